@@ -1,0 +1,22 @@
+"""DeepSeek-V3 in miniature: MLA, 16 experts top-4, one MTP module; 10.4M parameters.
+
+    deepseek-jax train --config configs/v3_tiny.py --workdir runs/v3_tiny
+"""
+
+from deepseek_jax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.model.update(vocab_size=4096, hidden_size=256, num_hidden_layers=4, intermediate_size=1024)
+    config.model.update(num_attention_heads=4, q_lora_rank=128, kv_lora_rank=64)
+    config.model.update(qk_nope_head_dim=32, qk_rope_head_dim=16, v_head_dim=32)
+    config.model.update(first_k_dense_replace=1, n_routed_experts=16, num_experts_per_tok=4, moe_intermediate_size=128)
+    config.model.update(n_group=4, topk_group=2, initializer_range=0.02, max_position_embeddings=1024)
+    config.data.sequence_length = 256
+    config.optimizer.peak_lr = 3e-3
+    config.optimizer.schedule.update(name="cosine", warmup_steps=100)
+    config.train.update(steps=1500, batch_size=8)
+    config.eval.update(every=500, batches=16)
+    config.checkpoint.every = 250
+    return config

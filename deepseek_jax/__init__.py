@@ -1,0 +1,1 @@
+"""Train, take apart and rebuild DeepSeek's language models in JAX."""

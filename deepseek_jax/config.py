@@ -1,0 +1,186 @@
+"""The schema of an experiment: every setting, its type and its default stand here and nowhere else."""
+
+import dataclasses
+
+from deepseek_jax.models.config import ModelConfig
+
+
+def _choice(section: str, value: str, allowed: tuple[str, ...]):
+    if value not in allowed:
+        raise ValueError(f"{section} is {value!r}; choose one of {', '.join(allowed)}.")
+
+
+def _at_least(section: str, config, low: float, *names: str):
+    for name in names:
+        if getattr(config, name) < low:
+            raise ValueError(f"{section}.{name} is {getattr(config, name)}; it must be at least {low}.")
+
+
+def _fraction(section: str, config, *names: str):
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{section}.{name} is {getattr(config, name)}; it must lie between 0 and 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What is read.  `source` is a corpus name (prose, literature, code, mix) or a path: .txt, .jsonl or a directory."""
+
+    source: str = "mix"
+    weights: str = "prose=0.5,literature=0.2,code=0.3"  # shares of tokens, used by source "mix"
+    directory: str = ""  # where prepared corpora and tokenizers live; empty: $DEEPSEEK_JAX_DATA or ~/.cache/deepseek_jax
+    tokenizer: str = ""  # path of a tokenizer.json; empty: a byte-level BPE trained on the source, model.vocab_size entries
+    text_field: str = "text"  # key of the text in JSONL records
+    sequence_length: int = 4096
+    fim_rate: float = 0.1  # share of documents rearranged as prefix-suffix-middle (V3, section 4.1)
+    held_out: float = 0.02  # share of documents (or services) kept for evaluation
+    seed: int = 0
+    workers: int = 0  # reader processes; 0 reads in a thread
+    prefetch: int = 4  # microbatches read ahead
+
+    def __post_init__(self):
+        _at_least("data", self, 2, "sequence_length")
+        _at_least("data", self, 0, "workers", "prefetch")
+        _fraction("data", self, "fim_rate", "held_out")
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate over a run.  Fractions are of `train.steps`; the shapes are in train/schedules.py."""
+
+    name: str = "cosine"  # constant, cosine, step, multi_step, v3, wsd
+    warmup_steps: int = 0
+    final_ratio: float = 0.1  # of the peak, at the end of cosine and wsd
+    decay_ratio: float = 0.316  # factor at each milestone of multi_step, or every `step_every` steps of step
+    milestones: tuple[float, ...] = (0.6, 0.9)
+    step_every: int = 1000
+    decay_fraction: float = 0.2  # last share of the run in which wsd decays
+
+    def __post_init__(self):
+        _choice("optimizer.schedule.name", self.name, ("constant", "cosine", "step", "multi_step", "v3", "wsd"))
+        _at_least("optimizer.schedule", self, 0, "warmup_steps")
+        _at_least("optimizer.schedule", self, 1, "step_every")
+        _fraction("optimizer.schedule", self, "final_ratio", "decay_ratio", "decay_fraction")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """The Optax chain: clip by global norm, AdamW or SGD, decoupled weight decay, schedule."""
+
+    name: str = "adamw"  # adamw, sgd
+    peak_lr: float = 2.2e-4
+    b1: float = 0.9  # momentum for sgd
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0  # 0 turns clipping off
+    schedule: ScheduleConfig = ScheduleConfig()
+
+    def __post_init__(self):
+        _choice("optimizer.name", self.name, ("adamw", "sgd"))
+        _at_least("optimizer", self, 0, "peak_lr", "weight_decay", "clip_norm", "eps")
+        _fraction("optimizer", self, "b1", "b2")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Weights of the loss's parts beside next-token cross-entropy (V3, sections 2.1.2, 2.2 and 4.2)."""
+
+    mtp_weight: float = 0.3
+    mtp_weight_final: float = 0.1
+    mtp_switch: float = 0.676  # share of the run after which `mtp_weight_final` holds (10T of 14.8T tokens)
+    sequence_balance: float = 1e-4
+    z_loss: float = 0.0
+    chunk_tokens: int = 2048  # tokens whose logits exist at one time
+
+    def __post_init__(self):
+        _at_least("loss", self, 0, "mtp_weight", "mtp_weight_final", "sequence_balance", "z_loss")
+        _at_least("loss", self, 1, "chunk_tokens")
+        _fraction("loss", self, "mtp_switch")
+
+
+@dataclasses.dataclass(frozen=True)
+class RouterConfig:
+    """Balancing without an auxiliary loss: after a step, bias += rate * sign(mean load - load) (V3, section 2.1.2)."""
+
+    bias_update_rate: float = 1e-3
+    bias_update_until: float = 0.966  # share of the run after which the rate is 0 (14.3T of 14.8T tokens)
+    recentre_bias: bool = False  # subtract the mean bias after each update; DeepSeek does not
+
+    def __post_init__(self):
+        _at_least("router", self, 0, "bias_update_rate")
+        _fraction("router", self, "bias_update_until")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    steps: int = 1000
+    batch_size: int = 8  # sequences a step, over all devices
+    microbatch_size: int = 0  # sequences a forward pass, gradients accumulated over the rest; 0: the whole batch
+    ramp_start: int = 0  # batch size at step 0, grown in equal stages to `batch_size`; 0: no ramp
+    ramp_stages: int = 4
+    ramp_fraction: float = 0.0  # share of the steps over which the batch grows
+    seed: int = 0
+    dtype: str = "float32"  # activations: float32, bfloat16; parameters and optimizer stay float32
+    remat: str = "none"  # what the backward pass computes again: none, dots (all but matrix products), full
+    ema_decay: float = 0.0  # 0: no moving average of the parameters
+    on_nonfinite: str = "stop"  # or skip: drop the step and count it
+
+    def __post_init__(self):
+        _at_least("train", self, 1, "steps", "batch_size", "ramp_stages")
+        _at_least("train", self, 0, "microbatch_size", "ramp_start")
+        _choice("train.dtype", self.dtype, ("float32", "bfloat16"))
+        _choice("train.remat", self.remat, ("none", "dots", "full"))
+        _choice("train.on_nonfinite", self.on_nonfinite, ("stop", "skip"))
+        _fraction("train", self, "ramp_fraction", "ema_decay")
+        for name in ("batch_size", "ramp_start"):
+            if self.microbatch_size and getattr(self, name) % self.microbatch_size:
+                raise ValueError(
+                    f"train.{name} ({getattr(self, name)}) must be a multiple of train.microbatch_size ({self.microbatch_size})."
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    every: int = 0  # steps between evaluations; 0: only at the end
+    batch_size: int = 0  # sequences; 0: as in training
+    batches: int = 0  # of the held-out split at each evaluation during training; 0: all. The last one reads all
+    samples: int = 2  # texts generated at the end
+    sample_tokens: int = 96
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    every: int = 0  # steps; 0: only at the end and on SIGTERM
+    keep: int = 2  # newest kept, beside the best
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    every: int = 10  # steps between rows of metrics.jsonl
+    tensorboard: bool = True
+    wandb_project: str = ""  # needs `pip install wandb`; empty: off
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis of the mesh; one axis may be -1: what is left.  parallel/rules.py says what lies where."""
+
+    data: int = -1
+    fsdp: int = 1
+    expert: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loss: LossConfig = LossConfig()
+    router: RouterConfig = RouterConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+    mesh: MeshConfig = MeshConfig()
