@@ -2,24 +2,25 @@
 
 import dataclasses
 
+from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 
 
 def _choice(section: str, value: str, allowed: tuple[str, ...]):
     if value not in allowed:
-        raise ValueError(f"{section} is {value!r}; choose one of {', '.join(allowed)}.")
+        raise UserError(f"{section} is {value!r}; choose one of {', '.join(allowed)}.")
 
 
 def _at_least(section: str, config, low: float, *names: str):
     for name in names:
         if getattr(config, name) < low:
-            raise ValueError(f"{section}.{name} is {getattr(config, name)}; it must be at least {low}.")
+            raise UserError(f"{section}.{name} is {getattr(config, name)}; it must be at least {low}.")
 
 
 def _fraction(section: str, config, *names: str):
     for name in names:
         if not 0 <= getattr(config, name) <= 1:
-            raise ValueError(f"{section}.{name} is {getattr(config, name)}; it must lie between 0 and 1.")
+            raise UserError(f"{section}.{name} is {getattr(config, name)}; it must lie between 0 and 1.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +136,7 @@ class TrainConfig:
         _fraction("train", self, "ramp_fraction", "ema_decay")
         for name in ("batch_size", "ramp_start"):
             if self.microbatch_size and getattr(self, name) % self.microbatch_size:
-                raise ValueError(
+                raise UserError(
                     f"train.{name} ({getattr(self, name)}) must be a multiple of train.microbatch_size ({self.microbatch_size})."
                 )
 

@@ -3,6 +3,8 @@
 import dataclasses
 import math
 
+from deepseek_jax.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
@@ -65,11 +67,11 @@ class ModelConfig:
     def __post_init__(self):
         for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "kv_lora_rank"):
             if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} is {getattr(self, name)}; it must be at least 1.")
+                raise UserError(f"model.{name} is {getattr(self, name)}; it must be at least 1.")
         if self.qk_rope_head_dim % 2:
-            raise ValueError(f"model.qk_rope_head_dim is {self.qk_rope_head_dim}; rotary pairs need an even number.")
+            raise UserError(f"model.qk_rope_head_dim is {self.qk_rope_head_dim}; rotary pairs need an even number.")
         if not 0 <= self.first_k_dense_replace <= self.num_hidden_layers:
-            raise ValueError(
+            raise UserError(
                 f"model.first_k_dense_replace is {self.first_k_dense_replace}; "
                 f"it must lie between 0 and model.num_hidden_layers ({self.num_hidden_layers})."
             )
@@ -78,19 +80,19 @@ class ModelConfig:
 
     def _check_experts(self):
         if self.n_routed_experts % self.n_group:
-            raise ValueError(
+            raise UserError(
                 f"model.n_routed_experts ({self.n_routed_experts}) must be a multiple of model.n_group ({self.n_group})."
             )
         if not 1 <= self.topk_group <= self.n_group:
-            raise ValueError(f"model.topk_group ({self.topk_group}) must lie between 1 and model.n_group ({self.n_group}).")
+            raise UserError(f"model.topk_group ({self.topk_group}) must lie between 1 and model.n_group ({self.n_group}).")
         reachable = self.n_routed_experts // self.n_group * self.topk_group
         if not 1 <= self.num_experts_per_tok <= reachable:
-            raise ValueError(
+            raise UserError(
                 f"model.num_experts_per_tok ({self.num_experts_per_tok}) must lie between 1 and the {reachable} experts "
                 "that the kept groups hold."
             )
         if self.n_group > 1 and self.n_routed_experts // self.n_group < 2:
-            raise ValueError("a group's score is the sum of its two best experts: give each group at least 2 experts.")
+            raise UserError("a group's score is the sum of its two best experts: give each group at least 2 experts.")
 
     @property
     def num_moe_layers(self) -> int:

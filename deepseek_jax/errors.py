@@ -1,0 +1,5 @@
+"""What goes wrong through what a user gave, said in one sentence that tells what to do."""
+
+
+class UserError(ValueError):
+    """Shown by the command line as one line, exit code 2, no traceback."""
