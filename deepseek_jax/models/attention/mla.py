@@ -1,0 +1,107 @@
+"""Multi-head latent attention (DeepSeek-V2, section 2.1; arXiv:2405.04434).
+
+B batch  S query length  T key length  D model  Q query rank  C key-value rank  H heads
+N no-rope dims  R rope dims  V value dims
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from deepseek_jax.models.attention.core import attend, masked_softmax
+from deepseek_jax.models.cache import LatentCache
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.layers import RMSNorm, einsum
+from deepseek_jax.models.rope import rotate
+from deepseek_jax.models.tree import weight, zeros
+
+LATENT_NORM_EPS = 1e-6  # of the two norms inside MLA, whatever rms_norm_eps says (as in DeepSeek's code)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a layer knows of its tokens: rotary tables and which keys each of them sees."""
+
+    cos_BSP: Float[Array, "B S P"]
+    sin_BSP: Float[Array, "B S P"]
+    mask_BST: Bool[Array, "B S T"]
+
+
+class LatentAttention(nnx.Module):
+    """Keys and values are expanded from one latent a token, so the cache holds C + R numbers a token, not 2 H (N + R)."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        D, Q, C, H = config.hidden_size, config.q_lora_rank, config.kv_lora_rank, config.num_attention_heads
+        N, R, V, scale = config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim, config.initializer_range
+        if Q:
+            self.q_down = weight(rngs.params(), (D, Q), ("embed", "latent"), scale)
+            self.q_norm = RMSNorm(Q, LATENT_NORM_EPS, axis="latent")
+        self.q_up = weight(rngs.params(), (Q or D, H, N + R), ("latent" if Q else "embed", "heads", None), scale)
+        self.kv_down = weight(rngs.params(), (D, C + R), ("embed", "latent"), scale)
+        self.kv_norm = RMSNorm(C, LATENT_NORM_EPS, axis="latent")
+        self.kv_up = weight(rngs.params(), (C, H, N + V), ("latent", "heads", None), scale)
+        self.out = weight(rngs.params(), (H, V, D), ("heads", None, "embed"), scale)
+        if config.attention_bias:
+            if Q:
+                self.q_down_bias = zeros((Q,), ("latent",))
+            self.kv_down_bias = zeros((C + R,), ("latent",))
+            self.out_bias = zeros((D,), ("embed",))
+
+    def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> Float[Array, "B S D"]:
+        """Every token attends over the tokens it came with."""
+        q_BSHd, latent_BSC, rope_BSR = self._project(x_BSD, context)
+        return self._expanded(q_BSHd, latent_BSC, rope_BSR, context)
+
+    def prefill(self, x_BSD: Float[Array, "B S D"], context: Context, cache: LatentCache) -> tuple[Array, LatentCache]:
+        """As a call, and the first S places of the cache are filled."""
+        q_BSHd, latent_BSC, rope_BSR = self._project(x_BSD, context)
+        return self._expanded(q_BSHd, latent_BSC, rope_BSR, context), cache.write(latent_BSC, rope_BSR, 0)
+
+    def decode(self, x_BSD: Float[Array, "B S D"], context: Context, cache: LatentCache, place) -> tuple[Array, LatentCache]:
+        """The tokens at places `place`, `place` + 1, ... attend over the cache, without expanding its latents.
+
+        W_UK is absorbed into the query and W_UV into the output (V2, section 2.1.2).
+        """
+        N, C = self.config.qk_nope_head_dim, self.config.kv_lora_rank
+        q_BSHd, latent_BSC, rope_BSR = self._project(x_BSD, context)
+        cache = cache.write(latent_BSC, rope_BSR, place)
+        with jax.named_scope("mla_absorbed"):
+            kv_up = self.kv_up[...].astype(x_BSD.dtype)
+            q_BSHC = jnp.einsum("BSHN,CHN->BSHC", q_BSHd[..., :N], kv_up[..., :N])
+            query = jnp.concatenate([q_BSHC, q_BSHd[..., N:]], axis=-1) * self.config.softmax_scale
+            scores_BHST = jnp.einsum("BSHe,BTe->BHST", query, cache.entries)
+            weights = masked_softmax(scores_BHST, context.mask_BST[:, None]).astype(x_BSD.dtype)
+            mixed_BSHC = jnp.einsum("BHST,BTC->BSHC", weights, cache.entries[..., :C])
+            return self._output(jnp.einsum("BSHC,CHV->BSHV", mixed_BSHC, kv_up[..., N:])), cache
+
+    def _project(self, x_BSD, context):
+        """Queries [B S H N+R], normed latents [B S C] and the one rope key of all heads [B S R]."""
+        N, C, interleave = self.config.qk_nope_head_dim, self.config.kv_lora_rank, self.config.rope_interleave
+        with jax.named_scope("mla_project"):
+            q_BSQ = x_BSD
+            if self.config.q_lora_rank:
+                q_BSQ = self.q_norm(self._biased(einsum("BSD,DQ->BSQ", x_BSD, self.q_down), "q_down_bias"))
+            q_BSHd = einsum("BSQ,QHd->BSHd", q_BSQ, self.q_up)
+            down = self._biased(einsum("BSD,De->BSe", x_BSD, self.kv_down), "kv_down_bias")
+            q_rope = rotate(q_BSHd[..., N:], context.cos_BSP, context.sin_BSP, interleave=interleave)
+            k_rope = rotate(down[..., C:], context.cos_BSP, context.sin_BSP, interleave=interleave)
+            return jnp.concatenate([q_BSHd[..., :N], q_rope], axis=-1), self.kv_norm(down[..., :C]), k_rope
+
+    def _expanded(self, q_BSHd, latent_BSC, rope_BSR, context):
+        N, H = self.config.qk_nope_head_dim, self.config.num_attention_heads
+        with jax.named_scope("mla"):
+            kv_BTHe = einsum("BTC,CHe->BTHe", latent_BSC, self.kv_up)
+            rope_BTHR = jnp.broadcast_to(rope_BSR[:, :, None], (*rope_BSR.shape[:2], H, rope_BSR.shape[-1]))
+            k_BTHd = jnp.concatenate([kv_BTHe[..., :N], rope_BTHR], axis=-1)
+            return self._output(attend(q_BSHd, k_BTHd, kv_BTHe[..., N:], context.mask_BST, self.config.softmax_scale))
+
+    def _output(self, mixed_BSHV):
+        return self._biased(einsum("BSHV,HVD->BSD", mixed_BSHV, self.out), "out_bias")
+
+    def _biased(self, x, name: str):
+        return x + getattr(self, name)[...].astype(x.dtype) if self.config.attention_bias else x

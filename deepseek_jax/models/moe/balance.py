@@ -1,0 +1,59 @@
+"""How evenly the router spreads tokens: loads, the sequence-wise balance loss, the bias update (V3, section 2.1.2).
+
+B batch  S sequence  E experts  K experts a token
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from deepseek_jax.models.moe.router import Routing
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class RouterReport:
+    """What one MoE layer did with the tokens that count; sums, so that microbatches and devices add up."""
+
+    load_E: Float[Array, "E"]  # assignments an expert got
+    balance: Float[Array, ""]  # sequence-wise balance loss, summed over sequences
+    entropy: Float[Array, ""]  # of the normalised scores, in nats, summed over tokens
+
+
+def report(routing: Routing, counted_BS: Bool[Array, "B S"]) -> RouterReport:
+    """Counts only tokens of `counted_BS`: padding and documents' loose ends would pollute the statistics."""
+    B, S = counted_BS.shape
+    E, K = routing.scores_TE.shape[-1], routing.experts_TK.shape[-1]
+    counted = counted_BS.astype(jnp.float32)
+    chosen_BSE = jax.nn.one_hot(routing.experts_TK, E).sum(axis=1).reshape(B, S, E)
+    load_BE = jnp.einsum("BSE,BS->BE", chosen_BSE, counted)
+    share_BSE = (routing.scores_TE / (routing.scores_TE.sum(axis=-1, keepdims=True) + 1e-20)).reshape(B, S, E)
+    length_B1 = jnp.maximum(counted.sum(axis=1, keepdims=True), 1.0)
+    frequency_BE = jax.lax.stop_gradient(load_BE) * E / (K * length_B1)  # V3, equation 18
+    probability_BE = jnp.einsum("BSE,BS->BE", share_BSE, counted) / length_B1  # equations 19 and 20
+    entropy_BS = -(share_BSE * jnp.log(share_BSE + 1e-20)).sum(axis=-1)
+    return RouterReport(
+        load_E=load_BE.sum(axis=0),
+        balance=(frequency_BE * probability_BE).sum(),
+        entropy=jax.lax.stop_gradient((entropy_BS * counted).sum()),
+    )
+
+
+def update_bias(bias: Float[Array, "... E"], load: Float[Array, "... E"], rate, recentre: bool) -> Float[Array, "... E"]:
+    """bias + rate * sign(mean load - load): overloaded experts become less likely, whatever their excess.
+
+    `recentre` subtracts the mean afterwards, which changes no choice; DeepSeek's papers do not do it.
+    """
+    bias = bias + rate * jnp.sign(load.mean(axis=-1, keepdims=True) - load)
+    return bias - bias.mean(axis=-1, keepdims=True) if recentre else bias
+
+
+def update_biases(buffers: dict, loads: dict, rate, recentre: bool) -> dict:
+    """`update_bias` for every router: `loads` is nested as `buffers`, down to the layer stack that holds the router."""
+    if not isinstance(loads, dict):
+        router = buffers["feed_forward"]["router"]
+        router = {**router, "bias": update_bias(router["bias"], loads, rate, recentre)}
+        return {**buffers, "feed_forward": {**buffers["feed_forward"], "router": router}}
+    return {**buffers, **{name: update_biases(buffers[name], load, rate, recentre) for name, load in loads.items()}}

@@ -1,0 +1,44 @@
+"""Multi-token prediction: one more layer for each further token ahead (V3, section 2.2).
+
+B batch  S sequence  D model
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from deepseek_jax.models.attention.mla import Context
+from deepseek_jax.models.block import Block, LayerKind
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.layers import RMSNorm, einsum
+from deepseek_jax.models.moe.balance import RouterReport
+from deepseek_jax.models.tree import weight
+
+
+class MultiTokenPrediction(nnx.Module):
+    """From the state that predicts token t+k and the embedding of token t+k, the state that predicts t+k+1.
+
+    The state comes in after the final norm, as released checkpoints expect (the paper writes it before the norm).
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        D = config.hidden_size
+        self.embedding_norm = RMSNorm(D, config.rms_norm_eps)
+        self.hidden_norm = RMSNorm(D, config.rms_norm_eps)
+        self.project = weight(rngs.params(), (2 * D, D), (None, "embed"), config.initializer_range)
+        kind = LayerKind("moe" if config.num_moe_layers else "dense")
+        self.block = Block(config, kind, rngs=rngs)
+        self.norm = RMSNorm(D, config.rms_norm_eps)
+
+    def __call__(
+        self,
+        hidden_BSD: Float[Array, "B S D"],
+        embedded_BSD: Float[Array, "B S D"],
+        context: Context,
+        counted_BS: Bool[Array, "B S"],
+    ) -> tuple[Array, RouterReport | None]:
+        with jax.named_scope("mtp"):
+            both = jnp.concatenate([self.embedding_norm(embedded_BSD), self.hidden_norm(hidden_BSD)], axis=-1)
+            x_BSD, report = self.block(einsum("BSe,eD->BSD", both, self.project), context, counted_BS)
+            return self.norm(x_BSD), report

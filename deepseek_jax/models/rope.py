@@ -1,0 +1,49 @@
+"""Rotary position embeddings and their YaRN extension (arXiv:2104.09864, arXiv:2309.00071).
+
+B batch  S sequence  R rope dims  P = R/2 rotated pairs
+"""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from deepseek_jax.models.config import ModelConfig, RopeScaling
+
+
+def frequencies(config: ModelConfig) -> np.ndarray:
+    """Radians a position for each of the R/2 pairs, YaRN applied, float64 on the host."""
+    dim, theta, scaling = config.qk_rope_head_dim, config.rope_theta, config.rope_scaling
+    plain = theta ** (-np.arange(0, dim, 2) / dim)
+    if scaling.factor <= 1:
+        return plain
+    low, high = (_pair_of_rotations(rotations, dim, theta, scaling) for rotations in (scaling.beta_fast, scaling.beta_slow))
+    low, high = max(math.floor(low), 0), min(math.ceil(high), dim - 1)
+    ramp = np.clip((np.arange(dim // 2) - low) / max(high - low, 0.001), 0.0, 1.0)
+    return plain / scaling.factor * ramp + plain * (1.0 - ramp)
+
+
+def _pair_of_rotations(rotations: float, dim: int, theta: float, scaling: RopeScaling) -> float:
+    """Index of the pair that turns `rotations` times over the original context (YaRN, equation 24's inverse)."""
+    return dim * math.log(scaling.original_max_position_embeddings / (rotations * 2 * math.pi)) / (2 * math.log(theta))
+
+
+def tables(config: ModelConfig, positions_BS: Int[Array, "B S"]) -> tuple[Float[Array, "B S P"], Float[Array, "B S P"]]:
+    """Cosine and sine of every pair's angle, float32; scaled where `mscale` and `mscale_all_dim` differ."""
+    scaling = config.rope_scaling
+    magnitude = scaling.magnitude(scaling.mscale) / scaling.magnitude(scaling.mscale_all_dim)
+    angles = positions_BS[..., None].astype(jnp.float32) * jnp.asarray(frequencies(config), jnp.float32)
+    return magnitude * jnp.cos(angles), magnitude * jnp.sin(angles)
+
+
+def rotate(x: Float[Array, "B S ... R"], cos: Float[Array, "B S P"], sin: Float[Array, "B S P"], *, interleave: bool) -> Array:
+    """Rotates the pairs (2i, 2i+1) of the last dimension, or (i, i + R/2) where `interleave` is off, in float32.
+
+    The result is laid out half by half in both cases: scores see only products of equally laid out queries and keys.
+    """
+    between = (1,) * (x.ndim - 3)
+    cos, sin = (t.reshape(*t.shape[:2], *between, t.shape[-1]) for t in (cos, sin))
+    x32 = x.astype(jnp.float32)
+    first, second = (x32[..., 0::2], x32[..., 1::2]) if interleave else jnp.split(x32, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

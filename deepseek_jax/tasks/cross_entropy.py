@@ -1,0 +1,98 @@
+"""Cross-entropy through the output head, a chunk of the sequence at a time, so that [B, S, V] never exists whole.
+
+The gradient of a sum of losses is linear in one number that is known only later, so the forward pass makes the
+gradients chunk by chunk and the backward pass scales them: nothing is computed twice.
+
+B batch  S sequence  D model  V vocabulary  c positions a chunk
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def cross_entropy(
+    hidden_BSD: Float[Array, "B S D"],
+    head_DV: Float[Array, "D V"],
+    targets_BS: Int[Array, "B S"],
+    weights_BS: Float[Array, "B S"],
+    *,
+    z_loss: float = 0.0,
+    chunk_tokens: int = 2048,
+) -> tuple[Float[Array, ""], Float[Array, "B S"]]:
+    """(loss to differentiate, each token's negative log-likelihood in nats, which carries no gradient).
+
+    loss = sum of weights * (nll + z_loss * logsumexp^2), logits and sums in float32.
+    """
+    batch, length = targets_BS.shape
+    positions = max(1, min(length, chunk_tokens // batch))
+    loss, nll_BS = _cross_entropy(hidden_BSD, head_DV, targets_BS, weights_BS, z_loss, positions)
+    return loss, jax.lax.stop_gradient(nll_BS)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _cross_entropy(hidden_BSD, head_DV, targets_BS, weights_BS, z_loss, positions):
+    def chunk(total, each):
+        hidden, targets, weights = each
+        nll, normaliser, _ = _likelihood(hidden, head_DV, targets)
+        return total + (weights * (nll + z_loss * jnp.square(normaliser))).sum(), nll
+
+    total, nll = jax.lax.scan(chunk, jnp.zeros(()), _chunks(positions, hidden_BSD, targets_BS, weights_BS))
+    return total, _whole(nll, targets_BS.shape[1])
+
+
+def _forward(hidden_BSD, head_DV, targets_BS, weights_BS, z_loss, positions):
+    def chunk(carry, each):
+        total, dhead_DV = carry
+        hidden, targets, weights = each
+        nll, normaliser, probabilities = _likelihood(hidden, head_DV, targets)
+        total += (weights * (nll + z_loss * jnp.square(normaliser))).sum()
+        dlogits = probabilities * (weights * (1 + 2 * z_loss * normaliser))[..., None]
+        dlogits -= jnp.where(jnp.arange(head_DV.shape[1]) == targets[..., None], weights[..., None], 0.0)
+        dlogits = dlogits.astype(hidden.dtype)
+        dhead_DV += jnp.einsum("BcD,BcV->DV", hidden, dlogits, preferred_element_type=jnp.float32)
+        return (total, dhead_DV), (nll, jnp.einsum("BcV,DV->BcD", dlogits, head_DV))
+
+    start = jnp.zeros(()), jnp.zeros(head_DV.shape, jnp.float32)
+    (total, dhead_DV), (nll, dhidden) = jax.lax.scan(chunk, start, _chunks(positions, hidden_BSD, targets_BS, weights_BS))
+    length = targets_BS.shape[1]
+    return (total, _whole(nll, length)), (_whole(dhidden, length), dhead_DV.astype(head_DV.dtype))
+
+
+def _backward(z_loss, positions, gradients, cotangents):
+    dhidden_BSD, dhead_DV = gradients
+    dloss = cotangents[0]
+    return (dloss * dhidden_BSD).astype(dhidden_BSD.dtype), (dloss * dhead_DV).astype(dhead_DV.dtype), None, None
+
+
+_cross_entropy.defvjp(_forward, _backward)
+
+
+def _likelihood(hidden, head_DV, targets):
+    """(negative log-likelihood, logsumexp, probabilities) of one chunk, float32."""
+    logits = jnp.einsum("BcD,DV->BcV", hidden, head_DV, preferred_element_type=jnp.float32)
+    top = logits.max(axis=-1, keepdims=True)
+    exponents = jnp.exp(logits - top)
+    total = exponents.sum(axis=-1, keepdims=True)
+    normaliser = (top + jnp.log(total))[..., 0]
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return normaliser - chosen, normaliser, exponents / total
+
+
+def _chunks(positions: int, *arrays):
+    """[B, S, ...] as [chunks, B, positions, ...], padded with zeros to whole chunks."""
+
+    def cut(array):
+        batch, length, *rest = array.shape
+        count = -(-length // positions)
+        padded = jnp.pad(array, ((0, 0), (0, count * positions - length), *((0, 0) for _ in rest)))
+        return jnp.moveaxis(padded.reshape(batch, count, positions, *rest), 1, 0)
+
+    return tuple(cut(array) for array in arrays)
+
+
+def _whole(chunks, length: int):
+    count, batch, positions, *rest = chunks.shape
+    return jnp.moveaxis(chunks, 0, 1).reshape(batch, count * positions, *rest)[:, :length]

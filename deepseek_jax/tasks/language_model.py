@@ -1,0 +1,66 @@
+"""What a batch, a loss and a metric are when the model predicts text.
+
+A batch holds tokens, segment_ids (0 is padding, documents count from 1), positions and domain_ids, each int32 [B, S].
+Every loss is a sum over tokens or sequences divided by a total of the whole batch, so that microbatches and devices
+add up to exactly the large batch.
+
+B batch  S sequence  E experts
+"""
+
+import jax
+import jax.numpy as jnp
+
+from deepseek_jax.config import LossConfig
+from deepseek_jax.models.decoder import Decoder, same_document, shift
+from deepseek_jax.tasks.cross_entropy import cross_entropy
+
+
+def totals(segment_ids: jax.Array, depths: int) -> dict[str, jax.Array]:
+    """How many targets each depth has (1: the next token) and how many sequences; `segment_ids` is [..., S], all of them."""
+    rows_BS = segment_ids.reshape(-1, segment_ids.shape[-1])
+    counts = {f"targets_{depth}": same_document(rows_BS, depth).sum() for depth in range(1, depths + 1)}
+    counts |= {"tokens": (rows_BS > 0).sum(), "sequences": jnp.asarray(rows_BS.shape[0])}
+    return {name: jnp.maximum(count, 1).astype(jnp.float32) for name, count in counts.items()}
+
+
+def loss(model: Decoder, batch: dict, totals: dict, mtp_weight: jax.Array, config: LossConfig) -> tuple[jax.Array, dict]:
+    """The training loss of a microbatch's share, and a dict of shares that add up to the whole batch's metrics.
+
+    loss/next and loss/mtp_k: mean nats a target; loss/balance: sequence-wise, mean over sequences, summed over layers;
+    router/load: assignments an expert, nested as the buffers; router/entropy: mean over tokens, nested likewise.
+    """
+    output = model(batch["tokens"], batch["positions"], batch["segment_ids"])
+    parts = {}
+    next_loss, parts["loss/next"] = _predict(model, output.hidden, batch, 1, totals, config)
+    value = next_loss
+    for depth, hidden in enumerate(output.mtp, start=2):
+        further_loss, parts[f"loss/mtp_{depth - 1}"] = _predict(model, hidden, batch, depth, totals, config)
+        value += mtp_weight / len(output.mtp) * further_loss
+    reports = [router for router in jax.tree.leaves(output.routers, is_leaf=_is_report)]
+    parts["loss/balance"] = sum(router.balance.sum() for router in reports) / totals["sequences"] if reports else jnp.zeros(())
+    value += config.sequence_balance * parts["loss/balance"]
+    routers = {
+        "router/load": jax.tree.map(lambda router: router.load_E, output.routers, is_leaf=_is_report),
+        "router/entropy": jax.tree.map(lambda router: router.entropy / totals["tokens"], output.routers, is_leaf=_is_report),
+    }
+    return value, parts | routers | {"loss/total": value}
+
+
+def next_token_nll(model: Decoder, batch: dict, chunk_tokens: int) -> tuple[jax.Array, jax.Array]:
+    """Each target's negative log-likelihood in nats and whether it counts; both [B, S], target t + 1 at t."""
+    hidden = model(batch["tokens"], batch["positions"], batch["segment_ids"]).hidden
+    counted = same_document(batch["segment_ids"], 1)
+    targets, ones = shift(batch["tokens"], 1), counted.astype(jnp.float32)
+    return cross_entropy(hidden, model.head_weight(), targets, ones, chunk_tokens=chunk_tokens)[1], counted
+
+
+def _predict(model, hidden, batch, depth, totals, config):
+    """(loss, mean nll) of predicting `depth` tokens ahead, within documents."""
+    weights = same_document(batch["segment_ids"], depth) / totals[f"targets_{depth}"]
+    options = {"z_loss": config.z_loss, "chunk_tokens": config.chunk_tokens}
+    value, nll = cross_entropy(hidden, model.head_weight(), shift(batch["tokens"], depth), weights, **options)
+    return value, (nll * weights).sum()
+
+
+def _is_report(node) -> bool:
+    return hasattr(node, "load_E")
