@@ -3,6 +3,8 @@
 B batch  S sequence  D model  F feed-forward
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -11,9 +13,16 @@ from jaxtyping import Array, Float
 from deepseek_jax.models.tree import ones, weight
 
 
-def einsum(spec: str, x: Array, param: nnx.Param) -> Array:
-    """`jnp.einsum` of activations with a parameter, in the activations' type."""
-    return jnp.einsum(spec, x, param[...].astype(x.dtype))
+def linear(x: Float[Array, "... I"], param: nnx.Param, *, contract: int = 1) -> Float[Array, "... O"]:
+    """x times a parameter, over x's last `contract` dimensions and the parameter's first ones, in x's type.
+
+    One plain matrix product of [tokens, in] with [in, out]: XLA's CPU code takes twice as long for gradients of
+    products that keep batch and sequence apart.
+    """
+    kernel = param[...].astype(x.dtype)
+    inner = math.prod(kernel.shape[:contract])
+    y = x.reshape(-1, inner) @ kernel.reshape(inner, -1)
+    return y.reshape(*x.shape[: x.ndim - contract], *kernel.shape[contract:])
 
 
 class RMSNorm(nnx.Module):
@@ -29,17 +38,13 @@ class RMSNorm(nnx.Module):
         return normed.astype(x.dtype) * self.scale[...].astype(x.dtype)
 
 
-def swiglu(x_gF: Float[Array, "... 2 F"]) -> Float[Array, "... F"]:
-    """silu(gate) * up, of the two halves that one product gave."""
-    return jax.nn.silu(x_gF[..., 0, :]) * x_gF[..., 1, :]
-
-
 class SwiGLU(nnx.Module):
     """down(silu(gate(x)) * up(x)): the dense feed-forward, and the shared experts as one wide one."""
 
     def __init__(self, hidden_size: int, intermediate_size: int, scale: float, *, rngs: nnx.Rngs):
-        self.gate_up = weight(rngs.params(), (hidden_size, 2, intermediate_size), ("embed", None, "mlp"), scale)
+        self.gate = weight(rngs.params(), (hidden_size, intermediate_size), ("embed", "mlp"), scale)
+        self.up = weight(rngs.params(), (hidden_size, intermediate_size), ("embed", "mlp"), scale)
         self.down = weight(rngs.params(), (intermediate_size, hidden_size), ("mlp", "embed"), scale)
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        return einsum("...F,FD->...D", swiglu(einsum("...D,DgF->...gF", x, self.gate_up)), self.down)
+        return linear(jax.nn.silu(linear(x, self.gate)) * linear(x, self.up), self.down)

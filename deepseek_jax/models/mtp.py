@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from deepseek_jax.models.attention.mla import Context
 from deepseek_jax.models.block import Block, LayerKind
 from deepseek_jax.models.config import ModelConfig
-from deepseek_jax.models.layers import RMSNorm, einsum
+from deepseek_jax.models.layers import RMSNorm, linear
 from deepseek_jax.models.moe.balance import RouterReport
 from deepseek_jax.models.tree import weight
 
@@ -40,5 +40,5 @@ class MultiTokenPrediction(nnx.Module):
     ) -> tuple[Array, RouterReport | None]:
         with jax.named_scope("mtp"):
             both = jnp.concatenate([self.embedding_norm(embedded_BSD), self.hidden_norm(hidden_BSD)], axis=-1)
-            x_BSD, report = self.block(einsum("BSe,eD->BSD", both, self.project), context, counted_BS)
+            x_BSD, report = self.block(linear(both, self.project), context, counted_BS)
             return self.norm(x_BSD), report

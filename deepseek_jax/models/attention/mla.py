@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from deepseek_jax.models.attention.core import attend, masked_softmax
 from deepseek_jax.models.cache import LatentCache
 from deepseek_jax.models.config import ModelConfig
-from deepseek_jax.models.layers import RMSNorm, einsum
+from deepseek_jax.models.layers import RMSNorm, linear
 from deepseek_jax.models.rope import rotate
 from deepseek_jax.models.tree import weight, zeros
 
@@ -85,9 +85,9 @@ class LatentAttention(nnx.Module):
         with jax.named_scope("mla_project"):
             q_BSQ = x_BSD
             if self.config.q_lora_rank:
-                q_BSQ = self.q_norm(self._biased(einsum("BSD,DQ->BSQ", x_BSD, self.q_down), "q_down_bias"))
-            q_BSHd = einsum("BSQ,QHd->BSHd", q_BSQ, self.q_up)
-            down = self._biased(einsum("BSD,De->BSe", x_BSD, self.kv_down), "kv_down_bias")
+                q_BSQ = self.q_norm(self._biased(linear(x_BSD, self.q_down), "q_down_bias"))
+            q_BSHd = linear(q_BSQ, self.q_up)
+            down = self._biased(linear(x_BSD, self.kv_down), "kv_down_bias")
             q_rope = rotate(q_BSHd[..., N:], context.cos_BSP, context.sin_BSP, interleave=interleave)
             k_rope = rotate(down[..., C:], context.cos_BSP, context.sin_BSP, interleave=interleave)
             return jnp.concatenate([q_BSHd[..., :N], q_rope], axis=-1), self.kv_norm(down[..., :C]), k_rope
@@ -95,13 +95,13 @@ class LatentAttention(nnx.Module):
     def _expanded(self, q_BSHd, latent_BSC, rope_BSR, context):
         N, H = self.config.qk_nope_head_dim, self.config.num_attention_heads
         with jax.named_scope("mla"):
-            kv_BTHe = einsum("BTC,CHe->BTHe", latent_BSC, self.kv_up)
+            kv_BTHe = linear(latent_BSC, self.kv_up)
             rope_BTHR = jnp.broadcast_to(rope_BSR[:, :, None], (*rope_BSR.shape[:2], H, rope_BSR.shape[-1]))
             k_BTHd = jnp.concatenate([kv_BTHe[..., :N], rope_BTHR], axis=-1)
             return self._output(attend(q_BSHd, k_BTHd, kv_BTHe[..., N:], context.mask_BST, self.config.softmax_scale))
 
     def _output(self, mixed_BSHV):
-        return self._biased(einsum("BSHV,HVD->BSD", mixed_BSHV, self.out), "out_bias")
+        return self._biased(linear(mixed_BSHV, self.out, contract=2), "out_bias")
 
     def _biased(self, x, name: str):
         return x + getattr(self, name)[...].astype(x.dtype) if self.config.attention_bias else x

@@ -17,52 +17,56 @@ BLOCK = 128  # slots; measured on two cores, 2,048 tokens, 16 experts top-4: 64 
 def blocked_feed_forward(
     x_ZD: Float[Array, "Z D"],
     weight_Z: Float[Array, "Z"],
-    gate_up_EDF: Float[Array, "E D 2I"],
+    gate_EDI: Float[Array, "E D I"],
+    up_EDI: Float[Array, "E D I"],
     down_EID: Float[Array, "E I D"],
     expert_of_block: Int[Array, "blocks"],
     num_blocks: Int[Array, ""],
 ) -> Float[Array, "Z D"]:
     """weight * down(silu(gate(x)) * up(x)) with each block's expert; slots past `num_blocks` give zeros."""
-    return _forward(x_ZD, weight_Z, gate_up_EDF, down_EID, expert_of_block, num_blocks)[0]
+    return _forward(x_ZD, weight_Z, gate_EDI, up_EDI, down_EID, expert_of_block, num_blocks)[0]
 
 
-def _forward(x_ZD, weight_Z, gate_up_EDF, down_EID, expert_of_block, num_blocks):
-    width = down_EID.shape[1]
-
+def _forward(x_ZD, weight_Z, gate_EDI, up_EDI, down_EID, expert_of_block, num_blocks):
     def block(i, carry):
-        hidden, out = carry
+        gates, ups, out = carry
         expert, row = expert_of_block[i], i * BLOCK
-        h = dynamic_slice_in_dim(x_ZD, row, BLOCK) @ _of_expert(gate_up_EDF, expert, x_ZD.dtype)
-        y = (jax.nn.silu(h[:, :width]) * h[:, width:]) @ _of_expert(down_EID, expert, x_ZD.dtype)
-        y = (y * dynamic_slice_in_dim(weight_Z, row, BLOCK)[:, None]).astype(x_ZD.dtype)
-        return dynamic_update_slice_in_dim(hidden, h, row, 0), dynamic_update_slice_in_dim(out, y, row, 0)
+        x, w = dynamic_slice_in_dim(x_ZD, row, BLOCK), dynamic_slice_in_dim(weight_Z, row, BLOCK)
+        gate, up = x @ _of_expert(gate_EDI, expert, x.dtype), x @ _of_expert(up_EDI, expert, x.dtype)
+        y = (jax.nn.silu(gate) * up) @ _of_expert(down_EID, expert, x.dtype) * w[:, None]
+        return tuple(dynamic_update_slice_in_dim(*pair, row, 0) for pair in zip(carry, (gate, up, y.astype(x.dtype))))
 
-    empty = jnp.zeros((x_ZD.shape[0], 2 * width), x_ZD.dtype), jnp.zeros_like(x_ZD)
-    hidden, out = jax.lax.fori_loop(0, num_blocks, block, empty)
-    return out, (x_ZD, weight_Z, gate_up_EDF, down_EID, expert_of_block, num_blocks, hidden)
+    width = down_EID.shape[1]
+    hidden = jnp.zeros((x_ZD.shape[0], width), x_ZD.dtype)
+    gates, ups, out = jax.lax.fori_loop(0, num_blocks, block, (hidden, hidden, jnp.zeros_like(x_ZD)))
+    return out, (x_ZD, weight_Z, gate_EDI, up_EDI, down_EID, expert_of_block, num_blocks, gates, ups)
 
 
 def _backward(saved, dy_ZD):
-    x_ZD, weight_Z, gate_up_EDF, down_EID, expert_of_block, num_blocks, hidden = saved
-    width, dtype = down_EID.shape[1], x_ZD.dtype
+    x_ZD, weight_Z, gate_EDI, up_EDI, down_EID, expert_of_block, num_blocks, gates, ups = saved
+    dtype = x_ZD.dtype
 
     def block(i, carry):
-        dx, dweight, dgate_up, ddown = carry
+        dx, dweight, dgate_EDI, dup_EDI, ddown_EID = carry
         expert, row = expert_of_block[i], i * BLOCK
-        x, h, dy = (dynamic_slice_in_dim(array, row, BLOCK) for array in (x_ZD, hidden, dy_ZD))
-        w = dynamic_slice_in_dim(weight_Z, row, BLOCK)[:, None]
-        gate, up, sigmoid = h[:, :width], h[:, width:], jax.nn.sigmoid(h[:, :width])
+        x, gate, up, dy = (dynamic_slice_in_dim(array, row, BLOCK) for array in (x_ZD, gates, ups, dy_ZD))
+        w = dynamic_slice_in_dim(weight_Z, row, BLOCK)[:, None].astype(dtype)
+        sigmoid = jax.nn.sigmoid(gate)
         active = gate * sigmoid * up
-        dactive = dy @ _of_expert(down_EID, expert, dtype).T  # before the routing weight: sum(active * dactive) is its gradient
-        dw = (active * dactive).sum(axis=-1).astype(jnp.float32)
-        dactive = dactive * w.astype(dtype)
-        dh = jnp.concatenate([dactive * up * (sigmoid * (1 + gate * (1 - sigmoid))), dactive * gate * sigmoid], axis=-1)
-        ddown = _add_to_expert(ddown, expert, (active * w.astype(dtype)).T @ dy)
-        dgate_up = _add_to_expert(dgate_up, expert, x.T @ dh)
-        dx = dynamic_update_slice_in_dim(dx, dh @ _of_expert(gate_up_EDF, expert, dtype).T, row, 0)
-        return dx, dynamic_update_slice_in_dim(dweight, dw, row, 0), dgate_up, ddown
+        dactive = dy @ _of_expert(down_EID, expert, dtype).T  # without the routing weight, whose gradient it gives
+        dw = (active * dactive).sum(axis=-1).astype(weight_Z.dtype)
+        dup = w * dactive * gate * sigmoid
+        dgate = w * dactive * up * sigmoid * (1 + gate * (1 - sigmoid))
+        dx_rows = dgate @ _of_expert(gate_EDI, expert, dtype).T + dup @ _of_expert(up_EDI, expert, dtype).T
+        return (
+            dynamic_update_slice_in_dim(dx, dx_rows, row, 0),
+            dynamic_update_slice_in_dim(dweight, dw, row, 0),
+            _add_to_expert(dgate_EDI, expert, x.T @ dgate),
+            _add_to_expert(dup_EDI, expert, x.T @ dup),
+            _add_to_expert(ddown_EID, expert, (active * w).T @ dy),
+        )
 
-    zeros = tuple(jnp.zeros_like(array) for array in (x_ZD, weight_Z, gate_up_EDF, down_EID))
+    zeros = tuple(jnp.zeros_like(array) for array in (x_ZD, weight_Z, gate_EDI, up_EDI, down_EID))
     return *jax.lax.fori_loop(0, num_blocks, block, zeros), None, None
 
 
