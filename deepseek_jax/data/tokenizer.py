@@ -27,7 +27,7 @@ SMALLEST = len(pre_tokenizers.ByteLevel.alphabet()) + len(SPECIAL)  # every byte
 class Tokenizer:
     """Encodes any text; `decode(encode(text)) == text` for a byte-level tokenizer.
 
-    bos, eos, pad, fim_begin, fim_hole, fim_end are token ids; pad is eos and the last three None where the file has none.
+    bos, eos, pad, fim_begin, fim_hole, fim_end are token ids; where the file has none, pad is eos and the rest None.
     """
 
     def __init__(self, path: str | pathlib.Path):

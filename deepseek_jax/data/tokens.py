@@ -1,7 +1,7 @@
 """Tokenised documents on disk: laid end to end, cut into array_record blocks, with an index of their lengths.
 
-Blocks and not documents are the records, because one array_record lookup costs time in the number of records: 190 us at
-75,000 documents, 50 us for the same tokens in blocks.  A row then reads a few kilobytes, however long its documents are.
+Blocks and not documents are the records, because one array_record lookup costs time in the number of records: 190 us
+for 75,000 documents, 50 us for the same tokens in blocks.  A row reads a few kilobytes, however long its documents.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ class Tokens(RecordBuilder, skip_registration=True):
         """Token ids of BATCH documents at a time."""
         count = self.text.info.splits[split].num_examples
         for number, texts in enumerate(batched_texts(self.text, split, range(count))):
-            self.report(f"tokenizing {self.text.name}, {split.replace('_', '-')}", number * BATCH, count)
+            self.report(f"tokenizing {split}", number * BATCH, count)
             self.bytes[split] += sum(len(text.encode()) + 1 for text in texts)
             yield self.tokenizer.encode_batch(texts)
 
