@@ -28,16 +28,16 @@ class DataConfig:
     """What is read.  `source` is a corpus name (prose, literature, code, mix) or a path: .txt, .jsonl or a directory."""
 
     source: str = "mix"
-    weights: str = "prose=0.5,literature=0.2,code=0.3"  # shares of tokens, used by source "mix"
+    weights: str = "prose=0.5,literature=0.2,code=0.3"  # sources and their shares of tokens, used by source "mix"
     directory: str = ""  # where prepared corpora and tokenizers live; empty: $DEEPSEEK_JAX_DATA or ~/.cache/deepseek_jax
     tokenizer: str = ""  # path of a tokenizer.json; empty: a byte-level BPE trained on the source, model.vocab_size entries
     text_field: str = "text"  # key of the text in JSONL records
     sequence_length: int = 4096
     fim_rate: float = 0.1  # share of documents rearranged as prefix-suffix-middle (V3, section 4.1)
-    held_out: float = 0.02  # share of documents (or services) kept for evaluation
+    held_out: float = 0.02  # share of the text kept for evaluation: whole documents, books, services, packages
     seed: int = 0
     workers: int = 0  # reader processes; 0 reads in a thread
-    prefetch: int = 4  # microbatches read ahead
+    prefetch: int = 4  # microbatches read ahead; 0: none, each is read when asked for
 
     def __post_init__(self):
         _at_least("data", self, 2, "sequence_length")

@@ -1,0 +1,1 @@
+"""What is trained on: corpora, tokenizer, packing, and the stream of batches."""

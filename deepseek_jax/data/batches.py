@@ -1,0 +1,116 @@
+"""Batches from rows, by grain: domains mixed by weight, sharded by process, read ahead in threads or processes.
+
+Microbatch j holds the global rows j * M to (j + 1) * M of the mixed stream; process p of n reads every n-th of them
+from p on.  Nothing hangs on the number of processes, so a run may be resumed on another one.
+"""
+
+import contextlib
+import weakref
+from collections.abc import Iterator, Sequence
+
+import grain
+import numpy as np
+from absl import flags
+
+from deepseek_jax.data import cache
+from deepseek_jax.data.packing import PackedRows, Row
+from deepseek_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]  # tokens, segment_ids, positions, domain_ids: int32 [B, S]
+
+
+class TrainBatches(Iterator[Batch]):
+    """An endless iterator whose whole state is a position; `close()` ends what reads ahead.
+
+    `fingerprint` names all that the order hangs on, so that a state is never restored on other data.
+    """
+
+    def __init__(self, rows: grain.MapDataset, microbatch: int, start: int, fingerprint: str, options: dict):
+        self._rows, self._microbatch, self._options = rows, microbatch, options
+        self._fingerprint = cache.digest(fingerprint, microbatch)
+        self._seek(start)
+
+    def _seek(self, position: int):
+        self._position = position
+        self._batches = _batches(self._rows, self._microbatch, position, **self._options)
+        # Also at exit: grain's worker processes have to be told before the interpreter is taken down.
+        self.close = weakref.finalize(self, self._batches.close)
+
+    def __next__(self) -> Batch:
+        batch = next(self._batches)
+        self._position += 1
+        return batch
+
+    def state(self) -> dict:
+        """What `restore` needs: JSON-able, the same in every process."""
+        return {"position": self._position, "fingerprint": self._fingerprint}
+
+    def restore(self, state: dict):
+        """Goes on as if the iterator that gave `state` had; UserError when that one read other data."""
+        if state["fingerprint"] != self._fingerprint:
+            raise UserError(
+                "the checkpoint was trained on other data (corpus, tokenizer, packing, mix, seed or microbatch size); "
+                "restore the data settings, or start in another workdir."
+            )
+        self.close()
+        self._seek(state["position"])
+
+
+def train_rows(domains: Sequence[PackedRows], weights: Sequence[float]) -> grain.MapDataset:
+    """One endless stream of rows; each row comes from one domain, and any stretch holds them in proportion."""
+    return grain.MapDataset.mix([grain.MapDataset.source(rows) for rows in domains], weights)
+
+
+class HeldOutRows:
+    """Every held-out row once, domains interleaved, and empty rows up to a whole number of batches.
+
+    The order is shuffled, the same at each call, so that the first batches alone stand for the whole.
+    """
+
+    def __init__(self, domains: Sequence[PackedRows], microbatch: int):
+        places = [(domain, row) for domain, rows in enumerate(domains) for row in range(len(rows))]
+        self._domains = domains
+        self._places = [places[i] for i in np.random.default_rng(0).permutation(len(places))]
+        self._length = -(-len(places) // microbatch) * microbatch
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Row:
+        if index < len(self._places):
+            domain, row = self._places[index]
+            return self._domains[domain][row]
+        return {key: np.zeros_like(value) for key, value in self[0].items()}
+
+
+def held_out_batches(domains: Sequence[PackedRows], microbatch: int, **options) -> Iterator[Batch]:
+    """Batches [M / processes, S] of every held-out row; see HeldOutRows."""
+    rows = HeldOutRows(domains, microbatch)
+    if len(rows):
+        with contextlib.closing(_batches(grain.MapDataset.source(rows), microbatch, 0, **options)) as batches:
+            yield from batches
+
+
+def _batches(
+    rows: grain.MapDataset,
+    microbatch: int,
+    start: int,
+    *,
+    process: int,
+    processes: int,
+    workers: int,
+    prefetch: int,
+) -> grain.DatasetIterator:
+    """This process's share [M / processes, S] of the microbatches from `start` on."""
+    if microbatch % processes:
+        raise UserError(f"a microbatch of {microbatch} rows cannot be dealt to {processes} processes evenly.")
+    mine = rows[start * microbatch + process :: processes].batch(microbatch // processes)
+    # One thread: packing holds the interpreter's lock, and the cores belong to the step.
+    threads = min(1, prefetch)
+    batches = mine.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch))
+    if workers:
+        if not flags.FLAGS.is_parsed():  # grain reads absl flags, which only app.run would parse
+            flags.FLAGS.mark_as_parsed()
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=max(1, prefetch))
+        batches = batches.mp_prefetch(options)
+    return iter(batches)

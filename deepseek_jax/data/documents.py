@@ -1,0 +1,137 @@
+"""Documents, the user's own files as a source of them, and a record of what could not be read.
+
+Three shapes of source: a .txt file, a .jsonl file with the text under one key, and a directory in which every .jsonl
+is read as records and every other file is one document.
+"""
+
+import collections
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+SECTION_BYTES = 8192  # a .txt is cut into documents of about this size, at blank lines
+
+
+class Document(NamedTuple):
+    name: str  # unique within its corpus
+    group: str  # documents of one group are held out together, or not at all
+    text: str
+
+
+class Skipped:
+    """Counts what no document could be made of, and keeps the first places as `file:line: reason`."""
+
+    PLACES = 100
+
+    def __init__(self):
+        self.reasons = collections.Counter()
+        self.places: list[str] = []
+
+    def add(self, path, line: int, reason: str):
+        self.reasons[reason] += 1
+        if len(self.places) < self.PLACES:
+            self.places.append(f"{path}:{line}: {reason}")
+
+    def as_dict(self) -> dict:
+        return {"count": self.reasons.total(), "reasons": dict(self.reasons), "places": self.places}
+
+
+def read_source(path: pathlib.Path, text_field: str, skipped: Skipped) -> Iterator[Document]:
+    """The documents below `path`, in sorted order; each is a group of its own."""
+    if path.is_dir():
+        for file in source_files(path):
+            name = file.relative_to(path).as_posix()
+            if file.suffix == ".jsonl":
+                yield from read_jsonl(file, name, text_field, skipped)
+            else:
+                yield from read_file(file, name, name, skipped)
+    elif path.suffix == ".jsonl":
+        yield from read_jsonl(path, path.name, text_field, skipped)
+    else:
+        yield from read_sections(path, path.name, skipped)
+
+
+def source_files(path: pathlib.Path) -> list[pathlib.Path]:
+    """The files that `read_source` opens: `path` itself, or those below it, hidden ones left out."""
+    if not path.is_dir():
+        return [path]
+    below = sorted(path.rglob("*"))
+    return [file for file in below if file.is_file() and not any(p[0] == "." for p in file.relative_to(path).parts)]
+
+
+def read_file(path: pathlib.Path, name: str, group: str, skipped: Skipped) -> Iterator[Document]:
+    """A whole file as one document."""
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        skipped.add(path, data.count(b"\n", 0, error.start) + 1, "not UTF-8")
+        return
+    if text.strip():
+        yield Document(name, group, text)
+    else:
+        skipped.add(path, 1, "empty document")
+
+
+def read_jsonl(path: pathlib.Path, name: str, text_field: str, skipped: Skipped) -> Iterator[Document]:
+    """One document a line, under the key `text_field`; blank lines hold no record and are not counted."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                text = _record_text(line, text_field)
+            except ValueError as error:
+                skipped.add(path, number, str(error))
+            else:
+                yield Document(f"{name}:{number}", f"{name}:{number}", text)
+
+
+def _record_text(line: bytes, text_field: str) -> str:
+    """The text of one JSONL record; ValueError names what is wrong with it."""
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    except (json.JSONDecodeError, RecursionError):
+        raise ValueError("broken JSON") from None
+    text = record.get(text_field) if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        raise ValueError(f"no text under {text_field!r}")
+    if not text.strip():
+        raise ValueError("empty document")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, which no encoding of text holds
+        raise ValueError("not UTF-8") from None
+    return text
+
+
+def read_sections(path: pathlib.Path, name: str, skipped: Skipped) -> Iterator[Document]:
+    """One long text, cut at the first blank line after SECTION_BYTES (at the line's end after four times as many).
+
+    Sections keep a text's context together and still leave whole documents to hold out.  A line that is not UTF-8 is
+    skipped alone.
+    """
+    section, size, first = [], 0, 1
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                section.append(line.decode("utf-8"))
+                size += len(line)
+            except UnicodeDecodeError:
+                skipped.add(path, number, "not UTF-8")
+            if size >= (SECTION_BYTES if not line.strip() else 4 * SECTION_BYTES):
+                yield from _section(section, name, first)
+                section, size, first = [], 0, number + 1
+    if any(line.strip() for line in section):
+        yield from _section(section, name, first)
+    elif first == 1:
+        skipped.add(path, 1, "empty document")
+
+
+def _section(lines: list[str], name: str, first: int) -> Iterator[Document]:
+    text = "".join(lines).strip("\n")
+    if text.strip():
+        yield Document(f"{name}:{first}", f"{name}:{first}", text)

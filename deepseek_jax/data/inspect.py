@@ -1,0 +1,84 @@
+"""What a prepared corpus holds, for a person to look at: sizes, what was skipped, and one packed row as text."""
+
+import numpy as np
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from deepseek_jax.data.packing import Row
+from deepseek_jax.data.pipeline import Corpus
+from deepseek_jax.data.prepare import Domain
+from deepseek_jax.data.tokens import SPLITS
+
+PLACES = 10  # skipped records named a domain
+
+
+def describe(corpus: Corpus, row: int = 0) -> dict:
+    """Sizes and skipped records of each domain, and packed row `row` of each, cut where its documents meet."""
+    return {
+        "vocabulary": corpus.tokenizer.vocab_size,
+        "domains": {part.name: _sizes(part) for part in corpus.parts},
+        "rows": {
+            name: pieces(corpus, corpus.train_rows(domain, corpus.data.seed)[row])
+            for domain, name in enumerate(corpus.domains)
+        },
+    }
+
+
+def _sizes(part: Domain) -> dict:
+    sizes = {"weight": part.weight, "skipped": part.skipped}
+    for split in SPLITS:
+        lengths, size = part.store(split).lengths, part.index["bytes"][split]
+        text = size - len(lengths)  # without separators
+        sizes[split] = {
+            "documents": len(lengths),
+            "bytes": text,
+            "tokens": int(lengths.sum()),
+            "bytes_per_token": text / max(1, int(lengths.sum())),
+        }
+    return sizes
+
+
+def pieces(corpus: Corpus, row: Row) -> list[dict]:
+    """A packed row as the parts of documents it is made of, padding left out."""
+    found = []
+    for segment in range(1, int(row["segment_ids"].max()) + 1):
+        (places,) = np.nonzero(row["segment_ids"] == segment)
+        text = corpus.tokenizer.decode(row["tokens"][places])
+        found.append({"segment": segment, "start": int(places[0]), "tokens": len(places), "text": text})
+    return found
+
+
+def render(description: dict) -> Group:
+    """`describe` for a terminal."""
+    table = Table(title=f"Corpus, {description['vocabulary']} entries in the vocabulary")
+    for heading in ("domain", "share", "split", "documents", "MB", "tokens", "bytes/token"):
+        table.add_column(heading, justify="left" if heading in ("domain", "split") else "right")
+    notes = []
+    for name, sizes in description["domains"].items():
+        for split in SPLITS:
+            size = sizes[split]
+            counts = f"{size['documents']:,}", f"{size['bytes'] / 1e6:.2f}", f"{size['tokens']:,}"
+            ratio = f"{size['bytes_per_token']:.2f}"
+            table.add_row(name, f"{sizes['weight']:.2f}", split.replace("_", "-"), *counts, ratio)
+        notes += _skipped_lines(name, sizes["skipped"])
+    return Group(table, *notes, *_row_lines(description["rows"]))
+
+
+def _skipped_lines(name: str, skipped: dict) -> list[Text]:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in skipped["reasons"].items())
+    lines = [Text(f"{name}: {skipped['count']} records skipped" + (f" ({reasons})" if reasons else ""))]
+    lines += [Text(f"  {place}") for place in skipped["places"][:PLACES]]
+    if skipped["count"] > PLACES:
+        lines.append(Text(f"  and {skipped['count'] - PLACES} more"))
+    return lines
+
+
+def _row_lines(rows: dict) -> list[Text]:
+    lines = []
+    for name, parts in rows.items():
+        lines.append(Text(f"\nA packed row of {name}:", style="bold"))
+        for part in parts:
+            lines.append(Text(f"── segment {part['segment']}, {part['tokens']} tokens from {part['start']} ──", "dim"))
+            lines.append(Text(part["text"]))
+    return lines

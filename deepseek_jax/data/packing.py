@@ -1,0 +1,117 @@
+"""Documents packed into rows, as random access: row i is a pure function of the documents, the settings and i.
+
+The documents of an epoch, shuffled, make one stream; row i covers S tokens of it from token i * (S - 1).  Consecutive
+rows share one token, so every token of the stream is a target exactly once.
+
+N documents  S sequence length  R rows an epoch
+"""
+
+import numpy as np
+
+from deepseek_jax.data.tokenizer import Tokenizer
+from deepseek_jax.data.tokens import TokenStore
+
+Row = dict[str, np.ndarray]  # tokens, segment_ids, positions, domain_ids: int32 [S]
+ENDLESS = 2**62  # rows in a stream that repeats for ever
+
+
+class Epoch:
+    """The order of one pass: documents [N], rows [R], and where each document of the stream starts [N + 1].
+
+    `cuts` [N, 2] are the two places at which a document is cut for filling in the middle; -1 for those left whole.
+    """
+
+    def __init__(self, lengths: np.ndarray, sequence_length: int, fim_rate: float, seed: tuple[int, ...] | None):
+        """Without a seed: documents and rows in their own order, and none rearranged."""
+        N = len(lengths)
+        self.cuts = np.full((N, 2), -1)
+        self.documents = np.arange(N)
+        rng = None if seed is None else np.random.default_rng(seed)
+        if rng:
+            self.documents = rng.permutation(N)
+            # A fixed number of documents, not a coin for each: the stream of every epoch is equally long.
+            chosen = rng.choice(N, size=round(fim_rate * N), replace=False)
+            self.cuts[chosen] = np.sort(rng.integers(0, lengths[chosen, None] + 1, (len(chosen), 2)), axis=1)
+        packed = lengths + 2 + 3 * (self.cuts[:, 0] >= 0)  # bos and eos, and the three sentinels
+        self.starts = np.concatenate([[0], np.cumsum(packed[self.documents])])
+        R = rows_in(int(self.starts[-1]), sequence_length)
+        self.rows = rng.permutation(R) if rng else np.arange(R)
+
+
+def rows_in(stream: int, sequence_length: int) -> int:
+    """Rows that hold a stream of this many tokens: each adds S - 1 targets, the first token is none."""
+    return -(-max(stream - 1, 0) // (sequence_length - 1))
+
+
+class PackedRows:
+    """Rows of one domain, for ever: `rows[i]` belongs to epoch i // R, each with its own order.
+
+    Held-out rows (`seed` None) come in their own order, unrearranged, and once: len() is then R.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        tokenizer: Tokenizer,
+        *,
+        sequence_length: int,
+        fim_rate: float,
+        domain: int,
+        seed: int | None,
+    ):
+        self.store, self.sequence_length, self.fim_rate, self.domain = store, sequence_length, fim_rate, domain
+        self.seed = seed
+        self.bos, self.eos, self.pad = tokenizer.bos, tokenizer.eos, tokenizer.pad
+        self.sentinels = tokenizer.fim_begin, tokenizer.fim_hole, tokenizer.fim_end
+        self._epochs: dict[int, Epoch] = {}
+        self.rows_per_epoch = len(self.epoch(0).rows)
+
+    def __len__(self) -> int:
+        return self.rows_per_epoch if self.seed is None else ENDLESS
+
+    def epoch(self, number: int) -> Epoch:
+        epoch = self._epochs.get(number)
+        if epoch is None:  # two threads may both come here; they make the same
+            seed = None if self.seed is None else (self.seed, self.domain, number)
+            epoch = Epoch(self.store.lengths, self.sequence_length, self.fim_rate, seed)
+            # Two are kept: rows are read ahead, across the end of an epoch too.
+            self._epochs = dict([*self._epochs.items(), (number, epoch)][-2:])
+        return epoch
+
+    def __getitem__(self, index: int) -> Row:
+        number, within = divmod(index, self.rows_per_epoch)
+        epoch, S = self.epoch(number), self.sequence_length
+        lo = int(epoch.rows[within]) * (S - 1)
+        hi = min(lo + S, int(epoch.starts[-1]))
+        row = {key: np.zeros(S, np.int32) for key in ("tokens", "segment_ids", "positions")}
+        row["domain_ids"] = np.full(S, self.domain, np.int32)
+        row["tokens"][hi - lo :] = self.pad
+        segment, at = 0, lo
+        place = int(np.searchsorted(epoch.starts, lo, side="right")) - 1
+        while at < hi:
+            start, stop = int(epoch.starts[place]), min(hi, int(epoch.starts[place + 1]))
+            piece = slice(at - lo, stop - lo)
+            segment += 1
+            row["tokens"][piece] = self._read(epoch, int(epoch.documents[place]), at - start, stop - start)
+            row["segment_ids"][piece] = segment
+            row["positions"][piece] = np.arange(stop - at)
+            place, at = place + 1, stop
+        return row
+
+    def _read(self, epoch: Epoch, document: int, start: int, stop: int) -> np.ndarray:
+        """Tokens `start` to `stop` of a document as it stands in the stream."""
+        read, at = [], 0
+        for part in self._layout(int(self.store.lengths[document]), *map(int, epoch.cuts[document])):
+            lo, hi = part if isinstance(part, tuple) else (0, 1)
+            first, last = max(start - at, 0) + lo, min(stop - at + lo, hi)
+            if first < last:
+                read.append(self.store.read(document, first, last) if isinstance(part, tuple) else [part])
+            at += hi - lo
+        return np.concatenate(read)
+
+    def _layout(self, length: int, a: int, b: int) -> list[int | tuple[int, int]]:
+        """A document as special tokens and ranges of its own: prefix, suffix, middle when cut (V3, section 4.1)."""
+        if a < 0:
+            return [self.bos, (0, length), self.eos]
+        begin, hole, end = self.sentinels
+        return [self.bos, begin, (0, a), hole, (b, length), end, (a, b), self.eos]

@@ -1,0 +1,74 @@
+"""The corpus as training sees it: batches to train on, batches to score, and what the scores are measured against."""
+
+import itertools
+from collections.abc import Iterator
+
+from deepseek_jax.config import DataConfig
+from deepseek_jax.data import batches, cache
+from deepseek_jax.data.packing import PackedRows
+from deepseek_jax.data.prepare import Domain, prepare_domains
+from deepseek_jax.data.records import Report, batched_texts
+from deepseek_jax.data.tokenizer import Tokenizer
+
+SEPARATOR = b"\0"  # ends each held-out document, as the model's eos token does
+
+
+def open_corpus(data: DataConfig, vocab_size: int, report: Report = lambda stage, done, total: None) -> "Corpus":
+    """The prepared corpus; what is missing is made first, and `report(stage, done, total)` is told how it goes."""
+    tokenizer, domains = prepare_domains(data, vocab_size, report)
+    return Corpus(data, tokenizer, domains)
+
+
+class Corpus:
+    """Prepared domains and their tokenizer.  Domain ids in batches are places in `domains`."""
+
+    def __init__(self, data: DataConfig, tokenizer: Tokenizer, parts: list[Domain]):
+        self.data, self.tokenizer, self.parts = data, tokenizer, parts
+        self.domains = [part.name for part in parts]
+
+    def train_batches(
+        self, microbatch: int, *, seed: int, start: int = 0, process: int = 0, processes: int = 1
+    ) -> batches.TrainBatches:
+        """Batches [microbatch / processes, S] for ever, from microbatch `start` on."""
+        rows = [self.train_rows(domain, seed) for domain in range(len(self.parts))]
+        settings = [self.data.sequence_length, self.data.fim_rate, seed, self.tokenizer.bos, self.tokenizer.eos]
+        fingerprint = cache.digest(settings, [(part.index["digest"], part.weight) for part in self.parts])
+        mixed = batches.train_rows(rows, [part.weight for part in self.parts])
+        return batches.TrainBatches(mixed, microbatch, start, fingerprint, self._reading(process, processes))
+
+    def held_out_batches(self, microbatch: int, *, process: int = 0, processes: int = 1) -> Iterator[batches.Batch]:
+        """Every held-out row once, in a fixed shuffled order; rows that fill the last batch have segment_ids 0."""
+        rows = [self._rows(domain, "held_out", fim_rate=0.0, seed=None) for domain in range(len(self.parts))]
+        return batches.held_out_batches(rows, microbatch, **self._reading(process, processes))
+
+    def train_rows(self, domain: int, seed: int) -> PackedRows:
+        """The endless packed rows of one domain."""
+        return self._rows(domain, "train", fim_rate=self.data.fim_rate, seed=seed)
+
+    @property
+    def held_out_bytes(self) -> dict[str, int]:
+        """Bytes of held-out text a domain, a separator after each document counted: what bits per byte divide by."""
+        return {part.name: part.index["bytes"]["held_out"] for part in self.parts}
+
+    @property
+    def held_out_targets(self) -> dict[str, int]:
+        """Tokens that `held_out_batches` asks for, a domain: those of each document and its eos."""
+        lengths = {part.name: part.store("held_out").lengths for part in self.parts}
+        return {name: int(of.sum()) + len(of) for name, of in lengths.items()}
+
+    def held_out_text(self, domain: str) -> bytes:
+        """The bytes that `held_out_bytes` counts, in the order of the corpus."""
+        dataset = self.parts[self.domains.index(domain)].dataset
+        if "held_out" not in dataset.info.splits:
+            return b""
+        numbers = range(dataset.info.splits["held_out"].num_examples)
+        texts = itertools.chain.from_iterable(batched_texts(dataset, "held_out", numbers))
+        return b"".join(text.encode() + SEPARATOR for text in texts)
+
+    def _rows(self, domain: int, split: str, **settings) -> PackedRows:
+        store, length = self.parts[domain].store(split), self.data.sequence_length
+        return PackedRows(store, self.tokenizer, domain=domain, sequence_length=length, **settings)
+
+    def _reading(self, process: int, processes: int) -> dict:
+        workers, prefetch = self.data.workers, self.data.prefetch
+        return {"process": process, "processes": processes, "workers": workers, "prefetch": prefetch}

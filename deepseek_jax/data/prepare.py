@@ -1,0 +1,144 @@
+"""From a source's name to token stores on disk: text, tokenizer, tokens; each is made once and found by its hash."""
+
+import dataclasses
+import functools
+import itertools
+import json
+import pathlib
+from collections.abc import Iterable
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from deepseek_jax.config import DataConfig
+from deepseek_jax.data import cache
+from deepseek_jax.data.corpora import CORPORA, UserText
+from deepseek_jax.data.records import Report, batched_texts, open_dataset
+from deepseek_jax.data.tokenizer import Tokenizer, check_fits, train_bpe
+from deepseek_jax.data.tokens import TokenStore, write_tokens
+from deepseek_jax.errors import UserError
+
+SAMPLE_BYTES = 8_000_000  # of training text that the tokenizer is trained on
+
+
+@dataclasses.dataclass(frozen=True)
+class Domain:
+    """One prepared source: its share of the mix, and where its text and its tokens are."""
+
+    name: str
+    weight: float
+    text: pathlib.Path
+    tokens: pathlib.Path
+
+    @functools.cached_property
+    def index(self) -> dict:
+        return json.loads((self.tokens / "index.json").read_text())
+
+    @property
+    def skipped(self) -> dict:
+        """count, reasons -> count, and the first places as file:line: reason."""
+        return json.loads((self.text / "skipped.json").read_text())
+
+    @property
+    def dataset(self) -> tfds.core.DatasetBuilder:
+        """The text itself: splits train and held_out of records {text, document, group}."""
+        return open_dataset(self.text)
+
+    def store(self, split: str) -> TokenStore:
+        return TokenStore(self.tokens, split)
+
+
+def parse_weights(data: DataConfig) -> dict[str, float]:
+    """Sources and their shares, which sum to 1."""
+    if data.source != "mix":
+        return {data.source: 1.0}
+    try:
+        pairs = [part.rsplit("=", 1) for part in data.weights.split(",")]
+        weights = {name.strip(): float(weight) for name, weight in pairs}
+    except ValueError:
+        raise UserError(f"data.weights is {data.weights!r}; write it as prose=0.5,code=0.5.") from None
+    if len(weights) < len(pairs) or not all(0 < weight < np.inf for weight in weights.values()):
+        raise UserError(f"data.weights is {data.weights!r}; name each source once, with a share above 0.")
+    return {name: weight / sum(weights.values()) for name, weight in weights.items()}
+
+
+def prepare_domains(data: DataConfig, vocab_size: int, report: Report) -> tuple[Tokenizer, list[Domain]]:
+    """Makes what is missing: the text of every source, one tokenizer for all, and the tokens of each."""
+    weights, root = parse_weights(data), cache.root(data)
+    names = dict(zip(weights, _names(weights), strict=True))
+    reports = {source: _prefixed(report, name) for source, name in names.items()}
+    texts = {source: prepare_text(data, source, root, reports[source]) for source in weights}
+    given = _path(data.tokenizer) if data.tokenizer else None
+    path = given or prepare_tokenizer(vocab_size, weights, texts, root, report)
+    tokenizer = Tokenizer(path)
+    check_fits(tokenizer, str(path), vocab_size, data.fim_rate)
+    version = cache.digest(path.read_text("utf-8"))
+    tokens = {source: prepare_tokens(text, tokenizer, version, root, reports[source]) for source, text in texts.items()}
+    return tokenizer, [Domain(names[source], weights[source], texts[source], tokens[source]) for source in weights]
+
+
+def _names(sources: Iterable[str]) -> list[str]:
+    """What domains are called: a path by its last part, as long as no two end alike."""
+    names = [source if source in CORPORA else _path(source).stem for source in sources]
+    return names if len(set(names)) == len(names) else list(sources)
+
+
+def _prefixed(report: Report, name: str) -> Report:
+    return lambda stage, done, total: report(f"{name}: {stage}", done, total)
+
+
+def _path(source: str) -> pathlib.Path:
+    return pathlib.Path(source).expanduser().absolute()
+
+
+def prepare_text(data: DataConfig, source: str, root: pathlib.Path, report: Report) -> pathlib.Path:
+    """A source as a tensorflow-datasets dataset with splits train and held_out; gives the cache entry."""
+    if source in CORPORA:
+        name, corpus, settings = source, CORPORA[source], {}
+    elif _path(source).exists():
+        name, corpus = _path(source).stem, UserText
+        settings = {"path": str(_path(source)), "text_field": data.text_field}
+    else:
+        raise UserError(
+            f"data.source: {source!r} is neither a corpus ({', '.join(CORPORA)}, mix) nor a file or directory."
+        )
+    key = cache.digest(str(corpus.VERSION), corpus.provenance(**settings), data.held_out)
+
+    def make(directory):
+        builder = corpus(held_out=data.held_out, data_dir=directory, report=report, **settings)
+        builder.download_and_prepare()
+        (directory / "skipped.json").write_text(json.dumps(builder.skipped.as_dict()))
+
+    return cache.build(root / "text" / f"{name}-{key}", make)
+
+
+def prepare_tokenizer(
+    vocab_size: int, weights: dict[str, float], texts: dict[str, pathlib.Path], root: pathlib.Path, report: Report
+) -> pathlib.Path:
+    """A BPE trained on a sample of the training text, each source by its weight; gives the path of tokenizer.json."""
+    key = cache.digest(vocab_size, SAMPLE_BYTES, [(text.name, weights[source]) for source, text in texts.items()])
+
+    def sample():
+        for source, text in texts.items():
+            dataset = open_dataset(text)
+            order = np.random.default_rng(0).permutation(dataset.info.splits["train"].num_examples)
+            room = weights[source] * SAMPLE_BYTES
+            for document in itertools.chain.from_iterable(batched_texts(dataset, "train", order)):
+                if room <= 0:
+                    break
+                room -= len(document.encode())
+                yield document
+
+    def make(directory):
+        report(f"training a tokenizer of {vocab_size} entries", 0, None)
+        train_bpe(sample(), vocab_size, directory / "tokenizer.json")
+
+    return cache.build(root / "tokenizers" / key, make) / "tokenizer.json"
+
+
+def prepare_tokens(
+    text: pathlib.Path, tokenizer: Tokenizer, version: str, root: pathlib.Path, report: Report
+) -> pathlib.Path:
+    """Both splits of a text as token ids; gives the cache entry."""
+    entry = root / "tokens" / f"{text.name}-{version}"
+    return cache.build(entry, lambda directory: write_tokens(directory, open_dataset(text), tokenizer, report))

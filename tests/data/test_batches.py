@@ -1,0 +1,95 @@
+"""Batches: the same whatever the start, the number of processes or the readers; mixed as asked."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from deepseek_jax.data.pipeline import open_corpus
+from deepseek_jax.errors import UserError
+
+VOCAB = 600
+
+
+def take(iterator, count):
+    return [next(iterator) for _ in range(count)]
+
+
+def same(first, second):
+    return len(first) == len(second) and all(
+        first[i].keys() == second[i].keys() and all((first[i][key] == second[i][key]).all() for key in first[i])
+        for i in range(len(first))
+    )
+
+
+def test_resumes_anywhere(corpus):
+    whole = take(corpus.train_batches(4, seed=0), 12)
+    for position in (0, 1, 5):
+        first = corpus.train_batches(4, seed=0)
+        take(first, position)
+        state = json.loads(json.dumps(first.state()))
+        second = corpus.train_batches(4, seed=0)
+        take(second, 3)
+        second.restore(state)
+        assert same(take(second, 6), whole[position : position + 6])
+        assert same(take(corpus.train_batches(4, seed=0, start=position), 2), whole[position : position + 2])
+        assert second.state()["position"] == position + 6
+
+
+def test_order_goes_on_across_epochs(corpus):
+    rows = [corpus.train_rows(domain, 0).rows_per_epoch for domain in (0, 1)]
+    start = 3 * sum(rows) // 4
+    whole = take(corpus.train_batches(4, seed=0, start=start - 2), 4)
+    assert same(take(corpus.train_batches(4, seed=0, start=start), 2), whole[2:])
+
+
+def test_processes_interleave_to_one(corpus):
+    whole = take(corpus.train_batches(8, seed=0), 3)
+    for processes in (2, 4):
+        parts = [take(corpus.train_batches(8, seed=0, process=p, processes=processes), 3) for p in range(processes)]
+        for step, batch in enumerate(whole):
+            for p in range(processes):
+                assert same([parts[p][step]], [{key: value[p::processes] for key, value in batch.items()}])
+    one, two = corpus.train_batches(8, seed=0), corpus.train_batches(8, seed=0, process=1, processes=2)
+    assert one.state() == two.state()
+
+
+def test_mix_keeps_the_shares_and_rows_are_pure(corpus):
+    domains = np.concatenate([batch["domain_ids"] for batch in take(corpus.train_batches(8, seed=0), 20)])
+    assert (domains == domains[:, :1]).all()
+    assert abs((domains[:, 0] == 0).mean() - 0.75) < 0.01
+
+
+def test_other_data_is_not_resumed(corpus, plain):
+    state = corpus.train_batches(4, seed=0).state()
+    for other in (plain.train_batches(4, seed=0), corpus.train_batches(4, seed=1), corpus.train_batches(8, seed=0)):
+        with pytest.raises(UserError, match="other data"):
+            other.restore(state)
+
+
+def test_uneven_processes(corpus):
+    with pytest.raises(UserError, match="8 rows cannot be dealt to 3"):
+        corpus.train_batches(8, seed=0, processes=3)
+
+
+def test_held_out_is_read_once_and_counted(corpus):
+    batches = list(corpus.held_out_batches(8))
+    assert all(batch["tokens"].shape == (8, corpus.data.sequence_length) for batch in batches)
+    targets = np.zeros(len(corpus.domains), int)
+    for batch in batches:
+        segments, domains = batch["segment_ids"], batch["domain_ids"]
+        valid = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
+        targets += np.bincount(domains[:, 1:][valid], minlength=len(targets))
+    assert dict(zip(corpus.domains, targets.tolist(), strict=True)) == corpus.held_out_targets
+    parts = [list(corpus.held_out_batches(8, process=p, processes=2)) for p in range(2)]
+    for step, batch in enumerate(batches):
+        assert all((parts[p][step]["tokens"] == batch["tokens"][p::2]).all() for p in range(2))
+
+
+def test_workers_and_prefetch_change_nothing(corpus, data):
+    whole = take(corpus.train_batches(4, seed=0), 4)
+    for changes in ({"prefetch": 0}, {"workers": 1}):
+        batches = open_corpus(dataclasses.replace(data, **changes), VOCAB).train_batches(4, seed=0)
+        assert same(take(batches, 4), whole)
+        batches.close()

@@ -1,0 +1,81 @@
+"""A user's files: what is malformed is skipped, counted and placed; nothing else is lost."""
+
+import json
+
+from deepseek_jax.data.documents import SECTION_BYTES, Skipped, read_source
+
+
+def read(path, field="text"):
+    skipped = Skipped()
+    return list(read_source(path, field, skipped)), skipped
+
+
+def test_jsonl_skips_only_what_is_malformed(tmp_path):
+    path = tmp_path / "a.jsonl"
+    bad = [b'{"text": ', b"[1]", b'{"other": "x"}', b'{"text": 3}', b'{"text": " "}', b'{"text": "\xff"}']
+    bad += [b'{"text": "\\ud800"}', b"[" * 5000]
+    good = [json.dumps({"text": text}).encode() for text in ("first", "línea\nwith a break", "last")]
+    path.write_bytes(b"\n".join([good[0], *bad, b"", good[1], good[2]]))
+    documents, skipped = read(path)
+    assert [document.text for document in documents] == ["first", "línea\nwith a break", "last"]
+    assert [document.name for document in documents] == ["a.jsonl:1", "a.jsonl:11", "a.jsonl:12"]
+    assert [place.removeprefix(str(path)) for place in skipped.places] == [
+        ":2: broken JSON",
+        ":3: no text under 'text'",
+        ":4: no text under 'text'",
+        ":5: no text under 'text'",
+        ":6: empty document",
+        ":7: not UTF-8",
+        ":8: not UTF-8",
+        ":9: broken JSON",
+    ]
+    assert skipped.as_dict()["count"] == len(bad)
+
+
+def test_text_field_is_the_users(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"body": "x"}\n')
+    assert [document.text for document in read(path, "body")[0]] == ["x"]
+
+
+def test_long_text_is_cut_at_blank_lines_and_loses_only_bad_lines(tmp_path):
+    path = tmp_path / "a.txt"
+    paragraphs = [f"paragraph {i} " + "word " * 30 + "\nits second line\n" for i in range(400)]
+    data = "\n".join(paragraphs).encode().split(b"\n")
+    data.insert(700, b"bad \xff line")
+    path.write_bytes(b"\n".join(data))
+    documents, skipped = read(path)
+    assert skipped.places == [f"{path}:701: not UTF-8"]
+    assert all(SECTION_BYTES <= len(document.text) + 2 < SECTION_BYTES + 400 for document in documents[:-1])
+    assert len({document.group for document in documents}) == len(documents) > 5
+    lines = [line for document in documents for line in document.text.split("\n") if line]
+    assert lines == [line for paragraph in paragraphs for line in paragraph.split("\n") if line]
+
+
+def test_text_without_blank_lines_is_cut_at_line_ends(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("0123456789\n" * 10_000)
+    documents, _ = read(path)
+    assert "\n".join(document.text for document in documents) + "\n" == path.read_text()
+    assert len(documents) == 4
+
+
+def test_directory_reads_a_document_a_file_and_records_from_jsonl(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "config").write_text("hidden")
+    (tmp_path / "a.py").write_text("print(1)\n\nprint(2)\n")
+    (tmp_path / "b.bin").write_bytes(b"line\nline \xff")
+    (tmp_path / "c.txt").write_text("")
+    (tmp_path / "sub" / "d.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    documents, skipped = read(tmp_path)
+    assert [document.name for document in documents] == ["a.py", "sub/d.jsonl:1", "sub/d.jsonl:2"]
+    assert documents[0].text == "print(1)\n\nprint(2)\n"
+    assert skipped.places == [f"{tmp_path}/b.bin:2: not UTF-8", f"{tmp_path}/c.txt:1: empty document"]
+
+
+def test_empty_text_is_reported(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("\n\n")
+    documents, skipped = read(path)
+    assert not documents and skipped.places == [f"{path}:1: empty document"]

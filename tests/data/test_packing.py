@@ -1,0 +1,121 @@
+"""Packing: each token of the stream is a target once, documents stay apart, and FIM only rearranges."""
+
+import collections
+import pickle
+
+import numpy as np
+import pytest
+
+from deepseek_jax.data.packing import PackedRows, rows_in
+from deepseek_jax.data.tokens import BLOCK, TokenStore
+
+
+def epoch_rows(rows: PackedRows, number=0):
+    return [rows[number * rows.rows_per_epoch + i] for i in range(rows.rows_per_epoch)]
+
+
+def in_stream_order(rows: PackedRows, number=0):
+    found = epoch_rows(rows, number)
+    return [found[i] for i in np.argsort(rows.epoch(number).rows)]
+
+
+def stream(rows: PackedRows, number=0):
+    """The stream that an epoch's rows were cut from: the first token, and what each row adds."""
+    tokens = []
+    for row in in_stream_order(rows, number):
+        real = row["tokens"][row["segment_ids"] > 0].tolist()
+        assert not tokens or tokens[-1] == real[0]
+        tokens += real[1:] if tokens else real
+    return tokens
+
+
+def documents(rows: PackedRows, number=0):
+    """The stream cut after each eos, bos and eos taken off."""
+    found, tokens = [], stream(rows, number)
+    while tokens:
+        end = tokens.index(rows.eos) + 1
+        assert tokens[0] == rows.bos
+        found.append(tokens[1 : end - 1])
+        tokens = tokens[end:]
+    return found
+
+
+def stored(store: TokenStore):
+    return [store.read(i, 0, int(n)).tolist() for i, n in enumerate(store.lengths)]
+
+
+def test_every_document_once_an_epoch_and_nothing_else(plain):
+    rows = plain.train_rows(0, seed=1)
+    expected = sorted(stored(rows.store))
+    assert sorted(documents(rows, 0)) == sorted(documents(rows, 1)) == expected
+    assert documents(rows, 0) != documents(rows, 1)
+
+
+def test_every_token_is_a_target_exactly_once(plain):
+    rows = plain.train_rows(1, seed=0)
+    targets = collections.Counter()
+    for row in epoch_rows(rows):
+        segments = row["segment_ids"]
+        valid = (segments[1:] == segments[:-1]) & (segments[1:] > 0)
+        targets.update(row["tokens"][1:][valid].tolist())
+    # All but the first of each document, its bos, which nothing precedes.
+    expected = collections.Counter(token for document in stored(rows.store) for token in [*document, rows.eos])
+    assert targets == expected
+
+
+def test_segments_and_positions_follow_the_documents(corpus):
+    rows = corpus.train_rows(0, seed=0)
+    for row in epoch_rows(rows)[:300]:
+        segments, positions, tokens = row["segment_ids"], row["positions"], row["tokens"]
+        real = int((segments > 0).sum())
+        assert (segments[real:] == 0).all() and (tokens[real:] == rows.pad).all()
+        starts = np.concatenate([[True], tokens[: real - 1] == rows.eos])
+        assert (segments[:real] == np.cumsum(starts)).all()
+        since = np.arange(real) - np.maximum.accumulate(np.where(starts, np.arange(real), 0))
+        assert (positions[:real] == since).all()
+        assert (row["domain_ids"] == 0).all()
+        assert all(value.dtype == np.int32 and value.shape == (rows.sequence_length,) for value in row.values())
+
+
+def test_fim_rearranges_the_right_share_and_loses_nothing(corpus):
+    rows = corpus.train_rows(0, seed=0)
+    begin, hole, end = rows.sentinels
+    undone, cut = [], 0
+    for document in documents(rows):
+        if document[0] == begin:
+            cut += 1
+            prefix, rest = document[1 : document.index(hole)], document[document.index(hole) + 1 :]
+            suffix, middle = rest[: rest.index(end)], rest[rest.index(end) + 1 :]
+            document = prefix + middle + suffix
+        undone.append(document)
+    assert sorted(undone) == sorted(stored(rows.store))
+    assert cut == round(corpus.data.fim_rate * len(rows.store))
+
+
+def test_held_out_is_never_rearranged(corpus):
+    for batch in corpus.held_out_batches(4):
+        assert not np.isin(batch["tokens"], corpus.train_rows(0, seed=0).sentinels).any()
+
+
+def test_rows_are_random_access(corpus):
+    rows = corpus.train_rows(0, seed=3)
+    again = pickle.loads(pickle.dumps(corpus.train_rows(0, seed=3)))
+    for index in (7 * rows.rows_per_epoch + 5, 0, rows.rows_per_epoch - 1, 7 * rows.rows_per_epoch + 5):
+        assert all((rows[index][key] == again[index][key]).all() for key in rows[index])
+    other = corpus.train_rows(0, seed=4)
+    assert any((rows[i]["tokens"] != other[i]["tokens"]).any() for i in range(3))
+
+
+def test_store_reads_across_blocks(corpus):
+    store = corpus.parts[0].store("train")
+    assert store.lengths.sum() > 3 * BLOCK
+    whole = np.concatenate([store._blocks[i]["ids"] for i in range(len(store._blocks))])
+    assert np.concatenate(stored(store)).tolist() == whole.tolist()
+    document = int(np.argmax(store.lengths))
+    start = int(store.lengths[:document].sum())
+    assert (store.read(document, 3, 90) == whole[start + 3 : start + 90]).all()
+
+
+@pytest.mark.parametrize("stream_length, rows", [(0, 0), (1, 0), (2, 1), (32, 1), (33, 2), (63, 2), (64, 3)])
+def test_rows_in(stream_length, rows):
+    assert rows_in(stream_length, 32) == rows

@@ -1,0 +1,136 @@
+"""Preparing: complete or not at all, once, and honest about what the scores are measured on."""
+
+import dataclasses
+import gzip
+import io
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from deepseek_jax.config import DataConfig
+from deepseek_jax.data.baseline import bits_per_byte
+from deepseek_jax.data.inspect import describe, render
+from deepseek_jax.data.pipeline import open_corpus
+from deepseek_jax.data.prepare import parse_weights
+from deepseek_jax.errors import UserError
+
+VOCAB = 600
+
+STAGES = ["even: storing", "odd: storing", "training a tokenizer", "even: tokenizing held_out", "odd: tokenizing train"]
+PREPARE = """
+import json, os, signal, sys
+from deepseek_jax.config import DataConfig
+from deepseek_jax.data.pipeline import open_corpus
+
+def report(stage, done, total):
+    if stage.startswith(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+corpus = open_corpus(DataConfig(**json.loads(sys.argv[1])), 600, report)
+next(corpus.train_batches(4, seed=0))
+assert "tensorflow" not in sys.modules
+"""
+
+
+def prepare_apart(data: DataConfig, kill_at: str) -> int:
+    """The return code of a process that prepares `data` and dies at the stage `kill_at`."""
+    command = [sys.executable, "-c", PREPARE, json.dumps(dataclasses.asdict(data)), kill_at]
+    return subprocess.run(command, env={**os.environ, "PYTHONPATH": os.getcwd()}, check=False).returncode
+
+
+def entries(data: DataConfig) -> set[str]:
+    """Complete entries of the cache."""
+    found = pathlib.Path(data.directory).glob("*/*")
+    return {entry.name for entry in found if entry.suffix not in (".lock", ".partial")}
+
+
+def test_killed_at_any_stage_leaves_nothing_half_made(data, corpus, tmp_path):
+    data = dataclasses.replace(data, directory=str(tmp_path))
+    for complete, stage in enumerate(STAGES):
+        assert prepare_apart(data, stage) == -signal.SIGKILL
+        assert len(entries(data)) == complete
+    assert prepare_apart(data, "no such stage") == 0
+    assert not list(tmp_path.glob("*/*.partial"))
+    digests = [part.index["digest"] for part in open_corpus(data, VOCAB).parts]
+    assert digests == [part.index["digest"] for part in corpus.parts]
+
+
+def test_second_time_makes_nothing(data, corpus):
+    def report(stage, done, total):
+        raise AssertionError(stage)
+
+    assert open_corpus(data, VOCAB, report).held_out_bytes == corpus.held_out_bytes
+
+
+def test_a_changed_file_is_prepared_again(tmp_path):
+    path = tmp_path / "notes.jsonl"
+    data = DataConfig(source=str(path), directory=str(tmp_path / "cache"), sequence_length=16, held_out=0.5)
+    path.write_text('{"text": "one"}\n{"text": "two"}\n')
+    before = open_corpus(data, VOCAB)
+    path.write_text('{"text": "one"}\n{"text": "two"}\n{"text": "three"}\nbroken\n')
+    after = open_corpus(data, VOCAB)
+    assert before.domains == after.domains == ["notes"]
+    assert len(after.parts[0].store("train")) == 1 + len(before.parts[0].store("train"))
+    assert after.parts[0].skipped["places"] == [f"{path}:4: broken JSON"]
+
+
+def test_held_out_bytes_are_those_of_the_text(corpus):
+    for name, part in zip(corpus.domains, corpus.parts, strict=True):
+        text = corpus.held_out_text(name)
+        store = part.store("held_out")
+        assert len(text) == corpus.held_out_bytes[name] > 0
+        assert text.count(b"\0") == len(store)
+        decoded = [corpus.tokenizer.decode(store.read(i, 0, int(n))) for i, n in enumerate(store.lengths)]
+        assert "".join(text + "\0" for text in decoded).encode() == text
+
+
+def test_compressors_are_scored_on_exactly_these_bytes(corpus):
+    scores = bits_per_byte(corpus)
+    assert set(scores) == {"gzip -9", "xz -9"} and set(scores["xz -9"]) == {*corpus.domains, "total"}
+    text = corpus.held_out_text(corpus.domains[0])
+    assert scores["gzip -9"][corpus.domains[0]] == 8 * len(gzip.compress(text, 9)) / len(text)
+
+
+def test_nothing_held_out_on_request(data, tmp_path):
+    corpus = open_corpus(dataclasses.replace(data, held_out=0.0, directory=str(tmp_path)), VOCAB)
+    assert list(corpus.held_out_batches(4)) == [] and set(corpus.held_out_bytes.values()) == {0}
+    assert bits_per_byte(corpus)["xz -9"] == {}
+
+
+def test_a_given_tokenizer_is_used(data, corpus):
+    (path,) = pathlib.Path(data.directory).glob("tokenizers/*/tokenizer.json")
+    given = dataclasses.replace(data, tokenizer=str(path))
+    assert open_corpus(given, 4096).parts[0].index == corpus.parts[0].index
+    with pytest.raises(UserError, match="set model.vocab_size to at least"):
+        open_corpus(given, 300)
+
+
+def test_source_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="neither a corpus .* nor a file"):
+        open_corpus(DataConfig(source="prosa", directory=str(tmp_path)), VOCAB)
+
+
+def test_weights():
+    assert parse_weights(DataConfig(source="code")) == {"code": 1.0}
+    assert parse_weights(DataConfig(weights="prose=3, a=b.txt=1")) == {"prose": 0.75, "a=b.txt": 0.25}
+    for weights in ("prose", "prose=x", "prose=1,prose=2", "prose=0", "prose=-1,code=2", "prose=nan", ""):
+        with pytest.raises(UserError, match="data.weights"):
+            parse_weights(DataConfig(weights=weights))
+
+
+def test_description_shows_sizes_and_a_packed_row(corpus):
+    from rich.console import Console
+
+    description = describe(corpus)
+    assert json.loads(json.dumps(description)) == description
+    sizes = description["domains"]["even"]
+    assert sizes["held_out"]["bytes"] + sizes["held_out"]["documents"] == corpus.held_out_bytes["even"]
+    assert sum(piece["tokens"] for piece in description["rows"]["even"]) <= corpus.data.sequence_length
+    console = Console(width=100, file=io.StringIO())
+    console.print(render(description))
+    assert "segment 1" in console.file.getvalue()

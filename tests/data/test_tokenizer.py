@@ -1,0 +1,96 @@
+"""Text survives the tokenizer whatever it holds; a tokenizer from elsewhere that cannot serve says why."""
+
+import json
+
+import pytest
+
+from deepseek_jax.data.tokenizer import SMALLEST, SPECIAL, Tokenizer, check_fits, train_bpe
+from deepseek_jax.errors import UserError
+
+ODD = [
+    "",
+    " \t\r\n\v\f\0\x01\x7f",
+    "naïve café, 東京, عربى, 👩‍👩‍👧 and \U0010ffff",
+    "  two spaces,\n\n\tthen a tab   ",
+    "e\u0301 is not é; \ufeff is no mark here",
+    "".join(map(chr, range(0x250))),
+    f"{SPECIAL['eos']} and {SPECIAL['fim_hole']} as text",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    train_bpe(["the cat sat on the mat in 1984 and 1985\n"] * 50, 300, path)
+    return Tokenizer(path)
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_round_trip(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.encode_batch([text, "x"])[0] == tokenizer.encode(text)
+
+
+def test_text_cannot_forge_special_tokens(tokenizer):
+    special = {getattr(tokenizer, name) for name in SPECIAL}
+    assert len(special) == 6
+    assert not special & set(tokenizer.encode("".join(SPECIAL.values())))
+
+
+def test_decode_spells_special_tokens_and_drops_unknown_ids(tokenizer):
+    ids = [tokenizer.bos, *tokenizer.encode("cat"), tokenizer.eos, tokenizer.vocab_size + 5]
+    assert tokenizer.decode(ids) == f"{SPECIAL['bos']}cat{SPECIAL['eos']}"
+
+
+def test_digits_stand_alone(tokenizer):
+    assert len(tokenizer.encode("1984")) == 4
+
+
+def test_training_is_deterministic_and_keeps_to_the_size(tokenizer, tmp_path):
+    train_bpe(["the cat sat on the mat in 1984 and 1985\n"] * 50, 300, tmp_path / "again.json")
+    again = Tokenizer(tmp_path / "again.json")
+    assert again.vocab_size <= 300 and again.encode("the cat sat") == tokenizer.encode("the cat sat")
+
+
+def test_vocabulary_smaller_than_the_bytes(tmp_path):
+    with pytest.raises(UserError, match=f"at least {SMALLEST}"):
+        train_bpe(["x"], 200, tmp_path / "tokenizer.json")
+
+
+def foreign(tmp_path, *names):
+    """A word-level tokenizer.json with the special tokens `names`, flagged as DeepSeek flags its FIM tokens."""
+    words = ["a", "b", *(SPECIAL[name] for name in names)]
+    flags = dict.fromkeys(("special", "normalized", "single_word", "lstrip", "rstrip"), False)
+    added = [{"id": i, "content": word, **flags} for i, word in enumerate(words) if i > 1]
+    path = tmp_path / "tokenizer.json"
+    model = {"type": "WordLevel", "vocab": {word: i for i, word in enumerate(words)}, "unk_token": "a"}
+    path.write_text(json.dumps({"version": "1.0", "added_tokens": added, "pre_tokenizer": None, "model": model}))
+    return path
+
+
+def test_foreign_tokenizer_is_found_by_names(tmp_path):
+    tokenizer = Tokenizer(foreign(tmp_path, "bos", "eos"))
+    assert (tokenizer.bos, tokenizer.eos, tokenizer.pad, tokenizer.has_fim) == (2, 3, 3, False)
+
+
+def test_foreign_tokenizer_without_eos(tmp_path):
+    with pytest.raises(UserError, match="end▁of▁sentence"):
+        Tokenizer(foreign(tmp_path, "bos"))
+
+
+def test_foreign_tokenizer_that_does_not_fit(tmp_path):
+    path = foreign(tmp_path, "bos", "eos")
+    with pytest.raises(UserError, match="set model.vocab_size to at least 4"):
+        check_fits(Tokenizer(path), path, 3, 0.0)
+    with pytest.raises(UserError, match="set data.fim_rate=0"):
+        check_fits(Tokenizer(path), path, 4, 0.1)
+    check_fits(Tokenizer(path), path, 4, 0.0)
+
+
+@pytest.mark.parametrize("content, message", [(None, "there is no file"), ("{", "not JSON"), ("{}", "cannot|not a")])
+def test_not_a_tokenizer(tmp_path, content, message):
+    path = tmp_path / "tokenizer.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        Tokenizer(path)
