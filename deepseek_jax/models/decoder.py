@@ -112,7 +112,7 @@ class Decoder(nnx.Module):
     def _scan(self, layer, run, x_BSD):
         if self.remat != "none":
             layer = jax.checkpoint(layer, policy=REMAT_POLICIES[self.remat])
-        return jax.lax.scan(lambda x, block: layer(block, x), x_BSD, run, unroll=True)
+        return jax.lax.scan(lambda x, block: layer(block, x), x_BSD, run)
 
     def _predict_further(self, hidden_BSD, tokens_BS, segment_ids_BS, context):
         states, routers = [], {}

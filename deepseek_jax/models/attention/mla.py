@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from deepseek_jax.models.attention.core import attend, masked_softmax
+from deepseek_jax.models.attention.core import causal_attend, masked_softmax
 from deepseek_jax.models.cache import LatentCache
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.layers import RMSNorm, linear
@@ -98,7 +98,7 @@ class LatentAttention(nnx.Module):
             kv_BTHe = linear(latent_BSC, self.kv_up)
             rope_BTHR = jnp.broadcast_to(rope_BSR[:, :, None], (*rope_BSR.shape[:2], H, rope_BSR.shape[-1]))
             k_BTHd = jnp.concatenate([kv_BTHe[..., :N], rope_BTHR], axis=-1)
-            return self._output(attend(q_BSHd, k_BTHd, kv_BTHe[..., N:], context.mask_BST, self.config.softmax_scale))
+            return self._output(causal_attend(q_BSHd, k_BTHd, kv_BTHe[..., N:], context.mask_BST, self.config.softmax_scale))
 
     def _output(self, mixed_BSHV):
         return self._biased(linear(mixed_BSHV, self.out, contract=2), "out_bias")

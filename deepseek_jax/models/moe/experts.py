@@ -45,20 +45,16 @@ def in_blocks(x_TD, experts_TK, weights_TK, gate, up, down):
     """Sorted by expert, in blocks of equal expert, each block a plain matrix product: for CPUs."""
     layout = plan(experts_TK, down.shape[0], BLOCK)
     by_token = layout.token_of_slot, layout.slot_of_assignment
-    by_assignment = layout.assignment_of_slot, layout.slot_of_assignment.reshape(-1, 1)
-    weight_Z = spread(weights_TK.reshape(-1, 1), *by_assignment)[:, 0]
-    blocks = layout.expert_of_block, layout.num_blocks
-    return collect(blocked_feed_forward(spread(x_TD, *by_token), weight_Z, gate, up, down, *blocks), *by_token)
+    slots = spread(x_TD, *by_token), layout.weight_of_slot(weights_TK)
+    return collect(blocked_feed_forward(*slots, gate, up, down, layout.expert_of_block, layout.num_blocks), *by_token)
 
 
 def ragged(x_TD, experts_TK, weights_TK, gate, up, down):
     """Sorted by expert, groups of any length through `jax.lax.ragged_dot`: for accelerators."""
     layout = plan(experts_TK, down.shape[0], block=1)
     by_token = layout.token_of_slot, layout.slot_of_assignment
-    by_assignment = layout.assignment_of_slot, layout.slot_of_assignment.reshape(-1, 1)
     x_ZD = spread(x_TD, *by_token)
     gate, up, down = (kernel.astype(x_TD.dtype) for kernel in (gate, up, down))
     active_ZI = jax.nn.silu(jax.lax.ragged_dot(x_ZD, gate, layout.counts)) * jax.lax.ragged_dot(x_ZD, up, layout.counts)
     out_ZD = jax.lax.ragged_dot(active_ZI, down, layout.counts)
-    weight_Z1 = spread(weights_TK.reshape(-1, 1), *by_assignment)
-    return collect((out_ZD * weight_Z1).astype(x_TD.dtype), *by_token)
+    return collect((out_ZD * layout.weight_of_slot(weights_TK)[:, None]).astype(x_TD.dtype), *by_token)
