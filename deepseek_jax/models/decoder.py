@@ -1,6 +1,6 @@
 """The decoder: embedding, runs of equal layers stacked and scanned, final norm, head, multi-token prediction.
 
-B batch  S sequence  D model  V vocabulary  T cache places  P rotated pairs
+B batch  S sequence  T keys  D model  V vocabulary
 """
 
 import dataclasses
@@ -15,7 +15,6 @@ from deepseek_jax.models import rope
 from deepseek_jax.models.attention.core import causal_mask
 from deepseek_jax.models.attention.mla import Context
 from deepseek_jax.models.block import Block, layer_kinds
-from deepseek_jax.models.cache import LatentCache
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.layers import RMSNorm
 from deepseek_jax.models.moe.balance import RouterReport
@@ -61,8 +60,8 @@ class Decoder(nnx.Module):
         self, tokens_BS: Int[Array, "B S"], positions_BS: Int[Array, "B S"], segment_ids_BS: Int[Array, "B S"]
     ) -> Output:
         """Training and scoring: packed documents, numbered by `segment_ids_BS` (0 is padding), never see each other."""
-        context = self._context(positions_BS, causal_mask(segment_ids_BS))
-        x_BSD, routers = self._embed(tokens_BS), {}
+        context = self.context(positions_BS, causal_mask(segment_ids_BS))
+        x_BSD, routers = self.embed(tokens_BS), {}
         counted_BS = segment_ids_BS > 0
         for name, run in self.layers.items():
             x_BSD, report = self._scan(lambda block, x: block(x, context, counted_BS), run, x_BSD)
@@ -80,33 +79,11 @@ class Decoder(nnx.Module):
         head_DV = self.embedding[...].T if self.config.tie_word_embeddings else self.head[...]
         return head_DV.astype(self.dtype)
 
-    def empty_cache(self, batch: int, places: int) -> dict[str, LatentCache]:
-        """A cache for each run of layers, its arrays led by the layer."""
-        empty = LatentCache.empty(batch, places, self.config, self.dtype)
-        counts = {name: run.attention_norm.scale[...].shape[0] for name, run in self.layers.items()}
-        return {name: jax.tree.map(lambda x: jnp.stack([x] * count), empty) for name, count in counts.items()}
-
-    def prefill(self, tokens_BS, positions_BS, segment_ids_BS, caches) -> tuple[Float[Array, "B S D"], dict[str, LatentCache]]:
-        """States of a prompt, and the caches with the prompt in their first S places."""
-        context = self._context(positions_BS, causal_mask(segment_ids_BS))
-        return self._cached(tokens_BS, caches, lambda block, x, cache: block.prefill(x, context, cache))
-
-    def decode(self, tokens_BS, positions_BS, visible_BST: Bool[Array, "B S T"], caches, place):
-        """States of tokens at cache places `place`, ...; `visible_BST` says which places each of them sees."""
-        context = self._context(positions_BS, visible_BST)
-        return self._cached(tokens_BS, caches, lambda block, x, cache: block.decode(x, context, cache, place))
-
-    def _cached(self, tokens_BS, caches, layer):
-        x_BSD, written = self._embed(tokens_BS), {}
-        for name, run in self.layers.items():
-            x_BSD, written[name] = jax.lax.scan(lambda x, each: layer(each[0], x, each[1]), x_BSD, (run, caches[name]))
-        return self.norm(x_BSD), written
-
-    def _embed(self, tokens_BS):
+    def embed(self, tokens_BS: Int[Array, "B S"]) -> Float[Array, "B S D"]:
         with jax.named_scope("embed"):
             return jnp.take(self.embedding[...], tokens_BS, axis=0).astype(self.dtype)
 
-    def _context(self, positions_BS, mask_BST):
+    def context(self, positions_BS: Int[Array, "B S"], mask_BST: Bool[Array, "B S T"]) -> Context:
         return Context(*rope.tables(self.config, positions_BS), mask_BST)
 
     def _scan(self, layer, run, x_BSD):
@@ -118,7 +95,7 @@ class Decoder(nnx.Module):
         states, routers = [], {}
         for depth, (name, module) in enumerate(self.mtp.items(), start=1):
             counted_BS = same_document(segment_ids_BS, depth)
-            embedded_BSD = self._embed(shift(tokens_BS, depth))
+            embedded_BSD = self.embed(shift(tokens_BS, depth))
             hidden_BSD, report = module(hidden_BSD, embedded_BSD, context, counted_BS)
             states.append(hidden_BSD)
             if report is not None:

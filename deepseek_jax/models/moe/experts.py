@@ -37,8 +37,11 @@ def every_expert(x_TD, experts_TK, weights_TK, gate, up, down):
     chosen_TE = jnp.zeros((x_TD.shape[0], down.shape[0]), weights_TK.dtype)
     chosen_TE = chosen_TE.at[jnp.arange(x_TD.shape[0])[:, None], experts_TK].add(weights_TK)
     gate, up, down = (kernel.astype(x_TD.dtype) for kernel in (gate, up, down))
-    active_ETI = jax.nn.silu(jnp.einsum("TD,EDI->ETI", x_TD, gate)) * jnp.einsum("TD,EDI->ETI", x_TD, up)
-    return jnp.einsum("ETI,EID->TD", active_ETI * chosen_TE.T[:, :, None].astype(x_TD.dtype), down)
+    # The barriers keep products batched: merged into one wide product, XLA would lay the weights out anew each time.
+    fixed = jax.lax.optimization_barrier
+    x_ETD = fixed(jnp.broadcast_to(x_TD, (down.shape[0], *x_TD.shape)))
+    active_ETI = jax.nn.silu(x_ETD @ gate) * (x_ETD @ up) * chosen_TE.T[:, :, None].astype(x_TD.dtype)
+    return fixed(active_ETI @ down).sum(axis=0)
 
 
 def in_blocks(x_TD, experts_TK, weights_TK, gate, up, down):
