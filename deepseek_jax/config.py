@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import ml_collections
+
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 
@@ -25,12 +27,12 @@ def _fraction(section: str, config, *names: str):
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """What is read.  `source` is a corpus name (prose, literature, code, mix) or a path: .txt, .jsonl or a directory."""
+    """What is read.  `source` is a corpus (prose, literature, code, mix) or a path: .txt, .jsonl or a directory."""
 
     source: str = "mix"
     weights: str = "prose=0.5,literature=0.2,code=0.3"  # sources and their shares of tokens, used by source "mix"
-    directory: str = ""  # where prepared corpora and tokenizers live; empty: $DEEPSEEK_JAX_DATA or ~/.cache/deepseek_jax
-    tokenizer: str = ""  # path of a tokenizer.json; empty: a byte-level BPE trained on the source, model.vocab_size entries
+    directory: str = ""  # where prepared data lives; empty: $DEEPSEEK_JAX_DATA or ~/.cache/deepseek_jax
+    tokenizer: str = ""  # path of a tokenizer.json; empty: a BPE of model.vocab_size entries trained on the source
     text_field: str = "text"  # key of the text in JSONL records
     sequence_length: int = 4096
     fim_rate: float = 0.1  # share of documents rearranged as prefix-suffix-middle (V3, section 4.1)
@@ -137,7 +139,8 @@ class TrainConfig:
         for name in ("batch_size", "ramp_start"):
             if self.microbatch_size and getattr(self, name) % self.microbatch_size:
                 raise UserError(
-                    f"train.{name} ({getattr(self, name)}) must be a multiple of train.microbatch_size ({self.microbatch_size})."
+                    f"train.{name} ({getattr(self, name)}) must be a multiple of "
+                    f"train.microbatch_size ({self.microbatch_size})."
                 )
 
 
@@ -165,7 +168,7 @@ class LogConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis of the mesh; one axis may be -1: what is left.  parallel/rules.py says what lies where."""
+    """Devices along each axis of the mesh; one may be -1: what is left.  parallel/rules.py says what lies where."""
 
     data: int = -1
     fsdp: int = 1
@@ -185,3 +188,8 @@ class Experiment:
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
     mesh: MeshConfig = MeshConfig()
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """The defaults above as a locked, typed ConfigDict: what a configs/*.py changes and returns from `get_config()`."""
+    return ml_collections.ConfigDict(dataclasses.asdict(Experiment())).lock()

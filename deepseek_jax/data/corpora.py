@@ -67,11 +67,12 @@ class TextCorpus(RecordBuilder, skip_registration=True):
 def hold_out(sizes: dict[str, int], share: float) -> set[str]:
     """Whole groups for evaluation: in the order of a hash of their names, those that still fit in `share` of the bytes.
 
-    At least one (the smallest) when share > 0; UserError when that leaves nothing to train on.  The hash does not hang
-    on a seed, so that runs with other seeds are scored on the same text.
+    At least one (the smallest) when share > 0, and all for a share of 1: text that is only scored.  UserError when any
+    other share leaves nothing to train on.  The hash does not hang on a seed, so that runs with other seeds are scored
+    on the same text.
     """
-    if share == 0:
-        return set()
+    if share in (0, 1):
+        return set(sizes) if share else set()
     if len(sizes) < 2:
         raise UserError(
             "the source is a single document, so none can be held out: give more text, or set data.held_out=0."

@@ -9,6 +9,7 @@ from deepseek_jax.data.packing import PackedRows
 from deepseek_jax.data.prepare import Domain, prepare_domains
 from deepseek_jax.data.records import Report, batched_texts
 from deepseek_jax.data.tokenizer import Tokenizer
+from deepseek_jax.errors import UserError
 
 SEPARATOR = b"\0"  # ends each held-out document, as the model's eos token does
 
@@ -42,7 +43,9 @@ class Corpus:
         return batches.held_out_batches(rows, microbatch, **self._reading(process, processes))
 
     def train_rows(self, domain: int, seed: int) -> PackedRows:
-        """The endless packed rows of one domain."""
+        """The endless packed rows of one domain; UserError where all of it is held out."""
+        if not len(self.parts[domain].store("train").lengths):
+            raise UserError(f"data.held_out is 1, which leaves nothing of {self.domains[domain]} to train on.")
         return self._rows(domain, "train", fim_rate=self.data.fim_rate, seed=seed)
 
     @property

@@ -64,6 +64,8 @@ def parse_weights(data: DataConfig) -> dict[str, float]:
 
 def prepare_domains(data: DataConfig, vocab_size: int, report: Report) -> tuple[Tokenizer, list[Domain]]:
     """Makes what is missing: the text of every source, one tokenizer for all, and the tokens of each."""
+    if data.held_out == 1 and not data.tokenizer:
+        raise UserError("data.held_out is 1, which leaves no text to train a tokenizer on; give data.tokenizer.")
     weights, root = parse_weights(data), cache.root(data)
     names = dict(zip(weights, _names(weights), strict=True))
     reports = {source: _prefixed(report, name) for source, name in names.items()}

@@ -22,7 +22,8 @@ def test_hold_out_is_stable_and_never_empty():
     assert hold_out(SIZES, 0.1) == hold_out(dict(reversed(SIZES.items())), 0.1)
     assert hold_out({"a": 1000, "b": 10, "c": 2000}, 1e-9) == {"b"}
     assert hold_out(SIZES, 0.0) == set()
-    assert len(hold_out(SIZES, 1.0)) == len(SIZES) - 1
+    assert len(hold_out(SIZES, 0.9999)) == len(SIZES) - 1
+    assert hold_out(SIZES, 1.0) == SIZES.keys()
 
 
 def test_one_document_cannot_be_split():

@@ -102,6 +102,19 @@ def test_nothing_held_out_on_request(data, tmp_path):
     assert bits_per_byte(corpus)["xz -9"] == {}
 
 
+def test_text_that_is_only_scored(tmp_path, corpus):
+    """All of a single file is held out, with a tokenizer from elsewhere; there is nothing to train anything on."""
+    (tmp_path / "one.txt").write_text("a single document")
+    data = DataConfig(source=str(tmp_path / "one.txt"), directory=str(tmp_path / "cache"), held_out=1.0)
+    with pytest.raises(UserError, match="no text to train a tokenizer on; give data.tokenizer."):
+        open_corpus(data, VOCAB)
+    tokenizer = next((pathlib.Path(corpus.data.directory) / "tokenizers").glob("*/tokenizer.json"))
+    scored = open_corpus(dataclasses.replace(data, tokenizer=str(tokenizer)), VOCAB)
+    assert scored.held_out_text("one") == b"a single document\0"
+    with pytest.raises(UserError, match="leaves nothing of one to train on."):
+        scored.train_batches(1, seed=0)
+
+
 def test_a_given_tokenizer_is_used(data, corpus):
     (path,) = pathlib.Path(data.directory).glob("tokenizers/*/tokenizer.json")
     given = dataclasses.replace(data, tokenizer=str(path))

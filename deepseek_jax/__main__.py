@@ -1,0 +1,27 @@
+"""`python -m deepseek_jax VERB`, also installed as the command `deepseek-jax`."""
+
+import sys
+
+from deepseek_jax.cli import arguments
+from deepseek_jax.errors import UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; gives the exit status: 0 done, 2 the user can mend it, 130 interrupted.
+
+    An exception that is no UserError is a bug of ours: it passes through with its traceback.
+    """
+    try:
+        args = arguments.read(sys.argv[1:] if argv is None else argv)
+        args.run(args)
+        return 0
+    except UserError as error:
+        print(f"deepseek-jax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("deepseek-jax: interrupted.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

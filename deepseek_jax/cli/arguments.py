@@ -1,0 +1,58 @@
+"""From the words of a command line to the arguments of one verb."""
+
+import argparse
+from collections.abc import Sequence
+
+from deepseek_jax.cli import data, evaluate, generate, train
+from deepseek_jax.errors import UserError
+
+OVERRIDE = "--config."
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are UserErrors, and whose option names must be written out."""
+
+    def __init__(self, **settings):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see `{self.prog} --help`.")
+
+
+def read(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of the verb in `argv`, its function `run`, and `overrides`: dotted key to text."""
+    parser = Parser(
+        prog="deepseek-jax",
+        description="Train, take apart and rebuild DeepSeek's language models in JAX.",
+        epilog="example: deepseek-jax train --config configs/v3_tiny.py --workdir runs/v3_tiny",
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for module in (train, evaluate, generate, data):
+        module.add_to(verbs)
+    words, overrides = split_overrides(argv)
+    args = parser.parse_args(words)
+    if overrides and not args.takes_overrides:
+        parser.error(f"{OVERRIDE}{next(iter(overrides))} has no use here, where the run directory says the experiment")
+    args.overrides = overrides
+    return args
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """`argv` without its `--config.key=value` and `--config.key value`, and these as a dict; the last of a key wins.
+
+    >>> split_overrides(["train", "--config.mesh.data", "-1", "--config.train.steps=3"])
+    (['train'], {'mesh.data': '-1', 'train.steps': '3'})
+    """
+    words, overrides = [], {}
+    rest = iter(argv)
+    for word in rest:
+        if not word.startswith(OVERRIDE):
+            words.append(word)
+            continue
+        key, equals, value = word.removeprefix(OVERRIDE).partition("=")
+        if not equals:
+            value = next(rest, "--")
+            if value.startswith("--"):
+                raise UserError(f"{word} needs a value: {word}=VALUE.")
+        overrides[key] = value
+    return words, overrides

@@ -1,0 +1,81 @@
+"""deepseek-jax generate."""
+
+import sys
+from pathlib import Path
+
+from deepseek_jax.cli import options, runtime
+from deepseek_jax.cli.options import number
+from deepseek_jax.errors import UserError
+
+
+def add_to(verbs):
+    parser = options.add_verb(
+        verbs,
+        "generate",
+        run,
+        "continue prompts with a trained model",
+        """\
+Prompts of different lengths run as one batch.  Each is printed with its continuation, divided by a line when there
+are several.
+
+examples:
+  deepseek-jax generate --workdir runs/v3_tiny --prompt "In the beginning" --prompt "def main("
+  deepseek-jax generate --workdir runs/v3_tiny --prompts prompts.txt --temperature 0.7 --top-p 0.95 --seed 1
+  echo "The bucket" | deepseek-jax generate --workdir runs/v3_tiny --prompts -""",
+    )
+    options.add_run(parser)
+    prompts = parser.add_mutually_exclusive_group(required=True)
+    prompts.add_argument("--prompt", action="append", metavar="TEXT", help="text to continue; may be repeated")
+    prompts.add_argument("--prompts", metavar="FILE", help="a file of prompts, one a line; - reads standard input")
+    parser.add_argument("--max-new-tokens", type=number(int, 1), default=128, metavar="N", help="default: 128")
+    parser.add_argument("--temperature", type=number(float, 0), default=0.0, metavar="T", help="default: 0, greedy")
+    parser.add_argument("--top-k", type=number(int, 1), metavar="K", help="draw from the K likeliest tokens")
+    parser.add_argument("--top-p", type=number(float, 0, 1), metavar="P", help="draw from the likeliest of share P")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the drawing; default: 0")
+
+
+def read_prompts(args) -> list[str]:
+    """The prompts that the options name; empty lines of a file are none."""
+    if args.prompt:
+        return args.prompt
+    try:
+        text = sys.stdin.read() if args.prompts == "-" else Path(args.prompts).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read prompts from {args.prompts}: {reason}.") from None
+    prompts = [line for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise UserError(f"{args.prompts} has no prompts; write one a line.")
+    return prompts
+
+
+def run(args):
+    prompts = read_prompts(args)
+    from deepseek_jax import record
+
+    record.read(args.workdir)  # what is wrong with the directory is said before the seconds that jax takes
+    runtime.prepare()
+    from rich.console import Console
+
+    from deepseek_jax.data.tokenizer import Tokenizer
+    from deepseek_jax.infer.generate import generate
+    from deepseek_jax.models import tree
+    from deepseek_jax.train.restore import restore_model
+
+    trained = restore_model(args.workdir, args.checkpoint)
+    tokenizer = Tokenizer(Path(args.workdir) / "tokenizer.json")
+    continued = generate(
+        tree.merge(trained.graphdef, trained.params, trained.buffers),
+        [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts],
+        max_new_tokens=args.max_new_tokens,
+        stop=tokenizer.eos,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        seed=args.seed,
+    )
+    console = Console()
+    for place, (prompt, tokens) in enumerate(zip(prompts, continued, strict=True)):
+        if place:
+            console.rule()
+        console.print(prompt + tokenizer.decode(tokens), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,40 @@
+"""Options and texts that several verbs share."""
+
+import argparse
+import math
+from collections.abc import Callable
+
+OVERRIDES_HELP = """\
+Any key of the config can be set on top of it, by its dotted name:
+  --config.optimizer.peak_lr=3e-4  --config.train.steps 200  --config.optimizer.schedule.milestones=0.5,0.8
+deepseek_jax/config.py lists the keys with their defaults."""
+
+
+def add_verb(verbs, name: str, run: Callable | None, summary: str, more: str, *, takes_overrides: bool = False):
+    """A verb's parser: `summary` is its line in the list of verbs, `more` follows the options in its own --help."""
+    parser = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=more)
+    parser.set_defaults(run=run, takes_overrides=takes_overrides)
+    return parser
+
+
+def add_run(parser: argparse.ArgumentParser):
+    """The options that name a trained model."""
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="run directory of a training")
+    parser.add_argument("--checkpoint", type=number(int, 0), metavar="STEP", help="default: the newest checkpoint")
+
+
+def number(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:
+    """An argparse type: a number of `kind` (int or float) from `low` to `high`."""
+    what = "a whole number" if kind is int else "a number"
+    span = f"of at least {low}" if high == math.inf else f"between {low} and {high}"
+
+    def parse(text: str):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not (low <= value <= high and math.isfinite(value)):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what} {span}")
+        return value
+
+    return parse

@@ -1,0 +1,98 @@
+"""From a configs/*.py and `key=value` overrides to a checked Experiment."""
+
+import contextlib
+import importlib.util
+import re
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from deepseek_jax import fields
+from deepseek_jax.config import Experiment, default_config
+from deepseek_jax.errors import UserError
+
+
+def resolve(path: str | None, overrides: Mapping[str, str]) -> Experiment:
+    """The experiment of the config file `path` (None: the defaults) with `overrides`, dotted key to text, on top.
+
+    Overrides come after `get_config()` has run, so what the file computes from a key does not follow it, unless the
+    file ties them with `config.get_ref`.
+    """
+    config = load(path) if path else default_config()
+    override(config, overrides, origin=path or "an experiment")
+    return fields.build(config.to_dict(), origin=path or "an experiment")
+
+
+def load(path: str) -> ConfigDict:
+    """What `get_config()` of the Python file at `path` returns; UserError with file and line when it cannot be had."""
+    if not Path(path).is_file():
+        raise UserError(f"there is no config file {path}.")
+    spec = importlib.util.spec_from_file_location(f"config file {path}", path)
+    if spec is None:
+        raise UserError(f"{path} is not a Python file; a config is a .py file with a get_config() function.")
+    module = importlib.util.module_from_spec(spec)
+    with _explained(path), _siblings_importable(path):
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"{path} has no function get_config().")
+        config = module.get_config()
+    given = fields.flatten(config.to_dict()) if isinstance(config, ConfigDict) else {}
+    if missing := fields.leaf_types().keys() - given:
+        raise UserError(
+            f"get_config() of {path} must change and return deepseek_jax.config.default_config(); "
+            f"what it returns lacks {min(missing)}."
+        )
+    return config
+
+
+def override(config: ConfigDict, overrides: Mapping[str, str], origin: str):
+    """Set dotted keys of `config`, in place, to what their texts stand for; `origin` is named for an unknown key."""
+    for key, text in overrides.items():
+        if key not in fields.leaf_types():
+            inside = [known for known in fields.leaf_types() if known.startswith(key + ".")]
+            if inside:
+                raise UserError(f"{key} is a section of {origin}; set one of its keys, such as {inside[0]}.")
+            raise UserError(f"{origin} has no key {key}{fields.nearest(key)}")
+        section, _, name = key.rpartition(".")
+        node = config
+        for part in section.split("."):
+            node = node[part]
+        node[name] = fields.parse(key, text)
+
+
+@contextlib.contextmanager
+def _siblings_importable(path: str):
+    """Lets configs/a.py say `from configs import b`, from whatever directory the command is run."""
+    folder = str(Path(path).resolve().parent.parent)
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
+
+
+@contextlib.contextmanager
+def _explained(path: str):
+    """Turns whatever goes wrong in the config file into one sentence with the line of that file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except SyntaxError as error:
+        raise UserError(f"{error.filename} line {error.lineno}: {error.msg}.") from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        inside = [frame.lineno for frame in frames if Path(frame.filename).resolve() == Path(path).resolve()]
+        place = f"{path} line {inside[-1]}" if inside else path
+        raise UserError(f"{place}: {_sentence(error)}") from error
+
+
+def _sentence(error: Exception) -> str:
+    """ml_collections lists all fields for an unknown key; say the nearest one instead."""
+    unknown = re.search(r'Key "(.+?)" does not exist', str(error))
+    if unknown:
+        return f"there is no key {unknown[1]}{fields.nearest(unknown[1])}"
+    return f"{type(error).__name__}: {str(error).rstrip('.')}."

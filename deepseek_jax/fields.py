@@ -1,0 +1,109 @@
+"""The schema as dotted keys: which exist, what type each holds, and how text or a loose value becomes one.
+
+A key is the path of a field of `Experiment`: "optimizer.schedule.name".  Types are int, float, bool, str and
+tuple[T, ...] of these; anything else in the schema is a section.
+"""
+
+import dataclasses
+import difflib
+import functools
+import math
+import typing
+from collections.abc import Iterator, Mapping
+
+from deepseek_jax.config import Experiment
+from deepseek_jax.errors import UserError
+
+WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+EXPECTED = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
+
+
+@functools.cache
+def leaf_types() -> dict[str, type]:
+    """Every key of an experiment with its type, in the order of the schema."""
+    return dict(_leaves(Experiment, ""))
+
+
+def _leaves(section: type, prefix: str) -> Iterator[tuple[str, type]]:
+    for name, kind in typing.get_type_hints(section).items():
+        if dataclasses.is_dataclass(kind):
+            yield from _leaves(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name, kind
+
+
+def flatten(values: Mapping, prefix: str = "") -> dict[str, object]:
+    """{"train": {"steps": 3}} as {"train.steps": 3}."""
+    flat = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def nearest(key: str) -> str:
+    """The end of a sentence on an unknown key: the known one most like it as a whole and in its last part, if any."""
+
+    def likeness(known: str) -> float:
+        pairs = (key, known), (key.rpartition(".")[2], known.rpartition(".")[2])
+        return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    best = max(leaf_types(), key=likeness)
+    return f"; did you mean {best}?" if likeness(best) > 1.1 else "."
+
+
+def parse(key: str, text: str) -> object:
+    """The value that `text`, from a command line, stands for in the known key `key`; raises UserError if it is none."""
+    return _parse(key, text, leaf_types()[key])
+
+
+def _parse(key: str, text: str, kind: type) -> object:
+    if typing.get_origin(kind) is tuple:
+        inside = text.strip().removeprefix("(").removesuffix(")").strip()
+        item = typing.get_args(kind)[0]
+        return tuple(_parse(key, part.strip(), item) for part in inside.removesuffix(",").split(",") if inside)
+    if kind is bool:
+        return convert(key, WORDS.get(text.lower(), text), bool)
+    try:
+        return convert(key, kind(text), kind)
+    except ValueError:
+        raise UserError(_wrong(key, text, kind)) from None
+
+
+def convert(key: str, value: object, kind: type) -> object:
+    """`value` as `kind` where nothing is lost (an int for a float, a list for a tuple), else UserError naming `key`."""
+    if typing.get_origin(kind) is tuple and isinstance(value, tuple | list):
+        return tuple(convert(key, item, typing.get_args(kind)[0]) for item in value)
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind or (kind is float and not math.isfinite(value)):
+        raise UserError(_wrong(key, value, kind))
+    return value
+
+
+def _wrong(key: str, value: object, kind: type) -> str:
+    many = typing.get_origin(kind) is tuple
+    expected = f"a list of {typing.get_args(kind)[0].__name__}" if many else EXPECTED[kind]
+    return f"{key} is {value!r}; it must be {expected}."
+
+
+def build(values: Mapping, origin: str) -> Experiment:
+    """The checked experiment of nested `values`; absent keys take their defaults.
+
+    Raises UserError naming `origin` (a file) for an unknown key, and naming the key for a value that does not fit.
+    """
+    for key in flatten(values):
+        if key not in leaf_types():
+            raise UserError(f"{origin} sets an unknown key, {key}{nearest(key)}")
+    return _build(Experiment, values, "")
+
+
+def _build(section: type, values: Mapping, prefix: str):
+    fields = {}
+    for name, kind in typing.get_type_hints(section).items():
+        if name not in values:
+            continue
+        if dataclasses.is_dataclass(kind):
+            fields[name] = _build(kind, values[name], f"{prefix}{name}.")
+        else:
+            fields[name] = convert(prefix + name, values[name], kind)
+    return section(**fields)

@@ -1,0 +1,92 @@
+"""config.json of a run directory: the resolved experiment, its hash, and the software it ran on."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from deepseek_jax import fields
+from deepseek_jax.config import Experiment
+from deepseek_jax.errors import UserError
+
+FILE = "config.json"
+PACKAGES = ("deepseek-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
+
+# A run may be resumed with other values of these: they change where it runs and what it shows, not what it learns.
+FREE = ("mesh.", "eval.", "checkpoint.", "log.", "data.directory", "data.workers", "data.prefetch")
+
+
+def experiment_hash(experiment: Experiment) -> str:
+    """16 hex digits that are equal exactly for equal settings, on every machine and Python."""
+    text = json.dumps(dataclasses.asdict(experiment), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def claim(workdir: str | os.PathLike, experiment: Experiment):
+    """Make `workdir` the run directory of `experiment`: write its config.json, new or with the changes that are free.
+
+    Raises UserError when the directory holds a run whose settings differ in what it learns.
+    """
+    path = Path(workdir) / FILE
+    if path.exists():
+        there = fields.flatten(dataclasses.asdict(read(workdir)))
+        here = fields.flatten(dataclasses.asdict(experiment))
+        changed = [key for key in here if here[key] != there[key] and not key.startswith(FREE)]
+        if changed:
+            differences = ", ".join(f"{key} is {there[key]} there and {here[key]} here" for key in changed[:3])
+            more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
+            raise UserError(f"{workdir} holds another experiment: {differences}{more}; give another --workdir.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(describe(experiment), indent=2) + "\n")
+    partial.replace(path)  # a killed run leaves the old file or the new one, never half of one
+
+
+def read(workdir: str | os.PathLike) -> Experiment:
+    """The experiment of a run directory; settings it did not know yet take their defaults."""
+    path = Path(workdir) / FILE
+    try:
+        values = json.loads(path.read_text())["experiment"]
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{workdir} is no run directory: it has no {FILE}; `deepseek-jax train` makes one.") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged: it is not JSON with an entry 'experiment'.") from None
+    return fields.build(values, origin=str(path))
+
+
+def describe(experiment: Experiment) -> dict:
+    """What config.json says, as a JSON-able dict."""
+    return {
+        "experiment": dataclasses.asdict(experiment),
+        "hash": experiment_hash(experiment),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "git": _checkout(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None  # deepseek-jax itself, run from a checkout that was never installed
+
+
+def _checkout() -> dict | None:
+    """Commit of the checkout this package is read from and whether tracked files differ from it; None outside one."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != root:
+            return None  # installed below somebody else's repository
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None

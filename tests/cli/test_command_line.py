@@ -1,0 +1,120 @@
+"""The command line as a user meets it: help, refusals, exit codes."""
+
+import time
+
+import pytest
+
+from deepseek_jax import __main__, record
+from deepseek_jax.cli import arguments
+from deepseek_jax.config import Experiment
+from deepseek_jax.errors import UserError
+
+GENERATE = ["generate", "--workdir", "x"]
+VERBS = (["train"], ["eval"], ["generate"], ["data", "prepare"], ["data", "inspect"])
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_help_has_an_example(deepseek_jax, verb):
+    status, out, err = deepseek_jax(*verb, "--help")
+    assert (status, err) == (0, "")
+    assert f"\n  deepseek-jax {' '.join(verb)} " in out.partition("examples:")[2]
+
+
+def test_help_names_every_verb(deepseek_jax):
+    _, out, _ = deepseek_jax("--help")
+    assert all(verb[0] in out for verb in VERBS)
+
+
+def test_help_does_not_wait_for_jax(python):
+    show = "import sys; from deepseek_jax import __main__; sys.argv[1:] = ['train', '--help']\n"
+    show += "try: __main__.main()\nexcept SystemExit: assert not {'jax', 'rich', 'ml_collections'} & set(sys.modules)"
+    durations = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = python("-c", show)
+        durations.append(time.perf_counter() - start)
+        assert done.returncode == 0, done.stderr
+    assert min(durations) < 0.3
+
+
+def test_python_m_deepseek_jax_is_the_command(python):
+    done = python("-m", "deepseek_jax", "train", "--config", "missing.py", "--workdir", "run")
+    assert (done.returncode, done.stderr) == (2, "deepseek-jax: there is no config file missing.py.\n")
+
+
+def test_a_misspelt_key_costs_one_line(python, pytestconfig):
+    config = str(pytestconfig.rootpath / "configs" / "v3_tiny.py")
+    argv = "train", "--config", config, "--workdir", "x", "--config.model.n_routed_expert=32"
+    done = python("-m", "deepseek_jax", *argv)
+    message = f"deepseek-jax: {config} has no key model.n_routed_expert; did you mean model.n_routed_experts?\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "the following arguments are required: VERB; see `deepseek-jax --help`."),
+        (["trian"], "invalid choice: 'trian'"),
+        (["data"], "the following arguments are required: VERB; see `deepseek-jax data --help`."),
+        (["train", "--workdir", "x"], "arguments are required: --config; see `deepseek-jax train --help`."),
+        (["train", "--conf", "x"], "the following arguments are required: --config, --workdir"),
+        (["train", "--config", "x", "--workdir", "y", "--steps", "3"], "unrecognized arguments: --steps 3"),
+        (["train", "--config.train.steps"], "--config.train.steps needs a value: --config.train.steps=VALUE."),
+        (["train", "--config.train.steps", "--workdir", "x"], "--config.train.steps needs a value"),
+        (["generate", "--workdir", "x"], "one of the arguments --prompt --prompts is required"),
+        ([*GENERATE, "--prompt", "a", "--config.train.steps=3"], "--config.train.steps has no use here"),
+        ([*GENERATE, "--prompt", "a", "--top-k", "0"], "'0' is not a whole number of at least 1"),
+        ([*GENERATE, "--prompt", "a", "--temperature", "nan"], "'nan' is not a number of at least 0"),
+        ([*GENERATE, "--prompt", "a", "--top-p", "1.5"], "'1.5' is not a number between 0 and 1"),
+        ([*GENERATE, "--prompts", "missing.txt"], "cannot read prompts from missing.txt: No such file"),
+        (["data", "prepare"], "one of the arguments --config --source is required"),
+    ],
+)
+def test_refusals(deepseek_jax, argv, message):
+    status, out, err = deepseek_jax(*argv)
+    assert (status, out) == (2, "")
+    assert err.startswith("deepseek-jax: ") and err.count("\n") == 1 and message in err
+
+
+@pytest.mark.parametrize("verb", (["eval"], ["generate", "--prompt", "a"]), ids=lambda verb: verb[0])
+def test_a_directory_that_is_no_run(deepseek_jax, tmp_path, verb):
+    status, _, err = deepseek_jax(*verb, "--workdir", str(tmp_path))
+    expected = f"{tmp_path} is no run directory: it has no config.json; `deepseek-jax train` makes one."
+    assert (status, err) == (2, f"deepseek-jax: {expected}\n")
+
+
+@pytest.mark.parametrize("verb", (["eval"], ["generate", "--prompt", "a"]), ids=lambda verb: verb[0])
+def test_a_run_without_a_checkpoint(deepseek_jax, tmp_path, verb):
+    pytest.importorskip("deepseek_jax.infer.generate" if verb[0] == "generate" else "deepseek_jax.train.restore")
+    record.claim(tmp_path, Experiment())
+    status, _, err = deepseek_jax(*verb, "--workdir", str(tmp_path))
+    assert (status, err) == (2, f"deepseek-jax: {tmp_path} has no checkpoint yet; train it first.\n")
+
+
+def test_overrides_are_told_from_options():
+    argv = ["train", "--config", "x.py", "--config.mesh.data", "-1", "--config.train.steps=3", "--config.train.steps=4"]
+    words, overrides = arguments.split_overrides([*argv, "--config.data.tokenizer="])
+    assert words == ["train", "--config", "x.py"]
+    assert overrides == {"mesh.data": "-1", "train.steps": "4", "data.tokenizer": ""}
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "shown"),
+    [
+        (UserError("mend it."), 2, "deepseek-jax: mend it.\n"),
+        (KeyboardInterrupt(), 130, "deepseek-jax: interrupted.\n"),
+    ],
+)
+def test_exit_codes(monkeypatch, capsys, raised, status, shown):
+    def read(argv):
+        raise raised
+
+    monkeypatch.setattr(arguments, "read", read)
+    assert __main__.main([]) == status
+    assert capsys.readouterr().err == shown
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(arguments, "read", lambda argv: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        __main__.main([])

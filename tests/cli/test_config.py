@@ -1,0 +1,146 @@
+"""A config file and overrides become a checked experiment, or a sentence."""
+
+import dataclasses
+import textwrap
+import typing
+
+import pytest
+
+from deepseek_jax import experiment_file, fields
+from deepseek_jax.config import Experiment, default_config
+from deepseek_jax.errors import UserError
+
+TINY = "configs/v3_tiny.py"
+
+
+@pytest.fixture
+def in_repository(monkeypatch, pytestconfig):
+    monkeypatch.chdir(pytestconfig.rootpath)
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    """Writes a config file whose get_config() has the given body, and gives its path."""
+
+    def write(body: str) -> str:
+        head = "from deepseek_jax.config import default_config\n\ndef get_config():\n    config = default_config()\n"
+        path = tmp_path / "mine.py"
+        path.write_text(head + textwrap.indent(body, "    "))
+        return str(path)
+
+    return write
+
+
+def test_defaults_survive_the_way_there_and_back():
+    assert fields.build(default_config().to_dict(), origin="defaults") == Experiment()
+
+
+def test_every_setting_has_a_type_that_text_can_give_and_a_default_of_that_type():
+    defaults = fields.flatten(default_config().to_dict())
+    for key, kind in fields.leaf_types().items():
+        assert fields.convert(key, defaults[key], kind) == defaults[key]
+        text = ",".join(map(str, defaults[key])) if typing.get_origin(kind) is tuple else str(defaults[key])
+        assert fields.parse(key, text) == defaults[key]
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("optimizer.peak_lr", "3e-4", 3e-4),
+        ("optimizer.peak_lr", "1", 1.0),
+        ("mesh.data", "-1", -1),
+        ("model.tie_word_embeddings", "yes", True),
+        ("model.tie_word_embeddings", "False", False),
+        ("data.source", "texts/a=b", "texts/a=b"),
+        ("data.tokenizer", "", ""),
+        ("optimizer.schedule.milestones", "0.5,1", (0.5, 1.0)),
+        ("optimizer.schedule.milestones", "(0.5,)", (0.5,)),
+        ("optimizer.schedule.milestones", "()", ()),
+    ],
+)
+def test_text_is_typed_by_the_field(key, text, value):
+    parsed = fields.parse(key, text)
+    assert parsed == value and type(parsed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("model.n_shared", "1", f"{TINY} has no key model.n_shared; did you mean model.n_shared_experts?"),
+        ("peak_lr", "1", f"{TINY} has no key peak_lr; did you mean optimizer.peak_lr?"),
+        ("optimizer.lr", "1", f"{TINY} has no key optimizer.lr; did you mean optimizer.peak_lr?"),
+        ("zzzz", "1", f"{TINY} has no key zzzz."),
+        ("model", "1", f"model is a section of {TINY}; set one of its keys, such as model.vocab_size."),
+        ("train.steps", "many", "train.steps is 'many'; it must be a whole number."),
+        ("train.steps", "1.5", "train.steps is '1.5'; it must be a whole number."),
+        ("optimizer.peak_lr", "nan", "optimizer.peak_lr is 'nan'; it must be a finite number."),
+        ("log.tensorboard", "maybe", "log.tensorboard is 'maybe'; it must be true or false."),
+        ("optimizer.schedule.milestones", "a", "optimizer.schedule.milestones is 'a'; it must be a finite number."),
+        ("optimizer.name", "lion", "optimizer.name is 'lion'; choose one of adamw, sgd."),
+    ],
+)
+def test_what_an_override_can_get_wrong(in_repository, key, text, message):
+    with pytest.raises(UserError) as error:
+        experiment_file.resolve(TINY, {key: text})
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("config.model.vocab_siz = 3\nreturn config", "there is no key vocab_siz; did you mean model.vocab_size?"),
+        ("config.model.update(vocab_siz=3)\nreturn config", "line 5: there is no key vocab_siz"),
+        ("config.train.steps = 'many'\nreturn config", "line 5: TypeError"),
+        ("\nreturn config.model.vocab_size / 0", "line 6: ZeroDivisionError: division by zero."),
+        ("import no_such_module", "line 5: ModuleNotFoundError: No module named 'no_such_module'."),
+        ("return config )", "line 5: unmatched ')'."),
+        ("config.train.steps = None\nreturn config", "train.steps is None; it must be a whole number."),
+        ("config.train.steps = True\nreturn config", "train.steps is True; it must be a whole number."),
+        ("return {}", "must change and return deepseek_jax.config.default_config()"),
+        ("with config.unlocked(): del config.train\nreturn config", "what it returns lacks train.batch_size."),
+    ],
+)
+def test_what_a_config_file_can_get_wrong(config_file, body, message):
+    with pytest.raises(UserError) as error:
+        experiment_file.resolve(config_file(body), {})
+    assert message in str(error.value)
+
+
+def test_a_config_file_that_is_none(tmp_path):
+    (tmp_path / "empty.py").write_text("")
+    (tmp_path / "run.json").write_text("{}")
+    for name, message in (
+        ("missing.py", "there is no config file"),
+        ("empty.py", "has no function get_config()"),
+        ("run.json", "is not a Python file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            experiment_file.load(str(tmp_path / name))
+
+
+def test_a_config_reads_its_siblings_from_any_directory(tmp_path, monkeypatch):
+    folder = tmp_path / "sibling_configs"
+    folder.mkdir()
+    (folder / "common.py").write_text("STEPS = 7\n")
+    (folder / "mine.py").write_text(
+        "from deepseek_jax.config import default_config\n"
+        "from sibling_configs import common\n"
+        "def get_config():\n"
+        "    config = default_config()\n"
+        "    config.train.steps = common.STEPS\n"
+        "    return config\n"
+    )
+    monkeypatch.chdir("/")
+    assert experiment_file.resolve(str(folder / "mine.py"), {}).train.steps == 7
+
+
+def test_an_override_reaches_what_a_file_ties_to_the_key(config_file):
+    path = config_file("config.model.max_position_embeddings = config.data.get_ref('sequence_length')\nreturn config")
+    experiment = experiment_file.resolve(path, {"data.sequence_length": "64"})
+    assert experiment.model.max_position_embeddings == experiment.data.sequence_length == 64
+
+
+def test_every_config_of_the_repository_resolves(in_repository, pytestconfig):
+    for path in sorted(pytestconfig.rootpath.glob("configs/[!_]*.py")):
+        if "def get_config" in path.read_text():
+            assert dataclasses.is_dataclass(experiment_file.resolve(str(path), {}))

@@ -1,0 +1,70 @@
+"""config.json: what is written comes back, and a run directory belongs to one experiment."""
+
+import dataclasses
+import json
+
+import pytest
+
+from deepseek_jax import record
+from deepseek_jax.config import Experiment, LogConfig, TrainConfig
+from deepseek_jax.errors import UserError
+
+EXPERIMENT = Experiment(train=TrainConfig(steps=7))
+
+
+def test_the_experiment_comes_back_from_the_run_directory(tmp_path):
+    record.claim(tmp_path / "new" / "run", EXPERIMENT)
+    assert record.read(tmp_path / "new" / "run") == EXPERIMENT
+
+
+def test_config_json_says_the_software(tmp_path):
+    record.claim(tmp_path, EXPERIMENT)
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["hash"] == record.experiment_hash(EXPERIMENT)
+    assert written["packages"]["jax"] and written["python"]
+    assert written["git"] is None or len(written["git"]["commit"]) == 40
+
+
+def test_the_hash_tells_settings_apart_and_nothing_else():
+    assert record.experiment_hash(EXPERIMENT) == record.experiment_hash(Experiment(train=TrainConfig(steps=7)))
+    assert record.experiment_hash(EXPERIMENT) != record.experiment_hash(Experiment())
+
+
+def test_a_run_directory_refuses_another_experiment(tmp_path):
+    record.claim(tmp_path, EXPERIMENT)
+    with pytest.raises(UserError) as error:
+        record.claim(tmp_path, Experiment(train=TrainConfig(steps=8)))
+    expected = f"{tmp_path} holds another experiment: train.steps is 7 there and 8 here; give another --workdir."
+    assert str(error.value) == expected
+    assert record.read(tmp_path) == EXPERIMENT
+
+
+def test_a_run_goes_on_with_other_logging(tmp_path):
+    record.claim(tmp_path, EXPERIMENT)
+    other = dataclasses.replace(EXPERIMENT, log=LogConfig(every=3))
+    record.claim(tmp_path, other)
+    assert record.read(tmp_path) == other
+
+
+def test_settings_that_an_old_run_does_not_know_take_their_defaults(tmp_path):
+    values = dataclasses.asdict(EXPERIMENT)
+    del values["optimizer"]["schedule"], values["log"]
+    (tmp_path / "config.json").write_text(json.dumps({"experiment": values}))
+    assert record.read(tmp_path) == EXPERIMENT
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "is no run directory: it has no config.json"),
+        ('{"experi', "is damaged"),
+        ("[]", "is damaged"),
+        ('{"experiment": {"model": {"layers": 3}}}', "sets an unknown key, model.layers"),
+        ('{"experiment": {"train": {"steps": "x"}}}', "train.steps is 'x'; it must be a whole number."),
+    ],
+)
+def test_a_config_json_that_cannot_be_read(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        record.read(tmp_path)

@@ -1,0 +1,126 @@
+"""Every verb on one small run, and what a user can get wrong between verbs."""
+
+import json
+from pydoc_data import topics
+
+import pytest
+
+from deepseek_jax.__main__ import main
+
+pytest.importorskip("deepseek_jax.train.loop")
+
+CONFIG = """
+from deepseek_jax.config import default_config
+
+def get_config():
+    config = default_config()
+    config.model.update(vocab_size=512, hidden_size=32, num_hidden_layers=2, intermediate_size=64)
+    config.model.update(num_attention_heads=2, q_lora_rank=16, kv_lora_rank=16)
+    config.model.update(qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8, max_position_embeddings=256)
+    config.model.update(first_k_dense_replace=1, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
+    config.model.update(n_group=1, topk_group=1, num_nextn_predict_layers=0)
+    config.data.update(source="{folder}/text.jsonl", directory="{folder}/data", sequence_length=64, held_out=0.1)
+    config.train.update(steps=2, batch_size=2)
+    config.checkpoint.every = 1
+    return config
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A config file, its text, and the run directory that `train` made of them."""
+    folder = tmp_path_factory.mktemp("verbs")
+    texts = [topics.topics[name] for name in sorted(topics.topics)[:20]]
+    (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    (folder / "mine.py").write_text(CONFIG.format(folder=folder))
+    assert main(["train", "--config", f"{folder}/mine.py", "--workdir", f"{folder}/run"]) == 0
+    return folder
+
+
+@pytest.fixture
+def train(deepseek_jax, folder):
+    """train with overrides, in the run directory `run` unless another is named."""
+
+    def run(*overrides: str, workdir: str = "run"):
+        return deepseek_jax("train", "--config", f"{folder}/mine.py", "--workdir", f"{folder}/{workdir}", *overrides)
+
+    return run
+
+
+def test_train_leaves_a_run_directory(folder):
+    names = {path.name for path in (folder / "run").iterdir()}
+    assert {"config.json", "tokenizer.json", "metrics.jsonl", "checkpoints", "report.html", "tensorboard"} <= names
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.optimizer.peak_lr=1", "holds another experiment: optimizer.peak_lr is 0.00022 there and 1.0 here"),
+        ("--config.train.batch_size=3", "holds another experiment: train.batch_size is 2 there and 3 here"),
+    ],
+)
+def test_a_run_directory_of_another_experiment(train, override, message):
+    status, _, err = train(override)
+    assert status == 2 and message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.data.source=no/such/text", "'no/such/text' is neither a corpus"),
+        ("--config.model.vocab_size=100", "a byte-level vocabulary needs at least 262 entries"),
+        ("--config.mesh.expert=3", "does not fit 1 devices"),
+    ],
+)
+def test_what_train_refuses(train, override, message):
+    status, _, err = train(override, workdir="refused")
+    assert status == 2 and message in err and err.count("\n") == 1
+
+
+def test_a_tokenizer_that_the_model_has_no_room_for(train, folder):
+    tokenizer = f"--config.data.tokenizer={folder}/run/tokenizer.json"
+    status, _, err = train(tokenizer, "--config.model.vocab_size=300", workdir="refused")
+    assert status == 2 and "set model.vocab_size to at least 512" in err
+
+
+def test_a_batch_that_the_mesh_does_not_divide(python, folder):
+    argv = "train", "--config", f"{folder}/mine.py", "--workdir", f"{folder}/refused", "--config.train.batch_size=3"
+    done = python("-m", "deepseek_jax", *argv, devices=2)
+    assert done.returncode == 2 and "train.batch_size" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_eval_scores_beside_compressors(deepseek_jax, folder):
+    status, out, _ = deepseek_jax("eval", "--workdir", f"{folder}/run")
+    assert status == 0
+    assert "step 2" in out and "gzip -9" in out and "xz -9" in out and "total" in out
+
+
+def test_eval_of_an_earlier_checkpoint_on_all_of_another_text(deepseek_jax, folder):
+    (folder / "other.txt").write_text("Another text, which is one document.\n" * 5)
+    argv = "--workdir", f"{folder}/run", "--checkpoint", "1", "--source", f"{folder}/other.txt", "--batch-size", "1"
+    status, out, _ = deepseek_jax("eval", *argv)
+    assert status == 0
+    assert "step 1" in out and "other.txt" in out
+
+
+def test_a_checkpoint_that_is_not_there(deepseek_jax, folder):
+    status, _, err = deepseek_jax("eval", "--workdir", f"{folder}/run", "--checkpoint", "7")
+    assert (status, err) == (2, f"deepseek-jax: {folder}/run has no checkpoint of step 7; it has 1, 2.\n")
+
+
+def test_generate_continues_prompts_of_different_lengths(deepseek_jax, folder):
+    pytest.importorskip("deepseek_jax.infer.generate")
+    (folder / "prompts.txt").write_text("The class statement\n\nA\n")
+    argv = "--workdir", f"{folder}/run", "--prompts", f"{folder}/prompts.txt", "--max-new-tokens", "4"
+    status, out, _ = deepseek_jax("generate", *argv)
+    assert status == 0
+    assert "The class statement" in out and "\nA" in out
+    sampled = [deepseek_jax("generate", *argv, "--temperature", "1", "--seed", seed)[1] for seed in ("1", "1", "2")]
+    assert sampled[0] == sampled[1] != sampled[2]
+
+
+@pytest.mark.parametrize("action", ["prepare", "inspect"])
+def test_data_shows_the_corpus(deepseek_jax, folder, action):
+    status, out, _ = deepseek_jax("data", action, "--config", f"{folder}/mine.py")
+    assert status == 0
+    assert "512 entries" in out and ("A packed row" in out) == (action == "inspect")

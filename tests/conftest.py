@@ -1,0 +1,43 @@
+"""What holds for the whole suite.  This file is read before any test imports jax."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tolerances are for float32 on a CPU
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+
+@pytest.fixture
+def python(tmp_path):
+    """Runs `python ARGUMENTS` in another process, in an empty directory: python(*arguments, devices=1)."""
+
+    def run(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess:
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        environment = os.environ | {"PYTHONPATH": path, "XLA_FLAGS": flags}
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    return run
+
+
+@pytest.fixture
+def deepseek_jax(capsys):
+    """Runs the command line in this process: (exit status, standard output, standard error)."""
+    from deepseek_jax.__main__ import main
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        try:
+            status = main(list(argv))
+        except SystemExit as stopped:  # argparse, after --help
+            status = stopped.code
+        return status, *capsys.readouterr()
+
+    return run
