@@ -29,8 +29,8 @@ examples:
     prompts.add_argument("--prompts", metavar="FILE", help="a file of prompts, one a line; - reads standard input")
     parser.add_argument("--max-new-tokens", type=number(int, 1), default=128, metavar="N", help="default: 128")
     parser.add_argument("--temperature", type=number(float, 0), default=0.0, metavar="T", help="default: 0, greedy")
-    parser.add_argument("--top-k", type=number(int, 1), metavar="K", help="draw from the K likeliest tokens")
-    parser.add_argument("--top-p", type=number(float, 0, 1), metavar="P", help="draw from the likeliest of share P")
+    parser.add_argument("--top-k", type=number(int, 0), default=0, metavar="K", help="draw from the K likeliest tokens")
+    parser.add_argument("--top-p", type=number(float, 0, 1), default=1.0, metavar="P", help="draw from the likeliest of share P")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the drawing; default: 0")
 
 
@@ -59,19 +59,17 @@ def run(args):
 
     from deepseek_jax.data.tokenizer import Tokenizer
     from deepseek_jax.infer.generate import generate
-    from deepseek_jax.models import tree
+    from deepseek_jax.infer.sampling import Sampling
     from deepseek_jax.train.restore import restore_model
 
     trained = restore_model(args.workdir, args.checkpoint)
     tokenizer = Tokenizer(Path(args.workdir) / "tokenizer.json")
     continued = generate(
-        tree.merge(trained.graphdef, trained.params, trained.buffers),
+        (trained.graphdef, trained.params, trained.buffers),
         [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts],
-        max_new_tokens=args.max_new_tokens,
-        stop=tokenizer.eos,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
+        args.max_new_tokens,
+        eos=tokenizer.eos,
+        sampling=Sampling(args.temperature, args.top_k, args.top_p),
         seed=args.seed,
     )
     console = Console()

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from deepseek_jax.errors import UserError
-from deepseek_jax.infer.sampling import Sampling, sample
+from deepseek_jax.infer.sampling import GREEDY, Sampling, sample
 from deepseek_jax.models.cached import CachedDecoder
 from deepseek_jax.models.tree import merge
 
@@ -25,7 +25,7 @@ def generate(
     max_new_tokens: int,
     *,
     eos: int,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     seed: int = 0,
 ) -> list[list[int]]:
     """The tokens that follow each prompt, up to and without `eos`.  `model` is (structure, parameters, buffers).

@@ -29,6 +29,9 @@ class Sampling:
             raise UserError(f"top_p is {self.top_p}; it must lie above 0 and at most at 1 (all tokens).")
 
 
+GREEDY = Sampling()
+
+
 def sample(logits_BV: Float[Array, "B V"], key: Array, sampling: Sampling) -> Int[Array, "B"]:
     """One token a row."""
     if sampling.temperature == 0:

@@ -25,7 +25,8 @@ class LayerKind:
 
 def layer_kinds(config: ModelConfig) -> list[LayerKind]:
     return [
-        LayerKind("dense" if index < config.first_k_dense_replace else "moe") for index in range(config.num_hidden_layers)
+        LayerKind("dense" if index < config.first_k_dense_replace else "moe")
+        for index in range(config.num_hidden_layers)
     ]
 
 
@@ -40,7 +41,9 @@ class Block(nnx.Module):
         if kind.feed_forward == "moe":
             self.feed_forward = MixtureOfExperts(config, rngs=rngs)
         else:
-            self.feed_forward = SwiGLU(config.hidden_size, config.intermediate_size, config.initializer_range, rngs=rngs)
+            self.feed_forward = SwiGLU(
+                config.hidden_size, config.intermediate_size, config.initializer_range, rngs=rngs
+            )
 
     def __call__(
         self, x_BSD: Float[Array, "B S D"], context: Context, counted_BS: Bool[Array, "B S"]

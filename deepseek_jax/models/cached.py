@@ -4,7 +4,6 @@ B batch  S new tokens  T cache places  D model
 """
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from deepseek_jax.models.attention.core import causal_mask
@@ -26,16 +25,25 @@ class CachedDecoder:
         return tuple(LatentCache.empty(batch, places, self.model.config, self.model.dtype) for _ in self.layers)
 
     def prefill(
-        self, tokens_BS: Int[Array, "B S"], positions_BS: Int[Array, "B S"], segment_ids_BS: Int[Array, "B S"], caches: Caches
+        self,
+        tokens_BS: Int[Array, "B S"],
+        positions_BS: Int[Array, "B S"],
+        segment_ids_BS: Int[Array, "B S"],
+        caches: Caches,
     ) -> tuple[Float[Array, "B S D"], Caches]:
         """States of a prompt after the final norm, and the caches with the prompt in their first S places."""
         context = self.model.context(positions_BS, causal_mask(segment_ids_BS))
         return self._through(tokens_BS, caches, lambda block, x, cache: block.prefill(x, context, cache))
 
     def decode(
-        self, tokens_BS: Int[Array, "B S"], positions_BS: Int[Array, "B S"], visible_BST: Bool[Array, "B S T"], caches: Caches, place
+        self,
+        tokens_BS: Int[Array, "B S"],
+        positions_BS: Int[Array, "B S"],
+        visible_BST: Bool[Array, "B S T"],
+        caches: Caches,
+        place,
     ) -> tuple[Float[Array, "B S D"], Caches]:
-        """States of the tokens at places `place`, `place` + 1, ...; `visible_BST` says which places each of them sees."""
+        """States of the tokens at places `place`, `place` + 1, ...; `visible_BST`: which places each of them sees."""
         context = self.model.context(positions_BS, visible_BST)
         return self._through(tokens_BS, caches, lambda block, x, cache: block.decode(x, context, cache, place))
 

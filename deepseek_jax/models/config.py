@@ -27,7 +27,7 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and choices of a DeepSeek-V3 decoder (arXiv:2412.19437, section 2); defaults are those of the 671B model."""
+    """Sizes and choices of a DeepSeek-V3 decoder (arXiv:2412.19437, section 2); defaults are the 671B model's."""
 
     vocab_size: int = 129280
     hidden_size: int = 7168
@@ -84,12 +84,14 @@ class ModelConfig:
                 f"model.n_routed_experts ({self.n_routed_experts}) must be a multiple of model.n_group ({self.n_group})."
             )
         if not 1 <= self.topk_group <= self.n_group:
-            raise UserError(f"model.topk_group ({self.topk_group}) must lie between 1 and model.n_group ({self.n_group}).")
+            raise UserError(
+                f"model.topk_group ({self.topk_group}) must lie between 1 and model.n_group ({self.n_group})."
+            )
         reachable = self.n_routed_experts // self.n_group * self.topk_group
         if not 1 <= self.num_experts_per_tok <= reachable:
             raise UserError(
-                f"model.num_experts_per_tok ({self.num_experts_per_tok}) must lie between 1 and the {reachable} experts "
-                "that the kept groups hold."
+                f"model.num_experts_per_tok ({self.num_experts_per_tok}) must lie between 1 and {reachable}, the experts "
+                "of the kept groups."
             )
         if self.n_group > 1 and self.n_routed_experts // self.n_group < 2:
             raise UserError("a group's score is the sum of its two best experts: give each group at least 2 experts.")

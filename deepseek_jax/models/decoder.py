@@ -54,7 +54,9 @@ class Decoder(nnx.Module):
         self.norm = RMSNorm(D, config.rms_norm_eps)
         if not config.tie_word_embeddings:
             self.head = weight(rngs.params(), (D, V), ("embed", "vocab"), scale)
-        self.mtp = nnx.Dict({str(k): MultiTokenPrediction(config, rngs=rngs) for k in range(config.num_nextn_predict_layers)})
+        self.mtp = nnx.Dict(
+            {str(k): MultiTokenPrediction(config, rngs=rngs) for k in range(config.num_nextn_predict_layers)}
+        )
 
     def __call__(
         self, tokens_BS: Int[Array, "B S"], positions_BS: Int[Array, "B S"], segment_ids_BS: Int[Array, "B S"]
@@ -72,7 +74,7 @@ class Decoder(nnx.Module):
         return Output(hidden_BSD, mtp, {"layers": routers} | ({"mtp": mtp_routers} if mtp_routers else {}))
 
     def logits(self, hidden_BSD: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
-        """float32 scores of the vocabulary.  Training uses `head_weight` in chunks instead: see tasks/cross_entropy.py."""
+        """float32 scores of the vocabulary; training works in chunks instead (tasks/cross_entropy.py)."""
         return jnp.einsum("BSD,DV->BSV", hidden_BSD, self.head_weight(), preferred_element_type=jnp.float32)
 
     def head_weight(self) -> Float[Array, "D V"]:
@@ -113,6 +115,8 @@ def same_document(segment_ids_BS: Int[Array, "B S"], ahead: int) -> Bool[Array, 
     return (segment_ids_BS > 0) & (shift(segment_ids_BS, ahead) == segment_ids_BS)
 
 
-def initialise(config: ModelConfig, key: Array, *, dtype: str = "float32", remat: str = "none") -> tuple[nnx.GraphDef, dict, dict]:
+def initialise(
+    config: ModelConfig, key: Array, *, dtype: str = "float32", remat: str = "none"
+) -> tuple[nnx.GraphDef, dict, dict]:
     """(structure, parameters, buffers) of a new decoder; parameters are float32 whatever the activations' type."""
     return split(Decoder(config, rngs=nnx.Rngs(params=key), dtype=dtype, remat=remat))

@@ -18,7 +18,9 @@ def frequencies(config: ModelConfig) -> np.ndarray:
     plain = theta ** (-np.arange(0, dim, 2) / dim)
     if scaling.factor <= 1:
         return plain
-    low, high = (_pair_of_rotations(rotations, dim, theta, scaling) for rotations in (scaling.beta_fast, scaling.beta_slow))
+    low, high = (
+        _pair_of_rotations(rotations, dim, theta, scaling) for rotations in (scaling.beta_fast, scaling.beta_slow)
+    )
     low, high = max(math.floor(low), 0), min(math.ceil(high), dim - 1)
     ramp = np.clip((np.arange(dim // 2) - low) / max(high - low, 0.001), 0.0, 1.0)
     return plain / scaling.factor * ramp + plain * (1.0 - ramp)
@@ -37,7 +39,9 @@ def tables(config: ModelConfig, positions_BS: Int[Array, "B S"]) -> tuple[Float[
     return magnitude * jnp.cos(angles), magnitude * jnp.sin(angles)
 
 
-def rotate(x: Float[Array, "B S ... R"], cos: Float[Array, "B S P"], sin: Float[Array, "B S P"], *, interleave: bool) -> Array:
+def rotate(
+    x: Float[Array, "B S ... R"], cos: Float[Array, "B S P"], sin: Float[Array, "B S P"], *, interleave: bool
+) -> Array:
     """Rotates the pairs (2i, 2i+1) of the last dimension, or (i, i + R/2) where `interleave` is off, in float32.
 
     The result is laid out half by half in both cases: scores see only products of equally laid out queries and keys.

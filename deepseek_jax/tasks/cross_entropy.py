@@ -56,7 +56,9 @@ def _forward(hidden_BSD, head_DV, targets_BS, weights_BS, z_loss, positions):
         return (total, dhead_DV), (nll, jnp.einsum("BcV,DV->BcD", dlogits, head_DV))
 
     start = jnp.zeros(()), jnp.zeros(head_DV.shape, jnp.float32)
-    (total, dhead_DV), (nll, dhidden) = jax.lax.scan(chunk, start, _chunks(positions, hidden_BSD, targets_BS, weights_BS))
+    (total, dhead_DV), (nll, dhidden) = jax.lax.scan(
+        chunk, start, _chunks(positions, hidden_BSD, targets_BS, weights_BS)
+    )
     length = targets_BS.shape[1]
     return (total, _whole(nll, length)), (_whole(dhidden, length), dhead_DV.astype(head_DV.dtype))
 

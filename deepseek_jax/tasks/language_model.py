@@ -16,14 +16,16 @@ from deepseek_jax.tasks.cross_entropy import cross_entropy
 
 
 def totals(segment_ids: jax.Array, depths: int) -> dict[str, jax.Array]:
-    """How many targets each depth has (1: the next token) and how many sequences; `segment_ids` is [..., S], all of them."""
+    """How many targets each depth has (1: the next token), and tokens and sequences, in all of `segment_ids` [..., S]."""
     rows_BS = segment_ids.reshape(-1, segment_ids.shape[-1])
     counts = {f"targets_{depth}": same_document(rows_BS, depth).sum() for depth in range(1, depths + 1)}
     counts |= {"tokens": (rows_BS > 0).sum(), "sequences": jnp.asarray(rows_BS.shape[0])}
     return {name: jnp.maximum(count, 1).astype(jnp.float32) for name, count in counts.items()}
 
 
-def loss(model: Decoder, batch: dict, totals: dict, mtp_weight: jax.Array, config: LossConfig) -> tuple[jax.Array, dict]:
+def loss(
+    model: Decoder, batch: dict, totals: dict, mtp_weight: jax.Array, config: LossConfig
+) -> tuple[jax.Array, dict]:
     """The training loss of a microbatch's share, and a dict of shares that add up to the whole batch's metrics.
 
     loss/next and loss/mtp_k: mean nats a target; loss/balance: sequence-wise, mean over sequences, summed over layers;
@@ -36,12 +38,16 @@ def loss(model: Decoder, batch: dict, totals: dict, mtp_weight: jax.Array, confi
     for depth, hidden in enumerate(output.mtp, start=2):
         further_loss, parts[f"loss/mtp_{depth - 1}"] = _predict(model, hidden, batch, depth, totals, config)
         value += mtp_weight / len(output.mtp) * further_loss
-    reports = [router for router in jax.tree.leaves(output.routers, is_leaf=_is_report)]
-    parts["loss/balance"] = sum(router.balance.sum() for router in reports) / totals["sequences"] if reports else jnp.zeros(())
+    reports = jax.tree.leaves(output.routers, is_leaf=_is_report)
+    parts["loss/balance"] = (
+        sum(router.balance.sum() for router in reports) / totals["sequences"] if reports else jnp.zeros(())
+    )
     value += config.sequence_balance * parts["loss/balance"]
     routers = {
         "router/load": jax.tree.map(lambda router: router.load_E, output.routers, is_leaf=_is_report),
-        "router/entropy": jax.tree.map(lambda router: router.entropy / totals["tokens"], output.routers, is_leaf=_is_report),
+        "router/entropy": jax.tree.map(
+            lambda router: router.entropy / totals["tokens"], output.routers, is_leaf=_is_report
+        ),
     }
     return value, parts | routers | {"loss/total": value}
 

@@ -11,7 +11,7 @@ SMALLEST_BLOCK, MOST_BLOCKS = 128, 8  # queries attended at a time; more blocks 
 
 
 def causal_mask(segment_ids_BS: Int[Array, "B S"]) -> Bool[Array, "B S S"]:
-    """Each token sees itself and what came before it in its own document; padding (segment 0) sees and is seen by none."""
+    """Each token sees itself and what came before it in its own document; padding (segment 0) takes no part."""
     length = segment_ids_BS.shape[1]
     before = jnp.tril(jnp.ones((length, length), bool))
     same = segment_ids_BS[:, :, None] == segment_ids_BS[:, None, :]

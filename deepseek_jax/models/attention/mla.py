@@ -32,7 +32,7 @@ class Context:
 
 
 class LatentAttention(nnx.Module):
-    """Keys and values are expanded from one latent a token, so the cache holds C + R numbers a token, not 2 H (N + R)."""
+    """Keys and values are expanded from one latent a token: the cache holds C + R numbers a token, not 2 H (N + R)."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -62,7 +62,9 @@ class LatentAttention(nnx.Module):
         q_BSHd, latent_BSC, rope_BSR = self._project(x_BSD, context)
         return self._expanded(q_BSHd, latent_BSC, rope_BSR, context), cache.write(latent_BSC, rope_BSR, 0)
 
-    def decode(self, x_BSD: Float[Array, "B S D"], context: Context, cache: LatentCache, place) -> tuple[Array, LatentCache]:
+    def decode(
+        self, x_BSD: Float[Array, "B S D"], context: Context, cache: LatentCache, place
+    ) -> tuple[Array, LatentCache]:
         """The tokens at places `place`, `place` + 1, ... attend over the cache, without expanding its latents.
 
         W_UK is absorbed into the query and W_UV into the output (V2, section 2.1.2).
@@ -98,7 +100,9 @@ class LatentAttention(nnx.Module):
             kv_BTHe = linear(latent_BSC, self.kv_up)
             rope_BTHR = jnp.broadcast_to(rope_BSR[:, :, None], (*rope_BSR.shape[:2], H, rope_BSR.shape[-1]))
             k_BTHd = jnp.concatenate([kv_BTHe[..., :N], rope_BTHR], axis=-1)
-            return self._output(causal_attend(q_BSHd, k_BTHd, kv_BTHe[..., N:], context.mask_BST, self.config.softmax_scale))
+            return self._output(
+                causal_attend(q_BSHd, k_BTHd, kv_BTHe[..., N:], context.mask_BST, self.config.softmax_scale)
+            )
 
     def _output(self, mixed_BSHV):
         return self._biased(linear(mixed_BSHV, self.out, contract=2), "out_bias")

@@ -7,7 +7,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from deepseek_jax.models.moe.router import Routing
 
@@ -41,7 +41,9 @@ def report(routing: Routing, counted_BS: Bool[Array, "B S"]) -> RouterReport:
     )
 
 
-def update_bias(bias: Float[Array, "... E"], load: Float[Array, "... E"], rate, recentre: bool) -> Float[Array, "... E"]:
+def update_bias(
+    bias: Float[Array, "... E"], load: Float[Array, "... E"], rate, recentre: bool
+) -> Float[Array, "... E"]:
     """bias + rate * sign(mean load - load): overloaded experts become less likely, whatever their excess.
 
     `recentre` subtracts the mean afterwards, which changes no choice; DeepSeek's papers do not do it.

@@ -46,7 +46,9 @@ def plan(experts_TK: Int[Array, "T K"], num_experts: int, block: int) -> Plan:
     slot_sorted = (jnp.arange(total) + shift[expert_A[order]]).astype(jnp.int32)
     most_blocks = (total + num_experts * (block - 1)) // block
     return Plan(
-        assignment_of_slot=jnp.full((most_blocks * block,), total, jnp.int32).at[slot_sorted].set(order.astype(jnp.int32)),
+        assignment_of_slot=jnp.full((most_blocks * block,), total, jnp.int32)
+        .at[slot_sorted]
+        .set(order.astype(jnp.int32)),
         slot_of_assignment=jnp.zeros((total,), jnp.int32).at[order].set(slot_sorted).reshape(tokens, per_token),
         counts=counts,
         expert_of_block=jnp.searchsorted(jnp.cumsum(blocks), jnp.arange(most_blocks), side="right").astype(jnp.int32),
@@ -55,13 +57,17 @@ def plan(experts_TK: Int[Array, "T K"], num_experts: int, block: int) -> Plan:
 
 
 @jax.custom_vjp
-def spread(x_TD: Float[Array, "T D"], source_of_slot: Int[Array, "Z"], slots_of_source: Int[Array, "T K"]) -> Float[Array, "Z D"]:
+def spread(
+    x_TD: Float[Array, "T D"], source_of_slot: Int[Array, "Z"], slots_of_source: Int[Array, "T K"]
+) -> Float[Array, "Z D"]:
     """Copies each source row to its slots; empty slots hold some row, so their weight must be zero."""
     return jnp.take(x_TD, source_of_slot, axis=0, mode="clip")
 
 
 @jax.custom_vjp
-def collect(y_ZD: Float[Array, "Z D"], source_of_slot: Int[Array, "Z"], slots_of_source: Int[Array, "T K"]) -> Float[Array, "T D"]:
+def collect(
+    y_ZD: Float[Array, "Z D"], source_of_slot: Int[Array, "Z"], slots_of_source: Int[Array, "T K"]
+) -> Float[Array, "T D"]:
     """Sums for each source row what lies in its slots.  The transpose of `spread`, empty slots apart."""
     rows = (jnp.take(y_ZD, slots_of_source[:, k], axis=0, mode="clip") for k in range(slots_of_source.shape[1]))
     return functools.reduce(jnp.add, rows)  # one pass; gathering [T, K, D] and summing it takes three times as long

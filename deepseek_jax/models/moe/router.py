@@ -37,7 +37,9 @@ class Router(nnx.Module):
         config = self.config
         scores_TE = jax.nn.sigmoid(x_TD.astype(jnp.float32) @ self.kernel[...])
         choice_TE = jax.lax.stop_gradient(scores_TE + self.bias[...])
-        experts_TK = jax.lax.top_k(keep_best_groups(choice_TE, config.n_group, config.topk_group), config.num_experts_per_tok)[1]
+        experts_TK = jax.lax.top_k(
+            keep_best_groups(choice_TE, config.n_group, config.topk_group), config.num_experts_per_tok
+        )[1]
         weights_TK = jnp.take_along_axis(scores_TE, experts_TK, axis=-1)
         if config.norm_topk_prob:
             weights_TK /= weights_TK.sum(axis=-1, keepdims=True) + 1e-20
