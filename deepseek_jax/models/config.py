@@ -81,7 +81,7 @@ class ModelConfig:
     def _check_experts(self):
         if self.n_routed_experts % self.n_group:
             raise UserError(
-                f"model.n_routed_experts ({self.n_routed_experts}) must be a multiple of model.n_group ({self.n_group})."
+                f"model.n_routed_experts ({self.n_routed_experts}) must be a multiple of n_group ({self.n_group})."
             )
         if not 1 <= self.topk_group <= self.n_group:
             raise UserError(
@@ -90,8 +90,8 @@ class ModelConfig:
         reachable = self.n_routed_experts // self.n_group * self.topk_group
         if not 1 <= self.num_experts_per_tok <= reachable:
             raise UserError(
-                f"model.num_experts_per_tok ({self.num_experts_per_tok}) must lie between 1 and {reachable}, the experts "
-                "of the kept groups."
+                f"model.num_experts_per_tok ({self.num_experts_per_tok}) must lie between 1 and {reachable}, "
+                "the number of experts in the kept groups."
             )
         if self.n_group > 1 and self.n_routed_experts // self.n_group < 2:
             raise UserError("a group's score is the sum of its two best experts: give each group at least 2 experts.")

@@ -16,7 +16,7 @@ from deepseek_jax.tasks.cross_entropy import cross_entropy
 
 
 def totals(segment_ids: jax.Array, depths: int) -> dict[str, jax.Array]:
-    """How many targets each depth has (1: the next token), and tokens and sequences, in all of `segment_ids` [..., S]."""
+    """How many targets each depth has (1: the next token), tokens and sequences, in all of `segment_ids` [..., S]."""
     rows_BS = segment_ids.reshape(-1, segment_ids.shape[-1])
     counts = {f"targets_{depth}": same_document(rows_BS, depth).sum() for depth in range(1, depths + 1)}
     counts |= {"tokens": (rows_BS > 0).sum(), "sequences": jnp.asarray(rows_BS.shape[0])}
