@@ -1,10 +1,10 @@
 """Which tensors of a released checkpoint make up which of our arrays: one table, read in both directions.
 
-Theirs: [out, in] matrices, one tensor an expert and a layer.  Ours: [in, out] with the heads apart, the gate and up
-projections of a feed-forward in one array, experts and equal layers stacked.
+Theirs: [out, in] matrices, one tensor an expert and a layer.  Ours: [in, out] with the heads apart, experts and equal
+layers stacked.
 
-D model  Q query rank  C key-value rank  H heads  F feed-forward  I expert width  E experts  V vocabulary or value dims
-d, e widths of a head or of what a projection splits into  g gate or up
+D model  Q query rank  C key-value rank  H heads  E experts  V vocabulary or value dims  o out  i in
+d a head's query or key width  e a head's key and value width
 """
 
 import dataclasses
@@ -18,86 +18,80 @@ from deepseek_jax.models.config import ModelConfig
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """`layout` is an einops pattern from theirs to ours, over their tensors stacked by expert, then by part.
+    """`layout` is an einops pattern from their tensor to our array.
 
-    "{expert}" in a name stands for the number of each routed expert; several names are the parts of one array.
+    Where `theirs` has "{expert}", one tensor for each routed expert, stacked along a first dimension.
     """
 
     ours: str
-    theirs: tuple[str, ...]
+    theirs: str
     layout: str
 
     def names(self, config: ModelConfig) -> list[str]:
         """Their tensors in the order in which `to_ours` takes them."""
-        experts = range(config.n_routed_experts if "{expert}" in self.theirs[0] else 1)
-        return [name.format(expert=expert) for expert in experts for name in self.theirs]
+        count = config.n_routed_experts if self._by_expert else 1
+        return [self.theirs.format(expert=expert) for expert in range(count)]
 
     def to_ours(self, tensors: list[np.ndarray], config: ModelConfig) -> np.ndarray:
-        stacked = np.stack(tensors).reshape(*self._lead(config), *tensors[0].shape)
-        return rearrange(stacked, self.layout, **self._sizes(config))
+        return rearrange(np.stack(tensors) if self._by_expert else tensors[0], self.layout, **self._sizes(config))
 
     def to_theirs(self, array: np.ndarray, config: ModelConfig) -> list[np.ndarray]:
         theirs, ours = self.layout.split(" -> ")
-        stacked = rearrange(array, f"{ours} -> {theirs}", **self._sizes(config))
-        tail = stacked.shape[len(self._lead(config)) :]
-        return list(stacked.reshape(-1, *tail))
+        tensor = rearrange(array, f"{ours} -> {theirs}", **self._sizes(config))
+        return list(tensor) if self._by_expert else [tensor]
 
-    def _lead(self, config):
-        """The sizes of the stacking dimensions that the layout starts with."""
-        experts = [config.n_routed_experts] if "{expert}" in self.theirs[0] else []
-        return experts + [len(self.theirs)] * (len(self.theirs) > 1)
+    @property
+    def _by_expert(self):
+        return "{expert}" in self.theirs
 
     def _sizes(self, config):
         return {"H": config.num_attention_heads} if "H" in self.layout else {}
 
 
-def _linear(ours: str, theirs: str) -> Rule:
-    return Rule(ours, (f"{theirs}.weight",), "o i -> i o")
-
-
 def _vector(ours: str, theirs: str) -> Rule:
-    return Rule(ours, (theirs,), "i -> i")
+    return Rule(ours, theirs, "D -> D")
 
 
-def _swiglu(ours: str, theirs: str) -> tuple[Rule, Rule]:
-    gate_up = (f"{theirs}.gate_proj.weight", f"{theirs}.up_proj.weight")
-    return Rule(f"{ours}.gate_up", gate_up, "g F D -> D g F"), _linear(f"{ours}.down", f"{theirs}.down_proj")
+def _linear(ours: str, theirs: str) -> Rule:
+    return Rule(ours, f"{theirs}.weight", "o i -> i o")
+
+
+def _swiglu(ours: str, theirs: str) -> list[Rule]:
+    return [_linear(f"{ours}.{part}", f"{theirs}.{part}_proj") for part in ("gate", "up", "down")]
+
+
+def _experts(ours: str, theirs: str) -> list[Rule]:
+    """As `_swiglu`, for every routed expert."""
+    return [Rule(rule.ours, rule.theirs, "E o i -> E i o") for rule in _swiglu(ours, theirs + ".{expert}")]
 
 
 MODEL_RULES = (
-    Rule("embedding", ("model.embed_tokens.weight",), "V D -> V D"),
+    Rule("embedding", "model.embed_tokens.weight", "V D -> V D"),
     _vector("norm.scale", "model.norm.weight"),
     _linear("head", "lm_head"),
 )
-
-EXPERT = "mlp.experts.{expert}"
 
 LAYER_RULES = (
     _vector("attention_norm.scale", "input_layernorm.weight"),
     _linear("attention.q_down", "self_attn.q_a_proj"),
     _vector("attention.q_down_bias", "self_attn.q_a_proj.bias"),
     _vector("attention.q_norm.scale", "self_attn.q_a_layernorm.weight"),
-    Rule("attention.q_up", ("self_attn.q_b_proj.weight",), "(H d) Q -> Q H d"),
+    Rule("attention.q_up", "self_attn.q_b_proj.weight", "(H d) Q -> Q H d"),
     _linear("attention.kv_down", "self_attn.kv_a_proj_with_mqa"),
     _vector("attention.kv_down_bias", "self_attn.kv_a_proj_with_mqa.bias"),
     _vector("attention.kv_norm.scale", "self_attn.kv_a_layernorm.weight"),
-    Rule("attention.kv_up", ("self_attn.kv_b_proj.weight",), "(H e) C -> C H e"),
-    Rule("attention.out", ("self_attn.o_proj.weight",), "D (H V) -> H V D"),
+    Rule("attention.kv_up", "self_attn.kv_b_proj.weight", "(H e) C -> C H e"),
+    Rule("attention.out", "self_attn.o_proj.weight", "D (H V) -> H V D"),
     _vector("attention.out_bias", "self_attn.o_proj.bias"),
     _vector("feed_forward_norm.scale", "post_attention_layernorm.weight"),
     *_swiglu("feed_forward", "mlp"),
     _linear("feed_forward.router.kernel", "mlp.gate"),
     _vector("feed_forward.router.bias", "mlp.gate.e_score_correction_bias"),
-    Rule(
-        "feed_forward.experts.gate_up",
-        (f"{EXPERT}.gate_proj.weight", f"{EXPERT}.up_proj.weight"),
-        "E g I D -> E D g I",
-    ),
-    Rule("feed_forward.experts.down", (f"{EXPERT}.down_proj.weight",), "E D I -> E I D"),
+    *_experts("feed_forward.experts", "mlp.experts"),
     *_swiglu("feed_forward.shared", "mlp.shared_experts"),
 )
 
-DIRECT_QUERY = Rule("attention.q_up", ("self_attn.q_proj.weight",), "(H d) D -> D H d")  # where q_lora_rank is 0
+DIRECT_QUERY = Rule("attention.q_up", "self_attn.q_proj.weight", "(H d) D -> D H d")  # where q_lora_rank is 0
 
 MTP_RULES = (
     _vector("embedding_norm.scale", "enorm.weight"),

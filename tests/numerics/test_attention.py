@@ -27,6 +27,10 @@ CONFIG = ModelConfig(
     rope_scaling=RopeScaling(factor=4.0, original_max_position_embeddings=16),
 )
 
+attend_all = jax.jit(LatentAttention.__call__)
+fill = jax.jit(LatentAttention.prefill)
+decode = jax.jit(LatentAttention.decode)
+
 
 def _context(positions_BS, mask_BST):
     return Context(*rope.tables(CONFIG, positions_BS), mask_BST)
@@ -39,13 +43,12 @@ def test_absorbed_decoding_equals_expanded_attention(start):
     attention = LatentAttention(CONFIG, rngs=nnx.Rngs(params=0))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(B, S, 32)), jnp.float32)
     positions = jnp.broadcast_to(start + jnp.arange(S), (B, S))
-    expanded = attention(x, _context(positions, causal_mask(jnp.ones((B, S), jnp.int32))))
-    step = jax.jit(LatentAttention.decode)
+    expanded = attend_all(attention, x, _context(positions, causal_mask(jnp.ones((B, S), jnp.int32))))
     cache = LatentCache.empty(B, places, CONFIG, jnp.float32)
     for place in range(S):
         visible = jnp.broadcast_to(jnp.arange(places) <= place, (B, 1, places))
         context = _context(positions[:, place : place + 1], visible)
-        y, cache = step(attention, x[:, place : place + 1], context, cache, place)
+        y, cache = decode(attention, x[:, place : place + 1], context, cache, place)
         np.testing.assert_allclose(y[:, 0], expanded[:, place], atol=1e-5)
 
 
@@ -55,8 +58,8 @@ def test_prefill_leaves_what_decoding_would_have_written():
     x = jnp.asarray(np.random.default_rng(1).normal(size=(B, S, 32)), jnp.float32)
     positions, empty = jnp.broadcast_to(jnp.arange(S), (B, S)), LatentCache.empty(B, 8, CONFIG, jnp.float32)
     visible = jnp.arange(8)[None] <= jnp.arange(S)[:, None]
-    filled = attention.prefill(x, _context(positions, causal_mask(jnp.ones((B, S), jnp.int32))), empty)
-    decoded = attention.decode(x, _context(positions, jnp.broadcast_to(visible, (B, S, 8))), empty, 0)
+    filled = fill(attention, x, _context(positions, causal_mask(jnp.ones((B, S), jnp.int32))), empty)
+    decoded = decode(attention, x, _context(positions, jnp.broadcast_to(visible, (B, S, 8))), empty, 0)
     for ours, theirs in zip(jax.tree.leaves(filled), jax.tree.leaves(decoded), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 

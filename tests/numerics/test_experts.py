@@ -11,10 +11,10 @@ from deepseek_jax.models.moe.experts import every_expert, in_blocks, ragged
 E, D, I = 5, 8, 6
 
 
-def _reference(x_TD, experts_TK, weights_TK, gate_up, down):
+def _reference(x_TD, experts_TK, weights_TK, gate, up, down):
     total = 0.0
     for expert in range(E):
-        active = jax.nn.silu(x_TD @ gate_up[expert, :, 0]) * (x_TD @ gate_up[expert, :, 1])
+        active = jax.nn.silu(x_TD @ gate[expert]) * (x_TD @ up[expert])
         weight_T = jnp.where(experts_TK == expert, weights_TK, 0.0).sum(axis=1)
         total += weight_T[:, None] * (active @ down[expert])
     return total
@@ -30,17 +30,18 @@ def _choices(rng, tokens, loads):
 @pytest.mark.parametrize("tokens, loads", [(1, "even"), (300, "even"), (257, "two experts only")])
 def test_value_and_gradients(way, tokens, loads):
     rng = np.random.default_rng(0)
-    shapes = (tokens, D), (tokens, 2), (E, D, 2, I), (E, I, D), (tokens, D)
-    x, weights, gate_up, down, cotangent = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
+    shapes = (tokens, D), (tokens, 2), (E, D, I), (E, D, I), (E, I, D), (tokens, D)
+    x, weights, gate, up, down, cotangent = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
     experts = jnp.asarray(_choices(rng, tokens, loads), jnp.int32)
 
     def value_and_gradients(compute):
-        run = lambda x, weights, gate_up, down: compute(x, experts, weights, gate_up, down)  # noqa: E731
-        y, pull_back = jax.vjp(run, x, weights, gate_up, down)
+        run = lambda x, weights, *kernels: compute(x, experts, weights, *kernels)  # noqa: E731
+        y, pull_back = jax.vjp(run, x, weights, gate, up, down)
         return y, *pull_back(cotangent)
 
     ours = jax.jit(value_and_gradients, static_argnums=0)(way)
-    for name, got, expected in zip(("y", "x", "weights", "gate_up", "down"), ours, value_and_gradients(_reference), strict=True):
+    names = "y", "x", "weights", "gate", "up", "down"
+    for name, got, expected in zip(names, ours, value_and_gradients(_reference), strict=True):
         scale = max(1.0, float(jnp.abs(expected).max()))
         np.testing.assert_allclose(got, expected, atol=1e-5 * scale, err_msg=name)
 
