@@ -20,7 +20,12 @@ class Worker:
         self.log = log
         with open(log, "w") as errors:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=Path(__file__).parents[1]
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                cwd=Path(__file__).parents[1],
             )
         self.about = self._answer()
 
@@ -57,8 +62,14 @@ def summary(rounds: list[Measured], tokens: int) -> dict[str, float]:
     pooled = {key: [value for measured in rounds for value in measured[key]] for key in rounds[0]}
     medians = {key: statistics.median(values) for key, values in pooled.items()}
     by_round = [tokens / statistics.median(measured["seconds"]) for measured in rounds]
-    rates = {"tokens_per_s": tokens / medians["seconds"], "slowest_round": min(by_round), "fastest_round": max(by_round)}
-    return medians | rates | {"tokens_per_cpu_s": tokens / medians["cpu_seconds"], "repetitions": len(pooled["seconds"])}
+    rates = {
+        "tokens_per_s": tokens / medians["seconds"],
+        "slowest_round": min(by_round),
+        "fastest_round": max(by_round),
+    }
+    return (
+        medians | rates | {"tokens_per_cpu_s": tokens / medians["cpu_seconds"], "repetitions": len(pooled["seconds"])}
+    )
 
 
 def table(title: str, summaries: dict[str, dict[str, float]]) -> str:

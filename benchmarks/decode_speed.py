@@ -1,6 +1,6 @@
-"""Decoding tokens a second of v3_tiny without MTP, greedy, float32, prompt and prefill counted, beside the rival at hand.
+"""Greedy decoding, tokens a second of v3_tiny without MTP, float32, prefill counted, beside the rival at hand.
 
-    python -m benchmarks.decode_speed --rival-python HF/bin/python --json out.json
+python -m benchmarks.decode_speed --rival-python HF/bin/python --json out.json
 """
 
 import functools
@@ -13,9 +13,9 @@ REPETITIONS = 3  # a round
 
 
 def measure(args, logs):
-    ours, rival = options.start_ours("decode", logs), None
+    ours, rival = options.start_ours("decoding", logs), None
     if args.rival_python:
-        rival = options.start_hugging_face(args.rival_python, "decode", logs)
+        rival = options.start_hugging_face(args.rival_python, "decoding", logs)
     workers = [ours, rival] if rival else [ours]
     tables, results = [], {"about": [worker.about for worker in workers]}
     for batch in DECODE_BATCHES:

@@ -1,6 +1,6 @@
 """Training tokens a second of v3_tiny without MTP, 8 x 256, float32, AdamW, dropless, beside the rivals at hand.
 
-    python -m benchmarks.train_speed --rival-python HF/bin/python --maxtext-python MAXTEXT/bin/python --json out.json
+python -m benchmarks.train_speed --rival-python HF/bin/python --maxtext-python MAXTEXT/bin/python --json out.json
 """
 
 import functools
@@ -15,9 +15,9 @@ STEPS = 6  # a round
 
 def measure(args, logs):
     sizes = {"batch": BATCH, "sequence": SEQUENCE, "steps": STEPS}
-    workers = {"deepseek_jax": options.start_ours("train", logs)}
+    workers = {"deepseek_jax": options.start_ours("training", logs)}
     if args.rival_python:
-        workers["Hugging Face transformers"] = options.start_hugging_face(args.rival_python, "train", logs)
+        workers["Hugging Face transformers"] = options.start_hugging_face(args.rival_python, "training", logs)
     contestants = {name: functools.partial(worker.round, **sizes) for name, worker in workers.items()}
     if args.maxtext_python:
         maxtext = MaxText(args.maxtext_python, EXPERIMENT.model, BATCH, SEQUENCE, logs / "maxtext.log")

@@ -1,6 +1,6 @@
 """Hugging Face transformers' DeepSeek-V3 as a contestant: sdpa attention, grouped_mm experts, float32, all cores.
 
-    python benchmarks/rivals/hugging_face.py train|decode DIRECTORY_OF_CONFIG_JSON
+    python benchmarks/rivals/hugging_face.py training|decoding DIRECTORY_OF_CONFIG_JSON
 
 Needs torch and transformers, not this package; answers through serve.py.
 """
@@ -77,4 +77,4 @@ if __name__ == "__main__":
     transformers.logging.set_verbosity_error()
     contest, directory = sys.argv[1:]
     rival = make_model(directory)
-    serve(about(rival), {"train": train, "decode": decode}[contest](rival))
+    serve(about(rival), {"training": train, "decoding": decode}[contest](rival))

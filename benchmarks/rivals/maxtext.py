@@ -15,7 +15,7 @@ WARM_UP = 3  # steps
 
 
 class MaxText:
-    """A step of the same sizes on synthetic tokens, every expert on every token: its fastest way that drops none on a CPU."""
+    """Steps of the same sizes on synthetic tokens; every expert works on every token, its fastest dropless way on a CPU."""
 
     def __init__(self, python: str, config: ModelConfig, batch: int, sequence: int, log: Path):
         self.python, self.config, self.batch, self.sequence, self.log = python, config, batch, sequence, log
@@ -23,7 +23,12 @@ class MaxText:
     def round(self, steps: int) -> dict[str, list[float]]:
         """Wall and CPU seconds between the log lines of successive steps."""
         with tempfile.TemporaryDirectory() as directory, open(self.log, "w") as log:
-            command = [self.python, "-m", "maxtext.trainers.pre_train.train", *self._settings(directory, steps + WARM_UP)]
+            command = [
+                self.python,
+                "-m",
+                "maxtext.trainers.pre_train.train",
+                *self._settings(directory, steps + WARM_UP),
+            ]
             # --verbosity=0: without it MaxText's log leaves the steps out.
             environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1", "DECOUPLE_GCLOUD": "FALSE"}
             process = subprocess.Popen(
@@ -101,7 +106,9 @@ class MaxText:
             "max_position_embeddings": config.max_position_embeddings,
             "rope_interleave": config.rope_interleave,
         }
-        return [f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in settings.items()]
+        return [
+            f"{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in settings.items()
+        ]
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -70,7 +70,10 @@ def _rope(values):
         return theta, RopeScaling()
     known = {field.name for field in dataclasses.fields(RopeScaling)}
     if kinds != {"yarn"} or not rope.keys() <= known:
-        raise UserError(f"config.json extends rotary embeddings by {', '.join(kinds)} with {sorted(rope)}; only yarn with {sorted(known)} can be read.")
+        given = ", ".join([*kinds, *rope])
+        raise UserError(
+            f"config.json extends rotary embeddings by {given}; only yarn with {sorted(known)} can be read."
+        )
     return theta, RopeScaling(**rope | _magnitudes(rope.get("mscale"), rope.get("mscale_all_dim")))
 
 

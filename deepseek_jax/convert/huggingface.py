@@ -67,7 +67,9 @@ def load(directory: Path, config: ModelConfig) -> tuple[dict, dict]:
         read.update(name for layer in names for name in layer)
         array = where.to_ours(([tensors[name] for name in layer] for layer in names), config)
         if array.shape != leaf.shape:
-            raise UserError(f"{directory}: {names[0][0]} and its like make {array.shape}; config.json says {leaf.shape}.")
+            raise UserError(
+                f"{directory}: {names[0][0]} and its like make {array.shape}; config.json says {leaf.shape}."
+            )
         return array.astype(np.float32)
 
     trees = jax.tree_util.tree_map_with_path(fetch, abstract_trees(config))

@@ -24,7 +24,9 @@ def directory(request, tmp_path):
 
 
 def test_both_spellings_give_one_config(directory):
-    hugging_face, deepseek = (json.loads((directory / name).read_text()) for name in ("config.json", "config_hub_style.json"))
+    hugging_face, deepseek = (
+        json.loads((directory / name).read_text()) for name in ("config.json", "config_hub_style.json")
+    )
     assert config_json.from_json(hugging_face) == config_json.from_json(deepseek)
 
 

@@ -32,8 +32,6 @@ def test_value_and_gradients(chunk_tokens, z_loss):
         loss, nll = _plain(hidden, head, targets, weights, z_loss)
         return 3.0 * loss, nll
 
-    got, expected = (
-        jax.jit(jax.value_and_grad(f, argnums=(0, 1), has_aux=True))(hidden, head) for f in (ours, plain)
-    )
+    got, expected = (jax.jit(jax.value_and_grad(f, argnums=(0, 1), has_aux=True))(hidden, head) for f in (ours, plain))
     for ours_leaf, plain_leaf in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours_leaf, plain_leaf, rtol=1e-4, atol=1e-5)

@@ -8,7 +8,7 @@ import pytest
 from deepseek_jax.models.moe.dispatch import plan
 from deepseek_jax.models.moe.experts import every_expert, in_blocks, ragged
 
-E, D, I = 5, 8, 6
+E, D, WIDTH = 5, 8, 6
 
 
 def _reference(x_TD, experts_TK, weights_TK, gate, up, down):
@@ -30,7 +30,7 @@ def _choices(rng, tokens, loads):
 @pytest.mark.parametrize("tokens, loads", [(1, "even"), (300, "even"), (257, "two experts only")])
 def test_value_and_gradients(way, tokens, loads):
     rng = np.random.default_rng(0)
-    shapes = (tokens, D), (tokens, 2), (E, D, I), (E, D, I), (E, I, D), (tokens, D)
+    shapes = (tokens, D), (tokens, 2), (E, D, WIDTH), (E, D, WIDTH), (E, WIDTH, D), (tokens, D)
     x, weights, gate, up, down, cotangent = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
     experts = jnp.asarray(_choices(rng, tokens, loads), jnp.int32)
 

@@ -48,7 +48,9 @@ def test_rotation_is_a_product_of_complex_numbers(interleave):
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 8))
     positions = np.asarray([[0, 1, 2], [5, 6, 7]])
     config = ModelConfig(qk_rope_head_dim=8, rope_scaling=RopeScaling())
-    rotated = rope.rotate(jnp.asarray(x, jnp.float32), *rope.tables(config, jnp.asarray(positions)), interleave=interleave)
+    rotated = rope.rotate(
+        jnp.asarray(x, jnp.float32), *rope.tables(config, jnp.asarray(positions)), interleave=interleave
+    )
     pairs = x[..., 0::2] + 1j * x[..., 1::2] if interleave else x[..., :4] + 1j * x[..., 4:]
     turned = pairs * np.exp(1j * positions[..., None, None] * 10000.0 ** (-np.arange(4) / 4))
     np.testing.assert_allclose(rotated, np.concatenate([turned.real, turned.imag], axis=-1), atol=1e-5)

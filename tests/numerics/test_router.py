@@ -102,6 +102,8 @@ def test_balance_loss_and_load_count_only_what_counts():
 
 def test_bias_moves_against_the_load_by_its_sign():
     bias, load = jnp.asarray([0.0, 0.5, -0.5, 0.0]), jnp.asarray([100.0, 1.0, 30.0, 29.0])
-    np.testing.assert_allclose(update_bias(bias, load, 0.001, recentre=False), [-0.001, 0.501, -0.499, 0.001], rtol=1e-5)
+    np.testing.assert_allclose(
+        update_bias(bias, load, 0.001, recentre=False), [-0.001, 0.501, -0.499, 0.001], rtol=1e-5
+    )
     np.testing.assert_allclose(update_bias(bias, load, 0.1, recentre=True).mean(), 0.0, atol=1e-7)
     np.testing.assert_array_equal(update_bias(bias, jnp.full(4, 7.0), 0.001, recentre=False), bias)
