@@ -15,7 +15,7 @@ WARM_UP = 3  # steps
 
 
 class MaxText:
-    """Steps of the same sizes on synthetic tokens; every expert works on every token, its fastest dropless way on a CPU."""
+    """Steps of the same sizes on synthetic tokens; every expert on every token, its fastest dropless way on a CPU."""
 
     def __init__(self, python: str, config: ModelConfig, batch: int, sequence: int, log: Path):
         self.python, self.config, self.batch, self.sequence, self.log = python, config, batch, sequence, log
