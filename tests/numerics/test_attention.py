@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from deepseek_jax.models import rope
-from deepseek_jax.models.attention.core import attend, causal_mask, masked_softmax
+from deepseek_jax.models.attention.core import causal_attend, causal_mask, masked_softmax
 from deepseek_jax.models.attention.mla import Context, LatentAttention
 from deepseek_jax.models.cache import LatentCache
 from deepseek_jax.models.config import ModelConfig, RopeScaling
@@ -64,15 +64,28 @@ def test_prefill_leaves_what_decoding_would_have_written():
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-def test_attention_is_a_softmax_average():
-    rng = np.random.default_rng(2)
-    q, k, v = (rng.normal(size=shape) for shape in ((1, 4, 2, 6), (1, 4, 2, 6), (1, 4, 2, 3)))
-    segments = np.asarray([[1, 1, 2, 2]])
-    ours = attend(*(jnp.asarray(a, jnp.float32) for a in (q, k, v)), causal_mask(jnp.asarray(segments)), scale=0.7)
-    for token, visible in enumerate([[0], [0, 1], [2], [2, 3]]):
-        for head in range(2):
-            weights = np.exp(0.7 * k[0, visible, head] @ q[0, token, head])
-            np.testing.assert_allclose(ours[0, token, head], weights @ v[0, visible, head] / weights.sum(), atol=1e-5)
+@pytest.mark.parametrize("length", [1, 128, 300])
+def test_causal_attention_in_blocks_is_a_softmax_average(length):
+    """Value and gradients, with two documents and padding in a row, in one block and in several."""
+    rng, scale = np.random.default_rng(2), 0.7
+    shapes = (2, length, 3, 6), (2, length, 3, 6), (2, length, 3, 5), (2, length, 3, 5)
+    q, k, v, cotangent = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
+    place = np.arange(length)
+    segments = np.stack([1 + (place > length // 3), place > length // 4]).astype(np.int32)
+    mask = causal_mask(jnp.asarray(segments))
+
+    def plain(q, k, v):
+        scores = jnp.where(mask[:, None], scale * jnp.einsum("BSHK,BTHK->BHST", q, k), -1e30)
+        weights = jnp.where(mask[:, None], jax.nn.softmax(scores, axis=-1), 0.0)
+        return jnp.einsum("BHST,BTHV->BSHV", weights, v)
+
+    def value_and_gradients(attention):
+        y, pull_back = jax.vjp(attention, q, k, v)
+        return y, *pull_back(cotangent)
+
+    ours = jax.jit(lambda: value_and_gradients(lambda *qkv: causal_attend(*qkv, mask, scale)))()
+    for got, expected in zip(ours, jax.jit(lambda: value_and_gradients(plain))(), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def test_nobody_sees_padding_and_padding_sees_nobody():
