@@ -1,0 +1,1 @@
+"""This package as a contestant."""

@@ -1,0 +1,73 @@
+"""Seconds from the command to its first step, cold and warm, and what a running step waits for besides computing.
+
+    python -m benchmarks.startup --json out.json
+
+Runs `deepseek-jax train` on configs/v3_tiny.py twice: with an empty compilation cache, then with the one that the first
+run filled.  The corpus is prepared beforehand and not counted.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks import options
+
+CONFIG = str(Path(__file__).parents[1] / "configs/v3_tiny.py")
+STEPS = 40  # rows of metrics to wait for
+SETTLED = 10  # rows left out: what is compiled or filled at the start
+
+
+def measure(args, logs):
+    _run(logs, "data", "prepare", "--config", CONFIG).wait()
+    results = {start: _start(logs, start) for start in ("cold", "warm")}
+    lines = (
+        f"{start} start: first step after {measured['first_step_seconds']:.1f} s; "
+        f"Python's part of a step {1000 * measured['overhead_seconds']:.2f} ms; "
+        f"waiting for data {100 * measured['data_wait_share']:.2f}% of the time"
+        for start, measured in results.items()
+    )
+    return "\n".join(lines), {"startup": results}
+
+
+def _start(logs: Path, start: str) -> dict[str, float]:
+    metrics = logs / start / "metrics.jsonl"
+    words = "train", "--config", CONFIG, "--workdir", str(logs / start), "--config.log.every=1"
+    began = time.perf_counter()
+    process = _run(logs, *words, JAX_COMPILATION_CACHE_DIR=str(logs / "compiled"))
+    _wait_for_rows(process, metrics, 1)
+    first_step = time.perf_counter() - began
+    rows = _wait_for_rows(process, metrics, STEPS)[SETTLED:STEPS]
+    process.kill()
+    process.wait()
+    return {
+        "first_step_seconds": first_step,
+        "overhead_seconds": statistics.median(row["overhead_seconds"] for row in rows),
+        "data_wait_share": sum(row["data_wait_seconds"] for row in rows) / sum(row["step_seconds"] for row in rows),
+        "tokens_per_second": statistics.median(row["tokens_per_second"] for row in rows),
+    }
+
+
+def _run(logs: Path, *words: str, **environment: str) -> subprocess.Popen:
+    with open(logs / "deepseek-jax.log", "a") as log:
+        command = [sys.executable, "-m", "deepseek_jax", *words]
+        return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | environment)
+
+
+def _wait_for_rows(process, metrics: Path, count: int) -> list[dict]:
+    """Rows of training steps, once there are `count`."""
+    while process.poll() is None:
+        lines = metrics.read_text().splitlines() if metrics.exists() else []
+        rows = [json.loads(line) for line in lines if line.endswith("}")]
+        rows = [row for row in rows if "step_seconds" in row]
+        if len(rows) >= count:
+            return rows
+        time.sleep(0.02)
+    raise RuntimeError(f"deepseek-jax train ended with code {process.returncode} before step {count}")
+
+
+if __name__ == "__main__":
+    options.run(__doc__.splitlines()[0], measure)

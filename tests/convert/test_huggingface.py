@@ -1,0 +1,122 @@
+"""Reading and writing released checkpoints, and what is said where one does not fit."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from deepseek_jax.convert import config_json, huggingface
+from deepseek_jax.errors import UserError
+from deepseek_jax.models.config import ModelConfig, RopeScaling
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+
+
+@pytest.fixture(params=["v3", "v3_plain"])
+def directory(request, tmp_path):
+    """A copy of a golden checkpoint, to be spoilt."""
+    return shutil.copytree(GOLDENS / request.param, tmp_path / "checkpoint")
+
+
+def test_both_spellings_give_one_config(directory):
+    hugging_face, deepseek = (
+        json.loads((directory / name).read_text()) for name in ("config.json", "config_hub_style.json")
+    )
+    assert config_json.from_json(hugging_face) == config_json.from_json(deepseek)
+
+
+def test_config_survives_the_round_trip(directory):
+    config = huggingface.read_config(directory)
+    assert config_json.from_json(config_json.to_json(config)) == config
+
+
+@pytest.mark.parametrize("shard_bytes", [10**9, 10**5])
+def test_weights_survive_the_round_trip(directory, tmp_path, shard_bytes):
+    """Every tensor comes back bit for bit under its own name, from one file and from many."""
+    config = huggingface.read_config(directory)
+    trees = huggingface.load(directory, config)
+    huggingface.save(tmp_path / "out", config, *trees, shard_bytes=shard_bytes)
+    files = list((tmp_path / "out").glob("*.safetensors"))
+    assert len(files) > 1 or shard_bytes > 10**6
+    written = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    original = load_file(directory / "model.safetensors")
+    assert written.keys() == original.keys()
+    for name, tensor in original.items():
+        np.testing.assert_array_equal(written[name], tensor, err_msg=name)
+    jax.tree.map(np.testing.assert_array_equal, huggingface.load(tmp_path / "out", config), trees)
+
+
+def test_bfloat16_is_read_as_float32(directory):
+    config = huggingface.read_config(directory)
+    rounded = {name: x.astype(ml_dtypes.bfloat16) for name, x in load_file(directory / "model.safetensors").items()}
+    save_file(rounded, directory / "model.safetensors")
+    params, _ = huggingface.load(directory, config)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+    np.testing.assert_array_equal(params["norm"]["scale"], rounded["model.norm.weight"].astype(np.float32))
+
+
+def test_modules_that_the_config_leaves_out_are_not_read():
+    values = json.loads((GOLDENS / "v3/config.json").read_text()) | {"num_nextn_predict_layers": 0}
+    params, buffers = huggingface.load(GOLDENS / "v3", config_json.from_json(values))
+    assert "mtp" not in params and "mtp" not in buffers
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda tensors: tensors.pop("model.layers.1.mlp.gate.weight"), "no tensor model.layers.1.mlp.gate.weight"),
+        (lambda tensors: tensors.update({"model.surprise": np.zeros(3)}), "does not know, such as model.surprise"),
+        (lambda tensors: tensors.update({"lm_head.weight": np.zeros((256, 3))}), r"lm_head.weight .* \(3, 256\)"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused(directory, change, message):
+    tensors = load_file(directory / "model.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "model.safetensors")
+    with pytest.raises(UserError, match=message):
+        huggingface.load(directory, huggingface.read_config(directory))
+
+
+def test_a_directory_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no config.json"):
+        huggingface.read_config(tmp_path)
+    with pytest.raises(UserError, match="holds neither"):
+        huggingface.load(tmp_path, ModelConfig())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_type": "llama"},
+        {"scoring_func": "softmax"},
+        {"quantization_config": {"quant_method": "fp8"}},
+        {"rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+        {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "attention_factor": 1.0}},
+        {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale_all_dim": 1.0}},
+    ],
+)
+def test_what_is_not_computed_is_refused(change):
+    with pytest.raises(UserError, match="config.json"):
+        config_json.from_json(json.loads((GOLDENS / "v3/config.json").read_text()) | change)
+
+
+@pytest.mark.parametrize("missing", ["hidden_size", "n_group"])
+def test_a_missing_size_is_named(missing):
+    values = json.loads((GOLDENS / "v3/config.json").read_text())
+    del values[missing]
+    with pytest.raises(UserError, match=f"no {missing}"):
+        config_json.from_json(values)
+
+
+def test_yarn_without_magnitudes_scales_only_the_rotated_dimensions():
+    """Hugging Face takes mscale for 1 and leaves the softmax alone; see `tests/goldens` for both given."""
+    values = json.loads((GOLDENS / "v3/config.json").read_text())
+    values["rope_parameters"] = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    scaling = config_json.from_json(values).rope_scaling
+    assert scaling == RopeScaling(factor=4.0, original_max_position_embeddings=64, mscale=1.0, mscale_all_dim=0.0)
+    assert scaling.magnitude(scaling.mscale_all_dim) == 1.0

@@ -1,0 +1,49 @@
+"""The tiny models of tests/goldens as ours, beside what Hugging Face computed with them."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from deepseek_jax.convert import huggingface
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.decoder import Decoder
+from deepseek_jax.models.tree import merge, split
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+
+
+@dataclasses.dataclass(frozen=True)
+class Golden:
+    config: ModelConfig
+    graphdef: nnx.GraphDef
+    params: dict
+    buffers: dict
+    expected: dict[str, np.ndarray]
+    meta: dict
+
+    @property
+    def model(self) -> Decoder:
+        return merge(self.graphdef, self.params, self.buffers)
+
+    @property
+    def batch(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`input_ids`, positions and segment ids: one unpadded document a row."""
+        tokens = self.expected["input_ids"]
+        positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
+        return tokens, positions, np.ones_like(tokens)
+
+
+@pytest.fixture(scope="session", params=["v3", "v3_plain"])
+def golden(request) -> Golden:
+    directory = GOLDENS / request.param
+    config = huggingface.read_config(directory)
+    graphdef, _, _ = split(jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0))))
+    params, buffers = jax.tree.map(jnp.asarray, huggingface.load(directory, config))
+    expected = dict(np.load(directory / "expected.npz"))
+    return Golden(config, graphdef, params, buffers, expected, json.loads(str(expected["meta"])))

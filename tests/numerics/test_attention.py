@@ -1,0 +1,101 @@
+"""Latent attention: the absorbed form of decoding against the expanded form of training, and who sees whom.
+
+B batch  S sequence  T cache places
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from deepseek_jax.models import rope
+from deepseek_jax.models.attention.core import causal_attend, causal_mask, masked_softmax
+from deepseek_jax.models.attention.mla import Context, LatentAttention
+from deepseek_jax.models.cache import LatentCache
+from deepseek_jax.models.config import ModelConfig, RopeScaling
+
+CONFIG = ModelConfig(
+    hidden_size=32,
+    num_attention_heads=3,
+    q_lora_rank=12,
+    kv_lora_rank=10,
+    qk_nope_head_dim=6,
+    qk_rope_head_dim=4,
+    v_head_dim=5,
+    initializer_range=0.3,
+    rope_scaling=RopeScaling(factor=4.0, original_max_position_embeddings=16),
+)
+
+attend_all = jax.jit(LatentAttention.__call__)
+fill = jax.jit(LatentAttention.prefill)
+decode = jax.jit(LatentAttention.decode)
+
+
+def _context(positions_BS, mask_BST):
+    return Context(*rope.tables(CONFIG, positions_BS), mask_BST)
+
+
+@pytest.mark.parametrize("start", [0, 100_000])
+def test_absorbed_decoding_equals_expanded_attention(start):
+    """One token at a time over the latent cache, or all at once over expanded keys and values: the same outputs."""
+    B, S, places = 2, 9, 12
+    attention = LatentAttention(CONFIG, rngs=nnx.Rngs(params=0))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(B, S, 32)), jnp.float32)
+    positions = jnp.broadcast_to(start + jnp.arange(S), (B, S))
+    expanded = attend_all(attention, x, _context(positions, causal_mask(jnp.ones((B, S), jnp.int32))))
+    cache = LatentCache.empty(B, places, CONFIG, jnp.float32)
+    for place in range(S):
+        visible = jnp.broadcast_to(jnp.arange(places) <= place, (B, 1, places))
+        context = _context(positions[:, place : place + 1], visible)
+        y, cache = decode(attention, x[:, place : place + 1], context, cache, place)
+        np.testing.assert_allclose(y[:, 0], expanded[:, place], atol=1e-5)
+
+
+def test_prefill_leaves_what_decoding_would_have_written():
+    B, S = 2, 5
+    attention = LatentAttention(CONFIG, rngs=nnx.Rngs(params=0))
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(B, S, 32)), jnp.float32)
+    positions, empty = jnp.broadcast_to(jnp.arange(S), (B, S)), LatentCache.empty(B, 8, CONFIG, jnp.float32)
+    visible = jnp.arange(8)[None] <= jnp.arange(S)[:, None]
+    filled = fill(attention, x, _context(positions, causal_mask(jnp.ones((B, S), jnp.int32))), empty)
+    decoded = decode(attention, x, _context(positions, jnp.broadcast_to(visible, (B, S, 8))), empty, 0)
+    for ours, theirs in zip(jax.tree.leaves(filled), jax.tree.leaves(decoded), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 128, 300])
+def test_causal_attention_in_blocks_is_a_softmax_average(length):
+    """Value and gradients, with two documents and padding in a row, in one block and in several."""
+    rng, scale = np.random.default_rng(2), 0.7
+    shapes = (2, length, 3, 6), (2, length, 3, 6), (2, length, 3, 5), (2, length, 3, 5)
+    q, k, v, cotangent = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
+    place = np.arange(length)
+    segments = np.stack([1 + (place > length // 3), place > length // 4]).astype(np.int32)
+    mask = causal_mask(jnp.asarray(segments))
+
+    def plain(q, k, v):
+        scores = jnp.where(mask[:, None], scale * jnp.einsum("BSHK,BTHK->BHST", q, k), -1e30)
+        weights = jnp.where(mask[:, None], jax.nn.softmax(scores, axis=-1), 0.0)
+        return jnp.einsum("BHST,BTHV->BSHV", weights, v)
+
+    def value_and_gradients(attention):
+        y, pull_back = jax.vjp(attention, q, k, v)
+        return y, *pull_back(cotangent)
+
+    ours = jax.jit(lambda: value_and_gradients(lambda *qkv: causal_attend(*qkv, mask, scale)))()
+    for got, expected in zip(ours, jax.jit(lambda: value_and_gradients(plain))(), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_nobody_sees_padding_and_padding_sees_nobody():
+    mask = causal_mask(jnp.asarray([[0, 0, 1, 1, 0]]))
+    assert np.asarray(mask[0]).nonzero()[0].tolist() == [2, 3, 3]
+    assert np.asarray(mask[0]).nonzero()[1].tolist() == [2, 2, 3]
+
+
+def test_softmax_of_nothing_is_zero_and_so_is_its_gradient():
+    scores, mask = jnp.asarray([[1.0, 2.0], [3.0, 4.0]]), jnp.asarray([[True, True], [False, False]])
+    gradient = jax.grad(lambda s: masked_softmax(s, mask)[:, 0].sum())(scores)
+    np.testing.assert_allclose(masked_softmax(scores, mask), [[1 / (1 + np.e), np.e / (1 + np.e)], [0, 0]], rtol=1e-6)
+    assert np.isfinite(gradient).all() and (gradient[1] == 0).all()

@@ -1,0 +1,150 @@
+"""The whole V3 model against Hugging Face transformers: states, choices, losses, gradients, cached decoding.
+
+B batch  S sequence  T cache places
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deepseek_jax.config import LossConfig
+from deepseek_jax.convert import huggingface
+from deepseek_jax.models import rope
+from deepseek_jax.models.attention.core import causal_mask
+from deepseek_jax.models.attention.mla import Context
+from deepseek_jax.models.decoder import Decoder
+from deepseek_jax.models.tree import merge
+from deepseek_jax.tasks import language_model
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+# The model is an argument, not a closure: weights baked in as constants compile several times slower.
+forward = jax.jit(Decoder.__call__)
+
+
+def test_logits(golden):
+    hidden = forward(golden.model, *golden.batch).hidden
+    np.testing.assert_allclose(hidden, golden.expected["final_hidden"], **CLOSE)
+    np.testing.assert_allclose(golden.model.logits(hidden), golden.expected["logits"], **CLOSE)
+
+
+def test_multi_token_prediction(golden):
+    if not golden.config.num_nextn_predict_layers:
+        pytest.skip("this golden model has no MTP module")
+    (hidden,) = forward(golden.model, *golden.batch).mtp
+    np.testing.assert_allclose(hidden[:, :-1], golden.expected["mtp_hidden"], **CLOSE)
+    np.testing.assert_allclose(golden.model.logits(hidden)[:, :-1], golden.expected["mtp_logits"], **CLOSE)
+
+
+def test_left_padding(golden):
+    """Padding is segment 0: real tokens do not see it, whether the model runs at once or fills a cache."""
+    tokens, mask, positions = (golden.expected[f"pad_{name}"] for name in ("ids", "mask", "pos"))
+    model, real = golden.model, mask == 1
+    expected = golden.expected["pad_logits"][real]
+    hidden = forward(model, tokens, positions, mask).hidden
+    np.testing.assert_allclose(model.logits(hidden)[real], expected, **CLOSE)
+    hidden, _ = jax.jit(Decoder.prefill)(model, tokens, positions, mask, model.empty_cache(*tokens.shape))
+    np.testing.assert_allclose(model.logits(hidden)[real], expected, **CLOSE)
+
+
+def test_greedy_decoding_with_a_cache(golden):
+    length, steps = int(golden.expected["gen_prompt_len"]), golden.expected["gen_tokens"].shape[1]
+    prompt = golden.expected["input_ids"][:, :length]
+    tokens, logits = jax.jit(_greedy, static_argnums=2)(golden.model, prompt, steps)
+    np.testing.assert_array_equal(tokens, golden.expected["gen_tokens"])
+    np.testing.assert_allclose(logits, golden.expected["gen_logits"], **CLOSE)
+
+
+def test_each_layer_and_each_router(golden):
+    states, routings = jax.jit(_layer_by_layer)(golden.model, *golden.batch)
+    for index, state in enumerate(states):
+        np.testing.assert_allclose(state, golden.expected[f"hs_{index}"], **CLOSE, err_msg=f"after layer {index}")
+    assert len(routings) == golden.config.num_moe_layers
+    for index, routing in routings.items():
+        experts, weights = _by_expert(routing.experts_TK, routing.weights_TK)
+        expected = (golden.expected[f"router_{index}_{name}"] for name in ("indices", "weights"))
+        expected_experts, expected_weights = _by_expert(*expected)
+        np.testing.assert_array_equal(experts, expected_experts, err_msg=f"layer {index}")
+        np.testing.assert_allclose(weights, expected_weights, **CLOSE, err_msg=f"layer {index}")
+
+
+def test_losses_and_gradients(golden):
+    """Every parameter's gradient by its norm, some element by element; the balance loss and MTP weigh nothing here."""
+    grads, parts = jax.jit(_gradients, static_argnums=0)(golden.graphdef, golden.params, golden.buffers, *golden.batch)
+    np.testing.assert_allclose(parts["loss/next"], golden.expected["loss"], **CLOSE)
+    if golden.config.num_nextn_predict_layers:
+        np.testing.assert_allclose(parts["loss/mtp_1"], golden.expected["mtp_loss"], **CLOSE)
+    ours = _fuse_experts(huggingface.export(golden.config, grads), golden.config.n_routed_experts)
+    for name, norm in zip(golden.expected["grad_names"], golden.expected["grad_norms"], strict=True):
+        np.testing.assert_allclose(np.linalg.norm(ours[name]), norm, rtol=1e-4, err_msg=name)
+    for key in (key for key in golden.expected if key.startswith("grad__")):
+        name = key.removeprefix("grad__")
+        np.testing.assert_allclose(ours[name], golden.expected[key], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def _gradients(graphdef, params, buffers, tokens, positions, segment_ids):
+    batch = {"tokens": tokens, "positions": positions, "segment_ids": segment_ids}
+    totals = language_model.totals(segment_ids, depths=2)
+
+    def loss(params):
+        model = merge(graphdef, params, buffers)
+        return language_model.loss(model, batch, totals, mtp_weight=0.0, config=LossConfig(sequence_balance=0.0))
+
+    return jax.grad(loss, has_aux=True)(params)
+
+
+def _by_expert(experts_TK, weights_TK):
+    """Choices sorted by the expert's number: their order means nothing."""
+    order = np.argsort(experts_TK, axis=1)
+    return tuple(np.take_along_axis(np.asarray(array), order, axis=1) for array in (experts_TK, weights_TK))
+
+
+def _layer_by_layer(model, tokens, positions, segment_ids):
+    """(the state before the first layer and after each, what each MoE layer's router chose, by layer number)."""
+    context = Context(*rope.tables(model.config, positions), causal_mask(segment_ids))
+    states, routings = [model.embedding[...][tokens]], {}
+    for run in model.layers.values():
+        for index in range(run.attention_norm.scale[...].shape[0]):
+            block, x = jax.tree.map(lambda leaf, index=index: leaf[index], run), states[-1]
+            if block.kind.feed_forward == "moe":
+                attended = x + block.attention(block.attention_norm(x), context)
+                normed = block.feed_forward_norm(attended).reshape(-1, x.shape[-1])
+                routings[len(states) - 1] = block.feed_forward.router(normed)
+            states.append(block(x, context, segment_ids > 0)[0])
+    return states, routings
+
+
+def _fuse_experts(tensors, num_experts):
+    """The names under which Hugging Face holds experts in memory: gate above up, all experts in one array."""
+    fused = dict(tensors)
+    for name in tensors:
+        if ".experts.0.gate_proj" in name:
+            prefix = name.removesuffix("0.gate_proj.weight")
+            gate, up, down = (
+                np.stack([tensors[f"{prefix}{expert}.{part}_proj.weight"] for expert in range(num_experts)])
+                for part in ("gate", "up", "down")
+            )
+            fused[f"{prefix}gate_up_proj"] = np.concatenate([gate, up], axis=1)
+            fused[f"{prefix}down_proj"] = down
+    return fused
+
+
+def _greedy(model, prompt_BS, steps):
+    """The `steps` likeliest next tokens after a prompt, and the logits of each, by prefill and cached steps."""
+    batch, length = prompt_BS.shape
+    places = length + steps
+    positions = jnp.broadcast_to(jnp.arange(length), prompt_BS.shape)
+    hidden, caches = model.prefill(prompt_BS, positions, jnp.ones_like(prompt_BS), model.empty_cache(batch, places))
+
+    def step(carry, place):
+        logits, caches = carry
+        token_B1 = logits.argmax(axis=-1)[:, None]
+        visible = jnp.broadcast_to(jnp.arange(places) <= place, (batch, 1, places))
+        hidden, caches = model.decode(token_B1, jnp.full((batch, 1), place), visible, caches, place)
+        return (model.logits(hidden)[:, 0], caches), (token_B1[:, 0], logits)
+
+    start = model.logits(hidden[:, -1:])[:, 0], caches
+    _, (tokens, logits) = jax.lax.scan(step, start, length + jnp.arange(steps))
+    return tokens.T, jnp.swapaxes(logits, 0, 1)
