@@ -13,6 +13,7 @@ from deepseek_jax.convert import huggingface
 from deepseek_jax.models import rope
 from deepseek_jax.models.attention.core import causal_mask
 from deepseek_jax.models.attention.mla import Context
+from deepseek_jax.models.cached import CachedDecoder
 from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.tree import merge
 from deepseek_jax.tasks import language_model
@@ -45,7 +46,7 @@ def test_left_padding(golden):
     expected = golden.expected["pad_logits"][real]
     hidden = forward(model, tokens, positions, mask).hidden
     np.testing.assert_allclose(model.logits(hidden)[real], expected, **CLOSE)
-    hidden, _ = jax.jit(Decoder.prefill)(model, tokens, positions, mask, model.empty_cache(*tokens.shape))
+    hidden = jax.jit(_prefilled)(model, tokens, positions, mask)
     np.testing.assert_allclose(model.logits(hidden)[real], expected, **CLOSE)
 
 
@@ -131,12 +132,18 @@ def _fuse_experts(tensors, num_experts):
     return fused
 
 
+def _prefilled(model, tokens, positions, segment_ids):
+    model = CachedDecoder(model)
+    return model.prefill(tokens, positions, segment_ids, model.empty_caches(*tokens.shape))[0]
+
+
 def _greedy(model, prompt_BS, steps):
     """The `steps` likeliest next tokens after a prompt, and the logits of each, by prefill and cached steps."""
     batch, length = prompt_BS.shape
     places = length + steps
     positions = jnp.broadcast_to(jnp.arange(length), prompt_BS.shape)
-    hidden, caches = model.prefill(prompt_BS, positions, jnp.ones_like(prompt_BS), model.empty_cache(batch, places))
+    model = CachedDecoder(model)
+    hidden, caches = model.prefill(prompt_BS, positions, jnp.ones_like(prompt_BS), model.empty_caches(batch, places))
 
     def step(carry, place):
         logits, caches = carry
