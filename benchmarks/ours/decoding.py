@@ -1,4 +1,4 @@
-"""Greedy decoding as `deepseek-jax generate` does it, with a new model: what the tokens are does not change the work."""
+"""Greedy decoding as `deepseek-jax generate` does it, with a new model: which tokens come does not change the work."""
 
 import jax
 import numpy as np

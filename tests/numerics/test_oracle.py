@@ -10,10 +10,9 @@ import pytest
 
 from deepseek_jax.config import LossConfig
 from deepseek_jax.convert import huggingface
-from deepseek_jax.models import rope
+from deepseek_jax.infer.generate import generate
 from deepseek_jax.models.attention.core import causal_mask
-from deepseek_jax.models.attention.mla import Context
-from deepseek_jax.models.cached import CachedDecoder
+from deepseek_jax.models.cached import CachedDecoder, depth
 from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.tree import merge
 from deepseek_jax.tasks import language_model
@@ -46,7 +45,7 @@ def test_left_padding(golden):
     expected = golden.expected["pad_logits"][real]
     hidden = forward(model, tokens, positions, mask).hidden
     np.testing.assert_allclose(model.logits(hidden)[real], expected, **CLOSE)
-    hidden = jax.jit(_prefilled)(model, tokens, positions, mask)
+    hidden = jax.jit(_prefill)(model, tokens, positions, mask)
     np.testing.assert_allclose(model.logits(hidden)[real], expected, **CLOSE)
 
 
@@ -56,6 +55,14 @@ def test_greedy_decoding_with_a_cache(golden):
     tokens, logits = jax.jit(_greedy, static_argnums=2)(golden.model, prompt, steps)
     np.testing.assert_array_equal(tokens, golden.expected["gen_tokens"])
     np.testing.assert_allclose(logits, golden.expected["gen_logits"], **CLOSE)
+
+
+def test_generate(golden):
+    """As a user calls it: prompts in lists, padded to a common length inside."""
+    length, steps = int(golden.expected["gen_prompt_len"]), golden.expected["gen_tokens"].shape[1]
+    prompts = golden.expected["input_ids"][:, :length].tolist()
+    tokens = generate((golden.graphdef, golden.params, golden.buffers), prompts, steps, eos=-1)
+    assert tokens == golden.expected["gen_tokens"].tolist()
 
 
 def test_each_layer_and_each_router(golden):
@@ -104,10 +111,10 @@ def _by_expert(experts_TK, weights_TK):
 
 def _layer_by_layer(model, tokens, positions, segment_ids):
     """(the state before the first layer and after each, what each MoE layer's router chose, by layer number)."""
-    context = Context(*rope.tables(model.config, positions), causal_mask(segment_ids))
-    states, routings = [model.embedding[...][tokens]], {}
+    context = model.context(positions, causal_mask(segment_ids))
+    states, routings = [model.embed(tokens)], {}
     for run in model.layers.values():
-        for index in range(run.attention_norm.scale[...].shape[0]):
+        for index in range(depth(run)):
             block, x = jax.tree.map(lambda leaf, index=index: leaf[index], run), states[-1]
             if block.kind.feed_forward == "moe":
                 attended = x + block.attention(block.attention_norm(x), context)
@@ -132,17 +139,16 @@ def _fuse_experts(tensors, num_experts):
     return fused
 
 
-def _prefilled(model, tokens, positions, segment_ids):
-    model = CachedDecoder(model)
-    return model.prefill(tokens, positions, segment_ids, model.empty_caches(*tokens.shape))[0]
+def _prefill(model, tokens_BS, positions_BS, segment_ids_BS):
+    cached = CachedDecoder(model)
+    return cached.prefill(tokens_BS, positions_BS, segment_ids_BS, cached.empty_caches(*tokens_BS.shape))[0]
 
 
 def _greedy(model, prompt_BS, steps):
     """The `steps` likeliest next tokens after a prompt, and the logits of each, by prefill and cached steps."""
-    batch, length = prompt_BS.shape
+    model, (batch, length) = CachedDecoder(model), prompt_BS.shape
     places = length + steps
     positions = jnp.broadcast_to(jnp.arange(length), prompt_BS.shape)
-    model = CachedDecoder(model)
     hidden, caches = model.prefill(prompt_BS, positions, jnp.ones_like(prompt_BS), model.empty_caches(batch, places))
 
     def step(carry, place):
