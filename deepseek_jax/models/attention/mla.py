@@ -75,11 +75,9 @@ class LatentAttention(nnx.Module):
         with jax.named_scope("mla_absorbed"):
             kv_up = self.kv_up[...].astype(x_BSD.dtype)
             q_BSHC = jnp.einsum("BSHN,CHN->BSHC", q_BSHd[..., :N], kv_up[..., :N])
-            query = jnp.concatenate([q_BSHC, q_BSHd[..., N:]], axis=-1) * self.config.softmax_scale
-            scores_BHST = jnp.einsum("BSHe,BTe->BHST", query, cache.entries)
-            weights = masked_softmax(scores_BHST, context.mask_BST[:, None]).astype(x_BSD.dtype)
-            mixed_BSHC = jnp.einsum("BHST,BTC->BSHC", weights, cache.entries[..., :C])
-            return self._output(jnp.einsum("BSHC,CHV->BSHV", mixed_BSHC, kv_up[..., N:])), cache
+            query_BSHe = jnp.concatenate([q_BSHC, q_BSHd[..., N:]], axis=-1) * self.config.softmax_scale
+            mixed_BSHe = attend_latents(query_BSHe, cache.entries, context.mask_BST)
+            return self._output(jnp.einsum("BSHC,CHV->BSHV", mixed_BSHe[..., :C], kv_up[..., N:])), cache
 
     def _project(self, x_BSD, context):
         """Queries [B S H N+R], normed latents [B S C] and the one rope key of all heads [B S R]."""
@@ -109,3 +107,13 @@ class LatentAttention(nnx.Module):
 
     def _biased(self, x, name: str):
         return x + getattr(self, name)[...].astype(x.dtype) if self.config.attention_bias else x
+
+
+def attend_latents(
+    query_BSHe: Float[Array, "B S H C+R"], entries_BTe: Float[Array, "B T C+R"], mask_BST: Bool[Array, "B S T"]
+) -> Float[Array, "B S H C+R"]:
+    """Softmax over the visible entries, keys and values in one: multi-query attention with H heads over one key."""
+    B, S, H, e = query_BSHe.shape
+    scores = query_BSHe.reshape(B, S * H, e) @ entries_BTe.swapaxes(1, 2)
+    weights_BSHT = masked_softmax(scores.reshape(B, S, H, -1), mask_BST[:, :, None])
+    return (weights_BSHT.astype(query_BSHe.dtype).reshape(B, S * H, -1) @ entries_BTe).reshape(B, S, H, e)
