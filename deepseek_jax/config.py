@@ -120,7 +120,7 @@ class TrainConfig:
     steps: int = 1000
     batch_size: int = 8  # sequences a step, over all devices
     microbatch_size: int = 0  # sequences a forward pass, gradients accumulated over the rest; 0: the whole batch
-    ramp_start: int = 0  # batch size at step 0, grown in equal stages to `batch_size`; 0: no ramp
+    ramp_start: int = 0  # batch size at step 0, grown in equal stages of whole microbatches to `batch_size`; 0: no ramp
     ramp_stages: int = 4
     ramp_fraction: float = 0.0  # share of the steps over which the batch grows
     seed: int = 0
@@ -136,6 +136,11 @@ class TrainConfig:
         _choice("train.remat", self.remat, ("none", "dots", "full"))
         _choice("train.on_nonfinite", self.on_nonfinite, ("stop", "skip"))
         _fraction("train", self, "ramp_fraction", "ema_decay")
+        if self.ramp_start and not 0 < self.microbatch_size <= self.ramp_start <= self.batch_size:
+            raise UserError(
+                f"train.ramp_start is {self.ramp_start}; it grows by whole microbatches, so set train.microbatch_size "
+                "to at most that, and train.batch_size to at least that."
+            )
         for name in ("batch_size", "ramp_start"):
             if self.microbatch_size and getattr(self, name) % self.microbatch_size:
                 raise UserError(
@@ -152,11 +157,18 @@ class EvalConfig:
     samples: int = 2  # texts generated at the end
     sample_tokens: int = 96
 
+    def __post_init__(self):
+        _at_least("eval", self, 0, "every", "batch_size", "batches", "samples", "sample_tokens")
+
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    every: int = 0  # steps; 0: only at the end and on SIGTERM
+    every: int = 0  # steps; 0: only at the end, on SIGTERM and at the best evaluation
     keep: int = 2  # newest kept, beside the best
+
+    def __post_init__(self):
+        _at_least("checkpoint", self, 0, "every")
+        _at_least("checkpoint", self, 1, "keep")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +176,9 @@ class LogConfig:
     every: int = 10  # steps between rows of metrics.jsonl
     tensorboard: bool = True
     wandb_project: str = ""  # needs `pip install wandb`; empty: off
+
+    def __post_init__(self):
+        _at_least("log", self, 1, "every")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +189,11 @@ class MeshConfig:
     fsdp: int = 1
     expert: int = 1
     tensor: int = 1
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if (size := getattr(self, field.name)) < 1 and size != -1:
+                raise UserError(f"mesh.{field.name} is {size}; it must be at least 1, or -1 for what is left.")
 
 
 @dataclasses.dataclass(frozen=True)
