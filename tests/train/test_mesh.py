@@ -1,0 +1,83 @@
+"""The mesh, the rules table, and that a run on eight devices computes what one device does."""
+
+import jax
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+from deepseek_jax.config import MeshConfig
+from deepseek_jax.errors import UserError
+from deepseek_jax.parallel import rules
+from deepseek_jax.parallel.mesh import check_batch, make_mesh
+
+EIGHT = """
+import numpy as np, jax
+from deepseek_jax.config import MeshConfig
+from tests.train import toy
+import dataclasses
+
+config = toy.with_optimizer(toy.experiment(ema_decay=0.9), name="adamw", weight_decay=0.1, clip_norm=1.0)
+spread = dataclasses.replace(config, mesh=MeshConfig(data=2, fsdp=4))
+assert len(jax.devices()) == 8
+(one, one_step), (many, many_step) = toy.start(config, devices=jax.devices()[:1]), toy.start(spread)
+kernel = many["params"]["kernel"]
+assert len(kernel.addressable_shards) == 8 and kernel.addressable_shards[0].data.shape == (1,), kernel.sharding
+moment = many["opt_state"][1].mu["kernel"]
+assert moment.sharding == kernel.sharding, "moments lie as their parameters do"
+for seed in range(3):
+    batch = toy.batch(2, 8, seed)
+    one, expected = one_step(one, batch)
+    many, found = many_step(many, batch)
+assert many["params"]["kernel"].sharding == kernel.sharding
+for left, right in zip(jax.tree.leaves((one, expected)), jax.tree.leaves((many, found)), strict=True):
+    np.testing.assert_allclose(left, right, rtol=1e-5)
+print("same")
+"""
+
+
+def test_eight_devices_compute_what_one_does(python):
+    result = python("-c", EIGHT, devices=8)
+    assert result.stdout.strip() == "same", result.stderr
+
+
+def test_one_device_is_the_trivial_mesh():
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    assert dict(mesh.shape) == {"data": 1, "fsdp": 1, "expert": 1, "tensor": 1}
+    assert set(mesh.axis_types) == {AxisType.Auto}
+
+
+@pytest.mark.parametrize("sizes", [{"data": 3, "fsdp": 1}, {"data": -1, "tensor": 2}])
+def test_a_mesh_that_does_not_fit_the_devices_is_refused(sizes):
+    with pytest.raises(UserError, match="does not fit 1 devices"):
+        make_mesh(MeshConfig(**sizes), jax.devices()[:1])
+
+
+def test_two_axes_cannot_both_take_the_rest():
+    with pytest.raises(UserError, match="mesh.data and mesh.fsdp are both -1"):
+        make_mesh(MeshConfig(data=-1, fsdp=-1))
+
+
+def test_an_axis_of_no_devices_is_refused():
+    with pytest.raises(UserError, match="mesh.tensor is 0"):
+        MeshConfig(tensor=0)
+
+
+def abstract_mesh(**sizes):
+    return jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes))
+
+
+def test_a_batch_that_the_mesh_does_not_divide_is_refused():
+    with pytest.raises(UserError, match="train.batch_size is 6, .* multiple of 4"):
+        check_batch(abstract_mesh(data=2, fsdp=2, expert=1, tensor=4), "train.batch_size", 6)
+
+
+def test_a_dimension_that_its_axis_does_not_divide_is_named():
+    shapes = {"attention": {"out": jax.ShapeDtypeStruct((6, 16), "float32")}}
+    axes = {"attention": {"out": ("heads", "embed")}}
+    with pytest.raises(UserError, match="attention/out has heads = 6, which the 4 devices of mesh.tensor"):
+        rules.shardings(abstract_mesh(data=1, fsdp=2, expert=1, tensor=4), axes, shapes)
+
+
+def test_the_table_maps_logical_axes():
+    assert rules.partition_spec(("layers", "experts", "embed", None)) == PartitionSpec(None, "expert", "fsdp", None)
+    with pytest.raises(KeyError, match="heds"):
+        rules.partition_spec(("heds",))
