@@ -1,0 +1,1 @@
+"""Training: the loop, the compiled step, and what they need (optimizer, schedules, checkpoints, metrics, report)."""

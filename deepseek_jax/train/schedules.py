@@ -1,0 +1,115 @@
+"""What changes over a run, as functions of the step: learning rate, MTP weight, router bias rate, batch size.
+
+Step s counts from 0: the update that takes the parameters from their initial values is step 0.  Fractions in the config
+are of `train.steps`, so that a short run passes through the same shape as a long one.
+"""
+
+import optax
+
+from deepseek_jax.config import LossConfig, OptimizerConfig, RouterConfig, ScheduleConfig, TrainConfig
+from deepseek_jax.errors import UserError
+
+# V3 (arXiv:2412.19437, section 4.2) states its phases in tokens, of 14.8T: constant to 10T, cosine over the next 4.3T,
+# then 333B tokens at a tenth of the peak and the last 167B at 7.3e-6, where the peak was 2.2e-4.
+V3_DECAY_FROM, V3_DECAY_TO, V3_LAST_FROM = 10 / 14.8, 14.3 / 14.8, 14.633 / 14.8
+V3_LAST_RATIO = 7.3e-6 / 2.2e-4
+
+
+def learning_rate(optimizer: OptimizerConfig, steps: int) -> optax.Schedule:
+    """The learning rate at a step: a linear warm-up from 0, then the shape that `optimizer.schedule.name` names."""
+    schedule, peak = optimizer.schedule, optimizer.peak_lr
+    shapes = {
+        "constant": _constant,
+        "cosine": _cosine,
+        "step": _step,
+        "multi_step": _multi_step,
+        "v3": _v3,
+        "wsd": _wsd,
+    }
+    pieces, ends = shapes[schedule.name](schedule, peak, steps)
+    ends = [schedule.warmup_steps, *ends]
+    if sorted(ends) != ends or ends[-1] >= steps:
+        raise UserError(
+            f"optimizer.schedule.{schedule.name} has phases that end at steps {', '.join(map(str, ends))} of {steps}; "
+            "lower optimizer.schedule.warmup_steps or raise train.steps."
+        )
+    warmup = optax.linear_schedule(0.0, peak, schedule.warmup_steps)
+    return optax.join_schedules([warmup, *pieces], ends)
+
+
+# Each shape gives the pieces that follow the warm-up and the steps at which all but the last of them end.  A piece
+# counts its steps from its own beginning, as optax.join_schedules does.
+
+
+def _constant(schedule: ScheduleConfig, peak: float, steps: int):
+    return [optax.constant_schedule(peak)], []
+
+
+def _cosine(schedule: ScheduleConfig, peak: float, steps: int):
+    length = max(steps - schedule.warmup_steps, 1)
+    return [optax.cosine_decay_schedule(peak, length, alpha=schedule.final_ratio)], []
+
+
+def _step(schedule: ScheduleConfig, peak: float, steps: int):
+    """A drop every `step_every` steps after the warm-up."""
+    return [optax.exponential_decay(peak, schedule.step_every, schedule.decay_ratio, staircase=True)], []
+
+
+def _multi_step(schedule: ScheduleConfig, peak: float, steps: int):
+    """DeepSeek LLM and V2: x0.316 at 60% and at 90% of the tokens (arXiv:2405.04434, section 3.1.2)."""
+    drops = range(len(schedule.milestones) + 1)
+    return (
+        [optax.constant_schedule(peak * schedule.decay_ratio**drop) for drop in drops],
+        [round(milestone * steps) for milestone in schedule.milestones],
+    )
+
+
+def _v3(schedule: ScheduleConfig, peak: float, steps: int):
+    start, end, last = (round(fraction * steps) for fraction in (V3_DECAY_FROM, V3_DECAY_TO, V3_LAST_FROM))
+    return (
+        [
+            optax.constant_schedule(peak),
+            optax.cosine_decay_schedule(peak, max(end - start, 1), alpha=schedule.final_ratio),
+            optax.constant_schedule(peak * schedule.final_ratio),
+            optax.constant_schedule(peak * V3_LAST_RATIO),
+        ],
+        [start, end, last],
+    )
+
+
+def _wsd(schedule: ScheduleConfig, peak: float, steps: int):
+    """Warm-up, stable, decay (arXiv:2404.06395, section 4), the decay linear."""
+    decay = max(round(schedule.decay_fraction * steps), 1)
+    return (
+        [optax.constant_schedule(peak), optax.linear_schedule(peak, peak * schedule.final_ratio, decay)],
+        [steps - decay],
+    )
+
+
+def mtp_weight(loss: LossConfig, steps: int) -> optax.Schedule:
+    """Weight of the multi-token prediction loss: V3 has 0.3 for the first 10T tokens and 0.1 after (section 4.2)."""
+    return _switch(loss.mtp_weight, loss.mtp_weight_final, loss.mtp_switch, steps)
+
+
+def bias_update_rate(router: RouterConfig, steps: int) -> optax.Schedule:
+    """Speed of the router bias: V3 has 0.001 for the first 14.3T tokens and 0 after (section 4.2)."""
+    return _switch(router.bias_update_rate, 0.0, router.bias_update_until, steps)
+
+
+def _switch(before: float, after: float, fraction: float, steps: int) -> optax.Schedule:
+    return optax.join_schedules(
+        [optax.constant_schedule(before), optax.constant_schedule(after)], [round(fraction * steps)]
+    )
+
+
+def batch_size(train: TrainConfig, step: int) -> int:
+    """Sequences in the batch of a step: from `ramp_start` to `batch_size` in equal stages of whole microbatches.
+
+    V3 grew its batch from 3,072 to 15,360 sequences over the first 469B of 14.8T tokens (section 4.2).
+    """
+    ramp = round(train.ramp_fraction * train.steps)
+    if not train.ramp_start or step >= ramp:
+        return train.batch_size
+    stage = step * train.ramp_stages // ramp
+    size = train.ramp_start + (train.batch_size - train.ramp_start) * stage // train.ramp_stages
+    return size - size % train.microbatch_size

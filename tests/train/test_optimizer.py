@@ -1,0 +1,69 @@
+"""The chain: what is clipped, what decays, what each optimizer does in one step."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from deepseek_jax.config import OptimizerConfig, ScheduleConfig
+from deepseek_jax.models.decoder import initialise
+from deepseek_jax.train.optimizer import decay_mask, make_optimizer
+from tests.train import tiny
+
+CONSTANT = ScheduleConfig(name="constant")
+
+
+def one_update(params, gradient, **settings):
+    optimizer = make_optimizer(OptimizerConfig(schedule=CONSTANT, **settings), steps=10)
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    return optax.apply_updates(params, updates)
+
+
+def test_weight_decay_spares_norms_biases_and_embeddings_of_the_real_model():
+    config = dataclasses.replace(tiny.MOE, attention_bias=True)
+    params = jax.eval_shape(lambda: initialise(config, jax.random.key(0)))[1]
+    spared = {
+        jax.tree_util.keystr(path, simple=True, separator="/").split("/")[-1]
+        for path, decays in jax.tree_util.tree_leaves_with_path(decay_mask(params))
+        if not decays
+    }
+    assert spared == {"embedding", "scale", "q_down_bias", "kv_down_bias", "out_bias"}
+    mask = decay_mask(params)
+    assert mask["head"] and all(jax.tree.leaves(mask["layers"]["1-1"]["feed_forward"]))
+
+
+def test_stacked_norm_scales_are_spared_though_they_are_matrices():
+    params = {"attention_norm": {"scale": jnp.ones((3, 8))}, "attention": {"out": jnp.ones((3, 8))}}
+    after = one_update(params, jax.tree.map(jnp.zeros_like, params), peak_lr=0.5, weight_decay=0.1)
+    np.testing.assert_array_equal(after["attention_norm"]["scale"], 1.0)
+    np.testing.assert_allclose(after["attention"]["out"], 1 - 0.5 * 0.1)
+
+
+def test_weight_decay_is_decoupled_from_the_gradient():
+    """AdamW moves by lr (sign(g) + decay * p) in its first step, however small the gradient."""
+    params = {"kernel": jnp.array([2.0, -2.0])}
+    after = one_update(params, {"kernel": jnp.array([1e-3, 1e-3])}, peak_lr=0.1, weight_decay=0.2, clip_norm=0.0)
+    np.testing.assert_allclose(after["kernel"], [2 - 0.1 * (1 + 0.4), -2 - 0.1 * (1 - 0.4)], rtol=1e-4)
+
+
+@pytest.mark.parametrize("clip, expected", [(0.0, [3.0, 4.0]), (1.0, [0.6, 0.8]), (10.0, [3.0, 4.0])])
+def test_gradient_is_clipped_by_its_global_norm(clip, expected):
+    params = {"one": jnp.zeros(1), "two": jnp.zeros(1)}
+    gradient = {"one": jnp.array([3.0]), "two": jnp.array([4.0])}
+    after = one_update(params, gradient, name="sgd", peak_lr=1.0, b1=0.0, weight_decay=0.0, clip_norm=clip)
+    np.testing.assert_allclose([-after["one"][0], -after["two"][0]], expected, rtol=1e-6)
+
+
+def test_sgd_has_momentum():
+    optimizer = make_optimizer(
+        OptimizerConfig(name="sgd", peak_lr=1.0, b1=0.5, weight_decay=0.0, clip_norm=0.0, schedule=CONSTANT), steps=10
+    )
+    params, gradient = {"kernel": jnp.zeros(1)}, {"kernel": jnp.ones(1)}
+    state, moved = optimizer.init(params), []
+    for _ in range(3):
+        updates, state = optimizer.update(gradient, state, params)
+        moved.append(-float(updates["kernel"][0]))
+    assert moved == [1.0, 1.5, 1.75]

@@ -1,0 +1,105 @@
+"""Every schedule at its corners, against the numbers in DeepSeek's papers."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from deepseek_jax.config import LossConfig, OptimizerConfig, RouterConfig, ScheduleConfig, TrainConfig
+from deepseek_jax.errors import UserError
+from deepseek_jax.train import schedules
+
+PEAK = 2.2e-4
+TOTAL = 14800  # steps of a run with V3's proportions: one for each billion tokens of its 14.8T
+
+
+def rate(steps=TOTAL, **settings):
+    config = OptimizerConfig(peak_lr=PEAK, schedule=ScheduleConfig(**settings))
+    schedule = schedules.learning_rate(config, steps)
+    return lambda step: float(schedule(np.int32(step)))
+
+
+def close(value):
+    return pytest.approx(value, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "step", "multi_step", "v3", "wsd"])
+def test_warmup_is_linear_from_zero_to_the_peak(name):
+    at = rate(name=name, warmup_steps=200, step_every=1000)
+    assert at(0) == 0
+    assert at(50) == close(PEAK / 4)
+    assert at(199) == close(PEAK * 199 / 200)
+    assert at(200) == close(PEAK)
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "step", "multi_step", "v3", "wsd"])
+def test_without_warmup_the_first_step_has_the_peak(name):
+    assert rate(name=name)(0) == close(PEAK)
+
+
+def test_constant_stays():
+    assert rate(name="constant")(TOTAL - 1) == close(PEAK)
+
+
+def test_cosine_ends_at_the_final_ratio():
+    at = rate(name="cosine", warmup_steps=800, final_ratio=0.1)
+    assert at(7800) == close(PEAK * 0.55)  # half way between peak and a tenth of it
+    assert at(TOTAL) == close(PEAK * 0.1)
+    assert PEAK * 0.1 < at(TOTAL - 1) < PEAK * 0.1001
+
+
+def test_step_drops_every_so_many_steps_after_the_warmup():
+    at = rate(name="step", warmup_steps=100, step_every=1000, decay_ratio=0.5)
+    assert [at(step) for step in (1099, 1100, 2099, 2100)] == [close(PEAK * x) for x in (1, 0.5, 0.5, 0.25)]
+
+
+def test_multi_step_is_deepseek_v2s():
+    at = rate(steps=1000, name="multi_step", warmup_steps=20)
+    assert [at(step) for step in (599, 600, 899, 900, 999)] == [
+        close(PEAK * x) for x in (1, 0.316, 0.316, 0.316**2, 0.316**2)
+    ]
+
+
+def test_v3_has_the_rates_of_the_paper():
+    """2.2e-4 to 10T tokens, cosine to 2.2e-5 at 14.3T, 333B tokens at that, 7.3e-6 for the last 167B."""
+    at = rate(name="v3", warmup_steps=2)
+    assert [at(9999), at(10000)] == [close(2.2e-4)] * 2
+    assert at(12150) == close((2.2e-4 + 2.2e-5) / 2)
+    assert [at(14300), at(14632)] == [close(2.2e-5)] * 2
+    assert [at(14633), at(TOTAL - 1)] == [close(7.3e-6)] * 2
+
+
+def test_wsd_decays_in_the_last_fifth():
+    at = rate(steps=1000, name="wsd", warmup_steps=100, decay_fraction=0.2, final_ratio=0.1)
+    assert [at(799), at(800)] == [close(PEAK)] * 2
+    assert at(900) == close(PEAK * 0.55)
+    assert at(1000) == close(PEAK * 0.1)
+
+
+def test_a_warmup_longer_than_the_run_is_refused():
+    with pytest.raises(UserError, match="warmup_steps"):
+        rate(steps=100, name="cosine", warmup_steps=100)
+
+
+def test_phases_that_overlap_are_refused():
+    with pytest.raises(UserError, match="phases that end at steps 70, 60, 90 of 100"):
+        rate(steps=100, name="multi_step", warmup_steps=70)
+
+
+def test_mtp_weight_and_bias_rate_switch_where_v3_switched():
+    weight = schedules.mtp_weight(LossConfig(), 1000)
+    assert [float(weight(step)) for step in (0, 675, 676, 999)] == [close(x) for x in (0.3, 0.3, 0.1, 0.1)]
+    speed = schedules.bias_update_rate(RouterConfig(), 1000)
+    assert [float(speed(step)) for step in (0, 965, 966, 999)] == [close(x) for x in (1e-3, 1e-3, 0, 0)]
+
+
+def test_batch_grows_in_equal_stages_of_whole_microbatches():
+    ramp = TrainConfig(steps=1000, batch_size=16, microbatch_size=2, ramp_start=4, ramp_stages=4, ramp_fraction=0.4)
+    sizes = [schedules.batch_size(ramp, step) for step in (0, 99, 100, 199, 200, 300, 399, 400, 999)]
+    assert sizes == [4, 4, 6, 6, 10, 12, 12, 16, 16]  # 7 is no whole number of microbatches
+    assert schedules.batch_size(dataclasses.replace(ramp, ramp_start=0), 0) == 16
+
+
+def test_a_ramp_needs_microbatches():
+    with pytest.raises(UserError, match="train.microbatch_size"):
+        TrainConfig(batch_size=16, ramp_start=4, ramp_fraction=0.5)
