@@ -1,0 +1,89 @@
+"""What the step needs of a language model: its parameters, their axes, its loss, its scores, as pure functions.
+
+B batch  S sequence  N domains
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from deepseek_jax.config import Experiment
+from deepseek_jax.models import tree
+from deepseek_jax.models.decoder import Decoder, initialise, same_document
+from deepseek_jax.models.moe.balance import update_biases
+from deepseek_jax.tasks import language_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A task and its model as functions of plain dicts of arrays.
+
+    make_parameters() -> (params, buffers), always the same ones; `axes` is like params, a tuple of names a leaf.
+    totals(batch) -> what is counted in the whole batch [K, M, S].
+    loss(params, buffers, microbatch, totals, weights) -> (loss, aux): sums over the microbatch divided by the totals,
+        so that losses and gradients of microbatches add up to those of the batch, however unequal their numbers of
+        tokens.  aux is a dict of arrays that add up too.  `weights` holds what a schedule sets: {"mtp"}.
+    update_buffers(buffers, aux, rate) -> buffers after a step, from what the whole batch reported.
+    score(params, buffers, batch [B, S]) -> {"nats", "targets"}, each [N], summed over the batch.
+    """
+
+    graphdef: nnx.GraphDef
+    axes: dict
+    make_parameters: Callable
+    totals: Callable
+    loss: Callable
+    update_buffers: Callable
+    score: Callable
+
+
+def language_model_program(experiment: Experiment, bytes_a_target: np.ndarray) -> Program:
+    """`bytes_a_target` [N] is how many bytes of text a token stands for in each domain, on average."""
+    config, train = experiment.model, experiment.train
+    options = {"dtype": train.dtype, "remat": train.remat}
+    key = jax.random.key(train.seed)
+    graphdef, _, _ = jax.eval_shape(lambda: initialise(config, key, **options))
+    abstract = jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=key), **options))
+    axes, _ = tree.logical_axes(abstract)
+
+    def totals(batch):
+        return language_model.totals(batch["segment_ids"], 1 + config.num_nextn_predict_layers)
+
+    def loss(params, buffers, batch, totals, weights):
+        model = tree.merge(graphdef, params, buffers)
+        value, aux = language_model.loss(model, batch, totals, weights["mtp"], experiment.loss)
+        real, counted = batch["segment_ids"] > 0, same_document(batch["segment_ids"], 1)
+        counts = {
+            "tokens": real.sum(dtype=jnp.float32),
+            "targets": counted.sum(dtype=jnp.float32),
+            "bytes": (counted * jnp.take(jnp.asarray(bytes_a_target, jnp.float32), batch["domain_ids"])).sum(),
+            "pairs": ((batch["positions"] + 1) * real).sum(dtype=jnp.float32),  # a token sees itself and those before
+        }
+        return value, aux | counts
+
+    def update_buffers(buffers, aux, rate):
+        if not buffers:  # a dense model
+            return buffers
+        return update_biases(buffers, aux["router/load"], rate, experiment.router.recentre_bias)
+
+    def score(params, buffers, batch):
+        model = tree.merge(graphdef, params, buffers)
+        nll, counted = language_model.next_token_nll(model, batch, experiment.loss.chunk_tokens)
+        domain = jax.nn.one_hot(batch["domain_ids"], len(bytes_a_target), dtype=jnp.float32)
+        return {
+            "nats": jnp.einsum("BS,BSN->N", nll * counted, domain),
+            "targets": jnp.einsum("BS,BSN->N", counted.astype(jnp.float32), domain),
+        }
+
+    return Program(
+        graphdef=graphdef,
+        axes=axes,
+        make_parameters=lambda: initialise(config, key, **options)[1:],
+        totals=totals,
+        loss=loss,
+        update_buffers=update_buffers,
+        score=score,
+    )

@@ -1,0 +1,69 @@
+"""The train state: one plain dict of arrays, made where it will live.
+
+step       [] int32   steps taken; also how much data was read
+skipped    [] int32   steps whose update was dropped because it was not finite
+params     float32    nested dicts, as the model's tree gives them
+buffers    float32    state without a gradient (router biases)
+opt_state             of the Optax chain
+ema        float32    moving average of params, only where train.ema_decay > 0
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from deepseek_jax.parallel import rules
+from deepseek_jax.train.compiling import compiler_options
+from deepseek_jax.train.program import Program
+
+State = dict[str, object]
+
+
+def initial_state(params, buffers, optimizer: optax.GradientTransformation, ema: bool) -> State:
+    state = {
+        "step": jnp.zeros((), jnp.int32),
+        "skipped": jnp.zeros((), jnp.int32),
+        "params": params,
+        "buffers": buffers,
+        "opt_state": optimizer.init(params),
+    }
+    if ema:
+        state["ema"] = jax.tree.map(jnp.copy, params)  # a copy: the step donates both
+    return state
+
+
+def abstract_state(program: Program, optimizer: optax.GradientTransformation, mesh: Mesh, ema: bool) -> State:
+    """Shapes, types and shardings of the state, without making an array; what a checkpoint is restored into.
+
+    Optimizer moments lie as their parameters do, everything else is on every device.
+    """
+    shapes = jax.eval_shape(lambda: initial_state(*program.make_parameters(), optimizer, ema))
+    everywhere = rules.replicated(mesh)
+    params = rules.shardings(mesh, program.axes, shapes["params"])
+    shardings = jax.tree.map(lambda _: everywhere, shapes) | {"params": params}
+    shardings["opt_state"] = optax.tree_map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        shapes["opt_state"],
+        params,
+        transform_non_params=lambda _: everywhere,
+    )
+    if ema:
+        shardings["ema"] = params
+    return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), shapes, shardings)
+
+
+def make_state(program: Program, optimizer: optax.GradientTransformation, abstract: State) -> State:
+    """The state before the first step, each device making only its own part."""
+    shardings = shardings_of(abstract)
+    make = jax.jit(
+        lambda: initial_state(*program.make_parameters(), optimizer, "ema" in abstract),
+        out_shardings=shardings,
+        compiler_options=compiler_options(shardings["step"].mesh),
+    )
+    return make()
+
+
+def shardings_of(abstract: State):
+    return jax.tree.map(lambda leaf: leaf.sharding, abstract)

@@ -1,0 +1,108 @@
+"""One training step: gradients over the microbatches, the update, the router biases, what is measured.
+
+K microbatches a step  M sequences a microbatch  S tokens a sequence
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from deepseek_jax.config import Experiment
+from deepseek_jax.parallel import rules
+from deepseek_jax.train import schedules
+from deepseek_jax.train.compiling import compiler_options
+from deepseek_jax.train.program import Program
+from deepseek_jax.train.state import State, shardings_of
+
+
+def make_step(
+    program: Program, optimizer: optax.GradientTransformation, experiment: Experiment
+) -> Callable[[State, dict], tuple[State, dict]]:
+    """The step as a pure function (state, batch [K, M, S]) -> (state, metrics).
+
+    A step whose loss or gradient is not finite leaves parameters, optimizer and buffers as they are and counts one in
+    state["skipped"].  With train.on_nonfinite "stop" the state then stays as it is for good, so that the steps that
+    were already queued cannot hide what happened.
+    """
+    config = experiment.train
+    lr_at = schedules.learning_rate(experiment.optimizer, config.steps)
+    bias_rate_at = schedules.bias_update_rate(experiment.router, config.steps)
+
+    def step(state: State, batch: dict) -> tuple[State, dict]:
+        updates_made = state["step"] - state["skipped"]  # the schedule inside the optimizer counts the same
+        loss_and_gradient = gradient_function(program, experiment, state, batch)
+        (loss, aux), gradient = _accumulate(loss_and_gradient, state["params"], batch)
+        gradient_norm = optax.tree.norm(gradient)
+
+        def advance(trained):
+            updates, opt_state = optimizer.update(gradient, trained["opt_state"], trained["params"])
+            new = {
+                "params": optax.apply_updates(trained["params"], updates),
+                "buffers": program.update_buffers(trained["buffers"], aux, bias_rate_at(updates_made)),
+                "opt_state": opt_state,
+            }
+            if "ema" in trained:
+                new["ema"] = optax.incremental_update(new["params"], trained["ema"], 1 - config.ema_decay)
+            return new
+
+        finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+        if config.on_nonfinite == "stop":
+            finite &= state["skipped"] == 0
+        trained = {key: value for key, value in state.items() if key not in ("step", "skipped")}
+        # A conditional, not a select of each array: 25 ms against 42 for 8.4M parameters on two cores.
+        state = jax.lax.cond(finite, advance, lambda same: same, trained) | {
+            "step": state["step"] + (finite if config.on_nonfinite == "stop" else 1),
+            "skipped": state["skipped"] + ~finite,
+        }
+        metrics = aux | {
+            "loss/total": loss,
+            "grad_norm": gradient_norm,
+            "param_norm": optax.tree.norm(state["params"]),
+            "learning_rate": lr_at(updates_made),
+            "skipped": state["skipped"],
+        }
+        return state, metrics
+
+    return step
+
+
+def gradient_function(program: Program, experiment: Experiment, state: State, batch: dict) -> Callable:
+    """(params, microbatch) -> ((loss, aux), gradient), the microbatch's share of those of the whole `batch`."""
+    totals = program.totals(batch)
+    mtp_at = schedules.mtp_weight(experiment.loss, experiment.train.steps)
+    weights = {"mtp": mtp_at(state["step"] - state["skipped"])}
+
+    def loss_and_gradient(params, microbatch):
+        return jax.value_and_grad(program.loss, has_aux=True)(params, state["buffers"], microbatch, totals, weights)
+
+    return loss_and_gradient
+
+
+def _accumulate(loss_and_gradient: Callable, params, batch: dict):
+    """Sum of ((loss, aux), gradient) over the microbatches, one at a time; a single one needs no loop."""
+    first = jax.tree.map(lambda leaf: leaf[0], batch)
+    if jax.tree.leaves(batch)[0].shape[0] == 1:
+        return loss_and_gradient(params, first)
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(loss_and_gradient, params, first)
+    )
+
+    def add(total, microbatch):
+        return jax.tree.map(jnp.add, total, loss_and_gradient(params, microbatch)), None
+
+    return jax.lax.scan(add, zeros, batch)[0]
+
+
+def compile_step(step: Callable, abstract: State):
+    """`step` under jax.jit: the state is donated and stays where it lies, the metrics come to every device."""
+    shardings = shardings_of(abstract)
+    mesh = shardings["step"].mesh
+    # Unpinned output shardings may come back spelled another way, and the second step would compile again.
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(shardings, rules.replicated(mesh)),
+        compiler_options=compiler_options(mesh),
+    )

@@ -1,0 +1,67 @@
+"""The search for the first number that is not finite, on a stack of layers under scan and checkpoint."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from deepseek_jax.train.nonfinite import bad_parameter, find_origin
+
+LAYERS, WIDTH = 4, 3
+
+
+def loss(params, x):
+    def layer(x, weights):
+        with jax.named_scope("attention"):
+            x = jnp.tanh(x @ weights["attention"])
+        with jax.named_scope("feed_forward"):
+            return x + jnp.sqrt(jnp.abs(x @ weights["feed_forward"])), None
+
+    with jax.named_scope("layers"):
+        x, _ = jax.lax.scan(jax.checkpoint(layer), x, params)
+    masked = jnp.where(jnp.arange(WIDTH) < 2, x, -jnp.inf)  # -inf before a softmax is no fault
+    return jax.nn.log_softmax(masked)[:, :2].sum()
+
+
+@pytest.fixture
+def params():
+    shape = (LAYERS, WIDTH, WIDTH)
+    return {name: jax.random.normal(jax.random.key(0), shape) for name in ("attention", "feed_forward")}
+
+
+X = jnp.ones((2, WIDTH))
+gradient = jax.value_and_grad(loss)
+
+
+def test_nothing_is_found_where_all_is_well(params):
+    assert find_origin(gradient, params, X) is None
+    assert bad_parameter(params) is None
+
+
+@pytest.mark.parametrize("layer", [0, 2, 3])
+def test_overflow_in_one_layer_of_a_stack_is_named(params, layer):
+    params["feed_forward"] = params["feed_forward"].at[layer].mul(3e38)
+    origin = find_origin(gradient, params, X)
+    assert origin.scope == f"layers[{layer}]/feed_forward"
+    assert origin.operation == "dot_general"
+    assert "test_nonfinite.py" in origin.source
+
+
+def test_a_gradient_that_is_not_finite_is_named_though_the_loss_is_finite(params):
+    params["feed_forward"] = params["feed_forward"].at[1].set(0)  # the slope of a square root at 0
+    assert jnp.isfinite(loss(params, X))
+    assert find_origin(gradient, params, X).scope == "layers[1]/feed_forward"
+
+
+def test_a_bad_parameter_is_named_with_its_layer(params):
+    params["attention"] = params["attention"].at[2, 0, 1].set(jnp.nan)
+    assert bad_parameter(params) == "attention[2]"
+    assert find_origin(gradient, params, X).scope == "layers[2]/attention"
+
+
+def test_a_call_is_opened():
+    def calls(x):
+        with jax.named_scope("outer"):
+            return jax.jit(lambda x: jnp.log(x - 2))(x)
+
+    origin = find_origin(calls, X)
+    assert (origin.scope, origin.operation) == ("outer", "log")

@@ -1,0 +1,126 @@
+"""The step on a toy program: accumulation, averaging, buffers, and what happens to numbers that are not finite."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deepseek_jax.train.schedules import learning_rate
+from tests.train import toy
+
+
+def numbers(tree):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def assert_same(one, other):
+    for left, right in zip(numbers(one), numbers(other), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def poisoned(batch: dict) -> dict:
+    return batch | {"y": np.full_like(batch["y"], np.nan)}
+
+
+def test_accumulation_equals_the_large_batch():
+    """Microbatches have unequal sums of weights: means of means would differ."""
+    config = toy.experiment()
+    (whole, step), (parts, _) = toy.start(config), toy.start(config)
+    large = toy.batch(1, 12)
+    small = jax.tree.map(lambda leaf: leaf.reshape(4, 3, *leaf.shape[2:]), large)
+    for _ in range(3):
+        whole, from_whole = step(whole, large)
+        parts, from_parts = step(parts, small)
+        for key in from_whole:
+            np.testing.assert_allclose(from_whole[key], from_parts[key], rtol=2e-6, err_msg=key)
+    for left, right in zip(numbers(whole), numbers(parts), strict=True):
+        np.testing.assert_allclose(left, right, rtol=2e-6)
+
+
+def test_buffers_are_updated_from_the_whole_batch_and_get_no_gradient():
+    state, step = toy.start(toy.experiment())
+    batch = toy.batch(2, 6)
+    state, _ = step(state, batch)
+    np.testing.assert_allclose(state["buffers"]["bias"], 1e-3 * batch["weight"].sum(), rtol=1e-6)
+    assert jax.tree.structure(state["params"]) == jax.tree.structure({"kernel": 0, "norm": {"scale": 0}})
+
+
+def test_moving_average_follows_the_parameters():
+    state, step = toy.start(toy.experiment(ema_decay=0.9))
+    expected = numbers(state["params"])
+    for seed in range(3):
+        state, _ = step(state, toy.batch(1, 6, seed))
+        expected = [0.9 * old + 0.1 * new for old, new in zip(expected, numbers(state["params"]), strict=True)]
+    for left, right in zip(numbers(state["ema"]), expected, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-6)
+
+
+def test_metrics_say_what_was_done():
+    config = toy.experiment()
+    state, step = toy.start(config)
+    before = numbers(state["params"])
+    state, metrics = step(state, toy.batch(1, 6))
+    moved = np.sqrt(sum(((new - old) ** 2).sum() for new, old in zip(numbers(state["params"]), before, strict=True)))
+    np.testing.assert_allclose(moved, 0.1 * metrics["grad_norm"], rtol=1e-5)  # plain gradient descent
+    assert metrics["learning_rate"] == learning_rate(config.optimizer, 10)(0)
+    assert int(state["step"]) == 1 and int(metrics["skipped"]) == 0
+
+
+def test_skip_drops_a_step_that_is_not_finite_and_counts_it():
+    state, step = toy.start(toy.with_optimizer(toy.experiment(on_nonfinite="skip", ema_decay=0.9), name="adamw"))
+    state, _ = step(state, toy.batch(1, 6))
+    before = jax.tree.map(np.array, {key: state[key] for key in ("params", "opt_state", "buffers", "ema")})
+    state, metrics = step(state, poisoned(toy.batch(1, 6)))
+    assert_same({key: state[key] for key in before}, before)
+    assert (int(state["step"]), int(state["skipped"])) == (2, 1)
+    assert not np.isfinite(metrics["loss/total"])
+    state, metrics = step(state, toy.batch(1, 6))
+    assert (int(state["step"]), int(state["skipped"])) == (3, 1)
+    assert np.isfinite(metrics["param_norm"])
+    with pytest.raises(AssertionError):
+        assert_same(state["params"], before["params"])
+
+
+def test_stop_leaves_the_state_as_it_was_whatever_follows():
+    state, step = toy.start(toy.experiment(on_nonfinite="stop"))
+    state, _ = step(state, toy.batch(1, 6))
+    before = jax.tree.map(np.array, {key: value for key, value in state.items() if key != "skipped"})
+    state, _ = step(state, poisoned(toy.batch(1, 6)))
+    state, metrics = step(state, toy.batch(1, 6))  # was queued before the loop could see the first
+    assert int(metrics["skipped"]) == 2
+    assert_same({key: state[key] for key in before}, before)
+
+
+def test_a_gradient_that_is_not_finite_counts_too():
+    """The square root of 0 is finite, its slope is not."""
+
+    def loss(params, buffers, batch, totals, weights):
+        value = jnp.sqrt(0 * params["kernel"].sum())
+        return value, {"loss/next": value, "load": jnp.zeros(())}
+
+    state, step = toy.start(toy.experiment(on_nonfinite="skip"), task=dataclasses.replace(toy.program(), loss=loss))
+    state, metrics = step(state, toy.batch(1, 6))
+    assert metrics["loss/total"] == 0 and int(state["skipped"]) == 1
+
+
+def test_a_second_call_compiles_nothing():
+    state, step = toy.start(toy.experiment())
+    for _ in range(3):
+        state, _ = step(state, toy.batch(1, 6))
+    assert step._cache_size() == 1
+
+
+def test_state_is_donated():
+    state, step = toy.start(toy.experiment())
+    kept = state["params"]["kernel"]
+    step(state, toy.batch(1, 6))
+    assert kept.is_deleted()
+
+
+def test_shapes_of_the_state_survive_a_step():
+    state, step = toy.start(toy.experiment(ema_decay=0.5))
+    shapes = jax.tree.map(jnp.shape, state)
+    state, _ = step(state, toy.batch(1, 6))
+    assert jax.tree.map(jnp.shape, state) == shapes
