@@ -1,0 +1,142 @@
+"""Checkpoints: state, data position and best score in one directory a step, written in the background by Orbax.
+
+A checkpoint counts as intact when every file has the checksum that was recorded before the directory appeared under its
+name; any other is passed over for the one before.
+"""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
+
+from deepseek_jax.config import CheckpointConfig
+from deepseek_jax.errors import UserError
+from deepseek_jax.train import integrity
+from deepseek_jax.train.state import State
+
+DIRECTORY = "checkpoints"  # below a run directory
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What a run knows beside its state: steps taken, where the data is read on, the best score.  JSON-able."""
+
+    step: int = 0
+    data: dict | None = None
+    best_score: float = math.inf
+    best_step: int = 0
+
+
+class Checkpoints:
+    """The checkpoints of a run: the newest few and the one with the lowest score are kept.  A context manager."""
+
+    def __init__(self, workdir: Path, config: CheckpointConfig, say: Callable[[str], None]):
+        """`say` is told about checkpoints that are passed over."""
+        self._directory, self._say = (Path(workdir) / DIRECTORY).absolute(), say
+        newest = preservation.LatestN(config.keep)
+        best = preservation.BestN(n=1, get_metric_fn=_score, reverse=True)
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=preservation.AnyPreservationPolicy([newest, best]),
+                best_fn=_score,  # without it Orbax does not write the score down
+                cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+            ),
+        )
+
+    def save(self, state: State, progress: Progress, score: float = math.inf):
+        """Starts writing, after what was saved before is on disk; returns when the arrays are copied.
+
+        `score` is of this step's parameters, lower is better; infinite where it was not measured.
+        """
+        parts = {
+            "state": ocp.args.PyTreeSave(state),
+            "progress": ocp.args.JsonSave(dataclasses.asdict(progress)),
+        }
+        self._manager.wait_until_finished()  # one at a time, so that `_seal` knows which
+        self._writing = progress.step
+        self._manager.save(progress.step, args=ocp.args.Composite(**parts), metrics={"score": score})
+
+    def restore(self, abstract: State) -> tuple[State, Progress] | None:
+        """The newest intact checkpoint, its arrays lying as `abstract` says; None where there is none at all."""
+        step = newest_intact(self._directory, self._say)
+        if step is None:
+            return None
+        for later in self._manager.all_steps():
+            if later > step:  # damaged, and in the way of a new one of the same step
+                self._manager.delete(later)
+        parts = {"state": _into(abstract), "progress": ocp.args.JsonRestore()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**parts))
+        return restored["state"], Progress(**restored["progress"])
+
+    def wait(self):
+        """Until what was saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_):
+        self._manager.close()
+
+    def _seal(self):
+        """Runs when all files are written, before the directory gets its final name: no checkpoint appears unsealed."""
+        if jax.process_index() == 0:
+            (unnamed,) = self._directory.glob(f"{self._writing}.*tmp*")
+            integrity.record(unnamed)
+
+
+def _score(metrics: dict) -> float:
+    return metrics["score"]
+
+
+def _into(abstract, *, partial: bool = False):
+    """Restores arrays into the shardings of `abstract`, whatever they were saved from; `partial` leaves out others."""
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+    return ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=partial)
+
+
+def newest_intact(directory: Path, say: Callable[[str], None] = logging.warning) -> int | None:
+    """Step of the newest intact checkpoint in a directory, None where it holds none at all.
+
+    `say` is told of those passed over.  Raises UserError when all are damaged.
+    """
+    steps = sorted(_steps(directory), reverse=True)
+    for step in steps:
+        damage = integrity.damage(directory / str(step))
+        if damage is None:
+            return step
+        say(f"checkpoint {step} is passed over: {damage}")
+    if steps:
+        raise UserError(
+            f"none of the {len(steps)} checkpoints in {directory} is intact; delete that directory to begin again."
+        )
+    return None
+
+
+def _steps(directory: Path) -> Iterator[int]:
+    return (int(path.name) for path in directory.glob("*") if path.name.isdigit())
+
+
+def read(workdir: Path, abstract: dict, step: int | None = None) -> tuple[int, dict]:
+    """(step, the part of the state that `abstract` describes) of a run's newest intact checkpoint, or that of `step`.
+
+    Changes nothing there, so the run may be going on.
+    """
+    directory = (Path(workdir) / DIRECTORY).absolute()
+    if step is None:
+        step = newest_intact(directory)
+    if step is None:
+        raise UserError(f"{workdir} has no checkpoint yet; train it first.")
+    if step not in (there := sorted(_steps(directory))):
+        raise UserError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, there)) or 'none'}.")
+    if damage := integrity.damage(directory / str(step)):
+        raise UserError(f"checkpoint {step} of {workdir} is damaged: {damage}.")
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return step, checkpointer.restore(directory / str(step) / "state", args=_into(abstract, partial=True))

@@ -1,0 +1,152 @@
+"""What is kept, what is passed over, what comes back."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from deepseek_jax.config import CheckpointConfig
+from deepseek_jax.errors import UserError
+from deepseek_jax.train import checkpoint
+from deepseek_jax.train.checkpoint import Checkpoints, Progress
+
+OPTIMIZER = optax.adam(1e-3)
+
+
+def state(value: float) -> dict:
+    params = {"kernel": jnp.full((64, 64), value), "norm": {"scale": jnp.arange(3.0)}}
+    return {"step": jnp.int32(value), "params": params, "buffers": {}, "opt_state": OPTIMIZER.init(params)}
+
+
+def abstract() -> dict:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state(0))
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def opened(tmp_path, said):
+    def open_again(keep: int = 2):
+        return Checkpoints(tmp_path, CheckpointConfig(keep=keep), say=said.append)
+
+    return open_again
+
+
+def steps(tmp_path) -> list[int]:
+    return sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+
+
+def save(opened, *values: int, scores: dict | None = None):
+    with opened() as checkpoints:
+        for value in values:
+            progress = Progress(value, {"position": value * 10}, 0.5, 7)
+            checkpoints.save(state(value), progress, (scores or {}).get(value, float("inf")))
+
+
+def largest_file(directory):
+    return max((path for path in directory.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def flip_a_bit(directory):
+    path = largest_file(directory)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut_short(directory):
+    path = largest_file(directory)
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def lose_a_file(directory):
+    largest_file(directory).unlink()
+
+
+def never_sealed(directory):
+    (directory / "checksums.json").unlink()
+
+
+def test_everything_comes_back(opened):
+    save(opened, 1, 3)
+    with opened() as checkpoints:
+        restored, progress = checkpoints.restore(abstract())
+    assert progress == Progress(3, {"position": 30}, 0.5, 7)
+    assert jax.tree.structure(restored) == jax.tree.structure(state(3))
+    for left, right in zip(jax.tree.leaves(restored), jax.tree.leaves(state(3)), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_an_empty_directory_has_none(opened):
+    with opened() as checkpoints:
+        assert checkpoints.restore(abstract()) is None
+
+
+def test_the_newest_and_the_best_are_kept_across_restarts(opened, tmp_path):
+    save(opened, 1, 2, 3, scores={1: 3.0, 2: 1.0, 3: 2.0})
+    save(opened, 4, 5, scores={4: 5.0})
+    assert steps(tmp_path) == [2, 4, 5]
+
+
+@pytest.mark.parametrize("harm", [flip_a_bit, cut_short, lose_a_file, never_sealed])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(opened, said, tmp_path, harm):
+    save(opened, 1, 2)
+    harm(tmp_path / "checkpoints" / "2")
+    with opened() as checkpoints:
+        restored, progress = checkpoints.restore(abstract())
+        assert progress.step == int(restored["step"]) == 1
+        checkpoints.save(state(2), Progress(2))  # the damaged one does not stand in the way
+    assert len(said) == 1 and said[0].startswith("checkpoint 2 is passed over")
+    assert checkpoint.newest_intact(tmp_path / "checkpoints") == 2
+
+
+def test_a_half_written_checkpoint_is_no_checkpoint(opened, said, tmp_path):
+    save(opened, 1)
+    directory = tmp_path / "checkpoints"
+    shutil.copytree(directory / "1", directory / "2.orbax-checkpoint-tmp")
+    with opened() as checkpoints:
+        assert checkpoints.restore(abstract())[1].step == 1
+        checkpoints.save(state(2), Progress(2))  # the half does not stand in the way
+    assert steps(tmp_path) == [1, 2] and not said
+    assert checkpoint.newest_intact(directory) == 2
+
+
+def test_when_all_are_damaged_the_run_does_not_start_over_in_silence(opened, tmp_path):
+    save(opened, 1)
+    flip_a_bit(tmp_path / "checkpoints" / "1")
+    with opened() as checkpoints, pytest.raises(UserError, match="none of the 1 checkpoints"):
+        checkpoints.restore(abstract())
+
+
+def test_parameters_alone_can_be_read(opened, tmp_path):
+    save(opened, 1)
+    step, part = checkpoint.read(tmp_path, {"params": abstract()["params"]})
+    assert step == 1 and list(part) == ["params"]
+    np.testing.assert_array_equal(part["params"]["kernel"], state(1)["params"]["kernel"])
+
+
+def test_a_step_can_be_chosen(opened, tmp_path):
+    save(opened, 1, 2)
+    step, part = checkpoint.read(tmp_path, {"params": abstract()["params"]}, step=1)
+    assert step == 1 and part["params"]["kernel"][0, 0] == 1
+    with pytest.raises(UserError, match="no checkpoint of step 7; it has 1, 2"):
+        checkpoint.read(tmp_path, {}, step=7)
+    flip_a_bit(tmp_path / "checkpoints" / "2")
+    with pytest.raises(UserError, match="checkpoint 2 of .* is damaged"):
+        checkpoint.read(tmp_path, {}, step=2)
+
+
+def test_a_run_without_checkpoints_cannot_be_read(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint yet"):
+        checkpoint.read(tmp_path, {"params": abstract()["params"]})
+
+
+def test_progress_is_json(opened, tmp_path):
+    assert json.loads(json.dumps(vars(Progress())))["best_score"] == float("inf")
