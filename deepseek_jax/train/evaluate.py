@@ -1,0 +1,51 @@
+"""Scores on held-out text: mean nats a token and bits a byte, over everything and for each domain.
+
+N domains
+"""
+
+from collections.abc import Callable, Iterable
+
+import jax
+import numpy as np
+
+from deepseek_jax.train.metrics import bits_per_byte
+
+
+def bytes_a_target(corpus) -> np.ndarray:
+    """[N]: bytes of held-out text for each token that is predicted there; 0 for a domain with nothing held out."""
+    count = [(corpus.held_out_bytes[name], corpus.held_out_targets[name]) for name in corpus.domains]
+    return np.array([size / targets if targets else 0.0 for size, targets in count])
+
+
+def evaluate(score: Callable, params, buffers, batches: Iterable[dict], corpus) -> dict[str, float]:
+    """loss (nats a target), bits_per_byte, bytes over `batches`, and bits_per_byte/<domain> where there are several.
+
+    score(params, buffers, batch) -> {"nats", "targets"}, each [N] and summed over the batch.  Sums over batches are
+    float64, on the host.  Bits a byte do not hang on the tokenizer, so they compare with those of a compressor; over
+    all held-out batches the bytes are exactly `corpus.held_out_bytes`, over some of them in proportion.  {} without
+    batches.
+    """
+    sums, queued = {}, None
+    for batch in batches:
+        ahead = score(params, buffers, batch)
+        _add(sums, queued)  # while the device works on this batch, fetch the one before
+        queued = ahead
+    _add(sums, queued)
+    if not sums:
+        return {}
+    nats, targets = sums["nats"], sums["targets"]
+    count = targets * bytes_a_target(corpus)
+    result = {
+        "loss": float(nats.sum() / max(targets.sum(), 1)),
+        "bits_per_byte": bits_per_byte(nats.sum(), count.sum()),
+        "bytes": round(count.sum()),
+    }
+    for domain, *numbers in zip(corpus.domains, nats, count):
+        if len(corpus.domains) > 1 and numbers[1]:
+            result[f"bits_per_byte/{domain}"] = bits_per_byte(*numbers)
+    return result
+
+
+def _add(sums: dict, measured: dict | None):
+    for name, value in jax.device_get(measured or {}).items():
+        sums[name] = sums.get(name, 0.0) + np.asarray(value, np.float64)

@@ -1,0 +1,117 @@
+"""From what the step returned to a row of metrics.jsonl, and the clock beside it.
+
+E experts  L layers of a stack
+"""
+
+import dataclasses
+import math
+import resource
+import sys
+import time
+
+import jax
+import numpy as np
+
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.train.flops import peak_flops, training_flops
+
+STEP_SCALARS = ("grad_norm", "param_norm", "learning_rate")
+
+
+def train_row(step: int, measured: dict, timing: dict, model: ModelConfig) -> dict:
+    """A row for one training step.
+
+    `measured` is what the step returned, fetched; `timing` is a Clock's lap.  Losses are of this one step, in nats a
+    target (bits_per_byte: bits a byte of text); times are means over the steps since the last row.
+    """
+    row = {"step": step}
+    row |= {name: float(value) for name, value in measured.items() if name.startswith("loss/")}
+    row["bits_per_byte"] = bits_per_byte(row["loss/next"] * float(measured["targets"]), float(measured["bytes"]))
+    row |= {name: float(measured[name]) for name in STEP_SCALARS}
+    row["skipped"] = int(measured["skipped"])
+    if timing:
+        row |= timing
+        flops = training_flops(model, float(measured["tokens"]), float(measured["pairs"])) / timing["step_seconds"]
+        row["flops_per_second"] = flops
+        devices = jax.devices()
+        if peak := peak_flops(devices[0]):
+            row["utilisation"] = flops / (peak * len(devices))
+    row["memory_bytes"] = memory_bytes()
+    return row | router_health(measured["router/load"], measured["router/entropy"])
+
+
+def bits_per_byte(nats: float, count: float) -> float:
+    return nats / math.log(2) / max(count, 1)
+
+
+def router_health(load: dict, entropy: dict) -> dict:
+    """How evenly each layer's experts are used, each a dict from layer to number; empty without MoE layers.
+
+    max_violation: load of the busiest expert over the mean, minus 1 (arXiv:2408.15664, equation 4)
+    dead_experts: experts that got no token;  load_entropy: of the loads, as a share of ln E: 1 is perfectly even
+    entropy: of a token's normalised scores, in nats, mean over tokens
+    """
+    loads, entropies = by_layer(load), by_layer(entropy)
+    if not loads:
+        return {}
+    health = {name: {} for name in ("max_violation", "dead_experts", "load_entropy", "entropy")}
+    for layer, load_E in loads.items():
+        share_E = load_E / max(load_E.sum(), 1)
+        used = share_E[share_E > 0]
+        health["max_violation"][layer] = float(share_E.max() * len(share_E) - 1)
+        health["dead_experts"][layer] = int((load_E == 0).sum())
+        health["load_entropy"][layer] = float(-(used * np.log(used)).sum() / math.log(len(share_E)))
+        health["entropy"][layer] = float(entropies[layer])
+    return {f"router/{name}": values for name, values in health.items()}
+
+
+def by_layer(nested: dict) -> dict[str, np.ndarray]:
+    """What routers reported, by the name of the layer: {"layers": {"1-3": [L, ...]}, "mtp": {"0": {"block": [...]}}}
+    gives "1", "2", "3" and "mtp 0"."""
+    layers = {}
+    for stack, values in nested.get("layers", {}).items():
+        first = int(stack.split("-")[0])
+        layers |= {str(first + place): np.asarray(value) for place, value in enumerate(values)}
+    return layers | {f"mtp {name}": np.asarray(value["block"]) for name, value in nested.get("mtp", {}).items()}
+
+
+def memory_bytes() -> int:
+    """Peak memory of the fullest local device, where it tells; else of this process, which on a CPU is both."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peak = max(stat.get("peak_bytes_in_use", 0) for stat in stats)
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts kilobytes everywhere but on macOS
+    return peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@dataclasses.dataclass
+class Clock:
+    """Where the time of the training steps goes: means a step since the last lap, evaluation and such left out.
+
+    overhead_seconds is processor time of the loop's thread, all of it: what Python costs beside the device's work.  On
+    a clock on the wall it would also hold the times when XLA's threads kept the core.
+    """
+
+    tokens: int = 0
+    steps: int = 0
+    data_wait: float = 0.0
+    since: float = dataclasses.field(default_factory=lambda: time.perf_counter())
+    worked_since: float = dataclasses.field(default_factory=lambda: time.thread_time())
+
+    def step(self, tokens: int, data_wait: float):
+        """Another step of `tokens` places that waited `data_wait` seconds for its data."""
+        self.steps += 1
+        self.tokens += tokens
+        self.data_wait += data_wait
+
+    def lap(self) -> dict:
+        """Means a step since the last lap, {} if there was none; starts the next."""
+        done = dataclasses.replace(self)
+        self.__init__()
+        if not done.steps:
+            return {}
+        return {
+            "step_seconds": (self.since - done.since) / done.steps,
+            "data_wait_seconds": done.data_wait / done.steps,
+            "overhead_seconds": (self.worked_since - done.worked_since) / done.steps,
+            "tokens_per_second": done.tokens / (self.since - done.since),
+        }

@@ -1,0 +1,100 @@
+"""Where metrics are written: metrics.jsonl, TensorBoard, Weights & Biases.  Each takes rows, dicts with a "step"."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from deepseek_jax.config import LogConfig
+from deepseek_jax.errors import UserError
+
+FILE = "metrics.jsonl"
+
+
+class Sinks:
+    """All the sinks that a LogConfig asks for; rows after `resumed_at`, of a run that was killed, go first."""
+
+    def __init__(self, workdir: Path, config: LogConfig, resumed_at: int):
+        self._sinks = [JsonLines(workdir / FILE, resumed_at)]
+        if config.tensorboard:
+            self._sinks.append(TensorBoard(workdir / "tensorboard", resumed_at))
+        if config.wandb_project:
+            self._sinks.append(WeightsAndBiases(workdir, config.wandb_project))
+
+    def write(self, row: dict):
+        for sink in self._sinks:
+            sink.write(row)
+
+    def __enter__(self) -> "Sinks":
+        return self
+
+    def __exit__(self, *_):
+        for sink in self._sinks:
+            sink.close()
+
+
+class JsonLines:
+    """One JSON object a line, handed to the operating system at once, so that a killed process loses none."""
+
+    def __init__(self, path: Path, resumed_at: int):
+        if path.exists():
+            kept = "".join(json.dumps(row) + "\n" for row in read_rows(path) if row["step"] <= resumed_at)
+            partial = path.with_suffix(".partial")
+            partial.write_text(kept)
+            os.replace(partial, path)
+        self._file = path.open("a")
+
+    def write(self, row: dict):
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def close(self):
+        self._file.close()
+
+
+def read_rows(path: Path) -> Iterator[dict]:
+    """The rows of a metrics.jsonl; ends before a last line that was cut short."""
+    with path.open() as file:
+        for line in file:
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return
+
+
+def flat(row: dict, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """(name, number) of every number in a row, the names of nested ones joined by "/"."""
+    for key, value in row.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{key}/")
+        elif isinstance(value, (int, float)) and key != "step":
+            yield prefix + key, value
+
+
+class TensorBoard:
+    def __init__(self, directory: Path, resumed_at: int):
+        from tensorboardX import SummaryWriter  # slow to import
+
+        self._writer = SummaryWriter(str(directory), purge_step=resumed_at + 1)
+
+    def write(self, row: dict):
+        for name, value in flat(row):
+            self._writer.add_scalar(name, value, row["step"])
+
+    def close(self):
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    def __init__(self, workdir: Path, project: str):
+        try:
+            import wandb
+        except ImportError:
+            raise UserError("log.wandb_project is set but wandb is not installed; run pip install wandb.") from None
+        self._run = wandb.init(project=project, name=workdir.name, id=workdir.name, dir=str(workdir), resume="allow")
+
+    def write(self, row: dict):
+        self._run.log(dict(flat(row)), step=row["step"])
+
+    def close(self):
+        self._run.finish()

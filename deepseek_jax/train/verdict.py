@@ -1,0 +1,64 @@
+"""Whether a run is healthy, in sentences, from the rows of its metrics.jsonl."""
+
+import math
+
+import numpy as np
+
+# Beyond these a person should look.  They come from watching runs, not from a paper.
+LOSS_RISE = 1.1  # end of the run over its best stretch
+GRADIENT_RISE = 10.0  # end of the run over its median
+MAX_VIOLATION = 3.0  # the busiest expert has four times its share
+DATA_WAIT = 0.01  # share of the step
+
+
+def verdict(rows: list[dict], steps: int) -> tuple[bool, list[str]]:
+    """(healthy, what there is to say); `steps` is how many the run is to take."""
+    trained = [row for row in rows if "loss/next" in row]
+    if not trained:
+        return False, ["no step has finished yet"]
+    complaints = [*_finite(trained), *_trends(trained), *_experts(trained), *_waiting(trained)]
+    last = trained[-1]["step"]
+    state = "finished" if last == steps else f"at step {last} of {steps}"
+    scores = [row for row in rows if "val/bits_per_byte" in row]
+    if scores:
+        best = min(scores, key=lambda row: row["val/bits_per_byte"])
+        state += f", best held-out bits per byte {best['val/bits_per_byte']:.4f} at step {best['step']}"
+    return not complaints, [state, *complaints]
+
+
+def _finite(trained: list[dict]):
+    last = trained[-1]
+    if not (math.isfinite(last["loss/total"]) and math.isfinite(last["grad_norm"])):
+        yield f"the loss or gradient of step {last['step']} is not finite"
+    if last["skipped"]:
+        yield f"{last['skipped']} steps were dropped because they were not finite"
+
+
+def _trends(trained: list[dict]):
+    stretch = max(len(trained) // 10, 1)
+    loss = np.array([row["loss/next"] for row in trained])
+    medians = [np.median(loss[i : i + stretch]) for i in range(len(loss) - stretch + 1)]
+    if medians[-1] > LOSS_RISE * np.nanmin(medians):
+        yield f"the loss rose to {medians[-1]:.3f} from {np.nanmin(medians):.3f} at its best"
+    norm = np.array([row["grad_norm"] for row in trained])
+    if np.median(norm[-stretch:]) > GRADIENT_RISE * np.nanmedian(norm):
+        yield "the gradient norm is growing"
+
+
+def _experts(trained: list[dict]):
+    recent = trained[-max(len(trained) // 10, 1) :]
+    for layer in trained[-1].get("router/max_violation", {}):
+        dead = min(row["router/dead_experts"][layer] for row in recent)
+        if dead:
+            yield f"layer {layer} has {dead} dead experts"
+        violation = np.median([row["router/max_violation"][layer] for row in recent])
+        if violation > MAX_VIOLATION:
+            yield f"layer {layer} is out of balance: its busiest expert has {violation + 1:.1f} times the mean load"
+
+
+def _waiting(trained: list[dict]):
+    timed = [row for row in trained if "step_seconds" in row]
+    if timed:
+        share = sum(row["data_wait_seconds"] for row in timed) / sum(row["step_seconds"] for row in timed)
+        if share > DATA_WAIT:
+            yield f"{share:.1%} of the time went into waiting for data; raise data.workers or data.prefetch"

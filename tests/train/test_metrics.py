@@ -1,0 +1,89 @@
+"""Rows of metrics.jsonl: balance of experts, the clock, and the sinks they go to."""
+
+import json
+import math
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from deepseek_jax.config import LogConfig
+from deepseek_jax.errors import UserError
+from deepseek_jax.train import metrics
+from deepseek_jax.train.sinks import Sinks, flat, read_rows
+
+LOAD = {
+    "layers": {"1-2": np.array([[4.0, 4, 4, 4], [16, 0, 0, 0]])},
+    "mtp": {"0": {"block": np.array([8.0, 8, 0, 0])}},
+}
+ENTROPY = {"layers": {"1-2": np.array([1.3, 0.1])}, "mtp": {"0": {"block": np.array(0.7)}}}
+
+
+def test_router_health_is_named_by_layer():
+    health = metrics.router_health(LOAD, ENTROPY)
+    assert health["router/max_violation"] == {"1": 0, "2": 3, "mtp 0": 1}
+    assert health["router/dead_experts"] == {"1": 0, "2": 3, "mtp 0": 2}
+    assert health["router/load_entropy"] == pytest.approx({"1": 1, "2": 0, "mtp 0": 0.5})
+    assert health["router/entropy"] == pytest.approx({"1": 1.3, "2": 0.1, "mtp 0": 0.7})
+
+
+def test_a_dense_model_has_no_router_health():
+    assert metrics.router_health({"layers": {}}, {"layers": {}}) == {}
+
+
+def test_bits_per_byte():
+    assert metrics.bits_per_byte(math.log(256) * 10, 10) == pytest.approx(8)
+
+
+def test_clock_gives_means_a_step(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(metrics.time, "thread_time", lambda: now[0] / 100)
+    clock = metrics.Clock(since=0.0, worked_since=0.0)
+    for _ in range(4):
+        clock.step(tokens=100, data_wait=0.1)
+    now[0] = 2.0
+    assert clock.lap() == pytest.approx(
+        {"step_seconds": 0.5, "data_wait_seconds": 0.1, "overhead_seconds": 0.005, "tokens_per_second": 200}
+    )
+    assert clock.lap() == {}
+
+
+def test_rows_after_the_checkpoint_are_dropped_on_resuming(tmp_path):
+    with Sinks(tmp_path, LogConfig(tensorboard=False), resumed_at=0) as sinks:
+        for step in (1, 2, 3):
+            sinks.write({"step": step, "loss/total": 1.0 / step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "loss/to')  # killed while writing
+    with Sinks(tmp_path, LogConfig(tensorboard=False), resumed_at=2) as sinks:
+        sinks.write({"step": 3, "loss/total": 0.25})
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [{"step": 1, "loss/total": 1.0}, {"step": 2, "loss/total": 0.5}, {"step": 3, "loss/total": 0.25}]
+    assert list(read_rows(tmp_path / "metrics.jsonl")) == rows
+
+
+def test_nested_numbers_get_flat_names():
+    row = {"step": 3, "loss/next": 1.5, "router/dead_experts": {"1": 0}, "router/share": {"1": [0.5, 0.5]}}
+    assert dict(flat(row)) == {"loss/next": 1.5, "router/dead_experts/1": 0}
+
+
+def test_tensorboard_gets_events(tmp_path):
+    with Sinks(tmp_path, LogConfig(), resumed_at=0) as sinks:
+        sinks.write({"step": 1, "loss/next": 1.5})
+    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_wandb_gets_rows_when_it_is_installed(tmp_path, monkeypatch):
+    logged = []
+    run = types.SimpleNamespace(log=lambda row, step: logged.append((step, row)), finish=lambda: logged.append("done"))
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **_: run))
+    with Sinks(tmp_path, LogConfig(tensorboard=False, wandb_project="p"), resumed_at=0) as sinks:
+        sinks.write({"step": 1, "loss/next": 1.5})
+    assert logged == [(1, {"loss/next": 1.5}), "done"]
+
+
+def test_wandb_that_is_missing_is_said(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="pip install wandb"):
+        Sinks(tmp_path, LogConfig(tensorboard=False, wandb_project="p"), resumed_at=0)

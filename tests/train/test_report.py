@@ -1,0 +1,83 @@
+"""The verdict of a run and the page that shows it."""
+
+import json
+
+import pytest
+
+from deepseek_jax.train import report
+from deepseek_jax.train.verdict import verdict
+
+
+def row(step, loss=3.0, **changes):
+    return {
+        "step": step,
+        "loss/next": loss,
+        "loss/total": loss,
+        "grad_norm": 1.0,
+        "learning_rate": 1e-3,
+        "skipped": 0,
+        "step_seconds": 0.1,
+        "data_wait_seconds": 0.0001,
+        "tokens_per_second": 1000.0,
+        "router/max_violation": {"1": 0.5},
+        "router/dead_experts": {"1": 0},
+    } | changes
+
+
+def run(**changes):
+    """Forty rows of a run that learns; `changes` are of the last eight."""
+    return [row(step, 5 - step / 10, **(changes if step > 32 else {})) for step in range(1, 41)]
+
+
+def test_a_run_that_learns_is_healthy():
+    rows = [*run(), {"step": 40, "val/bits_per_byte": 1.5}]
+    assert verdict(rows, 40) == (True, ["finished, best held-out bits per byte 1.5000 at step 40"])
+    assert verdict(rows, 100)[1][0].startswith("at step 40 of 100")
+
+
+@pytest.mark.parametrize(
+    "changes, complaint",
+    [
+        ({"loss": 6.0}, "the loss rose to 6.000 from"),
+        ({"grad_norm": 30.0}, "the gradient norm is growing"),
+        ({"grad_norm": float("nan")}, "the loss or gradient of step 40 is not finite"),
+        ({"skipped": 2}, "2 steps were dropped"),
+        ({"router/dead_experts": {"1": 3}}, "layer 1 has 3 dead experts"),
+        ({"router/max_violation": {"1": 7.0}}, "layer 1 is out of balance: its busiest expert has 8.0 times"),
+        ({"data_wait_seconds": 0.05}, "of the time went into waiting for data"),
+    ],
+)
+def test_what_is_wrong_is_said(changes, complaint):
+    loss = changes.pop("loss", None)
+    rows = run(**changes)
+    if loss:
+        rows[32:] = [row(step, loss) for step in range(33, 41)]
+    healthy, sentences = verdict(rows, 40)
+    assert not healthy
+    assert any(sentence.startswith(complaint) or complaint in sentence for sentence in sentences)
+
+
+def test_a_run_without_steps_is_not_called_healthy():
+    assert verdict([], 10) == (False, ["no step has finished yet"])
+
+
+def test_the_page_is_made_from_the_run_directory_alone(tmp_path):
+    evaluation = {
+        "step": 40,
+        "val/loss": 2.0,
+        "val/bits_per_byte": 1.5,
+        "final/bits_per_byte": 1.4,
+        "router/share": {"1": [0.5, 0.5, 0.0, 0.0]},
+    }
+    rows = [*run(), evaluation]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = {"experiment": {"train": {"steps": 40}}, "hash": "abc", "python": "3.11", "packages": {"jax": "1"}}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"git": None}))
+    page = report.write(tmp_path).read_text()
+    assert page.count("data:image/png;base64,") == 2
+    assert "Healthy:" in page and "final/bits_per_byte" in page
+    assert 'src="http' not in page and "<script" not in page
+
+
+def test_a_run_without_rows_gets_no_page(tmp_path):
+    assert report.write(tmp_path) is None
