@@ -31,6 +31,7 @@ class Tokenizer:
     """
 
     def __init__(self, path: str | pathlib.Path):
+        self.path = pathlib.Path(path)
         description = _read_json(path)
         # A document that happens to spell a control token must not forge one: marked special, they can be switched off.
         for token in description.get("added_tokens", ()):

@@ -1,0 +1,149 @@
+"""Training, from an experiment to a run directory, read top to bottom."""
+
+import dataclasses
+import logging
+import math
+import shutil
+import time
+from pathlib import Path
+
+import jax
+from rich.console import Console
+
+from deepseek_jax import record
+from deepseek_jax.config import Experiment
+from deepseek_jax.data import baseline
+from deepseek_jax.errors import UserError
+from deepseek_jax.train import preemption, progress, report, schedules, summary
+from deepseek_jax.train.checkpoint import Checkpoints, Progress
+from deepseek_jax.train.compiling import compiler_options
+from deepseek_jax.train.evaluate import evaluate
+from deepseek_jax.train.metrics import by_layer
+from deepseek_jax.train.nonfinite import bad_parameter, find_origin
+from deepseek_jax.train.recorder import NotFinite, Recorder, Started
+from deepseek_jax.train.samples import write_samples
+from deepseek_jax.train.setup import Setup, microbatch_size, prepare
+from deepseek_jax.train.sinks import Sinks
+from deepseek_jax.train.state import State, make_state
+from deepseek_jax.train.step import compile_step, gradient_function, make_step
+
+
+def train(experiment: Experiment, workdir: str | Path, console: Console | None = None) -> dict[str, float]:
+    """Trains in `workdir`, going on from its newest intact checkpoint if there is one; gives the final scores.
+
+    On SIGTERM it saves a checkpoint and returns.  Raises UserError for what the user can mend, and for a step that is
+    not finite where train.on_nonfinite is "stop".
+    """
+    workdir, console = Path(workdir), console or Console()
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax would tell of every file it writes
+    setup = prepare(experiment, console)
+    record.claim(workdir, experiment)
+    shutil.copyfile(setup.corpus.tokenizer.path, workdir / "tokenizer.json")  # what the parameters were trained with
+    try:
+        with Checkpoints(workdir, experiment.checkpoint, say=console.print) as checkpoints:
+            restored = checkpoints.restore(setup.abstract)
+            if restored:
+                console.print(f"going on from step {restored[1].step}")
+            state, done = restored or (make_state(setup.program, setup.optimizer, setup.abstract), Progress())
+            state, done = _take_steps(setup, state, done, checkpoints, workdir, console)
+    finally:
+        report.write(workdir)  # of a run that failed too: it shows where
+    if done.step == experiment.train.steps:
+        summary.show(console, workdir, write_samples(setup, state, workdir))
+    return summary.final_scores(workdir)
+
+
+def _take_steps(
+    setup: Setup, state: State, done: Progress, checkpoints: Checkpoints, workdir: Path, console: Console
+) -> tuple[State, Progress]:
+    """All the steps that are left, or those until SIGTERM; what was done is saved."""
+    experiment, steps = setup.experiment, setup.experiment.train.steps
+    run_step = compile_step(make_step(setup.program, setup.optimizer, experiment), setup.abstract)
+    score = jax.jit(setup.program.score, compiler_options=compiler_options(setup.mesh))
+    batches, microbatch = setup.train_batches(), microbatch_size(experiment)
+    if done.data:
+        batches.restore(done.data)
+
+    sinks = Sinks(workdir, experiment.log, resumed_at=done.step)
+    with sinks, preemption.watch() as preempted, progress.training(console, done.step, steps) as show:
+        recorder = Recorder(experiment, sinks.write, show, skipped=int(state["skipped"]))
+        try:
+            for step in range(done.step + 1, steps + 1):
+                asked = time.perf_counter()
+                count = schedules.batch_size(experiment.train, step - 1) // microbatch
+                microbatches = [next(batches) for _ in range(count)]
+                waited = time.perf_counter() - asked
+                batch = setup.place(microbatches)
+                state, measured = run_step(state, batch)
+                recorder.follow(Started(step, batch, measured, waited))
+
+                last, stopping = step == steps, preempted.asked
+                evaluating = last or _due(experiment.eval.every, step)
+                saving = last or stopping or _due(experiment.checkpoint.every, step)
+                if not (evaluating or saving):
+                    continue
+                recorder.catch_up()  # rows come before the checkpoint that vouches for them
+                loss = math.inf
+                if evaluating:
+                    scores = _evaluate(setup, score, state, last) | _router_shares(recorder.last_load)
+                    sinks.write({"step": step} | scores)
+                    loss = scores.get("val/loss", math.inf)
+                if loss < done.best_score:
+                    done, saving = dataclasses.replace(done, best_score=loss, best_step=step), True
+                if saving:
+                    done = dataclasses.replace(done, step=step, data=batches.state())
+                    checkpoints.save(state, done, loss)
+                if stopping:
+                    console.print(f"stopped by SIGTERM after step {step}; the same command goes on from there")
+                    break
+                recorder.pause()
+        except NotFinite as failure:
+            console.print(f"{failure}; looking for the place where it began ...")
+            raise UserError(_explain(setup, state, failure.step, done)) from None
+    return state, done
+
+
+def _due(every: int, step: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _evaluate(setup: Setup, score, state: State, last: bool) -> dict[str, float]:
+    """val/* on the batches that every evaluation of the run reads; after the last step final/* on all of them."""
+    limit = setup.experiment.eval.batches
+    params = state.get("ema", state["params"])
+
+    def scores(name: str, limit: int):
+        found = evaluate(score, params, state["buffers"], setup.held_out_batches(limit), setup.corpus)
+        return {f"{name}/{key}": value for key, value in found.items()}
+
+    found = scores("val", limit)
+    if last:
+        found |= scores("final", 0)
+        rivals = baseline.bits_per_byte(setup.corpus)
+        found |= {f"final/{name}": bits["total"] for name, bits in rivals.items() if bits}
+    return found
+
+
+def _router_shares(load: dict) -> dict:
+    """Each expert's share of the assignments in the last step with a row, a list for each layer."""
+    shares = {layer: load_E / max(load_E.sum(), 1) for layer, load_E in by_layer(load).items()}
+    shares = {layer: [round(float(x), 4) for x in share_E] for layer, share_E in shares.items()}
+    return {"router/share": shares} if shares else {}
+
+
+def _explain(setup: Setup, state: State, step: Started, done: Progress) -> str:
+    """Where the first number that is not finite came from, found by running the step again piece by piece."""
+    where = bad_parameter(state["params"])
+    if where:
+        where = f"in the parameter {where}"
+    else:
+        gradient = gradient_function(setup.program, setup.experiment, state, step.batch)
+        microbatches = (
+            {key: leaf[place] for key, leaf in step.batch.items()} for place in range(len(step.batch["tokens"]))
+        )
+        origins = (find_origin(gradient, state["params"], microbatch) for microbatch in microbatches)
+        where = next((f"at {origin}" for origin in origins if origin), "where sums of finite numbers overflow")
+    return (
+        f"step {step.number} is not finite; it began {where}.  The last checkpoint is of step {done.step}; lower "
+        "optimizer.peak_lr, or set train.on_nonfinite=skip to drop such steps."
+    )

@@ -1,0 +1,120 @@
+"""A run that is killed at any moment and resumed gives the same losses, bit for bit, as one that never stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepseek_jax.train import checkpoint
+from deepseek_jax.train.restore import restore_model
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 40
+SCRIPT = """
+import pathlib, sys
+from deepseek_jax.train.loop import train
+from tests.train import tiny
+directory, workdir = map(pathlib.Path, sys.argv[1:])
+train(tiny.experiment(directory, tiny.MOE), workdir)
+"""
+CLOCKS = ("seconds", "per_second", "bytes")  # what may differ between two runs: times and memory, nothing else
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("resume")
+
+
+def start(directory: Path, workdir: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(directory), str(workdir)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def stop_when(process: subprocess.Popen, condition, how: signal.Signals):
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    process.send_signal(how)
+
+
+def rows(workdir: Path) -> list[dict]:
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def measured(workdir: Path) -> list[dict]:
+    """The rows without what the clock said."""
+    return [{key: value for key, value in row.items() if not key.endswith(CLOCKS)} for row in rows(workdir)]
+
+
+def last_step(workdir: Path) -> int:
+    return max((row["step"] for row in rows(workdir)), default=0)
+
+
+@pytest.fixture(scope="module")
+def unbroken(directory):
+    workdir = directory / "unbroken"
+    finish(start(directory, workdir))
+    return workdir
+
+
+def test_killed_between_and_during_checkpoints_then_terminated_then_finished(directory, unbroken):
+    workdir = directory / "broken"
+    process = start(directory, workdir)
+    stop_when(process, lambda: last_step(workdir) >= 8, signal.SIGKILL)
+    process.wait()
+
+    process = start(directory, workdir)
+    being_written = lambda: last_step(workdir) >= 15 and any((workdir / "checkpoints").glob("*tmp*"))  # noqa: E731
+    stop_when(process, being_written, signal.SIGKILL)
+    process.wait()
+
+    process = start(directory, workdir)
+    stop_when(process, lambda: last_step(workdir) >= 22, signal.SIGTERM)
+    said = finish(process)
+    saved = checkpoint.newest_intact(workdir / "checkpoints")
+    assert f"stopped by SIGTERM after step {saved}" in said
+    assert saved == last_step(workdir) < STEPS
+
+    assert f"going on from step {saved}" in finish(start(directory, workdir))
+    assert measured(workdir) == measured(unbroken)
+    assert [row["step"] for row in rows(workdir) if "loss/next" in row] == list(range(1, STEPS + 1))
+    left, right = restore_model(workdir), restore_model(unbroken)
+    assert left.step == right.step == STEPS
+    for part in ("params", "buffers"):
+        flat = [np.asarray(leaf) for tree in (left, right) for leaf in _leaves(getattr(tree, part))]
+        half = len(flat) // 2
+        for one, other in zip(flat[:half], flat[half:], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_finished_run_shows_its_scores_again_and_changes_nothing(directory, unbroken):
+    before = rows(unbroken)
+    assert "validation bits per byte" in finish(start(directory, unbroken))
+    assert rows(unbroken) == before
+
+
+def _leaves(tree):
+    for value in tree.values():
+        yield from _leaves(value) if isinstance(value, dict) else [value]

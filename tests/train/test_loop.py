@@ -1,0 +1,56 @@
+"""The loop on a real model in miniature: what it writes, and how it fails."""
+
+import dataclasses
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from deepseek_jax.errors import UserError
+from deepseek_jax.train.loop import train
+from tests.train import tiny
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("loop")
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO(), width=100)
+
+
+def test_a_run_writes_its_directory(directory):
+    console = quiet()
+    scores = train(tiny.experiment(directory), directory / "run", console)
+    names = {path.name for path in (directory / "run").iterdir()}
+    assert {"config.json", "metrics.jsonl", "checkpoints", "report.html", "samples.txt", "tokenizer.json"} <= names
+    shown = console.file.getvalue()
+    for wanted in ("validation bits per byte", "gzip -9", "xz -9", "tokens/s", "run directory"):
+        assert wanted in shown
+    rows = [json.loads(line) for line in (directory / "run" / "metrics.jsonl").read_text().splitlines()]
+    trained = [row for row in rows if "loss/next" in row]
+    assert trained[-1]["loss/next"] < trained[0]["loss/next"] - 0.5
+    assert scores["final/bits_per_byte"] < 8 and scores["final/gzip -9"] < 8
+    assert [row["step"] for row in rows if "val/loss" in row] == [16, 32, 40]
+    overhead = sorted(row["overhead_seconds"] for row in trained if "overhead_seconds" in row)
+    assert overhead[len(overhead) // 2] < 0.01  # 2 ms on a quiet machine; this one may be busy
+
+
+def test_a_step_that_is_not_finite_stops_the_run_and_names_the_place(directory):
+    config = tiny.experiment(directory)
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, peak_lr=1e30, clip_norm=0.0))
+    with pytest.raises(UserError, match=r"step 3 is not finite; it began at \w+ in .*\(.*\.py:\d+"):
+        train(config, directory / "stopped", quiet())
+    assert "Look here:" in (directory / "stopped" / "report.html").read_text()
+    rows = [json.loads(line) for line in (directory / "stopped" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 3 and rows[-1]["skipped"] == 1
+
+
+def test_a_directory_of_another_experiment_is_refused(directory):
+    config = tiny.experiment(directory, steps=10)
+    train(config, directory / "mine", quiet())
+    longer = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=20))
+    with pytest.raises(UserError, match="train.steps"):
+        train(longer, directory / "mine", quiet())
