@@ -1,0 +1,47 @@
+"""Generation as a user calls it, on an untrained model: what it says does not matter, only what it depends on."""
+
+import jax
+import pytest
+
+from deepseek_jax.errors import UserError
+from deepseek_jax.infer.generate import generate
+from deepseek_jax.infer.sampling import Sampling
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.decoder import initialise
+
+SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "q_lora_rank": 16}
+HEADS = {"num_attention_heads": 2, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
+EXPERTS = {"first_k_dense_replace": 1, "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+CONFIG = ModelConfig(**SIZES, **HEADS, **EXPERTS, n_group=1, topk_group=1, initializer_range=0.3)
+PROMPTS = [[5, 6, 7], [9] * 20, [11, 3, 8, 2, 40, 41]]
+NO_EOS = -1
+
+
+@pytest.fixture(scope="module")
+def model():
+    return initialise(CONFIG, jax.random.key(0))
+
+
+def test_prompts_of_different_lengths_go_as_they_would_alone(model):
+    together = generate(model, PROMPTS, 12, eos=NO_EOS)
+    assert together == [generate(model, [prompt], 12, eos=NO_EOS)[0] for prompt in PROMPTS]
+    assert [len(tokens) for tokens in together] == [12, 12, 12]
+
+
+def test_a_text_ends_before_its_eos(model):
+    free = generate(model, PROMPTS, 12, eos=NO_EOS)
+    eos = free[0][4]
+    for tokens, whole in zip(generate(model, PROMPTS, 12, eos=eos), free):
+        assert tokens == (whole[: whole.index(eos)] if eos in whole else whole)
+
+
+def test_the_seed_decides_what_is_drawn(model):
+    def draw(seed):
+        return generate(model, PROMPTS, 12, eos=NO_EOS, sampling=Sampling(1.0, top_k=50, top_p=0.95), seed=seed)
+
+    assert draw(0) == draw(0) != draw(1)
+
+
+def test_an_empty_prompt_is_refused(model):
+    with pytest.raises(UserError, match="empty"):
+        generate(model, [[1], []], 4, eos=NO_EOS)
