@@ -34,8 +34,11 @@ class Plan:
         return self.assignment_of_slot // self.slot_of_assignment.shape[1]
 
 
-def plan(experts_TK: Int[Array, "T K"], num_experts: int, block: int) -> Plan:
-    """Sorts assignments by expert and rounds each expert's share up to whole blocks of `block` slots."""
+def plan(experts_TK: Int[Array, "T K"], num_experts: int, block: int, group: int = 1) -> Plan:
+    """Sorts assignments by expert and rounds each expert's share up to whole blocks of `block` slots.
+
+    There are blocks for the worst case, in whole groups of `group`; those past `num_blocks` name no expert (E).
+    """
     tokens, per_token = experts_TK.shape
     total = tokens * per_token
     expert_A = experts_TK.reshape(-1)
@@ -45,6 +48,7 @@ def plan(experts_TK: Int[Array, "T K"], num_experts: int, block: int) -> Plan:
     shift = (jnp.cumsum(blocks) - blocks) * block - (jnp.cumsum(counts) - counts)  # slot - rank in the sorted order
     slot_sorted = (jnp.arange(total) + shift[expert_A[order]]).astype(jnp.int32)
     most_blocks = (total + num_experts * (block - 1)) // block
+    most_blocks = -(-most_blocks // group) * group
     return Plan(
         assignment_of_slot=jnp.full((most_blocks * block,), total, jnp.int32)
         .at[slot_sorted]

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from deepseek_jax.models.config import ModelConfig
-from deepseek_jax.models.moe.blocks import BLOCK, blocked_feed_forward
+from deepseek_jax.models.moe.blocks import BLOCK, GROUP, blocked_feed_forward
 from deepseek_jax.models.moe.dispatch import collect, plan, spread
 from deepseek_jax.models.moe.router import Routing
 from deepseek_jax.models.tree import weight
@@ -50,11 +50,13 @@ def every_expert(x_TD, experts_TK, weights_TK, gate, up, down):
 
 
 def in_blocks(x_TD, experts_TK, weights_TK, gate, up, down):
-    """Sorted by expert, in blocks of equal expert, each block a plain matrix product: for CPUs."""
-    layout = plan(experts_TK, down.shape[0], BLOCK)
+    """Sorted by expert, in blocks of equal expert, groups of blocks as batched matrix products: for CPUs."""
+    layout = plan(experts_TK, down.shape[0], BLOCK, GROUP)
     by_token = layout.token_of_slot, layout.slot_of_assignment
     slots = spread(x_TD, *by_token), layout.weight_of_slot(weights_TK)
-    return collect(blocked_feed_forward(*slots, gate, up, down, layout.expert_of_block, layout.num_blocks), *by_token)
+    gate_up = jnp.concatenate([gate, up], axis=-1)
+    out_ZD = blocked_feed_forward(*slots, gate_up, down, layout.expert_of_block, layout.num_blocks)
+    return collect(out_ZD, *by_token)
 
 
 def ragged(x_TD, experts_TK, weights_TK, gate, up, down):
