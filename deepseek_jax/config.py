@@ -37,7 +37,6 @@ class DataConfig:
     sequence_length: int = 4096
     fim_rate: float = 0.1  # share of documents rearranged as prefix-suffix-middle (V3, section 4.1)
     held_out: float = 0.02  # share of the text kept for evaluation: whole documents, books, services, packages
-    seed: int = 0
     workers: int = 0  # reader processes; 0 reads in a thread
     prefetch: int = 4  # microbatches read ahead; 0: none, each is read when asked for
 
@@ -123,7 +122,7 @@ class TrainConfig:
     ramp_start: int = 0  # batch size at step 0, grown in equal stages of whole microbatches to `batch_size`; 0: no ramp
     ramp_stages: int = 4
     ramp_fraction: float = 0.0  # share of the steps over which the batch grows
-    seed: int = 0
+    seed: int = 0  # of the parameters, the order of the data and the samples
     dtype: str = "float32"  # activations: float32, bfloat16; parameters and optimizer stay float32
     remat: str = "none"  # what the backward pass computes again: none, dots (all but matrix products), full
     ema_decay: float = 0.0  # 0: no moving average of the parameters

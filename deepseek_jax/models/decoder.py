@@ -66,12 +66,14 @@ class Decoder(nnx.Module):
         x_BSD, routers = self.embed(tokens_BS), {}
         counted_BS = segment_ids_BS > 0
         for name, run in self.layers.items():
-            x_BSD, report = self._scan(lambda block, x: block(x, context, counted_BS), run, x_BSD)
+            with jax.named_scope(f"layers_{name}"):
+                x_BSD, report = self._scan(lambda block, x: block(x, context, counted_BS), run, x_BSD)
             if report is not None:
                 routers[name] = report
         hidden_BSD = self.norm(x_BSD)
         mtp, mtp_routers = self._predict_further(hidden_BSD, tokens_BS, segment_ids_BS, context)
-        return Output(hidden_BSD, mtp, {"layers": routers} | ({"mtp": mtp_routers} if mtp_routers else {}))
+        reports = {"layers": routers, "mtp": mtp_routers}
+        return Output(hidden_BSD, mtp, {name: found for name, found in reports.items() if found})
 
     def logits(self, hidden_BSD: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
         """float32 scores of the vocabulary; training works in chunks instead (tasks/cross_entropy.py)."""

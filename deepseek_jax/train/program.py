@@ -65,8 +65,6 @@ def language_model_program(experiment: Experiment, bytes_a_target: np.ndarray) -
         return value, aux | counts
 
     def update_buffers(buffers, aux, rate):
-        if not buffers:  # a dense model
-            return buffers
         return update_biases(buffers, aux["router/load"], rate, experiment.router.recentre_bias)
 
     def score(params, buffers, batch):
