@@ -2,8 +2,8 @@
 
 One batched product over all blocks would copy every block's weights and work on empty blocks.  A loop over single
 blocks runs on one core: XLA's CPU code spreads a product over threads only when it is large enough.  So the loop takes
-a group of blocks at a time.  Forward and backward of one v3_tiny layer on two cores: 51 ms (jax 0.10) and 45 (0.12),
-against 70 and 65 a block at a time, and 300 for every expert on every token.
+a group of blocks at a time.  Forward and backward of one v3_tiny layer on two cores: 54 ms (jax 0.10) and 48 (0.12),
+against 70 and 65 a block at a time.
 
 Z slots  G blocks a group  b slots a block  D model  I expert width  E experts
 """

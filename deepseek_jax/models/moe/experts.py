@@ -19,12 +19,8 @@ class Experts(nnx.Module):
     """sum over the chosen experts e of w_e * down_e(silu(gate_e(x)) * up_e(x)); no token is ever dropped."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        E, D, I, scale = (
-            config.n_routed_experts,
-            config.hidden_size,
-            config.moe_intermediate_size,
-            config.initializer_range,
-        )
+        E, D, I = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
+        scale = config.initializer_range
         self.gate = weight(rngs.params(), (E, D, I), ("experts", "embed", "expert_mlp"), scale)
         self.up = weight(rngs.params(), (E, D, I), ("experts", "embed", "expert_mlp"), scale)
         self.down = weight(rngs.params(), (E, I, D), ("experts", "expert_mlp", "embed"), scale)
