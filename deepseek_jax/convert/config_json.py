@@ -25,6 +25,13 @@ OPTIONAL = {
     "tie_word_embeddings": False,
 }
 
+# Fields of other generations, which keep their defaults.
+OF_OTHERS = (
+    "layer_types mlp_layer_types num_hash_layers num_key_value_heads head_dim index_n_heads index_head_dim index_topk "
+    "sliding_window csa_rate hca_rate o_groups o_lora_rank compress_rope_theta mlp_bias swiglu_limit scoring_func "
+    "topk_method hc_mult hc_sinkhorn_iters hc_eps"
+).split()
+
 NULL_MEANS_ZERO = ("q_lora_rank", "n_shared_experts")
 
 
@@ -36,14 +43,14 @@ def from_json(values: dict[str, Any]) -> ModelConfig:
     theta, scaling = _rope(values)
     fields = {"rope_theta": theta, "rope_scaling": scaling}
     for field in dataclasses.fields(ModelConfig):
-        if field.name not in fields:
+        if field.name not in fields and field.name not in OF_OTHERS:
             fields[field.name] = _value(values, field.name)
     return ModelConfig(**fields)
 
 
 def to_json(config: ModelConfig) -> dict[str, Any]:
     """A config.json in DeepSeek's spelling, which Hugging Face reads too."""
-    values = dataclasses.asdict(config) | FIXED
+    values = {name: value for name, value in dataclasses.asdict(config).items() if name not in OF_OTHERS} | FIXED
     del values["quantization_config"]
     values |= {key: None for key in NULL_MEANS_ZERO if not values[key]}
     values["rope_scaling"] = dict(values["rope_scaling"], type="yarn") if config.rope_scaling.factor > 1 else None

@@ -14,6 +14,7 @@ import numpy as np
 from einops import rearrange
 
 from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.schedule import layers_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,8 +133,8 @@ class Place:
 def place(path: tuple[str, ...], config: ModelConfig) -> Place:
     """The place of our array at `path` of the parameters or buffers, as models/decoder.py names them."""
     if path[0] == "layers":  # layers / first-last / ...
-        first, last = map(int, path[1].split("-"))
-        return Place(_layer_rule(path[2:], config), tuple(map(layer_prefix, range(first, last + 1))), stacked=True)
+        prefixes = tuple(map(layer_prefix, layers_of(path[1])))
+        return Place(_layer_rule(path[2:], config), prefixes, stacked=True)
     if path[0] == "mtp":  # mtp / depth / ...; released checkpoints number the modules on after the last layer
         prefix = layer_prefix(config.num_hidden_layers + int(path[1]))
         rule = _layer_rule(path[3:], config) if path[2] == "block" else _find(MTP_RULES, path[2:])

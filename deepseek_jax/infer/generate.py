@@ -1,6 +1,6 @@
 """Continues prompts of different lengths: one compiled prefill, one compiled loop of cached decoding steps.
 
-B batch  S prompt places  T cache places (prompt and new tokens)
+B batch  S prompt places
 """
 
 import functools
@@ -47,15 +47,13 @@ def generate(
 
 @functools.partial(jax.jit, static_argnums=(6, 7, 8))
 def _generate(params, buffers, tokens_BS, padding_B, key, eos, graphdef, steps, sampling) -> Int[Array, "B steps"]:
-    """Left-padded prompts, so that all rows write the same cache place; row b begins at place `padding_B[b]`."""
+    """Prompts padded on the left by `padding_B`, so that all end in the last place."""
     model = CachedDecoder(merge(graphdef, params, buffers))
     batch, length = tokens_BS.shape
-    places = jnp.arange(length + steps)
-    real_BT = places >= padding_B[:, None]
-    positions_BT = jnp.maximum(places - padding_B[:, None], 0)
+    places_BS = jnp.arange(length) - padding_B[:, None]
+    real_BS = (places_BS >= 0).astype(jnp.int32)
     caches = model.empty_caches(batch, length + steps)
-    segments_BS = real_BT[:, :length].astype(jnp.int32)
-    hidden, caches = model.prefill(tokens_BS, positions_BT[:, :length], segments_BS, caches)
+    hidden, caches = model.prefill(tokens_BS, jnp.maximum(places_BS, 0), real_BS, caches)
     first_B = sample(model.logits(hidden[:, -1:])[:, 0], jax.random.fold_in(key, 0), sampling)
 
     def unfinished(carry):
@@ -64,10 +62,8 @@ def _generate(params, buffers, tokens_BS, padding_B, key, eos, graphdef, steps, 
 
     def decode(carry):
         step, out, new_B, done_B, caches = carry
-        place = length + step - 1
-        visible_B1T = (real_BT & (places <= place))[:, None]
-        position_B1 = jax.lax.dynamic_slice_in_dim(positions_BT, place, 1, axis=1)
-        hidden, caches = model.decode(new_B[:, None], position_B1, visible_B1T, caches, place)
+        positions_B1 = (length + step - 1 - padding_B)[:, None]
+        hidden, caches = model.decode(new_B[:, None], positions_B1, caches)
         next_B = sample(model.logits(hidden)[:, 0], jax.random.fold_in(key, step), sampling)
         done_B |= new_B == eos
         next_B = jnp.where(done_B, eos, next_B)

@@ -4,65 +4,69 @@ B batch  S sequence  D model
 """
 
 import dataclasses
+import functools
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from deepseek_jax.models.attention.mla import Context, LatentAttention
+from deepseek_jax.models.attention.kinds import make_attention
 from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import RMSNorm, SwiGLU
 from deepseek_jax.models.moe.balance import RouterReport
 from deepseek_jax.models.moe.layer import MixtureOfExperts
+from deepseek_jax.models.residual import make_residual
+from deepseek_jax.models.schedule import LayerKind
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class LayerKind:
-    """What tells one layer from the next; equal neighbours are stacked and scanned."""
+class LayerReport:
+    """What a layer tells of its choices; None for what it does not have."""
 
-    feed_forward: str  # dense, moe
-
-
-def layer_kinds(config: ModelConfig) -> list[LayerKind]:
-    return [
-        LayerKind("dense" if index < config.first_k_dense_replace else "moe")
-        for index in range(config.num_hidden_layers)
-    ]
+    router: RouterReport | None
 
 
 class Block(nnx.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)); the router's report is None for a dense layer."""
+    """x + attention(norm(x)), then x + feed_forward(norm(x)), or the same between hyper-connections."""
 
     def __init__(self, config: ModelConfig, kind: LayerKind, *, rngs: nnx.Rngs):
         self.kind = kind
+        self.attention_residual = make_residual(config, rngs=rngs)
         self.attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.attention = LatentAttention(config, rngs=rngs)
+        self.attention = make_attention(config, kind.attention, rngs=rngs)
+        self.feed_forward_residual = make_residual(config, rngs=rngs)
         self.feed_forward_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        if kind.feed_forward == "moe":
-            self.feed_forward = MixtureOfExperts(config, rngs=rngs)
-        else:
+        if kind.feed_forward == "dense":
             self.feed_forward = SwiGLU(
                 config.hidden_size, config.intermediate_size, config.initializer_range, rngs=rngs
             )
+        else:
+            self.feed_forward = MixtureOfExperts(config, rngs=rngs)
 
-    def __call__(
-        self, x_BSD: Float[Array, "B S D"], context: Context, counted_BS: Bool[Array, "B S"]
-    ) -> tuple[Array, RouterReport | None]:
-        x_BSD = x_BSD + self.attention(self.attention_norm(x_BSD), context)
-        return self._feed_forward(x_BSD, counted_BS)
+    def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Array, LayerReport]:
+        """Every token attends over the tokens it came with."""
+        x_BSD, _, router = self._through(x_BSD, context, lambda h: (self.attention(h, context), None))
+        return x_BSD, LayerReport(router)
 
-    def prefill(self, x_BSD, context, cache):
-        attended, cache = self.attention.prefill(self.attention_norm(x_BSD), context, cache)
-        return self._feed_forward(x_BSD + attended, context.mask_BST.any(axis=-1))[0], cache
+    def prefill(self, x_BSD, context: Context, cache):
+        """(the next x, the filled cache): as a call, for the first tokens of each row."""
+        return self._through(x_BSD, context, lambda h: self.attention.prefill(h, context, cache))[:2]
 
-    def decode(self, x_BSD, context, cache, place):
-        attended, cache = self.attention.decode(self.attention_norm(x_BSD), context, cache, place)
-        return self._feed_forward(x_BSD + attended, context.mask_BST.any(axis=-1))[0], cache
+    def decode(self, x_BSD, context: Context, cache):
+        """(the next x, the cache): tokens that also attend over what the cache holds."""
+        return self._through(x_BSD, context, lambda h: self.attention.decode(h, context, cache))[:2]
 
-    def _feed_forward(self, x_BSD, counted_BS):
-        normed = self.feed_forward_norm(x_BSD)
-        if self.kind.feed_forward == "moe":
-            y_BSD, report = self.feed_forward(normed, counted_BS)
-            return x_BSD + y_BSD, report
-        with jax.named_scope("feed_forward"):
-            return x_BSD + self.feed_forward(normed), None
+    def _through(self, x, context, attend):
+        """(the next x, what `attend` gives beside its output, the router's report)."""
+        x, attended = self.attention_residual(x, lambda h: attend(self.attention_norm(h)))
+        feed_forward = functools.partial(self._feed_forward, context=context)
+        x, router = self.feed_forward_residual(x, lambda h: feed_forward(self.feed_forward_norm(h)))
+        return x, attended, router
+
+    def _feed_forward(self, x_BSD, context):
+        if self.kind.feed_forward == "dense":
+            with jax.named_scope("feed_forward"):
+                return self.feed_forward(x_BSD), None
+        return self.feed_forward(x_BSD, context)

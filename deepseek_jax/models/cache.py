@@ -1,27 +1,24 @@
 """What decoding remembers of the tokens it has seen.
 
-B batch  T places  C key-value rank  R rope dims
+B batch  S new tokens  T cache places  e numbers a token
 """
 
-import dataclasses
-
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class LatentCache:
-    """MLA's cache: C + R numbers a token and layer, shared by all heads (DeepSeek-V2, table 1)."""
+def write(
+    entries_BTe: Float[Array, "B T e"],
+    new_BSe: Float[Array, "B S e"],
+    places_BS: Int[Array, "B S"],
+    kept_BS: Bool[Array, "B S"],
+) -> Float[Array, "B T e"]:
+    """The entries with each new one that `kept_BS` names at its place; places must differ within a row."""
+    rows_B1 = jnp.arange(entries_BTe.shape[0])[:, None]
+    places_BS = jnp.where(kept_BS, places_BS, entries_BTe.shape[1])  # past the end: dropped
+    return entries_BTe.at[rows_B1, places_BS].set(new_BSe.astype(entries_BTe.dtype), mode="drop")
 
-    entries: Float[Array, "B T C+R"]
 
-    @classmethod
-    def empty(cls, batch: int, places: int, config, dtype) -> "LatentCache":
-        return cls(jnp.zeros((batch, places, config.kv_lora_rank + config.qk_rope_head_dim), dtype))
-
-    def write(self, latent_BSC, rope_BSR, place) -> "LatentCache":
-        """The cache with S new tokens at places `place`, `place` + 1, ..."""
-        new = jnp.concatenate([latent_BSC, rope_BSR], axis=-1).astype(self.entries.dtype)
-        return LatentCache(jax.lax.dynamic_update_slice_in_dim(self.entries, new, place, axis=1))
+def written_before(positions_BS: Int[Array, "B S"], places: int) -> Bool[Array, "B S T"]:
+    """Which of a position-addressed cache's places a token sees: its own and all before."""
+    return jnp.arange(places) <= positions_BS[..., None]

@@ -1,16 +1,16 @@
 """The decoder as generation runs it: the same parameters, each layer apart from its stack and beside its cache.
 
-B batch  S new tokens  T cache places  D model
+B batch  S new tokens  D model
 """
 
 import jax
-from jaxtyping import Array, Bool, Float, Int
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
-from deepseek_jax.models.attention.core import causal_mask
-from deepseek_jax.models.cache import LatentCache
 from deepseek_jax.models.decoder import Decoder
+from deepseek_jax.models.schedule import layers_of
 
-Caches = tuple[LatentCache, ...]
+Caches = tuple  # one for each layer
 
 
 class CachedDecoder:
@@ -18,11 +18,11 @@ class CachedDecoder:
 
     def __init__(self, model: Decoder):
         self.model = model
-        layers = [jax.tree.map(lambda x, i=i: x[i], run) for run in model.layers.values() for i in range(depth(run))]
-        self.layers = jax.lax.optimization_barrier(layers)
+        self.layers = jax.lax.optimization_barrier(unstacked(model))
 
     def empty_caches(self, batch: int, places: int) -> Caches:
-        return tuple(LatentCache.empty(batch, places, self.model.config, self.model.dtype) for _ in self.layers)
+        """For rows of up to `places` tokens."""
+        return tuple(block.attention.empty_cache(batch, places, self.model.dtype) for block in self.layers)
 
     def prefill(
         self,
@@ -31,33 +31,33 @@ class CachedDecoder:
         segment_ids_BS: Int[Array, "B S"],
         caches: Caches,
     ) -> tuple[Float[Array, "B S D"], Caches]:
-        """States of a prompt after the final norm, and the caches with the prompt in their first S places."""
-        context = self.model.context(positions_BS, causal_mask(segment_ids_BS))
-        return self._through(tokens_BS, caches, lambda block, x, cache: block.prefill(x, context, cache))
+        """States after the final norm, and the caches filled.  Segment 0 is padding on either side, 1 the prompt."""
+        context = self.model.context(tokens_BS, positions_BS, segment_ids_BS)
+        return self._through(context, caches, lambda block, x, cache: block.prefill(x, context, cache))
 
     def decode(
-        self,
-        tokens_BS: Int[Array, "B S"],
-        positions_BS: Int[Array, "B S"],
-        visible_BST: Bool[Array, "B S T"],
-        caches: Caches,
-        place,
+        self, tokens_BS: Int[Array, "B S"], positions_BS: Int[Array, "B S"], caches: Caches
     ) -> tuple[Float[Array, "B S D"], Caches]:
-        """States of the tokens at places `place`, `place` + 1, ...; `visible_BST`: which places each of them sees."""
-        context = self.model.context(positions_BS, visible_BST)
-        return self._through(tokens_BS, caches, lambda block, x, cache: block.decode(x, context, cache, place))
+        """States of S further tokens a row; each sees itself and everything before its position."""
+        context = self.model.context(tokens_BS, positions_BS, jnp.ones_like(tokens_BS))
+        return self._through(context, caches, lambda block, x, cache: block.decode(x, context, cache))
 
     def logits(self, hidden_BSD: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
         return self.model.logits(hidden_BSD)
 
-    def _through(self, tokens_BS, caches, step):
-        x_BSD, written = self.model.embed(tokens_BS), []
-        for block, cache in zip(self.layers, caches):
-            x_BSD, cache = step(block, x_BSD, cache)
+    def _through(self, context, caches, step):
+        x, written = self.model.enter(context.tokens_BS), []
+        for block, cache in zip(self.layers, caches, strict=True):
+            x, cache = step(block, x, cache)
             written.append(cache)
-        return self.model.norm(x_BSD), tuple(written)
+        return self.model.norm(self.model.leave(x)), tuple(written)
 
 
-def depth(run) -> int:
-    """How many layers a stack holds."""
-    return jax.tree.leaves(run)[0].shape[0]
+def unstacked(model: Decoder) -> list:
+    """The layers in the order in which they run."""
+    layers = {
+        number: jax.tree.map(lambda leaf, place=place: leaf[place], stack)
+        for name, stack in model.layers.items()
+        for place, number in enumerate(layers_of(name))
+    }
+    return [layers[number] for number in sorted(layers)]

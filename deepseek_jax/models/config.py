@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from deepseek_jax.errors import UserError
+from deepseek_jax.models import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,19 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and choices of a DeepSeek-V3 decoder (arXiv:2412.19437, section 2); defaults are the 671B model's."""
+    """Sizes and choices of any DeepSeek decoder; defaults are V3's 671B (arXiv:2412.19437, section 2).
+
+    Each layer has an attention, a feed-forward and the model's residual form, in any combination:
+
+    attention       gqa     grouped-query or multi-head, as in V1 and MoE: num_key_value_heads, head_dim
+                    mla     latent, as in V2 and V3: kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim
+                    dsa     mla over the index_topk keys that a lightning indexer picks, as in V3.2
+                    window  the sliding_window newest tokens, with sinks, as in V4: head_dim, o_groups, o_lora_rank
+                    csa     window, and the index_topk best of blocks of csa_rate tokens each (V4)
+                    hca     window, and all blocks of hca_rate tokens each (V4)
+    feed-forward    dense, moe (top-k of scores), hash_moe (experts by the token's number, V4)
+    residual        hc_mult 0: plain; n: manifold-constrained hyper-connections over n streams (V4)
+    """
 
     vocab_size: int = 129280
     hidden_size: int = 7168
@@ -36,69 +48,88 @@ class ModelConfig:
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = False
     initializer_range: float = 0.006
+    max_position_embeddings: int = 163840
 
-    # Multi-head latent attention. q_lora_rank 0 projects queries directly (config.json: null).
+    # The attention of every layer, MTP modules last; one name stands for all, and modules not named follow the last.
+    layer_types: tuple[str, ...] = ("mla",)
+    # The feed-forward of every layer; empty: `first_k_dense_replace` dense, then `num_hash_layers` hash_moe, then moe.
+    mlp_layer_types: tuple[str, ...] = ()
+    first_k_dense_replace: int = 3
+    num_hash_layers: int = 0
+
+    # Attention.  q_lora_rank 0 projects queries directly (config.json: null).
     num_attention_heads: int = 128
+    num_key_value_heads: int = 128
+    head_dim: int = 128
     q_lora_rank: int = 1536
     kv_lora_rank: int = 512
     qk_nope_head_dim: int = 128
     qk_rope_head_dim: int = 64
     v_head_dim: int = 128
     attention_bias: bool = False
+    index_n_heads: int = 64
+    index_head_dim: int = 128
+    index_topk: int = 2048
+    sliding_window: int = 128
+    csa_rate: int = 4
+    hca_rate: int = 128
+    o_groups: int = 8
+    o_lora_rank: int = 1024
+
+    # Rotary embeddings.  csa and hca turn by compress_rope_theta; window never extends its context.
     rope_theta: float = 10000.0
+    compress_rope_theta: float = 160000.0
     rope_interleave: bool = True
     rope_scaling: RopeScaling = RopeScaling()
-    max_position_embeddings: int = 163840
 
-    # Mixture of experts; the first `first_k_dense_replace` layers keep a dense feed-forward.
-    first_k_dense_replace: int = 3
+    # Feed-forward.  swiglu_limit 0 leaves activations unclamped.
+    mlp_bias: bool = False
+    swiglu_limit: float = 0.0
     n_routed_experts: int = 256
     num_experts_per_tok: int = 8
     n_shared_experts: int = 1
     moe_intermediate_size: int = 2048
+    scoring_func: str = "sigmoid"  # softmax (MoE, V2), sigmoid (V3), sqrtsoftplus (V4)
+    topk_method: str = "noaux_tc"  # greedy, group_limited_greedy (V2), noaux_tc (V3, V4: a bias takes part)
     n_group: int = 8
     topk_group: int = 4
     norm_topk_prob: bool = True
     routed_scaling_factor: float = 2.5
 
+    # Hyper-connections.
+    hc_mult: int = 0
+    hc_sinkhorn_iters: int = 20
+    hc_eps: float = 1e-6
+
     # Multi-token prediction modules after the main stack.
     num_nextn_predict_layers: int = 1
 
     def __post_init__(self):
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "kv_lora_rank"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} is {getattr(self, name)}; it must be at least 1.")
-        if self.qk_rope_head_dim % 2:
-            raise UserError(f"model.qk_rope_head_dim is {self.qk_rope_head_dim}; rotary pairs need an even number.")
-        if not 0 <= self.first_k_dense_replace <= self.num_hidden_layers:
-            raise UserError(
-                f"model.first_k_dense_replace is {self.first_k_dense_replace}; "
-                f"it must lie between 0 and model.num_hidden_layers ({self.num_hidden_layers})."
-            )
-        if self.num_moe_layers:
-            self._check_experts()
+        checks.check(self)
 
-    def _check_experts(self):
-        if self.n_routed_experts % self.n_group:
-            raise UserError(
-                f"model.n_routed_experts ({self.n_routed_experts}) must be a multiple of n_group ({self.n_group})."
-            )
-        if not 1 <= self.topk_group <= self.n_group:
-            raise UserError(
-                f"model.topk_group ({self.topk_group}) must lie between 1 and model.n_group ({self.n_group})."
-            )
-        reachable = self.n_routed_experts // self.n_group * self.topk_group
-        if not 1 <= self.num_experts_per_tok <= reachable:
-            raise UserError(
-                f"model.num_experts_per_tok ({self.num_experts_per_tok}) must lie between 1 and {reachable}, "
-                "the number of experts in the kept groups."
-            )
-        if self.n_group > 1 and self.n_routed_experts // self.n_group < 2:
-            raise UserError("a group's score is the sum of its two best experts: give each group at least 2 experts.")
+    @property
+    def attention_kinds(self) -> tuple[str, ...]:
+        """Of each layer, then of each MTP module."""
+        total = self.num_hidden_layers + self.num_nextn_predict_layers
+        return self.layer_types + self.layer_types[-1:] * (total - len(self.layer_types))
+
+    @property
+    def feed_forward_kinds(self) -> tuple[str, ...]:
+        """Of each layer, then of each MTP module: V4's MTP routes by score even where layers before it hash."""
+        kinds = self.mlp_layer_types * (self.num_hidden_layers if len(self.mlp_layer_types) == 1 else 1) or tuple(
+            self._feed_forward(index) for index in range(self.num_hidden_layers)
+        )
+        further = "dense" if kinds[-1] == "dense" else "moe"
+        return kinds + (further,) * self.num_nextn_predict_layers
+
+    def _feed_forward(self, index: int) -> str:
+        hashed = index < self.first_k_dense_replace + self.num_hash_layers
+        return "dense" if index < self.first_k_dense_replace else "hash_moe" if hashed else "moe"
 
     @property
     def num_moe_layers(self) -> int:
-        return self.num_hidden_layers - self.first_k_dense_replace
+        """Layers with routed experts, MTP modules not counted."""
+        return sum(kind != "dense" for kind in self.feed_forward_kinds[: self.num_hidden_layers])
 
     @property
     def qk_head_dim(self) -> int:
@@ -106,5 +137,5 @@ class ModelConfig:
 
     @property
     def softmax_scale(self) -> float:
-        """1/sqrt(query width), times YaRN's squared magnitude (V2 paper, appendix; V3, section 4.3)."""
+        """Of mla: 1/sqrt(query width), times YaRN's squared magnitude (V2 paper, appendix; V3, section 4.3)."""
         return self.qk_head_dim**-0.5 * self.rope_scaling.magnitude(self.rope_scaling.mscale_all_dim) ** 2

@@ -4,7 +4,6 @@ B batch  S sequence  T keys  D model  V vocabulary
 """
 
 import dataclasses
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +11,13 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from deepseek_jax.models import rope
-from deepseek_jax.models.attention.core import causal_mask
-from deepseek_jax.models.attention.mla import Context
-from deepseek_jax.models.block import Block, layer_kinds
+from deepseek_jax.models.block import Block
 from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import RMSNorm
 from deepseek_jax.models.moe.balance import RouterReport
 from deepseek_jax.models.mtp import MultiTokenPrediction
+from deepseek_jax.models.schedule import groups, layer_kinds
 from deepseek_jax.models.tree import split, stack, weight
 
 REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
@@ -45,35 +44,34 @@ class Decoder(nnx.Module):
         D, V, scale = config.hidden_size, config.vocab_size, config.initializer_range
         self.embedding = weight(rngs.params(), (V, D), ("vocab", "embed"), scale)
         self.layers = nnx.Dict()
-        start = 0
-        for kind, run in itertools.groupby(layer_kinds(config)):
-            count = len(list(run))
-            make = lambda key, kind=kind: Block(config, kind, rngs=nnx.Rngs(params=key))  # noqa: E731
-            self.layers[f"{start}-{start + count - 1}"] = stack(make, rngs.params(), count)
-            start += count
+        for stacks in groups(config):
+            for each in stacks:
+                make = lambda key, kind=each.kind: Block(config, kind, rngs=nnx.Rngs(params=key))  # noqa: E731
+                self.layers[each.name] = stack(make, rngs.params(), len(each.layers))
         self.norm = RMSNorm(D, config.rms_norm_eps)
         if not config.tie_word_embeddings:
             self.head = weight(rngs.params(), (D, V), ("embed", "vocab"), scale)
         self.mtp = nnx.Dict(
-            {str(k): MultiTokenPrediction(config, rngs=rngs) for k in range(config.num_nextn_predict_layers)}
+            {
+                str(depth): MultiTokenPrediction(config, kind, rngs=rngs)
+                for depth, kind in enumerate(layer_kinds(config)[config.num_hidden_layers :])
+            }
         )
 
     def __call__(
         self, tokens_BS: Int[Array, "B S"], positions_BS: Int[Array, "B S"], segment_ids_BS: Int[Array, "B S"]
     ) -> Output:
         """Training and scoring: packed documents, numbered by `segment_ids_BS` (0 is padding), never see each other."""
-        context = self.context(positions_BS, causal_mask(segment_ids_BS))
-        x_BSD, routers = self.embed(tokens_BS), {}
-        counted_BS = segment_ids_BS > 0
-        for name, run in self.layers.items():
-            with jax.named_scope(f"layers_{name}"):
-                x_BSD, report = self._scan(lambda block, x: block(x, context, counted_BS), run, x_BSD)
-            if report is not None:
-                routers[name] = report
-        hidden_BSD = self.norm(x_BSD)
-        mtp, mtp_routers = self._predict_further(hidden_BSD, tokens_BS, segment_ids_BS, context)
-        reports = {"layers": routers, "mtp": mtp_routers}
-        return Output(hidden_BSD, mtp, {name: found for name, found in reports.items() if found})
+        context = self.context(tokens_BS, positions_BS, segment_ids_BS)
+        x, reports = self.enter(tokens_BS), {}
+        for stacks in groups(self.config):
+            names = [each.name for each in stacks]
+            with jax.named_scope("layers_" + "_".join(names)):
+                x, found = self._scan([self.layers[name] for name in names], x, context)
+            reports |= zip(names, found)
+        hidden_BSD = self.norm(self.leave(x))
+        mtp, mtp_reports = self._predict_further(hidden_BSD, context)
+        return Output(hidden_BSD, mtp, routers=_routers({"layers": reports, "mtp": mtp_reports}))
 
     def logits(self, hidden_BSD: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
         """float32 scores of the vocabulary; training works in chunks instead (tasks/cross_entropy.py)."""
@@ -87,24 +85,53 @@ class Decoder(nnx.Module):
         with jax.named_scope("embed"):
             return jnp.take(self.embedding[...], tokens_BS, axis=0).astype(self.dtype)
 
-    def context(self, positions_BS: Int[Array, "B S"], mask_BST: Bool[Array, "B S T"]) -> Context:
-        return Context(*rope.tables(self.config, positions_BS), mask_BST)
+    def enter(self, tokens_BS: Int[Array, "B S"]) -> Array:
+        """What flows into the first layer."""
+        return self.embed(tokens_BS)
 
-    def _scan(self, layer, run, x_BSD):
-        if self.remat != "none":
-            layer = jax.checkpoint(layer, policy=REMAT_POLICIES[self.remat])
-        return jax.lax.scan(lambda x, block: layer(block, x), x_BSD, run)
+    def leave(self, x) -> Float[Array, "B S D"]:
+        """What the final norm is given of what flows out of the last layer."""
+        return x
 
-    def _predict_further(self, hidden_BSD, tokens_BS, segment_ids_BS, context):
-        states, routers = [], {}
+    def context(
+        self, tokens_BS: Int[Array, "B S"], positions_BS: Int[Array, "B S"], segment_ids_BS: Int[Array, "B S"]
+    ) -> Context:
+        ropes = {kind: rope.tables(self.config, kind, positions_BS) for kind in set(self.config.attention_kinds)}
+        return Context(tokens_BS, positions_BS, segment_ids_BS, counted_BS=segment_ids_BS > 0, rope=ropes)
+
+    def _scan(self, stacks, x, context):
+        """Layers of `stacks` in turn; (the next x, the report of each stack)."""
+
+        def layer(blocks, x):
+            reports = []
+            for block in blocks:
+                x, report = self._remat(lambda block, x: block(x, context))(block, x)
+                reports.append(report)
+            return x, reports
+
+        return jax.lax.scan(lambda x, blocks: layer(blocks, x), x, stacks)
+
+    def _remat(self, layer):
+        return layer if self.remat == "none" else jax.checkpoint(layer, policy=REMAT_POLICIES[self.remat])
+
+    def _predict_further(self, hidden_BSD, context):
+        states, reports = [], {}
         for depth, (name, module) in enumerate(self.mtp.items(), start=1):
-            counted_BS = same_document(segment_ids_BS, depth)
-            embedded_BSD = self.embed(shift(tokens_BS, depth))
-            hidden_BSD, report = module(hidden_BSD, embedded_BSD, context, counted_BS)
+            ahead = dataclasses.replace(
+                context,
+                tokens_BS=shift(context.tokens_BS, depth),
+                counted_BS=same_document(context.segment_ids_BS, depth),
+            )
+            hidden_BSD, reports[name] = module(hidden_BSD, self.embed(ahead.tokens_BS), ahead)
             states.append(hidden_BSD)
-            if report is not None:
-                routers[name] = {"block": report}
-        return tuple(states), routers
+        return tuple(states), reports
+
+
+def _routers(reports: dict) -> dict:
+    """The routers' reports alone, nested as the buffers."""
+    layers = {name: report.router for name, report in reports["layers"].items() if report.router is not None}
+    mtp = {name: {"block": report.router} for name, report in reports["mtp"].items() if report.router is not None}
+    return {name: found for name, found in (("layers", layers), ("mtp", mtp)) if found}
 
 
 def shift(x_BS: Int[Array, "B S"], ahead: int) -> Int[Array, "B S"]:

@@ -26,7 +26,7 @@ def linear(x: Float[Array, "... I"], param: nnx.Param, *, contract: int = 1) -> 
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x), statistics in float32, cast back before the learned scale (as DeepSeek-V2 and V3 compute it)."""
+    """scale * x / rms(x), all in float32 and rounded once, at the end."""
 
     def __init__(self, size: int, eps: float, *, axis: str | None = "embed"):
         self.eps = eps
@@ -35,7 +35,7 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
         x32 = x.astype(jnp.float32)
         normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps)
-        return normed.astype(x.dtype) * self.scale[...].astype(x.dtype)
+        return (normed * self.scale[...]).astype(x.dtype)
 
 
 class SwiGLU(nnx.Module):

@@ -6,13 +6,13 @@ B batch  S sequence  D model
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from deepseek_jax.models.attention.mla import Context
-from deepseek_jax.models.block import Block, LayerKind
+from deepseek_jax.models.block import Block, LayerReport
 from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import RMSNorm, linear
-from deepseek_jax.models.moe.balance import RouterReport
+from deepseek_jax.models.schedule import LayerKind
 from deepseek_jax.models.tree import weight
 
 
@@ -22,12 +22,11 @@ class MultiTokenPrediction(nnx.Module):
     The state comes in after the final norm, as released checkpoints expect (the paper writes it before the norm).
     """
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, kind: LayerKind, *, rngs: nnx.Rngs):
         D = config.hidden_size
         self.embedding_norm = RMSNorm(D, config.rms_norm_eps)
         self.hidden_norm = RMSNorm(D, config.rms_norm_eps)
         self.project = weight(rngs.params(), (2 * D, D), (None, "embed"), config.initializer_range)
-        kind = LayerKind("moe" if config.num_moe_layers else "dense")
         self.block = Block(config, kind, rngs=rngs)
         self.norm = RMSNorm(D, config.rms_norm_eps)
 
@@ -36,9 +35,8 @@ class MultiTokenPrediction(nnx.Module):
         hidden_BSD: Float[Array, "B S D"],
         embedded_BSD: Float[Array, "B S D"],
         context: Context,
-        counted_BS: Bool[Array, "B S"],
-    ) -> tuple[Array, RouterReport | None]:
+    ) -> tuple[Array, LayerReport]:
         with jax.named_scope("mtp"):
             both = jnp.concatenate([self.embedding_norm(embedded_BSD), self.hidden_norm(hidden_BSD)], axis=-1)
-            x_BSD, report = self.block(linear(both, self.project), context, counted_BS)
+            x_BSD, report = self.block(linear(both, self.project), context)
             return self.norm(x_BSD), report

@@ -12,9 +12,8 @@ from jaxtyping import Array, Float, Int
 from deepseek_jax.models.config import ModelConfig, RopeScaling
 
 
-def frequencies(config: ModelConfig) -> np.ndarray:
-    """Radians a position for each of the R/2 pairs, YaRN applied, float64 on the host."""
-    dim, theta, scaling = config.qk_rope_head_dim, config.rope_theta, config.rope_scaling
+def frequencies(dim: int, theta: float, scaling: RopeScaling) -> np.ndarray:
+    """Radians a position for each of the dim/2 pairs, YaRN applied, float64 on the host."""
     plain = theta ** (-np.arange(0, dim, 2) / dim)
     if scaling.factor <= 1:
         return plain
@@ -31,11 +30,20 @@ def _pair_of_rotations(rotations: float, dim: int, theta: float, scaling: RopeSc
     return dim * math.log(scaling.original_max_position_embeddings / (rotations * 2 * math.pi)) / (2 * math.log(theta))
 
 
-def tables(config: ModelConfig, positions_BS: Int[Array, "B S"]) -> tuple[Float[Array, "B S P"], Float[Array, "B S P"]]:
-    """Cosine and sine of every pair's angle, float32; scaled where `mscale` and `mscale_all_dim` differ."""
-    scaling = config.rope_scaling
-    magnitude = scaling.magnitude(scaling.mscale) / scaling.magnitude(scaling.mscale_all_dim)
-    angles = positions_BS[..., None].astype(jnp.float32) * jnp.asarray(frequencies(config), jnp.float32)
+def tables(
+    config: ModelConfig, kind: str, positions_BS: Int[Array, "B S"]
+) -> tuple[Float[Array, "B S P"], Float[Array, "B S P"]]:
+    """Cosine and sine of every pair's angle for a kind of attention, float32.
+
+    They are scaled where `mscale` and `mscale_all_dim` differ, but never in V4's attentions, of which only the
+    compressing ones extend their context.
+    """
+    dim = config.head_dim if kind == "gqa" else config.qk_rope_head_dim
+    compressing = kind in ("csa", "hca")
+    theta = config.compress_rope_theta if compressing else config.rope_theta
+    scaling = RopeScaling() if kind == "window" else config.rope_scaling
+    angles = positions_BS[..., None].astype(jnp.float32) * jnp.asarray(frequencies(dim, theta, scaling), jnp.float32)
+    magnitude = 1.0 if compressing else scaling.magnitude(scaling.mscale) / scaling.magnitude(scaling.mscale_all_dim)
     return magnitude * jnp.cos(angles), magnitude * jnp.sin(angles)
 
 

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.schedule import layers_of
 from deepseek_jax.train.flops import peak_flops, training_flops
 
 STEP_SCALARS = ("grad_norm", "param_norm", "learning_rate")
@@ -70,8 +71,8 @@ def by_layer(nested: dict) -> dict[str, np.ndarray]:
     gives "1", "2", "3" and "mtp 0"."""
     layers = {}
     for stack, values in nested.get("layers", {}).items():
-        first = int(stack.split("-")[0])
-        layers |= {str(first + place): np.asarray(value) for place, value in enumerate(values)}
+        layers |= {str(number): np.asarray(value) for number, value in zip(layers_of(stack), values, strict=True)}
+    layers = dict(sorted(layers.items(), key=lambda layer: int(layer[0])))
     return layers | {f"mtp {name}": np.asarray(value["block"]) for name, value in nested.get("mtp", {}).items()}
 
 

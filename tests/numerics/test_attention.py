@@ -11,9 +11,9 @@ from flax import nnx
 
 from deepseek_jax.models import rope
 from deepseek_jax.models.attention.core import causal_attend, causal_mask, masked_softmax
-from deepseek_jax.models.attention.mla import Context, LatentAttention
-from deepseek_jax.models.cache import LatentCache
+from deepseek_jax.models.attention.mla import LatentAttention
 from deepseek_jax.models.config import ModelConfig, RopeScaling
+from deepseek_jax.models.context import Context
 
 CONFIG = ModelConfig(
     hidden_size=32,
@@ -32,34 +32,41 @@ fill = jax.jit(LatentAttention.prefill)
 decode = jax.jit(LatentAttention.decode)
 
 
-def _context(positions_BS, mask_BST):
-    return Context(*rope.tables(CONFIG, positions_BS), mask_BST)
+def _context(positions_BS):
+    """Of rows that hold one document."""
+    ones = jnp.ones_like(positions_BS)
+    ropes = {"mla": rope.tables(CONFIG, "mla", positions_BS)}
+    return Context(ones, positions_BS, ones, counted_BS=ones > 0, rope=ropes)
 
 
-@pytest.mark.parametrize("start", [0, 100_000])
-def test_absorbed_decoding_equals_expanded_attention(start):
+def test_absorbed_decoding_equals_expanded_attention():
     """One token at a time over the latent cache, or all at once over expanded keys and values: the same outputs."""
     B, S, places = 2, 9, 12
-    attention = LatentAttention(CONFIG, rngs=nnx.Rngs(params=0))
+    attention = LatentAttention(CONFIG, "mla", rngs=nnx.Rngs(params=0))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(B, S, 32)), jnp.float32)
-    positions = jnp.broadcast_to(start + jnp.arange(S), (B, S))
-    expanded = attend_all(attention, x, _context(positions, causal_mask(jnp.ones((B, S), jnp.int32))))
-    cache = LatentCache.empty(B, places, CONFIG, jnp.float32)
+    positions = jnp.broadcast_to(jnp.arange(S), (B, S))
+    expanded = attend_all(attention, x, _context(positions))
+    cache = attention.empty_cache(B, places, jnp.float32)
     for place in range(S):
-        visible = jnp.broadcast_to(jnp.arange(places) <= place, (B, 1, places))
-        context = _context(positions[:, place : place + 1], visible)
-        y, cache = decode(attention, x[:, place : place + 1], context, cache, place)
+        y, cache = decode(attention, x[:, place : place + 1], _context(positions[:, place : place + 1]), cache)
         np.testing.assert_allclose(y[:, 0], expanded[:, place], atol=1e-5)
+
+
+def test_scores_know_only_how_far_apart_tokens_are():
+    attention = LatentAttention(CONFIG, "mla", rngs=nnx.Rngs(params=0))
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 32)), jnp.float32)
+    positions = jnp.broadcast_to(jnp.arange(9), (2, 9))
+    near, far = (attend_all(attention, x, _context(start + positions)) for start in (0, 10_000))
+    np.testing.assert_allclose(near, far, atol=1e-3)
 
 
 def test_prefill_leaves_what_decoding_would_have_written():
     B, S = 2, 5
-    attention = LatentAttention(CONFIG, rngs=nnx.Rngs(params=0))
+    attention = LatentAttention(CONFIG, "mla", rngs=nnx.Rngs(params=0))
     x = jnp.asarray(np.random.default_rng(1).normal(size=(B, S, 32)), jnp.float32)
-    positions, empty = jnp.broadcast_to(jnp.arange(S), (B, S)), LatentCache.empty(B, 8, CONFIG, jnp.float32)
-    visible = jnp.arange(8)[None] <= jnp.arange(S)[:, None]
-    filled = fill(attention, x, _context(positions, causal_mask(jnp.ones((B, S), jnp.int32))), empty)
-    decoded = decode(attention, x, _context(positions, jnp.broadcast_to(visible, (B, S, 8))), empty, 0)
+    context = _context(jnp.broadcast_to(jnp.arange(S), (B, S)))
+    empty = attention.empty_cache(B, 8, jnp.float32)
+    filled, decoded = (run(attention, x, context, empty) for run in (fill, decode))
     for ours, theirs in zip(jax.tree.leaves(filled), jax.tree.leaves(decoded), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
@@ -83,7 +90,7 @@ def test_causal_attention_in_blocks_is_a_softmax_average(length):
         y, pull_back = jax.vjp(attention, q, k, v)
         return y, *pull_back(cotangent)
 
-    ours = jax.jit(lambda: value_and_gradients(lambda *qkv: causal_attend(*qkv, mask, scale)))()
+    ours = jax.jit(lambda: value_and_gradients(lambda *qkv: causal_attend(*qkv, jnp.asarray(segments), scale)))()
     for got, expected in zip(ours, jax.jit(lambda: value_and_gradients(plain))(), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-5)
 

@@ -11,8 +11,7 @@ import pytest
 from deepseek_jax.config import LossConfig
 from deepseek_jax.convert import huggingface
 from deepseek_jax.infer.generate import generate
-from deepseek_jax.models.attention.core import causal_mask
-from deepseek_jax.models.cached import CachedDecoder, depth
+from deepseek_jax.models.cached import CachedDecoder, unstacked
 from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.tree import merge
 from deepseek_jax.tasks import language_model
@@ -111,16 +110,14 @@ def _by_expert(experts_TK, weights_TK):
 
 def _layer_by_layer(model, tokens, positions, segment_ids):
     """(the state before the first layer and after each, what each MoE layer's router chose, by layer number)."""
-    context = model.context(positions, causal_mask(segment_ids))
+    context = model.context(tokens, positions, segment_ids)
     states, routings = [model.embed(tokens)], {}
-    for run in model.layers.values():
-        for index in range(depth(run)):
-            block, x = jax.tree.map(lambda leaf, index=index: leaf[index], run), states[-1]
-            if block.kind.feed_forward == "moe":
-                attended = x + block.attention(block.attention_norm(x), context)
-                normed = block.feed_forward_norm(attended).reshape(-1, x.shape[-1])
-                routings[len(states) - 1] = block.feed_forward.router(normed)
-            states.append(block(x, context, segment_ids > 0)[0])
+    for number, block in enumerate(unstacked(model)):
+        x = states[-1]
+        if block.kind.feed_forward == "moe":
+            attended = x + block.attention(block.attention_norm(x), context)
+            routings[number] = block.feed_forward.router(block.feed_forward_norm(attended).reshape(-1, x.shape[-1]))
+        states.append(block(x, context)[0])
     return states, routings
 
 
@@ -154,8 +151,7 @@ def _greedy(model, prompt_BS, steps):
     def step(carry, place):
         logits, caches = carry
         token_B1 = logits.argmax(axis=-1)[:, None]
-        visible = jnp.broadcast_to(jnp.arange(places) <= place, (batch, 1, places))
-        hidden, caches = model.decode(token_B1, jnp.full((batch, 1), place), visible, caches, place)
+        hidden, caches = model.decode(token_B1, jnp.full((batch, 1), place), caches)
         return (model.logits(hidden)[:, 0], caches), (token_B1[:, 0], logits)
 
     start = model.logits(hidden[:, -1:])[:, 0], caches

@@ -20,7 +20,7 @@ FAR = [0, 1, 4095, 4096, 163_839]  # the first, around the original context, the
 def test_yarn_keeps_fast_pairs_and_slows_down_slow_ones():
     """Of the released model's 32 pairs, 0..10 turn more than 32 times over 4,096 tokens, 23.. less than once."""
     plain = 10000.0 ** (-np.arange(32) / 32)
-    ours = rope.frequencies(RELEASED)
+    ours = rope.frequencies(64, 10000.0, RELEASED.rope_scaling)
     np.testing.assert_allclose(ours[:11], plain[:11], rtol=1e-12)
     np.testing.assert_allclose(ours[23:], plain[23:] / 40, rtol=1e-12)
     share = (plain[10:24] - ours[10:24]) / (plain[10:24] * (1 - 1 / 40))
@@ -36,8 +36,8 @@ def test_tables_at_every_distance(mscale, mscale_all_dim):
     """float32 angles are off by their rounding, which grows with the position, and by nothing else."""
     scaling = RopeScaling(40.0, 4096, mscale=mscale, mscale_all_dim=mscale_all_dim)
     config = ModelConfig(qk_rope_head_dim=64, rope_scaling=scaling)
-    cos, sin = rope.tables(config, jnp.asarray([FAR]))
-    angles = np.asarray(FAR)[:, None] * rope.frequencies(config)
+    cos, sin = rope.tables(config, "mla", jnp.asarray([FAR]))
+    angles = np.asarray(FAR)[:, None] * rope.frequencies(64, 10000.0, scaling)
     turns = np.exp(1j * angles) * (0.1 * mscale * math.log(40) + 1) / (0.1 * mscale_all_dim * math.log(40) + 1)
     error = np.abs(np.asarray(cos[0]) + 1j * np.asarray(sin[0]) - turns)
     assert (error <= 1e-6 + 2.0**-22 * angles).all()
@@ -49,7 +49,7 @@ def test_rotation_is_a_product_of_complex_numbers(interleave):
     positions = np.asarray([[0, 1, 2], [5, 6, 7]])
     config = ModelConfig(qk_rope_head_dim=8, rope_scaling=RopeScaling())
     rotated = rope.rotate(
-        jnp.asarray(x, jnp.float32), *rope.tables(config, jnp.asarray(positions)), interleave=interleave
+        jnp.asarray(x, jnp.float32), *rope.tables(config, "mla", jnp.asarray(positions)), interleave=interleave
     )
     pairs = x[..., 0::2] + 1j * x[..., 1::2] if interleave else x[..., :4] + 1j * x[..., 4:]
     turned = pairs * np.exp(1j * positions[..., None, None] * 10000.0 ** (-np.arange(4) / 4))
@@ -62,7 +62,7 @@ def test_scores_depend_on_distance_only(shift):
     query, key = (jnp.asarray(rng.normal(size=(1, 6, 64)), jnp.float32) for _ in range(2))
 
     def scores(start):
-        tables = rope.tables(RELEASED, start + jnp.arange(6)[None])
+        tables = rope.tables(RELEASED, "mla", start + jnp.arange(6)[None])
         return jnp.einsum("BSR,BTR->BST", *(rope.rotate(x, *tables, interleave=True) for x in (query, key)))
 
     tolerance = 1e-4 + 64 * shift * 2.0**-22

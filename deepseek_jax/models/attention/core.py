@@ -10,12 +10,14 @@ from jaxtyping import Array, Bool, Float, Int
 SMALLEST_BLOCK, MOST_BLOCKS = 128, 8  # queries attended at a time; more blocks save work and cost compile time
 
 
-def causal_mask(segment_ids_BS: Int[Array, "B S"]) -> Bool[Array, "B S S"]:
-    """Each token sees itself and what came before it in its own document; padding (segment 0) takes no part."""
-    length = segment_ids_BS.shape[1]
-    before = jnp.tril(jnp.ones((length, length), bool))
-    same = segment_ids_BS[:, :, None] == segment_ids_BS[:, None, :]
-    return before & same & (segment_ids_BS[:, :, None] > 0)
+def causal_mask(
+    segment_ids_BS: Int[Array, "B S"], start: int = 0, end: int | None = None
+) -> Bool[Array, "B end-start end"]:
+    """Tokens `start` to `end` of a row see themselves and what came before in their document; padding takes no part."""
+    end = segment_ids_BS.shape[1] if end is None else end
+    before = jnp.arange(end) <= jnp.arange(start, end)[:, None]
+    queries = segment_ids_BS[:, start:end, None]
+    return before & (queries == segment_ids_BS[:, None, :end]) & (queries > 0)
 
 
 def masked_softmax(scores: Float[Array, "... T"], mask: Bool[Array, "... T"]) -> Float[Array, "... T"]:
@@ -30,10 +32,10 @@ def causal_attend(
     q_BSHK: Float[Array, "B S H K"],
     k_BSHK: Float[Array, "B S H K"],
     v_BSHV: Float[Array, "B S H V"],
-    mask_BSS: Bool[Array, "B S S"],
+    segment_ids_BS: Int[Array, "B S"],
     scale: float,
 ) -> Float[Array, "B S H V"]:
-    """softmax(scale * q k^T) v over the visible keys; `mask_BSS` must hide every later key.
+    """softmax(scale * q k^T) v over the earlier keys of the same document (0: padding, which sees nothing).
 
     A block of queries is multiplied only with the keys up to its own end: with 8 blocks that is 56% of the square.
     """
@@ -42,7 +44,7 @@ def causal_attend(
     block = max(SMALLEST_BLOCK, -(-length // MOST_BLOCKS))
     ends = [*range(block, length, block), length]
     rows = [
-        _attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], mask_BSS[:, None, start:end, :end])
+        _attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], causal_mask(segment_ids_BS, start, end)[:, None])
         for start, end in zip([0, *ends], ends)
     ]
     return jnp.concatenate(rows, axis=2).swapaxes(1, 2)

@@ -4,16 +4,15 @@ B batch  S query length  T key length  D model  Q query rank  C key-value rank  
 N no-rope dims  R rope dims  V value dims
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from deepseek_jax.models.attention.core import causal_attend, masked_softmax
-from deepseek_jax.models.cache import LatentCache
+from deepseek_jax.models.cache import write, written_before
 from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import RMSNorm, linear
 from deepseek_jax.models.rope import rotate
 from deepseek_jax.models.tree import weight, zeros
@@ -21,21 +20,11 @@ from deepseek_jax.models.tree import weight, zeros
 LATENT_NORM_EPS = 1e-6  # of the two norms inside MLA, whatever rms_norm_eps says (as in DeepSeek's code)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Context:
-    """What a layer knows of its tokens: rotary tables and which keys each of them sees."""
-
-    cos_BSP: Float[Array, "B S P"]
-    sin_BSP: Float[Array, "B S P"]
-    mask_BST: Bool[Array, "B S T"]
-
-
 class LatentAttention(nnx.Module):
     """Keys and values are expanded from one latent a token: the cache holds C + R numbers a token, not 2 H (N + R)."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.config = config
+    def __init__(self, config: ModelConfig, kind: str, *, rngs: nnx.Rngs):
+        self.config, self.kind = config, kind
         D, Q, C, H = config.hidden_size, config.q_lora_rank, config.kv_lora_rank, config.num_attention_heads
         N, R, V, scale = config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim, config.initializer_range
         if Q:
@@ -57,27 +46,31 @@ class LatentAttention(nnx.Module):
         q_BSHd, latent_BSC, rope_BSR = self._project(x_BSD, context)
         return self._expanded(q_BSHd, latent_BSC, rope_BSR, context)
 
-    def prefill(self, x_BSD: Float[Array, "B S D"], context: Context, cache: LatentCache) -> tuple[Array, LatentCache]:
-        """As a call, and the first S places of the cache are filled."""
-        q_BSHd, latent_BSC, rope_BSR = self._project(x_BSD, context)
-        return self._expanded(q_BSHd, latent_BSC, rope_BSR, context), cache.write(latent_BSC, rope_BSR, 0)
+    def empty_cache(self, batch: int, places: int, dtype) -> Float[Array, "B T C+R"]:
+        """Latents and rotated keys, shared by all heads (V2, table 1)."""
+        return jnp.zeros((batch, places, self.config.kv_lora_rank + self.config.qk_rope_head_dim), dtype)
 
-    def decode(
-        self, x_BSD: Float[Array, "B S D"], context: Context, cache: LatentCache, place
-    ) -> tuple[Array, LatentCache]:
-        """The tokens at places `place`, `place` + 1, ... attend over the cache, without expanding its latents.
+    def prefill(self, x_BSD: Float[Array, "B S D"], context: Context, cache_BTe) -> tuple[Array, Array]:
+        """As a call, and the cache is filled."""
+        q_BSHd, latent_BSC, rope_BSR = self._project(x_BSD, context)
+        cache_BTe = self._remember(latent_BSC, rope_BSR, context, cache_BTe)
+        return self._expanded(q_BSHd, latent_BSC, rope_BSR, context), cache_BTe
+
+    def decode(self, x_BSD: Float[Array, "B S D"], context: Context, cache_BTe) -> tuple[Array, Array]:
+        """Attends over the cache, these tokens included, without expanding its latents.
 
         W_UK is absorbed into the query and W_UV into the output (V2, section 2.1.2).
         """
         N, C = self.config.qk_nope_head_dim, self.config.kv_lora_rank
         q_BSHd, latent_BSC, rope_BSR = self._project(x_BSD, context)
-        cache = cache.write(latent_BSC, rope_BSR, place)
+        cache_BTe = self._remember(latent_BSC, rope_BSR, context, cache_BTe)
+        mask_BST = written_before(context.positions_BS, cache_BTe.shape[1])
         with jax.named_scope("mla_absorbed"):
             kv_up = self.kv_up[...].astype(x_BSD.dtype)
             q_BSHC = jnp.einsum("BSHN,CHN->BSHC", q_BSHd[..., :N], kv_up[..., :N])
             query_BSHe = jnp.concatenate([q_BSHC, q_BSHd[..., N:]], axis=-1) * self.config.softmax_scale
-            mixed_BSHe = attend_latents(query_BSHe, cache.entries, context.mask_BST)
-            return self._output(jnp.einsum("BSHC,CHV->BSHV", mixed_BSHe[..., :C], kv_up[..., N:])), cache
+            mixed_BSHe = attend_latents(query_BSHe, cache_BTe, mask_BST)
+            return self._output(jnp.einsum("BSHC,CHV->BSHV", mixed_BSHe[..., :C], kv_up[..., N:])), cache_BTe
 
     def _project(self, x_BSD, context):
         """Queries [B S H N+R], normed latents [B S C] and the one rope key of all heads [B S R]."""
@@ -88,8 +81,9 @@ class LatentAttention(nnx.Module):
                 q_BSQ = self.q_norm(self._biased(linear(x_BSD, self.q_down), "q_down_bias"))
             q_BSHd = linear(q_BSQ, self.q_up)
             down = self._biased(linear(x_BSD, self.kv_down), "kv_down_bias")
-            q_rope = rotate(q_BSHd[..., N:], context.cos_BSP, context.sin_BSP, interleave=interleave)
-            k_rope = rotate(down[..., C:], context.cos_BSP, context.sin_BSP, interleave=interleave)
+            cos_sin = context.rope[self.kind]
+            q_rope = rotate(q_BSHd[..., N:], *cos_sin, interleave=interleave)
+            k_rope = rotate(down[..., C:], *cos_sin, interleave=interleave)
             return jnp.concatenate([q_BSHd[..., :N], q_rope], axis=-1), self.kv_norm(down[..., :C]), k_rope
 
     def _expanded(self, q_BSHd, latent_BSC, rope_BSR, context):
@@ -99,8 +93,12 @@ class LatentAttention(nnx.Module):
             rope_BTHR = jnp.broadcast_to(rope_BSR[:, :, None], (*rope_BSR.shape[:2], H, rope_BSR.shape[-1]))
             k_BTHd = jnp.concatenate([kv_BTHe[..., :N], rope_BTHR], axis=-1)
             return self._output(
-                causal_attend(q_BSHd, k_BTHd, kv_BTHe[..., N:], context.mask_BST, self.config.softmax_scale)
+                causal_attend(q_BSHd, k_BTHd, kv_BTHe[..., N:], context.segment_ids_BS, self.config.softmax_scale)
             )
+
+    def _remember(self, latent_BSC, rope_BSR, context, cache_BTe):
+        new_BSe = jnp.concatenate([latent_BSC, rope_BSR], axis=-1)
+        return write(cache_BTe, new_BSe, context.positions_BS, context.real_BS)
 
     def _output(self, mixed_BSHV):
         return self._biased(linear(mixed_BSHV, self.out, contract=2), "out_bias")

@@ -1,0 +1,20 @@
+"""The attentions by name.  Each is a module with
+
+__call__(x_BSD, context) -> y_BSD                          tokens of a row see each other, by their document
+prefill(x_BSD, context, cache) -> (y_BSD, cache)           the same for the first tokens of a text, and fills its cache
+decode(x_BSD, context, cache) -> (y_BSD, cache)            further tokens, which see the cache too
+empty_cache(batch, places, dtype) -> cache                 for texts of up to `places` tokens
+
+A cache is a pytree addressed by position: what a token leaves behind lies where its position says, in every row.
+"""
+
+from flax import nnx
+
+from deepseek_jax.models.attention.mla import LatentAttention
+from deepseek_jax.models.config import ModelConfig
+
+KINDS = {"mla": LatentAttention}
+
+
+def make_attention(config: ModelConfig, kind: str, *, rngs: nnx.Rngs) -> nnx.Module:
+    return KINDS[kind](config, kind, rngs=rngs)

@@ -1,0 +1,105 @@
+"""What a ModelConfig must fulfil; each fault is one sentence on what to change."""
+
+from deepseek_jax.errors import UserError
+
+POSITIVE = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+OF_ATTENTION = {  # every kind of attention, and the sizes it needs
+    "gqa": ("num_key_value_heads", "head_dim"),
+    "mla": ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),
+    "dsa": ("kv_lora_rank", "q_lora_rank", "v_head_dim", "index_n_heads", "index_head_dim", "index_topk"),
+    "window": ("head_dim", "q_lora_rank", "sliding_window", "o_groups", "o_lora_rank"),
+    "csa": ("head_dim", "q_lora_rank", "sliding_window", "csa_rate", "index_n_heads", "index_head_dim", "index_topk"),
+    "hca": ("head_dim", "q_lora_rank", "sliding_window", "hca_rate"),
+}
+FEED_FORWARD = ("dense", "moe", "hash_moe")
+SCORING = ("softmax", "sigmoid", "sqrtsoftplus")
+TOPK = ("greedy", "group_limited_greedy", "noaux_tc")
+
+
+def check(config):
+    """Raises UserError on the first thing that cannot be."""
+    _positive(config, POSITIVE, "it")
+    _check_schedule(config)
+    kinds = set(config.attention_kinds)
+    for kind in sorted(kinds):
+        _positive(config, OF_ATTENTION[kind], f"{kind} attention")
+    _check_attention(config, kinds)
+    if set(config.feed_forward_kinds) - {"dense"}:
+        _check_experts(config)
+
+
+def _positive(config, names, what):
+    for name in names:
+        if getattr(config, name) < 1:
+            needs = "it must be" if what == "it" else f"{what} needs"
+            raise UserError(f"model.{name} is {getattr(config, name)}; {needs} at least 1.")
+
+
+def _check_schedule(config):
+    depth, further = config.num_hidden_layers, config.num_nextn_predict_layers
+    for name, known in (("layer_types", tuple(OF_ATTENTION)), ("mlp_layer_types", FEED_FORWARD)):
+        given = getattr(config, name)
+        for kind in given:
+            if kind not in known:
+                raise UserError(f"model.{name} has {kind!r}; each must be one of {', '.join(known)}.")
+    if len(config.layer_types) not in (1, depth, depth + further):
+        raise UserError(
+            f"model.layer_types names {len(config.layer_types)} layers; give one kind for all, "
+            f"{depth} (model.num_hidden_layers), or {depth + further} with the MTP modules."
+        )
+    if len(config.mlp_layer_types) not in (0, 1, depth):
+        raise UserError(f"model.mlp_layer_types names {len(config.mlp_layer_types)} layers; give none, one or {depth}.")
+    if not 0 <= config.first_k_dense_replace <= depth:
+        raise UserError(
+            f"model.first_k_dense_replace is {config.first_k_dense_replace}; "
+            f"it must lie between 0 and model.num_hidden_layers ({depth})."
+        )
+
+
+def _check_attention(config, kinds):
+    if config.qk_rope_head_dim % 2:
+        raise UserError(f"model.qk_rope_head_dim is {config.qk_rope_head_dim}; rotary pairs need an even number.")
+    if "gqa" in kinds:
+        if config.head_dim % 2:
+            raise UserError(f"model.head_dim is {config.head_dim}; rotary pairs need an even number.")
+        if config.num_attention_heads % config.num_key_value_heads:
+            raise UserError(
+                f"model.num_attention_heads ({config.num_attention_heads}) must be a multiple of "
+                f"num_key_value_heads ({config.num_key_value_heads})."
+            )
+    if kinds & {"window", "csa", "hca"}:
+        if config.num_attention_heads % config.o_groups:
+            raise UserError(
+                f"model.num_attention_heads ({config.num_attention_heads}) must be a multiple of "
+                f"o_groups ({config.o_groups})."
+            )
+        if config.qk_rope_head_dim > config.head_dim:
+            raise UserError(
+                f"model.qk_rope_head_dim ({config.qk_rope_head_dim}) must not exceed head_dim ({config.head_dim}), "
+                "of which it is the end."
+            )
+    if kinds & {"dsa", "csa"} and config.qk_rope_head_dim > config.index_head_dim:
+        raise UserError(
+            f"model.index_head_dim ({config.index_head_dim}) must be at least "
+            f"qk_rope_head_dim ({config.qk_rope_head_dim}), which it holds."
+        )
+
+
+def _check_experts(config):
+    experts, groups = config.n_routed_experts, config.n_group
+    if config.scoring_func not in SCORING:
+        raise UserError(f"model.scoring_func is {config.scoring_func!r}; it must be one of {', '.join(SCORING)}.")
+    if config.topk_method not in TOPK:
+        raise UserError(f"model.topk_method is {config.topk_method!r}; it must be one of {', '.join(TOPK)}.")
+    if groups < 1 or experts % groups:
+        raise UserError(f"model.n_routed_experts ({experts}) must be a multiple of n_group ({groups}).")
+    if not 1 <= config.topk_group <= groups:
+        raise UserError(f"model.topk_group ({config.topk_group}) must lie between 1 and model.n_group ({groups}).")
+    reachable = experts // groups * config.topk_group
+    if not 1 <= config.num_experts_per_tok <= reachable:
+        raise UserError(
+            f"model.num_experts_per_tok ({config.num_experts_per_tok}) must lie between 1 and {reachable}, "
+            "the number of experts in the kept groups."
+        )
+    if config.topk_method == "noaux_tc" and groups > 1 and experts // groups < 2:
+        raise UserError("a group's score is the sum of its two best experts: give each group at least 2 experts.")

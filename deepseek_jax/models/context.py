@@ -1,0 +1,29 @@
+"""What a layer knows of the tokens it is given.
+
+B batch  S sequence  P rotated pairs
+"""
+
+import dataclasses
+
+import jax
+from jaxtyping import Array, Bool, Float, Int
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """`segment_ids_BS`: 0 is padding, documents of a row count from 1 and never see each other.
+
+    `positions_BS` counts from 0 in each document.  `rope` holds the cosines and sines for each kind of attention.
+    `counted_BS`: the tokens that statistics and auxiliary losses are about.
+    """
+
+    tokens_BS: Int[Array, "B S"]
+    positions_BS: Int[Array, "B S"]
+    segment_ids_BS: Int[Array, "B S"]
+    counted_BS: Bool[Array, "B S"]
+    rope: dict[str, tuple[Float[Array, "B S P"], Float[Array, "B S P"]]]
+
+    @property
+    def real_BS(self) -> Bool[Array, "B S"]:
+        return self.segment_ids_BS > 0
