@@ -10,6 +10,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
+from deepseek_jax.models.attention.indexer import IndexerReport
 from deepseek_jax.models.attention.kinds import make_attention
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
@@ -26,6 +27,7 @@ class LayerReport:
     """What a layer tells of its choices; None for what it does not have."""
 
     router: RouterReport | None
+    indexer: IndexerReport | None
 
 
 class Block(nnx.Module):
@@ -47,8 +49,8 @@ class Block(nnx.Module):
 
     def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Array, LayerReport]:
         """Every token attends over the tokens it came with."""
-        x_BSD, _, router = self._through(x_BSD, context, lambda h: (self.attention(h, context), None))
-        return x_BSD, LayerReport(router)
+        x_BSD, indexer, router = self._through(x_BSD, context, lambda h: self.attention(h, context))
+        return x_BSD, LayerReport(router, indexer)
 
     def prefill(self, x_BSD, context: Context, cache):
         """(the next x, the filled cache): as a call, for the first tokens of each row."""

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from deepseek_jax.models import rope
+from deepseek_jax.models.attention.indexer import IndexerReport
 from deepseek_jax.models.block import Block
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
@@ -29,11 +30,13 @@ class Output:
     """States after the norms: `hidden` predicts the next token, `mtp[k]` the token k + 2 places ahead.
 
     `routers` holds a report for each stack with MoE layers, nested as the buffers are; its arrays lead with the layer.
+    `indexers` holds one for each stack whose attention picks its keys, nested likewise.
     """
 
     hidden: Float[Array, "B S D"]
     mtp: tuple[Float[Array, "B S D"], ...]
     routers: dict[str, dict[str, RouterReport]]
+    indexers: dict[str, dict[str, IndexerReport]]
 
 
 class Decoder(nnx.Module):
@@ -71,7 +74,8 @@ class Decoder(nnx.Module):
             reports |= zip(names, found)
         hidden_BSD = self.norm(self.leave(x))
         mtp, mtp_reports = self._predict_further(hidden_BSD, context)
-        return Output(hidden_BSD, mtp, routers=_routers({"layers": reports, "mtp": mtp_reports}))
+        routers, indexers = (_of_layers(part, reports, mtp_reports) for part in ("router", "indexer"))
+        return Output(hidden_BSD, mtp, routers, indexers)
 
     def logits(self, hidden_BSD: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
         """float32 scores of the vocabulary; training works in chunks instead (tasks/cross_entropy.py)."""
@@ -127,11 +131,14 @@ class Decoder(nnx.Module):
         return tuple(states), reports
 
 
-def _routers(reports: dict) -> dict:
-    """The routers' reports alone, nested as the buffers."""
-    layers = {name: report.router for name, report in reports["layers"].items() if report.router is not None}
-    mtp = {name: {"block": report.router} for name, report in reports["mtp"].items() if report.router is not None}
-    return {name: found for name, found in (("layers", layers), ("mtp", mtp)) if found}
+def _of_layers(part: str, layers: dict, mtp: dict) -> dict:
+    """One part of the layers' reports, nested as parameters and buffers are; only the layers that have it."""
+    layers, mtp = (
+        {name: getattr(report, part) for name, report in reports.items() if getattr(report, part) is not None}
+        for reports in (layers, mtp)
+    )
+    nested = {"layers": layers, "mtp": {name: {"block": report} for name, report in mtp.items()}}
+    return {name: found for name, found in nested.items() if found}
 
 
 def shift(x_BS: Int[Array, "B S"], ahead: int) -> Int[Array, "B S"]:

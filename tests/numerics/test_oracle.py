@@ -115,7 +115,7 @@ def _layer_by_layer(model, tokens, positions, segment_ids):
     for number, block in enumerate(unstacked(model)):
         x = states[-1]
         if block.kind.feed_forward == "moe":
-            attended = x + block.attention(block.attention_norm(x), context)
+            attended = x + block.attention(block.attention_norm(x), context)[0]
             routings[number] = block.feed_forward.router(block.feed_forward_norm(attended).reshape(-1, x.shape[-1]))
         states.append(block(x, context)[0])
     return states, routings

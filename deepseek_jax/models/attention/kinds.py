@@ -1,6 +1,6 @@
 """The attentions by name.  Each is a module with
 
-__call__(x_BSD, context) -> y_BSD                          tokens of a row see each other, by their document
+__call__(x_BSD, context) -> (y_BSD, IndexerReport or None) tokens of a row see each other, by their document
 prefill(x_BSD, context, cache) -> (y_BSD, cache)           the same for the first tokens of a text, and fills its cache
 decode(x_BSD, context, cache) -> (y_BSD, cache)            further tokens, which see the cache too
 empty_cache(batch, places, dtype) -> cache                 for texts of up to `places` tokens

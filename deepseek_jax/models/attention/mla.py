@@ -41,10 +41,10 @@ class LatentAttention(nnx.Module):
             self.kv_down_bias = zeros((C + R,), ("latent",))
             self.out_bias = zeros((D,), ("embed",))
 
-    def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> Float[Array, "B S D"]:
+    def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Float[Array, "B S D"], None]:
         """Every token attends over the tokens it came with."""
         q_BSHd, latent_BSC, rope_BSR = self._project(x_BSD, context)
-        return self._expanded(q_BSHd, latent_BSC, rope_BSR, context)
+        return self._expanded(q_BSHd, latent_BSC, rope_BSR, context), None
 
     def empty_cache(self, batch: int, places: int, dtype) -> Float[Array, "B T C+R"]:
         """Latents and rotated keys, shared by all heads (V2, table 1)."""
