@@ -1,91 +1,116 @@
-"""The config.json of a released checkpoint, in Hugging Face's spelling and in DeepSeek's, and ours."""
+"""The config.json of a checkpoint, in Hugging Face's spelling and in DeepSeek's, and ours."""
 
 import dataclasses
 from typing import Any
 
+from deepseek_jax.convert import rope_json, v4_json
+from deepseek_jax.convert.generations import GENERATIONS, SCHEDULE, generation_of
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig, RopeScaling
 
-# What we compute whatever these keys say; another value is another model.
-FIXED = {
-    "model_type": "deepseek_v3",
-    "scoring_func": "sigmoid",
-    "topk_method": "noaux_tc",
-    "hidden_act": "silu",
-    "moe_layer_freq": 1,
-    "quantization_config": None,
-}
+MIXED = "deepseek_jax"  # model_type of models that no released one describes: all fields of ModelConfig as they are
 
-# Keys that files may leave out, with the value this means; all other fields of ModelConfig must be there.
+# What we compute whatever these keys say; another value is another model.
+FIXED = {"hidden_act": "silu", "moe_layer_freq": 1}
+
+# Keys that files may leave out, with the value this means; every other key of a generation must be there.
 OPTIONAL = {
     "attention_bias": False,
     "initializer_range": 0.02,
+    "mlp_bias": False,
     "num_nextn_predict_layers": 0,
     "rope_interleave": True,
     "tie_word_embeddings": False,
 }
 
-# Fields of other generations, which keep their defaults.
-OF_OTHERS = (
-    "layer_types mlp_layer_types num_hash_layers num_key_value_heads head_dim index_n_heads index_head_dim index_topk "
-    "sliding_window csa_rate hca_rate o_groups o_lora_rank compress_rope_theta mlp_bias swiglu_limit scoring_func "
-    "topk_method hc_mult hc_sinkhorn_iters hc_eps"
-).split()
+NULL_MEANS = {"q_lora_rank": 0, "n_shared_experts": 0, "n_group": 1, "topk_group": 1}
 
-NULL_MEANS_ZERO = ("q_lora_rank", "n_shared_experts")
+# Implied fields that are written all the same: other programs read them.
+WRITTEN = ("scoring_func", "topk_method", "norm_topk_prob")
 
 
 def from_json(values: dict[str, Any]) -> ModelConfig:
     """ModelConfig from a config.json; raises UserError on a missing key and on what this package does not compute."""
-    for key, only in FIXED.items():
-        if values.get(key, only) != only:
-            raise UserError(f"config.json has {key} {values[key]!r}; only {only!r} can be read.")
-    theta, scaling = _rope(values)
-    fields = {"rope_theta": theta, "rope_scaling": scaling}
-    for field in dataclasses.fields(ModelConfig):
-        if field.name not in fields and field.name not in OF_OTHERS:
-            fields[field.name] = _value(values, field.name)
-    return ModelConfig(**fields)
+    model_type = values.get("model_type")
+    if model_type == MIXED:
+        return _from_fields(values)
+    generation = next((each for each in GENERATIONS if each.model_type == model_type), None)
+    if generation is None:
+        known = ", ".join(each.model_type for each in GENERATIONS)
+        raise UserError(f"config.json has model_type {model_type!r}; it must be one of {known}.")
+    _check(values, generation)
+    values = _in_our_terms(values, generation)
+    fields = {key: _value(values, key, model_type) for key in generation.keys}
+    fields |= {key: tuple(values[key]) for key in ("layer_types", "mlp_layer_types") if key in values}
+    return ModelConfig(**generation.implied | fields | rope_json.read(values))
 
 
-def to_json(config: ModelConfig) -> dict[str, Any]:
-    """A config.json in DeepSeek's spelling, which Hugging Face reads too."""
-    values = {name: value for name, value in dataclasses.asdict(config).items() if name not in OF_OTHERS} | FIXED
-    del values["quantization_config"]
-    values |= {key: None for key in NULL_MEANS_ZERO if not values[key]}
-    values["rope_scaling"] = dict(values["rope_scaling"], type="yarn") if config.rope_scaling.factor > 1 else None
-    return values | {
-        "architectures": ["DeepseekV3ForCausalLM"],
-        "num_key_value_heads": config.num_attention_heads,
-        "torch_dtype": "float32",
-    }
+def to_json(config: ModelConfig, spelling: str = "huggingface") -> dict[str, Any]:
+    """A config.json that `from_json` reads; before V4 the spellings are one."""
+    generation = generation_of(config)
+    if generation is None:
+        return {"model_type": MIXED} | dataclasses.asdict(config)
+    values = {key: getattr(config, key) for key in generation.keys}
+    values |= {key: None for key in NULL_MEANS if values.get(key) == 0}
+    values |= {key: value for key, value in generation.implied.items() if key in WRITTEN}
+    feed_forwards = config.feed_forward_kinds[: config.num_hidden_layers]
+    leading = {"first_k_dense_replace": "dense", "num_hash_layers": "hash_moe"}
+    values |= {key: feed_forwards.count(kind) for key, kind in leading.items() if key in values}
+    values.setdefault(
+        "num_key_value_heads", 1 if generation.model_type == "deepseek_v4" else config.num_attention_heads
+    )
+    values |= rope_json.write(config)
+    if generation.model_type == "deepseek_v4":
+        values = v4_json.write(values, config, spelling)
+    return values | FIXED | {"model_type": generation.model_type, "architectures": [generation.architecture]}
 
 
-def _value(values, name):
-    if name not in values and name not in OPTIONAL:
-        raise UserError(f"config.json has no {name}; a DeepSeek-V3 checkpoint must say it.")
-    value = values.get(name, OPTIONAL.get(name))
-    return 0 if value is None and name in NULL_MEANS_ZERO else value
-
-
-def _rope(values):
-    """(theta, scaling) from `rope_parameters` (Hugging Face) or `rope_theta` and `rope_scaling` (DeepSeek)."""
-    rope = dict(values.get("rope_parameters") or values.get("rope_scaling") or {})
-    theta = rope.pop("rope_theta", values.get("rope_theta", 10000.0))
-    kinds = {rope.pop("rope_type", None), rope.pop("type", None)} - {None}
-    if kinds <= {"default"}:
-        return theta, RopeScaling()
-    known = {field.name for field in dataclasses.fields(RopeScaling)}
-    if kinds != {"yarn"} or not rope.keys() <= known:
-        given = ", ".join([*kinds, *rope])
+def _check(values, generation):
+    implied = {key: value for key, value in generation.implied.items() if key not in generation.disregarded}
+    for key, only in (FIXED | {key: value for key, value in implied.items() if key not in SCHEDULE}).items():
+        given = values.get(key, only)
+        if only != (NULL_MEANS.get(key) if given is None else given):
+            raise UserError(f"config.json has {key} {given!r}; of {generation.model_type}, only {only!r} can be read.")
+    quantised = values.get("quantization_config")
+    if quantised and (quantised.get("quant_method"), quantised.get("weight_block_size")) != ("fp8", [128, 128]):
         raise UserError(
-            f"config.json extends rotary embeddings by {given}; only yarn with {sorted(known)} can be read."
+            f"config.json has quantization_config {quantised}; only fp8 in blocks of 128 x 128 can be read."
         )
-    return theta, RopeScaling(**rope | _magnitudes(rope.get("mscale"), rope.get("mscale_all_dim")))
 
 
-def _magnitudes(mscale, mscale_all_dim):
-    """Where only one of the two is given, Hugging Face scales the rotated dimensions as if `mscale` were 1."""
-    if mscale_all_dim and not mscale:
-        raise UserError("config.json gives mscale_all_dim without mscale; give both.")
-    return {"mscale": mscale if mscale_all_dim else 1.0, "mscale_all_dim": mscale_all_dim or 0.0}
+def _in_our_terms(values, generation):
+    """`values` with the kinds of layers, and what files leave to be inferred, as fields of ModelConfig."""
+    if "gqa" in generation.attentions:
+        heads = values.get("num_attention_heads", 1)
+        inferred = {"num_key_value_heads": heads, "head_dim": values.get("hidden_size", heads) // heads}
+        values = inferred | {key: value for key, value in values.items() if value is not None}
+    if generation.model_type == "deepseek_v4":
+        values = v4_json.read(values)
+    else:
+        values = {key: value for key, value in values.items() if key != "layer_types"}  # implied
+    return _counted(values)
+
+
+def _counted(values):
+    """`mlp_layer_types` as the numbers of leading layers, where these say it all."""
+    kinds = ["moe" if kind == "sparse" else kind for kind in values.get("mlp_layer_types", ())]
+    if not kinds:
+        return values
+    dense, hashed = kinds.count("dense"), kinds.count("hash_moe")
+    values = values | {"first_k_dense_replace": dense, "num_hash_layers": hashed, "mlp_layer_types": kinds}
+    if kinds == ["dense"] * dense + ["hash_moe"] * hashed + ["moe"] * kinds.count("moe"):
+        del values["mlp_layer_types"]
+    return values
+
+
+def _value(values, key, model_type):
+    if key not in values and key not in OPTIONAL:
+        raise UserError(f"config.json has no {key}; a checkpoint of {model_type} must say it.")
+    value = values.get(key, OPTIONAL.get(key))
+    return NULL_MEANS.get(key) if value is None else value
+
+
+def _from_fields(values):
+    fields = {key: value for key, value in values.items() if key in ModelConfig.__dataclass_fields__}
+    lists = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
+    return ModelConfig(**fields | lists | {"rope_scaling": RopeScaling(**values["rope_scaling"])})

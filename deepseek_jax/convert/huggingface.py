@@ -1,7 +1,7 @@
 """Reads and writes checkpoints as Hugging Face and DeepSeek publish them: config.json beside safetensors files."""
 
+import dataclasses
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from deepseek_jax.convert import config_json
-from deepseek_jax.convert.names import MTP_COPIES, layer_prefix, place
+from deepseek_jax.convert.names import MTP_COPIES, may_be_left, mtp_prefix, place, spelling_of
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import Decoder
@@ -47,33 +47,40 @@ class Tensors:
 
 
 def read_config(directory: Path) -> ModelConfig:
+    """What a directory holds: Hugging Face saves models without their MTP modules, whatever config.json says."""
     path = Path(directory) / "config.json"
     if not path.exists():
         raise UserError(f"{directory} has no config.json; give the directory of a checkpoint.")
-    return config_json.from_json(json.loads(path.read_text()))
+    config = config_json.from_json(json.loads(path.read_text()))
+    modules = config.num_nextn_predict_layers
+    if not modules or any(name.startswith(mtp_prefix(0, config)) for name in Tensors(Path(directory)).file_of):
+        return config
+    of_layers = config.layer_types[: config.num_hidden_layers]
+    return dataclasses.replace(config, num_nextn_predict_layers=0, layer_types=of_layers)
 
 
 def load(directory: Path, config: ModelConfig) -> tuple[dict, dict]:
-    """(params, buffers) in float32, as `models.tree.split` gives them for a `Decoder` of `config`.
+    """(params, buffers) in the types of a new model, as `models.tree.split` gives them for a `Decoder` of `config`.
 
     Raises UserError where a tensor is missing, has another shape, or would be left over: nothing is dropped in
     silence but the modules past those that `config` has.
     """
     tensors, read = Tensors(Path(directory)), set()
+    spelling = spelling_of(tensors.file_of)
 
     def fetch(path, leaf):
-        where = place(_keys(path), config)
-        names = where.names(config)
+        where = place(_keys(path), config, spelling)
+        names = where.names
         read.update(name for layer in names for name in layer)
         array = where.to_ours(([tensors[name] for name in layer] for layer in names), config)
         if array.shape != leaf.shape:
             raise UserError(
                 f"{directory}: {names[0][0]} and its like make {array.shape}; config.json says {leaf.shape}."
             )
-        return array.astype(np.float32)
+        return array.astype(leaf.dtype)
 
     trees = jax.tree_util.tree_map_with_path(fetch, abstract_trees(config))
-    left = [name for name in tensors.file_of if name not in read and not _may_be_left(name, config)]
+    left = [name for name in tensors.file_of if name not in read and not may_be_left(name, config)]
     if left:
         raise UserError(f"{directory} has {len(left)} tensors that this model does not know, such as {min(left)}.")
     return trees
@@ -122,20 +129,10 @@ def _keys(path):
     return tuple(key.key for key in path[1:])
 
 
-def _may_be_left(name, config):
-    match = re.match(r"model\.layers\.(\d+)\.(.*)", name)
-    if match is None:
-        return name == "lm_head.weight" and config.tie_word_embeddings
-    layer, rest = int(match[1]) - config.num_hidden_layers, match[2]
-    past_all = layer >= config.num_nextn_predict_layers
-    return past_all or (layer >= 0 and rest in MTP_COPIES) or rest == "self_attn.rotary_emb.inv_freq"
-
-
 def _mtp_copies(config, tensors):
-    depths = range(config.num_hidden_layers, config.num_hidden_layers + config.num_nextn_predict_layers)
     return {
-        layer_prefix(number) + copy: tensors.get(original, tensors["model.embed_tokens.weight"])
-        for number in depths
+        mtp_prefix(depth, config) + copy: tensors.get(original, tensors["model.embed_tokens.weight"])
+        for depth in range(0 if config.hc_mult else config.num_nextn_predict_layers)
         for copy, original in MTP_COPIES.items()
     }
 

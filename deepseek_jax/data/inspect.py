@@ -19,8 +19,7 @@ def describe(corpus: Corpus, row: int = 0) -> dict:
         "vocabulary": corpus.tokenizer.vocab_size,
         "domains": {part.name: _sizes(part) for part in corpus.parts},
         "rows": {
-            name: pieces(corpus, corpus.train_rows(domain, seed=0)[row])
-            for domain, name in enumerate(corpus.domains)
+            name: pieces(corpus, corpus.train_rows(domain, seed=0)[row]) for domain, name in enumerate(corpus.domains)
         },
     }
 

@@ -29,7 +29,7 @@ class Stack:
 
     @property
     def name(self) -> str:
-        """"3-9" for layers 3 to 9, "3-9by2" for every second of them."""
+        """ "3-9" for layers 3 to 9, "3-9by2" for every second of them."""
         step = f"by{self.layers.step}" if self.layers.step > 1 else ""
         return f"{self.layers[0]}-{self.layers[-1]}{step}"
 

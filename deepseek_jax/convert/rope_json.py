@@ -1,0 +1,59 @@
+"""Rotary embeddings in a config.json: rope_parameters (Hugging Face) or rope_theta and rope_scaling (DeepSeek)."""
+
+import dataclasses
+from typing import Any
+
+from deepseek_jax.errors import UserError
+from deepseek_jax.models.config import ModelConfig, RopeScaling
+
+# Said beside the scaling of V4, whose rotations are never magnified.
+OF_V4 = {"attention_factor": 1.0, "partial_rotary_factor": None}
+
+
+def read(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of ModelConfig on rotary embeddings."""
+    rope = dict(values.get("rope_parameters") or values.get("rope_scaling") or {})
+    if "compress" in rope:  # V4: of the attentions that compress, and of the others, which are never extended
+        theta, _ = _scaling(rope["main"], 10000.0)
+        compressed = {key: value for key, value in rope["compress"].items() if key not in OF_V4}
+        compress_theta, scaling = _scaling(compressed, values.get("compress_rope_theta"))
+        return {"rope_theta": theta, "compress_rope_theta": compress_theta, "rope_scaling": scaling}
+    theta, scaling = _scaling(rope, values.get("rope_theta", 10000.0))
+    return {"rope_theta": theta, "rope_scaling": scaling}
+
+
+def write(config: ModelConfig) -> dict[str, Any]:
+    """As DeepSeek writes it."""
+    scaling = dict(dataclasses.asdict(config.rope_scaling), type="yarn") if config.rope_scaling.factor > 1 else None
+    return {"rope_theta": config.rope_theta, "rope_scaling": scaling}
+
+
+def write_compressed(config: ModelConfig) -> dict[str, Any]:
+    """As Hugging Face writes it for V4."""
+    share = {"partial_rotary_factor": config.qk_rope_head_dim / config.head_dim}
+    main = {"rope_type": "default", "rope_theta": config.rope_theta} | share
+    compress = {"rope_type": "default", "rope_theta": config.compress_rope_theta} | share
+    if config.rope_scaling.factor > 1:
+        compress |= dataclasses.asdict(config.rope_scaling) | {"rope_type": "yarn", "attention_factor": 1.0}
+    return {"rope_parameters": {"main": main, "compress": compress}}
+
+
+def _scaling(rope, theta):
+    """(theta, scaling)."""
+    theta = rope.get("rope_theta", theta)
+    kinds = {rope[key] for key in ("rope_type", "type") if key in rope}
+    if kinds <= {"default"}:
+        return theta, RopeScaling()
+    known = {field.name for field in dataclasses.fields(RopeScaling)}
+    given = {key: value for key, value in rope.items() if key not in ("rope_theta", "rope_type", "type")}
+    if kinds != {"yarn"} or not given.keys() <= known:
+        what = ", ".join([*kinds, *given])
+        raise UserError(f"config.json extends rotary embeddings by {what}; only yarn with {sorted(known)} can be read.")
+    return theta, RopeScaling(**given | _magnitudes(given.get("mscale"), given.get("mscale_all_dim")))
+
+
+def _magnitudes(mscale, mscale_all_dim):
+    """Where only one of the two is given, Hugging Face scales the rotated dimensions as if `mscale` were 1."""
+    if mscale_all_dim and not mscale:
+        raise UserError("config.json gives mscale_all_dim without mscale; give both.")
+    return {"mscale": mscale if mscale_all_dim else 1.0, "mscale_all_dim": mscale_all_dim or 0.0}

@@ -1,0 +1,160 @@
+"""config.json of every generation: both spellings, the round trip, and what is said where one cannot be read."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from deepseek_jax.convert import config_json
+from deepseek_jax.errors import UserError
+from deepseek_jax.models.config import ModelConfig, RopeScaling
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+BEFORE_V4 = ("v2", "v2_lite", "v2_plain", "v3", "v3_plain", "v32")
+V4 = ("v4", "v4_r128")
+
+# The released 7B base model and the 16B mixture, less what says nothing of the computation.
+LLAMA_7B = {
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "initializer_range": 0.02,
+    "intermediate_size": 11008,
+    "max_position_embeddings": 4096,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 30,
+    "num_key_value_heads": 32,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "tie_word_embeddings": False,
+    "vocab_size": 102400,
+}
+MOE_16B = LLAMA_7B | {
+    "model_type": "deepseek",
+    "hidden_size": 2048,
+    "intermediate_size": 10944,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 16,
+    "first_k_dense_replace": 1,
+    "moe_intermediate_size": 1408,
+    "moe_layer_freq": 1,
+    "n_routed_experts": 64,
+    "n_shared_experts": 2,
+    "norm_topk_prob": False,
+    "num_experts_per_tok": 6,
+    "scoring_func": "softmax",
+}
+
+
+def values(name: str) -> dict:
+    return json.loads((GOLDENS / name).read_text())
+
+
+@pytest.mark.parametrize("name", BEFORE_V4 + V4)
+def test_both_spellings_give_one_config(name):
+    other = "official/config.json" if name in V4 else "config_hub_style.json"
+    assert config_json.from_json(values(f"{name}/config.json")) == config_json.from_json(values(f"{name}/{other}"))
+
+
+@pytest.mark.parametrize("spelling", ["huggingface", "deepseek"])
+@pytest.mark.parametrize("name", BEFORE_V4 + V4)
+def test_config_survives_the_round_trip(name, spelling):
+    original = values(f"{name}/config.json")
+    config = config_json.from_json(original)
+    written = json.loads(json.dumps(config_json.to_json(config, spelling)))
+    assert written["model_type"] == original["model_type"]
+    assert ("compress_ratios" in written) == (name in V4 and spelling == "deepseek")
+    assert config_json.from_json(written) == config
+
+
+def test_the_first_models():
+    """Llama's blocks, plain and with experts chosen greedily by softmax."""
+    config = config_json.from_json(LLAMA_7B)
+    assert set(config.attention_kinds) == {"gqa"} and set(config.feed_forward_kinds) == {"dense"}
+    assert (config.head_dim, config.rope_interleave) == (128, False)
+    mixture = config_json.from_json(MOE_16B)
+    assert mixture.feed_forward_kinds == ("dense",) + ("moe",) * 27
+    assert (mixture.scoring_func, mixture.topk_method, mixture.n_group) == ("softmax", "greedy", 1)
+    for each in (config, mixture):
+        assert config_json.from_json(config_json.to_json(each)) == each
+
+
+def test_the_schedule_of_v4():
+    config = config_json.from_json(values("v4/official/config.json"))
+    assert config.attention_kinds == ("window", "hca", "csa", "csa", "hca", "window", "window")
+    assert config.feed_forward_kinds == ("hash_moe",) * 3 + ("moe",) * 4
+    assert (config.csa_rate, config.hca_rate) == (4, 16)
+
+
+def test_a_mixture_of_generations_is_written_field_by_field():
+    config = dataclasses.replace(config_json.from_json(values("v3/config.json")), hc_mult=2)
+    written = json.loads(json.dumps(config_json.to_json(config)))
+    assert written["model_type"] == "deepseek_jax"
+    assert config_json.from_json(written) == config
+
+
+def test_rates_that_deepseek_has_no_word_for_are_refused():
+    config = dataclasses.replace(config_json.from_json(values("v4/config.json")), csa_rate=8)
+    with pytest.raises(UserError, match="csa_rate 8"):
+        config_json.to_json(config, "deepseek")
+    assert config_json.from_json(config_json.to_json(config, "huggingface")) == config
+
+
+def test_norm_topk_prob_of_v2_is_disregarded():
+    """As in Hugging Face; `tests/goldens/v2_plain` says true and does not normalise."""
+    assert values("v2_plain/config.json")["norm_topk_prob"]
+    assert not config_json.from_json(values("v2_plain/config.json")).norm_topk_prob
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_type": "mistral"},
+        {"scoring_func": "softmax"},
+        {"moe_layer_freq": 2},
+        {"quantization_config": {"quant_method": "fp8"}},
+        {"rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+        {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "attention_factor": 1.0}},
+        {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale_all_dim": 1.0}},
+    ],
+)
+def test_what_is_not_computed_is_refused(change):
+    with pytest.raises(UserError, match="config.json"):
+        config_json.from_json(values("v3/config.json") | change)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"compress_ratios": [0, 16, 4, 4, 32, 0, 0]}, "16 and 32"),
+        ({"norm_topk_prob": False}, "norm_topk_prob"),
+    ],
+)
+def test_what_v4_cannot_be_is_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        config_json.from_json(values("v4/official/config.json") | change)
+
+
+@pytest.mark.parametrize(
+    "name, missing",
+    [("v3", "hidden_size"), ("v3", "n_group"), ("v4", "hc_mult"), ("v4", "layer_types"), ("v2", "topk_method")],
+)
+def test_a_missing_key_is_named(name, missing):
+    rest = values(f"{name}/config.json")
+    del rest[missing]
+    with pytest.raises(UserError, match=missing):
+        config_json.from_json(rest)
+
+
+def test_yarn_without_magnitudes_scales_only_the_rotated_dimensions():
+    """Hugging Face takes mscale for 1 and leaves the softmax alone; see `tests/goldens` for both given."""
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    scaling = config_json.from_json(values("v3/config.json") | {"rope_parameters": rope}).rope_scaling
+    assert scaling == RopeScaling(factor=4.0, original_max_position_embeddings=64, mscale=1.0, mscale_all_dim=0.0)
+    assert scaling.magnitude(scaling.mscale_all_dim) == 1.0
+
+
+def test_the_defaults_are_v3():
+    assert config_json.to_json(ModelConfig())["model_type"] == "deepseek_v3"
