@@ -116,6 +116,10 @@ GROUPED = (
     Rule("attention.k", "(G d) D -> D G d", "self_attn.k_proj.weight"),
     Rule("attention.v", "(G d) D -> D G d", "self_attn.v_proj.weight"),
     Rule("attention.out", "D (H d) -> H d D", "self_attn.o_proj.weight"),
+    Rule("attention.q_bias", "(H d) -> H d", "self_attn.q_proj.bias"),
+    Rule("attention.k_bias", "(G d) -> G d", "self_attn.k_proj.bias"),
+    Rule("attention.v_bias", "(G d) -> G d", "self_attn.v_proj.bias"),
+    Rule("attention.out_bias", VECTOR, "self_attn.o_proj.bias"),
 )
 
 LATENT = (

@@ -1,10 +1,11 @@
 """Softmax attention over explicit queries, keys and values, and who may see whom.
 
-B batch  S query length  T key length  H heads  K key width  V value width
+B batch  S query length  T key length  H heads  G key heads  e = H/G queries a key  K key width  V value width
 """
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange, repeat
 from jaxtyping import Array, Bool, Float, Int
 
 SMALLEST_BLOCK, MOST_BLOCKS = 128, 8  # queries attended at a time; more blocks save work and cost compile time
@@ -30,8 +31,8 @@ def masked_softmax(scores: Float[Array, "... T"], mask: Bool[Array, "... T"]) ->
 
 def causal_attend(
     q_BSHK: Float[Array, "B S H K"],
-    k_BSHK: Float[Array, "B S H K"],
-    v_BSHV: Float[Array, "B S H V"],
+    k_BSGK: Float[Array, "B S G K"],
+    v_BSGV: Float[Array, "B S G V"],
     segment_ids_BS: Int[Array, "B S"],
     scale: float,
 ) -> Float[Array, "B S H V"]:
@@ -39,15 +40,33 @@ def causal_attend(
 
     A block of queries is multiplied only with the keys up to its own end: with 8 blocks that is 56% of the square.
     """
-    q, k, v = (x.swapaxes(1, 2) for x in (q_BSHK * scale, k_BSHK, v_BSHV))
-    length = q.shape[2]
+    k, v = k_BSGK.swapaxes(1, 2), v_BSGV.swapaxes(1, 2)
+    length = q_BSHK.shape[1]
     block = max(SMALLEST_BLOCK, -(-length // MOST_BLOCKS))
     ends = [*range(block, length, block), length]
     rows = [
-        _attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], causal_mask(segment_ids_BS, start, end)[:, None])
+        attend(q_BSHK[:, start:end], k[:, :, :end], v[:, :, :end], causal_mask(segment_ids_BS, start, end), scale)
         for start, end in zip([0, *ends], ends)
     ]
-    return jnp.concatenate(rows, axis=2).swapaxes(1, 2)
+    return jnp.concatenate(rows, axis=1)
+
+
+def attend(
+    q_BSHK: Float[Array, "B S H K"],
+    k_BGTK: Float[Array, "B G T K"],
+    v_BGTV: Float[Array, "B G T V"],
+    mask_BST: Bool[Array, "B S T"],
+    scale: float,
+) -> Float[Array, "B S H V"]:
+    """softmax(scale * q k^T) v over the keys that `mask` shows; H/G query heads in turn share a key head.
+
+    Queries of one key head are rows of one product: keys and values are not repeated.
+    """
+    G = k_BGTK.shape[1]
+    each = q_BSHK.shape[2] // G
+    q_BGZK = rearrange(q_BSHK * scale, "B S (G e) K -> B G (S e) K", G=G)
+    mask_B1ZT = repeat(mask_BST, "B S T -> B 1 (S e) T", e=each)
+    return rearrange(_attend(q_BGZK, k_BGTK, v_BGTV, mask_B1ZT), "B G (S e) V -> B S (G e) V", e=each)
 
 
 @jax.custom_vjp

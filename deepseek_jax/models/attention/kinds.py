@@ -10,10 +10,11 @@ A cache is a pytree addressed by position: what a token leaves behind lies where
 
 from flax import nnx
 
+from deepseek_jax.models.attention.gqa import GroupedQueryAttention
 from deepseek_jax.models.attention.mla import LatentAttention
 from deepseek_jax.models.config import ModelConfig
 
-KINDS = {"mla": LatentAttention}
+KINDS = {"gqa": GroupedQueryAttention, "mla": LatentAttention}
 
 
 def make_attention(config: ModelConfig, kind: str, *, rngs: nnx.Rngs) -> nnx.Module:

@@ -1,0 +1,91 @@
+"""Grouped-query attention (arXiv:2305.13245), as in DeepSeek-LLM (arXiv:2401.02954) and DeepSeekMoE-16B.
+
+One key and value head serves H/G query heads: G = H is multi-head attention, G = 1 multi-query attention.
+
+B batch  S query length  T key length  D model  H heads  G key-value heads  d head width
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from deepseek_jax.models.attention.core import attend, causal_attend
+from deepseek_jax.models.cache import write, written_before
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.context import Context
+from deepseek_jax.models.layers import linear
+from deepseek_jax.models.rope import rotate
+from deepseek_jax.models.tree import weight, zeros
+
+Cache = tuple[Float[Array, "B G T d"], Float[Array, "B G T d"]]
+
+
+class GroupedQueryAttention(nnx.Module):
+    """Rotary embeddings turn the whole of each head; the cache holds 2 G d numbers a token."""
+
+    def __init__(self, config: ModelConfig, kind: str, *, rngs: nnx.Rngs):
+        self.config, self.kind = config, kind
+        D, H, G, d = config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        scale = config.initializer_range
+        self.q = weight(rngs.params(), (D, H, d), ("embed", "heads", None), scale)
+        self.k = weight(rngs.params(), (D, G, d), ("embed", "heads", None), scale)
+        self.v = weight(rngs.params(), (D, G, d), ("embed", "heads", None), scale)
+        self.out = weight(rngs.params(), (H, d, D), ("heads", None, "embed"), scale)
+        if config.attention_bias:
+            self.q_bias = zeros((H, d), ("heads", None))
+            self.k_bias, self.v_bias = zeros((G, d), ("heads", None)), zeros((G, d), ("heads", None))
+            self.out_bias = zeros((D,), ("embed",))
+
+    def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Float[Array, "B S D"], None]:
+        """Every token attends over the tokens it came with."""
+        return self._among_themselves(*self._project(x_BSD, context), context), None
+
+    def empty_cache(self, batch: int, places: int, dtype) -> Cache:
+        """Rotated keys, and values.  Heads come before places, as products with them want it."""
+        shape = batch, self.config.num_key_value_heads, places, self.config.head_dim
+        return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+
+    def prefill(self, x_BSD: Float[Array, "B S D"], context: Context, cache: Cache) -> tuple[Array, Cache]:
+        """As a call, and the cache is filled."""
+        q_BSHd, k_BSGd, v_BSGd = self._project(x_BSD, context)
+        cache = _remember(cache, (k_BSGd, v_BSGd), context)
+        return self._among_themselves(q_BSHd, k_BSGd, v_BSGd, context), cache
+
+    def decode(self, x_BSD: Float[Array, "B S D"], context: Context, cache: Cache) -> tuple[Array, Cache]:
+        """Attends over the cache, these tokens included."""
+        q_BSHd, *new = self._project(x_BSD, context)
+        k_BGTd, v_BGTd = cache = _remember(cache, new, context)
+        with jax.named_scope("gqa_cached"):
+            mask_BST = written_before(context.positions_BS, k_BGTd.shape[2])
+            return self._output(attend(q_BSHd, k_BGTd, v_BGTd, mask_BST, self._scale)), cache
+
+    @property
+    def _scale(self) -> float:
+        return self.config.head_dim**-0.5
+
+    def _project(self, x_BSD, context):
+        """Queries [B S H d], keys and values [B S G d]; queries and keys rotated."""
+        with jax.named_scope("gqa_project"):
+            q, k, v = (self._biased(linear(x_BSD, getattr(self, name)), name) for name in ("q", "k", "v"))
+            cos_sin, interleave = context.rope[self.kind], self.config.rope_interleave
+            return rotate(q, *cos_sin, interleave=interleave), rotate(k, *cos_sin, interleave=interleave), v
+
+    def _among_themselves(self, q_BSHd, k_BSGd, v_BSGd, context):
+        with jax.named_scope("gqa"):
+            return self._output(causal_attend(q_BSHd, k_BSGd, v_BSGd, context.segment_ids_BS, self._scale))
+
+    def _output(self, mixed_BSHd):
+        return self._biased(linear(mixed_BSHd, self.out, contract=2), "out")
+
+    def _biased(self, x, name: str):
+        return x + getattr(self, f"{name}_bias")[...].astype(x.dtype) if self.config.attention_bias else x
+
+
+def _remember(cache, new, context):
+    """The cache with new keys and values [B S G d] at their positions, a head at a time."""
+    write_heads = jax.vmap(write, in_axes=(1, 2, None, None), out_axes=1)
+    return tuple(
+        write_heads(entries_BGTd, new_BSGd, context.positions_BS, context.real_BS)
+        for entries_BGTd, new_BSGd in zip(cache, new, strict=True)
+    )
