@@ -41,11 +41,9 @@ class Block(nnx.Module):
         self.feed_forward_residual = make_residual(config, rngs=rngs)
         self.feed_forward_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         if kind.feed_forward == "dense":
-            self.feed_forward = SwiGLU(
-                config.hidden_size, config.intermediate_size, config.initializer_range, rngs=rngs
-            )
+            self.feed_forward = SwiGLU(config, config.intermediate_size, rngs=rngs)
         else:
-            self.feed_forward = MixtureOfExperts(config, rngs=rngs)
+            self.feed_forward = MixtureOfExperts(config, kind.feed_forward, rngs=rngs)
 
     def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Array, LayerReport]:
         """Every token attends over the tokens it came with."""

@@ -24,6 +24,8 @@ def check(config):
     for kind in sorted(kinds):
         _positive(config, OF_ATTENTION[kind], f"{kind} attention")
     _check_attention(config, kinds)
+    if config.swiglu_limit < 0:
+        raise UserError(f"model.swiglu_limit is {config.swiglu_limit}; it must be at least 0, which clamps nothing.")
     if set(config.feed_forward_kinds) - {"dense"}:
         _check_experts(config)
 
@@ -86,16 +88,18 @@ def _check_attention(config, kinds):
 
 
 def _check_experts(config):
-    experts, groups = config.n_routed_experts, config.n_group
+    experts, groups, kept = config.n_routed_experts, config.n_group, config.topk_group
+    if config.topk_method == "greedy":  # knows no groups
+        groups, kept = 1, 1
     if config.scoring_func not in SCORING:
         raise UserError(f"model.scoring_func is {config.scoring_func!r}; it must be one of {', '.join(SCORING)}.")
     if config.topk_method not in TOPK:
         raise UserError(f"model.topk_method is {config.topk_method!r}; it must be one of {', '.join(TOPK)}.")
     if groups < 1 or experts % groups:
         raise UserError(f"model.n_routed_experts ({experts}) must be a multiple of n_group ({groups}).")
-    if not 1 <= config.topk_group <= groups:
-        raise UserError(f"model.topk_group ({config.topk_group}) must lie between 1 and model.n_group ({groups}).")
-    reachable = experts // groups * config.topk_group
+    if not 1 <= kept <= groups:
+        raise UserError(f"model.topk_group ({kept}) must lie between 1 and model.n_group ({groups}).")
+    reachable = experts // groups * kept
     if not 1 <= config.num_experts_per_tok <= reachable:
         raise UserError(
             f"model.num_experts_per_tok ({config.num_experts_per_tok}) must lie between 1 and {reachable}, "

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from deepseek_jax.models.tree import ones, weight
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.tree import ones, weight, zeros
 
 
 def linear(x: Float[Array, "... I"], param: nnx.Param, *, contract: int = 1) -> Float[Array, "... O"]:
@@ -41,10 +42,31 @@ class RMSNorm(nnx.Module):
 class SwiGLU(nnx.Module):
     """down(silu(gate(x)) * up(x)): the dense feed-forward, and the shared experts as one wide one."""
 
-    def __init__(self, hidden_size: int, intermediate_size: int, scale: float, *, rngs: nnx.Rngs):
-        self.gate = weight(rngs.params(), (hidden_size, intermediate_size), ("embed", "mlp"), scale)
-        self.up = weight(rngs.params(), (hidden_size, intermediate_size), ("embed", "mlp"), scale)
-        self.down = weight(rngs.params(), (intermediate_size, hidden_size), ("mlp", "embed"), scale)
+    def __init__(self, config: ModelConfig, width: int, *, rngs: nnx.Rngs):
+        self.config = config
+        D, scale = config.hidden_size, config.initializer_range
+        self.gate = weight(rngs.params(), (D, width), ("embed", "mlp"), scale)
+        self.up = weight(rngs.params(), (D, width), ("embed", "mlp"), scale)
+        self.down = weight(rngs.params(), (width, D), ("mlp", "embed"), scale)
+        if config.mlp_bias:
+            self.gate_bias, self.up_bias = zeros((width,), ("mlp",)), zeros((width,), ("mlp",))
+            self.down_bias = zeros((D,), ("embed",))
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        return linear(jax.nn.silu(linear(x, self.gate)) * linear(x, self.up), self.down)
+        gate, up = self._linear(x, "gate"), self._linear(x, "up")
+        return self._linear(silu_product(gate, up, self.config.swiglu_limit), "down")
+
+    def _linear(self, x, name: str):
+        y = linear(x, getattr(self, name))
+        return y + getattr(self, f"{name}_bias")[...].astype(y.dtype) if self.config.mlp_bias else y
+
+
+def silu_product(gate: Float[Array, "... F"], up: Float[Array, "... F"], limit: float) -> Float[Array, "... F"]:
+    """silu(gate) * up; a `limit` above 0 first clamps the gate from above and `up` on both sides (V4)."""
+    gate, up = clamp(gate, up, limit)
+    return jax.nn.silu(gate) * up
+
+
+def clamp(gate: Float[Array, "... F"], up: Float[Array, "... F"], limit: float) -> tuple[Array, Array]:
+    """(min(gate, limit), up between -limit and limit); both as they are where `limit` is 0."""
+    return (jnp.minimum(gate, limit), jnp.clip(up, -limit, limit)) if limit else (gate, up)

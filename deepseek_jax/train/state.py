@@ -3,7 +3,7 @@
 step       [] int32   steps taken; also how much data was read
 skipped    [] int32   steps whose update was dropped because it was not finite
 params     float32    nested dicts, as the model's tree gives them
-buffers    float32    state without a gradient (router biases)
+buffers               state without a gradient: routers' biases (float32) and tables (int32)
 opt_state             of the Optax chain
 ema        float32    moving average of params, only where train.ema_decay > 0
 """

@@ -1,20 +1,27 @@
-"""The three ways to compute routed experts against a loop over experts, with gradients, however uneven the loads."""
+"""Routed experts against a loop over experts, with gradients, however uneven the loads; the dense feed-forward."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.layers import SwiGLU
 from deepseek_jax.models.moe.dispatch import plan
 from deepseek_jax.models.moe.experts import every_expert, in_blocks, ragged
+from deepseek_jax.models.tree import merge, split
 
 E, D, WIDTH = 5, 8, 6
 
 
-def _reference(x_TD, experts_TK, weights_TK, gate, up, down):
+def _reference(x_TD, experts_TK, weights_TK, gate, up, down, limit):
     total = 0.0
     for expert in range(E):
-        active = jax.nn.silu(x_TD @ gate[expert]) * (x_TD @ up[expert])
+        gates, ups = x_TD @ gate[expert], x_TD @ up[expert]
+        if limit:
+            gates, ups = jnp.where(gates > limit, limit, gates), jnp.where(abs(ups) > limit, limit * jnp.sign(ups), ups)
+        active = jax.nn.silu(gates) * ups
         weight_T = jnp.where(experts_TK == expert, weights_TK, 0.0).sum(axis=1)
         total += weight_T[:, None] * (active @ down[expert])
     return total
@@ -27,15 +34,18 @@ def _choices(rng, tokens, loads):
 
 
 @pytest.mark.parametrize("way", [every_expert, in_blocks, ragged])
-@pytest.mark.parametrize("tokens, loads", [(1, "even"), (300, "even"), (257, "two experts only")])
-def test_value_and_gradients(way, tokens, loads):
+@pytest.mark.parametrize(
+    "tokens, loads, limit", [(1, "even", 0.0), (300, "even", 0.0), (300, "even", 1.0), (257, "two experts only", 0.0)]
+)
+def test_value_and_gradients(way, tokens, loads, limit):
+    """A limit of 1 clamps a good part of gates and ups, which then have no gradient."""
     rng = np.random.default_rng(0)
     shapes = (tokens, D), (tokens, 2), (E, D, WIDTH), (E, D, WIDTH), (E, WIDTH, D), (tokens, D)
     x, weights, gate, up, down, cotangent = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
     experts = jnp.asarray(_choices(rng, tokens, loads), jnp.int32)
 
     def value_and_gradients(compute):
-        run = lambda x, weights, *kernels: compute(x, experts, weights, *kernels)  # noqa: E731
+        run = lambda x, weights, *kernels: compute(x, experts, weights, *kernels, limit)  # noqa: E731
         y, pull_back = jax.vjp(run, x, weights, gate, up, down)
         return y, *pull_back(cotangent)
 
@@ -56,3 +66,18 @@ def test_plan_gives_every_assignment_its_own_slot(block):
     np.testing.assert_array_equal(np.asarray(layout.expert_of_block)[slots // block], experts.reshape(-1))
     np.testing.assert_array_equal(layout.counts, np.bincount(experts.reshape(-1), minlength=E))
     assert slots.max() < int(layout.num_blocks) * block
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.5])
+def test_dense_feed_forward_with_biases_and_clamp(limit):
+    config = ModelConfig(hidden_size=D, mlp_bias=True, swiglu_limit=limit, initializer_range=1.0)
+    graphdef, params, _ = split(SwiGLU(config, WIDTH, rngs=nnx.Rngs(params=0)))
+    rng = np.random.default_rng(2)
+    p = {name: np.float32(rng.normal(size=param.shape)) for name, param in params.items()}
+    x = np.float32(rng.normal(size=(7, D)))
+    gate, up = x @ p["gate"] + p["gate_bias"], x @ p["up"] + p["up_bias"]
+    if limit:
+        assert (gate > limit).any() and (up > limit).any() and (up < -limit).any()
+        gate, up = np.minimum(gate, limit), np.clip(up, -limit, limit)
+    expected = gate / (1 + np.exp(-gate)) * up @ p["down"] + p["down_bias"]
+    np.testing.assert_allclose(merge(graphdef, p, {})(x), expected, rtol=1e-4, atol=1e-5)

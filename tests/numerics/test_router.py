@@ -1,4 +1,4 @@
-"""The router against plain loops: groups, biases, weights, and where gradients go."""
+"""The routers against plain loops: scores, groups, biases, the table, weights, and where gradients go."""
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +7,21 @@ import pytest
 from flax import nnx
 
 from deepseek_jax.models.config import ModelConfig
-from deepseek_jax.models.moe.balance import report, update_bias
-from deepseek_jax.models.moe.router import Router, Routing, keep_best_groups
+from deepseek_jax.models.moe.balance import report, update_bias, update_biases
+from deepseek_jax.models.moe.router import HashRouter, Routing, TopKRouter, balanced_table, keep_best_groups, scores
 from deepseek_jax.models.tree import merge, split
 
 E, K, D, T = 12, 3, 16, 50
+TOKENS = jnp.arange(T)
+SOFTMAX = {"scoring_func": "softmax", "norm_topk_prob": False}
+GENERATIONS = [
+    SOFTMAX | {"topk_method": "greedy", "routed_scaling_factor": 1.0},  # MoE-16B, V2-Lite
+    SOFTMAX | {"topk_method": "group_limited_greedy", "routed_scaling_factor": 16.0},  # V2
+    {},  # V3
+    {"scoring_func": "sqrtsoftplus", "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.5},  # V4
+    {"norm_topk_prob": False},
+    {"topk_group": 4},
+]
 
 
 def _config(**changes):
@@ -19,28 +29,39 @@ def _config(**changes):
     return ModelConfig(hidden_size=D, **sizes | changes)
 
 
-def _route(config, bias, x):
-    graphdef, params, buffers = split(Router(config, rngs=nnx.Rngs(params=0)))
-    return merge(graphdef, params, {"bias": jnp.asarray(bias, jnp.float32)})(x), np.asarray(params["kernel"])
+def _route(config, x, bias=None):
+    graphdef, params, buffers = split(TopKRouter(config, rngs=nnx.Rngs(params=0)))
+    assert (config.topk_method == "noaux_tc") == ("bias" in buffers)
+    buffers = {"bias": jnp.asarray(bias, jnp.float32)} if buffers else {}
+    return merge(graphdef, params, buffers)(jnp.asarray(x, jnp.float32), TOKENS), np.asarray(params["kernel"])
+
+
+def _scores(logits, scoring_func):
+    if scoring_func == "softmax":
+        return np.exp(logits) / np.exp(logits).sum()
+    return 1 / (1 + np.exp(-logits)) if scoring_func == "sigmoid" else np.sqrt(np.log1p(np.exp(logits)))
 
 
 def _reference(x, kernel, bias, config, masked=-np.inf):
-    """(sorted experts, their weights) of one token, as section 2.1.2 of the V3 report words it."""
-    scores = 1 / (1 + np.exp(-(x @ kernel)))
-    choice = (scores + bias).reshape(config.n_group, -1)
-    best = np.argsort([-np.sort(group)[-2:].sum() for group in choice])[: config.topk_group]
-    for group in set(range(config.n_group)) - set(best.tolist()):
-        choice[group] = masked
+    """(sorted experts, their weights) of one token, as the papers word it."""
+    affinity = _scores(x @ kernel, config.scoring_func)
+    choice = affinity + (bias if config.topk_method == "noaux_tc" else 0)
+    if config.topk_method != "greedy":
+        best = 2 if config.topk_method == "noaux_tc" else 1
+        choice = choice.reshape(config.n_group, -1)
+        kept = np.argsort([-np.sort(group)[-best:].sum() for group in choice])[: config.topk_group]
+        for group in set(range(config.n_group)) - set(kept.tolist()):
+            choice[group] = masked
     experts = np.sort(np.argsort(-choice.reshape(-1), kind="stable")[: config.num_experts_per_tok])
-    weights = scores[experts] / (scores[experts].sum() if config.norm_topk_prob else 1)
+    weights = affinity[experts] / (affinity[experts].sum() if config.norm_topk_prob else 1)
     return experts, weights * config.routed_scaling_factor
 
 
-@pytest.mark.parametrize("changes", [{}, {"norm_topk_prob": False}, {"n_group": 1, "topk_group": 1}, {"topk_group": 4}])
+@pytest.mark.parametrize("changes", GENERATIONS)
 def test_choice_and_weights(changes):
     config, rng = _config(**changes), np.random.default_rng(0)
     x, bias = rng.normal(size=(T, D)), rng.normal(-0.6, 0.4, size=E)
-    routing, kernel = _route(config, bias, jnp.asarray(x, jnp.float32))
+    routing, kernel = _route(config, x, bias)
     order = np.argsort(routing.experts_TK, axis=1)
     for token in range(T):
         experts, weights = _reference(x[token], kernel, bias, config)
@@ -52,7 +73,7 @@ def test_masked_experts_lose_against_negative_scores():
     """With every score + bias below 0, masking other groups by 0 would choose from them."""
     config, rng = _config(), np.random.default_rng(1)
     x, bias = rng.normal(size=(T, D)), rng.normal(-3.0, 0.4, size=E)
-    routing, kernel = _route(config, bias, jnp.asarray(x, jnp.float32))
+    routing, kernel = _route(config, x, bias)
     assert (np.asarray(routing.scores_TE) + bias < 0).all()
     right, wrong = (
         np.stack([_reference(token, kernel, bias, config, masked)[0] for token in x]) for masked in (-np.inf, 0.0)
@@ -61,21 +82,54 @@ def test_masked_experts_lose_against_negative_scores():
     assert (right != wrong).any(axis=1).all()
 
 
-def test_groups_are_scored_by_their_two_best():
-    """Group 1 has the best expert; groups 0 and 2 have the two best together."""
-    choice = jnp.asarray([[0.6, 0.6, 0.0, 0.9, 0.1, 0.0, 0.7, 0.5, 0.0, 0.3, 0.2, 0.1]])
-    kept = np.isfinite(keep_best_groups(choice, n_group=4, topk_group=2)[0])
-    assert kept.tolist() == [True] * 3 + [False] * 3 + [True] * 3 + [False] * 3
+@pytest.mark.parametrize("best, kept_groups", [(1, [0, 1, 0, 1]), (2, [1, 0, 1, 0])])
+def test_groups_are_scored_by_their_best(best, kept_groups):
+    """Groups 1 and 3 have the best experts; groups 0 and 2 have the two best together."""
+    choice = jnp.asarray([[0.6, 0.6, 0.0, 0.9, 0.1, 0.0, 0.7, 0.5, 0.0, 0.8, 0.2, 0.1]])
+    kept = np.isfinite(keep_best_groups(choice, n_group=4, topk_group=2, best=best)[0])
+    np.testing.assert_array_equal(kept, np.repeat(kept_groups, 3))
+
+
+@pytest.mark.parametrize("logit", [-200.0, -50.0, 0.0, 200.0])
+def test_root_of_softplus_has_a_finite_slope(logit):
+    value, slope = jax.value_and_grad(lambda x: scores(x, jnp.ones((1, 1)), "sqrtsoftplus")[0, 0])(
+        jnp.full((1, 1), logit)
+    )
+    np.testing.assert_allclose(value, np.sqrt(np.logaddexp(0.0, logit)), rtol=1e-5, atol=1e-15)
+    assert np.isfinite(slope).all()
+
+
+def test_hash_router_looks_experts_up_and_weighs_them_by_score():
+    config = _config(scoring_func="sqrtsoftplus", vocab_size=40, routed_scaling_factor=1.5)
+    x, tokens = np.random.default_rng(4).normal(size=(T, D)), np.arange(T) % 7
+    router = HashRouter(config, rngs=nnx.Rngs(params=0))
+    routing = router(jnp.asarray(x, jnp.float32), jnp.asarray(tokens))
+    np.testing.assert_array_equal(routing.experts_TK, np.asarray(router.table[...])[tokens])
+    for token, experts in enumerate(np.asarray(routing.experts_TK)):
+        chosen = _scores(x[token] @ np.asarray(router.kernel[...]), "sqrtsoftplus")[experts]
+        np.testing.assert_allclose(routing.weights_TK[token], 1.5 * chosen / chosen.sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("vocabulary, experts, per_token", [(96, 12, 3), (1000, 7, 7), (5, 8, 2)])
+def test_table_gives_every_expert_equally_many_tokens(vocabulary, experts, per_token):
+    table = np.asarray(balanced_table(jax.random.key(0), vocabulary, experts, per_token))
+    assert table.shape == (vocabulary, per_token) and table.dtype == np.int32
+    assert all(len(set(row)) == per_token for row in table.tolist())
+    whole_rounds = vocabulary // experts * per_token
+    uses = np.bincount(table.reshape(-1), minlength=experts)
+    assert whole_rounds <= uses.min() and uses.max() <= whole_rounds + per_token
+    if vocabulary == 96:  # company changes: far more sets of experts than the 12 that fixed neighbours would make
+        assert len({frozenset(row) for row in table.tolist()}) > 40
 
 
 def test_gradients_pass_through_the_weights_only():
     """The choice has no gradient, so the bias gets none; the scores of the chosen do."""
     config = _config()
-    graphdef, params, buffers = split(Router(config, rngs=nnx.Rngs(params=0)))
+    graphdef, params, buffers = split(TopKRouter(config, rngs=nnx.Rngs(params=0)))
     x = jnp.asarray(np.random.default_rng(2).normal(size=(T, D)), jnp.float32)
 
     def first_weight(params, buffers):
-        return merge(graphdef, params, buffers)(x).weights_TK[:, 0].sum()
+        return merge(graphdef, params, buffers)(x, TOKENS).weights_TK[:, 0].sum()
 
     to_params, to_buffers = jax.grad(first_weight, argnums=(0, 1))(params, buffers)
     assert np.abs(to_params["kernel"]).max() > 0
@@ -107,3 +161,20 @@ def test_bias_moves_against_the_load_by_its_sign():
     )
     np.testing.assert_allclose(update_bias(bias, load, 0.1, recentre=True).mean(), 0.0, atol=1e-7)
     np.testing.assert_array_equal(update_bias(bias, jnp.full(4, 7.0), 0.001, recentre=False), bias)
+
+
+def test_only_routers_with_a_bias_are_updated():
+    """As a model's buffers are nested; stacks of greedy routers have none."""
+    router = {"feed_forward": {"router": {"bias": jnp.zeros((2, 4))}}}
+    table = {"feed_forward": {"router": {"table": jnp.zeros((1, 9, 2), jnp.int32)}}}
+    buffers = {"layers": {"1-1": table, "2-3": router}, "mtp": {"0": {"block": jax.tree.map(lambda x: x[0], router)}}}
+    load = jnp.asarray([4.0, 0.0, 1.0, 1.0])
+    loads = {"layers": {"0-0": load[None], "1-1": load[None], "2-3": jnp.stack([load, -load])}}
+    loads["mtp"] = {"0": {"block": load}}
+    updated = update_biases(buffers, loads, 0.1, recentre=False)
+    assert jax.tree.structure(updated) == jax.tree.structure(buffers)
+    step = np.asarray([-0.1, 0.1, 0.1, 0.1])
+    np.testing.assert_allclose(updated["layers"]["2-3"]["feed_forward"]["router"]["bias"], [step, -step], rtol=1e-6)
+    np.testing.assert_allclose(updated["mtp"]["0"]["block"]["feed_forward"]["router"]["bias"], step, rtol=1e-6)
+    assert updated["layers"]["1-1"] == buffers["layers"]["1-1"]
+    assert update_biases({}, loads, 0.1, recentre=False) == {}

@@ -1,5 +1,7 @@
 """How evenly the router spreads tokens: loads, the sequence-wise balance loss, the bias update (V3, section 2.1.2).
 
+The loss is V2's expert-level one too (V2, section 2.2.3): a softmax's scores already sum to 1.
+
 B batch  S sequence  E experts  K experts a token
 """
 
@@ -53,9 +55,16 @@ def update_bias(
 
 
 def update_biases(buffers: dict, loads: dict, rate, recentre: bool) -> dict:
-    """`update_bias` for every router: `loads` is nested as `buffers`, down to the layer stack that holds the router."""
-    if not isinstance(loads, dict):
-        router = buffers["feed_forward"]["router"]
-        router = {**router, "bias": update_bias(router["bias"], loads, rate, recentre)}
-        return {**buffers, "feed_forward": {**buffers["feed_forward"], "router": router}}
-    return {**buffers, **{name: update_biases(buffers[name], load, rate, recentre) for name, load in loads.items()}}
+    """`update_bias` for every router that has one: greedy and hashing ones, which have none, stay as they are.
+
+    `loads` is nested as `buffers`, down to the layer stack that holds the router.
+    """
+    if isinstance(loads, dict):
+        updated = {
+            name: update_biases(buffers[name], load, rate, recentre) for name, load in loads.items() if name in buffers
+        }
+        return buffers | updated
+    router = buffers["feed_forward"]["router"]
+    if "bias" in router:
+        router = router | {"bias": update_bias(router["bias"], loads, rate, recentre)}
+    return buffers | {"feed_forward": buffers["feed_forward"] | {"router": router}}

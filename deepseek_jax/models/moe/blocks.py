@@ -8,16 +8,20 @@ against 70 and 65 a block at a time.
 Z slots  G blocks a group  b slots a block  D model  I expert width  E experts
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.lax import dynamic_slice_in_dim, dynamic_update_slice_in_dim
 from jaxtyping import Array, Float, Int
 
+from deepseek_jax.models.layers import clamp, silu_product
+
 BLOCK, GROUP = 128, 8
 ROWS = BLOCK * GROUP  # slots a turn of the loop
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
 def blocked_feed_forward(
     x_ZD: Float[Array, "Z D"],
     weight_Z: Float[Array, "Z"],
@@ -25,21 +29,23 @@ def blocked_feed_forward(
     down_EID: Float[Array, "E I D"],
     expert_of_block: Int[Array, "blocks"],
     num_blocks: Int[Array, ""],
+    limit: float,
 ) -> Float[Array, "Z D"]:
     """weight * down(silu(gate(x)) * up(x)) with each block's expert; Z is a multiple of ROWS.
 
+    A `limit` above 0 clamps gate and up (layers.silu_product); it is static, so that 0 costs nothing.
     Rows past the groups that hold the first `num_blocks` blocks mean nothing, in the result and in its gradients.
     """
-    return _forward(x_ZD, weight_Z, gate_up_EDF, down_EID, expert_of_block, num_blocks)[0]
+    return _forward(x_ZD, weight_Z, gate_up_EDF, down_EID, expert_of_block, num_blocks, limit)[0]
 
 
-def _forward(x_ZD, weight_Z, gate_up_EDF, down_EID, expert_of_block, num_blocks):
+def _forward(x_ZD, weight_Z, gate_up_EDF, down_EID, expert_of_block, num_blocks, limit):
     width = down_EID.shape[1]
 
     def group(turn, carry):
         x_GbD, weight_Gb1, experts_G = _group_of(turn, x_ZD, weight_Z, expert_of_block)
         h_GbF = x_GbD @ _of_experts(gate_up_EDF, experts_G, x_ZD.dtype)
-        active_GbI = jax.nn.silu(h_GbF[..., :width]) * h_GbF[..., width:]
+        active_GbI = silu_product(h_GbF[..., :width], h_GbF[..., width:], limit)
         y_GbD = active_GbI @ _of_experts(down_EID, experts_G, x_ZD.dtype) * weight_Gb1
         return tuple(_put(turn, whole, part) for whole, part in zip(carry, (h_GbF, y_GbD)))
 
@@ -49,7 +55,7 @@ def _forward(x_ZD, weight_Z, gate_up_EDF, down_EID, expert_of_block, num_blocks)
     return out_ZD, (x_ZD, weight_Z, gate_up_EDF, down_EID, expert_of_block, num_blocks, hidden_ZF)
 
 
-def _backward(saved, dy_ZD):
+def _backward(limit, saved, dy_ZD):
     x_ZD, weight_Z, gate_up_EDF, down_EID, expert_of_block, num_blocks, hidden_ZF = saved
     width, dtype = down_EID.shape[1], x_ZD.dtype
 
@@ -57,13 +63,16 @@ def _backward(saved, dy_ZD):
         dx, dweight, dgate_up, ddown = carry
         x_GbD, weight_Gb1, experts_G = _group_of(turn, x_ZD, weight_Z, expert_of_block)
         h_GbF, dy_GbD = _rows(turn, hidden_ZF), _rows(turn, dx)  # not yet overwritten: dy
-        gate, up, sigmoid = h_GbF[..., :width], h_GbF[..., width:], jax.nn.sigmoid(h_GbF[..., :width])
+        gate, up = clamp(h_GbF[..., :width], h_GbF[..., width:], limit)
+        sigmoid = jax.nn.sigmoid(gate)
         active = gate * sigmoid * up
         dactive = dy_GbD @ _of_experts(down_EID, experts_G, dtype).swapaxes(1, 2)  # but for the routing weight
         dweight_Gb = (active * dactive).sum(axis=-1)
         dactive *= weight_Gb1.astype(dtype)
         dgate = dactive * up * sigmoid * (1 + gate * (1 - sigmoid))
         dh_GbF = jnp.concatenate([dgate, dactive * gate * sigmoid], axis=-1)
+        if limit:  # what was clamped has no gradient
+            dh_GbF = jnp.where(h_GbF == jnp.concatenate([gate, up], axis=-1), dh_GbF, 0)
         dx_GbD = dh_GbF @ _of_experts(gate_up_EDF, experts_G, dtype).swapaxes(1, 2)
         dgate_up_GDF = x_GbD.swapaxes(1, 2) @ dh_GbF
         ddown_GID = (active * weight_Gb1.astype(dtype)).swapaxes(1, 2) @ dy_GbD

@@ -3,12 +3,15 @@
 T tokens  K experts a token  E experts  D model  I expert width  Z slots
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.layers import silu_product
 from deepseek_jax.models.moe.blocks import BLOCK, GROUP, blocked_feed_forward
 from deepseek_jax.models.moe.dispatch import collect, plan, spread
 from deepseek_jax.models.moe.router import Routing
@@ -16,9 +19,13 @@ from deepseek_jax.models.tree import weight
 
 
 class Experts(nnx.Module):
-    """sum over the chosen experts e of w_e * down_e(silu(gate_e(x)) * up_e(x)); no token is ever dropped."""
+    """sum over the chosen experts e of w_e * down_e(silu(gate_e(x)) * up_e(x)); no token is ever dropped.
+
+    Each way clamps gate and up where `limit` (swiglu_limit) is not 0.
+    """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.limit = config.swiglu_limit
         E, D, I = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
         scale = config.initializer_range
         self.gate = weight(rngs.params(), (E, D, I), ("experts", "embed", "expert_mlp"), scale)
@@ -29,11 +36,15 @@ class Experts(nnx.Module):
         arguments = x_TD, routing.experts_TK, routing.weights_TK, self.gate[...], self.up[...], self.down[...]
         with jax.named_scope("experts"):
             if x_TD.shape[0] * routing.experts_TK.shape[1] <= BLOCK:
-                return every_expert(*arguments)
-            return jax.lax.platform_dependent(*arguments, cpu=in_blocks, default=ragged)
+                return every_expert(*arguments, self.limit)
+            return jax.lax.platform_dependent(
+                *arguments,
+                cpu=functools.partial(in_blocks, limit=self.limit),
+                default=functools.partial(ragged, limit=self.limit),
+            )
 
 
-def every_expert(x_TD, experts_TK, weights_TK, gate, up, down):
+def every_expert(x_TD, experts_TK, weights_TK, gate, up, down, limit):
     """All experts on all tokens, weighted by zero where not chosen: best for the few tokens of a decoding step."""
     chosen_TE = jnp.zeros((x_TD.shape[0], down.shape[0]), weights_TK.dtype)
     chosen_TE = chosen_TE.at[jnp.arange(x_TD.shape[0])[:, None], experts_TK].add(weights_TK)
@@ -41,26 +52,27 @@ def every_expert(x_TD, experts_TK, weights_TK, gate, up, down):
     # The barriers keep products batched: merged into one wide product, XLA would lay the weights out anew each time.
     fixed = jax.lax.optimization_barrier
     x_ETD = fixed(jnp.broadcast_to(x_TD, (down.shape[0], *x_TD.shape)))
-    active_ETI = jax.nn.silu(x_ETD @ gate) * (x_ETD @ up) * chosen_TE.T[:, :, None].astype(x_TD.dtype)
+    active_ETI = silu_product(x_ETD @ gate, x_ETD @ up, limit) * chosen_TE.T[:, :, None].astype(x_TD.dtype)
     return fixed(active_ETI @ down).sum(axis=0)
 
 
-def in_blocks(x_TD, experts_TK, weights_TK, gate, up, down):
+def in_blocks(x_TD, experts_TK, weights_TK, gate, up, down, limit):
     """Sorted by expert, in blocks of equal expert, groups of blocks as batched matrix products: for CPUs."""
     layout = plan(experts_TK, down.shape[0], BLOCK, GROUP)
     by_token = layout.token_of_slot, layout.slot_of_assignment
     slots = spread(x_TD, *by_token), layout.weight_of_slot(weights_TK)
     gate_up = jnp.concatenate([gate, up], axis=-1)
-    out_ZD = blocked_feed_forward(*slots, gate_up, down, layout.expert_of_block, layout.num_blocks)
+    out_ZD = blocked_feed_forward(*slots, gate_up, down, layout.expert_of_block, layout.num_blocks, limit)
     return collect(out_ZD, *by_token)
 
 
-def ragged(x_TD, experts_TK, weights_TK, gate, up, down):
+def ragged(x_TD, experts_TK, weights_TK, gate, up, down, limit):
     """Sorted by expert, groups of any length through `jax.lax.ragged_dot`: for accelerators."""
     layout = plan(experts_TK, down.shape[0], block=1)
     by_token = layout.token_of_slot, layout.slot_of_assignment
     x_ZD = spread(x_TD, *by_token)
     gate, up, down = (kernel.astype(x_TD.dtype) for kernel in (gate, up, down))
-    active_ZI = jax.nn.silu(jax.lax.ragged_dot(x_ZD, gate, layout.counts)) * jax.lax.ragged_dot(x_ZD, up, layout.counts)
+    gate_ZI, up_ZI = (jax.lax.ragged_dot(x_ZD, kernel, layout.counts) for kernel in (gate, up))
+    active_ZI = silu_product(gate_ZI, up_ZI, limit)
     out_ZD = jax.lax.ragged_dot(active_ZI, down, layout.counts)
     return collect((out_ZD * layout.weight_of_slot(weights_TK)[:, None]).astype(x_TD.dtype), *by_token)

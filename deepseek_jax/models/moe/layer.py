@@ -1,9 +1,12 @@
 """DeepSeekMoE: routed experts beside shared ones (arXiv:2401.06066; V3, section 2.1.2).
 
-B batch  S sequence  D model
+B batch  S sequence  T = B S tokens  D model
 """
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -12,24 +15,36 @@ from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import SwiGLU
 from deepseek_jax.models.moe.balance import RouterReport, report
 from deepseek_jax.models.moe.experts import Experts
-from deepseek_jax.models.moe.router import Router
+from deepseek_jax.models.moe.router import ROUTERS, Routing
 
 
 class MixtureOfExperts(nnx.Module):
-    """Routed experts chosen a token at a time, plus the shared experts as one SwiGLU that every token passes."""
+    """Routed experts chosen a token at a time, plus the shared experts as one SwiGLU that every token passes.
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.router = Router(config, rngs=rngs)
+    `kind`: moe, where scores choose, or hash_moe, where a table does.
+    """
+
+    def __init__(self, config: ModelConfig, kind: str, *, rngs: nnx.Rngs):
+        self.kind = kind
+        self.router = ROUTERS[kind](config, rngs=rngs)
         self.experts = Experts(config, rngs=rngs)
         if config.n_shared_experts:
-            width = config.n_shared_experts * config.moe_intermediate_size
-            self.shared = SwiGLU(config.hidden_size, width, config.initializer_range, rngs=rngs)
+            self.shared = SwiGLU(config, config.n_shared_experts * config.moe_intermediate_size, rngs=rngs)
 
     def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Array, RouterReport]:
         with jax.named_scope("moe"):
-            x_TD = x_BSD.reshape(-1, x_BSD.shape[-1])
-            routing = self.router(x_TD)
-            y_BSD = self.experts(x_TD, routing).reshape(x_BSD.shape)
+            routing = self.route(x_BSD, context)
+            y_BSD = self.experts(x_BSD.reshape(-1, x_BSD.shape[-1]), routing).reshape(x_BSD.shape)
             if hasattr(self, "shared"):
                 y_BSD += self.shared(x_BSD)
-            return y_BSD, report(routing, context.counted_BS)
+            return y_BSD, self._report(routing, context)
+
+    def route(self, x_BSD: Float[Array, "B S D"], context: Context) -> Routing:
+        """The experts of each of the B S tokens."""
+        return self.router(x_BSD.reshape(-1, x_BSD.shape[-1]), context.tokens_BS.reshape(-1))
+
+    def _report(self, routing, context):
+        found = report(routing, context.counted_BS)
+        if self.kind == "hash_moe":  # no score can balance what the table decides
+            found = dataclasses.replace(found, balance=jnp.zeros_like(found.balance))
+        return found

@@ -1,6 +1,6 @@
-"""The sigmoid router of DeepSeek-V3: which experts a token goes to, and with what weight (V3, section 2.1.2).
+"""Routers: which experts a token goes to, and with what weight.
 
-T tokens  D model  E experts  G groups  K experts a token
+T tokens  D model  E experts  G groups  K experts a token  V vocabulary
 """
 
 import dataclasses
@@ -13,6 +13,8 @@ from jaxtyping import Array, Float, Int
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.tree import Buffer, weight
 
+BEST_OF_GROUP = {"group_limited_greedy": 1, "noaux_tc": 2}  # how many experts' scores make up their group's
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -24,33 +26,98 @@ class Routing:
     scores_TE: Float[Array, "T E"]
 
 
-class Router(nnx.Module):
-    """Scores every expert in float32; the bias takes part in the choice and never in the weight."""
+class TopKRouter(nnx.Module):
+    """The experts that score best, in the best groups where there are groups.
+
+    topk_method   greedy: the K best of all (MoE, V2-Lite); group_limited_greedy: groups by their best expert (V2,
+    section 2.2.2); noaux_tc: groups by their two best, and a bias takes part in the choice, never in the weight (V3,
+    section 2.1.2; V4).
+    """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
-        shape, axes = (config.hidden_size, config.n_routed_experts), ("embed", "experts")
-        self.kernel = weight(rngs.params(), shape, axes, config.initializer_range)
-        self.bias = Buffer(jnp.zeros((config.n_routed_experts,), jnp.float32), out_sharding=("experts",))
+        self.kernel = _kernel(config, rngs)
+        if config.topk_method == "noaux_tc":
+            self.bias = Buffer(jnp.zeros((config.n_routed_experts,), jnp.float32), out_sharding=("experts",))
 
-    def __call__(self, x_TD: Float[Array, "T D"]) -> Routing:
+    def __call__(self, x_TD: Float[Array, "T D"], tokens_T: Int[Array, "T"]) -> Routing:
+        """The tokens' numbers play no part."""
         config = self.config
-        scores_TE = jax.nn.sigmoid(x_TD.astype(jnp.float32) @ self.kernel[...])
-        choice_TE = jax.lax.stop_gradient(scores_TE + self.bias[...])
-        experts_TK = jax.lax.top_k(
-            keep_best_groups(choice_TE, config.n_group, config.topk_group), config.num_experts_per_tok
-        )[1]
-        weights_TK = jnp.take_along_axis(scores_TE, experts_TK, axis=-1)
-        if config.norm_topk_prob:
-            weights_TK /= weights_TK.sum(axis=-1, keepdims=True) + 1e-20
-        return Routing(experts_TK, weights_TK * config.routed_scaling_factor, scores_TE)
+        scores_TE = scores(x_TD, self.kernel[...], config.scoring_func)
+        choice_TE = jax.lax.stop_gradient(scores_TE)
+        if config.topk_method == "noaux_tc":
+            choice_TE += self.bias[...]
+        if config.topk_method in BEST_OF_GROUP:
+            best = BEST_OF_GROUP[config.topk_method]
+            choice_TE = keep_best_groups(choice_TE, config.n_group, config.topk_group, best)
+        experts_TK = jax.lax.top_k(choice_TE, config.num_experts_per_tok)[1]
+        return Routing(experts_TK, weights(scores_TE, experts_TK, config), scores_TE)
 
 
-def keep_best_groups(choice_TE: Float[Array, "T E"], n_group: int, topk_group: int) -> Float[Array, "T E"]:
-    """Leaves the `topk_group` groups whose two best experts score highest together; all others become -inf."""
+class HashRouter(nnx.Module):
+    """The experts that a table gives for the token's number (arXiv:2106.04426); scores decide only the weights (V4)."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.kernel = _kernel(config, rngs)
+        table = balanced_table(rngs.params(), config.vocab_size, config.n_routed_experts, config.num_experts_per_tok)
+        self.table = Buffer(table, out_sharding=("vocab", None))
+
+    def __call__(self, x_TD: Float[Array, "T D"], tokens_T: Int[Array, "T"]) -> Routing:
+        scores_TE = scores(x_TD, self.kernel[...], self.config.scoring_func)
+        experts_TK = jnp.take(self.table[...], tokens_T, axis=0)
+        return Routing(experts_TK, weights(scores_TE, experts_TK, self.config), scores_TE)
+
+
+ROUTERS = {"moe": TopKRouter, "hash_moe": HashRouter}
+
+
+def _kernel(config, rngs):
+    shape = config.hidden_size, config.n_routed_experts
+    return weight(rngs.params(), shape, ("embed", "experts"), config.initializer_range)
+
+
+def scores(x_TD: Float[Array, "T D"], kernel_DE: Float[Array, "D E"], scoring_func: str) -> Float[Array, "T E"]:
+    """Each expert's affinity, in float32 whatever x's type: `softmax`, `sigmoid` or `sqrtsoftplus` of the products."""
+    logits_TE = x_TD.astype(jnp.float32) @ kernel_DE
+    if scoring_func == "softmax":
+        return jax.nn.softmax(logits_TE, axis=-1)
+    if scoring_func == "sigmoid":
+        return jax.nn.sigmoid(logits_TE)
+    # Where softplus underflows, the root's slope would be infinite and its gradient not a number.
+    return jnp.sqrt(jnp.maximum(jax.nn.softplus(logits_TE), jnp.finfo(jnp.float32).tiny))
+
+
+def weights(scores_TE: Float[Array, "T E"], experts_TK: Int[Array, "T K"], config: ModelConfig) -> Float[Array, "T K"]:
+    """The chosen experts' scores, summing to 1 where `norm_topk_prob` says so, times `routed_scaling_factor`."""
+    weights_TK = jnp.take_along_axis(scores_TE, experts_TK, axis=-1)
+    if config.norm_topk_prob:
+        weights_TK /= weights_TK.sum(axis=-1, keepdims=True) + 1e-20
+    return weights_TK * config.routed_scaling_factor
+
+
+def keep_best_groups(choice_TE: Float[Array, "T E"], n_group: int, topk_group: int, best: int) -> Float[Array, "T E"]:
+    """Leaves the `topk_group` groups whose `best` highest experts sum highest; all others become -inf.
+
+    DeepSeek-V2's code puts 0 for -inf, which is the same as long as no score underflows.
+    """
     if topk_group == n_group:
         return choice_TE
     choice_TGe = choice_TE.reshape(choice_TE.shape[0], n_group, -1)
-    group_TG = jax.lax.top_k(choice_TGe, 2)[0].sum(axis=-1)
+    group_TG = jax.lax.top_k(choice_TGe, best)[0].sum(axis=-1)
     kept = jax.nn.one_hot(jax.lax.top_k(group_TG, topk_group)[1], n_group, dtype=bool).any(axis=1)
     return jnp.where(kept[:, :, None], choice_TGe, -jnp.inf).reshape(choice_TE.shape)
+
+
+def balanced_table(key: Array, vocab_size: int, num_experts: int, per_token: int) -> Int[Array, "V K"]:
+    """K different experts for every token of the vocabulary, each expert equally often.
+
+    Tokens are shuffled, so that neighbours in the vocabulary, which are alike in frequency, part; then taken in rounds
+    of E.  In a round each expert leads once, and the others follow at K - 1 distances that the round draws, so every
+    expert serves K tokens of a round, in company that changes from round to round.  Released checkpoints bring theirs.
+    """
+    shuffle, draw = jax.random.split(key)
+    place_V = jax.random.permutation(shuffle, vocab_size)
+    rounds = jax.random.split(draw, -(-vocab_size // num_experts))
+    distances_RK = jax.vmap(lambda key: jax.random.permutation(key, num_experts)[:per_token])(rounds)
+    return ((place_V % num_experts)[:, None] + distances_RK[place_V // num_experts]) % num_experts
