@@ -1,4 +1,4 @@
-"""The tiny models of tests/goldens as ours, beside what Hugging Face computed with them."""
+"""The tiny models of tests/goldens as ours, beside what other programs computed with them."""
 
 import dataclasses
 import json
@@ -39,7 +39,7 @@ class Golden:
         return tokens, positions, np.ones_like(tokens)
 
 
-@pytest.fixture(scope="session", params=["v3", "v3_plain"])
+@pytest.fixture(scope="session", params=["v1", "moe", "v2_lite", "v2", "v2_plain", "v3", "v3_plain"])
 def golden(request) -> Golden:
     directory = GOLDENS / request.param
     config = huggingface.read_config(directory)

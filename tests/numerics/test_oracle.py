@@ -1,4 +1,4 @@
-"""The whole V3 model against Hugging Face transformers: states, choices, losses, gradients, cached decoding.
+"""Whole models against what others computed: states, choices, losses, gradients, cached decoding.
 
 B batch  S sequence  T cache places
 """
@@ -16,7 +16,7 @@ from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.tree import merge
 from deepseek_jax.tasks import language_model
 
-CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CLOSE = {"rtol": 1e-5, "atol": 1e-4}  # logits reach 50 in v2_plain
 
 
 # The model is an argument, not a closure: weights baked in as constants compile several times slower.
@@ -54,6 +54,20 @@ def test_greedy_decoding_with_a_cache(golden):
     tokens, logits = jax.jit(_greedy, static_argnums=2)(golden.model, prompt, steps)
     np.testing.assert_array_equal(tokens, golden.expected["gen_tokens"])
     np.testing.assert_allclose(logits, golden.expected["gen_logits"], **CLOSE)
+
+
+def test_cached_decoding_in_odd_chunks(golden):
+    """Rows at different positions: the second prompt is two tokens shorter, so padded on the left."""
+    tokens, rows, behind = golden.expected["input_ids"], np.arange(2)[:, None], np.asarray([[0], [2]])
+    caches = jax.jit(_empty_caches, static_argnums=1)(golden.model, tokens.shape)
+    ends = np.cumsum([7, *(1, 3, 5) * 3])
+    for number, chunk in enumerate(np.split(np.arange(ends[-1]), ends[:-1])):
+        positions = np.maximum(chunk - behind, 0)
+        real = (chunk >= behind).astype(np.int32)
+        step = _decode_chunk if number else _prefill_chunk
+        logits, caches = step(golden.model, tokens[rows, positions], positions, real, caches)
+        ours, expected = (each[real == 1] for each in (logits, golden.expected["logits"][rows, positions]))
+        np.testing.assert_allclose(ours, expected, **CLOSE, err_msg=f"chunk {number}")
 
 
 def test_generate(golden):
@@ -116,7 +130,7 @@ def _layer_by_layer(model, tokens, positions, segment_ids):
         x = states[-1]
         if block.kind.feed_forward == "moe":
             attended = x + block.attention(block.attention_norm(x), context)[0]
-            routings[number] = block.feed_forward.router(block.feed_forward_norm(attended).reshape(-1, x.shape[-1]))
+            routings[number] = block.feed_forward.route(block.feed_forward_norm(attended), context)
         states.append(block(x, context)[0])
     return states, routings
 
@@ -134,6 +148,24 @@ def _fuse_experts(tensors, num_experts):
             fused[f"{prefix}gate_up_proj"] = np.concatenate([gate, up], axis=1)
             fused[f"{prefix}down_proj"] = down
     return fused
+
+
+def _empty_caches(model, shape):
+    return CachedDecoder(model).empty_caches(*shape)
+
+
+@jax.jit
+def _prefill_chunk(model, tokens_BS, positions_BS, segment_ids_BS, caches):
+    cached = CachedDecoder(model)
+    hidden, caches = cached.prefill(tokens_BS, positions_BS, segment_ids_BS, caches)
+    return cached.logits(hidden), caches
+
+
+@jax.jit
+def _decode_chunk(model, tokens_BS, positions_BS, segment_ids_BS, caches):
+    cached = CachedDecoder(model)
+    hidden, caches = cached.decode(tokens_BS, positions_BS, caches)
+    return cached.logits(hidden), caches
 
 
 def _prefill(model, tokens_BS, positions_BS, segment_ids_BS):
