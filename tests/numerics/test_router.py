@@ -15,7 +15,7 @@ E, K, D, T = 12, 3, 16, 50
 TOKENS = jnp.arange(T)
 SOFTMAX = {"scoring_func": "softmax", "norm_topk_prob": False}
 GENERATIONS = [
-    SOFTMAX | {"topk_method": "greedy", "routed_scaling_factor": 1.0},  # MoE-16B, V2-Lite
+    SOFTMAX | {"topk_method": "greedy", "n_group": 5, "routed_scaling_factor": 1.0},  # MoE-16B, V2-Lite: no groups
     SOFTMAX | {"topk_method": "group_limited_greedy", "routed_scaling_factor": 16.0},  # V2
     {},  # V3
     {"scoring_func": "sqrtsoftplus", "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.5},  # V4
