@@ -21,6 +21,7 @@ from deepseek_jax.models.mtp import MultiTokenPrediction
 from deepseek_jax.models.schedule import groups, layer_kinds
 from deepseek_jax.models.tree import split, stack, weight
 
+MOST_UNROLLED = 4
 REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 
 
@@ -113,7 +114,9 @@ class Decoder(nnx.Module):
                 reports.append(report)
             return x, reports
 
-        return jax.lax.scan(lambda x, blocks: layer(blocks, x), x, stacks)
+        depth = jax.tree.leaves(stacks)[0].shape[0]
+        # A scan compiles one layer however many there are, and copies what each leaves for the backward pass.
+        return jax.lax.scan(lambda x, blocks: layer(blocks, x), x, stacks, unroll=depth <= MOST_UNROLLED)
 
     def _remat(self, layer):
         return layer if self.remat == "none" else jax.checkpoint(layer, policy=REMAT_POLICIES[self.remat])

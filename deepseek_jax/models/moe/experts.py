@@ -59,11 +59,8 @@ def every_expert(x_TD, experts_TK, weights_TK, gate, up, down, limit):
 def in_blocks(x_TD, experts_TK, weights_TK, gate, up, down, limit):
     """Sorted by expert, in blocks of equal expert, groups of blocks as batched matrix products: for CPUs."""
     layout = plan(experts_TK, down.shape[0], BLOCK, GROUP)
-    by_token = layout.token_of_slot, layout.slot_of_assignment
-    slots = spread(x_TD, *by_token), layout.weight_of_slot(weights_TK)
     gate_up = jnp.concatenate([gate, up], axis=-1)
-    out_ZD = blocked_feed_forward(*slots, gate_up, down, layout.expert_of_block, layout.num_blocks, limit)
-    return collect(out_ZD, *by_token)
+    return blocked_feed_forward(x_TD, layout.weight_of_slot(weights_TK), gate_up, down, layout, limit)
 
 
 def ragged(x_TD, experts_TK, weights_TK, gate, up, down, limit):
