@@ -6,10 +6,9 @@ saved        what Hugging Face's save_pretrained makes of V4: DeepSeek's names, 
 """
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Collection, Iterable
-
-import numpy as np
+from collections.abc import Collection
 
 from deepseek_jax.convert.rules import ATTENTION, BLOCK, DIRECT_QUERY, MODEL, MTP, Rule
 from deepseek_jax.models.config import ModelConfig
@@ -23,23 +22,19 @@ MTP_COPIES = {"embed_tokens.weight": "model.embed_tokens.weight", "shared_head.h
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where one of our arrays lies: a rule, and their tensors for each layer of the stack."""
+    """Where one of our arrays lies.
+
+    `names` are their tensors by the index that each has in our array's leading dimensions: the layer in its stack, then
+    the expert, where there are such.
+    """
 
     rule: Rule
-    names: tuple[tuple[str, ...], ...]
-    stacked: bool  # whether our array has the leading layer dimension
+    names: dict[tuple[int, ...], str]
 
-    def to_ours(self, layers: Iterable[list[np.ndarray]], config: ModelConfig) -> np.ndarray:
-        arrays = [self.rule.to_ours(tensors, config) for tensors in layers]
-        return np.stack(arrays) if self.stacked else arrays[0]
-
-    def to_theirs(self, array: np.ndarray, config: ModelConfig) -> dict[str, np.ndarray]:
-        layers = array if self.stacked else [array]
-        return {
-            name: tensor
-            for names, layer in zip(self.names, layers, strict=True)
-            for name, tensor in zip(names, self.rule.to_theirs(layer, config), strict=True)
-        }
+    @property
+    def leading(self) -> int:
+        """The number of leading dimensions."""
+        return len(next(iter(self.names)))
 
 
 def spelling_of(names: Collection[str]) -> str:
@@ -88,11 +83,14 @@ def may_be_left(name: str, config: ModelConfig) -> bool:
 
 
 def _place(rule, prefixes, config, spelling, *, stacked):
-    theirs = rule.names(config, deepseek=spelling in ("deepseek", "saved"))
-    names = [[prefix + name for name in theirs] for prefix in prefixes]
-    if spelling == "saved":
-        names = [map(_as_saved, layer) for layer in names]
-    return Place(rule, tuple(map(tuple, names)), stacked)
+    name = rule.name(deepseek=spelling in ("deepseek", "saved"))
+    experts = range(config.n_routed_experts if rule.by_expert else 1)
+    names = {}
+    for (layer, prefix), expert in itertools.product(enumerate(prefixes), experts):
+        full = prefix + name.format(expert=expert)
+        index = (layer,) * stacked + (expert,) * rule.by_expert
+        names[index] = _as_saved(full) if spelling == "saved" else full
+    return Place(rule, names)
 
 
 def _as_saved(name):

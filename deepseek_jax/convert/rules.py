@@ -4,12 +4,13 @@ Theirs: [out, in] matrices, one tensor an expert and a layer.  Ours: [in, out] w
 layers stacked.  V1 to V3.2 are published under one set of names, which Hugging Face goes on with for V4 where DeepSeek
 has names of its own: a rule gives both.
 
-D model  Q query rank  C key-value rank  E experts  K experts a token  V vocabulary or value dims  o out  i in
+D model  Q query rank  C key-value rank  K experts a token  V vocabulary or value dims  o out  i in
 d, e a head's width  m tokens in a block  c compressor's width
 H heads  G key-value heads  h indexer's heads  g groups of the output (the letters of SIZES)
 """
 
 import dataclasses
+import math
 import re
 
 import numpy as np
@@ -24,9 +25,9 @@ MATRIX, SAME_MATRIX, VECTOR = "o i -> i o", "o i -> o i", "D -> D"
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """`layout` is an einops pattern from their tensor to our array.
+    """`layout` is an einops pattern from their tensor to a layer's array of ours, where all dimensions are apart.
 
-    Where the name has "{expert}", there is one tensor for each routed expert, stacked along a first dimension.
+    A name with "{expert}" stands for one tensor for each routed expert, and our array has a dimension more, its first.
     `deepseek` is the name in V4's own files, None for what V4 does not have.
     """
 
@@ -35,33 +36,37 @@ class Rule:
     hugging_face: str
     deepseek: str | None = None
 
-    def names(self, config: ModelConfig, *, deepseek: bool) -> list[str]:
-        """Their tensors in the order in which `to_ours` takes them."""
-        name = self.deepseek if deepseek and self.deepseek else self.hugging_face
-        count = config.n_routed_experts if self._by_expert else 1
-        return [name.format(expert=expert) for expert in range(count)]
-
-    def to_ours(self, tensors: list[np.ndarray], config: ModelConfig) -> np.ndarray:
-        return rearrange(np.stack(tensors) if self._by_expert else tensors[0], self.layout, **self._sizes(config))
-
-    def to_theirs(self, array: np.ndarray, config: ModelConfig) -> list[np.ndarray]:
-        theirs, ours = self.layout.split(" -> ")
-        tensor = rearrange(array, f"{ours} -> {theirs}", **self._sizes(config))
-        return list(tensor) if self._by_expert else [tensor]
-
     @property
-    def _by_expert(self):
+    def by_expert(self) -> bool:
         return "{expert}" in self.hugging_face
+
+    def name(self, *, deepseek: bool) -> str:
+        return self.deepseek if deepseek and self.deepseek else self.hugging_face
+
+    def to_ours(self, tensor: np.ndarray, config: ModelConfig) -> np.ndarray:
+        return rearrange(tensor, self.layout, **self._sizes(config))
+
+    def to_theirs(self, array: np.ndarray, config: ModelConfig) -> np.ndarray:
+        theirs, ours = self.layout.split(" -> ")
+        return rearrange(array, f"{ours} -> {theirs}", **self._sizes(config))
+
+    def shape_of_theirs(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """From the shape of ours."""
+        theirs, ours = self.layout.split(" -> ")
+        size = dict(zip(ours.split(), shape, strict=True))
+        return tuple(
+            math.prod(size[letter] for letter in re.findall(r"\w+", dim)) for dim in re.findall(r"\(.*?\)|\w+", theirs)
+        )
 
     def _sizes(self, config):
         letters = set(re.findall(r"\w+", self.layout)) & SIZES.keys()
         return {letter: getattr(config, SIZES[letter]) for letter in letters}
 
 
-def _swiglu(ours: str, hugging_face: str, deepseek: str, layout: str = MATRIX) -> tuple[Rule, ...]:
+def _swiglu(ours: str, hugging_face: str, deepseek: str) -> tuple[Rule, ...]:
     parts = (("gate", "w1"), ("up", "w3"), ("down", "w2"))
     return tuple(
-        Rule(f"{ours}.{part}", layout, f"{hugging_face}.{part}_proj.weight", f"{deepseek}.{number}.weight")
+        Rule(f"{ours}.{part}", MATRIX, f"{hugging_face}.{part}_proj.weight", f"{deepseek}.{number}.weight")
         for part, number in parts
     )
 
@@ -106,7 +111,7 @@ BLOCK = (
     Rule("feed_forward.router.kernel", MATRIX, "mlp.gate.weight", "ffn.gate.weight"),
     Rule("feed_forward.router.bias", VECTOR, "mlp.gate.e_score_correction_bias", "ffn.gate.bias"),
     Rule("feed_forward.router.table", "V K -> V K", "mlp.gate.tid2eid", "ffn.gate.tid2eid"),
-    *_swiglu("feed_forward.experts", "mlp.experts.{expert}", "ffn.experts.{expert}", "E o i -> E i o"),
+    *_swiglu("feed_forward.experts", "mlp.experts.{expert}", "ffn.experts.{expert}"),
     *_swiglu("feed_forward.shared", "mlp.shared_experts", "ffn.shared_experts"),
     *_swiglu_biases("feed_forward.shared", "mlp.shared_experts"),
 )

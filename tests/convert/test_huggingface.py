@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from deepseek_jax.convert import config_json, huggingface
+from deepseek_jax.convert.tensors import Tensors
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 
@@ -48,6 +49,15 @@ def test_bfloat16_is_read_as_float32(directory):
     np.testing.assert_array_equal(params["norm"]["scale"], rounded["model.norm.weight"].astype(np.float32))
 
 
+def test_types_can_be_asked_for_or_kept(directory):
+    config = huggingface.read_config(directory)
+    params, buffers = huggingface.load(directory, config, dtype="bfloat16")
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"bfloat16"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(buffers)} == {"float32"}  # a router's bias is kept whole
+    kept, _ = huggingface.load(directory, config, dtype=None)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(kept)} == {"float32"}
+
+
 def test_modules_that_the_config_leaves_out_are_not_read():
     values = json.loads((GOLDENS / "v3/config.json").read_text()) | {"num_nextn_predict_layers": 0}
     params, buffers = huggingface.load(GOLDENS / "v3", config_json.from_json(values))
@@ -57,9 +67,15 @@ def test_modules_that_the_config_leaves_out_are_not_read():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda tensors: tensors.pop("model.layers.1.mlp.gate.weight"), "no tensor model.layers.1.mlp.gate.weight"),
+        (
+            lambda tensors: tensors.pop("model.layers.1.mlp.gate.weight"),
+            r"no tensor model.layers.1.mlp.gate.weight of ",
+        ),
         (lambda tensors: tensors.update({"model.surprise": np.zeros(3)}), "does not know, such as model.surprise"),
-        (lambda tensors: tensors.update({"lm_head.weight": np.zeros((256, 3))}), r"lm_head.weight .* \(3, 256\)"),
+        (
+            lambda tensors: tensors.update({"lm_head.weight": np.zeros((9, 3))}),
+            r"lm_head.weight of \(9, 3\).*\(256, 64\)",
+        ),
     ],
 )
 def test_a_checkpoint_of_another_model_is_refused(directory, change, message):
@@ -68,6 +84,37 @@ def test_a_checkpoint_of_another_model_is_refused(directory, change, message):
     save_file(tensors, directory / "model.safetensors")
     with pytest.raises(UserError, match=message):
         huggingface.load(directory, huggingface.read_config(directory))
+
+
+def test_a_damaged_file_is_named(directory):
+    path = directory / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="model.safetensors is cut short"):
+        Tensors(directory)
+    path.write_bytes(b"\x08" + bytes(15))
+    with pytest.raises(UserError, match="is no safetensors file"):
+        Tensors(directory)
+
+
+def test_a_missing_shard_is_named(directory, tmp_path):
+    config = huggingface.read_config(directory)
+    huggingface.save(tmp_path / "out", config, *huggingface.load(directory, config), shard_bytes=10**5)
+    first, *_ = sorted((tmp_path / "out").glob("*.safetensors"))
+    first.unlink()
+    with pytest.raises(UserError, match=f"{first.name} is missing"):
+        huggingface.load(tmp_path / "out", config)
+
+
+def test_modules_that_were_not_saved_are_left_out(directory):
+    """Hugging Face writes num_nextn_predict_layers of the model it read, and no such module."""
+    config = huggingface.read_config(directory)
+    rest = {
+        name: tensor
+        for name, tensor in load_file(directory / "model.safetensors").items()
+        if not name.startswith(f"model.layers.{config.num_hidden_layers}.")
+    }
+    save_file(rest, directory / "model.safetensors")
+    assert huggingface.read_config(directory).num_nextn_predict_layers == 0
 
 
 def test_a_directory_without_a_checkpoint_is_refused(tmp_path):

@@ -1,0 +1,95 @@
+"""deepseek-jax convert."""
+
+import shutil
+from pathlib import Path
+
+from deepseek_jax.cli import options, runtime
+from deepseek_jax.errors import UserError
+
+BESIDE = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")  # copied along where they are
+
+
+def add_to(verbs):
+    parser = options.add_verb(
+        verbs,
+        "convert",
+        run,
+        "rewrite a checkpoint in another spelling, type or format",
+        """\
+IN is a directory of safetensors files as Hugging Face or DeepSeek publish them, quantised or not, a run directory of
+`deepseek-jax train` (its newest checkpoint), or what --to orbax wrote.  OUT is made.
+
+Released files become safetensors a tensor at a time, so they may be larger than memory; --to orbax takes memory for the
+whole model.  Quantised matrices become bfloat16 unless --dtype says otherwise; a router's bias stays float32.
+
+examples:
+  deepseek-jax convert DeepSeek-V3 v3_bfloat16
+  deepseek-jax convert DeepSeek-V4-Flash v4_flash --spelling huggingface --dtype bfloat16
+  deepseek-jax convert DeepSeek-V2-Lite v2_lite_orbax --to orbax --dtype float32
+  deepseek-jax convert runs/v3_tiny v3_tiny_for_transformers""",
+    )
+    parser.add_argument("source", metavar="IN", help="the checkpoint to read")
+    parser.add_argument("target", metavar="OUT", help="the directory to write")
+    parser.add_argument("--to", choices=("safetensors", "orbax"), default="safetensors", help="default: safetensors")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as stored")
+    parser.add_argument(
+        "--spelling",
+        choices=("huggingface", "deepseek"),
+        help="of names and config.json, which differ for V4; default: huggingface",
+    )
+
+
+def run(args):
+    source, target = Path(args.source), Path(args.target)
+    _check(args, source, target)
+    runtime.prepare()
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with Progress(*columns) as bars:
+        bar = bars.add_task(f"{source} to {target}", total=None)
+        _convert(args, source, target, lambda done, total: bars.update(bar, completed=done, total=total))
+    for name in BESIDE:
+        if (source / name).exists():
+            shutil.copy(source / name, target / name)
+
+
+def _check(args, source, target):
+    if not source.is_dir():
+        raise UserError(f"{source} is no directory; give that of a checkpoint.")
+    if target.exists() and any(target.iterdir()):
+        raise UserError(f"{target} is not empty; give a directory that is not there yet.")
+    if args.to == "orbax" and args.spelling:
+        raise UserError("--spelling has no use with --to orbax, whose arrays have our names.")
+
+
+def _convert(args, source, target, progress):
+    from deepseek_jax.convert import huggingface, orbax_directory
+
+    spelling = args.spelling or "huggingface"
+    ours = _ours(source, args.dtype)
+    if ours is None and args.to == "safetensors":
+        return huggingface.rewrite(source, target, dtype=args.dtype, spelling=spelling, progress=progress)
+    if ours is None:
+        config = huggingface.read_config(source)
+        ours = config, *huggingface.load(source, config, dtype=args.dtype, progress=progress)
+    if args.to == "orbax":
+        return orbax_directory.save(target, *ours)
+    return huggingface.save(target, *ours, spelling=spelling, progress=progress)
+
+
+def _ours(source, dtype):
+    """(config, params, buffers) of a directory that we wrote; None for others."""
+    import jax
+
+    from deepseek_jax.convert import orbax_directory
+    from deepseek_jax.train import checkpoint
+    from deepseek_jax.train.restore import restore_model
+
+    if orbax_directory.is_one(source):
+        return orbax_directory.load(source, dtype=dtype)
+    if not (source / checkpoint.DIRECTORY).is_dir():
+        return None
+    trained = restore_model(source)
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype or leaf.dtype), trained.params)
+    return trained.experiment.model, params, trained.buffers

@@ -1,0 +1,52 @@
+"""Hugging Face holds all experts of a layer in two arrays, gate above up in the first: [E, 2I, D] and [E, D, I].
+
+Their rows lie in the order of one expert's matrices after the other's, so both ways are a matter of offsets.
+"""
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+
+from deepseek_jax.convert.safetensors_file import Entry, Output
+
+PARTS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
+FUSED = re.compile(r"(.*\.experts)\.(gate_up_proj|down_proj)")
+APART = re.compile(r"(.*\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
+
+
+def apart(entries: Iterable[tuple[str, Entry]]) -> Iterator[tuple[str, Entry]]:
+    """Entries of a file, with each expert's matrices in place of the arrays that hold those of all."""
+    for name, entry in entries:
+        match = FUSED.fullmatch(name)
+        if match is None:
+            yield name, entry
+            continue
+        prefix, parts = match[1], PARTS[match[2]]
+        experts, rows, columns = entry.shape
+        shape = (rows // len(parts), columns)
+        for number, (expert, part) in enumerate(itertools.product(range(experts), parts)):
+            one = dataclasses.replace(entry, shape=shape)
+            one = dataclasses.replace(one, start=entry.start + number * one.nbytes)
+            yield f"{prefix}.{expert}.{part}.weight", one
+
+
+def together(outputs: list[Output]) -> list[Output]:
+    """Tensors to be written, with those of a layer's experts as two."""
+    others, fused = [], {}
+    for output in outputs:
+        match = APART.fullmatch(output.name)
+        if match is None:
+            others.append(output)
+            continue
+        prefix, expert, part = match.groups()
+        array = f"{prefix}.{'down' if part == 'down' else 'gate_up'}_proj"
+        fused.setdefault(array, {})[int(expert), part] = output
+    return others + [_join(name, [of[key] for key in sorted(of)]) for name, of in fused.items()]
+
+
+def _join(name, outputs):
+    rows, columns = outputs[0].shape
+    parts = len(PARTS[name.rpartition(".")[2]])
+    pieces = tuple(piece for output in outputs for piece in output.pieces)
+    return Output(name, outputs[0].dtype, (len(outputs) // parts, parts * rows, columns), pieces)

@@ -1,0 +1,57 @@
+"""A model without its training: config.json beside parameters and buffers as Orbax writes them.
+
+Reads back in the type and into the shardings that are asked for, in parts, and on other devices than it was written on.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+
+from deepseek_jax.convert import config_json
+from deepseek_jax.convert.reading import abstract_trees
+from deepseek_jax.errors import UserError
+from deepseek_jax.models.config import ModelConfig
+
+ARRAYS = "model"  # below the directory
+
+
+def save(directory: Path, config: ModelConfig, params: dict, buffers: dict):
+    directory = Path(directory).absolute()
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "config.json").write_text(json.dumps(config_json.to_json(config), indent=2) + "\n")
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(directory / ARRAYS, {"params": params, "buffers": buffers})
+
+
+def is_one(directory: Path) -> bool:
+    return (Path(directory) / ARRAYS).is_dir()
+
+
+def load(
+    directory: Path, *, dtype: str | None = None, shardings: tuple[dict, dict] | None = None
+) -> tuple[ModelConfig, dict, dict]:
+    """(config, params, buffers); `dtype` of the parameters, None as stored; without `shardings` on the first device."""
+    directory = Path(directory).absolute()
+    if not is_one(directory):
+        raise UserError(f"{directory} has no directory {ARRAYS}; give what `deepseek-jax convert --to orbax` wrote.")
+    config = config_json.from_json(json.loads((directory / "config.json").read_text()))
+    params, buffers = abstract_trees(config)
+    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    of_params, of_buffers = shardings or jax.tree.map(lambda _: first, (params, buffers))
+    with ocp.StandardCheckpointer() as checkpointer:
+        stored = checkpointer.metadata(directory / ARRAYS).item_metadata.tree
+        target = {
+            "params": _target(params, stored["params"], of_params, dtype),
+            "buffers": _target(buffers, stored["buffers"], of_buffers, None),
+        }
+        arrays = checkpointer.restore(directory / ARRAYS, target)
+    return config, arrays["params"], arrays["buffers"]
+
+
+def _target(abstract, stored, shardings, dtype):
+    def one(leaf, stored, sharding):
+        return jax.ShapeDtypeStruct(leaf.shape, dtype or stored.dtype, sharding=sharding)
+
+    return jax.tree.map(one, abstract, stored, shardings)

@@ -1,0 +1,23 @@
+"""How far a conversion is, for whoever wants to show it."""
+
+import dataclasses
+from collections.abc import Callable
+
+Progress = Callable[[int, int], None]  # (what is done, all there is to do)
+
+
+def unseen(done: int, total: int):
+    """The Progress of those who do not look."""
+
+
+@dataclasses.dataclass
+class Tally:
+    """Adds up what is done and tells it."""
+
+    progress: Progress
+    total: int
+    done: int = 0
+
+    def add(self, amount: int):
+        self.done += amount
+        self.progress(self.done, self.total)

@@ -1,0 +1,110 @@
+"""A safetensors file, read and written a tensor at a time: a header in JSON, its length before it, then the data.
+
+The library of that name reads FP8 and its scales only through other frameworks, and writes only whole files.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+from deepseek_jax.convert.progress import Tally
+from deepseek_jax.errors import UserError
+
+DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Where a tensor lies: `start` counts bytes from the beginning of the file."""
+
+    file: Path
+    start: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def read(self) -> np.ndarray:
+        data = np.fromfile(self.file, np.uint8, self.nbytes, offset=self.start)
+        return data.view(self.dtype).reshape(self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """A tensor to be written; `pieces` make its bytes one after the other, each when its turn comes."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    pieces: tuple[Callable[[], np.ndarray], ...]
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def array(self) -> np.ndarray:
+        return np.concatenate([self._ready(piece).reshape(-1) for piece in self.pieces]).reshape(self.shape)
+
+    def write(self, stream: BinaryIO, tally: Tally):
+        for piece in self.pieces:
+            array = self._ready(piece)
+            stream.write(array.reshape(-1).view(np.uint8).data)
+            tally.add(array.nbytes)
+
+    def _ready(self, piece):
+        return np.ascontiguousarray(piece().astype(self.dtype, copy=False))
+
+
+def entries(file: Path) -> Iterator[tuple[str, Entry]]:
+    """What the header of a safetensors file says: its length in 8 bytes, then JSON, then the data."""
+    if not file.exists():
+        raise UserError(f"{file} is missing; copy it there.")
+    with file.open("rb") as stream:
+        start = 8 + int.from_bytes(stream.read(8), "little")
+        try:
+            header = json.loads(stream.read(start - 8))
+        except ValueError:
+            raise UserError(f"{file} is no safetensors file, or a damaged one; copy it again.") from None
+    header.pop("__metadata__", None)
+    if file.stat().st_size < start + max((of["data_offsets"][1] for of in header.values()), default=0):
+        raise UserError(f"{file} is cut short; copy it again.")
+    for name, of in header.items():
+        if of["dtype"] not in DTYPES:
+            raise UserError(f"{file} holds {name} as {of['dtype']}; only {', '.join(DTYPES)} can be read.")
+        yield name, Entry(file, start + of["data_offsets"][0], DTYPES[of["dtype"]], tuple(of["shape"]))
+
+
+def write(path: Path, outputs: list[Output], tally: Tally):
+    """A file of these; `tally` counts bytes."""
+    outputs = sorted(outputs, key=lambda output: -output.dtype.itemsize)  # keeps every tensor aligned
+    header, start = {"__metadata__": {"format": "pt"}}, 0
+    for output in outputs:
+        offsets = [start, start + output.nbytes]
+        header[output.name] = {"dtype": NAMES[output.dtype], "shape": output.shape, "data_offsets": offsets}
+        start += output.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for output in outputs:
+            output.write(stream, tally)

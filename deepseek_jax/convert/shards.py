@@ -1,0 +1,39 @@
+"""Tensors written into one safetensors file, or into numbered ones with an index where there is too much for one."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from deepseek_jax.convert import safetensors_file
+from deepseek_jax.convert.progress import Progress, Tally
+from deepseek_jax.convert.safetensors_file import Output
+from deepseek_jax.convert.tensors import INDEX, SINGLE
+
+SHARD_BYTES = 5 * 10**9
+
+
+def write(directory: Path, outputs: list[Output], shard_bytes: int, progress: Progress):
+    """`progress` counts bytes."""
+    tally = Tally(progress, sum(output.nbytes for output in outputs))
+    shards = list(_shards(outputs, shard_bytes))
+    if len(shards) == 1:
+        safetensors_file.write(directory / SINGLE, outputs, tally)
+        return
+    file_of = {}
+    for number, shard in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        safetensors_file.write(directory / file, shard, tally)
+        file_of |= {output.name: file for output in shard}
+    index = {"metadata": {"total_size": tally.total}, "weight_map": file_of}
+    (directory / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def _shards(outputs, shard_bytes) -> Iterator[list[Output]]:
+    shard, size = [], 0
+    for output in outputs:
+        if shard and size + output.nbytes > shard_bytes:
+            yield shard
+            shard, size = [], 0
+        shard.append(output)
+        size += output.nbytes
+    yield shard

@@ -1,0 +1,60 @@
+"""The tensors of a checkpoint by name, each read from its place in its file at the moment it is asked for."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from deepseek_jax.convert import fused
+from deepseek_jax.convert.quantised import dequantise, is_packed
+from deepseek_jax.convert.safetensors_file import DTYPES, entries
+from deepseek_jax.errors import UserError
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+
+
+class Tensors:
+    """The tensors of a directory, in one file or in many; quantised ones appear as the matrices they stand for.
+
+    `names` are those of all tensors but the scales.  Experts that lie in one array appear one by one.
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = Path(directory)
+        self._entries = dict(fused.apart(entry for file in self._files() for entry in entries(file)))
+        self._scales = dict(_scales(self._entries))
+        self.names = self._entries.keys() - self._scales.values()
+        self.nbytes = sum(entry.nbytes for entry in self._entries.values())
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = self._entries[name].read()
+        if name in self._scales:
+            return dequantise(name, array, self._entries[self._scales[name]].read())
+        return array
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        entry = self._entries[name]
+        packed = name in self._scales and is_packed(entry.dtype)
+        return (*entry.shape[:-1], 2 * entry.shape[-1]) if packed else entry.shape
+
+    def dtype(self, name: str) -> np.dtype:
+        """As stored; of quantised matrices the type that they were trained in."""
+        return DTYPES["BF16"] if name in self._scales else self._entries[name].dtype
+
+    def _files(self):
+        index = self.directory / INDEX
+        if index.exists():
+            return [self.directory / file for file in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        if not (self.directory / SINGLE).exists():
+            raise UserError(f"{self.directory} holds neither {SINGLE} nor {INDEX}; give the directory of a checkpoint.")
+        return [self.directory / SINGLE]
+
+
+def _scales(entries) -> Iterator[tuple[str, str]]:
+    """(the name of a quantised matrix, that of its scales), in V3's spelling and in V4's."""
+    for name in entries:
+        stem = name.removesuffix(".weight")
+        for scale in (f"{stem}.weight_scale_inv", f"{stem}.scale"):
+            if stem != name and scale in entries:
+                yield name, scale

@@ -1,0 +1,121 @@
+"""Writes checkpoints, one tensor at a time: from our arrays, or from another checkpoint."""
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from deepseek_jax.convert import config_json, fused, shards
+from deepseek_jax.convert.generations import generation_of
+from deepseek_jax.convert.names import MTP_COPIES, mtp_prefix, place
+from deepseek_jax.convert.progress import Progress, unseen
+from deepseek_jax.convert.reading import abstract_trees, keys, locate, read_config
+from deepseek_jax.convert.safetensors_file import Output
+from deepseek_jax.convert.tensors import Tensors
+from deepseek_jax.models.config import ModelConfig
+
+
+def save(
+    directory: Path,
+    config: ModelConfig,
+    params: dict,
+    buffers: dict,
+    *,
+    spelling: str = "huggingface",
+    shard_bytes: int = shards.SHARD_BYTES,
+    progress: Progress = unseen,
+):
+    """Writes what `load` reads, in the arrays' types; `progress` counts bytes.
+
+    `spelling` is "huggingface" or "deepseek": they differ for V4.  Files hold up to `shard_bytes`.
+    """
+    _publish(directory, config, _outputs(config, (params, buffers), spelling), spelling, shard_bytes, progress)
+
+
+def rewrite(
+    source: Path,
+    target: Path,
+    *,
+    dtype: str | None = None,
+    spelling: str = "huggingface",
+    shard_bytes: int = shards.SHARD_BYTES,
+    progress: Progress = unseen,
+):
+    """A checkpoint in another spelling, type or division into files, without ever holding more than one tensor.
+
+    `dtype` None keeps every tensor's, bfloat16 where quantised.  Buffers, such as a router's bias, keep theirs always.
+    """
+    config, tensors = read_config(source), Tensors(source)
+    places, names = locate(tensors, config, abstract_trees(config)), _spelling(config, spelling)
+    outputs = []
+    for path, where in jax.tree_util.tree_leaves_with_path(places):
+        is_buffer, target_names = path[0].idx == 1, place(keys(path), config, names).names
+        for at, name in where.names.items():
+            kind = np.dtype(dtype) if dtype and not is_buffer else tensors.dtype(name)
+            read = functools.partial(tensors.__getitem__, name)
+            outputs.append(Output(target_names[at], kind, tensors.shape(name), (read,)))
+    _publish(target, config, outputs, spelling, shard_bytes, progress)
+
+
+def export(config: ModelConfig, *trees: dict, fuse: bool = False) -> dict[str, np.ndarray]:
+    """Arrays by Hugging Face's names and in its layout, from trees nested as the parameters or buffers (gradients too).
+
+    `fuse` gathers a layer's experts in two arrays, as Hugging Face's modules do.
+    """
+    outputs = _outputs(config, trees, "huggingface")
+    return {output.name: output.array() for output in (fused.together(outputs) if fuse else outputs)}
+
+
+def _outputs(config, trees, spelling):
+    spelling, outputs = _spelling(config, spelling), []
+    for path, array in jax.tree_util.tree_leaves_with_path(trees):
+        where = place(keys(path), config, spelling)
+        shape = where.rule.shape_of_theirs(array.shape[where.leading :])
+        dtype = np.dtype(np.int64) if array.dtype == np.int32 else np.dtype(array.dtype)
+        for at, name in where.names.items():
+            piece = functools.partial(_theirs, where.rule, array, at, config)
+            outputs.append(Output(name, dtype, shape, (piece,)))
+    return outputs
+
+
+def _theirs(rule, array, at, config):
+    part = array[at] if isinstance(array, np.ndarray) else _part(array, at)
+    return rule.to_theirs(np.asarray(part), config)
+
+
+_part = jax.jit(lambda array, at: array[at])
+
+
+def _publish(directory, config, outputs, spelling, shard_bytes, progress):
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    values = config_json.to_json(config, spelling) | {"torch_dtype": outputs[0].dtype.name}
+    (directory / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+    outputs = outputs + _mtp_copies(config, {output.name: output for output in outputs})
+    if _is_v4(config) and spelling == "huggingface":
+        outputs = fused.together(outputs)
+    shards.write(directory, outputs, shard_bytes, progress)
+
+
+def _mtp_copies(config, outputs):
+    """What each MTP module of V3 ships beside its own tensors."""
+    return [
+        dataclasses.replace(
+            outputs.get(original, outputs["model.embed_tokens.weight"]), name=mtp_prefix(depth, config) + copy
+        )
+        for depth in range(0 if config.hc_mult else config.num_nextn_predict_layers)
+        for copy, original in MTP_COPIES.items()
+    ]
+
+
+def _spelling(config, spelling):
+    """Of names: all models before V4, and mixtures, have one."""
+    return spelling if _is_v4(config) else "huggingface"
+
+
+def _is_v4(config):
+    generation = generation_of(config)
+    return generation is not None and generation.model_type == "deepseek_v4"

@@ -1,0 +1,40 @@
+"""Low-precision matrices against their definition, number by number."""
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from deepseek_jax.convert.quantised import dequantise
+from deepseek_jax.errors import UserError
+
+
+@pytest.mark.parametrize("scale_type", [np.float32, ml_dtypes.float8_e8m0fnu])
+@pytest.mark.parametrize("shape", [(128, 256), (146, 160), (300, 1)])
+def test_fp8_blocks_may_be_ragged(shape, scale_type):
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=shape).astype(ml_dtypes.float8_e4m3fn)
+    blocks = [-(-size // 128) for size in shape]
+    scale = (2.0 ** rng.integers(-6, 6, blocks)).astype(scale_type)
+    expected = [
+        [float(weight[row, column]) * float(scale[row // 128, column // 128]) for column in range(shape[1])]
+        for row in range(shape[0])
+    ]
+    np.testing.assert_array_equal(dequantise("w", weight, scale), np.array(expected, np.float32))
+
+
+def test_fp4_pairs_have_the_even_column_in_the_low_bits():
+    rng = np.random.default_rng(0)
+    packed = rng.integers(-128, 128, (6, 40), np.int8)
+    scale = (2.0 ** rng.integers(-6, 6, (6, 3))).astype(ml_dtypes.float8_e8m0fnu)  # the last block is half as wide
+    numbers = np.arange(16, dtype=np.uint8).astype(np.uint8).view(ml_dtypes.float4_e2m1fn)
+    for row, byte in np.ndindex(packed.shape):
+        for half, bits in enumerate((packed[row, byte] & 15, packed[row, byte] >> 4 & 15)):
+            column = 2 * byte + half
+            expected = float(numbers[bits]) * float(scale[row, column // 32])
+            assert dequantise("w", packed, scale)[row, column] == expected
+
+
+def test_scales_of_another_shape_are_named():
+    weight, scale = np.zeros((146, 160), ml_dtypes.float8_e4m3fn), np.ones((1, 2), np.float32)
+    with pytest.raises(UserError, match=r"scales of w have shape \(1, 2\); a matrix of \(146, 160\) has \(2, 2\)"):
+        dequantise("w", weight, scale)
