@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from flax import nnx
 
 from deepseek_jax.convert import config_json
 from deepseek_jax.convert.names import Place, may_be_left, mtp_prefix, place, spelling_of
@@ -15,8 +14,7 @@ from deepseek_jax.convert.progress import Progress, Tally, unseen
 from deepseek_jax.convert.tensors import Tensors
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
-from deepseek_jax.models.decoder import Decoder
-from deepseek_jax.models.tree import split
+from deepseek_jax.models.decoder import initialise
 
 
 def read_config(directory: Path) -> ModelConfig:
@@ -28,8 +26,7 @@ def read_config(directory: Path) -> ModelConfig:
     modules = config.num_nextn_predict_layers
     if not modules or any(name.startswith(mtp_prefix(0, config)) for name in Tensors(directory).names):
         return config
-    of_layers = config.layer_types[: config.num_hidden_layers]
-    return dataclasses.replace(config, num_nextn_predict_layers=0, layer_types=of_layers)
+    return config.without_mtp()
 
 
 def load(
@@ -112,9 +109,7 @@ def locate(tensors: Tensors, config: ModelConfig, abstract: tuple[dict, dict]) -
 
 def abstract_trees(config: ModelConfig) -> tuple[dict, dict]:
     """Shapes of the parameters and the buffers, without making them."""
-    model = jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0)))
-    _, params, buffers = split(model)
-    return params, buffers
+    return jax.eval_shape(lambda: initialise(config, jax.random.key(0))[1:])
 
 
 def keys(path) -> tuple[str, ...]:

@@ -131,6 +131,11 @@ class ModelConfig:
         """Layers with routed experts, MTP modules not counted."""
         return sum(kind != "dense" for kind in self.feed_forward_kinds[: self.num_hidden_layers])
 
+    def without_mtp(self) -> "ModelConfig":
+        """The main model alone."""
+        of_layers = self.layer_types[: self.num_hidden_layers]
+        return dataclasses.replace(self, num_nextn_predict_layers=0, layer_types=of_layers)
+
     @property
     def qk_head_dim(self) -> int:
         return self.qk_nope_head_dim + self.qk_rope_head_dim

@@ -32,7 +32,7 @@ def train_row(step: int, measured: dict, timing: dict, model: ModelConfig) -> di
     row["skipped"] = int(measured["skipped"])
     if timing:
         row |= timing
-        flops = training_flops(model, float(measured["tokens"]), float(measured["pairs"])) / timing["step_seconds"]
+        flops = training_flops(model, float(measured["tokens"]), float(measured["attention"])) / timing["step_seconds"]
         row["flops_per_second"] = flops
         devices = jax.devices()
         if peak := peak_flops(devices[0]):

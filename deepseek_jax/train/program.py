@@ -14,6 +14,7 @@ from flax import nnx
 from deepseek_jax.config import Experiment
 from deepseek_jax.models import tree
 from deepseek_jax.models.decoder import Decoder, initialise, same_document
+from deepseek_jax.models.flops import attention_a_token
 from deepseek_jax.models.moe.balance import update_biases
 from deepseek_jax.tasks import language_model
 
@@ -60,7 +61,7 @@ def language_model_program(experiment: Experiment, bytes_a_target: np.ndarray) -
             "tokens": real.sum(dtype=jnp.float32),
             "targets": counted.sum(dtype=jnp.float32),
             "bytes": (counted * jnp.take(jnp.asarray(bytes_a_target, jnp.float32), batch["domain_ids"])).sum(),
-            "pairs": ((batch["positions"] + 1) * real).sum(dtype=jnp.float32),  # a token sees itself and those before
+            "attention": (attention_a_token(config, batch["positions"] + 1) * real).sum(),
         }
         return value, aux | counts
 

@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 
 from deepseek_jax.models.config import ModelConfig
-from deepseek_jax.train.flops import attention_a_pair, parameters_a_token, peak_flops, training_flops
+from deepseek_jax.models.counts import multiplied
+from deepseek_jax.models.flops import attention_a_token
+from deepseek_jax.train.flops import peak_flops, training_flops
 
 V3 = ModelConfig(num_nextn_predict_layers=0)
 
@@ -13,7 +15,7 @@ V3 = ModelConfig(num_nextn_predict_layers=0)
 def test_active_parameters_are_those_of_v3():
     """37.55B activated: the ones that are multiplied, the embedding that is looked up, and the norms."""
     embedding, norms = V3.vocab_size * V3.hidden_size, 61 * (2 * 7168 + 1536 + 512) + 7168
-    assert parameters_a_token(V3) + embedding + norms == 37_552_282_624
+    assert multiplied(V3) + embedding + norms == 37_552_282_624
 
 
 def test_a_tiny_model_by_hand():
@@ -40,18 +42,16 @@ def test_a_tiny_model_by_hand():
     attention = 4 * 3 + 3 * 2 * 6 + 4 * (5 + 2) + 5 * 2 * (4 + 3) + 2 * 3 * 4
     dense, moe, head = 3 * 4 * 6, 4 * 8 + 3 * 3 * 4 * 7, 4 * 10
     further = 2 * 4 * 4 + attention + moe + head
-    assert parameters_a_token(config) == 2 * attention + dense + moe + head + further
-    assert attention_a_pair(config) == 2 * (6 + 3)  # the value head is narrower than the key head
-    assert training_flops(config, tokens=5, pairs=15) == 6 * (
-        5 * parameters_a_token(config) + 15 * 3 * attention_a_pair(config)
-    )
+    assert multiplied(config) == 2 * attention + dense + moe + head + further
+    assert attention_a_token(config, 7) == 3 * 7 * 2 * (6 + 3)  # the value head is narrower than the key head
+    assert training_flops(config, tokens=5, attention=810) == 6 * (5 * multiplied(config) + 810)
 
 
 def test_a_query_without_low_rank_is_one_product():
     direct = dataclasses.replace(V3, q_lora_rank=0)
     D, H, wide = V3.hidden_size, V3.num_attention_heads, V3.qk_head_dim
     difference = D * H * wide - (D * 1536 + 1536 * H * wide)
-    assert parameters_a_token(direct) - parameters_a_token(V3) == V3.num_hidden_layers * difference
+    assert multiplied(direct) - multiplied(V3) == V3.num_hidden_layers * difference
 
 
 @pytest.mark.parametrize(

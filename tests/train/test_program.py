@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from deepseek_jax.config import Experiment, OptimizerConfig, TrainConfig
+from deepseek_jax.models.flops import attention_a_token
 from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.step import gradient_function
 from tests.train import tiny
@@ -71,7 +72,8 @@ def test_what_a_batch_holds_is_counted(program, experiment, state, batch):
     lengths = [length for row in ROWS for length in row]
     assert aux["tokens"] == sum(lengths)
     assert aux["targets"] == sum(length - 1 for length in lengths)
-    assert aux["pairs"] == sum(length * (length + 1) / 2 for length in lengths)
+    pairs = sum(length * (length + 1) / 2 for length in lengths)
+    assert aux["attention"] == pairs * attention_a_token(experiment.model, 1)
     assert aux["bytes"] == (4 + 6 + 11) * 4.0 + (1 + 2 + 3) * 2.5
 
 

@@ -1,0 +1,140 @@
+"""What a model takes: its parameters, exactly, and the bytes that its cache grows by with every token.
+
+H heads  G key-value heads  C key-value rank  N no-rope dims  R rope dims  V value dims  d a head's width
+i the indexer's width  m tokens in a block  W window
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+
+import jax
+
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.decoder import initialise
+
+# The group of a parameter: that of the first of these names that its path has; norms have none of them.
+GROUPS = {
+    "experts": "routed experts",
+    "shared": "shared experts",
+    "router": "router",
+    "indexer": "indexer",
+    "compressor": "compressor",
+    "attention_residual": "hyper-connections",
+    "feed_forward_residual": "hyper-connections",
+    "stream_head": "hyper-connections",
+    "attention": "attention",
+    "feed_forward": "dense feed-forward",
+    "project": "MTP projection",
+    "project_embedding": "MTP projection",
+    "project_hidden": "MTP projection",
+    "embedding": "embedding",
+    "head": "head",
+}
+NORMS = "norms"
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Parameters by group, and the share of the routed experts that a token goes to."""
+
+    groups: Mapping[str, int]
+    routed_share: float
+
+    @property
+    def total(self) -> int:
+        return sum(self.groups.values())
+
+    @property
+    def activated(self) -> int:
+        """Parameters that have a part in one token's forward pass, the embedding's table counted whole."""
+        return sum(map(self.of_a_token, self.groups))
+
+    def of_a_token(self, group: str) -> int:
+        size = self.groups[group]
+        return round(size * self.routed_share) if group == "routed experts" else size
+
+
+@dataclasses.dataclass(frozen=True)
+class Census:
+    """Of the main model, of its MTP modules without embedding and head, which they share, and what is no parameter."""
+
+    main: Counts
+    mtp: Counts
+    buffers: int
+
+
+def census(config: ModelConfig) -> Census:
+    """Counts the arrays of the model itself, of which only the shapes are made."""
+    _, params, buffers = jax.eval_shape(lambda: initialise(config, jax.random.key(0)))
+    main, mtp = {}, {}
+    for names, size in _sizes(params):
+        groups = mtp if names[0] == "mtp" else main
+        group = group_of(names)
+        groups[group] = groups.get(group, 0) + size
+    share = config.num_experts_per_tok / config.n_routed_experts
+    return Census(Counts(main, share), Counts(mtp, share), sum(size for _, size in _sizes(buffers)))
+
+
+def group_of(names: tuple[str, ...]) -> str:
+    """The group of the parameter at this path."""
+    return next((group for name, group in GROUPS.items() if name in names), NORMS)
+
+
+@functools.cache
+def multiplied(config: ModelConfig) -> int:
+    """Parameters that each token is multiplied with, MTP modules included; the head once for each depth of prediction.
+
+    Not the embedding, which is looked up, nor scales and biases, which are no matrices.
+    """
+    _, params, _ = jax.eval_shape(lambda: initialise(config, jax.random.key(0)))
+    times = {"embedding": 0, "head": 1 + config.num_nextn_predict_layers}
+    if config.tie_word_embeddings:
+        times["embedding"] = times["head"]
+    routed_share = config.num_experts_per_tok / config.n_routed_experts
+    matrices = [(group_of(names), size) for names, size in _sizes(params) if not _is_vector(names[-1])]
+    routed = sum(size for group, size in matrices if group == "routed experts")
+    others = sum(size * times.get(group, 1) for group, size in matrices if group != "routed experts")
+    return others + round(routed * routed_share)
+
+
+def _is_vector(name):
+    return name.endswith("bias") or name in ("scale", "sinks")
+
+
+def _sizes(tree):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield tuple(key.key for key in path), math.prod(leaf.shape)
+
+
+def cached_numbers(config: ModelConfig, kind: str) -> tuple[float, int]:
+    """(numbers that one layer's cache grows by with a token, numbers it holds from the start).
+
+    A layer that compresses holds an entry for each whole block of m tokens beside the window's W newest tokens; what
+    it keeps of an unfinished block is not counted.
+    """
+    latent = config.kv_lora_rank + config.qk_rope_head_dim
+    window = config.sliding_window * config.head_dim
+    return {
+        "gqa": (2 * config.num_key_value_heads * config.head_dim, 0),
+        "mla": (latent, 0),
+        "dsa": (latent + config.index_head_dim, 0),
+        "window": (0, window),
+        "csa": ((config.head_dim + config.index_head_dim) / config.csa_rate, window),
+        "hca": (config.head_dim / config.hca_rate, window),
+    }[kind]
+
+
+def cache_size(config: ModelConfig) -> tuple[float, int]:
+    """As `cached_numbers`, of all layers, MTP modules not counted."""
+    layers = [cached_numbers(config, kind) for kind in config.attention_kinds[: config.num_hidden_layers]]
+    growing, constant = zip(*layers, strict=True)
+    return sum(growing), sum(constant)
+
+
+def multi_head_cache(config: ModelConfig) -> int:
+    """Numbers a token that the same heads would leave behind if each kept a key and a value of its own."""
+    latent = config.qk_head_dim + config.v_head_dim
+    widths = [latent if kind in ("mla", "dsa") else 2 * config.head_dim for kind in config.attention_kinds]
+    return config.num_attention_heads * sum(widths[: config.num_hidden_layers])
