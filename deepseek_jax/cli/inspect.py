@@ -65,8 +65,9 @@ def _layers(config):
 
     table = _table("layers", "which", "how many", "attention", "feed-forward")
     for layers, kind in ((stack.layers, stack.kind) for stacks in groups(config) for stack in stacks):
+        through = f" to {layers[-1]}" if len(layers) > 1 else ""
         step = f" by {layers.step}" if layers.step > 1 else ""
-        table.add_row(f"{layers[0]} to {layers[-1]}{step}", str(len(layers)), kind.attention, kind.feed_forward)
+        table.add_row(f"{layers[0]}{through}{step}", str(len(layers)), kind.attention, kind.feed_forward)
     for depth, kind in enumerate(layer_kinds(config)[config.num_hidden_layers :]):
         table.add_row(f"MTP module {depth}", "1", kind.attention, kind.feed_forward)
     table.caption = f"hyper-connections over {config.hc_mult} streams" if config.hc_mult else "plain residuals"

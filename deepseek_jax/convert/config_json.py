@@ -56,9 +56,7 @@ def to_json(config: ModelConfig, spelling: str = "huggingface") -> dict[str, Any
     feed_forwards = config.feed_forward_kinds[: config.num_hidden_layers]
     leading = {"first_k_dense_replace": "dense", "num_hash_layers": "hash_moe"}
     values |= {key: feed_forwards.count(kind) for key, kind in leading.items() if key in values}
-    values.setdefault(
-        "num_key_value_heads", 1 if generation.model_type == "deepseek_v4" else config.num_attention_heads
-    )
+    values.setdefault("num_key_value_heads", config.num_attention_heads)
     values |= rope_json.write(config)
     if generation.model_type == "deepseek_v4":
         values = v4_json.write(values, config, spelling)
@@ -104,10 +102,10 @@ def _counted(values):
 
 
 def _value(values, key, model_type):
-    if key not in values and key not in OPTIONAL:
+    meanings = NULL_MEANS if key in values and values[key] is None else OPTIONAL | values
+    if key not in meanings:
         raise UserError(f"config.json has no {key}; a checkpoint of {model_type} must say it.")
-    value = values.get(key, OPTIONAL.get(key))
-    return NULL_MEANS.get(key) if value is None else value
+    return meanings.get(key)
 
 
 def _from_fields(values):

@@ -53,7 +53,7 @@ def _from_ratios(values):
 def _from_types(values):
     missing = {"layer_types", "compress_rates"} - values.keys()
     if missing:
-        raise UserError(f"config.json has neither compress_ratios nor {min(missing)}; a V4 checkpoint must say it.")
+        raise UserError(f"config.json has no compress_ratios and no {min(missing)}; a V4 checkpoint must say it.")
     unknown = set(values["layer_types"]) - KINDS.keys()
     if unknown:
         raise UserError(f"config.json has a layer of type {min(unknown)}; V4 has {', '.join(KINDS)}.")
@@ -67,13 +67,14 @@ def _from_types(values):
 
 def _with_mtp(kinds, values):
     """MTP modules attend over the window where the list of layers leaves them out."""
-    total = values["num_hidden_layers"] + values.get("num_nextn_predict_layers", 0)
+    total = values.get("num_hidden_layers", 0) + values.get("num_nextn_predict_layers", 0)
     return kinds + ["window"] * (total - len(kinds))
 
 
 def _rope_head_dim(values):
-    share = values.get("partial_rotary_factor")
-    return values.get("qk_rope_head_dim") or round(values["head_dim"] * share)
+    """Newer files of Hugging Face's give the share of a head alone; None where neither is said."""
+    share, head_dim = values.get("partial_rotary_factor"), values.get("head_dim")
+    return values.get("qk_rope_head_dim") or (round(head_dim * share) if head_dim and share else None)
 
 
 def _ratios(config):

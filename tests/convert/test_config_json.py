@@ -139,13 +139,26 @@ def test_what_v4_cannot_be_is_refused(change, message):
 
 @pytest.mark.parametrize(
     "name, missing",
-    [("v3", "hidden_size"), ("v3", "n_group"), ("v4", "hc_mult"), ("v4", "layer_types"), ("v2", "topk_method")],
+    [
+        ("v2/config.json", "topk_method"),
+        ("v3/config.json", "hidden_size"),
+        ("v3/config.json", "n_group"),
+        ("v4/config.json", "hc_mult"),
+        ("v4/config.json", "layer_types"),
+        ("v4/official/config.json", "num_hidden_layers"),
+        ("v4/official/config.json", "qk_rope_head_dim"),
+    ],
 )
 def test_a_missing_key_is_named(name, missing):
-    rest = values(f"{name}/config.json")
+    rest = values(name)
     del rest[missing]
-    with pytest.raises(UserError, match=missing):
+    with pytest.raises(UserError, match=f"has no.* {missing}"):
         config_json.from_json(rest)
+
+
+def test_null_is_no_size():
+    with pytest.raises(UserError, match="has no hidden_size"):
+        config_json.from_json(values("v3/config.json") | {"hidden_size": None})
 
 
 def test_yarn_without_magnitudes_scales_only_the_rotated_dimensions():

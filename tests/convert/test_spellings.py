@@ -1,0 +1,76 @@
+"""Every generation's checkpoint, read in each spelling and written in each, comes out the same to the last bit."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from deepseek_jax.convert import huggingface
+from deepseek_jax.convert.names import spelling_of
+from deepseek_jax.convert.safetensors_file import entries
+from deepseek_jax.convert.tensors import Tensors
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+CHECKPOINTS = {  # with the spelling each is in
+    "v1": "huggingface",
+    "moe": "huggingface",
+    "v2": "huggingface",
+    "v2_lite": "huggingface",
+    "v2_plain": "huggingface",
+    "v3": "huggingface",
+    "v32": "huggingface",
+    "v4": "saved",
+    "v4/official": "deepseek",
+    "v4_r128/official": "deepseek",
+}
+
+
+def raw(directory: Path) -> dict[str, bytes]:
+    return {name: entry.read().tobytes() for name, entry in entries(directory / "model.safetensors")}
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_round_trip(name, tmp_path):
+    """Through our arrays and from file to file; the original's spelling gives the original's bytes."""
+    directory = GOLDENS / name
+    assert spelling_of(Tensors(directory).names) == CHECKPOINTS[name]
+    config = huggingface.read_config(directory)
+    trees = huggingface.load(directory, config)
+    for spelling in ("huggingface", "deepseek"):
+        saved, rewritten = tmp_path / spelling, tmp_path / f"{spelling}_rewritten"
+        huggingface.save(saved, config, *trees, spelling=spelling)
+        huggingface.rewrite(directory, rewritten, spelling=spelling)
+        assert raw(saved) == raw(rewritten)
+        assert CHECKPOINTS[name] != spelling or raw(saved) == raw(directory)
+        assert huggingface.read_config(saved) == config
+        jax.tree.map(np.testing.assert_array_equal, huggingface.load(saved, config), trees)
+
+
+def test_what_hugging_face_saves_of_v4_is_what_deepseek_ships_without_mtp():
+    saved, official = (huggingface.read_config(GOLDENS / name) for name in ("v4", "v4/official"))
+    assert saved == official.without_mtp()
+    ours, theirs = huggingface.load(GOLDENS / "v4", saved), huggingface.load(GOLDENS / "v4/official", saved)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_hugging_face_holds_the_experts_of_v4_in_two_arrays(tmp_path):
+    huggingface.rewrite(GOLDENS / "v4/official", tmp_path / "out", spelling="huggingface")
+    held = dict(entries(tmp_path / "out/model.safetensors"))
+    config = huggingface.read_config(GOLDENS / "v4/official")
+    E, D, I = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
+    assert held["model.layers.0.mlp.experts.gate_up_proj"].shape == (E, 2 * I, D)
+    assert held["model.layers.0.mlp.experts.down_proj"].shape == (E, D, I)
+    assert held["mtp.0.ffn.experts.0.w1.weight"].shape == (I, D)  # for which Hugging Face has no names
+
+
+def test_quantised_v4_is_multiplied_out(tmp_path):
+    """FP8 and FP4 as matrices of [out, in]; what they should be is for the oracle of the whole model to say."""
+    directory = GOLDENS / "v4_quant/official"
+    config = huggingface.read_config(directory)
+    huggingface.rewrite(directory, tmp_path / "out", spelling="deepseek")
+    whole = Tensors(tmp_path / "out")
+    assert not any(name.endswith(".scale") for name in whole.names)
+    assert whole.shape("layers.0.ffn.experts.0.w1.weight") == (config.moe_intermediate_size, config.hidden_size)
+    kept, params = (huggingface.load(each, config, dtype="float32")[0] for each in (directory, tmp_path / "out"))
+    jax.tree.map(np.testing.assert_array_equal, kept, params)  # scales are powers of two: bfloat16 loses nothing
