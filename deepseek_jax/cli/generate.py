@@ -16,7 +16,8 @@ def add_to(verbs):
         "continue prompts with a trained model",
         """\
 Prompts of different lengths run as one batch.  Each is printed with its continuation, divided by a line when there
-are several.
+are several.  A model with multi-token prediction modules can draft with them: --speculative gives the same texts, and
+says how many drafts were right.
 
 examples:
   deepseek-jax generate --workdir runs/v3_tiny --prompt "In the beginning" --prompt "def main("
@@ -32,6 +33,7 @@ examples:
     parser.add_argument("--top-k", type=number(int, 1), default=0, metavar="K", help="draw from the K likeliest tokens")
     parser.add_argument("--top-p", type=number(float, 0, 1), default=1.0, metavar="P", help="draw from share P")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the drawing; default: 0")
+    parser.add_argument("--speculative", action="store_true", help="draft with the multi-token prediction modules")
 
 
 def read_prompts(args) -> list[str]:
@@ -58,22 +60,26 @@ def run(args):
     from rich.console import Console
 
     from deepseek_jax.data.tokenizer import Tokenizer
-    from deepseek_jax.infer.generate import generate
+    from deepseek_jax.infer import generate, speculative
+    from deepseek_jax.infer.prompts import before_eos
     from deepseek_jax.infer.sampling import Sampling
     from deepseek_jax.train.restore import restore_model
 
     trained = restore_model(args.workdir, args.checkpoint)
     tokenizer = Tokenizer(Path(args.workdir) / "tokenizer.json")
-    continued = generate(
-        (trained.graphdef, trained.params, trained.buffers),
-        [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts],
-        args.max_new_tokens,
-        eos=tokenizer.eos,
-        sampling=Sampling(args.temperature, args.top_k, args.top_p),
-        seed=args.seed,
-    )
+    model = trained.graphdef, trained.params, trained.buffers
+    tokens = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts]
+    sampling = Sampling(args.temperature, args.top_k, args.top_p)
+    options = {"eos": tokenizer.eos, "sampling": sampling, "seed": args.seed}
+    if args.speculative:
+        new, acceptance = speculative.new_tokens(model, tokens, args.max_new_tokens, **options)
+    else:
+        new, acceptance = generate.new_tokens(model, tokens, args.max_new_tokens, **options), None
+    continued = before_eos(new, tokenizer.eos)
     console = Console()
     for place, (prompt, tokens) in enumerate(zip(prompts, continued, strict=True)):
         if place:
             console.rule()
         console.print(prompt + tokenizer.decode(tokens), markup=False, highlight=False, soft_wrap=True)
+    if acceptance:
+        print(f"speculation: {acceptance}", file=sys.stderr)

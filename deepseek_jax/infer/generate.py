@@ -1,6 +1,6 @@
-"""Continues prompts of different lengths: one compiled prefill, one compiled loop of cached decoding steps.
+"""Continues prompts of different lengths: one compiled program of a prefill and loops of cached decoding steps.
 
-B batch  S prompt places
+B batch  S prompt places  N new tokens
 """
 
 import functools
@@ -9,14 +9,13 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Int
 
-from deepseek_jax.errors import UserError
-from deepseek_jax.infer.sampling import GREEDY, Sampling, sample
-from deepseek_jax.models.cached import CachedDecoder
+from deepseek_jax.infer.prompts import NO_EOS, after_eos, before_eos, left_padded, round_up
+from deepseek_jax.infer.sampling import GREEDY, Sampling, sample, token_keys
+from deepseek_jax.infer.stages import stages
+from deepseek_jax.models.cached import CachedDecoder, grown
 from deepseek_jax.models.tree import merge
-
-PLACES = 32  # prompts and new tokens are padded to multiples of this, so that few lengths are compiled
 
 
 def generate(
@@ -32,51 +31,54 @@ def generate(
 
     A prompt holds at least one token, the beginning-of-text token for a text from nothing.
     """
-    if not all(len(prompt) for prompt in prompts):
-        raise UserError("a prompt is empty; begin it with the tokenizer's beginning-of-text token.")
+    return before_eos(new_tokens(model, prompts, max_new_tokens, eos=eos, sampling=sampling, seed=seed), eos)
+
+
+def new_tokens(
+    model: tuple,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    eos: int = NO_EOS,
+    sampling: Sampling = GREEDY,
+    seed: int = 0,
+) -> Int[np.ndarray, "B N"]:
+    """As `generate`, in one array: `eos` and nothing else follows a row's first."""
     graphdef, params, buffers = model
-    places = round_up(max(map(len, prompts)))
-    tokens_BS = np.zeros((len(prompts), places), np.int32)
-    padding_B = np.array([places - len(prompt) for prompt in prompts], np.int32)
-    for row, prompt in zip(tokens_BS, prompts):
-        row[places - len(prompt) :] = prompt
+    tokens_BS, padding_B = left_padded(prompts)
+    places = stages(tokens_BS.shape[1], round_up(max_new_tokens))
     key = jax.random.key(seed)
-    new = _generate(params, buffers, tokens_BS, padding_B, key, eos, graphdef, round_up(max_new_tokens), sampling)
-    return [_before_eos(row[:max_new_tokens], eos) for row in np.asarray(new).tolist()]
+    new = _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, max_new_tokens, graphdef, places, sampling)
+    return np.asarray(new)[:, :max_new_tokens]
 
 
-@functools.partial(jax.jit, static_argnums=(6, 7, 8))
-def _generate(params, buffers, tokens_BS, padding_B, key, eos, graphdef, steps, sampling) -> Int[Array, "B steps"]:
-    """Prompts padded on the left by `padding_B`, so that all end in the last place."""
+@functools.partial(jax.jit, static_argnums=(7, 8, 9))
+def _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, graphdef, places, sampling):
+    """New tokens [B, N], of which the first `wanted` mean something; caches grow to each of `places` in turn."""
     model = CachedDecoder(merge(graphdef, params, buffers))
     batch, length = tokens_BS.shape
-    places_BS = jnp.arange(length) - padding_B[:, None]
-    real_BS = (places_BS >= 0).astype(jnp.int32)
-    caches = model.empty_caches(batch, length + steps)
-    hidden, caches = model.prefill(tokens_BS, jnp.maximum(places_BS, 0), real_BS, caches)
-    first_B = sample(model.logits(hidden[:, -1:])[:, 0], jax.random.fold_in(key, 0), sampling)
+    positions_BS = jnp.arange(length) - padding_B[:, None]
+    segment_ids_BS = (positions_BS >= 0).astype(jnp.int32)
+    caches = model.empty_caches(batch, places[0])
+    x, caches = model.prefill(tokens_BS, jnp.maximum(positions_BS, 0), segment_ids_BS, caches)
 
-    def unfinished(carry):
-        step, _, new_B, done_B, _ = carry
-        return (step < steps) & ~(done_B | (new_B == eos)).all()
+    def choose(x, step):
+        keys_B1 = token_keys(key, jnp.full((batch, 1), step))
+        return sample(model.logits(x[:, -1:]), keys_B1, sampling)[:, 0]
 
     def decode(carry):
-        step, out, new_B, done_B, caches = carry
-        positions_B1 = (length + step - 1 - padding_B)[:, None]
-        hidden, caches = model.decode(new_B[:, None], positions_B1, caches)
-        next_B = sample(model.logits(hidden)[:, 0], jax.random.fold_in(key, step), sampling)
-        done_B |= new_B == eos
-        next_B = jnp.where(done_B, eos, next_B)
-        return step + 1, out.at[:, step].set(next_B), next_B, done_B, caches
+        step, out_BN, done_B, caches = carry
+        newest_B1 = jax.lax.dynamic_slice_in_dim(out_BN, step - 1, 1, axis=1)
+        x, caches = model.decode(newest_B1, (length + step - 1 - padding_B)[:, None], caches)
+        next_B = choose(x, step)
+        return step + 1, out_BN.at[:, step].set(next_B), done_B | (next_B == eos), caches
 
-    out = jnp.full((batch, steps), eos, jnp.int32).at[:, 0].set(first_B)
-    start = jnp.asarray(1), out, first_B, jnp.zeros((batch,), bool), caches
-    return jax.lax.while_loop(unfinished, decode, start)[1]
-
-
-def round_up(length: int) -> int:
-    return -(-length // PLACES) * PLACES
-
-
-def _before_eos(tokens: list[int], eos: int) -> list[int]:
-    return tokens[: tokens.index(eos)] if eos in tokens else tokens
+    first_B = choose(x, 0)
+    out_BN = jnp.full((batch, places[-1] - length), eos, jnp.int32).at[:, 0].set(first_B)
+    carry = jnp.asarray(1), out_BN, first_B == eos, caches
+    for here in places:
+        *progress, caches = carry
+        carry = *progress, grown(caches, model.empty_caches(batch, here))
+        last = jnp.minimum(here - length + 1, wanted)
+        carry = jax.lax.while_loop(lambda carry, last=last: (carry[0] < last) & ~carry[2].all(), decode, carry)
+    return after_eos(carry[1], eos)

@@ -37,6 +37,12 @@ class MultiTokenPrediction(nnx.Module):
         context: Context,
     ) -> tuple[Array, LayerReport]:
         with jax.named_scope("mtp"):
-            both = jnp.concatenate([self.embedding_norm(embedded_BSD), self.hidden_norm(hidden_BSD)], axis=-1)
-            x_BSD, report = self.block(linear(both, self.project), context)
-            return self.norm(x_BSD), report
+            x_BSD, report = self.block(self.enter(hidden_BSD, embedded_BSD), context)
+            return self.leave(x_BSD), report
+
+    def enter(self, hidden_BSD: Float[Array, "B S D"], embedded_BSD: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        both = jnp.concatenate([self.embedding_norm(embedded_BSD), self.hidden_norm(hidden_BSD)], axis=-1)
+        return linear(both, self.project)
+
+    def leave(self, x_BSD: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+        return self.norm(x_BSD)

@@ -1,6 +1,7 @@
 """Every verb on one small run, and what a user can get wrong between verbs."""
 
 import json
+import re
 from pydoc_data import topics
 
 import pytest
@@ -18,7 +19,7 @@ def get_config():
     config.model.update(num_attention_heads=2, q_lora_rank=16, kv_lora_rank=16)
     config.model.update(qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8, max_position_embeddings=256)
     config.model.update(first_k_dense_replace=1, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
-    config.model.update(n_group=1, topk_group=1, num_nextn_predict_layers=0)
+    config.model.update(n_group=1, topk_group=1, num_nextn_predict_layers=1)
     config.data.update(source="{folder}/text.jsonl", directory="{folder}/data", sequence_length=64, held_out=0.1)
     config.train.update(steps=2, batch_size=2)
     config.checkpoint.every = 1
@@ -117,6 +118,9 @@ def test_generate_continues_prompts_of_different_lengths(deepseek_jax, folder):
     assert "The class statement" in out and "\nA" in out
     sampled = [deepseek_jax("generate", *argv, "--temperature", "1", "--seed", seed)[1] for seed in ("1", "1", "2")]
     assert sampled[0] == sampled[1] != sampled[2]
+    status, speculated, err = deepseek_jax("generate", *argv, "--speculative")
+    assert (status, speculated) == (0, out)
+    assert re.fullmatch(r"speculation: \d of \d drafts accepted \(.*%\) in \d rounds\n", err)
 
 
 @pytest.mark.parametrize("action", ["prepare", "inspect"])

@@ -4,6 +4,7 @@ import jax
 import pytest
 
 from deepseek_jax.errors import UserError
+from deepseek_jax.infer import stages
 from deepseek_jax.infer.generate import generate
 from deepseek_jax.infer.sampling import Sampling
 from deepseek_jax.models.config import ModelConfig
@@ -33,6 +34,20 @@ def test_a_text_ends_before_its_eos(model):
     eos = free[0][4]
     for tokens, whole in zip(generate(model, PROMPTS, 12, eos=eos), free):
         assert tokens == (whole[: whole.index(eos)] if eos in whole else whole)
+
+
+def test_caches_that_grow_change_nothing(model, monkeypatch):
+    whole = generate(model, PROMPTS, 40, eos=NO_EOS)
+    monkeypatch.setattr(stages, "SHORTEST", 16)
+    assert stages.stages(32, 64) == (48, 72, 96)
+    assert generate(model, PROMPTS, 40, eos=NO_EOS) == whole
+
+
+@pytest.mark.parametrize("length, steps", [(32, 64), (32, 4064), (4000, 96), (512, 512)])
+def test_stages_hold_the_prompt_and_then_all(length, steps):
+    places = stages.stages(length, steps)
+    assert len(places) <= stages.STAGES and list(places) == sorted(set(places))
+    assert places[0] > length and places[-1] == length + steps
 
 
 def test_the_seed_decides_what_is_drawn(model):

@@ -4,20 +4,31 @@ import numpy as np
 import pytest
 
 from deepseek_jax.errors import UserError
-from deepseek_jax.infer.sampling import GREEDY, Sampling, nucleus, sample
+from deepseek_jax.infer.sampling import GREEDY, Sampling, nucleus, sample, token_keys
 
 PROBABILITIES = jnp.array([0.15, 0.5, 0.05, 0.3])
 LOGITS = jnp.log(PROBABILITIES)
 
 
 def frequencies(sampling: Sampling, draws: int = 4000) -> np.ndarray:
-    tokens = sample(jnp.broadcast_to(LOGITS, (draws, 4)), jax.random.key(0), sampling)
-    return np.bincount(np.asarray(tokens), minlength=4) / draws
+    """Two rows, each token with its own key."""
+    keys = token_keys(jax.random.key(0), jnp.broadcast_to(jnp.arange(draws // 2), (2, draws // 2)))
+    tokens = sample(jnp.broadcast_to(LOGITS, (*keys.shape, 4)), keys, sampling)
+    return np.bincount(np.asarray(tokens).reshape(-1), minlength=4) / draws
 
 
 def test_greedy_takes_the_first_of_the_best():
-    logits = jnp.array([[0.0, 2.0, 2.0, -1.0], [5.0, 1.0, 1.0, 1.0]])
-    assert sample(logits, jax.random.key(0), GREEDY).tolist() == [1, 0]
+    logits = jnp.array([[[0.0, 2.0, 2.0, -1.0], [5.0, 1.0, 1.0, 1.0]]])
+    keys = token_keys(jax.random.key(0), jnp.arange(2)[None])
+    assert sample(logits, keys, GREEDY).tolist() == [[1, 0]]
+
+
+def test_a_token_has_its_own_key():
+    """By its row and its number, in whatever shape they are asked for."""
+    keys = jax.random.key_data(token_keys(jax.random.key(0), jnp.arange(8).reshape(2, 4)))
+    assert len({tuple(key) for key in np.asarray(keys).reshape(8, -1)}) == 8
+    later = jax.random.key_data(token_keys(jax.random.key(0), jnp.array([[2], [6]])))
+    np.testing.assert_array_equal(later[:, 0], keys[:, 2])
 
 
 def test_temperature_one_draws_from_the_model():

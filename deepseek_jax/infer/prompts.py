@@ -1,0 +1,42 @@
+"""Prompts of different lengths as one array, and the new tokens as texts again.
+
+B batch  S prompt places  N new tokens
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from deepseek_jax.errors import UserError
+
+PLACES = 32  # prompts and new tokens are padded to multiples of this, so that few lengths are compiled
+NO_EOS = -1  # equals no token: nothing stops early
+
+
+def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens [B, S], padding [B]): all prompts end in the last place, behind as many zeros as `padding` says."""
+    if not (len(prompts) and all(map(len, prompts))):
+        raise UserError("a prompt is empty; begin it with the tokenizer's beginning-of-text token.")
+    places = round_up(max(map(len, prompts)))
+    tokens_BS = np.zeros((len(prompts), places), np.int32)
+    padding_B = np.array([places - len(prompt) for prompt in prompts], np.int32)
+    for row, prompt, padding in zip(tokens_BS, prompts, padding_B):
+        row[padding:] = prompt
+    return tokens_BS, padding_B
+
+
+def round_up(length: int) -> int:
+    return -(-length // PLACES) * PLACES
+
+
+def after_eos(tokens_BN: Int[Array, "B N"], eos: int) -> Int[Array, "B N"]:
+    """The tokens, with `eos` for all that follow a row's first."""
+    is_eos_BN = tokens_BN == eos
+    return jnp.where(jnp.cumsum(is_eos_BN, axis=1) > 0, eos, tokens_BN)
+
+
+def before_eos(tokens_BN: np.ndarray, eos: int) -> list[list[int]]:
+    """Each row's tokens up to and without its first `eos`."""
+    return [row[: row.index(eos)] if eos in row else row for row in tokens_BN.tolist()]

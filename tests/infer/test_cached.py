@@ -1,0 +1,36 @@
+"""What decoding remembers, in bytes: for each kind of attention the formula that its paper promises."""
+
+import jax
+import pytest
+
+from deepseek_jax.models.cached import CachedDecoder
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.decoder import initialise
+from deepseek_jax.models.tree import merge
+
+DEEP = {"num_hidden_layers": 61, "first_k_dense_replace": 61}
+
+
+@pytest.mark.parametrize("dtype, size", [("float32", 4), ("bfloat16", 2)])
+def test_mla_remembers_one_latent_and_one_rotated_key_a_token(dtype, size):
+    """The released V3: 512 + 64 numbers a layer and token (V2, table 1), and as many for each MTP module."""
+    config = ModelConfig(layer_types=("mla",), **DEEP)
+    per_token = (config.kv_lora_rank + config.qk_rope_head_dim) * size
+    assert cache_bytes(config, dtype, batch=2, places=48) == (2 * 48 * 61 * per_token, 2 * 48 * 1 * per_token)
+
+
+def test_gqa_remembers_a_key_and_a_value_for_each_group():
+    """DeepSeek-LLM 67B's eight groups of 128 dimensions."""
+    config = ModelConfig(layer_types=("gqa",), num_key_value_heads=8, num_nextn_predict_layers=0, **DEEP)
+    assert cache_bytes(config, "bfloat16", batch=3, places=32) == (3 * 32 * 61 * 2 * 8 * 128 * 2, 0)
+
+
+def cache_bytes(config, dtype, batch, places):
+    """(of the layers, of the MTP modules), without making the model."""
+
+    def caches():
+        model = CachedDecoder(merge(*initialise(config, jax.random.key(0), dtype=dtype)))
+        return model.empty_caches(batch, places), model.empty_module_caches(batch, places)
+
+    trees = jax.eval_shape(caches)
+    return tuple(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) for tree in trees)

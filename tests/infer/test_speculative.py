@@ -1,0 +1,88 @@
+"""Speculation changes how tokens are reached, never which."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deepseek_jax.errors import UserError
+from deepseek_jax.infer import generate, speculative
+from deepseek_jax.infer.sampling import Sampling
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.decoder import Decoder, initialise
+from deepseek_jax.models.tree import merge
+
+SIZES = {"vocab_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "q_lora_rank": 16}
+HEADS = {"num_attention_heads": 2, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
+EXPERTS = {"first_k_dense_replace": 1, "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+PROMPTS = [[5], [4] * 20, [1, 3, 2, 2, 6, 0]]
+
+
+def config(depths: int) -> ModelConfig:
+    groups = {"n_group": 1, "topk_group": 1, "num_nextn_predict_layers": depths, "initializer_range": 0.3}
+    return ModelConfig(**SIZES, **HEADS, **EXPERTS, **groups)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Untrained, but of so few tokens that many drafts are right by chance; one module is what tests/numerics has."""
+    return initialise(config(3), jax.random.key(1))
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.7, top_k=5, top_p=0.9)], ids=["greedy", "drawn"])
+def test_the_tokens_are_those_of_plain_decoding(model, sampling):
+    """Rows of different prompts accept different numbers of drafts, in one batch."""
+    plain = generate.new_tokens(model, PROMPTS, 40, sampling=sampling, seed=3)
+    tokens, acceptance = speculative.new_tokens(model, PROMPTS, 40, sampling=sampling, seed=3)
+    np.testing.assert_array_equal(tokens, plain)
+    assert 0 < acceptance.accepted < acceptance.drafted
+    assert acceptance.rounds < 3 * 39
+
+
+def test_each_row_ends_with_its_eos(model):
+    free, _ = speculative.new_tokens(model, PROMPTS, 40)
+    eos = int(free[0, 6])
+    tokens, _ = speculative.new_tokens(model, PROMPTS, 40, eos=eos)
+    np.testing.assert_array_equal(tokens, generate.new_tokens(model, PROMPTS, 40, eos=eos))
+    assert (tokens[0, 6:] == eos).all() and (tokens != free).any()
+
+
+def test_drafts_are_what_the_modules_say_of_the_whole_text(model):
+    """Their caches, rejected drafts overwritten, stand for the text: rounds counted on a full forward pass agree."""
+    graphdef, params, buffers = model
+    depths = len(params["mtp"])
+    new, acceptance = speculative.new_tokens(model, PROMPTS[:1], 24)
+    text = np.concatenate([PROMPTS[0], generate.new_tokens(model, PROMPTS[:1], 30)[0]])[None]
+    decoder = merge(graphdef, params, buffers)
+    states = jax.jit(Decoder.__call__)(decoder, text, np.arange(text.shape[1])[None], np.ones_like(text)).mtp
+    guesses = [np.asarray(decoder.logits(hidden).argmax(-1)[0]) for hidden in states]
+    newest, rounds, accepted = len(PROMPTS[0]), 0, 0
+    while newest < len(PROMPTS[0]) + 23:
+        right = [guesses[depth][newest - 1] == text[0, newest + depth + 1] for depth in range(depths)]
+        kept = int(np.cumprod(right).sum())
+        newest, rounds, accepted = newest + kept + 1, rounds + 1, accepted + kept
+    assert (acceptance.rounds, acceptance.accepted) == (rounds, accepted)
+
+
+def test_drafts_that_are_always_right_save_their_rounds():
+    """Layers that add nothing leave a chain: the next token depends on this one alone, and the modules know it."""
+    graphdef, params, buffers = initialise(config(2), jax.random.key(1))
+    silent = ("out", "down")
+
+    def quiet(path, leaf):
+        return jnp.zeros_like(leaf) if path[-1].key in silent else leaf
+
+    params = jax.tree_util.tree_map_with_path(quiet, params)
+    only_embedding = jnp.concatenate([jnp.eye(32), jnp.zeros((32, 32))])
+    for module in params["mtp"].values():
+        module["project"] = only_embedding
+    model = graphdef, params, buffers
+    tokens, acceptance = speculative.new_tokens(model, PROMPTS, 40)
+    np.testing.assert_array_equal(tokens, generate.new_tokens(model, PROMPTS, 40))
+    assert acceptance.rate == 1.0
+    assert acceptance.rounds == 3 * 13  # the prefill gives one token, a round three
+
+
+def test_a_model_without_modules_is_refused():
+    with pytest.raises(UserError, match="no multi-token prediction module"):
+        speculative.new_tokens(initialise(config(0), jax.random.key(0)), PROMPTS, 4)
