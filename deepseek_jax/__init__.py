@@ -1,1 +1,23 @@
-"""Train, take apart and rebuild DeepSeek's language models in JAX."""
+"""Train, take apart and rebuild DeepSeek's language models in JAX.
+
+model = deepseek_jax.from_pretrained(directory)
+scores = model(input_ids).logits
+tokens = deepseek_jax.generate(model, prompts, max_new_tokens=16)
+
+These names come from deepseek_jax/api.py, which is imported with jax at their first use: `import deepseek_jax` alone
+stays light, and so does the command line.
+"""
+
+__all__ = ["Model", "from_pretrained", "generate", "loss_and_grads", "save_pretrained"]
+
+
+def __getattr__(name):
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from deepseek_jax import api
+
+    return getattr(api, name)
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import deepseek_jax
 from deepseek_jax.convert import huggingface
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import Decoder
@@ -30,6 +31,10 @@ class Golden:
     @property
     def model(self) -> Decoder:
         return merge(self.graphdef, self.params, self.buffers)
+
+    @property
+    def as_users_have_it(self) -> deepseek_jax.Model:
+        return deepseek_jax.Model(self.config, self.graphdef, self.params, self.buffers)
 
     @property
     def batch(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -3,17 +3,17 @@
 B batch  S sequence  T cache places
 """
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import deepseek_jax
 from deepseek_jax.config import LossConfig
-from deepseek_jax.convert import huggingface
-from deepseek_jax.infer.generate import generate
 from deepseek_jax.models.cached import CachedDecoder, unstacked
 from deepseek_jax.models.decoder import Decoder
-from deepseek_jax.models.tree import merge
 from deepseek_jax.tasks import language_model
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-4}  # logits reach 50 in v2_plain
@@ -44,8 +44,9 @@ def test_left_padding(golden):
     expected = golden.expected["pad_logits"][real]
     hidden = forward(model, tokens, positions, mask).hidden
     np.testing.assert_allclose(model.logits(hidden)[real], expected, **CLOSE)
-    hidden = jax.jit(_prefill)(model, tokens, positions, mask)
-    np.testing.assert_allclose(model.logits(hidden)[real], expected, **CLOSE)
+    caches = jax.jit(_empty_caches, static_argnums=1)(model, tokens.shape)
+    logits, _ = _prefill_chunk(model, tokens, positions, mask, caches)
+    np.testing.assert_allclose(logits[real], expected, **CLOSE)
 
 
 def test_greedy_decoding_with_a_cache(golden):
@@ -70,12 +71,15 @@ def test_cached_decoding_in_odd_chunks(golden):
         np.testing.assert_allclose(ours, expected, **CLOSE, err_msg=f"chunk {number}")
 
 
-def test_generate(golden):
+@pytest.mark.parametrize("speculative", [False, True])
+def test_generate(golden, speculative):
     """As a user calls it: prompts in lists, padded to a common length inside."""
+    if speculative and not golden.config.num_nextn_predict_layers:
+        pytest.skip("this golden model has no MTP module")
     length, steps = int(golden.expected["gen_prompt_len"]), golden.expected["gen_tokens"].shape[1]
     prompts = golden.expected["input_ids"][:, :length].tolist()
-    tokens = generate((golden.graphdef, golden.params, golden.buffers), prompts, steps, eos=-1)
-    assert tokens == golden.expected["gen_tokens"].tolist()
+    tokens = deepseek_jax.generate(golden.as_users_have_it, prompts, steps, speculative=speculative)
+    np.testing.assert_array_equal(tokens, golden.expected["gen_tokens"])
 
 
 def test_each_layer_and_each_router(golden):
@@ -91,29 +95,37 @@ def test_each_layer_and_each_router(golden):
         np.testing.assert_allclose(weights, expected_weights, **CLOSE, err_msg=f"layer {index}")
 
 
-def test_losses_and_gradients(golden):
-    """Every parameter's gradient by its norm, some element by element; the balance loss and MTP weigh nothing here."""
-    grads, parts = jax.jit(_gradients, static_argnums=0)(golden.graphdef, golden.params, golden.buffers, *golden.batch)
+def test_losses(golden):
+    tokens, positions, segment_ids = golden.batch
+    batch = {"tokens": tokens, "positions": positions, "segment_ids": segment_ids}
+    totals = language_model.totals(segment_ids, depths=2)
+    config = LossConfig(sequence_balance=0.0)
+    _, parts = jax.jit(lambda model: language_model.loss(model, batch, totals, 0.0, config))(golden.model)
     np.testing.assert_allclose(parts["loss/next"], golden.expected["loss"], **CLOSE)
     if golden.config.num_nextn_predict_layers:
         np.testing.assert_allclose(parts["loss/mtp_1"], golden.expected["mtp_loss"], **CLOSE)
-    ours = _fuse_experts(huggingface.export(golden.config, grads), golden.config.n_routed_experts)
+
+
+def test_gradients(golden):
+    """Every parameter's by its norm, some element by element, under Hugging Face's names."""
+    loss, grads = deepseek_jax.loss_and_grads(golden.as_users_have_it, golden.expected["input_ids"])
+    np.testing.assert_allclose(loss, golden.expected["loss"], **CLOSE)
     for name, norm in zip(golden.expected["grad_names"], golden.expected["grad_norms"], strict=True):
-        np.testing.assert_allclose(np.linalg.norm(ours[name]), norm, rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(np.linalg.norm(_gradient(grads, name)), norm, rtol=1e-4, err_msg=name)
     for key in (key for key in golden.expected if key.startswith("grad__")):
         name = key.removeprefix("grad__")
-        np.testing.assert_allclose(ours[name], golden.expected[key], rtol=1e-4, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(_gradient(grads, name), golden.expected[key], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def _gradients(graphdef, params, buffers, tokens, positions, segment_ids):
-    batch = {"tokens": tokens, "positions": positions, "segment_ids": segment_ids}
-    totals = language_model.totals(segment_ids, depths=2)
-
-    def loss(params):
-        model = merge(graphdef, params, buffers)
-        return language_model.loss(model, batch, totals, mtp_weight=0.0, config=LossConfig(sequence_balance=0.0))
-
-    return jax.grad(loss, has_aux=True)(params)
+def _gradient(grads, name):
+    """By the name of a golden model: some goldens name every expert's matrices, which ours are parts of."""
+    match = re.fullmatch(r"(.*\.experts\.)(\d+)\.(gate|up|down)_proj\.weight", name)
+    if match is None:
+        return grads[name]
+    fused, expert, part = match[1], int(match[2]), match[3]
+    if part == "down":
+        return grads[f"{fused}down_proj"][expert]
+    return np.split(grads[f"{fused}gate_up_proj"][expert], 2)[("gate", "up").index(part)]
 
 
 def _by_expert(experts_TK, weights_TK):
@@ -135,21 +147,6 @@ def _layer_by_layer(model, tokens, positions, segment_ids):
     return states, routings
 
 
-def _fuse_experts(tensors, num_experts):
-    """The names under which Hugging Face holds experts in memory: gate above up, all experts in one array."""
-    fused = dict(tensors)
-    for name in tensors:
-        if ".experts.0.gate_proj" in name:
-            prefix = name.removesuffix("0.gate_proj.weight")
-            gate, up, down = (
-                np.stack([tensors[f"{prefix}{expert}.{part}_proj.weight"] for expert in range(num_experts)])
-                for part in ("gate", "up", "down")
-            )
-            fused[f"{prefix}gate_up_proj"] = np.concatenate([gate, up], axis=1)
-            fused[f"{prefix}down_proj"] = down
-    return fused
-
-
 def _empty_caches(model, shape):
     return CachedDecoder(model).empty_caches(*shape)
 
@@ -166,11 +163,6 @@ def _decode_chunk(model, tokens_BS, positions_BS, segment_ids_BS, caches):
     cached = CachedDecoder(model)
     hidden, caches = cached.decode(tokens_BS, positions_BS, caches)
     return cached.logits(hidden), caches
-
-
-def _prefill(model, tokens_BS, positions_BS, segment_ids_BS):
-    cached = CachedDecoder(model)
-    return cached.prefill(tokens_BS, positions_BS, segment_ids_BS, cached.empty_caches(*tokens_BS.shape))[0]
 
 
 def _greedy(model, prompt_BS, steps):

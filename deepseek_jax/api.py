@@ -1,0 +1,156 @@
+"""A model as other programs use it: read, called, continued, differentiated, written.
+
+B batch  S sequence  V vocabulary  N new tokens  E experts  I expert width  D model
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from deepseek_jax.convert import huggingface
+from deepseek_jax.errors import UserError
+from deepseek_jax.infer import generate as plain
+from deepseek_jax.infer import speculative as speculation
+from deepseek_jax.infer.prompts import NO_EOS
+from deepseek_jax.infer.sampling import Sampling
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.decoder import Decoder, same_document, shift
+from deepseek_jax.models.tree import merge, split
+from deepseek_jax.tasks.cross_entropy import cross_entropy
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """`logits` [b, s] score the token after place s, `mtp_logits[k]` the one k + 2 places on; None without MTP.
+
+    They mean something where the row has a token at s and, for `mtp_logits[k]`, k + 1 more after it.
+    """
+
+    logits: Float[Array, "B S V"]
+    mtp_logits: list[Float[Array, "B S V"]] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A decoder's structure and arrays.  Every function below is compiled once for each shape of its input."""
+
+    config: ModelConfig
+    graphdef: nnx.GraphDef
+    params: dict
+    buffers: dict
+
+    def __call__(self, input_ids: Int[Array, "B S"], attention_mask: Int[Array, "B S"] | None = None) -> Scores:
+        """Scores of every place.  Where `attention_mask` is 0, on the left or on the right, is padding."""
+        input_ids = self._checked(input_ids)
+        mask = np.ones_like(input_ids) if attention_mask is None else np.asarray(attention_mask, np.int32)
+        if mask.shape != input_ids.shape:
+            raise UserError(f"attention_mask is {mask.shape} and input_ids {input_ids.shape}; give both one shape.")
+        positions = np.maximum(mask.cumsum(axis=1, dtype=np.int32) - 1, 0)
+        return _scores(self.graphdef, self.params, self.buffers, input_ids, positions, (mask > 0).astype(np.int32))
+
+    def _checked(self, input_ids) -> np.ndarray:
+        input_ids = np.asarray(input_ids, np.int32)
+        if input_ids.ndim != 2 or not input_ids.size:
+            raise UserError(f"input_ids has shape {input_ids.shape}; give token numbers as [batch, sequence].")
+        self._check_range(input_ids)
+        return input_ids
+
+    def _check_range(self, tokens):
+        outside = tokens[(tokens < 0) | (tokens >= self.config.vocab_size)]
+        if outside.size:
+            last = self.config.vocab_size - 1
+            raise UserError(f"token {outside[0]} is none of this model's; they go from 0 to {last}.")
+
+
+def from_pretrained(directory: str | Path, dtype: str = "float32") -> Model:
+    """The model of a checkpoint's directory, in whose `dtype` its weights are kept and its activations computed.
+
+    Raises UserError where the directory holds no checkpoint or one that does not fit its config.json.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
+    directory = Path(directory)
+    config = huggingface.read_config(directory)
+    graphdef, _, _ = split(jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0), dtype=dtype)))
+    params, buffers = jax.tree.map(jnp.asarray, huggingface.load(directory, config, dtype=dtype))
+    return Model(config, graphdef, params, buffers)
+
+
+def save_pretrained(model: Model, directory: str | Path):
+    """Writes config.json and safetensors, as `from_pretrained` and Hugging Face read them."""
+    huggingface.save(Path(directory), model.config, model.params, model.buffers)
+
+
+def generate(
+    model: Model,
+    prompts: Sequence[Sequence[int]] | Int[Array, "B S"],
+    max_new_tokens: int = 16,
+    *,
+    eos: int | None = None,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    speculative: bool = False,
+) -> Int[np.ndarray, "B N"]:
+    """The next `max_new_tokens` of each prompt, the likeliest ones unless `temperature` is above 0.
+
+    Prompts may differ in length.  Once a row has had `eos` it goes on with nothing else.  `speculative` drafts with the
+    model's MTP modules: the same tokens in fewer steps.
+    """
+    for prompt in prompts:
+        model._check_range(np.asarray(prompt, np.int64))
+    decode = (lambda *given, **more: speculation.new_tokens(*given, **more)[0]) if speculative else plain.new_tokens
+    return decode(
+        (model.graphdef, model.params, model.buffers),
+        prompts,
+        max_new_tokens,
+        eos=NO_EOS if eos is None else eos,
+        sampling=Sampling(temperature, top_k, top_p),
+        seed=seed,
+    )
+
+
+def loss_and_grads(model: Model, input_ids: Int[Array, "B S"]) -> tuple[float, dict[str, Float[np.ndarray, "..."]]]:
+    """(mean cross-entropy of the next token in nats, its gradients by Hugging Face's names of the parameters).
+
+    Experts are fused as Hugging Face holds them: gate_up_proj [E, 2I, D], gate first, and down_proj [E, D, I].  MTP
+    modules have no part in this loss, so they have no gradients.
+    """
+    input_ids = model._checked(input_ids)
+    if input_ids.shape[1] < 2:
+        raise UserError("input_ids has one token a row; the loss of the next token needs at least two.")
+    loss, grads = _loss_and_grads(model.graphdef, model.params, model.buffers, input_ids)
+    return float(loss), huggingface.export(model.config, grads, fuse=True)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _scores(graphdef, params, buffers, tokens_BS, positions_BS, segment_ids_BS) -> Scores:
+    model = merge(graphdef, params, buffers)
+    output = model(tokens_BS, positions_BS, segment_ids_BS)
+    return Scores(model.logits(output.hidden), [model.logits(hidden) for hidden in output.mtp] or None)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _loss_and_grads(graphdef, params, buffers, tokens_BS):
+    modules = {"mtp": params["mtp"]} if "mtp" in params else {}
+    positions_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1]), tokens_BS.shape)
+    ones_BS = jnp.ones_like(tokens_BS)
+
+    def loss(main):
+        model = merge(graphdef, main | modules, buffers)
+        hidden = model(tokens_BS, positions_BS, ones_BS).hidden
+        counted_BS = same_document(ones_BS, 1)
+        return cross_entropy(hidden, model.head_weight(), shift(tokens_BS, 1), counted_BS / counted_BS.sum())[0]
+
+    return jax.value_and_grad(loss)({name: tree for name, tree in params.items() if name != "mtp"})
