@@ -8,3 +8,4 @@ EXPERIMENT = resolve(str(Path(__file__).parents[1] / "configs/v3_tiny.py"), {"mo
 BATCH, SEQUENCE = 8, 256  # training
 PROMPT, NEW = 32, 64  # tokens of decoding
 DECODE_BATCHES = 1, 8
+LONG = 512, 2048, 4096  # lengths of long texts, prompt included
