@@ -16,6 +16,7 @@ class Context:
 
     `positions_BS` counts from 0 in each document.  `rope` holds the cosines and sines for each kind of attention.
     `counted_BS`: the tokens that statistics and auxiliary losses are about.
+    `index_warmup`, where it is given and true: attention that would pick its keys sees all, and its indexer learns.
     """
 
     tokens_BS: Int[Array, "B S"]
@@ -23,6 +24,7 @@ class Context:
     segment_ids_BS: Int[Array, "B S"]
     counted_BS: Bool[Array, "B S"]
     rope: dict[str, tuple[Float[Array, "B S P"], Float[Array, "B S P"]]]
+    index_warmup: Bool[Array, ""] | None = None
 
     @property
     def real_BS(self) -> Bool[Array, "B S"]:

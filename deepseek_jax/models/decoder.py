@@ -63,10 +63,18 @@ class Decoder(nnx.Module):
         )
 
     def __call__(
-        self, tokens_BS: Int[Array, "B S"], positions_BS: Int[Array, "B S"], segment_ids_BS: Int[Array, "B S"]
+        self,
+        tokens_BS: Int[Array, "B S"],
+        positions_BS: Int[Array, "B S"],
+        segment_ids_BS: Int[Array, "B S"],
+        index_warmup: Bool[Array, ""] | None = None,
     ) -> Output:
-        """Training and scoring: packed documents, numbered by `segment_ids_BS` (0 is padding), never see each other."""
+        """Training and scoring: packed documents, numbered by `segment_ids_BS` (0 is padding), never see each other.
+
+        `index_warmup`: see Context.
+        """
         context = self.context(tokens_BS, positions_BS, segment_ids_BS)
+        context = dataclasses.replace(context, index_warmup=index_warmup)
         x, reports = self.enter(tokens_BS), {}
         for stacks in groups(self.config):
             names = [each.name for each in stacks]

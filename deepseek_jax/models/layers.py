@@ -1,4 +1,4 @@
-"""The small parts every layer is made of: matrix products in the activations' type, RMSNorm, SwiGLU.
+"""The small parts every layer is made of: matrix products in the activations' type, norms, SwiGLU.
 
 B batch  S sequence  D model  F feed-forward
 """
@@ -37,6 +37,21 @@ class RMSNorm(nnx.Module):
         x32 = x.astype(jnp.float32)
         normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps)
         return (normed * self.scale[...]).astype(x.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """scale * (x - mean) / deviation + bias, all in float32 and rounded once, at the end."""
+
+    def __init__(self, size: int, eps: float, *, axis: str | None = None):
+        self.eps = eps
+        self.scale = ones(size, axis)
+        self.bias = zeros((size,), (axis,))
+
+    def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+        x32 = x.astype(jnp.float32)
+        centred = x32 - x32.mean(axis=-1, keepdims=True)
+        normed = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + self.eps)
+        return (normed * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 
 class SwiGLU(nnx.Module):

@@ -66,7 +66,19 @@ def attend(
     each = q_BSHK.shape[2] // G
     q_BGZK = rearrange(q_BSHK * scale, "B S (G e) K -> B G (S e) K", G=G)
     mask_B1ZT = repeat(mask_BST, "B S T -> B 1 (S e) T", e=each)
-    return rearrange(_attend(q_BGZK, k_BGTK, v_BGTV, mask_B1ZT), "B G (S e) V -> B S (G e) V", e=each)
+    out_BGZV, _ = softmax_average(q_BGZK, k_BGTK, v_BGTV, mask_B1ZT)
+    return rearrange(out_BGZV, "B G (S e) V -> B S (G e) V", e=each)
+
+
+def softmax_average(
+    q_BHSK: Float[Array, "B H S K"],
+    k_BHTK: Float[Array, "B H T K"],
+    v_BHTV: Float[Array, "B H T V"],
+    mask_B1ST: Bool[Array, "B 1 S T"],
+) -> tuple[Float[Array, "B H S V"], Float[Array, "B H S T"]]:
+    """(softmax(q k^T) v over the entries that the mask keeps, the softmax itself, which carries no gradient)."""
+    out_BHSV, weights_BHST = _attend(q_BHSK, k_BHTK, v_BHTV, mask_B1ST)
+    return out_BHSV, jax.lax.stop_gradient(weights_BHST)
 
 
 @jax.custom_vjp
@@ -77,15 +89,15 @@ def _attend(q_BHSK, k_BHTK, v_BHTV, mask_B1ST):
 def _attend_forward(q_BHSK, k_BHTK, v_BHTV, mask_B1ST):
     weights_BHST = masked_softmax(q_BHSK @ k_BHTK.swapaxes(2, 3), mask_B1ST).astype(v_BHTV.dtype)
     out_BHSV = weights_BHST @ v_BHTV
-    return out_BHSV, (q_BHSK, k_BHTK, v_BHTV, weights_BHST, out_BHSV)
+    return (out_BHSV, weights_BHST), (q_BHSK, k_BHTK, v_BHTV, weights_BHST, out_BHSV)
 
 
-def _attend_backward(saved, dout_BHSV):
+def _attend_backward(saved, cotangents):
     """As derived for FlashAttention (arXiv:2205.14135, appendix B.2): dS = P * (dP - rowsum(dO * O)).
 
     dK and dV are computed transposed, so that the small operand is the one laid out anew.
     """
-    q_BHSK, k_BHTK, v_BHTV, weights_BHST, out_BHSV = saved
+    (dout_BHSV, _), (q_BHSK, k_BHTK, v_BHTV, weights_BHST, out_BHSV) = cotangents, saved
     dweights_BHST = dout_BHSV @ v_BHTV.swapaxes(2, 3)
     mean_BHS1 = (dout_BHSV * out_BHSV).astype(jnp.float32).sum(axis=-1, keepdims=True)
     dscores_BHST = (weights_BHST * (dweights_BHST - mean_BHS1)).astype(q_BHSK.dtype)

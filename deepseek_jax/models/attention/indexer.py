@@ -1,25 +1,89 @@
-"""What an indexer learns from: its scores of keys against the attention those keys then get (V3.2, section 2.1).
+"""The lightning indexer: a small attention that says which keys the large one sees (DeepSeek-V3.2-Exp, section 2).
 
-B batch  S sequence  T keys
+It learns to foresee the large attention, from a divergence of its own: no gradient flows into it from the language
+model, nor from it into the language model.
+
+B batch  S sequence  T keys  D model  Q query rank  h index heads  i index width  R rope dims  k keys picked
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.scipy.special import xlogy
 from jaxtyping import Array, Bool, Float
 
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.layers import LayerNorm, linear
+from deepseek_jax.models.rope import rotate
+from deepseek_jax.models.tree import weight
+
+KEY_NORM_EPS = 1e-6  # whatever rms_norm_eps says (as in DeepSeek's code)
 UNSEEN = -1e30  # score of a key that takes no part: finite, so that its share of nothing is 0 and not NaN
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class IndexerReport:
-    """How well one layer's indexer foresees the attention; sums over the tokens that count, in nats and in shares."""
+class IndexQueries:
+    """What each token asks of the keys: a query a head, and how much each head's answer weighs (float32)."""
 
-    divergence: Float[Array, ""]  # of `kl_of_indexer`
-    recall: Float[Array, ""]  # share of the attention that lies on the better half of the keys that the indexer picks
+    query_BShi: Float[Array, "B S h i"]
+    weight_BSh: Float[Array, "B S h"]
+
+
+class Indexer(nnx.Module):
+    """Few narrow heads over one key a token: far cheaper a pair than the attention whose keys it picks."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        D, Q, scale = config.hidden_size, config.q_lora_rank, config.initializer_range
+        h, i = config.index_n_heads, config.index_head_dim
+        self.q_up = weight(rngs.params(), (Q, h, i), ("latent", None, None), scale)
+        self.k = weight(rngs.params(), (D, i), ("embed", None), scale)
+        self.k_norm = LayerNorm(i, KEY_NORM_EPS)
+        self.weights = weight(rngs.params(), (D, h), ("embed", None), scale)
+
+    def __call__(
+        self, x_BSD: Float[Array, "B S D"], q_BSQ: Float[Array, "B S Q"], cos_sin: tuple[Array, Array]
+    ) -> tuple[IndexQueries, Float[Array, "B S i"]]:
+        """Queries and keys from the attention's input and its normed query latent, both detached."""
+        with jax.named_scope("indexer"):
+            x_BSD, q_BSQ = jax.lax.stop_gradient((x_BSD, q_BSQ))
+            query_BShi = self._rotated(linear(q_BSQ, self.q_up), cos_sin)
+            key_BSi = self._rotated(self.k_norm(linear(x_BSD, self.k)), cos_sin)
+            scale = (self.config.index_n_heads * self.config.index_head_dim) ** -0.5
+            weight_BSh = linear(x_BSD.astype(jnp.float32), self.weights) * scale
+            return IndexQueries(query_BShi, weight_BSh), key_BSi
+
+    def _rotated(self, x, cos_sin):
+        """The first R dims turn, half by half, also where the attention's own pairs are interleaved."""
+        R = self.config.qk_rope_head_dim
+        return jnp.concatenate([rotate(x[..., :R], *cos_sin, interleave=False), x[..., R:]], axis=-1)
+
+
+def scores_of_all(queries: IndexQueries, key_BTi: Float[Array, "B T i"]) -> Float[Array, "B S T"]:
+    """sum_h w_h relu(q_h . k) for every key, in float32 (equation 1).
+
+    One head at a time: [B, S, h, T] never exists, and XLA's CPU code takes a tenth of the time.
+    """
+    key_BiT = key_BTi.astype(jnp.float32).swapaxes(1, 2)
+
+    @jax.checkpoint
+    def add_head(scores_BST, head):
+        query_BSi, weight_BS = head
+        return scores_BST + weight_BS[..., None] * jax.nn.relu(query_BSi @ key_BiT), None
+
+    heads = jnp.moveaxis(queries.query_BShi.astype(jnp.float32), 2, 0), jnp.moveaxis(queries.weight_BSh, 2, 0)
+    start_BST = jnp.zeros((*queries.weight_BSh.shape[:2], key_BTi.shape[1]), jnp.float32)
+    return jax.lax.scan(add_head, start_BST, heads)[0]
+
+
+def scores_of_picked(queries: IndexQueries, key_BSki: Float[Array, "B S k i"]) -> Float[Array, "B S k"]:
+    """As `scores_of_all`, where every query has keys of its own."""
+    query_BShi, key_BSki = queries.query_BShi.astype(jnp.float32), key_BSki.astype(jnp.float32)
+    heads_BShk = jax.nn.relu(query_BShi @ key_BSki.swapaxes(2, 3))
+    return jnp.einsum("BSh,BShk->BSk", queries.weight_BSh, heads_BShk)
 
 
 def kl_of_indexer(
@@ -28,9 +92,36 @@ def kl_of_indexer(
     """KL(attention || softmax of the index scores) over each token's visible keys; 0 where a token sees none.
 
     `attention` is summed over heads: here it is brought to the sum 1 and detached, so only the indexer learns
-    (DeepSeek-V3.2-Exp, equations 3 and 4).
+    (equations 3 and 4).
     """
     attention = jnp.where(visible, jax.lax.stop_gradient(attention), 0.0)
     share = attention / jnp.maximum(attention.sum(axis=-1, keepdims=True), 1e-30)
     log_index = jax.nn.log_softmax(jnp.where(visible, index_scores, UNSEEN), axis=-1)
     return (xlogy(share, share) - share * log_index).sum(axis=-1)
+
+
+def recall_of_indexer(attention_by_score: Float[Array, "B S k"], total: Float[Array, "B S"]) -> Float[Array, "B S"]:
+    """Share of the attention that lies on the better half of the keys that the indexer picks.
+
+    Half of them, because where the attention is sparse it sees no others, and all of them would always hold all of it.
+    `attention_by_score` is that of the picked keys, best first; `total` that of all the keys that were attended.
+    """
+    half = -(-attention_by_score.shape[-1] // 2)
+    recall = attention_by_score[..., :half].sum(axis=-1) / jnp.maximum(total, 1e-30)
+    return jax.lax.stop_gradient(recall)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class IndexerReport:
+    """How well one layer's indexer foresees its attention; sums over the tokens that count."""
+
+    divergence: Float[Array, ""]  # of `kl_of_indexer`, in nats
+    recall: Float[Array, ""]  # of `recall_of_indexer`
+
+
+def report(
+    divergence_BS: Float[Array, "B S"], recall_BS: Float[Array, "B S"], counted_BS: Bool[Array, "B S"]
+) -> IndexerReport:
+    """Counts only tokens of `counted_BS`, as the router's report does."""
+    return IndexerReport(*(jnp.where(counted_BS, each_BS, 0.0).sum() for each_BS in (divergence_BS, recall_BS)))

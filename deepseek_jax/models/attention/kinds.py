@@ -12,9 +12,10 @@ from flax import nnx
 
 from deepseek_jax.models.attention.gqa import GroupedQueryAttention
 from deepseek_jax.models.attention.mla import LatentAttention
+from deepseek_jax.models.attention.sparse import SparseLatentAttention
 from deepseek_jax.models.config import ModelConfig
 
-KINDS = {"gqa": GroupedQueryAttention, "mla": LatentAttention}
+KINDS = {"gqa": GroupedQueryAttention, "mla": LatentAttention, "dsa": SparseLatentAttention}
 
 
 def make_attention(config: ModelConfig, kind: str, *, rngs: nnx.Rngs) -> nnx.Module:

@@ -43,8 +43,8 @@ class LatentAttention(nnx.Module):
 
     def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Float[Array, "B S D"], None]:
         """Every token attends over the tokens it came with."""
-        q_BSHd, latent_BSC, rope_BSR = self._project(x_BSD, context)
-        return self._expanded(q_BSHd, latent_BSC, rope_BSR, context), None
+        _, q_BSHd, entry_BSe = self._project(x_BSD, context)
+        return self._attend_expanded(q_BSHd, entry_BSe, context), None
 
     def empty_cache(self, batch: int, places: int, dtype) -> Float[Array, "B T C+R"]:
         """Latents and rotated keys, shared by all heads (V2, table 1)."""
@@ -52,28 +52,18 @@ class LatentAttention(nnx.Module):
 
     def prefill(self, x_BSD: Float[Array, "B S D"], context: Context, cache_BTe) -> tuple[Array, Array]:
         """As a call, and the cache is filled."""
-        q_BSHd, latent_BSC, rope_BSR = self._project(x_BSD, context)
-        cache_BTe = self._remember(latent_BSC, rope_BSR, context, cache_BTe)
-        return self._expanded(q_BSHd, latent_BSC, rope_BSR, context), cache_BTe
+        _, q_BSHd, entry_BSe = self._project(x_BSD, context)
+        cache_BTe = write(cache_BTe, entry_BSe, context.positions_BS, context.real_BS)
+        return self._attend_expanded(q_BSHd, entry_BSe, context), cache_BTe
 
     def decode(self, x_BSD: Float[Array, "B S D"], context: Context, cache_BTe) -> tuple[Array, Array]:
-        """Attends over the cache, these tokens included, without expanding its latents.
-
-        W_UK is absorbed into the query and W_UV into the output (V2, section 2.1.2).
-        """
-        N, C = self.config.qk_nope_head_dim, self.config.kv_lora_rank
-        q_BSHd, latent_BSC, rope_BSR = self._project(x_BSD, context)
-        cache_BTe = self._remember(latent_BSC, rope_BSR, context, cache_BTe)
-        mask_BST = written_before(context.positions_BS, cache_BTe.shape[1])
-        with jax.named_scope("mla_absorbed"):
-            kv_up = self.kv_up[...].astype(x_BSD.dtype)
-            q_BSHC = jnp.einsum("BSHN,CHN->BSHC", q_BSHd[..., :N], kv_up[..., :N])
-            query_BSHe = jnp.concatenate([q_BSHC, q_BSHd[..., N:]], axis=-1) * self.config.softmax_scale
-            mixed_BSHe = attend_latents(query_BSHe, cache_BTe, mask_BST)
-            return self._output(jnp.einsum("BSHC,CHV->BSHV", mixed_BSHe[..., :C], kv_up[..., N:])), cache_BTe
+        """Attends over the cache, these tokens included, without expanding its latents."""
+        _, q_BSHd, entry_BSe = self._project(x_BSD, context)
+        cache_BTe = write(cache_BTe, entry_BSe, context.positions_BS, context.real_BS)
+        return self._output(self._attend_absorbed(q_BSHd, cache_BTe, context)), cache_BTe
 
     def _project(self, x_BSD, context):
-        """Queries [B S H N+R], normed latents [B S C] and the one rope key of all heads [B S R]."""
+        """Query latents [B S Q], queries [B S H N+R], and what others attend to: latents and rope keys [B S C+R]."""
         N, C, interleave = self.config.qk_nope_head_dim, self.config.kv_lora_rank, self.config.rope_interleave
         with jax.named_scope("mla_project"):
             q_BSQ = x_BSD
@@ -84,21 +74,40 @@ class LatentAttention(nnx.Module):
             cos_sin = context.rope[self.kind]
             q_rope = rotate(q_BSHd[..., N:], *cos_sin, interleave=interleave)
             k_rope = rotate(down[..., C:], *cos_sin, interleave=interleave)
-            return jnp.concatenate([q_BSHd[..., :N], q_rope], axis=-1), self.kv_norm(down[..., :C]), k_rope
+            q_BSHd = jnp.concatenate([q_BSHd[..., :N], q_rope], axis=-1)
+            return q_BSQ, q_BSHd, jnp.concatenate([self.kv_norm(down[..., :C]), k_rope], axis=-1)
 
-    def _expanded(self, q_BSHd, latent_BSC, rope_BSR, context):
-        N, H = self.config.qk_nope_head_dim, self.config.num_attention_heads
+    def _attend_expanded(self, q_BSHd, entry_BSe, context):
         with jax.named_scope("mla"):
-            kv_BTHe = linear(latent_BSC, self.kv_up)
-            rope_BTHR = jnp.broadcast_to(rope_BSR[:, :, None], (*rope_BSR.shape[:2], H, rope_BSR.shape[-1]))
-            k_BTHd = jnp.concatenate([kv_BTHe[..., :N], rope_BTHR], axis=-1)
+            k_BTHd, v_BTHV = self._expand(entry_BSe)
             return self._output(
-                causal_attend(q_BSHd, k_BTHd, kv_BTHe[..., N:], context.segment_ids_BS, self.config.softmax_scale)
+                causal_attend(q_BSHd, k_BTHd, v_BTHV, context.segment_ids_BS, self.config.softmax_scale)
             )
 
-    def _remember(self, latent_BSC, rope_BSR, context, cache_BTe):
-        new_BSe = jnp.concatenate([latent_BSC, rope_BSR], axis=-1)
-        return write(cache_BTe, new_BSe, context.positions_BS, context.real_BS)
+    def _attend_absorbed(self, q_BSHd, cache_BTe, context):
+        with jax.named_scope("mla_absorbed"):
+            mask_BST = written_before(context.positions_BS, cache_BTe.shape[1])
+            return self._release(attend_latents(self._absorb(q_BSHd), cache_BTe, mask_BST))
+
+    def _expand(self, entry_BTe):
+        """Keys [B T H N+R] and values [B T H V] of every head."""
+        N, C, H = self.config.qk_nope_head_dim, self.config.kv_lora_rank, self.config.num_attention_heads
+        kv_BTHe = linear(entry_BTe[..., :C], self.kv_up)
+        rope_BTR = entry_BTe[..., C:]
+        rope_BTHR = jnp.broadcast_to(rope_BTR[:, :, None], (*rope_BTR.shape[:2], H, rope_BTR.shape[-1]))
+        return jnp.concatenate([kv_BTHe[..., :N], rope_BTHR], axis=-1), kv_BTHe[..., N:]
+
+    def _absorb(self, q_BSHd):
+        """Scaled queries [B S H C+R] of the entries themselves: W_UK goes into the query (V2, section 2.1.2)."""
+        N = self.config.qk_nope_head_dim
+        k_up_CHN = self.kv_up[..., :N].astype(q_BSHd.dtype)
+        q_BSHC = jnp.einsum("BSHN,CHN->BSHC", q_BSHd[..., :N], k_up_CHN)
+        return jnp.concatenate([q_BSHC, q_BSHd[..., N:]], axis=-1) * self.config.softmax_scale
+
+    def _release(self, mixed_BSHe):
+        """Values [B S H V] of mixed entries: W_UV goes into the output."""
+        N, C = self.config.qk_nope_head_dim, self.config.kv_lora_rank
+        return jnp.einsum("BSHC,CHV->BSHV", mixed_BSHe[..., :C], self.kv_up[..., N:].astype(mixed_BSHe.dtype))
 
     def _output(self, mixed_BSHV):
         return self._biased(linear(mixed_BSHV, self.out, contract=2), "out_bias")

@@ -1,0 +1,116 @@
+"""Which keys a query picks, a block of queries at a time.
+
+B batch  S queries  T keys  q queries of a block  k keys picked  e numbers a key
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from deepseek_jax.models.attention.indexer import IndexQueries, scores_of_all
+
+MOST_SPANS = 8  # of queries with a number of keys of their own; more save work and cost compile time
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Queries:
+    """`query_BSHd` are those of the attention itself.  Queries of segment 0 are padding and see nothing."""
+
+    query_BSHd: Float[Array, "B S H d"]
+    index: IndexQueries
+    place_BS: Int[Array, "B S"]
+    segment_BS: Int[Array, "B S"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """A key's place is its number; `entry_BTe` is what the attention mixes, `index_BTi` what the indexer looks at."""
+
+    entry_BTe: Float[Array, "B T e"]
+    index_BTi: Float[Array, "B T i"]
+    segment_BT: Int[Array, "B T"]
+
+
+def visible_all(queries: Queries, keys: Keys) -> Bool[Array, "B S T"]:
+    """A query sees its own place and those before, in its segment."""
+    places_T = jnp.arange(keys.segment_BT.shape[1])
+    return _visible(queries, places_T, keys.segment_BT[:, None])
+
+
+def visible_picked(queries: Queries, keys: Keys, picked_BSk: Int[Array, "B S k"]) -> Bool[Array, "B S k"]:
+    """`visible_all` at the picked places."""
+    return _visible(queries, picked_BSk, gather(keys.segment_BT, picked_BSk))
+
+
+def _visible(queries, places, segments):
+    own, place = queries.segment_BS[..., None], queries.place_BS[..., None]
+    return (own > 0) & (segments == own) & (places <= place)
+
+
+def pick(scores_BST: Float[Array, "B S T"], visible_BST: Bool[Array, "B S T"], count: int) -> Int[Array, "B S k"]:
+    """The places of the `count` best visible keys, best first; where fewer are visible, any others make up the rest."""
+    scores_BST = jnp.where(visible_BST, jax.lax.stop_gradient(scores_BST), -jnp.inf)
+    return jax.lax.top_k(scores_BST, min(count, scores_BST.shape[-1]))[1]
+
+
+def pick_by_blocks(queries: Queries, keys: Keys, count: int, block: int) -> Int[Array, "B S k"]:
+    """`pick` where S x T scores are too many to exist at one time."""
+    return by_blocks(
+        lambda q: pick(scores_of_all(q.index, keys.index_BTi), visible_all(q, keys), count), block, queries
+    )
+
+
+def pick_causally(queries: Queries, keys: Keys, count: int, block: int) -> Int[Array, "B S k"]:
+    """`pick_by_blocks` where query t has place t: a span of queries is compared only with keys up to its own end."""
+    length = queries.place_BS.shape[1]
+    span = max(count, block, -(-length // MOST_SPANS))
+    ends = [*range(span, length, span), length]
+    spans = [
+        pick_by_blocks(_places(queries, start, end), _places(keys, 0, end), count, block)
+        for start, end in zip([0, *ends], ends)
+    ]
+    return jnp.concatenate(spans, axis=1)
+
+
+def _places(tree, start, end):
+    return jax.tree.map(lambda leaf: leaf[:, start:end], tree)
+
+
+def mask_of(picked_BSk: Int[Array, "B S k"], places: int) -> Bool[Array, "B S T"]:
+    """Which of `places` keys are among the picked."""
+    B, S, _ = picked_BSk.shape
+    rows_B11, queries_S1 = jnp.arange(B)[:, None, None], jnp.arange(S)[:, None]
+    return jnp.zeros((B, S, places), bool).at[rows_B11, queries_S1, picked_BSk].set(True)
+
+
+def gather(of_BT: Array, picked_BSk: Int[Array, "B S k"]) -> Array:
+    """[B S k ...] from [B T ...]: what lies at the picked places, which must all be there."""
+    rows_B11 = jnp.arange(of_BT.shape[0])[:, None, None]
+    return of_BT.at[rows_B11, picked_BSk].get(mode="promise_in_bounds")
+
+
+def by_blocks(f: Callable, block: int, tree):
+    """`f` of a tree of arrays [B S ...], for `block` places of S at a time, into another such tree.
+
+    The backward pass computes each block again, so that it too holds what is inside of `f` for one block at a time.
+    The last block is filled up with zeros, which are padding to whoever looks at segments.
+    """
+    length = jax.tree.leaves(tree)[0].shape[1]
+    if length <= block:
+        return f(tree)
+    count = -(-length // block)
+
+    def cut(leaf):
+        filled = jnp.pad(leaf, [(0, 0), (0, count * block - length), *[(0, 0)] * (leaf.ndim - 2)])
+        return jnp.moveaxis(filled.reshape(leaf.shape[0], count, block, *leaf.shape[2:]), 1, 0)
+
+    def join(blocks):
+        whole = jnp.moveaxis(blocks, 0, 1)
+        return whole.reshape(whole.shape[0], count * block, *whole.shape[3:])[:, :length]
+
+    return jax.tree.map(join, jax.lax.map(jax.checkpoint(f), jax.tree.map(cut, tree)))

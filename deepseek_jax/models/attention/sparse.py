@@ -1,0 +1,177 @@
+"""DeepSeek sparse attention: latent attention over the keys that a lightning indexer picks (V3.2-Exp, section 2).
+
+B batch  S query length  T key length  D model  H heads  h index heads  i index width  k keys picked
+C key-value rank  N no-rope dims  R rope dims  V value dims
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from deepseek_jax.models.attention.core import softmax_average
+from deepseek_jax.models.attention.indexer import (
+    Indexer,
+    IndexerReport,
+    kl_of_indexer,
+    recall_of_indexer,
+    report,
+    scores_of_all,
+    scores_of_picked,
+)
+from deepseek_jax.models.attention.mla import LatentAttention
+from deepseek_jax.models.attention.selection import (
+    Keys,
+    Queries,
+    by_blocks,
+    gather,
+    mask_of,
+    pick,
+    pick_by_blocks,
+    pick_causally,
+    visible_all,
+    visible_picked,
+)
+from deepseek_jax.models.cache import write
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.context import Context
+
+BLOCK = 64  # queries whose scores, or whose picked entries, exist at one time
+SPARSE_FROM = 4  # sequences of more than so many times index_topk gather what they pick, shorter ones mask the rest
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Attended:
+    """What the queries mixed from the values, and what the indexer may learn from it."""
+
+    mixed_BSHV: Float[Array, "B S H V"]
+    divergence_BS: Float[Array, "B S"]
+    recall_BS: Float[Array, "B S"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class SparseCache:
+    """Latents and rope keys as latent attention caches them, and the indexer's keys."""
+
+    entry_BTe: Float[Array, "B T C+R"]
+    index_BTi: Float[Array, "B T i"]
+
+
+class SparseLatentAttention(LatentAttention):
+    """Each query attends to the index_topk visible keys that the indexer scores highest, or to all if there are fewer.
+
+    Two forms give the same numbers.  `by_mask` scores all pairs: time and memory grow with S T.  `by_gathering` brings
+    the picked entries to each query and attends without expanding them: time and memory grow with S index_topk, but
+    for the picking itself, whose time grows with S T at a fraction of the cost a pair.
+    """
+
+    def __init__(self, config: ModelConfig, kind: str, *, rngs: nnx.Rngs):
+        super().__init__(config, kind, rngs=rngs)
+        self.indexer = Indexer(config, rngs=rngs)
+
+    def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Array, IndexerReport]:
+        """Every token attends over the tokens it came with."""
+        queries, keys = self.queries_and_keys(x_BSD, context)
+        found = self._attend(queries, keys, context.index_warmup)
+        return self._output(found.mixed_BSHV), report(found.divergence_BS, found.recall_BS, context.counted_BS)
+
+    def empty_cache(self, batch: int, places: int, dtype) -> SparseCache:
+        index_BTi = jnp.zeros((batch, places, self.config.index_head_dim), dtype)
+        return SparseCache(super().empty_cache(batch, places, dtype), index_BTi)
+
+    def prefill(self, x_BSD: Float[Array, "B S D"], context: Context, cache: SparseCache) -> tuple[Array, SparseCache]:
+        """As a call, and the cache is filled."""
+        queries, keys = self.queries_and_keys(x_BSD, context)
+        return self._output(self._attend(queries, keys, None).mixed_BSHV), _remember(keys, context, cache)
+
+    def decode(self, x_BSD: Float[Array, "B S D"], context: Context, cache: SparseCache) -> tuple[Array, SparseCache]:
+        """Attends over the cache, these tokens included, at the entries that it picks there."""
+        queries, keys = self.queries_and_keys(x_BSD, context)
+        cache = _remember(keys, context, cache)
+        if cache.entry_BTe.shape[1] <= self.config.index_topk:
+            return self._output(self._attend_absorbed(queries.query_BSHd, cache.entry_BTe, context)), cache
+        queries = dataclasses.replace(queries, place_BS=context.positions_BS)
+        keys = Keys(cache.entry_BTe, cache.index_BTi, jnp.ones(cache.entry_BTe.shape[:2], jnp.int32))
+        return self._output(self.by_gathering(queries, keys, pick_by_blocks).mixed_BSHV), cache
+
+    def queries_and_keys(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Queries, Keys]:
+        q_BSQ, q_BSHd, entry_BSe = self._project(x_BSD, context)
+        index, key_BSi = self.indexer(x_BSD, q_BSQ, context.rope[self.kind])
+        places_BS = jnp.broadcast_to(jnp.arange(x_BSD.shape[1]), context.segment_ids_BS.shape)
+        queries = Queries(q_BSHd, index, places_BS, context.segment_ids_BS)
+        return queries, Keys(entry_BSe, key_BSi, context.segment_ids_BS)
+
+    def _attend(self, queries, keys, warmup) -> Attended:
+        by_mask = functools.partial(self.by_mask, warmup=warmup)
+        if keys.segment_BT.shape[1] <= SPARSE_FROM * self.config.index_topk:
+            return by_mask(queries, keys)
+        if warmup is None:
+            return self.by_gathering(queries, keys)
+        return jax.lax.cond(warmup, by_mask, self.by_gathering, queries, keys)
+
+    def by_mask(self, queries: Queries, keys: Keys, warmup=None, block: int = BLOCK) -> Attended:
+        """Over expanded keys and values; where `warmup` is given and true, over all that are visible."""
+        with jax.named_scope("dsa_by_mask"):
+            k_BTHd, v_BTHV = self._expand(keys.entry_BTe)
+            k_BHTd, v_BHTV = k_BTHd.swapaxes(1, 2), v_BTHV.swapaxes(1, 2)
+
+            def attend(queries):
+                scores_BST, visible_BST = scores_of_all(queries.index, keys.index_BTi), visible_all(queries, keys)
+                picked_BSk = pick(scores_BST, visible_BST, self.config.index_topk)
+                kept_BST = mask_of(picked_BSk, scores_BST.shape[-1]) | (False if warmup is None else warmup)
+                kept_BST &= visible_BST
+                q_BHSd = queries.query_BSHd.swapaxes(1, 2) * self.config.softmax_scale
+                mixed_BHSV, weights_BHST = softmax_average(q_BHSd, k_BHTd, v_BHTV, kept_BST[:, None])
+                attention_BST = _over_heads(weights_BHST, axis=1)
+                best_BSk = jnp.take_along_axis(attention_BST, picked_BSk, axis=-1)
+                return Attended(
+                    mixed_BHSV.swapaxes(1, 2),
+                    kl_of_indexer(scores_BST, attention_BST, kept_BST),
+                    recall_of_indexer(best_BSk, attention_BST.sum(axis=-1)),
+                )
+
+            return by_blocks(attend, block, queries)
+
+    def by_gathering(self, queries: Queries, keys: Keys, pick_keys=pick_causally, block: int = BLOCK) -> Attended:
+        """Over the entries that `pick_keys` of selection.py picks, without expanding them."""
+        C = self.config.kv_lora_rank
+
+        def attend(block_of_both):
+            queries, picked_BSk = block_of_both
+            kept_BSk = visible_picked(queries, keys, picked_BSk)
+            entry_BSke = gather(keys.entry_BTe, picked_BSk)
+            scores_BSk = scores_of_picked(queries.index, gather(keys.index_BTi, picked_BSk))
+            # Each query is a batch of its own, in which its heads are the queries.
+            mixed_BSHC, weights_BSHk = softmax_average(
+                self._absorb(queries.query_BSHd), entry_BSke, entry_BSke[..., :C], kept_BSk[:, :, None]
+            )
+            attention_BSk = _over_heads(weights_BSHk, axis=2)
+            return Attended(
+                self._release(mixed_BSHC),
+                kl_of_indexer(scores_BSk, attention_BSk, kept_BSk),
+                recall_of_indexer(attention_BSk, attention_BSk.sum(axis=-1)),
+            )
+
+        with jax.named_scope("dsa_by_gathering"):
+            picked_BSk = pick_keys(queries, keys, self.config.index_topk, block)
+            return by_blocks(attend, block, (queries, picked_BSk))
+
+
+def _over_heads(weights, axis):
+    """Their sum in float32, as a product with ones: XLA's CPU code adds up an inner dimension many times slower."""
+    ones_H = jnp.ones((weights.shape[axis],), jnp.float32)
+    return jnp.tensordot(ones_H, weights.astype(jnp.float32), axes=(0, axis))
+
+
+def _remember(keys, context, cache):
+    """The cache with these tokens' keys in it."""
+    entry_BTe, index_BTi = (
+        write(cached, new, context.positions_BS, context.real_BS)
+        for cached, new in ((cache.entry_BTe, keys.entry_BTe), (cache.index_BTi, keys.index_BTi))
+    )
+    return SparseCache(entry_BTe, index_BTi)
