@@ -86,19 +86,21 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Weights of the loss's parts beside next-token cross-entropy (V3, sections 2.1.2, 2.2 and 4.2)."""
+    """Weights of the loss's parts beside next-token cross-entropy (V3, sections 2.1.2, 2.2 and 4.2; V3.2-Exp, 2.1)."""
 
     mtp_weight: float = 0.3
     mtp_weight_final: float = 0.1
     mtp_switch: float = 0.676  # share of the run after which `mtp_weight_final` holds (10T of 14.8T tokens)
     sequence_balance: float = 1e-4
     z_loss: float = 0.0
+    indexer_weight: float = 1.0  # of the divergence between sparse attention and what its indexer foresees
+    indexer_warmup: float = 0.0625  # share of the run with dense attention: V3.2 warmed up for 1,000 of 16,000 steps
     chunk_tokens: int = 2048  # tokens whose logits exist at one time
 
     def __post_init__(self):
-        _at_least("loss", self, 0, "mtp_weight", "mtp_weight_final", "sequence_balance", "z_loss")
+        _at_least("loss", self, 0, "mtp_weight", "mtp_weight_final", "sequence_balance", "z_loss", "indexer_weight")
         _at_least("loss", self, 1, "chunk_tokens")
-        _fraction("loss", self, "mtp_switch")
+        _fraction("loss", self, "mtp_switch", "indexer_warmup")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,26 +23,29 @@ def totals(segment_ids: jax.Array, depths: int) -> dict[str, jax.Array]:
     return {name: jnp.maximum(count, 1).astype(jnp.float32) for name, count in counts.items()}
 
 
-def loss(
-    model: Decoder, batch: dict, totals: dict, mtp_weight: jax.Array, config: LossConfig
-) -> tuple[jax.Array, dict]:
+def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: LossConfig) -> tuple[jax.Array, dict]:
     """The training loss of a microbatch's share, and a dict of shares that add up to the whole batch's metrics.
 
     loss/next and loss/mtp_k: mean nats a target; loss/balance: sequence-wise, mean over sequences, summed over layers;
     router/load: assignments an expert, nested as the buffers; router/entropy: mean over tokens, nested likewise.
+    Where attention picks its keys, loss/indexer (nats) and indexer/recall: means over tokens and layers.
+    `scheduled` holds the weight "mtp" and whether indexers still warm up, "index_warmup" (None: they do not).
     """
-    output = model(batch["tokens"], batch["positions"], batch["segment_ids"])
+    output = model(batch["tokens"], batch["positions"], batch["segment_ids"], scheduled["index_warmup"])
     parts = {}
     next_loss, parts["loss/next"] = _predict(model, output.hidden, batch, 1, totals, config)
     value = next_loss
     for depth, hidden in enumerate(output.mtp, start=2):
         further_loss, parts[f"loss/mtp_{depth - 1}"] = _predict(model, hidden, batch, depth, totals, config)
-        value += mtp_weight / len(output.mtp) * further_loss
+        value += scheduled["mtp"] / len(output.mtp) * further_loss
     reports = jax.tree.leaves(output.routers, is_leaf=_is_report)
     parts["loss/balance"] = (
         sum(router.balance.sum() for router in reports) / totals["sequences"] if reports else jnp.zeros(())
     )
     value += config.sequence_balance * parts["loss/balance"]
+    if output.indexers:
+        parts["loss/indexer"], parts["indexer/recall"] = _indexers(output.indexers, totals)
+        value += config.indexer_weight * parts["loss/indexer"]
     routers = {
         "router/load": jax.tree.map(lambda router: router.load_E, output.routers, is_leaf=_is_report),
         "router/entropy": jax.tree.map(
@@ -66,6 +69,24 @@ def _predict(model, hidden, batch, depth, totals, config):
     options = {"z_loss": config.z_loss, "chunk_tokens": config.chunk_tokens}
     value, nll = cross_entropy(hidden, model.head_weight(), shift(batch["tokens"], depth), weights, **options)
     return value, (nll * weights).sum()
+
+
+def _indexers(reports: dict, totals: dict) -> tuple[jax.Array, jax.Array]:
+    """(divergence, recall), means over the tokens that a layer counts and over layers.
+
+    Indexers share no parameters, and AdamW does not see the scale of a gradient: a mean over layers trains them as a
+    sum would, and weighs less when gradients are clipped by their common norm.
+    """
+    means = [
+        jax.tree.map(lambda total: total / totals["tokens"], report) for report in reports.get("layers", {}).values()
+    ]
+    for depth, report in reports.get("mtp", {}).items():
+        targets = totals[f"targets_{int(depth) + 1}"]  # what the module sees of a document ends with its targets
+        means.append(jax.tree.map(lambda total: total / targets, report["block"]))  # noqa: B023
+    divergence, recall = (
+        jnp.concatenate([jnp.ravel(getattr(mean, name)) for mean in means]).mean() for name in ("divergence", "recall")
+    )
+    return divergence, recall
 
 
 def _is_report(node) -> bool:

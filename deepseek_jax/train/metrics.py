@@ -26,7 +26,7 @@ def train_row(step: int, measured: dict, timing: dict, model: ModelConfig) -> di
     target (bits_per_byte: bits a byte of text); times are means over the steps since the last row.
     """
     row = {"step": step}
-    row |= {name: float(value) for name, value in measured.items() if name.startswith("loss/")}
+    row |= {name: float(value) for name, value in measured.items() if name.startswith(("loss/", "indexer/"))}
     row["bits_per_byte"] = bits_per_byte(row["loss/next"] * float(measured["targets"]), float(measured["bytes"]))
     row |= {name: float(measured[name]) for name in STEP_SCALARS}
     row["skipped"] = int(measured["skipped"])

@@ -27,7 +27,8 @@ class Program:
     totals(batch) -> what is counted in the whole batch [K, M, S].
     loss(params, buffers, microbatch, totals, weights) -> (loss, aux): sums over the microbatch divided by the totals,
         so that losses and gradients of microbatches add up to those of the batch, however unequal their numbers of
-        tokens.  aux is a dict of arrays that add up too.  `weights` holds what a schedule sets: {"mtp"}.
+        tokens.  aux is a dict of arrays that add up too.  `weights` holds what a schedule sets: "mtp" and
+        "index_warmup" (whether attention that picks its keys still sees all; None where it never does).
     update_buffers(buffers, aux, rate) -> buffers after a step, from what the whole batch reported.
     score(params, buffers, batch [B, S]) -> {"nats", "targets"}, each [N], summed over the batch.
     """
@@ -55,7 +56,7 @@ def language_model_program(experiment: Experiment, bytes_a_target: np.ndarray) -
 
     def loss(params, buffers, batch, totals, weights):
         model = tree.merge(graphdef, params, buffers)
-        value, aux = language_model.loss(model, batch, totals, weights["mtp"], experiment.loss)
+        value, aux = language_model.loss(model, batch, totals, weights, experiment.loss)
         real, counted = batch["segment_ids"] > 0, same_document(batch["segment_ids"], 1)
         counts = {
             "tokens": real.sum(dtype=jnp.float32),

@@ -4,6 +4,8 @@ Step s counts from 0: the update that takes the parameters from their initial va
 are of `train.steps`, so that a short run passes through the same shape as a long one.
 """
 
+from collections.abc import Callable
+
 import optax
 
 from deepseek_jax.config import LossConfig, OptimizerConfig, RouterConfig, ScheduleConfig, TrainConfig
@@ -89,6 +91,12 @@ def _wsd(schedule: ScheduleConfig, peak: float, steps: int):
 def mtp_weight(loss: LossConfig, steps: int) -> optax.Schedule:
     """Weight of the multi-token prediction loss: V3 has 0.3 for the first 10T tokens and 0.1 after (section 4.2)."""
     return _switch(loss.mtp_weight, loss.mtp_weight_final, loss.mtp_switch, steps)
+
+
+def index_warmup(loss: LossConfig, steps: int) -> Callable | None:
+    """Whether attention that picks its keys still sees all of them at a step; None where it never does."""
+    until = round(loss.indexer_warmup * steps)
+    return (lambda step: step < until) if until else None
 
 
 def bias_update_rate(router: RouterConfig, steps: int) -> optax.Schedule:

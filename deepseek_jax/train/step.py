@@ -71,8 +71,10 @@ def make_step(
 def gradient_function(program: Program, experiment: Experiment, state: State, batch: dict) -> Callable:
     """(params, microbatch) -> ((loss, aux), gradient), the microbatch's share of those of the whole `batch`."""
     totals = program.totals(batch)
+    updates_made = state["step"] - state["skipped"]
     mtp_at = schedules.mtp_weight(experiment.loss, experiment.train.steps)
-    weights = {"mtp": mtp_at(state["step"] - state["skipped"])}
+    warmup_at = schedules.index_warmup(experiment.loss, experiment.train.steps)
+    weights = {"mtp": mtp_at(updates_made), "index_warmup": warmup_at and warmup_at(updates_made)}
 
     def loss_and_gradient(params, microbatch):
         return jax.value_and_grad(program.loss, has_aux=True)(params, state["buffers"], microbatch, totals, weights)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deepseek_jax.config import Experiment, OptimizerConfig, TrainConfig
+from deepseek_jax.config import Experiment, LossConfig, OptimizerConfig, TrainConfig
 from deepseek_jax.models.flops import attention_a_token
 from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.step import gradient_function
@@ -37,8 +37,10 @@ def batch():
 
 @pytest.fixture(scope="module")
 def experiment():
-    model = dataclasses.replace(tiny.DENSE, num_nextn_predict_layers=1)
-    return Experiment(model=model, train=TrainConfig(steps=10), optimizer=OptimizerConfig())
+    sparse = {"layer_types": ("dsa",), "index_n_heads": 2, "index_head_dim": 8, "index_topk": 4}
+    model = dataclasses.replace(tiny.DENSE, num_nextn_predict_layers=1, **sparse)
+    loss = LossConfig(indexer_warmup=0.0)  # scores are those of sparse attention
+    return Experiment(model=model, loss=loss, train=TrainConfig(steps=10), optimizer=OptimizerConfig())
 
 
 @pytest.fixture(scope="module")

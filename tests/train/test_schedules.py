@@ -93,6 +93,12 @@ def test_mtp_weight_and_bias_rate_switch_where_v3_switched():
     assert [float(speed(step)) for step in (0, 965, 966, 999)] == [close(x) for x in (1e-3, 1e-3, 0, 0)]
 
 
+def test_indexers_warm_up_for_a_share_of_the_run_or_not_at_all():
+    warming_up = schedules.index_warmup(LossConfig(indexer_warmup=0.25), 1000)
+    assert [warming_up(step) for step in (0, 249, 250, 999)] == [True, True, False, False]
+    assert schedules.index_warmup(LossConfig(indexer_warmup=0.0), 1000) is None
+
+
 def test_batch_grows_in_equal_stages_of_whole_microbatches():
     ramp = TrainConfig(steps=1000, batch_size=16, microbatch_size=2, ramp_start=4, ramp_stages=4, ramp_fraction=0.4)
     sizes = [schedules.batch_size(ramp, step) for step in (0, 99, 100, 199, 200, 300, 399, 400, 999)]
