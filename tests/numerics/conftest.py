@@ -44,7 +44,7 @@ class Golden:
         return tokens, positions, np.ones_like(tokens)
 
 
-@pytest.fixture(scope="session", params=["v1", "moe", "v2_lite", "v2", "v2_plain", "v3", "v3_plain", "v3_fp8"])
+@pytest.fixture(scope="session", params=["v1", "moe", "v2_lite", "v2", "v2_plain", "v3", "v3_plain", "v3_fp8", "v32"])
 def golden(request) -> Golden:
     directory = GOLDENS / request.param
     config = huggingface.read_config(directory)

@@ -3,6 +3,7 @@
 B batch  S sequence  T cache places
 """
 
+import functools
 import re
 
 import jax
@@ -12,8 +13,11 @@ import pytest
 
 import deepseek_jax
 from deepseek_jax.config import LossConfig
+from deepseek_jax.models.attention import sparse
+from deepseek_jax.models.attention.selection import mask_of, pick_causally
 from deepseek_jax.models.cached import CachedDecoder, unstacked
 from deepseek_jax.models.decoder import Decoder
+from deepseek_jax.models.tree import merge
 from deepseek_jax.tasks import language_model
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-4}  # logits reach 50 in v2_plain
@@ -100,7 +104,8 @@ def test_losses(golden):
     batch = {"tokens": tokens, "positions": positions, "segment_ids": segment_ids}
     totals = language_model.totals(segment_ids, depths=2)
     config = LossConfig(sequence_balance=0.0)
-    _, parts = jax.jit(lambda model: language_model.loss(model, batch, totals, 0.0, config))(golden.model)
+    weights = {"mtp": 0.0, "index_warmup": None}
+    _, parts = jax.jit(lambda model: language_model.loss(model, batch, totals, weights, config))(golden.model)
     np.testing.assert_allclose(parts["loss/next"], golden.expected["loss"], **CLOSE)
     if golden.config.num_nextn_predict_layers:
         np.testing.assert_allclose(parts["loss/mtp_1"], golden.expected["mtp_loss"], **CLOSE)
@@ -115,6 +120,9 @@ def test_gradients(golden):
     for key in (key for key in golden.expected if key.startswith("grad__")):
         name = key.removeprefix("grad__")
         np.testing.assert_allclose(_gradient(grads, name), golden.expected[key], rtol=1e-4, atol=1e-5, err_msg=name)
+    for name in golden.meta.get("params_without_gradient", ()):
+        assert (grads[name] == 0).all(), name
+
 
 
 def _gradient(grads, name):
@@ -126,6 +134,55 @@ def _gradient(grads, name):
     if part == "down":
         return grads[f"{fused}down_proj"][expert]
     return np.split(grads[f"{fused}gate_up_proj"][expert], 2)[("gate", "up").index(part)]
+
+
+def test_each_indexer(golden):
+    """The keys that every query picks, without those it may not see: they only make up the number."""
+    if "dsa" not in golden.config.attention_kinds:
+        pytest.skip("no attention of this golden model picks its keys")
+    (tokens, positions, segment_ids), states = golden.batch, jax.jit(_layer_by_layer)(golden.model, *golden.batch)[0]
+    visible = np.tril(np.ones((tokens.shape[1],) * 2, bool))
+    picks = jax.jit(_picks)(golden.model, states, golden.model.context(tokens, positions, segment_ids))
+    for index, picked in enumerate(picks):
+        ours, theirs = (
+            np.asarray(mask_of(jnp.asarray(each, jnp.int32), tokens.shape[1])) & visible
+            for each in (picked, golden.expected[f"indexer_{index}_indices"])
+        )
+        np.testing.assert_array_equal(ours, theirs, err_msg=f"layer {index}")
+
+
+def test_gathered_attention_and_its_gradients(golden, monkeypatch):
+    """As above, where sequences this short would mask; and indexers learn beside the language model, not from it."""
+    if "dsa" not in golden.config.attention_kinds:
+        pytest.skip("no attention of this golden model picks its keys")
+    masked, _ = gradients(golden)
+    monkeypatch.setattr(sparse, "SPARSE_FROM", 1)
+    gathered, parts = gradients(golden, indexer_weight=1.0)
+    np.testing.assert_allclose(parts["loss/next"], golden.expected["loss"], **CLOSE)
+    for (path, one), other in zip(jax.tree_util.tree_leaves_with_path(gathered), jax.tree.leaves(masked), strict=True):
+        name = jax.tree_util.keystr(path)
+        if "indexer" in name:
+            assert np.abs(one).max() > 0, name
+        else:
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def gradients(golden, indexer_weight=0.0):
+    """(gradients of the parameters, parts of the loss)"""
+    run = jax.jit(functools.partial(_gradients, golden.graphdef, indexer_weight))
+    return run(golden.params, golden.buffers, *golden.batch)
+
+
+def _gradients(graphdef, indexer_weight, params, buffers, tokens, positions, segment_ids):
+    batch = {"tokens": tokens, "positions": positions, "segment_ids": segment_ids}
+    totals = language_model.totals(segment_ids, depths=2)
+
+    def loss(params):
+        model = merge(graphdef, params, buffers)
+        config = LossConfig(sequence_balance=0.0, indexer_weight=indexer_weight)
+        return language_model.loss(model, batch, totals, {"mtp": 0.0, "index_warmup": None}, config)
+
+    return jax.grad(loss, has_aux=True)(params)
 
 
 def _by_expert(experts_TK, weights_TK):
@@ -145,6 +202,15 @@ def _layer_by_layer(model, tokens, positions, segment_ids):
             routings[number] = block.feed_forward.route(block.feed_forward_norm(attended), context)
         states.append(block(x, context)[0])
     return states, routings
+
+
+def _picks(model, states, context):
+    """What the indexer of each layer picks, given the state before it: [B, S, index_topk]."""
+    picks = []
+    for block, x in zip(unstacked(model), states):
+        queries, keys = block.attention.queries_and_keys(block.attention_norm(x), context)
+        picks.append(pick_causally(queries, keys, model.config.index_topk, sparse.BLOCK))
+    return picks
 
 
 def _empty_caches(model, shape):
