@@ -1,0 +1,14 @@
+"""DeepSeek-V3.2 in miniature: v3_tiny whose attention sees the 64 keys that its indexer picks.
+
+    deepseek-jax train --config configs/v32_tiny.py --workdir runs/v32_tiny
+
+In the first sixteenth of the steps attention is dense and its indexer warms up.
+"""
+
+from configs import v3_tiny
+
+
+def get_config():
+    config = v3_tiny.get_config()
+    config.model.update(layer_types=("dsa",), index_n_heads=4, index_head_dim=32, index_topk=64)
+    return config
