@@ -124,7 +124,6 @@ def test_gradients(golden):
         assert (grads[name] == 0).all(), name
 
 
-
 def _gradient(grads, name):
     """By the name of a golden model: some goldens name every expert's matrices, which ours are parts of."""
     match = re.fullmatch(r"(.*\.experts\.)(\d+)\.(gate|up|down)_proj\.weight", name)
