@@ -28,6 +28,8 @@ def check(config):
         raise UserError(f"model.swiglu_limit is {config.swiglu_limit}; it must be at least 0, which clamps nothing.")
     if set(config.feed_forward_kinds) - {"dense"}:
         _check_experts(config)
+    if config.hc_mult:
+        _positive(config, ("hc_mult", "hc_sinkhorn_iters"), "a model with hyper-connections")
 
 
 def _positive(config, names, what):

@@ -16,8 +16,9 @@ from deepseek_jax.models.block import Block
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import RMSNorm
+from deepseek_jax.models.mhc import StreamHead
 from deepseek_jax.models.moe.balance import RouterReport
-from deepseek_jax.models.mtp import MultiTokenPrediction
+from deepseek_jax.models.mtp import make_mtp
 from deepseek_jax.models.schedule import groups, layer_kinds
 from deepseek_jax.models.tree import split, stack, weight
 
@@ -52,12 +53,14 @@ class Decoder(nnx.Module):
             for each in stacks:
                 make = lambda key, kind=each.kind: Block(config, kind, rngs=nnx.Rngs(params=key))  # noqa: E731
                 self.layers[each.name] = stack(make, rngs.params(), len(each.layers))
+        if config.hc_mult:
+            self.stream_head = StreamHead(config, rngs=rngs)
         self.norm = RMSNorm(D, config.rms_norm_eps)
         if not config.tie_word_embeddings:
             self.head = weight(rngs.params(), (D, V), ("embed", "vocab"), scale)
         self.mtp = nnx.Dict(
             {
-                str(depth): MultiTokenPrediction(config, kind, rngs=rngs)
+                str(depth): make_mtp(config, kind, rngs=rngs)
                 for depth, kind in enumerate(layer_kinds(config)[config.num_hidden_layers :])
             }
         )
@@ -82,7 +85,7 @@ class Decoder(nnx.Module):
                 x, found = self._scan([self.layers[name] for name in names], x, context)
             reports |= zip(names, found)
         hidden_BSD = self.norm(self.leave(x))
-        mtp, mtp_reports = self._predict_further(hidden_BSD, context)
+        mtp, mtp_reports = self._predict_further(x if self.config.hc_mult else hidden_BSD, context)
         routers, indexers = (_of_layers(part, reports, mtp_reports) for part in ("router", "indexer"))
         return Output(hidden_BSD, mtp, routers, indexers)
 
@@ -99,12 +102,13 @@ class Decoder(nnx.Module):
             return jnp.take(self.embedding[...], tokens_BS, axis=0).astype(self.dtype)
 
     def enter(self, tokens_BS: Int[Array, "B S"]) -> Array:
-        """What flows into the first layer."""
-        return self.embed(tokens_BS)
+        """What flows into the first layer: the embedding, or as many copies of it as there are streams [B S n D]."""
+        x_BSD, n = self.embed(tokens_BS), self.config.hc_mult
+        return jnp.repeat(x_BSD[:, :, None], n, axis=2) if n else x_BSD
 
     def leave(self, x) -> Float[Array, "B S D"]:
         """What the final norm is given of what flows out of the last layer."""
-        return x
+        return self.stream_head(x) if self.config.hc_mult else x
 
     def context(
         self, tokens_BS: Int[Array, "B S"], positions_BS: Int[Array, "B S"], segment_ids_BS: Int[Array, "B S"]
@@ -129,7 +133,8 @@ class Decoder(nnx.Module):
     def _remat(self, layer):
         return layer if self.remat == "none" else jax.checkpoint(layer, policy=REMAT_POLICIES[self.remat])
 
-    def _predict_further(self, hidden_BSD, context):
+    def _predict_further(self, x, context):
+        """`x` is what the modules hand on: the normed state, or streams as the last layer left them."""
         states, reports = [], {}
         for depth, (name, module) in enumerate(self.mtp.items(), start=1):
             ahead = dataclasses.replace(
@@ -137,7 +142,7 @@ class Decoder(nnx.Module):
                 tokens_BS=shift(context.tokens_BS, depth),
                 counted_BS=same_document(context.segment_ids_BS, depth),
             )
-            hidden_BSD, reports[name] = module(hidden_BSD, self.embed(ahead.tokens_BS), ahead)
+            x, hidden_BSD, reports[name] = module(x, self.embed(ahead.tokens_BS), ahead)
             states.append(hidden_BSD)
         return tuple(states), reports
 

@@ -1,6 +1,9 @@
 """Multi-token prediction: one more layer for each further token ahead (V3, section 2.2).
 
-B batch  S sequence  D model
+A module takes what the one before it, or the main stack, hands on, and gives (what it hands on, the normed state that
+predicts, the report of its layer).
+
+B batch  S sequence  D model  n streams
 """
 
 import jax
@@ -12,6 +15,7 @@ from deepseek_jax.models.block import Block, LayerReport
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import RMSNorm, linear
+from deepseek_jax.models.mhc import StreamHead
 from deepseek_jax.models.schedule import LayerKind
 from deepseek_jax.models.tree import weight
 
@@ -31,14 +35,12 @@ class MultiTokenPrediction(nnx.Module):
         self.norm = RMSNorm(D, config.rms_norm_eps)
 
     def __call__(
-        self,
-        hidden_BSD: Float[Array, "B S D"],
-        embedded_BSD: Float[Array, "B S D"],
-        context: Context,
-    ) -> tuple[Array, LayerReport]:
+        self, hidden_BSD: Float[Array, "B S D"], embedded_BSD: Float[Array, "B S D"], context: Context
+    ) -> tuple[Array, Array, LayerReport]:
         with jax.named_scope("mtp"):
             x_BSD, report = self.block(self.enter(hidden_BSD, embedded_BSD), context)
-            return self.leave(x_BSD), report
+            hidden_BSD = self.leave(x_BSD)
+            return hidden_BSD, hidden_BSD, report
 
     def enter(self, hidden_BSD: Float[Array, "B S D"], embedded_BSD: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         both = jnp.concatenate([self.embedding_norm(embedded_BSD), self.hidden_norm(hidden_BSD)], axis=-1)
@@ -46,3 +48,35 @@ class MultiTokenPrediction(nnx.Module):
 
     def leave(self, x_BSD: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
         return self.norm(x_BSD)
+
+
+class StreamPrediction(nnx.Module):
+    """The same over hyper-connected streams (V4): they come in as the last layer left them, before any head."""
+
+    def __init__(self, config: ModelConfig, kind: LayerKind, *, rngs: nnx.Rngs):
+        D, scale = config.hidden_size, config.initializer_range
+        self.embedding_norm = RMSNorm(D, config.rms_norm_eps)
+        self.hidden_norm = RMSNorm(D, config.rms_norm_eps)
+        self.project_embedding = weight(rngs.params(), (D, D), (None, "embed"), scale)
+        self.project_hidden = weight(rngs.params(), (D, D), (None, "embed"), scale)
+        self.block = Block(config, kind, rngs=rngs)
+        self.stream_head = StreamHead(config, rngs=rngs)
+        self.norm = RMSNorm(D, config.rms_norm_eps)
+
+    def __call__(
+        self, x_BSnD: Float[Array, "B S n D"], embedded_BSD: Float[Array, "B S D"], context: Context
+    ) -> tuple[Array, Array, LayerReport]:
+        with jax.named_scope("mtp"):
+            x_BSnD, report = self.block(self.enter(x_BSnD, embedded_BSD), context)
+            return x_BSnD, self.leave(x_BSnD), report
+
+    def enter(self, x_BSnD: Float[Array, "B S n D"], embedded_BSD: Float[Array, "B S D"]) -> Float[Array, "B S n D"]:
+        embedded_BSD = linear(self.embedding_norm(embedded_BSD), self.project_embedding)
+        return embedded_BSD[:, :, None] + linear(self.hidden_norm(x_BSnD), self.project_hidden)
+
+    def leave(self, x_BSnD: Float[Array, "B S n D"]) -> Float[Array, "B S D"]:
+        return self.norm(self.stream_head(x_BSnD))
+
+
+def make_mtp(config: ModelConfig, kind: LayerKind, *, rngs: nnx.Rngs) -> nnx.Module:
+    return (StreamPrediction if config.hc_mult else MultiTokenPrediction)(config, kind, rngs=rngs)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from flax import nnx
 
 from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.mhc import HyperConnection
 
 
 class PlainResidual(nnx.Module):
@@ -17,4 +18,5 @@ class PlainResidual(nnx.Module):
 
 
 def make_residual(config: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-    return PlainResidual()
+    """Hyper-connections where the model has streams."""
+    return HyperConnection(config, rngs=rngs) if config.hc_mult else PlainResidual()

@@ -30,6 +30,11 @@ def zeros(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
     return nnx.Param(jnp.zeros(shape, jnp.float32), out_sharding=axes)
 
 
+def constant(value, axes: tuple[str | None, ...]) -> nnx.Param:
+    """A parameter that begins as this array of numbers."""
+    return nnx.Param(jnp.asarray(value, jnp.float32), out_sharding=axes)
+
+
 def stack(make, key, count: int):
     """`count` modules made by `make(key)`, as one module whose arrays have a leading axis named "layers"."""
     make = nnx.transform_metadata(make, in_axes=0, out_axes=0, partition="layers")
