@@ -59,3 +59,17 @@ def rotate(
     x32 = x.astype(jnp.float32)
     first, second = (x32[..., 0::2], x32[..., 1::2]) if interleave else jnp.split(x32, 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def rotate_tail(x: Float[Array, "B S ... d"], cos: Float[Array, "B S P"], sin: Float[Array, "B S P"]) -> Array:
+    """Rotates the pairs (2i, 2i+1) of the last R channels, V4's way whatever `rope_interleave`; out half by half."""
+    start = x.shape[-1] - 2 * cos.shape[-1]
+    return jnp.concatenate([x[..., :start], rotate(x[..., start:], cos, sin, interleave=True)], axis=-1)
+
+
+def rotate_tail_back(x: Float[Array, "B S ... d"], cos: Float[Array, "B S P"], sin: Float[Array, "B S P"]) -> Array:
+    """Undoes `rotate_tail`, its layout included: the pairs are side by side again."""
+    start = x.shape[-1] - 2 * cos.shape[-1]
+    halves = jnp.split(rotate(x[..., start:], cos, -sin, interleave=False), 2, axis=-1)
+    pairs = jnp.stack(halves, axis=-1).reshape(*x.shape[:-1], -1)
+    return jnp.concatenate([x[..., :start], pairs], axis=-1)

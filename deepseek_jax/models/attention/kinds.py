@@ -10,12 +10,20 @@ A cache is a pytree addressed by position: what a token leaves behind lies where
 
 from flax import nnx
 
+from deepseek_jax.models.attention.compressed import CompressedAttention
 from deepseek_jax.models.attention.gqa import GroupedQueryAttention
 from deepseek_jax.models.attention.mla import LatentAttention
 from deepseek_jax.models.attention.sparse import SparseLatentAttention
 from deepseek_jax.models.config import ModelConfig
 
-KINDS = {"gqa": GroupedQueryAttention, "mla": LatentAttention, "dsa": SparseLatentAttention}
+KINDS = {
+    "gqa": GroupedQueryAttention,
+    "mla": LatentAttention,
+    "dsa": SparseLatentAttention,
+    "window": CompressedAttention,
+    "csa": CompressedAttention,
+    "hca": CompressedAttention,
+}
 
 
 def make_attention(config: ModelConfig, kind: str, *, rngs: nnx.Rngs) -> nnx.Module:

@@ -1,0 +1,140 @@
+"""V4's attentions: a sliding window of tokens, and what a compressor makes of all before.
+
+B batch  S sequence  D model  Q query rank  H heads  d head width  G output groups  o output rank
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from deepseek_jax.models import rope
+from deepseek_jax.models.attention.block_indexer import BlockIndexer
+from deepseek_jax.models.attention.compressor import Compressor
+from deepseek_jax.models.attention.indexer import IndexerReport, report
+from deepseek_jax.models.attention.keys import Keys, Queries
+from deepseek_jax.models.attention.ring import empty_ring, ring_positions, write_ring
+from deepseek_jax.models.attention.window import Attended, Reach, attend, attend_in_turns
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.context import Context
+from deepseek_jax.models.layers import RMSNorm, linear
+from deepseek_jax.models.tree import weight, zeros
+
+
+class CompressedAttention(nnx.Module):
+    """Multi-query attention whose one key a token is its value too.
+
+    window  the sliding_window newest tokens
+    csa     and the index_topk entries, of csa_rate tokens each, that an indexer picks
+    hca     and all entries, of hca_rate tokens each
+    """
+
+    def __init__(self, config: ModelConfig, kind: str, *, rngs: nnx.Rngs):
+        self.config, self.kind = config, kind
+        self.reach = Reach(config.sliding_window, config.index_topk if kind == "csa" else 0)
+        D, Q, H, d = config.hidden_size, config.q_lora_rank, config.num_attention_heads, config.head_dim
+        G, o, scale, eps = config.o_groups, config.o_lora_rank, config.initializer_range, config.rms_norm_eps
+        self.q_down = weight(rngs.params(), (D, Q), ("embed", "latent"), scale)
+        self.q_norm = RMSNorm(Q, eps, axis="latent")
+        self.q_up = weight(rngs.params(), (Q, H, d), ("latent", "heads", None), scale)
+        self.kv = weight(rngs.params(), (D, d), ("embed", "latent"), scale)
+        self.kv_norm = RMSNorm(d, eps, axis="latent")
+        self.sinks = zeros((H,), ("heads",))
+        self.out_down = weight(rngs.params(), (G, H // G * d, o), ("heads", None, "latent"), scale)
+        self.out_up = weight(rngs.params(), (G * o, D), ("heads", "embed"), scale)
+        if kind != "window":
+            self.compressor = Compressor(config, kind, d, rngs=rngs)
+        if kind == "csa":
+            self.indexer = BlockIndexer(config, kind, rngs=rngs)
+
+    def __call__(
+        self, x_BSD: Float[Array, "B S D"], context: Context
+    ) -> tuple[Float[Array, "B S D"], IndexerReport | None]:
+        """Every token attends over its window and over the entries complete by then, of its own document."""
+        queries, tokens, entries = self.queries_and_keys(x_BSD, context)
+        found = self._attend(queries, tokens, entries, context.index_warmup)
+        learned = report(found.divergence, found.recall, context.counted_BS) if self.kind == "csa" else None
+        return self._output(found.mixed, context), learned
+
+    def queries_and_keys(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Queries, Keys, Keys]:
+        """What tokens ask with and are seen as, and the entries made of them."""
+        queries, tokens = self._project(x_BSD, context)
+        entries = none_of(tokens) if self.kind == "window" else self.compressor(x_BSD, context)
+        if self.kind == "csa":
+            entries = dataclasses.replace(entries, index=self.indexer.keys(x_BSD, context))
+        return queries, tokens, entries
+
+    def empty_cache(self, batch: int, places: int, dtype) -> dict:
+        """Rings of the newest tokens, and T / rate entries of d numbers (csa: and of i more, its indexer's)."""
+        cache = {"window": empty_ring(batch, self.config.sliding_window, places, self.config.head_dim, dtype)}
+        if self.kind != "window":
+            cache["compressor"] = self.compressor.empty_cache(batch, places, dtype)
+        if self.kind == "csa":
+            cache["indexer"] = self.indexer.empty_cache(batch, places, dtype)
+        return cache
+
+    def prefill(self, x_BSD: Float[Array, "B S D"], context: Context, cache: dict) -> tuple[Array, dict]:
+        """As a call for one document a row, and the cache is filled."""
+        queries, tokens = self._project(x_BSD, context)
+        entries, cache = self._compress(x_BSD, tokens, context, cache)
+        if self.kind != "window":  # no more than the prompt has, of all that the cache has room for
+            entries = jax.tree.map(lambda x: x[:, : x_BSD.shape[1] // self.compressor.rate], entries)
+        cache["window"] = write_ring(cache["window"], tokens.values, context)
+        return self._output(self._attend(queries, tokens, entries, None).mixed, context), cache
+
+    def decode(self, x_BSD: Float[Array, "B S D"], context: Context, cache: dict) -> tuple[Array, dict]:
+        """Attends over these tokens and the cache; the ring's keys are read before any is replaced."""
+        queries, tokens = self._project(x_BSD, context)
+        entries, cache = self._compress(x_BSD, tokens, context, cache)
+        positions = ring_positions(cache["window"].shape[1], context)
+        window = Keys(cache["window"], (positions >= 0).astype(jnp.int32), positions)
+        cache["window"] = write_ring(cache["window"], tokens.values, context)
+        keys = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), window, tokens)
+        with jax.named_scope(self.kind):
+            one_block = jax.tree.map(lambda x: x[:, None], (queries, keys))
+            mixed_B1SHd = attend(*one_block, entries, self.sinks[...], self.reach).mixed
+        return self._output(mixed_B1SHd[:, 0], context), cache
+
+    def _project(self, x_BSD, context) -> tuple[Queries, Keys]:
+        """What tokens ask with, and are seen as."""
+        cos_sin = context.rope[self.kind]
+        where = {"documents": context.segment_ids_BS, "places": context.positions_BS}
+        with jax.named_scope(f"{self.kind}_project"):
+            q_BSQ = self.q_norm(linear(x_BSD, self.q_down))
+            q_BSHd = rope.rotate_tail(unit_rms(linear(q_BSQ, self.q_up), self.config.rms_norm_eps), *cos_sin)
+            kv_BSd = rope.rotate_tail(self.kv_norm(linear(x_BSD, self.kv)), *cos_sin)
+            asked = self.indexer.queries(q_BSQ, x_BSD, context) if self.kind == "csa" else None
+            return Queries(q_BSHd, **where, index=asked), Keys(kv_BSd, **where)
+
+    def _compress(self, x_BSD, tokens: Keys, context, cache: dict) -> tuple[Keys, dict]:
+        """(all entries, a new cache that holds them)."""
+        cache, entries = dict(cache), none_of(tokens)
+        if self.kind != "window":
+            entries, cache["compressor"] = self.compressor.decode(x_BSD, context, cache["compressor"])
+        if self.kind == "csa":
+            index, cache["indexer"] = self.indexer.decode(x_BSD, context, cache["indexer"])
+            entries = dataclasses.replace(entries, index=index)
+        return entries, cache
+
+    def _attend(self, queries, tokens, entries, warmup) -> Attended:
+        with jax.named_scope(self.kind):
+            return attend_in_turns(queries, tokens, entries, self.sinks[...], self.reach, warmup)
+
+    def _output(self, mixed_BSHd, context) -> Float[Array, "B S D"]:
+        """Values were rotated as keys are: turned back, they depend on distances alone.  Then a low rank a group."""
+        mixed_BSHd = rope.rotate_tail_back(mixed_BSHd, *context.rope[self.kind])
+        mixed_BSGe = mixed_BSHd.reshape(*mixed_BSHd.shape[:2], self.config.o_groups, -1)
+        low_BSGo = jnp.einsum("BSGe,Geo->BSGo", mixed_BSGe, self.out_down[...].astype(mixed_BSGe.dtype))
+        return linear(low_BSGo.reshape(*low_BSGo.shape[:2], -1), self.out_up)
+
+
+def none_of(keys: Keys) -> Keys:
+    return jax.tree.map(lambda x: x[:, :0], keys)
+
+
+def unit_rms(x: Float[Array, "... d"], eps: float) -> Float[Array, "... d"]:
+    """x / rms(x), in float32."""
+    x32 = x.astype(jnp.float32)
+    return (x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)).astype(x.dtype)

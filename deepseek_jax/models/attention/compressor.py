@@ -1,0 +1,108 @@
+"""Runs of tokens weighed into one entry each: what V4's attentions remember of what lies far back.
+
+Everything follows a token's position in its own document, so padding and packing change nothing: the token at which
+(position + 1) is a multiple of the rate closes a run, and the run is what ends there.
+
+B batch  S tokens  D model  d entry width  E entries  m rate  r runs an entry is made of  T cache places
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from deepseek_jax.models import rope
+from deepseek_jax.models.attention.keys import Keys
+from deepseek_jax.models.attention.ring import empty_ring, first_position, write_ring
+from deepseek_jax.models.cache import write
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.context import Context
+from deepseek_jax.models.layers import RMSNorm, linear
+from deepseek_jax.models.tree import weight, zeros
+
+
+class Compressor(nnx.Module):
+    """Each channel of an entry is a softmax-weighted mean over the tokens of its run, gates being the logits.
+
+    hca: one run of hca_rate tokens.  csa: csa_rate tokens and, by projections of their own, the csa_rate before them.
+    """
+
+    def __init__(self, config: ModelConfig, kind: str, width: int, *, rngs: nnx.Rngs):
+        self.config, self.kind, self.width = config, kind, width
+        self.rate, self.runs = (config.csa_rate, 2) if kind == "csa" else (config.hca_rate, 1)
+        shape, axes = (config.hidden_size, self.runs * width), ("embed", "latent")
+        self.kv = weight(rngs.params(), shape, axes, config.initializer_range)
+        self.gate = weight(rngs.params(), shape, axes, config.initializer_range)
+        self.position_bias = zeros((self.rate, self.runs * width), (None, "latent"))
+        self.norm = RMSNorm(width, config.rms_norm_eps, axis="latent")
+
+    def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> Keys:
+        """The entries of all documents in each row, S // m at most, in order; those that are none are document 0."""
+        with jax.named_scope("compress"):
+            closers_BE = self._closers(context, x_BSD.shape[1] // self.rate)
+            last_BE = self._last_positions(closers_BE, context)
+            sources_BErm = jnp.maximum(closers_BE[..., None, None] + self._steps_back(), 0)
+            values_BEd = self._weigh(self._project(x_BSD), sources_BErm, last_BE)
+            documents_BE = jnp.take_along_axis(context.segment_ids_BS, closers_BE, axis=1, mode="fill", fill_value=0)
+            return Keys(values_BEd, documents_BE, last_BE)
+
+    def empty_cache(self, batch: int, places: int, dtype) -> dict[str, Array]:
+        """`entries` by number, and what the newest tokens bring to the entry that is not complete."""
+        recent = empty_ring(batch, self.runs * self.rate, places, 2 * self.runs * self.width, dtype)
+        return {"entries": jnp.zeros((batch, places // self.rate, self.width), dtype), "recent": recent}
+
+    def decode(self, x_BSD: Float[Array, "B S D"], context: Context, cache: dict) -> tuple[Keys, dict]:
+        """(all entries of each row's one document, the cache), after these further tokens."""
+        with jax.named_scope("compress"):
+            ring_BRe, new_BSe = cache["recent"], self._project(x_BSD)
+            closers_BE = self._closers(context, -(-x_BSD.shape[1] // self.rate))
+            last_BE = self._last_positions(closers_BE, context)
+            places = last_BE[..., None, None] + self._steps_back()
+            in_ring = places < first_position(context)[:, :, None, None]
+            among_new = ring_BRe.shape[1] + closers_BE[..., None, None] + self._steps_back()
+            sources_BErm = jnp.where(in_ring, places % ring_BRe.shape[1], among_new)
+            values_BEd = self._weigh(jnp.concatenate([ring_BRe, new_BSe], axis=1), sources_BErm, last_BE)
+            complete_BE = closers_BE < x_BSD.shape[1]
+            entries_BTd = write(cache["entries"], values_BEd, last_BE // self.rate, complete_BE)
+            shape = entries_BTd.shape[:2]
+            closes_BT = jnp.broadcast_to((jnp.arange(shape[1]) + 1) * self.rate - 1, shape)
+            keys = Keys(entries_BTd, jnp.ones(shape, jnp.int32), closes_BT)
+            return keys, {"entries": entries_BTd, "recent": write_ring(ring_BRe, new_BSe, context)}
+
+    def _project(self, x_BSD) -> Float[Array, "B S 2rd"]:
+        """Contents, then gates."""
+        return jnp.concatenate([linear(x_BSD, self.kv), linear(x_BSD, self.gate)], axis=-1)
+
+    def _closers(self, context: Context, most: int) -> Int[Array, "B E"]:
+        """Where in the row the tokens are that close a run, in order; S where there are no more."""
+        closes_BS = context.real_BS & ((context.positions_BS + 1) % self.rate == 0)
+        length = closes_BS.shape[1]
+        return jnp.sort(jnp.where(closes_BS, jnp.arange(length), length), axis=1)[:, :most]
+
+    def _last_positions(self, closers_BE, context: Context) -> Int[Array, "B E"]:
+        """Of the token that closes each entry; those that are none are given what a first entry has."""
+        fill = self.rate - 1
+        return jnp.take_along_axis(context.positions_BS, closers_BE, axis=1, mode="fill", fill_value=fill)
+
+    def _steps_back(self) -> Int[Array, "r m"]:
+        """From the closing token to each that takes part, as numbers that are 0 or less."""
+        return (jnp.arange(self.runs * self.rate) - self.runs * self.rate + 1).reshape(self.runs, self.rate)
+
+    def _weigh(self, tokens_BTe, sources_BErm, last_BE) -> Float[Array, "B E d"]:
+        """Entries of the tokens at `sources`; those before the document's first are left out."""
+        taken = [self._take(tokens_BTe, sources_BErm[:, :, run], run) for run in range(self.runs)]
+        contents, gates = jnp.split(jnp.concatenate(taken, axis=2), 2, axis=-1)  # [B E rm d]
+        exists_BErm = last_BE[..., None] + self._steps_back().ravel() >= 0
+        gates = jnp.where(exists_BErm[..., None], gates.astype(jnp.float32) + self._bias(), -jnp.inf)
+        entries_BEd = (jax.nn.softmax(gates, axis=2) * contents).sum(axis=2).astype(tokens_BTe.dtype)
+        return rope.rotate_tail(self.norm(entries_BEd), *rope.tables(self.config, self.kind, last_BE - self.rate + 1))
+
+    def _take(self, tokens_BTe, sources_BEm, run: int) -> Float[Array, "B E m 2d"]:
+        """The contents and gates that tokens have as part of an entry's run of this number."""
+        parts = tokens_BTe.reshape(*tokens_BTe.shape[:2], 2, self.runs, self.width)[:, :, :, run]
+        parts = parts.reshape(*tokens_BTe.shape[:2], 2 * self.width)
+        return jax.vmap(lambda row, sources: row[sources])(parts, sources_BEm)
+
+    def _bias(self) -> Float[Array, "rm d"]:
+        bias = self.position_bias[...].reshape(self.rate, self.runs, self.width)
+        return bias.swapaxes(0, 1).reshape(self.runs * self.rate, self.width)

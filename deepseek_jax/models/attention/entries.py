@@ -1,0 +1,61 @@
+"""Which compressed entries a query attends to: all, or those that an indexer picks.
+
+B batch  S queries  E entries  F entries as a query meets them: E, or K where the picks are gathered  K picks
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from deepseek_jax.models.attention.indexer import (
+    kl_of_indexer,
+    recall_of_indexer,
+    scores_of_all,
+    scores_of_picked,
+)
+from deepseek_jax.models.attention.keys import Keys, Queries, visible
+from deepseek_jax.models.attention.selection import gather, mask_of, pick
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Met:
+    """Entries as queries meet them; the indexer's scores of them and its picks among them, where there is one."""
+
+    values: Float[Array, "B S F d"]  # S is 1 where all queries meet the same
+    mask: Bool[Array, "B S F"]
+    index_scores: Float[Array, "B S F"] | None = None
+    best: Int[Array, "B S K"] | None = None
+
+    def learn(self, attention_BSF: Float[Array, "B S F"]) -> tuple[Array, Array] | tuple[None, None]:
+        """(divergence [B S], recall [B S]) of the indexer from the attention that entries got, summed over heads."""
+        if self.index_scores is None:
+            return None, None
+        best_BSK = jnp.take_along_axis(attention_BSF, self.best, axis=-1)
+        divergence_BS = kl_of_indexer(self.index_scores, attention_BSF, self.mask)
+        return divergence_BS, recall_of_indexer(best_BSK, attention_BSF.sum(axis=-1))
+
+
+def meet_all(queries: Queries, entries: Keys) -> Met:
+    """Every entry that is complete by the query's place."""
+    return Met(entries.values[:, None], visible(queries, entries))
+
+
+def meet_masked(queries: Queries, entries: Keys, topk: int, warmup: Bool[Array, ""] | None) -> Met:
+    """The `topk` best, by masking all others; none of them where `warmup` is given and true."""
+    scores_BSE, visible_BSE = scores_of_all(queries.index, entries.index), visible(queries, entries)
+    best_BSK = pick(scores_BSE, visible_BSE, topk)
+    kept_BSE = mask_of(best_BSK, scores_BSE.shape[-1]) | (False if warmup is None else warmup)
+    return Met(entries.values[:, None], kept_BSE & visible_BSE, scores_BSE, best_BSK)
+
+
+def meet_gathered(queries: Queries, entries: Keys, topk: int) -> Met:
+    """The `topk` best, brought to each query."""
+    visible_BSE = visible(queries, entries)
+    best_BSK = pick(scores_of_all(queries.index, entries.index), visible_BSE, topk)
+    mask_BSK = jnp.take_along_axis(visible_BSE, best_BSK, axis=-1)
+    scores_BSK = scores_of_picked(queries.index, gather(entries.index, best_BSK))
+    by_rank_BSK = jnp.broadcast_to(jnp.arange(best_BSK.shape[-1]), best_BSK.shape)
+    return Met(gather(entries.values, best_BSK), mask_BSK, scores_BSK, by_rank_BSK)

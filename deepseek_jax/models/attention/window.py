@@ -1,0 +1,121 @@
+"""Softmax attention over a sliding window, compressed entries and a sink, a turn of queries at a time.
+
+Scores lie in memory for no more than a turn's queries: the backward pass computes them again, turn by turn.
+
+B batch  S queries  N blocks  W queries a block  T window keys a block  E entries  F entries met  H heads  d head width
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from deepseek_jax.models.attention.entries import Met, meet_all, meet_gathered, meet_masked
+from deepseek_jax.models.attention.keys import Keys, Queries, visible
+from deepseek_jax.models.attention.selection import by_blocks
+
+QUERIES_A_TURN = 512
+GATHER_FROM = 8  # entries a pick, from which picks are gathered (at 32: 3.6 times as fast); below, the rest is masked
+
+
+@dataclasses.dataclass(frozen=True)
+class Reach:
+    """How far a query sees: the `window` newest tokens, itself included, and its best `topk` entries (0: all)."""
+
+    window: int
+    topk: int = 0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Attended:
+    """What queries mixed, and what their indexer may learn from it (None without one)."""
+
+    mixed: Float[Array, "B ... H d"]
+    divergence: Float[Array, "B ..."] | None
+    recall: Float[Array, "B ..."] | None
+
+
+def attend_in_turns(
+    queries: Queries,
+    tokens: Keys,
+    entries: Keys,
+    sinks_H: Float[Array, " H"],
+    reach: Reach,
+    warmup: Bool[Array, ""] | None,
+) -> Attended:
+    """Tokens [B S] among themselves, in blocks of a window: each meets the keys of its block and the one before."""
+    length = tokens.values.shape[1]
+    block = min(reach.window, length)
+    queries, tokens = _in_blocks((queries, tokens), block)
+    keys = jax.tree.map(lambda x: jnp.concatenate([jnp.roll(x, 1, axis=1).at[:, 0].set(0), x], axis=2), tokens)
+    found = by_blocks(
+        lambda turn: attend(*turn, entries, sinks_H, reach, warmup), -(-QUERIES_A_TURN // block), (queries, keys)
+    )
+    return jax.tree.map(lambda x: x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length], found)
+
+
+def attend(
+    queries: Queries,
+    tokens: Keys,
+    entries: Keys,
+    sinks_H: Float[Array, " H"],
+    reach: Reach,
+    warmup: Bool[Array, ""] | None = None,
+) -> Attended:
+    """Queries in blocks [B N W], the tokens that each block may see [B N T], and entries [B E] for all of them.
+
+    `warmup`: see Context.index_warmup.
+    """
+    flat = jax.tree.map(lambda x: x.reshape(x.shape[0], -1, *x.shape[3:]), queries)
+
+    def masked():
+        return _mix(queries, tokens, meet_masked(flat, entries, reach.topk, warmup), sinks_H, reach.window)
+
+    def gathered():
+        return _mix(queries, tokens, meet_gathered(flat, entries, reach.topk), sinks_H, reach.window)
+
+    if entries.index is None:
+        return _mix(queries, tokens, meet_all(flat, entries), sinks_H, reach.window)
+    if entries.values.shape[1] < GATHER_FROM * reach.topk:
+        return masked()
+    return gathered() if warmup is None else jax.lax.cond(warmup, masked, gathered)
+
+
+def _mix(queries: Queries, tokens: Keys, met: Met, sinks_H, window: int) -> Attended:
+    """One softmax over tokens near by, entries and sink."""
+    B, N, W, H, d = queries.values.shape
+    q_BNWHd, T = queries.values * d**-0.5, tokens.values.shape[2]
+    near = jnp.einsum("BNWHd,BNTd->BNWHT", q_BNWHd, tokens.values).reshape(B, N * W, H, T)
+    far = q_BNWHd.reshape(B, N * W, H, d) @ met.values.swapaxes(2, 3)
+    within = visible(queries, tokens) & (tokens.places[..., None, :] > queries.places[..., None] - window)
+    mask = jnp.concatenate([within.reshape(B, N * W, T), met.mask], axis=-1)
+    weights = sink_softmax(jnp.concatenate([near, far], axis=-1), mask, sinks_H)
+    near_BSHT, far_BSHF = jnp.split(weights, [T], axis=-1)
+    dtype = q_BNWHd.dtype
+    mixed = jnp.einsum("BNWHT,BNTd->BNWHd", near_BSHT.astype(dtype).reshape(B, N, W, H, T), tokens.values)
+    mixed += (far_BSHF.astype(dtype) @ met.values).reshape(mixed.shape)
+    learned = jax.tree.map(lambda x: x.reshape(B, N, W), met.learn(far_BSHF.sum(axis=2)))
+    return Attended(mixed, *learned)
+
+
+def sink_softmax(
+    scores: Float[Array, "... H T"], mask: Bool[Array, "... T"], sinks_H: Float[Array, " H"]
+) -> Float[Array, "... H T"]:
+    """Softmax in float32 over the scores that `mask` keeps and each head's sink, which takes its share and is gone."""
+    sinks_H1 = sinks_H.astype(jnp.float32)[:, None]
+    scores = jnp.where(mask[..., None, :], scores.astype(jnp.float32), -jnp.inf)
+    top = jax.lax.stop_gradient(jnp.maximum(scores.max(axis=-1, keepdims=True), sinks_H1))
+    weights = jnp.exp(scores - top)
+    return weights / (weights.sum(axis=-1, keepdims=True) + jnp.exp(sinks_H1 - top))
+
+
+def _in_blocks(tree, block: int):
+    """Arrays [B S ...] as [B N W ...], filled up with zeros: tokens of no document."""
+
+    def fold(x):
+        padding = [(0, 0), (0, -x.shape[1] % block)] + [(0, 0)] * (x.ndim - 2)
+        return jnp.pad(x, padding).reshape(x.shape[0], -1, block, *x.shape[2:])
+
+    return jax.tree.map(fold, tree)
