@@ -43,6 +43,8 @@ def test_multi_token_prediction(golden):
 
 def test_left_padding(golden):
     """Padding is segment 0: real tokens do not see it, whether the model runs at once or fills a cache."""
+    if "pad_ids" not in golden.expected:
+        pytest.skip("Hugging Face gets this model's padding wrong: see test_v4.py")
     tokens, mask, positions = (golden.expected[f"pad_{name}"] for name in ("ids", "mask", "pos"))
     model, real = golden.model, mask == 1
     expected = golden.expected["pad_logits"][real]
@@ -89,7 +91,10 @@ def test_generate(golden, speculative):
 def test_each_layer_and_each_router(golden):
     states, routings = jax.jit(_layer_by_layer)(golden.model, *golden.batch)
     for index, state in enumerate(states):
-        np.testing.assert_allclose(state, golden.expected[f"hs_{index}"], **CLOSE, err_msg=f"after layer {index}")
+        if f"hs_{index}" in golden.expected:  # of the first row alone where there are streams
+            expected = golden.expected[f"hs_{index}"]
+            ours = state[0] if golden.config.hc_mult else state
+            np.testing.assert_allclose(ours, expected, **CLOSE, err_msg=f"after layer {index}")
     assert len(routings) == golden.config.num_moe_layers
     for index, routing in routings.items():
         experts, weights = _by_expert(routing.experts_TK, routing.weights_TK)
@@ -193,14 +198,19 @@ def _by_expert(experts_TK, weights_TK):
 def _layer_by_layer(model, tokens, positions, segment_ids):
     """(the state before the first layer and after each, what each MoE layer's router chose, by layer number)."""
     context = model.context(tokens, positions, segment_ids)
-    states, routings = [model.embed(tokens)], {}
+    states, routings = [model.enter(tokens)], {}
     for number, block in enumerate(unstacked(model)):
         x = states[-1]
-        if block.kind.feed_forward == "moe":
-            attended = x + block.attention(block.attention_norm(x), context)[0]
-            routings[number] = block.feed_forward.route(block.feed_forward_norm(attended), context)
+        if block.kind.feed_forward != "dense":
+            routings[number] = _routing(block, x, context)
         states.append(block(x, context)[0])
     return states, routings
+
+
+def _routing(block, x, context):
+    x, _ = block.attention_residual(x, lambda h: block.attention(block.attention_norm(h), context))
+    route = lambda h: (h, block.feed_forward.route(block.feed_forward_norm(h), context))  # noqa: E731
+    return block.feed_forward_residual(x, route)[1]
 
 
 def _picks(model, states, context):
