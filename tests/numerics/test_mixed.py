@@ -1,0 +1,100 @@
+"""Any attention beside any feed-forward in either residual form: each combination learns, and decodes as it scores.
+
+B batch  S sequence
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deepseek_jax.models.attention.indexer import IndexerReport
+from deepseek_jax.models.attention.kinds import KINDS
+from deepseek_jax.models.cached import CachedDecoder
+from deepseek_jax.models.checks import FEED_FORWARD
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.decoder import initialise
+from deepseek_jax.models.tree import merge
+
+B, S, PROMPT = 2, 24, 11
+SIZES = dict(
+    vocab_size=64,
+    hidden_size=16,
+    intermediate_size=24,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    q_lora_rank=12,
+    kv_lora_rank=8,
+    qk_nope_head_dim=6,
+    qk_rope_head_dim=4,
+    v_head_dim=6,
+    index_n_heads=2,
+    index_head_dim=6,
+    index_topk=4,
+    sliding_window=6,
+    csa_rate=2,
+    hca_rate=5,
+    o_groups=2,
+    o_lora_rank=6,
+    n_routed_experts=4,
+    num_experts_per_tok=2,
+    moe_intermediate_size=8,
+    n_group=1,
+    topk_group=1,
+    initializer_range=0.2,
+)
+
+
+def config(feed_forwards, streams):
+    """Two layers for every feed-forward: one model holds half of the attentions, twice."""
+    return ModelConfig(
+        **SIZES,
+        num_hidden_layers=6,
+        layer_types=tuple(KINDS),
+        mlp_layer_types=tuple(feed_forwards),
+        num_nextn_predict_layers=1,
+        hc_mult=streams,
+        first_k_dense_replace=0,
+    )
+
+
+TURNS = [(turn, streams) for turn in range(len(FEED_FORWARD)) for streams in (2, 0)]
+SLOW = [pytest.param(*each, marks=pytest.mark.slow) for each in TURNS[1:]]
+
+
+@pytest.mark.parametrize("turn, streams", [TURNS[0], *SLOW])
+def test_every_combination_learns_and_decodes(turn, streams):
+    """Six layers, each with another attention; over the turns, each attention meets each feed-forward."""
+    kinds = itertools.islice(itertools.cycle(FEED_FORWARD), turn, turn + len(KINDS))
+    graphdef, params, buffers = initialise(config(kinds, streams), jax.random.key(turn))
+    tokens = np.random.default_rng(0).integers(0, SIZES["vocab_size"], (B, S)).astype(np.int32)
+    run = jax.jit(_learn_and_decode, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+    grads, logits, decoded = run(graphdef, params, buffers, tokens)
+    for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+        assert np.isfinite(grad).all() and (grad != 0).any(), jax.tree_util.keystr(path)
+    np.testing.assert_allclose(decoded, logits, rtol=1e-4, atol=1e-4)
+
+
+def _learn_and_decode(graphdef, params, buffers, tokens_BS):
+    """(gradients, logits of all places, the same by a prefill and an odd chunk)."""
+    positions = jnp.broadcast_to(jnp.arange(S), tokens_BS.shape)
+    segment_ids = jnp.ones_like(positions)
+
+    def loss(params):
+        """Of the next token, of the one after it, of indexers: whatever any parameter learns from."""
+        model = merge(graphdef, params, buffers)
+        output = model(tokens_BS, positions, segment_ids)
+        logits = [model.logits(hidden) for hidden in (output.hidden, *output.mtp)]
+        learned = jax.tree.leaves(output.indexers, is_leaf=lambda node: isinstance(node, IndexerReport))
+        nll = sum(-jax.nn.log_softmax(each)[..., 0].mean() for each in logits)
+        return nll + sum(report.divergence.sum() for report in learned), logits[0]
+
+    grads, logits = jax.grad(loss, has_aux=True)(params)
+    cached = CachedDecoder(merge(graphdef, params, buffers))
+    start, rest = ([each[:, part] for each in (tokens_BS, positions)] for part in (slice(PROMPT), slice(PROMPT, S)))
+    x, caches = cached.prefill(*start, segment_ids[:, :PROMPT], cached.empty_caches(B, S))
+    further, _ = cached.decode(*rest, caches)
+    return grads, logits, jnp.concatenate([cached.logits(x), cached.logits(further)], axis=1)
