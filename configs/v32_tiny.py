@@ -1,4 +1,4 @@
-"""DeepSeek-V3.2 in miniature: v3_tiny whose attention sees the 64 keys that its indexer picks.
+"""DeepSeek-V3.2 in miniature: v3_tiny whose attention sees the 64 keys that its indexer picks; 10.5M parameters.
 
     deepseek-jax train --config configs/v32_tiny.py --workdir runs/v32_tiny
 

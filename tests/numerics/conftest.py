@@ -48,7 +48,9 @@ GENERATIONS = ["v1", "moe", "v2_lite", "v2", "v2_plain", "v3", "v3_plain", "v32"
 VARIANTS = ["v3_fp8", "v4_r128"]  # of code that the others run too
 
 
-@pytest.fixture(scope="session", params=[*GENERATIONS, *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS)])
+@pytest.fixture(
+    scope="session", params=[*GENERATIONS, *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS)]
+)
 def golden(request) -> Golden:
     directory = GOLDENS / request.param
     # Hugging Face leaves V4's multi-token prediction out; the same weights in DeepSeek's spelling have it.
