@@ -17,7 +17,7 @@ from deepseek_jax.models.layers import linear
 from deepseek_jax.models.tree import constant, weight
 
 KEPT = 0.9  # of a stream, by the mixing of streams, before anything is learned
-INITIAL_SCALE = 0.01  # of what the maps take from the streams themselves (mHC, table 5)
+INITIAL_SCALE = 0.01  # of what the maps take from the streams themselves, before anything is learned
 
 
 class HyperConnection(nnx.Module):

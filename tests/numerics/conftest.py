@@ -1,6 +1,7 @@
 """The tiny models of tests/goldens as ours, beside what other programs computed with them."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -44,15 +45,26 @@ class Golden:
         return tokens, positions, np.ones_like(tokens)
 
 
-GENERATIONS = ["v1", "moe", "v2_lite", "v2", "v2_plain", "v3", "v3_plain", "v32", "v4"]
-VARIANTS = ["v3_fp8", "v4_r128"]  # of code that the others run too
+GENERATIONS = ["v1", "moe", "v2", "v3", "v32", "v4"]
+VARIANTS = ["v2_lite", "v2_plain", "v3_plain", "v3_fp8", "v4_r128"]
+
+
+@pytest.fixture(scope="session", params=[*GENERATIONS, *VARIANTS])
+def every_golden(request) -> Golden:
+    return load(request.param)
 
 
 @pytest.fixture(
     scope="session", params=[*GENERATIONS, *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS)]
 )
 def golden(request) -> Golden:
-    directory = GOLDENS / request.param
+    """Variants differ from their generation in sizes and options that logits and gradients show (`every_golden`)."""
+    return load(request.param)
+
+
+@functools.cache
+def load(name: str) -> Golden:
+    directory = GOLDENS / name
     # Hugging Face leaves V4's multi-token prediction out; the same weights in DeepSeek's spelling have it.
     weights = directory / "official" if (directory / "official").exists() else directory
     config = huggingface.read_config(weights)

@@ -27,10 +27,10 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-4}  # logits reach 50 in v2_plain
 forward = jax.jit(Decoder.__call__)
 
 
-def test_logits(golden):
-    hidden = forward(golden.model, *golden.batch).hidden
-    np.testing.assert_allclose(hidden, golden.expected["final_hidden"], **CLOSE)
-    np.testing.assert_allclose(golden.model.logits(hidden), golden.expected["logits"], **CLOSE)
+def test_logits(every_golden):
+    hidden = forward(every_golden.model, *every_golden.batch).hidden
+    np.testing.assert_allclose(hidden, every_golden.expected["final_hidden"], **CLOSE)
+    np.testing.assert_allclose(every_golden.model.logits(hidden), every_golden.expected["logits"], **CLOSE)
 
 
 def test_multi_token_prediction(golden):
@@ -116,16 +116,18 @@ def test_losses(golden):
         np.testing.assert_allclose(parts["loss/mtp_1"], golden.expected["mtp_loss"], **CLOSE)
 
 
-def test_gradients(golden):
+def test_gradients(every_golden):
     """Every parameter's by its norm, some element by element, under Hugging Face's names."""
-    loss, grads = deepseek_jax.loss_and_grads(golden.as_users_have_it, golden.expected["input_ids"])
-    np.testing.assert_allclose(loss, golden.expected["loss"], **CLOSE)
-    for name, norm in zip(golden.expected["grad_names"], golden.expected["grad_norms"], strict=True):
+    loss, grads = deepseek_jax.loss_and_grads(every_golden.as_users_have_it, every_golden.expected["input_ids"])
+    np.testing.assert_allclose(loss, every_golden.expected["loss"], **CLOSE)
+    for name, norm in zip(every_golden.expected["grad_names"], every_golden.expected["grad_norms"], strict=True):
         np.testing.assert_allclose(np.linalg.norm(_gradient(grads, name)), norm, rtol=1e-4, err_msg=name)
-    for key in (key for key in golden.expected if key.startswith("grad__")):
+    for key in (key for key in every_golden.expected if key.startswith("grad__")):
         name = key.removeprefix("grad__")
-        np.testing.assert_allclose(_gradient(grads, name), golden.expected[key], rtol=1e-4, atol=1e-5, err_msg=name)
-    for name in golden.meta.get("params_without_gradient", ()):
+        np.testing.assert_allclose(
+            _gradient(grads, name), every_golden.expected[key], rtol=1e-4, atol=1e-5, err_msg=name
+        )
+    for name in every_golden.meta.get("params_without_gradient", ()):
         assert (grads[name] == 0).all(), name
 
 
