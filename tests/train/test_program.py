@@ -74,8 +74,7 @@ def test_what_a_batch_holds_is_counted(program, experiment, state, batch):
     lengths = [length for row in ROWS for length in row]
     assert aux["tokens"] == sum(lengths)
     assert aux["targets"] == sum(length - 1 for length in lengths)
-    pairs = sum(length * (length + 1) / 2 for length in lengths)
-    assert aux["attention"] == pairs * attention_a_token(experiment.model, 1)
+    assert aux["attention"] == sum(attention_a_token(experiment.model, 1 + jnp.arange(n)).sum() for n in lengths)
     assert aux["bytes"] == (4 + 6 + 11) * 4.0 + (1 + 2 + 3) * 2.5
 
 
