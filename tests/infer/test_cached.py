@@ -5,7 +5,9 @@ import pytest
 
 from deepseek_jax.models.cached import CachedDecoder
 from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.counts import cache_size
 from deepseek_jax.models.decoder import initialise
+from deepseek_jax.models.presets import preset
 from deepseek_jax.models.tree import merge
 
 DEEP = {"num_hidden_layers": 61, "first_k_dense_replace": 61}
@@ -23,6 +25,14 @@ def test_gqa_remembers_a_key_and_a_value_for_each_group():
     """DeepSeek-LLM 67B's eight groups of 128 dimensions."""
     config = ModelConfig(layer_types=("gqa",), num_key_value_heads=8, num_nextn_predict_layers=0, **DEEP)
     assert cache_bytes(config, "bfloat16", batch=3, places=32) == (3 * 32 * 61 * 2 * 8 * 128 * 2, 0)
+
+
+@pytest.mark.parametrize("name", ["v1-67b", "v2-lite", "v3", "v3.2", "v4-flash", "v4-pro"])
+def test_caches_of_released_models_grow_as_their_formulas_say(name):
+    """Per token beyond what V4 holds from the start; 512 divides into V4's blocks of 4 and of 128 tokens."""
+    config = preset(name)
+    (short, _), (long, _) = (cache_bytes(config, "bfloat16", batch=1, places=places) for places in (1024, 1536))
+    assert long - short == 512 * cache_size(config)[0] * 2
 
 
 def cache_bytes(config, dtype, batch, places):
