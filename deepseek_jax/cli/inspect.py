@@ -91,7 +91,7 @@ def _parameters(config):
 
 
 def _work(config, length, bytes_a_number):
-    from deepseek_jax.models.counts import cache_size, multi_head_cache
+    from deepseek_jax.models.counts import cache_made, cache_size, multi_head_cache
     from deepseek_jax.models.flops import flops_a_token
 
     growing, constant = (size * bytes_a_number for size in cache_size(config))
@@ -100,6 +100,7 @@ def _work(config, length, bytes_a_number):
     table.add_row("cache, bytes a token", f"{growing:,.10g}")
     table.add_row("cache, bytes from the start", f"{constant:,}")
     table.add_row("cache, bytes in all", f"{ours:,.0f}")
+    table.add_row("with drafts and unfinished blocks", f"{cache_made(config, length) * bytes_a_number:,}")
     table.add_row("multi-head attention's, bytes a token", f"{plain:,}")
     table.add_row("multi-head attention's, bytes in all", f"{plain * length:,} ({plain * length / ours:,.1f} x)")
     table.add_row("forward FLOPs of the last token", f"{flops_a_token(config, length):.4g}")

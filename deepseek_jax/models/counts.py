@@ -10,9 +10,11 @@ import math
 from collections.abc import Mapping
 
 import jax
+from flax import nnx
 
+from deepseek_jax.models.cached import CachedDecoder
 from deepseek_jax.models.config import ModelConfig
-from deepseek_jax.models.decoder import initialise
+from deepseek_jax.models.decoder import Decoder, initialise
 
 # The group of a parameter: that of the first of these names that its path has; norms have none of them.
 GROUPS = {
@@ -131,6 +133,20 @@ def cache_size(config: ModelConfig) -> tuple[float, int]:
     layers = [cached_numbers(config, kind) for kind in config.attention_kinds[: config.num_hidden_layers]]
     growing, constant = zip(*layers, strict=True)
     return sum(growing), sum(constant)
+
+
+def cache_made(config: ModelConfig, length: int) -> int:
+    """Numbers in the caches that generation makes for one text of `length` tokens, MTP modules not counted.
+
+    Beside `cache_size`, room for drafts that are rejected and for what the newest tokens bring to unfinished blocks.
+    """
+
+    def caches():
+        key = jax.random.key(0)
+        model = Decoder(config, rngs=nnx.Rngs(params=key))
+        return CachedDecoder(model).empty_caches(batch=1, places=length)
+
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(caches)))
 
 
 def multi_head_cache(config: ModelConfig) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deepseek_jax.errors import UserError
-from deepseek_jax.models.counts import cache_size, census, multi_head_cache
+from deepseek_jax.models.counts import cache_made, cache_size, census, multi_head_cache
 from deepseek_jax.models.flops import attention_a_token
 from deepseek_jax.models.presets import PRESETS, preset
 
@@ -89,6 +89,14 @@ def test_names_are_taken_in_any_case_and_others_refused():
 )
 def test_cache_sizes(name, growing, constant):
     assert cache_size(preset(name)) == (growing, constant)
+
+
+def test_caches_as_generation_makes_them():
+    assert cache_made(preset("v3"), 1024) == 1024 * cache_size(preset("v3"))[0]
+    csa = (2 * 4 + 8) * 4 * (512 + 128)  # what two blocks of 4 tokens and 8 drafts bring to keys and gates, twice wide
+    hca = (128 + 8) * 2 * 512
+    growing, constant = cache_size(preset("v4-pro"))
+    assert cache_made(preset("v4-pro"), 1024) == 1024 * growing + constant + 61 * 8 * 512 + 30 * csa + 31 * hca
 
 
 def test_what_multi_head_attention_would_cache():
