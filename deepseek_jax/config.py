@@ -46,40 +46,53 @@ class DataConfig:
         _fraction("data", self, "fim_rate", "held_out")
 
 
+SCHEDULES = (
+    *("constant", "cosine", "step", "multi_step", "v3", "wsd"),
+    *("exponential", "polynomial", "one_cycle", "warm_restarts", "plateau"),
+)
+OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "adagrad", "lion")
+
+
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
     """Learning rate over a run.  Fractions are of `train.steps`; the shapes are in train/schedules.py."""
 
-    name: str = "cosine"  # constant, cosine, step, multi_step, v3, wsd
+    name: str = "cosine"  # one of SCHEDULES
     warmup_steps: int = 0
-    final_ratio: float = 0.1  # of the peak, at the end of cosine and wsd
-    decay_ratio: float = 0.316  # factor at each milestone of multi_step, or every `step_every` steps of step
+    final_ratio: float = 0.1  # of the peak, at the end of cosine, polynomial, one_cycle, wsd and of a restart's cycle
+    decay_ratio: float = 0.316  # factor at each milestone, every `step_every` steps, or on a plateau
     milestones: tuple[float, ...] = (0.6, 0.9)
-    step_every: int = 1000
+    step_every: int = 1000  # steps of step, exponential, the first restart's cycle, or one look of plateau
     decay_fraction: float = 0.2  # last share of the run in which wsd decays
+    rise_fraction: float = 0.3  # first share of the run in which one_cycle rises
+    power: float = 1.0  # of polynomial; 1 is linear
+    cycle_growth: float = 1.0  # factor of each restart's length over the one before
+    patience: int = 3  # looks without a better training loss before plateau lowers the rate
 
     def __post_init__(self):
-        _choice("optimizer.schedule.name", self.name, ("constant", "cosine", "step", "multi_step", "v3", "wsd"))
-        _at_least("optimizer.schedule", self, 0, "warmup_steps")
-        _at_least("optimizer.schedule", self, 1, "step_every")
-        _fraction("optimizer.schedule", self, "final_ratio", "decay_ratio", "decay_fraction")
+        _choice("optimizer.schedule.name", self.name, SCHEDULES)
+        _at_least("optimizer.schedule", self, 0, "warmup_steps", "power")
+        _at_least("optimizer.schedule", self, 1, "step_every", "cycle_growth", "patience")
+        _fraction("optimizer.schedule", self, "final_ratio", "decay_ratio", "decay_fraction", "rise_fraction")
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """The Optax chain: clip by global norm, AdamW or SGD, decoupled weight decay, schedule."""
+    """The Optax chain: clip by global norm, a direction, decoupled weight decay, schedule, groups."""
 
-    name: str = "adamw"  # adamw, sgd
+    name: str = "adamw"  # one of OPTIMIZERS
     peak_lr: float = 2.2e-4
-    b1: float = 0.9  # momentum for sgd
+    b1: float = 0.9  # momentum for sgd and rmsprop
     b2: float = 0.95
     eps: float = 1e-8
+    nesterov: bool = False  # of sgd's momentum and adam's first moment
     weight_decay: float = 0.1
     clip_norm: float = 1.0  # 0 turns clipping off
+    groups: tuple[str, ...] = ()  # "PATTERN lr=0.1 decay=0": factors for parameters whose path the pattern is found in
     schedule: ScheduleConfig = ScheduleConfig()
 
     def __post_init__(self):
-        _choice("optimizer.name", self.name, ("adamw", "sgd"))
+        _choice("optimizer.name", self.name, OPTIMIZERS)
         _at_least("optimizer", self, 0, "peak_lr", "weight_decay", "clip_norm", "eps")
         _fraction("optimizer", self, "b1", "b2")
 

@@ -1,10 +1,14 @@
-"""The one Optax chain: clip by global norm, AdamW or SGD, decoupled weight decay, learning rate."""
+"""The one Optax chain: clip by global norm, a direction, decoupled weight decay, learning rate, groups."""
 
 import jax
+import jax.numpy as jnp
 import optax
+from optax import contrib
 
 from deepseek_jax.config import OptimizerConfig
+from deepseek_jax.errors import UserError
 from deepseek_jax.train import schedules
+from deepseek_jax.train.groups import factors
 
 SPARED = ("norm", "scale", "bias", "embed")
 
@@ -24,18 +28,77 @@ def decay_mask(params):
     return jax.tree_util.tree_map_with_path(lambda path, _: decays(path), params)
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformationExtraArgs:
     """The chain of a run of `steps` steps.  Its updates are added to the parameters as they are.
 
     Weight decay is decoupled from the gradient (arXiv:1711.05101) and scaled by the learning rate, as PyTorch does it.
+    `update` takes the step's loss as `value`, which the schedule "plateau" goes by.
     """
-    if config.name == "adamw":
-        direction = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
-    else:
-        direction = optax.trace(decay=config.b1)
-    return optax.chain(
+    if config.name == "adam" and config.weight_decay:
+        raise UserError(
+            f"optimizer.weight_decay is {config.weight_decay}, and adam has none that is apart from the gradient; "
+            "choose optimizer.name=adamw or set optimizer.weight_decay=0."
+        )
+    chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        direction,
-        optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
+        _direction(config),
+        _decayed(config),
         optax.scale_by_learning_rate(schedules.learning_rate(config, steps)),
+        _scaled(config),
+        _on_plateau(config),
+    )
+    return optax.with_extra_args_support(chain)
+
+
+def lowered(opt_state) -> jax.Array | float:
+    """What a plateau has made of the learning rate: a factor, 1 where the schedule is another."""
+    is_plateau = lambda node: isinstance(node, contrib.ReduceLROnPlateauState)  # noqa: E731
+    found = [node.scale for node in jax.tree.leaves(opt_state, is_leaf=is_plateau) if is_plateau(node)]
+    return found[0] if found else 1.0
+
+
+def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
+    b1, b2, eps = config.b1, config.b2, config.eps
+    match config.name:
+        case "adam" | "adamw":
+            return optax.scale_by_adam(b1=b1, b2=b2, eps=eps, nesterov=config.nesterov)
+        case "sgd":
+            return optax.trace(decay=b1, nesterov=config.nesterov)
+        case "rmsprop":
+            return optax.chain(optax.scale_by_rms(decay=b2, eps=eps), optax.trace(decay=b1, nesterov=config.nesterov))
+        case "adagrad":
+            return optax.scale_by_rss(eps=eps)
+        case "lion":
+            return optax.scale_by_lion(b1=b1, b2=b2)
+
+
+def _decayed(config: OptimizerConfig) -> optax.GradientTransformation:
+    if not any("decay=" in group for group in config.groups):
+        return optax.add_decayed_weights(config.weight_decay, mask=decay_mask)
+
+    def add(updates, params):
+        decay = jax.tree.map(lambda factor: factor * config.weight_decay, factors(config.groups, "decay", params))
+        pulled = jax.tree.map(lambda yes, rate: rate if yes else 0.0, decay_mask(params), decay)
+        return jax.tree.map(lambda update, rate, param: update + rate * param, updates, pulled, params)
+
+    return optax.stateless(add)
+
+
+def _scaled(config: OptimizerConfig) -> optax.GradientTransformation:
+    if not any("lr=" in group for group in config.groups):
+        return optax.identity()
+
+    def scale(updates, params):
+        return jax.tree.map(jnp.multiply, updates, factors(config.groups, "lr", params))
+
+    return optax.stateless(scale)
+
+
+def _on_plateau(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Lower after `patience` looks without a better loss; a look is the mean training loss of `step_every` steps."""
+    schedule = config.schedule
+    if schedule.name != "plateau":
+        return optax.identity()
+    return contrib.reduce_on_plateau(
+        factor=schedule.decay_ratio, patience=schedule.patience, accumulation_size=schedule.step_every
     )

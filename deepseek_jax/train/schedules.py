@@ -15,6 +15,7 @@ from deepseek_jax.errors import UserError
 # then 333B tokens at a tenth of the peak and the last 167B at 7.3e-6, where the peak was 2.2e-4.
 V3_DECAY_FROM, V3_DECAY_TO, V3_LAST_FROM = 10 / 14.8, 14.3 / 14.8, 14.633 / 14.8
 V3_LAST_RATIO = 7.3e-6 / 2.2e-4
+ONE_CYCLE_START = 25  # the peak over the first rate; fastai's and PyTorch's default
 
 
 def learning_rate(optimizer: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -27,6 +28,11 @@ def learning_rate(optimizer: OptimizerConfig, steps: int) -> optax.Schedule:
         "multi_step": _multi_step,
         "v3": _v3,
         "wsd": _wsd,
+        "exponential": _exponential,
+        "polynomial": _polynomial,
+        "one_cycle": _one_cycle,
+        "warm_restarts": _warm_restarts,
+        "plateau": _constant,  # what the training loss makes of it is train/optimizer.py's
     }
     pieces, ends = shapes[schedule.name](schedule, peak, steps)
     ends = [schedule.warmup_steps, *ends]
@@ -86,6 +92,35 @@ def _wsd(schedule: ScheduleConfig, peak: float, steps: int):
         [optax.constant_schedule(peak), optax.linear_schedule(peak, peak * schedule.final_ratio, decay)],
         [steps - decay],
     )
+
+
+def _exponential(schedule: ScheduleConfig, peak: float, steps: int):
+    """decay_ratio every `step_every` steps, smoothly."""
+    return [optax.exponential_decay(peak, schedule.step_every, schedule.decay_ratio)], []
+
+
+def _polynomial(schedule: ScheduleConfig, peak: float, steps: int):
+    length = max(steps - schedule.warmup_steps, 1)
+    return [optax.polynomial_schedule(peak, peak * schedule.final_ratio, schedule.power, length)], []
+
+
+def _one_cycle(schedule: ScheduleConfig, peak: float, steps: int):
+    """Up from a 25th of the peak and down again, half a cosine each (arXiv:1708.07120; its momentum stays as it is)."""
+    rise = round(schedule.rise_fraction * steps)
+    low, length = peak / ONE_CYCLE_START, max(steps - rise, 1)
+    up = optax.cosine_decay_schedule(peak - low, max(rise, 1))
+    down = optax.cosine_decay_schedule(peak, length, alpha=schedule.final_ratio)
+    return [lambda step: low + (peak - low) - up(step), down], [rise]
+
+
+def _warm_restarts(schedule: ScheduleConfig, peak: float, steps: int):
+    """A cosine that begins again, each time `cycle_growth` times as long (SGDR, arXiv:1608.03983)."""
+    ends, lengths = [schedule.warmup_steps], [float(schedule.step_every)]
+    while ends[-1] + round(lengths[-1]) < steps:
+        ends.append(ends[-1] + round(lengths[-1]))
+        lengths.append(lengths[-1] * schedule.cycle_growth)
+    pieces = [optax.cosine_decay_schedule(peak, round(length), alpha=schedule.final_ratio) for length in lengths]
+    return pieces, ends[1:]
 
 
 def mtp_weight(loss: LossConfig, steps: int) -> optax.Schedule:

@@ -13,6 +13,7 @@ from deepseek_jax.config import Experiment
 from deepseek_jax.parallel import rules
 from deepseek_jax.train import schedules
 from deepseek_jax.train.compiling import compiler_options
+from deepseek_jax.train.optimizer import lowered
 from deepseek_jax.train.program import Program
 from deepseek_jax.train.state import State, shardings_of
 
@@ -37,7 +38,7 @@ def make_step(
         gradient_norm = optax.tree.norm(gradient)
 
         def advance(trained):
-            updates, opt_state = optimizer.update(gradient, trained["opt_state"], trained["params"])
+            updates, opt_state = optimizer.update(gradient, trained["opt_state"], trained["params"], value=loss)
             new = {
                 "params": optax.apply_updates(trained["params"], updates),
                 "buffers": program.update_buffers(trained["buffers"], aux, bias_rate_at(updates_made)),
@@ -60,7 +61,7 @@ def make_step(
             "loss/total": loss,
             "grad_norm": gradient_norm,
             "param_norm": optax.tree.norm(state["params"]),
-            "learning_rate": lr_at(updates_made),
+            "learning_rate": lr_at(updates_made) * lowered(state["opt_state"]),
             "skipped": state["skipped"],
         }
         return state, metrics

@@ -9,8 +9,9 @@ import optax
 import pytest
 
 from deepseek_jax.config import OptimizerConfig, ScheduleConfig
+from deepseek_jax.errors import UserError
 from deepseek_jax.models.decoder import initialise
-from deepseek_jax.train.optimizer import decay_mask, make_optimizer
+from deepseek_jax.train.optimizer import decay_mask, lowered, make_optimizer
 from tests.train import tiny
 
 CONSTANT = ScheduleConfig(name="constant")
@@ -18,7 +19,7 @@ CONSTANT = ScheduleConfig(name="constant")
 
 def one_update(params, gradient, **settings):
     optimizer = make_optimizer(OptimizerConfig(schedule=CONSTANT, **settings), steps=10)
-    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params, value=0.0)
     return optax.apply_updates(params, updates)
 
 
@@ -64,6 +65,56 @@ def test_sgd_has_momentum():
     params, gradient = {"kernel": jnp.zeros(1)}, {"kernel": jnp.ones(1)}
     state, moved = optimizer.init(params), []
     for _ in range(3):
-        updates, state = optimizer.update(gradient, state, params)
+        updates, state = optimizer.update(gradient, state, params, value=0.0)
         moved.append(-float(updates["kernel"][0]))
     assert moved == [1.0, 1.5, 1.75]
+
+
+@pytest.mark.parametrize(
+    "name, settings, expected",
+    [
+        ("adam", {}, [1.0, -1.0]),  # sign(g) in the first step
+        ("lion", {}, [1.0, -1.0]),
+        ("sgd", {"nesterov": True}, [1.5 * 3, 1.5 * -0.5]),  # g + b1 (g + b1 0)
+        ("rmsprop", {"b2": 0.75}, [2.0, -2.0]),  # g / sqrt((1 - b2) g^2)
+        ("adagrad", {}, [3 / (0.1 + 9) ** 0.5, -0.5 / (0.1 + 0.25) ** 0.5]),  # accumulators begin at 0.1
+    ],
+)
+def test_each_optimizers_first_step(name, settings, expected):
+    params, gradient = {"kernel": jnp.zeros(2)}, {"kernel": jnp.array([3.0, -0.5])}
+    plain = {"name": name, "peak_lr": 1.0, "b1": 0.5, "weight_decay": 0.0, "clip_norm": 0.0} | settings
+    after = one_update(params, gradient, **plain)
+    np.testing.assert_allclose(-after["kernel"], expected, rtol=1e-4)
+
+
+def test_adam_refuses_decoupled_decay():
+    with pytest.raises(UserError, match="optimizer.name=adamw or set optimizer.weight_decay=0"):
+        make_optimizer(OptimizerConfig(name="adam", weight_decay=0.1), steps=10)
+
+
+def test_groups_scale_learning_rate_and_decay_by_path():
+    params = {"body": {"kernel": jnp.ones(1)}, "head": {"kernel": jnp.ones(1), "bias": jnp.ones(1)}}
+    plain = {"name": "sgd", "peak_lr": 0.5, "b1": 0.0, "weight_decay": 0.1, "clip_norm": 0.0}
+    after = one_update(params, params, groups=("kernel decay=2", "^head/ lr=0.1", "head/k decay=0"), **plain)
+    np.testing.assert_allclose(after["body"]["kernel"], 1 - 0.5 * (1 + 0.2))
+    np.testing.assert_allclose(after["head"]["kernel"], 1 - 0.05 * 1)
+    np.testing.assert_allclose(after["head"]["bias"], 1 - 0.05 * 1)  # biases never decay
+
+
+@pytest.mark.parametrize("group", ["heed lr=1", "head", "head lr=x", "head speed=2", "", "( lr=1", "head lr=-1"])
+def test_a_group_that_says_nothing_is_refused(group):
+    with pytest.raises(UserError, match="optimizer.groups"):
+        one_update({"head": jnp.ones(1)}, {"head": jnp.ones(1)}, groups=("head lr=1", group))
+
+
+def test_a_plateau_of_the_training_loss_lowers_the_rate():
+    schedule = ScheduleConfig(name="plateau", step_every=2, patience=2, decay_ratio=0.5)
+    optimizer = make_optimizer(
+        OptimizerConfig(name="sgd", peak_lr=1.0, b1=0.0, weight_decay=0.0, clip_norm=0.0, schedule=schedule), steps=99
+    )
+    params = {"kernel": jnp.zeros(1)}
+    state, moved = optimizer.init(params), []
+    for loss in (4.0, 4.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0):  # the second look is the last better one
+        updates, state = optimizer.update({"kernel": jnp.ones(1)}, state, params, value=loss)
+        moved.append(-float(updates["kernel"][0]))
+    assert moved[:7] == [1.0] * 7 and moved[-1] == 0.5 == lowered(state), moved

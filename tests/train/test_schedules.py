@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from deepseek_jax.config import LossConfig, OptimizerConfig, RouterConfig, ScheduleConfig, TrainConfig
+from deepseek_jax.config import SCHEDULES, LossConfig, OptimizerConfig, RouterConfig, ScheduleConfig, TrainConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.train import schedules
 
@@ -23,7 +23,7 @@ def close(value):
     return pytest.approx(value, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["constant", "cosine", "step", "multi_step", "v3", "wsd"])
+@pytest.mark.parametrize("name", sorted({*SCHEDULES} - {"one_cycle"}))
 def test_warmup_is_linear_from_zero_to_the_peak(name):
     at = rate(name=name, warmup_steps=200, step_every=1000)
     assert at(0) == 0
@@ -32,7 +32,7 @@ def test_warmup_is_linear_from_zero_to_the_peak(name):
     assert at(200) == close(PEAK)
 
 
-@pytest.mark.parametrize("name", ["constant", "cosine", "step", "multi_step", "v3", "wsd"])
+@pytest.mark.parametrize("name", sorted({*SCHEDULES} - {"one_cycle"}))
 def test_without_warmup_the_first_step_has_the_peak(name):
     assert rate(name=name)(0) == close(PEAK)
 
@@ -74,6 +74,30 @@ def test_wsd_decays_in_the_last_fifth():
     assert [at(799), at(800)] == [close(PEAK)] * 2
     assert at(900) == close(PEAK * 0.55)
     assert at(1000) == close(PEAK * 0.1)
+
+
+def test_exponential_passes_through_the_corners_of_step():
+    at = rate(name="exponential", warmup_steps=100, step_every=1000, decay_ratio=0.25)
+    assert [at(step) for step in (100, 600, 1100)] == [close(PEAK * x) for x in (1, 0.5, 0.25)]
+
+
+def test_polynomial_reaches_the_final_ratio_by_its_power():
+    at = rate(steps=1100, name="polynomial", warmup_steps=100, power=2.0, final_ratio=0.2)
+    assert at(600) == close(PEAK * (0.2 + 0.8 * 0.25))
+    assert at(1100) == close(PEAK * 0.2)
+
+
+def test_one_cycle_rises_from_a_25th_and_falls_to_the_final_ratio():
+    at = rate(steps=1000, name="one_cycle", rise_fraction=0.4, final_ratio=0.1)
+    assert [at(0), at(200), at(400)] == [close(PEAK * x) for x in (0.04, 0.52, 1)]
+    assert [at(700), at(1000)] == [close(PEAK * x) for x in (0.55, 0.1)]
+
+
+def test_warm_restarts_grow_longer():
+    at = rate(steps=1000, name="warm_restarts", warmup_steps=50, step_every=100, cycle_growth=2.0, final_ratio=0.0)
+    for start, length in ((50, 100), (150, 200), (350, 400), (750, 800)):
+        assert at(start) == close(PEAK)
+        assert at(start + length // 4) == close(PEAK * (0.5 + 0.5 * np.cos(np.pi / 4)))
 
 
 def test_a_warmup_longer_than_the_run_is_refused():
