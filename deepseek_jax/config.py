@@ -197,12 +197,17 @@ class LogConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis of the mesh; one may be -1: what is left.  parallel/rules.py says what lies where."""
+    """Devices along each axis of the mesh; one may be -1: what is left.  parallel/rules.py says what lies where.
 
-    data: int = -1
-    fsdp: int = 1
-    expert: int = 1
-    tensor: int = 1
+    From the axis that crosses the slowest wires to the one that needs the fastest.
+    """
+
+    stage: int = 1  # layers, run as a pipeline
+    data: int = -1  # sequences; every device has all parameters
+    fsdp: int = 1  # sequences; parameters are gathered a layer at a time
+    context: int = 1  # the tokens of each sequence
+    expert: int = 1  # routed experts; sequences outside of them
+    tensor: int = 1  # heads, feed-forward width, vocabulary
 
     def __post_init__(self):
         for field in dataclasses.fields(self):

@@ -1,1 +1,1 @@
-"""Where arrays lie: the device mesh and the table from logical axes to mesh axes."""
+"""Where arrays lie: the mesh, the table from logical axes to mesh axes, and communication that is designed."""

@@ -33,9 +33,18 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
 
 def check_batch(mesh: Mesh, name: str, size: int):
     """Raises UserError unless the devices that share a batch divide `size` sequences; `name` is the setting's."""
-    parts = axis_size(mesh, RULES["batch"])
+    _check(mesh, name, size, "batch", f"a batch (mesh axes {', '.join(RULES['batch'])})")
+
+
+def check_sequence(mesh: Mesh, name: str, length: int):
+    """Raises UserError unless the devices that share a sequence divide its `length`; `name` is the setting's."""
+    _check(mesh, name, length, "sequence", f"a sequence (mesh.{RULES['sequence']})")
+
+
+def _check(mesh, name, size, logical, shared):
+    parts = axis_size(mesh, RULES[logical])
     if size % parts:
         raise UserError(
-            f"{name} is {size}, which the {parts} devices that share a batch (mesh axes {', '.join(RULES['batch'])}) "
-            f"do not divide; make it a multiple of {parts}."
+            f"{name} is {size}, which the {parts} devices that share {shared} do not divide; "
+            f"make it a multiple of {parts}."
         )

@@ -1,19 +1,19 @@
-"""Logical axes to mesh axes: the one table that says where a parameter or a batch lies.
+"""Logical axes to mesh axes: the one table that says where a parameter, a batch or an activation lies.
 
-A parameter names what its dimensions mean ("heads", "experts"), never where they lie; this table does, and a change of
-parallelism is a change here.  Mesh axes: `data` copies parameters, `fsdp` shards them and the batch, `expert` spreads
-the experts, `tensor` splits heads, feed-forward width and vocabulary.
+Parameters and activations name what their dimensions mean ("heads", "experts"), never where they lie; this table does,
+and a change of parallelism is a change here.  Mesh axes: `data` copies parameters, `fsdp` shards them and the batch,
+`context` spreads each sequence, `expert` the experts, `tensor` splits heads, feed-forward width and vocabulary.
 """
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from deepseek_jax.errors import UserError
 
 RULES = {
     "layers": None,  # scanned over, so every device holds its part of each layer
     "vocab": "tensor",
-    "embed": "fsdp",
+    "embed": "fsdp",  # of parameters; an activation's model dimension is whole on every device
     "heads": "tensor",
     "latent": None,  # the compressed key-value and query widths: small, and shared by all heads
     "mlp": "tensor",
@@ -21,6 +21,7 @@ RULES = {
     "expert_mlp": "tensor",
     # Each expert's group of devices works on its own part of the batch outside the experts.
     "batch": ("data", "fsdp", "expert"),
+    "sequence": "context",
 }
 
 
@@ -64,10 +65,38 @@ def axis_size(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:
 
 
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
-    """Of arrays [B, ...]: the sequences are spread.  `leading` dimensions before them are not: microbatches in time."""
-    return NamedSharding(mesh, partition_spec((None,) * leading + ("batch",)))
+    """Of arrays [B, S, ...]: sequences and their tokens are spread.
+
+    `leading` dimensions before them are not: microbatches in time.
+    """
+    return NamedSharding(mesh, partition_spec((None,) * leading + ("batch", "sequence")))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
     """Of arrays that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def current_mesh() -> AbstractMesh | None:
+    """The mesh that a step is traced under (train/compiling.py); None where there is none or it has one device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.size == 1 else mesh
+
+
+def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    """x, lying as its logical axes say, one a dimension (None: whole); x itself without a current mesh.
+
+    XLA finds out by itself where most activations lie; this tells it where it would guess wrong.  Mesh axes that the
+    code around is already divided over, by `jax.shard_map`, are left as they are.
+    """
+    mesh = current_mesh()
+    free = {name for name, kind in zip(mesh.axis_names, mesh.axis_types) if kind == AxisType.Auto} if mesh else ()
+    if not free:
+        return x
+
+    def open_to_xla(mesh_axes):
+        names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
+        return tuple(name for name in names if name in free) or None
+
+    spec = PartitionSpec(*(open_to_xla(mesh_axes) for mesh_axes in partition_spec(axes)))
+    return jax.lax.with_sharding_constraint(x, spec)

@@ -1,6 +1,26 @@
-"""How hard XLA works on a program."""
+"""How programs are traced and how hard XLA works on them."""
 
+import functools
+from collections.abc import Callable
+
+import jax
 from jax.sharding import Mesh
+
+
+def under(mesh: Mesh, function: Callable) -> Callable:
+    """`function` with `mesh` as the current one of its trace, which is what models ask for (parallel/rules.py).
+
+    The function itself where the mesh has one device: its program is then the same as without a mesh.
+    """
+    if mesh.size == 1:
+        return function
+
+    @functools.wraps(function)
+    def traced(*args):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return traced
 
 
 def compiler_options(mesh: Mesh) -> dict | None:

@@ -16,7 +16,7 @@ from deepseek_jax.data import baseline
 from deepseek_jax.errors import UserError
 from deepseek_jax.train import preemption, progress, report, schedules, summary
 from deepseek_jax.train.checkpoint import Checkpoints, Progress
-from deepseek_jax.train.compiling import compiler_options
+from deepseek_jax.train.compiling import compiler_options, under
 from deepseek_jax.train.evaluate import evaluate
 from deepseek_jax.train.metrics import by_layer
 from deepseek_jax.train.nonfinite import bad_parameter, find_origin
@@ -59,7 +59,7 @@ def _take_steps(
     """All the steps that are left, or those until SIGTERM; what was done is saved."""
     experiment, steps = setup.experiment, setup.experiment.train.steps
     run_step = compile_step(make_step(setup.program, setup.optimizer, experiment), setup.abstract)
-    score = jax.jit(setup.program.score, compiler_options=compiler_options(setup.mesh))
+    score = jax.jit(under(setup.mesh, setup.program.score), compiler_options=compiler_options(setup.mesh))
     batches, microbatch = setup.train_batches(), microbatch_size(experiment)
     if done.data:
         batches.restore(done.data)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from deepseek_jax.config import Experiment
 from deepseek_jax.data.pipeline import Corpus, open_corpus
-from deepseek_jax.parallel.mesh import check_batch, make_mesh
+from deepseek_jax.parallel.mesh import check_batch, check_sequence, make_mesh
 from deepseek_jax.parallel.rules import batch_sharding
 from deepseek_jax.train import progress
 from deepseek_jax.train.evaluate import bytes_a_target
@@ -56,6 +56,7 @@ def prepare(experiment: Experiment, console: Console) -> Setup:
     check_batch(mesh, "train.microbatch_size or train.batch_size", microbatch_size(experiment))
     if experiment.eval.batch_size:
         check_batch(mesh, "eval.batch_size", experiment.eval.batch_size)
+    check_sequence(mesh, "data.sequence_length", experiment.data.sequence_length)
     optimizer = make_optimizer(experiment.optimizer, experiment.train.steps)
     with progress.preparing(console) as report:
         corpus = open_corpus(experiment.data, experiment.model.vocab_size, report)

@@ -12,7 +12,7 @@ import optax
 from deepseek_jax.config import Experiment
 from deepseek_jax.parallel import rules
 from deepseek_jax.train import schedules
-from deepseek_jax.train.compiling import compiler_options
+from deepseek_jax.train.compiling import compiler_options, under
 from deepseek_jax.train.optimizer import lowered
 from deepseek_jax.train.program import Program
 from deepseek_jax.train.state import State, shardings_of
@@ -104,7 +104,7 @@ def compile_step(step: Callable, abstract: State):
     mesh = shardings["step"].mesh
     # Unpinned output shardings may come back spelled another way, and the second step would compile again.
     return jax.jit(
-        step,
+        under(mesh, step),
         donate_argnums=0,
         out_shardings=(shardings, rules.replicated(mesh)),
         compiler_options=compiler_options(mesh),

@@ -1,13 +1,16 @@
 """The mesh, the rules table, and that a run on eight devices computes what one device does."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from deepseek_jax.config import MeshConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import rules
-from deepseek_jax.parallel.mesh import check_batch, make_mesh
+from deepseek_jax.parallel.mesh import check_batch, check_sequence, make_mesh
 
 EIGHT = """
 import numpy as np, jax
@@ -41,7 +44,7 @@ def test_eight_devices_compute_what_one_does(python):
 
 def test_one_device_is_the_trivial_mesh():
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    assert dict(mesh.shape) == {"data": 1, "fsdp": 1, "expert": 1, "tensor": 1}
+    assert dict(mesh.shape) == dict.fromkeys(("stage", "data", "fsdp", "context", "expert", "tensor"), 1)
     assert set(mesh.axis_types) == {AxisType.Auto}
 
 
@@ -62,22 +65,64 @@ def test_an_axis_of_no_devices_is_refused():
 
 
 def abstract_mesh(**sizes):
-    return jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes))
+    sizes = dataclasses.asdict(MeshConfig(data=1)) | sizes
+    return jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes), (AxisType.Auto,) * len(sizes))
 
 
 def test_a_batch_that_the_mesh_does_not_divide_is_refused():
     with pytest.raises(UserError, match="train.batch_size is 6, .* multiple of 4"):
-        check_batch(abstract_mesh(data=2, fsdp=2, expert=1, tensor=4), "train.batch_size", 6)
+        check_batch(abstract_mesh(data=2, fsdp=2, tensor=4), "train.batch_size", 6)
+
+
+def test_a_sequence_that_the_mesh_does_not_divide_is_refused():
+    with pytest.raises(UserError, match="data.sequence_length is 100, .*mesh.context.* multiple of 8"):
+        check_sequence(abstract_mesh(context=8), "data.sequence_length", 100)
 
 
 def test_a_dimension_that_its_axis_does_not_divide_is_named():
     shapes = {"attention": {"out": jax.ShapeDtypeStruct((6, 16), "float32")}}
     axes = {"attention": {"out": ("heads", "embed")}}
     with pytest.raises(UserError, match="attention/out has heads = 6, which the 4 devices of mesh.tensor"):
-        rules.shardings(abstract_mesh(data=1, fsdp=2, expert=1, tensor=4), axes, shapes)
+        rules.shardings(abstract_mesh(fsdp=2, tensor=4), axes, shapes)
 
 
 def test_the_table_maps_logical_axes():
     assert rules.partition_spec(("layers", "experts", "embed", None)) == PartitionSpec(None, "expert", "fsdp", None)
     with pytest.raises(KeyError, match="heds"):
         rules.partition_spec(("heds",))
+
+
+def constraints(mesh, x, axes):
+    """The sharding constraints in the trace of `constrain` under a mesh."""
+    with jax.sharding.use_abstract_mesh(mesh):
+        jaxpr = jax.make_jaxpr(lambda x: rules.constrain(x, axes))(x)
+    return [equation.params["sharding"].spec for equation in jaxpr.eqns]
+
+
+def test_activations_are_constrained_by_their_logical_axes():
+    x = jnp.ones((8, 4, 2))
+    (spec,) = constraints(abstract_mesh(data=2, fsdp=2, context=2), x, ("batch", "sequence", None))
+    assert spec == PartitionSpec(("data", "fsdp", "expert"), ("context",), None)
+
+
+def test_one_device_has_nothing_to_constrain():
+    assert constraints(abstract_mesh(), jnp.ones((8, 4)), ("batch", "sequence")) == []
+    x = jnp.ones((8, 4))
+    assert rules.constrain(x, ("batch", "sequence")) is x
+
+
+def test_axes_that_are_divided_by_hand_are_left_alone():
+    mesh, specs = abstract_mesh(data=2, tensor=2), []
+
+    def inner(x):
+        specs.extend(constraints(jax.sharding.get_abstract_mesh(), x, ("batch", "heads")))
+        return x
+
+    with jax.sharding.use_abstract_mesh(mesh):
+        by_tensor = PartitionSpec(None, "tensor")
+        jax.make_jaxpr(jax.shard_map(inner, in_specs=by_tensor, out_specs=by_tensor, axis_names={"tensor"}))(
+            jnp.ones((8, 4))
+        )
+        everything = jax.shard_map(inner, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False)
+        jax.make_jaxpr(everything)(jnp.ones((8, 4)))
+    assert specs == [PartitionSpec(("data", "fsdp", "expert"), None)]
