@@ -1,0 +1,33 @@
+"""The settings of a supervised task's loss."""
+
+import dataclasses
+
+from deepseek_jax.errors import UserError
+
+OF_CLASSES, OF_NUMBERS, OF_BOXES = ("cross_entropy", "focal"), ("mse", "mae", "huber"), ("boxes",)
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """What training minimises; `l1` and `l2` are part of the loss, optimizer.weight_decay is decoupled from it."""
+
+    name: str = "cross_entropy"  # cross_entropy, focal (classes); mse, mae, huber (numbers); boxes
+    label_smoothing: float = 0.0  # share of each label that is spread over all classes
+    focal_gamma: float = 2.0
+    huber_delta: float = 1.0  # in deviations of the target where it is standardised
+    size_weight: float = 1.0  # of a box's height and width, beside the heat map of centres
+    offset_weight: float = 1.0  # of a centre's place inside its cell
+    l1: float = 0.0
+    l2: float = 0.0
+
+    def __post_init__(self):
+        names = OF_CLASSES + OF_NUMBERS + OF_BOXES
+        if self.name not in names:
+            raise UserError(f"objective.name is {self.name!r}; choose one of {', '.join(names)}.")
+        if not 0 <= self.label_smoothing < 1:
+            raise UserError(f"objective.label_smoothing is {self.label_smoothing}; it must be from 0 to below 1.")
+        for name in ("focal_gamma", "size_weight", "offset_weight", "l1", "l2"):
+            if getattr(self, name) < 0:
+                raise UserError(f"objective.{name} is {getattr(self, name)}; it must be at least 0.")
+        if self.huber_delta <= 0:
+            raise UserError(f"objective.huber_delta is {self.huber_delta}; it must be above 0.")

@@ -1,0 +1,104 @@
+"""Scores of a supervised task on held-out records, on the host, by the libraries that define them.
+
+R records  K classes  N numbers  P predicted boxes of a picture  M true ones
+"""
+
+import contextlib
+import io
+
+import numpy as np
+
+BINS = 15  # of the calibration error, as in arXiv:1706.04599
+MOST_PEAKS = 100  # boxes a picture that the COCO measure looks at
+SIDE = 1000.0  # pixels of the pictures that COCO is told of: it leaves none of their boxes out as too small
+
+
+def of_classes(probabilities_RK: np.ndarray, labels_R: np.ndarray) -> dict[str, float]:
+    """accuracy; macro_f1: mean over classes that occur or are predicted; calibration_error (expected, 15 bins)."""
+    from sklearn.metrics import f1_score
+
+    predicted_R = probabilities_RK.argmax(axis=1)
+    return {
+        "accuracy": float((predicted_R == labels_R).mean()),
+        "macro_f1": float(f1_score(labels_R, predicted_R, average="macro", zero_division=0)),
+        "calibration_error": calibration_error(probabilities_RK.max(axis=1), predicted_R == labels_R),
+    }
+
+
+def calibration_error(confidence_R: np.ndarray, right_R: np.ndarray) -> float:
+    """Mean distance of confidence and accuracy over equally wide bins of confidence, by their share of the records."""
+    bins_R = np.minimum((confidence_R * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(bins_R, weights=confidence_R - right_R, minlength=BINS)
+    return float(np.abs(gaps).sum() / max(len(right_R), 1))
+
+
+def confusion(probabilities_RK: np.ndarray, labels_R: np.ndarray) -> np.ndarray:
+    """[K, K]: records of each true class (rows) by predicted class."""
+    from sklearn.metrics import confusion_matrix
+
+    return confusion_matrix(labels_R, probabilities_RK.argmax(axis=1), labels=np.arange(probabilities_RK.shape[1]))
+
+
+def of_numbers(predicted_RN: np.ndarray, targets_RN: np.ndarray) -> dict[str, float]:
+    """mse, mae, r2 (mean over the numbers), in the units given."""
+    from sklearn.metrics import r2_score
+
+    return {
+        "mse": float(np.square(predicted_RN - targets_RN).mean()),
+        "mae": float(np.abs(predicted_RN - targets_RN).mean()),
+        "r2": float(r2_score(targets_RN, predicted_RN)),
+    }
+
+
+def of_boxes(predictions: list[tuple], truths: list[tuple], classes: int) -> dict[str, float]:
+    """mAP at IoU 0.5 and its mean over 0.5:0.95, as COCO measures them (pycocotools).
+
+    predictions: (boxes [P 4], classes [P], scores [P]) a picture; truths: (boxes [M 4], classes [M]) likewise; boxes
+    are y0 x0 y1 x1 in fractions of the picture.
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
+        known = COCO()
+        known.dataset = _coco(truths, classes)
+        known.createIndex()
+        found = known.loadRes(_rows(predictions)) if any(len(each[0]) for each in predictions) else None
+        if found is None:
+            return {"map50": 0.0, "map": 0.0}
+        measure = COCOeval(known, found, "bbox")
+        measure.evaluate()
+        measure.accumulate()
+        measure.summarize()
+    return {"map50": float(measure.stats[1]), "map": float(measure.stats[0])}
+
+
+def _coco(truths: list[tuple], classes: int) -> dict:
+    annotations = [
+        {"image_id": picture, "category_id": int(label), "bbox": _box(box), "area": _area(box), "iscrowd": 0}
+        for picture, (boxes, labels) in enumerate(truths)
+        for box, label in zip(boxes, labels, strict=True)
+    ]
+    return {
+        "images": [{"id": picture} for picture in range(len(truths))],
+        "categories": [{"id": label} for label in range(classes)],
+        "annotations": [{"id": number} | each for number, each in enumerate(annotations, start=1)],
+        "info": {},
+    }
+
+
+def _rows(predictions: list[tuple]) -> list[dict]:
+    return [
+        {"image_id": picture, "category_id": int(label), "bbox": _box(box), "score": float(score)}
+        for picture, (boxes, labels, scores) in enumerate(predictions)
+        for box, label, score in zip(boxes, labels, scores, strict=True)
+    ]
+
+
+def _box(box) -> list[float]:
+    y0, x0, y1, x1 = (float(side) * SIDE for side in box)
+    return [x0, y0, x1 - x0, y1 - y0]
+
+
+def _area(box) -> float:
+    return _box(box)[2] * _box(box)[3]

@@ -1,0 +1,65 @@
+"""Boxes: targets, loss and decoding agree with each other and with what can be counted by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deepseek_jax.tasks import detection
+
+BOXES = jnp.array([[[0.1, 0.2, 0.3, 0.6], [0.5, 0.5, 0.9, 0.7], [0, 0, 0, 0]], [[0.0, 0.0, 1.0, 1.0]] + [[0] * 4] * 2])
+LABELS = jnp.array([[1, 0, -1], [2, -1, -1]])
+GRID, CLASSES = (8, 6), 3
+
+
+def perfect():
+    """Outputs that say exactly what the boxes are."""
+    centre, size = (BOXES[..., :2] + BOXES[..., 2:]) / 2 * jnp.array(GRID), BOXES[..., 2:] - BOXES[..., :2]
+    outputs = {
+        "heat": np.full((2, *GRID, CLASSES), -20.0),
+        "size": np.zeros((2, *GRID, 2)),
+        "offset": np.zeros((2, *GRID, 2)),
+    }
+    for picture, place in zip(*np.nonzero(LABELS >= 0)):
+        y, x = np.floor(np.asarray(centre[picture, place])).astype(int)
+        outputs["heat"][picture, y, x, LABELS[picture, place]] = 20.0
+        outputs["size"][picture, y, x] = size[picture, place]
+        outputs["offset"][picture, y, x] = np.asarray(centre[picture, place]) - [y, x]
+    return {name: jnp.asarray(value, jnp.float32) for name, value in outputs.items()}
+
+
+def test_what_is_perfect_decodes_to_the_boxes():
+    boxes, classes, scores = detection.decode(perfect(), peaks=2)
+    assert [sorted(row) for row in classes.tolist()][0] == [0, 1] and classes[1, 0] == 2
+    order = jnp.argsort(-classes[0])
+    np.testing.assert_allclose(boxes[0, order], BOXES[0, :2], atol=1e-6)
+    np.testing.assert_allclose(boxes[1, 0], BOXES[1, 0], atol=1e-6)
+    assert (scores[0] > 0.99).all() and scores[1, 1] < 0.01
+
+
+def test_what_is_perfect_costs_nothing_and_everything_else_something():
+    weights = {"size_weight": 1.0, "offset_weight": 1.0}
+    np.testing.assert_allclose(detection.loss(perfect(), BOXES, LABELS, **weights), 0, atol=1e-5)
+    for name in ("heat", "size", "offset"):
+        off = perfect() | {name: perfect()[name] + 0.5}
+        off["heat"] = off["heat"] if name != "heat" else perfect()["heat"] / 20
+        assert (detection.loss(off, BOXES, LABELS, **weights) > 0.1).all(), name
+
+
+def test_sizes_off_the_centres_do_not_matter():
+    def of_size(size):
+        return detection.loss(perfect() | {"size": size}, BOXES, LABELS, size_weight=1.0, offset_weight=0.0).sum()
+
+    slope = np.asarray(jax.grad(of_size)(jnp.ones((2, *GRID, 2)) * 2))
+    assert (np.abs(slope).sum(axis=-1) > 0).sum() == 3  # as many cells as boxes
+
+
+def test_bumps_are_as_wide_as_their_boxes():
+    cell, size = jnp.array([[[4, 3]]]), jnp.array([[[0.75, 0.5]]])  # deviations of 1 and 0.5 cells
+    heat = detection.heat_targets(cell, size, jnp.array([[0]]), (*GRID, 1))[0, :, :, 0]
+    np.testing.assert_allclose([heat[4, 3], heat[5, 3], heat[4, 4]], [1, np.exp(-0.5), np.exp(-2)], rtol=1e-6)
+
+
+def test_a_picture_without_boxes_learns_that_there_are_none():
+    outputs = jax.tree.map(jnp.zeros_like, perfect())
+    value = detection.loss(outputs, BOXES * 0, LABELS * 0 - 1, size_weight=1.0, offset_weight=1.0)
+    np.testing.assert_allclose(value, GRID[0] * GRID[1] * CLASSES * 0.25 * np.log(2), rtol=1e-5)

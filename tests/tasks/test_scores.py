@@ -1,0 +1,41 @@
+"""Scores against cases whose value is known."""
+
+import numpy as np
+import pytest
+
+from deepseek_jax.tasks import scores
+
+
+def test_classes():
+    probabilities = np.array([[0.9, 0.1, 0.0], [0.2, 0.7, 0.1], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1]])
+    labels = np.array([0, 1, 1, 1])
+    found = scores.of_classes(probabilities, labels)
+    assert found["accuracy"] == 0.75
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)  # classes 0 and 1; class 2 never occurs
+    assert scores.confusion(probabilities, labels).tolist() == [[1, 0, 0], [1, 2, 0], [0, 0, 0]]
+
+
+def test_calibration_error_is_the_distance_of_confidence_and_accuracy():
+    assert scores.calibration_error(np.full(100, 0.8), np.arange(100) < 80) == pytest.approx(0, abs=1e-12)
+    assert scores.calibration_error(np.full(100, 1.0), np.arange(100) < 60) == pytest.approx(0.4)
+    halves = np.array([0.9] * 50 + [0.5] * 50), np.array([True] * 50 + [False] * 50)
+    assert scores.calibration_error(*halves) == pytest.approx(0.5 * 0.1 + 0.5 * 0.5)
+
+
+def test_numbers():
+    targets, predicted = np.array([[1.0], [2.0], [3.0]]), np.array([[1.0], [2.0], [4.0]])
+    found = scores.of_numbers(predicted, targets)
+    assert found == {"mse": pytest.approx(1 / 3), "mae": pytest.approx(1 / 3), "r2": pytest.approx(0.5)}
+
+
+def test_boxes_as_coco_measures_them():
+    truth = (np.array([[0.1, 0.1, 0.5, 0.5], [0.6, 0.6, 0.9, 0.9]]), np.array([0, 1]))
+    exact = (*truth, np.array([0.9, 0.8]))
+    assert scores.of_boxes([exact], [truth], classes=2) == {"map50": pytest.approx(1), "map": pytest.approx(1)}
+    half = (truth[0][:1], truth[1][:1], np.array([0.9]))  # class 1 is missed
+    assert scores.of_boxes([half], [truth], classes=2)["map50"] == pytest.approx(0.5)
+    moved = (truth[0] + 0.03, truth[1], np.array([0.9, 0.8]))  # IoU 0.75 and 0.68: right at 0.5, wrong at 0.95
+    found = scores.of_boxes([moved], [truth], classes=2)
+    assert found["map50"] == pytest.approx(1) and 0.3 < found["map"] < 0.7
+    nothing = (np.zeros((0, 4)), np.zeros(0), np.zeros(0))
+    assert scores.of_boxes([nothing], [truth], classes=2) == {"map50": 0.0, "map": 0.0}
