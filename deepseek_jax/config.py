@@ -216,7 +216,23 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class StoppingConfig:
+    """Which evaluation is the best, and when waiting for a better one ends (early stopping)."""
+
+    metric: str = "val/loss"  # a number that evaluations write to metrics.jsonl
+    highest: bool = False  # whether more is better
+    patience: int = 0  # evaluations without a better one before the run stops and takes back its best; 0: never
+    min_delta: float = 0.0  # by how much better counts
+
+    def __post_init__(self):
+        _at_least("stopping", self, 0, "patience", "min_delta")
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
+    """A language model."""
+
+    family: str = "language_model"
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -224,11 +240,19 @@ class Experiment:
     router: RouterConfig = RouterConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    stopping: StoppingConfig = StoppingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
     mesh: MeshConfig = MeshConfig()
 
 
-def default_config() -> ml_collections.ConfigDict:
-    """The defaults above as a locked, typed ConfigDict: what a configs/*.py changes and returns from `get_config()`."""
-    return ml_collections.ConfigDict(dataclasses.asdict(Experiment())).lock()
+FAMILIES = {"language_model": Experiment}
+
+
+def default_config(family: str = "language_model") -> ml_collections.ConfigDict:
+    """A family's defaults as a locked, typed ConfigDict: what a configs/*.py changes and returns from `get_config()`.
+
+    Families: language_model (DeepSeek's line) and supervised (the hybrid network on images, text classes, boxes and
+    numbers).
+    """
+    return ml_collections.ConfigDict(dataclasses.asdict(FAMILIES[family]())).lock()

@@ -11,7 +11,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from deepseek_jax import fields
-from deepseek_jax.config import Experiment, default_config
+from deepseek_jax.config import FAMILIES, Experiment, default_config
 from deepseek_jax.errors import UserError
 
 
@@ -40,7 +40,8 @@ def load(path: str) -> ConfigDict:
             raise UserError(f"{path} has no function get_config().")
         config = module.get_config()
     given = fields.flatten(config.to_dict()) if isinstance(config, ConfigDict) else {}
-    if missing := fields.leaf_types().keys() - given:
+    family = given.get("family", "language_model")
+    if missing := fields.leaf_types(family if family in FAMILIES else "language_model").keys() - given:
         raise UserError(
             f"get_config() of {path} must change and return deepseek_jax.config.default_config(); "
             f"what it returns lacks {min(missing)}."
@@ -50,17 +51,19 @@ def load(path: str) -> ConfigDict:
 
 def override(config: ConfigDict, overrides: Mapping[str, str], origin: str):
     """Set dotted keys of `config`, in place, to what their texts stand for; `origin` is named for an unknown key."""
+    family = config.family
+    known_keys = fields.leaf_types(family)
     for key, text in overrides.items():
-        if key not in fields.leaf_types():
-            inside = [known for known in fields.leaf_types() if known.startswith(key + ".")]
+        if key not in known_keys:
+            inside = [known for known in known_keys if known.startswith(key + ".")]
             if inside:
                 raise UserError(f"{key} is a section of {origin}; set one of its keys, such as {inside[0]}.")
-            raise UserError(f"{origin} has no key {key}{fields.nearest(key)}")
+            raise UserError(f"{origin} has no key {key}{fields.nearest(key, family)}")
         section, _, name = key.rpartition(".")
         node = config
         for part in section.split("."):
             node = node[part]
-        node[name] = fields.parse(key, text)
+        node[name] = fields.parse(key, text, family)
 
 
 @contextlib.contextmanager
@@ -94,5 +97,5 @@ def _sentence(error: Exception) -> str:
     """ml_collections lists all fields for an unknown key; say the nearest one instead."""
     unknown = re.search(r'Key "(.+?)" does not exist', str(error))
     if unknown:
-        return f"there is no key {unknown[1]}{fields.nearest(unknown[1])}"
+        return f"there is no key {unknown[1]}{fields.nearest(unknown[1], *FAMILIES)}"
     return f"{type(error).__name__}: {str(error).rstrip('.')}."

@@ -1,7 +1,7 @@
 """The schema as dotted keys: which exist, what type each holds, and how text or a loose value becomes one.
 
-A key is the path of a field of `Experiment`: "optimizer.schedule.name".  Types are int, float, bool, str and
-tuple[T, ...] of these; anything else in the schema is a section.
+A key is the path of a field of an experiment: "optimizer.schedule.name".  Types are int, float, bool, str and
+tuple[T, ...] of these; anything else in the schema is a section.  Each family of experiments has a schema of its own.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import math
 import typing
 from collections.abc import Iterator, Mapping
 
-from deepseek_jax.config import Experiment
+from deepseek_jax.config import FAMILIES, Experiment
 from deepseek_jax.errors import UserError
 
 WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -19,9 +19,9 @@ EXPECTED = {int: "a whole number", float: "a finite number", bool: "true or fals
 
 
 @functools.cache
-def leaf_types() -> dict[str, type]:
+def leaf_types(family: str) -> dict[str, type]:
     """Every key of an experiment with its type, in the order of the schema."""
-    return dict(_leaves(Experiment, ""))
+    return dict(_leaves(FAMILIES[family], ""))
 
 
 def _leaves(section: type, prefix: str) -> Iterator[tuple[str, type]]:
@@ -40,20 +40,20 @@ def flatten(values: Mapping, prefix: str = "") -> dict[str, object]:
     return flat
 
 
-def nearest(key: str) -> str:
+def nearest(key: str, *families: str) -> str:
     """The end of a sentence on an unknown key: the known one most like it as a whole and in its last part, if any."""
 
     def likeness(known: str) -> float:
         pairs = (key, known), (key.rpartition(".")[2], known.rpartition(".")[2])
         return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
-    best = max(leaf_types(), key=likeness)
+    best = max((known for family in families for known in leaf_types(family)), key=likeness)
     return f"; did you mean {best}?" if likeness(best) > 1.1 else "."
 
 
-def parse(key: str, text: str) -> object:
+def parse(key: str, text: str, family: str) -> object:
     """The value that `text`, from a command line, stands for in the known key `key`; raises UserError if it is none."""
-    return _parse(key, text, leaf_types()[key])
+    return _parse(key, text, leaf_types(family)[key])
 
 
 def _parse(key: str, text: str, kind: type) -> object:
@@ -91,10 +91,13 @@ def build(values: Mapping, origin: str) -> Experiment:
 
     Raises UserError naming `origin` (a file) for an unknown key, and naming the key for a value that does not fit.
     """
+    family = values.get("family", "language_model")
+    if family not in FAMILIES:
+        raise UserError(f"{origin} is of the family {family!r}; choose one of {', '.join(FAMILIES)}.")
     for key in flatten(values):
-        if key not in leaf_types():
-            raise UserError(f"{origin} sets an unknown key, {key}{nearest(key)}")
-    return _build(Experiment, values, "")
+        if key not in leaf_types(family):
+            raise UserError(f"{origin} sets an unknown key, {key}{nearest(key, family)}")
+    return _build(FAMILIES[family], values, "")
 
 
 def _build(section: type, values: Mapping, prefix: str):

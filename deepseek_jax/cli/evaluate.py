@@ -44,13 +44,13 @@ def run(args):
     console = Console()
     trained = restore_model(args.workdir, args.checkpoint)
     scoring = setup.prepare(_scoring_experiment(trained.experiment, args), console)
-    batches = scoring.held_out_batches()
-    scores = evaluate(jax.jit(scoring.program.score), trained.params, trained.buffers, batches, scoring.corpus)
+    corpus, batches = scoring.task.corpus, scoring.held_out_batches("final")
+    scores = evaluate(jax.jit(scoring.program.score), trained.params, trained.buffers, batches, corpus)
     if not scores:
         raise UserError(f"{scoring.experiment.data.source} holds out no text to score; set data.held_out above 0.")
     what = f"step {trained.step} of {args.workdir} on {scoring.experiment.data.source}, bits a byte:"
     console.print(what, markup=False, highlight=False, soft_wrap=True)
-    console.print(_table(scores, bits_per_byte(scoring.corpus), scoring.corpus.held_out_bytes))
+    console.print(_table(scores, bits_per_byte(corpus), corpus.held_out_bytes))
 
 
 def _scoring_experiment(experiment, args):

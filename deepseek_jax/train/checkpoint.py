@@ -24,12 +24,18 @@ DIRECTORY = "checkpoints"  # below a run directory
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What a run knows beside its state: steps taken, where the data is read on, the best score.  JSON-able."""
+    """What a run knows beside its state: steps taken, where the data is read on, the best score.  JSON-able.
+
+    `best_score`: of stopping.metric, lower is better; `waited`: evaluations since; `stopped`: it has waited enough,
+    and its parameters are those of `best_step`.
+    """
 
     step: int = 0
     data: dict | None = None
     best_score: float = math.inf
     best_step: int = 0
+    waited: int = 0
+    stopped: bool = False
 
 
 class Checkpoints:
@@ -74,6 +80,11 @@ class Checkpoints:
         parts = {"state": _into(abstract), "progress": ocp.args.JsonRestore()}
         restored = self._manager.restore(step, args=ocp.args.Composite(**parts))
         return restored["state"], Progress(**restored["progress"])
+
+    def restore_step(self, step: int, abstract: State) -> State:
+        """The state of a step that was saved and is kept, such as the best."""
+        self.wait()
+        return self._manager.restore(step, args=ocp.args.Composite(state=_into(abstract)))["state"]
 
     def wait(self):
         """Until what was saved is on disk."""

@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import math
-import shutil
 import time
 from pathlib import Path
 
@@ -12,17 +11,14 @@ from rich.console import Console
 
 from deepseek_jax import record
 from deepseek_jax.config import Experiment
-from deepseek_jax.data import baseline
 from deepseek_jax.errors import UserError
-from deepseek_jax.train import preemption, progress, report, schedules, summary
+from deepseek_jax.train import early_stopping, preemption, progress, report, schedules, summary
 from deepseek_jax.train.checkpoint import Checkpoints, Progress
 from deepseek_jax.train.compiling import compiler_options, under
-from deepseek_jax.train.evaluate import evaluate
 from deepseek_jax.train.metrics import by_layer
 from deepseek_jax.train.nonfinite import bad_parameter, find_origin
 from deepseek_jax.train.recorder import NotFinite, Recorder, Started
-from deepseek_jax.train.samples import write_samples
-from deepseek_jax.train.setup import Setup, microbatch_size, prepare
+from deepseek_jax.train.setup import Setup, prepare
 from deepseek_jax.train.sinks import Sinks
 from deepseek_jax.train.state import State, make_state
 from deepseek_jax.train.step import compile_step, gradient_function, make_step
@@ -38,19 +34,20 @@ def train(experiment: Experiment, workdir: str | Path, console: Console | None =
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax would tell of every file it writes
     setup = prepare(experiment, console)
     record.claim(workdir, experiment)
-    shutil.copyfile(setup.corpus.tokenizer.path, workdir / "tokenizer.json")  # what the parameters were trained with
+    setup.task.keep_beside(workdir)
     try:
         with Checkpoints(workdir, experiment.checkpoint, say=console.print) as checkpoints:
             restored = checkpoints.restore(setup.abstract)
             if restored:
                 console.print(f"going on from step {restored[1].step}")
             state, done = restored or (make_state(setup.program, setup.optimizer, setup.abstract), Progress())
-            state, done = _take_steps(setup, state, done, checkpoints, workdir, console)
+            if not done.stopped:
+                state, done = _take_steps(setup, state, done, checkpoints, workdir, console)
     finally:
         report.write(workdir)  # of a run that failed too: it shows where
-    if done.step == experiment.train.steps:
-        summary.show(console, workdir, write_samples(setup, state, workdir))
-    return summary.final_scores(workdir)
+    if done.stopped or done.step == experiment.train.steps:
+        summary.show(console, workdir, setup.task.shown, setup.task.results(state, workdir))
+    return summary.final_scores(workdir, setup.task.shown)
 
 
 def _take_steps(
@@ -60,13 +57,13 @@ def _take_steps(
     experiment, steps = setup.experiment, setup.experiment.train.steps
     run_step = compile_step(make_step(setup.program, setup.optimizer, experiment), setup.abstract)
     score = jax.jit(under(setup.mesh, setup.program.score), compiler_options=compiler_options(setup.mesh))
-    batches, microbatch = setup.train_batches(), microbatch_size(experiment)
+    batches, microbatch = setup.train_batches(), schedules.microbatch_size(experiment.train)
     if done.data:
         batches.restore(done.data)
 
     sinks = Sinks(workdir, experiment.log, resumed_at=done.step)
     with sinks, preemption.watch() as preempted, progress.training(console, done.step, steps) as show:
-        recorder = Recorder(experiment, sinks.write, show, skipped=int(state["skipped"]))
+        recorder = Recorder(experiment, setup.task, sinks.write, show, skipped=int(state["skipped"]))
         try:
             for step in range(done.step + 1, steps + 1):
                 asked = time.perf_counter()
@@ -77,23 +74,26 @@ def _take_steps(
                 state, measured = run_step(state, batch)
                 recorder.follow(Started(step, batch, measured, waited))
 
-                last, stopping = step == steps, preempted.asked
+                last, interrupted = step == steps, preempted.asked
                 evaluating = last or _due(experiment.eval.every, step)
-                saving = last or stopping or _due(experiment.checkpoint.every, step)
+                saving = last or interrupted or _due(experiment.checkpoint.every, step)
                 if not (evaluating or saving):
                     continue
                 recorder.catch_up()  # rows come before the checkpoint that vouches for them
-                loss = math.inf
                 if evaluating:
-                    scores = _evaluate(setup, score, state, last) | _router_shares(recorder.last_load)
-                    sinks.write({"step": step} | scores)
-                    loss = scores.get("val/loss", math.inf)
-                if loss < done.best_score:
-                    done, saving = dataclasses.replace(done, best_score=loss, best_step=step), True
-                if saving:
+                    scores = _scores(setup, score, state, "val", experiment.eval.batches)
+                    sinks.write({"step": step} | scores | _router_shares(recorder.last_load))
+                    done = early_stopping.judge(experiment.stopping, done, scores, step)
+                ending, best = last or done.stopped, evaluating and done.best_step == step
+                if ending:
+                    state = _take_back_best(setup, state, done, step, checkpoints, console)
+                    sinks.write({"step": step} | _final_scores(setup, score, state))
+                if saving or best or ending:
                     done = dataclasses.replace(done, step=step, data=batches.state())
-                    checkpoints.save(state, done, loss)
-                if stopping:
+                    checkpoints.save(state, done, done.best_score if best else math.inf)
+                if ending:
+                    break
+                if interrupted:
                     console.print(f"stopped by SIGTERM after step {step}; the same command goes on from there")
                     break
                 recorder.pause()
@@ -107,21 +107,27 @@ def _due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _evaluate(setup: Setup, score, state: State, last: bool) -> dict[str, float]:
-    """val/* on the batches that every evaluation of the run reads; after the last step final/* on all of them."""
-    limit = setup.experiment.eval.batches
+def _scores(setup: Setup, score, state: State, split: str, limit: int) -> dict[str, float]:
+    """<split>/* on the first `limit` held-out batches, the same at each evaluation; on all of them for 0."""
     params = state.get("ema", state["params"])
+    found = setup.task.scores(score, params, state["buffers"], setup.held_out_batches(split, limit))
+    return {f"{split}/{key}": value for key, value in found.items()}
 
-    def scores(name: str, limit: int):
-        found = evaluate(score, params, state["buffers"], setup.held_out_batches(limit), setup.corpus)
-        return {f"{name}/{key}": value for key, value in found.items()}
 
-    found = scores("val", limit)
-    if last:
-        found |= scores("final", 0)
-        rivals = baseline.bits_per_byte(setup.corpus)
-        found |= {f"final/{name}": bits["total"] for name, bits in rivals.items() if bits}
-    return found
+def _final_scores(setup: Setup, score, state: State) -> dict[str, float]:
+    """final/* on all held-out batches, and of what the model is compared with."""
+    rivals = {f"final/{name}": value for name, value in setup.task.rivals().items()}
+    return _scores(setup, score, state, "final", limit=0) | rivals
+
+
+def _take_back_best(setup: Setup, state: State, done: Progress, step: int, checkpoints: Checkpoints, console: Console):
+    """The state of the best evaluation where early stopping is on, else `state`."""
+    stopping = setup.experiment.stopping
+    if not stopping.patience or done.best_step in (0, step):
+        return state
+    why = f"no better {stopping.metric} in {done.waited} evaluations; " if done.stopped else ""
+    console.print(f"{why}the parameters of step {done.best_step} are taken back")
+    return checkpoints.restore_step(done.best_step, setup.abstract)
 
 
 def _router_shares(load: dict) -> dict:

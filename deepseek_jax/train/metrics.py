@@ -19,25 +19,29 @@ from deepseek_jax.train.flops import peak_flops, training_flops
 STEP_SCALARS = ("grad_norm", "param_norm", "learning_rate")
 
 
-def train_row(step: int, measured: dict, timing: dict, model: ModelConfig) -> dict:
-    """A row for one training step.
+def train_row(step: int, measured: dict, timing: dict) -> dict:
+    """What every family's row of a training step holds.
 
-    `measured` is what the step returned, fetched; `timing` is a Clock's lap.  Losses are of this one step, in nats a
-    target (bits_per_byte: bits a byte of text); times are means over the steps since the last row.
+    `measured` is what the step returned, fetched; `timing` is a Clock's lap.  Losses are of this one step; times are
+    means over the steps since the last row.
     """
     row = {"step": step}
-    row |= {name: float(value) for name, value in measured.items() if name.startswith(("loss/", "indexer/"))}
-    row["bits_per_byte"] = bits_per_byte(row["loss/next"] * float(measured["targets"]), float(measured["bytes"]))
+    row |= {name: float(value) for name, value in measured.items() if name.startswith("loss/")}
     row |= {name: float(measured[name]) for name in STEP_SCALARS}
-    row["skipped"] = int(measured["skipped"])
+    return row | {"skipped": int(measured["skipped"])} | timing | {"memory_bytes": memory_bytes()}
+
+
+def language_model_row(measured: dict, timing: dict, model: ModelConfig) -> dict:
+    """A language model's part: bits a byte of text, FLOPs and their utilisation, indexers, balance of experts."""
+    row = {name: float(value) for name, value in measured.items() if name.startswith("indexer/")}
+    nats = float(measured["loss/next"]) * float(measured["targets"])
+    row["bits_per_byte"] = bits_per_byte(nats, float(measured["bytes"]))
     if timing:
-        row |= timing
         flops = training_flops(model, float(measured["tokens"]), float(measured["attention"])) / timing["step_seconds"]
         row["flops_per_second"] = flops
         devices = jax.devices()
         if peak := peak_flops(devices[0]):
             row["utilisation"] = flops / (peak * len(devices))
-    row["memory_bytes"] = memory_bytes()
     return row | router_health(measured["router/load"], measured["router/entropy"])
 
 
@@ -92,27 +96,28 @@ class Clock:
     a clock on the wall it would also hold the times when XLA's threads kept the core.
     """
 
-    tokens: int = 0
+    unit: str = "tokens"
+    units: int = 0
     steps: int = 0
     data_wait: float = 0.0
     since: float = dataclasses.field(default_factory=lambda: time.perf_counter())
     worked_since: float = dataclasses.field(default_factory=lambda: time.thread_time())
 
-    def step(self, tokens: int, data_wait: float):
-        """Another step of `tokens` places that waited `data_wait` seconds for its data."""
+    def step(self, units: int, data_wait: float):
+        """Another step of that many `units` (tokens, records) that waited `data_wait` seconds for its data."""
         self.steps += 1
-        self.tokens += tokens
+        self.units += units
         self.data_wait += data_wait
 
     def lap(self) -> dict:
         """Means a step since the last lap, {} if there was none; starts the next."""
         done = dataclasses.replace(self)
-        self.__init__()
+        self.__init__(self.unit)
         if not done.steps:
             return {}
         return {
             "step_seconds": (self.since - done.since) / done.steps,
             "data_wait_seconds": done.data_wait / done.steps,
             "overhead_seconds": (self.worked_since - done.worked_since) / done.steps,
-            "tokens_per_second": done.tokens / (self.since - done.since),
+            f"{self.unit}_per_second": done.units / (self.since - done.since),
         }

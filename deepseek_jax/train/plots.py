@@ -9,45 +9,48 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from deepseek_jax.train.shown import Shown
+
 INK, FAINT, BLUE, ORANGE, GREEN = "#24292f", "#d0d7de", "#2563a8", "#d9730d", "#3c8c5a"
 STYLE = {"size": 9, "color": INK}
 
 
-def curves(rows: list[dict]) -> bytes:
+def curves(rows: list[dict], shown: Shown) -> bytes:
     """Loss, learning rate, gradient norm and throughput over the steps."""
     figure = Figure(figsize=(11, 6), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True)
     drawn: list[Callable] = [_loss, _learning_rate, _gradient_norm, _throughput]
     for axes, draw in zip(panels.flat, drawn):
-        draw(axes, rows)
+        draw(axes, rows, shown)
         _tidy(axes)
     for axes in panels[1]:
         axes.set_xlabel("step", **STYLE)
     return _png(figure)
 
 
-def _loss(axes: Axes, rows: list[dict]):
-    axes.set_title("loss, nats a token", loc="left", **STYLE)
-    steps, loss = _series(rows, "loss/next")
+def _loss(axes: Axes, rows: list[dict], shown: Shown):
+    axes.set_title(shown.loss_label, loc="left", **STYLE)
+    steps, loss = _series(rows, shown.loss)
     axes.plot(steps, loss, color=BLUE, alpha=0.35, linewidth=0.8)
     axes.plot(steps, _smooth(loss), color=BLUE, linewidth=1.6, label="training")
-    steps, predicted = _series(rows, "loss/mtp_1")
-    if len(steps):
-        axes.plot(steps, _smooth(predicted), color=GREEN, linewidth=1.0, label="training, one token further (MTP)")
+    for name, label in shown.extra:
+        steps, further = _series(rows, name)
+        if len(steps):
+            axes.plot(steps, _smooth(further), color=GREEN, linewidth=1.0, label=label)
     steps, held_out = _series(rows, "val/loss")
     if len(steps):
         axes.plot(steps, held_out, "o-", color=ORANGE, markersize=4, linewidth=1.2, label="held out")
     axes.legend(frameon=False, fontsize=8, labelcolor=INK)
 
 
-def _learning_rate(axes: Axes, rows: list[dict]):
+def _learning_rate(axes: Axes, rows: list[dict], shown: Shown):
     axes.set_title("learning rate", loc="left", **STYLE)
     axes.plot(*_series(rows, "learning_rate"), color=BLUE, linewidth=1.6)
     axes.set_ylim(bottom=0)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
 
 
-def _gradient_norm(axes: Axes, rows: list[dict]):
+def _gradient_norm(axes: Axes, rows: list[dict], shown: Shown):
     axes.set_title("gradient norm, before clipping", loc="left", **STYLE)
     steps, norm = _series(rows, "grad_norm")
     axes.plot(steps, norm, color=BLUE, alpha=0.35, linewidth=0.8)
@@ -55,9 +58,9 @@ def _gradient_norm(axes: Axes, rows: list[dict]):
     axes.set_yscale("log")
 
 
-def _throughput(axes: Axes, rows: list[dict]):
-    axes.set_title("tokens a second", loc="left", **STYLE)
-    axes.plot(*_series(rows, "tokens_per_second"), color=BLUE, linewidth=1.2)
+def _throughput(axes: Axes, rows: list[dict], shown: Shown):
+    axes.set_title(f"{shown.unit} a second", loc="left", **STYLE)
+    axes.plot(*_series(rows, shown.speed), color=BLUE, linewidth=1.2)
     axes.set_ylim(bottom=0)
 
 

@@ -8,6 +8,7 @@ import jax
 
 from deepseek_jax.config import Experiment
 from deepseek_jax.train.metrics import Clock, train_row
+from deepseek_jax.train.task import Task
 
 AHEAD = 2  # steps queued on the device beyond the one that runs; more would only hold batches in memory
 
@@ -21,11 +22,6 @@ class Started:
     measured: dict
     data_wait: float
 
-    @property
-    def places(self) -> int:
-        """Token places of the batch [K, M, S], padding included: what throughput is counted in."""
-        return self.batch["tokens"].size
-
 
 class NotFinite(Exception):
     """A step whose loss or gradient is not finite, in a run that is to stop there."""
@@ -38,9 +34,17 @@ class NotFinite(Exception):
 class Recorder:
     """Writes a row every `log.every` steps and tells the progress bar; raises NotFinite where the run is to stop."""
 
-    def __init__(self, experiment: Experiment, write: Callable[[dict], None], show: Callable[..., None], skipped: int):
+    def __init__(
+        self,
+        experiment: Experiment,
+        task: Task,
+        write: Callable[[dict], None],
+        show: Callable[..., None],
+        skipped: int,
+    ):
         """`skipped` steps were dropped before the run was resumed."""
-        self._experiment, self._write, self._show, self._skipped = experiment, write, show, skipped
+        self._experiment, self._task, self._write, self._show = experiment, task, write, show
+        self._skipped = skipped
         self._queue: collections.deque[Started] = collections.deque()
         self._clock: Clock | None = None  # starts after the first step, which compiles
         self.last_row: dict = {}
@@ -65,9 +69,9 @@ class Recorder:
         skipped = int(step.measured["skipped"])  # waits here for the step to end
         failed, self._skipped = skipped > self._skipped, skipped
         if self._clock is None:
-            self._clock = Clock()
+            self._clock = Clock(self._task.shown.unit)
         else:
-            self._clock.step(step.places, step.data_wait)
+            self._clock.step(self._task.size(step.batch), step.data_wait)
         stopping = failed and self._experiment.train.on_nonfinite == "stop"
         last = step.number == self._experiment.train.steps
         if step.number % self._experiment.log.every == 0 or step.number == 1 or last or failed:
@@ -78,10 +82,11 @@ class Recorder:
 
     def _record(self, step: Started):
         measured = jax.device_get(step.measured)
-        self.last_load = measured["router/load"]
-        row = train_row(step.number, measured, self._clock.lap(), self._experiment.model)
+        self.last_load = measured.get("router/load", {})
+        timing, shown = self._clock.lap(), self._task.shown
+        row = train_row(step.number, measured, timing) | self._task.row(measured, timing)
         self.last_row |= row  # a row without timing leaves the last timing standing
         self._write(row)
-        speed = f"{self.last_row['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in self.last_row else ""
+        speed = f"{self.last_row[shown.speed]:,.0f} {shown.unit}/s" if shown.speed in self.last_row else ""
         dropped = f"  {row['skipped']} skipped" if row["skipped"] else ""
-        self._show(step.number, f"loss {row['loss/next']:.3f}  {speed}{dropped}")
+        self._show(step.number, f"loss {row[shown.loss]:.3f}  {speed}{dropped}")

@@ -5,6 +5,7 @@ import html
 import json
 from pathlib import Path
 
+from deepseek_jax.train.shown import SHOWN, Shown
 from deepseek_jax.train.sinks import FILE, read_rows
 from deepseek_jax.train.summary import final_scores
 from deepseek_jax.train.verdict import verdict
@@ -34,14 +35,16 @@ def write(workdir: str | Path) -> Path | None:
     if not (workdir / FILE).exists():
         return None
     rows, config = list(read_rows(workdir / FILE)), json.loads((workdir / "config.json").read_text())
-    healthy, sentences = verdict(rows, config["experiment"]["train"]["steps"])
+    experiment = config["experiment"]
+    shown = SHOWN[experiment.get("family", "language_model")]
+    healthy, sentences = verdict(rows, experiment["train"]["steps"], shown)
     page = PAGE.format(
         title=html.escape(workdir.resolve().name),
         origin=html.escape(_origin(config)),
         colour="#1a7f37" if healthy else "#bc4c00",
         word="Healthy:" if healthy else "Look here:",
         sentences=html.escape("; ".join(sentences)) + ".",
-        body="\n".join(_sections(rows, workdir)),
+        body="\n".join(_sections(rows, workdir, shown)),
     )
     path = workdir / "report.html"
     path.write_text(page)
@@ -54,16 +57,16 @@ def _origin(config: dict) -> str:
     return f"experiment {config['hash']}{commit}, Python {config['python']}, {packages}"
 
 
-def _sections(rows: list[dict], workdir: Path):
-    if not any("loss/next" in row for row in rows):
+def _sections(rows: list[dict], workdir: Path, shown: Shown):
+    if not any(shown.loss in row for row in rows):
         return
     from deepseek_jax.train import plots  # matplotlib takes a second to import, and only the report needs it
 
-    yield _picture(plots.curves(rows), "loss, learning rate, gradient norm, tokens a second")
+    yield _picture(plots.curves(rows, shown), f"loss, learning rate, gradient norm, {shown.unit} a second")
     experts = plots.balance(rows)
     if experts:
         yield f"<h2>Expert load</h2>{_picture(experts, 'expert load, a row for each layer')}"
-    scores = final_scores(workdir)
+    scores = final_scores(workdir, shown)
     if scores:
         cells = "".join(
             f"<tr><td>{html.escape(name)}</td><td>{_number(value)}</td></tr>" for name, value in scores.items()

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from deepseek_jax.infer.generate import generate
 from deepseek_jax.infer.sampling import Sampling
-from deepseek_jax.train.setup import Setup
 from deepseek_jax.train.state import State
 
 FILE = "samples.txt"
@@ -13,16 +12,19 @@ SAMPLING = Sampling(temperature=0.8, top_p=0.95)
 BAR = "\n" + "-" * 80 + "\n"
 
 
-def write_samples(setup: Setup, state: State, workdir: Path) -> list[str]:
-    """As many texts as eval.samples asks for, each begun as a domain's held-out text begins; also in samples.txt."""
-    config, corpus, tokenizer = setup.experiment.eval, setup.corpus, setup.corpus.tokenizer
+def write_samples(task, state: State, workdir: Path) -> list[str]:
+    """As many texts as eval.samples asks for, each begun as a domain's held-out text begins; also in samples.txt.
+
+    `task` is a LanguageModelTask.
+    """
+    config, corpus, tokenizer = task.experiment.eval, task.corpus, task.corpus.tokenizer
     domains = [corpus.domains[place % len(corpus.domains)] for place in range(config.samples)]
     prompts = [corpus.held_out_text(domain)[:PROMPT].decode(errors="ignore") for domain in domains]
     if not prompts:
         return []
-    model = setup.program.graphdef, state.get("ema", state["params"]), state["buffers"]
+    model = task.program.graphdef, state.get("ema", state["params"]), state["buffers"]
     tokens = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts]
-    seed = setup.experiment.train.seed
+    seed = task.experiment.train.seed
     continued = generate(model, tokens, config.sample_tokens, eos=tokenizer.eos, sampling=SAMPLING, seed=seed)
     texts = [prompt + tokenizer.decode(new) for prompt, new in zip(prompts, continued, strict=True)]
     (workdir / FILE).write_text(BAR.join(texts) + "\n")

@@ -145,6 +145,11 @@ def _switch(before: float, after: float, fraction: float, steps: int) -> optax.S
     )
 
 
+def microbatch_size(train: TrainConfig) -> int:
+    """Sequences, or records, of one forward pass."""
+    return train.microbatch_size or train.batch_size
+
+
 def batch_size(train: TrainConfig, step: int) -> int:
     """Sequences in the batch of a step: from `ramp_start` to `batch_size` in equal stages of whole microbatches.
 

@@ -10,14 +10,17 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from deepseek_jax.config import Experiment
-from deepseek_jax.data.pipeline import Corpus, open_corpus
-from deepseek_jax.parallel.mesh import check_batch, check_sequence, make_mesh
+from deepseek_jax.parallel.mesh import check_batch, make_mesh
 from deepseek_jax.parallel.rules import batch_sharding
 from deepseek_jax.train import progress
-from deepseek_jax.train.evaluate import bytes_a_target
+from deepseek_jax.train.language_model import LanguageModelTask
 from deepseek_jax.train.optimizer import make_optimizer
-from deepseek_jax.train.program import Program, language_model_program
+from deepseek_jax.train.program import Program
+from deepseek_jax.train.schedules import microbatch_size
 from deepseek_jax.train.state import State, abstract_state
+from deepseek_jax.train.task import Task, TrainBatches
+
+TASKS = {"language_model": LanguageModelTask}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,48 +29,39 @@ class Setup:
 
     experiment: Experiment
     mesh: Mesh
-    corpus: Corpus
-    program: Program
-    optimizer: optax.GradientTransformation
+    task: Task
+    optimizer: optax.GradientTransformationExtraArgs
     abstract: State
 
-    def train_batches(self):
-        """The endless iterator of microbatches; see Corpus.train_batches."""
-        train = self.experiment.train
-        return self.corpus.train_batches(microbatch_size(self.experiment), seed=train.seed, **_processes())
+    @property
+    def program(self) -> Program:
+        return self.task.program
+
+    def train_batches(self) -> TrainBatches:
+        return self.task.train_batches(**_processes())
 
     def place(self, microbatches: list[dict[str, np.ndarray]]) -> dict[str, jax.Array]:
-        """This process's part of a step's microbatches, as arrays [K, M, S] on the devices."""
+        """This process's part of a step's microbatches, as arrays [K, M, ...] on the devices."""
         stacked = {key: np.stack([batch[key] for batch in microbatches]) for key in microbatches[0]}
         return jax.make_array_from_process_local_data(batch_sharding(self.mesh, leading=1), stacked)
 
-    def held_out_batches(self, limit: int = 0) -> Iterator[dict[str, jax.Array]]:
-        """The first `limit` held-out batches, or all of them for 0, as arrays [B, S] on the devices."""
-        size = self.experiment.eval.batch_size or microbatch_size(self.experiment)
-        for number, batch in enumerate(self.corpus.held_out_batches(size, **_processes())):
-            if limit and number == limit:
-                return
+    def held_out_batches(self, split: str, limit: int = 0) -> Iterator[dict[str, jax.Array]]:
+        """The first `limit` batches of "val" or "final", or all of them for 0, as arrays [B, ...] on the devices."""
+        for batch in self.task.held_out_batches(split, limit, **_processes()):
             yield jax.make_array_from_process_local_data(batch_sharding(self.mesh), batch)
 
 
 def prepare(experiment: Experiment, console: Console) -> Setup:
-    """Checks the experiment against the devices, prepares the corpus where it is missing, and traces the model."""
+    """Checks the experiment against the devices, prepares the data where it is missing, and traces the model."""
     mesh = make_mesh(experiment.mesh)
-    check_batch(mesh, "train.microbatch_size or train.batch_size", microbatch_size(experiment))
+    check_batch(mesh, "train.microbatch_size or train.batch_size", microbatch_size(experiment.train))
     if experiment.eval.batch_size:
         check_batch(mesh, "eval.batch_size", experiment.eval.batch_size)
-    check_sequence(mesh, "data.sequence_length", experiment.data.sequence_length)
     optimizer = make_optimizer(experiment.optimizer, experiment.train.steps)
     with progress.preparing(console) as report:
-        corpus = open_corpus(experiment.data, experiment.model.vocab_size, report)
-    program = language_model_program(experiment, bytes_a_target(corpus))
-    ema = experiment.train.ema_decay > 0
-    abstract = abstract_state(program, optimizer, mesh, ema)
-    return Setup(experiment, mesh, corpus, program, optimizer, abstract)
-
-
-def microbatch_size(experiment: Experiment) -> int:
-    return experiment.train.microbatch_size or experiment.train.batch_size
+        task = TASKS[experiment.family](experiment, mesh, report)
+    abstract = abstract_state(task.program, optimizer, mesh, ema=experiment.train.ema_decay > 0)
+    return Setup(experiment, mesh, task, optimizer, abstract)
 
 
 def _processes() -> dict[str, int]:

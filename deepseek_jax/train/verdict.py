@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from deepseek_jax.train.shown import Shown
+
 # Beyond these a person should look.  They come from watching runs, not from a paper.
 LOSS_RISE = 1.1  # end of the run over its best stretch
 GRADIENT_RISE = 10.0  # end of the run over its median
@@ -11,18 +13,20 @@ MAX_VIOLATION = 3.0  # the busiest expert has four times its share
 DATA_WAIT = 0.01  # share of the step
 
 
-def verdict(rows: list[dict], steps: int) -> tuple[bool, list[str]]:
+def verdict(rows: list[dict], steps: int, shown: Shown) -> tuple[bool, list[str]]:
     """(healthy, what there is to say); `steps` is how many the run is to take."""
-    trained = [row for row in rows if "loss/next" in row]
+    trained = [row for row in rows if shown.loss in row]
     if not trained:
         return False, ["no step has finished yet"]
-    complaints = [*_finite(trained), *_trends(trained), *_experts(trained), *_waiting(trained)]
+    complaints = [*_finite(trained), *_trends(trained, shown.loss), *_experts(trained), *_waiting(trained)]
     last = trained[-1]["step"]
     state = "finished" if last == steps else f"at step {last} of {steps}"
-    scores = [row for row in rows if "val/bits_per_byte" in row]
+    if last < steps and any("final/loss" in row for row in rows):
+        state = f"stopped early, {state}"
+    scores = [row for row in rows if shown.score in row]
     if scores:
-        best = min(scores, key=lambda row: row["val/bits_per_byte"])
-        state += f", best held-out bits per byte {best['val/bits_per_byte']:.4f} at step {best['step']}"
+        best = min(scores, key=lambda row: row[shown.score])
+        state += f", best {shown.score_label} {best[shown.score]:.4f} at step {best['step']}"
     return not complaints, [state, *complaints]
 
 
@@ -34,9 +38,9 @@ def _finite(trained: list[dict]):
         yield f"{last['skipped']} steps were dropped because they were not finite"
 
 
-def _trends(trained: list[dict]):
+def _trends(trained: list[dict], name: str):
     stretch = max(len(trained) // 10, 1)
-    loss = np.array([row["loss/next"] for row in trained])
+    loss = np.array([row[name] for row in trained])
     medians = [np.median(loss[i : i + stretch]) for i in range(len(loss) - stretch + 1)]
     if medians[-1] > LOSS_RISE * np.nanmin(medians):
         yield f"the loss rose to {medians[-1]:.3f} from {np.nanmin(medians):.3f} at its best"

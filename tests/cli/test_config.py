@@ -37,10 +37,10 @@ def test_defaults_survive_the_way_there_and_back():
 
 def test_every_setting_has_a_type_that_text_can_give_and_a_default_of_that_type():
     defaults = fields.flatten(default_config().to_dict())
-    for key, kind in fields.leaf_types().items():
+    for key, kind in fields.leaf_types("language_model").items():
         assert fields.convert(key, defaults[key], kind) == defaults[key]
         text = ",".join(map(str, defaults[key])) if typing.get_origin(kind) is tuple else str(defaults[key])
-        assert fields.parse(key, text) == defaults[key]
+        assert fields.parse(key, text, "language_model") == defaults[key]
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_every_setting_has_a_type_that_text_can_give_and_a_default_of_that_type(
     ],
 )
 def test_text_is_typed_by_the_field(key, text, value):
-    parsed = fields.parse(key, text)
+    parsed = fields.parse(key, text, "language_model")
     assert parsed == value and type(parsed) is type(value)
 
 

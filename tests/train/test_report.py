@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from deepseek_jax.train import report
+from deepseek_jax.train import report, shown
 from deepseek_jax.train.verdict import verdict
 
 
@@ -24,6 +24,9 @@ def row(step, loss=3.0, **changes):
     } | changes
 
 
+SHOWN = shown.SHOWN["language_model"]
+
+
 def run(**changes):
     """Forty rows of a run that learns; `changes` are of the last eight."""
     return [row(step, 5 - step / 10, **(changes if step > 32 else {})) for step in range(1, 41)]
@@ -31,8 +34,11 @@ def run(**changes):
 
 def test_a_run_that_learns_is_healthy():
     rows = [*run(), {"step": 40, "val/bits_per_byte": 1.5}]
-    assert verdict(rows, 40) == (True, ["finished, best held-out bits per byte 1.5000 at step 40"])
-    assert verdict(rows, 100)[1][0].startswith("at step 40 of 100")
+    assert verdict(rows, 40, SHOWN) == (
+        True,
+        ["finished, best held-out bits per byte 1.5000 at step 40"],
+    )
+    assert verdict(rows, 100, SHOWN)[1][0].startswith("at step 40 of 100")
 
 
 @pytest.mark.parametrize(
@@ -52,13 +58,13 @@ def test_what_is_wrong_is_said(changes, complaint):
     rows = run(**changes)
     if loss:
         rows[32:] = [row(step, loss) for step in range(33, 41)]
-    healthy, sentences = verdict(rows, 40)
+    healthy, sentences = verdict(rows, 40, SHOWN)
     assert not healthy
     assert any(sentence.startswith(complaint) or complaint in sentence for sentence in sentences)
 
 
 def test_a_run_without_steps_is_not_called_healthy():
-    assert verdict([], 10) == (False, ["no step has finished yet"])
+    assert verdict([], 10, SHOWN) == (False, ["no step has finished yet"])
 
 
 def test_the_page_is_made_from_the_run_directory_alone(tmp_path):

@@ -1,0 +1,25 @@
+"""Which evaluation was the best, and whether a run has waited long enough for a better one."""
+
+import dataclasses
+import math
+
+from deepseek_jax.config import StoppingConfig
+from deepseek_jax.errors import UserError
+from deepseek_jax.train.checkpoint import Progress
+
+
+def judge(config: StoppingConfig, done: Progress, scores: dict[str, float], step: int) -> Progress:
+    """What the run knows after the evaluation of `step`: its best, how many have passed since, whether it stops.
+
+    `scores` may be empty: nothing was held out.  Raises UserError where others were measured, not `stopping.metric`.
+    """
+    if not scores:
+        return done
+    if config.metric not in scores:
+        known = ", ".join(scores)
+        raise UserError(f"stopping.metric is {config.metric!r}, which no evaluation measures; choose one of {known}.")
+    cost = -scores[config.metric] if config.highest else scores[config.metric]
+    if cost < done.best_score - config.min_delta or (math.isfinite(cost) and math.isinf(done.best_score)):
+        return dataclasses.replace(done, best_score=cost, best_step=step, waited=0)
+    waited = done.waited + 1
+    return dataclasses.replace(done, waited=waited, stopped=0 < config.patience <= waited)

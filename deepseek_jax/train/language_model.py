@@ -1,0 +1,64 @@
+"""The language models as the loop sees them."""
+
+import itertools
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from deepseek_jax.config import Experiment
+from deepseek_jax.data import baseline
+from deepseek_jax.data.pipeline import open_corpus
+from deepseek_jax.data.records import Report
+from deepseek_jax.parallel.mesh import check_sequence
+from deepseek_jax.train.evaluate import bytes_a_target, evaluate
+from deepseek_jax.train.metrics import language_model_row
+from deepseek_jax.train.program import language_model_program
+from deepseek_jax.train.samples import write_samples
+from deepseek_jax.train.schedules import microbatch_size
+from deepseek_jax.train.shown import SHOWN
+from deepseek_jax.train.state import State
+from deepseek_jax.train.task import Batch, TrainBatches
+
+
+class LanguageModelTask:
+    """A corpus and a decoder; see Task."""
+
+    shown = SHOWN["language_model"]
+
+    def __init__(self, experiment: Experiment, mesh: Mesh, report: Report):
+        """Prepares the corpus where it is missing; `report` is told how it goes."""
+        check_sequence(mesh, "data.sequence_length", experiment.data.sequence_length)
+        self.experiment = experiment
+        self.corpus = open_corpus(experiment.data, experiment.model.vocab_size, report)
+        self.program = language_model_program(experiment, bytes_a_target(self.corpus))
+
+    def train_batches(self, process: int, processes: int) -> TrainBatches:
+        options = {"seed": self.experiment.train.seed, "process": process, "processes": processes}
+        return self.corpus.train_batches(microbatch_size(self.experiment.train), **options)
+
+    def held_out_batches(self, split: str, limit: int, process: int, processes: int) -> Iterator[Batch]:
+        size = self.experiment.eval.batch_size or microbatch_size(self.experiment.train)
+        batches = self.corpus.held_out_batches(size, process=process, processes=processes)
+        return itertools.islice(batches, limit or None)
+
+    def size(self, batch: dict) -> int:
+        """Token places, padding included."""
+        return batch["tokens"].size
+
+    def row(self, measured: dict, timing: dict) -> dict:
+        return language_model_row(measured, timing, self.experiment.model)
+
+    def scores(self, score: Callable, params, buffers, batches: Iterable[Batch]) -> dict[str, float]:
+        return evaluate(score, params, buffers, batches, self.corpus)
+
+    def rivals(self) -> dict[str, float]:
+        found = baseline.bits_per_byte(self.corpus)
+        return {name: bits["total"] for name, bits in found.items() if bits}
+
+    def keep_beside(self, workdir: Path):
+        shutil.copyfile(self.corpus.tokenizer.path, workdir / "tokenizer.json")  # what it was trained with
+
+    def results(self, state: State, workdir: Path) -> list[str]:
+        return write_samples(self, state, workdir)

@@ -1,0 +1,57 @@
+"""What the loop asks of a family of experiments: its data, its program, its scores, and what is shown of it."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from deepseek_jax.train.program import Program
+from deepseek_jax.train.shown import Shown
+from deepseek_jax.train.state import State
+
+Batch = dict[str, np.ndarray]
+
+
+class TrainBatches(Protocol):
+    """An endless iterator of microbatches whose whole state is JSON-able."""
+
+    def __next__(self) -> Batch: ...
+
+    def state(self) -> dict: ...
+
+    def restore(self, state: dict): ...
+
+
+class Task(Protocol):
+    """One for each family: train/language_model.py, train/supervised.py.  `shown` says what its numbers are called."""
+
+    program: Program
+    shown: Shown
+
+    def train_batches(self, process: int, processes: int) -> TrainBatches:
+        """This process's share of the microbatches."""
+
+    def held_out_batches(self, split: str, limit: int, process: int, processes: int) -> Iterator[Batch]:
+        """This process's share of the first `limit` held-out batches, the same ones each time; of all for 0.
+
+        `split`: "val", by which training may be stopped, or "final", where the family keeps them apart.
+        """
+
+    def size(self, batch: dict) -> int:
+        """What throughput counts of a batch [K, M, ...]: tokens, or records."""
+
+    def row(self, measured: dict, timing: dict) -> dict:
+        """The family's part of a row of metrics.jsonl; `measured` as the step returned it, `timing` a Clock's lap."""
+
+    def scores(self, score: Callable, params, buffers, batches: Iterable[Batch]) -> dict[str, float]:
+        """Of held-out batches, by the jitted program.score; "loss" among them, {} without batches."""
+
+    def rivals(self) -> dict[str, float]:
+        """What the final scores stand beside, by the name of each."""
+
+    def keep_beside(self, workdir: Path):
+        """Writes into the run directory what the parameters cannot be used without."""
+
+    def results(self, state: State, workdir: Path) -> list[str]:
+        """What a finished run shows beside its scores: texts, also written into the run directory."""

@@ -1,0 +1,75 @@
+"""When a run has waited long enough, and that its best parameters come back."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from deepseek_jax.config import OptimizerConfig, ScheduleConfig, StoppingConfig
+from deepseek_jax.errors import UserError
+from deepseek_jax.train import restore
+from deepseek_jax.train.checkpoint import Progress
+from deepseek_jax.train.early_stopping import judge
+from deepseek_jax.train.loop import train
+from tests.train import tiny
+
+
+def course(config, values):
+    """(best step, evaluations waited, stopped) after each evaluation."""
+    done, seen = Progress(), []
+    for step, value in enumerate(values, start=1):
+        done = judge(config, done, {config.metric: value}, step)
+        seen.append((done.best_step, done.waited, done.stopped))
+    return seen
+
+
+def test_patience_counts_evaluations_without_a_better_one():
+    config = StoppingConfig(patience=2)
+    assert course(config, [3.0, 2.0, 2.5, 1.5, 1.5, 9.0]) == [
+        *((1, 0, False), (2, 0, False), (2, 1, False)),
+        *((4, 0, False), (4, 1, False), (4, 2, True)),
+    ]
+
+
+def test_better_by_less_than_min_delta_does_not_count():
+    assert course(StoppingConfig(patience=2, min_delta=0.5), [3.0, 2.8, 2.6]) == [(1, 0, 0), (1, 1, 0), (1, 2, 1)]
+
+
+def test_a_metric_may_be_better_when_higher():
+    assert course(StoppingConfig("val/accuracy", highest=True, patience=1), [0.5, 0.6, 0.6])[-1] == (2, 1, True)
+
+
+def test_without_patience_nothing_stops_and_the_best_is_known_all_the_same():
+    assert course(StoppingConfig(), [1.0, 2.0, 3.0])[-1] == (1, 2, False)
+
+
+def test_what_is_no_number_is_never_the_best():
+    assert course(StoppingConfig(patience=9), [float("nan"), 2.0, float("nan")])[-1] == (2, 1, False)
+
+
+def test_a_metric_that_is_not_measured_is_named():
+    with pytest.raises(UserError, match="stopping.metric is 'val/f1'.*val/loss"):
+        judge(StoppingConfig("val/f1"), Progress(), {"val/loss": 1.0}, 1)
+
+
+def test_a_run_that_gets_worse_stops_and_takes_back_its_best(tmp_path):
+    experiment = tiny.experiment(tmp_path)
+    experiment = dataclasses.replace(
+        experiment,
+        optimizer=OptimizerConfig(name="sgd", peak_lr=30.0, clip_norm=0.0, schedule=ScheduleConfig(name="constant")),
+        eval=dataclasses.replace(experiment.eval, every=2, batches=2, samples=0),
+        stopping=StoppingConfig(patience=2),
+    )
+    console = Console(file=(tmp_path / "log").open("w"))
+    scores = train(experiment, tmp_path / "run", console)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    held_out = {row["step"]: row["val/loss"] for row in rows if "val/loss" in row}
+    best = min(held_out, key=held_out.get)
+    assert max(held_out) == best + 4 < 40, held_out
+    assert scores["final/loss"] < max(held_out.values())
+    again = train(experiment, tmp_path / "run", console)  # nothing is left to do
+    assert again["final/loss"] == scores["final/loss"]
+    kept = restore.restore_model(tmp_path / "run", best), restore.restore_model(tmp_path / "run")
+    np.testing.assert_array_equal(*(model.params["norm"]["scale"] for model in kept))
