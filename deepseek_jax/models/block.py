@@ -19,6 +19,7 @@ from deepseek_jax.models.moe.balance import RouterReport
 from deepseek_jax.models.moe.layer import MixtureOfExperts
 from deepseek_jax.models.residual import make_residual
 from deepseek_jax.models.schedule import LayerKind
+from deepseek_jax.parallel.rules import constrain_tokens
 
 
 @jax.tree_util.register_dataclass
@@ -62,8 +63,8 @@ class Block(nnx.Module):
         """(the next x, what `attend` gives beside its output, the router's report)."""
         x, attended = self.attention_residual(x, lambda h: attend(self.attention_norm(h)))
         feed_forward = functools.partial(self._feed_forward, context=context)
-        x, router = self.feed_forward_residual(x, lambda h: feed_forward(self.feed_forward_norm(h)))
-        return x, attended, router
+        x, router = self.feed_forward_residual(constrain_tokens(x), lambda h: feed_forward(self.feed_forward_norm(h)))
+        return constrain_tokens(x), attended, router
 
     def _feed_forward(self, x_BSD, context):
         if self.kind.feed_forward == "dense":

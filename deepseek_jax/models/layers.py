@@ -11,16 +11,20 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from deepseek_jax.models.config import ModelConfig
-from deepseek_jax.models.tree import ones, weight, zeros
+from deepseek_jax.models.tree import ones, used, weight, zeros
+from deepseek_jax.parallel.rules import current_mesh
 
 
 def linear(x: Float[Array, "... I"], param: nnx.Param, *, contract: int = 1) -> Float[Array, "... O"]:
     """x times a parameter, over x's last `contract` dimensions and the parameter's first ones, in x's type.
 
-    One plain matrix product of [tokens, in] with [in, out]: XLA's CPU code takes twice as long for gradients of
-    products that keep batch and sequence apart.
+    On one device a plain matrix product of [tokens, in] with [in, out]: XLA's CPU code takes twice as long for
+    gradients of products that keep batch and sequence apart.  On a mesh those two are spread, each by itself, and
+    cannot be made one without moving tokens.
     """
-    kernel = param[...].astype(x.dtype)
+    kernel = used(param, x.dtype)
+    if current_mesh():
+        return jnp.tensordot(x, kernel, axes=contract)
     inner = math.prod(kernel.shape[:contract])
     y = x.reshape(-1, inner) @ kernel.reshape(inner, -1)
     return y.reshape(*x.shape[: x.ndim - contract], *kernel.shape[contract:])
@@ -29,7 +33,7 @@ def linear(x: Float[Array, "... I"], param: nnx.Param, *, contract: int = 1) -> 
 class RMSNorm(nnx.Module):
     """scale * x / rms(x), all in float32 and rounded once, at the end."""
 
-    def __init__(self, size: int, eps: float, *, axis: str | None = "embed"):
+    def __init__(self, size: int, eps: float, *, axis: str | None = None):
         self.eps = eps
         self.scale = ones(size, axis)
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from deepseek_jax.parallel.rules import gathered
+
 nnx.set_graph_mode(False)
 nnx.set_graph_updates(False)
 nnx.use_eager_sharding(False)
@@ -22,7 +24,7 @@ def weight(key, shape: tuple[int, ...], axes: tuple[str | None, ...], scale: flo
     return nnx.Param(scale * jax.random.normal(key, shape, jnp.float32), out_sharding=axes)
 
 
-def ones(size: int, axis: str | None = "embed") -> nnx.Param:
+def ones(size: int, axis: str | None = None) -> nnx.Param:
     return nnx.Param(jnp.ones((size,), jnp.float32), out_sharding=(axis,))
 
 
@@ -33,6 +35,22 @@ def zeros(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
 def constant(value, axes: tuple[str | None, ...]) -> nnx.Param:
     """A parameter that begins as this array of numbers."""
     return nnx.Param(jnp.asarray(value, jnp.float32), out_sharding=axes)
+
+
+def used(param: nnx.Param, dtype) -> jax.Array:
+    """A parameter's value as a layer computes with it.  Cast first, so that fewer bytes travel where it lies apart."""
+    value = param[...].astype(dtype)
+    return gathered(value, axes_of(param))
+
+
+def axes_of(param: nnx.Variable) -> tuple[str | None, ...]:
+    """The names of a variable's dimensions as it is here: inside of a scan over layers it has lost the first."""
+    return param.out_sharding[-param[...].ndim :]
+
+
+def is_variable(node) -> bool:
+    """For `is_leaf` of jax.tree.map: to see the variables of a module and not their arrays."""
+    return isinstance(node, nnx.Variable)
 
 
 def stack(make, key, count: int):
@@ -56,7 +74,7 @@ def logical_axes(model) -> tuple[dict, dict]:
     """The axis names of each dimension of each array, shaped like the two dicts that `split` gives."""
 
     def names(state):
-        return jax.tree.map(lambda v: v.out_sharding, state, is_leaf=lambda v: isinstance(v, nnx.Variable))
+        return jax.tree.map(lambda v: v.out_sharding, state, is_leaf=is_variable)
 
     _, params, buffers = nnx.split(model, nnx.Param, Buffer)
     return tuple(nnx.to_pure_dict(names(state)) for state in (params, buffers))

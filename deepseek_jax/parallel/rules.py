@@ -5,15 +5,19 @@ and a change of parallelism is a change here.  Mesh axes: `data` copies paramete
 `context` spreads each sequence, `expert` the experts, `tensor` splits heads, feed-forward width and vocabulary.
 """
 
+import functools
+
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from deepseek_jax.errors import UserError
 
+STORED = "embed"  # the dimension by which a parameter only lies apart: it is whole wherever the parameter is used
+
 RULES = {
     "layers": None,  # scanned over, so every device holds its part of each layer
     "vocab": "tensor",
-    "embed": "fsdp",  # of parameters; an activation's model dimension is whole on every device
+    STORED: "fsdp",
     "heads": "tensor",
     "latent": None,  # the compressed key-value and query widths: small, and shared by all heads
     "mlp": "tensor",
@@ -23,6 +27,7 @@ RULES = {
     "batch": ("data", "fsdp", "expert"),
     "sequence": "context",
 }
+TOKENS = *RULES["batch"], RULES["sequence"]  # the mesh axes that split tokens
 
 
 def partition_spec(axes: tuple[str | None, ...]) -> PartitionSpec:
@@ -100,3 +105,48 @@ def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
 
     spec = PartitionSpec(*(open_to_xla(mesh_axes) for mesh_axes in partition_spec(axes)))
     return jax.lax.with_sharding_constraint(x, spec)
+
+
+def constrain_tokens(x: jax.Array) -> jax.Array:
+    """An activation [B, S, ...] that is whole but for its tokens."""
+    return constrain(x, ("batch", "sequence", *(None,) * (x.ndim - 2)))
+
+
+def gathered(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    """A parameter's value, of logical `axes`, as it is used: whole along the dimension by which it only lies apart.
+
+    Its gradient is spread again, so that devices add up only the part that each keeps.  Said here because XLA would
+    weigh parameters against activations, and may gather the batch instead.
+    """
+    mesh = current_mesh()
+    if mesh is None or STORED not in axes:
+        return x
+    if RULES[STORED] in mesh.manual_axes:
+        return jax.lax.all_gather(varying(x, TOKENS), RULES[STORED], axis=axes.index(STORED), tiled=True)
+    return _gathered(x, axes)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _gathered(x, axes):
+    return constrain(x, tuple(None if axis == STORED else axis for axis in axes))
+
+
+_gathered.defvjp(lambda x, axes: (_gathered(x, axes), None), lambda axes, _, dx: (constrain(dx, axes),))
+
+
+def varying(tree, names: tuple[str, ...]):
+    """Inside of `jax.shard_map`: arrays that are the same along the mesh axes `names`, as ones that may differ there.
+
+    Their gradients are summed over those axes.
+    """
+
+    def vary(x):
+        missing = tuple(name for name in names if name not in jax.typeof(x).manual_axis_type.varying)
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(vary, tree)
+
+
+def varying_as(x: jax.Array, tree):
+    """`varying` along the axes where x may differ: what a loop begins with must be of the type that it ends with."""
+    return varying(tree, tuple(jax.typeof(x).manual_axis_type.varying))

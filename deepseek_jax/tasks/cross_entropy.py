@@ -3,6 +3,9 @@
 The gradient of a sum of losses is linear in one number that is known only later, so the forward pass makes the
 gradients chunk by chunk and the backward pass scales them: nothing is computed twice.
 
+On a mesh every device does so for its own tokens and its own part of the vocabulary.  What travels between devices are
+a few numbers a token, and sums of gradients, once and not once a chunk.
+
 B batch  S sequence  D model  V vocabulary  c positions a chunk
 """
 
@@ -11,6 +14,9 @@ import functools
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+from deepseek_jax.parallel import vocabulary
+from deepseek_jax.parallel.vocabulary import HEAD, SUM, TOKEN, among, as_head, highest, over_tokens, over_vocabulary
 
 
 def cross_entropy(
@@ -24,46 +30,60 @@ def cross_entropy(
 ) -> tuple[Float[Array, ""], Float[Array, "B S"]]:
     """(loss to differentiate, each token's negative log-likelihood in nats, which carries no gradient).
 
-    loss = sum of weights * (nll + z_loss * logsumexp^2), logits and sums in float32.
+    loss = sum of weights * (nll + z_loss * logsumexp^2), logits and sums in float32.  A device holds the logits of
+    `chunk_tokens` at one time.
     """
-    batch, length = targets_BS.shape
-    positions = max(1, min(length, chunk_tokens // batch))
-    loss, nll_BS = _cross_entropy(hidden_BSD, head_DV, targets_BS, weights_BS, z_loss, positions)
+    loss, nll_BS = _cross_entropy(hidden_BSD, head_DV, targets_BS, weights_BS, z_loss, chunk_tokens)
     return loss, jax.lax.stop_gradient(nll_BS)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _cross_entropy(hidden_BSD, head_DV, targets_BS, weights_BS, z_loss, positions):
+def _cross_entropy(hidden_BSD, head_DV, targets_BS, weights_BS, z_loss, chunk_tokens):
+    value = vocabulary.spread(functools.partial(_value, z_loss, chunk_tokens), (SUM, TOKEN))
+    return value(hidden_BSD, head_DV, targets_BS, weights_BS)
+
+
+def _forward(hidden_BSD, head_DV, targets_BS, weights_BS, z_loss, chunk_tokens):
+    both = vocabulary.spread(functools.partial(_value_and_gradients, z_loss, chunk_tokens), (SUM, TOKEN, TOKEN, HEAD))
+    total, nll_BS, dhidden_BSD, dhead_DV = both(hidden_BSD, head_DV, targets_BS, weights_BS)
+    return (total, nll_BS), (dhidden_BSD, dhead_DV)
+
+
+def _value(z_loss, chunk_tokens, hidden_BSD, head_DV, targets_BS, weights_BS):
     def chunk(total, each):
         hidden, targets, weights = each
         nll, normaliser, _ = _likelihood(hidden, head_DV, targets)
         return total + (weights * (nll + z_loss * jnp.square(normaliser))).sum(), nll
 
-    total, nll = jax.lax.scan(chunk, jnp.zeros(()), _chunks(positions, hidden_BSD, targets_BS, weights_BS))
-    return total, _whole(nll, targets_BS.shape[1])
+    total, nll = jax.lax.scan(chunk, jnp.zeros(()), _chunks(chunk_tokens, hidden_BSD, targets_BS, weights_BS))
+    return over_tokens(total), _whole(nll, targets_BS.shape[1])
 
 
-def _forward(hidden_BSD, head_DV, targets_BS, weights_BS, z_loss, positions):
+def _value_and_gradients(z_loss, chunk_tokens, hidden_BSD, head_DV, targets_BS, weights_BS):
+    vocabulary_V = jnp.arange(head_DV.shape[1])
+
     def chunk(carry, each):
         total, dhead_DV = carry
         hidden, targets, weights = each
         nll, normaliser, probabilities = _likelihood(hidden, head_DV, targets)
         total += (weights * (nll + z_loss * jnp.square(normaliser))).sum()
         dlogits = probabilities * (weights * (1 + 2 * z_loss * normaliser))[..., None]
-        dlogits -= jnp.where(jnp.arange(head_DV.shape[1]) == targets[..., None], weights[..., None], 0.0)
+        here, _ = among(targets, head_DV.shape[1])
+        dlogits -= jnp.where(vocabulary_V == here[..., None], weights[..., None], 0.0)
         dlogits = dlogits.astype(hidden.dtype)
         dhead_DV += jnp.einsum("BcD,BcV->DV", hidden, dlogits, preferred_element_type=jnp.float32)
         return (total, dhead_DV), (nll, jnp.einsum("BcV,DV->BcD", dlogits, head_DV))
 
     start = jnp.zeros(()), jnp.zeros(head_DV.shape, jnp.float32)
     (total, dhead_DV), (nll, dhidden) = jax.lax.scan(
-        chunk, start, _chunks(positions, hidden_BSD, targets_BS, weights_BS)
+        chunk, start, _chunks(chunk_tokens, hidden_BSD, targets_BS, weights_BS)
     )
     length = targets_BS.shape[1]
-    return (total, _whole(nll, length)), (_whole(dhidden, length), dhead_DV.astype(head_DV.dtype))
+    dhidden_BSD = over_vocabulary(_whole(dhidden, length))
+    return over_tokens(total), _whole(nll, length), dhidden_BSD, as_head(dhead_DV).astype(head_DV.dtype)
 
 
-def _backward(z_loss, positions, gradients, cotangents):
+def _backward(z_loss, chunk_tokens, gradients, cotangents):
     dhidden_BSD, dhead_DV = gradients
     dloss = cotangents[0]
     return (dloss * dhidden_BSD).astype(dhidden_BSD.dtype), (dloss * dhead_DV).astype(dhead_DV.dtype), None, None
@@ -75,16 +95,23 @@ _cross_entropy.defvjp(_forward, _backward)
 def _likelihood(hidden, head_DV, targets):
     """(negative log-likelihood, logsumexp, probabilities) of one chunk, float32."""
     logits = jnp.einsum("BcD,DV->BcV", hidden, head_DV, preferred_element_type=jnp.float32)
-    top = logits.max(axis=-1, keepdims=True)
+    top = highest(logits.max(axis=-1, keepdims=True))
     exponents = jnp.exp(logits - top)
-    total = exponents.sum(axis=-1, keepdims=True)
+    total = over_vocabulary(exponents.sum(axis=-1, keepdims=True))
     normaliser = (top + jnp.log(total))[..., 0]
-    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return normaliser - chosen, normaliser, exponents / total
+    return normaliser - _chosen(logits, targets), normaliser, exponents / total
 
 
-def _chunks(positions: int, *arrays):
-    """[B, S, ...] as [chunks, B, positions, ...], padded with zeros to whole chunks."""
+def _chosen(logits, targets):
+    """The logits of the targets, one of which may lie in another device's part of the vocabulary."""
+    here, inside = among(targets, logits.shape[-1])
+    chosen = jnp.take_along_axis(logits, here[..., None], axis=-1, mode=None if inside is None else "clip")[..., 0]
+    return chosen if inside is None else over_vocabulary(jnp.where(inside, chosen, 0.0))
+
+
+def _chunks(chunk_tokens: int, *arrays):
+    """[B, S, ...] as [chunks, B, c, ...] of no more than so many tokens each, filled up with zeros."""
+    positions = max(1, min(arrays[0].shape[1], chunk_tokens // arrays[0].shape[0]))
 
     def cut(array):
         batch, length, *rest = array.shape

@@ -29,7 +29,7 @@ def report(routing: Routing, counted_BS: Bool[Array, "B S"]) -> RouterReport:
     B, S = counted_BS.shape
     E, K = routing.scores_TE.shape[-1], routing.experts_TK.shape[-1]
     counted = counted_BS.astype(jnp.float32)
-    chosen_BSE = jax.nn.one_hot(routing.experts_TK, E).sum(axis=1).reshape(B, S, E)
+    chosen_BSE = jax.nn.one_hot(routing.experts_TK, E).sum(axis=-2).reshape(B, S, E)
     load_BE = jnp.einsum("BSE,BS->BE", chosen_BSE, counted)
     share_BSE = (routing.scores_TE / (routing.scores_TE.sum(axis=-1, keepdims=True) + 1e-20)).reshape(B, S, E)
     length_B1 = jnp.maximum(counted.sum(axis=1, keepdims=True), 1.0)

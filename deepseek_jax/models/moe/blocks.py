@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from deepseek_jax.models.layers import clamp, silu_product
 from deepseek_jax.models.moe.dispatch import Plan, collect
+from deepseek_jax.parallel.rules import varying_as
 
 BLOCK, GROUP = 128, 8
 ROWS = BLOCK * GROUP  # slots a turn of the loop
@@ -48,7 +49,7 @@ def _forward(x_TD, weight_Z, gate_up_EDF, down_EID, layout, limit):
         y_GbD = active_GbI @ _of_experts(down_EID, experts_G, dtype) * weight_Gb1
         return tuple(_put(turn, whole, part) for whole, part in zip(carry, (h_GbF, y_GbD)))
 
-    start = jnp.zeros((slots, 2 * width), dtype), jnp.zeros((slots, x_TD.shape[1]), dtype)
+    start = varying_as(x_TD, (jnp.zeros((slots, 2 * width), dtype), jnp.zeros((slots, x_TD.shape[1]), dtype)))
     hidden_ZF, out_ZD = jax.lax.fori_loop(0, _turns(layout), group, start)
     y_TD = collect(out_ZD, layout.token_of_slot, layout.slot_of_assignment)
     return y_TD, (x_TD, weight_Z, gate_up_EDF, down_EID, layout, hidden_ZF)
@@ -84,6 +85,7 @@ def _backward(limit, saved, dy_TD):
 
     shape = weight_Z.shape[0], x_TD.shape[1]
     start = jnp.zeros(shape, dtype), weight_Z, jnp.zeros_like(gate_up_EDF), jnp.zeros_like(down_EID)
+    start = varying_as(x_TD, start)
     dx_ZD, *others = jax.lax.fori_loop(0, _turns(layout), group, start)
     return collect(dx_ZD, layout.token_of_slot, layout.slot_of_assignment), *others, None
 

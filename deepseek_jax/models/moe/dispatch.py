@@ -13,14 +13,11 @@ from jaxtyping import Array, Float, Int
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """A slot for every assignment; each expert's slots are contiguous and start at a multiple of the block length."""
+class Slots:
+    """Where each assignment lies in a row of slots, and what lies in each slot."""
 
     assignment_of_slot: Int[Array, "Z"]  # A where the slot is empty
     slot_of_assignment: Int[Array, "T K"]
-    counts: Int[Array, "E"]  # assignments an expert
-    expert_of_block: Int[Array, "blocks"]
-    num_blocks: Int[Array, ""]  # blocks in use; the rest of the slots are empty
 
     def weight_of_slot(self, weights_TK: Float[Array, "T K"]) -> Float[Array, "Z"]:
         """The routing weight of each slot's assignment; zero where the slot is empty."""
@@ -34,10 +31,21 @@ class Plan:
         return self.assignment_of_slot // self.slot_of_assignment.shape[1]
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Plan(Slots):
+    """A slot for every assignment; each expert's slots are contiguous and start at a multiple of the block length."""
+
+    counts: Int[Array, "E"]  # assignments an expert
+    expert_of_block: Int[Array, "blocks"]
+    num_blocks: Int[Array, ""]  # blocks in use; the rest of the slots are empty
+
+
 def plan(experts_TK: Int[Array, "T K"], num_experts: int, block: int, group: int = 1) -> Plan:
     """Sorts assignments by expert and rounds each expert's share up to whole blocks of `block` slots.
 
     There are blocks for the worst case, in whole groups of `group`; those past `num_blocks` name no expert (E).
+    Assignments to E are to no expert: they lie behind all others, and their weight must be zero.
     """
     tokens, per_token = experts_TK.shape
     total = tokens * per_token

@@ -15,11 +15,15 @@ from deepseek_jax.models.layers import silu_product
 from deepseek_jax.models.moe.blocks import BLOCK, GROUP, blocked_feed_forward
 from deepseek_jax.models.moe.dispatch import collect, plan, spread
 from deepseek_jax.models.moe.router import Routing
-from deepseek_jax.models.tree import weight
+from deepseek_jax.models.tree import used, weight
+from deepseek_jax.parallel.expert import exchange
+from deepseek_jax.parallel.rules import current_mesh
 
 
 class Experts(nnx.Module):
     """sum over the chosen experts e of w_e * down_e(silu(gate_e(x)) * up_e(x)); no token is ever dropped.
+
+    Weights of zero may name no expert at all (number E).
 
     Each way clamps gate and up where `limit` (swiglu_limit) is not 0.
     """
@@ -33,15 +37,25 @@ class Experts(nnx.Module):
         self.down = weight(rngs.params(), (E, I, D), ("experts", "expert_mlp", "embed"), scale)
 
     def __call__(self, x_TD: Float[Array, "T D"], routing: Routing) -> Float[Array, "T D"]:
-        arguments = x_TD, routing.experts_TK, routing.weights_TK, self.gate[...], self.up[...], self.down[...]
         with jax.named_scope("experts"):
-            if x_TD.shape[0] * routing.experts_TK.shape[1] <= BLOCK:
-                return every_expert(*arguments, self.limit)
-            return jax.lax.platform_dependent(
-                *arguments,
-                cpu=functools.partial(in_blocks, limit=self.limit),
-                default=functools.partial(ragged, limit=self.limit),
-            )
+            kernels = [self._kernel(kernel, x_TD.dtype) for kernel in (self.gate, self.up, self.down)]
+            compute = functools.partial(fastest, limit=self.limit)
+            return exchange(compute, x_TD, routing.experts_TK, routing.weights_TK, kernels)
+
+    def _kernel(self, param, dtype):
+        return used(param, dtype) if current_mesh() else param[...]  # on one device each way casts what it uses
+
+
+def fastest(x_TD, experts_TK, weights_TK, gate, up, down, limit):
+    """The way that is fastest for so many tokens on the platform that this is compiled for."""
+    arguments = x_TD, experts_TK, weights_TK, gate, up, down
+    if experts_TK.size <= BLOCK:
+        return every_expert(*arguments, limit)
+    return jax.lax.platform_dependent(
+        *arguments,
+        cpu=functools.partial(in_blocks, limit=limit),
+        default=functools.partial(ragged, limit=limit),
+    )
 
 
 def every_expert(x_TD, experts_TK, weights_TK, gate, up, down, limit):

@@ -16,6 +16,7 @@ from deepseek_jax.models.layers import SwiGLU
 from deepseek_jax.models.moe.balance import RouterReport, report
 from deepseek_jax.models.moe.experts import Experts
 from deepseek_jax.models.moe.router import ROUTERS, Routing
+from deepseek_jax.parallel.expert import tokenwise
 
 
 class MixtureOfExperts(nnx.Module):
@@ -33,8 +34,7 @@ class MixtureOfExperts(nnx.Module):
 
     def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Array, RouterReport]:
         with jax.named_scope("moe"):
-            routing = self.route(x_BSD, context)
-            y_BSD = self.experts(x_BSD.reshape(-1, x_BSD.shape[-1]), routing).reshape(x_BSD.shape)
+            y_BSD, routing = tokenwise(_routed, (self.router, self.experts), x_BSD, context.tokens_BS)
             if hasattr(self, "shared"):
                 y_BSD += self.shared(x_BSD)
             return y_BSD, self._report(routing, context)
@@ -48,3 +48,8 @@ class MixtureOfExperts(nnx.Module):
         if self.kind == "hash_moe":  # no score can balance what the table decides
             found = dataclasses.replace(found, balance=jnp.zeros_like(found.balance))
         return found
+
+
+def _routed(router, experts, x_TD, tokens_T):
+    routing = router(x_TD, tokens_T)
+    return experts(x_TD, routing), routing

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from deepseek_jax.models.config import ModelConfig
-from deepseek_jax.models.tree import Buffer, weight
+from deepseek_jax.models.tree import Buffer, used, weight
 
 BEST_OF_GROUP = {"group_limited_greedy": 1, "noaux_tc": 2}  # how many experts' scores make up their group's
 
@@ -19,7 +19,10 @@ BEST_OF_GROUP = {"group_limited_greedy": 1, "noaux_tc": 2}  # how many experts' 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Routing:
-    """The choice for each token; `scores` are kept for the balance loss."""
+    """The choice for each token; `scores` are kept for the balance loss.
+
+    Where tokens are not in one row but in a batch [B S], so are these.
+    """
 
     experts_TK: Int[Array, "T K"]
     weights_TK: Float[Array, "T K"]
@@ -38,12 +41,12 @@ class TopKRouter(nnx.Module):
         self.config = config
         self.kernel = _kernel(config, rngs)
         if config.topk_method == "noaux_tc":
-            self.bias = Buffer(jnp.zeros((config.n_routed_experts,), jnp.float32), out_sharding=("experts",))
+            self.bias = Buffer(jnp.zeros((config.n_routed_experts,), jnp.float32), out_sharding=(None,))
 
     def __call__(self, x_TD: Float[Array, "T D"], tokens_T: Int[Array, "T"]) -> Routing:
         """The tokens' numbers play no part."""
         config = self.config
-        scores_TE = scores(x_TD, self.kernel[...], config.scoring_func)
+        scores_TE = scores(x_TD, used(self.kernel, jnp.float32), config.scoring_func)
         choice_TE = jax.lax.stop_gradient(scores_TE)
         if config.topk_method == "noaux_tc":
             choice_TE += self.bias[...]
@@ -61,10 +64,10 @@ class HashRouter(nnx.Module):
         self.config = config
         self.kernel = _kernel(config, rngs)
         table = balanced_table(rngs.params(), config.vocab_size, config.n_routed_experts, config.num_experts_per_tok)
-        self.table = Buffer(table, out_sharding=("vocab", None))
+        self.table = Buffer(table, out_sharding=(None, None))
 
     def __call__(self, x_TD: Float[Array, "T D"], tokens_T: Int[Array, "T"]) -> Routing:
-        scores_TE = scores(x_TD, self.kernel[...], self.config.scoring_func)
+        scores_TE = scores(x_TD, used(self.kernel, jnp.float32), self.config.scoring_func)
         experts_TK = jnp.take(self.table[...], tokens_T, axis=0)
         return Routing(experts_TK, weights(scores_TE, experts_TK, self.config), scores_TE)
 
@@ -74,7 +77,7 @@ ROUTERS = {"moe": TopKRouter, "hash_moe": HashRouter}
 
 def _kernel(config, rngs):
     shape = config.hidden_size, config.n_routed_experts
-    return weight(rngs.params(), shape, ("embed", "experts"), config.initializer_range)
+    return weight(rngs.params(), shape, ("embed", None), config.initializer_range)  # every device scores all experts
 
 
 def scores(x_TD: Float[Array, "T D"], kernel_DE: Float[Array, "D E"], scoring_func: str) -> Float[Array, "T E"]:

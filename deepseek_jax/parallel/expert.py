@@ -1,0 +1,98 @@
+"""Expert parallelism: tokens travel to the devices that hold their experts, and what these make of them travels back.
+
+Every device routes its own tokens.  It sorts their assignments by the device that holds the expert, sends each device
+as many rows as there is room for, runs its own experts on what it was sent, and sends the results back (GShard,
+arXiv:2006.16668; DeepSeek-V3, section 3.2).  Both ways are one all-to-all of arrays of fixed size.
+
+B batch  S sequence  T tokens  K experts a token  A = T K assignments  D model  P devices that share the experts
+C rows a device sends to another  Z = P C rows
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from deepseek_jax.models.moe.dispatch import Slots, collect, spread
+from deepseek_jax.models.tree import axes_of, is_variable
+from deepseek_jax.parallel.rules import RULES, TOKENS, current_mesh, partition_spec, varying
+
+EVERYWHERE = *TOKENS, RULES["expert_mlp"]  # the mesh axes along which devices compute different parts of a layer
+
+
+def tokenwise(f: Callable, modules: tuple, x_BSD: Float[Array, "B S D"], tokens_BS: Int[Array, "B S"]):
+    """f(*modules, x_TD, tokens_T), a tree of arrays [T ...], as one of arrays [B S ...].
+
+    On a mesh every device calls `f` for its own tokens, with its own part of the modules' parameters.
+    """
+
+    def of_device(modules, x_BSD, tokens_BS):
+        found = f(*modules, x_BSD.reshape(-1, x_BSD.shape[-1]), tokens_BS.reshape(-1))
+        return jax.tree.map(lambda leaf: leaf.reshape(*tokens_BS.shape, *leaf.shape[1:]), found)
+
+    mesh = current_mesh()
+    if mesh is None:
+        return of_device(modules, x_BSD, tokens_BS)
+    tokens = partition_spec(("batch", "sequence"))
+    parameters = jax.tree.map(lambda each: partition_spec(axes_of(each)), modules, is_leaf=is_variable)
+    free = frozenset(mesh.axis_names) - set(mesh.manual_axes)
+    mapped = jax.shard_map(of_device, in_specs=(parameters, tokens, tokens), out_specs=tokens, axis_names=free)
+    return mapped(modules, x_BSD, tokens_BS)
+
+
+def exchange(
+    compute: Callable,
+    x_TD: Float[Array, "T D"],
+    experts_TK: Int[Array, "T K"],
+    weights_TK: Float[Array, "T K"],
+    kernels: list[Float[Array, "E ..."]],
+) -> Float[Array, "T D"]:
+    """compute(x_TD, experts_TK, weights_TK, *kernels) with all experts, where a device has the kernels of a part.
+
+    `compute` adds up, for each token, the weighted outputs of the experts that it is given; the number past the last
+    stands for none.  Called inside of `tokenwise`.
+    """
+    mesh = current_mesh()
+    if mesh is None:
+        return compute(x_TD, experts_TK, weights_TK, *kernels)
+    x_TD, experts_TK, weights_TK, kernels = varying((x_TD, experts_TK, weights_TK, kernels), EVERYWHERE)
+    if mesh.shape[RULES["experts"]] == 1:
+        y_TD = compute(x_TD, experts_TK, weights_TK, *kernels)
+    else:
+        y_TD = _over_devices(compute, x_TD, experts_TK, weights_TK, kernels, mesh.shape[RULES["experts"]])
+    return jax.lax.psum(y_TD, RULES["expert_mlp"])  # each device had a part of every expert's width
+
+
+def _over_devices(compute, x_TD, experts_TK, weights_TK, kernels, devices: int):
+    (T, K), local = experts_TK.shape, kernels[0].shape[0]
+    slots = slots_by_device(experts_TK // local, devices, capacity=T * min(K, local))
+    expert_Z = jnp.take((experts_TK % local).reshape(-1), slots.assignment_of_slot, mode="fill", fill_value=local)
+    rows_ZD = spread(x_TD, slots.token_of_slot, slots.slot_of_assignment)
+    sent = rows_ZD, expert_Z[:, None], slots.weight_of_slot(weights_TK)[:, None]
+    with jax.named_scope("dispatch"):
+        received = jax.tree.map(_swap, sent)
+    mixed_ZD = compute(*received, *kernels)
+    with jax.named_scope("combine"):
+        mixed_ZD = _swap(mixed_ZD)
+    return collect(mixed_ZD, slots.token_of_slot, slots.slot_of_assignment)
+
+
+def _swap(rows_Z):
+    """The c-th row for the p-th device becomes the c-th row from it."""
+    return jax.lax.all_to_all(rows_Z, RULES["experts"], split_axis=0, concat_axis=0, tiled=True)
+
+
+def slots_by_device(device_TK: Int[Array, "T K"], devices: int, capacity: int) -> Slots:
+    """A slot for every assignment: `capacity` of them, in order, for each device that it may go to."""
+    device_A = device_TK.reshape(-1)
+    order_A = jnp.argsort(device_A, stable=True)
+    counts_P = jnp.zeros((devices,), jnp.int32).at[device_A].add(1)
+    first_P = jnp.cumsum(counts_P) - counts_P
+    rank_A = jnp.arange(device_A.size) - first_P[device_A[order_A]]
+    slot_A = (device_A[order_A] * capacity + rank_A).astype(jnp.int32)
+    assignment_of_slot = jnp.full((devices * capacity,), device_A.size, jnp.int32)
+    return Slots(
+        assignment_of_slot=assignment_of_slot.at[slot_A].set(order_A.astype(jnp.int32)),
+        slot_of_assignment=jnp.zeros_like(slot_A).at[order_A].set(slot_A).reshape(device_TK.shape),
+    )

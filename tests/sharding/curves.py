@@ -1,0 +1,139 @@
+"""Loss curves of tiny models on any mesh of eight host devices, to be compared with those of one.
+
+    python -m tests.sharding.curves v3 data=8 fsdp=2,expert=4    prints a JSON object: mesh -> curve
+
+B batch  S sequence  E experts
+"""
+
+import dataclasses
+import json
+import sys
+
+import jax
+import numpy as np
+
+from deepseek_jax.config import Experiment, LossConfig, MeshConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.parallel.mesh import make_mesh
+from deepseek_jax.parallel.rules import batch_sharding
+from deepseek_jax.train.metrics import by_layer
+from deepseek_jax.train.optimizer import make_optimizer
+from deepseek_jax.train.program import language_model_program
+from deepseek_jax.train.state import abstract_state, make_state
+from deepseek_jax.train.step import compile_step, make_step
+
+STEPS, BATCH, LENGTH, VOCABULARY = 20, 8, 32, 128
+
+V3 = ModelConfig(
+    vocab_size=VOCABULARY,
+    hidden_size=32,
+    num_hidden_layers=7,  # six with experts: enough to be scanned
+    first_k_dense_replace=1,
+    intermediate_size=64,
+    num_attention_heads=8,
+    q_lora_rank=16,
+    kv_lora_rank=16,
+    qk_nope_head_dim=4,
+    qk_rope_head_dim=4,
+    v_head_dim=4,
+    n_routed_experts=8,
+    num_experts_per_tok=2,
+    moe_intermediate_size=16,
+    n_group=4,
+    topk_group=2,
+    num_nextn_predict_layers=1,
+    initializer_range=0.1,
+)
+V32 = dataclasses.replace(
+    V3, num_hidden_layers=2, layer_types=("dsa",), index_n_heads=2, index_head_dim=8, index_topk=4
+)
+V4 = dataclasses.replace(
+    V3,
+    num_hidden_layers=4,
+    layer_types=("window", "csa", "hca", "csa"),
+    first_k_dense_replace=0,
+    num_hash_layers=1,
+    head_dim=8,
+    sliding_window=8,
+    csa_rate=4,
+    hca_rate=8,
+    index_n_heads=2,
+    index_head_dim=8,
+    index_topk=2,
+    o_groups=8,
+    o_lora_rank=8,
+    hc_mult=2,
+    scoring_func="sqrtsoftplus",
+    swiglu_limit=10.0,
+    n_group=1,
+    topk_group=1,
+    num_nextn_predict_layers=0,
+)
+MODELS = {"v3": V3, "v32": V32, "v4": V4}
+
+
+def experiment(model: ModelConfig) -> Experiment:
+    """Balance losses weigh enough for their gradients to show."""
+    return Experiment(
+        model=model,
+        optimizer=OptimizerConfig(peak_lr=1e-3, schedule=ScheduleConfig(name="constant")),
+        loss=LossConfig(sequence_balance=0.01, z_loss=1e-4, chunk_tokens=64),
+        train=TrainConfig(steps=STEPS, batch_size=BATCH),
+    )
+
+
+def packed(step: int, batch: int = BATCH, length: int = LENGTH) -> dict[str, np.ndarray]:
+    """[B S]: rows of documents of any length, some with padding at the end."""
+    rng = np.random.default_rng(step)
+    rows = {name: np.zeros((batch, length), np.int32) for name in ("tokens", "segment_ids", "positions", "domain_ids")}
+    for row in range(batch):
+        start, segment = 0, 1
+        while (room := length - start) > 2:
+            size = int(rng.integers(2, room + 1))
+            piece = slice(start, start + size)
+            rows["tokens"][row, piece] = rng.integers(1, VOCABULARY, size)
+            rows["segment_ids"][row, piece], rows["positions"][row, piece] = segment, np.arange(size)
+            start, segment = start + size, segment + 1
+    return rows
+
+
+def curve(experiment: Experiment, mesh: dict[str, int], steps: int = STEPS) -> dict[str, list]:
+    """loss, grad_norm and load (of all layers, one after another) of each step, float32."""
+    state, step, mesh = start(experiment, mesh)
+    found = {"loss": [], "grad_norm": [], "load": []}
+    for number in range(steps):
+        rows = {name: rows[None] for name, rows in packed(number, experiment.train.batch_size).items()}
+        state, measured = step(state, jax.device_put(rows, batch_sharding(mesh, leading=1)))
+        found["loss"].append(float(measured["loss/total"]))
+        found["grad_norm"].append(float(measured["grad_norm"]))
+        loads = by_layer(jax.device_get(measured["router/load"])).values()
+        found["load"].append([float(count) for load_E in loads for count in load_E])
+    return found
+
+
+def losses(experiment: Experiment, mesh: dict[str, int], steps: int = STEPS) -> list[float]:
+    return curve(experiment, mesh, steps)["loss"]
+
+
+def start(experiment: Experiment, mesh: dict[str, int]):
+    """(state, compiled step, mesh); {} is one device."""
+    mesh = make_mesh(MeshConfig(**{"data": 1} | mesh), jax.devices() if mesh else jax.devices()[:1])
+    program = language_model_program(experiment, np.array([4.0]))
+    optimizer = make_optimizer(experiment.optimizer, experiment.train.steps)
+    abstract = abstract_state(program, optimizer, mesh, ema=False)
+    step = compile_step(make_step(program, optimizer, experiment), abstract)
+    return make_state(program, optimizer, abstract), step, mesh
+
+
+def read(mesh: str) -> dict[str, int]:
+    """The sizes in "fsdp=2,expert=4"; none in "one"."""
+    pairs = (each.split("=") for each in mesh.split(",")) if mesh != "one" else ()
+    return {axis: int(size) for axis, size in pairs}
+
+
+def main(model: str, *meshes: str):
+    print(json.dumps({mesh: curve(experiment(MODELS[model]), read(mesh)) for mesh in meshes}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
