@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from deepseek_jax.models.moe.dispatch import Slots, collect, spread
 from deepseek_jax.models.tree import axes_of, is_variable
-from deepseek_jax.parallel.rules import RULES, TOKENS, current_mesh, partition_spec, varying
+from deepseek_jax.parallel.rules import RULES, TOKENS, current_mesh, divided, on_each_device, open_spec, total, varying
 
 EVERYWHERE = *TOKENS, RULES["expert_mlp"]  # the mesh axes along which devices compute different parts of a layer
 
@@ -31,14 +31,9 @@ def tokenwise(f: Callable, modules: tuple, x_BSD: Float[Array, "B S D"], tokens_
         found = f(*modules, x_BSD.reshape(-1, x_BSD.shape[-1]), tokens_BS.reshape(-1))
         return jax.tree.map(lambda leaf: leaf.reshape(*tokens_BS.shape, *leaf.shape[1:]), found)
 
-    mesh = current_mesh()
-    if mesh is None:
-        return of_device(modules, x_BSD, tokens_BS)
-    tokens = partition_spec(("batch", "sequence"))
-    parameters = jax.tree.map(lambda each: partition_spec(axes_of(each)), modules, is_leaf=is_variable)
-    free = frozenset(mesh.axis_names) - set(mesh.manual_axes)
-    mapped = jax.shard_map(of_device, in_specs=(parameters, tokens, tokens), out_specs=tokens, axis_names=free)
-    return mapped(modules, x_BSD, tokens_BS)
+    tokens = open_spec(("batch", "sequence"))
+    parameters = jax.tree.map(lambda each: open_spec(axes_of(each)), modules, is_leaf=is_variable)
+    return on_each_device(of_device, (parameters, tokens, tokens), tokens)(modules, x_BSD, tokens_BS)
 
 
 def exchange(
@@ -53,15 +48,13 @@ def exchange(
     `compute` adds up, for each token, the weighted outputs of the experts that it is given; the number past the last
     stands for none.  Called inside of `tokenwise`.
     """
-    mesh = current_mesh()
-    if mesh is None:
-        return compute(x_TD, experts_TK, weights_TK, *kernels)
-    x_TD, experts_TK, weights_TK, kernels = varying((x_TD, experts_TK, weights_TK, kernels), EVERYWHERE)
-    if mesh.shape[RULES["experts"]] == 1:
-        y_TD = compute(x_TD, experts_TK, weights_TK, *kernels)
+    x_TD, experts_TK, weights_TK, kernels = varying((x_TD, experts_TK, weights_TK, kernels), divided(EVERYWHERE))
+    if divided(RULES["experts"]):
+        devices = current_mesh().shape[RULES["experts"]]
+        y_TD = _over_devices(compute, x_TD, experts_TK, weights_TK, kernels, devices)
     else:
-        y_TD = _over_devices(compute, x_TD, experts_TK, weights_TK, kernels, mesh.shape[RULES["experts"]])
-    return jax.lax.psum(y_TD, RULES["expert_mlp"])  # each device had a part of every expert's width
+        y_TD = compute(x_TD, experts_TK, weights_TK, *kernels)
+    return total(y_TD, RULES["expert_mlp"])  # a device has a part of every expert's width
 
 
 def _over_devices(compute, x_TD, experts_TK, weights_TK, kernels, devices: int):

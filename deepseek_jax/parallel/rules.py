@@ -6,6 +6,7 @@ and a change of parallelism is a change here.  Mesh axes: `data` copies paramete
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
@@ -88,23 +89,54 @@ def current_mesh() -> AbstractMesh | None:
     return None if mesh.empty or mesh.size == 1 else mesh
 
 
+def open_axes() -> frozenset[str]:
+    """The mesh axes that have several devices and that the code around is not divided over by `jax.shard_map`."""
+    mesh = current_mesh()
+    if mesh is None:
+        return frozenset()
+    kinds = zip(mesh.axis_names, mesh.axis_types)
+    return frozenset(name for name, kind in kinds if kind == AxisType.Auto and mesh.shape[name] > 1)
+
+
+def divided(axes: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Those of some mesh axes that the code around is divided over: what there is to communicate along."""
+    mesh = current_mesh()
+    names = (axes,) if isinstance(axes, str) else axes
+    return tuple(name for name in names if name in mesh.manual_axes and mesh.shape[name] > 1) if mesh else ()
+
+
+def on_each_device(f: Callable, in_axes, out_axes, **options) -> Callable:
+    """`f` of every device's own parts, by `jax.shard_map` over all axes that it is not divided over already.
+
+    `in_axes` and `out_axes` are trees of specifications by `open_spec`.  f itself where there is nothing to divide.
+    """
+    if not open_axes():
+        return f
+    mesh = current_mesh()
+    names = frozenset(mesh.axis_names) - frozenset(
+        mesh.manual_axes
+    )  # those of one device too: XLA knows that case best
+    return jax.shard_map(f, in_specs=in_axes, out_specs=out_axes, axis_names=names, **options)
+
+
+def open_spec(axes: tuple[str | None, ...]) -> PartitionSpec:
+    """`partition_spec` as far as the mesh axes are open."""
+    free = open_axes()
+
+    def keep(mesh_axes):
+        names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
+        return tuple(name for name in names if name in free) or None
+
+    return PartitionSpec(*(keep(mesh_axes) for mesh_axes in partition_spec(axes)))
+
+
 def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     """x, lying as its logical axes say, one a dimension (None: whole); x itself without a current mesh.
 
     XLA finds out by itself where most activations lie; this tells it where it would guess wrong.  Mesh axes that the
     code around is already divided over, by `jax.shard_map`, are left as they are.
     """
-    mesh = current_mesh()
-    free = {name for name, kind in zip(mesh.axis_names, mesh.axis_types) if kind == AxisType.Auto} if mesh else ()
-    if not free:
-        return x
-
-    def open_to_xla(mesh_axes):
-        names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
-        return tuple(name for name in names if name in free) or None
-
-    spec = PartitionSpec(*(open_to_xla(mesh_axes) for mesh_axes in partition_spec(axes)))
-    return jax.lax.with_sharding_constraint(x, spec)
+    return jax.lax.with_sharding_constraint(x, open_spec(axes)) if open_axes() else x
 
 
 def constrain_tokens(x: jax.Array) -> jax.Array:
@@ -118,12 +150,11 @@ def gathered(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     Its gradient is spread again, so that devices add up only the part that each keeps.  Said here because XLA would
     weigh parameters against activations, and may gather the batch instead.
     """
-    mesh = current_mesh()
-    if mesh is None or STORED not in axes:
+    if STORED not in axes:
         return x
-    if RULES[STORED] in mesh.manual_axes:
-        return jax.lax.all_gather(varying(x, TOKENS), RULES[STORED], axis=axes.index(STORED), tiled=True)
-    return _gathered(x, axes)
+    if names := divided(RULES[STORED]):
+        return jax.lax.all_gather(varying(x, divided(TOKENS)), names, axis=axes.index(STORED), tiled=True)
+    return _gathered(x, axes) if RULES[STORED] in open_axes() else x
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -132,6 +163,12 @@ def _gathered(x, axes):
 
 
 _gathered.defvjp(lambda x, axes: (_gathered(x, axes), None), lambda axes, _, dx: (constrain(dx, axes),))
+
+
+def total(x: jax.Array, axes: str | tuple[str, ...]) -> jax.Array:
+    """The sum over the devices along those of some mesh axes that the code around is divided over."""
+    names = divided(axes)
+    return jax.lax.psum(x, names) if names else x
 
 
 def varying(tree, names: tuple[str, ...]):

@@ -1,7 +1,7 @@
 """The vocabulary spread over devices: each scores its own part of it, for its own tokens (Megatron-LM, 1909.08053).
 
 `spread` runs a function on every device; inside of it the others stand for what needs the whole vocabulary or all
-tokens.  Without a mesh, or outside of `spread`, each does nothing.
+tokens.  Where nothing is spread they do nothing.
 
 B batch  S sequence  D model  V vocabulary, or a device's part of it
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 from jaxtyping import Array, Float, Int
 
-from deepseek_jax.parallel.rules import RULES, STORED, TOKENS, current_mesh, partition_spec
+from deepseek_jax.parallel.rules import RULES, STORED, TOKENS, divided, gathered, on_each_device, open_spec, total
 
 HEAD = (STORED, "vocab")
 TOKEN = ("batch", "sequence")
@@ -19,58 +19,45 @@ SUM = ()  # of a number that is the same on every device
 
 
 def spread(f: Callable, results: tuple[tuple, ...]) -> Callable:
-    """f(hidden_BSD, head_DV, targets_BS, weights_BS) for all devices, where the head comes whole but for its vocabulary.
+    """f(hidden_BSD, head_DV, targets_BS, weights_BS) on every device: of its tokens, and of its columns of the head.
 
-    `results`: the logical axes of what f gives.
+    `results` are the logical axes of what `f` gives.
     """
-    mesh = current_mesh()
-    if mesh is None:
-        return f
 
     def of_device(hidden_BSD, head_DV, targets_BS, weights_BS):
-        return f(hidden_BSD, jax.lax.all_gather(head_DV, RULES[STORED], tiled=True), targets_BS, weights_BS)
+        return f(hidden_BSD, gathered(head_DV, HEAD), targets_BS, weights_BS)
 
-    hidden, head, token = (partition_spec(axes) for axes in (TOKEN, HEAD, TOKEN))
-    return jax.shard_map(
-        of_device,
-        in_specs=(hidden, head, token, token),
-        out_specs=tuple(partition_spec(axes) for axes in results),
-        axis_names=frozenset(mesh.axis_names) - set(mesh.manual_axes),
-        check_vma=False,  # not differentiated: the gradients are made by hand
-    )
-
-
-def _divided() -> bool:
-    mesh = current_mesh()
-    return mesh is not None and RULES["vocab"] in mesh.manual_axes
+    arguments, results = (tuple(map(open_spec, axes)) for axes in ((TOKEN, HEAD, TOKEN, TOKEN), results))
+    return on_each_device(of_device, arguments, results, check_vma=False)  # its gradients are made by hand
 
 
 def highest(x: Array) -> Array:
     """The largest over all parts of the vocabulary."""
-    return jax.lax.pmax(x, RULES["vocab"]) if _divided() else x
+    names = divided(RULES["vocab"])
+    return jax.lax.pmax(x, names) if names else x
 
 
 def over_vocabulary(x: Array) -> Array:
     """The sum over all parts of the vocabulary."""
-    return jax.lax.psum(x, RULES["vocab"]) if _divided() else x
+    return total(x, RULES["vocab"])
 
 
 def over_tokens(x: Array) -> Array:
     """The sum over all devices' tokens."""
-    return jax.lax.psum(x, TOKENS) if _divided() else x
+    return total(x, TOKENS)
 
 
 def as_head(x_DV: Float[Array, "D V"]) -> Float[Array, "D V"]:
-    """The sum over all devices' tokens, spread as the head is."""
-    if not _divided():
-        return x_DV
-    x_DV = jax.lax.psum_scatter(x_DV, RULES[STORED], scatter_dimension=0, tiled=True)
-    return jax.lax.psum(x_DV, tuple(axis for axis in TOKENS if axis != RULES[STORED]))
+    """The sum over all devices' tokens, each left with the rows that it keeps of the head."""
+    if names := divided(RULES[STORED]):
+        x_DV = jax.lax.psum_scatter(x_DV, names, scatter_dimension=0, tiled=True)
+    return total(x_DV, tuple(axis for axis in TOKENS if axis != RULES[STORED]))
 
 
 def among(targets: Int[Array, "..."], size: int) -> tuple[Int[Array, "..."], Array | None]:
-    """(the targets as numbers in this device's part of the vocabulary, of `size`, whether they lie in it; None where that is all)."""
-    if not _divided():
+    """(targets as numbers in this device's part of the vocabulary, of `size`; whether they lie in it, None for all)."""
+    names = divided(RULES["vocab"])
+    if not names:
         return targets, None
-    targets = targets - jax.lax.axis_index(RULES["vocab"]) * size
+    targets = targets - jax.lax.axis_index(names) * size
     return targets, (targets >= 0) & (targets < size)

@@ -49,8 +49,8 @@ V32 = dataclasses.replace(
 )
 V4 = dataclasses.replace(
     V3,
-    num_hidden_layers=4,
-    layer_types=("window", "csa", "hca", "csa"),
+    num_hidden_layers=3,
+    layer_types=("window", "csa", "hca"),
     first_k_dense_replace=0,
     num_hash_layers=1,
     head_dim=8,
