@@ -123,9 +123,12 @@ class RouterConfig:
     bias_update_rate: float = 1e-3
     bias_update_until: float = 0.966  # share of the run after which the rate is 0 (14.3T of 14.8T tokens)
     recentre_bias: bool = False  # subtract the mean bias after each update; DeepSeek does not
+    # Room that a device has for what each other device may send to its experts, as a multiple of what even loads would
+    # send; what finds no room is dropped and counted.  0: room for all.  Only where mesh.expert is above 1.
+    capacity_factor: float = 0.0
 
     def __post_init__(self):
-        _at_least("router", self, 0, "bias_update_rate")
+        _at_least("router", self, 0, "bias_update_rate", "capacity_factor")
         _fraction("router", self, "bias_update_until")
 
 

@@ -16,8 +16,8 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / 
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 
-@pytest.fixture
-def python(tmp_path):
+@pytest.fixture(scope="session")
+def python(tmp_path_factory):
     """Runs `python ARGUMENTS` in another process, in an empty directory: python(*arguments, devices=1)."""
 
     def run(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess:
@@ -25,7 +25,9 @@ def python(tmp_path):
         flags = f"--xla_force_host_platform_device_count={devices}"
         environment = os.environ | {"PYTHONPATH": path, "XLA_FLAGS": flags}
         command = [sys.executable, *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        return subprocess.run(
+            command, cwd=tmp_path_factory.mktemp("python"), env=environment, capture_output=True, text=True
+        )
 
     return run
 

@@ -17,6 +17,7 @@ class Context:
     `positions_BS` counts from 0 in each document.  `rope` holds the cosines and sines for each kind of attention.
     `counted_BS`: the tokens that statistics and auxiliary losses are about.
     `index_warmup`, where it is given and true: attention that would pick its keys sees all, and its indexer learns.
+    `capacity_factor`: of the room for what devices send to each other's experts (config.RouterConfig).
     """
 
     tokens_BS: Int[Array, "B S"]
@@ -25,6 +26,7 @@ class Context:
     counted_BS: Bool[Array, "B S"]
     rope: dict[str, tuple[Float[Array, "B S P"], Float[Array, "B S P"]]]
     index_warmup: Bool[Array, ""] | None = None
+    capacity_factor: float = dataclasses.field(default=0.0, metadata={"static": True})
 
     @property
     def real_BS(self) -> Bool[Array, "B S"]:

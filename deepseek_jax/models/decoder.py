@@ -43,10 +43,21 @@ class Output:
 
 
 class Decoder(nnx.Module):
-    """A DeepSeek decoder.  `dtype` is the activations' type; `remat` what the backward pass computes again."""
+    """A DeepSeek decoder.
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: str = "float32", remat: str = "none"):
-        self.config, self.dtype, self.remat = config, dtype, remat
+    `dtype` is the activations' type; `remat` what the backward pass computes again; `capacity_factor`: see Context.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        rngs: nnx.Rngs,
+        dtype: str = "float32",
+        remat: str = "none",
+        capacity_factor: float = 0.0,
+    ):
+        self.config, self.dtype, self.remat, self.capacity_factor = config, dtype, remat, capacity_factor
         D, V, scale = config.hidden_size, config.vocab_size, config.initializer_range
         self.embedding = weight(rngs.params(), (V, D), ("vocab", "embed"), scale)
         self.layers = nnx.Dict()
@@ -116,7 +127,10 @@ class Decoder(nnx.Module):
         self, tokens_BS: Int[Array, "B S"], positions_BS: Int[Array, "B S"], segment_ids_BS: Int[Array, "B S"]
     ) -> Context:
         ropes = {kind: rope.tables(self.config, kind, positions_BS) for kind in set(self.config.attention_kinds)}
-        return Context(tokens_BS, positions_BS, segment_ids_BS, counted_BS=segment_ids_BS > 0, rope=ropes)
+        counted_BS = segment_ids_BS > 0
+        return Context(
+            tokens_BS, positions_BS, segment_ids_BS, counted_BS, rope=ropes, capacity_factor=self.capacity_factor
+        )
 
     def _scan(self, stacks, x, context):
         """Layers of `stacks` in turn; (the next x, the report of each stack)."""
@@ -169,8 +183,6 @@ def same_document(segment_ids_BS: Int[Array, "B S"], ahead: int) -> Bool[Array, 
     return (segment_ids_BS > 0) & (shift(segment_ids_BS, ahead) == segment_ids_BS)
 
 
-def initialise(
-    config: ModelConfig, key: Array, *, dtype: str = "float32", remat: str = "none"
-) -> tuple[nnx.GraphDef, dict, dict]:
-    """(structure, parameters, buffers) of a new decoder; parameters are float32 whatever the activations' type."""
-    return split(Decoder(config, rngs=nnx.Rngs(params=key), dtype=dtype, remat=remat))
+def initialise(config: ModelConfig, key: Array, **options) -> tuple[nnx.GraphDef, dict, dict]:
+    """(structure, parameters, buffers) of a new Decoder(**options); parameters are float32 whatever its `dtype`."""
+    return split(Decoder(config, rngs=nnx.Rngs(params=key), **options))

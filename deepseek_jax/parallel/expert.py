@@ -5,9 +5,10 @@ as many rows as there is room for, runs its own experts on what it was sent, and
 arXiv:2006.16668; DeepSeek-V3, section 3.2).  Both ways are one all-to-all of arrays of fixed size.
 
 B batch  S sequence  T tokens  K experts a token  A = T K assignments  D model  P devices that share the experts
-C rows a device sends to another  Z = P C rows
+C rows that a device may send to another  Z = P C rows
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -42,24 +43,27 @@ def exchange(
     experts_TK: Int[Array, "T K"],
     weights_TK: Float[Array, "T K"],
     kernels: list[Float[Array, "E ..."]],
-) -> Float[Array, "T D"]:
-    """compute(x_TD, experts_TK, weights_TK, *kernels) with all experts, where a device has the kernels of a part.
+    capacity_factor: float = 0.0,
+) -> tuple[Float[Array, "T D"], Int[Array, "T"] | None]:
+    """(compute(x_TD, experts_TK, weights_TK, *kernels) with all experts, how many of each token's were left out).
+
+    A device has the kernels of its own part of the experts.  The second is None where there is room for everything.
 
     `compute` adds up, for each token, the weighted outputs of the experts that it is given; the number past the last
     stands for none.  Called inside of `tokenwise`.
     """
     x_TD, experts_TK, weights_TK, kernels = varying((x_TD, experts_TK, weights_TK, kernels), divided(EVERYWHERE))
     if divided(RULES["experts"]):
-        devices = current_mesh().shape[RULES["experts"]]
-        y_TD = _over_devices(compute, x_TD, experts_TK, weights_TK, kernels, devices)
+        y_TD, dropped_T = _over_devices(compute, x_TD, experts_TK, weights_TK, kernels, capacity_factor)
     else:
-        y_TD = compute(x_TD, experts_TK, weights_TK, *kernels)
-    return total(y_TD, RULES["expert_mlp"])  # a device has a part of every expert's width
+        y_TD, dropped_T = compute(x_TD, experts_TK, weights_TK, *kernels), None
+    return total(y_TD, RULES["expert_mlp"]), dropped_T  # a device has a part of every expert's width
 
 
-def _over_devices(compute, x_TD, experts_TK, weights_TK, kernels, devices: int):
-    (T, K), local = experts_TK.shape, kernels[0].shape[0]
-    slots = slots_by_device(experts_TK // local, devices, capacity=T * min(K, local))
+def _over_devices(compute, x_TD, experts_TK, weights_TK, kernels, capacity_factor):
+    devices, local = current_mesh().shape[RULES["experts"]], kernels[0].shape[0]
+    capacity, bounded = rows_a_device(*experts_TK.shape, local, devices, capacity_factor)
+    slots = slots_by_device(experts_TK // local, devices, capacity, bounded)
     expert_Z = jnp.take((experts_TK % local).reshape(-1), slots.assignment_of_slot, mode="fill", fill_value=local)
     rows_ZD = spread(x_TD, slots.token_of_slot, slots.slot_of_assignment)
     sent = rows_ZD, expert_Z[:, None], slots.weight_of_slot(weights_TK)[:, None]
@@ -68,7 +72,9 @@ def _over_devices(compute, x_TD, experts_TK, weights_TK, kernels, devices: int):
     mixed_ZD = compute(*received, *kernels)
     with jax.named_scope("combine"):
         mixed_ZD = _swap(mixed_ZD)
-    return collect(mixed_ZD, slots.token_of_slot, slots.slot_of_assignment)
+    dropped_TK = bounded & (slots.slot_of_assignment == slots.assignment_of_slot.size - 1)
+    y_TD = collect(mixed_ZD, slots.token_of_slot, slots.slot_of_assignment)
+    return y_TD, dropped_TK.sum(axis=1) if capacity_factor else None
 
 
 def _swap(rows_Z):
@@ -76,16 +82,29 @@ def _swap(rows_Z):
     return jax.lax.all_to_all(rows_Z, RULES["experts"], split_axis=0, concat_axis=0, tiled=True)
 
 
-def slots_by_device(device_TK: Int[Array, "T K"], devices: int, capacity: int) -> Slots:
-    """A slot for every assignment: `capacity` of them, in order, for each device that it may go to."""
+def rows_a_device(tokens: int, per_token: int, experts: int, devices: int, capacity_factor: float) -> tuple[int, bool]:
+    """(rows that a device may send to each other, which holds so many experts; whether that may be too few).
+
+    With factor 0 they are enough for the worst case: all tokens choose as many of one device's experts as they can.
+    """
+    most = tokens * min(per_token, experts)
+    rows = math.ceil(capacity_factor * tokens * per_token / devices) or most
+    return (rows, True) if rows < most else (most, False)
+
+
+def slots_by_device(device_TK: Int[Array, "T K"], devices: int, capacity: int, bounded: bool) -> Slots:
+    """A slot for every assignment: `capacity` of them, in order, for each device that it may go to.
+
+    Where that may be too few the last one of each device stays empty, and the very last stands for all that is dropped.
+    """
     device_A = device_TK.reshape(-1)
     order_A = jnp.argsort(device_A, stable=True)
     counts_P = jnp.zeros((devices,), jnp.int32).at[device_A].add(1)
-    first_P = jnp.cumsum(counts_P) - counts_P
-    rank_A = jnp.arange(device_A.size) - first_P[device_A[order_A]]
+    rank_A = jnp.arange(device_A.size) - (jnp.cumsum(counts_P) - counts_P)[device_A[order_A]]
     slot_A = (device_A[order_A] * capacity + rank_A).astype(jnp.int32)
-    assignment_of_slot = jnp.full((devices * capacity,), device_A.size, jnp.int32)
-    return Slots(
-        assignment_of_slot=assignment_of_slot.at[slot_A].set(order_A.astype(jnp.int32)),
-        slot_of_assignment=jnp.zeros_like(slot_A).at[order_A].set(slot_A).reshape(device_TK.shape),
-    )
+    nowhere = devices * capacity
+    if bounded:
+        slot_A = jnp.where(rank_A < capacity - 1, slot_A, nowhere)
+    filled = jnp.full((nowhere,), device_A.size, jnp.int32).at[slot_A].set(order_A.astype(jnp.int32), mode="drop")
+    slot_of_assignment = jnp.zeros_like(slot_A).at[order_A].set(jnp.minimum(slot_A, nowhere - 1))
+    return Slots(assignment_of_slot=filled, slot_of_assignment=slot_of_assignment.reshape(device_TK.shape))

@@ -70,12 +70,12 @@ def axis_size(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:
     return size
 
 
-def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
-    """Of arrays [B, S, ...]: sequences and their tokens are spread.
+def batch_sharding(mesh: Mesh, leading: int = 0, dims: int = 2) -> NamedSharding:
+    """Of arrays [B, S, ...]: sequences and their tokens are spread; of arrays [B], where `dims` is 1, what they are of.
 
     `leading` dimensions before them are not: microbatches in time.
     """
-    return NamedSharding(mesh, partition_spec((None,) * leading + ("batch", "sequence")))
+    return NamedSharding(mesh, partition_spec((None,) * leading + ("batch", "sequence")[:dims]))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -28,6 +28,7 @@ def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: Los
 
     loss/next and loss/mtp_k: mean nats a target; loss/balance: sequence-wise, mean over sequences, summed over layers;
     router/load: assignments an expert, nested as the buffers; router/entropy: mean over tokens, nested likewise.
+    router/dropped, where something may be: the share of assignments that experts had no room for.
     Where attention picks its keys, loss/indexer (nats) and indexer/recall: means over tokens and layers.
     `scheduled` holds the weight "mtp" and whether indexers still warm up, "index_warmup" (None: they do not).
     """
@@ -43,6 +44,8 @@ def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: Los
         sum(router.balance.sum() for router in reports) / totals["sequences"] if reports else jnp.zeros(())
     )
     value += config.sequence_balance * parts["loss/balance"]
+    if reports and reports[0].dropped is not None:
+        parts["router/dropped"] = _dropped(reports, totals) / model.config.num_experts_per_tok
     if output.indexers:
         parts["loss/indexer"], parts["indexer/recall"] = _indexers(output.indexers, totals)
         value += config.indexer_weight * parts["loss/indexer"]
@@ -87,6 +90,12 @@ def _indexers(reports: dict, totals: dict) -> tuple[jax.Array, jax.Array]:
         jnp.concatenate([jnp.ravel(getattr(mean, name)) for mean in means]).mean() for name in ("divergence", "recall")
     )
     return divergence, recall
+
+
+def _dropped(reports: list, totals: dict) -> jax.Array:
+    """How many of its experts had no room for a token, the mean over tokens and layers."""
+    layers = sum(report.dropped.size for report in reports)
+    return sum(report.dropped.sum() for report in reports) / (totals["tokens"] * layers)
 
 
 def _is_report(node) -> bool:

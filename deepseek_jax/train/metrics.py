@@ -33,7 +33,7 @@ def train_row(step: int, measured: dict, timing: dict) -> dict:
 
 def language_model_row(measured: dict, timing: dict, model: ModelConfig) -> dict:
     """A language model's part: bits a byte of text, FLOPs and their utilisation, indexers, balance of experts."""
-    row = {name: float(value) for name, value in measured.items() if name.startswith("indexer/")}
+    row = {name: float(value) for name, value in measured.items() if name.startswith(("indexer/", "router/dropped"))}
     nats = float(measured["loss/next"]) * float(measured["targets"])
     row["bits_per_byte"] = bits_per_byte(nats, float(measured["bytes"]))
     if timing:

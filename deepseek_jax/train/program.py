@@ -45,7 +45,7 @@ class Program:
 def language_model_program(experiment: Experiment, bytes_a_target: np.ndarray) -> Program:
     """`bytes_a_target` [N] is how many bytes of text a token stands for in each domain, on average."""
     config, train = experiment.model, experiment.train
-    options = {"dtype": train.dtype, "remat": train.remat}
+    options = {"dtype": train.dtype, "remat": train.remat, "capacity_factor": experiment.router.capacity_factor}
     key = jax.random.key(train.seed)
     graphdef, _, _ = jax.eval_shape(lambda: initialise(config, key, **options))
     abstract = jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=key), **options))

@@ -43,12 +43,18 @@ class Setup:
     def place(self, microbatches: list[dict[str, np.ndarray]]) -> dict[str, jax.Array]:
         """This process's part of a step's microbatches, as arrays [K, M, ...] on the devices."""
         stacked = {key: np.stack([batch[key] for batch in microbatches]) for key in microbatches[0]}
-        return jax.make_array_from_process_local_data(batch_sharding(self.mesh, leading=1), stacked)
+        return self._placed(stacked, leading=1)
 
     def held_out_batches(self, split: str, limit: int = 0) -> Iterator[dict[str, jax.Array]]:
         """The first `limit` batches of "val" or "final", or all of them for 0, as arrays [B, ...] on the devices."""
         for batch in self.task.held_out_batches(split, limit, **_processes()):
-            yield jax.make_array_from_process_local_data(batch_sharding(self.mesh), batch)
+            yield self._placed(batch)
+
+    def _placed(self, batch: dict[str, np.ndarray], leading: int = 0) -> dict[str, jax.Array]:
+        return {
+            name: jax.make_array_from_process_local_data(batch_sharding(self.mesh, leading, rows.ndim - leading), rows)
+            for name, rows in batch.items()
+        }
 
 
 def prepare(experiment: Experiment, console: Console) -> Setup:

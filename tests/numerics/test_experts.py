@@ -56,6 +56,19 @@ def test_value_and_gradients(way, tokens, loads, limit):
         np.testing.assert_allclose(got, expected, atol=1e-5 * scale, err_msg=name)
 
 
+@pytest.mark.parametrize("way", [every_expert, in_blocks, ragged])
+def test_an_assignment_to_no_expert_adds_nothing(way):
+    """As rows that another device left empty, or that are of experts elsewhere."""
+    rng = np.random.default_rng(0)
+    shapes = (300, D), (300, 2), (E, D, WIDTH), (E, D, WIDTH), (E, WIDTH, D)
+    x, weights, *kernels = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
+    experts = jnp.asarray(np.where(rng.random((300, 2)) < 0.4, E, _choices(rng, 300, "even")), jnp.int32)
+    weights = jnp.where(experts == E, 0, weights)
+    np.testing.assert_allclose(
+        way(x, experts, weights, *kernels, 0.0), _reference(x, experts, weights, *kernels, 0.0), rtol=1e-5, atol=1e-5
+    )
+
+
 @pytest.mark.parametrize("block", [1, 4])
 def test_plan_gives_every_assignment_its_own_slot(block):
     experts = np.random.default_rng(1).integers(0, E - 1, size=(20, 3))  # the last expert gets none

@@ -7,6 +7,7 @@ B batch  S sequence  E experts
 
 import dataclasses
 import json
+import re
 import sys
 
 import jax
@@ -98,12 +99,16 @@ def packed(step: int, batch: int = BATCH, length: int = LENGTH) -> dict[str, np.
 
 
 def curve(experiment: Experiment, mesh: dict[str, int], steps: int = STEPS) -> dict[str, list]:
-    """loss, grad_norm and load (of all layers, one after another) of each step, float32."""
+    """loss, grad_norm and load (of all layers, one after another) of each step, float32; the step's collectives."""
     state, step, mesh = start(experiment, mesh)
-    found = {"loss": [], "grad_norm": [], "load": []}
-    for number in range(steps):
-        rows = {name: rows[None] for name, rows in packed(number, experiment.train.batch_size).items()}
-        state, measured = step(state, jax.device_put(rows, batch_sharding(mesh, leading=1)))
+    batches = [
+        jax.device_put({name: rows[None] for name, rows in rows.items()}, batch_sharding(mesh, leading=1))
+        for rows in (packed(number, experiment.train.batch_size) for number in range(steps))
+    ]
+    step = step.lower(state, batches[0]).compile()
+    found = {"loss": [], "grad_norm": [], "load": [], "collectives": collectives(step.as_text())}
+    for batch in batches:
+        state, measured = step(state, batch)
         found["loss"].append(float(measured["loss/total"]))
         found["grad_norm"].append(float(measured["grad_norm"]))
         loads = by_layer(jax.device_get(measured["router/load"])).values()
@@ -123,6 +128,15 @@ def start(experiment: Experiment, mesh: dict[str, int]):
     abstract = abstract_state(program, optimizer, mesh, ema=False)
     step = compile_step(make_step(program, optimizer, experiment), abstract)
     return make_state(program, optimizer, abstract), step, mesh
+
+
+def collectives(hlo: str) -> dict[str, list[str]]:
+    """The results of each kind of collective in a compiled program, as "f32[8,32]"."""
+    kinds = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+    found = {}
+    for results, kind in re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", hlo):
+        found.setdefault(kind, []).extend(re.findall(r"\w+\[[\d,]*\]", results))
+    return found
 
 
 def read(mesh: str) -> dict[str, int]:

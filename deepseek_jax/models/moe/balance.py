@@ -22,6 +22,7 @@ class RouterReport:
     load_E: Float[Array, "E"]  # assignments an expert got
     balance: Float[Array, ""]  # sequence-wise balance loss, summed over sequences
     entropy: Float[Array, ""]  # of the normalised scores, in nats, summed over tokens
+    dropped: Float[Array, ""] | None  # assignments that found no room; None where there is room for all
 
 
 def report(routing: Routing, counted_BS: Bool[Array, "B S"]) -> RouterReport:
@@ -40,6 +41,7 @@ def report(routing: Routing, counted_BS: Bool[Array, "B S"]) -> RouterReport:
         load_E=load_BE.sum(axis=0),
         balance=(frequency_BE * probability_BE).sum(),
         entropy=jax.lax.stop_gradient((entropy_BS * counted).sum()),
+        dropped=None if routing.dropped_T is None else (routing.dropped_T.reshape(B, S) * counted).sum(),
     )
 
 

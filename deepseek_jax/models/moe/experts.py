@@ -8,7 +8,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.layers import silu_product
@@ -21,9 +21,9 @@ from deepseek_jax.parallel.rules import current_mesh
 
 
 class Experts(nnx.Module):
-    """sum over the chosen experts e of w_e * down_e(silu(gate_e(x)) * up_e(x)); no token is ever dropped.
+    """sum over the chosen experts e of w_e * down_e(silu(gate_e(x)) * up_e(x)).
 
-    Weights of zero may name no expert at all (number E).
+    No token is dropped but by a `capacity_factor` above 0.  Weights of zero may name no expert at all (number E).
 
     Each way clamps gate and up where `limit` (swiglu_limit) is not 0.
     """
@@ -36,11 +36,14 @@ class Experts(nnx.Module):
         self.up = weight(rngs.params(), (E, D, I), ("experts", "embed", "expert_mlp"), scale)
         self.down = weight(rngs.params(), (E, I, D), ("experts", "expert_mlp", "embed"), scale)
 
-    def __call__(self, x_TD: Float[Array, "T D"], routing: Routing) -> Float[Array, "T D"]:
+    def __call__(
+        self, x_TD: Float[Array, "T D"], routing: Routing, capacity_factor: float = 0.0
+    ) -> tuple[Float[Array, "T D"], Int[Array, "T"] | None]:
+        """(the sum, how many of each token's experts were left out of it; None where none ever is)."""
         with jax.named_scope("experts"):
             kernels = [self._kernel(kernel, x_TD.dtype) for kernel in (self.gate, self.up, self.down)]
             compute = functools.partial(fastest, limit=self.limit)
-            return exchange(compute, x_TD, routing.experts_TK, routing.weights_TK, kernels)
+            return exchange(compute, x_TD, routing.experts_TK, routing.weights_TK, kernels, capacity_factor)
 
     def _kernel(self, param, dtype):
         return used(param, dtype) if current_mesh() else param[...]  # on one device each way casts what it uses
@@ -81,9 +84,12 @@ def ragged(x_TD, experts_TK, weights_TK, gate, up, down, limit):
     """Sorted by expert, groups of any length through `jax.lax.ragged_dot`: for accelerators."""
     layout = plan(experts_TK, down.shape[0], block=1)
     by_token = layout.token_of_slot, layout.slot_of_assignment
-    x_ZD = spread(x_TD, *by_token)
+    # What a platform computes for rows of no expert is its own affair: it must not reach sums, nor gradients.
+    of_expert_Z1 = (jnp.arange(layout.assignment_of_slot.size) < layout.counts.sum())[:, None]
+    x_ZD = jnp.where(of_expert_Z1, spread(x_TD, *by_token), 0)
     gate, up, down = (kernel.astype(x_TD.dtype) for kernel in (gate, up, down))
     gate_ZI, up_ZI = (jax.lax.ragged_dot(x_ZD, kernel, layout.counts) for kernel in (gate, up))
     active_ZI = silu_product(gate_ZI, up_ZI, limit)
     out_ZD = jax.lax.ragged_dot(active_ZI, down, layout.counts)
+    out_ZD = jnp.where(of_expert_Z1, out_ZD, 0)
     return collect((out_ZD * layout.weight_of_slot(weights_TK)[:, None]).astype(x_TD.dtype), *by_token)

@@ -4,6 +4,7 @@ B batch  S sequence  T = B S tokens  D model
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +35,8 @@ class MixtureOfExperts(nnx.Module):
 
     def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Array, RouterReport]:
         with jax.named_scope("moe"):
-            y_BSD, routing = tokenwise(_routed, (self.router, self.experts), x_BSD, context.tokens_BS)
+            routed = functools.partial(_routed, capacity_factor=context.capacity_factor)
+            y_BSD, routing = tokenwise(routed, (self.router, self.experts), x_BSD, context.tokens_BS)
             if hasattr(self, "shared"):
                 y_BSD += self.shared(x_BSD)
             return y_BSD, self._report(routing, context)
@@ -50,6 +52,7 @@ class MixtureOfExperts(nnx.Module):
         return found
 
 
-def _routed(router, experts, x_TD, tokens_T):
+def _routed(router, experts, x_TD, tokens_T, capacity_factor):
     routing = router(x_TD, tokens_T)
-    return experts(x_TD, routing), routing
+    y_TD, dropped_T = experts(x_TD, routing, capacity_factor)
+    return y_TD, dataclasses.replace(routing, dropped_T=dropped_T)

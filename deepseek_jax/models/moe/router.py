@@ -21,12 +21,14 @@ BEST_OF_GROUP = {"group_limited_greedy": 1, "noaux_tc": 2}  # how many experts' 
 class Routing:
     """The choice for each token; `scores` are kept for the balance loss.
 
+    `dropped`: how many of its experts had no room for it; None where there is room for all.
     Where tokens are not in one row but in a batch [B S], so are these.
     """
 
     experts_TK: Int[Array, "T K"]
     weights_TK: Float[Array, "T K"]
     scores_TE: Float[Array, "T E"]
+    dropped_T: Int[Array, "T"] | None = None
 
 
 class TopKRouter(nnx.Module):
