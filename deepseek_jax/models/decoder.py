@@ -20,8 +20,8 @@ from deepseek_jax.models.mhc import StreamHead
 from deepseek_jax.models.moe.balance import RouterReport
 from deepseek_jax.models.mtp import make_mtp
 from deepseek_jax.models.schedule import groups, layer_kinds
-from deepseek_jax.models.tree import axes_of, split, stack, weight
-from deepseek_jax.parallel.rules import constrain_tokens, gathered
+from deepseek_jax.models.tree import split, stack, weight
+from deepseek_jax.parallel.vocabulary import lookup
 
 MOST_UNROLLED = 4
 REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
@@ -111,8 +111,7 @@ class Decoder(nnx.Module):
 
     def embed(self, tokens_BS: Int[Array, "B S"]) -> Float[Array, "B S D"]:
         with jax.named_scope("embed"):
-            table_VD = gathered(self.embedding[...], axes_of(self.embedding))
-            return constrain_tokens(jnp.take(table_VD, tokens_BS, axis=0).astype(self.dtype))
+            return lookup(self.embedding[...], tokens_BS).astype(self.dtype)
 
     def enter(self, tokens_BS: Int[Array, "B S"]) -> Array:
         """What flows into the first layer: the embedding, or as many copies of it as there are streams [B S n D]."""

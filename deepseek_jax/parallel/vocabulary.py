@@ -9,6 +9,7 @@ B batch  S sequence  D model  V vocabulary, or a device's part of it
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from deepseek_jax.parallel.rules import RULES, STORED, TOKENS, divided, gathered, on_each_device, open_spec, total
@@ -61,3 +62,22 @@ def among(targets: Int[Array, "..."], size: int) -> tuple[Int[Array, "..."], Arr
         return targets, None
     targets = targets - jax.lax.axis_index(names) * size
     return targets, (targets >= 0) & (targets < size)
+
+
+def lookup(table_VD: Float[Array, "V D"], tokens_BS: Int[Array, "B S"]) -> Float[Array, "B S D"]:
+    """The tokens' rows of the table, which may be spread by both of its dimensions.
+
+    Written for each device: left to itself XLA spreads the gradient by the model dimension, and copies the activations
+    of the whole batch for it.
+    """
+
+    def of_device(table_VD, tokens_BS):
+        table_VD = gathered(table_VD, ("vocab", STORED))
+        here_BS, inside_BS = among(tokens_BS, table_VD.shape[0])
+        if inside_BS is None:
+            return jnp.take(table_VD, here_BS, axis=0)
+        rows_BSD = jnp.take(table_VD, here_BS, axis=0, mode="clip")
+        return over_vocabulary(jnp.where(inside_BS[..., None], rows_BSD, 0))
+
+    tokens, table = open_spec(TOKEN), open_spec(("vocab", STORED))
+    return on_each_device(of_device, (table, tokens), tokens)(table_VD, tokens_BS)
