@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import subprocess
+import time
 from pathlib import Path
 
 from deepseek_jax import fields
@@ -26,24 +27,28 @@ def experiment_hash(experiment: Experiment) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def claim(workdir: str | os.PathLike, experiment: Experiment):
+def claim(workdir: str | os.PathLike, experiment: Experiment, *, write: bool = True) -> float:
     """Make `workdir` the run directory of `experiment`: write its config.json, new or with the changes that are free.
 
-    Raises UserError when the directory holds a run whose settings differ in what it learns.
+    Gives when the run began, in seconds since 1970.  Without `write`, for all processes of a run but one, nothing is
+    written.  Raises UserError when the directory holds a run whose settings differ in what it learns.
     """
-    path = Path(workdir) / FILE
+    path, began = Path(workdir) / FILE, time.time()
     if path.exists():
         there = fields.flatten(dataclasses.asdict(read(workdir)))
+        began = json.loads(path.read_text()).get("began", began)
         here = fields.flatten(dataclasses.asdict(experiment))
         changed = [key for key in here if here[key] != there[key] and not key.startswith(FREE)]
         if changed:
             differences = ", ".join(f"{key} is {there[key]} there and {here[key]} here" for key in changed[:3])
             more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
             raise UserError(f"{workdir} holds another experiment: {differences}{more}; give another --workdir.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(describe(experiment), indent=2) + "\n")
-    partial.replace(path)  # a killed run leaves the old file or the new one, never half of one
+    if write:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(describe(experiment) | {"began": began}, indent=2) + "\n")
+        partial.replace(path)  # a killed run leaves the old file or the new one, never half of one
+    return began
 
 
 def read(workdir: str | os.PathLike) -> Experiment:

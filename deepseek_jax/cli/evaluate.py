@@ -33,19 +33,27 @@ def run(args):
 
     record.read(args.workdir)  # what is wrong with the directory is said before the seconds that jax takes
     runtime.prepare()
-    import jax
+    from deepseek_jax.parallel import processes
+
+    with processes.together():
+        _evaluate(args)
+
+
+def _evaluate(args):
     from rich.console import Console
 
     from deepseek_jax.data.baseline import bits_per_byte
+    from deepseek_jax.parallel import processes
     from deepseek_jax.train import setup
     from deepseek_jax.train.evaluate import evaluate
     from deepseek_jax.train.restore import restore_model
+    from deepseek_jax.train.step import compile_score
 
-    console = Console()
+    console = Console(quiet=not processes.leads())
     trained = restore_model(args.workdir, args.checkpoint)
     scoring = setup.prepare(_scoring_experiment(trained.experiment, args), console)
     corpus, batches = scoring.task.corpus, scoring.held_out_batches("final")
-    scores = evaluate(jax.jit(scoring.program.score), trained.params, trained.buffers, batches, corpus)
+    scores = evaluate(compile_score(scoring.program, scoring.mesh), trained.params, trained.buffers, batches, corpus)
     if not scores:
         raise UserError(f"{scoring.experiment.data.source} holds out no text to score; set data.held_out above 0.")
     what = f"step {trained.step} of {args.workdir} on {scoring.experiment.data.source}, bits a byte:"

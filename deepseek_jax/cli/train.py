@@ -1,5 +1,7 @@
 """deepseek-jax train."""
 
+import argparse
+
 from deepseek_jax.cli import options, runtime
 
 
@@ -15,6 +17,9 @@ checkpoint; SIGTERM saves one first.
 
 {options.OVERRIDES_HELP}
 
+Several processes started with the same command train as one where SLURM, Kubernetes, Open MPI or Cloud TPU started
+them, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say who they are; see docs/hosts.md.
+
 examples:
   deepseek-jax train --config configs/v3_tiny.py --workdir runs/v3_tiny
   deepseek-jax train --config configs/v3_tiny.py --workdir runs/mine --config.data.source=my_texts/""",
@@ -22,6 +27,20 @@ examples:
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="a Python file with get_config()")
     parser.add_argument("--workdir", required=True, metavar="DIR", help="run directory: made, or gone on with")
+    parser.add_argument(
+        "--profile", type=_steps, default=range(0), metavar="FIRST:LAST", help="steps to trace with jax.profiler"
+    )
+
+
+def _steps(text: str) -> range:
+    """
+    >>> _steps("10:13")
+    range(10, 14)
+    """
+    first, colon, last = text.partition(":")
+    if not (colon and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range of steps such as 10:13")
+    return range(int(first), int(last) + 1)
 
 
 def run(args):
@@ -29,8 +48,8 @@ def run(args):
 
     experiment = resolve(args.config, args.overrides)
     runtime.prepare()
-    from rich.console import Console
-
+    from deepseek_jax.parallel import processes
     from deepseek_jax.train.loop import train
 
-    train(experiment, args.workdir, Console())
+    with processes.together():
+        train(experiment, args.workdir, profile=args.profile)

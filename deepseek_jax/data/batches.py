@@ -1,7 +1,7 @@
 """Batches from rows, by grain: domains mixed by weight, sharded by process, read ahead in threads or processes.
 
-Microbatch j holds the global rows j * M to (j + 1) * M of the mixed stream; process p of n reads every n-th of them
-from p on.  Nothing hangs on the number of processes, so a run may be resumed on another one.
+Microbatch j holds the rows j * M to (j + 1) * M of the mixed stream, in this order.  A process reads those of them
+that it is asked for; no row hangs on how many processes there are, so a run may be resumed on another number.
 """
 
 import contextlib
@@ -84,27 +84,34 @@ class HeldOutRows:
 
 
 def held_out_batches(domains: Sequence[PackedRows], microbatch: int, **options) -> Iterator[Batch]:
-    """Batches [M / processes, S] of every held-out row; see HeldOutRows."""
+    """Batches [R, S] of every held-out row, or of those of them that are `chosen`; see HeldOutRows."""
     rows = HeldOutRows(domains, microbatch)
     if len(rows):
-        with contextlib.closing(_batches(grain.MapDataset.source(rows), microbatch, 0, **options)) as batches:
+        with contextlib.closing(_batches(rows, microbatch, 0, **options)) as batches:
             yield from batches
 
 
+class Chosen:
+    """Of every `microbatch` rows those at the places `chosen` [R], as one sequence."""
+
+    def __init__(self, rows: Sequence[Row], microbatch: int, chosen: Sequence[int]):
+        self._rows, self._microbatch, self._chosen = rows, microbatch, [int(place) for place in chosen]
+
+    def __len__(self) -> int:
+        return len(self._rows) // self._microbatch * len(self._chosen)
+
+    def __getitem__(self, index: int) -> Row:
+        batch, place = divmod(index, len(self._chosen))
+        return self._rows[batch * self._microbatch + self._chosen[place]]
+
+
 def _batches(
-    rows: grain.MapDataset,
-    microbatch: int,
-    start: int,
-    *,
-    process: int,
-    processes: int,
-    workers: int,
-    prefetch: int,
+    rows: Sequence[Row], microbatch: int, start: int, *, chosen: Sequence[int] | None, workers: int, prefetch: int
 ) -> grain.DatasetIterator:
-    """This process's share [M / processes, S] of the microbatches from `start` on."""
-    if microbatch % processes:
-        raise UserError(f"a microbatch of {microbatch} rows cannot be dealt to {processes} processes evenly.")
-    mine = rows[start * microbatch + process :: processes].batch(microbatch // processes)
+    """The rows `chosen` [R] of each microbatch from `start` on, as batches [R, S]; None: all."""
+    if chosen is None:
+        chosen = range(microbatch)
+    mine = grain.MapDataset.source(Chosen(rows, microbatch, chosen))[start * len(chosen) :].batch(len(chosen))
     # One thread: packing holds the interpreter's lock, and the cores belong to the step.
     threads = min(1, prefetch)
     batches = mine.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch))

@@ -1,7 +1,7 @@
 """The corpus as training sees it: batches to train on, batches to score, and what the scores are measured against."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from deepseek_jax.config import DataConfig
 from deepseek_jax.data import batches, cache
@@ -28,19 +28,21 @@ class Corpus:
         self.domains = [part.name for part in parts]
 
     def train_batches(
-        self, microbatch: int, *, seed: int, start: int = 0, process: int = 0, processes: int = 1
+        self, microbatch: int, *, seed: int, start: int = 0, chosen: Sequence[int] | None = None
     ) -> batches.TrainBatches:
-        """Batches [microbatch / processes, S] for ever, from microbatch `start` on."""
+        """Microbatches [microbatch, S] for ever, from the one at `start` on; of each only the rows `chosen`, if any."""
         rows = [self.train_rows(domain, seed) for domain in range(len(self.parts))]
         settings = [self.data.sequence_length, self.data.fim_rate, seed, self.tokenizer.bos, self.tokenizer.eos]
         fingerprint = cache.digest(settings, [(part.index["digest"], part.weight) for part in self.parts])
         mixed = batches.train_rows(rows, [part.weight for part in self.parts])
-        return batches.TrainBatches(mixed, microbatch, start, fingerprint, self._reading(process, processes))
+        return batches.TrainBatches(mixed, microbatch, start, fingerprint, self._reading(chosen))
 
-    def held_out_batches(self, microbatch: int, *, process: int = 0, processes: int = 1) -> Iterator[batches.Batch]:
-        """Every held-out row once, in a fixed shuffled order; rows that fill the last batch have segment_ids 0."""
+    def held_out_batches(self, microbatch: int, *, chosen: Sequence[int] | None = None) -> Iterator[batches.Batch]:
+        """Every held-out row once, in a fixed shuffled order; rows that fill the last batch have segment_ids 0.
+
+        Batches are [microbatch, S]; of each only the rows `chosen`, if any."""
         rows = [self._rows(domain, "held_out", fim_rate=0.0, seed=None) for domain in range(len(self.parts))]
-        return batches.held_out_batches(rows, microbatch, **self._reading(process, processes))
+        return batches.held_out_batches(rows, microbatch, **self._reading(chosen))
 
     def train_rows(self, domain: int, seed: int) -> PackedRows:
         """The endless packed rows of one domain; UserError where all of it is held out."""
@@ -72,6 +74,5 @@ class Corpus:
         store, length = self.parts[domain].store(split), self.data.sequence_length
         return PackedRows(store, self.tokenizer, domain=domain, sequence_length=length, **settings)
 
-    def _reading(self, process: int, processes: int) -> dict:
-        workers, prefetch = self.data.workers, self.data.prefetch
-        return {"process": process, "processes": processes, "workers": workers, "prefetch": prefetch}
+    def _reading(self, chosen: Sequence[int] | None) -> dict:
+        return {"chosen": chosen, "workers": self.data.workers, "prefetch": self.data.prefetch}

@@ -10,12 +10,12 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from deepseek_jax.config import CheckpointConfig
 from deepseek_jax.errors import UserError
+from deepseek_jax.parallel import processes
 from deepseek_jax.train import integrity
 from deepseek_jax.train.state import State
 
@@ -27,7 +27,7 @@ class Progress:
     """What a run knows beside its state: steps taken, where the data is read on, the best score.  JSON-able.
 
     `best_score`: of stopping.metric, lower is better; `waited`: evaluations since; `stopped`: it has waited enough,
-    and its parameters are those of `best_step`.
+    and its parameters are those of `best_step`; `useful_seconds`: what the steps took (train/goodput.py).
     """
 
     step: int = 0
@@ -36,6 +36,7 @@ class Progress:
     best_step: int = 0
     waited: int = 0
     stopped: bool = False
+    useful_seconds: float = 0.0
 
 
 class Checkpoints:
@@ -71,7 +72,7 @@ class Checkpoints:
 
     def restore(self, abstract: State) -> tuple[State, Progress] | None:
         """The newest intact checkpoint, its arrays lying as `abstract` says; None where there is none at all."""
-        step = newest_intact(self._directory, self._say)
+        step = _agreed(self._directory, self._say)
         if step is None:
             return None
         for later in self._manager.all_steps():
@@ -93,12 +94,13 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_):
-        self._manager.close()
+    def __exit__(self, kind, error, trace):
+        if not processes.parted(error):  # to finish a checkpoint, all have to be there
+            self._manager.close()
 
     def _seal(self):
-        """Runs when all files are written, before the directory gets its final name: no checkpoint appears unsealed."""
-        if jax.process_index() == 0:
+        """Runs when all processes have written, before the directory gets its name: no checkpoint appears unsealed."""
+        if processes.leads():
             (unnamed,) = self._directory.glob(f"{self._writing}.*tmp*")
             integrity.record(unnamed)
 
@@ -131,6 +133,13 @@ def newest_intact(directory: Path, say: Callable[[str], None] = logging.warning)
     return None
 
 
+def _agreed(directory: Path, say: Callable[[str], None]) -> int | None:
+    """The newest intact step as the leading process finds it, so that no other has to read all of every file."""
+    step = newest_intact(directory, say) if processes.leads() else None
+    step = processes.of_leader(-1 if step is None else step)
+    return None if step < 0 else step
+
+
 def _steps(directory: Path) -> Iterator[int]:
     return (int(path.name) for path in directory.glob("*") if path.name.isdigit())
 
@@ -142,12 +151,12 @@ def read(workdir: Path, abstract: dict, step: int | None = None) -> tuple[int, d
     """
     directory = (Path(workdir) / DIRECTORY).absolute()
     if step is None:
-        step = newest_intact(directory)
+        step = _agreed(directory, logging.warning)
     if step is None:
         raise UserError(f"{workdir} has no checkpoint yet; train it first.")
     if step not in (there := sorted(_steps(directory))):
         raise UserError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, there)) or 'none'}.")
-    if damage := integrity.damage(directory / str(step)):
+    if processes.leads() and (damage := integrity.damage(directory / str(step))):
         raise UserError(f"checkpoint {step} of {workdir} is damaged: {damage}.")
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         return step, checkpointer.restore(directory / str(step) / "state", args=_into(abstract, partial=True))

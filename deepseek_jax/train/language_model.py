@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 from jax.sharding import Mesh
 
 from deepseek_jax.config import Experiment
@@ -34,13 +35,13 @@ class LanguageModelTask:
         self.corpus = open_corpus(experiment.data, experiment.model.vocab_size, report)
         self.program = language_model_program(experiment, bytes_a_target(self.corpus))
 
-    def train_batches(self, process: int, processes: int) -> TrainBatches:
-        options = {"seed": self.experiment.train.seed, "process": process, "processes": processes}
-        return self.corpus.train_batches(microbatch_size(self.experiment.train), **options)
+    def train_batches(self, rows: np.ndarray) -> TrainBatches:
+        train = self.experiment.train
+        return self.corpus.train_batches(microbatch_size(train), seed=train.seed, chosen=rows)
 
-    def held_out_batches(self, split: str, limit: int, process: int, processes: int) -> Iterator[Batch]:
+    def held_out_batches(self, split: str, limit: int, rows: np.ndarray) -> Iterator[Batch]:
         size = self.experiment.eval.batch_size or microbatch_size(self.experiment.train)
-        batches = self.corpus.held_out_batches(size, process=process, processes=processes)
+        batches = self.corpus.held_out_batches(size, chosen=rows)
         return itertools.islice(batches, limit or None)
 
     def size(self, batch: dict) -> int:

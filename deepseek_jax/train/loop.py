@@ -6,66 +6,87 @@ import math
 import time
 from pathlib import Path
 
-import jax
 from rich.console import Console
 
 from deepseek_jax import record
 from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
+from deepseek_jax.parallel import processes
 from deepseek_jax.train import early_stopping, preemption, progress, report, schedules, summary
 from deepseek_jax.train.checkpoint import Checkpoints, Progress
-from deepseek_jax.train.compiling import compiler_options, under
+from deepseek_jax.train.goodput import Goodput
 from deepseek_jax.train.metrics import by_layer
 from deepseek_jax.train.nonfinite import bad_parameter, find_origin
+from deepseek_jax.train.profile import Profile
 from deepseek_jax.train.recorder import NotFinite, Recorder, Started
 from deepseek_jax.train.setup import Setup, prepare
 from deepseek_jax.train.sinks import Sinks
 from deepseek_jax.train.state import State, make_state
-from deepseek_jax.train.step import compile_step, gradient_function, make_step
+from deepseek_jax.train.step import compile_score, compile_step, gradient_function, make_step
 
 
-def train(experiment: Experiment, workdir: str | Path, console: Console | None = None) -> dict[str, float]:
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What stays the same from a process's first step to its last.  `profile` are the steps to trace."""
+
+    setup: Setup
+    workdir: Path
+    console: Console
+    goodput: Goodput
+    profile: range
+
+
+def train(
+    experiment: Experiment, workdir: str | Path, console: Console | None = None, profile: range = range(0)
+) -> dict[str, float]:
     """Trains in `workdir`, going on from its newest intact checkpoint if there is one; gives the final scores.
 
-    On SIGTERM it saves a checkpoint and returns.  Raises UserError for what the user can mend, and for a step that is
-    not finite where train.on_nonfinite is "stop".
+    Every process of a run calls it alike; the one that leads writes and shows for all.  On SIGTERM to any of them it
+    saves a checkpoint and returns.  A trace of the steps `profile` goes into the run directory.  Raises UserError for
+    what the user can mend, and for a step that is not finite where train.on_nonfinite is "stop".
     """
-    workdir, console = Path(workdir), console or Console()
+    workdir, leads = Path(workdir), processes.leads()
+    console = console or Console(quiet=not leads)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax would tell of every file it writes
     setup = prepare(experiment, console)
-    record.claim(workdir, experiment)
-    setup.task.keep_beside(workdir)
+    began = record.claim(workdir, experiment, write=leads)
+    if leads:
+        setup.task.keep_beside(workdir)
+    processes.check_shared(workdir / record.FILE)
     try:
         with Checkpoints(workdir, experiment.checkpoint, say=console.print) as checkpoints:
             restored = checkpoints.restore(setup.abstract)
             if restored:
                 console.print(f"going on from step {restored[1].step}")
             state, done = restored or (make_state(setup.program, setup.optimizer, setup.abstract), Progress())
+            run = Run(setup, workdir, console, Goodput(began, done.useful_seconds), profile)
             if not done.stopped:
-                state, done = _take_steps(setup, state, done, checkpoints, workdir, console)
+                state, done = _take_steps(run, state, done, checkpoints)
     finally:
-        report.write(workdir)  # of a run that failed too: it shows where
+        if leads:
+            report.write(workdir)  # of a run that failed too: it shows where
     if done.stopped or done.step == experiment.train.steps:
         summary.show(console, workdir, setup.task.shown, setup.task.results(state, workdir))
     return summary.final_scores(workdir, setup.task.shown)
 
 
-def _take_steps(
-    setup: Setup, state: State, done: Progress, checkpoints: Checkpoints, workdir: Path, console: Console
-) -> tuple[State, Progress]:
+def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints) -> tuple[State, Progress]:
     """All the steps that are left, or those until SIGTERM; what was done is saved."""
-    experiment, steps = setup.experiment, setup.experiment.train.steps
+    setup, console, experiment = run.setup, run.console, run.setup.experiment
+    steps = experiment.train.steps
     run_step = compile_step(make_step(setup.program, setup.optimizer, experiment), setup.abstract)
-    score = jax.jit(under(setup.mesh, setup.program.score), compiler_options=compiler_options(setup.mesh))
+    score = compile_score(setup.program, setup.mesh)
     batches, microbatch = setup.train_batches(), schedules.microbatch_size(experiment.train)
     if done.data:
         batches.restore(done.data)
 
-    sinks = Sinks(workdir, experiment.log, resumed_at=done.step)
+    sinks = Sinks(run.workdir, experiment.log, resumed_at=done.step)
     with sinks, preemption.watch() as preempted, progress.training(console, done.step, steps) as show:
-        recorder = Recorder(experiment, setup.task, sinks.write, show, skipped=int(state["skipped"]))
+        recorder = Recorder(experiment, setup.task, sinks.write, show, run.goodput, skipped=int(state["skipped"]))
+        profile = Profile(run.profile, run.workdir, recorder)
         try:
             for step in range(done.step + 1, steps + 1):
+                profile.before(step)
                 asked = time.perf_counter()
                 count = schedules.batch_size(experiment.train, step - 1) // microbatch
                 microbatches = [next(batches) for _ in range(count)]
@@ -73,13 +94,14 @@ def _take_steps(
                 batch = setup.place(microbatches)
                 state, measured = run_step(state, batch)
                 recorder.follow(Started(step, batch, measured, waited))
+                profile.after(step)
 
-                last, interrupted = step == steps, preempted.asked
+                last, interrupted = step == steps, preempted(step)
                 evaluating = last or _due(experiment.eval.every, step)
                 saving = last or interrupted or _due(experiment.checkpoint.every, step)
                 if not (evaluating or saving):
                     continue
-                recorder.catch_up()  # rows come before the checkpoint that vouches for them
+                recorder.pause()  # rows come before the checkpoint that vouches for them
                 if evaluating:
                     scores = _scores(setup, score, state, "val", experiment.eval.batches)
                     sinks.write({"step": step} | scores | _router_shares(recorder.last_load))
@@ -89,17 +111,20 @@ def _take_steps(
                     state = _take_back_best(setup, state, done, step, checkpoints, console)
                     sinks.write({"step": step} | _final_scores(setup, score, state))
                 if saving or best or ending:
-                    done = dataclasses.replace(done, step=step, data=batches.state())
+                    useful = run.goodput.useful_seconds
+                    done = dataclasses.replace(done, step=step, data=batches.state(), useful_seconds=useful)
                     checkpoints.save(state, done, done.best_score if best else math.inf)
                 if ending:
                     break
                 if interrupted:
                     console.print(f"stopped by SIGTERM after step {step}; the same command goes on from there")
                     break
-                recorder.pause()
+                recorder.resume()
         except NotFinite as failure:
             console.print(f"{failure}; looking for the place where it began ...")
             raise UserError(_explain(setup, state, failure.step, done)) from None
+        finally:
+            profile.close()
     return state, done
 
 

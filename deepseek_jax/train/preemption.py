@@ -1,23 +1,26 @@
-"""SIGTERM, which schedulers send before they take a machine away, as a flag that the loop reads between steps."""
+"""SIGTERM, which schedulers send before they take a machine away, as a question that the loop asks between steps."""
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-
-class Preemption:
-    asked = False
-
-    def __call__(self, signum, frame):
-        self.asked = True
+import jax
+from jax.experimental import multihost_utils
 
 
 @contextlib.contextmanager
-def watch() -> Iterator[Preemption]:
-    """While the block runs, SIGTERM only sets `asked`.  Enter it in the main thread, as Python's signals demand."""
-    preemption = Preemption()
-    before = signal.signal(signal.SIGTERM, preemption)
+def watch() -> Iterator[Callable[[int], bool]]:
+    """Gives stopping(step): whether the run is to stop after this step.  Ask it once a step, in the main thread.
+
+    In a run of several processes jax's own handler takes the signal, whichever process gets it, and all of them are
+    told the same step: the one after the furthest that any has asked about.  Asking costs a lock and no communication.
+    """
+    if jax.process_count() > 1:
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    asked = []
+    before = signal.signal(signal.SIGTERM, lambda signum, frame: asked.append(signum))
     try:
-        yield preemption
+        yield lambda step: bool(asked)
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax
 
 from deepseek_jax.config import Experiment
+from deepseek_jax.train.goodput import Goodput
 from deepseek_jax.train.metrics import Clock, train_row
 from deepseek_jax.train.task import Task
 
@@ -40,11 +41,12 @@ class Recorder:
         task: Task,
         write: Callable[[dict], None],
         show: Callable[..., None],
+        goodput: Goodput,
         skipped: int,
     ):
         """`skipped` steps were dropped before the run was resumed."""
         self._experiment, self._task, self._write, self._show = experiment, task, write, show
-        self._skipped = skipped
+        self._goodput, self._skipped = goodput, skipped
         self._queue: collections.deque[Started] = collections.deque()
         self._clock: Clock | None = None  # starts after the first step, which compiles
         self.last_row: dict = {}
@@ -56,20 +58,21 @@ class Recorder:
         if len(self._queue) > AHEAD:
             self._finish(self._queue.popleft())
 
-    def catch_up(self):
-        """Until every step has finished."""
+    def pause(self):
+        """Waits until every step has finished; what follows, until `resume`, is not counted as training time."""
         while self._queue:
             self._finish(self._queue.popleft())
+        self._goodput.stop()
 
-    def pause(self):
-        """Time until the next step is not counted as training time."""
-        self._clock = None
+    def resume(self):
+        if self._clock is not None:
+            self._start_clock()
 
     def _finish(self, step: Started):
         skipped = int(step.measured["skipped"])  # waits here for the step to end
         failed, self._skipped = skipped > self._skipped, skipped
         if self._clock is None:
-            self._clock = Clock(self._task.shown.unit)
+            self._start_clock()
         else:
             self._clock.step(self._task.size(step.batch), step.data_wait)
         stopping = failed and self._experiment.train.on_nonfinite == "stop"
@@ -80,11 +83,16 @@ class Recorder:
             raise NotFinite(step)
         self._show(step.number)
 
+    def _start_clock(self):
+        self._clock = Clock(self._task.shown.unit)
+        self._goodput.start()
+
     def _record(self, step: Started):
         measured = jax.device_get(step.measured)
         self.last_load = measured.get("router/load", {})
         timing, shown = self._clock.lap(), self._task.shown
         row = train_row(step.number, measured, timing) | self._task.row(measured, timing)
+        row["goodput"] = self._goodput.share
         self.last_row |= row  # a row without timing leaves the last timing standing
         self._write(row)
         speed = f"{self.last_row[shown.speed]:,.0f} {shown.unit}/s" if shown.speed in self.last_row else ""

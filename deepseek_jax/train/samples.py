@@ -4,6 +4,7 @@ from pathlib import Path
 
 from deepseek_jax.infer.generate import generate
 from deepseek_jax.infer.sampling import Sampling
+from deepseek_jax.parallel import processes
 from deepseek_jax.train.state import State
 
 FILE = "samples.txt"
@@ -27,5 +28,6 @@ def write_samples(task, state: State, workdir: Path) -> list[str]:
     seed = task.experiment.train.seed
     continued = generate(model, tokens, config.sample_tokens, eos=tokenizer.eos, sampling=SAMPLING, seed=seed)
     texts = [prompt + tokenizer.decode(new) for prompt, new in zip(prompts, continued, strict=True)]
-    (workdir / FILE).write_text(BAR.join(texts) + "\n")
+    if processes.leads():
+        (workdir / FILE).write_text(BAR.join(texts) + "\n")
     return texts

@@ -1,24 +1,24 @@
 """Everything a run needs before its first step, from its experiment alone: what training and evaluation share."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import jax
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from rich.console import Console
 
 from deepseek_jax.config import Experiment
 from deepseek_jax.parallel.mesh import check_batch, make_mesh
-from deepseek_jax.parallel.rules import batch_sharding
+from deepseek_jax.parallel.shares import Share
 from deepseek_jax.train import progress
 from deepseek_jax.train.language_model import LanguageModelTask
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import Program
 from deepseek_jax.train.schedules import microbatch_size
 from deepseek_jax.train.state import State, abstract_state
-from deepseek_jax.train.task import Task, TrainBatches
+from deepseek_jax.train.task import Batch, Task, TrainBatches
 
 TASKS = {"language_model": LanguageModelTask}
 
@@ -37,24 +37,22 @@ class Setup:
     def program(self) -> Program:
         return self.task.program
 
-    def train_batches(self) -> TrainBatches:
-        return self.task.train_batches(**_processes())
+    @functools.cached_property
+    def share(self) -> Share:
+        """What of a microbatch this process reads."""
+        return Share(self.mesh, microbatch_size(self.experiment.train))
 
-    def place(self, microbatches: list[dict[str, np.ndarray]]) -> dict[str, jax.Array]:
-        """This process's part of a step's microbatches, as arrays [K, M, ...] on the devices."""
-        stacked = {key: np.stack([batch[key] for batch in microbatches]) for key in microbatches[0]}
-        return self._placed(stacked, leading=1)
+    def train_batches(self) -> TrainBatches:
+        return self.task.train_batches(self.share.rows)
+
+    def place(self, microbatches: list[Batch]) -> dict[str, jax.Array]:
+        """A step's microbatches, of each this process's share, as global arrays [K, M, ...] on the devices."""
+        return self.share.place_step(microbatches)
 
     def held_out_batches(self, split: str, limit: int = 0) -> Iterator[dict[str, jax.Array]]:
         """The first `limit` batches of "val" or "final", or all of them for 0, as arrays [B, ...] on the devices."""
-        for batch in self.task.held_out_batches(split, limit, **_processes()):
-            yield self._placed(batch)
-
-    def _placed(self, batch: dict[str, np.ndarray], leading: int = 0) -> dict[str, jax.Array]:
-        return {
-            name: jax.make_array_from_process_local_data(batch_sharding(self.mesh, leading, rows.ndim - leading), rows)
-            for name, rows in batch.items()
-        }
+        share = Share(self.mesh, self.experiment.eval.batch_size or microbatch_size(self.experiment.train))
+        return map(share.place, self.task.held_out_batches(split, limit, share.rows))
 
 
 def prepare(experiment: Experiment, console: Console) -> Setup:
@@ -68,7 +66,3 @@ def prepare(experiment: Experiment, console: Console) -> Setup:
         task = TASKS[experiment.family](experiment, mesh, report)
     abstract = abstract_state(task.program, optimizer, mesh, ema=experiment.train.ema_decay > 0)
     return Setup(experiment, mesh, task, optimizer, abstract)
-
-
-def _processes() -> dict[str, int]:
-    return {"process": jax.process_index(), "processes": jax.process_count()}

@@ -7,15 +7,22 @@ from pathlib import Path
 
 from deepseek_jax.config import LogConfig
 from deepseek_jax.errors import UserError
+from deepseek_jax.parallel import processes
 
 FILE = "metrics.jsonl"
 
 
 class Sinks:
-    """All the sinks that a LogConfig asks for; rows after `resumed_at`, of a run that was killed, go first."""
+    """All the sinks that a LogConfig asks for, none but in the process that leads.
+
+    Rows after `resumed_at`, of a run that was killed, go first.
+    """
 
     def __init__(self, workdir: Path, config: LogConfig, resumed_at: int):
-        self._sinks = [JsonLines(workdir / FILE, resumed_at)]
+        self._sinks = []
+        if not processes.leads():
+            return
+        self._sinks.append(JsonLines(workdir / FILE, resumed_at))
         if config.tensorboard:
             self._sinks.append(TensorBoard(workdir / "tensorboard", resumed_at))
         if config.wandb_project:

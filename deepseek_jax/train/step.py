@@ -8,6 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from deepseek_jax.config import Experiment
 from deepseek_jax.parallel import rules
@@ -96,6 +97,13 @@ def _accumulate(loss_and_gradient: Callable, params, batch: dict):
         return jax.tree.map(jnp.add, total, loss_and_gradient(params, microbatch)), None
 
     return jax.lax.scan(add, zeros, batch)[0]
+
+
+def compile_score(program: Program, mesh: Mesh):
+    """`program.score` under jax.jit: what it counted comes to every device, so every process can read it."""
+    return jax.jit(
+        under(mesh, program.score), out_shardings=rules.replicated(mesh), compiler_options=compiler_options(mesh)
+    )
 
 
 def compile_step(step: Callable, abstract: State):

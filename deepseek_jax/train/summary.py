@@ -8,20 +8,26 @@ from rich.table import Table
 from deepseek_jax.train.shown import Shown
 from deepseek_jax.train.sinks import FILE, read_rows
 
+GOODPUT = "goodput"
+
 
 def final_scores(workdir: Path, shown: Shown) -> dict[str, float]:
-    """The final/* scores of a finished run, and the median of its speed; {} for a run that never wrote a row."""
+    """The final/* scores of a run, the median of its speed and its goodput; {} for one that never wrote a row."""
     rows = list(read_rows(workdir / FILE)) if (workdir / FILE).exists() else []
     scores = {key: value for row in rows for key, value in row.items() if key.startswith("final/")}
     speeds = sorted(row[shown.speed] for row in rows if shown.speed in row)
-    return scores | ({shown.speed: speeds[len(speeds) // 2]} if speeds else {})
+    if speeds:
+        scores[shown.speed] = speeds[len(speeds) // 2]
+    shares = [row[GOODPUT] for row in rows if GOODPUT in row]
+    return scores | ({GOODPUT: shares[-1]} if shares else {})
 
 
 def show(console: Console, workdir: Path, shown: Shown, results: list[str]):
     """Prints the table of a finished run, and what else it has to show."""
     scores = final_scores(workdir, shown)
     table = Table(show_header=False)
-    for name, (label, form) in (shown.labels | {shown.speed: (f"{shown.unit}/s", ",.0f")}).items():
+    timing = {shown.speed: (f"{shown.unit}/s", ",.0f"), GOODPUT: ("goodput, share of wall time in steps", ".1%")}
+    for name, (label, form) in (shown.labels | timing).items():
         if name in scores:
             table.add_row(label, format(scores[name], form))
     table.add_row("run directory", str(workdir))

@@ -29,11 +29,11 @@ class Task(Protocol):
     program: Program
     shown: Shown
 
-    def train_batches(self, process: int, processes: int) -> TrainBatches:
-        """This process's share of the microbatches."""
+    def train_batches(self, rows: np.ndarray) -> TrainBatches:
+        """The microbatches; of each only the `rows` that this process's devices hold."""
 
-    def held_out_batches(self, split: str, limit: int, process: int, processes: int) -> Iterator[Batch]:
-        """This process's share of the first `limit` held-out batches, the same ones each time; of all for 0.
+    def held_out_batches(self, split: str, limit: int, rows: np.ndarray) -> Iterator[Batch]:
+        """Those `rows` of the first `limit` held-out batches, the same batches each time; of all for 0.
 
         `split`: "val", by which training may be stopped, or "final", where the family keeps them apart.
         """

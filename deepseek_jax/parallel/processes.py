@@ -1,0 +1,125 @@
+"""Several processes that train as one: found and connected by jax.distributed, ended together.
+
+Nothing here starts processes.  SLURM, Kubernetes, Open MPI and Cloud TPU do, and jax finds out from them who is who; on
+machines without any of these, three variables say it: JAX_COORDINATOR_ADDRESS (host:port of process 0),
+JAX_NUM_PROCESSES and JAX_PROCESS_ID.  JAX_NUM_PROCESSES=1 keeps a process alone whatever started it.
+"""
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from deepseek_jax.errors import UserError
+
+HEARTBEAT_SECONDS = 30  # without a sign of life from one process after which jax ends the others
+AGAIN = os.EX_TEMPFAIL  # exit status of a process whose work another one's end cut short: start it again
+
+# What jax says where there is nothing to connect: no launcher was found, or jax already runs in this process.
+ALONE = ("coordinator_address should be defined", "must be called before any JAX calls")
+# Words of the errors that the end of another process causes, in gloo, gRPC, NCCL and jax's coordination service.
+PARTED = ("gloo", "connection", "unavailable", "nccl", "coordination", "heartbeat", "socket closed", "barrier")
+
+
+def connect():
+    """Joins the other processes of this run, if it has any.  Call before anything asks jax for devices."""
+    if jax.distributed.is_initialized():
+        return
+    number, count = (_variable(name) for name in ("JAX_PROCESS_ID", "JAX_NUM_PROCESSES"))
+    if count == 1:
+        return
+    try:
+        jax.distributed.initialize(num_processes=count, process_id=number, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+    except (ValueError, RuntimeError) as error:
+        asked_for = number is not None or count is not None
+        if not asked_for and any(reason in str(error) for reason in ALONE):
+            return
+        raise UserError(
+            f"the processes of this run cannot be connected ({_first_line(error)}); set JAX_COORDINATOR_ADDRESS, "
+            "JAX_NUM_PROCESSES and JAX_PROCESS_ID in each, or JAX_NUM_PROCESSES=1 to run this one alone."
+        ) from None
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Connects, runs the block, and ends this process with the others.
+
+    When the block fails in a run of several, the process says why and ends at once: leaving in good order would wait
+    for processes that are gone, or that wait for this one.
+    """
+    connect()
+    if not jax.distributed.is_initialized():
+        yield
+        return
+    try:
+        yield
+    except BaseException as error:
+        status = _report(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    jax.distributed.shutdown()
+
+
+def leads() -> bool:
+    """Whether this process writes what a run has one of: metrics, reports, samples, what a person sees."""
+    return jax.process_index() == 0
+
+
+def of_leader(number: int) -> int:
+    """The number that the leading process gives, in all of them; each has to ask."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def check_shared(path: Path):
+    """Raises UserError in a process that does not see a file which the leading one has written."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("written")
+    if not path.exists():
+        raise UserError(f"{path} is not seen from here; all processes need the run directory, on a shared file system.")
+
+
+def parted(error: BaseException | None) -> bool:
+    """Whether an error comes from another process that is no longer there."""
+    if jax.process_count() == 1:
+        return False
+    while error is not None:
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            return any(word in str(error).lower() for word in PARTED)
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _report(error: BaseException) -> int:
+    """Says on stderr what ended this process; gives its exit status."""
+    who = f"deepseek-jax: process {jax.process_index()} of {jax.process_count()}:"
+    if parted(error):
+        print(
+            f"{who} another process ended or lost its connection ({_first_line(error)}); see what that one said, then "
+            "start all of them again: they go on from the last checkpoint.",
+            file=sys.stderr,
+        )
+        return AGAIN
+    if isinstance(error, UserError):
+        print(f"{who} {error}", file=sys.stderr)
+        return 2
+    traceback.print_exception(error)
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def _variable(name: str) -> int | None:
+    text = os.environ.get(name)
+    try:
+        return int(text) if text else None
+    except ValueError:
+        raise UserError(f"{name} is {text!r}; it must be a whole number.") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")
