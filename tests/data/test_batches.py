@@ -44,15 +44,14 @@ def test_order_goes_on_across_epochs(corpus):
     assert same(take(corpus.train_batches(4, seed=0, start=start), 2), whole[2:])
 
 
-def test_processes_interleave_to_one(corpus):
-    whole = take(corpus.train_batches(8, seed=0), 3)
-    for processes in (2, 4):
-        parts = [take(corpus.train_batches(8, seed=0, process=p, processes=processes), 3) for p in range(processes)]
-        for step, batch in enumerate(whole):
-            for p in range(processes):
-                assert same([parts[p][step]], [{key: value[p::processes] for key, value in batch.items()}])
-    one, two = corpus.train_batches(8, seed=0), corpus.train_batches(8, seed=0, process=1, processes=2)
-    assert one.state() == two.state()
+@pytest.mark.parametrize("parts", [[range(0, 4), range(4, 8)], [[0, 1], [2, 3], [4, 5], [6, 7]], [[0, 5], [1, 2, 3]]])
+def test_processes_read_the_rows_they_are_asked_for(corpus, parts):
+    whole = take(corpus.train_batches(8, seed=0, start=1), 3)
+    for chosen in parts:
+        part = corpus.train_batches(8, seed=0, chosen=chosen)
+        part.restore({**part.state(), "position": 1})
+        assert same(take(part, 3), [{key: value[list(chosen)] for key, value in batch.items()} for batch in whole])
+        assert part.state() == {**corpus.train_batches(8, seed=0).state(), "position": 4}
 
 
 def test_mix_keeps_the_shares_and_rows_are_pure(corpus):
@@ -68,11 +67,6 @@ def test_other_data_is_not_resumed(corpus, plain):
             other.restore(state)
 
 
-def test_uneven_processes(corpus):
-    with pytest.raises(UserError, match="8 rows cannot be dealt to 3"):
-        corpus.train_batches(8, seed=0, processes=3)
-
-
 def test_held_out_is_read_once_and_counted(corpus):
     batches = list(corpus.held_out_batches(8))
     assert all(batch["tokens"].shape == (8, corpus.data.sequence_length) for batch in batches)
@@ -82,9 +76,10 @@ def test_held_out_is_read_once_and_counted(corpus):
         valid = (segments[:, 1:] == segments[:, :-1]) & (segments[:, 1:] > 0)
         targets += np.bincount(domains[:, 1:][valid], minlength=len(targets))
     assert dict(zip(corpus.domains, targets.tolist(), strict=True)) == corpus.held_out_targets
-    parts = [list(corpus.held_out_batches(8, process=p, processes=2)) for p in range(2)]
-    for step, batch in enumerate(batches):
-        assert all((parts[p][step]["tokens"] == batch["tokens"][p::2]).all() for p in range(2))
+    assert same(
+        list(corpus.held_out_batches(8, chosen=[3, 6])),
+        [{key: value[[3, 6]] for key, value in batch.items()} for batch in batches],
+    )
 
 
 def test_workers_and_prefetch_change_nothing(corpus, data):
