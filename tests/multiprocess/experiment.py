@@ -1,0 +1,18 @@
+"""tests/train/tiny.py as a config file: DeepSeek-V3 in miniature, its text and prepared corpus in $TINY."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from deepseek_jax.config import default_config
+from tests.train import tiny
+
+
+def get_config():
+    config = default_config()
+    config.update(dataclasses.asdict(tiny.experiment(Path(os.environ["TINY"]), tiny.MOE)))
+    config.train.update(batch_size=16, microbatch_size=8)
+    config.optimizer.peak_lr = 1e-3  # two experts as good as equal for a token are rare, and flip with the last bit
+    config.eval.update(every=0, samples=0)
+    config.checkpoint.every = 4
+    return config

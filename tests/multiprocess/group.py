@@ -1,0 +1,102 @@
+"""Processes on this machine that train as one, as a scheduler would start them: by variables, with the same command."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 240  # seconds that anything may take here
+TRAIN = ("-m", "deepseek_jax", "train", "--config", str(ROOT / "tests" / "multiprocess" / "experiment.py"))
+
+
+class Group:
+    """`count` processes of `python ARGUMENTS`, each with `devices` devices, output in files of `directory`."""
+
+    def __init__(self, directory: Path, *arguments: str, count: int, devices: int = 2):
+        flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+        common = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, "TINY": str(directory)}
+        if count > 1:
+            common |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{_free_port()}", "JAX_NUM_PROCESSES": str(count)}
+        self._processes, self._outputs = [], []
+        for number in range(count):
+            path = directory / f"{time.monotonic_ns()}.{number}.txt"
+            with path.open("w") as file:
+                process = subprocess.Popen(
+                    [sys.executable, *arguments],
+                    cwd=directory,
+                    env=common | ({"JAX_PROCESS_ID": str(number)} if count > 1 else {}),
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                )
+            self._processes.append(process)
+            self._outputs.append(path)
+
+    def wait_until(self, condition: Callable[[], bool]):
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            ended = [number for number, process in enumerate(self._processes) if process.poll() is not None]
+            assert not ended and time.monotonic() < deadline, self.said(ended[0] if ended else 0)
+            time.sleep(0.02)
+
+    def send(self, number: int, how: signal.Signals):
+        self._processes[number].send_signal(how)
+
+    def finish(self, *numbers: int) -> list[int]:
+        """Exit statuses of the processes with these numbers, by default of all, when they have ended."""
+        waited = [self._processes[number] for number in numbers] or self._processes
+        return [process.wait(timeout=PATIENCE) for process in waited]
+
+    def said(self, number: int) -> str:
+        return self._outputs[number].read_text(errors="replace")
+
+    def __enter__(self) -> "Group":
+        return self
+
+    def __exit__(self, *_):
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+
+def train(directory: Path, workdir: str, *overrides: str, count: int = 1, devices: int = 2) -> Group:
+    settings = [f"--config.{override}" for override in overrides]
+    return Group(directory, *TRAIN, "--workdir", workdir, *settings, count=count, devices=devices)
+
+
+def trained(directory: Path, workdir: str, *overrides: str, **size: int) -> str:
+    """What the leading process said of a training that ends well."""
+    with train(directory, workdir, *overrides, **size) as group:
+        assert not any(group.finish()), "\n".join(group.said(n) for n in range(size.get("count", 1)))
+        return group.said(0)
+
+
+def rows(workdir: Path) -> list[dict]:
+    """The rows of training steps that are written by now."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [row for row in (json.loads(line) for line in lines if line.endswith("}")) if "loss/next" in row]
+
+
+def last_step(workdir: Path) -> int:
+    return max((row["step"] for row in rows(workdir)), default=0)
+
+
+def curve(workdir: Path) -> list[tuple[int, float, float]]:
+    return [(row["step"], row["loss/total"], row["grad_norm"]) for row in rows(workdir)]
+
+
+def loads(workdir: Path) -> list[dict]:
+    """What hangs on the loads of the experts alone: exact, where no router's choice differs."""
+    return [row["router/load_entropy"] for row in rows(workdir)]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,81 @@
+"""What ends a run of several processes ends all of them, soon, and says why; and what else each of them takes part in."""
+
+import re
+import signal
+import time
+
+import pytest
+
+from tests.multiprocess.group import Group, last_step, train, trained
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("failures")
+
+
+def test_when_one_freezes_the_other_ends_within_a_minute(directory):
+    with train(directory, "frozen", "train.steps=1000000", count=2) as group:
+        group.wait_until(lambda: last_step(directory / "frozen") >= 5)
+        group.send(1, signal.SIGSTOP)
+        frozen = time.monotonic()
+        (status,) = group.finish(0)
+        assert status != 0 and time.monotonic() - frozen < 60
+        assert "another task died" in group.said(0) or "another process ended" in group.said(0)
+
+
+def test_when_the_leading_process_is_killed_the_other_ends_within_a_minute(directory):
+    with train(directory, "leaderless", "train.steps=1000000", count=2) as group:
+        group.wait_until(lambda: last_step(directory / "leaderless") >= 5)
+        group.send(0, signal.SIGKILL)
+        killed = time.monotonic()
+        (status,) = group.finish(1)
+        assert status != 0 and time.monotonic() - killed < 60
+        assert "another task died" in group.said(1) or "another process ended" in group.said(1)
+
+
+FAILS = """
+from deepseek_jax.errors import UserError
+from deepseek_jax.parallel import processes
+
+with processes.together():
+    if not processes.leads():
+        raise UserError("the corpus cannot be read.")
+    processes.of_leader(7)
+"""
+
+
+def test_when_one_fails_it_says_why_and_the_others_end_too(directory):
+    with Group(directory, "-c", FAILS, count=2) as group:
+        statuses = group.finish()
+        assert statuses[1] == 2
+        assert group.said(1).strip().splitlines()[-1] == "deepseek-jax: process 1 of 2: the corpus cannot be read."
+        assert statuses[0] != 0 and "another" in group.said(0)
+
+
+def test_a_step_that_is_not_finite_is_traced_to_its_place_by_all(directory):
+    overrides = "train.steps=10", "optimizer.peak_lr=1e30", "optimizer.clip_norm=0"
+    with train(directory, "exploded", *overrides, count=2) as group:
+        assert group.finish() == [2, 2]
+        for number in (0, 1):
+            pattern = (
+                rf"deepseek-jax: process {number} of 2: step \d+ is not finite; it began (at \w+ in|in the parameter)"
+            )
+            assert re.search(pattern, group.said(number)), group.said(number)
+
+
+def test_scores_and_samples_are_those_of_one_process(directory):
+    overrides = "train.steps=4", "eval.samples=2", "eval.sample_tokens=8"
+    trained(directory, "one", *overrides, "mesh.fsdp=4", "mesh.data=1", devices=4)
+    trained(directory, "two", *overrides, "mesh.fsdp=4", "mesh.data=1", count=2)
+    assert (directory / "one" / "samples.txt").read_text() == (directory / "two" / "samples.txt").read_text()
+    tables = []
+    for workdir, size in (("one", {"count": 1, "devices": 4}), ("two", {"count": 2, "devices": 2})):
+        verb = "-m", "deepseek_jax", "eval", "--workdir", workdir
+        with Group(directory, *verb, **size) as group:
+            assert not any(group.finish()), group.said(0)
+            tables.append(re.findall(r"topics\S* .*", group.said(0)) or re.findall(r"total .*", group.said(0)))
+            assert size["count"] == 1 or "total" not in group.said(1)
+    assert tables[0] == tables[1] != []

@@ -1,0 +1,34 @@
+"""Four processes with two devices each, and going on from their checkpoint in fewer and on other meshes."""
+
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+from deepseek_jax.train import checkpoint
+from tests.multiprocess.group import curve, last_step, loads, train, trained
+
+pytestmark = pytest.mark.slow
+
+STEPS = "train.steps=12"
+
+
+def test_a_checkpoint_of_four_goes_on_in_one_two_and_four_on_other_meshes(tmp_path):
+    trained(tmp_path, "unbroken", STEPS, devices=8)
+    unbroken = tmp_path / "unbroken"
+    with train(tmp_path, "four", STEPS, count=4) as group:
+        group.wait_until(lambda: last_step(tmp_path / "four") >= 3)
+        group.send(2, signal.SIGTERM)
+        assert group.finish() == [0, 0, 0, 0], [group.said(number) for number in range(4)]
+    saved = checkpoint.newest_intact(tmp_path / "four" / "checkpoints")
+    assert saved == last_step(tmp_path / "four") < 12
+    for name, mesh, size in [
+        ("one", ["mesh.fsdp=2", "mesh.data=1"], {"count": 1}),
+        ("two", ["mesh.fsdp=2", "mesh.tensor=2", "mesh.data=1"], {"count": 2}),
+        ("again", ["mesh.fsdp=2", "mesh.expert=4", "mesh.data=1"], {"count": 4}),
+    ]:
+        shutil.copytree(tmp_path / "four", tmp_path / name)
+        assert f"going on from step {saved}" in trained(tmp_path, name, STEPS, *mesh, **size)
+        np.testing.assert_allclose(curve(tmp_path / name), curve(unbroken), rtol=1e-5, err_msg=name)
+        assert loads(tmp_path / name) == loads(unbroken), name

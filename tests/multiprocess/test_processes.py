@@ -1,0 +1,92 @@
+"""Two processes with two devices each: the curve of one, data by shares, SIGTERM, SIGKILL, and going on alone."""
+
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from deepseek_jax.train import checkpoint
+from tests.multiprocess.group import Group, curve, last_step, loads, train, trained
+
+STEPS = "train.steps=14"
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("processes")
+
+
+@pytest.fixture(scope="module")
+def alone(directory):
+    """One process with as many devices as the two together, never stopped."""
+    trained(directory, "alone", STEPS, devices=4)
+    return directory / "alone"
+
+
+def test_a_run_killed_stopped_and_resumed_on_other_processes_has_the_curve_of_one(directory, alone):
+    workdir = directory / "broken"
+    with train(directory, "broken", STEPS, count=2) as group:
+        group.wait_until(lambda: last_step(workdir) >= 5)
+        group.send(1, signal.SIGKILL)
+        killed = time.monotonic()
+        (status,) = group.finish(0)
+        assert status == 75 and time.monotonic() - killed < 60
+        last_line = group.said(0).strip().splitlines()[-1]
+        assert last_line.startswith("deepseek-jax: process 0 of 2: another process ended")
+        assert "start all of them again" in last_line
+
+    with train(directory, "broken", STEPS, count=2) as group:
+        group.wait_until(lambda: last_step(workdir) >= 7)
+        group.send(1, signal.SIGTERM)  # to the one that writes nothing
+        assert group.finish() == [0, 0]
+        saved = checkpoint.newest_intact(workdir / "checkpoints")
+        assert "going on from step 4" in group.said(0)
+        assert f"stopped by SIGTERM after step {saved}" in group.said(0)
+        assert saved == last_step(workdir) < 14
+        assert "deepseek-jax" not in group.said(1) and "stopped" not in group.said(1)
+
+    resumed = trained(directory, "broken", STEPS, "mesh.data=1", "mesh.fsdp=2", count=1)
+    assert f"going on from step {saved}" in resumed
+    np.testing.assert_allclose(curve(workdir), curve(alone), rtol=1e-5)
+    assert loads(workdir) == loads(alone)
+
+
+SHARES = """
+import jax, numpy as np
+from deepseek_jax.config import MeshConfig
+from deepseek_jax.parallel import processes
+from deepseek_jax.parallel.mesh import make_mesh
+from deepseek_jax.parallel.shares import Share
+
+M, S = 8, 6
+whole = [np.arange(k, k + M * S).reshape(M, S) for k in (0, 1000)]  # two microbatches
+
+with processes.together():
+    mine = jax.process_index()
+    for sizes, read in [
+        ({"data": 4}, [range(0, 4), range(4, 8)]),
+        ({"data": 1, "fsdp": 2, "tensor": 2}, [range(0, 4), range(4, 8)]),
+        ({"data": 2, "tensor": 2}, [range(0, 4), range(4, 8)]),
+        ({"data": 1, "tensor": 4}, [range(8), range(8)]),
+        ({"data": 2, "context": 2}, [range(0, 4), range(4, 8)]),
+        ({"stage": 2, "data": 2}, [range(8), range(8)]),  # the outermost axis runs across processes
+        ({"data": 1, "context": 2, "tensor": 2}, [range(8), range(8)]),
+    ]:
+        share = Share(make_mesh(MeshConfig(**sizes)), M)
+        assert list(share.rows) == list(read[mine]), (sizes, share.rows)
+        placed = share.place_step([{"tokens": batch[share.rows]} for batch in whole])["tokens"]
+        assert placed.shape == (2, M, S)
+        for shard in placed.addressable_shards:
+            np.testing.assert_array_equal(shard.data, np.stack(whole)[shard.index])
+        (single,) = share.place({"tokens": whole[1][share.rows]}).values()
+        for shard in single.addressable_shards:
+            np.testing.assert_array_equal(shard.data, whole[1][shard.index])
+    print("same")
+"""
+
+
+def test_each_process_reads_the_rows_that_its_devices_hold(directory):
+    with Group(directory, "-c", SHARES, count=2) as group:
+        assert group.finish() == [0, 0], group.said(0) + group.said(1)
+        assert all(group.said(number).strip().endswith("same") for number in (0, 1))
