@@ -6,6 +6,7 @@ JAX_NUM_PROCESSES and JAX_PROCESS_ID.  JAX_NUM_PROCESSES=1 keeps a process alone
 """
 
 import contextlib
+import itertools
 import os
 import sys
 import traceback
@@ -14,17 +15,21 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from deepseek_jax.errors import UserError
 
 HEARTBEAT_SECONDS = 30  # without a sign of life from one process after which jax ends the others
+PREPARING_SECONDS = 3600  # by which one process may have its data ready later than another
 AGAIN = os.EX_TEMPFAIL  # exit status of a process whose work another one's end cut short: start it again
 
 # What jax says where there is nothing to connect: no launcher was found, or jax already runs in this process.
 ALONE = ("coordinator_address should be defined", "must be called before any JAX calls")
 # Words of the errors that the end of another process causes, in gloo, gRPC, NCCL and jax's coordination service.
 PARTED = ("gloo", "connection", "unavailable", "nccl", "coordination", "heartbeat", "socket closed", "barrier")
+
+_MEETINGS = itertools.count()  # no barrier may have the name of one before
 
 
 def connect():
@@ -44,6 +49,9 @@ def connect():
             f"the processes of this run cannot be connected ({_first_line(error)}); set JAX_COORDINATOR_ADDRESS, "
             "JAX_NUM_PROCESSES and JAX_PROCESS_ID in each, or JAX_NUM_PROCESSES=1 to run this one alone."
         ) from None
+    if jax.default_backend() == "cpu":
+        # Only process 0 keeps programs, and on CPUs no other can read them: it would start a step while they compile.
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 @contextlib.contextmanager
@@ -70,6 +78,17 @@ def together() -> Iterator[None]:
 def leads() -> bool:
     """Whether this process writes what a run has one of: metrics, reports, samples, what a person sees."""
     return jax.process_index() == 0
+
+
+def meet():
+    """Waits for all the others, for as long as preparing data may take one of them longer.
+
+    Asks the coordinator, no device: of a computation that all take part in, gloo gives up after 30 seconds on those
+    that come late.
+    """
+    if jax.process_count() > 1:
+        arrive = ocp.multihost.get_barrier_sync_fn()
+        arrive(key=f"meet {next(_MEETINGS)}", timeout_ms=PREPARING_SECONDS * 1000)
 
 
 def of_leader(number: int) -> int:

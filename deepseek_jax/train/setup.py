@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from deepseek_jax.config import Experiment
+from deepseek_jax.parallel import processes
 from deepseek_jax.parallel.mesh import check_batch, make_mesh
 from deepseek_jax.parallel.shares import Share
 from deepseek_jax.train import progress
@@ -64,5 +65,6 @@ def prepare(experiment: Experiment, console: Console) -> Setup:
     optimizer = make_optimizer(experiment.optimizer, experiment.train.steps)
     with progress.preparing(console) as report:
         task = TASKS[experiment.family](experiment, mesh, report)
+        processes.meet()
     abstract = abstract_state(task.program, optimizer, mesh, ema=experiment.train.ema_decay > 0)
     return Setup(experiment, mesh, task, optimizer, abstract)

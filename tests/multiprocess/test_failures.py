@@ -1,4 +1,4 @@
-"""What ends a run of several processes ends all of them, soon, and says why; and what else each of them takes part in."""
+"""What ends one process of a run ends all of them, soon, and says why; and what else each takes part in."""
 
 import re
 import signal

@@ -1,0 +1,20 @@
+#!/bin/bash
+# SLURM, a process for each GPU:  sbatch experiments/launch/slurm.sh configs/v3_tiny.py runs/v3_tiny [OPTIONS OF train]
+#SBATCH --job-name=deepseek-jax
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --time=24:00:00
+#SBATCH --signal=TERM@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+set -euo pipefail
+
+config=${1:?a config, such as configs/v3_tiny.py} workdir=${2:?a run directory on a file system that all nodes share}
+shift 2
+
+# Preempted, or two minutes before the time is up, SIGTERM makes the run save and end; a preempted job queues again by
+# itself.  Where one process fails all are ended and the job queues again here, nine times at most.  Either goes on from
+# the last checkpoint; after the time was up, submit it again.
+srun --kill-on-bad-exit=1 deepseek-jax train --config "$config" --workdir "$workdir" "$@" && exit
+[ "${SLURM_RESTART_COUNT:-0}" -lt 9 ] && scontrol requeue "$SLURM_JOB_ID"

@@ -1,0 +1,47 @@
+"""What counts as useful time, over restarts."""
+
+import pytest
+
+from deepseek_jax.train import goodput
+from deepseek_jax.train.goodput import Goodput
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(goodput.time, "time", lambda: now[0])
+    monkeypatch.setattr(goodput.time, "perf_counter", lambda: now[0])
+
+    def wait(seconds: float):
+        now[0] += seconds
+
+    return wait
+
+
+def test_only_time_between_start_and_stop_is_useful(clock):
+    run = Goodput(began=1000.0, useful_seconds=0.0)
+    clock(10)  # compiles
+    assert run.share == 0
+    run.start()
+    clock(30)
+    assert run.share == pytest.approx(30 / 40)
+    run.stop()
+    clock(20)  # evaluates and saves
+    run.stop()
+    run.start()
+    run.start()
+    clock(40)
+    assert run.useful_seconds == pytest.approx(70) and run.share == pytest.approx(0.7)
+
+
+def test_a_restart_counts_what_the_checkpoint_kept_and_all_the_time_that_passed(clock):
+    first = Goodput(began=1000.0, useful_seconds=0.0)
+    first.start()
+    clock(50)
+    saved = first.useful_seconds
+    clock(30)  # steps that are lost
+    clock(100)  # in the queue
+    second = Goodput(began=1000.0, useful_seconds=saved)
+    second.start()
+    clock(20)
+    assert second.share == pytest.approx(70 / 200)
