@@ -67,7 +67,7 @@ def test_a_step_that_is_not_finite_is_traced_to_its_place_by_all(directory):
 
 
 def test_scores_and_samples_are_those_of_one_process(directory):
-    overrides = "train.steps=4", "eval.samples=2", "eval.sample_tokens=8"
+    overrides = "train.steps=6", "eval.samples=2", "eval.sample_tokens=8"
     trained(directory, "one", *overrides, "mesh.fsdp=4", "mesh.data=1", devices=4)
     trained(directory, "two", *overrides, "mesh.fsdp=4", "mesh.data=1", count=2)
     assert (directory / "one" / "samples.txt").read_text() == (directory / "two" / "samples.txt").read_text()

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 STEPS = "train.steps=12"
 
 
-def test_a_checkpoint_of_four_goes_on_in_one_two_and_four_on_other_meshes(tmp_path):
+def test_a_checkpoint_of_four_goes_on_in_one_and_in_two_on_other_meshes(tmp_path):
     trained(tmp_path, "unbroken", STEPS, devices=8)
     unbroken = tmp_path / "unbroken"
     with train(tmp_path, "four", STEPS, count=4) as group:
@@ -25,8 +25,7 @@ def test_a_checkpoint_of_four_goes_on_in_one_two_and_four_on_other_meshes(tmp_pa
     assert saved == last_step(tmp_path / "four") < 12
     for name, mesh, size in [
         ("one", ["mesh.fsdp=2", "mesh.data=1"], {"count": 1}),
-        ("two", ["mesh.fsdp=2", "mesh.tensor=2", "mesh.data=1"], {"count": 2}),
-        ("again", ["mesh.fsdp=2", "mesh.expert=4", "mesh.data=1"], {"count": 4}),
+        ("two", ["mesh.expert=2", "mesh.tensor=2", "mesh.data=1"], {"count": 2}),
     ]:
         shutil.copytree(tmp_path / "four", tmp_path / name)
         assert f"going on from step {saved}" in trained(tmp_path, name, STEPS, *mesh, **size)
