@@ -98,8 +98,7 @@ def of_leader(number: int) -> int:
 
 def check_shared(path: Path):
     """Raises UserError in a process that does not see a file which the leading one has written."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("written")
+    meet()
     if not path.exists():
         raise UserError(f"{path} is not seen from here; all processes need the run directory, on a shared file system.")
 
@@ -141,4 +140,4 @@ def _variable(name: str) -> int | None:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

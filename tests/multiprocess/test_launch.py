@@ -1,5 +1,6 @@
 """experiments/launch: the scripts parse, and what they call is there; what a process alone, or half told, does."""
 
+import math
 import re
 import shutil
 import subprocess
@@ -38,7 +39,7 @@ def test_the_jobset_starts_the_verb_once_on_each_host():
     (container,) = spec["template"]["spec"]["containers"]
     assert container["command"][:2] == ["deepseek-jax", "train"]
     topology = spec["template"]["spec"]["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
-    chips = eval(topology.replace("x", "*"))
+    chips = math.prod(int(size) for size in topology.split("x"))
     assert chips == spec["parallelism"] * container["resources"]["limits"]["google.com/tpu"]
 
 
