@@ -168,11 +168,10 @@ def _explain(setup: Setup, state: State, step: Started, done: Progress) -> str:
     if where:
         where = f"in the parameter {where}"
     else:
-        gradient = gradient_function(setup.program, setup.experiment, state, step.batch)
-        microbatches = (
-            {key: leaf[place] for key, leaf in step.batch.items()} for place in range(len(step.batch["tokens"]))
-        )
-        origins = (find_origin(gradient, state["params"], microbatch) for microbatch in microbatches)
+        gradient = gradient_function(setup.program, state, step.batch)
+        count = len(next(iter(step.batch.values())))
+        microbatches = (({key: leaf[k] for key, leaf in step.batch.items()}, k) for k in range(count))
+        origins = (find_origin(gradient, state["params"], *microbatch) for microbatch in microbatches)
         where = next((f"at {origin}" for origin in origins if origin), "where sums of finite numbers overflow")
     return (
         f"step {step.number} is not finite; it began {where}.  The last checkpoint is of step {done.step}; lower "

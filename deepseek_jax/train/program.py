@@ -17,6 +17,7 @@ from deepseek_jax.models.decoder import Decoder, initialise, same_document
 from deepseek_jax.models.flops import attention_a_token
 from deepseek_jax.models.moe.balance import update_biases
 from deepseek_jax.tasks import language_model
+from deepseek_jax.train import schedules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,25 +26,30 @@ class Program:
 
     make_parameters() -> (params, buffers), always the same ones; `axes` is like params, a tuple of names a leaf.
     totals(batch) -> what is counted in the whole batch [K, M, S].
-    loss(params, buffers, microbatch, totals, weights) -> (loss, aux): sums over the microbatch divided by the totals,
+    scheduled(update) -> what changes over a run, at the update of that number: a dict that `loss` is given.
+    loss(params, buffers, microbatch, totals, scheduled) -> (loss, aux): sums over the microbatch divided by the totals,
         so that losses and gradients of microbatches add up to those of the batch, however unequal their numbers of
-        tokens.  aux is a dict of arrays that add up too.  `weights` holds what a schedule sets: "mtp" and
-        "index_warmup" (whether attention that picks its keys still sees all; None where it never does).
-    update_buffers(buffers, aux, rate) -> buffers after a step, from what the whole batch reported.
-    score(params, buffers, batch [B, S]) -> {"nats", "targets"}, each [N], summed over the batch.
+        tokens.  aux is a dict of arrays that add up too.  `scheduled` also has "microbatch", its number in the step.
+    update_buffers(buffers, aux, update) -> buffers after that update, from what the whole batch reported.
+    score(params, buffers, batch [B, ...]) -> a dict of arrays that the family's Task.scores understands.
     """
 
     graphdef: nnx.GraphDef
     axes: dict
     make_parameters: Callable
     totals: Callable
+    scheduled: Callable
     loss: Callable
     update_buffers: Callable
     score: Callable
 
 
 def language_model_program(experiment: Experiment, bytes_a_target: np.ndarray) -> Program:
-    """`bytes_a_target` [N] is how many bytes of text a token stands for in each domain, on average."""
+    """`bytes_a_target` [N] is how many bytes of text a token stands for in each domain, on average.
+
+    scheduled: "mtp", the weight of that loss, and "index_warmup", whether attention that picks its keys still sees all
+    (None where it never does).  score: {"nats", "targets"}, each [N], summed over the batch.
+    """
     config, train = experiment.model, experiment.train
     options = {"dtype": train.dtype, "remat": train.remat, "capacity_factor": experiment.router.capacity_factor}
     key = jax.random.key(train.seed)
@@ -54,9 +60,16 @@ def language_model_program(experiment: Experiment, bytes_a_target: np.ndarray) -
     def totals(batch):
         return language_model.totals(batch["segment_ids"], 1 + config.num_nextn_predict_layers)
 
-    def loss(params, buffers, batch, totals, weights):
+    mtp_at = schedules.mtp_weight(experiment.loss, train.steps)
+    warmup_at = schedules.index_warmup(experiment.loss, train.steps)
+    bias_rate_at = schedules.bias_update_rate(experiment.router, train.steps)
+
+    def scheduled(update):
+        return {"mtp": mtp_at(update), "index_warmup": warmup_at and warmup_at(update)}
+
+    def loss(params, buffers, batch, totals, scheduled):
         model = tree.merge(graphdef, params, buffers)
-        value, aux = language_model.loss(model, batch, totals, weights, experiment.loss)
+        value, aux = language_model.loss(model, batch, totals, scheduled, experiment.loss)
         real, counted = batch["segment_ids"] > 0, same_document(batch["segment_ids"], 1)
         counts = {
             "tokens": real.sum(dtype=jnp.float32),
@@ -66,8 +79,8 @@ def language_model_program(experiment: Experiment, bytes_a_target: np.ndarray) -
         }
         return value, aux | counts
 
-    def update_buffers(buffers, aux, rate):
-        return update_biases(buffers, aux["router/load"], rate, experiment.router.recentre_bias)
+    def update_buffers(buffers, aux, update):
+        return update_biases(buffers, aux["router/load"], bias_rate_at(update), experiment.router.recentre_bias)
 
     def score(params, buffers, batch):
         model = tree.merge(graphdef, params, buffers)
@@ -83,6 +96,7 @@ def language_model_program(experiment: Experiment, bytes_a_target: np.ndarray) -
         axes=axes,
         make_parameters=lambda: initialise(config, key, **options)[1:],
         totals=totals,
+        scheduled=scheduled,
         loss=loss,
         update_buffers=update_buffers,
         score=score,

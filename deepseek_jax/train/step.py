@@ -30,11 +30,10 @@ def make_step(
     """
     config = experiment.train
     lr_at = schedules.learning_rate(experiment.optimizer, config.steps)
-    bias_rate_at = schedules.bias_update_rate(experiment.router, config.steps)
 
     def step(state: State, batch: dict) -> tuple[State, dict]:
         updates_made = state["step"] - state["skipped"]  # the schedule inside the optimizer counts the same
-        loss_and_gradient = gradient_function(program, experiment, state, batch)
+        loss_and_gradient = gradient_function(program, state, batch)
         (loss, aux), gradient = _accumulate(loss_and_gradient, state["params"], batch)
         gradient_norm = optax.tree.norm(gradient)
 
@@ -42,7 +41,7 @@ def make_step(
             updates, opt_state = optimizer.update(gradient, trained["opt_state"], trained["params"], value=loss)
             new = {
                 "params": optax.apply_updates(trained["params"], updates),
-                "buffers": program.update_buffers(trained["buffers"], aux, bias_rate_at(updates_made)),
+                "buffers": program.update_buffers(trained["buffers"], aux, updates_made),
                 "opt_state": opt_state,
             }
             if "ema" in trained:
@@ -70,33 +69,30 @@ def make_step(
     return step
 
 
-def gradient_function(program: Program, experiment: Experiment, state: State, batch: dict) -> Callable:
-    """(params, microbatch) -> ((loss, aux), gradient), the microbatch's share of those of the whole `batch`."""
+def gradient_function(program: Program, state: State, batch: dict) -> Callable:
+    """(params, microbatch, its number) -> ((loss, aux), gradient): the microbatch's share of those of the `batch`."""
     totals = program.totals(batch)
-    updates_made = state["step"] - state["skipped"]
-    mtp_at = schedules.mtp_weight(experiment.loss, experiment.train.steps)
-    warmup_at = schedules.index_warmup(experiment.loss, experiment.train.steps)
-    weights = {"mtp": mtp_at(updates_made), "index_warmup": warmup_at and warmup_at(updates_made)}
+    scheduled = program.scheduled(state["step"] - state["skipped"])
 
-    def loss_and_gradient(params, microbatch):
-        return jax.value_and_grad(program.loss, has_aux=True)(params, state["buffers"], microbatch, totals, weights)
+    def loss_and_gradient(params, microbatch, number):
+        given = totals, scheduled | {"microbatch": number}
+        return jax.value_and_grad(program.loss, has_aux=True)(params, state["buffers"], microbatch, *given)
 
     return loss_and_gradient
 
 
 def _accumulate(loss_and_gradient: Callable, params, batch: dict):
     """Sum of ((loss, aux), gradient) over the microbatches, one at a time; a single one needs no loop."""
-    first = jax.tree.map(lambda leaf: leaf[0], batch)
-    if jax.tree.leaves(batch)[0].shape[0] == 1:
-        return loss_and_gradient(params, first)
-    zeros = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(loss_and_gradient, params, first)
-    )
+    first, count = jax.tree.map(lambda leaf: leaf[0], batch), len(jax.tree.leaves(batch)[0])
+    if count == 1:
+        return loss_and_gradient(params, first, 0)
+    shapes = jax.eval_shape(loss_and_gradient, params, first, 0)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
     def add(total, microbatch):
-        return jax.tree.map(jnp.add, total, loss_and_gradient(params, microbatch)), None
+        return jax.tree.map(jnp.add, total, loss_and_gradient(params, *microbatch)), None
 
-    return jax.lax.scan(add, zeros, batch)[0]
+    return jax.lax.scan(add, zeros, (batch, jnp.arange(count)))[0]
 
 
 def compile_score(program: Program, mesh: Mesh):

@@ -54,23 +54,23 @@ def state(program):
     return {"step": jnp.zeros((), jnp.int32), "skipped": jnp.zeros((), jnp.int32), "params": params, "buffers": buffers}
 
 
-def by_microbatch(program, experiment, state, batch, count: int):
+def by_microbatch(program, state, batch, count: int):
     """((loss, aux), gradient) summed over `count` microbatches."""
     split = jax.tree.map(lambda leaf: leaf.reshape(count, -1, LENGTH), batch)
-    compute = jax.jit(gradient_function(program, experiment, state, split))
-    parts = [compute(state["params"], {key: leaf[k] for key, leaf in split.items()}) for k in range(count)]
+    compute = jax.jit(gradient_function(program, state, split))
+    parts = [compute(state["params"], {key: leaf[k] for key, leaf in split.items()}, k) for k in range(count)]
     return jax.tree.map(lambda *leaves: sum(map(np.asarray, leaves)), *parts)
 
 
 def test_packed_microbatches_with_unequal_tokens_add_up_to_the_large_batch(program, experiment, state, batch):
-    whole = by_microbatch(program, experiment, state, batch, 1)
-    parts = by_microbatch(program, experiment, state, batch, 4)
+    whole = by_microbatch(program, state, batch, 1)
+    parts = by_microbatch(program, state, batch, 4)
     for (path, left), right in zip(jax.tree_util.tree_leaves_with_path(whole), jax.tree.leaves(parts), strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-7, err_msg=jax.tree_util.keystr(path))
 
 
 def test_what_a_batch_holds_is_counted(program, experiment, state, batch):
-    (_, aux), _ = by_microbatch(program, experiment, state, batch, 1)
+    (_, aux), _ = by_microbatch(program, state, batch, 1)
     lengths = [length for row in ROWS for length in row]
     assert aux["tokens"] == sum(lengths)
     assert aux["targets"] == sum(length - 1 for length in lengths)
@@ -79,7 +79,7 @@ def test_what_a_batch_holds_is_counted(program, experiment, state, batch):
 
 
 def test_scores_are_summed_by_domain_and_agree_with_the_loss(program, experiment, state, batch):
-    (_, aux), _ = by_microbatch(program, experiment, state, batch, 1)
+    (_, aux), _ = by_microbatch(program, state, batch, 1)
     scores = jax.jit(program.score)(state["params"], state["buffers"], batch)
     np.testing.assert_array_equal(scores["targets"], [4 + 6 + 11, 1 + 2 + 3])
     np.testing.assert_allclose(scores["nats"].sum(), aux["loss/next"] * aux["targets"], rtol=1e-5)

@@ -30,8 +30,9 @@ def program() -> Program:
             {"bias": jnp.zeros(())},
         ),
         totals=lambda batch: {"weight": batch["weight"].sum()},
+        scheduled=lambda update: {},
         loss=loss,
-        update_buffers=lambda buffers, aux, rate: {"bias": buffers["bias"] + rate * aux["load"]},
+        update_buffers=lambda buffers, aux, update: {"bias": buffers["bias"] + 1e-3 * aux["load"]},
         score=None,
     )
 
