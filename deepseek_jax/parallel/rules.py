@@ -24,6 +24,8 @@ RULES = {
     "mlp": "tensor",
     "experts": "expert",
     "expert_mlp": "tensor",
+    "features_in": "fsdp",  # widths inside the hybrid network, on either side of a product; data and classes are whole
+    "features_out": "tensor",
     # Each expert's group of devices works on its own part of the batch outside the experts.
     "batch": ("data", "fsdp", "expert"),
     "sequence": "context",

@@ -1,0 +1,23 @@
+"""Checks of settings, each with the sentence that a user reads: what is wrong, and what would be right."""
+
+from deepseek_jax.errors import UserError
+
+
+def choice(key: str, value: str, allowed: tuple[str, ...]):
+    """Raises UserError unless `value` of the setting `key` is one of `allowed`."""
+    if value not in allowed:
+        raise UserError(f"{key} is {value!r}; choose one of {', '.join(allowed)}.")
+
+
+def at_least(section: str, config, low: float, *names: str):
+    """Raises UserError for the first of these fields of `config`, a section of settings, that is below `low`."""
+    for name in names:
+        if getattr(config, name) < low:
+            raise UserError(f"{section}.{name} is {getattr(config, name)}; it must be at least {low}.")
+
+
+def fraction(section: str, config, *names: str):
+    """Raises UserError for the first of these fields that does not lie between 0 and 1."""
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise UserError(f"{section}.{name} is {getattr(config, name)}; it must lie between 0 and 1.")

@@ -1,0 +1,112 @@
+"""Feature extraction by convolution: of images in two dimensions of space, of series and text in one.
+
+B batch  I channels in  O channels out; `...` are the dimensions of space
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from deepseek_jax.models.feature_norms import make_norm
+from deepseek_jax.models.hybrid_config import ConvolutionConfig
+from deepseek_jax.models.pooling import pool
+from deepseek_jax.models.regularisation import drop_path, split_key
+from deepseek_jax.models.tree import weight, zeros
+
+ACTIVATIONS = {
+    "relu": jax.nn.relu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
+
+
+class Convolution(nnx.Module):
+    """Every place from its neighbourhood of kernel_size in each of `rank` dimensions; the size stays, zeros outside.
+
+    XLA's own convolution: on two cores, sums of shifted products and products of gathered patches took 1.3 to 1.7
+    times as long for 32 and 64 channels, and no less for one.
+    """
+
+    def __init__(self, rank: int, into: int, out: int, kernel_size: int, *, bias: bool, raw: bool, rngs: nnx.Rngs):
+        """`raw`: the input is data, whose few channels are not worth spreading."""
+        window = (kernel_size,) * rank
+        scale = math.sqrt(2 / (into * math.prod(window)))  # keeps the variance through relu (arXiv:1502.01852)
+        axes = (None,) * rank + (None if raw else "features_in", "features_out")
+        self.kernel = weight(rngs.params(), (*window, into, out), axes, scale)
+        self.bias = zeros((out,), ("features_out",)) if bias else None
+
+    def __call__(self, x: Float[Array, "B ... I"]) -> Float[Array, "B ... O"]:
+        rank = x.ndim - 2
+        kernel = self.kernel[...].astype(x.dtype)
+        y = jax.lax.conv_general_dilated(x, kernel, (1,) * rank, "SAME", dimension_numbers=LAYOUTS[rank])
+        return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+
+
+class ConvolutionBlock(nnx.Module):
+    """convs_per_block times convolution, norm and activation, then a pool.
+
+    With `residual` the block's input, brought to its width, is added before the last activation (arXiv:1512.03385).
+    """
+
+    def __init__(self, config: ConvolutionConfig, rank: int, into: int, out: int, *, raw: bool, rngs: nnx.Rngs):
+        self.config = config
+        make = functools.partial(Convolution, rank, rngs=rngs)
+        bias = config.norm == "none"  # a norm has its own
+        self.convolutions, self.norms = nnx.Dict(), nnx.Dict()
+        for number in map(str, range(config.convs_per_block)):
+            first = number == "0"
+            channels = into if first else out
+            self.convolutions[number] = make(channels, out, config.kernel_size, bias=bias, raw=raw and first)
+            self.norms[number] = make_norm(config.norm, out)
+        self.shortcut = make(into, out, 1, bias=False, raw=raw) if config.residual and into != out else None
+
+    def __call__(
+        self, x: Float[Array, "B ... I"], real: Bool[Array, "B ..."] | None, drop_rate: float, key: PRNGKeyArray | None
+    ) -> tuple[Float[Array, "B ... O"], Bool[Array, "B ..."] | None, dict]:
+        """(the map, which of its places are real, what the batch norms saw); `drop_rate` is of the residual branch."""
+        config, activation, statistics = self.config, ACTIVATIONS[self.config.activation], {}
+        y = x
+        for number, convolution in self.convolutions.items():
+            y = convolution(_without_padding(y if number == "0" else activation(y), real))
+            if self.norms[number] is not None:
+                y, seen = self.norms[number](y, real, training=key is not None)
+                statistics |= {number: seen} if seen else {}
+        if config.residual:
+            y = drop_path(y, drop_rate, key) + (x if self.shortcut is None else self.shortcut(x))
+        y = activation(y)
+        if config.pool != "none":
+            y, real = pool(y, real, config.pool, config.pool_size)
+        return y, real, {"norms": statistics} if statistics else {}
+
+
+class FeatureExtractor(nnx.Module):
+    """The blocks, one after another."""
+
+    def __init__(self, config: ConvolutionConfig, rank: int, channels: int, *, raw: bool, rngs: nnx.Rngs):
+        self.blocks, into = nnx.Dict(), channels
+        for number, out in enumerate(config.filters):
+            first = number == 0
+            self.blocks[str(number)] = ConvolutionBlock(config, rank, into, out, raw=raw and first, rngs=rngs)
+            into = out
+
+    def __call__(
+        self, x: Float[Array, "B ... I"], real: Bool[Array, "B ..."] | None, drop_rate: float, key: PRNGKeyArray | None
+    ) -> tuple[Float[Array, "B ... O"], Bool[Array, "B ..."] | None, dict]:
+        """As a block's call, statistics nested as the parameters are."""
+        statistics = {}
+        for (name, block), block_key in zip(self.blocks.items(), split_key(key, len(self.blocks)), strict=True):
+            with jax.named_scope(f"convolution_{name}"):
+                x, real, seen = block(x, real, drop_rate, block_key)
+            statistics |= {name: seen} if seen else {}
+        return _without_padding(x, real), real, {"blocks": statistics} if statistics else {}
+
+
+def _without_padding(x, real):
+    """Zeros where x is padding, as a convolution sees beyond the end of a sequence that is not padded."""
+    return x if real is None else jnp.where(real[..., None], x, 0)

@@ -1,0 +1,97 @@
+"""Batch and group norm over feature maps of any rank, of which padding is no part.
+
+B batch  C channels  N groups; `...` are the dimensions of space: two for images, one for series and text
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from deepseek_jax.models.layers import LayerNorm
+from deepseek_jax.models.tree import Buffer, ones, zeros
+
+EPS = 1e-5
+GROUP_CHANNELS = 16  # channels a group: as good as a fixed number of groups (arXiv:1803.08494, table 3)
+
+Statistics = dict[str, Float[Array, " C"]]
+
+
+def make_norm(kind: str, size: int) -> nnx.Module | None:
+    """A module called as norm(x [B ... C], real [B ...], training) -> (x, Statistics, empty but for batch norm)."""
+    makers = {"batch": BatchNorm, "group": GroupNorm, "layer": PositionNorm}
+    return makers[kind](size) if kind in makers else None
+
+
+class BatchNorm(nnx.Module):
+    """scale * (x - mean) / deviation + bias by what the batch holds, or by the running averages (arXiv:1502.03167).
+
+    Under a mesh the batch is the whole one: means over a sharded dimension are means over all devices.
+    """
+
+    def __init__(self, size: int):
+        self.scale, self.bias = ones(size, "features_out"), zeros((size,), ("features_out",))
+        self.mean = Buffer(jnp.zeros((size,), jnp.float32), out_sharding=("features_out",))
+        self.variance = Buffer(jnp.ones((size,), jnp.float32), out_sharding=("features_out",))
+
+    def __call__(
+        self, x: Float[Array, "B ... C"], real: Bool[Array, "B ..."] | None, training: bool
+    ) -> tuple[Float[Array, "B ... C"], Statistics]:
+        """Statistics are this batch's mean and unbiased variance: what the running averages are made of."""
+        x32, statistics = x.astype(jnp.float32), {}
+        if training:
+            mean, variance, count = _moments(x32, real, tuple(range(x.ndim - 1)))
+            unbiased = variance * (count / jnp.maximum(count - 1, 1))
+            statistics = {"mean": mean.reshape(-1), "variance": unbiased.reshape(-1)}
+        else:
+            mean, variance = self.mean[...], self.variance[...]
+        normed = (x32 - mean) * jax.lax.rsqrt(variance + EPS)
+        return (normed * self.scale[...] + self.bias[...]).astype(x.dtype), jax.lax.stop_gradient(statistics)
+
+
+class GroupNorm(nnx.Module):
+    """scale * (x - mean) / deviation + bias, over the space and a group of channels of each record alone."""
+
+    def __init__(self, size: int):
+        self.groups = size // math.gcd(size, GROUP_CHANNELS)
+        self.scale, self.bias = ones(size, "features_out"), zeros((size,), ("features_out",))
+
+    def __call__(
+        self, x: Float[Array, "B ... C"], real: Bool[Array, "B ..."] | None, training: bool
+    ) -> tuple[Float[Array, "B ... C"], Statistics]:
+        grouped = x.astype(jnp.float32).reshape(*x.shape[:-1], self.groups, -1)  # [B ... N C/N]
+        real = None if real is None else real[..., None]
+        mean, variance, _ = _moments(grouped, real, (*range(1, x.ndim - 1), x.ndim))
+        normed = ((grouped - mean) * jax.lax.rsqrt(variance + EPS)).reshape(x.shape)
+        return (normed * self.scale[...] + self.bias[...]).astype(x.dtype), {}
+
+
+class PositionNorm(LayerNorm):
+    """Layer norm over the channels of each place, called as the other norms are."""
+
+    def __init__(self, size: int):
+        super().__init__(size, EPS, axis="features_out")
+
+    def __call__(
+        self, x: Float[Array, "B ... C"], real: Bool[Array, "B ..."] | None, training: bool
+    ) -> tuple[Float[Array, "B ... C"], Statistics]:
+        return super().__call__(x), {}
+
+
+def _moments(x, real, axes):
+    """(mean, variance, count) of x over `axes`, where `real` (x without its last dimension) is true."""
+    weight = jnp.ones(x.shape, x.dtype) if real is None else jnp.broadcast_to(real[..., None], x.shape).astype(x.dtype)
+    count = jnp.maximum(weight.sum(axes, keepdims=True), 1)
+    mean = (x * weight).sum(axes, keepdims=True) / count
+    variance = (jnp.square(x - mean) * weight).sum(axes, keepdims=True) / count
+    return mean, variance, count
+
+
+def updated_buffers(buffers: dict, statistics: dict, momentum: float) -> dict:
+    """The running averages after a step: each moves by the share `momentum` towards what the batch held.
+
+    `statistics` are those of a training call, nested as the buffers are.
+    """
+    return jax.tree.map(lambda running, seen: running + momentum * (seen - running), buffers, statistics)

@@ -1,0 +1,109 @@
+"""The hybrid network: convolution, recurrence, attention and a head, any of the first three left out by config.
+
+B batch  S steps  C channels or columns  F features  H W image  h w map
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from deepseek_jax.models.convolution import FeatureExtractor
+from deepseek_jax.models.heads import make_head
+from deepseek_jax.models.hybrid_config import HybridConfig
+from deepseek_jax.models.pooling import all_steps, last_step, real_steps
+from deepseek_jax.models.recurrent import Recurrent
+from deepseek_jax.models.regularisation import dropout, split_key
+from deepseek_jax.models.self_attention import SelfAttention
+from deepseek_jax.models.tree import weight
+
+
+class Hybrid(nnx.Module):
+    """`dtype` is the activations' type; parameters and outputs are float32."""
+
+    def __init__(self, config: HybridConfig, *, rngs: nnx.Rngs, dtype: str = "float32"):
+        self.config, self.dtype = config, dtype
+        features, raw = config.channels, True  # raw: what comes is still data
+        if config.input == "text":
+            features, raw = config.embed_dim, False
+            self.embedding = weight(rngs.params(), (config.vocab_size, features), ("vocab", "features_in"), 1.0)
+        rank = 2 if config.input == "image" else 1
+        if config.convolution.filters:
+            self.convolution = FeatureExtractor(config.convolution, rank, features, raw=raw, rngs=rngs)
+            features, raw = config.convolution.filters[-1], False
+        if config.input == "image" and config.sequence == "rows":
+            features *= config.map_size[1]
+        if config.recurrent.kind != "none":
+            self.recurrent = Recurrent(config.recurrent, features, raw=raw, rngs=rngs)
+            features = self.recurrent.size
+        if config.attention.num_heads:
+            self.attention = SelfAttention(config.attention, features, rngs=rngs)
+        self.head = make_head(config.head, features, config.outputs, rngs=rngs)
+
+    def __call__(
+        self,
+        inputs: Float[Array, "B H W C"] | Float[Array, "B S C"] | Int[Array, "B S"] | Float[Array, "B C"],
+        lengths: Int[Array, "B"] | None = None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "B N"] | dict[str, Float[Array, "B h w _"]], dict]:
+        """(outputs, statistics) of an image, a series, a text or a table, by config.
+
+        `lengths` are those of series and texts; None: every step is real.  A `key` means training: dropout by it, and
+        batch norms by the batch.  Outputs are logits, numbers or what `heads.Boxes` says; statistics what the batch
+        norms saw in training, nested as the buffers are, for `updated_buffers`.
+        """
+        config = self.config
+        of_convolution, of_recurrent, of_sequence = split_key(key, 3)
+        x, real = self._enter(inputs, lengths)
+        x, real, statistics = self._extract(x, real, of_convolution)
+        if config.head == "boxes":
+            shape_Bhw = x.shape[:3]
+            x = self._recur(_steps(x, "cells"), real, of_recurrent)
+            return self.head(self._attend(x, x, real, of_sequence).reshape(*shape_Bhw, -1)), statistics
+        x = self._recur(_steps(x, config.sequence), real, of_recurrent)
+        return self.head(self._read(x, real, of_sequence)), statistics
+
+    def _enter(self, inputs, lengths):
+        """The input as a map [B ... C], and which of its steps are real; None: all."""
+        if self.config.input == "text":
+            inputs = jnp.take(self.embedding[...], inputs, axis=0)
+        elif self.config.input == "table":
+            inputs = inputs[:, None]
+        real = None if lengths is None else real_steps(lengths, inputs.shape[1])
+        return inputs.astype(self.dtype), real
+
+    def _extract(self, x, real, key):
+        """(map, which steps are real, statistics) after the convolution."""
+        if not self.config.convolution.filters:
+            return x, real, {}
+        of_paths, of_features = split_key(key, 2)
+        x, real, seen = self.convolution(x, real, self.config.drop_path, of_paths)
+        return dropout(x, self.config.dropout, of_features), real, {"convolution": seen} if seen else {}
+
+    def _recur(self, x_BSF, real_BS, key):
+        if self.config.recurrent.kind == "none":
+            return x_BSF
+        return self.recurrent(x_BSF, real_BS, self.config.dropout, key)
+
+    def _read(self, x_BSF, real_BS, key) -> Float[Array, "B F"]:
+        """What the head sees; where that is the last step alone, no other one's attention is computed."""
+        if self.config.readout == "last":
+            return self._attend(last_step(x_BSF, real_BS)[:, None], x_BSF, real_BS, key)[:, 0]
+        return all_steps(self._attend(x_BSF, x_BSF, real_BS, key), real_BS, self.config.readout)
+
+    def _attend(self, asking_BQF, x_BSF, real_BS: Bool[Array, "B S"] | None, key):
+        if not self.config.attention.num_heads:
+            return asking_BQF
+        of_path, of_features = split_key(key, 2)
+        with jax.named_scope("self_attention"):
+            y_BQF = self.attention(asking_BQF, x_BSF, real_BS, self.config.drop_path, of_path)
+        return dropout(y_BQF, self.config.dropout, of_features)
+
+
+def _steps(x, sequence: str) -> Float[Array, "B S F"]:
+    """A map as a sequence: an image's cells one after another, or its rows whole; others are sequences already."""
+    if x.ndim == 3:
+        return x
+    B, h, w, C = x.shape
+    return x.reshape(B, h * w, C) if sequence == "cells" else x.reshape(B, h, w * C)

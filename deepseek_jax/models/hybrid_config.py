@@ -1,0 +1,134 @@
+"""HybridConfig: what a network of convolution, recurrence and attention is made of."""
+
+import dataclasses
+
+from deepseek_jax.checking import at_least, choice, fraction
+from deepseek_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvolutionConfig:
+    """Blocks one after another: convolutions, each with its norm and activation, then a pool."""
+
+    filters: tuple[int, ...] = (32,)  # channels of each block; () leaves the convolution out
+    kernel_size: int = 3
+    convs_per_block: int = 1
+    norm: str = "none"  # batch, group, layer, none
+    activation: str = "relu"  # relu, gelu, silu, tanh
+    pool: str = "max"  # max, average, none
+    pool_size: int = 2
+    residual: bool = False
+
+    def __post_init__(self):
+        section = "model.convolution"
+        if any(size < 1 for size in self.filters):
+            raise UserError(f"{section}.filters is {self.filters}; each block needs at least 1.")
+        at_least(section, self, 1, "kernel_size", "convs_per_block", "pool_size")
+        choice(f"{section}.norm", self.norm, ("batch", "group", "layer", "none"))
+        choice(f"{section}.activation", self.activation, ("relu", "gelu", "silu", "tanh"))
+        choice(f"{section}.pool", self.pool, ("max", "average", "none"))
+
+
+@dataclasses.dataclass(frozen=True)
+class RecurrentConfig:
+    kind: str = "lstm"  # lstm, gru, none
+    hidden_size: int = 64  # of each direction
+    layers: int = 1
+    bidirectional: bool = False
+
+    def __post_init__(self):
+        choice("model.recurrent.kind", self.kind, ("lstm", "gru", "none"))
+        at_least("model.recurrent", self, 1, "hidden_size", "layers")
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionConfig:
+    num_heads: int = 4  # 0 leaves attention out
+    key_dim: int = 64  # of each head's queries, keys and values
+    residual: bool = False
+    norm: bool = False  # of what attention is given
+
+    def __post_init__(self):
+        at_least("model.attention", self, 0, "num_heads")
+        at_least("model.attention", self, 1, "key_dim")
+
+
+NEEDED = {  # the sizes that each kind of input must have
+    "image": ("channels", "height", "width"),
+    "series": ("channels", "length"),
+    "text": ("vocab_size", "embed_dim", "length"),
+    "table": ("channels",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class HybridConfig:
+    """Input, convolution, a sequence of what it gives, recurrence, attention, head.
+
+    Defaults are the reference network for images of 28 x 28: 32 filters of 3 x 3, a pool of 2 x 2, an LSTM of 64,
+    attention with 4 heads of 64, classes from the last step.
+
+    input     image   [height, width, channels]
+              series  up to `length` steps of `channels` numbers
+              text    up to `length` tokens of `vocab_size`, embedded in `embed_dim` numbers
+              table   `channels` columns: a series of one step, on which convolutions are dense layers
+    sequence  how an image's map becomes steps: "cells", one after another, or "rows", each with all of its columns
+    readout   what the head sees of the sequence: the "last" real step, the "mean" or the "max" of the real ones
+    head      classes   `outputs` logits
+              numbers   `outputs` numbers
+              boxes     of `outputs` classes, one centre for each cell of the map
+    """
+
+    input: str = "image"
+    channels: int = 1
+    height: int = 28
+    width: int = 28
+    vocab_size: int = 0
+    embed_dim: int = 64
+    length: int = 0
+    convolution: ConvolutionConfig = ConvolutionConfig()
+    sequence: str = "rows"
+    recurrent: RecurrentConfig = RecurrentConfig()
+    attention: AttentionConfig = AttentionConfig()
+    readout: str = "last"
+    head: str = "classes"
+    outputs: int = 10
+    dropout: float = 0.0  # share of the features zeroed after convolution, each recurrent layer and attention
+    drop_path: float = 0.0  # share of the records for which a residual branch is left out
+
+    def __post_init__(self):
+        choice("model.input", self.input, tuple(NEEDED))
+        choice("model.sequence", self.sequence, ("cells", "rows"))
+        choice("model.readout", self.readout, ("last", "mean", "max"))
+        choice("model.head", self.head, ("classes", "numbers", "boxes"))
+        at_least("model", self, 1, *NEEDED[self.input], "outputs")
+        fraction("model", self, "dropout", "drop_path")
+        self._check_branches()
+        if self.head == "boxes":
+            self._check_boxes()
+
+    def _check_branches(self):
+        if self.dropout == 1:
+            raise UserError("model.dropout is 1.0, which leaves nothing; make it less than 1.")
+        branches = (self.convolution.residual and self.convolution.filters) or self.attention.residual
+        if self.drop_path and not branches:
+            raise UserError(
+                f"model.drop_path is {self.drop_path}, but no branch is residual; set model.convolution.residual or "
+                "model.attention.residual to true, or model.drop_path to 0."
+            )
+
+    def _check_boxes(self):
+        if self.input != "image":
+            raise UserError(f"model.head is 'boxes', which needs images; model.input is {self.input!r}.")
+        if self.sequence == "rows" and (self.recurrent.kind != "none" or self.attention.num_heads):
+            raise UserError(
+                "model.head is 'boxes', which needs an output for each cell of the map; set model.sequence to 'cells', "
+                "or leave out recurrence (model.recurrent.kind 'none') and attention (model.attention.num_heads 0)."
+            )
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """(rows, columns) of an image's map after the convolution; pooling rounds up."""
+        convolution = self.convolution
+        pooled = convolution.pool_size ** len(convolution.filters) if convolution.pool != "none" else 1
+        return -(-self.height // pooled), -(-self.width // pooled)
