@@ -15,7 +15,7 @@ from deepseek_jax.models.feature_norms import make_norm
 from deepseek_jax.models.hybrid_config import ConvolutionConfig
 from deepseek_jax.models.pooling import pool
 from deepseek_jax.models.regularisation import drop_path, split_key
-from deepseek_jax.models.tree import weight, zeros
+from deepseek_jax.models.tree import in_order, weight, zeros
 
 ACTIVATIONS = {
     "relu": jax.nn.relu,
@@ -72,7 +72,7 @@ class ConvolutionBlock(nnx.Module):
         """(the map, which of its places are real, what the batch norms saw); `drop_rate` is of the residual branch."""
         config, activation, statistics = self.config, ACTIVATIONS[self.config.activation], {}
         y = x
-        for number, convolution in self.convolutions.items():
+        for number, convolution in in_order(self.convolutions):
             y = convolution(_without_padding(y if number == "0" else activation(y), real))
             if self.norms[number] is not None:
                 y, seen = self.norms[number](y, real, training=key is not None)
@@ -100,7 +100,7 @@ class FeatureExtractor(nnx.Module):
     ) -> tuple[Float[Array, "B ... O"], Bool[Array, "B ..."] | None, dict]:
         """As a block's call, statistics nested as the parameters are."""
         statistics = {}
-        for (name, block), block_key in zip(self.blocks.items(), split_key(key, len(self.blocks)), strict=True):
+        for (name, block), block_key in zip(in_order(self.blocks), split_key(key, len(self.blocks)), strict=True):
             with jax.named_scope(f"convolution_{name}"):
                 x, real, seen = block(x, real, drop_rate, block_key)
             statistics |= {name: seen} if seen else {}

@@ -15,19 +15,15 @@ def pool(
     Windows at the edge hold what is left of the map, so sizes round up; padding (real false) takes no part, and a
     window of padding alone gives zeros.  Splitting the dimensions costs a quarter of XLA's windowed reduction on a CPU.
     """
-    found = None if real is None else _windows(real[..., None], size, False).any(axis=_within(x))[..., 0]
-    if real is None and all(length % size == 0 for length in x.shape[1:-1]):
-        windows = _windows(x, size, 0)
-        return (windows.max if kind == "max" else windows.mean)(axis=_within(x)), None
     present = (jnp.ones((1, *x.shape[1:-1]), bool) if real is None else real)[..., None]
+    count = _windows(present, size, False).sum(axis=_within(x))
     if kind == "max":
         lowest = jnp.finfo(x.dtype).min
         pooled = _windows(jnp.where(present, x, lowest), size, lowest).max(axis=_within(x))
-        pooled = jnp.where(_windows(present, size, False).any(axis=_within(x)), pooled, 0)
+        pooled = jnp.where(count > 0, pooled, 0)
     else:
-        count = _windows(present, size, False).sum(axis=_within(x))
         pooled = _windows(jnp.where(present, x, 0), size, 0).sum(axis=_within(x)) / jnp.maximum(count, 1)
-    return pooled.astype(x.dtype), found
+    return pooled.astype(x.dtype), None if real is None else (count > 0)[..., 0]
 
 
 def _windows(x, size, fill):

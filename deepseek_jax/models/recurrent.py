@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from deepseek_jax.models.hybrid_config import RecurrentConfig
 from deepseek_jax.models.layers import linear
 from deepseek_jax.models.regularisation import dropout, split_key
-from deepseek_jax.models.tree import constant, weight, zeros
+from deepseek_jax.models.tree import constant, in_order, weight, zeros
 
 State = tuple[Float[Array, "B H"], ...]  # float32; the first is what a step gives
 
@@ -68,6 +68,7 @@ class GRU(nnx.Module):
 
 
 CELLS = {"lstm": LSTM, "gru": GRU}
+DIRECTIONS = "forwards", "backwards"
 
 
 def _kernels(into, hidden, *, gates, raw, rngs):
@@ -119,9 +120,11 @@ class Recurrent(nnx.Module):
         self.layers, self.size = nnx.Dict(), config.hidden_size * (1 + config.bidirectional)
         for number in range(config.layers):
             into, of_data = (features, raw) if number == 0 else (self.size, False)
-            names = ("forwards", "backwards")[: 1 + config.bidirectional]
             make = CELLS[config.kind]
-            cells = {name: make(into, config.hidden_size, raw=of_data, rngs=rngs) for name in names}
+            cells = {
+                name: make(into, config.hidden_size, raw=of_data, rngs=rngs)
+                for name in DIRECTIONS[: 1 + config.bidirectional]
+            }
             self.layers[str(number)] = nnx.Dict(cells)
 
     def __call__(
@@ -132,8 +135,9 @@ class Recurrent(nnx.Module):
         key: PRNGKeyArray | None,
     ) -> Float[Array, "B S size"]:
         """Dropout follows each layer."""
-        for (name, cells), layer_key in zip(self.layers.items(), split_key(key, len(self.layers)), strict=True):
+        for (name, cells), layer_key in zip(in_order(self.layers), split_key(key, len(self.layers)), strict=True):
             with jax.named_scope(f"recurrent_{name}"):
-                directions = [run(cell, x_BSI, real_BS, reverse=way == "backwards") for way, cell in cells.items()]
-                x_BSI = dropout(jnp.concatenate(directions, axis=-1), drop_rate, layer_key)
+                ways = DIRECTIONS[: len(cells)]
+                sides = [run(cells[way], x_BSI, real_BS, reverse=way == "backwards") for way in ways]
+                x_BSI = dropout(jnp.concatenate(sides, axis=-1), drop_rate, layer_key)
         return x_BSI

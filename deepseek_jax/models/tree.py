@@ -59,6 +59,11 @@ def stack(make, key, count: int):
     return jax.vmap(make)(jax.random.split(key, count))
 
 
+def in_order(modules: nnx.Dict) -> list[tuple[str, nnx.Module]]:
+    """(name, module) of modules named "0", "1", ...; `merge` leaves them in the order of text, "10" before "2"."""
+    return [(str(number), modules[str(number)]) for number in range(len(modules))]
+
+
 def split(model) -> tuple[nnx.GraphDef, dict, dict]:
     """(structure, parameters, buffers): the structure is static, the others nested dicts of arrays."""
     graphdef, params, buffers = nnx.split(model, nnx.Param, Buffer)
