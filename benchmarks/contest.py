@@ -72,10 +72,13 @@ def summary(rounds: list[Measured], tokens: int) -> dict[str, float]:
     )
 
 
-def table(title: str, summaries: dict[str, dict[str, float]]) -> str:
-    """One row a contestant; the ratios say how many times as fast the first one is as the row's."""
+def table(title: str, summaries: dict[str, dict[str, float]], unit: str = "tokens") -> str:
+    """One row a contestant; the ratios say how many times as fast the first one is as the row's.
+
+    `unit` is what `summary` was told the number of, in place of tokens.
+    """
     first = next(iter(summaries.values()))
-    head = f"{title:38} {'tokens/s':>9} {'rounds':>15} {'CPU s':>8} {'ratio':>6} {'CPU ratio':>9}"
+    head = f"{title:38} {unit + '/s':>9} {'rounds':>15} {'CPU s':>8} {'ratio':>6} {'CPU ratio':>9}"
     rows = [
         f"{name:38} {row['tokens_per_s']:9,.0f} {row['slowest_round']:7,.0f}-{row['fastest_round']:<7,.0f} "
         f"{row['cpu_seconds']:8.3f} {first['tokens_per_s'] / row['tokens_per_s']:6.2f} "

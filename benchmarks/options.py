@@ -40,6 +40,11 @@ def start_hugging_face(python: str, contest: str, logs: Path) -> Worker:
     return Worker([python, str(script), contest, str(logs)], logs / "hugging_face.log")
 
 
+def start_torch(python: str, logs: Path) -> Worker:
+    script = Path(__file__).parent / "rivals/torch_hybrid.py"
+    return Worker([python, str(script)], logs / "torch_hybrid.log")
+
+
 def _parse(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     here = sys.executable if all(map(importlib.util.find_spec, ("torch", "transformers"))) else None

@@ -118,14 +118,13 @@ class Recurrent(nnx.Module):
 
     def __init__(self, config: RecurrentConfig, features: int, *, raw: bool, rngs: nnx.Rngs):
         self.layers, self.size = nnx.Dict(), config.hidden_size * (1 + config.bidirectional)
+        make, into = CELLS[config.kind], features
         for number in range(config.layers):
-            into, of_data = (features, raw) if number == 0 else (self.size, False)
-            make = CELLS[config.kind]
-            cells = {
-                name: make(into, config.hidden_size, raw=of_data, rngs=rngs)
-                for name in DIRECTIONS[: 1 + config.bidirectional]
-            }
+            of_data = raw and number == 0
+            ways = DIRECTIONS[: 1 + config.bidirectional]
+            cells = {way: make(into, config.hidden_size, raw=of_data, rngs=rngs) for way in ways}
             self.layers[str(number)] = nnx.Dict(cells)
+            into = self.size
 
     def __call__(
         self,
