@@ -1,0 +1,162 @@
+"""The hybrid network: what goes in and comes out, padding that changes nothing, noise, stages left out."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from deepseek_jax.models import tree
+from deepseek_jax.models.feature_norms import updated_buffers
+from deepseek_jax.models.hybrid import Hybrid
+from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.models.regularisation import drop_path, dropout
+
+NO_CONVOLUTION, NO_RECURRENCE, NO_ATTENTION = ConvolutionConfig(()), RecurrentConfig("none"), AttentionConfig(0)
+SMALL = {"recurrent": RecurrentConfig("lstm", 6), "attention": AttentionConfig(2, 4)}
+SERIES = HybridConfig(input="series", channels=3, length=12, convolution=ConvolutionConfig((8,)), outputs=2, **SMALL)
+TEXT = HybridConfig(
+    input="text",
+    vocab_size=20,
+    embed_dim=6,
+    length=12,
+    convolution=ConvolutionConfig((8, 8), convs_per_block=2, norm="group", residual=True, pool="average"),
+    recurrent=RecurrentConfig("gru", 6, layers=2, bidirectional=True),
+    attention=AttentionConfig(2, 4, residual=True, norm=True),
+    readout="mean",
+)
+IMAGE = HybridConfig(height=9, width=7, channels=2, convolution=ConvolutionConfig((4,)), **SMALL)
+
+
+def split(config, **options):
+    return tree.split(Hybrid(config, rngs=nnx.Rngs(params=0), **options))
+
+
+def run(config, inputs, lengths=None, key=None, **options):
+    """(outputs, statistics) of a new network, as training runs it: taken apart and put together."""
+    graphdef, params, buffers = split(config, **options)
+    return jax.jit(lambda params: tree.merge(graphdef, params, buffers)(inputs, lengths, key=key))(params)
+
+
+def inputs_of(config, batch=3, seed=0):
+    rng = np.random.default_rng(seed)
+    if config.input == "text":
+        return jnp.asarray(rng.integers(0, config.vocab_size, (batch, config.length)))
+    shape = {
+        "image": (config.height, config.width, config.channels),
+        "series": (config.length, config.channels),
+        "table": (config.channels,),
+    }[config.input]
+    return jnp.asarray(rng.normal(size=(batch, *shape)), jnp.float32)
+
+
+@pytest.mark.parametrize("config", [SERIES, TEXT, dataclasses.replace(SERIES, readout="max")], ids=lambda c: c.input)
+def test_padding_changes_nothing(config):
+    """A record gives in a padded batch what it gives alone, whatever the padding holds."""
+    inputs, lengths = inputs_of(config), jnp.array([5, config.length, 1])
+    padding = jnp.arange(config.length) >= lengths[:, None]
+    for fill in (0, 7):
+        filled = jnp.where(padding[(...,) + (None,) * (inputs.ndim - 2)], fill, inputs)
+        together, _ = run(config, filled, lengths)
+        for number, length in enumerate(lengths):
+            alone, _ = run(config, inputs[number : number + 1, :length])
+            np.testing.assert_allclose(together[number], alone[0], rtol=1e-5, atol=1e-6)
+
+
+def test_padding_is_no_part_of_what_batch_norms_see():
+    config = dataclasses.replace(SERIES, convolution=ConvolutionConfig((4,), norm="batch", pool="none"))
+    inputs, lengths = inputs_of(config, batch=2), jnp.array([6, 6])
+    _, whole = run(config, inputs[:, :6], key=jax.random.key(0))
+    _, padded = run(config, inputs, lengths, key=jax.random.key(0))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), whole, padded)
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [{"convolution": NO_CONVOLUTION}, {"recurrent": NO_RECURRENCE}, {"attention": NO_ATTENTION}],
+    ids=lambda each: next(iter(each)),
+)
+@pytest.mark.parametrize("sequence", ["rows", "cells"])
+def test_any_stage_can_be_left_out(left_out, sequence):
+    config = dataclasses.replace(IMAGE, sequence=sequence, **left_out)
+    graphdef, params, _ = split(config)
+    assert set(params) == {"convolution", "recurrent", "attention", "head"} - set(left_out)
+    assert run(config, inputs_of(config))[0].shape == (3, 10)
+
+
+def test_a_table_alone_is_linear_regression():
+    stages = {"convolution": NO_CONVOLUTION, "recurrent": NO_RECURRENCE, "attention": NO_ATTENTION}
+    config = HybridConfig(input="table", channels=4, head="numbers", outputs=1, **stages)
+    graphdef, params, _ = split(config)
+    x = inputs_of(config)
+    outputs, _ = tree.merge(graphdef, params, {})(x)
+    np.testing.assert_allclose(outputs, x @ params["head"]["kernel"] + params["head"]["bias"], rtol=1e-6)
+
+
+def test_boxes_cover_the_map():
+    config = dataclasses.replace(IMAGE, head="boxes", sequence="cells", outputs=5)
+    outputs, _ = run(config, inputs_of(config))
+    assert config.map_size == (5, 4)
+    assert {name: each.shape[1:] for name, each in outputs.items()} == {
+        "heat": (5, 4, 5),
+        "size": (5, 4, 2),
+        "offset": (5, 4, 2),
+    }
+    assert 0.02 < jax.nn.sigmoid(outputs["heat"]).mean() < 0.3  # few cells are thought to be centres
+
+
+def test_the_last_step_alone_attends_as_all_would():
+    """With the last readout only one query is computed; the mean of a sequence of one step sees the same."""
+    last = dataclasses.replace(SERIES, convolution=NO_CONVOLUTION, recurrent=NO_RECURRENCE)
+    x = jnp.broadcast_to(inputs_of(last)[:, :1], (3, 4, 3))
+    mean = dataclasses.replace(last, readout="mean")  # of equal steps
+    np.testing.assert_allclose(run(last, x)[0], run(mean, x)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_batch_norms_learn_what_inference_uses():
+    """After many equal batches inference by the averages gives what training by the batch gave."""
+    config = dataclasses.replace(IMAGE, convolution=ConvolutionConfig((4, 6), convs_per_block=2, norm="batch"))
+    graphdef, params, buffers = split(config)
+    x = 5 + 3 * inputs_of(config, batch=64)
+    trained, statistics = tree.merge(graphdef, params, buffers)(x, key=jax.random.key(0))
+    assert jax.tree.structure(statistics) == jax.tree.structure(buffers)
+    before, none = tree.merge(graphdef, params, buffers)(x)
+    assert none == {} and np.abs(before - trained).max() > 0.05
+    for _ in range(60):
+        buffers = updated_buffers(buffers, statistics, momentum=0.2)
+    after, _ = tree.merge(graphdef, params, buffers)(x)
+    np.testing.assert_allclose(after, trained, atol=0.01)
+
+
+def test_noise_needs_a_key_and_follows_it():
+    config = dataclasses.replace(TEXT, dropout=0.5, drop_path=0.5)
+    inputs = inputs_of(config)
+    still, _ = run(config, inputs)
+    np.testing.assert_array_equal(still, run(dataclasses.replace(config, dropout=0.0), inputs)[0])
+    first, again, other = (run(config, inputs, key=jax.random.key(seed))[0] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-3 and np.abs(first - still).max() > 1e-3
+
+
+def test_dropout_keeps_the_mean_and_drop_path_whole_records():
+    x, key = jnp.ones((200, 50)), jax.random.key(0)
+    dropped = dropout(x, 0.25, key)
+    assert set(np.unique(dropped)) == {0, np.float32(4 / 3)}
+    assert abs((dropped == 0).mean() - 0.25) < 0.02
+    paths = drop_path(x, 0.25, key)
+    assert (paths == paths[:, :1]).all() and abs((paths[:, 0] == 0).mean() - 0.25) < 0.1
+
+
+def test_bfloat16_follows_float32():
+    inputs = inputs_of(TEXT)
+    exact, rounded = run(TEXT, inputs)[0], run(TEXT, inputs, dtype="bfloat16")[0]
+    assert rounded.dtype == jnp.float32
+    assert 0 < np.abs(exact - rounded).max() < 0.05 * np.abs(exact).max()
+
+
+def test_more_than_ten_layers_run_in_their_order():
+    """Taken apart and put together, names are sorted as text: "10" before "2"."""
+    config = dataclasses.replace(SERIES, convolution=ConvolutionConfig((2, 3) * 6, pool="none"))
+    assert run(config, inputs_of(config))[0].shape == (3, 2)
