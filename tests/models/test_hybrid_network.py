@@ -1,6 +1,7 @@
 """The hybrid network: what goes in and comes out, padding that changes nothing, noise, stages left out."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -30,14 +31,21 @@ TEXT = HybridConfig(
 IMAGE = HybridConfig(height=9, width=7, channels=2, convolution=ConvolutionConfig((4,)), **SMALL)
 
 
-def split(config, **options):
-    return tree.split(Hybrid(config, rngs=nnx.Rngs(params=0), **options))
+@functools.cache
+def network(config, **options):
+    """(parameters, buffers, a compiled call of them): taken apart and put together, as training runs it."""
+    graphdef, params, buffers = tree.split(Hybrid(config, rngs=nnx.Rngs(params=0), **options))
+
+    def call(params, buffers, inputs, lengths=None, key=None):
+        return tree.merge(graphdef, params, buffers)(inputs, lengths, key=key)
+
+    return params, buffers, jax.jit(call)
 
 
-def run(config, inputs, lengths=None, key=None, **options):
-    """(outputs, statistics) of a new network, as training runs it: taken apart and put together."""
-    graphdef, params, buffers = split(config, **options)
-    return jax.jit(lambda params: tree.merge(graphdef, params, buffers)(inputs, lengths, key=key))(params)
+def run(config, *given, **options):
+    """(outputs, statistics) of a new network, of inputs, lengths and a key."""
+    params, buffers, call = network(config, **options)
+    return call(params, buffers, *given)
 
 
 def inputs_of(config, batch=3, seed=0):
@@ -57,19 +65,19 @@ def test_padding_changes_nothing(config):
     """A record gives in a padded batch what it gives alone, whatever the padding holds."""
     inputs, lengths = inputs_of(config), jnp.array([5, config.length, 1])
     padding = jnp.arange(config.length) >= lengths[:, None]
-    for fill in (0, 7):
-        filled = jnp.where(padding[(...,) + (None,) * (inputs.ndim - 2)], fill, inputs)
-        together, _ = run(config, filled, lengths)
-        for number, length in enumerate(lengths):
-            alone, _ = run(config, inputs[number : number + 1, :length])
-            np.testing.assert_allclose(together[number], alone[0], rtol=1e-5, atol=1e-6)
+    filled = [jnp.where(padding[(...,) + (None,) * (inputs.ndim - 2)], fill, inputs) for fill in (0, 7)]
+    zeros, sevens = (run(config, each, lengths)[0] for each in filled)
+    np.testing.assert_array_equal(zeros, sevens)
+    for number, length in enumerate(lengths):
+        alone, _ = run(config, inputs[number : number + 1, :length])
+        np.testing.assert_allclose(zeros[number], alone[0], rtol=1e-5, atol=1e-6)
 
 
 def test_padding_is_no_part_of_what_batch_norms_see():
     config = dataclasses.replace(SERIES, convolution=ConvolutionConfig((4,), norm="batch", pool="none"))
     inputs, lengths = inputs_of(config, batch=2), jnp.array([6, 6])
-    _, whole = run(config, inputs[:, :6], key=jax.random.key(0))
-    _, padded = run(config, inputs, lengths, key=jax.random.key(0))
+    _, whole = run(config, inputs[:, :6], None, jax.random.key(0))
+    _, padded = run(config, inputs, lengths, jax.random.key(0))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), whole, padded)
 
 
@@ -81,7 +89,7 @@ def test_padding_is_no_part_of_what_batch_norms_see():
 @pytest.mark.parametrize("sequence", ["rows", "cells"])
 def test_any_stage_can_be_left_out(left_out, sequence):
     config = dataclasses.replace(IMAGE, sequence=sequence, **left_out)
-    graphdef, params, _ = split(config)
+    params, _, _ = network(config)
     assert set(params) == {"convolution", "recurrent", "attention", "head"} - set(left_out)
     assert run(config, inputs_of(config))[0].shape == (3, 10)
 
@@ -89,10 +97,9 @@ def test_any_stage_can_be_left_out(left_out, sequence):
 def test_a_table_alone_is_linear_regression():
     stages = {"convolution": NO_CONVOLUTION, "recurrent": NO_RECURRENCE, "attention": NO_ATTENTION}
     config = HybridConfig(input="table", channels=4, head="numbers", outputs=1, **stages)
-    graphdef, params, _ = split(config)
+    params, _, _ = network(config)
     x = inputs_of(config)
-    outputs, _ = tree.merge(graphdef, params, {})(x)
-    np.testing.assert_allclose(outputs, x @ params["head"]["kernel"] + params["head"]["bias"], rtol=1e-6)
+    np.testing.assert_allclose(run(config, x)[0], x @ params["head"]["kernel"] + params["head"]["bias"], rtol=1e-6)
 
 
 def test_boxes_cover_the_map():
@@ -118,15 +125,15 @@ def test_the_last_step_alone_attends_as_all_would():
 def test_batch_norms_learn_what_inference_uses():
     """After many equal batches inference by the averages gives what training by the batch gave."""
     config = dataclasses.replace(IMAGE, convolution=ConvolutionConfig((4, 6), convs_per_block=2, norm="batch"))
-    graphdef, params, buffers = split(config)
+    params, buffers, call = network(config)
     x = 5 + 3 * inputs_of(config, batch=64)
-    trained, statistics = tree.merge(graphdef, params, buffers)(x, key=jax.random.key(0))
+    trained, statistics = call(params, buffers, x, None, jax.random.key(0))
     assert jax.tree.structure(statistics) == jax.tree.structure(buffers)
-    before, none = tree.merge(graphdef, params, buffers)(x)
+    before, none = call(params, buffers, x)
     assert none == {} and np.abs(before - trained).max() > 0.05
     for _ in range(60):
         buffers = updated_buffers(buffers, statistics, momentum=0.2)
-    after, _ = tree.merge(graphdef, params, buffers)(x)
+    after, _ = call(params, buffers, x)
     np.testing.assert_allclose(after, trained, atol=0.01)
 
 
@@ -134,8 +141,8 @@ def test_noise_needs_a_key_and_follows_it():
     config = dataclasses.replace(TEXT, dropout=0.5, drop_path=0.5)
     inputs = inputs_of(config)
     still, _ = run(config, inputs)
-    np.testing.assert_array_equal(still, run(dataclasses.replace(config, dropout=0.0), inputs)[0])
-    first, again, other = (run(config, inputs, key=jax.random.key(seed))[0] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(still, run(TEXT, inputs)[0])
+    first, again, other = (run(config, inputs, None, jax.random.key(seed))[0] for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1e-3 and np.abs(first - still).max() > 1e-3
 

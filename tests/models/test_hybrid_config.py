@@ -1,0 +1,39 @@
+"""What a hybrid network cannot be is said by the key that has to change."""
+
+import dataclasses
+
+import pytest
+
+from deepseek_jax.errors import UserError
+from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: HybridConfig(input="sound"), "model.input is 'sound'; choose one of image, series, text, table"),
+        (lambda: HybridConfig(input="series"), "model.length is 0; it must be at least 1"),
+        (lambda: HybridConfig(input="text", length=9), "model.vocab_size is 0; it must be at least 1"),
+        (lambda: HybridConfig(outputs=0), "model.outputs is 0"),
+        (lambda: HybridConfig(dropout=1.0), "model.dropout is 1.0, which leaves nothing"),
+        (lambda: HybridConfig(dropout=-0.1), "model.dropout is -0.1; it must lie between 0 and 1"),
+        (lambda: HybridConfig(drop_path=0.1), "model.drop_path is 0.1, but no branch is residual"),
+        (lambda: ConvolutionConfig(filters=(8, 0)), "model.convolution.filters is .* at least 1"),
+        (lambda: ConvolutionConfig(norm="rms"), "model.convolution.norm is 'rms'; choose one of batch"),
+        (lambda: RecurrentConfig("rnn"), "model.recurrent.kind is 'rnn'; choose one of lstm, gru, none"),
+        (lambda: RecurrentConfig(hidden_size=0), "model.recurrent.hidden_size is 0"),
+        (lambda: AttentionConfig(num_heads=-1), "model.attention.num_heads is -1"),
+        (lambda: HybridConfig(head="boxes", input="table"), "'boxes', which needs images; model.input is 'table'"),
+        (lambda: HybridConfig(head="boxes"), "set model.sequence to 'cells', or leave out recurrence"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, message):
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def test_the_map_shrinks_by_every_pool_and_rounds_up():
+    config = HybridConfig(height=28, width=30, convolution=ConvolutionConfig((8, 8, 8)))
+    assert config.map_size == (4, 4)
+    unpooled = dataclasses.replace(config, convolution=ConvolutionConfig((8, 8), pool="none"))
+    assert unpooled.map_size == (28, 30)

@@ -1,0 +1,70 @@
+"""The hybrid network on eight devices computes what it does on one: outputs, gradients, batch norms' averages."""
+
+import pytest
+
+EIGHT = """
+import jax, jax.numpy as jnp, numpy as np
+from flax import nnx
+from deepseek_jax.config import MeshConfig
+from deepseek_jax.models import tree
+from deepseek_jax.models.feature_norms import updated_buffers
+from deepseek_jax.models.hybrid import Hybrid
+from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.parallel import rules
+from deepseek_jax.parallel.mesh import make_mesh
+
+assert len(jax.devices()) == 8
+image = HybridConfig(
+    height=8, width=8, outputs=3, dropout=0.1, drop_path=0.1,
+    convolution=ConvolutionConfig((8,), convs_per_block=2, norm="batch", residual=True),
+    recurrent=RecurrentConfig("lstm", 8, bidirectional=True), attention=AttentionConfig(4, 8),
+)
+text = HybridConfig(
+    input="text", vocab_size=24, embed_dim=8, length=12, outputs=3, readout="mean",
+    convolution=ConvolutionConfig((8,), norm="batch"),
+    recurrent=RecurrentConfig("gru", 8), attention=AttentionConfig(4, 8, residual=True, norm=True),
+)
+# Records differ more from device to device than inside one: statistics of one device alone would be far off.
+shift = jnp.arange(16.0)
+images = jax.random.normal(jax.random.key(0), (16, 8, 8, 1)) + shift[:, None, None, None]
+texts = jax.random.randint(jax.random.key(0), (16, 12), 0, 24) * (shift[:, None] > 4)
+lengths = 1 + jnp.arange(16) % 12
+
+cases = (
+    (image, (images, None), ({"data": 8}, {"data": 2, "tensor": 4})),
+    (text, (texts, lengths), ({"data": 1, "fsdp": 4, "tensor": 2},)),
+)
+
+for config, batch, meshes in cases:
+    make = lambda: Hybrid(config, rngs=nnx.Rngs(params=0))
+    abstract = jax.eval_shape(make)
+    graphdef, axes = tree.split(abstract)[0], tree.logical_axes(abstract)[0]
+    params, buffers = jax.jit(lambda: tree.split(make())[1:])()
+
+    def loss(params, buffers, inputs, lengths):
+        outputs, seen = tree.merge(graphdef, params, buffers)(inputs, lengths, key=jax.random.key(1))
+        probabilities = jax.nn.log_softmax(outputs)
+        return -probabilities[jnp.arange(16), jnp.arange(16) % 3].mean(), (outputs, updated_buffers(buffers, seen, 0.1))
+
+    run = jax.jit(
+        jax.value_and_grad(loss, has_aux=True), compiler_options={"xla_backend_optimization_level": 0}
+    )
+    expected = run(params, buffers, *batch)
+    for sizes in meshes:
+        mesh = make_mesh(MeshConfig(**sizes))
+        with jax.set_mesh(mesh):
+            spread = jax.device_put(params, rules.shardings(mesh, axes, params))
+            kernel = spread["recurrent"]["layers"]["0"]["forwards"]["state"]
+            assert kernel.addressable_shards[0].data.shape[2] == 8 // mesh.shape["tensor"], kernel.sharding
+            sharded = jax.tree.map(lambda x: jax.device_put(x, rules.batch_sharding(mesh)), batch)
+            found = run(spread, jax.device_put(buffers, rules.replicated(mesh)), *sharded)
+        for left, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-5 * max(1, np.abs(right).max()))
+print("same")
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_compute_what_one_does(python):
+    result = python("-c", EIGHT, devices=8)
+    assert result.stdout.strip() == "same", result.stderr
