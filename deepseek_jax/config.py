@@ -4,25 +4,9 @@ import dataclasses
 
 import ml_collections
 
+from deepseek_jax.checking import at_least, choice, fraction
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
-
-
-def _choice(section: str, value: str, allowed: tuple[str, ...]):
-    if value not in allowed:
-        raise UserError(f"{section} is {value!r}; choose one of {', '.join(allowed)}.")
-
-
-def _at_least(section: str, config, low: float, *names: str):
-    for name in names:
-        if getattr(config, name) < low:
-            raise UserError(f"{section}.{name} is {getattr(config, name)}; it must be at least {low}.")
-
-
-def _fraction(section: str, config, *names: str):
-    for name in names:
-        if not 0 <= getattr(config, name) <= 1:
-            raise UserError(f"{section}.{name} is {getattr(config, name)}; it must lie between 0 and 1.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +25,9 @@ class DataConfig:
     prefetch: int = 4  # microbatches read ahead; 0: none, each is read when asked for
 
     def __post_init__(self):
-        _at_least("data", self, 2, "sequence_length")
-        _at_least("data", self, 0, "workers", "prefetch")
-        _fraction("data", self, "fim_rate", "held_out")
+        at_least("data", self, 2, "sequence_length")
+        at_least("data", self, 0, "workers", "prefetch")
+        fraction("data", self, "fim_rate", "held_out")
 
 
 SCHEDULES = (
@@ -70,10 +54,10 @@ class ScheduleConfig:
     patience: int = 3  # looks without a better training loss before plateau lowers the rate
 
     def __post_init__(self):
-        _choice("optimizer.schedule.name", self.name, SCHEDULES)
-        _at_least("optimizer.schedule", self, 0, "warmup_steps", "power")
-        _at_least("optimizer.schedule", self, 1, "step_every", "cycle_growth", "patience")
-        _fraction("optimizer.schedule", self, "final_ratio", "decay_ratio", "decay_fraction", "rise_fraction")
+        choice("optimizer.schedule.name", self.name, SCHEDULES)
+        at_least("optimizer.schedule", self, 0, "warmup_steps", "power")
+        at_least("optimizer.schedule", self, 1, "step_every", "cycle_growth", "patience")
+        fraction("optimizer.schedule", self, "final_ratio", "decay_ratio", "decay_fraction", "rise_fraction")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +76,9 @@ class OptimizerConfig:
     schedule: ScheduleConfig = ScheduleConfig()
 
     def __post_init__(self):
-        _choice("optimizer.name", self.name, OPTIMIZERS)
-        _at_least("optimizer", self, 0, "peak_lr", "weight_decay", "clip_norm", "eps")
-        _fraction("optimizer", self, "b1", "b2")
+        choice("optimizer.name", self.name, OPTIMIZERS)
+        at_least("optimizer", self, 0, "peak_lr", "weight_decay", "clip_norm", "eps")
+        fraction("optimizer", self, "b1", "b2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,9 +95,9 @@ class LossConfig:
     chunk_tokens: int = 2048  # tokens whose logits exist at one time
 
     def __post_init__(self):
-        _at_least("loss", self, 0, "mtp_weight", "mtp_weight_final", "sequence_balance", "z_loss", "indexer_weight")
-        _at_least("loss", self, 1, "chunk_tokens")
-        _fraction("loss", self, "mtp_switch", "indexer_warmup")
+        at_least("loss", self, 0, "mtp_weight", "mtp_weight_final", "sequence_balance", "z_loss", "indexer_weight")
+        at_least("loss", self, 1, "chunk_tokens")
+        fraction("loss", self, "mtp_switch", "indexer_warmup")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +112,8 @@ class RouterConfig:
     capacity_factor: float = 0.0
 
     def __post_init__(self):
-        _at_least("router", self, 0, "bias_update_rate", "capacity_factor")
-        _fraction("router", self, "bias_update_until")
+        at_least("router", self, 0, "bias_update_rate", "capacity_factor")
+        fraction("router", self, "bias_update_until")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,12 +131,12 @@ class TrainConfig:
     on_nonfinite: str = "stop"  # or skip: drop the step and count it
 
     def __post_init__(self):
-        _at_least("train", self, 1, "steps", "batch_size", "ramp_stages")
-        _at_least("train", self, 0, "microbatch_size", "ramp_start")
-        _choice("train.dtype", self.dtype, ("float32", "bfloat16"))
-        _choice("train.remat", self.remat, ("none", "dots", "full"))
-        _choice("train.on_nonfinite", self.on_nonfinite, ("stop", "skip"))
-        _fraction("train", self, "ramp_fraction", "ema_decay")
+        at_least("train", self, 1, "steps", "batch_size", "ramp_stages")
+        at_least("train", self, 0, "microbatch_size", "ramp_start")
+        choice("train.dtype", self.dtype, ("float32", "bfloat16"))
+        choice("train.remat", self.remat, ("none", "dots", "full"))
+        choice("train.on_nonfinite", self.on_nonfinite, ("stop", "skip"))
+        fraction("train", self, "ramp_fraction", "ema_decay")
         if self.ramp_start and not 0 < self.microbatch_size <= self.ramp_start <= self.batch_size:
             raise UserError(
                 f"train.ramp_start is {self.ramp_start}; it grows by whole microbatches, so set train.microbatch_size "
@@ -175,7 +159,7 @@ class EvalConfig:
     sample_tokens: int = 96
 
     def __post_init__(self):
-        _at_least("eval", self, 0, "every", "batch_size", "batches", "samples", "sample_tokens")
+        at_least("eval", self, 0, "every", "batch_size", "batches", "samples", "sample_tokens")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,8 +168,8 @@ class CheckpointConfig:
     keep: int = 2  # newest kept, beside the best
 
     def __post_init__(self):
-        _at_least("checkpoint", self, 0, "every")
-        _at_least("checkpoint", self, 1, "keep")
+        at_least("checkpoint", self, 0, "every")
+        at_least("checkpoint", self, 1, "keep")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +179,7 @@ class LogConfig:
     wandb_project: str = ""  # needs `pip install wandb`; empty: off
 
     def __post_init__(self):
-        _at_least("log", self, 1, "every")
+        at_least("log", self, 1, "every")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +212,7 @@ class StoppingConfig:
     min_delta: float = 0.0  # by how much better counts
 
     def __post_init__(self):
-        _at_least("stopping", self, 0, "patience", "min_delta")
+        at_least("stopping", self, 0, "patience", "min_delta")
 
 
 @dataclasses.dataclass(frozen=True)
