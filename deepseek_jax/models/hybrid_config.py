@@ -125,10 +125,19 @@ class HybridConfig:
                 "model.head is 'boxes', which needs an output for each cell of the map; set model.sequence to 'cells', "
                 "or leave out recurrence (model.recurrent.kind 'none') and attention (model.attention.num_heads 0)."
             )
+        for name in ("height", "width"):
+            if getattr(self, name) % self._pooled:
+                raise UserError(
+                    f"model.{name} is {getattr(self, name)}; make it a multiple of {self._pooled}, what the pools "
+                    "divide it by, so that the cells of the map tile the image and boxes lie where they say."
+                )
+
+    @property
+    def _pooled(self) -> int:
+        convolution = self.convolution
+        return convolution.pool_size ** len(convolution.filters) if convolution.pool != "none" else 1
 
     @property
     def map_size(self) -> tuple[int, int]:
         """(rows, columns) of an image's map after the convolution; pooling rounds up."""
-        convolution = self.convolution
-        pooled = convolution.pool_size ** len(convolution.filters) if convolution.pool != "none" else 1
-        return -(-self.height // pooled), -(-self.width // pooled)
+        return -(-self.height // self._pooled), -(-self.width // self._pooled)

@@ -25,6 +25,7 @@ from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig
         (lambda: AttentionConfig(num_heads=-1), "model.attention.num_heads is -1"),
         (lambda: HybridConfig(head="boxes", input="table"), "'boxes', which needs images; model.input is 'table'"),
         (lambda: HybridConfig(head="boxes"), "set model.sequence to 'cells', or leave out recurrence"),
+        (lambda: HybridConfig(head="boxes", sequence="cells", width=27), "model.width is 27; make it a multiple of 2"),
     ],
 )
 def test_what_cannot_be_is_refused(make, message):

@@ -103,7 +103,7 @@ def test_a_table_alone_is_linear_regression():
 
 
 def test_boxes_cover_the_map():
-    config = dataclasses.replace(IMAGE, head="boxes", sequence="cells", outputs=5)
+    config = dataclasses.replace(IMAGE, head="boxes", sequence="cells", outputs=5, height=10, width=8)
     outputs, _ = run(config, inputs_of(config))
     assert config.map_size == (5, 4)
     assert {name: each.shape[1:] for name, each in outputs.items()} == {
