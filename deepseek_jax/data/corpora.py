@@ -104,25 +104,32 @@ class Prose(TextCorpus):
 
     def _documents(self):
         """A document is what one operation or shape adds: a paragraph seen before, in any service, is not repeated."""
-        import botocore
-
         seen = set()
-        for path in sorted((pathlib.Path(botocore.__file__).parent / "data").glob("*/*/service-2.json.gz")):
-            service = path.parts[-3]
-            model = json.loads(gzip.decompress(path.read_bytes()))
+        for service, version, model in service_models():
             for part in ("operations", "shapes"):
                 for name, node in model.get(part, {}).items():
-                    new = [p for text in _documentation(node) for p in self._paragraphs(text) if p not in seen]
+                    new = [p for p in self.paragraphs(node) if p not in seen]
                     new = list(dict.fromkeys(new))
                     seen.update(new)
                     if new:
-                        yield Document(f"{service}/{path.parts[-2]}/{part}/{name}", service, "\n".join(new))
+                        yield Document(f"{service}/{version}/{part}/{name}", service, "\n".join(new))
 
-    def _paragraphs(self, text: str) -> Iterator[str]:
-        for piece in self._BREAK.split(text):
-            paragraph = " ".join(html.unescape(self._TAG.sub("", piece)).split())
-            if len(paragraph) >= self.SHORTEST:
-                yield paragraph
+    @classmethod
+    def paragraphs(cls, node) -> Iterator[str]:
+        """The paragraphs of all documentation below a node of a service model, without its markup."""
+        for text in _documentation(node):
+            for piece in cls._BREAK.split(text):
+                paragraph = " ".join(html.unescape(cls._TAG.sub("", piece)).split())
+                if len(paragraph) >= cls.SHORTEST:
+                    yield paragraph
+
+
+def service_models() -> Iterator[tuple[str, str, dict]]:
+    """Every service that botocore describes: its name, the version of the description, the description."""
+    import botocore
+
+    for path in sorted((pathlib.Path(botocore.__file__).parent / "data").glob("*/*/service-2.json.gz")):
+        yield path.parts[-3], path.parts[-2], json.loads(gzip.decompress(path.read_bytes()))
 
 
 def _documentation(node) -> Iterator[str]:

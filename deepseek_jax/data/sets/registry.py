@@ -1,0 +1,109 @@
+"""From a set's name to the set, split, tokenized, with what standardises it."""
+
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+
+from deepseek_jax.data.sets import files, images, scenes, series, services, splitting, tables, vocabulary
+from deepseek_jax.data.sets.config import DatasetConfig
+from deepseek_jax.data.sets.dataset import SPLITS, Dataset, Records
+from deepseek_jax.data.sets.scaling import Scaling, moments
+from deepseek_jax.data.sets.source import Source
+from deepseek_jax.errors import UserError
+
+SOURCES: dict[str, Callable[[DatasetConfig], Source]] = {
+    "digits": images.digits,
+    "mnist5k": images.mnist5k,
+    "fashion": images.fashion,
+    "services": services.services,
+    "scenes": scenes.scenes,
+    "diabetes": tables.diabetes,
+    "co2": series.co2,
+    "temperatures": series.temperatures,
+}
+
+
+def open_set(config: DatasetConfig) -> Dataset:
+    """The set that `config.name` names, prepared first where that takes time; UserError where it cannot be had.
+
+    The same config gives the same records in the same splits, on every machine.
+    """
+    source = _read(config)
+    splits = _split(source, config)
+    splits["train"] = _without(splits["train"], config)
+    tokenizer = None
+    if source.input == "text" and len(splits["train"]["ids"]):
+        tokenizer = vocabulary.train_tokenizer(splits["train"]["inputs"].tolist(), config)
+        splits = {name: _tokenized(records, tokenizer, config.length) for name, records in splits.items()}
+    return Dataset(
+        name=source.name,
+        kind=source.kind,
+        input=source.input,
+        splits=splits,
+        class_names=source.class_names,
+        names=source.names,
+        target_names=source.target_names,
+        scaling=_fit(source, splits["train"]) if config.standardise else Scaling(),
+        balance=config.balance,
+        tokenizer=tokenizer,
+        season=source.season,
+    )
+
+
+def _read(config: DatasetConfig) -> Source:
+    if config.name in SOURCES:
+        return SOURCES[config.name](config)
+    if config.name.startswith("tfds:"):
+        return images.tfds_images(config)
+    path = pathlib.Path(config.name).expanduser()
+    if path.suffix in files.READERS:
+        return files.read(path, config)
+    raise UserError(
+        f"dataset.name: {config.name!r} is neither a set ({', '.join(SOURCES)}, tfds:NAME) nor a .csv or .jsonl file."
+    )
+
+
+def _split(source: Source, config: DatasetConfig) -> dict[str, Records]:
+    records, settings = source.records, {"val": config.val, "test": config.test, "seed": config.seed}
+    keys = splitting.content_keys(records["inputs"])
+    strata = records.get("labels", np.zeros(len(keys), np.int32))
+    if source.given is None:
+        split_of = splitting.by_content(keys, strata, **settings)
+    else:
+        split_of = splitting.complete(source.given, keys, strata, **settings)
+    return {name: {column: values[split_of == name] for column, values in records.items()} for name in SPLITS}
+
+
+def _without(records: Records, config: DatasetConfig) -> Records:
+    """The training records but for those of the filter list."""
+    if not config.exclude:
+        return records
+    try:
+        lines = pathlib.Path(config.exclude).expanduser().read_text("utf-8").splitlines()
+        listed = [int(line.split("#")[0]) for line in lines if line.split("#")[0].strip()]
+    except FileNotFoundError:
+        raise UserError(f"dataset.exclude: there is no file {config.exclude}.") from None
+    except ValueError:
+        raise UserError(f"dataset.exclude: {config.exclude} must hold one record's id a line.") from None
+    kept = ~np.isin(records["ids"], listed)
+    return {column: values[kept] for column, values in records.items()}
+
+
+def _tokenized(records: Records, tokenizer, length: int) -> Records:
+    ids, lengths = vocabulary.encode(records["inputs"], tokenizer, length)
+    return records | {"inputs": ids, "lengths": lengths, "texts": records["inputs"]}
+
+
+def _fit(source: Source, train: Records) -> Scaling:
+    """Of the training records, by channel (images, series) or column; text has nothing to standardise."""
+    if not len(train["ids"]):
+        return Scaling()
+    inputs, targets = ((), ()), ((), ())
+    if source.input == "image" and train["inputs"].dtype == np.uint8:
+        inputs = tuple(tuple(value / 255 for value in values) for values in moments(train["inputs"]))
+    elif source.input != "text":
+        inputs = moments(train["inputs"])
+    if source.kind == "numbers":
+        targets = moments(train["targets"])
+    return Scaling(*inputs, *targets)

@@ -1,0 +1,50 @@
+"""Splits that hang on a seed and on what the records hold, not on their order: equal records stay together."""
+
+import collections
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def content_keys(inputs: np.ndarray) -> list[bytes]:
+    """A digest for each record of arrays [N ...] or texts [N]; texts that differ in case or spaces alone are equal."""
+    if inputs.dtype == object:
+        contents = (" ".join(text.lower().split()).encode() for text in inputs)
+    else:
+        contents = (record.tobytes() for record in np.ascontiguousarray(inputs))
+    return [hashlib.blake2b(content, digest_size=16).digest() for content in contents]
+
+
+def by_content(keys: Sequence[bytes], strata: np.ndarray, val: float, test: float, seed: int) -> np.ndarray:
+    """The split's name for each record; each stratum (a class) is cut in the same shares, to the nearest record.
+
+    Records with equal keys come into one split, and count in the stratum of the first of them.  A stratum that has a
+    record has one in training.
+    """
+    first = {}
+    for place, key in enumerate(keys):
+        first.setdefault(key, place)
+    groups = collections.defaultdict(list)
+    for key, place in first.items():
+        groups[strata[place]].append(key)
+    split_of = {}
+    for members in groups.values():
+        members.sort(key=lambda key: hashlib.blake2b(key, key=str(seed).encode(), digest_size=16).digest())
+        tests = min(round(test * len(members)), len(members) - 1)
+        vals = min(round(val * len(members)), len(members) - 1 - tests)
+        for rank, key in enumerate(members):
+            split_of[key] = "test" if rank < tests else "val" if rank < tests + vals else "train"
+    return np.array([split_of[key] for key in keys])
+
+
+def complete(
+    given: np.ndarray, keys: Sequence[bytes], strata: np.ndarray, val: float, test: float, seed: int
+) -> np.ndarray:
+    """The splits that a source came with; those that it lacks are cut from its training records by content."""
+    lacks = {"val": val, "test": test}
+    lacks = {name: 0.0 if (given == name).any() else share for name, share in lacks.items()}
+    (places,) = np.nonzero(given == "train")
+    whole = given.astype("<U5")
+    whole[places] = by_content([keys[place] for place in places], strata[places], seed=seed, **lacks)
+    return whole

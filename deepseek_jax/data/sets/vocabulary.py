@@ -1,0 +1,30 @@
+"""Token ids of labelled texts, by a BPE that saw the training split alone.
+
+N texts  S tokens kept of each
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from deepseek_jax.data import cache
+from deepseek_jax.data.sets.config import DatasetConfig
+from deepseek_jax.data.tokenizer import Tokenizer, train_bpe
+
+
+def train_tokenizer(texts: Sequence[str], config: DatasetConfig) -> Tokenizer:
+    """A tokenizer of `config.vocab_size` entries at most; made once for the same texts."""
+    entry = cache.root(config) / "tokenizers" / cache.digest(config.vocab_size, list(texts))
+    cache.build(entry, lambda directory: train_bpe(texts, config.vocab_size, directory / "tokenizer.json"))
+    return Tokenizer(entry / "tokenizer.json")
+
+
+def encode(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ids int32 [N S], padded, and lengths int32 [N], at least 1 each; of a longer text the first S tokens."""
+    ids = np.full((len(texts), length), tokenizer.pad, np.int32)
+    lengths = np.ones(len(texts), np.int32)
+    for row, encoded in enumerate(tokenizer.encode_batch(list(texts))):
+        kept = encoded[:length]
+        ids[row, : len(kept)] = kept
+        lengths[row] = max(len(kept), 1)
+    return ids, lengths
