@@ -6,7 +6,7 @@ that it is asked for; no row hangs on how many processes there are, so a run may
 
 import contextlib
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import numpy as np
@@ -25,14 +25,14 @@ class TrainBatches(Iterator[Batch]):
     `fingerprint` names all that the order hangs on, so that a state is never restored on other data.
     """
 
-    def __init__(self, rows: grain.MapDataset, microbatch: int, start: int, fingerprint: str, options: dict):
-        self._rows, self._microbatch, self._options = rows, microbatch, options
-        self._fingerprint = cache.digest(fingerprint, microbatch)
+    def __init__(self, read: Callable[[int], grain.DatasetIterator], start: int, fingerprint: str):
+        """`read(position)` gives the batches from there on."""
+        self._read, self._fingerprint = read, fingerprint
         self._seek(start)
 
     def _seek(self, position: int):
         self._position = position
-        self._batches = _batches(self._rows, self._microbatch, position, **self._options)
+        self._batches = self._read(position)
         # Also at exit: grain's worker processes have to be told before the interpreter is taken down.
         self.close = weakref.finalize(self, self._batches.close)
 
@@ -56,9 +56,13 @@ class TrainBatches(Iterator[Batch]):
         self._seek(state["position"])
 
 
-def train_rows(domains: Sequence[PackedRows], weights: Sequence[float]) -> grain.MapDataset:
-    """One endless stream of rows; each row comes from one domain, and any stretch holds them in proportion."""
-    return grain.MapDataset.mix([grain.MapDataset.source(rows) for rows in domains], weights)
+def train_batches(
+    domains: Sequence[PackedRows], weights: Sequence[float], microbatch: int, start: int, fingerprint: str, **options
+) -> TrainBatches:
+    """Endless batches [R, S]; each row comes from one domain, and any stretch holds them in proportion."""
+    rows = grain.MapDataset.mix([grain.MapDataset.source(rows) for rows in domains], weights)
+    fingerprint = cache.digest(fingerprint, microbatch)
+    return TrainBatches(lambda position: _batches(rows, microbatch, position, **options), start, fingerprint)
 
 
 class HeldOutRows:
@@ -112,9 +116,14 @@ def _batches(
     if chosen is None:
         chosen = range(microbatch)
     mine = grain.MapDataset.source(Chosen(rows, microbatch, chosen))[start * len(chosen) :].batch(len(chosen))
+    return read_ahead(mine, workers, prefetch)
+
+
+def read_ahead(batches: grain.MapDataset, workers: int, prefetch: int) -> grain.DatasetIterator:
+    """The batches in turn, `prefetch` of them made ahead, in a thread or in `workers` processes."""
     # One thread: packing holds the interpreter's lock, and the cores belong to the step.
     threads = min(1, prefetch)
-    batches = mine.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch))
+    batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch))
     if workers:
         if not flags.FLAGS.is_parsed():  # grain reads absl flags, which only app.run would parse
             flags.FLAGS.mark_as_parsed()

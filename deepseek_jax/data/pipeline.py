@@ -34,8 +34,8 @@ class Corpus:
         rows = [self.train_rows(domain, seed) for domain in range(len(self.parts))]
         settings = [self.data.sequence_length, self.data.fim_rate, seed, self.tokenizer.bos, self.tokenizer.eos]
         fingerprint = cache.digest(settings, [(part.index["digest"], part.weight) for part in self.parts])
-        mixed = batches.train_rows(rows, [part.weight for part in self.parts])
-        return batches.TrainBatches(mixed, microbatch, start, fingerprint, self._reading(chosen))
+        weights, reading = [part.weight for part in self.parts], self._reading(chosen)
+        return batches.train_batches(rows, weights, microbatch, start, fingerprint, **reading)
 
     def held_out_batches(self, microbatch: int, *, chosen: Sequence[int] | None = None) -> Iterator[batches.Batch]:
         """Every held-out row once, in a fixed shuffled order; rows that fill the last batch have segment_ids 0.

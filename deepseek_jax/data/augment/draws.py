@@ -3,10 +3,12 @@
 B records of a batch
 """
 
+import functools
 import hashlib
 
 import numpy as np
 
+TABLE = 1 << 20  # normal numbers drawn once
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -34,6 +36,15 @@ class Draws:
         """int64 [B] in [0, high)."""
         return (self.uniform(name) * high).astype(np.int64)
 
+    def normal(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """float32 [B, *shape]: for each record a stretch of one table, from a place of its own.
+
+        A generator for each record would take ten times as long; that two stretches may overlap, shifted, is as good
+        as independence for noise in pictures.
+        """
+        steps = np.arange(np.prod(shape))
+        return _normal_table()[(self.integers(name, TABLE)[:, None] + steps) % TABLE].reshape(-1, *shape)
+
     def again(self, name: str) -> "Draws":
         """Other numbers for the same records."""
         other = object.__new__(Draws)
@@ -47,6 +58,11 @@ class Draws:
     def _named(self, name: str) -> np.ndarray:
         stream = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
         return _mixed(self._key_B ^ np.uint64(stream))
+
+
+@functools.cache
+def _normal_table() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(TABLE, np.float32)
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:

@@ -1,0 +1,72 @@
+"""A syntactic transform without a parser: the two clauses of an English sentence change places.
+
+    Although the bucket is empty, it cannot be deleted.   The bucket cannot be deleted, although it is empty.
+    If you omit it, the default is used.                   The default is used if you omit it.
+
+Only sentences whose structure the words and commas alone show are touched; the others stay as they are.
+"""
+
+import re
+
+# Words that open a clause wherever they stand.  `when`, `while`, `since`, `after`, `before`, `until` and `as` are not
+# among those that may be moved to the front: there they often belong to a noun or a time ("the date when it ends").
+CONTRAST = ("although", "though", "whereas", "even though")  # set off by a comma on either side of the main clause
+ANYWHERE = (*CONTRAST, "if", "because", "unless", "even if")
+IN_FRONT = (*ANYWHERE, "when", "while", "since", "after", "before", "until", "once")
+# After these, `if` asks a question ("indicates if it is on"), and what follows cannot go elsewhere.
+ASKING = set(
+    "whether indicate indicates indicating specify specifies specifying determine determines determining check checks "
+    "checking see sees seeing know knows ask asks decide decides tell tells only even as and or but".split()
+)
+# Opening words that were capitals only because they opened the sentence.
+OPENERS = set(
+    "a an the this that these those it its you your we our they their he she his her there each every all any some no "
+    "use specify set if when in on at for to by with".split()
+)
+OPENING = re.compile(rf"({'|'.join(IN_FRONT)}) ", re.IGNORECASE)
+MIDDLE = re.compile(rf",? \b({'|'.join(sorted(ANYWHERE, key=len, reverse=True))}) ")  # "even if" before "if"
+SENTENCE = re.compile(r"[^.!?]+(?:[.!?](?!\s)[^.!?]*)*[.!?]*\s*")  # a full stop inside a name or number ends nothing
+SHORTEST = 3  # words of a clause
+
+
+def sentences(text: str) -> list[str]:
+    """`text` cut after each sentence, with the spaces that follow it: joined again they give `text`."""
+    return SENTENCE.findall(text)
+
+
+def reorder(sentence: str) -> str | None:
+    """The sentence with its clauses exchanged, or None where its structure does not show."""
+    match = re.fullmatch(r"(.*?)([.!?]*)(\s*)", sentence, re.DOTALL)
+    body, end, space = match.groups()
+    changed = _front_to_back(body) or _back_to_front(body)
+    return changed and changed + end + space
+
+
+def _front_to_back(body: str) -> str | None:
+    """ "Although A, B" -> "B, although A"; of several commas none says where A ends."""
+    opening = OPENING.match(body)
+    if not opening or body.count(",") != 1:
+        return None
+    opener = opening[1].lower()
+    clause, main = (part.strip() for part in body.split(","))
+    if _short(clause, len(opener.split())) or _short(main) or main.split()[0].lower() in ("then", "and", "or", "but"):
+        return None
+    comma = "," if opener in CONTRAST else ""
+    return f"{main[0].upper()}{main[1:]}{comma} {clause[0].lower()}{clause[1:]}"
+
+
+def _back_to_front(body: str) -> str | None:
+    """ "B, although A" -> "Although A, B"; only with no other comma and one such word."""
+    found = list(MIDDLE.finditer(body))
+    if len(found) != 1 or body.count(",") > found[0].group().count(","):
+        return None
+    main, clause = body[: found[0].start()], body[found[0].start() :].lstrip(", ")
+    if _short(main) or _short(clause, 1) or main.split()[-1].lower() in ASKING:
+        return None
+    first = main.split()[0]
+    main = main[0].lower() + main[1:] if first.lower() in OPENERS else main
+    return f"{clause[0].upper()}{clause[1:]}, {main}"
+
+
+def _short(clause: str, besides: int = 0) -> bool:
+    return len(clause.split()) - besides < SHORTEST - 1

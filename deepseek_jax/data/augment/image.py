@@ -1,0 +1,60 @@
+"""Pictures changed one by one: geometry, grey levels, a hidden square.
+
+B pictures  H height  W width  C channels  M boxes a picture; grey levels in [0, 1]
+"""
+
+import numpy as np
+
+from deepseek_jax.data.augment.config import ImageAugmentConfig
+from deepseek_jax.data.augment.draws import Draws
+from deepseek_jax.data.augment.geometry import area, drop_boxes, move
+
+
+def augment_images(batch: dict, config: ImageAugmentConfig, draws: Draws) -> dict:
+    """`batch` with float32 inputs [B H W C], and boxes if there are some, changed as `draws` has it for each record."""
+    if config.moves:
+        batch = move(batch, config, draws)
+    images = batch["inputs"]
+    if config.brightness:
+        factor_B = draws.uniform("brightness", 1 - config.brightness, 1 + config.brightness).astype(np.float32)
+        images = np.clip(images * factor_B[:, None, None, None], 0, 1)
+    if config.noise:
+        images = np.clip(images + np.float32(config.noise) * draws.normal("noise", images.shape[1:]), 0, 1)
+    batch = batch | {"inputs": images}
+    return cut_out(batch, config, draws) if config.cutout else batch
+
+
+def cut_out(batch: dict, config: ImageAugmentConfig, draws: Draws) -> dict:
+    """A black square about a random point of each picture (DeVries and Taylor, arXiv:1708.04552).
+
+    A box of which it leaves too little is dropped; where that would leave a picture none, the picture is left whole.
+    """
+    _, H, W, _ = batch["inputs"].shape
+    half = config.cutout * min(H, W) / 2
+    y_B, x_B = draws.uniform("cutout y", 0, H), draws.uniform("cutout x", 0, W)
+    square_B4 = np.stack([y_B - half, x_B - half, y_B + half, x_B + half], -1).round()
+    square_B4 = np.clip(square_B4, 0, [H, W, H, W])
+    if "boxes" in batch:
+        boxes, labels, whole_B = _uncovered(batch, square_B4 / [H, W, H, W], config.keep_box)
+        square_B4 = np.where(whole_B[:, None], 0, square_B4)
+        batch = batch | {"boxes": boxes, "box_labels": labels}
+    return batch | {"inputs": np.where(inside(square_B4, H, W)[..., None], np.float32(0), batch["inputs"])}
+
+
+def inside(boxes_B4: np.ndarray, height: int, width: int) -> np.ndarray:
+    """bool [B H W]: the pixels of one box in each picture, in pixels."""
+    y0, x0, y1, x1 = boxes_B4.T[..., None]
+    rows, columns = np.arange(height), np.arange(width)
+    return ((rows >= y0) & (rows < y1))[:, :, None] & ((columns >= x0) & (columns < x1))[:, None]
+
+
+def _uncovered(batch: dict, square_B4: np.ndarray, keep: float):
+    """Boxes and labels without those that the square hides, and the pictures [B] that it must leave whole."""
+    boxes, labels = batch["boxes"], batch["box_labels"]
+    low = np.maximum(boxes[..., :2], square_B4[:, None, :2])
+    high = np.minimum(boxes[..., 2:], square_B4[:, None, 2:])
+    hidden = area(np.concatenate([low, np.maximum(low, high)], -1))
+    kept_BM = (labels >= 0) & (hidden <= (1 - keep) * area(boxes))
+    whole_B = (labels >= 0).any(1) & ~kept_BM.any(1)
+    boxes, labels = drop_boxes(boxes, labels, np.where(whole_B[:, None], labels >= 0, kept_BM))
+    return boxes, labels, whole_B

@@ -1,0 +1,47 @@
+"""Two pictures made one, and their labels with them: mixup and cutmix.
+
+B pictures  H height  W width  K classes
+"""
+
+import numpy as np
+from scipy.special import betaincinv
+
+from deepseek_jax.data.augment.config import ImageAugmentConfig
+from deepseek_jax.data.augment.draws import Draws
+from deepseek_jax.data.augment.image import inside
+
+
+def mix(batch: dict, other: dict, config: ImageAugmentConfig, draws: Draws) -> dict:
+    """`batch` and `other`, one picture of each, with labels [B K] and weights [B] in proportion.
+
+    Where both are asked for, half of the pictures are blended and half are pasted.
+    """
+    paste_B = draws.uniform("mix which") < (0.5 if config.mixup and config.cutmix else float(config.cutmix > 0))
+    _, H, W, _ = batch["inputs"].shape
+    blended_B = _beta(config.mixup, draws.uniform("mixup"))
+    pasted_BHW = inside(_rectangles(_beta(config.cutmix, draws.uniform("cutmix")), draws, H, W), H, W)
+    # The share of pixels that really came from the other picture: a rectangle at the edge is cut.
+    share_B = np.where(paste_B, pasted_BHW.mean((1, 2)), blended_B).astype(np.float32)
+    share_BHW = np.where(paste_B[:, None, None], pasted_BHW, blended_B[:, None, None]).astype(np.float32)
+
+    def blend(name: str, share: np.ndarray) -> np.ndarray:
+        return batch[name] + share * (other[name] - batch[name])
+
+    return batch | {
+        "inputs": blend("inputs", share_BHW[..., None]),
+        "labels": blend("labels", share_B[:, None]),
+        "weights": blend("weights", share_B),
+    }
+
+
+def _beta(a: float, uniform_B: np.ndarray) -> np.ndarray:
+    """Shares of the other picture, from Beta(a, a); none for a = 0, which is off."""
+    return betaincinv(a, a, uniform_B) if a else np.zeros_like(uniform_B)
+
+
+def _rectangles(share_B: np.ndarray, draws: Draws, height: int, width: int) -> np.ndarray:
+    """[B 4] in pixels: the share of the area, the picture's proportions, about a random point (arXiv:1905.04899)."""
+    half_B2 = np.sqrt(share_B)[:, None] * [height, width] / 2
+    centre_B2 = np.stack([draws.uniform("cutmix y", 0, height), draws.uniform("cutmix x", 0, width)], -1)
+    corners = np.concatenate([centre_B2 - half_B2, centre_B2 + half_B2], -1).round()
+    return np.clip(corners, 0, [height, width, height, width])

@@ -1,0 +1,114 @@
+"""Texts changed by words and clauses, their labels kept: EDA (Wei and Zou, arXiv:1901.11196) and a syntactic transform.
+
+B texts of a batch
+"""
+
+import functools
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from deepseek_jax.data.augment.clauses import reorder, sentences
+from deepseek_jax.data.augment.config import TextAugmentConfig
+from deepseek_jax.data.augment.draws import Draws
+from deepseek_jax.data.augment.thesaurus import Thesaurus, open_thesaurus
+
+WORD = re.compile(r"(\W*)(\w+)(\W*)")  # what stands before it, the word, what stands after it
+SHORTEST = 3  # letters of a word that is replaced
+STOP = set(
+    "the and for are but not you all any can has have had her his its our was were will with this that these those "
+    "from they them their then than there here when where which while who whom whose what why how into onto over under "
+    "also only each every some such more most other another same does did done doing been being must may might shall "
+    "should would could your yours one two".split()
+)
+
+
+def thesaurus_of(config: TextAugmentConfig) -> tuple[str, Thesaurus | None]:
+    """The thesaurus that the settings need, by name; none where they look no word up."""
+    return open_thesaurus(config.thesaurus) if config.synonyms or config.insert else ("none", None)
+
+
+def augment_texts(
+    texts_B: Sequence[str], config: TextAugmentConfig, thesaurus: Thesaurus | None, draws: Draws
+) -> list[str]:
+    """Each text as its draws have it, in the order that TextAugmentConfig gives; none becomes empty."""
+    generators = draws.generators("text")
+    return [augment_text(text, config, thesaurus, rng) for text, rng in zip(texts_B, generators, strict=True)]
+
+
+def augment_text(text: str, config: TextAugmentConfig, thesaurus: Thesaurus | None, rng: np.random.Generator) -> str:
+    if config.reorder:
+        text = reorder_clauses(text, config.reorder, rng)
+    words = text.split()
+    if config.synonyms:
+        words = replace(words, config.synonyms, thesaurus, rng)
+    if config.insert:
+        words = insert(words, config.insert, thesaurus, rng)
+    if config.swap:
+        words = swap(words, config.swap, rng)
+    if config.delete:
+        words = delete(words, config.delete, rng)
+    return " ".join(words) if words != text.split() else text
+
+
+def reorder_clauses(text: str, chance: float, rng: np.random.Generator) -> str:
+    """Each sentence that has two clauses to exchange has them exchanged with `chance`."""
+    return "".join((rng.random() < chance and reorder(sentence)) or sentence for sentence in sentences(text))
+
+
+def replace(words: list[str], share: float, thesaurus: Thesaurus, rng: np.random.Generator) -> list[str]:
+    """`share` of the words that have synonyms, each as one of these, with its case and punctuation."""
+    places = [place for place, word in enumerate(words) if _synonyms(word, thesaurus)]
+    words = list(words)
+    for place in rng.permutation(places)[: _count(share, len(places), rng)]:
+        words[place] = _synonym(words[place], thesaurus, rng)
+    return words
+
+
+def insert(words: list[str], share: float, thesaurus: Thesaurus, rng: np.random.Generator) -> list[str]:
+    """Synonyms of random words of the text at random places, `share` as many as there are words."""
+    known = [word for word in words if _synonyms(word, thesaurus)]
+    words = list(words)
+    for _ in range(_count(share, len(words), rng) if known else 0):
+        bare = WORD.fullmatch(known[rng.integers(len(known))])[2].lower()
+        words.insert(rng.integers(len(words) + 1), _synonym(bare, thesaurus, rng))
+    return words
+
+
+def swap(words: list[str], share: float, rng: np.random.Generator) -> list[str]:
+    """Two random words exchanged, `share` as often as there are words."""
+    words = list(words)
+    for _ in range(_count(share, len(words), rng) if len(words) > 1 else 0):
+        one, other = rng.choice(len(words), 2, replace=False)
+        words[one], words[other] = words[other], words[one]
+    return words
+
+
+def delete(words: list[str], share: float, rng: np.random.Generator) -> list[str]:
+    """Each word left out with chance `share`; one stays in any case."""
+    kept = rng.random(len(words)) >= share
+    if words and not kept.any():
+        kept[rng.integers(len(words))] = True
+    return [word for word, keep in zip(words, kept, strict=True) if keep]
+
+
+def _count(share: float, of: int, rng: np.random.Generator) -> int:
+    """share * of, rounded up or down by chance, so that short texts are changed at the same rate as long ones."""
+    return int(share * of + rng.random())
+
+
+@functools.lru_cache(1 << 16)  # a text's words are looked up several times at each showing
+def _synonyms(word: str, thesaurus: Thesaurus) -> tuple[str, ...]:
+    """None for function words, names in capitals, and what is no word."""
+    parts = WORD.fullmatch(word)
+    bare = parts[2] if parts else ""
+    usual = bare.isalpha() and len(bare) >= SHORTEST and (bare.islower() or bare.istitle())
+    return thesaurus(bare.lower()) if usual and bare.lower() not in STOP else ()
+
+
+def _synonym(word: str, thesaurus: Thesaurus, rng: np.random.Generator) -> str:
+    before, bare, after = WORD.fullmatch(word).groups()
+    found = _synonyms(word, thesaurus)
+    chosen = found[rng.integers(len(found))]
+    return before + (chosen[0].upper() + chosen[1:] if bare.istitle() else chosen) + after

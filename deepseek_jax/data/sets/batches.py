@@ -1,0 +1,152 @@
+"""Batches of a labelled set: augmented, standardised, balanced, by grain; any point of training can be resumed.
+
+B records a batch  H height  W width  C channels or numbers  S steps  K classes  M boxes a picture
+"""
+
+import functools
+from collections.abc import Iterator
+
+import grain
+import numpy as np
+
+from deepseek_jax.data import cache
+from deepseek_jax.data.augment import checks
+from deepseek_jax.data.augment.config import AugmentConfig
+from deepseek_jax.data.augment.draws import Draws
+from deepseek_jax.data.augment.image import augment_images
+from deepseek_jax.data.augment.mixing import mix
+from deepseek_jax.data.augment.text import augment_texts, thesaurus_of
+from deepseek_jax.data.batches import Batch, TrainBatches, check_dealt, read_ahead
+from deepseek_jax.data.packing import ENDLESS
+from deepseek_jax.data.sets.balance import class_weights, epoch_order
+from deepseek_jax.data.sets.dataset import Dataset, as_unit
+from deepseek_jax.data.sets.vocabulary import encode
+
+# A batch holds inputs (float32 [B H W C], [B S C] or [B C], int32 [B S] for text), lengths int32 [B] for series and
+# text; labels float32 [B K] that sum to 1 | targets float32 [B C] | boxes float32 [B M 4] and box_labels int32 [B M];
+# and weights float32 [B]: what a record counts, 0 for one that only fills up the last batch.
+
+PREFETCH = 4  # batches made ahead
+PLAIN = AugmentConfig()  # every augmentation off
+
+
+def train_batches(
+    dataset: Dataset,
+    batch_size: int,
+    seed: int,
+    process: int = 0,
+    processes: int = 1,
+    augment: AugmentConfig = PLAIN,
+    start: int = 0,
+) -> TrainBatches:
+    """Batches [batch_size / processes ...] for ever, from batch `start` on; state() and restore(state) resume exactly.
+
+    Place p of the stream is the same record, augmented alike, for every number of processes: process i reads the
+    places i, i + processes, ...  UserError where the augmentation does not fit the set.
+    """
+    check_dealt(batch_size, processes)
+    checks.check(augment, dataset, seed)
+    order, maker = Order(dataset, seed), BatchMaker(dataset, augment, seed)
+
+    def share(number: int) -> Batch:
+        return maker(order[number * batch_size + process : (number + 1) * batch_size : processes])
+
+    def read(position: int) -> grain.DatasetIterator:
+        return read_ahead(grain.MapDataset.range(position, ENDLESS).map(share), workers=0, prefetch=PREFETCH)
+
+    fingerprint = cache.digest(dataset.fingerprint, repr(augment), maker.thesaurus_name, seed, batch_size)
+    return TrainBatches(read, start, fingerprint)
+
+
+def held_out_batches(
+    dataset: Dataset, split: str, batch_size: int, process: int = 0, processes: int = 1
+) -> Iterator[Batch]:
+    """Batches [batch_size / processes ...] of every record of `split` once, as it is; the last filled with weight 0."""
+    check_dealt(batch_size, processes)
+    count = len(dataset.splits[split]["ids"])
+    for start in range(0, count, batch_size):
+        places = np.arange(start, start + batch_size)[process::processes]
+        # What fills up is the first record again: zeros could be no record at all, such as a text without a word.
+        batch = finished(raw_batch(dataset, split, np.where(places < count, places, 0)), dataset)
+        yield batch | {"weights": (places < count).astype(np.float32)}
+
+
+class Order:
+    """The places of endless training: `order[start:stop:step]` is int64 [B 3], for each place the record, the epoch,
+    and how often that epoch showed the record before."""
+
+    def __init__(self, dataset: Dataset, seed: int):
+        train = dataset.splits["train"]
+        self._epoch = functools.lru_cache(2)(  # a batch may lie in two
+            lambda number: _epoch(len(train["ids"]), train.get("labels"), dataset.balance, seed, number)
+        )
+        self.places_per_epoch = len(self._epoch(0))
+
+    def __getitem__(self, places: slice) -> np.ndarray:
+        epochs, within = np.divmod(np.arange(places.start, places.stop, places.step), self.places_per_epoch)
+        return np.concatenate([self._epoch(int(number))[within[epochs == number]] for number in np.unique(epochs)])
+
+
+def _epoch(count: int, labels, balance: str, seed: int, number: int) -> np.ndarray:
+    """int64 [places 3]."""
+    order = epoch_order(count, labels, balance, np.random.default_rng((seed, number)))
+    by_record = np.argsort(order, kind="stable")
+    first = np.searchsorted(order[by_record], order[by_record])
+    copies = np.empty_like(order)
+    copies[by_record] = np.arange(len(order)) - first
+    return np.stack([order, np.full_like(order, number), copies], -1)
+
+
+class BatchMaker:
+    """From places [B 3] of the training stream to a batch, many records at once."""
+
+    def __init__(self, dataset: Dataset, augment: AugmentConfig, seed: int):
+        self.dataset, self.augment, self.seed = dataset, augment, seed
+        # Words are looked up in the thesaurus that is installed here; a run must not go on with another.
+        self.thesaurus_name, self._thesaurus = thesaurus_of(augment.text)
+
+    def __call__(self, places_B3: np.ndarray) -> Batch:
+        index_B, epoch_B, copy_B = places_B3.T
+        return finished(self.augmented(index_B, Draws(self.seed, index_B, epoch_B, copy_B)), self.dataset)
+
+    def augmented(self, index_B: np.ndarray, draws: Draws) -> Batch:
+        """As `raw_batch`, augmented."""
+        batch = raw_batch(self.dataset, "train", index_B)
+        image, text = self.augment.image, self.augment.text
+        if image.active:
+            batch = augment_images(batch, image, draws)
+        if image.mixes:
+            others = raw_batch(self.dataset, "train", draws.integers("partner", len(self._train["ids"])))
+            batch = mix(batch, augment_images(others, image, draws.again("partner")), image, draws)
+        if text.active:
+            texts = augment_texts(self._train["texts"][index_B], text, self._thesaurus, draws)
+            length = self.dataset.shape()["length"]
+            batch["inputs"], batch["lengths"] = encode(texts, self.dataset.tokenizer, length)
+        return batch
+
+    @property
+    def _train(self):
+        return self.dataset.splits["train"]
+
+
+def raw_batch(dataset: Dataset, split: str, index_B: np.ndarray) -> Batch:
+    """The records as augmentation sees them: images in [0, 1], labels one-hot, nothing standardised yet."""
+    records = dataset.splits[split]
+    batch = {name: records[name][index_B] for name in records if name not in ("ids", "texts")}
+    batch["weights"] = np.ones(len(index_B), np.float32)
+    if dataset.input == "image":
+        batch["inputs"] = as_unit(batch["inputs"])
+    if dataset.kind == "classes":
+        if dataset.balance == "weights" and split == "train":
+            batch["weights"] = class_weights(records["labels"], dataset.outputs)[batch["labels"]]
+        batch["labels"] = np.eye(dataset.outputs, dtype=np.float32)[batch["labels"]]
+    return batch
+
+
+def finished(batch: Batch, dataset: Dataset) -> Batch:
+    """The same as the model and the loss see it."""
+    if dataset.input != "text":
+        batch = batch | {"inputs": dataset.scaling.inputs(batch["inputs"])}
+    if dataset.kind == "numbers":
+        batch = batch | {"targets": dataset.scaling.targets(batch["targets"])}
+    return batch
