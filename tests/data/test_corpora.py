@@ -58,7 +58,7 @@ def test_prose_paragraphs_are_clean():
     from deepseek_jax.data.corpora import Prose
 
     text = "<p>A first paragraph &amp; its <code>code</code>, long enough to keep.</p> <ul> <li>short</li> </ul>"
-    assert list(Prose._paragraphs(Prose, text)) == ["A first paragraph & its code, long enough to keep."]
+    assert list(Prose.paragraphs({"documentation": text})) == ["A first paragraph & its code, long enough to keep."]
 
 
 def test_no_document_at_all(tmp_path):

@@ -25,7 +25,7 @@ OPENERS = set(
 )
 OPENING = re.compile(rf"({'|'.join(IN_FRONT)}) ", re.IGNORECASE)
 MIDDLE = re.compile(rf",? \b({'|'.join(sorted(ANYWHERE, key=len, reverse=True))}) ")  # "even if" before "if"
-SENTENCE = re.compile(r"[^.!?]+(?:[.!?](?!\s)[^.!?]*)*[.!?]*\s*")  # a full stop inside a name or number ends nothing
+SENTENCE = re.compile(r".+?(?:[.!?]+\s+|\Z)", re.DOTALL)  # a full stop inside a name or number ends nothing
 SHORTEST = 3  # words of a clause
 
 

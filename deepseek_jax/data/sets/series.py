@@ -38,7 +38,12 @@ def windows(name: str, values: np.ndarray, config: DatasetConfig, season: int) -
         raise UserError(
             f"dataset.series.window is {S}; {name} needs its season, {season}, or the naive forecast fails."
         )
-    borders = [0, round((1 - config.val - config.test) * len(values)), round((1 - config.test) * len(values))]
+    trained = round((1 - config.val - config.test) * len(values))
+    if trained < S + Z:
+        raise UserError(
+            f"{name} has {trained} values to train on; dataset.series.window and horizon ({S} and {Z}) need {S + Z}."
+        )
+    borders = [0, trained, round((1 - config.test) * len(values))]
     starts, given = [], []
     for split, low, high in zip(("train", "val", "test"), borders, [*borders[1:], len(values)], strict=True):
         inside = range(max(low - S, 0), high - S - Z + 1)

@@ -1,0 +1,164 @@
+"""What is wrong with a user's set is said in one sentence that names the place, and nothing is left out in silence."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig, ImagesConfig
+from deepseek_jax.data.sets.registry import open_set
+from deepseek_jax.errors import UserError
+
+TABLE = ColumnsConfig(features=("age", "size"), label="kind")
+
+
+def write_csv(path, rows=(), header="age,size,kind"):
+    """Thirty good records, and before them `rows`."""
+    good = [f"{number},{number * 2},{'ab'[number % 2]}" for number in range(30)]
+    path.write_text("\n".join([header, *rows, *good]) + "\n")
+    return str(path)
+
+
+def test_a_table_is_read_whole(tmp_path):
+    dataset = open_set(DatasetConfig(name=write_csv(tmp_path / "t.csv"), columns=TABLE))
+    assert dataset.kind == "classes" and dataset.class_names == ("a", "b") and dataset.names == ("age", "size")
+    ids = np.concatenate([records["ids"] for records in dataset.splits.values()])
+    assert sorted(ids.tolist()) == list(range(2, 32))  # the lines of the file
+    test = dataset.splits["test"]
+    assert (test["inputs"][:, 1] == 2 * test["inputs"][:, 0]).all()
+    assert (test["inputs"][:, 0] % 2 == test["labels"]).all() and (test["ids"] == test["inputs"][:, 0] + 2).all()
+    numbers = ColumnsConfig(features=("age",), targets=("size",))
+    assert open_set(DatasetConfig(name=str(tmp_path / "t.csv"), columns=numbers)).target_names == ("size",)
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "message"),
+    [
+        ("", ColumnsConfig(features=("age", "weight"), label="kind"), "no column 'weight'; its columns are age, size"),
+        ("nan,1,a", TABLE, "t.csv line 2: age is nan; mend the record or take it out"),
+        ("1,inf,a", TABLE, "t.csv line 2: size is inf"),
+        ("old,1,a", TABLE, "t.csv line 2: age is 'old'; it must be a number"),
+        ("1,,a", TABLE, "t.csv line 2: size is ''; it must be a number"),
+        ("1,2,", TABLE, "t.csv line 2: kind is empty"),
+        ("1,2", TABLE, "t.csv line 2: the row has not as many fields as the header"),
+        ("1,2,a,b", TABLE, "t.csv line 2: the row has not as many fields as the header"),
+        ('1,"2,a', TABLE, "unexpected end of data"),
+        ("1,2,c", dataclasses.replace(TABLE, classes=("a", "b")), "line 2: kind is 'c', which is none of .*a, b"),
+        ("1,2,a", dataclasses.replace(TABLE, classes=("a", "b", "d")), "no training record is of class 'd'"),
+        ("1,2,a", dataclasses.replace(TABLE, text="kind"), "name the input's column in one of text, image"),
+        ("1,2,a", dataclasses.replace(TABLE, label=""), "name what is asked for in one of label and targets"),
+        ("1,2,a", dataclasses.replace(TABLE, split="kind"), "line 2: kind is 'a'; it must be train, val or test"),
+    ],
+)  # fmt: skip
+def test_faults_of_a_table(tmp_path, row, columns, message):
+    name = write_csv(tmp_path / "t.csv", [row] if row else [])
+    with pytest.raises(UserError, match=message):
+        open_set(DatasetConfig(name=name, columns=columns))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"words": "a"}', "t.jsonl line 1 has no key 'kind'"),
+        ("[1, 2]", "t.jsonl line 1 has no key 'words'"),
+        ("{", "t.jsonl line 1: broken JSON"),
+        ('{"words": 3, "kind": "a"}', "t.jsonl line 1: words is 3; it must be text"),
+        ('{"words": " ", "kind": "a"}', "t.jsonl line 1: words is ' '; it must be text"),
+        ('{"words": "a", "kind": null}', "t.jsonl line 1: kind is empty"),
+    ],
+)
+def test_faults_of_texts(tmp_path, line, message):
+    (tmp_path / "t.jsonl").write_text(line + "\n")
+    columns = ColumnsConfig(text="words", label="kind")
+    with pytest.raises(UserError, match=message):
+        open_set(DatasetConfig(name=str(tmp_path / "t.jsonl"), columns=columns))
+
+
+def test_texts_of_a_user_with_splits_of_their_own(tmp_path):
+    splits = ["train"] * 8 + ["test"] * 4
+    rows = [{"words": f"word {n}", "kind": n % 2, "part": split} for n, split in enumerate(splits)]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n\n" for row in rows))
+    columns = ColumnsConfig(text="words", label="kind", split="part")
+    settings = DatasetConfig(name=str(tmp_path / "t.jsonl"), columns=columns, vocab_size=300, directory=str(tmp_path))
+    dataset = open_set(settings)
+    assert dataset.class_names == ("0", "1")
+    assert dataset.splits["test"]["ids"].tolist() == [17, 19, 21, 23]
+    (tmp_path / "latin.jsonl").write_bytes('{"words": "é", "kind": 1}'.encode("latin-1"))
+    with pytest.raises(UserError, match="latin.jsonl is not UTF-8"):
+        open_set(dataclasses.replace(settings, name=str(tmp_path / "latin.jsonl")))
+    with pytest.raises(UserError, match="there is no file"):
+        open_set(dataclasses.replace(settings, name=str(tmp_path / "other.jsonl")))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A .csv of twelve pictures of 6 x 5 in files of their own, and its config."""
+    for number in range(12):
+        Image.fromarray(np.full((6, 5, 3), 20 * number, np.uint8)).save(tmp_path / f"{number}.png")
+    rows = [f"{number}.png,{number % 2}" for number in range(12)]
+    (tmp_path / "t.csv").write_text("\n".join(["file,label", *rows]) + "\n")
+    return DatasetConfig(name=str(tmp_path / "t.csv"), columns=ColumnsConfig(image="file", label="label"))
+
+
+def test_pictures_of_a_user(pictures):
+    assert open_set(pictures).shape() == {"height": 6, "width": 5, "channels": 1}
+    colour = open_set(dataclasses.replace(pictures, images=ImagesConfig(channels=3)))
+    assert (colour.splits["train"]["inputs"] == colour.splits["train"]["inputs"][:, :1, :1, :1]).all()
+
+
+def test_a_picture_that_does_not_decode(pictures, tmp_path):
+    whole = (tmp_path / "7.png").read_bytes()
+    for data, reason in ((b"no picture", "the format is unknown"), (whole[:48], "truncated")):
+        (tmp_path / "7.png").write_bytes(data)
+        with pytest.raises(UserError, match=f"7.png does not decode as an image: .*{reason}"):
+            open_set(pictures)
+    (tmp_path / "7.png").unlink()
+    with pytest.raises(UserError, match="t.csv line 9: .*7.png cannot be read .No such file"):
+        open_set(pictures)
+
+
+def test_pictures_of_two_sizes(pictures, tmp_path):
+    Image.fromarray(np.zeros((8, 9), np.uint8)).save(tmp_path / "3.png")
+    with pytest.raises(UserError, match="first image is 6 x 5, image 3 is 8 x 9; set dataset.images.height"):
+        open_set(pictures)
+    assert open_set(dataclasses.replace(pictures, images=ImagesConfig(4, 4))).shape()["height"] == 4
+
+
+def test_faults_of_any_set(uneven, opened):
+    """Sets that did not come from a file are checked too."""
+
+    def broken(**columns):
+        return dataclasses.replace(uneven, records=uneven.records | columns)
+
+    inputs, labels = uneven.records["inputs"].copy(), uneven.records["labels"].copy()
+    inputs[17, 2, 1, 0] = np.nan
+    labels[42] = 3
+    with pytest.raises(UserError, match="uneven: record 17 has nan; mend it"):
+        opened(broken(inputs=inputs))
+    with pytest.raises(UserError, match="uneven: record 42 has label 3; its 3 classes are numbered from 0"):
+        opened(broken(labels=labels))
+    labels[labels == 2] = 0
+    labels[42] = 0
+    with pytest.raises(UserError, match="no training record is of class 'few'"):
+        opened(broken(labels=labels))
+    numbers = {"ids": uneven.records["ids"], "inputs": inputs[..., 0, 0], "targets": np.zeros((100, 1), np.float32)}
+    table = dataclasses.replace(uneven, kind="numbers", input="table", records=numbers, names=tuple("abcd"))
+    with pytest.raises(UserError, match="record 17 has nan in c"):
+        opened(dataclasses.replace(table, records=numbers | {"inputs": inputs[:, :, 1, 0]}), test=0.0, val=0.0)
+    with pytest.raises(UserError, match="dataset.balance is weights, but uneven asks for numbers"):
+        opened(dataclasses.replace(table, target_names=("t",)), balance="weights")
+
+
+@pytest.mark.parametrize("box", [(0.5, 0.1, 0.4, 0.9), (-0.1, 0, 1, 1), (0, 0, 1, 1.1)])
+def test_boxes_that_are_none(uneven, opened, box):
+    boxes = np.tile(np.float32([0, 0, 1, 1]), (100, 2, 1))
+    boxes[5, 1] = box
+    records = {name: uneven.records[name] for name in ("ids", "inputs")} | {"boxes": boxes}
+    records["box_labels"] = np.tile(np.int32([0, 1]), (100, 1))
+    source = dataclasses.replace(uneven, kind="boxes", records=records, class_names=("a", "b"))
+    with pytest.raises(UserError, match="uneven: record 5 has box .* it must be y0 x0 y1 x1"):
+        opened(source)
+    records["box_labels"][5, 1] = -1  # what is no box may hold anything
+    assert opened(source).outputs == 2

@@ -1,0 +1,103 @@
+"""Splits hang on the seed and on what records hold; no record is in two; what is fitted is fitted on training alone."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from deepseek_jax.data.sets.config import DatasetConfig
+from deepseek_jax.data.sets.registry import open_set
+from deepseek_jax.data.sets.scaling import Scaling, moments
+from deepseek_jax.data.sets.splitting import by_content, complete, content_keys
+from deepseek_jax.errors import UserError
+
+KEYS = [bytes([number]) for number in range(200)]
+STRATA = np.repeat([0, 1], [150, 50])
+
+
+def test_shares_hold_in_each_class():
+    split_of = by_content(KEYS, STRATA, val=0.1, test=0.2, seed=0)
+    for label, size in ((0, 150), (1, 50)):
+        counts = {name: int((split_of[label == STRATA] == name).sum()) for name in ("train", "val", "test")}
+        assert counts == {"train": size * 7 // 10, "val": size // 10, "test": size // 5}
+
+
+def test_the_order_of_the_source_does_not_matter_and_the_seed_does():
+    order = np.random.default_rng(1).permutation(len(KEYS))
+    split_of = by_content(KEYS, STRATA, val=0.1, test=0.2, seed=0)
+    again = by_content([KEYS[i] for i in order], STRATA[order], val=0.1, test=0.2, seed=0)
+    assert (again == split_of[order]).all()
+    assert (by_content(KEYS, STRATA, val=0.1, test=0.2, seed=1) != split_of).any()
+
+
+def test_equal_records_stay_together_even_with_other_labels():
+    keys = [key for key in KEYS[:50] for _ in range(3)]
+    split_of = by_content(keys, np.arange(150) % 2, val=0.2, test=0.3, seed=0).reshape(50, 3)
+    assert (split_of == split_of[:, :1]).all() and set(split_of.ravel()) == {"train", "val", "test"}
+    texts = np.array(["One text.", "one  TEXT.", "another"], object)
+    assert content_keys(texts)[0] == content_keys(texts)[1] != content_keys(texts)[2]
+
+
+def test_a_class_of_one_record_is_trained_on():
+    assert by_content(KEYS[:1], np.zeros(1), val=0.3, test=0.6, seed=0) == ["train"]
+
+
+def test_official_splits_stay_and_the_missing_one_is_cut_from_training():
+    given = np.repeat(["train", "test"], [150, 50])
+    split_of = complete(given, KEYS, STRATA, val=0.1, test=0.5, seed=0)
+    assert (split_of[150:] == "test").all() and (split_of[:150] == "val").sum() == 15
+    assert not (split_of[:150] == "test").any()
+
+
+def test_no_record_of_a_real_set_is_in_two_splits(digits, config):
+    keys = [set(content_keys(records["inputs"])) for records in digits.splits.values()]
+    assert not (keys[0] & keys[1] or keys[0] & keys[2] or keys[1] & keys[2])
+    assert sum(len(records["ids"]) for records in digits.splits.values()) == 1797
+    assert open_set(config).fingerprint == digits.fingerprint
+    assert open_set(dataclasses.replace(config, seed=1)).fingerprint != digits.fingerprint
+
+
+def test_scaling_is_fitted_on_training_alone_and_survives_json(digits, opened, uneven):
+    train = digits.splits["train"]["inputs"]
+    scaled = digits.scaling.inputs(train)
+    assert abs(scaled.mean()) < 1e-4 and abs(scaled.std() - 1) < 1e-4
+    assert digits.scaling.input_mean != moments(np.concatenate([r["inputs"] for r in digits.splits.values()]))[0]
+    assert Scaling.from_json(digits.scaling.to_json()) == digits.scaling
+    assert opened(uneven, standardise=False).scaling == Scaling()
+
+
+def test_scaling_of_numbers_is_undone():
+    values = np.array([[1.0, 1e6], [3.0, 1e6], [5.0, 1e6]])  # the second never changes
+    scaling = Scaling(target_mean=moments(values)[0], target_deviation=moments(values)[1])
+    assert np.allclose(scaling.targets(values)[:, 0], [-np.sqrt(1.5), 0, np.sqrt(1.5)])
+    assert (scaling.targets(values)[:, 1] == 0).all()
+    assert np.allclose(scaling.undo_targets(scaling.targets(values)), values)
+
+
+def test_bytes_are_scaled_as_the_pictures_that_a_model_sees(opened, uneven):
+    images = (uneven.records["inputs"] * 255).astype(np.uint8)
+    scaling = opened(dataclasses.replace(uneven, records=uneven.records | {"inputs": images})).scaling
+    assert 0.4 < scaling.input_mean[0] < 0.6 and 0.2 < scaling.input_deviation[0] < 0.4
+
+
+def test_a_filter_list_takes_records_out_of_training_alone(opened, uneven, tmp_path):
+    before = opened(uneven)
+    train, test = before.splits["train"]["ids"], before.splits["test"]["ids"]
+    (tmp_path / "filter.txt").write_text(f"# doubtful\n{train[0]}  # a duplicate\n{train[3]}\n{test[0]}\n\n")
+    after = opened(uneven, exclude=str(tmp_path / "filter.txt"))
+    assert after.splits["train"]["ids"].tolist() == np.delete(train, [0, 3]).tolist()
+    assert after.splits["test"]["ids"].tolist() == test.tolist()
+    (tmp_path / "filter.txt").write_text("the first\n")
+    with pytest.raises(UserError, match="must hold one record's id a line"):
+        opened(uneven, exclude=str(tmp_path / "filter.txt"))
+    with pytest.raises(UserError, match="there is no file"):
+        opened(uneven, exclude="nowhere.txt")
+
+
+def test_settings_that_cannot_be():
+    with pytest.raises(UserError, match="leave nothing to train on"):
+        DatasetConfig(val=0.5, test=0.5)
+    with pytest.raises(UserError, match="dataset.balance is 'even'; choose one of none, weights"):
+        DatasetConfig(balance="even")
+    with pytest.raises(UserError, match="neither a set .digits, mnist5k"):
+        open_set(DatasetConfig(name="mnist"))
