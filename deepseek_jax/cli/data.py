@@ -1,4 +1,4 @@
-"""deepseek-jax data prepare, deepseek-jax data inspect."""
+"""deepseek-jax data prepare, deepseek-jax data inspect, deepseek-jax data show."""
 
 from deepseek_jax.cli import options, runtime
 
@@ -7,9 +7,14 @@ examples:
   deepseek-jax data {verb} --config configs/v3_tiny.py
   deepseek-jax data {verb} --source my_texts/ --config.model.vocab_size=4096"""
 
+SHOW = """
+examples:
+  deepseek-jax data show scenes --augment
+  deepseek-jax data show services --augment --output texts.html"""
+
 
 def add_to(verbs):
-    data = options.add_verb(verbs, "data", None, "prepare a corpus and its tokenizer, or look into one", "")
+    data = options.add_verb(verbs, "data", None, "prepare a corpus and its tokenizer, or look into data", "")
     actions = data.add_subparsers(title="verbs", metavar="VERB", required=True)
     for name, run, summary in (
         ("prepare", run_prepare, "read, split, tokenize and store a corpus, and show sizes and what was skipped"),
@@ -20,6 +25,12 @@ def add_to(verbs):
         given = parser.add_mutually_exclusive_group(required=True)
         given.add_argument("--config", metavar="FILE", help="take data.* and model.vocab_size from this config")
         given.add_argument("--source", metavar="NAME", help="a corpus (prose, literature, code, mix) or a path")
+    show = options.add_verb(
+        actions, "show", run_show, "write a page that shows a labelled set, and what augmentations do to it", SHOW
+    )
+    show.add_argument("name", metavar="NAME", help="digits, mnist5k, fashion, services, scenes, diabetes, co2 ...")
+    show.add_argument("--augment", action="store_true", help="records before and after each augmentation")
+    show.add_argument("--output", metavar="FILE", help="the page to write; default: NAME.html")
 
 
 def run_prepare(args):
@@ -48,3 +59,16 @@ def _show(args, rows: bool):
         corpus = open_corpus(experiment.data, experiment.model.vocab_size, report)
     description = inspect.describe(corpus)
     console.print(inspect.render(description if rows else description | {"rows": {}}))
+
+
+def run_show(args):
+    from pathlib import Path
+
+    from deepseek_jax.data.sets import show
+    from deepseek_jax.data.sets.config import DatasetConfig
+    from deepseek_jax.data.sets.registry import open_set
+
+    dataset = open_set(DatasetConfig(name=args.name))
+    path = Path(args.output or f"{args.name.replace(':', '_')}.html")
+    show.write(path, dataset, show.shown_augmentation(dataset) if args.augment else None)
+    print(f"wrote {path}")

