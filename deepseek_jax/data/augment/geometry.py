@@ -58,14 +58,18 @@ def keeping_boxes(batch: dict, config: ImageAugmentConfig, draws: Draws) -> tupl
     A move that would push all boxes out is drawn anew, RETRIES times; then the picture is not moved.
     """
     size = batch["inputs"].shape[1:3]
-    moves, lost_B = draw_moves(config, draws, *size), None
     had_B = (batch["box_labels"] >= 0).any(1)
-    for attempt in range(RETRIES + 1):
+
+    def lost(moves: Moves) -> np.ndarray:
         _, labels_BM = move_boxes(batch["boxes"], batch["box_labels"], moves, *size, config.keep_box)
-        lost_B = had_B & ~(labels_BM >= 0).any(1)
-        if not lost_B.any() or attempt == RETRIES:
-            break
+        return had_B & ~(labels_BM >= 0).any(1)
+
+    moves = draw_moves(config, draws, *size)
+    for attempt in range(RETRIES):
+        if not (lost_B := lost(moves)).any():
+            return moves, lost_B
         moves = moves.where(lost_B, draw_moves(config, draws.again(f"move {attempt}"), *size))
+    lost_B = lost(moves)
     still = Moves(np.broadcast_to(np.eye(2), moves.matrix_B22.shape), np.zeros_like(moves.shift_B2))
     return moves.where(lost_B, still), lost_B
 

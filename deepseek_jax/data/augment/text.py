@@ -32,24 +32,22 @@ def thesaurus_of(config: TextAugmentConfig) -> tuple[str, Thesaurus | None]:
 def augment_texts(
     texts_B: Sequence[str], config: TextAugmentConfig, thesaurus: Thesaurus | None, draws: Draws
 ) -> list[str]:
-    """Each text as its draws have it, in the order that TextAugmentConfig gives; none becomes empty."""
-    generators = draws.generators("text")
-    return [augment_text(text, config, thesaurus, rng) for text, rng in zip(texts_B, generators, strict=True)]
-
-
-def augment_text(text: str, config: TextAugmentConfig, thesaurus: Thesaurus | None, rng: np.random.Generator) -> str:
+    """Each text as its draws have it, in the order that TextAugmentConfig gives; none that has a word becomes empty."""
+    texts = list(texts_B)
     if config.reorder:
-        text = reorder_clauses(text, config.reorder, rng)
-    words = text.split()
-    if config.synonyms:
-        words = replace(words, config.synonyms, thesaurus, rng)
-    if config.insert:
-        words = insert(words, config.insert, thesaurus, rng)
-    if config.swap:
-        words = swap(words, config.swap, rng)
-    if config.delete:
-        words = delete(words, config.delete, rng)
-    return " ".join(words) if words != text.split() else text
+        numbers = draws.generators("reorder")
+        texts = [reorder_clauses(text, config.reorder, rng) for text, rng in zip(texts, numbers, strict=True)]
+    by_words = {
+        "synonyms": functools.partial(replace, thesaurus=thesaurus),
+        "insert": functools.partial(insert, thesaurus=thesaurus),
+        "swap": swap,
+        "delete": delete,
+    }
+    for name, change in by_words.items():
+        if share := getattr(config, name):
+            numbers = draws.generators(name)
+            texts = [" ".join(change(text.split(), share, rng)) for text, rng in zip(texts, numbers, strict=True)]
+    return texts
 
 
 def reorder_clauses(text: str, chance: float, rng: np.random.Generator) -> str:
@@ -57,7 +55,7 @@ def reorder_clauses(text: str, chance: float, rng: np.random.Generator) -> str:
     return "".join((rng.random() < chance and reorder(sentence)) or sentence for sentence in sentences(text))
 
 
-def replace(words: list[str], share: float, thesaurus: Thesaurus, rng: np.random.Generator) -> list[str]:
+def replace(words: list[str], share: float, rng: np.random.Generator, thesaurus: Thesaurus) -> list[str]:
     """`share` of the words that have synonyms, each as one of these, with its case and punctuation."""
     places = [place for place in _common(words) if _synonyms(words[place], thesaurus)]
     words = list(words)
@@ -66,7 +64,7 @@ def replace(words: list[str], share: float, thesaurus: Thesaurus, rng: np.random
     return words
 
 
-def insert(words: list[str], share: float, thesaurus: Thesaurus, rng: np.random.Generator) -> list[str]:
+def insert(words: list[str], share: float, rng: np.random.Generator, thesaurus: Thesaurus) -> list[str]:
     """Synonyms of random words of the text at random places, `share` as many as there are words."""
     known = [words[place] for place in _common(words) if _synonyms(words[place], thesaurus)]
     words = list(words)

@@ -30,27 +30,27 @@ def rng():
 
 
 def test_synonyms_keep_case_and_punctuation(rng):
-    changed = replace(WORDS, 1.0, lookup, rng)
+    changed = replace(WORDS, 1.0, rng, lookup)
     assert changed[0] in ("Big:", "Of great size:") and changed[2] == "pail," and changed[5] == "void,"
     assert [word for word in changed if word in WORDS] == ["the", "which", "is", "holds", "no", "(yet)."]
     assert WORDS[0] == "Large:"  # the given list is left as it was
-    counts = [sum(new != old for new, old in zip(replace(WORDS, 0.3, lookup, rng), WORDS)) for _ in range(400)]
+    counts = [sum(new != old for new, old in zip(replace(WORDS, 0.3, rng, lookup), WORDS)) for _ in range(400)]
     assert abs(np.mean(counts) - 0.3 * 4) < 0.15
 
 
 def test_no_synonym_for_names_and_function_words(rng):
     words = ["THE", "the", "API", "iPhone", "x", "42", "3rd", "--"]
-    assert replace(words, 1.0, lambda word: ("wrong",), rng) == words
+    assert replace(words, 1.0, rng, lambda word: ("wrong",)) == words
     names = "Ask Amazon Simple Storage. Then store it".split()
-    assert replace(names, 1.0, lookup_all, rng) == "Other Amazon Simple Storage. Then other it".split()
+    assert replace(names, 1.0, rng, lookup_all) == "Other Amazon Simple Storage. Then other it".split()
 
 
 def test_insertions_are_synonyms_of_the_text(rng):
-    changed = insert(WORDS, 0.5, lookup, rng)
+    changed = insert(WORDS, 0.5, rng, lookup)
     assert len(changed) in (len(WORDS) + 5, len(WORDS) + 6)
     added = collections.Counter(changed) - collections.Counter(WORDS)
     assert set(added) <= {name for names in BOOK.values() for name in names}
-    assert insert(["nothing", "known"], 1.0, lookup, rng) == ["nothing", "known"]
+    assert insert(["nothing", "known"], 1.0, rng, lookup) == ["nothing", "known"]
 
 
 def test_swaps_move_words_and_keep_them(rng):
@@ -111,6 +111,10 @@ def test_texts_hang_on_their_draws_alone():
     assert augment_texts(texts[3:], config, lookup, Draws(0, index[3:], epoch[3:], epoch[3:])) == whole[3:]
     assert augment_texts(texts, config, lookup, Draws(0, index, epoch + 1, epoch)) != whole
     assert all(changed.strip() for changed in whole) and whole != texts
+    alone = TextAugmentConfig(delete=0.2)
+    both = TextAugmentConfig(delete=0.2, swap=1e-9)  # on, and too rare to change a word
+    numbers = Draws(0, index, epoch, epoch)
+    assert augment_texts(texts, alone, None, numbers) == augment_texts(texts, both, None, numbers)
     everything = TextAugmentConfig(delete=1.0)
     assert all(len(t.split()) == 1 for t in augment_texts(texts, everything, None, Draws(0, index, epoch, epoch)))
     untouched = augment_texts(
