@@ -6,9 +6,6 @@ import ml_collections
 
 from deepseek_jax.checking import at_least, choice, fraction
 from deepseek_jax.errors import UserError
-from deepseek_jax.limits import at_least as _at_least
-from deepseek_jax.limits import choice as _choice
-from deepseek_jax.limits import fraction as _fraction
 from deepseek_jax.models.config import ModelConfig
 
 

@@ -4,7 +4,7 @@ B records a batch  H height  W width  C channels or numbers  S steps  K classes 
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import grain
 import numpy as np
@@ -16,7 +16,7 @@ from deepseek_jax.data.augment.draws import Draws
 from deepseek_jax.data.augment.image import augment_images
 from deepseek_jax.data.augment.mixing import mix
 from deepseek_jax.data.augment.text import augment_texts, thesaurus_of
-from deepseek_jax.data.batches import Batch, TrainBatches, check_dealt, read_ahead
+from deepseek_jax.data.batches import Batch, TrainBatches, read_ahead
 from deepseek_jax.data.packing import ENDLESS
 from deepseek_jax.data.sets.balance import class_weights, epoch_order
 from deepseek_jax.data.sets.dataset import Dataset, as_unit
@@ -34,22 +34,20 @@ def train_batches(
     dataset: Dataset,
     batch_size: int,
     seed: int,
-    process: int = 0,
-    processes: int = 1,
+    chosen: Sequence[int] | None = None,
     augment: AugmentConfig = PLAIN,
     start: int = 0,
 ) -> TrainBatches:
-    """Batches [batch_size / processes ...] for ever, from batch `start` on; state() and restore(state) resume exactly.
+    """Batches [batch_size ...] for ever, from batch `start` on; of each only the rows `chosen`, if any.
 
-    Place p of the stream is the same record, augmented alike, for every number of processes: process i reads the
-    places i, i + processes, ...  UserError where the augmentation does not fit the set.
+    state() and restore(state) resume exactly.  A row is the same record, augmented alike, whoever else reads others.
+    UserError where the augmentation does not fit the set.
     """
-    check_dealt(batch_size, processes)
     checks.check(augment, dataset, seed)
     order, maker = Order(dataset, seed), BatchMaker(dataset, augment, seed)
 
     def share(number: int) -> Batch:
-        return maker(order[number * batch_size + process : (number + 1) * batch_size : processes])
+        return maker(_rows(order[number * batch_size : (number + 1) * batch_size], chosen))
 
     def read(position: int) -> grain.DatasetIterator:
         return read_ahead(grain.MapDataset.range(position, ENDLESS).map(share), workers=0, prefetch=PREFETCH)
@@ -59,16 +57,22 @@ def train_batches(
 
 
 def held_out_batches(
-    dataset: Dataset, split: str, batch_size: int, process: int = 0, processes: int = 1
+    dataset: Dataset, split: str, batch_size: int, chosen: Sequence[int] | None = None
 ) -> Iterator[Batch]:
-    """Batches [batch_size / processes ...] of every record of `split` once, as it is; the last filled with weight 0."""
-    check_dealt(batch_size, processes)
+    """Batches [batch_size ...] of every record of `split` once, as it is; the last filled up with weight 0.
+
+    Of each only the rows `chosen`, if any.
+    """
     count = len(dataset.splits[split]["ids"])
     for start in range(0, count, batch_size):
-        places = np.arange(start, start + batch_size)[process::processes]
+        places = _rows(np.arange(start, start + batch_size), chosen)
         # What fills up is the first record again: zeros could be no record at all, such as a text without a word.
         batch = finished(raw_batch(dataset, split, np.where(places < count, places, 0)), dataset)
         yield batch | {"weights": (places < count).astype(np.float32)}
+
+
+def _rows(places: np.ndarray, chosen: Sequence[int] | None) -> np.ndarray:
+    return places if chosen is None else places[np.asarray(chosen)]
 
 
 class Order:

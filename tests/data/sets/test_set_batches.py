@@ -67,13 +67,9 @@ def test_processes_share_one_order(digits):
     whole = take(train_batches(digits, 12, seed=0, augment=STRONG), 3)
     for processes in (2, 4):
         for process in range(processes):
-            mine = take(train_batches(digits, 12, 0, process, processes, augment=STRONG), 3)
+            mine = take(train_batches(digits, 12, 0, range(process, 12, processes), augment=STRONG), 3)
             for step, batch in enumerate(whole):
                 assert same(mine[step], {name: values[process::processes] for name, values in batch.items()})
-    with pytest.raises(UserError, match="12 rows cannot be dealt to 5"):
-        train_batches(digits, 12, 0, processes=5)
-    with pytest.raises(UserError, match="12 rows cannot be dealt to 5"):
-        next(held_out_batches(digits, "val", 12, processes=5))
 
 
 def test_the_batch_that_a_record_comes_in_does_not_matter(digits):
@@ -104,7 +100,7 @@ def test_held_out_is_read_once_and_filled_with_what_counts_nothing(digits):
     assert counted.sum() == len(records["ids"]) == 179 and len(counted) == 192
     assert np.allclose(inputs[counted > 0], digits.scaling.inputs(records["inputs"]))
     assert (np.concatenate([b["labels"] for b in batches])[counted > 0].argmax(1) == records["labels"]).all()
-    halves = [list(held_out_batches(digits, "val", 48, process, 2)) for process in (0, 1)]
+    halves = [list(held_out_batches(digits, "val", 48, range(process, 48, 2))) for process in (0, 1)]
     assert all((halves[1][step]["inputs"] == batch["inputs"][1::2]).all() for step, batch in enumerate(batches))
 
 
