@@ -6,7 +6,11 @@ import ml_collections
 
 from deepseek_jax.checking import at_least, choice, fraction
 from deepseek_jax.errors import UserError
+from deepseek_jax.data.augment.config import AugmentConfig
+from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.hybrid_config import HybridConfig
+from deepseek_jax.tasks.config import ObjectiveConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +237,25 @@ class Experiment:
     mesh: MeshConfig = MeshConfig()
 
 
-FAMILIES = {"language_model": Experiment}
+@dataclasses.dataclass(frozen=True)
+class SupervisedExperiment:
+    """The hybrid network on a labelled set."""
+
+    family: str = "supervised"
+    model: HybridConfig = HybridConfig()
+    dataset: DatasetConfig = DatasetConfig()
+    augment: AugmentConfig = AugmentConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    stopping: StoppingConfig = StoppingConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+    mesh: MeshConfig = MeshConfig()
+
+
+FAMILIES = {"language_model": Experiment, "supervised": SupervisedExperiment}
 
 
 def default_config(family: str = "language_model") -> ml_collections.ConfigDict:

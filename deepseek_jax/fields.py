@@ -97,16 +97,17 @@ def build(values: Mapping, origin: str) -> Experiment:
     for key in flatten(values):
         if key not in leaf_types(family):
             raise UserError(f"{origin} sets an unknown key, {key}{nearest(key, family)}")
-    return _build(FAMILIES[family], values, "")
+    return build_section(FAMILIES[family], values, "")
 
 
-def _build(section: type, values: Mapping, prefix: str):
+def build_section(section: type, values: Mapping, prefix: str):
+    """A dataclass of the schema from nested `values`, whose keys begin with `prefix` in messages."""
     fields = {}
     for name, kind in typing.get_type_hints(section).items():
         if name not in values:
             continue
         if dataclasses.is_dataclass(kind):
-            fields[name] = _build(kind, values[name], f"{prefix}{name}.")
+            fields[name] = build_section(kind, values[name], f"{prefix}{name}.")
         else:
             fields[name] = convert(prefix + name, values[name], kind)
     return section(**fields)

@@ -13,10 +13,11 @@ def add_to(verbs):
         verbs,
         "eval",
         run,
-        "score a trained model on held-out text, beside gzip and xz",
+        "score a trained model on what its run held out",
         """\
-Scores are bits a byte, so they compare between models with different tokenizers and with compressors.  The data is
-what the run held out, or that of --source: the held-out part of a corpus, or all of a file or directory.
+Scores of language models are bits a byte, so they compare between models with different tokenizers and with gzip and
+xz.  The data is what the run held out, or that of --source: the held-out part of a corpus, or all of a file or
+directory.  A hybrid network is scored on the test split of its set, beside the plain model for such data.
 
 examples:
   deepseek-jax eval --workdir runs/v3_tiny
@@ -31,15 +32,18 @@ examples:
 def run(args):
     from deepseek_jax import record
 
-    record.read(args.workdir)  # what is wrong with the directory is said before the seconds that jax takes
+    family = record.read(args.workdir).family  # what is wrong is said before the seconds that jax takes
+    if family == "supervised" and args.source:
+        raise UserError("--source is for language models; a hybrid network is scored on the test split of its own set.")
     runtime.prepare()
+    from deepseek_jax.cli import evaluate_supervised
     from deepseek_jax.parallel import processes
 
     with processes.together():
-        _evaluate(args)
+        (evaluate_supervised.run if family == "supervised" else _language_model)(args)
 
 
-def _evaluate(args):
+def _language_model(args):
     from rich.console import Console
 
     from deepseek_jax.data.baseline import bits_per_byte

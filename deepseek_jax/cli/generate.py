@@ -55,7 +55,8 @@ def run(args):
     prompts = read_prompts(args)
     from deepseek_jax import record
 
-    record.read(args.workdir)  # what is wrong with the directory is said before the seconds that jax takes
+    if record.read(args.workdir).family != "language_model":  # said before the seconds that jax takes
+        raise UserError(f"{args.workdir} holds no language model; answers of a hybrid network come from `predict`.")
     runtime.prepare()
     from rich.console import Console
 

@@ -53,6 +53,7 @@ def train(
     if leads:
         setup.task.keep_beside(workdir)
     processes.check_shared(workdir / record.FILE)
+    shown = setup.task.shown
     try:
         with Checkpoints(workdir, experiment.checkpoint, say=console.print) as checkpoints:
             restored = checkpoints.restore(setup.abstract)
@@ -62,12 +63,14 @@ def train(
             run = Run(setup, workdir, console, Goodput(began, done.useful_seconds), profile)
             if not done.stopped:
                 state, done = _take_steps(run, state, done, checkpoints)
+        finished = done.stopped or done.step == experiment.train.steps
+        results = setup.task.results(state, workdir) if finished else []
     finally:
         if leads:
             report.write(workdir)  # of a run that failed too: it shows where
-    if done.stopped or done.step == experiment.train.steps:
-        summary.show(console, workdir, setup.task.shown, setup.task.results(state, workdir))
-    return summary.final_scores(workdir, setup.task.shown)
+    if finished:
+        summary.show(console, workdir, shown, results)
+    return summary.final_scores(workdir, shown)
 
 
 def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints) -> tuple[State, Progress]:

@@ -22,10 +22,10 @@ def curves(rows: list[dict], shown: Shown) -> bytes:
     drawn: list[Callable] = [_loss, _learning_rate, _gradient_norm, _throughput]
     for axes, draw in zip(panels.flat, drawn):
         draw(axes, rows, shown)
-        _tidy(axes)
+        tidy(axes)
     for axes in panels[1]:
         axes.set_xlabel("step", **STYLE)
-    return _png(figure)
+    return png(figure)
 
 
 def _loss(axes: Axes, rows: list[dict], shown: Shown):
@@ -88,7 +88,7 @@ def balance(rows: list[dict]) -> bytes | None:
         _heat(figure, right, relative, LogNorm(1 / 4, 4), "RdBu_r", "load / mean in the last evaluated step", layers)
         right.xaxis.set_major_locator(MaxNLocator(integer=True))
         right.set_xlabel("expert", **STYLE)
-    return _png(figure)
+    return png(figure)
 
 
 def _heat(figure: Figure, axes: Axes, values: np.ndarray, norm, colours: str, title: str, layers: list[str]):
@@ -120,7 +120,8 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return np.array([np.median(values[max(0, i - reach) : i + reach + 1]) for i in range(len(values))])
 
 
-def _tidy(axes: Axes):
+def tidy(axes: Axes):
+    """The house's look: a faint grid, no frame."""
     axes.grid(color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(labelsize=8, colors=INK, length=0)
@@ -129,7 +130,8 @@ def _tidy(axes: Axes):
         spine.set_color(FAINT)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as the bytes of a file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()

@@ -10,6 +10,8 @@ from deepseek_jax.train.sinks import FILE, read_rows
 from deepseek_jax.train.summary import final_scores
 from deepseek_jax.train.verdict import verdict
 
+PICTURES = "pictures"  # below a run directory: what a task drew of its answers
+
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>
@@ -66,6 +68,8 @@ def _sections(rows: list[dict], workdir: Path, shown: Shown):
     experts = plots.balance(rows)
     if experts:
         yield f"<h2>Expert load</h2>{_picture(experts, 'expert load, a row for each layer')}"
+    for path in sorted((workdir / PICTURES).glob("*.png")):
+        yield f"<h2>{html.escape(path.stem.capitalize())}</h2>{_picture(path.read_bytes(), path.stem)}"
     scores = final_scores(workdir, shown)
     if scores:
         cells = "".join(

@@ -19,9 +19,10 @@ from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import Program
 from deepseek_jax.train.schedules import microbatch_size
 from deepseek_jax.train.state import State, abstract_state
+from deepseek_jax.train.supervised import SupervisedTask
 from deepseek_jax.train.task import Batch, Task, TrainBatches
 
-TASKS = {"language_model": LanguageModelTask}
+TASKS = {"language_model": LanguageModelTask, "supervised": SupervisedTask}
 
 
 @dataclasses.dataclass(frozen=True)

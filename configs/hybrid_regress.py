@@ -1,0 +1,19 @@
+"""Progression of diabetes from ten measurements (scikit-learn's load_diabetes)."""
+
+from deepseek_jax.config import default_config
+
+
+def get_config():
+    config = default_config("supervised")
+    config.dataset.update(name="diabetes", val=0.15, test=0.25)
+    config.model.convolution.update(filters=(64, 64), kernel_size=1, pool="none", activation="gelu", norm="none")
+    config.model.recurrent.kind = "none"
+    config.model.attention.num_heads = 0
+    config.model.dropout = 0.3
+    config.objective.update(name="huber", l2=1e-3)
+    config.optimizer.update(peak_lr=1e-3, weight_decay=0.1)
+    config.optimizer.schedule.update(name="cosine", warmup_steps=20)
+    config.train.update(steps=600, batch_size=64, ema_decay=0.98)
+    config.eval.update(every=20, batch_size=64)
+    config.stopping.update(metric="val/mse", patience=8)
+    return config

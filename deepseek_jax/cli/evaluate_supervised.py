@@ -1,0 +1,32 @@
+"""deepseek-jax eval, of a run of the hybrid network."""
+
+import dataclasses
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from deepseek_jax.config import MeshConfig
+from deepseek_jax.errors import UserError
+from deepseek_jax.train import setup
+from deepseek_jax.train.restore import restore_model
+
+
+def run(args):
+    console = Console()
+    trained = restore_model(args.workdir, args.checkpoint)
+    batch = dataclasses.replace(
+        trained.experiment.eval, batch_size=args.batch_size or trained.experiment.eval.batch_size
+    )
+    experiment = dataclasses.replace(trained.experiment, eval=batch, mesh=MeshConfig())
+    scoring = setup.prepare(experiment, console)
+    batches, score = scoring.held_out_batches("final"), jax.jit(scoring.program.score)
+    scores = scoring.task.scores(score, trained.params, trained.buffers, batches)
+    if not scores:
+        raise UserError(f"{experiment.dataset.name} holds out nothing to score; set dataset.test above 0.")
+    what = f"step {trained.step} of {args.workdir} on the test split of {experiment.dataset.name}:"
+    console.print(what, markup=False, highlight=False, soft_wrap=True)
+    table = Table(show_header=False)
+    for name, value in (scores | scoring.task.rivals()).items():
+        table.add_row(name, f"{value:.5g}")
+    console.print(table)

@@ -1,0 +1,75 @@
+"""What a trained hybrid network answers on new inputs, scaled and tokenized as those that it was trained on.
+
+B inputs  K classes  N numbers
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from deepseek_jax.data.sets.vocabulary import encode
+from deepseek_jax.data.tokenizer import Tokenizer
+from deepseek_jax.models import tree
+from deepseek_jax.train import known_set
+from deepseek_jax.train.restore import restore_model
+from deepseek_jax.train.supervised_program import answer
+
+SHOWN_SCORE = 0.3  # from which a box counts as found
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """`known.model` says which inputs it takes: see `predict`."""
+
+    known: known_set.KnownSet
+    tokenizer: Tokenizer | None
+    model: tuple  # (graphdef, params, buffers)
+
+    def predict(self, inputs: np.ndarray | Sequence[str]) -> list[dict]:
+        """An answer for each of B inputs: {"class", "probability"}, {"numbers"} or {"boxes"}, ready for JSON.
+
+        inputs: texts; images [B H W C] in [0, 1]; tables [B C]; series [B S C], of which a forecast set expects the
+        values relative to the last one and gives them so.
+        """
+        lengths = None
+        if self.known.model.input == "text":
+            inputs, lengths = encode(list(inputs), self.tokenizer, self.known.model.length)
+        else:
+            inputs = self.known.scaling.inputs(np.asarray(inputs, np.float32))
+        graphdef, params, buffers = self.model
+        outputs, _ = _run(graphdef, params, buffers, inputs, lengths)
+        return self._named(jax.device_get(answer(outputs, self.known.model.head)))
+
+    def _named(self, found) -> list[dict]:
+        names, head = self.known.class_names, self.known.model.head
+        if head == "classes":
+            return [{"class": names[row.argmax()], "probability": round(float(row.max()), 4)} for row in found]
+        if head == "numbers":
+            return [{"numbers": [float(x) for x in row]} for row in self.known.scaling.undo_targets(found)]
+        return [{"boxes": _boxes(*picture, names)} for picture in zip(*found)]
+
+
+@jax.jit(static_argnums=0)
+def _run(graphdef, params, buffers, inputs, lengths):
+    return tree.merge(graphdef, params, buffers)(inputs, lengths)
+
+
+def _boxes(boxes, classes, scores, names) -> list[dict]:
+    """Those found, best first; y0 x0 y1 x1 as shares of the picture."""
+    return [
+        {"box": [round(float(side), 4) for side in box], "class": names[label], "score": round(float(score), 4)}
+        for box, label, score in zip(boxes, classes, scores)
+        if score >= SHOWN_SCORE
+    ]
+
+
+def load_predictor(workdir: str | Path, step: int | None = None) -> Predictor:
+    """From a run directory's newest intact checkpoint, or that of `step`; UserError where there is none."""
+    workdir = Path(workdir)
+    known = known_set.read(workdir)
+    trained = restore_model(workdir, step)
+    tokenizer = Tokenizer(workdir / known_set.TOKENIZER) if known.model.input == "text" else None
+    return Predictor(known, tokenizer, (trained.graphdef, trained.params, trained.buffers))

@@ -1,0 +1,51 @@
+"""dataset.json of a run directory: what a trained network must know of its set to answer without it."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+from deepseek_jax.data.sets.dataset import Dataset
+from deepseek_jax.data.sets.scaling import Scaling
+from deepseek_jax.errors import UserError
+from deepseek_jax.fields import build_section
+from deepseek_jax.models.hybrid_config import HybridConfig
+
+FILE, TOKENIZER = "dataset.json", "tokenizer.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownSet:
+    """`names`: the columns of a table; `season`: of a series, 0 where the answer is no forecast; `model` with sizes."""
+
+    model: HybridConfig
+    scaling: Scaling
+    names: tuple[str, ...]
+    class_names: tuple[str, ...]
+    target_names: tuple[str, ...]
+    season: int
+
+
+def write(dataset: Dataset, model: HybridConfig, workdir: Path):
+    """Also the tokenizer of texts, as tokenizer.json."""
+    about = {name: getattr(dataset, name) for name in ("names", "class_names", "target_names", "season")}
+    about |= {"scaling": dataclasses.asdict(dataset.scaling), "model": dataclasses.asdict(model)}
+    (workdir / FILE).write_text(json.dumps(about, indent=2) + "\n")
+    if dataset.tokenizer:
+        shutil.copyfile(dataset.tokenizer.path, workdir / TOKENIZER)
+
+
+def read(workdir: Path) -> KnownSet:
+    """UserError where the run directory has none."""
+    try:
+        about = json.loads((workdir / FILE).read_text())
+    except (OSError, ValueError):
+        raise UserError(f"{workdir} has no {FILE}; train a hybrid network there first.") from None
+    return KnownSet(
+        model=build_section(HybridConfig, about["model"], "model."),
+        scaling=Scaling.from_json(json.dumps(about["scaling"])),
+        names=tuple(about["names"]),
+        class_names=tuple(about["class_names"]),
+        target_names=tuple(about["target_names"]),
+        season=about["season"],
+    )

@@ -1,0 +1,128 @@
+"""The hybrid network on a labelled set, as the loop sees it.
+
+R records  K classes  N numbers
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from deepseek_jax.config import SupervisedExperiment
+from deepseek_jax.data.records import Report
+from deepseek_jax.data.sets import batches
+from deepseek_jax.data.sets.dataset import Dataset
+from deepseek_jax.data.sets.registry import open_set
+from deepseek_jax.errors import UserError
+from deepseek_jax.models.hybrid_config import HybridConfig
+from deepseek_jax.tasks import scores
+from deepseek_jax.tasks.config import OF_BOXES, OF_CLASSES, OF_NUMBERS
+from deepseek_jax.train import answers, baselines, known_set
+from deepseek_jax.train.report import PICTURES
+from deepseek_jax.train.schedules import microbatch_size
+from deepseek_jax.train.shown import SHOWN
+from deepseek_jax.train.state import State
+from deepseek_jax.train.supervised_program import supervised_program
+from deepseek_jax.train.task import Batch, TrainBatches
+
+OBJECTIVES_OF = {"classes": OF_CLASSES, "numbers": OF_NUMBERS, "boxes": OF_BOXES}
+
+
+class SupervisedTask:
+    """A labelled set and a hybrid network; see Task."""
+
+    shown = SHOWN["supervised"]
+
+    def __init__(self, experiment: SupervisedExperiment, mesh: Mesh, report: Report):
+        """Reads the set; `report` is told how it goes."""
+        self.experiment = experiment
+        self.dataset = open_set(experiment.dataset)
+        _check_objective(experiment.objective.name, self.dataset)
+        self.model = sized(experiment.model, self.dataset)
+        self.program = supervised_program(experiment, self.model)
+
+    def train_batches(self, rows: np.ndarray) -> TrainBatches:
+        size, seed = microbatch_size(self.experiment.train), self.experiment.train.seed
+        return batches.train_batches(self.dataset, size, seed, rows, self.experiment.augment)
+
+    def held_out_batches(self, split: str, limit: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
+        """"val" is the set's split of that name, "final" its test split; rows None: all."""
+        size = self.experiment.eval.batch_size or microbatch_size(self.experiment.train)
+        split = {"val": "val", "final": "test"}[split]
+        return itertools.islice(batches.held_out_batches(self.dataset, split, size, rows), limit or None)
+
+    def size(self, batch: dict) -> int:
+        return batch["weights"].size
+
+    def row(self, measured: dict, timing: dict) -> dict:
+        return {}
+
+    def scores(self, score: Callable, params, buffers, held_out: Iterable[Batch]) -> dict[str, float]:
+        """loss, and what tasks/scores.py measures of the kind of answer; numbers in the units of the data."""
+        found = collect(score, params, buffers, held_out)
+        return measure(found, self.dataset) if found else {}
+
+    def rivals(self) -> dict[str, float]:
+        return baselines.of(self.dataset)
+
+    def keep_beside(self, workdir: Path):
+        known_set.write(self.dataset, self.model, workdir)
+
+    def results(self, state: State, workdir: Path) -> list[str]:
+        """Pictures of the answers on the test split, under pictures/ of the run directory; no texts."""
+        score = jax.jit(self.program.score)
+        params = state.get("ema", state["params"])
+        found = collect(score, params, state["buffers"], self.held_out_batches("final", 0))
+        if found:
+            answers.draw(found, self.dataset, workdir / PICTURES)
+        return []
+
+
+def sized(model: HybridConfig, dataset: Dataset) -> HybridConfig:
+    """The model with the sizes that the data decides: of its input and of what it answers.
+
+    UserError where the config gives one of them another value than its default or the data's.
+    """
+    decided = dataset.shape() | {"input": dataset.input, "head": dataset.kind, "outputs": dataset.outputs}
+    default = HybridConfig()
+    for name, value in decided.items():
+        given = getattr(model, name)
+        if given not in (value, getattr(default, name)):
+            raise UserError(f"model.{name} is {given}, but {dataset.name} has {value}; leave it out.")
+    return dataclasses.replace(model, **decided)
+
+
+def _check_objective(name: str, dataset: Dataset):
+    fitting = OBJECTIVES_OF[dataset.kind]
+    if name not in fitting:
+        raise UserError(f"objective.name is {name}, but {dataset.name} asks for {dataset.kind}; choose {' or '.join(fitting)}.")
+
+
+def collect(score: Callable, params, buffers, held_out: Iterable[Batch]) -> dict:
+    """What `score` gave of all real records, in arrays [R, ...] on the host; {} without batches."""
+    parts = [jax.device_get(score(params, buffers, batch)) for batch in held_out]
+    if not parts:
+        return {}
+    whole = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+    return jax.tree.map(lambda array: array[whole["weights"] > 0], whole)
+
+
+def measure(found: dict, dataset: Dataset) -> dict[str, float]:
+    """loss (mean over records) and the scores of the kind of answer."""
+    return {"loss": float(found["loss"].mean())} | scores_of(found, dataset)
+
+
+def scores_of(found: dict, dataset: Dataset) -> dict[str, float]:
+    if dataset.kind == "classes":
+        return scores.of_classes(found["answer"], found["labels"].argmax(axis=1))
+    if dataset.kind == "numbers":
+        undo = dataset.scaling.undo_targets
+        return scores.of_numbers(undo(found["answer"]), undo(found["targets"]))
+    predictions = list(zip(*found["answer"]))
+    there = found["box_labels"] >= 0
+    truths = [(boxes[yes], labels[yes]) for boxes, labels, yes in zip(found["boxes"], found["box_labels"], there)]
+    return scores.of_boxes(predictions, truths, len(dataset.class_names))

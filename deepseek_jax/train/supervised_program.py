@@ -1,0 +1,76 @@
+"""What the step needs of the hybrid network: parameters, axes, loss and scores as pure functions.
+
+B records  K microbatches
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from deepseek_jax.config import SupervisedExperiment
+from deepseek_jax.models import tree
+from deepseek_jax.models.feature_norms import updated_buffers
+from deepseek_jax.models.hybrid import Hybrid
+from deepseek_jax.models.hybrid_config import HybridConfig
+from deepseek_jax.tasks import detection
+from deepseek_jax.tasks.objectives import OBJECTIVES, penalty
+from deepseek_jax.train.optimizer import decays
+from deepseek_jax.train.program import Program
+
+MOST_PEAKS = 100  # boxes a picture, as many as COCO's measure looks at
+NORM_MOMENTUM = 0.1  # of the running averages of batch norms, as in PyTorch
+
+
+def supervised_program(experiment: SupervisedExperiment, model: HybridConfig) -> Program:
+    """`model` has the sizes of the data.
+
+    Each microbatch's dropout is drawn from the run's seed, the number of the update and its own number, so that a run
+    goes on after an interruption as it would have without.  score: {"answer", "loss", "weights"} and what is true, a
+    row a record; see `answer`.
+    """
+    seed, objective = jax.random.key(experiment.train.seed), experiment.objective
+    objective_of = OBJECTIVES[objective.name]
+    make = lambda: Hybrid(model, rngs=nnx.Rngs(params=seed), dtype=experiment.train.dtype)  # noqa: E731
+    abstract = jax.eval_shape(make)
+    graphdef, _, _ = tree.split(abstract)
+    axes, _ = tree.logical_axes(abstract)
+
+    def loss(params, buffers, batch, totals, scheduled):
+        key = jax.random.fold_in(jax.random.fold_in(seed, scheduled["update"]), scheduled["microbatch"])
+        network = tree.merge(graphdef, params, buffers)
+        outputs, statistics = network(batch["inputs"], batch.get("lengths"), key=key)
+        share_B = batch["weights"] / totals["weights"]
+        fit = (objective_of(outputs, batch, objective) * share_B).sum()
+        pull = penalty(params, objective, decays) * share_B.sum()
+        statistics = jax.tree.map(lambda seen: seen * share_B.sum(), statistics)
+        parts = {"loss/fit": fit, "loss/total": fit + pull, "statistics": statistics}
+        return fit + pull, parts | ({"loss/penalty": pull} if objective.l1 or objective.l2 else {})
+
+    def score(params, buffers, batch):
+        outputs, _ = tree.merge(graphdef, params, buffers)(batch["inputs"], batch.get("lengths"))
+        known = {name: batch[name] for name in ("labels", "targets", "boxes", "box_labels") if name in batch}
+        rows = {"answer": answer(outputs, model.head), "loss": objective_of(outputs, batch, objective)}
+        return rows | known | {"weights": batch["weights"]}
+
+    return Program(
+        graphdef=graphdef,
+        axes=axes,
+        make_parameters=lambda: tree.split(make())[1:],
+        totals=lambda batch: {"weights": jnp.maximum(batch["weights"].sum(), 1e-9)},
+        scheduled=lambda update: {"update": update},
+        loss=loss,
+        update_buffers=lambda buffers, aux, update: updated_buffers(buffers, aux["statistics"], NORM_MOMENTUM),
+        score=score,
+    )
+
+
+def answer(outputs, head: str):
+    """What the network says of each record: probabilities or numbers [B N], or (boxes, classes, scores) [B P ...]."""
+    answers: dict[str, Callable] = {
+        "classes": jax.nn.softmax,
+        "numbers": lambda numbers: numbers,
+        "boxes": lambda maps: detection.decode(maps, MOST_PEAKS),
+    }
+    return answers[head](outputs)
