@@ -36,7 +36,7 @@ class DataConfig:
 
 SCHEDULES = (
     *("constant", "cosine", "step", "multi_step", "v3", "wsd"),
-    *("exponential", "polynomial", "one_cycle", "warm_restarts", "plateau"),
+    *("exponential", "polynomial", "one_cycle", "warm_restarts", "plateau", "range"),
 )
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "adagrad", "lion")
 
@@ -47,7 +47,9 @@ class ScheduleConfig:
 
     name: str = "cosine"  # one of SCHEDULES
     warmup_steps: int = 0
-    final_ratio: float = 0.1  # of the peak, at the end of cosine, polynomial, one_cycle, wsd and of a restart's cycle
+    final_ratio: float = (
+        0.1  # of the peak, at the end of cosine, polynomial, one_cycle, wsd, a restart; where range begins
+    )
     decay_ratio: float = 0.316  # factor at each milestone, every `step_every` steps, or on a plateau
     milestones: tuple[float, ...] = (0.6, 0.9)
     step_every: int = 1000  # steps of step, exponential, the first restart's cycle, or one look of plateau

@@ -32,6 +32,7 @@ def learning_rate(optimizer: OptimizerConfig, steps: int) -> optax.Schedule:
         "polynomial": _polynomial,
         "one_cycle": _one_cycle,
         "warm_restarts": _warm_restarts,
+        "range": _range,
         "plateau": _constant,  # what the training loss makes of it is train/optimizer.py's
     }
     pieces, ends = shapes[schedule.name](schedule, peak, steps)
@@ -121,6 +122,12 @@ def _warm_restarts(schedule: ScheduleConfig, peak: float, steps: int):
         lengths.append(lengths[-1] * schedule.cycle_growth)
     pieces = [optax.cosine_decay_schedule(peak, round(length), alpha=schedule.final_ratio) for length in lengths]
     return pieces, ends[1:]
+
+
+def _range(schedule: ScheduleConfig, peak: float, steps: int):
+    """Up by equal factors from `final_ratio` of the peak: the range test of arXiv:1506.01186."""
+    length = max(steps - schedule.warmup_steps, 1)
+    return [optax.exponential_decay(peak * schedule.final_ratio, length, 1 / schedule.final_ratio)], []
 
 
 def mtp_weight(loss: LossConfig, steps: int) -> optax.Schedule:

@@ -1,0 +1,49 @@
+"""deepseek-jax find-lr."""
+
+from pathlib import Path
+
+from deepseek_jax.cli import options, runtime
+from deepseek_jax.cli.options import number
+from deepseek_jax.errors import UserError
+
+
+def add_to(verbs):
+    parser = options.add_verb(
+        verbs,
+        "find-lr",
+        run,
+        "train briefly while the learning rate grows, and suggest one",
+        f"""\
+The rate grows from --low to --high by equal factors.  What is suggested is the rate at which the loss falls fastest;
+look at the picture before you believe it.
+
+{options.OVERRIDES_HELP}
+
+example:
+  deepseek-jax find-lr --config configs/hybrid_mnist.py --picture lr.png""",
+        takes_overrides=True,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="a Python file with get_config()")
+    parser.add_argument("--low", type=number(float, 1e-12), default=1e-6, metavar="RATE", help="default: 1e-6")
+    parser.add_argument("--high", type=number(float, 1e-12), default=1.0, metavar="RATE", help="default: 1")
+    parser.add_argument("--steps", type=number(int, 3), default=200, metavar="N", help="default: 200")
+    parser.add_argument("--picture", default="lr_range.png", metavar="FILE", help="default: lr_range.png")
+
+
+def run(args):
+    from deepseek_jax.experiment_file import resolve
+
+    if args.low >= args.high:
+        raise UserError(f"--low is {args.low} and --high {args.high}; the rate has to grow.")
+    experiment = resolve(args.config, args.overrides)
+    runtime.prepare()
+    from rich.console import Console
+
+    from deepseek_jax.train.lr_range import range_test
+
+    console = Console()
+    found = range_test(experiment, args.low, args.high, args.steps, console)
+    Path(args.picture).write_bytes(found.picture())
+    console.print(
+        f"--config.optimizer.peak_lr={found.suggested:.2g}   (the curve is in {args.picture})", highlight=False
+    )

@@ -1,0 +1,50 @@
+"""deepseek-jax tune-batch."""
+
+from deepseek_jax.cli import options, runtime
+from deepseek_jax.cli.options import number
+
+
+def add_to(verbs):
+    parser = options.add_verb(
+        verbs,
+        "tune-batch",
+        run,
+        "find the largest batch that fits the memory, and the fastest",
+        f"""\
+Batch sizes double; each step is compiled and weighed, and run where it fits.  What is measured is speed, not what the
+batch size does to learning.
+
+{options.OVERRIDES_HELP}
+
+examples:
+  deepseek-jax tune-batch --config configs/hybrid_mnist.py
+  deepseek-jax tune-batch --config configs/v3_tiny.py --memory-gb 8""",
+        takes_overrides=True,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="a Python file with get_config()")
+    parser.add_argument(
+        "--memory-gb", type=number(float, 0.001), metavar="GB", help="for one device; default: what is there"
+    )
+
+
+def run(args):
+    from deepseek_jax.experiment_file import resolve
+
+    experiment = resolve(args.config, args.overrides)
+    runtime.prepare()
+    from rich.console import Console
+
+    from deepseek_jax.train.batch_sizes import trials
+
+    console, found = Console(), []
+    limit = int(args.memory_gb * 1e9) if args.memory_gb else None
+    for trial in trials(experiment, limit):
+        found.append(trial)
+        speed = f"{trial.speed:10,.1f} a second" if trial.seconds else "does not fit"
+        console.print(f"batch {trial.batch_size:7,}  {trial.bytes / 1e6:10,.1f} MB  {speed}", highlight=False)
+    fitting = [trial for trial in found if trial.seconds]
+    if not fitting:
+        console.print("not even the smallest fits; make the model or the sequences smaller.")
+        return
+    fastest, largest = max(fitting, key=lambda trial: trial.speed), fitting[-1]
+    console.print(f"largest that fits: {largest.batch_size}; fastest: {fastest.batch_size}", highlight=False)

@@ -1,0 +1,87 @@
+"""Which batch sizes fit the memory, and which is the fastest: each is compiled, weighed and, where it fits, run."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+import psutil
+from rich.console import Console
+
+from deepseek_jax.config import Experiment
+from deepseek_jax.train.setup import prepare
+from deepseek_jax.train.state import make_state
+from deepseek_jax.train.step import compile_step, make_step
+
+STEPS = 5  # timed, after one that is not
+MOST_DOUBLINGS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """`bytes`: what the compiled step takes of a device; `seconds`: the median step, None where it does not fit."""
+
+    batch_size: int
+    bytes: int
+    seconds: float | None
+
+    @property
+    def speed(self) -> float:
+        """Records or sequences a second."""
+        return self.batch_size / self.seconds if self.seconds else 0.0
+
+
+def trials(experiment: Experiment, limit: int | None) -> Iterator[Trial]:
+    """Doubles from the devices that share a batch up to the first size that does not fit in `limit` bytes a device.
+
+    None: what the device says it has, or the free memory of this machine, shared by its devices.
+    """
+    limit = limit or available_bytes()
+    size = experiment.train.batch_size
+    while size % 2 == 0:
+        size //= 2
+    size = max(size, jax.device_count())
+    for _ in range(MOST_DOUBLINGS):
+        trial = _try(_of_size(experiment, size), limit)
+        yield trial
+        if trial.seconds is None:
+            return
+        size *= 2
+
+
+def available_bytes() -> int:
+    """Of memory for one device."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or psutil.virtual_memory().available // jax.local_device_count()
+
+
+def _of_size(experiment: Experiment, size: int) -> Experiment:
+    train = dataclasses.replace(experiment.train, batch_size=size, microbatch_size=0, ramp_start=0)
+    return dataclasses.replace(experiment, train=train)
+
+
+def _try(experiment: Experiment, limit: int) -> Trial:
+    setup, size = prepare(experiment, Console(quiet=True)), experiment.train.batch_size
+    batches = setup.train_batches()
+    batch = setup.place([next(batches)])
+    step = compile_step(make_step(setup.program, setup.optimizer, experiment), setup.abstract)
+    compiled = step.lower(setup.abstract, batch).compile()
+    memory = compiled.memory_analysis()
+    needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+    needed -= memory.alias_size_in_bytes
+    if needed > limit:
+        return Trial(size, needed, None)
+    return Trial(
+        size, needed, _median_seconds(compiled, make_state(setup.program, setup.optimizer, setup.abstract), batch)
+    )
+
+
+def _median_seconds(compiled, state, batch) -> float:
+    seconds = []
+    for _ in range(STEPS + 1):
+        start = time.perf_counter()
+        state, measured = compiled(state, batch)
+        jax.block_until_ready(measured)
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds[1:]))

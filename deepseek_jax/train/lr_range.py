@@ -1,0 +1,87 @@
+"""The learning-rate range test: the loss while the rate grows, and the rate that it suggests (arXiv:1506.01186)."""
+
+import dataclasses
+import math
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from deepseek_jax.config import Experiment, ScheduleConfig
+from deepseek_jax.errors import UserError
+from deepseek_jax.train import schedules
+from deepseek_jax.train.plots import BLUE, ORANGE, STYLE, png, tidy
+from deepseek_jax.train.setup import prepare
+from deepseek_jax.train.state import make_state
+from deepseek_jax.train.step import compile_step, make_step
+
+DIVERGED = 1.5  # times the best loss: beyond, larger rates need not be tried
+MEMORY = 0.9  # share of the running mean that a step leaves
+
+
+@dataclasses.dataclass(frozen=True)
+class RangeTest:
+    """`losses`: running means.  `suggested`: the rate at which they fall fastest by the logarithm of the rate."""
+
+    rates: np.ndarray
+    losses: np.ndarray
+    suggested: float
+
+    def picture(self) -> bytes:
+        """A PNG: loss by learning rate, with the suggestion marked."""
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(self.rates, self.losses, color=BLUE, linewidth=1.6)
+        axes.axvline(self.suggested, color=ORANGE, linewidth=1.2)
+        axes.set_xscale("log")
+        axes.set_xlabel("learning rate", **STYLE)
+        axes.set_ylabel("loss, running mean", **STYLE)
+        axes.set_title(f"suggested: {self.suggested:.2g}", loc="left", **STYLE)
+        tidy(axes)
+        return png(figure)
+
+
+def range_test(experiment: Experiment, low: float, high: float, steps: int, console: Console) -> RangeTest:
+    """Trains from the start while the rate grows from `low` to `high` by equal factors, or until the loss diverges.
+
+    Raises UserError where the loss never falls.
+    """
+    rising = ScheduleConfig(name="range", final_ratio=low / high)
+    experiment = dataclasses.replace(
+        experiment,
+        optimizer=dataclasses.replace(experiment.optimizer, peak_lr=high, schedule=rising),
+        train=dataclasses.replace(experiment.train, steps=steps, ramp_start=0, on_nonfinite="skip"),
+    )
+    setup = prepare(experiment, console)
+    rates, losses, mean = [], [], 0.0
+    for step, measured in enumerate(_steps(setup), start=1):
+        loss = float(measured[setup.task.shown.loss])
+        if not math.isfinite(loss):
+            break
+        mean = MEMORY * mean + (1 - MEMORY) * loss
+        rates.append(float(measured["learning_rate"]))
+        losses.append(mean / (1 - MEMORY**step))
+        if losses[-1] > DIVERGED * min(losses):
+            break
+    rates, losses = np.array(rates), np.array(losses)
+    return RangeTest(rates, losses, steepest(rates, losses))
+
+
+def _steps(setup):
+    """What each step measured."""
+    train = setup.experiment.train
+    run = compile_step(make_step(setup.program, setup.optimizer, setup.experiment), setup.abstract)
+    state, batches = make_state(setup.program, setup.optimizer, setup.abstract), setup.train_batches()
+    count = train.batch_size // schedules.microbatch_size(train)
+    for _ in range(train.steps):
+        state, measured = run(state, setup.place([next(batches) for _ in range(count)]))
+        yield measured
+
+
+def steepest(rates: np.ndarray, losses: np.ndarray) -> float:
+    """The rate at which the loss falls fastest, before its minimum; UserError where it never falls."""
+    stop = int(np.argmin(losses)) + 1 if len(losses) else 0
+    if stop < 3:
+        raise UserError("the loss never fell: begin with a lower rate (--low), or look at the data.")
+    slope = np.gradient(losses[:stop], np.log(rates[:stop]))
+    return float(rates[int(np.argmin(slope))])
