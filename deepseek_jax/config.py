@@ -5,9 +5,9 @@ import dataclasses
 import ml_collections
 
 from deepseek_jax.checking import at_least, choice, fraction
-from deepseek_jax.errors import UserError
 from deepseek_jax.data.augment.config import AugmentConfig
 from deepseek_jax.data.sets.config import DatasetConfig
+from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.tasks.config import ObjectiveConfig

@@ -26,7 +26,7 @@ def prepare():
     def play(batch, sequence, steps):
         """ "dispatch_seconds" are those until Python has handed the step over."""
         nonlocal state
-        rows = jax.device_put(_random_batch(batch, sequence), batch_sharding(mesh, rank=3, leading=1))
+        rows = jax.device_put(_random_batch(batch, sequence), batch_sharding(mesh, leading=1))
         stopwatch, dispatch = Stopwatch(), []
         for _ in range(steps):
             with stopwatch:
