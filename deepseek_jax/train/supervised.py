@@ -50,7 +50,7 @@ class SupervisedTask:
         return batches.train_batches(self.dataset, size, seed, rows, self.experiment.augment)
 
     def held_out_batches(self, split: str, limit: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
-        """"val" is the set's split of that name, "final" its test split; rows None: all."""
+        """ "val" is the set's split of that name, "final" its test split; rows None: all."""
         size = self.experiment.eval.batch_size or microbatch_size(self.experiment.train)
         split = {"val": "val", "final": "test"}[split]
         return itertools.islice(batches.held_out_batches(self.dataset, split, size, rows), limit or None)
@@ -99,7 +99,8 @@ def sized(model: HybridConfig, dataset: Dataset) -> HybridConfig:
 def _check_objective(name: str, dataset: Dataset):
     fitting = OBJECTIVES_OF[dataset.kind]
     if name not in fitting:
-        raise UserError(f"objective.name is {name}, but {dataset.name} asks for {dataset.kind}; choose {' or '.join(fitting)}.")
+        choices = " or ".join(fitting)
+        raise UserError(f"objective.name is {name}, but {dataset.name} asks for {dataset.kind}; choose {choices}.")
 
 
 def collect(score: Callable, params, buffers, held_out: Iterable[Batch]) -> dict:
