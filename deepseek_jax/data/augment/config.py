@@ -2,8 +2,8 @@
 
 import dataclasses
 
+from deepseek_jax.checking import at_least, choice, fraction
 from deepseek_jax.errors import UserError
-from deepseek_jax.limits import at_least, choice, fraction
 
 
 @dataclasses.dataclass(frozen=True)
