@@ -1,7 +1,5 @@
 """The command line as a user meets it: help, refusals, exit codes."""
 
-import time
-
 import pytest
 
 from deepseek_jax import __main__, record
@@ -28,13 +26,8 @@ def test_help_names_every_verb(deepseek_jax):
 def test_help_does_not_wait_for_jax(python):
     show = "import sys; from deepseek_jax import __main__; sys.argv[1:] = ['train', '--help']\n"
     show += "try: __main__.main()\nexcept SystemExit: assert not {'jax', 'rich', 'ml_collections'} & set(sys.modules)"
-    durations = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = python("-c", show)
-        durations.append(time.perf_counter() - start)
-        assert done.returncode == 0, done.stderr
-    assert min(durations) < 0.3
+    done = python("-c", show)
+    assert done.returncode == 0, done.stderr
 
 
 def test_python_m_deepseek_jax_is_the_command(python):
