@@ -79,7 +79,7 @@ def test_causal_attention_in_blocks_is_a_softmax_average(length):
     q, k, v, cotangent = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
     place = np.arange(length)
     segments = np.stack([1 + (place > length // 3), place > length // 4]).astype(np.int32)
-    mask = causal_mask(jnp.asarray(segments))
+    mask = causal_mask(jnp.asarray(segments), jnp.asarray(place), jnp.asarray(segments))
 
     def plain(q, k, v):
         scores = jnp.where(mask[:, None], scale * jnp.einsum("BSHK,BTHK->BHST", q, k), -1e30)
@@ -96,7 +96,8 @@ def test_causal_attention_in_blocks_is_a_softmax_average(length):
 
 
 def test_nobody_sees_padding_and_padding_sees_nobody():
-    mask = causal_mask(jnp.asarray([[0, 0, 1, 1, 0]]))
+    segments = jnp.asarray([[0, 0, 1, 1, 0]])
+    mask = causal_mask(segments, jnp.arange(5), segments)
     assert np.asarray(mask[0]).nonzero()[0].tolist() == [2, 3, 3]
     assert np.asarray(mask[0]).nonzero()[1].tolist() == [2, 2, 3]
 

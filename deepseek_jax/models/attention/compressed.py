@@ -20,7 +20,9 @@ from deepseek_jax.models.attention.window import Attended, Reach, attend, attend
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import RMSNorm, linear
-from deepseek_jax.models.tree import weight, zeros
+from deepseek_jax.models.tree import axes_of, weight, zeros
+from deepseek_jax.parallel.context import whole_sequence
+from deepseek_jax.parallel.local import BY_HEAD, BY_TOKEN, on_each_device
 
 
 class CompressedAttention(nnx.Module):
@@ -119,8 +121,16 @@ class CompressedAttention(nnx.Module):
         return entries, cache
 
     def _attend(self, queries, tokens, entries, warmup) -> Attended:
+        """Each device's queries over its tokens, a window's before them, and the entries of all."""
+
+        def attend(queries, tokens, entries, sinks_H, warmup):
+            return attend_in_turns(queries, tokens, whole_sequence(entries), sinks_H, self.reach, warmup)
+
+        of_queries = Queries(BY_HEAD, BY_TOKEN, BY_TOKEN, BY_TOKEN)
+        arguments = of_queries, BY_TOKEN, BY_TOKEN, axes_of(self.sinks), ()
+        attend = on_each_device(attend, arguments, Attended(BY_HEAD, BY_TOKEN, BY_TOKEN))
         with jax.named_scope(self.kind):
-            return attend_in_turns(queries, tokens, entries, self.sinks[...], self.reach, warmup)
+            return attend(queries, tokens, entries, self.sinks[...], warmup)
 
     def _output(self, mixed_BSHd, context) -> Float[Array, "B S D"]:
         """Values were rotated as keys are: turned back, they depend on distances alone.  Then a low rank a group."""

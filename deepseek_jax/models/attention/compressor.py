@@ -6,6 +6,8 @@ Everything follows a token's position in its own document, so padding and packin
 B batch  S tokens  D model  d entry width  E entries  m rate  r runs an entry is made of  T cache places
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -19,6 +21,8 @@ from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import RMSNorm, linear
 from deepseek_jax.models.tree import weight, zeros
+from deepseek_jax.parallel.context import parts, tokens_before
+from deepseek_jax.parallel.local import BY_TOKEN, as_it_lies, on_each_device
 
 
 class Compressor(nnx.Module):
@@ -37,14 +41,23 @@ class Compressor(nnx.Module):
         self.norm = RMSNorm(width, config.rms_norm_eps, axis="latent")
 
     def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> Keys:
-        """The entries of all documents in each row, S // m at most, in order; those that are none are document 0."""
+        """The entries of all documents in each row, in order; those that are none are document 0.
+
+        S / m at most, on each device that has S tokens: of runs that these close, wherever they began.
+        """
         with jax.named_scope("compress"):
-            closers_BE = self._closers(context, x_BSD.shape[1] // self.rate)
-            last_BE = self._last_positions(closers_BE, context)
-            sources_BErm = jnp.maximum(closers_BE[..., None, None] + self._steps_back(), 0)
-            values_BEd = self._weigh(self._project(x_BSD), sources_BErm, last_BE)
-            documents_BE = jnp.take_along_axis(context.segment_ids_BS, closers_BE, axis=1, mode="fill", fill_value=0)
-            return Keys(values_BEd, documents_BE, last_BE)
+            compress = on_each_device(Compressor._compress, (as_it_lies(self), BY_TOKEN, BY_TOKEN), BY_TOKEN)
+            return compress(self, self._project(x_BSD), dataclasses.replace(context, index_warmup=None))
+
+    def _compress(self, new_BSe, context: Context) -> Keys:
+        length = new_BSe.shape[1]
+        closers_BE = self._closers(context, length // self.rate if parts() == 1 else -(-length // self.rate))
+        last_BE = self._last_positions(closers_BE, context)
+        earlier_BRe = tokens_before(new_BSe, self.runs * self.rate - 1)
+        sources_BErm = earlier_BRe.shape[1] + closers_BE[..., None, None] + self._steps_back()
+        values_BEd = self._weigh(jnp.concatenate([earlier_BRe, new_BSe], axis=1), sources_BErm, last_BE)
+        documents_BE = jnp.take_along_axis(context.segment_ids_BS, closers_BE, axis=1, mode="fill", fill_value=0)
+        return Keys(values_BEd, documents_BE, last_BE)
 
     def empty_cache(self, batch: int, places: int, dtype) -> dict[str, Array]:
         """`entries` by number, and what the newest tokens bring to the entry that is not complete."""

@@ -8,17 +8,21 @@ import jax.numpy as jnp
 from einops import rearrange, repeat
 from jaxtyping import Array, Bool, Float, Int
 
+from deepseek_jax.parallel.context import places, whole_sequence
+
 SMALLEST_BLOCK, MOST_BLOCKS = 128, 8  # queries attended at a time; more blocks save work and cost compile time
 
 
 def causal_mask(
-    segment_ids_BS: Int[Array, "B S"], start: int = 0, end: int | None = None
-) -> Bool[Array, "B end-start end"]:
-    """Tokens `start` to `end` of a row see themselves and what came before in their document; padding takes no part."""
-    end = segment_ids_BS.shape[1] if end is None else end
-    before = jnp.arange(end) <= jnp.arange(start, end)[:, None]
-    queries = segment_ids_BS[:, start:end, None]
-    return before & (queries == segment_ids_BS[:, None, :end]) & (queries > 0)
+    segment_ids_BS: Int[Array, "B S"], places_S: Int[Array, " S"], of_keys_BT: Int[Array, "B T"]
+) -> Bool[Array, "B S T"]:
+    """Tokens see themselves and what came before in their document; padding takes no part.
+
+    `places_S` says where the queries are among the keys, whose segments are `of_keys_BT`.
+    """
+    before_ST = jnp.arange(of_keys_BT.shape[1]) <= places_S[:, None]
+    queries_BS1 = segment_ids_BS[..., None]
+    return before_ST & (queries_BS1 == of_keys_BT[:, None]) & (queries_BS1 > 0)
 
 
 def masked_softmax(scores: Float[Array, "... T"], mask: Bool[Array, "... T"]) -> Float[Array, "... T"]:
@@ -31,24 +35,27 @@ def masked_softmax(scores: Float[Array, "... T"], mask: Bool[Array, "... T"]) ->
 
 def causal_attend(
     q_BSHK: Float[Array, "B S H K"],
-    k_BSGK: Float[Array, "B S G K"],
-    v_BSGV: Float[Array, "B S G V"],
+    k_BTGK: Float[Array, "B T G K"],
+    v_BTGV: Float[Array, "B T G V"],
     segment_ids_BS: Int[Array, "B S"],
     scale: float,
 ) -> Float[Array, "B S H V"]:
     """softmax(scale * q k^T) v over the earlier keys of the same document (0: padding, which sees nothing).
 
     A block of queries is multiplied only with the keys up to its own end: with 8 blocks that is 56% of the square.
+    Where the sequence is spread, the keys are those of all devices, and each meets as many as the last one must.
     """
-    k, v = k_BSGK.swapaxes(1, 2), v_BSGV.swapaxes(1, 2)
-    length = q_BSHK.shape[1]
+    k, v, of_keys_BT = k_BTGK.swapaxes(1, 2), v_BTGV.swapaxes(1, 2), whole_sequence(segment_ids_BS)
+    length, places_S = q_BSHK.shape[1], places(q_BSHK.shape[1])
+
+    def rows(start, end):
+        seen = k_BTGK.shape[1] - length + end
+        mask_BST = causal_mask(segment_ids_BS[:, start:end], places_S[start:end], of_keys_BT[:, :seen])
+        return attend(q_BSHK[:, start:end], k[:, :, :seen], v[:, :, :seen], mask_BST, scale)
+
     block = max(SMALLEST_BLOCK, -(-length // MOST_BLOCKS))
     ends = [*range(block, length, block), length]
-    rows = [
-        attend(q_BSHK[:, start:end], k[:, :, :end], v[:, :, :end], causal_mask(segment_ids_BS, start, end), scale)
-        for start, end in zip([0, *ends], ends)
-    ]
-    return jnp.concatenate(rows, axis=1)
+    return jnp.concatenate([rows(start, end) for start, end in zip([0, *ends], ends)], axis=1)
 
 
 def attend(

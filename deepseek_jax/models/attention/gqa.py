@@ -17,6 +17,8 @@ from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import linear
 from deepseek_jax.models.rope import rotate
 from deepseek_jax.models.tree import weight, zeros
+from deepseek_jax.parallel.context import whole_sequence
+from deepseek_jax.parallel.local import BY_HEAD, BY_TOKEN, on_each_device
 
 Cache = tuple[Float[Array, "B G T d"], Float[Array, "B G T d"]]
 
@@ -72,8 +74,12 @@ class GroupedQueryAttention(nnx.Module):
             return rotate(q, *cos_sin, interleave=interleave), rotate(k, *cos_sin, interleave=interleave), v
 
     def _among_themselves(self, q_BSHd, k_BSGd, v_BSGd, context):
+        def attend_whole(q_BSHd, k_BSGd, v_BSGd, segment_ids_BS):
+            return causal_attend(q_BSHd, *whole_sequence((k_BSGd, v_BSGd)), segment_ids_BS, self._scale)
+
         with jax.named_scope("gqa"):
-            return self._output(causal_attend(q_BSHd, k_BSGd, v_BSGd, context.segment_ids_BS, self._scale))
+            attend_whole = on_each_device(attend_whole, (BY_HEAD, BY_HEAD, BY_HEAD, BY_TOKEN), BY_HEAD)
+            return self._output(attend_whole(q_BSHd, k_BSGd, v_BSGd, context.segment_ids_BS))
 
     def _output(self, mixed_BSHd):
         return self._biased(linear(mixed_BSHd, self.out, contract=2), "out")

@@ -16,6 +16,8 @@ from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import RMSNorm, linear
 from deepseek_jax.models.rope import rotate
 from deepseek_jax.models.tree import weight, zeros
+from deepseek_jax.parallel.context import whole_sequence
+from deepseek_jax.parallel.local import BY_HEAD, BY_TOKEN, as_it_lies, on_each_device
 
 LATENT_NORM_EPS = 1e-6  # of the two norms inside MLA, whatever rms_norm_eps says (as in DeepSeek's code)
 
@@ -78,11 +80,13 @@ class LatentAttention(nnx.Module):
             return q_BSQ, q_BSHd, jnp.concatenate([self.kv_norm(down[..., :C]), k_rope], axis=-1)
 
     def _attend_expanded(self, q_BSHd, entry_BSe, context):
+        def attend(self, q_BSHd, entry_BSe, segment_ids_BS):
+            k_BTHd, v_BTHV = self._expand(whole_sequence(entry_BSe))  # what is small travels, not what it becomes
+            return causal_attend(q_BSHd, k_BTHd, v_BTHV, segment_ids_BS, self.config.softmax_scale)
+
         with jax.named_scope("mla"):
-            k_BTHd, v_BTHV = self._expand(entry_BSe)
-            return self._output(
-                causal_attend(q_BSHd, k_BTHd, v_BTHV, context.segment_ids_BS, self.config.softmax_scale)
-            )
+            attend = on_each_device(attend, (as_it_lies(self), BY_HEAD, BY_TOKEN, BY_TOKEN), BY_HEAD)
+            return self._output(attend(self, q_BSHd, entry_BSe, context.segment_ids_BS))
 
     def _attend_absorbed(self, q_BSHd, cache_BTe, context):
         with jax.named_scope("mla_absorbed"):
@@ -90,11 +94,11 @@ class LatentAttention(nnx.Module):
             return self._release(attend_latents(self._absorb(q_BSHd), cache_BTe, mask_BST))
 
     def _expand(self, entry_BTe):
-        """Keys [B T H N+R] and values [B T H V] of every head."""
-        N, C, H = self.config.qk_nope_head_dim, self.config.kv_lora_rank, self.config.num_attention_heads
+        """Keys [B T H N+R] and values [B T H V] of every head, or of a device's heads."""
+        N, C = self.config.qk_nope_head_dim, self.config.kv_lora_rank
         kv_BTHe = linear(entry_BTe[..., :C], self.kv_up)
         rope_BTR = entry_BTe[..., C:]
-        rope_BTHR = jnp.broadcast_to(rope_BTR[:, :, None], (*rope_BTR.shape[:2], H, rope_BTR.shape[-1]))
+        rope_BTHR = jnp.broadcast_to(rope_BTR[:, :, None], (*kv_BTHe.shape[:3], rope_BTR.shape[-1]))
         return jnp.concatenate([kv_BTHe[..., :N], rope_BTHR], axis=-1), kv_BTHe[..., N:]
 
     def _absorb(self, q_BSHd):

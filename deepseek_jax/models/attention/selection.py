@@ -66,12 +66,15 @@ def pick_by_blocks(queries: Queries, keys: Keys, count: int, block: int) -> Int[
 
 
 def pick_causally(queries: Queries, keys: Keys, count: int, block: int) -> Int[Array, "B S k"]:
-    """`pick_by_blocks` where query t has place t: a span of queries is compared only with keys up to its own end."""
-    length = queries.place_BS.shape[1]
+    """`pick_by_blocks` where queries come in order: a span of them is compared only with keys up to its own end.
+
+    Query t has place t, or, where the sequence is spread, at most the place that it has on the last device.
+    """
+    length, total = queries.place_BS.shape[1], keys.segment_BT.shape[1]
     span = max(count, block, -(-length // MOST_SPANS))
     ends = [*range(span, length, span), length]
     spans = [
-        pick_by_blocks(_places(queries, start, end), _places(keys, 0, end), count, block)
+        pick_by_blocks(_places(queries, start, end), _places(keys, 0, total - length + end), count, block)
         for start, end in zip([0, *ends], ends)
     ]
     return jnp.concatenate(spans, axis=1)

@@ -38,6 +38,8 @@ from deepseek_jax.models.attention.selection import (
 from deepseek_jax.models.cache import write
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
+from deepseek_jax.parallel.context import whole_sequence
+from deepseek_jax.parallel.local import BY_HEAD, BY_TOKEN, as_it_lies, on_each_device, over_heads
 
 BLOCK = 64  # queries whose scores, or whose picked entries, exist at one time
 # Sequences of more than so many times index_topk gather what they pick, shorter ones mask the rest.  Forward and
@@ -110,6 +112,17 @@ class SparseLatentAttention(LatentAttention):
         return queries, Keys(entry_BSe, key_BSi, context.segment_ids_BS)
 
     def _attend(self, queries, keys, warmup) -> Attended:
+        """Each device's queries over the keys of all."""
+
+        def attend(self, queries, keys, warmup):
+            return self._choose_form(queries, whole_sequence(keys), warmup)
+
+        of_queries = Queries(BY_HEAD, BY_TOKEN, BY_TOKEN, BY_TOKEN)
+        arguments = as_it_lies(self), of_queries, BY_TOKEN, ()
+        attend = on_each_device(attend, arguments, Attended(BY_HEAD, BY_TOKEN, BY_TOKEN))
+        return attend(self, queries, keys, warmup)
+
+    def _choose_form(self, queries, keys, warmup) -> Attended:
         by_mask = functools.partial(self.by_mask, warmup=warmup)
         if keys.segment_BT.shape[1] <= SPARSE_FROM * self.config.index_topk:
             return by_mask(queries, keys)
@@ -168,7 +181,7 @@ class SparseLatentAttention(LatentAttention):
 def _over_heads(weights, axis):
     """Their sum in float32, as a product with ones: XLA's CPU code adds up an inner dimension many times slower."""
     ones_H = jnp.ones((weights.shape[axis],), jnp.float32)
-    return jnp.tensordot(ones_H, weights.astype(jnp.float32), axes=(0, axis))
+    return over_heads(jnp.tensordot(ones_H, weights.astype(jnp.float32), axes=(0, axis)))
 
 
 def _remember(keys, context, cache):

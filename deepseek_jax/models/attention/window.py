@@ -14,6 +14,8 @@ from jaxtyping import Array, Bool, Float
 from deepseek_jax.models.attention.entries import Met, meet_all, meet_gathered, meet_masked
 from deepseek_jax.models.attention.keys import Keys, Queries, visible
 from deepseek_jax.models.attention.selection import by_blocks
+from deepseek_jax.parallel.context import parts, tokens_before
+from deepseek_jax.parallel.local import over_heads
 
 QUERIES_A_TURN = 512
 GATHER_FROM = 8  # entries a pick, from which picks are gathered (at 32: 3.6 times as fast); below, the rest is masked
@@ -47,9 +49,14 @@ def attend_in_turns(
 ) -> Attended:
     """Tokens [B S] among themselves, in blocks of a window: each meets the keys of its block and the one before."""
     length = tokens.values.shape[1]
-    block = min(reach.window, length)
+    block = min(reach.window, length * parts())
+    before_first = tokens_before(tokens, block)
     queries, tokens = _in_blocks((queries, tokens), block)
-    keys = jax.tree.map(lambda x: jnp.concatenate([jnp.roll(x, 1, axis=1).at[:, 0].set(0), x], axis=2), tokens)
+
+    def with_block_before(x, before_first):
+        return jnp.concatenate([jnp.concatenate([before_first[:, None], x[:, :-1]], axis=1), x], axis=2)
+
+    keys = jax.tree.map(with_block_before, tokens, before_first)
     found = by_blocks(
         lambda turn: attend(*turn, entries, sinks_H, reach, warmup), -(-QUERIES_A_TURN // block), (queries, keys)
     )
@@ -96,7 +103,7 @@ def _mix(queries: Queries, tokens: Keys, met: Met, sinks_H, window: int) -> Atte
     dtype = q_BNWHd.dtype
     mixed = jnp.einsum("BNWHT,BNTd->BNWHd", near_BSHT.astype(dtype).reshape(B, N, W, H, T), tokens.values)
     mixed += (far_BSHF.astype(dtype) @ met.values).reshape(mixed.shape)
-    learned = jax.tree.map(lambda x: x.reshape(B, N, W), met.learn(far_BSHF.sum(axis=2)))
+    learned = jax.tree.map(lambda x: x.reshape(B, N, W), met.learn(over_heads(far_BSHF.sum(axis=2))))
     return Attended(mixed, *learned)
 
 

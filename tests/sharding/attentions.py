@@ -1,0 +1,154 @@
+"""Every attention on its own, in miniature: value and gradients on any mesh of eight host devices, and what travels.
+
+    python -m tests.sharding.attentions data=2,context=4    prints a JSON object: mesh -> attention -> findings
+
+B batch  S sequence  D model
+"""
+
+import dataclasses
+import json
+import math
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from deepseek_jax.config import MeshConfig
+from deepseek_jax.models import rope
+from deepseek_jax.models.attention.kinds import make_attention
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.context import Context
+from deepseek_jax.models.tree import logical_axes, merge, split
+from deepseek_jax.parallel import rules
+from deepseek_jax.parallel.mesh import make_mesh
+from deepseek_jax.train.compiling import under
+from tests.sharding.curves import read
+
+BATCH, LENGTH = 4, 48  # 12 tokens on each of 4 devices: no multiple of a window, nor of an hca run
+
+BASE = ModelConfig(
+    hidden_size=32,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=12,
+    q_lora_rank=16,
+    kv_lora_rank=16,
+    qk_nope_head_dim=8,
+    qk_rope_head_dim=4,
+    v_head_dim=8,
+    index_n_heads=2,
+    index_head_dim=8,
+    sliding_window=20,
+    csa_rate=3,
+    hca_rate=8,
+    o_groups=2,
+    o_lora_rank=8,
+    attention_bias=False,
+    initializer_range=0.3,  # far from uniform attention
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    kind: str
+    config: ModelConfig = BASE
+    warmup: bool | None = None
+
+
+CASES = {
+    "gqa": Case("gqa"),
+    "mla": Case("mla"),
+    "dsa masked": Case("dsa", dataclasses.replace(BASE, index_topk=10)),
+    "dsa gathered": Case("dsa", dataclasses.replace(BASE, index_topk=5)),
+    "dsa warming up": Case("dsa", dataclasses.replace(BASE, index_topk=5), warmup=True),
+    "window": Case("window"),
+    "hca": Case("hca"),
+    "csa masked": Case("csa", dataclasses.replace(BASE, index_topk=4)),
+    "csa gathered": Case("csa", dataclasses.replace(BASE, index_topk=2)),
+}
+
+
+def packed(batch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """(segment ids, positions) of documents that lie across whatever boundaries there are; padding on both sides."""
+    rng, columns = np.random.default_rng(0), np.arange(length)
+    starts = [np.sort(rng.choice(columns[1:], size=row % 4, replace=False)) for row in range(batch)]
+    segment_ids = np.stack([1 + np.searchsorted(start, columns, side="right") for start in starts]).astype(np.int32)
+    segment_ids[0, -5:], segment_ids[-1, : length // 3] = 0, 0
+    begins = np.diff(segment_ids, axis=1, prepend=-1) != 0
+    return segment_ids, (columns - np.maximum.accumulate(np.where(begins, columns, 0), axis=1)).astype(np.int32)
+
+
+def program(mesh: dict[str, int], case: Case, batch: int = BATCH, length: int = LENGTH):
+    """(value and gradients, compiled; what makes its arguments): params, x [B S D], segment ids and positions [B S].
+
+    The value is of the sum of all outputs, each token's with a weight of its own, and of what an indexer reports.
+    """
+    config, kind = case.config, case.kind
+
+    def make():
+        return make_attention(config, kind, rngs=nnx.Rngs(0))
+
+    def value(params, x_BSD, segment_ids_BS, positions_BS):
+        tables = {kind: rope.tables(config, kind, positions_BS)}
+        warmup = None if case.warmup is None else jnp.asarray(case.warmup)
+        context = Context(segment_ids_BS, positions_BS, segment_ids_BS, segment_ids_BS > 0, tables, index_warmup=warmup)
+        y_BSD, report = merge(structure, params, {})(x_BSD, context)
+        weights_BSD = jnp.sin(jnp.arange(y_BSD.size, dtype=jnp.float32)).reshape(y_BSD.shape)
+        return (y_BSD * weights_BSD).sum() + sum(jax.tree.leaves(report)), y_BSD
+
+    module = jax.eval_shape(make)
+    structure, params, _ = split(module)
+    mesh = make_mesh(MeshConfig(**{"data": 1} | mesh), jax.devices()[: math.prod(mesh.values())])
+    by_token = rules.batch_sharding(mesh)
+    at = rules.shardings(mesh, logical_axes(module)[0], params), by_token, by_token, by_token
+    x = jax.ShapeDtypeStruct((batch, length, config.hidden_size), jnp.float32)
+    where = packed(batch, length)
+    shapes = jax.tree.map(
+        lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), (params, x, *where), at
+    )
+    with_gradients = under(mesh, jax.value_and_grad(value, argnums=(0, 1), has_aux=True))
+    quickly = {"xla_backend_optimization_level": 0}
+    compiled = jax.jit(with_gradients, compiler_options=quickly).lower(*shapes).compile()
+
+    def arguments():
+        """Parameters far from where they begin: none is zero."""
+        rng = np.random.default_rng(1)
+        params = jax.tree.map(lambda p: p + 0.2 * rng.normal(size=p.shape).astype(np.float32), split(make())[1])
+        return jax.device_put((params, rng.normal(size=x.shape).astype(np.float32), *where), at)
+
+    return compiled, arguments
+
+
+def travelling(compiled) -> dict[str, list[int]]:
+    """Collective -> bytes of the result of each array of floats that it brings from device to device."""
+    found = {}
+    for line in compiled.as_text().splitlines():
+        match = re.search(r"= (.*) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)\(", line)
+        if not match or re.search(r"replica_groups=(\{\{\d+\}|\[\d+,1\])", line):  # groups of one device
+            continue
+        for shape in re.findall(r"f32\[([\d,]*)\]", match[1]):
+            size = math.prod(int(size) for size in shape.split(",") if size)
+            found.setdefault(match[2], []).append(4 * size)
+    return {collective: sorted(sizes) for collective, sizes in found.items()}
+
+
+def main(*meshes: str):
+    """Each array's largest difference from what one device computes, as a share of the array's largest number."""
+    found = {mesh: {} for mesh in meshes}
+    for name, case in CASES.items():
+        compiled, arguments = program({}, case)
+        one = jax.device_get(compiled(*arguments()))
+        for mesh in meshes:
+            compiled, arguments = program(read(mesh), case)
+            many = jax.device_get(compiled(*arguments()))
+            errors = jax.tree.map(lambda a, b: float(np.abs(a - b).max() / np.abs(a).max()), one, many)
+            worst = {jax.tree_util.keystr(path): error for path, error in jax.tree_util.tree_leaves_with_path(errors)}
+            found[mesh][name] = {"errors": worst, "travelling": travelling(compiled)}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
