@@ -127,6 +127,7 @@ class TrainConfig:
     steps: int = 1000
     batch_size: int = 8  # sequences a step, over all devices
     microbatch_size: int = 0  # sequences a forward pass, gradients accumulated over the rest; 0: the whole batch
+    pipeline_microbatches: int = 0  # parts of it that go from stage to stage where mesh.stage > 1; 0: as many as stages
     ramp_start: int = 0  # batch size at step 0, grown in equal stages of whole microbatches to `batch_size`; 0: no ramp
     ramp_stages: int = 4
     ramp_fraction: float = 0.0  # share of the steps over which the batch grows
@@ -138,7 +139,7 @@ class TrainConfig:
 
     def __post_init__(self):
         at_least("train", self, 1, "steps", "batch_size", "ramp_stages")
-        at_least("train", self, 0, "microbatch_size", "ramp_start")
+        at_least("train", self, 0, "microbatch_size", "pipeline_microbatches", "ramp_start")
         choice("train.dtype", self.dtype, ("float32", "bfloat16"))
         choice("train.remat", self.remat, ("none", "dots", "full"))
         choice("train.on_nonfinite", self.on_nonfinite, ("stop", "skip"))

@@ -19,8 +19,9 @@ from deepseek_jax.models.layers import RMSNorm
 from deepseek_jax.models.mhc import StreamHead
 from deepseek_jax.models.moe.balance import RouterReport
 from deepseek_jax.models.mtp import make_mtp
-from deepseek_jax.models.schedule import groups, layer_kinds
+from deepseek_jax.models.schedule import groups, layer_kinds, pipelined
 from deepseek_jax.models.tree import split, stack, weight
+from deepseek_jax.parallel import pipeline
 from deepseek_jax.parallel.vocabulary import lookup
 
 MOST_UNROLLED = 4
@@ -45,7 +46,8 @@ class Output:
 class Decoder(nnx.Module):
     """A DeepSeek decoder.
 
-    `dtype` is the activations' type; `remat` what the backward pass computes again; `capacity_factor`: see Context.
+    `dtype` is the activations' type; `remat` what the backward pass computes again; `capacity_factor`: see Context;
+    `pipeline_microbatches`: see parallel/pipeline.py.
     """
 
     def __init__(
@@ -56,15 +58,18 @@ class Decoder(nnx.Module):
         dtype: str = "float32",
         remat: str = "none",
         capacity_factor: float = 0.0,
+        pipeline_microbatches: int = 0,
     ):
         self.config, self.dtype, self.remat, self.capacity_factor = config, dtype, remat, capacity_factor
+        self.pipeline_microbatches = pipeline_microbatches
         D, V, scale = config.hidden_size, config.vocab_size, config.initializer_range
         self.embedding = weight(rngs.params(), (V, D), ("vocab", "embed"), scale)
         self.layers = nnx.Dict()
         for stacks in groups(config):
+            axis = "pipelined_layers" if stacks == pipelined(config) else "layers"
             for each in stacks:
                 make = lambda key, kind=each.kind: Block(config, kind, rngs=nnx.Rngs(params=key))  # noqa: E731
-                self.layers[each.name] = stack(make, rngs.params(), len(each.layers))
+                self.layers[each.name] = stack(make, rngs.params(), len(each.layers), axis)
         if config.hc_mult:
             self.stream_head = StreamHead(config, rngs=rngs)
         self.norm = RMSNorm(D, config.rms_norm_eps)
@@ -94,7 +99,8 @@ class Decoder(nnx.Module):
         for stacks in groups(self.config):
             names = [each.name for each in stacks]
             with jax.named_scope("layers_" + "_".join(names)):
-                x, found = self._scan([self.layers[name] for name in names], x, context)
+                run = self._pipeline if stacks == pipelined(self.config) else self._scan
+                x, found = run([self.layers[name] for name in names], x, context)
             reports |= zip(names, found)
         hidden_BSD = self.norm(self.leave(x))
         mtp, mtp_reports = self._predict_further(x if self.config.hc_mult else hidden_BSD, context)
@@ -130,6 +136,10 @@ class Decoder(nnx.Module):
         return Context(
             tokens_BS, positions_BS, segment_ids_BS, counted_BS, rope=ropes, capacity_factor=self.capacity_factor
         )
+
+    def _pipeline(self, stacks, x, context):
+        """As `_scan`, spread over the stages of the mesh."""
+        return pipeline.run(self._scan, stacks, x, context, self.pipeline_microbatches)
 
     def _scan(self, stacks, x, context):
         """Layers of `stacks` in turn; (the next x, the report of each stack)."""

@@ -57,6 +57,11 @@ def groups(config: ModelConfig) -> list[list[Stack]]:
     return found
 
 
+def pipelined(config: ModelConfig) -> list[Stack]:
+    """The group with the most layers, the first of several: those that the stages of a pipeline share."""
+    return max(groups(config), key=lambda stacks: len(stacks) * len(stacks[0].layers))
+
+
 def _longest_repetition(kinds) -> tuple[int, int]:
     """(period, repeats) at the beginning of `kinds` that covers the most layers, the shortest such period."""
 

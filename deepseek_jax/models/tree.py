@@ -53,9 +53,9 @@ def is_variable(node) -> bool:
     return isinstance(node, nnx.Variable)
 
 
-def stack(make, key, count: int):
-    """`count` modules made by `make(key)`, as one module whose arrays have a leading axis named "layers"."""
-    make = nnx.transform_metadata(make, in_axes=0, out_axes=0, partition="layers")
+def stack(make, key, count: int, axis: str = "layers"):
+    """`count` modules made by `make(key)`, as one module whose arrays have a leading axis of that logical name."""
+    make = nnx.transform_metadata(make, in_axes=0, out_axes=0, partition=axis)
     return jax.vmap(make)(jax.random.split(key, count))
 
 

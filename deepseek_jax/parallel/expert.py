@@ -17,9 +17,16 @@ from jaxtyping import Array, Float, Int
 
 from deepseek_jax.models.moe.dispatch import Slots, collect, spread
 from deepseek_jax.models.tree import axes_of, is_variable
-from deepseek_jax.parallel.rules import RULES, TOKENS, current_mesh, divided, on_each_device, open_spec, total, varying
-
-EVERYWHERE = *TOKENS, RULES["expert_mlp"]  # the mesh axes along which devices compute different parts of a layer
+from deepseek_jax.parallel.rules import (
+    RULES,
+    current_mesh,
+    divided,
+    on_each_device,
+    open_spec,
+    total,
+    varying,
+    varying_as,
+)
 
 
 def tokenwise(f: Callable, modules: tuple, x_BSD: Float[Array, "B S D"], tokens_BS: Int[Array, "B S"]):
@@ -52,7 +59,8 @@ def exchange(
     `compute` adds up, for each token, the weighted outputs of the experts that it is given; the number past the last
     stands for none.  Called inside of `tokenwise`.
     """
-    x_TD, experts_TK, weights_TK, kernels = varying((x_TD, experts_TK, weights_TK, kernels), divided(EVERYWHERE))
+    arguments = varying_as(x_TD, (x_TD, experts_TK, weights_TK, kernels))  # devices have tokens of their own
+    x_TD, experts_TK, weights_TK, kernels = varying(arguments, divided(RULES["expert_mlp"]))
     if divided(RULES["experts"]):
         y_TD, dropped_T = _over_devices(compute, x_TD, experts_TK, weights_TK, kernels, capacity_factor)
     else:

@@ -17,6 +17,8 @@ STORED = "embed"  # the dimension by which a parameter only lies apart: it is wh
 
 RULES = {
     "layers": None,  # scanned over, so every device holds its part of each layer
+    "pipelined_layers": "stage",  # of the longest run of equal layers: the one that is run as a pipeline
+    "stages": "stage",
     "vocab": "tensor",
     STORED: "fsdp",
     "heads": "tensor",
@@ -27,10 +29,13 @@ RULES = {
     "features_in": "fsdp",  # widths inside the hybrid network, on either side of a product; data and classes are whole
     "features_out": "tensor",
     # Each expert's group of devices works on its own part of the batch outside the experts.
-    "batch": ("data", "fsdp", "expert"),
+    # So does each stage outside of the pipeline; inside, every stage sees all of a microbatch.
+    "batch": ("stage", "data", "fsdp", "expert"),
+    "microbatch": ("data", "fsdp", "expert"),
     "sequence": "context",
 }
 TOKENS = *RULES["batch"], RULES["sequence"]  # the mesh axes that split tokens
+TOKENS_OF_LAYER = *RULES["microbatch"], RULES["sequence"]  # those that do so in every layer, pipelined or not
 
 
 def partition_spec(axes: tuple[str | None, ...]) -> PartitionSpec:
@@ -155,7 +160,7 @@ def gathered(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     if STORED not in axes:
         return x
     if names := divided(RULES[STORED]):
-        return jax.lax.all_gather(varying(x, divided(TOKENS)), names, axis=axes.index(STORED), tiled=True)
+        return jax.lax.all_gather(varying(x, divided(TOKENS_OF_LAYER)), names, axis=axes.index(STORED), tiled=True)
     return _gathered(x, axes) if RULES[STORED] in open_axes() else x
 
 

@@ -51,7 +51,12 @@ def language_model_program(experiment: Experiment, bytes_a_target: np.ndarray) -
     (None where it never does).  score: {"nats", "targets"}, each [N], summed over the batch.
     """
     config, train = experiment.model, experiment.train
-    options = {"dtype": train.dtype, "remat": train.remat, "capacity_factor": experiment.router.capacity_factor}
+    options = {
+        "dtype": train.dtype,
+        "remat": train.remat,
+        "capacity_factor": experiment.router.capacity_factor,
+        "pipeline_microbatches": train.pipeline_microbatches,
+    }
     key = jax.random.key(train.seed)
     graphdef, _, _ = jax.eval_shape(lambda: initialise(config, key, **options))
     abstract = jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=key), **options))

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from deepseek_jax.config import Experiment
-from deepseek_jax.parallel import processes
+from deepseek_jax.parallel import pipeline, processes
 from deepseek_jax.parallel.mesh import check_batch, make_mesh
 from deepseek_jax.parallel.shares import Share
 from deepseek_jax.train import progress
@@ -60,9 +60,12 @@ class Setup:
 def prepare(experiment: Experiment, console: Console) -> Setup:
     """Checks the experiment against the devices, prepares the data where it is missing, and traces the model."""
     mesh = make_mesh(experiment.mesh)
-    check_batch(mesh, "train.microbatch_size or train.batch_size", microbatch_size(experiment.train))
+    sizes = {"train.microbatch_size or train.batch_size": microbatch_size(experiment.train)}
     if experiment.eval.batch_size:
-        check_batch(mesh, "eval.batch_size", experiment.eval.batch_size)
+        sizes["eval.batch_size"] = experiment.eval.batch_size
+    for name, size in sizes.items():
+        check_batch(mesh, name, size)
+        pipeline.check(mesh, experiment.train.pipeline_microbatches, name, size)
     optimizer = make_optimizer(experiment.optimizer, experiment.train.steps)
     with progress.preparing(console) as report:
         task = TASKS[experiment.family](experiment, mesh, report)
