@@ -9,20 +9,7 @@ import jax
 
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.counts import multiplied
-
-# Dense bfloat16 peak of one device as JAX counts devices, FLOP/s, from the vendors' data sheets; matched as a prefix of
-# device_kind, longest first.
-PEAKS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA B200": 2250e12,
-}
+from deepseek_jax.parallel.chips import chip_of
 
 
 def training_flops(config: ModelConfig, tokens: float, attention: float) -> float:
@@ -32,7 +19,5 @@ def training_flops(config: ModelConfig, tokens: float, attention: float) -> floa
 
 def peak_flops(device: jax.Device) -> float | None:
     """FLOP/s of a device at its best, None where the kind is not known (then there is no utilisation to report)."""
-    for kind in sorted(PEAKS, key=len, reverse=True):
-        if device.device_kind.startswith(kind):
-            return PEAKS[kind]
-    return None
+    chip = chip_of(device.device_kind)
+    return chip.peak if chip else None
