@@ -75,6 +75,7 @@ class OptimizerConfig:
     b1: float = 0.9  # momentum for sgd and rmsprop
     b2: float = 0.95
     eps: float = 1e-8
+    moment_dtype: str = "float32"  # bfloat16: what the direction remembers takes half the memory (V3, section 3.3.2)
     nesterov: bool = False  # of sgd's momentum and adam's first moment
     weight_decay: float = 0.1
     clip_norm: float = 1.0  # 0 turns clipping off
@@ -83,6 +84,7 @@ class OptimizerConfig:
 
     def __post_init__(self):
         choice("optimizer.name", self.name, OPTIMIZERS)
+        choice("optimizer.moment_dtype", self.moment_dtype, ("float32", "bfloat16"))
         at_least("optimizer", self, 0, "peak_lr", "weight_decay", "clip_norm", "eps")
         fraction("optimizer", self, "b1", "b2")
 

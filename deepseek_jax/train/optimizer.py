@@ -9,6 +9,7 @@ from deepseek_jax.config import OptimizerConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.train import schedules
 from deepseek_jax.train.groups import factors
+from deepseek_jax.train.moments import remembered_in
 
 SPARED = ("norm", "scale", "bias", "embed")
 
@@ -41,7 +42,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         )
     chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        _direction(config),
+        remembered_in(config.moment_dtype, _direction(config)),
         _decayed(config),
         optax.scale_by_learning_rate(schedules.learning_rate(config, steps)),
         _scaled(config),

@@ -1,0 +1,32 @@
+"""Optimizer moments that are kept in bfloat16."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from deepseek_jax.config import OptimizerConfig
+from deepseek_jax.train.moments import remembered_in
+from deepseek_jax.train.optimizer import make_optimizer
+
+
+def test_moments_are_bfloat16_and_updates_float32():
+    optimizer = make_optimizer(OptimizerConfig(moment_dtype="bfloat16"), steps=10)
+    params = {"kernel": jnp.ones((4, 4))}
+    state = optimizer.init(params)
+    updates, after = optimizer.update({"kernel": jnp.full((4, 4), 0.3)}, state, params, value=jnp.ones(()))
+    kinds = [{leaf.dtype.name for leaf in jax.tree.leaves(each) if leaf.shape} for each in (state, after, updates)]
+    assert kinds == [{"bfloat16"}, {"bfloat16"}, {"float32"}]
+
+
+def test_updates_differ_from_those_of_float32_by_rounding_only():
+    rounded, exact = (remembered_in(dtype, optax.scale_by_adam(b2=0.95)) for dtype in ("bfloat16", "float32"))
+    params, rng = jnp.zeros(256), np.random.default_rng(0)
+    states = [optimizer.init(params) for optimizer in (rounded, exact)]
+    for _ in range(30):
+        gradient = jnp.asarray(rng.normal(size=256) + 0.5)
+        (near, states[0]), (true, states[1]) = (
+            optimizer.update(gradient, state) for optimizer, state in zip((rounded, exact), states)
+        )
+    error = np.abs(near - true)
+    assert 0 < error.mean() < 0.005 and error.max() < 0.05
