@@ -13,7 +13,9 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from deepseek_jax.errors import UserError
 
-STORED = "embed"  # the dimension by which a parameter only lies apart: it is whole wherever the parameter is used
+# The dimension by which a parameter only lies apart, whole wherever the parameter is used; RANK, a compressed width,
+# stands for it in matrices that no model dimension is part of.
+STORED, RANK = "embed", "rank"
 
 RULES = {
     "layers": None,  # scanned over, so every device holds its part of each layer
@@ -23,6 +25,7 @@ RULES = {
     STORED: "fsdp",
     "heads": "tensor",
     "latent": None,  # the compressed key-value and query widths: small, and shared by all heads
+    RANK: "fsdp",
     "mlp": "tensor",
     "experts": "expert",
     "expert_mlp": "tensor",
@@ -157,16 +160,17 @@ def gathered(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     Its gradient is spread again, so that devices add up only the part that each keeps.  Said here because XLA would
     weigh parameters against activations, and may gather the batch instead.
     """
-    if STORED not in axes:
+    stored = [dim for dim, axis in enumerate(axes) if axis in (STORED, RANK)]
+    if not stored:
         return x
     if names := divided(RULES[STORED]):
-        return jax.lax.all_gather(varying(x, divided(TOKENS_OF_LAYER)), names, axis=axes.index(STORED), tiled=True)
+        return jax.lax.all_gather(varying(x, divided(TOKENS_OF_LAYER)), names, axis=stored[0], tiled=True)
     return _gathered(x, axes) if RULES[STORED] in open_axes() else x
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _gathered(x, axes):
-    return constrain(x, tuple(None if axis == STORED else axis for axis in axes))
+    return constrain(x, tuple(None if axis in (STORED, RANK) else axis for axis in axes))
 
 
 _gathered.defvjp(lambda x, axes: (_gathered(x, axes), None), lambda axes, _, dx: (constrain(dx, axes),))

@@ -26,7 +26,7 @@ class BlockIndexer(nnx.Module):
     def __init__(self, config: ModelConfig, kind: str, *, rngs: nnx.Rngs):
         self.kind = kind
         D, Q, h, i = config.hidden_size, config.q_lora_rank, config.index_n_heads, config.index_head_dim
-        self.q_up = weight(rngs.params(), (Q, h, i), ("latent", None, None), config.initializer_range)
+        self.q_up = weight(rngs.params(), (Q, h, i), ("rank", None, None), config.initializer_range)
         self.weights = weight(rngs.params(), (D, h), ("embed", None), config.initializer_range)
         self.compressor = Compressor(config, kind, i, rngs=rngs)
 

@@ -20,7 +20,7 @@ from deepseek_jax.models.attention.window import Attended, Reach, attend, attend
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import RMSNorm, linear
-from deepseek_jax.models.tree import axes_of, weight, zeros
+from deepseek_jax.models.tree import axes_of, used, weight, zeros
 from deepseek_jax.parallel.context import whole_sequence
 from deepseek_jax.parallel.local import BY_HEAD, BY_TOKEN, on_each_device
 
@@ -40,11 +40,11 @@ class CompressedAttention(nnx.Module):
         G, o, scale, eps = config.o_groups, config.o_lora_rank, config.initializer_range, config.rms_norm_eps
         self.q_down = weight(rngs.params(), (D, Q), ("embed", "latent"), scale)
         self.q_norm = RMSNorm(Q, eps, axis="latent")
-        self.q_up = weight(rngs.params(), (Q, H, d), ("latent", "heads", None), scale)
+        self.q_up = weight(rngs.params(), (Q, H, d), ("rank", "heads", None), scale)
         self.kv = weight(rngs.params(), (D, d), ("embed", "latent"), scale)
         self.kv_norm = RMSNorm(d, eps, axis="latent")
         self.sinks = zeros((H,), ("heads",))
-        self.out_down = weight(rngs.params(), (G, H // G * d, o), ("heads", None, "latent"), scale)
+        self.out_down = weight(rngs.params(), (G, H // G * d, o), ("heads", None, "rank"), scale)
         self.out_up = weight(rngs.params(), (G * o, D), ("heads", "embed"), scale)
         if kind != "window":
             self.compressor = Compressor(config, kind, d, rngs=rngs)
@@ -136,7 +136,7 @@ class CompressedAttention(nnx.Module):
         """Values were rotated as keys are: turned back, they depend on distances alone.  Then a low rank a group."""
         mixed_BSHd = rope.rotate_tail_back(mixed_BSHd, *context.rope[self.kind])
         mixed_BSGe = mixed_BSHd.reshape(*mixed_BSHd.shape[:2], self.config.o_groups, -1)
-        low_BSGo = jnp.einsum("BSGe,Geo->BSGo", mixed_BSGe, self.out_down[...].astype(mixed_BSGe.dtype))
+        low_BSGo = jnp.einsum("BSGe,Geo->BSGo", mixed_BSGe, used(self.out_down, mixed_BSGe.dtype))
         return linear(low_BSGo.reshape(*low_BSGo.shape[:2], -1), self.out_up)
 
 

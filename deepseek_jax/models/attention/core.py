@@ -3,11 +3,14 @@
 B batch  S query length  T key length  H heads  G key heads  e = H/G queries a key  K key width  V value width
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
 from jaxtyping import Array, Bool, Float, Int
 
+from deepseek_jax.models.attention import kernels
 from deepseek_jax.parallel.context import places, whole_sequence
 
 SMALLEST_BLOCK, MOST_BLOCKS = 128, 8  # queries attended at a time; more blocks save work and cost compile time
@@ -42,7 +45,27 @@ def causal_attend(
 ) -> Float[Array, "B S H V"]:
     """softmax(scale * q k^T) v over the earlier keys of the same document (0: padding, which sees nothing).
 
-    A block of queries is multiplied only with the keys up to its own end: with 8 blocks that is 56% of the square.
+    By a kernel where the platform has one (kernels.py) and the keys are those of the queries' tokens, else in blocks.
+    """
+    by = lambda way: functools.partial(way, scale=scale)  # noqa: E731
+    arguments = q_BSHK, k_BTGK, v_BTGV, segment_ids_BS
+    if q_BSHK.shape[1] != k_BTGK.shape[1] or not kernels.serves(q_BSHK.shape[1]):
+        return causal_attend_blockwise(*arguments, scale=scale)
+    platforms = {"tpu": by(kernels.on_tpu)}
+    if kernels.cudnn_serves(q_BSHK.dtype):
+        platforms["cuda"] = by(kernels.on_gpu)
+    return jax.lax.platform_dependent(*arguments, **platforms, default=by(causal_attend_blockwise))
+
+
+def causal_attend_blockwise(
+    q_BSHK: Float[Array, "B S H K"],
+    k_BTGK: Float[Array, "B T G K"],
+    v_BTGV: Float[Array, "B T G V"],
+    segment_ids_BS: Int[Array, "B S"],
+    scale: float,
+) -> Float[Array, "B S H V"]:
+    """A block of queries is multiplied only with the keys up to its own end: with 8 blocks that is 56% of the square.
+
     Where the sequence is spread, the keys are those of all devices, and each meets as many as the last one must.
     """
     k, v, of_keys_BT = k_BTGK.swapaxes(1, 2), v_BTGV.swapaxes(1, 2), whole_sequence(segment_ids_BS)

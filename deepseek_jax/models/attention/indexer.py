@@ -39,7 +39,7 @@ class Indexer(nnx.Module):
         self.config = config
         D, Q, scale = config.hidden_size, config.q_lora_rank, config.initializer_range
         h, i = config.index_n_heads, config.index_head_dim
-        self.q_up = weight(rngs.params(), (Q, h, i), ("latent", None, None), scale)
+        self.q_up = weight(rngs.params(), (Q, h, i), ("rank", None, None), scale)
         self.k = weight(rngs.params(), (D, i), ("embed", None), scale)
         self.k_norm = LayerNorm(i, KEY_NORM_EPS)
         self.weights = weight(rngs.params(), (D, h), ("embed", None), scale)

@@ -15,7 +15,7 @@ from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import RMSNorm, linear
 from deepseek_jax.models.rope import rotate
-from deepseek_jax.models.tree import weight, zeros
+from deepseek_jax.models.tree import used, weight, zeros
 from deepseek_jax.parallel.context import whole_sequence
 from deepseek_jax.parallel.local import BY_HEAD, BY_TOKEN, as_it_lies, on_each_device
 
@@ -32,10 +32,10 @@ class LatentAttention(nnx.Module):
         if Q:
             self.q_down = weight(rngs.params(), (D, Q), ("embed", "latent"), scale)
             self.q_norm = RMSNorm(Q, LATENT_NORM_EPS, axis="latent")
-        self.q_up = weight(rngs.params(), (Q or D, H, N + R), ("latent" if Q else "embed", "heads", None), scale)
+        self.q_up = weight(rngs.params(), (Q or D, H, N + R), ("rank" if Q else "embed", "heads", None), scale)
         self.kv_down = weight(rngs.params(), (D, C + R), ("embed", "latent"), scale)
         self.kv_norm = RMSNorm(C, LATENT_NORM_EPS, axis="latent")
-        self.kv_up = weight(rngs.params(), (C, H, N + V), ("latent", "heads", None), scale)
+        self.kv_up = weight(rngs.params(), (C, H, N + V), ("rank", "heads", None), scale)
         self.out = weight(rngs.params(), (H, V, D), ("heads", None, "embed"), scale)
         if config.attention_bias:
             if Q:
@@ -104,14 +104,14 @@ class LatentAttention(nnx.Module):
     def _absorb(self, q_BSHd):
         """Scaled queries [B S H C+R] of the entries themselves: W_UK goes into the query (V2, section 2.1.2)."""
         N = self.config.qk_nope_head_dim
-        k_up_CHN = self.kv_up[..., :N].astype(q_BSHd.dtype)
+        k_up_CHN = used(self.kv_up, q_BSHd.dtype)[..., :N]
         q_BSHC = jnp.einsum("BSHN,CHN->BSHC", q_BSHd[..., :N], k_up_CHN)
         return jnp.concatenate([q_BSHC, q_BSHd[..., N:]], axis=-1) * self.config.softmax_scale
 
     def _release(self, mixed_BSHe):
         """Values [B S H V] of mixed entries: W_UV goes into the output."""
         N, C = self.config.qk_nope_head_dim, self.config.kv_lora_rank
-        return jnp.einsum("BSHC,CHV->BSHV", mixed_BSHe[..., :C], self.kv_up[..., N:].astype(mixed_BSHe.dtype))
+        return jnp.einsum("BSHC,CHV->BSHV", mixed_BSHe[..., :C], used(self.kv_up, mixed_BSHe.dtype)[..., N:])
 
     def _output(self, mixed_BSHV):
         return self._biased(linear(mixed_BSHV, self.out, contract=2), "out_bias")

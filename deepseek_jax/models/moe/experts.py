@@ -14,6 +14,7 @@ from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.layers import silu_product
 from deepseek_jax.models.moe.blocks import BLOCK, GROUP, blocked_feed_forward
 from deepseek_jax.models.moe.dispatch import collect, plan, spread
+from deepseek_jax.models.moe.grouped import grouped_matmul
 from deepseek_jax.models.moe.router import Routing
 from deepseek_jax.models.tree import used, weight
 from deepseek_jax.parallel.expert import exchange
@@ -81,15 +82,15 @@ def in_blocks(x_TD, experts_TK, weights_TK, gate, up, down, limit):
 
 
 def ragged(x_TD, experts_TK, weights_TK, gate, up, down, limit):
-    """Sorted by expert, groups of any length through `jax.lax.ragged_dot`: for accelerators."""
+    """Sorted by expert, groups of any length through `grouped_matmul`: for accelerators."""
     layout = plan(experts_TK, down.shape[0], block=1)
     by_token = layout.token_of_slot, layout.slot_of_assignment
     # What a platform computes for rows of no expert is its own affair: it must not reach sums, nor gradients.
     of_expert_Z1 = (jnp.arange(layout.assignment_of_slot.size) < layout.counts.sum())[:, None]
     x_ZD = jnp.where(of_expert_Z1, spread(x_TD, *by_token), 0)
     gate, up, down = (kernel.astype(x_TD.dtype) for kernel in (gate, up, down))
-    gate_ZI, up_ZI = (jax.lax.ragged_dot(x_ZD, kernel, layout.counts) for kernel in (gate, up))
+    gate_ZI, up_ZI = (grouped_matmul(x_ZD, kernel, layout.counts) for kernel in (gate, up))
     active_ZI = silu_product(gate_ZI, up_ZI, limit)
-    out_ZD = jax.lax.ragged_dot(active_ZI, down, layout.counts)
+    out_ZD = grouped_matmul(active_ZI, down, layout.counts)
     out_ZD = jnp.where(of_expert_Z1, out_ZD, 0)
     return collect((out_ZD * layout.weight_of_slot(weights_TK)[:, None]).astype(x_TD.dtype), *by_token)

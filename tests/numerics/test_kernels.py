@@ -1,0 +1,104 @@
+"""Kernels of accelerators: in interpret mode they agree with the plain paths, and each platform gets its own."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+from deepseek_jax.models.attention import core, kernels
+from deepseek_jax.models.moe import grouped
+
+SCALE = 0.2
+CUDNN = "__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward"
+
+
+def value_and_gradients(f, *arguments):
+    """Of a sum that weighs every number of f's result differently."""
+
+    def total(*arguments):
+        out = f(*arguments)
+        return (out * jnp.sin(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape)).sum()
+
+    return jax.jit(jax.value_and_grad(total, argnums=tuple(range(len(arguments)))))(*arguments)
+
+
+def agree(found, expected):
+    for left, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-4)
+
+
+def attention_inputs(length, heads=2, key_heads=1, width=48, value_width=32, dtype=np.float32):
+    rng = np.random.default_rng(0)
+    shapes = (heads, width), (key_heads, width), (key_heads, value_width)
+    return [jnp.asarray(rng.normal(size=(1, length, *shape)), dtype) for shape in shapes]
+
+
+def packed(length):
+    """Two documents and padding, with ends that fall within the kernel's blocks."""
+    return jnp.asarray(np.repeat([1, 2, 0], [100, length - 130, 30])[None], jnp.int32)
+
+
+def test_splash_attention_is_causal_attention_within_documents():
+    """Keys wider than values, one key head for two of queries, padding that gives and gets nothing."""
+    inputs, segment_ids = attention_inputs(256), packed(256)
+    splash = functools.partial(kernels.on_tpu, segment_ids_BS=segment_ids, scale=SCALE, interpret=True)
+    plain = functools.partial(core.causal_attend_blockwise, segment_ids_BS=segment_ids, scale=SCALE)
+    agree(value_and_gradients(splash, *inputs), value_and_gradients(plain, *inputs))
+    assert not splash(*inputs)[0, -30:].any()
+
+
+@pytest.mark.parametrize("counts", [[100, 0, 120, 30], [0, 0, 0, 0], [300, 0, 0, 0]])
+def test_megablox_is_ragged_dot(counts):
+    """Groups that are empty, rows of no group, numbers of rows that no tile divides."""
+    rng = np.random.default_rng(1)
+    rows, matrices = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((300, 64), (4, 64, 32)))
+    counts = jnp.asarray(counts, jnp.int32)
+
+    def of_groups(product):
+        """The product, with zeros for rows of no group."""
+        real_Z1 = (jnp.arange(300) < counts.sum())[:, None]
+        return lambda x, kernels: jnp.where(real_Z1, product(jnp.where(real_Z1, x, 0), kernels, counts), 0)
+
+    megablox = of_groups(functools.partial(grouped.on_tpu, interpret=True))
+    plain = of_groups(jax.lax.ragged_dot)
+    agree(value_and_gradients(megablox, rows, matrices), value_and_gradients(plain, rows, matrices))
+
+
+def lowered(f, platform, *arguments) -> str:
+    """The program of f and its gradients for a platform that need not be here."""
+    gradients = functools.partial(value_and_gradients, f)
+    allowed = [export.DisabledSafetyCheck.custom_call(name) for name in CUDNN]
+    return export.export(jax.jit(gradients), platforms=(platform,), disabled_checks=allowed)(*arguments).mlir_module()
+
+
+def attend(q, k, v):
+    return core.causal_attend(q, k, v, packed(q.shape[1]), SCALE)
+
+
+def test_each_platform_gets_its_attention(monkeypatch):
+    inputs = attention_inputs(512, dtype=jnp.bfloat16)
+    assert "splash" in lowered(attend, "tpu", *inputs)
+    assert "custom_call" not in lowered(attend, "cpu", *inputs)
+    # cuDNN is asked only where a GPU answers for it.
+    monkeypatch.setattr(kernels, "cudnn_serves", lambda dtype: True)
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91100)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
+    jax.clear_caches()
+    program = lowered(attend, "cuda", *inputs)
+    assert all(name in program for name in CUDNN)
+
+
+def test_short_sequences_are_no_business_of_kernels():
+    assert "custom_call" not in lowered(attend, "tpu", *attention_inputs(256))
+
+
+def test_each_platform_gets_its_grouped_product():
+    arguments = jnp.zeros((512, 128), jnp.bfloat16), jnp.zeros((4, 128, 128), jnp.bfloat16)
+    counts = jnp.full((4,), 128, jnp.int32)
+    product = functools.partial(grouped.grouped_matmul, counts_E=counts)
+    assert "tpu_custom_call" in lowered(product, "tpu", *arguments)
+    assert "tpu_custom_call" not in lowered(product, "cuda", *arguments)
