@@ -15,20 +15,27 @@ from deepseek_jax.parallel.rules import RULES, axis_size
 def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
     """A mesh of all devices, or of those given, with the axes of MeshConfig; -1 takes what the others leave."""
     devices = jax.devices() if devices is None else devices
+    sizes = axis_sizes(config, len(devices))
+    shape, names, types = tuple(sizes.values()), tuple(sizes), (AxisType.Auto,) * len(sizes)
+    try:
+        return jax.make_mesh(shape, names, types, devices=devices)  # knows the chips' wiring
+    except NotImplementedError:  # of a torus whose sides this shape would have to cut
+        return Mesh(np.asarray(devices).reshape(shape), names, axis_types=types)
+
+
+def axis_sizes(config: MeshConfig, num_devices: int) -> dict[str, int]:
+    """Devices along each axis; UserError where the sizes do not multiply to `num_devices`."""
     sizes = dataclasses.asdict(config)
     rest = [name for name, size in sizes.items() if size == -1]
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if len(rest) > 1:
         raise UserError(f"mesh.{' and mesh.'.join(rest)} are both -1; only one axis can take what is left.")
-    if len(devices) % fixed or (not rest and fixed != len(devices)):
+    if num_devices % fixed or (not rest and fixed != num_devices):
         product = " x ".join(f"{name}={size}" for name, size in sizes.items())
         raise UserError(
-            f"the mesh {product} does not fit {len(devices)} devices; set one axis to -1 or change the sizes."
+            f"the mesh {product} does not fit {num_devices} devices; set one axis to -1 or change the sizes."
         )
-    shape = tuple(len(devices) // fixed if size == -1 else size for size in sizes.values())
-    if len(devices) == len(jax.devices()):
-        return jax.make_mesh(shape, tuple(sizes), axis_types=(AxisType.Auto,) * len(shape))  # knows the chips' wiring
-    return Mesh(np.asarray(devices).reshape(shape), tuple(sizes), axis_types=(AxisType.Auto,) * len(shape))
+    return {name: num_devices // fixed if size == -1 else size for name, size in sizes.items()}
 
 
 def check_batch(mesh: Mesh, name: str, size: int):

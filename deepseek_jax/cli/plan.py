@@ -1,0 +1,66 @@
+"""deepseek-jax plan."""
+
+import dataclasses
+
+from deepseek_jax.cli import options, pods, runtime
+
+
+def add_to(verbs):
+    parser = options.add_verb(
+        verbs,
+        "plan",
+        run,
+        "say what would lie where on a pod, and how many bytes, without a device",
+        f"""\
+{options.OVERRIDES_HELP}
+
+examples:
+  deepseek-jax plan --config configs/v3_671b.py --topology v5p:8x8x16
+  deepseek-jax plan --config configs/v3_671b.py --mesh fsdp=64,expert=8 --topology v5p:8x8x8 --all""",
+        takes_overrides=True,
+    )
+    pods.add_options(parser)
+    parser.add_argument("--all", action="store_true", help="a row for each tensor, not for each kind of tensor")
+
+
+def run(args):
+    experiment, topology = pods.read(args)
+    runtime.prepare()
+    from deepseek_jax.parallel.plan import abstract_mesh, grouped, problems
+    from deepseek_jax.pods import memory, text
+    from deepseek_jax.train.abstract import describe
+
+    mesh = abstract_mesh(experiment.mesh, topology.num_devices)
+    tensors, found = memory.of_step(describe(experiment), mesh)
+    groups = {tensor.name: [tensor] for tensor in tensors} if args.all else grouped(tensors)
+    sizes = ", ".join(f"{name}={size}" for name, size in mesh.shape.items() if size > 1) or "one device"
+    print(f"parameters on the mesh {sizes}\n")
+    print(text.table([_HEADINGS, *(_row(name, group) for name, group in groups.items())], "lrllr"))
+    print(f"\nbytes a device\n\n{text.table(_bytes(found, topology.chip), 'lr')}\n\n{memory.ACTIVATIONS}\n")
+    print(text.verdict(found.total, topology))
+    for warning in pods.batch_problems(experiment, mesh) + problems(mesh, tensors, experiment.model.n_routed_experts):
+        print(f"warning: {warning}")
+
+
+_HEADINGS = ("tensor", "layers", "dimensions / mesh axes", "a device's part", "MiB a device")
+
+
+def _row(name, group):
+    """Of tensors that are alike: in how many layers, then the dimensions of one layer, each with what splits it."""
+    stacked = [tensor.logical[:1] == ("layers",) for tensor in group]
+    layers = sum(tensor.shape[0] if stack else 1 for tensor, stack in zip(group, stacked))
+    tensor, cut = group[0], slice(int(stacked[0]), None)
+    dims = zip(tensor.logical[cut], tensor.shape[cut], tensor.mesh_axes[cut])
+    where = (f"{logical or '-'} {size}" + (f" / {' x '.join(names)}" if names else "") for logical, size, names in dims)
+    part = " x ".join(map(str, tensor.shard[cut]))
+    mib = sum(each.bytes_a_device for each in group) / 2**20
+    return name, str(layers) if any(stacked) else "", ", ".join(where), part, f"{mib:,.1f}"
+
+
+def _bytes(found, chip):
+    from deepseek_jax.pods.text import gib
+
+    parts = ((field.name, getattr(found, field.name)) for field in dataclasses.fields(found))
+    names = {"activations": "activations (estimate)", "averages": "average of the parameters"}
+    rows = [(names.get(name, name), gib(size)) for name, size in parts if size]
+    return [*rows, ("in all", gib(found.total)), (f"memory of a {chip.name} device", gib(chip.memory))]

@@ -1,0 +1,48 @@
+"""What `plan` and `compile` share: an experiment on a cluster that is not here."""
+
+import argparse
+
+from deepseek_jax.errors import UserError
+
+
+def add_options(parser: argparse.ArgumentParser):
+    parser.add_argument("--config", required=True, metavar="FILE", help="a Python file with get_config()")
+    parser.add_argument("--topology", required=True, metavar="NAME", help="chips: v5p:8x8x16, h100:128x8 ...")
+    parser.add_argument("--mesh", metavar="AXES", help="sizes of mesh axes over the config's: fsdp=64,expert=8")
+
+
+def read(args):
+    """(the experiment with the mesh that is asked for, the topology)."""
+    from deepseek_jax.experiment_file import resolve
+    from deepseek_jax.parallel import topology
+
+    overrides = args.overrides | {f"mesh.{axis}": size for axis, size in _axes(args.mesh).items()}
+    return resolve(args.config, overrides), topology.parse(args.topology)
+
+
+def _axes(text: str | None) -> dict[str, str]:
+    """ "fsdp=64,expert=8" as a dict; whether there are such axes the config's schema says."""
+    pairs = [part.partition("=") for part in text.split(",")] if text else []
+    for name, equals, size in pairs:
+        if not (name and equals and size):
+            raise UserError(f"--mesh {text} is not a list of axes and sizes; write for example fsdp=64,expert=8.")
+    return {name.strip(): size for name, _, size in pairs}
+
+
+def batch_problems(experiment, mesh) -> list[str]:
+    """What training would refuse, as sentences."""
+    from deepseek_jax.parallel.mesh import check_batch, check_sequence
+    from deepseek_jax.train.schedules import microbatch_size
+
+    size = microbatch_size(experiment.train)
+    checks = (
+        (check_batch, "train.microbatch_size or train.batch_size", size),
+        (check_sequence, "data.sequence_length", experiment.data.sequence_length),
+    )
+    found = []
+    for check, name, value in checks:
+        try:
+            check(mesh, name, value)
+        except UserError as error:
+            found.append(str(error))
+    return found

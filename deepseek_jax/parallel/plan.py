@@ -1,0 +1,107 @@
+"""What lies where on a mesh, from shapes and logical axes alone: the table of tensors, and what is wrong with it."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable
+
+import jax
+from jax.sharding import AbstractMesh
+
+from deepseek_jax.config import MeshConfig
+from deepseek_jax.parallel.mesh import axis_sizes
+from deepseek_jax.parallel.rules import axis_size, partition_spec
+
+LARGE = 16 * 2**20  # bytes from which a tensor that every device holds whole is worth a warning
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """One tensor: what its dimensions mean, and the mesh axes (of more than one device) that each is split over."""
+
+    name: str
+    shape: tuple[int, ...]
+    itemsize: int
+    logical: tuple[str | None, ...]
+    mesh_axes: tuple[tuple[str, ...], ...]
+    parts: tuple[int, ...]  # of each dimension
+
+    @property
+    def shard(self) -> tuple[int, ...]:
+        return tuple(-(-size // parts) for size, parts in zip(self.shape, self.parts))
+
+    @property
+    def bytes_a_device(self) -> int:
+        return math.prod(self.shard) * self.itemsize
+
+
+def abstract_mesh(config: MeshConfig, num_devices: int) -> AbstractMesh:
+    """The mesh of a config over so many devices, none of which need be there."""
+    sizes = axis_sizes(config, num_devices)
+    return AbstractMesh(tuple(sizes.values()), tuple(sizes))
+
+
+def placements(mesh: AbstractMesh, axes_tree, shapes_tree):
+    """The tree of a Placement a leaf: where `rules.shardings` would put it.
+
+    A dimension that does not divide is rounded up here, and `problems` tells of it.
+    """
+
+    def place(path, array, axes):
+        spec = partition_spec(axes)
+        split = ((names,) if isinstance(names, str) else names or () for names in spec)
+        split = tuple(tuple(name for name in names if mesh.shape[name] > 1) for names in split)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        parts = tuple(axis_size(mesh, names) for names in split)
+        return Placement(name, array.shape, array.dtype.itemsize, axes, split, parts)
+
+    return jax.tree_util.tree_map_with_path(place, shapes_tree, axes_tree)
+
+
+def grouped(tensors: Iterable[Placement]) -> dict[str, list[Placement]]:
+    """Tensors that are the same part of different layers, MTP modules' too, under the name of that part."""
+    found = {}
+    for tensor in tensors:
+        part = re.sub(r"^(layers/[^/]+|mtp/[^/]+/block)/", "", tensor.name)
+        found.setdefault(part, []).append(tensor)
+    return found
+
+
+def problems(mesh: AbstractMesh, tensors: Iterable[Placement], num_experts: int) -> list[str]:
+    """Sentences on what cannot be placed, and on what is placed wastefully."""
+    found = []
+    if (experts := mesh.shape["expert"]) > num_experts:
+        found.append(
+            f"mesh.expert is {experts}, more than the {num_experts} experts; lower it and give the rest to mesh.fsdp."
+        )
+    for name, group in grouped(tensors).items():
+        found += _uneven(name, group[0]) or _whole(mesh, name, group)
+    return found
+
+
+def _uneven(name, tensor):
+    return [
+        f"{name} has {logical} = {size}, which the {parts} devices of mesh.{' x mesh.'.join(names)} do not divide; "
+        f"choose another mesh.{names[-1]}."
+        for size, parts, logical, names in zip(tensor.shape, tensor.parts, tensor.logical, tensor.mesh_axes)
+        if size % parts
+    ]
+
+
+def _whole(mesh, name, group):
+    """Copies on the devices of `data` are what it is for; of the other axes one could have been used."""
+    size = sum(tensor.bytes_a_device for tensor in group)
+    if math.prod(group[0].parts) > 1 or size < LARGE:
+        return []
+    could = [
+        f"mesh.{axis}"
+        for axis in ("fsdp", "expert", "tensor")
+        if mesh.shape[axis] > 1 and any(length % mesh.shape[axis] == 0 for length in group[0].shape)
+    ]
+    if not could:
+        return []
+    logical = ", ".join(str(axis) for axis in group[0].logical)
+    return [
+        f"{name} lies whole on every device, {size / 2**20:,.0f} MiB; {' or '.join(could)} could split it, if a rule "
+        f"for one of its axes ({logical}) said so."
+    ]

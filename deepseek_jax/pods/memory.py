@@ -1,0 +1,118 @@
+"""Bytes that a training step takes on each device, from shapes alone.
+
+Exact: what lies there between steps, and the gradients.  Estimated: activations, whose peak the compiler decides.
+
+D model  F width of a feed-forward  H heads  K experts a token  n streams  V vocabulary
+"""
+
+import dataclasses
+import math
+
+import jax
+import optax
+from jax.sharding import AbstractMesh
+
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.schedule import LayerKind, layer_kinds
+from deepseek_jax.parallel.plan import Placement, placements
+from deepseek_jax.parallel.rules import RULES, axis_size
+from deepseek_jax.train.abstract import Abstract
+
+BYTES = {"float32": 4, "bfloat16": 2}
+
+ACTIVATIONS = """\
+activations, an estimate, of one microbatch on a device: what the backward pass keeps of every layer (remat full: its
+input; dots: the results of its matrix products too; none: all its intermediates), twice the intermediates of the
+widest layer while it is computed again, that layer's gathered weights and their gradient, and one chunk of logits.
+The compiler decides; `deepseek-jax compile` says what it decided."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes a device."""
+
+    parameters: int
+    moments: int
+    averages: int  # of the parameters (train.ema_decay)
+    gradients: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return sum(dataclasses.astuple(self))
+
+
+def of_step(abstract: Abstract, mesh: AbstractMesh) -> tuple[list[Placement], Memory]:
+    """(the parameters' tensors, the bytes of a step) on each device of a mesh."""
+    params = placements(mesh, abstract.program.axes, abstract.state["params"])
+    moments = optax.tree_map_params(
+        abstract.optimizer,
+        lambda leaf, tensor: dataclasses.replace(tensor, itemsize=leaf.dtype.itemsize),
+        abstract.state["opt_state"],
+        params,
+        transform_non_params=lambda _: None,
+    )
+    tensors, size = jax.tree.leaves(params), _size(params)
+    accumulated = abstract.batch["tokens"].shape[0] > 1  # then a sum over microbatches lies beside the newest gradient
+    memory = Memory(
+        parameters=size,
+        moments=_size(moments),
+        averages=size if "ema" in abstract.state else 0,
+        gradients=size * (1 + accumulated),
+        activations=_activations(abstract, mesh, tensors),
+    )
+    return tensors, memory
+
+
+def _size(tree) -> int:
+    return sum(tensor.bytes_a_device for tensor in jax.tree.leaves(tree))
+
+
+def _activations(abstract: Abstract, mesh: AbstractMesh, tensors: list[Placement]) -> int:
+    config, train = abstract.experiment.model, abstract.experiment.train
+    _, sequences, length = abstract.batch["tokens"].shape
+    shared = axis_size(mesh, RULES["batch"])
+    tokens = -(-sequences // shared) * -(-length // axis_size(mesh, RULES["sequence"]))
+    kinds, size = layer_kinds(config), BYTES[train.dtype]
+    split = mesh.shape["tensor"]
+    widths = [_width(config, kind, split) for kind in kinds]
+    streams = (config.hc_mult or 1) * config.hidden_size
+    kept = {"full": 0, "dots": sum(widths) // 2, "none": sum(widths)}[train.remat] + len(kinds) * streams
+    layers = -(-len(kinds) // mesh.shape["stage"])
+    chunk = min(abstract.experiment.loss.chunk_tokens // shared, tokens) or 1
+    logits = 2 * 4 * chunk * config.vocab_size // split
+    working = tokens * size * 2 * max(widths)
+    return tokens * size * kept * layers // len(kinds) + working + _gathered(tensors, mesh, size) + logits
+
+
+def _width(config: ModelConfig, kind: LayerKind, split: int) -> int:
+    """Numbers a token in one layer's intermediates, attention's scores not counted (none of them exists whole)."""
+    D, H, streams = config.hidden_size, config.num_attention_heads, config.hc_mult or 1
+    if kind.attention in ("mla", "dsa"):
+        attention = config.q_lora_rank + H * (2 * config.qk_head_dim + 2 * config.v_head_dim) // split
+    elif kind.attention == "gqa":
+        attention = 2 * (H + config.num_key_value_heads) * config.head_dim // split
+    else:
+        attention = config.q_lora_rank + 3 * H * config.head_dim // split + config.o_groups * config.o_lora_rank
+    if kind.feed_forward == "dense":
+        feed_forward = 3 * config.intermediate_size // split
+    else:
+        K, F = config.num_experts_per_tok, config.moe_intermediate_size
+        feed_forward = K * (2 * D + 3 * F // split) + config.n_shared_experts * 3 * F // split
+    return attention + feed_forward + 4 * D + (4 * streams * D if config.hc_mult else 0)
+
+
+def _gathered(tensors: list[Placement], mesh: AbstractMesh, size: int) -> int:
+    """The largest single layer, gathered over fsdp in the activations' type, and its gradient in float32."""
+    layers = {}
+    for tensor in tensors:
+        part, _, rest = tensor.name.partition("/")
+        if part != "layers":
+            continue
+        whole = math.prod(
+            -(-length // axis_size(mesh, [name for name in names if name != "fsdp"]))
+            for length, names in zip(tensor.shape[1:], tensor.mesh_axes[1:])
+        )
+        stack = rest.partition("/")[0]
+        layers[stack] = layers.get(stack, 0) + whole
+    return max(layers.values(), default=0) * (size + 4)

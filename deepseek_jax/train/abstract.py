@@ -1,0 +1,44 @@
+"""An experiment's step and the shapes of what it takes: without data, arrays or devices.
+
+K microbatches a step  M sequences a microbatch  S tokens a sequence
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+
+from deepseek_jax.config import Experiment
+from deepseek_jax.errors import UserError
+from deepseek_jax.train.optimizer import make_optimizer
+from deepseek_jax.train.program import Program, language_model_program
+from deepseek_jax.train.schedules import microbatch_size
+from deepseek_jax.train.state import State, initial_state
+
+FIELDS = ("tokens", "segment_ids", "positions", "domain_ids")  # of a batch, as data/batches.py makes it
+
+
+@dataclasses.dataclass(frozen=True)
+class Abstract:
+    """`state` and `batch` [K, M, S] are shapes and types; nothing says yet where they lie."""
+
+    experiment: Experiment
+    program: Program
+    optimizer: optax.GradientTransformationExtraArgs
+    state: State
+    batch: dict[str, jax.ShapeDtypeStruct]
+
+
+def describe(experiment: Experiment) -> Abstract:
+    """Of a language model's training; UserError for other tasks."""
+    if experiment.family != "language_model":
+        raise UserError(f"family is {experiment.family!r}; plan and compile know language models only.")
+    program = language_model_program(experiment, np.ones(1))
+    optimizer = make_optimizer(experiment.optimizer, experiment.train.steps)
+    ema = experiment.train.ema_decay > 0
+    state = jax.eval_shape(lambda: initial_state(*program.make_parameters(), optimizer, ema))
+    microbatch = microbatch_size(experiment.train)
+    shape = experiment.train.batch_size // microbatch, microbatch, experiment.data.sequence_length
+    batch = {field: jax.ShapeDtypeStruct(shape, np.int32) for field in FIELDS}
+    return Abstract(experiment, program, optimizer, state, batch)
