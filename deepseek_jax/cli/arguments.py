@@ -3,7 +3,19 @@
 import argparse
 from collections.abc import Sequence
 
-from deepseek_jax.cli import convert, data, evaluate, find_lr, generate, inspect, predict, train, tune_batch
+from deepseek_jax.cli import (
+    compile,
+    convert,
+    data,
+    evaluate,
+    find_lr,
+    generate,
+    inspect,
+    plan,
+    predict,
+    train,
+    tune_batch,
+)
 from deepseek_jax.errors import UserError
 
 OVERRIDE = "--config."
@@ -27,7 +39,7 @@ def read(argv: Sequence[str]) -> argparse.Namespace:
         epilog="example: deepseek-jax train --config configs/v3_tiny.py --workdir runs/v3_tiny",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for module in (train, evaluate, generate, predict, data, convert, inspect, find_lr, tune_batch):
+    for module in (train, evaluate, generate, predict, data, convert, inspect, plan, compile, find_lr, tune_batch):
         module.add_to(verbs)
     words, overrides = split_overrides(argv)
     args = parser.parse_args(words)

@@ -1,0 +1,49 @@
+"""deepseek-jax compile."""
+
+from pathlib import Path
+
+from deepseek_jax.cli import options, pods, runtime
+from deepseek_jax.errors import UserError
+
+
+def add_to(verbs):
+    parser = options.add_verb(
+        verbs,
+        "compile",
+        run,
+        "compile a training step for a pod that is not here, and say whether it fits",
+        f"""\
+No TPU is needed, only its compiler: pip install 'deepseek-jax[tpu]'.  A large model takes minutes and some GB.
+JAX_OPTIMIZATION_LEVEL=O1 in the environment compiles faster and says nearly the same.
+
+{options.OVERRIDES_HELP}
+
+examples:
+  deepseek-jax compile --config configs/v3_671b.py --topology v5p:8x8x16
+  deepseek-jax compile --config configs/v2_236b.py --topology v5p:8x8x8 --mesh fsdp=32,expert=16 --out reports/v2""",
+        takes_overrides=True,
+    )
+    pods.add_options(parser)
+    parser.add_argument("--out", metavar="DIR", help="save the report (report.md, report.json) and the HLO there")
+
+
+def run(args):
+    experiment, topology = pods.read(args)
+    from deepseek_jax.pods import devices
+
+    devices.prepare(topology)
+    runtime.prepare(cache=False)  # an executable for devices that are not here can be written there but not be read
+    from deepseek_jax.parallel.mesh import make_mesh
+    from deepseek_jax.pods import report
+    from deepseek_jax.pods.compiling import compile_for
+    from deepseek_jax.train.abstract import describe
+
+    mesh = make_mesh(experiment.mesh, devices.devices_of(topology))
+    if refused := pods.batch_problems(experiment, mesh):
+        raise UserError(refused[0])
+    abstract = describe(experiment)
+    outcome = compile_for(abstract, mesh)
+    found = report.report(abstract, outcome, topology, mesh)
+    print(report.page(found), end="")
+    if args.out:
+        report.save(found, outcome.executable, Path(args.out))

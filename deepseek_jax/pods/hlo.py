@@ -1,0 +1,118 @@
+"""Compiled HLO as text, read far enough to know which instructions run, how often, and how large their results are.
+
+XLA's own cost analysis counts the body of a loop once; here it counts as often as the loop runs.
+"""
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterator
+
+BITS = {"pred": 8, "token": 0, "opaque": 0}  # of types whose name does not say it
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+_CALLED = re.compile(r"(?:calls|body|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+    name: str
+    opcode: str
+    shape: str  # as written: bf16[8,128]{1,0:T(8,128)}, or several in parentheses
+    operands: tuple[str, ...]
+    attributes: str  # what stands behind the operands
+    root: bool
+
+    @property
+    def called(self) -> list[str]:
+        """The computations that it runs; a reduction's scalar function is none."""
+        if self.opcode in ("all-reduce", "reduce-scatter", "reduce", "sort", "scatter", "all-reduce-start"):
+            return []
+        branches = re.findall(r"[\w.\-]+", found[1]) if (found := _BRANCHES.search(self.attributes)) else []
+        return _CALLED.findall(self.attributes) + branches
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """Computations by name, each its instructions by name."""
+
+    computations: dict[str, dict[str, Instruction]]
+    entry: str
+
+    def executed(self) -> Iterator[tuple[Instruction, dict[str, Instruction], int, bool]]:
+        """(instruction, its computation, how often it runs, whether it is part of a fusion), of all that run.
+
+        Of a conditional every branch counts.  A loop whose length is not written counts once (`unknown_loops`).
+        """
+        yield from self._run(self.entry, 1, False)
+
+    def _run(self, name, times, fused):
+        computation = self.computations[name]
+        for each in computation.values():
+            yield each, computation, times, fused
+            inner = times * (self.trips(each) or 1) if each.opcode == "while" else times
+            for called in each.called:
+                yield from self._run(called, inner, fused or each.opcode == "fusion")
+
+    def trips(self, loop: Instruction) -> int | None:
+        """How often a while loop runs: as XLA noted it, or the one number that its condition compares with."""
+        if known := re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', loop.attributes):
+            return int(known[1])
+        condition = self.computations[re.search(r"condition=%?([\w.\-]+)", loop.attributes)[1]]
+        limits = [each for each in condition.values() if each.opcode == "constant" and each.shape.startswith("s32[]")]
+        return int(limits[0].attributes) if len(limits) == 1 and limits[0].attributes.isdigit() else None
+
+    @functools.cached_property
+    def unknown_loops(self) -> int:
+        return sum(each.opcode == "while" and self.trips(each) is None for each, *_ in self.executed())
+
+
+def parse(text: str) -> Program:
+    """The program of `jax.stages.Compiled.as_text()`."""
+    computations, entry, current = {}, "", {}
+    for line in text.splitlines():
+        if found := _INSTRUCTION.match(line):
+            instruction = _instruction(found)
+            current[instruction.name] = instruction
+        elif line.endswith("{") and not line.startswith((" ", "HloModule")):
+            name = re.match(r"(?:ENTRY )?%?([\w.\-]+)", line)[1]
+            current = computations[name] = {}
+            entry = name if line.startswith("ENTRY") else entry
+    return Program(computations, entry)
+
+
+def _instruction(found: re.Match) -> Instruction:
+    root, name, rest = found[1], found[2], found[3]
+    shape_end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
+    shape, rest = rest[:shape_end], rest[shape_end:].lstrip()
+    opening = rest.index("(")
+    closing = _closing(rest, opening)
+    inside, attributes = rest[opening + 1 : closing], rest[closing + 1 :].lstrip(", ")
+    if rest[:opening] == "constant":
+        attributes = inside
+    return Instruction(name, rest[:opening], shape, tuple(re.findall(r"%([\w.\-]+)", inside)), attributes, bool(root))
+
+
+def _closing(text: str, opening: int) -> int:
+    """The place of the parenthesis that closes the one at `opening`."""
+    depth = 0
+    for place in range(opening, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[place], 0)
+        if depth == 0:
+            return place
+    raise ValueError(f"a parenthesis is not closed: {text[opening : opening + 80]}")
+
+
+def size(shape: str, memory: int | None = None) -> int:
+    """Bytes of a shape, of all its parts if it has several; with `memory` only of those that lie in that space.
+
+    Layouts end with S(n) where the array does not lie in the main memory, 0, but in a faster one.
+    """
+    total = 0
+    for kind, dims, layout in re.findall(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?", shape):
+        space = re.search(r"S\((\d+)\)", layout)
+        if memory is None or memory == (int(space[1]) if space else 0):
+            bits = BITS.get(kind) if kind in BITS else int(re.search(r"\d+", kind)[0])
+            total += bits * math.prod(int(dim) for dim in dims.split(",") if dim) // 8
+    return total

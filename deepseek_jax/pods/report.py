@@ -1,0 +1,148 @@
+"""What the compiler made of a step: the numbers, and the page that says them."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from deepseek_jax.models.flops import attention_a_token
+from deepseek_jax.parallel.topology import Topology
+from deepseek_jax.pods import hlo
+from deepseek_jax.pods.collectives import collectives, totals
+from deepseek_jax.pods.compiling import Outcome, place_of
+from deepseek_jax.pods.roofline import roofline
+from deepseek_jax.pods.text import gib, table, verdict
+from deepseek_jax.train.abstract import Abstract
+from deepseek_jax.train.flops import training_flops
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Bytes and times are a device's and a step's.  Where it does not compile only what stands first is known."""
+
+    topology: str
+    mesh: dict[str, int]
+    tokens: int
+    flops: float  # of the model, over all devices (train/flops.py)
+    compile_seconds: float
+    fits: bool
+    verdict: str
+    refusal: str = ""
+    rematerialised: tuple[str, ...] = ()
+    arguments: int = 0  # parameters, optimizer, buffers, batch
+    temporaries: int = 0
+    results: int = 0  # those that do not take an argument's place
+    compute_seconds: float = 0.0
+    memory_seconds: float = 0.0
+    network_seconds: float = 0.0
+    utilisation: tuple[float, float] = (0.0, 0.0)  # if nothing overlaps, and if all does
+    collectives: dict[str, tuple[int, float]] = dataclasses.field(default_factory=dict)
+    largest: tuple[str, ...] = ()  # of the collectives
+    unknown_loops: int = 0
+
+
+def report(abstract: Abstract, outcome: Outcome, topology: Topology, mesh) -> Report:
+    experiment = abstract.experiment
+    tokens = abstract.batch["tokens"].size
+    length = abstract.batch["tokens"].shape[-1]
+    attention = float(attention_a_token(experiment.model, jnp.arange(1, length + 1)).sum()) * tokens / length
+    common = {
+        "topology": topology.name,
+        "mesh": {name: size for name, size in mesh.shape.items() if size > 1},
+        "tokens": tokens,
+        "flops": training_flops(experiment.model, tokens, attention),
+        "compile_seconds": outcome.seconds,
+        "rematerialised": tuple(sorted({place_of(remark) for remark in outcome.remarks})),
+    }
+    if outcome.executable is None:
+        first = outcome.refusal.strip().splitlines()[0]
+        return Report(**common, fits=False, verdict=f"does not fit: {first}", refusal=outcome.refusal)
+    return Report(**common, **_compiled(common["flops"], outcome.executable, experiment, topology, mesh))
+
+
+def _compiled(flops: float, executable: jax.stages.Compiled, experiment, topology: Topology, mesh) -> dict:
+    memory = executable.memory_analysis()
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + results
+    program = hlo.parse(executable.as_text())
+    found = collectives(program, topology.num_devices)
+    bound = roofline(program, found, flops, experiment.train.remat, topology.chip, list(mesh.devices.flat))
+    largest = sorted(found, key=lambda each: -each.sent)[:10]
+    return {
+        "fits": needed <= topology.chip.memory,
+        "verdict": verdict(needed, topology),
+        "arguments": memory.argument_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "results": results,
+        "compute_seconds": bound.compute,
+        "memory_seconds": bound.memory,
+        "network_seconds": bound.network,
+        "utilisation": (bound.utilisation(bound.slowest), bound.utilisation(bound.fastest)),
+        "collectives": totals(found),
+        "largest": tuple(
+            f"{gib(each.sent)} by {each.kind} of {each.operand / 2**20:,.1f} MiB among {len(each.group)}, "
+            f"{each.times} x, {_scope(each.source)}"
+            for each in largest
+        ),
+        "unknown_loops": program.unknown_loops,
+    }
+
+
+def _scope(op_name: str) -> str:
+    """jit(step)/transpose(jvp(layers_3-60))/while/body/moe/experts/dot as layers_3-60/moe/experts/dot, backward."""
+    names = [name for name in op_name.split("/") if name not in ("jit(step)", "while", "body", "closed_call")]
+    plain = [re.sub(r"\w+\(|\)", "", name) for name in names if name != "checkpoint"]
+    backward = ", backward" if "transpose(" in op_name else ""
+    return "/".join(filter(None, plain)) + backward if op_name else "a place without a name"
+
+
+def page(found: Report) -> str:
+    """Plain text that is Markdown too."""
+    lines = [found.verdict, ""]
+    if found.refusal:
+        lines += ["    " + line for line in found.refusal.splitlines()]
+    else:
+        lines += [_indented(table(_numbers(found), "lr")), ""]
+        sums = [(kind, f"{times:,}", gib(sent)) for kind, (times, sent) in found.collectives.items()]
+        rows = [("collective", "a step", "sent by a device"), *sums]
+        lines += ["Communication:", "", _indented(table(rows, "lrr")), "", *(f"- {each}" for each in found.largest)]
+    if found.unknown_loops:
+        lines += ["", f"{found.unknown_loops} loops of unknown length are counted as if they ran once."]
+    for place in found.rematerialised:
+        lines += ["", f"warning: involuntary full rematerialization at {place}"]
+    return "\n".join(lines) + "\n"
+
+
+def _numbers(found: Report) -> list[tuple[str, str]]:
+    fastest = max(found.compute_seconds, found.memory_seconds, found.network_seconds)
+    slowest = found.compute_seconds + found.memory_seconds + found.network_seconds
+    low, high = found.utilisation
+    return [
+        ("compiled in", f"{found.compile_seconds:,.0f} s"),
+        ("arguments (parameters, optimizer, batch)", gib(found.arguments)),
+        ("temporaries", gib(found.temporaries)),
+        ("results beside the arguments", gib(found.results)),
+        ("tokens a step", f"{found.tokens:,}"),
+        ("model FLOPs a step", f"{found.flops:.3g}"),
+        ("estimate: computing, remat included", f"{found.compute_seconds:,.2f} s"),
+        ("estimate: memory traffic", f"{found.memory_seconds:,.2f} s"),
+        ("estimate: communication", f"{found.network_seconds:,.2f} s"),
+        ("a step no faster than, all overlapping", f"{fastest:,.2f} s, utilisation {high:.0%}"),
+        ("and if nothing overlaps", f"{slowest:,.2f} s, utilisation {low:.0%}"),
+    ]
+
+
+def _indented(text: str) -> str:
+    return "\n".join("    " + line for line in text.splitlines())
+
+
+def save(found: Report, executable: jax.stages.Compiled | None, directory: Path):
+    """report.json, report.md and, where there is an executable, step.hlo."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "report.json").write_text(json.dumps(dataclasses.asdict(found), indent=2) + "\n")
+    (directory / "report.md").write_text(page(found))
+    if executable is not None:
+        (directory / "step.hlo").write_text(executable.as_text())

@@ -1,0 +1,92 @@
+"""deepseek-jax plan: what lies where on a cluster that is not here."""
+
+import re
+
+import pytest
+
+from deepseek_jax.models.counts import census
+from deepseek_jax.parallel import topology
+from deepseek_jax.parallel.chips import CHIPS, chip_of
+
+TINY = "plan", "--config", "configs/v3_tiny.py", "--topology", "v5e:2x4"
+
+
+def gib(output: str, row: str) -> float:
+    return float(re.search(rf"^{row} +([\d.,]+) GiB$", output, re.M)[1].replace(",", ""))
+
+
+def test_what_is_split_and_what_it_takes(deepseek_jax):
+    status, output, _ = deepseek_jax(*TINY, "--mesh", "data=1,fsdp=2,expert=4")
+    assert status == 0
+    assert re.search(r"feed_forward/experts/gate +4 +experts 16 / expert, embed 256 / fsdp, .* 4 x 128 x 128", output)
+    assert re.search(r"attention/q_up +5 +rank 128 / fsdp", output)
+    assert "fits: " in output and "of 16.0 GiB a device of v5e:2x4" in output and "warning" not in output
+
+
+def test_a_row_for_each_tensor(deepseek_jax):
+    output = deepseek_jax(*TINY, "--all")[1]
+    assert "layers/1-3/feed_forward/experts/gate" in output and "mtp/0/block/attention/out" in output
+
+
+def test_bytes_are_those_of_the_parameters(deepseek_jax):
+    """V3 whole on every device: parameters and gradients in float32, two moments in bfloat16."""
+    from deepseek_jax.models.presets import preset
+
+    words = "--config configs/v3_671b.py --topology v5p:2x2x2 --mesh data=8,fsdp=1,expert=1".split()
+    words.append("--config.train.microbatch_size=15360")
+    output = deepseek_jax("plan", *words)[1]
+    found = census(preset("v3"))
+    size = 4 * (found.main.total + found.mtp.total) / 2**30
+    for row in ("parameters", "moments", "gradients"):
+        assert gib(output, row) == pytest.approx(size, abs=0.01)
+    assert "does not fit" in output
+
+
+def test_microbatches_keep_a_second_gradient(deepseek_jax):
+    whole, parts = (
+        deepseek_jax(*TINY, "--config.train.batch_size=32", f"--config.train.microbatch_size={size}")[1]
+        for size in (32, 16)
+    )
+    assert gib(parts, "gradients") == pytest.approx(2 * gib(whole, "gradients"), abs=0.011)
+
+
+def test_warnings(deepseek_jax):
+    several = deepseek_jax(*TINY, "--topology", "v5e:4x8", "--mesh", "data=1,expert=32")[1]
+    assert "mesh.expert is 32, more than the 16 experts" in several
+    uneven = deepseek_jax(*TINY, "--mesh", "data=2,tensor=4", "--config.model.num_attention_heads=6")[1]
+    assert "attention/out has heads = 6, which the 4 devices of mesh.tensor do not divide" in uneven
+    odd = deepseek_jax(*TINY, "--config.train.batch_size=12")[1]
+    assert "train.batch_size is 12, which the 8 devices that share a batch" in odd
+    whole = deepseek_jax(*TINY, "--mesh", "data=1,expert=8", "--config.model.intermediate_size=65536")[1]
+    assert re.search(r"feed_forward/gate lies whole on every device, 64 MiB; mesh.expert could split it", whole)
+
+
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        (["--mesh", "data=1,fsdp=3"], "does not fit 8 devices"),
+        (["--mesh", "fsdp"], "--mesh fsdp is not a list of axes and sizes"),
+        (["--mesh", "fdsp=2"], "has no key mesh.fdsp; did you mean mesh.fsdp"),
+        (["--topology", "v9:2x2"], "there is no chip 'v9'"),
+        (["--topology", "v5p:2x2"], "does not say the 3 sides of its torus; write for example v5p:8x8x8"),
+        (["--topology", "h100"], "hosts and the GPUs of a host; write for example h100:16x8"),
+    ],
+)
+def test_what_cannot_be_planned_is_said_in_one_sentence(deepseek_jax, words, reason):
+    status, _, error = deepseek_jax(*TINY, *words)
+    assert status == 2 and reason in error and error.count("\n") == 1
+
+
+def test_devices_of_a_topology():
+    assert topology.parse("v5p:8x8x16").num_devices == 1024
+    assert topology.parse("tpu7x:4x4x4").num_devices == 128  # two devices a chip
+    assert topology.parse("H100:128x8").name == "h100:128x8"
+
+
+@pytest.mark.parametrize(
+    "kind, name",
+    [("TPU v5p", "v5p"), ("TPU v5", "v5p"), ("TPU v5 lite", "v5e"), ("TPU v6 lite", "v6e"), ("TPU7x", "tpu7x")],
+)
+def test_chips_are_known_by_what_jax_calls_them(kind, name):
+    assert chip_of(kind) is CHIPS[name]
+    assert chip_of("cpu") is None

@@ -1,0 +1,166 @@
+"""deepseek-jax compile: reading compiled programs, and what is said of them."""
+
+import importlib.util
+import json
+import os
+
+import pytest
+
+from deepseek_jax.parallel.chips import CHIPS
+from deepseek_jax.parallel.topology import parse
+from deepseek_jax.pods import hlo
+from deepseek_jax.pods.collectives import Collective, first_group, totals
+from deepseek_jax.pods.compiling import captured_log, place_of
+from deepseek_jax.pods.roofline import bandwidth
+from deepseek_jax.pods.text import verdict
+
+EIGHT = """
+import json, jax, jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec as P
+from deepseek_jax.pods import hlo
+from deepseek_jax.pods.collectives import collectives
+from deepseek_jax.pods.roofline import bytes_written
+
+mesh = jax.make_mesh((2, 4), ("a", "b"), (AxisType.Auto,) * 2)
+
+def body(x):  # [16, 64] float32: 4 KiB
+    def turn(x, _):
+        whole = jax.lax.all_gather(jnp.sin(x), "b", tiled=True)          # 4 KiB to 3 others, 5 times
+        part = jax.lax.psum_scatter(whole * 2, "b", tiled=True)          # 3/4 of 16 KiB, 5 times
+        return jax.lax.all_to_all(part, "a", 1, 1, tiled=True), None     # 1/2 of 4 KiB, 5 times
+    x, _ = jax.lax.scan(turn, x, None, length=5)
+    x = jax.lax.ppermute(x, "b", [(i, (i + 1) % 4) for i in range(4)])   # 4 KiB
+    return jax.lax.psum(x, ("a", "b"))                                   # 2 x 7/8 of 4 KiB
+
+f = jax.shard_map(body, mesh=mesh, in_specs=P(("a", "b")), out_specs=P(), check_vma=False)
+program = hlo.parse(jax.jit(f).lower(jnp.zeros((128, 64))).compile().as_text())
+found = collectives(program, 8)
+print(json.dumps({
+    "loops": program.unknown_loops,
+    "written": bytes_written(program),
+    "found": {each.kind: (each.times, len(each.group), each.sent) for each in found},
+    "groups": {each.kind: each.group for each in found},
+}))
+"""
+
+
+def test_collectives_of_a_compiled_program(python):
+    """What a loop runs counts as often as the loop; bytes are those that a ring sends."""
+    result = python("-c", EIGHT, devices=8)
+    assert result.returncode == 0, result.stderr
+    read = json.loads(result.stdout)
+    assert read["loops"] == 0
+    assert read["found"] == {
+        "all-gather": [5, 4, 5 * 3 * 4096],
+        "reduce-scatter": [5, 4, 5 * 0.75 * 16384],
+        "all-to-all": [5, 2, 5 * 0.5 * 4096],
+        "collective-permute": [1, 2, 4096],
+        "all-reduce": [1, 8, 2 * 7 / 8 * 4096],
+    }
+    assert read["groups"]["all-gather"] == [0, 1, 2, 3] and read["groups"]["all-to-all"] == [0, 4]
+    assert read["written"] > 5 * (16384 + 4096)
+
+
+@pytest.mark.parametrize(
+    "attributes, group",
+    [
+        ("replica_groups={{0,2},{1,3}}, to_apply=%add", (0, 2)),
+        ("replica_groups=[2,4]<=[8], dimensions={0}", (0, 1, 2, 3)),
+        ("replica_groups=[4,2]<=[2,4]T(1,0)", (0, 4)),
+        ("replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0'}, dimensions={1}", (0, 4)),
+        ("replica_groups=mesh['axis_0'=4,'axis_1'=2], device_ids=([2,4]T(1,0)) {'axis_1'}", (0, 4)),
+        ("source_target_pairs={{3,5},{5,3}}", (3, 5)),
+        ("replica_groups={}, to_apply=%add", tuple(range(8))),
+    ],
+)
+def test_every_spelling_of_a_group(attributes, group):
+    assert first_group(attributes, 8) == group
+
+
+PROGRAM = """HloModule jit_step, is_scheduled=true
+
+%condition.1 (arg.1: (s32[], /*index=1*/bf16[4,8])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(58)
+  %arg.1 = (s32[]{:T(128)}, /*index=1*/bf16[4,8]{1,0:T(8,128)(2,1)}) parameter(0)
+  %counter = s32[]{:T(128)} get-tuple-element(%arg.1), index=0
+  ROOT %less = pred[]{:T(512)} compare(%counter, %limit), direction=LT
+}
+
+%body.1 (arg.2: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
+  %arg.2 = (s32[]{:T(128)}, bf16[4,8]{1,0:T(8,128)(2,1)}) parameter(0)
+  %x = bf16[4,8]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%arg.2), index=1
+  %gathered-start = (bf16[4,8]{1,0}, bf16[16,8]{1,0}) all-gather-start(%x), replica_groups={{0,1,2,3}}, dimensions={0}
+  %gathered = bf16[16,8]{1,0} all-gather-done(%gathered-start)
+  ROOT %result = (s32[]{:T(128)}, bf16[4,8]{1,0}) tuple(%x, %x)
+}
+
+ENTRY %main (p: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
+  %p = (s32[]{:T(128)}, bf16[4,8]{1,0}) parameter(0)
+  ROOT %loop = (s32[]{:T(128)}, bf16[4,8]{1,0}) while(%p), condition=%condition.1, body=%body.1
+}
+"""
+
+
+def test_a_loop_runs_as_often_as_its_condition_says():
+    """As TPU programs write it: no trip count, layouts with tiles, operations that start and end."""
+    program = hlo.parse(PROGRAM)
+    assert program.entry == "main" and program.unknown_loops == 0
+    runs = {each.name: times for each, _, times, _ in program.executed()}
+    assert runs["loop"] == 1 and runs["gathered-start"] == 58
+
+
+def test_sizes_of_shapes():
+    assert hlo.size("(f32[2,3]{1,0:T(8,128)}, bf16[4]{0:T(1024)}, pred[])") == 24 + 8 + 1
+    assert hlo.size("bf16[4,8]{1,0:T(8,128)(2,1)S(1)}", memory=0) == 0
+
+
+def test_totals_begin_with_what_sends_most():
+    few, many = (Collective(kind, (0, 1), 8, times, "") for kind, times in (("all-gather", 1), ("all-reduce", 9)))
+    assert list(totals([few, many, few]).items()) == [("all-reduce", (9, 72)), ("all-gather", (2, 16))]
+
+
+def test_a_group_has_the_links_of_the_dimensions_that_it_spans():
+    class Device:
+        def __init__(self, *coords):
+            self.coords = coords
+
+    devices = [Device(x, y, 0) for x in range(2) for y in range(2)]
+    v5p, h100 = CHIPS["v5p"], CHIPS["h100"]
+    assert bandwidth((0, 1), v5p, devices) == 2 * v5p.link
+    assert bandwidth((0, 1, 2, 3), v5p, devices) == 4 * v5p.link
+    assert bandwidth((0, 7), h100, []) == h100.link
+    assert bandwidth((0, 8), h100, []) == h100.network
+
+
+def test_verdicts():
+    topology = parse("v5p:2x2x1")
+    assert verdict(90 * 2**30, topology) == "fits: 90.0 of 95.0 GiB a device of v5p:2x2x1"
+    assert verdict(100 * 2**30, topology) == ("does not fit: 100.0 of 95.0 GiB a device of v5p:2x2x1, 5.0 GiB too much")
+
+
+def test_the_compilers_log_is_captured_from_its_file_descriptor():
+    remark = b'W0 [SPMD] Involuntary full rematerialization. %dot metadata={source_file="a.py" source_line=7}\n'
+    with captured_log() as log:
+        os.write(2, remark)
+    assert len(log) == 1 and place_of(log[0]) == "a.py:7"
+
+
+TINY = "compile", "--config", "configs/v3_tiny.py", "--topology", "v5e:2x4", "--mesh", "data=1,fsdp=2,expert=4"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
+def test_without_the_compiler_the_extra_is_named(deepseek_jax):
+    status, _, error = deepseek_jax(*TINY)
+    assert status == 2 and "deepseek-jax[tpu]" in error and error.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu, of the extra [tpu], is not installed")
+def test_a_step_for_eight_tpus(python, tmp_path):
+    result = python("-m", "deepseek_jax", *TINY, "--out", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["fits"] and "all-to-all" in report["collectives"] and report["unknown_loops"] == 0
+    assert "fits: " in result.stdout and (tmp_path / "step.hlo").stat().st_size > 10_000
+    refused = python("-m", "deepseek_jax", *TINY, "--config.train.batch_size=16384")
+    assert refused.returncode == 0 and refused.stdout.startswith("does not fit")
