@@ -1,4 +1,4 @@
-"""deepseek-jax data prepare, deepseek-jax data inspect, deepseek-jax data show."""
+"""deepseek-jax data prepare, data inspect, data show and data check."""
 
 from deepseek_jax.cli import options, runtime
 
@@ -11,6 +11,17 @@ SHOW = """
 examples:
   deepseek-jax data show scenes --augment
   deepseek-jax data show services --augment --output texts.html"""
+
+CHECK = """\
+Looks for duplicates, leakage between splits, empty or broken records, outliers, label doubts and what training does not
+cover.  Of a labelled set it also writes a filter list for dataset.exclude: strike out what you judge otherwise.
+
+Keys of dataset.* (a labelled set) or data.* (a corpus) can be set as in a config.
+
+examples:
+  deepseek-jax data check mnist5k
+  deepseek-jax data check code
+  deepseek-jax data check mail.jsonl --config.dataset.columns.text=body --config.dataset.columns.label=folder"""
 
 
 def add_to(verbs):
@@ -31,6 +42,12 @@ def add_to(verbs):
     show.add_argument("name", metavar="NAME", help="digits, mnist5k, fashion, services, scenes, diabetes, co2 ...")
     show.add_argument("--augment", action="store_true", help="records before and after each augmentation")
     show.add_argument("--output", metavar="FILE", help="the page to write; default: NAME.html")
+    check = options.add_verb(
+        actions, "check", run_check, "look for faults of a labelled set or a corpus", CHECK, takes_overrides=True
+    )
+    check.add_argument("name", metavar="NAME", help="a labelled set (see data show), a corpus or a path")
+    check.add_argument("--output", metavar="FILE", help="the page to write; default: NAME-check.html")
+    check.add_argument("--exclude", metavar="FILE", help="the filter list to write; default: NAME-exclude.txt")
 
 
 def run_prepare(args):
@@ -72,3 +89,21 @@ def run_show(args):
     path = Path(args.output or f"{args.name.replace(':', '_')}.html")
     show.write(path, dataset, show.shown_augmentation(dataset) if args.augment else None)
     print(f"wrote {path}")
+
+
+def run_check(args):
+    from pathlib import Path
+
+    from deepseek_jax.data.quality import check, filter_list, report
+
+    whole, findings = check.check(args.name, args.overrides)
+    stem = Path(whole.name.replace(":", "_")).stem
+    page = Path(args.output or f"{stem}-check.html")
+    report.write(page, whole, findings)
+    for finding in findings:
+        print(f"{finding.title}: {finding.sentence}")
+    print(f"wrote {page}")
+    if not whole.corpus:
+        path = Path(args.exclude or f"{stem}-exclude.txt")
+        count = filter_list.write(path, whole, findings)
+        print(f"wrote {path}: leaves {count:,} training records out with --config.dataset.exclude={path}")

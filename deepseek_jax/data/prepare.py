@@ -67,7 +67,7 @@ def prepare_domains(data: DataConfig, vocab_size: int, report: Report) -> tuple[
     if data.held_out == 1 and not data.tokenizer:
         raise UserError("data.held_out is 1, which leaves no text to train a tokenizer on; give data.tokenizer.")
     weights, root = parse_weights(data), cache.root(data)
-    names = dict(zip(weights, _names(weights), strict=True))
+    names = dict(zip(weights, domain_names(weights), strict=True))
     reports = {source: _prefixed(report, name) for source, name in names.items()}
     texts = {source: prepare_text(data, source, root, reports[source]) for source in weights}
     given = _path(data.tokenizer) if data.tokenizer else None
@@ -79,7 +79,7 @@ def prepare_domains(data: DataConfig, vocab_size: int, report: Report) -> tuple[
     return tokenizer, [Domain(names[source], weights[source], texts[source], tokens[source]) for source in weights]
 
 
-def _names(sources: Iterable[str]) -> list[str]:
+def domain_names(sources: Iterable[str]) -> list[str]:
     """What domains are called: a path by its last part, as long as no two end alike."""
     names = [source if source in CORPORA else _path(source).stem for source in sources]
     return names if len(set(names)) == len(names) else list(sources)

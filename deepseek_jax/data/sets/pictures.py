@@ -14,7 +14,7 @@ STYLE = {"size": 8, "color": INK}
 
 
 def grid(rows: dict[str, dict], class_names: tuple[str, ...]) -> bytes:
-    """A row of pictures for each batch, beside the batch's name; labels stand above, boxes are drawn in."""
+    """A row of pictures for each batch, beside the batch's name; above stand labels or captions, boxes are drawn in."""
     count, H, W, C = next(iter(rows.values()))["inputs"].shape
     gap_y, gap_x = max(H // 4, 2), max(W // 12, 1)  # above each picture there is room for its label
     sheet = np.ones((len(rows) * (H + gap_y), count * (W + gap_x), C), np.float32)
@@ -27,7 +27,9 @@ def grid(rows: dict[str, dict], class_names: tuple[str, ...]) -> bytes:
         for place in range(count):
             x = place * (W + gap_x)
             sheet[y : y + H, x : x + W] = np.clip(batch["inputs"][place], 0, 1)
-            if "labels" in batch:
+            if "captions" in batch:
+                axes.text(x + W, y - 1, batch["captions"][place], va="bottom", ha="right", **STYLE)
+            elif "labels" in batch:
                 label = label_of(batch["labels"][place], class_names)
                 axes.text(x + W, y - 1, label, va="bottom", ha="right", **STYLE)
             elif "boxes" in batch:

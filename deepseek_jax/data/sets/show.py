@@ -1,6 +1,5 @@
 """A page that shows a set: its splits and classes, some records, and what each augmentation makes of them."""
 
-import base64
 import dataclasses
 import html
 import pathlib
@@ -11,7 +10,7 @@ import numpy as np
 from deepseek_jax.data.augment import checks
 from deepseek_jax.data.augment.config import AugmentConfig, ImageAugmentConfig, TextAugmentConfig
 from deepseek_jax.data.augment.draws import Draws
-from deepseek_jax.data.sets import pictures
+from deepseek_jax.data.sets import page, pictures
 from deepseek_jax.data.sets.batches import BatchMaker, raw_batch
 from deepseek_jax.data.sets.dataset import Dataset
 from deepseek_jax.errors import UserError
@@ -28,18 +27,6 @@ SHOWN = {
     ),
     "text": AugmentConfig(text=TextAugmentConfig(reorder=1.0, synonyms=0.3, insert=0.2, swap=0.2, delete=0.2)),
 }
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>
- body {{ font: 15px/1.5 system-ui, sans-serif; color: #24292f; max-width: 1150px; margin: 2em auto; padding: 0 1em }}
- h1 {{ font-size: 1.3em }}  h2 {{ font-size: 1.05em; margin: 1.6em 0 .4em }}  img {{ max-width: 100% }}
- table {{ border-collapse: collapse }}  td, th {{ padding: .2em 1.2em .2em 0; border-bottom: 1px solid #d8dee4 }}
- td, th {{ text-align: left; vertical-align: top }}
-</style>
-<h1>{title}</h1>
-{body}
-</html>
-"""
 
 
 def shown_augmentation(dataset: Dataset) -> AugmentConfig:
@@ -58,7 +45,7 @@ def write(path: pathlib.Path, dataset: Dataset, augment: AugmentConfig | None = 
     if augment:
         checks.check(augment, dataset, seed=0)
         sections += _augmentations(dataset, augment)
-    path.write_text(PAGE.format(title=html.escape(dataset.name), body="\n".join(sections)), "utf-8")
+    path.write_text(page.whole(dataset.name, sections), "utf-8")
 
 
 def alone(augment: AugmentConfig) -> Iterator[tuple[str, AugmentConfig]]:
@@ -85,7 +72,7 @@ def _pictures_before_and_after(maker: BatchMaker, name: str) -> str:
     index = _chosen(maker.dataset)
     rows = {"before": raw_batch(maker.dataset, "train", index)}
     rows |= {f"epoch {epoch}": maker.augmented(index, _draws(index, epoch)) for epoch in range(EPOCHS)}
-    return _image(pictures.grid(rows, maker.dataset.class_names), name)
+    return page.image(pictures.grid(rows, maker.dataset.class_names), name)
 
 
 def _texts_before_and_after(maker: BatchMaker, name: str) -> str:
@@ -94,7 +81,7 @@ def _texts_before_and_after(maker: BatchMaker, name: str) -> str:
     index = np.arange(len(texts))
     showings = [maker.texts(index, _draws(index, epoch)) for epoch in range(EPOCHS)]
     changed = [row for row in zip(texts, *showings, strict=True) if len(set(row)) > 1]
-    return _table(["before", *(f"epoch {epoch}" for epoch in range(EPOCHS))], changed[:RECORDS])
+    return page.table(["before", *(f"epoch {epoch}" for epoch in range(EPOCHS))], changed[:RECORDS])
 
 
 def _draws(index: np.ndarray, epoch: int) -> Draws:
@@ -104,9 +91,9 @@ def _draws(index: np.ndarray, epoch: int) -> Draws:
 def _records(dataset: Dataset) -> str:
     index, train = _chosen(dataset), dataset.splits["train"]
     if dataset.input == "image":
-        return _image(pictures.grid({"": raw_batch(dataset, "train", index)}, dataset.class_names), "records")
+        return page.image(pictures.grid({"": raw_batch(dataset, "train", index)}, dataset.class_names), "records")
     if dataset.input == "series":
-        return _image(pictures.curves(train["inputs"][index[:4]], train["targets"][index[:4]]), "windows")
+        return page.image(pictures.curves(train["inputs"][index[:4]], train["targets"][index[:4]]), "windows")
     if dataset.kind == "classes":
         asked, heads = [[dataset.class_names[label]] for label in train["labels"][index]], ["class"]
     else:
@@ -115,7 +102,7 @@ def _records(dataset: Dataset) -> str:
         given, names = [[text] for text in train["texts"][index]], ["text"]
     else:
         given, names = train["inputs"][index].tolist(), list(dataset.names)
-    return _table([*heads, *names], ([*a, *g] for a, g in zip(asked, given, strict=True)))
+    return page.table([*heads, *names], ([*a, *g] for a, g in zip(asked, given, strict=True)))
 
 
 def _chosen(dataset: Dataset) -> np.ndarray:
@@ -127,24 +114,9 @@ def _facts(dataset: Dataset) -> str:
     splits = ((name, f"{len(records['ids']):,}") for name, records in dataset.splits.items())
     shape = ", ".join(f"{name} {size:,}" for name, size in dataset.shape().items())
     facts = f"<p>{dataset.input} ({shape}), asked for {dataset.kind} ({dataset.outputs})</p>"
-    facts += _table(["split", "records"], splits)
+    facts += page.table(["split", "records"], splits)
     if dataset.kind == "numbers":
         return facts
     labels = {name: records.get("labels", records.get("box_labels")) for name, records in dataset.splits.items()}
     counts = [np.bincount(of[of >= 0].ravel(), minlength=dataset.outputs) for of in labels.values()]
-    return facts + "<h2>Classes</h2>" + _table(["class", *labels], zip(dataset.class_names, *counts, strict=True))
-
-
-def _table(heads, rows) -> str:
-    def line(cells, tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(_written(cell))}</{tag}>" for cell in cells) + "</tr>"
-
-    return "<table>" + line(heads, "th") + "".join(line(row, "td") for row in rows) + "</table>"
-
-
-def _written(cell) -> str:
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
-
-
-def _image(png: bytes, name: str) -> str:
-    return f'<img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    return facts + "<h2>Classes</h2>" + page.table(["class", *labels], zip(dataset.class_names, *counts, strict=True))

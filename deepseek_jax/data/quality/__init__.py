@@ -1,0 +1,1 @@
+"""What is wrong with data before a model learns it: one kind of finding a file."""

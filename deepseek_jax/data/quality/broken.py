@@ -1,0 +1,43 @@
+"""Records that hold nothing to learn from.
+
+What cannot be read at all, or is not finite, does not come this far: opening the set refuses it with its place.
+"""
+
+import re
+
+import numpy as np
+
+from deepseek_jax.data.quality.finding import Finding
+from deepseek_jax.data.quality.whole import Whole
+
+_READABLE = re.compile(r"[^\W_]")
+_BROKEN = "\ufffd"  # what a decoder writes for bytes that are no text
+
+
+def broken(whole: Whole) -> Finding:
+    """Pictures and windows of a single value; texts without a letter or digit, or with characters lost in decoding."""
+    reasons = _of_texts(whole.inputs) if whole.input == "text" else _of_numbers(whole)
+    listed = list(reasons.items())
+    return Finding(
+        title="Empty or broken records",
+        sentence=f"{len(reasons):,} of {len(whole.ids):,} records are empty or broken",
+        examples={"": [(place, f"{whole.said(place)}: {reason}") for place, reason in listed]} if listed else {},
+        doubtful=reasons,
+    )
+
+
+def _of_texts(texts: np.ndarray) -> dict[int, str]:
+    reasons = {}
+    for place, text in enumerate(texts):
+        if not _READABLE.search(text):
+            reasons[place] = "no letter or digit"
+        elif _BROKEN in text:
+            reasons[place] = "characters lost in decoding"
+    return reasons
+
+
+def _of_numbers(whole: Whole) -> dict[int, str]:
+    if whole.input == "table":  # equal numbers in its columns may well be right
+        return {}
+    rows = whole.inputs.reshape(len(whole.ids), -1)
+    return dict.fromkeys(np.flatnonzero(rows.max(1) == rows.min(1)).tolist(), "a single value throughout")

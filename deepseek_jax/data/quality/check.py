@@ -1,0 +1,57 @@
+"""Every check that fits the data of a name."""
+
+import pathlib
+from collections.abc import Mapping
+
+from deepseek_jax import experiment_file, fields
+from deepseek_jax.config import DataConfig, default_config
+from deepseek_jax.data.corpora import CORPORA
+from deepseek_jax.data.quality import balance, broken, copies, coverage, doubts, duplicates, features, leaks, outliers
+from deepseek_jax.data.quality.corpus import whole_corpus
+from deepseek_jax.data.quality.finding import Finding
+from deepseek_jax.data.quality.whole import Whole, whole_set
+from deepseek_jax.data.records import Report
+from deepseek_jax.data.sets.dataset import Dataset
+from deepseek_jax.data.sets.files import READERS
+from deepseek_jax.data.sets.registry import open_set
+
+
+def check(name: str, overrides: Mapping[str, str]) -> tuple[Whole, list[Finding]]:
+    """`overrides`: dotted keys of the config and their texts.  UserError for what is neither a set nor a corpus."""
+    if _names_corpus(name, overrides):
+        return check_corpus(experiment_file.resolve(None, {"data.source": name, **overrides}).data)
+    config = default_config("supervised")
+    experiment_file.override(config, {"dataset.name": name, **overrides}, origin="a labelled set")
+    return check_set(open_set(fields.build(config.to_dict(), origin="a labelled set").dataset))
+
+
+def _names_corpus(name: str, overrides: Mapping[str, str]) -> bool:
+    """A .jsonl is either; it is a labelled set where the overrides say what its columns are."""
+    if name in CORPORA or name == "mix":
+        return True
+    path = pathlib.Path(name).expanduser()
+    tabular = path.suffix in READERS and (path.suffix == ".csv" or any(key.startswith("dataset.") for key in overrides))
+    return path.exists() and not tabular
+
+
+def check_set(dataset: Dataset) -> tuple[Whole, list[Finding]]:
+    whole = whole_set(dataset)
+    families = copies.find_copies(whole)
+    vectors = features.vectors(whole)
+    findings = [
+        leaks.leaks(whole, families),
+        duplicates.duplicates(whole, families),
+        broken.broken(whole),
+        doubts.doubts(whole, vectors),
+        outliers.outliers(whole, vectors),
+        balance.class_balance(whole),
+        coverage.coverage(whole, vectors),
+    ]
+    return whole, [finding for finding in findings if finding]
+
+
+def check_corpus(data: DataConfig, report: Report = lambda stage, done, total: None) -> tuple[Whole, list[Finding]]:
+    whole, unread = whole_corpus(data, report)
+    families = copies.find_copies(whole)
+    findings = [leaks.leaks(whole, families), duplicates.duplicates(whole, families), broken.broken(whole), unread]
+    return whole, [*findings, coverage.domain_coverage(whole)]

@@ -1,0 +1,52 @@
+"""Which records are copies of which, whatever their splits: equal ones by a hash of their content, near ones by what
+they are."""
+
+import dataclasses
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from deepseek_jax.data.quality import near_texts, near_vectors
+from deepseek_jax.data.quality.whole import Whole
+from deepseek_jax.data.sets.scaling import moments
+from deepseek_jax.data.sets.splitting import content_keys
+
+
+@dataclasses.dataclass(frozen=True)
+class Copies:
+    """content [N]: equal for equal records; family [N]: equal for copies, near ones too."""
+
+    content: np.ndarray
+    family: np.ndarray
+
+    def families(self) -> list[np.ndarray]:
+        """Places of each family of two records or more, ascending."""
+        order = np.argsort(self.family, kind="stable")
+        starts = np.flatnonzero(np.diff(self.family[order])) + 1
+        return [family for family in np.split(order, starts) if len(family) > 1]
+
+    def kind(self, place: int, other: int) -> str:
+        return "equal" if self.content[place] == self.content[other] else "nearly equal"
+
+
+def find_copies(whole: Whole) -> Copies:
+    """Near copies are looked for among texts, pictures and table rows; windows of a series overlap by design."""
+    _, first, content = np.unique(content_keys(whole.inputs), return_index=True, return_inverse=True)
+    inputs = whole.inputs[first]  # each content once: many equal records would be all of each other's neighbours
+    if whole.input == "text":
+        pairs = near_texts.near_pairs(inputs)
+    elif whole.input == "image":
+        pairs = near_vectors.near_pairs(near_vectors.picture_vectors(inputs))
+    elif whole.input == "table":
+        mean, deviation = moments(inputs)
+        pairs = near_vectors.near_pairs((inputs - np.array(mean)) / np.array(deviation))
+    else:
+        pairs = iter(())
+    return Copies(content, _joined(np.array([*pairs], int).reshape(-1, 2), len(first))[content])
+
+
+def _joined(pairs: np.ndarray, count: int) -> np.ndarray:
+    """The number of each of `count` things' family: what pairs [P 2] connect, over any number of steps."""
+    links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    return connected_components(links, directed=False)[1]

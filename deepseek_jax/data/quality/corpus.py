@@ -1,0 +1,44 @@
+"""The documents of a language model's corpus, as the checks look at them; their domains stand for classes."""
+
+import json
+
+import numpy as np
+
+from deepseek_jax.config import DataConfig
+from deepseek_jax.data import cache
+from deepseek_jax.data.prepare import domain_names, parse_weights, prepare_text
+from deepseek_jax.data.quality.finding import Finding
+from deepseek_jax.data.quality.whole import Whole
+from deepseek_jax.data.records import Report, open_dataset
+
+
+def whole_corpus(data: DataConfig, report: Report) -> tuple[Whole, Finding]:
+    """Every document of every domain, and what was skipped in reading; text that is not prepared is prepared first."""
+    sources = list(parse_weights(data))
+    names = domain_names(sources)
+    columns: dict[str, list] = {"ids": [], "inputs": [], "splits": [], "groups": []}
+    skipped: dict[str, dict] = {}
+    for number, (name, source) in enumerate(zip(names, sources, strict=True)):
+        entry = prepare_text(data, source, cache.root(data), report)
+        skipped[name] = json.loads((entry / "skipped.json").read_text())
+        dataset = open_dataset(entry)
+        for split in dataset.info.splits:
+            for record in dataset.as_data_source(split):
+                columns["ids"].append(record["document"].decode())
+                columns["inputs"].append(record["text"].decode())
+                columns["splits"].append(split)
+                columns["groups"].append(number)
+    arrays = {name: np.array(values) for name, values in columns.items() if name != "inputs"}
+    texts = np.array([*columns["inputs"], None], object)[:-1]  # of texts alone, NumPy would pad all to the longest
+    title = data.source if data.source == "mix" else names[0]
+    return Whole(title, "text", inputs=texts, group_names=tuple(names), corpus=True, **arrays), _unread(skipped)
+
+
+def _unread(skipped: dict[str, dict]) -> Finding:
+    places = [(name, place) for name, of in skipped.items() for place in of["places"]]
+    return Finding(
+        title="Unreadable records",
+        sentence=f"{sum(of['count'] for of in skipped.values()):,} records were skipped in reading",
+        heads=("domain", "place and reason"),
+        rows=tuple(places),
+    )

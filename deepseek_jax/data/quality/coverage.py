@@ -1,0 +1,51 @@
+"""Does what is trained on cover what is judged on: by class or domain, and in bytes."""
+
+import numpy as np
+
+from deepseek_jax.data.quality.finding import Finding
+from deepseek_jax.data.quality.whole import Whole
+
+WITHIN = 0.95  # share of training records whose nearest other training record is no farther than what counts as near
+
+
+def coverage(whole: Whole, vectors_ND: np.ndarray) -> Finding:
+    """The share of each class's held-out records that have a training record near them.
+
+    Near is as near as 95% of training records are to another; so about 95% is what a split by chance gives.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    known = NearestNeighbors(n_neighbors=1).fit(vectors_ND[whole.train])
+    near = np.quantile(known.kneighbors()[0], WITHIN)
+    held_out = ~whole.train
+    if not held_out.any():
+        return Finding("Coverage", "nothing is held out that training could cover")
+    covered = known.kneighbors(vectors_ND[held_out])[0][:, 0] <= near
+    groups = np.zeros(len(covered), int) if whole.groups is None else whole.groups[held_out]
+    names = whole.group_names if whole.groups is not None else ("all",)
+    present = np.unique(groups)
+    return Finding(
+        title="Coverage",
+        sentence=f"{covered.mean():.1%} of the held-out records have a training record as near as "
+        f"{WITHIN:.0%} of training records have",
+        heads=("class", "held-out records", "with a training record near"),
+        rows=tuple((names[k], int((groups == k).sum()), f"{covered[groups == k].mean():.1%}") for k in present),
+    )
+
+
+def domain_coverage(whole: Whole) -> Finding:
+    """Documents and bytes of each domain of a corpus, and their shares of each split."""
+    sizes = np.array([len(text.encode()) for text in whole.inputs])
+    rows = []
+    for split in dict.fromkeys(whole.splits.tolist()):
+        inside = whole.splits == split
+        for number, name in enumerate(whole.group_names):
+            mine = inside & (whole.groups == number)
+            shares = f"{mine.sum() / inside.sum():.1%}", f"{sizes[mine].sum() / sizes[inside].sum():.1%}"
+            rows.append((split, name, f"{mine.sum():,}", shares[0], f"{sizes[mine].sum():,}", shares[1]))
+    return Finding(
+        title="Domain coverage",
+        sentence=f"{len(whole.ids):,} documents of {len(whole.group_names):,} domains, {sizes.sum() / 1e6:,.1f} MB",
+        heads=("split", "domain", "documents", "share", "bytes", "share"),
+        rows=tuple(rows),
+    )

@@ -1,0 +1,82 @@
+"""Labels that contradict what a model, fitted without the record, is sure of (confident learning, arXiv:1911.00068).
+
+N records  K classes  D numbers a record
+"""
+
+import numpy as np
+
+from deepseek_jax.data.quality.features import term_weights
+from deepseek_jax.data.quality.finding import Finding
+from deepseek_jax.data.quality.whole import Whole
+
+FOLDS = 5
+FEWEST = 10  # records of a class, so that each fold leaves some to learn it from
+
+
+def doubts(whole: Whole, vectors_ND: np.ndarray) -> Finding | None:
+    """Training records ranked by how little the model believes in their label; None where records have no class.
+
+    Those that confident learning (cleanlab) takes for errors are to leave out.  The model learns from training
+    records alone, so that no held-out label decides what training sees.
+    """
+    if whole.groups is None:
+        return None
+    features = term_weights(whole) if whole.input == "text" else vectors_ND
+    # Numbers of classes without gaps, as cleanlab wants them, and without those too small to learn.
+    counts = np.bincount(whole.groups[whole.train], minlength=len(whole.group_names))
+    (places,) = np.nonzero(whole.train & (counts >= FEWEST)[whole.groups])
+    classes, labels = np.unique(whole.groups[places], return_inverse=True)
+    small = len(counts) - len(classes)
+    left_out = f"; {small:,} classes of fewer than {FEWEST} training records were not looked at" if small else ""
+    if len(classes) < 2:
+        return Finding("Label doubts", f"not looked for{left_out}")
+    ranked, errors, answers = find_doubts(features[places], labels, classifier(whole.input))
+    reasons = {
+        int(
+            places[row]
+        ): f"labelled {whole.group_of(places[row])}, looks like {whole.group_names[classes[answers[row]]]}"
+        for row in ranked
+    }
+    listed = [(place, f"{whole.ids[place]} {reason}") for place, reason in reasons.items()]
+    wrong = {int(places[row]): reasons[int(places[row])] for row in ranked if row in errors}
+    return Finding(
+        title="Label doubts",
+        sentence=f"{len(reasons):,} of {len(places):,} training records are labelled otherwise than a model fitted "
+        f"without them answers, {len(wrong):,} of them so surely that the label is doubtful{left_out}",
+        examples={"": listed} if listed else {},
+        doubtful=wrong,
+    )
+
+
+def find_doubts(features, labels: np.ndarray, model) -> tuple[np.ndarray, set[int], np.ndarray]:
+    """Rows whose out-of-fold answer is another class, least believed label first; which are errors; all answers [N]."""
+    from cleanlab.filter import find_label_issues
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
+    chance_NK = cross_val_predict(model, features, labels, cv=folds, method="predict_proba")
+    answers = chance_NK.argmax(1)
+    believed = chance_NK[np.arange(len(labels)), labels]
+    ranked = np.argsort(believed, kind="stable")
+    # Of each class as many as are estimated to be wrong: of the paper's rules the one that finds most flipped digits.
+    settings = {"filter_by": "prune_by_class", "return_indices_ranked_by": "self_confidence", "n_jobs": 1}
+    errors = find_label_issues(labels, chance_NK, **settings)
+    return ranked[(answers != labels)[ranked]], set(errors.tolist()), answers
+
+
+def classifier(kind: str):
+    """A model that needs seconds, not a training.
+
+    Texts: logistic regression on words.  Else two that err differently, their chances averaged: nearest neighbours,
+    and a normal distribution for each class.
+    """
+    from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
+    from sklearn.ensemble import VotingClassifier
+    from sklearn.linear_model import SGDClassifier
+    from sklearn.neighbors import KNeighborsClassifier
+
+    if kind == "text":
+        return SGDClassifier(loss="log_loss", alpha=3e-5, random_state=0)
+    neighbours = KNeighborsClassifier(10, weights="distance")
+    normal = QuadraticDiscriminantAnalysis(reg_param=0.01)
+    return VotingClassifier([("neighbours", neighbours), ("normal", normal)], voting="soft")

@@ -1,0 +1,68 @@
+"""Records as short vectors in which what is alike is near: for outliers, coverage and label doubts.
+
+N records  H height  W width  O orientations  D numbers a record
+"""
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from deepseek_jax.data.quality.near_vectors import unit
+from deepseek_jax.data.quality.whole import Whole
+from deepseek_jax.data.sets.dataset import as_unit
+
+DIMENSIONS = 32  # kept of the principal components
+ORIENTATIONS = 8
+CELLS = 7  # a side, that a picture's gradients are gathered in; 8 x 8 pictures: one for each pixel
+PIECE = 1024  # pictures at once
+
+
+def vectors(whole: Whole) -> np.ndarray:
+    """float32 [N D], D at most DIMENSIONS.  What is fitted is fitted on the training records alone.
+
+    Pictures: histograms of gradients; texts: TF-IDF (latent semantic analysis); series and tables: standardised.
+    """
+    from sklearn.decomposition import PCA, TruncatedSVD
+
+    if whole.input == "text":
+        counts = term_weights(whole)
+        reduce = TruncatedSVD(min(DIMENSIONS, counts.shape[1]), random_state=0)
+        return unit(reduce.fit(counts[whole.train]).transform(counts)).astype(np.float32)
+    rows = gradients(whole.inputs) if whole.input == "image" else _standardised(whole)
+    reduce = PCA(min(DIMENSIONS, rows.shape[1], int(whole.train.sum())), random_state=0)
+    return reduce.fit(rows[whole.train]).transform(rows).astype(np.float32)
+
+
+def term_weights(whole: Whole):
+    """Sparse [N, words]: 1 + log(count), weighed by how few training texts have the word, at length 1."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    weigh = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+")
+    return weigh.fit(whole.inputs[whole.train]).transform(whole.inputs)
+
+
+def gradients(images: np.ndarray) -> np.ndarray:
+    """float32 [N D]: how much the grey level changes, by direction and place (Dalal and Triggs, CVPR 2005).
+
+    Cells are blurred into each other, and the square root is taken of each one's share of the whole, so that a stroke
+    moved by a pixel or drawn fainter stays near.
+    """
+    pieces = (images[at : at + PIECE] for at in range(0, len(images), PIECE))
+    return np.concatenate([_gradients(as_unit(piece).mean(-1)) for piece in pieces])
+
+
+def _gradients(grey_NHW: np.ndarray) -> np.ndarray:
+    up, across = np.gradient(grey_NHW, axis=(1, 2))
+    turn = np.arctan2(up, across) / (2 * np.pi) * ORIENTATIONS
+    apart = np.abs((turn[..., None] - np.arange(ORIENTATIONS) + ORIENTATIONS / 2) % ORIENTATIONS - ORIENTATIONS / 2)
+    strength_NHWO = np.hypot(up, across)[..., None] * np.clip(1 - apart, 0, 1)  # shared by the two directions beside it
+    cell = max(1, min(grey_NHW.shape[1:]) // CELLS)
+    blurred = gaussian_filter(strength_NHWO, (0, cell / 2, cell / 2, 0))
+    rows = blurred[:, cell // 2 :: cell, cell // 2 :: cell].reshape(len(grey_NHW), -1)
+    return np.sqrt(rows / np.maximum(rows.sum(1, keepdims=True), 1e-9)).astype(np.float32)
+
+
+def _standardised(whole: Whole) -> np.ndarray:
+    rows = whole.inputs.reshape(len(whole.ids), -1).astype(np.float64)
+    known = rows[whole.train]
+    deviation = known.std(0)
+    return (rows - known.mean(0)) / np.where(deviation > 0, deviation, 1)

@@ -1,0 +1,26 @@
+"""The filter list that training reads (`dataset.exclude`): ids, one a line, what follows # is for a person."""
+
+import pathlib
+from collections.abc import Sequence
+
+from deepseek_jax.data.quality.finding import Finding
+from deepseek_jax.data.quality.whole import Whole
+
+HEAD = """\
+# Training records of {name} to leave out, for dataset.exclude.  Delete the lines that you judge otherwise;
+# lines that begin with # leave nothing out: move the id before the # where the record should go.
+"""
+
+
+def write(path: pathlib.Path, whole: Whole, findings: Sequence[Finding]) -> int:
+    """Writes the list and gives how many records it leaves out; held-out records stay, so they are not in it."""
+    listed: dict[int, str] = {}
+    lines = [HEAD.format(name=whole.name)]
+    for finding in sorted(findings, key=lambda finding: not finding.certain):
+        new = {place: why for place, why in finding.doubtful.items() if whole.train[place] and place not in listed}
+        if new:
+            lines.append(f"\n# {finding.title}\n")
+        lines += [f"{'' if finding.certain else '# '}{whole.ids[place]}  # {why}\n" for place, why in new.items()]
+        listed |= new if finding.certain else {}
+    path.write_text("".join(lines), "utf-8")
+    return len(listed)

@@ -1,0 +1,79 @@
+"""The page that shows what the checks found, with records that a person can look at."""
+
+import html
+import itertools
+import pathlib
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from deepseek_jax.data.quality.finding import Finding, Shown
+from deepseek_jax.data.quality.whole import Whole
+from deepseek_jax.data.sets import page, pictures
+from deepseek_jax.data.sets.dataset import as_unit
+
+ACROSS = 8  # pictures a row
+MOST = 24  # records shown of a finding
+LETTERS = 400  # shown of a text
+TABLE_ROWS = 200
+CAPTION = 22  # letters that fit above a picture
+
+
+def write(path: pathlib.Path, whole: Whole, findings: Sequence[Finding]):
+    counts = ", ".join(f"{(whole.splits == name).sum():,} {name}" for name in dict.fromkeys(whole.splits.tolist()))
+    listed = "".join(
+        f"<li><b>{html.escape(finding.title)}</b>: {html.escape(finding.sentence)}.</li>" for finding in findings
+    )
+    sections = [f"<p>{len(whole.ids):,} records: {counts}</p><ul>{listed}</ul>"]
+    for finding in findings:
+        sections += _section(whole, finding)
+    path.write_text(page.whole(f"{whole.name}: data check", sections), "utf-8")
+
+
+def _section(whole: Whole, finding: Finding) -> Iterator[str]:
+    yield f"<h2>{html.escape(finding.title)}</h2><p>{html.escape(finding.sentence)}.</p>"
+    if finding.rows:
+        yield page.table(finding.heads, finding.rows[:TABLE_ROWS])
+    count = max((len(shown) for shown in finding.examples.values()), default=0)
+    if not count:
+        return
+    yield f"<p>{count:,} found{f', the first {MOST} shown' if count > MOST else ''}:</p>"
+    show = {"image": _pictures, "series": _curves}.get(whole.input, _rows)
+    yield show(whole, {name: shown[:MOST] for name, shown in finding.examples.items()})
+
+
+def _pictures(whole: Whole, examples: dict[str, list[Shown]]) -> str:
+    pieces = []
+    for at in range(0, MOST, ACROSS):
+        rows = {
+            name: {
+                "inputs": as_unit(whole.inputs[[place for place, _ in shown[at : at + ACROSS]]]),
+                "captions": [textwrap.fill(caption, CAPTION) for _, caption in shown[at : at + ACROSS]],
+            }
+            for name, shown in examples.items()
+            if len(shown) > at
+        }
+        if rows:
+            pieces.append(page.image(pictures.grid(rows, whole.group_names), "records"))
+    return "<br>".join(pieces)
+
+
+def _curves(whole: Whole, examples: dict[str, list[Shown]]) -> str:
+    places = [place for shown in examples.values() for place, _ in shown][:ACROSS]
+    return page.image(pictures.curves(whole.inputs[places], [()] * len(places)), "windows")
+
+
+def _rows(whole: Whole, examples: dict[str, list[Shown]]) -> str:
+    """Texts and table rows; those that belong together below each other."""
+    together = itertools.chain.from_iterable(
+        [(name, *shown) for name, shown in zip(examples, column, strict=True)]
+        for column in zip(*examples.values(), strict=True)
+    )
+    return page.table(
+        ("", "record", whole.input), ((name, said, _written(whole, place)) for name, place, said in together)
+    )
+
+
+def _written(whole: Whole, place: int) -> str:
+    if whole.input == "text":
+        return textwrap.shorten(whole.inputs[place], LETTERS, placeholder=" ...")
+    return ", ".join(f"{value:.4g}" for value in whole.inputs[place])

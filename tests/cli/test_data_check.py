@@ -1,0 +1,96 @@
+"""deepseek-jax data check: a page to read, a filter list that training takes, and one sentence for what cannot be."""
+
+import json
+from pydoc_data import topics
+
+import numpy as np
+import pytest
+
+from deepseek_jax.data.sets.config import DatasetConfig
+from deepseek_jax.data.sets.registry import open_set
+
+
+@pytest.fixture
+def table(tmp_path):
+    """300 rows of two classes; ten rows stand twice, ten are of the other class."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 300)
+    rows = rng.normal(size=(300, 4)) + 4 * labels[:, None]
+    labels[:10] = 1 - labels[:10]
+    lines = [",".join([*(f"{value:.6f}" for value in row), "ab"[label]]) for row, label in zip(rows, labels)]
+    (tmp_path / "table.csv").write_text("\n".join(["w,x,y,z,kind", *lines, *lines[-10:]]) + "\n")
+    return tmp_path / "table.csv"
+
+
+COLUMNS = ["--config.dataset.columns.features=w,x,y,z", "--config.dataset.columns.label=kind"]
+
+
+def test_a_filter_list_that_training_takes(deepseek_jax, table, monkeypatch):
+    from deepseek_jax.data.sets.config import ColumnsConfig
+
+    monkeypatch.chdir(table.parent)
+    # Nothing held out, so that every fault is one of training.
+    none = ["--config.dataset.val=0", "--config.dataset.test=0"]
+    status, out, err = deepseek_jax("data", "check", str(table), *COLUMNS, *none)
+    assert (status, err) == (0, "") and "nothing is held out" in out and "wrote table-check.html" in out
+    listed = (table.parent / "table-exclude.txt").read_text().splitlines()
+    ids = {int(line.split("#")[0]) for line in listed if line and line[0] != "#"}
+    assert set(range(302, 312)) <= ids  # the repeated rows, whose lines come last
+    assert set(range(2, 12)) <= ids and len(ids) < 25  # the wrong labels
+    columns = ColumnsConfig(features=("w", "x", "y", "z"), label="kind")
+    kept = open_set(DatasetConfig(str(table), val=0, test=0, columns=columns, exclude="table-exclude.txt"))
+    assert set(kept.splits["train"]["ids"].tolist()) == set(range(2, 312)) - ids
+
+
+def test_a_page_with_pictures(deepseek_jax, tmp_path):
+    page, exclude = tmp_path / "page.html", tmp_path / "list.txt"
+    status, out, err = deepseek_jax("data", "check", "digits", "--output", str(page), "--exclude", str(exclude))
+    assert (status, err) == (0, "")
+    text = page.read_text()
+    titles = [
+        "Leakage",
+        "Duplicates",
+        "Empty or broken records",
+        "Label doubts",
+        "Outliers",
+        "Class balance",
+        "Coverage",
+    ]
+    assert [text.index(f"<h2>{title}</h2>") for title in titles] == sorted(
+        text.index(f"<h2>{title}</h2>") for title in titles
+    )
+    assert text.count("data:image/png") >= 2 and "labelled" in exclude.read_text()
+
+
+def test_a_corpus(deepseek_jax, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DEEPSEEK_JAX_DATA", str(tmp_path / "cache"))
+    texts = [text for _, text in sorted(topics.topics.items())]
+    lines = [json.dumps({"text": text}) for text in texts + [text.replace("the", "this", 1) for text in texts[:5]]]
+    (tmp_path / "topics.jsonl").write_text("\n".join(["{", *lines]) + "\n")
+    status, out, err = deepseek_jax("data", "check", "topics.jsonl", "--config.data.held_out=0.2")
+    assert (status, err) == (0, "") and "1 records were skipped in reading" in out
+    page = (tmp_path / "topics-check.html").read_text()
+    assert "topics.jsonl:1: broken JSON" in page and "<td>held_out</td><td>topics</td>" in page
+    assert "topics.jsonl:2" in page  # with its copy, in one split or in two
+    assert not (tmp_path / "topics-exclude.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digit"], "'digit' is neither a set (digits, mnist5k"),
+        (["absent.csv"], "name the input's column"),
+        (["absent.csv", *COLUMNS], "there is no file absent.csv"),
+        (["digits", "--config.dataset.text=0.2"], "a labelled set has no key dataset.text; did you mean dataset.test?"),
+        (["digits", "--config.dataset.val=1"], "leave nothing to train on"),
+        (["few.txt"], "few has 1 records; a check needs 20"),
+    ],
+)
+def test_what_cannot_be_checked(deepseek_jax, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DEEPSEEK_JAX_DATA", str(tmp_path / "cache"))
+    (tmp_path / "few.txt").write_text("A single document.\n")
+    status, out, err = deepseek_jax("data", "check", *arguments)
+    assert status == 2 and not out and err.count("\n") == 1 and message in err, err
+    assert not list(tmp_path.glob("*.html"))

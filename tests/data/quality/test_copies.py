@@ -1,0 +1,91 @@
+"""Planted copies are found, wherever they stand, and records that are merely alike are not."""
+
+import numpy as np
+import pytest
+
+from deepseek_jax.data.quality import near_texts
+from deepseek_jax.data.quality.copies import find_copies
+from deepseek_jax.data.quality.duplicates import duplicates
+from deepseek_jax.data.quality.leaks import leaks
+from deepseek_jax.data.quality.near_vectors import near_pairs
+from deepseek_jax.data.quality.whole import Whole, whole_set
+
+COUNT = 60
+WORDS = np.array("the of a request that to service returns name and key an identifier list value for is in by".split())
+
+
+def noisy(images, deviation=0.03):
+    return np.clip(images + np.random.default_rng(0).normal(0, deviation, images.shape), 0, 1).astype(np.float32)
+
+
+def copied(digits, split, change):
+    chosen = np.random.default_rng(1).choice(len(digits.splits[split]["ids"]), COUNT, replace=False)
+    return {"inputs": change(digits.splits[split]["inputs"][chosen]), "labels": digits.splits[split]["labels"][chosen]}
+
+
+@pytest.mark.parametrize(("change", "kind"), [(np.copy, "equal"), (noisy, "nearly equal")])
+def test_duplicates_of_pictures(digits, planted, change, kind):
+    dataset, ids = planted("train", **copied(digits, "train", change))
+    whole = whole_set(dataset)
+    found = duplicates(whole, find_copies(whole)).doubtful
+    reasons = {whole.ids[place]: reason for place, reason in found.items()}
+    assert all(reasons[number].startswith(kind) for number in ids)
+    assert len(reasons) < COUNT + 10  # of 1,797 real digits
+
+
+@pytest.mark.parametrize("change", [np.copy, noisy])
+def test_leaks_of_pictures(digits, planted, change):
+    """Those that training reads are listed, not those that scores come from."""
+    dataset, ids = planted("train", **copied(digits, "test", change))
+    whole = whole_set(dataset)
+    listed = leaks(whole, find_copies(whole)).doubtful
+    assert set(ids) <= set(whole.ids[list(listed)].tolist())
+    assert whole.train[list(listed)].all() and len(listed) < COUNT + 10
+
+
+def test_copies_that_contradict_each_other(digits, planted):
+    first = {name: digits.splits["train"][name][:1] for name in ("inputs", "labels")}
+    dataset, _ = planted("train", inputs=first["inputs"], labels=(first["labels"] + 1) % 10)
+    whole = whole_set(dataset)
+    assert "1 families of copies carry different labels" in duplicates(whole, find_copies(whole)).sentence
+
+
+def texts_of(count: int, words: int = 25) -> list[str]:
+    rng = np.random.default_rng(0)
+    return [" ".join(f"{word}{rng.integers(50)}" for word in rng.choice(WORDS, words)) for _ in range(count)]
+
+
+def edited(text: str, rng) -> str:
+    """One word exchanged, another case, other punctuation."""
+    words = text.split()
+    words[rng.integers(len(words))] = "changed"
+    return ", ".join(words).upper() + "."
+
+
+def whole_of(texts, splits) -> Whole:
+    objects = np.array([*texts, None], object)[:-1]
+    return Whole("texts", "text", np.arange(len(texts)), np.array(splits), objects, None, ())
+
+
+@pytest.mark.parametrize("change", [lambda text, rng: "  " + text.title(), edited])
+def test_copies_of_texts(change):
+    """100 texts, of which 30 are repeated in training and 30 stand in the test split."""
+    texts, rng = texts_of(100), np.random.default_rng(1)
+    copies = [change(text, rng) for text in texts[:60]]
+    whole = whole_of(texts + copies, ["train"] * 130 + ["test"] * 30)
+    found = find_copies(whole)
+    assert sorted(duplicates(whole, found).doubtful) == list(range(100, 130))
+    assert sorted(leaks(whole, found).doubtful) == list(range(30, 60))
+
+
+def test_likeness_of_texts():
+    a, b = (near_texts.shingles(text) for text in ("Abc, defg", "abc defgh"))
+    assert len(a) == 4 and near_texts.jaccard(a, b) == 4 / 5
+    assert len(near_texts.shingles("?")) == 1
+
+
+def test_rows_of_few_columns_are_near_only_when_copied():
+    """In two dimensions the nearest of ten is often far nearer than the tenth, by chance alone."""
+    rows = np.random.default_rng(0).normal(size=(300, 2))
+    assert not list(near_pairs(rows))
+    assert list(near_pairs(np.concatenate([rows, rows[7:8] + 1e-7])))[0] == (7, 300)

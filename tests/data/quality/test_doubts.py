@@ -1,0 +1,80 @@
+"""Flipped labels, strange records and empty ones are found; a set without them gives few."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from deepseek_jax.data.quality.broken import broken
+from deepseek_jax.data.quality.coverage import coverage
+from deepseek_jax.data.quality.doubts import doubts
+from deepseek_jax.data.quality.features import vectors
+from deepseek_jax.data.quality.outliers import outliers
+from deepseek_jax.data.quality.whole import Whole, whole_set
+
+
+@pytest.fixture(scope="module")
+def seen(digits):
+    whole = whole_set(digits)
+    return whole, vectors(whole)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_flipped_labels_are_the_first_doubts(seen, seed):
+    whole, vectors_ND = seen
+    rng = np.random.default_rng(seed)
+    (train,) = np.nonzero(whole.train)
+    flipped = rng.choice(train, len(train) // 20, replace=False)
+    labels = whole.groups.copy()
+    labels[flipped] = (labels[flipped] + rng.integers(1, 10, len(flipped))) % 10
+    finding = doubts(dataclasses.replace(whole, groups=labels), vectors_ND)
+    top = [place for place, _ in finding.examples[""][: len(flipped)]]
+    assert np.isin(flipped, top).mean() >= 0.9
+    assert np.isin(flipped, list(finding.doubtful)).mean() >= 0.8
+    assert len(finding.doubtful) <= 1.2 * len(flipped)
+
+
+def test_clean_labels_are_left_alone(seen):
+    assert len(doubts(*seen).doubtful) < 5
+
+
+def test_classes_too_small_to_learn(seen):
+    whole, vectors_ND = seen
+    rare = np.flatnonzero(whole.train & (whole.groups == 3))
+    few = np.isin(np.arange(len(whole.ids)), rare[:-5])
+    fewer = {name: getattr(whole, name)[~few] for name in ("ids", "splits", "inputs", "groups")}
+    finding = doubts(dataclasses.replace(whole, **fewer), vectors_ND[~few])
+    assert "1 classes of fewer than 10 training records were not looked at" in finding.sentence
+
+
+def test_strange_pictures(planted):
+    rng = np.random.default_rng(0)
+    strange = np.concatenate([rng.random((10, 8, 8, 1)), np.tile(np.eye(8)[None, ..., None], (1, 1, 1, 1))])
+    dataset, ids = planted("train", inputs=strange.astype(np.float32), labels=np.zeros(11, np.int32))
+    whole = whole_set(dataset)
+    finding = outliers(whole, vectors(whole))
+    assert set(ids[:10]) <= set(whole.ids[list(finding.doubtful)].tolist())
+    assert len(finding.doubtful) < 20 and not finding.certain
+
+
+def test_empty_pictures(planted):
+    blank = np.zeros((2, 8, 8, 1), np.float32)
+    dataset, ids = planted("train", inputs=blank, labels=np.zeros(2, np.int32))
+    whole = whole_set(dataset)
+    assert whole.ids[list(broken(whole).doubtful)].tolist() == ids
+
+
+def test_broken_texts():
+    texts = ["a good text"] * 20 + [" -- ", "caf\ufffd"]
+    whole = Whole("t", "text", np.arange(22), np.array(["train"] * 22), np.array(texts, object), None, ())
+    assert broken(whole).doubtful == {20: "no letter or digit", 21: "characters lost in decoding"}
+
+
+def test_coverage_by_class(seen):
+    """A class of which training has nothing is the one that is not covered."""
+    whole, vectors_ND = seen
+    keep = ~(whole.train & (whole.groups == 4))
+    fewer = {name: getattr(whole, name)[keep] for name in ("ids", "splits", "inputs", "groups")}
+    rows = coverage(dataclasses.replace(whole, **fewer), vectors_ND[keep]).rows
+    shares = {name: float(share.rstrip("%")) for name, _, share in rows}
+    assert shares.pop("4") < 50 and min(shares.values()) > 85
