@@ -1,4 +1,11 @@
-"""DeepSeek-V3, 671B parameters, as released (arXiv:2412.19437)."""
+"""DeepSeek-V3, 671B parameters, as released (arXiv:2412.19437), with its batch of 15,360 sequences of 4,096 tokens.
+
+    deepseek-jax compile --config configs/v3_671b.py --topology v5p:8x8x16
+
+Compiled for 1,024 TPU v5p: 49.0 of 95 GiB a chip (6.9 arguments, 42.1 temporaries), in 18 minutes on two busy cores
+with JAX_OPTIMIZATION_LEVEL=O1.  A step of 62.9M tokens takes between 47 s, if communication hides behind products, and
+101 s, if nothing does: a utilisation of 75% to 35%, by peaks alone.
+"""
 
 import dataclasses
 

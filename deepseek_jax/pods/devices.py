@@ -14,16 +14,16 @@ ENVIRONMENT = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TF_CPP_MIN_LOG_LEVEL": "1",  # warnings too: they are read (compiling.py)
 }
-COMPILERS = {"tpu": ("libtpu", "tpu"), "cuda": ("jax_cuda13_plugin", "gpu")}  # the module, and the extra that brings it
 
 
 def prepare(topology: Topology):
-    """Call before jax is imported; UserError where the compiler for these chips is not installed."""
-    module, extra = COMPILERS[topology.chip.platform]
-    if importlib.util.find_spec(module) is None:
+    """Call before jax is imported; UserError where there is no compiler for these chips, or it is not installed."""
+    if topology.chip.platform != "tpu":
+        raise UserError(f"compile knows TPUs only; for {topology.name} there is `deepseek-jax plan`.")
+    if importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            f"compiling for {topology.name} needs {module}, which is not installed; run pip install "
-            f"'deepseek-jax[{extra}]' (no such chip is needed)."
+            f"compiling for {topology.name} needs libtpu, which is not installed; run pip install 'deepseek-jax[tpu]' "
+            "(it needs no TPU)."
         )
     os.environ.update(ENVIRONMENT)
 
@@ -32,8 +32,6 @@ def devices_of(topology: Topology) -> list:
     """For a mesh to compile for; nothing can run on them."""
     from jax.experimental import topologies
 
-    if topology.chip.platform == "cuda":
-        raise UserError("compiling for GPUs without one needs a description of the target that jax does not offer yet.")
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=topology.name).devices)
     except Exception as error:  # libtpu raises several kinds

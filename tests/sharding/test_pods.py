@@ -154,6 +154,11 @@ def test_without_the_compiler_the_extra_is_named(deepseek_jax):
     assert status == 2 and "deepseek-jax[tpu]" in error and error.count("\n") == 1
 
 
+def test_gpus_are_not_compiled_for(deepseek_jax):
+    status, _, error = deepseek_jax("compile", "--config", "configs/v3_tiny.py", "--topology", "h100:2x8")
+    assert status == 2 and "compile knows TPUs only; for h100:2x8 there is `deepseek-jax plan`" in error
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu, of the extra [tpu], is not installed")
 def test_a_step_for_eight_tpus(python, tmp_path):
