@@ -5,7 +5,9 @@ N records  D numbers a record
 
 import numpy as np
 
+from deepseek_jax.data.quality.features import term_weights
 from deepseek_jax.data.quality.finding import Finding
+from deepseek_jax.data.quality.near_vectors import picture_vectors
 from deepseek_jax.data.quality.whole import Whole
 
 NEIGHBOURS = 10
@@ -13,8 +15,15 @@ FAR = 3.5  # robust deviations above the median (Iglewicz and Hoaglin, 1993)
 
 
 def outliers(whole: Whole, vectors_ND: np.ndarray) -> Finding:
-    """Farthest first; for a person to judge: what is rare may be just what a model should see."""
-    score = strangeness(vectors_ND)
+    """Farthest first; for a person to judge: what is rare may be just what a model should see.
+
+    Pictures are compared by their pixels and texts by all their words: in `vectors_ND`, which keep what most records
+    differ in, the strange ones of a kind all look alike.
+    """
+    if whole.input == "image":
+        score = strangeness(picture_vectors(whole.inputs))
+    else:
+        score = strangeness(term_weights(whole) if whole.input == "text" else vectors_ND)
     places = [place for place in np.argsort(-score).tolist() if score[place] > FAR]
     return Finding(
         title="Outliers",
@@ -25,12 +34,15 @@ def outliers(whole: Whole, vectors_ND: np.ndarray) -> Finding:
     )
 
 
-def strangeness(vectors_ND: np.ndarray) -> np.ndarray:
-    """[N]: the log of the mean distance to the nearest neighbours, in robust deviations from its median."""
+def strangeness(vectors_ND) -> np.ndarray:
+    """[N]: the log of the mean distance to the nearest neighbours, in robust deviations above its median.
+
+    vectors_ND: an array or a sparse one.  The deviation is that of the upper half: near copies are no measure of it.
+    """
     from sklearn.neighbors import NearestNeighbors
 
-    count = min(NEIGHBOURS, len(vectors_ND) - 1)
+    count = min(NEIGHBOURS, vectors_ND.shape[0] - 1)
     distance, _ = NearestNeighbors(n_neighbors=count).fit(vectors_ND).kneighbors()
     far = np.log(np.maximum(distance.mean(1), 1e-9))
-    spread = 1.4826 * np.median(np.abs(far - np.median(far)))  # a normal distribution's deviation
+    spread = 1.4826 * (np.quantile(far, 0.75) - np.median(far))  # the deviation, for a normal distribution
     return (far - np.median(far)) / max(spread, 1e-9)

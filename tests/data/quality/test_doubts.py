@@ -78,3 +78,12 @@ def test_coverage_by_class(seen):
     rows = coverage(dataclasses.replace(whole, **fewer), vectors_ND[keep]).rows
     shares = {name: float(share.rstrip("%")) for name, _, share in rows}
     assert shares.pop("4") < 50 and min(shares.values()) > 85
+
+
+def test_strange_texts():
+    rng = np.random.default_rng(0)
+    words = np.array([f"word{number}" for number in range(40)])
+    texts = [" ".join(rng.choice(words, 20)) for _ in range(200)] + ["Au commencement la terre etait informe et vide"]
+    splits = np.array(["train"] * 200 + ["test"])
+    whole = Whole("t", "text", np.arange(201), splits, np.array(texts, object), None, ())
+    assert list(outliers(whole, vectors(whole)).doubtful)[0] == 200
