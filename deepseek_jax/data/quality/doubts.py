@@ -21,7 +21,7 @@ def doubts(whole: Whole, vectors_ND: np.ndarray) -> Finding | None:
     """
     if whole.groups is None:
         return None
-    features = term_weights(whole) if whole.input == "text" else vectors_ND
+    features = term_weights(whole.inputs, whole.train) if whole.input == "text" else vectors_ND
     # Numbers of classes without gaps, as cleanlab wants them, and without those too small to learn.
     counts = np.bincount(whole.groups[whole.train], minlength=len(whole.group_names))
     (places,) = np.nonzero(whole.train & (counts >= FEWEST)[whole.groups])

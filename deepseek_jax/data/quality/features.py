@@ -24,7 +24,7 @@ def vectors(whole: Whole) -> np.ndarray:
     from sklearn.decomposition import PCA, TruncatedSVD
 
     if whole.input == "text":
-        counts = term_weights(whole)
+        counts = term_weights(whole.inputs, whole.train)
         reduce = TruncatedSVD(min(DIMENSIONS, counts.shape[1]), random_state=0)
         return unit(reduce.fit(counts[whole.train]).transform(counts)).astype(np.float32)
     rows = gradients(whole.inputs) if whole.input == "image" else _standardised(whole)
@@ -32,12 +32,15 @@ def vectors(whole: Whole) -> np.ndarray:
     return reduce.fit(rows[whole.train]).transform(rows).astype(np.float32)
 
 
-def term_weights(whole: Whole):
-    """Sparse [N, words]: 1 + log(count), weighed by how few training texts have the word, at length 1."""
+def term_weights(texts: np.ndarray, known: np.ndarray):
+    """Sparse [N, words]: 1 + log(count), weighed by how few of the texts `known` (a mask) have the word, at length 1.
+
+    A word that none of these has counts nothing.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     weigh = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+")
-    return weigh.fit(whole.inputs[whole.train]).transform(whole.inputs)
+    return weigh.fit(texts[known]).transform(texts)
 
 
 def gradients(images: np.ndarray) -> np.ndarray:

@@ -23,7 +23,8 @@ def outliers(whole: Whole, vectors_ND: np.ndarray) -> Finding:
     if whole.input == "image":
         score = strangeness(picture_vectors(whole.inputs))
     else:
-        score = strangeness(term_weights(whole) if whole.input == "text" else vectors_ND)
+        everywhere = np.full(len(whole.ids), True)  # a held-out text of unknown words alone would be at zero, near all
+        score = strangeness(term_weights(whole.inputs, everywhere) if whole.input == "text" else vectors_ND)
     places = [place for place in np.argsort(-score).tolist() if score[place] > FAR]
     return Finding(
         title="Outliers",

@@ -15,7 +15,7 @@ ACROSS = 8  # pictures a row
 MOST = 24  # records shown of a finding
 LETTERS = 400  # shown of a text
 TABLE_ROWS = 200
-CAPTION = 22  # letters that fit above a picture
+CAPTION = 17  # letters of a line above a picture
 
 
 def write(path: pathlib.Path, whole: Whole, findings: Sequence[Finding]):

@@ -16,7 +16,8 @@ STYLE = {"size": 8, "color": INK}
 def grid(rows: dict[str, dict], class_names: tuple[str, ...]) -> bytes:
     """A row of pictures for each batch, beside the batch's name; above stand labels or captions, boxes are drawn in."""
     count, H, W, C = next(iter(rows.values()))["inputs"].shape
-    gap_y, gap_x = max(H // 4, 2), max(W // 12, 1)  # above each picture there is room for its label
+    captioned = any("captions" in batch for batch in rows.values())
+    gap_y, gap_x = max(H // (2 if captioned else 4), 2), max(W // 12, 1)  # above each picture is room for its label
     sheet = np.ones((len(rows) * (H + gap_y), count * (W + gap_x), C), np.float32)
     figure = Figure(figsize=(1.2 * count, 1.2 * count * sheet.shape[0] / sheet.shape[1]))
     axes = figure.add_axes((0.02, 0, 0.98, 1))  # one for all: an Axes for each picture would take seconds
