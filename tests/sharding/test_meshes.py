@@ -10,19 +10,21 @@ import json
 import numpy as np
 import pytest
 
-ALONE = ["data=8", "fsdp=8", "expert=8", "tensor=8"]
+ALONE = ["data=8", "fsdp=8", "expert=8", "tensor=8", "context=8"]
 MIXED = [
     "data=2,fsdp=2,tensor=2",
     "data=2,expert=4",
     "fsdp=2,expert=2,tensor=2",
     "fsdp=4,expert=2",
     "expert=4,tensor=2",
+    "fsdp=2,context=2,tensor=2",
+    "data=2,context=2,expert=2",
 ]
 QUICK = {"v3": ["fsdp=2,expert=2,tensor=2"], "v4": ["fsdp=2,expert=2,tensor=2"], "v32": []}
 REST = {
     "v3": [mesh for mesh in ALONE + MIXED if mesh not in QUICK["v3"]],
     "v4": [mesh for mesh in ALONE + MIXED if mesh not in QUICK["v4"]],
-    "v32": ["data=2,fsdp=2,tensor=2", "fsdp=2,expert=4"],
+    "v32": ["data=2,fsdp=2,tensor=2", "fsdp=2,expert=4", "data=2,context=4"],
 }
 
 

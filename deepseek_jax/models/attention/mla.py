@@ -91,7 +91,8 @@ class LatentAttention(nnx.Module):
     def _attend_absorbed(self, q_BSHd, cache_BTe, context):
         with jax.named_scope("mla_absorbed"):
             mask_BST = written_before(context.positions_BS, cache_BTe.shape[1])
-            return self._release(attend_latents(self._absorb(q_BSHd), cache_BTe, mask_BST))
+            kv_up_CHe = used(self.kv_up, q_BSHd.dtype)
+            return self._release(attend_latents(self._absorb(q_BSHd, kv_up_CHe), cache_BTe, mask_BST), kv_up_CHe)
 
     def _expand(self, entry_BTe):
         """Keys [B T H N+R] and values [B T H V] of every head, or of a device's heads."""
@@ -101,17 +102,16 @@ class LatentAttention(nnx.Module):
         rope_BTHR = jnp.broadcast_to(rope_BTR[:, :, None], (*kv_BTHe.shape[:3], rope_BTR.shape[-1]))
         return jnp.concatenate([kv_BTHe[..., :N], rope_BTHR], axis=-1), kv_BTHe[..., N:]
 
-    def _absorb(self, q_BSHd):
+    def _absorb(self, q_BSHd, kv_up_CHe):
         """Scaled queries [B S H C+R] of the entries themselves: W_UK goes into the query (V2, section 2.1.2)."""
         N = self.config.qk_nope_head_dim
-        k_up_CHN = used(self.kv_up, q_BSHd.dtype)[..., :N]
-        q_BSHC = jnp.einsum("BSHN,CHN->BSHC", q_BSHd[..., :N], k_up_CHN)
+        q_BSHC = jnp.einsum("BSHN,CHN->BSHC", q_BSHd[..., :N], kv_up_CHe[..., :N])
         return jnp.concatenate([q_BSHC, q_BSHd[..., N:]], axis=-1) * self.config.softmax_scale
 
-    def _release(self, mixed_BSHe):
+    def _release(self, mixed_BSHe, kv_up_CHe):
         """Values [B S H V] of mixed entries: W_UV goes into the output."""
         N, C = self.config.qk_nope_head_dim, self.config.kv_lora_rank
-        return jnp.einsum("BSHC,CHV->BSHV", mixed_BSHe[..., :C], used(self.kv_up, mixed_BSHe.dtype)[..., N:])
+        return jnp.einsum("BSHC,CHV->BSHV", mixed_BSHe[..., :C], kv_up_CHe[..., N:])
 
     def _output(self, mixed_BSHV):
         return self._biased(linear(mixed_BSHV, self.out, contract=2), "out_bias")

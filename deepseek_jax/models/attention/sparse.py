@@ -38,6 +38,7 @@ from deepseek_jax.models.attention.selection import (
 from deepseek_jax.models.cache import write
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
+from deepseek_jax.models.tree import used
 from deepseek_jax.parallel.context import whole_sequence
 from deepseek_jax.parallel.local import BY_HEAD, BY_TOKEN, as_it_lies, on_each_device, over_heads
 
@@ -156,6 +157,7 @@ class SparseLatentAttention(LatentAttention):
     def by_gathering(self, queries: Queries, keys: Keys, pick_keys=pick_causally, block: int = BLOCK) -> Attended:
         """Over the entries that `pick_keys` of selection.py picks, without expanding them."""
         C = self.config.kv_lora_rank
+        kv_up_CHe = used(self.kv_up, queries.query_BSHd.dtype)  # brought here once, and not for every block
 
         def attend(block_of_both):
             queries, picked_BSk = block_of_both
@@ -164,11 +166,11 @@ class SparseLatentAttention(LatentAttention):
             scores_BSk = scores_of_picked(queries.index, gather(keys.index_BTi, picked_BSk))
             # Each query is a batch of its own, in which its heads are the queries.
             mixed_BSHC, weights_BSHk = softmax_average(
-                self._absorb(queries.query_BSHd), entry_BSke, entry_BSke[..., :C], kept_BSk[:, :, None]
+                self._absorb(queries.query_BSHd, kv_up_CHe), entry_BSke, entry_BSke[..., :C], kept_BSk[:, :, None]
             )
             attention_BSk = _over_heads(weights_BSHk, axis=2)
             return Attended(
-                self._release(mixed_BSHC),
+                self._release(mixed_BSHC, kv_up_CHe),
                 kl_of_indexer(scores_BSk, attention_BSk, kept_BSk),
                 recall_of_indexer(attention_BSk, attention_BSk.sum(axis=-1)),
             )
