@@ -1,5 +1,6 @@
 """`python -m deepseek_jax VERB`, also installed as the command `deepseek-jax`."""
 
+import os
 import sys
 
 from deepseek_jax.cli import arguments
@@ -18,6 +19,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"deepseek-jax: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print("deepseek-jax: interrupted.", file=sys.stderr)
         return 130

@@ -70,7 +70,7 @@ with processes.together():
         ({"data": 2, "tensor": 2}, [range(0, 4), range(4, 8)]),
         ({"data": 1, "tensor": 4}, [range(8), range(8)]),
         ({"data": 2, "context": 2}, [range(0, 4), range(4, 8)]),
-        ({"stage": 2, "data": 2}, [range(8), range(8)]),  # the outermost axis runs across processes
+        ({"stage": 2, "data": 2}, [range(0, 4), range(4, 8)]),  # outside of the pipeline stages share the batch
         ({"data": 1, "context": 2, "tensor": 2}, [range(8), range(8)]),
     ]:
         share = Share(make_mesh(MeshConfig(**sizes)), M)
