@@ -1,4 +1,12 @@
-"""DeepSeek-V2, 236B parameters, as released (arXiv:2405.04434)."""
+"""DeepSeek-V2, 236B parameters, as released (arXiv:2405.04434), with its batch of 9,216 sequences of 4,096 tokens.
+
+    deepseek-jax compile --config configs/v2_236b.py --topology v5p:4x4x8
+
+Compiled for 128 TPU v5p: 61.7 of 95 GiB a chip (19.1 arguments, 42.7 temporaries), in 6 minutes on two busy cores with
+JAX_OPTIMIZATION_LEVEL=O1.  On half as many `plan` counts 93 GiB, and it counts 6 too few here.  A step of 37.7M tokens
+takes between 133 s, if communication hides behind products, and 299 s, if nothing does: a utilisation of 75% to 33%, by
+peaks alone.
+"""
 
 import dataclasses
 
@@ -10,7 +18,8 @@ def get_config():
     config = v3_671b.get_config()
     config.model.update(dataclasses.asdict(preset("v2")))
     config.loss.sequence_balance = 3e-3  # no bias balances the loads here; section 3.1.2
-    config.train.update(steps=215_000, batch_size=9216)
+    config.train.update(steps=215_000, batch_size=9216, microbatch_size=128)
+    config.mesh.update(fsdp=16, expert=8)
     config.optimizer.peak_lr = 2.4e-4
     config.optimizer.schedule.name = "multi_step"
     return config

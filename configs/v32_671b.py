@@ -1,4 +1,12 @@
-"""DeepSeek-V3.2, 671B parameters: V3 whose attention sees the 2,048 keys that its indexer picks (V3.2-Exp)."""
+"""DeepSeek-V3.2, 671B parameters: V3 whose attention sees the 2,048 keys that its indexer picks (V3.2-Exp).
+
+    deepseek-jax compile --config configs/v32_671b.py --topology v5p:8x8x16
+
+Compiled for 1,024 TPU v5p: 57.4 of 95 GiB a chip (7.0 arguments, 50.4 temporaries), in 4 minutes on two cores with
+JAX_OPTIMIZATION_LEVEL=O1.  A step of 62.9M tokens takes between 92 s, if all hides behind memory traffic, and 170 s, if
+nothing does: a utilisation of 38% to 21%, by peaks alone.  At 4,096 tokens its attention masks, and scores go through
+memory a block of queries at a time: that is the traffic.
+"""
 
 import dataclasses
 

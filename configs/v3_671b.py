@@ -1,10 +1,15 @@
 """DeepSeek-V3, 671B parameters, as released (arXiv:2412.19437), with its batch of 15,360 sequences of 4,096 tokens.
 
     deepseek-jax compile --config configs/v3_671b.py --topology v5p:8x8x16
+    deepseek-jax compile --config configs/v3_671b.py --topology v5p:8x8x8 --mesh fsdp=32 \\
+      --config.train.microbatch_size=512
 
-Compiled for 1,024 TPU v5p: 49.0 of 95 GiB a chip (6.9 arguments, 42.1 temporaries), in 18 minutes on two busy cores
-with JAX_OPTIMIZATION_LEVEL=O1.  A step of 62.9M tokens takes between 47 s, if communication hides behind products, and
-101 s, if nothing does: a utilisation of 75% to 35%, by peaks alone.
+Compiled on two cores with JAX_OPTIMIZATION_LEVEL=O1.  A step of 62.9M tokens takes between the first time, if all
+communication hides behind products, and the second, if none does, by peaks alone.
+
+    TPU v5p   GiB a chip of 95   arguments   temporaries   step              utilisation   compiled in
+    1,024     49.0               6.9         42.1          47 s to 101 s     75% to 35%    18 min (busy cores)
+    512       70.7               13.8        56.9          93 s to 185 s     75% to 38%    3 min
 """
 
 import dataclasses
