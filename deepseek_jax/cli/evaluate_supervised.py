@@ -10,6 +10,7 @@ from deepseek_jax.config import MeshConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.train import setup
 from deepseek_jax.train.restore import restore_model
+from deepseek_jax.train.views import plain
 
 
 def run(args):
@@ -18,7 +19,7 @@ def run(args):
     batch = dataclasses.replace(
         trained.experiment.eval, batch_size=args.batch_size or trained.experiment.eval.batch_size
     )
-    experiment = dataclasses.replace(trained.experiment, eval=batch, mesh=MeshConfig())
+    experiment = dataclasses.replace(plain(trained.experiment), eval=batch, mesh=MeshConfig())
     scoring = setup.prepare(experiment, console)
     batches, score = scoring.held_out_batches("final"), jax.jit(scoring.program.score)
     scores = scoring.task.scores(score, trained.params, trained.buffers, batches)

@@ -15,6 +15,7 @@ from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import Program, language_model_program
 from deepseek_jax.train.schedules import microbatch_size
 from deepseek_jax.train.state import State, initial_state
+from deepseek_jax.train.views import as_trained
 
 FIELDS = ("tokens", "segment_ids", "positions", "domain_ids")  # of a batch, as data/batches.py makes it
 
@@ -34,7 +35,7 @@ def describe(experiment: Experiment) -> Abstract:
     """Of a language model's training; UserError for other tasks."""
     if experiment.family != "language_model":
         raise UserError(f"family is {experiment.family!r}; plan and compile know language models only.")
-    program = language_model_program(experiment, np.ones(1))
+    program = as_trained(language_model_program(experiment, np.ones(1)), experiment)
     optimizer = make_optimizer(experiment.optimizer, experiment.train.steps)
     ema = experiment.train.ema_decay > 0
     state = jax.eval_shape(lambda: initial_state(*program.make_parameters(), optimizer, ema))

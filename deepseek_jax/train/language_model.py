@@ -21,6 +21,7 @@ from deepseek_jax.train.schedules import microbatch_size
 from deepseek_jax.train.shown import SHOWN
 from deepseek_jax.train.state import State
 from deepseek_jax.train.task import Batch, TrainBatches
+from deepseek_jax.train.views import as_trained
 
 
 class LanguageModelTask:
@@ -33,7 +34,7 @@ class LanguageModelTask:
         check_sequence(mesh, "data.sequence_length", experiment.data.sequence_length)
         self.experiment = experiment
         self.corpus = open_corpus(experiment.data, experiment.model.vocab_size, report)
-        self.program = language_model_program(experiment, bytes_a_target(self.corpus))
+        self.program = as_trained(language_model_program(experiment, bytes_a_target(self.corpus)), experiment)
 
     def train_batches(self, rows: np.ndarray) -> TrainBatches:
         train = self.experiment.train

@@ -20,28 +20,44 @@ from deepseek_jax.tasks import language_model
 from deepseek_jax.train import schedules
 
 
+def _as_they_are(params, buffers):
+    return params, buffers
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
     """A task and its model as functions of plain dicts of arrays.
 
-    make_parameters() -> (params, buffers), always the same ones; `axes` is like params, a tuple of names a leaf.
+    make_parameters() -> (params, buffers), always the same ones; `axes` is like params, a tuple of names a leaf, and
+        `buffer_axes` like buffers.
     totals(batch) -> what is counted in the whole batch [K, M, S].
     scheduled(update) -> what changes over a run, at the update of that number: a dict that `loss` is given.
     loss(params, buffers, microbatch, totals, scheduled) -> (loss, aux): sums over the microbatch divided by the totals,
         so that losses and gradients of microbatches add up to those of the batch, however unequal their numbers of
         tokens.  aux is a dict of arrays that add up too.  `scheduled` also has "microbatch", its number in the step.
-    update_buffers(buffers, aux, update) -> buffers after that update, from what the whole batch reported.
+    update_buffers(params, buffers, aux, update) -> buffers after that update, which made these params, from what the
+        whole batch reported.
     score(params, buffers, batch [B, ...]) -> a dict of arrays that the family's Task.scores understands.
+    to_model(params, buffers), from_model(params, buffers) -> (params, buffers): from what is trained to what `graphdef`
+        takes, and back; the same where no view (train/views.py) stands between.
     """
 
     graphdef: nnx.GraphDef
     axes: dict
+    buffer_axes: dict
     make_parameters: Callable
     totals: Callable
     scheduled: Callable
     loss: Callable
     update_buffers: Callable
     score: Callable
+    to_model: Callable = _as_they_are
+    from_model: Callable = _as_they_are
+
+
+def whole(axes: dict) -> dict:
+    """Logical axes of arrays that every device holds whole, like those given."""
+    return jax.tree.map(lambda names: (None,) * len(names), axes, is_leaf=lambda node: isinstance(node, tuple))
 
 
 def language_model_program(experiment: Experiment, bytes_a_target: np.ndarray) -> Program:
@@ -60,7 +76,7 @@ def language_model_program(experiment: Experiment, bytes_a_target: np.ndarray) -
     key = jax.random.key(train.seed)
     graphdef, _, _ = jax.eval_shape(lambda: initialise(config, key, **options))
     abstract = jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=key), **options))
-    axes, _ = tree.logical_axes(abstract)
+    axes, buffer_axes = tree.logical_axes(abstract)
 
     def totals(batch):
         return language_model.totals(batch["segment_ids"], 1 + config.num_nextn_predict_layers)
@@ -84,7 +100,7 @@ def language_model_program(experiment: Experiment, bytes_a_target: np.ndarray) -
         }
         return value, aux | counts
 
-    def update_buffers(buffers, aux, update):
+    def update_buffers(params, buffers, aux, update):
         return update_biases(buffers, aux["router/load"], bias_rate_at(update), experiment.router.recentre_bias)
 
     def score(params, buffers, batch):
@@ -99,6 +115,7 @@ def language_model_program(experiment: Experiment, bytes_a_target: np.ndarray) -
     return Program(
         graphdef=graphdef,
         axes=axes,
+        buffer_axes=whole(buffer_axes),
         make_parameters=lambda: initialise(config, key, **options)[1:],
         totals=totals,
         scheduled=scheduled,

@@ -13,7 +13,7 @@ from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.hybrid import Hybrid
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.rules import replicated
-from deepseek_jax.train import checkpoint, known_set
+from deepseek_jax.train import checkpoint, known_set, views
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,14 +30,15 @@ class TrainedModel:
 def restore_model(workdir: str | Path, step: int | None = None) -> TrainedModel:
     """A run's newest intact checkpoint, or that of `step`, copied to every device; UserError where there is none."""
     experiment = record.read(workdir)
-    graphdef, params, buffers = STRUCTURES[experiment.family](experiment, Path(workdir))
+    graphdef, *model = STRUCTURES[experiment.family](experiment, Path(workdir))
+    params, buffers = jax.eval_shape(lambda *model: views.split(experiment, *model), *model)
     which = "ema" if experiment.train.ema_decay > 0 else "params"
     at = replicated(make_mesh(MeshConfig()))
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), {which: params, "buffers": buffers}
     )
     step, state = checkpoint.read(Path(workdir), abstract, step)
-    return TrainedModel(experiment, step, graphdef, state[which], state["buffers"])
+    return TrainedModel(experiment, step, graphdef, *views.weights(experiment, state[which], state["buffers"]))
 
 
 def _decoder(experiment: Experiment, workdir: Path):

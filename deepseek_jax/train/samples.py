@@ -23,7 +23,8 @@ def write_samples(task, state: State, workdir: Path) -> list[str]:
     prompts = [corpus.held_out_text(domain)[:PROMPT].decode(errors="ignore") for domain in domains]
     if not prompts:
         return []
-    model = task.program.graphdef, state.get("ema", state["params"]), state["buffers"]
+    program = task.program
+    model = program.graphdef, *program.to_model(state.get("ema", state["params"]), state["buffers"])
     tokens = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts]
     seed = task.experiment.train.seed
     continued = generate(model, tokens, config.sample_tokens, eos=tokenizer.eos, sampling=SAMPLING, seed=seed)

@@ -36,12 +36,14 @@ def initial_state(params, buffers, optimizer: optax.GradientTransformation, ema:
 def abstract_state(program: Program, optimizer: optax.GradientTransformation, mesh: Mesh, ema: bool) -> State:
     """Shapes, types and shardings of the state, without making an array; what a checkpoint is restored into.
 
-    Optimizer moments lie as their parameters do, everything else is on every device.
+    Parameters and buffers lie as the program's axes say, optimizer moments as their parameters do, the rest is on every
+    device.
     """
     shapes = jax.eval_shape(lambda: initial_state(*program.make_parameters(), optimizer, ema))
     everywhere = rules.replicated(mesh)
     params = rules.shardings(mesh, program.axes, shapes["params"])
-    shardings = jax.tree.map(lambda _: everywhere, shapes) | {"params": params}
+    buffers = rules.shardings(mesh, program.buffer_axes, shapes["buffers"])
+    shardings = jax.tree.map(lambda _: everywhere, shapes) | {"params": params, "buffers": buffers}
     shardings["opt_state"] = optax.tree_map_params(
         optimizer,
         lambda _, sharding: sharding,
@@ -54,15 +56,19 @@ def abstract_state(program: Program, optimizer: optax.GradientTransformation, me
     return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), shapes, shardings)
 
 
-def make_state(program: Program, optimizer: optax.GradientTransformation, abstract: State) -> State:
-    """The state before the first step, each device making only its own part."""
+def make_state(program: Program, optimizer: optax.GradientTransformation, abstract: State, model=None) -> State:
+    """The state before the first step, each device making only its own part.
+
+    `model`: (params, buffers) of a model to begin from, on the devices; None: those that the program makes.
+    """
     shardings = shardings_of(abstract)
-    make = jax.jit(
-        lambda: initial_state(*program.make_parameters(), optimizer, "ema" in abstract),
-        out_shardings=shardings,
-        compiler_options=compiler_options(shardings["step"].mesh),
-    )
-    return make()
+
+    def make(model):
+        params, buffers = program.from_model(*model) if model else program.make_parameters()
+        return initial_state(params, buffers, optimizer, "ema" in abstract)
+
+    options = {"out_shardings": shardings, "compiler_options": compiler_options(shardings["step"].mesh)}
+    return jax.jit(make, **options)(model)
 
 
 def shardings_of(abstract: State):

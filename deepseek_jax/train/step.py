@@ -39,9 +39,10 @@ def make_step(
 
         def advance(trained):
             updates, opt_state = optimizer.update(gradient, trained["opt_state"], trained["params"], value=loss)
+            params = optax.apply_updates(trained["params"], updates)
             new = {
-                "params": optax.apply_updates(trained["params"], updates),
-                "buffers": program.update_buffers(trained["buffers"], aux, updates_made),
+                "params": params,
+                "buffers": program.update_buffers(params, trained["buffers"], aux, updates_made),
                 "opt_state": opt_state,
             }
             if "ema" in trained:

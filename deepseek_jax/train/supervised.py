@@ -28,6 +28,7 @@ from deepseek_jax.train.shown import SHOWN
 from deepseek_jax.train.state import State
 from deepseek_jax.train.supervised_program import supervised_program
 from deepseek_jax.train.task import Batch, TrainBatches
+from deepseek_jax.train.views import as_trained
 
 OBJECTIVES_OF = {"classes": OF_CLASSES, "numbers": OF_NUMBERS, "boxes": OF_BOXES}
 
@@ -43,7 +44,7 @@ class SupervisedTask:
         self.dataset = open_set(experiment.dataset)
         _check_objective(experiment.objective.name, self.dataset)
         self.model = sized(experiment.model, self.dataset)
-        self.program = supervised_program(experiment, self.model)
+        self.program = as_trained(supervised_program(experiment, self.model), experiment)
 
     def train_batches(self, rows: np.ndarray) -> TrainBatches:
         size, seed = microbatch_size(self.experiment.train), self.experiment.train.seed

@@ -17,7 +17,7 @@ from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.tasks import detection
 from deepseek_jax.tasks.objectives import OBJECTIVES, penalty
 from deepseek_jax.train.optimizer import decays
-from deepseek_jax.train.program import Program
+from deepseek_jax.train.program import Program, whole
 
 MOST_PEAKS = 100  # boxes a picture, as many as COCO's measure looks at
 NORM_MOMENTUM = 0.1  # of the running averages of batch norms, as in PyTorch
@@ -35,7 +35,7 @@ def supervised_program(experiment: SupervisedExperiment, model: HybridConfig) ->
     make = lambda: Hybrid(model, rngs=nnx.Rngs(params=seed), dtype=experiment.train.dtype)  # noqa: E731
     abstract = jax.eval_shape(make)
     graphdef, _, _ = tree.split(abstract)
-    axes, _ = tree.logical_axes(abstract)
+    axes, buffer_axes = tree.logical_axes(abstract)
 
     def loss(params, buffers, batch, totals, scheduled):
         key = jax.random.fold_in(jax.random.fold_in(seed, scheduled["update"]), scheduled["microbatch"])
@@ -57,11 +57,12 @@ def supervised_program(experiment: SupervisedExperiment, model: HybridConfig) ->
     return Program(
         graphdef=graphdef,
         axes=axes,
+        buffer_axes=whole(buffer_axes),
         make_parameters=lambda: tree.split(make())[1:],
         totals=lambda batch: {"weights": jnp.maximum(batch["weights"].sum(), 1e-9)},
         scheduled=lambda update: {"update": update},
         loss=loss,
-        update_buffers=lambda buffers, aux, update: updated_buffers(buffers, aux["statistics"], NORM_MOMENTUM),
+        update_buffers=lambda params, buffers, aux, update: updated_buffers(buffers, aux["statistics"], NORM_MOMENTUM),
         score=score,
     )
 

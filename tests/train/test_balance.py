@@ -25,7 +25,7 @@ def test_the_bias_update_moves_loads_towards_balance(tmp_path):
     @jax.jit
     def update(buffers):
         _, aux = program.loss(params, buffers, batch, totals, {"mtp": 0.0, "index_warmup": None})
-        return program.update_buffers(buffers, aux, update=0), aux["router/load"]
+        return program.update_buffers(params, buffers, aux, update=0), aux["router/load"]
 
     excess = []
     for _ in range(UPDATES):

@@ -25,6 +25,7 @@ def program() -> Program:
     return Program(
         graphdef=None,
         axes={"kernel": ("embed",), "norm": {"scale": ("embed",)}},
+        buffer_axes={"bias": ()},
         make_parameters=lambda: (
             {"kernel": jnp.arange(1.0, WIDTH + 1), "norm": {"scale": jnp.ones(WIDTH)}},
             {"bias": jnp.zeros(())},
@@ -32,7 +33,7 @@ def program() -> Program:
         totals=lambda batch: {"weight": batch["weight"].sum()},
         scheduled=lambda update: {},
         loss=loss,
-        update_buffers=lambda buffers, aux, update: {"bias": buffers["bias"] + 1e-3 * aux["load"]},
+        update_buffers=lambda params, buffers, aux, update: {"bias": buffers["bias"] + 1e-3 * aux["load"]},
         score=None,
     )
 

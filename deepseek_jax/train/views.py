@@ -1,0 +1,88 @@
+"""Views: what is trained need not be what the model computes with.  Adapters, masks and rounded weights are made of it.
+
+A view is laid around a program; the step, the loop and checkpoints see only what is trained and what is kept beside.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from deepseek_jax.config import Experiment
+from deepseek_jax.train.program import Program
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """How what is trained becomes the weights that the model computes with.
+
+    split(params, buffers) -> (params, buffers): from the model's own, what is trained and {"model": its buffers, ...}
+        with whatever else the view keeps that no optimizer sees.
+    weights(params, buffers, update) -> (params, buffers): the inverse, traced into the loss, so gradients flow through
+        it; `update` is the number of the update, None outside of training.
+    axes(params, buffers) -> (params, buffers): `split` for the trees of logical axes.
+    update(params, buffers, update) -> buffers: after each update of the optimizer; as they were by default.
+    """
+
+    split: Callable
+    weights: Callable
+    axes: Callable
+    update: Callable = lambda params, buffers, update: buffers
+
+
+SECTIONS = ("tune", "prune", "quantize")  # of an experiment: what asks for views
+
+
+def views_of(experiment: Experiment) -> list[View]:
+    """What the experiment asks for, the innermost first: [] where the model itself is trained."""
+    return []
+
+
+def as_trained(program: Program, experiment: Experiment) -> Program:
+    """The program of the model, seen through the experiment's views."""
+    for view in views_of(experiment):
+        program = viewed(program, view)
+    return program
+
+
+def split(experiment: Experiment, params, buffers):
+    """(params, buffers) of a model as the experiment trains and keeps them."""
+    for view in views_of(experiment):
+        params, buffers = view.split(params, buffers)
+    return params, buffers
+
+
+def weights(experiment: Experiment, params, buffers):
+    """(params, buffers) of the model, from what the experiment trained and kept."""
+    for view in reversed(views_of(experiment)):
+        params, buffers = view.weights(params, buffers, None)
+    return params, buffers
+
+
+def plain(experiment: Experiment) -> Experiment:
+    """The experiment without its views: for what takes the weights of the model itself."""
+    off = {field.name: field.default for field in dataclasses.fields(experiment) if field.name in SECTIONS}
+    return dataclasses.replace(experiment, **off)
+
+
+def viewed(program: Program, view: View) -> Program:
+    """The program whose parameters are what the view trains.  Views nest: the one laid last is the outermost."""
+    axes, buffer_axes = view.axes(program.axes, program.buffer_axes)
+
+    def loss(params, buffers, batch, totals, scheduled):
+        return program.loss(*view.weights(params, buffers, scheduled["update"]), batch, totals, scheduled)
+
+    def update_buffers(params, buffers, aux, update):
+        inner = program.update_buffers(*view.weights(params, buffers, update), aux, update)
+        return view.update(params, buffers | {"model": inner}, update)
+
+    return dataclasses.replace(
+        program,
+        axes=axes,
+        buffer_axes=buffer_axes,
+        make_parameters=lambda: view.split(*program.make_parameters()),
+        from_model=lambda params, buffers: view.split(*program.from_model(params, buffers)),
+        to_model=lambda params, buffers: program.to_model(*view.weights(params, buffers, None)),
+        scheduled=lambda update: program.scheduled(update) | {"update": update},
+        loss=loss,
+        update_buffers=update_buffers,
+        score=lambda params, buffers, batch: program.score(*view.weights(params, buffers, None), batch),
+    )
