@@ -57,7 +57,8 @@ def _language_model(args):
     trained = restore_model(args.workdir, args.checkpoint)
     scoring = setup.prepare(_scoring_experiment(trained.experiment, args), console)
     corpus, batches = scoring.task.corpus, scoring.held_out_batches("final")
-    scores = evaluate(compile_score(scoring.program, scoring.mesh), trained.params, trained.buffers, batches, corpus)
+    score = processes.compiled_by_all(compile_score(scoring.program, scoring.mesh))
+    scores = evaluate(score, trained.params, trained.buffers, batches, corpus)
     if not scores:
         raise UserError(f"{scoring.experiment.data.source} holds out no text to score; set data.held_out above 0.")
     what = f"step {trained.step} of {args.workdir} on {scoring.experiment.data.source}, bits a byte:"

@@ -10,7 +10,7 @@ import itertools
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -89,6 +89,26 @@ def meet():
     if jax.process_count() > 1:
         arrive = ocp.multihost.get_barrier_sync_fn()
         arrive(key=f"meet {next(_MEETINGS)}", timeout_ms=PREPARING_SECONDS * 1000)
+
+
+def compiled_by_all(jitted: Callable) -> Callable:
+    """A jitted function that no process runs before all have compiled it, for arguments of each shape.
+
+    They compile apart, and on a busy machine one takes longer than the 30 seconds that gloo waits for those that come
+    late.
+    """
+    if jax.process_count() == 1:
+        return jitted
+    compiled = {}
+
+    def call(*arguments):
+        shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(arguments))
+        if shapes not in compiled:
+            compiled[shapes] = jitted.lower(*arguments).compile()
+            meet()
+        return compiled[shapes](*arguments)
+
+    return call
 
 
 def of_leader(number: int) -> int:

@@ -78,7 +78,8 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
     setup, console, experiment = run.setup, run.console, run.setup.experiment
     steps = experiment.train.steps
     run_step = compile_step(make_step(setup.program, setup.optimizer, experiment), setup.abstract)
-    score = compile_score(setup.program, setup.mesh)
+    run_step = processes.compiled_by_all(run_step)
+    score = processes.compiled_by_all(compile_score(setup.program, setup.mesh))
     batches, microbatch = setup.train_batches(), schedules.microbatch_size(experiment.train)
     if done.data:
         batches.restore(done.data)

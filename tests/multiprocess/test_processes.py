@@ -9,7 +9,7 @@ import pytest
 from deepseek_jax.train import checkpoint
 from tests.multiprocess.group import Group, curve, last_step, loads, train, trained
 
-STEPS = "train.steps=14"
+STEPS = "train.steps=60"  # so many that signals arrive before the last, whatever the machine
 
 
 @pytest.fixture(scope="module")
@@ -27,29 +27,37 @@ def alone(directory):
 def test_a_run_killed_stopped_and_resumed_on_other_processes_has_the_curve_of_one(directory, alone):
     workdir = directory / "broken"
     with train(directory, "broken", STEPS, count=2) as group:
-        group.wait_until(lambda: last_step(workdir) >= 5)
+        group.wait_until(lambda: last_saved(workdir) >= 4)
         group.send(1, signal.SIGKILL)
         killed = time.monotonic()
         (status,) = group.finish(0)
-        assert status == 75 and time.monotonic() - killed < 60
-        last_line = group.said(0).strip().splitlines()[-1]
-        assert last_line.startswith("deepseek-jax: process 0 of 2: another process ended")
-        assert "start all of them again" in last_line
+        assert time.monotonic() - killed < 60
+        if status == 75:  # it was in a computation that both take part in
+            last_line = group.said(0).strip().splitlines()[-1]
+            assert last_line.startswith("deepseek-jax: process 0 of 2: another process ended")
+            assert "start all of them again" in last_line
+        else:  # it waited for the other to save: jax ends it after 30 seconds without a sign of life
+            assert status == -signal.SIGABRT and "another task died" in group.said(0)
 
+    before = last_saved(workdir)
     with train(directory, "broken", STEPS, count=2) as group:
-        group.wait_until(lambda: last_step(workdir) >= 7)
+        group.wait_until(lambda: "going on" in group.said(0) and last_step(workdir) > before)
         group.send(1, signal.SIGTERM)  # to the one that writes nothing
         assert group.finish() == [0, 0]
-        saved = checkpoint.newest_intact(workdir / "checkpoints")
-        assert "going on from step 4" in group.said(0)
+        saved = last_saved(workdir)
+        assert f"going on from step {before}" in group.said(0)
         assert f"stopped by SIGTERM after step {saved}" in group.said(0)
-        assert saved == last_step(workdir) < 14
+        assert saved == last_step(workdir) < 60
         assert "deepseek-jax" not in group.said(1) and "stopped" not in group.said(1)
 
     resumed = trained(directory, "broken", STEPS, "mesh.data=1", "mesh.fsdp=2", count=1)
     assert f"going on from step {saved}" in resumed
     np.testing.assert_allclose(curve(workdir), curve(alone), rtol=1e-5)
     assert loads(workdir) == loads(alone)
+
+
+def last_saved(workdir) -> int:
+    return checkpoint.newest_intact(workdir / "checkpoints") or 0
 
 
 SHARES = """
