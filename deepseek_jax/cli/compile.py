@@ -13,7 +13,8 @@ def add_to(verbs):
         run,
         "compile a training step for a pod that is not here, and say whether it fits",
         f"""\
-No TPU is needed, only its compiler: pip install 'deepseek-jax[tpu]'.  A large model takes minutes and some GB.
+No TPU or GPU is needed, only the compiler: pip install 'deepseek-jax[tpu]' or 'deepseek-jax[gpu]'.  A large model
+takes minutes and some GB.
 JAX_OPTIMIZATION_LEVEL=O1 in the environment compiles faster and says nearly the same.
 
 {options.OVERRIDES_HELP}

@@ -1,6 +1,5 @@
 """deepseek-jax compile: reading compiled programs, and what is said of them."""
 
-import importlib.util
 import json
 import os
 
@@ -8,6 +7,7 @@ import pytest
 
 from deepseek_jax.parallel.chips import CHIPS
 from deepseek_jax.parallel.topology import parse
+from deepseek_jax.pods import devices as compilers
 from deepseek_jax.pods import hlo
 from deepseek_jax.pods.collectives import Collective, first_group, totals
 from deepseek_jax.pods.compiling import captured_log, place_of
@@ -148,24 +148,30 @@ def test_the_compilers_log_is_captured_from_its_file_descriptor():
 TINY = "compile", "--config", "configs/v3_tiny.py", "--topology", "v5e:2x4", "--mesh", "data=1,fsdp=2,expert=4"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
-def test_without_the_compiler_the_extra_is_named(deepseek_jax):
-    status, _, error = deepseek_jax(*TINY)
-    assert status == 2 and "deepseek-jax[tpu]" in error and error.count("\n") == 1
+GPUS = "compile", "--config", "configs/v3_tiny.py", "--topology", "h100:1x8", "--mesh", "data=1,fsdp=2,expert=4"
 
 
-def test_gpus_are_not_compiled_for(deepseek_jax):
-    status, _, error = deepseek_jax("compile", "--config", "configs/v3_tiny.py", "--topology", "h100:2x8")
-    assert status == 2 and "compile knows TPUs only; for h100:2x8 there is `deepseek-jax plan`" in error
+def is_installed(platform: str) -> bool:
+    return compilers.installed(compilers.COMPILERS[platform][0])
+
+
+@pytest.mark.parametrize("platform, command, extra", [("tpu", TINY, "tpu"), ("cuda", GPUS, "gpu")])
+def test_without_the_compiler_the_extra_is_named(platform, command, extra, deepseek_jax):
+    if is_installed(platform):
+        pytest.skip(f"the extra [{extra}] is installed")
+    status, _, error = deepseek_jax(*command)
+    assert status == 2 and f"deepseek-jax[{extra}]" in error and error.count("\n") == 1
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu, of the extra [tpu], is not installed")
-def test_a_step_for_eight_tpus(python, tmp_path):
-    result = python("-m", "deepseek_jax", *TINY, "--out", str(tmp_path))
+@pytest.mark.parametrize("platform, command", [("tpu", TINY), ("cuda", GPUS)])
+def test_a_step_for_eight_accelerators(platform, command, python, tmp_path):
+    if not is_installed(platform):
+        pytest.skip(f"{compilers.COMPILERS[platform][0]} is not installed")
+    result = python("-m", "deepseek_jax", *command, "--out", str(tmp_path))
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["fits"] and "all-to-all" in report["collectives"] and report["unknown_loops"] == 0
     assert "fits: " in result.stdout and (tmp_path / "step.hlo").stat().st_size > 10_000
-    refused = python("-m", "deepseek_jax", *TINY, "--config.train.batch_size=16384")
+    refused = python("-m", "deepseek_jax", *command, "--config.train.batch_size=65536")
     assert refused.returncode == 0 and refused.stdout.startswith("does not fit")
