@@ -1,5 +1,7 @@
 """Checks of settings, each with the sentence that a user reads: what is wrong, and what would be right."""
 
+import re
+
 from deepseek_jax.errors import UserError
 
 
@@ -21,3 +23,11 @@ def fraction(section: str, config, *names: str):
     for name in names:
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"{section}.{name} is {getattr(config, name)}; it must lie between 0 and 1.")
+
+
+def pattern(key: str, value: str):
+    """Raises UserError unless `value` of the setting `key` is a regular expression."""
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise UserError(f"{key} is {value!r}, which is no regular expression: {error}.") from None

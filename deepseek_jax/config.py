@@ -4,24 +4,33 @@ import dataclasses
 
 import ml_collections
 
-from deepseek_jax.checking import at_least, choice, fraction
+from deepseek_jax.checking import at_least, choice, fraction, pattern
 from deepseek_jax.data.augment.config import AugmentConfig
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.tasks.config import ObjectiveConfig
+from deepseek_jax.tune.config import TuneConfig
+
+# v3: the assistant answers at once.  v3.2, v4 (as V3.1 began it): it thinks before its answer, or says that it has not.
+CHAT_TEMPLATES = ("v3", "v3.2", "v4")
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """What is read.  `source` is a corpus (prose, literature, code, mix) or a path: .txt, .jsonl or a directory."""
+    """What is read.  `source` is a corpus (prose, literature, code, mix, or operations, which are conversations) or a
+    path: .txt, .jsonl or a directory.
+    """
 
     source: str = "mix"
     weights: str = "prose=0.5,literature=0.2,code=0.3"  # sources and their shares of tokens, used by source "mix"
     directory: str = ""  # where prepared data lives; empty: $DEEPSEEK_JAX_DATA or ~/.cache/deepseek_jax
     tokenizer: str = ""  # path of a tokenizer.json; empty: a BPE of model.vocab_size entries trained on the source
     text_field: str = "text"  # key of the text in JSONL records
+    # Records are conversations under the key "messages", written by this template, one of data/chat.py's; only what the
+    # assistant says is trained and scored.  Empty: they are text.
+    chat: str = ""
     sequence_length: int = 4096
     fim_rate: float = 0.1  # share of documents rearranged as prefix-suffix-middle (V3, section 4.1)
     held_out: float = 0.02  # share of the text kept for evaluation: whole documents, books, services, packages
@@ -32,6 +41,12 @@ class DataConfig:
         at_least("data", self, 2, "sequence_length")
         at_least("data", self, 0, "workers", "prefetch")
         fraction("data", self, "fim_rate", "held_out")
+        if self.chat:
+            choice("data.chat", self.chat, CHAT_TEMPLATES)
+            if not self.tokenizer:
+                raise UserError("data.chat needs data.tokenizer, that of the model that is to learn to answer.")
+            if self.fim_rate:
+                raise UserError(f"data.fim_rate is {self.fim_rate}; conversations are not rearranged, set it to 0.")
 
 
 SCHEDULES = (
@@ -80,13 +95,15 @@ class OptimizerConfig:
     weight_decay: float = 0.1
     clip_norm: float = 1.0  # 0 turns clipping off
     groups: tuple[str, ...] = ()  # "PATTERN lr=0.1 decay=0": factors for parameters whose path the pattern is found in
+    layer_decay: float = 1.0  # factor of the learning rate for each layer further from the output
+    unfreeze: float = 0.0  # share of the run over which layers begin to be trained, from the output down; 0: at once
     schedule: ScheduleConfig = ScheduleConfig()
 
     def __post_init__(self):
         choice("optimizer.name", self.name, OPTIMIZERS)
         choice("optimizer.moment_dtype", self.moment_dtype, ("float32", "bfloat16"))
         at_least("optimizer", self, 0, "peak_lr", "weight_decay", "clip_norm", "eps")
-        fraction("optimizer", self, "b1", "b2")
+        fraction("optimizer", self, "b1", "b2", "layer_decay", "unfreeze")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,11 +242,36 @@ class StoppingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class StartConfig:
+    """The model that a run begins from.  A run that goes on from a checkpoint of its own does not look at it."""
+
+    checkpoint: str = ""  # a run directory, what `convert --to orbax` wrote, a released directory; empty: from nothing
+    best: bool = False  # of a run directory: the best evaluation and not the newest checkpoint
+    fresh: str = (
+        ""  # regular expression: what it is found in the path of is not taken but new, as in "^head$|embedding"
+    )
+
+    def __post_init__(self):
+        pattern("start.fresh", self.fresh)
+
+
+def _check_layers(experiment):
+    """UserError where layers are to be told apart in arrays of single experts."""
+    by_layer = experiment.optimizer.layer_decay != 1 or experiment.optimizer.unfreeze
+    if experiment.tune.experts and by_layer:
+        raise UserError(
+            "optimizer.layer_decay and optimizer.unfreeze go by whole layers; leave them out beside tune.experts."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Experiment:
     """A language model."""
 
     family: str = "language_model"
     model: ModelConfig = ModelConfig()
+    start: StartConfig = StartConfig()
+    tune: TuneConfig = TuneConfig()
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: LossConfig = LossConfig()
@@ -241,6 +283,9 @@ class Experiment:
     log: LogConfig = LogConfig()
     mesh: MeshConfig = MeshConfig()
 
+    def __post_init__(self):
+        _check_layers(self)
+
 
 @dataclasses.dataclass(frozen=True)
 class SupervisedExperiment:
@@ -248,6 +293,8 @@ class SupervisedExperiment:
 
     family: str = "supervised"
     model: HybridConfig = HybridConfig()
+    start: StartConfig = StartConfig()
+    tune: TuneConfig = TuneConfig()
     dataset: DatasetConfig = DatasetConfig()
     augment: AugmentConfig = AugmentConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -258,6 +305,9 @@ class SupervisedExperiment:
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
     mesh: MeshConfig = MeshConfig()
+
+    def __post_init__(self):
+        _check_layers(self)
 
 
 FAMILIES = {"language_model": Experiment, "supervised": SupervisedExperiment}

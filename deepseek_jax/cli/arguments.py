@@ -4,9 +4,11 @@ import argparse
 from collections.abc import Sequence
 
 from deepseek_jax.cli import (
+    adapters,
     compile,
     convert,
     data,
+    esft,
     evaluate,
     find_lr,
     generate,
@@ -39,7 +41,8 @@ def read(argv: Sequence[str]) -> argparse.Namespace:
         epilog="example: deepseek-jax train --config configs/v3_tiny.py --workdir runs/v3_tiny",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for module in (train, evaluate, generate, predict, data, convert, inspect, plan, compile, find_lr, tune_batch):
+    modules = (train, evaluate, generate, predict, data, convert, adapters, esft, inspect, plan, compile, find_lr)
+    for module in (*modules, tune_batch):
         module.add_to(verbs)
     words, overrides = split_overrides(argv)
     args = parser.parse_args(words)

@@ -16,8 +16,8 @@ def add_to(verbs):
         "continue prompts with a trained model",
         """\
 Prompts of different lengths run as one batch.  Each is printed with its continuation, divided by a line when there
-are several.  A model with multi-token prediction modules can draft with them: --speculative gives the same texts, and
-says how many drafts were right.
+are several; a model that was trained on conversations is asked the prompt.  A model with multi-token prediction modules
+can draft with them: --speculative gives the same texts, and says how many drafts were right.
 
 examples:
   deepseek-jax generate --workdir runs/v3_tiny --prompt "In the beginning" --prompt "def main("
@@ -55,11 +55,13 @@ def run(args):
     prompts = read_prompts(args)
     from deepseek_jax import record
 
-    if record.read(args.workdir).family != "language_model":  # said before the seconds that jax takes
+    experiment = record.read(args.workdir)
+    if experiment.family != "language_model":  # said before the seconds that jax takes
         raise UserError(f"{args.workdir} holds no language model; answers of a hybrid network come from `predict`.")
     runtime.prepare()
     from rich.console import Console
 
+    from deepseek_jax.data import chat
     from deepseek_jax.data.tokenizer import Tokenizer
     from deepseek_jax.infer import generate, speculative
     from deepseek_jax.infer.prompts import before_eos
@@ -69,7 +71,11 @@ def run(args):
     trained = restore_model(args.workdir, args.checkpoint)
     tokenizer = Tokenizer(Path(args.workdir) / "tokenizer.json")
     model = trained.graphdef, trained.params, trained.buffers
-    tokens = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts]
+    if template := experiment.data.chat:
+        asked = ([{"role": "user", "content": prompt}] for prompt in prompts)
+        tokens = [chat.prompt(messages, template, tokenizer) for messages in asked]
+    else:
+        tokens = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts]
     sampling = Sampling(args.temperature, args.top_k, args.top_p)
     options = {"eos": tokenizer.eos, "sampling": sampling, "seed": args.seed}
     if args.speculative:
@@ -81,6 +87,8 @@ def run(args):
     for place, (prompt, tokens) in enumerate(zip(prompts, continued, strict=True)):
         if place:
             console.rule()
-        console.print(prompt + tokenizer.decode(tokens), markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            prompt + "\n" * bool(template) + tokenizer.decode(tokens), markup=False, highlight=False, soft_wrap=True
+        )
     if acceptance:
         print(f"speculation: {acceptance}", file=sys.stderr)

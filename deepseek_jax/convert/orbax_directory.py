@@ -29,6 +29,10 @@ def is_one(directory: Path) -> bool:
     return (Path(directory) / ARRAYS).is_dir()
 
 
+def read_config(directory: Path) -> ModelConfig:
+    return config_json.from_json(json.loads((Path(directory) / "config.json").read_text()))
+
+
 def load(
     directory: Path, *, dtype: str | None = None, shardings: tuple[dict, dict] | None = None
 ) -> tuple[ModelConfig, dict, dict]:
@@ -36,7 +40,7 @@ def load(
     directory = Path(directory).absolute()
     if not is_one(directory):
         raise UserError(f"{directory} has no directory {ARRAYS}; give what `deepseek-jax convert --to orbax` wrote.")
-    config = config_json.from_json(json.loads((directory / "config.json").read_text()))
+    config = read_config(directory)
     params, buffers = abstract_trees(config)
     first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     of_params, of_buffers = shardings or jax.tree.map(lambda _: first, (params, buffers))

@@ -21,7 +21,14 @@ from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
-from deepseek_jax.data.documents import Document, Skipped, read_file, read_source, source_files
+from deepseek_jax.data.documents import (
+    Document,
+    Skipped,
+    read_chats,
+    read_file,
+    read_source,
+    source_files,
+)
 from deepseek_jax.data.records import RecordBuilder
 from deepseek_jax.errors import UserError
 
@@ -185,22 +192,58 @@ class Code(TextCorpus):
 
 
 class UserText(TextCorpus):
-    """A user's own .txt, .jsonl or directory of files."""
+    """A user's own .txt, .jsonl or directory of files; with `chats` the conversations in .jsonl files."""
 
-    def __init__(self, *, path: str, text_field: str, **kwargs):
-        self.path, self.text_field = pathlib.Path(path), text_field
+    def __init__(self, *, path: str, text_field: str, chats: bool = False, **kwargs):
+        self.path, self.text_field, self.chats = pathlib.Path(path), text_field, chats
         super().__init__(**kwargs)
 
     @staticmethod
-    def provenance(path: str, text_field: str):
+    def provenance(path: str, text_field: str, chats: bool = False):
         files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in source_files(pathlib.Path(path))]
-        return {"files": files, "text_field": text_field}
+        return {"files": files, "text_field": text_field} | ({"chats": True} if chats else {})
 
     def documents(self, skipped):
+        if self.chats:
+            return read_chats(self.path, skipped)
         return read_source(self.path, self.text_field, skipped)
 
 
-CORPORA = {"prose": Prose, "literature": Literature, "code": Code}
+class Operations(TextCorpus):
+    """Questions on AWS and their answers: what each operation of a service does, in the words of its documentation.
+
+    Conversations as JSON, held out by whole services.
+    """
+
+    HOMEPAGE, LICENSE = Prose.HOMEPAGE, Prose.LICENSE
+    LONGEST = 400  # characters of an answer: its first paragraphs
+
+    @staticmethod
+    def provenance():
+        return {"botocore": _installed("botocore", "operations")}
+
+    def documents(self, skipped):
+        for service, version, model in service_models():
+            for name, operation in model.get("operations", {}).items():
+                answer = self._answer(Prose.paragraphs({"documentation": operation.get("documentation", "")}))
+                if answer:
+                    question = f"What does the operation {name} of {service} do?"
+                    turns = ("user", question), ("assistant", answer)
+                    messages = [{"role": role, "content": content} for role, content in turns]
+                    yield Document(f"{service}/{version}/{name}", service, json.dumps(messages, ensure_ascii=False))
+
+    def _answer(self, paragraphs) -> str:
+        kept, room = [], self.LONGEST
+        for paragraph in paragraphs:
+            room -= len(paragraph)
+            if room < 0:
+                break
+            kept.append(paragraph)
+        return "\n".join(kept)
+
+
+CORPORA = {"prose": Prose, "literature": Literature, "code": Code, "operations": Operations}
+CHATS = {"operations"}  # those whose texts are conversations
 
 
 def _installed(package: str, corpus: str) -> str:

@@ -7,8 +7,10 @@ is read as records and every other file is one document.
 import collections
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
+
+from deepseek_jax.data import chat
 
 SECTION_BYTES = 8192  # a .txt is cut into documents of about this size, at blank lines
 
@@ -74,28 +76,50 @@ def read_file(path: pathlib.Path, name: str, group: str, skipped: Skipped) -> It
         skipped.add(path, 1, "empty document")
 
 
-def read_jsonl(path: pathlib.Path, name: str, text_field: str, skipped: Skipped) -> Iterator[Document]:
-    """One document a line, under the key `text_field`; blank lines hold no record and are not counted."""
+def read_chats(path: pathlib.Path, skipped: Skipped) -> Iterator[Document]:
+    """Conversations, one a line under "messages", of a .jsonl file or those below a directory; their text is JSON."""
+    for file in source_files(path):
+        if file.suffix == ".jsonl":
+            name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+            yield from read_jsonl(file, name, "messages", skipped, _record_chat)
+
+
+def read_jsonl(
+    path: pathlib.Path, name: str, text_field: str, skipped: Skipped, read: Callable[[bytes, str], str] | None = None
+) -> Iterator[Document]:
+    """One document a line, under the key `text_field`; blank lines hold no record and are not counted.
+
+    `read` makes the text of a line, or raises ValueError; None: what is there is the text.
+    """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                text = _record_text(line, text_field)
+                text = (read or _record_text)(line, text_field)
             except ValueError as error:
                 skipped.add(path, number, str(error))
             else:
                 yield Document(f"{name}:{number}", f"{name}:{number}", text)
 
 
-def _record_text(line: bytes, text_field: str) -> str:
-    """The text of one JSONL record; ValueError names what is wrong with it."""
+def _record(line: bytes):
     try:
-        record = json.loads(line.decode("utf-8"))
+        return json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
     except (json.JSONDecodeError, RecursionError):
         raise ValueError("broken JSON") from None
+
+
+def _record_chat(line: bytes, field: str) -> str:
+    record = _record(line)
+    return json.dumps(chat.checked(record.get(field) if isinstance(record, dict) else None), ensure_ascii=False)
+
+
+def _record_text(line: bytes, text_field: str) -> str:
+    """The text of one JSONL record; ValueError names what is wrong with it."""
+    record = _record(line)
     text = record.get(text_field) if isinstance(record, dict) else None
     if not isinstance(text, str):
         raise ValueError(f"no text under {text_field!r}")

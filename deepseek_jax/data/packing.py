@@ -11,7 +11,8 @@ import numpy as np
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.data.tokens import TokenStore
 
-Row = dict[str, np.ndarray]  # tokens, segment_ids, positions, domain_ids: int32 [S]
+# tokens, segment_ids, positions, domain_ids; of conversations also answers, 1 for what the assistant says: int32 [S]
+Row = dict[str, np.ndarray]
 ENDLESS = 2**62  # rows in a stream that repeats for ever
 
 
@@ -58,9 +59,11 @@ class PackedRows:
         fim_rate: float,
         domain: int,
         seed: int | None,
+        answers: bool = False,
     ):
+        """`answers`: the store is of conversations."""
         self.store, self.sequence_length, self.fim_rate, self.domain = store, sequence_length, fim_rate, domain
-        self.seed = seed
+        self.seed, self.answers = seed, answers
         self.bos, self.eos, self.pad = tokenizer.bos, tokenizer.eos, tokenizer.pad
         self.sentinels = tokenizer.fim_begin, tokenizer.fim_hole, tokenizer.fim_end
         self._epochs: dict[int, Epoch] = {}
@@ -86,13 +89,18 @@ class PackedRows:
         row = {key: np.zeros(S, np.int32) for key in ("tokens", "segment_ids", "positions")}
         row["domain_ids"] = np.full(S, self.domain, np.int32)
         row["tokens"][hi - lo :] = self.pad
+        if self.answers:
+            row["answers"] = np.zeros(S, np.int32)
         segment, at = 0, lo
         place = int(np.searchsorted(epoch.starts, lo, side="right")) - 1
         while at < hi:
             start, stop = int(epoch.starts[place]), min(hi, int(epoch.starts[place + 1]))
             piece = slice(at - lo, stop - lo)
             segment += 1
-            row["tokens"][piece] = self._read(epoch, int(epoch.documents[place]), at - start, stop - start)
+            document = int(epoch.documents[place])
+            row["tokens"][piece] = self._read(epoch, document, at - start, stop - start)
+            if self.answers:
+                row["answers"][piece] = self._read_answers(document, at - start, stop - start)
             row["segment_ids"][piece] = segment
             row["positions"][piece] = np.arange(stop - at)
             place, at = place + 1, stop
@@ -108,6 +116,11 @@ class PackedRows:
                 read.append(self.store.read(document, first, last) if isinstance(part, tuple) else [part])
             at += hi - lo
         return np.concatenate(read)
+
+    def _read_answers(self, document: int, start: int, stop: int) -> np.ndarray:
+        """The bos is none, the last eos ends an answer; conversations are never cut."""
+        length = int(self.store.lengths[document])
+        return np.concatenate([[0], self.store.read(document, 0, length, "answers"), [1]])[start:stop]
 
     def _layout(self, length: int, a: int, b: int) -> list[int | tuple[int, int]]:
         """A document as special tokens and ranges of its own: prefix, suffix, middle when cut (V3, section 4.1)."""

@@ -33,6 +33,7 @@ class Corpus:
         """Microbatches [microbatch, S] for ever, from the one at `start` on; of each only the rows `chosen`, if any."""
         rows = [self.train_rows(domain, seed) for domain in range(len(self.parts))]
         settings = [self.data.sequence_length, self.data.fim_rate, seed, self.tokenizer.bos, self.tokenizer.eos]
+        settings += [self.data.chat] if self.data.chat else []
         fingerprint = cache.digest(settings, [(part.index["digest"], part.weight) for part in self.parts])
         weights, reading = [part.weight for part in self.parts], self._reading(chosen)
         return batches.train_batches(rows, weights, microbatch, start, fingerprint, **reading)
@@ -57,9 +58,12 @@ class Corpus:
 
     @property
     def held_out_targets(self) -> dict[str, int]:
-        """Tokens that `held_out_batches` asks for, a domain: those of each document and its eos."""
+        """Tokens that `held_out_batches` asks for, a domain: those of each document, or of its answers, and its eos."""
         lengths = {part.name: part.store("held_out").lengths for part in self.parts}
-        return {name: int(of.sum()) + len(of) for name, of in lengths.items()}
+        counts = {part.name: part.index.get("answers", {}).get("held_out") for part in self.parts}
+        return {
+            name: (int(of.sum()) if counts[name] is None else counts[name]) + len(of) for name, of in lengths.items()
+        }
 
     def held_out_text(self, domain: str) -> bytes:
         """The bytes that `held_out_bytes` counts, in the order of the corpus."""
@@ -71,8 +75,9 @@ class Corpus:
         return b"".join(text.encode() + SEPARATOR for text in texts)
 
     def _rows(self, domain: int, split: str, **settings) -> PackedRows:
-        store, length = self.parts[domain].store(split), self.data.sequence_length
-        return PackedRows(store, self.tokenizer, domain=domain, sequence_length=length, **settings)
+        store = self.parts[domain].store(split)
+        settings |= {"sequence_length": self.data.sequence_length, "answers": bool(self.data.chat)}
+        return PackedRows(store, self.tokenizer, domain=domain, **settings)
 
     def _reading(self, chosen: Sequence[int] | None) -> dict:
         return {"chosen": chosen, "workers": self.data.workers, "prefetch": self.data.prefetch}

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 import numpy as np
 import tensorflow_datasets as tfds
 
-from deepseek_jax.config import DataConfig
+from deepseek_jax.config import CHAT_TEMPLATES, DataConfig
 from deepseek_jax.data import cache
-from deepseek_jax.data.corpora import CORPORA, UserText
+from deepseek_jax.data.corpora import CHATS, CORPORA, UserText
 from deepseek_jax.data.records import Report, batched_texts, open_dataset
 from deepseek_jax.data.tokenizer import Tokenizer, check_fits, train_bpe
 from deepseek_jax.data.tokens import TokenStore, write_tokens
@@ -75,7 +75,10 @@ def prepare_domains(data: DataConfig, vocab_size: int, report: Report) -> tuple[
     tokenizer = Tokenizer(path)
     check_fits(tokenizer, str(path), vocab_size, data.fim_rate)
     version = cache.digest(path.read_text("utf-8"))
-    tokens = {source: prepare_tokens(text, tokenizer, version, root, reports[source]) for source, text in texts.items()}
+    tokens = {
+        source: prepare_tokens(text, tokenizer, version, root, reports[source], data.chat)
+        for source, text in texts.items()
+    }
     return tokenizer, [Domain(names[source], weights[source], texts[source], tokens[source]) for source in weights]
 
 
@@ -96,10 +99,13 @@ def _path(source: str) -> pathlib.Path:
 def prepare_text(data: DataConfig, source: str, root: pathlib.Path, report: Report) -> pathlib.Path:
     """A source as a tensorflow-datasets dataset with splits train and held_out; gives the cache entry."""
     if source in CORPORA:
+        if (source in CHATS) != bool(data.chat):
+            needs = f"are conversations; set data.chat, to {CHAT_TEMPLATES[0]} say" if source in CHATS else "is text"
+            raise UserError(f"data.source: {source} {needs}{'' if source in CHATS else '; leave data.chat empty'}.")
         name, corpus, settings = source, CORPORA[source], {}
     elif _path(source).exists():
         name, corpus = _path(source).stem, UserText
-        settings = {"path": str(_path(source)), "text_field": data.text_field}
+        settings = {"path": str(_path(source)), "text_field": data.text_field} | ({"chats": True} if data.chat else {})
     else:
         raise UserError(
             f"data.source: {source!r} is neither a corpus ({', '.join(CORPORA)}, mix) nor a file or directory."
@@ -139,8 +145,8 @@ def prepare_tokenizer(
 
 
 def prepare_tokens(
-    text: pathlib.Path, tokenizer: Tokenizer, version: str, root: pathlib.Path, report: Report
+    text: pathlib.Path, tokenizer: Tokenizer, version: str, root: pathlib.Path, report: Report, chat: str
 ) -> pathlib.Path:
-    """Both splits of a text as token ids; gives the cache entry."""
-    entry = root / "tokens" / f"{text.name}-{version}"
-    return cache.build(entry, lambda directory: write_tokens(directory, open_dataset(text), tokenizer, report))
+    """Both splits of a text as token ids, of conversations by the template `chat`; gives the cache entry."""
+    entry = root / "tokens" / "-".join(filter(None, (text.name, version, chat)))
+    return cache.build(entry, lambda directory: write_tokens(directory, open_dataset(text), tokenizer, report, chat))

@@ -55,6 +55,10 @@ class Tokenizer:
     def has_fim(self) -> bool:
         return None not in (self.fim_begin, self.fim_hole, self.fim_end)
 
+    def token(self, spelling: str) -> int | None:
+        """The id of a control token by its spelling; None where the vocabulary has none."""
+        return self._backend.token_to_id(spelling)
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, without bos and eos; special tokens spelled in it are encoded as ordinary text."""
         return self._backend.encode(text, add_special_tokens=False).ids

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 
+from deepseek_jax.data.chat import encode_document
 from deepseek_jax.data.records import BATCH, RecordBuilder, Report, batched_texts, open_dataset
 from deepseek_jax.data.tokenizer import Tokenizer
 
@@ -20,56 +21,81 @@ SPLITS = ("train", "held_out")
 
 
 class Tokens(RecordBuilder, skip_registration=True):
-    """The documents of a text corpus as token ids in blocks; bos and eos are not stored."""
+    """The documents of a text corpus as token ids in blocks; bos and eos are not stored.
 
-    def __init__(self, *, text: tfds.core.DatasetBuilder, tokenizer: Tokenizer, **kwargs):
-        self.text, self.tokenizer = text, tokenizer
+    With a template `chat` documents are conversations, and beside each token stands whether the assistant says it.
+    """
+
+    def __init__(self, *, text: tfds.core.DatasetBuilder, tokenizer: Tokenizer, chat: str = "", **kwargs):
+        self.text, self.tokenizer, self.chat = text, tokenizer, chat
         self.dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
         self.lengths = {split: [] for split in SPLITS}
         self.bytes = dict.fromkeys(SPLITS, 0)  # of UTF-8 text, and one a document for what separates it from the next
+        self.answers = dict.fromkeys(SPLITS, 0)  # tokens that the assistant says
         self.digest = hashlib.blake2b(digest_size=8)
         super().__init__(**kwargs)
 
     def features(self):
-        return {"ids": tfds.features.Tensor(shape=(None,), dtype=self.dtype, encoding="bytes")}
+        kinds = {"ids": self.dtype} | ({"answers": np.uint8} if self.chat else {})
+        return {name: tfds.features.Tensor(shape=(None,), dtype=of, encoding="bytes") for name, of in kinds.items()}
 
     def _split_generators(self, dl_manager):
         return {split: self._generate_examples(split) for split in SPLITS if split in self.text.info.splits}
 
     def _generate_examples(self, split):
-        pending, blocks = np.empty(0, self.dtype), 0
+        pending, blocks = (
+            {"ids": np.empty(0, self.dtype)} | ({"answers": np.empty(0, np.uint8)} if self.chat else {}),
+            0,
+        )
         for documents in self._encoded(split):
-            self.lengths[split].extend(map(len, documents))
-            pending = np.concatenate([pending, *(np.asarray(ids, self.dtype) for ids in documents)])
-            whole = len(pending) // BLOCK
-            for block in np.split(pending[: whole * BLOCK], whole) if whole else ():
-                yield blocks, self._block(block)
+            self.lengths[split].extend(len(each["ids"]) for each in documents)
+            pending = {
+                name: np.concatenate([left, *(np.asarray(each[name], left.dtype) for each in documents)])
+                for name, left in pending.items()
+            }
+            whole = len(pending["ids"]) // BLOCK * BLOCK
+            for start in range(0, whole, BLOCK):
+                yield blocks, self._block({name: array[start : start + BLOCK] for name, array in pending.items()})
                 blocks += 1
-            pending = pending[whole * BLOCK :]
-        if len(pending):
+            pending = {name: array[whole:] for name, array in pending.items()}
+        if len(pending["ids"]):
             yield blocks, self._block(pending)
 
-    def _block(self, ids: np.ndarray) -> dict:
-        self.digest.update(ids.tobytes())
-        return {"ids": ids}
+    def _block(self, arrays: dict) -> dict:
+        for array in arrays.values():
+            self.digest.update(array.tobytes())
+        return arrays
 
-    def _encoded(self, split) -> Iterator[list[list[int]]]:
-        """Token ids of BATCH documents at a time."""
+    def _encoded(self, split) -> Iterator[list[dict]]:
+        """{"ids", of conversations also "answers"} of BATCH documents at a time."""
         count = self.text.info.splits[split].num_examples
         for number, texts in enumerate(batched_texts(self.text, split, range(count))):
             self.report(f"tokenizing {split}", number * BATCH, count)
+            if self.chat:
+                yield [self._conversation(split, text) for text in texts]
+                continue
             self.bytes[split] += sum(len(text.encode()) + 1 for text in texts)
-            yield self.tokenizer.encode_batch(texts)
+            yield [{"ids": ids} for ids in self.tokenizer.encode_batch(texts)]
+
+    def _conversation(self, split, text) -> dict:
+        ids, answers, said = encode_document(text, self.chat, self.tokenizer)
+        self.bytes[split] += said + 1
+        self.answers[split] += int(answers.sum())
+        return {"ids": ids, "answers": answers}
 
 
-def write_tokens(directory: pathlib.Path, text: tfds.core.DatasetBuilder, tokenizer: Tokenizer, report: Report):
-    """Tokenises both splits of `text` into `directory`."""
-    builder = Tokens(text=text, tokenizer=tokenizer, report=report, data_dir=directory)
+def write_tokens(
+    directory: pathlib.Path, text: tfds.core.DatasetBuilder, tokenizer: Tokenizer, report: Report, chat: str = ""
+):
+    """Tokenises both splits of `text` into `directory`; see Tokens."""
+    builder = Tokens(text=text, tokenizer=tokenizer, chat=chat, report=report, data_dir=directory)
     builder.download_and_prepare()
     for split, lengths in builder.lengths.items():
         builder.digest.update(np.asarray(lengths, np.int64).tobytes())
         np.save(directory / f"{split}_lengths.npy", np.asarray(lengths, np.int64))
-    index = {"digest": builder.digest.hexdigest(), "bytes": builder.bytes}
+    index = {"digest": builder.digest.hexdigest(), "bytes": builder.bytes} | (
+        {"answers": builder.answers} if chat else {}
+    )
     (directory / "index.json").write_text(json.dumps(index))
 
 
@@ -84,10 +110,10 @@ class TokenStore:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def read(self, document: int, start: int, stop: int) -> np.ndarray:
-        """Token ids `start` to `stop` of a document."""
+    def read(self, document: int, start: int, stop: int, part: str = "ids") -> np.ndarray:
+        """Token ids `start` to `stop` of a document, or of a conversation its "answers"."""
         offset = int(self._starts[document])
         start, stop = start + offset, stop + offset
         first, last = start // BLOCK, -(-stop // BLOCK)
-        ids = np.concatenate([self._blocks[block]["ids"] for block in range(first, last)])
+        ids = np.concatenate([self._blocks[block][part] for block in range(first, last)])
         return ids[start - first * BLOCK : stop - first * BLOCK]

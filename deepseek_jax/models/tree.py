@@ -75,6 +75,16 @@ def merge(graphdef: nnx.GraphDef, params: dict, buffers: dict):
     return nnx.merge(graphdef, params, buffers)
 
 
+def path_of(path: tuple) -> str:
+    """A path of jax's into a tree of arrays as text: "layers/1-3/attention/out"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def by_path(nested) -> dict[str, object]:
+    """The leaves of a tree by their paths."""
+    return {path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(nested)}
+
+
 def logical_axes(model) -> tuple[dict, dict]:
     """The axis names of each dimension of each array, shaped like the two dicts that `split` gives."""
 

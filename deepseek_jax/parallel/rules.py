@@ -71,6 +71,12 @@ def shardings(mesh: Mesh, axes_tree, shapes_tree):
     return jax.tree_util.tree_map_with_path(place, shapes_tree, axes_tree)
 
 
+def abstract_on(mesh: Mesh, axes_tree, shapes_tree):
+    """`shapes_tree` with the shardings of `shardings`: what arrays are read into."""
+    at = shardings(mesh, axes_tree, shapes_tree)
+    return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), shapes_tree, at)
+
+
 def axis_size(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:
     """Devices along one mesh axis, or along several together."""
     names = (axes,) if isinstance(axes, str) else axes or ()

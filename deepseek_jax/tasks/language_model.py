@@ -1,6 +1,7 @@
 """What a batch, a loss and a metric are when the model predicts text.
 
-A batch holds tokens, segment_ids (0 is padding, documents count from 1), positions and domain_ids, each int32 [B, S].
+A batch holds tokens, segment_ids (0 is padding, documents count from 1), positions and domain_ids, each int32 [B, S];
+of conversations also answers, 1 for the tokens that are to be predicted, which are all of any other text.
 Every loss is a sum over tokens or sequences divided by a total of the whole batch, so that microbatches and devices
 add up to exactly the large batch.
 
@@ -15,12 +16,25 @@ from deepseek_jax.models.decoder import Decoder, same_document, shift
 from deepseek_jax.tasks.cross_entropy import cross_entropy
 
 
-def totals(segment_ids: jax.Array, depths: int) -> dict[str, jax.Array]:
-    """How many targets each depth has (1: the next token), tokens and sequences, in all of `segment_ids` [..., S]."""
-    rows_BS = segment_ids.reshape(-1, segment_ids.shape[-1])
-    counts = {f"targets_{depth}": same_document(rows_BS, depth).sum() for depth in range(1, depths + 1)}
+def totals(batch: dict, depths: int) -> dict[str, jax.Array]:
+    """How many targets each depth has (1: the next token), tokens and sequences, in all of a batch [..., S].
+
+    seen_k: the tokens that have one k places on in their document, a target or not.
+    """
+    rows = {
+        name: batch[name].reshape(-1, batch[name].shape[-1]) for name in ("segment_ids", "answers") if name in batch
+    }
+    rows_BS, each = rows["segment_ids"], range(1, depths + 1)
+    counts = {f"targets_{depth}": targets(rows, depth).sum() for depth in each}
+    counts |= {f"seen_{depth}": same_document(rows_BS, depth).sum() for depth in each}
     counts |= {"tokens": (rows_BS > 0).sum(), "sequences": jnp.asarray(rows_BS.shape[0])}
     return {name: jnp.maximum(count, 1).astype(jnp.float32) for name, count in counts.items()}
+
+
+def targets(batch: dict, ahead: int) -> jax.Array:
+    """Where the token `ahead` places on is to be predicted [B, S]: in the same document, and an answer if any is."""
+    within = same_document(batch["segment_ids"], ahead)
+    return within & (shift(batch["answers"], ahead) > 0) if "answers" in batch else within
 
 
 def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: LossConfig) -> tuple[jax.Array, dict]:
@@ -61,14 +75,14 @@ def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: Los
 def next_token_nll(model: Decoder, batch: dict, chunk_tokens: int) -> tuple[jax.Array, jax.Array]:
     """Each target's negative log-likelihood in nats and whether it counts; both [B, S], target t + 1 at t."""
     hidden = model(batch["tokens"], batch["positions"], batch["segment_ids"]).hidden
-    counted = same_document(batch["segment_ids"], 1)
-    targets, ones = shift(batch["tokens"], 1), counted.astype(jnp.float32)
-    return cross_entropy(hidden, model.head_weight(), targets, ones, chunk_tokens=chunk_tokens)[1], counted
+    counted = targets(batch, 1)
+    next_tokens, ones = shift(batch["tokens"], 1), counted.astype(jnp.float32)
+    return cross_entropy(hidden, model.head_weight(), next_tokens, ones, chunk_tokens=chunk_tokens)[1], counted
 
 
 def _predict(model, hidden, batch, depth, totals, config):
     """(loss, mean nll) of predicting `depth` tokens ahead, within documents."""
-    weights = same_document(batch["segment_ids"], depth) / totals[f"targets_{depth}"]
+    weights = targets(batch, depth) / totals[f"targets_{depth}"]
     options = {"z_loss": config.z_loss, "chunk_tokens": config.chunk_tokens}
     value, nll = cross_entropy(hidden, model.head_weight(), shift(batch["tokens"], depth), weights, **options)
     return value, (nll * weights).sum()
@@ -84,8 +98,8 @@ def _indexers(reports: dict, totals: dict) -> tuple[jax.Array, jax.Array]:
         jax.tree.map(lambda total: total / totals["tokens"], report) for report in reports.get("layers", {}).values()
     ]
     for depth, report in reports.get("mtp", {}).items():
-        targets = totals[f"targets_{int(depth) + 1}"]  # what the module sees of a document ends with its targets
-        means.append(jax.tree.map(lambda total: total / targets, report["block"]))  # noqa: B023
+        seen = totals[f"seen_{int(depth) + 1}"]  # what the module sees of a document ends with its targets
+        means.append(jax.tree.map(lambda total: total / seen, report["block"]))  # noqa: B023
     divergence, recall = (
         jnp.concatenate([jnp.ravel(getattr(mean, name)) for mean in means]).mean() for name in ("divergence", "recall")
     )

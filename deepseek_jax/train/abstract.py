@@ -41,5 +41,6 @@ def describe(experiment: Experiment) -> Abstract:
     state = jax.eval_shape(lambda: initial_state(*program.make_parameters(), optimizer, ema))
     microbatch = microbatch_size(experiment.train)
     shape = experiment.train.batch_size // microbatch, microbatch, experiment.data.sequence_length
-    batch = {field: jax.ShapeDtypeStruct(shape, np.int32) for field in FIELDS}
+    fields = (*FIELDS, "answers") if experiment.data.chat else FIELDS
+    batch = {field: jax.ShapeDtypeStruct(shape, np.int32) for field in fields}
     return Abstract(experiment, program, optimizer, state, batch)

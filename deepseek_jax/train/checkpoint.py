@@ -160,3 +160,13 @@ def read(workdir: Path, abstract: dict, step: int | None = None) -> tuple[int, d
         raise UserError(f"checkpoint {step} of {workdir} is damaged: {damage}.")
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         return step, checkpointer.restore(directory / str(step) / "state", args=_into(abstract, partial=True))
+
+
+def best_step(workdir: Path) -> int | None:
+    """The step of a run's best evaluation as its newest intact checkpoint knows it; None where it has had none."""
+    directory = (Path(workdir) / DIRECTORY).absolute()
+    newest = _agreed(directory, logging.warning)
+    if newest is None:
+        return None
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+        return Progress(**checkpointer.restore(directory / str(newest) / "progress")).best_step or None

@@ -6,6 +6,7 @@ import re
 import jax
 
 from deepseek_jax.errors import UserError
+from deepseek_jax.models.tree import path_of
 
 KINDS = ("lr", "decay")
 
@@ -17,7 +18,7 @@ def factors(groups: tuple[str, ...], kind: str, params):
     found the last one with such a factor counts.  Raises UserError for a pattern that no path has.
     """
     parsed = [parse(group) for group in groups]
-    paths = [_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    paths = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for pattern, _ in parsed:
         if not any(pattern.search(path) for path in paths):
             raise UserError(
@@ -25,7 +26,7 @@ def factors(groups: tuple[str, ...], kind: str, params):
             )
 
     def of(path, _):
-        found = [given[kind] for pattern, given in parsed if kind in given and pattern.search(_path(path))]
+        found = [given[kind] for pattern, given in parsed if kind in given and pattern.search(path_of(path))]
         return found[-1] if found else 1.0
 
     return jax.tree_util.tree_map_with_path(of, params)
@@ -44,7 +45,3 @@ def parse(group: str) -> tuple[re.Pattern, dict[str, float]]:
         raise UserError(
             f"optimizer.groups has {group!r}; write a regular expression and factors, as in 'head lr=10 decay=0'."
         ) from None
-
-
-def _path(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")

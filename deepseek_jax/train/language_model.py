@@ -56,6 +56,8 @@ class LanguageModelTask:
         return evaluate(score, params, buffers, batches, self.corpus)
 
     def rivals(self) -> dict[str, float]:
+        if self.experiment.data.chat:
+            return {}  # a compressor would have to be told the questions
         found = baseline.bits_per_byte(self.corpus)
         return {name: bits["total"] for name, bits in found.items() if bits}
 

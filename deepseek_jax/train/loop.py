@@ -21,7 +21,8 @@ from deepseek_jax.train.profile import Profile
 from deepseek_jax.train.recorder import NotFinite, Recorder, Started
 from deepseek_jax.train.setup import Setup, prepare
 from deepseek_jax.train.sinks import Sinks
-from deepseek_jax.train.state import State, make_state
+from deepseek_jax.train.start import first_state
+from deepseek_jax.train.state import State
 from deepseek_jax.train.step import compile_score, compile_step, gradient_function, make_step
 
 
@@ -59,7 +60,7 @@ def train(
             restored = checkpoints.restore(setup.abstract)
             if restored:
                 console.print(f"going on from step {restored[1].step}")
-            state, done = restored or (make_state(setup.program, setup.optimizer, setup.abstract), Progress())
+            state, done = restored or (first_state(setup, console.print), Progress())
             run = Run(setup, workdir, console, Goodput(began, done.useful_seconds), profile)
             if not done.stopped:
                 state, done = _take_steps(run, state, done, checkpoints)

@@ -12,7 +12,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.train import schedules
 from deepseek_jax.train.plots import BLUE, ORANGE, STYLE, png, tidy
 from deepseek_jax.train.setup import prepare
-from deepseek_jax.train.state import make_state
+from deepseek_jax.train.start import first_state
 from deepseek_jax.train.step import compile_step, make_step
 
 DIVERGED = 1.5  # times the best loss: beyond, larger rates need not be tried
@@ -54,7 +54,7 @@ def range_test(experiment: Experiment, low: float, high: float, steps: int, cons
     )
     setup = prepare(experiment, console)
     rates, losses, mean = [], [], 0.0
-    for step, measured in enumerate(_steps(setup), start=1):
+    for step, measured in enumerate(_steps(setup, console.print), start=1):
         loss = float(measured[setup.task.shown.loss])
         if not math.isfinite(loss):
             break
@@ -67,11 +67,11 @@ def range_test(experiment: Experiment, low: float, high: float, steps: int, cons
     return RangeTest(rates, losses, steepest(rates, losses))
 
 
-def _steps(setup):
+def _steps(setup, say):
     """What each step measured."""
     train = setup.experiment.train
     run = compile_step(make_step(setup.program, setup.optimizer, setup.experiment), setup.abstract)
-    state, batches = make_state(setup.program, setup.optimizer, setup.abstract), setup.train_batches()
+    state, batches = first_state(setup, say), setup.train_batches()
     count = train.batch_size // schedules.microbatch_size(train)
     for _ in range(train.steps):
         state, measured = run(state, setup.place([next(batches) for _ in range(count)]))

@@ -8,6 +8,7 @@ from optax import contrib
 from deepseek_jax.config import OptimizerConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.train import schedules
+from deepseek_jax.train.by_depth import by_depth
 from deepseek_jax.train.groups import factors
 from deepseek_jax.train.moments import remembered_in
 
@@ -48,7 +49,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         _scaled(config),
         _on_plateau(config),
     )
-    return optax.with_extra_args_support(chain)
+    return by_depth(optax.with_extra_args_support(chain), config.layer_decay, config.unfreeze * steps)
 
 
 def lowered(opt_state) -> jax.Array | float:

@@ -13,7 +13,7 @@ from flax import nnx
 
 from deepseek_jax.config import Experiment
 from deepseek_jax.models import tree
-from deepseek_jax.models.decoder import Decoder, initialise, same_document
+from deepseek_jax.models.decoder import Decoder, initialise
 from deepseek_jax.models.flops import attention_a_token
 from deepseek_jax.models.moe.balance import update_biases
 from deepseek_jax.tasks import language_model
@@ -40,6 +40,7 @@ class Program:
     score(params, buffers, batch [B, ...]) -> a dict of arrays that the family's Task.scores understands.
     to_model(params, buffers), from_model(params, buffers) -> (params, buffers): from what is trained to what `graphdef`
         takes, and back; the same where no view (train/views.py) stands between.
+    model: the program of the model itself, around which views are laid; None where there are none.
     """
 
     graphdef: nnx.GraphDef
@@ -53,6 +54,7 @@ class Program:
     score: Callable
     to_model: Callable = _as_they_are
     from_model: Callable = _as_they_are
+    model: "Program | None" = None
 
 
 def whole(axes: dict) -> dict:
@@ -79,7 +81,7 @@ def language_model_program(experiment: Experiment, bytes_a_target: np.ndarray) -
     axes, buffer_axes = tree.logical_axes(abstract)
 
     def totals(batch):
-        return language_model.totals(batch["segment_ids"], 1 + config.num_nextn_predict_layers)
+        return language_model.totals(batch, 1 + config.num_nextn_predict_layers)
 
     mtp_at = schedules.mtp_weight(experiment.loss, train.steps)
     warmup_at = schedules.index_warmup(experiment.loss, train.steps)
@@ -91,7 +93,7 @@ def language_model_program(experiment: Experiment, bytes_a_target: np.ndarray) -
     def loss(params, buffers, batch, totals, scheduled):
         model = tree.merge(graphdef, params, buffers)
         value, aux = language_model.loss(model, batch, totals, scheduled, experiment.loss)
-        real, counted = batch["segment_ids"] > 0, same_document(batch["segment_ids"], 1)
+        real, counted = batch["segment_ids"] > 0, language_model.targets(batch, 1)
         counts = {
             "tokens": real.sum(dtype=jnp.float32),
             "targets": counted.sum(dtype=jnp.float32),

@@ -1,19 +1,24 @@
 """A trained model out of a run directory, on whatever devices are here."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import jax
 from flax import nnx
+from jax.sharding import Mesh
 
 from deepseek_jax import record
 from deepseek_jax.config import Experiment, MeshConfig, SupervisedExperiment
 from deepseek_jax.models import tree
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.hybrid import Hybrid
+from deepseek_jax.parallel import rules
 from deepseek_jax.parallel.mesh import make_mesh
-from deepseek_jax.parallel.rules import replicated
+from deepseek_jax.parallel.rules import abstract_on
 from deepseek_jax.train import checkpoint, known_set, views
+from deepseek_jax.train.program import whole
+from deepseek_jax.tune import lora
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,18 +32,44 @@ class TrainedModel:
     buffers: dict
 
 
-def restore_model(workdir: str | Path, step: int | None = None) -> TrainedModel:
-    """A run's newest intact checkpoint, or that of `step`, copied to every device; UserError where there is none."""
+def restore_model(workdir: str | Path, step: int | None = None, mesh: Mesh | None = None) -> TrainedModel:
+    """A run's newest intact checkpoint, or that of `step`; UserError where there is none.
+
+    Its arrays lie on `mesh` as their axes say; without one every device has them whole.
+    """
+    mesh = mesh or make_mesh(MeshConfig())
+    kept = _restore(workdir, step, mesh)
+    if not views.views_of(kept.experiment):
+        return kept
+    _, shapes, axes = _model(kept.experiment, Path(workdir))
+    at = tuple(map(functools.partial(rules.shardings, mesh), axes, shapes))
+    to_model = jax.jit(lambda *arrays: views.weights(kept.experiment, *arrays), out_shardings=at)
+    params, buffers = to_model(kept.params, kept.buffers)
+    return dataclasses.replace(kept, params=params, buffers=buffers)
+
+
+def restore_adapters(workdir: str | Path) -> tuple[Experiment, dict[str, dict]]:
+    """(the experiment, its newest adapters by the path of their matrix) of a run that trains some."""
+    kept = _restore(workdir, None, make_mesh(MeshConfig()))
+    return kept.experiment, lora.by_path(kept.params[lora.ADAPTERS])
+
+
+def _restore(workdir, step, mesh) -> TrainedModel:
+    """What the run trained and kept, as its views split the model."""
     experiment = record.read(workdir)
-    graphdef, *model = STRUCTURES[experiment.family](experiment, Path(workdir))
-    params, buffers = jax.eval_shape(lambda *model: views.split(experiment, *model), *model)
+    graphdef, shapes, axes = _model(experiment, Path(workdir))
+    kept = jax.eval_shape(lambda *model: views.split(experiment, *model), *shapes)
+    params, buffers = map(functools.partial(abstract_on, mesh), views.axes(experiment, *axes), kept)
     which = "ema" if experiment.train.ema_decay > 0 else "params"
-    at = replicated(make_mesh(MeshConfig()))
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), {which: params, "buffers": buffers}
-    )
-    step, state = checkpoint.read(Path(workdir), abstract, step)
-    return TrainedModel(experiment, step, graphdef, *views.weights(experiment, state[which], state["buffers"]))
+    step, state = checkpoint.read(Path(workdir), {which: params, "buffers": buffers}, step)
+    return TrainedModel(experiment, step, graphdef, state[which], state["buffers"])
+
+
+def _model(experiment, workdir):
+    """(structure, shapes of parameters and buffers, their logical axes)."""
+    graphdef, *shapes = STRUCTURES[experiment.family](experiment, workdir)
+    axes, buffer_axes = tree.logical_axes(tree.merge(graphdef, *shapes))
+    return graphdef, shapes, (axes, whole(buffer_axes))
 
 
 def _decoder(experiment: Experiment, workdir: Path):

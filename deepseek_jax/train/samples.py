@@ -1,7 +1,10 @@
 """Text that a trained model continues, for a person to read."""
 
+import json
 from pathlib import Path
 
+from deepseek_jax.data import chat
+from deepseek_jax.data.pipeline import SEPARATOR
 from deepseek_jax.infer.generate import generate
 from deepseek_jax.infer.sampling import Sampling
 from deepseek_jax.parallel import processes
@@ -16,16 +19,24 @@ BAR = "\n" + "-" * 80 + "\n"
 def write_samples(task, state: State, workdir: Path) -> list[str]:
     """As many texts as eval.samples asks for, each begun as a domain's held-out text begins; also in samples.txt.
 
+    Of conversations they are answers to the questions held out.
+
     `task` is a LanguageModelTask.
     """
     config, corpus, tokenizer = task.experiment.eval, task.corpus, task.corpus.tokenizer
     domains = [corpus.domains[place % len(corpus.domains)] for place in range(config.samples)]
-    prompts = [corpus.held_out_text(domain)[:PROMPT].decode(errors="ignore") for domain in domains]
-    if not prompts:
+    heads = [corpus.held_out_text(domain) for domain in domains]
+    if not heads:
         return []
+    if template := task.experiment.data.chat:
+        talks = [json.loads(head.split(SEPARATOR)[place]) for place, head in enumerate(heads)]
+        prompts = [f"{talk[-2]['content']}\n" for talk in talks]
+        tokens = [chat.prompt(talk[:-1], template, tokenizer) for talk in talks]
+    else:
+        prompts = [head[:PROMPT].decode(errors="ignore") for head in heads]
+        tokens = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts]
     program = task.program
     model = program.graphdef, *program.to_model(state.get("ema", state["params"]), state["buffers"])
-    tokens = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts]
     seed = task.experiment.train.seed
     continued = generate(model, tokens, config.sample_tokens, eos=tokenizer.eos, sampling=SAMPLING, seed=seed)
     texts = [prompt + tokenizer.decode(new) for prompt, new in zip(prompts, continued, strict=True)]

@@ -4,36 +4,24 @@ A view is laid around a program; the step, the loop and checkpoints see only wha
 """
 
 import dataclasses
-from collections.abc import Callable
 
 from deepseek_jax.config import Experiment
 from deepseek_jax.train.program import Program
-
-
-@dataclasses.dataclass(frozen=True)
-class View:
-    """How what is trained becomes the weights that the model computes with.
-
-    split(params, buffers) -> (params, buffers): from the model's own, what is trained and {"model": its buffers, ...}
-        with whatever else the view keeps that no optimizer sees.
-    weights(params, buffers, update) -> (params, buffers): the inverse, traced into the loss, so gradients flow through
-        it; `update` is the number of the update, None outside of training.
-    axes(params, buffers) -> (params, buffers): `split` for the trees of logical axes.
-    update(params, buffers, update) -> buffers: after each update of the optimizer; as they were by default.
-    """
-
-    split: Callable
-    weights: Callable
-    axes: Callable
-    update: Callable = lambda params, buffers, update: buffers
-
+from deepseek_jax.train.view import View
+from deepseek_jax.tune.frozen import frozen_view
+from deepseek_jax.tune.lora import adapters_view
 
 SECTIONS = ("tune", "prune", "quantize")  # of an experiment: what asks for views
 
 
 def views_of(experiment: Experiment) -> list[View]:
-    """What the experiment asks for, the innermost first: [] where the model itself is trained."""
-    return []
+    """What the experiment asks for, the innermost first: [] where the model itself is trained.
+
+    Adapters lie beside weights that may be rounded or masked, and what is frozen is told from all of these.
+    """
+    tune = experiment.tune
+    adapters = [adapters_view(tune.lora, experiment.train.seed)] if tune.lora.rank else []
+    return adapters + ([frozen_view(tune)] if tune.is_on else [])
 
 
 def as_trained(program: Program, experiment: Experiment) -> Program:
@@ -47,6 +35,13 @@ def split(experiment: Experiment, params, buffers):
     """(params, buffers) of a model as the experiment trains and keeps them."""
     for view in views_of(experiment):
         params, buffers = view.split(params, buffers)
+    return params, buffers
+
+
+def axes(experiment: Experiment, params, buffers):
+    """`split` for the trees of the model's logical axes."""
+    for view in views_of(experiment):
+        params, buffers = view.axes(params, buffers)
     return params, buffers
 
 
@@ -78,6 +73,7 @@ def viewed(program: Program, view: View) -> Program:
         program,
         axes=axes,
         buffer_axes=buffer_axes,
+        model=program.model or program,
         make_parameters=lambda: view.split(*program.make_parameters()),
         from_model=lambda params, buffers: view.split(*program.from_model(params, buffers)),
         to_model=lambda params, buffers: program.to_model(*view.weights(params, buffers, None)),

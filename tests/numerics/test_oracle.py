@@ -107,7 +107,7 @@ def test_each_layer_and_each_router(golden):
 def test_losses(golden):
     tokens, positions, segment_ids = golden.batch
     batch = {"tokens": tokens, "positions": positions, "segment_ids": segment_ids}
-    totals = language_model.totals(segment_ids, depths=2)
+    totals = language_model.totals({"segment_ids": segment_ids}, depths=2)
     config = LossConfig(sequence_balance=0.0)
     weights = {"mtp": 0.0, "index_warmup": None}
     _, parts = jax.jit(lambda model: language_model.loss(model, batch, totals, weights, config))(golden.model)
@@ -181,7 +181,7 @@ def gradients(golden, indexer_weight=0.0):
 
 def _gradients(graphdef, indexer_weight, params, buffers, tokens, positions, segment_ids):
     batch = {"tokens": tokens, "positions": positions, "segment_ids": segment_ids}
-    totals = language_model.totals(segment_ids, depths=2)
+    totals = language_model.totals({"segment_ids": segment_ids}, depths=2)
 
     def loss(params):
         model = merge(graphdef, params, buffers)

@@ -8,7 +8,8 @@ import pytest
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.state import initial_state
 from deepseek_jax.train.step import make_step
-from deepseek_jax.train.views import View, viewed
+from deepseek_jax.train.view import View
+from deepseek_jax.train.views import viewed
 from tests.train import toy
 
 # Only `kernel` is trained; the norm lies in the buffers.

@@ -20,6 +20,7 @@ class RouterReport:
     """What one MoE layer did with the tokens that count; sums, so that microbatches and devices add up."""
 
     load_E: Float[Array, "E"]  # assignments an expert got
+    gate_E: Float[Array, "E"]  # its routing weights, as shares of each token's, summed over tokens
     balance: Float[Array, ""]  # sequence-wise balance loss, summed over sequences
     entropy: Float[Array, ""]  # of the normalised scores, in nats, summed over tokens
     dropped: Float[Array, ""] | None  # assignments that found no room; None where there is room for all
@@ -31,6 +32,8 @@ def report(routing: Routing, counted_BS: Bool[Array, "B S"]) -> RouterReport:
     E, K = routing.scores_TE.shape[-1], routing.experts_TK.shape[-1]
     counted = counted_BS.astype(jnp.float32)
     chosen_BSE = jax.nn.one_hot(routing.experts_TK, E).sum(axis=-2).reshape(B, S, E)
+    share_TK = routing.weights_TK / (routing.weights_TK.sum(axis=-1, keepdims=True) + 1e-20)
+    gate_TE = (jax.nn.one_hot(routing.experts_TK, E) * share_TK[..., None]).sum(axis=-2)
     load_BE = jnp.einsum("BSE,BS->BE", chosen_BSE, counted)
     share_BSE = (routing.scores_TE / (routing.scores_TE.sum(axis=-1, keepdims=True) + 1e-20)).reshape(B, S, E)
     length_B1 = jnp.maximum(counted.sum(axis=1, keepdims=True), 1.0)
@@ -39,6 +42,7 @@ def report(routing: Routing, counted_BS: Bool[Array, "B S"]) -> RouterReport:
     entropy_BS = -(share_BSE * jnp.log(share_BSE + 1e-20)).sum(axis=-1)
     return RouterReport(
         load_E=load_BE.sum(axis=0),
+        gate_E=jax.lax.stop_gradient(jnp.einsum("BSE,BS->E", gate_TE.reshape(B, S, E), counted)),
         balance=(frequency_BE * probability_BE).sum(),
         entropy=jax.lax.stop_gradient((entropy_BS * counted).sum()),
         dropped=None if routing.dropped_T is None else (routing.dropped_T.reshape(B, S) * counted).sum(),

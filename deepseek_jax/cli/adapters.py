@@ -1,0 +1,81 @@
+"""deepseek-jax adapters."""
+
+import shutil
+from pathlib import Path
+
+from deepseek_jax.cli import options, runtime
+from deepseek_jax.errors import UserError
+
+BESIDE = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")  # copied along where they are
+
+
+def add_to(verbs):
+    parser = options.add_verb(
+        verbs,
+        "adapters",
+        None,
+        "save low-rank adapters in the format of peft, merge them into a model, take them out",
+        """\
+A run with tune.lora trains adapters.  `save` writes them as the library peft reads them; `merge` adds such a directory
+to a checkpoint, whoever made either; `unmerge` subtracts it again, which gives the weights back but for rounding.
+A run's own adapters are merged wherever the run is used: eval, generate and convert see the sum.
+
+examples:
+  deepseek-jax adapters save runs/lora adapters/
+  deepseek-jax adapters merge runs/v3_tiny adapters/ v3_tiny_tuned
+  deepseek-jax adapters unmerge v3_tiny_tuned adapters/ v3_tiny_again""",
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    save = actions.add_parser("save", help="the adapters of a run as a directory of peft's")
+    save.add_argument("workdir", metavar="RUN", help="run directory of a training with tune.lora.rank above 0")
+    save.add_argument("target", metavar="OUT", help="the directory to write")
+    save.set_defaults(run=run_save, takes_overrides=False)
+    for action, what in (("merge", "added to"), ("unmerge", "subtracted from")):
+        one = actions.add_parser(action, help=f"adapters {what} a checkpoint")
+        one.add_argument("source", metavar="IN", help="a run directory, what convert wrote, or released files")
+        one.add_argument("adapters", metavar="ADAPTERS", help="the directory of adapters")
+        one.add_argument("target", metavar="OUT", help="the directory of safetensors to write")
+        one.set_defaults(run=run_merge, action=action, takes_overrides=False)
+
+
+def run_save(args):
+    from deepseek_jax import record
+
+    lora = record.read(args.workdir).tune.lora
+    if not lora.rank:
+        raise UserError(f"{args.workdir} has no adapters; train with tune.lora.rank above 0.")
+    _check(args.target)
+    runtime.prepare()
+    from deepseek_jax.convert import peft
+    from deepseek_jax.train.restore import restore_adapters
+
+    experiment, adapters = restore_adapters(args.workdir)
+    peft.save(Path(args.target), experiment.model, adapters, lora)
+    print(f"wrote {args.target}: {sum(array.size for one in adapters.values() for array in one.values()):,} numbers")
+
+
+def run_merge(args):
+    _check(args.target)
+    runtime.prepare()
+    from deepseek_jax.config import MeshConfig
+    from deepseek_jax.convert import huggingface, peft
+    from deepseek_jax.parallel.mesh import make_mesh
+    from deepseek_jax.train import any_checkpoint
+    from deepseek_jax.tune import lora
+
+    source, target = Path(args.source), Path(args.target)
+    model = any_checkpoint.read(source, make_mesh(MeshConfig()))
+    if model.family != "language_model":
+        raise UserError(f"{source} is of the family {model.family}; adapters of peft's are for language models.")
+    adapters, config = peft.load(args.adapters, model.config)
+    work = lora.merge if args.action == "merge" else lora.unmerge
+    huggingface.save(target, model.config, work(model.params, adapters, config), model.buffers)
+    for name in BESIDE:
+        if (source / name).exists():
+            shutil.copy(source / name, target / name)
+    print(f"wrote {target}")
+
+
+def _check(target):
+    if Path(target).exists() and any(Path(target).iterdir()):
+        raise UserError(f"{target} is not empty; give a directory that is not there yet.")

@@ -1,0 +1,95 @@
+"""Which parameters are matrices, and which of their dimensions are summed over: told from paths and ranks alone.
+
+An array of any model here is some dimensions that number matrices (layers of a stack, experts), then those that a
+product sums over, then those of its outputs.  All methods see it as one array [N, I, O].
+
+N matrices  I inputs  O outputs
+"""
+
+import dataclasses
+import math
+import re
+
+import jax
+
+from deepseek_jax.errors import UserError
+
+LINEAR, TABLE, CONTROL = "linear", "table", "control"
+
+_CONTROL = re.compile(r"(router|_residual|stream_head)/")
+_VECTOR = re.compile(r"(bias|scale|sinks|mean|variance|table)$")
+_ALL_BUT_LAST = re.compile(r"attention/out$|(convolutions/\d+|shortcut|head/shared)/kernel$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Matrix:
+    """`leading` dimensions number matrices, the `inputs` after them are summed over, the rest are outputs.
+
+    kind  linear   multiplied with activations: in attention, feed-forward, experts, convolution, recurrence
+          table    the embedding, whose rows are taken (each is a matrix of one output), and the vocabulary's head
+          control  routers and hyper-connections: few numbers that decide much; no method here touches them
+    """
+
+    kind: str
+    leading: int
+    inputs: int
+
+    def fold(self, array):
+        """[N, I, O]."""
+        shape = array.shape
+        numbers, inputs = shape[: self.leading], shape[self.leading : self.leading + self.inputs]
+        return array.reshape(math.prod(numbers), math.prod(inputs), -1)
+
+    def split(self, dims: tuple) -> tuple[tuple, tuple, tuple]:
+        """What is given a dimension, as (of the leading ones, of the inputs, of the outputs)."""
+        last = self.leading + self.inputs
+        return dims[: self.leading], dims[self.leading : last], dims[last:]
+
+    def inputs_of(self, shape: tuple[int, ...]) -> int:
+        return math.prod(self.split(shape)[1])
+
+
+def matrix_of(path: str, rank: int) -> Matrix | None:
+    """The geometry of the parameter at `path` ("layers/1-3/attention/out"), None for vectors.
+
+    >>> matrix_of("layers/1-3/attention/out", 4)
+    Matrix(kind='linear', leading=1, inputs=2)
+    """
+    if path == "embedding":
+        return Matrix(TABLE, leading=1, inputs=1)
+    leading = path.startswith("layers/") + ("/experts/" in path) + path.endswith("/out_down")
+    if _VECTOR.search(path) or rank - leading < 2:
+        return None
+    kind = CONTROL if _CONTROL.search(path) else TABLE if path == "head" else LINEAR
+    return Matrix(kind, leading, rank - leading - 1 if _ALL_BUT_LAST.search(path) else 1)
+
+
+def matrices(params: dict[str, object]) -> dict[str, Matrix]:
+    """Every matrix among arrays by path, routers and the like left out."""
+    found = {path: matrix_of(path, len(leaf.shape)) for path, leaf in params.items()}
+    return {path: matrix for path, matrix in found.items() if matrix and matrix.kind != CONTROL}
+
+
+def chosen(params: dict[str, object], pattern: str, key: str, kinds: tuple[str, ...]) -> dict[str, Matrix]:
+    """The matrices in whose path `pattern` is found; all of these `kinds` where it is empty.
+
+    Raises UserError, naming the setting `key`, for a pattern that no path has.
+    """
+    every = matrices(params)
+    if not pattern:
+        return {path: matrix for path, matrix in every.items() if matrix.kind in kinds}
+    found = {path: matrix for path, matrix in every.items() if re.search(pattern, path)}
+    if not found:
+        there = ", ".join(_some(every))
+        raise UserError(f"{key} is {pattern!r}, which is found in no matrix's path; there are {there}.")
+    return found
+
+
+def ranks(axes: dict[str, tuple]) -> dict:
+    """Something with as many dimensions as each array whose axes these are."""
+    return {path: jax.ShapeDtypeStruct((1,) * len(names), "float32") for path, names in axes.items()}
+
+
+def _some(every) -> list[str]:
+    paths = sorted(every)
+    return paths[:: max(len(paths) // 3, 1)][:3]

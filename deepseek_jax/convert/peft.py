@@ -1,0 +1,142 @@
+"""Adapters as the library peft keeps them: adapter_config.json beside adapter_model.safetensors.
+
+Theirs are matrices lora_A [r, in] and lora_B [out, r] a linear layer, under the name that the layer has in released
+checkpoints; of experts too, one by one, as DeepSeek's files name them (transformers fuses experts, so peft itself puts
+no such adapters beside them).
+
+r rank
+"""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from deepseek_jax.compress.matrices import CONTROL, matrix_of
+from deepseek_jax.convert.names import place
+from deepseek_jax.convert.reading import abstract_trees
+from deepseek_jax.convert.safetensors_file import entries
+from deepseek_jax.errors import UserError
+from deepseek_jax.models import tree
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.tune.config import LoraConfig
+from deepseek_jax.tune.lora import Adapter, geometry
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+PARTS = {"a": ".lora_A.weight", "b": ".lora_B.weight", "scale": ".lora_magnitude_vector"}
+
+# What an adapter_config.json may say beyond what is read here; anything else is another method.
+NEUTRAL = {
+    "bias": "none",
+    "fan_in_fan_out": False,
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "modules_to_save": None,
+    "target_parameters": None,
+    "trainable_token_indices": None,
+    "layer_replication": None,
+    "use_qalora": False,
+    "lora_bias": False,
+}
+
+
+def save(directory: Path, model: ModelConfig, adapters: dict[str, Adapter], config: LoraConfig):
+    """Writes what `load` and peft's PeftModel.from_pretrained read."""
+    tensors, layers = {}, []
+    for path, adapter in adapters.items():
+        matrix, where = geometry(path, adapter), place(tuple(path.split("/")), model)
+        if matrix.leading != where.leading:
+            raise UserError(
+                f"{path} is several matrices in one tensor, beside which peft has no adapters; leave it out."
+            )
+        for at, name in where.names.items():
+            layer = name.removesuffix(".weight")
+            layers.append(layer)
+            for part, array in adapter.items():
+                tensors[PREFIX + layer + PARTS[part]] = _theirs(part, np.asarray(array[at], np.float32), matrix)
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, directory / TENSORS, metadata={"format": "pt"})
+    about = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None,
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": 0.0,
+        "use_dora": config.dora,
+        "use_rslora": False,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "target_modules": sorted(layers),  # whole names: the last part alone would mean experts and shared ones alike
+    }
+    (directory / CONFIG).write_text(json.dumps(about, indent=2) + "\n")
+
+
+def load(directory: Path, model: ModelConfig) -> tuple[dict[str, Adapter], LoraConfig]:
+    """(adapters by the path of our matrix, their config), as numpy arrays; zero for layers of a stack that have none.
+
+    Raises UserError where they are not those of this model, or of another method than LoRA and DoRA.
+    """
+    directory = Path(directory)
+    config = _read_config(directory)
+    found = {name.removeprefix(PREFIX): entry for name, entry in entries(directory / TENSORS)}
+    left, adapters = set(found), {}
+    for path, weight in tree.by_path(abstract_trees(model)[0]).items():
+        matrix = matrix_of(path, weight.ndim)
+        if matrix is None or matrix.kind == CONTROL:
+            continue
+        where = place(tuple(path.split("/")), model)
+        layers = {at: name.removesuffix(".weight") for at, name in where.names.items()}
+        there = {at: layer for at, layer in layers.items() if layer + PARTS["a"] in found}
+        if not there or matrix.leading != where.leading:
+            continue
+        if config.dora and len(there) < len(layers):
+            raise UserError(f"{directory} has no DoRA adapter for {min(set(layers.values()) - set(there.values()))}.")
+        leading, inputs, outputs = matrix.split(weight.shape)
+        shapes = {"a": (*inputs, config.rank), "b": (config.rank, *outputs)}
+        shapes |= {"scale": outputs} if config.dora else {}
+        adapters[path] = {part: np.zeros((*leading, *shape), np.float32) for part, shape in shapes.items()}
+        for at, layer in there.items():
+            for part, shape in shapes.items():
+                left.discard(layer + PARTS[part])
+                adapters[path][part][at] = _ours(part, layer, found.get(layer + PARTS[part]), shape)
+    if left:
+        raise UserError(f"{directory} has adapters for {min(left)}, which this model does not have.")
+    return adapters, config
+
+
+def _theirs(part, array, matrix):
+    if part == "scale":
+        return np.ascontiguousarray(array.reshape(-1))
+    a = part == "a"
+    return np.ascontiguousarray((array.reshape(-1, array.shape[-1]) if a else array.reshape(array.shape[0], -1)).T)
+
+
+def _ours(part, layer, entry, shape):
+    size = math.prod(shape) if part == "scale" else None
+    if entry is None or math.prod(entry.shape) != math.prod(shape):
+        there = "none" if entry is None else entry.shape
+        raise UserError(f"the adapter of {layer} has {PARTS[part][1:]} of {there}; this model needs {shape}.")
+    array = entry.read().astype(np.float32)
+    return array.reshape(shape) if size else array.T.reshape(shape)
+
+
+def _read_config(directory) -> LoraConfig:
+    path = directory / CONFIG
+    if not path.exists():
+        raise UserError(f"{directory} has no {CONFIG}; give the directory of adapters as the library peft saves them.")
+    about = json.loads(path.read_text())
+    if about.get("peft_type") != "LORA":
+        raise UserError(f"{path} is of the method {about.get('peft_type')}; only LORA, with use_dora or not, is read.")
+    for key, value in NEUTRAL.items():
+        if about.get(key) and about[key] != value:
+            raise UserError(f"{path} has {key} = {about[key]!r}, which is not read; only {value!r} is.")
+    rank = about["r"]
+    alpha = about["lora_alpha"] * (math.sqrt(rank) if about.get("use_rslora") else 1.0)  # of rank-stabilised adapters
+    return dataclasses.replace(LoraConfig(), rank=rank, alpha=float(alpha), dora=bool(about.get("use_dora")))

@@ -1,0 +1,100 @@
+"""Conversations as text with control tokens, and which of their tokens the assistant says: what is trained.
+
+A conversation is a list of {"role", "content"}: perhaps one of "system", then "user" and "assistant" in turns, the last
+of them the assistant's, which may have "reasoning_content" beside its content.  Control tokens are found by name; a
+tokenizer that has none of a name spells it out in ordinary tokens.
+"""
+
+import dataclasses
+import json
+
+import numpy as np
+
+from deepseek_jax.data.tokenizer import SPECIAL, Tokenizer
+
+USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
+THINK, THOUGHT = "<think>", "</think>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """Some text of a conversation: `control`, the name of a token; `answer`, said by the assistant."""
+
+    text: str
+    control: bool = False
+    answer: bool = False
+
+
+def checked(messages) -> list[dict]:
+    """The conversation; ValueError says what is wrong with it."""
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise ValueError("no list of messages")
+    roles = [message.get("role") for message in messages]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
+        raise ValueError("not user and assistant in turns")
+    texts = [message.get(key, "") for message in messages for key in ("content", "reasoning_content")]
+    if not all(isinstance(text, str) for text in texts) or not messages[-1].get("content", "").strip():
+        raise ValueError("a message without text")
+    try:
+        "".join(texts).encode("utf-8")
+    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
+        raise ValueError("not UTF-8") from None
+    return messages
+
+
+def render(messages: list[dict], template: str) -> list[Piece]:
+    """The pieces between the first bos and the last eos, which packing puts around every document.
+
+    `template` is one of config.CHAT_TEMPLATES; v3.2 and v4 differ in tools alone, which are not written here.
+    """
+    pieces, last = [], len(messages) - 1
+    for number, message in enumerate(messages):
+        content = message["content"]
+        if message["role"] == "system":
+            pieces.append(Piece(content))
+        elif message["role"] == "user":
+            pieces += [Piece(USER, control=True), Piece(content)]
+        else:
+            # Earlier thoughts are left out, as they are when the model is asked again.
+            thoughts = message.get("reasoning_content", "") if number == last and template != "v3" else ""
+            pieces += [Piece(ASSISTANT, control=True), *_opening(template, thoughts), Piece(content, answer=True)]
+            pieces += [Piece(SPECIAL["eos"], control=True, answer=True)] if number < last else []
+    return pieces
+
+
+def _opening(template, thoughts) -> list[Piece]:
+    if template == "v3":
+        return []
+    if not thoughts:
+        return [Piece(THOUGHT, control=True)]
+    opening = Piece(THINK, control=True), Piece(thoughts, answer=True), Piece(THOUGHT, control=True, answer=True)
+    return list(opening)
+
+
+def prompt(messages: list[dict], template: str, tokenizer: Tokenizer) -> list[int]:
+    """Token ids, with bos, up to where the assistant is to speak; `messages` end with the user's."""
+    asked = render([*messages, {"role": "assistant", "content": ""}], template)
+    return [tokenizer.bos, *encode(asked, tokenizer)[0]]
+
+
+def encode(pieces: list[Piece], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """(token ids, 1 for each that is said by the assistant, else 0).
+
+    Each piece is encoded by itself, so that no token is half a question and half an answer.
+    """
+    ids, answers = [], []
+    for piece in pieces:
+        named = tokenizer.token(piece.text) if piece.control else None
+        new = tokenizer.encode(piece.text) if named is None else [named]
+        ids += new
+        answers += [int(piece.answer)] * len(new)
+    return ids, answers
+
+
+def encode_document(text: str, template: str, tokenizer: Tokenizer) -> tuple[list[int], np.ndarray, int]:
+    """(token ids, answers, UTF-8 bytes of what the assistant says) of a conversation stored as JSON."""
+    pieces = render(json.loads(text), template)
+    said = sum(len(piece.text.encode()) for piece in pieces if piece.answer and not piece.control)
+    ids, answers = encode(pieces, tokenizer)
+    return ids, np.asarray(answers, np.uint8), said

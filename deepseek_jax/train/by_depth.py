@@ -1,0 +1,55 @@
+"""Learning rates that fall from the output down, and layers that wait for their turn (arXiv:1801.06146, section 3)."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from deepseek_jax.models import tree
+from deepseek_jax.models.depth import distances, stack_of
+
+
+class ByDepthState(NamedTuple):
+    inner: optax.OptState
+    count: jax.Array
+
+
+def by_depth(
+    inner: optax.GradientTransformationExtraArgs, decay: float, unfrozen_at: float
+) -> optax.GradientTransformationExtraArgs:
+    """`inner` with updates times `decay` for each layer further from the output.
+
+    What comes after the layers is trained from the first update on, the lowest from the update `unfrozen_at` on, and
+    those between at equal distances; until then they get no gradient, so that they have no part in its norm, and do not
+    move.  `inner` itself where both change nothing.
+    """
+    if decay == 1 and not unfrozen_at:
+        return inner
+
+    def init(params):
+        return ByDepthState(inner.init(params), jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None, **extra):
+        far = _distances(updates)
+        most = max(int(np.max(each)) for each in jax.tree.leaves(far)) or 1
+        begun = jax.tree.map(lambda each: state.count >= unfrozen_at * each / most, far)
+        gradient = jax.tree.map(lambda update, begun: jnp.where(begun, update, 0), updates, begun)
+        made, inner_state = inner.update(gradient, state.inner, params, **extra)
+        made = jax.tree.map(lambda update, begun, each: jnp.where(begun, update * decay**each, 0), made, begun, far)
+        return made, ByDepthState(inner_state, optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _distances(params):
+    """A tree like `params` of arrays that broadcast over each of them."""
+    flat = tree.by_path(params)
+    far = distances({path: leaf.shape[0] if stack_of(path) else None for path, leaf in flat.items()})
+
+    def of(path, leaf):
+        each = far[tree.path_of(path)].astype(np.float32)
+        return each.reshape(-1, *(1,) * (leaf.ndim - 1)) if each.ndim else each
+
+    return jax.tree_util.tree_map_with_path(of, params)

@@ -1,0 +1,73 @@
+"""What an experiment says on how much of its model is trained."""
+
+import dataclasses
+import re
+
+from deepseek_jax.checking import at_least, pattern
+from deepseek_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Adapters of low rank beside matrices: W + alpha / rank * A B (arXiv:2106.09685).
+
+    `dora` gives each output a length of its own, magnitude * (W + ...) / |W + ...| (arXiv:2402.09353).
+    """
+
+    rank: int = 0  # 0: no adapters
+    alpha: float = 16.0
+    paths: str = ""  # regular expression, searched in the path of a matrix; empty: all but embedding, head and routers
+    dora: bool = False
+
+    def __post_init__(self):
+        at_least("tune.lora", self, 0, "rank")
+        pattern("tune.lora.paths", self.paths)
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+@dataclasses.dataclass(frozen=True)
+class TuneConfig:
+    """What is trained; the rest stays as the run began, and the optimizer keeps nothing for it.
+
+    With adapters nothing but them is trained, unless `train` names it.
+    """
+
+    train: str = ""  # regular expression: of the model what it is found in the path of; empty: all of it
+    freeze: str = ""  # regular expression: but not what this is found in the path of
+    last_layers: int = 0  # but of the layers only the last so many, and nothing before them; 0: all
+    experts: str = ""  # but of the model only these routed experts, by layer: "1: 3 5 7; 2: 0 4" (deepseek-jax esft)
+    lora: LoraConfig = LoraConfig()
+
+    def __post_init__(self):
+        pattern("tune.train", self.train)
+        pattern("tune.freeze", self.freeze)
+        at_least("tune", self, 0, "last_layers")
+        if self.experts:
+            experts_of(self.experts)
+            for name in ("train", "last_layers"):
+                if getattr(self, name):
+                    raise UserError(f"tune.experts says all that is trained of the model; leave out tune.{name}.")
+
+    @property
+    def is_on(self) -> bool:
+        return bool(self.train or self.freeze or self.last_layers or self.experts or self.lora.rank)
+
+
+def experts_of(text: str) -> dict[int, list[int]]:
+    """{layer: its experts} of "layer: experts; ...".
+
+    >>> experts_of("1: 3 5; 2: 0")
+    {1: [3, 5], 2: [0]}
+    """
+    found = {}
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        match = re.fullmatch(r"(\d+):((?:\s*\d+)+)", part)
+        if not match or int(match[1]) in found:
+            raise UserError(
+                f"tune.experts has {part!r}; write a layer once, and its experts, as in '1: 3 5 7; 2: 0 4'."
+            )
+        found[int(match[1])] = sorted(set(map(int, match[2].split())))
+    return found

@@ -1,0 +1,115 @@
+"""Training a part of a model: whole arrays by path, the last layers of a stack, or single experts.
+
+What is not trained lies among the buffers: it gets no gradient and no optimizer sees it.  Of an array of which some
+rows are trained those lie among the parameters, and the whole array, as the run began, among the buffers.
+"""
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from deepseek_jax.errors import UserError
+from deepseek_jax.models.depth import ADAPTERS, distances, stack_of
+from deepseek_jax.models.schedule import layers_of
+from deepseek_jax.train.view import View
+from deepseek_jax.tune.config import TuneConfig, experts_of
+
+KEPT = "frozen"  # among the buffers
+EXPERTS = re.compile(r"layers/[^/]+/feed_forward/experts/(gate|up|down)$")
+Rows = tuple[np.ndarray, ...]  # array[rows] are those that are trained; () is all of it
+
+
+def frozen_view(config: TuneConfig) -> View:
+    """buffers: {"model": the model's, "frozen": what is not trained, or not all of it}."""
+
+    def split(params, buffers):
+        flat = flatten_dict(params, sep="/")
+        trained = trained_rows(config, flat)
+        _check_experts(config, flat)
+        kept = {path: leaf for path, leaf in flat.items() if trained.get(path) != ()}
+        params = {path: flat[path][rows] if rows else flat[path] for path, rows in trained.items()}
+        return unflatten_dict(params, sep="/"), {"model": buffers, KEPT: unflatten_dict(kept, sep="/")}
+
+    def weights(params, buffers, update):
+        trained, flat = flatten_dict(params, sep="/"), flatten_dict(buffers[KEPT], sep="/")
+        for path, rows in trained_rows(config, trained | flat).items():
+            flat[path] = flat[path].at[rows].set(trained[path]) if rows else trained[path]
+        return unflatten_dict(flat, sep="/"), buffers["model"]
+
+    def axes(params, buffers):
+        flat = flatten_dict(params, sep="/")
+        trained = trained_rows(config, flat)
+        kept = {path: names for path, names in flat.items() if trained.get(path) != ()}
+        params = {path: _axes_of_rows(flat[path], rows) for path, rows in trained.items()}
+        return unflatten_dict(params, sep="/"), {"model": buffers, KEPT: unflatten_dict(kept, sep="/")}
+
+    return View(split, weights, axes)
+
+
+def trained_rows(config: TuneConfig, paths: Iterable[str]) -> dict[str, Rows]:
+    """What is trained: the paths of arrays, and which of their rows.  Adapters always are.
+
+    Raises UserError where a setting finds nothing.
+    """
+    paths = list(paths)
+    own = [path for path in paths if not path.startswith(f"{ADAPTERS}/")]
+    chosen = _by_expert(config, own) if config.experts else _by_layer(config, _by_path(config, own), own)
+    chosen |= {path: () for path in paths if path not in own}
+    if not chosen:
+        raise UserError("the section tune leaves nothing to train; look at tune.train and tune.freeze.")
+    return {path: chosen[path] for path in paths if path in chosen}
+
+
+def _by_path(config, paths) -> list[str]:
+    for name in ("train", "freeze"):
+        pattern = getattr(config, name)
+        if pattern and not any(re.search(pattern, path) for path in paths):
+            raise UserError(
+                f"tune.{name} is {pattern!r}, which is found in no parameter's path; there are {paths[0]}, {paths[-1]}."
+            )
+    if config.lora.rank and not config.train:
+        return []
+    kept = [path for path in paths if re.search(config.train, path)]
+    return [path for path in kept if not (config.freeze and re.search(config.freeze, path))]
+
+
+def _by_layer(config, chosen, paths) -> dict[str, Rows]:
+    if not config.last_layers:
+        return dict.fromkeys(chosen, ())
+    far = distances(dict.fromkeys(paths))
+    layers = max(int(np.max(each)) for path, each in far.items() if path != "embedding")
+    if config.last_layers > layers:
+        raise UserError(f"tune.last_layers is {config.last_layers}; the model has {layers}.")
+    found = {}
+    for path in chosen:
+        near = np.atleast_1d(far[path] <= config.last_layers)
+        if near.any():
+            found[path] = () if near.all() else (np.flatnonzero(near),)
+    return found
+
+
+def _by_expert(config, paths) -> dict[str, Rows]:
+    chosen, found = experts_of(config.experts), {}
+    for path in filter(EXPERTS.match, paths):
+        layers = layers_of(stack_of(path))
+        pairs = [(row, expert) for row, layer in enumerate(layers) for expert in chosen.get(layer, ())]
+        if pairs:
+            found[path] = tuple(np.array(pairs).T)
+    there = {layer for path in filter(EXPERTS.match, paths) for layer in layers_of(stack_of(path))}
+    if missing := chosen.keys() - there:
+        raise UserError(f"tune.experts names layer {min(missing)}, which has no routed experts.")
+    return found
+
+
+def _check_experts(config, flat):
+    """A row that is not there would be read and written in silence."""
+    most = max((max(experts) for experts in experts_of(config.experts).values()), default=-1)
+    for path, rows in ((path, leaf.shape[1]) for path, leaf in flat.items() if EXPERTS.match(path)):
+        if most >= rows:
+            raise UserError(f"tune.experts names expert {most}; {path} holds {rows}, counted from 0.")
+
+
+def _axes_of_rows(names, rows):
+    return (None, *names[2:]) if len(rows) == 2 else names

@@ -1,0 +1,150 @@
+"""Adapters of low rank beside matrices (LoRA, arXiv:2106.09685), with outputs of learned length (DoRA, 2402.09353).
+
+The model computes with W + alpha / rank * A B, merged inside of the step: whatever multiplies by a matrix, fused
+experts too, works as it is.  The gradient of a whole matrix exists for a moment, its optimizer's moments never.
+
+N matrices  I inputs  O outputs  r rank
+"""
+
+import math
+import zlib
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float
+
+from deepseek_jax.compress.matrices import LINEAR, Matrix, chosen, matrix_of, ranks
+from deepseek_jax.errors import UserError
+from deepseek_jax.models.depth import ADAPTERS
+from deepseek_jax.train.view import View
+from deepseek_jax.tune.config import LoraConfig
+
+Adapter = dict[str, Array]  # a [leading dims, input dims, r], b [leading dims, r, output dims]; of DoRA also scale
+
+
+def adapters_view(config: LoraConfig, seed: int) -> View:
+    """params: the model's, and {"adapters": an Adapter by the path of each matrix}."""
+
+    def split(params, buffers):
+        flat = flatten_dict(params, sep="/")
+        made = {path: new_adapter(config, path, flat[path], seed) for path in adapted(config, flat)}
+        return params | {ADAPTERS: nested(made)}, {"model": buffers}
+
+    def weights(params, buffers, update):
+        own = {name: tree for name, tree in params.items() if name != ADAPTERS}
+        return merge(own, by_path(params[ADAPTERS]), config), buffers["model"]
+
+    def axes(params, buffers):
+        flat = flatten_dict(params, sep="/")
+        made = {path: _axes(config, flat[path], matrix) for path, matrix in adapted(config, ranks(flat)).items()}
+        return params | {ADAPTERS: nested(made)}, {"model": buffers}
+
+    return View(split, weights, axes)
+
+
+def adapted(config: LoraConfig, flat: dict) -> dict[str, Matrix]:
+    """The matrices that get adapters, among arrays by path; UserError where the pattern finds none."""
+    found = chosen(flat, config.paths, "tune.lora.paths", (LINEAR,))
+    if "embedding" in found:
+        raise UserError(f"tune.lora.paths is {config.paths!r}, which is found in embedding, no matrix of a product.")
+    return found
+
+
+def new_adapter(config: LoraConfig, path: str, weight: Float[Array, "..."], seed: int) -> Adapter:
+    """A is uniform as the library peft draws it, B zero: the model is what it was.
+
+    Raises UserError for a rank that saves nothing.
+    """
+    matrix = matrix_of(path, weight.ndim)
+    leading, inputs, outputs = matrix.split(weight.shape)
+    I, O = math.prod(inputs), math.prod(outputs)
+    if config.rank * (I + O) >= I * O:
+        most = -(-I * O // (I + O)) - 1
+        fitting = f"at most {most} does" if most else "none does; name others in tune.lora.paths"
+        raise UserError(f"tune.lora.rank is {config.rank}, which saves nothing on {path} of {I} x {O}; {fitting}.")
+    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(path.encode()))
+    bound = 1 / math.sqrt(I)
+    a = jax.random.uniform(key, (*leading, *inputs, config.rank), jnp.float32, -bound, bound)
+    made = {"a": a, "b": jnp.zeros((*leading, config.rank, *outputs), jnp.float32)}
+    return made | ({"scale": lengths(weight, matrix)} if config.dora else {})
+
+
+def merge(params: dict, adapters: dict[str, Adapter], config: LoraConfig) -> dict:
+    """The model's parameters with the adapters in them: one float32 sum a weight, and with DoRA a product.
+
+    Without DoRA `unmerge` gives the weights back to 2^-24 (|W| + |W + update|) each, exactly where the update is zero.
+    """
+    flat = flatten_dict(params, sep="/")
+    return unflatten_dict(
+        flat | {path: merged(flat[path], path, one, config) for path, one in adapters.items()}, sep="/"
+    )
+
+
+def unmerge(params: dict, adapters: dict[str, Adapter], config: LoraConfig) -> dict:
+    """What `merge` was given, but for rounding; UserError for DoRA, whose lengths forget those of the weights."""
+    if config.dora:
+        raise UserError(
+            "adapters with DoRA cannot be taken out again: what lengths the weights had is not kept in them."
+        )
+    flat = flatten_dict(params, sep="/")
+    return unflatten_dict(
+        flat | {path: flat[path] - update(one, path, config) for path, one in adapters.items()}, sep="/"
+    )
+
+
+def merged(weight: Float[Array, "..."], path: str, adapter: Adapter, config: LoraConfig) -> Float[Array, "..."]:
+    """One matrix with its adapter."""
+    total = weight + update(adapter, path, config)
+    if "scale" not in adapter:
+        return total
+    matrix = matrix_of(path, weight.ndim)
+    # The length is a constant to the gradient (section 4.3), which saves memory and changes little.
+    factor = adapter["scale"] / jax.lax.stop_gradient(lengths(total, matrix))
+    return total * factor.reshape(_over_inputs(matrix, weight.shape))
+
+
+def update(adapter: Adapter, path: str, config: LoraConfig) -> Float[Array, "..."]:
+    """alpha / rank * A B, as the matrix it is added to."""
+    a, b, leading = adapter["a"], adapter["b"], geometry(path, adapter).leading
+    N, r = math.prod(a.shape[:leading]), a.shape[-1]
+    product_NIO = a.reshape(N, -1, r) @ b.reshape(N, r, -1)
+    return config.scale * product_NIO.reshape(*a.shape[:-1], *b.shape[leading + 1 :])
+
+
+def lengths(weight: Float[Array, "..."], matrix: Matrix) -> Float[Array, "..."]:
+    """The Euclidean length of what makes each output, in the dimensions that number matrices and outputs."""
+    inputs = tuple(range(matrix.leading, matrix.leading + matrix.inputs))
+    return jnp.sqrt(jnp.square(weight.astype(jnp.float32)).sum(axis=inputs))
+
+
+def by_path(adapters: dict) -> dict[str, Adapter]:
+    """Nested adapters by the paths of their matrices."""
+    found = {}
+    for path, array in flatten_dict(adapters, sep="/").items():
+        matrix, _, part = path.rpartition("/")
+        found.setdefault(matrix, {})[part] = array
+    return found
+
+
+def nested(adapters: dict[str, Adapter]) -> dict:
+    return unflatten_dict(
+        {f"{path}/{part}": array for path, one in adapters.items() for part, array in one.items()}, sep="/"
+    )
+
+
+def geometry(path: str, adapter: Adapter) -> Matrix:
+    """Of the matrix that an adapter belongs to."""
+    a, b = adapter["a"], adapter["b"]
+    return matrix_of(path, a.ndim + b.ndim - 2 - matrix_of(path, a.ndim).leading)
+
+
+def _axes(config, names, matrix):
+    leading, inputs, outputs = matrix.split(names)
+    made = {"a": (*leading, *inputs, None), "b": (*leading, None, *outputs)}
+    return made | ({"scale": (*leading, *outputs)} if config.dora else {})
+
+
+def _over_inputs(matrix, shape):
+    leading, inputs, outputs = matrix.split(shape)
+    return (*leading, *(1 for _ in inputs), *outputs)

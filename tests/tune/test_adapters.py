@@ -1,0 +1,124 @@
+"""Adapters: the algebra of merging, what is trained, and peft's own files and logits."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deepseek_jax import api
+from deepseek_jax.compress.matrices import matrix_of
+from deepseek_jax.convert import huggingface, peft
+from deepseek_jax.errors import UserError
+from deepseek_jax.models import tree
+from deepseek_jax.tune import lora
+from deepseek_jax.tune.config import LoraConfig
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+PATHS = {  # of a matrix each: heads apart, experts fused, several dimensions summed over, convolution
+    "layers/0-1/attention/q": (2, 6, 2, 4),
+    "layers/0-1/feed_forward/experts/gate": (2, 3, 6, 8),
+    "layers/0-1/attention/out": (2, 2, 4, 6),
+    "convolution/blocks/0/convolutions/0/kernel": (3, 3, 4, 8),
+}
+
+
+def some(config: LoraConfig, seed: int = 0) -> tuple[dict, dict]:
+    """(weights, adapters with nothing zero in them), both by path."""
+    draw = np.random.default_rng(seed)
+    weights = {path: jnp.asarray(draw.normal(size=shape), jnp.float32) for path, shape in PATHS.items()}
+    adapters = {path: lora.new_adapter(config, path, weight, seed) for path, weight in weights.items()}
+    for adapter in adapters.values():
+        adapter["b"] = jnp.asarray(draw.normal(size=adapter["b"].shape), jnp.float32)
+    return weights, adapters
+
+
+def test_a_merged_matrix_is_the_sum_of_each_layer_and_expert():
+    config = LoraConfig(rank=1, alpha=3.0)
+    weights, adapters = some(config)
+    for path, weight in weights.items():
+        matrix, adapter = matrix_of(path, weight.ndim), adapters[path]
+        expected = matrix.fold(np.asarray(weight, np.float64))
+        for n, each in enumerate(expected):
+            a = np.asarray(adapter["a"], np.float64).reshape(len(expected), -1, 1)[n]
+            b = np.asarray(adapter["b"], np.float64).reshape(len(expected), 1, -1)[n]
+            each += 3.0 * a @ b
+        got = matrix.fold(np.asarray(lora.merged(weight, path, adapter, config)))
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_unmerging_gives_weights_back_to_the_rounding_of_two_sums():
+    config = LoraConfig(rank=1)
+    weights, adapters = some(config)
+    merged = lora.merge(lora.unflatten_dict(dict(weights), sep="/"), adapters, config)
+    back, there = (tree.by_path(each) for each in (lora.unmerge(merged, adapters, config), tree.by_path(merged)))
+    for path, weight in weights.items():
+        bound = 2.0**-24 * (np.abs(weight) + np.abs(there[path]) + 1e-30) * 1.0001
+        assert (np.abs(np.asarray(back[path]) - weight) <= bound).all(), path
+        assert np.abs(there[path] - weight).max() > 0.1
+
+
+def test_dora_gives_each_output_its_length():
+    config = LoraConfig(rank=1, dora=True)
+    weights, adapters = some(config)
+    for path, weight in weights.items():
+        matrix, adapter = matrix_of(path, weight.ndim), adapters[path]
+        scale = adapter["scale"] * 1.5
+        got = lora.merged(weight, path, adapter | {"scale": scale}, config)
+        np.testing.assert_allclose(lora.lengths(got, matrix), scale, rtol=1e-5)
+        untouched = lora.merged(weight, path, lora.new_adapter(config, path, weight, 0), config)
+        np.testing.assert_allclose(untouched, weight, rtol=1e-6, atol=1e-6)
+    with pytest.raises(UserError, match="DoRA cannot be taken out again"):
+        lora.unmerge({}, {}, config)
+
+
+def test_a_rank_that_saves_nothing_is_refused():
+    with pytest.raises(UserError, match=r"tune.lora.rank is 4, which saves nothing on x of 6 x 8; at most 3 does"):
+        lora.new_adapter(LoraConfig(rank=4), "x", jnp.zeros((6, 8)), 0)
+    with pytest.raises(UserError, match="found in no matrix's path"):
+        lora.adapted(LoraConfig(rank=1, paths="nowhere"), {"layers/0-0/attention/q": np.zeros((1, 4, 2, 4))})
+    with pytest.raises(UserError, match="embedding, no matrix of a product"):
+        lora.adapted(LoraConfig(rank=1, paths="embed"), {"embedding": np.zeros((8, 4))})
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+@pytest.mark.parametrize("model", ["v1", "v3"])
+def test_logits_are_those_of_peft(model, method):
+    """tests/goldens/peft/make_goldens.py made adapters with the library and ran them in transformers."""
+    base = api.from_pretrained(GOLDENS / model)
+    expected = np.load(GOLDENS / f"peft/{model}_{method}/expected.npz")
+    adapters, config = peft.load(GOLDENS / f"peft/{model}_{method}", base.config)
+    params = jax.jit(lambda params, adapters: lora.merge(params, adapters, config))(base.params, adapters)
+    logits = dataclasses.replace(base, params=params)(expected["ids"]).logits
+    assert np.abs(logits - base(expected["ids"]).logits).max() > 0.01
+    np.testing.assert_allclose(logits, expected["logits"], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["v1_dora", "v3_lora"])
+def test_peft_files_come_back_as_they_were(name, tmp_path):
+    model = huggingface.read_config(GOLDENS / name[:2])
+    adapters, config = peft.load(GOLDENS / "peft" / name, model)
+    peft.save(tmp_path, model, adapters, config)
+    there, here = (dict(peft.entries(path / peft.TENSORS)) for path in (GOLDENS / "peft" / name, tmp_path))
+    assert there.keys() == here.keys()
+    for key in there:
+        np.testing.assert_array_equal(there[key].read(), here[key].read(), key)
+    about = json.loads((tmp_path / peft.CONFIG).read_text())
+    assert (about["r"], about["lora_alpha"], about["use_dora"]) == (config.rank, config.alpha, config.dora)
+
+
+def test_what_peft_files_do_not_fit_is_said(tmp_path):
+    model = huggingface.read_config(GOLDENS / "v1")
+    with pytest.raises(UserError, match="has no adapter_config.json"):
+        peft.load(tmp_path, model)
+    (tmp_path / peft.CONFIG).write_text(json.dumps({"peft_type": "IA3"}))
+    with pytest.raises(UserError, match="of the method IA3"):
+        peft.load(tmp_path, model)
+    (tmp_path / peft.CONFIG).write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2, "bias": "all"}))
+    with pytest.raises(UserError, match="has bias = 'all', which is not read"):
+        peft.load(tmp_path, model)
+    with pytest.raises(UserError, match="the adapter of model.layers.0.self_attn.o_proj has lora_A.weight"):
+        peft.load(GOLDENS / "peft/v3_lora", model)

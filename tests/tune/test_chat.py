@@ -1,0 +1,144 @@
+"""Conversations: the templates, the mask of answers through packing and into the loss, and what is refused."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from deepseek_jax.config import DataConfig
+from deepseek_jax.data import chat
+from deepseek_jax.data.pipeline import open_corpus
+from deepseek_jax.data.tokenizer import Tokenizer, train_bpe
+from deepseek_jax.errors import UserError
+from deepseek_jax.tasks import language_model
+
+TURNS = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "1+1?"},
+    {"role": "assistant", "content": "2", "reasoning_content": "easy"},
+    {"role": "user", "content": "2+2?"},
+    {"role": "assistant", "content": "4", "reasoning_content": "two twos"},
+]
+# As DeepSeek's own templates write these messages, from bos to eos.
+WRITTEN = {
+    "v3": "Be brief.<｜User｜>1+1?<｜Assistant｜>2<｜end▁of▁sentence｜><｜User｜>2+2?<｜Assistant｜>4",
+    "v3.2": "Be brief.<｜User｜>1+1?<｜Assistant｜></think>2<｜end▁of▁sentence｜>"
+    "<｜User｜>2+2?<｜Assistant｜><think>two twos</think>4",
+}
+SAID = {"v3": ["2", "<｜end▁of▁sentence｜>", "4"], "v3.2": ["2", "<｜end▁of▁sentence｜>", "two twos", "</think>", "4"]}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """Bytes alone, and of the control tokens of conversations only the user's."""
+    path = tmp_path_factory.mktemp("chat") / "tokenizer.json"
+    train_bpe([], 400, path)
+    description = json.loads(path.read_text())
+    description["added_tokens"].append(description["added_tokens"][-1] | {"id": 262, "content": chat.USER})
+    description["model"]["vocab"][chat.USER] = 262
+    path.write_text(json.dumps(description))
+    return Tokenizer(path)
+
+
+@pytest.mark.parametrize("template", ["v3", "v3.2"])
+def test_templates_write_what_deepseek_writes(template):
+    pieces = chat.render(chat.checked(TURNS), template)
+    assert "".join(piece.text for piece in pieces) == WRITTEN[template]
+    assert [piece.text for piece in pieces if piece.answer] == SAID[template]
+    assert chat.render(TURNS, "v4") == chat.render(TURNS, "v3.2")
+
+
+def test_control_tokens_are_found_by_name_and_never_forged(tokenizer):
+    forged = [{"role": "user", "content": chat.USER}, {"role": "assistant", "content": "yes"}]
+    ids, answers = chat.encode(chat.render(forged, "v3"), tokenizer)
+    assert ids.count(tokenizer.token(chat.USER)) == 1 and tokenizer.token(chat.ASSISTANT) is None
+    assert tokenizer.decode(ids) == f"{chat.USER}{chat.USER}{chat.ASSISTANT}yes"
+    said = [id for id, answer in zip(ids, answers, strict=True) if answer]
+    assert tokenizer.decode(said) == "yes"
+    assert chat.prompt(forged[:1], "v3", tokenizer) == [tokenizer.bos, *ids[: -len(said)]]
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ("text", "no list of messages"),
+        (TURNS[1:2], "not user and assistant in turns"),
+        (TURNS[2:], "not user and assistant in turns"),
+        ([TURNS[1], {"role": "assistant", "content": " "}], "a message without text"),
+        ([TURNS[1], {"role": "assistant", "content": 4}], "a message without text"),
+    ],
+)
+def test_what_is_no_conversation_is_named(messages, reason):
+    with pytest.raises(ValueError, match=reason):
+        chat.checked(messages)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory, tokenizer):
+    """Forty questions of unequal length, two records that are none."""
+    directory = tmp_path_factory.mktemp("chats")
+    talks = [
+        [{"role": "user", "content": "q" * (number % 7 + 1)}, {"role": "assistant", "content": "z" * (number % 5 + 1)}]
+        for number in range(40)
+    ]
+    records = [json.dumps({"messages": talk}) for talk in [*talks, "none", talks[0][:1]]]
+    (directory / "talks.jsonl").write_text("\n".join(records))
+    data = DataConfig(
+        source=str(directory / "talks.jsonl"),
+        directory=str(directory / "prepared"),
+        tokenizer=str(tokenizer.path),
+        sequence_length=32,
+        fim_rate=0.0,
+        held_out=0.2,
+        chat="v3",
+    )
+    return open_corpus(data, 400)
+
+
+def test_packed_rows_know_what_is_answered(corpus, tokenizer):
+    assert corpus.parts[0].skipped["count"] == 2
+    rows = [row for batch in corpus.held_out_batches(4) for row in map(dict, _rows(batch))]
+    asked = 0
+    for row in rows:
+        said = (row["tokens"] == tokenizer.encode("z")[0]) | (row["tokens"] == tokenizer.eos)
+        np.testing.assert_array_equal(row["answers"] > 0, said & (row["segment_ids"] > 0))
+        within = (row["segment_ids"][1:] == row["segment_ids"][:-1]) & (row["segment_ids"][1:] > 0)
+        asked += int((within & (row["answers"][1:] > 0)).sum())
+    assert asked == corpus.held_out_targets["talks"]
+    letters = sum(len(json.loads(talk)[1]["content"]) + 1 for talk in _texts(corpus))
+    assert corpus.held_out_bytes["talks"] == letters
+
+
+def _rows(batch):
+    return [{name: array[row] for name, array in batch.items()} for row in range(len(batch["tokens"]))]
+
+
+def _texts(corpus):
+    return [text for text in corpus.held_out_text("talks").split(b"\0") if text]
+
+
+def test_only_answers_are_targets_at_every_depth(corpus):
+    batch = next(iter(corpus.held_out_batches(4)))
+    counts = language_model.totals({name: array[None] for name, array in batch.items()}, 2)
+    answers, segments = batch["answers"], batch["segment_ids"]
+    for depth in (1, 2):
+        same = (segments[:, depth:] == segments[:, :-depth]) & (segments[:, depth:] > 0)
+        expected = same & (answers[:, depth:] > 0)
+        got = np.asarray(language_model.targets(batch, depth))
+        np.testing.assert_array_equal(got[:, :-depth], expected)
+        assert not got[:, -depth:].any()
+        assert counts[f"targets_{depth}"] == expected.sum() and counts[f"seen_{depth}"] == same.sum()
+
+
+def test_the_data_section_refuses_what_cannot_be(corpus):
+    with pytest.raises(UserError, match="data.chat needs data.tokenizer"):
+        DataConfig(chat="v3", fim_rate=0.0)
+    with pytest.raises(UserError, match="data.fim_rate is 0.1; conversations"):
+        DataConfig(chat="v3", tokenizer="x")
+    with pytest.raises(UserError, match="data.chat is 'v5'; choose one of v3, v3.2, v4"):
+        DataConfig(chat="v5")
+    with pytest.raises(UserError, match="operations are conversations; set data.chat"):
+        open_corpus(dataclasses.replace(corpus.data, source="operations", chat=""), 400)
+    with pytest.raises(UserError, match="prose is text; leave data.chat empty"):
+        open_corpus(dataclasses.replace(corpus.data, source="prose"), 400)

@@ -1,0 +1,133 @@
+"""What a run begins from: checkpoints of every kind, what is left new, and what is said where they do not fit."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from deepseek_jax.config import CheckpointConfig, EvalConfig, StartConfig
+from deepseek_jax.convert import huggingface, orbax_directory
+from deepseek_jax.errors import UserError
+from deepseek_jax.train.loop import train
+from deepseek_jax.train.restore import restore_model
+from deepseek_jax.train.setup import prepare
+from deepseek_jax.train.start import first_state
+from tests.train import tiny
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """(directory, experiment, run directory) of a trained model whose average is kept too."""
+    directory = tmp_path_factory.mktemp("start")
+    experiment = tiny.experiment(directory, steps=6)
+    experiment = dataclasses.replace(
+        experiment,
+        train=dataclasses.replace(experiment.train, ema_decay=0.5),
+        eval=EvalConfig(every=2, batches=1, samples=0),
+        checkpoint=CheckpointConfig(every=2, keep=9),
+    )
+    train(experiment, directory / "base", QUIET)
+    return directory, experiment, directory / "base"
+
+
+def begun(base, checkpoint=None, model=None, **start):
+    """The first state of a run that begins there, and what was said."""
+    directory, experiment, workdir = base
+    start = StartConfig(checkpoint=str(checkpoint or workdir), **start)
+    data = dataclasses.replace(experiment.data, tokenizer=str(workdir / "tokenizer.json"))
+    experiment = dataclasses.replace(experiment, start=start, data=data, model=model or experiment.model)
+    said = []
+    return first_state(prepare(experiment, QUIET), said.append), said
+
+
+def assert_equal(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def test_begins_with_the_average_of_a_run(base):
+    state, said = begun(base)
+    trained = restore_model(base[2])
+    assert_equal(state["params"], trained.params)
+    assert not said and state["step"] == 0
+    assert all(not leaf.any() for leaf in jax.tree.leaves(state["opt_state"]))
+
+
+def test_begins_with_the_best_step(base):
+    _, experiment, workdir = base
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    scores = {row["step"]: row["val/loss"] for row in rows if "val/loss" in row}
+    best = min(scores, key=scores.get)
+    assert_equal(begun(base, best=True)[0]["params"], restore_model(workdir, best).params)
+
+
+@pytest.mark.parametrize("kind", [orbax_directory, huggingface])
+def test_begins_with_a_converted_model(base, tmp_path, kind):
+    trained = restore_model(base[2])
+    kind.save(tmp_path / "model", base[1].model, trained.params, trained.buffers)
+    assert_equal(begun(base, tmp_path / "model")[0]["params"], trained.params)
+
+
+def test_a_new_vocabulary_leaves_the_rest(base):
+    model = dataclasses.replace(base[1].model, vocab_size=410)
+    state, said = begun(base, model=model, fresh="^head$|embedding")
+    trained = restore_model(base[2])
+    assert state["params"]["embedding"].shape[0] == 410 and state["params"]["embedding"].std() < 0.03
+    assert_equal(state["params"]["layers"], trained.params["layers"])
+    assert said == [f"beginning from {base[2]}, where model.vocab_size is 400 and here 410"]
+
+
+def test_what_does_not_fit_is_named(base):
+    model = dataclasses.replace(base[1].model, intermediate_size=48)
+    with pytest.raises(
+        UserError,
+        match=r"feed_forward/down does not fit: .* has \(1, 64, 32\) and this model "
+        r"\(1, 48, 32\); there model.intermediate_size is 64 and here 48",
+    ):
+        begun(base, model=model)
+    with pytest.raises(
+        UserError, match="head does not fit: .* and this model has none; there model.tie_word_embeddings"
+    ):
+        begun(base, model=dataclasses.replace(base[1].model, tie_word_embeddings=True))
+    with pytest.raises(UserError, match="'nowhere', which is found in no parameter's path"):
+        begun(base, fresh="nowhere")
+    with pytest.raises(UserError, match="is no directory"):
+        begun(base, "nowhere")
+    with pytest.raises(UserError, match="is no regular expression"):
+        StartConfig(fresh="(")
+
+
+def test_another_tokenizer_is_refused_unless_embeddings_are_new(base, tmp_path):
+    copy = shutil.copytree(base[2], tmp_path / "copy")
+    (copy / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="another tokenizer; set data.tokenizer=.*copy/tokenizer.json"):
+        begun(base, copy)
+    begun(base, copy, fresh="embedding|^head$")
+
+
+def test_a_resumed_run_does_not_look_at_it(base, tmp_path):
+    source = shutil.copytree(base[2], tmp_path / "source")
+    experiment = dataclasses.replace(
+        base[1],
+        start=StartConfig(checkpoint=str(source)),
+        data=dataclasses.replace(base[1].data, tokenizer=str(base[2] / "tokenizer.json")),
+        train=dataclasses.replace(base[1].train, steps=6),
+    )
+    first = train(experiment, tmp_path / "run", QUIET)
+    shutil.rmtree(source)
+    assert train(experiment, tmp_path / "run", QUIET) == first
+    assert json.loads((tmp_path / "run/config.json").read_text())["experiment"]["start"]["checkpoint"] == str(source)
+
+
+@pytest.mark.slow
+def test_on_a_mesh_each_device_reads_its_part(base, tmp_path, python):
+    trained = restore_model(base[2])
+    huggingface.save(tmp_path / "model", base[1].model, trained.params, trained.buffers)
+    for checkpoint in (base[2], tmp_path / "model"):
+        done = python("-m", "tests.tune.on_mesh", str(base[0]), str(checkpoint), devices=4)
+        assert done.returncode == 0, done.stdout + done.stderr
