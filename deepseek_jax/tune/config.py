@@ -66,8 +66,6 @@ def experts_of(text: str) -> dict[int, list[int]]:
     for part in filter(None, (part.strip() for part in text.split(";"))):
         match = re.fullmatch(r"(\d+):((?:\s*\d+)+)", part)
         if not match or int(match[1]) in found:
-            raise UserError(
-                f"tune.experts has {part!r}; write a layer once, and its experts, as in '1: 3 5 7; 2: 0 4'."
-            )
+            raise UserError(f"tune.experts has {part!r}; write each layer once, as in '1: 3 5 7; 2: 0 4'.")
         found[int(match[1])] = sorted(set(map(int, match[2].split())))
     return found

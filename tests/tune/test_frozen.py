@@ -1,0 +1,164 @@
+"""What of a model is trained: by path, by layer, by expert; the rest stays to the bit and has no optimizer state."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from deepseek_jax.config import Experiment, OptimizerConfig, ScheduleConfig, SupervisedExperiment
+from deepseek_jax.errors import UserError
+from deepseek_jax.models.depth import distances
+from deepseek_jax.train.optimizer import make_optimizer
+from deepseek_jax.tune import esft
+from deepseek_jax.tune.config import LoraConfig, TuneConfig, experts_of
+from deepseek_jax.tune.frozen import frozen_view, trained_rows
+
+SHAPES = {
+    "embedding": (8, 4),
+    "layers/0-0/attention/q": (1, 4, 2, 2),
+    "layers/1-3/attention/q": (3, 4, 2, 2),
+    "layers/1-3/feed_forward/experts/gate": (3, 4, 4, 6),
+    "layers/1-3/feed_forward/router/kernel": (3, 4, 4),
+    "norm/scale": (4,),
+    "head": (4, 8),
+}
+
+
+@pytest.fixture
+def params():
+    draw = np.random.default_rng(0)
+    return unflatten_dict({path: jnp.asarray(draw.normal(size=of)) for path, of in SHAPES.items()}, sep="/")
+
+
+def trained(**settings) -> dict:
+    """The first layers' rows that are trained, by path; None for all of an array."""
+    found = trained_rows(TuneConfig(**settings), SHAPES)
+    return {path: [index.tolist() for index in rows] or None for path, rows in found.items()}
+
+
+def test_what_is_trained_is_said_by_path_layer_or_expert():
+    assert trained(train="^head$|norm") == {"norm/scale": None, "head": None}
+    assert trained(train="attention", freeze="0-0") == {"layers/1-3/attention/q": None}
+    last = {path: [[1, 2]] for path in SHAPES if "1-3" in path} | {"norm/scale": None, "head": None}
+    assert trained(last_layers=2) == last
+    assert trained(last_layers=3, freeze="head|norm|experts|router") == {"layers/1-3/attention/q": None}
+    assert trained(last_layers=4).keys() == SHAPES.keys() - {"embedding"}
+    assert trained(experts="1: 3 0; 3: 2") == {"layers/1-3/feed_forward/experts/gate": [[0, 0, 2], [0, 3, 2]]}
+
+
+def test_with_adapters_nothing_else_is_trained_unless_named():
+    paths = [*SHAPES, "adapters/layers/1-3/attention/q/a"]
+    assert list(trained_rows(TuneConfig(lora=LoraConfig(rank=1)), paths)) == paths[-1:]
+    assert list(trained_rows(TuneConfig(train="norm", lora=LoraConfig(rank=1)), paths)) == ["norm/scale", paths[-1]]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"train": "head"}, {"last_layers": 2}, {"experts": "1: 3 0; 3: 2"}, {"freeze": "embed"}]
+)
+def test_a_view_gives_the_model_back_and_gradients_only_to_what_is_trained(params, settings):
+    view = frozen_view(TuneConfig(**settings))
+    kept, buffers = view.split(params, {"bias": 1})
+    whole, own = view.weights(kept, buffers, None)
+    jax.tree.map(np.testing.assert_array_equal, whole, params)
+    assert own == {"bias": 1}
+
+    def loss(kept):
+        return sum((leaf**2).sum() for leaf in jax.tree.leaves(view.weights(kept, buffers, None)[0]))
+
+    moved = jax.tree.map(lambda leaf, slope: leaf - slope, kept, jax.grad(loss)(kept))  # becomes -leaf
+    after = flatten_dict(view.weights(moved, buffers, None)[0], sep="/")
+    rows = trained_rows(TuneConfig(**settings), SHAPES)
+    for path, before in flatten_dict(params, sep="/").items():
+        expected = np.array(before)
+        if path in rows:
+            expected[rows[path] or ...] *= -1
+        np.testing.assert_allclose(after[path], expected, rtol=1e-6, err_msg=path)
+    axes = unflatten_dict({path: tuple(map(str, range(len(of)))) for path, of in SHAPES.items()}, sep="/")
+    of_kept, of_buffers = view.axes(axes, {})
+    lengths = lambda tree: jax.tree.map(len, tree, is_leaf=lambda node: isinstance(node, tuple))  # noqa: E731
+    assert lengths(of_kept) == jax.tree.map(jnp.ndim, kept)
+    assert lengths(of_buffers["frozen"]) == jax.tree.map(jnp.ndim, buffers["frozen"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"train": "nowhere"},
+            "tune.train is 'nowhere', which is found in no parameter's path; there are embedding",
+        ),
+        ({"train": "head", "freeze": "head"}, "leaves nothing to train"),
+        ({"last_layers": 5}, "tune.last_layers is 5; the model has 4"),
+        ({"experts": "0: 1"}, "tune.experts names layer 0, which has no routed experts"),
+    ],
+)
+def test_settings_that_find_nothing_are_refused(settings, said):
+    with pytest.raises(UserError, match=said):
+        trained(**settings)
+
+
+def test_experts_are_written_by_layer(params):
+    assert experts_of(esft.as_setting({1: [0, 3], 12: [2]})) == {1: [0, 3], 12: [2]}
+    for text in ("1: a", "1: 2; 1: 3", "1"):
+        with pytest.raises(UserError, match="write each layer once"):
+            TuneConfig(experts=text)
+    with pytest.raises(UserError, match="tune.experts names expert 4; .* holds 4, counted from 0"):
+        frozen_view(TuneConfig(experts="1: 4")).split(params, {})
+    with pytest.raises(UserError, match="leave out tune.train"):
+        TuneConfig(experts="1: 2", train="head")
+
+
+def test_the_fewest_experts_that_do_the_work_are_chosen():
+    shares = {1: np.array([0.1, 0.4, 0.3, 0.2]), 2: np.array([0.25, 0.25, 0.25, 0.25]), 3: np.array([0, 1.0, 0, 0])}
+    assert esft.choose(shares, 0.7) == {1: [1, 2], 2: [0, 1, 2], 3: [1]}
+    assert esft.choose(shares, 1.0) == {1: [0, 1, 2, 3], 2: [0, 1, 2, 3], 3: [1]}
+    with pytest.raises(UserError, match="the threshold is 0"):
+        esft.choose(shares, 0.0)
+
+
+def test_distances_count_layers_from_the_output():
+    far = distances(dict.fromkeys(SHAPES))
+    assert far["head"] == far["norm/scale"] == 0 and far["embedding"] == 5
+    np.testing.assert_array_equal(far["layers/1-3/attention/q"], [3, 2, 1])
+    np.testing.assert_array_equal(
+        distances({"layers/1-3/attention/q": 2, "head": None})["layers/1-3/attention/q"], [2, 1]
+    )
+    hybrid = ["convolution/blocks/0/a", "convolution/blocks/1/a", "recurrent/a", "attention/a", "head/a"]
+    assert [int(far) for far in distances(dict.fromkeys(hybrid)).values()] == [4, 3, 2, 1, 0]
+
+
+def steps(count: int, params: dict, **settings) -> dict:
+    """Parameters after some steps of SGD with gradients of one, at a constant rate of 1."""
+    schedule = ScheduleConfig(name="constant")
+    config = OptimizerConfig(
+        name="sgd", peak_lr=1.0, b1=0.0, weight_decay=0.0, clip_norm=0.0, schedule=schedule, **settings
+    )
+    optimizer = make_optimizer(config, steps=10)
+    state, ones = optimizer.init(params), jax.tree.map(jnp.ones_like, params)
+    for _ in range(count):
+        updates, state = optimizer.update(ones, state, params, value=0.0)
+        params = jax.tree.map(jnp.add, params, updates)
+    return flatten_dict(params, sep="/")
+
+
+def test_rates_fall_with_the_distance_from_the_output(params):
+    moved = {path: -leaf for path, leaf in steps(1, jax.tree.map(jnp.zeros_like, params), layer_decay=0.5).items()}
+    np.testing.assert_allclose(moved["head"], 1.0)
+    np.testing.assert_allclose(moved["layers/1-3/attention/q"][:, 0, 0, 0], [0.125, 0.25, 0.5])
+    np.testing.assert_allclose(moved["embedding"], 0.5**5)
+
+
+def test_layers_wait_for_their_turn(params):
+    """Five distances over half of ten steps: each layer begins a step after the one above it."""
+    moved = {path: -leaf for path, leaf in steps(4, jax.tree.map(jnp.zeros_like, params), unfreeze=0.5).items()}
+    np.testing.assert_array_equal(moved["head"], 4.0)
+    np.testing.assert_array_equal(moved["layers/1-3/attention/q"][:, 0, 0, 0], [1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(moved["embedding"], 0.0)
+
+
+def test_rates_by_layer_do_not_go_with_single_experts():
+    with pytest.raises(UserError, match="leave them out beside tune.experts"):
+        Experiment(tune=TuneConfig(experts="1: 0"), optimizer=OptimizerConfig(layer_decay=0.9))
+    with pytest.raises(UserError, match="leave them out beside tune.experts"):
+        SupervisedExperiment(tune=TuneConfig(experts="1: 0"), optimizer=OptimizerConfig(unfreeze=0.5))

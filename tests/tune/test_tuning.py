@@ -1,0 +1,115 @@
+"""Tuning on the real loop: what is trained moves, the rest does not, checkpoints go on, and the verbs do their part."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from deepseek_jax.config import CheckpointConfig, EvalConfig, StartConfig
+from deepseek_jax.convert import huggingface, peft
+from deepseek_jax.models import tree
+from deepseek_jax.train.loop import train
+from deepseek_jax.train.restore import restore_adapters, restore_model
+from deepseek_jax.train.setup import prepare
+from deepseek_jax.tune.config import LoraConfig, TuneConfig
+from tests.train import tiny
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """(directory, experiment of a mixture of experts that begins from a trained one, that one's run directory)."""
+    directory = tmp_path_factory.mktemp("tuning")
+    experiment = tiny.experiment(directory, tiny.MOE, steps=8)
+    experiment = dataclasses.replace(experiment, eval=EvalConfig(samples=0, batches=1), checkpoint=CheckpointConfig())
+    train(experiment, directory / "base", QUIET)
+    return directory, tuned_from(experiment, directory / "base"), directory / "base"
+
+
+def tuned_from(experiment, workdir):
+    data = dataclasses.replace(experiment.data, tokenizer=str(workdir / "tokenizer.json"))
+    return dataclasses.replace(experiment, data=data, start=StartConfig(checkpoint=str(workdir)))
+
+
+@pytest.fixture(scope="module")
+def lora(base):
+    directory, experiment, _ = base
+    experiment = dataclasses.replace(experiment, tune=TuneConfig(lora=LoraConfig(rank=2, dora=True)))
+    train(experiment, directory / "lora", QUIET)
+    return experiment, directory / "lora"
+
+
+def test_adapters_are_all_that_moves(base, lora):
+    before, after = (tree.by_path(restore_model(workdir).params) for workdir in (base[2], lora[1]))
+    still = {path for path in before if (np.asarray(before[path]) == np.asarray(after[path])).all()}
+    assert {"embedding", "head", "layers/1-1/feed_forward/router/kernel"} <= still
+    assert "layers/1-1/feed_forward/experts/gate" not in still and "layers/0-0/attention/out" not in still
+
+
+def test_the_optimizer_remembers_adapters_alone(lora):
+    setup = prepare(lora[0], QUIET)
+    trained = sum(leaf.size for leaf in jax.tree.leaves(setup.abstract["params"]))
+    moments = sum(leaf.size for leaf in jax.tree.leaves(setup.abstract["opt_state"]) if leaf.ndim)
+    frozen = sum(leaf.size for leaf in jax.tree.leaves(setup.abstract["buffers"]["frozen"]))
+    assert moments == 2 * trained and trained < frozen / 4
+    assert list(setup.abstract["params"]) == ["adapters"]
+
+
+def test_the_verbs_save_merge_and_score(base, lora, deepseek_jax, tmp_path):
+    """What peft's files and the base make is what the run itself computes with."""
+    out, merged = tmp_path / "adapters", tmp_path / "merged"
+    assert deepseek_jax("adapters", "save", str(lora[1]), str(out))[0] == 0
+    assert deepseek_jax("adapters", "merge", str(base[2]), str(out), str(merged))[0] == 0
+    config = huggingface.read_config(merged)
+    params, _ = huggingface.load(merged, config)
+    expected = restore_model(lora[1]).params
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7), params, expected)
+    adapters, there = peft.load(out, config)
+    assert (there.rank, there.alpha, there.dora) == (2, 16.0, True)
+    assert adapters.keys() == restore_adapters(lora[1])[1].keys()
+    status, _, error = deepseek_jax("adapters", "unmerge", str(merged), str(out), str(tmp_path / "back"))
+    assert status == 2 and "DoRA cannot be taken out again" in error
+    status, _, error = deepseek_jax("adapters", "save", str(base[2]), str(tmp_path / "none"))
+    assert status == 2 and "has no adapters" in error
+
+
+def test_experts_are_chosen_and_trained_alone(base, deepseek_jax, tmp_path):
+    directory, experiment, workdir = base
+    config = tmp_path / "experiment.py"
+    config.write_text(CONFIG.format(directory=directory, workdir=workdir))
+    arguments = "--config", str(config), "--threshold", "0.4", "--batches", "2"
+    status, chosen, told = deepseek_jax("esft", *arguments)
+    assert status == 0 and chosen.startswith("1: ") and "of 8 experts do" in told
+    status, by_gate, _ = deepseek_jax("esft", *arguments, "--score", "gate")
+    assert status == 0 and by_gate.startswith("1: ")
+    train(dataclasses.replace(experiment, tune=TuneConfig(experts=chosen.strip())), directory / "esft", QUIET)
+    before, after = (tree.by_path(restore_model(path).params) for path in (workdir, directory / "esft"))
+    experts = [int(expert) for expert in chosen.split(":")[1].split()]
+    for path in before:
+        moved = np.asarray(before[path]) != np.asarray(after[path])
+        if "/experts/" in path:
+            assert sorted(set(np.nonzero(moved)[1])) == experts, path
+        else:
+            assert not moved.any(), path
+
+
+CONFIG = """
+from deepseek_jax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.model.update(vocab_size=400, hidden_size=32, num_hidden_layers=2, intermediate_size=64)
+    config.model.update(num_attention_heads=2, q_lora_rank=16, kv_lora_rank=16, qk_nope_head_dim=8)
+    config.model.update(qk_rope_head_dim=8, v_head_dim=8, first_k_dense_replace=1, num_nextn_predict_layers=0)
+    config.model.update(n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=32, n_group=2, topk_group=1)
+    config.model.initializer_range = 0.02
+    config.data.update(source="{directory}/topics.jsonl", directory="{directory}/prepared", sequence_length=64)
+    config.data.update(held_out=0.1, tokenizer="{workdir}/tokenizer.json")
+    config.train.update(steps=8, batch_size=4, microbatch_size=2)
+    config.start.checkpoint = "{workdir}"
+    return config
+"""
