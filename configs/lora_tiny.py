@@ -1,7 +1,7 @@
 """Adapters of rank 2 beside every matrix of v3_tiny, experts too, trained on literature.
 
-    deepseek-jax train --config configs/lora_tiny.py --workdir runs/lora_tiny
-    deepseek-jax adapters save runs/lora_tiny adapters/
+deepseek-jax train --config configs/lora_tiny.py --workdir runs/lora_tiny
+deepseek-jax adapters save runs/lora_tiny adapters/
 """
 
 from configs import tune_tiny

@@ -17,7 +17,7 @@ def add_to(verbs):
         "rewrite a checkpoint in another spelling, type or format",
         """\
 IN is a directory of safetensors files as Hugging Face or DeepSeek publish them, quantised or not, a run directory of
-`deepseek-jax train` (its newest checkpoint), or what --to orbax wrote.  OUT is made.
+`deepseek-jax train` (its newest checkpoint), what --to orbax wrote, or a .gguf file of a Llama.  OUT is made.
 
 Released files become safetensors a tensor at a time, so they may be larger than memory; --to orbax takes memory for the
 whole model.  Quantised matrices become bfloat16 unless --dtype says otherwise; a router's bias stays float32.
@@ -26,7 +26,8 @@ examples:
   deepseek-jax convert DeepSeek-V3 v3_bfloat16
   deepseek-jax convert DeepSeek-V4-Flash v4_flash --spelling huggingface --dtype bfloat16
   deepseek-jax convert DeepSeek-V2-Lite v2_lite_orbax --to orbax --dtype float32
-  deepseek-jax convert runs/v3_tiny v3_tiny_for_transformers""",
+  deepseek-jax convert runs/v3_tiny v3_tiny_for_transformers
+  deepseek-jax convert SmolLM2-135M-Instruct.Q4_1.gguf smollm2""",
     )
     parser.add_argument("source", metavar="IN", help="the checkpoint to read")
     parser.add_argument("target", metavar="OUT", help="the directory to write")
@@ -55,8 +56,10 @@ def run(args):
 
 
 def _check(args, source, target):
-    if not source.is_dir():
-        raise UserError(f"{source} is no directory; give that of a checkpoint.")
+    if not (source.is_dir() or (source.is_file() and source.suffix == ".gguf")):
+        raise UserError(f"{source} is no directory; give that of a checkpoint, or a .gguf file.")
+    if source.is_file() and args.to == "orbax":
+        raise UserError(f"{source} becomes safetensors; convert these to orbax.")
     if target.exists() and any(target.iterdir()):
         raise UserError(f"{target} is not empty; give a directory that is not there yet.")
     if args.to == "orbax" and args.spelling:
@@ -64,8 +67,10 @@ def _check(args, source, target):
 
 
 def _convert(args, source, target, progress):
-    from deepseek_jax.convert import huggingface, orbax_directory
+    from deepseek_jax.convert import gguf_file, huggingface, orbax_directory
 
+    if source.is_file():
+        return gguf_file.rewrite(source, target, dtype=args.dtype or "float32", progress=progress)
     spelling = args.spelling or "huggingface"
     ours = _ours(source, args.dtype)
     if ours is None and args.to == "safetensors":

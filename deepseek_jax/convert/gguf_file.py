@@ -1,0 +1,114 @@
+"""Models of llama.cpp: a GGUF file as a checkpoint of Llama's layers, its blocks of few bits as float numbers.
+
+GGUF keeps queries and keys in the order of pairs that rotate together; the layers here, as Hugging Face's, rotate the
+first half of a head with the second.
+"""
+
+import functools
+import json
+from pathlib import Path
+
+import numpy as np
+
+from deepseek_jax.convert import shards
+from deepseek_jax.convert.progress import Progress, unseen
+from deepseek_jax.convert.safetensors_file import Output
+from deepseek_jax.errors import UserError
+
+LAYER = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
+MODEL = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+
+
+def rewrite(source: Path, target: Path, *, dtype: str = "float32", progress: Progress = unseen):
+    """Writes config.json and safetensors; one tensor at a time is made whole.
+
+    Raises UserError for other models than Llama's, and where the library gguf is not installed.
+    """
+    reader = _open(source)
+    config = _config(reader, source)
+    outputs = [_output(tensor, config, np.dtype(dtype), source) for tensor in reader.tensors]
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "config.json").write_text(json.dumps(config | {"torch_dtype": dtype}, indent=2) + "\n")
+    shards.write(target, outputs, shards.SHARD_BYTES, progress)
+
+
+def _open(source):
+    try:
+        import gguf
+    except ImportError:
+        raise UserError("a .gguf file is read by the library gguf: pip install gguf.") from None
+    try:
+        return gguf.GGUFReader(source)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{source} is no GGUF file that can be read: {error}.") from None
+
+
+def _config(reader, source) -> dict:
+    """A config.json of Llama's."""
+
+    def field(name, default=None):
+        found = reader.get_field(name)
+        if found is None and default is None:
+            raise UserError(f"{source} says nothing of {name}.")
+        return default if found is None else found.contents()
+
+    if (architecture := field("general.architecture")) != "llama":
+        raise UserError(f"{source} holds a model of the architecture {architecture}; only llama is read from GGUF.")
+    names = {tensor.name for tensor in reader.tensors}
+    heads, width = field("llama.attention.head_count"), field("llama.embedding_length")
+    if "rope_freqs.weight" in names or field("llama.rope.scaling.type", "none") != "none":
+        raise UserError(f"{source} scales its rotary embeddings, which is not read from GGUF.")
+    embedding = next(tensor for tensor in reader.tensors if tensor.name == "token_embd.weight")
+    return {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": int(embedding.shape[1]),  # GGUF counts dimensions from the inside
+        "hidden_size": width,
+        "intermediate_size": field("llama.feed_forward_length"),
+        "num_hidden_layers": field("llama.block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": field("llama.attention.head_count_kv", heads),
+        "head_dim": field("llama.rope.dimension_count", width // heads),
+        "max_position_embeddings": field("llama.context_length"),
+        "rms_norm_eps": float(np.float32(field("llama.attention.layer_norm_rms_epsilon")).astype(str)),
+        "rope_theta": float(field("llama.rope.freq_base", 10000.0)),
+        "rope_scaling": None,
+        "hidden_act": "silu",
+        "initializer_range": 0.02,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": "output.weight" not in names,
+    }
+
+
+def _output(tensor, config, dtype, source) -> Output:
+    stem = tensor.name.removesuffix(".weight")
+    if stem in MODEL:
+        name = MODEL[stem]
+    else:
+        _, layer, part = [*stem.split("."), "", ""][:3]
+        if part not in LAYER:
+            raise UserError(f"{source} has a tensor {tensor.name}, which no layer of Llama has.")
+        name = f"model.layers.{layer}.{LAYER[part]}"
+    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+    read = functools.partial(_read, tensor, heads.get(stem.rpartition(".")[2]))
+    return Output(f"{name}.weight", dtype, tuple(int(size) for size in reversed(tensor.shape)), (read,))
+
+
+def _read(tensor, heads: int | None) -> np.ndarray:
+    from gguf import quants
+
+    array = quants.dequantize(tensor.data, tensor.tensor_type).reshape([int(size) for size in reversed(tensor.shape)])
+    if heads is None:
+        return array
+    return array.reshape(heads, -1, 2, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
