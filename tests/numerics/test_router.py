@@ -142,15 +142,21 @@ def test_balance_loss_and_load_count_only_what_counts():
     scores = rng.uniform(0.1, 0.9, size=(2, 7, E))
     experts = np.argsort(-scores, axis=-1)[..., :K]
     counted = np.arange(7) < np.asarray(lengths)[:, None]
-    routing = Routing(jnp.asarray(experts.reshape(14, K)), None, jnp.asarray(scores.reshape(14, E), jnp.float32))
+    weights = 2.5 * rng.uniform(0.1, 1.0, size=(14, K))  # of which only the shares count
+    routing = Routing(
+        jnp.asarray(experts.reshape(14, K)), jnp.asarray(weights), jnp.asarray(scores.reshape(14, E), jnp.float32)
+    )
     ours = report(routing, jnp.asarray(counted))
-    load, balance = np.zeros(E), 0.0
+    load, gate, balance = np.zeros(E), np.zeros(E), 0.0
     for row, length in enumerate(lengths):
         count = np.bincount(experts[row, :length].reshape(-1), minlength=E)
         share = scores[row, :length] / scores[row, :length].sum(axis=-1, keepdims=True)
         balance += (count * E / (K * length) * share.mean(axis=0)).sum()
         load += count
+        shares = (weights / weights.sum(axis=-1, keepdims=True)).reshape(2, 7, K)[row, :length]
+        gate += np.bincount(experts[row, :length].reshape(-1), weights=shares.reshape(-1), minlength=E)
     np.testing.assert_allclose(ours.load_E, load)
+    np.testing.assert_allclose(ours.gate_E, gate, rtol=1e-5)
     np.testing.assert_allclose(ours.balance, balance, rtol=1e-5)
 
 

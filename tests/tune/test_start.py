@@ -86,7 +86,7 @@ def test_what_does_not_fit_is_named(base):
     model = dataclasses.replace(base[1].model, intermediate_size=48)
     with pytest.raises(
         UserError,
-        match=r"feed_forward/down does not fit: .* has \(1, 64, 32\) and this model "
+        match=r"feed_forward/down does not fit: .* has \(1, 64, 32\) and this model has "
         r"\(1, 48, 32\); there model.intermediate_size is 64 and here 48",
     ):
         begun(base, model=model)

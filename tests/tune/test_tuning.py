@@ -58,6 +58,7 @@ def test_the_optimizer_remembers_adapters_alone(lora):
     assert list(setup.abstract["params"]) == ["adapters"]
 
 
+@pytest.mark.slow
 def test_the_verbs_save_merge_and_score(base, lora, deepseek_jax, tmp_path):
     """What peft's files and the base make is what the run itself computes with."""
     out, merged = tmp_path / "adapters", tmp_path / "merged"
@@ -76,6 +77,7 @@ def test_the_verbs_save_merge_and_score(base, lora, deepseek_jax, tmp_path):
     assert status == 2 and "has no adapters" in error
 
 
+@pytest.mark.slow
 def test_experts_are_chosen_and_trained_alone(base, deepseek_jax, tmp_path):
     directory, experiment, workdir = base
     config = tmp_path / "experiment.py"

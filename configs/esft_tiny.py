@@ -1,0 +1,13 @@
+"""Of v3_tiny only the experts that literature uses, trained on literature.
+
+    deepseek-jax train --config configs/esft_tiny.py --workdir runs/esft_tiny \\
+      --config.tune.experts="$(deepseek-jax esft --config configs/esft_tiny.py --threshold 0.4)"
+"""
+
+from configs import tune_tiny
+
+
+def get_config():
+    config = tune_tiny.get_config()
+    config.optimizer.peak_lr = 3e-3
+    return config
