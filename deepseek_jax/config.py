@@ -147,6 +147,7 @@ class TrainConfig:
     batch_size: int = 8  # sequences a step, over all devices
     microbatch_size: int = 0  # sequences a forward pass, gradients accumulated over the rest; 0: the whole batch
     pipeline_microbatches: int = 0  # parts of it that go from stage to stage where mesh.stage > 1; 0: as many as stages
+    pipeline_rounds: int = 1  # that each of them makes: more leave stages idle for less time, and pass on more often
     ramp_start: int = 0  # batch size at step 0, grown in equal stages of whole microbatches to `batch_size`; 0: no ramp
     ramp_stages: int = 4
     ramp_fraction: float = 0.0  # share of the steps over which the batch grows
@@ -157,7 +158,7 @@ class TrainConfig:
     on_nonfinite: str = "stop"  # or skip: drop the step and count it
 
     def __post_init__(self):
-        at_least("train", self, 1, "steps", "batch_size", "ramp_stages")
+        at_least("train", self, 1, "steps", "batch_size", "ramp_stages", "pipeline_rounds")
         at_least("train", self, 0, "microbatch_size", "pipeline_microbatches", "ramp_start")
         choice("train.dtype", self.dtype, ("float32", "bfloat16"))
         choice("train.remat", self.remat, ("none", "dots", "full"))

@@ -42,13 +42,14 @@ def run(args):
         print(f"warning: {warning}")
 
 
-LAYERS = ("layers",), ("pipelined_layers",)  # the first dimension of what is stacked
 _HEADINGS = ("tensor", "layers", "dimensions / mesh axes", "a device's part", "MiB a device")
 
 
 def _row(name, group):
     """Of tensors that are alike: in how many layers, then the dimensions of one layer, each with what splits it."""
-    stacked = [tensor.logical[:1] in LAYERS and not tensor.mesh_axes[0] for tensor in group]
+    from deepseek_jax.parallel.plan import STACKED
+
+    stacked = [tensor.logical[:1] and tensor.logical[0] in STACKED for tensor in group]
     layers = sum(tensor.shape[0] if stack else 1 for tensor, stack in zip(group, stacked))
     tensor, cut = group[0], slice(int(stacked[0]), None)
     dims = zip(tensor.logical[cut], tensor.shape[cut], tensor.mesh_axes[cut])

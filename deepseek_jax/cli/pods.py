@@ -31,12 +31,17 @@ def _axes(text: str | None) -> dict[str, str]:
 
 def batch_problems(experiment, mesh) -> list[str]:
     """What training would refuse, as sentences."""
+    from deepseek_jax.parallel import pipeline
     from deepseek_jax.parallel.mesh import check_batch, check_sequence
     from deepseek_jax.train.schedules import microbatch_size
+
+    def check_pipeline(mesh, name, size):
+        pipeline.check(mesh, experiment.train.pipeline_microbatches, name, size)
 
     size = microbatch_size(experiment.train)
     checks = (
         (check_batch, "train.microbatch_size or train.batch_size", size),
+        (check_pipeline, "train.microbatch_size or train.batch_size", size),
         (check_sequence, "data.sequence_length", experiment.data.sequence_length),
     )
     found = []

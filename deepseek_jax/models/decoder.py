@@ -19,12 +19,11 @@ from deepseek_jax.models.layers import RMSNorm
 from deepseek_jax.models.mhc import StreamHead
 from deepseek_jax.models.moe.balance import RouterReport
 from deepseek_jax.models.mtp import make_mtp
-from deepseek_jax.models.schedule import groups, layer_kinds, pipelined
+from deepseek_jax.models.schedule import MOST_UNROLLED, groups, layer_kinds, pipelined
 from deepseek_jax.models.tree import split, stack, weight
 from deepseek_jax.parallel import pipeline
 from deepseek_jax.parallel.vocabulary import lookup
 
-MOST_UNROLLED = 4
 REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 
 
@@ -47,7 +46,7 @@ class Decoder(nnx.Module):
     """A DeepSeek decoder.
 
     `dtype` is the activations' type; `remat` what the backward pass computes again; `capacity_factor`: see Context;
-    `pipeline_microbatches`: see parallel/pipeline.py.
+    `pipeline_microbatches` and `pipeline_rounds`: see parallel/pipeline.py.
     """
 
     def __init__(
@@ -59,9 +58,10 @@ class Decoder(nnx.Module):
         remat: str = "none",
         capacity_factor: float = 0.0,
         pipeline_microbatches: int = 0,
+        pipeline_rounds: int = 1,
     ):
         self.config, self.dtype, self.remat, self.capacity_factor = config, dtype, remat, capacity_factor
-        self.pipeline_microbatches = pipeline_microbatches
+        self.pipeline_microbatches, self.pipeline_rounds = pipeline_microbatches, pipeline_rounds
         D, V, scale = config.hidden_size, config.vocab_size, config.initializer_range
         self.embedding = weight(rngs.params(), (V, D), ("vocab", "embed"), scale)
         self.layers = nnx.Dict()
@@ -139,24 +139,32 @@ class Decoder(nnx.Module):
 
     def _pipeline(self, stacks, x, context):
         """As `_scan`, spread over the stages of the mesh."""
-        return pipeline.run(self._scan, stacks, x, context, self.pipeline_microbatches)
+        if pipeline.stages() == 1:
+            return self._scan(stacks, x, context)
+        return pipeline.run(self._layer, stacks, x, context, self.pipeline_microbatches, self.pipeline_rounds)
 
     def _scan(self, stacks, x, context):
         """Layers of `stacks` in turn; (the next x, the report of each stack)."""
-
-        def layer(blocks, x):
-            reports = []
-            for block in blocks:
-                x, report = self._remat(lambda block, x: block(x, context))(block, x)
-                reports.append(report)
-            return x, reports
-
         depth = jax.tree.leaves(stacks)[0].shape[0]
-        # A scan compiles one layer however many there are, and copies what each leaves for the backward pass.
-        return jax.lax.scan(lambda x, blocks: layer(blocks, x), x, stacks, unroll=depth <= MOST_UNROLLED)
+        layer = lambda x, blocks: self._layer(blocks, x, context)  # noqa: E731
+        return jax.lax.scan(layer, x, stacks, unroll=depth <= MOST_UNROLLED)
 
-    def _remat(self, layer):
-        return layer if self.remat == "none" else jax.checkpoint(layer, policy=REMAT_POLICIES[self.remat])
+    def _layer(self, blocks, x, context, number=None):
+        """(the next x, reports) of a layer of each kind in turn; with `number` of those that lie there in stacks."""
+        reports = []
+        for block in blocks:
+
+            def run(block, x):
+                if number is not None:
+                    block = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), block)
+                return block(x, context)
+
+            # Saved intermediates of a layer that is taken from a stack would hold copies of its weights.
+            remat = "dots" if number is not None and self.remat == "none" else self.remat
+            run = run if remat == "none" else jax.checkpoint(run, policy=REMAT_POLICIES[remat])
+            x, report = run(block, x)
+            reports.append(report)
+        return x, reports
 
     def _predict_further(self, x, context):
         """`x` is what the modules hand on: the normed state, or streams as the last layer left them."""

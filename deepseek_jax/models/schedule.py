@@ -10,6 +10,7 @@ import re
 from deepseek_jax.models.config import ModelConfig
 
 LONGEST_PERIOD = 8
+MOST_UNROLLED = 4  # a scan compiles one layer however many there are, and copies what each leaves for the backward pass
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,8 @@
 Whatever looks at one token at a time is spread with its tokens, by XLA (rules.py).  Attention looks further.  It runs
 on each device's own tokens (local.py), and asks there for exactly what it needs of others, by the functions below: the
 keys of all tokens, as small as they are before they are expanded; the tokens just before its own for a window or a
-compressor.  What travels is what is asked for, and in the backward pass its gradient.
+compressor; another's queries in exchange for its own, where these see more than those.  What travels is what is asked
+for, and in the backward pass its gradient.
 
 Where no sequence is spread each function gives what there is: all keys are one's own, and before the first token lies
 nothing.
@@ -25,9 +26,28 @@ def parts() -> int:
     return current_mesh().shape[AXIS] if divided(AXIS) else 1
 
 
-def places(length: int) -> Int[Array, " S"]:
-    """Where in their row this device's `length` tokens are."""
-    return jnp.arange(length) + (jax.lax.axis_index(AXIS) * length if parts() > 1 else 0)
+def first_place(length: int) -> int | Int[Array, ""]:
+    """Where in their row the first of this device's `length` tokens is."""
+    return jax.lax.axis_index(AXIS) * length if parts() > 1 else 0
+
+
+def swap_second_half(tree):
+    """Arrays [B S ...] with the second half of the device as far from the end as this is from the beginning.
+
+    Done again, it brings back what there was.
+    """
+
+    def swap(x):
+        own, given = jnp.split(x, 2, axis=1)
+        pairs = [(at, parts() - 1 - at) for at in range(parts())]
+        return jnp.concatenate([own, jax.lax.ppermute(given, AXIS, pairs)], axis=1)
+
+    return jax.tree.map(swap, tree)
+
+
+def swapped_place(length: int) -> Int[Array, ""]:
+    """Where in their row the half that `swap_second_half` brings begins."""
+    return (parts() - 1 - jax.lax.axis_index(AXIS)) * length + length // 2
 
 
 def whole_sequence(tree):

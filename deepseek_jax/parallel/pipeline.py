@@ -1,15 +1,21 @@
-"""Pipeline parallelism: a stack's layers spread over the mesh axis `stage`, microbatches passed along (GPipe).
+"""Pipeline parallelism: a stack's layers spread over the mesh axis `stage`, microbatches passed along, in rounds.
 
-In each turn every stage runs its own layers on one microbatch, all stages at once, and hands the result to the next:
-stage s works on microbatch m in turn m + s, so M microbatches take M + N - 1 turns, of which each stage spends N - 1
-without one (arXiv:1811.06965).  The turns are one scan; the backward pass is its transpose, the same pipeline from the
-last stage to the first.  docs/parallel.md says what it costs.
+The n layers are cut into R N chunks of L neighbours, and stage s runs the chunks s, N + s, 2 N + s ...; the last ones
+are filled up with layers that do nothing where n has no such factors.  In each turn every stage runs one chunk on one
+microbatch, all stages at once, and hands the result to the next, the last stage to the first.  Microbatches go in
+groups of N: a group makes all of its R rounds before the next one enters, so that a round ends where and when the next
+begins.  M microbatches take M R + N - 1 turns, of which each stage spends N - 1 without one (Megatron-LM's interleaved
+schedule, arXiv:2104.04473, section 2.2; with one round it is GPipe, arXiv:1811.06965).  The turns are one scan; the
+backward pass is its transpose, the same pipeline from the last stage to the first.  docs/parallel.md: what it costs.
 
-Outside of the pipeline the stages share the batch, so that no layer is computed twice.
+Between steps every stage has a part of every layer, as fsdp stores them, so that checkpoints know nothing of stages.
+Once a step `_own_layers` brings each stage its layers.  Outside of the pipeline the stages share the batch, so that no
+layer is computed twice.
 
-N stages  M microbatches  P devices that share a microbatch  B sequences, B/M in a microbatch
+N stages  R rounds  L layers of a chunk  M microbatches  P devices that share a microbatch  B sequences, B/M in one
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -18,34 +24,83 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from deepseek_jax.errors import UserError
-from deepseek_jax.parallel.rules import RULES, axis_size, constrain, current_mesh
+from deepseek_jax.models.schedule import MOST_UNROLLED
+from deepseek_jax.models.tree import axes_of, is_variable
+from deepseek_jax.parallel.rules import (
+    PIPELINED,
+    RANK,
+    RULES,
+    STORED,
+    axis_size,
+    constrain,
+    current_mesh,
+    on_each_device,
+    open_spec,
+    varying,
+)
 
-STAGE = RULES["pipelined_layers"]
+STAGE = RULES["stages"]
 
 
-def run(layers: Callable, stacks, x, context, microbatches: int = 0):
-    """layers(stacks, x, context), stage by stage where the current mesh has stages; M = `microbatches` or, for 0, N.
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """How many `layers` go over how many `stages`, in how many `rounds`, with how many `microbatches`."""
 
-    layers(stacks, x, context) -> (the next x, reports) runs as many layers as lie stacked in the arrays of `stacks`.
-    x and the arrays of `context` are [B S ...], but for those without a dimension, which hold for all.  Reports lead
-    with the layer and are sums over sequences, so that microbatches add up.
+    layers: int
+    stages: int
+    rounds: int
+    microbatches: int
+
+    @property
+    def chunk(self) -> int:
+        """L."""
+        return -(-self.layers // (self.stages * self.rounds))
+
+    @property
+    def filled(self) -> int:
+        """Layers, with those that do nothing."""
+        return self.stages * self.rounds * self.chunk
+
+    @property
+    def turns(self) -> int:
+        return self.microbatches * self.rounds + self.stages - 1
+
+
+def stages() -> int:
+    """Among how many devices layers are spread where this is asked."""
+    mesh = current_mesh()
+    return mesh.shape[STAGE] if mesh else 1
+
+
+def run(layer: Callable, stacks, x, context, microbatches: int = 0, rounds: int = 1):
+    """(the last x, reports of all layers) of the layers in `stacks`, stage by stage; M is `microbatches` or, for 0, N.
+
+    layer(stacks, x, context, number) -> (the next x, its report) runs the one that lies at `number` in the arrays of
+    `stacks`.  It must bring what it takes from them inside of its own jax.checkpoint: else every turn keeps a copy.
+    x and the arrays of `context` are [B S ...], but for those without a dimension, which hold for all.  Reports are
+    sums over sequences, so that microbatches add up; those of all layers lead with the layer.
     """
     mesh = current_mesh()
-    if mesh is None or mesh.shape[STAGE] == 1:
-        return layers(stacks, x, context)
-    dealt = mesh.shape[STAGE], _sharing(mesh), microbatches or mesh.shape[STAGE]
+    depth = jax.tree.leaves(stacks)[0].shape[0]
+    schedule = Schedule(depth, mesh.shape[STAGE], rounds, microbatches or mesh.shape[STAGE])
+    if schedule.stages * rounds > depth:
+        raise UserError(
+            f"{schedule.stages} stages (mesh.{STAGE}) times {rounds} (train.pipeline_rounds) are more parts than the "
+            f"{depth} layers that a pipeline can be made of."
+        )
+    dealt = schedule.stages, _sharing(mesh), schedule.microbatches
     x_MB, context = _arrays(lambda array: _deal(array, *dealt), (x, context))
     # A copy for each stage goes in, and the sum over stages comes out, each the other's gradient.
-    x_NMB = _spread(jnp.broadcast_to(x_MB, (mesh.shape[STAGE], *x_MB.shape)), "stages", None)
+    x_NMB = _spread(jnp.broadcast_to(x_MB, (schedule.stages, *x_MB.shape)), "stages", None)
     x_NMB, reports = jax.shard_map(
-        functools.partial(_in_turns, layers),
+        functools.partial(_in_turns, layer, schedule),
         in_specs=(PartitionSpec(STAGE), PartitionSpec(STAGE), PartitionSpec()),
         out_specs=PartitionSpec(STAGE),
         axis_names={STAGE},  # the other axes are as they were: XLA's, or those of a shard_map in a layer
         check_vma=False,
-    )(stacks, x_NMB, _arrays(lambda array: _spread(array, None), context))
+    )(_own_layers(stacks, schedule), x_NMB, _arrays(lambda array: _spread(array, None), context))
     x_MB = _spread(_spread(x_NMB, "stages", None).sum(axis=0), "stages")
-    return _collect(x_MB, *dealt), reports
+    return _collect(x_MB, *dealt), jax.tree.map(lambda report: _in_order(report, schedule), reports)
 
 
 def check(mesh: Mesh, microbatches: int, name: str, size: int):
@@ -71,28 +126,83 @@ def _sharing(mesh: Mesh | AbstractMesh) -> int:
     return axis_size(mesh, RULES["microbatch"])
 
 
-def _in_turns(layers, stacks, x_1MB, context):
-    """What each stage does, given its layers and all microbatches."""
-    stage, stages = jax.lax.axis_index(STAGE), jax.lax.axis_size(STAGE)
-    x_MB = x_1MB[0]
-    M = x_MB.shape[0]
+def _own_layers(stacks, schedule: Schedule):
+    """The stacks with the layers of one stage after those of another, each stage's R L of them whole on its devices."""
 
-    def turn(arrived, now):
-        number, entering = now
-        microbatch = number - stage
-        place = jnp.clip(microbatch, 0, M - 1)
-        its_context = _arrays(lambda array: array[place], context)
-        x, reports = layers(stacks, jnp.where(stage == 0, entering, arrived), its_context)
-        working = (microbatch >= 0) & (microbatch < M)
+    def bring(param):
+        axes, x = axes_of(param), _by_stage(param[...], schedule)
+        apart = [dim for dim, axis in enumerate(axes) if axis in (STORED, RANK)]
+        if apart:  # each stage has a part of all layers: it sends every other what is that one's
+            return param.replace(jax.lax.all_to_all(x, STAGE, split_axis=0, concat_axis=apart[0], tiled=True))
+        x = varying(x, (STAGE,)).reshape(schedule.stages, -1, *x.shape[1:])
+        return param.replace(jax.lax.dynamic_index_in_dim(x, jax.lax.axis_index(STAGE), keepdims=False))
+
+    def of_device(stacks):
+        return jax.tree.map(bring, stacks, is_leaf=is_variable)
+
+    def specs(leading):
+        def spec(param):
+            return open_spec(tuple(leading if axis == PIPELINED else axis for axis in axes_of(param)))
+
+        return jax.tree.map(spec, stacks, is_leaf=is_variable)
+
+    with jax.named_scope("own_layers"):
+        return on_each_device(of_device, (specs(PIPELINED),), specs("stages"))(stacks)
+
+
+def _by_stage(x_n, schedule: Schedule):
+    """[n ...] as [N R L ...], in a row; the layers that do nothing are the last one again."""
+    missing = schedule.filled - schedule.layers
+    x_n = jnp.concatenate([x_n, jnp.broadcast_to(x_n[-1:], (missing, *x_n.shape[1:]))]) if missing else x_n
+    x_RNL = x_n.reshape(schedule.rounds, schedule.stages, schedule.chunk, *x_n.shape[1:])
+    return x_RNL.swapaxes(0, 1).reshape(-1, *x_n.shape[1:])
+
+
+def _in_order(x_NRL, schedule: Schedule):
+    """Undoes `_by_stage`."""
+    x_NRL = x_NRL.reshape(schedule.stages, schedule.rounds, schedule.chunk, *x_NRL.shape[1:])
+    return x_NRL.swapaxes(0, 1).reshape(-1, *x_NRL.shape[3:])[: schedule.layers]
+
+
+def _in_turns(layer, schedule: Schedule, stacks, x_1MB, context):
+    """What each stage does, given its layers and all microbatches."""
+    N, R, L, M = schedule.stages, schedule.rounds, schedule.chunk, schedule.microbatches
+    stage = jax.lax.axis_index(STAGE)
+    ring = [(here, (here + 1) % N) for here in range(N if R > 1 else N - 1)]
+
+    def run_chunk(x, context, round_):
+        """The L layers of this stage's chunk."""
+
+        def run_layer(x, place):
+            y, report = layer(stacks, x, context, round_ * L + place)
+            does_something = (round_ * N + stage) * L + place < schedule.layers
+            return (y if schedule.filled == schedule.layers else jnp.where(does_something, y, x)), report
+
+        return jax.lax.scan(run_layer, x, jnp.arange(L), unroll=L <= MOST_UNROLLED)
+
+    def turn(carried, number):
+        arrived, x_MB = carried
+        unit = number - stage  # of the M R chunks that each stage runs
+        working, unit = (unit >= 0) & (unit < M * R), jnp.clip(unit, 0, M * R - 1)
+        round_, microbatch = unit // N % R, unit // (N * R) * N + unit % N
+        waiting = _at(x_MB, microbatch)
+        x = jnp.where((stage == 0) & (round_ == 0), waiting, arrived)
+        x, reports = run_chunk(x, _arrays(lambda array: _at(array, microbatch), context), round_)
+        left = jnp.where(working & (stage == N - 1) & (round_ == R - 1), x, waiting)
+        x_MB = jax.lax.dynamic_update_index_in_dim(x_MB, left, microbatch, 0)  # in the place of what entered there
         reports = jax.tree.map(lambda report: jnp.where(working, report, 0), reports)
-        return jax.lax.ppermute(x, STAGE, [(here, here + 1) for here in range(stages - 1)]), (x, reports)
+        return (jax.lax.ppermute(x, STAGE, ring), x_MB), (reports, round_)
 
     # In turns without a microbatch a stage computes all the same, and nothing counts it: of real states, so that no
     # gradient is 0 times infinity.  To wait would save no time, and a layer's collectives may not be skipped by some.
-    entering = jnp.concatenate([x_MB, jnp.broadcast_to(x_MB[-1:], (stages - 1, *x_MB.shape[1:]))])
-    _, (left, reports) = jax.lax.scan(turn, x_MB[0], (jnp.arange(M + stages - 1), entering))
-    left_1MB = jnp.where(stage == stages - 1, left[stages - 1 :], 0)[None]
-    return left_1MB, jax.tree.map(lambda report: report.sum(axis=0), reports)
+    x_MB = x_1MB[0]
+    (_, x_MB), (reports, rounds_T) = jax.lax.scan(turn, (x_MB[0], x_MB), jnp.arange(schedule.turns))
+    reports = jax.tree.map(lambda each: jax.ops.segment_sum(each, rounds_T, R).reshape(-1, *each.shape[2:]), reports)
+    return jnp.where(stage == N - 1, x_MB, 0)[None], reports
+
+
+def _at(x, place):
+    return jax.lax.dynamic_index_in_dim(x, place, keepdims=False)
 
 
 def _spread(x, *leading: str | None):

@@ -10,8 +10,9 @@ from jax.sharding import AbstractMesh
 
 from deepseek_jax.config import MeshConfig
 from deepseek_jax.parallel.mesh import axis_sizes
-from deepseek_jax.parallel.rules import axis_size, partition_spec
+from deepseek_jax.parallel.rules import PIPELINED, axis_size, partition_spec
 
+STACKED = "layers", PIPELINED  # the first dimension of tensors of several layers
 LARGE = 16 * 2**20  # bytes from which a tensor that every device holds whole is worth a warning
 
 
@@ -59,12 +60,23 @@ def placements(mesh: AbstractMesh, axes_tree, shapes_tree):
 
 
 def grouped(tensors: Iterable[Placement]) -> dict[str, list[Placement]]:
-    """Tensors that are the same part of different layers, MTP modules' too, under the name of that part."""
+    """Tensors that are the same part of different layers, and lie alike, under the name of that part.
+
+    MTP modules' too, but for those that a pipeline places otherwise: they keep their own names.
+    """
     found = {}
     for tensor in tensors:
         part = re.sub(r"^(layers/[^/]+|mtp/[^/]+/block)/", "", tensor.name)
-        found.setdefault(part, []).append(tensor)
+        known = found.setdefault(part, [tensor])
+        if _of_layer(known[0]) != _of_layer(tensor):
+            found[tensor.name] = [tensor]
+        elif known[0] is not tensor:
+            known.append(tensor)
     return found
+
+
+def _of_layer(tensor):
+    return tensor.mesh_axes[tensor.logical[0] in STACKED :]
 
 
 def problems(mesh: AbstractMesh, tensors: Iterable[Placement], num_experts: int) -> list[str]:

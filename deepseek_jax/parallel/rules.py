@@ -14,12 +14,12 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from deepseek_jax.errors import UserError
 
 # The dimension by which a parameter only lies apart, whole wherever the parameter is used; RANK, a compressed width,
-# stands for it in matrices that no model dimension is part of.
-STORED, RANK = "embed", "rank"
+# stands for it in matrices that no model dimension is part of.  PIPELINED: see below.
+STORED, RANK, PIPELINED = "embed", "rank", "pipelined_layers"
 
 RULES = {
     "layers": None,  # scanned over, so every device holds its part of each layer
-    "pipelined_layers": "stage",  # of the longest run of equal layers: the one that is run as a pipeline
+    PIPELINED: None,  # of the longest run of equal layers, the one that is run as a pipeline
     "stages": "stage",
     "vocab": "tensor",
     STORED: "fsdp",
@@ -37,6 +37,8 @@ RULES = {
     "microbatch": ("data", "fsdp", "expert"),
     "sequence": "context",
 }
+# Between steps stages share each layer as fsdp does, whatever layers they run: parallel/pipeline.py brings those.
+RULES_OF_PIPELINED = RULES | dict.fromkeys((STORED, RANK), (RULES[STORED], RULES["stages"]))
 TOKENS = *RULES["batch"], RULES["sequence"]  # the mesh axes that split tokens
 TOKENS_OF_LAYER = *RULES["microbatch"], RULES["sequence"]  # those that do so in every layer, pipelined or not
 
@@ -48,7 +50,8 @@ def partition_spec(axes: tuple[str | None, ...]) -> PartitionSpec:
         raise KeyError(
             f"no rule for the logical axis {unknown[0]!r}; add it to the table in deepseek_jax/parallel/rules.py"
         )
-    return PartitionSpec(*(RULES.get(axis) for axis in axes))
+    rules = RULES_OF_PIPELINED if PIPELINED in axes else RULES
+    return PartitionSpec(*(rules.get(axis) for axis in axes))
 
 
 def shardings(mesh: Mesh, axes_tree, shapes_tree):
@@ -62,9 +65,10 @@ def shardings(mesh: Mesh, axes_tree, shapes_tree):
         for size, logical, mesh_axes in zip(array.shape, axes, spec, strict=True):
             parts = axis_size(mesh, mesh_axes)
             if size % parts:
+                names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes
                 raise UserError(
                     f"{jax.tree_util.keystr(path, simple=True, separator='/')} has {logical} = {size}, which the "
-                    f"{parts} devices of mesh.{mesh_axes} do not divide; choose another mesh.{mesh_axes}."
+                    f"{parts} devices of mesh.{' x mesh.'.join(names)} do not divide; choose another mesh.{names[0]}."
                 )
         return NamedSharding(mesh, spec)
 

@@ -76,5 +76,7 @@ def _description(topology: Topology) -> str:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library:
             place = library.find(name)
             if place < 0:
-                raise UserError(f"this CUDA plugin has no description of {topology.chip.name}; jax 0.12 or newer does.")
+                raise UserError(
+                    f"this CUDA plugin has no description of {topology.chip.name}; that of jax 0.12 has (Python 3.12)."
+                )
             return library[library.rfind(b"\0", 0, place) + 1 : library.find(b"\0", place)].decode()

@@ -13,9 +13,10 @@ import optax
 from jax.sharding import AbstractMesh
 
 from deepseek_jax.models.config import ModelConfig
-from deepseek_jax.models.schedule import LayerKind, layer_kinds
+from deepseek_jax.models.schedule import LayerKind, layer_kinds, pipelined
+from deepseek_jax.parallel.pipeline import Schedule
 from deepseek_jax.parallel.plan import Placement, placements
-from deepseek_jax.parallel.rules import RULES, axis_size
+from deepseek_jax.parallel.rules import PIPELINED, RULES, axis_size
 from deepseek_jax.train.abstract import Abstract
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -24,8 +25,9 @@ ACTIVATIONS = """\
 activations, an estimate, of one microbatch on a device: what the backward pass keeps of every layer (remat full: its
 input; dots: the results of its matrix products too; none: all its intermediates), twice the intermediates of the
 widest layer while it is computed again, that layer's gathered weights and their gradient, one chunk of logits, and the
-gathered head with its gradient.  Of V3 on v5p:8x8x16 it gives three quarters of what the compiler takes; `deepseek-jax
-compile` says what that is."""
+gathered head with its gradient.  A pipeline keeps what it does of its layers in every turn, idle ones too, and has a
+stage's own layers and their gradients beside what is stored.  Of V3 on v5p:8x8x16 it gives three quarters of what the
+compiler takes; `deepseek-jax compile` says what that is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,17 +76,33 @@ def _activations(abstract: Abstract, mesh: AbstractMesh, tensors: list[Placement
     _, sequences, length = abstract.batch["tokens"].shape
     shared = axis_size(mesh, RULES["batch"])
     tokens = -(-sequences // shared) * -(-length // axis_size(mesh, RULES["sequence"]))
-    kinds, size = layer_kinds(config), BYTES[train.dtype]
-    split = mesh.shape["tensor"]
+    size, split = BYTES[train.dtype], mesh.shape["tensor"]
     room = max(abstract.experiment.router.capacity_factor, 1.0) if mesh.shape["expert"] > 1 else 1.0
-    widths = [_width(config, kind, split, room) for kind in kinds]
+    widths = [_width(config, kind, split, room) for kind in layer_kinds(config)]
     streams = (config.hc_mult or 1) * config.hidden_size
-    kept = {"full": 0, "dots": sum(widths) // 2, "none": sum(widths)}[train.remat] + len(kinds) * streams
-    layers = -(-len(kinds) // mesh.shape["stage"])
+    kept = [{"full": 0, "dots": width // 2, "none": width}[train.remat] + streams for width in widths]
+    if mesh.shape["stage"] == 1:
+        numbers, copies = tokens * sum(kept), 0
+    else:
+        numbers, copies = _pipeline(abstract, mesh, tensors, tokens, kept)
+        numbers += 2 * tokens * mesh.shape["stage"] * streams  # every stage has what enters, and its gradient
     logits = 2 * 4 * min(abstract.experiment.loss.chunk_tokens, tokens) * config.vocab_size // split
     head = config.hidden_size * config.vocab_size * (size + 4) // split
     working = tokens * size * 2 * max(widths)
-    return tokens * size * kept * layers // len(kinds) + working + _gathered(tensors, mesh, size) + logits + head
+    return size * numbers + copies + working + _gathered(tensors, mesh, size) + logits + head
+
+
+def _pipeline(abstract, mesh, tensors, tokens, kept) -> tuple[int, int]:
+    """(numbers that a pipeline keeps for the backward pass, bytes of a stage's own layers and their gradients)."""
+    train, stacks, stages = abstract.experiment.train, pipelined(abstract.experiment.model), mesh.shape["stage"]
+    inside = [number for stack in stacks for number in stack.layers]
+    outside = [layer for number, layer in enumerate(kept) if number not in inside]
+    depth = len(stacks[0].layers)
+    schedule = Schedule(depth, stages, train.pipeline_rounds, train.pipeline_microbatches or stages)
+    each_turn = schedule.chunk * sum(kept[stack.layers[0]] for stack in stacks)
+    numbers = tokens * sum(outside) + tokens * stages * schedule.turns * each_turn // schedule.microbatches
+    stored = _size([tensor for tensor in tensors if PIPELINED in tensor.logical])
+    return numbers, 2 * stored * schedule.filled // depth
 
 
 def _width(config: ModelConfig, kind: LayerKind, split: int, room: float) -> int:
@@ -115,7 +133,7 @@ def _gathered(tensors: list[Placement], mesh: AbstractMesh, size: int) -> int:
         if part != "layers":
             continue
         whole = math.prod(
-            -(-length // axis_size(mesh, [name for name in names if name != "fsdp"]))
+            -(-length // axis_size(mesh, [name for name in names if name not in ("fsdp", "stage")]))
             for length, names in zip(tensor.shape[1:], tensor.mesh_axes[1:])
         )
         stack = rest.partition("/")[0]

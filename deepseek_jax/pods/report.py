@@ -18,6 +18,8 @@ from deepseek_jax.pods.text import gib, table, verdict
 from deepseek_jax.train.abstract import Abstract
 from deepseek_jax.train.flops import training_flops
 
+OF_TRACING = ("jit(step)", "while", "body", "closed_call", "checkpoint", "eval_jaxpr")  # parts of names, not of models
+
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -84,19 +86,24 @@ def _compiled(flops: float, executable: jax.stages.Compiled, experiment, topolog
         "collectives": totals(found),
         "largest": tuple(
             f"{gib(each.sent)} by {each.kind} of {each.operand / 2**20:,.1f} MiB among {len(each.group)}, "
-            f"{each.times} x, {_scope(each.source)}"
+            f"{each.times} x, {scope(each.source)}"
             for each in largest
         ),
         "unknown_loops": program.unknown_loops,
     }
 
 
-def _scope(op_name: str) -> str:
-    """jit(step)/transpose(jvp(layers_3-60))/while/body/moe/experts/dot as layers_3-60/moe/experts/dot, backward."""
-    names = [name for name in op_name.split("/") if name not in ("jit(step)", "while", "body", "closed_call")]
-    plain = [re.sub(r"\w+\(|\)", "", name) for name in names if name != "checkpoint"]
-    backward = ", backward" if "transpose(" in op_name else ""
-    return "/".join(filter(None, plain)) + backward if op_name else "a place without a name"
+def scope(op_name: str) -> str:
+    """jit(step)/transpose(jvp(layers_3-60))/while/body/moe/experts/dot as layers_3-60/moe/experts/dot, backward.
+
+    Of several operations that XLA has made one, the first, and how many more there are.
+    """
+    first, *others = op_name.lstrip("(").split(":")
+    names = [name for name in first.split("/") if name not in OF_TRACING]
+    plain = "/".join(filter(None, (re.sub(r"\w+\(|\)", "", name) for name in names)))
+    backward = ", backward" if "transpose(" in first else ""
+    more = f", and {len(others)} more" if others else ""
+    return (plain or "a place without a name") + backward + more
 
 
 def page(found: Report) -> str:

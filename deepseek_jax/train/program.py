@@ -74,6 +74,7 @@ def language_model_program(experiment: Experiment, bytes_a_target: np.ndarray) -
         "remat": train.remat,
         "capacity_factor": experiment.router.capacity_factor,
         "pipeline_microbatches": train.pipeline_microbatches,
+        "pipeline_rounds": train.pipeline_rounds,
     }
     key = jax.random.key(train.seed)
     graphdef, _, _ = jax.eval_shape(lambda: initialise(config, key, **options))

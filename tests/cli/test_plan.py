@@ -50,6 +50,14 @@ def test_microbatches_keep_a_second_gradient(deepseek_jax):
     assert gib(parts, "gradients") == pytest.approx(2 * gib(whole, "gradients"), abs=0.011)
 
 
+def test_a_pipeline_stores_parts_of_all_layers_and_keeps_what_every_turn_leaves(deepseek_jax):
+    words = *TINY, "--mesh", "data=1,stage=2,fsdp=4", "--config.train.batch_size=64", "--config.train.remat=dots"
+    few, many = (deepseek_jax(*words, f"--config.train.pipeline_microbatches={count}")[1] for count in (2, 16))
+    assert re.search(r"feed_forward/experts/gate +3 +experts 16, embed 256 / fsdp x stage, .* 16 x 32 x 128", few)
+    assert re.search(r"mtp/0/block/feed_forward/experts/gate +experts 16, embed 256 / fsdp, ", few)
+    assert gib(many, r"activations \(estimate\)") < gib(few, r"activations \(estimate\)")
+
+
 def test_warnings(deepseek_jax):
     several = deepseek_jax(*TINY, "--topology", "v5e:4x8", "--mesh", "data=1,expert=32")[1]
     assert "mesh.expert is 32, more than the 16 experts" in several
@@ -57,6 +65,8 @@ def test_warnings(deepseek_jax):
     assert "attention/out has heads = 6, which the 4 devices of mesh.tensor do not divide" in uneven
     odd = deepseek_jax(*TINY, "--config.train.batch_size=12")[1]
     assert "train.batch_size is 12, which the 8 devices that share a batch" in odd
+    staged = deepseek_jax(*TINY, "--mesh", "data=4,stage=2", "--config.train.pipeline_microbatches=4")[1]
+    assert "train.batch_size is 8; 4 pipeline microbatches, each shared by 4 devices, need a multiple of 16" in staged
     whole = deepseek_jax(*TINY, "--mesh", "data=1,expert=8", "--config.model.intermediate_size=65536")[1]
     assert re.search(r"feed_forward/gate lies whole on every device, 64 MiB; mesh.expert could split it", whole)
 

@@ -45,10 +45,26 @@ def packed(length):
 def test_splash_attention_is_causal_attention_within_documents():
     """Keys wider than values, one key head for two of queries, padding that gives and gets nothing."""
     inputs, segment_ids = attention_inputs(256), packed(256)
-    splash = functools.partial(kernels.on_tpu, segment_ids_BS=segment_ids, scale=SCALE, interpret=True)
-    plain = functools.partial(core.causal_attend_blockwise, segment_ids_BS=segment_ids, scale=SCALE)
+    splash = lambda *qkv: kernels.on_tpu(*qkv, segment_ids, segment_ids, scale=SCALE, interpret=True)  # noqa: E731
+    plain = lambda *qkv: core.causal_attend_blockwise(*qkv, segment_ids, segment_ids, scale=SCALE)  # noqa: E731
     agree(value_and_gradients(splash, *inputs), value_and_gradients(plain, *inputs))
     assert not splash(*inputs)[0, -30:].any()
+
+
+def test_splash_attention_from_any_place_in_a_row():
+    """Of queries 128 to 255 of 512 tokens: where the sequence is spread, its place is known only to the device."""
+    inputs, segment_ids = attention_inputs(512), packed(512)
+
+    def of_some(attend, q, k, v, first):
+        some = slice(128, 256)
+        return attend(q[:, some], k, v, segment_ids[:, some], segment_ids, scale=SCALE, first=first)
+
+    splash = functools.partial(of_some, functools.partial(kernels.on_tpu, interpret=True), first=jnp.int32(128))
+    plain = functools.partial(of_some, core.causal_attend_blockwise, first=jnp.int32(128))
+    found = value_and_gradients(splash, *inputs)
+    agree(found, value_and_gradients(plain, *inputs))
+    whole = lambda *qkv: core.causal_attend_blockwise(*qkv, segment_ids, segment_ids, scale=SCALE)  # noqa: E731
+    agree(splash(*inputs), whole(*inputs)[:, 128:256])
 
 
 @pytest.mark.parametrize("counts", [[100, 0, 120, 30], [0, 0, 0, 0], [300, 0, 0, 0]])

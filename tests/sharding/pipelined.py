@@ -1,7 +1,7 @@
 """What tests of the pipeline measure on host devices.  Each prints JSON.
 
-python -m tests.sharding.pipelined schedule      turns, and how far results are from those of plain layers
-python -m tests.sharding.pipelined curves v3     loss curves on one device and on meshes with stages
+python -m tests.sharding.pipelined schedules     turns, and how far results are from those of plain layers
+python -m tests.sharding.pipelined curves v3     loss curves on one device and on a mesh with stages
 python -m tests.sharding.pipelined layout        where parameters lie, what is sent, what checkpoints hold
 """
 
@@ -13,6 +13,7 @@ import tempfile
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from deepseek_jax.config import CheckpointConfig, Experiment, MeshConfig
 from deepseek_jax.parallel import pipeline
@@ -22,59 +23,94 @@ from deepseek_jax.train.checkpoint import Checkpoints, Progress
 from deepseek_jax.train.compiling import under
 from tests.sharding import curves
 
-V3 = dataclasses.replace(curves.V3, num_hidden_layers=5)  # one dense, four with experts
-V4 = dataclasses.replace(
-    curves.V4,
-    num_hidden_layers=4,
-    layer_types=("csa", "hca") * 2,
-    mlp_layer_types=("hash_moe", "moe") * 2,  # what the hash is of travels with the microbatch
-)
-MESHES = {  # mesh, pipeline microbatches
-    "v3": (V3, [("one", 0), ("stage=2,data=2,expert=2", 0)]),
-    "v3-four": (V3, [("one", 0), ("stage=4,data=2", 0)]),
-    "v4": (V4, [("one", 0), ("stage=2,fsdp=2,tensor=2", 4)]),
+
+def v3(layers: int):
+    """One dense layer, and so many with experts."""
+    return dataclasses.replace(curves.V3, num_hidden_layers=1 + layers)
+
+
+def v4(pairs: int):
+    return dataclasses.replace(
+        curves.V4,
+        num_hidden_layers=2 * pairs,
+        layer_types=("csa", "hca") * pairs,
+        mlp_layer_types=("hash_moe", "moe") * pairs,  # what the hash is of travels with the microbatch
+    )
+
+
+MESHES = {  # model, mesh, pipeline microbatches, rounds
+    "v3": (v3(4), "stage=2,data=2,expert=2", 0, 2),
+    "v3 alone": (v3(9), "stage=8", 0, 1),  # two layers on four stages, one on the fifth, none on the others
+    "v3 uneven": (v3(6), "stage=4,data=2", 4, 1),
+    "v3 context": (v3(5), "stage=2,context=2,tensor=2", 4, 2),
+    "v4": (v4(4), "stage=2,fsdp=2,tensor=2", 4, 2),
+    "v4 alone": (v4(9), "stage=8", 0, 1),
 }
 
 
-def experiment(model, microbatches: int) -> Experiment:
+def experiment(model, microbatches: int, rounds: int) -> Experiment:
     config = curves.experiment(model)
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, pipeline_microbatches=microbatches))
+    train = dataclasses.replace(config.train, pipeline_microbatches=microbatches, pipeline_rounds=rounds)
+    return dataclasses.replace(config, train=train)
 
 
-def schedule(layers: int = 4, batch: int = 8, length: int = 3, width: int = 4) -> list[dict]:
+SCHEDULES = [  # stages, rounds, microbatches, layers
+    (2, 1, 2, 4),
+    (2, 1, 8, 4),
+    (4, 1, 4, 8),
+    (4, 1, 8, 10),  # 3 + 3 + 3 + 1
+    (2, 2, 4, 4),
+    (2, 3, 2, 7),  # 2 + 2 + 2 + 1 and nothing
+    (4, 2, 8, 8),
+]
+
+
+def schedules() -> list[dict]:
     """Of layers that have no gradient at zero: the turns, and the worst error beside plain layers."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    kernels = jax.random.normal(keys[0], (layers, width, width))
+    return [
+        {"turns": turns, "stages": N, "rounds": R, "microbatches": M, "error": error}
+        for N, R, M, layers in SCHEDULES
+        for turns, error in [schedule(N, R, M, layers)]
+    ]
+
+
+def schedule(stages: int, rounds: int, microbatches: int, layers: int) -> tuple[int, float]:
+    batch, length, width = 8, 3, 4
+    keys = jax.random.split(jax.random.key(0), 4)
+    stack = {
+        "kernel": nnx.Param(
+            jax.random.normal(keys[0], (layers, width, width)), out_sharding=("pipelined_layers", "embed", None)
+        ),
+        "bias": nnx.Param(jax.random.normal(keys[3], (layers, width)), out_sharding=("pipelined_layers", None)),
+    }
     x_BSD, shift_BS = jax.random.normal(keys[1], (batch, length, width)), jax.random.normal(keys[2], (batch, length))
 
-    def stack(kernels, x_BSD, context):
-        def layer(x_BSD, kernel):
-            x_BSD = x_BSD / jnp.linalg.norm(x_BSD, axis=-1, keepdims=True) @ kernel
-            return x_BSD + context["shift"][..., None] * context["scale"], jnp.exp(x_BSD).sum()
+    @jax.checkpoint
+    def layer(stack, x_BSD, context, number):
+        kernel, bias = (jax.lax.dynamic_index_in_dim(stack[name][...], number, 0, False) for name in ("kernel", "bias"))
+        x_BSD = x_BSD / jnp.linalg.norm(x_BSD, axis=-1, keepdims=True) @ kernel + bias
+        return x_BSD + context["shift"][..., None] * context["scale"], jnp.exp(x_BSD).sum()
 
-        return jax.lax.scan(layer, x_BSD, kernels)
-
-    def loss(kernels, x_BSD, microbatches):
+    def loss(stack, x_BSD):
         context = {"shift": shift_BS, "scale": jnp.float32(2)}
-        y_BSD, sums_L = pipeline.run(stack, kernels, x_BSD, context, microbatches)
+        if pipeline.stages() > 1:
+            y_BSD, sums_L = pipeline.run(layer, stack, x_BSD, context, microbatches, rounds)
+        else:
+            one = lambda x_BSD, number: layer(stack, x_BSD, context, number)  # noqa: E731
+            y_BSD, sums_L = jax.lax.scan(one, x_BSD, jnp.arange(layers))
         return (y_BSD * shift_BS[..., None]).sum() + (sums_L**2).sum(), (y_BSD, sums_L)
 
-    def measure(stages, microbatches):
+    def measure(stages):
         mesh = make_mesh(MeshConfig(stage=stages, data=1), jax.devices()[:stages])
-        value = under(mesh, lambda *arguments: loss(*arguments, microbatches))
+        value = under(mesh, loss)
         gradients = jax.grad(value, argnums=(0, 1), has_aux=True)
-        turns = _turns(jax.make_jaxpr(value)(kernels, x_BSD).jaxpr)
+        turns = _turns(jax.make_jaxpr(value)(stack, x_BSD).jaxpr)
         with jax.set_mesh(mesh):
-            return turns, jax.device_get(jax.jit(gradients)(kernels, x_BSD))
+            return turns, jax.device_get(jax.jit(gradients)(stack, x_BSD))
 
-    _, expected = measure(1, 0)
-    found = []
-    for stages, microbatches in ((2, 0), (2, 8), (4, 4), (4, 8)):
-        turns, got = measure(stages, microbatches)
-        errors = jax.tree.map(lambda a, b: float(np.abs(a - b).max() / np.abs(b).max()), got, expected)
-        found.append({"stages": stages, "microbatches": microbatches or stages, "turns": turns})
-        found[-1]["error"] = float(np.max(jax.tree.leaves(errors)))  # of which NaN is the largest
-    return found
+    (turns, found), (_, expected) = measure(stages), measure(1)
+    errors = jax.tree.map(lambda a, b: float(np.abs(a - b).max() / np.abs(b).max()), found, expected)
+    return turns, float(np.max(jax.tree.leaves(errors)))  # of which NaN is the largest
 
 
 def _turns(jaxpr) -> int | None:
@@ -90,33 +126,36 @@ def _turns(jaxpr) -> int | None:
     return None
 
 
-def loss_curves(name: str) -> dict[str, dict]:
-    model, meshes = MESHES[name]
-    return {mesh: curves.curve(experiment(model, count), curves.read(mesh)) for mesh, count in meshes}
+def loss_curves(name: str) -> list[dict]:
+    """On one device, on the mesh."""
+    model, mesh, microbatches, rounds = MESHES[name]
+    config = experiment(model, microbatches, rounds)
+    return [curves.curve(config, {}), curves.curve(config, curves.read(mesh))]
 
 
 def layout() -> dict:
     """Of V3 over two stages, and of the checkpoints that it and one device save and the other restores."""
-    config = experiment(V3, 0)
+    config = experiment(v3(4), 0, 2)
     (state, step, mesh), (alone, _, _) = curves.start(config, {"stage": 2, "data": 4}), curves.start(config, {})
     rows = {name: rows[None] for name, rows in curves.packed(0).items()}
     hlo = step.lower(state, jax.device_put(rows, batch_sharding(mesh, leading=1))).compile().as_text()
     moved, pipelined = curves.collectives(hlo), jax.tree.leaves(state["params"]["layers"]["1-4"])
     return {
-        "parameters": _layers_held(state["params"]["layers"]),
-        "moments": _layers_held(state["opt_state"][1].mu["layers"]),
+        "parameters": _held(state["params"]["layers"]),
+        "moments": _held(state["opt_state"][1].mu["layers"]),
         "passed on": sorted(set(moved["collective-permute"])),
-        "parameters gathered": sorted(set(moved["all-gather"]) & {_spell(leaf) for leaf in pipelined}),
+        "parameters gathered": sorted(set(moved.get("all-gather", [])) & {_spell(leaf) for leaf in pipelined}),
         "restored": [_same_after(state, alone), _same_after(alone, state)],
     }
 
 
-def _layers_held(stacks: dict) -> dict[str, list[int]]:
-    """How many layers of each stack a device has; one number unless its arrays differ."""
-    return {
-        name: sorted({leaf.addressable_shards[0].data.shape[0] for leaf in jax.tree.leaves(stack)})
-        for name, stack in stacks.items()
-    }
+def _held(stacks: dict) -> dict[str, float]:
+    """The share of each stack's numbers that a device has."""
+    shares = {}
+    for name, stack in stacks.items():
+        here = sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(stack))
+        shares[name] = here / sum(leaf.size for leaf in jax.tree.leaves(stack))
+    return shares
 
 
 def _spell(array) -> str:
@@ -137,4 +176,4 @@ def _same_after(saved, like) -> bool:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"schedule": schedule, "curves": loss_curves, "layout": layout}[sys.argv[1]](*sys.argv[2:])))
+    print(json.dumps({"schedules": schedules, "curves": loss_curves, "layout": layout}[sys.argv[1]](*sys.argv[2:])))

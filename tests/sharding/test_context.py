@@ -48,7 +48,7 @@ def check(errors: dict[str, float]):
 
 @pytest.mark.parametrize("case", CASES)
 def test_no_more_travels_than_others_attend_to(findings, case):
-    """Bytes of everything gathered, handed to a neighbour, and in the backward pass summed, on data=2,context=4."""
+    """Bytes of everything gathered, handed on, and in the backward pass summed, on data=2,context=4."""
     found = findings(QUICK)["data=2,context=4"][case]["travelling"]
     kind, config = CASES[case].kind, CASES[case].config
     gathered, handed_on = attended_to(kind, config, devices=4)
@@ -60,12 +60,13 @@ def test_no_more_travels_than_others_attend_to(findings, case):
 
 
 def attended_to(kind: str, config: ModelConfig, devices: int) -> tuple[list[int], int]:
-    """Numbers a row: of each array that every device needs whole; all that one needs of the tokens before its own."""
+    """Numbers a row: of each array that every device needs whole; all that one is handed by another."""
     latents = LENGTH * (config.kv_lora_rank + config.qk_rope_head_dim)
+    swapped = LENGTH // devices // 2 * config.num_attention_heads  # queries of half of the tokens, and what they mixed
     if kind == "gqa":
-        return [LENGTH * config.num_key_value_heads * config.head_dim] * 2, 0
+        return [LENGTH * config.num_key_value_heads * config.head_dim] * 2, swapped * 2 * config.head_dim
     if kind == "mla":
-        return [latents], 0
+        return [latents], swapped * (config.qk_head_dim + config.v_head_dim)
     if kind == "dsa":
         return [latents, LENGTH * config.index_head_dim], 0
     window = config.sliding_window * config.head_dim

@@ -11,6 +11,7 @@ from deepseek_jax.pods import devices as compilers
 from deepseek_jax.pods import hlo
 from deepseek_jax.pods.collectives import Collective, first_group, totals
 from deepseek_jax.pods.compiling import captured_log, place_of
+from deepseek_jax.pods.report import scope
 from deepseek_jax.pods.roofline import bandwidth
 from deepseek_jax.pods.text import verdict
 
@@ -130,6 +131,18 @@ def test_a_group_has_the_links_of_the_dimensions_that_it_spans():
     assert bandwidth((0, 1, 2, 3), v5p, devices) == 4 * v5p.link
     assert bandwidth((0, 7), h100, []) == h100.link
     assert bandwidth((0, 8), h100, []) == h100.network
+
+
+@pytest.mark.parametrize(
+    "op_name, expected",
+    [
+        ("jit(step)/transpose(jvp(layers_3-60))/while/body/moe/dot", "layers_3-60/moe/dot, backward"),
+        ("(jit(step)/mtp/moe/psum:jit(step)/transpose(jvp(mla))/psum:jit(step)/a)", "mtp/moe/psum, and 2 more"),
+        ("", "a place without a name"),
+    ],
+)
+def test_places_in_the_model_as_the_report_names_them(op_name, expected):
+    assert scope(op_name) == expected
 
 
 def test_verdicts():

@@ -11,7 +11,7 @@ from einops import rearrange, repeat
 from jaxtyping import Array, Bool, Float, Int
 
 from deepseek_jax.models.attention import kernels
-from deepseek_jax.parallel.context import places, whole_sequence
+from deepseek_jax.parallel.context import first_place, parts, swap_second_half, swapped_place, whole_sequence
 
 SMALLEST_BLOCK, MOST_BLOCKS = 128, 8  # queries attended at a time; more blocks save work and cost compile time
 
@@ -45,12 +45,36 @@ def causal_attend(
 ) -> Float[Array, "B S H V"]:
     """softmax(scale * q k^T) v over the earlier keys of the same document (0: padding, which sees nothing).
 
-    By a kernel where the platform has one (kernels.py) and the keys are those of the queries' tokens, else in blocks.
+    Where the sequence is spread, queries and segments are a device's own, keys and values those of all tokens.  If
+    each attended with its own queries, all would wait for the last device, whose queries see every key.  So each swaps
+    its second half for that of the device which is as far from the end as it is from the beginning: then every device
+    has one half that sees no key of the second half of the row.
     """
-    by = lambda way: functools.partial(way, scale=scale)  # noqa: E731
-    arguments = q_BSHK, k_BTGK, v_BTGV, segment_ids_BS
-    if q_BSHK.shape[1] != k_BTGK.shape[1] or not kernels.serves(q_BSHK.shape[1]):
-        return causal_attend_blockwise(*arguments, scale=scale)
+    length, keys = q_BSHK.shape[1], (k_BTGK, v_BTGV, whole_sequence(segment_ids_BS))
+    if parts() % 2 or length % 2:
+        return _attend_from(first_place(length), q_BSHK, segment_ids_BS, *keys, scale)
+    swapped = swap_second_half((q_BSHK, segment_ids_BS))
+    own, other = zip(*(jnp.split(x, 2, axis=1) for x in swapped))
+    own, other = (first_place(length), *own), (swapped_place(length), *other)
+    early, late = _in_order(own[0] < other[0], own, other)
+    of_early = _attend_from(*early, *(x[:, : x.shape[1] // 2] for x in keys), scale)
+    of_late = _attend_from(*late, *keys, scale)
+    of_own_and_other = jnp.concatenate(_in_order(own[0] < other[0], of_early, of_late), axis=1)
+    return swap_second_half(of_own_and_other)
+
+
+def _in_order(already, first, second):
+    """(first, second) if they are `already` in order, which devices answer differently, else (second, first)."""
+    choose = lambda a, b: jax.tree.map(functools.partial(jnp.where, already), a, b)  # noqa: E731
+    return choose(first, second), choose(second, first)
+
+
+def _attend_from(first, q_BSHK, segment_ids_BS, k_BTGK, v_BTGV, of_keys_BT, scale):
+    """By a kernel where the platform has one that serves such lengths, else in blocks."""
+    by = lambda way: functools.partial(way, first=first, scale=scale)  # noqa: E731
+    arguments = q_BSHK, k_BTGK, v_BTGV, segment_ids_BS, of_keys_BT
+    if not kernels.serve(q_BSHK.shape[1], k_BTGK.shape[1]):
+        return causal_attend_blockwise(*arguments, first=first, scale=scale)
     platforms = {"tpu": by(kernels.on_tpu)}
     if kernels.cudnn_serves(q_BSHK.dtype):
         platforms["cuda"] = by(kernels.on_gpu)
@@ -62,14 +86,18 @@ def causal_attend_blockwise(
     k_BTGK: Float[Array, "B T G K"],
     v_BTGV: Float[Array, "B T G V"],
     segment_ids_BS: Int[Array, "B S"],
+    of_keys_BT: Int[Array, "B T"],
+    *,
     scale: float,
+    first: int | Int[Array, ""] = 0,
 ) -> Float[Array, "B S H V"]:
     """A block of queries is multiplied only with the keys up to its own end: with 8 blocks that is 56% of the square.
 
-    Where the sequence is spread, the keys are those of all devices, and each meets as many as the last one must.
+    The queries follow each other from place `first` among the keys, at most T - S; each block is multiplied with as
+    many keys as it would see there.
     """
-    k, v, of_keys_BT = k_BTGK.swapaxes(1, 2), v_BTGV.swapaxes(1, 2), whole_sequence(segment_ids_BS)
-    length, places_S = q_BSHK.shape[1], places(q_BSHK.shape[1])
+    k, v, length = k_BTGK.swapaxes(1, 2), v_BTGV.swapaxes(1, 2), q_BSHK.shape[1]
+    places_S = first + jnp.arange(length)
 
     def rows(start, end):
         seen = k_BTGK.shape[1] - length + end

@@ -1,6 +1,6 @@
 """Causal attention by the kernels that JAX brings, as core.causal_attend: scores never leave the chip.
 
-B batch  S sequence  H heads  G key heads  K key width  V value width
+B batch  S queries  T keys  H heads  G key heads  K key width  V value width
 """
 
 import jax
@@ -9,12 +9,13 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jaxtyping import Array, Float, Int
 
-SHORTEST = 512  # tokens; below, scores are small enough to exist
+SHORTEST = 512  # keys; fewer, and scores are small enough to exist
+NOWHERE = -1  # the document of keys that nothing may see
 
 
-def serves(length: int) -> bool:
-    """Whether sequences of this length are the kernels' business."""
-    return length >= SHORTEST and length % splash.NUM_LANES == 0
+def serve(queries: int, keys: int) -> bool:
+    """Whether so many of them are the kernels' business."""
+    return keys >= SHORTEST and queries % splash.NUM_LANES == 0 and keys % splash.NUM_LANES == 0
 
 
 def cudnn_serves(dtype) -> bool:
@@ -24,55 +25,70 @@ def cudnn_serves(dtype) -> bool:
 
 def on_gpu(
     q_BSHK: Float[Array, "B S H K"],
-    k_BSGK: Float[Array, "B S G K"],
-    v_BSGV: Float[Array, "B S G V"],
+    k_BTGK: Float[Array, "B T G K"],
+    v_BTGV: Float[Array, "B T G V"],
     segment_ids_BS: Int[Array, "B S"],
+    of_keys_BT: Int[Array, "B T"],
     *,
     scale: float,
+    first: int | Int[Array, ""] = 0,
 ) -> Float[Array, "B S H V"]:
-    """By cuDNN, which wants keys and values of one width, and documents as a mask [B 1 S S]."""
-    padding = k_BSGK.shape[-1] - v_BSGV.shape[-1]
-    v_BSGK = jnp.pad(v_BSGV, ((0, 0), (0, 0), (0, 0), (0, padding)))
-    same_B1SS = segment_ids_BS[:, None, :, None] == segment_ids_BS[:, None, None, :]
+    """By cuDNN, which wants keys and values of one width, and documents as a mask [B 1 S T]."""
+    padding = k_BTGK.shape[-1] - v_BTGV.shape[-1]
+    v_BTGK = jnp.pad(v_BTGV, ((0, 0), (0, 0), (0, 0), (0, padding)))
+    seen_B1ST = segment_ids_BS[:, None, :, None] == of_keys_BT[:, None, None, :]
+    spread = q_BSHK.shape[1] < k_BTGK.shape[1]  # then cuDNN's own causal mask is another
+    if spread:
+        seen_B1ST &= jnp.arange(k_BTGK.shape[1]) <= first + jnp.arange(q_BSHK.shape[1])[:, None]
     out_BSHK = jax.nn.dot_product_attention(
-        q_BSHK, k_BSGK, v_BSGK, mask=same_B1SS, scale=scale, is_causal=True, implementation="cudnn"
+        q_BSHK, k_BTGK, v_BTGK, mask=seen_B1ST, scale=scale, is_causal=not spread, implementation="cudnn"
     )
-    return _of_tokens(out_BSHK[..., : v_BSGV.shape[-1]], segment_ids_BS)
+    return _of_tokens(out_BSHK[..., : v_BTGV.shape[-1]], segment_ids_BS)
 
 
 def on_tpu(
     q_BSHK: Float[Array, "B S H K"],
-    k_BSGK: Float[Array, "B S G K"],
-    v_BSGV: Float[Array, "B S G V"],
+    k_BTGK: Float[Array, "B T G K"],
+    v_BTGV: Float[Array, "B T G V"],
     segment_ids_BS: Int[Array, "B S"],
+    of_keys_BT: Int[Array, "B T"],
     *,
     scale: float,
+    first: int | Int[Array, ""] = 0,
     interpret: bool = False,
 ) -> Float[Array, "B S H V"]:
-    """By splash attention, a row at a time; `interpret` runs the kernel anywhere, slowly."""
-    length, heads = q_BSHK.shape[1:3]
-    block = max(size for size in (128, 256, 512) if length % size == 0)
+    """By splash attention, a row at a time; `interpret` runs the kernel anywhere, slowly.
+
+    Its mask must be the same for every device.  So where the queries are some of a row's, from place `first` on, the
+    keys are turned until the last query's own is the last, and those that come after it belong to no document.
+    """
+    (length, heads), total = q_BSHK.shape[1:3], k_BTGK.shape[1]
+    if length < total:
+        after = total - length - first
+        k_BTGK, v_BTGV, of_keys_BT = (jnp.roll(x, after, axis=1) for x in (k_BTGK, v_BTGV, of_keys_BT))
+        of_keys_BT = jnp.where(jnp.arange(total) < after, NOWHERE, of_keys_BT)
+    of_queries, of_keys = (max(size for size in (128, 256, 512) if each % size == 0) for each in (length, total))
     kernel = splash.make_splash_mha(
-        masks.MultiHeadMask([masks.CausalMask((length, length))] * heads),
+        masks.MultiHeadMask([masks.CausalMask((length, total), offset=total - length)] * heads),
         block_sizes=splash.BlockSizes(
-            block_q=block,
-            block_kv=block,
-            block_q_dkv=block,
-            block_kv_dkv=block,
-            block_kv_dkv_compute=block,
-            block_q_dq=block,
-            block_kv_dq=block,
+            block_q=of_queries,
+            block_kv=of_keys,
+            block_q_dkv=of_queries,
+            block_kv_dkv=of_keys,
+            block_kv_dkv_compute=of_keys,
+            block_q_dq=of_queries,
+            block_kv_dq=of_keys,
         ),
         head_shards=1,
         q_seq_shards=1,
         interpret=interpret,
     )
 
-    def row(q_SHK, k_SGK, v_SGV, segment_ids_S):
-        q_HSK, k_GSK, v_GSV = (x.swapaxes(0, 1) for x in (q_SHK * scale, k_SGK, v_SGV))
-        return kernel(q_HSK, k_GSK, v_GSV, splash.SegmentIds(segment_ids_S, segment_ids_S)).swapaxes(0, 1)
+    def row(q_SHK, k_TGK, v_TGV, segment_ids_S, of_keys_T):
+        q_HSK, k_GTK, v_GTV = (x.swapaxes(0, 1) for x in (q_SHK * scale, k_TGK, v_TGV))
+        return kernel(q_HSK, k_GTK, v_GTV, splash.SegmentIds(segment_ids_S, of_keys_T)).swapaxes(0, 1)
 
-    out_BSHV = jax.vmap(row)(q_BSHK, k_BSGK, v_BSGV, segment_ids_BS)
+    out_BSHV = jax.vmap(row)(q_BSHK, k_BTGK, v_BTGV, segment_ids_BS, of_keys_BT)
     return _of_tokens(out_BSHV, segment_ids_BS)
 
 
