@@ -2,7 +2,8 @@
 
 Every device routes its own tokens.  It sorts their assignments by the device that holds the expert, sends each device
 as many rows as there is room for, runs its own experts on what it was sent, and sends the results back (GShard,
-arXiv:2006.16668; DeepSeek-V3, section 3.2).  Both ways are one all-to-all of arrays of fixed size.
+arXiv:2006.16668; DeepSeek-V3, section 3.2).  Both ways are one all-to-all of arrays of fixed size; on TPUs only their
+filled rows travel.
 
 B batch  S sequence  T tokens  K experts a token  A = T K assignments  D model  P devices that share the experts
 C rows that a device may send to another  Z = P C rows
@@ -76,20 +77,47 @@ def _over_devices(compute, x_TD, experts_TK, weights_TK, kernels, capacity_facto
     slots = slots_by_device(experts_TK // local, devices, capacity, bounded)
     expert_Z = jnp.take((experts_TK % local).reshape(-1), slots.assignment_of_slot, mode="fill", fill_value=local)
     rows_ZD = spread(x_TD, slots.token_of_slot, slots.slot_of_assignment)
-    sent = rows_ZD, expert_Z[:, None], slots.weight_of_slot(weights_TK)[:, None]
     with jax.named_scope("dispatch"):
-        received = jax.tree.map(_swap, sent)
-    mixed_ZD = compute(*received, *kernels)
+        sent_P = (slots.assignment_of_slot < experts_TK.size).reshape(devices, -1).sum(axis=1, dtype=jnp.int32)
+        marks = expert_Z[:, None], slots.weight_of_slot(weights_TK)[:, None], sent_P
+        expert_Z1, weight_Z1, received_P = jax.tree.map(_swap_whole, marks)
+        received_ZD = swap(rows_ZD, sent_P, received_P)
+    mixed_ZD = compute(received_ZD, expert_Z1, weight_Z1, *kernels)
     with jax.named_scope("combine"):
-        mixed_ZD = _swap(mixed_ZD)
+        mixed_ZD = swap(mixed_ZD, received_P, sent_P)
     dropped_TK = bounded & (slots.slot_of_assignment == slots.assignment_of_slot.size - 1)
     y_TD = collect(mixed_ZD, slots.token_of_slot, slots.slot_of_assignment)
     return y_TD, dropped_TK.sum(axis=1) if capacity_factor else None
 
 
-def _swap(rows_Z):
-    """The c-th row for the p-th device becomes the c-th row from it."""
+@jax.custom_vjp
+def swap(rows_ZD: Float[Array, "Z D"], sent_P: Int[Array, " P"], received_P: Int[Array, " P"]) -> Float[Array, "Z D"]:
+    """The c-th row for the p-th device becomes the c-th row from it, for the first sent_P[p], received_P[p] rows.
+
+    Those behind are anything, here and there: on TPUs they do not travel.
+    """
+    whole = lambda rows_ZD, sent_P, received_P: _swap_whole(rows_ZD)  # noqa: E731
+    return jax.lax.platform_dependent(rows_ZD, sent_P, received_P, tpu=_swap_filled, default=whole)
+
+
+def _swap_back(counts, dreceived_ZD):
+    sent_P, received_P = counts
+    return swap(dreceived_ZD, received_P, sent_P), None, None
+
+
+swap.defvjp(lambda rows_ZD, *counts: (swap(rows_ZD, *counts), counts), _swap_back)
+
+
+def _swap_whole(rows_Z):
     return jax.lax.all_to_all(rows_Z, RULES["experts"], split_axis=0, concat_axis=0, tiled=True)
+
+
+def _swap_filled(rows_ZD, sent_P, received_P):
+    capacity = rows_ZD.shape[0] // sent_P.size
+    blocks_P = capacity * jnp.arange(sent_P.size, dtype=jnp.int32)
+    here_P = jnp.full_like(blocks_P, capacity * jax.lax.axis_index(RULES["experts"]))  # this device's block there
+    placed = blocks_P, sent_P, here_P, received_P
+    return jax.lax.ragged_all_to_all(rows_ZD, jnp.zeros_like(rows_ZD), *placed, axis_name=RULES["experts"])
 
 
 def rows_a_device(tokens: int, per_token: int, experts: int, devices: int, capacity_factor: float) -> tuple[int, bool]:

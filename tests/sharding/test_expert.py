@@ -1,5 +1,7 @@
 """Experts spread over devices give what they give on one, with gradients, and say what they drop."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -56,6 +58,65 @@ assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 assert report.dropped == 0
 print("same")
 """
+
+
+RAGGED = """
+import json
+import jax, jax.numpy as jnp, numpy as np
+from jax import export
+from jax.sharding import AxisType, PartitionSpec
+from deepseek_jax.parallel import expert
+
+P, C, D = 8, 5, 3
+mesh = jax.make_mesh((P,), ("expert",), (AxisType.Auto,))
+rng = np.random.default_rng(0)
+sent_PP = rng.integers(0, C + 1, (P, P)).astype(np.int32)  # from, to
+rows, weights = rng.normal(size=(2, P * P * C, D)).astype(np.float32)
+
+def ragged_all_to_all(operand, output, input_offsets, send_sizes, output_offsets, recv_sizes, *, axis_name):
+    \"\"\"By its documentation: slices of any length, written where the sender says.\"\"\"
+    gather = lambda x: jax.lax.all_gather(x, axis_name)
+    operands, starts, sizes, places = map(gather, (operand, input_offsets, send_sizes, output_offsets))
+    here, row = jax.lax.axis_index(axis_name), jnp.arange(output.shape[0])
+    for sender in range(P):
+        behind = row - places[sender, here]
+        found = jnp.take(operands[sender], starts[sender, here] + behind, axis=0, mode="clip")
+        output = jnp.where(((behind >= 0) & (behind < sizes[sender, here]))[:, None], found, output)
+    return output
+
+def both(swap):
+    def of_device(rows, weights, sent_1P, received_1P):
+        def value(rows):
+            filled = jnp.arange(C) < received_1P[0][:, None]
+            received = jnp.where(filled.reshape(-1, 1), swap(rows, sent_1P[0], received_1P[0]), 0)
+            return (received * weights).sum(), received
+        gradient, received = jax.grad(value, has_aux=True)(rows)
+        filled = jnp.arange(C) < sent_1P[0][:, None]
+        return received, jnp.where(filled.reshape(-1, 1), gradient, 0)
+    spec = PartitionSpec("expert")
+    return jax.jit(jax.shard_map(of_device, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False))
+
+arguments = rows, weights, sent_PP, sent_PP.T
+expected = both(expert.swap)(*arguments)
+allowed = [export.DisabledSafetyCheck.custom_call("ragged_all_to_all")]
+module = export.export(both(expert.swap), platforms=("tpu",), disabled_checks=allowed)(*arguments).mlir_module()
+jax.lax.ragged_all_to_all = ragged_all_to_all
+found = both(expert._swap_filled)(*arguments)
+print(json.dumps({
+    "same": [bool((a == b).all()) for a, b in zip(found, expected)],
+    "moved": float(abs(expected[0]).sum()),
+    "on tpu": [module.count("custom_call @ragged_all_to_all"), module.count("stablehlo.all_to_all")],
+}))
+"""
+
+
+def test_on_tpus_only_filled_rows_travel(python):
+    """The TPU's form, its collective played by others, brings what the padded one does; so does its gradient."""
+    result = python("-c", RAGGED, devices=8)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["same"] == [True, True] and found["moved"] > 0
+    assert found["on tpu"] == [2, 0], "there and back"
 
 
 def test_eight_devices_compute_what_one_does(python):
