@@ -151,17 +151,17 @@ class Decoder(nnx.Module):
 
     def _layer(self, blocks, x, context, number=None):
         """(the next x, reports) of a layer of each kind in turn; with `number` of those that lie there in stacks."""
+
+        def run(block, x):
+            if number is not None:
+                block = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), block)
+            return block(x, context)
+
+        # What is saved of a layer that is taken from a stack must not include copies of its weights.
+        remat = "dots" if number is not None and self.remat == "none" else self.remat
+        run = run if remat == "none" else jax.checkpoint(run, policy=REMAT_POLICIES[remat])
         reports = []
         for block in blocks:
-
-            def run(block, x):
-                if number is not None:
-                    block = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), block)
-                return block(x, context)
-
-            # Saved intermediates of a layer that is taken from a stack would hold copies of its weights.
-            remat = "dots" if number is not None and self.remat == "none" else self.remat
-            run = run if remat == "none" else jax.checkpoint(run, policy=REMAT_POLICIES[remat])
             x, report = run(block, x)
             reports.append(report)
         return x, reports
