@@ -190,3 +190,17 @@ def test_a_step_for_eight_accelerators(platform, command, moves_tokens, python, 
     assert "fits: " in result.stdout and (tmp_path / "step.hlo").stat().st_size > 10_000
     refused = python("-m", "deepseek_jax", *command, "--config.train.batch_size=65536")
     assert refused.returncode == 0 and refused.stdout.startswith("does not fit")
+
+
+@pytest.mark.slow
+def test_a_spread_sequence_has_its_kernel_on_a_tpu(python, tmp_path):
+    """Splash attention, whose mask is the same on every device, for queries whose place hangs on the device."""
+    if not is_installed("tpu"):
+        pytest.skip("libtpu is not installed")
+    widths = ("qk_nope_head_dim=128", "qk_rope_head_dim=64", "v_head_dim=128", "num_nextn_predict_layers=0")
+    options = [f"--config.model.{width}" for width in widths] + ["--config.data.sequence_length=4096"]
+    command = *TINY[:-1], "data=2,context=4", *options, "--out", str(tmp_path)
+    result = python("-m", "deepseek_jax", *command)
+    assert result.returncode == 0, result.stderr
+    program = (tmp_path / "step.hlo").read_text()
+    assert all(name in program for name in ("splash_mha_fwd", "splash_mha_dkv", "splash_mha_dq"))
