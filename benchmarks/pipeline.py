@@ -12,8 +12,8 @@ N stages  R rounds  M microbatches
 import os
 import time
 
-LAYERS, WIDTH, BATCH, LENGTH, REPEATS = 16, 512, 48, 128, 3
-CASES = [(1, 1, 1), *((4, R, M) for M in (4, 8, 16) for R in (1, 2, 4)), (3, 1, 3), (3, 2, 3)]
+LAYERS, WIDTH, BATCH, LENGTH, REPEATS = 16, 512, 48, 128, 2
+CASES = [(1, 1, 1), *((4, R, M) for M in (4, 8) for R in (1, 2, 4)), (4, 1, 16), (3, 1, 3)]
 
 
 def main():
