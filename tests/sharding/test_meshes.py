@@ -83,3 +83,16 @@ def test_fsdp_gathers_weights_and_never_activations(curves):
     batches = [shape for shape in gathered if shape.startswith(("f32[8,32,", "f32[256,"))]
     experts = {"f32[8,32,16]"}  # gate and up of eight experts
     assert set(batches) <= experts, batches
+
+
+@pytest.mark.slow
+def test_context_gathers_latents_and_swaps_queries(curves):
+    """Of 16 + 4 numbers a token for 8 heads of 8; queries and values of half of a device's four tokens."""
+    found = curves("v3", REST["v3"])["context=8"]["collectives"]
+    assert floats(found["all-gather"]) == {"f32[8,32,20]"}
+    assert floats(found["reduce-scatter"]) == {"f32[8,4,20]"}, "its gradient"
+    assert floats(found["collective-permute"]) == {"f32[8,2,8,8]", "f32[8,2,8,4]"}
+
+
+def floats(shapes: list[str]) -> set[str]:
+    return {shape for shape in shapes if shape.startswith("f32")}
