@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -158,10 +159,9 @@ def test_the_compilers_log_is_captured_from_its_file_descriptor():
     assert len(log) == 1 and place_of(log[0]) == "a.py:7"
 
 
-TINY = "compile", "--config", "configs/v3_tiny.py", "--topology", "v5e:2x4", "--mesh", "data=1,fsdp=2,expert=4"
-
-
-GPUS = "compile", "--config", "configs/v3_tiny.py", "--topology", "h100:1x8", "--mesh", "data=1,fsdp=2,expert=4"
+CONFIG = str(Path(__file__).parents[2] / "configs" / "v3_tiny.py")
+TINY = "compile", "--config", CONFIG, "--topology", "v5e:2x4", "--mesh", "data=1,fsdp=2,expert=4"
+GPUS = "compile", "--config", CONFIG, "--topology", "h100:1x8", "--mesh", "data=1,fsdp=2,expert=4"
 
 
 def is_installed(platform: str) -> bool:
