@@ -100,7 +100,7 @@ def test_each_query_picks_the_best_of_what_it_sees():
     @jax.jit
     def pick(module, x):
         queries, keys = module.queries_and_keys(x, around)
-        return queries.index, keys.index_BTi, pick_causally(queries, keys, CONFIG.index_topk, 16)
+        return queries.index, keys.index, pick_causally(queries, keys, CONFIG.index_topk, 16)
 
     queries, keys, picked = jax.device_get(pick(attention(), states(LONG)))
     q, w, k = (np.float64(x) for x in (queries.query_BShi, queries.weight_BSh, keys))

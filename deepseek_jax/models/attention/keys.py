@@ -1,6 +1,6 @@
 """Who asks and who is seen, wherever they lie: a query sees the keys of its document up to its own place.
 
-B batch  S queries  T keys  H heads  d head width  h index heads  i index width
+B batch  S queries  T keys  H heads  d query width  e key width  h index heads  i index width
 """
 
 import dataclasses
@@ -14,12 +14,13 @@ from deepseek_jax.models.attention.indexer import IndexQueries
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Keys:
-    """Keys that are values too.  Document 0 is none; `places` count from 0 in each document.
+    """What attention mixes, and scores too or expands to what it scores.
 
-    A compressed entry lies at the place of the last token in it.  `index`: what an indexer knows it by.
+    Document 0 is none; `places` count from 0 in each document.  A compressed entry lies at the place of the last token
+    in it.  `index`: what an indexer knows a key by.
     """
 
-    values: Float[Array, "B ... T d"]
+    values: Float[Array, "B ... T e"]
     documents: Int[Array, "B ... T"]
     places: Int[Array, "B ... T"]
     index: Float[Array, "B ... T i"] | None = None
@@ -38,5 +39,10 @@ class Queries:
 
 def visible(queries: Queries, keys: Keys) -> Bool[Array, "B ... S T"]:
     """Which keys are no later than the query, and of its document."""
-    same = queries.documents[..., :, None] == keys.documents[..., None, :]
-    return same & (queries.documents > 0)[..., None] & (keys.places[..., None, :] <= queries.places[..., :, None])
+    return sees(queries, keys.documents[..., None, :], keys.places[..., None, :])
+
+
+def sees(queries: Queries, documents: Int[Array, "B ... S k"], places: Int[Array, "B ... S k"]) -> Bool[Array, "..."]:
+    """`visible` where each query has k keys of its own."""
+    own = queries.documents[..., None]
+    return (own > 0) & (documents == own) & (places <= queries.places[..., None])

@@ -1,98 +1,64 @@
 """Which keys a query picks, a block of queries at a time.
 
-B batch  S queries  T keys  q queries of a block  k keys picked  e numbers a key
+B batch  S queries  T keys  q queries of a block  k keys picked
 """
 
-import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from deepseek_jax.models.attention.indexer import IndexQueries, scores_of_all
+from deepseek_jax.models.attention.indexer import scores_of_all
+from deepseek_jax.models.attention.keys import Keys, Queries, sees, visible
 
 MOST_SPANS = 8  # of queries with a number of keys of their own; more save work and cost compile time
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Queries:
-    """`query_BSHd` are those of the attention itself.  Queries of segment 0 are padding and see nothing."""
-
-    query_BSHd: Float[Array, "B S H d"]
-    index: IndexQueries
-    place_BS: Int[Array, "B S"]
-    segment_BS: Int[Array, "B S"]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Keys:
-    """A key's place is its number; `entry_BTe` is what the attention mixes, `index_BTi` what the indexer looks at."""
-
-    entry_BTe: Float[Array, "B T e"]
-    index_BTi: Float[Array, "B T i"]
-    segment_BT: Int[Array, "B T"]
-
-
-def visible_all(queries: Queries, keys: Keys) -> Bool[Array, "B S T"]:
-    """A query sees its own place and those before, in its segment."""
-    places_T = jnp.arange(keys.segment_BT.shape[1])
-    return _visible(queries, places_T, keys.segment_BT[:, None])
-
-
 def visible_picked(queries: Queries, keys: Keys, picked_BSk: Int[Array, "B S k"]) -> Bool[Array, "B S k"]:
-    """`visible_all` at the picked places."""
-    return _visible(queries, picked_BSk, gather(keys.segment_BT, picked_BSk))
-
-
-def _visible(queries, places, segments):
-    own, place = queries.segment_BS[..., None], queries.place_BS[..., None]
-    return (own > 0) & (segments == own) & (places <= place)
+    """Which of the picked keys a query may see."""
+    return sees(queries, gather(keys.documents, picked_BSk), gather(keys.places, picked_BSk))
 
 
 def pick(scores_BST: Float[Array, "B S T"], visible_BST: Bool[Array, "B S T"], count: int) -> Int[Array, "B S k"]:
-    """The places of the `count` best visible keys, best first; where fewer are visible, any others make up the rest."""
+    """The `count` best visible keys by number, best first; where fewer are visible, any others make up the rest."""
     scores_BST = jnp.where(visible_BST, jax.lax.stop_gradient(scores_BST), -jnp.inf)
     return jax.lax.top_k(scores_BST, min(count, scores_BST.shape[-1]))[1]
 
 
 def pick_by_blocks(queries: Queries, keys: Keys, count: int, block: int) -> Int[Array, "B S k"]:
     """`pick` where S x T scores are too many to exist at one time."""
-    return by_blocks(
-        lambda q: pick(scores_of_all(q.index, keys.index_BTi), visible_all(q, keys), count), block, queries
-    )
+    return by_blocks(lambda q: pick(scores_of_all(q.index, keys.index), visible(q, keys), count), block, queries)
 
 
 def pick_causally(queries: Queries, keys: Keys, count: int, block: int) -> Int[Array, "B S k"]:
     """`pick_by_blocks` where queries come in order: a span of them is compared only with keys up to its own end.
 
-    Query t has place t, or, where the sequence is spread, at most the place that it has on the last device.
+    Query t comes with key t, or, where the sequence is spread, with one no later than it does on the last device.
     """
-    length, total = queries.place_BS.shape[1], keys.segment_BT.shape[1]
+    length, total = queries.places.shape[1], keys.places.shape[1]
     span = max(count, block, -(-length // MOST_SPANS))
     ends = [*range(span, length, span), length]
     spans = [
-        pick_by_blocks(_places(queries, start, end), _places(keys, 0, total - length + end), count, block)
+        pick_by_blocks(_span(queries, start, end), _span(keys, 0, total - length + end), count, block)
         for start, end in zip([0, *ends], ends)
     ]
     return jnp.concatenate(spans, axis=1)
 
 
-def _places(tree, start, end):
+def _span(tree, start, end):
     return jax.tree.map(lambda leaf: leaf[:, start:end], tree)
 
 
-def mask_of(picked_BSk: Int[Array, "B S k"], places: int) -> Bool[Array, "B S T"]:
-    """Which of `places` keys are among the picked."""
+def mask_of(picked_BSk: Int[Array, "B S k"], total: int) -> Bool[Array, "B S T"]:
+    """Which of `total` keys are among the picked."""
     B, S, _ = picked_BSk.shape
     rows_B11, queries_S1 = jnp.arange(B)[:, None, None], jnp.arange(S)[:, None]
-    return jnp.zeros((B, S, places), bool).at[rows_B11, queries_S1, picked_BSk].set(True)
+    return jnp.zeros((B, S, total), bool).at[rows_B11, queries_S1, picked_BSk].set(True)
 
 
 def gather(of_BT: Array, picked_BSk: Int[Array, "B S k"]) -> Array:
-    """[B S k ...] from [B T ...]: what lies at the picked places, which must all be there."""
+    """[B S k ...] from [B T ...]: that of the picked keys, which must all be there."""
     rows_B11 = jnp.arange(of_BT.shape[0])[:, None, None]
     return of_BT.at[rows_B11, picked_BSk].get(mode="promise_in_bounds")
 
@@ -101,7 +67,7 @@ def by_blocks(f: Callable, block: int, tree):
     """`f` of a tree of arrays [B S ...], for `block` places of S at a time, into another such tree.
 
     The backward pass computes each block again, so that it too holds what is inside of `f` for one block at a time.
-    The last block is filled up with zeros, which are padding to whoever looks at segments.
+    The last block is filled up with zeros, which are padding to whoever looks at documents.
     """
     length = jax.tree.leaves(tree)[0].shape[1]
     if length <= block:

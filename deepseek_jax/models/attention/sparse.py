@@ -22,17 +22,15 @@ from deepseek_jax.models.attention.indexer import (
     scores_of_all,
     scores_of_picked,
 )
+from deepseek_jax.models.attention.keys import Keys, Queries, visible
 from deepseek_jax.models.attention.mla import LatentAttention
 from deepseek_jax.models.attention.selection import (
-    Keys,
-    Queries,
     by_blocks,
     gather,
     mask_of,
     pick,
     pick_by_blocks,
     pick_causally,
-    visible_all,
     visible_picked,
 )
 from deepseek_jax.models.cache import write
@@ -100,17 +98,16 @@ class SparseLatentAttention(LatentAttention):
         queries, keys = self.queries_and_keys(x_BSD, context)
         cache = _remember(keys, context, cache)
         if cache.entry_BTe.shape[1] <= self.config.index_topk:
-            return self._output(self._attend_absorbed(queries.query_BSHd, cache.entry_BTe, context)), cache
-        queries = dataclasses.replace(queries, place_BS=context.positions_BS)
-        keys = Keys(cache.entry_BTe, cache.index_BTi, jnp.ones(cache.entry_BTe.shape[:2], jnp.int32))
+            return self._output(self._attend_absorbed(queries.values, cache.entry_BTe, context)), cache
+        places_BT = jnp.broadcast_to(jnp.arange(cache.entry_BTe.shape[1]), cache.entry_BTe.shape[:2])
+        keys = Keys(cache.entry_BTe, jnp.ones_like(places_BT), places_BT, cache.index_BTi)
         return self._output(self.by_gathering(queries, keys, pick_by_blocks).mixed_BSHV), cache
 
     def queries_and_keys(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Queries, Keys]:
         q_BSQ, q_BSHd, entry_BSe = self._project(x_BSD, context)
         index, key_BSi = self.indexer(x_BSD, q_BSQ, context.rope[self.kind])
-        places_BS = jnp.broadcast_to(jnp.arange(x_BSD.shape[1]), context.segment_ids_BS.shape)
-        queries = Queries(q_BSHd, index, places_BS, context.segment_ids_BS)
-        return queries, Keys(entry_BSe, key_BSi, context.segment_ids_BS)
+        where = {"documents": context.segment_ids_BS, "places": context.positions_BS}
+        return Queries(q_BSHd, **where, index=index), Keys(entry_BSe, **where, index=key_BSi)
 
     def _attend(self, queries, keys, warmup) -> Attended:
         """Each device's queries over the keys of all."""
@@ -125,7 +122,7 @@ class SparseLatentAttention(LatentAttention):
 
     def _choose_form(self, queries, keys, warmup) -> Attended:
         by_mask = functools.partial(self.by_mask, warmup=warmup)
-        if keys.segment_BT.shape[1] <= SPARSE_FROM * self.config.index_topk:
+        if keys.places.shape[1] <= SPARSE_FROM * self.config.index_topk:
             return by_mask(queries, keys)
         if warmup is None:
             return self.by_gathering(queries, keys)
@@ -134,15 +131,15 @@ class SparseLatentAttention(LatentAttention):
     def by_mask(self, queries: Queries, keys: Keys, warmup=None, block: int = BLOCK) -> Attended:
         """Over expanded keys and values; where `warmup` is given and true, over all that are visible."""
         with jax.named_scope("dsa_by_mask"):
-            k_BTHd, v_BTHV = self._expand(keys.entry_BTe)
+            k_BTHd, v_BTHV = self._expand(keys.values)
             k_BHTd, v_BHTV = k_BTHd.swapaxes(1, 2), v_BTHV.swapaxes(1, 2)
 
             def attend(queries):
-                scores_BST, visible_BST = scores_of_all(queries.index, keys.index_BTi), visible_all(queries, keys)
+                scores_BST, visible_BST = scores_of_all(queries.index, keys.index), visible(queries, keys)
                 picked_BSk = pick(scores_BST, visible_BST, self.config.index_topk)
                 kept_BST = mask_of(picked_BSk, scores_BST.shape[-1]) | (False if warmup is None else warmup)
                 kept_BST &= visible_BST
-                q_BHSd = queries.query_BSHd.swapaxes(1, 2) * self.config.softmax_scale
+                q_BHSd = queries.values.swapaxes(1, 2) * self.config.softmax_scale
                 mixed_BHSV, weights_BHST = softmax_average(q_BHSd, k_BHTd, v_BHTV, kept_BST[:, None])
                 attention_BST = _over_heads(weights_BHST, axis=1)
                 best_BSk = jnp.take_along_axis(attention_BST, picked_BSk, axis=-1)
@@ -157,16 +154,16 @@ class SparseLatentAttention(LatentAttention):
     def by_gathering(self, queries: Queries, keys: Keys, pick_keys=pick_causally, block: int = BLOCK) -> Attended:
         """Over the entries that `pick_keys` of selection.py picks, without expanding them."""
         C = self.config.kv_lora_rank
-        kv_up_CHe = used(self.kv_up, queries.query_BSHd.dtype)  # brought here once, and not for every block
+        kv_up_CHe = used(self.kv_up, queries.values.dtype)  # brought here once, and not for every block
 
         def attend(block_of_both):
             queries, picked_BSk = block_of_both
             kept_BSk = visible_picked(queries, keys, picked_BSk)
-            entry_BSke = gather(keys.entry_BTe, picked_BSk)
-            scores_BSk = scores_of_picked(queries.index, gather(keys.index_BTi, picked_BSk))
+            entry_BSke = gather(keys.values, picked_BSk)
+            scores_BSk = scores_of_picked(queries.index, gather(keys.index, picked_BSk))
             # Each query is a batch of its own, in which its heads are the queries.
             mixed_BSHC, weights_BSHk = softmax_average(
-                self._absorb(queries.query_BSHd, kv_up_CHe), entry_BSke, entry_BSke[..., :C], kept_BSk[:, :, None]
+                self._absorb(queries.values, kv_up_CHe), entry_BSke, entry_BSke[..., :C], kept_BSk[:, :, None]
             )
             attention_BSk = _over_heads(weights_BSHk, axis=2)
             return Attended(
@@ -190,6 +187,6 @@ def _remember(keys, context, cache):
     """The cache with these tokens' keys in it."""
     entry_BTe, index_BTi = (
         write(cached, new, context.positions_BS, context.real_BS)
-        for cached, new in ((cache.entry_BTe, keys.entry_BTe), (cache.index_BTi, keys.index_BTi))
+        for cached, new in ((cache.entry_BTe, keys.values), (cache.index_BTi, keys.index))
     )
     return SparseCache(entry_BTe, index_BTi)
