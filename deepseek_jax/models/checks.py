@@ -3,15 +3,27 @@
 from deepseek_jax.errors import UserError
 
 POSITIVE = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+LATENT = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+INDEXER = ("index_n_heads", "index_head_dim", "index_topk")
+WINDOWED = ("head_dim", "q_lora_rank", "sliding_window", "o_groups", "o_lora_rank")
 OF_ATTENTION = {  # every kind of attention, and the sizes it needs
     "gqa": ("num_key_value_heads", "head_dim"),
-    "mla": ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"),
-    "dsa": ("kv_lora_rank", "q_lora_rank", "v_head_dim", "index_n_heads", "index_head_dim", "index_topk"),
-    "window": ("head_dim", "q_lora_rank", "sliding_window", "o_groups", "o_lora_rank"),
-    "csa": ("head_dim", "q_lora_rank", "sliding_window", "csa_rate", "index_n_heads", "index_head_dim", "index_topk"),
-    "hca": ("head_dim", "q_lora_rank", "sliding_window", "hca_rate"),
+    "mla": LATENT,
+    "dsa": (*LATENT, "q_lora_rank", *INDEXER),
+    "window": WINDOWED,
+    "csa": (*WINDOWED, "csa_rate", *INDEXER),
+    "hca": (*WINDOWED, "hca_rate"),
 }
-FEED_FORWARD = ("dense", "moe", "hash_moe")
+OF_FEED_FORWARD = {
+    "dense": ("intermediate_size",),
+    "moe": ("moe_intermediate_size",),
+    "hash_moe": ("moe_intermediate_size",),
+}
+FEED_FORWARD = tuple(OF_FEED_FORWARD)
+NOT_NEGATIVE = (
+    "num_nextn_predict_layers q_lora_rank qk_rope_head_dim n_shared_experts hc_mult num_hash_layers swiglu_limit "
+    "rms_norm_eps hc_eps initializer_range"
+).split()
 SCORING = ("softmax", "sigmoid", "sqrtsoftplus")
 TOPK = ("greedy", "group_limited_greedy", "noaux_tc")
 
@@ -19,17 +31,22 @@ TOPK = ("greedy", "group_limited_greedy", "noaux_tc")
 def check(config):
     """Raises UserError on the first thing that cannot be."""
     _positive(config, POSITIVE, "it")
+    for name in NOT_NEGATIVE:
+        if getattr(config, name) < 0:
+            raise UserError(f"model.{name} is {getattr(config, name)}; it must be at least 0.")
     _check_schedule(config)
-    kinds = set(config.attention_kinds)
-    for kind in sorted(kinds):
-        _positive(config, OF_ATTENTION[kind], f"{kind} attention")
-    _check_attention(config, kinds)
-    if config.swiglu_limit < 0:
-        raise UserError(f"model.swiglu_limit is {config.swiglu_limit}; it must be at least 0, which clamps nothing.")
+    for sizes, what, kinds in (
+        (OF_ATTENTION, "attention", config.attention_kinds),
+        (OF_FEED_FORWARD, "feed-forward", config.feed_forward_kinds),
+    ):
+        for kind in sorted(set(kinds)):
+            _positive(config, sizes[kind], f"{kind} {what}")
+    _check_rope(config)
+    _check_attention(config, set(config.attention_kinds))
     if set(config.feed_forward_kinds) - {"dense"}:
         _check_experts(config)
     if config.hc_mult:
-        _positive(config, ("hc_mult", "hc_sinkhorn_iters"), "a model with hyper-connections")
+        _positive(config, ("hc_sinkhorn_iters",), "a model with hyper-connections")
 
 
 def _positive(config, names, what):
@@ -57,6 +74,26 @@ def _check_schedule(config):
         raise UserError(
             f"model.first_k_dense_replace is {config.first_k_dense_replace}; "
             f"it must lie between 0 and model.num_hidden_layers ({depth})."
+        )
+    if config.num_hash_layers > depth - config.first_k_dense_replace:
+        raise UserError(
+            f"model.num_hash_layers is {config.num_hash_layers}, but of model.num_hidden_layers ({depth}) only "
+            f"{depth - config.first_k_dense_replace} are not dense."
+        )
+
+
+def _check_rope(config):
+    for name in ("rope_theta", "compress_rope_theta"):
+        if getattr(config, name) <= 0:
+            raise UserError(f"model.{name} is {getattr(config, name)}; it must be above 0.")
+    scaling = config.rope_scaling
+    if scaling.factor < 1:
+        raise UserError(f"model.rope_scaling.factor is {scaling.factor}; it must be at least 1, which extends nothing.")
+    if scaling.original_max_position_embeddings < 1 or not 0 < scaling.beta_slow < scaling.beta_fast:
+        raise UserError(
+            f"model.rope_scaling must have original_max_position_embeddings "
+            f"({scaling.original_max_position_embeddings}) above 0, and beta_slow ({scaling.beta_slow}) between 0 and "
+            f"beta_fast ({scaling.beta_fast})."
         )
 
 
