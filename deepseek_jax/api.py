@@ -15,6 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from deepseek_jax.convert import huggingface
+from deepseek_jax.convert.names import SPELLINGS
 from deepseek_jax.errors import UserError
 from deepseek_jax.infer import generate as plain
 from deepseek_jax.infer import speculative as speculation
@@ -52,28 +53,50 @@ class Model:
     def __call__(self, input_ids: Int[Array, "B S"], attention_mask: Int[Array, "B S"] | None = None) -> Scores:
         """Scores of every place.  Where `attention_mask` is 0, on the left or on the right, is padding."""
         input_ids = self._checked(input_ids)
-        mask = np.ones_like(input_ids) if attention_mask is None else np.asarray(attention_mask, np.int32)
+        mask = np.ones_like(input_ids) if attention_mask is None else np.asarray(attention_mask)
         if mask.shape != input_ids.shape:
             raise UserError(f"attention_mask is {mask.shape} and input_ids {input_ids.shape}; give both one shape.")
-        positions = np.maximum(mask.cumsum(axis=1, dtype=np.int32) - 1, 0)
-        return _scores(self.graphdef, self.params, self.buffers, input_ids, positions, (mask > 0).astype(np.int32))
+        if not np.isin(mask, (0, 1)).all():
+            raise UserError("attention_mask holds other numbers than 1 (a token) and 0 (padding).")
+        real = mask.astype(np.int32)
+        positions = np.maximum(real.cumsum(axis=1, dtype=np.int32) - 1, 0)
+        with self.exact_products():
+            return _scores(self.graphdef, self.params, self.buffers, input_ids, positions, real)
+
+    def exact_products(self):
+        """A context in which products of float32 are products of float32: GPUs and TPUs round factors by default."""
+        exact = self.params["embedding"].dtype == jnp.float32
+        return jax.default_matmul_precision("highest" if exact else "default")
 
     def _checked(self, input_ids) -> np.ndarray:
-        input_ids = np.asarray(input_ids, np.int32)
+        """`input_ids` as int32 [B, S]."""
+        input_ids = _array(input_ids, "input_ids")
         if input_ids.ndim != 2 or not input_ids.size:
             raise UserError(f"input_ids has shape {input_ids.shape}; give token numbers as [batch, sequence].")
-        self._check_range(input_ids)
-        return input_ids
+        return self._known(input_ids, "input_ids")
 
-    def _check_range(self, tokens):
+    def _checked_prompts(self, prompts) -> list[np.ndarray]:
+        """Each of `prompts` as int32 [S]."""
+        prompts = [_array(prompt, "a prompt") for prompt in prompts]
+        for prompt in prompts:
+            if prompt.ndim != 1:
+                raise UserError(f"a prompt has shape {prompt.shape}; give a list of token numbers for each prompt.")
+        return [self._known(prompt, "a prompt") for prompt in prompts]
+
+    def _known(self, tokens: np.ndarray, what: str) -> np.ndarray:
+        if tokens.size and tokens.dtype.kind not in "iu":
+            raise UserError(f"{what} is of type {tokens.dtype.name}; give token numbers, which are whole.")
         outside = tokens[(tokens < 0) | (tokens >= self.config.vocab_size)]
         if outside.size:
             last = self.config.vocab_size - 1
             raise UserError(f"token {outside[0]} is none of this model's; they go from 0 to {last}.")
+        return tokens.astype(np.int32)
 
 
 def from_pretrained(directory: str | Path, dtype: str = "float32") -> Model:
     """The model of a checkpoint's directory, in whose `dtype` its weights are kept and its activations computed.
+
+    Router biases, and of V4 the hyper-connections, sinks and biases of positions, are float32 in any case, as released.
 
     Raises UserError where the directory holds no checkpoint or one that does not fit its config.json.
     """
@@ -86,9 +109,14 @@ def from_pretrained(directory: str | Path, dtype: str = "float32") -> Model:
     return Model(config, graphdef, params, buffers)
 
 
-def save_pretrained(model: Model, directory: str | Path):
-    """Writes config.json and safetensors, as `from_pretrained` and Hugging Face read them."""
-    huggingface.save(Path(directory), model.config, model.params, model.buffers)
+def save_pretrained(model: Model, directory: str | Path, spelling: str = "huggingface"):
+    """Writes config.json and safetensors, as `from_pretrained` and Hugging Face read them.
+
+    `spelling` "deepseek" gives V4's tensors and config.json the names that DeepSeek ships them under.
+    """
+    if spelling not in SPELLINGS:
+        raise UserError(f"spelling is {spelling!r}; it must be one of {', '.join(SPELLINGS)}.")
+    huggingface.save(Path(directory), model.config, model.params, model.buffers, spelling=spelling)
 
 
 def generate(
@@ -108,17 +136,21 @@ def generate(
     Prompts may differ in length.  Once a row has had `eos` it goes on with nothing else.  `speculative` drafts with the
     model's MTP modules: the same tokens in fewer steps.
     """
-    for prompt in prompts:
-        model._check_range(np.asarray(prompt, np.int64))
+    prompts = model._checked_prompts(prompts)
+    if max_new_tokens < 0:
+        raise UserError(f"max_new_tokens is {max_new_tokens}; it must be at least 0.")
+    if not max_new_tokens:
+        return np.zeros((len(prompts), 0), np.int32)
     decode = (lambda *given, **more: speculation.new_tokens(*given, **more)[0]) if speculative else plain.new_tokens
-    return decode(
-        (model.graphdef, model.params, model.buffers),
-        prompts,
-        max_new_tokens,
-        eos=NO_EOS if eos is None else eos,
-        sampling=Sampling(temperature, top_k, top_p),
-        seed=seed,
-    )
+    with model.exact_products():
+        return decode(
+            (model.graphdef, model.params, model.buffers),
+            prompts,
+            max_new_tokens,
+            eos=NO_EOS if eos is None else eos,
+            sampling=Sampling(temperature, top_k, top_p),
+            seed=seed,
+        )
 
 
 def loss_and_grads(model: Model, input_ids: Int[Array, "B S"]) -> tuple[float, dict[str, Float[np.ndarray, "..."]]]:
@@ -130,8 +162,16 @@ def loss_and_grads(model: Model, input_ids: Int[Array, "B S"]) -> tuple[float, d
     input_ids = model._checked(input_ids)
     if input_ids.shape[1] < 2:
         raise UserError("input_ids has one token a row; the loss of the next token needs at least two.")
-    loss, grads = _loss_and_grads(model.graphdef, model.params, model.buffers, input_ids)
+    with model.exact_products():
+        loss, grads = _loss_and_grads(model.graphdef, model.params, model.buffers, input_ids)
     return float(loss), huggingface.export(model.config, grads, fuse=True)
+
+
+def _array(tokens, what: str) -> np.ndarray:
+    try:
+        return np.asarray(tokens)
+    except ValueError:
+        raise UserError(f"{what} has rows of different lengths; pad them, and give an attention_mask.") from None
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -6,7 +6,8 @@ from typing import Any
 from deepseek_jax.convert import rope_json, v4_json
 from deepseek_jax.convert.generations import GENERATIONS, SCHEDULE, generation_of
 from deepseek_jax.errors import UserError
-from deepseek_jax.models.config import ModelConfig, RopeScaling
+from deepseek_jax.fields import build_section
+from deepseek_jax.models.config import ModelConfig
 
 MIXED = "deepseek_jax"  # model_type of models that no released one describes: all fields of ModelConfig as they are
 
@@ -42,7 +43,7 @@ def from_json(values: dict[str, Any]) -> ModelConfig:
     values = _in_our_terms(values, generation)
     fields = {key: _value(values, key, model_type) for key in generation.keys}
     fields |= {key: tuple(values[key]) for key in ("layer_types", "mlp_layer_types") if key in values}
-    return ModelConfig(**generation.implied | fields | rope_json.read(values))
+    return _built(generation.implied | fields | rope_json.read(values))
 
 
 def to_json(config: ModelConfig, spelling: str = "huggingface") -> dict[str, Any]:
@@ -94,6 +95,8 @@ def _counted(values):
     kinds = ["moe" if kind == "sparse" else kind for kind in values.get("mlp_layer_types", ())]
     if not kinds:
         return values
+    if len(kinds) != values.get("num_hidden_layers"):
+        raise UserError(f"config.json has mlp_layer_types of {len(kinds)} layers; num_hidden_layers says otherwise.")
     dense, hashed = kinds.count("dense"), kinds.count("hash_moe")
     values = values | {"first_k_dense_replace": dense, "num_hash_layers": hashed, "mlp_layer_types": kinds}
     if kinds == ["dense"] * dense + ["hash_moe"] * hashed + ["moe"] * kinds.count("moe"):
@@ -110,5 +113,9 @@ def _value(values, key, model_type):
 
 def _from_fields(values):
     fields = {key: value for key, value in values.items() if key in ModelConfig.__dataclass_fields__}
-    lists = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
-    return ModelConfig(**fields | lists | {"rope_scaling": RopeScaling(**values["rope_scaling"])})
+    return _built(fields)
+
+
+def _built(fields):
+    """ModelConfig of values that may be of any type."""
+    return build_section(ModelConfig, fields, "config.json's ")

@@ -16,6 +16,8 @@ from deepseek_jax.models.schedule import layers_of
 
 SPELLINGS = ("huggingface", "deepseek")
 
+HEADS = {"lm_head.weight", "head.weight"}
+
 # Each MTP module of V3 ships copies of these: written, not read.
 MTP_COPIES = {"embed_tokens.weight": "model.embed_tokens.weight", "shared_head.head.weight": "lm_head.weight"}
 
@@ -72,7 +74,7 @@ def mtp_prefix(depth: int, config: ModelConfig) -> str:
 
 def may_be_left(name: str, config: ModelConfig) -> bool:
     """Whether a checkpoint may hold this tensor although no array of ours is made of it."""
-    if name in ("lm_head.weight", "head.weight"):
+    if name in HEADS:
         return config.tie_word_embeddings
     match = re.match(r"(model\.layers|mtp)\.(\d+)\.(.*)", name)
     if match is None:

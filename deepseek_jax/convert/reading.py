@@ -2,16 +2,15 @@
 
 import dataclasses
 import functools
-import json
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from deepseek_jax.convert import config_json
-from deepseek_jax.convert.names import Place, may_be_left, mtp_prefix, place, spelling_of
+from deepseek_jax.convert.names import HEADS, Place, may_be_left, mtp_prefix, place, spelling_of
 from deepseek_jax.convert.progress import Progress, Tally, unseen
-from deepseek_jax.convert.tensors import Tensors
+from deepseek_jax.convert.tensors import Tensors, read_json
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import initialise
@@ -22,7 +21,7 @@ def read_config(directory: Path) -> ModelConfig:
     path = Path(directory) / "config.json"
     if not path.exists():
         raise UserError(f"{directory} has no config.json; give the directory of a checkpoint.")
-    config = config_json.from_json(json.loads(path.read_text()))
+    config = config_json.from_json(read_json(path))
     modules = config.num_nextn_predict_layers
     if not modules or any(name.startswith(mtp_prefix(0, config)) for name in Tensors(directory).names):
         return config
@@ -39,9 +38,10 @@ def load(
 ) -> tuple[dict, dict]:
     """(params, buffers), as `models.tree.split` gives them for a `Decoder` of `config`.
 
-    `dtype` is that of the parameters, None as stored (bfloat16 where quantised).  Tensors are read one at a time, each
-    into its place of our array: a numpy array, or with `shardings`, nested like the result, an array of jax of which
-    every device here gets its part, read by itself.  `progress` counts tensors.
+    `dtype` is that of the parameters but for those that rules.py keeps in float32; None is as stored (bfloat16 where
+    quantised).  Tensors are read one at a time, each into its place of our array: a numpy array, or with `shardings`,
+    nested like the result, an array of jax of which every device here gets its part, read by itself.  `progress` counts
+    tensors.
 
     Raises UserError where a tensor is missing, has another shape, or would be left over: nothing is dropped in
     silence but the modules past those that `config` has.
@@ -51,8 +51,8 @@ def load(
     tally = Tally(progress, sum(len(where.names) for where in jax.tree.leaves(places)))
 
     def fetch(leaf, where, sharding=None, *, dtype):
-        stored = tensors.dtype(next(iter(where.names.values())))
-        source = _Source(tensors, where, config, leaf.shape, np.dtype(dtype or stored), tally)
+        kind = where.rule.dtype(dtype) or tensors.dtype(next(iter(where.names.values())))
+        source = _Source(tensors, where, config, leaf.shape, np.dtype(kind), tally)
         if sharding is None:
             return source.part(tuple(slice(None) for _ in leaf.shape))
         return jax.make_array_from_callback(leaf.shape, sharding, source.part)
@@ -104,7 +104,19 @@ def locate(tensors: Tensors, config: ModelConfig, abstract: tuple[dict, dict]) -
     left = [name for name in tensors.names - known if not may_be_left(name, config)]
     if left:
         raise UserError(f"{directory} has {len(left)} tensors that this model does not know, such as {min(left)}.")
+    _check_tied(tensors, config, spelling)
     return places
+
+
+def _check_tied(tensors, config, spelling):
+    """Files may hold the embedding a second time, as the head that it is tied to."""
+    embedding = place(("embedding",), config, spelling).names[()]
+    for head in HEADS & tensors.names if config.tie_word_embeddings else ():
+        if not np.array_equal(tensors[head], tensors[embedding]):
+            raise UserError(
+                f"{tensors.directory} has a {head} that is not its {embedding}; its config.json says that they are "
+                "one (tie_word_embeddings)."
+            )
 
 
 def abstract_trees(config: ModelConfig) -> tuple[dict, dict]:

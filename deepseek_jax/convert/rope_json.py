@@ -12,7 +12,9 @@ OF_V4 = {"attention_factor": 1.0, "partial_rotary_factor": None}
 
 def read(values: dict[str, Any]) -> dict[str, Any]:
     """The fields of ModelConfig on rotary embeddings."""
-    rope = dict(values.get("rope_parameters") or values.get("rope_scaling") or {})
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise UserError(f"config.json has {rope!r} for rope_parameters or rope_scaling; give an object.")
     if "compress" in rope:  # V4: of the attentions that compress, and of the others, which are never extended
         theta, _ = _scaling(rope["main"], 10000.0)
         compressed = {key: value for key, value in rope["compress"].items() if key not in OF_V4}
@@ -39,17 +41,17 @@ def write_compressed(config: ModelConfig) -> dict[str, Any]:
 
 
 def _scaling(rope, theta):
-    """(theta, scaling)."""
+    """(theta, scaling): fields of RopeScaling, none where the context is not extended."""
     theta = rope.get("rope_theta", theta)
     kinds = {rope[key] for key in ("rope_type", "type") if key in rope}
     if kinds <= {"default"}:
-        return theta, RopeScaling()
+        return theta, {}
     known = {field.name for field in dataclasses.fields(RopeScaling)}
     given = {key: value for key, value in rope.items() if key not in ("rope_theta", "rope_type", "type")}
     if kinds != {"yarn"} or not given.keys() <= known:
         what = ", ".join([*kinds, *given])
         raise UserError(f"config.json extends rotary embeddings by {what}; only yarn with {sorted(known)} can be read.")
-    return theta, RopeScaling(**given | _magnitudes(given.get("mscale"), given.get("mscale_all_dim")))
+    return theta, given | _magnitudes(given.get("mscale"), given.get("mscale_all_dim"))
 
 
 def _magnitudes(mscale, mscale_all_dim):

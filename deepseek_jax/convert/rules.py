@@ -28,13 +28,15 @@ class Rule:
     """`layout` is an einops pattern from their tensor to a layer's array of ours, where all dimensions are apart.
 
     A name with "{expert}" stands for one tensor for each routed expert, and our array has a dimension more, its first.
-    `deepseek` is the name in V4's own files, None for what V4 does not have.
+    `deepseek` is the name in V4's own files, None for what V4 does not have.  `float32`: in whatever type the others
+    are asked for, because the released files, otherwise bfloat16, have it so.
     """
 
     ours: str
     layout: str
     hugging_face: str
     deepseek: str | None = None
+    float32: bool = False
 
     @property
     def by_expert(self) -> bool:
@@ -42,6 +44,10 @@ class Rule:
 
     def name(self, *, deepseek: bool) -> str:
         return self.deepseek if deepseek and self.deepseek else self.hugging_face
+
+    def dtype(self, asked: str | None) -> str | None:
+        """That of our array where a model of type `asked` is wanted, None for as it is stored."""
+        return "float32" if asked and self.float32 else asked
 
     def to_ours(self, tensor: np.ndarray, config: ModelConfig) -> np.ndarray:
         return rearrange(tensor, self.layout, **self._sizes(config))
@@ -81,16 +87,16 @@ def _compressor(ours: str, hugging_face: str, deepseek: str) -> tuple[Rule, ...]
     return (
         Rule(f"{ours}.kv", MATRIX, f"{hugging_face}.kv_proj.weight", f"{deepseek}.wkv.weight"),
         Rule(f"{ours}.gate", MATRIX, f"{hugging_face}.gate_proj.weight", f"{deepseek}.wgate.weight"),
-        Rule(f"{ours}.position_bias", "m c -> m c", f"{hugging_face}.position_bias", f"{deepseek}.ape"),
+        Rule(f"{ours}.position_bias", "m c -> m c", f"{hugging_face}.position_bias", f"{deepseek}.ape", float32=True),
         Rule(f"{ours}.norm.scale", VECTOR, f"{hugging_face}.kv_norm.weight", f"{deepseek}.norm.weight"),
     )
 
 
 def _streams(ours: str, hugging_face: str, deepseek: str) -> tuple[Rule, ...]:
     return (
-        Rule(f"{ours}.kernel", MATRIX, f"{hugging_face}fn", f"{deepseek}_fn"),
-        Rule(f"{ours}.bias", VECTOR, f"{hugging_face}base", f"{deepseek}_base"),
-        Rule(f"{ours}.scale", VECTOR, f"{hugging_face}scale", f"{deepseek}_scale"),
+        Rule(f"{ours}.kernel", MATRIX, f"{hugging_face}fn", f"{deepseek}_fn", float32=True),
+        Rule(f"{ours}.bias", VECTOR, f"{hugging_face}base", f"{deepseek}_base", float32=True),
+        Rule(f"{ours}.scale", VECTOR, f"{hugging_face}scale", f"{deepseek}_scale", float32=True),
     )
 
 
@@ -157,7 +163,7 @@ WINDOWED = (
     Rule("attention.q_up", "(H d) Q -> Q H d", "self_attn.q_b_proj.weight", "attn.wq_b.weight"),
     Rule("attention.kv", MATRIX, "self_attn.kv_proj.weight", "attn.wkv.weight"),
     Rule("attention.kv_norm.scale", VECTOR, "self_attn.kv_norm.weight", "attn.kv_norm.weight"),
-    Rule("attention.sinks", VECTOR, "self_attn.sinks", "attn.attn_sink"),
+    Rule("attention.sinks", VECTOR, "self_attn.sinks", "attn.attn_sink", float32=True),
     Rule("attention.out_down", "(g o) i -> g i o", "self_attn.o_a_proj.weight", "attn.wo_a.weight"),
     Rule("attention.out_up", MATRIX, "self_attn.o_b_proj.weight", "attn.wo_b.weight"),
     *_compressor("attention.compressor", "self_attn.compressor", "attn.compressor"),

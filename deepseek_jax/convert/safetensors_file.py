@@ -29,6 +29,7 @@ DTYPES = {
     "U8": np.dtype(np.uint8),
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+LFS = b"version https://git-lfs"  # how a pointer begins
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,21 +78,46 @@ class Output:
 
 def entries(file: Path) -> Iterator[tuple[str, Entry]]:
     """What the header of a safetensors file says: its length in 8 bytes, then JSON, then the data."""
-    if not file.exists():
-        raise UserError(f"{file} is missing; copy it there.")
-    with file.open("rb") as stream:
-        start = 8 + int.from_bytes(stream.read(8), "little")
-        try:
-            header = json.loads(stream.read(start - 8))
-        except ValueError:
-            raise UserError(f"{file} is no safetensors file, or a damaged one; copy it again.") from None
-    header.pop("__metadata__", None)
+    header, start = _header(file)
     if file.stat().st_size < start + max((of["data_offsets"][1] for of in header.values()), default=0):
         raise UserError(f"{file} is cut short; copy it again.")
     for name, of in header.items():
         if of["dtype"] not in DTYPES:
             raise UserError(f"{file} holds {name} as {of['dtype']}; only {', '.join(DTYPES)} can be read.")
-        yield name, Entry(file, start + of["data_offsets"][0], DTYPES[of["dtype"]], tuple(of["shape"]))
+        first, end = of["data_offsets"]
+        entry = Entry(file, start + first, DTYPES[of["dtype"]], tuple(of["shape"]))
+        if entry.nbytes != end - first:
+            raise UserError(f"{file} holds {name} in {end - first} bytes, but {entry.shape} takes {entry.nbytes}.")
+        yield name, entry
+
+
+def _header(file) -> tuple[dict[str, dict], int]:
+    """(the header, where the data begins)."""
+    if not file.exists():
+        raise UserError(f"{file} is missing; copy it there.")
+    with file.open("rb") as stream:
+        begin = stream.read(len(LFS))
+        if begin == LFS:
+            raise UserError(f"{file} is what git keeps in place of a large file; fetch the file itself: git lfs pull.")
+        start = 8 + int.from_bytes(begin[:8], "little")
+        stream.seek(8)
+        header = _parsed(stream.read(start - 8)) if start <= file.stat().st_size else None
+    if header is None:
+        raise UserError(f"{file} is no safetensors file, or a damaged one; copy it again.")
+    return header, start
+
+
+def _parsed(text: bytes) -> dict[str, dict] | None:
+    """A header without its remarks; None where it is none."""
+    try:
+        header = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(header, dict):
+        return None
+    header.pop("__metadata__", None)
+    complete = all(isinstance(of, dict) and of.keys() >= {"dtype", "shape", "data_offsets"} for of in header.values())
+    return header if complete else None
 
 
 def write(path: Path, outputs: list[Output], tally: Tally):

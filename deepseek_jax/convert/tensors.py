@@ -11,6 +11,7 @@ from deepseek_jax.convert.quantised import dequantise, is_packed
 from deepseek_jax.convert.safetensors_file import DTYPES, entries
 from deepseek_jax.errors import UserError
 
+QUANTISED = (DTYPES["F8_E4M3"], DTYPES["I8"], DTYPES["U8"])
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -25,6 +26,9 @@ class Tensors:
         self._entries = dict(fused.apart(entry for file in self._files() for entry in entries(file)))
         self._scales = dict(_scales(self._entries))
         self.names = self._entries.keys() - self._scales.values()
+        for name in sorted(self.names - self._scales.keys()):
+            if self._entries[name].dtype in QUANTISED:
+                raise UserError(f"{directory} has {name} in {self._entries[name].dtype}, but no scales of it.")
         self.nbytes = sum(entry.nbytes for entry in self._entries.values())
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -45,10 +49,24 @@ class Tensors:
     def _files(self):
         index = self.directory / INDEX
         if index.exists():
-            return [self.directory / file for file in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+            files = read_json(index).get("weight_map")
+            if not isinstance(files, dict):
+                raise UserError(f"{index} has no weight_map, which says the file of each tensor; copy it again.")
+            return [self.directory / file for file in sorted(set(files.values()))]
         if not (self.directory / SINGLE).exists():
             raise UserError(f"{self.directory} holds neither {SINGLE} nor {INDEX}; give the directory of a checkpoint.")
         return [self.directory / SINGLE]
+
+
+def read_json(path: Path) -> dict:
+    """The object in a file beside the tensors."""
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is no JSON: {error}.") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no JSON object.")
+    return values
 
 
 def _scales(entries) -> Iterator[tuple[str, str]]:

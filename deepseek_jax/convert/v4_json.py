@@ -19,7 +19,7 @@ KINDS = {
 
 def read(values: dict[str, Any]) -> dict[str, Any]:
     """`values` with what they say in either spelling under the names of ModelConfig's fields."""
-    schedule = _from_ratios(values) if "compress_ratios" in values else _from_types(values)
+    schedule = _from_ratios(values) if values.get("compress_ratios") else _from_types(values)
     return values | schedule | {"qk_rope_head_dim": _rope_head_dim(values)}
 
 

@@ -54,7 +54,7 @@ def rewrite(
     for path, where in jax.tree_util.tree_leaves_with_path(places):
         is_buffer, target_names = path[0].idx == 1, place(keys(path), config, names).names
         for at, name in where.names.items():
-            kind = np.dtype(dtype) if dtype and not is_buffer else tensors.dtype(name)
+            kind = np.dtype(where.rule.dtype(None if is_buffer else dtype) or tensors.dtype(name))
             read = functools.partial(tensors.__getitem__, name)
             outputs.append(Output(target_names[at], kind, tensors.shape(name), (read,)))
     _publish(target, config, outputs, spelling, shard_bytes, progress)

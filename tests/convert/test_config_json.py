@@ -156,6 +156,23 @@ def test_a_missing_key_is_named(name, missing):
         config_json.from_json(rest)
 
 
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        ("v3", {"hidden_size": "64"}, "config.json's hidden_size is '64'; it must be a whole number"),
+        ("v3", {"num_attention_heads": 4.0}, "num_attention_heads is 4.0; it must be a whole number"),
+        ("v3", {"tie_word_embeddings": 0}, "tie_word_embeddings is 0; it must be true or false"),
+        ("v3", {"rope_parameters": {"rope_type": "yarn", "factor": "4"}}, "rope_scaling.factor is '4'"),
+        ("v3", {"rope_parameters": "yarn"}, "has 'yarn' for rope_parameters"),
+        ("v32", {"mlp_layer_types": ["dense"]}, "mlp_layer_types of 1 layers"),
+        ("v4/official", {"compress_ratios": None}, "has no compress_ratios"),
+    ],
+)
+def test_a_value_of_another_type_is_named(name, change, message):
+    with pytest.raises(UserError, match=message):
+        config_json.from_json(values(f"{name}/config.json") | change)
+
+
 def test_null_is_no_size():
     with pytest.raises(UserError, match="has no hidden_size"):
         config_json.from_json(values("v3/config.json") | {"hidden_size": None})

@@ -58,6 +58,20 @@ def test_types_can_be_asked_for_or_kept(directory):
     assert {leaf.dtype.name for leaf in jax.tree.leaves(kept)} == {"float32"}
 
 
+def test_what_v4_ships_in_float32_stays_so(tmp_path):
+    """Hyper-connections, sinks and biases of positions, whatever type the rest is asked for."""
+    directory, kept = GOLDENS / "v4/official", ("hc_", "ape", "attn_sink", "gate.bias", "tid2eid")
+    trees = huggingface.load(directory, huggingface.read_config(directory), dtype="bfloat16")
+    huggingface.save(tmp_path / "saved", huggingface.read_config(directory), *trees, spelling="deepseek")
+    huggingface.rewrite(directory, tmp_path / "rewritten", dtype="bfloat16", spelling="deepseek")
+    original = load_file(directory / "model.safetensors")
+    for written in (load_file(tmp_path / name / "model.safetensors") for name in ("saved", "rewritten")):
+        assert written.keys() == original.keys()
+        for name, tensor in original.items():
+            expected = tensor if any(part in name for part in kept) else tensor.astype(ml_dtypes.bfloat16)
+            assert written[name].tobytes() == expected.tobytes(), name
+
+
 def test_modules_that_the_config_leaves_out_are_not_read():
     values = json.loads((GOLDENS / "v3/config.json").read_text()) | {"num_nextn_predict_layers": 0}
     params, buffers = huggingface.load(GOLDENS / "v3", config_json.from_json(values))
@@ -86,14 +100,61 @@ def test_a_checkpoint_of_another_model_is_refused(directory, change, message):
         huggingface.load(directory, huggingface.read_config(directory))
 
 
-def test_a_damaged_file_is_named(directory):
+def test_a_file_that_is_cut_short_is_named(directory):
     path = directory / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="model.safetensors is cut short"):
         Tensors(directory)
-    path.write_bytes(b"\x08" + bytes(15))
-    with pytest.raises(UserError, match="is no safetensors file"):
+
+
+def file_of(header: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header + bytes(8)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
+        (b"\xff" * 16, "is no safetensors file"),
+        (file_of(b"[]"), "is no safetensors file"),
+        (file_of(b'{"a": {"dtype": "F32"}}'), "is no safetensors file"),
+        (file_of(b'{"a": {"dtype": "C64", "shape": [1], "data_offsets": [0, 8]}}'), "holds a as C64"),
+        (
+            file_of(b'{"a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 8]}}'),
+            r"holds a in 8 bytes, but \(2, 2\) takes 16",
+        ),
+    ],
+)
+def test_what_is_no_safetensors_file_is_said(directory, content, message):
+    (directory / "model.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=message):
         Tensors(directory)
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("config.json", "{", "config.json is no JSON"),
+        ("config.json", "[]", "config.json holds no JSON object"),
+        ("model.safetensors.index.json", "{}", "has no weight_map"),
+        ("model.safetensors.index.json", "{", "index.json is no JSON"),
+    ],
+)
+def test_damaged_json_is_named(directory, name, content, message):
+    (directory / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        huggingface.load(directory, huggingface.read_config(directory))
+
+
+def test_a_head_of_its_own_beside_a_config_that_ties_it(directory):
+    """A copy of the embedding is none."""
+    path, tensors = directory / "config.json", load_file(directory / "model.safetensors")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tie_word_embeddings": True}))
+    config = huggingface.read_config(directory)
+    with pytest.raises(UserError, match="lm_head.weight that is not its model.embed_tokens.weight"):
+        huggingface.load(directory, config)
+    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"]}, directory / "model.safetensors")
+    assert "head" not in huggingface.load(directory, config)[0]
 
 
 def test_a_missing_shard_is_named(directory, tmp_path):

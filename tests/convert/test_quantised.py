@@ -1,11 +1,18 @@
 """Low-precision matrices against their definition, number by number."""
 
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
 import pytest
 
+from deepseek_jax.convert.progress import Tally, unseen
 from deepseek_jax.convert.quantised import dequantise
+from deepseek_jax.convert.safetensors_file import Output, entries, write
+from deepseek_jax.convert.tensors import Tensors
 from deepseek_jax.errors import UserError
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
 
 
 @pytest.mark.parametrize("scale_type", [np.float32, ml_dtypes.float8_e8m0fnu])
@@ -38,3 +45,14 @@ def test_scales_of_another_shape_are_named():
     weight, scale = np.zeros((146, 160), ml_dtypes.float8_e4m3fn), np.ones((1, 2), np.float32)
     with pytest.raises(UserError, match=r"scales of w have shape \(1, 2\); a matrix of \(146, 160\) has \(2, 2\)"):
         dequantise("w", weight, scale)
+
+
+@pytest.mark.parametrize("name", ["v3_fp8", "v4_quant/official"])
+def test_matrices_without_their_scales_are_named(tmp_path, name):
+    """Read as they are, they would be numbers of any size."""
+    held = dict(entries(GOLDENS / name / "model.safetensors"))
+    kept = {name: entry for name, entry in held.items() if not name.endswith((".scale", "_scale_inv"))}
+    outputs = [Output(name, entry.dtype, entry.shape, (entry.read,)) for name, entry in kept.items()]
+    write(tmp_path / "model.safetensors", outputs, Tally(unseen, 0))
+    with pytest.raises(UserError, match=r"has \S+ in (int8|float8_e4m3fn), but no scales of it"):
+        Tensors(tmp_path)

@@ -7,8 +7,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import deepseek_jax
+from deepseek_jax import api
 from deepseek_jax.errors import UserError
 
 V3 = Path(__file__).parents[1] / "goldens" / "v3"
@@ -64,6 +66,36 @@ def test_generate_takes_lists_and_arrays(model, expected):
     np.testing.assert_array_equal(deepseek_jax.generate(model, prompts.tolist(), max_new_tokens=16), tokens)
 
 
+def test_numbers_of_any_whole_type_mean_the_same(model, expected):
+    given, length = expected["input_ids"], int(expected["gen_prompt_len"])
+    logits = model(given).logits
+    for same in (given.astype(np.int64), given.astype(np.uint16), given.tolist(), jax.numpy.asarray(given)):
+        np.testing.assert_array_equal(model(same, np.ones(given.shape, bool)).logits, logits)
+    prompts = [given[0, :length].astype(np.int64), given[1, :length].tolist()]
+    np.testing.assert_array_equal(deepseek_jax.generate(model, prompts), expected["gen_tokens"])
+
+
+def test_few_tokens_and_none(model, expected):
+    prompts = expected["input_ids"][:, : int(expected["gen_prompt_len"])]
+    np.testing.assert_array_equal(deepseek_jax.generate(model, prompts, 1), expected["gen_tokens"][:, :1])
+    assert deepseek_jax.generate(model, prompts, 0).shape == (len(prompts), 0)
+
+
+def test_one_token_is_a_sequence(model, expected):
+    scores = model(expected["input_ids"][:, :1])
+    np.testing.assert_allclose(scores.logits, expected["logits"][:, :1], **CLOSE)
+    assert scores.mtp_logits[0].shape == scores.logits.shape
+
+
+@pytest.mark.parametrize("dtype, precision", [("float32", "highest"), ("bfloat16", None)])
+def test_float32_is_not_rounded_on_any_device(model, expected, monkeypatch, dtype, precision):
+    """The products of GPUs and TPUs take other float32 factors than they are given, unless they are asked not to."""
+    seen = []
+    monkeypatch.setattr(api, "_scores", lambda *_: seen.append(jax.config.jax_default_matmul_precision))
+    deepseek_jax.from_pretrained(V3, dtype=dtype)(expected["input_ids"])
+    assert seen == [precision or "default"]
+
+
 def test_nothing_but_eos_follows_eos(model, expected):
     prompts = expected["input_ids"][:, : int(expected["gen_prompt_len"])]
     eos = int(expected["gen_tokens"][0, 3])
@@ -76,6 +108,15 @@ def test_what_is_saved_is_read_again(model, tmp_path):
     again = deepseek_jax.from_pretrained(tmp_path)
     assert again.config == model.config
     jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+
+
+def test_v4_is_saved_under_either_set_of_names(tmp_path):
+    official = V3.parent / "v4/official"
+    deepseek_jax.save_pretrained(deepseek_jax.from_pretrained(official), tmp_path, spelling="deepseek")
+    written, original = (load_file(directory / "model.safetensors") for directory in (tmp_path, official))
+    assert written.keys() == original.keys()
+    for name in original:
+        assert written[name].tobytes() == original[name].tobytes(), name
 
 
 def test_bfloat16_is_read_and_written_as_such(model, tmp_path):
@@ -97,10 +138,19 @@ def test_bfloat16_is_close(model, expected):
     "call, message",
     [
         (lambda model: model([1, 2, 3]), "shape"),
+        (lambda model: model([[1, 2], [3]]), "input_ids has rows of different lengths"),
         (lambda model: model([[1, 256]]), "token 256"),
+        (lambda model: model([[1, 2**32]]), "token 4294967296"),
+        (lambda model: model([[0.5, 1.0]]), "of type float64"),
+        (lambda model: model([[1, 2]], [[1, 2]]), "other numbers than 1"),
         (lambda model: model([[1, 2]], [[1]]), "attention_mask"),
         (lambda model: deepseek_jax.generate(model, [[1], [-1]]), "token -1"),
         (lambda model: deepseek_jax.generate(model, []), "empty"),
+        (lambda model: deepseek_jax.generate(model, [[1], []]), "empty"),
+        (lambda model: deepseek_jax.generate(model, [1, 2]), "a list of token numbers for each prompt"),
+        (lambda model: deepseek_jax.generate(model, [[1.5]]), "a prompt is of type float64"),
+        (lambda model: deepseek_jax.generate(model, [[1]], -1), "max_new_tokens is -1"),
+        (lambda model: deepseek_jax.save_pretrained(model, "out", spelling="torch"), "spelling is 'torch'"),
         (lambda model: deepseek_jax.loss_and_grads(model, [[1], [2]]), "at least two"),
         (lambda model: deepseek_jax.from_pretrained(V3, dtype="int8"), "dtype"),
     ],
