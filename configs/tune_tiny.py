@@ -15,7 +15,7 @@ def get_config():
     config.optimizer.update(peak_lr=1e-3, weight_decay=0.0)
     config.optimizer.schedule.update(warmup_steps=5, final_ratio=0.01)
     config.router.bias_update_rate = 0.0  # the experts keep the parts that they have
-    config.train.steps = 60
+    config.train.steps = 40
     config.eval.update(every=0, batches=0, samples=1)
     config.checkpoint.every = 0
     return config

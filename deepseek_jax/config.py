@@ -246,7 +246,7 @@ class StoppingConfig:
 class StartConfig:
     """The model that a run begins from.  A run that goes on from a checkpoint of its own does not look at it."""
 
-    checkpoint: str = ""  # a run directory, what `convert --to orbax` wrote, a released directory; empty: from nothing
+    checkpoint: str = ""  # a run directory, what `convert --to orbax` wrote, a released directory, a .pth; empty: none
     best: bool = False  # of a run directory: the best evaluation and not the newest checkpoint
     fresh: str = (
         ""  # regular expression: what it is found in the path of is not taken but new, as in "^head$|embedding"

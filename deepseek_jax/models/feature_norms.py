@@ -31,7 +31,8 @@ class BatchNorm(nnx.Module):
     Under a mesh the batch is the whole one: means over a sharded dimension are means over all devices.
     """
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, eps: float = EPS):
+        self.eps = eps
         self.scale, self.bias = ones(size, "features_out"), zeros((size,), ("features_out",))
         self.mean = Buffer(jnp.zeros((size,), jnp.float32), out_sharding=("features_out",))
         self.variance = Buffer(jnp.ones((size,), jnp.float32), out_sharding=("features_out",))
@@ -47,7 +48,7 @@ class BatchNorm(nnx.Module):
             statistics = {"mean": mean.reshape(-1), "variance": unbiased.reshape(-1)}
         else:
             mean, variance = self.mean[...], self.variance[...]
-        normed = (x32 - mean) * jax.lax.rsqrt(variance + EPS)
+        normed = (x32 - mean) * jax.lax.rsqrt(variance + self.eps)
         return (normed * self.scale[...] + self.bias[...]).astype(x.dtype), jax.lax.stop_gradient(statistics)
 
 

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from deepseek_jax.models.convolution import FeatureExtractor
+from deepseek_jax.models.efficientnet import EfficientNetLite
 from deepseek_jax.models.heads import make_head
 from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.models.pooling import all_steps, last_step, real_steps
@@ -29,8 +30,11 @@ class Hybrid(nnx.Module):
             self.embedding = weight(rngs.params(), (config.vocab_size, features), ("vocab", "features_in"), 1.0)
         rank = 2 if config.input == "image" else 1
         if config.convolution.filters:
-            self.convolution = FeatureExtractor(config.convolution, rank, features, raw=raw, rngs=rngs)
-            features, raw = config.convolution.filters[-1], False
+            if config.convolution.kind == "efficientnet_lite0":
+                self.convolution = EfficientNetLite(config.convolution.stages, config.convolution.enlarge, rngs=rngs)
+            else:
+                self.convolution = FeatureExtractor(config.convolution, rank, features, raw=raw, rngs=rngs)
+            features, raw = config.convolution.channels, False
         if config.input == "image" and config.sequence == "rows":
             features *= config.map_size[1]
         if config.recurrent.kind != "none":
@@ -78,7 +82,10 @@ class Hybrid(nnx.Module):
         if not self.config.convolution.filters:
             return x, real, {}
         of_paths, of_features = split_key(key, 2)
-        x, real, seen = self.convolution(x, real, self.config.drop_path, of_paths)
+        if self.config.convolution.kind == "efficientnet_lite0":
+            x, seen = self.convolution(x, training=key is not None)
+        else:
+            x, real, seen = self.convolution(x, real, self.config.drop_path, of_paths)
         return dropout(x, self.config.dropout, of_features), real, {"convolution": seen} if seen else {}
 
     def _recur(self, x_BSF, real_BS, key):

@@ -4,11 +4,16 @@ import dataclasses
 
 from deepseek_jax.checking import at_least, choice, fraction
 from deepseek_jax.errors import UserError
+from deepseek_jax.models import efficientnet
 
 
 @dataclasses.dataclass(frozen=True)
 class ConvolutionConfig:
-    """Blocks one after another: convolutions, each with its norm and activation, then a pool."""
+    """Blocks one after another: convolutions, each with its norm and activation, then a pool.
+
+    `kind` efficientnet_lite0 is another extractor, for images alone (models/efficientnet.py): of its
+    settings `stages` and `enlarge` alone are its own.
+    """
 
     filters: tuple[int, ...] = (32,)  # channels of each block; () leaves the convolution out
     kernel_size: int = 3
@@ -18,15 +23,35 @@ class ConvolutionConfig:
     pool: str = "max"  # max, average, none
     pool_size: int = 2
     residual: bool = False
+    kind: str = "blocks"  # or efficientnet_lite0
+    stages: int = 4  # of efficientnet_lite0's seven
+    enlarge: int = 1  # how many times larger it sees an image
 
     def __post_init__(self):
         section = "model.convolution"
+        choice(f"{section}.kind", self.kind, ("blocks", "efficientnet_lite0"))
+        at_least(section, self, 1, "stages", "enlarge")
+        if self.stages > len(efficientnet.STAGES):
+            raise UserError(f"{section}.stages is {self.stages}; there are {len(efficientnet.STAGES)}.")
         if any(size < 1 for size in self.filters):
             raise UserError(f"{section}.filters is {self.filters}; each block needs at least 1.")
         at_least(section, self, 1, "kernel_size", "convs_per_block", "pool_size")
         choice(f"{section}.norm", self.norm, ("batch", "group", "layer", "none"))
         choice(f"{section}.activation", self.activation, ("relu", "gelu", "silu", "tanh"))
         choice(f"{section}.pool", self.pool, ("max", "average", "none"))
+
+    @property
+    def channels(self) -> int:
+        """Of the map."""
+        lite = self.kind == "efficientnet_lite0"
+        return efficientnet.STAGES[self.stages - 1].channels if lite else self.filters[-1]
+
+    @property
+    def pooled(self) -> int:
+        """What height and width are divided by."""
+        if self.kind == "efficientnet_lite0":
+            return efficientnet.reduction(self.stages)
+        return self.pool_size ** len(self.filters) if self.pool != "none" else 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +133,8 @@ class HybridConfig:
             self._check_boxes()
 
     def _check_branches(self):
+        if self.convolution.kind == "efficientnet_lite0" and self.input != "image":
+            raise UserError(f"model.convolution.kind is efficientnet_lite0; it sees images, and input is {self.input}.")
         if self.dropout == 1:
             raise UserError("model.dropout is 1.0, which leaves nothing; make it less than 1.")
         branches = (self.convolution.residual and self.convolution.filters) or self.attention.residual
@@ -126,18 +153,14 @@ class HybridConfig:
                 "or leave out recurrence (model.recurrent.kind 'none') and attention (model.attention.num_heads 0)."
             )
         for name in ("height", "width"):
-            if getattr(self, name) % self._pooled:
+            if getattr(self, name) * self.convolution.enlarge % self.convolution.pooled:
                 raise UserError(
-                    f"model.{name} is {getattr(self, name)}; make it a multiple of {self._pooled}, what the pools "
-                    "divide it by, so that the cells of the map tile the image and boxes lie where they say."
+                    f"model.{name} is {getattr(self, name)}; make it a multiple of {self.convolution.pooled}, what the "
+                    "pools divide it by, so that the cells of the map tile the image and boxes lie where they say."
                 )
-
-    @property
-    def _pooled(self) -> int:
-        convolution = self.convolution
-        return convolution.pool_size ** len(convolution.filters) if convolution.pool != "none" else 1
 
     @property
     def map_size(self) -> tuple[int, int]:
         """(rows, columns) of an image's map after the convolution; pooling rounds up."""
-        return -(-self.height // self._pooled), -(-self.width // self._pooled)
+        enlarge, pooled = self.convolution.enlarge, self.convolution.pooled
+        return -(-self.height * enlarge // pooled), -(-self.width * enlarge // pooled)

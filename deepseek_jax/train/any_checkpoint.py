@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from deepseek_jax.convert import huggingface, orbax_directory
+from deepseek_jax.convert import efficientnet, huggingface, orbax_directory
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
 from deepseek_jax.models.config import ModelConfig
@@ -25,7 +25,7 @@ class Found:
     """A model on the devices, its family, and what its sizes come from."""
 
     family: str
-    config: ModelConfig | HybridConfig
+    config: ModelConfig | HybridConfig | None  # None: of a part of a network, whose sizes are its arrays'
     params: dict
     buffers: dict
 
@@ -33,7 +33,13 @@ class Found:
 def read(directory: Path, mesh: Mesh, *, best: bool = False) -> Found:
     """Of a run directory the newest checkpoint or the `best` evaluation, averaged where the run has averages; of what
     `convert --to orbax` wrote, or of released files, all there is.  Parameters are float32, as axes say on `mesh`.
+
+    A .pth file is EfficientNet-Lite0: the convolution of a hybrid network.
     """
+    if directory.suffix == ".pth":
+        params, buffers = efficientnet.load(directory)
+        at = rules.replicated(mesh)
+        return Found("supervised", None, *jax.tree.map(lambda leaf: jax.device_put(leaf, at), (params, buffers)))
     if not directory.is_dir():
         raise UserError(f"{directory} is no directory; give that of a run or a checkpoint.")
     if (directory / checkpoint.DIRECTORY).is_dir():

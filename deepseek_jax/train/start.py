@@ -45,7 +45,9 @@ def _fitted(setup: Setup, found: Found) -> tuple[dict, dict]:
     # Paths begin with 0 for parameters and 1 for buffers.
     shapes, theirs = jax.eval_shape(make), tree.by_path((found.params, found.buffers))
     ours = tree.by_path(shapes)
-    if fresh and not any(map(is_fresh, ours | theirs)):
+    if found.config is None:  # a part of a network: what it does not hold is new, what it holds beyond is left
+        is_fresh = lambda path: path not in ours.keys() & theirs.keys()  # noqa: E731
+    elif fresh and not any(map(is_fresh, ours | theirs)):
         raise UserError(f"start.fresh is {fresh!r}, which is found in no parameter's path; see `deepseek-jax inspect`.")
     for path in ours | theirs:
         if not is_fresh(path):
@@ -75,6 +77,8 @@ def _check(setup: Setup, found: Found, path: str, here, there):
 def _different(setup: Setup, found: Found) -> str:
     """The settings of the model that the checkpoint has otherwise: "model.vocab_size is 4096 and here 400"."""
     model = setup.experiment.model if setup.experiment.family == "language_model" else setup.task.model
+    if found.config is None:
+        return ""
     here, there = (flatten(dataclasses.asdict(config), "model.") for config in (model, found.config))
     return ", ".join(f"{key} is {there[key]} and here {here[key]}" for key in here if here[key] != there[key])
 

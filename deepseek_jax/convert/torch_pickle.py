@@ -1,0 +1,66 @@
+"""Arrays of a .pth file as torch wrote them before version 1.6, without torch and without running what it holds.
+
+The file is pickles one after another (a magic number, a version, the machine, the arrays, their storages' keys), then
+each storage: how many numbers it has, and the numbers.
+"""
+
+import collections
+import pickle
+from pathlib import Path
+
+import numpy as np
+
+from deepseek_jax.errors import UserError
+
+MAGIC = 0x1950A86A20F9469CFC6C
+DTYPES = {"FloatStorage": np.float32, "DoubleStorage": np.float64, "LongStorage": np.int64, "HalfStorage": np.float16}
+
+
+def load(path: Path) -> dict[str, np.ndarray]:
+    """Arrays by name; UserError for another kind of file."""
+    try:
+        with Path(path).open("rb") as stream:
+            return _load(stream)
+    except (pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
+        raise UserError(f"{path} is no .pth file of arrays that can be read: {error}.") from None
+
+
+def _load(stream) -> dict[str, np.ndarray]:
+    if _Arrays(stream).load() != MAGIC:
+        raise ValueError("it does not begin as torch's older files do")
+    for _ in ("version", "machine"):
+        _Arrays(stream).load()
+    unpickler = _Arrays(stream)
+    found = unpickler.load()
+    for key in _Arrays(stream).load():
+        size = int.from_bytes(stream.read(8), "little")
+        storage = unpickler.storages[key]
+        storage[:] = np.frombuffer(stream.read(size * storage.itemsize), storage.dtype)
+    return dict(found)
+
+
+class _Arrays(pickle.Unpickler):
+    """Knows tensors and dicts of them, and nothing else that a pickle might name."""
+
+    def __init__(self, stream):
+        super().__init__(stream)
+        self.storages: dict[str, np.ndarray] = {}
+
+    def find_class(self, module, name):
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _view
+        if module == "torch" and name in DTYPES:
+            return DTYPES[name]
+        raise pickle.UnpicklingError(f"it holds {module}.{name}")
+
+    def persistent_load(self, saved):
+        _, dtype, key, _, size, *_ = saved
+        return self.storages.setdefault(key, np.zeros(size, dtype))
+
+
+def _view(storage, offset, shape, strides, *_):
+    """A tensor's part of a storage, which is filled later."""
+    strides = tuple(stride * storage.itemsize for stride in strides)
+    return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides)

