@@ -53,7 +53,7 @@ SCHEDULES = (
     *("constant", "cosine", "step", "multi_step", "v3", "wsd"),
     *("exponential", "polynomial", "one_cycle", "warm_restarts", "plateau", "range"),
 )
-OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "adagrad", "lion")
+OPTIMIZERS = ("adam", "adamw", "muon", "sgd", "rmsprop", "adagrad", "lion")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +85,7 @@ class ScheduleConfig:
 class OptimizerConfig:
     """The Optax chain: clip by global norm, a direction, decoupled weight decay, schedule, groups."""
 
-    name: str = "adamw"  # one of OPTIMIZERS
+    name: str = "adamw"  # one of OPTIMIZERS; muon takes the matrices and leaves the rest to adamw (train/muon.py)
     peak_lr: float = 2.2e-4
     b1: float = 0.9  # momentum for sgd and rmsprop
     b2: float = 0.95
@@ -114,13 +114,15 @@ class LossConfig:
     mtp_weight_final: float = 0.1
     mtp_switch: float = 0.676  # share of the run after which `mtp_weight_final` holds (10T of 14.8T tokens)
     sequence_balance: float = 1e-4
+    batch_balance: float = 0.0  # of the same loss over a whole microbatch (V3, section 4.5.3)
     z_loss: float = 0.0
     indexer_weight: float = 1.0  # of the divergence between sparse attention and what its indexer foresees
     indexer_warmup: float = 0.0625  # share of the run with dense attention: V3.2 warmed up for 1,000 of 16,000 steps
     chunk_tokens: int = 2048  # tokens whose logits exist at one time
 
     def __post_init__(self):
-        at_least("loss", self, 0, "mtp_weight", "mtp_weight_final", "sequence_balance", "z_loss", "indexer_weight")
+        at_least("loss", self, 0, "mtp_weight", "mtp_weight_final", "sequence_balance", "batch_balance")
+        at_least("loss", self, 0, "z_loss", "indexer_weight")
         at_least("loss", self, 1, "chunk_tokens")
         fraction("loss", self, "mtp_switch", "indexer_warmup")
 
@@ -181,12 +183,13 @@ class TrainConfig:
 class EvalConfig:
     every: int = 0  # steps between evaluations; 0: only at the end
     batch_size: int = 0  # sequences; 0: as in training
-    batches: int = 0  # of the held-out split at each evaluation during training; 0: all. The last one reads all
+    batches: int = 0  # of the held-out split at each evaluation during training; 0: all
+    final_batches: int = 0  # at the last one; 0: all, and rivals are scored on the same data
     samples: int = 2  # texts generated at the end
     sample_tokens: int = 96
 
     def __post_init__(self):
-        at_least("eval", self, 0, "every", "batch_size", "batches", "samples", "sample_tokens")
+        at_least("eval", self, 0, "every", "batch_size", "batches", "final_batches", "samples", "sample_tokens")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,8 @@ from deepseek_jax.config import FAMILIES, Experiment, default_config
 from deepseek_jax.errors import UserError
 
 
-def resolve(path: str | None, overrides: Mapping[str, str]) -> Experiment:
-    """The experiment of the config file `path` (None: the defaults) with `overrides`, dotted key to text, on top.
+def resolve(path: str | None, overrides: Mapping[str, object]) -> Experiment:
+    """The experiment of the config file `path` (None: the defaults) with `overrides` on top: dotted key to value.
 
     Overrides come after `get_config()` has run, so what the file computes from a key does not follow it, unless the
     file ties them with `config.get_ref`.
@@ -34,7 +34,7 @@ def load(path: str) -> ConfigDict:
     if spec is None:
         raise UserError(f"{path} is not a Python file; a config is a .py file with a get_config() function.")
     module = importlib.util.module_from_spec(spec)
-    with _explained(path), _siblings_importable(path):
+    with explained(path), importable(Path(path).resolve().parent.parent):
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
             raise UserError(f"{path} has no function get_config().")
@@ -49,11 +49,11 @@ def load(path: str) -> ConfigDict:
     return config
 
 
-def override(config: ConfigDict, overrides: Mapping[str, str], origin: str):
-    """Set dotted keys of `config`, in place, to what their texts stand for; `origin` is named for an unknown key."""
+def override(config: ConfigDict, overrides: Mapping[str, object], origin: str):
+    """Set dotted keys of `config`, in place, to values or what texts stand for; `origin` is named for unknown keys."""
     family = config.family
     known_keys = fields.leaf_types(family)
-    for key, text in overrides.items():
+    for key, value in overrides.items():
         if key not in known_keys:
             inside = [known for known in known_keys if known.startswith(key + ".")]
             if inside:
@@ -63,22 +63,24 @@ def override(config: ConfigDict, overrides: Mapping[str, str], origin: str):
         node = config
         for part in section.split("."):
             node = node[part]
-        node[name] = fields.parse(key, text, family)
+        if isinstance(value, str):
+            node[name] = fields.parse(key, value, family)
+        else:
+            node[name] = fields.convert(key, value, known_keys[key])
 
 
 @contextlib.contextmanager
-def _siblings_importable(path: str):
-    """Lets configs/a.py say `from configs import b`, from whatever directory the command is run."""
-    folder = str(Path(path).resolve().parent.parent)
-    sys.path.insert(0, folder)
+def importable(folder: Path):
+    """Lets configs/a.py say `from configs import b`, `folder` holding configs/, from wherever the command is run."""
+    sys.path.insert(0, str(folder))
     try:
         yield
     finally:
-        sys.path.remove(folder)
+        sys.path.remove(str(folder))
 
 
 @contextlib.contextmanager
-def _explained(path: str):
+def explained(path: str):
     """Turns whatever goes wrong in the config file into one sentence with the line of that file."""
     try:
         yield

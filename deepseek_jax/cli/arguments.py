@@ -15,11 +15,16 @@ from deepseek_jax.cli import (
     inspect,
     plan,
     predict,
+    study,
     train,
     tune_batch,
 )
 from deepseek_jax.errors import UserError
 
+VERBS = (
+    *(train, evaluate, generate, predict, study, data, convert, adapters, esft),
+    *(inspect, plan, compile, find_lr, tune_batch),
+)
 OVERRIDE = "--config."
 
 
@@ -41,8 +46,7 @@ def read(argv: Sequence[str]) -> argparse.Namespace:
         epilog="example: deepseek-jax train --config configs/v3_tiny.py --workdir runs/v3_tiny",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    modules = (train, evaluate, generate, predict, data, convert, adapters, esft, inspect, plan, compile, find_lr)
-    for module in (*modules, tune_batch):
+    for module in VERBS:
         module.add_to(verbs)
     words, overrides = split_overrides(argv)
     args = parser.parse_args(words)

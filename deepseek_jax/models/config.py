@@ -95,11 +95,13 @@ class ModelConfig:
     topk_group: int = 4
     norm_topk_prob: bool = True
     routed_scaling_factor: float = 2.5
+    masked_top_experts: int = 0  # each token's best experts that are passed over, to see what they are worth (MoE, 4.5)
 
     # Hyper-connections.
     hc_mult: int = 0
     hc_sinkhorn_iters: int = 20
     hc_eps: float = 1e-6
+    hc_manifold: bool = True  # false: free hyper-connections (arXiv:2409.19606), whose streams may grow
 
     # Multi-token prediction modules after the main stack.
     num_nextn_predict_layers: int = 1

@@ -1,5 +1,7 @@
 """Manifold-constrained hyper-connections: n streams that a sublayer reads, writes and mixes (arXiv:2512.24880).
 
+Without the manifold they are the free ones of arXiv:2409.19606.
+
 B batch  S sequence  n streams  D model
 """
 
@@ -26,14 +28,20 @@ class HyperConnection(nnx.Module):
     `comb` is doubly stochastic, so that streams neither grow nor fade with depth.  It begins near the identity, with
     reads of 1/n and writes of 1: equal streams, as the embedding gives them, then are one plain residual.  Small
     random kernels tell them apart.
+
+    Free ones (hc_manifold false) are three unbounded biases plus a scale times tanh of what the streams say; they begin
+    with the same reads and writes, and with `comb` the identity.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         n, D = config.hc_mult, config.hidden_size
         self.config = config
         self.kernel = weight(rngs.params(), (n * D, (2 + n) * n), ("embed", None), config.initializer_range)
-        stay = math.log(KEPT * (n - 1) / (1 - KEPT)) if n > 1 else 0.0
-        bias = [jnp.full((n,), equal_share(n)), jnp.zeros((n,)), stay * jnp.eye(n).ravel()]
+        if config.hc_manifold:
+            stay = math.log(KEPT * (n - 1) / (1 - KEPT)) if n > 1 else 0.0
+            bias = [jnp.full((n,), equal_share(n)), jnp.zeros((n,)), stay * jnp.eye(n).ravel()]
+        else:
+            bias = [jnp.full((n,), 1 / n), jnp.ones((n,)), jnp.eye(n).ravel()]
         self.bias = constant(jnp.concatenate(bias), (None,))
         self.scale = constant(jnp.full((3,), INITIAL_SCALE), (None,))
 
@@ -52,9 +60,13 @@ class HyperConnection(nnx.Module):
         """How much of each stream is read [B S n], written to [B S n] and kept, from stream i to j [B S n n]."""
         n, eps = self.config.hc_mult, self.config.hc_eps
         logits = project(x_BSnD, self.kernel, self.config.rms_norm_eps)
-        logits = logits * jnp.repeat(self.scale[...], np.array([n, n, n * n])) + self.bias[...]
+        scale = jnp.repeat(self.scale[...], np.array([n, n, n * n]))
+        logits = (logits if self.config.hc_manifold else jnp.tanh(logits)) * scale + self.bias[...]
         pre, post, comb = jnp.split(logits, [n, 2 * n], axis=-1)
-        comb_BSnn = sinkhorn(comb.reshape(*comb.shape[:-1], n, n), self.config.hc_sinkhorn_iters, eps)
+        comb_BSnn = comb.reshape(*comb.shape[:-1], n, n)
+        if not self.config.hc_manifold:
+            return pre, post, comb_BSnn
+        comb_BSnn = sinkhorn(comb_BSnn, self.config.hc_sinkhorn_iters, eps)
         return jax.nn.sigmoid(pre) + eps, 2 * jax.nn.sigmoid(post), comb_BSnn
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from deepseek_jax.config import LossConfig
 from deepseek_jax.models.decoder import Decoder, same_document, shift
+from deepseek_jax.models.moe.balance import batch_balance
 from deepseek_jax.tasks.cross_entropy import cross_entropy
 
 
@@ -41,6 +42,7 @@ def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: Los
     """The training loss of a microbatch's share, and a dict of shares that add up to the whole batch's metrics.
 
     loss/next and loss/mtp_k: mean nats a target; loss/balance: sequence-wise, mean over sequences, summed over layers;
+    loss/batch_balance, where it has a weight: over each microbatch, mean over sequences, summed over layers;
     router/load: assignments an expert, nested as the buffers; router/entropy: mean over tokens, nested likewise.
     router/dropped, where something may be: the share of assignments that experts had no room for.
     Where attention picks its keys, loss/indexer (nats) and indexer/recall: means over tokens and layers.
@@ -58,6 +60,9 @@ def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: Los
         sum(router.balance.sum() for router in reports) / totals["sequences"] if reports else jnp.zeros(())
     )
     value += config.sequence_balance * parts["loss/balance"]
+    if config.batch_balance:
+        parts["loss/batch_balance"] = _batch_balance(reports, batch, totals)
+        value += config.batch_balance * parts["loss/batch_balance"]
     if reports and reports[0].dropped is not None:
         parts["router/dropped"] = _dropped(reports, totals) / model.config.num_experts_per_tok
     if output.indexers:
@@ -86,6 +91,12 @@ def _predict(model, hidden, batch, depth, totals, config):
     options = {"z_loss": config.z_loss, "chunk_tokens": config.chunk_tokens}
     value, nll = cross_entropy(hidden, model.head_weight(), shift(batch["tokens"], depth), weights, **options)
     return value, (nll * weights).sum()
+
+
+def _batch_balance(reports: list, batch: dict, totals: dict) -> jax.Array:
+    """Summed over layers; a microbatch counts by its share of the batch's sequences."""
+    layers = sum((batch_balance(router.load_E, router.share_E).sum() for router in reports), jnp.zeros(()))
+    return layers * batch["tokens"].shape[0] / totals["sequences"]
 
 
 def _indexers(reports: dict, totals: dict) -> tuple[jax.Array, jax.Array]:

@@ -36,7 +36,7 @@ def describe(experiment: Experiment) -> Abstract:
     if experiment.family != "language_model":
         raise UserError(f"family is {experiment.family!r}; plan and compile know language models only.")
     program = as_trained(language_model_program(experiment, np.ones(1)), experiment)
-    optimizer = make_optimizer(experiment.optimizer, experiment.train.steps)
+    optimizer = make_optimizer(experiment.optimizer, experiment.train.steps, program.axes)
     ema = experiment.train.ema_decay > 0
     state = jax.eval_shape(lambda: initial_state(*program.make_parameters(), optimizer, ema))
     microbatch = microbatch_size(experiment.train)

@@ -28,22 +28,31 @@ from deepseek_jax.train.step import compile_score, compile_step, gradient_functi
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What stays the same from a process's first step to its last.  `profile` are the steps to trace."""
+    """What stays the same from a process's first step to its last.
+
+    `profile` are the steps to trace, `until` the step after which it pauses, if any.
+    """
 
     setup: Setup
     workdir: Path
     console: Console
     goodput: Goodput
     profile: range
+    until: int | None
 
 
 def train(
-    experiment: Experiment, workdir: str | Path, console: Console | None = None, profile: range = range(0)
+    experiment: Experiment,
+    workdir: str | Path,
+    console: Console | None = None,
+    profile: range = range(0),
+    until: int | None = None,
 ) -> dict[str, float]:
     """Trains in `workdir`, going on from its newest intact checkpoint if there is one; gives the final scores.
 
     Every process of a run calls it alike; the one that leads writes and shows for all.  On SIGTERM to any of them it
-    saves a checkpoint and returns.  A trace of the steps `profile` goes into the run directory.  Raises UserError for
+    saves a checkpoint and returns; so it does after the step `until`, and evaluates before it.  A trace of the steps
+    `profile` goes into the run directory.  Raises UserError for
     what the user can mend, and for a step that is not finite where train.on_nonfinite is "stop".
     """
     workdir, leads = Path(workdir), processes.leads()
@@ -61,8 +70,8 @@ def train(
             if restored:
                 console.print(f"going on from step {restored[1].step}")
             state, done = restored or (first_state(setup, console.print), Progress())
-            run = Run(setup, workdir, console, Goodput(began, done.useful_seconds), profile)
-            if not done.stopped:
+            run = Run(setup, workdir, console, Goodput(began, done.useful_seconds), profile, until)
+            if not done.stopped and (until is None or done.step < until):
                 state, done = _take_steps(run, state, done, checkpoints)
         finished = done.stopped or done.step == experiment.train.steps
         results = setup.task.results(state, workdir) if finished else []
@@ -101,9 +110,9 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
                 recorder.follow(Started(step, batch, measured, waited))
                 profile.after(step)
 
-                last, interrupted = step == steps, preempted(step)
-                evaluating = last or _due(experiment.eval.every, step)
-                saving = last or interrupted or _due(experiment.checkpoint.every, step)
+                last, interrupted, pausing = step == steps, preempted(step), step == run.until
+                evaluating = last or pausing or _due(experiment.eval.every, step)
+                saving = last or interrupted or pausing or _due(experiment.checkpoint.every, step)
                 if not (evaluating or saving):
                     continue
                 recorder.pause()  # rows come before the checkpoint that vouches for them
@@ -119,7 +128,7 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
                     useful = run.goodput.useful_seconds
                     done = dataclasses.replace(done, step=step, data=batches.state(), useful_seconds=useful)
                     checkpoints.save(state, done, done.best_score if best else math.inf)
-                if ending:
+                if ending or pausing:
                     break
                 if interrupted:
                     console.print(f"stopped by SIGTERM after step {step}; the same command goes on from there")
@@ -145,9 +154,10 @@ def _scores(setup: Setup, score, state: State, split: str, limit: int) -> dict[s
 
 
 def _final_scores(setup: Setup, score, state: State) -> dict[str, float]:
-    """final/* on all held-out batches, and of what the model is compared with."""
-    rivals = {f"final/{name}": value for name, value in setup.task.rivals().items()}
-    return _scores(setup, score, state, "final", limit=0) | rivals
+    """final/* on the held-out batches, and of what the model is compared with where it read all of them."""
+    limit = setup.experiment.eval.final_batches
+    rivals = {} if limit else {f"final/{name}": value for name, value in setup.task.rivals().items()}
+    return _scores(setup, score, state, "final", limit) | rivals
 
 
 def _take_back_best(setup: Setup, state: State, done: Progress, step: int, checkpoints: Checkpoints, console: Console):

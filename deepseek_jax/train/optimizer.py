@@ -11,6 +11,7 @@ from deepseek_jax.train import schedules
 from deepseek_jax.train.by_depth import by_depth
 from deepseek_jax.train.groups import factors
 from deepseek_jax.train.moments import remembered_in
+from deepseek_jax.train.muon import scale_by_muon
 
 SPARED = ("norm", "scale", "bias", "embed")
 
@@ -30,8 +31,12 @@ def decay_mask(params):
     return jax.tree_util.tree_map_with_path(lambda path, _: decays(path), params)
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformationExtraArgs:
+def make_optimizer(
+    config: OptimizerConfig, steps: int, axes: dict | None = None
+) -> optax.GradientTransformationExtraArgs:
     """The chain of a run of `steps` steps.  Its updates are added to the parameters as they are.
+
+    `axes`: the logical axes of the parameters, as Program has them; only muon asks, which tells matrices by them.
 
     Weight decay is decoupled from the gradient (arXiv:1711.05101) and scaled by the learning rate, as PyTorch does it.
     `update` takes the step's loss as `value`, which the schedule "plateau" goes by.
@@ -43,7 +48,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
         )
     chain = optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        remembered_in(config.moment_dtype, _direction(config)),
+        remembered_in(config.moment_dtype, _direction(config, axes)),
         _decayed(config),
         optax.scale_by_learning_rate(schedules.learning_rate(config, steps)),
         _scaled(config),
@@ -59,11 +64,13 @@ def lowered(opt_state) -> jax.Array | float:
     return found[0] if found else 1.0
 
 
-def _direction(config: OptimizerConfig) -> optax.GradientTransformation:
+def _direction(config: OptimizerConfig, axes: dict | None) -> optax.GradientTransformation:
     b1, b2, eps = config.b1, config.b2, config.eps
     match config.name:
         case "adam" | "adamw":
             return optax.scale_by_adam(b1=b1, b2=b2, eps=eps, nesterov=config.nesterov)
+        case "muon":
+            return scale_by_muon(axes, optax.scale_by_adam(b1=b1, b2=b2, eps=eps, nesterov=config.nesterov))
         case "sgd":
             return optax.trace(decay=b1, nesterov=config.nesterov)
         case "rmsprop":

@@ -17,7 +17,7 @@ from deepseek_jax.train import progress
 from deepseek_jax.train.language_model import LanguageModelTask
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import Program
-from deepseek_jax.train.schedules import microbatch_size
+from deepseek_jax.train.schedules import learning_rate, microbatch_size
 from deepseek_jax.train.state import State, abstract_state
 from deepseek_jax.train.supervised import SupervisedTask
 from deepseek_jax.train.task import Batch, Task, TrainBatches
@@ -66,9 +66,10 @@ def prepare(experiment: Experiment, console: Console) -> Setup:
     for name, size in sizes.items():
         check_batch(mesh, name, size)
         pipeline.check(mesh, experiment.train.pipeline_microbatches, name, size)
-    optimizer = make_optimizer(experiment.optimizer, experiment.train.steps)
+    learning_rate(experiment.optimizer, experiment.train.steps)  # what cannot be is refused before data is prepared
     with progress.preparing(console) as report:
         task = TASKS[experiment.family](experiment, mesh, report)
         processes.meet()
+    optimizer = make_optimizer(experiment.optimizer, experiment.train.steps, task.program.axes)
     abstract = abstract_state(task.program, optimizer, mesh, ema=experiment.train.ema_decay > 0)
     return Setup(experiment, mesh, task, optimizer, abstract)

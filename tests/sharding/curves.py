@@ -124,7 +124,7 @@ def start(experiment: Experiment, mesh: dict[str, int]):
     """(state, compiled step, mesh); {} is one device."""
     mesh = make_mesh(MeshConfig(**{"data": 1} | mesh), jax.devices() if mesh else jax.devices()[:1])
     program = language_model_program(experiment, np.array([4.0]))
-    optimizer = make_optimizer(experiment.optimizer, experiment.train.steps)
+    optimizer = make_optimizer(experiment.optimizer, experiment.train.steps, program.axes)
     abstract = abstract_state(program, optimizer, mesh, ema=False)
     step = compile_step(make_step(program, optimizer, experiment), abstract)
     return make_state(program, optimizer, abstract), step, mesh

@@ -1,4 +1,4 @@
-"""How evenly the router spreads tokens: loads, the sequence-wise balance loss, the bias update (V3, section 2.1.2).
+"""How evenly the router spreads tokens: loads, balance losses, the bias update (V3, sections 2.1.2 and 4.5.3).
 
 The loss is V2's expert-level one too (V2, section 2.2.3): a softmax's scores already sum to 1.
 
@@ -21,6 +21,7 @@ class RouterReport:
 
     load_E: Float[Array, "E"]  # assignments an expert got
     gate_E: Float[Array, "E"]  # its routing weights, as shares of each token's, summed over tokens
+    share_E: Float[Array, "E"]  # of the normalised scores, summed over tokens
     balance: Float[Array, ""]  # sequence-wise balance loss, summed over sequences
     entropy: Float[Array, ""]  # of the normalised scores, in nats, summed over tokens
     dropped: Float[Array, ""] | None  # assignments that found no room; None where there is room for all
@@ -43,10 +44,22 @@ def report(routing: Routing, counted_BS: Bool[Array, "B S"]) -> RouterReport:
     return RouterReport(
         load_E=load_BE.sum(axis=0),
         gate_E=jax.lax.stop_gradient(jnp.einsum("BSE,BS->E", gate_TE.reshape(B, S, E), counted)),
+        share_E=jnp.einsum("BSE,BS->E", share_BSE, counted),
         balance=(frequency_BE * probability_BE).sum(),
         entropy=jax.lax.stop_gradient((entropy_BS * counted).sum()),
         dropped=None if routing.dropped_T is None else (routing.dropped_T.reshape(B, S) * counted).sum(),
     )
+
+
+def batch_balance(load: Float[Array, "... E"], share: Float[Array, "... E"]) -> Float[Array, "..."]:
+    """The balance loss with loads and scores of all tokens together: single sequences may be as uneven as they like.
+
+    It knows only the tokens it is given, so gradients of microbatches do not add up to those of a large batch.
+    """
+    load = jax.lax.stop_gradient(load)
+    frequency = load * load.shape[-1] / jnp.maximum(load.sum(axis=-1, keepdims=True), 1.0)
+    probability = share / jnp.maximum(share.sum(axis=-1, keepdims=True), 1.0)
+    return (frequency * probability).sum(axis=-1)
 
 
 def update_bias(

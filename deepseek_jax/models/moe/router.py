@@ -55,7 +55,8 @@ class TopKRouter(nnx.Module):
         if config.topk_method in BEST_OF_GROUP:
             best = BEST_OF_GROUP[config.topk_method]
             choice_TE = keep_best_groups(choice_TE, config.n_group, config.topk_group, best)
-        experts_TK = jax.lax.top_k(choice_TE, config.num_experts_per_tok)[1]
+        masked = config.masked_top_experts
+        experts_TK = jax.lax.top_k(choice_TE, masked + config.num_experts_per_tok)[1][:, masked:]
         return Routing(experts_TK, weights(scores_TE, experts_TK, config), scores_TE)
 
 

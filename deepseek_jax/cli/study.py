@@ -1,0 +1,113 @@
+"""deepseek-jax study run, study report, study list and study diff."""
+
+from pathlib import Path
+
+from deepseek_jax.cli import options, runtime
+from deepseek_jax.cli.options import number
+from deepseek_jax.errors import UserError
+
+RUN = """\
+What is done is not done again; what was killed goes on from its last checkpoint; a variant that fails is written down
+with its reason and the others go on.  Every run keeps its directory below runs/studies.  Other workers may be started
+at any time, on any machine that shares this directory: they divide what is left.
+
+examples:
+  deepseek-jax study run experiments/studies/balance.py
+  deepseek-jax study run experiments/studies/*.py --jobs 2
+  deepseek-jax study run experiments/studies/balance.py --slurm | sbatch"""
+
+REPORT = """\
+Writes report.md, report.html, results.json and pictures into experiments/results/NAME, beside the folder of studies.
+Where no run is here, the page is made from the results.json that is there.
+
+example:
+  deepseek-jax study report experiments/studies/balance.py"""
+
+LIST = """
+examples:
+  deepseek-jax study list
+  deepseek-jax study list my_studies/*.py"""
+
+DIFF = """
+example:
+  deepseek-jax study diff runs/studies/balance/nothing-0-* runs/studies/balance/bias_update-0-*"""
+
+
+def add_to(verbs):
+    study = options.add_verb(verbs, "study", None, "test claims: run studies, report them, list their verdicts", "")
+    actions = study.add_subparsers(title="verbs", metavar="VERB", required=True)
+    run_ = options.add_verb(actions, "run", run, "do what is not yet done of studies and sweeps", RUN)
+    run_.add_argument("files", nargs="+", metavar="FILE", type=Path, help="Python files with a variable study")
+    run_.add_argument("--jobs", type=number(int, 1), default=1, metavar="N", help="worker processes; default: 1")
+    run_.add_argument("--retry", action="store_true", help="try failed runs again")
+    where = run_.add_mutually_exclusive_group()
+    where.add_argument("--here", action="store_true", help="in this process, without workers")
+    where.add_argument("--index", type=number(int, 0), metavar="I", help="run number I alone, in this process")
+    where.add_argument("--slurm", action="store_true", help="print a script for sbatch, an array with a task a run")
+    report = options.add_verb(actions, "report", run_report, "write the page of a study", REPORT)
+    report.add_argument("files", nargs="+", metavar="FILE", type=Path, help="Python files with a variable study")
+    report.add_argument("--output", type=Path, metavar="DIR", help="default: experiments/results/NAME")
+    listing = options.add_verb(actions, "list", run_list, "show studies with their verdicts", LIST)
+    listing.add_argument("files", nargs="*", metavar="FILE", type=Path, help="default: experiments/studies/*.py")
+    root = {"type": Path, "default": Path("runs/studies"), "metavar": "DIR", "help": "where runs are kept"}
+    for parser in (run_, report, listing):
+        parser.add_argument("--root", **root)
+    diff = options.add_verb(actions, "diff", run_diff, "show in which settings two runs differ", DIFF)
+    diff.add_argument("left", type=Path, metavar="DIR", help="a run directory")
+    diff.add_argument("right", type=Path, metavar="DIR", help="another")
+
+
+def run(args):
+    runtime.prepare()
+    from deepseek_jax.studies import running, slurm
+    from deepseek_jax.studies.study import load
+
+    loaded = [load(path) for path in args.files]
+    if args.slurm or args.index is not None:
+        if len(loaded) > 1:
+            raise UserError("--slurm and --index take one study.")
+        if args.slurm:
+            print(slurm.script(loaded[0], args.root), end="")
+            return
+    if args.retry:
+        for study in loaded:
+            running.forget_failures(study, args.root)
+    say = lambda text: print(text, flush=True)  # noqa: E731
+    if args.here or args.index is not None:
+        running.work(loaded, args.root, say, args.index)
+    else:
+        running.spread(args.files, args.jobs, args.root, say)
+
+
+def run_report(args):
+    runtime.prepare()
+    from deepseek_jax.studies import report
+    from deepseek_jax.studies.study import load
+
+    if args.output and len(args.files) > 1:
+        raise UserError("--output takes one study.")
+    for path in args.files:
+        folder, verdict = report.write(load(path), args.root, args.output)
+        print(f"{folder}: {verdict}")
+
+
+def run_list(args):
+    runtime.prepare()
+    from rich.console import Console
+    from rich.table import Table
+
+    from deepseek_jax.studies import overview
+
+    table = Table()
+    for heading in ("study", "question", "runs", "verdict"):
+        table.add_column(heading)
+    for line in overview.lines(args.files or overview.files(), args.root):
+        table.add_row(line.name, line.question, line.runs, line.verdict)
+    Console().print(table)
+
+
+def run_diff(args):
+    from deepseek_jax.studies import overview
+
+    for key, there, here in overview.diff(args.left, args.right):
+        print(f"{key}: {there} there, {here} here")

@@ -1,0 +1,144 @@
+"""Claims in words that a program can judge: "bias update <= sequence-wise loss; no different from batch-wise loss".
+
+A clause says between which bounds the paired difference of two variants lies.  With the margin m that counts:
+
+    a < b                     below -m              a > b      above m
+    a <= b                    at most m             a >= b     at least -m
+    a no different from b     between -m and m
+
+It holds where the 95% interval of the difference lies inside, does not where it lies outside, and cannot be told
+where it does both.  b may be a number; a left out is that of the clause before.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from deepseek_jax.errors import UserError
+from deepseek_jax.studies.statistics import Difference, difference
+
+HOLDS, DOES_NOT, CANNOT_TELL = "holds", "does not", "cannot tell at this scale"
+RELATIONS = {  # -> (lowest, highest) difference in margins
+    "no different from": (-1, 1),
+    "<=": (-math.inf, 1),
+    ">=": (-1, math.inf),
+    "<": (-math.inf, -1),
+    ">": (1, math.inf),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """What is claimed of a metric.  `margin`: the smallest difference that counts, in the metric's unit, or as text a
+    share of the right side's mean: "0.25%"."""
+
+    metric: str
+    margin: float | str
+    text: str
+
+    def __post_init__(self):
+        fraction(self.margin)
+
+    def margin_beside(self, right: float) -> float:
+        """The margin in the metric's unit where the right side's mean is `right`."""
+        share = fraction(self.margin)
+        return abs(share * right) if isinstance(self.margin, str) else share
+
+
+@dataclasses.dataclass(frozen=True)
+class Clause:
+    """`right` is a variant's name, or a number."""
+
+    left: str
+    relation: str
+    right: str | float
+
+    def __str__(self):
+        return f"{self.left} {self.relation} {self.right}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """A clause, what became of it, and why."""
+
+    clause: Clause
+    verdict: str
+    reason: str
+    difference: Difference | None = None
+
+
+def fraction(margin: float | str) -> float:
+    """A margin as a number above 0: 0.0025 for "0.25%"; UserError for what is none."""
+    percent = isinstance(margin, str) and margin.endswith("%")
+    try:
+        value = float(margin[:-1]) / 100 if percent else float(margin)
+        if isinstance(margin, str) and not percent or not 0 < value < math.inf:
+            raise ValueError
+    except ValueError:
+        raise UserError(f"a claim's margin is {margin!r}; write a number above 0, or a share as '0.5%'.") from None
+    return value
+
+
+def parse(text: str, names: Sequence[str]) -> list[Clause]:
+    """The clauses of a claim about these variants; UserError for what cannot be read."""
+    clauses, left = [], None
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        relation = next((word for word in RELATIONS if re.search(rf"(^|\s){re.escape(word)}\s", part)), None)
+        if relation is None:
+            raise UserError(f"claim {part!r}: write two variants and between them one of {', '.join(RELATIONS)}.")
+        before, after = (side.strip() for side in re.split(rf"(?:^|\s){re.escape(relation)}\s", part, maxsplit=1))
+        left = before or left
+        if not left:
+            raise UserError(f"claim {part!r} begins with its relation; name a variant before it.")
+        clauses.append(Clause(_known(left, names), relation, _number(after) or _known(after, names)))
+    if not clauses:
+        raise UserError("the claim is empty; write one such as 'new <= old'.")
+    return clauses
+
+
+def _known(name: str, names: Sequence[str]) -> str:
+    if name not in names:
+        raise UserError(f"the claim names {name!r}; the variants are {', '.join(names)}.")
+    return name
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def judge(claim: Claim, names: Sequence[str], values: Mapping[str, Mapping[int, float]], missing: Mapping[str, str]):
+    """Each clause of the claim as Judged; `values` are variant -> seed -> metric, `missing` says why some are not
+    there."""
+    return [_judge(claim, clause, values, missing) for clause in parse(claim.text, names)]
+
+
+def _judge(claim: Claim, clause: Clause, values, missing) -> Judged:
+    for name in (clause.left, clause.right):
+        if name in missing:
+            return Judged(clause, CANNOT_TELL, f"{name}: {missing[name]}")
+    left = values.get(clause.left, {})
+    right = values.get(clause.right, {}) if isinstance(clause.right, str) else dict.fromkeys(left, clause.right)
+    seeds = sorted(left.keys() & right.keys())
+    if len(seeds) < 2:
+        return Judged(clause, CANNOT_TELL, f"{len(seeds)} paired seeds; an interval needs at least 2")
+    found = difference([left[seed] for seed in seeds], [right[seed] for seed in seeds])
+    margin = claim.margin_beside(sum(right[seed] for seed in seeds) / len(seeds))
+    low, high = (bound * margin for bound in RELATIONS[clause.relation])
+    if low <= found.low and found.high <= high:
+        verdict = HOLDS
+    elif found.high < low or found.low > high:
+        verdict = DOES_NOT
+    else:
+        verdict = CANNOT_TELL
+    reason = f"difference {found.mean:+.4g}, 95% interval {found.low:+.4g} to {found.high:+.4g}, margin {margin:.4g}"
+    return Judged(clause, verdict, reason, found)
+
+
+def overall(judged: Sequence[Judged]) -> str:
+    """Of all clauses together: it holds where all do, and does not where any does not."""
+    verdicts = {each.verdict for each in judged}
+    return DOES_NOT if DOES_NOT in verdicts else CANNOT_TELL if CANNOT_TELL in verdicts else HOLDS

@@ -1,0 +1,18 @@
+"""What studies measure of trained runs, beside their losses: functions Trained -> {score: number}."""
+
+from deepseek_jax.studies.measures.decoding import acceptance, cache_bytes, decode_speed
+from deepseek_jax.studies.measures.learning import step_memory, tokens_to
+from deepseek_jax.studies.measures.residual import composite_gain
+from deepseek_jax.studies.measures.routing import mask_top, shared_for_routed, specialisation
+
+__all__ = [
+    "acceptance",
+    "cache_bytes",
+    "composite_gain",
+    "decode_speed",
+    "mask_top",
+    "shared_for_routed",
+    "specialisation",
+    "step_memory",
+    "tokens_to",
+]

@@ -1,0 +1,43 @@
+"""What a model costs when it writes: its cache, its speed, and what drafts of its MTP modules save."""
+
+import time
+
+from deepseek_jax.infer import generate, speculative
+from deepseek_jax.models.counts import cache_size
+from deepseek_jax.studies.measures import text
+from deepseek_jax.studies.outcome import Trained
+
+PROMPTS, PROMPT, NEW = 4, 32, 64  # how many, their tokens, and tokens written after each
+REPEATS = 3
+
+
+def cache_bytes(trained: Trained) -> dict[str, float]:
+    """float32 bytes that the cache of the main model grows by with a token, by the formula; the same for every seed."""
+    growing, _ = cache_size(trained.experiment.model)
+    return {"cache_bytes": 4 * growing}
+
+
+def decode_speed(trained: Trained) -> dict[str, float]:
+    """Tokens a second, greedy, prompts side by side; the best of REPEATS, prefill included, compilation not."""
+    given = text.prompts(trained, PROMPTS, PROMPT)
+    return {"decode_tokens_per_second": PROMPTS * NEW / _seconds(generate.new_tokens, trained, given)}
+
+
+def acceptance(trained: Trained) -> dict[str, float]:
+    """Of greedy decoding with drafts: the share of them accepted, and how many times faster than without."""
+    if not trained.experiment.model.num_nextn_predict_layers:
+        return {}
+    given = text.prompts(trained, PROMPTS, PROMPT)
+    _, found = speculative.new_tokens(trained.model, given, NEW)
+    plain, drafted = (_seconds(way.new_tokens, trained, given) for way in (generate, speculative))
+    return {"acceptance": found.rate, "decode_speed_up": plain / drafted}
+
+
+def _seconds(decode, trained: Trained, given: list[list[int]]) -> float:
+    decode(trained.model, given, NEW)  # compiles
+    taken = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        decode(trained.model, given, NEW)
+        taken.append(time.perf_counter() - began)
+    return min(taken)

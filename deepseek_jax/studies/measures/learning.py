@@ -1,0 +1,50 @@
+"""What learning costs: tokens until a loss is reached, and the memory of a step."""
+
+from collections.abc import Callable
+
+import jax
+from rich.console import Console
+
+from deepseek_jax.studies import budget, curves
+from deepseek_jax.studies.outcome import Trained
+from deepseek_jax.train import setup
+from deepseek_jax.train.shown import SHOWN
+from deepseek_jax.train.sinks import FILE, read_rows
+from deepseek_jax.train.step import compile_step, make_step
+
+
+def tokens_to(loss: float) -> Callable[[Trained], dict[str, float]]:
+    """A measure: tokens (or records) and seconds of training until the smoothed training loss was at `loss`.
+
+    {} for a run that never came so far.
+    """
+
+    def measure(trained: Trained) -> dict[str, float]:
+        shown, spent = SHOWN[trained.experiment.family], budget.units(trained.experiment)
+        rows = [row for row in read_rows(trained.directory / FILE) if shown.loss in row]
+        spent_at, mean, _ = curves.mean_curve([[[spent[row["step"] - 1], row[shown.loss]] for row in rows]])
+        if mean.min() > loss:
+            return {}
+        needed = curves.reached(spent_at, mean, loss)
+        speeds = sorted(row[shown.speed] for row in rows if shown.speed in row)
+        return {f"tokens_to_{loss}": needed, f"seconds_to_{loss}": needed / speeds[len(speeds) // 2]}
+
+    measure.__name__ = f"tokens_to_{loss}"
+    return measure
+
+
+def step_memory(trained: Trained) -> dict[str, float]:
+    """Bytes that the compiled training step needs beside state and batch; of the first seed, the others' are equal."""
+    if trained.experiment.train.seed:
+        return {}
+    ready = setup.prepare(trained.experiment, Console(quiet=True))
+    step = compile_step(make_step(ready.program, ready.optimizer, trained.experiment), ready.abstract)
+    train = trained.experiment.train
+    microbatches = train.batch_size // (train.microbatch_size or train.batch_size)
+    batch = ready.place([next(ready.train_batches())] * microbatches)
+    compiled = step.lower(ready.abstract, jax.tree.map(_shape, batch)).compile()
+    return {"step_memory_bytes": compiled.memory_analysis().temp_size_in_bytes}
+
+
+def _shape(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)

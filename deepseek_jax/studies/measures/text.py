@@ -1,0 +1,24 @@
+"""Held-out text for measures: the same batches for every run of a corpus."""
+
+import itertools
+
+import numpy as np
+
+from deepseek_jax.data.pipeline import Corpus, open_corpus
+from deepseek_jax.studies.outcome import Trained
+
+
+def corpus(trained: Trained) -> Corpus:
+    return open_corpus(trained.experiment.data, trained.experiment.model.vocab_size)
+
+
+def batches(trained: Trained, count: int, rows: int = 32) -> list[dict[str, np.ndarray]]:
+    """The first `count` held-out batches [rows, S]."""
+    return list(itertools.islice(corpus(trained).held_out_batches(rows), count))
+
+
+def prompts(trained: Trained, count: int, length: int) -> list[list[int]]:
+    """The first `length` tokens of as many held-out rows that are full so far."""
+    (batch,) = batches(trained, 1)
+    full = batch["segment_ids"][:, :length].all(axis=1)
+    return batch["tokens"][full][:count, :length].tolist()

@@ -1,0 +1,76 @@
+"""After training: edits of a trained model, its scores once more, and what a study's measures say of it.
+
+Everything is kept in the run's directory by the name and source of the function that gave it, so that nothing is
+measured twice, and nothing is mistaken for what an older function gave.
+"""
+
+import json
+from pathlib import Path
+
+from deepseek_jax.studies.outcome import Trained, finite, source_name
+from deepseek_jax.studies.runs import Run, write_json
+from deepseek_jax.studies.study import Study
+
+FOLDER = "measured"  # below a run directory
+
+
+def measured(run: Run, study: Study) -> dict[str, float] | None:
+    """Scores of the edited model and of the study's measures, as far as they replace or add to those of the training.
+
+    None where something is not measured yet.
+    """
+    scores = {}
+    for path in _files(run, study):
+        if not path.exists():
+            return None
+        scores |= json.loads(path.read_text())
+    return scores
+
+
+def measure(run: Run, study: Study):
+    """Measures what is not yet measured of a trained run."""
+    missing = [path for path in _files(run, study) if not path.exists()]
+    if not missing:
+        return
+    trained = restore(run)
+    functions = {source_name(function): function for function in study.measures}
+    for path in missing:
+        name = path.stem.rpartition("+")[2]
+        found = functions[name](trained) if name in functions else held_out_scores(trained)
+        write_json(path, finite(found))
+
+
+def _files(run: Run, study: Study) -> list[Path]:
+    edit = f"{source_name(run.variant.edit)}+" if run.variant.edit else ""
+    names = (["scores"] if edit else []) + [source_name(function) for function in study.measures]
+    return [run.directory / FOLDER / f"{edit}{name}.json" for name in names]
+
+
+def restore(run: Run) -> Trained:
+    """The trained model of a run, edited as its variant says."""
+    import jax
+
+    from deepseek_jax.models.decoder import initialise
+    from deepseek_jax.train.restore import restore_model
+
+    found = restore_model(run.directory)
+    experiment, params, buffers, graphdef = found.experiment, found.params, found.buffers, found.graphdef
+    if run.variant.edit:
+        experiment, params, buffers = run.variant.edit(experiment, params, buffers)
+        options = {"dtype": experiment.train.dtype}
+        graphdef = jax.eval_shape(lambda: initialise(experiment.model, jax.random.key(0), **options))[0]
+    return Trained(experiment, run.directory, graphdef, params, buffers)
+
+
+def held_out_scores(trained: Trained) -> dict[str, float]:
+    """final/* of a model that was edited, on the data that its training was scored on."""
+    import jax
+    from rich.console import Console
+
+    from deepseek_jax.train import setup
+
+    scoring = setup.prepare(trained.experiment, Console(quiet=True))
+    score = jax.jit(scoring.program.score)
+    batches = scoring.held_out_batches("final", trained.experiment.eval.final_batches)
+    found = scoring.task.scores(score, trained.params, trained.buffers, batches)
+    return {f"final/{name}": value for name, value in found.items()}

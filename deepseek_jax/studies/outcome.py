@@ -1,0 +1,88 @@
+"""What is kept of a finished run: its scores, its curve, the loads of its experts, and what it took."""
+
+import dataclasses
+import hashlib
+import inspect
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from deepseek_jax.config import Experiment
+from deepseek_jax.studies import budget
+from deepseek_jax.train.shown import SHOWN
+from deepseek_jax.train.sinks import FILE, read_rows
+
+LATE = 0.2  # last share of the rows, over which what wavers is averaged
+BALANCE = ("max_violation", "dead_experts", "load_entropy")
+
+
+def summarise(directory: Path, experiment: Experiment, seconds: float) -> dict:
+    """JSON-able: scores {name: number}, curve [[tokens or records spent, loss]], shares {layer: [experts]}, seconds.
+
+    Scores are the final ones and those of the last evaluation before, the median speed, peak memory, and means over
+    the last rows of what routers and indexers report.
+    """
+    rows = list(read_rows(directory / FILE))
+    shown = SHOWN[experiment.family]
+    trained = [row for row in rows if shown.loss in row]
+    late = trained[-max(round(LATE * len(trained)), 1) :]
+    scores = {key: value for row in rows for key, value in row.items() if key.startswith(("final/", "val/"))}
+    speeds = [row[shown.speed] for row in trained if shown.speed in row]
+    if speeds:
+        scores[shown.speed] = statistics.median(speeds)
+    scores["memory_bytes"] = max(row["memory_bytes"] for row in trained)
+    for name in BALANCE:
+        layers = [value for row in late for value in row.get(f"router/{name}", {}).values()]
+        scores |= {name: statistics.mean(layers)} if layers else {}
+    recalls = [row["indexer/recall"] for row in late if "indexer/recall" in row]
+    scores |= {"indexer_recall": statistics.mean(recalls)} if recalls else {}
+    spent = budget.units(experiment)
+    shares = next((row["router/share"] for row in reversed(rows) if "router/share" in row), {})
+    return {
+        "scores": scores,
+        "curve": [[spent[row["step"] - 1], round(row[shown.loss], 4)] for row in trained],
+        "shares": shares,
+        "parameters": _parameters(experiment),
+        "seconds": round(seconds, 1),
+    }
+
+
+def _parameters(experiment: Experiment) -> dict[str, int]:
+    """total and active of a language model, MTP left out; {} of other families."""
+    if experiment.family != "language_model":
+        return {}
+    from deepseek_jax.models.counts import census
+
+    counts = census(experiment.model.without_mtp()).main
+    return {"total": counts.total, "active": counts.activated}
+
+
+def source_name(function: Callable) -> str:
+    """The function's name and a hash of its source, so that what an older version of it gave is not taken for new."""
+    return f"{function.__name__}-{hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:8]}"
+
+
+def finite(scores: dict) -> dict[str, float]:
+    """Plain numbers, as JSON can hold them."""
+    return {name: float(value) for name, value in scores.items() if np.isfinite(value)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a measure is given: a model with its experiment, and where it was trained.
+
+    `merge(graphdef, params, buffers)` is the model; edits of a variant are made already.
+    """
+
+    experiment: Experiment
+    directory: Path
+    graphdef: object
+    params: dict
+    buffers: dict
+
+    @property
+    def model(self) -> tuple:
+        """As generation takes it."""
+        return self.graphdef, self.params, self.buffers

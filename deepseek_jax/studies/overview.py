@@ -1,0 +1,66 @@
+"""All studies at a glance, and what differs between two runs."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from deepseek_jax import fields, record
+from deepseek_jax.errors import UserError
+from deepseek_jax.studies import results, sweep_report
+from deepseek_jax.studies.claims import overall
+from deepseek_jax.studies.runs import ROOT
+from deepseek_jax.studies.study import Loaded, load
+from deepseek_jax.studies.sweep import Sweep
+
+FOLDER = Path("experiments/studies")
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A study in the list."""
+
+    name: str
+    question: str
+    runs: str
+    verdict: str
+
+
+def lines(paths: Iterable[Path], root: Path = ROOT) -> list[Line]:
+    return [_line(load(path), root) for path in paths]
+
+
+def _line(loaded: Loaded, root: Path) -> Line:
+    runs, verdict = _of_sweep(loaded, root) if isinstance(loaded.study, Sweep) else _of_study(loaded, root)
+    return Line(loaded.name, loaded.question.splitlines()[0], runs, verdict)
+
+
+def _of_study(loaded: Loaded, root: Path) -> tuple[str, str]:
+    found = results.gather(loaded, root)
+    finished, failed = len(found["runs"]), len(found["failed"])
+    runs = f"{finished} of {finished + failed + found['missing']}"
+    runs += f", {failed} failed" * bool(failed) + f", {found['stale']} stale" * bool(found["stale"])
+    return runs, overall(results.verdicts(loaded, found)[0]) if finished else "not run yet"
+
+
+def _of_sweep(loaded: Loaded, root: Path) -> tuple[str, str]:
+    committed = loaded.results / results.FILE
+    found = sweep_report.gather(loaded, root)
+    if not found["rungs"][0]["scores"] and committed.exists():
+        found = json.loads(committed.read_text())
+    return f"{found['runs']} candidates", sweep_report.choice(loaded, found)
+
+
+def files(folder: Path = FOLDER) -> list[Path]:
+    """The studies in a folder; UserError where there are none."""
+    found = sorted(path for path in folder.glob("*.py") if not path.name.startswith("_"))
+    if not found:
+        raise UserError(f"{folder} holds no study; name their files, or run this where experiments/studies is.")
+    return found
+
+
+def diff(left: Path, right: Path) -> list[tuple[str, object, object]]:
+    """(key, value there, value here) of every setting in which two run directories differ; absent ones are None."""
+    ours, theirs = (fields.flatten(dataclasses.asdict(record.read(path))) for path in (left, right))
+    keys = [*ours, *(key for key in theirs if key not in ours)]
+    return [(key, ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)]

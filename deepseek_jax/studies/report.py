@@ -1,0 +1,205 @@
+"""The page of a study: question, setting, table, verdict, pictures, cost and command.
+
+Made from the study's file and its gathered results alone, without a clock, so that a page made twice is the same.
+"""
+
+import json
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+
+from deepseek_jax.studies import curves, sweep_report
+from deepseek_jax.studies.claims import Judged, overall
+from deepseek_jax.studies.page import Block, Code, Heading, Paragraph, Picture, Table, markdown, page
+from deepseek_jax.studies.results import FILE, gather, need_some, speed_key, values, verdicts
+from deepseek_jax.studies.runs import ROOT
+from deepseek_jax.studies.statistics import Difference, difference, spread
+from deepseek_jax.studies.study import EQUAL, Loaded
+from deepseek_jax.studies.sweep import Sweep
+
+MARKDOWN, HTML = "report.md", "report.html"
+OF_EVERY_RUN = ("memory_bytes", "goodput")  # scores that are in no table unless a claim asks
+
+
+def write(loaded: Loaded, root: Path = ROOT, folder: Path | None = None) -> tuple[Path, str]:
+    """Writes report.md, report.html, results.json and pictures; gives (the folder, the main verdict in a line)."""
+    if isinstance(loaded.study, Sweep):
+        results = sweep_report.gather(loaded, root)
+        blocks, verdict = sweep_report.build(loaded, results), sweep_report.choice(loaded, results)
+    else:
+        results = gather(loaded, root)
+        need_some(results, loaded)
+        blocks, verdict = build(loaded, results), overall(verdicts(loaded, results)[0])
+    folder = folder or loaded.results
+    folder.mkdir(parents=True, exist_ok=True)
+    for block in blocks:
+        if isinstance(block, Picture):
+            (folder / block.file).write_bytes(block.png)
+    (folder / MARKDOWN).write_text(markdown(blocks))
+    (folder / HTML).write_text(page(loaded.name, blocks))
+    (folder / FILE).write_text(dumps(results))
+    return folder, verdict
+
+
+def dumps(results: Mapping) -> str:
+    """JSON with a line a run, so that git shows which changed."""
+    if not isinstance(results["runs"], list):
+        return json.dumps(results, indent=1, sort_keys=True) + "\n"
+    runs = ",\n".join("  " + json.dumps(run, sort_keys=True) for run in results["runs"])
+    others = {key: value for key, value in results.items() if key != "runs"}
+    return json.dumps(others, indent=1, sort_keys=True)[:-2] + f',\n "runs": [\n{runs}\n ]\n}}\n'
+
+
+def build(loaded: Loaded, results: Mapping) -> list[Block]:
+    judged = verdicts(loaded, results)
+    title, _, rest = loaded.question.partition("\n")
+    blocks = [Heading(title, 1), *([Paragraph(rest.strip())] if rest.strip() else [])]
+    blocks += [
+        Paragraph(f"**{overall(judged[0]).capitalize()}.** {_sentence(loaded, judged[0])}"),
+        *_setting(loaded, results),
+    ]
+    blocks += [Heading("Results"), _table(loaded, results), *_failures(results), *_further(loaded, results)]
+    blocks += [Heading("Claims"), _claims(loaded, judged), *_pictures(loaded, results)]
+    return blocks + _cost(loaded, results)
+
+
+def _sentence(loaded: Loaded, judged: list[Judged]) -> str:
+    return "; ".join(f"{each.clause}: {each.verdict}" for each in judged) + f" (by `{loaded.study.metric}`)."
+
+
+def _setting(loaded: Loaded, results: Mapping) -> list[Block]:
+    study = loaded.study
+    what = "same number of steps" if study.equal == "steps" else f"same {study.equal}" if study.equal in EQUAL else ""
+    text = (
+        f"Base: `{study.base}`. Each run spends the {what}: {study.budget:,.0f}. {study.seeds} paired seeds. "
+        f"Metric: `{study.metric}`; a difference counts from {study.margin} on. Measured on {results['device']}."
+    )
+    changed = [[variant.name, _changes(variant)] for variant in study.variants]
+    return [Heading("Setting"), Paragraph(text), Table(["variant", "what differs from the base"], changed)]
+
+
+def _changes(variant) -> str:
+    changes = [f"`{key}={_text(value)}`" for key, value in variant.changes.items()]
+    if variant.edit:
+        changes.append(f"after training: {(variant.edit.__doc__ or variant.edit.__name__).strip().splitlines()[0]}")
+    return ", ".join(changes) or "nothing"
+
+
+def _text(value) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _table(loaded: Loaded, results: Mapping) -> Table:
+    study, found = loaded.study, values(results, loaded.study.metric)
+    speeds = {name: statistics.mean(of.values()) for name, of in values(results, speed_key(results)).items()}
+    mean_curves, base = curves.by_variant(results), study.names[0]
+    head = [
+        *("variant", "seeds", f"{study.metric}, mean ± sd", f"minus {base} [95% interval]", "p, paired t"),
+        *("p, bootstrap", speed_key(results).replace("_per_second", "/s"), "effective speed-up"),
+        *(["parameters", "active"] if results["family"] == "language_model" else []),
+    ]
+    rows = []
+    for name in study.names:
+        of = found.get(name, {})
+        row = [
+            name,
+            str(len(of)),
+            f"{statistics.mean(of.values()):.4f} ± {spread(list(of.values())):.4f}" if of else "",
+        ]
+        row += _difference(paired(found, name, base)) if name != base else ["", "", ""]
+        row.append(f"{speeds[name]:,.0f}" if name in speeds else "")
+        both = name in mean_curves and base in mean_curves and name != base and not _edited(study, name)
+        gain = both and curves.speed_up(mean_curves[base], mean_curves[name], speeds[base], speeds[name])
+        row.append(f"{gain:.2f}" if gain else "")
+        if results["family"] == "language_model":
+            row += [f"{count / 1e6:.3f}M" for count in _parameters(results, name)] or ["", ""]
+        rows.append(row)
+    return Table(head, rows)
+
+
+def _edited(study, name: str) -> bool:
+    return any(variant.edit for variant in study.variants if variant.name == name)
+
+
+def _parameters(results: Mapping, name: str) -> list[int]:
+    return next((list(run["parameters"].values()) for run in results["runs"] if run["variant"] == name), [])
+
+
+def paired(found: Mapping[str, Mapping[int, float]], name: str, base: str) -> Difference | None:
+    """Of a variant minus the base, over the seeds that both have; None for fewer than two."""
+    left, right = found.get(name, {}), found.get(base, {})
+    seeds = sorted(left.keys() & right.keys())
+    return difference([left[s] for s in seeds], [right[s] for s in seeds]) if len(seeds) > 1 else None
+
+
+def _difference(found: Difference | None) -> list[str]:
+    if found is None:
+        return ["", "", ""]
+    interval = f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+    return [interval, _p(found.p_t), _p(found.p_bootstrap)]
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _failures(results: Mapping) -> list[Block]:
+    blocks = []
+    if results["failed"]:
+        rows = [[each["variant"], str(each["seed"]), each["reason"]] for each in results["failed"]]
+        blocks.append(Table(["failed", "seed", "reason"], rows))
+    if results["missing"]:
+        blocks.append(Paragraph(f"{results['missing']} runs are not there yet."))
+    if results["stale"]:
+        blocks.append(Paragraph(f"{results['stale']} stale runs, of an older version of this study, are left out."))
+    return blocks
+
+
+def _further(loaded: Loaded, results: Mapping) -> list[Block]:
+    """Other scores, mean over seeds: those of the measures and claims, and what routers and indexers report."""
+    names = {name for run in results["runs"] for name in run["scores"]}
+    hidden = {loaded.study.metric, speed_key(results), *OF_EVERY_RUN}
+    asked = {claim.metric for claim in loaded.study.further}
+    shown = sorted((names - hidden) | (names & asked))
+    if not shown:
+        return []
+    by_name = {name: values(results, name) for name in shown}
+    rows = []
+    for metric in shown:
+        means = [by_name[metric].get(variant, {}) for variant in loaded.study.names]
+        rows.append([f"`{metric}`", *(_number(statistics.mean(of.values())) if of else "" for of in means)])
+    return [Heading("Further scores, mean over seeds"), Table(["score", *loaded.study.names], rows)]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _claims(loaded: Loaded, judged: list[list[Judged]]) -> Table:
+    rows = []
+    for claim, clauses in zip(loaded.study.claims, judged, strict=True):
+        rows += [
+            [str(each.clause), f"`{claim.metric}`", str(claim.margin), each.verdict, each.reason] for each in clauses
+        ]
+    return Table(["claim", "by", "margin", "verdict", "because"], rows)
+
+
+def _pictures(loaded: Loaded, results: Mapping) -> list[Block]:
+    from deepseek_jax.studies import pictures  # matplotlib takes a second to import
+
+    names = loaded.study.names
+    drawn = {
+        "loss.png": ("loss over what was spent, bands of one standard deviation", pictures.losses(results, names)),
+        "seeds.png": (f"{loaded.study.metric}, every seed", pictures.seeds(results, names, loaded.study.metric)),
+        "loads.png": ("load of each expert over the mean, rows are seeds and layers", pictures.loads(results, names)),
+    }
+    found = [Picture(file, alt, png) for file, (alt, png) in drawn.items() if png]
+    return [Heading("Pictures"), *found] if found else []
+
+
+def _cost(loaded: Loaded, results: Mapping) -> list[Block]:
+    seconds = {run["identity"]: run["seconds"] for run in results["runs"]}
+    text = f"{len(seconds)} trainings, {sum(seconds.values()) / 60:.1f} minutes in all on {results['device']}."
+    blocks = [Heading("Cost and command"), Paragraph(text)]
+    blocks.append(Code(f"deepseek-jax study run {loaded.shown_path}\ndeepseek-jax study report {loaded.shown_path}"))
+    return blocks + ([Paragraph(f"Larger: {loaded.study.larger}")] if loaded.study.larger else [])

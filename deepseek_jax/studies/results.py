@@ -1,0 +1,97 @@
+"""A study's numbers, gathered from its runs: what reports are made of, and what is committed as results.json."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from deepseek_jax.config import FAMILIES
+from deepseek_jax.errors import UserError
+from deepseek_jax.experiment_file import resolve
+from deepseek_jax.studies import runs as runs_
+from deepseek_jax.studies.claims import Judged, judge
+from deepseek_jax.studies.measuring import measured
+from deepseek_jax.studies.runs import ROOT, Run
+from deepseek_jax.studies.study import Loaded
+from deepseek_jax.train.shown import SHOWN
+
+FILE = "results.json"
+
+
+def gather(loaded: Loaded, root: Path = ROOT) -> dict:
+    """JSON-able: settings of the study, each finished run, why others failed, how many are missing or stale.
+
+    From the run directories where one is finished; else from the study's committed results, those of its runs that the
+    study still has.
+    """
+    planned = runs_.plan(loaded, root)
+    finished = [_entry(run, loaded) for run in planned if run.trained and not run.failure]
+    finished = [entry for entry in finished if entry]
+    failed = [{"variant": run.variant.name, "seed": run.seed, "reason": run.failure} for run in planned if run.failure]
+    if not finished and (loaded.results / FILE).exists():
+        return _committed(loaded, planned)
+    return {
+        "study": loaded.name,
+        "base": loaded.study.base,
+        "family": FAMILIES[_family(loaded)]().family,
+        "device": _device(),
+        "runs": finished,
+        "failed": failed,
+        "missing": len(planned) - len(finished) - len(failed),
+        "stale": len(runs_.stale(loaded, planned, root)),
+    }
+
+
+def _family(loaded: Loaded) -> str:
+    return resolve(loaded.study.base, {}).family
+
+
+def _entry(run: Run, loaded: Loaded) -> dict | None:
+    further = measured(run, loaded.study)
+    if further is None:
+        return None
+    own = {"variant": run.variant.name, "seed": run.seed, "identity": runs_.identity(run.experiment)}
+    return own | run.trained | {"scores": run.trained["scores"] | further}
+
+
+def _committed(loaded: Loaded, planned: list[Run]) -> dict:
+    content = json.loads((loaded.results / FILE).read_text())
+    known = {(run.variant.name, run.seed, runs_.identity(run.experiment)) for run in planned if run.experiment}
+    kept = [run for run in content["runs"] if (run["variant"], run["seed"], run["identity"]) in known]
+    names = set(loaded.study.names)
+    failed = [each for each in content["failed"] if each["variant"] in names]
+    stale = content["stale"] + len(content["runs"]) - len(kept)
+    missing = len(planned) - len(kept) - len(failed)
+    return content | {"runs": kept, "failed": failed, "missing": missing, "stale": stale}
+
+
+def _device() -> str:
+    import jax
+
+    device = jax.devices()[0]
+    return f"{os.cpu_count()} CPU cores" if device.platform == "cpu" else f"{jax.device_count()} x {device.device_kind}"
+
+
+def values(results: Mapping, metric: str) -> dict[str, dict[int, float]]:
+    """variant -> seed -> metric, of the finished runs that have it."""
+    found: dict[str, dict[int, float]] = {}
+    for run in results["runs"]:
+        if metric in run["scores"]:
+            found.setdefault(run["variant"], {})[run["seed"]] = run["scores"][metric]
+    return found
+
+
+def verdicts(loaded: Loaded, results: Mapping) -> list[list[Judged]]:
+    """For each claim of the study, the main one first, its clauses judged."""
+    missing = {each["variant"]: f"seed {each['seed']} failed: {each['reason']}" for each in results["failed"]}
+    return [judge(claim, loaded.study.names, values(results, claim.metric), missing) for claim in loaded.study.claims]
+
+
+def need_some(results: Mapping, loaded: Loaded):
+    """Raises UserError where there is nothing to report."""
+    if not results["runs"] and not results["failed"]:
+        raise UserError(f"{loaded.path} has no finished run; `deepseek-jax study run {loaded.path}` makes them.")
+
+
+def speed_key(results: Mapping) -> str:
+    return SHOWN[results["family"]].speed

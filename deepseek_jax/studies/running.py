@@ -1,0 +1,187 @@
+"""Running a study: what is not done yet, in worker processes that each train many runs in turn.
+
+A worker shares jax's start and compiled programs between its runs.  Runs are claimed by locks, so any number of
+workers, started by anybody, divide them; what a killed worker left is gone on with from its last checkpoint.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from deepseek_jax.errors import UserError
+from deepseek_jax.studies import runs as runs_
+from deepseek_jax.studies import sweeping
+from deepseek_jax.studies.measuring import measure, measured
+from deepseek_jax.studies.outcome import summarise
+from deepseek_jax.studies.runs import FAILED, ROOT, TRAINED, Run, write_json
+from deepseek_jax.studies.study import Loaded
+from deepseek_jax.studies.sweep import Sweep
+
+PARENT = "DEEPSEEK_JAX_STUDY_PARENT"  # in a worker's environment: the process without which it should not go on
+Say = Callable[[str], None]
+
+
+def to_do(loaded: Loaded, root: Path = ROOT) -> list[Run]:
+    """Runs without a result; failed ones have one, and so have those that a sweep has stopped."""
+    if isinstance(loaded.study, Sweep):
+        rung = sweeping.rungs(loaded, root)[-1]
+        return [run for run in rung.runs if sweeping.score_at(run, loaded.study.metric, rung.share) is None]
+    return [run for run in runs_.plan(loaded, root) if not _done(run, loaded)]
+
+
+def _done(run: Run, loaded: Loaded) -> bool:
+    if run.failure:
+        return True
+    return bool(run.trained) and measured(run, loaded.study) is not None
+
+
+def forget_failures(loaded: Loaded, root: Path = ROOT):
+    """Lets failed runs be tried again."""
+    for run in runs_.plan(loaded, root):
+        (run.directory / FAILED).unlink(missing_ok=True)
+
+
+def work(studies: Sequence[Loaded], root: Path = ROOT, say: Say = print, index: int | None = None):
+    """Does in this process what is left of the studies; of one study only run number `index`, if given."""
+    _end_with_parent()
+    for loaded in studies:
+        runs_.measure_speeds(loaded, root)
+        planned = runs_.plan(loaded, root)
+        if isinstance(loaded.study, Sweep):
+            _work_rungs(loaded, root, say)
+            continue
+        if index is not None and not 0 <= index < len(planned):
+            raise UserError(f"--index is {index}; {loaded.path} has runs 0 to {len(planned) - 1}.")
+        chosen = planned if index is None else [planned[index]]
+        busy = [run for run in chosen if not _done(run, loaded) and not _attempt(run, loaded, root, say)]
+        for run in busy:  # another worker has them: wait, and take over what it leaves
+            if not _done(run, loaded):
+                _attempt(run, loaded, root, say, wait=True)
+
+
+def _work_rungs(loaded: Loaded, root: Path, say: Say):
+    """Each rung in turn; where other workers have candidates of it, it is complete when they are done."""
+    while not (rung := sweeping.rungs(loaded, root)[-1]).complete:
+        for run in rung.runs:
+            with runs_.held(run, root, wait=True):
+                if sweeping.score_at(run, loaded.study.metric, rung.share) is None:
+                    _finish(run, loaded, say, share=rung.share)
+
+
+def _attempt(run: Run, loaded: Loaded, root: Path, say: Say, *, wait: bool = False) -> bool:
+    """Whether the run was this process's to do."""
+    with runs_.held(run, root, wait=wait) as mine:
+        if mine and not _done(run, loaded):
+            _finish(run, loaded, say)
+        return mine
+
+
+def _finish(run: Run, loaded: Loaded, say: Say, share: float = 1.0):
+    """Trains a run, as far as `share` of its steps, and measures it; or writes down why that cannot be."""
+    began = time.monotonic()
+    try:
+        until = sweeping.step_at(run, share) if share < 1 else None
+        if not run.trained and not _train(run, until):
+            raise KeyboardInterrupt  # SIGTERM: the checkpoint is saved, and this process is to end
+        if run.trained:
+            measure(run, loaded.study)
+    except UserError as error:
+        runs_.fail(run, str(error))
+    except Exception as error:  # a bug or a full memory: the other variants are worth having
+        (run.directory / "traceback.txt").write_text(traceback.format_exc())
+        runs_.fail(run, f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
+    outcome = f"failed: {run.failure}" if run.failure else _score(run, loaded) if run.trained else f"at {share:.0%}"
+    say(f"{loaded.name}: {run}: {outcome}  ({time.monotonic() - began:.0f} s)")
+
+
+def _train(run: Run, until: int | None) -> bool:
+    """Whether the training came to its end, or as far as the step `until`."""
+    from rich.console import Console
+
+    from deepseek_jax.train.checkpoint import DIRECTORY, newest_intact
+    from deepseek_jax.train.loop import train
+
+    spent, began = run.directory / "seconds.txt", time.monotonic()
+    run.directory.mkdir(parents=True, exist_ok=True)
+    before = float(spent.read_text()) if spent.exists() else 0.0
+    try:
+        scores = train(run.experiment, run.directory, Console(quiet=True), until=until)
+    finally:
+        seconds = before + time.monotonic() - began
+        spent.write_text(f"{seconds:.1f}\n")
+    if not any(name.startswith("final/") for name in scores):
+        return until is not None and newest_intact(run.directory / DIRECTORY) == until
+    write_json(run.directory / TRAINED, summarise(run.directory, run.experiment, seconds))
+    return True
+
+
+def _score(run: Run, loaded: Loaded) -> str:
+    metric = loaded.study.metric
+    scores = run.trained["scores"] | measured(run, loaded.study)
+    return f"{metric} {scores[metric]:.4f}" if metric in scores else f"no {metric} was measured"
+
+
+def spread(paths: Sequence[Path], jobs: int, root: Path = ROOT, say: Say = print):
+    """Does what is left of the studies in the files `paths` in `jobs` worker processes.
+
+    A worker that dies, as one that the system kills for its memory, is replaced, and its run counts as failed.
+    """
+    from deepseek_jax.studies.study import load
+
+    studies = [load(path) for path in paths]
+    command = [sys.executable, "-m", "deepseek_jax", "study", "run", *map(str, paths), "--here", "--root", str(root)]
+    environment = os.environ | {PARENT: str(os.getpid())}
+    workers: list[subprocess.Popen] = []
+
+    def todo():
+        return [run for loaded in studies for run in to_do(loaded, root)]
+
+    try:
+        wanted = min(jobs, len(todo()))
+        workers = [subprocess.Popen(command, env=environment) for _ in range(wanted)]
+        while workers:
+            time.sleep(0.2)
+            for worker in [worker for worker in workers if worker.poll() is not None]:
+                workers.remove(worker)
+                if worker.returncode == 0:
+                    continue
+                if 0 < worker.returncode != 130:
+                    raise UserError("a worker could not begin; what it said stands above.")
+                if worker.returncode in (130, -signal.SIGTERM):
+                    raise KeyboardInterrupt
+                _bury(worker, todo(), root, say)
+                if todo():
+                    workers.append(subprocess.Popen(command, env=environment))
+    finally:
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.wait()
+
+
+def _bury(worker: subprocess.Popen, left: list[Run], root: Path, say: Say):
+    for run in left:
+        if runs_.holder(run, root) == worker.pid:
+            name = signal.Signals(-worker.returncode).name
+            runs_.fail(run, f"its process died of {name}" + ("; out of memory?" if name == "SIGKILL" else ""))
+            say(f"{run}: failed: {run.failure}")
+
+
+def _end_with_parent():
+    """A worker whose parent was killed saves a checkpoint and ends, so that nobody trains behind one's back."""
+    parent = os.environ.get(PARENT)
+    if parent is None:
+        return
+
+    def watch():
+        while os.getppid() == int(parent):
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,158 @@
+"""The runs of a study: which experiment each is, in which directory it lives, and what has become of it.
+
+A run's directory is named by its variant, its seed and a hash of its experiment.  So a study that was changed asks for
+other directories and never reads the old ones, and a run that another study made of the same experiment is found.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from deepseek_jax import fields, record
+from deepseek_jax.config import FAMILIES, Experiment
+from deepseek_jax.errors import UserError
+from deepseek_jax.experiment_file import resolve
+from deepseek_jax.studies import budget
+from deepseek_jax.studies.study import Loaded, Study, Variant, slug
+
+ROOT = Path("runs/studies")
+TRAINED, FAILED = "trained.json", "failed.json"  # in a run directory: what came out, or why nothing did
+# These change where a run lies and what it shows, not what it learns nor its scores.
+ELSEWHERE = ("mesh.", "checkpoint.", "log.", "data.directory", "data.workers", "data.prefetch", "eval.samples")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training of a study.  `problem`: why there cannot be an experiment, if so."""
+
+    variant: Variant
+    seed: int
+    experiment: Experiment | None
+    directory: Path
+    problem: str = ""
+
+    @property
+    def trained(self) -> dict | None:
+        """What train left behind, None where it has not finished."""
+        return _read(self.directory / TRAINED)
+
+    @property
+    def failure(self) -> str | None:
+        return self.problem or (_read(self.directory / FAILED) or {}).get("reason")
+
+    def __str__(self):
+        return f"{self.variant.name}, seed {self.seed}"
+
+
+def plan(loaded: Loaded, root: Path = ROOT) -> list[Run]:
+    """All runs of a study, seed by seed, so that early pairs are complete."""
+    study, found = loaded.study, []
+    resolve(study.base, {})  # a base that cannot be is no variant's fault
+    for seed in range(study.seeds):
+        for variant in study.variants:
+            try:
+                experiment = experiment_of(study, variant, seed, root / loaded.name)
+            except UserError as error:
+                found.append(Run(variant, seed, None, root / loaded.name / slug(variant.name), str(error)))
+            else:
+                found.append(Run(variant, seed, experiment, _directory(loaded, variant, seed, experiment, root)))
+    return found
+
+
+def experiment_of(study: Study, variant: Variant, seed: int, folder: Path) -> Experiment:
+    """The base with the variant's changes, this seed, and as many steps as the budget allows."""
+    changed = resolve(study.base, {**variant.changes, "train.seed": seed})
+    steps = budget.steps(changed, study.equal, study.budget, speed_file(variant, folder))
+    return dataclasses.replace(changed, train=dataclasses.replace(changed.train, steps=steps))
+
+
+def speed_file(variant: Variant, folder: Path) -> Path:
+    """Where a trial's speed is kept, in the study's folder; asked for only where seconds are held equal."""
+    return folder / f"{slug(variant.name)}.speed.json"
+
+
+def measure_speeds(loaded: Loaded, root: Path = ROOT):
+    """Of the variants that need one for their budget and have none yet."""
+    for variant in loaded.study.variants:
+        with contextlib.suppress(UserError):  # what is wrong with a variant is told where its runs are planned
+            try:
+                experiment_of(loaded.study, variant, 0, root / loaded.name)
+            except budget.Unmeasured:
+                experiment = resolve(loaded.study.base, dict(variant.changes))
+                budget.measure_speed(experiment, speed_file(variant, root / loaded.name))
+
+
+def identity(experiment: Experiment) -> str:
+    """8 hex digits, equal for experiments that learn the same.
+
+    Of what differs from the defaults alone: a setting that is new, and off, leaves runs what they were.
+    """
+    defaults = _settings(FAMILIES[experiment.family]())
+    own = {key: value for key, value in _settings(experiment).items() if value != defaults[key] or key == "family"}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _settings(experiment: Experiment) -> dict:
+    flat = fields.flatten(dataclasses.asdict(experiment))
+    return {key: value for key, value in flat.items() if not key.startswith(ELSEWHERE)}
+
+
+def _directory(loaded: Loaded, variant: Variant, seed: int, experiment: Experiment, root: Path) -> Path:
+    """Where this experiment was begun, by whichever study and variant; else where this one will begin it."""
+    suffix = f"-{seed}-{identity(experiment)}"
+    own = root / loaded.name / f"{slug(variant.name)}{suffix}"
+    others = sorted(path.parent for path in root.glob(f"*/*{suffix}/{record.FILE}"))
+    return own if own in others or not others else others[0]
+
+
+def stale(loaded: Loaded, runs: list[Run], root: Path = ROOT) -> list[Path]:
+    """Finished runs in the study's folder that belong to no run it has now: those of an older version of it."""
+    current = {run.directory for run in runs}
+    return sorted(path.parent for path in (root / loaded.name).glob(f"*/{TRAINED}") if path.parent not in current)
+
+
+@contextlib.contextmanager
+def held(run: Run, root: Path = ROOT, *, wait: bool = False) -> Iterator[bool]:
+    """Whether this process may work on the run: no other on this machine does.  The lock dies with its holder."""
+    locks = root / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with (locks / run.directory.name).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield True
+        lock.truncate(0)
+
+
+def holder(run: Run, root: Path = ROOT) -> int | None:
+    """The process that last worked on the run and did not end well."""
+    path = root / ".locks" / run.directory.name
+    text = path.read_text() if path.exists() else ""
+    return int(text) if text else None
+
+
+def fail(run: Run, reason: str):
+    run.directory.mkdir(parents=True, exist_ok=True)
+    write_json(run.directory / FAILED, {"reason": reason})
+
+
+def write_json(path: Path, content: dict):
+    """All of it or nothing, also for a process that is killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)
+
+
+def _read(path: Path) -> dict | None:
+    return json.loads(path.read_text()) if path.exists() else None

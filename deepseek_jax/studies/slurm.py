@@ -1,0 +1,33 @@
+"""A study as a SLURM array: one task a run, each the same command with its number."""
+
+import shlex
+from pathlib import Path
+
+from deepseek_jax.studies.runs import ROOT, plan
+from deepseek_jax.studies.study import Loaded
+
+SCRIPT = """\
+#!/bin/bash
+#SBATCH --job-name={name}
+#SBATCH --array=0-{last}
+#SBATCH --ntasks=1
+#SBATCH --gpus-per-task=1
+#SBATCH --signal=B:TERM@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output={name}-%a.log
+# A task that is sent SIGTERM saves a checkpoint and is queued again; it goes on from there.
+set -uo pipefail
+{command} &
+trap 'kill -TERM $!' TERM
+wait $!; status=$?
+[ $status -gt 128 ] && {{ wait $!; scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_${{SLURM_ARRAY_TASK_ID}}"; exit; }}
+exit $status
+"""
+
+
+def script(loaded: Loaded, root: Path = ROOT) -> str:
+    """What `sbatch` takes; runs that are done end at once."""
+    path = shlex.quote(loaded.shown_path)
+    command = f'deepseek-jax study run {path} --root {shlex.quote(str(root))} --index "$SLURM_ARRAY_TASK_ID"'
+    return SCRIPT.format(name=loaded.name, last=len(plan(loaded, root)) - 1, command=command)

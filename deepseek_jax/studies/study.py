@@ -1,0 +1,128 @@
+"""What a study is: a question, a base config, variants, seeds, a budget held equal, and a claim made before any run."""
+
+import dataclasses
+import importlib.util
+import re
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from deepseek_jax.checking import choice
+from deepseek_jax.errors import UserError
+from deepseek_jax.studies.claims import Claim, parse
+
+EQUAL = ("tokens", "records", "flops", "seconds", "steps")
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """The base with some dotted keys changed: {"router.bias_update_rate": 0.0}.
+
+    `edit`: a function (experiment, params, buffers) -> the same three, of the trained model before it is scored.
+    """
+
+    name: str
+    changes: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    edit: Callable | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """One question.  The first variant is what the others are compared with.
+
+    base      a config file; each variant changes some of its keys
+    seeds     0, 1, ..., each the same in every variant: pairs
+    equal     what all variants spend alike: tokens, records, flops, seconds (at the speed measured here) or steps
+    budget    how much of it a run may spend; it decides train.steps
+    metric    a score of a run, such as final/loss, or what one of `measures` gives
+    margin    the smallest difference that counts: a number, or a share of the right side as "0.25%"
+    claim     see claims.py
+    further   claims about other metrics
+    measures  functions of a trained run (measures.py) that give more scores: {name: number}
+    larger    what somebody with a GPU or a pod would run instead, in words
+    """
+
+    base: str
+    variants: Sequence[Variant]
+    budget: float
+    metric: str
+    margin: float | str
+    claim: str
+    seeds: int = 3
+    equal: str = "tokens"
+    further: Sequence[Claim] = ()
+    measures: Sequence[Callable] = ()
+    larger: str = ""
+
+    def __post_init__(self):
+        choice("equal", self.equal, EQUAL)
+        if self.seeds < 1 or self.budget <= 0:
+            raise UserError(f"a study has seeds={self.seeds} and budget={self.budget}; both must be above 0.")
+        slugs = [slug(variant.name) for variant in self.variants]
+        if len(set(slugs)) < len(slugs) or not slugs:
+            raise UserError(f"a study's variants are named {', '.join(slugs) or 'not at all'}; give each its own name.")
+        for claim in self.claims:
+            parse(claim.text, self.names)
+
+    @property
+    def names(self) -> list[str]:
+        return [variant.name for variant in self.variants]
+
+    @property
+    def claims(self) -> list[Claim]:
+        """The main one first."""
+        return [Claim(self.metric, self.margin, self.claim), *self.further]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A study as its file gives it.  `question` is the file's docstring, `study` a Study or a Sweep."""
+
+    path: Path
+    question: str
+    study: object
+
+    @property
+    def name(self) -> str:
+        return self.path.stem
+
+    @property
+    def shown_path(self) -> str:
+        """The path as a command names it, from where this process runs."""
+        path, here = self.path.resolve(), Path.cwd().resolve()
+        return str(path.relative_to(here)) if path.is_relative_to(here) else str(self.path)
+
+    @property
+    def results(self) -> Path:
+        """Where its report goes: beside the folder `studies`, or beside a file that lies elsewhere."""
+        folder = self.path.parent
+        return (folder.parent if folder.name == "studies" else folder) / "results" / self.name
+
+
+def slug(name: str) -> str:
+    """A variant's name as part of a file's."""
+    return re.sub(r"[^a-z0-9.+-]+", "_", name.lower()).strip("_")
+
+
+def load(path: str | Path) -> Loaded:
+    """The study in a Python file, as its variable `study`; UserError, with file and line, where it cannot be had."""
+    from deepseek_jax.experiment_file import explained, importable
+
+    path = Path(path)
+    if not path.is_file() or path.suffix != ".py":
+        raise UserError(f"there is no study {path}; a study is a .py file with a variable study.")
+    spec = importlib.util.spec_from_file_location(f"study file {path}", path)
+    module = importlib.util.module_from_spec(spec)
+    with explained(str(path)), importable(path.resolve().parent.parent.parent):
+        spec.loader.exec_module(module)
+    found = getattr(module, "study", None)
+    if not hasattr(found, "variants"):
+        raise UserError(f"{path} has no variable study that holds a Study or a Sweep.")
+    return Loaded(path, _docstring(module), found)
+
+
+def _docstring(module: types.ModuleType) -> str:
+    text = (module.__doc__ or "").strip()
+    if not text:
+        raise UserError(f"{module.__spec__.origin} has no docstring; a study's docstring is its question.")
+    return text

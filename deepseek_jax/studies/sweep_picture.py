@@ -1,0 +1,32 @@
+"""The picture of a sweep over two keys: a curve for each value of the one that a choice should hold across."""
+
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from deepseek_jax.studies.pictures import colour
+from deepseek_jax.train.plots import INK, STYLE, png, tidy
+
+
+def across(table: Mapping[str, Mapping[str, float]], sweep) -> bytes | None:
+    """Scores over the choices, on a logarithmic axis where they are numbers."""
+    labels = list(dict.fromkeys(label for of in table.values() for label in of))
+    try:
+        places = {label: float(label) for label in labels}
+        logarithmic = min(places.values()) > 0
+    except ValueError:
+        places, logarithmic = {label: place for place, label in enumerate(labels)}, False
+    figure = Figure(figsize=(6.5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for place, (value, of) in enumerate(table.items()):
+        points = sorted((places[label], score) for label, score in of.items())
+        axes.plot(
+            *zip(*points), "o-", color=colour(place), markersize=4, linewidth=1.4, label=f"{sweep.across} {value}"
+        )
+    if logarithmic:
+        axes.set_xscale("log")
+    axes.set_xlabel(", ".join(key for key in sweep.search if key != sweep.across), **STYLE)
+    axes.set_title(sweep.metric, loc="left", **STYLE)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    tidy(axes)
+    return png(figure)

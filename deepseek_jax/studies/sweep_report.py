@@ -1,0 +1,109 @@
+"""The page of a sweep: its candidates, rung by rung, and the choice it comes to."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from deepseek_jax.studies.page import Block, Code, Heading, Paragraph, Picture, Table
+from deepseek_jax.studies.runs import ROOT
+from deepseek_jax.studies.study import Loaded
+from deepseek_jax.studies.sweeping import rungs
+
+
+def gather(loaded: Loaded, root: Path = ROOT) -> dict:
+    """JSON-able: each rung's share of the steps and scores, and what it cost."""
+    found = rungs(loaded, root)
+    runs = found[0].runs
+    seconds = [float(path.read_text()) for run in runs if (path := run.directory / "seconds.txt").exists()]
+    return {
+        "study": loaded.name,
+        "rungs": [{"share": rung.share, "scores": _finite(rung.scores)} for rung in found],
+        "complete": found[-1].complete and found[-1].share == 1,
+        "failed": {run.variant.name: run.failure for run in runs if run.failure},
+        "minutes": round(sum(seconds) / 60, 1),
+        "runs": len(runs),
+    }
+
+
+def _finite(scores: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isinf(score) else score for name, score in scores.items()}
+
+
+def choice(loaded: Loaded, results: Mapping) -> str:
+    """One line: the best candidate, or the one that holds across the values of `across`."""
+    last = {name: score for name, score in results["rungs"][-1]["scores"].items() if score is not None}
+    if not results["complete"] or not last:
+        return "unfinished"
+    if loaded.study.across:
+        label, worst = transferable(loaded, last)
+        return f"{label} holds across {loaded.study.across}: at worst {worst:.4f} above the best there"
+    best = min(last, key=last.get)
+    return f"{best}: {loaded.study.metric} {last[best]:.4f}"
+
+
+def transferable(loaded: Loaded, scores: Mapping[str, float]) -> tuple[str, float]:
+    """(choice of the other keys, its largest loss above the best) over the values of `across`; choices that were
+    stopped or failed anywhere are out."""
+    table = by_value(loaded, scores)
+    labels = set.intersection(*(set(of) for of in table.values()))
+    if not labels:
+        return "no choice", math.inf
+    regret = {label: max(of[label] - min(of.values()) for of in table.values()) for label in sorted(labels)}
+    best = min(regret, key=regret.get)
+    return best, regret[best]
+
+
+def by_value(loaded: Loaded, scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Value of `across` -> choice of the other keys -> score."""
+    table: dict[str, dict[str, float]] = {}
+    for point, name in zip(loaded.study.points, loaded.study.names, strict=True):
+        if name in scores:
+            others = " ".join(label for key, label in point.items() if key != loaded.study.across)
+            table.setdefault(point[loaded.study.across], {})[others] = scores[name]
+    return table
+
+
+def build(loaded: Loaded, results: Mapping) -> list[Block]:
+    sweep = loaded.study
+    title, _, rest = loaded.question.partition("\n")
+    rule = (
+        f"Stopped early: after {', '.join(f'{share:.0%}' for share in sweep.halving.rungs)} of the steps the best "
+        f"{sweep.halving.keep:.0%} by `{sweep.metric}` go on."
+        if sweep.halving
+        else "None is stopped early."
+    )
+    way = f"{sweep.samples} random samples" if sweep.samples else "a grid"
+    keys = ", ".join(f"`{key}`" for key in sweep.search)
+    setting = (
+        f"Base: `{sweep.base}`. {len(sweep.names)} candidates, {way} over {keys}; "
+        f"each may spend {sweep.budget:,.0f} {sweep.equal}, {sweep.seeds} seed{'s' * (sweep.seeds > 1)}. {rule}"
+    )
+    blocks = [Heading(title, 1), *([Paragraph(rest.strip())] if rest.strip() else [])]
+    blocks += [Paragraph(f"**{choice(loaded, results)}**"), Heading("Setting"), Paragraph(setting), Heading("Results")]
+    blocks.append(_table(loaded, results))
+    if results["failed"]:
+        blocks.append(Table(["failed", "reason"], sorted(results["failed"].items())))
+    if sweep.across:
+        from deepseek_jax.studies import sweep_picture
+
+        last = {name: score for name, score in results["rungs"][-1]["scores"].items() if score is not None}
+        picture = sweep_picture.across(by_value(loaded, last), sweep) if last else None
+        blocks += (
+            [Picture("across.png", f"{sweep.metric} for each value of {sweep.across}", picture)] if picture else []
+        )
+    blocks += [Heading("Cost and command"), Paragraph(f"{results['runs']} runs, {results['minutes']} minutes in all.")]
+    blocks.append(Code(f"deepseek-jax study run {loaded.shown_path}\ndeepseek-jax study report {loaded.shown_path}"))
+    return blocks + ([Paragraph(f"Larger: {sweep.larger}")] if sweep.larger else [])
+
+
+def _table(loaded: Loaded, results: Mapping) -> Table:
+    """A candidate a row, best first: those that came furthest, then by score."""
+    scores = [rung["scores"] for rung in results["rungs"]]
+
+    def rank(name):
+        reached = [of[name] for of in scores if of.get(name) is not None]
+        return -len(reached), reached[-1] if reached else math.inf
+
+    head = [loaded.study.metric + " of", *(f"after {rung['share']:.0%}" for rung in results["rungs"])]
+    cell = lambda of, name: "failed" if name in of and of[name] is None else f"{of[name]:.4f}" if name in of else ""  # noqa: E731
+    return Table(head, [[name, *(cell(of, name) for of in scores)] for name in sorted(loaded.study.names, key=rank)])

@@ -1,0 +1,59 @@
+"""Running a sweep: rung by rung, each candidate trained as far as the rung, the worst of them no further."""
+
+import dataclasses
+import math
+import statistics
+from pathlib import Path
+
+from deepseek_jax.studies import runs as runs_
+from deepseek_jax.studies.runs import ROOT, Run
+from deepseek_jax.studies.study import Loaded
+from deepseek_jax.train.sinks import FILE, read_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Rung:
+    """Where candidates are compared.  `scores`: name -> mean metric over seeds, infinite for a failed one; complete
+    where all that came so far are measured."""
+
+    share: float
+    runs: list[Run]
+    scores: dict[str, float]
+    complete: bool
+
+
+def rungs(loaded: Loaded, root: Path = ROOT) -> list[Rung]:
+    """As far as the sweep has come: all rungs that are complete, and the first that is not; the last is the end."""
+    sweep, found = loaded.study, []
+    left = runs_.plan(loaded, root)
+    shares = [*(sweep.halving.rungs if sweep.halving else ()), 1.0]
+    for share in shares:
+        measured = {run.directory: score_at(run, sweep.metric, share) for run in left}
+        complete = None not in measured.values()
+        names = dict.fromkeys(run.variant.name for run in left)
+        of = {name: [measured[run.directory] for run in left if run.variant.name == name] for name in names}
+        scores = {name: statistics.mean(values) for name, values in of.items() if None not in values}
+        found.append(Rung(share, left, scores, complete))
+        if not complete:
+            break
+        if share < 1:
+            survivors = sweep.halving.survivors(scores)
+            left = [run for run in left if run.variant.name in survivors]
+    return found
+
+
+def step_at(run: Run, share: float) -> int:
+    return max(round(share * run.experiment.train.steps), 1)
+
+
+def score_at(run: Run, metric: str, share: float) -> float | None:
+    """The metric of a run's evaluation at that share of its steps; infinite if it failed, None if it is not there."""
+    if run.failure:
+        return math.inf
+    path = run.directory / FILE
+    if share == 1 and run.trained and metric in run.trained["scores"]:
+        return run.trained["scores"][metric]
+    if not path.exists():
+        return None
+    step = step_at(run, share)
+    return next((row[metric] for row in read_rows(path) if row["step"] == step and metric in row), None)

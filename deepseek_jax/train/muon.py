@@ -1,0 +1,108 @@
+"""Muon: the momentum of a matrix, made orthogonal (Jordan et al. 2024), as DeepSeek-V4 has it.
+
+V4 runs ten Newton-Schulz steps in two stages: eight that drive all singular values towards 1, and two that settle them
+there.  The update's root mean square is matched to AdamW's, so that one learning rate serves both (arXiv:2502.16982).
+
+m rows  n columns of one matrix; `...` count the matrices
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+MOMENTUM = 0.95
+UPDATE_RMS = 0.18
+NEWTON_SCHULZ = 8 * [(3.4445, -4.7750, 2.0315)] + 2 * [(2.0, -1.5, 0.5)]  # a, b, c of a X + b XX'X + c (XX')^2 X
+EPS = 1e-7
+
+COUNTING = ("layers", "pipelined_layers", "experts")  # logical axes along which matrices are counted, not multiplied
+WIDTHS = ("embed", "rank", "features_in")  # what a product with heads comes from when first, and goes to when last
+LEFT_TO_ADAM = {"embedding", "head", "stream_head", "router"}  # in a path: tables and scores are no maps
+
+
+@dataclasses.dataclass(frozen=True)
+class MatrixDims:
+    """A parameter's dimensions: `counted` of them number its matrices, then `rows` are a matrix's rows."""
+
+    counted: int
+    rows: int
+
+
+def matrix_dims(path: str, axes: tuple[str | None, ...]) -> MatrixDims | None:
+    """How the parameter at `path` ("layers/1-3/attention/out") with these logical axes is read as matrices.
+
+    None for one that stays with AdamW: embeddings, head, routers, norms, biases, and whatever has more dimensions than
+    a matrix without saying which of them are multiplied, as kernels of convolutions do.
+    """
+    counted = next((place for place, axis in enumerate(axes) if axis not in COUNTING), len(axes))
+    if LEFT_TO_ADAM & set(path.split("/")) or path.endswith("bias"):
+        return None
+    match axes[counted:]:
+        case (_, _):
+            return MatrixDims(counted, 1)
+        case (first, "heads", None) if first in WIDTHS:  # [in, heads, width of one]
+            return MatrixDims(counted, 1)
+        case ("rank", None, None):  # the same where heads are not spread over devices: an indexer's
+            return MatrixDims(counted, 1)
+        case ("heads", None, "rank"):  # a map for each group of heads (V4's grouped output)
+            return MatrixDims(counted + 1, 1)
+        case ("heads", None, last) if last in WIDTHS:  # [heads, width of one, out]
+            return MatrixDims(counted, 2)
+    return None
+
+
+def dims_of(axes: dict) -> dict:
+    """A tree like `axes`, a tuple of names a parameter, of MatrixDims or None."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, names: matrix_dims(jax.tree_util.keystr(path, simple=True, separator="/"), names),
+        axes,
+        is_leaf=lambda node: isinstance(node, tuple),
+    )
+
+
+def scale_by_muon(axes: dict, others: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Muon's direction for the matrices among parameters of these logical axes, that of `others` for all else."""
+    dims = dims_of(axes)
+    labels = jax.tree.map(lambda dims: "others" if dims is None else "muon", dims, is_leaf=_is_dims)
+
+    def orthogonal(updates, params=None):
+        # The leaves that are masked out are gone from `updates`, so both are read as lists of what is left.
+        leaves, structure = jax.tree.flatten(updates)
+        kept = [found for found in jax.tree.leaves(dims, is_leaf=_is_dims) if found is not None]
+        return structure.unflatten([orthogonal_update(*pair) for pair in zip(leaves, kept, strict=True)])
+
+    muon = optax.chain(optax.trace(decay=MOMENTUM, nesterov=True), optax.stateless(orthogonal))
+    return optax.partition({"muon": muon, "others": others}, labels)
+
+
+def _is_dims(node) -> bool:
+    return node is None or isinstance(node, MatrixDims)
+
+
+def orthogonal_update(momentum: Array, dims: MatrixDims) -> Array:
+    """The momentum's nearest orthogonal matrices, each of root mean square UPDATE_RMS, in the parameter's shape."""
+    shape = momentum.shape
+    split = dims.counted + dims.rows
+    rows, columns = math.prod(shape[dims.counted : split]), math.prod(shape[split:])
+    matrices = momentum.reshape(*shape[: dims.counted], rows, columns)
+    # An orthogonal m x n matrix has min(m, n) singular values 1: its entries' mean square is 1 / max(m, n).
+    return (orthogonalise(matrices) * (UPDATE_RMS * math.sqrt(max(rows, columns)))).reshape(shape)
+
+
+def orthogonalise(x: Float[Array, "... m n"]) -> Float[Array, "... m n"]:
+    """U V' of every matrix U S V', near enough; singular values under some 1e-3 of the norm are left behind."""
+    wide = x.shape[-2] <= x.shape[-1]
+    x = x if wide else x.swapaxes(-1, -2)  # the smaller of the two squares
+    x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + EPS)
+
+    def step(x, coefficients):
+        a, b, c = coefficients
+        square = x @ x.swapaxes(-1, -2)
+        return a * x + (b * square + c * square @ square) @ x, None
+
+    x, _ = jax.lax.scan(step, x, jnp.asarray(NEWTON_SCHULZ, x.dtype))
+    return x if wide else x.swapaxes(-1, -2)

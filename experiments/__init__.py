@@ -1,0 +1,5 @@
+"""Studies say `from experiments import Study, Variant`."""
+
+from deepseek_jax.studies import Claim, Halving, LogUniform, Study, Sweep, Variant
+
+__all__ = ["Claim", "Halving", "LogUniform", "Study", "Sweep", "Variant"]

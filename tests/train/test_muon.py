@@ -1,0 +1,125 @@
+"""Muon beside plain numpy: which parameters it takes, each expert's matrix on its own, and the size of its update."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from deepseek_jax.config import OptimizerConfig, ScheduleConfig
+from deepseek_jax.models import tree
+from deepseek_jax.models.convolution import Convolution
+from deepseek_jax.models.decoder import Decoder
+from deepseek_jax.models.recurrent import LSTM
+from deepseek_jax.train.muon import MatrixDims, dims_of, matrix_dims, orthogonal_update, orthogonalise
+from deepseek_jax.train.optimizer import make_optimizer
+from tests.sharding.curves import V4
+from tests.train import tiny
+
+
+def newton_schulz(x):
+    """One matrix, float64, as V4 describes it: eight steps and two."""
+    x = np.asarray(x, np.float64)
+    x = x / np.linalg.norm(x)
+    for a, b, c in [(3.4445, -4.7750, 2.0315)] * 8 + [(2.0, -1.5, 0.5)] * 2:
+        square = x @ x.T
+        x = a * x + b * square @ x + c * square @ square @ x
+    return x
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (6, 20), (20, 6)])
+def test_one_matrix_as_numpy_and_nearly_the_polar_factor(shape):
+    x = np.random.default_rng(0).normal(size=shape)
+    found = np.asarray(orthogonalise(jnp.asarray(x, jnp.float32)))
+    np.testing.assert_allclose(found, newton_schulz(x), atol=2e-4)
+    u, _, v = np.linalg.svd(x, full_matrices=False)
+    np.testing.assert_allclose(found, u @ v, atol=0.02)
+
+
+def test_stacked_experts_are_matrices_of_their_own():
+    """[layers, experts, in, out]: scaling one expert's momentum changes no other's update, nor its own."""
+    momentum = np.random.default_rng(1).normal(size=(2, 3, 5, 7)).astype(np.float32)
+    louder = momentum.copy()
+    louder[1, 2] *= 100
+    dims = MatrixDims(counted=2, rows=1)
+    update = np.asarray(orthogonal_update(jnp.asarray(momentum), dims))
+    np.testing.assert_allclose(orthogonal_update(jnp.asarray(louder), dims), update, atol=1e-4)
+    np.testing.assert_allclose(update[1, 2], newton_schulz(momentum[1, 2]) * 0.18 * 7**0.5, atol=1e-3)
+    np.testing.assert_allclose(np.sqrt((update**2).mean((-2, -1))), 0.18, rtol=0.02)
+
+
+def test_heads_are_one_side_of_a_matrix():
+    momentum = np.random.default_rng(2).normal(size=(4, 3, 5)).astype(np.float32)
+    into_heads = orthogonal_update(jnp.asarray(momentum), matrix_dims("q_up", ("rank", "heads", None)))
+    np.testing.assert_allclose(
+        into_heads.reshape(4, 15), newton_schulz(momentum.reshape(4, 15)) * 0.18 * 15**0.5, atol=1e-3
+    )
+    out_of_heads = orthogonal_update(jnp.asarray(momentum), matrix_dims("out", ("heads", None, "embed")))
+    np.testing.assert_allclose(
+        out_of_heads.reshape(12, 5), newton_schulz(momentum.reshape(12, 5)) * 0.18 * 12**0.5, atol=1e-3
+    )
+
+
+def names_with_adam(module) -> set[str]:
+    axes = tree.logical_axes(module)[0]
+    found = jax.tree_util.tree_leaves_with_path(dims_of(axes), is_leaf=lambda node: node is None)
+    return {jax.tree_util.keystr(path, simple=True, separator="/") for path, dims in found if dims is None}
+
+
+def test_what_of_a_decoder_stays_with_adam():
+    model = jax.eval_shape(lambda: Decoder(dataclasses.replace(V4, hc_mult=2), rngs=nnx.Rngs(params=jax.random.key(0))))
+    left = names_with_adam(model)
+    assert {"embedding", "head", "norm/scale", "layers/0-0/feed_forward/router/kernel"} <= left
+    assert {name.split("/")[-1] for name in left} == {
+        *("embedding", "head", "scale", "kernel", "bias", "sinks", "position_bias")
+    }
+    kernels = {name for name in left if name.endswith("kernel")}
+    assert all("router" in name or "stream_head" in name for name in kernels), kernels
+
+
+def test_kernels_of_convolutions_and_gates_stay_with_adam():
+    rngs = nnx.Rngs(params=jax.random.key(0))
+    assert names_with_adam(Convolution(2, 4, 8, 3, bias=True, raw=False, rngs=rngs)) == {"kernel", "bias"}
+    assert names_with_adam(Convolution(1, 4, 8, 3, bias=False, raw=True, rngs=rngs)) == {"kernel"}
+    assert names_with_adam(LSTM(4, 8, raw=False, rngs=rngs)) == {"input", "state", "bias"}
+
+
+def test_two_steps_of_the_chain():
+    """Nesterov momentum of 0.95 for the matrix, AdamW for the norm, one learning rate and decay for both."""
+    config = OptimizerConfig(
+        name="muon", peak_lr=0.1, weight_decay=0.5, clip_norm=0.0, schedule=ScheduleConfig(name="constant")
+    )
+    axes = {"kernel": ("embed", "mlp"), "norm": {"scale": ("embed",)}}
+    optimizer = make_optimizer(config, steps=10, axes=axes)
+    rng = np.random.default_rng(3)
+    params = {"kernel": jnp.asarray(rng.normal(size=(4, 6)), jnp.float32), "norm": {"scale": jnp.ones(4)}}
+    first, second = (rng.normal(size=(4, 6)).astype(np.float32) for _ in range(2))
+    state = optimizer.init(params)
+    for gradient in (first, second):
+        gradients = {"kernel": jnp.asarray(gradient), "norm": {"scale": jnp.full(4, 2.0)}}
+        updates, state = optimizer.update(gradients, state, params, value=0.0)
+    momentum = second + 0.95 * (second + 0.95 * first)
+    expected = -0.1 * (newton_schulz(momentum) * 0.18 * 6**0.5 + 0.5 * np.asarray(params["kernel"]))
+    np.testing.assert_allclose(updates["kernel"], expected, atol=2e-4)
+    np.testing.assert_allclose(updates["norm"]["scale"], -0.1, rtol=1e-5)
+
+
+def test_moments_in_bfloat16_leave_the_coefficients_alone():
+    config = OptimizerConfig(name="muon", moment_dtype="bfloat16", schedule=ScheduleConfig(name="constant"))
+    program_axes, params = {"kernel": ("embed", "mlp")}, {"kernel": jnp.ones((4, 4))}
+    state = make_optimizer(config, steps=10, axes=program_axes).init(params)
+    floating = [leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    assert [leaf.shape for leaf in floating if leaf.dtype == jnp.bfloat16] == [(4, 4)]
+
+
+def test_a_decoder_learns_with_muon(tmp_path):
+    from rich.console import Console
+
+    from deepseek_jax.train.loop import train
+
+    experiment = tiny.experiment(tmp_path, tiny.MOE, steps=12)
+    muon = dataclasses.replace(experiment.optimizer, name="muon")
+    scores = train(dataclasses.replace(experiment, optimizer=muon), tmp_path / "run", Console(quiet=True))
+    assert scores["final/loss"] < np.log(400) - 0.2
