@@ -19,7 +19,7 @@ from deepseek_jax.studies import runs as runs_
 from deepseek_jax.studies import sweeping
 from deepseek_jax.studies.measuring import measure, measured
 from deepseek_jax.studies.outcome import summarise
-from deepseek_jax.studies.runs import FAILED, ROOT, TRAINED, Run, write_json
+from deepseek_jax.studies.runs import ROOT, TRAINED, Run, write_json
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.studies.sweep import Sweep
 
@@ -44,7 +44,7 @@ def _done(run: Run, loaded: Loaded) -> bool:
 def forget_failures(loaded: Loaded, root: Path = ROOT):
     """Lets failed runs be tried again."""
     for run in runs_.plan(loaded, root):
-        (run.directory / FAILED).unlink(missing_ok=True)
+        run.failed.unlink(missing_ok=True)
 
 
 def work(studies: Sequence[Loaded], root: Path = ROOT, say: Say = print, index: int | None = None):
@@ -72,6 +72,8 @@ def _work_rungs(loaded: Loaded, root: Path, say: Say):
             with runs_.held(run, root, wait=True):
                 if sweeping.score_at(run, loaded.study.metric, rung.share) is None:
                     _finish(run, loaded, say, share=rung.share)
+                if sweeping.score_at(run, loaded.study.metric, rung.share) is None:
+                    runs_.fail(run, f"it measured no {loaded.study.metric} after {rung.share:.0%} of its steps.")
 
 
 def _attempt(run: Run, loaded: Loaded, root: Path, say: Say, *, wait: bool = False) -> bool:
@@ -94,8 +96,8 @@ def _finish(run: Run, loaded: Loaded, say: Say, share: float = 1.0):
     except UserError as error:
         runs_.fail(run, str(error))
     except Exception as error:  # a bug or a full memory: the other variants are worth having
-        (run.directory / "traceback.txt").write_text(traceback.format_exc())
         runs_.fail(run, f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
+        run.failed.with_suffix(".txt").write_text(traceback.format_exc())
     outcome = f"failed: {run.failure}" if run.failure else _score(run, loaded) if run.trained else f"at {share:.0%}"
     say(f"{loaded.name}: {run}: {outcome}  ({time.monotonic() - began:.0f} s)")
 

@@ -21,19 +21,24 @@ from deepseek_jax.studies import budget
 from deepseek_jax.studies.study import Loaded, Study, Variant, slug
 
 ROOT = Path("runs/studies")
-TRAINED, FAILED = "trained.json", "failed.json"  # in a run directory: what came out, or why nothing did
+TRAINED = "trained.json"  # in a run directory: what came out
 # These change where a run lies and what it shows, not what it learns nor its scores.
 ELSEWHERE = ("mesh.", "checkpoint.", "log.", "data.directory", "data.workers", "data.prefetch", "eval.samples")
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training of a study.  `problem`: why there cannot be an experiment, if so."""
+    """One training of a study, and what is measured of it.
+
+    `failed`: the file that says why it failed, in the study's own folder: variants and studies may share a directory.
+    `problem`: why there cannot be an experiment at all, if so.
+    """
 
     variant: Variant
     seed: int
     experiment: Experiment | None
     directory: Path
+    failed: Path
     problem: str = ""
 
     @property
@@ -43,7 +48,7 @@ class Run:
 
     @property
     def failure(self) -> str | None:
-        return self.problem or (_read(self.directory / FAILED) or {}).get("reason")
+        return self.problem or (_read(self.failed) or {}).get("reason")
 
     def __str__(self):
         return f"{self.variant.name}, seed {self.seed}"
@@ -58,9 +63,12 @@ def plan(loaded: Loaded, root: Path = ROOT) -> list[Run]:
             try:
                 experiment = experiment_of(study, variant, seed, root / loaded.name)
             except UserError as error:
-                found.append(Run(variant, seed, None, root / loaded.name / slug(variant.name), str(error)))
+                nowhere = root / loaded.name / slug(variant.name)
+                found.append(Run(variant, seed, None, nowhere, nowhere / "failed.json", str(error)))
             else:
-                found.append(Run(variant, seed, experiment, _directory(loaded, variant, seed, experiment, root)))
+                directory = _directory(loaded, variant, seed, experiment, root)
+                name = f"{slug(variant.name)}-{seed}-{identity(experiment)}.json"
+                found.append(Run(variant, seed, experiment, directory, root / loaded.name / "failed" / name))
     return found
 
 
@@ -142,8 +150,8 @@ def holder(run: Run, root: Path = ROOT) -> int | None:
 
 
 def fail(run: Run, reason: str):
-    run.directory.mkdir(parents=True, exist_ok=True)
-    write_json(run.directory / FAILED, {"reason": reason})
+    """Writes down why a run has no result."""
+    write_json(run.failed, {"reason": reason})
 
 
 def write_json(path: Path, content: dict):

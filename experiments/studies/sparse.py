@@ -32,5 +32,5 @@ study = Study(
         Claim("cache_bytes", "1%", "CSA+HCA 1024 < dense 1024"),
     ],
     measures=[step_memory, cache_bytes],
-    larger="27 layers of hidden 2,048 with V3.2 indexers over 2,048 keys, from a dense checkpoint, 32,768 tokens a row.",
+    larger="27 layers of hidden 2,048 with V3.2 indexers over 2,048 keys, from a dense checkpoint, rows of 32,768.",
 )

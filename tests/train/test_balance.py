@@ -7,6 +7,7 @@ import numpy as np
 
 from deepseek_jax.config import RouterConfig
 from deepseek_jax.data.pipeline import open_corpus
+from deepseek_jax.models.moe.balance import batch_balance
 from deepseek_jax.train.metrics import by_layer
 from deepseek_jax.train.program import language_model_program
 from tests.train import tiny
@@ -35,3 +36,34 @@ def test_the_bias_update_moves_loads_towards_balance(tmp_path):
         excess.append(load_E.max() / load_E.mean() - 1)
     assert excess[0] > 0.5  # random routers are uneven
     assert max(excess[-10:]) < 0.3 * excess[0]
+
+
+def test_batch_balance_is_the_loss_over_all_tokens_together():
+    """arXiv:2412.19437, equations 17 to 20, with the batch in the sequence's place; the loads have no gradient."""
+    rng = np.random.default_rng(0)
+    load, share = rng.integers(0, 9, (2, 4)).astype(np.float32), rng.random((2, 4)).astype(np.float32)
+    frequency = load * 4 / load.sum(axis=1, keepdims=True)  # K T is the sum of the loads
+    probability = share / share.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(batch_balance(load, share), (frequency * probability).sum(axis=1), rtol=1e-6)
+    assert not np.any(jax.grad(lambda load: batch_balance(load, share).sum())(load))
+
+
+def test_two_uneven_sequences_may_make_an_even_batch():
+    """Each sequence prefers its own experts: the sequence-wise loss is high, the batch-wise one at its least, 1."""
+    load_BE, share_BE = np.array([[8.0, 0.0], [0.0, 8.0]]), np.array([[7.0, 1.0], [1.0, 7.0]])
+    assert batch_balance(load_BE.sum(axis=0), share_BE.sum(axis=0)) == 1
+    assert np.all(np.asarray(batch_balance(load_BE, share_BE)) == 1.75)
+
+
+def test_the_loss_has_a_batch_wise_part(tmp_path):
+    experiment = tiny.experiment(tmp_path, tiny.MOE)
+    corpus = open_corpus(experiment.data, experiment.model.vocab_size)
+    batch, scheduled = next(corpus.train_batches(4, seed=0)), {"mtp": 0.0, "index_warmup": None}
+    found = []
+    for weight in (0.0, 0.5):
+        loss = dataclasses.replace(experiment.loss, batch_balance=weight)
+        program = language_model_program(dataclasses.replace(experiment, loss=loss), np.ones(1))
+        found.append(program.loss(*program.make_parameters(), batch, program.totals(batch), scheduled))
+    (without, _), (value, aux) = found
+    assert 1 <= aux["loss/batch_balance"] < 4
+    np.testing.assert_allclose(value - without, 0.5 * aux["loss/batch_balance"], rtol=1e-4)

@@ -1,0 +1,33 @@
+"""Study files in an empty directory, and a trainer that takes no time."""
+
+import pytest
+
+from deepseek_jax.studies.study import load
+from tests.studies.fake import CONFIG, STUDY, Trainer
+
+
+@pytest.fixture
+def trainer(monkeypatch):
+    from deepseek_jax.studies import outcome
+    from deepseek_jax.train import checkpoint, loop
+
+    trainer = Trainer()
+    monkeypatch.setattr(loop, "train", trainer)
+    monkeypatch.setattr(outcome, "_parameters", lambda experiment: {"total": 10, "active": 5})
+    newest = lambda folder: max((int(path.name) for path in folder.glob("*")), default=None)  # noqa: E731
+    monkeypatch.setattr(checkpoint, "newest_intact", newest)
+    return trainer
+
+
+@pytest.fixture
+def make(tmp_path):
+    """make(further="", text=STUDY): a study file, loaded."""
+    (tmp_path / "base.py").write_text(CONFIG)
+
+    def write_and_load(further="", text=STUDY):
+        folder = tmp_path / "experiments" / "studies"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "rate.py").write_text(text.format(base=tmp_path / "base.py", further=further))
+        return load(folder / "rate.py")
+
+    return write_and_load

@@ -1,0 +1,83 @@
+"""A trainer that takes no time: its loss follows from the experiment, so reports can be compared."""
+
+import json
+import random
+
+from deepseek_jax import record
+from deepseek_jax.errors import UserError
+from deepseek_jax.studies.runs import identity
+
+STUDY = '''"""Is a higher rate better?"""
+
+from experiments import Study, Variant
+
+study = Study(
+    base="{base}",
+    budget=2_560,
+    seeds=3,
+    metric="final/loss",
+    margin=0.05,
+    variants=[
+        Variant("low"),
+        Variant("high", {{"optimizer.peak_lr": 0.2}}),
+        {further}
+    ],
+    claim="high < low",
+)
+'''
+CONFIG = """
+from deepseek_jax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.data.sequence_length = 64
+    config.train.update(steps=1, batch_size=4)
+    config.optimizer.peak_lr = 0.1
+    return config
+"""
+
+
+class Killed(BaseException):
+    """What SIGKILL is to a process: nothing below catches it."""
+
+
+class Trainer:
+    """Stands for deepseek_jax.train.loop.train.  `kill_at`: how many more runs it lets finish before it dies."""
+
+    def __init__(self):
+        self.kill_at, self.trained = None, []
+
+    def __call__(self, experiment, workdir, console=None, profile=range(0), until=None):
+        if experiment.optimizer.peak_lr > 1:
+            raise UserError("step 3 is not finite; it began in the parameter head[0].")
+        if experiment.optimizer.peak_lr == 0.9:
+            raise MemoryError("RESOURCE_EXHAUSTED: 1 TiB")
+        record.claim(workdir, experiment)
+        steps = experiment.train.steps
+        rows = [row(experiment, step) for step in range(1, (until or steps) + 1)]
+        if self.kill_at == 0:  # in the middle: half of its rows are there
+            write(workdir, rows[: len(rows) // 2])
+            raise Killed
+        if until is not None:
+            write(workdir, rows)
+            (workdir / "checkpoints" / str(until)).mkdir(parents=True, exist_ok=True)
+            return {}
+        self.kill_at = self.kill_at and self.kill_at - 1
+        self.trained.append(workdir.name)
+        loss = rows[-1]["loss/next"]
+        write(workdir, [*rows, {"step": steps, "final/loss": loss}])
+        return {"final/loss": loss}
+
+
+def row(experiment, step):
+    noise = random.Random(f"{experiment.train.seed} {step}").gauss(
+        0, 0.1
+    )  # of the seed's data: the same in all variants
+    own = random.Random(f"{identity(experiment)} {step}").gauss(0, 0.005)
+    loss = 5 - 0.2 * step - 2 * experiment.optimizer.peak_lr + noise + own
+    return {"step": step, "loss/next": loss, "val/loss": loss, "tokens_per_second": 1000.0, "memory_bytes": 1}
+
+
+def write(workdir, rows):
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

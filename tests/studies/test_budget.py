@@ -1,0 +1,48 @@
+"""What is held equal: steps from tokens, FLOPs or seconds, also where the batch grows."""
+
+import dataclasses
+import json
+
+import pytest
+
+from deepseek_jax.config import DataConfig, Experiment, TrainConfig
+from deepseek_jax.errors import UserError
+from deepseek_jax.studies import budget
+from tests.train import tiny
+
+PLAIN = Experiment(data=DataConfig(sequence_length=64), train=TrainConfig(batch_size=4))
+RAMP = TrainConfig(batch_size=8, microbatch_size=2, ramp_start=2, ramp_stages=3, ramp_fraction=0.5)
+
+
+def test_tokens():
+    assert budget.steps(PLAIN, "tokens", 2560, None) == 10
+    assert budget.steps(PLAIN, "tokens", 2815, None) == 10
+    assert budget.steps(PLAIN, "steps", 7, None) == 7
+
+
+def test_a_growing_batch_spends_the_same_tokens_in_more_steps():
+    ramp = dataclasses.replace(PLAIN, train=RAMP)
+    steps = budget.steps(ramp, "tokens", 64 * 8 * 100, None)
+    spent = budget.units(dataclasses.replace(ramp, train=dataclasses.replace(RAMP, steps=steps)))
+    assert steps > 100 and 64 * 8 * 99 < spent[-1] <= 64 * 8 * 100
+    assert spent[0] == 64 * 2 and spent[-1] - spent[-2] == 64 * 8
+
+
+def test_flops_give_a_wider_model_fewer_steps():
+    narrow = dataclasses.replace(PLAIN, model=tiny.DENSE)
+    wide = dataclasses.replace(PLAIN, model=dataclasses.replace(tiny.DENSE, intermediate_size=512))
+    few, many = (budget.steps(experiment, "flops", 1e10, None) for experiment in (wide, narrow))
+    assert 1.5 * few < many
+
+
+def test_seconds_go_by_a_measured_speed(tmp_path):
+    speed = tmp_path / "low.speed.json"
+    with pytest.raises(budget.Unmeasured, match="speed is not measured yet"):
+        budget.steps(PLAIN, "seconds", 10, speed)
+    speed.write_text(json.dumps({"per_second": 512.0}))
+    assert budget.steps(PLAIN, "seconds", 10, speed) == 20
+
+
+def test_less_than_a_step():
+    with pytest.raises(UserError, match="less than one step"):
+        budget.steps(PLAIN, "tokens", 10, None)

@@ -1,0 +1,118 @@
+"""Verdicts from known differences, and the sentences for claims that cannot be read."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from deepseek_jax.errors import UserError
+from deepseek_jax.studies.claims import CANNOT_TELL, DOES_NOT, HOLDS, Claim, fraction, judge, overall, parse
+from deepseek_jax.studies.statistics import difference
+
+NAMES = ["new", "old", "a, b"]
+
+
+def verdict(text, new, old, margin=0.1, missing=None):
+    values = {"new": dict(enumerate(new)), "old": dict(enumerate(old))}
+    return [each.verdict for each in judge(Claim("loss", margin, text), NAMES, values, missing or {})]
+
+
+def test_statistics_are_those_of_scipy():
+    left, right = [1.0, 1.4, 1.1, 1.3], [1.1, 1.2, 1.0, 1.6]
+    found = difference(left, right)
+    test = stats.ttest_rel(left, right)
+    assert found.mean == pytest.approx(np.mean(left) - np.mean(right))
+    assert (found.low, found.high) == pytest.approx(tuple(test.confidence_interval(0.95)))
+    half = stats.t.ppf(0.975, 3) * np.std(np.subtract(left, right), ddof=1) / 2
+    assert found.high - found.mean == pytest.approx(half)
+    assert found.p_t == pytest.approx(test.pvalue)
+    assert 0.3 < found.p_bootstrap < 1
+    assert difference(left, right) == found  # nothing random is left
+
+
+def test_equal_differences_need_no_division():
+    assert difference([1.0, 2.0], [1.0, 2.0]).p_t == 1
+    found = difference([1.5, 2.5], [1.0, 2.0])
+    assert (found.low, found.high, found.p_t) == (0.5, 0.5, 0)
+
+
+TIGHT = np.array([-0.001, 0.0, 0.001])  # half an interval is 0.0025
+
+
+@pytest.mark.parametrize(
+    "shift, less, at_most, same, more",
+    [
+        (-0.3, HOLDS, HOLDS, DOES_NOT, DOES_NOT),
+        (-0.1, CANNOT_TELL, HOLDS, CANNOT_TELL, DOES_NOT),  # the margin itself lies in the interval
+        (-0.05, DOES_NOT, HOLDS, HOLDS, DOES_NOT),
+        (0.05, DOES_NOT, HOLDS, HOLDS, DOES_NOT),
+        (0.1, DOES_NOT, CANNOT_TELL, CANNOT_TELL, CANNOT_TELL),
+        (0.3, DOES_NOT, DOES_NOT, DOES_NOT, HOLDS),
+    ],
+)
+def test_verdicts_by_margin_and_interval(shift, less, at_most, same, more):
+    old = np.array([2.0, 3.0, 4.0])
+    new = old + shift + TIGHT
+    text = "new < old; <= old; no different from old; > old"
+    assert verdict(text, new, old) == [less, at_most, same, more]
+
+
+def test_a_wide_interval_tells_nothing():
+    assert verdict("new < old; new no different from old", [1.0, 2.0, 3.5], [2.0, 1.0, 3.0]) == [CANNOT_TELL] * 2
+
+
+def test_a_margin_may_be_a_share_of_the_right_side():
+    old = np.array([100.0, 100.0, 100.0])
+    assert verdict("new <= old", old + 4 + TIGHT, old, margin="5%") == [HOLDS]
+    assert verdict("new <= old", old + 6 + TIGHT, old, margin="5%") == [DOES_NOT]
+
+
+def test_a_number_on_the_right():
+    assert verdict("new >= 0.85", 0.9 + TIGHT, [], margin=0.01) == [HOLDS]
+    assert verdict("new >= 0.85", 0.5 + TIGHT, [], margin=0.01) == [DOES_NOT]
+
+
+def test_seeds_that_only_one_side_has_take_no_part():
+    (judged,) = judge(Claim("loss", 0.1, "new < old"), NAMES, {"new": {0: 1.0, 1: 1.0}, "old": {1: 2.0, 2: 2.0}}, {})
+    assert judged.verdict == CANNOT_TELL and judged.reason == "1 paired seeds; an interval needs at least 2"
+
+
+def test_a_failed_variant_cannot_be_told():
+    (judged,) = judge(Claim("loss", 0.1, "new < old"), NAMES, {}, {"old": "seed 1 failed: NaN"})
+    assert judged.verdict == CANNOT_TELL and judged.reason == "old: seed 1 failed: NaN"
+
+
+def test_the_whole_claim():
+    class Judged:
+        def __init__(self, verdict):
+            self.verdict = verdict
+
+    assert overall([Judged(HOLDS), Judged(HOLDS)]) == HOLDS
+    assert overall([Judged(HOLDS), Judged(CANNOT_TELL)]) == CANNOT_TELL
+    assert overall([Judged(DOES_NOT), Judged(CANNOT_TELL)]) == DOES_NOT
+
+
+def test_names_with_commas_and_the_left_side_of_the_clause_before():
+    first, second = parse("a, b <= old; no different from new", NAMES)
+    assert (first.left, first.relation, first.right) == ("a, b", "<=", "old")
+    assert (second.left, second.relation, second.right) == ("a, b", "no different from", "new")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "the claim is empty"),
+        ("new beats old", "between them one of no different from, <="),
+        ("newer < old", "names 'newer'; the variants are new, old"),
+        ("< old", "begins with its relation"),
+        ("new < olden", "names 'olden'"),
+    ],
+)
+def test_claims_that_cannot_be_read(text, message):
+    with pytest.raises(UserError, match=message):
+        parse(text, NAMES)
+
+
+@pytest.mark.parametrize("margin", [0, -1, "5", "x%", "-1%", float("nan")])
+def test_margins_that_are_none(margin):
+    with pytest.raises(UserError, match="margin"):
+        fraction(margin)

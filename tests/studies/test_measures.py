@@ -1,0 +1,122 @@
+"""What is measured of trained models, on models made by hand."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deepseek_jax.config import Experiment
+from deepseek_jax.errors import UserError
+from deepseek_jax.models.decoder import initialise
+from deepseek_jax.models.tree import merge
+from deepseek_jax.studies.measures import cache_bytes, composite_gain, mask_top, shared_for_routed
+from deepseek_jax.studies.measures.residual import composite
+from deepseek_jax.studies.measures.routing import divergence
+from deepseek_jax.studies.outcome import Trained, source_name
+from tests.train import tiny
+
+TOKENS = jnp.arange(16).reshape(2, 8)
+BATCH = {"tokens": TOKENS, "positions": jnp.broadcast_to(jnp.arange(8), (2, 8)), "segment_ids": jnp.ones_like(TOKENS)}
+
+
+def trained(model, seed=0) -> Trained:
+    return Trained(Experiment(model=model), Path("nowhere"), *initialise(model, jax.random.key(seed)))
+
+
+def test_cache_of_latent_attention():
+    assert cache_bytes(trained(tiny.MOE)) == {"cache_bytes": 4 * 2 * (16 + 8)}
+
+
+def test_divergence_of_loads():
+    assert divergence(np.array([[3.0, 1.0], [3.0, 1.0]])) == pytest.approx(0)
+    assert divergence(np.array([[4.0, 0.0], [0.0, 1.0]])) == pytest.approx(np.log(2))  # a row weighs as a distribution
+    assert divergence(np.array([[4.0, 0.0], [0.0, 0.0]])) == pytest.approx(0)
+
+
+def test_the_shared_expert_for_one_more_routed():
+    found = trained(tiny.MOE)
+    experiment, params, buffers = shared_for_routed(found.experiment, found.params, found.buffers)
+    assert (experiment.model.n_shared_experts, experiment.model.num_experts_per_tok) == (0, 3)
+    graphdef, expected, _ = initialise(experiment.model, jax.random.key(0))
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, expected)
+    merge(graphdef, params, buffers)(*BATCH.values())  # it runs
+    with pytest.raises(UserError, match="no shared expert"):
+        shared_for_routed(experiment, params, buffers)
+
+
+def test_masked_experts_are_each_tokens_best():
+    found = trained(tiny.MOE)
+    experiment, *_ = mask_top(2)(found.experiment, found.params, found.buffers)
+    router = lambda model: merge(initialise(model, jax.random.key(0))[0], found.params, found.buffers)  # noqa: E731
+    whole, masked = (
+        jax.tree.map(lambda leaf: leaf[0], router(dataclasses.replace(model, n_group=1, topk_group=1)).layers["1-1"])
+        for model in (dataclasses.replace(tiny.MOE, num_experts_per_tok=4), experiment.model)
+    )
+    x_TD = jax.random.normal(jax.random.key(1), (5, 32))
+    four, last = (block.feed_forward.router(x_TD, None).experts_TK for block in (whole, masked))
+    np.testing.assert_array_equal(last, four[:, 2:])
+
+
+def test_what_an_edit_is_called():
+    names = {source_name(mask_top(1)), source_name(mask_top(2)), source_name(shared_for_routed)}
+    assert len(names) == 3 and all(name.startswith(("mask_top_", "shared_for_routed-")) for name in names)
+
+
+STREAMS = dataclasses.replace(tiny.MOE, hc_mult=3)
+
+
+def test_composite_of_free_hyper_connections_is_the_product_of_their_matrices():
+    """With the dynamic part off, each matrix is its bias, so the product is numpy's."""
+    found = trained(dataclasses.replace(STREAMS, hc_manifold=False))
+    rng = np.random.default_rng(0)
+    matrices = []
+
+    def fix(path, leaf):
+        keys = jax.tree_util.keystr(path, simple=True, separator="/")
+        if "residual/scale" in keys:
+            return jnp.zeros_like(leaf)
+        if "residual/bias" in keys:
+            square = rng.normal(size=(3, 3))
+            matrices.append((keys, square))
+            return jnp.concatenate([leaf[0, :6], square.ravel()])[None]
+        return leaf
+
+    params = jax.tree_util.tree_map_with_path(fix, found.params)
+    matrices = dict(matrices)
+    places = (
+        "0-0/attention_residual",
+        "0-0/feed_forward_residual",
+        "1-1/attention_residual",
+        "1-1/feed_forward_residual",
+    )
+    expected = np.linalg.multi_dot([matrices[f"layers/{place}/bias"] for place in places])
+    product = composite(merge(found.graphdef, params, found.buffers), BATCH)
+    np.testing.assert_allclose(product, np.broadcast_to(expected, product.shape), rtol=1e-4, atol=1e-4)
+
+
+def test_streams_begin_as_one_residual_and_only_the_manifold_bounds_them():
+    """New models of the same key: plain, free, and on the manifold give the same states, but for small kernels."""
+    models = (tiny.MOE, dataclasses.replace(STREAMS, hc_manifold=False), STREAMS)
+    plain, free, manifold = (trained(model) for model in models)
+    shared = lambda streams: {  # noqa: E731
+        name: jax.tree.map(lambda leaf: leaf, part) for name, part in streams.params.items() if name != "layers"
+    }
+    for streams in (free, manifold):
+        layers = {
+            name: {key: plain.params["layers"][name].get(key, own) for key, own in block.items()}
+            for name, block in streams.params["layers"].items()
+        }
+        params = (
+            shared(streams) | {key: plain.params[key] for key in ("embedding", "head", "norm")} | {"layers": layers}
+        )
+        states = merge(streams.graphdef, params, plain.buffers)(*BATCH.values()).hidden
+        np.testing.assert_allclose(
+            states, merge(plain.graphdef, plain.params, plain.buffers)(*BATCH.values()).hidden, atol=0.02
+        )
+
+
+def test_a_plain_residual_has_gain_one():
+    assert composite_gain(trained(tiny.MOE))["composite_gain"] == 1

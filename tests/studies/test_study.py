@@ -1,0 +1,175 @@
+"""Study files: what is run, resumed, left out and reported, with a trainer that takes no time."""
+
+import dataclasses
+import json
+
+import pytest
+
+from deepseek_jax.errors import UserError
+from deepseek_jax.studies import overview, report, results, running, runs, slurm
+from deepseek_jax.studies.study import load
+from tests.studies.fake import STUDY, Killed
+
+QUIET = lambda text: None  # noqa: E731
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "runs"
+
+
+def files_of(folder, *, but=()):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in but}
+
+
+def test_a_study_from_its_file_to_its_verdict(make, trainer, root):
+    loaded = make()
+    running.work([loaded], root, QUIET)
+    assert len(trainer.trained) == 6
+    folder, verdict = report.write(loaded, root)
+    assert verdict == "holds"
+    text = (folder / "report.md").read_text()
+    assert text.startswith("# Is a higher rate better?\n")
+    assert "`optimizer.peak_lr=0.2`" in text and "3 paired seeds" in text and "same tokens: 2,560" in text
+    assert "high < low | `final/loss` | 0.05 | holds | difference -0." in text
+    assert "loss.png" in text and "<img" in (folder / "report.html").read_text()
+    found = json.loads((folder / "results.json").read_text())
+    assert [len(run["curve"]) for run in found["runs"]] == [10] * 6  # 2,560 tokens in steps of 4 x 64
+
+
+def test_a_report_made_twice_is_the_same_and_so_is_one_from_its_own_results(make, trainer, root, tmp_path):
+    loaded = make()
+    running.work([loaded], root, QUIET)
+    folder, _ = report.write(loaded, root)
+    first = files_of(folder)
+    report.write(loaded, root)
+    assert files_of(folder) == first
+    report.write(loaded, tmp_path / "no_runs_here")
+    assert files_of(folder) == first
+
+
+def test_killed_in_the_middle_and_run_again(make, trainer, root, tmp_path):
+    loaded = make()
+    running.work([loaded], root / "unbroken", QUIET)
+    whole, _ = report.write(loaded, root / "unbroken", tmp_path / "whole")
+    trainer.trained.clear()
+    for lets_finish in (2, 0, 1):
+        trainer.kill_at = lets_finish
+        with pytest.raises(Killed):
+            running.work([loaded], root / "broken", QUIET)
+    trainer.kill_at = None
+    running.work([loaded], root / "broken", QUIET)
+    assert len(trainer.trained) == len(set(trainer.trained)) == 6  # nothing was done twice
+    broken, _ = report.write(loaded, root / "broken", tmp_path / "broken")
+    assert files_of(broken, but={"results.json"}) == files_of(whole, but={"results.json"})
+    numbers = [json.loads((folder / "results.json").read_text())["runs"] for folder in (broken, whole)]
+    timeless = [[{key: value for key, value in run.items() if key != "seconds"} for run in runs] for runs in numbers]
+    assert timeless[0] == timeless[1]
+
+
+def test_broken_variants_are_told_and_the_others_go_on(make, trainer, root):
+    loaded = make(
+        'Variant("diverges", {"optimizer.peak_lr": 2.0}), Variant("large", {"optimizer.peak_lr": 0.9}), '
+        'Variant("misspelt", {"optimizer.peek_lr": 1.0}),'
+    )
+    running.work([loaded], root, QUIET)
+    folder, verdict = report.write(loaded, root)
+    text = (folder / "report.md").read_text()
+    assert verdict == "holds" and len(trainer.trained) == 6
+    assert "| diverges | 0 | step 3 is not finite; it began in the parameter head[0]. |" in text
+    assert "| large | 1 | MemoryError: RESOURCE_EXHAUSTED: 1 TiB |" in text
+    assert "has no key optimizer.peek_lr; did you mean optimizer.peak_lr?" in text
+    assert not running.to_do(loaded, root)
+    running.forget_failures(loaded, root)
+    assert {run.variant.name for run in running.to_do(loaded, root)} == {"diverges", "large"}
+
+
+def test_a_changed_study_leaves_its_old_runs_out(make, trainer, root):
+    running.work([make()], root, QUIET)
+    changed = make(text=STUDY.replace("2_560", "5_120"))
+    assert len(running.to_do(changed, root)) == 6
+    found = results.gather(changed, root)
+    assert (found["runs"], found["missing"], found["stale"]) == ([], 6, 6)
+    running.work([changed], root, QUIET)
+    text = (report.write(changed, root)[0] / "report.md").read_text()
+    assert "6 stale runs, of an older version of this study, are left out." in text
+    assert results.gather(make(), root)["stale"] == 6  # back again: the old ones count, the new ones are stale
+    assert len(results.gather(make(), root)["runs"]) == 6
+
+
+def test_committed_results_of_an_older_version_are_not_mixed_in(make, trainer, root, tmp_path):
+    loaded = make()
+    running.work([loaded], root, QUIET)
+    report.write(loaded, root)
+    changed = make(text=STUDY.replace("0.2}", "0.3}"))
+    found = results.gather(changed, tmp_path / "no_runs_here")
+    assert {run["variant"] for run in found["runs"]} == {"low"} and found["missing"] == found["stale"] == 3
+
+
+def test_runs_of_the_same_experiment_are_shared_between_studies(make, trainer, root, tmp_path):
+    loaded = make()
+    running.work([loaded], root, QUIET)
+    other = loaded.path.with_name("other.py")
+    other.write_text(loaded.path.read_text().replace('Variant("low")', 'Variant("base")').replace("low", "base"))
+    running.work([load(other)], root, QUIET)
+    assert len(trainer.trained) == 6
+    assert len(results.gather(load(other), root)["runs"]) == 6
+
+
+def test_a_new_setting_that_is_off_does_not_make_runs_stale(make):
+    """The identity is of what differs from the defaults, whatever else there is."""
+    (run, *_) = runs.plan(make())
+    experiment = dataclasses.replace(run.experiment, log=dataclasses.replace(run.experiment.log, every=3))
+    assert runs.identity(experiment) == runs.identity(run.experiment)
+    learning = dataclasses.replace(run.experiment.optimizer, b1=0.8)
+    assert runs.identity(dataclasses.replace(run.experiment, optimizer=learning)) != runs.identity(run.experiment)
+
+
+def test_one_run_of_an_array(make, trainer, root, deepseek_jax):
+    loaded = make()
+    script = slurm.script(loaded, root)
+    assert "#SBATCH --array=0-5" in script and '--index "$SLURM_ARRAY_TASK_ID"' in script
+    status, out, _ = deepseek_jax("study", "run", str(loaded.path), "--root", str(root), "--index", "3")
+    assert status == 0 and len(trainer.trained) == 1 and out.startswith("rate: high, seed 1: final/loss")
+    status, _, err = deepseek_jax("study", "run", str(loaded.path), "--root", str(root), "--index", "6")
+    assert status == 2 and "has runs 0 to 5" in err
+
+
+def test_list_and_diff(make, trainer, root, deepseek_jax):
+    loaded = make()
+    assert overview.lines([loaded.path], root)[0].verdict == "not run yet"
+    running.work([loaded], root, QUIET)
+    (line,) = overview.lines([loaded.path], root)
+    assert (line.name, line.runs, line.verdict) == ("rate", "6 of 6", "holds")
+    status, out, _ = deepseek_jax("study", "list", str(loaded.path), "--root", str(root))
+    assert status == 0 and "holds" in out
+    low, high = (next((root / "rate").glob(f"{name}-0-*")) for name in ("low", "high"))
+    status, out, _ = deepseek_jax("study", "diff", str(low), str(high))
+    assert (status, out) == (0, "optimizer.peak_lr: 0.1 there, 0.2 here\n")
+
+
+def test_a_report_of_nothing(make, root, deepseek_jax):
+    status, _, err = deepseek_jax("study", "report", str(make().path), "--root", str(root))
+    assert status == 2 and "has no finished run; `deepseek-jax study run" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (('claim="high < low"', 'claim="high < lower"'), "the claim names 'lower'"),
+        (('"low"', '"HIGH"'), "give each its own name"),
+        (("budget=2_560", 'budget=2_560, equal="apples"'), "equal is 'apples'; choose one of tokens"),
+        (("margin=0.05", "margin=0"), "margin is 0"),
+        (('"""Is a higher rate better?"""', ""), "a study's docstring is its question"),
+        (("study = Study", "studie = Study"), "has no variable study"),
+        (("seeds=3", "seeds=three"), "rate.py line 8: NameError"),
+    ],
+)
+def test_study_files_that_cannot_be(make, change, message):
+    with pytest.raises(UserError, match=message):
+        make(text=STUDY.replace(*change))
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(UserError, match="there is no study"):
+        load(tmp_path / "none.py")

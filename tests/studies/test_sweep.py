@@ -1,0 +1,84 @@
+"""Sweeps: the candidates of a grid and of chance, who is stopped at which rung, and the rate that transfers."""
+
+import json
+
+import pytest
+
+from deepseek_jax.errors import UserError
+from deepseek_jax.studies import report, running, sweep_report
+from deepseek_jax.studies.sweep import Halving, LogUniform, Sweep
+from deepseek_jax.studies.sweeping import rungs
+
+TEXT = '''"""Which rate?"""
+
+from experiments import Halving, Sweep
+
+study = Sweep(
+    base="{base}",
+    budget=5_120,
+    search={{"optimizer.peak_lr": (0.1, 0.2, 0.3, 0.4, 2.0)}},
+    halving=Halving(rungs=(0.25, 0.5), keep=0.5),
+)
+'''
+QUIET = lambda text: None  # noqa: E731
+
+
+def test_a_grid_and_bundles():
+    sweep = Sweep(
+        base="x.py",
+        budget=1,
+        search={"width": {"8": {"model.hidden_size": 8, "model.head_dim": 2}}, "optimizer.peak_lr": (0.1, 0.2)},
+        across="width",
+    )
+    assert sweep.names == ["8 0.1", "8 0.2"]
+    assert sweep.variants[1].changes == {"model.hidden_size": 8, "model.head_dim": 2, "optimizer.peak_lr": 0.2}
+
+
+def test_random_candidates_are_the_same_each_time():
+    search = {"optimizer.peak_lr": LogUniform(1e-4, 1e-1), "optimizer.name": ("sgd", "lion")}
+    sweep = Sweep(base="x.py", budget=1, search=search, samples=20)
+    assert sweep.names == Sweep(base="x.py", budget=1, search=search, samples=20).names
+    rates = [float(variant.changes["optimizer.peak_lr"]) for variant in sweep.variants]
+    assert all(1e-4 <= rate <= 1e-1 for rate in rates) and min(rates) < 1e-3 and max(rates) > 1e-2
+    assert {variant.changes["optimizer.name"] for variant in sweep.variants} == {"sgd", "lion"}
+
+
+def test_the_rule_of_halving():
+    halving = Halving(keep=0.5)
+    assert halving.survivors({"a": 3.0, "b": 1.0, "c": float("inf"), "d": 2.0, "e": 2.5}) == ["b", "d", "e"]
+    assert halving.survivors({"a": 1.0, "b": 1.0}) == ["a"]
+
+
+@pytest.mark.parametrize("settings", [{"rungs": (0.5, 0.25)}, {"rungs": (1.0,)}, {"keep": 1.0}])
+def test_halving_that_cannot_be(settings):
+    with pytest.raises(UserError, match="rising shares"):
+        Halving(**settings)
+
+
+def test_hopeless_candidates_are_stopped_rung_by_rung(make, trainer, tmp_path):
+    loaded, root = make(text=TEXT), tmp_path / "runs"
+    running.work([loaded], root, QUIET)
+    first, second, end = rungs(loaded, root)
+    assert [run.variant.name for run in second.runs] == ["0.2", "0.3", "0.4"]
+    assert [run.variant.name for run in end.runs] == ["0.3", "0.4"]
+    assert first.scores["2.0"] == float("inf")
+    stopped = next((root / "rate").glob("0.1-0-*"))
+    steps = [json.loads(line)["step"] for line in (stopped / "metrics.jsonl").read_text().splitlines()]
+    assert max(steps) == 5  # a quarter of 20
+    assert not running.to_do(loaded, root)
+    folder, choice = report.write(loaded, root)
+    assert choice.startswith("0.4: val/loss")
+    text = (folder / "report.md").read_text()
+    assert "after 25%, 50% of the steps the best 50% by `val/loss` go on" in text and "| 2.0 | failed |" in text
+    before = text
+    report.write(loaded, root)
+    assert (folder / "report.md").read_text() == before
+
+
+def test_the_rate_that_holds_across_widths(make):
+    text = TEXT.replace("halving=Halving(rungs=(0.25, 0.5), keep=0.5),", 'across="width",')
+    text = text.replace("search={{", 'search={{"width": {{"8": {{}}, "16": {{"train.batch_size": 8}}}}, ')
+    loaded = make(text=text)
+    scores = {"8 0.1": 3.0, "8 0.2": 2.0, "8 0.3": 2.2, "16 0.1": 1.0, "16 0.2": 1.6, "16 0.3": 1.1, "16 0.4": 0.9}
+    label, worst = sweep_report.transferable(loaded, scores)
+    assert label == "0.3" and worst == pytest.approx(0.2)
