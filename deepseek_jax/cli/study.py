@@ -77,6 +77,10 @@ def run(args):
         running.work(loaded, args.root, say, args.index)
     else:
         running.spread(args.files, args.jobs, args.root, say)
+        for study in loaded:
+            left = len(running.to_do(study, args.root))
+            state = f"{left} runs left" if left else "all runs are done"
+            say(f"{study.name}: {state}; `deepseek-jax study report {study.shown_path}` writes the page")
 
 
 def run_report(args):

@@ -1,7 +1,6 @@
 """All studies at a glance, and what differs between two runs."""
 
 import dataclasses
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from deepseek_jax.studies.study import Loaded, load
 from deepseek_jax.studies.sweep import Sweep
 
 FOLDER = Path("experiments/studies")
+NOT_RUN = "not run yet"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +40,14 @@ def _of_study(loaded: Loaded, root: Path) -> tuple[str, str]:
     finished, failed = len(found["runs"]), len(found["failed"])
     runs = f"{finished} of {finished + failed + found['missing']}"
     runs += f", {failed} failed" * bool(failed) + f", {found['stale']} stale" * bool(found["stale"])
-    return runs, overall(results.verdicts(loaded, found)[0]) if finished else "not run yet"
+    return runs, overall(results.verdicts(loaded, found)[0]) if finished else NOT_RUN
 
 
 def _of_sweep(loaded: Loaded, root: Path) -> tuple[str, str]:
-    committed = loaded.results / results.FILE
-    found = sweep_report.gather(loaded, root)
-    if not found["rungs"][0]["scores"] and committed.exists():
-        found = json.loads(committed.read_text())
+    try:
+        found = sweep_report.gather(loaded, root)
+    except UserError:
+        return f"{len(loaded.study.names)} candidates", NOT_RUN
     return f"{found['runs']} candidates", sweep_report.choice(loaded, found)
 
 

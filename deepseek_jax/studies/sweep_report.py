@@ -1,19 +1,29 @@
 """The page of a sweep: its candidates, rung by rung, and the choice it comes to."""
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from deepseek_jax.errors import UserError
 from deepseek_jax.studies.page import Block, Code, Heading, Paragraph, Picture, Table
-from deepseek_jax.studies.runs import ROOT
+from deepseek_jax.studies.results import FILE
+from deepseek_jax.studies.runs import ROOT, identity
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.studies.sweeping import rungs
 
 
 def gather(loaded: Loaded, root: Path = ROOT) -> dict:
-    """JSON-able: each rung's share of the steps and scores, and what it cost."""
+    """JSON-able: each rung's share of the steps and scores, and what it cost.
+
+    From the run directories where one has come to the first rung; else from the committed results, where they are of
+    the same candidates.  UserError where there are none.
+    """
     found = rungs(loaded, root)
     runs = found[0].runs
+    identities = [identity(run.experiment) if run.experiment else run.problem for run in runs]
+    if not found[0].scores:
+        return _committed(loaded, identities)
     seconds = [float(path.read_text()) for run in runs if (path := run.directory / "seconds.txt").exists()]
     return {
         "study": loaded.name,
@@ -22,7 +32,17 @@ def gather(loaded: Loaded, root: Path = ROOT) -> dict:
         "failed": {run.variant.name: run.failure for run in runs if run.failure},
         "minutes": round(sum(seconds) / 60, 1),
         "runs": len(runs),
+        "identities": identities,
     }
+
+
+def _committed(loaded: Loaded, identities: list[str]) -> dict:
+    path = loaded.results / FILE
+    content = json.loads(path.read_text()) if path.exists() else {}
+    if content.get("identities") != identities:
+        where = loaded.shown_path
+        raise UserError(f"{where} has no run that came to its first rung; `deepseek-jax study run {where}` makes them.")
+    return content
 
 
 def _finite(scores: Mapping[str, float]) -> dict[str, float | None]:

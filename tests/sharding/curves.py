@@ -1,6 +1,7 @@
 """Loss curves of tiny models on any mesh of eight host devices, to be compared with those of one.
 
     python -m tests.sharding.curves v3 data=8 fsdp=2,expert=4    prints a JSON object: mesh -> curve
+    python -m tests.sharding.curves v3+muon data=8               with another optimizer
 
 B batch  S sequence  E experts
 """
@@ -73,11 +74,11 @@ V4 = dataclasses.replace(
 MODELS = {"v3": V3, "v32": V32, "v4": V4}
 
 
-def experiment(model: ModelConfig) -> Experiment:
+def experiment(model: ModelConfig, optimizer: str = "adamw") -> Experiment:
     """Balance losses weigh enough for their gradients to show."""
     return Experiment(
         model=model,
-        optimizer=OptimizerConfig(peak_lr=1e-3, schedule=ScheduleConfig(name="constant")),
+        optimizer=OptimizerConfig(name=optimizer, peak_lr=1e-3, schedule=ScheduleConfig(name="constant")),
         loss=LossConfig(sequence_balance=0.01, z_loss=1e-4, chunk_tokens=64),
         train=TrainConfig(steps=STEPS, batch_size=BATCH),
     )
@@ -146,7 +147,9 @@ def read(mesh: str) -> dict[str, int]:
 
 
 def main(model: str, *meshes: str):
-    print(json.dumps({mesh: curve(experiment(MODELS[model]), read(mesh)) for mesh in meshes}))
+    name, _, optimizer = model.partition("+")
+    given = experiment(MODELS[name], optimizer or "adamw")
+    print(json.dumps({mesh: curve(given, read(mesh)) for mesh in meshes}))
 
 
 if __name__ == "__main__":

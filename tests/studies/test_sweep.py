@@ -73,6 +73,10 @@ def test_hopeless_candidates_are_stopped_rung_by_rung(make, trainer, tmp_path):
     before = text
     report.write(loaded, root)
     assert (folder / "report.md").read_text() == before
+    report.write(loaded, tmp_path / "no_runs_here")
+    assert (folder / "report.md").read_text() == before
+    with pytest.raises(UserError, match="no run that came to its first rung"):
+        report.write(make(text=TEXT.replace("5_120", "2_560")), tmp_path / "no_runs_here")
 
 
 def test_the_rate_that_holds_across_widths(make):
