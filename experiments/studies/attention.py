@@ -1,7 +1,7 @@
 """Which attention is best at equal parameters: multi-head, grouped-query, multi-query or latent?
 
 V2 (arXiv:2405.04434, tables 8 and 9): MHA over GQA-8 over MQA, and MLA no worse than MHA with 4 to 14% of its cache.
-Head widths are chosen so that an attention has 49,152 to 51,200 parameters.
+Head widths are chosen so that an attention has 38,400 to 39,936 parameters.
 """
 
 from deepseek_jax.studies.measures import cache_bytes, decode_speed
@@ -14,13 +14,13 @@ def grouped(heads: int, width: int) -> dict:
 
 study = Study(
     base="configs/study_tiny.py",
-    budget=153_600,
+    budget=122_880,
     metric="final/loss",
     margin=0.02,
     variants=[
         Variant("MLA"),
-        Variant("MHA", grouped(4, 24)),
-        Variant("GQA", grouped(2, 32)),
+        Variant("MHA", grouped(4, 26)),
+        Variant("GQA", grouped(2, 34)),
         Variant("MQA", grouped(1, 40)),
     ],
     claim="MLA <= MHA; MHA <= GQA; GQA <= MQA",

@@ -9,11 +9,11 @@ from deepseek_jax.studies.measures import mask_top, shared_for_routed
 from experiments import Study, Variant
 
 GSHARD = {"model.n_routed_experts": 7, "model.num_experts_per_tok": 2, "model.n_shared_experts": 0}
-GSHARD |= {"model.moe_intermediate_size": 160}
+GSHARD |= {"model.moe_intermediate_size": 120}
 
 study = Study(
     base="configs/study_tiny.py",
-    budget=153_600,
+    budget=122_880,
     metric="final/loss",
     margin=0.01,
     variants=[

@@ -8,7 +8,7 @@ from deepseek_jax.studies.measures import cache_bytes, step_memory
 from experiments import Claim, Study, Variant
 
 DSA = {"model.layer_types": ("dsa",), "model.index_n_heads": 4, "model.index_head_dim": 32, "model.index_topk": 64}
-V4 = {"model.layer_types": ("csa", "hca", "csa"), "model.sliding_window": 32, "model.csa_rate": 4, "model.hca_rate": 16}
+V4 = {"model.layer_types": ("csa", "hca"), "model.sliding_window": 32, "model.csa_rate": 4, "model.hca_rate": 16}
 V4 |= {"model.index_n_heads": 4, "model.index_head_dim": 32, "model.index_topk": 16, "model.head_dim": 48}
 V4 |= {"model.o_groups": 2, "model.o_lora_rank": 64}
 SHORT, LONG = (
@@ -18,7 +18,7 @@ SHORT, LONG = (
 
 study = Study(
     base="configs/study_tiny.py",
-    budget=153_600,
+    budget=122_880,
     metric="final/loss",
     margin=0.02,
     variants=[
