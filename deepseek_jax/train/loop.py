@@ -12,7 +12,7 @@ from deepseek_jax import record
 from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
-from deepseek_jax.train import early_stopping, preemption, progress, report, schedules, summary
+from deepseek_jax.train import early_stopping, kept, preemption, progress, report, schedules, summary
 from deepseek_jax.train.checkpoint import Checkpoints, Progress
 from deepseek_jax.train.goodput import Goodput
 from deepseek_jax.train.metrics import by_layer
@@ -23,7 +23,7 @@ from deepseek_jax.train.setup import Setup, prepare
 from deepseek_jax.train.sinks import Sinks
 from deepseek_jax.train.start import first_state
 from deepseek_jax.train.state import State
-from deepseek_jax.train.step import compile_score, compile_step, gradient_function, make_step
+from deepseek_jax.train.step import gradient_function
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +87,7 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
     """All the steps that are left, or those until SIGTERM; what was done is saved."""
     setup, console, experiment = run.setup, run.console, run.setup.experiment
     steps = experiment.train.steps
-    run_step = compile_step(make_step(setup.program, setup.optimizer, experiment), setup.abstract)
-    run_step = processes.compiled_by_all(run_step)
-    score = processes.compiled_by_all(compile_score(setup.program, setup.mesh))
+    run_step, score = kept.programs(setup)
     batches, microbatch = setup.train_batches(), schedules.microbatch_size(experiment.train)
     if done.data:
         batches.restore(done.data)

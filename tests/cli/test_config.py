@@ -76,7 +76,11 @@ def test_text_is_typed_by_the_field(key, text, value):
         ("optimizer.peak_lr", "nan", "optimizer.peak_lr is 'nan'; it must be a finite number."),
         ("log.tensorboard", "maybe", "log.tensorboard is 'maybe'; it must be true or false."),
         ("optimizer.schedule.milestones", "a", "optimizer.schedule.milestones is 'a'; it must be a finite number."),
-        ("optimizer.name", "lyon", "optimizer.name is 'lyon'; choose one of adam, adamw, sgd, rmsprop, adagrad, lion."),
+        (
+            "optimizer.name",
+            "lyon",
+            "optimizer.name is 'lyon'; choose one of adam, adamw, muon, sgd, rmsprop, adagrad, lion.",
+        ),
     ],
 )
 def test_what_an_override_can_get_wrong(in_repository, key, text, message):

@@ -1,0 +1,39 @@
+"""The compiled step and score of a run, kept for runs of the same process that differ from it in their seed alone.
+
+Tracing a small model takes as long as many of its steps, and a study trains each variant with several seeds.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable
+
+from deepseek_jax.parallel import processes
+from deepseek_jax.train.setup import Setup
+from deepseek_jax.train.step import compile_score, compile_step, make_step
+from deepseek_jax.train.views import views_of
+
+MOST = 8  # kept; the one that was not used for longest goes first
+_kept: collections.OrderedDict = collections.OrderedDict()
+
+
+def programs(setup: Setup) -> tuple[Callable, Callable]:
+    """(step, score), jitted.  The seed decides what parameters begin as and which data is read, and is in neither.
+
+    What views keep of a run may be part of its programs, so theirs are not shared.
+    """
+    experiment = setup.experiment
+    if views_of(experiment):
+        return _make(setup)
+    key = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, seed=0)), setup.mesh
+    if key not in _kept:
+        _kept[key] = _make(setup)
+        while len(_kept) > MOST:
+            _kept.popitem(last=False)
+    _kept.move_to_end(key)
+    return _kept[key]
+
+
+def _make(setup: Setup) -> tuple[Callable, Callable]:
+    step = compile_step(make_step(setup.program, setup.optimizer, setup.experiment), setup.abstract)
+    score = compile_score(setup.program, setup.mesh)
+    return processes.compiled_by_all(step), processes.compiled_by_all(score)
