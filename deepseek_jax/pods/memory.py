@@ -9,7 +9,6 @@ import dataclasses
 import math
 
 import jax
-import optax
 from jax.sharding import AbstractMesh
 
 from deepseek_jax.models.config import ModelConfig
@@ -18,6 +17,7 @@ from deepseek_jax.parallel.pipeline import Schedule
 from deepseek_jax.parallel.plan import Placement, placements
 from deepseek_jax.parallel.rules import PIPELINED, RULES, axis_size
 from deepseek_jax.train.abstract import Abstract
+from deepseek_jax.train.moments import map_moments
 
 BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -48,12 +48,12 @@ class Memory:
 def of_step(abstract: Abstract, mesh: AbstractMesh) -> tuple[list[Placement], Memory]:
     """(the parameters' tensors, the bytes of a step) on each device of a mesh."""
     params = placements(mesh, abstract.program.axes, abstract.state["params"])
-    moments = optax.tree_map_params(
+    moments = map_moments(
         abstract.optimizer,
         lambda leaf, tensor: dataclasses.replace(tensor, itemsize=leaf.dtype.itemsize),
         abstract.state["opt_state"],
         params,
-        transform_non_params=lambda _: None,
+        others=lambda _: None,
     )
     tensors, size = jax.tree.leaves(params), _size(params)
     accumulated = abstract.batch["tokens"].shape[0] > 1  # then a sum over microbatches lies beside the newest gradient

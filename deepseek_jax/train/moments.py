@@ -1,4 +1,6 @@
-"""Optimizer moments in fewer bits than they are computed in (V3, section 3.3.2; arXiv:2412.19437)."""
+"""Optimizer moments: where they are in an optimizer's state, and fewer bits for them than they are computed in."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,8 @@ import optax
 def remembered_in(dtype: str, inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """`inner` whose state is rounded to `dtype` between steps, and float32 again while a step computes with it.
 
-    Rounding to bfloat16 costs a moment at most 0.4% of itself a step, next to the 5% that b2 = 0.95 replaces.
+    As in V3 (arXiv:2412.19437, section 3.3.2).  Rounding to bfloat16 costs a moment at most 0.4% of itself a step, next
+    to the 5% that b2 = 0.95 replaces.
     """
     if dtype == "float32":
         return inner
@@ -21,6 +24,16 @@ def remembered_in(dtype: str, inner: optax.GradientTransformation) -> optax.Grad
         return updates, _cast(state, dtype)
 
     return optax.GradientTransformation(init, update)
+
+
+def map_moments(optimizer: optax.GradientTransformation, f: Callable, opt_state, like, others: Callable):
+    """The state with f(moment, what `like` has for its parameter) for moments and others(leaf) for all else.
+
+    `like` is a tree like the parameters.  Of a parameter that an optimizer leaves to another it has no moment.
+    """
+    absent = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
+    apply = lambda moment, other: moment if absent(moment) else f(moment, other)  # noqa: E731
+    return optax.tree_map_params(optimizer, apply, opt_state, like, transform_non_params=others, is_leaf=absent)
 
 
 def _cast(state, dtype):

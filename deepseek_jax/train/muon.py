@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from deepseek_jax.models.tree import path_of
+
 MOMENTUM = 0.95
 UPDATE_RMS = 0.18
 NEWTON_SCHULZ = 8 * [(3.4445, -4.7750, 2.0315)] + 2 * [(2.0, -1.5, 0.5)]  # a, b, c of a X + b XX'X + c (XX')^2 X
@@ -57,10 +59,9 @@ def matrix_dims(path: str, axes: tuple[str | None, ...]) -> MatrixDims | None:
 
 def dims_of(axes: dict) -> dict:
     """A tree like `axes`, a tuple of names a parameter, of MatrixDims or None."""
+    is_names = lambda node: isinstance(node, tuple)  # noqa: E731
     return jax.tree_util.tree_map_with_path(
-        lambda path, names: matrix_dims(jax.tree_util.keystr(path, simple=True, separator="/"), names),
-        axes,
-        is_leaf=lambda node: isinstance(node, tuple),
+        lambda path, names: matrix_dims(path_of(path), names), axes, is_leaf=is_names
     )
 
 

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from deepseek_jax.parallel import rules
 from deepseek_jax.train.compiling import compiler_options
+from deepseek_jax.train.moments import map_moments
 from deepseek_jax.train.program import Program
 
 State = dict[str, object]
@@ -44,12 +45,8 @@ def abstract_state(program: Program, optimizer: optax.GradientTransformation, me
     params = rules.shardings(mesh, program.axes, shapes["params"])
     buffers = rules.shardings(mesh, program.buffer_axes, shapes["buffers"])
     shardings = jax.tree.map(lambda _: everywhere, shapes) | {"params": params, "buffers": buffers}
-    shardings["opt_state"] = optax.tree_map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        shapes["opt_state"],
-        params,
-        transform_non_params=lambda _: everywhere,
+    shardings["opt_state"] = map_moments(
+        optimizer, lambda _, sharding: sharding, shapes["opt_state"], params, others=lambda _: everywhere
     )
     if ema:
         shardings["ema"] = params
