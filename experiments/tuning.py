@@ -48,9 +48,9 @@ def main():
     before = once(args.workdir / "before.json", lambda: held_out_loss(resolve("configs/tune_tiny.py", base)))
     chosen = once(args.workdir / "experts.json", lambda: experts(base, args.threshold))
     rows = [
-        "| trained | numbers | share | moments | held-out loss, nats | beside all of it | a step, seconds |",
-        "|---|---|---|---|---|---|---|",
-        f"| nothing: as the run begins | 0 | 0% | 0 | {before:.4f} | | |",
+        "| trained | numbers | share | moments | held-out loss, nats | beside all of it | of its gain | s a step |",
+        "|---|---|---|---|---|---|---|---|",
+        f"| nothing: as the run begins | 0 | 0% | 0 | {before:.4f} | | | |",
     ]
     whole = None
     for number in args.methods or range(len(METHODS)):
@@ -60,7 +60,7 @@ def main():
         loss = finished(f"configs/{config}.py", changes, 0, run)["final/loss"]
         count, share = trained(resolve(f"configs/{config}.py", changes))
         whole = loss if number == 0 else whole
-        beside = f"{loss / whole - 1:+.2%}" if whole else ""
+        beside = f"{loss / whole - 1:+.2%} | {(before - loss) / (before - whole):.0%}" if whole else "|"
         name = name.format(experts=sum(len(part.split(":")[1].split()) for part in chosen.split(";")))
         moments, seconds = f"{8 * count / 1e6:.1f} MB", f"{step_seconds(run):.2f}"
         rows.append(f"| {name} | {count:,} | {share:.2%} | {moments} | {loss:.4f} | {beside} | {seconds} |")

@@ -17,6 +17,7 @@ from deepseek_jax.tune.config import LoraConfig, TuneConfig
 from tests.train import tiny
 
 QUIET = Console(quiet=True)
+LORA = TuneConfig(lora=LoraConfig(rank=2, dora=True))
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +38,12 @@ def tuned_from(experiment, workdir):
 @pytest.fixture(scope="module")
 def lora(base):
     directory, experiment, _ = base
-    experiment = dataclasses.replace(experiment, tune=TuneConfig(lora=LoraConfig(rank=2, dora=True)))
+    experiment = dataclasses.replace(experiment, tune=LORA)
     train(experiment, directory / "lora", QUIET)
     return experiment, directory / "lora"
 
 
+@pytest.mark.slow
 def test_adapters_are_all_that_moves(base, lora):
     before, after = (tree.by_path(restore_model(workdir).params) for workdir in (base[2], lora[1]))
     still = {path for path in before if (np.asarray(before[path]) == np.asarray(after[path])).all()}
@@ -49,8 +51,8 @@ def test_adapters_are_all_that_moves(base, lora):
     assert "layers/1-1/feed_forward/experts/gate" not in still and "layers/0-0/attention/out" not in still
 
 
-def test_the_optimizer_remembers_adapters_alone(lora):
-    setup = prepare(lora[0], QUIET)
+def test_the_optimizer_remembers_adapters_alone(tmp_path):
+    setup = prepare(dataclasses.replace(tiny.experiment(tmp_path, tiny.MOE), tune=LORA), QUIET)
     trained = sum(leaf.size for leaf in jax.tree.leaves(setup.abstract["params"]))
     moments = sum(leaf.size for leaf in jax.tree.leaves(setup.abstract["opt_state"]) if leaf.ndim)
     frozen = sum(leaf.size for leaf in jax.tree.leaves(setup.abstract["buffers"]["frozen"]))
