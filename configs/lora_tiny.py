@@ -10,5 +10,5 @@ from configs import tune_tiny
 def get_config():
     config = tune_tiny.get_config()
     config.tune.lora.update(rank=2, alpha=16.0)
-    config.optimizer.peak_lr = 1e-2
+    config.optimizer.peak_lr = 2e-3
     return config
