@@ -28,12 +28,17 @@ def stack_of(path: str) -> str | None:
     return match[1] if match else None
 
 
+def before_layers(path: str) -> bool:
+    """Whether an array is used before the first layer: the embedding, or the stem of a feature extractor."""
+    return path == "embedding" or path.startswith("convolution/stem/")
+
+
 def _places(path, count) -> list[tuple[int, int]]:
     """A place for each row, or one for the whole array; they sort from the input to the output."""
     if stack := stack_of(path):
         layers = layers_of(stack)
         return [(1, layer) for layer in layers[-(count or len(layers)) :]]
-    if path == "embedding":
+    if before_layers(path):
         return [(0, 0)]
     if block := re.match(r"convolution/blocks/(\d+)/", path):
         return [(1, int(block[1]))]

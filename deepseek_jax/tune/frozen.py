@@ -11,7 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from deepseek_jax.errors import UserError
-from deepseek_jax.models.depth import ADAPTERS, distances, stack_of
+from deepseek_jax.models.depth import ADAPTERS, before_layers, distances, stack_of
 from deepseek_jax.models.schedule import layers_of
 from deepseek_jax.train.view import View
 from deepseek_jax.tune.config import TuneConfig, experts_of
@@ -79,7 +79,7 @@ def _by_layer(config, chosen, paths) -> dict[str, Rows]:
     if not config.last_layers:
         return dict.fromkeys(chosen, ())
     far = distances(dict.fromkeys(paths))
-    layers = max(int(np.max(each)) for path, each in far.items() if path != "embedding")
+    layers = max(int(np.max(each)) for path, each in far.items() if not before_layers(path))
     if config.last_layers > layers:
         raise UserError(f"tune.last_layers is {config.last_layers}; the model has {layers}.")
     found = {}

@@ -124,8 +124,16 @@ def test_distances_count_layers_from_the_output():
     np.testing.assert_array_equal(
         distances({"layers/1-3/attention/q": 2, "head": None})["layers/1-3/attention/q"], [2, 1]
     )
-    hybrid = ["convolution/blocks/0/a", "convolution/blocks/1/a", "recurrent/a", "attention/a", "head/a"]
-    assert [int(far) for far in distances(dict.fromkeys(hybrid)).values()] == [4, 3, 2, 1, 0]
+    hybrid = [
+        "convolution/stem/kernel",
+        "convolution/blocks/0/a",
+        "convolution/blocks/1/a",
+        "recurrent/a",
+        "attention/a",
+        "head/a",
+    ]
+    assert [int(far) for far in distances(dict.fromkeys(hybrid)).values()] == [5, 4, 3, 2, 1, 0]
+    assert trained_rows(TuneConfig(last_layers=4), hybrid).keys() == set(hybrid[1:])
 
 
 def steps(count: int, params: dict, **settings) -> dict:
