@@ -4,9 +4,8 @@ import shutil
 from pathlib import Path
 
 from deepseek_jax.cli import options, runtime
+from deepseek_jax.cli.convert import BESIDE
 from deepseek_jax.errors import UserError
-
-BESIDE = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")  # copied along where they are
 
 
 def add_to(verbs):
