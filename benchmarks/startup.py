@@ -17,8 +17,8 @@ from pathlib import Path
 from benchmarks import options
 
 CONFIG = str(Path(__file__).parents[1] / "configs/v3_tiny.py")
-STEPS = 40  # rows of metrics to wait for
-SETTLED = 10  # rows left out: what is compiled or filled at the start
+STEPS = 60  # to wait for
+SETTLED = 10  # steps left out: what is compiled or filled at the start
 
 
 def measure(args, logs):
@@ -35,12 +35,12 @@ def measure(args, logs):
 
 def _start(logs: Path, start: str) -> dict[str, float]:
     metrics = logs / start / "metrics.jsonl"
-    words = "train", "--config", CONFIG, "--workdir", str(logs / start), "--config.log.every=1"
+    words = "train", "--config", CONFIG, "--workdir", str(logs / start)
     began = time.perf_counter()
     process = _run(logs, *words, JAX_COMPILATION_CACHE_DIR=str(logs / "compiled"))
-    _wait_for_rows(process, metrics, 1)
+    _rows_until(1, process, metrics)
     first_step = time.perf_counter() - began
-    rows = _wait_for_rows(process, metrics, STEPS)[SETTLED:STEPS]
+    rows = [row for row in _rows_until(STEPS, process, metrics) if row["step"] > SETTLED]
     process.kill()
     process.wait()
     return {
@@ -57,16 +57,16 @@ def _run(logs: Path, *words: str, **environment: str) -> subprocess.Popen:
         return subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | environment)
 
 
-def _wait_for_rows(process, metrics: Path, count: int) -> list[dict]:
-    """Rows of training steps, once there are `count`."""
+def _rows_until(step: int, process, metrics: Path) -> list[dict]:
+    """The rows of training, once there is one of that step; the first of a run has no times."""
     while process.poll() is None:
         lines = metrics.read_text().splitlines() if metrics.exists() else []
         rows = [json.loads(line) for line in lines if line.endswith("}")]
-        rows = [row for row in rows if "step_seconds" in row]
-        if len(rows) >= count:
+        rows = [row for row in rows if "loss/total" in row]
+        if rows and rows[-1]["step"] >= step:
             return rows
         time.sleep(0.02)
-    raise RuntimeError(f"deepseek-jax train ended with code {process.returncode} before step {count}")
+    raise RuntimeError(f"deepseek-jax train ended with code {process.returncode} before step {step}")
 
 
 if __name__ == "__main__":

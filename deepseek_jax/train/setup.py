@@ -5,6 +5,7 @@ import functools
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from rich.console import Console
@@ -47,8 +48,8 @@ class Setup:
     def train_batches(self) -> TrainBatches:
         return self.task.train_batches(self.share.rows)
 
-    def place(self, microbatches: list[Batch]) -> dict[str, jax.Array]:
-        """A step's microbatches, of each this process's share, as global arrays [K, M, ...] on the devices."""
+    def place(self, microbatches: list[Batch]) -> dict[str, jax.Array | np.ndarray]:
+        """A step's microbatches, of each this process's share, as arrays [K, M, ...] that the step takes."""
         return self.share.place_step(microbatches)
 
     def held_out_batches(self, split: str, limit: int = 0) -> Iterator[dict[str, jax.Array]]:
