@@ -9,7 +9,7 @@ from flax import nnx
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.layers import SwiGLU
 from deepseek_jax.models.moe.dispatch import plan
-from deepseek_jax.models.moe.experts import every_expert, in_blocks, ragged
+from deepseek_jax.models.moe.experts import chosen_experts, every_expert, in_blocks, ragged
 from deepseek_jax.models.tree import merge, split
 
 E, D, WIDTH = 5, 8, 6
@@ -33,7 +33,7 @@ def _choices(rng, tokens, loads):
     return np.tile([3, 1], (tokens, 1))  # three experts get nothing, two get every token
 
 
-@pytest.mark.parametrize("way", [every_expert, in_blocks, ragged])
+@pytest.mark.parametrize("way", [chosen_experts, every_expert, in_blocks, ragged])
 @pytest.mark.parametrize(
     "tokens, loads, limit", [(1, "even", 0.0), (300, "even", 0.0), (300, "even", 1.0), (257, "two experts only", 0.0)]
 )
@@ -56,7 +56,7 @@ def test_value_and_gradients(way, tokens, loads, limit):
         np.testing.assert_allclose(got, expected, atol=1e-5 * scale, err_msg=name)
 
 
-@pytest.mark.parametrize("way", [every_expert, in_blocks, ragged])
+@pytest.mark.parametrize("way", [chosen_experts, every_expert, in_blocks, ragged])
 def test_an_assignment_to_no_expert_adds_nothing(way):
     """As rows that another device left empty, or that are of experts elsewhere."""
     rng = np.random.default_rng(0)

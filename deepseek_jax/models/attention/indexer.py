@@ -20,6 +20,7 @@ from deepseek_jax.models.rope import rotate
 from deepseek_jax.models.tree import weight
 
 KEY_NORM_EPS = 1e-6  # whatever rms_norm_eps says (as in DeepSeek's code)
+FEW_QUERIES = 8  # of a decoding step, a row: all heads of these ask at once
 UNSEEN = -1e30  # score of a key that takes no part: finite, so that its share of nothing is 0 and not NaN
 
 
@@ -65,8 +66,11 @@ class Indexer(nnx.Module):
 def scores_of_all(queries: IndexQueries, key_BTi: Float[Array, "B T i"]) -> Float[Array, "B S T"]:
     """sum_h w_h relu(q_h . k) for every key, in float32 (equation 1).
 
-    One head at a time: [B, S, h, T] never exists, and XLA's CPU code takes a tenth of the time.
+    One head at a time: [B, S, h, T] never exists, and XLA's CPU code takes a tenth of the time.  For few queries it is
+    the keys that are large: they are multiplied as they lie, once for all heads.
     """
+    if queries.weight_BSh.shape[1] <= FEW_QUERIES:
+        return _scores_of_few(queries, key_BTi)
     key_BiT = key_BTi.astype(jnp.float32).swapaxes(1, 2)
 
     @jax.checkpoint
@@ -77,6 +81,13 @@ def scores_of_all(queries: IndexQueries, key_BTi: Float[Array, "B T i"]) -> Floa
     heads = jnp.moveaxis(queries.query_BShi.astype(jnp.float32), 2, 0), jnp.moveaxis(queries.weight_BSh, 2, 0)
     start_BST = jnp.zeros((*queries.weight_BSh.shape[:2], key_BTi.shape[1]), jnp.float32)
     return jax.lax.scan(add_head, start_BST, heads)[0]
+
+
+def _scores_of_few(queries: IndexQueries, key_BTi: Float[Array, "B T i"]) -> Float[Array, "B S T"]:
+    (B, S, h, i), T = queries.query_BShi.shape, key_BTi.shape[1]
+    query_BiZ = queries.query_BShi.astype(jnp.float32).reshape(B, S * h, i).swapaxes(1, 2)
+    heads_BTSh = jax.nn.relu(key_BTi.astype(jnp.float32) @ query_BiZ).reshape(B, T, S, h)
+    return jnp.einsum("BTSh,BSh->BST", heads_BTSh, queries.weight_BSh)
 
 
 def scores_of_picked(queries: IndexQueries, key_BSki: Float[Array, "B S k i"]) -> Float[Array, "B S k"]:
