@@ -20,7 +20,7 @@ from deepseek_jax.models.rope import rotate
 from deepseek_jax.models.tree import weight
 
 KEY_NORM_EPS = 1e-6  # whatever rms_norm_eps says (as in DeepSeek's code)
-FEW_QUERIES = 8  # of a decoding step, a row: all heads of these ask at once
+FEW_QUERIES = 4  # of a decoding step, a row: all heads of these ask at once
 UNSEEN = -1e30  # score of a key that takes no part: finite, so that its share of nothing is 0 and not NaN
 
 
