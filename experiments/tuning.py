@@ -1,4 +1,4 @@
-"""Ways of training v3_tiny further on literature, beside training all of it: loss, numbers trained, memory, time.
+"""Ways of training v3_tiny further on literature, beside training all of it: loss, numbers trained, memory.
 
     python -m experiments.tuning --base runs/v3_tiny --workdir runs/tuning
 
@@ -7,7 +7,6 @@ The base is a run of configs/v3_tiny.py.  The table goes to experiments/results/
 
 import argparse
 import json
-import statistics
 from pathlib import Path
 
 import jax
@@ -28,9 +27,7 @@ EXPERTS = "(chosen)"
 METHODS = {  # a line of the table -> (config, changes)
     "all of it": ("tune_tiny", {}),
     "LoRA of rank 2, everywhere": ("lora_tiny", {}),
-    "DoRA of rank 2, everywhere": ("lora_tiny", {"tune.lora.dora": "true"}),
     "ESFT, {experts} of 48 experts": ("esft_tiny", {"tune.experts": EXPERTS}),
-    "the last layer, norm, head and MTP": ("tune_tiny", {"tune.last_layers": "1"}),
 }
 QUIET = Console(quiet=True)
 
@@ -48,9 +45,9 @@ def main():
     before = once(args.workdir / "before.json", lambda: held_out_loss(resolve("configs/tune_tiny.py", base)))
     chosen = once(args.workdir / "experts.json", lambda: experts(base, args.threshold))
     rows = [
-        "| trained | numbers | share | moments | held-out loss, nats | beside all of it | of its gain | s a step |",
-        "|---|---|---|---|---|---|---|---|",
-        f"| nothing: as the run begins | 0 | 0% | 0 | {before:.4f} | | | |",
+        "| trained | numbers | share | moments | held-out loss, nats | beside all of it | of its gain |",
+        "|---|---|---|---|---|---|---|",
+        f"| nothing: as the run begins | 0 | 0% | 0 | {before:.4f} | | |",
     ]
     whole = None
     for number in args.methods or range(len(METHODS)):
@@ -62,8 +59,8 @@ def main():
         whole = loss if number == 0 else whole
         beside = f"{loss / whole - 1:+.2%} | {(before - loss) / (before - whole):.0%}" if whole else "|"
         name = name.format(experts=sum(len(part.split(":")[1].split()) for part in chosen.split(";")))
-        moments, seconds = f"{8 * count / 1e6:.1f} MB", f"{step_seconds(run):.2f}"
-        rows.append(f"| {name} | {count:,} | {share:.2%} | {moments} | {loss:.4f} | {beside} | {seconds} |")
+        moments = f"{8 * count / 1e6:.1f} MB"
+        rows.append(f"| {name} | {count:,} | {share:.2%} | {moments} | {loss:.4f} | {beside} |")
     table = "\n".join(rows) + "\n"
     if len(rows) == len(METHODS) + 3:
         RESULT.parent.mkdir(exist_ok=True)
@@ -97,12 +94,6 @@ def trained(experiment) -> tuple[int, float]:
     size = lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))  # noqa: E731
     count = size(jax.eval_shape(program.make_parameters)[0])
     return count, count / size(jax.eval_shape(own.make_parameters)[0])
-
-
-def step_seconds(run: Path) -> float:
-    """The median, of rows of ten steps."""
-    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    return statistics.median(row["step_seconds"] for row in rows if "step_seconds" in row)
 
 
 if __name__ == "__main__":
