@@ -1,7 +1,7 @@
 """v3_tiny taught to answer questions on AWS operations in the words of their documentation.
 
-deepseek-jax train --config configs/sft_tiny.py --workdir runs/sft_tiny
-deepseek-jax generate --workdir runs/sft_tiny --prompt "What does the operation CreateBucket of s3 do?"
+    deepseek-jax train --config configs/sft_tiny.py --workdir runs/sft_tiny
+    deepseek-jax generate --workdir runs/sft_tiny --prompt "What does the operation CreateBucket of s3 do?"
 
 The loss of answers in training: 4.63 nats a token at the first step, 4.06 at the twentieth.
 """
