@@ -5,6 +5,7 @@ import dataclasses
 import ml_collections
 
 from deepseek_jax.checking import at_least, choice, fraction, pattern
+from deepseek_jax.compress.config import ArithmeticConfig, PruneConfig, QuantizeConfig
 from deepseek_jax.data.augment.config import AugmentConfig
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.errors import UserError
@@ -280,6 +281,9 @@ class Experiment:
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: LossConfig = LossConfig()
     router: RouterConfig = RouterConfig()
+    prune: PruneConfig = PruneConfig()
+    quantize: QuantizeConfig = QuantizeConfig()
+    arithmetic: ArithmeticConfig = ArithmeticConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     stopping: StoppingConfig = StoppingConfig()
@@ -303,6 +307,9 @@ class SupervisedExperiment:
     augment: AugmentConfig = AugmentConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    prune: PruneConfig = PruneConfig()
+    quantize: QuantizeConfig = QuantizeConfig()
+    arithmetic: ArithmeticConfig = ArithmeticConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     stopping: StoppingConfig = StoppingConfig()

@@ -15,6 +15,8 @@ from deepseek_jax.cli import (
     inspect,
     plan,
     predict,
+    prune,
+    quantize,
     study,
     train,
     tune_batch,
@@ -22,7 +24,7 @@ from deepseek_jax.cli import (
 from deepseek_jax.errors import UserError
 
 VERBS = (
-    *(train, evaluate, generate, predict, study, data, convert, adapters, esft),
+    *(train, evaluate, generate, predict, study, data, convert, adapters, esft, prune, quantize),
     *(inspect, plan, compile, find_lr, tune_batch),
 )
 OVERRIDE = "--config."

@@ -60,8 +60,7 @@ def _check(args, source, target):
         raise UserError(f"{source} is no directory; give that of a checkpoint, or a .gguf file.")
     if source.is_file() and args.to == "orbax":
         raise UserError(f"{source} becomes safetensors; convert these to orbax.")
-    if target.exists() and any(target.iterdir()):
-        raise UserError(f"{target} is not empty; give a directory that is not there yet.")
+    options.check_free(target)
     if args.to == "orbax" and args.spelling:
         raise UserError("--spelling has no use with --to orbax, whose arrays have our names.")
 

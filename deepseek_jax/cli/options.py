@@ -3,6 +3,9 @@
 import argparse
 import math
 from collections.abc import Callable
+from pathlib import Path
+
+from deepseek_jax.errors import UserError
 
 OVERRIDES_HELP = """\
 Any key of the config can be set on top of it, by its dotted name:
@@ -21,6 +24,18 @@ def add_run(parser: argparse.ArgumentParser):
     """The options that name a trained model."""
     parser.add_argument("--workdir", required=True, metavar="DIR", help="run directory of a training")
     parser.add_argument("--checkpoint", type=number(int, 0), metavar="STEP", help="default: the newest checkpoint")
+
+
+def add_source(parser: argparse.ArgumentParser):
+    """The model that a verb takes, and the directory that it makes of it."""
+    parser.add_argument("source", metavar="IN", help="a run directory or a checkpoint")
+    parser.add_argument("target", metavar="OUT", help="the directory to make")
+    parser.add_argument("--checkpoint", type=number(int, 0), metavar="STEP", help="of a run; default: the newest")
+
+
+def check_free(directory: Path):
+    if directory.exists() and any(directory.iterdir()):
+        raise UserError(f"{directory} is not empty; give a directory that is not there yet.")
 
 
 def number(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:

@@ -13,6 +13,7 @@ import re
 import jax
 
 from deepseek_jax.errors import UserError
+from deepseek_jax.models.depth import ADAPTERS
 
 LINEAR, TABLE, CONTROL = "linear", "table", "control"
 
@@ -65,8 +66,9 @@ def matrix_of(path: str, rank: int) -> Matrix | None:
 
 
 def matrices(params: dict[str, object]) -> dict[str, Matrix]:
-    """Every matrix among arrays by path, routers and the like left out."""
-    found = {path: matrix_of(path, len(leaf.shape)) for path, leaf in params.items()}
+    """Every matrix among arrays by path; routers and the like left out, and adapters beside matrices."""
+    own = {path: leaf for path, leaf in params.items() if not path.startswith(f"{ADAPTERS}/")}
+    found = {path: matrix_of(path, len(leaf.shape)) for path, leaf in own.items()}
     return {path: matrix for path, matrix in found.items() if matrix and matrix.kind != CONTROL}
 
 

@@ -13,8 +13,8 @@ FP4_BLOCK = 32  # columns that share a scale
 
 _BYTES = np.arange(256, dtype=np.uint8)
 FP8_VALUES = _BYTES.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
-_FP4_VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
-FP4_PAIRS = np.stack([_FP4_VALUES[_BYTES & 15], _FP4_VALUES[_BYTES >> 4]], axis=-1)  # low bits: the even column
+FP4_VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+FP4_PAIRS = np.stack([FP4_VALUES[_BYTES & 15], FP4_VALUES[_BYTES >> 4]], axis=-1)  # low bits: the even column
 
 
 def is_packed(dtype: np.dtype) -> bool:

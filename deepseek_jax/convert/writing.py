@@ -3,7 +3,10 @@
 import dataclasses
 import functools
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import jax
 import numpy as np
@@ -27,12 +30,16 @@ def save(
     spelling: str = "huggingface",
     shard_bytes: int = shards.SHARD_BYTES,
     progress: Progress = unseen,
+    change: Callable[[tuple[str, ...], Output], list[Output]] = lambda path, output: [output],
+    values: Mapping[str, Any] = MappingProxyType({}),
 ):
     """Writes what `load` reads, in the arrays' types; `progress` counts bytes.
 
-    `spelling` is "huggingface" or "deepseek": they differ for V4.  Files hold up to `shard_bytes`.
+    `spelling` is "huggingface" or "deepseek": they differ for V4.  Files hold up to `shard_bytes`.  `change` gives what
+    is written of each tensor of our array at a path; `values` are further ones of config.json.
     """
-    _publish(directory, config, _outputs(config, (params, buffers), spelling), spelling, shard_bytes, progress)
+    outputs = _outputs(config, (params, buffers), spelling, change)
+    _publish(directory, config, outputs, spelling, shard_bytes, progress, values)
 
 
 def rewrite(
@@ -69,7 +76,7 @@ def export(config: ModelConfig, *trees: dict, fuse: bool = False) -> dict[str, n
     return {output.name: output.array() for output in (fused.together(outputs) if fuse else outputs)}
 
 
-def _outputs(config, trees, spelling):
+def _outputs(config, trees, spelling, change=lambda path, output: [output]):
     spelling, outputs = _spelling(config, spelling), []
     for path, array in jax.tree_util.tree_leaves_with_path(trees):
         where = place(keys(path), config, spelling)
@@ -77,7 +84,7 @@ def _outputs(config, trees, spelling):
         dtype = np.dtype(np.int64) if array.dtype == np.int32 else np.dtype(array.dtype)
         for at, name in where.names.items():
             piece = functools.partial(_theirs, where.rule, array, at, config)
-            outputs.append(Output(name, dtype, shape, (piece,)))
+            outputs.extend(change(keys(path), Output(name, dtype, shape, (piece,))))
     return outputs
 
 
@@ -89,13 +96,13 @@ def _theirs(rule, array, at, config):
 _part = jax.jit(lambda array, at: array[at])
 
 
-def _publish(directory, config, outputs, spelling, shard_bytes, progress):
+def _publish(directory, config, outputs, spelling, shard_bytes, progress, further=MappingProxyType({})):
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    values = config_json.to_json(config, spelling) | {"torch_dtype": outputs[0].dtype.name}
+    values = config_json.to_json(config, spelling) | {"torch_dtype": outputs[0].dtype.name} | further
     (directory / "config.json").write_text(json.dumps(values, indent=2) + "\n")
     outputs = outputs + _mtp_copies(config, {output.name: output for output in outputs})
-    if _is_v4(config) and spelling == "huggingface":
+    if is_v4(config) and spelling == "huggingface":
         outputs = fused.together(outputs)
     shards.write(directory, outputs, shard_bytes, progress)
 
@@ -113,9 +120,10 @@ def _mtp_copies(config, outputs):
 
 def _spelling(config, spelling):
     """Of names: all models before V4, and mixtures, have one."""
-    return spelling if _is_v4(config) else "huggingface"
+    return spelling if is_v4(config) else "huggingface"
 
 
-def _is_v4(config):
+def is_v4(config: ModelConfig) -> bool:
+    """Whether DeepSeek's names and Hugging Face's differ."""
     generation = generation_of(config)
     return generation is not None and generation.model_type == "deepseek_v4"

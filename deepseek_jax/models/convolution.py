@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from deepseek_jax.models import arithmetic
+from deepseek_jax.models.arithmetic import Arithmetic, multiply
 from deepseek_jax.models.feature_norms import make_norm
 from deepseek_jax.models.hybrid_config import ConvolutionConfig
 from deepseek_jax.models.pooling import pool
@@ -42,10 +44,23 @@ class Convolution(nnx.Module):
         self.bias = zeros((out,), ("features_out",)) if bias else None
 
     def __call__(self, x: Float[Array, "B ... I"]) -> Float[Array, "B ... O"]:
-        rank = x.ndim - 2
+        rank, how = x.ndim - 2, arithmetic.of(self.kernel)
         kernel = self.kernel[...].astype(x.dtype)
-        y = jax.lax.conv_general_dilated(x, kernel, (1,) * rank, "SAME", dimension_numbers=LAYOUTS[rank])
+        if how is not arithmetic.PLAIN:
+            y = _by_patches(x, kernel, how)
+        else:
+            y = jax.lax.conv_general_dilated(x, kernel, (1,) * rank, "SAME", dimension_numbers=LAYOUTS[rank])
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
+
+
+def _by_patches(x, kernel, how: Arithmetic) -> Float[Array, "B ... O"]:
+    """The same convolution as a product of every place's neighbourhood, channel by channel, with a matrix."""
+    rank = x.ndim - 2
+    patches = jax.lax.conv_general_dilated_patches(
+        x, kernel.shape[:rank], (1,) * rank, "SAME", dimension_numbers=LAYOUTS[rank]
+    )
+    matrix = jnp.moveaxis(kernel, rank, 0).reshape(-1, kernel.shape[-1])
+    return multiply(patches.reshape(-1, len(matrix)), matrix, how).reshape(*x.shape[:-1], -1)
 
 
 class ConvolutionBlock(nnx.Module):

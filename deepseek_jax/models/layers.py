@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from deepseek_jax.models import arithmetic
+from deepseek_jax.models.arithmetic import PLAIN, multiply
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.tree import ones, used, weight, zeros
 from deepseek_jax.parallel.rules import current_mesh
@@ -22,11 +24,11 @@ def linear(x: Float[Array, "... I"], param: nnx.Param, *, contract: int = 1) -> 
     gradients of products that keep batch and sequence apart.  On a mesh those two are spread, each by itself, and
     cannot be made one without moving tokens.
     """
-    kernel = used(param, x.dtype)
-    if current_mesh():
+    kernel, how = used(param, x.dtype), arithmetic.of(param)
+    if current_mesh() and how is PLAIN:
         return jnp.tensordot(x, kernel, axes=contract)
     inner = math.prod(kernel.shape[:contract])
-    y = x.reshape(-1, inner) @ kernel.reshape(inner, -1)
+    y = multiply(x.reshape(-1, inner), kernel.reshape(inner, -1), how)
     return y.reshape(*x.shape[: x.ndim - contract], *kernel.shape[contract:])
 
 

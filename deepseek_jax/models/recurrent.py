@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from deepseek_jax.models import arithmetic
+from deepseek_jax.models.arithmetic import multiply
 from deepseek_jax.models.hybrid_config import RecurrentConfig
 from deepseek_jax.models.layers import linear
 from deepseek_jax.models.regularisation import dropout, split_key
@@ -83,7 +85,7 @@ def _kernels(into, hidden, *, gates, raw, rngs):
 
 
 def _times(h_BH, kernel, dtype):
-    return h_BH.astype(dtype) @ kernel[...].astype(dtype).reshape(h_BH.shape[1], -1)
+    return multiply(h_BH.astype(dtype), kernel[...].astype(dtype).reshape(h_BH.shape[1], -1), arithmetic.of(kernel))
 
 
 def _gates(z_BGH, count):

@@ -27,7 +27,8 @@ class Progress:
     """What a run knows beside its state: steps taken, where the data is read on, the best score.  JSON-able.
 
     `best_score`: of stopping.metric, lower is better; `waited`: evaluations since; `stopped`: it has waited enough,
-    and its parameters are those of `best_step`; `useful_seconds`: what the steps took (train/goodput.py).
+    and its parameters are those of `best_step`; `useful_seconds`: what the steps took (train/goodput.py);
+    `model_only`: there is no optimizer, as of models that were made smaller (compress/source.py).
     """
 
     step: int = 0
@@ -37,6 +38,7 @@ class Progress:
     waited: int = 0
     stopped: bool = False
     useful_seconds: float = 0.0
+    model_only: bool = False
 
 
 class Checkpoints:
@@ -78,9 +80,14 @@ class Checkpoints:
         for later in self._manager.all_steps():
             if later > step:  # damaged, and in the way of a new one of the same step
                 self._manager.delete(later)
-        parts = {"state": _into(abstract), "progress": ocp.args.JsonRestore()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**parts))
-        return restored["state"], Progress(**restored["progress"])
+        found = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
+        progress = Progress(**found["progress"])
+        if progress.model_only:
+            raise UserError(
+                f"{self._directory.parent} holds a model without the optimizer that a run goes on with; begin another "
+                f"run from it, with start.checkpoint={self._directory.parent} and a --workdir of its own."
+            )
+        return self.restore_step(step, abstract), progress
 
     def restore_step(self, step: int, abstract: State) -> State:
         """The state of a step that was saved and is kept, such as the best."""

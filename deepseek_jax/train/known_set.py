@@ -35,6 +35,12 @@ def write(dataset: Dataset, model: HybridConfig, workdir: Path):
         shutil.copyfile(dataset.tokenizer.path, workdir / TOKENIZER)
 
 
+def replace_model(workdir: Path, model: HybridConfig):
+    """Gives the network of a run directory other sizes."""
+    about = json.loads((workdir / FILE).read_text()) | {"model": dataclasses.asdict(model)}
+    (workdir / FILE).write_text(json.dumps(about, indent=2) + "\n")
+
+
 def read(workdir: Path) -> KnownSet:
     """UserError where the run directory has none."""
     try:

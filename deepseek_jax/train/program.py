@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from deepseek_jax.compress.arithmetic import chooser
 from deepseek_jax.config import Experiment
 from deepseek_jax.models import tree
+from deepseek_jax.models.arithmetic import Arithmetic, give
 from deepseek_jax.models.decoder import Decoder, initialise
 from deepseek_jax.models.flops import attention_a_token
 from deepseek_jax.models.moe.balance import update_biases
@@ -62,8 +64,12 @@ def whole(axes: dict) -> dict:
     return jax.tree.map(lambda names: (None,) * len(names), axes, is_leaf=lambda node: isinstance(node, tuple))
 
 
-def language_model_program(experiment: Experiment, bytes_a_target: np.ndarray) -> Program:
+def language_model_program(
+    experiment: Experiment, bytes_a_target: np.ndarray, choose: Callable[[str, int], Arithmetic] | None = None
+) -> Program:
     """`bytes_a_target` [N] is how many bytes of text a token stands for in each domain, on average.
+
+    `choose`: see models/arithmetic.give; None: as the experiment's `arithmetic` says.
 
     scheduled: "mtp", the weight of that loss, and "index_warmup", whether attention that picks its keys still sees all
     (None where it never does).  score: {"nats", "targets"}, each [N], summed over the batch.
@@ -77,8 +83,8 @@ def language_model_program(experiment: Experiment, bytes_a_target: np.ndarray) -
         "pipeline_rounds": train.pipeline_rounds,
     }
     key = jax.random.key(train.seed)
-    graphdef, _, _ = jax.eval_shape(lambda: initialise(config, key, **options))
     abstract = jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=key), **options))
+    graphdef, _, _ = tree.split(give(abstract, choose or chooser(experiment.arithmetic)))
     axes, buffer_axes = tree.logical_axes(abstract)
 
     def totals(batch):

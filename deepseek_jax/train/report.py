@@ -64,12 +64,12 @@ def _sections(rows: list[dict], workdir: Path, shown: Shown):
         return
     from deepseek_jax.train import plots  # matplotlib takes a second to import, and only the report needs it
 
-    yield _picture(plots.curves(rows, shown), f"loss, learning rate, gradient norm, {shown.unit} a second")
+    yield picture(plots.curves(rows, shown), f"loss, learning rate, gradient norm, {shown.unit} a second")
     experts = plots.balance(rows)
     if experts:
-        yield f"<h2>Expert load</h2>{_picture(experts, 'expert load, a row for each layer')}"
+        yield f"<h2>Expert load</h2>{picture(experts, 'expert load, a row for each layer')}"
     for path in sorted((workdir / PICTURES).glob("*.png")):
-        yield f"<h2>{html.escape(path.stem.capitalize())}</h2>{_picture(path.read_bytes(), path.stem)}"
+        yield f"<h2>{html.escape(path.stem.capitalize())}</h2>{picture(path.read_bytes(), path.stem)}"
     scores = final_scores(workdir, shown)
     if scores:
         cells = "".join(
@@ -78,7 +78,8 @@ def _sections(rows: list[dict], workdir: Path, shown: Shown):
         yield f"<h2>Scores</h2><table>{cells}</table>"
 
 
-def _picture(png: bytes, description: str) -> str:
+def picture(png: bytes, description: str) -> str:
+    """An image of a page, inside of it."""
     return f'<img alt="{description}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 

@@ -9,9 +9,11 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from deepseek_jax import record
+from deepseek_jax.compress.arithmetic import chooser
 from deepseek_jax.config import Experiment, MeshConfig, SupervisedExperiment
 from deepseek_jax.models import tree
-from deepseek_jax.models.decoder import initialise
+from deepseek_jax.models.arithmetic import give
+from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.hybrid import Hybrid
 from deepseek_jax.parallel import rules
 from deepseek_jax.parallel.mesh import make_mesh
@@ -73,13 +75,14 @@ def _model(experiment, workdir):
 
 
 def _decoder(experiment: Experiment, workdir: Path):
-    options = {"dtype": experiment.train.dtype}
-    return jax.eval_shape(lambda: initialise(experiment.model, jax.random.key(0), **options))
+    make = lambda: Decoder(experiment.model, rngs=nnx.Rngs(params=0), dtype=experiment.train.dtype)  # noqa: E731
+    return tree.split(give(jax.eval_shape(make), chooser(experiment.arithmetic)))
 
 
 def _hybrid(experiment: SupervisedExperiment, workdir: Path):
     model, dtype = known_set.read(workdir).model, experiment.train.dtype
-    return tree.split(jax.eval_shape(lambda: Hybrid(model, rngs=nnx.Rngs(params=jax.random.key(0)), dtype=dtype)))
+    make = lambda: Hybrid(model, rngs=nnx.Rngs(params=0), dtype=dtype)  # noqa: E731
+    return tree.split(give(jax.eval_shape(make), chooser(experiment.arithmetic)))
 
 
 STRUCTURES = {"language_model": _decoder, "supervised": _hybrid}

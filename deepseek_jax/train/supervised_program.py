@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from deepseek_jax.compress.arithmetic import chooser
 from deepseek_jax.config import SupervisedExperiment
 from deepseek_jax.models import tree
+from deepseek_jax.models.arithmetic import Arithmetic, give
 from deepseek_jax.models.feature_norms import updated_buffers
 from deepseek_jax.models.hybrid import Hybrid
 from deepseek_jax.models.hybrid_config import HybridConfig
@@ -23,8 +25,10 @@ MOST_PEAKS = 100  # boxes a picture, as many as COCO's measure looks at
 NORM_MOMENTUM = 0.1  # of the running averages of batch norms, as in PyTorch
 
 
-def supervised_program(experiment: SupervisedExperiment, model: HybridConfig) -> Program:
-    """`model` has the sizes of the data.
+def supervised_program(
+    experiment: SupervisedExperiment, model: HybridConfig, choose: Callable[[str, int], Arithmetic] | None = None
+) -> Program:
+    """`model` has the sizes of the data; `choose`: see train/program.language_model_program.
 
     Each microbatch's dropout is drawn from the run's seed, the number of the update and its own number, so that a run
     goes on after an interruption as it would have without.  score: {"answer", "loss", "weights"} and what is true, a
@@ -34,7 +38,7 @@ def supervised_program(experiment: SupervisedExperiment, model: HybridConfig) ->
     objective_of = OBJECTIVES[objective.name]
     make = lambda: Hybrid(model, rngs=nnx.Rngs(params=seed), dtype=experiment.train.dtype)  # noqa: E731
     abstract = jax.eval_shape(make)
-    graphdef, _, _ = tree.split(abstract)
+    graphdef, _, _ = tree.split(give(abstract, choose or chooser(experiment.arithmetic)))
     axes, buffer_axes = tree.logical_axes(abstract)
 
     def loss(params, buffers, batch, totals, scheduled):

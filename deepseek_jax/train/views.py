@@ -5,6 +5,8 @@ A view is laid around a program; the step, the loop and checkpoints see only wha
 
 import dataclasses
 
+from deepseek_jax.compress.pruned import pruned_view
+from deepseek_jax.compress.quantized import quantized_view
 from deepseek_jax.config import Experiment
 from deepseek_jax.train.program import Program
 from deepseek_jax.train.view import View
@@ -19,9 +21,14 @@ def views_of(experiment: Experiment) -> list[View]:
 
     Adapters lie beside weights that may be rounded or masked, and what is frozen is told from all of these.
     """
-    tune = experiment.tune
-    adapters = [adapters_view(tune.lora, experiment.train.seed)] if tune.lora.rank else []
-    return adapters + ([frozen_view(tune)] if tune.is_on else [])
+    tune, prune, quantize = experiment.tune, experiment.prune, experiment.quantize
+    asked = [
+        (tune.lora.rank, adapters_view(tune.lora, experiment.train.seed)),
+        (prune.method != "none", pruned_view(prune, experiment.train.steps)),
+        (quantize.weights != "none", quantized_view(quantize)),
+        (tune.is_on, frozen_view(tune)),
+    ]
+    return [view for yes, view in asked if yes]
 
 
 def as_trained(program: Program, experiment: Experiment) -> Program:

@@ -8,6 +8,7 @@ from flax import nnx
 
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.layers import SwiGLU
+from deepseek_jax.models.moe.blocks import How
 from deepseek_jax.models.moe.dispatch import plan
 from deepseek_jax.models.moe.experts import chosen_experts, every_expert, in_blocks, ragged
 from deepseek_jax.models.tree import merge, split
@@ -15,8 +16,8 @@ from deepseek_jax.models.tree import merge, split
 E, D, WIDTH = 5, 8, 6
 
 
-def _reference(x_TD, experts_TK, weights_TK, gate, up, down, limit):
-    total = 0.0
+def _reference(x_TD, experts_TK, weights_TK, gate, up, down, how):
+    total, limit = 0.0, how.limit
     for expert in range(E):
         gates, ups = x_TD @ gate[expert], x_TD @ up[expert]
         if limit:
@@ -45,7 +46,7 @@ def test_value_and_gradients(way, tokens, loads, limit):
     experts = jnp.asarray(_choices(rng, tokens, loads), jnp.int32)
 
     def value_and_gradients(compute):
-        run = lambda x, weights, *kernels: compute(x, experts, weights, *kernels, limit)  # noqa: E731
+        run = lambda x, weights, *kernels: compute(x, experts, weights, *kernels, How(limit))  # noqa: E731
         y, pull_back = jax.vjp(run, x, weights, gate, up, down)
         return y, *pull_back(cotangent)
 
@@ -64,9 +65,8 @@ def test_an_assignment_to_no_expert_adds_nothing(way):
     x, weights, *kernels = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
     experts = jnp.asarray(np.where(rng.random((300, 2)) < 0.4, E, _choices(rng, 300, "even")), jnp.int32)
     weights = jnp.where(experts == E, 0, weights)
-    np.testing.assert_allclose(
-        way(x, experts, weights, *kernels, 0.0), _reference(x, experts, weights, *kernels, 0.0), rtol=1e-5, atol=1e-5
-    )
+    arguments = x, experts, weights, *kernels, How()
+    np.testing.assert_allclose(way(*arguments), _reference(*arguments), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("block", [1, 4])

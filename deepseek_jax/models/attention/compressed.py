@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from deepseek_jax.models import rope
+from deepseek_jax.models import arithmetic, rope
 from deepseek_jax.models.attention.block_indexer import BlockIndexer
 from deepseek_jax.models.attention.compressor import Compressor
 from deepseek_jax.models.attention.indexer import IndexerReport, report
@@ -136,7 +136,13 @@ class CompressedAttention(nnx.Module):
         """Values were rotated as keys are: turned back, they depend on distances alone.  Then a low rank a group."""
         mixed_BSHd = rope.rotate_tail_back(mixed_BSHd, *context.rope[self.kind])
         mixed_BSGe = mixed_BSHd.reshape(*mixed_BSHd.shape[:2], self.config.o_groups, -1)
-        low_BSGo = jnp.einsum("BSGe,Geo->BSGo", mixed_BSGe, used(self.out_down, mixed_BSGe.dtype))
+        kernel_Geo, how = used(self.out_down, mixed_BSGe.dtype), arithmetic.of(self.out_down)
+        if how is arithmetic.PLAIN:
+            low_BSGo = jnp.einsum("BSGe,Geo->BSGo", mixed_BSGe, kernel_Geo)
+        else:
+            rows_GTe = jnp.moveaxis(mixed_BSGe, 2, 0).reshape(len(kernel_Geo), -1, kernel_Geo.shape[1])
+            low_GTo = arithmetic.multiply(rows_GTe, kernel_Geo, how)
+            low_BSGo = jnp.moveaxis(low_GTo.reshape(-1, *mixed_BSGe.shape[:2], low_GTo.shape[2]), 0, 2)
         return linear(low_BSGo.reshape(*low_BSGo.shape[:2], -1), self.out_up)
 
 

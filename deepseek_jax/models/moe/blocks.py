@@ -7,6 +7,7 @@ a group of blocks at a time, and fetches their tokens itself: [T, D] stays in th
 T tokens  Z slots  G blocks a group  b slots a block  D model  I expert width  F = 2 I  E experts
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -14,12 +15,22 @@ import jax.numpy as jnp
 from jax.lax import dynamic_slice_in_dim, dynamic_update_slice_in_dim
 from jaxtyping import Array, Float
 
+from deepseek_jax.models.arithmetic import PLAIN, Arithmetic
 from deepseek_jax.models.layers import clamp, silu_product
 from deepseek_jax.models.moe.dispatch import Plan, collect
 from deepseek_jax.parallel.rules import varying_as
 
 BLOCK, GROUP = 128, 8
 ROWS = BLOCK * GROUP  # slots a turn of the loop
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """What is static about experts: `limit` (swiglu_limit), and the arithmetic of gate and up together and of down."""
+
+    limit: float = 0.0
+    gate_up: Arithmetic = PLAIN
+    down: Arithmetic = PLAIN
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
@@ -29,24 +40,24 @@ def blocked_feed_forward(
     gate_up_EDF: Float[Array, "E D F"],
     down_EID: Float[Array, "E I D"],
     layout: Plan,
-    limit: float,
+    how: How,
 ) -> Float[Array, "T D"]:
     """The sum over a token's slots of weight * down(silu(gate(x)) * up(x)), with the expert of the slot's block.
 
     `layout` has blocks of BLOCK slots, in groups of GROUP; weights of its empty slots must be zero.
-    A `limit` above 0 clamps gate and up (layers.silu_product); it is static, so that 0 costs nothing.
+    A `how.limit` above 0 clamps gate and up (layers.silu_product); it is static, so that 0 costs nothing.
     """
-    return _forward(x_TD, weight_Z, gate_up_EDF, down_EID, layout, limit)[0]
+    return _forward(x_TD, weight_Z, gate_up_EDF, down_EID, layout, how)[0]
 
 
-def _forward(x_TD, weight_Z, gate_up_EDF, down_EID, layout, limit):
+def _forward(x_TD, weight_Z, gate_up_EDF, down_EID, layout, how):
     width, slots, dtype = down_EID.shape[1], weight_Z.shape[0], x_TD.dtype
 
     def group(turn, carry):
         weight_Gb1, experts_G, tokens_R = _group_of(turn, weight_Z, layout)
-        h_GbF = _tokens(x_TD, tokens_R) @ _of_experts(gate_up_EDF, experts_G, dtype)
-        active_GbI = silu_product(h_GbF[..., :width], h_GbF[..., width:], limit)
-        y_GbD = active_GbI @ _of_experts(down_EID, experts_G, dtype) * weight_Gb1
+        h_GbF = how.gate_up.product(_tokens(x_TD, tokens_R), _of_experts(gate_up_EDF, experts_G, dtype))
+        active_GbI = silu_product(h_GbF[..., :width], h_GbF[..., width:], how.limit)
+        y_GbD = how.down.product(active_GbI, _of_experts(down_EID, experts_G, dtype)) * weight_Gb1
         return tuple(_put(turn, whole, part) for whole, part in zip(carry, (h_GbF, y_GbD)))
 
     start = _zeros(x_TD, ((slots, 2 * width), dtype), ((slots, x_TD.shape[1]), dtype))
@@ -55,7 +66,7 @@ def _forward(x_TD, weight_Z, gate_up_EDF, down_EID, layout, limit):
     return y_TD, (x_TD, weight_Z, gate_up_EDF, down_EID, layout, hidden_ZF)
 
 
-def _backward(limit, saved, dy_TD):
+def _backward(how, saved, dy_TD):
     x_TD, weight_Z, gate_up_EDF, down_EID, layout, hidden_ZF = saved
     width, dtype = down_EID.shape[1], x_TD.dtype
 
@@ -63,19 +74,20 @@ def _backward(limit, saved, dy_TD):
         dx, dweight, dgate_up, ddown = carry
         weight_Gb1, experts_G, tokens_R = _group_of(turn, weight_Z, layout)
         h_GbF, dy_GbD = _rows(turn, hidden_ZF), _tokens(dy_TD, tokens_R)
-        gate, up = clamp(h_GbF[..., :width], h_GbF[..., width:], limit)
+        gate, up = clamp(h_GbF[..., :width], h_GbF[..., width:], how.limit)
         sigmoid = jax.nn.sigmoid(gate)
         active = gate * sigmoid * up
-        dactive = dy_GbD @ _of_experts(down_EID, experts_G, dtype).swapaxes(1, 2)  # but for the routing weight
+        dactive = how.down.into_input(dy_GbD, _of_experts(down_EID, experts_G, dtype))  # but for the routing weight
         dweight_Gb = (active * dactive).sum(axis=-1)
         dactive *= weight_Gb1.astype(dtype)
         dgate = dactive * up * sigmoid * (1 + gate * (1 - sigmoid))
         dh_GbF = jnp.concatenate([dgate, dactive * gate * sigmoid], axis=-1)
-        if limit:  # what was clamped has no gradient
+        if how.limit:  # what was clamped has no gradient
             dh_GbF = jnp.where(h_GbF == jnp.concatenate([gate, up], axis=-1), dh_GbF, 0)
-        dx_GbD = dh_GbF @ _of_experts(gate_up_EDF, experts_G, dtype).swapaxes(1, 2)
-        dgate_up_GDF = _transposed(_tokens(x_TD, tokens_R)) @ dh_GbF
-        ddown_GID = _transposed(active * weight_Gb1.astype(dtype)) @ dy_GbD
+        dx_GbD = how.gate_up.into_input(dh_GbF, _of_experts(gate_up_EDF, experts_G, dtype))
+        weighted_GbI = active * weight_Gb1.astype(dtype)
+        dgate_up_GDF = _transposed(how.gate_up.inputs(_tokens(x_TD, tokens_R))) @ how.gate_up.outputs(dh_GbF)
+        ddown_GID = _transposed(how.down.inputs(weighted_GbI)) @ how.down.outputs(dy_GbD)
         return (
             _put(turn, dx, dx_GbD),
             _put(turn, dweight[:, None], dweight_Gb[..., None])[:, 0],

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from deepseek_jax.models import arithmetic
+from deepseek_jax.models.arithmetic import multiply
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.layers import silu_product
-from deepseek_jax.models.moe.blocks import BLOCK, GROUP, blocked_feed_forward
+from deepseek_jax.models.moe.blocks import BLOCK, GROUP, How, blocked_feed_forward
 from deepseek_jax.models.moe.dispatch import collect, plan, spread
 from deepseek_jax.models.moe.grouped import grouped_matmul
 from deepseek_jax.models.moe.router import Routing
@@ -46,38 +48,40 @@ class Experts(nnx.Module):
         """(the sum, how many of each token's experts were left out of it; None where none ever is)."""
         with jax.named_scope("experts"):
             kernels = [self._kernel(kernel, x_TD.dtype) for kernel in (self.gate, self.up, self.down)]
-            compute = functools.partial(fastest, limit=self.limit)
+            how = How(self.limit, arithmetic.of(self.gate), arithmetic.of(self.down))
+            compute = functools.partial(fastest, how=how)
             return exchange(compute, x_TD, routing.experts_TK, routing.weights_TK, kernels, capacity_factor)
 
     def _kernel(self, param, dtype):
         return used(param, dtype) if current_mesh() else param[...]  # on one device each way casts what it uses
 
 
-def fastest(x_TD, experts_TK, weights_TK, gate, up, down, limit):
+def fastest(x_TD, experts_TK, weights_TK, gate, up, down, how: How):
     """The way that is fastest for so many tokens on the platform that this is compiled for."""
     arguments = x_TD, experts_TK, weights_TK, gate, up, down
     if CHOSEN_COST * experts_TK.size <= down.shape[0]:
-        return chosen_experts(*arguments, limit)
+        return chosen_experts(*arguments, how)
     if experts_TK.size <= BLOCK:
-        return every_expert(*arguments, limit)
+        return every_expert(*arguments, how)
     return jax.lax.platform_dependent(
         *arguments,
-        cpu=functools.partial(in_blocks, limit=limit),
-        default=functools.partial(ragged, limit=limit),
+        cpu=functools.partial(in_blocks, how=how),
+        default=functools.partial(ragged, how=how),
     )
 
 
-def chosen_experts(x_TD, experts_TK, weights_TK, gate, up, down, limit):
+def chosen_experts(x_TD, experts_TK, weights_TK, gate, up, down, how: How):
     """Each token's experts, brought to it: best for one token or two, whose experts are few of all."""
     experts_A, (tokens, per_token) = experts_TK.reshape(-1), experts_TK.shape
     bring = lambda kernel: jnp.take(kernel, experts_A, axis=0, mode="clip").astype(x_TD.dtype)  # noqa: E731
     gate, up, down = map(bring, (gate, up, down))
     x_A1D = jnp.repeat(x_TD, per_token, axis=0)[:, None]
-    active_A1I = silu_product(x_A1D @ gate, x_A1D @ up, limit) * weights_TK.reshape(-1, 1, 1).astype(x_TD.dtype)
-    return (active_A1I @ down).reshape(tokens, per_token, -1).sum(axis=1)
+    gate_A1I, up_A1I = (multiply(x_A1D, kernel, how.gate_up) for kernel in (gate, up))
+    active_A1I = silu_product(gate_A1I, up_A1I, how.limit) * weights_TK.reshape(-1, 1, 1).astype(x_TD.dtype)
+    return multiply(active_A1I, down, how.down).reshape(tokens, per_token, -1).sum(axis=1)
 
 
-def every_expert(x_TD, experts_TK, weights_TK, gate, up, down, limit):
+def every_expert(x_TD, experts_TK, weights_TK, gate, up, down, how: How):
     """All experts on all tokens, weighted by zero where not chosen: best for the few tokens of a decoding step."""
     chosen_TE = jnp.zeros((x_TD.shape[0], down.shape[0]), weights_TK.dtype)
     chosen_TE = chosen_TE.at[jnp.arange(x_TD.shape[0])[:, None], experts_TK].add(weights_TK)
@@ -85,18 +89,19 @@ def every_expert(x_TD, experts_TK, weights_TK, gate, up, down, limit):
     # The barriers keep products batched: merged into one wide product, XLA would lay the weights out anew each time.
     fixed = jax.lax.optimization_barrier
     x_ETD = fixed(jnp.broadcast_to(x_TD, (down.shape[0], *x_TD.shape)))
-    active_ETI = silu_product(x_ETD @ gate, x_ETD @ up, limit) * chosen_TE.T[:, :, None].astype(x_TD.dtype)
-    return fixed(active_ETI @ down).sum(axis=0)
+    gate_ETI, up_ETI = (multiply(x_ETD, kernel, how.gate_up) for kernel in (gate, up))
+    active_ETI = silu_product(gate_ETI, up_ETI, how.limit) * chosen_TE.T[:, :, None].astype(x_TD.dtype)
+    return fixed(multiply(active_ETI, down, how.down)).sum(axis=0)
 
 
-def in_blocks(x_TD, experts_TK, weights_TK, gate, up, down, limit):
+def in_blocks(x_TD, experts_TK, weights_TK, gate, up, down, how: How):
     """Sorted by expert, in blocks of equal expert, groups of blocks as batched matrix products: for CPUs."""
     layout = plan(experts_TK, down.shape[0], BLOCK, GROUP)
     gate_up = jnp.concatenate([gate, up], axis=-1)
-    return blocked_feed_forward(x_TD, layout.weight_of_slot(weights_TK), gate_up, down, layout, limit)
+    return blocked_feed_forward(x_TD, layout.weight_of_slot(weights_TK), gate_up, down, layout, how)
 
 
-def ragged(x_TD, experts_TK, weights_TK, gate, up, down, limit):
+def ragged(x_TD, experts_TK, weights_TK, gate, up, down, how: How):
     """Sorted by expert, groups of any length through `grouped_matmul`: for accelerators."""
     layout = plan(experts_TK, down.shape[0], block=1)
     by_token = layout.token_of_slot, layout.slot_of_assignment
@@ -104,8 +109,8 @@ def ragged(x_TD, experts_TK, weights_TK, gate, up, down, limit):
     of_expert_Z1 = (jnp.arange(layout.assignment_of_slot.size) < layout.counts.sum())[:, None]
     x_ZD = jnp.where(of_expert_Z1, spread(x_TD, *by_token), 0)
     gate, up, down = (kernel.astype(x_TD.dtype) for kernel in (gate, up, down))
-    gate_ZI, up_ZI = (grouped_matmul(x_ZD, kernel, layout.counts) for kernel in (gate, up))
-    active_ZI = silu_product(gate_ZI, up_ZI, limit)
-    out_ZD = grouped_matmul(active_ZI, down, layout.counts)
+    gate_ZI, up_ZI = (grouped_matmul(x_ZD, kernel, layout.counts, how.gate_up) for kernel in (gate, up))
+    active_ZI = silu_product(gate_ZI, up_ZI, how.limit)
+    out_ZD = grouped_matmul(active_ZI, down, layout.counts, how.down)
     out_ZD = jnp.where(of_expert_Z1, out_ZD, 0)
     return collect((out_ZD * layout.weight_of_slot(weights_TK)[:, None]).astype(x_TD.dtype), *by_token)

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.megablox import ops as megablox
 from jaxtyping import Array, Float, Int
 
+from deepseek_jax.models.arithmetic import PLAIN, Arithmetic
+
 ROWS, MOST_FEATURES = 512, 1024  # of a tile; larger ones overflow a TPU's vector memory
 
 
 def grouped_matmul(
-    x_ZD: Float[Array, "Z D"], kernel_EDF: Float[Array, "E D F"], counts_E: Int[Array, "E"]
+    x_ZD: Float[Array, "Z D"], kernel_EDF: Float[Array, "E D F"], counts_E: Int[Array, "E"], how: Arithmetic = PLAIN
 ) -> Float[Array, "Z F"]:
     """The first counts[0] rows times kernel[0], the next counts[1] times kernel[1] ...
 
@@ -22,7 +24,29 @@ def grouped_matmul(
 
     On TPUs by megablox: the gradient of jax.lax.ragged_dot is a product of all rows with all groups there.
     """
+    if how is not PLAIN:
+        return _under(x_ZD, kernel_EDF, counts_E, how)
     return jax.lax.platform_dependent(x_ZD, kernel_EDF, counts_E, tpu=on_tpu, default=jax.lax.ragged_dot)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _under(x_ZD, kernel_EDF, counts_E, how):
+    return grouped_matmul(how.rows(x_ZD), how.weight(kernel_EDF), counts_E).astype(x_ZD.dtype)
+
+
+def _under_forward(x_ZD, kernel_EDF, counts_E, how):
+    return _under(x_ZD, kernel_EDF, counts_E, how), (x_ZD, kernel_EDF, counts_E)
+
+
+def _under_backward(how, saved, dy_ZF):
+    x_ZD, kernel_EDF, counts_E = saved
+    pull_x = jax.vjp(lambda x: grouped_matmul(x, how.weight(kernel_EDF), counts_E), how.rows(x_ZD))[1]
+    pull_kernel = jax.vjp(lambda kernel: grouped_matmul(how.inputs(x_ZD), kernel, counts_E), how.weight(kernel_EDF))[1]
+    (dx_ZD,), (dkernel_EDF,) = pull_x(how.gradients(dy_ZF)), pull_kernel(how.outputs(dy_ZF))
+    return dx_ZD.astype(x_ZD.dtype), dkernel_EDF.astype(kernel_EDF.dtype), None
+
+
+_under.defvjp(_under_forward, _under_backward)
 
 
 def on_tpu(x_ZD, kernel_EDF, counts_E, interpret: bool = False):

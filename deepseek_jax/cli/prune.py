@@ -1,0 +1,74 @@
+"""deepseek-jax prune."""
+
+from pathlib import Path
+
+from deepseek_jax.checking import pattern
+from deepseek_jax.cli import options, runtime
+from deepseek_jax.cli.options import number
+from deepseek_jax.compress.config import METHODS, SCOPES, PruneConfig, check_sparsity, parse_pattern
+from deepseek_jax.errors import UserError
+
+
+def add_to(verbs):
+    parser = options.add_verb(
+        verbs,
+        "prune",
+        run,
+        "take weights, heads, units or experts out of a trained model",
+        """\
+IN is a run directory, a released checkpoint or what `convert --to orbax` wrote; OUT is made: a run directory that eval,
+generate and predict read, with pruning.html on what it cost and where weights were removed.  Data of the run (of a
+released model: the corpus "mix") measures and calibrates.
+
+Single weights, by magnitude or wanda, become zeros; fine-tuning begins from OUT and keeps them:
+  deepseek-jax train --config configs/v3_tiny.py --workdir runs/tuned --config.start.checkpoint=runs/half \\
+      --config.prune.method=zeros
+
+examples:
+  deepseek-jax prune runs/v3_tiny runs/half --sparsity 0.5 --scope global
+  deepseek-jax prune runs/v3_tiny runs/wanda --method wanda --pattern 2:4
+  deepseek-jax prune runs/v3_tiny runs/ticket --sparsity 0.8 --rewind 100""",
+    )
+    options.add_source(parser)
+    parser.add_argument("--method", choices=METHODS, default="magnitude", help="default: magnitude")
+    parser.add_argument("--sparsity", type=float, default=0.5, metavar="SHARE", help="share to remove; default: 0.5")
+    parser.add_argument("--pattern", default="", metavar="N:M", help="keep N of every M inputs in a row, as in 2:4")
+    parser.add_argument("--scope", choices=SCOPES, help="what the share is of; default: layer, for wanda output")
+    parser.add_argument("--paths", default="", metavar="REGEX", help="which matrices; default: all but tables, routers")
+    parser.add_argument("--rewind", type=number(int, 0), metavar="STEP", help="masks on the weights of that checkpoint")
+    parser.add_argument("--batches", type=number(int, 1), default=4, metavar="N", help="to calibrate and to measure")
+    parser.add_argument("--curve", type=float, nargs="*", default=[], metavar="SHARE", help="also measured")
+
+
+def run(args):
+    target = Path(args.target)
+    _check(args, target)
+    runtime.prepare()
+    from rich.console import Console
+
+    from deepseek_jax.compress import pruning, source
+
+    scope = args.scope or ("output" if args.method == "wanda" else "layer")
+    pruning.prune(
+        source.read(args.source, args.checkpoint),
+        target,
+        args.method,
+        PruneConfig(sparsity=args.sparsity, pattern=args.pattern, scope=scope, paths=args.paths),
+        curve=args.curve,
+        early=None if args.rewind is None else source.read(args.source, args.rewind),
+        batches=args.batches,
+        console=Console(highlight=False),
+    )
+
+
+def _check(args, target):
+    """What can be told before the seconds that jax takes."""
+    options.check_free(target)
+    check_sparsity("--sparsity", args.sparsity)
+    pattern("--paths", args.paths)
+    if args.pattern:
+        parse_pattern("--pattern", args.pattern)
+    for share in args.curve:
+        check_sparsity("--curve", share)
+    if args.method not in ("magnitude", "wanda") and (args.pattern or args.scope or args.paths or args.rewind):
+        raise UserError(f"--pattern, --scope, --paths and --rewind are of single weights; --method is {args.method}.")

@@ -1,0 +1,60 @@
+"""deepseek-jax quantize."""
+
+from pathlib import Path
+
+from deepseek_jax.cli import options, runtime
+from deepseek_jax.cli.options import number
+from deepseek_jax.compress.config import STORED, QuantizeConfig
+from deepseek_jax.errors import UserError
+
+
+def add_to(verbs):
+    parser = options.add_verb(
+        verbs,
+        "quantize",
+        run,
+        "keep a trained model's matrices in few bits",
+        """\
+IN is a run directory, a released checkpoint or what `convert --to orbax` wrote; OUT is made: a run directory whose
+checkpoint holds the small type, and which eval, generate and predict read.  With --activations the inputs of products
+are rounded too, by ranges that training batches of the run give.  With --release OUT is what DeepSeek publishes, read
+by from_pretrained and convert.
+
+examples:
+  deepseek-jax quantize runs/v3_tiny runs/v3_int8 --weights int8 --activations int8
+  deepseek-jax quantize runs/v3_tiny runs/v3_int4 --weights int4 --group 32
+  deepseek-jax quantize runs/v3_tiny v3_fp8 --weights fp8 --release""",
+    )
+    options.add_source(parser)
+    parser.add_argument("--weights", choices=STORED[1:], required=True, help="the type of the matrices")
+    parser.add_argument("--group", type=number(int, 0), default=0, metavar="N", help="inputs a scale; default: all")
+    parser.add_argument("--paths", default="", metavar="REGEX", help="which matrices; default: all that it is for")
+    parser.add_argument("--activations", choices=("int8",), help="what inputs of products are rounded to")
+    parser.add_argument("--batches", type=number(int, 1), default=4, metavar="N", help="that calibrate; default: 4")
+    parser.add_argument("--release", action="store_true", help="write safetensors as DeepSeek does; of fp8 and fp4")
+
+
+def run(args):
+    target = Path(args.target)
+    config = _checked(args, target)
+    runtime.prepare()
+    from rich.console import Console
+
+    from deepseek_jax.compress import quantizing, source
+
+    console, given = Console(highlight=False), source.read(args.source, args.checkpoint)
+    if args.release:
+        quantizing.release(given, target, config)
+    else:
+        quantizing.quantize(given, target, config, args.activations, args.batches, console)
+    size, before = source.bytes_of(target), source.dense_bytes(given)
+    console.print(f"{target}: {size:,} bytes, {size / before:.1%} of what float32 arrays take", soft_wrap=True)
+
+
+def _checked(args, target) -> QuantizeConfig:
+    options.check_free(target)
+    if args.release and args.weights not in ("fp8", "fp4"):
+        raise UserError(f"--release writes fp8 and fp4, not {args.weights}.")
+    if args.release and (args.paths or args.activations):
+        raise UserError("--release has no use for --paths and --activations: the format says what is rounded.")
+    return QuantizeConfig(weights=args.weights, group=args.group, paths=args.paths)

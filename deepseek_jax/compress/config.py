@@ -1,0 +1,105 @@
+"""What an experiment says on compression while it trains."""
+
+import dataclasses
+import re
+
+from deepseek_jax.checking import at_least, choice, fraction, pattern
+from deepseek_jax.errors import UserError
+
+UNITS = ("heads", "hidden", "expert-hidden", "units", "channels")
+METHODS = ("magnitude", "wanda", *UNITS, "experts", "merge-experts")
+SCOPES = ("layer", "output", "global")
+STORED = ("none", "int8", "int4", "fp8", "fp4")
+
+
+@dataclasses.dataclass(frozen=True)
+class PruneConfig:
+    """Weights that stay zero.
+
+    method  zeros      what is zero in the model that the run begins from (start.checkpoint) stays zero
+            magnitude  more and more of the smallest weights, by a cubic schedule (arXiv:1710.01878, equation 1)
+    scope   of what `sparsity` is a share: each matrix ("layer"), each output of each ("output"), all of them ("global")
+    """
+
+    method: str = "none"  # none, zeros, magnitude
+    sparsity: float = 0.5  # share of the weights that are zero at the end
+    pattern: str = ""  # "2:4": of every 4 inputs in a row 2 stay, whatever `sparsity` says
+    scope: str = "layer"
+    paths: str = ""  # regular expression, searched in the path of a matrix; empty: all but embedding, head and routers
+    begin: float = 0.0  # share of the run before the first weight goes
+    end: float = 0.6  # share of the run after which none goes any more
+    every: int = 10  # updates between two looks at what is smallest
+
+    def __post_init__(self):
+        choice("prune.method", self.method, ("none", "zeros", "magnitude"))
+        choice("prune.scope", self.scope, SCOPES)
+        fraction("prune", self, "begin", "end")
+        at_least("prune", self, 1, "every")
+        check_sparsity("prune.sparsity", self.sparsity)
+        pattern("prune.paths", self.paths)
+        if self.pattern:
+            parse_pattern("prune.pattern", self.pattern)
+        if self.begin > self.end:
+            raise UserError(f"prune.begin is {self.begin} and prune.end {self.end}; pruning ends after it begins.")
+
+
+def check_sparsity(key: str, sparsity: float):
+    if not 0 < sparsity < 1:
+        raise UserError(f"{key} is {sparsity}; it must lie between 0 and 1, both excluded, as 0.5 does.")
+
+
+def parse_pattern(key: str, text: str) -> tuple[int, int]:
+    """(n, m) of "n:m": of every m inputs in a row n stay.
+
+    >>> parse_pattern("prune.pattern", "2:4")
+    (2, 4)
+    """
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if not match or not 0 < int(match[1]) < int(match[2]):
+        raise UserError(f"{key} is {text!r}; write how many of how many inputs in a row stay, as in 2:4.")
+    return int(match[1]), int(match[2])
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizeConfig:
+    """Matrices of few bits.
+
+    weights      int8, int4 (a scale an output or a group of its inputs), fp8 (e4m3, blocks of 128 x 128), fp4 (e2m1,
+                 groups of 32 inputs)
+    trained      true: float32 weights are trained, and rounded whenever the model computes (straight-through,
+                 arXiv:1308.3432); false: the rounded weights are what is kept, and what is trained is the rest
+    """
+
+    weights: str = "none"  # none, int8, int4, fp8, fp4
+    group: int = 0  # inputs that share a scale, of int8 and int4; 0: all of an output's
+    paths: str = ""  # regular expression, searched in the path of a matrix; empty: all, of fp8 and fp4 no table or head
+    trained: bool = False
+
+    def __post_init__(self):
+        choice("quantize.weights", self.weights, STORED)
+        at_least("quantize", self, 0, "group")
+        pattern("quantize.paths", self.paths)
+        if self.group and self.weights not in ("int8", "int4"):
+            raise UserError(f"quantize.group is {self.group}, which int8 and int4 have; {self.weights} has its own.")
+
+
+@dataclasses.dataclass(frozen=True)
+class ArithmeticConfig:
+    """How products of activations and weights are computed, in training and afterwards.
+
+    kind  plain   in train.dtype
+          fp8     simulated as DeepSeek-V3 trains: e4m3 in tiles of 128 (activations, gradients) and blocks of 128 x 128
+                  (weights), summed in float32; embedding, heads, routers, norms and the attention core are plain
+          int8    inputs rounded to int8, by `ranges` or each row's largest number
+    """
+
+    kind: str = "plain"
+    paths: str = ""  # regular expression, searched in the path of a matrix; empty: all but heads and routers
+    ranges: tuple[str, ...] = ()  # "PATH=LARGEST" of inputs, as `quantize --activations int8` measures them
+
+    def __post_init__(self):
+        choice("arithmetic.kind", self.kind, ("plain", "fp8", "int8"))
+        pattern("arithmetic.paths", self.paths)
+        for each in self.ranges:
+            if not re.fullmatch(r"[^=]+=[\d.]+(e[+-]?\d+)?", each) or float(each.rpartition("=")[2]) <= 0:
+                raise UserError(f"arithmetic.ranges has {each!r}; write a path and its largest input, as in 'out=3.5'.")

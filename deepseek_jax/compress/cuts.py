@@ -1,0 +1,110 @@
+"""Units that go as a whole: heads, hidden units, channels, experts.  Arrays shrink, and nothing is left to mask.
+
+A cut is a set of units, any of which can leave the model when every array gives up the places that belong to it.
+
+N sets of units: one a layer of a stack, of routed experts one an expert   U units   R places a unit has in a dimension
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from deepseek_jax.compress.matrices import matrix_of
+from deepseek_jax.compress.removal import Moments, Removed
+from deepseek_jax.compress.source import Source, with_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A dimension of the array at `path`, counted after the leading ones of its cut; `places` [R, U] in it."""
+
+    path: str
+    dim: int
+    places: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """`leading` dimensions of each array number sets of units, which are chosen set by set; `keep` of each stay."""
+
+    parts: tuple[Part, ...]
+    leading: int
+    keep: int
+
+
+def kept(size: int, share: float) -> int:
+    """How many of `size` units stay when the share goes: at least one."""
+    return max(1, round(size * (1 - share)))
+
+
+def plain(path: str, dim: int, units: int) -> Part:
+    """A dimension in which each unit has the place of its number."""
+    return Part(path, dim, np.arange(units)[None])
+
+
+def arrays(given: Source) -> dict[str, np.ndarray]:
+    """Parameters and buffers by path; no path is in both."""
+    found = flatten_dict(given.params, sep="/") | flatten_dict(given.buffers, sep="/")
+    return {path: np.asarray(leaf) for path, leaf in found.items()}
+
+
+def importance(cut: Cut, flat: dict[str, np.ndarray], moments: Moments) -> np.ndarray:
+    """[N, U]: the energy of what each unit adds to the products that read it, on the calibrating batches."""
+    total = 0.0
+    for part in cut.parts:
+        weight, matrix = flat[part.path], matrix_of(part.path, flat[part.path].ndim)
+        within = part.dim + cut.leading
+        if matrix is None or not matrix.leading <= within < matrix.leading + matrix.inputs or part.path not in moments:
+            continue
+        flowing = np.asarray(moments[part.path]).reshape(
+            *weight.shape[: matrix.leading + matrix.inputs], *(1,) * (weight.ndim - matrix.leading - matrix.inputs)
+        )
+        energy = _by_set(weight.astype(np.float64) ** 2 * flowing, cut.leading)
+        energy = energy.sum(axis=tuple(axis for axis in range(1, energy.ndim) if axis != part.dim + 1))
+        total = total + energy[:, part.places].sum(axis=1)
+    return total
+
+
+def strongest(score_NU: np.ndarray, keep: int) -> np.ndarray:
+    """[N, U]: true for the `keep` units of each set that score highest."""
+    rank = np.argsort(np.argsort(-score_NU, axis=1, kind="stable"), axis=1)
+    return rank < keep
+
+
+def remove(given: Source, model, choices: list[tuple[Cut, np.ndarray]]) -> Removed:
+    """The source with `model` as its config and, of each cut, only the units [N, U] that are true."""
+    flat = arrays(given)
+    stays = {}  # by path and dimension, so that several cuts may take places of one
+    for cut, chosen in choices:
+        for part in cut.parts:
+            at = part.path, cut.leading + part.dim
+            shape = math.prod(flat[part.path].shape[: cut.leading]), flat[part.path].shape[at[1]]
+            leading, mask = stays.setdefault(at, (cut.leading, np.ones(shape, bool)))
+            for number, units in enumerate(chosen):
+                mask[number, part.places[:, ~units].ravel()] = False
+    sizes = {path: leaf.size for path, leaf in flat.items()}
+    for (path, dim), (leading, mask) in stays.items():
+        flat[path] = _taken(flat[path], dim, leading, mask)
+    left = {path: (flat[path].size, sizes[path]) for path in dict.fromkeys(path for path, _ in stays)}
+    return Removed(with_arrays(given, model, flat), left)
+
+
+def _taken(array, dim, leading, mask) -> np.ndarray:
+    sets = _by_set(array, leading)
+    parts = [np.compress(stays, one, axis=dim - leading) for one, stays in zip(sets, mask, strict=True)]
+    return np.stack(parts).reshape(*array.shape[:leading], *parts[0].shape)
+
+
+def _by_set(array, leading) -> np.ndarray:
+    return array.reshape(math.prod(array.shape[:leading]), *array.shape[leading:])
+
+
+def with_arrays(given: Source, model, flat: dict[str, np.ndarray]) -> Source:
+    """The source with `model` as its config and arrays by path instead of its own."""
+    params, buffers = (
+        unflatten_dict({path: flat[path] for path in flatten_dict(tree, sep="/")}, sep="/")
+        for tree in (given.params, given.buffers)
+    )
+    return with_model(given, model, params, buffers)

@@ -1,0 +1,78 @@
+"""Heads and hidden units of the decoders: which arrays hold a unit, and the config that is left.
+
+H heads  G key-value heads  d a head's width  g groups of the output
+"""
+
+import dataclasses
+
+import numpy as np
+
+from deepseek_jax.compress.cuts import Cut, Part, kept, plain
+from deepseek_jax.models.config import ModelConfig
+
+
+def heads(config: ModelConfig, flat: dict[str, np.ndarray], share: float) -> tuple[ModelConfig, list[Cut]]:
+    """Of grouped queries a key-value head goes with its queries; of V4 one head of each group of the output."""
+    H, kinds = config.num_attention_heads, set(config.attention_kinds)
+    units, changes = H, {}
+    if "gqa" in kinds and config.num_key_value_heads > 1:
+        units = config.num_key_value_heads
+        changes = {"num_key_value_heads": kept(units, share)}
+    elif kinds & {"window", "csa", "hca"}:
+        units = H // config.o_groups
+    keep = kept(units, share)
+    cuts = []
+    for prefix in _prefixes(flat, "attention/", ("out", "out_up")):
+        parts = tuple(part for part in _attention(prefix, config, units) if part.path in flat)
+        cuts.append(Cut(parts, _stacked(prefix), keep))
+    return dataclasses.replace(config, num_attention_heads=H // units * keep, **changes), cuts
+
+
+def _attention(prefix: str, config: ModelConfig, units: int):
+    H = config.num_attention_heads
+    together = np.arange(H).reshape(units, -1).T  # neighbours go together: the queries of a key-value head
+    if units * config.o_groups == H and set(config.attention_kinds) & {"window", "csa", "hca"}:
+        together = np.arange(H).reshape(-1, units)  # one of each group
+        width = np.arange(units * config.head_dim).reshape(units, -1).T
+        yield Part(f"{prefix}out_down", 1, width)
+    for name, dim in (("q", 1), ("q_up", 1), ("kv_up", 1), ("q_bias", 0), ("out", 0), ("sinks", 0)):
+        yield Part(f"{prefix}{name}", dim, together)
+    if units == config.num_key_value_heads:
+        yield from (plain(f"{prefix}{name}", 1, units) for name in ("k", "v"))
+        yield from (plain(f"{prefix}{name}", 0, units) for name in ("k_bias", "v_bias"))
+
+
+def hidden(config: ModelConfig, flat: dict[str, np.ndarray], share: float) -> tuple[ModelConfig, list[Cut]]:
+    """Units of dense feed-forwards."""
+    size, keep = config.intermediate_size, kept(config.intermediate_size, share)
+    cuts = [_feed_forward(prefix, flat, size, keep) for prefix in _prefixes(flat, "feed_forward/", ("gate",))]
+    return dataclasses.replace(config, intermediate_size=keep), cuts
+
+
+def expert_hidden(config: ModelConfig, flat: dict[str, np.ndarray], share: float) -> tuple[ModelConfig, list[Cut]]:
+    """Units of routed and of shared experts, whose width is one."""
+    size, keep, shared = (
+        config.moe_intermediate_size,
+        kept(config.moe_intermediate_size, share),
+        config.n_shared_experts,
+    )
+    cuts = [_feed_forward(prefix, flat, size, keep) for prefix in _prefixes(flat, "experts/", ("gate",))]
+    cuts += [
+        _feed_forward(prefix, flat, shared * size, shared * keep) for prefix in _prefixes(flat, "shared/", ("gate",))
+    ]
+    return dataclasses.replace(config, moe_intermediate_size=keep), cuts
+
+
+def _feed_forward(prefix: str, flat, size: int, keep: int) -> Cut:
+    dims = {"gate": 1, "up": 1, "down": 0, "gate_bias": 0, "up_bias": 0}
+    parts = tuple(plain(f"{prefix}{name}", dim, size) for name, dim in dims.items() if f"{prefix}{name}" in flat)
+    return Cut(parts, _stacked(prefix) + prefix.endswith("experts/"), keep)
+
+
+def _prefixes(flat, ending: str, names: tuple[str, ...]) -> list[str]:
+    """Paths of modules that end so and have one of these parameters."""
+    return sorted({path.rpartition("/")[0] + "/" for path in flat if path.endswith(tuple(ending + n for n in names))})
+
+
+def _stacked(prefix: str) -> int:
+    return int(prefix.startswith("layers/"))

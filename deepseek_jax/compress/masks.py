@@ -1,0 +1,92 @@
+"""Which weights stay: the largest of each matrix, output or model, or so many of every few inputs in a row.
+
+Masks are true where a weight stays.  Thresholds are found by counting, so that they are exact, need no sort, and are
+the same however the arrays are spread over devices.
+
+N matrices  I inputs  O outputs  K weights that are compared with each other
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from deepseek_jax.compress.config import parse_pattern
+from deepseek_jax.compress.matrices import Matrix
+from deepseek_jax.errors import UserError
+
+HIGHEST = 0x7FFFFFFF  # above the bits of every float32
+
+
+def largest(scores: dict[str, Float[Array, "..."]], chosen: dict[str, Matrix], sparsity, scope: str) -> dict:
+    """Masks by path that leave out the share `sparsity` with the lowest scores (at least 0), of each by itself.
+
+    Of several equal scores at the threshold all stay.  `sparsity` may be traced.
+    """
+    folded = {path: matrix.fold(scores[path]) for path, matrix in chosen.items()}
+    if scope == "global":
+        limit = _threshold(list(folded.values()), sparsity, (0, 1, 2))
+        return {path: (_bits(score) >= limit).reshape(scores[path].shape) for path, score in folded.items()}
+    axes = {"layer": (1, 2), "output": (1,)}[scope]
+    kept = {path: _bits(score) >= _threshold([score], sparsity, axes) for path, score in folded.items()}
+    return {path: mask.reshape(scores[path].shape) for path, mask in kept.items()}
+
+
+def _bits(score) -> Int[Array, "..."]:
+    """Whole numbers in the order of the scores."""
+    return jax.lax.bitcast_convert_type(score.astype(jnp.float32), jnp.int32)
+
+
+def _threshold(scores: list[Float[Array, "N I O"]], sparsity, axes: tuple[int, ...]) -> Int[Array, "..."]:
+    """The highest limit below which at most the share `sparsity` of all the scores along `axes` lies."""
+    compared = sum(math.prod(score.shape[axis] for axis in axes) for score in scores)
+    if compared > HIGHEST:
+        raise UserError(f"{compared:,} weights are too many to compare with each other; choose the scope layer.")
+    most = jnp.round(jnp.asarray(sparsity, jnp.float32) * compared).astype(jnp.int32)
+    bits = [_bits(score) for score in scores]
+
+    def halve(_, span):
+        low, high = span
+        middle = low + (high - low) // 2
+        fits = sum((each < middle).sum(axes, keepdims=True, dtype=jnp.int32) for each in bits) <= most
+        return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
+
+    shape = [1 if axis in axes else size for axis, size in enumerate(scores[0].shape)]
+    return jax.lax.fori_loop(0, 31, halve, (jnp.zeros(shape, jnp.int32), jnp.full(shape, HIGHEST)))[0]
+
+
+def of_pattern(score_NIO: Float[Array, "N I O"], n: int, m: int) -> Bool[Array, "N I O"]:
+    """The n highest of every m inputs in a row stay, exactly; of equal ones the later."""
+    N, I, O = score_NIO.shape
+    grouped = score_NIO.reshape(N, I // m, m, O)
+    rank = jnp.argsort(jnp.argsort(grouped, axis=2, stable=True), axis=2, stable=True)
+    return (rank >= m - n).reshape(N, I, O)
+
+
+def by_pattern(scores: dict[str, Float[Array, "..."]], chosen: dict[str, Matrix], pattern: str) -> dict:
+    """Masks by path in which `pattern` ("2:4") holds along every output's inputs."""
+    n, m = parse_pattern("pattern", pattern)
+    folded = {path: matrix.fold(scores[path]) for path, matrix in chosen.items()}
+    return {path: of_pattern(score, n, m).reshape(scores[path].shape) for path, score in folded.items()}
+
+
+def that_divide(chosen: dict[str, Matrix], params: dict, m: int, key: str, given: bool) -> dict[str, Matrix]:
+    """The matrices whose inputs come in whole groups of `m`.
+
+    Raises UserError, naming the setting `key`, where none does, or one does not that was asked for by name (`given`).
+    """
+    inputs = {path: matrix.inputs_of(params[path].shape) for path, matrix in chosen.items()}
+    fitting = {path: matrix for path, matrix in chosen.items() if inputs[path] % m == 0}
+    if given and len(fitting) < len(chosen) or not fitting:
+        path = next(path for path in chosen if path not in fitting)
+        divisors = [size for size in (2, 4, 8, 16, 32, 64, 128) if inputs[path] % size == 0]
+        fit = f"groups of {', '.join(map(str, divisors))} do" if divisors else "leave it out of the paths"
+        raise UserError(f"{key}: {path} has {inputs[path]} inputs, into which groups of {m} do not fit; {fit}.")
+    return fitting
+
+
+def sparsity(arrays: dict) -> Float[Array, ""]:
+    """Share of zeros in all of these."""
+    zeros = sum((array == 0).sum() for array in arrays.values())
+    return zeros / sum(array.size for array in arrays.values())

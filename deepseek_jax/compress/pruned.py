@@ -1,0 +1,77 @@
+"""Training under masks: weights that were pruned stay zero, and gradual pruning takes more of them as it goes.
+
+Masks are buffers, so checkpoints hold them and every mesh spreads them as the weights they belong to.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from deepseek_jax.compress import masks
+from deepseek_jax.compress.config import PruneConfig, parse_pattern
+from deepseek_jax.compress.matrices import LINEAR, Matrix, chosen, ranks
+from deepseek_jax.train.view import View
+
+
+def pruned_view(config: PruneConfig, steps: int) -> View:
+    """buffers: {"model": the model's, "masks": bool arrays nested as the weights they belong to}."""
+
+    def split(params, buffers):
+        flat = flatten_dict(params, sep="/")
+        pruned_matrices(config, flat)  # what does not fit is said here, and not in the middle of a run
+        found = {path: flat[path] for path in chosen(flat, config.paths, "prune.paths", (LINEAR,))}
+        keep = (lambda weight: weight != 0) if config.method == "zeros" else lambda weight: jnp.ones(weight.shape, bool)
+        found = {path: keep(weight) for path, weight in found.items()}
+        return params, {"model": buffers, "masks": unflatten_dict(found, sep="/")}
+
+    def weights(params, buffers, update):
+        return masked(params, buffers["masks"]), buffers["model"]
+
+    def axes(params, buffers):
+        flat = flatten_dict(params, sep="/")
+        found = {path: flat[path] for path in chosen(ranks(flat), config.paths, "prune.paths", (LINEAR,))}
+        return params, {"model": buffers, "masks": unflatten_dict(found, sep="/")}
+
+    def update(params, buffers, update):
+        return buffers | {"masks": _looked_at(config, steps, params, buffers["masks"], update)}
+
+    return View(split, weights, axes, update) if config.method == "magnitude" else View(split, weights, axes)
+
+
+def pruned_matrices(config: PruneConfig, flat: dict) -> dict[str, Matrix]:
+    """The matrices that `config` prunes; those that its pattern does not fit are left whole where none was named."""
+    found = chosen(flat, config.paths, "prune.paths", (LINEAR,))
+    if not config.pattern:
+        return found
+    return masks.that_divide(found, flat, parse_pattern("", config.pattern)[1], "prune.pattern", bool(config.paths))
+
+
+def masked(params: dict, masks: dict) -> dict:
+    """Zeros where a mask is false, whatever lies there; no gradient goes into them."""
+    flat, kept = flatten_dict(params, sep="/"), flatten_dict(masks, sep="/")
+    return unflatten_dict(flat | {path: jnp.where(mask, flat[path], 0) for path, mask in kept.items()}, sep="/")
+
+
+def sparsity_at(config: PruneConfig, steps: int, update) -> jax.Array:
+    """s (1 - (1 - t)^3), with t from 0 at `begin` to 1 at `end` of the run (arXiv:1710.01878, equation 1)."""
+    first, last = config.begin * steps, config.end * steps
+    t = jnp.clip((update - first) / max(last - first, 1.0), 0.0, 1.0)
+    return config.sparsity * (1 - (1 - t) ** 3)
+
+
+def _looked_at(config, steps, params, kept, update):
+    """The masks after the update of this number.  What was taken stays away: its score is 0."""
+    first, last = round(config.begin * steps), round(config.end * steps)
+    # The last look is at `last` itself, whatever `every` is, so that the sparsity asked for is reached.
+    due = (update >= first) & (update <= last) & (((update - first) % config.every == 0) | (update == last))
+
+    def look(kept):
+        flat, old = flatten_dict(params, sep="/"), flatten_dict(kept, sep="/")
+        scores = {path: jnp.abs(flat[path]) * mask for path, mask in old.items()}
+        if config.pattern:
+            new = masks.by_pattern(scores, pruned_matrices(config, flat), config.pattern)
+        else:
+            new = masks.largest(scores, pruned_matrices(config, flat), sparsity_at(config, steps, update), config.scope)
+        return unflatten_dict(old | new, sep="/")
+
+    return jax.lax.cond(due, look, lambda kept: kept, kept)

@@ -1,0 +1,59 @@
+"""One-shot pruning: a smaller model of a trained one, what it lost, and the page that says where."""
+
+import dataclasses
+from pathlib import Path
+
+from rich.console import Console
+
+from deepseek_jax.compress import experts, report, source, structured, weights
+from deepseek_jax.compress.calibrate import input_sums
+from deepseek_jax.compress.config import UNITS, PruneConfig
+from deepseek_jax.compress.measure import Measure
+from deepseek_jax.compress.removal import Method, Removed
+from deepseek_jax.compress.source import Source
+
+METHODS = {
+    "magnitude": Method(weights.remove),
+    "wanda": Method(weights.remove, calibrated=True),
+    **{kind: Method(structured.remover(kind), calibrated=True) for kind in UNITS},
+    "experts": Method(experts.drop, calibrated=True),
+    "merge-experts": Method(experts.merge, calibrated=True),
+}
+
+
+def prune(
+    given: Source,
+    target: Path,
+    method: str,
+    settings: PruneConfig,
+    *,
+    curve: list[float],
+    early: Source | None,
+    batches: int,
+    console: Console,
+) -> Removed:
+    """Writes the run directory `target`.
+
+    The loss of `batches` held-out batches is measured at the sparsity asked for and at those of `curve`; as many
+    training batches calibrate.  `early`: the same run at another step, whose weights the masks are laid on.
+    """
+    measure = Measure(given, console)
+    moments = input_sums(measure, given, batches) if METHODS[method].calibrated else None
+    losses = {0.0: _loss(measure, given, batches)}
+    for share in sorted({settings.sparsity, *curve}):
+        removed = METHODS[method].remove(given, dataclasses.replace(settings, sparsity=share), moments)
+        smaller = removed.source
+        of_size = measure if smaller.model == given.model else Measure(smaller, console)
+        losses[share] = _loss(of_size, smaller, batches)
+        console.print(f"{share:.0%} removed: loss {losses[share]:.4f}, before {losses[0.0]:.4f}")
+        if share == settings.sparsity:
+            wanted = removed
+    if early:
+        wanted = dataclasses.replace(wanted, source=weights.on_early(wanted.source, early))
+    source.write(target, wanted.source)
+    report.write(target, method, losses, settings.sparsity, wanted.left)
+    return wanted
+
+
+def _loss(measure: Measure, of: Source, batches: int) -> float:
+    return measure.scores(of.params, of.buffers, batches, "val")["loss"]

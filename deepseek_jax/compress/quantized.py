@@ -1,0 +1,94 @@
+"""Models whose matrices have few bits: kept as such, or trained as float32 and rounded wherever they are used.
+
+Kept ones lie among the buffers: no optimizer sees them, and checkpoints hold the small type itself.
+"""
+
+import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from deepseek_jax.compress.config import QuantizeConfig
+from deepseek_jax.compress.matrices import LINEAR, TABLE, Matrix, chosen, matrix_of, ranks
+from deepseek_jax.compress.rounding import Format, pack, rounded, unpack
+from deepseek_jax.errors import UserError
+from deepseek_jax.train.view import View
+
+KEPT = "rounded"  # among the buffers
+
+
+def quantized_view(config: QuantizeConfig) -> View:
+    return _straight_through(config) if config.trained else _kept(config)
+
+
+def rounded_matrices(config: QuantizeConfig, flat: dict) -> dict[str, Matrix]:
+    """The matrices that `config` rounds, among arrays (or whatever has dimensions) by path."""
+    kinds = (LINEAR, TABLE) if config.weights in ("int8", "int4") else (LINEAR,)
+    return chosen(flat, config.paths, "quantize.paths", kinds)
+
+
+def check_group(config: QuantizeConfig, flat: dict):
+    """Raises UserError where groups of this size fit no matrix; one that they do not fit has a smaller last group."""
+    inputs = {matrix.inputs_of(flat[path].shape) for path, matrix in rounded_matrices(config, flat).items()}
+    if config.group and all(size % config.group for size in inputs):
+        fitting = [str(size) for size in (256, 128, 64, 32, 16, 8) if any(of % size == 0 for of in inputs)]
+        raise UserError(
+            f"quantize.group is {config.group}, which divides the inputs of no matrix here "
+            f"({', '.join(map(str, sorted(inputs)))}); {', '.join(fitting[:3]) or 'only 0'} would fit."
+        )
+
+
+def form_of(config: QuantizeConfig) -> Format:
+    return Format(config.weights, config.group)
+
+
+def _straight_through(config: QuantizeConfig) -> View:
+    def split(params, buffers):
+        check_group(config, flatten_dict(params, sep="/"))
+        return params, {"model": buffers}
+
+    def weights(params, buffers, update):
+        flat = flatten_dict(params, sep="/")
+        for path, matrix in rounded_matrices(config, flat).items():
+            weight = flat[path]
+            new = rounded(matrix.fold(weight), form_of(config)).reshape(weight.shape)
+            flat[path] = jax.lax.stop_gradient(new) + (weight - jax.lax.stop_gradient(weight))  # which adds zeros
+        return unflatten_dict(flat, sep="/"), buffers["model"]
+
+    return View(split, weights, axes=lambda params, buffers: (params, {"model": buffers}))
+
+
+def _kept(config: QuantizeConfig) -> View:
+    form = form_of(config)
+
+    def split(params, buffers):
+        flat = flatten_dict(params, sep="/")
+        check_group(config, flat)
+        found = {path: pack(flat.pop(path), matrix, form) for path, matrix in rounded_matrices(config, flat).items()}
+        return unflatten_dict(flat, sep="/"), {"model": buffers, KEPT: unflatten_dict(found, sep="/")}
+
+    def weights(params, buffers, update):
+        flat = flatten_dict(params, sep="/")
+        for path, packed in _by_path(buffers[KEPT]).items():
+            flat[path] = unpack(packed, matrix_of(path, packed["values"].ndim), form)
+        return unflatten_dict(flat, sep="/"), buffers["model"]
+
+    def axes(params, buffers):
+        flat = flatten_dict(params, sep="/")
+        found = {path: flat.pop(path) for path in rounded_matrices(config, ranks(flat))}
+        found = {path: {"values": names, "scales": _of_scales(path, names, form)} for path, names in found.items()}
+        return unflatten_dict(flat, sep="/"), {"model": buffers, KEPT: unflatten_dict(found, sep="/")}
+
+    return View(split, weights, axes)
+
+
+def _of_scales(path, names, form):
+    leading, _, outputs = matrix_of(path, len(names)).split(names)
+    return (*leading, None, None) if form.kind == "fp8" else (*leading, None, *outputs)
+
+
+def _by_path(kept: dict) -> dict[str, dict]:
+    """{"values", "scales"} by the paths of the matrices that they stand for."""
+    found = {}
+    for path, array in flatten_dict(kept, sep="/").items():
+        matrix, _, part = path.rpartition("/")
+        found.setdefault(matrix, {})[part] = array
+    return found

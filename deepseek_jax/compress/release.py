@@ -1,0 +1,72 @@
+"""Checkpoints as DeepSeek publishes them: FP8 e4m3 in blocks of 128 x 128 (V3), FP4 e2m1 for V4's routed experts.
+
+Every other matrix and all vectors stay as they are: embedding, head, routers, norms, the projection into MTP modules.
+
+o out  i in
+"""
+
+import functools
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from deepseek_jax.compress.matrices import LINEAR, Matrix, matrix_of
+from deepseek_jax.compress.rounding import Format, pack
+from deepseek_jax.convert import writing
+from deepseek_jax.convert.progress import Progress, unseen
+from deepseek_jax.convert.quantised import FP4_BLOCK, FP8_BLOCK
+from deepseek_jax.convert.safetensors_file import DTYPES, Output
+from deepseek_jax.errors import UserError
+from deepseek_jax.models.config import ModelConfig
+
+KEPT = re.compile(r"mtp/\d+/project|indexer/weights$|compressor/")  # matrices that releases hold in bfloat16
+
+
+def save(directory: Path, config: ModelConfig, params: dict, buffers: dict, kind: str, progress: Progress = unseen):
+    """Writes what `from_pretrained` reads: matrices as `kind`, "fp8", or "fp4" for routed experts and fp8 for others.
+
+    V4's scales are powers of two (e8m0) under V4's names, those of models before it float32.
+    """
+    v4 = writing.is_v4(config)
+    if kind == "fp4" and not v4:
+        raise UserError("FP4 is the form of V4's experts; --weights fp8 is that of V1 to V3.2.")
+    quantisation = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic"}
+    quantisation |= {"weight_block_size": [FP8_BLOCK, FP8_BLOCK]} | ({"scale_fmt": "ue8m0"} if v4 else {})
+    values = {"quantization_config": quantisation}
+    if kind == "fp4":
+        values["expert_dtype"] = "fp4"
+    change = functools.partial(_changed, kind, v4)
+    spelling = "deepseek" if v4 else "huggingface"
+    writing.save(directory, config, params, buffers, spelling=spelling, change=change, values=values, progress=progress)
+
+
+def _changed(kind: str, v4: bool, path: tuple[str, ...], output: Output) -> list[Output]:
+    """What is written of a tensor [o, i] of our array at `path`."""
+    ours = "/".join(path)
+    matrix = matrix_of(ours, 4)  # with any number of dimensions a vector could not have
+    if len(output.shape) != 2 or matrix is None or matrix.kind != LINEAR or KEPT.search(ours):
+        return [output]
+    form = Format("fp4") if kind == "fp4" and "/experts/" in ours else Format("fp8", powers=v4)
+    values, scales = (functools.partial(_part, output, form, name) for name in ("values", "scales"))
+    rows, columns = output.shape
+    scale = output.name.removesuffix(".weight") + (".scale" if v4 else ".weight_scale_inv")
+    of_scales = DTYPES["F8_E8M0"] if v4 else DTYPES["F32"]
+    if form.kind == "fp4":
+        blocks = rows, -(-columns // FP4_BLOCK)
+        packed = Output(output.name, DTYPES["I8"], (rows, columns // 2), (values,))
+    else:
+        blocks = -(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK)
+        packed = Output(output.name, DTYPES["F8_E4M3"], (rows, columns), (values,))
+    return [packed, Output(scale, of_scales, blocks, (scales,))]
+
+
+def _part(output: Output, form: Format, name: str) -> np.ndarray:
+    """Values or scales, as they lie in the file."""
+    matrix = jnp.asarray(output.array(), jnp.float32).T
+    part = np.asarray(pack(matrix, Matrix(LINEAR, leading=0, inputs=1), form)[name]).T
+    if form.kind == "fp4":
+        return part.view(np.int8) if name == "values" else part.view(ml_dtypes.float8_e8m0fnu)
+    return part

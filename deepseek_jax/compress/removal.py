@@ -1,0 +1,30 @@
+"""What a way of pruning is given and what it gives."""
+
+import dataclasses
+from collections.abc import Callable
+
+from jaxtyping import Array, Float
+
+from deepseek_jax.compress.config import PruneConfig
+from deepseek_jax.compress.source import Source
+
+Moments = dict[str, Float[Array, "N I"]]  # sums of squares of each matrix's inputs (compress/calibrate.py)
+
+
+@dataclasses.dataclass(frozen=True)
+class Removed:
+    """A smaller model; `left`: of each array that lost something how many numbers stay, and of how many."""
+
+    source: Source
+    left: dict[str, tuple[int, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """remove(given, settings, moments) -> Removed; `settings.sparsity` is the share of what goes.
+
+    `calibrated`: whether it looks at `moments`, which are None else.
+    """
+
+    remove: Callable[[Source, PruneConfig, Moments | None], Removed]
+    calibrated: bool = False

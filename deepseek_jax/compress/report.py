@@ -1,0 +1,56 @@
+"""pruning.html: what a pruned model lost, and where its weights went."""
+
+import html
+import io
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from deepseek_jax.train.plots import BLUE, INK, ORANGE, STYLE, png, tidy
+from deepseek_jax.train.report import PAGE, picture
+
+FILE = "pruning.html"
+
+
+def write(directory: Path, method: str, losses: dict[float, float], at: float, left: dict[str, tuple[int, int]]):
+    """`losses` by the share removed, `at` the share that was taken; `left`: see removal.Removed."""
+    kept, total = (sum(pair[place] for pair in left.values()) for place in (0, 1))
+    sentences = f"{1 - kept / total:.1%} of {total:,} weights gone; loss {losses[at]:.4f}, before {losses[0.0]:.4f}."
+    body = [picture(drawn(losses, at, left), "loss against sparsity, and what was removed where"), _table(left)]
+    page = PAGE.format(
+        title=html.escape(directory.resolve().name),
+        origin=html.escape(f"pruned by {method}"),
+        colour="#1a7f37",
+        word="Pruned:",
+        sentences=html.escape(sentences),
+        body="\n".join(body),
+    )
+    (directory / FILE).write_text(page)
+
+
+def drawn(losses: dict[float, float], at: float, left: dict[str, tuple[int, int]]) -> bytes:
+    """A PNG: the loss against the share removed, beside the share removed of each matrix."""
+    figure = Figure(figsize=(11, 1.5 + 0.2 * max(len(left), 12)), layout="constrained")
+    curves, where = figure.subplots(1, 2)
+    curves.plot(*zip(*sorted(losses.items())), "o-", color=BLUE, markersize=4)
+    curves.plot([at], [losses[at]], "o", color=ORANGE, markersize=7)
+    curves.set_title("held-out loss, before fine-tuning", loc="left", **STYLE)
+    curves.set_xlabel("share removed", **STYLE)
+    removed = [1 - kept / total for kept, total in left.values()]
+    where.barh(np.arange(len(left)), removed, color=BLUE)
+    where.set_yticks(np.arange(len(left)), list(left), fontsize=7, color=INK)
+    where.invert_yaxis()
+    where.set_xlim(0, 1)
+    where.set_title("share removed of each matrix", loc="left", **STYLE)
+    for axes in (curves, where):
+        tidy(axes)
+    where.tick_params(axis="y", labelsize=7)
+    return png(figure)
+
+
+def _table(left: dict[str, tuple[int, int]]) -> str:
+    rows = io.StringIO()
+    for path, (kept, total) in left.items():
+        rows.write(f"<tr><td>{html.escape(path)}</td><td>{kept:,} of {total:,}</td></tr>")
+    return f"<h2>What stays</h2><table>{rows.getvalue()}</table>"

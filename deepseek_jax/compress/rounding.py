@@ -1,0 +1,170 @@
+"""Matrices as few bits and scales: int8 and int4 with a scale an output or a group of inputs, FP8 and FP4 by blocks.
+
+Everything here works on arrays [N, I, O] (compress/matrices.py).  Values have the small type that lies on the disk;
+`unpacked` of them is what the model computes with, in float32.  Edge groups and blocks are smaller.
+
+N matrices  I inputs  O outputs  G groups of inputs  B blocks of outputs
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from deepseek_jax.compress.matrices import Matrix
+from deepseek_jax.convert.quantised import FP4_BLOCK, FP4_VALUES, FP8_BLOCK
+
+INTEGERS = {"int8": 127.0, "int4": 7.0}  # the largest; symmetric, so -128 and -8 are not used
+FP8_MOST, FP4_MOST = 448.0, 6.0  # the largest numbers of e4m3 and e2m1
+CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65)  # shares of the largest weight at which int4 may saturate
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """`kind`: int8, int4, fp8 or fp4; `group`: inputs that share a scale (0: all), of int8 and int4 alone.
+
+    `powers`: whether fp8's scales are powers of two, as V4's release has them; fp4's always are.
+    """
+
+    kind: str
+    group: int = 0
+    powers: bool = False
+
+    @property
+    def four_bits(self) -> bool:
+        return self.kind in ("int4", "fp4")
+
+    def inputs_a_scale(self, inputs: int) -> int:
+        return {"fp8": FP8_BLOCK, "fp4": FP4_BLOCK}.get(self.kind) or self.group or inputs
+
+
+def pack(weight: Float[Array, "..."], matrix: Matrix, form: Format) -> dict[str, Array]:
+    """{"values", "scales"}: values in the weight's own dimensions, scales [leading dimensions, G, B or outputs].
+
+    Two numbers of four bits lie in a byte, the even input in the low bits, where the weight's last dimension of inputs
+    is even; else each has its own.  Scales are float32, those of fp4 the bytes of powers of two (e8m0).
+    """
+    values, scales = packed(matrix.fold(weight), form)
+    leading, inputs, outputs = matrix.split(weight.shape)
+    if form.four_bits and inputs[-1] % 2 == 0:
+        N, I, O = values.shape
+        pairs = values.reshape(N, I // 2, 2, O)
+        values, inputs = pairs[:, :, 0] | (pairs[:, :, 1] << 4), (*inputs[:-1], inputs[-1] // 2)
+    elif form.four_bits:
+        values = values.astype(jnp.int8)
+    blocks = (scales.shape[2],) if form.kind == "fp8" else outputs
+    return {
+        "values": values.reshape(*leading, *inputs, *outputs),
+        "scales": scales.reshape(*leading, scales.shape[1], *blocks),
+    }
+
+
+def unpack(found: dict[str, Array], matrix: Matrix, form: Format) -> Float[Array, "..."]:
+    """The weight that `pack` left, in float32."""
+    values, (leading, inputs, outputs) = found["values"], matrix.split(found["values"].shape)
+    scales = found["scales"].reshape(math.prod(leading), found["scales"].shape[len(leading)], -1)
+    folded = matrix.fold(values)
+    if values.dtype == jnp.uint8 and form.four_bits:
+        folded = jnp.stack([folded & 15, folded >> 4], axis=2).reshape(folded.shape[0], -1, folded.shape[2])
+        inputs = (*inputs[:-1], 2 * inputs[-1])
+    return unpacked(folded, scales, form).reshape(*leading, *inputs, *outputs)
+
+
+def packed(weight_NIO: Float[Array, "N I O"], form: Format) -> tuple[Array, Array]:
+    """(values [N, I, O], scales [N, G, O], of fp8 [N, G, B]); values of four bits are codes in uint8."""
+    weight_NIO = weight_NIO.astype(jnp.float32)
+    if form.kind == "fp8":
+        scales = fp8_scales(weight_NIO)
+        scales = power_at_least(scales) if form.powers else scales
+        # A quotient may end up a rounding above 448, which e4m3 would make NaN.
+        numbers = jnp.clip(weight_NIO / _over_blocks(scales, weight_NIO.shape), -FP8_MOST, FP8_MOST)
+        return numbers.astype(jnp.float8_e4m3fn), scales
+    scales = fp4_scales(weight_NIO) if form.kind == "fp4" else _integer_scales(weight_NIO, form)
+    numbers = weight_NIO / _over_groups(scales, weight_NIO.shape[1], form)
+    if form.kind == "fp4":
+        return _fp4_code(numbers), _exponents(scales)
+    most = INTEGERS[form.kind]
+    numbers = jnp.clip(jnp.round(numbers), -most, most)
+    return ((numbers + 8).astype(jnp.uint8) if form.kind == "int4" else numbers.astype(jnp.int8)), scales
+
+
+def unpacked(values, scales, form: Format) -> Float[Array, "N I O"]:
+    """float32, from what `packed` gave."""
+    if form.kind == "fp8":
+        return values.astype(jnp.float32) * _over_blocks(scales, values.shape)
+    if form.kind == "fp4":
+        scales, numbers = jnp.exp2(scales.astype(jnp.float32) - 127), jnp.asarray(FP4_VALUES)[values]
+    else:
+        numbers = values.astype(jnp.float32) - (8 if form.kind == "int4" else 0)
+    return numbers * _over_groups(scales, values.shape[1], form)
+
+
+def rounded(weight_NIO: Float[Array, "N I O"], form: Format) -> Float[Array, "N I O"]:
+    """What is left of a matrix when it has been packed."""
+    return unpacked(*packed(weight_NIO, form), form)
+
+
+def _over_groups(scales_NGO, inputs: int, form: Format):
+    return jnp.repeat(scales_NGO, form.inputs_a_scale(inputs), axis=1)[:, :inputs]
+
+
+def _grouped(weight_NIO, size: int):
+    """[N, G, size, O], the last group filled up with zeros."""
+    N, I, O = weight_NIO.shape
+    return jnp.pad(weight_NIO, ((0, 0), (0, -I % size), (0, 0))).reshape(N, -1, size, O)
+
+
+def _integer_scales(weight_NIO, form):
+    grouped, most = _grouped(weight_NIO, form.inputs_a_scale(weight_NIO.shape[1])), INTEGERS[form.kind]
+    largest = jnp.abs(grouped).max(axis=2, keepdims=True)
+    scales = jnp.where(largest > 0, largest, 1) / most
+    return (_best_clip(grouped, scales, most) if form.kind == "int4" else scales)[:, :, 0]
+
+
+def _best_clip(grouped, scales, most):
+    """Of each group, the share of its scale with the smallest squared error: 4 bits are too few to hold outliers."""
+
+    def error(share):
+        tried = scales * share
+        left = jnp.clip(jnp.round(grouped / tried), -most, most) * tried - grouped
+        return jnp.square(left).sum(axis=2, keepdims=True)
+
+    best = jnp.argmin(jnp.stack([error(share) for share in CLIPS]), axis=0)
+    return scales * jnp.asarray(CLIPS, jnp.float32)[best]
+
+
+def fp8_scales(weight_NIO: Float[Array, "N I O"]) -> Float[Array, "N G B"]:
+    """The largest number of each block of 128 x 128, over 448 (V3, section 3.3.2)."""
+    N, I, O = weight_NIO.shape
+    padded = jnp.pad(jnp.abs(weight_NIO), ((0, 0), (0, -I % FP8_BLOCK), (0, -O % FP8_BLOCK)))
+    largest = padded.reshape(N, -(-I // FP8_BLOCK), FP8_BLOCK, -1, FP8_BLOCK).max(axis=(2, 4))
+    return jnp.where(largest > 0, largest, 1) / FP8_MOST
+
+
+def _over_blocks(scales_NGB, shape):
+    spread = jnp.repeat(jnp.repeat(scales_NGB, FP8_BLOCK, axis=1), FP8_BLOCK, axis=2)
+    return spread[:, : shape[1], : shape[2]]
+
+
+def fp4_scales(weight_NIO: Float[Array, "N I O"]) -> Float[Array, "N G O"]:
+    """The smallest power of two that brings each group of 32 inputs within 6 (V4's experts)."""
+    largest = jnp.abs(_grouped(weight_NIO, FP4_BLOCK)).max(axis=2)
+    return power_at_least(jnp.maximum(largest, 2.0**-100) / FP4_MOST)
+
+
+def power_at_least(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The smallest power of two that is not below x > 0."""
+    mantissa, exponent = jnp.frexp(x)
+    return jnp.exp2(jnp.where(mantissa == 0.5, exponent - 1, exponent).astype(jnp.float32))
+
+
+def _exponents(scales) -> Array:
+    """Powers of two as the byte that e8m0 holds them in."""
+    return (jax.lax.bitcast_convert_type(scales, jnp.int32) >> 23).astype(jnp.uint8)
+
+
+def _fp4_code(numbers) -> Array:
+    """The four bits of each number, rounded to the nearest of e2m1, ties to even."""
+    return jax.lax.bitcast_convert_type(numbers.astype(jnp.float4_e2m1fn), jnp.uint4).astype(jnp.uint8)

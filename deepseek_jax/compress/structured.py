@@ -1,0 +1,41 @@
+"""Heads, hidden units, recurrent units and channels taken out of any model: a smaller one is left, without masks."""
+
+from collections.abc import Callable
+
+from deepseek_jax.compress import cuts, decoder_cuts, hybrid_cuts, source
+from deepseek_jax.compress.config import PruneConfig
+from deepseek_jax.compress.removal import Moments, Removed
+from deepseek_jax.compress.source import Source
+from deepseek_jax.errors import UserError
+
+FINDERS = {  # (config, arrays, share) -> (the smaller config, what can be cut for it)
+    "language_model": {
+        "heads": decoder_cuts.heads,
+        "hidden": decoder_cuts.hidden,
+        "expert-hidden": decoder_cuts.expert_hidden,
+    },
+    "supervised": {"heads": hybrid_cuts.heads, "units": hybrid_cuts.units, "channels": hybrid_cuts.channels},
+}
+
+
+def remover(kind: str) -> Callable[[Source, PruneConfig, Moments], Removed]:
+    """What takes out units of this kind: of each layer those that add least to what is computed from them."""
+
+    def remove(given: Source, settings: PruneConfig, moments: Moments) -> Removed:
+        model, found = _cuts(kind, given, settings.sparsity)
+        flat = cuts.arrays(given)
+        choices = [(cut, cuts.strongest(cuts.importance(cut, flat, moments), cut.keep)) for cut in found]
+        return cuts.remove(source.asking_for(given), model, choices)
+
+    return remove
+
+
+def _cuts(kind: str, given: Source, share: float):
+    finders = FINDERS[given.experiment.family]
+    if kind not in finders:
+        raise UserError(f"--method {kind} is not for {given.directory}, which has {', '.join(finders)} to take out.")
+    model, found = finders[kind](given.model, cuts.arrays(given), share)
+    if not found:
+        others = ", ".join(each for each in finders if each != kind)
+        raise UserError(f"{given.directory} has no {kind} to take out; it may have {others}.")
+    return model, found

@@ -1,0 +1,57 @@
+"""Single weights taken out: by size, or by size times what flows through (Wanda, arXiv:2306.11695).
+
+N matrices  I inputs
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float
+
+from deepseek_jax.compress import masks, source
+from deepseek_jax.compress.config import PruneConfig
+from deepseek_jax.compress.matrices import Matrix
+from deepseek_jax.compress.pruned import masked, pruned_matrices
+from deepseek_jax.compress.removal import Moments, Removed
+from deepseek_jax.compress.source import Source
+
+
+def remove(given: Source, settings: PruneConfig, moments: Moments | None) -> Removed:
+    """The weights that score lowest become zeros."""
+    return under(given, find_masks(given.params, settings, moments), settings)
+
+
+def find_masks(params: dict, settings: PruneConfig, moments: Moments | None) -> dict[str, Array]:
+    """By path; Wanda's where there are moments, else those of magnitude."""
+    flat = flatten_dict(params, sep="/")
+    chosen = pruned_matrices(settings, flat)
+    scores = {path: score(flat[path], matrix, moments and moments[path]) for path, matrix in chosen.items()}
+    if settings.pattern:
+        return masks.by_pattern(scores, chosen, settings.pattern)
+    return jax.jit(lambda scores: masks.largest(scores, chosen, settings.sparsity, settings.scope))(scores)
+
+
+def score(weight: Float[Array, "..."], matrix: Matrix, moments: Float[Array, "N I"] | None) -> Float[Array, "..."]:
+    """|w|, times the norm of its input where that is known."""
+    if moments is None:
+        return jnp.abs(weight)
+    return (jnp.abs(matrix.fold(weight)) * jnp.sqrt(moments)[:, :, None]).reshape(weight.shape)
+
+
+def under(given: Source, found: dict[str, Array], settings: PruneConfig) -> Removed:
+    """The model with zeros where masks are false, as an experiment that keeps them (prune.method "zeros")."""
+    params = masked(given.params, unflatten_dict(found, sep="/"))
+    keeping = PruneConfig(method="zeros", paths=settings.paths)
+    pruned = dataclasses.replace(source.asking_for(given, prune=keeping), params=params)
+    return Removed(pruned, {path: (int(mask.sum()), mask.size) for path, mask in found.items()})
+
+
+def on_early(pruned: Source, early: Source) -> Source:
+    """The zeros of a pruned model in what it was at an earlier step: "rewinding" (arXiv:1912.05671)."""
+    flat, before = flatten_dict(pruned.params, sep="/"), flatten_dict(early.params, sep="/")
+    chosen = pruned_matrices(pruned.experiment.prune, flat)
+    zeros = unflatten_dict({path: flat[path] != 0 for path in chosen}, sep="/")
+    params = masked(unflatten_dict(before, sep="/"), zeros)
+    return dataclasses.replace(pruned, params=params, buffers=early.buffers, step=early.step)

@@ -1,0 +1,88 @@
+"""How matrix products are computed: plainly, or as hardware of fewer bits would, forwards and backwards.
+
+A parameter carries its arithmetic as it carries its axes (`given`); one that carries none is multiplied plainly.
+
+R rows, one a token  I inputs  O outputs
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from deepseek_jax.models.tree import is_variable
+
+
+@dataclasses.dataclass(frozen=True)
+class Arithmetic:
+    """What becomes of the operands of y = x w and of its gradients dy w^T and x^T dy; here, nothing.
+
+    `rows` and `weight` are those of y, `gradients` and `weight` those of dy w^T; `inputs` and `outputs` those of the
+    weight's gradient, which sums over rows.  Dimensions before the last two number products.
+    """
+
+    def rows(self, x: Float[Array, "... R I"]) -> Float[Array, "... R I"]:
+        return x
+
+    def weight(self, w: Float[Array, "... I O"]) -> Float[Array, "... I O"]:
+        return w
+
+    def gradients(self, dy: Float[Array, "... R O"]) -> Float[Array, "... R O"]:
+        return dy
+
+    def inputs(self, x: Float[Array, "... R I"]) -> Float[Array, "... R I"]:
+        return x
+
+    def outputs(self, dy: Float[Array, "... R O"]) -> Float[Array, "... R O"]:
+        return dy
+
+    def product(self, x: Float[Array, "... R I"], w: Float[Array, "... I O"]) -> Float[Array, "... R O"]:
+        return self.rows(x) @ self.weight(w)
+
+    def into_input(self, dy: Float[Array, "... R O"], w: Float[Array, "... I O"]) -> Float[Array, "... R I"]:
+        return self.gradients(dy) @ self.weight(w).swapaxes(-2, -1)
+
+    def into_weight(self, x: Float[Array, "... R I"], dy: Float[Array, "... R O"]) -> Float[Array, "... I O"]:
+        return self.inputs(x).swapaxes(-2, -1) @ self.outputs(dy)
+
+
+PLAIN = Arithmetic()
+
+
+def of(param: nnx.Variable) -> Arithmetic:
+    return getattr(param, "arithmetic", PLAIN)
+
+
+def give(module: nnx.Module, choose: Callable[[str, int], Arithmetic]) -> nnx.Module:
+    """The module, each of whose parameters carries what `choose` gives of its path and its number of dimensions."""
+    for path, param in jax.tree_util.tree_leaves_with_path(module, is_leaf=is_variable):
+        if isinstance(param, nnx.Param):
+            arithmetic = choose(jax.tree_util.keystr(path, simple=True, separator="/"), param[...].ndim)
+            if arithmetic != PLAIN:
+                param.set_metadata("arithmetic", arithmetic)
+    return module
+
+
+def multiply(x: Float[Array, "... R I"], w: Float[Array, "... I O"], how: Arithmetic) -> Float[Array, "... R O"]:
+    """x w, in x's type."""
+    return x @ w if how is PLAIN else _multiply(x, w, how)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _multiply(x, w, how):
+    return how.product(x, w).astype(x.dtype)
+
+
+def _forward(x, w, how):
+    return _multiply(x, w, how), (x, w)
+
+
+def _backward(how, saved, dy):
+    x, w = saved
+    return how.into_input(dy, w).astype(x.dtype), how.into_weight(x, dy).astype(w.dtype)
+
+
+_multiply.defvjp(_forward, _backward)

@@ -1,0 +1,215 @@
+"""What each way of making a model smaller costs and saves: V3-tiny and the hybrid on MNIST-5k, beside themselves dense.
+
+    python -m experiments.compression_table --v3 runs/v3_tiny --hybrid runs/hybrid_mnist --workdir runs/compression
+
+The runs are those of configs/v3_tiny.py and configs/hybrid_mnist.py, trained before.  What is finished is not made
+again, so the command may be stopped and repeated; --time measures speeds, on a quiet machine.  The table goes to
+experiments/results/compression.md.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+from deepseek_jax.cli import runtime
+
+RESULT = Path("experiments/results/compression.md")
+SCORED, CALIBRATING = 16, 4  # batches of the language model; the hybrid is scored on its whole test split
+TUNED = {"train.steps": "30", "optimizer.peak_lr": "3e-4", "optimizer.schedule.warmup_steps": "5"}
+QUANTISED = {
+    "int8": {"weights": "int8"},
+    "int8, activations int8": {"weights": "int8", "activations": "int8"},
+    "int4": {"weights": "int4"},
+    "int4, groups of 32": {"weights": "int4", "group": 32},
+    "fp8, blocks of 128 x 128": {"weights": "fp8"},
+    "fp4, groups of 32": {"weights": "fp4"},
+}
+WEIGHTS = {
+    "magnitude 50%": {"sparsity": 0.5},
+    "magnitude 50%, global": {"sparsity": 0.5, "scope": "global"},
+    "magnitude 2:4": {"pattern": "2:4"},
+    "Wanda 50%": {"method": "wanda", "sparsity": 0.5, "scope": "output"},
+    "Wanda 2:4": {"method": "wanda", "pattern": "2:4"},
+    "Wanda 75%": {"method": "wanda", "sparsity": 0.75, "scope": "output"},
+}
+STRUCTURED = {
+    "v3": {
+        "heads 25%": {"method": "heads", "sparsity": 0.25},
+        "expert units 25%": {"method": "expert-hidden", "sparsity": 0.25},
+        "experts 25%, dropped": {"method": "experts", "sparsity": 0.25},
+        "experts 25%, merged": {"method": "merge-experts", "sparsity": 0.25},
+    },
+    "hybrid": {
+        "heads 50%": {"method": "heads", "sparsity": 0.5},
+        "recurrent units 25%": {"method": "units", "sparsity": 0.25},
+        "channels 25%": {"method": "channels", "sparsity": 0.25},
+    },
+}
+FINE_TUNED = ("magnitude 50%", "magnitude 2:4", "heads 25%", "experts 25%, merged", "channels 25%")
+CONFIGS = {"v3": "configs/v3_tiny.py", "hybrid": "configs/hybrid_mnist.py"}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--v3", type=Path, required=True)
+    parser.add_argument("--hybrid", type=Path, required=True)
+    parser.add_argument("--workdir", type=Path, default=Path("runs/compression"))
+    parser.add_argument("--time", action="store_true", help="measure speeds of what has been made")
+    args = parser.parse_args()
+    runtime.prepare()
+    for model in CONFIGS:
+        maker = Maker(model, getattr(args, model), args.workdir / model)
+        (maker.time_all if args.time else maker.make_all)()
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text("\n".join(table(model, args.workdir / model) for model in CONFIGS))
+    print(RESULT.read_text())
+
+
+class Maker:
+    """Makes and scores the smaller models of one run, each in a directory of its own with row.json beside it."""
+
+    def __init__(self, model: str, run: Path, workdir: Path):
+        from deepseek_jax.compress import source
+        from deepseek_jax.compress.measure import Measure
+
+        self.model, self.workdir, self.given = model, workdir, source.read(run)
+        self.measure, self.moments = Measure(self.given), None
+        self.batches = SCORED if model == "v3" else 0
+
+    def make_all(self):
+        self.row("dense", self.dense)
+        for name, how in QUANTISED.items():
+            self.row(name, lambda directory, how=how: self.quantised(directory, **how))
+        for name, how in (WEIGHTS | STRUCTURED[self.model]).items():
+            self.row(name, lambda directory, how=how: self.pruned(directory, **how))
+            if name in FINE_TUNED:
+                self.row(f"{name}, fine-tuned", lambda directory, name=name: self.fine_tuned(directory, name))
+
+    def row(self, name: str, make):
+        """Makes the directory of this name and writes its scores and bytes down, unless they are there."""
+        from deepseek_jax.compress import source
+
+        directory = self.workdir / name.replace(" ", "_").replace(",", "").replace("%", "").replace(":", "_")
+        row = directory.with_suffix(".json")
+        if row.exists():
+            return
+        if not directory.exists():
+            make(directory)
+        made = source.read(directory)
+        scores = self.measure_of(made).scores(made.params, made.buffers, self.batches)
+        found = {"name": name, "bytes": source.bytes_of(self.small(directory)), "parameters": size(made)} | scores
+        row.write_text(json.dumps(found) + "\n")
+        print(json.dumps(found), flush=True)
+
+    def measure_of(self, made):
+        from deepseek_jax.compress.measure import Measure
+
+        plain = made.model == self.given.model and made.experiment.arithmetic == self.given.experiment.arithmetic
+        return self.measure if plain else Measure(made)
+
+    def small(self, directory: Path) -> Path:
+        """The directory, or one beside it with the same model and no optimizer."""
+        from deepseek_jax.compress import source
+
+        if not (directory / "metrics.jsonl").exists():
+            return directory
+        alone = directory.with_name(directory.name + "_alone")
+        if not alone.exists():
+            source.write(alone, source.asking_for(source.read(directory)))
+        return alone
+
+    def dense(self, directory: Path):
+        from deepseek_jax.compress import source
+
+        source.write(directory, source.asking_for(self.given))
+
+    def quantised(self, directory: Path, weights: str, group: int = 0, activations: str | None = None):
+        from rich.console import Console
+
+        from deepseek_jax.compress.config import QuantizeConfig
+        from deepseek_jax.compress.quantizing import quantize
+
+        quantize(self.given, directory, QuantizeConfig(weights, group), activations, CALIBRATING, Console(quiet=True))
+
+    def pruned(self, directory: Path, method: str = "magnitude", **settings):
+        from deepseek_jax.compress import source
+        from deepseek_jax.compress.calibrate import input_sums
+        from deepseek_jax.compress.config import PruneConfig
+        from deepseek_jax.compress.pruning import METHODS
+
+        if METHODS[method].calibrated and self.moments is None:
+            self.moments = input_sums(self.measure, self.given, CALIBRATING)
+        moments = self.moments if METHODS[method].calibrated else None
+        source.write(directory, METHODS[method].remove(self.given, PruneConfig(**settings), moments).source)
+
+    def fine_tuned(self, directory: Path, name: str):
+        from rich.console import Console
+
+        from deepseek_jax.experiment_file import resolve
+        from deepseek_jax.train.loop import train
+
+        begin = self.workdir / directory.name.removesuffix("_fine-tuned")
+        model = json.loads((begin / "config.json").read_text())["experiment"]
+        experiment = resolve(CONFIGS[self.model], TUNED | {"start.checkpoint": str(begin)})
+        found = dataclasses.replace(experiment, model=self.read_model(begin))
+        if model["prune"]["method"] == "zeros":
+            from deepseek_jax.compress.config import PruneConfig
+
+            found = dataclasses.replace(found, prune=PruneConfig(method="zeros"))
+        train(found, directory, Console(quiet=True))
+
+    def read_model(self, directory: Path):
+        from deepseek_jax import record
+
+        return record.read(directory).model
+
+    def time_all(self):
+        """Seconds a batch of scoring, of every model that does not compute what the dense one computes."""
+        from deepseek_jax.compress import source
+
+        for row in sorted(self.workdir.glob("*.json")):
+            found = json.loads(row.read_text())
+            made = source.read(row.with_suffix(""))
+            measure = self.measure_of(made)
+            if "seconds" in found or (measure is self.measure and found["name"] != "dense"):
+                continue
+            measure.scores(made.params, made.buffers, 2)
+            seconds = []
+            for _ in range(3):
+                began = time.perf_counter()
+                measure.scores(made.params, made.buffers, 4)
+                seconds.append((time.perf_counter() - began) / 4)
+            row.write_text(json.dumps(found | {"seconds": min(seconds)}) + "\n")
+
+
+def size(made) -> int:
+    import jax
+
+    return sum(leaf.size for leaf in jax.tree.leaves(made.params))
+
+
+def table(model: str, workdir: Path) -> str:
+    """Markdown: every model's loss and accuracy, bytes and speed, beside those of the dense one."""
+    rows = {row["name"]: row for row in (json.loads(path.read_text()) for path in workdir.glob("*.json"))}
+    dense, accurate = rows["dense"], model == "hybrid"
+    names = [name for name in ("dense", *QUANTISED, *WEIGHTS, *STRUCTURED[model]) if name in rows]
+    names = [each for name in names for each in (name, f"{name}, fine-tuned") if each in rows]
+    heading = f"| {'hybrid, MNIST-5k' if accurate else 'V3-tiny'} | loss | change |{' accuracy |' if accurate else ''}"
+    lines = [f"{heading} parameters | bytes on disk | of dense | time a batch |"]
+    lines.append("|---|" + "---:|" * (7 if accurate else 6))
+    for name in names:
+        row = rows[name]
+        change = row["loss"] / dense["loss"] - 1
+        accuracy = f" {row['accuracy']:.1%} |" if accurate else ""
+        ratio = f"{row['seconds'] / dense['seconds']:.2f}" if "seconds" in row else "as dense"
+        lines.append(
+            f"| {name} | {row['loss']:.4f} | {change:+.2%} |{accuracy} {row['parameters']:,} | {row['bytes']:,} | "
+            f"{row['bytes'] / dense['bytes']:.1%} | {ratio} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Products of few bits against their definition; watching products against sums of what flows in."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import nnx
+
+from deepseek_jax.compress.arithmetic import Fp8, Int8, Watching, chooser, in_tiles
+from deepseek_jax.compress.config import ArithmeticConfig
+from deepseek_jax.errors import UserError
+from deepseek_jax.models.arithmetic import PLAIN, give, multiply, of
+from deepseek_jax.models.convolution import Convolution
+from deepseek_jax.models.layers import linear
+from deepseek_jax.models.moe.blocks import How
+from deepseek_jax.models.moe.experts import every_expert, in_blocks, ragged
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def tiles_of_128(x):
+    """1 x 128 tiles, as DeepSeek's act_quant: numpy, one tile at a time."""
+    x, found = np.asarray(x, np.float32), np.empty(x.shape, np.float32)
+    for row in np.ndindex(x.shape[:-1]):
+        for start in range(0, x.shape[-1], 128):
+            tile = x[row][start : start + 128]
+            scale = np.float32(np.abs(tile).max()) / np.float32(448)
+            numbers = np.clip(tile / scale, -448, 448).astype(ml_dtypes.float8_e4m3fn)
+            found[row][start : start + 128] = numbers.astype(np.float32) * scale
+    return found
+
+
+def test_activations_have_a_scale_a_tile():
+    x = normal(0, 3, 5, 200) * jnp.exp(3 * normal(1, 200))
+    np.testing.assert_allclose(in_tiles(x, -1), tiles_of_128(x), rtol=3e-7)
+    np.testing.assert_allclose(in_tiles(x.swapaxes(1, 2), -2), tiles_of_128(x).swapaxes(1, 2), rtol=3e-7)
+
+
+def test_all_three_products_are_of_rounded_operands():
+    x, w, dy, how = normal(0, 300, 160), normal(1, 160, 140), normal(2, 300, 140), Fp8()
+    y, pull = jax.vjp(lambda x, w: multiply(x, w, how), x, w)
+    dx, dw = pull(dy)
+    w8 = how.weight(w)
+    np.testing.assert_allclose(y, tiles_of_128(x) @ w8, rtol=1e-6, atol=1e-4)
+    np.testing.assert_allclose(dx, tiles_of_128(dy) @ w8.T, rtol=1e-6, atol=1e-4)
+    by_token = tiles_of_128(tiles_of_128(x).T), tiles_of_128(dy.T)
+    np.testing.assert_allclose(dw, by_token[0] @ by_token[1].T, rtol=1e-6, atol=1e-4)
+    assert 0.01 < float(jnp.linalg.norm(y - x @ w) / jnp.linalg.norm(x @ w)) < 0.06  # and it did round
+
+
+@pytest.mark.parametrize("way", [every_expert, in_blocks, ragged])
+def test_experts_are_each_a_product(way):
+    """Every way gives what one expert after the other gives; tokens that share a tile of 128 differ by the way."""
+    tokens, E, D, I = 60, 3, 160, 136
+    x, kernels = normal(0, tokens, D), [normal(1, E, D, I), normal(2, E, D, I), normal(3, E, I, D)]
+    chosen = jax.random.randint(jax.random.key(4), (tokens, 1), 0, E)
+    weight, how = jnp.ones((tokens, 1)), How(gate_up=Int8(), down=Int8())
+
+    def one_by_one(x, chosen, weight, gate, up, down, how):
+        y = 0.0
+        for expert in range(E):
+            active = jax.nn.silu(multiply(x, gate[expert], Int8())) * multiply(x, up[expert], Int8())
+            y += (chosen == expert) * multiply(active, down[expert], Int8())
+        return y
+
+    found = jax.vjp(lambda x, *kernels: way(x, chosen, weight, *kernels, how), x, *kernels)
+    expected = jax.vjp(lambda x, *kernels: one_by_one(x, chosen, weight, *kernels, how), x, *kernels)
+    for one, other in zip((found[0], *found[1](x)), (expected[0], *expected[1](x))):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3 * float(jnp.abs(other).max()))
+
+
+def test_int8_rounds_inputs_to_their_range():
+    x = jnp.array([[0.3, -1.0, 0.004], [2.0, 5.0, -3.0]])
+    np.testing.assert_allclose(Int8().rows(x)[0], [38 / 127, -1.0, 1 / 127], rtol=1e-6)
+    np.testing.assert_allclose(Int8(2.54).rows(x)[1], [2.0, 2.54, -2.54], rtol=1e-6)
+
+
+class Layer(nnx.Module):
+    def __init__(self, kernel):
+        self.out = nnx.Param(kernel, out_sharding=(None,) * kernel.ndim)
+
+
+@pytest.mark.parametrize("power", [2, 8])
+def test_watching_products_hand_back_what_flowed_in(power):
+    layer = give(Layer(normal(0, 6, 4)), lambda path, rank: Watching(power))
+    x = normal(1, 5, 7, 6).at[0].set(0.0)
+    graphdef, params = nnx.split(layer)
+
+    def loss(params):
+        y = linear(x, nnx.merge(graphdef, params).out)
+        return jnp.square(y[1:]).sum()  # the first row decides nothing, so it does not count
+
+    gradient = jax.grad(loss)(params)["out"][...]
+    np.testing.assert_allclose(gradient, np.repeat((np.abs(x[1:]) ** power).sum((0, 1))[:, None], 4, 1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_a_convolution_by_patches_is_the_convolution(rank):
+    convolution = Convolution(rank, 3, 5, 3, bias=True, raw=True, rngs=nnx.Rngs(params=0))
+    x = normal(0, 2, *(7, 6)[:rank], 3)
+    plain = convolution(x)
+    give(convolution, lambda path, rank: Watching())  # whose products are plain
+    np.testing.assert_allclose(convolution(x), plain, atol=1e-5)
+
+
+def test_high_precision_stays_where_v3_keeps_it():
+    choose = chooser(ArithmeticConfig(kind="fp8"))
+    assert choose("layers/1-3/attention/q_down", 3) == choose("mtp/0/project", 2) == Fp8()
+    for path, rank in (
+        ("embedding", 2),
+        ("head", 2),
+        ("layers/1-3/feed_forward/router/kernel", 3),
+        ("layers/1-3/attention_norm/scale", 2),
+        ("layers/0-0/attention/indexer/weights", 3),
+    ):
+        assert choose(path, rank) is PLAIN
+    experts = chooser(
+        ArithmeticConfig(kind="int8", paths="experts/", ranges=("layers/1-3/feed_forward/experts/up=2.5",))
+    )
+    assert experts("layers/1-3/feed_forward/experts/up", 4) == Int8(2.5)
+    assert experts("layers/1-3/feed_forward/experts/gate", 4) == Int8(0.0)
+    assert experts("layers/1-3/attention/q_down", 3) is PLAIN
+
+
+def test_parameters_without_an_arithmetic_are_multiplied_plainly():
+    layer = Layer(normal(0, 6, 4))
+    assert of(layer.out) is PLAIN and of(give(layer, lambda path, rank: PLAIN).out) is PLAIN
+    assert dataclasses.replace(How()) == How()
+    jaxpr = str(jax.make_jaxpr(lambda x, w: multiply(x, w, PLAIN))(normal(0, 3, 6), normal(1, 6, 4)))
+    assert "custom_vjp" not in jaxpr
+
+
+@pytest.mark.parametrize("given", ["out", "out=", "out=-1", "out=0"])
+def test_ranges_that_are_none(given):
+    with pytest.raises(UserError, match="write a path and its largest input"):
+        ArithmeticConfig(ranges=(given,))

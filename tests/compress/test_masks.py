@@ -1,0 +1,88 @@
+"""Masks against sorting: the right weights go, exactly as many as asked for, whatever they are compared with."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from deepseek_jax.compress import masks
+from deepseek_jax.compress.config import PruneConfig
+from deepseek_jax.compress.matrices import Matrix
+from deepseek_jax.errors import UserError
+
+EXPERTS = Matrix("linear", leading=2, inputs=1)  # [layers, experts, inputs, outputs]
+OUT = Matrix("linear", leading=0, inputs=2)  # [heads, values, outputs]
+CHOSEN = {"experts": EXPERTS, "out": OUT}
+
+
+@pytest.fixture(scope="module")
+def scores():
+    keys = jax.random.split(jax.random.key(0))
+    return {
+        "experts": jnp.abs(jax.random.normal(keys[0], (2, 3, 8, 5))),
+        "out": 3 * jnp.abs(jax.random.normal(keys[1], (4, 3, 10))),
+    }
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.83])
+def test_each_matrix_loses_its_smallest(scores, share):
+    found = masks.largest(scores, CHOSEN, share, "layer")
+    for path, matrix in CHOSEN.items():
+        for score, mask in zip(matrix.fold(np.asarray(scores[path])), matrix.fold(np.asarray(found[path]))):
+            gone = round(share * score.size)
+            expected = score > np.sort(score.ravel())[gone - 1]
+            np.testing.assert_array_equal(mask, expected)
+
+
+def test_each_output_loses_its_smallest(scores):
+    found = masks.largest(scores, CHOSEN, 0.25, "output")
+    score, mask = (EXPERTS.fold(np.asarray(each["experts"])) for each in (scores, found))
+    assert (mask.sum(axis=1) == 6).all()
+    np.testing.assert_array_equal(mask, score > np.sort(score, axis=1)[:, 1:2])
+
+
+def test_all_are_compared_with_all(scores):
+    found = masks.largest(scores, CHOSEN, 0.5, "global")
+    flat = np.concatenate([np.ravel(scores[path]) for path in CHOSEN])
+    kept = np.concatenate([np.ravel(found[path]) for path in CHOSEN])
+    np.testing.assert_array_equal(kept, flat > np.sort(flat)[flat.size // 2 - 1])
+    assert found["experts"].mean() < 0.5 < found["out"].mean()  # whose scores are larger
+
+
+def test_ties_at_the_threshold_stay():
+    found = masks.largest({"out": jnp.ones((2, 2, 3))}, {"out": OUT}, 0.5, "layer")
+    assert found["out"].all()
+
+
+def test_a_pattern_holds_along_the_inputs_of_every_output(scores):
+    found = masks.by_pattern(scores, CHOSEN, "2:4")
+    for path, matrix in CHOSEN.items():
+        score, mask = (matrix.fold(np.asarray(each[path])) for each in (scores, found))
+        N, I, O = score.shape
+        score, mask = (each.reshape(N, I // 4, 4, O) for each in (score, mask))
+        assert (mask.sum(axis=2) == 2).all()
+        assert (np.where(mask, score, np.inf).min(axis=2) > np.where(mask, -np.inf, score).max(axis=2)).all()
+
+
+def test_a_pattern_that_does_not_divide_says_what_would():
+    nine = {"stem": jax.ShapeDtypeStruct((9, 8), "float32"), "out": jax.ShapeDtypeStruct((4, 3, 8), "float32")}
+    chosen = {"stem": Matrix("linear", 0, 1), "out": OUT}
+    assert list(masks.that_divide(chosen, nine, 4, "prune.pattern", given=False)) == ["out"]
+    with pytest.raises(UserError, match="stem has 9 inputs, into which groups of 4 do not fit; leave it out"):
+        masks.that_divide(chosen, nine, 4, "prune.pattern", given=True)
+    with pytest.raises(UserError, match="out has 12 inputs, into which groups of 8 do not fit; groups of 2, 4 do"):
+        masks.that_divide({"out": OUT}, nine, 8, "prune.pattern", given=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sparsity": 1.0}, "prune.sparsity is 1.0; it must lie between 0 and 1, both excluded"),
+        ({"pattern": "4:2"}, "prune.pattern is '4:2'; write how many of how many inputs"),
+        ({"paths": "["}, r"prune.paths is '\[', which is no regular expression"),
+        ({"begin": 0.8}, "prune.begin is 0.8 and prune.end 0.6"),
+    ],
+)
+def test_settings_that_cannot_be(settings, message):
+    with pytest.raises(UserError, match=message):
+        PruneConfig(**settings)

@@ -1,0 +1,70 @@
+"""Every parameter of every model has its geometry, by its path alone."""
+
+import dataclasses
+import math
+
+import jax
+import pytest
+from flax import nnx
+from flax.traverse_util import flatten_dict
+
+from deepseek_jax.compress.matrices import CONTROL, LINEAR, TABLE, chosen, matrix_of
+from deepseek_jax.errors import UserError
+from deepseek_jax.models import tree
+from deepseek_jax.models.decoder import initialise
+from deepseek_jax.models.hybrid import Hybrid
+from tests.models.test_hybrid_network import IMAGE, SERIES, TEXT
+from tests.sharding.curves import MODELS
+
+GQA = dataclasses.replace(MODELS["v3"], layer_types=("gqa",), num_key_value_heads=2, head_dim=4, attention_bias=True)
+DECODERS = MODELS | {"gqa": GQA}
+
+
+def shapes(config) -> dict:
+    if hasattr(config, "readout"):
+        return flatten_dict(jax.eval_shape(lambda: tree.split(Hybrid(config, rngs=nnx.Rngs(params=0)))[1]), sep="/")
+    return flatten_dict(jax.eval_shape(lambda: initialise(config, jax.random.key(0))[1]), sep="/")
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_decoders(name):
+    config, kinds = DECODERS[name], {}
+    for path, leaf in shapes(config).items():
+        matrix = matrix_of(path, leaf.ndim)
+        kinds.setdefault(matrix and matrix.kind, []).append(path)
+        if matrix and path.endswith(("/gate", "/up", "/q_down", "/kv_down", "/k", "/v", "/q", "/kv")):
+            assert matrix.inputs_of(leaf.shape) == config.hidden_size, path
+        if matrix and path.endswith(("/down", "/out", "/out_up", "project")):
+            assert matrix.fold(leaf_of(leaf)).shape[2] == config.hidden_size, path
+    assert kinds[TABLE] == ["embedding", "head"]
+    assert all("router" in path or "_residual/" in path or "stream_head/" in path for path in kinds[CONTROL])
+    assert all(path.endswith(("scale", "bias", "sinks")) for path in kinds[None])
+    assert all("norm" not in path for path in kinds[LINEAR])
+
+
+@pytest.mark.parametrize("config", [IMAGE, SERIES, TEXT], ids=["image", "series", "text"])
+def test_hybrids(config):
+    window = config.convolution.kernel_size ** (2 if config.input == "image" else 1)
+    for path, leaf in shapes(config).items():
+        matrix = matrix_of(path, leaf.ndim)
+        assert (matrix is None) == path.endswith(("bias", "scale")), path
+        if "/convolutions/" in path and matrix:
+            assert matrix.inputs_of(leaf.shape) == window * leaf.shape[-2]
+        if path.startswith("recurrent/") and matrix:
+            assert matrix.inputs_of(leaf.shape) == leaf.shape[0]
+        if matrix and path == "attention/out":
+            assert matrix.inputs_of(leaf.shape) == math.prod(leaf.shape[:2])
+
+
+def leaf_of(shape):
+    return jax.numpy.zeros(shape.shape)
+
+
+def test_a_pattern_that_no_path_has_names_some():
+    params = shapes(MODELS["v3"])
+    assert set(chosen(params, "experts/up", "prune.paths", (LINEAR,))) == {
+        "layers/1-6/feed_forward/experts/up",
+        "mtp/0/block/feed_forward/experts/up",
+    }
+    with pytest.raises(UserError, match="is 'expert/', which is found in no matrix's path; there are embed"):
+        chosen(params, "expert/", "prune.paths", (LINEAR,))

@@ -1,0 +1,93 @@
+"""Pruning while training: the schedule, zeros that stay, masks that survive a checkpoint and any mesh."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from deepseek_jax.compress import masks
+from deepseek_jax.compress.config import PruneConfig
+from deepseek_jax.compress.pruned import pruned_view, sparsity_at
+from deepseek_jax.config import CheckpointConfig
+from deepseek_jax.train.checkpoint import Checkpoints, Progress
+from deepseek_jax.train.state import shardings_of
+from tests.compress import training
+
+
+def test_the_schedule_is_cubic():
+    config = PruneConfig(method="magnitude", sparsity=0.8, begin=0.1, end=0.5)
+    at = [float(sparsity_at(config, 100, jnp.asarray(step))) for step in (0, 10, 30, 50, 90)]
+    assert at == pytest.approx([0, 0, 0.8 * (1 - 0.5**3), 0.8, 0.8])
+
+
+@pytest.fixture(scope="module")
+def gradual():
+    """(state before each step and after the last, abstract state, compiled step, mesh)."""
+    state, step, abstract, mesh = training.start(training.experiment(), {})
+    states = [jax.device_get(state)]
+    for number in range(training.STEPS):
+        state, _ = step(state, training.batch(number, mesh))
+        states.append(jax.device_get(state))
+    return states, abstract, step, mesh
+
+
+def weights(state) -> dict:
+    view = pruned_view(training.GRADUAL, training.STEPS)
+    return flatten_dict(view.weights(state["params"], state["buffers"], None)[0], sep="/")
+
+
+def test_more_and_more_weights_go_and_none_comes_back(gradual):
+    states, *_ = gradual
+    paths = flatten_dict(states[0]["buffers"]["masks"], sep="/")
+    assert "embedding" not in paths and not any("router" in path for path in paths)
+    shares = [float(masks.sparsity({path: weights(state)[path] for path in paths})) for state in states]
+    assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == pytest.approx(0.5, abs=0.01)
+    for before, after in zip(states, states[1:]):
+        masks_of = (flatten_dict(state["buffers"]["masks"], sep="/") for state in (before, after))
+        for old, new in zip(*(each.values() for each in masks_of)):
+            assert not (new & ~old).any()
+
+
+def test_masks_are_part_of_a_checkpoint_and_go_on_bit_for_bit(gradual, tmp_path):
+    states, abstract, step, mesh = gradual
+    half = training.STEPS // 2
+    with Checkpoints(tmp_path, CheckpointConfig(), print) as checkpoints:
+        checkpoints.save(jax.device_put(states[half], shardings_of(abstract)), Progress(half))
+        checkpoints.wait()
+        state, _ = checkpoints.restore(abstract)
+    for number in range(half, training.STEPS):
+        state, _ = step(state, training.batch(number, mesh))
+    for one, other in zip(jax.tree.leaves(jax.device_get(state)), jax.tree.leaves(states[-1]), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_zeros_of_the_start_stay(gradual):
+    """A model with holes, as `prune` leaves it: its zeros take part in no step."""
+    config = PruneConfig(method="zeros", paths="experts/")
+    model = weights(gradual[0][-1])
+    params, buffers = pruned_view(config, 10).split(unflatten_dict(model, sep="/"), {})
+    grown = jax.tree.map(lambda leaf: leaf + 1, params)
+    after = flatten_dict(pruned_view(config, 10).weights(grown, buffers, 3)[0], sep="/")
+    for path, leaf in model.items():
+        expected = np.where(leaf == 0, 0, leaf + 1) if "experts/" in path else leaf + 1
+        np.testing.assert_array_equal(after[path], expected)
+
+
+def test_no_gradient_goes_where_a_mask_is_false():
+    view = pruned_view(PruneConfig(method="zeros"), 10)
+    params, buffers = view.split({"attention": {"q": jnp.array([[1.0, 0.0], [2.0, 3.0]])}}, {})
+    gradient = jax.grad(lambda params: view.weights(params, buffers, 1)[0]["attention"]["q"].sum())(params)
+    np.testing.assert_array_equal(gradient["attention"]["q"], [[1, 0], [1, 1]])
+
+
+def test_eight_devices_prune_as_one(python):
+    result = python("-m", "tests.compress.training", "one", "fsdp=2,expert=2,tensor=2", devices=8)
+    assert result.returncode == 0, result.stderr
+    one, many = json.loads(result.stdout).values()
+    np.testing.assert_allclose(many["losses"], one["losses"], rtol=1e-5)
+    assert many["masks"] == one["masks"]
+    assert all(math.isfinite(loss) for loss in one["losses"])

@@ -1,0 +1,87 @@
+"""Few bits among the buffers, or in every forward pass: what is trained, what is kept, what is computed with."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from flax.traverse_util import flatten_dict
+
+from deepseek_jax.compress.config import PruneConfig, QuantizeConfig
+from deepseek_jax.compress.matrices import matrix_of
+from deepseek_jax.compress.quantized import quantized_view
+from deepseek_jax.compress.rounding import Format, rounded
+from deepseek_jax.errors import UserError
+from deepseek_jax.models import tree
+from deepseek_jax.models.decoder import Decoder, initialise
+from tests.compress import training
+
+
+@pytest.fixture(scope="module")
+def model():
+    _, params, buffers = initialise(training.MODEL, jax.random.key(0))
+    return params, buffers
+
+
+@pytest.mark.parametrize("config", [QuantizeConfig("int8"), QuantizeConfig("int4", 16), QuantizeConfig("fp4")])
+def test_what_is_kept_has_the_small_type_and_comes_back(model, config):
+    view, flat = quantized_view(config), flatten_dict(model[0], sep="/")
+    params, buffers = view.split(*model)
+    back, own = view.weights(params, buffers, None)
+    assert jax.tree.structure((back, own)) == jax.tree.structure(model)
+    trained = flatten_dict(params, sep="/")
+    for path, leaf in flatten_dict(back, sep="/").items():
+        if path in trained:
+            np.testing.assert_array_equal(leaf, flat[path])
+        else:
+            expected = rounded(matrix_of(path, leaf.ndim).fold(flat[path]), Format(config.weights, config.group))
+            np.testing.assert_array_equal(leaf, expected.reshape(leaf.shape), err_msg=path)
+    assert ("embedding" in trained) == (config.weights == "fp4")
+    sizes = {leaf.dtype.name for path, leaf in flatten_dict(buffers["rounded"], sep="/").items() if "values" in path}
+    assert sizes == {"int8" if config.weights == "int8" else "uint8"}
+
+
+@pytest.mark.parametrize(
+    "config", [QuantizeConfig("int4", 16), QuantizeConfig("fp8"), QuantizeConfig("int8", 0, "", True)]
+)
+def test_axes_are_like_what_is_trained_and_kept(model, config):
+    axes = tree.logical_axes(jax.eval_shape(lambda: Decoder(training.MODEL, rngs=nnx.Rngs(params=0))))
+    view = quantized_view(config)
+    for names, arrays in zip(view.axes(*axes), jax.eval_shape(view.split, *model), strict=True):
+        lengths = jax.tree.map(len, names, is_leaf=lambda node: isinstance(node, tuple))
+        assert lengths == jax.tree.map(lambda leaf: leaf.ndim, arrays)
+
+
+def test_gradients_go_straight_through(model):
+    view = quantized_view(QuantizeConfig("int4", 16, paths="experts/", trained=True))
+    params, buffers = view.split(*model)
+
+    def loss(params):
+        weights = view.weights(params, buffers, jnp.int32(3))[0]["layers"]["1-1"]["feed_forward"]["experts"]["up"]
+        return jnp.sum(weights**2), weights
+
+    (_, weights), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    up = params["layers"]["1-1"]["feed_forward"]["experts"]["up"]
+    new = rounded(matrix_of("layers/1-1/feed_forward/experts/up", 4).fold(up), Format("int4", 16)).reshape(up.shape)
+    np.testing.assert_array_equal(weights, new)
+    np.testing.assert_array_equal(gradient["layers"]["1-1"]["feed_forward"]["experts"]["up"], 2 * new)
+
+
+@pytest.mark.slow
+def test_training_under_rounding_learns():
+    config = QuantizeConfig("int4", 16, trained=True)
+    state, step, _, mesh = training.start(training.experiment(prune=PruneConfig(), quantize=config), {})
+    losses = []
+    for _ in range(8):
+        state, measured = step(state, training.batch(0, mesh))
+        losses.append(float(measured["loss/total"]))
+    assert losses[-1] < losses[0] - 0.02
+
+
+def test_groups_that_fit_nothing_are_named(model):
+    with pytest.raises(UserError, match=r"quantize.group is 24, which divides the inputs of no matrix here .*16"):
+        quantized_view(QuantizeConfig("int8", 24)).split(*model)
+    with pytest.raises(UserError, match="quantize.group is 32, which int8 and int4 have; fp8 has its own"):
+        QuantizeConfig("fp8", 32)
+    with pytest.raises(UserError, match="quantize.paths is 'nothing', which is found in no matrix's path"):
+        quantized_view(QuantizeConfig("int8", paths="nothing")).split(*model)

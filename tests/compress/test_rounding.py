@@ -1,0 +1,100 @@
+"""Few bits against their definition, and against what reads the released format."""
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from deepseek_jax.compress.matrices import Matrix, matrix_of
+from deepseek_jax.compress.rounding import Format, pack, rounded, unpack
+from deepseek_jax.convert.quantised import dequantise
+
+FORMATS = [Format("int8"), Format("int8", 64), Format("int4"), Format("int4", 32), Format("fp8"), Format("fp4")]
+IDS = [f"{form.kind}-{form.group}" for form in FORMATS]
+
+
+@pytest.fixture(scope="module")
+def weight():
+    return jax.random.normal(jax.random.key(1), (2, 192, 160)) * jnp.exp(jax.random.normal(jax.random.key(2), (160,)))
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=IDS)
+def test_the_error_is_at_most_half_a_step(weight, form):
+    new = np.asarray(rounded(weight, form))
+    size = form.inputs_a_scale(192)
+    for start in range(0, 192, size):
+        group = np.asarray(weight[:, start : start + size])
+        largest = np.abs(group).max(axis=1, keepdims=True)
+        error = np.abs(new[:, start : start + size] - group)
+        if form.kind == "int8":
+            assert (error <= largest / 127 / 2 * 1.001).all()
+        elif form.kind == "int4":  # what saturates may be off by what was clipped
+            assert (error <= np.maximum(largest / 7 / 2, 0.35 * largest) * 1.001).all()
+        elif form.kind == "fp4":  # steps of 2 between 4 and 6, of the largest power that fits
+            assert (error <= np.maximum(np.abs(group) / 4, largest / 6 / 2) * 1.001).all()
+        else:
+            assert (error <= np.abs(group) / 16 * 1.001 + 2.3e-6 * np.abs(weight).max()).all()
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=IDS)
+def test_rounding_twice_is_rounding_once(weight, form):
+    once = rounded(weight, form)
+    np.testing.assert_allclose(rounded(once, form), once, rtol=3e-7)
+
+
+@pytest.mark.parametrize("form", [FORMATS[0], FORMATS[3], FORMATS[5]], ids=[IDS[0], IDS[3], IDS[5]])
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        ("embedding", (6, 64)),
+        ("layers/1-2/attention/out", (2, 4, 16, 10)),
+        ("layers/1-2/feed_forward/experts/up", (2, 3, 96, 10)),
+        ("convolution/blocks/0/convolutions/0/kernel", (3, 3, 1, 8)),  # nine inputs: none can share a byte
+    ],
+)
+def test_packed_arrays_come_back_as_they_were(form, path, shape):
+    matrix = matrix_of(path, len(shape))
+    weight = jax.random.normal(jax.random.key(0), shape)
+    found = pack(weight, matrix, form)
+    back = unpack(found, matrix, form)
+    assert back.shape == shape and back.dtype == jnp.float32
+    np.testing.assert_array_equal(back, rounded(matrix.fold(weight), form).reshape(shape))
+    shared = form.four_bits and matrix.split(shape)[1][-1] % 2 == 0
+    assert found["values"].nbytes == weight.size // (2 if shared else 1)
+
+
+def test_zeros_stay_zeros(weight):
+    holes = weight * (jnp.abs(weight) > 0.5)
+    for form in FORMATS:
+        assert (rounded(holes, form)[holes == 0] == 0).all()
+        np.testing.assert_array_equal(rounded(jnp.zeros((1, 64, 4)), form), 0)
+
+
+def test_fp8_is_what_readers_of_the_release_compute(weight):
+    """Theirs are [out, in]; blocks at the edges are smaller."""
+    matrix = Matrix("linear", 0, 1)
+    found = pack(weight[0], matrix, Format("fp8"))
+    theirs = np.asarray(found["values"]).T.copy(), np.asarray(found["scales"]).T.copy()
+    assert theirs[0].dtype == ml_dtypes.float8_e4m3fn and theirs[1].shape == (2, 2)
+    np.testing.assert_array_equal(dequantise("w", *theirs), unpack(found, matrix, Format("fp8")).T)
+
+
+def test_fp4_is_what_readers_of_the_release_compute(weight):
+    matrix = Matrix("linear", 0, 1)
+    found = pack(weight[0], matrix, Format("fp4"))
+    scales = np.asarray(found["scales"]).view(ml_dtypes.float8_e8m0fnu)
+    read = dequantise("w", np.asarray(found["values"]).T.copy(), scales.T.copy())
+    np.testing.assert_array_equal(read, unpack(found, matrix, Format("fp4")).T)
+
+
+def test_fp4_takes_the_nearest_number():
+    numbers = jnp.array([0.1, 0.3, 0.9, 2.6, 4.9, 5.1, -1.8, 6.0] + [0.0] * 24)[None, :, None]
+    nearest = [0.0, 0.5, 1.0, 3.0, 4.0, 6.0, -2.0, 6.0]
+    np.testing.assert_array_equal(rounded(numbers, Format("fp4"))[0, :8, 0], nearest)
+
+
+def test_int4_clips_where_that_errs_less():
+    outlier = jnp.concatenate([jax.random.normal(jax.random.key(0), (63,)), jnp.array([8.0])])[None, :, None]
+    plain = jnp.round(outlier / (8 / 7)) * (8 / 7)
+    assert jnp.square(rounded(outlier, Format("int4")) - outlier).sum() < jnp.square(plain - outlier).sum()

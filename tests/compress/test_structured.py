@@ -1,0 +1,166 @@
+"""Smaller models compute what the large ones compute with zeros in the places of what went."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from flax.traverse_util import flatten_dict
+
+from deepseek_jax.compress import cuts, experts, structured
+from deepseek_jax.compress.config import PruneConfig
+from deepseek_jax.compress.matrices import LINEAR, matrices
+from deepseek_jax.compress.source import Source
+from deepseek_jax.config import Experiment, SupervisedExperiment
+from deepseek_jax.errors import UserError
+from deepseek_jax.models import tree
+from deepseek_jax.models.decoder import Decoder
+from deepseek_jax.models.hybrid import Hybrid
+from deepseek_jax.models.hybrid_config import ConvolutionConfig, HybridConfig, RecurrentConfig
+from tests.models.test_hybrid_network import IMAGE, TEXT
+from tests.sharding.curves import MODELS
+
+V3 = dataclasses.replace(MODELS["v3"], num_hidden_layers=2)
+GQA = dataclasses.replace(
+    V3, layer_types=("gqa",), num_key_value_heads=4, head_dim=4, attention_bias=True, mlp_bias=True, q_lora_rank=0,
+    num_hidden_layers=1, num_nextn_predict_layers=0,
+)  # fmt: skip
+V4 = dataclasses.replace(MODELS["v4"], o_groups=2)
+DEEP = HybridConfig(
+    height=8, width=8, channels=2,
+    convolution=ConvolutionConfig((6, 4), convs_per_block=2, norm="batch"),
+    recurrent=RecurrentConfig("gru", 6, layers=2, bidirectional=True),
+    attention=IMAGE.attention,
+)  # fmt: skip
+CASES = {
+    "v3": (V3, ("heads", "hidden", "expert-hidden")),
+    "gqa": (GQA, ("heads", "hidden")),
+    "v4": (V4, ("heads", "expert-hidden")),
+    "deep": (DEEP, ("heads", "units", "channels")),
+    "shallow": (IMAGE, ("units", "channels")),
+}
+
+
+def source_of(model) -> Source:
+    family = "supervised" if isinstance(model, HybridConfig) else "language_model"
+    experiment = (SupervisedExperiment if family == "supervised" else Experiment)(model=model)
+    _, params, buffers = tree.split(module(model))
+    keys = iter(jax.random.split(jax.random.key(1), 500))
+    noisy = lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape) if leaf.dtype == "float32" else leaf  # noqa: E731
+    params, buffers = jax.tree.map(noisy, params), jax.tree.map(lambda leaf: jnp.abs(noisy(leaf)), buffers)
+    return Source(Path("runs/x"), experiment, 0, model, params, buffers)
+
+
+def module(model):
+    return (Hybrid if isinstance(model, HybridConfig) else Decoder)(model, rngs=nnx.Rngs(params=0))
+
+
+def outputs(of: Source):
+    return _outputs(tree.split(jax.eval_shape(lambda: module(of.model)))[0], of.params, of.buffers)
+
+
+@jax.jit(static_argnums=0)
+def _outputs(graphdef, params, buffers):
+    network = tree.merge(graphdef, params, buffers)
+    if isinstance(network, Hybrid):
+        size = network.config.height, network.config.width
+        return network(jax.random.normal(jax.random.key(2), (3, *size, 2)))[0]
+    tokens = jax.random.randint(jax.random.key(2), (2, 16), 0, network.config.vocab_size)
+    positions = jnp.broadcast_to(jnp.arange(16), (2, 16))
+    return network.logits(network(tokens, positions, jnp.ones((2, 16), jnp.int32)).hidden)
+
+
+def even(of: Source) -> dict:
+    """Moments as if every input were alike."""
+    flat = flatten_dict(of.params, sep="/")
+    linear = {path: each for path, each in matrices(flat).items() if each.kind == LINEAR}
+    return {path: jnp.ones(each.fold(flat[path]).shape[:2]) for path, each in linear.items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_smaller_model_is_the_large_one_with_zeros(name):
+    model, kinds = CASES[name]
+    smaller = large = source_of(model)
+    for kind in kinds:
+        smaller = structured.remover(kind)(smaller, PruneConfig(sparsity=0.5), even(smaller)).source
+        large = zeroed(large, kind)
+    assert smaller.model != model and smaller.experiment.model == smaller.model
+    shapes = jax.tree.map(jnp.shape, (smaller.params, smaller.buffers))
+    assert shapes == jax.tree.map(jnp.shape, tree.split(jax.eval_shape(lambda: module(smaller.model)))[1:])
+    np.testing.assert_allclose(outputs(smaller), outputs(large), rtol=1e-5, atol=1e-5)
+
+
+def zeroed(given: Source, kind: str) -> Source:
+    """The whole model with zeros for whatever would go."""
+    flat = {path: np.array(leaf) for path, leaf in cuts.arrays(given).items()}
+    _, found = structured.FINDERS[given.experiment.family][kind](given.model, flat, 0.5)
+    choices = [(cut, cuts.strongest(cuts.importance(cut, flat, even(given)), cut.keep)) for cut in found]
+    for cut, chosen in choices:
+        assert (chosen.sum(axis=1) == cut.keep).all()
+        for part in cut.parts:
+            sets = flat[part.path].reshape(len(chosen), *flat[part.path].shape[cut.leading :])
+            for one, units in zip(sets, chosen, strict=True):
+                np.moveaxis(one, part.dim, 0)[part.places[:, ~units].ravel()] = 0
+    return cuts.with_arrays(given, given.model, flat)
+
+
+def test_what_adds_least_goes():
+    given = source_of(V3)
+    weak = given.params["layers"]["0-0"]["feed_forward"]["down"].at[:, ::2].multiply(1e-3)
+    given.params["layers"]["0-0"]["feed_forward"]["down"] = weak
+    removed = structured.remover("hidden")(given, PruneConfig(sparsity=0.5), even(given))
+    np.testing.assert_array_equal(removed.source.params["layers"]["0-0"]["feed_forward"]["down"], weak[:, 1::2])
+    assert removed.left["layers/0-0/feed_forward/down"] == (weak.size // 2, weak.size)
+
+
+@pytest.mark.parametrize("method", [experts.drop, experts.merge])
+@pytest.mark.parametrize("model", [dataclasses.replace(V3, n_group=2, topk_group=1), V4], ids=["v3", "v4"])
+def test_experts_nobody_is_sent_to_are_not_missed(method, model):
+    """Every second expert is a copy of the one before, and gets next to nothing of what the other gets."""
+    given = source_of(model)
+    flat = {path: np.array(leaf) for path, leaf in cuts.arrays(given).items()}
+    for path, leaf in flat.items():
+        axis = leaf.ndim - {"gate": 3, "up": 3, "down": 3, "kernel": 1, "bias": 1}.get(path.rpartition("/")[2], 0)
+        if "/experts/" in path or "/router/" in path and not path.endswith("table"):
+            at = np.moveaxis(leaf, axis, 0)
+            at[1::2] = at[::2]
+    given, moments = cuts.with_arrays(given, model, flat), even(given)
+    for path in (path for path in moments if path.endswith("experts/down")):
+        moments[path] = moments[path].reshape(-1, 8, moments[path].shape[1]).at[:, 1::2].multiply(1e-6)
+    smaller = method(given, PruneConfig(sparsity=0.5), moments).source
+    assert smaller.model.n_routed_experts == 4
+    for path, leaf in cuts.arrays(smaller).items():
+        if "/experts/" in path:
+            every = np.moveaxis(flat[path], leaf.ndim - 3, 0)[::2]
+            np.testing.assert_allclose(np.moveaxis(leaf, leaf.ndim - 3, 0), every, rtol=1e-6, atol=1e-7)
+        if path.endswith("table"):
+            assert leaf.max() == 3 and (np.sort(leaf, axis=-1)[..., 0] != np.sort(leaf, axis=-1)[..., 1]).all()
+    assert np.isfinite(outputs(smaller)).all()
+
+
+def test_units_are_matched_before_experts_are_averaged():
+    rng = np.random.default_rng(0)
+    own = [rng.normal(size=shape) for shape in ((6, 5), (6, 5), (5, 6))]
+    order = rng.permutation(5)
+    other = [own[0][:, order], own[1][:, order], own[2][order]]
+    for one, matched in zip(own, experts._matched(own, other)):
+        np.testing.assert_array_equal(one, matched)
+
+
+@pytest.mark.parametrize(
+    ("method", "model", "share", "message"),
+    [
+        (experts.drop, V3, 0.9, "leaves 1 of 2 experts in each of 4 groups, but a token takes 2 from 2: at most 0"),
+        (experts.drop, dataclasses.replace(GQA, mlp_layer_types=("dense",)), 0.5, "has no routed experts"),
+        (structured.remover("channels"), V3, 0.5, "--method channels is not for runs/x, which has heads, hidden"),
+        (structured.remover("channels"), TEXT, 0.5, "channels cannot go: a group norm takes means"),
+        (structured.remover("units"), TEXT, 0.5, "units cannot go: attention.norm"),
+    ],
+)  # fmt: skip
+def test_what_cannot_go_is_said(method, model, share, message):
+    given = source_of(model)
+    with pytest.raises(UserError, match=message):
+        method(given, PruneConfig(sparsity=share), even(given))

@@ -1,0 +1,122 @@
+"""prune and quantize on a small run, what they leave, and what a user can get wrong."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from deepseek_jax.compress import source
+from deepseek_jax.compress.calibrate import input_sums, largest_inputs
+from deepseek_jax.compress.measure import Measure
+from deepseek_jax.train.loop import train
+from deepseek_jax.train.restore import restore_model
+from tests.train import tiny
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A language model's run directory of two steps, `run`."""
+    folder = tmp_path_factory.mktemp("compress")
+    train(tiny.experiment(folder, tiny.MOE, steps=2), folder / "run")
+    return folder
+
+
+def weights(workdir) -> dict:
+    return flatten_dict(restore_model(workdir).params, sep="/")
+
+
+def test_prune_leaves_a_run_with_zeros_and_a_page(folder, deepseek_jax):
+    command = "prune", f"{folder}/run", f"{folder}/half", "--sparsity", "0.5", "--curve", "0.25"
+    status, out, err = deepseek_jax(*command)
+    assert (status, err) == (0, "") and "25% removed: loss" in out and "50% removed: loss" in out
+    before, after = weights(folder / "run"), weights(folder / "half")
+    for path, leaf in after.items():
+        pruned = leaf.ndim > 2 and "router" not in path and "norm" not in path
+        assert float((leaf == 0).mean()) == pytest.approx(0.5 if pruned else 0, abs=0.01), path
+        np.testing.assert_array_equal(leaf[leaf != 0], before[path][leaf != 0])
+    page = (folder / "half" / "pruning.html").read_text()
+    assert "50.0% of" in page and "layers/1-1/feed_forward/experts/up" in page and "data:image/png" in page
+    assert deepseek_jax("generate", "--workdir", f"{folder}/half", "--prompt", "a", "--max-new-tokens", "2")[0] == 0
+    assert deepseek_jax(*command)[2].endswith("half is not empty; give a directory that is not there yet.\n")
+
+
+def test_wanda_weighs_with_what_flows_in(folder, deepseek_jax):
+    assert deepseek_jax("prune", f"{folder}/run", f"{folder}/wanda", "--method", "wanda", "--pattern", "2:4")[0] == 0
+    given = source.read(folder / "run")
+    moments = input_sums(Measure(given), given, 4)
+    path = "layers/1-1/feed_forward/experts/down"
+    score = np.abs(given.params["layers"]["1-1"]["feed_forward"]["experts"]["down"])
+    score = (score * np.sqrt(np.asarray(moments[path]).reshape(*score.shape[:-1], 1))).reshape(1, 8, 8, 4, 32)
+    kept = np.asarray(weights(folder / "wanda")[path] != 0).reshape(score.shape)
+    assert (kept.sum(axis=3) == 2).mean() > 0.99  # an expert that no token came to has no moments
+    for one, mask in zip(score[0, 0].swapaxes(1, 2).reshape(-1, 4), kept[0, 0].swapaxes(1, 2).reshape(-1, 4)):
+        assert one[mask].min() >= one[~mask].max()
+    largest = largest_inputs(Measure(given), given, 1)
+    assert largest.keys() <= moments.keys() and all(each > 0 for each in largest.values())
+
+
+@pytest.mark.parametrize(("method", "changed"), [("heads", "num_attention_heads"), ("experts", "n_routed_experts")])
+def test_structured_pruning_leaves_a_smaller_run(folder, deepseek_jax, method, changed):
+    assert deepseek_jax("prune", f"{folder}/run", f"{folder}/{method}", "--method", method)[0] == 0
+    config = json.loads((folder / method / "config.json").read_text())["experiment"]["model"]
+    assert config[changed] == getattr(tiny.MOE, changed) // 2
+    small, large = (sum(leaf.size for leaf in weights(folder / name).values()) for name in (method, "run"))
+    assert small < large
+    status, out, _ = deepseek_jax("eval", "--workdir", f"{folder}/{method}")
+    assert status == 0 and "bits a byte" in out
+
+
+def test_rewinding_lays_the_zeros_on_earlier_weights(folder, deepseek_jax):
+    run = folder / "run"
+    last = restore_model(run).step
+    assert deepseek_jax("prune", f"{run}", f"{folder}/ticket", "--rewind", f"{last}", "--sparsity", "0.8")[0] == 0
+    assert "has no checkpoint of step 1" in deepseek_jax("prune", f"{run}", f"{folder}/none", "--rewind", "1")[2]
+
+
+def test_quantize_keeps_integers_and_eval_reads_them(folder, deepseek_jax):
+    options = "--weights", "int8", "--activations", "int8"
+    status, out, err = deepseek_jax("quantize", f"{folder}/run", f"{folder}/int8", *options)
+    assert (status, err) == (0, "") and "% of what float32 arrays take" in out
+    config = json.loads((folder / "int8" / "config.json").read_text())["experiment"]
+    assert config["quantize"]["weights"] == "int8" and config["arithmetic"]["kind"] == "int8"
+    assert any(each.startswith("layers/0-0/attention/q_down=") for each in config["arithmetic"]["ranges"])
+    for path, leaf in weights(folder / "int8").items():
+        np.testing.assert_allclose(leaf, weights(folder / "run")[path], atol=0.01 * float(np.abs(leaf).max()))
+    trained = restore_model(folder / "int8")
+    assert trained.graphdef != restore_model(folder / "run").graphdef  # it carries the arithmetic
+    assert deepseek_jax("eval", "--workdir", f"{folder}/int8")[0] == 0
+    assert jax.tree.leaves(trained.params)[0].dtype == np.float32
+
+
+def test_a_release_is_read_as_one(folder, deepseek_jax):
+    assert deepseek_jax("quantize", f"{folder}/run", f"{folder}/fp8", "--weights", "fp8", "--release")[0] == 0
+    assert (folder / "fp8" / "model.safetensors").exists() and (folder / "fp8" / "tokenizer.json").exists()
+    assert deepseek_jax("quantize", f"{folder}/fp8", f"{folder}/again", "--weights", "int4", "--group", "16")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("prune", "{run}", "{new}", "--sparsity", "1.5"), "--sparsity is 1.5; it must lie between 0 and 1"),
+        (("prune", "{run}", "{new}", "--pattern", "4:2"), "--pattern is '4:2'; write how many of how many"),
+        (("prune", "{run}", "{new}", "--pattern", "5:7"), "inputs, into which groups of 7 do not fit; groups of 2, 4"),
+        (("prune", "{run}", "{new}", "--paths", "nowhere"), "is 'nowhere', which is found in no matrix's path"),
+        (("prune", "{run}", "{new}", "--method", "units"), "--method units is not for"),
+        (
+            ("prune", "{run}", "{new}", "--method", "heads", "--scope", "layer"),
+            "of single weights; --method is heads",
+        ),
+        (("prune", "{new}", "{new}"), "is no directory; give that of a run or of a checkpoint"),
+        (("quantize", "{run}", "{new}", "--weights", "int4", "--group", "7"), "quantize.group is 7, which divides"),
+        (("quantize", "{run}", "{new}", "--weights", "int4", "--release"), "--release writes fp8 and fp4, not int4"),
+        (
+            ("quantize", "{run}", "{new}", "--weights", "fp8", "--group", "7"),
+            "which int8 and int4 have; fp8 has",
+        ),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(folder, deepseek_jax, words, message):
+    status, _, err = deepseek_jax(*(word.format(run=folder / "run", new=folder / "new") for word in words))
+    assert status == 2 and err.count("\n") == 1 and message in err

@@ -1,0 +1,67 @@
+"""Tiny models trained while they are pruned or rounded, on any mesh of eight host devices.
+
+python -m tests.compress.training one fsdp=2,tensor=2    prints a JSON object: mesh -> losses and what masks hold
+"""
+
+import dataclasses
+import json
+import sys
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from deepseek_jax.compress.config import PruneConfig
+from deepseek_jax.config import Experiment, MeshConfig
+from deepseek_jax.parallel.mesh import make_mesh
+from deepseek_jax.parallel.rules import batch_sharding
+from deepseek_jax.train.optimizer import make_optimizer
+from deepseek_jax.train.program import language_model_program
+from deepseek_jax.train.state import abstract_state, make_state
+from deepseek_jax.train.step import compile_step, make_step
+from deepseek_jax.train.views import as_trained
+from tests.sharding import curves
+
+STEPS = 6
+MODEL = dataclasses.replace(curves.V3, num_hidden_layers=2, num_attention_heads=4)
+GRADUAL = PruneConfig(method="magnitude", sparsity=0.5, end=0.7, every=2)
+
+
+def experiment(**sections) -> Experiment:
+    """`sections` of the experiment that are not the defaults; of pruning, unless it is one of them, GRADUAL."""
+    whole = curves.experiment(MODEL)
+    train = dataclasses.replace(whole.train, steps=STEPS)
+    return dataclasses.replace(whole, train=train, **{"prune": GRADUAL} | sections)
+
+
+def start(experiment: Experiment, mesh: dict[str, int]):
+    """(state, compiled step, its abstract state, mesh); {} is one device."""
+    mesh = make_mesh(MeshConfig(**{"data": 1} | mesh), jax.devices() if mesh else jax.devices()[:1])
+    program = as_trained(language_model_program(experiment, np.array([4.0])), experiment)
+    optimizer = make_optimizer(experiment.optimizer, experiment.train.steps)
+    abstract = abstract_state(program, optimizer, mesh, ema=False)
+    step = compile_step(make_step(program, optimizer, experiment), abstract)
+    return make_state(program, optimizer, abstract), step, abstract, mesh
+
+
+def batch(number: int, mesh) -> dict:
+    rows = curves.packed(number)
+    return jax.device_put({name: each[None] for name, each in rows.items()}, batch_sharding(mesh, leading=1))
+
+
+def run(experiment: Experiment, mesh: dict[str, int]) -> dict:
+    state, step, _, mesh = start(experiment, mesh)
+    losses = []
+    for number in range(STEPS):
+        state, measured = step(state, batch(number, mesh))
+        losses.append(float(measured["loss/total"]))
+    masks = flatten_dict(jax.device_get(state["buffers"]["masks"]), sep="/")
+    return {"losses": losses, "masks": {path: np.packbits(mask).tobytes().hex() for path, mask in masks.items()}}
+
+
+def main(*meshes: str):
+    print(json.dumps({mesh: run(experiment(), curves.read(mesh)) for mesh in meshes}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
