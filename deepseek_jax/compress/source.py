@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from deepseek_jax import record
-from deepseek_jax.config import CheckpointConfig, DataConfig, Experiment, SupervisedExperiment
+from deepseek_jax.config import CheckpointConfig, DataConfig, Experiment, StartConfig, SupervisedExperiment
 from deepseek_jax.convert import huggingface, orbax_directory
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
@@ -70,7 +70,8 @@ def with_model(source: Source, model: ModelConfig | HybridConfig, params: dict, 
 def asking_for(source: Source, **sections) -> Source:
     """The source with these sections of its experiment (prune, quantize) and no others that ask for views."""
     train = dataclasses.replace(source.experiment.train, ema_decay=0.0)  # what was read are the averages already
-    experiment = dataclasses.replace(views.plain(source.experiment), train=train, **sections)
+    sections = {"start": StartConfig(), "train": train} | sections
+    experiment = dataclasses.replace(views.plain(source.experiment), **sections)
     return dataclasses.replace(source, experiment=experiment)
 
 

@@ -60,7 +60,7 @@ def give(module: nnx.Module, choose: Callable[[str, int], Arithmetic]) -> nnx.Mo
     """The module, each of whose parameters carries what `choose` gives of its path and its number of dimensions."""
     for path, param in jax.tree_util.tree_leaves_with_path(module, is_leaf=is_variable):
         if isinstance(param, nnx.Param):
-            arithmetic = choose(jax.tree_util.keystr(path, simple=True, separator="/"), param[...].ndim)
+            arithmetic = choose(jax.tree_util.keystr(path, simple=True, separator="/"), param.get_value().ndim)
             if arithmetic != PLAIN:
                 param.set_metadata("arithmetic", arithmetic)
     return module

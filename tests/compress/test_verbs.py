@@ -17,9 +17,9 @@ from tests.train import tiny
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A language model's run directory of two steps, `run`."""
+    """A language model's run directory of six steps, `run`."""
     folder = tmp_path_factory.mktemp("compress")
-    train(tiny.experiment(folder, tiny.MOE, steps=2), folder / "run")
+    train(tiny.experiment(folder, tiny.MOE, steps=6), folder / "run")
     return folder
 
 
