@@ -10,15 +10,13 @@ import shutil
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 
 from deepseek_jax import record
-from deepseek_jax.config import CheckpointConfig, DataConfig, Experiment, StartConfig, SupervisedExperiment
-from deepseek_jax.convert import huggingface, orbax_directory
-from deepseek_jax.errors import UserError
+from deepseek_jax.config import CheckpointConfig, DataConfig, Experiment, MeshConfig, StartConfig, SupervisedExperiment
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.hybrid_config import HybridConfig
-from deepseek_jax.train import checkpoint, known_set, views
+from deepseek_jax.parallel.mesh import make_mesh
+from deepseek_jax.train import any_checkpoint, checkpoint, known_set, views
 from deepseek_jax.train.checkpoint import Checkpoints, Progress
 from deepseek_jax.train.restore import restore_model
 
@@ -45,20 +43,15 @@ class Source:
 def read(directory: str | Path, step: int | None = None) -> Source:
     """The model of a run directory (its newest checkpoint, or that of `step`), of Orbax's or of a released one."""
     directory = Path(directory)
-    if not directory.is_dir():
-        raise UserError(f"{directory} is no directory; give that of a run or of a checkpoint.")
     if (directory / checkpoint.DIRECTORY).is_dir():
         trained = restore_model(directory, step)
         experiment = trained.experiment
         model = known_set.read(directory).model if experiment.family == "supervised" else experiment.model
         return Source(directory, experiment, trained.step, model, trained.params, trained.buffers)
-    if orbax_directory.is_one(directory):
-        model, params, buffers = orbax_directory.load(directory, dtype="float32")
-    else:
-        model = huggingface.read_config(directory)
-        params, buffers = jax.tree.map(jnp.asarray, huggingface.load(directory, model))
-    data = DataConfig(sequence_length=min(MOST_TOKENS, model.max_position_embeddings))
-    return Source(directory, Experiment(model=model, data=data), 0, model, params, buffers)
+    found = any_checkpoint.read(directory, make_mesh(MeshConfig()))
+    data = DataConfig(sequence_length=min(MOST_TOKENS, found.config.max_position_embeddings))
+    experiment = Experiment(model=found.config, data=data)
+    return Source(directory, experiment, 0, found.config, found.params, found.buffers)
 
 
 def with_model(source: Source, model: ModelConfig | HybridConfig, params: dict, buffers: dict) -> Source:

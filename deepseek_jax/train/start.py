@@ -35,6 +35,8 @@ def first_state(setup: Setup, say: Callable[[str], None]) -> State:
         _check_tokenizer(setup)
         if different := _different(setup, found):
             say(f"beginning from {start.checkpoint}, where {different}")
+    elif setup.experiment.prune.method == "zeros":
+        raise UserError("prune.method is zeros, but there is no start.checkpoint whose zeros could stay; name one.")
     return make_state(setup.program, setup.optimizer, setup.abstract, model)
 
 

@@ -108,7 +108,7 @@ def test_a_release_is_read_as_one(folder, deepseek_jax):
             ("prune", "{run}", "{new}", "--method", "heads", "--scope", "layer"),
             "of single weights; --method is heads",
         ),
-        (("prune", "{new}", "{new}"), "is no directory; give that of a run or of a checkpoint"),
+        (("prune", "{new}", "{new}"), "is no directory; give that of a run or a checkpoint"),
         (("quantize", "{run}", "{new}", "--weights", "int4", "--group", "7"), "quantize.group is 7, which divides"),
         (("quantize", "{run}", "{new}", "--weights", "int4", "--release"), "--release writes fp8 and fp4, not int4"),
         (
