@@ -101,7 +101,7 @@ class Maker:
             make(directory)
         made = source.read(directory)
         scores = self.measure_of(made).scores(made.params, made.buffers, self.batches)
-        found = {"name": name, "bytes": source.bytes_of(self.small(directory)), "parameters": size(made)} | scores
+        found = {"name": name, "disk": source.bytes_of(self.small(directory)), "parameters": size(made)} | scores
         row.write_text(json.dumps(found) + "\n")
         print(json.dumps(found), flush=True)
 
@@ -207,8 +207,8 @@ def table(model: str, workdir: Path) -> str:
         accuracy = f" {row['accuracy']:.1%} |" if accurate else ""
         ratio = f"{row['seconds'] / dense['seconds']:.2f}" if "seconds" in row else "as dense"
         lines.append(
-            f"| {name} | {row['loss']:.4f} | {change:+.2%} |{accuracy} {row['parameters']:,} | {row['bytes']:,} | "
-            f"{row['bytes'] / dense['bytes']:.1%} | {ratio} |"
+            f"| {name} | {row['loss']:.4f} | {change:+.2%} |{accuracy} {row['parameters']:,} | {row['disk']:,} | "
+            f"{row['disk'] / dense['disk']:.1%} | {ratio} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -14,6 +14,8 @@ from deepseek_jax.compress.rounding import Format, rounded
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
 from deepseek_jax.models.decoder import Decoder, initialise
+from deepseek_jax.train import views
+from deepseek_jax.tune.config import LoraConfig, TuneConfig
 from tests.compress import training
 
 
@@ -85,3 +87,19 @@ def test_groups_that_fit_nothing_are_named(model):
         QuantizeConfig("fp8", 32)
     with pytest.raises(UserError, match="quantize.paths is 'nothing', which is found in no matrix's path"):
         quantized_view(QuantizeConfig("int8", paths="nothing")).split(*model)
+
+
+def test_adapters_are_trained_over_four_bits(model):
+    """QLoRA: nothing but adapters is trained, and what they lie beside is kept in the small type."""
+    tune, config = TuneConfig(lora=LoraConfig(rank=2)), QuantizeConfig("int4", 16)
+    experiment = training.experiment(prune=PruneConfig(), quantize=config, tune=tune)
+    params, buffers = views.split(experiment, *model)
+    assert {path.split("/")[0] for path in flatten_dict(params, sep="/")} == {"adapters"}
+    back, own = views.weights(experiment, params, buffers)
+    expected, _ = quantized_view(config).weights(*quantized_view(config).split(*model), None)
+    jax.tree.map(np.testing.assert_array_equal, back, expected)  # adapters begin as zeros
+    assert jax.tree.structure(own) == jax.tree.structure(model[1])
+    axes = tree.logical_axes(jax.eval_shape(lambda: Decoder(training.MODEL, rngs=nnx.Rngs(params=0))))
+    for names, arrays in zip(views.axes(experiment, *axes), (params, buffers), strict=True):
+        lengths = jax.tree.map(len, names, is_leaf=lambda node: isinstance(node, tuple))
+        assert lengths == jax.tree.map(lambda leaf: leaf.ndim, arrays)
