@@ -71,11 +71,11 @@ def asking_for(source: Source, **sections) -> Source:
 def write(directory: str | Path, source: Source):
     """Makes a run directory of the source's model as its experiment keeps it (train/views.py)."""
     directory, experiment = Path(directory), source.experiment
+    params, buffers = views.split(experiment, source.params, source.buffers)  # what does not fit leaves no directory
     record.claim(directory, experiment)
     copy_beside(source, directory, BESIDE)
     if experiment.family == "supervised":
         known_set.replace_model(directory, source.model)
-    params, buffers = views.split(experiment, source.params, source.buffers)
     with Checkpoints(directory, CheckpointConfig(), logging.info) as checkpoints:
         checkpoints.save({"params": params, "buffers": buffers}, Progress(step=source.step, model_only=True))
 
