@@ -10,6 +10,7 @@ experiments/results/compression.md.
 import argparse
 import dataclasses
 import json
+import re
 import time
 from pathlib import Path
 
@@ -56,12 +57,13 @@ def main():
     parser.add_argument("--v3", type=Path, help="a run of configs/v3_tiny.py")
     parser.add_argument("--hybrid", type=Path, help="a run of configs/hybrid_mnist.py")
     parser.add_argument("--workdir", type=Path, default=Path("runs/compression"))
+    parser.add_argument("--only", default="", metavar="REGEX", help="rows in whose name this is found; default: all")
     parser.add_argument("--time", action="store_true", help="measure speeds of what has been made")
     args = parser.parse_args()
     runtime.prepare()
     for model in CONFIGS:
         if run := getattr(args, model):
-            maker = Maker(model, run, args.workdir / model)
+            maker = Maker(model, run, args.workdir / model, args.only)
             (maker.time_all if args.time else maker.make_all)()
     made = [model for model in CONFIGS if (args.workdir / model / "dense.json").exists()]
     RESULT.parent.mkdir(exist_ok=True)
@@ -72,11 +74,11 @@ def main():
 class Maker:
     """Makes and scores the smaller models of one run, each in a directory of its own with row.json beside it."""
 
-    def __init__(self, model: str, run: Path, workdir: Path):
+    def __init__(self, model: str, run: Path, workdir: Path, only: str):
         from deepseek_jax.compress import source
         from deepseek_jax.compress.measure import Measure
 
-        self.model, self.workdir, self.given = model, workdir, source.read(run)
+        self.model, self.workdir, self.only, self.given = model, workdir, only, source.read(run)
         self.measure, self.moments = Measure(self.given), None
         self.batches = SCORED if model == "v3" else 0
 
@@ -84,10 +86,11 @@ class Maker:
         self.row("dense", self.dense)
         for name, how in QUANTISED.items():
             self.row(name, lambda directory, how=how: self.quantised(directory, **how))
-        for name, how in (WEIGHTS | STRUCTURED[self.model]).items():
+        pruned = WEIGHTS | STRUCTURED[self.model]
+        for name, how in pruned.items():
             self.row(name, lambda directory, how=how: self.pruned(directory, **how))
-            if name in FINE_TUNED:
-                self.row(f"{name}, fine-tuned", lambda directory, name=name: self.fine_tuned(directory, name))
+        for name in (name for name in FINE_TUNED if name in pruned):
+            self.row(f"{name}, fine-tuned", lambda directory, name=name: self.fine_tuned(directory, name))
 
     def row(self, name: str, make):
         """Makes the directory of this name and writes its scores and bytes down, unless they are there."""
@@ -95,7 +98,7 @@ class Maker:
 
         directory = self.workdir / name.replace(" ", "_").replace(",", "").replace("%", "").replace(":", "_")
         row = directory.with_suffix(".json")
-        if row.exists():
+        if row.exists() or not re.search(self.only, name):
             return
         if not directory.exists():
             make(directory)
