@@ -85,8 +85,8 @@ def _backward(how, saved, dy_TD):
         if how.limit:  # what was clamped has no gradient
             dh_GbF = jnp.where(h_GbF == jnp.concatenate([gate, up], axis=-1), dh_GbF, 0)
         dx_GbD = how.gate_up.into_input(dh_GbF, _of_experts(gate_up_EDF, experts_G, dtype))
-        weighted_GbI = active * weight_Gb1.astype(dtype)
         dgate_up_GDF = _transposed(how.gate_up.inputs(_tokens(x_TD, tokens_R))) @ how.gate_up.outputs(dh_GbF)
+        weighted_GbI = active * weight_Gb1.astype(dtype)
         ddown_GID = _transposed(how.down.inputs(weighted_GbI)) @ how.down.outputs(dy_GbD)
         return (
             _put(turn, dx, dx_GbD),
