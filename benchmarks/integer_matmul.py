@@ -1,6 +1,6 @@
 """Whether XLA's CPU code multiplies integers faster than floats: int8 x int8 into int32 beside float32 and bfloat16.
 
-    python -m benchmarks.integer_matmul
+python -m benchmarks.integer_matmul
 """
 
 import time

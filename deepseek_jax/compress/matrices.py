@@ -19,7 +19,7 @@ LINEAR, TABLE, CONTROL = "linear", "table", "control"
 
 _CONTROL = re.compile(r"(router|_residual|stream_head)/")
 _VECTOR = re.compile(r"(bias|scale|sinks|mean|variance|table)$")
-_ALL_BUT_LAST = re.compile(r"attention/out$|(convolutions/\d+|shortcut|head/shared)/kernel$")
+_ALL_BUT_LAST = re.compile(r"attention/out$|(convolutions/\d+|shortcut|head/shared|stem|parts/\w+)/kernel$")
 
 
 @dataclasses.dataclass(frozen=True)

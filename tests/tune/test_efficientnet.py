@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 from rich.console import Console
 
+from deepseek_jax.compress.matrices import matrix_of
 from deepseek_jax.config import StartConfig, SupervisedExperiment
 from deepseek_jax.convert import efficientnet, torch_pickle
 from deepseek_jax.data.sets.config import DatasetConfig
@@ -76,6 +77,11 @@ def test_other_files_are_refused(tmp_path):
     path.write_bytes(b"".join(map(pickle.dumps, empty)))
     with pytest.raises(UserError, match="holds no EfficientNet-Lite0: it has no '_conv_stem.weight'"):
         efficientnet.load(path)
+
+
+def test_its_kernels_are_summed_over_space_and_channels():
+    for path in ("stem/kernel", "blocks/1/parts/expand/kernel", "blocks/1/parts/depthwise/kernel"):
+        assert matrix_of(f"convolution/{path}", 4).split((3, 3, 8, 16)) == ((), (3, 3, 8), (16,))
 
 
 def test_sizes_that_cannot_be_are_refused():
