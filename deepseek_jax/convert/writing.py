@@ -79,13 +79,19 @@ def export(config: ModelConfig, *trees: dict, fuse: bool = False) -> dict[str, n
 def _outputs(config, trees, spelling, change=lambda path, output: [output]):
     spelling, outputs = _spelling(config, spelling), []
     for path, array in jax.tree_util.tree_leaves_with_path(trees):
-        where = place(keys(path), config, spelling)
+        where, array = place(keys(path), config, spelling), _at_hand(array)
         shape = where.rule.shape_of_theirs(array.shape[where.leading :])
         dtype = np.dtype(np.int64) if array.dtype == np.int32 else np.dtype(array.dtype)
         for at, name in where.names.items():
             piece = functools.partial(_theirs, where.rule, array, at, config)
             outputs.extend(change(keys(path), Output(name, dtype, shape, (piece,))))
     return outputs
+
+
+def _at_hand(array):
+    """The array of one CPU as numpy's, which copies nothing; others come over piece by piece."""
+    own = isinstance(array, jax.Array) and {device.platform for device in array.devices()} == {"cpu"}
+    return np.asarray(array) if own and len(array.devices()) == 1 else array
 
 
 def _theirs(rule, array, at, config):

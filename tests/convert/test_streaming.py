@@ -1,14 +1,17 @@
 """Checkpoints larger than memory: tensors come and go one at a time, and devices read no more than their part."""
 
+import json
 import shutil
 import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from deepseek_jax.convert import huggingface
-from deepseek_jax.convert.safetensors_file import Entry
+from deepseek_jax.convert.progress import Tally, unseen
+from deepseek_jax.convert.safetensors_file import Entry, Output, write
 from deepseek_jax.convert.tensors import Tensors
 
 V3 = Path(__file__).parents[1] / "goldens/v3"
@@ -63,6 +66,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from safetensors.numpy import load_file
 
 from deepseek_jax.convert import huggingface
 
@@ -86,12 +90,61 @@ assert jax.tree.all(jax.tree.map(lambda leaf, at: leaf.sharding == at, placed, s
 experts = placed[0]["layers"]["1-2"]["feed_forward"]["experts"]["gate"]
 assert experts.addressable_shards[0].data.shape[1] == config.n_routed_experts // 4
 assert read == once and read[-1] == (len(read), len(read)), "no tensor is read twice"
+huggingface.save(Path("saved"), config, *placed)
+written, original = (load_file(path / "model.safetensors") for path in (Path("saved"), directory))
+assert written.keys() == original.keys()
+assert all(written[name].tobytes() == original[name].tobytes() for name in original)
 """
 
 
-def test_each_device_reads_its_part(python):
+def test_each_device_reads_and_writes_its_part(python):
     done = python("-c", FOUR_DEVICES, str(V3), devices=4)
     assert done.returncode == 0, done.stderr
+
+
+REWRITE = """
+import resource
+import sys
+from pathlib import Path
+
+from deepseek_jax.convert import huggingface
+
+small, large, out = map(Path, sys.argv[1:])
+
+
+def peak():
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+huggingface.rewrite(small, out / "small")  # what is loaded once, whatever the size
+before = peak()
+huggingface.rewrite(large, out / "large", dtype="bfloat16")
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_grows_by_no_more_than_the_largest_tensor(python, tmp_path):
+    """400 MB of weights, of which the largest matrix has 4 MB: it, and it in another type."""
+    small, large, layers = V3.parent / "v1", tmp_path / "checkpoint", 24
+    shapes = {"model.embed_tokens.weight": (2048, 512), "lm_head.weight": (2048, 512), "model.norm.weight": (512,)}
+    for prefix in (f"model.layers.{number}" for number in range(layers)):
+        shapes |= {f"{prefix}.self_attn.{part}_proj.weight": (512, 512) for part in "qkvo"}
+        shapes |= {f"{prefix}.mlp.{part}_proj.weight": (2048, 512) for part in ("gate", "up")}
+        shapes |= {f"{prefix}.mlp.down_proj.weight": (512, 2048)}
+        shapes |= {f"{prefix}.{norm}_layernorm.weight": (512,) for norm in ("input", "post_attention")}
+    sizes = {"hidden_size": 512, "intermediate_size": 2048, "vocab_size": 2048, "num_hidden_layers": layers}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 64}
+    values = json.loads((small / "config.json").read_text()) | sizes | heads
+    large.mkdir()
+    (large / "config.json").write_text(json.dumps(values | {"attention_bias": False, "mlp_bias": False}))
+    float32 = np.dtype(np.float32)
+    outputs = [Output(name, float32, shape, (lambda of=shape: np.ones(of, float32),)) for name, shape in shapes.items()]
+    write(large / "model.safetensors", outputs, Tally(unseen, 0))
+    done = python("-c", REWRITE, str(small), str(large), str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    largest, total = max(output.nbytes for output in outputs), sum(output.nbytes for output in outputs)
+    assert int(done.stdout) < 4 * largest < total / 20
 
 
 def test_progress_counts_what_is_written(tmp_path):

@@ -1,0 +1,73 @@
+"""Models in bfloat16: what they say is what they say in float32 but for rounding, and they learn.
+
+B batch  S sequence
+"""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import deepseek_jax
+from deepseek_jax.config import LossConfig
+from deepseek_jax.convert import huggingface
+from deepseek_jax.models.decoder import Decoder
+from deepseek_jax.models.tree import merge, split
+from deepseek_jax.tasks import language_model
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+
+OTHERS = ("v1", "moe", "v2", "v3", "v32")
+STEPS = 4
+
+
+def directory_of(name):
+    official = GOLDENS / name / "official"
+    return official if official.exists() else GOLDENS / name
+
+
+@pytest.mark.parametrize("name", ["v4", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+def test_logits_are_those_of_float32_but_for_rounding(name):
+    """In the mean: where two experts or keys score alike, rounding may turn a choice, and with it a token's logits."""
+    expected = dict(np.load(GOLDENS / name / "expected.npz"))
+    scores = deepseek_jax.from_pretrained(directory_of(name), dtype="bfloat16")(expected["input_ids"])
+    assert scores.logits.dtype == np.float32
+    error = np.abs(scores.logits - expected["logits"]).mean() / np.abs(expected["logits"]).mean()
+    assert 1e-4 < error < 0.05
+    if scores.mtp_logits:
+        further = scores.mtp_logits[0][:, :-1]
+        assert np.abs(further - expected["mtp_logits"]).mean() < 0.05 * np.abs(expected["mtp_logits"]).mean()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["v4", *OTHERS])
+def test_training_goes_down(name):
+    """Parameters in float32, activations in bfloat16, every loss on, a few steps on one batch."""
+    config = huggingface.read_config(directory_of(name))
+    graphdef, _, _ = split(jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0), dtype="bfloat16")))
+    params, buffers = huggingface.load(directory_of(name), config)
+    tokens = np.load(GOLDENS / name / "expected.npz")["input_ids"][:, :48]
+    batch = {"tokens": tokens, "segment_ids": np.ones_like(tokens)}
+    batch["positions"] = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
+    totals, scheduled = language_model.totals(batch, depths=2), {"mtp": 0.3, "index_warmup": None}
+    optimizer = optax.adam(1e-3)
+
+    @jax.jit
+    def step(params, state):
+        def loss(params):
+            model = merge(graphdef, params, buffers)
+            return language_model.loss(model, batch, totals, scheduled, LossConfig(indexer_weight=1.0))[0]
+
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(grads, state)
+        return optax.apply_updates(params, updates), state, value, optax.tree.norm(grads)
+
+    state, losses = optimizer.init(params), []
+    for _ in range(STEPS):
+        params, state, value, norm = step(params, state)
+        losses.append(float(value))
+        assert np.isfinite(norm) and norm > 0
+    assert np.isfinite(losses).all() and losses[-1] < losses[0] - 0.02, losses
