@@ -6,13 +6,14 @@ from deepseek_jax.config import default_config
 def get_config():
     config = default_config("supervised")
     config.dataset.name = "scenes"
-    config.model.update(sequence="cells", dropout=0.0)
-    config.model.convolution.update(filters=(32, 64), convs_per_block=2, norm="batch")
+    config.model.sequence = "cells"
+    config.model.convolution.update(filters=(16, 64), kernel_size=5, norm="batch")
     config.model.recurrent.kind = "none"
-    config.model.attention.update(num_heads=4, key_dim=16, residual=True, norm=True)
-    config.objective.name = "boxes"
-    config.optimizer.update(peak_lr=2e-3, weight_decay=0.01)
+    config.model.attention.num_heads = 0
+    config.augment.image.update(scale=0.1, crop=0.1)
+    config.objective.update(name="boxes", size_weight=2.0, offset_weight=0.25)
+    config.optimizer.update(peak_lr=4e-3, weight_decay=0.01)
     config.optimizer.schedule.update(name="one_cycle", final_ratio=0.01)
-    config.train.update(steps=800, batch_size=32)
-    config.eval.update(every=100, batch_size=128)
+    config.train.update(steps=600, batch_size=32)
+    config.eval.update(every=150, batch_size=128)
     return config

@@ -17,6 +17,6 @@ def get_config():
     config.objective.label_smoothing = 0.05
     config.optimizer.update(peak_lr=2e-3, weight_decay=0.02)
     config.optimizer.schedule.update(name="one_cycle", final_ratio=0.01)
-    config.train.update(steps=600, batch_size=64)
+    config.train.update(steps=400, batch_size=64)
     config.eval.update(every=100, batch_size=256)
     return config

@@ -6,14 +6,13 @@ from deepseek_jax.config import default_config
 def get_config():
     config = default_config("supervised")
     config.dataset.update(name="diabetes", val=0.15, test=0.25)
-    config.model.convolution.update(filters=(64, 64), kernel_size=1, pool="none", activation="gelu", norm="none")
+    config.model.convolution.update(filters=(128,), kernel_size=1, pool="none", activation="gelu", norm="none")
     config.model.recurrent.kind = "none"
     config.model.attention.num_heads = 0
-    config.model.dropout = 0.3
-    config.objective.update(name="huber", l2=1e-3)
+    config.model.dropout = 0.5
+    config.objective.update(name="mse", l2=0.1)
     config.optimizer.update(peak_lr=1e-3, weight_decay=0.1)
-    config.optimizer.schedule.update(name="cosine", warmup_steps=20)
-    config.train.update(steps=600, batch_size=64, ema_decay=0.98)
-    config.eval.update(every=20, batch_size=64)
-    config.stopping.update(metric="val/mse", patience=8)
+    config.optimizer.schedule.update(name="cosine")
+    config.train.update(steps=800, batch_size=64, ema_decay=0.98)
+    config.eval.update(every=100, batch_size=64)
     return config

@@ -13,7 +13,7 @@ from pathlib import Path
 from deepseek_jax.cli import runtime
 from experiments.runs import finished
 
-CONFIG, SEEDS = "configs/hybrid_mnist.py", (0, 1, 2)
+CONFIG, SEEDS = "configs/hybrid_small.py", (0, 1, 2)
 RESULT = Path("experiments/results/hybrid_parts.md")
 PARTS = {
     "all parts": {},

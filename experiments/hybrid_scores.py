@@ -2,7 +2,8 @@
 
     python -m experiments.hybrid_scores --workdir runs/hybrid_scores
 
-The table goes to experiments/results/hybrid_scores.md.
+Minutes are of a run from its config to its report, the rival's fit included.  The table goes to
+experiments/results/hybrid_scores.md.
 """
 
 import argparse
@@ -29,14 +30,16 @@ def main():
     parser.add_argument("configs", nargs="*", default=list(MEASURED), help="default: all five")
     args = parser.parse_args()
     runtime.prepare()
-    rows = ["| config | score | mean of 3 seeds | each seed | plain model |", "|---|---|---|---|---|"]
+    rows = ["| config | score | mean of 3 seeds | each seed | plain model | minutes | CPU minutes |"]
+    rows.append("|---|---|---|---|---|---|---|")
     for config in args.configs:
         score, rival = MEASURED[config]
         runs = [finished(f"configs/{config}.py", {}, seed, args.workdir / f"{config}_{seed}") for seed in SEEDS]
         found = [run[f"final/{score}"] for run in runs]
         beside = f"{runs[0][f'final/{rival}']:.4f} ({rival.rpartition(',')[0]})" if rival else ""
         seeds = ", ".join(f"{value:.4f}" for value in found)
-        rows.append(f"| `{config}` | {score} | {statistics.mean(found):.4f} | {seeds} | {beside} |")
+        cost = " | ".join(f"{statistics.mean(run[name] for run in runs):.1f}" for name in ("minutes", "cpu_minutes"))
+        rows.append(f"| `{config}` | {score} | {statistics.mean(found):.4f} | {seeds} | {beside} | {cost} |")
     table = "\n".join(rows) + "\n"
     if len(args.configs) == len(MEASURED):
         RESULT.parent.mkdir(exist_ok=True)

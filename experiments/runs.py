@@ -1,21 +1,31 @@
 """Runs of a config with changes and seeds, each in a directory of its own; what is finished is not run again."""
 
 import json
+import time
 from pathlib import Path
 
 from rich.console import Console
 
-SCORES = "scores.json"  # below a run directory: the final scores
+SCORES = "scores.json"  # below a run directory: the final scores and what they cost
 
 
 def finished(config: str, changes: dict[str, str], seed: int, directory: Path) -> dict[str, float]:
-    """The final scores of `config` with the dotted keys `changes` and this seed, trained now or before."""
+    """The final scores of `config` with the dotted keys `changes` and this seed, trained now or before.
+
+    Beside them minutes, from the config to the report, and cpu_minutes, of all cores together; of a run that was
+    interrupted, those of its last part.  SystemExit where the run was stopped by SIGTERM.
+    """
     from deepseek_jax.experiment_file import resolve
     from deepseek_jax.train.loop import train
 
     scores = directory / SCORES
     if not scores.exists():
+        began, cpu_began = time.perf_counter(), time.process_time()
         found = train(resolve(config, changes | {"train.seed": str(seed)}), directory, Console(quiet=True))
+        if "final/loss" not in found:
+            raise SystemExit(f"{directory}: stopped before its end; the same command goes on from there")
+        found["minutes"] = (time.perf_counter() - began) / 60
+        found["cpu_minutes"] = (time.process_time() - cpu_began) / 60
         scores.write_text(json.dumps(found, indent=2) + "\n")
         print(f"{directory}: {json.dumps(found)}", flush=True)
     return json.loads(scores.read_text())

@@ -27,7 +27,9 @@ class Hybrid(nnx.Module):
         features, raw = config.channels, True  # raw: what comes is still data
         if config.input == "text":
             features, raw = config.embed_dim, False
-            self.embedding = weight(rngs.params(), (config.vocab_size, features), ("vocab", "features_in"), 1.0)
+            # Vectors of length 1, small beside what Adam moves in some hundred steps: 1.0 learned far slower.
+            scale = features**-0.5
+            self.embedding = weight(rngs.params(), (config.vocab_size, features), ("vocab", "features_in"), scale)
         rank = 2 if config.input == "image" else 1
         if config.convolution.filters:
             if config.convolution.kind == "efficientnet_lite0":

@@ -121,7 +121,7 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
                 ending, best = last or done.stopped, evaluating and done.best_step == step
                 if ending:
                     state = _take_back_best(setup, state, done, step, checkpoints, console)
-                    sinks.write({"step": step} | _final_scores(setup, score, state))
+                    sinks.write({"step": step} | _final_scores(setup, score, state) | _kept(experiment, done))
                 if saving or best or ending:
                     useful = run.goodput.useful_seconds
                     done = dataclasses.replace(done, step=step, data=batches.state(), useful_seconds=useful)
@@ -166,6 +166,12 @@ def _take_back_best(setup: Setup, state: State, done: Progress, step: int, check
     why = f"no better {stopping.metric} in {done.waited} evaluations; " if done.stopped else ""
     console.print(f"{why}the parameters of step {done.best_step} are taken back")
     return checkpoints.restore_step(done.best_step, setup.abstract)
+
+
+def _kept(experiment: Experiment, done: Progress) -> dict:
+    """Which step's parameters early stopping keeps, where it is on."""
+    on = experiment.stopping.patience and done.best_step
+    return {"stopping/kept_step": done.best_step} if on else {}
 
 
 def _router_shares(load: dict) -> dict:

@@ -40,6 +40,9 @@ def _loss(axes: Axes, rows: list[dict], shown: Shown):
     steps, held_out = _series(rows, "val/loss")
     if len(steps):
         axes.plot(steps, held_out, "o-", color=ORANGE, markersize=4, linewidth=1.2, label="held out")
+    _, kept = _series(rows, "stopping/kept_step")  # where early stopping is on
+    if len(kept):
+        axes.axvline(kept[-1], color=INK, linewidth=1.2, linestyle="--", label=f"step {kept[-1]:.0f} is kept")
     axes.legend(frameon=False, fontsize=8, labelcolor=INK)
 
 
@@ -124,7 +127,7 @@ def tidy(axes: Axes):
     """The house's look: a faint grid, no frame."""
     axes.grid(color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8, colors=INK, length=0)
+    axes.tick_params(which="both", labelsize=8, colors=INK, length=0)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(FAINT)

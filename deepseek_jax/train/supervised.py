@@ -41,6 +41,11 @@ class SupervisedTask:
     def __init__(self, experiment: SupervisedExperiment, mesh: Mesh, report: Report):
         """Reads the set; `report` is told how it goes."""
         self.experiment = experiment
+        if mesh.shape["context"] > 1:
+            raise UserError(
+                f"mesh.context is {mesh.shape['context']}; it splits sequences of tokens, and the hybrid network's "
+                "records stay whole.  Use mesh.data, mesh.fsdp and mesh.tensor."
+            )
         self.dataset = open_set(experiment.dataset)
         _check_objective(experiment.objective.name, self.dataset)
         self.model = sized(experiment.model, self.dataset)

@@ -5,14 +5,16 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from deepseek_jax.config import OptimizerConfig, ScheduleConfig, StoppingConfig
 from deepseek_jax.errors import UserError
-from deepseek_jax.train import restore
+from deepseek_jax.train import plots, restore
 from deepseek_jax.train.checkpoint import Progress
 from deepseek_jax.train.early_stopping import judge
 from deepseek_jax.train.loop import train
+from deepseek_jax.train.shown import SHOWN
 from tests.train import tiny
 
 
@@ -69,6 +71,11 @@ def test_a_run_that_gets_worse_stops_and_takes_back_its_best(tmp_path):
     best = min(held_out, key=held_out.get)
     assert max(held_out) == best + 4 < 40, held_out
     assert scores["final/loss"] < max(held_out.values())
+    assert rows[-1]["stopping/kept_step"] == best
+    axes = Figure().subplots()
+    plots._loss(axes, rows, SHOWN["language_model"])
+    (mark,) = (line for line in axes.lines if line.get_label() == f"step {best} is kept")
+    assert set(mark.get_xdata()) == {best}
     again = train(experiment, tmp_path / "run", console)  # nothing is left to do
     assert again["final/loss"] == scores["final/loss"]
     kept = restore.restore_model(tmp_path / "run", best), restore.restore_model(tmp_path / "run")

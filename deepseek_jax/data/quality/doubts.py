@@ -5,7 +5,7 @@ N records  K classes  D numbers a record
 
 import numpy as np
 
-from deepseek_jax.data.quality.features import term_weights
+from deepseek_jax.data.quality.features import phrase_weights
 from deepseek_jax.data.quality.finding import Finding
 from deepseek_jax.data.quality.whole import Whole
 
@@ -21,7 +21,7 @@ def doubts(whole: Whole, vectors_ND: np.ndarray) -> Finding | None:
     """
     if whole.groups is None:
         return None
-    features = term_weights(whole.inputs, whole.train) if whole.input == "text" else vectors_ND
+    features = phrase_weights(whole.inputs, whole.train) if whole.input == "text" else vectors_ND
     # Numbers of classes without gaps, as cleanlab wants them, and without those too small to learn.
     counts = np.bincount(whole.groups[whole.train], minlength=len(whole.group_names))
     (places,) = np.nonzero(whole.train & (counts >= FEWEST)[whole.groups])
@@ -67,16 +67,19 @@ def find_doubts(features, labels: np.ndarray, model) -> tuple[np.ndarray, set[in
 def classifier(kind: str):
     """A model that needs seconds, not a training.
 
-    Texts: logistic regression on words.  Else two that err differently, their chances averaged: nearest neighbours,
-    and a normal distribution for each class.
+    Two that err differently, their chances averaged.  Texts: logistic regression and naive Bayes.  Else nearest
+    neighbours, and a normal distribution for each class.
     """
     from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
     from sklearn.ensemble import VotingClassifier
     from sklearn.linear_model import SGDClassifier
+    from sklearn.naive_bayes import MultinomialNB
     from sklearn.neighbors import KNeighborsClassifier
 
     if kind == "text":
-        return SGDClassifier(loss="log_loss", alpha=3e-5, random_state=0)
-    neighbours = KNeighborsClassifier(10, weights="distance")
-    normal = QuadraticDiscriminantAnalysis(reg_param=0.01)
-    return VotingClassifier([("neighbours", neighbours), ("normal", normal)], voting="soft")
+        regression = SGDClassifier(loss="log_loss", alpha=3e-5, random_state=0)
+        models = [("regression", regression), ("bayes", MultinomialNB(alpha=0.02))]
+    else:
+        neighbours = KNeighborsClassifier(10, weights="distance")
+        models = [("neighbours", neighbours), ("normal", QuadraticDiscriminantAnalysis(reg_param=0.01))]
+    return VotingClassifier(models, voting="soft")

@@ -3,6 +3,8 @@
 N records  H height  W width  O orientations  D numbers a record
 """
 
+import functools
+
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
@@ -41,6 +43,20 @@ def term_weights(texts: np.ndarray, known: np.ndarray):
 
     weigh = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+")
     return weigh.fit(texts[known]).transform(texts)
+
+
+def phrase_weights(texts: np.ndarray, known: np.ndarray):
+    """As `term_weights`, of words and pairs of words, and beside them of runs of 3 to 5 letters: [N, 2 ** 18].
+
+    Terms are numbered by a hash, so that a set of any size has as many.
+    """
+    from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+    from sklearn.pipeline import make_pipeline, make_union
+
+    count = functools.partial(HashingVectorizer, n_features=2**17, alternate_sign=False, norm=None)
+    kinds = count(token_pattern=r"\w+", ngram_range=(1, 2)), count(analyzer="char_wb", ngram_range=(3, 5))
+    weigh = make_union(*(make_pipeline(kind, TfidfTransformer(sublinear_tf=True)) for kind in kinds))
+    return weigh.fit(texts[known]).transform(texts).tocsr()
 
 
 def gradients(images: np.ndarray) -> np.ndarray:
