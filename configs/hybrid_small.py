@@ -14,7 +14,7 @@ def get_config():
     config.augment.image.update(rotate=12.0, scale=0.1, crop=0.1)
     config.optimizer.update(peak_lr=3e-3, weight_decay=0.02)
     config.optimizer.schedule.update(name="constant", warmup_steps=20)
-    config.train.update(steps=800, batch_size=64)
-    config.eval.update(every=50, batch_size=250)
-    config.stopping.update(patience=4)
+    config.train.update(steps=400, batch_size=64)
+    config.eval.update(every=25, batch_size=250)
+    config.stopping.update(patience=3)
     return config

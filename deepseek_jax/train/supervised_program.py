@@ -30,19 +30,21 @@ def supervised_program(
 ) -> Program:
     """`model` has the sizes of the data; `choose`: see train/program.language_model_program.
 
-    Each microbatch's dropout is drawn from the run's seed, the number of the update and its own number, so that a run
-    goes on after an interruption as it would have without.  score: {"answer", "loss", "weights"} and what is true, a
-    row a record; see `answer`.
+    Each microbatch's dropout is drawn from the seed in it, the number of the update and its own number, so that a run
+    goes on after an interruption as it would have without, and runs of several seeds share a program.  score:
+    {"answer", "loss", "weights"} and what is true, a row a record; see `answer`.
     """
-    seed, objective = jax.random.key(experiment.train.seed), experiment.objective
+    objective = experiment.objective
     objective_of = OBJECTIVES[objective.name]
-    make = lambda: Hybrid(model, rngs=nnx.Rngs(params=seed), dtype=experiment.train.dtype)  # noqa: E731
+    make = lambda: Hybrid(model, rngs=nnx.Rngs(params=experiment.train.seed), dtype=experiment.train.dtype)  # noqa: E731
     abstract = jax.eval_shape(make)
     graphdef, _, _ = tree.split(give(abstract, choose or chooser(experiment.arithmetic)))
     axes, buffer_axes = tree.logical_axes(abstract)
 
     def loss(params, buffers, batch, totals, scheduled):
-        key = jax.random.fold_in(jax.random.fold_in(seed, scheduled["update"]), scheduled["microbatch"])
+        key = jax.random.key(batch["seed"][0])
+        for number in ("update", "microbatch"):
+            key = jax.random.fold_in(key, scheduled[number])
         network = tree.merge(graphdef, params, buffers)
         outputs, statistics = network(batch["inputs"], batch.get("lengths"), key=key)
         share_B = batch["weights"] / totals["weights"]

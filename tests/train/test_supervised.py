@@ -133,17 +133,20 @@ def test_what_does_not_fit_the_run_is_said(run, deepseek_jax, argv, sentence):
     assert status == 2 and sentence in err
 
 
-def test_microbatches_and_updates_have_dropout_of_their_own():
+def test_seeds_updates_and_microbatches_have_dropout_of_their_own():
     setup = prepare(experiment(), Console(quiet=True))
     params, buffers = setup.program.make_parameters()
     batch = next(setup.train_batches())
     totals = setup.program.totals(batch)
-    loss = jax.jit(lambda *numbers: setup.program.loss(params, buffers, batch, totals, dict(zip(NUMBERS, numbers)))[0])
-    values = {float(loss(*numbers)) for numbers in ((0, 0), (0, 1), (1, 0), (0, 0))}
-    assert len(values) == 3
 
+    @jax.jit
+    def loss(seed, update, microbatch):
+        seeded, now = batch | {"seed": seed[None]}, {"update": update, "microbatch": microbatch}
+        return setup.program.loss(params, buffers, seeded, totals, now)[0]
 
-NUMBERS = ("update", "microbatch")
+    numbers = np.int32([(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (0, 0, 0)])
+    values = {float(loss(*each)) for each in numbers}
+    assert len(values) == 4
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,8 @@ from deepseek_jax.data.sets.vocabulary import encode
 
 # A batch holds inputs (float32 [B H W C], [B S C] or [B C], int32 [B S] for text), lengths int32 [B] for series and
 # text; labels float32 [B K] that sum to 1 | targets float32 [B C] | boxes float32 [B M 4] and box_labels int32 [B M];
-# and weights float32 [B]: what a record counts, 0 for one that only fills up the last batch.
+# weights float32 [B]: what a record counts, 0 for one that only fills up the last batch; and in training seed int32
+# [B], the run's for each record: what dropout is drawn from, so that no compiled program holds it.
 
 PREFETCH = 4  # batches made ahead
 PLAIN = AugmentConfig()  # every augmentation off
@@ -47,7 +48,8 @@ def train_batches(
     order, maker = Order(dataset, seed), BatchMaker(dataset, augment, seed)
 
     def share(number: int) -> Batch:
-        return maker(_rows(order[number * batch_size : (number + 1) * batch_size], chosen))
+        batch = maker(_rows(order[number * batch_size : (number + 1) * batch_size], chosen))
+        return batch | {"seed": np.full(len(batch["weights"]), seed % 2**31, np.int32)}
 
     def read(position: int) -> grain.DatasetIterator:
         return read_ahead(grain.MapDataset.range(position, ENDLESS).map(share), workers=0, prefetch=PREFETCH)

@@ -35,6 +35,7 @@ def test_shapes_and_labels(digits):
         "inputs": ((16, 8, 8, 1), "float32"),
         "labels": ((16, 10), "float32"),
         "weights": ((16,), "float32"),
+        "seed": ((16,), "int32"),
     }
     assert (batch["labels"].sum(1) == 1).all() and (batch["weights"] == 1).all()
 
