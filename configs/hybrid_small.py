@@ -1,4 +1,4 @@
-"""The hybrid network for studies: MNIST-5k at a rate that stays, with early stopping, in a quarter of a minute."""
+"""The hybrid network for studies: MNIST-5k at a rate that stays, with early stopping."""
 
 from deepseek_jax.config import default_config
 

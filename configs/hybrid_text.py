@@ -1,4 +1,7 @@
-"""Which AWS service a paragraph of documentation is about: 20 classes."""
+"""Which AWS service a paragraph of documentation is about: 20 classes.
+
+Not yet measured on the test split.  Validation accuracy of one seed after 900 steps, 1.9 CPU minutes: 0.881, rising.
+"""
 
 from deepseek_jax.config import default_config
 
