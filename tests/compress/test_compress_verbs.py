@@ -57,6 +57,7 @@ def test_wanda_weighs_with_what_flows_in(folder, deepseek_jax):
     assert largest.keys() <= moments.keys() and all(each > 0 for each in largest.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "changed"), [("heads", "num_attention_heads"), ("experts", "n_routed_experts")])
 def test_structured_pruning_leaves_a_smaller_run(folder, deepseek_jax, method, changed):
     assert deepseek_jax("prune", f"{folder}/run", f"{folder}/{method}", "--method", method)[0] == 0
@@ -68,6 +69,7 @@ def test_structured_pruning_leaves_a_smaller_run(folder, deepseek_jax, method, c
     assert status == 0 and "bits a byte" in out
 
 
+@pytest.mark.slow
 def test_rewinding_lays_the_zeros_on_earlier_weights(folder, deepseek_jax):
     run = folder / "run"
     last = restore_model(run).step
@@ -90,6 +92,7 @@ def test_quantize_keeps_integers_and_eval_reads_them(folder, deepseek_jax):
     assert jax.tree.leaves(trained.params)[0].dtype == np.float32
 
 
+@pytest.mark.slow
 def test_a_release_is_read_as_one(folder, deepseek_jax):
     assert deepseek_jax("quantize", f"{folder}/run", f"{folder}/fp8", "--weights", "fp8", "--release")[0] == 0
     assert (folder / "fp8" / "model.safetensors").exists() and (folder / "fp8" / "tokenizer.json").exists()

@@ -84,6 +84,7 @@ def test_no_gradient_goes_where_a_mask_is_false():
     np.testing.assert_array_equal(gradient["attention"]["q"], [[1, 0], [1, 1]])
 
 
+@pytest.mark.slow
 def test_eight_devices_prune_as_one(python):
     result = python("-m", "tests.compress.training", "one", "fsdp=2,expert=2,tensor=2", devices=8)
     assert result.returncode == 0, result.stderr

@@ -35,6 +35,7 @@ DEEP = HybridConfig(
     recurrent=RecurrentConfig("gru", 6, layers=2, bidirectional=True),
     attention=IMAGE.attention,
 )  # fmt: skip
+SLOWLY = pytest.mark.slow
 CASES = {
     "v3": (V3, ("heads", "hidden", "expert-hidden")),
     "gqa": (GQA, ("heads", "hidden")),
@@ -80,7 +81,10 @@ def even(of: Source) -> dict:
     return {path: jnp.ones(each.fold(flat[path]).shape[:2]) for path, each in linear.items()}
 
 
-@pytest.mark.parametrize("name", CASES)
+SLOW = ("gqa", "v4", "shallow")
+
+
+@pytest.mark.parametrize("name", [pytest.param(each, marks=SLOWLY) if each in SLOW else each for each in CASES])
 def test_a_smaller_model_is_the_large_one_with_zeros(name):
     model, kinds = CASES[name]
     smaller = large = source_of(model)
@@ -117,7 +121,10 @@ def test_what_adds_least_goes():
 
 
 @pytest.mark.parametrize("method", [experts.drop, experts.merge])
-@pytest.mark.parametrize("model", [dataclasses.replace(V3, n_group=2, topk_group=1), V4], ids=["v3", "v4"])
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(dataclasses.replace(V3, n_group=2, topk_group=1), id="v3"), pytest.param(V4, id="v4", marks=SLOWLY)],
+)
 def test_experts_nobody_is_sent_to_are_not_missed(method, model):
     """Every second expert is a copy of the one before, and gets next to nothing of what the other gets."""
     given = source_of(model)
