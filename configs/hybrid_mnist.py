@@ -1,6 +1,6 @@
 """MNIST-5k by the hybrid network.
 
-Test accuracy, seeds 0 and 1: 0.982, 0.981; logistic regression 0.881.  1.5 CPU minutes a run.
+Test accuracy, seeds 0, 1, 2: 0.982, 0.981, 0.983, mean 0.982; logistic regression 0.881.  1.4 CPU minutes a run.
 """
 
 from deepseek_jax.config import default_config

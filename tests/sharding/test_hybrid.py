@@ -1,5 +1,8 @@
-"""The hybrid network on eight devices computes what it does on one: outputs, gradients, batch norms' averages."""
+"""The hybrid network on eight devices computes what it does on one: outputs, gradients, batch norms, loss curves."""
 
+import json
+
+import numpy as np
 import pytest
 
 EIGHT = """
@@ -64,7 +67,47 @@ print("same")
 """
 
 
+CURVE = """
+import json, sys
+import jax
+from rich.console import Console
+from deepseek_jax.config import MeshConfig
+from deepseek_jax.train.setup import prepare
+from deepseek_jax.train.state import make_state
+from deepseek_jax.train.step import compile_step, make_step
+from tests.train.test_supervised import experiment
+
+whole = experiment(mesh=MeshConfig(**json.loads(sys.argv[1])))
+setup = prepare(whole, Console(quiet=True))
+run = compile_step(make_step(setup.program, setup.optimizer, whole), setup.abstract)
+state, batches, losses = make_state(setup.program, setup.optimizer, setup.abstract), setup.train_batches(), []
+for _ in range(20):
+    state, measured = run(state, setup.place([next(batches), next(batches)]))
+    losses.append(float(measured["loss/total"]))
+kernel = state["params"]["recurrent"]["layers"]["0"]["forwards"]["state"]
+assert len(kernel.sharding.device_set) == len(jax.devices()), kernel.sharding
+print(json.dumps(losses))
+"""
+
+
 @pytest.mark.slow
 def test_eight_devices_compute_what_one_does(python):
     result = python("-c", EIGHT, devices=8)
     assert result.stdout.strip() == "same", result.stderr
+
+
+@pytest.mark.slow
+def test_the_loss_falls_on_eight_devices_as_on_one(python):
+    """Twenty steps on digits with augmentation, dropout, a batch norm and two microbatches."""
+    curves = {}
+    for devices, sizes in ((1, {"data": 1}), (8, {"data": 4, "tensor": 2})):
+        result = python("-c", CURVE, json.dumps(sizes), devices=devices)
+        assert result.returncode == 0, result.stderr
+        curves[devices] = json.loads(result.stdout)
+    assert curves[1][-1] < curves[1][0] - 0.5
+    np.testing.assert_allclose(curves[8], curves[1], rtol=1e-4)
+
+
+def test_records_are_not_cut_into_pieces(python):
+    result = python("-c", CURVE, json.dumps({"data": 1, "context": 2}), devices=2)
+    assert "mesh.context is 2; it splits sequences of tokens" in result.stderr
