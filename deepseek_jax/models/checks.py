@@ -139,15 +139,15 @@ def _check_experts(config):
     if not 1 <= kept <= groups:
         raise UserError(f"model.topk_group ({kept}) must lie between 1 and model.n_group ({groups}).")
     reachable = experts // groups * kept
-    if not 0 <= config.masked_top_experts <= reachable - config.num_experts_per_tok:
-        raise UserError(
-            f"model.masked_top_experts is {config.masked_top_experts}; beside num_experts_per_tok "
-            f"({config.num_experts_per_tok}) it must leave {reachable} experts, the number in the kept groups."
-        )
     if not 1 <= config.num_experts_per_tok <= reachable:
         raise UserError(
             f"model.num_experts_per_tok ({config.num_experts_per_tok}) must lie between 1 and {reachable}, "
             "the number of experts in the kept groups."
+        )
+    if not 0 <= config.masked_top_experts <= (most := reachable - config.num_experts_per_tok):
+        raise UserError(
+            f"model.masked_top_experts is {config.masked_top_experts}; of {reachable} experts in the kept groups it "
+            f"must leave num_experts_per_tok ({config.num_experts_per_tok}), so it may be at most {most}."
         )
     if config.topk_method == "noaux_tc" and groups > 1 and experts // groups < 2:
         raise UserError("a group's score is the sum of its two best experts: give each group at least 2 experts.")

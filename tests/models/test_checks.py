@@ -69,6 +69,7 @@ def of(attention: str, **changes) -> dict:
         ({"n_routed_experts": 18}, r"n_routed_experts \(18\) must be a multiple of n_group \(4\)"),
         ({"topk_group": 5}, r"topk_group \(5\) must lie between 1 and model.n_group"),
         ({"num_experts_per_tok": 9}, "between 1 and 8, the number of experts in the kept groups"),
+        ({"masked_top_experts": 1}, "of 8 experts in the kept groups .* at most 0"),
         ({"n_group": 16, "topk_group": 8}, "at least 2 experts"),
         ({"scoring_func": "tanh"}, "scoring_func is 'tanh'"),
         ({"topk_method": "best"}, "topk_method is 'best'"),

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,9 +18,11 @@ TRAIN = ("-m", "deepseek_jax", "train", "--config", str(ROOT / "tests" / "multip
 class Group:
     """`count` processes of `python ARGUMENTS`, each with `devices` devices, output in files of `directory`."""
 
-    def __init__(self, directory: Path, *arguments: str, count: int, devices: int = 2):
+    def __init__(
+        self, directory: Path, *arguments: str, count: int, devices: int = 2, environment: Mapping[str, str] = {}
+    ):
         flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-        common = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, "TINY": str(directory)}
+        common = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, "TINY": str(directory)} | environment
         if count > 1:
             common |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{_free_port()}", "JAX_NUM_PROCESSES": str(count)}
         self._processes, self._outputs = [], []
@@ -64,9 +66,10 @@ class Group:
             process.wait()
 
 
-def train(directory: Path, workdir: str, *overrides: str, count: int = 1, devices: int = 2) -> Group:
+def train(directory: Path, workdir: str, *overrides: str, count: int = 1, **how) -> Group:
+    """`how`: devices, environment of Group."""
     settings = [f"--config.{override}" for override in overrides]
-    return Group(directory, *TRAIN, "--workdir", workdir, *settings, count=count, devices=devices)
+    return Group(directory, *TRAIN, "--workdir", workdir, *settings, count=count, **how)
 
 
 def trained(directory: Path, workdir: str, *overrides: str, **size: int) -> str:
