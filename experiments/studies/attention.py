@@ -14,7 +14,7 @@ def grouped(heads: int, width: int) -> dict:
 
 study = Study(
     base="configs/study_tiny.py",
-    budget=122_880,
+    budget=81_920,
     metric="final/loss",
     margin=0.02,
     variants=[

@@ -17,7 +17,7 @@ def width(size: int) -> dict:
 
 study = Sweep(
     base="configs/study_tiny.py",
-    budget=122_880,
+    budget=81_920,
     search={
         "width": {str(size): width(size) for size in (32, 64, 128)},
         "optimizer.peak_lr": (1e-3, 3e-3, 1e-2, 3e-2),

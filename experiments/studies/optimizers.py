@@ -9,7 +9,7 @@ from experiments import Claim, Study, Variant
 
 study = Study(
     base="configs/study_tiny.py",
-    budget=122_880,
+    budget=81_920,
     metric="final/loss",
     margin=0.02,
     variants=[

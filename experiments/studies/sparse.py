@@ -18,7 +18,7 @@ SHORT, LONG = (
 
 study = Study(
     base="configs/study_tiny.py",
-    budget=122_880,
+    budget=81_920,
     metric="final/loss",
     margin=0.02,
     variants=[
