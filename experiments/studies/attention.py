@@ -14,7 +14,7 @@ def grouped(heads: int, width: int) -> dict:
 
 study = Study(
     base="configs/study_tiny.py",
-    budget=81_920,
+    budget=163_840,
     metric="final/loss",
     margin=0.02,
     variants=[

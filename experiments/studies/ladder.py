@@ -10,7 +10,7 @@ from experiments import Study, Variant
 
 study = Study(
     base="configs/study_tiny.py",
-    budget=81_920,
+    budget=163_840,
     metric="final/loss",
     margin=0.02,
     variants=[

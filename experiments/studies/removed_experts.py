@@ -13,7 +13,7 @@ GSHARD |= {"model.moe_intermediate_size": 120}
 
 study = Study(
     base="configs/study_tiny.py",
-    budget=81_920,
+    budget=163_840,
     metric="final/loss",
     margin=0.01,
     variants=[
