@@ -18,7 +18,7 @@ from deepseek_jax.studies.study import EQUAL, Loaded
 from deepseek_jax.studies.sweep import Sweep
 
 MARKDOWN, HTML = "report.md", "report.html"
-OF_EVERY_RUN = ("memory_bytes", "goodput")  # scores that are in no table unless a claim asks
+HIDDEN = ("val/", "memory_bytes", "final/bytes")  # scores that begin so are in no table unless a claim asks
 
 
 def write(loaded: Loaded, root: Path = ROOT, folder: Path | None = None) -> tuple[Path, str]:
@@ -157,10 +157,9 @@ def _failures(results: Mapping) -> list[Block]:
 
 def _further(loaded: Loaded, results: Mapping) -> list[Block]:
     """Other scores, mean over seeds: those of the measures and claims, and what routers and indexers report."""
-    names = {name for run in results["runs"] for name in run["scores"]}
-    hidden = {loaded.study.metric, speed_key(results), *OF_EVERY_RUN}
+    names = {name for run in results["runs"] for name in run["scores"]} - {loaded.study.metric, speed_key(results)}
     asked = {claim.metric for claim in loaded.study.further}
-    shown = sorted((names - hidden) | (names & asked))
+    shown = sorted(name for name in names if name in asked or not name.startswith(HIDDEN))
     if not shown:
         return []
     by_name = {name: values(results, name) for name in shown}

@@ -1,7 +1,7 @@
 """A real study, killed with SIGKILL in the middle of a run and started again, gives the report of an unbroken one."""
 
+import fcntl
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -117,15 +117,15 @@ def test_killed_at_any_time_and_run_again(folder):
 def wait_for_worker(root):
     """A worker whose parent was killed saves and ends by itself."""
     deadline = time.monotonic() + 120
-    while any(map(alive, (root / ".locks").glob("*"))):
+    while any(map(held, (root / ".locks").glob("*"))):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
 
-def alive(lock):
-    text = lock.read_text()
-    try:
-        os.kill(int(text), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    return True
+def held(lock):
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
