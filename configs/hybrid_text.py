@@ -1,6 +1,8 @@
 """Which AWS service a paragraph of documentation is about: 20 classes.
 
-Not yet measured on the test split.  Validation accuracy of one seed after 900 steps, 1.9 CPU minutes: 0.881, rising.
+    deepseek-jax train --config configs/hybrid_text.py --workdir runs/text
+
+Test accuracy of one seed 0.815 (TF-IDF and logistic regression: 0.849), 2.7 CPU minutes: short of the plain model.
 """
 
 from deepseek_jax.config import default_config
