@@ -38,6 +38,6 @@ def test_changing_a_document_moves_no_other(golden, changed):
 
 
 def test_targets_end_with_their_document():
-    counted = totals(jnp.asarray(SEGMENTS), depths=2)
+    counted = totals({"segment_ids": jnp.asarray(SEGMENTS)}, depths=2)
     assert counted["targets_1"] == sum(length - 1 for length in LENGTHS)
     assert counted["targets_2"] == sum(length - 2 for length in LENGTHS)
