@@ -1,11 +1,12 @@
 # make setup     .venv with what requirements.txt pins        make test      the tests, without the slow ones
 # make train     train configs/v3_tiny.py (about 10 minutes)   make test-all  all of them
 # make bench     speed beside the rivals that are installed    make lint      ruff
-# make clean     remove what these made, except runs/
+# make clean     remove what these made, except runs/            JOBS=4: processes that test, 2 unless you say
 
 PYTHON ?= python3
 VENV ?= .venv
 RUN ?= runs/v3_tiny
+JOBS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
@@ -32,10 +33,10 @@ train: setup
 	@$(BIN)/deepseek-jax train --config configs/v3_tiny.py --workdir $(RUN)
 
 test: setup
-	@$(BIN)/python -m pytest -q -m "not slow"
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow"
 
 test-all: setup
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
 lint: setup
 	@$(BIN)/ruff check --quiet .

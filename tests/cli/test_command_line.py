@@ -96,6 +96,13 @@ def test_overrides_are_told_from_options():
     [
         (UserError("mend it."), 2, "deepseek-jax: mend it.\n"),
         (KeyboardInterrupt(), 130, "deepseek-jax: interrupted.\n"),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 142GiB with allocator x. [a='']"),
+            2,
+            "deepseek-jax: the device's memory is too small (Out of memory while trying to allocate 142GiB with "
+            "allocator x).  Training needs less with a smaller train.microbatch_size, with train.remat set to dots or "
+            "full, or over more devices; every verb with smaller batches or bfloat16.\n",
+        ),
     ],
 )
 def test_exit_codes(monkeypatch, capsys, raised, status, shown):
@@ -107,7 +114,11 @@ def test_exit_codes(monkeypatch, capsys, raised, status, shown):
     assert capsys.readouterr().err == shown
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(arguments, "read", lambda argv: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+@pytest.mark.parametrize("raised", [ZeroDivisionError, RuntimeError])
+def test_a_bug_keeps_its_traceback(monkeypatch, raised):
+    def read(argv):
+        raise raised("a bug")
+
+    monkeypatch.setattr(arguments, "read", read)
+    with pytest.raises(raised):
         __main__.main([])

@@ -76,7 +76,7 @@ def _attend_from(first, q_BSHK, segment_ids_BS, k_BTGK, v_BTGV, of_keys_BT, scal
     if not kernels.serve(q_BSHK.shape[1], k_BTGK.shape[1]):
         return causal_attend_blockwise(*arguments, first=first, scale=scale)
     platforms = {"tpu": by(kernels.on_tpu)}
-    if kernels.cudnn_serves(q_BSHK.dtype):
+    if kernels.gpu_serves(q_BSHK.dtype):
         platforms["cuda"] = by(kernels.on_gpu)
     return jax.lax.platform_dependent(*arguments, **platforms, default=by(causal_attend_blockwise))
 

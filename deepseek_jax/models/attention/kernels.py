@@ -1,4 +1,4 @@
-"""Causal attention by the kernels that JAX brings, as core.causal_attend: scores never leave the chip.
+"""Causal attention by kernels of JAX and of tokamax, as core.causal_attend: scores never leave the chip.
 
 B batch  S queries  T keys  H heads  G key heads  K key width  V value width
 """
@@ -9,6 +9,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jaxtyping import Array, Float, Int
 
+from deepseek_jax.models import gpu
+
 SHORTEST = 512  # keys; fewer, and scores are small enough to exist
 NOWHERE = -1  # the document of keys that nothing may see
 
@@ -18,8 +20,8 @@ def serve(queries: int, keys: int) -> bool:
     return keys >= SHORTEST and queries % splash.NUM_LANES == 0 and keys % splash.NUM_LANES == 0
 
 
-def cudnn_serves(dtype) -> bool:
-    """Whether cuDNN is to be asked; what it can do hangs on the GPU at hand, so there must be one."""
+def gpu_serves(dtype) -> bool:
+    """Whether a GPU is to be asked; what it can do hangs on the one at hand, so there must be one."""
     return jax.default_backend() == "gpu" and dtype in (jnp.bfloat16, jnp.float16)
 
 
@@ -33,17 +35,25 @@ def on_gpu(
     scale: float,
     first: int | Int[Array, ""] = 0,
 ) -> Float[Array, "B S H V"]:
-    """By cuDNN, which wants keys and values of one width, and documents as a mask [B 1 S T]."""
-    padding = k_BTGK.shape[-1] - v_BTGV.shape[-1]
-    v_BTGK = jnp.pad(v_BTGV, ((0, 0), (0, 0), (0, 0), (0, padding)))
+    """By tokamax, else by cuDNN; documents are a mask [B 1 S T]."""
     seen_B1ST = segment_ids_BS[:, None, :, None] == of_keys_BT[:, None, None, :]
-    spread = q_BSHK.shape[1] < k_BTGK.shape[1]  # then cuDNN's own causal mask is another
+    spread = q_BSHK.shape[1] < k_BTGK.shape[1]  # then a kernel's own causal mask is another
     if spread:
         seen_B1ST &= jnp.arange(k_BTGK.shape[1]) <= first + jnp.arange(q_BSHK.shape[1])[:, None]
-    out_BSHK = jax.nn.dot_product_attention(
-        q_BSHK, k_BTGK, v_BTGK, mask=seen_B1ST, scale=scale, is_causal=not spread, implementation="cudnn"
-    )
-    return _of_tokens(out_BSHK[..., : v_BTGV.shape[-1]], segment_ids_BS)
+    masks = {"mask": seen_B1ST, "scale": scale, "is_causal": not spread}
+    if tokamax := gpu.library(q_BSHK.dtype):
+        out_BSHV = tokamax.dot_product_attention(q_BSHK, k_BTGK, v_BTGV, **masks)
+    else:
+        out_BSHV = _by_cudnn(q_BSHK, k_BTGK, v_BTGV, **masks)
+    return _of_tokens(out_BSHV, segment_ids_BS)
+
+
+def _by_cudnn(q_BSHK, k_BTGK, v_BTGV, **masks):
+    """cuDNN wants keys and values of one width."""
+    padding = k_BTGK.shape[-1] - v_BTGV.shape[-1]
+    v_BTGK = jnp.pad(v_BTGV, ((0, 0), (0, 0), (0, 0), (0, padding)))
+    out_BSHK = jax.nn.dot_product_attention(q_BSHK, k_BTGK, v_BTGK, **masks, implementation="cudnn")
+    return out_BSHK[..., : v_BTGV.shape[-1]]
 
 
 def on_tpu(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu.megablox import ops as megablox
 from jaxtyping import Array, Float, Int
 
+from deepseek_jax.models import gpu
 from deepseek_jax.models.arithmetic import PLAIN, Arithmetic
 
 ROWS, MOST_FEATURES = 512, 1024  # of a tile; larger ones overflow a TPU's vector memory
@@ -22,11 +23,15 @@ def grouped_matmul(
 
     What rows past the last group give, and their gradients, is undefined.
 
-    On TPUs by megablox: the gradient of jax.lax.ragged_dot is a product of all rows with all groups there.
+    On TPUs by megablox, on GPUs by tokamax where it serves: jax.lax.ragged_dot, or its gradient, is a product of all
+    rows with all groups there.
     """
     if how is not PLAIN:
         return _under(x_ZD, kernel_EDF, counts_E, how)
-    return jax.lax.platform_dependent(x_ZD, kernel_EDF, counts_E, tpu=on_tpu, default=jax.lax.ragged_dot)
+    platforms = {"tpu": on_tpu}
+    if tokamax := gpu.library(x_ZD.dtype):
+        platforms["cuda"] = tokamax.ragged_dot
+    return jax.lax.platform_dependent(x_ZD, kernel_EDF, counts_E, **platforms, default=jax.lax.ragged_dot)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
