@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from deepseek_jax.cli.runtime import threads_of
+
 ROOT = Path(__file__).resolve().parent.parent
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tolerances are for float32 on a CPU
@@ -23,7 +25,8 @@ def python(tmp_path_factory):
     def run(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess:
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         flags = f"--xla_force_host_platform_device_count={devices}"
-        environment = os.environ | {"PYTHONPATH": path, "XLA_FLAGS": flags}
+        threads = {"PJRT_NPROC": threads_of(devices)} if devices > 1 else {}
+        environment = os.environ | {"PYTHONPATH": path, "XLA_FLAGS": flags} | threads
         command = [sys.executable, *arguments]
         return subprocess.run(
             command, cwd=tmp_path_factory.mktemp("python"), env=environment, capture_output=True, text=True

@@ -1,6 +1,7 @@
 """What a verb sets up before jax computes anything."""
 
 import os
+import re
 from pathlib import Path
 
 from deepseek_jax import host_memory
@@ -17,4 +18,15 @@ def prepare(cache: bool = True):
         os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
+    if host_devices := re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", "")):
+        os.environ.setdefault("PJRT_NPROC", threads_of(int(host_devices[1])))
     host_memory.keep()
+
+
+def threads_of(host_devices: int) -> str:
+    """Threads of XLA's pool, for PJRT_NPROC.
+
+    Devices wait for each other inside of the pool, in several collectives at once.  XLA makes a thread for each device;
+    when all of them wait, nobody can arrive, and after 40 s XLA ends the process.
+    """
+    return str(4 * host_devices)
