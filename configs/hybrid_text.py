@@ -2,7 +2,8 @@
 
     deepseek-jax train --config configs/hybrid_text.py --workdir runs/text
 
-Test accuracy of one seed 0.815 (TF-IDF and logistic regression: 0.849), 2.7 CPU minutes: short of the plain model.
+Test accuracy, seeds 0, 1, 2: 0.869, 0.867, 0.859, mean 0.865; TF-IDF and logistic regression 0.849, and 0.893 with pairs
+of words and less shrinkage.  2.6 CPU minutes a run.
 """
 
 from deepseek_jax.config import default_config
