@@ -1,6 +1,7 @@
 """Kernels of accelerators: in interpret mode they agree with the plain paths, and each platform gets its own."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from jax import export
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
+from deepseek_jax.models import gpu
 from deepseek_jax.models.attention import core, kernels
 from deepseek_jax.models.moe import grouped
 
@@ -118,3 +120,70 @@ def test_each_platform_gets_its_grouped_product():
     product = functools.partial(grouped.grouped_matmul, counts_E=counts)
     assert "tpu_custom_call" in lowered(product, "tpu", *arguments)
     assert "chlo.ragged_dot" in lowered(product, "cuda", *arguments), "left to XLA's GPU compiler"
+
+
+class Library:
+    """What of tokamax is called, written out; its own kernels trace only where a GPU is."""
+
+    def __init__(self):
+        self.asked = []
+
+    def ragged_dot(self, x_ZD, kernel_EDF, counts_E):
+        self.asked.append("ragged_dot")
+        return jax.lax.ragged_dot(x_ZD, kernel_EDF, counts_E)
+
+    def dot_product_attention(self, q_BSHK, k_BTGK, v_BTGV, *, mask, scale, is_causal):
+        self.asked.append("attention")
+        length, total, each = q_BSHK.shape[1], k_BTGK.shape[1], q_BSHK.shape[2] // k_BTGK.shape[2]
+        k_BTHK, v_BTHV = (jnp.repeat(x, each, axis=2) for x in (k_BTGK, v_BTGV))
+        if is_causal:
+            mask = mask & (jnp.arange(total) <= jnp.arange(length)[:, None])
+        scores_BHST = jnp.where(mask, jnp.einsum("BSHK,BTHK->BHST", q_BSHK, k_BTHK) * scale, -1e30)
+        return jnp.einsum("BHST,BTHV->BSHV", jax.nn.softmax(scores_BHST), v_BTHV)
+
+
+@pytest.fixture
+def library(monkeypatch):
+    there = Library()
+    monkeypatch.setattr(gpu, "library", lambda dtype: there)
+    jax.clear_caches()
+    yield there
+    jax.clear_caches()
+
+
+def test_gpus_attend_by_the_library_where_it_is(library):
+    """What it is told of documents and of places is causal attention within documents, padding left out."""
+    inputs, segment_ids = attention_inputs(512), packed(512)
+    found = kernels.on_gpu(*inputs, segment_ids, segment_ids, scale=SCALE)
+    expected = core.causal_attend_blockwise(*inputs, segment_ids, segment_ids, scale=SCALE)
+    agree(found, expected)
+    some = slice(128, 256)
+    spread = inputs[0][:, some], *inputs[1:], segment_ids[:, some], segment_ids
+    agree(kernels.on_gpu(*spread, scale=SCALE, first=jnp.int32(128)), expected[:, some])
+    assert library.asked == ["attention"] * 2
+
+
+def test_gpus_multiply_by_the_library_where_it_is(library):
+    arguments = jnp.zeros((512, 128), jnp.bfloat16), jnp.zeros((4, 128, 128), jnp.bfloat16)
+    product = functools.partial(grouped.grouped_matmul, counts_E=jnp.full((4,), 128, jnp.int32))
+    lowered(product, "cuda", *arguments)
+    assert "ragged_dot" in library.asked
+
+
+@pytest.mark.parametrize(
+    "backend, dtype, installed, there",
+    [
+        ("gpu", jnp.bfloat16, True, True),
+        ("gpu", jnp.float32, True, False),
+        ("cpu", jnp.bfloat16, True, False),
+        ("gpu", jnp.bfloat16, False, False),
+    ],
+)
+def test_the_library_is_for_16_bits_on_a_gpu(monkeypatch, backend, dtype, installed, there):
+    module = types.ModuleType("tokamax")
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: installed or None)
+    monkeypatch.setattr(gpu.importlib, "import_module", lambda name: module)
+    gpu._tokamax.cache_clear()
+    assert gpu.library(dtype) is (module if there else None)
+    gpu._tokamax.cache_clear()

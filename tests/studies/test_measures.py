@@ -12,7 +12,7 @@ from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.tree import merge
-from deepseek_jax.studies.measures import cache_bytes, composite_gain, mask_top, shared_for_routed
+from deepseek_jax.studies.measures import cache_bytes, composite_gain, mask_top, shared_for_routed, step_memory
 from deepseek_jax.studies.measures.residual import composite
 from deepseek_jax.studies.measures.routing import divergence
 from deepseek_jax.studies.outcome import Trained, source_name
@@ -28,6 +28,18 @@ def trained(model, seed=0) -> Trained:
 
 def test_cache_of_latent_attention():
     assert cache_bytes(trained(tiny.MOE)) == {"cache_bytes": 4 * 2 * (16 + 8)}
+
+
+def test_memory_of_a_step_grows_with_its_batch(tmp_path):
+    base = tiny.experiment(tmp_path)
+
+    def memory(size, seed=0):
+        train = dataclasses.replace(base.train, batch_size=size, microbatch_size=0, seed=seed)
+        experiment = dataclasses.replace(base, train=train)
+        return step_memory(Trained(experiment, tmp_path, *initialise(base.model, jax.random.key(0))))
+
+    assert memory(16)["step_memory_bytes"] > 1.5 * memory(4)["step_memory_bytes"] > 0
+    assert memory(4, seed=1) == {}, "that of the first seed is that of all"
 
 
 def test_divergence_of_loads():

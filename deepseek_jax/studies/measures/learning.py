@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import jax
 from rich.console import Console
 
 from deepseek_jax.studies import budget, curves
@@ -42,9 +41,5 @@ def step_memory(trained: Trained) -> dict[str, float]:
     train = trained.experiment.train
     microbatches = train.batch_size // (train.microbatch_size or train.batch_size)
     batch = ready.place([next(ready.train_batches())] * microbatches)
-    compiled = step.lower(ready.abstract, jax.tree.map(_shape, batch)).compile()
+    compiled = step.lower(ready.abstract, batch).compile()
     return {"step_memory_bytes": compiled.memory_analysis().temp_size_in_bytes}
-
-
-def _shape(leaf: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
