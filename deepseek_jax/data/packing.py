@@ -13,7 +13,7 @@ from deepseek_jax.data.tokens import TokenStore
 
 # tokens, segment_ids, positions, domain_ids; of conversations also answers, 1 for what the assistant says: int32 [S]
 Row = dict[str, np.ndarray]
-ENDLESS = 2**62  # rows in a stream that repeats for ever
+ENDLESS = 2**56  # rows in a stream that repeats for ever; a mix of some has more, and len() must be able to say so
 
 
 class Epoch:

@@ -37,6 +37,14 @@ def test_resumes_anywhere(corpus):
         assert second.state()["position"] == position + 6
 
 
+def test_one_row_a_batch(corpus):
+    """Of these there are more than of any other size: their number must still be one that len() can give."""
+    whole = take(corpus.train_batches(4, seed=0), 2)
+    rows = take(corpus.train_batches(1, seed=0), 8)
+    for key in whole[0]:
+        assert (np.concatenate([row[key] for row in rows]) == np.concatenate([batch[key] for batch in whole])).all()
+
+
 def test_order_goes_on_across_epochs(corpus):
     rows = [corpus.train_rows(domain, 0).rows_per_epoch for domain in (0, 1)]
     start = 3 * sum(rows) // 4
