@@ -9,12 +9,15 @@ import jax
 import jax.numpy as jnp
 
 
-def library(dtype):
-    """The module, or None where XLA must do.
+def at_hand(dtype) -> bool:
+    """Whether a GPU's kernels are to be asked.  What they can do hangs on the GPU, so there must be one; they are for
+    16 bits."""
+    return jax.default_backend() == "gpu" and dtype in (jnp.bfloat16, jnp.float16)
 
-    Its kernels ask the GPU what it can do while they are traced, so there must be one.  They are for 16 bits.
-    """
-    return _tokamax() if dtype in (jnp.bfloat16, jnp.float16) and jax.default_backend() == "gpu" else None
+
+def library(dtype):
+    """The module, or None where XLA must do: its kernels ask the GPU while they are traced."""
+    return _tokamax() if at_hand(dtype) else None
 
 
 @functools.cache

@@ -102,7 +102,8 @@ def test_each_platform_gets_its_attention(monkeypatch):
     assert "splash" in lowered(attend, "tpu", *inputs)
     assert "custom_call" not in lowered(attend, "cpu", *inputs)
     # cuDNN is asked only where a GPU answers for it.
-    monkeypatch.setattr(kernels, "gpu_serves", lambda dtype: True)
+    monkeypatch.setattr(gpu, "at_hand", lambda dtype: True)
+    monkeypatch.setattr(gpu, "_tokamax", lambda: None)
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91100)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
     jax.clear_caches()

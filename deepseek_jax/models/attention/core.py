@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from einops import rearrange, repeat
 from jaxtyping import Array, Bool, Float, Int
 
+from deepseek_jax.models import gpu
 from deepseek_jax.models.attention import kernels
 from deepseek_jax.parallel.context import first_place, parts, swap_second_half, swapped_place, whole_sequence
 
@@ -76,7 +77,7 @@ def _attend_from(first, q_BSHK, segment_ids_BS, k_BTGK, v_BTGV, of_keys_BT, scal
     if not kernels.serve(q_BSHK.shape[1], k_BTGK.shape[1]):
         return causal_attend_blockwise(*arguments, first=first, scale=scale)
     platforms = {"tpu": by(kernels.on_tpu)}
-    if kernels.gpu_serves(q_BSHK.dtype):
+    if gpu.at_hand(q_BSHK.dtype):
         platforms["cuda"] = by(kernels.on_gpu)
     return jax.lax.platform_dependent(*arguments, **platforms, default=by(causal_attend_blockwise))
 

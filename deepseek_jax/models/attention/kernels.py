@@ -20,11 +20,6 @@ def serve(queries: int, keys: int) -> bool:
     return keys >= SHORTEST and queries % splash.NUM_LANES == 0 and keys % splash.NUM_LANES == 0
 
 
-def gpu_serves(dtype) -> bool:
-    """Whether a GPU is to be asked; what it can do hangs on the one at hand, so there must be one."""
-    return jax.default_backend() == "gpu" and dtype in (jnp.bfloat16, jnp.float16)
-
-
 def on_gpu(
     q_BSHK: Float[Array, "B S H K"],
     k_BTGK: Float[Array, "B T G K"],
