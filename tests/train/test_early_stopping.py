@@ -60,7 +60,7 @@ def test_a_run_that_gets_worse_stops_and_takes_back_its_best(tmp_path):
     experiment = tiny.experiment(tmp_path)
     experiment = dataclasses.replace(
         experiment,
-        optimizer=OptimizerConfig(name="sgd", peak_lr=30.0, clip_norm=0.0, schedule=ScheduleConfig(name="constant")),
+        optimizer=OptimizerConfig(name="sgd", peak_lr=10.0, clip_norm=0.0, schedule=ScheduleConfig(name="constant")),
         eval=dataclasses.replace(experiment.eval, every=2, batches=2, samples=0),
         stopping=StoppingConfig(patience=2),
     )
