@@ -1,5 +1,6 @@
 """deepseek-jax adapters."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -33,7 +34,9 @@ examples:
         one = actions.add_parser(action, help=f"adapters {what} a checkpoint")
         one.add_argument("source", metavar="IN", help="a run directory, what convert wrote, or released files")
         one.add_argument("adapters", metavar="ADAPTERS", help="the directory of adapters")
-        one.add_argument("target", metavar="OUT", help="the directory of safetensors to write")
+        one.add_argument(
+            "target", metavar="OUT", help="the directory to write: safetensors, or a run directory of a hybrid network"
+        )
         one.set_defaults(run=run_merge, action=action, takes_overrides=False)
 
 
@@ -51,28 +54,56 @@ def run_save(args):
     experiment, adapters = restore_adapters(args.workdir)
     peft.save(Path(args.target), experiment.model, adapters, lora)
     print(f"wrote {args.target}: {sum(array.size for one in adapters.values() for array in one.values()):,} numbers")
+    for also in _moved_beside(experiment):
+        print(f"not in it, only in {args.workdir}: {also}")
+
+
+def _moved_beside(experiment) -> list[str]:
+    """What training moves beside the adapters, and a directory of adapters has no place for."""
+    model, found = experiment.model, []
+    if experiment.tune.train:
+        found.append(f"what tune.train={experiment.tune.train!r} trained whole")
+    if experiment.family == "supervised":
+        if model.convolution.norm == "batch":
+            found.append("the averages of the batch norms, which followed the data")
+    elif experiment.router.bias_update_rate and model.topk_method == "noaux_tc" and model.num_moe_layers:
+        found.append("the routers' biases; router.bias_update_rate=0 leaves them as they were")
+    return found
 
 
 def run_merge(args):
     _check(args.target)
     runtime.prepare()
     from deepseek_jax.config import MeshConfig
-    from deepseek_jax.convert import huggingface, peft
+    from deepseek_jax.convert import peft
     from deepseek_jax.parallel.mesh import make_mesh
     from deepseek_jax.train import any_checkpoint
     from deepseek_jax.tune import lora
 
     source, target = Path(args.source), Path(args.target)
     model = any_checkpoint.read(source, make_mesh(MeshConfig()))
-    if model.family != "language_model":
-        raise UserError(f"{source} is of the family {model.family}; adapters of peft's are for language models.")
+    if model.config is None:
+        raise UserError(f"{source} is a part of a network; adapters go to the run directory of a whole one.")
     adapters, config = peft.load(args.adapters, model.config)
     work = lora.merge if args.action == "merge" else lora.unmerge
-    huggingface.save(target, model.config, work(model.params, adapters, config), model.buffers)
+    write = _write_run if model.family == "supervised" else _write_released
+    write(source, target, model, work(model.params, adapters, config))
+    print(f"wrote {target}")
+
+
+def _write_released(source, target, model, params):
+    from deepseek_jax.convert import huggingface
+
+    huggingface.save(target, model.config, params, model.buffers)
     for name in BESIDE:
         if (source / name).exists():
             shutil.copy(source / name, target / name)
-    print(f"wrote {target}")
+
+
+def _write_run(directory, target, model, params):
+    from deepseek_jax.compress import source
+
+    source.write(target, source.asking_for(dataclasses.replace(source.read(directory), params=params)))
 
 
 def _check(target):

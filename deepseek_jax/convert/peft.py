@@ -2,7 +2,8 @@
 
 Theirs are matrices lora_A [r, in] and lora_B [out, r] a linear layer, under the name that the layer has in released
 checkpoints; of experts too, one by one, as DeepSeek's files name them (transformers fuses experts, so peft itself puts
-no such adapters beside them).
+no such adapters beside them).  The hybrid network is in no library: its layers are named as its parameters are, and
+a convolution is the matrix [height x width x channels in, channels out] that it multiplies patches by.
 
 r rank
 """
@@ -12,7 +13,9 @@ import json
 import math
 from pathlib import Path
 
+import jax
 import numpy as np
+from flax import nnx
 from safetensors.numpy import save_file
 
 from deepseek_jax.compress.matrices import CONTROL, matrix_of
@@ -22,6 +25,8 @@ from deepseek_jax.convert.safetensors_file import entries
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
 from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.hybrid import Hybrid
+from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.tune.config import LoraConfig
 from deepseek_jax.tune.lora import Adapter, geometry
 
@@ -44,17 +49,17 @@ NEUTRAL = {
 }
 
 
-def save(directory: Path, model: ModelConfig, adapters: dict[str, Adapter], config: LoraConfig):
+def save(directory: Path, model: ModelConfig | HybridConfig, adapters: dict[str, Adapter], config: LoraConfig):
     """Writes what `load` and peft's PeftModel.from_pretrained read."""
     tensors, layers = {}, []
     for path, adapter in adapters.items():
-        matrix, where = geometry(path, adapter), place(tuple(path.split("/")), model)
-        if matrix.leading != where.leading:
+        matrix = geometry(path, adapter)
+        names = layer_names(path, model, matrix.leading)
+        if not names:
             raise UserError(
                 f"{path} is several matrices in one tensor, beside which peft has no adapters; leave it out."
             )
-        for at, name in where.names.items():
-            layer = name.removesuffix(".weight")
+        for at, layer in names.items():
             layers.append(layer)
             for part, array in adapter.items():
                 tensors[PREFIX + layer + PARTS[part]] = _theirs(part, np.asarray(array[at], np.float32), matrix)
@@ -63,7 +68,7 @@ def save(directory: Path, model: ModelConfig, adapters: dict[str, Adapter], conf
     save_file(tensors, directory / TENSORS, metadata={"format": "pt"})
     about = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "CAUSAL_LM" if isinstance(model, ModelConfig) else None,
         "base_model_name_or_path": None,
         "r": config.rank,
         "lora_alpha": config.alpha,
@@ -78,7 +83,7 @@ def save(directory: Path, model: ModelConfig, adapters: dict[str, Adapter], conf
     (directory / CONFIG).write_text(json.dumps(about, indent=2) + "\n")
 
 
-def load(directory: Path, model: ModelConfig) -> tuple[dict[str, Adapter], LoraConfig]:
+def load(directory: Path, model: ModelConfig | HybridConfig) -> tuple[dict[str, Adapter], LoraConfig]:
     """(adapters by the path of our matrix, their config), as numpy arrays; zero for layers of a stack that have none.
 
     Raises UserError where they are not those of this model, or of another method than LoRA and DoRA.
@@ -87,14 +92,13 @@ def load(directory: Path, model: ModelConfig) -> tuple[dict[str, Adapter], LoraC
     config = _read_config(directory)
     found = {name.removeprefix(PREFIX): entry for name, entry in entries(directory / TENSORS)}
     left, adapters = set(found), {}
-    for path, weight in tree.by_path(abstract_trees(model)[0]).items():
+    for path, weight in tree.by_path(_shapes(model)).items():
         matrix = matrix_of(path, weight.ndim)
         if matrix is None or matrix.kind == CONTROL:
             continue
-        where = place(tuple(path.split("/")), model)
-        layers = {at: name.removesuffix(".weight") for at, name in where.names.items()}
+        layers = layer_names(path, model, matrix.leading)
         there = {at: layer for at, layer in layers.items() if layer + PARTS["a"] in found}
-        if not there or matrix.leading != where.leading:
+        if not there:
             continue
         if config.dora and len(there) < len(layers):
             raise UserError(f"{directory} has no DoRA adapter for {min(set(layers.values()) - set(there.values()))}.")
@@ -109,6 +113,24 @@ def load(directory: Path, model: ModelConfig) -> tuple[dict[str, Adapter], LoraC
     if left:
         raise UserError(f"{directory} has adapters for {min(left)}, which this model does not have.")
     return adapters, config
+
+
+def layer_names(path: str, model: ModelConfig | HybridConfig, leading: int) -> dict[tuple[int, ...], str]:
+    """The names of the linear layers in our array at `path`, by their index in its `leading` dimensions.
+
+    Empty where one tensor of theirs holds several of those matrices.
+    """
+    if isinstance(model, HybridConfig):
+        return {(): path.replace("/", ".")}
+    where = place(tuple(path.split("/")), model)
+    return {at: name.removesuffix(".weight") for at, name in where.names.items()} if where.leading == leading else {}
+
+
+def _shapes(model) -> dict:
+    """Of the parameters, without making them."""
+    if isinstance(model, HybridConfig):
+        return tree.split(jax.eval_shape(lambda: Hybrid(model, rngs=nnx.Rngs(params=0))))[1]
+    return abstract_trees(model)[0]
 
 
 def _theirs(part, array, matrix):
