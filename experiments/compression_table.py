@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import json
 import re
+import shutil
 import time
 from pathlib import Path
 
@@ -96,17 +97,23 @@ class Maker:
         """Makes the directory of this name and writes its scores and bytes down, unless they are there."""
         from deepseek_jax.compress import source
 
-        directory = self.workdir / name.replace(" ", "_").replace(",", "").replace("%", "").replace(":", "_")
+        directory = self.directory(name)
         row = directory.with_suffix(".json")
         if row.exists() or not re.search(self.only, name):
             return
         if not directory.exists():
-            make(directory)
+            begun = directory.with_suffix(".begun")  # of a command that was stopped, half of a model may be left
+            shutil.rmtree(begun, ignore_errors=True)
+            make(begun)
+            begun.rename(directory)
         made = source.read(directory)
         scores = self.measure_of(made).scores(made.params, made.buffers, self.batches)
         found = {"name": name, "disk": source.bytes_of(self.small(directory)), "parameters": size(made)} | scores
         row.write_text(json.dumps(found) + "\n")
         print(json.dumps(found), flush=True)
+
+    def directory(self, name: str) -> Path:
+        return self.workdir / name.replace(" ", "_").replace(",", "").replace("%", "").replace(":", "_")
 
     def measure_of(self, made):
         from deepseek_jax.compress.measure import Measure
@@ -155,7 +162,7 @@ class Maker:
         from deepseek_jax.experiment_file import resolve
         from deepseek_jax.train.loop import train
 
-        begin = self.workdir / directory.name.removesuffix("_fine-tuned")
+        begin = self.directory(name)
         model = json.loads((begin / "config.json").read_text())["experiment"]
         experiment = resolve(CONFIGS[self.model], TUNED | {"start.checkpoint": str(begin)})
         found = dataclasses.replace(experiment, model=self.read_model(begin))

@@ -59,8 +59,10 @@ class Program:
         """How often a while loop runs: as XLA noted it, or the one number that its condition compares with."""
         if known := re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', loop.attributes):
             return int(known[1])
-        condition = self.computations[re.search(r"condition=%?([\w.\-]+)", loop.attributes)[1]]
-        limits = [each for each in condition.values() if each.opcode == "constant" and each.shape.startswith("s32[]")]
+        condition = list(self.computations[re.search(r"condition=%?([\w.\-]+)", loop.attributes)[1]].values())
+        fused = [self.computations[name] for each in condition for name in each.called]  # as GPUs have it
+        inside = [*condition, *(each for computation in fused for each in computation.values())]
+        limits = [each for each in inside if each.opcode == "constant" and each.shape.startswith("s32[]")]
         return int(limits[0].attributes) if len(limits) == 1 and limits[0].attributes.isdigit() else None
 
     @functools.cached_property

@@ -111,6 +111,26 @@ def test_a_loop_runs_as_often_as_its_condition_says():
     assert runs["loop"] == 1 and runs["gathered-start"] == 58
 
 
+def test_a_loop_whose_condition_is_fused_as_on_gpus():
+    compared = "  ROOT %less = pred[] compare(%i, %limit), direction=LT"
+    i = "  %i = s32[] get-tuple-element(%at.1), index=0"
+    fused = [
+        "%fused (i: s32[]) -> pred[] {",
+        "  %i = s32[] parameter(0)",
+        "  %limit = s32[] constant(14)",
+        compared,
+        "}",
+    ]
+    condition = ["%over (at.1: (s32[])) -> pred[] {", "  %at.1 = (s32[]) parameter(0)", i]
+    condition += ["  ROOT %less.1 = pred[] fusion(%i), kind=kLoop, calls=%fused", "}"]
+    body = ["%body (at: (s32[])) -> (s32[]) {", "  ROOT %at = (s32[]) parameter(0)", "}"]
+    entry = ["ENTRY %main (p: (s32[])) -> (s32[]) {", "  %p = (s32[]) parameter(0)"]
+    entry += ["  ROOT %loop = (s32[]) while(%p), condition=%over, body=%body", "}"]
+    program = hlo.parse("\n".join(fused + condition + body + entry))
+    assert program.unknown_loops == 0
+    assert {each.name: times for each, _, times, _ in program.executed()}["at"] == 14
+
+
 def test_sizes_of_shapes():
     assert hlo.size("(f32[2,3]{1,0:T(8,128)}, bf16[4]{0:T(1024)}, pred[])") == 24 + 8 + 1
     assert hlo.size("bf16[4,8]{1,0:T(8,128)(2,1)S(1)}", memory=0) == 0
