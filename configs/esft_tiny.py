@@ -9,5 +9,5 @@ from configs import tune_tiny
 
 def get_config():
     config = tune_tiny.get_config()
-    config.optimizer.peak_lr = 2e-3
+    config.optimizer.peak_lr = 1e-2
     return config

@@ -19,7 +19,10 @@ from deepseek_jax.cli import runtime
 
 RESULT = Path("experiments/results/compression.md")
 SCORED, CALIBRATING = 8, 4  # batches of the language model; the hybrid is scored on its whole test split
-TUNED = {"train.steps": "30", "optimizer.peak_lr": "3e-4", "optimizer.schedule.warmup_steps": "5"}
+TUNED = {  # further training of what was pruned
+    "v3": {"train.steps": "30", "optimizer.peak_lr": "3e-4", "optimizer.schedule.warmup_steps": "5"},
+    "hybrid": {"train.steps": "200", "optimizer.peak_lr": "1e-3"},
+}
 QUANTISED = {
     "int8": {"weights": "int8"},
     "int8, activations int8": {"weights": "int8", "activations": "int8"},
@@ -164,7 +167,7 @@ class Maker:
 
         begin = self.directory(name)
         model = json.loads((begin / "config.json").read_text())["experiment"]
-        experiment = resolve(CONFIGS[self.model], TUNED | {"start.checkpoint": str(begin)})
+        experiment = resolve(CONFIGS[self.model], TUNED[self.model] | {"start.checkpoint": str(begin)})
         found = dataclasses.replace(experiment, model=self.read_model(begin))
         if model["prune"]["method"] == "zeros":
             from deepseek_jax.compress.config import PruneConfig

@@ -27,6 +27,8 @@ EXPERTS = "(chosen)"
 METHODS = {  # a line of the table -> (config, changes)
     "all of it": ("tune_tiny", {}),
     "LoRA of rank 2, everywhere": ("lora_tiny", {}),
+    "DoRA of rank 2, everywhere": ("lora_tiny", {"tune.lora.dora": "True"}),
+    "QLoRA: LoRA over int4 in groups of 32": ("lora_tiny", {"quantize.weights": "int4", "quantize.group": "32"}),
     "ESFT, {experts} of 48 experts": ("esft_tiny", {"tune.experts": EXPERTS}),
 }
 QUIET = Console(quiet=True)
