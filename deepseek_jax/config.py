@@ -80,6 +80,15 @@ class ScheduleConfig:
         at_least("optimizer.schedule", self, 0, "warmup_steps", "power")
         at_least("optimizer.schedule", self, 1, "step_every", "cycle_growth", "patience")
         fraction("optimizer.schedule", self, "final_ratio", "decay_ratio", "decay_fraction", "rise_fraction")
+        needed = {"step": "decay_ratio", "exponential": "decay_ratio", "range": "final_ratio"}.get(self.name)
+        if needed and not getattr(self, needed):
+            raise UserError(f"optimizer.schedule.{needed} is 0, a factor of {self.name}; it must be above 0.")
+        if self.name == "plateau" and self.decay_ratio == 1:
+            raise UserError("optimizer.schedule.decay_ratio is 1, which lowers nothing on a plateau; make it less.")
+        if self.name == "one_cycle" and self.warmup_steps:
+            raise UserError(
+                "optimizer.schedule.one_cycle has a rise of its own; set optimizer.schedule.warmup_steps=0."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +114,21 @@ class OptimizerConfig:
         choice("optimizer.moment_dtype", self.moment_dtype, ("float32", "bfloat16"))
         at_least("optimizer", self, 0, "peak_lr", "weight_decay", "clip_norm", "eps")
         fraction("optimizer", self, "b1", "b2", "layer_decay", "unfreeze")
+        for name in ("b1", "b2"):
+            if getattr(self, name) == 1:
+                raise UserError(f"optimizer.{name} is 1, a moment that never moves; make it less.")
+        if self.moment_dtype == "bfloat16":
+            self._check_rounding()
+
+    def _check_rounding(self):
+        """A change of less than half a step of bfloat16, 0.4%, is rounded away, and a moment then stands still."""
+        slow = self.b2 > 0.99 and self.name in ("adam", "adamw", "muon", "rmsprop")
+        if slow or self.name == "adagrad":
+            what = f"with optimizer.b2={self.b2} changes" if slow else "of adagrad changes"
+            raise UserError(
+                f"optimizer.moment_dtype is bfloat16, and what is remembered {what} by less a step than that can show; "
+                "set optimizer.moment_dtype=float32, or b2 to at most 0.99 where there is one."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +186,7 @@ class TrainConfig:
 
     def __post_init__(self):
         at_least("train", self, 1, "steps", "batch_size", "ramp_stages", "pipeline_rounds")
-        at_least("train", self, 0, "microbatch_size", "pipeline_microbatches", "ramp_start")
+        at_least("train", self, 0, "microbatch_size", "pipeline_microbatches", "ramp_start", "seed")
         choice("train.dtype", self.dtype, ("float32", "bfloat16"))
         choice("train.remat", self.remat, ("none", "dots", "full"))
         choice("train.on_nonfinite", self.on_nonfinite, ("stop", "skip"))
@@ -171,6 +195,10 @@ class TrainConfig:
             raise UserError(
                 f"train.ramp_start is {self.ramp_start}; it grows by whole microbatches, so set train.microbatch_size "
                 "to at most that, and train.batch_size to at least that."
+            )
+        if self.ramp_start and not self.ramp_fraction:
+            raise UserError(
+                f"train.ramp_start is {self.ramp_start} and train.ramp_fraction 0: give the ramp its share."
             )
         for name in ("batch_size", "ramp_start"):
             if self.microbatch_size and getattr(self, name) % self.microbatch_size:
@@ -260,8 +288,10 @@ class StartConfig:
         pattern("start.fresh", self.fresh)
 
 
-def _check_layers(experiment):
-    """UserError where layers are to be told apart in arrays of single experts."""
+def _check_together(experiment):
+    """UserError for settings of different sections that cannot both be meant."""
+    if experiment.stopping.patience and not experiment.eval.every:
+        raise UserError("stopping.patience counts evaluations, and eval.every is 0: there are none before the end.")
     by_layer = experiment.optimizer.layer_decay != 1 or experiment.optimizer.unfreeze
     if experiment.tune.experts and by_layer:
         raise UserError(
@@ -292,7 +322,7 @@ class Experiment:
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self):
-        _check_layers(self)
+        _check_together(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,7 +348,7 @@ class SupervisedExperiment:
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self):
-        _check_layers(self)
+        _check_together(self)
 
 
 FAMILIES = {"language_model": Experiment, "supervised": SupervisedExperiment}

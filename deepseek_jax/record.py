@@ -34,8 +34,13 @@ def claim(workdir: str | os.PathLike, experiment: Experiment, *, write: bool = T
     written.  Raises UserError when the directory holds a run whose settings differ in what it learns.
     """
     path, began = Path(workdir) / FILE, time.time()
+    if Path(workdir).exists() and not Path(workdir).is_dir():
+        raise UserError(f"{workdir} is no directory; give another --workdir.")
     if path.exists():
-        there = fields.flatten(dataclasses.asdict(read(workdir)))
+        other = read(workdir)
+        if other.family != experiment.family:
+            raise UserError(f"{workdir} holds a run of the family {other.family}; give another --workdir.")
+        there = fields.flatten(dataclasses.asdict(other))
         began = json.loads(path.read_text()).get("began", began)
         here = fields.flatten(dataclasses.asdict(experiment))
         changed = [key for key in here if here[key] != there[key] and not key.startswith(FREE)]

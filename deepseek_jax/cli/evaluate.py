@@ -69,11 +69,13 @@ def _language_model(args):
 def _scoring_experiment(experiment, args):
     """The run's experiment on the devices that are here, with the run's tokenizer and the data that is asked for."""
     from deepseek_jax.config import MeshConfig
+    from deepseek_jax.data.corpora import CORPORA
     from deepseek_jax.train.views import plain
 
     data = dataclasses.replace(experiment.data, tokenizer=str(Path(args.workdir) / "tokenizer.json"))
     if args.source:
-        whole = 1.0 if Path(args.source).exists() else data.held_out
+        own = args.source not in (*CORPORA, "mix") and Path(args.source).exists()
+        whole = 1.0 if own else data.held_out
         data = dataclasses.replace(data, source=args.source, held_out=whole)
     batch = dataclasses.replace(experiment.eval, batch_size=args.batch_size or experiment.eval.batch_size)
     return dataclasses.replace(plain(experiment), data=data, eval=batch, mesh=MeshConfig())

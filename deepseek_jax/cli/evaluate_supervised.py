@@ -2,26 +2,28 @@
 
 import dataclasses
 
-import jax
 from rich.console import Console
 from rich.table import Table
 
 from deepseek_jax.config import MeshConfig
 from deepseek_jax.errors import UserError
+from deepseek_jax.parallel import processes
 from deepseek_jax.train import setup
 from deepseek_jax.train.restore import restore_model
+from deepseek_jax.train.step import compile_score
 from deepseek_jax.train.views import plain
 
 
 def run(args):
-    console = Console()
+    console = Console(quiet=not processes.leads())
     trained = restore_model(args.workdir, args.checkpoint)
     batch = dataclasses.replace(
         trained.experiment.eval, batch_size=args.batch_size or trained.experiment.eval.batch_size
     )
     experiment = dataclasses.replace(plain(trained.experiment), eval=batch, mesh=MeshConfig())
     scoring = setup.prepare(experiment, console)
-    batches, score = scoring.held_out_batches("final"), jax.jit(scoring.program.score)
+    batches = scoring.held_out_batches("final")
+    score = processes.compiled_by_all(compile_score(scoring.program, scoring.mesh))
     scores = scoring.task.scores(score, trained.params, trained.buffers, batches)
     if not scores:
         raise UserError(f"{experiment.dataset.name} holds out nothing to score; set dataset.test above 0.")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def _images(paths, known):
 
 
 def _texts(paths, known):
-    texts = "\n".join(sys.stdin.read() if path == "-" else _bytes(path).decode(errors="replace") for path in paths)
+    texts = "\n".join(sys.stdin.read() if path == "-" else _text(path) for path in paths)
     lines = [line for line in texts.splitlines() if line.strip()]
     if not lines:
         raise UserError("there is no text to answer for; write one a line.")
@@ -62,9 +63,9 @@ def _texts(paths, known):
 def _tables(paths, known):
     rows = []
     for path in paths:
-        for number, row in enumerate(csv.DictReader(_bytes(path).decode(errors="replace").splitlines()), start=2):
+        for number, row in enumerate(csv.DictReader(_text(path).splitlines()), start=2):
             try:
-                rows.append([float(row[name]) for name in known.names])
+                rows.append([_finite(row[name]) for name in known.names])
             except KeyError as missing:
                 raise UserError(f"{path} has no column {missing}; it needs {', '.join(known.names)}.") from None
             except (TypeError, ValueError):
@@ -79,6 +80,16 @@ def _no_series(paths, known):
 
 
 READERS = {"image": _images, "text": _texts, "table": _tables}
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError
+    return number
+
+
+def _text(path: str) -> str:
+    return _bytes(path).decode("utf-8-sig", errors="replace")  # spreadsheets put a mark before the first name
 
 
 def _bytes(path: str) -> bytes:

@@ -54,14 +54,19 @@ def masked(params: dict, masks: dict) -> dict:
 
 def sparsity_at(config: PruneConfig, steps: int, update) -> jax.Array:
     """s (1 - (1 - t)^3), with t from 0 at `begin` to 1 at `end` of the run (arXiv:1710.01878, equation 1)."""
-    first, last = config.begin * steps, config.end * steps
-    t = jnp.clip((update - first) / max(last - first, 1.0), 0.0, 1.0)
+    first, last = _looks(config, steps)
+    t = jnp.where(update < last, jnp.clip((update - first) / max(last - first, 1), 0.0, 1.0), 1.0)
     return config.sparsity * (1 - (1 - t) ** 3)
+
+
+def _looks(config: PruneConfig, steps: int) -> tuple[int, int]:
+    """The first update after which something is taken, and the last."""
+    return tuple(min(round(share * steps), steps - 1) for share in (config.begin, config.end))
 
 
 def _looked_at(config, steps, params, kept, update):
     """The masks after the update of this number.  What was taken stays away: its score is 0."""
-    first, last = round(config.begin * steps), round(config.end * steps)
+    first, last = _looks(config, steps)
     # The last look is at `last` itself, whatever `every` is, so that the sparsity asked for is reached.
     due = (update >= first) & (update <= last) & (((update - first) % config.every == 0) | (update == last))
 

@@ -11,6 +11,7 @@ from deepseek_jax.compress.config import UNITS, PruneConfig
 from deepseek_jax.compress.measure import Measure
 from deepseek_jax.compress.removal import Method, Removed
 from deepseek_jax.compress.source import Source
+from deepseek_jax.errors import UserError
 
 METHODS = {
     "magnitude": Method(weights.remove),
@@ -56,4 +57,7 @@ def prune(
 
 
 def _loss(measure: Measure, of: Source, batches: int) -> float:
-    return measure.scores(of.params, of.buffers, batches, "val")["loss"]
+    scores = measure.scores(of.params, of.buffers, batches, "val")
+    if not scores:
+        raise UserError("nothing is held out to measure the loss on; set data.held_out or dataset.val above 0.")
+    return scores["loss"]

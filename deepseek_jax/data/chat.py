@@ -33,8 +33,8 @@ def checked(messages) -> list[dict]:
     turns = roles[1:] if roles[:1] == ["system"] else roles
     if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
         raise ValueError("not user and assistant in turns")
-    texts = [message.get(key, "") for message in messages for key in ("content", "reasoning_content")]
-    if not all(isinstance(text, str) for text in texts) or not messages[-1].get("content", "").strip():
+    texts = [text for message in messages for text in (message.get("content"), _thoughts(message))]
+    if not all(isinstance(text, str) for text in texts) or not messages[-1]["content"].strip():
         raise ValueError("a message without text")
     try:
         "".join(texts).encode("utf-8")
@@ -57,10 +57,15 @@ def render(messages: list[dict], template: str) -> list[Piece]:
             pieces += [Piece(USER, control=True), Piece(content)]
         else:
             # Earlier thoughts are left out, as they are when the model is asked again.
-            thoughts = message.get("reasoning_content", "") if number == last and template != "v3" else ""
+            thoughts = _thoughts(message) if number == last and template != "v3" else ""
             pieces += [Piece(ASSISTANT, control=True), *_opening(template, thoughts), Piece(content, answer=True)]
             pieces += [Piece(SPECIAL["eos"], control=True, answer=True)] if number < last else []
     return pieces
+
+
+def _thoughts(message: dict) -> str:
+    """Sets from elsewhere have null where there are none."""
+    return message.get("reasoning_content") or ""
 
 
 def _opening(template, thoughts) -> list[Piece]:

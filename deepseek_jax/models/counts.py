@@ -75,7 +75,7 @@ def census(config: ModelConfig) -> Census:
         groups = mtp if names[0] == "mtp" else main
         group = group_of(names)
         groups[group] = groups.get(group, 0) + size
-    share = config.num_experts_per_tok / config.n_routed_experts
+    share = config.num_experts_per_tok / max(config.n_routed_experts, 1)
     return Census(Counts(main, share), Counts(mtp, share), sum(size for _, size in _sizes(buffers)))
 
 
@@ -94,7 +94,7 @@ def multiplied(config: ModelConfig) -> int:
     times = {"embedding": 0, "head": 1 + config.num_nextn_predict_layers}
     if config.tie_word_embeddings:
         times["embedding"] = times["head"]
-    routed_share = config.num_experts_per_tok / config.n_routed_experts
+    routed_share = config.num_experts_per_tok / max(config.n_routed_experts, 1)
     matrices = [(group_of(names), size) for names, size in _sizes(params) if not _is_vector(names[-1])]
     routed = sum(size for group, size in matrices if group == "routed experts")
     others = sum(size * times.get(group, 1) for group, size in matrices if group != "routed experts")

@@ -16,6 +16,7 @@ from deepseek_jax.errors import UserError
 # The dimension by which a parameter only lies apart, whole wherever the parameter is used; RANK, a compressed width,
 # stands for it in matrices that no model dimension is part of.  PIPELINED: see below.
 STORED, RANK, PIPELINED = "embed", "rank", "pipelined_layers"
+EXPERT_ROWS = "expert_rows"  # single experts of a stack of layers, in one dimension: few, and whole on every device
 
 RULES = {
     "layers": None,  # scanned over, so every device holds its part of each layer
@@ -28,6 +29,7 @@ RULES = {
     RANK: "fsdp",
     "mlp": "tensor",
     "experts": "expert",
+    EXPERT_ROWS: None,
     "expert_mlp": "tensor",
     "features_in": "fsdp",  # widths inside the hybrid network, on either side of a product; data and classes are whole
     "features_out": "tensor",

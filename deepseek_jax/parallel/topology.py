@@ -33,7 +33,10 @@ def parse(text: str) -> Topology:
     dims, what, example = _grid_of(CHIPS[name])
     if not re.fullmatch(rf"[1-9]\d*(x[1-9]\d*){{{dims - 1}}}", grid):
         raise UserError(f"--topology {text} does not say the {what}; write for example {name}:{example}.")
-    return Topology(CHIPS[name], tuple(map(int, grid.split("x"))))
+    chip, sides = CHIPS[name], tuple(map(int, grid.split("x")))
+    if chip.platform == "cuda":
+        chip = dataclasses.replace(chip, island=sides[1])
+    return Topology(chip, sides)
 
 
 def _grid_of(chip: Chip) -> tuple[int, str, str]:

@@ -91,7 +91,9 @@ def parse(text: str, names: Sequence[str]) -> list[Clause]:
         left = before or left
         if not left:
             raise UserError(f"claim {part!r} begins with its relation; name a variant before it.")
-        clauses.append(Clause(_known(left, names), relation, _number(after) or _known(after, names)))
+        number = _number(after)
+        right = _known(after, names) if number is None else number
+        clauses.append(Clause(_known(left, names), relation, right))
     if not clauses:
         raise UserError("the claim is empty; write one such as 'new <= old'.")
     return clauses

@@ -118,7 +118,10 @@ def _train(run: Run, until: int | None) -> bool:
         seconds = before + time.monotonic() - began
         spent.write_text(f"{seconds:.1f}\n")
     if not any(name.startswith("final/") for name in scores):
-        return until is not None and newest_intact(run.directory / DIRECTORY) == until
+        reached = newest_intact(run.directory / DIRECTORY)
+        if reached == run.experiment.train.steps:
+            raise UserError("nothing is held out, so nothing is measured; set data.held_out or dataset.test above 0.")
+        return until is not None and reached == until
     write_json(run.directory / TRAINED, summarise(run.directory, run.experiment, seconds))
     return True
 

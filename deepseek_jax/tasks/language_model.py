@@ -64,15 +64,13 @@ def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: Los
         parts["loss/batch_balance"] = _batch_balance(reports, batch, totals)
         value += config.batch_balance * parts["loss/batch_balance"]
     if reports and reports[0].dropped is not None:
-        parts["router/dropped"] = _dropped(reports, totals) / model.config.num_experts_per_tok
+        parts["router/dropped"] = _dropped(output.routers, totals) / model.config.num_experts_per_tok
     if output.indexers:
         parts["loss/indexer"], parts["indexer/recall"] = _indexers(output.indexers, totals)
         value += config.indexer_weight * parts["loss/indexer"]
     routers = {
         "router/load": jax.tree.map(lambda router: router.load_E, output.routers, is_leaf=_is_report),
-        "router/entropy": jax.tree.map(
-            lambda router: router.entropy / totals["tokens"], output.routers, is_leaf=_is_report
-        ),
+        "router/entropy": _a_token(lambda router: router.entropy, output.routers, totals),
     }
     return value, parts | routers | {"loss/total": value}
 
@@ -117,10 +115,18 @@ def _indexers(reports: dict, totals: dict) -> tuple[jax.Array, jax.Array]:
     return divergence, recall
 
 
-def _dropped(reports: list, totals: dict) -> jax.Array:
+def _dropped(routers: dict, totals: dict) -> jax.Array:
     """How many of its experts had no room for a token, the mean over tokens and layers."""
-    layers = sum(report.dropped.size for report in reports)
-    return sum(report.dropped.sum() for report in reports) / (totals["tokens"] * layers)
+    by_layer = jax.tree.leaves(_a_token(lambda router: router.dropped, routers, totals))
+    return jnp.concatenate([jnp.ravel(each) for each in by_layer]).mean()
+
+
+def _a_token(of, routers: dict, totals: dict) -> dict:
+    """Means of of(report) over the tokens that a layer counts: a module's see of a document what ends with targets."""
+    mean = lambda tree, count: jax.tree.map(lambda router: of(router) / count, tree, is_leaf=_is_report)  # noqa: E731
+    found = mean({name: tree for name, tree in routers.items() if name != "mtp"}, totals["tokens"])
+    mtp = {depth: mean(tree, totals[f"seen_{int(depth) + 1}"]) for depth, tree in routers.get("mtp", {}).items()}
+    return found | ({"mtp": mtp} if "mtp" in routers else {})
 
 
 def _is_report(node) -> bool:

@@ -10,6 +10,11 @@ import numpy as np
 
 BINS = 15  # of the calibration error, as in arXiv:1706.04599
 MOST_PEAKS = 100  # boxes a picture that the COCO measure looks at
+NAMES = {  # of the scores of each kind of answer
+    "classes": ("accuracy", "macro_f1", "calibration_error"),
+    "numbers": ("mse", "mae", "r2"),
+    "boxes": ("map50", "map"),
+}
 SIDE = 1000.0  # pixels of the pictures that COCO is told of: it leaves none of their boxes out as too small
 
 

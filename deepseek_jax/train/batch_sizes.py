@@ -1,6 +1,7 @@
 """Which batch sizes fit the memory, and which is the fastest: each is compiled, weighed and, where it fits, run."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
 
@@ -10,6 +11,8 @@ import psutil
 from rich.console import Console
 
 from deepseek_jax.config import Experiment
+from deepseek_jax.parallel.mesh import make_mesh
+from deepseek_jax.parallel.rules import RULES, axis_size
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.state import make_state
 from deepseek_jax.train.step import compile_step, make_step
@@ -41,7 +44,7 @@ def trials(experiment: Experiment, limit: int | None) -> Iterator[Trial]:
     size = experiment.train.batch_size
     while size % 2 == 0:
         size //= 2
-    size = max(size, jax.device_count())
+    size = math.lcm(size, axis_size(make_mesh(experiment.mesh), RULES["batch"]))
     for _ in range(MOST_DOUBLINGS):
         trial = _try(_of_size(experiment, size), limit)
         yield trial

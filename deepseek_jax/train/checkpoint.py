@@ -94,6 +94,12 @@ class Checkpoints:
         self.wait()
         return self._manager.restore(step, args=ocp.args.Composite(state=_into(abstract)))["state"]
 
+    def is_intact(self, step: int) -> bool:
+        """Whether the leading process finds what was saved of that step as it was written; each process has to ask."""
+        self.wait()
+        intact = processes.leads() and integrity.damage(self._directory / str(step)) is None
+        return bool(processes.of_leader(int(intact)))
+
     def wait(self):
         """Until what was saved is on disk."""
         self._manager.wait_until_finished()

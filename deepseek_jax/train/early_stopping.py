@@ -8,16 +8,22 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.train.checkpoint import Progress
 
 
+def check(config: StoppingConfig, measured: tuple[str, ...]):
+    """UserError where evaluations, which measure these, say nothing that a run could be stopped by."""
+    if measured and config.metric not in measured:
+        known = ", ".join(measured)
+        raise UserError(f"stopping.metric is {config.metric!r}, which no evaluation measures; choose one of {known}.")
+    if config.patience and not measured:
+        raise UserError(f"stopping.patience is {config.patience}, but nothing is held out to stop by; make it 0.")
+
+
 def judge(config: StoppingConfig, done: Progress, scores: dict[str, float], step: int) -> Progress:
     """What the run knows after the evaluation of `step`: its best, how many have passed since, whether it stops.
 
-    `scores` may be empty: nothing was held out.  Raises UserError where others were measured, not `stopping.metric`.
+    `scores` may lack the metric: nothing was held out, or nothing of a domain in the first batches.
     """
-    if not scores:
-        return done
     if config.metric not in scores:
-        known = ", ".join(scores)
-        raise UserError(f"stopping.metric is {config.metric!r}, which no evaluation measures; choose one of {known}.")
+        return done
     cost = -scores[config.metric] if config.highest else scores[config.metric]
     if cost < done.best_score - config.min_delta or (math.isfinite(cost) and math.isinf(done.best_score)):
         return dataclasses.replace(done, best_score=cost, best_step=step, waited=0)

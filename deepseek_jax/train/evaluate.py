@@ -17,6 +17,13 @@ def bytes_a_target(corpus) -> np.ndarray:
     return np.array([size / targets if targets else 0.0 for size, targets in count])
 
 
+def names(corpus) -> tuple[str, ...]:
+    """Those of `evaluate` over all held-out batches; () where nothing is held out."""
+    there = [domain for domain in corpus.domains if corpus.held_out_targets[domain]]
+    by_domain = [f"bits_per_byte/{domain}" for domain in there if len(corpus.domains) > 1]
+    return ("loss", "bits_per_byte", "bytes", *by_domain) if there else ()
+
+
 def evaluate(score: Callable, params, buffers, batches: Iterable[dict], corpus) -> dict[str, float]:
     """loss (nats a target), bits_per_byte, bytes over `batches`, and bits_per_byte/<domain> where there are several.
 

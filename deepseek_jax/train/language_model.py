@@ -13,7 +13,7 @@ from deepseek_jax.data import baseline
 from deepseek_jax.data.pipeline import open_corpus
 from deepseek_jax.data.records import Report
 from deepseek_jax.parallel.mesh import check_sequence
-from deepseek_jax.train.evaluate import bytes_a_target, evaluate
+from deepseek_jax.train.evaluate import bytes_a_target, evaluate, names
 from deepseek_jax.train.metrics import language_model_row
 from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.samples import write_samples
@@ -55,6 +55,9 @@ class LanguageModelTask:
     def scores(self, score: Callable, params, buffers, batches: Iterable[Batch]) -> dict[str, float]:
         return evaluate(score, params, buffers, batches, self.corpus)
 
+    def measured(self, split: str) -> tuple[str, ...]:
+        return names(self.corpus)
+
     def rivals(self) -> dict[str, float]:
         if self.experiment.data.chat:
             return {}  # a compressor would have to be told the questions
@@ -64,5 +67,5 @@ class LanguageModelTask:
     def keep_beside(self, workdir: Path):
         shutil.copyfile(self.corpus.tokenizer.path, workdir / "tokenizer.json")  # what it was trained with
 
-    def results(self, state: State, workdir: Path) -> list[str]:
+    def results(self, state: State, workdir: Path, score: Callable, held_out: Iterable[Batch]) -> list[str]:
         return write_samples(self, state, workdir)

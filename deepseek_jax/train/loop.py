@@ -59,6 +59,7 @@ def train(
     console = console or Console(quiet=not leads)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax would tell of every file it writes
     setup = prepare(experiment, console)
+    early_stopping.check(experiment.stopping, tuple(f"val/{name}" for name in setup.task.measured("val")))
     began = record.claim(workdir, experiment, write=leads)
     if leads:
         setup.task.keep_beside(workdir)
@@ -71,10 +72,14 @@ def train(
                 console.print(f"going on from step {restored[1].step}")
             state, done = restored or (first_state(setup, console.print), Progress())
             run = Run(setup, workdir, console, Goodput(began, done.useful_seconds), profile, until)
-            if not done.stopped and (until is None or done.step < until):
+            last = experiment.train.steps if until is None else min(until, experiment.train.steps)
+            if not done.stopped and done.step < last:
                 state, done = _take_steps(run, state, done, checkpoints)
         finished = done.stopped or done.step == experiment.train.steps
-        results = setup.task.results(state, workdir) if finished else []
+        if finished and not summary.is_scored(workdir):
+            with console.status("scoring all that is held out"):
+                _score_finally(setup, workdir, state, done)
+        results = _results(setup, state, workdir) if finished else []
     finally:
         if leads:
             report.write(workdir)  # of a run that failed too: it shows where
@@ -117,11 +122,11 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
                 if evaluating:
                     scores = _scores(setup, score, state, "val", experiment.eval.batches)
                     sinks.write({"step": step} | scores | _router_shares(recorder.last_load))
-                    done = early_stopping.judge(experiment.stopping, done, scores, step)
+                    if last or _due(experiment.eval.every, step):  # a pause counts for no evaluation
+                        done = early_stopping.judge(experiment.stopping, done, scores, step)
                 ending, best = last or done.stopped, evaluating and done.best_step == step
                 if ending:
                     state = _take_back_best(setup, state, done, step, checkpoints, console)
-                    sinks.write({"step": step} | _final_scores(setup, score, state) | _kept(experiment, done))
                 if saving or best or ending:
                     useful = run.goodput.useful_seconds
                     done = dataclasses.replace(done, step=step, data=batches.state(), useful_seconds=useful)
@@ -151,6 +156,17 @@ def _scores(setup: Setup, score, state: State, split: str, limit: int) -> dict[s
     return {f"{split}/{key}": value for key, value in found.items()}
 
 
+def _score_finally(setup: Setup, workdir: Path, state: State, done: Progress):
+    """The row of the final scores, after the checkpoint that they are of: what fails here is made up for later."""
+    score = kept.programs(setup)[1]
+    with Sinks(workdir, setup.experiment.log, resumed_at=done.step) as sinks:
+        sinks.write({"step": done.step} | _final_scores(setup, score, state) | _kept(setup.experiment, done))
+
+
+def _results(setup: Setup, state: State, workdir: Path) -> list[str]:
+    return setup.task.results(state, workdir, kept.programs(setup)[1], setup.held_out_batches("final"))
+
+
 def _final_scores(setup: Setup, score, state: State) -> dict[str, float]:
     """final/* on the held-out batches, and of what the model is compared with where it read all of them."""
     limit = setup.experiment.eval.final_batches
@@ -164,6 +180,9 @@ def _take_back_best(setup: Setup, state: State, done: Progress, step: int, check
     if not stopping.patience or done.best_step in (0, step):
         return state
     why = f"no better {stopping.metric} in {done.waited} evaluations; " if done.stopped else ""
+    if not checkpoints.is_intact(done.best_step):
+        console.print(f"{why}the checkpoint of step {done.best_step}, the best, is damaged: the last parameters stay")
+        return state
     console.print(f"{why}the parameters of step {done.best_step} are taken back")
     return checkpoints.restore_step(done.best_step, setup.abstract)
 

@@ -34,8 +34,9 @@ def train_row(step: int, measured: dict, timing: dict) -> dict:
 def language_model_row(measured: dict, timing: dict, model: ModelConfig) -> dict:
     """A language model's part: bits a byte of text, FLOPs and their utilisation, indexers, balance of experts."""
     row = {name: float(value) for name, value in measured.items() if name.startswith(("indexer/", "router/dropped"))}
-    nats = float(measured["loss/next"]) * float(measured["targets"])
-    row["bits_per_byte"] = bits_per_byte(nats, float(measured["bytes"]))
+    if measured["bytes"]:  # as counted on held-out text: without any, what a token stands for is not known
+        nats = float(measured["loss/next"]) * float(measured["targets"])
+        row["bits_per_byte"] = bits_per_byte(nats, float(measured["bytes"]))
     if timing:
         flops = training_flops(model, float(measured["tokens"]), float(measured["attention"])) / timing["step_seconds"]
         row["flops_per_second"] = flops

@@ -13,17 +13,17 @@ from deepseek_jax.train.groups import factors
 from deepseek_jax.train.moments import remembered_in
 from deepseek_jax.train.muon import scale_by_muon
 
-SPARED = ("norm", "scale", "bias", "embed")
+SPARED = ("scale", "sinks", "embedding")  # and whatever ends in "bias"
 
 
 def decays(path: tuple) -> bool:
     """Whether weight decay pulls on the parameter at a tree path.
 
-    The rule goes by name: spared is whatever lies under a key that contains one of SPARED (norms, their scales, biases,
-    embeddings).  Not by rank: layers are stacked, so the scale of a norm has two dimensions, [layers, width].
+    The rule goes by the last name: spared are norms and other scales, biases, sinks and the embedding.  Not by rank:
+    layers are stacked, so the scale of a norm has two dimensions, [layers, width].
     """
-    keys = jax.tree_util.keystr(path, simple=True, separator="/").lower()
-    return not any(word in keys for word in SPARED)
+    name = jax.tree_util.keystr(path[-1:], simple=True)
+    return not (name in SPARED or name.endswith("bias"))
 
 
 def decay_mask(params):

@@ -29,7 +29,9 @@ def write_samples(task, state: State, workdir: Path) -> list[str]:
     if not heads:
         return []
     if template := task.experiment.data.chat:
-        talks = [json.loads(head.split(SEPARATOR)[place]) for place, head in enumerate(heads)]
+        talks = [json.loads(text) for text in questions(heads, len(corpus.domains)) if text]
+        if not talks:
+            return []
         prompts = [f"{talk[-2]['content']}\n" for talk in talks]
         tokens = [chat.prompt(talk[:-1], template, tokenizer) for talk in talks]
     else:
@@ -43,3 +45,9 @@ def write_samples(task, state: State, workdir: Path) -> list[str]:
     if processes.leads():
         (workdir / FILE).write_text(BAR.join(texts) + "\n")
     return texts
+
+
+def questions(heads: list[bytes], domains: int) -> list[bytes]:
+    """For each sample a conversation of its domain, one after another, the first again after the last; b"" for none."""
+    split = [head.removesuffix(SEPARATOR).split(SEPARATOR) for head in heads]
+    return [texts[place // domains % len(texts)] for place, texts in enumerate(split)]

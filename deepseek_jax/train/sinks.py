@@ -1,5 +1,6 @@
 """Where metrics are written: metrics.jsonl, TensorBoard, Weights & Biases.  Each takes rows, dicts with a "step"."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -98,7 +99,8 @@ class WeightsAndBiases:
             import wandb
         except ImportError:
             raise UserError("log.wandb_project is set but wandb is not installed; run pip install wandb.") from None
-        self._run = wandb.init(project=project, name=workdir.name, id=workdir.name, dir=str(workdir), resume="allow")
+        identity = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]  # names alone recur: seed0, seed1
+        self._run = wandb.init(project=project, name=workdir.name, id=identity, dir=str(workdir), resume="allow")
 
     def write(self, row: dict):
         self._run.log(dict(flat(row)), step=row["step"])

@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from deepseek_jax.parallel import processes
 from deepseek_jax.train.shown import Shown
 from deepseek_jax.train.sinks import FILE, read_rows
 
@@ -14,12 +15,23 @@ GOODPUT = "goodput"
 def final_scores(workdir: Path, shown: Shown) -> dict[str, float]:
     """The final/* scores of a run, the median of its speed and its goodput; {} for one that never wrote a row."""
     rows = list(read_rows(workdir / FILE)) if (workdir / FILE).exists() else []
-    scores = {key: value for row in rows for key, value in row.items() if key.startswith("final/")}
+    scores = {key: value for row in rows for key, value in row.items() if _is_final(key)}
     speeds = sorted(row[shown.speed] for row in rows if shown.speed in row)
     if speeds:
         scores[shown.speed] = speeds[len(speeds) // 2]
     shares = [row[GOODPUT] for row in rows if GOODPUT in row]
     return scores | ({GOODPUT: shares[-1]} if shares else {})
+
+
+def is_scored(workdir: Path) -> bool:
+    """Whether the leading process finds final scores there; each process has to ask."""
+    path = workdir / FILE
+    found = processes.leads() and path.exists() and any(_is_final(key) for row in read_rows(path) for key in row)
+    return bool(processes.of_leader(int(found)))
+
+
+def _is_final(key: str) -> bool:
+    return key.startswith("final/")
 
 
 def show(console: Console, workdir: Path, shown: Shown, results: list[str]):

@@ -19,6 +19,7 @@ from deepseek_jax.data.sets.dataset import Dataset
 from deepseek_jax.data.sets.registry import open_set
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.hybrid_config import HybridConfig
+from deepseek_jax.parallel import processes
 from deepseek_jax.tasks import scores
 from deepseek_jax.tasks.config import OF_BOXES, OF_CLASSES, OF_NUMBERS
 from deepseek_jax.train import answers, baselines, known_set
@@ -30,6 +31,7 @@ from deepseek_jax.train.supervised_program import supervised_program
 from deepseek_jax.train.task import Batch, TrainBatches
 from deepseek_jax.train.views import as_trained
 
+SPLITS = {"val": "val", "final": "test"}  # what the loop calls them -> what the set does
 OBJECTIVES_OF = {"classes": OF_CLASSES, "numbers": OF_NUMBERS, "boxes": OF_BOXES}
 
 
@@ -58,8 +60,7 @@ class SupervisedTask:
     def held_out_batches(self, split: str, limit: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
         """ "val" is the set's split of that name, "final" its test split; rows None: all."""
         size = self.experiment.eval.batch_size or microbatch_size(self.experiment.train)
-        split = {"val": "val", "final": "test"}[split]
-        return itertools.islice(batches.held_out_batches(self.dataset, split, size, rows), limit or None)
+        return itertools.islice(batches.held_out_batches(self.dataset, SPLITS[split], size, rows), limit or None)
 
     def size(self, batch: dict) -> int:
         return batch["weights"].size
@@ -72,18 +73,20 @@ class SupervisedTask:
         found = collect(score, params, buffers, held_out)
         return measure(found, self.dataset) if found else {}
 
+    def measured(self, split: str) -> tuple[str, ...]:
+        there = len(self.dataset.splits[SPLITS[split]]["ids"])
+        return ("loss", *scores.NAMES[self.dataset.kind]) if there else ()
+
     def rivals(self) -> dict[str, float]:
         return baselines.of(self.dataset)
 
     def keep_beside(self, workdir: Path):
         known_set.write(self.dataset, self.model, workdir)
 
-    def results(self, state: State, workdir: Path) -> list[str]:
+    def results(self, state: State, workdir: Path, score: Callable, held_out: Iterable[Batch]) -> list[str]:
         """Pictures of the answers on the test split, under pictures/ of the run directory; no texts."""
-        score = jax.jit(self.program.score)
-        params = state.get("ema", state["params"])
-        found = collect(score, params, state["buffers"], self.held_out_batches("final", 0))
-        if found:
+        found = collect(score, state.get("ema", state["params"]), state["buffers"], held_out)
+        if found and processes.leads():
             answers.draw(found, self.dataset, workdir / PICTURES)
         return []
 

@@ -47,11 +47,14 @@ class Task(Protocol):
     def scores(self, score: Callable, params, buffers, batches: Iterable[Batch]) -> dict[str, float]:
         """Of held-out batches, by the jitted program.score; "loss" among them, {} without batches."""
 
+    def measured(self, split: str) -> tuple[str, ...]:
+        """The names that `scores` gives of a split, () where nothing is held out for it."""
+
     def rivals(self) -> dict[str, float]:
         """What the final scores stand beside, by the name of each."""
 
     def keep_beside(self, workdir: Path):
         """Writes into the run directory what the parameters cannot be used without."""
 
-    def results(self, state: State, workdir: Path) -> list[str]:
+    def results(self, state: State, workdir: Path, score: Callable, held_out: Iterable[Batch]) -> list[str]:
         """What a finished run shows beside its scores: texts, also written into the run directory."""

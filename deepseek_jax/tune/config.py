@@ -51,6 +51,12 @@ class TuneConfig:
                 if getattr(self, name):
                     raise UserError(f"tune.experts says all that is trained of the model; leave out tune.{name}.")
 
+        if self.lora.rank and not self.train and (self.freeze or self.last_layers):
+            raise UserError(
+                "tune.freeze and tune.last_layers choose among the model's own parameters, of which tune.lora trains "
+                "none but those in tune.train; say which matrices get adapters with tune.lora.paths."
+            )
+
     @property
     def is_on(self) -> bool:
         return bool(self.train or self.freeze or self.last_layers or self.experts or self.lora.rank)

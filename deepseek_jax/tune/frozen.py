@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.depth import ADAPTERS, before_layers, distances, stack_of
 from deepseek_jax.models.schedule import layers_of
+from deepseek_jax.parallel.rules import EXPERT_ROWS
 from deepseek_jax.train.view import View
 from deepseek_jax.tune.config import TuneConfig, experts_of
 
@@ -112,4 +113,4 @@ def _check_experts(config, flat):
 
 
 def _axes_of_rows(names, rows):
-    return (None, *names[2:]) if len(rows) == 2 else names
+    return (EXPERT_ROWS, *names[2:]) if len(rows) == 2 else names

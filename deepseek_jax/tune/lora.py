@@ -20,6 +20,8 @@ from deepseek_jax.models.depth import ADAPTERS
 from deepseek_jax.train.view import View
 from deepseek_jax.tune.config import LoraConfig
 
+TINY = 1e-30  # of a length: less counts as zero
+
 Adapter = dict[str, Array]  # a [leading dims, input dims, r], b [leading dims, r, output dims]; of DoRA also scale
 
 
@@ -100,7 +102,8 @@ def merged(weight: Float[Array, "..."], path: str, adapter: Adapter, config: Lor
         return total
     matrix = matrix_of(path, weight.ndim)
     # The length is a constant to the gradient (section 4.3), which saves memory and changes little.
-    factor = adapter["scale"] / jax.lax.stop_gradient(lengths(total, matrix))
+    # An output whose weights are all zero, as pruning may leave it, stays zero.
+    factor = adapter["scale"] / jnp.maximum(jax.lax.stop_gradient(lengths(total, matrix)), TINY)
     return total * factor.reshape(_over_inputs(matrix, weight.shape))
 
 

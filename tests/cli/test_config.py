@@ -1,6 +1,7 @@
 """A config file and overrides become a checked experiment, or a sentence."""
 
 import dataclasses
+import re
 import textwrap
 import typing
 
@@ -81,12 +82,33 @@ def test_text_is_typed_by_the_field(key, text, value):
             "lyon",
             "optimizer.name is 'lyon'; choose one of adam, adamw, muon, sgd, rmsprop, adagrad, lion.",
         ),
+        ("train.seed", "-1", "train.seed is -1; it must be at least 0."),
+        ("optimizer.b1", "1.0", "optimizer.b1 is 1, a moment that never moves; make it less."),
     ],
 )
 def test_what_an_override_can_get_wrong(in_repository, key, text, message):
     with pytest.raises(UserError) as error:
         experiment_file.resolve(TINY, {key: text})
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"optimizer.schedule.name": "one_cycle"}, "one_cycle has a rise of its own"),
+        ({"optimizer.schedule.name": "exponential", "optimizer.schedule.decay_ratio": "0"}, "must be above 0"),
+        ({"optimizer.schedule.name": "range", "optimizer.schedule.final_ratio": "0"}, "must be above 0"),
+        ({"optimizer.schedule.name": "plateau", "optimizer.schedule.decay_ratio": "1"}, "lowers nothing"),
+        ({"optimizer.moment_dtype": "bfloat16", "optimizer.b2": "0.999"}, "optimizer.moment_dtype=float32"),
+        ({"optimizer.moment_dtype": "bfloat16", "optimizer.name": "adagrad"}, "optimizer.moment_dtype=float32"),
+        ({"train.ramp_start": "2", "train.microbatch_size": "2"}, "train.ramp_fraction"),
+        ({"tune.lora.rank": "2", "tune.last_layers": "1"}, "tune.lora.paths"),
+        ({"stopping.patience": "2", "eval.every": "0"}, "stopping.patience counts evaluations"),
+    ],
+)
+def test_settings_that_cannot_both_be_meant(in_repository, overrides, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        experiment_file.resolve(TINY, overrides)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from deepseek_jax import record
-from deepseek_jax.config import Experiment, LogConfig, TrainConfig
+from deepseek_jax.config import Experiment, LogConfig, SupervisedExperiment, TrainConfig
 from deepseek_jax.errors import UserError
 
 EXPERIMENT = Experiment(train=TrainConfig(steps=7))
@@ -37,6 +37,14 @@ def test_a_run_directory_refuses_another_experiment(tmp_path):
     expected = f"{tmp_path} holds another experiment: train.steps is 7 there and 8 here; give another --workdir."
     assert str(error.value) == expected
     assert record.read(tmp_path) == EXPERIMENT
+
+
+def test_a_directory_of_the_other_family_or_none_is_refused(tmp_path):
+    record.claim(tmp_path, EXPERIMENT)
+    with pytest.raises(UserError, match="holds a run of the family language_model"):
+        record.claim(tmp_path, SupervisedExperiment())
+    with pytest.raises(UserError, match="is no directory"):
+        record.claim(tmp_path / record.FILE, EXPERIMENT)
 
 
 def test_a_run_goes_on_with_other_logging(tmp_path):

@@ -24,6 +24,16 @@ def test_the_schedule_is_cubic():
     assert at == pytest.approx([0, 0, 0.8 * (1 - 0.5**3), 0.8, 0.8])
 
 
+@pytest.mark.parametrize("begin", [0.0, 1.0])
+def test_what_ends_with_the_run_is_reached_by_its_last_update(begin):
+    config = PruneConfig(method="magnitude", sparsity=0.5, begin=begin, end=1.0, every=100)
+    view, params = pruned_view(config, 10), {"attention": {"out": jnp.arange(1.0, 17).reshape(4, 4)}}
+    params, buffers = view.split(params, {})
+    for number in range(10):
+        buffers = view.update(params, buffers, jnp.asarray(number))
+    assert not buffers["masks"]["attention"]["out"][:2].any() and buffers["masks"]["attention"]["out"][2:].all()
+
+
 @pytest.fixture(scope="module")
 def gradual():
     """(state before each step and after the last, abstract state, compiled step, mesh)."""

@@ -152,6 +152,7 @@ def test_a_group_has_the_links_of_the_dimensions_that_it_spans():
     assert bandwidth((0, 1, 2, 3), v5p, devices) == 4 * v5p.link
     assert bandwidth((0, 7), h100, []) == h100.link
     assert bandwidth((0, 8), h100, []) == h100.network
+    assert bandwidth((0, 7), parse("h100:2x4").chip, []) == h100.network, "hosts of four"
 
 
 @pytest.mark.parametrize(

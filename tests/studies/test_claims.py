@@ -71,6 +71,10 @@ def test_a_number_on_the_right():
     assert verdict("new >= 0.85", 0.5 + TIGHT, [], margin=0.01) == [DOES_NOT]
 
 
+def test_the_number_may_be_zero():
+    assert verdict("new > 0", 0.9 + TIGHT, [], margin=0.01) == [HOLDS]
+
+
 def test_seeds_that_only_one_side_has_take_no_part():
     (judged,) = judge(Claim("loss", 0.1, "new < old"), NAMES, {"new": {0: 1.0, 1: 1.0}, "old": {1: 2.0, 2: 2.0}}, {})
     assert judged.verdict == CANNOT_TELL and judged.reason == "1 paired seeds; an interval needs at least 2"

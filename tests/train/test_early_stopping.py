@@ -8,11 +8,11 @@ import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from deepseek_jax.config import OptimizerConfig, ScheduleConfig, StoppingConfig
+from deepseek_jax.config import Experiment, OptimizerConfig, ScheduleConfig, StoppingConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.train import plots, restore
 from deepseek_jax.train.checkpoint import Progress
-from deepseek_jax.train.early_stopping import judge
+from deepseek_jax.train.early_stopping import check, judge
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.shown import SHOWN
 from tests.train import tiny
@@ -53,7 +53,15 @@ def test_what_is_no_number_is_never_the_best():
 
 def test_a_metric_that_is_not_measured_is_named():
     with pytest.raises(UserError, match="stopping.metric is 'val/f1'.*val/loss"):
-        judge(StoppingConfig("val/f1"), Progress(), {"val/loss": 1.0}, 1)
+        check(StoppingConfig("val/f1"), ("val/loss",))
+    with pytest.raises(UserError, match="stopping.patience is 2, but nothing is held out"):
+        check(StoppingConfig(patience=2), ())
+    with pytest.raises(UserError, match="eval.every is 0"):
+        Experiment(stopping=StoppingConfig(patience=2))
+
+
+def test_an_evaluation_without_the_metric_says_nothing():
+    assert judge(StoppingConfig("val/f1", patience=1), Progress(), {"val/loss": 1.0}, 1) == Progress()
 
 
 def test_a_run_that_gets_worse_stops_and_takes_back_its_best(tmp_path):

@@ -10,7 +10,9 @@ import pytest
 
 from deepseek_jax.config import OptimizerConfig, ScheduleConfig
 from deepseek_jax.errors import UserError
+from deepseek_jax.models import tree
 from deepseek_jax.models.decoder import initialise
+from deepseek_jax.models.presets import preset
 from deepseek_jax.train.optimizer import decay_mask, lowered, make_optimizer
 from tests.train import tiny
 
@@ -34,6 +36,14 @@ def test_weight_decay_spares_norms_biases_and_embeddings_of_the_real_model():
     assert spared == {"embedding", "scale", "q_down_bias", "kv_down_bias", "out_bias"}
     mask = decay_mask(params)
     assert mask["head"] and all(jax.tree.leaves(mask["layers"]["1-1"]["feed_forward"]))
+
+
+def test_weight_decay_goes_by_the_last_name_alone_in_v4():
+    params = jax.eval_shape(lambda: initialise(preset("v4-flash"), jax.random.key(0)))[1]
+    mask = tree.by_path(decay_mask(params))
+    spared = {path.split("/")[-1] for path, decays in mask.items() if not decays}
+    assert spared == {"embedding", "scale", "bias", "position_bias", "sinks"}
+    assert mask["mtp/0/project_embedding"] and mask["mtp/0/project_hidden"]
 
 
 def test_stacked_norm_scales_are_spared_though_they_are_matrices():

@@ -22,8 +22,11 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.infer.predict import load_predictor
 from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 from deepseek_jax.tasks.config import ObjectiveConfig
+from deepseek_jax.tasks.scores import NAMES, of_boxes, of_numbers
+from deepseek_jax.train import loop
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.setup import prepare
+from deepseek_jax.train.supervised import SupervisedTask
 
 MODEL = HybridConfig(
     convolution=ConvolutionConfig(filters=(16,), norm="batch"),
@@ -94,6 +97,36 @@ def test_an_interrupted_run_goes_on_bit_for_bit(run, tmp_path, quiet, monkeypatc
     again = train(experiment(), tmp_path / "again", quiet)
     measured = [{name: value for name, value in found.items() if "final" in name} for found in (again, scores)]
     assert measured[0] == measured[1]
+
+
+def test_what_fails_after_the_last_step_loses_no_step(tmp_path, quiet, monkeypatch):
+    few = experiment(train=TrainConfig(steps=3, batch_size=64), checkpoint=CheckpointConfig())
+
+    def fail(*_):
+        raise RuntimeError("rivals")
+
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="rivals"):
+        patched.setattr(SupervisedTask, "rivals", fail)
+        train(few, tmp_path, quiet)
+    monkeypatch.setattr(loop, "_take_steps", fail)  # there is nothing left to train
+    scores = train(few, tmp_path, quiet)
+    assert scores["final/loss"] > 0 and "final/logistic regression, accuracy" in scores
+    assert train(few, tmp_path, quiet) == scores
+
+
+def test_without_a_test_split_a_run_ends_unscored(tmp_path, quiet):
+    few = experiment(train=TrainConfig(steps=2, batch_size=64), dataset=DatasetConfig(name="digits", test=0.0))
+    assert not any(name.startswith("final/") for name in train(few, tmp_path, quiet))
+
+
+def test_every_measure_has_its_name(run):
+    workdir, _ = run
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    names = {name.removeprefix("val/") for row in rows for name in row if name.startswith("val/")}
+    assert names == {*prepare(experiment(), Console(quiet=True)).task.measured("val")}
+    assert tuple(of_numbers(np.eye(3), np.ones((3, 3)))) == NAMES["numbers"]
+    nothing = np.zeros((0, 4)), np.zeros(0)
+    assert tuple(of_boxes([(*nothing, np.zeros(0))], [nothing], 1)) == NAMES["boxes"]
 
 
 def test_a_predictor_answers_as_the_run_scored(run):

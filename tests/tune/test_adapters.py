@@ -75,6 +75,12 @@ def test_dora_gives_each_output_its_length():
         lora.unmerge({}, {}, config)
 
 
+def test_an_output_of_zeros_stays_zero_under_dora():
+    weight = jnp.ones((6, 8)).at[:, 3].set(0)
+    adapter = lora.new_adapter(LoraConfig(rank=2, dora=True), "x", weight, 0)
+    np.testing.assert_allclose(lora.merged(weight, "x", adapter, LoraConfig(rank=2, dora=True)), weight, atol=1e-6)
+
+
 def test_a_rank_that_saves_nothing_is_refused():
     with pytest.raises(UserError, match=r"tune.lora.rank is 4, which saves nothing on x of 6 x 8; at most 3 does"):
         lora.new_adapter(LoraConfig(rank=4), "x", jnp.zeros((6, 8)), 0)

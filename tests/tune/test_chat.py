@@ -8,10 +8,11 @@ import pytest
 
 from deepseek_jax.config import DataConfig
 from deepseek_jax.data import chat
-from deepseek_jax.data.pipeline import open_corpus
+from deepseek_jax.data.pipeline import SEPARATOR, open_corpus
 from deepseek_jax.data.tokenizer import Tokenizer, train_bpe
 from deepseek_jax.errors import UserError
 from deepseek_jax.tasks import language_model
+from deepseek_jax.train import samples
 
 TURNS = [
     {"role": "system", "content": "Be brief."},
@@ -67,11 +68,31 @@ def test_control_tokens_are_found_by_name_and_never_forged(tokenizer):
         (TURNS[2:], "not user and assistant in turns"),
         ([TURNS[1], {"role": "assistant", "content": " "}], "a message without text"),
         ([TURNS[1], {"role": "assistant", "content": 4}], "a message without text"),
+        ([{"role": "user"}, TURNS[2]], "a message without text"),
     ],
 )
 def test_what_is_no_conversation_is_named(messages, reason):
     with pytest.raises(ValueError, match=reason):
         chat.checked(messages)
+
+
+def test_thoughts_that_are_null_are_none():
+    talk = [TURNS[1], TURNS[2] | {"reasoning_content": None}]
+    assert chat.render(chat.checked(talk), "v3.2") == chat.render(
+        [TURNS[1], {"role": "assistant", "content": "2"}], "v4"
+    )
+
+
+@pytest.mark.parametrize(("held_out", "found"), [(0.2, 20), (0.0, 0)])
+def test_samples_answer_the_held_out_questions_from_the_first_again_after_the_last(corpus, held_out, found):
+    data = dataclasses.replace(corpus.data, held_out=held_out)
+    held = open_corpus(data, 400)
+    heads = [held.held_out_text(held.domains[0])] * 20
+    texts = [text for text in samples.questions(heads, 1) if text]
+    assert len(texts) == found and all(json.loads(text)[0]["role"] == "user" for text in texts)
+    if found:
+        count = held.held_out_text(held.domains[0]).count(SEPARATOR)
+        assert 1 < count < 20 and texts[0] == texts[count] != texts[1]
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,8 @@ def near_pairs(vectors: np.ndarray) -> Iterator[tuple[int, int]]:
     """
     from sklearn.neighbors import NearestNeighbors
 
+    if len(vectors) < 2:
+        return
     count = min(NEIGHBOURS, len(vectors) - 1)
     # Squared distances by matrix products, whatever D; asked without rows, scikit-learn leaves each row itself out.
     distance, index = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(vectors).kneighbors()

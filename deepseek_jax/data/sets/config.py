@@ -90,3 +90,4 @@ class DatasetConfig:
             raise UserError(f"dataset.val ({self.val}) and dataset.test ({self.test}) leave nothing to train on.")
         choice("dataset.balance", self.balance, BALANCES)
         at_least("dataset", self, 1, "length")
+        at_least("dataset", self, 0, "seed")

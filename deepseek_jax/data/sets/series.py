@@ -47,6 +47,11 @@ def windows(name: str, values: np.ndarray, config: DatasetConfig, season: int) -
     starts, given = [], []
     for split, low, high in zip(("train", "val", "test"), borders, [*borders[1:], len(values)], strict=True):
         inside = range(max(low - S, 0), high - S - Z + 1)
+        if not inside and high > low:
+            raise UserError(
+                f"{name} has {high - low} values for {split}; dataset.series.horizon needs {Z}: raise dataset.{split}, "
+                "or set it to 0."
+            )
         starts += inside
         given += [split] * len(inside)
     spans = np.lib.stride_tricks.sliding_window_view(values, S + Z)[starts]

@@ -87,5 +87,5 @@ def test_likeness_of_texts():
 def test_rows_of_few_columns_are_near_only_when_copied():
     """In two dimensions the nearest of ten is often far nearer than the tenth, by chance alone."""
     rows = np.random.default_rng(0).normal(size=(300, 2))
-    assert not list(near_pairs(rows))
+    assert not list(near_pairs(rows)) and not list(near_pairs(rows[:1]))
     assert list(near_pairs(np.concatenate([rows, rows[7:8] + 1e-7])))[0] == (7, 300)

@@ -78,8 +78,15 @@ def test_a_series_is_split_by_time(name, season, count):
     assert np.isfinite(test["inputs"]).all() and (test["inputs"][:, -1] == 0).all()
 
 
+def test_a_split_of_a_series_that_holds_no_window_is_refused():
+    """Cut from training instead, its targets would be trained on."""
+    with pytest.raises(UserError, match="co2 has 5 values for val; dataset.series.horizon needs 12"):
+        open_set(DatasetConfig(name="co2", val=0.01, test=0.2))
+    assert not len(open_set(DatasetConfig(name="co2", val=0.0, test=0.2)).splits["val"]["ids"])
+
+
 def test_the_naive_forecast_repeats_the_last_season():
-    values = np.tile(np.arange(5.0), 12)
+    values = np.tile(np.arange(5.0), 16)
     config = DatasetConfig(series=SeriesConfig(window=10, horizon=7))
     source = series.windows("rounds", values, config, season=5)
     dataset = open_set_of(source)
