@@ -1,5 +1,5 @@
 # make setup     .venv with what requirements.txt pins        make test      the tests, without the slow ones
-# make train     train configs/v3_tiny.py (about 10 minutes)   make test-all  all of them
+# make train     train configs/v3_tiny.py (about seven minutes after installing)   make test-all  all of them
 # make bench     speed beside the rivals that are installed    make lint      ruff
 # make clean     remove what these made, except runs/            JOBS=4: processes that test, 2 unless you say
 

@@ -52,7 +52,7 @@ STRUCTURED = {
         "channels 25%": {"method": "channels", "sparsity": 0.25},
     },
 }
-FINE_TUNED = ("magnitude 50%", "magnitude 2:4", "heads 25%", "experts 25%, merged", "channels 25%")
+FINE_TUNED = ("dense", "magnitude 50%", "magnitude 2:4", "heads 25%", "experts 25%, merged", "channels 25%")
 CONFIGS = {"v3": "configs/v3_tiny.py", "hybrid": "configs/hybrid_mnist.py"}
 
 
@@ -93,7 +93,7 @@ class Maker:
         pruned = WEIGHTS | STRUCTURED[self.model]
         for name, how in pruned.items():
             self.row(name, lambda directory, how=how: self.pruned(directory, **how))
-        for name in (name for name in FINE_TUNED if name in pruned):
+        for name in (name for name in FINE_TUNED if name in {"dense"} | pruned.keys()):
             self.row(f"{name}, fine-tuned", lambda directory, name=name: self.fine_tuned(directory, name))
 
     def row(self, name: str, make):
@@ -218,7 +218,10 @@ def table(model: str, workdir: Path) -> str:
         row = rows[name]
         change = row["loss"] / dense["loss"] - 1
         accuracy = f" {row['accuracy']:.1%} |" if accurate else ""
-        ratio = f"{row['seconds'] / dense['seconds']:.2f}" if "seconds" in row else "as dense"
+        own = "activations" in name or name.removesuffix(", fine-tuned") in STRUCTURED[model]
+        ratio = "not measured" if own else "as dense"
+        if "seconds" in row:
+            ratio = f"{row['seconds'] / dense['seconds']:.2f}"
         lines.append(
             f"| {name} | {row['loss']:.4f} | {change:+.2%} |{accuracy} {row['parameters']:,} | {row['disk']:,} | "
             f"{row['disk'] / dense['disk']:.1%} | {ratio} |"

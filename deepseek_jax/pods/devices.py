@@ -45,8 +45,8 @@ def prepare(topology: Topology):
     module, extra = COMPILERS[platform]
     if not installed(module):
         raise UserError(
-            f"compiling for {topology.name} needs {module}, which is not installed; run pip install "
-            f"'deepseek-jax[{extra}]' (it needs no {extra.upper()})."
+            f"compiling for {topology.name} needs {module}, which is not installed; in the checkout run "
+            f"pip install -e '.[{extra}]' (it needs no {extra.upper()})."
         )
     flags = " ".join(filter(None, (os.environ.get("XLA_FLAGS"), ENVIRONMENTS[platform].get("XLA_FLAGS"))))
     os.environ.update(COMMON | ENVIRONMENTS[platform] | ({"XLA_FLAGS": flags} if flags else {}))

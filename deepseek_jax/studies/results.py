@@ -21,15 +21,16 @@ FILE = "results.json"
 def gather(loaded: Loaded, root: Path = ROOT) -> dict:
     """JSON-able: settings of the study, each finished run, why others failed, how many are missing or stale.
 
-    From the run directories where one is finished; else from the study's committed results, those of its runs that the
-    study still has.
+    From the run directories, or from the study's committed results where these have more of its runs.
     """
     planned = runs_.plan(loaded, root)
     finished = [_entry(run, loaded) for run in planned if run.trained and not run.failure]
     finished = [entry for entry in finished if entry]
     failed = [{"variant": run.variant.name, "seed": run.seed, "reason": run.failure} for run in planned if run.failure]
-    if not finished and (loaded.results / FILE).exists():
-        return _committed(loaded, planned)
+    if (loaded.results / FILE).exists():
+        committed = _committed(loaded, planned)
+        if len(committed["runs"]) > len(finished):
+            return committed
     return {
         "study": loaded.name,
         "base": loaded.study.base,

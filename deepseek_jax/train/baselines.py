@@ -15,7 +15,7 @@ def of(dataset: Dataset) -> dict[str, float]:
         return {}
     if dataset.kind == "classes":
         return _classes(dataset)
-    return _forecast(dataset) if dataset.season else _ridge(dataset)
+    return (_forecast(dataset) if dataset.season else {}) | _ridge(dataset)
 
 
 def _classes(dataset: Dataset) -> dict[str, float]:

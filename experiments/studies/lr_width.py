@@ -1,6 +1,6 @@
 """Which learning rate transfers from narrow models to wide ones?
 
-Four widths of model would take a rate each; a rate that is good at all of them can be found on the narrow one.
+Three widths of model would take a rate each; a rate that is good at all of them can be found on the narrow one.
 """
 
 from experiments import Sweep
