@@ -3,7 +3,7 @@
     deepseek-jax train --config configs/sft_tiny.py --workdir runs/sft_tiny
     deepseek-jax generate --workdir runs/sft_tiny --prompt "What does the operation CreateBucket of s3 do?"
 
-The loss of answers in training: 4.63 nats a token at the first step, 4.06 at the twentieth.
+The loss of answers: 4.63 nats a token at the first step, 4.34 on those held out after the 40 steps.
 """
 
 from configs import tune_tiny
