@@ -1,5 +1,7 @@
 """Checks of settings, each with the sentence that a user reads: what is wrong, and what would be right."""
 
+import functools
+import math
 import re
 
 from deepseek_jax.errors import UserError
@@ -31,3 +33,18 @@ def pattern(key: str, value: str):
         re.compile(value)
     except re.error as error:
         raise UserError(f"{key} is {value!r}, which is no regular expression: {error}.") from None
+
+
+@functools.cache
+def parameter_group(group: str) -> tuple[re.Pattern, dict[str, float]]:
+    """A text of optimizer.groups as (pattern, {"lr": factor, "decay": factor}), each factor only where it is given."""
+    try:
+        pattern, *settings = group.split()
+        given = {name: float(value) for name, value in (setting.split("=") for setting in settings)}
+        if not given or set(given) - {"lr", "decay"} or not all(0 <= factor < math.inf for factor in given.values()):
+            raise ValueError
+        return re.compile(pattern), given
+    except (ValueError, re.error):
+        raise UserError(
+            f"optimizer.groups has {group!r}; write a regular expression and factors, as in 'head lr=10 decay=0'."
+        ) from None

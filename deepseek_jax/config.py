@@ -4,7 +4,7 @@ import dataclasses
 
 import ml_collections
 
-from deepseek_jax.checking import at_least, choice, fraction, pattern
+from deepseek_jax.checking import at_least, choice, fraction, parameter_group, pattern
 from deepseek_jax.compress.config import ArithmeticConfig, PruneConfig, QuantizeConfig
 from deepseek_jax.data.augment.config import AugmentConfig
 from deepseek_jax.data.sets.config import DatasetConfig
@@ -117,6 +117,8 @@ class OptimizerConfig:
         for name in ("b1", "b2"):
             if getattr(self, name) == 1:
                 raise UserError(f"optimizer.{name} is 1, a moment that never moves; make it less.")
+        for group in self.groups:
+            parameter_group(group)
         if self.moment_dtype == "bfloat16":
             self._check_rounding()
 

@@ -21,7 +21,7 @@ def resolve(path: str | None, overrides: Mapping[str, object]) -> Experiment:
     Overrides come after `get_config()` has run, so what the file computes from a key does not follow it, unless the
     file ties them with `config.get_ref`.
     """
-    config = load(path) if path else default_config()
+    config = load(path) if path is not None else default_config()
     override(config, overrides, origin=path or "an experiment")
     return fields.build(config.to_dict(), origin=path or "an experiment")
 
@@ -70,13 +70,14 @@ def override(config: ConfigDict, overrides: Mapping[str, object], origin: str):
 
 
 @contextlib.contextmanager
-def importable(folder: Path):
-    """Lets configs/a.py say `from configs import b`, `folder` holding configs/, from wherever the command is run."""
-    sys.path.insert(0, str(folder))
+def importable(*folders: Path):
+    """Lets configs/a.py say `from configs import b`, a folder holding configs/, from wherever the command is run."""
+    sys.path[:0] = map(str, folders)
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        for folder in folders:
+            sys.path.remove(str(folder))
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ tuple[T, ...] of these; anything else in the schema is a section.  Each family o
 import dataclasses
 import difflib
 import functools
+import itertools
 import math
 import typing
 from collections.abc import Iterator, Mapping
@@ -58,7 +59,7 @@ def parse(key: str, text: str, family: str) -> object:
 
 def _parse(key: str, text: str, kind: type) -> object:
     if typing.get_origin(kind) is tuple:
-        inside = text.strip().removeprefix("(").removesuffix(")").strip()
+        inside = _without_parentheses(text.strip())
         item = typing.get_args(kind)[0]
         return tuple(_parse(key, part.strip(), item) for part in inside.removesuffix(",").split(",") if inside)
     if kind is bool:
@@ -67,6 +68,16 @@ def _parse(key: str, text: str, kind: type) -> object:
         return convert(key, kind(text), kind)
     except ValueError:
         raise UserError(_wrong(key, text, kind)) from None
+
+
+def _without_parentheses(text: str) -> str:
+    """
+    >>> [_without_parentheses(text) for text in ("(0.5, 1)", "(head|norm) lr=10", "(a) lr=1,(b)")]
+    ['0.5, 1', '(head|norm) lr=10', '(a) lr=1,(b)']
+    """
+    depths = list(itertools.accumulate((char == "(") - (char == ")") for char in text))
+    enclosed = text.startswith("(") and 0 in depths and depths.index(0) == len(text) - 1
+    return text[1:-1].strip() if enclosed else text
 
 
 def convert(key: str, value: object, kind: type) -> object:

@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from deepseek_jax import fields
+from deepseek_jax import fields, writable
 from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
 
@@ -27,6 +27,13 @@ def experiment_hash(experiment: Experiment) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def check_place(workdir: str | os.PathLike):
+    """Raises UserError where no run directory can be, before the work that leads to `claim`; leaves nothing there."""
+    if Path(workdir).exists() and not Path(workdir).is_dir():
+        raise UserError(f"{workdir} is no directory; give another --workdir.")
+    writable.check_directory(Path(workdir), "made a run directory")
+
+
 def claim(workdir: str | os.PathLike, experiment: Experiment, *, write: bool = True) -> float:
     """Make `workdir` the run directory of `experiment`: write its config.json, new or with the changes that are free.
 
@@ -34,8 +41,7 @@ def claim(workdir: str | os.PathLike, experiment: Experiment, *, write: bool = T
     written.  Raises UserError when the directory holds a run whose settings differ in what it learns.
     """
     path, began = Path(workdir) / FILE, time.time()
-    if Path(workdir).exists() and not Path(workdir).is_dir():
-        raise UserError(f"{workdir} is no directory; give another --workdir.")
+    check_place(workdir)
     if path.exists():
         other = read(workdir)
         if other.family != experiment.family:

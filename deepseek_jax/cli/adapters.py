@@ -6,6 +6,7 @@ from pathlib import Path
 
 from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.convert import BESIDE
+from deepseek_jax.cli.options import named
 from deepseek_jax.errors import UserError
 
 
@@ -27,15 +28,22 @@ examples:
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     save = actions.add_parser("save", help="the adapters of a run as a directory of peft's")
-    save.add_argument("workdir", metavar="RUN", help="run directory of a training with tune.lora.rank above 0")
-    save.add_argument("target", metavar="OUT", help="the directory to write")
+    save.add_argument(
+        "workdir", type=named, metavar="RUN", help="run directory of a training with tune.lora.rank above 0"
+    )
+    save.add_argument("target", type=named, metavar="OUT", help="the directory to write")
     save.set_defaults(run=run_save, takes_overrides=False)
     for action, what in (("merge", "added to"), ("unmerge", "subtracted from")):
         one = actions.add_parser(action, help=f"adapters {what} a checkpoint")
-        one.add_argument("source", metavar="IN", help="a run directory, what convert wrote, or released files")
-        one.add_argument("adapters", metavar="ADAPTERS", help="the directory of adapters")
         one.add_argument(
-            "target", metavar="OUT", help="the directory to write: safetensors, or a run directory of a hybrid network"
+            "source", type=named, metavar="IN", help="a run directory, what convert wrote, or released files"
+        )
+        one.add_argument("adapters", type=named, metavar="ADAPTERS", help="the directory of adapters")
+        one.add_argument(
+            "target",
+            type=named,
+            metavar="OUT",
+            help="the directory to write: safetensors, or a run directory of a hybrid network",
         )
         one.set_defaults(run=run_merge, action=action, takes_overrides=False)
 
@@ -46,7 +54,7 @@ def run_save(args):
     lora = record.read(args.workdir).tune.lora
     if not lora.rank:
         raise UserError(f"{args.workdir} has no adapters; train with tune.lora.rank above 0.")
-    _check(args.target)
+    options.check_free(Path(args.target))
     runtime.prepare()
     from deepseek_jax.convert import peft
     from deepseek_jax.train.restore import restore_adapters
@@ -72,7 +80,7 @@ def _moved_beside(experiment) -> list[str]:
 
 
 def run_merge(args):
-    _check(args.target)
+    options.check_free(Path(args.target))
     runtime.prepare()
     from deepseek_jax.config import MeshConfig
     from deepseek_jax.convert import peft
@@ -104,8 +112,3 @@ def _write_run(directory, target, model, params):
     from deepseek_jax.compress import source
 
     source.write(target, source.asking_for(dataclasses.replace(source.read(directory), params=params)))
-
-
-def _check(target):
-    if Path(target).exists() and any(Path(target).iterdir()):
-        raise UserError(f"{target} is not empty; give a directory that is not there yet.")

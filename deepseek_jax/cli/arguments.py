@@ -1,6 +1,7 @@
 """From the words of a command line to the arguments of one verb."""
 
 import argparse
+import difflib
 from collections.abc import Sequence
 
 from deepseek_jax.cli import (
@@ -38,6 +39,21 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise UserError(f"{message}; see `{self.prog} --help`.")
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Complains of what is unknown here: in the verb's own parser, not in the one that called it."""
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._nearest(unknown[0])}")
+        return namespace, unknown
+
+    def _nearest(self, word: str) -> str:
+        """What the option `word` may have been meant for; dots and what follows them are of --config.KEY."""
+        name, dot, key = word.partition("=")[0].partition(".")
+        known = [option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")]
+        near = difflib.get_close_matches(name.removeprefix("--"), ["config"] if dot else known, n=1)
+        meant = word.startswith("--") and near and (not dot or self.get_default("takes_overrides"))
+        return f" (did you mean --{near[0]}{dot}{key}?)" if meant else ""
 
 
 def read(argv: Sequence[str]) -> argparse.Namespace:

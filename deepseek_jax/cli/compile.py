@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from deepseek_jax import writable
 from deepseek_jax.cli import options, pods, runtime
+from deepseek_jax.cli.options import named
 from deepseek_jax.errors import UserError
 
 
@@ -13,22 +15,27 @@ def add_to(verbs):
         run,
         "compile a training step for a pod that is not here, and say whether it fits",
         f"""\
-No TPU or GPU is needed, only the compiler: pip install 'deepseek-jax[tpu]' or 'deepseek-jax[gpu]'.  A large model
-takes minutes and some GB.
+No TPU or GPU is needed, only the compiler: in the checkout pip install -e '.[tpu]' or '.[gpu]'.  A large model
+takes minutes and several GB of memory.
 JAX_OPTIMIZATION_LEVEL=O1 in the environment compiles faster and says nearly the same.
 
 {options.OVERRIDES_HELP}
 
 examples:
   deepseek-jax compile --config configs/v3_671b.py --topology v5p:8x8x16
-  deepseek-jax compile --config configs/v2_236b.py --topology v5p:8x8x8 --mesh fsdp=32,expert=16 --out reports/v2""",
+  deepseek-jax compile --config configs/v2_236b.py --topology v5p:8x8x8 --mesh fsdp=32,expert=16 \\
+      --config.train.microbatch_size=512 --out reports/v2""",
         takes_overrides=True,
     )
     pods.add_options(parser)
-    parser.add_argument("--out", metavar="DIR", help="save the report (report.md, report.json) and the HLO there")
+    parser.add_argument(
+        "--out", type=named, metavar="DIR", help="save the report (report.md, report.json) and the HLO there"
+    )
 
 
 def run(args):
+    if args.out is not None:
+        writable.check_directory(Path(args.out))
     experiment, topology = pods.read(args)
     from deepseek_jax.pods import devices
 
@@ -46,5 +53,5 @@ def run(args):
     outcome = compile_for(abstract, mesh)
     found = report.report(abstract, outcome, topology, mesh)
     print(report.page(found), end="")
-    if args.out:
+    if args.out is not None:
         report.save(found, outcome.executable, Path(args.out))

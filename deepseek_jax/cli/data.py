@@ -1,6 +1,11 @@
 """deepseek-jax data prepare, data inspect, data show and data check."""
 
+from pathlib import Path
+
+from deepseek_jax import writable
 from deepseek_jax.cli import options, runtime
+from deepseek_jax.cli.options import named
+from deepseek_jax.errors import UserError
 
 EXAMPLES = """
 examples:
@@ -34,20 +39,31 @@ def add_to(verbs):
         more = options.OVERRIDES_HELP + "\n" + EXAMPLES.format(verb=name)
         parser = options.add_verb(actions, name, run, summary, more, takes_overrides=True)
         given = parser.add_mutually_exclusive_group(required=True)
-        given.add_argument("--config", metavar="FILE", help="take data.* and model.vocab_size from this config")
-        given.add_argument("--source", metavar="NAME", help="a corpus (prose, literature, code, mix) or a path")
+        given.add_argument(
+            "--config", type=named, metavar="FILE", help="take data.* and model.vocab_size from this config"
+        )
+        given.add_argument(
+            "--source",
+            type=named,
+            metavar="NAME",
+            help="a corpus (prose, literature, code, mix; operations, which needs data.chat) or a path",
+        )
     show = options.add_verb(
         actions, "show", run_show, "write a page that shows a labelled set, and what augmentations do to it", SHOW
     )
-    show.add_argument("name", metavar="NAME", help="digits, mnist5k, fashion, services, scenes, diabetes, co2 ...")
+    show.add_argument(
+        "name", type=named, metavar="NAME", help="digits, mnist5k, fashion, services, scenes, diabetes, co2 ..."
+    )
     show.add_argument("--augment", action="store_true", help="records before and after each augmentation")
-    show.add_argument("--output", metavar="FILE", help="the page to write; default: NAME.html")
+    show.add_argument("--output", type=named, metavar="FILE", help="the page to write; default: NAME.html")
     check = options.add_verb(
         actions, "check", run_check, "look for faults of a labelled set or a corpus", CHECK, takes_overrides=True
     )
-    check.add_argument("name", metavar="NAME", help="a labelled set (see data show), a corpus or a path")
-    check.add_argument("--output", metavar="FILE", help="the page to write; default: NAME-check.html")
-    check.add_argument("--exclude", metavar="FILE", help="the filter list to write; default: NAME-exclude.txt")
+    check.add_argument("name", type=named, metavar="NAME", help="a labelled set (see data show), a corpus or a path")
+    check.add_argument("--output", type=named, metavar="FILE", help="the page to write; default: NAME-check.html")
+    check.add_argument(
+        "--exclude", type=named, metavar="FILE", help="the filter list to write; default: NAME-exclude.txt"
+    )
 
 
 def run_prepare(args):
@@ -62,8 +78,10 @@ def run_inspect(args):
 def _show(args, rows: bool):
     from deepseek_jax.experiment_file import resolve
 
-    source = {"data.source": args.source} if args.source else {}
+    source = {} if args.source is None else {"data.source": args.source}
     experiment = resolve(args.config, source | args.overrides)
+    if experiment.family != "language_model":
+        raise UserError(f"{args.config} is of a hybrid network; `deepseek-jax data show` shows its labelled set.")
     runtime.prepare()
     from rich.console import Console
 
@@ -79,21 +97,21 @@ def _show(args, rows: bool):
 
 
 def run_show(args):
-    from pathlib import Path
-
+    path = Path(args.output or f"{args.name.replace(':', '_')}.html")
+    writable.check_file(path)
     from deepseek_jax.data.sets import show
     from deepseek_jax.data.sets.config import DatasetConfig
     from deepseek_jax.data.sets.registry import open_set
 
     dataset = open_set(DatasetConfig(name=args.name))
-    path = Path(args.output or f"{args.name.replace(':', '_')}.html")
     show.write(path, dataset, show.shown_augmentation(dataset) if args.augment else None)
     print(f"wrote {path}")
 
 
 def run_check(args):
-    from pathlib import Path
-
+    for given in (args.output, args.exclude):
+        if given is not None:
+            writable.check_file(Path(given))
     from deepseek_jax.data.quality import check, filter_list, report
 
     whole, findings = check.check(args.name, args.overrides)

@@ -1,7 +1,8 @@
 """deepseek-jax esft."""
 
 from deepseek_jax.cli import options, runtime
-from deepseek_jax.cli.options import number
+from deepseek_jax.cli.options import named, number
+from deepseek_jax.errors import UserError
 
 
 def add_to(verbs):
@@ -18,10 +19,10 @@ the fewest experts that do --threshold of the work together, as a setting to tra
 
 example:
   deepseek-jax train --config configs/esft_tiny.py --workdir runs/esft \\
-    --config.tune.experts="$(deepseek-jax esft --config configs/esft_tiny.py --threshold 0.4)" """,
+    --config.tune.experts="$(deepseek-jax esft --config configs/esft_tiny.py --threshold 0.35)\"""",
         takes_overrides=True,
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="a Python file with get_config()")
+    parser.add_argument("--config", type=named, required=True, metavar="FILE", help="a Python file with get_config()")
     parser.add_argument("--threshold", type=number(float, 0, 1), required=True, metavar="P", help="share of the work")
     parser.add_argument(
         "--score",
@@ -36,6 +37,8 @@ def run(args):
     from deepseek_jax.experiment_file import resolve
 
     experiment = resolve(args.config, args.overrides)
+    if experiment.family != "language_model":
+        raise UserError(f"{args.config} is of a hybrid network, which has no experts; give one of a language model.")
     runtime.prepare()
     from rich.console import Console
 

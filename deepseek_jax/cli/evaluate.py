@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from deepseek_jax.cli import options, runtime
-from deepseek_jax.cli.options import number
+from deepseek_jax.cli.options import named, number
 from deepseek_jax.errors import UserError
 
 
@@ -21,11 +21,13 @@ directory.  A hybrid network is scored on the test split of its set, beside the 
 
 examples:
   deepseek-jax eval --workdir runs/v3_tiny
-  deepseek-jax eval --workdir runs/v3_tiny --checkpoint 1000 --source code
+  deepseek-jax eval --workdir runs/v3_tiny --checkpoint 300 --source code
   deepseek-jax eval --workdir runs/v3_tiny --source my_texts/""",
     )
     options.add_run(parser)
-    parser.add_argument("--source", metavar="NAME", help="other data: a corpus, a .txt, a .jsonl or a directory")
+    parser.add_argument(
+        "--source", type=named, metavar="NAME", help="other data: a corpus, a .txt, a .jsonl or a directory"
+    )
     parser.add_argument("--batch-size", type=number(int, 1), metavar="N", help="sequences at a time")
 
 
@@ -33,7 +35,7 @@ def run(args):
     from deepseek_jax import record
 
     family = record.read(args.workdir).family  # what is wrong is said before the seconds that jax takes
-    if family == "supervised" and args.source:
+    if family == "supervised" and args.source is not None:
         raise UserError("--source is for language models; a hybrid network is scored on the test split of its own set.")
     runtime.prepare()
     from deepseek_jax.cli import evaluate_supervised
@@ -73,7 +75,7 @@ def _scoring_experiment(experiment, args):
     from deepseek_jax.train.views import plain
 
     data = dataclasses.replace(experiment.data, tokenizer=str(Path(args.workdir) / "tokenizer.json"))
-    if args.source:
+    if args.source is not None:
         own = args.source not in (*CORPORA, "mix") and Path(args.source).exists()
         whole = 1.0 if own else data.held_out
         data = dataclasses.replace(data, source=args.source, held_out=whole)

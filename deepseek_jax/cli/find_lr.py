@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from deepseek_jax import writable
 from deepseek_jax.cli import options, runtime
-from deepseek_jax.cli.options import number
+from deepseek_jax.cli.options import named, number
 from deepseek_jax.errors import UserError
 
 
@@ -23,11 +24,11 @@ example:
   deepseek-jax find-lr --config configs/hybrid_mnist.py --picture lr.png""",
         takes_overrides=True,
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="a Python file with get_config()")
+    parser.add_argument("--config", type=named, required=True, metavar="FILE", help="a Python file with get_config()")
     parser.add_argument("--low", type=number(float, 1e-12), default=1e-6, metavar="RATE", help="default: 1e-6")
     parser.add_argument("--high", type=number(float, 1e-12), default=1.0, metavar="RATE", help="default: 1")
     parser.add_argument("--steps", type=number(int, 3), default=200, metavar="N", help="default: 200")
-    parser.add_argument("--picture", default="lr_range.png", metavar="FILE", help="default: lr_range.png")
+    parser.add_argument("--picture", type=named, default="lr_range.png", metavar="FILE", help="default: lr_range.png")
 
 
 def run(args):
@@ -35,6 +36,7 @@ def run(args):
 
     if args.low >= args.high:
         raise UserError(f"--low is {args.low} and --high {args.high}; the rate has to grow.")
+    writable.check_file(Path(args.picture))
     experiment = resolve(args.config, args.overrides)
     runtime.prepare()
     from rich.console import Console

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from deepseek_jax.cli import options, runtime
-from deepseek_jax.cli.options import number
+from deepseek_jax.cli.options import named, number
 from deepseek_jax.errors import UserError
 
 
@@ -27,11 +27,19 @@ examples:
     options.add_run(parser)
     prompts = parser.add_mutually_exclusive_group(required=True)
     prompts.add_argument("--prompt", action="append", metavar="TEXT", help="text to continue; may be repeated")
-    prompts.add_argument("--prompts", metavar="FILE", help="a file of prompts, one a line; - reads standard input")
+    prompts.add_argument(
+        "--prompts", type=named, metavar="FILE", help="a file of prompts, one a line; - reads standard input"
+    )
     parser.add_argument("--max-new-tokens", type=number(int, 1), default=128, metavar="N", help="default: 128")
     parser.add_argument("--temperature", type=number(float, 0), default=0.0, metavar="T", help="default: 0, greedy")
     parser.add_argument("--top-k", type=number(int, 1), default=0, metavar="K", help="draw from the K likeliest tokens")
-    parser.add_argument("--top-p", type=number(float, 0, 1), default=1.0, metavar="P", help="draw from share P")
+    parser.add_argument(
+        "--top-p",
+        type=number(float, 0, 1),
+        default=1.0,
+        metavar="P",
+        help="draw from the likeliest tokens that make up the share P",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the drawing; default: 0")
     parser.add_argument("--speculative", action="store_true", help="draft with the multi-token prediction modules")
 

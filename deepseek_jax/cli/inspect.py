@@ -1,7 +1,7 @@
 """deepseek-jax inspect."""
 
 from deepseek_jax.cli import options, runtime
-from deepseek_jax.cli.options import number
+from deepseek_jax.cli.options import named, number
 from deepseek_jax.errors import UserError
 
 BYTES = {"float32": 4, "bfloat16": 2}
@@ -22,8 +22,8 @@ examples:
         takes_overrides=True,
     )
     given = parser.add_mutually_exclusive_group(required=True)
-    given.add_argument("--model", metavar="NAME", help="a released model: v1-7b, v2-lite, v3, v4-pro ...")
-    given.add_argument("--config", metavar="FILE", help="a Python file with get_config()")
+    given.add_argument("--model", type=named, metavar="NAME", help="a released model: v1-7b, v2-lite, v3, v4-pro ...")
+    given.add_argument("--config", type=named, metavar="FILE", help="a Python file with get_config()")
     parser.add_argument("--length", type=number(int, 1), default=4096, metavar="N", help="tokens; default: 4096")
     parser.add_argument("--dtype", choices=tuple(BYTES), default="bfloat16", help="of the cache; default: bfloat16")
 
@@ -42,7 +42,10 @@ def _model(args):
     if args.model is None:
         from deepseek_jax.experiment_file import resolve
 
-        return resolve(args.config, args.overrides).model
+        experiment = resolve(args.config, args.overrides)
+        if experiment.family != "language_model":
+            raise UserError(f"{args.config} is of a hybrid network; inspect shows language models only.")
+        return experiment.model
     if args.overrides:
         raise UserError("--config.KEY=VALUE changes a --config; a released model is as it is.")
     from deepseek_jax.models.presets import preset

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+from deepseek_jax import writable
 from deepseek_jax.errors import UserError
 
 OVERRIDES_HELP = """\
@@ -22,20 +23,31 @@ def add_verb(verbs, name: str, run: Callable | None, summary: str, more: str, *,
 
 def add_run(parser: argparse.ArgumentParser):
     """The options that name a trained model."""
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="run directory of a training")
+    parser.add_argument("--workdir", type=named, required=True, metavar="DIR", help="run directory of a training")
     parser.add_argument("--checkpoint", type=number(int, 0), metavar="STEP", help="default: the newest checkpoint")
 
 
 def add_source(parser: argparse.ArgumentParser):
     """The model that a verb takes, and the directory that it makes of it."""
-    parser.add_argument("source", metavar="IN", help="a run directory or a checkpoint")
-    parser.add_argument("target", metavar="OUT", help="the directory to make")
+    parser.add_argument("source", type=named, metavar="IN", help="a run directory or a checkpoint")
+    parser.add_argument("target", type=named, metavar="OUT", help="the directory to make")
     parser.add_argument("--checkpoint", type=number(int, 0), metavar="STEP", help="of a run; default: the newest")
 
 
 def check_free(directory: Path):
+    """Raises UserError where `directory` holds something already or cannot be made."""
+    if directory.is_file():
+        raise UserError(f"{directory} is a file; give a directory that is not there yet.")
+    writable.check_directory(directory)
     if directory.exists() and any(directory.iterdir()):
         raise UserError(f"{directory} is not empty; give a directory that is not there yet.")
+
+
+def named(text: str) -> str:
+    """An argparse type: the name of a file, a directory or a source, as which pathlib would take "" for "."."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty; give one")
+    return text
 
 
 def number(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:

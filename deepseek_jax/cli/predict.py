@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from deepseek_jax.cli import options, runtime
+from deepseek_jax.cli.options import named
 from deepseek_jax.errors import UserError
 
 
@@ -26,7 +27,9 @@ examples:
   echo "Creates a bucket." | deepseek-jax predict --workdir runs/text -""",
     )
     options.add_run(parser)
-    parser.add_argument("inputs", nargs="+", metavar="FILE", help="image files, files of texts, or .csv files")
+    parser.add_argument(
+        "inputs", type=named, nargs="+", metavar="FILE", help="image files, files of texts, or .csv files"
+    )
 
 
 def run(args):

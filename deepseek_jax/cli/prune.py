@@ -27,7 +27,7 @@ Single weights, by magnitude or wanda, become zeros; fine-tuning begins from OUT
 examples:
   deepseek-jax prune runs/v3_tiny runs/half --sparsity 0.5 --scope global
   deepseek-jax prune runs/v3_tiny runs/wanda --method wanda --pattern 2:4
-  deepseek-jax prune runs/v3_tiny runs/ticket --sparsity 0.8 --rewind 100""",
+  deepseek-jax prune runs/v3_tiny runs/ticket --sparsity 0.8 --rewind 300""",
     )
     options.add_source(parser)
     parser.add_argument("--method", choices=METHODS, default="magnitude", help="default: magnitude")
@@ -35,9 +35,11 @@ examples:
     parser.add_argument("--pattern", default="", metavar="N:M", help="keep N of every M inputs in a row, as in 2:4")
     parser.add_argument("--scope", choices=SCOPES, help="what the share is of; default: layer, for wanda output")
     parser.add_argument("--paths", default="", metavar="REGEX", help="which matrices; default: all but tables, routers")
-    parser.add_argument("--rewind", type=number(int, 0), metavar="STEP", help="masks on the weights of that checkpoint")
+    parser.add_argument(
+        "--rewind", type=number(int, 0), metavar="STEP", help="put the masks on the weights of that checkpoint"
+    )
     parser.add_argument("--batches", type=number(int, 1), default=4, metavar="N", help="to calibrate and to measure")
-    parser.add_argument("--curve", type=float, nargs="*", default=[], metavar="SHARE", help="also measured")
+    parser.add_argument("--curve", type=float, nargs="*", default=[], metavar="SHARE", help="further shares to measure")
 
 
 def run(args):
@@ -70,5 +72,6 @@ def _check(args, target):
         parse_pattern("--pattern", args.pattern)
     for share in args.curve:
         check_sparsity("--curve", share)
-    if args.method not in ("magnitude", "wanda") and (args.pattern or args.scope or args.paths or args.rewind):
+    of_weights = args.pattern or args.scope or args.paths or args.rewind is not None
+    if args.method not in ("magnitude", "wanda") and of_weights:
         raise UserError(f"--pattern, --scope, --paths and --rewind are of single weights; --method is {args.method}.")

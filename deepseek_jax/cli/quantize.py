@@ -27,10 +27,18 @@ examples:
     )
     options.add_source(parser)
     parser.add_argument("--weights", choices=STORED[1:], required=True, help="the type of the matrices")
-    parser.add_argument("--group", type=number(int, 0), default=0, metavar="N", help="inputs a scale; default: all")
+    parser.add_argument(
+        "--group", type=number(int, 0), default=0, metavar="N", help="inputs that share one scale; default: all"
+    )
     parser.add_argument("--paths", default="", metavar="REGEX", help="which matrices; default: all that it is for")
     parser.add_argument("--activations", choices=("int8",), help="what inputs of products are rounded to")
-    parser.add_argument("--batches", type=number(int, 1), default=4, metavar="N", help="that calibrate; default: 4")
+    parser.add_argument(
+        "--batches",
+        type=number(int, 1),
+        default=4,
+        metavar="N",
+        help="training batches to calibrate with; default: 4",
+    )
     parser.add_argument("--release", action="store_true", help="write safetensors as DeepSeek does; of fp8 and fp4")
 
 

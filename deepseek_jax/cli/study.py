@@ -2,11 +2,17 @@
 
 from pathlib import Path
 
+from deepseek_jax import writable
 from deepseek_jax.cli import options, runtime
-from deepseek_jax.cli.options import number
+from deepseek_jax.cli.options import named, number
 from deepseek_jax.errors import UserError
 
-RUN = """\
+FILES = """\
+A study file may lie anywhere: it says `from deepseek_jax.studies import Study, Variant`; docs/studies.md shows one."""
+
+RUN = f"""\
+{FILES}
+
 What is done is not done again; what was killed goes on from its last checkpoint; a variant that fails is written down
 with its reason and the others go on.  Every run keeps its directory below runs/studies.  Other workers may be started
 at any time, on any machine that shares this directory: they divide what is left.
@@ -23,7 +29,9 @@ Where no run is here, the page is made from the results.json that is there.
 example:
   deepseek-jax study report experiments/studies/balance.py"""
 
-LIST = """
+LIST = f"""\
+{FILES}
+
 examples:
   deepseek-jax study list
   deepseek-jax study list my_studies/*.py"""
@@ -46,7 +54,7 @@ def add_to(verbs):
     where.add_argument("--slurm", action="store_true", help="print a script for sbatch, an array with a task a run")
     report = options.add_verb(actions, "report", run_report, "write the page of a study", REPORT)
     report.add_argument("files", nargs="+", metavar="FILE", type=Path, help="Python files with a variable study")
-    report.add_argument("--output", type=Path, metavar="DIR", help="default: experiments/results/NAME")
+    report.add_argument("--output", type=named, metavar="DIR", help="default: experiments/results/NAME")
     listing = options.add_verb(actions, "list", run_list, "show studies with their verdicts", LIST)
     listing.add_argument("files", nargs="*", metavar="FILE", type=Path, help="default: experiments/studies/*.py")
     root = {"type": Path, "default": Path("runs/studies"), "metavar": "DIR", "help": "where runs are kept"}
@@ -88,10 +96,12 @@ def run_report(args):
     from deepseek_jax.studies import report
     from deepseek_jax.studies.study import load
 
-    if args.output and len(args.files) > 1:
+    if args.output is not None and len(args.files) > 1:
         raise UserError("--output takes one study.")
-    for path in args.files:
-        folder, verdict = report.write(load(path), args.root, args.output)
+    for loaded in map(load, args.files):
+        target = loaded.results if args.output is None else Path(args.output)
+        writable.check_directory(target)
+        folder, verdict = report.write(loaded, args.root, target)
         print(f"{folder}: {verdict}")
 
 

@@ -3,6 +3,7 @@
 import argparse
 
 from deepseek_jax.cli import options, runtime
+from deepseek_jax.cli.options import named
 
 
 def add_to(verbs):
@@ -25,8 +26,10 @@ examples:
   deepseek-jax train --config configs/v3_tiny.py --workdir runs/mine --config.data.source=my_texts/""",
         takes_overrides=True,
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="a Python file with get_config()")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="run directory: made, or gone on with")
+    parser.add_argument("--config", type=named, required=True, metavar="FILE", help="a Python file with get_config()")
+    parser.add_argument(
+        "--workdir", type=named, required=True, metavar="DIR", help="run directory: made, or gone on with"
+    )
     parser.add_argument(
         "--profile", type=_steps, default=range(0), metavar="FIRST:LAST", help="steps to trace with jax.profiler"
     )

@@ -24,7 +24,7 @@ KERNELS = "gate", "up", "down"
 
 def drop(given: Source, settings: PruneConfig, moments: Moments) -> Removed:
     """Each group of experts loses equally many, so that the router's groups stay as they are."""
-    return _removed(given, settings.sparsity, moments, merge=False)
+    return _removed(given, settings, moments, merge=False)
 
 
 def merge(given: Source, settings: PruneConfig, moments: Moments) -> Removed:
@@ -32,15 +32,19 @@ def merge(given: Source, settings: PruneConfig, moments: Moments) -> Removed:
 
     Hidden units are matched first: an expert is the same in any order of them (arXiv:2310.01334).
     """
-    return _removed(given, settings.sparsity, moments, merge=True)
+    return _removed(given, settings, moments, merge=True)
 
 
-def _removed(given, share, moments, *, merge) -> Removed:
-    config = given.model
-    if given.experiment.family != "language_model" or not set(config.feed_forward_kinds) - {"dense"}:
+def check(given: Source, settings: PruneConfig) -> ModelConfig:
+    """The config that is left; UserError where there are no experts, or too few."""
+    if given.experiment.family != "language_model" or not set(given.model.feed_forward_kinds) - {"dense"}:
         raise UserError(f"{given.directory} has no routed experts; prune heads, hidden units or single weights.")
-    flat, choices, tables = cuts.arrays(given), [], {}
-    smaller, groups = _smaller(config, share), _groups(config)
+    return _smaller(given.model, settings.sparsity)
+
+
+def _removed(given, settings, moments, *, merge) -> Removed:
+    config, smaller = given.model, check(given, settings)
+    flat, choices, tables, groups = cuts.arrays(given), [], {}, _groups(config)
     for path in sorted(path for path in flat if path.endswith("experts/down")):
         layer = path.removesuffix("experts/down")
         cut = _cut(layer, flat, config.n_routed_experts, smaller.n_routed_experts)

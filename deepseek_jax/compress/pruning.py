@@ -16,9 +16,9 @@ from deepseek_jax.errors import UserError
 METHODS = {
     "magnitude": Method(weights.remove),
     "wanda": Method(weights.remove, calibrated=True),
-    **{kind: Method(structured.remover(kind), calibrated=True) for kind in UNITS},
-    "experts": Method(experts.drop, calibrated=True),
-    "merge-experts": Method(experts.merge, calibrated=True),
+    **{kind: Method(structured.remover(kind), calibrated=True, check=structured.checker(kind)) for kind in UNITS},
+    "experts": Method(experts.drop, calibrated=True, check=experts.check),
+    "merge-experts": Method(experts.merge, calibrated=True, check=experts.check),
 }
 
 
@@ -38,11 +38,14 @@ def prune(
     The loss of `batches` held-out batches is measured at the sparsity asked for and at those of `curve`; as many
     training batches calibrate.  `early`: the same run at another step, whose weights the masks are laid on.
     """
+    of_shares = [dataclasses.replace(settings, sparsity=share) for share in sorted({settings.sparsity, *curve})]
+    for each in of_shares:
+        METHODS[method].check(given, each)
     measure = Measure(given, console)
     moments = input_sums(measure, given, batches) if METHODS[method].calibrated else None
     losses = {0.0: _loss(measure, given, batches)}
-    for share in sorted({settings.sparsity, *curve}):
-        removed = METHODS[method].remove(given, dataclasses.replace(settings, sparsity=share), moments)
+    for each in of_shares:
+        share, removed = each.sparsity, METHODS[method].remove(given, each, moments)
         smaller = removed.source
         of_size = measure if smaller.model == given.model else Measure(smaller, console)
         losses[share] = _loss(of_size, smaller, batches)

@@ -32,6 +32,5 @@ def release(given: Source, target: Path, config: QuantizeConfig):
     """Writes safetensors and config.json as DeepSeek publishes them."""
     if given.experiment.family != "language_model":
         raise UserError(f"{given.directory} holds a hybrid network; DeepSeek's release format is for language models.")
-    target.mkdir(parents=True, exist_ok=True)
     released.save(target, given.model, given.params, given.buffers, config.weights)
     source.copy_beside(given, target, (source.TOKENIZER,))

@@ -23,8 +23,10 @@ class Removed:
 class Method:
     """remove(given, settings, moments) -> Removed; `settings.sparsity` is the share of what goes.
 
-    `calibrated`: whether it looks at `moments`, which are None else.
+    `calibrated`: whether it looks at `moments`, which are None else.  `check` raises UserError for what `remove` would
+    refuse of (given, settings), before anything is calibrated.
     """
 
     remove: Callable[[Source, PruneConfig, Moments | None], Removed]
     calibrated: bool = False
+    check: Callable[[Source, PruneConfig], object] = lambda given, settings: None

@@ -30,6 +30,11 @@ def remover(kind: str) -> Callable[[Source, PruneConfig, Moments], Removed]:
     return remove
 
 
+def checker(kind: str) -> Callable[[Source, PruneConfig], object]:
+    """What raises UserError where the model has no units of this kind, or too few."""
+    return lambda given, settings: _cuts(kind, given, settings.sparsity)
+
+
 def _cuts(kind: str, given: Source, share: float):
     finders = FINDERS[given.experiment.family]
     if kind not in finders:

@@ -104,8 +104,8 @@ _part = jax.jit(lambda array, at: array[at])
 
 def _publish(directory, config, outputs, spelling, shard_bytes, progress, further=MappingProxyType({})):
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     values = config_json.to_json(config, spelling) | {"torch_dtype": outputs[0].dtype.name} | further
+    directory.mkdir(parents=True, exist_ok=True)  # what no config.json can say has left none
     (directory / "config.json").write_text(json.dumps(values, indent=2) + "\n")
     outputs = outputs + _mtp_copies(config, {output.name: output for output in outputs})
     if is_v4(config) and spelling == "huggingface":

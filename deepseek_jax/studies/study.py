@@ -113,7 +113,7 @@ def load(path: str | Path) -> Loaded:
         raise UserError(f"there is no study {path}; a study is a .py file with a variable study.")
     spec = importlib.util.spec_from_file_location(f"study file {path}", path)
     module = importlib.util.module_from_spec(spec)
-    with explained(str(path)), importable(path.resolve().parent.parent.parent):
+    with explained(str(path)), importable(path.resolve().parent.parent.parent, Path.cwd()):
         spec.loader.exec_module(module)
     found = getattr(module, "study", None)
     if not hasattr(found, "variants"):

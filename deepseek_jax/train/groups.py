@@ -1,14 +1,10 @@
 """Groups of parameters by path, each with factors of its own: "head lr=10 decay=0"."""
 
-import functools
-import re
-
 import jax
 
+from deepseek_jax.checking import parameter_group
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.tree import path_of
-
-KINDS = ("lr", "decay")
 
 
 def factors(groups: tuple[str, ...], kind: str, params):
@@ -17,7 +13,7 @@ def factors(groups: tuple[str, ...], kind: str, params):
     A group's pattern is a regular expression, searched in the path "layers/1-3/attention/out"; of several that are
     found the last one with such a factor counts.  Raises UserError for a pattern that no path has.
     """
-    parsed = [parse(group) for group in groups]
+    parsed = [parameter_group(group) for group in groups]
     paths = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for pattern, _ in parsed:
         if not any(pattern.search(path) for path in paths):
@@ -30,18 +26,3 @@ def factors(groups: tuple[str, ...], kind: str, params):
         return found[-1] if found else 1.0
 
     return jax.tree_util.tree_map_with_path(of, params)
-
-
-@functools.cache
-def parse(group: str) -> tuple[re.Pattern, dict[str, float]]:
-    """(pattern, {"lr": factor, "decay": factor}), each factor only where it is given."""
-    try:
-        pattern, *settings = group.split()
-        given = {name: float(value) for name, value in (setting.split("=") for setting in settings)}
-        if not given or set(given) - set(KINDS) or min(given.values()) < 0:
-            raise ValueError
-        return re.compile(pattern), given
-    except (ValueError, re.error):
-        raise UserError(
-            f"optimizer.groups has {group!r}; write a regular expression and factors, as in 'head lr=10 decay=0'."
-        ) from None

@@ -56,6 +56,7 @@ def train(
     what the user can mend, and for a step that is not finite where train.on_nonfinite is "stop".
     """
     workdir, leads = Path(workdir), processes.leads()
+    record.check_place(workdir)
     console = console or Console(quiet=not leads)
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax would tell of every file it writes
     setup = prepare(experiment, console)

@@ -16,6 +16,8 @@ from deepseek_jax.errors import UserError
 V3_DECAY_FROM, V3_DECAY_TO, V3_LAST_FROM = 10 / 14.8, 14.3 / 14.8, 14.633 / 14.8
 V3_LAST_RATIO = 7.3e-6 / 2.2e-4
 ONE_CYCLE_START = 25  # the peak over the first rate; fastai's and PyTorch's default
+# The setting that says where the phases of a schedule end, as a refusal lists it.
+SHAPED_BY = {"multi_step": "milestones, ", "wsd": "decay_fraction, ", "one_cycle": "rise_fraction, "}
 
 
 def learning_rate(optimizer: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -38,9 +40,10 @@ def learning_rate(optimizer: OptimizerConfig, steps: int) -> optax.Schedule:
     pieces, ends = shapes[schedule.name](schedule, peak, steps)
     ends = [schedule.warmup_steps, *ends]
     if sorted(ends) != ends or ends[-1] >= steps:
+        shaped_by = SHAPED_BY.get(schedule.name, "")
         raise UserError(
-            f"optimizer.schedule.{schedule.name} has phases that end at steps {', '.join(map(str, ends))} of {steps}; "
-            "lower optimizer.schedule.warmup_steps or raise train.steps."
+            f"optimizer.schedule.name={schedule.name} has phases that end at steps {', '.join(map(str, ends))} of "
+            f"{steps}; they must rise and end before train.steps: mend {shaped_by}warmup_steps or train.steps."
         )
     warmup = optax.linear_schedule(0.0, peak, schedule.warmup_steps)
     return optax.join_schedules([warmup, *pieces], ends)

@@ -1,5 +1,7 @@
 """The command line as a user meets it: help, refusals, exit codes."""
 
+from pathlib import Path
+
 import pytest
 
 from deepseek_jax import __main__, record
@@ -8,6 +10,9 @@ from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
 
 GENERATE = ["generate", "--workdir", "x"]
+TRAIN = ["--config", "x", "--workdir", "y"]
+POD = ["--config", "x", "--topology", "v5p:8x8x8"]
+HYBRID = ["--config", str(Path(__file__).parents[2] / "configs/hybrid_mnist.py")]
 VERBS = (["train"], ["eval"], ["generate"], ["data", "prepare"], ["data", "inspect"])
 
 
@@ -52,6 +57,15 @@ def test_a_misspelt_key_costs_one_line(python, pytestconfig):
         (["train", "--workdir", "x"], "arguments are required: --config; see `deepseek-jax train --help`."),
         (["train", "--conf", "x"], "the following arguments are required: --config, --workdir"),
         (["train", "--config", "x", "--workdir", "y", "--steps", "3"], "unrecognized arguments: --steps 3"),
+        (
+            ["train", *TRAIN, "--confg.train.steps=3"],
+            "steps=3 (did you mean --config.train.steps?); see `deepseek-jax train",
+        ),
+        (
+            ["train", *TRAIN, "--profil", "3:4"],
+            "--profil 3:4 (did you mean --profile?); see `deepseek-jax train --help`.",
+        ),
+        ([*GENERATE, "--prompt", "a", "--confg.seed=3"], "--confg.seed=3; see `deepseek-jax generate --help`."),
         (["train", "--config.train.steps"], "--config.train.steps needs a value: --config.train.steps=VALUE."),
         (["train", "--config.train.steps", "--workdir", "x"], "--config.train.steps needs a value"),
         (["generate", "--workdir", "x"], "one of the arguments --prompt --prompts is required"),
@@ -61,6 +75,31 @@ def test_a_misspelt_key_costs_one_line(python, pytestconfig):
         ([*GENERATE, "--prompt", "a", "--top-p", "1.5"], "'1.5' is not a number between 0 and 1"),
         ([*GENERATE, "--prompts", "missing.txt"], "cannot read prompts from missing.txt: No such file"),
         (["data", "prepare"], "one of the arguments --config --source is required"),
+        (["train", "--config", "x", "--workdir", ""], "argument --workdir: the name is empty; give one; see"),
+        (["train", "--config", "", "--workdir", "x"], "argument --config: the name is empty; give one; see"),
+        (["eval", "--workdir", ""], "argument --workdir: the name is empty; give one; see"),
+        (["eval", "--workdir", "x", "--source", ""], "argument --source: the name is empty; give one; see"),
+        (["data", "inspect", "--source", ""], "argument --source: the name is empty; give one; see"),
+        (["data", "check", ""], "argument NAME: the name is empty; give one; see"),
+        (["convert", "", "out"], "argument IN: the name is empty; give one; see"),
+        (["study", "report", "x.py", "--output", ""], "argument --output: the name is empty; give one; see"),
+        (["data", "show", "digits", "--output", "no/x.html"], "there is no directory no to write x.html into."),
+        (["data", "show", "digits", "--output", "/"], "/ is a directory; name a file in it."),
+        (["data", "check", "digits", "--output", "no/x.html"], "there is no directory no to write x.html into."),
+        (["data", "check", "digits", "--exclude", "no/x.txt"], "there is no directory no to write x.txt into."),
+        (["find-lr", "--config", "x", "--picture", "no/x.png"], "there is no directory no to write x.png into."),
+        (["compile", *POD, "--out", f"{__file__}/x"], "/x cannot be made a directory: Not a directory; give another."),
+        (["prune", "x", __file__], "test_command_line.py is a file; give a directory that is not there yet."),
+        (["quantize", "x", __file__, "--weights", "int8"], "is a file; give a directory that is not there yet."),
+        (
+            ["quantize", "x", f"{__file__}/x", "--weights", "int8"],
+            "/x cannot be made a directory: Not a directory; give another.",
+        ),
+        (["adapters", "merge", "x", "y", __file__], "is a file; give a directory that is not there yet."),
+        (["prune", "x", "out", "--method", "heads", "--rewind", "0"], "are of single weights; --method is heads."),
+        (["inspect", *HYBRID], "hybrid_mnist.py is of a hybrid network; inspect shows language models only."),
+        (["esft", *HYBRID, "--threshold", "0.4"], "of a hybrid network, which has no experts; give one of a language"),
+        (["data", "inspect", *HYBRID], "of a hybrid network; `deepseek-jax data show` shows its labelled set."),
     ],
 )
 def test_refusals(deepseek_jax, argv, message):

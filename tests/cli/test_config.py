@@ -57,6 +57,8 @@ def test_every_setting_has_a_type_that_text_can_give_and_a_default_of_that_type(
         ("optimizer.schedule.milestones", "0.5,1", (0.5, 1.0)),
         ("optimizer.schedule.milestones", "(0.5,)", (0.5,)),
         ("optimizer.schedule.milestones", "()", ()),
+        ("optimizer.groups", "(head|norm) lr=10", ("(head|norm) lr=10",)),
+        ("optimizer.groups", "(head lr=10, (q|k) decay=0)", ("head lr=10", "(q|k) decay=0")),
     ],
 )
 def test_text_is_typed_by_the_field(key, text, value):
@@ -81,6 +83,11 @@ def test_text_is_typed_by_the_field(key, text, value):
             "optimizer.name",
             "lyon",
             "optimizer.name is 'lyon'; choose one of adam, adamw, muon, sgd, rmsprop, adagrad, lion.",
+        ),
+        (
+            "optimizer.groups",
+            "foo",
+            "optimizer.groups has 'foo'; write a regular expression and factors, as in 'head lr=10 decay=0'.",
         ),
         ("train.seed", "-1", "train.seed is -1; it must be at least 0."),
         ("optimizer.b1", "1.0", "optimizer.b1 is 1, a moment that never moves; make it less."),

@@ -47,6 +47,14 @@ def test_a_directory_of_the_other_family_or_none_is_refused(tmp_path):
         record.claim(tmp_path / record.FILE, EXPERIMENT)
 
 
+def test_a_place_where_nothing_can_be_made_is_told_from_one_where_it_can(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file/run cannot be made a run directory: Not a directory; give another."):
+        record.check_place(tmp_path / "file" / "run")
+    record.check_place(tmp_path / "new" / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_a_run_goes_on_with_other_logging(tmp_path):
     record.claim(tmp_path, EXPERIMENT)
     other = dataclasses.replace(EXPERIMENT, log=LogConfig(every=3))

@@ -78,6 +78,14 @@ def test_what_train_refuses(train, override, message):
     assert status == 2 and message in err and err.count("\n") == 1
 
 
+def test_a_run_directory_that_cannot_be_made_is_said_before_the_data_is_prepared(train, folder):
+    status, _, err = train("--config.data.source=no/such/text", workdir="text.jsonl/run")
+    assert (status, err) == (
+        2,
+        f"deepseek-jax: {folder}/text.jsonl/run cannot be made a run directory: Not a directory; give another.\n",
+    )
+
+
 def test_a_tokenizer_that_the_model_has_no_room_for(train, folder):
     tokenizer = f"--config.data.tokenizer={folder}/run/tokenizer.json"
     status, _, err = train(tokenizer, "--config.model.vocab_size=300", workdir="refused")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from deepseek_jax.compress import source
+from deepseek_jax.compress import pruning, source
 from deepseek_jax.compress.calibrate import input_sums, largest_inputs
 from deepseek_jax.compress.measure import Measure
 from deepseek_jax.train.loop import train
@@ -114,6 +114,7 @@ def test_a_release_is_read_as_one(folder, deepseek_jax):
         (("prune", "{new}", "{new}"), "is no directory; give that of a run or a checkpoint"),
         (("quantize", "{run}", "{new}", "--weights", "int4", "--group", "7"), "quantize.group is 7, which divides"),
         (("quantize", "{run}", "{new}", "--weights", "int4", "--release"), "--release writes fp8 and fp4, not int4"),
+        (("quantize", "{run}", "{new}", "--weights", "fp4", "--release"), "FP4 is the form of V4's experts"),
         (
             ("quantize", "{run}", "{new}", "--weights", "fp8", "--group", "7"),
             "which int8 and int4 have; fp8 has",
@@ -123,3 +124,17 @@ def test_a_release_is_read_as_one(folder, deepseek_jax):
 def test_what_cannot_be_is_one_sentence(folder, deepseek_jax, words, message):
     status, _, err = deepseek_jax(*(word.format(run=folder / "run", new=folder / "new") for word in words))
     assert status == 2 and err.count("\n") == 1 and message in err
+    assert not (folder / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("units",), "--method units is not for"),
+        (("experts", "--sparsity", "0.99"), "--sparsity 0.99 leaves 1 of 4 experts in each of 2 groups"),
+    ],
+)
+def test_what_cannot_go_is_said_before_data_is_read(folder, deepseek_jax, monkeypatch, words, message):
+    monkeypatch.setattr(pruning, "Measure", None)
+    status, _, err = deepseek_jax("prune", f"{folder}/run", f"{folder}/new", "--method", *words)
+    assert status == 2 and message in err

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from deepseek_jax import record
+from deepseek_jax.config import SupervisedExperiment
 from deepseek_jax.convert import huggingface, orbax_directory
 
 V3 = Path(__file__).parents[1] / "goldens/v3"
@@ -52,6 +54,7 @@ def test_quantised_becomes_bfloat16(deepseek_jax, tmp_path):
     [
         (["nowhere", "out"], "nowhere is no directory"),
         ([str(V3), "."], "is not empty"),
+        ([str(V3), "something"], "something is a file; give a directory that is not there yet."),
         ([str(V3), "out", "--to", "orbax", "--spelling", "deepseek"], "no use"),
     ],
 )
@@ -60,3 +63,11 @@ def test_what_cannot_be_done_is_said(deepseek_jax, tmp_path, monkeypatch, words,
     (tmp_path / "something").touch()
     status, _, error = deepseek_jax("convert", *words)
     assert status == 2 and message in error and "Traceback" not in error
+
+
+def test_a_run_of_a_hybrid_network_is_refused(deepseek_jax, tmp_path):
+    record.claim(tmp_path / "run", SupervisedExperiment())
+    (tmp_path / "run" / "checkpoints").mkdir()
+    status, _, error = deepseek_jax("convert", str(tmp_path / "run"), str(tmp_path / "out"))
+    assert status == 2 and error.endswith("run holds a hybrid network; convert writes language models.\n")
+    assert not (tmp_path / "out").exists()

@@ -135,6 +135,22 @@ def test_one_run_of_an_array(make, trainer, root, deepseek_jax):
     assert status == 2 and "has runs 0 to 5" in err
 
 
+def test_a_study_file_anywhere_reads_what_lies_where_the_command_is_run(make, tmp_path, monkeypatch):
+    (tmp_path / "helpers_of_studies.py").touch()
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "a" / "b" / "c" / "mine.py"
+    path.parent.mkdir(parents=True)
+    text = make().path.read_text().replace("from experiments", "import helpers_of_studies\nfrom deepseek_jax.studies")
+    path.write_text(text)
+    assert load(path).study.names == ["low", "high"]
+
+
+def test_a_report_where_nothing_can_be_written(make, root, deepseek_jax):
+    path = make().path
+    status, _, err = deepseek_jax("study", "report", str(path), "--root", str(root), "--output", str(path))
+    assert status == 2 and err == f"deepseek-jax: {path} cannot be made a directory: Not a directory; give another.\n"
+
+
 def test_list_and_diff(make, trainer, root, deepseek_jax):
     loaded = make()
     assert overview.lines([loaded.path], root)[0].verdict == "not run yet"
