@@ -120,20 +120,20 @@ def _swap_filled(rows_ZD, sent_P, received_P):
     return jax.lax.ragged_all_to_all(rows_ZD, jnp.zeros_like(rows_ZD), *placed, axis_name=RULES["experts"])
 
 
-TILE = 16  # rows of 16 bits each in a tile of a TPU
+MANY = 128  # rows: of more, one is no loss, and one more would break the kernels' tiles
 
 
 def rows_a_device(tokens: int, per_token: int, experts: int, devices: int, capacity_factor: float) -> tuple[int, bool]:
     """(rows that a device may send to each other, which holds so many experts; whether that may be too few).
 
     With factor 0 they are enough for the worst case: all tokens choose as many of one device's experts as they can.
-    Where they may be too few, one more stays empty (`slots_by_device`), and many fill whole tiles of a TPU.
+    Where they may be too few, one stays empty (`slots_by_device`), for which there is one more unless they are MANY.
     """
     most = tokens * min(per_token, experts)
     if not capacity_factor:
         return most, False
-    rows = math.ceil(capacity_factor * tokens * per_token / devices) + 1
-    rows += -rows % TILE if rows > 8 * TILE else 0
+    rows = math.ceil(capacity_factor * tokens * per_token / devices)
+    rows += rows < MANY
     return (rows, True) if rows < most else (most, False)
 
 

@@ -14,7 +14,8 @@ from deepseek_jax.pods.hlo import Instruction, Program, size
 
 # Results that are no new bytes: views, and what its own instructions account for.
 FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "conditional", "call", "after-all"}
-FREE |= {"copy-start", "copy-done", "iota", "partition-id", "replica-id", "opt-barrier"}
+FREE |= {"copy-done", "call-done", "async-done", "iota", "partition-id", "replica-id", "opt-barrier"}
+UNDER_WAY = "-start", "-update"  # of what runs beside others; their shapes name operands too, those of "-done" do not
 COMPUTED_AGAIN = {"none": 1.0, "dots": 1.0, "full": 4 / 3}  # of the products of a step, by train.remat
 
 
@@ -56,7 +57,7 @@ def bytes_written(program: Program) -> int:
     return sum(
         times * _written(each, program)
         for each, _, times, fused in program.executed()
-        if not fused and each.opcode not in FREE and not each.opcode.endswith("-done")
+        if not fused and each.opcode not in FREE and not each.opcode.endswith(UNDER_WAY)
     )
 
 

@@ -130,8 +130,8 @@ def test_room_is_for_the_worst_case_or_for_a_multiple_of_the_mean(factor, rows):
     assert rows_a_device(16, 4, 2, 4, factor) == rows
 
 
-def test_much_room_is_in_whole_tiles():
-    assert rows_a_device(4096, 8, 16, 16, 1.5) == (3088, True)
+def test_much_room_stays_in_whole_tiles():
+    assert rows_a_device(4096, 8, 16, 16, 1.5) == (3072, True)
 
 
 def test_assignments_lie_in_order_by_device():
