@@ -5,6 +5,7 @@ B batch  S sequence  V vocabulary  N new tokens  E experts  I expert width  D mo
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from deepseek_jax.models.decoder import Decoder, same_document, shift
 from deepseek_jax.models.tree import merge, split
 from deepseek_jax.tasks.cross_entropy import cross_entropy
 
+MOST = 2**31 - 1  # of the numbers that `generate` takes
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -59,6 +61,8 @@ class Model:
         if not np.isin(mask, (0, 1)).all():
             raise UserError("attention_mask holds other numbers than 1 (a token) and 0 (padding).")
         real = mask.astype(np.int32)
+        if (np.abs(np.diff(np.pad(real, ((0, 0), (1, 1))), axis=1)).sum(axis=1) > 2).any():
+            raise UserError("attention_mask has padding between tokens of a row; it belongs before or behind them.")
         positions = np.maximum(real.cumsum(axis=1, dtype=np.int32) - 1, 0)
         with self.exact_products():
             return _scores(self.graphdef, self.params, self.buffers, input_ids, positions, real)
@@ -137,8 +141,9 @@ def generate(
     model's MTP modules: the same tokens in fewer steps.
     """
     prompts = model._checked_prompts(prompts)
-    if max_new_tokens < 0:
-        raise UserError(f"max_new_tokens is {max_new_tokens}; it must be at least 0.")
+    max_new_tokens = _whole(max_new_tokens, "max_new_tokens", 0, MOST)
+    top_k, seed = _whole(top_k, "top_k", 0, MOST), _whole(seed, "seed", 0, MOST)
+    eos = NO_EOS if eos is None else _whole(eos, "eos", 0, model.config.vocab_size - 1)
     if not max_new_tokens:
         return np.zeros((len(prompts), 0), np.int32)
     decode = (lambda *given, **more: speculation.new_tokens(*given, **more)[0]) if speculative else plain.new_tokens
@@ -147,7 +152,7 @@ def generate(
             (model.graphdef, model.params, model.buffers),
             prompts,
             max_new_tokens,
-            eos=NO_EOS if eos is None else eos,
+            eos=eos,
             sampling=Sampling(temperature, top_k, top_p),
             seed=seed,
         )
@@ -165,6 +170,16 @@ def loss_and_grads(model: Model, input_ids: Int[Array, "B S"]) -> tuple[float, d
     with model.exact_products():
         loss, grads = _loss_and_grads(model.graphdef, model.params, model.buffers, input_ids)
     return float(loss), huggingface.export(model.config, grads, fuse=True)
+
+
+def _whole(number, what: str, least: int, most: int) -> int:
+    try:
+        found = operator.index(number)
+    except TypeError:
+        raise UserError(f"{what} is {number!r}; give one whole number.") from None
+    if not least <= found <= most:
+        raise UserError(f"{what} is {found}; it must lie between {least} and {most}.")
+    return found
 
 
 def _array(tokens, what: str) -> np.ndarray:

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from deepseek_jax.cli import options, runtime
-from deepseek_jax.cli.options import named, number
+from deepseek_jax.cli.options import named, number, text
 from deepseek_jax.errors import UserError
 
 
@@ -26,7 +26,9 @@ examples:
     )
     options.add_run(parser)
     prompts = parser.add_mutually_exclusive_group(required=True)
-    prompts.add_argument("--prompt", action="append", metavar="TEXT", help="text to continue; may be repeated")
+    prompts.add_argument(
+        "--prompt", action="append", type=text, metavar="TEXT", help="text to continue; may be repeated"
+    )
     prompts.add_argument(
         "--prompts", type=named, metavar="FILE", help="a file of prompts, one a line; - reads standard input"
     )
@@ -53,7 +55,7 @@ def read_prompts(args) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read prompts from {args.prompts}: {reason}.") from None
-    prompts = [line for line in text.splitlines() if line.strip()]
+    prompts = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
     if not prompts:
         raise UserError(f"{args.prompts} has no prompts; write one a line.")
     return prompts
@@ -95,8 +97,6 @@ def run(args):
     for place, (prompt, tokens) in enumerate(zip(prompts, continued, strict=True)):
         if place:
             console.rule()
-        console.print(
-            prompt + "\n" * bool(template) + tokenizer.decode(tokens), markup=False, highlight=False, soft_wrap=True
-        )
+        print(prompt + "\n" * bool(template) + tokenizer.decode(tokens))  # to the letter: rich would read it
     if acceptance:
         print(f"speculation: {acceptance}", file=sys.stderr)

@@ -50,6 +50,15 @@ def named(text: str) -> str:
     return text
 
 
+def text(given: str) -> str:
+    """An argparse type: text that UTF-8 can hold; bytes of another encoding come as halves of surrogates."""
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("the text is not UTF-8") from None
+    return given
+
+
 def number(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:
     """An argparse type: a number of `kind` (int or float) from `low` to `high`."""
     what = "a whole number" if kind is int else "a number"

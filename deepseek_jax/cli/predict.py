@@ -57,7 +57,7 @@ def _images(paths, known):
 
 def _texts(paths, known):
     texts = "\n".join(sys.stdin.read() if path == "-" else _text(path) for path in paths)
-    lines = [line for line in texts.splitlines() if line.strip()]
+    lines = [line.rstrip("\r") for line in texts.split("\n") if line.strip()]
     if not lines:
         raise UserError("there is no text to answer for; write one a line.")
     return lines

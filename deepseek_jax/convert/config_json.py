@@ -71,6 +71,8 @@ def _check(values, generation):
         if only != (NULL_MEANS.get(key) if given is None else given):
             raise UserError(f"config.json has {key} {given!r}; of {generation.model_type}, only {only!r} can be read.")
     quantised = values.get("quantization_config")
+    if quantised and not isinstance(quantised, dict):
+        raise UserError(f"config.json has quantization_config {quantised!r}; give an object.")
     if quantised and (quantised.get("quant_method"), quantised.get("weight_block_size")) != ("fp8", [128, 128]):
         raise UserError(
             f"config.json has quantization_config {quantised}; only fp8 in blocks of 128 x 128 can be read."
@@ -80,9 +82,11 @@ def _check(values, generation):
 def _in_our_terms(values, generation):
     """`values` with the kinds of layers, and what files leave to be inferred, as fields of ModelConfig."""
     if "gqa" in generation.attentions:
-        heads = values.get("num_attention_heads", 1)
-        inferred = {"num_key_value_heads": heads, "head_dim": values.get("hidden_size", heads) // heads}
-        values = inferred | {key: value for key, value in values.items() if value is not None}
+        heads, width = values.get("num_attention_heads"), values.get("hidden_size")
+        if not (isinstance(heads, int) and isinstance(width, int) and heads > 0):
+            raise UserError(f"config.json has num_attention_heads {heads!r} and hidden_size {width!r}; give numbers.")
+        inferred = {"num_key_value_heads": heads, "head_dim": width // heads}
+        values = inferred | {key: value for key, value in values.items() if value is not None or key in NULL_MEANS}
     if generation.model_type == "deepseek_v4":
         values = v4_json.read(values)
     else:
@@ -92,7 +96,7 @@ def _in_our_terms(values, generation):
 
 def _counted(values):
     """`mlp_layer_types` as the numbers of leading layers, where these say it all."""
-    kinds = ["moe" if kind == "sparse" else kind for kind in values.get("mlp_layer_types", ())]
+    kinds = ["moe" if kind == "sparse" else kind for kind in values.get("mlp_layer_types") or ()]
     if not kinds:
         return values
     if len(kinds) != values.get("num_hidden_layers"):
@@ -105,7 +109,8 @@ def _counted(values):
 
 
 def _value(values, key, model_type):
-    meanings = NULL_MEANS if key in values and values[key] is None else OPTIONAL | values
+    absent = key in values and values[key] is None
+    meanings = OPTIONAL | NULL_MEANS if absent else OPTIONAL | values
     if key not in meanings:
         raise UserError(f"config.json has no {key}; a checkpoint of {model_type} must say it.")
     return meanings.get(key)

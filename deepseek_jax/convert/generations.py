@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from deepseek_jax.convert import rope_json
 from deepseek_jax.models.config import ModelConfig
 
 COMMON = (
@@ -28,7 +29,15 @@ SCHEDULE = ("layer_types", "mlp_layer_types", "first_k_dense_replace", "num_hash
 FEED_FORWARDS_IN_ORDER = ("dense", "hash_moe", "moe")
 
 # What a generation has nothing of, unless it says so.
-WITHOUT = {"mlp_bias": False, "swiglu_limit": 0.0, "hc_mult": 0, "num_hash_layers": 0, "num_nextn_predict_layers": 0}
+WITHOUT = {
+    "mlp_bias": False,
+    "swiglu_limit": 0.0,
+    "hc_mult": 0,
+    "hc_manifold": True,
+    "num_hash_layers": 0,
+    "num_nextn_predict_layers": 0,
+    "masked_top_experts": 0,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +62,7 @@ class Generation:
             set(attentions) <= set(self.attentions)
             and set(feed_forwards) <= set(self.feed_forwards)
             and list(feed_forwards) == sorted(feed_forwards, key=FEED_FORWARDS_IN_ORDER.index)
+            and rope_json.can_say(config.rope_scaling)
             and all(getattr(config, name) == value for name, value in self.implied.items() if name not in SCHEDULE)
         )
 

@@ -92,6 +92,8 @@ def _config(reader, source) -> dict:
 
 
 def _output(tensor, config, dtype, source) -> Output:
+    if not tensor.name.endswith(".weight"):
+        raise UserError(f"{source} has a tensor {tensor.name}; of Llamas only weights without biases are read.")
     stem = tensor.name.removesuffix(".weight")
     if stem in MODEL:
         name = MODEL[stem]

@@ -22,6 +22,7 @@ from deepseek_jax.compress.matrices import CONTROL, matrix_of
 from deepseek_jax.convert.names import place
 from deepseek_jax.convert.reading import abstract_trees
 from deepseek_jax.convert.safetensors_file import entries
+from deepseek_jax.convert.tensors import read_json
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
 from deepseek_jax.models.config import ModelConfig
@@ -46,7 +47,14 @@ NEUTRAL = {
     "layer_replication": None,
     "use_qalora": False,
     "lora_bias": False,
+    "alora_invocation_tokens": None,
+    "use_bdlora": None,
+    "arrow_config": None,
+    "kasa_config": None,
+    "velora_config": None,
+    "monteclora_config": None,
 }
+CHANGES_WEIGHTS = "pissa", "olora", "corda", "lora_ga"  # init_lora_weights that take from the base what adapters hold
 
 
 def save(directory: Path, model: ModelConfig | HybridConfig, adapters: dict[str, Adapter], config: LoraConfig):
@@ -153,12 +161,17 @@ def _read_config(directory) -> LoraConfig:
     path = directory / CONFIG
     if not path.exists():
         raise UserError(f"{directory} has no {CONFIG}; give the directory of adapters as the library peft saves them.")
-    about = json.loads(path.read_text())
+    about = read_json(path)
     if about.get("peft_type") != "LORA":
         raise UserError(f"{path} is of the method {about.get('peft_type')}; only LORA, with use_dora or not, is read.")
     for key, value in NEUTRAL.items():
         if about.get(key) and about[key] != value:
             raise UserError(f"{path} has {key} = {about[key]!r}, which is not read; only {value!r} is.")
+    if missing := {"r", "lora_alpha"} - about.keys():
+        raise UserError(f"{path} has no {min(missing)}; the library peft writes it.")
+    if str(about.get("init_lora_weights")).startswith(CHANGES_WEIGHTS):
+        how = about["init_lora_weights"]
+        raise UserError(f"{path} begins by {how}, which changes the base; save it with peft as plain LoRA.")
     rank = about["r"]
     alpha = about["lora_alpha"] * (math.sqrt(rank) if about.get("use_rslora") else 1.0)  # of rank-stabilised adapters
     return dataclasses.replace(LoraConfig(), rank=rank, alpha=float(alpha), dora=bool(about.get("use_dora")))

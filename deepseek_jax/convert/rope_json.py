@@ -24,6 +24,11 @@ def read(values: dict[str, Any]) -> dict[str, Any]:
     return {"rope_theta": theta, "rope_scaling": scaling}
 
 
+def can_say(scaling: RopeScaling) -> bool:
+    """Whether `read` gives this scaling back: files hold both magnitudes or neither."""
+    return scaling.factor <= 1 or bool(scaling.mscale if scaling.mscale_all_dim else scaling.mscale == 1)
+
+
 def write(config: ModelConfig) -> dict[str, Any]:
     """As DeepSeek writes it."""
     scaling = dict(dataclasses.asdict(config.rope_scaling), type="yarn") if config.rope_scaling.factor > 1 else None
@@ -51,6 +56,8 @@ def _scaling(rope, theta):
     if kinds != {"yarn"} or not given.keys() <= known:
         what = ", ".join([*kinds, *given])
         raise UserError(f"config.json extends rotary embeddings by {what}; only yarn with {sorted(known)} can be read.")
+    if "factor" not in given:
+        raise UserError("config.json extends rotary embeddings by yarn without a factor; give the factor.")
     return theta, given | _magnitudes(given.get("mscale"), given.get("mscale_all_dim"))
 
 

@@ -18,6 +18,7 @@ def write(directory: Path, outputs: list[Output], shard_bytes: int, progress: Pr
     shards = list(_shards(outputs, shard_bytes))
     if len(shards) == 1:
         safetensors_file.write(directory / SINGLE, outputs, tally)
+        _remove_all_but(directory, {SINGLE})
         return
     file_of = {}
     for number, shard in enumerate(shards, start=1):
@@ -26,6 +27,14 @@ def write(directory: Path, outputs: list[Output], shard_bytes: int, progress: Pr
         file_of |= {output.name: file for output in shard}
     index = {"metadata": {"total_size": tally.total}, "weight_map": file_of}
     (directory / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    _remove_all_but(directory, {INDEX, *file_of.values()})
+
+
+def _remove_all_but(directory: Path, written: set[str]):
+    """What an earlier save left would be read in the place of this one's files."""
+    for path in (directory / SINGLE, directory / INDEX, *directory.glob("model-*-of-*.safetensors")):
+        if path.name not in written:
+            path.unlink(missing_ok=True)
 
 
 def _shards(outputs, shard_bytes) -> Iterator[list[Output]]:

@@ -57,7 +57,9 @@ def _from_types(values):
     unknown = set(values["layer_types"]) - KINDS.keys()
     if unknown:
         raise UserError(f"config.json has a layer of type {min(unknown)}; V4 has {', '.join(KINDS)}.")
-    rates = {KINDS[name]: rate for name, rate in values["compress_rates"].items()}
+    rates = {KINDS.get(name): rate for name, rate in values["compress_rates"].items()}
+    if not {"csa", "hca"} <= rates.keys():
+        raise UserError("config.json has compress_rates without those of both compressed attentions; give both.")
     return {
         "layer_types": _with_mtp([KINDS[kind] for kind in values["layer_types"]], values),
         "csa_rate": rates["csa"],
@@ -67,7 +69,7 @@ def _from_types(values):
 
 def _with_mtp(kinds, values):
     """MTP modules attend over the window where the list of layers leaves them out."""
-    total = values.get("num_hidden_layers", 0) + values.get("num_nextn_predict_layers", 0)
+    total = (values.get("num_hidden_layers") or 0) + (values.get("num_nextn_predict_layers") or 0)
     return kinds + ["window"] * (total - len(kinds))
 
 

@@ -4,6 +4,7 @@ Three shapes of source: a .txt file, a .jsonl file with the text under one key, 
 is read as records and every other file is one document.
 """
 
+import codecs
 import collections
 import json
 import pathlib
@@ -66,7 +67,7 @@ def read_file(path: pathlib.Path, name: str, group: str, skipped: Skipped) -> It
     """A whole file as one document."""
     data = path.read_bytes()
     try:
-        text = data.decode("utf-8")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         skipped.add(path, data.count(b"\n", 0, error.start) + 1, "not UTF-8")
         return
@@ -93,6 +94,7 @@ def read_jsonl(
     """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
+            line = _without_mark(line, number)
             if not line.strip():
                 continue
             try:
@@ -101,6 +103,11 @@ def read_jsonl(
                 skipped.add(path, number, str(error))
             else:
                 yield Document(f"{name}:{number}", f"{name}:{number}", text)
+
+
+def _without_mark(line: bytes, number: int) -> bytes:
+    """Some editors begin files with a mark."""
+    return line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
 
 
 def _record(line: bytes):
@@ -141,6 +148,7 @@ def read_sections(path: pathlib.Path, name: str, skipped: Skipped) -> Iterator[D
     section, size, first = [], 0, 1
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
+            line = _without_mark(line, number)
             try:
                 section.append(line.decode("utf-8"))
                 size += len(line)

@@ -111,8 +111,13 @@ def check_fits(tokenizer: Tokenizer, path: str, vocab_size: int, fim_rate: float
 
 def _read_json(path) -> dict:
     try:
-        return json.loads(pathlib.Path(path).read_text("utf-8"))
+        description = json.loads(pathlib.Path(path).read_text("utf-8"))
     except FileNotFoundError:
         raise UserError(f"data.tokenizer: there is no file {path}.") from None
+    except OSError as error:
+        raise UserError(f"data.tokenizer: cannot read {path}: {error.strerror}; give a tokenizer.json.") from None
     except ValueError:
         raise UserError(f"data.tokenizer: {path} is not JSON; give a tokenizer.json.") from None
+    if not isinstance(description, dict):
+        raise UserError(f"data.tokenizer: {path} holds no object; give a tokenizer.json.")
+    return description

@@ -48,12 +48,13 @@ def new_tokens(
     tokens_BS, padding_B = left_padded(prompts)
     places = stages(tokens_BS.shape[1], round_up(max_new_tokens))
     key = jax.random.key(seed)
-    new = _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, max_new_tokens, graphdef, places, sampling)
+    wanted, drawing = max_new_tokens, sampling.drawing()
+    new = _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, drawing, graphdef, places)
     return np.asarray(new)[:, :max_new_tokens]
 
 
-@functools.partial(jax.jit, static_argnums=(7, 8, 9))
-def _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, graphdef, places, sampling):
+@functools.partial(jax.jit, static_argnums=(8, 9))
+def _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, drawing, graphdef, places):
     """New tokens [B, N], of which the first `wanted` mean something; caches grow to each of `places` in turn."""
     model = CachedDecoder(merge(graphdef, params, buffers))
     batch, length = tokens_BS.shape
@@ -64,7 +65,7 @@ def _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, graphde
 
     def choose(x, step):
         keys_B1 = token_keys(key, jnp.full((batch, 1), step))
-        return sample(model.logits(x[:, -1:]), keys_B1, sampling)[:, 0]
+        return sample(model.logits(x[:, -1:]), keys_B1, drawing)[:, 0]
 
     def decode(carry):
         step, out_BN, done_B, caches = carry

@@ -17,6 +17,7 @@ from deepseek_jax.train import known_set
 from deepseek_jax.train.restore import restore_model
 from deepseek_jax.train.supervised_program import answer
 
+MOST = 256  # inputs at once: memory grows with them
 SHOWN_SCORE = 0.3  # from which a box counts as found
 
 
@@ -39,9 +40,15 @@ class Predictor:
             inputs, lengths = encode(list(inputs), self.tokenizer, self.known.model.length)
         else:
             inputs = self.known.scaling.inputs(np.asarray(inputs, np.float32))
+        parts = [self._answers(inputs, lengths, start) for start in range(0, len(inputs), MOST)]
+        return self._named(jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(inputs)], *parts)) if parts else []
+
+    def _answers(self, inputs, lengths, start: int):
+        """Those to the inputs from `start` on, MOST or fewer; the last of all is asked again where they are fewer."""
+        rows = np.minimum(np.arange(start, start + min(MOST, len(inputs))), len(inputs) - 1)
         graphdef, params, buffers = self.model
-        outputs, _ = _run(graphdef, params, buffers, inputs, lengths)
-        return self._named(jax.device_get(answer(outputs, self.known.model.head)))
+        outputs, _ = _run(graphdef, params, buffers, inputs[rows], None if lengths is None else lengths[rows])
+        return jax.device_get(answer(outputs, self.known.model.head))
 
     def _named(self, found) -> list[dict]:
         names, head = self.known.class_names, self.known.model.head

@@ -4,12 +4,15 @@ B batch  S places  V vocabulary
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from deepseek_jax.errors import UserError
+
+COLDEST = 1e-30  # less is greedy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +24,27 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self):
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature is {self.temperature}; it must be 0 (greedy) or more.")
         if self.top_k < 0:
             raise UserError(f"top_k is {self.top_k}; it must be 0 (all tokens) or more.")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p is {self.top_p}; it must lie above 0 and at most at 1 (all tokens).")
+
+    def drawing(self) -> "Drawing":
+        return Drawing(self.temperature, self.top_p, self.temperature < COLDEST, self.top_k, self.top_p < 1)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """Sampling for a compiled program, which another temperature or top_p does not compile anew."""
+
+    temperature: float
+    top_p: float
+    greedy: bool = dataclasses.field(metadata={"static": True})
+    top_k: int = dataclasses.field(metadata={"static": True})
+    nucleus: bool = dataclasses.field(metadata={"static": True})
 
 
 GREEDY = Sampling()
@@ -38,16 +56,17 @@ def token_keys(key: Key[Array, ""], steps_BS: Int[Array, "B S"]) -> Key[Array, "
     return jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(rows_B, steps_BS)
 
 
-def sample(logits_BSV: Float[Array, "B S V"], keys_BS: Key[Array, "B S"], sampling: Sampling) -> Int[Array, "B S"]:
+def sample(logits_BSV: Float[Array, "B S V"], keys_BS: Key[Array, "B S"], drawing: Drawing) -> Int[Array, "B S"]:
     """One token a place."""
-    if sampling.temperature == 0:
+    if drawing.greedy:
         return best(logits_BSV)
-    logits_BSV = logits_BSV / sampling.temperature
-    if sampling.top_k:
-        least_BS1 = jax.lax.top_k(logits_BSV, min(sampling.top_k, logits_BSV.shape[-1]))[0][..., -1:]
+    # The largest becomes 0, so that no temperature makes it infinite.
+    logits_BSV = (logits_BSV - logits_BSV.max(axis=-1, keepdims=True)) / drawing.temperature
+    if drawing.top_k:
+        least_BS1 = jax.lax.top_k(logits_BSV, min(drawing.top_k, logits_BSV.shape[-1]))[0][..., -1:]
         logits_BSV = jnp.where(logits_BSV < least_BS1, -jnp.inf, logits_BSV)
-    if sampling.top_p < 1:
-        logits_BSV = nucleus(logits_BSV, sampling.top_p)
+    if drawing.nucleus:
+        logits_BSV = nucleus(logits_BSV, drawing.top_p)
     return jax.vmap(jax.vmap(jax.random.categorical))(keys_BS, logits_BSV)
 
 
@@ -58,7 +77,7 @@ def best(logits: Float[Array, "... V"]) -> Int[Array, "..."]:
     return jnp.where(logits == top, places_V, logits.shape[-1]).min(axis=-1)
 
 
-def nucleus(logits: Float[Array, "... V"], top_p: float) -> Float[Array, "... V"]:
+def nucleus(logits: Float[Array, "... V"], top_p: Float[Array, ""] | float) -> Float[Array, "... V"]:
     """Leaves the fewest best tokens whose probabilities reach `top_p`, at least one (arXiv:1904.09751)."""
     falling = jnp.sort(logits, axis=-1, descending=True)
     probabilities = jax.nn.softmax(falling, axis=-1)

@@ -21,7 +21,7 @@ from jaxtyping import Array, Int
 
 from deepseek_jax.errors import UserError
 from deepseek_jax.infer.prompts import NO_EOS, after_eos, left_padded, round_up
-from deepseek_jax.infer.sampling import GREEDY, Sampling, best, sample, token_keys
+from deepseek_jax.infer.sampling import GREEDY, Drawing, Sampling, best, sample, token_keys
 from deepseek_jax.infer.stages import stages
 from deepseek_jax.models.cached import CachedDecoder, grown
 from deepseek_jax.models.tree import merge
@@ -65,7 +65,7 @@ def new_tokens(
     places = stages(tokens_BS.shape[1], round_up(max_new_tokens) + 3 * k)
     key = jax.random.key(seed)
     new, rounds, accepted = _new_tokens(
-        params, buffers, tokens_BS, padding_B, key, eos, max_new_tokens, graphdef, places, sampling
+        params, buffers, tokens_BS, padding_B, key, eos, max_new_tokens, sampling.drawing(), graphdef, places
     )
     return np.asarray(new)[:, :max_new_tokens], Acceptance(int(rounds), int(rounds) * k, int(accepted))
 
@@ -89,10 +89,10 @@ class Progress:
     accepted: Array
 
 
-@functools.partial(jax.jit, static_argnums=(7, 8, 9))
-def _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, graphdef, places, sampling):
+@functools.partial(jax.jit, static_argnums=(8, 9))
+def _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, drawing, graphdef, places):
     """(new tokens [B, N], of which the first `wanted` mean something, rounds, accepted drafts)."""
-    speculation = Speculation(CachedDecoder(merge(graphdef, params, buffers)), tokens_BS, padding_B, key, sampling)
+    speculation = Speculation(CachedDecoder(merge(graphdef, params, buffers)), tokens_BS, padding_B, key, drawing)
     k, length = speculation.k, tokens_BS.shape[1]
     last_column = length + wanted - 1
     progress = speculation.start(places, last_column, eos)
@@ -109,9 +109,9 @@ def _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, graphde
 class Speculation:
     """What stays the same through all rounds, and the steps of one."""
 
-    def __init__(self, model: CachedDecoder, tokens_BS, padding_B, key, sampling: Sampling):
+    def __init__(self, model: CachedDecoder, tokens_BS, padding_B, key, drawing: Drawing):
         self.model, self.k = model, len(model.modules)
-        self.tokens_BS, self.padding_B, self.key, self.sampling = tokens_BS, padding_B, key, sampling
+        self.tokens_BS, self.padding_B, self.key, self.drawing = tokens_BS, padding_B, key, drawing
 
     def start(self, places: tuple[int, ...], last_column, eos) -> Progress:
         """After the prompts: the first new token of each, and drafts behind it."""
@@ -193,7 +193,7 @@ class Speculation:
 
     def _choose(self, logits_BSV, columns_BS):
         steps_BS = columns_BS - self.tokens_BS.shape[1]
-        return sample(logits_BSV, token_keys(self.key, steps_BS), self.sampling)
+        return sample(logits_BSV, token_keys(self.key, steps_BS), self.drawing)
 
 
 def _take(x: Array, columns_BS: Int[Array, "B S"]) -> Array:

@@ -91,7 +91,7 @@ def parse(text: str, names: Sequence[str]) -> list[Clause]:
         left = before or left
         if not left:
             raise UserError(f"claim {part!r} begins with its relation; name a variant before it.")
-        number = _number(after)
+        number = None if after in names else _number(after)
         right = _known(after, names) if number is None else number
         clauses.append(Clause(_known(left, names), relation, right))
     if not clauses:

@@ -84,8 +84,18 @@ def values(results: Mapping, metric: str) -> dict[str, dict[int, float]]:
 
 def verdicts(loaded: Loaded, results: Mapping) -> list[list[Judged]]:
     """For each claim of the study, the main one first, its clauses judged."""
-    missing = {each["variant"]: f"seed {each['seed']} failed: {each['reason']}" for each in results["failed"]}
-    return [judge(claim, loaded.study.names, values(results, claim.metric), missing) for claim in loaded.study.claims]
+    failed = {each["variant"]: f"seed {each['seed']} failed: {each['reason']}" for each in results["failed"]}
+    return [
+        judge(claim, loaded.study.names, values(results, claim.metric), _unmeasured(results, claim.metric) | failed)
+        for claim in loaded.study.claims
+    ]
+
+
+def _unmeasured(results: Mapping, metric: str) -> dict[str, str]:
+    """Of runs that ended without this metric, as one that counts tokens to a loss that was never reached: left out,
+    the rest of their variant would look better than it is."""
+    without = [run for run in results["runs"] if metric not in run["scores"]]
+    return {run["variant"]: f"seed {run['seed']} ended without {metric}" for run in without}
 
 
 def need_some(results: Mapping, loaded: Loaded):

@@ -32,13 +32,15 @@ class Halving:
     keep: float = 0.5
 
     def __post_init__(self):
-        if not (0 < self.keep < 1 and list(self.rungs) == sorted(set(self.rungs)) and 0 < min(self.rungs) < 1):
+        rising = bool(self.rungs) and list(self.rungs) == sorted(set(self.rungs)) and 0 < min(self.rungs) < 1
+        if not (rising and 0 < self.keep < 1):
             raise UserError(f"halving has rungs={self.rungs}, keep={self.keep}; write rising shares between 0 and 1.")
 
     def survivors(self, scores: Mapping[str, float]) -> list[str]:
         """The names that go on, in the order given; at least one.  Lower is better, and a failed one is infinite."""
         count = max(1, math.ceil(self.keep * len(scores)))
-        best = sorted(scores, key=lambda name: (scores[name], list(scores).index(name)))[:count]
+        cost = {name: score if math.isfinite(score) else math.inf for name, score in scores.items()}
+        best = sorted(cost, key=lambda name: (cost[name], list(cost).index(name)))[:count]
         return [name for name in scores if name in best]
 
 
@@ -74,6 +76,13 @@ class Sweep:
         drawn = [key for key, values in self.search.items() if isinstance(values, LogUniform)]
         if drawn and not self.samples:
             raise UserError(f"the search over {drawn[0]} is random: say how many samples to draw.")
+        if self.seeds < 1 or self.budget <= 0:
+            raise UserError(f"seeds is {self.seeds} and budget {self.budget}; each must be above 0.")
+        count, different = len(self.names), len(set(self.names))
+        if different < count:
+            raise UserError(
+                f"of the search's {count} candidates only {different} differ; lower samples, or mend the grid."
+            )
 
     @property
     def variants(self) -> list[Variant]:
@@ -103,7 +112,7 @@ class Sweep:
         for key, label in point.items():
             values = self.search[key]
             if isinstance(values, Mapping):
-                changes |= values[label]
+                changes |= next(each for name, each in values.items() if str(name) == label)
             elif isinstance(values, LogUniform):
                 changes[key] = label
             else:

@@ -56,6 +56,8 @@ def choice(loaded: Loaded, results: Mapping) -> str:
         return "unfinished"
     if loaded.study.across:
         label, worst = transferable(loaded, last)
+        if math.isinf(worst):
+            return f"no choice has a score at each value of {loaded.study.across}"
         return f"{label} holds across {loaded.study.across}: at worst {worst:.4f} above the best there"
     best = min(last, key=last.get)
     return f"{best}: {loaded.study.metric} {last[best]:.4f}"
@@ -75,11 +77,11 @@ def transferable(loaded: Loaded, scores: Mapping[str, float]) -> tuple[str, floa
 
 def by_value(loaded: Loaded, scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Value of `across` -> choice of the other keys -> score."""
-    table: dict[str, dict[str, float]] = {}
+    table: dict[str, dict[str, float]] = {point[loaded.study.across]: {} for point in loaded.study.points}
     for point, name in zip(loaded.study.points, loaded.study.names, strict=True):
         if name in scores:
             others = " ".join(label for key, label in point.items() if key != loaded.study.across)
-            table.setdefault(point[loaded.study.across], {})[others] = scores[name]
+            table[point[loaded.study.across]][others] = scores[name]
     return table
 
 

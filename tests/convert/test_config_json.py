@@ -95,6 +95,21 @@ def test_a_mixture_of_generations_is_written_field_by_field():
     assert config_json.from_json(written) == config
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("v4", {"hc_manifold": False}),
+        ("moe", {"masked_top_experts": 2}),
+        ("moe", {"n_shared_experts": 0}),
+        ("v3", {"rope_scaling": RopeScaling(factor=4.0, mscale=0.707, mscale_all_dim=0.0)}),
+        ("v3", {"rope_scaling": RopeScaling(factor=4.0, mscale=0.0, mscale_all_dim=1.0)}),
+    ],
+)
+def test_what_no_release_says_comes_back_all_the_same(name, change):
+    config = dataclasses.replace(config_json.from_json(values(f"{name}/config.json")), **change)
+    assert config_json.from_json(json.loads(json.dumps(config_json.to_json(config)))) == config
+
+
 def test_rates_that_deepseek_has_no_word_for_are_refused():
     config = dataclasses.replace(config_json.from_json(values("v4/config.json")), csa_rate=8)
     with pytest.raises(UserError, match="csa_rate 8"):
@@ -171,6 +186,11 @@ def test_a_missing_key_is_named(name, missing):
 def test_a_value_of_another_type_is_named(name, change, message):
     with pytest.raises(UserError, match=message):
         config_json.from_json(values(f"{name}/config.json") | change)
+
+
+def test_yarn_without_a_factor_is_refused():
+    with pytest.raises(UserError, match="yarn without a factor"):
+        config_json.from_json(values("v3/config.json") | {"rope_parameters": {"rope_type": "yarn"}})
 
 
 def test_null_is_no_size():

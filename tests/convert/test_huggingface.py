@@ -40,6 +40,16 @@ def test_weights_survive_the_round_trip(directory, tmp_path, shard_bytes):
     jax.tree.map(np.testing.assert_array_equal, huggingface.load(tmp_path / "out", config), trees)
 
 
+def test_another_save_leaves_nothing_of_the_one_before(directory, tmp_path):
+    """An index that was left would be read in the place of the new file."""
+    config = huggingface.read_config(directory)
+    params, buffers = huggingface.load(directory, config)
+    other = jax.tree.map(np.ones_like, params)
+    for saved, shard_bytes in (params, 10**5), (other, 10**9), (params, 2 * 10**5), (other, 10**5):
+        huggingface.save(tmp_path / "out", config, saved, buffers, shard_bytes=shard_bytes)
+        jax.tree.map(np.testing.assert_array_equal, huggingface.load(tmp_path / "out", config)[0], saved)
+
+
 def test_bfloat16_is_read_as_float32(directory):
     config = huggingface.read_config(directory)
     rounded = {name: x.astype(ml_dtypes.bfloat16) for name, x in load_file(directory / "model.safetensors").items()}

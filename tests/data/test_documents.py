@@ -1,5 +1,6 @@
 """A user's files: what is malformed is skipped, counted and placed; nothing else is lost."""
 
+import codecs
 import json
 
 from deepseek_jax.data.documents import SECTION_BYTES, Skipped, read_source
@@ -30,6 +31,15 @@ def test_jsonl_skips_only_what_is_malformed(tmp_path):
         ":9: broken JSON",
     ]
     assert skipped.as_dict()["count"] == len(bad)
+
+
+def test_the_mark_that_some_editors_put_first_is_no_text(tmp_path):
+    for name, content in ("a.jsonl", '{"text": "x"}\n'), ("b.txt", "x"), ("c/d.md", "x"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(codecs.BOM_UTF8 + content.encode())
+        source = tmp_path / name.split("/")[0]
+        documents, skipped = read(source)
+        assert [document.text for document in documents] == ["x"] and not skipped.as_dict()["count"]
 
 
 def test_text_field_is_the_users(tmp_path):

@@ -13,14 +13,27 @@ LOGITS = jnp.log(PROBABILITIES)
 def frequencies(sampling: Sampling, draws: int = 4000) -> np.ndarray:
     """Two rows, each token with its own key."""
     keys = token_keys(jax.random.key(0), jnp.broadcast_to(jnp.arange(draws // 2), (2, draws // 2)))
-    tokens = sample(jnp.broadcast_to(LOGITS, (*keys.shape, 4)), keys, sampling)
+    tokens = sample(jnp.broadcast_to(LOGITS, (*keys.shape, 4)), keys, sampling.drawing())
     return np.bincount(np.asarray(tokens).reshape(-1), minlength=4) / draws
 
 
 def test_greedy_takes_the_first_of_the_best():
     logits = jnp.array([[[0.0, 2.0, 2.0, -1.0], [5.0, 1.0, 1.0, 1.0]]])
     keys = token_keys(jax.random.key(0), jnp.arange(2)[None])
-    assert sample(logits, keys, GREEDY).tolist() == [[1, 0]]
+    assert sample(logits, keys, GREEDY.drawing()).tolist() == [[1, 0]]
+
+
+@pytest.mark.parametrize("temperature", [1e-29, 1e-38, 1e-300])
+def test_a_temperature_near_zero_takes_the_best(temperature):
+    assert frequencies(Sampling(temperature), draws=8).tolist() == [0, 1, 0, 0]
+
+
+def test_another_temperature_or_share_is_no_other_program():
+    compiled = jax.jit(sample)
+    keys, logits = token_keys(jax.random.key(0), jnp.arange(2)[None]), jnp.zeros((1, 2, 4))
+    for temperature, top_p in (0.7, 0.9), (0.8, 0.9), (0.8, 0.5):
+        compiled(logits, keys, Sampling(temperature, top_p=top_p).drawing())
+    assert compiled._cache_size() == 1
 
 
 def test_a_token_has_its_own_key():

@@ -75,6 +75,13 @@ def test_the_number_may_be_zero():
     assert verdict("new > 0", 0.9 + TIGHT, [], margin=0.01) == [HOLDS]
 
 
+def test_a_variant_may_be_named_by_a_number():
+    (judged,) = judge(
+        Claim("loss", 0.1, "64 < 128"), ["64", "128"], {"64": {0: 3.0, 1: 3.1}, "128": {0: 2.0, 1: 2.0}}, {}
+    )
+    assert judged.verdict == DOES_NOT
+
+
 def test_seeds_that_only_one_side_has_take_no_part():
     (judged,) = judge(Claim("loss", 0.1, "new < old"), NAMES, {"new": {0: 1.0, 1: 1.0}, "old": {1: 2.0, 2: 2.0}}, {})
     assert judged.verdict == CANNOT_TELL and judged.reason == "1 paired seeds; an interval needs at least 2"

@@ -43,13 +43,22 @@ def test_random_candidates_are_the_same_each_time():
     assert {variant.changes["optimizer.name"] for variant in sweep.variants} == {"sgd", "lion"}
 
 
+def test_searches_that_cannot_be():
+    with pytest.raises(UserError, match="5 candidates only 2 differ"):
+        Sweep(base="x.py", budget=1, search={"a": [1, 2]}, samples=5)
+    with pytest.raises(UserError, match="each must be above 0"):
+        Sweep(base="x.py", budget=0, search={"a": [1]})
+    assert Sweep(base="x.py", budget=1, search={"w": {8: {"a": 1}}}).variants[0].changes == {"a": 1}
+
+
 def test_the_rule_of_halving():
     halving = Halving(keep=0.5)
     assert halving.survivors({"a": 3.0, "b": 1.0, "c": float("inf"), "d": 2.0, "e": 2.5}) == ["b", "d", "e"]
     assert halving.survivors({"a": 1.0, "b": 1.0}) == ["a"]
+    assert halving.survivors({"a": float("nan"), "b": 1.0}) == ["b"]
 
 
-@pytest.mark.parametrize("settings", [{"rungs": (0.5, 0.25)}, {"rungs": (1.0,)}, {"keep": 1.0}])
+@pytest.mark.parametrize("settings", [{"rungs": (0.5, 0.25)}, {"rungs": (1.0,)}, {"rungs": ()}, {"keep": 1.0}])
 def test_halving_that_cannot_be(settings):
     with pytest.raises(UserError, match="rising shares"):
         Halving(**settings)
@@ -86,3 +95,5 @@ def test_the_rate_that_holds_across_widths(make):
     scores = {"8 0.1": 3.0, "8 0.2": 2.0, "8 0.3": 2.2, "16 0.1": 1.0, "16 0.2": 1.6, "16 0.3": 1.1, "16 0.4": 0.9}
     label, worst = sweep_report.transferable(loaded, scores)
     assert label == "0.3" and worst == pytest.approx(0.2)
+    narrow = {name: score for name, score in scores.items() if name.startswith("8 ")}
+    assert sweep_report.transferable(loaded, narrow)[0] == "no choice", "nothing came out at width 16"
