@@ -4,14 +4,17 @@
     deepseek-jax compile --config configs/v3_671b.py --topology v5p:8x8x8 --mesh fsdp=32 \\
       --config.train.microbatch_size=512
 
-Compiled on two cores with JAX_OPTIMIZATION_LEVEL=O1.  A step of 62.9M tokens takes between the first time, if all
-communication hides behind products, and the second, if none does, by peaks alone.
+Compiled on two cores with JAX_OPTIMIZATION_LEVEL=O1, tokens going to experts by the ragged all-to-all on TPUs.  A step
+of 62.9M tokens takes between the first time, if all else hides behind what takes longest, and the second, if nothing
+does, by peaks alone.
 
-    TPU v5p   GiB a chip of 95   arguments   temporaries   step              utilisation   compiled in
-    1,024     49.0               6.9         42.1          47 s to 101 s     75% to 35%    18 min (busy cores)
-    512       70.7               13.8        56.9          93 s to 185 s     75% to 38%    3 min
+    devices      GiB of memory   arguments   temporaries   step              utilisation   compiled in
+    1,024 v5p    52.3 of 95      6.9         45.4          47 s to 106 s     75% to 33%    2 min
+    512 v5p      73.7 of 95      13.8        60.0          93 s to 198 s     75% to 35%    14 min beside other work
+    1,024 H100   68.8 of 74.5    6.9         61.9          188 s to 294 s    9% to 6%      7 min beside other work
 
-On 256 `plan` counts 81.6, and it counts 17 too few on 512.
+The H100s (--topology h100:128x8) send over hosts' networks what TPUs send over their torus: this mesh is not theirs.
+On 256 v5p `plan` counts 81.6, and it counts 20 too few on 512.
 """
 
 import dataclasses
