@@ -4,8 +4,8 @@
 
 Compiled for 2,048 TPU v5p: 84.7 of 95 GiB a chip (7.3 arguments, 77.5 temporaries), in 11 minutes beside other work
 with JAX_OPTIMIZATION_LEVEL=O1.  A step of 67.1M tokens takes between 33 s, if all hides behind memory traffic, and 90
-s, if nothing does: a utilisation of 70% to 26%, by peaks alone.  On 1,024, a sequence a chip too, it takes 105.0 and does
-not fit.
+s, if nothing does: a utilisation of 70% to 26%, by peaks alone.  On 1,024, a sequence a chip too, it takes 105.0 and
+does not fit.
 """
 
 import dataclasses
