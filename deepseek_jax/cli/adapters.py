@@ -1,7 +1,6 @@
 """deepseek-jax adapters."""
 
 import dataclasses
-import shutil
 from pathlib import Path
 
 from deepseek_jax.cli import options, runtime
@@ -82,33 +81,24 @@ def _moved_beside(experiment) -> list[str]:
 def run_merge(args):
     options.check_free(Path(args.target))
     runtime.prepare()
-    from deepseek_jax.config import MeshConfig
+    from deepseek_jax.compress import source
     from deepseek_jax.convert import peft
-    from deepseek_jax.parallel.mesh import make_mesh
-    from deepseek_jax.train import any_checkpoint
     from deepseek_jax.tune import lora
 
-    source, target = Path(args.source), Path(args.target)
-    model = any_checkpoint.read(source, make_mesh(MeshConfig()))
-    if model.config is None:
-        raise UserError(f"{source} is a part of a network; adapters go to the run directory of a whole one.")
-    adapters, config = peft.load(args.adapters, model.config)
+    given, target = source.read(args.source), Path(args.target)
+    adapters, config = peft.load(args.adapters, given.model)
     work = lora.merge if args.action == "merge" else lora.unmerge
-    write = _write_run if model.family == "supervised" else _write_released
-    write(source, target, model, work(model.params, adapters, config))
+    changed = dataclasses.replace(given, params=work(given.params, adapters, config))
+    if given.experiment.family == "supervised":
+        source.write(target, source.asking_for(changed))
+    else:
+        _write_released(target, changed)
     print(f"wrote {target}")
 
 
-def _write_released(source, target, model, params):
+def _write_released(target: Path, changed):
+    from deepseek_jax.compress import source
     from deepseek_jax.convert import huggingface
 
-    huggingface.save(target, model.config, params, model.buffers)
-    for name in BESIDE:
-        if (source / name).exists():
-            shutil.copy(source / name, target / name)
-
-
-def _write_run(directory, target, model, params):
-    from deepseek_jax.compress import source
-
-    source.write(target, source.asking_for(dataclasses.replace(source.read(directory), params=params)))
+    huggingface.save(target, changed.model, changed.params, changed.buffers)
+    source.copy_beside(changed, target, BESIDE)

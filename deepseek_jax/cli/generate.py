@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from deepseek_jax.cli import options, runtime
-from deepseek_jax.cli.options import named, number, text
+from deepseek_jax.cli.options import lines, named, number, text
 from deepseek_jax.errors import UserError
 
 
@@ -51,11 +51,11 @@ def read_prompts(args) -> list[str]:
     if args.prompt:
         return args.prompt
     try:
-        text = sys.stdin.read() if args.prompts == "-" else Path(args.prompts).read_text()
+        given = sys.stdin.read() if args.prompts == "-" else Path(args.prompts).read_text()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read prompts from {args.prompts}: {reason}.") from None
-    prompts = [line.rstrip("\r") for line in text.split("\n") if line.strip()]
+    prompts = lines(given)
     if not prompts:
         raise UserError(f"{args.prompts} has no prompts; write one a line.")
     return prompts

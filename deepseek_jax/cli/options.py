@@ -59,6 +59,11 @@ def text(given: str) -> str:
     return given
 
 
+def lines(given: str) -> list[str]:
+    """The lines that are not blank; str.splitlines would also cut at marks inside of a text."""
+    return [line.rstrip("\r") for line in given.split("\n") if line.strip()]
+
+
 def number(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:
     """An argparse type: a number of `kind` (int or float) from `low` to `high`."""
     what = "a whole number" if kind is int else "a number"

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from deepseek_jax.cli import options, runtime
-from deepseek_jax.cli.options import named
+from deepseek_jax.cli.options import lines, named
 from deepseek_jax.errors import UserError
 
 
@@ -56,11 +56,10 @@ def _images(paths, known):
 
 
 def _texts(paths, known):
-    texts = "\n".join(sys.stdin.read() if path == "-" else _text(path) for path in paths)
-    lines = [line.rstrip("\r") for line in texts.split("\n") if line.strip()]
-    if not lines:
+    texts = lines("\n".join(sys.stdin.read() if path == "-" else _text(path) for path in paths))
+    if not texts:
         raise UserError("there is no text to answer for; write one a line.")
-    return lines
+    return texts
 
 
 def _tables(paths, known):

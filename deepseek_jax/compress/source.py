@@ -13,6 +13,7 @@ import jax
 
 from deepseek_jax import record
 from deepseek_jax.config import CheckpointConfig, DataConfig, Experiment, MeshConfig, StartConfig, SupervisedExperiment
+from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.parallel.mesh import make_mesh
@@ -49,6 +50,8 @@ def read(directory: str | Path, step: int | None = None) -> Source:
         model = known_set.read(directory).model if experiment.family == "supervised" else experiment.model
         return Source(directory, experiment, trained.step, model, trained.params, trained.buffers)
     found = any_checkpoint.read(directory, make_mesh(MeshConfig()))
+    if found.config is None:
+        raise UserError(f"{directory} is a part of a network; give the run directory of a whole one.")
     data = DataConfig(sequence_length=min(MOST_TOKENS, found.config.max_position_embeddings))
     experiment = Experiment(model=found.config, data=data)
     return Source(directory, experiment, 0, found.config, found.params, found.buffers)

@@ -64,13 +64,14 @@ def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: Los
         parts["loss/batch_balance"] = _batch_balance(reports, batch, totals)
         value += config.batch_balance * parts["loss/batch_balance"]
     if reports and reports[0].dropped is not None:
-        parts["router/dropped"] = _dropped(output.routers, totals) / model.config.num_experts_per_tok
+        dropped = jax.tree.leaves(_a_token(_of(output.routers, "dropped"), totals))
+        parts["router/dropped"] = _mean_over_layers(dropped) / model.config.num_experts_per_tok
     if output.indexers:
         parts["loss/indexer"], parts["indexer/recall"] = _indexers(output.indexers, totals)
         value += config.indexer_weight * parts["loss/indexer"]
     routers = {
-        "router/load": jax.tree.map(lambda router: router.load_E, output.routers, is_leaf=_is_report),
-        "router/entropy": _a_token(lambda router: router.entropy, output.routers, totals),
+        "router/load": _of(output.routers, "load_E"),
+        "router/entropy": _a_token(_of(output.routers, "entropy"), totals),
     }
     return value, parts | routers | {"loss/total": value}
 
@@ -103,30 +104,34 @@ def _indexers(reports: dict, totals: dict) -> tuple[jax.Array, jax.Array]:
     Indexers share no parameters, and AdamW does not see the scale of a gradient: a mean over layers trains them as a
     sum would, and weighs less when gradients are clipped by their common norm.
     """
-    means = [
-        jax.tree.map(lambda total: total / totals["tokens"], report) for report in reports.get("layers", {}).values()
-    ]
-    for depth, report in reports.get("mtp", {}).items():
-        seen = totals[f"seen_{int(depth) + 1}"]  # what the module sees of a document ends with its targets
-        means.append(jax.tree.map(lambda total: total / seen, report["block"]))  # noqa: B023
+    means = _a_token(reports, totals)
+    layers = [means["layers"][name] for name in reports.get("layers", {})]
+    layers += [means["mtp"][depth]["block"] for depth in reports.get("mtp", {})]
     divergence, recall = (
-        jnp.concatenate([jnp.ravel(getattr(mean, name)) for mean in means]).mean() for name in ("divergence", "recall")
+        _mean_over_layers([getattr(mean, name) for mean in layers]) for name in ("divergence", "recall")
     )
     return divergence, recall
 
 
-def _dropped(routers: dict, totals: dict) -> jax.Array:
-    """How many of its experts had no room for a token, the mean over tokens and layers."""
-    by_layer = jax.tree.leaves(_a_token(lambda router: router.dropped, routers, totals))
-    return jnp.concatenate([jnp.ravel(each) for each in by_layer]).mean()
+def _a_token(sums: dict, totals: dict) -> dict:
+    """Sums over tokens, by layer, as means over those that the layer counts.
+
+    What an MTP module sees of a document ends with its targets.
+    """
+    mean = lambda tree, count: jax.tree.map(lambda total: total / count, tree)  # noqa: E731
+    found = {part: mean(tree, totals["tokens"]) for part, tree in sums.items() if part != "mtp"}
+    if "mtp" in sums:
+        found["mtp"] = {depth: mean(tree, totals[f"seen_{int(depth) + 1}"]) for depth, tree in sums["mtp"].items()}
+    return found
 
 
-def _a_token(of, routers: dict, totals: dict) -> dict:
-    """Means of of(report) over the tokens that a layer counts: a module's see of a document what ends with targets."""
-    mean = lambda tree, count: jax.tree.map(lambda router: of(router) / count, tree, is_leaf=_is_report)  # noqa: E731
-    found = mean({name: tree for name, tree in routers.items() if name != "mtp"}, totals["tokens"])
-    mtp = {depth: mean(tree, totals[f"seen_{int(depth) + 1}"]) for depth, tree in routers.get("mtp", {}).items()}
-    return found | ({"mtp": mtp} if "mtp" in routers else {})
+def _mean_over_layers(arrays: list) -> jax.Array:
+    return jnp.concatenate([jnp.ravel(each) for each in arrays]).mean()
+
+
+def _of(routers: dict, name: str) -> dict:
+    """This field of every router's report, nested as they are."""
+    return jax.tree.map(lambda router: getattr(router, name), routers, is_leaf=_is_report)
 
 
 def _is_report(node) -> bool:

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -30,10 +31,13 @@ from deepseek_jax.train.step import gradient_function
 class Run:
     """What stays the same from a process's first step to its last.
 
-    `profile` are the steps to trace, `until` the step after which it pauses, if any.
+    `step` and `score` are compiled when they are first called.  `profile` are the steps to trace, `until` the step
+    after which it pauses, if any.
     """
 
     setup: Setup
+    step: Callable
+    score: Callable
     workdir: Path
     console: Console
     goodput: Goodput
@@ -72,15 +76,17 @@ def train(
             if restored:
                 console.print(f"going on from step {restored[1].step}")
             state, done = restored or (first_state(setup, console.print), Progress())
-            run = Run(setup, workdir, console, Goodput(began, done.useful_seconds), profile, until)
+            run = Run(
+                setup, *kept.programs(setup), workdir, console, Goodput(began, done.useful_seconds), profile, until
+            )
             last = experiment.train.steps if until is None else min(until, experiment.train.steps)
             if not done.stopped and done.step < last:
                 state, done = _take_steps(run, state, done, checkpoints)
         finished = done.stopped or done.step == experiment.train.steps
         if finished and not summary.is_scored(workdir):
             with console.status("scoring all that is held out"):
-                _score_finally(setup, workdir, state, done)
-        results = _results(setup, state, workdir) if finished else []
+                _score_finally(run, state, done)
+        results = setup.task.results(state, workdir, run.score, setup.held_out_batches("final")) if finished else []
     finally:
         if leads:
             report.write(workdir)  # of a run that failed too: it shows where
@@ -93,7 +99,6 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
     """All the steps that are left, or those until SIGTERM; what was done is saved."""
     setup, console, experiment = run.setup, run.console, run.setup.experiment
     steps = experiment.train.steps
-    run_step, score = kept.programs(setup)
     batches, microbatch = setup.train_batches(), schedules.microbatch_size(experiment.train)
     if done.data:
         batches.restore(done.data)
@@ -110,7 +115,7 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
                 microbatches = [next(batches) for _ in range(count)]
                 waited = time.perf_counter() - asked
                 batch = setup.place(microbatches)
-                state, measured = run_step(state, batch)
+                state, measured = run.step(state, batch)
                 recorder.follow(Started(step, batch, measured, waited))
                 profile.after(step)
 
@@ -121,7 +126,7 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
                     continue
                 recorder.pause()  # rows come before the checkpoint that vouches for them
                 if evaluating:
-                    scores = _scores(setup, score, state, "val", experiment.eval.batches)
+                    scores = _scores(run, state, "val", experiment.eval.batches)
                     sinks.write({"step": step} | scores | _router_shares(recorder.last_load))
                     if last or _due(experiment.eval.every, step):  # a pause counts for no evaluation
                         done = early_stopping.judge(experiment.stopping, done, scores, step)
@@ -150,29 +155,26 @@ def _due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _scores(setup: Setup, score, state: State, split: str, limit: int) -> dict[str, float]:
+def _scores(run: Run, state: State, split: str, limit: int) -> dict[str, float]:
     """<split>/* on the first `limit` held-out batches, the same at each evaluation; on all of them for 0."""
     params = state.get("ema", state["params"])
-    found = setup.task.scores(score, params, state["buffers"], setup.held_out_batches(split, limit))
+    held_out = run.setup.held_out_batches(split, limit)
+    found = run.setup.task.scores(run.score, params, state["buffers"], held_out)
     return {f"{split}/{key}": value for key, value in found.items()}
 
 
-def _score_finally(setup: Setup, workdir: Path, state: State, done: Progress):
+def _score_finally(run: Run, state: State, done: Progress):
     """The row of the final scores, after the checkpoint that they are of: what fails here is made up for later."""
-    score = kept.programs(setup)[1]
-    with Sinks(workdir, setup.experiment.log, resumed_at=done.step) as sinks:
-        sinks.write({"step": done.step} | _final_scores(setup, score, state) | _kept(setup.experiment, done))
+    experiment = run.setup.experiment
+    with Sinks(run.workdir, experiment.log, resumed_at=done.step) as sinks:
+        sinks.write({"step": done.step} | _final_scores(run, state) | _kept(experiment, done))
 
 
-def _results(setup: Setup, state: State, workdir: Path) -> list[str]:
-    return setup.task.results(state, workdir, kept.programs(setup)[1], setup.held_out_batches("final"))
-
-
-def _final_scores(setup: Setup, score, state: State) -> dict[str, float]:
+def _final_scores(run: Run, state: State) -> dict[str, float]:
     """final/* on the held-out batches, and of what the model is compared with where it read all of them."""
-    limit = setup.experiment.eval.final_batches
-    rivals = {} if limit else {f"final/{name}": value for name, value in setup.task.rivals().items()}
-    return _scores(setup, score, state, "final", limit) | rivals
+    limit = run.setup.experiment.eval.final_batches
+    rivals = {} if limit else {f"final/{name}": value for name, value in run.setup.task.rivals().items()}
+    return _scores(run, state, "final", limit) | rivals
 
 
 def _take_back_best(setup: Setup, state: State, done: Progress, step: int, checkpoints: Checkpoints, console: Console):

@@ -15,18 +15,15 @@ import optax
 from jaxtyping import Array, Float
 
 from deepseek_jax.models.tree import path_of
+from deepseek_jax.parallel.rules import EXPERT_ROWS, PIPELINED
 
 MOMENTUM = 0.95
 UPDATE_RMS = 0.18
 NEWTON_SCHULZ = 8 * [(3.4445, -4.7750, 2.0315)] + 2 * [(2.0, -1.5, 0.5)]  # a, b, c of a X + b XX'X + c (XX')^2 X
 EPS = 1e-7
 
-COUNTING = (
-    "layers",
-    "pipelined_layers",
-    "experts",
-    "expert_rows",
-)  # logical axes along which matrices are counted, not multiplied
+# Logical axes along which matrices are counted, not multiplied.
+COUNTING = ("layers", PIPELINED, "experts", EXPERT_ROWS)
 WIDTHS = ("embed", "rank", "features_in")  # what a product with heads comes from when first, and goes to when last
 LEFT_TO_ADAM = {"embedding", "head", "stream_head", "router"}  # in a path: tables and scores are no maps
 

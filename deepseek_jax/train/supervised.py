@@ -57,8 +57,8 @@ class SupervisedTask:
         size, seed = microbatch_size(self.experiment.train), self.experiment.train.seed
         return batches.train_batches(self.dataset, size, seed, rows, self.experiment.augment)
 
-    def held_out_batches(self, split: str, limit: int, rows: np.ndarray | None = None) -> Iterator[Batch]:
-        """ "val" is the set's split of that name, "final" its test split; rows None: all."""
+    def held_out_batches(self, split: str, limit: int, rows: np.ndarray) -> Iterator[Batch]:
+        """ "val" is the set's split of that name, "final" its test split."""
         size = self.experiment.eval.batch_size or microbatch_size(self.experiment.train)
         return itertools.islice(batches.held_out_batches(self.dataset, SPLITS[split], size, rows), limit or None)
 
