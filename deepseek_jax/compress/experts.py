@@ -17,6 +17,7 @@ from deepseek_jax.compress.cuts import Cut, plain
 from deepseek_jax.compress.removal import Moments, Removed
 from deepseek_jax.compress.source import Source
 from deepseek_jax.errors import UserError
+from deepseek_jax.models.checks import WITHOUT_GROUPS
 from deepseek_jax.models.config import ModelConfig
 
 KERNELS = "gate", "up", "down"
@@ -68,7 +69,7 @@ def energy(down: np.ndarray, moments) -> np.ndarray:
 
 
 def _groups(config: ModelConfig) -> int:
-    return 1 if config.topk_method == "greedy" else config.n_group
+    return 1 if config.topk_method in WITHOUT_GROUPS else config.n_group
 
 
 def _smaller(config: ModelConfig, share: float) -> ModelConfig:

@@ -62,6 +62,7 @@ class Generation:
             set(attentions) <= set(self.attentions)
             and set(feed_forwards) <= set(self.feed_forwards)
             and list(feed_forwards) == sorted(feed_forwards, key=FEED_FORWARDS_IN_ORDER.index)
+            and config.topk_method != "round_robin"
             and rope_json.can_say(config.rope_scaling)
             and all(getattr(config, name) == value for name, value in self.implied.items() if name not in SCHEDULE)
         )

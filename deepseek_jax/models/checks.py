@@ -25,7 +25,8 @@ NOT_NEGATIVE = (
     "rms_norm_eps hc_eps initializer_range"
 ).split()
 SCORING = ("softmax", "sigmoid", "sqrtsoftplus")
-TOPK = ("greedy", "group_limited_greedy", "noaux_tc")
+TOPK = ("greedy", "group_limited_greedy", "noaux_tc", "round_robin")
+WITHOUT_GROUPS = ("greedy", "round_robin")
 
 
 def check(config):
@@ -128,7 +129,7 @@ def _check_attention(config, kinds):
 
 def _check_experts(config):
     experts, groups, kept = config.n_routed_experts, config.n_group, config.topk_group
-    if config.topk_method == "greedy":  # knows no groups
+    if config.topk_method in WITHOUT_GROUPS:
         groups, kept = 1, 1
     if config.scoring_func not in SCORING:
         raise UserError(f"model.scoring_func is {config.scoring_func!r}; it must be one of {', '.join(SCORING)}.")
@@ -149,5 +150,7 @@ def _check_experts(config):
             f"model.masked_top_experts is {config.masked_top_experts}; of {reachable} experts in the kept groups it "
             f"must leave num_experts_per_tok ({config.num_experts_per_tok}), so it may be at most {most}."
         )
+    if config.masked_top_experts and config.topk_method == "round_robin":
+        raise UserError("model.masked_top_experts passes over the best experts; topk_method round_robin knows none.")
     if config.topk_method == "noaux_tc" and groups > 1 and experts // groups < 2:
         raise UserError("a group's score is the sum of its two best experts: give each group at least 2 experts.")

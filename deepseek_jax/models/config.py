@@ -90,7 +90,7 @@ class ModelConfig:
     n_shared_experts: int = 1
     moe_intermediate_size: int = 2048
     scoring_func: str = "sigmoid"  # softmax (MoE, V2), sigmoid (V3), sqrtsoftplus (V4)
-    topk_method: str = "noaux_tc"  # greedy, group_limited_greedy (V2), noaux_tc (V3, V4: a bias takes part)
+    topk_method: str = "noaux_tc"  # greedy, group_limited_greedy (V2), noaux_tc (V3, V4: a bias), round_robin (timing)
     n_group: int = 8
     topk_group: int = 4
     norm_topk_prob: bool = True

@@ -99,6 +99,7 @@ def test_a_mixture_of_generations_is_written_field_by_field():
     ("name", "change"),
     [
         ("v4", {"hc_manifold": False}),
+        ("v2", {"topk_method": "round_robin"}),
         ("moe", {"masked_top_experts": 2}),
         ("moe", {"n_shared_experts": 0}),
         ("v3", {"rope_scaling": RopeScaling(factor=4.0, mscale=0.707, mscale_all_dim=0.0)}),

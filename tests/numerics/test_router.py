@@ -184,3 +184,14 @@ def test_only_routers_with_a_bias_are_updated():
     np.testing.assert_allclose(updated["mtp"]["0"]["block"]["feed_forward"]["router"]["bias"], step, rtol=1e-6)
     assert updated["layers"]["1-1"] == buffers["layers"]["1-1"]
     assert update_biases({}, loads, 0.1, recentre=False) == {}
+
+
+def test_round_robin_gives_every_expert_the_same_load_and_weighs_by_the_scores():
+    config = _config(topk_method="round_robin", n_group=5)
+    x = np.random.default_rng(0).normal(size=(2 * E, D))
+    routing, kernel = _route(config, x)
+    assert np.bincount(np.asarray(routing.experts_TK).reshape(-1), minlength=E).tolist() == [2 * K] * E
+    assert all(len(set(row)) == K for row in np.asarray(routing.experts_TK).tolist())
+    affinity = np.take_along_axis(_scores(x @ kernel, "sigmoid"), np.asarray(routing.experts_TK), axis=1)
+    expected = affinity / affinity.sum(axis=1, keepdims=True) * config.routed_scaling_factor
+    np.testing.assert_allclose(routing.weights_TK, expected, rtol=1e-5)

@@ -36,7 +36,7 @@ class TopKRouter(nnx.Module):
 
     topk_method   greedy: the K best of all (MoE, V2-Lite); group_limited_greedy: groups by their best expert (V2,
     section 2.2.2); noaux_tc: groups by their two best, and a bias takes part in the choice, never in the weight (V3,
-    section 2.1.2; V4).
+    section 2.1.2; V4); round_robin: each expert in turn whatever it scores, to time a step whose loads are even.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
@@ -49,15 +49,21 @@ class TopKRouter(nnx.Module):
         """The tokens' numbers play no part."""
         config = self.config
         scores_TE = scores(x_TD, used(self.kernel, jnp.float32), config.scoring_func)
-        choice_TE = jax.lax.stop_gradient(scores_TE)
+        if config.topk_method == "round_robin":
+            experts_TK = round_robin(*scores_TE.shape, config.num_experts_per_tok)
+        else:
+            experts_TK = self._best(scores_TE)
+        return Routing(experts_TK, weights(scores_TE, experts_TK, config), scores_TE)
+
+    def _best(self, scores_TE):
+        config, choice_TE = self.config, jax.lax.stop_gradient(scores_TE)
         if config.topk_method == "noaux_tc":
             choice_TE += self.bias[...]
         if config.topk_method in BEST_OF_GROUP:
             best = BEST_OF_GROUP[config.topk_method]
             choice_TE = keep_best_groups(choice_TE, config.n_group, config.topk_group, best)
         masked = config.masked_top_experts
-        experts_TK = jax.lax.top_k(choice_TE, masked + config.num_experts_per_tok)[1][:, masked:]
-        return Routing(experts_TK, weights(scores_TE, experts_TK, config), scores_TE)
+        return jax.lax.top_k(choice_TE, masked + config.num_experts_per_tok)[1][:, masked:]
 
 
 class HashRouter(nnx.Module):
@@ -100,6 +106,11 @@ def weights(scores_TE: Float[Array, "T E"], experts_TK: Int[Array, "T K"], confi
     if config.norm_topk_prob:
         weights_TK /= weights_TK.sum(axis=-1, keepdims=True) + 1e-20
     return weights_TK * config.routed_scaling_factor
+
+
+def round_robin(tokens: int, num_experts: int, per_token: int) -> Int[Array, "T K"]:
+    """The next K experts in turn for each of a device's tokens: no two loads differ by more than one."""
+    return (jnp.arange(tokens * per_token, dtype=jnp.int32) % num_experts).reshape(tokens, per_token)
 
 
 def keep_best_groups(choice_TE: Float[Array, "T E"], n_group: int, topk_group: int, best: int) -> Float[Array, "T E"]:
