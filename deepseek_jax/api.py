@@ -120,6 +120,8 @@ def save_pretrained(model: Model, directory: str | Path, spelling: str = "huggin
     """
     if spelling not in SPELLINGS:
         raise UserError(f"spelling is {spelling!r}; it must be one of {', '.join(SPELLINGS)}.")
+    if Path(directory).is_file():
+        raise UserError(f"{directory} is a file; give a directory.")
     huggingface.save(Path(directory), model.config, model.params, model.buffers, spelling=spelling)
 
 

@@ -7,6 +7,7 @@ from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import named, number
 from deepseek_jax.errors import UserError
 
+ROOT = Path("runs/studies")
 FILES = """\
 A study file may lie anywhere: it says `from deepseek_jax.studies import Study, Variant`; docs/studies.md shows one."""
 
@@ -57,7 +58,7 @@ def add_to(verbs):
     report.add_argument("--output", type=named, metavar="DIR", help="default: experiments/results/NAME")
     listing = options.add_verb(actions, "list", run_list, "show studies with their verdicts", LIST)
     listing.add_argument("files", nargs="*", metavar="FILE", type=Path, help="default: experiments/studies/*.py")
-    root = {"type": Path, "default": Path("runs/studies"), "metavar": "DIR", "help": "where runs are kept"}
+    root = {"type": Path, "default": ROOT, "metavar": "DIR", "help": "where runs are kept"}
     for parser in (run_, report, listing):
         parser.add_argument("--root", **root)
     diff = options.add_verb(actions, "diff", run_diff, "show in which settings two runs differ", DIFF)
@@ -88,7 +89,8 @@ def run(args):
         for study in loaded:
             left = len(running.to_do(study, args.root))
             state = f"{left} runs left" if left else "all runs are done"
-            say(f"{study.name}: {state}; `deepseek-jax study report {study.shown_path}` writes the page")
+            root = "" if args.root == ROOT else f" --root {args.root}"
+            say(f"{study.name}: {state}; `deepseek-jax study report {study.shown_path}{root}` writes the page")
 
 
 def run_report(args):

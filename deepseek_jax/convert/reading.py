@@ -21,7 +21,13 @@ def read_config(directory: Path) -> ModelConfig:
     path = Path(directory) / "config.json"
     if not path.exists():
         raise UserError(f"{directory} has no config.json; give the directory of a checkpoint.")
-    config = config_json.from_json(read_json(path))
+    values = read_json(path)
+    if "experiment" in values and "model_type" not in values:
+        raise UserError(
+            f"{directory} is a run directory; give what `deepseek-jax convert {directory} OUT` makes of its newest "
+            "checkpoint."
+        )
+    config = config_json.from_json(values)
     modules = config.num_nextn_predict_layers
     if not modules or any(name.startswith(mtp_prefix(0, config)) for name in Tensors(directory).names):
         return config

@@ -17,7 +17,9 @@ NO_EOS = -1  # equals no token: nothing stops early
 
 def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     """(tokens [B, S], padding [B]): all prompts end in the last place, behind as many zeros as `padding` says."""
-    if not (len(prompts) and all(map(len, prompts))):
+    if not len(prompts):
+        raise UserError("the list of prompts is empty; give at least one.")
+    if not all(map(len, prompts)):
         raise UserError("a prompt is empty; begin it with the tokenizer's beginning-of-text token.")
     places = round_up(max(map(len, prompts)))
     tokens_BS = np.zeros((len(prompts), places), np.int32)

@@ -66,8 +66,8 @@ def _check_schedule(config):
                 raise UserError(f"model.{name} has {kind!r}; each must be one of {', '.join(known)}.")
     if len(config.layer_types) not in (1, depth, depth + further):
         raise UserError(
-            f"model.layer_types names {len(config.layer_types)} layers; give one kind for all, "
-            f"{depth} (model.num_hidden_layers), or {depth + further} with the MTP modules."
+            f"model.layer_types names {len(config.layer_types)} layers; give one kind for all, or "
+            f"{depth} (model.num_hidden_layers)" + (f", or {depth + further} with the MTP modules." if further else ".")
         )
     if len(config.mlp_layer_types) not in (0, 1, depth):
         raise UserError(f"model.mlp_layer_types names {len(config.mlp_layer_types)} layers; give none, one or {depth}.")
@@ -128,6 +128,7 @@ def _check_attention(config, kinds):
 
 
 def _check_experts(config):
+    _positive(config, ("n_routed_experts",), "a mixture of experts")
     experts, groups, kept = config.n_routed_experts, config.n_group, config.topk_group
     if config.topk_method in WITHOUT_GROUPS:
         groups, kept = 1, 1

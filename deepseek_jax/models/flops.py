@@ -42,7 +42,7 @@ def _of_layer(config, kind, seen):
     window = plain * jnp.minimum(seen, config.sliding_window)
     if kind == "window":
         return window
-    blocks = seen // (config.csa_rate if kind == "csa" else config.hca_rate)
+    blocks = seen // {"csa": config.csa_rate, "hca": config.hca_rate}[kind]
     if kind == "hca":
         return window + plain * blocks
     return window + plain * jnp.minimum(blocks, config.index_topk) + index * blocks

@@ -145,8 +145,8 @@ def test_bfloat16_is_close(model, expected):
         (lambda model: model([[1, 2]], [[1, 2]]), "other numbers than 1"),
         (lambda model: model([[1, 2]], [[1]]), "attention_mask"),
         (lambda model: deepseek_jax.generate(model, [[1], [-1]]), "token -1"),
-        (lambda model: deepseek_jax.generate(model, []), "empty"),
-        (lambda model: deepseek_jax.generate(model, [[1], []]), "empty"),
+        (lambda model: deepseek_jax.generate(model, []), "the list of prompts is empty"),
+        (lambda model: deepseek_jax.generate(model, [[1], []]), "a prompt is empty"),
         (lambda model: deepseek_jax.generate(model, [1, 2]), "a list of token numbers for each prompt"),
         (lambda model: deepseek_jax.generate(model, [[1.5]]), "a prompt is of type float64"),
         (lambda model: deepseek_jax.generate(model, [[1]], -1), "max_new_tokens is -1"),
@@ -157,6 +157,7 @@ def test_bfloat16_is_close(model, expected):
         (lambda model: deepseek_jax.generate(model, [[1]], temperature=float("nan")), "temperature is nan"),
         (lambda model: model([[1, 2, 3]], [[1, 0, 1]]), "padding between tokens"),
         (lambda model: deepseek_jax.save_pretrained(model, "out", spelling="torch"), "spelling is 'torch'"),
+        (lambda model: deepseek_jax.save_pretrained(model, __file__), "test_api.py is a file"),
         (lambda model: deepseek_jax.loss_and_grads(model, [[1], [2]]), "at least two"),
         (lambda model: deepseek_jax.from_pretrained(V3, dtype="int8"), "dtype"),
     ],
@@ -164,3 +165,9 @@ def test_bfloat16_is_close(model, expected):
 def test_what_is_refused(model, call, message):
     with pytest.raises(UserError, match=message):
         call(model)
+
+
+def test_a_run_directory_is_named_as_such(tmp_path):
+    (tmp_path / "config.json").write_text('{"experiment": {"family": "language_model"}}')
+    with pytest.raises(UserError, match="is a run directory; give what `deepseek-jax convert"):
+        deepseek_jax.from_pretrained(tmp_path)
