@@ -27,8 +27,11 @@ MEASURED = {  # config -> (the score, the rival's)
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, default=Path("runs/hybrid_scores"))
-    parser.add_argument("configs", nargs="*", default=list(MEASURED), help="default: all five")
+    names = ", ".join(MEASURED)
+    parser.add_argument("configs", nargs="*", default=list(MEASURED), metavar="CONFIG", help=f"default: all of {names}")
     args = parser.parse_args()
+    if unknown := [config for config in args.configs if config not in MEASURED]:
+        parser.error(f"there is no measured config {unknown[0]}; name some of {names}")
     runtime.prepare()
     rows = ["| config | score | mean of 3 seeds | each seed | plain model | minutes | CPU minutes |"]
     rows.append("|---|---|---|---|---|---|---|")

@@ -1,6 +1,7 @@
 """deepseek-jax eval, of a run of the hybrid network."""
 
 import dataclasses
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -8,7 +9,7 @@ from rich.table import Table
 from deepseek_jax.config import MeshConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
-from deepseek_jax.train import setup
+from deepseek_jax.train import known_set, setup
 from deepseek_jax.train.restore import restore_model
 from deepseek_jax.train.step import compile_score
 from deepseek_jax.train.views import plain
@@ -22,6 +23,7 @@ def run(args):
     )
     experiment = dataclasses.replace(plain(trained.experiment), eval=batch, mesh=MeshConfig())
     scoring = setup.prepare(experiment, console)
+    known_set.check(scoring.task.dataset, Path(args.workdir))
     batches = scoring.held_out_batches("final")
     score = processes.compiled_by_all(compile_score(scoring.program, scoring.mesh))
     scores = scoring.task.scores(score, trained.params, trained.buffers, batches)

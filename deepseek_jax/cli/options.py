@@ -61,7 +61,12 @@ def text(given: str) -> str:
 
 def lines(given: str) -> list[str]:
     """The lines that are not blank; str.splitlines would also cut at marks inside of a text."""
-    return [line.rstrip("\r") for line in given.split("\n") if line.strip()]
+    return list(numbered_lines(given).values())
+
+
+def numbered_lines(given: str) -> dict[int, str]:
+    """The same by their numbers, from 1, blank lines counted."""
+    return {number: line.rstrip("\r") for number, line in enumerate(given.split("\n"), start=1) if line.strip()}
 
 
 def number(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:

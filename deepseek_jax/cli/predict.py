@@ -1,14 +1,16 @@
 """deepseek-jax predict."""
 
 import csv
+import io
 import json
-import math
 import sys
 from pathlib import Path
 
 from deepseek_jax.cli import options, runtime
-from deepseek_jax.cli.options import lines, named
+from deepseek_jax.cli.options import named, numbered_lines
 from deepseek_jax.errors import UserError
+
+LARGEST = 3.4028234e38  # in float32, which networks compute in
 
 
 def add_to(verbs):
@@ -20,7 +22,8 @@ def add_to(verbs):
         """\
 Inputs are scaled and tokenized as those of the training.  What is read depends on what the network was trained on:
 images: image files; text: files of texts, one a line, or - for standard input; tables: .csv files with the columns of
-the training.  Answers are JSON, one a line.
+the training.  Answers are JSON, one a line, each with its "file" and, of texts and tables, the "line" of it that it
+answers; blank lines have no answer.
 
 examples:
   deepseek-jax predict --workdir runs/mnist seven.png
@@ -36,12 +39,15 @@ def run(args):
     from deepseek_jax.train import known_set
 
     known = known_set.read(Path(args.workdir))  # what is wrong is said before the seconds that jax takes
-    inputs = READERS.get(known.model.input, _no_series)(args.inputs, known)
+    places, inputs = READERS.get(known.model.input, _no_series)(args.inputs, known)
     runtime.prepare()
     from deepseek_jax.infer.predict import load_predictor
 
-    for found in load_predictor(args.workdir, args.checkpoint).predict(inputs):
-        print(json.dumps(found, ensure_ascii=False))
+    for place, found in zip(places, load_predictor(args.workdir, args.checkpoint).predict(inputs), strict=True):
+        print(json.dumps(place | found, ensure_ascii=False))
+
+
+# Each reader gives where inputs come from, as an answer is to say it, and the inputs.
 
 
 def _images(paths, known):
@@ -52,29 +58,34 @@ def _images(paths, known):
 
     sizes = {name: getattr(known.model, name) for name in ("height", "width", "channels")}
     config = DatasetConfig(images=ImagesConfig(**sizes))
-    return np.stack([decode(_bytes(path), path, config) for path in paths]).astype(np.float32) / 255
+    images = np.stack([decode(_bytes(path), path, config) for path in paths]).astype(np.float32) / 255
+    return [{"file": path} for path in paths], images
 
 
 def _texts(paths, known):
-    texts = lines("\n".join(sys.stdin.read() if path == "-" else _text(path) for path in paths))
+    texts = [(path, number, text) for path in paths for number, text in numbered_lines(_text(path)).items()]
     if not texts:
         raise UserError("there is no text to answer for; write one a line.")
-    return texts
+    return [{"file": path, "line": number} for path, number, _ in texts], [text for *_, text in texts]
 
 
 def _tables(paths, known):
-    rows = []
+    places, rows = [], []
     for path in paths:
-        for number, row in enumerate(csv.DictReader(_text(path).splitlines()), start=2):
-            try:
+        reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+        try:
+            for row in reader:
                 rows.append([_finite(row[name]) for name in known.names])
-            except KeyError as missing:
-                raise UserError(f"{path} has no column {missing}; it needs {', '.join(known.names)}.") from None
-            except (TypeError, ValueError):
-                raise UserError(f"{path} line {number} has an entry that is no number; mend it.") from None
+                places.append({"file": path, "line": reader.line_num})
+        except KeyError as missing:
+            raise UserError(f"{path} has no column {missing}; it needs {', '.join(known.names)}.") from None
+        except (TypeError, ValueError):
+            raise UserError(f"{path} line {reader.line_num} has an entry that is no number; mend it.") from None
+        except csv.Error as error:
+            raise UserError(f"{path} line {reader.line_num}: {error}.") from None
     if not rows:
         raise UserError("there is no row to answer for.")
-    return rows
+    return places, rows
 
 
 def _no_series(paths, known):
@@ -85,13 +96,14 @@ READERS = {"image": _images, "text": _texts, "table": _tables}
 
 
 def _finite(text: str) -> float:
-    if not math.isfinite(number := float(text)):
+    if not abs(number := float(text)) <= LARGEST:
         raise ValueError
     return number
 
 
 def _text(path: str) -> str:
-    return _bytes(path).decode("utf-8-sig", errors="replace")  # spreadsheets put a mark before the first name
+    data = sys.stdin.buffer.read() if path == "-" else _bytes(path)
+    return data.decode("utf-8-sig", errors="replace")  # spreadsheets put a mark before the first name
 
 
 def _bytes(path: str) -> bytes:

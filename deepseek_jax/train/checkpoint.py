@@ -157,6 +157,11 @@ def _steps(directory: Path) -> Iterator[int]:
     return (int(path.name) for path in directory.glob("*") if path.name.isdigit())
 
 
+def are_in(workdir: Path) -> bool:
+    """Whether the run directory has a checkpoint, intact or not."""
+    return next(_steps(Path(workdir) / DIRECTORY), None) is not None
+
+
 def read(workdir: Path, abstract: dict, step: int | None = None) -> tuple[int, dict]:
     """(step, the part of the state that `abstract` describes) of a run's newest intact checkpoint, or that of `step`.
 

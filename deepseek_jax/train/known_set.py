@@ -5,6 +5,8 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+
 from deepseek_jax.data.sets.dataset import Dataset
 from deepseek_jax.data.sets.scaling import Scaling
 from deepseek_jax.errors import UserError
@@ -24,6 +26,32 @@ class KnownSet:
     class_names: tuple[str, ...]
     target_names: tuple[str, ...]
     season: int
+
+
+def check(dataset: Dataset, workdir: Path):
+    """UserError where the run directory's network was trained on another set: its numbers and names mean others."""
+    known, there = read(workdir), workdir / TOKENIZER
+    differ = [
+        name for name in ("names", "class_names", "target_names") if getattr(known, name) != getattr(dataset, name)
+    ]
+    if not _alike(known.scaling, dataset.scaling):
+        differ.append("scaling")
+    if dataset.tokenizer and there.exists() and there.read_bytes() != Path(dataset.tokenizer.path).read_bytes():
+        differ.append("tokenizer")
+    if differ:
+        raise UserError(
+            f"{dataset.name} is not what {workdir} was trained on: its {' and '.join(differ)} changed; bring back the "
+            "data of that time, or train on this in another --workdir."
+        )
+
+
+def _alike(one: Scaling, other: Scaling) -> bool:
+    """But for the last digits, in which machines differ: of a mean, beside the deviation."""
+    numbers = [
+        [np.array([getattr(each, f"{part}_{what}") for what in ("mean", "deviation")]) for part in ("input", "target")]
+        for each in (one, other)
+    ]
+    return all(a.shape == b.shape and (np.abs(a - b) <= 1e-5 * a[1]).all() for a, b in zip(*numbers))
 
 
 def write(dataset: Dataset, model: HybridConfig, workdir: Path):

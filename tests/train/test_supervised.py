@@ -17,7 +17,7 @@ from deepseek_jax.config import (
     TrainConfig,
 )
 from deepseek_jax.data.augment.config import AugmentConfig, ImageAugmentConfig
-from deepseek_jax.data.sets.config import DatasetConfig
+from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.infer.predict import load_predictor
 from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
@@ -149,7 +149,70 @@ def test_eval_and_predict_from_the_command_line(run, tmp_path, deepseek_jax):
     picture = tmp_path / "digit.png"
     Image.fromarray((load_digits().images[0] * 255 / 16).astype(np.uint8)).save(picture)
     status, out, _ = deepseek_jax("predict", "--workdir", str(workdir), str(picture))
-    assert status == 0 and json.loads(out)["class"] == str(load_digits().target[0])
+    found = json.loads(out)
+    assert status == 0 and found["class"] == str(load_digits().target[0]) and found["file"] == str(picture)
+
+
+def write_table(path, shift: int = 0, kinds: str = "ab"):
+    rows = [f"{number + shift},{number % 7},{kinds[number % len(kinds)]}" for number in range(60)]
+    path.write_text("\n".join(["age,size,kind", *rows]) + "\n")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory, quiet):
+    """A run on a user's own table."""
+    folder = tmp_path_factory.mktemp("table")
+    write_table(folder / "t.csv")
+    train(of_table(folder), folder / "run", quiet)
+    return folder
+
+
+def of_table(folder) -> SupervisedExperiment:
+    columns = ColumnsConfig(features=("age", "size"), label="kind")
+    return experiment(
+        model=HybridConfig(
+            convolution=ConvolutionConfig(filters=(8,), kernel_size=1, pool="none"),
+            recurrent=RecurrentConfig(kind="none"),
+            attention=AttentionConfig(num_heads=0),
+        ),
+        dataset=DatasetConfig(name=str(folder / "t.csv"), columns=columns),
+        augment=AugmentConfig(),
+        train=TrainConfig(steps=2, batch_size=8),
+        eval=EvalConfig(),
+        checkpoint=CheckpointConfig(),
+    )
+
+
+def test_answers_to_a_table_say_which_line_they_are_of(table, tmp_path, deepseek_jax):
+    new, more = tmp_path / "new.csv", tmp_path / "more.csv"
+    new.write_text('note,size,age\n"two\nlines",1,2\n\nx,3,4\n')
+    more.write_text("age,size\n5,6\n")
+    status, out, _ = deepseek_jax("predict", "--workdir", f"{table}/run", str(new), str(more))
+    found = [json.loads(line) for line in out.splitlines()]
+    assert status == 0
+    assert [(each["file"], each["line"]) for each in found] == [(str(new), 3), (str(new), 5), (str(more), 2)]
+    assert [list(each) for each in found] == [["file", "line", "class", "probability"]] * 3
+
+
+@pytest.mark.parametrize("entry", ["", "nan", "-inf", "1e39", "x"])
+def test_an_entry_of_a_table_that_is_no_number(table, tmp_path, deepseek_jax, entry):
+    (tmp_path / "new.csv").write_text(f"age,size\n1,2\n\n{entry},3\n")
+    status, _, err = deepseek_jax("predict", "--workdir", f"{table}/run", f"{tmp_path}/new.csv")
+    assert status == 2 and "new.csv line 4 has an entry that is no number" in err
+
+
+@pytest.mark.parametrize(("changed", "what"), [({"kinds": "abc"}, "class_names"), ({"shift": 100}, "scaling")])
+def test_a_table_that_changed_after_training(table, deepseek_jax, quiet, changed, what):
+    kept = (table / "run/dataset.json").read_bytes()
+    write_table(table / "t.csv", **changed)
+    try:
+        status, _, err = deepseek_jax("eval", "--workdir", f"{table}/run")
+        assert status == 2 and "is not what" in err and what in err
+        with pytest.raises(UserError, match="t.csv is not what .*run was trained on"):
+            train(of_table(table), table / "run", quiet)
+        assert (table / "run/dataset.json").read_bytes() == kept
+    finally:
+        write_table(table / "t.csv")
 
 
 @pytest.mark.parametrize(

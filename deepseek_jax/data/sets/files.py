@@ -5,7 +5,6 @@ Every fault is said with its file and line, and nothing is left out in silence: 
 
 import csv
 import json
-import math
 import pathlib
 from collections.abc import Callable, Iterator
 
@@ -18,6 +17,7 @@ from deepseek_jax.data.sets.source import Source
 from deepseek_jax.errors import UserError
 
 Row = dict[str, object]  # column -> text (csv) or any value (jsonl)
+LARGEST = float(np.finfo(np.float32).max)
 
 
 def read(path: pathlib.Path, config: DatasetConfig) -> Source:
@@ -28,6 +28,8 @@ def read(path: pathlib.Path, config: DatasetConfig) -> Source:
         rows = dict(READERS[path.suffix](path, _needed(columns)))
     except FileNotFoundError:
         raise UserError(f"dataset.name: there is no file {path}.") from None
+    except OSError as error:
+        raise UserError(f"dataset.name: {path} cannot be read ({error.strerror}); name a file.") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8; save it in that encoding.") from None
     if not rows:
@@ -82,7 +84,7 @@ def _csv_rows(path: pathlib.Path, needed: list[str]) -> Iterator[tuple[int, Row]
 
 
 def _jsonl_rows(path: pathlib.Path, needed: list[str]) -> Iterator[tuple[int, Row]]:
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -113,7 +115,7 @@ def _inputs(path: pathlib.Path, rows: dict[int, Row], kind: str, config: Dataset
     for line, row in rows.items():
         file = path.parent / _text(path, line, row, columns.image)
         try:
-            pictures.append(decode(file.read_bytes(), str(file), config))
+            pictures.append(decode(file.read_bytes(), f"{path} line {line}: {file}", config))
         except OSError as error:
             raise UserError(f"{path} line {line}: {file} cannot be read ({error.strerror}).") from None
     return stack(pictures, config)
@@ -131,11 +133,12 @@ def _numbers(path: pathlib.Path, rows: dict[int, Row], columns: tuple[str, ...])
     for place, (line, row) in enumerate(rows.items()):
         for channel, column in enumerate(columns):
             try:
-                values[place, channel] = number = float(row[column])
-            except (TypeError, ValueError):
+                number = float(row[column])
+            except (TypeError, ValueError, OverflowError):
                 raise UserError(f"{path} line {line}: {column} is {row[column]!r}; it must be a number.") from None
-            if not math.isfinite(number):
+            if not abs(number) <= LARGEST:
                 raise UserError(f"{path} line {line}: {column} is {number}; mend the record or take it out.")
+            values[place, channel] = number
     return values
 
 

@@ -100,6 +100,8 @@ def decode(data: bytes, place: str, config: DatasetConfig) -> np.ndarray:
     settings = config.images
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if image.mode.startswith("I;16"):  # Pillow would cut off what is above 255
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             image = image.convert("L" if settings.channels == 1 else "RGB")
             if settings.height and image.size != (settings.width, settings.height):
                 image = image.resize((settings.width, settings.height), Image.Resampling.BILINEAR)

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig, ImagesConfig
+from deepseek_jax.data.sets.images import decode
 from deepseek_jax.data.sets.registry import open_set
 from deepseek_jax.errors import UserError
 
@@ -39,6 +40,7 @@ def test_a_table_is_read_whole(tmp_path):
         ("", ColumnsConfig(features=("age", "weight"), label="kind"), "no column 'weight'; its columns are age, size"),
         ("nan,1,a", TABLE, "t.csv line 2: age is nan; mend the record or take it out"),
         ("1,inf,a", TABLE, "t.csv line 2: size is inf"),
+        ("1,1e39,a", TABLE, r"t.csv line 2: size is 1e\+39; mend the record or take it out"),
         ("old,1,a", TABLE, "t.csv line 2: age is 'old'; it must be a number"),
         ("1,,a", TABLE, "t.csv line 2: size is ''; it must be a number"),
         ("1,2,", TABLE, "t.csv line 2: kind is empty"),
@@ -90,6 +92,19 @@ def test_texts_of_a_user_with_splits_of_their_own(tmp_path):
         open_set(dataclasses.replace(settings, name=str(tmp_path / "latin.jsonl")))
     with pytest.raises(UserError, match="there is no file"):
         open_set(dataclasses.replace(settings, name=str(tmp_path / "other.jsonl")))
+    (tmp_path / "folder.csv").mkdir()
+    for name, reason in (("folder.csv", "Is a directory"), ("t.jsonl/t.csv", "Not a directory")):
+        with pytest.raises(UserError, match=f"cannot be read .{reason}.; name a file"):
+            open_set(dataclasses.replace(settings, name=str(tmp_path / name)))
+
+
+def test_a_mark_before_the_first_line(tmp_path):
+    """As editors on Windows put it."""
+    rows = [json.dumps({"words": f"word {n}", "kind": n % 2}) for n in range(12)]
+    (tmp_path / "t.jsonl").write_text("\n".join(rows), encoding="utf-8-sig")
+    columns = ColumnsConfig(text="words", label="kind")
+    settings = DatasetConfig(name=str(tmp_path / "t.jsonl"), columns=columns, vocab_size=300, directory=str(tmp_path))
+    assert sum(len(records["ids"]) for records in open_set(settings).splits.values()) == 12
 
 
 @pytest.fixture
@@ -112,11 +127,18 @@ def test_a_picture_that_does_not_decode(pictures, tmp_path):
     whole = (tmp_path / "7.png").read_bytes()
     for data, reason in ((b"no picture", "the format is unknown"), (whole[:48], "truncated")):
         (tmp_path / "7.png").write_bytes(data)
-        with pytest.raises(UserError, match=f"7.png does not decode as an image: .*{reason}"):
+        with pytest.raises(UserError, match=f"t.csv line 9: .*7.png does not decode as an image: .*{reason}"):
             open_set(pictures)
     (tmp_path / "7.png").unlink()
     with pytest.raises(UserError, match="t.csv line 9: .*7.png cannot be read .No such file"):
         open_set(pictures)
+
+
+def test_a_picture_of_16_bits_keeps_its_greys(tmp_path):
+    greys = np.arange(0, 256, 4, dtype=np.uint16).reshape(8, 8)
+    Image.fromarray(greys * 257).save(tmp_path / "deep.png")
+    read = decode((tmp_path / "deep.png").read_bytes(), "deep.png", DatasetConfig())
+    assert (read[..., 0] == greys).all()
 
 
 def test_pictures_of_two_sizes(pictures, tmp_path):
