@@ -72,6 +72,8 @@ def test_a_misspelt_key_costs_one_line(python, pytestconfig):
         ([*GENERATE, "--prompt", "a", "--config.train.steps=3"], "--config.train.steps has no use here"),
         ([*GENERATE, "--prompt", "a", "--top-k", "0"], "'0' is not a whole number of at least 1"),
         ([*GENERATE, "--prompt", "a", "--temperature", "nan"], "'nan' is not a number of at least 0"),
+        ([*GENERATE, "--prompt", "a", "--seed", "-1"], "'-1' is not a whole number between 0 and 2147483647"),
+        ([*GENERATE, "--prompt", "a", "--seed", str(2**70)], "is not a whole number between 0 and 2147483647"),
         ([*GENERATE, "--prompt", "a", "--top-p", "1.5"], "'1.5' is not a number between 0 and 1"),
         ([*GENERATE, "--prompts", "missing.txt"], "cannot read prompts from missing.txt: No such file"),
         (["data", "prepare"], "one of the arguments --config --source is required"),
