@@ -1,5 +1,6 @@
 """The command line as a user meets it: help, refusals, exit codes."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,12 @@ def test_overrides_are_told_from_options():
     [
         (UserError("mend it."), 2, "deepseek-jax: mend it.\n"),
         (KeyboardInterrupt(), 130, "deepseek-jax: interrupted.\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            2,
+            "deepseek-jax: the disk is full: what was being written is not whole; remove it, make room, and run this "
+            "again.\n",
+        ),
         (
             RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 142GiB with allocator x. [a='']"),
             2,
