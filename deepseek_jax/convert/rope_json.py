@@ -15,7 +15,7 @@ def read(values: dict[str, Any]) -> dict[str, Any]:
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     if not isinstance(rope, dict):
         raise UserError(f"config.json has {rope!r} for rope_parameters or rope_scaling; give an object.")
-    if rope.keys() & {"main", "compress"}:  # V4: of the attentions that compress, and of the others, which are never extended
+    if rope.keys() & {"main", "compress"}:  # V4: of attentions that compress, and of others, which are never extended
         if not (isinstance(rope.get("main"), dict) and isinstance(rope.get("compress"), dict)):
             raise UserError(f"config.json has rope_parameters {rope}; give an object for main and one for compress.")
         theta, _ = _scaling(rope["main"], 10000.0)
