@@ -1,5 +1,6 @@
 """`python -m deepseek_jax VERB`, also installed as the command `deepseek-jax`."""
 
+import errno
 import os
 import sys
 
@@ -10,7 +11,7 @@ from deepseek_jax.errors import UserError
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; gives the exit status: 0 done, 2 the user can mend it, 130 interrupted.
 
-    An exception that is neither a UserError nor a full device is a bug of ours: it passes through with its traceback.
+    An exception that is neither a UserError nor a full device or disk is a bug of ours: it keeps its traceback.
     """
     try:
         args = arguments.read(sys.argv[1:] if argv is None else argv)
@@ -27,6 +28,12 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        what = "what was being written is not whole; remove it, make room, and run this again"
+        print(f"deepseek-jax: the disk is full: {what}.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("deepseek-jax: interrupted.", file=sys.stderr)
         return 130

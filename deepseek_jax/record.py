@@ -66,10 +66,16 @@ def read(workdir: str | os.PathLike) -> Experiment:
     """The experiment of a run directory; settings it did not know yet take their defaults."""
     path = Path(workdir) / FILE
     try:
-        values = json.loads(path.read_text())["experiment"]
+        found = json.loads(path.read_text())
+        values = found["experiment"]
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{workdir} is no run directory: it has no {FILE}; `deepseek-jax train` makes one.") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, KeyError) and "model_type" in found:
+            raise UserError(
+                f"{workdir} is a checkpoint and no run directory; `deepseek-jax quantize` makes one of it, and "
+                "`deepseek-jax train` with start.checkpoint."
+            ) from None
         raise UserError(f"{path} is damaged: it is not JSON with an entry 'experiment'.") from None
     return fields.build(values, origin=str(path))
 

@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 
 from deepseek_jax.cli import options, runtime
-from deepseek_jax.cli.convert import BESIDE
 from deepseek_jax.cli.options import named
 from deepseek_jax.errors import UserError
 
@@ -97,8 +96,7 @@ def run_merge(args):
 
 
 def _write_released(target: Path, changed):
-    from deepseek_jax.compress import source
-    from deepseek_jax.convert import huggingface
+    from deepseek_jax.convert import beside, huggingface
 
     huggingface.save(target, changed.model, changed.params, changed.buffers)
-    source.copy_beside(changed, target, BESIDE)
+    beside.carry(changed.directory, target)

@@ -1,13 +1,10 @@
 """deepseek-jax convert."""
 
-import shutil
 from pathlib import Path
 
 from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import named
 from deepseek_jax.errors import UserError
-
-BESIDE = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")  # copied along where they are
 
 
 def add_to(verbs):
@@ -52,9 +49,9 @@ def run(args):
     with Progress(*columns) as bars:
         bar = bars.add_task(f"{source} to {target}", total=None)
         _convert(args, source, target, lambda done, total: bars.update(bar, completed=done, total=total))
-    for name in BESIDE:
-        if (source / name).exists():
-            shutil.copy(source / name, target / name)
+    from deepseek_jax.convert import beside
+
+    beside.carry(source, target)
 
 
 def _check(args, source, target):

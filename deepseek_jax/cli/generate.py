@@ -42,7 +42,9 @@ examples:
         metavar="P",
         help="draw from the likeliest tokens that make up the share P",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the drawing; default: 0")
+    parser.add_argument(
+        "--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N", help="of the drawing; default: 0"
+    )
     parser.add_argument("--speculative", action="store_true", help="draft with the multi-token prediction modules")
 
 

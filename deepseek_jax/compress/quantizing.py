@@ -10,6 +10,7 @@ from deepseek_jax.compress.calibrate import largest_inputs
 from deepseek_jax.compress.config import ArithmeticConfig, QuantizeConfig
 from deepseek_jax.compress.measure import Measure
 from deepseek_jax.compress.source import Source
+from deepseek_jax.convert import beside
 from deepseek_jax.errors import UserError
 
 
@@ -33,4 +34,4 @@ def release(given: Source, target: Path, config: QuantizeConfig):
     if given.experiment.family != "language_model":
         raise UserError(f"{given.directory} holds a hybrid network; DeepSeek's release format is for language models.")
     released.save(target, given.model, given.params, given.buffers, config.weights)
-    source.copy_beside(given, target, (source.TOKENIZER,))
+    beside.carry(given.directory, target)

@@ -26,6 +26,9 @@ OPTIONAL = {
 
 NULL_MEANS = {"q_lora_rank": 0, "n_shared_experts": 0, "n_group": 1, "topk_group": 1}
 
+# Keys that hold several values.
+SEVERAL = {"layer_types": list, "mlp_layer_types": list, "compress_ratios": list, "compress_rates": dict}
+
 # Implied fields that are written all the same: other programs read them.
 WRITTEN = ("scoring_func", "topk_method", "norm_topk_prob")
 
@@ -65,6 +68,12 @@ def to_json(config: ModelConfig, spelling: str = "huggingface") -> dict[str, Any
 
 
 def _check(values, generation):
+    for key, kind in SEVERAL.items():
+        given = kind() if values.get(key) is None else values[key]
+        parts = given.values() if isinstance(given, dict) else given
+        if not (isinstance(given, kind) and all(isinstance(part, str | int | float) for part in parts)):
+            what = "a list" if kind is list else "an object"
+            raise UserError(f"config.json has {key} {given!r}; give {what} of names or numbers.")
     implied = {key: value for key, value in generation.implied.items() if key not in generation.disregarded}
     for key, only in (FIXED | {key: value for key, value in implied.items() if key not in SCHEDULE}).items():
         given = values.get(key, only)

@@ -72,16 +72,22 @@ def mtp_prefix(depth: int, config: ModelConfig) -> str:
     return f"mtp.{depth}." if config.hc_mult else layer_prefix(config.num_hidden_layers + depth)
 
 
-def may_be_left(name: str, config: ModelConfig) -> bool:
-    """Whether a checkpoint may hold this tensor although no array of ours is made of it."""
+def may_be_left(name: str, config: ModelConfig, names: Collection[str]) -> bool:
+    """Whether a checkpoint of these `names` may hold this tensor although no array of ours is made of it.
+
+    Of layers past the last one that is so of MTP modules alone, which a norm of the embedding tells apart.
+    """
     if name in HEADS:
         return config.tie_word_embeddings
-    match = re.match(r"(model\.layers|mtp)\.(\d+)\.(.*)", name)
+    match = re.match(r"((model\.layers|mtp)\.(\d+)\.)(.*)", name)
     if match is None:
         return False
-    depth = int(match[2]) - (0 if match[1] == "mtp" else config.num_hidden_layers)
-    past_all = depth >= config.num_nextn_predict_layers
-    return past_all or (depth >= 0 and match[3] in MTP_COPIES) or match[3] == "self_attn.rotary_emb.inv_freq"
+    if match[4] == "self_attn.rotary_emb.inv_freq":
+        return True
+    depth = int(match[3]) - (0 if match[2] == "mtp" else config.num_hidden_layers)
+    if depth < 0 or f"{match[1]}enorm.weight" not in names:
+        return False
+    return depth >= config.num_nextn_predict_layers or match[4] in MTP_COPIES
 
 
 def _place(rule, prefixes, config, spelling, *, stacked):

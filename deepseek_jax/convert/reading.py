@@ -107,9 +107,12 @@ def locate(tensors: Tensors, config: ModelConfig, abstract: tuple[dict, dict]) -
                 raise UserError(f"{directory} has no tensor {name} of {shape}; its config.json tells of another model.")
             if tensors.shape(name) != shape:
                 raise UserError(f"{directory} has {name} of {tensors.shape(name)}; its config.json asks for {shape}.")
-    left = [name for name in tensors.names - known if not may_be_left(name, config)]
+    left = [name for name in tensors.names - known if not may_be_left(name, config, tensors.names)]
     if left:
-        raise UserError(f"{directory} has {len(left)} tensors that this model does not know, such as {min(left)}.")
+        raise UserError(
+            f"{directory} has {len(left)} tensors that this model does not know, such as {min(left)}; its config.json "
+            "tells of another model."
+        )
     _check_tied(tensors, config, spelling)
     return places
 

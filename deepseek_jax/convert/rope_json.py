@@ -15,7 +15,9 @@ def read(values: dict[str, Any]) -> dict[str, Any]:
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     if not isinstance(rope, dict):
         raise UserError(f"config.json has {rope!r} for rope_parameters or rope_scaling; give an object.")
-    if "compress" in rope:  # V4: of the attentions that compress, and of the others, which are never extended
+    if rope.keys() & {"main", "compress"}:  # V4: of attentions that compress, and of others, which are never extended
+        if not (isinstance(rope.get("main"), dict) and isinstance(rope.get("compress"), dict)):
+            raise UserError(f"config.json has rope_parameters {rope}; give an object for main and one for compress.")
         theta, _ = _scaling(rope["main"], 10000.0)
         compressed = {key: value for key, value in rope["compress"].items() if key not in OF_V4}
         compress_theta, scaling = _scaling(compressed, values.get("compress_rope_theta"))
@@ -48,7 +50,7 @@ def write_compressed(config: ModelConfig) -> dict[str, Any]:
 def _scaling(rope, theta):
     """(theta, scaling): fields of RopeScaling, none where the context is not extended."""
     theta = rope.get("rope_theta", theta)
-    kinds = {rope[key] for key in ("rope_type", "type") if key in rope}
+    kinds = {str(rope[key]) for key in ("rope_type", "type") if key in rope}
     if kinds <= {"default"}:
         return theta, {}
     known = {field.name for field in dataclasses.fields(RopeScaling)}

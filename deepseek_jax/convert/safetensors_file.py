@@ -93,7 +93,7 @@ def entries(file: Path) -> Iterator[tuple[str, Entry]]:
 
 def _header(file) -> tuple[dict[str, dict], int]:
     """(the header, where the data begins)."""
-    if not file.exists():
+    if not file.is_file():
         raise UserError(f"{file} is missing; copy it there.")
     with file.open("rb") as stream:
         begin = stream.read(len(LFS))
@@ -116,8 +116,17 @@ def _parsed(text: bytes) -> dict[str, dict] | None:
     if not isinstance(header, dict):
         return None
     header.pop("__metadata__", None)
-    complete = all(isinstance(of, dict) and of.keys() >= {"dtype", "shape", "data_offsets"} for of in header.values())
-    return header if complete else None
+    return header if all(map(_is_complete, header.values())) else None
+
+
+def _is_complete(of) -> bool:
+    """Whether this tells where a tensor lies."""
+    if not (isinstance(of, dict) and of.keys() >= {"dtype", "shape", "data_offsets"}):
+        return False
+    shape, offsets = of["shape"], of["data_offsets"]
+    numbers = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2
+    whole = numbers and all(type(number) is int and number >= 0 for number in shape + offsets)
+    return whole and isinstance(of["dtype"], str)
 
 
 def write(path: Path, outputs: list[Output], tally: Tally):

@@ -21,6 +21,7 @@ def write(directory: Path, outputs: list[Output], shard_bytes: int, progress: Pr
         _remove_all_but(directory, {SINGLE})
         return
     file_of = {}
+    (directory / INDEX).unlink(missing_ok=True)  # an earlier save's would make one model of its files and of these
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         safetensors_file.write(directory / file, shard, tally)

@@ -8,7 +8,7 @@ import numpy as np
 
 from deepseek_jax.convert import fused
 from deepseek_jax.convert.quantised import dequantise, is_packed
-from deepseek_jax.convert.safetensors_file import DTYPES, entries
+from deepseek_jax.convert.safetensors_file import DTYPES, Entry, entries
 from deepseek_jax.errors import UserError
 
 QUANTISED = (DTYPES["F8_E4M3"], DTYPES["I8"], DTYPES["U8"])
@@ -23,7 +23,7 @@ class Tensors:
 
     def __init__(self, directory: Path):
         self.directory = Path(directory)
-        self._entries = dict(fused.apart(entry for file in self._files() for entry in entries(file)))
+        self._entries = dict(fused.apart(self._stored()))
         self._scales = dict(_scales(self._entries))
         self.names = self._entries.keys() - self._scales.values()
         for name in sorted(self.names - self._scales.keys()):
@@ -46,11 +46,20 @@ class Tensors:
         """As stored; of quantised matrices the type that they were trained in."""
         return DTYPES["BF16"] if name in self._scales else self._entries[name].dtype
 
+    def _stored(self) -> Iterator[tuple[str, Entry]]:
+        """What the files hold; none may have what another has, as one of the two would be dropped in silence."""
+        file_of = {}
+        for file in self._files():
+            for name, entry in entries(file):
+                if file_of.setdefault(name, file) != file:
+                    raise UserError(f"{file_of[name]} and {file} both hold {name}; leave it in one of them.")
+                yield name, entry
+
     def _files(self):
         index = self.directory / INDEX
         if index.exists():
             files = read_json(index).get("weight_map")
-            if not isinstance(files, dict):
+            if not (isinstance(files, dict) and all(isinstance(file, str) for file in files.values())):
                 raise UserError(f"{index} has no weight_map, which says the file of each tensor; copy it again.")
             return [self.directory / file for file in sorted(set(files.values()))]
         if not (self.directory / SINGLE).exists():
@@ -62,6 +71,8 @@ def read_json(path: Path) -> dict:
     """The object in a file beside the tensors."""
     try:
         values = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     except ValueError as error:
         raise UserError(f"{path} is no JSON: {error}.") from None
     if not isinstance(values, dict):

@@ -1,5 +1,6 @@
 """The command line as a user meets it: help, refusals, exit codes."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,8 @@ def test_a_misspelt_key_costs_one_line(python, pytestconfig):
         ([*GENERATE, "--prompt", "a", "--config.train.steps=3"], "--config.train.steps has no use here"),
         ([*GENERATE, "--prompt", "a", "--top-k", "0"], "'0' is not a whole number of at least 1"),
         ([*GENERATE, "--prompt", "a", "--temperature", "nan"], "'nan' is not a number of at least 0"),
+        ([*GENERATE, "--prompt", "a", "--seed", "-1"], "'-1' is not a whole number between 0 and 2147483647"),
+        ([*GENERATE, "--prompt", "a", "--seed", str(2**70)], "is not a whole number between 0 and 2147483647"),
         ([*GENERATE, "--prompt", "a", "--top-p", "1.5"], "'1.5' is not a number between 0 and 1"),
         ([*GENERATE, "--prompts", "missing.txt"], "cannot read prompts from missing.txt: No such file"),
         (["data", "prepare"], "one of the arguments --config --source is required"),
@@ -135,6 +138,12 @@ def test_overrides_are_told_from_options():
     [
         (UserError("mend it."), 2, "deepseek-jax: mend it.\n"),
         (KeyboardInterrupt(), 130, "deepseek-jax: interrupted.\n"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            2,
+            "deepseek-jax: the disk is full: what was being written is not whole; remove it, make room, and run this "
+            "again.\n",
+        ),
         (
             RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 142GiB with allocator x. [a='']"),
             2,

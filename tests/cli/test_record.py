@@ -75,6 +75,8 @@ def test_settings_that_an_old_run_does_not_know_take_their_defaults(tmp_path):
         (None, "is no run directory: it has no config.json"),
         ('{"experi', "is damaged"),
         ("[]", "is damaged"),
+        ("{}", "is damaged"),
+        ('{"model_type": "deepseek_v3"}', "is a checkpoint and no run directory; `deepseek-jax quantize` makes one"),
         ('{"experiment": {"model": {"layers": 3}}}', "sets an unknown key, model.layers"),
         ('{"experiment": {"train": {"steps": "x"}}}', "train.steps is 'x'; it must be a whole number."),
     ],

@@ -181,7 +181,14 @@ def test_a_missing_key_is_named(name, missing):
         ("v3", {"rope_parameters": {"rope_type": "yarn", "factor": "4"}}, "rope_scaling.factor is '4'"),
         ("v3", {"rope_parameters": "yarn"}, "has 'yarn' for rope_parameters"),
         ("v32", {"mlp_layer_types": ["dense"]}, "mlp_layer_types of 1 layers"),
+        ("v3", {"rope_parameters": {"rope_type": ["yarn"], "factor": 4.0}}, r"extends rotary embeddings by \['yarn'\]"),
+        ("v3", {"mlp_layer_types": 3}, "has mlp_layer_types 3; give a list"),
+        ("v4", {"layer_types": [["sliding_attention"]]}, "has layer_types .*; give a list"),
+        ("v4", {"compress_rates": 4}, "has compress_rates 4; give an object"),
+        ("v4", {"num_hidden_layers": "6"}, "has num_hidden_layers '6'; give a number"),
+        ("v4", {"rope_parameters": {"compress": {}}}, "an object for main and one for compress"),
         ("v4/official", {"compress_ratios": None}, "has no compress_ratios"),
+        ("v4/official", {"compress_ratios": 4}, "has compress_ratios 4; give a list"),
     ],
 )
 def test_a_value_of_another_type_is_named(name, change, message):

@@ -29,6 +29,24 @@ def test_there_and_back(deepseek_jax, tmp_path):
     assert (tmp_path / "back/tokenizer.json").read_text() == "{}"
 
 
+def test_what_other_programs_read_goes_along(deepseek_jax, tmp_path):
+    """Files that chat programs look for, and the tokens that config.json names."""
+    source = shutil.copytree(V3, tmp_path / "source")
+    (source / "chat_template.jinja").write_text("{{ messages }}")
+    tokens = {"bos_token_id": 100, "eos_token_id": [101, 102], "pad_token_id": None}
+    values = json.loads((source / "config.json").read_text()) | tokens
+    (source / "config.json").write_text(json.dumps(values))
+    assert deepseek_jax("convert", str(source), str(tmp_path / "orbax"), "--to", "orbax")[0] == 0
+    assert deepseek_jax("convert", str(tmp_path / "orbax"), str(tmp_path / "back"))[0] == 0
+    release = ("--weights", "fp8", "--release")
+    assert deepseek_jax("quantize", str(source), str(tmp_path / "fp8"), *release)[0] == 0
+    for directory in (tmp_path / "orbax", tmp_path / "back", tmp_path / "fp8"):
+        written = json.loads((directory / "config.json").read_text())
+        assert {key: written[key] for key in tokens} == tokens
+        assert (directory / "chat_template.jinja").read_text() == "{{ messages }}"
+        assert (directory / "generation_config.json").exists() == (source / "generation_config.json").exists()
+
+
 def test_orbax_output_is_a_start(deepseek_jax, tmp_path):
     out = tmp_path / "orbax"
     assert deepseek_jax("convert", str(V3), str(out), "--to", "orbax", "--dtype", "bfloat16")[0] == 0

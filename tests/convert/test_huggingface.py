@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from deepseek_jax.convert import config_json, huggingface
+from deepseek_jax.convert import config_json, huggingface, safetensors_file
 from deepseek_jax.convert.tensors import Tensors
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
@@ -110,6 +110,20 @@ def test_a_checkpoint_of_another_model_is_refused(directory, change, message):
         huggingface.load(directory, huggingface.read_config(directory))
 
 
+@pytest.mark.parametrize("name", ["v2", "v3", "v3_plain", "v32", "v4", "v4/official"])
+def test_layers_that_the_config_does_not_count_are_refused(tmp_path, name):
+    """MTP modules may be left; a layer past the last is none, whatever num_nextn_predict_layers says."""
+    directory = shutil.copytree(GOLDENS / name, tmp_path / "checkpoint")
+    path = directory / "config.json"
+    values = json.loads(path.read_text())
+    depth = values["num_hidden_layers"] - 1
+    values |= {"num_hidden_layers": depth, "num_nextn_predict_layers": 0}
+    lists = ("layer_types", "mlp_layer_types", "compress_ratios")
+    path.write_text(json.dumps(values | {key: values[key][:depth] for key in lists if key in values}))
+    with pytest.raises(UserError, match=rf"does not know, such as (model\.)?layers\.{depth}\..*tells of another model"):
+        huggingface.load(directory, huggingface.read_config(directory))
+
+
 def test_a_file_that_is_cut_short_is_named(directory):
     path = directory / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
@@ -133,6 +147,11 @@ def file_of(header: bytes) -> bytes:
             file_of(b'{"a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 8]}}'),
             r"holds a in 8 bytes, but \(2, 2\) takes 16",
         ),
+        (file_of(b'{"a": {"dtype": "F32", "shape": 2, "data_offsets": [0, 8]}}'), "is no safetensors file"),
+        (file_of(b'{"a": {"dtype": "F32", "shape": [2.0], "data_offsets": [0, 8]}}'), "is no safetensors file"),
+        (file_of(b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}'), "is no safetensors file"),
+        (file_of(b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [8]}}'), "is no safetensors file"),
+        (file_of(b'{"a": {"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}}'), "is no safetensors file"),
     ],
 )
 def test_what_is_no_safetensors_file_is_said(directory, content, message):
@@ -148,6 +167,7 @@ def test_what_is_no_safetensors_file_is_said(directory, content, message):
         ("config.json", "[]", "config.json holds no JSON object"),
         ("model.safetensors.index.json", "{}", "has no weight_map"),
         ("model.safetensors.index.json", "{", "index.json is no JSON"),
+        ("model.safetensors.index.json", '{"weight_map": {"lm_head.weight": 1}}', "has no weight_map"),
     ],
 )
 def test_damaged_json_is_named(directory, name, content, message):
@@ -174,6 +194,35 @@ def test_a_missing_shard_is_named(directory, tmp_path):
     first.unlink()
     with pytest.raises(UserError, match=f"{first.name} is missing"):
         huggingface.load(tmp_path / "out", config)
+
+
+def test_a_tensor_in_two_files_is_refused(directory, tmp_path):
+    config, out = huggingface.read_config(directory), tmp_path / "out"
+    huggingface.save(out, config, *huggingface.load(directory, config), shard_bytes=10**5)
+    first, second, *_ = sorted(out.glob("*.safetensors"))
+    twice = dict(list(load_file(first).items())[:1])
+    save_file(load_file(second) | {name: tensor + 1 for name, tensor in twice.items()}, second)
+    with pytest.raises(UserError, match=f"both hold {next(iter(twice))}"):
+        huggingface.load(out, config)
+
+
+def test_a_save_that_is_cut_off_is_no_mixture_of_two(directory, tmp_path, monkeypatch):
+    """Numbered files of an earlier save beside those of this one would be read as one model."""
+    config, out = huggingface.read_config(directory), tmp_path / "out"
+    params, buffers = huggingface.load(directory, config)
+    huggingface.save(out, config, params, buffers, shard_bytes=10**5)
+    write = safetensors_file.write
+
+    def first_alone(path, *rest):
+        if "-00001-" not in path.name:
+            raise KeyboardInterrupt
+        write(path, *rest)
+
+    monkeypatch.setattr(safetensors_file, "write", first_alone)
+    with pytest.raises(KeyboardInterrupt):
+        huggingface.save(out, config, jax.tree.map(np.ones_like, params), buffers, shard_bytes=10**5)
+    with pytest.raises(UserError, match="holds neither"):
+        huggingface.load(out, config)
 
 
 def test_modules_that_were_not_saved_are_left_out(directory):

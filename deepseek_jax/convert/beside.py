@@ -1,0 +1,27 @@
+"""What lies beside a checkpoint's tensors for other programs, and goes along when it is written anew."""
+
+import json
+import shutil
+from pathlib import Path
+
+from deepseek_jax.convert.tensors import read_json
+
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
+TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")  # of config.json: our tokenizer knows them by name
+
+
+def carry(source: Path, target: Path):
+    """Copies those of the files that `source` has, and what its config.json says of tokens into that of `target`."""
+    for name in FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+    here, there = source / "config.json", target / "config.json"
+    values = read_json(here) if here.is_file() else {}
+    if tokens := {key: values[key] for key in TOKENS if key in values}:
+        there.write_text(json.dumps(read_json(there) | tokens, indent=2) + "\n")
