@@ -112,7 +112,8 @@ def compiled_by_all(jitted: Callable) -> Callable:
 
 
 def of_leader(number: int) -> int:
-    """The number that the leading process gives, in all of them; each has to ask."""
+    """The number that the leading process gives, in all of them, however late it comes; each has to ask."""
+    meet()
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 

@@ -146,7 +146,8 @@ def _attend(q_BHSK, k_BHTK, v_BHTV, mask_B1ST):
 
 
 def _attend_forward(q_BHSK, k_BHTK, v_BHTV, mask_B1ST):
-    weights_BHST = masked_softmax(q_BHSK @ k_BHTK.swapaxes(2, 3), mask_B1ST).astype(v_BHTV.dtype)
+    scores_BHST = jnp.matmul(q_BHSK, k_BHTK.swapaxes(2, 3), preferred_element_type=jnp.float32)
+    weights_BHST = masked_softmax(scores_BHST, mask_B1ST).astype(v_BHTV.dtype)
     out_BHSV = weights_BHST @ v_BHTV
     return (out_BHSV, weights_BHST), (q_BHSK, k_BHTK, v_BHTV, weights_BHST, out_BHSV)
 
@@ -158,7 +159,7 @@ def _attend_backward(saved, cotangents):
     """
     (dout_BHSV, _), (q_BHSK, k_BHTK, v_BHTV, weights_BHST, out_BHSV) = cotangents, saved
     dweights_BHST = dout_BHSV @ v_BHTV.swapaxes(2, 3)
-    mean_BHS1 = (dout_BHSV * out_BHSV).astype(jnp.float32).sum(axis=-1, keepdims=True)
+    mean_BHS1 = (dout_BHSV.astype(jnp.float32) * out_BHSV.astype(jnp.float32)).sum(axis=-1, keepdims=True)
     dscores_BHST = (weights_BHST * (dweights_BHST - mean_BHS1)).astype(q_BHSK.dtype)
     dk_BHKT = _fixed(_fixed(q_BHSK.swapaxes(2, 3)) @ dscores_BHST)
     dv_BHVT = _fixed(_fixed(dout_BHSV.swapaxes(2, 3)) @ weights_BHST)
