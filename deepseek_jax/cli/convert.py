@@ -45,12 +45,12 @@ def run(args):
     runtime.prepare()
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+    from deepseek_jax.convert import beside
+
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     with Progress(*columns) as bars:
         bar = bars.add_task(f"{source} to {target}", total=None)
         _convert(args, source, target, lambda done, total: bars.update(bar, completed=done, total=total))
-    from deepseek_jax.convert import beside
-
     beside.carry(source, target)
 
 

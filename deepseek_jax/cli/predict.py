@@ -10,8 +10,6 @@ from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import named, numbered_lines
 from deepseek_jax.errors import UserError
 
-LARGEST = 3.4028234e38  # in float32, which networks compute in
-
 
 def add_to(verbs):
     parser = options.add_verb(
@@ -96,6 +94,8 @@ READERS = {"image": _images, "text": _texts, "table": _tables}
 
 
 def _finite(text: str) -> float:
+    from deepseek_jax.data.sets.files import LARGEST
+
     if not abs(number := float(text)) <= LARGEST:
         raise ValueError
     return number

@@ -23,7 +23,7 @@ from deepseek_jax.train.restore import restore_model
 
 TOKENIZER = "tokenizer.json"
 MOST_TOKENS = 512  # a row, of the text that calibrates and measures a released model
-BESIDE = (TOKENIZER, known_set.FILE)  # what a run directory has beside its checkpoints
+BESIDE = (TOKENIZER, known_set.FILE)  # what a run directory may have beside its checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,18 +76,13 @@ def write(directory: str | Path, source: Source):
     directory, experiment = Path(directory), source.experiment
     params, buffers = views.split(experiment, source.params, source.buffers)  # what does not fit leaves no directory
     record.claim(directory, experiment)
-    copy_beside(source, directory, BESIDE)
+    for name in BESIDE:
+        if (source.directory / name).exists():
+            shutil.copyfile(source.directory / name, directory / name)
     if experiment.family == "supervised":
         known_set.replace_model(directory, source.model)
     with Checkpoints(directory, CheckpointConfig(), logging.info) as checkpoints:
         checkpoints.save({"params": params, "buffers": buffers}, Progress(step=source.step, model_only=True))
-
-
-def copy_beside(source: Source, directory: Path, names: tuple[str, ...]):
-    """Those of these files that the source's directory has."""
-    for name in names:
-        if (source.directory / name).exists():
-            shutil.copyfile(source.directory / name, directory / name)
 
 
 def bytes_of(directory: Path) -> int:

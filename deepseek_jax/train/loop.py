@@ -56,8 +56,8 @@ def train(
 
     Every process of a run calls it alike; the one that leads writes and shows for all.  On SIGTERM to any of them it
     saves a checkpoint and returns; so it does after the step `until`, and evaluates before it.  A trace of the steps
-    `profile` goes into the run directory.  Raises UserError for
-    what the user can mend, and for a step that is not finite where train.on_nonfinite is "stop".
+    `profile` goes into the run directory.  Raises UserError for what the user can mend, and for a step
+    that is not finite where train.on_nonfinite is "stop".
     """
     workdir, leads = Path(workdir), processes.leads()
     record.check_place(workdir)

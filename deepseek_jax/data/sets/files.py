@@ -17,7 +17,7 @@ from deepseek_jax.data.sets.source import Source
 from deepseek_jax.errors import UserError
 
 Row = dict[str, object]  # column -> text (csv) or any value (jsonl)
-LARGEST = float(np.finfo(np.float32).max)
+LARGEST = float(np.finfo(np.float32).max)  # of numbers, which networks hold in float32
 
 
 def read(path: pathlib.Path, config: DatasetConfig) -> Source:
