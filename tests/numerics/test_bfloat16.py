@@ -6,6 +6,7 @@ B batch  S sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -14,6 +15,11 @@ from flax import nnx
 import deepseek_jax
 from deepseek_jax.config import LossConfig
 from deepseek_jax.convert import huggingface
+from deepseek_jax.models.attention import window
+from deepseek_jax.models.attention.core import softmax_average
+from deepseek_jax.models.attention.keys import Keys, Queries
+from deepseek_jax.models.attention.mla import attend_latents
+from deepseek_jax.models.attention.selection import by_blocks
 from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.tree import merge, split
 from deepseek_jax.tasks import language_model
@@ -79,3 +85,33 @@ def test_training_goes_down(name):
         losses.append(float(value))
         assert np.isfinite(norm) and norm > 0
     assert np.isfinite(losses).all() and losses[-1] < losses[0] - 0.02, losses
+
+
+def test_gradients_of_what_all_blocks_share_are_summed_in_float32():
+    """A thousand ones added one by one: in bfloat16 the sum would stop growing at 256."""
+    x = jnp.ones((1, 1000), jnp.bfloat16)
+    grad = jax.jit(jax.grad(lambda shared: by_blocks(jnp.multiply, 1, x, shared).astype(jnp.float32).sum()))
+    assert grad(jnp.bfloat16(1)) == 1000
+
+
+def of_heads(query, entries):
+    return softmax_average(query[:, None], entries[:, None], entries[:, None], jnp.ones((1, 1, 1, 2), bool))[0][0, 0, 0]
+
+
+def of_latents(query, entries):
+    return attend_latents(query[:, :, None], entries, jnp.ones((1, 1, 2), bool))[0, 0, 0]
+
+
+def of_window(query, entries):
+    """The first key is near, the second compressed: one softmax over both."""
+    one = jnp.ones((1, 1), jnp.int32)
+    queries = Queries(query[:, None, :, None] * query.shape[-1] ** 0.5, one[None], one[None], None)
+    near, far = Keys(entries[:, None, :1], one[None], one[None], None), Keys(entries[:, 1:], one, one, None)
+    return window.attend(queries, near, far, jnp.full((1,), -jnp.inf), window.Reach(1)).mixed[0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("attend", [of_heads, of_latents, of_window])
+def test_scores_reach_the_softmax_in_float32(attend):
+    """256 and 257, which bfloat16 cannot tell apart."""
+    query, entries = jnp.bfloat16([[[256, 1, 0, 0]]]), jnp.bfloat16([[[1, 0, 0, 0], [1, 1, 0, 0]]])
+    np.testing.assert_allclose(jax.jit(attend)(query, entries)[1], jax.nn.sigmoid(1.0), atol=2e-3)

@@ -248,4 +248,4 @@ def test_memory_grows_with_the_length_and_not_with_its_square(backward):
 
 def test_blocks_need_not_divide_the_length():
     x = jnp.arange(22.0).reshape(2, 11)
-    np.testing.assert_array_equal(by_blocks(lambda x: 2 * x, 4, x), 2 * x)
+    np.testing.assert_array_equal(by_blocks(lambda x, factor: factor * x, 4, x, jnp.float32(2)), 2 * x)

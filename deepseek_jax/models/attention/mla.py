@@ -127,7 +127,7 @@ def attend_latents(
     B, S, H, e = query_BSHe.shape
     # The small operand is the transposed one: XLA's CPU code would lay the whole cache out anew at every step.  Without
     # the barrier it turns the product round again.
-    scores_BTZ = jax.lax.optimization_barrier(entries_BTe @ query_BSHe.reshape(B, S * H, e).swapaxes(1, 2))
-    scores = scores_BTZ.swapaxes(1, 2)
-    weights_BSHT = masked_softmax(scores.reshape(B, S, H, -1), mask_BST[:, :, None])
+    query_BeZ = query_BSHe.reshape(B, S * H, e).swapaxes(1, 2)
+    scores_BTZ = jax.lax.optimization_barrier(jnp.matmul(entries_BTe, query_BeZ, preferred_element_type=jnp.float32))
+    weights_BSHT = masked_softmax(scores_BTZ.swapaxes(1, 2).reshape(B, S, H, -1), mask_BST[:, :, None])
     return (weights_BSHT.astype(query_BSHe.dtype).reshape(B, S * H, -1) @ entries_BTe).reshape(B, S, H, e)

@@ -3,6 +3,7 @@
 B batch  S queries  T keys  q queries of a block  k keys picked
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -28,7 +29,11 @@ def pick(scores_BST: Float[Array, "B S T"], visible_BST: Bool[Array, "B S T"], c
 
 def pick_by_blocks(queries: Queries, keys: Keys, count: int, block: int) -> Int[Array, "B S k"]:
     """`pick` where S x T scores are too many to exist at one time."""
-    return by_blocks(lambda q: pick(scores_of_all(q.index, keys.index), visible(q, keys), count), block, queries)
+
+    def pick_of(queries, keys):
+        return pick(scores_of_all(queries.index, keys.index), visible(queries, keys), count)
+
+    return by_blocks(pick_of, block, queries, keys)
 
 
 def pick_causally(queries: Queries, keys: Keys, count: int, block: int) -> Int[Array, "B S k"]:
@@ -63,15 +68,17 @@ def gather(of_BT: Array, picked_BSk: Int[Array, "B S k"]) -> Array:
     return of_BT.at[rows_B11, picked_BSk].get(mode="promise_in_bounds")
 
 
-def by_blocks(f: Callable, block: int, tree):
-    """`f` of a tree of arrays [B S ...], for `block` places of S at a time, into another such tree.
+def by_blocks(f: Callable, block: int, tree, shared):
+    """`f(tree, shared)` of a tree of arrays [B S ...], for `block` places of S at a time, into another such tree.
 
     The backward pass computes each block again, so that it too holds what is inside of `f` for one block at a time.
-    The last block is filled up with zeros, which are padding to whoever looks at documents.
+    The last block is filled up with zeros, which are padding to whoever looks at documents.  `shared` is a tree of
+    arrays that every block sees whole.  Their gradients are added up in float32: in bfloat16 a sum over a thousand
+    blocks would drop what the last of them add.
     """
     length = jax.tree.leaves(tree)[0].shape[1]
     if length <= block:
-        return f(tree)
+        return f(tree, shared)
     count = -(-length // block)
 
     def cut(leaf):
@@ -82,4 +89,14 @@ def by_blocks(f: Callable, block: int, tree):
         whole = jnp.moveaxis(blocks, 0, 1)
         return whole.reshape(whole.shape[0], count * block, *whole.shape[3:])[:, :length]
 
-    return jax.tree.map(join, jax.lax.map(jax.checkpoint(f), jax.tree.map(cut, tree)))
+    wide = jax.tree.map(_at_least_float32, shared)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # else the casts could not be taken out of the loop
+    def of_block(tree):
+        return f(tree, jax.tree.map(lambda leaf, as_it_was: leaf.astype(as_it_was.dtype), wide, shared))
+
+    return jax.tree.map(join, jax.lax.map(of_block, jax.tree.map(cut, tree)))
+
+
+def _at_least_float32(x):
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if jnp.issubdtype(x.dtype, jnp.floating) else x

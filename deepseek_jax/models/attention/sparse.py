@@ -134,7 +134,8 @@ class SparseLatentAttention(LatentAttention):
             k_BTHd, v_BTHV = self._expand(keys.values)
             k_BHTd, v_BHTV = k_BTHd.swapaxes(1, 2), v_BTHV.swapaxes(1, 2)
 
-            def attend(queries):
+            def attend(queries, shared):
+                keys, k_BHTd, v_BHTV = shared
                 scores_BST, visible_BST = scores_of_all(queries.index, keys.index), visible(queries, keys)
                 picked_BSk = pick(scores_BST, visible_BST, self.config.index_topk)
                 kept_BST = mask_of(picked_BSk, scores_BST.shape[-1]) | (False if warmup is None else warmup)
@@ -149,15 +150,15 @@ class SparseLatentAttention(LatentAttention):
                     recall_of_indexer(best_BSk, attention_BST.sum(axis=-1)),
                 )
 
-            return by_blocks(attend, block, queries)
+            return by_blocks(attend, block, queries, (keys, k_BHTd, v_BHTV))
 
     def by_gathering(self, queries: Queries, keys: Keys, pick_keys=pick_causally, block: int = BLOCK) -> Attended:
         """Over the entries that `pick_keys` of selection.py picks, without expanding them."""
         C = self.config.kv_lora_rank
         kv_up_CHe = used(self.kv_up, queries.values.dtype)  # brought here once, and not for every block
 
-        def attend(block_of_both):
-            queries, picked_BSk = block_of_both
+        def attend(block_of_both, shared):
+            (queries, picked_BSk), (keys, kv_up_CHe) = block_of_both, shared
             kept_BSk = visible_picked(queries, keys, picked_BSk)
             entry_BSke = gather(keys.values, picked_BSk)
             scores_BSk = scores_of_picked(queries.index, gather(keys.index, picked_BSk))
@@ -174,7 +175,7 @@ class SparseLatentAttention(LatentAttention):
 
         with jax.named_scope("dsa_by_gathering"):
             picked_BSk = pick_keys(queries, keys, self.config.index_topk, block)
-            return by_blocks(attend, block, (queries, picked_BSk))
+            return by_blocks(attend, block, (queries, picked_BSk), (keys, kv_up_CHe))
 
 
 def _over_heads(weights, axis):

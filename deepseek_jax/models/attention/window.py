@@ -57,9 +57,11 @@ def attend_in_turns(
         return jnp.concatenate([jnp.concatenate([before_first[:, None], x[:, :-1]], axis=1), x], axis=2)
 
     keys = jax.tree.map(with_block_before, tokens, before_first)
-    found = by_blocks(
-        lambda turn: attend(*turn, entries, sinks_H, reach, warmup), -(-QUERIES_A_TURN // block), (queries, keys)
-    )
+
+    def attend_in_turn(turn, shared):
+        return attend(*turn, *shared, reach, warmup)
+
+    found = by_blocks(attend_in_turn, -(-QUERIES_A_TURN // block), (queries, keys), (entries, sinks_H))
     return jax.tree.map(lambda x: x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length], found)
 
 
@@ -94,11 +96,12 @@ def _mix(queries: Queries, tokens: Keys, met: Met, sinks_H, window: int) -> Atte
     """One softmax over tokens near by, entries and sink."""
     B, N, W, H, d = queries.values.shape
     q_BNWHd, T = queries.values * d**-0.5, tokens.values.shape[2]
-    near = jnp.einsum("BNWHd,BNTd->BNWHT", q_BNWHd, tokens.values).reshape(B, N * W, H, T)
-    far = q_BNWHd.reshape(B, N * W, H, d) @ met.values.swapaxes(2, 3)
+    near = jnp.einsum("BNWHd,BNTd->BNWHT", q_BNWHd, tokens.values, preferred_element_type=jnp.float32)
+    far = jnp.matmul(q_BNWHd.reshape(B, N * W, H, d), met.values.swapaxes(2, 3), preferred_element_type=jnp.float32)
     within = visible(queries, tokens) & (tokens.places[..., None, :] > queries.places[..., None] - window)
     mask = jnp.concatenate([within.reshape(B, N * W, T), met.mask], axis=-1)
-    weights = sink_softmax(jnp.concatenate([near, far], axis=-1), mask, sinks_H)
+    scores = jnp.concatenate([near.reshape(B, N * W, H, T), far], axis=-1)
+    weights = sink_softmax(scores, mask, sinks_H)
     near_BSHT, far_BSHF = jnp.split(weights, [T], axis=-1)
     dtype = q_BNWHd.dtype
     mixed = jnp.einsum("BNWHT,BNTd->BNWHd", near_BSHT.astype(dtype).reshape(B, N, W, H, T), tokens.values)
