@@ -32,6 +32,12 @@ def linear(x: Float[Array, "... I"], param: nnx.Param, *, contract: int = 1) -> 
     return y.reshape(*x.shape[: x.ndim - contract], *kernel.shape[contract:])
 
 
+def exact_linear(x: Float[Array, "... I"], param: nnx.Param) -> Float[Array, "... O"]:
+    """`linear` in float32 whatever x's type; GPUs and TPUs too multiply all of its bits, which they do only if told."""
+    with jax.default_matmul_precision("highest"):
+        return linear(x.astype(jnp.float32), param)
+
+
 class RMSNorm(nnx.Module):
     """scale * x / rms(x), all in float32 and rounded once, at the end."""
 

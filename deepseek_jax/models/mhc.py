@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from deepseek_jax.models.config import ModelConfig
-from deepseek_jax.models.layers import linear
+from deepseek_jax.models.layers import exact_linear
 from deepseek_jax.models.tree import constant, weight
 
 KEPT = 0.9  # of a stream, by the mixing of streams, before anything is learned
@@ -52,7 +52,7 @@ class HyperConnection(nnx.Module):
             mixture_BSD = collapse(pre_BSn, x_BSnD)
         y_BSD, report = f(mixture_BSD)
         with jax.named_scope("mhc_write"):
-            mixed_BSnD = jnp.einsum("BSij,BSiD->BSjD", comb_BSnn, x_BSnD.astype(jnp.float32))
+            mixed_BSnD = _exact_einsum("BSij,BSiD->BSjD", comb_BSnn, x_BSnD)
             written_BSnD = post_BSn[..., None] * y_BSD.astype(jnp.float32)[:, :, None]
             return (written_BSnD + mixed_BSnD).astype(x_BSnD.dtype), report
 
@@ -108,11 +108,15 @@ def project(x_BSnD: Float[Array, "B S n D"], kernel: nnx.Param, eps: float) -> F
     Scaled after the product, which is the same and touches K numbers a token and not nD.
     """
     x = x_BSnD.astype(jnp.float32).reshape(*x_BSnD.shape[:2], -1)
-    return linear(x, kernel) * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)
+    return exact_linear(x, kernel) * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)
 
 
 def collapse(pre_BSn: Float[Array, "B S n"], x_BSnD: Float[Array, "B S n D"]) -> Float[Array, "B S D"]:
-    return jnp.einsum("BSn,BSnD->BSD", pre_BSn, x_BSnD.astype(jnp.float32)).astype(x_BSnD.dtype)
+    return _exact_einsum("BSn,BSnD->BSD", pre_BSn, x_BSnD).astype(x_BSnD.dtype)
+
+
+def _exact_einsum(what: str, share, x):
+    return jnp.einsum(what, share, x.astype(jnp.float32), precision="highest")
 
 
 def equal_share(n: int) -> float:

@@ -20,7 +20,10 @@ from deepseek_jax.models.attention.core import softmax_average
 from deepseek_jax.models.attention.keys import Keys, Queries
 from deepseek_jax.models.attention.mla import attend_latents
 from deepseek_jax.models.attention.selection import by_blocks
+from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import Decoder
+from deepseek_jax.models.mhc import HyperConnection, StreamHead
+from deepseek_jax.models.moe.router import TopKRouter
 from deepseek_jax.models.tree import merge, split
 from deepseek_jax.tasks import language_model
 
@@ -28,6 +31,7 @@ GOLDENS = Path(__file__).parents[1] / "goldens"
 
 OTHERS = ("v1", "moe", "v2", "v3", "v32")
 STEPS = 4
+CONFIG = ModelConfig(hidden_size=32, n_routed_experts=8, num_experts_per_tok=2, n_group=1, topk_group=1, hc_mult=2)
 
 
 def directory_of(name):
@@ -115,3 +119,22 @@ def test_scores_reach_the_softmax_in_float32(attend):
     """256 and 257, which bfloat16 cannot tell apart."""
     query, entries = jnp.bfloat16([[[256, 1, 0, 0]]]), jnp.bfloat16([[[1, 0, 0, 0], [1, 1, 0, 0]]])
     np.testing.assert_allclose(jax.jit(attend)(query, entries)[1], jax.nn.sigmoid(1.0), atol=2e-3)
+
+
+def of_router(config):
+    router = TopKRouter(config, rngs=nnx.Rngs(params=0))
+    return lambda: router(jnp.ones((4, config.hidden_size), jnp.bfloat16), None)
+
+
+def of_streams(config):
+    connection, head = (kind(config, rngs=nnx.Rngs(params=0)) for kind in (HyperConnection, StreamHead))
+    streams = jnp.ones((1, 4, config.hc_mult, config.hidden_size), jnp.bfloat16)
+    return lambda: (connection(streams, lambda x: (x, None)), head(streams))
+
+
+@pytest.mark.parametrize("part", [of_router, of_streams])
+def test_what_chooses_and_mixes_multiplies_all_bits_of_float32(part):
+    """Said to the compiler: GPUs and TPUs round factors unless told, and the CPU of this test does not."""
+    products = [line for line in jax.jit(part(CONFIG)).lower().as_text().splitlines() if "dot_general" in line]
+    assert products
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products), products

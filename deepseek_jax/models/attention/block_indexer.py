@@ -4,7 +4,6 @@ B batch  S sequence  D model  Q query rank  E entries  h index heads  i index wi
 """
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -13,7 +12,7 @@ from deepseek_jax.models.attention.compressor import Compressor
 from deepseek_jax.models.attention.indexer import IndexQueries
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
-from deepseek_jax.models.layers import linear
+from deepseek_jax.models.layers import exact_linear, linear
 from deepseek_jax.models.tree import weight
 
 
@@ -35,7 +34,7 @@ class BlockIndexer(nnx.Module):
         q_BSQ, x_BSD = jax.lax.stop_gradient((q_BSQ, x_BSD))
         q_BShi = rope.rotate_tail(linear(q_BSQ, self.q_up), *context.rope[self.kind])
         h, i = q_BShi.shape[-2:]
-        return IndexQueries(q_BShi, linear(x_BSD.astype(jnp.float32), self.weights) * (h * i) ** -0.5)
+        return IndexQueries(q_BShi, exact_linear(x_BSD, self.weights) * (h * i) ** -0.5)
 
     def keys(self, x_BSD: Float[Array, "B S D"], context: Context) -> Float[Array, "B E i"]:
         return self.compressor(jax.lax.stop_gradient(x_BSD), context).values

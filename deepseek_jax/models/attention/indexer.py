@@ -15,7 +15,7 @@ from jax.scipy.special import xlogy
 from jaxtyping import Array, Bool, Float
 
 from deepseek_jax.models.config import ModelConfig
-from deepseek_jax.models.layers import LayerNorm, linear
+from deepseek_jax.models.layers import LayerNorm, exact_linear, linear
 from deepseek_jax.models.rope import rotate
 from deepseek_jax.models.tree import weight
 
@@ -54,7 +54,7 @@ class Indexer(nnx.Module):
             query_BShi = self._rotated(linear(q_BSQ, self.q_up), cos_sin)
             key_BSi = self._rotated(self.k_norm(linear(x_BSD, self.k)), cos_sin)
             scale = (self.config.index_n_heads * self.config.index_head_dim) ** -0.5
-            weight_BSh = linear(x_BSD.astype(jnp.float32), self.weights) * scale
+            weight_BSh = exact_linear(x_BSD, self.weights) * scale
             return IndexQueries(query_BShi, weight_BSh), key_BSi
 
     def _rotated(self, x, cos_sin):

@@ -90,8 +90,12 @@ def _kernel(config, rngs):
 
 
 def scores(x_TD: Float[Array, "T D"], kernel_DE: Float[Array, "D E"], scoring_func: str) -> Float[Array, "T E"]:
-    """Each expert's affinity, in float32 whatever x's type: `softmax`, `sigmoid` or `sqrtsoftplus` of the products."""
-    logits_TE = x_TD.astype(jnp.float32) @ kernel_DE
+    """Each expert's affinity, in float32 whatever x's type: `softmax`, `sigmoid` or `sqrtsoftplus` of the products.
+
+    The kernel's bits all count: rounded to bfloat16, as TPUs round unless told, one token in 60 would get other experts
+    (V3's sizes, 8 of 256, random kernel).
+    """
+    logits_TE = jnp.matmul(x_TD.astype(jnp.float32), kernel_DE, precision="highest")
     if scoring_func == "softmax":
         return jax.nn.softmax(logits_TE, axis=-1)
     if scoring_func == "sigmoid":
