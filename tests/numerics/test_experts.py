@@ -36,7 +36,14 @@ def _choices(rng, tokens, loads):
 
 @pytest.mark.parametrize("way", [chosen_experts, every_expert, in_blocks, ragged])
 @pytest.mark.parametrize(
-    "tokens, loads, limit", [(1, "even", 0.0), (300, "even", 0.0), (300, "even", 1.0), (257, "two experts only", 0.0)]
+    "tokens, loads, limit",
+    [
+        (1, "even", 0.0),
+        (300, "even", 0.0),
+        (300, "even", 1.0),
+        (257, "two experts only", 0.0),
+        (1200, "even", 0.0),  # so many that blocks are large
+    ],
 )
 def test_value_and_gradients(way, tokens, loads, limit):
     """A limit of 1 clamps a good part of gates and ups, which then have no gradient."""

@@ -40,6 +40,11 @@ class Plan(Slots):
     expert_of_block: Int[Array, "blocks"]
     num_blocks: Int[Array, ""]  # blocks in use; the rest of the slots are empty
 
+    @property
+    def block(self) -> int:
+        """Slots a block."""
+        return self.assignment_of_slot.size // self.expert_of_block.size
+
 
 def plan(experts_TK: Int[Array, "T K"], num_experts: int, block: int, group: int = 1) -> Plan:
     """Sorts assignments by expert and rounds each expert's share up to whole blocks of `block` slots.
