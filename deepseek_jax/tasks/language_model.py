@@ -76,12 +76,21 @@ def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: Los
     return value, parts | routers | {"loss/total": value}
 
 
-def next_token_nll(model: Decoder, batch: dict, chunk_tokens: int) -> tuple[jax.Array, jax.Array]:
-    """Each target's negative log-likelihood in nats and whether it counts; both [B, S], target t + 1 at t."""
-    hidden = model(batch["tokens"], batch["positions"], batch["segment_ids"]).hidden
+def next_token_nll(model: Decoder, batch: dict, chunk_tokens: int) -> tuple[jax.Array, jax.Array, dict]:
+    """Each target's negative log-likelihood in nats and whether it counts; both [B, S], target t + 1 at t.
+
+    Where experts may have no room, also how many assignments were "dropped" of those that were "assigned", in the
+    layers that these numbers come through; else {}.
+    """
+    output = model(batch["tokens"], batch["positions"], batch["segment_ids"])
     counted = targets(batch, 1)
     next_tokens, ones = shift(batch["tokens"], 1), counted.astype(jnp.float32)
-    return cross_entropy(hidden, model.head_weight(), next_tokens, ones, chunk_tokens=chunk_tokens)[1], counted
+    _, nll = cross_entropy(output.hidden, model.head_weight(), next_tokens, ones, chunk_tokens=chunk_tokens)
+    reports = jax.tree.leaves(output.routers.get("layers", {}), is_leaf=_is_report)
+    if not reports or reports[0].dropped is None:
+        return nll, counted, {}
+    dropped, assigned = (sum(getattr(report, name).sum() for report in reports) for name in ("dropped", "load_E"))
+    return nll, counted, {"dropped": dropped, "assigned": assigned}
 
 
 def _predict(model, hidden, batch, depth, totals, config):

@@ -27,10 +27,13 @@ def names(corpus) -> tuple[str, ...]:
 def evaluate(score: Callable, params, buffers, batches: Iterable[dict], corpus) -> dict[str, float]:
     """loss (nats a target), bits_per_byte, bytes over `batches`, and bits_per_byte/<domain> where there are several.
 
-    score(params, buffers, batch) -> {"nats", "targets"}, each [N] and summed over the batch.  Sums over batches are
-    float64, on the host.  Bits a byte do not hang on the tokenizer, so they compare with those of a compressor; over
-    all held-out batches the bytes are exactly `corpus.held_out_bytes`, over some of them in proportion.  {} without
-    batches.
+    Where experts may have no room (router.capacity_factor), also the share of assignments that was `dropped`, by which
+    the loss is worse than the model's.
+
+    score(params, buffers, batch) -> {"nats", "targets"}, each [N] and summed over the batch, and "dropped" of
+    "assigned" where something may be.  Sums over batches are float64, on the host.  Bits a byte do not hang on the
+    tokenizer, so they compare with those of a compressor; over all held-out batches the bytes are exactly
+    `corpus.held_out_bytes`, over some of them in proportion.  {} without batches.
     """
     sums, queued = {}, None
     for batch in batches:
@@ -47,6 +50,8 @@ def evaluate(score: Callable, params, buffers, batches: Iterable[dict], corpus) 
         "bits_per_byte": bits_per_byte(nats.sum(), count.sum()),
         "bytes": round(count.sum()),
     }
+    if "dropped" in sums:
+        result["dropped"] = float(sums["dropped"] / max(sums["assigned"], 1))
     for domain, *numbers in zip(corpus.domains, nats, count):
         if len(corpus.domains) > 1 and numbers[1]:
             result[f"bits_per_byte/{domain}"] = bits_per_byte(*numbers)

@@ -72,7 +72,8 @@ def language_model_program(
     `choose`: see models/arithmetic.give; None: as the experiment's `arithmetic` says.
 
     scheduled: "mtp", the weight of that loss, and "index_warmup", whether attention that picks its keys still sees all
-    (None where it never does).  score: {"nats", "targets"}, each [N], summed over the batch.
+    (None where it never does).  score: {"nats", "targets"}, each [N], summed over the batch, and what
+    `next_token_nll` says of experts.
     """
     config, train = experiment.model, experiment.train
     options = {
@@ -114,12 +115,12 @@ def language_model_program(
 
     def score(params, buffers, batch):
         model = tree.merge(graphdef, params, buffers)
-        nll, counted = language_model.next_token_nll(model, batch, experiment.loss.chunk_tokens)
+        nll, counted, routed = language_model.next_token_nll(model, batch, experiment.loss.chunk_tokens)
         domain = jax.nn.one_hot(batch["domain_ids"], len(bytes_a_target), dtype=jnp.float32)
         return {
             "nats": jnp.einsum("BS,BSN->N", nll * counted, domain),
             "targets": jnp.einsum("BS,BSN->N", counted.astype(jnp.float32), domain),
-        }
+        } | routed
 
     return Program(
         graphdef=graphdef,

@@ -33,6 +33,7 @@ SHOWN = {
             "final/loss": ("validation loss, nats a token", ".4f"),
             "final/bits_per_byte": ("validation bits per byte", ".4f"),
             **{f"final/{name}": (f"  {name} on the same bytes", ".4f") for name in COMPRESSORS},
+            "final/dropped": ("experts' assignments without room there", ".2%"),
         },
         extra=(("loss/mtp_1", "training, one token further (MTP)"),),
     ),

@@ -17,6 +17,7 @@ from deepseek_jax.models.moe.layer import MixtureOfExperts
 from deepseek_jax.models.tree import merge, split
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.rules import replicated
+from deepseek_jax.tasks.language_model import next_token_nll
 from deepseek_jax.train.compiling import under
 from flax import nnx
 from tests.sharding import curves
@@ -35,10 +36,10 @@ def outcome(params, buffers, x_BSD, factor):
 
 def run(mesh, bias_E, factor=0.0):
     compute = functools.partial(outcome, factor=factor)
-    return jax.jit(under(mesh, compute))(*jax.device_put((params, skewed(bias_E), x_BSD), replicated(mesh)))
+    return jax.jit(under(mesh, compute))(*jax.device_put((params, skewed(buffers, bias_E), x_BSD), replicated(mesh)))
 
-def skewed(bias_E):
-    return jax.tree.map(lambda _: jnp.asarray(bias_E, jnp.float32), buffers)
+def skewed(buffers, bias_E):
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.asarray(bias_E, jnp.float32), leaf.shape), buffers)
 
 even, all_to_two = np.zeros(8), np.where(np.arange(8) < 2, 9.0, 0.0)  # both on the first device
 for bias_E in even, all_to_two:
@@ -56,6 +57,14 @@ assert report.dropped == B * (128 - 32), report.dropped
 assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 (_, (_, report)), _ = run(mesh, even, factor=4.0)
 assert report.dropped == 0
+
+model = Decoder(curves.V3, rngs=nnx.Rngs(params=jax.random.key(1)), capacity_factor=1.0)
+graphdef, params, buffers = split(model)
+batch = {"tokens": jnp.zeros((B, S), jnp.int32), "segment_ids": jnp.ones((B, S), jnp.int32)}
+batch["positions"] = jnp.broadcast_to(jnp.arange(S), (B, S))
+score = lambda *parts: next_token_nll(merge(graphdef, *parts), batch, chunk_tokens=64)[2]
+score = jax.jit(under(mesh, score))(*jax.device_put((params, skewed(buffers, all_to_two)), replicated(mesh)))
+assert score["dropped"] / score["assigned"] == 96 / 128, score
 print("same")
 """
 
