@@ -15,6 +15,8 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import initialise
 
+Ranges = tuple[range, ...]  # a part of an array: one for each of its dimensions
+
 
 def read_config(directory: Path) -> ModelConfig:
     """What a directory holds: Hugging Face saves models without their MTP modules, whatever config.json says."""
@@ -46,52 +48,85 @@ def load(
 
     `dtype` is that of the parameters but for those that rules.py keeps in float32; None is as stored (bfloat16 where
     quantised).  Tensors are read one at a time, each into its place of our array: a numpy array, or with `shardings`,
-    nested like the result, an array of jax of which every device here gets its part, read by itself.  `progress` counts
-    tensors.
+    nested like the result, an array of jax of which the devices here get their parts.  This process reads the tensors
+    that its devices have a share in, each once; `progress` counts them.
 
     Raises UserError where a tensor is missing, has another shape, or would be left over: nothing is dropped in
     silence but the modules past those that `config` has.
     """
     tensors, abstract = Tensors(directory), abstract_trees(config)
     places = locate(tensors, config, abstract)
-    tally = Tally(progress, sum(len(where.names) for where in jax.tree.leaves(places)))
 
-    def fetch(leaf, where, sharding=None, *, dtype):
+    def source(leaf, where, sharding=None, *, dtype):
         kind = where.rule.dtype(dtype) or tensors.dtype(next(iter(where.names.values())))
-        source = _Source(tensors, where, config, leaf.shape, np.dtype(kind), tally)
-        if sharding is None:
-            return source.part(tuple(slice(None) for _ in leaf.shape))
-        return jax.make_array_from_callback(leaf.shape, sharding, source.part)
+        return _Source(tensors, where, config, leaf.shape, np.dtype(kind), sharding)
 
     of_params, of_buffers = zip(abstract, places, *([shardings] if shardings else []), strict=True)
-    params = jax.tree.map(functools.partial(fetch, dtype=dtype), *of_params)
-    buffers = jax.tree.map(lambda leaf, *rest: fetch(leaf, *rest, dtype=leaf.dtype), *of_buffers)
-    return params, buffers
+    params = jax.tree.map(functools.partial(source, dtype=dtype), *of_params)
+    buffers = jax.tree.map(lambda leaf, *rest: source(leaf, *rest, dtype=leaf.dtype), *of_buffers)
+    tally = Tally(progress, sum(each.count for each in jax.tree.leaves((params, buffers))))
+    return jax.tree.map(lambda each: each.read(tally), (params, buffers))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """One of our arrays as it lies in a checkpoint."""
+    """One of our arrays: as it lies in a checkpoint, and as it is to lie on devices (`sharding` None: on none)."""
 
     tensors: Tensors
     where: Place
     config: ModelConfig
     shape: tuple[int, ...]
     dtype: np.dtype
-    tally: Tally
+    sharding: jax.sharding.Sharding | None
 
-    def part(self, index: tuple[slice, ...]) -> np.ndarray:
-        """What `index` cuts out of the array; only tensors that have a share in it are read, one after the other."""
-        ranges = [range(*cut.indices(size)) for cut, size in zip(index, self.shape, strict=True)]
-        leading, inner = ranges[: self.where.leading], index[self.where.leading :]
-        part = np.empty([len(each) for each in ranges], self.dtype)
-        for at, name in self.where.names.items():
-            if all(number in each for number, each in zip(at, leading, strict=True)):
-                tensor = self.tensors[name]
-                place_in_part = tuple(number - each.start for number, each in zip(at, leading, strict=True))
-                part[place_in_part] = self.where.rule.to_ours(tensor, self.config)[inner]
-                self.tally.add(1)
-        return part
+    @property
+    def count(self) -> int:
+        """The number of tensors that this process reads."""
+        return sum(len(self._names(leading)) for leading in self._groups())
+
+    def read(self, tally: Tally) -> np.ndarray | jax.Array:
+        """The array; beside its devices, the host holds the parts of one group at a time."""
+        placed = []
+        for leading, devices_of in self._groups().items():
+            parts = self._parts(leading, list(devices_of), tally)
+            for part, devices in zip(parts, devices_of.values(), strict=True):
+                placed += [part if device is None else jax.device_put(part, device) for device in devices]
+            jax.block_until_ready(placed)  # until it is there, a part stays in the host's memory
+        if self.sharding is None:
+            return placed[0]
+        return jax.make_array_from_single_device_arrays(self.shape, self.sharding, placed)
+
+    def _groups(self) -> dict[Ranges, dict[Ranges, list]]:
+        """The devices here by what they hold: by layers and experts, then by what they hold of each.
+
+        Those with the same layers and experts need the same tensors, and those with others need none of them.
+        """
+        whole = {None: tuple(slice(None) for _ in self.shape)}
+        held = whole if self.sharding is None else self.sharding.addressable_devices_indices_map(self.shape)
+        groups = {}
+        for device, index in held.items():
+            ranges = tuple(range(*cut.indices(size)) for cut, size in zip(index, self.shape, strict=True))
+            leading, inner = ranges[: self.where.leading], ranges[self.where.leading :]
+            groups.setdefault(leading, {}).setdefault(inner, []).append(device)
+        return groups
+
+    def _names(self, leading: Ranges) -> dict[tuple[int, ...], str]:
+        """The tensors of these layers and experts, by their place among them."""
+        return {
+            tuple(number - each.start for number, each in zip(at, leading, strict=True)): name
+            for at, name in self.where.names.items()
+            if all(number in each for number, each in zip(at, leading, strict=True))
+        }
+
+    def _parts(self, leading: Ranges, cuts: list[Ranges], tally: Tally) -> list[np.ndarray]:
+        """What each of `cuts` leaves of these layers and experts; their tensors are read one after the other."""
+        parts = [np.empty([len(each) for each in leading + cut], self.dtype) for cut in cuts]
+        for at, name in self._names(leading).items():
+            tensor = self.where.rule.to_ours(self.tensors[name], self.config)
+            for part, cut in zip(parts, cuts, strict=True):
+                part[at] = tensor[tuple(slice(each.start, each.stop) for each in cut)]
+            tally.add(1)
+        return parts
 
 
 def locate(tensors: Tensors, config: ModelConfig, abstract: tuple[dict, dict]) -> tuple[dict, dict]:

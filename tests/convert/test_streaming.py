@@ -102,6 +102,51 @@ def test_each_device_reads_and_writes_its_part(python):
     assert done.returncode == 0, done.stderr
 
 
+EIGHT_DEVICES = """
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from deepseek_jax.config import MeshConfig
+from deepseek_jax.convert import huggingface
+from deepseek_jax.convert.safetensors_file import Entry, entries
+from deepseek_jax.parallel.mesh import make_mesh
+from deepseek_jax.train import any_checkpoint
+
+directory = Path(sys.argv[1])
+config, begins = huggingface.read_config(directory), []
+read, whole = Entry.read, huggingface.load(directory, config)
+
+
+def watched(entry):
+    begins.append(entry.start)
+    return read(entry)
+
+
+Entry.read = watched
+for sizes in ({"fsdp": 2, "data": 4}, {"fsdp": 2, "expert": 4}, {"fsdp": 2, "tensor": 2, "data": 2}):
+    mesh = make_mesh(MeshConfig(**({"data": 1} | sizes)))
+    found = any_checkpoint.read(directory, mesh)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, (found.params, found.buffers))
+    assert any(not each.is_fully_replicated for each in jax.tree.leaves(shardings)), sizes
+    begins.clear()
+    told = []
+    placed = huggingface.load(directory, config, shardings=shardings, progress=lambda *counts: told.append(counts))
+    jax.tree.map(np.testing.assert_array_equal, placed, whole)
+    jax.tree.map(lambda leaf, at: leaf.sharding == at or sys.exit(f"{leaf.sharding} is not {at}"), placed, shardings)
+    assert sorted(begins) == sorted(entry.start for _, entry in entries(directory / "model.safetensors")), sizes
+    assert told == [(done, len(told)) for done in range(1, len(told) + 1)], sizes
+"""
+
+
+def test_devices_that_share_a_tensor_share_its_reading(python):
+    """Matrices in FP8 and their scales, cut in parts of every kind: each is read, and decoded, once."""
+    done = python("-c", EIGHT_DEVICES, str(V3.parent / "v3_fp8"), devices=8)
+    assert done.returncode == 0, done.stderr
+
+
 REWRITE = """
 import resource
 import sys
