@@ -72,7 +72,7 @@ def new_tokens(
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Progress:
+class Speculated:
     """Between two rounds.  Columns count places of the left-padded text, so new tokens begin at S in every row.
 
     `text_BT` holds in column `newest_B` the newest token that is certain, whose state is not computed yet, and k drafts
@@ -113,7 +113,7 @@ class Speculation:
         self.model, self.k = model, len(model.modules)
         self.tokens_BS, self.padding_B, self.key, self.drawing = tokens_BS, padding_B, key, drawing
 
-    def start(self, places: tuple[int, ...], last_column, eos) -> Progress:
+    def start(self, places: tuple[int, ...], last_column, eos) -> Speculated:
         """After the prompts: the first new token of each, and drafts behind it."""
         (batch, length), k = self.tokens_BS.shape, self.k
         positions_BS = self._positions(jnp.arange(length)[None])
@@ -128,7 +128,7 @@ class Speculation:
             flow, cache = self.model.prefill_module(depth, flow, text_BS[:, depth:], *where, empty)
             text_BS = jnp.concatenate([text_BS, best(self.model.logits(flow[:, -1:], depth))], axis=1)
             module_caches.append(cache)
-        return Progress(
+        return Speculated(
             text_BT=jnp.pad(text_BS, ((0, 0), (0, places[-1] - text_BS.shape[1]))),
             newest_B=newest_B,
             done_B=(first_B1[:, 0] == eos) | (newest_B >= last_column),
@@ -139,7 +139,7 @@ class Speculation:
             accepted=jnp.asarray(0),
         )
 
-    def grow(self, progress: Progress, places: int) -> Progress:
+    def grow(self, progress: Speculated, places: int) -> Speculated:
         batch = progress.newest_B.shape[0]
         return dataclasses.replace(
             progress,
@@ -147,7 +147,7 @@ class Speculation:
             module_caches=grown(progress.module_caches, self.model.empty_module_caches(batch, places)),
         )
 
-    def round(self, progress: Progress, last_column, eos) -> Progress:
+    def round(self, progress: Speculated, last_column, eos) -> Speculated:
         """One chunk verified and the next drafts made; rows that are done stay as they are."""
         active_B, text_BT = ~progress.done_B, progress.text_BT
         chunk_BC = progress.newest_B[:, None] + jnp.arange(self.k + 1)
@@ -169,7 +169,7 @@ class Speculation:
         )
         return self._draft(progress, jnp.concatenate([progress.recent, x], axis=1), chunk_BC[:, :1], active_B)
 
-    def _draft(self, progress, flow, before_B1, active_B) -> Progress:
+    def _draft(self, progress, flow, before_B1, active_B) -> Speculated:
         """k drafts after the newest tokens, from the flow of the 2 k columns around `before_B1`, the newest till now.
 
         A module looks as many tokens ahead as its depth, so the last k - 1 columns were filled from drafts in the round

@@ -18,10 +18,10 @@ from deepseek_jax.models.hybrid import Hybrid
 from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.tasks import detection
 from deepseek_jax.tasks.objectives import OBJECTIVES, penalty
+from deepseek_jax.tasks.scores import MOST_PEAKS
 from deepseek_jax.train.optimizer import decays
 from deepseek_jax.train.program import Program, whole
 
-MOST_PEAKS = 100  # boxes a picture, as many as COCO's measure looks at
 NORM_MOMENTUM = 0.1  # of the running averages of batch norms, as in PyTorch
 
 

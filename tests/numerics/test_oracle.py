@@ -226,7 +226,11 @@ def _layer_by_layer(model, tokens, positions, segment_ids):
 
 def _routing(block, x, context):
     x, _ = block.attention_residual(x, lambda h: block.attention(block.attention_norm(h), context))
-    route = lambda h: (h, block.feed_forward.route(block.feed_forward_norm(h), context))  # noqa: E731
+
+    def route(h):
+        h_TD = block.feed_forward_norm(h).reshape(-1, h.shape[-1])
+        return h, block.feed_forward.router(h_TD, context.tokens_BS.reshape(-1))
+
     return block.feed_forward_residual(x, route)[1]
 
 

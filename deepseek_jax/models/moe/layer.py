@@ -16,7 +16,7 @@ from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import SwiGLU
 from deepseek_jax.models.moe.balance import RouterReport, report
 from deepseek_jax.models.moe.experts import Experts
-from deepseek_jax.models.moe.router import ROUTERS, Routing
+from deepseek_jax.models.moe.router import ROUTERS
 from deepseek_jax.parallel.expert import tokenwise
 
 
@@ -40,10 +40,6 @@ class MixtureOfExperts(nnx.Module):
             if hasattr(self, "shared"):
                 y_BSD += self.shared(x_BSD)
             return y_BSD, self._report(routing, context)
-
-    def route(self, x_BSD: Float[Array, "B S D"], context: Context) -> Routing:
-        """The experts of each of the B S tokens."""
-        return self.router(x_BSD.reshape(-1, x_BSD.shape[-1]), context.tokens_BS.reshape(-1))
 
     def _report(self, routing, context):
         found = report(routing, context.counted_BS)
