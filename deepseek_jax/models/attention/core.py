@@ -158,7 +158,7 @@ def _attend_backward(saved, cotangents):
     dK and dV are computed transposed, so that the small operand is the one laid out anew.
     """
     (dout_BHSV, _), (q_BHSK, k_BHTK, v_BHTV, weights_BHST, out_BHSV) = cotangents, saved
-    dweights_BHST = dout_BHSV @ v_BHTV.swapaxes(2, 3)
+    dweights_BHST = jnp.matmul(dout_BHSV, v_BHTV.swapaxes(2, 3), preferred_element_type=jnp.float32)
     mean_BHS1 = (dout_BHSV.astype(jnp.float32) * out_BHSV.astype(jnp.float32)).sum(axis=-1, keepdims=True)
     dscores_BHST = (weights_BHST * (dweights_BHST - mean_BHS1)).astype(q_BHSK.dtype)
     dk_BHKT = _fixed(_fixed(q_BHSK.swapaxes(2, 3)) @ dscores_BHST)
