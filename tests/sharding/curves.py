@@ -2,6 +2,7 @@
 
     python -m tests.sharding.curves v3 data=8 fsdp=2,expert=4    prints a JSON object: mesh -> curve
     python -m tests.sharding.curves v3+muon data=8               with another optimizer
+    python -m tests.sharding.curves v4+bfloat16+blocks data=8    activations in bfloat16, queries a few at a time
 
 B batch  S sequence  E experts
 """
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 
 from deepseek_jax.config import Experiment, LossConfig, MeshConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from deepseek_jax.models.attention import sparse, window
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.rules import batch_sharding
@@ -74,13 +76,13 @@ V4 = dataclasses.replace(
 MODELS = {"v3": V3, "v32": V32, "v4": V4}
 
 
-def experiment(model: ModelConfig, optimizer: str = "adamw") -> Experiment:
+def experiment(model: ModelConfig, optimizer: str = "adamw", dtype: str = "float32") -> Experiment:
     """Balance losses weigh enough for their gradients to show."""
     return Experiment(
         model=model,
         optimizer=OptimizerConfig(name=optimizer, peak_lr=1e-3, schedule=ScheduleConfig(name="constant")),
         loss=LossConfig(sequence_balance=0.01, z_loss=1e-4, chunk_tokens=64),
-        train=TrainConfig(steps=STEPS, batch_size=BATCH),
+        train=TrainConfig(steps=STEPS, batch_size=BATCH, dtype=dtype),
     )
 
 
@@ -146,9 +148,19 @@ def read(mesh: str) -> dict[str, int]:
     return {axis: int(size) for axis, size in pairs}
 
 
+def attend_in_small_blocks():
+    """Sequences this short would else be attended in one block."""
+    window.QUERIES_A_TURN = 16
+    sparse.SparseLatentAttention.by_mask.__defaults__ = (None, 8)
+    sparse.SparseLatentAttention.by_gathering.__defaults__ = (sparse.pick_causally, 8)
+
+
 def main(model: str, *meshes: str):
-    name, _, optimizer = model.partition("+")
-    given = experiment(MODELS[name], optimizer or "adamw")
+    name, *options = model.split("+")
+    if "blocks" in options:
+        attend_in_small_blocks()
+    dtype = "bfloat16" if "bfloat16" in options else "float32"
+    given = experiment(MODELS[name], "muon" if "muon" in options else "adamw", dtype)
     print(json.dumps({mesh: curve(given, read(mesh)) for mesh in meshes}))
 
 
