@@ -15,6 +15,7 @@ from deepseek_jax.compress.arithmetic import chooser
 from deepseek_jax.config import Experiment
 from deepseek_jax.models import tree
 from deepseek_jax.models.arithmetic import Arithmetic, give
+from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import Decoder, initialise
 from deepseek_jax.models.flops import attention_a_token
 from deepseek_jax.models.moe.balance import update_biases
@@ -101,14 +102,7 @@ def language_model_program(
     def loss(params, buffers, batch, totals, scheduled):
         model = tree.merge(graphdef, params, buffers)
         value, aux = language_model.loss(model, batch, totals, scheduled, experiment.loss)
-        real, counted = batch["segment_ids"] > 0, language_model.targets(batch, 1)
-        counts = {
-            "tokens": real.sum(dtype=jnp.float32),
-            "targets": counted.sum(dtype=jnp.float32),
-            "bytes": (counted * jnp.take(jnp.asarray(bytes_a_target, jnp.float32), batch["domain_ids"])).sum(),
-            "attention": (attention_a_token(config, batch["positions"] + 1) * real).sum(),
-        }
-        return value, aux | counts
+        return value, aux | _counts(batch, config, bytes_a_target)
 
     def update_buffers(params, buffers, aux, update):
         return update_biases(buffers, aux["router/load"], bias_rate_at(update), experiment.router.recentre_bias)
@@ -117,10 +111,8 @@ def language_model_program(
         model = tree.merge(graphdef, params, buffers)
         nll, counted, routed = language_model.next_token_nll(model, batch, experiment.loss.chunk_tokens)
         domain = jax.nn.one_hot(batch["domain_ids"], len(bytes_a_target), dtype=jnp.float32)
-        return {
-            "nats": jnp.einsum("BS,BSN->N", nll * counted, domain),
-            "targets": jnp.einsum("BS,BSN->N", counted.astype(jnp.float32), domain),
-        } | routed
+        summed = {"nats": nll * counted, "targets": counted.astype(jnp.float32)}
+        return {name: jnp.einsum("BS,BSN->N", each, domain) for name, each in summed.items()} | routed
 
     return Program(
         graphdef=graphdef,
@@ -133,3 +125,14 @@ def language_model_program(
         update_buffers=update_buffers,
         score=score,
     )
+
+
+def _counts(batch: dict, config: ModelConfig, bytes_a_target: np.ndarray) -> dict:
+    """What a microbatch holds, for the metrics; "attention": see `attention_a_token`."""
+    real, counted = batch["segment_ids"] > 0, language_model.targets(batch, 1)
+    return {
+        "tokens": real.sum(dtype=jnp.float32),
+        "targets": counted.sum(dtype=jnp.float32),
+        "bytes": (counted * jnp.take(jnp.asarray(bytes_a_target, jnp.float32), batch["domain_ids"])).sum(),
+        "attention": (attention_a_token(config, batch["positions"] + 1) * real).sum(),
+    }
