@@ -1,4 +1,7 @@
-"""A run that is killed at any moment and resumed gives the same losses, bit for bit, as one that never stopped."""
+"""A run that is killed at any moment and resumed gives the same losses, bit for bit, as one that never stopped.
+
+It has all that a run may carry from step to step: MTP, moving averages, a batch that grows, patience that runs out.
+"""
 
 import json
 import os
@@ -15,13 +18,13 @@ from deepseek_jax.train import checkpoint
 from deepseek_jax.train.restore import restore_model
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 40
+STEPS, STOPPED = 40, 32  # all there would be, and where patience ends: three evaluations after the first
 SCRIPT = """
 import pathlib, sys
 from deepseek_jax.train.loop import train
 from tests.train import tiny
 directory, workdir = map(pathlib.Path, sys.argv[1:])
-train(tiny.experiment(directory, tiny.MOE), workdir)
+train(tiny.carrying_all(directory), workdir)
 """
 CLOCKS = ("seconds", "per_second", "bytes", "goodput")  # what may differ between two runs: times and memory, no more
 
@@ -95,13 +98,13 @@ def test_killed_between_and_during_checkpoints_then_terminated_then_finished(dir
     said = finish(process)
     saved = checkpoint.newest_intact(workdir / "checkpoints")
     assert f"stopped by SIGTERM after step {saved}" in said
-    assert saved == last_step(workdir) < STEPS
+    assert saved == last_step(workdir) < STOPPED
 
     assert f"going on from step {saved}" in finish(start(directory, workdir))
     assert measured(workdir) == measured(unbroken)
-    assert [row["step"] for row in rows(workdir) if "loss/next" in row] == list(range(1, STEPS + 1))
+    assert [row["step"] for row in rows(workdir) if "loss/next" in row] == list(range(1, STOPPED + 1))
     left, right = restore_model(workdir), restore_model(unbroken)
-    assert left.step == right.step == STEPS
+    assert left.step == right.step == STOPPED
     for part in ("params", "buffers"):
         flat = [np.asarray(leaf) for tree in (left, right) for leaf in _leaves(getattr(tree, part))]
         half = len(flat) // 2

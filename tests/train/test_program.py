@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deepseek_jax.config import Experiment, LossConfig, OptimizerConfig, TrainConfig
+from deepseek_jax.config import Experiment, LossConfig, MeshConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from deepseek_jax.models.flops import attention_a_token
+from deepseek_jax.parallel.mesh import make_mesh
+from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import language_model_program
-from deepseek_jax.train.step import gradient_function
+from deepseek_jax.train.state import abstract_state, make_state
+from deepseek_jax.train.step import compile_step, gradient_function, make_step
 from tests.train import tiny
 
 LENGTH = 12
@@ -67,6 +70,29 @@ def test_packed_microbatches_with_unequal_tokens_add_up_to_the_large_batch(progr
     parts = by_microbatch(program, state, batch, 4)
     for (path, left), right in zip(jax.tree_util.tree_leaves_with_path(whole), jax.tree.leaves(parts), strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-7, err_msg=jax.tree_util.keystr(path))
+
+
+def test_the_step_of_a_moe_model_with_mtp_is_that_of_the_large_batch(batch):
+    """Parameters, the bias that loads move, and all that is measured, after two steps of plain gradient descent."""
+    model = dataclasses.replace(tiny.MOE, num_nextn_predict_layers=1)
+    optimizer = OptimizerConfig(name="sgd", b1=0.0, peak_lr=0.1, schedule=ScheduleConfig(name="constant"))
+    loss = LossConfig(sequence_balance=0.01, z_loss=1e-3)
+    given = Experiment(model=model, loss=loss, train=TrainConfig(steps=10), optimizer=optimizer)
+    program, chain = language_model_program(given, BYTES), make_optimizer(optimizer, 10)
+    abstract = abstract_state(program, chain, make_mesh(MeshConfig()), ema=False)
+    step = compile_step(make_step(program, chain, given), abstract)
+
+    def after_two(count):
+        microbatches = jax.tree.map(lambda leaf: leaf.reshape(count, -1, LENGTH), batch)
+        state = make_state(program, chain, abstract)
+        for _ in range(2):
+            state, measured = step(state, microbatches)
+        return {key: state[key] for key in ("params", "buffers")} | measured
+
+    whole, parts = after_two(1), after_two(4)
+    assert any(np.any(bias) for bias in jax.tree.leaves(whole["buffers"]))
+    for (path, left), right in zip(jax.tree_util.tree_leaves_with_path(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6, err_msg=jax.tree_util.keystr(path))
 
 
 def test_what_a_batch_holds_is_counted(program, experiment, state, batch):

@@ -13,6 +13,7 @@ from deepseek_jax.config import (
     LogConfig,
     OptimizerConfig,
     ScheduleConfig,
+    StoppingConfig,
     TrainConfig,
 )
 from deepseek_jax.models.config import ModelConfig
@@ -56,4 +57,15 @@ def experiment(directory: Path, model: ModelConfig = DENSE, steps: int = 40) -> 
         eval=EvalConfig(every=16, batches=4),
         checkpoint=CheckpointConfig(every=5),
         log=LogConfig(every=1, tensorboard=False),
+    )
+
+
+def carrying_all(directory: Path) -> Experiment:
+    """Evaluates every 8 steps, where no second one is so much better that it would count."""
+    given = experiment(directory, dataclasses.replace(MOE, num_nextn_predict_layers=1))
+    return dataclasses.replace(
+        given,
+        train=dataclasses.replace(given.train, ema_decay=0.9, ramp_start=2, ramp_stages=2, ramp_fraction=0.5),
+        eval=dataclasses.replace(given.eval, every=8),
+        stopping=StoppingConfig(patience=3, min_delta=100.0),
     )
