@@ -19,6 +19,7 @@ PACKAGES = ("deepseek-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"
 
 # A run may be resumed with other values of these: they change where it runs and what it shows, not what it learns.
 FREE = ("mesh.", "eval.", "checkpoint.", "log.", "data.directory", "data.workers", "data.prefetch")
+JUDGING = ("eval.every", "eval.batch_size", "eval.batches")  # not free where evaluations may end the run
 
 
 def experiment_hash(experiment: Experiment) -> str:
@@ -49,7 +50,9 @@ def claim(workdir: str | os.PathLike, experiment: Experiment, *, write: bool = T
         there = fields.flatten(dataclasses.asdict(other))
         began = json.loads(path.read_text()).get("began", began)
         here = fields.flatten(dataclasses.asdict(experiment))
-        changed = [key for key in here if here[key] != there[key] and not key.startswith(FREE)]
+        judging = JUDGING if experiment.stopping.patience else ()
+        bound = [key for key in here if key in judging or not key.startswith(FREE)]
+        changed = [key for key in bound if here[key] != there[key]]
         if changed:
             differences = ", ".join(f"{key} is {there[key]} there and {here[key]} here" for key in changed[:3])
             more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""

@@ -17,16 +17,15 @@ class ByDepthState(NamedTuple):
 
 
 def by_depth(
-    inner: optax.GradientTransformationExtraArgs, decay: float, unfrozen_at: float
+    inner: optax.GradientTransformationExtraArgs, clip_norm: float, decay: float, unfrozen_at: float
 ) -> optax.GradientTransformationExtraArgs:
-    """`inner` with updates times `decay` for each layer further from the output.
+    """`inner` with updates times `decay` for each layer further from the output, and layers that begin in turn.
 
     What comes after the layers is trained from the first update on, the lowest from the update `unfrozen_at` on, and
-    those between at equal distances; until then they get no gradient, so that they have no part in its norm, and do not
-    move.  `inner` itself where both change nothing.
+    those between at equal distances; until then they do not move.  Gradients are scaled to a global norm of at most
+    `clip_norm` (0: any), in which layers that wait have no part.  `inner` sees the gradients of all: an Adam that had
+    counted steps without them would begin a layer with steps of several times the learning rate.
     """
-    if decay == 1 and not unfrozen_at:
-        return inner
 
     def init(params):
         return ByDepthState(inner.init(params), jnp.zeros((), jnp.int32))
@@ -35,8 +34,10 @@ def by_depth(
         far = _distances(updates)
         most = max(int(np.max(each)) for each in jax.tree.leaves(far)) or 1
         begun = jax.tree.map(lambda each: state.count >= unfrozen_at * each / most, far)
-        gradient = jax.tree.map(lambda update, begun: jnp.where(begun, update, 0), updates, begun)
-        made, inner_state = inner.update(gradient, state.inner, params, **extra)
+        if clip_norm:
+            norm = optax.tree.norm(jax.tree.map(lambda update, begun: jnp.where(begun, update, 0), updates, begun))
+            updates = optax.tree.scale(clip_norm / jnp.maximum(norm, clip_norm), updates)
+        made, inner_state = inner.update(updates, state.inner, params, **extra)
         made = jax.tree.map(lambda update, begun, each: jnp.where(begun, update * decay**each, 0), made, begun, far)
         return made, ByDepthState(inner_state, optax.safe_increment(state.count))
 

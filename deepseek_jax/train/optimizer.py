@@ -46,15 +46,18 @@ def make_optimizer(
             f"optimizer.weight_decay is {config.weight_decay}, and adam has none that is apart from the gradient; "
             "choose optimizer.name=adamw or set optimizer.weight_decay=0."
         )
-    chain = optax.chain(
-        optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    of_clipped = (
         remembered_in(config.moment_dtype, _direction(config, axes)),
         _decayed(config),
         optax.scale_by_learning_rate(schedules.learning_rate(config, steps)),
         _scaled(config),
         _on_plateau(config),
     )
-    return by_depth(optax.with_extra_args_support(chain), config.layer_decay, config.unfreeze * steps)
+    if config.layer_decay == 1 and not config.unfreeze:
+        return optax.with_extra_args_support(optax.chain(clip, *of_clipped))
+    inner = optax.with_extra_args_support(optax.chain(*of_clipped))
+    return by_depth(inner, config.clip_norm, config.layer_decay, config.unfreeze * steps)
 
 
 def lowered(opt_state) -> jax.Array | float:

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from deepseek_jax import record
-from deepseek_jax.config import Experiment, LogConfig, SupervisedExperiment, TrainConfig
+from deepseek_jax.config import EvalConfig, Experiment, LogConfig, StoppingConfig, SupervisedExperiment, TrainConfig
 from deepseek_jax.errors import UserError
 
 EXPERIMENT = Experiment(train=TrainConfig(steps=7))
@@ -60,6 +60,16 @@ def test_a_run_goes_on_with_other_logging(tmp_path):
     other = dataclasses.replace(EXPERIMENT, log=LogConfig(every=3))
     record.claim(tmp_path, other)
     assert record.read(tmp_path) == other
+
+
+def test_evaluations_that_may_end_a_run_stay_as_they_are(tmp_path):
+    patient = dataclasses.replace(EXPERIMENT, stopping=StoppingConfig(patience=3))
+    record.claim(tmp_path, patient)
+    record.claim(tmp_path, dataclasses.replace(patient, eval=EvalConfig(samples=0)))
+    with pytest.raises(UserError, match="eval.every is 0 there and 5 here"):
+        record.claim(tmp_path, dataclasses.replace(patient, eval=EvalConfig(every=5)))
+    record.claim(tmp_path / "impatient", EXPERIMENT)
+    record.claim(tmp_path / "impatient", dataclasses.replace(EXPERIMENT, eval=EvalConfig(every=5)))
 
 
 def test_settings_that_an_old_run_does_not_know_take_their_defaults(tmp_path):

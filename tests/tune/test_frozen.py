@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -163,6 +164,36 @@ def test_layers_wait_for_their_turn(params):
     np.testing.assert_array_equal(moved["head"], 4.0)
     np.testing.assert_array_equal(moved["layers/1-3/attention/q"][:, 0, 0, 0], [1.0, 2.0, 3.0])
     np.testing.assert_array_equal(moved["embedding"], 0.0)
+
+
+def test_a_layer_that_waited_begins_with_steps_of_the_rate(params):
+    """Adam's first ones would be over five times as large had it counted a thousand steps without gradients."""
+    schedule = ScheduleConfig(name="constant")
+    config = OptimizerConfig(
+        name="adamw", peak_lr=1.0, b2=0.999, weight_decay=0.0, clip_norm=0.0, schedule=schedule, unfreeze=0.5
+    )
+    optimizer = make_optimizer(config, steps=2000)
+    state, ones = optimizer.init(params), jax.tree.map(jnp.ones_like, params)
+
+    @jax.jit
+    def largest(state, _):
+        updates, state = optimizer.update(ones, state, params, value=0.0)
+        return state, jnp.abs(updates["embedding"]).max()
+
+    sizes = jax.lax.scan(largest, state, length=1100)[1]
+    np.testing.assert_array_equal(sizes[:1000], 0.0)
+    np.testing.assert_allclose(sizes[1000:], 1.0, rtol=1e-3)
+
+
+def test_layers_that_wait_have_no_part_in_the_norm(params):
+    """The first of ten steps moves what comes after the layers, as if there were nothing else."""
+    schedule = ScheduleConfig(name="constant")
+    config = OptimizerConfig(
+        name="sgd", peak_lr=1.0, b1=0.0, weight_decay=0.0, clip_norm=1.0, schedule=schedule, unfreeze=0.9
+    )
+    optimizer = make_optimizer(config, steps=10)
+    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params, value=0.0)
+    np.testing.assert_allclose(optax.tree.norm(updates), 1.0, rtol=1e-6)
 
 
 def test_rates_by_layer_do_not_go_with_single_experts():
