@@ -168,16 +168,22 @@ def read(workdir: Path, abstract: dict, step: int | None = None) -> tuple[int, d
     Changes nothing there, so the run may be going on.
     """
     directory = (Path(workdir) / DIRECTORY).absolute()
-    if step is None:
-        step = _agreed(directory, logging.warning)
-    if step is None:
+    if step is not None:
+        _check(directory, step)
+    elif (step := _agreed(directory, logging.warning)) is None:
         raise UserError(f"{workdir} has no checkpoint yet; train it first.")
-    if step not in (there := sorted(_steps(directory))):
-        raise UserError(f"{workdir} has no checkpoint of step {step}; it has {', '.join(map(str, there)) or 'none'}.")
-    if processes.leads() and (damage := integrity.damage(directory / str(step))):
-        raise UserError(f"checkpoint {step} of {workdir} is damaged: {damage}.")
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         return step, checkpointer.restore(directory / str(step) / "state", args=_into(abstract, partial=True))
+
+
+def _check(directory: Path, step: int):
+    """UserError in every process where there is no such step, or the leading one finds it damaged."""
+    if step not in (there := sorted(_steps(directory))):
+        known = ", ".join(map(str, there)) or "none"
+        raise UserError(f"{directory.parent} has no checkpoint of step {step}; it has {known}.")
+    damage = integrity.damage(directory / str(step)) if processes.leads() else None
+    if processes.of_leader(int(damage is not None)):
+        raise UserError(f"checkpoint {step} of {directory.parent} is damaged: {damage or 'see the first process'}.")
 
 
 def best_step(workdir: Path) -> int | None:

@@ -63,10 +63,10 @@ def test_a_run_goes_on_with_other_logging(tmp_path):
 
 
 def test_evaluations_that_may_end_a_run_stay_as_they_are(tmp_path):
-    patient = dataclasses.replace(EXPERIMENT, stopping=StoppingConfig(patience=3))
+    patient = dataclasses.replace(EXPERIMENT, eval=EvalConfig(every=2), stopping=StoppingConfig(patience=3))
     record.claim(tmp_path, patient)
-    record.claim(tmp_path, dataclasses.replace(patient, eval=EvalConfig(samples=0)))
-    with pytest.raises(UserError, match="eval.every is 0 there and 5 here"):
+    record.claim(tmp_path, dataclasses.replace(patient, eval=EvalConfig(every=2, samples=0)))
+    with pytest.raises(UserError, match="eval.every is 2 there and 5 here"):
         record.claim(tmp_path, dataclasses.replace(patient, eval=EvalConfig(every=5)))
     record.claim(tmp_path / "impatient", EXPERIMENT)
     record.claim(tmp_path / "impatient", dataclasses.replace(EXPERIMENT, eval=EvalConfig(every=5)))

@@ -11,7 +11,7 @@ import pytest
 
 from deepseek_jax.config import CheckpointConfig
 from deepseek_jax.errors import UserError
-from deepseek_jax.train import checkpoint
+from deepseek_jax.train import checkpoint, integrity
 from deepseek_jax.train.checkpoint import Checkpoints, Progress
 
 OPTIMIZER = optax.adam(1e-3)
@@ -130,6 +130,16 @@ def test_parameters_alone_can_be_read(opened, tmp_path):
     step, part = checkpoint.read(tmp_path, {"params": abstract()["params"]})
     assert step == 1 and list(part) == ["params"]
     np.testing.assert_array_equal(part["params"]["kernel"], state(1)["params"]["kernel"])
+
+
+@pytest.mark.parametrize("step", [None, 1])
+def test_what_is_read_is_checked_once(opened, tmp_path, monkeypatch, step):
+    """Checking reads all of a checkpoint, which may be terabytes."""
+    save(opened, 1)
+    checked, damage = [], integrity.damage
+    monkeypatch.setattr(integrity, "damage", lambda directory: checked.append(directory.name) or damage(directory))
+    checkpoint.read(tmp_path, {"params": abstract()["params"]}, step)
+    assert checked == ["1"]
 
 
 def test_a_step_can_be_chosen(opened, tmp_path):
