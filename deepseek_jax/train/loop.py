@@ -132,7 +132,7 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
                         done = early_stopping.judge(experiment.stopping, done, scores, step)
                 ending, best = last or done.stopped, evaluating and done.best_step == step
                 if ending:
-                    state = _take_back_best(setup, state, done, step, checkpoints, console)
+                    state, done = _take_back_best(setup, state, done, step, checkpoints, console)
                 if saving or best or ending:
                     useful = run.goodput.useful_seconds
                     done = dataclasses.replace(done, step=step, data=batches.state(), useful_seconds=useful)
@@ -178,16 +178,16 @@ def _final_scores(run: Run, state: State) -> dict[str, float]:
 
 
 def _take_back_best(setup: Setup, state: State, done: Progress, step: int, checkpoints: Checkpoints, console: Console):
-    """The state of the best evaluation where early stopping is on, else `state`."""
+    """(the state of the best evaluation where early stopping is on, else `state`; what the run knows then)."""
     stopping = setup.experiment.stopping
     if not stopping.patience or done.best_step in (0, step):
-        return state
+        return state, done
     why = f"no better {stopping.metric} in {done.waited} evaluations; " if done.stopped else ""
     if not checkpoints.is_intact(done.best_step):
         console.print(f"{why}the checkpoint of step {done.best_step}, the best, is damaged: the last parameters stay")
-        return state
+        return state, dataclasses.replace(done, best_step=step)
     console.print(f"{why}the parameters of step {done.best_step} are taken back")
-    return checkpoints.restore_step(done.best_step, setup.abstract)
+    return checkpoints.restore_step(done.best_step, setup.abstract), done
 
 
 def _kept(experiment: Experiment, done: Progress) -> dict:

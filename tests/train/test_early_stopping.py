@@ -11,7 +11,7 @@ from rich.console import Console
 from deepseek_jax.config import Experiment, OptimizerConfig, ScheduleConfig, StoppingConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.train import plots, restore
-from deepseek_jax.train.checkpoint import Progress
+from deepseek_jax.train.checkpoint import Checkpoints, Progress
 from deepseek_jax.train.early_stopping import check, judge
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.shown import SHOWN
@@ -64,15 +64,19 @@ def test_an_evaluation_without_the_metric_says_nothing():
     assert judge(StoppingConfig("val/f1", patience=1), Progress(), {"val/loss": 1.0}, 1) == Progress()
 
 
-def test_a_run_that_gets_worse_stops_and_takes_back_its_best(tmp_path):
-    experiment = tiny.experiment(tmp_path)
-    experiment = dataclasses.replace(
+def getting_worse(directory):
+    """An experiment of far too large steps."""
+    experiment = tiny.experiment(directory)
+    return dataclasses.replace(
         experiment,
         optimizer=OptimizerConfig(name="sgd", peak_lr=10.0, clip_norm=0.0, schedule=ScheduleConfig(name="constant")),
         eval=dataclasses.replace(experiment.eval, every=2, batches=2, samples=0),
         stopping=StoppingConfig(patience=2),
     )
-    console = Console(file=(tmp_path / "log").open("w"))
+
+
+def test_a_run_that_gets_worse_stops_and_takes_back_its_best(tmp_path):
+    experiment, console = getting_worse(tmp_path), Console(file=(tmp_path / "log").open("w"))
     scores = train(experiment, tmp_path / "run", console)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     held_out = {row["step"]: row["val/loss"] for row in rows if "val/loss" in row}
@@ -88,3 +92,24 @@ def test_a_run_that_gets_worse_stops_and_takes_back_its_best(tmp_path):
     assert again["final/loss"] == scores["final/loss"]
     kept = restore.restore_model(tmp_path / "run", best), restore.restore_model(tmp_path / "run")
     np.testing.assert_array_equal(*(model.params["norm"]["scale"] for model in kept))
+
+
+def test_where_the_best_is_damaged_the_last_parameters_stay(tmp_path, monkeypatch):
+    is_intact = Checkpoints.is_intact
+
+    def is_intact_after_harm(checkpoints, step):
+        checkpoints.wait()
+        largest = max((tmp_path / f"run/checkpoints/{step}").rglob("*"), key=lambda path: path.stat().st_size)
+        largest.write_bytes(largest.read_bytes()[:-1])
+        return is_intact(checkpoints, step)
+
+    monkeypatch.setattr(Checkpoints, "is_intact", is_intact_after_harm)
+    console = Console(file=(tmp_path / "log").open("w+"), width=200)
+    train(getting_worse(tmp_path), tmp_path / "run", console)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    held_out = {row["step"]: row["val/loss"] for row in rows if "val/loss" in row}
+    best, last = min(held_out, key=held_out.get), max(held_out)
+    console.file.seek(0)
+    assert f"the checkpoint of step {best}, the best, is damaged: the last parameters stay" in console.file.read()
+    assert rows[-1]["stopping/kept_step"] == last == best + 4
+    assert restore.restore_model(tmp_path / "run").step == last
