@@ -1,9 +1,9 @@
 """`python -m deepseek_jax VERB`, also installed as the command `deepseek-jax`."""
 
-import errno
 import os
 import sys
 
+from deepseek_jax import full_disk
 from deepseek_jax.cli import arguments
 from deepseek_jax.errors import UserError
 
@@ -20,23 +20,29 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"deepseek-jax: {error}", file=sys.stderr)
         return 2
-    except RuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):  # what XLA says when an array finds no room
-            raise
-        print(f"deepseek-jax: {_no_room(error)}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
+    except (OSError, RuntimeError, ValueError) as error:
+        if not (full := _full(error)):
             raise
-        what = "what was being written is not whole; remove it, make room, and run this again"
-        print(f"deepseek-jax: the disk is full: {what}.", file=sys.stderr)
+        print(f"deepseek-jax: {full}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("deepseek-jax: interrupted.", file=sys.stderr)
         return 130
+
+
+def _full(error: Exception) -> str | None:
+    """What to say of a full disk or device; None where it is neither."""
+    if full_disk.is_said_by(error):
+        return (
+            "the disk is full: make room and run this again.  A training goes on from its last checkpoint; what any "
+            "other verb was writing is not whole, remove it."
+        )
+    if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error):  # XLA's, of an array without room
+        return _no_room(error)
+    return None
 
 
 def _no_room(error: RuntimeError) -> str:

@@ -83,6 +83,20 @@ def read(workdir: str | os.PathLike) -> Experiment:
     return fields.build(values, origin=str(path))
 
 
+def is_release(directory: str | os.PathLike) -> bool:
+    """Whether a directory holds a checkpoint without its training: released files, or what `convert` wrote."""
+    try:
+        found = json.loads((Path(directory) / FILE).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and "model_type" in found and "experiment" not in found
+
+
+def family(directory: str | os.PathLike) -> str:
+    """Of the model in a run directory or a checkpoint; UserError where there is neither."""
+    return Experiment.family if is_release(directory) else read(directory).family
+
+
 def describe(experiment: Experiment) -> dict:
     """What config.json says, as a JSON-able dict."""
     return {

@@ -13,20 +13,27 @@ def add_to(verbs):
         verbs,
         "eval",
         run,
-        "score a trained model on what its run held out",
+        "score a trained or a released model on text that it was not trained on",
         """\
 Scores of language models are bits a byte, so they compare between models with different tokenizers and with gzip and
 xz.  The data is what the run held out, or that of --source: the held-out part of a corpus, or all of a file or
 directory.  A hybrid network is scored on the test split of its set, beside the plain model for such data.
 
+A released model (config.json, safetensors files, tokenizer.json) needs a --source.  Its texts are cut into rows of 512
+tokens; with longer ones it knows more of what came before, and bits a byte fall.
+
 examples:
   deepseek-jax eval --workdir runs/v3_tiny
   deepseek-jax eval --workdir runs/v3_tiny --checkpoint 300 --source code
-  deepseek-jax eval --workdir runs/v3_tiny --source my_texts/""",
+  deepseek-jax eval --workdir runs/v3_tiny --source my_texts/
+  deepseek-jax eval --workdir DeepSeek-V2-Lite --source my_texts/ --sequence-length 4096 --batch-size 1""",
     )
-    options.add_run(parser)
+    options.add_run(parser, options.RUN_OR_RELEASE)
     parser.add_argument(
         "--source", type=named, metavar="NAME", help="other data: a corpus, a .txt, a .jsonl or a directory"
+    )
+    parser.add_argument(
+        "--sequence-length", type=number(int, 2), metavar="N", help="tokens a row; default: as in training, or 512"
     )
     parser.add_argument("--batch-size", type=number(int, 1), metavar="N", help="sequences at a time")
 
@@ -34,9 +41,15 @@ examples:
 def run(args):
     from deepseek_jax import record
 
-    family = record.read(args.workdir).family  # what is wrong is said before the seconds that jax takes
-    if family == "supervised" and args.source is not None:
-        raise UserError("--source is for language models; a hybrid network is scored on the test split of its own set.")
+    family = record.family(args.workdir)  # what is wrong is said before the seconds that jax takes
+    for name in ("source", "sequence_length") if family == "supervised" else ():
+        if getattr(args, name) is not None:
+            raise UserError(
+                f"--{name.replace('_', '-')} is for language models; a hybrid network is scored on the test split of "
+                "its own set."
+            )
+    if record.is_release(args.workdir) and args.source is None:
+        raise UserError(f"{args.workdir} is a released checkpoint, which has no text of its own; name some: --source.")
     runtime.prepare()
     from deepseek_jax.cli import evaluate_supervised
     from deepseek_jax.parallel import processes
@@ -51,30 +64,35 @@ def _language_model(args):
     from deepseek_jax.data.baseline import bits_per_byte
     from deepseek_jax.parallel import processes
     from deepseek_jax.train import setup
+    from deepseek_jax.train.any_checkpoint import read_trained
     from deepseek_jax.train.evaluate import evaluate
-    from deepseek_jax.train.restore import restore_model
     from deepseek_jax.train.step import compile_score
 
     console = Console(quiet=not processes.leads())
-    trained = restore_model(args.workdir, args.checkpoint)
+    trained = read_trained(args.workdir, args.checkpoint)
     scoring = setup.prepare(_scoring_experiment(trained.experiment, args), console)
     corpus, batches = scoring.task.corpus, scoring.held_out_batches("final")
     score = processes.compiled_by_all(compile_score(scoring.program, scoring.mesh))
     scores = evaluate(score, trained.params, trained.buffers, batches, corpus)
     if not scores:
         raise UserError(f"{scoring.experiment.data.source} holds out no text to score; set data.held_out above 0.")
-    what = f"step {trained.step} of {args.workdir} on {scoring.experiment.data.source}, bits a byte:"
+    which = f"step {trained.step} of {args.workdir}" if trained.step else args.workdir
+    data = scoring.experiment.data
+    what = f"{which} on {data.source} in rows of {data.sequence_length} tokens, bits a byte:"
     console.print(what, markup=False, highlight=False, soft_wrap=True)
     console.print(_table(scores, bits_per_byte(corpus), corpus.held_out_bytes))
 
 
 def _scoring_experiment(experiment, args):
-    """The run's experiment on the devices that are here, with the run's tokenizer and the data that is asked for."""
+    """The model's experiment on the devices that are here, with its tokenizer and the data that is asked for."""
     from deepseek_jax.config import MeshConfig
+    from deepseek_jax.data import tokenizer
     from deepseek_jax.data.corpora import CORPORA
     from deepseek_jax.train.views import plain
 
-    data = dataclasses.replace(experiment.data, tokenizer=str(Path(args.workdir) / "tokenizer.json"))
+    beside = tokenizer.of_model(args.workdir, experiment.model.vocab_size)
+    length = args.sequence_length or experiment.data.sequence_length
+    data = dataclasses.replace(experiment.data, tokenizer=str(beside.path), sequence_length=length)
     if args.source is not None:
         own = args.source not in (*CORPORA, "mix") and Path(args.source).exists()
         whole = 1.0 if own else data.held_out

@@ -13,18 +13,23 @@ def add_to(verbs):
         verbs,
         "generate",
         run,
-        "continue prompts with a trained model",
+        "continue prompts with a trained or a released model",
         """\
 Prompts of different lengths run as one batch.  Each is printed with its continuation, divided by a line when there
 are several; a model that was trained on conversations is asked the prompt.  A model with multi-token prediction modules
 can draft with them: --speculative gives the same texts, and says how many drafts were right.
 
+Of a released model the directory holds config.json, the safetensors files and tokenizer.json.  It is computed in the
+type that it is stored in; `deepseek-jax convert --dtype` makes another.  One that answers is asked with --chat.
+
 examples:
   deepseek-jax generate --workdir runs/v3_tiny --prompt "In the beginning" --prompt "def main("
   deepseek-jax generate --workdir runs/v3_tiny --prompts prompts.txt --temperature 0.7 --top-p 0.95 --seed 1
-  echo "The bucket" | deepseek-jax generate --workdir runs/v3_tiny --prompts -""",
+  echo "The bucket" | deepseek-jax generate --workdir runs/v3_tiny --prompts -
+  deepseek-jax generate --workdir DeepSeek-V2-Lite --prompt "In the beginning"
+  deepseek-jax generate --workdir DeepSeek-V3 --chat v3 --prompt "Who was Euler?" """,
     )
-    options.add_run(parser)
+    options.add_run(parser, options.RUN_OR_RELEASE)
     prompts = parser.add_mutually_exclusive_group(required=True)
     prompts.add_argument(
         "--prompt", action="append", type=text, metavar="TEXT", help="text to continue; may be repeated"
@@ -44,6 +49,9 @@ examples:
     )
     parser.add_argument(
         "--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N", help="of the drawing; default: 0"
+    )
+    parser.add_argument(
+        "--chat", metavar="TEMPLATE", help="ask the prompts as a user would: v3, v3.2 or v4; of a run, its data.chat"
     )
     parser.add_argument("--speculative", action="store_true", help="draft with the multi-token prediction modules")
 
@@ -65,25 +73,26 @@ def read_prompts(args) -> list[str]:
 
 def run(args):
     prompts = read_prompts(args)
-    from deepseek_jax import record
+    from deepseek_jax import checking, record
+    from deepseek_jax.config import CHAT_TEMPLATES
 
-    experiment = record.read(args.workdir)
-    if experiment.family != "language_model":  # said before the seconds that jax takes
+    if record.family(args.workdir) != "language_model":  # said before the seconds that jax takes
         raise UserError(f"{args.workdir} holds no language model; answers of a hybrid network come from `predict`.")
+    if args.chat is not None:
+        checking.choice("--chat", args.chat, CHAT_TEMPLATES)
     runtime.prepare()
     from rich.console import Console
 
-    from deepseek_jax.data import chat
-    from deepseek_jax.data.tokenizer import Tokenizer
+    from deepseek_jax.data import chat, tokenizer
     from deepseek_jax.infer import generate, speculative
     from deepseek_jax.infer.prompts import before_eos
     from deepseek_jax.infer.sampling import Sampling
-    from deepseek_jax.train.restore import restore_model
+    from deepseek_jax.train.any_checkpoint import read_trained
 
-    trained = restore_model(args.workdir, args.checkpoint)
-    tokenizer = Tokenizer(Path(args.workdir) / "tokenizer.json")
+    trained = read_trained(args.workdir, args.checkpoint)
+    tokenizer = tokenizer.of_model(args.workdir, trained.experiment.model.vocab_size)
     model = trained.graphdef, trained.params, trained.buffers
-    if template := experiment.data.chat:
+    if template := args.chat or trained.experiment.data.chat:
         asked = ([{"role": "user", "content": prompt}] for prompt in prompts)
         tokens = [chat.prompt(messages, template, tokenizer) for messages in asked]
     else:

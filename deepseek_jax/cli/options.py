@@ -8,6 +8,8 @@ from pathlib import Path
 from deepseek_jax import writable
 from deepseek_jax.errors import UserError
 
+RUN_OR_RELEASE = "run directory of a training, or a checkpoint: released files, or what `convert` wrote"
+
 OVERRIDES_HELP = """\
 Any key of the config can be set on top of it, by its dotted name:
   --config.optimizer.peak_lr=3e-4  --config.train.steps 200  --config.optimizer.schedule.milestones=0.5,0.8
@@ -21,10 +23,17 @@ def add_verb(verbs, name: str, run: Callable | None, summary: str, more: str, *,
     return parser
 
 
-def add_run(parser: argparse.ArgumentParser):
-    """The options that name a trained model."""
-    parser.add_argument("--workdir", type=named, required=True, metavar="DIR", help="run directory of a training")
-    parser.add_argument("--checkpoint", type=number(int, 0), metavar="STEP", help="default: the newest checkpoint")
+def add_run(parser: argparse.ArgumentParser, what: str = "run directory of a training"):
+    """The options that name a trained model; `what` directories --workdir takes."""
+    parser.add_argument("--workdir", type=named, required=True, metavar="DIR", help=what)
+    parser.add_argument("--checkpoint", type=_step, metavar="STEP", help="of a run; default: the newest checkpoint")
+
+
+def _step(text: str) -> int:
+    """An argparse type.  Where a directory is given, it is the model that was meant."""
+    if Path(text).is_dir() and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is a directory, and this is the number of a step; give --workdir it")
+    return number(int, 0)(text)
 
 
 def add_source(parser: argparse.ArgumentParser):

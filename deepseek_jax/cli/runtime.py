@@ -4,11 +4,11 @@ import os
 import re
 from pathlib import Path
 
-from deepseek_jax import host_memory
+from deepseek_jax import full_disk, host_memory
 
 
 def prepare(cache: bool = True):
-    """Call before jax is imported: keeps compiled programs between runs, memory between steps, and XLA's log quiet.
+    """Call before jax is imported: keeps compiled programs between runs, memory between steps, and libraries quiet.
 
     What the environment already says stays as it is.
     """
@@ -21,6 +21,7 @@ def prepare(cache: bool = True):
     if host_devices := re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", "")):
         os.environ.setdefault("PJRT_NPROC", threads_of(int(host_devices[1])))
     host_memory.keep()
+    full_disk.say_once()
 
 
 def threads_of(host_devices: int) -> str:

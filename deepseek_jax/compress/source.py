@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 from deepseek_jax import record
-from deepseek_jax.config import CheckpointConfig, DataConfig, Experiment, MeshConfig, StartConfig, SupervisedExperiment
+from deepseek_jax.config import CheckpointConfig, Experiment, MeshConfig, StartConfig, SupervisedExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.hybrid_config import HybridConfig
@@ -22,7 +22,6 @@ from deepseek_jax.train.checkpoint import Checkpoints, Progress
 from deepseek_jax.train.restore import restore_model
 
 TOKENIZER = "tokenizer.json"
-MOST_TOKENS = 512  # a row, of the text that calibrates and measures a released model
 BESIDE = (TOKENIZER, known_set.FILE)  # what a run directory may have beside its checkpoints
 
 
@@ -52,9 +51,7 @@ def read(directory: str | Path, step: int | None = None) -> Source:
     found = any_checkpoint.read(directory, make_mesh(MeshConfig()))
     if found.config is None:
         raise UserError(f"{directory} is a part of a network; give the run directory of a whole one.")
-    data = DataConfig(sequence_length=min(MOST_TOKENS, found.config.max_position_embeddings))
-    experiment = Experiment(model=found.config, data=data)
-    return Source(directory, experiment, 0, found.config, found.params, found.buffers)
+    return Source(directory, any_checkpoint.experiment_of(found.config), 0, found.config, found.params, found.buffers)
 
 
 def with_model(source: Source, model: ModelConfig | HybridConfig, params: dict, buffers: dict) -> Source:

@@ -13,6 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from deepseek_jax.errors import UserError
 
+FILE = "tokenizer.json"  # its name beside a model
 SPECIAL = {
     "bos": "<｜begin▁of▁sentence｜>",
     "eos": "<｜end▁of▁sentence｜>",
@@ -96,6 +97,19 @@ def train_bpe(texts: Iterable[str], vocab_size: int, path: pathlib.Path):
     )
     bpe.train_from_iterator(texts, trainer)
     bpe.save(str(path))
+
+
+def of_model(directory: str | pathlib.Path, vocab_size: int) -> Tokenizer:
+    """The tokenizer that lies beside a model of so many entries; UserError where there is none or that of another."""
+    path = pathlib.Path(directory) / FILE
+    if not path.exists():
+        raise UserError(f"{directory} has no {FILE}, by which text becomes tokens; copy that of the model there.")
+    tokenizer = Tokenizer(path)
+    if tokenizer.vocab_size > vocab_size:
+        raise UserError(
+            f"{path} has {tokenizer.vocab_size} entries and the model {vocab_size}; copy the model's own there."
+        )
+    return tokenizer
 
 
 def check_fits(tokenizer: Tokenizer, path: str, vocab_size: int, fim_rate: float):

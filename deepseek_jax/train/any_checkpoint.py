@@ -8,6 +8,8 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from deepseek_jax import record
+from deepseek_jax.config import DataConfig, Experiment, MeshConfig, TrainConfig
 from deepseek_jax.convert import efficientnet, huggingface, orbax_directory
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
@@ -15,9 +17,12 @@ from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.parallel import rules
+from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.train import checkpoint, known_set
 from deepseek_jax.train.program import whole
-from deepseek_jax.train.restore import restore_model
+from deepseek_jax.train.restore import STRUCTURES, TrainedModel, restore_model
+
+MOST_TOKENS = 512  # a row, of the text that calibrates and scores a released model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +35,33 @@ class Found:
     buffers: dict
 
 
-def read(directory: Path, mesh: Mesh, *, best: bool = False) -> Found:
+def read_trained(directory: str | Path, step: int | None = None) -> TrainedModel:
+    """The model of a run directory (its newest checkpoint, or that of `step`), or of a released checkpoint as stored.
+
+    Of a released one the step is 0, and activations have the type of its embedding, float32 where that is float16.
+    """
+    directory = Path(directory)
+    if not record.is_release(directory):
+        return restore_model(directory, step)
+    if step is not None:
+        raise UserError(f"{directory} is a released checkpoint, which has no steps; leave --checkpoint out.")
+    found = read(directory, make_mesh(MeshConfig()), dtype=None)
+    dtype = "bfloat16" if found.params["embedding"].dtype.name == "bfloat16" else "float32"
+    experiment = experiment_of(found.config, dtype)
+    graphdef, *_ = STRUCTURES[experiment.family](experiment, directory)
+    return TrainedModel(experiment, 0, graphdef, found.params, found.buffers)
+
+
+def experiment_of(config: ModelConfig, dtype: str = "float32") -> Experiment:
+    """What stands for the training of a released model: its sizes, and defaults that any text will do for."""
+    data = DataConfig(sequence_length=min(MOST_TOKENS, config.max_position_embeddings), fim_rate=0.0)
+    return Experiment(model=config, data=data, train=TrainConfig(dtype=dtype))
+
+
+def read(directory: Path, mesh: Mesh, *, best: bool = False, dtype: str | None = "float32") -> Found:
     """Of a run directory the newest checkpoint or the `best` evaluation, averaged where the run has averages; of what
-    `convert --to orbax` wrote, or of released files, all there is.  Parameters are float32, as axes say on `mesh`.
+    `convert --to orbax` wrote, or of released files, all there is, in `dtype` (None: as stored).  Those of a run are
+    float32.  Parameters lie on `mesh` as their axes say.
 
     A .pth file is EfficientNet-Lite0: the convolution of a hybrid network.
     """
@@ -49,12 +78,12 @@ def read(directory: Path, mesh: Mesh, *, best: bool = False) -> Found:
         return Found(family, config, trained.params, trained.buffers)
     if orbax_directory.is_one(directory):
         load = lambda directory, config, **how: orbax_directory.load(directory, **how)[1:]  # noqa: E731
-        return _of_files(directory, orbax_directory.read_config(directory), load, mesh)
-    return _of_files(directory, huggingface.read_config(directory), huggingface.load, mesh)
+        return _of_files(directory, orbax_directory.read_config(directory), load, mesh, dtype)
+    return _of_files(directory, huggingface.read_config(directory), huggingface.load, mesh, dtype)
 
 
-def _of_files(directory: Path, config: ModelConfig, load: Callable, mesh: Mesh) -> Found:
+def _of_files(directory: Path, config: ModelConfig, load: Callable, mesh: Mesh, dtype: str | None) -> Found:
     graphdef, *shapes = jax.eval_shape(lambda: initialise(config, jax.random.key(0)))
     axes, buffer_axes = tree.logical_axes(tree.merge(graphdef, *shapes))
     at = tuple(map(functools.partial(rules.shardings, mesh), (axes, whole(buffer_axes)), shapes))
-    return Found("language_model", config, *load(directory, config, dtype="float32", shardings=at))
+    return Found("language_model", config, *load(directory, config, dtype=dtype, shardings=at))

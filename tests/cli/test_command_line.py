@@ -1,15 +1,22 @@
 """The command line as a user meets it: help, refusals, exit codes."""
 
 import errno
+import logging
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from deepseek_jax import __main__, record
-from deepseek_jax.cli import arguments
+from deepseek_jax.cli import arguments, runtime
 from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
 
+FULL = (
+    "deepseek-jax: the disk is full: make room and run this again.  A training goes on from its last checkpoint; what "
+    "any other verb was writing is not whole, remove it.\n"
+)
 GENERATE = ["generate", "--workdir", "x"]
 TRAIN = ["--config", "x", "--workdir", "y"]
 POD = ["--config", "x", "--topology", "v5p:8x8x8"]
@@ -138,11 +145,14 @@ def test_overrides_are_told_from_options():
     [
         (UserError("mend it."), 2, "deepseek-jax: mend it.\n"),
         (KeyboardInterrupt(), 130, "deepseek-jax: interrupted.\n"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, FULL),
         (
-            OSError(errno.ENOSPC, "No space left on device"),
+            ValueError(  # as tensorstore says it, which writes for Orbax
+                'RESOURCE_EXHAUSTED: Error writing "params.embedding/0.0" in OCDBT database at local file "x": Failed '
+                "to write 70493 bytes to file 4: No space left on device [os_error_code='28']"
+            ),
             2,
-            "deepseek-jax: the disk is full: what was being written is not whole; remove it, make room, and run this "
-            "again.\n",
+            FULL,
         ),
         (
             RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 142GiB with allocator x. [a='']"),
@@ -162,7 +172,24 @@ def test_exit_codes(monkeypatch, capsys, raised, status, shown):
     assert capsys.readouterr().err == shown
 
 
-@pytest.mark.parametrize("raised", [ZeroDivisionError, RuntimeError])
+def test_threads_do_not_say_of_a_full_disk_what_the_main_one_says(caplog):
+    runtime.prepare()
+    for error in (ValueError("Failed writing: No space left on device"), ValueError("another")):
+        logging.getLogger("absl").error("a thread raised", exc_info=error)
+    assert [str(record.exc_info[1]) for record in caplog.records] == ["another"]
+
+
+def test_writes_that_nobody_waits_for_any_more_end_unsaid(monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: shown.append(str(args.exc_value)))
+    for _ in range(2):
+        runtime.prepare()
+    for error in (RuntimeError("Event loop is closed"), RuntimeError("another")):
+        sys.unraisablehook(SimpleNamespace(exc_value=error))
+    assert shown == ["another"]
+
+
+@pytest.mark.parametrize("raised", [ZeroDivisionError, RuntimeError, ValueError, OSError])
 def test_a_bug_keeps_its_traceback(monkeypatch, raised):
     def read(argv):
         raise raised("a bug")

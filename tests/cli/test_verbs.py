@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 from pydoc_data import topics
 
 import pytest
@@ -129,6 +131,70 @@ def test_generate_continues_prompts_of_different_lengths(deepseek_jax, folder):
     status, speculated, err = deepseek_jax("generate", *argv, "--speculative")
     assert (status, speculated) == (0, out)
     assert re.fullmatch(r"speculation: \d of \d drafts accepted \(.*%\) in \d rounds\n", err)
+
+
+@pytest.fixture(scope="module")
+def released(folder):
+    """The run as `convert` writes it: config.json, safetensors, tokenizer.json."""
+    assert main(["convert", f"{folder}/run", f"{folder}/released"]) == 0
+    return folder / "released"
+
+
+def test_generate_takes_a_released_checkpoint(deepseek_jax, folder, released):
+    pytest.importorskip("deepseek_jax.infer.generate")
+    argv = "--prompt", "The class statement", "--max-new-tokens", "8"
+    status, out, err = deepseek_jax("generate", "--workdir", str(released), *argv)
+    assert (status, err) == (0, "") and out == deepseek_jax("generate", "--workdir", f"{folder}/run", *argv)[1]
+    assert deepseek_jax("generate", "--workdir", str(released), *argv, "--speculative")[1] == out
+    assert deepseek_jax("convert", str(released), f"{folder}/orbax", "--to", "orbax")[0] == 0
+    assert deepseek_jax("generate", "--workdir", f"{folder}/orbax", *argv)[1] == out
+    status, asked, _ = deepseek_jax("generate", "--workdir", str(released), *argv, "--chat", "v3")
+    assert status == 0 and asked.startswith("The class statement\n") and asked != out
+
+
+def test_a_released_checkpoint_in_bfloat16_is_computed_in_it(deepseek_jax, folder, released):
+    from deepseek_jax.train.any_checkpoint import read_trained
+
+    assert deepseek_jax("convert", str(released), f"{folder}/rough", "--dtype", "bfloat16")[0] == 0
+    trained = read_trained(f"{folder}/rough")
+    assert trained.params["embedding"].dtype.name == trained.experiment.train.dtype == "bfloat16"
+    assert deepseek_jax("generate", "--workdir", f"{folder}/rough", "--prompt", "A", "--max-new-tokens", "2")[0] == 0
+
+
+def test_eval_of_a_released_checkpoint_is_that_of_its_run(deepseek_jax, folder, released):
+    (folder / "scored.txt").write_text("A text that neither was trained on.\n" * 9)
+    argv = "--source", f"{folder}/scored.txt", "--batch-size", "2"
+    status, of_run, _ = deepseek_jax("eval", "--workdir", f"{folder}/run", *argv)
+    assert status == 0 and "in rows of 64 tokens" in of_run
+    status, out, _ = deepseek_jax("eval", "--workdir", str(released), *argv, "--sequence-length", "64")
+    table = of_run.partition("bits a byte:\n")[2]
+    assert status == 0 and table and out.endswith(table)
+    assert "in rows of 256 tokens" in deepseek_jax("eval", "--workdir", str(released), *argv)[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["eval"], "released is a released checkpoint, which has no text of its own; name some: --source."),
+        (["eval", "--source", "code", "--checkpoint", "3"], "has no steps; leave --checkpoint out."),
+        (["generate", "--prompt", "a", "--chat", "v5"], "--chat is 'v5'; choose one of v3, v3.2, v4."),
+        (["generate", "--prompt", "a", "--checkpoint", "/"], "/ is a directory, and this is the number of a step;"),
+    ],
+)
+def test_what_a_released_checkpoint_cannot_do(deepseek_jax, released, words, message):
+    status, _, err = deepseek_jax(*words, "--workdir", str(released))
+    assert status == 2 and message in err and err.count("\n") == 1
+
+
+def test_a_released_checkpoint_without_its_tokenizer_or_with_another(deepseek_jax, tmp_path, released):
+    v3 = shutil.copytree(Path(__file__).parents[1] / "goldens/v3", tmp_path / "v3")
+    argv = "generate", "--workdir", str(v3), "--prompt", "a"
+    status, _, err = deepseek_jax(*argv)
+    expected = f"{v3} has no tokenizer.json, by which text becomes tokens; copy that of the model there."
+    assert (status, err) == (2, f"deepseek-jax: {expected}\n")
+    shutil.copyfile(released / "tokenizer.json", v3 / "tokenizer.json")
+    status, _, err = deepseek_jax(*argv)
+    assert status == 2 and "has 512 entries and the model 256; copy the model's own there." in err
 
 
 @pytest.mark.parametrize("action", ["prepare", "inspect"])

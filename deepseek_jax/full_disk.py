@@ -1,0 +1,37 @@
+"""A full disk, in the words of whichever library met it."""
+
+import errno
+import logging
+import os
+import sys
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_said_by(error: BaseException) -> bool:
+    """Whether there was no room left to write; tensorstore, which writes for Orbax, raises a ValueError of its own."""
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    return any(os.strerror(number) in str(error) for number in FULL)
+
+
+def say_once():
+    """Keeps the threads that write for Orbax from printing tracebacks of what the main thread raises as well."""
+    logging.getLogger("absl").addFilter(_is_other)
+    if not isinstance(sys.unraisablehook, _ClosedLoopsPass):
+        sys.unraisablehook = _ClosedLoopsPass(sys.unraisablehook)
+
+
+def _is_other(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and record.exc_info[1] and is_said_by(record.exc_info[1]))
+
+
+class _ClosedLoopsPass:
+    """Nothing of writes that end after the first that failed: nobody waits for them any more.  The rest as `before`."""
+
+    def __init__(self, before):
+        self.before = before
+
+    def __call__(self, args):
+        if str(args.exc_value) != "Event loop is closed":
+            self.before(args)
