@@ -99,3 +99,23 @@ def test_each_process_reads_the_rows_that_its_devices_hold(directory):
     with Group(directory, "-c", SHARES, count=2) as group:
         assert group.finish() == [0, 0], group.said(0) + group.said(1)
         assert all(group.said(number).strip().endswith("same") for number in (0, 1))
+
+
+LATE_LEADER = """
+import time
+import jax
+from deepseek_jax.parallel import processes
+
+with processes.together():
+    if jax.process_index() == 0:
+        time.sleep(35)  # as it checks a large checkpoint
+    print(processes.of_leader(7 * (jax.process_index() == 0)))
+"""
+
+
+@pytest.mark.slow
+def test_no_process_gives_up_on_a_leader_that_comes_late(directory):
+    """gloo alone would, after 30 seconds."""
+    with Group(directory, "-c", LATE_LEADER, count=2) as group:
+        assert group.finish() == [0, 0], group.said(0) + group.said(1)
+        assert [group.said(number).strip().splitlines()[-1] for number in (0, 1)] == ["7", "7"]
