@@ -115,8 +115,10 @@ def test_short_sequences_are_no_business_of_kernels():
     assert "custom_call" not in lowered(attend, "tpu", *attention_inputs(256))
 
 
-def test_each_platform_gets_its_grouped_product():
-    arguments = jnp.zeros((512, 128), jnp.bfloat16), jnp.zeros((4, 128, 128), jnp.bfloat16)
+@pytest.mark.parametrize("features, out", [(128, 128), (96, 48), (7168, 2048)])
+def test_each_platform_gets_its_grouped_product(features, out):
+    """Whatever the widths: a TPU's tiles hold lanes by the 128."""
+    arguments = jnp.zeros((512, features), jnp.bfloat16), jnp.zeros((4, features, out), jnp.bfloat16)
     counts = jnp.full((4,), 128, jnp.int32)
     product = functools.partial(grouped.grouped_matmul, counts_E=counts)
     assert "tpu_custom_call" in lowered(product, "tpu", *arguments)

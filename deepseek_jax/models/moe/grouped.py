@@ -14,6 +14,9 @@ from deepseek_jax.models import gpu
 from deepseek_jax.models.arithmetic import PLAIN, Arithmetic
 
 ROWS, MOST_FEATURES = 512, 1024  # of a tile; larger ones overflow a TPU's vector memory
+LANES = (
+    128  # of a TPU: in the backward pass tiles lie across features the other way, and have to be whole ones there too
+)
 
 
 def grouped_matmul(
@@ -56,8 +59,13 @@ _under.defvjp(_under_forward, _under_backward)
 
 def on_tpu(x_ZD, kernel_EDF, counts_E, interpret: bool = False):
     """As `grouped_matmul`; `interpret` runs the kernel anywhere, slowly."""
-    rows, features, out = x_ZD.shape[0], *kernel_EDF.shape[1:]
-    x_ZD = jnp.pad(x_ZD, ((0, -rows % ROWS), (0, 0)))
-    tiling = ROWS, min(features, MOST_FEATURES), min(out, MOST_FEATURES)
+    rows, out = x_ZD.shape[0], kernel_EDF.shape[2]
+    x_ZD, kernel_EDF = _filled(x_ZD, ROWS, LANES), _filled(kernel_EDF, 1, LANES, LANES)
+    tiling = ROWS, *(min(size, MOST_FEATURES) for size in kernel_EDF.shape[1:])
     product = functools.partial(megablox.gmm, preferred_element_type=x_ZD.dtype, tiling=tiling, interpret=interpret)
-    return product(x_ZD, kernel_EDF, counts_E)[:rows]
+    return product(x_ZD, kernel_EDF, counts_E)[:rows, :out]
+
+
+def _filled(x, *multiples):
+    """x with zeros behind, up to a multiple of these numbers in each dimension."""
+    return jnp.pad(x, [(0, -size % multiple) for size, multiple in zip(x.shape, multiples, strict=True)])
