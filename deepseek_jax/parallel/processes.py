@@ -117,6 +117,12 @@ def of_leader(number: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
+def least(number: int) -> int:
+    """The least of the numbers that the processes give, in all of them, however late one comes; each has to ask."""
+    meet()
+    return int(np.min(multihost_utils.process_allgather(np.int32(number))))
+
+
 def check_shared(path: Path):
     """Raises UserError in a process that does not see a file which the leading one has written."""
     meet()

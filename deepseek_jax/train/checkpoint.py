@@ -74,7 +74,7 @@ class Checkpoints:
 
     def restore(self, abstract: State) -> tuple[State, Progress] | None:
         """The newest intact checkpoint, its arrays lying as `abstract` says; None where there is none at all."""
-        step = _agreed(self._directory, self._say)
+        step = newest_intact(self._directory, self._say)
         if step is None:
             return None
         for later in self._manager.all_steps():
@@ -95,10 +95,9 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(state=_into(abstract)))["state"]
 
     def is_intact(self, step: int) -> bool:
-        """Whether the leading process finds what was saved of that step as it was written; each process has to ask."""
+        """Whether what was saved of that step is as it was written; each process has to ask."""
         self.wait()
-        intact = processes.leads() and integrity.damage(self._directory / str(step)) is None
-        return bool(processes.of_leader(int(intact)))
+        return integrity.damage(self._directory / str(step)) is None
 
     def wait(self):
         """Until what was saved is on disk."""
@@ -128,29 +127,24 @@ def _into(abstract, *, partial: bool = False):
     return ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=partial)
 
 
-def newest_intact(directory: Path, say: Callable[[str], None] = logging.warning) -> int | None:
-    """Step of the newest intact checkpoint in a directory, None where it holds none at all.
+def newest_intact(directory: Path, say: Callable[[str], None] = logging.warning, below: str = "") -> int | None:
+    """Step of the newest checkpoint that is intact, or is so `below` there; None where a directory holds none at all.
 
-    `say` is told of those passed over.  Raises UserError when all are damaged.
+    `say` is told of those passed over.  Raises UserError when all are damaged.  Each process has to ask.
     """
-    steps = sorted(_steps(directory), reverse=True)
-    for step in steps:
-        damage = integrity.damage(directory / str(step))
+    steps = sorted(_steps(directory), reverse=True) if processes.leads() else []
+    for place in range(count := processes.of_leader(len(steps))):
+        step = processes.of_leader(steps[place] if steps else 0)
+        damage = integrity.damage(directory / str(step), below)
         if damage is None:
             return step
-        say(f"checkpoint {step} is passed over: {damage}")
-    if steps:
+        if processes.leads():
+            say(f"checkpoint {step} is passed over: {damage}")
+    if count:
         raise UserError(
-            f"none of the {len(steps)} checkpoints in {directory} is intact; delete that directory to begin again."
+            f"none of the {count} checkpoints in {directory} is intact; delete that directory to begin again."
         )
     return None
-
-
-def _agreed(directory: Path, say: Callable[[str], None]) -> int | None:
-    """The newest intact step as the leading process finds it, so that no other has to read all of every file."""
-    step = newest_intact(directory, say) if processes.leads() else None
-    step = processes.of_leader(-1 if step is None else step)
-    return None if step < 0 else step
 
 
 def _steps(directory: Path) -> Iterator[int]:
@@ -170,26 +164,28 @@ def read(workdir: Path, abstract: dict, step: int | None = None) -> tuple[int, d
     directory = (Path(workdir) / DIRECTORY).absolute()
     if step is not None:
         _check(directory, step)
-    elif (step := _agreed(directory, logging.warning)) is None:
+    elif (step := newest_intact(directory)) is None:
         raise UserError(f"{workdir} has no checkpoint yet; train it first.")
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         return step, checkpointer.restore(directory / str(step) / "state", args=_into(abstract, partial=True))
 
 
 def _check(directory: Path, step: int):
-    """UserError in every process where there is no such step, or the leading one finds it damaged."""
+    """UserError in every process where there is no such step, or it is damaged."""
     if step not in (there := sorted(_steps(directory))):
         known = ", ".join(map(str, there)) or "none"
         raise UserError(f"{directory.parent} has no checkpoint of step {step}; it has {known}.")
-    damage = integrity.damage(directory / str(step)) if processes.leads() else None
-    if processes.of_leader(int(damage is not None)):
-        raise UserError(f"checkpoint {step} of {directory.parent} is damaged: {damage or 'see the first process'}.")
+    if damage := integrity.damage(directory / str(step)):
+        raise UserError(f"checkpoint {step} of {directory.parent} is damaged: {damage}.")
 
 
 def best_step(workdir: Path) -> int | None:
-    """The step of a run's best evaluation as its newest intact checkpoint knows it; None where it has had none."""
+    """The step of a run's best evaluation as its newest checkpoint knows it; None where it has had none.
+
+    Checks what it reads of that one alone: the arrays of the best are still to be read.
+    """
     directory = (Path(workdir) / DIRECTORY).absolute()
-    newest = _agreed(directory, logging.warning)
+    newest = newest_intact(directory, below="progress/")
     if newest is None:
         return None
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:

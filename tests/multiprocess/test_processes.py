@@ -1,5 +1,7 @@
 """Two processes with two devices each: the curve of one, data by shares, SIGTERM, SIGKILL, and going on alone."""
 
+import json
+import shutil
 import signal
 import time
 
@@ -119,3 +121,36 @@ def test_no_process_gives_up_on_a_leader_that_comes_late(directory):
     with Group(directory, "-c", LATE_LEADER, count=2) as group:
         assert group.finish() == [0, 0], group.said(0) + group.said(1)
         assert [group.said(number).strip().splitlines()[-1] for number in (0, 1)] == ["7", "7"]
+
+
+CHECKS = """
+import sys
+from pathlib import Path
+from deepseek_jax.errors import UserError
+from deepseek_jax.parallel import processes
+from deepseek_jax.train import checkpoint, integrity
+
+checked, checksum = [], integrity._crc32
+integrity._crc32 = lambda path: checked.append(path) or checksum(path)
+
+with processes.together():
+    print(checkpoint.newest_intact(Path(sys.argv[1]), say=print), len(checked))
+"""
+
+
+@pytest.mark.slow
+def test_processes_share_the_checking_of_a_checkpoint(directory, alone):
+    """And agree on what one of them finds: in the newest, a file that the second process reads was changed."""
+    shutil.copytree(alone / "checkpoints", directory / "checkpoints")
+    newest, before = (directory / f"checkpoints/{step}" for step in (40, 36))
+    files = {step: sorted(json.loads((step / "checksums.json").read_text())) for step in (newest, before)}
+    harmed = files[newest][1]
+    (newest / harmed).write_bytes((newest / harmed).read_bytes()[:-1])
+    with Group(directory, "-c", CHECKS, str(directory / "checkpoints"), count=2) as group:
+        assert group.finish() == [0, 0], group.said(0) + group.said(1)
+        said = [group.said(number).splitlines() for number in (0, 1)]
+    assert f"checkpoint 40 is passed over: {harmed} is missing or was changed" in said[0]
+    assert not any("passed over" in line for line in said[1])
+    (first, some), (second, others) = (map(int, lines[-1].split()) for lines in said)
+    assert first == second == 36
+    assert some + others == len(files[newest]) + len(files[before]) and abs(some - others) <= 2

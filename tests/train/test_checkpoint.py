@@ -132,14 +132,40 @@ def test_parameters_alone_can_be_read(opened, tmp_path):
     np.testing.assert_array_equal(part["params"]["kernel"], state(1)["params"]["kernel"])
 
 
+@pytest.fixture
+def checked(monkeypatch):
+    """The files whose checksum was asked for: step/path."""
+    found, checksum = [], integrity._crc32
+
+    def watched(path):
+        found.append(str(path).rpartition("/checkpoints/")[2])
+        return checksum(path)
+
+    monkeypatch.setattr(integrity, "_crc32", watched)
+    return found
+
+
+def sealed(tmp_path, step: int, below: str = "") -> list[str]:
+    sums = json.loads((tmp_path / f"checkpoints/{step}/checksums.json").read_text())
+    return sorted(f"{step}/{name}" for name in sums if name.startswith(below))
+
+
 @pytest.mark.parametrize("step", [None, 1])
-def test_what_is_read_is_checked_once(opened, tmp_path, monkeypatch, step):
+def test_what_is_read_is_checked_once(opened, tmp_path, checked, step):
     """Checking reads all of a checkpoint, which may be terabytes."""
     save(opened, 1)
-    checked, damage = [], integrity.damage
-    monkeypatch.setattr(integrity, "damage", lambda directory: checked.append(directory.name) or damage(directory))
+    checked.clear()
     checkpoint.read(tmp_path, {"params": abstract()["params"]}, step)
-    assert checked == ["1"]
+    assert sorted(checked) == sealed(tmp_path, 1) != []
+
+
+def test_the_best_is_checked_and_of_the_newest_what_it_knows(opened, tmp_path, checked):
+    save(opened, 7, 8, scores={7: 0.5})
+    checked.clear()
+    assert checkpoint.best_step(tmp_path) == 7
+    assert sorted(checked) == sealed(tmp_path, 8, "progress") != []
+    flip_a_bit(tmp_path / "checkpoints" / "8")  # in an array, which is not that of the best
+    assert checkpoint.best_step(tmp_path) == 7
 
 
 def test_a_step_can_be_chosen(opened, tmp_path):
