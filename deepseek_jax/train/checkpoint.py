@@ -20,6 +20,9 @@ from deepseek_jax.train import integrity
 from deepseek_jax.train.state import State
 
 DIRECTORY = "checkpoints"  # below a run directory
+# By which one is to be written and sealed.  The leading process reads all of it for the checksums, terabytes of a large
+# model, and Orbax's own 20 minutes would end the run; a process that is gone is missed by its heartbeat long before.
+SAVING_SECONDS = 4 * 3600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Checkpoints:
                 preservation_policy=preservation.AnyPreservationPolicy([newest, best]),
                 best_fn=_score,  # without it Orbax does not write the score down
                 cleanup_tmp_directories=True,
-                async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+                async_options=ocp.AsyncOptions(timeout_secs=SAVING_SECONDS, post_finalization_callback=self._seal),
             ),
         )
 
