@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,3 +155,42 @@ def test_processes_share_the_checking_of_a_checkpoint(directory, alone):
     (first, some), (second, others) = (map(int, lines[-1].split()) for lines in said)
     assert first == second == 36
     assert some + others == len(files[newest]) + len(files[before]) and abs(some - others) <= 2
+
+
+RELEASED = """
+import json, re, sys
+from pathlib import Path
+import jax, numpy as np
+from deepseek_jax.config import MeshConfig
+from deepseek_jax.convert import huggingface
+from deepseek_jax.convert.tensors import Tensors
+from deepseek_jax.parallel import processes
+from deepseek_jax.parallel.mesh import make_mesh
+from deepseek_jax.train import any_checkpoint
+
+directory, asked, told, get = Path(sys.argv[1]), [], [], Tensors.__getitem__
+Tensors.__getitem__ = lambda tensors, name: asked.append(name) or get(tensors, name)
+
+with processes.together():
+    config = huggingface.read_config(directory)
+    found = any_checkpoint.read(directory, make_mesh(MeshConfig(data=1, expert=4)))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, (found.params, found.buffers))
+    asked.clear()
+    trees = huggingface.load(directory, config, shardings=shardings, progress=lambda *counts: told.append(counts))
+    read = list(asked)
+    for ours, whole in zip(*map(jax.tree.leaves, (trees, huggingface.load(directory, config))), strict=True):
+        for shard in ours.addressable_shards:
+            np.testing.assert_array_equal(shard.data, whole[shard.index])
+    experts = {int(match[1]) for name in read if (match := re.search("experts[.]([0-9]+)[.]", name))}
+    once = len(read) == len(set(read)) and told[-1] == (len(read), len(read))
+    print(json.dumps([once, sorted(experts)]))
+"""
+
+
+def test_each_process_reads_the_experts_that_its_devices_hold(directory):
+    released = Path(__file__).parents[1] / "goldens/v3"
+    with Group(directory, "-c", RELEASED, str(released), count=2) as group:
+        assert group.finish() == [0, 0], group.said(0) + group.said(1)
+        said = [json.loads(group.said(number).splitlines()[-1]) for number in (0, 1)]
+    experts = json.loads((released / "config.json").read_text())["n_routed_experts"]
+    assert said == [[True, list(range(experts // 2))], [True, list(range(experts // 2, experts))]]
