@@ -151,6 +151,11 @@ def test_eval_and_predict_from_the_command_line(run, tmp_path, deepseek_jax):
     status, out, _ = deepseek_jax("predict", "--workdir", str(workdir), str(picture))
     found = json.loads(out)
     assert status == 0 and found["class"] == str(load_digits().target[0]) and found["file"] == str(picture)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # as a phone that was held upright stores it
+    with Image.open(picture) as upright:
+        upright.transpose(Image.Transpose.ROTATE_90).save(picture, exif=exif)
+    assert json.loads(deepseek_jax("predict", "--workdir", str(workdir), str(picture))[1]) == found
 
 
 def write_table(path, shift: int = 0, kinds: str = "ab"):

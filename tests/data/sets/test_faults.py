@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig, ImagesConfig
 from deepseek_jax.data.sets.images import decode
@@ -139,6 +139,32 @@ def test_a_picture_of_16_bits_keeps_its_greys(tmp_path):
     Image.fromarray(greys * 257).save(tmp_path / "deep.png")
     read = decode((tmp_path / "deep.png").read_bytes(), "deep.png", DatasetConfig())
     assert (read[..., 0] == greys).all()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tiff", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_read_as_a_viewer_shows_it(tmp_path, orientation, suffix):
+    """Cameras and phones store what the sensor saw, and how it was held in the EXIF block."""
+    pixels = np.zeros((32, 48, 3), np.uint8)
+    pixels[:8, :16], pixels[24:, :8] = 255, 128
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(pixels).save(tmp_path / f"photo.{suffix}", exif=exif, quality=95)
+    read = decode((tmp_path / f"photo.{suffix}").read_bytes(), "photo", DatasetConfig(images=ImagesConfig(channels=3)))
+    with Image.open(tmp_path / f"photo.{suffix}") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    np.testing.assert_array_equal(read, expected)
+    assert read.shape == ((48, 32, 3) if orientation > 4 else (32, 48, 3))
+    if orientation == 6:  # held upright, which is how most photos are taken: the stored left edge is the top
+        assert read[:16, -8:].min() > 200 and read[:16, :16].max() < 200
+
+
+def test_a_picture_with_a_broken_exif_block_is_read(tmp_path):
+    pixels = np.arange(60, dtype=np.uint8).reshape(6, 10)
+    Image.fromarray(pixels).save(tmp_path / "photo.png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    np.testing.assert_array_equal(decode((tmp_path / "photo.png").read_bytes(), "x", DatasetConfig())[..., 0], pixels)
+    Image.fromarray(pixels).save(tmp_path / "photo.png", exif=b"nonsense")
+    np.testing.assert_array_equal(decode((tmp_path / "photo.png").read_bytes(), "x", DatasetConfig())[..., 0], pixels)
 
 
 def test_pictures_of_two_sizes(pictures, tmp_path):
