@@ -60,11 +60,45 @@ def test_faults_of_a_table(tmp_path, row, columns, message):
         open_set(DatasetConfig(name=name, columns=columns))
 
 
+def test_all_faults_of_a_table_are_said_at_once(tmp_path):
+    rows = ["old,1,a", "1,2,a", "1,2", "3,nan,"]
+    with pytest.raises(UserError) as error:
+        open_set(DatasetConfig(name=write_csv(tmp_path / "t.csv", rows), columns=TABLE))
+    assert str(error.value) == (
+        f"{tmp_path}/t.csv has 4 faults:\n"
+        "  line 2: age is 'old'; it must be a number.\n"
+        "  line 4: the row has not as many fields as the header.\n"
+        "  line 5: size is nan; mend the record or take it out.\n"
+        "  line 5: kind is empty; every record needs a label."
+    )
+
+
+def test_many_faults_are_counted(tmp_path):
+    name = write_csv(tmp_path / "t.csv", [f"old,{number},a" for number in range(2000)] + ['1,"2,a'])
+    with pytest.raises(UserError) as error:
+        open_set(DatasetConfig(name=name, columns=TABLE))
+    first, *lines, last = str(error.value).splitlines()
+    assert first == f"{name} has 2,001 faults:" and last == "  and 1,991 more." and len(lines) == 10
+    assert lines[9] == "  line 11: age is 'old'; it must be a number."
+
+
+def test_all_faults_of_texts_and_of_pictures_are_said_at_once(tmp_path, pictures):
+    lines = ["{", '{"words": "a"}', '{"words": " ", "kind": "a"}', '{"words": "a", "kind": "a"}']
+    (tmp_path / "t.jsonl").write_text("\n".join(lines) + "\n")
+    columns = ColumnsConfig(text="words", label="kind")
+    with pytest.raises(UserError, match="t.jsonl has 3 faults:\n  line 1: broken JSON.\n  line 2: no key 'kind'.\n.*3"):
+        open_set(DatasetConfig(name=str(tmp_path / "t.jsonl"), columns=columns))
+    (tmp_path / "2.png").unlink()
+    (tmp_path / "5.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="t.csv has 2 faults:\n  line 4: .*2.png cannot .*\n  line 7: .*5.png does not"):
+        open_set(pictures)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"words": "a"}', "t.jsonl line 1 has no key 'kind'"),
-        ("[1, 2]", "t.jsonl line 1 has no key 'words'"),
+        ('{"words": "a"}', "t.jsonl line 1: no key 'kind'"),
+        ("[1, 2]", "t.jsonl line 1: no key 'words'"),
         ("{", "t.jsonl line 1: broken JSON"),
         ('{"words": 3, "kind": "a"}', "t.jsonl line 1: words is 3; it must be text"),
         ('{"words": " ", "kind": "a"}', "t.jsonl line 1: words is ' '; it must be text"),
