@@ -6,7 +6,7 @@ Faults are said together, with file and line, and nothing is left out in silence
 import csv
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -26,7 +26,8 @@ def read(path: pathlib.Path, config: DatasetConfig) -> Source:
     columns, faults = config.columns, Faults(path)
     input_kind, kind = _kinds(columns)
     try:
-        rows = dict(READERS[path.suffix](path, _needed(columns), faults))
+        with path.open(encoding="utf-8-sig", newline="" if path.suffix == ".csv" else None) as lines:
+            rows = dict(rows_of(lines, path.suffix, _needed(columns), faults))
     except FileNotFoundError:
         raise UserError(f"dataset.name: there is no file {path}.") from None
     except OSError as error:
@@ -72,41 +73,47 @@ def _needed(columns: ColumnsConfig) -> list[str]:
     return [name for name in (*single, *columns.features, *columns.targets) if name]
 
 
-def _csv_rows(path: pathlib.Path, needed: list[str], faults: Faults) -> Iterator[tuple[int, Row]]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, strict=True)
-        try:
-            header = reader.fieldnames or ()
-            for name in needed:
-                if name not in header:
-                    raise UserError(f"{path} has no column {name!r}; its columns are {', '.join(header) or 'none'}.")
-            for row in reader:
-                if None in row or None in row.values():
-                    faults.add(reader.line_num, "the row has not as many fields as the header")
-                else:
-                    yield reader.line_num, row
-        except csv.Error as error:  # where the next record begins is not known then
-            faults.add(reader.line_num, f"{error}; what follows is not read")
+def rows_of(lines: Iterable[str], suffix: str, needed: list[str], faults: Faults) -> Iterator[tuple[int, Row]]:
+    """The records of a file by their line, those left out that are none or lack one of the columns `needed`.
+
+    `lines` as the file has them, ends included; `suffix` is one of READERS.
+    """
+    return READERS[suffix](lines, needed, faults)
 
 
-def _jsonl_rows(path: pathlib.Path, needed: list[str], faults: Faults) -> Iterator[tuple[int, Row]]:
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                faults.add(number, "broken JSON")
-                continue
-            missing = [name for name in needed if not isinstance(row, dict) or name not in row]
-            if missing:
-                faults.add(number, f"no key {missing[0]!r}")
+def _csv_rows(lines: Iterable[str], needed: list[str], faults: Faults) -> Iterator[tuple[int, Row]]:
+    reader = csv.DictReader(lines, strict=True)
+    try:
+        header = reader.fieldnames or ()
+        for name in needed:
+            if name not in header:
+                raise UserError(f"{faults.path} has no column {name!r}; its columns are {', '.join(header) or 'none'}.")
+        for row in reader:
+            if None in row or None in row.values():
+                faults.add(reader.line_num, "the row has not as many fields as the header")
             else:
-                yield number, row
+                yield reader.line_num, row
+    except csv.Error as error:  # where the next record begins is not known then
+        faults.add(reader.line_num, f"{error}; what follows is not read")
 
 
-READERS: dict[str, Callable[[pathlib.Path, list[str], Faults], Iterator[tuple[int, Row]]]] = {
+def _jsonl_rows(lines: Iterable[str], needed: list[str], faults: Faults) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            faults.add(number, "broken JSON")
+            continue
+        missing = [name for name in needed if not isinstance(row, dict) or name not in row]
+        if missing:
+            faults.add(number, f"no key {missing[0]!r}")
+        else:
+            yield number, row
+
+
+READERS: dict[str, Callable[[Iterable[str], list[str], Faults], Iterator[tuple[int, Row]]]] = {
     ".csv": _csv_rows,
     ".jsonl": _jsonl_rows,
 }
@@ -118,12 +125,12 @@ def _inputs(faults: Faults, rows: dict[int, Row], kind: str, config: DatasetConf
     if kind == "table":
         return _numbers(faults, rows, columns.features)
     if kind == "text":
-        texts = [_text(faults, line, row, columns.text) for line, row in rows.items()]
+        texts = [text(faults, line, row, columns.text) for line, row in rows.items()]
         return np.array([*texts, None], object)[:-1]  # of texts alone, NumPy might make another kind of array
     return [_picture(faults, line, row, config) for line, row in rows.items()]
 
 
-def _text(faults: Faults, line: int, row: Row, column: str) -> str:
+def text(faults: Faults, line: int, row: Row, column: str) -> str:
     """What is no text becomes "" and a fault."""
     if isinstance(row[column], str) and row[column].strip():
         return row[column]
@@ -132,7 +139,7 @@ def _text(faults: Faults, line: int, row: Row, column: str) -> str:
 
 
 def _picture(faults: Faults, line: int, row: Row, config: DatasetConfig) -> np.ndarray | None:
-    name = _text(faults, line, row, config.columns.image)
+    name = text(faults, line, row, config.columns.image)
     if not name:
         return None
     file = pathlib.Path(faults.path).parent / name
