@@ -103,6 +103,14 @@ def test_nothing_but_eos_follows_eos(model, expected):
     np.testing.assert_array_equal(tokens[0], [*expected["gen_tokens"][0, :4], *[eos] * 12])
 
 
+def test_texts_past_what_the_model_was_made_for_are_logged(model, caplog):
+    deepseek_jax.generate(model, [[1, 2]], max_new_tokens=254)
+    assert not caplog.records
+    deepseek_jax.generate(model, [[1, 2, 3], [1]], max_new_tokens=254)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("1 of 2 texts have up to 257 tokens, and the model was made for 256 (max_")
+
+
 def test_what_is_saved_is_read_again(model, tmp_path):
     deepseek_jax.save_pretrained(model, tmp_path)
     again = deepseek_jax.from_pretrained(tmp_path)
