@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from deepseek_jax.convert import huggingface
@@ -98,16 +99,15 @@ class Model:
         return tokens.astype(np.int32)
 
 
-def from_pretrained(directory: str | Path, dtype: str = "float32") -> Model:
+def from_pretrained(directory: str | Path, dtype: DTypeLike = "float32") -> Model:
     """The model of a checkpoint's directory, in whose `dtype` its weights are kept and its activations computed.
 
+    `dtype` is one of DTYPES, by its name or as numpy's or jax's: "bfloat16" or jnp.bfloat16.
     Router biases, and of V4 the hyper-connections, sinks and biases of positions, are float32 in any case, as released.
 
     Raises UserError where the directory holds no checkpoint or one that does not fit its config.json.
     """
-    if dtype not in DTYPES:
-        raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
-    directory = Path(directory)
+    dtype, directory = _name_of(dtype), Path(directory)
     config = huggingface.read_config(directory)
     graphdef, _, _ = split(jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0), dtype=dtype)))
     params, buffers = jax.tree.map(jnp.asarray, huggingface.load(directory, config, dtype=dtype))
@@ -177,6 +177,17 @@ def loss_and_grads(model: Model, input_ids: Int[Array, "B S"]) -> tuple[float, d
     with model.exact_products():
         loss, grads = _loss_and_grads(model.graphdef, model.params, model.buffers, input_ids)
     return float(loss), huggingface.export(model.config, grads, fuse=True)
+
+
+def _name_of(dtype: DTypeLike) -> str:
+    """One of DTYPES."""
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = None
+    if name not in DTYPES:
+        raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
+    return name
 
 
 def _whole(number, what: str, least: int, most: int) -> int:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -135,6 +136,13 @@ def test_bfloat16_is_read_and_written_as_such(model, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.params, rough.params)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.dtype("bfloat16"), np.dtype(jnp.bfloat16)])
+def test_a_type_may_be_given_as_jax_has_it(dtype):
+    embedding = deepseek_jax.from_pretrained(V3, dtype=dtype).params["embedding"]
+    expected = deepseek_jax.from_pretrained(V3, dtype="bfloat16").params["embedding"]
+    assert embedding.dtype == jnp.bfloat16 and (embedding == expected).all()
+
+
 def test_bfloat16_is_close(model, expected):
     rough = deepseek_jax.from_pretrained(V3, dtype="bfloat16")
     logits = rough(expected["input_ids"]).logits
@@ -168,6 +176,13 @@ def test_bfloat16_is_close(model, expected):
         (lambda model: deepseek_jax.save_pretrained(model, __file__), "test_api.py is a file"),
         (lambda model: deepseek_jax.loss_and_grads(model, [[1], [2]]), "at least two"),
         (lambda model: deepseek_jax.from_pretrained(V3, dtype="int8"), "dtype"),
+        (
+            lambda model: deepseek_jax.from_pretrained(V3, dtype=jnp.int8),
+            "dtype is .*int8.*; it must be one of float32",
+        ),
+        (lambda model: deepseek_jax.from_pretrained(V3, dtype=None), "dtype is None; it must be one of float32"),
+        (lambda model: deepseek_jax.from_pretrained(V3, dtype="bf16"), "dtype is 'bf16'; it must be one of float32"),
+        (lambda model: deepseek_jax.from_pretrained(V3, dtype=16), "dtype is 16; it must be one of float32"),
     ],
 )
 def test_what_is_refused(model, call, message):
