@@ -2,9 +2,9 @@
 
     deepseek-jax compile --config configs/v4_pro.py --topology v5p:8x16x16
 
-Compiled for 2,048 TPU v5p: 84.7 of 95 GiB a chip (7.3 arguments, 77.5 temporaries), in 11 minutes beside other work
-with JAX_OPTIMIZATION_LEVEL=O1.  A step of 67.1M tokens takes between 33 s, if all hides behind memory traffic, and 90
-s, if nothing does: a utilisation of 70% to 26%, by peaks alone.  On 1,024, a sequence a chip too, it takes 105.0 and
+Compiled for 2,048 TPU v5p: 82.5 of 95 GiB a chip (7.3 arguments, 75.2 temporaries), in 6 minutes beside other work
+with JAX_OPTIMIZATION_LEVEL=O1.  A step of 67.1M tokens takes between 33 s, if all hides behind memory traffic, and 91
+s, if nothing does: a utilisation of 69% to 25%, by peaks alone.  On 1,024, a sequence a chip too, it takes 105.0 and
 does not fit.
 """
 

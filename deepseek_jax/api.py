@@ -5,6 +5,7 @@ B batch  S sequence  V vocabulary  N new tokens  E experts  I expert width  D mo
 
 import dataclasses
 import functools
+import logging
 import operator
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from deepseek_jax.convert import huggingface
@@ -20,7 +22,7 @@ from deepseek_jax.convert.names import SPELLINGS
 from deepseek_jax.errors import UserError
 from deepseek_jax.infer import generate as plain
 from deepseek_jax.infer import speculative as speculation
-from deepseek_jax.infer.prompts import NO_EOS
+from deepseek_jax.infer.prompts import NO_EOS, before_eos, beyond
 from deepseek_jax.infer.sampling import Sampling
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import Decoder, same_document, shift
@@ -97,16 +99,15 @@ class Model:
         return tokens.astype(np.int32)
 
 
-def from_pretrained(directory: str | Path, dtype: str = "float32") -> Model:
+def from_pretrained(directory: str | Path, dtype: DTypeLike = "float32") -> Model:
     """The model of a checkpoint's directory, in whose `dtype` its weights are kept and its activations computed.
 
+    `dtype` is one of DTYPES, by its name or as numpy's or jax's: "bfloat16" or jnp.bfloat16.
     Router biases, and of V4 the hyper-connections, sinks and biases of positions, are float32 in any case, as released.
 
     Raises UserError where the directory holds no checkpoint or one that does not fit its config.json.
     """
-    if dtype not in DTYPES:
-        raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
-    directory = Path(directory)
+    dtype, directory = _name_of(dtype), Path(directory)
     config = huggingface.read_config(directory)
     graphdef, _, _ = split(jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0), dtype=dtype)))
     params, buffers = jax.tree.map(jnp.asarray, huggingface.load(directory, config, dtype=dtype))
@@ -140,7 +141,7 @@ def generate(
     """The next `max_new_tokens` of each prompt, the likeliest ones unless `temperature` is above 0.
 
     Prompts may differ in length.  Once a row has had `eos` it goes on with nothing else.  `speculative` drafts with the
-    model's MTP modules: the same tokens in fewer steps.
+    model's MTP modules: the same tokens in fewer steps.  Texts past max_position_embeddings are logged as a warning.
     """
     prompts = model._checked_prompts(prompts)
     max_new_tokens = _whole(max_new_tokens, "max_new_tokens", 0, MOST)
@@ -150,7 +151,7 @@ def generate(
         return np.zeros((len(prompts), 0), np.int32)
     decode = (lambda *given, **more: speculation.new_tokens(*given, **more)[0]) if speculative else plain.new_tokens
     with model.exact_products():
-        return decode(
+        new = decode(
             (model.graphdef, model.params, model.buffers),
             prompts,
             max_new_tokens,
@@ -158,6 +159,10 @@ def generate(
             sampling=Sampling(temperature, top_k, top_p),
             seed=seed,
         )
+    lengths = [len(prompt) + len(row) for prompt, row in zip(prompts, before_eos(new, eos), strict=True)]
+    if warning := beyond(lengths, model.config.max_position_embeddings):
+        logging.warning(warning)
+    return new
 
 
 def loss_and_grads(model: Model, input_ids: Int[Array, "B S"]) -> tuple[float, dict[str, Float[np.ndarray, "..."]]]:
@@ -172,6 +177,17 @@ def loss_and_grads(model: Model, input_ids: Int[Array, "B S"]) -> tuple[float, d
     with model.exact_products():
         loss, grads = _loss_and_grads(model.graphdef, model.params, model.buffers, input_ids)
     return float(loss), huggingface.export(model.config, grads, fuse=True)
+
+
+def _name_of(dtype: DTypeLike) -> str:
+    """One of DTYPES."""
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = None
+    if name not in DTYPES:
+        raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
+    return name
 
 
 def _whole(number, what: str, least: int, most: int) -> int:

@@ -2,4 +2,4 @@
 
 
 class UserError(ValueError):
-    """Shown by the command line as one line, exit code 2, no traceback."""
+    """Shown by the command line as one line (of several faults in one file: a line each), exit code 2, no traceback."""

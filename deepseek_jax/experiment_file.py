@@ -11,7 +11,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from deepseek_jax import fields
-from deepseek_jax.config import FAMILIES, Experiment, default_config
+from deepseek_jax.config import FAMILIES, Experiment, SupervisedExperiment, default_config
 from deepseek_jax.errors import UserError
 
 
@@ -24,6 +24,13 @@ def resolve(path: str | None, overrides: Mapping[str, object]) -> Experiment:
     config = load(path) if path is not None else default_config()
     override(config, overrides, origin=path or "an experiment")
     return fields.build(config.to_dict(), origin=path or "an experiment")
+
+
+def of_set(name: str, overrides: Mapping[str, object]) -> SupervisedExperiment:
+    """The defaults on the labelled set of that name, with `overrides` on top, which say what a file's columns are."""
+    config, origin = default_config("supervised"), "a labelled set"
+    override(config, {"dataset.name": name, **overrides}, origin)
+    return fields.build(config.to_dict(), origin)
 
 
 def load(path: str) -> ConfigDict:

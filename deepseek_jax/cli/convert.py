@@ -1,5 +1,6 @@
 """deepseek-jax convert."""
 
+import sys
 from pathlib import Path
 
 from deepseek_jax.cli import options, runtime
@@ -49,9 +50,12 @@ def run(args):
 
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     with Progress(*columns) as bars:
-        bar = bars.add_task(f"{source} to {target}", total=None)
-        _convert(args, source, target, lambda done, total: bars.update(bar, completed=done, total=total))
+        bar, warnings = bars.add_task(f"{source} to {target}", total=None), []
+        show = lambda done, total: bars.update(bar, completed=done, total=total)  # noqa: E731
+        _convert(args, source, target, progress=show, say=warnings.append)
     beside.carry(source, target)
+    for warning in dict.fromkeys(warnings):
+        print(f"deepseek-jax: {warning}", file=sys.stderr)
 
 
 def _check(args, source, target):
@@ -64,21 +68,22 @@ def _check(args, source, target):
         raise UserError("--spelling has no use with --to orbax, whose arrays have our names.")
 
 
-def _convert(args, source, target, progress):
+def _convert(args, source, target, **told):
+    """`told`: whom progress and warnings go to."""
     from deepseek_jax.convert import gguf_file, huggingface, orbax_directory
 
     if source.is_file():
-        return gguf_file.rewrite(source, target, dtype=args.dtype or "float32", progress=progress)
+        return gguf_file.rewrite(source, target, dtype=args.dtype or "float32", **told)
     spelling = args.spelling or "huggingface"
     ours = _ours(source, args.dtype)
     if ours is None and args.to == "safetensors":
-        return huggingface.rewrite(source, target, dtype=args.dtype, spelling=spelling, progress=progress)
+        return huggingface.rewrite(source, target, dtype=args.dtype, spelling=spelling, **told)
     if ours is None:
         config = huggingface.read_config(source)
-        ours = config, *huggingface.load(source, config, dtype=args.dtype, progress=progress)
+        ours = config, *huggingface.load(source, config, dtype=args.dtype, **told)
     if args.to == "orbax":
         return orbax_directory.save(target, *ours)
-    return huggingface.save(target, *ours, spelling=spelling, progress=progress)
+    return huggingface.save(target, *ours, spelling=spelling, **told)
 
 
 def _ours(source, dtype):

@@ -12,9 +12,13 @@ examples:
   deepseek-jax data {verb} --config configs/v3_tiny.py
   deepseek-jax data {verb} --source my_texts/ --config.model.vocab_size=4096"""
 
-SHOW = """
+SHOW = """\
+Keys of dataset.* can be set as in a config, and those of augment.*, which are then the augmentations that are shown.
+
 examples:
   deepseek-jax data show scenes --augment
+  deepseek-jax data show photos.csv --config.dataset.columns.image=file --config.dataset.columns.label=kind
+  deepseek-jax data show mnist5k --config.augment.image.rotate=10
   deepseek-jax data show services --augment --output texts.html"""
 
 CHECK = """\
@@ -49,7 +53,12 @@ def add_to(verbs):
             help="a corpus (prose, literature, code, mix; operations, which needs data.chat) or a path",
         )
     show = options.add_verb(
-        actions, "show", run_show, "write a page that shows a labelled set, and what augmentations do to it", SHOW
+        actions,
+        "show",
+        run_show,
+        "write a page that shows a labelled set, and what augmentations do to it",
+        SHOW,
+        takes_overrides=True,
     )
     show.add_argument(
         "name", type=named, metavar="NAME", help="digits, mnist5k, fashion, services, scenes, diabetes, co2 ..."
@@ -100,11 +109,16 @@ def run_show(args):
     path = Path(args.output or f"{args.name.replace(':', '_')}.html")
     writable.check_file(path)
     from deepseek_jax.data.sets import show
-    from deepseek_jax.data.sets.config import DatasetConfig
     from deepseek_jax.data.sets.registry import open_set
+    from deepseek_jax.experiment_file import of_set
 
-    dataset = open_set(DatasetConfig(name=args.name))
-    show.write(path, dataset, show.shown_augmentation(dataset) if args.augment else None)
+    experiment = of_set(args.name, args.overrides)
+    dataset, augment = open_set(experiment.dataset), None
+    if any(key.startswith("augment.") for key in args.overrides):
+        augment = experiment.augment
+    elif args.augment:
+        augment = show.shown_augmentation(dataset)
+    show.write(path, dataset, augment)
     print(f"wrote {path}")
 
 

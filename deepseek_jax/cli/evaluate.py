@@ -1,6 +1,7 @@
 """deepseek-jax eval."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 from deepseek_jax.cli import options, runtime
@@ -62,6 +63,7 @@ def _language_model(args):
     from rich.console import Console
 
     from deepseek_jax.data.baseline import bits_per_byte
+    from deepseek_jax.infer.prompts import beyond
     from deepseek_jax.parallel import processes
     from deepseek_jax.train import setup
     from deepseek_jax.train.any_checkpoint import read_trained
@@ -80,6 +82,9 @@ def _language_model(args):
     data = scoring.experiment.data
     what = f"{which} on {data.source} in rows of {data.sequence_length} tokens, bits a byte:"
     console.print(what, markup=False, highlight=False, soft_wrap=True)
+    warning = beyond([data.sequence_length], scoring.experiment.model.max_position_embeddings, "a row")
+    if warning and processes.leads():
+        print(f"deepseek-jax: {warning}", file=sys.stderr)
     console.print(_table(scores, bits_per_byte(corpus), corpus.held_out_bytes))
 
 

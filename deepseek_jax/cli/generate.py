@@ -85,7 +85,7 @@ def run(args):
 
     from deepseek_jax.data import chat, tokenizer
     from deepseek_jax.infer import generate, speculative
-    from deepseek_jax.infer.prompts import before_eos
+    from deepseek_jax.infer.prompts import before_eos, beyond
     from deepseek_jax.infer.sampling import Sampling
     from deepseek_jax.train.any_checkpoint import read_trained
 
@@ -105,9 +105,12 @@ def run(args):
         new, acceptance = generate.new_tokens(model, tokens, args.max_new_tokens, **options), None
     continued = before_eos(new, tokenizer.eos)
     console = Console()
-    for place, (prompt, tokens) in enumerate(zip(prompts, continued, strict=True)):
+    for place, (prompt, more) in enumerate(zip(prompts, continued, strict=True)):
         if place:
             console.rule()
-        print(prompt + "\n" * bool(template) + tokenizer.decode(tokens))  # to the letter: rich would read it
+        print(prompt + "\n" * bool(template) + tokenizer.decode(more))  # to the letter: rich would read it
+    lengths = [len(given) + len(more) for given, more in zip(tokens, continued, strict=True)]
+    if warning := beyond(lengths, trained.experiment.model.max_position_embeddings):
+        print(f"deepseek-jax: {warning}", file=sys.stderr)
     if acceptance:
         print(f"speculation: {acceptance}", file=sys.stderr)

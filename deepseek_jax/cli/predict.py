@@ -1,6 +1,5 @@
 """deepseek-jax predict."""
 
-import csv
 import io
 import json
 import sys
@@ -19,25 +18,28 @@ def add_to(verbs):
         "answer for new inputs with a trained hybrid network",
         """\
 Inputs are scaled and tokenized as those of the training.  What is read depends on what the network was trained on:
-images: image files; text: files of texts, one a line, or - for standard input; tables: .csv files with the columns of
-the training.  Answers are JSON, one a line, each with its "file" and, of texts and tables, the "line" of it that it
-answers; blank lines have no answer.
+images: image files; text: files of texts, one a line, - for standard input, or .csv and .jsonl files with the column
+of the training's texts; tables: .csv or .jsonl files with the columns of the training.  Answers are JSON, one a line,
+each with its "file" and, of texts and tables, the "line" of it that it answers; blank lines have no answer.
 
 examples:
   deepseek-jax predict --workdir runs/mnist seven.png
-  echo "Creates a bucket." | deepseek-jax predict --workdir runs/text -""",
+  echo "Creates a bucket." | deepseek-jax predict --workdir runs/text -
+  deepseek-jax predict --workdir runs/mail new_mail.csv""",
     )
     options.add_run(parser)
     parser.add_argument(
-        "inputs", type=named, nargs="+", metavar="FILE", help="image files, files of texts, or .csv files"
+        "inputs", type=named, nargs="+", metavar="FILE", help="image files, files of texts, .csv or .jsonl files"
     )
 
 
 def run(args):
+    from deepseek_jax import record
     from deepseek_jax.train import known_set
 
     known = known_set.read(Path(args.workdir))  # what is wrong is said before the seconds that jax takes
-    places, inputs = READERS.get(known.model.input, _no_series)(args.inputs, known)
+    columns = record.read(args.workdir).dataset.columns
+    places, inputs = READERS.get(known.model.input, _no_series)(args.inputs, known, columns)
     runtime.prepare()
     from deepseek_jax.infer.predict import load_predictor
 
@@ -48,7 +50,7 @@ def run(args):
 # Each reader gives where inputs come from, as an answer is to say it, and the inputs.
 
 
-def _images(paths, known):
+def _images(paths, known, columns):
     import numpy as np
 
     from deepseek_jax.data.sets.config import DatasetConfig, ImagesConfig
@@ -60,45 +62,64 @@ def _images(paths, known):
     return [{"file": path} for path in paths], images
 
 
-def _texts(paths, known):
-    texts = [(path, number, text) for path in paths for number, text in numbered_lines(_text(path)).items()]
+def _texts(paths, known, columns):
+    """Of a table the texts of its column, of any other file its lines."""
+
+    def read(path):
+        return _column(path, columns) if Path(path).suffix in (".csv", ".jsonl") else numbered_lines(_text(path))
+
+    places, texts = _in_order(paths, read)
     if not texts:
         raise UserError("there is no text to answer for; write one a line.")
-    return [{"file": path, "line": number} for path, number, _ in texts], [text for *_, text in texts]
+    return places, texts
 
 
-def _tables(paths, known):
-    places, rows = [], []
-    for path in paths:
-        reader = csv.DictReader(io.StringIO(_text(path), newline=""))
-        try:
-            for row in reader:
-                rows.append([_finite(row[name]) for name in known.names])
-                places.append({"file": path, "line": reader.line_num})
-        except KeyError as missing:
-            raise UserError(f"{path} has no column {missing}; it needs {', '.join(known.names)}.") from None
-        except (TypeError, ValueError):
-            raise UserError(f"{path} line {reader.line_num} has an entry that is no number; mend it.") from None
-        except csv.Error as error:
-            raise UserError(f"{path} line {reader.line_num}: {error}.") from None
+def _column(path, columns):
+    from deepseek_jax.data.sets import files
+
+    if not columns.text:
+        raise UserError(
+            f"{path} is a table, and dataset.columns.text of the training names no column of texts; give files with a "
+            "text a line, that end otherwise than in .csv or .jsonl."
+        )
+    return _records(path, [columns.text], lambda *place: files.text(*place, columns.text))
+
+
+def _tables(paths, known, columns):
+    from deepseek_jax.data.sets import files
+
+    def numbers(*place):
+        return [files.number(*place, name) for name in known.names]
+
+    places, rows = _in_order(paths, lambda path: _records(path, known.names, numbers))
     if not rows:
         raise UserError("there is no row to answer for.")
     return places, rows
 
 
-def _no_series(paths, known):
+def _no_series(paths, known, columns):
     raise UserError("predict reads no series from files; use deepseek_jax.infer.predict.load_predictor in a program.")
 
 
 READERS = {"image": _images, "text": _texts, "table": _tables}
 
 
-def _finite(text: str) -> float:
-    from deepseek_jax.data.sets.files import LARGEST
+def _records(path, needed, read) -> dict:
+    """read(faults, line, row) of the records of a .csv or .jsonl, by line; UserError says all that is wrong."""
+    from deepseek_jax.data.sets import files
+    from deepseek_jax.data.sets.faults import Faults
 
-    if not abs(number := float(text)) <= LARGEST:
-        raise ValueError
-    return number
+    faults, suffix = Faults(path), ".jsonl" if Path(path).suffix == ".jsonl" else ".csv"
+    rows = files.rows_of(io.StringIO(_text(path), newline=""), suffix, list(needed), faults)
+    found = {line: read(faults, line, row) for line, row in rows}
+    faults.check()
+    return found
+
+
+def _in_order(paths, read) -> tuple[list[dict], list]:
+    """(places, inputs) of all that `read` gives by line of each path."""
+    found = [(path, line, each) for path in paths for line, each in read(path).items()]
+    return [{"file": path, "line": line} for path, line, _ in found], [each for *_, each in found]
 
 
 def _text(path: str) -> str:

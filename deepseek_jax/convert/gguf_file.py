@@ -6,6 +6,7 @@ first half of a head with the second.
 
 import functools
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,8 @@ LAYER = {
 MODEL = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
-def rewrite(source: Path, target: Path, *, dtype: str = "float32", progress: Progress = unseen):
-    """Writes config.json and safetensors; one tensor at a time is made whole.
+def rewrite(source: Path, target: Path, *, dtype: str = "float32", progress: Progress = unseen, say=logging.warning):
+    """Writes config.json and safetensors; one tensor at a time is made whole.  `say` is told of NaN.
 
     Raises UserError for other models than Llama's, and where the library gguf is not installed.
     """
@@ -39,7 +40,7 @@ def rewrite(source: Path, target: Path, *, dtype: str = "float32", progress: Pro
     outputs = [_output(tensor, config, np.dtype(dtype), source) for tensor in reader.tensors]
     target.mkdir(parents=True, exist_ok=True)
     (target / "config.json").write_text(json.dumps(config | {"torch_dtype": dtype}, indent=2) + "\n")
-    shards.write(target, outputs, shards.SHARD_BYTES, progress)
+    shards.write(target, outputs, shards.SHARD_BYTES, progress).tell(say, source)
 
 
 def _open(source):

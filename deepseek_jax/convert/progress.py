@@ -1,7 +1,9 @@
-"""How far a conversion is, for whoever wants to show it."""
+"""How far a conversion is, for whoever wants to show it, and what it came upon."""
 
 import dataclasses
 from collections.abc import Callable
+
+from deepseek_jax.convert.finite import Findings
 
 Progress = Callable[[int, int], None]  # (what is done, all there is to do)
 
@@ -17,6 +19,7 @@ class Tally:
     progress: Progress
     total: int
     done: int = 0
+    findings: Findings = dataclasses.field(default_factory=Findings)
 
     def add(self, amount: int):
         self.done += amount

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -43,6 +45,7 @@ def load(
     dtype: str | None = "float32",
     shardings: tuple[dict, dict] | None = None,
     progress: Progress = unseen,
+    say: Callable[[str], None] = logging.warning,
 ) -> tuple[dict, dict]:
     """(params, buffers), as `models.tree.split` gives them for a `Decoder` of `config`.
 
@@ -52,7 +55,8 @@ def load(
     that its devices have a share in, each once; `progress` counts them.
 
     Raises UserError where a tensor is missing, has another shape, or would be left over: nothing is dropped in
-    silence but the modules past those that `config` has.
+    silence but the modules past those that `config` has.  So it does where `dtype` is too small for a number; `say` is
+    told of NaN.
     """
     tensors, abstract = Tensors(directory), abstract_trees(config)
     places = locate(tensors, config, abstract)
@@ -65,7 +69,9 @@ def load(
     params = jax.tree.map(functools.partial(source, dtype=dtype), *of_params)
     buffers = jax.tree.map(lambda leaf, *rest: source(leaf, *rest, dtype=leaf.dtype), *of_buffers)
     tally = Tally(progress, sum(each.count for each in jax.tree.leaves((params, buffers))))
-    return jax.tree.map(lambda each: each.read(tally), (params, buffers))
+    arrays = jax.tree.map(lambda each: each.read(tally), (params, buffers))
+    tally.findings.tell(say, directory)
+    return arrays
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +130,10 @@ class _Source:
         for at, name in self._names(leading).items():
             tensor = self.where.rule.to_ours(self.tensors[name], self.config)
             for part, cut in zip(parts, cuts, strict=True):
-                part[at] = tensor[tuple(slice(each.start, each.stop) for each in cut)]
+                given = tensor[tuple(slice(each.start, each.stop) for each in cut)]
+                with np.errstate(over="ignore"):  # refused below, by the tensor's name
+                    part[at] = given
+                tally.findings.look(name, given, part[at])
             tally.add(1)
         return parts
 

@@ -64,16 +64,20 @@ class Output:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def array(self) -> np.ndarray:
-        return np.concatenate([self._ready(piece).reshape(-1) for piece in self.pieces]).reshape(self.shape)
+        parts = [np.ascontiguousarray(self._cast(piece())) for piece in self.pieces]
+        return np.concatenate([part.reshape(-1) for part in parts]).reshape(self.shape)
 
     def write(self, stream: BinaryIO, tally: Tally):
         for piece in self.pieces:
-            array = self._ready(piece)
+            given = piece()
+            array = np.ascontiguousarray(self._cast(given))
+            tally.findings.look(self.name, given, array)
             stream.write(array.reshape(-1).view(np.uint8).data)
             tally.add(array.nbytes)
 
-    def _ready(self, piece):
-        return np.ascontiguousarray(piece().astype(self.dtype, copy=False))
+    def _cast(self, array):
+        with np.errstate(over="ignore"):  # `write` refuses it by the tensor's name
+            return array.astype(self.dtype, copy=False)
 
 
 def entries(file: Path) -> Iterator[tuple[str, Entry]]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deepseek_jax.convert import safetensors_file
+from deepseek_jax.convert.finite import Findings
 from deepseek_jax.convert.progress import Progress, Tally
 from deepseek_jax.convert.safetensors_file import Output
 from deepseek_jax.convert.tensors import INDEX, SINGLE
@@ -12,9 +13,14 @@ from deepseek_jax.convert.tensors import INDEX, SINGLE
 SHARD_BYTES = 5 * 10**9
 
 
-def write(directory: Path, outputs: list[Output], shard_bytes: int, progress: Progress):
-    """`progress` counts bytes."""
+def write(directory: Path, outputs: list[Output], shard_bytes: int, progress: Progress) -> Findings:
+    """What was not finite of it; `progress` counts bytes."""
     tally = Tally(progress, sum(output.nbytes for output in outputs))
+    _write(directory, outputs, shard_bytes, tally)
+    return tally.findings
+
+
+def _write(directory, outputs, shard_bytes, tally):
     shards = list(_shards(outputs, shard_bytes))
     if len(shards) == 1:
         safetensors_file.write(directory / SINGLE, outputs, tally)

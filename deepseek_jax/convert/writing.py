@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +21,8 @@ from deepseek_jax.convert.safetensors_file import Output
 from deepseek_jax.convert.tensors import Tensors
 from deepseek_jax.models.config import ModelConfig
 
+Say = Callable[[str], None]
+
 
 def save(
     directory: Path,
@@ -32,14 +35,15 @@ def save(
     progress: Progress = unseen,
     change: Callable[[tuple[str, ...], Output], list[Output]] = lambda path, output: [output],
     values: Mapping[str, Any] = MappingProxyType({}),
+    say: Say = logging.warning,
 ):
     """Writes what `load` reads, in the arrays' types; `progress` counts bytes.
 
     `spelling` is "huggingface" or "deepseek": they differ for V4.  Files hold up to `shard_bytes`.  `change` gives what
-    is written of each tensor of our array at a path; `values` are further ones of config.json.
+    is written of each tensor of our array at a path; `values` are further ones of config.json.  `say` is told of NaN.
     """
     outputs = _outputs(config, (params, buffers), spelling, change)
-    _publish(directory, config, outputs, spelling, shard_bytes, progress, values)
+    _publish(directory, config, outputs, spelling, shard_bytes, progress, values).tell(say, directory)
 
 
 def rewrite(
@@ -50,10 +54,12 @@ def rewrite(
     spelling: str = "huggingface",
     shard_bytes: int = shards.SHARD_BYTES,
     progress: Progress = unseen,
+    say: Say = logging.warning,
 ):
     """A checkpoint in another spelling, type or division into files, without ever holding more than one tensor.
 
     `dtype` None keeps every tensor's, bfloat16 where quantised.  Buffers, such as a router's bias, keep theirs always.
+    `say` is told of NaN.  Raises UserError where `dtype` is too small for a number.
     """
     config, tensors = read_config(source), Tensors(source)
     places, names = locate(tensors, config, abstract_trees(config)), _spelling(config, spelling)
@@ -64,7 +70,7 @@ def rewrite(
             kind = np.dtype(where.rule.dtype(None if is_buffer else dtype) or tensors.dtype(name))
             read = functools.partial(tensors.__getitem__, name)
             outputs.append(Output(target_names[at], kind, tensors.shape(name), (read,)))
-    _publish(target, config, outputs, spelling, shard_bytes, progress)
+    _publish(target, config, outputs, spelling, shard_bytes, progress).tell(say, source)
 
 
 def export(config: ModelConfig, *trees: dict, fuse: bool = False) -> dict[str, np.ndarray]:
@@ -110,7 +116,7 @@ def _publish(directory, config, outputs, spelling, shard_bytes, progress, furthe
     outputs = outputs + _mtp_copies(config, {output.name: output for output in outputs})
     if is_v4(config) and spelling == "huggingface":
         outputs = fused.together(outputs)
-    shards.write(directory, outputs, shard_bytes, progress)
+    return shards.write(directory, outputs, shard_bytes, progress)
 
 
 def _mtp_copies(config, outputs):

@@ -29,6 +29,18 @@ def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarra
     return tokens_BS, padding_B
 
 
+def beyond(lengths: Sequence[int], most: int, one: str = "the text") -> str | None:
+    """What to say of texts (`one`: of a single one) of so many tokens where a model was made for `most`; None: fits."""
+    longer = [length for length in lengths if length > most]
+    if not longer:
+        return None
+    which = f"{len(longer)} of {len(lengths)} texts have up to" if len(lengths) > 1 else f"{one} has"
+    return (
+        f"{which} {max(longer):,} tokens, and the model was made for {most:,} (max_position_embeddings); do not rely "
+        "on what comes after these."
+    )
+
+
 def round_up(length: int) -> int:
     return -(-length // PLACES) * PLACES
 

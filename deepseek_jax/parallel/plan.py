@@ -59,6 +59,12 @@ def placements(mesh: AbstractMesh, axes_tree, shapes_tree):
     return jax.tree_util.tree_map_with_path(place, shapes_tree, axes_tree)
 
 
+def everywhere(leaf: jax.ShapeDtypeStruct) -> Placement:
+    """That of an array which every device holds whole."""
+    dims = len(leaf.shape)
+    return Placement("", leaf.shape, leaf.dtype.itemsize, (None,) * dims, ((),) * dims, (1,) * dims)
+
+
 def grouped(tensors: Iterable[Placement]) -> dict[str, list[Placement]]:
     """Tensors that are the same part of different layers, and lie alike, under the name of that part.
 

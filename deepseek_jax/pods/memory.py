@@ -14,7 +14,7 @@ from jax.sharding import AbstractMesh
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.schedule import LayerKind, layer_kinds, pipelined
 from deepseek_jax.parallel.pipeline import Schedule
-from deepseek_jax.parallel.plan import Placement, placements
+from deepseek_jax.parallel.plan import Placement, everywhere, placements
 from deepseek_jax.parallel.rules import PIPELINED, RULES, axis_size
 from deepseek_jax.train.abstract import Abstract
 from deepseek_jax.train.moments import map_moments
@@ -49,11 +49,11 @@ def of_step(abstract: Abstract, mesh: AbstractMesh) -> tuple[list[Placement], Me
     """(the parameters' tensors, the bytes of a step) on each device of a mesh."""
     params = placements(mesh, abstract.program.axes, abstract.state["params"])
     moments = map_moments(
-        abstract.optimizer,
         lambda leaf, tensor: dataclasses.replace(tensor, itemsize=leaf.dtype.itemsize),
         abstract.state["opt_state"],
+        abstract.state["params"],
         params,
-        others=lambda _: None,
+        others=lambda leaf: everywhere(leaf) if leaf.shape else None,
     )
     tensors, size = jax.tree.leaves(params), _size(params)
     accumulated = abstract.batch["tokens"].shape[0] > 1  # then a sum over microbatches lies beside the newest gradient

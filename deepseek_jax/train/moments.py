@@ -26,14 +26,22 @@ def remembered_in(dtype: str, inner: optax.GradientTransformation) -> optax.Grad
     return optax.GradientTransformation(init, update)
 
 
-def map_moments(optimizer: optax.GradientTransformation, f: Callable, opt_state, like, others: Callable):
+def map_moments(f: Callable, opt_state, params, like, others: Callable):
     """The state with f(moment, what `like` has for its parameter) for moments and others(leaf) for all else.
 
-    `like` is a tree like the parameters.  Of a parameter that an optimizer leaves to another it has no moment.
+    `like` is a tree like the parameters.  A moment stands at the end of its parameter's path and has its shape: an
+    optimizer may remember less (Adafactor's rows and columns, SM3's maxima) or more (L-BFGS's last steps), and nothing
+    at all of what it leaves to another.
     """
-    absent = lambda node: isinstance(node, optax.MaskedNode)  # noqa: E731
-    apply = lambda moment, other: moment if absent(moment) else f(moment, other)  # noqa: E731
-    return optax.tree_map_params(optimizer, apply, opt_state, like, transform_non_params=others, is_leaf=absent)
+    shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    found = dict(jax.tree_util.tree_leaves_with_path(like))
+
+    def one(path, leaf):
+        ends = (path[start:] for start in range(len(path)))
+        parameter = next((end for end in ends if shapes.get(end) == leaf.shape), None)
+        return others(leaf) if parameter is None else f(leaf, found[parameter])
+
+    return jax.tree_util.tree_map_with_path(one, opt_state)
 
 
 def _cast(state, dtype):

@@ -37,8 +37,8 @@ def initial_state(params, buffers, optimizer: optax.GradientTransformation, ema:
 def abstract_state(program: Program, optimizer: optax.GradientTransformation, mesh: Mesh, ema: bool) -> State:
     """Shapes, types and shardings of the state, without making an array; what a checkpoint is restored into.
 
-    Parameters and buffers lie as the program's axes say, optimizer moments as their parameters do, the rest is on every
-    device.
+    Parameters and buffers lie as the program's axes say, optimizer moments as their parameters do; the rest is on every
+    device, also what an optimizer remembers in other shapes.
     """
     shapes = jax.eval_shape(lambda: initial_state(*program.make_parameters(), optimizer, ema))
     everywhere = rules.replicated(mesh)
@@ -46,7 +46,7 @@ def abstract_state(program: Program, optimizer: optax.GradientTransformation, me
     buffers = rules.shardings(mesh, program.buffer_axes, shapes["buffers"])
     shardings = jax.tree.map(lambda _: everywhere, shapes) | {"params": params, "buffers": buffers}
     shardings["opt_state"] = map_moments(
-        optimizer, lambda _, sharding: sharding, shapes["opt_state"], params, others=lambda _: everywhere
+        lambda _, at: at, shapes["opt_state"], shapes["params"], params, others=lambda _: everywhere
     )
     if ema:
         shardings["ema"] = params

@@ -87,6 +87,11 @@ def test_a_corpus(deepseek_jax, tmp_path, monkeypatch):
             "a labelled set has no key dataset.text; did you mean dataset.columns.text?",
         ),
         (["digits", "--config.dataset.val=1"], "leave nothing to train on"),
+        (
+            ["photos"],
+            "photos is a directory; name a .csv or .jsonl with a line for each record, of pictures the file's",
+        ),
+        (["photos/b.png"], "'photos/b.png' is neither a set (digits"),
         (["few.txt", "--config.data.held_out=0"], "few has 1 records; a check needs 20"),
     ],
 )
@@ -94,6 +99,9 @@ def test_what_cannot_be_checked(deepseek_jax, tmp_path, monkeypatch, arguments, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEEPSEEK_JAX_DATA", str(tmp_path / "cache"))
     (tmp_path / "few.txt").write_text("A single document.\n")
+    (tmp_path / "photos").mkdir()
+    for name in ("a.JPG", "b.png", "notes.txt"):
+        (tmp_path / "photos" / name).touch()
     status, out, err = deepseek_jax("data", "check", *arguments)
     assert status == 2 and not out and err.count("\n") == 1 and message in err, err
     assert not list(tmp_path.glob("*.html"))

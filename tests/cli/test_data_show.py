@@ -25,12 +25,32 @@ def test_pages_of_other_kinds(deepseek_jax, tmp_path, monkeypatch):
     assert (tmp_path / "co2.html").read_text().count("data:image/png") == 1
 
 
+def test_a_table_of_ones_own_by_what_its_columns_are(deepseek_jax, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{number},{number % 7},{'ab'[number % 2]}" for number in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join(["age,size,kind", *rows]) + "\n")
+    columns = "--config.dataset.columns.features=age,size", "--config.dataset.columns.label=kind"
+    split = "--config.dataset.val=0", "--config.dataset.test=0"
+    assert deepseek_jax("data", "show", "t.csv", *columns, *split) == (0, "wrote t.csv.html\n", "")
+    assert "<td>train</td><td>40</td>" in (tmp_path / "t.csv.html").read_text()
+
+
+def test_the_augmentations_that_are_asked_for(deepseek_jax, tmp_path):
+    page = tmp_path / "page.html"
+    words = "--config.augment.image.rotate=7", "--config.dataset.seed=3"
+    assert deepseek_jax("data", "show", "digits", *words, "--output", str(page))[0] == 0
+    headings = re.findall("<h2>(.*?)</h2>", page.read_text())
+    assert headings == ["Classes", "Records of the training split", "rotate 7", "all together"]
+
+
 def test_what_cannot_be_shown(deepseek_jax, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, _, err = deepseek_jax("data", "show", "co2", "--augment")
     assert status == 2 and err == "deepseek-jax: augmentations are of images and texts; co2 is of kind series.\n"
     status, _, err = deepseek_jax("data", "show", "digit")
     assert status == 2 and "'digit' is neither a set (digits, mnist5k" in err
+    status, _, err = deepseek_jax("data", "show", "digits", "--config.dataset.vall=0")
+    assert status == 2 and err == "deepseek-jax: a labelled set has no key dataset.vall; did you mean dataset.val?\n"
     assert not list(tmp_path.iterdir())
 
 

@@ -133,6 +133,20 @@ def test_generate_continues_prompts_of_different_lengths(deepseek_jax, folder):
     assert re.fullmatch(r"speculation: \d of \d drafts accepted \(.*%\) in \d rounds\n", err)
 
 
+def test_texts_past_what_the_model_was_made_for_are_said(deepseek_jax, folder):
+    """max_position_embeddings is 256."""
+    argv = "generate", "--workdir", f"{folder}/run", "--max-new-tokens", "4"
+    status, out, err = deepseek_jax(*argv, "--prompt", "0" * 400)  # a digit is a token
+    assert status == 0 and out.startswith("0" * 400)
+    sentence = (
+        "tokens, and the model was made for 256 (max_position_embeddings); do not rely on what comes after these."
+    )
+    assert re.fullmatch(rf"deepseek-jax: the text has 40\d {re.escape(sentence)}\n", err)
+    status, _, err = deepseek_jax(*argv, "--prompt", "0" * 254, "--prompt", "0")
+    assert status == 0 and err.startswith("deepseek-jax: 1 of 2 texts have up to 25")
+    assert deepseek_jax(*argv, "--prompt", "0" * 200)[2] == ""
+
+
 @pytest.fixture(scope="module")
 def released(folder):
     """The run as `convert` writes it: config.json, safetensors, tokenizer.json."""
@@ -170,6 +184,8 @@ def test_eval_of_a_released_checkpoint_is_that_of_its_run(deepseek_jax, folder, 
     table = of_run.partition("bits a byte:\n")[2]
     assert status == 0 and table and out.endswith(table)
     assert "in rows of 256 tokens" in deepseek_jax("eval", "--workdir", str(released), *argv)[1]
+    status, _, err = deepseek_jax("eval", "--workdir", str(released), *argv, "--sequence-length", "300")
+    assert status == 0 and "a row has 300 tokens, and the model was made for 256 (max_position_embeddings);" in err
 
 
 @pytest.mark.parametrize(

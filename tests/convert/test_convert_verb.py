@@ -5,13 +5,14 @@ import shutil
 from pathlib import Path
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from deepseek_jax import record
 from deepseek_jax.config import SupervisedExperiment
-from deepseek_jax.convert import huggingface, orbax_directory
+from deepseek_jax.convert import finite, huggingface, orbax_directory
 
 V3 = Path(__file__).parents[1] / "goldens/v3"
 
@@ -89,3 +90,61 @@ def test_a_run_of_a_hybrid_network_is_refused(deepseek_jax, tmp_path):
     status, _, error = deepseek_jax("convert", str(tmp_path / "run"), str(tmp_path / "out"))
     assert status == 2 and error.endswith("run holds a hybrid network; convert writes language models.\n")
     assert not (tmp_path / "out").exists()
+
+
+MATRIX = "model.layers.0.self_attn.q_a_proj.weight"
+
+
+@pytest.fixture
+def with_number(tmp_path):
+    """with_number(x): a checkpoint in which one number of MATRIX, and one of another matrix, is x."""
+
+    def make(number: float) -> Path:
+        source = shutil.copytree(V3, tmp_path / f"with {number}")
+        tensors = load_file(source / "model.safetensors")
+        for name in (MATRIX, "model.layers.1.mlp.experts.3.up_proj.weight"):
+            tensors[name] = tensors[name].copy()
+            tensors[name][1, 2] = number
+        save_file(tensors, source / "model.safetensors")
+        return source
+
+    return make
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("words", [[], ["--to", "orbax"], ["--dtype", "bfloat16"]], ids=" ".join)
+def test_what_is_no_number_is_said(deepseek_jax, tmp_path, with_number, number, words):
+    source = with_number(number)
+    status, _, error = deepseek_jax("convert", str(source), str(tmp_path / "out"), *words)
+    assert status == 0 and error.count("\n") == 1
+    assert f"{source} holds NaN or infinity in 2 tensors, such as model.layers." in error
+    assert error.endswith("a release that does is damaged, copy it again.\n")
+
+
+def test_who_reads_a_damaged_checkpoint_in_a_program_is_told(caplog, with_number):
+    source = with_number(np.nan)
+    huggingface.load(source, huggingface.read_config(source))
+    huggingface.load(V3, huggingface.read_config(V3))
+    assert [record.getMessage().partition(" in 2 tensors")[0] for record in caplog.records] == [
+        f"{source} holds NaN or infinity"
+    ]
+
+
+@pytest.mark.parametrize("words", [[], ["--to", "orbax"]], ids=" ".join)
+def test_a_type_that_is_too_small_for_a_number_is_refused(deepseek_jax, tmp_path, with_number, words):
+    source = with_number(1e6)
+    status, _, error = deepseek_jax("convert", str(source), str(tmp_path / "out"), "--dtype", "float16", *words)
+    assert status == 2 and error.count("\n") == 1 and error.startswith("deepseek-jax: model.layers.")
+    assert error.endswith(
+        "weight holds numbers beyond 65,504, the largest of float16; take another dtype, such as float32.\n"
+    )
+    assert deepseek_jax("convert", str(source), str(tmp_path / "rough"), "--dtype", "bfloat16")[2] == ""
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, *map(np.dtype, ("bfloat16", "float8_e4m3fn"))])
+def test_every_number_is_told_from_what_is_none(dtype):
+    info = ml_dtypes.finfo(dtype)
+    numbers = np.array([0, -0.0, float(info.max), float(info.min), float(info.smallest_subnormal)], dtype)
+    assert finite.is_finite(numbers) and finite.is_finite(numbers[:0]) and finite.is_finite(np.array([2**31 - 1]))
+    for wrong in (np.nan, -np.nan) + ((np.inf, -np.inf) if np.isinf(np.array(np.inf, dtype)) else ()):
+        assert not finite.is_finite(np.append(numbers, np.array(wrong, dtype)))

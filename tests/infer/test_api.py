@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -103,6 +104,14 @@ def test_nothing_but_eos_follows_eos(model, expected):
     np.testing.assert_array_equal(tokens[0], [*expected["gen_tokens"][0, :4], *[eos] * 12])
 
 
+def test_texts_past_what_the_model_was_made_for_are_logged(model, caplog):
+    deepseek_jax.generate(model, [[1, 2]], max_new_tokens=254)
+    assert not caplog.records
+    deepseek_jax.generate(model, [[1, 2, 3], [1]], max_new_tokens=254)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("1 of 2 texts have up to 257 tokens, and the model was made for 256 (max_")
+
+
 def test_what_is_saved_is_read_again(model, tmp_path):
     deepseek_jax.save_pretrained(model, tmp_path)
     again = deepseek_jax.from_pretrained(tmp_path)
@@ -125,6 +134,13 @@ def test_bfloat16_is_read_and_written_as_such(model, tmp_path):
     again = deepseek_jax.from_pretrained(tmp_path, dtype="bfloat16")
     assert {leaf.dtype.name for leaf in jax.tree.leaves(again.params)} == {"bfloat16"}
     jax.tree.map(np.testing.assert_array_equal, again.params, rough.params)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.dtype("bfloat16"), np.dtype(jnp.bfloat16)])
+def test_a_type_may_be_given_as_jax_has_it(dtype):
+    embedding = deepseek_jax.from_pretrained(V3, dtype=dtype).params["embedding"]
+    expected = deepseek_jax.from_pretrained(V3, dtype="bfloat16").params["embedding"]
+    assert embedding.dtype == jnp.bfloat16 and (embedding == expected).all()
 
 
 def test_bfloat16_is_close(model, expected):
@@ -160,6 +176,13 @@ def test_bfloat16_is_close(model, expected):
         (lambda model: deepseek_jax.save_pretrained(model, __file__), "test_api.py is a file"),
         (lambda model: deepseek_jax.loss_and_grads(model, [[1], [2]]), "at least two"),
         (lambda model: deepseek_jax.from_pretrained(V3, dtype="int8"), "dtype"),
+        (
+            lambda model: deepseek_jax.from_pretrained(V3, dtype=jnp.int8),
+            "dtype is .*int8.*; it must be one of float32",
+        ),
+        (lambda model: deepseek_jax.from_pretrained(V3, dtype=None), "dtype is None; it must be one of float32"),
+        (lambda model: deepseek_jax.from_pretrained(V3, dtype="bf16"), "dtype is 'bf16'; it must be one of float32"),
+        (lambda model: deepseek_jax.from_pretrained(V3, dtype=16), "dtype is 16; it must be one of float32"),
     ],
 )
 def test_what_is_refused(model, call, message):

@@ -42,6 +42,31 @@ def test_eight_devices_compute_what_one_does(python):
     assert result.stdout.strip() == "same", result.stderr
 
 
+OWN = """
+import dataclasses, jax, numpy as np, optax
+from deepseek_jax.config import MeshConfig
+from deepseek_jax.train import optimizer
+from tests.train import toy
+
+directions = optax.scale_by_factored_rms(min_dim_size_to_factor=1), optax.scale_by_sm3(), optax.scale_by_lbfgs()
+one_device, spread = toy.experiment(), dataclasses.replace(toy.experiment(), mesh=MeshConfig(data=2, fsdp=4))
+for direction in directions:
+    optimizer._direction = lambda config, axes: direction
+    (one, one_step), (many, many_step) = toy.start(one_device, devices=jax.devices()[:1]), toy.start(spread)
+    for seed in range(2):
+        one, many = one_step(one, toy.batch(2, 8, seed))[0], many_step(many, toy.batch(2, 8, seed))[0]
+    for left, right in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
+    print(len({leaf.sharding.spec for leaf in jax.tree.leaves(many["opt_state"])}))
+"""
+
+
+def test_an_optimizer_may_remember_other_shapes_than_those_of_the_parameters(python):
+    """What has its parameter's shape lies as that does, rows, maxima and histories are on every device."""
+    result = python("-c", OWN, devices=8)
+    assert result.stdout.split() == ["2", "2", "2"], result.stderr
+
+
 def test_one_device_is_the_trivial_mesh():
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     assert dict(mesh.shape) == dict.fromkeys(("stage", "data", "fsdp", "context", "expert", "tensor"), 1)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from deepseek_jax.config import OptimizerConfig
-from deepseek_jax.train.moments import remembered_in
+from deepseek_jax.train.moments import map_moments, remembered_in
 from deepseek_jax.train.optimizer import make_optimizer
 
 
@@ -17,6 +17,16 @@ def test_moments_are_bfloat16_and_updates_float32():
     updates, after = optimizer.update({"kernel": jnp.full((4, 4), 0.3)}, state, params, value=jnp.ones(()))
     kinds = [{leaf.dtype.name for leaf in jax.tree.leaves(each) if leaf.shape} for each in (state, after, updates)]
     assert kinds == [{"bfloat16"}, {"bfloat16"}, {"float32"}]
+
+
+def test_moments_are_found_by_path_and_shape():
+    params = {"a": jnp.ones((2, 3)), "b": {"a": jnp.ones(3)}}
+    optimizer = optax.chain(optax.scale_by_adam(), optax.scale_by_sm3())
+    state = jax.eval_shape(optimizer.init, params)
+    names = {"a": "wide", "b": {"a": "narrow"}}
+    adam, sm3 = map_moments(lambda leaf, name: (name, leaf.shape), state, params, names, others=lambda leaf: leaf.shape)
+    assert adam.mu == adam.nu == sm3.nu == {"a": ("wide", (2, 3)), "b": {"a": ("narrow", (3,))}}
+    assert adam.count == () and sm3.mu == {"a": [(2,), (3,)], "b": {"a": [(3,)]}}
 
 
 def test_updates_differ_from_those_of_float32_by_rounding_only():

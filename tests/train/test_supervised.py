@@ -1,5 +1,6 @@
 """The hybrid network on the loop: it learns, resumes, is scored, and answers on new inputs as it did in training."""
 
+import csv
 import dataclasses
 import json
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from deepseek_jax import record
 from deepseek_jax.config import (
     CheckpointConfig,
     EvalConfig,
@@ -151,6 +153,11 @@ def test_eval_and_predict_from_the_command_line(run, tmp_path, deepseek_jax):
     status, out, _ = deepseek_jax("predict", "--workdir", str(workdir), str(picture))
     found = json.loads(out)
     assert status == 0 and found["class"] == str(load_digits().target[0]) and found["file"] == str(picture)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # as a phone that was held upright stores it
+    with Image.open(picture) as upright:
+        upright.transpose(Image.Transpose.ROTATE_90).save(picture, exif=exif)
+    assert json.loads(deepseek_jax("predict", "--workdir", str(workdir), str(picture))[1]) == found
 
 
 def write_table(path, shift: int = 0, kinds: str = "ab"):
@@ -198,7 +205,77 @@ def test_answers_to_a_table_say_which_line_they_are_of(table, tmp_path, deepseek
 def test_an_entry_of_a_table_that_is_no_number(table, tmp_path, deepseek_jax, entry):
     (tmp_path / "new.csv").write_text(f"age,size\n1,2\n\n{entry},3\n")
     status, _, err = deepseek_jax("predict", "--workdir", f"{table}/run", f"{tmp_path}/new.csv")
-    assert status == 2 and "new.csv line 4 has an entry that is no number" in err
+    assert status == 2 and err.count("\n") == 1
+    assert (
+        f"new.csv line 4: age is {entry!r}; it must be" in err or f"new.csv line 4: age is {float(entry)}; mend" in err
+    )
+
+
+def test_faults_of_a_table_to_answer_are_said_together(table, tmp_path, deepseek_jax):
+    argv = "predict", "--workdir", f"{table}/run", f"{tmp_path}/new.csv"
+    (tmp_path / "new.csv").write_text("age,size\n1,x\n2\n3,4\n")
+    assert deepseek_jax(*argv)[::2] == (
+        2,
+        f"deepseek-jax: {tmp_path}/new.csv has 2 faults:\n  line 2: size is 'x'; it must be a number.\n"
+        "  line 3: the row has not as many fields as the header.\n",
+    )
+    (tmp_path / "new.csv").write_text("age,length\n1,2\n")
+    expected = f"deepseek-jax: {tmp_path}/new.csv has no column 'size'; its columns are age, length.\n"
+    assert deepseek_jax(*argv)[::2] == (2, expected)
+
+
+@pytest.fixture(scope="module")
+def mail(tmp_path_factory, quiet):
+    """A run on the texts of a user's own table."""
+    folder = tmp_path_factory.mktemp("mail")
+    bodies = ("buy {} now\nit is cheap, very", "the meeting, number {}")
+    rows = [{"body": bodies[number % 2].format(number), "folder": "ab"[number % 2]} for number in range(60)]
+    write_rows(folder / "mail.csv", rows)
+    dataset = DatasetConfig(
+        name=str(folder / "mail.csv"),
+        directory=str(folder),
+        vocab_size=300,
+        length=16,
+        columns=ColumnsConfig(text="body", label="folder"),
+    )
+    train(dataclasses.replace(of_table(folder), dataset=dataset), folder / "run", quiet)
+    return folder, rows
+
+
+def write_rows(path, rows: list[dict]):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_of_a_table_the_texts_are_answered_and_not_the_lines(mail, tmp_path, deepseek_jax):
+    folder, rows = mail
+    texts = [row["body"].replace("\n", " ") for row in rows[:3]]
+    rows = [{"number": str(number), "body": text} for number, text in enumerate(texts)]
+    write_rows(tmp_path / "new.csv", rows)
+    (tmp_path / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "new.txt").write_text("\n".join(texts) + "\n")
+    found = {}
+    for name in ("new.csv", "new.jsonl", "new.txt"):
+        status, out, _ = deepseek_jax("predict", "--workdir", f"{folder}/run", f"{tmp_path}/{name}")
+        answers = [json.loads(line) for line in out.splitlines()]
+        assert status == 0 and [answer["line"] for answer in answers] == ([2, 3, 4] if name == "new.csv" else [1, 2, 3])
+        found[name] = [(answer["class"], answer["probability"]) for answer in answers]
+    assert found["new.csv"] == found["new.jsonl"] == found["new.txt"]
+    status, out, _ = deepseek_jax("predict", "--workdir", f"{folder}/run", f"{folder}/mail.csv")
+    assert status == 0 and len(out.splitlines()) == 60
+
+
+def test_a_table_without_the_texts(mail, tmp_path, deepseek_jax, monkeypatch):
+    folder, _ = mail
+    write_rows(tmp_path / "new.csv", [{"text": "buy", "folder": "a"}])
+    argv = "predict", "--workdir", f"{folder}/run", f"{tmp_path}/new.csv"
+    expected = f"deepseek-jax: {tmp_path}/new.csv has no column 'body'; its columns are text, folder.\n"
+    assert deepseek_jax(*argv)[::2] == (2, expected)
+    monkeypatch.setattr(record, "read", lambda *_: SupervisedExperiment())  # as of the set `services`
+    status, _, err = deepseek_jax(*argv)
+    assert status == 2 and "new.csv is a table, and dataset.columns.text of the training names no column" in err
 
 
 @pytest.mark.parametrize(("changed", "what"), [({"kinds": "abc"}, "class_names"), ({"shift": 100}, "scaling")])

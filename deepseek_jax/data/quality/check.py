@@ -3,9 +3,10 @@
 import pathlib
 from collections.abc import Mapping
 
-from deepseek_jax import experiment_file, fields
-from deepseek_jax.config import DataConfig, default_config
+from deepseek_jax import experiment_file
+from deepseek_jax.config import DataConfig
 from deepseek_jax.data.corpora import CORPORA
+from deepseek_jax.data.documents import source_files
 from deepseek_jax.data.quality import balance, broken, copies, coverage, doubts, duplicates, features, leaks, outliers
 from deepseek_jax.data.quality.corpus import whole_corpus
 from deepseek_jax.data.quality.finding import Finding
@@ -15,14 +16,14 @@ from deepseek_jax.data.sets.dataset import Dataset
 from deepseek_jax.data.sets.files import READERS
 from deepseek_jax.data.sets.registry import open_set
 
+PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}  # names of their files end so
+
 
 def check(name: str, overrides: Mapping[str, str]) -> tuple[Whole, list[Finding]]:
     """`overrides`: dotted keys of the config and their texts.  UserError for what is neither a set nor a corpus."""
     if _names_corpus(name, overrides):
         return check_corpus(experiment_file.resolve(None, {"data.source": name, **overrides}).data)
-    config = default_config("supervised")
-    experiment_file.override(config, {"dataset.name": name, **overrides}, origin="a labelled set")
-    return check_set(open_set(fields.build(config.to_dict(), origin="a labelled set").dataset))
+    return check_set(open_set(experiment_file.of_set(name, overrides).dataset))
 
 
 def _names_corpus(name: str, overrides: Mapping[str, str]) -> bool:
@@ -31,7 +32,13 @@ def _names_corpus(name: str, overrides: Mapping[str, str]) -> bool:
         return True
     path = pathlib.Path(name).expanduser()
     tabular = path.suffix in READERS and (path.suffix == ".csv" or any(key.startswith("dataset.") for key in overrides))
-    return path.exists() and not tabular
+    return path.exists() and not tabular and not _holds_pictures(path)
+
+
+def _holds_pictures(path: pathlib.Path) -> bool:
+    """Whether most of the files there are pictures, which are no text whatever else lies among them."""
+    suffixes = [file.suffix.lower() for file in source_files(path)]
+    return 2 * sum(suffix in PICTURES for suffix in suffixes) > len(suffixes)
 
 
 def check_set(dataset: Dataset) -> tuple[Whole, list[Finding]]:

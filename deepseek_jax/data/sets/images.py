@@ -4,6 +4,7 @@ import gzip
 import io
 import math
 import pathlib
+import warnings
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from deepseek_jax.errors import UserError
 
 DIGITS = tuple("0123456789")
 FASHION = pathlib.Path("/usr/share/datasets/fashion-mnist")
+# Image.Transpose by the orientation that EXIF gives: the numbers of Pillow, which is not imported before it is used.
+TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 FASHION_NAMES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
 
@@ -91,7 +94,7 @@ def tfds_images(config: DatasetConfig) -> Source:
 
 
 def decode(data: bytes, place: str, config: DatasetConfig) -> np.ndarray:
-    """An image file as uint8 [H W C], grey or colour and of the size that the config asks for.
+    """An image file as uint8 [H W C], grey or colour and of the size that the config asks for, as a viewer shows it.
 
     UserError naming `place` and the reason where the bytes are no image, or not all of one.
     """
@@ -100,9 +103,12 @@ def decode(data: bytes, place: str, config: DatasetConfig) -> np.ndarray:
     settings = config.images
     try:
         with Image.open(io.BytesIO(data)) as image:
+            image.load()  # turns a TIFF already
+            turn = _turn(image)
             if image.mode.startswith("I;16"):  # Pillow would cut off what is above 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             image = image.convert("L" if settings.channels == 1 else "RGB")
+            image = image if turn is None else image.transpose(turn)
             if settings.height and image.size != (settings.width, settings.height):
                 image = image.resize((settings.width, settings.height), Image.Resampling.BILINEAR)
             return np.asarray(image, np.uint8).reshape(image.height, image.width, settings.channels)
@@ -110,6 +116,21 @@ def decode(data: bytes, place: str, config: DatasetConfig) -> np.ndarray:
         # Of bytes that begin like no format, Pillow says no more than which object in memory they are.
         reason = "the format is unknown" if isinstance(error, UnidentifiedImageError) else str(error).rstrip(".")
         raise UserError(f"{place} does not decode as an image: {reason}.") from None
+
+
+def _turn(image) -> int | None:
+    """The method of `image.transpose` that sets upright what a camera stored as its sensor lay; None where it did.
+
+    A picture whose EXIF block cannot be read is whole all the same.
+    """
+    from PIL import ExifTags
+
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # the readers of its formats raise whatever they meet
+        return None
+    return TURNS.get(orientation) if isinstance(orientation, int) else None
 
 
 def stack(images: list[np.ndarray], config: DatasetConfig) -> np.ndarray:

@@ -61,6 +61,11 @@ def _read(config: DatasetConfig) -> Source:
     path = pathlib.Path(config.name).expanduser()
     if path.suffix in files.READERS:
         return files.read(path, config)
+    if path.is_dir():
+        raise UserError(
+            f"dataset.name: {config.name} is a directory; name a .csv or .jsonl with a line for each record, of "
+            "pictures the file's name and its label, as in dataset.columns.image=file and dataset.columns.label=kind."
+        )
     raise UserError(
         f"dataset.name: {config.name!r} is neither a set ({', '.join(SOURCES)}, tfds:NAME) nor a .csv or .jsonl file."
     )

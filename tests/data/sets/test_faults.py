@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig, ImagesConfig
 from deepseek_jax.data.sets.images import decode
@@ -60,11 +60,45 @@ def test_faults_of_a_table(tmp_path, row, columns, message):
         open_set(DatasetConfig(name=name, columns=columns))
 
 
+def test_all_faults_of_a_table_are_said_at_once(tmp_path):
+    rows = ["old,1,a", "1,2,a", "1,2", "3,nan,"]
+    with pytest.raises(UserError) as error:
+        open_set(DatasetConfig(name=write_csv(tmp_path / "t.csv", rows), columns=TABLE))
+    assert str(error.value) == (
+        f"{tmp_path}/t.csv has 4 faults:\n"
+        "  line 2: age is 'old'; it must be a number.\n"
+        "  line 4: the row has not as many fields as the header.\n"
+        "  line 5: size is nan; mend the record or take it out.\n"
+        "  line 5: kind is empty; every record needs a label."
+    )
+
+
+def test_many_faults_are_counted(tmp_path):
+    name = write_csv(tmp_path / "t.csv", [f"old,{number},a" for number in range(2000)] + ['1,"2,a'])
+    with pytest.raises(UserError) as error:
+        open_set(DatasetConfig(name=name, columns=TABLE))
+    first, *lines, last = str(error.value).splitlines()
+    assert first == f"{name} has 2,001 faults:" and last == "  and 1,991 more." and len(lines) == 10
+    assert lines[9] == "  line 11: age is 'old'; it must be a number."
+
+
+def test_all_faults_of_texts_and_of_pictures_are_said_at_once(tmp_path, pictures):
+    lines = ["{", '{"words": "a"}', '{"words": " ", "kind": "a"}', '{"words": "a", "kind": "a"}']
+    (tmp_path / "t.jsonl").write_text("\n".join(lines) + "\n")
+    columns = ColumnsConfig(text="words", label="kind")
+    with pytest.raises(UserError, match="t.jsonl has 3 faults:\n  line 1: broken JSON.\n  line 2: no key 'kind'.\n.*3"):
+        open_set(DatasetConfig(name=str(tmp_path / "t.jsonl"), columns=columns))
+    (tmp_path / "2.png").unlink()
+    (tmp_path / "5.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="t.csv has 2 faults:\n  line 4: .*2.png cannot .*\n  line 7: .*5.png does not"):
+        open_set(pictures)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"words": "a"}', "t.jsonl line 1 has no key 'kind'"),
-        ("[1, 2]", "t.jsonl line 1 has no key 'words'"),
+        ('{"words": "a"}', "t.jsonl line 1: no key 'kind'"),
+        ("[1, 2]", "t.jsonl line 1: no key 'words'"),
         ("{", "t.jsonl line 1: broken JSON"),
         ('{"words": 3, "kind": "a"}', "t.jsonl line 1: words is 3; it must be text"),
         ('{"words": " ", "kind": "a"}', "t.jsonl line 1: words is ' '; it must be text"),
@@ -139,6 +173,32 @@ def test_a_picture_of_16_bits_keeps_its_greys(tmp_path):
     Image.fromarray(greys * 257).save(tmp_path / "deep.png")
     read = decode((tmp_path / "deep.png").read_bytes(), "deep.png", DatasetConfig())
     assert (read[..., 0] == greys).all()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tiff", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_read_as_a_viewer_shows_it(tmp_path, orientation, suffix):
+    """Cameras and phones store what the sensor saw, and how it was held in the EXIF block."""
+    pixels = np.zeros((32, 48, 3), np.uint8)
+    pixels[:8, :16], pixels[24:, :8] = 255, 128
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(pixels).save(tmp_path / f"photo.{suffix}", exif=exif, quality=95)
+    read = decode((tmp_path / f"photo.{suffix}").read_bytes(), "photo", DatasetConfig(images=ImagesConfig(channels=3)))
+    with Image.open(tmp_path / f"photo.{suffix}") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    np.testing.assert_array_equal(read, expected)
+    assert read.shape == ((48, 32, 3) if orientation > 4 else (32, 48, 3))
+    if orientation == 6:  # held upright, which is how most photos are taken: the stored left edge is the top
+        assert read[:16, -8:].min() > 200 and read[:16, :16].max() < 200
+
+
+def test_a_picture_with_a_broken_exif_block_is_read(tmp_path):
+    pixels = np.arange(60, dtype=np.uint8).reshape(6, 10)
+    Image.fromarray(pixels).save(tmp_path / "photo.png", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    np.testing.assert_array_equal(decode((tmp_path / "photo.png").read_bytes(), "x", DatasetConfig())[..., 0], pixels)
+    Image.fromarray(pixels).save(tmp_path / "photo.png", exif=b"nonsense")
+    np.testing.assert_array_equal(decode((tmp_path / "photo.png").read_bytes(), "x", DatasetConfig())[..., 0], pixels)
 
 
 def test_pictures_of_two_sizes(pictures, tmp_path):
