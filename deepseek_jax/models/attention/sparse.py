@@ -40,7 +40,8 @@ from deepseek_jax.models.tree import used
 from deepseek_jax.parallel.context import whole_sequence
 from deepseek_jax.parallel.local import BY_HEAD, BY_TOKEN, as_it_lies, on_each_device, over_heads
 
-BLOCK = 64  # queries whose scores, or whose picked entries, exist at one time
+BLOCK = 64  # queries whose picked entries exist at one time
+MASKED_BLOCK = 256  # queries whose scores of all keys do; all keys, and their gradients, pass through memory for each
 # Sequences of more than so many times index_topk gather what they pick, shorter ones mask the rest.  Forward and
 # backward on two cores, index_topk 512: masked 0.8 CPU seconds against 1.1 gathered for 4 times as many tokens, 3.4
 # against 2.3 for 8 times.
@@ -128,7 +129,7 @@ class SparseLatentAttention(LatentAttention):
             return self.by_gathering(queries, keys)
         return jax.lax.cond(warmup, by_mask, self.by_gathering, queries, keys)
 
-    def by_mask(self, queries: Queries, keys: Keys, warmup=None, block: int = BLOCK) -> Attended:
+    def by_mask(self, queries: Queries, keys: Keys, warmup=None, block: int = MASKED_BLOCK) -> Attended:
         """Over expanded keys and values; where `warmup` is given and true, over all that are visible."""
         with jax.named_scope("dsa_by_mask"):
             k_BTHd, v_BTHV = self._expand(keys.values)
