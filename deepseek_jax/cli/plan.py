@@ -56,13 +56,19 @@ def _row(name, group):
     where = (f"{logical or '-'} {size}" + (f" / {' x '.join(names)}" if names else "") for logical, size, names in dims)
     part = " x ".join(map(str, tensor.shard[cut]))
     mib = sum(each.bytes_a_device for each in group) / 2**20
-    return name, str(layers) if any(stacked) else "", ", ".join(where), part, f"{mib:,.1f}"
+    return (
+        name,
+        str(layers) if any(stacked) else "",
+        ", ".join(where),
+        part,
+        f"{mib:,.1f}" if mib >= 0.1 else f"{mib:.2g}",
+    )
 
 
 def _bytes(found, chip):
-    from deepseek_jax.pods.text import gib
+    from deepseek_jax.pods.text import amount
 
     parts = ((field.name, getattr(found, field.name)) for field in dataclasses.fields(found))
     names = {"activations": "activations (estimate)", "averages": "average of the parameters"}
-    rows = [(names.get(name, name), gib(size)) for name, size in parts if size]
-    return [*rows, ("in all", gib(found.total)), (f"memory of a {chip.name} device", gib(chip.memory))]
+    rows = [(names.get(name, name), amount(size)) for name, size in parts if size]
+    return [*rows, ("in all", amount(found.total)), (f"memory of a {chip.name} device", amount(chip.memory))]

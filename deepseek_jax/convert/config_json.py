@@ -7,6 +7,7 @@ from deepseek_jax.convert import rope_json, v4_json
 from deepseek_jax.convert.generations import GENERATIONS, SCHEDULE, generation_of
 from deepseek_jax.errors import UserError
 from deepseek_jax.fields import build_section
+from deepseek_jax.models import checks
 from deepseek_jax.models.config import ModelConfig
 
 MIXED = "deepseek_jax"  # model_type of models that no released one describes: all fields of ModelConfig as they are
@@ -74,6 +75,9 @@ def _check(values, generation):
         if not (isinstance(given, kind) and all(isinstance(part, str | int | float) for part in parts)):
             what = "a list" if kind is list else "an object"
             raise UserError(f"config.json has {key} {given!r}; give {what} of names or numbers.")
+    for key in checks.COUNTED:  # before lists of that length are made
+        if isinstance(values.get(key), int) and values[key] > checks.MOST:
+            raise UserError(f"config.json has {key} {values[key]:,}; it must be at most {checks.MOST:,}.")
     implied = {key: value for key, value in generation.implied.items() if key not in generation.disregarded}
     for key, only in (FIXED | {key: value for key, value in implied.items() if key not in SCHEDULE}).items():
         given = values.get(key, only)

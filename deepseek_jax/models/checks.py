@@ -24,6 +24,7 @@ NOT_NEGATIVE = (
     "num_nextn_predict_layers q_lora_rank qk_rope_head_dim n_shared_experts hc_mult num_hash_layers swiglu_limit "
     "rms_norm_eps hc_eps initializer_range"
 ).split()
+COUNTED, MOST = ("num_hidden_layers", "num_nextn_predict_layers", "n_routed_experts"), 100_000  # named one by one
 SCORING = ("softmax", "sigmoid", "sqrtsoftplus")
 TOPK = ("greedy", "group_limited_greedy", "noaux_tc", "round_robin")
 WITHOUT_GROUPS = ("greedy", "round_robin")
@@ -35,6 +36,9 @@ def check(config):
     for name in NOT_NEGATIVE:
         if getattr(config, name) < 0:
             raise UserError(f"model.{name} is {getattr(config, name)}; it must be at least 0.")
+    for name in COUNTED:
+        if getattr(config, name) > MOST:
+            raise UserError(f"model.{name} is {getattr(config, name):,}; it must be at most {MOST:,}.")
     _check_schedule(config)
     for sizes, what, kinds in (
         (OF_ATTENTION, "attention", config.attention_kinds),

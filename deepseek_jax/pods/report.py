@@ -14,7 +14,7 @@ from deepseek_jax.pods import hlo
 from deepseek_jax.pods.collectives import collectives, totals
 from deepseek_jax.pods.compiling import Outcome, place_of
 from deepseek_jax.pods.roofline import roofline
-from deepseek_jax.pods.text import gib, table, verdict
+from deepseek_jax.pods.text import amount, table, verdict
 from deepseek_jax.train.abstract import Abstract
 from deepseek_jax.train.flops import training_flops
 
@@ -85,7 +85,7 @@ def _compiled(flops: float, executable: jax.stages.Compiled, experiment, topolog
         "utilisation": (bound.utilisation(bound.slowest), bound.utilisation(bound.fastest)),
         "collectives": totals(found),
         "largest": tuple(
-            f"{gib(each.sent)} by {each.kind} of {each.operand / 2**20:,.1f} MiB among {len(each.group)}, "
+            f"{amount(each.sent)} by {each.kind} of {each.operand / 2**20:,.1f} MiB among {len(each.group)}, "
             f"{each.times} x, {scope(each.source)}"
             for each in largest
         ),
@@ -113,7 +113,7 @@ def page(found: Report) -> str:
         lines += ["    " + line for line in found.refusal.splitlines()]
     else:
         lines += [_indented(table(_numbers(found), "lr")), ""]
-        sums = [(kind, f"{times:,}", gib(sent)) for kind, (times, sent) in found.collectives.items()]
+        sums = [(kind, f"{times:,}", amount(sent)) for kind, (times, sent) in found.collectives.items()]
         rows = [("collective", "a step", "sent by a device"), *sums]
         lines += ["Communication:", "", _indented(table(rows, "lrr")), "", *(f"- {each}" for each in found.largest)]
     if found.unknown_loops:
@@ -129,9 +129,9 @@ def _numbers(found: Report) -> list[tuple[str, str]]:
     low, high = found.utilisation
     return [
         ("compiled in", f"{found.compile_seconds:,.0f} s"),
-        ("arguments (parameters, optimizer, batch)", gib(found.arguments)),
-        ("temporaries", gib(found.temporaries)),
-        ("results beside the arguments", gib(found.results)),
+        ("arguments (parameters, optimizer, batch)", amount(found.arguments)),
+        ("temporaries", amount(found.temporaries)),
+        ("results beside the arguments", amount(found.results)),
         ("tokens a step", f"{found.tokens:,}"),
         ("model FLOPs a step", f"{found.flops:.3g}"),
         ("estimate: computing, remat included", f"{found.compute_seconds:,.2f} s"),

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+UNITS = (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")
+
 
 def table(rows: Sequence[Sequence[str]], right: str = "") -> str:
     """Aligned columns; `right` has an r for each column that is set flush right, and any other letter for the rest."""
@@ -11,12 +13,15 @@ def table(rows: Sequence[Sequence[str]], right: str = "") -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def gib(size: float) -> str:
-    return f"{size / 2**30:,.2f} GiB"
+def amount(size: float, digits: int = 2) -> str:
+    """Bytes in the largest unit of which they are a tenth at least."""
+    unit, name = next((unit for unit in UNITS if size >= unit[0] / 10), UNITS[-1])
+    return f"{size / unit:,.{digits}f} {name}"
 
 
 def verdict(needed: int, topology) -> str:
     """Whether so many bytes fit into a device's memory, and by how much."""
     room = topology.chip.memory - needed
-    share = f"{needed / 2**30:,.1f} of {topology.chip.memory / 2**30:,.1f} GiB a device of {topology.name}"
-    return f"fits: {share}" if room >= 0 else f"does not fit: {share}, {-room / 2**30:,.1f} GiB too much"
+    takes = amount(needed, 1).removesuffix(" GiB")
+    share = f"{takes} of {topology.chip.memory / 2**30:,.1f} GiB a device of {topology.name}"
+    return f"fits: {share}" if room >= 0 else f"does not fit: {share}, {amount(-room, 1)} too much"

@@ -7,12 +7,14 @@ import pytest
 from deepseek_jax.models.counts import census
 from deepseek_jax.parallel import topology
 from deepseek_jax.parallel.chips import CHIPS, chip_of
+from deepseek_jax.pods.text import amount
 
 TINY = "plan", "--config", "configs/v3_tiny.py", "--topology", "v5e:2x4"
 
 
 def gib(output: str, row: str) -> float:
-    return float(re.search(rf"^{row} +([\d.,]+) GiB$", output, re.M)[1].replace(",", ""))
+    number, unit = re.search(rf"^{row} +([\d.,]+) ([KMG]iB)$", output, re.M).groups()
+    return float(number.replace(",", "")) / {"KiB": 2**20, "MiB": 2**10, "GiB": 1}[unit]
 
 
 def test_what_is_split_and_what_it_takes(deepseek_jax):
@@ -42,12 +44,27 @@ def test_bytes_are_those_of_the_parameters(deepseek_jax):
     assert "does not fit" in output
 
 
+def test_small_sizes_are_no_zeros(deepseek_jax):
+    output = deepseek_jax(*TINY)[1]
+    assert re.search(r"^parameters +39\.\d\d MiB$", output, re.M)  # 10.4M of four bytes
+    assert re.search(r"^norm/scale .* 0\.00098$", output, re.M)  # 256 of them
+    assert not re.search(r" 0\.0+( |$)", output, re.M)
+
+
+@pytest.mark.parametrize(
+    "size, text",
+    [(5 * 2**40, "5,120.00 GiB"), (2**30, "1.00 GiB"), (2**27, "0.12 GiB"), (2**26, "64.00 MiB"), (300, "0.29 KiB")],
+)
+def test_bytes_in_the_unit_that_fits(size, text):
+    assert amount(size) == text
+
+
 def test_microbatches_keep_a_second_gradient(deepseek_jax):
     whole, parts = (
         deepseek_jax(*TINY, "--config.train.batch_size=32", f"--config.train.microbatch_size={size}")[1]
         for size in (32, 16)
     )
-    assert gib(parts, "gradients") == pytest.approx(2 * gib(whole, "gradients"), abs=0.011)
+    assert gib(parts, "gradients") == pytest.approx(2 * gib(whole, "gradients"), rel=1e-3)
 
 
 def test_a_pipeline_stores_parts_of_all_layers_and_keeps_what_every_turn_leaves(deepseek_jax):

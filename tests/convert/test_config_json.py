@@ -141,6 +141,14 @@ def test_what_is_not_computed_is_refused(change):
         config_json.from_json(values("v3/config.json") | change)
 
 
+@pytest.mark.parametrize("name", ["v3", "v4", "v4/official"])
+@pytest.mark.parametrize("key", ["num_hidden_layers", "num_nextn_predict_layers", "n_routed_experts"])
+def test_what_no_memory_could_list_is_refused(name, key):
+    given = values(f"{name}/config.json") | {key: 10**12}
+    with pytest.raises(UserError, match=f"config.json has {key} 1,000,000,000,000; it must be at most 100,000."):
+        config_json.from_json(given)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

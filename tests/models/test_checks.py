@@ -45,6 +45,12 @@ def of(attention: str, **changes) -> dict:
         ({"first_k_dense_replace": 5}, "between 0 and model.num_hidden_layers"),
         ({"first_k_dense_replace": 1, "num_hash_layers": 4}, "num_hash_layers is 4, but .* only 3 are not dense"),
         ({"num_nextn_predict_layers": -1}, "num_nextn_predict_layers is -1"),
+        (
+            {"num_nextn_predict_layers": 10**12},
+            "num_nextn_predict_layers is 1,000,000,000,000; it must be at most 100,000",
+        ),
+        ({"num_hidden_layers": 10**12}, "num_hidden_layers is 1,000,000,000,000; it must be at most 100,000"),
+        ({"n_routed_experts": 10**12}, "n_routed_experts is 1,000,000,000,000; it must be at most 100,000"),
         (of("gqa", num_key_value_heads=3), r"num_attention_heads \(8\) must be a multiple of num_key_value_heads"),
         (of("gqa", num_key_value_heads=0), "gqa attention needs at least 1"),
         (of("gqa", head_dim=7), "head_dim is 7; rotary pairs"),

@@ -171,6 +171,7 @@ def test_verdicts():
     topology = parse("v5p:2x2x1")
     assert verdict(90 * 2**30, topology) == "fits: 90.0 of 95.0 GiB a device of v5p:2x2x1"
     assert verdict(100 * 2**30, topology) == ("does not fit: 100.0 of 95.0 GiB a device of v5p:2x2x1, 5.0 GiB too much")
+    assert verdict(50 * 2**20, topology) == "fits: 50.0 MiB of 95.0 GiB a device of v5p:2x2x1"
 
 
 def test_the_compilers_log_is_captured_from_its_file_descriptor():
