@@ -16,7 +16,7 @@ def add_to(verbs):
         "train briefly while the learning rate grows, and suggest one",
         f"""\
 The rate grows from --low to --high by equal factors.  What is suggested is the rate at which the loss falls fastest;
-look at the picture before you believe it.
+look at the curve before you believe it: some of its points are printed, and --picture draws it.
 
 {options.OVERRIDES_HELP}
 
@@ -28,7 +28,7 @@ example:
     parser.add_argument("--low", type=number(float, 1e-12), default=1e-6, metavar="RATE", help="default: 1e-6")
     parser.add_argument("--high", type=number(float, 1e-12), default=1.0, metavar="RATE", help="default: 1")
     parser.add_argument("--steps", type=number(int, 3), default=200, metavar="N", help="default: 200")
-    parser.add_argument("--picture", type=named, default="lr_range.png", metavar="FILE", help="default: lr_range.png")
+    parser.add_argument("--picture", type=named, metavar="FILE", help="draw the curve into this PNG; default: none")
 
 
 def run(args):
@@ -36,7 +36,8 @@ def run(args):
 
     if args.low >= args.high:
         raise UserError(f"--low is {args.low} and --high {args.high}; the rate has to grow.")
-    writable.check_file(Path(args.picture))
+    if args.picture is not None:
+        writable.check_file(Path(args.picture))
     experiment = resolve(args.config, args.overrides)
     runtime.prepare()
     from rich.console import Console
@@ -45,7 +46,10 @@ def run(args):
 
     console = Console()
     found = range_test(experiment, args.low, args.high, args.steps, console)
-    Path(args.picture).write_bytes(found.picture())
-    console.print(
-        f"--config.optimizer.peak_lr={found.suggested:.2g}   (the curve is in {args.picture})", highlight=False
-    )
+    for rate, loss in found.points():
+        console.print(f"rate {rate:8.2g}  loss {loss:.4f}", highlight=False)
+    where = ""
+    if args.picture is not None:
+        Path(args.picture).write_bytes(found.picture())
+        where = f"   (the curve is in {args.picture})"
+    console.print(f"--config.optimizer.peak_lr={found.suggested:.2g}{where}", markup=False, highlight=False)

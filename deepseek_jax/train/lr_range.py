@@ -16,6 +16,7 @@ from deepseek_jax.train.start import first_state
 from deepseek_jax.train.step import compile_step, make_step
 
 DIVERGED = 1.5  # times the best loss: beyond, larger rates need not be tried
+SHOWN = 12  # points of a curve in words
 MEMORY = 0.9  # share of the running mean that a step leaves
 
 
@@ -26,6 +27,11 @@ class RangeTest:
     rates: np.ndarray
     losses: np.ndarray
     suggested: float
+
+    def points(self) -> list[tuple[float, float]]:
+        """(rate, loss) at up to SHOWN steps, evenly spread, the last among them."""
+        places = np.linspace(0, len(self.rates) - 1, min(SHOWN, len(self.rates))).round().astype(int)
+        return list(zip(self.rates[places].tolist(), self.losses[places].tolist()))
 
     def picture(self) -> bytes:
         """A PNG: loss by learning rate, with the suggestion marked."""

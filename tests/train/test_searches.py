@@ -36,6 +36,9 @@ def test_range_test_of_a_real_network_stops_where_it_diverges():
     assert len(found.rates) < 70 and found.rates[0] == pytest.approx(1e-3)
     assert 1e-3 < found.suggested < 10
     assert found.picture().startswith(b"\x89PNG")
+    points = found.points()
+    assert len(points) == 12 and points[0] == (found.rates[0], found.losses[0])
+    assert points[-1] == (found.rates[-1], found.losses[-1])
 
 
 def test_batches_double_until_one_does_not_fit():
