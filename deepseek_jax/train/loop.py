@@ -23,7 +23,7 @@ from deepseek_jax.train.recorder import NotFinite, Recorder, Started
 from deepseek_jax.train.setup import Setup, prepare
 from deepseek_jax.train.sinks import Sinks
 from deepseek_jax.train.start import first_state
-from deepseek_jax.train.state import State
+from deepseek_jax.train.state import State, check_room
 from deepseek_jax.train.step import gradient_function
 
 
@@ -65,6 +65,7 @@ def train(
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax would tell of every file it writes
     setup = prepare(experiment, console)
     early_stopping.check(experiment.stopping, tuple(f"val/{name}" for name in setup.task.measured("val")))
+    check_room(setup.abstract)
     began = record.claim(workdir, experiment, write=leads)
     if leads:
         setup.task.keep_beside(workdir)

@@ -8,11 +8,15 @@ opt_state             of the Optax chain
 ema        float32    moving average of params, only where train.ema_decay > 0
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from deepseek_jax import host_memory
+from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import rules
 from deepseek_jax.train.compiling import compiler_options
 from deepseek_jax.train.moments import map_moments
@@ -57,7 +61,10 @@ def make_state(program: Program, optimizer: optax.GradientTransformation, abstra
     """The state before the first step, each device making only its own part.
 
     `model`: (params, buffers) of a model to begin from, on the devices; None: those that the program makes.
+
+    Raises UserError where CPUs of this machine are to hold more than its memory.
     """
+    check_room(abstract)
     shardings = shardings_of(abstract)
 
     def make(model):
@@ -66,6 +73,22 @@ def make_state(program: Program, optimizer: optax.GradientTransformation, abstra
 
     options = {"out_shardings": shardings, "compiler_options": compiler_options(shardings["step"].mesh)}
     return jax.jit(make, **options)(model)
+
+
+def check_room(abstract: State):
+    """UserError where CPUs of this machine are to hold more than its memory.
+
+    Of other devices XLA says that they are full; for an array that is too large for a CPU's it waits without end.
+    """
+    needed = 0
+    for leaf in jax.tree.leaves(abstract):
+        holders = [device for device in leaf.sharding.addressable_devices if device.platform == "cpu"]
+        needed += len(holders) * math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    if needed > (memory := host_memory.size()):
+        raise UserError(
+            f"parameters and optimizer take {needed / 2**30:,.1f} GiB, and this machine has {memory / 2**30:,.1f} GiB "
+            "of memory; make the model smaller, or train it on larger devices or more of them."
+        )
 
 
 def shardings_of(abstract: State):

@@ -1,6 +1,7 @@
 """Searches before a run: a learning rate, a batch size."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -39,6 +40,34 @@ def test_range_test_of_a_real_network_stops_where_it_diverges():
     points = found.points()
     assert len(points) == 12 and points[0] == (found.rates[0], found.losses[0])
     assert points[-1] == (found.rates[-1], found.losses[-1])
+
+
+CONFIG = """
+from deepseek_jax.config import default_config
+
+def get_config():
+    config = default_config("supervised")
+    config.dataset.update(name="diabetes")
+    config.model.recurrent.kind = "none"
+    config.model.attention.num_heads = 0
+    config.model.convolution.filters = ()
+    config.objective.name = "mse"
+    config.train.batch_size = 128
+    return config
+"""
+
+
+def test_find_lr_leaves_no_file_that_was_not_asked_for(deepseek_jax, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(CONFIG)
+    argv = "find-lr", "--config", "mine.py", "--steps", "60", "--low", "1e-3", "--high", "1"
+    status, out, _ = deepseek_jax(*argv)
+    assert status == 0 and [path.name for path in tmp_path.glob("*.png")] == []
+    assert re.search(r"^rate +0\.001 +loss \d+\.\d{4}$", out, re.M) and len(re.findall("^rate ", out, re.M)) <= 12
+    assert re.search(r"^--config\.optimizer\.peak_lr=\S+$", out, re.M)
+    status, out, _ = deepseek_jax(*argv, "--picture", "lr.png")
+    assert status == 0 and out.endswith("   (the curve is in lr.png)\n")
+    assert (tmp_path / "lr.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_batches_double_until_one_does_not_fit():
