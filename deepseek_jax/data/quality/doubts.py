@@ -30,7 +30,8 @@ def doubts(whole: Whole, vectors_ND: np.ndarray) -> Finding | None:
     left_out = f"; {small:,} classes of fewer than {FEWEST} training records were not looked at" if small else ""
     if len(classes) < 2:
         return Finding("Label doubts", f"not looked for{left_out}")
-    ranked, errors, answers = find_doubts(features[places], labels, classifier(whole.input))
+    least = int(counts[classes].min())
+    ranked, errors, answers = find_doubts(features[places], labels, classifier(whole.input, least - -(-least // FOLDS)))
     reasons = {
         int(
             places[row]
@@ -64,22 +65,27 @@ def find_doubts(features, labels: np.ndarray, model) -> tuple[np.ndarray, set[in
     return ranked[(answers != labels)[ranked]], set(errors.tolist()), answers
 
 
-def classifier(kind: str):
-    """A model that needs seconds, not a training.
+def classifier(kind: str, fewest: int):
+    """A model that needs seconds, not a training; it learns from `fewest` records of a class or more.
 
     Two that err differently, their chances averaged.  Texts: logistic regression and naive Bayes.  Else nearest
-    neighbours, and a normal distribution for each class.
+    neighbours, and a normal distribution for each class, which has as many dimensions as `fewest` records determine:
+    the first, in which records differ most.
     """
     from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
     from sklearn.ensemble import VotingClassifier
     from sklearn.linear_model import SGDClassifier
     from sklearn.naive_bayes import MultinomialNB
     from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
 
     if kind == "text":
         regression = SGDClassifier(loss="log_loss", alpha=3e-5, random_state=0)
         models = [("regression", regression), ("bayes", MultinomialNB(alpha=0.02))]
     else:
         neighbours = KNeighborsClassifier(10, weights="distance")
-        models = [("neighbours", neighbours), ("normal", QuadraticDiscriminantAnalysis(reg_param=0.01))]
+        first = FunctionTransformer(lambda vectors_ND: vectors_ND[:, : fewest - 1])
+        normal = make_pipeline(first, QuadraticDiscriminantAnalysis(reg_param=0.01))
+        models = [("neighbours", neighbours), ("normal", normal)]
     return VotingClassifier(models, voting="soft")

@@ -47,6 +47,20 @@ def test_classes_too_small_to_learn(seen):
     assert "1 classes of fewer than 10 training records were not looked at" in finding.sentence
 
 
+@pytest.mark.parametrize("count", [10, 16, 32])
+def test_doubts_of_classes_with_fewer_records_than_dimensions(count):
+    labels = np.repeat([0, 1], count)
+    rng = np.random.default_rng(0)
+    inputs = (rng.normal(size=(2 * count, 6, 6, 1)) * 0.05 + 0.5).astype(np.float32)
+    inputs[:count, :2] = 1
+    inputs[count:, 4:] = 1
+    labels[[0, -1]] = 1, 0
+    whole = Whole("few", "image", np.arange(2 * count), np.full(2 * count, "train"), inputs, labels, ("a", "b"))
+    vectors_ND = vectors(whole)
+    assert vectors_ND.shape[1] >= count * 4 // 5 - 1
+    assert sorted(doubts(whole, vectors_ND).doubtful) == [0, 2 * count - 1]
+
+
 def test_strange_pictures(planted):
     rng = np.random.default_rng(0)
     strange = np.concatenate([rng.random((10, 8, 8, 1)), np.tile(np.eye(8)[None, ..., None], (1, 1, 1, 1))])
