@@ -66,7 +66,7 @@ def _texts(paths, known, columns):
     """Of a table the texts of its column, of any other file its lines."""
 
     def read(path):
-        return _column(path, columns) if Path(path).suffix in (".csv", ".jsonl") else numbered_lines(_text(path))
+        return _column(path, columns) if _suffix(path) in (".csv", ".jsonl") else numbered_lines(_text(path))
 
     places, texts = _in_order(paths, read)
     if not texts:
@@ -109,7 +109,7 @@ def _records(path, needed, read) -> dict:
     from deepseek_jax.data.sets import files
     from deepseek_jax.data.sets.faults import Faults
 
-    faults, suffix = Faults(path), ".jsonl" if Path(path).suffix == ".jsonl" else ".csv"
+    faults, suffix = Faults(path), ".jsonl" if _suffix(path) == ".jsonl" else ".csv"
     rows = files.rows_of(io.StringIO(_text(path), newline=""), suffix, list(needed), faults)
     found = {line: read(faults, line, row) for line, row in rows}
     faults.check()
@@ -120,6 +120,10 @@ def _in_order(paths, read) -> tuple[list[dict], list]:
     """(places, inputs) of all that `read` gives by line of each path."""
     found = [(path, line, each) for path in paths for line, each in read(path).items()]
     return [{"file": path, "line": line} for path, line, _ in found], [each for *_, each in found]
+
+
+def _suffix(path: str) -> str:
+    return Path(path).suffix.lower()
 
 
 def _text(path: str) -> str:

@@ -91,6 +91,7 @@ def test_a_corpus(deepseek_jax, tmp_path, monkeypatch):
             ["photos"],
             "photos is a directory; name a .csv or .jsonl with a line for each record, of pictures the file's",
         ),
+        (["few.CSV"], "name the input's column"),
         (["photos/b.png"], "'photos/b.png' is neither a set (digits"),
         (["few.txt", "--config.data.held_out=0"], "few has 1 records; a check needs 20"),
     ],
@@ -99,6 +100,7 @@ def test_what_cannot_be_checked(deepseek_jax, tmp_path, monkeypatch, arguments, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEEPSEEK_JAX_DATA", str(tmp_path / "cache"))
     (tmp_path / "few.txt").write_text("A single document.\n")
+    (tmp_path / "few.CSV").write_text("age,kind\n1,a\n")
     (tmp_path / "photos").mkdir()
     for name in ("a.JPG", "b.png", "notes.txt"):
         (tmp_path / "photos" / name).touch()

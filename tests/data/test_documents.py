@@ -77,9 +77,9 @@ def test_directory_reads_a_document_a_file_and_records_from_jsonl(tmp_path):
     (tmp_path / "a.py").write_text("print(1)\n\nprint(2)\n")
     (tmp_path / "b.bin").write_bytes(b"line\nline \xff")
     (tmp_path / "c.txt").write_text("")
-    (tmp_path / "sub" / "d.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    (tmp_path / "sub" / "d.JSONL").write_text('{"text": "one"}\n{"text": "two"}\n')
     documents, skipped = read(tmp_path)
-    assert [document.name for document in documents] == ["a.py", "sub/d.jsonl:1", "sub/d.jsonl:2"]
+    assert [document.name for document in documents] == ["a.py", "sub/d.JSONL:1", "sub/d.JSONL:2"]
     assert documents[0].text == "print(1)\n\nprint(2)\n"
     assert skipped.places == [f"{tmp_path}/b.bin:2: not UTF-8", f"{tmp_path}/c.txt:1: empty document"]
 

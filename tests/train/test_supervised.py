@@ -254,15 +254,15 @@ def test_of_a_table_the_texts_are_answered_and_not_the_lines(mail, tmp_path, dee
     texts = [row["body"].replace("\n", " ") for row in rows[:3]]
     rows = [{"number": str(number), "body": text} for number, text in enumerate(texts)]
     write_rows(tmp_path / "new.csv", rows)
-    (tmp_path / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "new.JSONL").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "new.txt").write_text("\n".join(texts) + "\n")
     found = {}
-    for name in ("new.csv", "new.jsonl", "new.txt"):
+    for name in ("new.csv", "new.JSONL", "new.txt"):
         status, out, _ = deepseek_jax("predict", "--workdir", f"{folder}/run", f"{tmp_path}/{name}")
         answers = [json.loads(line) for line in out.splitlines()]
         assert status == 0 and [answer["line"] for answer in answers] == ([2, 3, 4] if name == "new.csv" else [1, 2, 3])
         found[name] = [(answer["class"], answer["probability"]) for answer in answers]
-    assert found["new.csv"] == found["new.jsonl"] == found["new.txt"]
+    assert found["new.csv"] == found["new.JSONL"] == found["new.txt"]
     status, out, _ = deepseek_jax("predict", "--workdir", f"{folder}/run", f"{folder}/mail.csv")
     assert status == 0 and len(out.splitlines()) == 60
 

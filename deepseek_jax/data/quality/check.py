@@ -31,7 +31,8 @@ def _names_corpus(name: str, overrides: Mapping[str, str]) -> bool:
     if name in CORPORA or name == "mix":
         return True
     path = pathlib.Path(name).expanduser()
-    tabular = path.suffix in READERS and (path.suffix == ".csv" or any(key.startswith("dataset.") for key in overrides))
+    suffix, of_set = path.suffix.lower(), any(key.startswith("dataset.") for key in overrides)
+    tabular = suffix == ".csv" or (suffix in READERS and of_set)
     return path.exists() and not tabular and not _holds_pictures(path)
 
 

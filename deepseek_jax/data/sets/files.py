@@ -23,11 +23,11 @@ LARGEST = float(np.finfo(np.float32).max)  # of numbers, which networks hold in 
 
 def read(path: pathlib.Path, config: DatasetConfig) -> Source:
     """The set of one file; ids are its line numbers.  UserError for what is missing, no number, no image, no class."""
-    columns, faults = config.columns, Faults(path)
+    columns, faults, suffix = config.columns, Faults(path), path.suffix.lower()
     input_kind, kind = _kinds(columns)
     try:
-        with path.open(encoding="utf-8-sig", newline="" if path.suffix == ".csv" else None) as lines:
-            rows = dict(rows_of(lines, path.suffix, _needed(columns), faults))
+        with path.open(encoding="utf-8-sig", newline="" if suffix == ".csv" else None) as lines:
+            rows = dict(rows_of(lines, suffix, _needed(columns), faults))
     except FileNotFoundError:
         raise UserError(f"dataset.name: there is no file {path}.") from None
     except OSError as error:

@@ -59,7 +59,7 @@ def _read(config: DatasetConfig) -> Source:
     if config.name.startswith("tfds:"):
         return images.tfds_images(config)
     path = pathlib.Path(config.name).expanduser()
-    if path.suffix in files.READERS:
+    if path.suffix.lower() in files.READERS:
         return files.read(path, config)
     if path.is_dir():
         raise UserError(

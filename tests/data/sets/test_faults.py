@@ -32,6 +32,8 @@ def test_a_table_is_read_whole(tmp_path):
     assert (test["inputs"][:, 0] % 2 == test["labels"]).all() and (test["ids"] == test["inputs"][:, 0] + 2).all()
     numbers = ColumnsConfig(features=("age",), targets=("size",))
     assert open_set(DatasetConfig(name=str(tmp_path / "t.csv"), columns=numbers)).target_names == ("size",)
+    in_capitals = (tmp_path / "t.csv").rename(tmp_path / "T.CSV")
+    assert open_set(DatasetConfig(name=str(in_capitals), columns=numbers)).target_names == ("size",)
 
 
 @pytest.mark.parametrize(
