@@ -96,7 +96,14 @@ def is_release(directory: str | os.PathLike) -> bool:
 
 def family(directory: str | os.PathLike) -> str:
     """Of the model in a run directory or a checkpoint; UserError where there is neither."""
-    return Experiment.family if is_release(directory) else read(directory).family
+    if is_release(directory):
+        return Experiment.family
+    if not (Path(directory) / FILE).exists():
+        raise UserError(
+            f"{directory} is neither a run directory nor a checkpoint: it has no {FILE}; give the directory of a "
+            "training, or of a released model."
+        )
+    return read(directory).family
 
 
 def describe(experiment: Experiment) -> dict:

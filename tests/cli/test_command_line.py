@@ -119,10 +119,12 @@ def test_refusals(deepseek_jax, argv, message):
 
 
 @pytest.mark.parametrize("verb", (["eval"], ["generate", "--prompt", "a"]), ids=lambda verb: verb[0])
-def test_a_directory_that_is_no_run(deepseek_jax, tmp_path, verb):
-    status, _, err = deepseek_jax(*verb, "--workdir", str(tmp_path))
-    expected = f"{tmp_path} is no run directory: it has no config.json; `deepseek-jax train` makes one."
-    assert (status, err) == (2, f"deepseek-jax: {expected}\n")
+def test_a_directory_that_holds_no_model(deepseek_jax, tmp_path, verb):
+    (tmp_path / "model.safetensors").touch()
+    for given in (tmp_path, tmp_path / "model.safetensors", tmp_path / "absent"):
+        status, _, err = deepseek_jax(*verb, "--workdir", str(given))
+        expected = f"{given} is neither a run directory nor a checkpoint: it has no config.json; give the directory of"
+        assert status == 2 and err == f"deepseek-jax: {expected} a training, or of a released model.\n"
 
 
 @pytest.mark.parametrize("verb", (["eval"], ["generate", "--prompt", "a"]), ids=lambda verb: verb[0])
