@@ -128,6 +128,8 @@ def _suffix(path: str) -> str:
 
 def _text(path: str) -> str:
     data = sys.stdin.buffer.read() if path == "-" else _bytes(path)
+    if b"\0" in data:
+        raise UserError(f"{path} is no text in UTF-8, as it holds zero bytes; give a file of texts, saved as UTF-8.")
     return data.decode("utf-8-sig", errors="replace")  # spreadsheets put a mark before the first name
 
 

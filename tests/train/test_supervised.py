@@ -278,6 +278,13 @@ def test_a_table_without_the_texts(mail, tmp_path, deepseek_jax, monkeypatch):
     assert status == 2 and "new.csv is a table, and dataset.columns.text of the training names no column" in err
 
 
+@pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "buy\n".encode("utf-16")])
+def test_files_that_are_no_text(mail, tmp_path, deepseek_jax, data):
+    (tmp_path / "new").write_bytes(data)
+    status, out, err = deepseek_jax("predict", "--workdir", f"{mail[0]}/run", f"{tmp_path}/new")
+    assert (status, out, err.count("\n")) == (2, "", 1) and "new is no text in UTF-8, as it holds zero bytes;" in err
+
+
 @pytest.mark.parametrize(("changed", "what"), [({"kinds": "abc"}, "class_names"), ({"shift": 100}, "scaling")])
 def test_a_table_that_changed_after_training(table, deepseek_jax, quiet, changed, what):
     kept = (table / "run/dataset.json").read_bytes()
