@@ -62,14 +62,20 @@ def test_a_run_goes_on_with_other_logging(tmp_path):
     assert record.read(tmp_path) == other
 
 
-def test_evaluations_that_may_end_a_run_stay_as_they_are(tmp_path):
-    patient = dataclasses.replace(EXPERIMENT, eval=EvalConfig(every=2), stopping=StoppingConfig(patience=3))
+@pytest.mark.parametrize("key", ["every", "batch_size", "batches"])
+def test_evaluations_that_may_end_a_run_stay_as_they_are(tmp_path, key):
+    """When they are and what they are of; what is looked at afterwards may change."""
+    before = EvalConfig(every=2, batch_size=4, batches=8)
+    after = dataclasses.replace(before, **{key: 5})
+    patient = dataclasses.replace(EXPERIMENT, eval=before, stopping=StoppingConfig(patience=3))
     record.claim(tmp_path, patient)
-    record.claim(tmp_path, dataclasses.replace(patient, eval=EvalConfig(every=2, samples=0)))
-    with pytest.raises(UserError, match="eval.every is 2 there and 5 here"):
-        record.claim(tmp_path, dataclasses.replace(patient, eval=EvalConfig(every=5)))
-    record.claim(tmp_path / "impatient", EXPERIMENT)
-    record.claim(tmp_path / "impatient", dataclasses.replace(EXPERIMENT, eval=EvalConfig(every=5)))
+    shown = dataclasses.replace(before, final_batches=3, samples=0, sample_tokens=7)
+    record.claim(tmp_path, dataclasses.replace(patient, eval=shown))
+    with pytest.raises(UserError, match=f"eval.{key} is {getattr(before, key)} there and 5 here"):
+        record.claim(tmp_path, dataclasses.replace(patient, eval=after))
+    assert record.read(tmp_path).eval == shown
+    for eval in (before, after):
+        record.claim(tmp_path / "impatient", dataclasses.replace(EXPERIMENT, eval=eval))
 
 
 def test_settings_that_an_old_run_does_not_know_take_their_defaults(tmp_path):
