@@ -159,6 +159,25 @@ def test_what_is_read_is_checked_once(opened, tmp_path, checked, step):
     assert sorted(checked) == sealed(tmp_path, 1) != []
 
 
+def going_on(opened, tmp_path) -> int:
+    with opened() as checkpoints:
+        return checkpoints.restore(abstract())[1].step
+
+
+def reading(opened, tmp_path) -> int:
+    return checkpoint.read(tmp_path, {"params": abstract()["params"]})[0]
+
+
+@pytest.mark.parametrize("take", [going_on, reading])
+def test_a_damaged_one_is_passed_over_and_none_is_checked_twice(opened, tmp_path, checked, take):
+    save(opened, 1, 2)
+    flip_a_bit(tmp_path / "checkpoints" / "2")
+    checked.clear()
+    assert take(opened, tmp_path) == 1
+    assert set(sealed(tmp_path, 1)) < set(checked)
+    assert len(checked) == len(set(checked))
+
+
 def test_the_best_is_checked_and_of_the_newest_what_it_knows(opened, tmp_path, checked):
     save(opened, 7, 8, scores={7: 0.5})
     checked.clear()
