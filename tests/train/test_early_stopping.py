@@ -10,7 +10,7 @@ from rich.console import Console
 
 from deepseek_jax.config import Experiment, OptimizerConfig, ScheduleConfig, StoppingConfig
 from deepseek_jax.errors import UserError
-from deepseek_jax.train import plots, restore
+from deepseek_jax.train import integrity, plots, restore
 from deepseek_jax.train.checkpoint import Checkpoints, Progress
 from deepseek_jax.train.early_stopping import check, judge
 from deepseek_jax.train.loop import train
@@ -65,24 +65,38 @@ def test_an_evaluation_without_the_metric_says_nothing():
 
 
 def getting_worse(directory):
-    """An experiment of far too large steps."""
+    """An experiment of far too large steps, whose last score is of the same batches as those before."""
     experiment = tiny.experiment(directory)
     return dataclasses.replace(
         experiment,
         optimizer=OptimizerConfig(name="sgd", peak_lr=10.0, clip_norm=0.0, schedule=ScheduleConfig(name="constant")),
-        eval=dataclasses.replace(experiment.eval, every=2, batches=2, samples=0),
+        eval=dataclasses.replace(experiment.eval, every=2, batches=2, final_batches=2, samples=0),
         stopping=StoppingConfig(patience=2),
     )
 
 
-def test_a_run_that_gets_worse_stops_and_takes_back_its_best(tmp_path):
+@pytest.fixture
+def checked(monkeypatch):
+    """The steps of the checkpoints that were checked."""
+    found, damage = [], integrity.damage
+
+    def watched(directory, *below):
+        found.append(int(directory.name))
+        return damage(directory, *below)
+
+    monkeypatch.setattr(integrity, "damage", watched)
+    return found
+
+
+def test_a_run_that_gets_worse_stops_and_takes_back_its_best(tmp_path, checked):
     experiment, console = getting_worse(tmp_path), Console(file=(tmp_path / "log").open("w"))
     scores = train(experiment, tmp_path / "run", console)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     held_out = {row["step"]: row["val/loss"] for row in rows if "val/loss" in row}
     best = min(held_out, key=held_out.get)
     assert max(held_out) == best + 4 < 40, held_out
-    assert scores["final/loss"] < max(held_out.values())
+    assert checked == [best]
+    assert scores["final/loss"] == held_out[best]
     assert rows[-1]["stopping/kept_step"] == best
     axes = Figure().subplots()
     plots._loss(axes, rows, SHOWN["language_model"])
@@ -94,7 +108,7 @@ def test_a_run_that_gets_worse_stops_and_takes_back_its_best(tmp_path):
     np.testing.assert_array_equal(*(model.params["norm"]["scale"] for model in kept))
 
 
-def test_where_the_best_is_damaged_the_last_parameters_stay(tmp_path, monkeypatch):
+def test_where_the_best_is_damaged_the_last_parameters_stay(tmp_path, monkeypatch, checked):
     is_intact = Checkpoints.is_intact
 
     def is_intact_after_harm(checkpoints, step):
@@ -105,11 +119,15 @@ def test_where_the_best_is_damaged_the_last_parameters_stay(tmp_path, monkeypatc
 
     monkeypatch.setattr(Checkpoints, "is_intact", is_intact_after_harm)
     console = Console(file=(tmp_path / "log").open("w+"), width=200)
-    train(getting_worse(tmp_path), tmp_path / "run", console)
+    scores = train(getting_worse(tmp_path), tmp_path / "run", console)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     held_out = {row["step"]: row["val/loss"] for row in rows if "val/loss" in row}
     best, last = min(held_out, key=held_out.get), max(held_out)
     console.file.seek(0)
-    assert f"the checkpoint of step {best}, the best, is damaged: the last parameters stay" in console.file.read()
+    said = console.file.read()
+    assert f"the checkpoint of step {best}, the best, is damaged: the last parameters stay" in said
+    assert said.count("the last parameters stay") == 1
+    assert checked == [best]
+    assert scores["final/loss"] == held_out[last] > held_out[best]
     assert rows[-1]["stopping/kept_step"] == last == best + 4
     assert restore.restore_model(tmp_path / "run").step == last
