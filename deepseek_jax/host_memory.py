@@ -1,4 +1,4 @@
-"""The machine's own memory: how much there is, and that a CPU step's stays in the process between steps.
+"""Keeps the memory of a CPU step in the process between steps.
 
 XLA's CPU client asks malloc for a step's temporary buffers anew each time.  glibc serves requests that large with
 mmap, so every step the kernel maps and clears each 4 KiB page again: 116,000 page faults and a quarter of the step's
@@ -6,16 +6,10 @@ CPU time for configs/v3_tiny.py.  Kept in the heap, on huge pages where the kern
 """
 
 import ctypes
-import os
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h
 MADV_HUGEPAGE = 14  # sys/mman.h
 HUGE_PAGE = 2 << 20
-
-
-def size() -> int:
-    """Bytes of it."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def keep(reserve_bytes: int = 4 << 30) -> bool:

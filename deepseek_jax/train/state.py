@@ -13,9 +13,9 @@ import math
 import jax
 import jax.numpy as jnp
 import optax
+import psutil
 from jax.sharding import Mesh
 
-from deepseek_jax import host_memory
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import rules
 from deepseek_jax.train.compiling import compiler_options
@@ -84,7 +84,7 @@ def check_room(abstract: State):
     for leaf in jax.tree.leaves(abstract):
         holders = [device for device in leaf.sharding.addressable_devices if device.platform == "cpu"]
         needed += len(holders) * math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-    if needed > (memory := host_memory.size()):
+    if needed > (memory := psutil.virtual_memory().total):
         raise UserError(
             f"parameters and optimizer take {needed / 2**30:,.1f} GiB, and this machine has {memory / 2**30:,.1f} GiB "
             "of memory; make the model smaller, or train it on larger devices or more of them."

@@ -3,11 +3,12 @@
 import dataclasses
 import io
 import json
+import types
 
+import psutil
 import pytest
 from rich.console import Console
 
-from deepseek_jax import host_memory
 from deepseek_jax.errors import UserError
 from deepseek_jax.train.loop import train
 from tests.train import tiny
@@ -59,7 +60,7 @@ def test_a_directory_of_another_experiment_is_refused(directory):
 
 def test_a_state_larger_than_the_memory_is_refused_before_a_run_begins(directory, monkeypatch):
     """XLA would wait for an array that no CPU's memory can hold, and not end on SIGTERM either."""
-    monkeypatch.setattr(host_memory, "size", lambda: 100_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(total=100_000))
     with pytest.raises(
         UserError, match=r"parameters and optimizer take 0.0 GiB, and this machine has 0.0 GiB of memory;"
     ):
