@@ -1,6 +1,5 @@
 """deepseek-jax convert."""
 
-import sys
 from pathlib import Path
 
 from deepseek_jax.cli import options, runtime
@@ -55,7 +54,7 @@ def run(args):
         _convert(args, source, target, progress=show, say=warnings.append)
     beside.carry(source, target)
     for warning in dict.fromkeys(warnings):
-        print(f"deepseek-jax: {warning}", file=sys.stderr)
+        runtime.warn(warning)
 
 
 def _check(args, source, target):

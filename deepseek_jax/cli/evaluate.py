@@ -1,7 +1,6 @@
 """deepseek-jax eval."""
 
 import dataclasses
-import sys
 from pathlib import Path
 
 from deepseek_jax.cli import options, runtime
@@ -84,7 +83,7 @@ def _language_model(args):
     console.print(what, markup=False, highlight=False, soft_wrap=True)
     warning = beyond([data.sequence_length], scoring.experiment.model.max_position_embeddings, "a row")
     if warning and processes.leads():
-        print(f"deepseek-jax: {warning}", file=sys.stderr)
+        runtime.warn(warning)
     console.print(_table(scores, bits_per_byte(corpus), corpus.held_out_bytes))
 
 

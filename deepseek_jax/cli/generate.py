@@ -83,14 +83,15 @@ def run(args):
     runtime.prepare()
     from rich.console import Console
 
-    from deepseek_jax.data import chat, tokenizer
+    from deepseek_jax.data import chat
+    from deepseek_jax.data.tokenizer import of_model
     from deepseek_jax.infer import generate, speculative
     from deepseek_jax.infer.prompts import before_eos, beyond
     from deepseek_jax.infer.sampling import Sampling
     from deepseek_jax.train.any_checkpoint import read_trained
 
     trained = read_trained(args.workdir, args.checkpoint)
-    tokenizer = tokenizer.of_model(args.workdir, trained.experiment.model.vocab_size)
+    tokenizer = of_model(args.workdir, trained.experiment.model.vocab_size)
     model = trained.graphdef, trained.params, trained.buffers
     if template := args.chat or trained.experiment.data.chat:
         asked = ([{"role": "user", "content": prompt}] for prompt in prompts)
@@ -111,6 +112,6 @@ def run(args):
         print(prompt + "\n" * bool(template) + tokenizer.decode(more))  # to the letter: rich would read it
     lengths = [len(given) + len(more) for given, more in zip(tokens, continued, strict=True)]
     if warning := beyond(lengths, trained.experiment.model.max_position_embeddings):
-        print(f"deepseek-jax: {warning}", file=sys.stderr)
+        runtime.warn(warning)
     if acceptance:
         print(f"speculation: {acceptance}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 from deepseek_jax import full_disk, host_memory
@@ -22,6 +23,11 @@ def prepare(cache: bool = True):
         os.environ.setdefault("PJRT_NPROC", threads_of(int(host_devices[1])))
     host_memory.keep()
     full_disk.say_once()
+
+
+def warn(sentence: str):
+    """Says what a user should know of what was done all the same."""
+    print(f"deepseek-jax: {sentence}", file=sys.stderr)
 
 
 def threads_of(host_devices: int) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from deepseek_jax.convert import shards
-from deepseek_jax.convert.progress import Progress, unseen
+from deepseek_jax.convert.progress import Progress, Say, unseen
 from deepseek_jax.convert.safetensors_file import Output
 from deepseek_jax.errors import UserError
 
@@ -30,7 +30,9 @@ LAYER = {
 MODEL = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
-def rewrite(source: Path, target: Path, *, dtype: str = "float32", progress: Progress = unseen, say=logging.warning):
+def rewrite(
+    source: Path, target: Path, *, dtype: str = "float32", progress: Progress = unseen, say: Say = logging.warning
+):
     """Writes config.json and safetensors; one tensor at a time is made whole.  `say` is told of NaN.
 
     Raises UserError for other models than Llama's, and where the library gguf is not installed.

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from deepseek_jax.convert.finite import Findings
 
 Progress = Callable[[int, int], None]  # (what is done, all there is to do)
+Say = Callable[[str], None]  # is told what a user should know
 
 
 def unseen(done: int, total: int):

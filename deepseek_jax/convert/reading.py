@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 
 from deepseek_jax.convert import config_json
 from deepseek_jax.convert.names import HEADS, Place, may_be_left, mtp_prefix, place, spelling_of
-from deepseek_jax.convert.progress import Progress, Tally, unseen
+from deepseek_jax.convert.progress import Progress, Say, Tally, unseen
 from deepseek_jax.convert.tensors import Tensors, read_json
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
@@ -45,7 +44,7 @@ def load(
     dtype: str | None = "float32",
     shardings: tuple[dict, dict] | None = None,
     progress: Progress = unseen,
-    say: Callable[[str], None] = logging.warning,
+    say: Say = logging.warning,
 ) -> tuple[dict, dict]:
     """(params, buffers), as `models.tree.split` gives them for a `Decoder` of `config`.
 

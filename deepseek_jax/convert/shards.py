@@ -15,17 +15,16 @@ SHARD_BYTES = 5 * 10**9
 
 def write(directory: Path, outputs: list[Output], shard_bytes: int, progress: Progress) -> Findings:
     """What was not finite of it; `progress` counts bytes."""
-    tally = Tally(progress, sum(output.nbytes for output in outputs))
-    _write(directory, outputs, shard_bytes, tally)
-    return tally.findings
-
-
-def _write(directory, outputs, shard_bytes, tally):
-    shards = list(_shards(outputs, shard_bytes))
+    tally, shards = Tally(progress, sum(output.nbytes for output in outputs)), list(_shards(outputs, shard_bytes))
     if len(shards) == 1:
         safetensors_file.write(directory / SINGLE, outputs, tally)
         _remove_all_but(directory, {SINGLE})
-        return
+    else:
+        _write_several(directory, shards, tally)
+    return tally.findings
+
+
+def _write_several(directory, shards, tally):
     file_of = {}
     (directory / INDEX).unlink(missing_ok=True)  # an earlier save's would make one model of its files and of these
     for number, shard in enumerate(shards, start=1):

@@ -15,13 +15,11 @@ import numpy as np
 from deepseek_jax.convert import config_json, fused, shards
 from deepseek_jax.convert.generations import generation_of
 from deepseek_jax.convert.names import MTP_COPIES, mtp_prefix, place
-from deepseek_jax.convert.progress import Progress, unseen
+from deepseek_jax.convert.progress import Progress, Say, unseen
 from deepseek_jax.convert.reading import abstract_trees, keys, locate, read_config
 from deepseek_jax.convert.safetensors_file import Output
 from deepseek_jax.convert.tensors import Tensors
 from deepseek_jax.models.config import ModelConfig
-
-Say = Callable[[str], None]
 
 
 def save(

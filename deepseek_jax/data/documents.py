@@ -45,14 +45,18 @@ def read_source(path: pathlib.Path, text_field: str, skipped: Skipped) -> Iterat
     if path.is_dir():
         for file in source_files(path):
             name = file.relative_to(path).as_posix()
-            if file.suffix.lower() == ".jsonl":
+            if _is_jsonl(file):
                 yield from read_jsonl(file, name, text_field, skipped)
             else:
                 yield from read_file(file, name, name, skipped)
-    elif path.suffix.lower() == ".jsonl":
+    elif _is_jsonl(path):
         yield from read_jsonl(path, path.name, text_field, skipped)
     else:
         yield from read_sections(path, path.name, skipped)
+
+
+def _is_jsonl(path: pathlib.Path) -> bool:
+    return path.suffix.lower() == ".jsonl"
 
 
 def source_files(path: pathlib.Path) -> list[pathlib.Path]:
@@ -80,7 +84,7 @@ def read_file(path: pathlib.Path, name: str, group: str, skipped: Skipped) -> It
 def read_chats(path: pathlib.Path, skipped: Skipped) -> Iterator[Document]:
     """Conversations, one a line under "messages", of a .jsonl file or those below a directory; their text is JSON."""
     for file in source_files(path):
-        if file.suffix.lower() == ".jsonl":
+        if _is_jsonl(file):
             name = file.relative_to(path).as_posix() if path.is_dir() else file.name
             yield from read_jsonl(file, name, "messages", skipped, _record_chat)
 

@@ -46,7 +46,6 @@ def make_optimizer(
             f"optimizer.weight_decay is {config.weight_decay}, and adam has none that is apart from the gradient; "
             "choose optimizer.name=adamw or set optimizer.weight_decay=0."
         )
-    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     of_clipped = (
         remembered_in(config.moment_dtype, _direction(config, axes)),
         _decayed(config),
@@ -54,10 +53,11 @@ def make_optimizer(
         _scaled(config),
         _on_plateau(config),
     )
-    if config.layer_decay == 1 and not config.unfreeze:
-        return optax.with_extra_args_support(optax.chain(clip, *of_clipped))
-    inner = optax.with_extra_args_support(optax.chain(*of_clipped))
-    return by_depth(inner, config.clip_norm, config.layer_decay, config.unfreeze * steps)
+    if config.layer_decay != 1 or config.unfreeze:  # then which gradients make up the norm changes over the run
+        inner = optax.with_extra_args_support(optax.chain(*of_clipped))
+        return by_depth(inner, config.clip_norm, config.layer_decay, config.unfreeze * steps)
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    return optax.with_extra_args_support(optax.chain(clip, *of_clipped))
 
 
 def lowered(opt_state) -> jax.Array | float:

@@ -14,9 +14,8 @@ from deepseek_jax.models import gpu
 from deepseek_jax.models.arithmetic import PLAIN, Arithmetic
 
 ROWS, MOST_FEATURES = 512, 1024  # of a tile; larger ones overflow a TPU's vector memory
-LANES = (
-    128  # of a TPU: in the backward pass tiles lie across features the other way, and have to be whole ones there too
-)
+# Of a TPU.  Widths are whole multiples, for the backward pass lays tiles across them the other way.
+LANES = 128
 
 
 def grouped_matmul(
