@@ -5,8 +5,9 @@ import dataclasses
 import jax
 from rich.console import Console
 
-from deepseek_jax.compress.source import TOKENIZER, Source
+from deepseek_jax.compress.source import Source
 from deepseek_jax.config import MeshConfig
+from deepseek_jax.data.tokenizer import TOKENIZER
 from deepseek_jax.train import setup
 from deepseek_jax.train.step import compile_score
 from deepseek_jax.train.views import plain

@@ -13,6 +13,7 @@ import jax
 
 from deepseek_jax import record
 from deepseek_jax.config import CheckpointConfig, Experiment, MeshConfig, StartConfig, SupervisedExperiment
+from deepseek_jax.data.tokenizer import TOKENIZER
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.hybrid_config import HybridConfig
@@ -21,7 +22,6 @@ from deepseek_jax.train import any_checkpoint, checkpoint, known_set, views
 from deepseek_jax.train.checkpoint import Checkpoints, Progress
 from deepseek_jax.train.restore import restore_model
 
-TOKENIZER = "tokenizer.json"
 BESIDE = (TOKENIZER, known_set.FILE)  # what a run directory may have beside its checkpoints
 
 

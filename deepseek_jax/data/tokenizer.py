@@ -13,7 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from deepseek_jax.errors import UserError
 
-FILE = "tokenizer.json"  # its name beside a model
+TOKENIZER = "tokenizer.json"  # beside a model: what its text is encoded with
 SPECIAL = {
     "bos": "<｜begin▁of▁sentence｜>",
     "eos": "<｜end▁of▁sentence｜>",
@@ -101,9 +101,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int, path: pathlib.Path):
 
 def of_model(directory: str | pathlib.Path, vocab_size: int) -> Tokenizer:
     """The tokenizer that lies beside a model of so many entries; UserError where there is none or that of another."""
-    path = pathlib.Path(directory) / FILE
+    path = pathlib.Path(directory) / TOKENIZER
     if not path.exists():
-        raise UserError(f"{directory} has no {FILE}, by which text becomes tokens; copy that of the model there.")
+        raise UserError(f"{directory} has no {TOKENIZER}, by which text becomes tokens; copy that of the model there.")
     tokenizer = Tokenizer(path)
     if tokenizer.vocab_size > vocab_size:
         raise UserError(

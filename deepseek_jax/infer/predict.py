@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from deepseek_jax.data.sets.vocabulary import encode
-from deepseek_jax.data.tokenizer import Tokenizer
+from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer
 from deepseek_jax.models import tree
 from deepseek_jax.train import known_set
 from deepseek_jax.train.restore import restore_model
@@ -78,5 +78,5 @@ def load_predictor(workdir: str | Path, step: int | None = None) -> Predictor:
     workdir = Path(workdir)
     known = known_set.read(workdir)
     trained = restore_model(workdir, step)
-    tokenizer = Tokenizer(workdir / known_set.TOKENIZER) if known.model.input == "text" else None
+    tokenizer = Tokenizer(workdir / TOKENIZER) if known.model.input == "text" else None
     return Predictor(known, tokenizer, (trained.graphdef, trained.params, trained.buffers))

@@ -9,11 +9,12 @@ import numpy as np
 
 from deepseek_jax.data.sets.dataset import Dataset
 from deepseek_jax.data.sets.scaling import Scaling
+from deepseek_jax.data.tokenizer import TOKENIZER
 from deepseek_jax.errors import UserError
 from deepseek_jax.fields import build_section
 from deepseek_jax.models.hybrid_config import HybridConfig
 
-FILE, TOKENIZER = "dataset.json", "tokenizer.json"
+FILE = "dataset.json"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ from deepseek_jax.config import Experiment
 from deepseek_jax.data import baseline
 from deepseek_jax.data.pipeline import open_corpus
 from deepseek_jax.data.records import Report
+from deepseek_jax.data.tokenizer import TOKENIZER
 from deepseek_jax.parallel.mesh import check_sequence
 from deepseek_jax.train.evaluate import bytes_a_target, evaluate, names
 from deepseek_jax.train.metrics import language_model_row
@@ -65,7 +66,7 @@ class LanguageModelTask:
         return {name: bits["total"] for name, bits in found.items() if bits}
 
     def keep_beside(self, workdir: Path):
-        shutil.copyfile(self.corpus.tokenizer.path, workdir / "tokenizer.json")  # what it was trained with
+        shutil.copyfile(self.corpus.tokenizer.path, workdir / TOKENIZER)  # what it was trained with
 
     def results(self, state: State, workdir: Path, score: Callable, held_out: Iterable[Batch]) -> list[str]:
         return write_samples(self, state, workdir)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 
+from deepseek_jax.data.tokenizer import TOKENIZER
 from deepseek_jax.errors import UserError
 from deepseek_jax.fields import flatten
 from deepseek_jax.models import tree
@@ -16,8 +17,6 @@ from deepseek_jax.train import any_checkpoint
 from deepseek_jax.train.any_checkpoint import Found
 from deepseek_jax.train.setup import Setup
 from deepseek_jax.train.state import State, make_state
-
-TOKENIZER = "tokenizer.json"  # beside a checkpoint: what its text was encoded with
 
 
 def first_state(setup: Setup, say: Callable[[str], None]) -> State:
