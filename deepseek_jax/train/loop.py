@@ -116,8 +116,9 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
                 microbatches = [next(batches) for _ in range(count)]
                 waited = time.perf_counter() - asked
                 batch = setup.place(microbatches)
+                worked = time.thread_time()
                 state, measured = run.step(state, batch)
-                recorder.follow(Started(step, batch, measured, waited))
+                recorder.follow(Started(step, batch, measured, waited, time.thread_time() - worked))
                 profile.after(step)
 
                 last, interrupted, pausing = step == steps, preempted(step), step == run.until

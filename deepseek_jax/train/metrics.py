@@ -93,22 +93,25 @@ def memory_bytes() -> int:
 class Clock:
     """Where the time of the training steps goes: means a step since the last lap, evaluation and such left out.
 
-    overhead_seconds is processor time of the loop's thread, all of it: what Python costs beside the device's work.  On
-    a clock on the wall it would also hold the times when XLA's threads kept the core.
+    dispatch_seconds and overhead_seconds are processor time of the loop's thread: handing XLA the compiled step, which
+    grows with the arrays in and out of it, and all the rest, which is what Python costs.  On a clock on the wall they
+    would also hold the times when XLA's threads kept the core.
     """
 
     unit: str = "tokens"
     units: int = 0
     steps: int = 0
     data_wait: float = 0.0
+    dispatch: float = 0.0
     since: float = dataclasses.field(default_factory=lambda: time.perf_counter())
     worked_since: float = dataclasses.field(default_factory=lambda: time.thread_time())
 
-    def step(self, units: int, data_wait: float):
-        """Another step of that many `units` (tokens, records) that waited `data_wait` seconds for its data."""
+    def step(self, units: int, data_wait: float, dispatch: float):
+        """Another step of that many `units` (tokens, records), and the seconds to wait for its data and to start it."""
         self.steps += 1
         self.units += units
         self.data_wait += data_wait
+        self.dispatch += dispatch
 
     def lap(self) -> dict:
         """Means a step since the last lap, {} if there was none; starts the next."""
@@ -116,9 +119,11 @@ class Clock:
         self.__init__(self.unit)
         if not done.steps:
             return {}
+        worked = self.worked_since - done.worked_since
         return {
             "step_seconds": (self.since - done.since) / done.steps,
             "data_wait_seconds": done.data_wait / done.steps,
-            "overhead_seconds": (self.worked_since - done.worked_since) / done.steps,
+            "dispatch_seconds": done.dispatch / done.steps,
+            "overhead_seconds": (worked - done.dispatch) / done.steps,
             f"{self.unit}_per_second": done.units / (self.since - done.since),
         }

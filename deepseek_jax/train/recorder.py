@@ -16,12 +16,16 @@ AHEAD = 2  # steps queued on the device beyond the one that runs; more would onl
 
 @dataclasses.dataclass(frozen=True)
 class Started:
-    """A step under way.  `number` counts from 1; `data_wait` is how many seconds it waited for its data."""
+    """A step under way.  `number` counts from 1.
+
+    Seconds: `data_wait`, on the wall, for its data; `dispatch`, of the loop's thread, for handing it to XLA.
+    """
 
     number: int
     batch: dict
     measured: dict
     data_wait: float
+    dispatch: float
 
 
 class NotFinite(Exception):
@@ -74,7 +78,7 @@ class Recorder:
         if self._clock is None:
             self._start_clock()
         else:
-            self._clock.step(self._task.size(step.batch), step.data_wait)
+            self._clock.step(self._task.size(step.batch), step.data_wait, step.dispatch)
         stopping = failed and self._experiment.train.on_nonfinite == "stop"
         last = step.number == self._experiment.train.steps
         if step.number % self._experiment.log.every == 0 or step.number == 1 or last or failed:

@@ -42,10 +42,16 @@ def test_clock_gives_means_a_step(monkeypatch):
     monkeypatch.setattr(metrics.time, "thread_time", lambda: now[0] / 100)
     clock = metrics.Clock(since=0.0, worked_since=0.0)
     for _ in range(4):
-        clock.step(units=100, data_wait=0.1)
+        clock.step(units=100, data_wait=0.1, dispatch=0.002)
     now[0] = 2.0
     assert clock.lap() == pytest.approx(
-        {"step_seconds": 0.5, "data_wait_seconds": 0.1, "overhead_seconds": 0.005, "tokens_per_second": 200}
+        {
+            "step_seconds": 0.5,
+            "data_wait_seconds": 0.1,
+            "dispatch_seconds": 0.002,
+            "overhead_seconds": 0.003,
+            "tokens_per_second": 200,
+        }
     )
     assert clock.lap() == {}
 
