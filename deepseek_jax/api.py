@@ -5,7 +5,6 @@ B batch  S sequence  V vocabulary  N new tokens  E experts  I expert width  D mo
 
 import dataclasses
 import functools
-import logging
 import operator
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from deepseek_jax.convert import huggingface
 from deepseek_jax.convert.names import SPELLINGS
-from deepseek_jax.errors import UserError
+from deepseek_jax.errors import LOG, UserError
 from deepseek_jax.infer import generate as plain
 from deepseek_jax.infer import speculative as speculation
 from deepseek_jax.infer.prompts import NO_EOS, before_eos, beyond
@@ -161,7 +160,7 @@ def generate(
         )
     lengths = [len(prompt) + len(row) for prompt, row in zip(prompts, before_eos(new, eos), strict=True)]
     if warning := beyond(lengths, model.config.max_position_embeddings):
-        logging.warning(warning)
+        LOG.warning(warning)
     return new
 
 

@@ -1,11 +1,13 @@
 """What a verb sets up before jax computes anything."""
 
+import logging
 import os
 import re
 import sys
 from pathlib import Path
 
 from deepseek_jax import full_disk, host_memory
+from deepseek_jax.errors import LOG
 
 
 def prepare(cache: bool = True):
@@ -23,11 +25,20 @@ def prepare(cache: bool = True):
         os.environ.setdefault("PJRT_NPROC", threads_of(int(host_devices[1])))
     host_memory.keep()
     full_disk.say_once()
+    if not LOG.handlers:
+        LOG.addHandler(_Said())
 
 
 def warn(sentence: str):
     """Says what a user should know of what was done all the same."""
     print(f"deepseek-jax: {sentence}", file=sys.stderr)
+
+
+class _Said(logging.Handler):
+    """Warnings of the rooms below look as what else the command line says."""
+
+    def emit(self, record: logging.LogRecord):
+        warn(record.getMessage())
 
 
 def threads_of(host_devices: int) -> str:

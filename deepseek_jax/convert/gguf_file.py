@@ -6,7 +6,6 @@ first half of a head with the second.
 
 import functools
 import json
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from deepseek_jax.convert import shards
 from deepseek_jax.convert.progress import Progress, Say, unseen
 from deepseek_jax.convert.safetensors_file import Output
-from deepseek_jax.errors import UserError
+from deepseek_jax.errors import LOG, UserError
 
 LAYER = {
     "attn_q": "self_attn.q_proj",
@@ -30,9 +29,7 @@ LAYER = {
 MODEL = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
-def rewrite(
-    source: Path, target: Path, *, dtype: str = "float32", progress: Progress = unseen, say: Say = logging.warning
-):
+def rewrite(source: Path, target: Path, *, dtype: str = "float32", progress: Progress = unseen, say: Say = LOG.warning):
     """Writes config.json and safetensors; one tensor at a time is made whole.  `say` is told of NaN.
 
     Raises UserError for other models than Llama's, and where the library gguf is not installed.

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import logging
 from pathlib import Path
 
 import jax
@@ -12,7 +11,7 @@ from deepseek_jax.convert import config_json
 from deepseek_jax.convert.names import HEADS, Place, may_be_left, mtp_prefix, place, spelling_of
 from deepseek_jax.convert.progress import Progress, Say, Tally, unseen
 from deepseek_jax.convert.tensors import Tensors, read_json
-from deepseek_jax.errors import UserError
+from deepseek_jax.errors import LOG, UserError
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import initialise
 
@@ -44,7 +43,7 @@ def load(
     dtype: str | None = "float32",
     shardings: tuple[dict, dict] | None = None,
     progress: Progress = unseen,
-    say: Say = logging.warning,
+    say: Say = LOG.warning,
 ) -> tuple[dict, dict]:
     """(params, buffers), as `models.tree.split` gives them for a `Decoder` of `config`.
 

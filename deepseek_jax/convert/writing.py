@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +18,7 @@ from deepseek_jax.convert.progress import Progress, Say, unseen
 from deepseek_jax.convert.reading import abstract_trees, keys, locate, read_config
 from deepseek_jax.convert.safetensors_file import Output
 from deepseek_jax.convert.tensors import Tensors
+from deepseek_jax.errors import LOG
 from deepseek_jax.models.config import ModelConfig
 
 
@@ -33,7 +33,7 @@ def save(
     progress: Progress = unseen,
     change: Callable[[tuple[str, ...], Output], list[Output]] = lambda path, output: [output],
     values: Mapping[str, Any] = MappingProxyType({}),
-    say: Say = logging.warning,
+    say: Say = LOG.warning,
 ):
     """Writes what `load` reads, in the arrays' types; `progress` counts bytes.
 
@@ -52,7 +52,7 @@ def rewrite(
     spelling: str = "huggingface",
     shard_bytes: int = shards.SHARD_BYTES,
     progress: Progress = unseen,
-    say: Say = logging.warning,
+    say: Say = LOG.warning,
 ):
     """A checkpoint in another spelling, type or division into files, without ever holding more than one tensor.
 

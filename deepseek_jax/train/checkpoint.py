@@ -5,7 +5,6 @@ name; any other is passed over for the one before.
 """
 
 import dataclasses
-import logging
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from deepseek_jax.config import CheckpointConfig
-from deepseek_jax.errors import UserError
+from deepseek_jax.errors import LOG, UserError
 from deepseek_jax.parallel import processes
 from deepseek_jax.train import integrity
 from deepseek_jax.train.state import State
@@ -130,7 +129,7 @@ def _into(abstract, *, partial: bool = False):
     return ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=partial)
 
 
-def newest_intact(directory: Path, say: Callable[[str], None] = logging.warning, below: str = "") -> int | None:
+def newest_intact(directory: Path, say: Callable[[str], None] = LOG.warning, below: str = "") -> int | None:
     """Step of the newest checkpoint that is intact, or is so `below` there; None where a directory holds none at all.
 
     `say` is told of those passed over.  Raises UserError when all are damaged.  Each process has to ask.

@@ -11,7 +11,7 @@ import pytest
 from deepseek_jax import __main__, record
 from deepseek_jax.cli import arguments, runtime
 from deepseek_jax.config import Experiment
-from deepseek_jax.errors import UserError
+from deepseek_jax.errors import LOG, UserError
 
 FULL = (
     "deepseek-jax: the disk is full: make room and run this again.  A training goes on from its last checkpoint; what "
@@ -172,6 +172,13 @@ def test_exit_codes(monkeypatch, capsys, raised, status, shown):
     monkeypatch.setattr(arguments, "read", read)
     assert __main__.main([]) == status
     assert capsys.readouterr().err == shown
+
+
+def test_warnings_look_as_what_else_is_said(capsys):
+    for _ in range(2):
+        runtime.prepare()
+    LOG.warning("a matrix holds NaN")
+    assert capsys.readouterr().err == "deepseek-jax: a matrix holds NaN\n"
 
 
 def test_threads_do_not_say_of_a_full_disk_what_the_main_one_says(caplog):
