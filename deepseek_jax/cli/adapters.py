@@ -46,13 +46,13 @@ examples:
         one.set_defaults(run=run_merge, action=action, takes_overrides=False)
 
 
+@options.into_free_directory
 def run_save(args):
     from deepseek_jax import record
 
     lora = record.read(args.workdir).tune.lora
     if not lora.rank:
         raise UserError(f"{args.workdir} has no adapters; train with tune.lora.rank above 0.")
-    options.check_free(Path(args.target))
     runtime.prepare()
     from deepseek_jax.convert import peft
     from deepseek_jax.train.restore import restore_adapters
@@ -77,8 +77,8 @@ def _moved_beside(experiment) -> list[str]:
     return found
 
 
+@options.into_free_directory
 def run_merge(args):
-    options.check_free(Path(args.target))
     runtime.prepare()
     from deepseek_jax.compress import source
     from deepseek_jax.convert import peft

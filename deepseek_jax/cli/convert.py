@@ -39,9 +39,10 @@ examples:
     )
 
 
+@options.into_free_directory
 def run(args):
     source, target = Path(args.source), Path(args.target)
-    _check(args, source, target)
+    _check(args, source)
     runtime.prepare()
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -57,12 +58,11 @@ def run(args):
         runtime.warn(warning)
 
 
-def _check(args, source, target):
+def _check(args, source):
     if not (source.is_dir() or (source.is_file() and source.suffix == ".gguf")):
         raise UserError(f"{source} is no directory; give that of a checkpoint, or a .gguf file.")
     if source.is_file() and args.to == "orbax":
         raise UserError(f"{source} becomes safetensors; convert these to orbax.")
-    options.check_free(target)
     if args.to == "orbax" and args.spelling:
         raise UserError("--spelling has no use with --to orbax, whose arrays have our names.")
 

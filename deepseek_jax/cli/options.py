@@ -1,7 +1,10 @@
 """Options and texts that several verbs share."""
 
 import argparse
+import contextlib
+import functools
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,13 +46,40 @@ def add_source(parser: argparse.ArgumentParser):
     parser.add_argument("--checkpoint", type=number(int, 0), metavar="STEP", help="of a run; default: the newest")
 
 
-def check_free(directory: Path):
-    """Raises UserError where `directory` holds something already or cannot be made."""
+def into_free_directory(run: Callable) -> Callable:
+    """Of a verb that makes the directory `args.target`, which must hold nothing yet.
+
+    Where the work fails or is interrupted nothing of it stays there, so that the same command can be given again.
+    """
+
+    @functools.wraps(run)
+    def run_whole(args):
+        target = Path(args.target)
+        _check_free(target)
+        was_there = target.exists()
+        try:
+            run(args)
+        except BaseException:
+            _clear(target, was_there)
+            raise
+
+    return run_whole
+
+
+def _check_free(directory: Path):
     if directory.is_file():
         raise UserError(f"{directory} is a file; give a directory that is not there yet.")
     writable.check_directory(directory)
     if directory.exists() and any(directory.iterdir()):
         raise UserError(f"{directory} is not empty; give a directory that is not there yet.")
+
+
+def _clear(directory: Path, keep: bool):
+    with contextlib.suppress(OSError):  # why the work failed is what has to be told
+        for path in directory.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if not keep:
+            directory.rmdir()
 
 
 def named(text: str) -> str:

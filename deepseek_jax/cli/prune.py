@@ -42,9 +42,9 @@ examples:
     parser.add_argument("--curve", type=float, nargs="*", default=[], metavar="SHARE", help="further shares to measure")
 
 
+@options.into_free_directory
 def run(args):
-    target = Path(args.target)
-    _check(args, target)
+    _check(args)
     runtime.prepare()
     from rich.console import Console
 
@@ -53,7 +53,7 @@ def run(args):
     scope = args.scope or ("output" if args.method == "wanda" else "layer")
     pruning.prune(
         source.read(args.source, args.checkpoint),
-        target,
+        Path(args.target),
         args.method,
         PruneConfig(sparsity=args.sparsity, pattern=args.pattern, scope=scope, paths=args.paths),
         curve=args.curve,
@@ -63,9 +63,8 @@ def run(args):
     )
 
 
-def _check(args, target):
+def _check(args):
     """What can be told before the seconds that jax takes."""
-    options.check_free(target)
     check_sparsity("--sparsity", args.sparsity)
     pattern("--paths", args.paths)
     if args.pattern:

@@ -42,9 +42,9 @@ examples:
     parser.add_argument("--release", action="store_true", help="write safetensors as DeepSeek does; of fp8 and fp4")
 
 
+@options.into_free_directory
 def run(args):
-    target = Path(args.target)
-    config = _checked(args, target)
+    target, config = Path(args.target), _checked(args)
     runtime.prepare()
     from rich.console import Console
 
@@ -59,8 +59,7 @@ def run(args):
     console.print(f"{target}: {size:,} bytes, {size / before:.1%} of what float32 arrays take", soft_wrap=True)
 
 
-def _checked(args, target) -> QuantizeConfig:
-    options.check_free(target)
+def _checked(args) -> QuantizeConfig:
     if args.release and args.weights not in ("fp8", "fp4"):
         raise UserError(f"--release writes fp8 and fp4, not {args.weights}.")
     if args.release and (args.paths or args.activations):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from deepseek_jax import __main__, record
-from deepseek_jax.cli import arguments, runtime
+from deepseek_jax.cli import arguments, options, runtime
 from deepseek_jax.config import Experiment
 from deepseek_jax.errors import LOG, UserError
 
@@ -172,6 +172,23 @@ def test_exit_codes(monkeypatch, capsys, raised, status, shown):
     monkeypatch.setattr(arguments, "read", read)
     assert __main__.main([]) == status
     assert capsys.readouterr().err == shown
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+def test_a_verb_that_is_interrupted_leaves_nothing_of_what_it_made(tmp_path, was_there):
+    target = tmp_path / "out"
+    if was_there:
+        target.mkdir()
+
+    @options.into_free_directory
+    def run(args):
+        (target / "checkpoints/1").mkdir(parents=True)
+        (target / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(SimpleNamespace(target=str(target)))
+    assert [path.name for path in tmp_path.rglob("*")] == ["out"] * was_there
 
 
 def test_warnings_look_as_what_else_is_said(capsys):

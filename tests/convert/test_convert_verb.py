@@ -138,6 +138,7 @@ def test_a_type_that_is_too_small_for_a_number_is_refused(deepseek_jax, tmp_path
     assert error.endswith(
         "weight holds numbers beyond 65,504, the largest of float16; take another dtype, such as float32.\n"
     )
+    assert not (tmp_path / "out").exists()  # so that the same command can be given another --dtype
     assert deepseek_jax("convert", str(source), str(tmp_path / "rough"), "--dtype", "bfloat16")[2] == ""
 
 

@@ -15,8 +15,6 @@ from deepseek_jax.errors import UserError
 
 DIGITS = tuple("0123456789")
 FASHION = pathlib.Path("/usr/share/datasets/fashion-mnist")
-# Image.Transpose by the orientation that EXIF gives: the numbers of Pillow, which is not imported before it is used.
-TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 FASHION_NAMES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
 
@@ -104,11 +102,10 @@ def decode(data: bytes, place: str, config: DatasetConfig) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()  # turns a TIFF already
-            turn = _turn(image)
+            image = _upright(image)
             if image.mode.startswith("I;16"):  # Pillow would cut off what is above 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             image = image.convert("L" if settings.channels == 1 else "RGB")
-            image = image if turn is None else image.transpose(turn)
             if settings.height and image.size != (settings.width, settings.height):
                 image = image.resize((settings.width, settings.height), Image.Resampling.BILINEAR)
             return np.asarray(image, np.uint8).reshape(image.height, image.width, settings.channels)
@@ -118,19 +115,15 @@ def decode(data: bytes, place: str, config: DatasetConfig) -> np.ndarray:
         raise UserError(f"{place} does not decode as an image: {reason}.") from None
 
 
-def _turn(image) -> int | None:
-    """The method of `image.transpose` that sets upright what a camera stored as its sensor lay; None where it did.
-
-    A picture whose EXIF block cannot be read is whole all the same.
-    """
-    from PIL import ExifTags
+def _upright(image):
+    """What a camera stored as its sensor lay, turned by its EXIF block; whole all the same where that is damaged."""
+    from PIL import ImageOps
 
     try:
         with warnings.catch_warnings(action="ignore"):
-            orientation = image.getexif().get(ExifTags.Base.Orientation)
+            return ImageOps.exif_transpose(image)
     except Exception:  # the readers of its formats raise whatever they meet
-        return None
-    return TURNS.get(orientation) if isinstance(orientation, int) else None
+        return image
 
 
 def stack(images: list[np.ndarray], config: DatasetConfig) -> np.ndarray:
