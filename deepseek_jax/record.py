@@ -20,7 +20,7 @@ PACKAGES = ("deepseek-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"
 # A run may be resumed with other values of these: they change where it runs and what it shows, not what it learns.
 # A mesh does so by the order of sums, and by what finds no room under router.capacity_factor; runs have to go on where
 # there are devices, so it is free all the same.
-FREE = ("mesh.", "eval.", "checkpoint.", "log.", "data.directory", "data.workers", "data.prefetch")
+FREE = ("mesh.", "eval.", "checkpoint.", "log.", "data.directory", "dataset.directory", "data.workers", "data.prefetch")
 JUDGING = ("eval.every", "eval.batch_size", "eval.batches")  # not free where evaluations may end the run
 
 

@@ -62,6 +62,14 @@ def test_a_run_goes_on_with_other_logging(tmp_path):
     assert record.read(tmp_path) == other
 
 
+def test_a_run_goes_on_where_prepared_data_lies_elsewhere(tmp_path):
+    experiment = SupervisedExperiment()
+    record.claim(tmp_path, experiment)
+    moved = dataclasses.replace(experiment, dataset=dataclasses.replace(experiment.dataset, directory="/data"))
+    record.claim(tmp_path, moved)
+    assert record.read(tmp_path) == moved
+
+
 @pytest.mark.parametrize("key", ["every", "batch_size", "batches"])
 def test_evaluations_that_may_end_a_run_stay_as_they_are(tmp_path, key):
     """When they are and what they are of; what is looked at afterwards may change."""
