@@ -1,0 +1,48 @@
+"""The one direction of imports that docs/architecture.md promises."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "deepseek_jax"
+HIGHER = {  # what each room must not know of
+    "models": {"tasks", "train", "studies", "pods", "cli", "api"},
+    "tasks": {"train", "studies", "pods", "cli", "api"},
+    "data": {"train", "studies", "pods", "cli", "api"},
+    "parallel": {"tasks", "train", "studies", "pods", "cli", "api"},
+    "train": {"studies", "pods", "cli", "api"},
+    "studies": {"cli"},
+    "pods": {"cli"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names of what a file imports, inside of functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return names
+
+
+def test_lower_rooms_know_nothing_of_higher_ones():
+    against = [
+        f"{path.relative_to(PACKAGE)} imports {name}"
+        for room, higher in HIGHER.items()
+        for path in (PACKAGE / room).rglob("*.py")
+        for name in imported(path)
+        if name.startswith("deepseek_jax.") and name.split(".")[1] in higher
+    ]
+    assert not against
+
+
+def test_the_package_knows_nothing_of_its_users_and_rivals():
+    strangers = {"configs", "experiments", "benchmarks", "tests", "torch", "transformers"}
+    against = [
+        f"{path.relative_to(PACKAGE)} imports {name}"
+        for path in PACKAGE.rglob("*.py")
+        for name in imported(path)
+        if name.split(".")[0] in strangers
+    ]
+    assert not against
