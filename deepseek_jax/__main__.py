@@ -38,7 +38,7 @@ def _full(error: Exception) -> str | None:
     if full_disk.is_said_by(error):
         return (
             "the disk is full: make room and run this again.  A training goes on from its last checkpoint; what any "
-            "other verb was writing is not whole, remove it."
+            "other verb has left is not whole, remove it."
         )
     if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error):  # XLA's, of an array without room
         return _no_room(error)

@@ -15,7 +15,7 @@ from deepseek_jax.errors import LOG, UserError
 
 FULL = (
     "deepseek-jax: the disk is full: make room and run this again.  A training goes on from its last checkpoint; what "
-    "any other verb was writing is not whole, remove it.\n"
+    "any other verb has left is not whole, remove it.\n"
 )
 GENERATE = ["generate", "--workdir", "x"]
 TRAIN = ["--config", "x", "--workdir", "y"]
