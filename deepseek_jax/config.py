@@ -193,6 +193,8 @@ class TrainConfig:
         choice("train.remat", self.remat, ("none", "dots", "full"))
         choice("train.on_nonfinite", self.on_nonfinite, ("stop", "skip"))
         fraction("train", self, "ramp_fraction", "ema_decay")
+        if self.ema_decay == 1:
+            raise UserError("train.ema_decay is 1, an average that never moves; it must be below 1.")
         if self.ramp_start and not 0 < self.microbatch_size <= self.ramp_start <= self.batch_size:
             raise UserError(
                 f"train.ramp_start is {self.ramp_start}; it grows by whole microbatches, so set train.microbatch_size "
@@ -213,7 +215,7 @@ class TrainConfig:
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
     every: int = 0  # steps between evaluations; 0: only at the end
-    batch_size: int = 0  # sequences; 0: as in training
+    batch_size: int = 0  # sequences; 0: as in a microbatch of training
     batches: int = 0  # of the held-out split at each evaluation during training; 0: all
     final_batches: int = 0  # at the last one; 0: all, and rivals are scored on the same data
     samples: int = 2  # texts generated at the end

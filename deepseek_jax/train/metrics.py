@@ -66,7 +66,7 @@ def router_health(load: dict, entropy: dict) -> dict:
         used = share_E[share_E > 0]
         health["max_violation"][layer] = float(share_E.max() * len(share_E) - 1)
         health["dead_experts"][layer] = int((load_E == 0).sum())
-        health["load_entropy"][layer] = float(-(used * np.log(used)).sum() / math.log(len(share_E)))
+        health["load_entropy"][layer] = float(-(used * np.log(used)).sum() / math.log(max(len(share_E), 2)))
         health["entropy"][layer] = float(entropies[layer])
     return {f"router/{name}": values for name, values in health.items()}
 

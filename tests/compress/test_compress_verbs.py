@@ -138,3 +138,26 @@ def test_what_cannot_go_is_said_before_data_is_read(folder, deepseek_jax, monkey
     monkeypatch.setattr(pruning, "Measure", None)
     status, _, err = deepseek_jax("prune", f"{folder}/run", f"{folder}/new", "--method", *words)
     assert status == 2 and message in err
+
+
+def test_moments_add_up_over_batches(folder, monkeypatch):
+    given = source.read(folder / "run")
+    measure = Measure(given)
+    batches, whole = list(measure.training_batches(2)), input_sums(measure, given, 2)
+    parts = []
+    for batch in batches:
+        monkeypatch.setattr(Measure, "training_batches", lambda self, count, batch=batch: [batch])
+        parts.append(input_sums(measure, given, 1))
+    for path, moments in whole.items():
+        np.testing.assert_allclose(moments, parts[0][path] + parts[1][path], rtol=1e-5, err_msg=path)
+
+
+def test_the_largest_input_is_bounded_from_near(folder):
+    """By a norm that no other of a higher power exceeds, and that falls with the power by n^(1/8 - 1/16) at most."""
+    given = source.read(folder / "run")
+    measure = Measure(given)
+    largest, higher = largest_inputs(measure, given, 1), input_sums(measure, given, 1, power=16)
+    tokens = next(iter(measure.training_batches(1)))["tokens"].size
+    for path, bound in largest.items():
+        norm = float(np.asarray(higher[path], np.float64).max()) ** (1 / 16)
+        assert norm <= 1.001 * bound <= 1.002 * tokens ** (1 / 16) * norm, path

@@ -102,3 +102,16 @@ def test_eight_devices_prune_as_one(python):
     np.testing.assert_allclose(many["losses"], one["losses"], rtol=1e-5)
     assert many["masks"] == one["masks"]
     assert all(math.isfinite(loss) for loss in one["losses"])
+
+
+def test_masks_change_only_when_a_look_is_due():
+    config = PruneConfig(method="magnitude", sparsity=0.5, begin=0.2, end=0.8, every=4)
+    view, weights = pruned_view(config, 10), {"attention": {"out": jnp.arange(1.0, 65).reshape(8, 8)}}
+    weights, buffers = view.split(weights, {})
+    changed = []
+    for number in range(10):
+        after = view.update(weights, buffers, jnp.asarray(number))
+        if (after["masks"]["attention"]["out"] != buffers["masks"]["attention"]["out"]).any():
+            changed.append(number)
+        buffers = after
+    assert changed == [6, 8]  # the look at 2 takes nothing yet

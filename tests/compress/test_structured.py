@@ -171,3 +171,27 @@ def test_what_cannot_go_is_said(method, model, share, message):
     given = source_of(model)
     with pytest.raises(UserError, match=message):
         method(given, PruneConfig(sparsity=share), even(given))
+
+
+def test_what_an_expert_adds_is_the_energy_of_its_output():
+    """Of inputs that are not correlated: each unit's mean square times the square of what it is multiplied with."""
+    rng = np.random.default_rng(0)
+    down, moments = rng.normal(size=(2, 3, 5, 4)), rng.uniform(size=(6, 5))
+    expected = [
+        [sum(moments[3 * layer + e, i] * (down[layer, e, i] ** 2).sum() for i in range(5)) for e in range(3)]
+        for layer in range(2)
+    ]
+    np.testing.assert_allclose(experts.energy(down, moments), expected)
+
+
+def test_an_heir_is_the_average_by_what_its_members_add():
+    """Two copies but for their scale: 3/4 of one and 1/4 of the other; the third stands for itself."""
+    rng = np.random.default_rng(0)
+    flat = {f"layers/0-0/feed_forward/experts/{name}": rng.normal(size=(1, 3, 4, 4)) for name in experts.KERNELS}
+    for leaf in flat.values():
+        leaf[0, 1] = 2 * leaf[0, 0]
+    before = {path: leaf.copy() for path, leaf in flat.items()}
+    experts._average(flat, "layers/0-0/feed_forward/", np.array([[3.0, 1.0, 5.0]]), np.array([[0, 0, 2]]))
+    for path, leaf in flat.items():
+        np.testing.assert_allclose(leaf[0, 0], 1.25 * before[path][0, 0])
+        np.testing.assert_array_equal(leaf[0, 2], before[path][0, 2])

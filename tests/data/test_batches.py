@@ -96,3 +96,11 @@ def test_workers_and_prefetch_change_nothing(corpus, data):
         batches = open_corpus(dataclasses.replace(data, **changes), VOCAB).train_batches(4, seed=0)
         assert same(take(batches, 4), whole)
         batches.close()
+
+
+def test_the_first_held_out_rows_stand_for_the_whole(corpus):
+    rows = np.concatenate(
+        [batch["domain_ids"][batch["segment_ids"].any(axis=1)] for batch in corpus.held_out_batches(4)]
+    )
+    shares = [(part[:, 0] == 0).mean() for part in np.array_split(rows, 4)]
+    assert max(shares) - min(shares) < 0.25, shares

@@ -119,3 +119,10 @@ def test_store_reads_across_blocks(corpus):
 @pytest.mark.parametrize("stream_length, rows", [(0, 0), (1, 0), (2, 1), (32, 1), (33, 2), (63, 2), (64, 3)])
 def test_rows_in(stream_length, rows):
     assert rows_in(stream_length, 32) == rows
+
+
+def test_a_document_may_be_cut_at_its_ends():
+    from deepseek_jax.data.packing import Epoch
+
+    cuts = Epoch(np.full(400, 3), 32, 1.0, (0,)).cuts
+    assert set(cuts[:, 0]) == set(cuts[:, 1]) == {0, 1, 2, 3} and (cuts[:, 0] <= cuts[:, 1]).all()

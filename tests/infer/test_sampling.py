@@ -69,3 +69,8 @@ def test_top_p_leaves_the_fewest_that_reach_it(top_p, kept):
 def test_settings_out_of_range(settings):
     with pytest.raises(UserError, match=next(iter(settings))):
         Sampling(**settings)
+
+
+def test_top_k_comes_before_top_p():
+    """Of two tokens the better has 5/8, which reaches 0.6; of all it has 1/2, which does not."""
+    assert frequencies(Sampling(1.0, top_k=2, top_p=0.6), draws=400).tolist() == [0, 1, 0, 0]

@@ -107,3 +107,13 @@ def test_softmax_of_nothing_is_zero_and_so_is_its_gradient():
     gradient = jax.grad(lambda s: masked_softmax(s, mask)[:, 0].sum())(scores)
     np.testing.assert_allclose(masked_softmax(scores, mask), [[1 / (1 + np.e), np.e / (1 + np.e)], [0, 0]], rtol=1e-6)
     assert np.isfinite(gradient).all() and (gradient[1] == 0).all()
+
+
+def test_tokens_see_their_own_document_up_to_themselves():
+    segments = np.array([[1, 1, 2, 2, 2, 0], [1, 2, 2, 3, 0, 0], [0, 0, 1, 1, 2, 2]])
+    places = np.arange(6)
+    same = (segments[:, :, None] == segments[:, None]) & (segments[:, :, None] > 0)
+    found = causal_mask(jnp.asarray(segments), jnp.asarray(places), jnp.asarray(segments))
+    np.testing.assert_array_equal(found, same & (places <= places[:, None]))
+    later = causal_mask(jnp.asarray(segments[:, 3:]), jnp.asarray(places[3:]), jnp.asarray(segments))
+    np.testing.assert_array_equal(later, found[:, 3:])

@@ -3,6 +3,8 @@
 B batch  S sequence  n streams  D model
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,3 +79,16 @@ def test_the_head_reads_streams_without_mixing_them():
     u = flat / np.sqrt(np.mean(flat**2, axis=-1, keepdims=True) + 1e-2) @ np.asarray(module.kernel[...], np.float64)
     pre = 1 / (1 + np.exp(-(u * np.asarray(module.scale[...]) + np.asarray(module.bias[...])))) + 1e-2
     np.testing.assert_allclose(module(STREAMS), (pre[..., None] * x).sum(axis=2), rtol=1e-4, atol=1e-4)
+
+
+def test_free_maps_are_biases_and_a_bounded_part_of_the_streams():
+    """arXiv:2409.19606, with one scale for each map."""
+    module = learned(HyperConnection(dataclasses.replace(CONFIG, hc_manifold=False), rngs=nnx.Rngs(params=0)))
+    kernel, bias, scale = (np.asarray(part[...], np.float64) for part in (module.kernel, module.bias, module.scale))
+    found, _ = module(STREAMS, sublayer)
+    for place in np.ndindex(STREAMS.shape[:2]):
+        x_nD = STREAMS[place].astype(np.float64)
+        u = np.tanh((x_nD.ravel() / np.sqrt(np.mean(x_nD**2) + 1e-2)) @ kernel)
+        pre, post, comb = np.split(u * np.repeat(scale, [n, n, n * n]) + bias, [n, 2 * n])
+        expected = np.outer(post, np.sin(3 * pre @ x_nD)) + comb.reshape(n, n).T @ x_nD
+        np.testing.assert_allclose(found[place], expected, rtol=1e-4, atol=1e-4)

@@ -195,3 +195,10 @@ def test_round_robin_gives_every_expert_the_same_load_and_weighs_by_the_scores()
     affinity = np.take_along_axis(_scores(x @ kernel, "sigmoid"), np.asarray(routing.experts_TK), axis=1)
     expected = affinity / affinity.sum(axis=1, keepdims=True) * config.routed_scaling_factor
     np.testing.assert_allclose(routing.weights_TK, expected, rtol=1e-5)
+
+
+def test_shares_are_of_each_tokens_scores():
+    """A token whose scores are all high weighs no more than others in the batch-wise loss."""
+    scores = jnp.asarray([[0.2, 0.1, 0.1], [0.9, 0.0, 0.9]])
+    ours = report(Routing(jnp.asarray([[0], [2]]), jnp.ones((2, 1)), scores), jnp.ones((1, 2), bool))
+    np.testing.assert_allclose(ours.share_E, [0.5 + 0.5, 0.25, 0.25 + 0.5], rtol=1e-6)

@@ -5,6 +5,7 @@ B batch  S sequence  D model
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,13 @@ import pytest
 from flax import nnx
 
 from deepseek_jax.models import rope
-from deepseek_jax.models.attention.indexer import IndexQueries, kl_of_indexer, scores_of_all, scores_of_picked
+from deepseek_jax.models.attention.indexer import (
+    IndexQueries,
+    kl_of_indexer,
+    recall_of_indexer,
+    scores_of_all,
+    scores_of_picked,
+)
 from deepseek_jax.models.attention.mla import LatentAttention
 from deepseek_jax.models.attention.selection import by_blocks, pick_causally
 from deepseek_jax.models.attention.sparse import SPARSE_FROM, SparseLatentAttention
@@ -249,3 +256,17 @@ def test_memory_grows_with_the_length_and_not_with_its_square(backward):
 def test_blocks_need_not_divide_the_length():
     x = jnp.arange(22.0).reshape(2, 11)
     np.testing.assert_array_equal(by_blocks(lambda x, factor: factor * x, 4, x, jnp.float32(2)), 2 * x)
+
+
+def test_index_heads_are_weighed_by_the_released_scale():
+    """1 / sqrt(heads width), as DeepSeek's code: no choice hangs on it, but what the divergence teaches does."""
+    module, x = attention(), states(SHORT)
+    queries, _ = module.queries_and_keys(x, context(SHORT))
+    expected = np.asarray(x, np.float64) @ np.asarray(module.indexer.weights[...], np.float64)
+    expected /= math.sqrt(CONFIG.index_n_heads * CONFIG.index_head_dim)
+    np.testing.assert_allclose(queries.index.weight_BSh, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_recall_is_the_share_on_the_better_half_of_the_picked():
+    attention_BSk = jnp.asarray([[[0.5, 0.2, 0.1, 0.05, 0.05], [0.4, 0.0, 0.0, 0.0, 0.0]]])
+    np.testing.assert_allclose(recall_of_indexer(attention_BSk, jnp.asarray([[1.0, 0.5]])), [[0.8, 0.8]], rtol=1e-6)

@@ -63,3 +63,44 @@ def test_a_picture_without_boxes_learns_that_there_are_none():
     outputs = jax.tree.map(jnp.zeros_like, perfect())
     value = detection.loss(outputs, BOXES * 0, LABELS * 0 - 1, size_weight=1.0, offset_weight=1.0)
     np.testing.assert_allclose(value, GRID[0] * GRID[1] * CLASSES * 0.25 * np.log(2), rtol=1e-5)
+
+
+def test_the_focal_loss_is_that_of_the_paper():
+    """Equation 1, cell by cell: by how far off it is, around a centre the less the nearer it is, over the boxes."""
+    logits = np.random.default_rng(0).normal(size=(2, *GRID, CLASSES))
+    expected = np.zeros(2)
+    for (picture, *cell, label), p in np.ndenumerate(1 / (1 + np.exp(-logits))):
+        near = 0.0
+        for box, of in zip(np.asarray(BOXES[picture], np.float64), LABELS[picture].tolist()):
+            away = np.array(cell) - np.floor((box[:2] + box[2:]) / 2 * GRID)
+            if of == label:
+                near = max(near, np.exp(-0.5 * np.square(away / ((box[2:] - box[:2]) * GRID / 6)).sum()))
+        expected[picture] -= (1 - p) ** 2 * np.log(p) if near == 1 else (1 - near) ** 4 * p**2 * np.log(1 - p)
+    outputs = perfect() | {"heat": jnp.asarray(logits, jnp.float32)}
+    found = detection.loss(outputs, BOXES, LABELS, size_weight=0.0, offset_weight=0.0)
+    np.testing.assert_allclose(found, expected / [2, 1], rtol=1e-4)
+
+
+def test_sizes_and_offsets_cost_their_distance_a_box():
+    for name, weights in (("size", (3.0, 0.0)), ("offset", (0.0, 3.0))):
+        off = perfect() | {name: perfect()[name] + 0.25}
+        np.testing.assert_allclose(detection.loss(off, BOXES, LABELS, *weights), 3 * 2 * 0.25, rtol=1e-4)
+
+
+def test_where_bumps_of_a_class_meet_the_higher_counts():
+    cells, sizes = jnp.array([[[4, 2], [4, 4]]]), jnp.full((1, 2, 2), 0.75)
+    both, *alone = (
+        detection.heat_targets(cells[:, of], sizes[:, of], jnp.zeros((1, len(of)), int), (*GRID, 1))
+        for of in (np.array([0, 1]), np.array([0]), np.array([1]))
+    )
+    np.testing.assert_array_equal(both, np.maximum(*alone))
+
+
+def test_what_a_neighbour_of_its_class_tops_is_no_peak():
+    heat = np.full((1, *GRID, CLASSES), -20.0, np.float32)
+    heat[0, 2, 2, 0], heat[0, 2, 3, 0], heat[0, 3, 3, 1], heat[0, 6, 1, 0] = 3.0, 2.5, 2.0, 1.0
+    outputs = {"heat": jnp.asarray(heat), "size": jnp.zeros((1, *GRID, 2)), "offset": jnp.zeros((1, *GRID, 2))}
+    boxes, classes, scores = detection.decode(outputs, peaks=3)
+    assert classes.tolist() == [[0, 1, 0]]
+    np.testing.assert_allclose(scores[0], 1 / (1 + np.exp([-3.0, -2.0, -1.0])), rtol=1e-5)
+    np.testing.assert_allclose(boxes[0, :, :2] * np.array(GRID), [[2, 2], [3, 3], [6, 1]], rtol=1e-5)

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from deepseek_jax.errors import UserError
+from deepseek_jax.train import loop
 from deepseek_jax.train.loop import train
 from tests.train import tiny
 
@@ -66,3 +67,11 @@ def test_a_state_larger_than_the_memory_is_refused_before_a_run_begins(directory
     ):
         train(tiny.experiment(directory), directory / "large", quiet())
     assert not (directory / "large").exists()
+
+
+def test_a_run_that_keeps_an_average_is_scored_by_it():
+    task = types.SimpleNamespace(scores=lambda score, params, buffers, held_out: {"loss": params})
+    setup = types.SimpleNamespace(task=task, held_out_batches=lambda split, limit: ())
+    run, state = types.SimpleNamespace(setup=setup, score=None), {"params": 1.0, "buffers": {}}
+    assert loop._scores(run, state, "val", 0) == {"val/loss": 1.0}
+    assert loop._scores(run, state | {"ema": 2.0}, "val", 0) == {"val/loss": 2.0}

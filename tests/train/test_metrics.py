@@ -11,7 +11,9 @@ import pytest
 from deepseek_jax.config import LogConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.train import metrics
+from deepseek_jax.train.flops import training_flops
 from deepseek_jax.train.sinks import Sinks, flat, read_rows
+from tests.train import tiny
 
 LOAD = {
     "layers": {"1-2": np.array([[4.0, 4, 4, 4], [16, 0, 0, 0]])},
@@ -30,6 +32,11 @@ def test_router_health_is_named_by_layer():
 
 def test_a_dense_model_has_no_router_health():
     assert metrics.router_health({"layers": {}}, {"layers": {}}) == {}
+
+
+def test_one_expert_takes_all_and_is_no_nan():
+    health = metrics.router_health({"layers": {"0-0": np.array([[8.0]])}}, {"layers": {"0-0": np.array([0.0])}})
+    assert health["router/load_entropy"] == {"0": 0} and health["router/max_violation"] == {"0": 0}
 
 
 def test_bits_per_byte():
@@ -93,3 +100,15 @@ def test_wandb_that_is_missing_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="pip install wandb"):
         Sinks(tmp_path, LogConfig(tensorboard=False, wandb_project="p"), resumed_at=0)
+
+
+def test_a_language_models_row_has_bits_a_byte_and_the_share_of_all_devices(monkeypatch):
+    device = types.SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(metrics.jax, "devices", lambda: [device, device])
+    measured = {"loss/next": 2.0, "targets": 90.0, "tokens": 100.0, "bytes": 360.0, "attention": 5e3}
+    measured |= {"router/load": {}, "router/entropy": {}}
+    flops = training_flops(tiny.DENSE, 100, 5e3) / 0.5
+    assert metrics.language_model_row(measured, {"step_seconds": 0.5}, tiny.DENSE) == pytest.approx(
+        {"bits_per_byte": 180 / math.log(2) / 360, "flops_per_second": flops, "utilisation": flops / 2 / 989e12}
+    )
+    assert metrics.language_model_row(measured | {"bytes": 0.0}, {}, tiny.DENSE) == {}

@@ -1,6 +1,7 @@
 """The language model as the step sees it: what it counts, and that packed microbatches add up to the large batch."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,12 @@ import numpy as np
 import pytest
 
 from deepseek_jax.config import Experiment, LossConfig, MeshConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from deepseek_jax.models import tree
+from deepseek_jax.models.decoder import Output, shift
 from deepseek_jax.models.flops import attention_a_token
+from deepseek_jax.models.moe.balance import RouterReport
 from deepseek_jax.parallel.mesh import make_mesh
+from deepseek_jax.tasks import language_model
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.state import abstract_state, make_state
@@ -116,3 +121,92 @@ def test_parameters_are_the_same_each_time_and_differ_by_seed(program, experimen
     np.testing.assert_array_equal(again["embedding"], state["params"]["embedding"])
     other = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, seed=1))
     assert (language_model_program(other, BYTES).make_parameters()[0]["embedding"] != again["embedding"]).any()
+
+
+def test_what_routers_report_is_a_share_of_what_their_layer_counts():
+    """Of 8 tokens in the layers, and in the first MTP module of the 6 that have a next one."""
+
+    def report(dropped, entropy):
+        dropped, entropy = jnp.asarray(dropped), jnp.asarray(entropy)
+        zero = jnp.zeros((*dropped.shape, 4))
+        return RouterReport(zero, zero, zero, dropped * 0, entropy, dropped)
+
+    segments = jnp.asarray([[1, 1, 1, 1, 2, 2, 2, 2, 0]])
+    batch = {"tokens": segments, "positions": segments, "segment_ids": segments}
+    layers, module = report([8.0, 4.0], [16.0, 4.0]), report(1.0, 8.0)
+    hidden = jnp.ones((1, 9, 3))
+    output = Output(hidden, (hidden,), {"layers": {"1-2": layers}, "mtp": {"0": {"block": module}}}, {})
+
+    class AlreadyRun:
+        config = types.SimpleNamespace(num_experts_per_tok=2)
+        head_weight = staticmethod(lambda: jnp.ones((3, 5)))
+        __call__ = lambda self, *_: output  # noqa: E731
+
+    totals = language_model.totals(batch, 2)
+    scheduled = {"mtp": 0.0, "index_warmup": None}
+    _, parts = language_model.loss(AlreadyRun(), batch, totals, scheduled, LossConfig())
+    seen = 2 * 3
+    np.testing.assert_allclose(parts["router/dropped"], np.mean([8 / 8, 4 / 8, 1 / seen]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(parts["router/entropy"]["layers"]["1-2"], [2.0, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(parts["router/entropy"]["mtp"]["0"]["block"], 8 / seen, rtol=1e-6)
+
+
+SPARSE = {"layer_types": ("dsa",), "index_n_heads": 2, "index_head_dim": 8, "index_topk": 4}
+
+
+@pytest.fixture(scope="module")
+def weighed(batch):
+    """weighed(**loss) -> (value, aux, model) of a model with two MTP modules, experts and indexers."""
+    model = dataclasses.replace(tiny.MOE, num_nextn_predict_layers=2, initializer_range=0.3, **SPARSE)
+    scheduled = {"mtp": 0.4, "index_warmup": None}
+
+    def run(**loss):
+        given = Experiment(model=model, loss=LossConfig(**loss), train=TrainConfig(steps=10))
+        program = language_model_program(given, BYTES)
+        params, buffers = program.make_parameters()
+        found = jax.jit(program.loss)(params, buffers, batch, program.totals(batch), scheduled)
+        return *found, tree.merge(program.graphdef, params, buffers)
+
+    return run
+
+
+def test_the_loss_is_the_sum_of_its_parts_by_their_weights(weighed):
+    """MTP modules share one weight; every other part has its own."""
+    value, aux, _ = weighed(sequence_balance=0.03, batch_balance=0.05, indexer_weight=0.7)
+    names = "next", "mtp_1", "mtp_2", "balance", "batch_balance", "indexer"
+    parts = [float(aux[f"loss/{name}"]) for name in names]
+    assert all(part > 0.01 for part in parts), parts
+    np.testing.assert_allclose(value, np.dot([1, 0.2, 0.2, 0.03, 0.05, 0.7], parts), rtol=1e-5)
+
+
+def test_every_prediction_has_its_z_loss(weighed, batch):
+    (without, *_), (value, aux, model) = (weighed(z_loss=z_loss) for z_loss in (0.0, 0.1))
+    output = jax.jit(type(model).__call__)(model, batch["tokens"], batch["positions"], batch["segment_ids"])
+    means = []
+    for depth, hidden in enumerate((output.hidden, *output.mtp), start=1):
+        counted = np.asarray(language_model.targets(batch, depth))
+        logits = np.asarray(model.logits(hidden))[counted]
+        means.append(np.square(np.asarray(jax.nn.logsumexp(logits, axis=-1))).mean())
+        nll = -jax.nn.log_softmax(logits)[np.arange(len(logits)), np.asarray(shift(batch["tokens"], depth))[counted]]
+        name = "next" if depth == 1 else f"mtp_{depth - 1}"
+        np.testing.assert_allclose(aux[f"loss/{name}"], nll.mean(), rtol=1e-4)
+    np.testing.assert_allclose(value - without, 0.1 * np.dot([1, 0.2, 0.2], means), rtol=1e-4)
+
+
+def test_each_depth_counts_the_tokens_that_have_one_so_far_on(weighed, batch):
+    _, aux, _ = weighed()
+    load, segments = aux["router/load"], batch["segment_ids"]
+    for depth, of in enumerate([load["layers"]["1-1"][0], *(load["mtp"][k]["block"] for k in ("0", "1"))]):
+        seen = (segments[:, depth:] > 0) & (segments[:, depth:] == segments[:, : segments.shape[1] - depth])
+        assert of.sum() == 2 * seen.sum()
+
+
+def test_microbatches_share_the_batch_wise_loss(batch):
+    """Of four equal ones each has a quarter."""
+    given = Experiment(model=tiny.MOE, loss=LossConfig(batch_balance=0.05), train=TrainConfig(steps=10))
+    program = language_model_program(given, BYTES)
+    model, scheduled = program.make_parameters(), {"mtp": 0.0, "index_warmup": None}
+    row = {name: array[:1] for name, array in batch.items()}
+    four = {name: np.stack(4 * [array]) for name, array in row.items()}
+    alone, share = (program.loss(*model, row, program.totals(of), scheduled)[1] for of in (row, four))
+    np.testing.assert_allclose(4 * share["loss/batch_balance"], alone["loss/batch_balance"], rtol=1e-6)

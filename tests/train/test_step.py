@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from deepseek_jax.config import ScheduleConfig
 from deepseek_jax.train.schedules import learning_rate
 from tests.train import toy
 
@@ -124,3 +125,27 @@ def test_shapes_of_the_state_survive_a_step():
     shapes = jax.tree.map(jnp.shape, state)
     state, _ = step(state, toy.batch(1, 6))
     assert jax.tree.map(jnp.shape, state) == shapes
+
+
+def test_what_changes_over_a_run_goes_by_the_updates_that_were_made():
+    """A skipped step has none: the loss, the buffers and the learning rate see the next number once more."""
+
+    def loss(params, buffers, batch, totals, scheduled):
+        value, aux = toy.program().loss(params, buffers, batch, totals, scheduled)
+        return value, aux | {"scheduled": jnp.float32(scheduled["update"])}
+
+    task = dataclasses.replace(
+        toy.program(),
+        loss=loss,
+        scheduled=lambda update: {"update": update},
+        update_buffers=lambda params, buffers, aux, update: {"bias": jnp.float32(update)},
+    )
+    schedule = ScheduleConfig(name="cosine", warmup_steps=5)
+    config = toy.with_optimizer(toy.experiment(on_nonfinite="skip"), schedule=schedule)
+    state, step = toy.start(config, task=task)
+    seen = []
+    for batch in (toy.batch(1, 6), poisoned(toy.batch(1, 6)), toy.batch(1, 6)):
+        state, metrics = step(state, batch)
+        seen.append((int(metrics["scheduled"]), int(state["buffers"]["bias"]), float(metrics["learning_rate"])))
+    rates = [float(learning_rate(config.optimizer, 10)(update)) for update in (0, 1)]
+    np.testing.assert_allclose(seen, [(0, 0, rates[0]), (1, 0, rates[1]), (1, 1, rates[1])], rtol=1e-6)

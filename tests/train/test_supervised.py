@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import types
 
 import jax
 import numpy as np
@@ -20,15 +21,18 @@ from deepseek_jax.config import (
 )
 from deepseek_jax.data.augment.config import AugmentConfig, ImageAugmentConfig
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
+from deepseek_jax.data.sets.scaling import Scaling
 from deepseek_jax.errors import UserError
 from deepseek_jax.infer.predict import load_predictor
 from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 from deepseek_jax.tasks.config import ObjectiveConfig
+from deepseek_jax.tasks.objectives import penalty
 from deepseek_jax.tasks.scores import NAMES, of_boxes, of_numbers
-from deepseek_jax.train import loop
+from deepseek_jax.train import checkpoint, loop
 from deepseek_jax.train.loop import train
+from deepseek_jax.train.optimizer import decays
 from deepseek_jax.train.setup import prepare
-from deepseek_jax.train.supervised import SupervisedTask
+from deepseek_jax.train.supervised import SupervisedTask, scores_of
 
 MODEL = HybridConfig(
     convolution=ConvolutionConfig(filters=(16,), norm="batch"),
@@ -83,7 +87,6 @@ def test_the_run_directory_shows_what_is_confused(run):
 def test_an_interrupted_run_goes_on_bit_for_bit(run, tmp_path, quiet, monkeypatch):
     """Dropout, augmentation and the averages of batch norms included."""
     workdir, scores = run
-    from deepseek_jax.train import checkpoint
 
     saved = checkpoint.Checkpoints.save
 
@@ -340,3 +343,30 @@ def test_seeds_updates_and_microbatches_have_dropout_of_their_own():
 def test_what_does_not_fit_the_set_is_refused(changes, sentence):
     with pytest.raises(UserError, match=sentence):
         prepare(experiment(**changes), Console(quiet=True))
+
+
+def test_numbers_are_scored_in_the_units_of_the_data():
+    dataset = types.SimpleNamespace(kind="numbers", scaling=Scaling(target_mean=(10.0,), target_deviation=(2.0,)))
+    found = {"answer": np.float32([[0], [1], [2]]), "targets": np.float32([[0.5], [1], [3]])}
+    expected = of_numbers(np.float32([[10], [12], [14]]), np.float32([[11], [12], [16]]))
+    assert scores_of(found, dataset) == pytest.approx(expected) and expected["mae"] == pytest.approx(1)
+
+
+def test_microbatches_share_the_penalty_and_what_batch_norms_saw():
+    objective = ObjectiveConfig(l1=1e-3, l2=1e-2)
+    setup = prepare(experiment(objective=objective), Console(quiet=True))
+    (params, buffers), batches = setup.program.make_parameters(), setup.train_batches()
+    parts = [next(batches) for _ in range(2)]
+    batches.close()
+    both = setup.program.totals({name: np.stack([part[name] for part in parts]) for name in parts[0]})
+    loss = jax.jit(
+        lambda part, totals: setup.program.loss(params, buffers, part, totals, {"update": 0, "microbatch": 0})[1]
+    )
+    shares = [loss(part, both) for part in parts]
+    np.testing.assert_allclose(
+        sum(each["loss/penalty"] for each in shares), penalty(params, objective, decays), rtol=1e-5
+    )
+    np.testing.assert_allclose(shares[0]["loss/total"], shares[0]["loss/fit"] + shares[0]["loss/penalty"], rtol=1e-5)
+    alone = loss(parts[0], setup.program.totals(parts[0]))["statistics"]
+    for one, half in zip(jax.tree.leaves(alone), jax.tree.leaves(shares[0]["statistics"]), strict=True):
+        np.testing.assert_allclose(half, one / 2, rtol=1e-4, atol=1e-6)

@@ -131,3 +131,19 @@ def test_what_peft_files_do_not_fit_is_said(tmp_path):
         peft.load(tmp_path, model)
     with pytest.raises(UserError, match="the adapter of model.layers.0.self_attn.o_proj has lora_A.weight"):
         peft.load(GOLDENS / "peft/v3_lora", model)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_lengths_are_constants_to_the_gradient_under_dora(path):
+    config = LoraConfig(rank=1, dora=True)
+    weights, adapters = some(config)
+    weight, adapter = weights[path], adapters[path]
+    total = weight + lora.update(adapter, path, config)
+    factor = lora.merged(weight, path, adapter, config) / total
+
+    def slope(f):
+        return jax.grad(lambda b: jnp.sin(f(adapter | {"b": b})).sum())(adapter["b"])
+
+    found = slope(lambda one: lora.merged(weight, path, one, config))
+    expected = slope(lambda one: factor * (weight + lora.update(one, path, config)))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)

@@ -12,6 +12,7 @@ from rich.console import Console
 from deepseek_jax.config import CheckpointConfig, EvalConfig, StartConfig
 from deepseek_jax.convert import huggingface, orbax_directory
 from deepseek_jax.errors import UserError
+from deepseek_jax.train import checkpoint
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.restore import restore_model
 from deepseek_jax.train.setup import prepare
@@ -128,6 +129,16 @@ def test_a_resumed_run_does_not_look_at_it(base, tmp_path):
 def test_on_a_mesh_each_device_reads_its_part(base, tmp_path, python):
     trained = restore_model(base[2])
     huggingface.save(tmp_path / "model", base[1].model, trained.params, trained.buffers)
-    for checkpoint in (base[2], tmp_path / "model"):
-        done = python("-m", "tests.tune.on_mesh", str(base[0]), str(checkpoint), devices=4)
+    for where in (base[2], tmp_path / "model"):
+        done = python("-m", "tests.tune.on_mesh", str(base[0]), str(where), devices=4)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_of_a_run_that_keeps_an_average_it_is_the_model(base):
+    trained = restore_model(base[2])
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), trained.params
+    )
+    _, kept = checkpoint.read(base[2], {"ema": like, "params": like})
+    jax.tree.map(np.testing.assert_array_equal, trained.params, kept["ema"])
+    assert (kept["ema"]["embedding"] != kept["params"]["embedding"]).any()

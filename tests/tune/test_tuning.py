@@ -10,6 +10,7 @@ from rich.console import Console
 from deepseek_jax.config import CheckpointConfig, EvalConfig, StartConfig
 from deepseek_jax.convert import huggingface, peft
 from deepseek_jax.models import tree
+from deepseek_jax.train.expert_use import expert_use
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.restore import restore_adapters, restore_model
 from deepseek_jax.train.setup import prepare
@@ -117,3 +118,13 @@ def get_config():
     config.start.checkpoint = "{workdir}"
     return config
 """
+
+
+def test_token_scores_count_assignments_and_gate_scores_weigh_them(tmp_path):
+    """The same experts, with shares of their own: a router of larger weights has gates that are far from even."""
+    experiment = tiny.experiment(tmp_path, dataclasses.replace(tiny.MOE, initializer_range=0.3))
+    found = expert_use(experiment, 1, Console(quiet=True))
+    (token_E,), (gate_E,) = found["token"].values(), found["gate"].values()
+    np.testing.assert_allclose([token_E.sum(), gate_E.sum()], 1, rtol=1e-5)
+    np.testing.assert_array_equal(token_E > 0, gate_E > 0)
+    assert np.abs(token_E - gate_E).max() > 1e-3

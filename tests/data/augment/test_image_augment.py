@@ -226,3 +226,10 @@ def test_settings_that_leave_nothing():
         for field in dataclasses.fields(ImageAugmentConfig)
         if field.name != "keep_box"
     )
+
+
+def test_windows_lie_anywhere_in_the_picture():
+    moves = draw_moves(ImageAugmentConfig(crop=0.5), draws(400), 20, 30)
+    window_B = 1 / moves.matrix_B22[:, 0, 0]
+    place_B2 = -moves.shift_B2 * window_B[:, None] / (1 - window_B)[:, None] / [20, 30]
+    assert -1e-6 < place_B2.min() < 0.02 and 0.98 < place_B2.max() < 1 + 1e-6 and abs(place_B2.mean() - 0.5) < 0.05
