@@ -6,6 +6,8 @@ import re
 
 from deepseek_jax.errors import UserError
 
+MOST = 2**31 - 1
+
 
 def choice(key: str, value: str, allowed: tuple[str, ...]):
     """Raises UserError unless `value` of the setting `key` is one of `allowed`."""
@@ -14,10 +16,16 @@ def choice(key: str, value: str, allowed: tuple[str, ...]):
 
 
 def at_least(section: str, config, low: float, *names: str):
-    """Raises UserError for the first of these fields of `config`, a section of settings, that is below `low`."""
+    """Raises UserError for the first of these fields of `config`, a section of settings, that is below `low`.
+
+    Whole numbers have to fit the 32 bits that jax counts in.
+    """
     for name in names:
-        if getattr(config, name) < low:
-            raise UserError(f"{section}.{name} is {getattr(config, name)}; it must be at least {low}.")
+        value = getattr(config, name)
+        if value < low:
+            raise UserError(f"{section}.{name} is {value}; it must be at least {low}.")
+        if isinstance(value, int) and value > MOST:
+            raise UserError(f"{section}.{name} is {value}; it must be at most {MOST}.")
 
 
 def fraction(section: str, config, *names: str):

@@ -109,6 +109,7 @@ def test_what_an_override_can_get_wrong(in_repository, key, text, message):
         ({"optimizer.moment_dtype": "bfloat16", "optimizer.b2": "0.999"}, "optimizer.moment_dtype=float32"),
         ({"optimizer.moment_dtype": "bfloat16", "optimizer.name": "adagrad"}, "optimizer.moment_dtype=float32"),
         ({"train.ramp_start": "2", "train.microbatch_size": "2"}, "train.ramp_fraction"),
+        ({"train.steps": "100000000000000000000"}, "it must be at most 2147483647"),
         ({"train.ema_decay": "1.0"}, "an average that never moves"),
         ({"tune.lora.rank": "2", "tune.last_layers": "1"}, "tune.lora.paths"),
         ({"stopping.patience": "2", "eval.every": "0"}, "stopping.patience counts evaluations"),
