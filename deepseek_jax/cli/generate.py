@@ -37,7 +37,7 @@ examples:
     prompts.add_argument(
         "--prompts", type=named, metavar="FILE", help="a file of prompts, one a line; - reads standard input"
     )
-    parser.add_argument("--max-new-tokens", type=number(int, 1), default=128, metavar="N", help="default: 128")
+    parser.add_argument("--max-new-tokens", type=number(int, 1, 10**9), default=128, metavar="N", help="default: 128")
     parser.add_argument("--temperature", type=number(float, 0), default=0.0, metavar="T", help="default: 0, greedy")
     parser.add_argument("--top-k", type=number(int, 1), default=0, metavar="K", help="draw from the K likeliest tokens")
     parser.add_argument(
