@@ -88,6 +88,8 @@ def _csv_rows(lines: Iterable[str], needed: list[str], faults: Faults) -> Iterat
         for name in needed:
             if name not in header:
                 raise UserError(f"{faults.path} has no column {name!r}; its columns are {', '.join(header) or 'none'}.")
+            if list(header).count(name) > 1:
+                raise UserError(f"{faults.path} has several columns {name!r}; give each a name of its own.")
         for row in reader:
             if None in row or None in row.values():
                 faults.add(reader.line_num, "the row has not as many fields as the header")

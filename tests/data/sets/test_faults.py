@@ -22,6 +22,12 @@ def write_csv(path, rows=(), header="age,size,kind"):
     return str(path)
 
 
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    name = write_csv(tmp_path / "t.csv", header="age,age,kind")
+    with pytest.raises(UserError, match="has several columns 'age'; give each a name of its own."):
+        open_set(DatasetConfig(name=name, columns=ColumnsConfig(features=("age",), label="kind")))
+
+
 def test_a_table_is_read_whole(tmp_path):
     dataset = open_set(DatasetConfig(name=write_csv(tmp_path / "t.csv"), columns=TABLE))
     assert dataset.kind == "classes" and dataset.class_names == ("a", "b") and dataset.names == ("age", "size")
