@@ -16,6 +16,7 @@ from deepseek_jax.compress.arithmetic import watching
 from deepseek_jax.compress.matrices import LINEAR, matrices
 from deepseek_jax.compress.measure import Measure
 from deepseek_jax.compress.source import Source
+from deepseek_jax.errors import UserError
 from deepseek_jax.train.evaluate import bytes_a_target
 from deepseek_jax.train.program import Program, language_model_program
 from deepseek_jax.train.supervised_program import supervised_program
@@ -26,8 +27,10 @@ LARGEST = 8  # the power whose mean stands for the largest: (sum |x|^8)^(1/8) is
 def input_sums(measure: Measure, given: Source, batches: int, power: int = 2) -> dict[str, Float[Array, "N I"]]:
     """By path, the sum of |x|^power over the tokens (of experts: those routed there) of `batches` training batches.
 
-    Of an expert's down projection, x has been multiplied with the routing weight.
+    Of an expert's down projection, x has been multiplied with the routing weight.  Raises UserError of EfficientNet,
+    whose products do not watch.
     """
+    _check_watched(given)
     program = _watching_program(measure, power)
     sums = jax.jit(jax.grad(lambda params, batch: _loss(program, params, given.buffers, batch)))
     total = None
@@ -37,6 +40,14 @@ def input_sums(measure: Measure, given: Source, batches: int, power: int = 2) ->
     flat = flatten_dict(total, sep="/")
     linear = {path: matrix for path, matrix in matrices(flat).items() if matrix.kind == LINEAR}
     return {path: matrix.fold(flat[path])[:, :, 0] for path, matrix in linear.items()}
+
+
+def _check_watched(given: Source):
+    if given.experiment.family == "supervised" and (kind := given.model.convolution.kind) != "blocks":
+        raise UserError(
+            f"what flows into the kernels of {kind} cannot be watched; prune with --method magnitude, and quantise "
+            "without --activations."
+        )
 
 
 def largest_inputs(measure: Measure, given: Source, batches: int) -> dict[str, float]:

@@ -98,7 +98,9 @@ def _readers_of_map(config: HybridConfig, size: int) -> list[Part]:
 def _check_channels(config: HybridConfig):
     """Only what leaves all other numbers as they are can go."""
     convolution, reason = config.convolution, ""
-    if convolution.norm not in ("none", "batch"):
+    if convolution.kind != "blocks":
+        reason = f"the blocks of {convolution.kind} hand the same channels from one to the next"
+    elif convolution.norm not in ("none", "batch"):
         reason = f"a {convolution.norm} norm takes means over channels, which would change; batch norms do not"
     elif convolution.residual:
         reason = "residual blocks hand the same channels from one to the next"

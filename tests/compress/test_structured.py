@@ -11,6 +11,7 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 
 from deepseek_jax.compress import cuts, experts, structured
+from deepseek_jax.compress.calibrate import input_sums
 from deepseek_jax.compress.config import PruneConfig
 from deepseek_jax.compress.matrices import LINEAR, matrices
 from deepseek_jax.compress.source import Source
@@ -35,6 +36,8 @@ DEEP = HybridConfig(
     recurrent=RecurrentConfig("gru", 6, layers=2, bidirectional=True),
     attention=IMAGE.attention,
 )  # fmt: skip
+LITE = dataclasses.replace(DEEP, channels=3, convolution=ConvolutionConfig(kind="efficientnet_lite0", stages=1))
+
 SLOWLY = pytest.mark.slow
 CASES = {
     "v3": (V3, ("heads", "hidden", "expert-hidden")),
@@ -164,6 +167,7 @@ def test_units_are_matched_before_experts_are_averaged():
         (experts.drop, dataclasses.replace(GQA, mlp_layer_types=("dense",)), 0.5, "has no routed experts"),
         (structured.remover("channels"), V3, 0.5, "--method channels is not for runs/x, which has heads, hidden"),
         (structured.remover("channels"), TEXT, 0.5, "channels cannot go: a group norm takes means"),
+        (structured.remover("channels"), LITE, 0.5, "channels cannot go: the blocks of efficientnet_lite0 hand"),
         (structured.remover("units"), TEXT, 0.5, "units cannot go: attention.norm"),
     ],
 )  # fmt: skip
@@ -195,3 +199,9 @@ def test_an_heir_is_the_average_by_what_its_members_add():
     for path, leaf in flat.items():
         np.testing.assert_allclose(leaf[0, 0], 1.25 * before[path][0, 0])
         np.testing.assert_array_equal(leaf[0, 2], before[path][0, 2])
+
+
+def test_what_cannot_be_watched_is_not_calibrated():
+    """Without a word the sums would be gradients of the loss, of either sign."""
+    with pytest.raises(UserError, match="efficientnet_lite0 cannot be watched; prune with --method magnitude"):
+        input_sums(None, source_of(LITE), 1)
