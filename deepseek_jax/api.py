@@ -16,6 +16,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from deepseek_jax.checking import MOST
 from deepseek_jax.convert import huggingface
 from deepseek_jax.convert.names import SPELLINGS
 from deepseek_jax.errors import LOG, UserError
@@ -28,7 +29,6 @@ from deepseek_jax.models.decoder import Decoder, same_document, shift
 from deepseek_jax.models.tree import merge, split
 from deepseek_jax.tasks.cross_entropy import cross_entropy
 
-MOST = 2**31 - 1  # of the numbers that `generate` takes
 DTYPES = ("float32", "bfloat16", "float16")
 
 

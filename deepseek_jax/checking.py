@@ -6,7 +6,7 @@ import re
 
 from deepseek_jax.errors import UserError
 
-MOST = 2**31 - 1
+MOST = 2**31 - 1  # of whole numbers: jax counts in 32 bits
 
 
 def choice(key: str, value: str, allowed: tuple[str, ...]):
@@ -18,7 +18,7 @@ def choice(key: str, value: str, allowed: tuple[str, ...]):
 def at_least(section: str, config, low: float, *names: str):
     """Raises UserError for the first of these fields of `config`, a section of settings, that is below `low`.
 
-    Whole numbers have to fit the 32 bits that jax counts in.
+    Whole numbers may not exceed MOST either.
     """
     for name in names:
         value = getattr(config, name)

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from deepseek_jax.checking import MOST
 from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import lines, named, number, text
 from deepseek_jax.errors import UserError
@@ -47,9 +48,7 @@ examples:
         metavar="P",
         help="draw from the likeliest tokens that make up the share P",
     )
-    parser.add_argument(
-        "--seed", type=number(int, 0, 2**31 - 1), default=0, metavar="N", help="of the drawing; default: 0"
-    )
+    parser.add_argument("--seed", type=number(int, 0, MOST), default=0, metavar="N", help="of the drawing; default: 0")
     parser.add_argument(
         "--chat", metavar="TEMPLATE", help="ask the prompts as a user would: v3, v3.2 or v4; of a run, its data.chat"
     )
