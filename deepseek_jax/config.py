@@ -183,7 +183,7 @@ class TrainConfig:
     seed: int = 0  # of the parameters, the order of the data and the samples
     dtype: str = "float32"  # activations: float32, bfloat16; parameters and optimizer stay float32
     remat: str = "none"  # what the backward pass computes again: none, dots (all but matrix products), full
-    ema_decay: float = 0.0  # 0: no moving average of the parameters
+    ema_decay: float = 0.0  # 0: no moving average of the parameters and of what batch norms saw
     on_nonfinite: str = "stop"  # or skip: drop the step and count it
 
     def __post_init__(self):

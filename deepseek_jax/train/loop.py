@@ -23,7 +23,7 @@ from deepseek_jax.train.recorder import NotFinite, Recorder, Started
 from deepseek_jax.train.setup import Setup, prepare
 from deepseek_jax.train.sinks import Sinks
 from deepseek_jax.train.start import first_state
-from deepseek_jax.train.state import State, check_room
+from deepseek_jax.train.state import State, check_room, scored_model
 from deepseek_jax.train.step import gradient_function
 
 
@@ -159,9 +159,8 @@ def _due(every: int, step: int) -> bool:
 
 def _scores(run: Run, state: State, split: str, limit: int) -> dict[str, float]:
     """<split>/* on the first `limit` held-out batches, the same at each evaluation; on all of them for 0."""
-    params = state.get("ema", state["params"])
     held_out = run.setup.held_out_batches(split, limit)
-    found = run.setup.task.scores(run.score, params, state["buffers"], held_out)
+    found = run.setup.task.scores(run.score, *scored_model(state), held_out)
     return {f"{split}/{key}": value for key, value in found.items()}
 
 

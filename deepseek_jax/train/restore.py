@@ -20,12 +20,13 @@ from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.rules import abstract_on
 from deepseek_jax.train import checkpoint, known_set, views
 from deepseek_jax.train.program import whole
+from deepseek_jax.train.state import scored_model
 from deepseek_jax.tune import lora
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """`models.tree.merge(graphdef, params, buffers)` is the model; params are averaged ones where the run has them."""
+    """`models.tree.merge(graphdef, params, buffers)` is the model; both are averages where the run has them."""
 
     experiment: Experiment
     step: int
@@ -62,9 +63,9 @@ def _restore(workdir, step, mesh) -> TrainedModel:
     graphdef, shapes, axes = _model(experiment, Path(workdir))
     kept = jax.eval_shape(lambda *model: views.split(experiment, *model), *shapes)
     params, buffers = map(functools.partial(abstract_on, mesh), views.axes(experiment, *axes), kept)
-    which = "ema" if experiment.train.ema_decay > 0 else "params"
-    step, state = checkpoint.read(Path(workdir), {which: params, "buffers": buffers}, step)
-    return TrainedModel(experiment, step, graphdef, state[which], state["buffers"])
+    model = {"params": params, "buffers": buffers}
+    step, state = checkpoint.read(Path(workdir), {"ema": model} if experiment.train.ema_decay > 0 else model, step)
+    return TrainedModel(experiment, step, graphdef, *scored_model(state))
 
 
 def _model(experiment, workdir):

@@ -8,7 +8,7 @@ from deepseek_jax.data.pipeline import SEPARATOR
 from deepseek_jax.infer.generate import generate
 from deepseek_jax.infer.sampling import Sampling
 from deepseek_jax.parallel import processes
-from deepseek_jax.train.state import State
+from deepseek_jax.train.state import State, scored_model
 
 FILE = "samples.txt"
 PROMPT = 48  # bytes of held-out text that a sample goes on from
@@ -38,7 +38,7 @@ def write_samples(task, state: State, workdir: Path) -> list[str]:
         prompts = [head[:PROMPT].decode(errors="ignore") for head in heads]
         tokens = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts]
     program = task.program
-    model = program.graphdef, *program.to_model(state.get("ema", state["params"]), state["buffers"])
+    model = program.graphdef, *program.to_model(*scored_model(state))
     seed = task.experiment.train.seed
     continued = generate(model, tokens, config.sample_tokens, eos=tokenizer.eos, sampling=SAMPLING, seed=seed)
     texts = [prompt + tokenizer.decode(new) for prompt, new in zip(prompts, continued, strict=True)]

@@ -3,9 +3,9 @@
 step       [] int32   steps taken; also how much data was read
 skipped    [] int32   steps whose update was dropped because it was not finite
 params     float32    nested dicts, as the model's tree gives them
-buffers               state without a gradient: routers' biases (float32) and tables (int32)
+buffers               state without a gradient: routers' biases and batch norms' averages (float32), tables (int32)
 opt_state             of the Optax chain
-ema        float32    moving average of params, only where train.ema_decay > 0
+ema                   {"params", "buffers"}: moving averages of both, only where train.ema_decay > 0
 """
 
 import math
@@ -34,8 +34,14 @@ def initial_state(params, buffers, optimizer: optax.GradientTransformation, ema:
         "opt_state": optimizer.init(params),
     }
     if ema:
-        state["ema"] = jax.tree.map(jnp.copy, params)  # a copy: the step donates both
+        state["ema"] = jax.tree.map(jnp.copy, {"params": params, "buffers": buffers})  # the step donates each
     return state
+
+
+def scored_model(state: State) -> tuple[dict, dict]:
+    """(params, buffers) that evaluations, samples and whoever reads the checkpoint see: averages where there are."""
+    model = state.get("ema", state)
+    return model["params"], model["buffers"]
 
 
 def abstract_state(program: Program, optimizer: optax.GradientTransformation, mesh: Mesh, ema: bool) -> State:
@@ -53,7 +59,7 @@ def abstract_state(program: Program, optimizer: optax.GradientTransformation, me
         lambda _, at: at, shapes["opt_state"], shapes["params"], params, others=lambda _: everywhere
     )
     if ema:
-        shardings["ema"] = params
+        shardings["ema"] = {"params": params, "buffers": buffers}
     return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), shapes, shardings)
 
 

@@ -46,7 +46,7 @@ def make_step(
                 "opt_state": opt_state,
             }
             if "ema" in trained:
-                new["ema"] = optax.incremental_update(new["params"], trained["ema"], 1 - config.ema_decay)
+                new["ema"] = _averages(trained["ema"], new, config.ema_decay)
             return new
 
         finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
@@ -80,6 +80,13 @@ def gradient_function(program: Program, state: State, batch: dict) -> Callable:
         return jax.value_and_grad(program.loss, has_aux=True)(params, state["buffers"], microbatch, *given)
 
     return loss_and_gradient
+
+
+def _averages(averages: dict, new: dict, decay: float) -> dict:
+    """Of parameters and of what was measured beside them: a batch norm's averages belong to its weights."""
+    rest = 1 - decay
+    move = lambda old, new: old + rest * (new - old) if jnp.issubdtype(old.dtype, jnp.floating) else new  # noqa: E731
+    return jax.tree.map(move, averages, {name: new[name] for name in averages})
 
 
 def _accumulate(loss_and_gradient: Callable, params, batch: dict):

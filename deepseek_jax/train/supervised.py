@@ -26,7 +26,7 @@ from deepseek_jax.train import answers, baselines, checkpoint, known_set
 from deepseek_jax.train.report import PICTURES
 from deepseek_jax.train.schedules import microbatch_size
 from deepseek_jax.train.shown import SHOWN
-from deepseek_jax.train.state import State
+from deepseek_jax.train.state import State, scored_model
 from deepseek_jax.train.supervised_program import supervised_program
 from deepseek_jax.train.task import Batch, TrainBatches
 from deepseek_jax.train.views import as_trained
@@ -88,7 +88,7 @@ class SupervisedTask:
 
     def results(self, state: State, workdir: Path, score: Callable, held_out: Iterable[Batch]) -> list[str]:
         """Pictures of the answers on the test split, under pictures/ of the run directory; no texts."""
-        found = collect(score, state.get("ema", state["params"]), state["buffers"], held_out)
+        found = collect(score, *scored_model(state), held_out)
         if found and processes.leads():
             answers.draw(found, self.dataset, workdir / PICTURES)
         return []

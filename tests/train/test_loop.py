@@ -74,4 +74,4 @@ def test_a_run_that_keeps_an_average_is_scored_by_it():
     setup = types.SimpleNamespace(task=task, held_out_batches=lambda split, limit: ())
     run, state = types.SimpleNamespace(setup=setup, score=None), {"params": 1.0, "buffers": {}}
     assert loop._scores(run, state, "val", 0) == {"val/loss": 1.0}
-    assert loop._scores(run, state | {"ema": 2.0}, "val", 0) == {"val/loss": 2.0}
+    assert loop._scores(run, state | {"ema": {"params": 2.0, "buffers": {}}}, "val", 0) == {"val/loss": 2.0}

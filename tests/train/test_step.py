@@ -9,6 +9,7 @@ import pytest
 
 from deepseek_jax.config import ScheduleConfig
 from deepseek_jax.train.schedules import learning_rate
+from deepseek_jax.train.state import scored_model
 from tests.train import toy
 
 
@@ -48,14 +49,27 @@ def test_buffers_are_updated_from_the_whole_batch_and_get_no_gradient():
     assert jax.tree.structure(state["params"]) == jax.tree.structure({"kernel": 0, "norm": {"scale": 0}})
 
 
-def test_moving_average_follows_the_parameters():
+def test_moving_averages_follow_parameters_and_buffers():
     state, step = toy.start(toy.experiment(ema_decay=0.9))
-    expected = numbers(state["params"])
+    expected = numbers((state["params"], state["buffers"]))
     for seed in range(3):
         state, _ = step(state, toy.batch(1, 6, seed))
-        expected = [0.9 * old + 0.1 * new for old, new in zip(expected, numbers(state["params"]), strict=True)]
-    for left, right in zip(numbers(state["ema"]), expected, strict=True):
+        newest = numbers((state["params"], state["buffers"]))
+        expected = [0.9 * old + 0.1 * new for old, new in zip(expected, newest, strict=True)]
+    for left, right in zip(numbers(scored_model(state)), expected, strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-6)
+
+
+def test_a_table_among_the_buffers_is_not_averaged():
+    program = dataclasses.replace(
+        toy.program(),
+        make_parameters=lambda: (toy.program().make_parameters()[0], {"table": jnp.zeros(2, jnp.int32)}),
+        buffer_axes={"table": (None,)},
+        update_buffers=lambda params, buffers, aux, update: {"table": buffers["table"] + 1},
+    )
+    state, step = toy.start(toy.experiment(ema_decay=0.9), task=program)
+    state, _ = step(state, toy.batch(1, 6))
+    np.testing.assert_array_equal(state["ema"]["buffers"]["table"], [1, 1])
 
 
 def test_metrics_say_what_was_done():

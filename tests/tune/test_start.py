@@ -139,6 +139,6 @@ def test_of_a_run_that_keeps_an_average_it_is_the_model(base):
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), trained.params
     )
-    _, kept = checkpoint.read(base[2], {"ema": like, "params": like})
-    jax.tree.map(np.testing.assert_array_equal, trained.params, kept["ema"])
-    assert (kept["ema"]["embedding"] != kept["params"]["embedding"]).any()
+    _, kept = checkpoint.read(base[2], {"ema": {"params": like}, "params": like})
+    jax.tree.map(np.testing.assert_array_equal, trained.params, kept["ema"]["params"])
+    assert (kept["ema"]["params"]["embedding"] != kept["params"]["embedding"]).any()
