@@ -12,7 +12,7 @@ from deepseek_jax.models.convolution import FeatureExtractor
 from deepseek_jax.models.efficientnet import EfficientNetLite
 from deepseek_jax.models.heads import make_head
 from deepseek_jax.models.hybrid_config import HybridConfig
-from deepseek_jax.models.pooling import all_steps, last_step, real_steps
+from deepseek_jax.models.pooling import all_steps, both_ends, last_step, real_steps
 from deepseek_jax.models.recurrent import Recurrent
 from deepseek_jax.models.regularisation import dropout, split_key
 from deepseek_jax.models.self_attention import SelfAttention
@@ -97,9 +97,12 @@ class Hybrid(nnx.Module):
 
     def _read(self, x_BSF, real_BS, key) -> Float[Array, "B F"]:
         """What the head sees; where that is the last step alone, no other one's attention is computed."""
-        if self.config.readout == "last":
+        config = self.config
+        if config.readout == "last" and config.recurrent.reads_both_ways and not config.attention.num_heads:
+            return both_ends(x_BSF, real_BS)
+        if config.readout == "last":
             return self._attend(last_step(x_BSF, real_BS)[:, None], x_BSF, real_BS, key)[:, 0]
-        return all_steps(self._attend(x_BSF, x_BSF, real_BS, key), real_BS, self.config.readout)
+        return all_steps(self._attend(x_BSF, x_BSF, real_BS, key), real_BS, config.readout)
 
     def _attend(self, asking_BQF, x_BSF, real_BS: Bool[Array, "B S"] | None, key):
         if not self.config.attention.num_heads:

@@ -65,6 +65,10 @@ class RecurrentConfig:
         choice("model.recurrent.kind", self.kind, ("lstm", "gru", "none"))
         at_least("model.recurrent", self, 1, "hidden_size", "layers")
 
+    @property
+    def reads_both_ways(self) -> bool:
+        return self.bidirectional and self.kind != "none"
+
 
 @dataclasses.dataclass(frozen=True)
 class AttentionConfig:
@@ -98,7 +102,8 @@ class HybridConfig:
               text    up to `length` tokens of `vocab_size`, embedded in `embed_dim` numbers
               table   `channels` columns: a series of one step, on which convolutions are dense layers
     sequence  how an image's map becomes steps: "cells", one after another, or "rows", each with all of its columns
-    readout   what the head sees of the sequence: the "last" real step, the "mean" or the "max" of the real ones
+    readout   what the head sees of the sequence: the "last" real step (where no attention looks at the others, each
+              direction of a recurrence at its own end), the "mean" or the "max" of the real ones
     head      classes   `outputs` logits
               numbers   `outputs` numbers
               boxes     of `outputs` classes, one centre for each cell of the map
@@ -137,7 +142,8 @@ class HybridConfig:
             raise UserError(f"model.convolution.kind is efficientnet_lite0; it sees images, and input is {self.input}.")
         if self.dropout == 1:
             raise UserError("model.dropout is 1.0, which leaves nothing; make it less than 1.")
-        branches = (self.convolution.residual and self.convolution.filters) or self.attention.residual
+        blocks = self.convolution.kind == "blocks" and self.convolution.filters
+        branches = (blocks and self.convolution.residual) or (self.attention.num_heads and self.attention.residual)
         if self.drop_path and not branches:
             raise UserError(
                 f"model.drop_path is {self.drop_path}, but no branch is residual; set model.convolution.residual or "

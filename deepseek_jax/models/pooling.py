@@ -51,6 +51,15 @@ def last_step(x_BSC: Float[Array, "B S C"], real_BS: Bool[Array, "B S"] | None) 
     return jnp.take_along_axis(x_BSC, last_B[:, None, None], axis=1)[:, 0]
 
 
+def both_ends(x_BSC: Float[Array, "B S C"], real_BS: Bool[Array, "B S"] | None) -> Float[Array, "B C"]:
+    """Of channels whose second half was read backwards: the last real step of the first half, the first of the second.
+
+    Each is where its direction has seen the whole sequence.
+    """
+    forwards, backwards = jnp.split(x_BSC, 2, axis=-1)
+    return jnp.concatenate([last_step(forwards, real_BS), backwards[:, 0]], axis=-1)
+
+
 def all_steps(x_BSC: Float[Array, "B S C"], real_BS: Bool[Array, "B S"] | None, kind: str) -> Float[Array, "B C"]:
     """The "mean" or the "max" of the real steps; zeros where none is."""
     return pool(x_BSC, real_BS, {"mean": "average", "max": "max"}[kind], x_BSC.shape[1])[0][:, 0]

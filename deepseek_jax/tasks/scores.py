@@ -5,6 +5,7 @@ R records  K classes  N numbers  P predicted boxes of a picture  M true ones
 
 import contextlib
 import io
+import math
 
 import numpy as np
 
@@ -22,6 +23,8 @@ def of_classes(probabilities_RK: np.ndarray, labels_R: np.ndarray) -> dict[str, 
     """accuracy; macro_f1: mean over classes that occur or are predicted; calibration_error (expected, 15 bins)."""
     from sklearn.metrics import f1_score
 
+    if not np.isfinite(probabilities_RK).all():
+        return _unknown("classes")
     predicted_R = probabilities_RK.argmax(axis=1)
     return {
         "accuracy": float((predicted_R == labels_R).mean()),
@@ -48,6 +51,8 @@ def of_numbers(predicted_RN: np.ndarray, targets_RN: np.ndarray) -> dict[str, fl
     """mse, mae, r2 (mean over the numbers), in the units given."""
     from sklearn.metrics import r2_score
 
+    if not np.isfinite(predicted_RN).all():
+        return _unknown("numbers")
     return {
         "mse": float(np.square(predicted_RN - targets_RN).mean()),
         "mae": float(np.abs(predicted_RN - targets_RN).mean()),
@@ -59,11 +64,14 @@ def of_boxes(predictions: list[tuple], truths: list[tuple], classes: int) -> dic
     """mAP at IoU 0.5 and its mean over 0.5:0.95, as COCO measures them (pycocotools).
 
     predictions: (boxes [P 4], classes [P], scores [P]) a picture; truths: (boxes [M 4], classes [M]) likewise; boxes
-    are y0 x0 y1 x1 in fractions of the picture.
+    are y0 x0 y1 x1 in fractions of the picture.  NaN where there is no true box.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    finite = all(np.isfinite(boxes).all() and np.isfinite(chances).all() for boxes, _, chances in predictions)
+    if not finite or not any(len(labels) for _, labels in truths):
+        return _unknown("boxes")
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         known = COCO()
         known.dataset = _coco(truths, classes)
@@ -76,6 +84,11 @@ def of_boxes(predictions: list[tuple], truths: list[tuple], classes: int) -> dic
         measure.accumulate()
         measure.summarize()
     return {"map50": float(measure.stats[1]), "map": float(measure.stats[0])}
+
+
+def _unknown(kind: str) -> dict[str, float]:
+    """What is said of answers that are not finite: the scores of others would hide them."""
+    return dict.fromkeys(NAMES[kind], math.nan)
 
 
 def _coco(truths: list[tuple], classes: int) -> dict:

@@ -18,6 +18,13 @@ from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig
         (lambda: HybridConfig(dropout=1.0), "model.dropout is 1.0, which leaves nothing"),
         (lambda: HybridConfig(dropout=-0.1), "model.dropout is -0.1; it must lie between 0 and 1"),
         (lambda: HybridConfig(drop_path=0.1), "model.drop_path is 0.1, but no branch is residual"),
+        (
+            lambda: HybridConfig(
+                drop_path=0.1, convolution=ConvolutionConfig(kind="efficientnet_lite0", residual=True)
+            ),
+            "no branch is residual",
+        ),
+        (lambda: HybridConfig(drop_path=0.1, attention=AttentionConfig(0, residual=True)), "no branch is residual"),
         (lambda: ConvolutionConfig(filters=(8, 0)), "model.convolution.filters is .* at least 1"),
         (lambda: ConvolutionConfig(norm="rms"), "model.convolution.norm is 'rms'; choose one of batch"),
         (lambda: RecurrentConfig("rnn"), "model.recurrent.kind is 'rnn'; choose one of lstm, gru, none"),

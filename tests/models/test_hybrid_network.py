@@ -122,6 +122,26 @@ def test_the_last_step_alone_attends_as_all_would():
     np.testing.assert_allclose(run(last, x)[0], run(mean, x)[0], rtol=1e-5, atol=1e-6)
 
 
+def test_without_attention_the_last_readout_is_where_each_direction_has_seen_all():
+    config = dataclasses.replace(
+        SERIES,
+        convolution=NO_CONVOLUTION,
+        recurrent=RecurrentConfig("gru", 6, bidirectional=True),
+        attention=NO_ATTENTION,
+    )
+    x, lengths = inputs_of(config), jnp.array([5, 12, 1])
+    params, _, call = network(config)
+    ways = params["recurrent"]["layers"]["0"]
+    turned = {"forwards": ways["backwards"], "backwards": ways["forwards"]}
+    kernel = params["head"]["kernel"]
+    other = params | {
+        "recurrent": {"layers": {"0": turned}},
+        "head": params["head"] | {"kernel": jnp.concatenate([kernel[6:], kernel[:6]])},
+    }
+    backwards = jnp.take_along_axis(x, jnp.maximum(lengths[:, None] - 1 - jnp.arange(12), 0)[..., None], axis=1)
+    np.testing.assert_allclose(call(params, {}, x, lengths)[0], call(other, {}, backwards, lengths)[0], rtol=1e-5)
+
+
 def test_batch_norms_learn_what_inference_uses():
     """After many equal batches inference by the averages gives what training by the batch gave."""
     config = dataclasses.replace(IMAGE, convolution=ConvolutionConfig((4, 6), convs_per_block=2, norm="batch"))

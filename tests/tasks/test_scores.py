@@ -39,3 +39,16 @@ def test_boxes_as_coco_measures_them():
     assert found["map50"] == pytest.approx(1) and 0.3 < found["map"] < 0.7
     nothing = (np.zeros((0, 4)), np.zeros(0), np.zeros(0))
     assert scores.of_boxes([nothing], [truth], classes=2) == {"map50": 0.0, "map": 0.0}
+
+
+def test_what_cannot_be_scored_is_no_number():
+    nan = np.nan
+    truth, none = (np.ones((1, 4)), np.array([0])), (np.zeros((0, 4)), np.zeros(0))
+    found = (np.full((1, 4), 0.5), np.array([0]), np.array([0.9]))
+    for unknown in (
+        scores.of_classes(np.array([[nan, 1.0]]), np.array([1])),
+        scores.of_numbers(np.array([[np.inf]]), np.array([[1.0]])),
+        scores.of_boxes([(found[0] * nan, *found[1:])], [truth], classes=1),
+        scores.of_boxes([found], [none], classes=1),
+    ):
+        assert np.isnan(list(unknown.values())).all()

@@ -30,6 +30,12 @@ def epoch_order(count: int, labels_N: np.ndarray | None, balance: str, rng: np.r
     return rng.permutation(np.concatenate([_drawn(of, size, rng) for of, size in zip(members, sizes, strict=True)]))
 
 
+def partners(count: int, labels_N: np.ndarray | None, balance: str) -> np.ndarray:
+    """Records, any of which may be mixed with one that is shown: every one, and classes as evenly as epochs show them."""
+    even = balance in ("sampling", "oversampling")
+    return epoch_order(count, labels_N, "oversampling", np.random.default_rng(0)) if even else np.arange(count)
+
+
 def _drawn(members: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     """`size` of the members, none twice before all were drawn once."""
     rounds = -(-size // len(members))

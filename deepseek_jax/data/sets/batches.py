@@ -18,7 +18,7 @@ from deepseek_jax.data.augment.mixing import mix
 from deepseek_jax.data.augment.text import augment_texts, thesaurus_of
 from deepseek_jax.data.batches import Batch, TrainBatches, read_ahead
 from deepseek_jax.data.packing import ENDLESS
-from deepseek_jax.data.sets.balance import class_weights, epoch_order
+from deepseek_jax.data.sets.balance import class_weights, epoch_order, partners
 from deepseek_jax.data.sets.dataset import Dataset, as_unit
 from deepseek_jax.data.sets.vocabulary import encode
 
@@ -110,6 +110,7 @@ class BatchMaker:
         self.dataset, self.augment, self.seed = dataset, augment, seed
         # Words are looked up in the thesaurus that is installed here; a run must not go on with another.
         self.thesaurus_name, self._thesaurus = thesaurus_of(augment.text)
+        self._partners = partners(len(self._train["ids"]), self._train.get("labels"), dataset.balance)
 
     def __call__(self, places_B3: np.ndarray) -> Batch:
         index_B, epoch_B, copy_B = places_B3.T
@@ -122,7 +123,7 @@ class BatchMaker:
         if image.active:
             batch = augment_images(batch, image, draws)
         if image.mixes:
-            others = raw_batch(self.dataset, "train", draws.integers("partner", len(self._train["ids"])))
+            others = raw_batch(self.dataset, "train", self._partners[draws.integers("partner", len(self._partners))])
             batch = mix(batch, augment_images(others, image, draws.again("partner")), image, draws)
         if text.active:
             length = self.dataset.shape()["length"]

@@ -111,7 +111,7 @@ def _fit(source: Source, train: Records) -> Scaling:
         return Scaling()
     inputs, targets = ((), ()), ((), ())
     if source.input == "image" and train["inputs"].dtype == np.uint8:
-        inputs = tuple(tuple(value / 255 for value in values) for values in moments(train["inputs"]))
+        inputs = moments(train["inputs"], unit=255)
     elif source.input != "text":
         inputs = moments(train["inputs"])
     if source.kind == "numbers":

@@ -45,15 +45,18 @@ class Scaling:
         return Scaling(**{name: tuple(values) for name, values in json.loads(text).items()})
 
 
-def moments(values: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of [... C] over all but the last dimension; a channel that never changes has deviation 1."""
+def moments(values: np.ndarray, unit: float = 1.0) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of [... C] / unit over all but the last dimension; of a channel that never changes, 1."""
     rows = values.reshape(-1, values.shape[-1])
     # float64, as the variance of numbers far from 0 needs, in pieces, so that images are never whole in float64.
     pieces = range(0, len(rows), PIECE)
     mean = sum(rows[at : at + PIECE].sum(0, dtype=np.float64) for at in pieces) / len(rows)
     deviation = np.sqrt(sum(np.square(rows[at : at + PIECE] - mean).sum(0) for at in pieces) / len(rows))
-    deviation = np.where(deviation > 1e-6 * np.maximum(np.abs(mean), 1e-6), deviation, 1.0)
-    return tuple(mean.tolist()), tuple(deviation.tolist())
+    # Told by its values: of numbers far from 0, timestamps, a deviation is small beside the mean though they change.
+    low = rows.min(0)
+    constant = (low == rows.max(0)) | (deviation == 0)
+    mean, deviation = np.where(constant, low, mean), np.where(constant, unit, deviation)
+    return tuple((mean / unit).tolist()), tuple((deviation / unit).tolist())
 
 
 def _standardised(values: np.ndarray, mean: tuple[float, ...], deviation: tuple[float, ...]) -> np.ndarray:

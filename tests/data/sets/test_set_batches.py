@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deepseek_jax.data.augment.config import AugmentConfig, ImageAugmentConfig
-from deepseek_jax.data.sets.balance import class_weights, epoch_order
+from deepseek_jax.data.sets.balance import class_weights, epoch_order, partners
 from deepseek_jax.data.sets.batches import Order, held_out_batches, train_batches
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.data.sets.registry import open_set
@@ -155,6 +155,17 @@ def test_the_same_record_twice_in_an_epoch_is_augmented_twice(opened, uneven):
     chosen = places[np.argmax(places[:, 2]), 0]
     shown = batch["inputs"][places[:, 0] == chosen]
     assert len(shown) == 6 and len({picture.tobytes() for picture in shown}) == 6
+
+
+@pytest.mark.parametrize(("balance", "shares"), [("none", (0.6, 0.3, 0.1)), ("sampling", (1 / 3, 1 / 3, 1 / 3))])
+def test_what_is_mixed_in_is_balanced_as_what_is_shown(opened, uneven, balance, shares):
+    dataset = opened(uneven, balance=balance)
+    halves = AugmentConfig(image=ImageAugmentConfig(mixup=1e4))
+    batches = take(train_batches(dataset, 70, seed=0, augment=halves), 30)
+    mixed = sum(batch["labels"].sum(0) for batch in batches)
+    np.testing.assert_allclose(mixed / mixed.sum(), shares, atol=0.02)
+    labels = dataset.splits["train"]["labels"]
+    assert set(partners(len(labels), labels, balance)) == set(range(len(labels)))
 
 
 def test_text_comes_with_lengths_and_is_tokenized_anew_where_it_is_augmented(tmp_path):

@@ -82,6 +82,8 @@ def test_a_split_of_a_series_that_holds_no_window_is_refused():
     """Cut from training instead, its targets would be trained on."""
     with pytest.raises(UserError, match="co2 has 5 values for val; dataset.series.horizon needs 12"):
         open_set(DatasetConfig(name="co2", val=0.01, test=0.2))
+    with pytest.raises(UserError, match="co2 has 0 values for val"):
+        open_set(DatasetConfig(name="co2", val=0.0001, test=0.2))  # not cut from windows that share their values
     assert not len(open_set(DatasetConfig(name="co2", val=0.0, test=0.2)).splits["val"]["ids"])
 
 

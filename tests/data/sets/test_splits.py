@@ -80,6 +80,21 @@ def test_bytes_are_scaled_as_the_pictures_that_a_model_sees(opened, uneven):
     assert 0.4 < scaling.input_mean[0] < 0.6 and 0.2 < scaling.input_deviation[0] < 0.4
 
 
+def test_a_channel_of_bytes_that_never_changes_keeps_its_unit(opened, uneven):
+    images = (uneven.records["inputs"] * 255).astype(np.uint8)
+    images = np.concatenate([images[..., :1], np.full_like(images[..., :1], 51)], -1)
+    scaling = opened(dataclasses.replace(uneven, records=uneven.records | {"inputs": images})).scaling
+    assert (scaling.input_mean[1], scaling.input_deviation[1]) == (0.2, 1.0)
+
+
+def test_numbers_far_from_zero_that_change_are_no_constants():
+    seconds = 1.7e9 + np.arange(100.0)[:, None]
+    (mean,), (deviation,) = moments(seconds)
+    np.testing.assert_allclose([mean, deviation], [1.7e9 + 49.5, np.arange(100).std()], rtol=1e-12)
+    assert moments(np.full((9, 1), 0.1)) == ((0.1,), (1.0,))
+    assert moments(np.array([[0.0], [1e-200]]))[1] == (1.0,)  # its square is none
+
+
 def test_a_filter_list_takes_records_out_of_training_alone(opened, uneven, tmp_path):
     before = opened(uneven)
     train, test = before.splits["train"]["ids"], before.splits["test"]["ids"]
