@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection
 
 from deepseek_jax.convert.rules import ATTENTION, BLOCK, DIRECT_QUERY, MODEL, MTP, Rule
+from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.schedule import layers_of
 
@@ -110,10 +111,13 @@ def _as_saved(name):
 
 
 def _layer_rule(path, config, number):
-    attention = ATTENTION[config.attention_kinds[number]]
-    rule = _find(BLOCK + attention, path)
+    rule = _find(BLOCK + ATTENTION.get(config.attention_kinds[number], ()), path)
     return DIRECT_QUERY if rule.ours == DIRECT_QUERY.ours and not config.q_lora_rank else rule
 
 
 def _find(rules, path):
-    return next(rule for rule in rules if rule.ours == ".".join(path))
+    ours = ".".join(path)
+    found = next((rule for rule in rules if rule.ours == ours), None)
+    if found is None:
+        raise UserError(f"released checkpoints have no name for {ours}; add one to deepseek_jax/convert/rules.py.")
+    return found

@@ -151,6 +151,6 @@ def cache_made(config: ModelConfig, length: int) -> int:
 
 def multi_head_cache(config: ModelConfig) -> int:
     """Numbers a token that the same heads would leave behind if each kept a key and a value of its own."""
-    latent = config.qk_head_dim + config.v_head_dim
-    widths = [latent if kind in ("mla", "dsa") else 2 * config.head_dim for kind in config.attention_kinds]
-    return config.num_attention_heads * sum(widths[: config.num_hidden_layers])
+    latent, plain = config.qk_head_dim + config.v_head_dim, 2 * config.head_dim
+    width = {"gqa": plain, "mla": latent, "dsa": latent, "window": plain, "csa": plain, "hca": plain}
+    return config.num_attention_heads * sum(width[kind] for kind in config.attention_kinds[: config.num_hidden_layers])

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from deepseek_jax.convert import huggingface
-from deepseek_jax.convert.names import spelling_of
+from deepseek_jax.convert.names import place, spelling_of
 from deepseek_jax.convert.safetensors_file import entries
 from deepseek_jax.convert.tensors import Tensors
+from deepseek_jax.errors import UserError
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 CHECKPOINTS = {  # with the spelling each is in
@@ -74,3 +75,10 @@ def test_quantised_v4_is_multiplied_out(tmp_path):
     assert whole.shape("layers.0.ffn.experts.0.w1.weight") == (config.moe_intermediate_size, config.hidden_size)
     kept, params = (huggingface.load(each, config, dtype="float32")[0] for each in (directory, tmp_path / "out"))
     jax.tree.map(np.testing.assert_array_equal, kept, params)  # scales are powers of two: bfloat16 loses nothing
+
+
+def test_an_array_that_no_released_model_has_is_named():
+    """As of an attention of one's own."""
+    config = huggingface.read_config(GOLDENS / "v3")
+    with pytest.raises(UserError, match="no name for attention.memory; add one to deepseek_jax/convert/rules.py"):
+        place(("layers", "0-0", "attention", "memory"), config)

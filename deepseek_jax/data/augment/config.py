@@ -46,7 +46,7 @@ class TextAugmentConfig:
     """Applied in this order; shares are of the words of a text (Wei and Zou, arXiv:1901.11196)."""
 
     reorder: float = 0.0  # chance that a sentence has its clauses exchanged: "Although A, B." and "B, although A."
-    synonyms: float = 0.0  # words replaced by a synonym
+    synonyms: float = 0.0  # words replaced by a synonym, of those that have any
     insert: float = 0.0  # synonyms of words of the text put at random places
     swap: float = 0.0  # pairs of words exchanged
     delete: float = 0.0  # words left out; at least one stays

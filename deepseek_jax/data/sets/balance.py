@@ -31,7 +31,7 @@ def epoch_order(count: int, labels_N: np.ndarray | None, balance: str, rng: np.r
 
 
 def partners(count: int, labels_N: np.ndarray | None, balance: str) -> np.ndarray:
-    """Records, any of which may be mixed with one that is shown: every one, and classes as evenly as epochs show them."""
+    """Records, any of which may be mixed with one that is shown: all, and classes as evenly as epochs show them."""
     even = balance in ("sampling", "oversampling")
     return epoch_order(count, labels_N, "oversampling", np.random.default_rng(0)) if even else np.arange(count)
 
