@@ -10,7 +10,8 @@ from deepseek_jax.models import checks
 class RopeScaling:
     """YaRN context extension (arXiv:2309.00071); `factor` 1 leaves plain rotary embeddings.
 
-    `mscale` scales the rotated dimensions, `mscale_all_dim` the softmax: two numbers, often confused.
+    `mscale` scales the rotated dimensions, `mscale_all_dim` latent attention's softmax: two numbers, often confused.
+    The first is divided by the second, so grouped-query attention has YaRN's temperature where that is 0.
     """
 
     factor: float = 1.0

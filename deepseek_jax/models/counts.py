@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import jax
 from flax import nnx
 
+from deepseek_jax.models import tree
 from deepseek_jax.models.cached import CachedDecoder
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import Decoder, initialise
@@ -95,14 +96,10 @@ def multiplied(config: ModelConfig) -> int:
     if config.tie_word_embeddings:
         times["embedding"] = times["head"]
     routed_share = config.num_experts_per_tok / max(config.n_routed_experts, 1)
-    matrices = [(group_of(names), size) for names, size in _sizes(params) if not _is_vector(names[-1])]
+    matrices = [(group_of(names), size) for names, size in _sizes(params) if not tree.is_vector(names[-1])]
     routed = sum(size for group, size in matrices if group == "routed experts")
     others = sum(size * times.get(group, 1) for group, size in matrices if group != "routed experts")
     return others + round(routed * routed_share)
-
-
-def _is_vector(name):
-    return name.endswith("bias") or name in ("scale", "sinks")
 
 
 def _sizes(tree):

@@ -75,6 +75,11 @@ def merge(graphdef: nnx.GraphDef, params: dict, buffers: dict):
     return nnx.merge(graphdef, params, buffers)
 
 
+def is_vector(name: str) -> bool:
+    """Whether parameters of this last name are vectors; not told by rank, for stacks of layers add a dimension."""
+    return name in ("scale", "sinks") or name.endswith("bias")
+
+
 def path_of(path: tuple) -> str:
     """A path of jax's into a tree of arrays as text: "layers/1-3/attention/out"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")

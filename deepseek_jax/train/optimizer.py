@@ -7,23 +7,21 @@ from optax import contrib
 
 from deepseek_jax.config import OptimizerConfig
 from deepseek_jax.errors import UserError
+from deepseek_jax.models.tree import is_vector
 from deepseek_jax.train import schedules
 from deepseek_jax.train.by_depth import by_depth
 from deepseek_jax.train.groups import factors
 from deepseek_jax.train.moments import remembered_in
 from deepseek_jax.train.muon import scale_by_muon
 
-SPARED = ("scale", "sinks", "embedding")  # and whatever ends in "bias"
-
 
 def decays(path: tuple) -> bool:
     """Whether weight decay pulls on the parameter at a tree path.
 
-    The rule goes by the last name: spared are norms and other scales, biases, sinks and the embedding.  Not by rank:
-    layers are stacked, so the scale of a norm has two dimensions, [layers, width].
+    The rule goes by the last name: spared are norms and other scales, biases, sinks and the embedding.
     """
     name = jax.tree_util.keystr(path[-1:], simple=True)
-    return not (name in SPARED or name.endswith("bias"))
+    return not (name == "embedding" or is_vector(name))
 
 
 def decay_mask(params):
