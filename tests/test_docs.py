@@ -1,0 +1,98 @@
+"""What the documents promise is there: every command line parses, every piece of Python runs, every link leads to a file."""
+
+import contextlib
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepseek_jax.cli import arguments
+from deepseek_jax.errors import UserError
+from deepseek_jax.experiment_file import resolve
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted(
+    [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("configs/*.py"), *ROOT.glob("experiments/**/*.md")]
+)
+PROGRAM = re.compile(r"^\s*(?:\$ )?(?:time )?(?:deepseek-jax|python -m deepseek_jax) +(\S.*)")
+CONTINUED = re.compile(r"\\\n\s*")
+COMPLAINT = "deepseek-jax: "
+STANDS_FOR = re.compile(r"^[A-Z_]+$|^\.\.\.$")  # FILE, OUT, ...
+
+
+def commands(document: Path) -> list[tuple[list[str], str]]:
+    """(the words after the program's name, up to a comment or what the shell does with the output; what is shown as the
+    complaint about them) of each."""
+    lines = CONTINUED.sub("", document.read_text()).splitlines()
+    found = []
+    for line, after in zip(lines, [*lines[1:], ""]):
+        if match := PROGRAM.match(line):
+            found.append((_words(match[1]), after.strip() if COMPLAINT in after else ""))
+    return found
+
+
+def _words(line: str) -> list[str]:
+    words = shlex.split(re.sub(r"\$\([^()]*\)", "0: 1", line), comments=True)
+    ends = [place for place, word in enumerate(words) if re.fullmatch(r"[|>&;]+|\d?>.*", word)]
+    return words[: min(ends, default=len(words))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_command_lines_are_understood(document, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for words, complaint in commands(document):
+        if any(map(STANDS_FOR.match, words)):
+            continue
+        with pytest.raises(UserError) if complaint else contextlib.nullcontext() as caught:
+            args = arguments.read(words)
+            config = getattr(args, "config", None)
+            if args.takes_overrides and config and Path(config).exists():
+                resolve(config, args.overrides)
+        if complaint:
+            assert complaint == f"{COMPLAINT}{caught.value}"
+
+
+def test_there_are_command_lines():
+    assert sum(len(commands(document)) for document in DOCUMENTS) > 60
+
+
+@pytest.mark.parametrize("document", [path for path in DOCUMENTS if path.suffix == ".md"], ids=lambda path: path.stem)
+def test_links_lead_somewhere(document):
+    targets = re.findall(r"\]\(([^)#\s]+)", document.read_text())
+    assert [each for each in targets if "://" not in each and not (document.parent / each).exists()] == []
+
+
+def blocks(name: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_a_model_is_taken_apart_as_written(monkeypatch, tmp_path):
+    """docs/models.md on a small model of V3.2, which has all that it speaks of."""
+    whole, apart, inside = blocks("docs/models.md")
+    monkeypatch.chdir(tmp_path)
+    names = {"input_ids": np.arange(24).reshape(2, 12) % 50, "prompts": [[1, 2, 3], [4, 5]]}
+    model = ROOT / "tests/goldens/v32"
+    exec(whole.replace('"DeepSeek-V2-Lite", dtype="bfloat16"', f'"{model}"'), names)
+    assert (tmp_path / "copy").is_dir() and names["tokens"].shape == (2, 16)
+    exec(apart, names)
+    np.testing.assert_allclose(names["logits"], names["scores"].logits, rtol=1e-4, atol=1e-4)
+    assert set(names["loads"]) == {1, 2} and len(names["states"]) == 3
+    assert not names["changed"].params["layers"]["1-2"]["feed_forward"]["experts"]["down"][0, 5].any()
+    exec("from deepseek_jax.models.attention.selection import pick_by_blocks\nx = states[1]\n" + inside, names)
+    assert names["routing"].experts_TK.shape == (24, names["model"].config.num_experts_per_tok)
+
+
+def test_settings_and_studies_are_as_written(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(str(ROOT))
+    for name in ("README.md", "docs/studies.md"):
+        for block in blocks(name):
+            if "study =" in block:
+                exec(block, {})
+    names = {}
+    exec(blocks("docs/configs.md")[0], names)
+    assert names["get_config"]().model.num_hidden_layers == 4
+    (sets,) = blocks("docs/hybrid_data.md")
+    exec("from deepseek_jax.data.sets.config import *\n" + sets, {})
