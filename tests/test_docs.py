@@ -1,4 +1,4 @@
-"""What the documents promise is there: every command line parses, every piece of Python runs, every link leads to a file."""
+"""What the documents promise is there: every command line parses, every piece of Python runs, every link leads on."""
 
 import contextlib
 import re
