@@ -9,8 +9,10 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
+from tensorflow_datasets.core.utils import gcs_utils
 
 from deepseek_jax.config import DataConfig
 from deepseek_jax.data.baseline import bits_per_byte
@@ -147,3 +149,13 @@ def test_description_shows_sizes_and_a_packed_row(corpus):
     console = Console(width=100, file=io.StringIO())
     console.print(render(description))
     assert "segment 1" in console.file.getvalue()
+
+
+def test_nobody_elsewhere_is_asked_and_nothing_is_left_beside(tmp_path, monkeypatch):
+    """tensorflow-datasets would look a new name up in a bucket of Google's, and leave an empty directory in /tmp."""
+    (tmp_path / "one.txt").write_text("A text of one file.\n" * 200)
+    (beside := tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(beside))
+    monkeypatch.setattr(gcs_utils, "gcs_dataset_info_files", lambda name: pytest.fail(f"asked for {name}"))
+    open_corpus(DataConfig(source=str(tmp_path / "one.txt"), directory=str(tmp_path / "cache"), held_out=0.0), 300)
+    assert list(beside.iterdir()) == []
