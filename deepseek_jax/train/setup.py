@@ -53,9 +53,15 @@ class Setup:
         return self.share.place_step(microbatches)
 
     def held_out_batches(self, split: str, limit: int = 0) -> Iterator[dict[str, jax.Array]]:
-        """The first `limit` batches of "val" or "final", or all of them for 0, as arrays [B, ...] on the devices."""
-        share = Share(self.mesh, self.experiment.eval.batch_size or microbatch_size(self.experiment.train))
-        return map(share.place, self.task.held_out_batches(split, limit, share.rows))
+        """The first `limit` batches of "val" or "final", or all of them for 0, as arrays [B, ...] on the devices.
+
+        Without eval.batch_size a batch is as large as one of training and comes in its microbatches, so that these,
+        which are there to save memory, change no score.
+        """
+        train, size = self.experiment.train, self.experiment.eval.batch_size
+        pieces = 1 if size else train.batch_size // microbatch_size(train)
+        share = Share(self.mesh, size or microbatch_size(train))
+        return map(share.place, self.task.held_out_batches(split, limit * pieces, share.rows))
 
 
 def prepare(experiment: Experiment, console: Console) -> Setup:

@@ -5,6 +5,7 @@ import io
 import json
 import types
 
+import numpy as np
 import psutil
 import pytest
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.console import Console
 from deepseek_jax.errors import UserError
 from deepseek_jax.train import loop
 from deepseek_jax.train.loop import train
+from deepseek_jax.train.setup import prepare
 from tests.train import tiny
 
 
@@ -75,3 +77,16 @@ def test_a_run_that_keeps_an_average_is_scored_by_it():
     run, state = types.SimpleNamespace(setup=setup, score=None), {"params": 1.0, "buffers": {}}
     assert loop._scores(run, state, "val", 0) == {"val/loss": 1.0}
     assert loop._scores(run, state | {"ema": {"params": 2.0, "buffers": {}}}, "val", 0) == {"val/loss": 2.0}
+
+
+def test_microbatches_change_nothing_of_what_is_scored(directory):
+    """They save memory; a score that moved with them would compare runs of different data."""
+    experiment = tiny.experiment(directory)
+    found = []
+    for size in (1, 2, 4):
+        split = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, microbatch_size=size))
+        batches = list(prepare(split, quiet()).held_out_batches("val", 2))
+        assert len(batches) == 8 // size
+        found.append(np.concatenate([batch["tokens"] for batch in batches]))
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
