@@ -5,13 +5,13 @@ R rows  I inputs  O outputs
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from deepseek_jax.compress.config import ArithmeticConfig
-from deepseek_jax.compress.matrices import LINEAR, matrix_of
+from deepseek_jax.compress.matrices import is_product, matrix_of
 from deepseek_jax.compress.rounding import FP8_MOST, Format, rounded
 from deepseek_jax.convert.quantised import FP8_BLOCK
 from deepseek_jax.models.arithmetic import PLAIN, Arithmetic
@@ -62,7 +62,8 @@ def in_tiles(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
 class Int8(Arithmetic):
     """Activations in 255 steps between -range and range, or, where `range` is 0, those of each row's largest number.
 
-    Weights are as they come: quantize.weights rounds them.
+    Weights are as they come: quantize.weights rounds them.  Their gradients are of the numbers that they met, those of
+    activations pass straight through (arXiv:1308.3432).
     """
 
     range: float = 0.0
@@ -73,18 +74,22 @@ class Int8(Arithmetic):
         step = jnp.where(largest > 0, largest, 1) / 127
         return (jnp.clip(jnp.round(x32 / step), -127, 127) * step).astype(x.dtype)
 
+    def inputs(self, x: Float[Array, "... R I"]) -> Float[Array, "... R I"]:
+        return self.rows(x)
+
 
 @dataclasses.dataclass(frozen=True)
 class Watching(Arithmetic):
-    """Plain products, but what comes as a weight's gradient is the sum of |x|^power over rows, for every output.
+    """Plain products, but what comes as a weight's gradient is the sum of |x / unit|^power over rows, for every output.
 
     Rows without a gradient, which decide nothing, do not count: padding and empty slots of experts.
     """
 
     power: int = 2
+    unit: float = 1.0
 
     def inputs(self, x: Float[Array, "... R I"]) -> Float[Array, "... R I"]:
-        return jnp.abs(x.astype(jnp.float32)) ** self.power
+        return jnp.abs(x.astype(jnp.float32) / self.unit) ** self.power
 
     def outputs(self, dy: Float[Array, "... R O"]) -> Float[Array, "... R O"]:
         return jnp.broadcast_to((dy != 0).any(axis=-1, keepdims=True), dy.shape).astype(jnp.float32)
@@ -98,7 +103,7 @@ def chooser(config: ArithmeticConfig) -> Callable[[str, int], Arithmetic]:
 
     def choose(path: str, rank: int) -> Arithmetic:
         matrix = matrix_of(path, rank)
-        if not matrix or matrix.kind != LINEAR:
+        if not matrix or not is_product(path, matrix):
             return PLAIN
         if not (re.search(config.paths, path) if config.paths else not HIGH_PRECISION.search(path)):
             return PLAIN
@@ -107,11 +112,11 @@ def chooser(config: ArithmeticConfig) -> Callable[[str, int], Arithmetic]:
     return choose
 
 
-def watching(power: int) -> Callable[[str, int], Arithmetic]:
-    """Every product watches its input."""
+def watching(power: int, units: Mapping[str, float]) -> Callable[[str, int], Arithmetic]:
+    """Every product watches its input, in units by its weight's path, of 1 where they have none."""
 
     def choose(path: str, rank: int) -> Arithmetic:
         matrix = matrix_of(path, rank)
-        return Watching(power) if matrix and matrix.kind == LINEAR else PLAIN
+        return Watching(power, units.get(path, 1.0)) if matrix and is_product(path, matrix) else PLAIN
 
     return choose

@@ -6,6 +6,9 @@ they come for every layer of a stack and every expert, wherever these lie, and a
 N matrices  I inputs
 """
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,55 +16,54 @@ from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float
 
 from deepseek_jax.compress.arithmetic import watching
-from deepseek_jax.compress.matrices import LINEAR, matrices
+from deepseek_jax.compress.matrices import is_product, matrices
 from deepseek_jax.compress.measure import Measure
 from deepseek_jax.compress.source import Source
-from deepseek_jax.errors import UserError
+from deepseek_jax.models.arithmetic import Arithmetic
 from deepseek_jax.train.evaluate import bytes_a_target
 from deepseek_jax.train.program import Program, language_model_program
 from deepseek_jax.train.supervised_program import supervised_program
 
-LARGEST = 8  # the power whose mean stands for the largest: (sum |x|^8)^(1/8) is at least that, and little more
+# Of the norms that lead to the largest number, the second in units of the first, so that neither overflows: up to 1e9
+# and for 1e5 equal rows.  Over R rows the second is at least the largest number, and R^(1/28) of that if all are equal.
+NORMS = 4, 28
 
 
-def input_sums(measure: Measure, given: Source, batches: int, power: int = 2) -> dict[str, Float[Array, "N I"]]:
-    """By path, the sum of |x|^power over the tokens (of experts: those routed there) of `batches` training batches.
+def input_sums(
+    measure: Measure, given: Source, batches: int, power: int = 2, units: Mapping[str, float] = MappingProxyType({})
+) -> dict[str, Float[Array, "N I"]]:
+    """By path, the sum of |x / unit|^power over tokens (of experts: those routed there) of `batches` training batches.
 
-    Of an expert's down projection, x has been multiplied with the routing weight.  Raises UserError of EfficientNet,
-    whose products do not watch.
+    Of an expert's down projection, x has been multiplied with the routing weight.
     """
-    _check_watched(given)
-    program = _watching_program(measure, power)
+    program = _watching_program(measure, watching(power, units))
     sums = jax.jit(jax.grad(lambda params, batch: _loss(program, params, given.buffers, batch)))
     total = None
     for batch in measure.training_batches(batches):
         found = sums(given.params, batch)
         total = found if total is None else jax.tree.map(jnp.add, total, found)
     flat = flatten_dict(total, sep="/")
-    linear = {path: matrix for path, matrix in matrices(flat).items() if matrix.kind == LINEAR}
-    return {path: matrix.fold(flat[path])[:, :, 0] for path, matrix in linear.items()}
-
-
-def _check_watched(given: Source):
-    if given.experiment.family == "supervised" and (kind := given.model.convolution.kind) != "blocks":
-        raise UserError(
-            f"what flows into the kernels of {kind} cannot be watched; prune with --method magnitude, and quantise "
-            "without --activations."
-        )
+    watched = {path: matrix for path, matrix in matrices(flat).items() if is_product(path, matrix)}
+    return {path: matrix.fold(flat[path])[:, :, 0] for path, matrix in watched.items()}
 
 
 def largest_inputs(measure: Measure, given: Source, batches: int) -> dict[str, float]:
-    """By path, a bound on the largest number that flows into any layer of the stack; paths with none are left out."""
-    sums = input_sums(measure, given, batches, LARGEST)
-    found = {path: float(np.asarray(each).max()) ** (1 / LARGEST) for path, each in sums.items()}
-    return {path: largest for path, largest in found.items() if largest > 0}
+    """By path, the largest number that flows into any layer of the stack, or a little more; without those with none."""
+    found: dict[str, float] = {}
+    for power in NORMS:
+        sums = input_sums(measure, given, batches, power, found)
+        norms = {
+            path: found.get(path, 1.0) * float(np.asarray(each).max()) ** (1 / power) for path, each in sums.items()
+        }
+        found = {path: norm for path, norm in norms.items() if norm > 0}
+    return found
 
 
-def _watching_program(measure: Measure, power: int) -> Program:
+def _watching_program(measure: Measure, choose: Callable[[str, int], Arithmetic]) -> Program:
     task = measure.setup.task
     if task.experiment.family == "supervised":
-        return supervised_program(task.experiment, task.model, watching(power))
-    return language_model_program(task.experiment, bytes_a_target(task.corpus), watching(power))
+        return supervised_program(task.experiment, task.model, choose)
+    return language_model_program(task.experiment, bytes_a_target(task.corpus), choose)
 
 
 def _loss(program: Program, params, buffers, batch) -> Array:

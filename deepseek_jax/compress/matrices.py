@@ -14,11 +14,13 @@ import jax
 
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.depth import ADAPTERS
+from deepseek_jax.models.tree import is_vector
 
 LINEAR, TABLE, CONTROL = "linear", "table", "control"
 
-_CONTROL = re.compile(r"(router|_residual|stream_head)/")
-_VECTOR = re.compile(r"(bias|scale|sinks|mean|variance|table)$")
+_CONTROL = re.compile(r"(router|_residual|stream_head|depthwise)/")
+_HEAD = re.compile(r"^head(?!/shared/)")  # a detector's `shared` is one more convolution
+_STATE = ("mean", "variance", "table")  # of buffers that are no matrices
 _ALL_BUT_LAST = re.compile(r"attention/out$|(convolutions/\d+|shortcut|head/shared|stem|parts/\w+)/kernel$")
 
 
@@ -27,8 +29,9 @@ class Matrix:
     """`leading` dimensions number matrices, the `inputs` after them are summed over, the rest are outputs.
 
     kind  linear   multiplied with activations: in attention, feed-forward, experts, convolution, recurrence
-          table    the embedding, whose rows are taken (each is a matrix of one output), and the vocabulary's head
-          control  routers and hyper-connections: few numbers that decide much; no method here touches them
+          table    the embedding, whose rows are taken (each is a matrix of one output), and the heads
+          control  routers, hyper-connections and depthwise convolutions: few numbers that decide much; no method here
+                   touches them
     """
 
     kind: str
@@ -59,10 +62,16 @@ def matrix_of(path: str, rank: int) -> Matrix | None:
     if path == "embedding":
         return Matrix(TABLE, leading=1, inputs=1)
     leading = path.startswith("layers/") + ("/experts/" in path) + path.endswith("/out_down")
-    if _VECTOR.search(path) or rank - leading < 2:
+    name = path.rpartition("/")[2]
+    if is_vector(name) or name in _STATE or rank - leading < 2:
         return None
-    kind = CONTROL if _CONTROL.search(path) else TABLE if path == "head" else LINEAR
+    kind = CONTROL if _CONTROL.search(path) else TABLE if _HEAD.search(path) else LINEAR
     return Matrix(kind, leading, rank - leading - 1 if _ALL_BUT_LAST.search(path) else 1)
+
+
+def is_product(path: str, matrix: Matrix) -> bool:
+    """Whether an Arithmetic can be given to it: not to the vocabulary's head, which is computed a chunk at a time."""
+    return matrix.kind == LINEAR or path.startswith("head/")
 
 
 def matrices(params: dict[str, object]) -> dict[str, Matrix]:

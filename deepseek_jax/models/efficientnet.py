@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from deepseek_jax.models.convolve import convolve
 from deepseek_jax.models.feature_norms import BatchNorm
 from deepseek_jax.models.tree import in_order, weight
 
@@ -60,15 +61,7 @@ class NormedConvolution(nnx.Module):
         self.norm = BatchNorm(out, EPS)
 
     def __call__(self, x: Float[Array, "B H W I"], training: bool) -> tuple[Float[Array, "B h w O"], dict]:
-        y = jax.lax.conv_general_dilated(
-            x,
-            self.kernel[...].astype(x.dtype),
-            (self.stride, self.stride),
-            "SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.groups,
-        )
-        y, seen = self.norm(y, None, training)
+        y, seen = self.norm(convolve(x, self.kernel, self.stride, self.groups), None, training)
         return y, {"norm": seen} if seen else {}
 
 

@@ -80,6 +80,15 @@ def test_int8_rounds_inputs_to_their_range():
     np.testing.assert_allclose(Int8(2.54).rows(x)[1], [2.0, 2.54, -2.54], rtol=1e-6)
 
 
+@pytest.mark.parametrize("range", [0.0, 0.5])
+def test_int8_weights_learn_from_the_numbers_that_they_met(range):
+    """A gradient of unrounded inputs would be of another product, by far where the range saturates."""
+    how, x, w, dy = Int8(range), normal(0, 9, 6), normal(1, 6, 4), normal(2, 9, 4)
+    dx, dw = jax.vjp(lambda x, w: multiply(x, w, how), x, w)[1](dy)
+    np.testing.assert_allclose(dw, how.rows(x).T @ dy, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(dx, dy @ w.T, rtol=1e-5, atol=1e-6)
+
+
 class Layer(nnx.Module):
     def __init__(self, kernel):
         self.out = nnx.Param(kernel, out_sharding=(None,) * kernel.ndim)

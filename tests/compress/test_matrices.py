@@ -52,6 +52,7 @@ def test_hybrids(config):
             assert matrix.inputs_of(leaf.shape) == window * leaf.shape[-2]
         if path.startswith("recurrent/") and matrix:
             assert matrix.inputs_of(leaf.shape) == leaf.shape[0]
+        assert (matrix is not None and matrix.kind == TABLE) == (path in ("embedding", "head/kernel")), path
         if matrix and path == "attention/out":
             assert matrix.inputs_of(leaf.shape) == math.prod(leaf.shape[:2])
 

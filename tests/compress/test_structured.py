@@ -11,7 +11,6 @@ from flax import nnx
 from flax.traverse_util import flatten_dict
 
 from deepseek_jax.compress import cuts, experts, structured
-from deepseek_jax.compress.calibrate import input_sums
 from deepseek_jax.compress.config import PruneConfig
 from deepseek_jax.compress.matrices import LINEAR, matrices
 from deepseek_jax.compress.source import Source
@@ -199,9 +198,3 @@ def test_an_heir_is_the_average_by_what_its_members_add():
     for path, leaf in flat.items():
         np.testing.assert_allclose(leaf[0, 0], 1.25 * before[path][0, 0])
         np.testing.assert_array_equal(leaf[0, 2], before[path][0, 2])
-
-
-def test_what_cannot_be_watched_is_not_calibrated():
-    """Without a word the sums would be gradients of the loss, of either sign."""
-    with pytest.raises(UserError, match="efficientnet_lite0 cannot be watched; prune with --method magnitude"):
-        input_sums(None, source_of(LITE), 1)

@@ -6,17 +6,20 @@ import pickle
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from rich.console import Console
 
-from deepseek_jax.compress.matrices import matrix_of
+from deepseek_jax.compress.arithmetic import watching
+from deepseek_jax.compress.matrices import CONTROL, matrix_of
 from deepseek_jax.config import StartConfig, SupervisedExperiment
 from deepseek_jax.convert import efficientnet, torch_pickle
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
+from deepseek_jax.models.arithmetic import give
 from deepseek_jax.models.efficientnet import EfficientNetLite
 from deepseek_jax.models.hybrid_config import ConvolutionConfig, HybridConfig
 from deepseek_jax.train.setup import prepare
@@ -80,8 +83,26 @@ def test_other_files_are_refused(tmp_path):
 
 
 def test_its_kernels_are_summed_over_space_and_channels():
-    for path in ("stem/kernel", "blocks/1/parts/expand/kernel", "blocks/1/parts/depthwise/kernel"):
+    for path in ("stem/kernel", "blocks/1/parts/expand/kernel"):
         assert matrix_of(f"convolution/{path}", 4).split((3, 3, 8, 16)) == ((), (3, 3, 8), (16,))
+    assert matrix_of("convolution/blocks/1/parts/depthwise/kernel", 4).kind == CONTROL
+
+
+def test_what_flows_into_its_kernels_is_watched():
+    """Everywhere but in depthwise ones; that it is, changes nothing of the features."""
+    network = EfficientNetLite(2, 1, rngs=nnx.Rngs(params=0))
+    x = jax.random.uniform(jax.random.key(1), (2, 9, 10, 3))
+    plain = network(x, training=False)[0]
+    graphdef, params, buffers = tree.split(give(network, watching(2, {})))
+    run = lambda params: tree.merge(graphdef, params, buffers)(x, training=False)[0]  # noqa: E731
+    np.testing.assert_allclose(run(params), plain, atol=1e-5)
+    sums = jax.grad(lambda params: run(params).sum())(params)
+    # The middle of the stem's window sees every second place: of 9 from the first on, of 10 from the second.
+    middle = jnp.square((255 * x - 127) / 128)[:, ::2, 1::2].sum((0, 1, 2))
+    np.testing.assert_allclose(sums["stem"]["kernel"][1, 1, :, 0], middle, rtol=1e-4)
+    first = sums["blocks"]["1"]["parts"]
+    assert (first["expand"]["kernel"] >= 0).all() and (first["project"]["kernel"] >= 0).all()
+    assert (first["depthwise"]["kernel"] < 0).any()  # its gradient, as ever
 
 
 def test_sizes_that_cannot_be_are_refused():
