@@ -152,6 +152,7 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
             console.print(f"{failure}; looking for the place where it began ...")
             raise UserError(_explain(setup, state, failure.step, done)) from None
         finally:
+            recorder.close()
             profile.close()
     return state, done
 
