@@ -13,6 +13,7 @@ import numpy as np
 
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.schedule import layers_of
+from deepseek_jax.tasks.language_model import OWN
 from deepseek_jax.train.flops import peak_flops, training_flops
 
 SPAN = 0.1  # seconds that the times of a row are means over, at least
@@ -32,8 +33,14 @@ def train_row(step: int, measured: dict, timing: dict) -> dict:
 
 
 def language_model_row(measured: dict, timing: dict, model: ModelConfig) -> dict:
-    """A language model's part: bits a byte of text, FLOPs and their utilisation, indexers, balance of experts."""
-    row = {name: float(value) for name, value in measured.items() if name.startswith(("indexer/", "router/dropped"))}
+    """A language model's part: bits a byte of text, FLOPs and their utilisation, indexers, balance of experts.
+
+    Of what the loss measured under indexer/ and router/ every number comes through, and router/own/ by layer.
+    """
+    told = {name: value for name, value in measured.items() if name.startswith(("indexer/", "router/"))}
+    row = {name: float(value) for name, value in told.items() if not isinstance(value, dict)}
+    for name in (name for name in told if name.startswith(OWN)):
+        row[name] = {layer: float(value) for layer, value in by_layer(told[name]).items()}
     if measured["bytes"]:  # as counted on held-out text: without any, what a token stands for is not known
         nats = float(measured["loss/next"]) * float(measured["targets"])
         row["bits_per_byte"] = bits_per_byte(nats, float(measured["bytes"]))
