@@ -49,9 +49,11 @@ def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: Los
     router/own/NAME: what routers tell of their own (Routing.own), means over tokens, nested likewise.
     router/dropped, where something may be: the share of assignments that experts had no room for.
     Where attention picks its keys, loss/indexer (nats) and indexer/recall: means over tokens and layers.
-    `scheduled` holds the weight "mtp" and whether indexers still warm up, "index_warmup" (None: they do not).
+    `scheduled` holds the weight "mtp", whether indexers still warm up, "index_warmup" (None: they do not), and where a
+    router draws its "key".
     """
-    output = model(batch["tokens"], batch["positions"], batch["segment_ids"], scheduled["index_warmup"])
+    given = scheduled["index_warmup"], scheduled.get("key")
+    output = model(batch["tokens"], batch["positions"], batch["segment_ids"], *given)
     parts = {}
     next_loss, parts["loss/next"] = _predict(model, output.hidden, batch, 1, totals, config)
     value = next_loss
