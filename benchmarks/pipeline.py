@@ -43,7 +43,7 @@ def measure(N: int, R: int, M: int):
     from deepseek_jax.train.compiling import under
 
     @jax.checkpoint
-    def layer(stack, x_BSD, context, number):
+    def layer(stack, x_BSD, context, number, _=None):
         kernel = jax.lax.dynamic_index_in_dim(stack["kernel"][...], number, keepdims=False)
         return x_BSD + jnp.tanh(x_BSD @ kernel), x_BSD.sum()
 

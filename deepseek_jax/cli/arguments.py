@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import itertools
 from collections.abc import Sequence
 
 from deepseek_jax.cli import (
@@ -41,18 +42,40 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see `{self.prog} --help`.")
 
     def parse_known_args(self, args=None, namespace=None):
-        """Complains of what is unknown here: in the verb's own parser, not in the one that called it."""
+        """Complains of what is unknown here: in the verb's own parser, not in the one that called it.
+
+        Of options before anything else: one that is missing is often one that is misspelt.
+        """
+        if args is not None and (option := self._unknown_option(args)):
+            self.error(f"unknown option {option}{self._nearest(option)}")
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._nearest(unknown[0])}")
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return namespace, unknown
 
-    def _nearest(self, word: str) -> str:
-        """What the option `word` may have been meant for; dots and what follows them are of --config.KEY."""
-        name, dot, key = word.partition("=")[0].partition(".")
+    def _unknown_option(self, words: Sequence[str]) -> str:
+        """The first option that is not known here; "" where all are, or help is asked for."""
+        known, before = self._option_string_actions, None
+        if self._subparsers:  # what follows the verb is its own
+            words = list(itertools.takewhile(lambda word: word.startswith("-"), words))
+        if {"-h", "--help"} & set(words):
+            return ""
+        for word in words:
+            name, takes_value = word.partition("=")[0], before in known and known[before].nargs is None
+            if word == "--":
+                return ""
+            # As argparse sees it: what has a space is no option, and what an option lacks is told of that one.
+            if word.startswith("--") and " " not in word and name not in known and not takes_value:
+                return name
+            before = word
+        return ""
+
+    def _nearest(self, option: str) -> str:
+        """What `option` may have been meant for; dots and what follows them are of --config.KEY."""
+        name, dot, key = option.partition(".")
         known = [option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")]
         near = difflib.get_close_matches(name.removeprefix("--"), ["config"] if dot else known, n=1)
-        meant = word.startswith("--") and near and (not dot or self.get_default("takes_overrides"))
+        meant = near and (not dot or self.get_default("takes_overrides"))
         return f" (did you mean --{near[0]}{dot}{key}?)" if meant else ""
 
 

@@ -47,6 +47,8 @@ def run(args):
         print(json.dumps(place | found, ensure_ascii=False))
 
 
+TABLES = (".csv", ".jsonl")
+
 # Each reader gives where inputs come from, as an answer is to say it, and the inputs.
 
 
@@ -56,6 +58,9 @@ def _images(paths, known, columns):
     from deepseek_jax.data.sets.config import DatasetConfig, ImagesConfig
     from deepseek_jax.data.sets.images import decode
 
+    for path in paths:
+        if _suffix(path) in TABLES:
+            raise UserError(f"{path} is a table, and this network answers for pictures; give their files themselves.")
     sizes = {name: getattr(known.model, name) for name in ("height", "width", "channels")}
     config = DatasetConfig(images=ImagesConfig(**sizes))
     images = np.stack([decode(_bytes(path), path, config) for path in paths]).astype(np.float32) / 255
@@ -66,7 +71,7 @@ def _texts(paths, known, columns):
     """Of a table the texts of its column, of any other file its lines."""
 
     def read(path):
-        return _column(path, columns) if _suffix(path) in (".csv", ".jsonl") else numbered_lines(_text(path))
+        return _column(path, columns) if _suffix(path) in TABLES else numbered_lines(_text(path))
 
     places, texts = _in_order(paths, read)
     if not texts:
@@ -129,12 +134,14 @@ def _suffix(path: str) -> str:
 def _text(path: str) -> str:
     data = sys.stdin.buffer.read() if path == "-" else _bytes(path)
     if b"\0" in data:
-        raise UserError(f"{path} is no text in UTF-8, as it holds zero bytes; give a file of texts, saved as UTF-8.")
+        raise UserError(f"{path} is no text in UTF-8, as it holds zero bytes; give texts or a table, saved as UTF-8.")
     return data.decode("utf-8-sig", errors="replace")  # spreadsheets put a mark before the first name
 
 
 def _bytes(path: str) -> bytes:
     try:
         return Path(path).read_bytes()
+    except IsADirectoryError:
+        raise UserError(f"{path} is a directory; give the files in it, such as {Path(path) / '*'}.") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}.") from None

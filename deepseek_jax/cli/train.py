@@ -14,7 +14,7 @@ def add_to(verbs):
         "train an experiment, or go on with one, in a run directory",
         f"""\
 The corpus is prepared if it is not there yet.  Started again with the same run directory, a run goes on from its last
-checkpoint; SIGTERM saves one first.
+checkpoint; SIGTERM and a first Ctrl-C save one before they end it, a second Ctrl-C ends at once.
 
 {options.OVERRIDES_HELP}
 

@@ -35,7 +35,7 @@ def prune(
 ) -> Removed:
     """Writes the run directory `target`.
 
-    The loss of `batches` held-out batches is measured at the sparsity asked for and at those of `curve`; as many
+    The loss of `batches` validation batches is measured at the sparsity asked for and at those of `curve`; as many
     training batches calibrate.  `early`: the same run at another step, whose weights the masks are laid on.
     """
     of_shares = [dataclasses.replace(settings, sparsity=share) for share in sorted({settings.sparsity, *curve})]
@@ -49,7 +49,7 @@ def prune(
         smaller = removed.source
         of_size = measure if smaller.model == given.model else Measure(smaller, console)
         losses[share] = _loss(of_size, smaller, batches)
-        console.print(f"{share:.0%} removed: loss {losses[share]:.4f}, before {losses[0.0]:.4f}")
+        console.print(f"{share:.0%} removed: validation loss {losses[share]:.4f}, before {losses[0.0]:.4f}")
         if share == settings.sparsity:
             wanted = removed
     if early:

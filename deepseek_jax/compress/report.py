@@ -16,7 +16,8 @@ FILE = "pruning.html"
 def write(directory: Path, method: str, losses: dict[float, float], at: float, left: dict[str, tuple[int, int]]):
     """`losses` by the share removed, `at` the share that was taken; `left`: see removal.Removed."""
     kept, total = (sum(pair[place] for pair in left.values()) for place in (0, 1))
-    sentences = f"{1 - kept / total:.1%} of {total:,} weights gone; loss {losses[at]:.4f}, before {losses[0.0]:.4f}."
+    loss = f"validation loss {losses[at]:.4f}, before {losses[0.0]:.4f}"
+    sentences = f"{1 - kept / total:.1%} of {total:,} weights gone; {loss}."
     body = [picture(drawn(losses, at, left), "loss against sparsity, and what was removed where"), _table(left)]
     page = PAGE.format(
         title=html.escape(directory.resolve().name),
@@ -35,7 +36,7 @@ def drawn(losses: dict[float, float], at: float, left: dict[str, tuple[int, int]
     curves, where = figure.subplots(1, 2)
     curves.plot(*zip(*sorted(losses.items())), "o-", color=BLUE, markersize=4)
     curves.plot([at], [losses[at]], "o", color=ORANGE, markersize=7)
-    curves.set_title("held-out loss, before fine-tuning", loc="left", **STYLE)
+    curves.set_title("validation loss, before fine-tuning", loc="left", **STYLE)
     curves.set_xlabel("share removed", **STYLE)
     removed = [1 - kept / total for kept, total in left.values()]
     where.barh(np.arange(len(left)), removed, color=BLUE)

@@ -5,6 +5,7 @@ that it is asked for; no row hangs on how many processes there are, so a run may
 """
 
 import contextlib
+import signal
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 
@@ -128,5 +129,10 @@ def read_ahead(batches: grain.MapDataset, workers: int, prefetch: int) -> grain.
         if not flags.FLAGS.is_parsed():  # grain reads absl flags, which only app.run would parse
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=max(1, prefetch))
-        batches = batches.mp_prefetch(options)
+        batches = batches.mp_prefetch(options, _ignore_interrupts)
     return iter(batches)
+
+
+def _ignore_interrupts(number: int, count: int):
+    """For a reader process: a terminal sends Ctrl-C to it too, but the run still has a step to end and to save."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -56,8 +56,8 @@ class TextCorpus(RecordBuilder, skip_registration=True):
                 self.report("reading", number, None)
         if not sizes:
             skipped = self.skipped.as_dict()
-            why = f"{skipped['count']} records were skipped, the first: {skipped['places'][:1]}"
-            raise UserError(f"the source holds no document; {why}.")
+            first = f"; {skipped['count']} records were skipped, the first: " if skipped["count"] else ""
+            raise UserError(f"the source holds no document{first}{''.join(skipped['places'][:1])}.")
         held = hold_out(sizes, self.held_out)
         # Without an example a split cannot be written, so one that is empty by request does not exist.
         splits = {"train": sizes.keys() - held, "held_out": held}

@@ -8,7 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from deepseek_jax.models import rope
 from deepseek_jax.models.attention.indexer import IndexerReport
@@ -88,19 +88,21 @@ class Decoder(nnx.Module):
         positions_BS: Int[Array, "B S"],
         segment_ids_BS: Int[Array, "B S"],
         index_warmup: Bool[Array, ""] | None = None,
+        key: Key[Array, ""] | None = None,
     ) -> Output:
         """Training and scoring: packed documents, numbered by `segment_ids_BS` (0 is padding), never see each other.
 
-        `index_warmup`: see Context.
+        `index_warmup`: see Context; `key`: of its keys.
         """
         context = self.context(tokens_BS, positions_BS, segment_ids_BS)
-        context = dataclasses.replace(context, index_warmup=index_warmup)
+        keys_BS = None if key is None else jax.random.split(key, tokens_BS.shape)
+        context = dataclasses.replace(context, index_warmup=index_warmup, keys_BS=keys_BS)
         x, reports = self.enter(tokens_BS), {}
         for stacks in groups(self.config):
             names = [each.name for each in stacks]
             with jax.named_scope("layers_" + "_".join(names)):
                 run = self._pipeline if stacks == pipelined(self.config) else self._scan
-                x, found = run([self.layers[name] for name in names], x, context)
+                x, found = run([self.layers[name] for name in names], x, context.of(stacks[0].layers.start))
             reports |= zip(names, found)
         hidden_BSD = self.norm(self.leave(x))
         mtp, mtp_reports = self._predict_further(x if self.config.hc_mult else hidden_BSD, context)
@@ -131,7 +133,9 @@ class Decoder(nnx.Module):
     def context(
         self, tokens_BS: Int[Array, "B S"], positions_BS: Int[Array, "B S"], segment_ids_BS: Int[Array, "B S"]
     ) -> Context:
-        ropes = {kind: rope.tables(self.config, kind, positions_BS) for kind in set(self.config.attention_kinds)}
+        ropes = {
+            kind: rope.tables(self.config, kind, positions_BS) for kind in sorted(set(self.config.attention_kinds))
+        }
         counted_BS = segment_ids_BS > 0
         return Context(
             tokens_BS, positions_BS, segment_ids_BS, counted_BS, rope=ropes, capacity_factor=self.capacity_factor
@@ -141,28 +145,30 @@ class Decoder(nnx.Module):
         """As `_scan`, spread over the stages of the mesh."""
         if pipeline.stages() == 1:
             return self._scan(stacks, x, context)
-        return pipeline.run(self._layer, stacks, x, context, self.pipeline_microbatches, self.pipeline_rounds)
+        layer = lambda stacks, x, context, place, number: self._layer(stacks, x, context.of(number), place)  # noqa: E731
+        return pipeline.run(layer, stacks, x, context, self.pipeline_microbatches, self.pipeline_rounds)
 
     def _scan(self, stacks, x, context):
         """Layers of `stacks` in turn; (the next x, the report of each stack)."""
         depth = jax.tree.leaves(stacks)[0].shape[0]
-        layer = lambda x, blocks: self._layer(blocks, x, context)  # noqa: E731
-        return jax.lax.scan(layer, x, stacks, unroll=depth <= MOST_UNROLLED)
+        layer = lambda x, of: self._layer(of[0], x, context.of(of[1]))  # noqa: E731
+        places = None if context.keys_BS is None else jnp.arange(depth)
+        return jax.lax.scan(layer, x, (stacks, places), unroll=depth <= MOST_UNROLLED)
 
-    def _layer(self, blocks, x, context, number=None):
-        """(the next x, reports) of a layer of each kind in turn; with `number` of those that lie there in stacks."""
+    def _layer(self, blocks, x, context, place=None):
+        """(the next x, reports) of a layer of each kind in turn; with `place` of those that lie there in stacks."""
 
-        def run(block, x):
-            if number is not None:
-                block = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, number, keepdims=False), block)
+        def run(block, x, context):
+            if place is not None:
+                block = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, keepdims=False), block)
             return block(x, context)
 
         # What is saved of a layer that is taken from a stack must not include copies of its weights.
-        remat = "dots" if number is not None and self.remat == "none" else self.remat
+        remat = "dots" if place is not None and self.remat == "none" else self.remat
         run = run if remat == "none" else jax.checkpoint(run, policy=REMAT_POLICIES[remat])
         reports = []
-        for block in blocks:
-            x, report = run(block, x)
+        for number, block in enumerate(blocks):
+            x, report = run(block, x, context.of(number))
             reports.append(report)
         return x, reports
 
@@ -171,7 +177,7 @@ class Decoder(nnx.Module):
         states, reports = [], {}
         for depth, (name, module) in enumerate(self.mtp.items(), start=1):
             ahead = dataclasses.replace(
-                context,
+                context.of(self.config.num_hidden_layers + depth),
                 tokens_BS=shift(context.tokens_BS, depth),
                 counted_BS=same_document(context.segment_ids_BS, depth),
             )

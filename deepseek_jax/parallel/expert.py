@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from deepseek_jax.models.moe.dispatch import Slots, collect, spread
 from deepseek_jax.models.tree import axes_of, is_variable
@@ -30,21 +30,21 @@ from deepseek_jax.parallel.rules import (
 )
 
 
-def tokenwise(f: Callable, modules: tuple, x_BSD: Float[Array, "B S D"], tokens_BS: Int[Array, "B S"]):
-    """f(*modules, x_TD, tokens_T), a tree of arrays [T ...], as one of arrays [B S ...].
+def tokenwise(f: Callable, modules: tuple, x_BSD: Float[Array, "B S D"], *known_BS: Shaped[Array, "B S"]):
+    """f(*modules, x_TD, *known_T), a tree of arrays [T ...], as one of arrays [B S ...].
 
     On a mesh every device calls `f` for its own tokens, with its own part of the modules' parameters.
     """
 
-    def of_device(modules, x_BSD, tokens_BS):
-        found = f(*modules, x_BSD.reshape(-1, x_BSD.shape[-1]), tokens_BS.reshape(-1))
-        return jax.tree.map(lambda leaf: leaf.reshape(*tokens_BS.shape, *leaf.shape[1:]), found)
+    def of_device(modules, x_BSD, *known_BS):
+        found = f(*modules, x_BSD.reshape(-1, x_BSD.shape[-1]), *(each_BS.reshape(-1) for each_BS in known_BS))
+        return jax.tree.map(lambda leaf: leaf.reshape(*x_BSD.shape[:2], *leaf.shape[1:]), found)
 
     tokens = open_spec(("batch", "sequence"))
     parameters = jax.tree.map(lambda each: open_spec(axes_of(each)), modules, is_leaf=is_variable)
     # Types that say along which axes values differ are more than kernels can give: they are not checked.
-    spread_out = on_each_device(of_device, (parameters, tokens, tokens), tokens, check_vma=False)
-    return spread_out(modules, x_BSD, tokens_BS)
+    arguments = parameters, tokens, *(tokens for _ in known_BS)
+    return on_each_device(of_device, arguments, tokens, check_vma=False)(modules, x_BSD, *known_BS)
 
 
 def exchange(

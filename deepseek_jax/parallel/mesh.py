@@ -14,8 +14,8 @@ from deepseek_jax.parallel.rules import RULES, axis_size
 
 def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
     """A mesh of all devices, or of those given, with the axes of MeshConfig; -1 takes what the others leave."""
-    devices = jax.devices() if devices is None else devices
-    sizes = axis_sizes(config, len(devices))
+    here, devices = devices is None, jax.devices() if devices is None else devices
+    sizes = axis_sizes(config, len(devices), here=here)
     shape, names, types = tuple(sizes.values()), tuple(sizes), (AxisType.Auto,) * len(sizes)
     try:
         return jax.make_mesh(shape, names, types, devices=devices)  # knows the chips' wiring
@@ -23,19 +23,33 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
         return Mesh(np.asarray(devices).reshape(shape), names, axis_types=types)
 
 
-def axis_sizes(config: MeshConfig, num_devices: int) -> dict[str, int]:
-    """Devices along each axis; UserError where the sizes do not multiply to `num_devices`."""
+def axis_sizes(config: MeshConfig, num_devices: int, *, here: bool = False) -> dict[str, int]:
+    """Devices along each axis; UserError where the sizes do not multiply to `num_devices`.
+
+    `here`: these are devices of this machine, of which there could be more for a trial.
+    """
     sizes = dataclasses.asdict(config)
     rest = [name for name, size in sizes.items() if size == -1]
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if len(rest) > 1:
         raise UserError(f"mesh.{' and mesh.'.join(rest)} are both -1; only one axis can take what is left.")
     if num_devices % fixed or (not rest and fixed != num_devices):
-        product = " x ".join(f"{name}={size}" for name, size in sizes.items())
-        raise UserError(
-            f"the mesh {product} does not fit {num_devices} devices; set one axis to -1 or change the sizes."
-        )
+        raise UserError(_misfit(sizes, num_devices, here))
     return {name: num_devices // fixed if size == -1 else size for name, size in sizes.items()}
+
+
+def _misfit(sizes: dict[str, int], num_devices: int, here: bool) -> str:
+    product = " x ".join(f"{name}={size}" for name, size in sizes.items() if size != 1) or "of one device"
+    count = math.prod(size for size in sizes.values() if size != -1)
+    needed = f"{count} device{'s' * (count > 1)}"
+    if rest := -1 in sizes.values():
+        needed = f"a multiple of {needed}"
+    there = f"there {'are' if num_devices > 1 else 'is'} {num_devices}"
+    change = "change the sizes" if rest else "change the sizes, or set one to -1 for what the others leave"
+    if here and count > num_devices:
+        flag = f"XLA_FLAGS=--xla_force_host_platform_device_count={count}"
+        change += f"; JAX_PLATFORMS=cpu {flag} makes {count} of a CPU, for a trial"
+    return f"the mesh {product} needs {needed}, and {there}: {change}."
 
 
 def check_batch(mesh: Mesh, name: str, size: int):

@@ -75,8 +75,9 @@ def stages() -> int:
 def run(layer: Callable, stacks, x, context, microbatches: int = 0, rounds: int = 1):
     """(the last x, reports of all layers) of the layers in `stacks`, stage by stage; M is `microbatches` or, for 0, N.
 
-    layer(stacks, x, context, number) -> (the next x, its report) runs the one that lies at `number` in the arrays of
-    `stacks`.  It must bring what it takes from them inside of its own jax.checkpoint: else every turn keeps a copy.
+    layer(stacks, x, context, place, number) -> (the next x, its report) runs the one of that `number` among all layers,
+    which lies at `place` in the arrays of `stacks`.  It must bring what it takes from them inside of its own
+    jax.checkpoint: else every turn keeps a copy.
     x and the arrays of `context` are [B S ...], but for those without a dimension, which hold for all.  Reports are
     sums over sequences, so that microbatches add up; those of all layers lead with the layer.
     """
@@ -174,8 +175,9 @@ def _in_turns(layer, schedule: Schedule, stacks, x_1MB, context):
         """The L layers of this stage's chunk."""
 
         def run_layer(x, place):
-            y, report = layer(stacks, x, context, round_ * L + place)
-            does_something = (round_ * N + stage) * L + place < schedule.layers
+            number = (round_ * N + stage) * L + place
+            y, report = layer(stacks, x, context, round_ * L + place, number)
+            does_something = number < schedule.layers
             return (y if schedule.filled == schedule.layers else jnp.where(does_something, y, x)), report
 
         return jax.lax.scan(run_layer, x, jnp.arange(L), unroll=L <= MOST_UNROLLED)

@@ -16,6 +16,8 @@ from deepseek_jax.models.decoder import Decoder, same_document, shift
 from deepseek_jax.models.moe.balance import batch_balance
 from deepseek_jax.tasks.cross_entropy import cross_entropy
 
+OWN = "router/own/"  # before the names of what a router tells of its own
+
 
 def totals(batch: dict, depths: int) -> dict[str, jax.Array]:
     """How many targets each depth has (1: the next token), tokens and sequences, in all of a batch [..., S].
@@ -44,11 +46,14 @@ def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: Los
     loss/next and loss/mtp_k: mean nats a target; loss/balance: sequence-wise, mean over sequences, summed over layers;
     loss/batch_balance, where it has a weight: over each microbatch, mean over sequences, summed over layers;
     router/load: assignments an expert, nested as the buffers; router/entropy: mean over tokens, nested likewise.
+    router/own/NAME: what routers tell of their own (Routing.own), means over tokens, nested likewise.
     router/dropped, where something may be: the share of assignments that experts had no room for.
     Where attention picks its keys, loss/indexer (nats) and indexer/recall: means over tokens and layers.
-    `scheduled` holds the weight "mtp" and whether indexers still warm up, "index_warmup" (None: they do not).
+    `scheduled` holds the weight "mtp", whether indexers still warm up, "index_warmup" (None: they do not), and where a
+    router draws its "key".
     """
-    output = model(batch["tokens"], batch["positions"], batch["segment_ids"], scheduled["index_warmup"])
+    given = scheduled["index_warmup"], scheduled.get("key")
+    output = model(batch["tokens"], batch["positions"], batch["segment_ids"], *given)
     parts = {}
     next_loss, parts["loss/next"] = _predict(model, output.hidden, batch, 1, totals, config)
     value = next_loss
@@ -73,7 +78,7 @@ def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: Los
         "router/load": _of(output.routers, "load_E"),
         "router/entropy": _a_token(_of(output.routers, "entropy"), totals),
     }
-    return value, parts | routers | {"loss/total": value}
+    return value, parts | routers | _own(output.routers, totals) | {"loss/total": value}
 
 
 def next_token_nll(model: Decoder, batch: dict, chunk_tokens: int) -> tuple[jax.Array, jax.Array, dict]:
@@ -141,6 +146,21 @@ def _mean_over_layers(arrays: list) -> jax.Array:
 def _of(routers: dict, name: str) -> dict:
     """This field of every router's report, nested as they are."""
     return jax.tree.map(lambda router: getattr(router, name), routers, is_leaf=_is_report)
+
+
+def _own(routers: dict, totals: dict) -> dict:
+    """The means of each name that any router tells, nested as those routers are."""
+    reports = jax.tree.leaves(routers, is_leaf=_is_report)
+    names = sorted({name for report in reports for name in report.own})
+    return {f"{OWN}{name}": _a_token(_told(routers, name), totals) for name in names}
+
+
+def _told(node, name: str):
+    """What the routers tell by this name; None where none of them does."""
+    if _is_report(node):
+        return node.own.get(name)
+    found = {key: _told(part, name) for key, part in node.items()}
+    return {key: part for key, part in found.items() if part is not None} or None
 
 
 def _is_report(node) -> bool:

@@ -55,9 +55,10 @@ def train(
     """Trains in `workdir`, going on from its newest intact checkpoint if there is one; gives the final scores.
 
     Every process of a run calls it alike; the one that leads writes and shows for all.  On SIGTERM to any of them it
-    saves a checkpoint and returns; so it does after the step `until`, and evaluates before it.  A trace of the steps
-    `profile` goes into the run directory.  Raises UserError for what the user can mend, and for a step
-    that is not finite where train.on_nonfinite is "stop".
+    saves a checkpoint and returns; so it does after the step `until`, and evaluates before it.  On Ctrl-C it saves one
+    and raises KeyboardInterrupt; of several processes all return.  A trace of the steps `profile` goes into the run
+    directory.  Raises UserError for what the user can mend, and for a step that is not finite where
+    train.on_nonfinite is "stop".
     """
     workdir, leads = Path(workdir), processes.leads()
     record.check_place(workdir)
@@ -97,7 +98,7 @@ def train(
 
 
 def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints) -> tuple[State, Progress]:
-    """All the steps that are left, or those until SIGTERM; what was done is saved."""
+    """All the steps that are left, or those until SIGTERM or Ctrl-C; what was done is saved."""
     setup, console, experiment = run.setup, run.console, run.setup.experiment
     steps = experiment.train.steps
     batches, microbatch = setup.train_batches(), schedules.microbatch_size(experiment.train)
@@ -105,7 +106,7 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
         batches.restore(done.data)
 
     sinks = Sinks(run.workdir, experiment.log, resumed_at=done.step)
-    with sinks, preemption.watch() as preempted, progress.training(console, done.step, steps) as show:
+    with sinks, preemption.watch() as stopping, progress.training(console, done.step, steps) as show:
         recorder = Recorder(experiment, setup.task, sinks.write, show, run.goodput, skipped=int(state["skipped"]))
         profile = Profile(run.profile, run.workdir, recorder)
         try:
@@ -121,11 +122,13 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
                 recorder.follow(Started(step, batch, measured, waited, time.thread_time() - worked))
                 profile.after(step)
 
-                last, interrupted, pausing = step == steps, preempted(step), step == run.until
+                last, interrupted, pausing = step == steps, stopping(step), step == run.until
                 evaluating = last or pausing or _due(experiment.eval.every, step)
                 saving = last or interrupted or pausing or _due(experiment.checkpoint.every, step)
                 if not (evaluating or saving):
                     continue
+                if interrupted == preemption.INTERRUPTED:
+                    console.print(f"saving step {step}; a second Ctrl-C ends at once")
                 recorder.pause()  # rows come before the checkpoint that vouches for them
                 if evaluating:
                     scores = _scores(run, state, "val", experiment.eval.batches)
@@ -142,13 +145,14 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
                 if ending or pausing:
                     break
                 if interrupted:
-                    console.print(f"stopped by SIGTERM after step {step}; the same command goes on from there")
+                    console.print(f"stopped by {interrupted} after step {step}; the same command goes on from there")
                     break
                 recorder.resume()
         except NotFinite as failure:
             console.print(f"{failure}; looking for the place where it began ...")
             raise UserError(_explain(setup, state, failure.step, done)) from None
         finally:
+            recorder.close()
             profile.close()
     return state, done
 

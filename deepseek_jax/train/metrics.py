@@ -3,19 +3,20 @@
 E experts  L layers of a stack
 """
 
-import dataclasses
 import math
 import resource
 import sys
-import time
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.schedule import layers_of
+from deepseek_jax.tasks.language_model import OWN
 from deepseek_jax.train.flops import peak_flops, training_flops
 
+SPAN = 0.1  # seconds that the times of a row are means over, at least
 STEP_SCALARS = ("grad_norm", "param_norm", "learning_rate")
 
 
@@ -23,7 +24,7 @@ def train_row(step: int, measured: dict, timing: dict) -> dict:
     """What every family's row of a training step holds.
 
     `measured` is what the step returned, fetched; `timing` is a Clock's lap.  Losses are of this one step; times are
-    means over the steps since the last row.
+    means over the steps since the last row, or over SPAN seconds where these are longer.
     """
     row = {"step": step}
     row |= {name: float(value) for name, value in measured.items() if name.startswith("loss/")}
@@ -32,8 +33,14 @@ def train_row(step: int, measured: dict, timing: dict) -> dict:
 
 
 def language_model_row(measured: dict, timing: dict, model: ModelConfig) -> dict:
-    """A language model's part: bits a byte of text, FLOPs and their utilisation, indexers, balance of experts."""
-    row = {name: float(value) for name, value in measured.items() if name.startswith(("indexer/", "router/dropped"))}
+    """A language model's part: bits a byte of text, FLOPs and their utilisation, indexers, balance of experts.
+
+    Of what the loss measured under indexer/ and router/ every number comes through, and router/own/ by layer.
+    """
+    told = {name: value for name, value in measured.items() if name.startswith(("indexer/", "router/"))}
+    row = {name: float(value) for name, value in told.items() if not isinstance(value, dict)}
+    for name in (name for name in told if name.startswith(OWN)):
+        row[name] = {layer: float(value) for layer, value in by_layer(told[name]).items()}
     if measured["bytes"]:  # as counted on held-out text: without any, what a token stands for is not known
         nats = float(measured["loss/next"]) * float(measured["targets"])
         row["bits_per_byte"] = bits_per_byte(nats, float(measured["bytes"]))
@@ -89,41 +96,48 @@ def memory_bytes() -> int:
     return peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-@dataclasses.dataclass
+class Taken(NamedTuple):
+    """A step that is done: its `units` (tokens, records), when it ended, and the seconds that it took of each."""
+
+    ended: float  # on time.perf_counter()
+    units: int
+    data_wait: float
+    dispatch: float
+    overhead: float
+
+
 class Clock:
     """Where the time of the training steps goes: means a step since the last lap, evaluation and such left out.
 
     dispatch_seconds and overhead_seconds are processor time of the loop's thread: handing XLA the compiled step, which
     grows with the arrays in and out of it, and all the rest, which is what Python costs.  On a clock on the wall they
     would also hold the times when XLA's threads kept the core.
+
+    A lap shorter than SPAN takes steps of the last one along: an end is seen late where Python's lock is held, by some
+    milliseconds, and what follows would look the faster for it.
     """
 
-    unit: str = "tokens"
-    units: int = 0
-    steps: int = 0
-    data_wait: float = 0.0
-    dispatch: float = 0.0
-    since: float = dataclasses.field(default_factory=lambda: time.perf_counter())
-    worked_since: float = dataclasses.field(default_factory=lambda: time.thread_time())
+    def __init__(self, unit: str, since: float):
+        """`since` the first step began to wait for its data, on time.perf_counter()."""
+        self._unit, self._since = unit, since
+        self._steps: list[Taken] = []
+        self._new = 0
 
-    def step(self, units: int, data_wait: float, dispatch: float):
-        """Another step of that many `units` (tokens, records), and the seconds to wait for its data and to start it."""
-        self.steps += 1
-        self.units += units
-        self.data_wait += data_wait
-        self.dispatch += dispatch
+    def step(self, taken: Taken):
+        self._steps.append(taken)
+        self._new += 1
 
     def lap(self) -> dict:
         """Means a step since the last lap, {} if there was none; starts the next."""
-        done = dataclasses.replace(self)
-        self.__init__(self.unit)
-        if not done.steps:
+        if not self._new:
             return {}
-        worked = self.worked_since - done.worked_since
+        while len(self._steps) > self._new and self._steps[-1].ended - self._steps[0].ended >= SPAN:
+            self._since = self._steps.pop(0).ended
+        self._new, count, seconds = 0, len(self._steps), self._steps[-1].ended - self._since
         return {
-            "step_seconds": (self.since - done.since) / done.steps,
-            "data_wait_seconds": done.data_wait / done.steps,
-            "dispatch_seconds": done.dispatch / done.steps,
-            "overhead_seconds": (worked - done.dispatch) / done.steps,
-            f"{self.unit}_per_second": done.units / (self.since - done.since),
+            "step_seconds": seconds / count,
+            "data_wait_seconds": sum(step.data_wait for step in self._steps) / count,
+            "dispatch_seconds": sum(step.dispatch for step in self._steps) / count,
+            "overhead_seconds": sum(step.overhead for step in self._steps) / count,
+            f"{self._unit}_per_second": sum(step.units for step in self._steps) / seconds,
         }

@@ -19,6 +19,7 @@ from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import Decoder, initialise
 from deepseek_jax.models.flops import attention_a_token
 from deepseek_jax.models.moe.balance import update_biases
+from deepseek_jax.models.moe.router import ROUTERS
 from deepseek_jax.tasks import language_model
 from deepseek_jax.train import schedules
 
@@ -65,6 +66,11 @@ def whole(axes: dict) -> dict:
     return jax.tree.map(lambda names: (None,) * len(names), axes, is_leaf=lambda node: isinstance(node, tuple))
 
 
+def drawn(key: jax.Array, scheduled: dict) -> jax.Array:
+    """The key of an update's microbatch: a run draws after an interruption what it would have drawn without."""
+    return jax.random.fold_in(jax.random.fold_in(key, scheduled["update"]), scheduled["microbatch"])
+
+
 def language_model_program(
     experiment: Experiment, bytes_a_target: np.ndarray, choose: Callable[[str, int], Arithmetic] | None = None
 ) -> Program:
@@ -73,8 +79,8 @@ def language_model_program(
     `choose`: see models/arithmetic.give; None: as the experiment's `arithmetic` says.
 
     scheduled: "mtp", the weight of that loss, and "index_warmup", whether attention that picks its keys still sees all
-    (None where it never does).  score: {"nats", "targets"}, each [N], summed over the batch, and what
-    `next_token_nll` says of experts.
+    (None where it never does); "update", its number, where a router draws.  score: {"nats", "targets"}, each [N],
+    summed over the batch, and what `next_token_nll` says of experts.
     """
     config, train = experiment.model, experiment.train
     options = {
@@ -94,13 +100,16 @@ def language_model_program(
 
     mtp_at = schedules.mtp_weight(experiment.loss, train.steps)
     warmup_at = schedules.index_warmup(experiment.loss, train.steps)
+    draws = any(getattr(ROUTERS.get(kind), "draws", False) for kind in config.feed_forward_kinds)
     bias_rate_at = schedules.bias_update_rate(experiment.router, train.steps)
 
     def scheduled(update):
-        return {"mtp": mtp_at(update), "index_warmup": warmup_at and warmup_at(update)}
+        found = {"mtp": mtp_at(update), "index_warmup": warmup_at and warmup_at(update)}
+        return found | ({"update": update} if draws else {})
 
     def loss(params, buffers, batch, totals, scheduled):
         model = tree.merge(graphdef, params, buffers)
+        scheduled = scheduled | ({"key": drawn(key, scheduled)} if draws else {})
         value, aux = language_model.loss(model, batch, totals, scheduled, experiment.loss)
         return value, aux | _counts(batch, config, bytes_a_target)
 

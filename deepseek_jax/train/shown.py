@@ -16,6 +16,7 @@ class Shown:
     unit: str  # what throughput counts
     labels: dict[str, tuple[str, str]]
     extra: tuple[tuple[str, str], ...] = ()  # further training curves: (metric, label)
+    slow_data: str = ""  # what helps against waiting for data, for the end of a sentence
 
     @property
     def speed(self) -> str:
@@ -36,6 +37,7 @@ SHOWN = {
             "final/dropped": ("experts' assignments without room there", ".2%"),
         },
         extra=(("loss/mtp_1", "training, one token further (MTP)"),),
+        slow_data="; raise data.workers or data.prefetch",
     ),
     "supervised": Shown(
         loss="loss/fit",

@@ -10,7 +10,7 @@ from deepseek_jax.train.shown import Shown
 LOSS_RISE = 1.1  # end of the run over its best stretch
 GRADIENT_RISE = 10.0  # end of the run over its median
 MAX_VIOLATION = 3.0  # the busiest expert has four times its share
-DATA_WAIT = 0.01  # share of the step
+DATA_WAIT = 0.05  # share of the step
 
 
 def verdict(rows: list[dict], steps: int, shown: Shown) -> tuple[bool, list[str]]:
@@ -18,7 +18,7 @@ def verdict(rows: list[dict], steps: int, shown: Shown) -> tuple[bool, list[str]
     trained = [row for row in rows if shown.loss in row]
     if not trained:
         return False, ["no step has finished yet"]
-    complaints = [*_finite(trained), *_trends(trained, shown.loss), *_experts(trained), *_waiting(trained)]
+    complaints = [*_finite(trained), *_trends(trained, shown.loss), *_experts(trained), *_waiting(trained, shown)]
     last = trained[-1]["step"]
     state = "finished" if last == steps else f"at step {last} of {steps}"
     if last < steps and any("final/loss" in row for row in rows):
@@ -60,9 +60,9 @@ def _experts(trained: list[dict]):
             yield f"layer {layer} is out of balance: its busiest expert has {violation + 1:.1f} times the mean load"
 
 
-def _waiting(trained: list[dict]):
+def _waiting(trained: list[dict], shown: Shown):
     timed = [row for row in trained if "step_seconds" in row]
     if timed:
         share = sum(row["data_wait_seconds"] for row in timed) / sum(row["step_seconds"] for row in timed)
         if share > DATA_WAIT:
-            yield f"{share:.1%} of the time went into waiting for data; raise data.workers or data.prefetch"
+            yield f"{share:.1%} of the time went into waiting for data{shown.slow_data}"

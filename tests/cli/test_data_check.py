@@ -79,9 +79,11 @@ def test_a_corpus(deepseek_jax, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["digit"], "'digit' is neither a set (digits, mnist5k"),
-        (["absent.csv"], "name the input's column"),
-        (["absent.csv", *COLUMNS], "there is no file absent.csv"),
+        (["digit"], "'digit' is neither a labelled set (digits, mnist5k"),
+        (["cde"], "nor a corpus (prose, literature, code, operations, mix), nor a file or directory."),
+        (["absent.csv"], "'absent.csv' is neither a labelled set"),
+        (["absent.csv", *COLUMNS], "'absent.csv' is neither a labelled set"),
+        (["empty.txt"], "the source holds no document; 1 records were skipped, the first: "),
         (
             ["digits", "--config.dataset.text=0.2"],
             "a labelled set has no key dataset.text; did you mean dataset.columns.text?",
@@ -91,7 +93,11 @@ def test_a_corpus(deepseek_jax, tmp_path, monkeypatch):
             ["photos"],
             "photos is a directory; name a .csv or .jsonl with a line for each record, of pictures the file's",
         ),
-        (["few.CSV"], "name the input's column"),
+        (
+            ["few.CSV"],
+            "name the input's column in one of text, image and features, as in dataset.columns.text=NAME; the",
+        ),
+        (["few.CSV", "--config.dataset.columns.features=age"], "label=NAME; the columns of few.CSV are age, kind."),
         (["photos/b.png"], "'photos/b.png' is neither a set (digits"),
         (["few.txt", "--config.data.held_out=0"], "few has 1 records; a check needs 20"),
     ],
@@ -101,6 +107,7 @@ def test_what_cannot_be_checked(deepseek_jax, tmp_path, monkeypatch, arguments, 
     monkeypatch.setenv("DEEPSEEK_JAX_DATA", str(tmp_path / "cache"))
     (tmp_path / "few.txt").write_text("A single document.\n")
     (tmp_path / "few.CSV").write_text("age,kind\n1,a\n")
+    (tmp_path / "empty.txt").touch()
     (tmp_path / "photos").mkdir()
     for name in ("a.JPG", "b.png", "notes.txt"):
         (tmp_path / "photos" / name).touch()

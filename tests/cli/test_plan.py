@@ -91,7 +91,7 @@ def test_warnings(deepseek_jax):
 @pytest.mark.parametrize(
     "words, reason",
     [
-        (["--mesh", "data=1,fsdp=3"], "does not fit 8 devices"),
+        (["--mesh", "data=1,fsdp=3"], "the mesh fsdp=3 needs 3 devices, and there are 8"),
         (["--mesh", "fsdp"], "--mesh fsdp is not a list of axes and sizes"),
         (["--mesh", "fdsp=2"], "has no key mesh.fdsp; did you mean mesh.fsdp"),
         (["--topology", "v9:2x2"], "there is no chip 'v9'"),

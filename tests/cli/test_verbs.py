@@ -72,7 +72,7 @@ def test_a_run_directory_of_another_experiment(train, override, message):
     [
         ("--config.data.source=no/such/text", "'no/such/text' is neither a corpus"),
         ("--config.model.vocab_size=100", "a byte-level vocabulary needs at least 262 entries"),
-        ("--config.mesh.expert=3", "does not fit 1 devices"),
+        ("--config.mesh.expert=3", "needs a multiple of 3 devices, and there is 1: change"),
     ],
 )
 def test_what_train_refuses(train, override, message):

@@ -32,7 +32,8 @@ def weights(workdir) -> dict:
 def test_prune_leaves_a_run_with_zeros_and_a_page(folder, deepseek_jax):
     command = "prune", f"{folder}/run", f"{folder}/half", "--sparsity", "0.5", "--curve", "0.25"
     status, out, err = deepseek_jax(*command)
-    assert (status, err) == (0, "") and "25% removed: loss" in out and "50% removed: loss" in out
+    assert (status, err) == (0, "")
+    assert "25% removed: validation loss" in out and "50% removed: validation loss" in out
     before, after = weights(folder / "run"), weights(folder / "half")
     for path, leaf in after.items():
         pruned = leaf.ndim > 2 and "router" not in path and "norm" not in path
@@ -40,6 +41,7 @@ def test_prune_leaves_a_run_with_zeros_and_a_page(folder, deepseek_jax):
         np.testing.assert_array_equal(leaf[leaf != 0], before[path][leaf != 0])
     page = (folder / "half" / "pruning.html").read_text()
     assert "50.0% of" in page and "layers/1-1/feed_forward/experts/up" in page and "data:image/png" in page
+    assert "gone; validation loss " in page
     assert deepseek_jax("generate", "--workdir", f"{folder}/half", "--prompt", "a", "--max-new-tokens", "2")[0] == 0
     assert deepseek_jax(*command)[2].endswith("half is not empty; give a directory that is not there yet.\n")
 

@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import multiprocessing
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -96,6 +100,17 @@ def test_workers_and_prefetch_change_nothing(corpus, data):
         batches = open_corpus(dataclasses.replace(data, **changes), VOCAB).train_batches(4, seed=0)
         assert same(take(batches, 4), whole)
         batches.close()
+
+
+def test_readers_go_on_after_the_interrupt_that_a_terminal_sends_them_too(corpus, data):
+    batches = open_corpus(dataclasses.replace(data, workers=1), VOCAB).train_batches(4, seed=0)
+    first = take(batches, 1)
+    for reader in multiprocessing.active_children():
+        os.kill(reader.pid, signal.SIGINT)
+    time.sleep(0.5)  # for which one that died would be dead
+    assert multiprocessing.active_children()
+    assert same(first + take(batches, 11), take(corpus.train_batches(4, seed=0), 12))
+    batches.close()
 
 
 def test_the_first_held_out_rows_stand_for_the_whole(corpus):

@@ -20,9 +20,10 @@ from deepseek_jax.train.restore import restore_model
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, STOPPED = 40, 32  # all there would be, and where patience ends: three evaluations after the first
 SCRIPT = """
-import pathlib, sys
+import pathlib, signal, sys
 from deepseek_jax.train.loop import train
 from tests.train import tiny
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in jobs of a script's background
 directory, workdir = map(pathlib.Path, sys.argv[1:])
 train(tiny.carrying_all(directory), workdir)
 """
@@ -82,7 +83,7 @@ def unbroken(directory):
     return workdir
 
 
-def test_killed_between_and_during_checkpoints_then_terminated_then_finished(directory, unbroken):
+def test_killed_between_and_during_checkpoints_then_interrupted_then_terminated_then_finished(directory, unbroken):
     workdir = directory / "broken"
     process = start(directory, workdir)
     stop_when(process, lambda: last_step(workdir) >= 8, signal.SIGKILL)
@@ -92,6 +93,13 @@ def test_killed_between_and_during_checkpoints_then_terminated_then_finished(dir
     being_written = lambda: last_step(workdir) >= 15 and any((workdir / "checkpoints").glob("*tmp*"))  # noqa: E731
     stop_when(process, being_written, signal.SIGKILL)
     process.wait()
+
+    process = start(directory, workdir)
+    stop_when(process, lambda: last_step(workdir) >= 18, signal.SIGINT)
+    said, _ = process.communicate(timeout=300)
+    saved = checkpoint.newest_intact(workdir / "checkpoints")
+    assert process.returncode == -signal.SIGINT  # as Python ends where nobody catches KeyboardInterrupt
+    assert f"stopped by Ctrl-C after step {saved}; the same command" in said and saved == last_step(workdir)
 
     process = start(directory, workdir)
     stop_when(process, lambda: last_step(workdir) >= 22, signal.SIGTERM)

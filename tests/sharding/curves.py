@@ -2,6 +2,7 @@
 
     python -m tests.sharding.curves v3 data=8 fsdp=2,expert=4    prints a JSON object: mesh -> curve
     python -m tests.sharding.curves v3+muon data=8               with another optimizer
+    python -m tests.sharding.curves v3+noisy data=8              with routers that draw
     python -m tests.sharding.curves v4+bfloat16+blocks data=8    activations in bfloat16, queries a few at a time
 
 B batch  S sequence  E experts
@@ -18,6 +19,7 @@ import numpy as np
 from deepseek_jax.config import Experiment, LossConfig, MeshConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from deepseek_jax.models.attention import sparse, window
 from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.moe.router import ROUTERS
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.rules import batch_sharding
 from deepseek_jax.train.metrics import by_layer
@@ -25,6 +27,7 @@ from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.state import abstract_state, make_state
 from deepseek_jax.train.step import compile_step, make_step
+from tests.train.noisy import NoisyRouter
 
 STEPS, BATCH, LENGTH, VOCABULARY = 20, 8, 32, 128
 
@@ -159,6 +162,8 @@ def main(model: str, *meshes: str):
     name, *options = model.split("+")
     if "blocks" in options:
         attend_in_small_blocks()
+    if "noisy" in options:
+        ROUTERS["moe"] = NoisyRouter
     dtype = "bfloat16" if "bfloat16" in options else "float32"
     given = experiment(MODELS[name], "muon" if "muon" in options else "adamw", dtype)
     print(json.dumps({mesh: curve(given, read(mesh)) for mesh in meshes}))

@@ -87,7 +87,7 @@ def schedule(stages: int, rounds: int, microbatches: int, layers: int) -> tuple[
     x_BSD, shift_BS = jax.random.normal(keys[1], (batch, length, width)), jax.random.normal(keys[2], (batch, length))
 
     @jax.checkpoint
-    def layer(stack, x_BSD, context, number):
+    def layer(stack, x_BSD, context, number, _=None):  # no layer here asks which it is
         kernel, bias = (jax.lax.dynamic_index_in_dim(stack[name][...], number, 0, False) for name in ("kernel", "bias"))
         x_BSD = x_BSD / jnp.linalg.norm(x_BSD, axis=-1, keepdims=True) @ kernel + bias
         return x_BSD + context["shift"][..., None] * context["scale"], jnp.exp(x_BSD).sum()

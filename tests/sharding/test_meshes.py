@@ -27,6 +27,8 @@ REST = {
     "v32": ["data=2,fsdp=2,tensor=2", "fsdp=2,expert=4", "data=2,context=4"],
 }
 
+DRAWN = ["fsdp=2,expert=2,tensor=2", "data=2,context=2,expert=2"]
+
 
 @pytest.fixture(scope="module")
 def curves(python):
@@ -50,6 +52,12 @@ def cases(meshes: dict[str, list[str]]) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("model, mesh", cases(QUICK))
 def test_mesh(curves, model, mesh):
     check(curves(model, QUICK[model]), mesh)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", DRAWN)
+def test_what_routers_draw_hangs_on_no_mesh(curves, mesh):
+    check(curves("v3+noisy", DRAWN), mesh)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, PartitionSpec
 from deepseek_jax.config import MeshConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import rules
-from deepseek_jax.parallel.mesh import check_batch, check_sequence, make_mesh
+from deepseek_jax.parallel.mesh import axis_sizes, check_batch, check_sequence, make_mesh
 
 EIGHT = """
 import numpy as np, jax
@@ -73,10 +73,24 @@ def test_one_device_is_the_trivial_mesh():
     assert set(mesh.axis_types) == {AxisType.Auto}
 
 
-@pytest.mark.parametrize("sizes", [{"data": 3, "fsdp": 1}, {"data": -1, "tensor": 2}])
-def test_a_mesh_that_does_not_fit_the_devices_is_refused(sizes):
-    with pytest.raises(UserError, match="does not fit 1 devices"):
-        make_mesh(MeshConfig(**sizes), jax.devices()[:1])
+@pytest.mark.parametrize(
+    ("sizes", "there", "message"),
+    [
+        ({"data": 3, "fsdp": 1}, 1, "the mesh data=3 needs 3 devices, and there is 1: change the sizes"),
+        ({"data": -1, "tensor": 2, "fsdp": 3}, 4, "fsdp=3 x tensor=2 needs a multiple of 6 devices, and there are 4:"),
+        ({"data": 1}, 8, "the mesh of one device needs 1 device, and there are 8: change the sizes, or set one to -1"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_the_devices_is_refused(sizes, there, message):
+    with pytest.raises(UserError, match=message) as refusal:
+        axis_sizes(MeshConfig(**sizes), there)
+    assert "XLA_FLAGS" not in str(refusal.value)  # it may be a plan for another machine
+
+
+def test_how_to_have_more_devices_for_a_trial_is_said():
+    count = len(jax.devices())
+    with pytest.raises(UserError, match=rf"XLA_FLAGS=--xla_force_host_platform_device_count={2 * count} makes"):
+        make_mesh(MeshConfig(fsdp=2 * count))
 
 
 def test_two_axes_cannot_both_take_the_rest():

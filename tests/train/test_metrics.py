@@ -43,14 +43,14 @@ def test_bits_per_byte():
     assert metrics.bits_per_byte(math.log(256) * 10, 10) == pytest.approx(8)
 
 
-def test_clock_gives_means_a_step(monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(metrics.time, "perf_counter", lambda: now[0])
-    monkeypatch.setattr(metrics.time, "thread_time", lambda: now[0] / 100)
-    clock = metrics.Clock(since=0.0, worked_since=0.0)
-    for _ in range(4):
-        clock.step(units=100, data_wait=0.1, dispatch=0.002)
-    now[0] = 2.0
+def taken(ended):
+    return metrics.Taken(ended, units=100, data_wait=0.1, dispatch=0.002, overhead=0.003)
+
+
+def test_clock_gives_means_a_step():
+    clock = metrics.Clock("tokens", since=10.0)
+    for ended in (10.5, 11.0, 11.1, 12.0):
+        clock.step(taken(ended))
     assert clock.lap() == pytest.approx(
         {
             "step_seconds": 0.5,
@@ -61,6 +61,17 @@ def test_clock_gives_means_a_step(monkeypatch):
         }
     )
     assert clock.lap() == {}
+    clock.step(taken(12.25))
+    assert clock.lap()["step_seconds"] == 0.25
+
+
+def test_a_lap_too_short_to_tell_takes_earlier_steps_along():
+    clock = metrics.Clock("tokens", since=0.0)
+    seconds = []
+    for ended in (0.06, 0.119, 0.12, 0.18, 0.48):  # the second was seen late
+        clock.step(taken(ended))
+        seconds.append(clock.lap()["step_seconds"])
+    assert seconds == pytest.approx([0.06, 0.0595, 0.04, 0.04, 0.3])
 
 
 def test_rows_after_the_checkpoint_are_dropped_on_resuming(tmp_path):

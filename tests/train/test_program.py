@@ -10,7 +10,7 @@ import pytest
 
 from deepseek_jax.config import Experiment, LossConfig, MeshConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from deepseek_jax.models import tree
-from deepseek_jax.models.decoder import Output, shift
+from deepseek_jax.models.decoder import Decoder, Output, shift
 from deepseek_jax.models.flops import attention_a_token
 from deepseek_jax.models.moe.balance import RouterReport
 from deepseek_jax.parallel.mesh import make_mesh
@@ -19,6 +19,7 @@ from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.state import abstract_state, make_state
 from deepseek_jax.train.step import compile_step, gradient_function, make_step
+from tests.sharding.curves import V4
 from tests.train import tiny
 
 LENGTH = 12
@@ -210,3 +211,12 @@ def test_microbatches_share_the_batch_wise_loss(batch):
     four = {name: np.stack(4 * [array]) for name, array in row.items()}
     alone, share = (program.loss(*model, row, program.totals(of), scheduled)[1] for of in (row, four))
     np.testing.assert_allclose(4 * share["loss/batch_balance"], alone["loss/batch_balance"], rtol=1e-6)
+
+
+def test_the_program_of_many_attentions_is_the_same_in_every_process():
+    """The order of a set of texts is not: what was compiled would be looked for in vain at the next start."""
+    kinds = ("window", "hca", "csa")
+    config = dataclasses.replace(V4, layer_types=kinds)
+    ids = jnp.zeros((1, LENGTH), jnp.int32)
+    context = Decoder.context(types.SimpleNamespace(config=config, capacity_factor=0.0), ids, ids, ids)
+    assert list(context.rope) == sorted(kinds)

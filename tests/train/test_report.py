@@ -50,7 +50,7 @@ def test_a_run_that_learns_is_healthy():
         ({"skipped": 2}, "2 steps were dropped"),
         ({"router/dead_experts": {"1": 3}}, "layer 1 has 3 dead experts"),
         ({"router/max_violation": {"1": 7.0}}, "layer 1 is out of balance: its busiest expert has 8.0 times"),
-        ({"data_wait_seconds": 0.05}, "of the time went into waiting for data"),
+        ({"data_wait_seconds": 0.09}, "of the time went into waiting for data"),
     ],
 )
 def test_what_is_wrong_is_said(changes, complaint):
@@ -61,6 +61,18 @@ def test_what_is_wrong_is_said(changes, complaint):
     healthy, sentences = verdict(rows, 40, SHOWN)
     assert not healthy
     assert any(sentence.startswith(complaint) or complaint in sentence for sentence in sentences)
+
+
+def test_a_run_that_hardly_waits_for_data_is_healthy():
+    for seconds, healthy in ((0.004, True), (0.006, False)):  # of steps of 0.1
+        rows = [row(step, 5 - step / 10, data_wait_seconds=seconds) for step in range(1, 41)]
+        assert verdict(rows, 40, SHOWN)[0] is healthy
+    assert verdict(rows, 40, SHOWN)[1][1].endswith("waiting for data; raise data.workers or data.prefetch")
+
+
+def test_a_labelled_set_has_no_readers_to_be_more_of():
+    rows = [{**row(step, data_wait_seconds=0.01), "loss/fit": 3.0} for step in range(1, 41)]
+    assert verdict(rows, 40, shown.SHOWN["supervised"])[1][1].endswith("went into waiting for data")
 
 
 def test_a_run_without_steps_is_not_called_healthy():

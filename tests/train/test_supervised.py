@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import types
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -309,6 +310,8 @@ def test_a_table_that_changed_after_training(table, deepseek_jax, quiet, changed
         (("eval", "--source", "code"), "--source is for language models"),
         (("predict", "missing.png"), "cannot read missing.png"),
         (("predict", __file__), "does not decode as an image"),
+        (("predict", "photos.csv"), "photos.csv is a table, and this network answers for pictures; give their files"),
+        (("predict", str(Path(__file__).parent)), "tests/train is a directory; give the files in it, such as /"),
     ],
 )
 def test_what_does_not_fit_the_run_is_said(run, deepseek_jax, argv, sentence):

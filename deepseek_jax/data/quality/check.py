@@ -14,16 +14,27 @@ from deepseek_jax.data.quality.whole import Whole, whole_set
 from deepseek_jax.data.records import Report
 from deepseek_jax.data.sets.dataset import Dataset
 from deepseek_jax.data.sets.files import READERS
-from deepseek_jax.data.sets.registry import open_set
+from deepseek_jax.data.sets.registry import SOURCES, open_set
+from deepseek_jax.errors import UserError
 
 PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}  # names of their files end so
 
 
 def check(name: str, overrides: Mapping[str, str]) -> tuple[Whole, list[Finding]]:
     """`overrides`: dotted keys of the config and their texts.  UserError for what is neither a set nor a corpus."""
+    if not _names_any(name):
+        raise UserError(
+            f"{name!r} is neither a labelled set ({', '.join(SOURCES)}, tfds:NAME), nor a corpus "
+            f"({', '.join(CORPORA)}, mix), nor a file or directory."
+        )
     if _names_corpus(name, overrides):
         return check_corpus(experiment_file.resolve(None, {"data.source": name, **overrides}).data)
     return check_set(open_set(experiment_file.of_set(name, overrides).dataset))
+
+
+def _names_any(name: str) -> bool:
+    known = name in SOURCES or name in CORPORA or name == "mix" or name.startswith("tfds:")
+    return known or pathlib.Path(name).expanduser().exists()
 
 
 def _names_corpus(name: str, overrides: Mapping[str, str]) -> bool:

@@ -24,9 +24,9 @@ LARGEST = float(np.finfo(np.float32).max)  # of numbers, which networks hold in 
 def read(path: pathlib.Path, config: DatasetConfig) -> Source:
     """The set of one file; ids are its line numbers.  UserError for what is missing, no number, no image, no class."""
     columns, faults, suffix = config.columns, Faults(path), path.suffix.lower()
-    input_kind, kind = _kinds(columns)
     try:
         with path.open(encoding="utf-8-sig", newline="" if suffix == ".csv" else None) as lines:
+            input_kind, kind = _kinds(columns, path)
             rows = dict(rows_of(lines, suffix, _needed(columns), faults))
     except FileNotFoundError:
         raise UserError(f"dataset.name: there is no file {path}.") from None
@@ -58,14 +58,30 @@ def read(path: pathlib.Path, config: DatasetConfig) -> Source:
     )
 
 
-def _kinds(columns: ColumnsConfig) -> tuple[str, str]:
+def _kinds(columns: ColumnsConfig, path: pathlib.Path) -> tuple[str, str]:
     inputs = {"text": columns.text, "image": columns.image, "table": columns.features}
     given = [kind for kind, named in inputs.items() if named]
     if len(given) != 1:
-        raise UserError("dataset.columns: name the input's column in one of text, image and features.")
+        raise UserError(
+            f"dataset.columns: name the input's column in one of text, image and features, as in "
+            f"dataset.columns.text=NAME{_there(path)}."
+        )
     if bool(columns.label) == bool(columns.targets):
-        raise UserError("dataset.columns: name what is asked for in one of label and targets.")
+        raise UserError(
+            f"dataset.columns: name what is asked for in one of label and targets, as in dataset.columns.label=NAME"
+            f"{_there(path)}."
+        )
     return given[0], "classes" if columns.label else "numbers"
+
+
+def _there(path: pathlib.Path) -> str:
+    """Which columns a .csv has, for the end of a sentence; "" where that cannot be told."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            header = next(csv.reader(lines), []) if path.suffix.lower() == ".csv" else []
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return ""
+    return f"; the columns of {path} are {', '.join(header)}" if header else ""
 
 
 def _needed(columns: ColumnsConfig) -> list[str]:

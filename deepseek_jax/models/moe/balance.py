@@ -25,6 +25,7 @@ class RouterReport:
     balance: Float[Array, ""]  # sequence-wise balance loss, summed over sequences
     entropy: Float[Array, ""]  # of the normalised scores, in nats, summed over tokens
     dropped: Float[Array, ""] | None  # assignments that found no room; None where there is room for all
+    own: dict[str, Float[Array, ""]] = dataclasses.field(default_factory=dict)  # Routing.own, summed over tokens
 
 
 def report(routing: Routing, counted_BS: Bool[Array, "B S"]) -> RouterReport:
@@ -48,6 +49,7 @@ def report(routing: Routing, counted_BS: Bool[Array, "B S"]) -> RouterReport:
         balance=(frequency_BE * probability_BE).sum(),
         entropy=jax.lax.stop_gradient((entropy_BS * counted).sum()),
         dropped=None if routing.dropped_T is None else (routing.dropped_T.reshape(B, S) * counted).sum(),
+        own={name: (told_T.reshape(B, S) * counted).sum() for name, told_T in routing.own.items()},
     )
 
 

@@ -36,7 +36,10 @@ class MixtureOfExperts(nnx.Module):
     def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Array, RouterReport]:
         with jax.named_scope("moe"):
             routed = functools.partial(_routed, capacity_factor=context.capacity_factor)
-            y_BSD, routing = tokenwise(routed, (self.router, self.experts), x_BSD, context.tokens_BS)
+            known = [context.tokens_BS]
+            if getattr(self.router, "draws", False) and context.keys_BS is not None:
+                known.append(context.keys_BS)
+            y_BSD, routing = tokenwise(routed, (self.router, self.experts), x_BSD, *known)
             if hasattr(self, "shared"):
                 y_BSD += self.shared(x_BSD)
             return y_BSD, self._report(routing, context)
@@ -48,7 +51,7 @@ class MixtureOfExperts(nnx.Module):
         return found
 
 
-def _routed(router, experts, x_TD, tokens_T, capacity_factor):
-    routing = router(x_TD, tokens_T)
+def _routed(router, experts, x_TD, *known_T, capacity_factor):
+    routing = router(x_TD, *known_T)
     y_TD, dropped_T = experts(x_TD, routing, capacity_factor)
     return y_TD, dataclasses.replace(routing, dropped_T=dropped_T)

@@ -22,6 +22,7 @@ class Routing:
     """The choice for each token; `scores` are kept for the balance loss.
 
     `dropped`: how many of its experts had no room for it; None where there is room for all.
+    `own`: what a router of your own tells of each token, by name; metrics.jsonl has the means, as router/own/NAME.
     Where tokens are not in one row but in a batch [B S], so are these.
     """
 
@@ -29,6 +30,7 @@ class Routing:
     weights_TK: Float[Array, "T K"]
     scores_TE: Float[Array, "T E"]
     dropped_T: Int[Array, "T"] | None = None
+    own: dict[str, Float[Array, "T"]] = dataclasses.field(default_factory=dict)
 
 
 class TopKRouter(nnx.Module):

@@ -1,0 +1,73 @@
+"""SIGTERM and Ctrl-C as the loop hears of them."""
+
+import signal
+
+import jax
+import pytest
+from jax.experimental import multihost_utils
+
+from deepseek_jax.errors import UserError
+from deepseek_jax.train import preemption
+
+
+@pytest.fixture
+def handlers():
+    """What there was before a test has to be there again after it."""
+    outside = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in jobs of a script's background
+    terminate = signal.getsignal(signal.SIGTERM)
+    yield
+    assert signal.getsignal(signal.SIGTERM) is terminate
+    assert signal.signal(signal.SIGINT, outside) is signal.default_int_handler
+
+
+def test_a_first_interrupt_is_heard_between_steps_and_raised_when_all_is_saved(handlers):
+    with pytest.raises(KeyboardInterrupt), preemption.watch() as stopping:
+        assert stopping(1) == ""
+        signal.raise_signal(signal.SIGINT)
+        assert stopping(2) == preemption.INTERRUPTED
+        saved = True
+    assert saved
+
+
+def test_a_second_interrupt_ends_at_once(handlers):
+    reached = []
+    with pytest.raises(KeyboardInterrupt), preemption.watch():
+        signal.raise_signal(signal.SIGINT)
+        reached.append("first")
+        signal.raise_signal(signal.SIGINT)
+        reached.append("second")
+    assert reached == ["first"]
+
+
+def test_what_stops_a_run_otherwise_is_raised_itself(handlers):
+    with pytest.raises(UserError), preemption.watch():
+        signal.raise_signal(signal.SIGINT)
+        raise UserError("step 3 is not finite.")
+
+
+def test_sigterm_raises_nothing(handlers):
+    with preemption.watch() as stopping:
+        signal.raise_signal(signal.SIGTERM)
+        assert stopping(1) == preemption.TERMINATED
+
+
+def test_an_interrupt_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with preemption.watch() as stopping:
+            signal.raise_signal(signal.SIGINT)
+            assert stopping(1) == ""
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_of_several_processes_all_are_told_of_it(handlers, monkeypatch):
+    told = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(preemption.os, "kill", lambda process, number: told.append(number))
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: bool(told) and step == 3)
+    with preemption.watch() as stopping:
+        assert stopping(1) == ""
+        signal.raise_signal(signal.SIGINT)
+        assert told == [signal.SIGTERM]
+        assert [stopping(2), stopping(3)] == ["", preemption.INTERRUPTED]

@@ -1,0 +1,64 @@
+"""Rows of metrics.jsonl as the steps end, not as the loop comes to look."""
+
+import threading
+import time
+import types
+
+import pytest
+
+from deepseek_jax.train import metrics
+from deepseek_jax.train.recorder import Recorder, Started
+from deepseek_jax.train.shown import SHOWN
+from tests.train import tiny
+
+
+class Skipped(int):
+    """A count of skipped steps that the device gives `seconds` after it was asked."""
+
+    def __new__(cls, seconds: float):
+        self = super().__new__(cls, 0)
+        self.at = time.perf_counter() + seconds
+        return self
+
+    def block_until_ready(self):
+        time.sleep(max(self.at - time.perf_counter(), 0))
+
+
+@pytest.fixture
+def rows(tmp_path, monkeypatch):
+    """Of seven steps of 20 ms, the data of each 60 ms in coming, and a pause before the sixth that takes a second."""
+    monkeypatch.setattr(metrics, "SPAN", 0.0)
+    written = []
+    task = types.SimpleNamespace(size=lambda batch: 100, row=lambda *_: {}, shown=SHOWN["language_model"])
+    goodput = types.SimpleNamespace(start=lambda: None, stop=lambda: None, share=1.0)
+    recorder = Recorder(tiny.experiment(tmp_path), task, written.append, lambda *_: None, goodput, skipped=0)
+    scalars = dict.fromkeys(["loss/next", *metrics.STEP_SCALARS], 1.0)
+    for number in range(1, 8):
+        if number == 6:
+            recorder.pause()
+            time.sleep(1)
+            recorder.resume()
+        time.sleep(0.06)
+        recorder.follow(Started(number, {}, scalars | {"skipped": Skipped(0.02)}, 0.06, 0.0))
+    recorder.pause()
+    recorder.close()
+    return written
+
+
+def test_each_row_has_the_time_of_its_own_step(rows):
+    """At a pause the loop looks at three steps at once, of which two were over long before."""
+    assert [row["step"] for row in rows] == list(range(1, 8)) and "step_seconds" not in rows[0]
+    seconds = [row["step_seconds"] for row in rows[1:]]
+    assert seconds == pytest.approx([0.06, 0.06, 0.06, 0.06, 0.08, 0.06], abs=0.03)
+    assert all(500 < row["tokens_per_second"] < 4000 for row in rows[1:])
+
+
+def test_what_python_took_is_no_less_than_nothing(rows):
+    assert all(row["overhead_seconds"] >= 0 for row in rows[1:])
+
+
+def test_no_thread_is_left_behind(rows):
+    deadline = time.monotonic() + 5
+    while any("_wait_for_each" in thread.name for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
