@@ -8,12 +8,20 @@ import dataclasses
 import numpy as np
 
 from deepseek_jax.compress.cuts import Cut, Part, kept, plain
+from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
+
+KNOWN = {"gqa", "mla", "dsa", "window", "csa", "hca"}  # attentions whose arrays `_attention` names
 
 
 def heads(config: ModelConfig, flat: dict[str, np.ndarray], share: float) -> tuple[ModelConfig, list[Cut]]:
     """Of grouped queries a key-value head goes with its queries; of V4 one head of each group of the output."""
     H, kinds = config.num_attention_heads, set(config.attention_kinds)
+    if unknown := sorted(kinds - KNOWN):
+        raise UserError(
+            f"heads cannot go: which arrays hold those of {unknown[0]} is not known; say it in "
+            "deepseek_jax/compress/decoder_cuts.py, or prune single weights."
+        )
     units, changes = H, {}
     if "gqa" in kinds and config.num_key_value_heads > 1:
         units = config.num_key_value_heads

@@ -15,6 +15,10 @@ MIXED = "deepseek_jax"  # model_type of models that no released one describes: a
 # What we compute whatever these keys say; another value is another model.
 FIXED = {"hidden_act": "silu", "moe_layer_freq": 1}
 
+# What may stand in a file beside a model's sizes.
+BESIDE = {"model_type", "architectures", "dtype", "torch_dtype", "expert_dtype", *FIXED}
+BESIDE |= {"quantization_config", "transformers_version"}
+
 # Keys that files may leave out, with the value this means; every other key of a generation must be there.
 OPTIONAL = {
     "attention_bias": False,
@@ -130,8 +134,13 @@ def _value(values, key, model_type):
 
 
 def _from_fields(values):
-    fields = {key: value for key, value in values.items() if key in ModelConfig.__dataclass_fields__}
-    return _built(fields)
+    known = ModelConfig.__dataclass_fields__
+    if unknown := sorted(values.keys() - known.keys() - BESIDE):
+        raise UserError(
+            f"config.json has {unknown[0]} {values[unknown[0]]!r}, which is no field of ModelConfig; take it out, or "
+            "add that field."
+        )
+    return _built({key: value for key, value in values.items() if key in known})
 
 
 def _built(fields):

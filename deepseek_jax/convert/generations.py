@@ -65,6 +65,7 @@ class Generation:
             and config.topk_method != "round_robin"
             and rope_json.can_say(config.rope_scaling)
             and all(getattr(config, name) == value for name, value in self.implied.items() if name not in SCHEDULE)
+            and all(getattr(config, field.name) == field.default for field in _new_fields())
         )
 
 
@@ -114,6 +115,13 @@ GENERATIONS = (
         {**NOAUX, **UNGROUPED, "scoring_func": "sqrtsoftplus", "norm_topk_prob": True, "first_k_dense_replace": 0},
     ),
 )  # fmt: skip
+
+
+def _new_fields() -> list[dataclasses.Field]:
+    """Those of ModelConfig that no generation has heard of: of a size or a switch of one's own."""
+    heard_of = {"rope_theta", "rope_scaling", *SCHEDULE}
+    heard_of = heard_of.union(*((*each.keys, *each.implied, *each.disregarded) for each in GENERATIONS))
+    return [field for field in dataclasses.fields(ModelConfig) if field.name not in heard_of]
 
 
 def generation_of(config: ModelConfig) -> Generation | None:

@@ -13,6 +13,7 @@ import numpy as np
 from deepseek_jax.data.sets.vocabulary import encode
 from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer
 from deepseek_jax.models import tree
+from deepseek_jax.models.hybrid_config import HEADS
 from deepseek_jax.train import known_set
 from deepseek_jax.train.restore import restore_model
 from deepseek_jax.train.supervised_program import answer
@@ -51,10 +52,10 @@ class Predictor:
         return jax.device_get(answer(outputs, self.known.model.head))
 
     def _named(self, found) -> list[dict]:
-        names, head = self.known.class_names, self.known.model.head
-        if head == "classes":
+        names, kind = self.known.class_names, HEADS[self.known.model.head]
+        if kind == "classes":
             return [{"class": names[row.argmax()], "probability": round(float(row.max()), 4)} for row in found]
-        if head == "numbers":
+        if kind == "numbers":
             return [{"numbers": [float(x) for x in row]} for row in self.known.scaling.undo_targets(found)]
         return [{"boxes": _boxes(*picture, names)} for picture in zip(*found)]
 

@@ -118,11 +118,11 @@ class ModelConfig:
 
     @property
     def feed_forward_kinds(self) -> tuple[str, ...]:
-        """Of each layer, then of each MTP module: V4's MTP routes by score even where layers before it hash."""
+        """Of each layer, then of each MTP module: as the last layer, but V4's route by score where layers before hash."""
         kinds = self.mlp_layer_types * (self.num_hidden_layers if len(self.mlp_layer_types) == 1 else 1) or tuple(
             self._feed_forward(index) for index in range(self.num_hidden_layers)
         )
-        further = "dense" if kinds[-1] == "dense" else "moe"
+        further = {"hash_moe": "moe"}.get(kinds[-1], kinds[-1])
         return kinds + (further,) * self.num_nextn_predict_layers
 
     def _feed_forward(self, index: int) -> str:

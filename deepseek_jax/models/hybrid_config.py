@@ -82,6 +82,7 @@ class AttentionConfig:
         at_least("model.attention", self, 1, "key_dim")
 
 
+HEADS = {"classes": "classes", "numbers": "numbers", "boxes": "boxes"}  # by name, the kind of answer that each gives
 NEEDED = {  # the sizes that each kind of input must have
     "image": ("channels", "height", "width"),
     "series": ("channels", "length"),
@@ -130,7 +131,7 @@ class HybridConfig:
         choice("model.input", self.input, tuple(NEEDED))
         choice("model.sequence", self.sequence, ("cells", "rows"))
         choice("model.readout", self.readout, ("last", "mean", "max"))
-        choice("model.head", self.head, ("classes", "numbers", "boxes"))
+        choice("model.head", self.head, tuple(HEADS))
         at_least("model", self, 1, *NEEDED[self.input], "outputs")
         fraction("model", self, "dropout", "drop_path")
         self._check_branches()

@@ -1,17 +1,20 @@
 """After training: edits of a trained model, its scores once more, and what a study's measures say of it.
 
 Everything is kept in the run's directory by the name and source of the function that gave it, so that nothing is
-measured twice, and nothing is mistaken for what an older function gave.
+measured twice, and nothing is mistaken for what an older function gave.  Of a measure that fails that is the reason.
 """
 
 import json
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from deepseek_jax.studies.outcome import Trained, finite, source_name
+from deepseek_jax.studies.outcome import Trained, finite, said, source_name
 from deepseek_jax.studies.runs import Run, write_json
 from deepseek_jax.studies.study import Study
 
 FOLDER = "measured"  # below a run directory
+FAILED = "failed"  # the one entry of what a measure that failed leaves
 
 
 def measured(run: Run, study: Study) -> dict[str, float] | None:
@@ -23,12 +26,20 @@ def measured(run: Run, study: Study) -> dict[str, float] | None:
     for path in _files(run, study):
         if not path.exists():
             return None
-        scores |= json.loads(path.read_text())
+        found = json.loads(path.read_text())
+        scores |= {} if FAILED in found else found
     return scores
 
 
+def failures(run: Run, study: Study) -> Iterator[tuple[Path, str]]:
+    """(file, reason) of the measures that failed; the traceback lies beside the file."""
+    for path in _files(run, study):
+        if path.exists() and (reason := json.loads(path.read_text()).get(FAILED)):
+            yield path, reason
+
+
 def measure(run: Run, study: Study):
-    """Measures what is not yet measured of a trained run."""
+    """Measures what is not yet measured of a trained run; what fails leaves the scores of the others as they are."""
     missing = [path for path in _files(run, study) if not path.exists()]
     if not missing:
         return
@@ -36,8 +47,16 @@ def measure(run: Run, study: Study):
     functions = {source_name(function): function for function in study.measures}
     for path in missing:
         name = path.stem.rpartition("+")[2]
-        found = functions[name](trained) if name in functions else held_out_scores(trained)
-        write_json(path, finite(found))
+        write_json(path, _tried(functions[name], trained, path) if name in functions else held_out_scores(trained))
+
+
+def _tried(function: Callable, trained: Trained, path: Path) -> dict:
+    try:
+        return finite(function(trained))
+    except Exception as error:  # a bug of the measure, or one that does not fit this variant
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".txt").write_text(traceback.format_exc())
+        return {FAILED: f"the measure {function.__name__} failed: {said(error)}"}
 
 
 def _files(run: Run, study: Study) -> list[Path]:
@@ -73,4 +92,4 @@ def held_out_scores(trained: Trained) -> dict[str, float]:
     score = jax.jit(scoring.program.score)
     batches = scoring.held_out_batches("final", trained.experiment.eval.final_batches)
     found = scoring.task.scores(score, trained.params, trained.buffers, batches)
-    return {f"final/{name}": value for name, value in found.items()}
+    return finite({f"final/{name}": value for name, value in found.items()})

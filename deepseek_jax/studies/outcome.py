@@ -64,6 +64,11 @@ def source_name(function: Callable) -> str:
     return f"{function.__name__}-{hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:8]}"
 
 
+def said(error: Exception) -> str:
+    """An exception in a line."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+
+
 def finite(scores: dict) -> dict[str, float]:
     """Plain numbers, as JSON can hold them."""
     return {name: float(value) for name, value in scores.items() if np.isfinite(value)}

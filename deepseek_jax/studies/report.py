@@ -145,9 +145,9 @@ def _p(value: float) -> str:
 
 def _failures(results: Mapping) -> list[Block]:
     blocks = []
-    if results["failed"]:
-        rows = [[each["variant"], str(each["seed"]), each["reason"]] for each in results["failed"]]
-        blocks.append(Table(["failed", "seed", "reason"], rows))
+    for kind in ("failed", "unmeasured"):
+        if rows := [[each["variant"], str(each["seed"]), each["reason"]] for each in results.get(kind, ())]:
+            blocks.append(Table([kind, "seed", "reason"], rows))
     if results["missing"]:
         blocks.append(Paragraph(f"{results['missing']} runs are not there yet."))
     if results["stale"]:

@@ -10,7 +10,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.studies import runs as runs_
 from deepseek_jax.studies.claims import Judged, judge
-from deepseek_jax.studies.measuring import measured
+from deepseek_jax.studies.measuring import failures, measured
 from deepseek_jax.studies.runs import ROOT, Run
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.train.shown import SHOWN
@@ -19,7 +19,7 @@ FILE = "results.json"
 
 
 def gather(loaded: Loaded, root: Path = ROOT) -> dict:
-    """JSON-able: settings of the study, each finished run, why others failed, how many are missing or stale.
+    """JSON-able: settings of the study, each finished run, why others or measures failed, what is missing or stale.
 
     From the run directories, or from the study's committed results where these have more of its runs.
     """
@@ -27,6 +27,11 @@ def gather(loaded: Loaded, root: Path = ROOT) -> dict:
     finished = [_entry(run, loaded) for run in planned if run.trained and not run.failure]
     finished = [entry for entry in finished if entry]
     failed = [{"variant": run.variant.name, "seed": run.seed, "reason": run.failure} for run in planned if run.failure]
+    unmeasured = [
+        {"variant": run.variant.name, "seed": run.seed, "reason": reason}
+        for run in planned
+        for _, reason in failures(run, loaded.study)
+    ]
     if (loaded.results / FILE).exists():
         committed = _committed(loaded, planned)
         if len(committed["runs"]) > len(finished):
@@ -38,6 +43,7 @@ def gather(loaded: Loaded, root: Path = ROOT) -> dict:
         "device": _device(),
         "runs": finished,
         "failed": failed,
+        "unmeasured": unmeasured,
         "missing": len(planned) - len(finished) - len(failed),
         "stale": len(runs_.stale(loaded, planned, root)),
     }

@@ -17,8 +17,8 @@ from pathlib import Path
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies import runs as runs_
 from deepseek_jax.studies import sweeping
-from deepseek_jax.studies.measuring import measure, measured
-from deepseek_jax.studies.outcome import summarise
+from deepseek_jax.studies.measuring import failures, measure, measured
+from deepseek_jax.studies.outcome import said, summarise
 from deepseek_jax.studies.runs import ROOT, TRAINED, Run, write_json
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.studies.sweep import Sweep
@@ -42,9 +42,11 @@ def _done(run: Run, loaded: Loaded) -> bool:
 
 
 def forget_failures(loaded: Loaded, root: Path = ROOT):
-    """Lets failed runs be tried again."""
+    """Lets failed runs and measures be tried again."""
     for run in runs_.plan(loaded, root):
         run.failed.unlink(missing_ok=True)
+        for path, _ in failures(run, loaded.study):
+            path.unlink()
 
 
 def work(studies: Sequence[Loaded], root: Path = ROOT, say: Say = print, index: int | None = None):
@@ -96,7 +98,7 @@ def _finish(run: Run, loaded: Loaded, say: Say, share: float = 1.0):
     except UserError as error:
         runs_.fail(run, str(error))
     except Exception as error:  # a bug or a full memory: the other variants are worth having
-        runs_.fail(run, f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
+        runs_.fail(run, said(error))
         run.failed.with_suffix(".txt").write_text(traceback.format_exc())
     outcome = f"failed: {run.failure}" if run.failure else _score(run, loaded) if run.trained else f"at {share:.0%}"
     say(f"{loaded.name}: {run}: {outcome}  ({time.monotonic() - began:.0f} s)")
@@ -129,7 +131,9 @@ def _train(run: Run, until: int | None) -> bool:
 def _score(run: Run, loaded: Loaded) -> str:
     metric = loaded.study.metric
     scores = run.trained["scores"] | measured(run, loaded.study)
-    return f"{metric} {scores[metric]:.4f}" if metric in scores else f"no {metric} was measured"
+    found = f"{metric} {scores[metric]:.4f}" if metric in scores else f"no {metric} was measured"
+    failed = [f"{reason} ({path.with_suffix('.txt')})" for path, reason in failures(run, loaded.study)]
+    return "; ".join([found, *failed])
 
 
 def spread(paths: Sequence[Path], jobs: int, root: Path = ROOT, say: Say = print):

@@ -18,7 +18,7 @@ from deepseek_jax.data.sets import batches
 from deepseek_jax.data.sets.dataset import Dataset
 from deepseek_jax.data.sets.registry import open_set
 from deepseek_jax.errors import UserError
-from deepseek_jax.models.hybrid_config import HybridConfig
+from deepseek_jax.models.hybrid_config import HEADS, HybridConfig
 from deepseek_jax.parallel import processes
 from deepseek_jax.tasks import scores
 from deepseek_jax.tasks.config import OF_BOXES, OF_CLASSES, OF_NUMBERS
@@ -95,11 +95,12 @@ class SupervisedTask:
 
 
 def sized(model: HybridConfig, dataset: Dataset) -> HybridConfig:
-    """The model with the sizes that the data decides: of its input and of what it answers.
+    """The model with the sizes that the data decides: of its input and of what it answers, which may be by any head.
 
     UserError where the config gives one of them another value than its default or the data's.
     """
-    decided = dataset.shape() | {"input": dataset.input, "head": dataset.kind, "outputs": dataset.outputs}
+    head = model.head if HEADS[model.head] == dataset.kind else dataset.kind
+    decided = dataset.shape() | {"input": dataset.input, "head": head, "outputs": dataset.outputs}
     default = HybridConfig()
     for name, value in decided.items():
         given = getattr(model, name)

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from flax.traverse_util import flatten_dict
 
-from deepseek_jax.compress import cuts, experts, structured
+from deepseek_jax.compress import cuts, decoder_cuts, experts, structured
 from deepseek_jax.compress.config import PruneConfig
 from deepseek_jax.compress.matrices import LINEAR, matrices
 from deepseek_jax.compress.source import Source
@@ -198,3 +198,10 @@ def test_an_heir_is_the_average_by_what_its_members_add():
     for path, leaf in flat.items():
         np.testing.assert_allclose(leaf[0, 0], 1.25 * before[path][0, 0])
         np.testing.assert_array_equal(leaf[0, 2], before[path][0, 2])
+
+
+def test_heads_of_an_attention_of_ones_own_do_not_go_half(monkeypatch):
+    given = source_of(V3)
+    monkeypatch.setattr(decoder_cuts, "KNOWN", {"gqa"})
+    with pytest.raises(UserError, match="heads cannot go: which arrays hold those of mla is not known; say it in"):
+        structured.remover("heads")(given, PruneConfig(sparsity=0.5), even(given))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deepseek_jax.convert import config_json
+from deepseek_jax.convert import config_json, generations
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig, RopeScaling
 
@@ -93,6 +93,25 @@ def test_a_mixture_of_generations_is_written_field_by_field():
     written = json.loads(json.dumps(config_json.to_json(config)))
     assert written["model_type"] == "deepseek_jax"
     assert config_json.from_json(written) == config
+
+
+def test_a_field_of_ones_own_is_written(monkeypatch):
+    """No generation has heard of it, so the model is none of theirs where it is not off."""
+    fields = [("embedding_scale", float, dataclasses.field(default=1.0))]
+    own = dataclasses.make_dataclass("Own", fields, bases=(ModelConfig,), frozen=True)
+    for module in (config_json, generations):
+        monkeypatch.setattr(module, "ModelConfig", own)
+    off = config_json.from_json(values("v3/config.json"))
+    assert config_json.to_json(off)["model_type"] == "deepseek_v3"
+    on = dataclasses.replace(off, embedding_scale=3.0)
+    assert config_json.from_json(json.loads(json.dumps(config_json.to_json(on)))) == on
+
+
+def test_a_field_of_another_code_base_is_refused():
+    written = config_json.to_json(dataclasses.replace(config_json.from_json(values("v3/config.json")), hc_mult=2))
+    with pytest.raises(UserError, match="config.json has embedding_scale 3.0, which is no field of ModelConfig"):
+        config_json.from_json(written | {"embedding_scale": 3.0})
+    assert config_json.from_json(written | {"torch_dtype": "bfloat16"}) == config_json.from_json(written)
 
 
 @pytest.mark.parametrize(

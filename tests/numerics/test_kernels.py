@@ -107,8 +107,10 @@ def test_each_platform_gets_its_attention(monkeypatch):
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91100)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
     jax.clear_caches()
-    program = lowered(attend, "cuda", *inputs)
-    assert all(name in program for name in CUDNN)
+    q, k, v = inputs
+    for given in (inputs, (q, k, jnp.concatenate([v, v, v], axis=-1))):  # values narrower than keys, and wider
+        program = lowered(attend, "cuda", *given)
+        assert all(name in program for name in CUDNN)
 
 
 def test_short_sequences_are_no_business_of_kernels():

@@ -49,10 +49,10 @@ SIZES = dict(
 
 
 def config(feed_forwards, streams):
-    """Two layers for every feed-forward: one model holds half of the attentions, twice."""
+    """A layer of every attention."""
     return ModelConfig(
         **SIZES,
-        num_hidden_layers=6,
+        num_hidden_layers=len(KINDS),
         layer_types=tuple(KINDS),
         mlp_layer_types=tuple(feed_forwards),
         num_nextn_predict_layers=0,
@@ -68,7 +68,7 @@ SLOW = [pytest.param(*each, marks=pytest.mark.slow) for each in TURNS[1:]]
 
 @pytest.mark.parametrize("turn, streams", [TURNS[0], *SLOW])
 def test_every_combination_learns_and_decodes(turn, streams):
-    """Six layers, each with another attention; over the turns, each attention meets each feed-forward."""
+    """Each layer has another attention; over the turns, each attention meets each feed-forward."""
     kinds = itertools.islice(itertools.cycle(FEED_FORWARD), turn, turn + len(KINDS))
     make = jax.jit(initialise, static_argnums=0, compiler_options=QUICK)
     graphdef, params, buffers = make(config(kinds, streams), jax.random.key(turn))

@@ -1,5 +1,7 @@
 """The routers against plain loops: scores, groups, biases, the table, weights, and where gradients go."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,6 +136,19 @@ def test_gradients_pass_through_the_weights_only():
     to_params, to_buffers = jax.grad(first_weight, argnums=(0, 1))(params, buffers)
     assert np.abs(to_params["kernel"]).max() > 0
     np.testing.assert_array_equal(to_buffers["bias"], 0)
+
+
+def test_even_choices_cost_one_with_places_that_name_no_expert():
+    """As of a router that takes fewer experts where it is sure: half of the places are empty."""
+    experts = np.arange(12).reshape(12, 1) % E
+    full = Routing(jnp.asarray(experts), jnp.ones((12, 1)), jnp.ones((12, E)))
+    empty = dataclasses.replace(
+        full,
+        experts_TK=jnp.asarray(np.concatenate([experts, np.full((12, 1), E)], axis=1)),
+        weights_TK=jnp.asarray([[1.0, 0.0]] * 12),
+    )
+    for routing in (full, empty):
+        np.testing.assert_allclose(report(routing, jnp.ones((1, 12), bool)).balance, 1, rtol=1e-6)
 
 
 def test_balance_loss_and_load_count_only_what_counts():

@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
 from deepseek_jax.errors import UserError
-from deepseek_jax.studies import overview, report, results, running, runs, slurm
+from deepseek_jax.studies import measuring, overview, report, results, running, runs, slurm
 from deepseek_jax.studies.study import load
 from tests.studies.fake import STUDY, Killed
 
@@ -82,6 +83,25 @@ def test_broken_variants_are_told_and_the_others_go_on(make, trainer, root):
     assert not running.to_do(loaded, root)
     running.forget_failures(loaded, root)
     assert {run.variant.name for run in running.to_do(loaded, root)} == {"diverges", "large"}
+
+
+def test_a_measure_that_fails_costs_no_other_score(make, trainer, root, monkeypatch):
+    monkeypatch.setattr(measuring, "restore", lambda run: run)
+    text = STUDY.replace("from experiments", "def gap(run):\n    return {{'gap': 1 / run.seed}}\n\n\nfrom experiments")
+    text = text.replace('claim="high < low"', 'claim="high < low", measures=[gap]')
+    loaded, told = make(text=text), []
+    running.work([loaded], root, told.append)
+    assert sum("the measure gap failed: ZeroDivisionError: division by zero" in line for line in told) == 2
+    assert all(Path(line.split("(")[1].split(")")[0]).exists() for line in told if "gap failed" in line)
+    found = results.gather(loaded, root)
+    assert len(found["runs"]) == 6 and found["failed"] == [] and len(found["unmeasured"]) == 2
+    folder, verdict = report.write(loaded, root)
+    assert verdict == "holds"
+    assert "| low | 0 | the measure gap failed: ZeroDivisionError" in (folder / "report.md").read_text()
+    assert not running.to_do(loaded, root)
+    running.forget_failures(loaded, root)
+    assert {run.seed for run in running.to_do(loaded, root)} == {0}
+    assert len(running.to_do(make(text=text.replace("1 / run.seed", "1 + run.seed")), root)) == 6
 
 
 def test_a_changed_study_leaves_its_old_runs_out(make, trainer, root):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from deepseek_jax.config import OptimizerConfig
 from deepseek_jax.train.moments import map_moments, remembered_in
@@ -27,6 +28,16 @@ def test_moments_are_found_by_path_and_shape():
     adam, sm3 = map_moments(lambda leaf, name: (name, leaf.shape), state, params, names, others=lambda leaf: leaf.shape)
     assert adam.mu == adam.nu == sm3.nu == {"a": ("wide", (2, 3)), "b": {"a": ("narrow", (3,))}}
     assert adam.count == () and sm3.mu == {"a": [(2,), (3,)], "b": {"a": [(3,)]}}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_optimizer_that_asks_for_the_loss_is_given_it(dtype):
+    """As the whole chain is, for the plateau."""
+    by_loss = optax.GradientTransformationExtraArgs(
+        lambda params: (), lambda updates, state, params=None, *, value, **more: (updates * value, state)
+    )
+    updates, _ = remembered_in(dtype, by_loss).update(jnp.ones(2), (), value=3.0)
+    np.testing.assert_array_equal(updates, [3, 3])
 
 
 def test_updates_differ_from_those_of_float32_by_rounding_only():

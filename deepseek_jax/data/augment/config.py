@@ -38,7 +38,7 @@ class ImageAugmentConfig:
 
     @property
     def active(self) -> bool:
-        return bool(self.moves or self.mixes or self.brightness or self.noise or self.cutout)
+        return _is_changed(self, but="keep_box")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,13 @@ class TextAugmentConfig:
 
     @property
     def active(self) -> bool:
-        return bool(self.reorder or self.synonyms or self.insert or self.swap or self.delete)
+        return _is_changed(self, but="thesaurus")
+
+
+def _is_changed(section, but: str) -> bool:
+    """Whether any setting `but` one, which does nothing by itself, is not its default."""
+    settings = [field for field in dataclasses.fields(section) if field.name != but]
+    return any(getattr(section, field.name) != field.default for field in settings)
 
 
 @dataclasses.dataclass(frozen=True)

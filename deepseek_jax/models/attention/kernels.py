@@ -45,10 +45,9 @@ def on_gpu(
 
 def _by_cudnn(q_BSHK, k_BTGK, v_BTGV, **masks):
     """cuDNN wants keys and values of one width."""
-    padding = k_BTGK.shape[-1] - v_BTGV.shape[-1]
-    v_BTGK = jnp.pad(v_BTGV, ((0, 0), (0, 0), (0, 0), (0, padding)))
-    out_BSHK = jax.nn.dot_product_attention(q_BSHK, k_BTGK, v_BTGK, **masks, implementation="cudnn")
-    return out_BSHK[..., : v_BTGV.shape[-1]]
+    width = max(k_BTGK.shape[-1], v_BTGV.shape[-1])
+    filled = [jnp.pad(x, [(0, 0)] * 3 + [(0, width - x.shape[-1])]) for x in (q_BSHK, k_BTGK, v_BTGV)]
+    return jax.nn.dot_product_attention(*filled, **masks, implementation="cudnn")[..., : v_BTGV.shape[-1]]
 
 
 def on_tpu(

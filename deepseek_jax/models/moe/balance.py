@@ -17,7 +17,10 @@ from deepseek_jax.models.moe.router import Routing
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RouterReport:
-    """What one MoE layer did with the tokens that count; sums, so that microbatches and devices add up."""
+    """What one MoE layer did with the tokens that count; sums, so that microbatches and devices add up.
+
+    Gradients flow through share, balance and own alone: the rest is to be looked at.
+    """
 
     load_E: Float[Array, "E"]  # assignments an expert got
     gate_E: Float[Array, "E"]  # its routing weights, as shares of each token's, summed over tokens
@@ -31,15 +34,15 @@ class RouterReport:
 def report(routing: Routing, counted_BS: Bool[Array, "B S"]) -> RouterReport:
     """Counts only tokens of `counted_BS`: padding and documents' loose ends would pollute the statistics."""
     B, S = counted_BS.shape
-    E, K = routing.scores_TE.shape[-1], routing.experts_TK.shape[-1]
+    E = routing.scores_TE.shape[-1]
     counted = counted_BS.astype(jnp.float32)
     chosen_BSE = jax.nn.one_hot(routing.experts_TK, E).sum(axis=-2).reshape(B, S, E)
     share_TK = routing.weights_TK / (routing.weights_TK.sum(axis=-1, keepdims=True) + 1e-20)
     gate_TE = (jax.nn.one_hot(routing.experts_TK, E) * share_TK[..., None]).sum(axis=-2)
     load_BE = jnp.einsum("BSE,BS->BE", chosen_BSE, counted)
     share_BSE = (routing.scores_TE / (routing.scores_TE.sum(axis=-1, keepdims=True) + 1e-20)).reshape(B, S, E)
-    length_B1 = jnp.maximum(counted.sum(axis=1, keepdims=True), 1.0)
-    frequency_BE = jax.lax.stop_gradient(load_BE) * E / (K * length_B1)  # V3, equation 18
+    length_B1, assigned_B1 = (jnp.maximum(each.sum(axis=1, keepdims=True), 1.0) for each in (counted, load_BE))
+    frequency_BE = jax.lax.stop_gradient(load_BE * E / assigned_B1)  # V3, equation 18, where K are assigned to a token
     probability_BE = jnp.einsum("BSE,BS->BE", share_BSE, counted) / length_B1  # equations 19 and 20
     entropy_BS = -(share_BSE * jnp.log(share_BSE + 1e-20)).sum(axis=-1)
     return RouterReport(
