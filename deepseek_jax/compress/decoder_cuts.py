@@ -19,8 +19,8 @@ def heads(config: ModelConfig, flat: dict[str, np.ndarray], share: float) -> tup
     H, kinds = config.num_attention_heads, set(config.attention_kinds)
     if unknown := sorted(kinds - KNOWN):
         raise UserError(
-            f"heads cannot go: which arrays hold those of {unknown[0]} is not known; say it in "
-            "deepseek_jax/compress/decoder_cuts.py, or prune single weights."
+            f"heads cannot go: which arrays hold those of {unknown[0]} is not known; "
+            "deepseek_jax/compress/decoder_cuts.py would have to say it"
         )
     units, changes = H, {}
     if "gqa" in kinds and config.num_key_value_heads > 1:

@@ -25,7 +25,7 @@ def units(config: HybridConfig, flat: dict[str, np.ndarray], share: float) -> tu
     if config.recurrent.kind == "none":
         return config, []
     if config.attention.num_heads and config.attention.norm:
-        raise UserError("units cannot go: attention.norm takes their mean, which would change; prune heads.")
+        raise UserError("units cannot go: attention.norm takes their mean, which would change")
     size, keep = config.recurrent.hidden_size, kept(config.recurrent.hidden_size, share)
     ways = ("forwards", "backwards")[: 1 + config.recurrent.bidirectional]
     cuts = []
@@ -49,7 +49,7 @@ def _next_layer(layer: int, ways, places) -> list[Part]:
 def _readers(config: HybridConfig, places) -> list[Part]:
     """What reads the sequence after the recurrence, and what attention adds to it."""
     if config.head == "boxes":
-        raise UserError("units cannot go: a head of boxes convolves as many channels as it is given; prune channels.")
+        raise UserError("units cannot go: a head of boxes convolves as many channels as it is given")
     head = [Part("head/kernel", 0, places)]
     if not config.attention.num_heads:
         return head
@@ -107,4 +107,4 @@ def _check_channels(config: HybridConfig):
     elif config.recurrent.kind == "none" and (config.attention.num_heads or config.head == "boxes"):
         reason = "attention or boxes would have to shrink with them; a recurrence between would not"
     if reason:
-        raise UserError(f"channels cannot go: {reason}.  Prune heads, units or single weights instead.")
+        raise UserError(f"channels cannot go: {reason}")

@@ -36,11 +36,27 @@ def checker(kind: str) -> Callable[[Source, PruneConfig], object]:
 
 
 def _cuts(kind: str, given: Source, share: float):
+    try:
+        return _found(kind, given, share)
+    except UserError as refused:
+        others = [each for each in FINDERS[given.experiment.family] if each != kind and _can_go(each, given, share)]
+        instead = f"{', '.join(others)} or single weights" if others else "single weights"
+        raise UserError(f"{refused}.  Prune {instead} instead.") from None
+
+
+def _found(kind: str, given: Source, share: float):
+    """(the smaller config, what can be cut for it); UserError, without a full stop, where nothing can."""
     finders = FINDERS[given.experiment.family]
     if kind not in finders:
-        raise UserError(f"--method {kind} is not for {given.directory}, which has {', '.join(finders)} to take out.")
+        raise UserError(f"--method {kind} is not for {given.directory}")
     model, found = finders[kind](given.model, cuts.arrays(given), share)
     if not found:
-        others = ", ".join(each for each in finders if each != kind)
-        raise UserError(f"{given.directory} has no {kind} to take out; it may have {others}.")
+        raise UserError(f"{given.directory} has no {kind} to take out")
     return model, found
+
+
+def _can_go(kind: str, given: Source, share: float) -> bool:
+    try:
+        return bool(_found(kind, given, share))
+    except UserError:
+        return False

@@ -118,7 +118,7 @@ class ModelConfig:
 
     @property
     def feed_forward_kinds(self) -> tuple[str, ...]:
-        """Of each layer, then of each MTP module: as the last layer, but V4's route by score where layers before hash."""
+        """Of each layer, then of each MTP module: as the last layer, but V4's route by score where that hashes."""
         kinds = self.mlp_layer_types * (self.num_hidden_layers if len(self.mlp_layer_types) == 1 else 1) or tuple(
             self._feed_forward(index) for index in range(self.num_hidden_layers)
         )

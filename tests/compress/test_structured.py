@@ -19,7 +19,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
 from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.hybrid import Hybrid
-from deepseek_jax.models.hybrid_config import ConvolutionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 from tests.models.test_hybrid_network import IMAGE, TEXT
 from tests.sharding.curves import MODELS
 
@@ -36,6 +36,7 @@ DEEP = HybridConfig(
     attention=IMAGE.attention,
 )  # fmt: skip
 LITE = dataclasses.replace(DEEP, channels=3, convolution=ConvolutionConfig(kind="efficientnet_lite0", stages=1))
+BARE = dataclasses.replace(LITE, recurrent=RecurrentConfig("none"), attention=AttentionConfig(num_heads=0))
 
 SLOWLY = pytest.mark.slow
 CASES = {
@@ -164,10 +165,12 @@ def test_units_are_matched_before_experts_are_averaged():
     [
         (experts.drop, V3, 0.9, "leaves 1 of 2 experts in each of 4 groups, but a token takes 2 from 2: at most 0"),
         (experts.drop, dataclasses.replace(GQA, mlp_layer_types=("dense",)), 0.5, "has no routed experts"),
-        (structured.remover("channels"), V3, 0.5, "--method channels is not for runs/x, which has heads, hidden"),
+        (structured.remover("channels"), V3, 0.5, "channels is not for runs/x.  Prune heads, hidden, expert-hidden or"),
         (structured.remover("channels"), TEXT, 0.5, "channels cannot go: a group norm takes means"),
-        (structured.remover("channels"), LITE, 0.5, "channels cannot go: the blocks of efficientnet_lite0 hand"),
-        (structured.remover("units"), TEXT, 0.5, "units cannot go: attention.norm"),
+        (structured.remover("channels"), LITE, 0.5, "of efficientnet_lite0 hand .* Prune heads, units or single"),
+        (structured.remover("channels"), BARE, 0.5, "the same channels .* to the next.  Prune single weights instead"),
+        (structured.remover("heads"), BARE, 0.5, "runs/x has no heads to take out.  Prune single weights instead"),
+        (structured.remover("units"), TEXT, 0.5, "units cannot go: attention.norm .*  Prune heads or single weights"),
     ],
 )  # fmt: skip
 def test_what_cannot_go_is_said(method, model, share, message):
@@ -203,5 +206,5 @@ def test_an_heir_is_the_average_by_what_its_members_add():
 def test_heads_of_an_attention_of_ones_own_do_not_go_half(monkeypatch):
     given = source_of(V3)
     monkeypatch.setattr(decoder_cuts, "KNOWN", {"gqa"})
-    with pytest.raises(UserError, match="heads cannot go: which arrays hold those of mla is not known; say it in"):
+    with pytest.raises(UserError, match="heads cannot go: which arrays hold those of mla is not known"):
         structured.remover("heads")(given, PruneConfig(sparsity=0.5), even(given))
