@@ -30,7 +30,7 @@ example:
         default="token",
         help="work is the share of tokens sent to an expert, or of routing weight; default: token",
     )
-    parser.add_argument("--batches", type=number(int, 1), default=32, metavar="N", help="microbatches; default: 32")
+    options.add_batches(parser, "microbatches", default=32)
 
 
 def run(args):

@@ -46,6 +46,13 @@ def add_source(parser: argparse.ArgumentParser):
     parser.add_argument("--checkpoint", type=number(int, 0), metavar="STEP", help="of a run; default: the newest")
 
 
+def add_batches(parser: argparse.ArgumentParser, what: str, default: int = 4):
+    """How many batches a verb looks at; `what` they are."""
+    parser.add_argument(
+        "--batches", type=number(int, 1), default=default, metavar="N", help=f"{what}; default: {default}"
+    )
+
+
 def into_free_directory(run: Callable) -> Callable:
     """Of a verb that makes the directory `args.target`, which must hold nothing yet.
 

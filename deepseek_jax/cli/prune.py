@@ -38,13 +38,7 @@ examples:
     parser.add_argument(
         "--rewind", type=number(int, 0), metavar="STEP", help="put the masks on the weights of that checkpoint"
     )
-    parser.add_argument(
-        "--batches",
-        type=number(int, 1),
-        default=4,
-        metavar="N",
-        help="of training to calibrate, of validation to measure; default: 4",
-    )
+    options.add_batches(parser, "of training to calibrate, of validation to measure")
     parser.add_argument("--curve", type=float, nargs="*", default=[], metavar="SHARE", help="further shares to measure")
 
 

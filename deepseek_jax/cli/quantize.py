@@ -32,13 +32,7 @@ examples:
     )
     parser.add_argument("--paths", default="", metavar="REGEX", help="which matrices; default: all that it is for")
     parser.add_argument("--activations", choices=("int8",), help="what inputs of products are rounded to")
-    parser.add_argument(
-        "--batches",
-        type=number(int, 1),
-        default=4,
-        metavar="N",
-        help="training batches to calibrate with; default: 4",
-    )
+    options.add_batches(parser, "training batches to calibrate with")
     parser.add_argument("--release", action="store_true", help="write safetensors as DeepSeek does; of fp8 and fp4")
 
 

@@ -57,6 +57,7 @@ def _found(kind: str, given: Source, share: float):
 
 def _can_go(kind: str, given: Source, share: float) -> bool:
     try:
-        return bool(_found(kind, given, share))
+        _found(kind, given, share)
     except UserError:
         return False
+    return True

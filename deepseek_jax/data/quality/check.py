@@ -17,6 +17,7 @@ from deepseek_jax.data.sets.files import READERS
 from deepseek_jax.data.sets.registry import SOURCES, open_set
 from deepseek_jax.errors import UserError
 
+SHIPPED = (*CORPORA, "mix")  # corpora by name
 PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}  # names of their files end so
 
 
@@ -25,7 +26,7 @@ def check(name: str, overrides: Mapping[str, str]) -> tuple[Whole, list[Finding]
     if not _names_any(name):
         raise UserError(
             f"{name!r} is neither a labelled set ({', '.join(SOURCES)}, tfds:NAME), nor a corpus "
-            f"({', '.join(CORPORA)}, mix), nor a file or directory."
+            f"({', '.join(SHIPPED)}), nor a file or directory."
         )
     if _names_corpus(name, overrides):
         return check_corpus(experiment_file.resolve(None, {"data.source": name, **overrides}).data)
@@ -33,13 +34,13 @@ def check(name: str, overrides: Mapping[str, str]) -> tuple[Whole, list[Finding]
 
 
 def _names_any(name: str) -> bool:
-    known = name in SOURCES or name in CORPORA or name == "mix" or name.startswith("tfds:")
+    known = name in SOURCES or name in SHIPPED or name.startswith("tfds:")
     return known or pathlib.Path(name).expanduser().exists()
 
 
 def _names_corpus(name: str, overrides: Mapping[str, str]) -> bool:
     """A .jsonl is either; it is a labelled set where the overrides say what its columns are."""
-    if name in CORPORA or name == "mix":
+    if name in SHIPPED:
         return True
     path = pathlib.Path(name).expanduser()
     suffix, of_set = path.suffix.lower(), any(key.startswith("dataset.") for key in overrides)

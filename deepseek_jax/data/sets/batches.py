@@ -110,7 +110,6 @@ class BatchMaker:
         self.dataset, self.augment, self.seed = dataset, augment, seed
         # Words are looked up in the thesaurus that is installed here; a run must not go on with another.
         self.thesaurus_name, self._thesaurus = thesaurus_of(augment.text)
-        self._partners = partners(len(self._train["ids"]), self._train.get("labels"), dataset.balance)
 
     def __call__(self, places_B3: np.ndarray) -> Batch:
         index_B, epoch_B, copy_B = places_B3.T
@@ -133,6 +132,11 @@ class BatchMaker:
     def texts(self, index_B: np.ndarray, draws: Draws) -> list[str]:
         """The records' texts, augmented."""
         return augment_texts(self._train["texts"][index_B], self.augment.text, self._thesaurus, draws)
+
+    @functools.cached_property
+    def _partners(self) -> np.ndarray:
+        """Records that pictures are mixed with."""
+        return partners(len(self._train["ids"]), self._train.get("labels"), self.dataset.balance)
 
     @property
     def _train(self):
