@@ -16,7 +16,7 @@ from deepseek_jax.models.attention.compressor import Compressor
 from deepseek_jax.models.attention.indexer import IndexerReport, report
 from deepseek_jax.models.attention.keys import Keys, Queries
 from deepseek_jax.models.attention.ring import empty_ring, ring_positions, write_ring
-from deepseek_jax.models.attention.window import Attended, Reach, attend, attend_in_turns
+from deepseek_jax.models.attention.window import Attended, Reach, attend, attend_in_turns, attention_map
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import RMSNorm, linear
@@ -59,6 +59,10 @@ class CompressedAttention(nnx.Module):
         found = self._attend(queries, tokens, entries, context.index_warmup)
         learned = report(found.divergence, found.recall, context.counted_BS) if self.kind == "csa" else None
         return self._output(found.mixed, context), learned
+
+    def attention_map(self, x_BSD: Float[Array, "B S D"], context: Context) -> Float[Array, "B H S S+E"]:
+        """How much each token attends to each, then to each entry; what is missing from 1 goes into the sink."""
+        return attention_map(*self.queries_and_keys(x_BSD, context), self.sinks[...], self.reach)
 
     def queries_and_keys(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Queries, Keys, Keys]:
         """What tokens ask with and are seen as, and the entries made of them."""

@@ -37,6 +37,15 @@ def masked_softmax(scores: Float[Array, "... T"], mask: Bool[Array, "... T"]) ->
     return weights / jnp.maximum(weights.sum(axis=-1, keepdims=True), 1e-30)
 
 
+def attention_map(
+    q_BSHK: Float[Array, "B S H K"], k_BTGK: Float[Array, "B T G K"], mask_BST: Bool[Array, "B S T"], scale: float
+) -> Float[Array, "B H S T"]:
+    """softmax(scale * q k^T) itself, whole, to look at; H/G query heads in turn share a key head."""
+    q_BSGeK = rearrange(q_BSHK * scale, "B S (G e) K -> B S G e K", G=k_BTGK.shape[2])
+    scores_BGeST = jnp.einsum("BSGeK,BTGK->BGeST", q_BSGeK, k_BTGK, preferred_element_type=jnp.float32)
+    return masked_softmax(rearrange(scores_BGeST, "B G e S T -> B (G e) S T"), mask_BST[:, None])
+
+
 def causal_attend(
     q_BSHK: Float[Array, "B S H K"],
     k_BTGK: Float[Array, "B T G K"],

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from deepseek_jax.models.attention.core import attend, causal_attend
+from deepseek_jax.models.attention.core import attend, attention_map, causal_attend, causal_mask
 from deepseek_jax.models.cache import write, written_before
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
@@ -42,6 +42,12 @@ class GroupedQueryAttention(nnx.Module):
     def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Float[Array, "B S D"], None]:
         """Every token attends over the tokens it came with."""
         return self._among_themselves(*self._project(x_BSD, context), context), None
+
+    def attention_map(self, x_BSD: Float[Array, "B S D"], context: Context) -> Float[Array, "B H S S"]:
+        """How much each token attends to each."""
+        mask_BSS = causal_mask(context.segment_ids_BS, jnp.arange(x_BSD.shape[1]), context.segment_ids_BS)
+        q_BSHd, k_BSGd, _ = self._project(x_BSD, context)
+        return attention_map(q_BSHd, k_BSGd, mask_BSS, self._scale)
 
     def empty_cache(self, batch: int, places: int, dtype) -> Cache:
         """Rotated keys, and values.  Heads come before places, as products with them want it."""

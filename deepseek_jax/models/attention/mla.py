@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from deepseek_jax.models.attention.core import causal_attend, masked_softmax
+from deepseek_jax.models.attention.core import attention_map, causal_attend, causal_mask, masked_softmax
 from deepseek_jax.models.cache import write, written_before
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
@@ -47,6 +47,12 @@ class LatentAttention(nnx.Module):
         """Every token attends over the tokens it came with."""
         _, q_BSHd, entry_BSe = self._project(x_BSD, context)
         return self._attend_expanded(q_BSHd, entry_BSe, context), None
+
+    def attention_map(self, x_BSD: Float[Array, "B S D"], context: Context) -> Float[Array, "B H S S"]:
+        """How much each token attends to each."""
+        mask_BSS = causal_mask(context.segment_ids_BS, jnp.arange(x_BSD.shape[1]), context.segment_ids_BS)
+        _, q_BSHd, entry_BSe = self._project(x_BSD, context)
+        return self._map(q_BSHd, entry_BSe, mask_BSS)
 
     def empty_cache(self, batch: int, places: int, dtype) -> Float[Array, "B T C+R"]:
         """Latents and rotated keys, shared by all heads (V2, table 1)."""
@@ -93,6 +99,9 @@ class LatentAttention(nnx.Module):
             mask_BST = written_before(context.positions_BS, cache_BTe.shape[1])
             kv_up_CHe = used(self.kv_up, q_BSHd.dtype)
             return self._release(attend_latents(self._absorb(q_BSHd, kv_up_CHe), cache_BTe, mask_BST), kv_up_CHe)
+
+    def _map(self, q_BSHd, entry_BTe, mask_BST):
+        return attention_map(q_BSHd, self._expand(entry_BTe)[0], mask_BST, self.config.softmax_scale)
 
     def _expand(self, entry_BTe):
         """Keys [B T H N+R] and values [B T H V] of every head, or of a device's heads."""

@@ -85,6 +85,13 @@ class SparseLatentAttention(LatentAttention):
         found = self._attend(queries, keys, context.index_warmup)
         return self._output(found.mixed_BSHV), report(found.divergence_BS, found.recall_BS, context.counted_BS)
 
+    def attention_map(self, x_BSD: Float[Array, "B S D"], context: Context) -> Float[Array, "B H S S"]:
+        """How much each token attends to each, nothing to those that its indexer leaves out."""
+        queries, keys = self.queries_and_keys(x_BSD, context)
+        picked_BSk = pick_by_blocks(queries, keys, self.config.index_topk, BLOCK)
+        kept_BSS = mask_of(picked_BSk, x_BSD.shape[1]) & visible(queries, keys)
+        return self._map(queries.values, keys.values, kept_BSS)
+
     def empty_cache(self, batch: int, places: int, dtype) -> SparseCache:
         index_BTi = jnp.zeros((batch, places, self.config.index_head_dim), dtype)
         return SparseCache(super().empty_cache(batch, places, dtype), index_BTi)

@@ -92,7 +92,27 @@ def attend(
     return gathered() if warmup is None else jax.lax.cond(warmup, masked, gathered)
 
 
+def attention_map(
+    queries: Queries, tokens: Keys, entries: Keys, sinks_H: Float[Array, " H"], reach: Reach
+) -> Float[Array, "B H S S+E"]:
+    """What `attend` weighs tokens and entries by, whole, to look at: of tokens [B S] and entries [B E]."""
+    met = meet_masked(queries, entries, reach.topk, None) if reach.topk else meet_all(queries, entries)
+    one_block = jax.tree.map(lambda x: x[:, None], (queries, tokens))
+    return _weigh(*one_block, met, sinks_H, reach.window).swapaxes(1, 2)
+
+
 def _mix(queries: Queries, tokens: Keys, met: Met, sinks_H, window: int) -> Attended:
+    B, N, W, H, _ = queries.values.shape
+    T, dtype = tokens.values.shape[2], queries.values.dtype
+    weights = _weigh(queries, tokens, met, sinks_H, window)
+    near_BSHT, far_BSHF = jnp.split(weights, [T], axis=-1)
+    mixed = jnp.einsum("BNWHT,BNTd->BNWHd", near_BSHT.astype(dtype).reshape(B, N, W, H, T), tokens.values)
+    mixed += (far_BSHF.astype(dtype) @ met.values).reshape(mixed.shape)
+    learned = jax.tree.map(lambda x: x.reshape(B, N, W), met.learn(over_heads(far_BSHF.sum(axis=2))))
+    return Attended(mixed, *learned)
+
+
+def _weigh(queries: Queries, tokens: Keys, met: Met, sinks_H, window: int) -> Float[Array, "B S H T+F"]:
     """One softmax over tokens near by, entries and sink."""
     B, N, W, H, d = queries.values.shape
     q_BNWHd, T = queries.values * d**-0.5, tokens.values.shape[2]
@@ -101,13 +121,7 @@ def _mix(queries: Queries, tokens: Keys, met: Met, sinks_H, window: int) -> Atte
     within = visible(queries, tokens) & (tokens.places[..., None, :] > queries.places[..., None] - window)
     mask = jnp.concatenate([within.reshape(B, N * W, T), met.mask], axis=-1)
     scores = jnp.concatenate([near.reshape(B, N * W, H, T), far], axis=-1)
-    weights = sink_softmax(scores, mask, sinks_H)
-    near_BSHT, far_BSHF = jnp.split(weights, [T], axis=-1)
-    dtype = q_BNWHd.dtype
-    mixed = jnp.einsum("BNWHT,BNTd->BNWHd", near_BSHT.astype(dtype).reshape(B, N, W, H, T), tokens.values)
-    mixed += (far_BSHF.astype(dtype) @ met.values).reshape(mixed.shape)
-    learned = jax.tree.map(lambda x: x.reshape(B, N, W), met.learn(over_heads(far_BSHF.sum(axis=2))))
-    return Attended(mixed, *learned)
+    return sink_softmax(scores, mask, sinks_H)
 
 
 def sink_softmax(
