@@ -72,7 +72,7 @@ def grouped(tensors: Iterable[Placement]) -> dict[str, list[Placement]]:
     """
     found = {}
     for tensor in tensors:
-        part = re.sub(r"^(layers/[^/]+|mtp/[^/]+/block)/", "", tensor.name)
+        part = re.sub(r"(^|/)(layers/[^/]+|mtp/[^/]+/block)/", r"\1", tensor.name)
         known = found.setdefault(part, [tensor])
         if _of_layer(known[0]) != _of_layer(tensor):
             found[tensor.name] = [tensor]

@@ -9,6 +9,7 @@ import dataclasses
 import math
 
 import jax
+from flax.traverse_util import flatten_dict
 from jax.sharding import AbstractMesh
 
 from deepseek_jax.models.config import ModelConfig
@@ -25,9 +26,10 @@ ACTIVATIONS = """\
 activations, an estimate, of one microbatch on a device: what the backward pass keeps of every layer (remat full: its
 input; dots: the results of its matrix products too; none: all its intermediates), twice the intermediates of the
 widest layer while it is computed again, that layer's gathered weights and their gradient, one chunk of logits, and the
-gathered head with its gradient.  A pipeline keeps what it does of its layers in every turn, idle ones too, and has a
-stage's own layers and their gradients beside what is stored.  Of V3 on v5p:8x8x16 it gives three quarters of what the
-compiler takes; `deepseek-jax compile` says what that is."""
+gathered head with its gradient.  Weights that adapters, masks or rounding change are there a second time, changed, with
+their gradient.  A pipeline keeps what it does of its layers in every turn, idle ones too, and has a stage's own layers
+and their gradients beside what is stored.  Of V3 on v5p:8x8x16 it gives three quarters of what the compiler takes;
+`deepseek-jax compile` says what that is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +37,9 @@ class Memory:
     """Bytes a device."""
 
     parameters: int
+    buffers: int  # frozen weights, masks and rounded matrices too
     moments: int
-    averages: int  # of the parameters (train.ema_decay)
+    averages: int  # train.ema_decay
     gradients: int
     activations: int
 
@@ -46,32 +49,45 @@ class Memory:
 
 
 def of_step(abstract: Abstract, mesh: AbstractMesh) -> tuple[list[Placement], Memory]:
-    """(the parameters' tensors, the bytes of a step) on each device of a mesh."""
-    params = placements(mesh, abstract.program.axes, abstract.state["params"])
+    """(the tensors of parameters and of what views keep of them, the bytes of a step) on each device of a mesh."""
+    program, state = abstract.program, abstract.state
+    params = placements(mesh, program.axes, state["params"])
+    buffers = placements(mesh, program.buffer_axes, state["buffers"])
+    averaged = (params, program.own_buffers(buffers)) if "ema" in state else ()
     moments = map_moments(
         lambda leaf, tensor: dataclasses.replace(tensor, itemsize=leaf.dtype.itemsize),
-        abstract.state["opt_state"],
-        abstract.state["params"],
+        state["opt_state"],
+        state["params"],
         params,
         others=lambda leaf: everywhere(leaf) if leaf.shape else None,
     )
-    tensors, size = jax.tree.leaves(params), _size(params)
+    size = _size(params)
     accumulated = abstract.batch["tokens"].shape[0] > 1  # then a sum over microbatches lies beside the newest gradient
     memory = Memory(
         parameters=size,
+        buffers=_size(buffers),
         moments=_size(moments),
-        averages=size if "ema" in abstract.state else 0,
+        averages=_size(averaged),
         gradients=size * (1 + accumulated),
-        activations=_activations(abstract, mesh, tensors),
+        activations=_activations(abstract, mesh),
     )
-    return tensors, memory
+    own = flatten_dict(program.own_buffers(buffers))
+    kept = [_named(path, tensor) for path, tensor in flatten_dict(buffers).items() if path not in own]
+    return jax.tree.leaves(params) + kept, memory
+
+
+def _named(path, tensor):
+    """By what a view calls it, and not by how many views lie around that one."""
+    first = next(place for place, name in enumerate(path) if name != "model")
+    return dataclasses.replace(tensor, name="/".join(path[first:]))
 
 
 def _size(tree) -> int:
     return sum(tensor.bytes_a_device for tensor in jax.tree.leaves(tree))
 
 
-def _activations(abstract: Abstract, mesh: AbstractMesh, tensors: list[Placement]) -> int:
+def _activations(abstract: Abstract, mesh: AbstractMesh) -> int:
+    tensors, changed = _model(abstract, mesh)
     config, train = abstract.experiment.model, abstract.experiment.train
     _, sequences, length = abstract.batch["tokens"].shape
     shared = axis_size(mesh, RULES["batch"])
@@ -89,7 +105,18 @@ def _activations(abstract: Abstract, mesh: AbstractMesh, tensors: list[Placement
     logits = 2 * 4 * min(abstract.experiment.loss.chunk_tokens, tokens) * config.vocab_size // split
     head = config.hidden_size * config.vocab_size * (size + 4) // split
     working = tokens * size * 2 * max(widths)
-    return size * numbers + copies + working + _gathered(tensors, mesh, size) + logits + head
+    return size * numbers + copies + working + _gathered(tensors, mesh, size) + logits + head + 2 * changed
+
+
+def _model(abstract: Abstract, mesh: AbstractMesh) -> tuple[list[Placement], int]:
+    """(the parameters that the model computes with, bytes of those that views make of what is trained and kept)."""
+    program, state = abstract.program, abstract.state
+    given = state["params"], state["buffers"]
+    of_model = program.model or program
+    tensors = jax.tree.leaves(placements(mesh, of_model.axes, jax.eval_shape(program.to_model, *given)[0]))
+    traced = jax.make_jaxpr(lambda *given: program.to_model(*given)[0])(*given).jaxpr
+    there = set(map(id, traced.invars))
+    return tensors, _size([tensor for tensor, made in zip(tensors, traced.outvars) if id(made) not in there])
 
 
 def _pipeline(abstract, mesh, tensors, tokens, kept) -> tuple[int, int]:

@@ -38,7 +38,7 @@ def describe(experiment: Experiment) -> Abstract:
     program = as_trained(language_model_program(experiment, np.ones(1)), experiment)
     optimizer = make_optimizer(experiment.optimizer, experiment.train.steps, program.axes)
     ema = experiment.train.ema_decay > 0
-    state = jax.eval_shape(lambda: initial_state(*program.make_parameters(), optimizer, ema))
+    state = jax.eval_shape(lambda: initial_state(program, *program.make_parameters(), optimizer, ema))
     microbatch = microbatch_size(experiment.train)
     shape = experiment.train.batch_size // microbatch, microbatch, experiment.data.sequence_length
     fields = (*FIELDS, "answers") if experiment.data.chat else FIELDS

@@ -28,6 +28,10 @@ def _as_they_are(params, buffers):
     return params, buffers
 
 
+def _all(buffers):
+    return buffers
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
     """A task and its model as functions of plain dicts of arrays.
@@ -44,6 +48,7 @@ class Program:
     score(params, buffers, batch [B, ...]) -> a dict of arrays that the family's Task.scores understands.
     to_model(params, buffers), from_model(params, buffers) -> (params, buffers): from what is trained to what `graphdef`
         takes, and back; the same where no view (train/views.py) stands between.
+    own_buffers(buffers) -> those of the model, in their place among what views keep.
     model: the program of the model itself, around which views are laid; None where there are none.
     """
 
@@ -58,6 +63,7 @@ class Program:
     score: Callable
     to_model: Callable = _as_they_are
     from_model: Callable = _as_they_are
+    own_buffers: Callable = _all
     model: "Program | None" = None
 
 

@@ -64,7 +64,10 @@ def _restore(workdir, step, mesh) -> TrainedModel:
     kept = jax.eval_shape(lambda *model: views.split(experiment, *model), *shapes)
     params, buffers = map(functools.partial(abstract_on, mesh), views.axes(experiment, *axes), kept)
     model = {"params": params, "buffers": buffers}
-    step, state = checkpoint.read(Path(workdir), {"ema": model} if experiment.train.ema_decay > 0 else model, step)
+    if experiment.train.ema_decay > 0:
+        averaged = model | {"buffers": views.own_buffers(experiment, buffers)}
+        model = {"buffers": buffers, "ema": averaged}
+    step, state = checkpoint.read(Path(workdir), model, step)
     return TrainedModel(experiment, step, graphdef, *scored_model(state))
 
 

@@ -5,7 +5,8 @@ skipped    [] int32   steps whose update was dropped because it was not finite
 params     float32    nested dicts, as the model's tree gives them
 buffers               state without a gradient: routers' biases and batch norms' averages (float32), tables (int32)
 opt_state             of the Optax chain
-ema                   {"params", "buffers"}: moving averages of both, only where train.ema_decay > 0
+ema                   {"params", "buffers"}: moving averages of the parameters and of the model's own buffers, only
+                      where train.ema_decay > 0
 """
 
 import math
@@ -25,7 +26,7 @@ from deepseek_jax.train.program import Program
 State = dict[str, object]
 
 
-def initial_state(params, buffers, optimizer: optax.GradientTransformation, ema: bool) -> State:
+def initial_state(program: Program, params, buffers, optimizer: optax.GradientTransformation, ema: bool) -> State:
     state = {
         "step": jnp.zeros((), jnp.int32),
         "skipped": jnp.zeros((), jnp.int32),
@@ -34,14 +35,23 @@ def initial_state(params, buffers, optimizer: optax.GradientTransformation, ema:
         "opt_state": optimizer.init(params),
     }
     if ema:
-        state["ema"] = jax.tree.map(jnp.copy, {"params": params, "buffers": buffers})  # the step donates each
+        averaged = {"params": params, "buffers": program.own_buffers(buffers)}
+        state["ema"] = jax.tree.map(jnp.copy, averaged)  # the step donates each
     return state
 
 
 def scored_model(state: State) -> tuple[dict, dict]:
     """(params, buffers) that evaluations, samples and whoever reads the checkpoint see: averages where there are."""
-    model = state.get("ema", state)
-    return model["params"], model["buffers"]
+    if "ema" not in state:
+        return state["params"], state["buffers"]
+    return state["ema"]["params"], _laid_over(state["buffers"], state["ema"]["buffers"])
+
+
+def _laid_over(below, above):
+    """Nested dicts, where both have something that of `above`."""
+    if not isinstance(above, dict):
+        return above
+    return below | {name: _laid_over(below[name], tree) for name, tree in above.items()}
 
 
 def abstract_state(program: Program, optimizer: optax.GradientTransformation, mesh: Mesh, ema: bool) -> State:
@@ -50,7 +60,7 @@ def abstract_state(program: Program, optimizer: optax.GradientTransformation, me
     Parameters and buffers lie as the program's axes say, optimizer moments as their parameters do; the rest is on every
     device, also what an optimizer remembers in other shapes.
     """
-    shapes = jax.eval_shape(lambda: initial_state(*program.make_parameters(), optimizer, ema))
+    shapes = jax.eval_shape(lambda: initial_state(program, *program.make_parameters(), optimizer, ema))
     everywhere = rules.replicated(mesh)
     params = rules.shardings(mesh, program.axes, shapes["params"])
     buffers = rules.shardings(mesh, program.buffer_axes, shapes["buffers"])
@@ -59,7 +69,7 @@ def abstract_state(program: Program, optimizer: optax.GradientTransformation, me
         lambda _, at: at, shapes["opt_state"], shapes["params"], params, others=lambda _: everywhere
     )
     if ema:
-        shardings["ema"] = {"params": params, "buffers": buffers}
+        shardings["ema"] = {"params": params, "buffers": program.own_buffers(buffers)}
     return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), shapes, shardings)
 
 
@@ -75,7 +85,7 @@ def make_state(program: Program, optimizer: optax.GradientTransformation, abstra
 
     def make(model):
         params, buffers = program.from_model(*model) if model else program.make_parameters()
-        return initial_state(params, buffers, optimizer, "ema" in abstract)
+        return initial_state(program, params, buffers, optimizer, "ema" in abstract)
 
     options = {"out_shardings": shardings, "compiler_options": compiler_options(shardings["step"].mesh)}
     return jax.jit(make, **options)(model)

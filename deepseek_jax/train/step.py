@@ -3,6 +3,7 @@
 K microbatches a step  M sequences a microbatch  S tokens a sequence
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -46,7 +47,8 @@ def make_step(
                 "opt_state": opt_state,
             }
             if "ema" in trained:
-                new["ema"] = _averages(trained["ema"], new, config.ema_decay)
+                now = {"params": params, "buffers": program.own_buffers(new["buffers"])}
+                new["ema"] = _averages(trained["ema"], now, config.ema_decay, updates_made)
             return new
 
         finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
@@ -82,11 +84,15 @@ def gradient_function(program: Program, state: State, batch: dict) -> Callable:
     return loss_and_gradient
 
 
-def _averages(averages: dict, new: dict, decay: float) -> dict:
-    """Of parameters and of what was measured beside them: a batch norm's averages belong to its weights."""
-    rest = 1 - decay
+def _averages(averages: dict, now: dict, decay: float, updates_made) -> dict:
+    """Of parameters and of what was measured beside them: a batch norm's averages belong to its weights.
+
+    Weights of the average are decay^age over their sum (as Adam's bias correction does it, arXiv:1412.6980, section 3):
+    the first update replaces what was there before, which would linger for some 1 / (1 - decay) updates.
+    """
+    rest = (1 - decay) / -jnp.expm1((updates_made + 1) * math.log(decay))
     move = lambda old, new: old + rest * (new - old) if jnp.issubdtype(old.dtype, jnp.floating) else new  # noqa: E731
-    return jax.tree.map(move, averages, {name: new[name] for name in averages})
+    return jax.tree.map(move, averages, now)
 
 
 def _accumulate(loss_and_gradient: Callable, params, batch: dict):

@@ -45,6 +45,15 @@ def split(experiment: Experiment, params, buffers):
     return params, buffers
 
 
+def own_buffers(experiment: Experiment, buffers):
+    """Those of the model, in their place among what views keep."""
+    for _ in views_of(experiment):
+        buffers = buffers["model"]
+    for _ in views_of(experiment):
+        buffers = {"model": buffers}
+    return buffers
+
+
 def axes(experiment: Experiment, params, buffers):
     """`split` for the trees of the model's logical axes."""
     for view in views_of(experiment):
@@ -84,6 +93,7 @@ def viewed(program: Program, view: View) -> Program:
         make_parameters=lambda: view.split(*program.make_parameters()),
         from_model=lambda params, buffers: view.split(*program.from_model(params, buffers)),
         to_model=lambda params, buffers: program.to_model(*view.weights(params, buffers, None)),
+        own_buffers=lambda buffers: {"model": program.own_buffers(buffers["model"])},
         scheduled=lambda update: program.scheduled(update) | {"update": update},
         loss=loss,
         update_buffers=update_buffers,

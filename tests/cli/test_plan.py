@@ -75,6 +75,19 @@ def test_a_pipeline_stores_parts_of_all_layers_and_keeps_what_every_turn_leaves(
     assert gib(many, r"activations \(estimate\)") < gib(few, r"activations \(estimate\)")
 
 
+def test_what_is_not_trained_lies_there_too(deepseek_jax):
+    """Adapters beside a frozen model whose masks go on pruning: the model and a byte a mask, and weights made anew."""
+    whole = deepseek_jax(*TINY)[1]
+    words = "--config.tune.lora.rank=2", "--config.prune.method=magnitude", "--config.prune.sparsity=0.5"
+    tuned = deepseek_jax(*TINY, *words, "--config.train.ema_decay=0.9")[1]
+    assert gib(tuned, "buffers") == pytest.approx(1.2 * gib(whole, "parameters"), rel=0.05)
+    assert gib(tuned, "parameters") == gib(tuned, "average of the parameters") < gib(whole, "parameters") / 10
+    more = gib(tuned, r"activations \(estimate\)") - gib(whole, r"activations \(estimate\)")
+    assert more == pytest.approx(2 * gib(whole, "parameters"), rel=0.25), "changed weights and their gradient"
+    assert re.search(r"^frozen/feed_forward/experts/gate +4 +experts 16, embed 256", tuned, re.M)
+    assert re.search(r"^masks/feed_forward/experts/gate +4 +experts 16, embed 256", tuned, re.M)
+
+
 def test_warnings(deepseek_jax):
     several = deepseek_jax(*TINY, "--topology", "v5e:4x8", "--mesh", "data=1,expert=32")[1]
     assert "mesh.expert is 32, more than the 16 experts" in several

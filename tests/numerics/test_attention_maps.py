@@ -11,7 +11,7 @@ from deepseek_jax.models.cached import unstacked
 
 
 def test_a_map_weighs_as_attention_does(golden):
-    """Two documents a row and padding: rows of a map add up to 1 but for a sink, and show nothing that is out of sight."""
+    """Two documents a row and padding: rows of a map add up to 1, or less with a sink, and keep to what is in sight."""
     model, (tokens, _, _) = golden.model, golden.batch
     places = jnp.arange(tokens.shape[1])
     first = tokens.shape[1] // 3

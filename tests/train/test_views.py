@@ -1,12 +1,14 @@
 """Views: what is trained and what is kept beside it, one laid around another, against the program without them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from deepseek_jax.train.optimizer import make_optimizer
-from deepseek_jax.train.state import initial_state
+from deepseek_jax.train.state import initial_state, scored_model
 from deepseek_jax.train.step import make_step
 from deepseek_jax.train.view import View
 from deepseek_jax.train.views import viewed
@@ -58,9 +60,9 @@ def test_axes_are_like_what_is_trained_and_kept(program):
 
 
 def test_a_step_moves_what_is_trained_and_leaves_the_rest(program):
-    experiment = toy.experiment()
+    experiment = toy.experiment(ema_decay=0.9)
     optimizer = make_optimizer(experiment.optimizer, 10)
-    state = initial_state(*program.make_parameters(), optimizer, ema=False)
+    state = initial_state(program, *program.make_parameters(), optimizer, ema=True)
     batch = {"x": jnp.ones((1, 2, toy.WIDTH)), "y": jnp.zeros((1, 2)), "weight": jnp.ones((1, 2))}
     after, metrics = make_step(program, optimizer, experiment)(state, batch)
     moved = np.asarray(after["params"]["kernel"] != state["params"]["kernel"])
@@ -68,4 +70,7 @@ def test_a_step_moves_what_is_trained_and_leaves_the_rest(program):
     kept = after["buffers"]
     assert kept["seen"] == 1 and kept["model"]["model"]["bias"] > 0
     np.testing.assert_array_equal(kept["model"]["frozen"]["norm"]["scale"], np.ones(toy.WIDTH))
+    assert after["ema"]["buffers"].keys() == {"model"} and after["ema"]["buffers"]["model"].keys() == {"model"}
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-6)
+    jax.tree.map(same, scored_model(after), (after["params"], kept))  # of a single update, that one
     assert metrics["loss/total"] == pytest.approx(81.0)  # (2 + 3 + 4) squared: the masked number takes no part

@@ -39,7 +39,8 @@ def tuned_from(experiment, workdir):
 @pytest.fixture(scope="module")
 def lora(base):
     directory, experiment, _ = base
-    experiment = dataclasses.replace(experiment, tune=LORA)
+    averaged = dataclasses.replace(experiment.train, ema_decay=0.5)
+    experiment = dataclasses.replace(experiment, tune=LORA, train=averaged)
     train(experiment, directory / "lora", QUIET)
     return experiment, directory / "lora"
 
