@@ -10,6 +10,7 @@ from deepseek_jax.compress.config import QuantizeConfig
 from deepseek_jax.compress.matrices import LINEAR, TABLE, Matrix, chosen, matrix_of, ranks
 from deepseek_jax.compress.rounding import Format, pack, rounded, unpack
 from deepseek_jax.errors import UserError
+from deepseek_jax.parallel.rules import RULES, STORED
 from deepseek_jax.train.view import View
 
 KEPT = "rounded"  # among the buffers
@@ -81,8 +82,15 @@ def _kept(config: QuantizeConfig) -> View:
 
 
 def _of_scales(path, names, form):
-    leading, _, outputs = matrix_of(path, len(names)).split(names)
-    return (*leading, None, None) if form.kind == "fp8" else (*leading, None, *outputs)
+    """What stores a matrix's inputs apart splits the outputs of its scales: their groups are few, and rarely divide."""
+    leading, inputs, outputs = matrix_of(path, len(names)).split(names)
+    if form.kind == "fp8":
+        return (*leading, None, None)
+    made = [*leading, None, *outputs]
+    apart = [name for name in inputs if name and RULES[name] == RULES[STORED]]
+    wide = len(leading) + 1 if outputs else len(leading) - 1  # of a table each row is a matrix
+    made[wide] = (made[wide], *apart) if apart else made[wide]
+    return tuple(made)
 
 
 def _by_path(kept: dict) -> dict[str, dict]:

@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh
 
 from deepseek_jax.config import MeshConfig
 from deepseek_jax.parallel.mesh import axis_sizes
-from deepseek_jax.parallel.rules import PIPELINED, axis_size, partition_spec
+from deepseek_jax.parallel.rules import PIPELINED, axis_size, spec_on
 
 STACKED = "layers", PIPELINED  # the first dimension of tensors of several layers
 LARGE = 16 * 2**20  # bytes from which a tensor that every device holds whole is worth a warning
@@ -49,12 +49,13 @@ def placements(mesh: AbstractMesh, axes_tree, shapes_tree):
     """
 
     def place(path, array, axes):
-        spec = partition_spec(axes)
+        spec = spec_on(mesh, axes, array.shape)
         split = ((names,) if isinstance(names, str) else names or () for names in spec)
         split = tuple(tuple(name for name in names if mesh.shape[name] > 1) for names in split)
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         parts = tuple(axis_size(mesh, names) for names in split)
-        return Placement(name, array.shape, array.dtype.itemsize, axes, split, parts)
+        logical = tuple(axis[0] if isinstance(axis, tuple) else axis for axis in axes)
+        return Placement(name, array.shape, array.dtype.itemsize, logical, split, parts)
 
     return jax.tree_util.tree_map_with_path(place, shapes_tree, axes_tree)
 

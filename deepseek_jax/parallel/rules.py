@@ -45,15 +45,40 @@ TOKENS = *RULES["batch"], RULES["sequence"]  # the mesh axes that split tokens
 TOKENS_OF_LAYER = *RULES["microbatch"], RULES["sequence"]  # those that do so in every layer, pipelined or not
 
 
-def partition_spec(axes: tuple[str | None, ...]) -> PartitionSpec:
+Axes = tuple[
+    str | tuple[str | None, ...] | None, ...
+]  # of a dimension one name, none, or several: split by all of them
+
+
+def partition_spec(axes: Axes) -> PartitionSpec:
     """The mesh axes of an array whose dimensions carry the logical names `axes`."""
-    unknown = [axis for axis in axes if axis is not None and axis not in RULES]
+    unknown = [name for axis in axes for name in _names(axis) if name not in RULES]
     if unknown:
         raise KeyError(
             f"no rule for the logical axis {unknown[0]!r}; add it to the table in deepseek_jax/parallel/rules.py"
         )
     rules = RULES_OF_PIPELINED if PIPELINED in axes else RULES
-    return PartitionSpec(*(rules.get(axis) for axis in axes))
+    return PartitionSpec(*(_all_of(rules, axis) for axis in axes))
+
+
+def spec_on(mesh: Mesh | AbstractMesh, axes: Axes, shape: tuple[int, ...]) -> PartitionSpec:
+    """`partition_spec` without further names of a dimension that do not divide it there: these only spare memory."""
+    split = zip(axes, shape, partition_spec(axes), strict=True)
+    return partition_spec(
+        tuple(
+            axis[0] if isinstance(axis, tuple) and size % axis_size(mesh, over) else axis for axis, size, over in split
+        )
+    )
+
+
+def _names(axis) -> tuple[str, ...]:
+    return tuple(name for name in axis if name) if isinstance(axis, tuple) else (axis,) if axis else ()
+
+
+def _all_of(rules, axis):
+    found = [rules[name] for name in _names(axis)]
+    over = tuple(name for each in found for name in ((each,) if isinstance(each, str) else each or ()))
+    return over if len(over) > 1 else over[0] if over else None
 
 
 def shardings(mesh: Mesh, axes_tree, shapes_tree):
@@ -63,7 +88,7 @@ def shardings(mesh: Mesh, axes_tree, shapes_tree):
     """
 
     def place(path, array, axes):
-        spec = partition_spec(axes)
+        spec = spec_on(mesh, axes, array.shape)
         for size, logical, mesh_axes in zip(array.shape, axes, spec, strict=True):
             parts = axis_size(mesh, mesh_axes)
             if size % parts:

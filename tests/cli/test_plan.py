@@ -88,6 +88,16 @@ def test_what_is_not_trained_lies_there_too(deepseek_jax):
     assert re.search(r"^masks/feed_forward/experts/gate +4 +experts 16, embed 256", tuned, re.M)
 
 
+def test_scales_of_groups_lie_apart_where_the_mesh_divides_their_outputs(deepseek_jax):
+    words = "--config.quantize.weights=int4", "--config.quantize.group=32"
+    output = deepseek_jax(*TINY, "--mesh", "data=1,fsdp=8", *words)[1]
+    assert re.search(
+        r"^rounded/feed_forward/experts/gate/scales .* - 8, expert_mlp 128 / fsdp +16 x 8 x 16 ", output, re.M
+    )
+    assert re.search(r"^rounded/embedding/scales +vocab 4096 / fsdp, - 8 ", output, re.M)
+    assert re.search(r"^rounded/attention/q_up/scales +5 +- 4, heads 4, - 48 ", output, re.M), "4 heads on 8 devices"
+
+
 def test_warnings(deepseek_jax):
     several = deepseek_jax(*TINY, "--topology", "v5e:4x8", "--mesh", "data=1,expert=32")[1]
     assert "mesh.expert is 32, more than the 16 experts" in several

@@ -1,6 +1,6 @@
-"""Tiny models trained while they are pruned or rounded, on any mesh of eight host devices.
+"""Tiny models trained while they are pruned or beside rounded weights, on any mesh of eight host devices.
 
-python -m tests.compress.training one fsdp=2,tensor=2    prints a JSON object: mesh -> losses and what masks hold
+python -m tests.compress.training one fsdp=2,tensor=2    prints a JSON object: mesh -> losses of both, and the masks
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from deepseek_jax.compress.config import PruneConfig
+from deepseek_jax.compress.config import PruneConfig, QuantizeConfig
 from deepseek_jax.config import Experiment, MeshConfig
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.rules import batch_sharding
@@ -20,11 +20,13 @@ from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.state import abstract_state, make_state
 from deepseek_jax.train.step import compile_step, make_step
 from deepseek_jax.train.views import as_trained
+from deepseek_jax.tune.config import LoraConfig, TuneConfig
 from tests.sharding import curves
 
 STEPS = 6
 MODEL = dataclasses.replace(curves.V3, num_hidden_layers=2, num_attention_heads=4)
 GRADUAL = PruneConfig(method="magnitude", sparsity=0.5, end=0.7, every=2)
+FOUR_BITS, ADAPTERS = QuantizeConfig(weights="int4", group=8), TuneConfig(lora=LoraConfig(rank=2))
 
 
 def experiment(**sections) -> Experiment:
@@ -49,18 +51,26 @@ def batch(number: int, mesh) -> dict:
     return jax.device_put({name: each[None] for name, each in rows.items()}, batch_sharding(mesh, leading=1))
 
 
-def run(experiment: Experiment, mesh: dict[str, int]) -> dict:
+def run(experiment: Experiment, mesh: dict[str, int]) -> tuple[list[float], dict]:
+    """(losses, buffers after the last step)."""
     state, step, _, mesh = start(experiment, mesh)
     losses = []
     for number in range(STEPS):
         state, measured = step(state, batch(number, mesh))
         losses.append(float(measured["loss/total"]))
-    masks = flatten_dict(jax.device_get(state["buffers"]["masks"]), sep="/")
-    return {"losses": losses, "masks": {path: np.packbits(mask).tobytes().hex() for path, mask in masks.items()}}
+    return losses, jax.device_get(state["buffers"])
+
+
+def both(mesh: dict[str, int]) -> dict:
+    pruned, buffers = run(experiment(), mesh)
+    masks = flatten_dict(buffers["masks"], sep="/")
+    rounded, _ = run(experiment(prune=PruneConfig(), quantize=FOUR_BITS, tune=ADAPTERS), mesh)
+    hexadecimal = {path: np.packbits(mask).tobytes().hex() for path, mask in masks.items()}
+    return {"pruned": pruned, "rounded": rounded, "masks": hexadecimal}
 
 
 def main(*meshes: str):
-    print(json.dumps({mesh: run(experiment(), curves.read(mesh)) for mesh in meshes}))
+    print(json.dumps({mesh: both(curves.read(mesh)) for mesh in meshes}))
 
 
 if __name__ == "__main__":
