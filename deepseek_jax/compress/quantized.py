@@ -87,9 +87,9 @@ def _of_scales(path, names, form):
     if form.kind == "fp8":
         return (*leading, None, None)
     made = [*leading, None, *outputs]
-    apart = [name for name in inputs if name and RULES[name] == RULES[STORED]]
-    wide = len(leading) + 1 if outputs else len(leading) - 1  # of a table each row is a matrix
-    made[wide] = (made[wide], *apart) if apart else made[wide]
+    if apart := [name for name in inputs if RULES.get(name) == RULES[STORED]]:
+        wide = len(leading) + 1 if outputs else len(leading) - 1  # of a table each row is a matrix
+        made[wide] = (made[wide], *apart)
     return tuple(made)
 
 

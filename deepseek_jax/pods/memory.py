@@ -53,7 +53,7 @@ def of_step(abstract: Abstract, mesh: AbstractMesh) -> tuple[list[Placement], Me
     program, state = abstract.program, abstract.state
     params = placements(mesh, program.axes, state["params"])
     buffers = placements(mesh, program.buffer_axes, state["buffers"])
-    averaged = (params, program.own_buffers(buffers)) if "ema" in state else ()
+    own = program.own_buffers(buffers)
     moments = map_moments(
         lambda leaf, tensor: dataclasses.replace(tensor, itemsize=leaf.dtype.itemsize),
         state["opt_state"],
@@ -67,13 +67,14 @@ def of_step(abstract: Abstract, mesh: AbstractMesh) -> tuple[list[Placement], Me
         parameters=size,
         buffers=_size(buffers),
         moments=_size(moments),
-        averages=_size(averaged),
+        averages=_size((params, own)) if "ema" in state else 0,
         gradients=size * (1 + accumulated),
         activations=_activations(abstract, mesh),
     )
-    own = flatten_dict(program.own_buffers(buffers))
-    kept = [_named(path, tensor) for path, tensor in flatten_dict(buffers).items() if path not in own]
-    return jax.tree.leaves(params) + kept, memory
+    beside = flatten_dict(buffers)
+    for path in flatten_dict(own):
+        del beside[path]
+    return jax.tree.leaves(params) + [_named(path, tensor) for path, tensor in beside.items()], memory
 
 
 def _named(path, tensor):
@@ -111,12 +112,11 @@ def _activations(abstract: Abstract, mesh: AbstractMesh) -> int:
 def _model(abstract: Abstract, mesh: AbstractMesh) -> tuple[list[Placement], int]:
     """(the parameters that the model computes with, bytes of those that views make of what is trained and kept)."""
     program, state = abstract.program, abstract.state
-    given = state["params"], state["buffers"]
-    of_model = program.model or program
-    tensors = jax.tree.leaves(placements(mesh, of_model.axes, jax.eval_shape(program.to_model, *given)[0]))
-    traced = jax.make_jaxpr(lambda *given: program.to_model(*given)[0])(*given).jaxpr
-    there = set(map(id, traced.invars))
-    return tensors, _size([tensor for tensor, made in zip(tensors, traced.outvars) if id(made) not in there])
+    to_params = jax.make_jaxpr(lambda *given: program.to_model(*given)[0], return_shape=True)
+    traced, shapes = to_params(state["params"], state["buffers"])
+    tensors = jax.tree.leaves(placements(mesh, (program.model or program).axes, shapes))
+    there = set(map(id, traced.jaxpr.invars))
+    return tensors, _size([tensor for tensor, made in zip(tensors, traced.jaxpr.outvars) if id(made) not in there])
 
 
 def _pipeline(abstract, mesh, tensors, tokens, kept) -> tuple[int, int]:

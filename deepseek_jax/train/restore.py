@@ -65,8 +65,7 @@ def _restore(workdir, step, mesh) -> TrainedModel:
     params, buffers = map(functools.partial(abstract_on, mesh), views.axes(experiment, *axes), kept)
     model = {"params": params, "buffers": buffers}
     if experiment.train.ema_decay > 0:
-        averaged = model | {"buffers": views.own_buffers(experiment, buffers)}
-        model = {"buffers": buffers, "ema": averaged}
+        model = {"buffers": buffers, "ema": model | {"buffers": views.own_buffers(experiment, buffers)}}
     step, state = checkpoint.read(Path(workdir), model, step)
     return TrainedModel(experiment, step, graphdef, *scored_model(state))
 

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import psutil
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
 from deepseek_jax.errors import UserError
@@ -44,14 +45,8 @@ def scored_model(state: State) -> tuple[dict, dict]:
     """(params, buffers) that evaluations, samples and whoever reads the checkpoint see: averages where there are."""
     if "ema" not in state:
         return state["params"], state["buffers"]
-    return state["ema"]["params"], _laid_over(state["buffers"], state["ema"]["buffers"])
-
-
-def _laid_over(below, above):
-    """Nested dicts, where both have something that of `above`."""
-    if not isinstance(above, dict):
-        return above
-    return below | {name: _laid_over(below[name], tree) for name, tree in above.items()}
+    buffers, averages = (flatten_dict(each["buffers"], keep_empty_nodes=True) for each in (state, state["ema"]))
+    return state["ema"]["params"], unflatten_dict(buffers | averages)
 
 
 def abstract_state(program: Program, optimizer: optax.GradientTransformation, mesh: Mesh, ema: bool) -> State:

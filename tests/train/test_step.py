@@ -57,7 +57,7 @@ def test_moving_averages_follow_parameters_and_buffers():
         state, _ = step(state, toy.batch(1, 6, seed))
         after.append(numbers((state["params"], state["buffers"])))
     for left, *rest in zip(numbers(scored_model(state)), *after, strict=True):
-        np.testing.assert_allclose(left, np.average(rest, axis=0, weights=[0.81, 0.9, 1]), rtol=1e-5)
+        np.testing.assert_allclose(left, np.average(rest, axis=0, weights=[0.81, 0.9, 1]), rtol=1e-6, atol=2e-7)
 
 
 def test_a_table_among_the_buffers_is_not_averaged():
