@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from deepseek_jax.compress import masks
 from deepseek_jax.compress.config import PruneConfig, parse_pattern
 from deepseek_jax.compress.matrices import LINEAR, Matrix, chosen, ranks
+from deepseek_jax.models.made import made, materialised
 from deepseek_jax.train.view import View
 
 
@@ -25,7 +26,9 @@ def pruned_view(config: PruneConfig, steps: int) -> View:
         return params, {"model": buffers, "masks": unflatten_dict(found, sep="/")}
 
     def weights(params, buffers, update):
-        return masked(params, buffers["masks"]), buffers["model"]
+        flat, kept = flatten_dict(params, sep="/"), flatten_dict(buffers["masks"], sep="/")
+        found = {path: made(path, _zeros_where_false, mask, flat[path]) for path, mask in kept.items()}
+        return unflatten_dict(flat | found, sep="/"), buffers["model"]
 
     def axes(params, buffers):
         flat = flatten_dict(params, sep="/")
@@ -33,7 +36,7 @@ def pruned_view(config: PruneConfig, steps: int) -> View:
         return params, {"model": buffers, "masks": unflatten_dict(found, sep="/")}
 
     def update(params, buffers, update):
-        return buffers | {"masks": _looked_at(config, steps, params, buffers["masks"], update)}
+        return buffers | {"masks": _looked_at(config, steps, materialised(params), buffers["masks"], update)}
 
     return View(split, weights, axes, update) if config.method == "magnitude" else View(split, weights, axes)
 
@@ -49,7 +52,12 @@ def pruned_matrices(config: PruneConfig, flat: dict) -> dict[str, Matrix]:
 def masked(params: dict, masks: dict) -> dict:
     """Zeros where a mask is false, whatever lies there; no gradient goes into them."""
     flat, kept = flatten_dict(params, sep="/"), flatten_dict(masks, sep="/")
-    return unflatten_dict(flat | {path: jnp.where(mask, flat[path], 0) for path, mask in kept.items()}, sep="/")
+    found = {path: _zeros_where_false(mask, flat[path]) for path, mask in kept.items()}
+    return unflatten_dict(flat | found, sep="/")
+
+
+def _zeros_where_false(mask, weight):
+    return jnp.where(mask, weight, 0)
 
 
 def sparsity_at(config: PruneConfig, steps: int, update) -> jax.Array:

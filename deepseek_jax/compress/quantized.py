@@ -3,6 +3,8 @@
 Kept ones lie among the buffers: no optimizer sees them, and checkpoints hold the small type itself.
 """
 
+import functools
+
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -10,6 +12,7 @@ from deepseek_jax.compress.config import QuantizeConfig
 from deepseek_jax.compress.matrices import LINEAR, TABLE, Matrix, chosen, matrix_of, ranks
 from deepseek_jax.compress.rounding import Format, pack, rounded, unpack
 from deepseek_jax.errors import UserError
+from deepseek_jax.models.made import made
 from deepseek_jax.parallel.rules import RULES, STORED
 from deepseek_jax.train.view import View
 
@@ -49,12 +52,15 @@ def _straight_through(config: QuantizeConfig) -> View:
     def weights(params, buffers, update):
         flat = flatten_dict(params, sep="/")
         for path, matrix in rounded_matrices(config, flat).items():
-            weight = flat[path]
-            new = rounded(matrix.fold(weight), form_of(config)).reshape(weight.shape)
-            flat[path] = jax.lax.stop_gradient(new) + (weight - jax.lax.stop_gradient(weight))  # which adds zeros
+            flat[path] = made(path, functools.partial(_rounded_weight, matrix, form_of(config)), flat[path])
         return unflatten_dict(flat, sep="/"), buffers["model"]
 
     return View(split, weights, axes=lambda params, buffers: (params, {"model": buffers}))
+
+
+def _rounded_weight(matrix, form, weight):
+    new = rounded(matrix.fold(weight), form).reshape(weight.shape)
+    return jax.lax.stop_gradient(new) + (weight - jax.lax.stop_gradient(weight))  # which adds zeros
 
 
 def _kept(config: QuantizeConfig) -> View:
@@ -69,7 +75,8 @@ def _kept(config: QuantizeConfig) -> View:
     def weights(params, buffers, update):
         flat = flatten_dict(params, sep="/")
         for path, packed in _by_path(buffers[KEPT]).items():
-            flat[path] = unpack(packed, matrix_of(path, packed["values"].ndim), form)
+            matrix = matrix_of(path, packed["values"].ndim)
+            flat[path] = made(path, functools.partial(unpack, matrix=matrix, form=form), packed)
         return unflatten_dict(flat, sep="/"), buffers["model"]
 
     def axes(params, buffers):

@@ -16,6 +16,7 @@ from deepseek_jax.models.block import Block
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import RMSNorm
+from deepseek_jax.models.made import materialised, of_layer
 from deepseek_jax.models.mhc import StreamHead
 from deepseek_jax.models.moe.balance import RouterReport
 from deepseek_jax.models.mtp import make_mtp
@@ -146,7 +147,8 @@ class Decoder(nnx.Module):
         if pipeline.stages() == 1:
             return self._scan(stacks, x, context)
         layer = lambda stacks, x, context, place, number: self._layer(stacks, x, context.of(number), place)  # noqa: E731
-        return pipeline.run(layer, stacks, x, context, self.pipeline_microbatches, self.pipeline_rounds)
+        # A stage brings its layers once a step, as arrays.
+        return pipeline.run(layer, materialised(stacks), x, context, self.pipeline_microbatches, self.pipeline_rounds)
 
     def _scan(self, stacks, x, context):
         """Layers of `stacks` in turn; (the next x, the report of each stack)."""
@@ -161,7 +163,7 @@ class Decoder(nnx.Module):
         def run(block, x, context):
             if place is not None:
                 block = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, keepdims=False), block)
-            return block(x, context)
+            return of_layer(block)(x, context)
 
         # What is saved of a layer that is taken from a stack must not include copies of its weights.
         remat = "dots" if place is not None and self.remat == "none" else self.remat

@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import AbstractMesh
 
 from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.depth import stack_of
 from deepseek_jax.models.schedule import LayerKind, layer_kinds, pipelined
 from deepseek_jax.parallel.pipeline import Schedule
 from deepseek_jax.parallel.plan import Placement, everywhere, placements
@@ -26,10 +27,10 @@ ACTIVATIONS = """\
 activations, an estimate, of one microbatch on a device: what the backward pass keeps of every layer (remat full: its
 input; dots: the results of its matrix products too; none: all its intermediates), twice the intermediates of the
 widest layer while it is computed again, that layer's gathered weights and their gradient, one chunk of logits, and the
-gathered head with its gradient.  Weights that adapters, masks or rounding change are there a second time, changed, with
-their gradient.  A pipeline keeps what it does of its layers in every turn, idle ones too, and has a stage's own layers
-and their gradients beside what is stored.  Of V3 on v5p:8x8x16 it gives three quarters of what the compiler takes;
-`deepseek-jax compile` says what that is."""
+gathered head with its gradient.  Weights that adapters, masks or rounding change are there a second time, changed:
+one layer's at a time, with remat none those of all.  A pipeline keeps what it does of its layers in every turn, idle
+ones too, and has a stage's own layers and their gradients beside what is stored, changed ones twice.  Of V3 on
+v5p:8x8x16 it gives three quarters of what the compiler takes; `deepseek-jax compile` says what that is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,17 +107,27 @@ def _activations(abstract: Abstract, mesh: AbstractMesh) -> int:
     logits = 2 * 4 * min(abstract.experiment.loss.chunk_tokens, tokens) * config.vocab_size // split
     head = config.hidden_size * config.vocab_size * (size + 4) // split
     working = tokens * size * 2 * max(widths)
-    return size * numbers + copies + working + _gathered(tensors, mesh, size) + logits + head + 2 * changed
+    changed = _changed(changed, mesh, train.remat)
+    return size * numbers + copies + working + _gathered(tensors, mesh, size) + logits + head + changed
 
 
-def _model(abstract: Abstract, mesh: AbstractMesh) -> tuple[list[Placement], int]:
-    """(the parameters that the model computes with, bytes of those that views make of what is trained and kept)."""
+def _model(abstract: Abstract, mesh: AbstractMesh) -> tuple[list[Placement], list[Placement]]:
+    """(the parameters that the model computes with, those of them that views make of what is trained and kept)."""
     program, state = abstract.program, abstract.state
     to_params = jax.make_jaxpr(lambda *given: program.to_model(*given)[0], return_shape=True)
     traced, shapes = to_params(state["params"], state["buffers"])
     tensors = jax.tree.leaves(placements(mesh, (program.model or program).axes, shapes))
     there = set(map(id, traced.jaxpr.invars))
-    return tensors, _size([tensor for tensor, made in zip(tensors, traced.jaxpr.outvars) if id(made) not in there])
+    return tensors, [tensor for tensor, made in zip(tensors, traced.jaxpr.outvars) if id(made) not in there]
+
+
+def _changed(tensors: list[Placement], mesh: AbstractMesh, remat: str) -> int:
+    """Bytes of weights that views make, and of their gradients, for more than a layer's time (models/made.py)."""
+    if mesh.shape["stage"] > 1:
+        return 2 * _size(tensors)
+    stacked = [tensor for tensor in tensors if stack_of(tensor.name)]
+    others = [tensor for tensor in tensors if not stack_of(tensor.name)]
+    return 2 * _size(others) + (_size(stacked) if remat == "none" else 0)
 
 
 def _pipeline(abstract, mesh, tensors, tokens, kept) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from deepseek_jax.models.arithmetic import Arithmetic, give
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import Decoder, initialise
 from deepseek_jax.models.flops import attention_a_token
+from deepseek_jax.models.made import materialised
 from deepseek_jax.models.moe.balance import update_biases
 from deepseek_jax.models.moe.router import ROUTERS
 from deepseek_jax.tasks import language_model
@@ -26,6 +27,10 @@ from deepseek_jax.train import schedules
 
 def _as_they_are(params, buffers):
     return params, buffers
+
+
+def _materialised(params, buffers):
+    return materialised(params), buffers
 
 
 def _all(buffers):
@@ -61,7 +66,7 @@ class Program:
     loss: Callable
     update_buffers: Callable
     score: Callable
-    to_model: Callable = _as_they_are
+    to_model: Callable = _materialised
     from_model: Callable = _as_they_are
     own_buffers: Callable = _all
     model: "Program | None" = None

@@ -8,6 +8,7 @@ import dataclasses
 from deepseek_jax.compress.pruned import pruned_view
 from deepseek_jax.compress.quantized import quantized_view
 from deepseek_jax.config import Experiment
+from deepseek_jax.models.made import materialised
 from deepseek_jax.train.program import Program
 from deepseek_jax.train.view import View
 from deepseek_jax.tune.frozen import frozen_view
@@ -65,7 +66,7 @@ def weights(experiment: Experiment, params, buffers):
     """(params, buffers) of the model, from what the experiment trained and kept."""
     for view in reversed(views_of(experiment)):
         params, buffers = view.weights(params, buffers, None)
-    return params, buffers
+    return materialised(params), buffers
 
 
 def plain(experiment: Experiment) -> Experiment:

@@ -1,11 +1,12 @@
 """Adapters of low rank beside matrices (LoRA, arXiv:2106.09685), with outputs of learned length (DoRA, 2402.09353).
 
-The model computes with W + alpha / rank * A B, merged inside of the step: whatever multiplies by a matrix, fused
-experts too, works as it is.  The gradient of a whole matrix exists for a moment, its optimizer's moments never.
+The model computes with W + alpha / rank * A B, made by each layer of a stack when it runs: whatever multiplies by a
+matrix, fused experts too, works as it is.  A matrix's sum and its gradient exist for a moment, its moments never.
 
 N matrices  I inputs  O outputs  r rank
 """
 
+import functools
 import math
 import zlib
 
@@ -17,6 +18,7 @@ from jaxtyping import Array, Float
 from deepseek_jax.compress.matrices import LINEAR, Matrix, chosen, matrix_of, ranks
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.depth import ADAPTERS
+from deepseek_jax.models.made import made
 from deepseek_jax.train.view import View
 from deepseek_jax.tune.config import LoraConfig
 
@@ -34,8 +36,10 @@ def adapters_view(config: LoraConfig, seed: int) -> View:
         return params | {ADAPTERS: nested(made)}, {"model": buffers}
 
     def weights(params, buffers, update):
-        own = {name: tree for name, tree in params.items() if name != ADAPTERS}
-        return merge(own, by_path(params[ADAPTERS]), config), buffers["model"]
+        flat = flatten_dict({name: tree for name, tree in params.items() if name != ADAPTERS}, sep="/")
+        for path, adapter in by_path(params[ADAPTERS]).items():
+            flat[path] = made(path, functools.partial(merged, path=path, config=config), flat[path], adapter)
+        return unflatten_dict(flat, sep="/"), buffers["model"]
 
     def axes(params, buffers):
         flat = flatten_dict(params, sep="/")
@@ -79,7 +83,7 @@ def merge(params: dict, adapters: dict[str, Adapter], config: LoraConfig) -> dic
     """
     flat = flatten_dict(params, sep="/")
     return unflatten_dict(
-        flat | {path: merged(flat[path], path, one, config) for path, one in adapters.items()}, sep="/"
+        flat | {path: merged(flat[path], one, path, config) for path, one in adapters.items()}, sep="/"
     )
 
 
@@ -95,7 +99,7 @@ def unmerge(params: dict, adapters: dict[str, Adapter], config: LoraConfig) -> d
     )
 
 
-def merged(weight: Float[Array, "..."], path: str, adapter: Adapter, config: LoraConfig) -> Float[Array, "..."]:
+def merged(weight: Float[Array, "..."], adapter: Adapter, path: str, config: LoraConfig) -> Float[Array, "..."]:
     """One matrix with its adapter."""
     total = weight + update(adapter, path, config)
     if "scale" not in adapter:

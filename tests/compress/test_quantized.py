@@ -14,6 +14,7 @@ from deepseek_jax.compress.rounding import Format, rounded
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
 from deepseek_jax.models.decoder import Decoder, initialise
+from deepseek_jax.models.made import materialised
 from deepseek_jax.train import views
 from deepseek_jax.tune.config import LoraConfig, TuneConfig
 from tests.compress import training
@@ -29,7 +30,7 @@ def model():
 def test_what_is_kept_has_the_small_type_and_comes_back(model, config):
     view, flat = quantized_view(config), flatten_dict(model[0], sep="/")
     params, buffers = jax.jit(view.split)(*model)
-    back, own = jax.jit(lambda *kept: view.weights(*kept, None))(params, buffers)
+    back, own = jax.jit(lambda *kept: materialised(view.weights(*kept, None)))(params, buffers)
     assert jax.tree.structure((back, own)) == jax.tree.structure(model)
     trained, form = flatten_dict(params, sep="/"), Format(config.weights, config.group)
     expected = jax.jit(lambda flat: {path: _rounded(path, leaf, form) for path, leaf in flat.items()})(
@@ -62,7 +63,8 @@ def test_gradients_go_straight_through(model):
     params, buffers = view.split(*model)
 
     def loss(params):
-        weights = view.weights(params, buffers, jnp.int32(3))[0]["layers"]["1-1"]["feed_forward"]["experts"]["up"]
+        weights = materialised(view.weights(params, buffers, jnp.int32(3))[0])
+        weights = weights["layers"]["1-1"]["feed_forward"]["experts"]["up"]
         return jnp.sum(weights**2), weights
 
     (_, weights), gradient = jax.value_and_grad(loss, has_aux=True)(params)
@@ -100,7 +102,7 @@ def test_adapters_are_trained_over_four_bits(model):
     assert {path.split("/")[0] for path in flatten_dict(params, sep="/")} == {"adapters"}
     back, own = jax.jit(lambda *kept: views.weights(experiment, *kept))(params, buffers)
     plain = quantized_view(config)
-    expected, _ = jax.jit(lambda *model: plain.weights(*plain.split(*model), None))(*model)
+    expected, _ = jax.jit(lambda *model: materialised(plain.weights(*plain.split(*model), None)))(*model)
     jax.tree.map(lambda *each: np.testing.assert_allclose(*each, rtol=3e-7), back, expected)  # adapters begin as zeros
     assert jax.tree.structure(own) == jax.tree.structure(model[1])
     axes = tree.logical_axes(jax.eval_shape(lambda: Decoder(training.MODEL, rngs=nnx.Rngs(params=0))))

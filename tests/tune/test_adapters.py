@@ -46,7 +46,7 @@ def test_a_merged_matrix_is_the_sum_of_each_layer_and_expert():
             a = np.asarray(adapter["a"], np.float64).reshape(len(expected), -1, 1)[n]
             b = np.asarray(adapter["b"], np.float64).reshape(len(expected), 1, -1)[n]
             each += 3.0 * a @ b
-        got = matrix.fold(np.asarray(lora.merged(weight, path, adapter, config)))
+        got = matrix.fold(np.asarray(lora.merged(weight, adapter, path, config)))
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -67,9 +67,9 @@ def test_dora_gives_each_output_its_length():
     for path, weight in weights.items():
         matrix, adapter = matrix_of(path, weight.ndim), adapters[path]
         scale = adapter["scale"] * 1.5
-        got = lora.merged(weight, path, adapter | {"scale": scale}, config)
+        got = lora.merged(weight, adapter | {"scale": scale}, path, config)
         np.testing.assert_allclose(lora.lengths(got, matrix), scale, rtol=1e-5)
-        untouched = lora.merged(weight, path, lora.new_adapter(config, path, weight, 0), config)
+        untouched = lora.merged(weight, lora.new_adapter(config, path, weight, 0), path, config)
         np.testing.assert_allclose(untouched, weight, rtol=1e-6, atol=1e-6)
     with pytest.raises(UserError, match="DoRA cannot be taken out again"):
         lora.unmerge({}, {}, config)
@@ -78,7 +78,7 @@ def test_dora_gives_each_output_its_length():
 def test_an_output_of_zeros_stays_zero_under_dora():
     weight = jnp.ones((6, 8)).at[:, 3].set(0)
     adapter = lora.new_adapter(LoraConfig(rank=2, dora=True), "x", weight, 0)
-    np.testing.assert_allclose(lora.merged(weight, "x", adapter, LoraConfig(rank=2, dora=True)), weight, atol=1e-6)
+    np.testing.assert_allclose(lora.merged(weight, adapter, "x", LoraConfig(rank=2, dora=True)), weight, atol=1e-6)
 
 
 def test_a_rank_that_saves_nothing_is_refused():
@@ -139,11 +139,11 @@ def test_lengths_are_constants_to_the_gradient_under_dora(path):
     weights, adapters = some(config)
     weight, adapter = weights[path], adapters[path]
     total = weight + lora.update(adapter, path, config)
-    factor = lora.merged(weight, path, adapter, config) / total
+    factor = lora.merged(weight, adapter, path, config) / total
 
     def slope(f):
         return jax.grad(lambda b: jnp.sin(f(adapter | {"b": b})).sum())(adapter["b"])
 
-    found = slope(lambda one: lora.merged(weight, path, one, config))
+    found = slope(lambda one: lora.merged(weight, one, path, config))
     expected = slope(lambda one: factor * (weight + lora.update(one, path, config)))
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
