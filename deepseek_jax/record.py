@@ -14,13 +14,14 @@ from deepseek_jax import fields, writable
 from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
 
-FILE = "config.json"
+FILE, CHECKPOINTS = "config.json", "checkpoints"
 PACKAGES = ("deepseek-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
 # A run may be resumed with other values of these: they change where it runs and what it shows, not what it learns.
 # A mesh does so by the order of sums, and by what finds no room under router.capacity_factor; runs have to go on where
 # there are devices, so it is free all the same.
 FREE = ("mesh.", "eval.", "checkpoint.", "log.", "data.directory", "dataset.directory", "data.workers", "data.prefetch")
+DROPPING = "train.on_nonfinite"  # free to become "skip": what a run did until then was finite
 JUDGING = ("eval.every", "eval.batch_size", "eval.batches")  # not free where evaluations may end the run
 
 
@@ -45,6 +46,10 @@ def claim(workdir: str | os.PathLike, experiment: Experiment, *, write: bool = T
     """
     path, began = Path(workdir) / FILE, time.time()
     check_place(workdir)
+    if not path.exists() and any((path.parent / CHECKPOINTS).glob("[0-9]*")):
+        raise UserError(
+            f"{workdir} has checkpoints but no {FILE} that says of what; bring it back or give another --workdir."
+        )
     if path.exists():
         other = read(workdir)
         if other.family != experiment.family:
@@ -54,6 +59,8 @@ def claim(workdir: str | os.PathLike, experiment: Experiment, *, write: bool = T
         here = fields.flatten(dataclasses.asdict(experiment))
         judging = JUDGING if experiment.stopping.patience else ()
         bound = [key for key in here if key in judging or not key.startswith(FREE)]
+        if experiment.train.on_nonfinite == "skip":
+            bound.remove(DROPPING)
         changed = [key for key in bound if here[key] != there[key]]
         if changed:
             differences = ", ".join(f"{key} is {there[key]} there and {here[key]} here" for key in changed[:3])

@@ -35,7 +35,12 @@ examples:
     parser.add_argument(
         "--sequence-length", type=number(int, 2), metavar="N", help="tokens a row; default: as in training, or 512"
     )
-    parser.add_argument("--batch-size", type=number(int, 1), metavar="N", help="sequences at a time")
+    parser.add_argument(
+        "--batch-size",
+        type=number(int, 1),
+        metavar="N",
+        help="sequences at a time, or the next number that the devices divide",
+    )
 
 
 def run(args):
@@ -64,13 +69,14 @@ def _language_model(args):
     from deepseek_jax.data.baseline import bits_per_byte
     from deepseek_jax.infer.prompts import beyond
     from deepseek_jax.parallel import processes
+    from deepseek_jax.parallel.mesh import USED, make_mesh
     from deepseek_jax.train import setup
     from deepseek_jax.train.any_checkpoint import read_trained
     from deepseek_jax.train.evaluate import evaluate
     from deepseek_jax.train.step import compile_score
 
     console = Console(quiet=not processes.leads())
-    trained = read_trained(args.workdir, args.checkpoint)
+    trained = read_trained(args.workdir, args.checkpoint, make_mesh(USED))
     scoring = setup.prepare(_scoring_experiment(trained.experiment, args), console)
     corpus, batches = scoring.task.corpus, scoring.held_out_batches("final")
     score = processes.compiled_by_all(compile_score(scoring.program, scoring.mesh))
@@ -89,10 +95,9 @@ def _language_model(args):
 
 def _scoring_experiment(experiment, args):
     """The model's experiment on the devices that are here, with its tokenizer and the data that is asked for."""
-    from deepseek_jax.config import MeshConfig
     from deepseek_jax.data import tokenizer
     from deepseek_jax.data.corpora import CORPORA
-    from deepseek_jax.train.views import plain
+    from deepseek_jax.train.scoring import for_scoring
 
     beside = tokenizer.of_model(args.workdir, experiment.model.vocab_size)
     length = args.sequence_length or experiment.data.sequence_length
@@ -101,8 +106,7 @@ def _scoring_experiment(experiment, args):
         own = args.source not in (*CORPORA, "mix") and Path(args.source).exists()
         whole = 1.0 if own else data.held_out
         data = dataclasses.replace(data, source=args.source, held_out=whole)
-    batch = dataclasses.replace(experiment.eval, batch_size=args.batch_size or experiment.eval.batch_size)
-    return dataclasses.replace(plain(experiment), data=data, eval=batch, mesh=MeshConfig())
+    return for_scoring(dataclasses.replace(experiment, data=data), args.batch_size or 0)
 
 
 def _table(scores: dict, compressors: dict[str, dict], sizes: dict[str, int]):

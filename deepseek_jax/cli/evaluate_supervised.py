@@ -1,27 +1,23 @@
 """deepseek-jax eval, of a run of the hybrid network."""
 
-import dataclasses
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from deepseek_jax.config import MeshConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
+from deepseek_jax.parallel.mesh import USED, make_mesh
 from deepseek_jax.train import known_set, setup
 from deepseek_jax.train.restore import restore_model
+from deepseek_jax.train.scoring import for_scoring
 from deepseek_jax.train.step import compile_score
-from deepseek_jax.train.views import plain
 
 
 def run(args):
     console = Console(quiet=not processes.leads())
-    trained = restore_model(args.workdir, args.checkpoint)
-    batch = dataclasses.replace(
-        trained.experiment.eval, batch_size=args.batch_size or trained.experiment.eval.batch_size
-    )
-    experiment = dataclasses.replace(plain(trained.experiment), eval=batch, mesh=MeshConfig())
+    trained = restore_model(args.workdir, args.checkpoint, make_mesh(USED))
+    experiment = for_scoring(trained.experiment, args.batch_size or 0)
     scoring = setup.prepare(experiment, console)
     known_set.check(scoring.task.dataset, Path(args.workdir))
     batches = scoring.held_out_batches("final")

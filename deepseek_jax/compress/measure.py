@@ -6,18 +6,17 @@ import jax
 from rich.console import Console
 
 from deepseek_jax.compress.source import Source
-from deepseek_jax.config import MeshConfig
 from deepseek_jax.data.tokenizer import TOKENIZER
 from deepseek_jax.train import setup
+from deepseek_jax.train.scoring import for_scoring
 from deepseek_jax.train.step import compile_score
-from deepseek_jax.train.views import plain
 
 
 class Measure:
     """Models of the source's sizes on the data of its run; one compilation serves all of them."""
 
     def __init__(self, source: Source, console: Console | None = None):
-        experiment = dataclasses.replace(plain(source.experiment), mesh=MeshConfig())
+        experiment = for_scoring(source.experiment)
         if experiment.family == "language_model" and (source.directory / TOKENIZER).exists():
             data = dataclasses.replace(experiment.data, tokenizer=str(source.directory / TOKENIZER))
             experiment = dataclasses.replace(experiment, data=data)

@@ -11,6 +11,8 @@ from deepseek_jax.config import MeshConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel.rules import RULES, axis_size
 
+USED = MeshConfig(data=1, fsdp=-1)  # whatever mesh a model was trained on, for scoring or asking it
+
 
 def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
     """A mesh of all devices, or of those given, with the axes of MeshConfig; -1 takes what the others leave."""
@@ -21,6 +23,14 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
         return jax.make_mesh(shape, names, types, devices=devices)  # knows the chips' wiring
     except NotImplementedError:  # of a torus whose sides this shape would have to cut
         return Mesh(np.asarray(devices).reshape(shape), names, axis_types=types)
+
+
+def mesh_of_used() -> Mesh:
+    """All devices, for a model that is used and not trained: its parameters lie spread over them.
+
+    Where there are several processes each has all of them, for each may write or ask what it likes.
+    """
+    return make_mesh(USED if jax.process_count() == 1 else MeshConfig())
 
 
 def axis_sizes(config: MeshConfig, num_devices: int, *, here: bool = False) -> dict[str, int]:

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from deepseek_jax import record
-from deepseek_jax.config import DataConfig, Experiment, MeshConfig, TrainConfig
+from deepseek_jax.config import DataConfig, Experiment, TrainConfig
 from deepseek_jax.convert import efficientnet, huggingface, orbax_directory
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
@@ -17,7 +17,7 @@ from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.parallel import rules
-from deepseek_jax.parallel.mesh import make_mesh
+from deepseek_jax.parallel.mesh import mesh_of_used
 from deepseek_jax.train import checkpoint, known_set
 from deepseek_jax.train.program import whole
 from deepseek_jax.train.restore import STRUCTURES, TrainedModel, restore_model
@@ -35,17 +35,18 @@ class Found:
     buffers: dict
 
 
-def read_trained(directory: str | Path, step: int | None = None) -> TrainedModel:
+def read_trained(directory: str | Path, step: int | None = None, mesh: Mesh | None = None) -> TrainedModel:
     """The model of a run directory (its newest checkpoint, or that of `step`), or of a released checkpoint as stored.
 
-    Of a released one the step is 0, and activations have the type of its embedding, float32 where that is float16.
+    `mesh`: see `restore_model`.  Of a released one the step is 0, and activations have the type of its embedding,
+    float32 where that is float16.
     """
     directory = Path(directory)
     if not record.is_release(directory):
-        return restore_model(directory, step)
+        return restore_model(directory, step, mesh)
     if step is not None:
         raise UserError(f"{directory} is a released checkpoint, which has no steps; leave --checkpoint out.")
-    found = read(directory, make_mesh(MeshConfig()), dtype=None)
+    found = read(directory, mesh or mesh_of_used(), dtype=None)
     dtype = "bfloat16" if found.params["embedding"].dtype.name == "bfloat16" else "float32"
     experiment = experiment_of(found.config, dtype)
     graphdef, *_ = STRUCTURES[experiment.family](experiment, directory)

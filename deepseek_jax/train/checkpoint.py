@@ -6,22 +6,25 @@ name; any other is passed over for the one before.
 
 import dataclasses
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
+from deepseek_jax import record
 from deepseek_jax.config import CheckpointConfig
 from deepseek_jax.errors import LOG, UserError
 from deepseek_jax.parallel import processes
 from deepseek_jax.train import integrity
 from deepseek_jax.train.state import State
 
-DIRECTORY = "checkpoints"  # below a run directory
+DIRECTORY = record.CHECKPOINTS  # below a run directory
 # By which one is to be written and sealed.  The leading process reads all of it for the checksums, terabytes of a large
 # model, and Orbax's own 20 minutes would end the run; a process that is gone is missed by its heartbeat long before.
 SAVING_SECONDS = 4 * 3600
+ASIDE = ".aside"  # ends the name of a checkpoint that is being replaced
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Progress:
 
     `best_score`: of stopping.metric, lower is better; `waited`: evaluations since; `stopped`: it has waited enough,
     and its parameters are those of `best_step`; `useful_seconds`: what the steps took (train/goodput.py);
+    `owes_evaluation`: that of `step` was stopped by a signal, and comes first when the run goes on;
     `model_only`: there is no optimizer, as of models that were made smaller (compress/source.py).
     """
 
@@ -40,6 +44,7 @@ class Progress:
     waited: int = 0
     stopped: bool = False
     useful_seconds: float = 0.0
+    owes_evaluation: bool = False
     model_only: bool = False
 
 
@@ -49,6 +54,9 @@ class Checkpoints:
     def __init__(self, workdir: Path, config: CheckpointConfig, say: Callable[[str], None]):
         """`say` is told about checkpoints that are passed over."""
         self._directory, self._say = (Path(workdir) / DIRECTORY).absolute(), say
+        if processes.leads():
+            _bring_back(self._directory)
+        processes.meet()
         newest = preservation.LatestN(config.keep)
         best = preservation.BestN(n=1, get_metric_fn=_score, reverse=True)
         self._manager = ocp.CheckpointManager(
@@ -64,7 +72,8 @@ class Checkpoints:
     def save(self, state: State, progress: Progress, score: float = math.inf):
         """Starts writing, after what was saved before is on disk; returns when the arrays are copied.
 
-        `score` is of this step's parameters, lower is better; infinite where it was not measured.
+        `score` is of this step's parameters, lower is better; infinite where it was not measured.  What was saved of
+        the same step goes when this is on disk, for which it waits.
         """
         parts = {
             "state": ocp.args.PyTreeSave(state),
@@ -72,7 +81,17 @@ class Checkpoints:
         }
         self._manager.wait_until_finished()  # one at a time, so that `_seal` knows which
         self._writing = progress.step
+        again = processes.of_leader(int((self._directory / str(progress.step)).exists()))
+        if again:
+            if processes.leads():
+                (self._directory / str(progress.step)).rename(self._directory / f"{progress.step}{ASIDE}")
+            processes.meet()
+            self._manager.reload()
         self._manager.save(progress.step, args=ocp.args.Composite(**parts), metrics={"score": score})
+        if again:
+            self.wait()
+            if processes.leads():
+                _bring_back(self._directory)
 
     def restore(self, abstract: State) -> tuple[State, Progress] | None:
         """The newest intact checkpoint, its arrays lying as `abstract` says; None where there is none at all."""
@@ -117,6 +136,16 @@ class Checkpoints:
         if processes.leads():
             (unnamed,) = self._directory.glob(f"{self._writing}.*tmp*")
             integrity.record(unnamed)
+
+
+def _bring_back(directory: Path):
+    """Of checkpoints that were to be replaced: those whose followers never came."""
+    for aside in directory.glob(f"*{ASIDE}"):
+        there = aside.with_name(aside.name.removesuffix(ASIDE))
+        if there.exists():
+            shutil.rmtree(aside)
+        else:
+            aside.rename(there)
 
 
 def _score(metrics: dict) -> float:

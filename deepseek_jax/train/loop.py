@@ -14,7 +14,7 @@ from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 from deepseek_jax.train import early_stopping, kept, preemption, progress, report, schedules, summary
-from deepseek_jax.train.checkpoint import Checkpoints, Progress
+from deepseek_jax.train.checkpoint import Checkpoints, Progress, are_in
 from deepseek_jax.train.goodput import Goodput
 from deepseek_jax.train.metrics import by_layer
 from deepseek_jax.train.nonfinite import bad_parameter, find_origin
@@ -67,6 +67,9 @@ def train(
     setup = prepare(experiment, console)
     early_stopping.check(experiment.stopping, tuple(f"val/{name}" for name in setup.task.measured("val")))
     check_room(setup.abstract)
+    record.claim(workdir, experiment, write=False)
+    fresh = not processes.of_leader(are_in(workdir))
+    state = first_state(setup, console.print) if fresh else None  # what cannot be begun with claims nothing
     began = record.claim(workdir, experiment, write=leads)
     if leads:
         setup.task.keep_beside(workdir)
@@ -74,17 +77,17 @@ def train(
     shown = setup.task.shown
     try:
         with Checkpoints(workdir, experiment.checkpoint, say=console.print) as checkpoints:
-            restored = checkpoints.restore(setup.abstract)
-            if restored:
-                console.print(f"going on from step {restored[1].step}")
-            state, done = restored or (first_state(setup, console.print), Progress())
+            done = Progress()
+            if not fresh:
+                state, done = checkpoints.restore(setup.abstract)
+                console.print(f"going on from step {done.step}")
             run = Run(
                 setup, *kept.programs(setup), workdir, console, Goodput(began, done.useful_seconds), profile, until
             )
             last = experiment.train.steps if until is None else min(until, experiment.train.steps)
-            if not done.stopped and done.step < last:
+            if not done.stopped and (done.step < last or done.owes_evaluation):
                 state, done = _take_steps(run, state, done, checkpoints)
-        finished = done.stopped or done.step == experiment.train.steps
+        finished = done.stopped or (done.step == experiment.train.steps and not done.owes_evaluation)
         if finished and not summary.is_scored(workdir):
             with console.status("scoring all that is held out"):
                 _score_finally(run, state, done)
@@ -100,45 +103,48 @@ def train(
 def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints) -> tuple[State, Progress]:
     """All the steps that are left, or those until SIGTERM or Ctrl-C; what was done is saved."""
     setup, console, experiment = run.setup, run.console, run.setup.experiment
-    steps = experiment.train.steps
+    steps, begun = experiment.train.steps, done.step
     batches, microbatch = setup.train_batches(), schedules.microbatch_size(experiment.train)
     if done.data:
         batches.restore(done.data)
 
-    sinks = Sinks(run.workdir, experiment.log, resumed_at=done.step)
-    with sinks, preemption.watch() as stopping, progress.training(console, done.step, steps) as show:
+    sinks = Sinks(run.workdir, experiment.log, resumed_at=begun)
+    with sinks, preemption.watch() as stopping, progress.training(console, begun, steps) as show:
         recorder = Recorder(experiment, setup.task, sinks.write, show, run.goodput, skipped=int(state["skipped"]))
         profile = Profile(run.profile, run.workdir, recorder)
         try:
-            for step in range(done.step + 1, steps + 1):
-                profile.before(step)
-                asked = time.perf_counter()
-                count = schedules.batch_size(experiment.train, step - 1) // microbatch
-                microbatches = [next(batches) for _ in range(count)]
-                waited = time.perf_counter() - asked
-                batch = setup.place(microbatches)
-                worked = time.thread_time()
-                state, measured = run.step(state, batch)
-                recorder.follow(Started(step, batch, measured, waited, time.thread_time() - worked))
-                profile.after(step)
+            for step in range(begun + 1 - done.owes_evaluation, steps + 1):
+                if step > begun:
+                    profile.before(step)
+                    asked = time.perf_counter()
+                    count = schedules.batch_size(experiment.train, step - 1) // microbatch
+                    microbatches = [next(batches) for _ in range(count)]
+                    waited = time.perf_counter() - asked
+                    batch = setup.place(microbatches)
+                    worked = time.thread_time()
+                    state, measured = run.step(state, batch)
+                    recorder.follow(Started(step, batch, measured, waited, time.thread_time() - worked))
+                    profile.after(step)
 
-                last, interrupted, pausing = step == steps, stopping(step), step == run.until
-                evaluating = last or pausing or _due(experiment.eval.every, step)
-                saving = last or interrupted or pausing or _due(experiment.checkpoint.every, step)
-                if not (evaluating or saving):
+                last, pausing = step == steps, step == run.until
+                evaluating = last or pausing or _due(experiment.eval.every, step) or step == begun
+                saving = last or pausing or _due(experiment.checkpoint.every, step)
+                if not (evaluating or saving or stopping()):
                     continue
-                if interrupted == preemption.INTERRUPTED:
-                    console.print(f"saving step {step}; a second Ctrl-C ends at once")
                 recorder.pause()  # rows come before the checkpoint that vouches for them
                 if evaluating:
-                    scores = _scores(run, state, "val", experiment.eval.batches)
-                    sinks.write({"step": step} | scores | _router_shares(recorder.last_load))
-                    if last or _due(experiment.eval.every, step):  # a pause counts for no evaluation
-                        done = early_stopping.judge(experiment.stopping, done, scores, step)
-                ending, best = last or done.stopped, evaluating and done.best_step == step
+                    done, scores = _evaluated(run, state, done, step, stopping)
+                    for row in (_router_shares(recorder.last_load), scores):
+                        if row:
+                            sinks.write({"step": step} | row)
+                interrupted = stopping()
+                if interrupted == preemption.INTERRUPTED:
+                    console.print(f"saving step {step}; a second Ctrl-C ends at once")
+                best = evaluating and done.best_step == step
+                ending = done.stopped or (last and not done.owes_evaluation)
                 if ending:
                     state, done = _take_back_best(setup, state, done, step, checkpoints, console)
-                if saving or best or ending:
+                if saving or best or ending or interrupted:
                     useful = run.goodput.useful_seconds
                     done = dataclasses.replace(done, step=step, data=batches.state(), useful_seconds=useful)
                     checkpoints.save(state, done, done.best_score if best else math.inf)
@@ -157,13 +163,30 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
     return state, done
 
 
+def _evaluated(run: Run, state: State, done: Progress, step: int, stopping: Callable[[], str]):
+    """(what the run knows after the evaluation of `step`, its scores); where a signal stops it, that it owes it, {}.
+
+    A grace time is for the checkpoint: an evaluation may take longer.
+    """
+    experiment = run.setup.experiment
+    try:
+        scores = _scores(run, state, "val", experiment.eval.batches, stopping)
+    except preemption.Stopped:
+        return dataclasses.replace(done, owes_evaluation=True), {}
+    if step == experiment.train.steps or _due(experiment.eval.every, step):  # a pause counts for no evaluation
+        done = early_stopping.judge(experiment.stopping, done, scores, step)
+    return dataclasses.replace(done, owes_evaluation=False), scores
+
+
 def _due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _scores(run: Run, state: State, split: str, limit: int) -> dict[str, float]:
+def _scores(
+    run: Run, state: State, split: str, limit: int, stopping: Callable[[], str] = lambda: ""
+) -> dict[str, float]:
     """<split>/* on the first `limit` held-out batches, the same at each evaluation; on all of them for 0."""
-    held_out = run.setup.held_out_batches(split, limit)
+    held_out = preemption.unless(stopping, run.setup.held_out_batches(split, limit))
     found = run.setup.task.scores(run.score, *scored_model(state), held_out)
     return {f"{split}/{key}": value for key, value in found.items()}
 
@@ -214,12 +237,15 @@ def _explain(setup: Setup, state: State, step: Started, done: Progress) -> str:
     if where:
         where = f"in the parameter {where}"
     else:
-        gradient = gradient_function(setup.program, state, step.batch)
+        # The update that failed: since then the steps behind it were dropped too.
+        update = step.number - int(step.measured["skipped"])
+        gradient = gradient_function(setup.program, state, step.batch, update)
         count = len(next(iter(step.batch.values())))
         microbatches = (({key: leaf[k] for key, leaf in step.batch.items()}, k) for k in range(count))
         origins = (find_origin(gradient, state["params"], *microbatch) for microbatch in microbatches)
         where = next((f"at {origin}" for origin in origins if origin), "where sums of finite numbers overflow")
+    there = f"The last checkpoint is of step {done.step}" if done.step else "There is no checkpoint yet"
     return (
-        f"step {step.number} is not finite; it began {where}.  The last checkpoint is of step {done.step}; lower "
-        "optimizer.peak_lr, or set train.on_nonfinite=skip to drop such steps."
+        f"step {step.number} is not finite; it began {where}.  {there}; the same command with train.on_nonfinite=skip "
+        "drops such steps, or begin another run, in a --workdir of its own, with a lower optimizer.peak_lr."
     )

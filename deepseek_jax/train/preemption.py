@@ -1,9 +1,10 @@
 """SIGTERM, which schedulers send before they take a machine away, and Ctrl-C, as a question asked between steps."""
 
 import contextlib
+import itertools
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 from jax.experimental import multihost_utils
@@ -11,27 +12,45 @@ from jax.experimental import multihost_utils
 TERMINATED, INTERRUPTED = "SIGTERM", "Ctrl-C"
 
 
-@contextlib.contextmanager
-def watch() -> Iterator[Callable[[int], str]]:
-    """Gives stopping(step): what is to stop the run after this step, TERMINATED or INTERRUPTED; "" where nothing is.
+class Stopped(Exception):
+    """What was under way ends here, and is done again by the run that goes on."""
 
-    Ask it once a step, in the main thread.  A second Ctrl-C ends at once; after a first one the block is left with
-    KeyboardInterrupt, when what it had to save is saved.
+
+def unless(stopping: Callable[[], str], batches: Iterable) -> Iterator:
+    """The batches; raises Stopped instead of the next one where the run is to stop."""
+    for batch in batches:
+        if stopping():
+            raise Stopped
+        yield batch
+
+
+@contextlib.contextmanager
+def watch() -> Iterator[Callable[[], str]]:
+    """Gives stopping(): what is to stop the run now, TERMINATED or INTERRUPTED; "" where nothing is.
+
+    Ask it between steps and between the batches of an evaluation, in the main thread.  A second Ctrl-C ends at once;
+    after a first one the block is left with KeyboardInterrupt, when what it had to save is saved.
 
     In a run of several processes jax's own handler takes SIGTERM, whichever process gets it, and all of them are told
-    the same step: the one after the furthest that any has asked about.  Asking costs a lock and no communication.
+    at the same question: the one after the last that any has asked.  Asking costs a lock and no communication.
     Ctrl-C is passed on as SIGTERM there, and ends as that does: no process may leave before the others.
     """
     asked = []
     if jax.process_count() > 1:
         with _first_interrupt(lambda: asked.append(INTERRUPTED) or os.kill(os.getpid(), signal.SIGTERM)):
-            together = multihost_utils.reached_preemption_sync_point
-            yield lambda step: [*asked, TERMINATED][0] if together(step) else ""
+            questions, told = itertools.count(1), []
+
+            def together():
+                if not told and multihost_utils.reached_preemption_sync_point(next(questions)):
+                    told.append([*asked, TERMINATED][0])
+                return "".join(told)
+
+            yield together
         return
     before = signal.signal(signal.SIGTERM, lambda signum, frame: asked.append(TERMINATED))
     try:
         with _first_interrupt(lambda: asked.append(INTERRUPTED)):
-            yield lambda step: asked[0] if asked else ""
+            yield lambda: asked[0] if asked else ""
     finally:
         signal.signal(signal.SIGTERM, before)
     if INTERRUPTED in asked:

@@ -10,13 +10,13 @@ from jax.sharding import Mesh
 
 from deepseek_jax import record
 from deepseek_jax.compress.arithmetic import chooser
-from deepseek_jax.config import Experiment, MeshConfig, SupervisedExperiment
+from deepseek_jax.config import Experiment, SupervisedExperiment
 from deepseek_jax.models import tree
 from deepseek_jax.models.arithmetic import give
 from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.hybrid import Hybrid
 from deepseek_jax.parallel import rules
-from deepseek_jax.parallel.mesh import make_mesh
+from deepseek_jax.parallel.mesh import mesh_of_used
 from deepseek_jax.parallel.rules import abstract_on
 from deepseek_jax.train import checkpoint, known_set, views
 from deepseek_jax.train.program import whole
@@ -38,9 +38,9 @@ class TrainedModel:
 def restore_model(workdir: str | Path, step: int | None = None, mesh: Mesh | None = None) -> TrainedModel:
     """A run's newest intact checkpoint, or that of `step`; UserError where there is none.
 
-    Its arrays lie on `mesh` as their axes say; without one every device has them whole.
+    Its arrays lie on `mesh` as their axes say; without one, on all devices that are here.
     """
-    mesh = mesh or make_mesh(MeshConfig())
+    mesh = mesh or mesh_of_used()
     kept = _restore(workdir, step, mesh)
     if not views.views_of(kept.experiment):
         return kept
@@ -53,7 +53,7 @@ def restore_model(workdir: str | Path, step: int | None = None, mesh: Mesh | Non
 
 def restore_adapters(workdir: str | Path) -> tuple[Experiment, dict[str, dict]]:
     """(the experiment, its newest adapters by the path of their matrix) of a run that trains some."""
-    kept = _restore(workdir, None, make_mesh(MeshConfig()))
+    kept = _restore(workdir, None, mesh_of_used())
     return kept.experiment, lora.by_path(kept.params[lora.ADAPTERS])
 
 

@@ -34,7 +34,7 @@ def make_step(
 
     def step(state: State, batch: dict) -> tuple[State, dict]:
         updates_made = state["step"] - state["skipped"]  # the schedule inside the optimizer counts the same
-        loss_and_gradient = gradient_function(program, state, batch)
+        loss_and_gradient = gradient_function(program, state, batch, updates_made)
         (loss, aux), gradient = _accumulate(loss_and_gradient, state["params"], batch)
         gradient_norm = optax.tree.norm(gradient)
 
@@ -72,10 +72,13 @@ def make_step(
     return step
 
 
-def gradient_function(program: Program, state: State, batch: dict) -> Callable:
-    """(params, microbatch, its number) -> ((loss, aux), gradient): the microbatch's share of those of the `batch`."""
+def gradient_function(program: Program, state: State, batch: dict, update) -> Callable:
+    """(params, microbatch, its number) -> ((loss, aux), gradient): the microbatch's share of those of the `batch`.
+
+    `update`: the number of the update that they are for.
+    """
     totals = program.totals(batch)
-    scheduled = program.scheduled(state["step"] - state["skipped"])
+    scheduled = program.scheduled(update)
 
     def loss_and_gradient(params, microbatch, number):
         given = totals, scheduled | {"microbatch": number}

@@ -86,6 +86,21 @@ def test_evaluations_that_may_end_a_run_stay_as_they_are(tmp_path, key):
         record.claim(tmp_path / "impatient", dataclasses.replace(EXPERIMENT, eval=eval))
 
 
+def test_a_run_may_begin_to_drop_steps_and_not_to_stop_at_them(tmp_path):
+    drops = dataclasses.replace(EXPERIMENT, train=dataclasses.replace(EXPERIMENT.train, on_nonfinite="skip"))
+    record.claim(tmp_path, EXPERIMENT)
+    record.claim(tmp_path, drops)
+    assert record.read(tmp_path) == drops
+    with pytest.raises(UserError, match="train.on_nonfinite is skip there and stop here"):
+        record.claim(tmp_path, EXPERIMENT)
+
+
+def test_checkpoints_of_nobody_knows_what_are_refused(tmp_path):
+    (tmp_path / "checkpoints" / "10").mkdir(parents=True)
+    with pytest.raises(UserError, match="has checkpoints but no config.json that says of what"):
+        record.claim(tmp_path, EXPERIMENT)
+
+
 def test_settings_that_an_old_run_does_not_know_take_their_defaults(tmp_path):
     values = dataclasses.asdict(EXPERIMENT)
     del values["optimizer"]["schedule"], values["log"]

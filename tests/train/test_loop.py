@@ -3,16 +3,20 @@
 import dataclasses
 import io
 import json
+import signal
 import types
 
+import jax
 import numpy as np
 import psutil
 import pytest
 from rich.console import Console
 
+from deepseek_jax.config import EvalConfig, StartConfig, StoppingConfig
 from deepseek_jax.errors import UserError
-from deepseek_jax.train import loop
+from deepseek_jax.train import loop, preemption
 from deepseek_jax.train.loop import train
+from deepseek_jax.train.restore import restore_model
 from deepseek_jax.train.setup import prepare
 from tests.train import tiny
 
@@ -43,7 +47,11 @@ def test_a_run_writes_its_directory(directory):
     assert seconds <= trained[-1].keys()
 
 
-def test_a_step_that_is_not_finite_stops_the_run_and_names_the_place(directory):
+def test_a_step_that_is_not_finite_stops_the_run_and_names_the_place(directory, monkeypatch):
+    updates, gradient_function = [], loop.gradient_function
+    monkeypatch.setattr(
+        loop, "gradient_function", lambda *given: updates.append(int(given[-1])) or gradient_function(*given)
+    )
     config = tiny.experiment(directory)
     config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, peak_lr=1e30, clip_norm=0.0))
     with pytest.raises(UserError, match=r"step 3 is not finite; it began at \w+ in .*\(.*\.py:\d+"):
@@ -51,6 +59,7 @@ def test_a_step_that_is_not_finite_stops_the_run_and_names_the_place(directory):
     assert "Look here:" in (directory / "stopped" / "report.html").read_text()
     rows = [json.loads(line) for line in (directory / "stopped" / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 3 and rows[-1]["skipped"] == 1
+    assert updates == [2], "what is looked through is the update that failed, counted from 0"
 
 
 def test_a_directory_of_another_experiment_is_refused(directory):
@@ -90,3 +99,58 @@ def test_microbatches_change_nothing_of_what_is_scored(directory):
         found.append(np.concatenate([batch["tokens"] for batch in batches]))
     np.testing.assert_array_equal(found[0], found[1])
     np.testing.assert_array_equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("step", [4, 8])
+def test_sigterm_during_an_evaluation_saves_at_once_and_the_evaluation_is_made_up_for(directory, monkeypatch, step):
+    """In the middle of a run and at its end: rows and parameters are those of a run that was never stopped."""
+    config = tiny.experiment(directory, tiny.MOE, steps=8)
+    config = dataclasses.replace(
+        config, eval=EvalConfig(every=4, batches=4, samples=0), stopping=StoppingConfig(patience=3, min_delta=100.0)
+    )
+    train(config, directory / "unbroken", quiet())
+    workdir, seen = directory / f"broken{step}", []
+
+    def unless(stopping, batches):
+        seen.append("evaluation")
+        for number, batch in enumerate(ask(stopping, batches)):
+            if len(seen) == step // 4 and number == 1:
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
+
+    with monkeypatch.context() as patched:
+        ask = preemption.unless
+        patched.setattr(preemption, "unless", unless)
+        train(config, workdir, stopped := quiet())
+    assert f"stopped by SIGTERM after step {step}" in stopped.file.getvalue()
+    assert [row["step"] for row in rows_of(workdir) if "val/loss" in row] == [4, 8][: step // 4 - 1]
+    scores = train(config, workdir, quiet())
+    assert "final/loss" in scores and not list((workdir / "checkpoints").glob("*aside*"))
+    assert timeless(workdir) == timeless(directory / "unbroken")
+    again = quiet()
+    train(config, workdir, again)
+    assert timeless(workdir) == timeless(directory / "unbroken"), "what was made up for is not made again"
+    left, right = (restore_model(each) for each in (workdir, directory / "unbroken"))
+    assert left.step == right.step == 8
+    jax.tree.map(np.testing.assert_array_equal, left.params, right.params)
+
+
+def rows_of(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(workdir):
+    clocks = ("seconds", "per_second", "bytes", "goodput")
+    return [{key: value for key, value in row.items() if not key.endswith(clocks)} for row in rows_of(workdir)]
+
+
+def test_what_cannot_be_begun_leaves_the_directory_to_another_experiment(directory):
+    config = tiny.experiment(directory, steps=6)
+    missing = dataclasses.replace(config, start=StartConfig(checkpoint=str(directory / "nothing")))
+    with pytest.raises(UserError, match="nothing"):
+        train(missing, directory / "begun", quiet())
+    assert not (directory / "begun" / "config.json").exists()
+    train(config, directory / "begun", quiet())
+    (directory / "begun" / "config.json").unlink()
+    with pytest.raises(UserError, match="has checkpoints but no config.json"):
+        train(config, directory / "begun", quiet())

@@ -22,9 +22,9 @@ def handlers():
 
 def test_a_first_interrupt_is_heard_between_steps_and_raised_when_all_is_saved(handlers):
     with pytest.raises(KeyboardInterrupt), preemption.watch() as stopping:
-        assert stopping(1) == ""
+        assert stopping() == ""
         signal.raise_signal(signal.SIGINT)
-        assert stopping(2) == preemption.INTERRUPTED
+        assert stopping() == preemption.INTERRUPTED
         saved = True
     assert saved
 
@@ -48,7 +48,7 @@ def test_what_stops_a_run_otherwise_is_raised_itself(handlers):
 def test_sigterm_raises_nothing(handlers):
     with preemption.watch() as stopping:
         signal.raise_signal(signal.SIGTERM)
-        assert stopping(1) == preemption.TERMINATED
+        assert stopping() == preemption.TERMINATED
 
 
 def test_an_interrupt_that_is_ignored_stays_so():
@@ -56,9 +56,18 @@ def test_an_interrupt_that_is_ignored_stays_so():
     try:
         with preemption.watch() as stopping:
             signal.raise_signal(signal.SIGINT)
-            assert stopping(1) == ""
+            assert stopping() == ""
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_batches_end_where_the_run_is_to_stop(handlers):
+    with preemption.watch() as stopping:
+        batches = preemption.unless(stopping, range(5))
+        assert next(batches) == 0
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(preemption.Stopped):
+            next(batches)
 
 
 def test_of_several_processes_all_are_told_of_it(handlers, monkeypatch):
@@ -67,7 +76,7 @@ def test_of_several_processes_all_are_told_of_it(handlers, monkeypatch):
     monkeypatch.setattr(preemption.os, "kill", lambda process, number: told.append(number))
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: bool(told) and step == 3)
     with preemption.watch() as stopping:
-        assert stopping(1) == ""
+        assert stopping() == ""
         signal.raise_signal(signal.SIGINT)
         assert told == [signal.SIGTERM]
-        assert [stopping(2), stopping(3)] == ["", preemption.INTERRUPTED]
+        assert [stopping() for _ in range(3)] == ["", preemption.INTERRUPTED, preemption.INTERRUPTED]

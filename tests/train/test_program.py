@@ -66,7 +66,7 @@ def state(program):
 def by_microbatch(program, state, batch, count: int):
     """((loss, aux), gradient) summed over `count` microbatches."""
     split = jax.tree.map(lambda leaf: leaf.reshape(count, -1, LENGTH), batch)
-    compute = jax.jit(gradient_function(program, state, split))
+    compute = jax.jit(gradient_function(program, state, split, state["step"]))
     parts = [compute(state["params"], {key: leaf[k] for key, leaf in split.items()}, k) for k in range(count)]
     return jax.tree.map(lambda *leaves: sum(map(np.asarray, leaves)), *parts)
 

@@ -1,0 +1,31 @@
+"""An experiment whose model is only scored, on whatever devices are here."""
+
+import dataclasses
+
+import jax
+
+from deepseek_jax.config import Experiment, SupervisedExperiment
+from deepseek_jax.parallel.mesh import USED
+from deepseek_jax.train.schedules import microbatch_size
+from deepseek_jax.train.views import plain
+
+
+def for_scoring(
+    experiment: Experiment | SupervisedExperiment, batch_size: int = 0
+) -> Experiment | SupervisedExperiment:
+    """The model without its views, spread over all devices, and its batches as large as these divide them.
+
+    `batch_size`: of held-out batches; 0: as the experiment says.
+    """
+    train, evaluation = experiment.train, experiment.eval
+    micro = _divided(microbatch_size(train), jax.device_count())
+    size = _divided(batch_size or evaluation.batch_size, jax.device_count())
+    batches = {"microbatch_size": micro, "batch_size": _divided(train.batch_size, micro)}
+    train = dataclasses.replace(train, **batches, ramp_start=0, ramp_fraction=0.0)
+    evaluation = dataclasses.replace(evaluation, batch_size=size)
+    return dataclasses.replace(plain(experiment), train=train, eval=evaluation, mesh=USED)
+
+
+def _divided(size: int, parts: int) -> int:
+    """The next multiple of `parts`, 0 of 0."""
+    return -(-size // parts) * parts

@@ -1,0 +1,42 @@
+"""A trained model on devices that it was not trained on: spread over them, in batches that they divide."""
+
+import dataclasses
+
+import jax
+import pytest
+from rich.console import Console
+
+from deepseek_jax.config import EvalConfig, Experiment, MeshConfig, TrainConfig
+from deepseek_jax.train.loop import train
+from deepseek_jax.train.scoring import for_scoring
+from tests.train import tiny
+
+SPREAD = """
+import sys, jax
+from deepseek_jax.train.restore import restore_model
+params = restore_model(sys.argv[1]).params
+whole = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+print(sum(part.data.nbytes for leaf in jax.tree.leaves(params) for part in leaf.addressable_shards) / whole)
+"""
+
+
+@pytest.mark.parametrize("devices, micro, size, evaluated", [(1, 6, 18, 5), (4, 8, 24, 8), (8, 8, 24, 8)])
+def test_batches_are_as_large_as_devices_divide_them(monkeypatch, devices, micro, size, evaluated):
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    train = TrainConfig(batch_size=18, microbatch_size=6, ramp_start=6, ramp_fraction=0.5)
+    found = for_scoring(Experiment(train=train, eval=EvalConfig(batch_size=5), mesh=MeshConfig(tensor=64)))
+    assert (found.train.microbatch_size, found.train.batch_size, found.eval.batch_size) == (micro, size, evaluated)
+    assert for_scoring(Experiment(), 3).eval.batch_size == -(-3 // devices) * devices
+    assert dataclasses.astuple(found.mesh).count(-1) == 1 and found.mesh.fsdp == -1
+
+
+@pytest.mark.slow
+def test_a_run_of_one_device_is_spread_and_scored_on_four(tmp_path, python):
+    train(tiny.experiment(tmp_path, tiny.MOE, steps=6), tmp_path / "run", Console(quiet=True))
+    spread = python("-c", SPREAD, str(tmp_path / "run"), devices=4)
+    assert float(spread.stdout) < 2, spread.stderr  # whole on each it would be 4
+    rows = [python("-m", "deepseek_jax", "eval", "--workdir", str(tmp_path / "run"), devices=count) for count in (1, 4)]
+    one, four = ([line for line in each.stdout.splitlines() if "total" in line] for each in rows)
+    assert one == four and one, rows[1].stderr
+    cut = python("-m", "deepseek_jax", "prune", str(tmp_path / "run"), "out", "--method", "wanda", devices=4)
+    assert cut.returncode == 0, cut.stderr
