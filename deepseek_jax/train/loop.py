@@ -25,6 +25,7 @@ from deepseek_jax.train.sinks import Sinks
 from deepseek_jax.train.start import first_state
 from deepseek_jax.train.state import State, check_room, scored_model
 from deepseek_jax.train.step import gradient_function
+from deepseek_jax.train.task import TrainBatches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
     """All the steps that are left, or those until SIGTERM or Ctrl-C; what was done is saved."""
     setup, console, experiment = run.setup, run.console, run.setup.experiment
     steps, begun = experiment.train.steps, done.step
-    batches, microbatch = setup.train_batches(), schedules.microbatch_size(experiment.train)
+    batches = setup.train_batches()
     if done.data:
         batches.restore(done.data)
 
@@ -116,14 +117,8 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
             for step in range(begun + 1 - done.owes_evaluation, steps + 1):
                 if step > begun:
                     profile.before(step)
-                    asked = time.perf_counter()
-                    count = schedules.batch_size(experiment.train, step - 1) // microbatch
-                    microbatches = [next(batches) for _ in range(count)]
-                    waited = time.perf_counter() - asked
-                    batch = setup.place(microbatches)
-                    worked = time.thread_time()
-                    state, measured = run.step(state, batch)
-                    recorder.follow(Started(step, batch, measured, waited, time.thread_time() - worked))
+                    state, started = _start_step(run, state, step, batches)
+                    recorder.follow(started)  # waits for those before
                     profile.after(step)
 
                 last, pausing = step == steps, step == run.until
@@ -161,6 +156,19 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
             recorder.close()
             profile.close()
     return state, done
+
+
+def _start_step(run: Run, state: State, step: int, batches: TrainBatches) -> tuple[State, Started]:
+    """(the next state, what the step measures); the state that was given is gone."""
+    train = run.setup.experiment.train
+    asked = time.perf_counter()
+    count = schedules.batch_size(train, step - 1) // schedules.microbatch_size(train)
+    microbatches = [next(batches) for _ in range(count)]
+    waited = time.perf_counter() - asked
+    batch = run.setup.place(microbatches)
+    worked = time.thread_time()
+    state, measured = run.step(state, batch)
+    return state, Started(step, batch, measured, waited, time.thread_time() - worked)
 
 
 def _evaluated(run: Run, state: State, done: Progress, step: int, stopping: Callable[[], str]):
