@@ -29,16 +29,29 @@ Say = Callable[[str], None]
 
 def to_do(loaded: Loaded, root: Path = ROOT) -> list[Run]:
     """Runs without a result; failed ones have one, and so have those that a sweep has stopped."""
-    if isinstance(loaded.study, Sweep):
+    planned = runs_.plan(loaded, root)
+    if isinstance(loaded.study, Sweep) and not any(run.unmeasured for run in planned):
         rung = sweeping.rungs(loaded, root)[-1]
         return [run for run in rung.runs if sweeping.score_at(run, loaded.study.metric, rung.share) is None]
-    return [run for run in runs_.plan(loaded, root) if not _done(run, loaded)]
+    return [run for run in planned if run.unmeasured or not _done(run, loaded)]
 
 
 def _done(run: Run, loaded: Loaded) -> bool:
     if run.failure:
         return True
     return bool(run.trained) and measured(run, loaded.study) is not None
+
+
+def failed(loaded: Loaded, root: Path = ROOT, index: int | None = None) -> list[Run]:
+    """The failed runs, or number `index` if it is one.
+
+    Of a sweep that comes to a choice only those that cannot be configured: that others diverge is what it finds out.
+    """
+    planned = runs_.plan(loaded, root)
+    found = [run for run in (planned if index is None else planned[index : index + 1]) if run.failure]
+    if isinstance(loaded.study, Sweep) and len(found) < len(planned):
+        return [run for run in found if run.problem]
+    return found
 
 
 def forget_failures(loaded: Loaded, root: Path = ROOT):
@@ -53,18 +66,31 @@ def work(studies: Sequence[Loaded], root: Path = ROOT, say: Say = print, index: 
     """Does in this process what is left of the studies; of one study only run number `index`, if given."""
     _end_with_parent()
     for loaded in studies:
-        runs_.measure_speeds(loaded, root)
+        runs_.measure_speeds(loaded, root, say)
         planned = runs_.plan(loaded, root)
-        if isinstance(loaded.study, Sweep):
-            _work_rungs(loaded, root, say)
-            continue
         if index is not None and not 0 <= index < len(planned):
             raise UserError(f"--index is {index}; {loaded.path} has runs 0 to {len(planned) - 1}.")
         chosen = planned if index is None else [planned[index]]
+        if not is_worker():
+            _tell_problems(loaded, chosen, say)
+        if isinstance(loaded.study, Sweep):
+            _work_rungs(loaded, root, say)
+            continue
         busy = [run for run in chosen if not _done(run, loaded) and not _attempt(run, loaded, root, say)]
         for run in busy:  # another worker has them: wait, and take over what it leaves
             if not _done(run, loaded):
                 _attempt(run, loaded, root, say, wait=True)
+
+
+def is_worker() -> bool:
+    """Whether this process works for another one, which tells what has become of all."""
+    return PARENT in os.environ
+
+
+def _tell_problems(loaded: Loaded, planned: Sequence[Run], say: Say):
+    """A line for each variant that cannot be configured."""
+    for name, problem in {run.variant.name: run.problem for run in planned if run.problem}.items():
+        say(f"{loaded.name}: {name}: failed: {problem}")
 
 
 def _work_rungs(loaded: Loaded, root: Path, say: Say):
@@ -151,6 +177,9 @@ def spread(paths: Sequence[Path], jobs: int, root: Path = ROOT, say: Say = print
     def todo():
         return [run for loaded in studies for run in to_do(loaded, root)]
 
+    for loaded in studies:
+        planned = [run for run in runs_.plan(loaded, root) if not run.unmeasured]
+        _tell_problems(loaded, planned, say)
     try:
         wanted = min(jobs, len(todo()))
         workers = [subprocess.Popen(command, env=environment) for _ in range(wanted)]
@@ -164,7 +193,10 @@ def spread(paths: Sequence[Path], jobs: int, root: Path = ROOT, say: Say = print
                     raise UserError("a worker could not begin; what it said stands above.")
                 if worker.returncode in (130, -signal.SIGTERM):
                     raise KeyboardInterrupt
-                _bury(worker, todo(), root, say)
+                left = todo()
+                _bury(worker, left, root, say)
+                if any(run.unmeasured for run in left):  # another worker would die of the same trial
+                    raise UserError("a worker died while it measured speeds; make the variants that it began smaller.")
                 if todo():
                     workers.append(subprocess.Popen(command, env=environment))
     finally:

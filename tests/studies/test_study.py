@@ -85,6 +85,45 @@ def test_broken_variants_are_told_and_the_others_go_on(make, trainer, root):
     assert {run.variant.name for run in running.to_do(loaded, root)} == {"diverges", "large"}
 
 
+BROKEN = 'Variant("misspelt", {"optimizer.peek_lr": 1.0}), Variant("endless", {"train.batch_size": 99}),'
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_variants_that_cannot_be_configured_are_said_once_and_end_the_command_with_2(
+    make, trainer, root, deepseek_jax, here
+):
+    loaded = make(BROKEN)
+    if not here:  # what is left then starts no worker
+        running.work([loaded], root, QUIET)
+    options = ["--root", str(root)] + ["--here"] * here
+    status, out, err = deepseek_jax("study", "run", str(loaded.path), *options)
+    first, second, *rest = out.splitlines()
+    assert first.startswith("rate: misspelt: failed: ") and "did you mean optimizer.peak_lr?" in first
+    assert second.startswith("rate: endless: failed: a budget of 2560 tokens is less than one step")
+    assert len(rest) == (6 if here else 1) and len(trainer.trained) == 6
+    assert status == 2 and "runs failed: 6 of rate;" in err
+
+
+def test_workers_of_another_process_leave_it_to_that_one(make, trainer, root, deepseek_jax, monkeypatch):
+    monkeypatch.setenv(running.PARENT, "1")
+    monkeypatch.setattr(running, "_end_with_parent", lambda: None)
+    status, out, _ = deepseek_jax("study", "run", str(make(BROKEN).path), "--root", str(root), "--here")
+    assert status == 0 and "misspelt" not in out
+
+
+def test_speeds_that_are_not_measured_yet_are_no_failure(make, trainer, root, monkeypatch):
+    loaded = make(text=STUDY.replace("budget=2_560", 'budget=1.0, equal="seconds"'))
+    assert len(running.to_do(loaded, root)) == 6
+    monkeypatch.setattr(runs.budget, "measure_speed", lambda experiment, speed: write_speed(speed))
+    running.work([loaded], root, QUIET)
+    assert len(trainer.trained) == 6 and not running.to_do(loaded, root) and not running.failed(loaded, root)
+
+
+def write_speed(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"per_second": 2560.0}))
+
+
 def test_a_measure_that_fails_costs_no_other_score(make, trainer, root, monkeypatch):
     monkeypatch.setattr(measuring, "restore", lambda run: run)
     text = STUDY.replace("from experiments", "def gap(run):\n    return {{'gap': 1 / run.seed}}\n\n\nfrom experiments")

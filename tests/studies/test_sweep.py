@@ -74,7 +74,7 @@ def test_hopeless_candidates_are_stopped_rung_by_rung(make, trainer, tmp_path):
     stopped = next((root / "rate").glob("0.1-0-*"))
     steps = [json.loads(line)["step"] for line in (stopped / "metrics.jsonl").read_text().splitlines()]
     assert max(steps) == 5  # a quarter of 20
-    assert not running.to_do(loaded, root)
+    assert not running.to_do(loaded, root) and not running.failed(loaded, root)
     folder, choice = report.write(loaded, root)
     assert choice.startswith("0.4: val/loss")
     text = (folder / "report.md").read_text()
