@@ -15,8 +15,9 @@ RUN = f"""\
 {FILES}
 
 What is done is not done again; what was killed goes on from its last checkpoint; a variant that fails is written down
-with its reason and the others go on.  Every run keeps its directory below runs/studies.  Other workers may be started
-at any time, on any machine that shares this directory: they divide what is left.
+with its reason and the others go on, and the exit code is 2 in the end.  Every run keeps its directory below
+runs/studies.  Other workers may be started at any time, on any machine that shares this directory: they divide what is
+left.
 
 examples:
   deepseek-jax study run experiments/studies/balance.py
@@ -91,6 +92,20 @@ def run(args):
             state = f"{left} runs left" if left else "all runs are done"
             root = "" if args.root == ROOT else f" --root {args.root}"
             say(f"{study.name}: {state}; `deepseek-jax study report {study.shown_path}{root}` writes the page")
+    if not running.is_worker():
+        _check_failures(loaded, args.root, args.index)
+
+
+def _check_failures(studies, root: Path, index: int | None):
+    """UserError where a run failed, now or before: a script must not take what came out for the whole."""
+    from deepseek_jax.studies import running
+
+    failed = {study.name: len(runs) for study in studies if (runs := running.failed(study, root, index))}
+    if failed:
+        counts = ", ".join(f"{count} of {name}" for name, count in failed.items())
+        raise UserError(
+            f"runs failed: {counts}; `deepseek-jax study report` says why, mend that and run this again with --retry."
+        )
 
 
 def run_report(args):

@@ -65,12 +65,12 @@ class Corpus:
             name: (int(of.sum()) if counts[name] is None else counts[name]) + len(of) for name, of in lengths.items()
         }
 
-    def held_out_text(self, domain: str) -> bytes:
-        """The bytes that `held_out_bytes` counts, in the order of the corpus."""
+    def held_out_text(self, domain: str, documents: int | None = None) -> bytes:
+        """The bytes that `held_out_bytes` counts, in the order of the corpus; of the first `documents`, if given."""
         dataset = self.parts[self.domains.index(domain)].dataset
         if "held_out" not in dataset.info.splits:
             return b""
-        numbers = range(dataset.info.splits["held_out"].num_examples)
+        numbers = range(dataset.info.splits["held_out"].num_examples)[:documents]
         texts = itertools.chain.from_iterable(batched_texts(dataset, "held_out", numbers))
         return b"".join(text.encode() + SEPARATOR for text in texts)
 

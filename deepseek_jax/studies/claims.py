@@ -19,6 +19,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.studies.statistics import Difference, difference
 
 HOLDS, DOES_NOT, CANNOT_TELL = "holds", "does not", "cannot tell at this scale"
+NOT_MEASURED = "not measured"  # and the metric that no run has
 RELATIONS = {  # -> (lowest, highest) difference in margins
     "no different from": (-1, 1),
     "<=": (-math.inf, 1),
@@ -141,6 +142,13 @@ def _judge(claim: Claim, clause: Clause, values, missing) -> Judged:
 
 
 def overall(judged: Sequence[Judged]) -> str:
-    """Of all clauses together: it holds where all do, and does not where any does not."""
+    """Of all clauses together, which go by one metric: it holds where all do, and does not where any does not."""
     verdicts = {each.verdict for each in judged}
-    return DOES_NOT if DOES_NOT in verdicts else CANNOT_TELL if CANNOT_TELL in verdicts else HOLDS
+    unmeasured = next((verdict for verdict in verdicts if verdict.startswith(NOT_MEASURED)), None)
+    return unmeasured or (DOES_NOT if DOES_NOT in verdicts else CANNOT_TELL if CANNOT_TELL in verdicts else HOLDS)
+
+
+def not_measured(claim: Claim, names: Sequence[str]) -> list[Judged]:
+    """The claim's clauses, of which nothing can be said at any scale."""
+    verdict = f"{NOT_MEASURED}: {claim.metric}"
+    return [Judged(clause, verdict, "no finished run has it") for clause in parse(claim.text, names)]

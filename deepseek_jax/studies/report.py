@@ -54,8 +54,9 @@ def build(loaded: Loaded, results: Mapping) -> list[Block]:
     judged = verdicts(loaded, results)
     title, _, rest = loaded.question.partition("\n")
     blocks = [Heading(title, 1), *([Paragraph(rest.strip())] if rest.strip() else [])]
+    verdict = overall(judged[0])
     blocks += [
-        Paragraph(f"**{overall(judged[0]).capitalize()}.** {_sentence(loaded, judged[0])}"),
+        Paragraph(f"**{verdict[0].upper()}{verdict[1:]}.** {_sentence(loaded, judged[0])}"),
         *_setting(loaded, results),
     ]
     blocks += [Heading("Results"), _table(loaded, results), *_failures(results), *_further(loaded, results)]

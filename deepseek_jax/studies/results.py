@@ -9,7 +9,7 @@ from deepseek_jax.config import FAMILIES
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.studies import runs as runs_
-from deepseek_jax.studies.claims import Judged, judge
+from deepseek_jax.studies.claims import Judged, judge, not_measured
 from deepseek_jax.studies.measuring import failures, measured
 from deepseek_jax.studies.runs import ROOT, Run
 from deepseek_jax.studies.study import Loaded
@@ -91,10 +91,14 @@ def values(results: Mapping, metric: str) -> dict[str, dict[int, float]]:
 def verdicts(loaded: Loaded, results: Mapping) -> list[list[Judged]]:
     """For each claim of the study, the main one first, its clauses judged."""
     failed = {each["variant"]: f"seed {each['seed']} failed: {each['reason']}" for each in results["failed"]}
-    return [
-        judge(claim, loaded.study.names, values(results, claim.metric), _unmeasured(results, claim.metric) | failed)
-        for claim in loaded.study.claims
-    ]
+    judged, names = [], loaded.study.names
+    for claim in loaded.study.claims:
+        found = values(results, claim.metric)
+        if results["runs"] and not found:
+            judged.append(not_measured(claim, names))
+        else:
+            judged.append(judge(claim, names, found, _unmeasured(results, claim.metric) | failed))
+    return judged
 
 
 def _unmeasured(results: Mapping, metric: str) -> dict[str, str]:

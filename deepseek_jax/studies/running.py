@@ -4,6 +4,7 @@ A worker shares jax's start and compiled programs between its runs.  Runs are cl
 workers, started by anybody, divide them; what a killed worker left is gone on with from its last checkpoint.
 """
 
+import math
 import os
 import signal
 import subprocess
@@ -15,13 +16,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deepseek_jax.errors import UserError
+from deepseek_jax.studies import metrics, sweeping
 from deepseek_jax.studies import runs as runs_
-from deepseek_jax.studies import sweeping
 from deepseek_jax.studies.measuring import failures, measure, measured
 from deepseek_jax.studies.outcome import said, summarise
 from deepseek_jax.studies.runs import ROOT, TRAINED, Run, write_json
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.studies.sweep import Sweep
+from deepseek_jax.train.sinks import FILE, read_rows
 
 PARENT = "DEEPSEEK_JAX_STUDY_PARENT"  # in a worker's environment: the process without which it should not go on
 Say = Callable[[str], None]
@@ -29,16 +31,29 @@ Say = Callable[[str], None]
 
 def to_do(loaded: Loaded, root: Path = ROOT) -> list[Run]:
     """Runs without a result; failed ones have one, and so have those that a sweep has stopped."""
-    if isinstance(loaded.study, Sweep):
+    planned = runs_.plan(loaded, root)
+    if isinstance(loaded.study, Sweep) and not any(run.unmeasured for run in planned):
         rung = sweeping.rungs(loaded, root)[-1]
         return [run for run in rung.runs if sweeping.score_at(run, loaded.study.metric, rung.share) is None]
-    return [run for run in runs_.plan(loaded, root) if not _done(run, loaded)]
+    return [run for run in planned if run.unmeasured or not _done(run, loaded)]
 
 
 def _done(run: Run, loaded: Loaded) -> bool:
     if run.failure:
         return True
     return bool(run.trained) and measured(run, loaded.study) is not None
+
+
+def failed(loaded: Loaded, root: Path = ROOT, index: int | None = None) -> list[Run]:
+    """The failed runs, or number `index` if it is one.
+
+    Of a sweep that comes to a choice only those that cannot be configured: that others diverge is what it finds out.
+    """
+    planned = runs_.plan(loaded, root)
+    found = [run for run in (planned if index is None else planned[index : index + 1]) if run.failure]
+    if isinstance(loaded.study, Sweep) and len(found) < len(planned):
+        return [run for run in found if run.problem]
+    return found
 
 
 def forget_failures(loaded: Loaded, root: Path = ROOT):
@@ -53,18 +68,39 @@ def work(studies: Sequence[Loaded], root: Path = ROOT, say: Say = print, index: 
     """Does in this process what is left of the studies; of one study only run number `index`, if given."""
     _end_with_parent()
     for loaded in studies:
-        runs_.measure_speeds(loaded, root)
+        metrics.check(loaded)
+    for loaded in studies:
+        runs_.measure_speeds(loaded, root, say)
         planned = runs_.plan(loaded, root)
-        if isinstance(loaded.study, Sweep):
-            _work_rungs(loaded, root, say)
-            continue
         if index is not None and not 0 <= index < len(planned):
             raise UserError(f"--index is {index}; {loaded.path} has runs 0 to {len(planned) - 1}.")
         chosen = planned if index is None else [planned[index]]
-        busy = [run for run in chosen if not _done(run, loaded) and not _attempt(run, loaded, root, say)]
+        if not is_worker():
+            _tell_problems(loaded, chosen, say)
+        if isinstance(loaded.study, Sweep):
+            _work_rungs(loaded, root, say)
+            continue
+        metrics.check_runs(loaded, planned)
+        busy = []
+        for run in chosen:
+            if not _done(run, loaded):
+                mine = _attempt(run, loaded, root, say)
+                busy += [] if mine else [run]
+                metrics.check_runs(loaded, planned)
         for run in busy:  # another worker has them: wait, and take over what it leaves
             if not _done(run, loaded):
                 _attempt(run, loaded, root, say, wait=True)
+
+
+def is_worker() -> bool:
+    """Whether this process works for another one, which tells what has become of all."""
+    return PARENT in os.environ
+
+
+def _tell_problems(loaded: Loaded, planned: Sequence[Run], say: Say):
+    """A line for each variant that cannot be configured."""
+    for name, problem in {run.variant.name: run.problem for run in planned if run.problem}.items():
+        say(f"{loaded.name}: {name}: failed: {problem}")
 
 
 def _work_rungs(loaded: Loaded, root: Path, say: Say):
@@ -75,7 +111,20 @@ def _work_rungs(loaded: Loaded, root: Path, say: Say):
                 if sweeping.score_at(run, loaded.study.metric, rung.share) is None:
                     _finish(run, loaded, say, share=rung.share)
                 if sweeping.score_at(run, loaded.study.metric, rung.share) is None:
+                    _check_some_measured(loaded, rung, run)
                     runs_.fail(run, f"it measured no {loaded.study.metric} after {rung.share:.0%} of its steps.")
+
+
+def _check_some_measured(loaded: Loaded, rung: sweeping.Rung, without: Run):
+    """UserError where the metric is measured nowhere: in no candidate of the rung, at no step of this one."""
+    metric = loaded.study.metric
+    scores = (sweeping.score_at(run, metric, rung.share) for run in rung.runs)
+    elsewhere = any(metric in row for row in read_rows(without.directory / FILE))
+    if not elsewhere and not any(score is not None and score < math.inf for score in scores):
+        raise UserError(
+            f"{loaded.shown_path}: {without} measured no {metric} after {rung.share:.0%} of its steps; "
+            f"name a metric that {without.directory}/{FILE} has."
+        )
 
 
 def _attempt(run: Run, loaded: Loaded, root: Path, say: Say, *, wait: bool = False) -> bool:
@@ -151,6 +200,11 @@ def spread(paths: Sequence[Path], jobs: int, root: Path = ROOT, say: Say = print
     def todo():
         return [run for loaded in studies for run in to_do(loaded, root)]
 
+    for loaded in studies:
+        metrics.check(loaded)
+    for loaded in studies:
+        planned = [run for run in runs_.plan(loaded, root) if not run.unmeasured]
+        _tell_problems(loaded, planned, say)
     try:
         wanted = min(jobs, len(todo()))
         workers = [subprocess.Popen(command, env=environment) for _ in range(wanted)]
@@ -161,10 +215,13 @@ def spread(paths: Sequence[Path], jobs: int, root: Path = ROOT, say: Say = print
                 if worker.returncode == 0:
                     continue
                 if 0 < worker.returncode != 130:
-                    raise UserError("a worker could not begin; what it said stands above.")
+                    raise UserError("a worker could not go on; what it said stands above.")
                 if worker.returncode in (130, -signal.SIGTERM):
                     raise KeyboardInterrupt
-                _bury(worker, todo(), root, say)
+                left = todo()
+                _bury(worker, left, root, say)
+                if any(run.unmeasured for run in left):  # another worker would die of the same trial
+                    raise UserError("a worker died while it measured speeds; make the variants that it began smaller.")
                 if todo():
                     workers.append(subprocess.Popen(command, env=environment))
     finally:

@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from deepseek_jax import fields, record
@@ -32,6 +32,7 @@ class Run:
 
     `failed`: the file that says why it failed, in the study's own folder: variants and studies may share a directory.
     `problem`: why there cannot be an experiment at all, if so.
+    `unmeasured`: it only waits for a trial to measure its speed (equal="seconds"); that is its problem so far.
     """
 
     variant: Variant
@@ -40,6 +41,7 @@ class Run:
     directory: Path
     failed: Path
     problem: str = ""
+    unmeasured: bool = False
 
     @property
     def trained(self) -> dict | None:
@@ -64,7 +66,8 @@ def plan(loaded: Loaded, root: Path = ROOT) -> list[Run]:
                 experiment = experiment_of(study, variant, seed, root / loaded.name)
             except UserError as error:
                 nowhere = root / loaded.name / slug(variant.name)
-                found.append(Run(variant, seed, None, nowhere, nowhere / "failed.json", str(error)))
+                waits = isinstance(error, budget.Unmeasured)
+                found.append(Run(variant, seed, None, nowhere, nowhere / "failed.json", str(error), waits))
             else:
                 directory = _directory(loaded, variant, seed, experiment, root)
                 name = f"{slug(variant.name)}-{seed}-{identity(experiment)}.json"
@@ -84,15 +87,25 @@ def speed_file(variant: Variant, folder: Path) -> Path:
     return folder / f"{slug(variant.name)}.speed.json"
 
 
-def measure_speeds(loaded: Loaded, root: Path = ROOT):
-    """Of the variants that need one for their budget and have none yet."""
+def measure_speeds(loaded: Loaded, root: Path, say: Callable[[str], None]):
+    """Of the variants that need one for their budget and have none yet; `say` is told of trials that fail."""
     for variant in loaded.study.variants:
-        with contextlib.suppress(UserError):  # what is wrong with a variant is told where its runs are planned
+        try:
+            experiment_of(loaded.study, variant, 0, root / loaded.name)
+        except budget.Unmeasured:
+            _measure_speed(loaded, variant, root, say)
+        except UserError:  # told where its runs are planned
+            continue
+
+
+def _measure_speed(loaded: Loaded, variant: Variant, root: Path, say: Callable[[str], None]):
+    speed = speed_file(variant, root / loaded.name)
+    with _locked(root, f"{loaded.name}-{speed.stem}", wait=True):  # another worker may be at it
+        if not speed.exists():
             try:
-                experiment_of(loaded.study, variant, 0, root / loaded.name)
-            except budget.Unmeasured:
-                experiment = resolve(loaded.study.base, dict(variant.changes))
-                budget.measure_speed(experiment, speed_file(variant, root / loaded.name))
+                budget.measure_speed(resolve(loaded.study.base, dict(variant.changes)), speed)
+            except UserError as error:
+                say(f"{loaded.name}: {variant.name}: failed in the trial of its speed: {error}")
 
 
 def identity(experiment: Experiment) -> str:
@@ -124,12 +137,16 @@ def stale(loaded: Loaded, runs: list[Run], root: Path = ROOT) -> list[Path]:
     return sorted(path.parent for path in (root / loaded.name).glob(f"*/{TRAINED}") if path.parent not in current)
 
 
-@contextlib.contextmanager
-def held(run: Run, root: Path = ROOT, *, wait: bool = False) -> Iterator[bool]:
+def held(run: Run, root: Path = ROOT, *, wait: bool = False) -> contextlib.AbstractContextManager[bool]:
     """Whether this process may work on the run: no other on this machine does.  The lock dies with its holder."""
+    return _locked(root, run.directory.name, wait=wait)
+
+
+@contextlib.contextmanager
+def _locked(root: Path, name: str, *, wait: bool) -> Iterator[bool]:
     locks = root / ".locks"
     locks.mkdir(parents=True, exist_ok=True)
-    with (locks / run.directory.name).open("a+") as lock:
+    with (locks / name).open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

@@ -17,14 +17,16 @@ _kept: collections.OrderedDict = collections.OrderedDict()
 
 
 def programs(setup: Setup) -> tuple[Callable, Callable]:
-    """(step, score), jitted.  The seed decides what parameters begin as and which data is read, and is in neither.
+    """(step, score), jitted.  The seed decides what parameters begin as and which data is read, and is in neither,
+    unless the program draws from it.
 
     What views keep of a run may be part of its programs, so theirs are not shared.
     """
     experiment = setup.experiment
     if views_of(experiment):
         return _make(setup)
-    key = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, seed=0)), setup.mesh
+    seed = experiment.train.seed if setup.program.draws else 0
+    key = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, seed=seed)), setup.mesh
     if key not in _kept:
         _kept[key] = _make(setup)
         while len(_kept) > MOST:

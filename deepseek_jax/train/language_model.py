@@ -13,6 +13,7 @@ from deepseek_jax.data import baseline
 from deepseek_jax.data.pipeline import open_corpus
 from deepseek_jax.data.records import Report
 from deepseek_jax.data.tokenizer import TOKENIZER
+from deepseek_jax.parallel import processes
 from deepseek_jax.parallel.mesh import check_sequence
 from deepseek_jax.train.evaluate import bytes_a_target, evaluate, names
 from deepseek_jax.train.metrics import language_model_row
@@ -62,8 +63,9 @@ class LanguageModelTask:
     def rivals(self) -> dict[str, float]:
         if self.experiment.data.chat:
             return {}  # a compressor would have to be told the questions
-        found = baseline.bits_per_byte(self.corpus)
-        return {name: bits["total"] for name, bits in found.items() if bits}
+        found = baseline.total_bits_per_byte(self.corpus) if processes.leads() else {}
+        processes.meet()  # compressing may take longer than the others' computations would wait
+        return found
 
     def keep_beside(self, workdir: Path):
         shutil.copyfile(self.corpus.tokenizer.path, workdir / TOKENIZER)  # what it was trained with

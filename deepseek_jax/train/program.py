@@ -55,6 +55,7 @@ class Program:
         takes, and back; the same where no view (train/views.py) stands between.
     own_buffers(buffers) -> those of the model, in their place among what views keep.
     model: the program of the model itself, around which views are laid; None where there are none.
+    draws: whether `loss` draws from the run's seed, which is then part of it.
     """
 
     graphdef: nnx.GraphDef
@@ -70,6 +71,7 @@ class Program:
     from_model: Callable = _as_they_are
     own_buffers: Callable = _all
     model: "Program | None" = None
+    draws: bool = False
 
 
 def whole(axes: dict) -> dict:
@@ -144,6 +146,7 @@ def language_model_program(
         loss=loss,
         update_buffers=update_buffers,
         score=score,
+        draws=draws,
     )
 
 

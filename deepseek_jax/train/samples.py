@@ -1,6 +1,7 @@
 """Text that a trained model continues, for a person to read."""
 
 import json
+import math
 from pathlib import Path
 
 from deepseek_jax.data import chat
@@ -24,12 +25,14 @@ def write_samples(task, state: State, workdir: Path) -> list[str]:
     `task` is a LanguageModelTask.
     """
     config, corpus, tokenizer = task.experiment.eval, task.corpus, task.corpus.tokenizer
-    domains = [corpus.domains[place % len(corpus.domains)] for place in range(config.samples)]
-    heads = [corpus.held_out_text(domain) for domain in domains]
+    template, count = task.experiment.data.chat, len(corpus.domains)
+    documents = math.ceil(config.samples / count) if template else PROMPT  # each has a byte or more: its separator
+    read = [corpus.held_out_text(domain, documents) for domain in corpus.domains[: config.samples]]
+    heads = [read[place % count] for place in range(config.samples)]
     if not heads:
         return []
-    if template := task.experiment.data.chat:
-        talks = [json.loads(text) for text in questions(heads, len(corpus.domains)) if text]
+    if template:
+        talks = [json.loads(text) for text in questions(heads, count) if text]
         if not talks:
             return []
         prompts = [f"{talk[-2]['content']}\n" for talk in talks]

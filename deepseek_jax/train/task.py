@@ -51,7 +51,7 @@ class Task(Protocol):
         """The names that `scores` gives of a split, () where nothing is held out for it."""
 
     def rivals(self) -> dict[str, float]:
-        """What the final scores stand beside, by the name of each."""
+        """What the final scores stand beside, by the name of each; every process asks, and the leading one is told."""
 
     def keep_beside(self, workdir: Path):
         """Writes into the run directory what the parameters cannot be used without."""

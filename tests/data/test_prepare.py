@@ -15,7 +15,7 @@ import pytest
 from tensorflow_datasets.core.utils import gcs_utils
 
 from deepseek_jax.config import DataConfig
-from deepseek_jax.data.baseline import bits_per_byte
+from deepseek_jax.data.baseline import bits_per_byte, total_bits_per_byte
 from deepseek_jax.data.inspect import describe, render
 from deepseek_jax.data.pipeline import open_corpus
 from deepseek_jax.data.prepare import parse_weights
@@ -96,12 +96,13 @@ def test_compressors_are_scored_on_exactly_these_bytes(corpus):
     assert set(scores) == {"gzip -9", "xz -9"} and set(scores["xz -9"]) == {*corpus.domains, "total"}
     text = corpus.held_out_text(corpus.domains[0])
     assert scores["gzip -9"][corpus.domains[0]] == 8 * len(gzip.compress(text, 9)) / len(text)
+    assert total_bits_per_byte(corpus) == {name: bits["total"] for name, bits in scores.items()}
 
 
 def test_nothing_held_out_on_request(data, tmp_path):
     corpus = open_corpus(dataclasses.replace(data, held_out=0.0, directory=str(tmp_path)), VOCAB)
     assert list(corpus.held_out_batches(4)) == [] and set(corpus.held_out_bytes.values()) == {0}
-    assert bits_per_byte(corpus)["xz -9"] == {}
+    assert bits_per_byte(corpus)["xz -9"] == total_bits_per_byte(corpus) == {}
 
 
 def test_text_that_is_only_scored(tmp_path, corpus):

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from deepseek_jax.errors import UserError
-from deepseek_jax.studies import measuring, overview, report, results, running, runs, slurm
+from deepseek_jax.studies import measuring, metrics, overview, report, results, running, runs, slurm
+from deepseek_jax.studies.claims import CANNOT_TELL
 from deepseek_jax.studies.study import load
+from tests.conftest import ROOT
 from tests.studies.fake import STUDY, Killed
 
 QUIET = lambda text: None  # noqa: E731
@@ -83,6 +85,99 @@ def test_broken_variants_are_told_and_the_others_go_on(make, trainer, root):
     assert not running.to_do(loaded, root)
     running.forget_failures(loaded, root)
     assert {run.variant.name for run in running.to_do(loaded, root)} == {"diverges", "large"}
+
+
+BROKEN = 'Variant("misspelt", {"optimizer.peek_lr": 1.0}), Variant("endless", {"train.batch_size": 99}),'
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_variants_that_cannot_be_configured_are_said_once_and_end_the_command_with_2(
+    make, trainer, root, deepseek_jax, here
+):
+    loaded = make(BROKEN)
+    if not here:  # what is left then starts no worker
+        running.work([loaded], root, QUIET)
+    options = ["--root", str(root)] + ["--here"] * here
+    status, out, err = deepseek_jax("study", "run", str(loaded.path), *options)
+    first, second, *rest = out.splitlines()
+    assert first.startswith("rate: misspelt: failed: ") and "did you mean optimizer.peak_lr?" in first
+    assert second.startswith("rate: endless: failed: a budget of 2560 tokens is less than one step")
+    assert len(rest) == (6 if here else 1) and len(trainer.trained) == 6
+    assert status == 2 and "runs failed: 6 of rate;" in err
+
+
+def test_workers_of_another_process_leave_it_to_that_one(make, trainer, root, deepseek_jax, monkeypatch):
+    monkeypatch.setenv(running.PARENT, "1")
+    monkeypatch.setattr(running, "_end_with_parent", lambda: None)
+    status, out, _ = deepseek_jax("study", "run", str(make(BROKEN).path), "--root", str(root), "--here")
+    assert status == 0 and "misspelt" not in out
+
+
+def test_speeds_that_are_not_measured_yet_are_no_failure(make, trainer, root, monkeypatch):
+    loaded = make(text=STUDY.replace("budget=2_560", 'budget=1.0, equal="seconds"'))
+    assert len(running.to_do(loaded, root)) == 6
+    monkeypatch.setattr(runs.budget, "measure_speed", lambda experiment, speed: write_speed(speed))
+    running.work([loaded], root, QUIET)
+    assert len(trainer.trained) == 6 and not running.to_do(loaded, root) and not running.failed(loaded, root)
+
+
+def write_speed(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"per_second": 2560.0}))
+
+
+def test_a_misspelt_metric_is_refused_before_anything_is_trained(make, trainer, root, deepseek_jax):
+    path = make(text=STUDY.replace('"final/loss"', '"final/los"')).path
+    for options in (["--here"], []):
+        status, out, err = deepseek_jax("study", "run", str(path), "--root", str(root), *options)
+        assert (status, out, trainer.trained) == (2, "", [])
+        assert err.endswith("rate.py: no run measures 'final/los'; choose one of final/loss, val/loss, final/bytes.\n")
+
+
+@pytest.mark.parametrize("path", overview.files(ROOT / "experiments" / "studies"), ids=lambda path: path.stem)
+def test_the_studies_here_go_by_what_is_measured(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    metrics.check(load(path))
+
+
+FURTHER = """claim="high < low", further=[Claim("gaps", 1, "low < high")], measures=[{0}],"""
+GAP = "def gap(run):\n    return {{'gap': 1 + run.seed}}\n\n\nfrom experiments import Claim,"
+
+
+def with_gap(of_measure, gives=""):
+    text = STUDY.replace("from experiments import", GAP.replace("from exp", f"{gives}\n\nfrom exp"))
+    return text.replace('claim="high < low",', FURTHER.format(of_measure))
+
+
+def test_a_measure_may_say_what_it_gives(make, trainer, root, monkeypatch):
+    monkeypatch.setattr(measuring, "restore", lambda run: run)
+    with pytest.raises(UserError, match="no run measures 'gaps'; choose one of gap.$"):
+        running.work([make(text=with_gap("gap", "gap.gives = ['gap']"))], root, QUIET)
+    assert trainer.trained == []
+    running.work([make(text=with_gap("gap", "gap.gives = ['gap', 'gaps']"))], root, QUIET)  # not of these seeds
+    assert len(trainer.trained) == 6
+
+
+def test_of_other_measures_the_first_run_shows_what_they_do_not_give(make, trainer, root, monkeypatch):
+    monkeypatch.setattr(measuring, "restore", lambda run: run)
+    loaded = make(text=with_gap("gap"))
+    for _ in range(2):  # the second time there is no need to train
+        with pytest.raises(UserError, match="rate.py: low ended without 'gaps'; choose one of gap.$"):
+            running.work([loaded], root, QUIET)
+        assert len(trainer.trained) == 1
+    folder, _ = report.write(loaded, root)
+    text = (folder / "report.md").read_text()
+    assert "| low < high | `gaps` | 1 | not measured: gaps | no finished run has it |" in text
+    (main,) = {clause.verdict for clause in results.verdicts(loaded, results.gather(loaded, root))[0]}
+    assert main == CANNOT_TELL
+
+
+def test_a_report_on_a_metric_that_no_run_has(make, trainer, root):
+    running.work([make()], root, QUIET)
+    loaded = make(text=STUDY.replace('"final/loss"', '"final/Los"'))
+    folder, verdict = report.write(loaded, root)
+    assert verdict == "not measured: final/Los"
+    assert "**Not measured: final/Los.** high < low: not measured: final/Los" in (folder / "report.md").read_text()
 
 
 def test_a_measure_that_fails_costs_no_other_score(make, trainer, root, monkeypatch):

@@ -74,7 +74,7 @@ def test_hopeless_candidates_are_stopped_rung_by_rung(make, trainer, tmp_path):
     stopped = next((root / "rate").glob("0.1-0-*"))
     steps = [json.loads(line)["step"] for line in (stopped / "metrics.jsonl").read_text().splitlines()]
     assert max(steps) == 5  # a quarter of 20
-    assert not running.to_do(loaded, root)
+    assert not running.to_do(loaded, root) and not running.failed(loaded, root)
     folder, choice = report.write(loaded, root)
     assert choice.startswith("0.4: val/loss")
     text = (folder / "report.md").read_text()
@@ -86,6 +86,18 @@ def test_hopeless_candidates_are_stopped_rung_by_rung(make, trainer, tmp_path):
     assert (folder / "report.md").read_text() == before
     with pytest.raises(UserError, match="no run that came to its first rung"):
         report.write(make(text=TEXT.replace("5_120", "2_560")), tmp_path / "no_runs_here")
+
+
+def test_a_metric_that_no_candidate_measures_stops_the_sweep(make, trainer, tmp_path):
+    text = TEXT.replace("budget=5_120,", 'budget=5_120, metric="{metric}",')
+    told = make(text=text.replace("{metric}", "final/loss"))
+    with pytest.raises(UserError, match="rate.py: no run measures 'final/loss'; choose one of val/loss."):
+        running.work([told], tmp_path / "runs", QUIET)
+    assert not list((tmp_path / "runs").glob("rate/*"))
+    found = make(text=text.replace("{metric}", "val/dropped"))  # some runs have it
+    with pytest.raises(UserError, match="0.1, seed 0 measured no val/dropped after 25% of its steps; name a metric"):
+        running.work([found], tmp_path / "runs", QUIET)
+    assert len(list((tmp_path / "runs").glob("rate/*"))) == 1 and not running.failed(found, tmp_path / "runs")
 
 
 def test_the_rate_that_holds_across_widths(make):

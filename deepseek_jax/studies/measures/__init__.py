@@ -1,4 +1,7 @@
-"""What studies measure of trained runs, beside their losses: functions Trained -> {score: number}."""
+"""What studies measure of trained runs, beside their losses: functions Trained -> {score: number}.
+
+An attribute `gives` names the scores.  It stands beside the function: what is kept goes by a function's source.
+"""
 
 from deepseek_jax.studies.measures.decoding import acceptance, cache_bytes, decode_speed
 from deepseek_jax.studies.measures.learning import step_memory, tokens_to

@@ -17,10 +17,16 @@ def cache_bytes(trained: Trained) -> dict[str, float]:
     return {"cache_bytes": 4 * growing}
 
 
+cache_bytes.gives = ("cache_bytes",)
+
+
 def decode_speed(trained: Trained) -> dict[str, float]:
     """Tokens a second, greedy, prompts side by side; the best of REPEATS, prefill included, compilation not."""
     given = text.prompts(trained, PROMPTS, PROMPT)
     return {"decode_tokens_per_second": PROMPTS * NEW / _seconds(generate.new_tokens, trained, given)}
+
+
+decode_speed.gives = ("decode_tokens_per_second",)
 
 
 def acceptance(trained: Trained) -> dict[str, float]:
@@ -31,6 +37,9 @@ def acceptance(trained: Trained) -> dict[str, float]:
     _, found = speculative.new_tokens(trained.model, given, NEW)
     plain, drafted = (_seconds(way.new_tokens, trained, given) for way in (generate, speculative))
     return {"acceptance": found.rate, "decode_speed_up": plain / drafted}
+
+
+acceptance.gives = ("acceptance", "decode_speed_up")
 
 
 def _seconds(decode, trained: Trained, given: list[list[int]]) -> float:

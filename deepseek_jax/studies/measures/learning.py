@@ -28,7 +28,7 @@ def tokens_to(loss: float) -> Callable[[Trained], dict[str, float]]:
         speeds = sorted(row[shown.speed] for row in rows if shown.speed in row)
         return {f"tokens_to_{loss}": needed, f"seconds_to_{loss}": needed / speeds[len(speeds) // 2]}
 
-    measure.__name__ = f"tokens_to_{loss}"
+    measure.__name__, measure.gives = f"tokens_to_{loss}", (f"tokens_to_{loss}", f"seconds_to_{loss}")
     return measure
 
 
@@ -43,3 +43,6 @@ def step_memory(trained: Trained) -> dict[str, float]:
     batch = ready.place([next(ready.train_batches())] * microbatches)
     compiled = step.lower(ready.abstract, batch).compile()
     return {"step_memory_bytes": compiled.memory_analysis().temp_size_in_bytes}
+
+
+step_memory.gives = ("step_memory_bytes",)

@@ -30,6 +30,9 @@ def composite_gain(trained: Trained) -> dict[str, float]:
     return {"composite_gain": float(forward), "composite_gain_backward": float(backward)}
 
 
+composite_gain.gives = ("composite_gain", "composite_gain_backward")
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _gains(graphdef, params, buffers, batch):
     product_BSnn = composite(merge(graphdef, params, buffers), batch)

@@ -34,6 +34,9 @@ def specialisation(trained: Trained) -> dict[str, float]:
     return {"specialisation": float(np.mean([divergence(load_NE) for load_NE in layers.values()]))}
 
 
+specialisation.gives = ("specialisation",)
+
+
 def _batches(trained: Trained):
     return text.batches(trained, BATCHES)
 

@@ -1,0 +1,101 @@
+"""Whether the runs of a study have the scores that its claims go by: asked before any is trained, and after the first.
+
+Otherwise a misspelt name would only be found in the report, after all the training.
+"""
+
+import contextlib
+import difflib
+from collections.abc import Collection, Sequence
+
+from deepseek_jax.config import Experiment
+from deepseek_jax.data.prepare import domain_names, parse_weights
+from deepseek_jax.errors import UserError
+from deepseek_jax.experiment_file import resolve
+from deepseek_jax.studies.claims import parse
+from deepseek_jax.studies.measuring import failures, measured
+from deepseek_jax.studies.outcome import BALANCE
+from deepseek_jax.studies.runs import Run
+from deepseek_jax.studies.study import Loaded, Study
+from deepseek_jax.studies.sweep import Sweep
+from deepseek_jax.tasks import scores
+from deepseek_jax.train.shown import SHOWN
+
+GIVES = "gives"  # an attribute of a measure: the names of all scores that it may give, where it says them
+
+
+def check(loaded: Loaded):
+    """UserError for a metric that no run can have; one of a measure that does not say what it gives is let pass."""
+    study = loaded.study
+    known = _known(study)
+    if not known:
+        return  # no variant can be configured, which is told of each
+    if isinstance(study, Sweep):
+        known = {name for name in known if name.startswith("val/") or not study.halving}
+        known |= {"loss/total", *(shown.loss for shown in SHOWN.values())}  # rows of training have these
+        _refuse_unknown(loaded, [study.metric], known)
+    elif all(hasattr(function, GIVES) for function in study.measures):
+        _refuse_unknown(loaded, [claim.metric for claim in study.claims], known | _said(study))
+
+
+def check_runs(loaded: Loaded, planned: Sequence[Run]):
+    """UserError for a metric that none of the finished runs has, though a claim goes by it of one of them.
+
+    A score that a measure says it may give is waited for: it may be one that another seed has.
+    """
+    study, names = loaded.study, loaded.study.names
+    wanted: dict[str, set] = {}
+    for claim in study.claims:
+        if claim.metric not in _said(study):
+            sides = {side for clause in parse(claim.text, names) for side in (clause.left, clause.right)}
+            wanted.setdefault(claim.metric, set()).update(sides)
+    without, there = [], set()
+    for run in planned:
+        further = measured(run, study) if run.trained and not run.failure else None
+        if further is None:
+            continue
+        there |= run.trained["scores"].keys() | further.keys()
+        if wanted.keys() <= there:
+            return
+        if not list(failures(run, study)):
+            without.append(run.variant.name)
+    for metric, asked in wanted.items():
+        if metric not in there and (name := next((name for name in without if name in asked), None)):
+            raise UserError(f"{loaded.shown_path}: {name} ended without {metric!r}; {_instead(metric, there)}")
+
+
+def _refuse_unknown(loaded: Loaded, metrics: Collection[str], known: Collection[str]):
+    for metric in metrics:
+        if metric not in known:
+            raise UserError(f"{loaded.shown_path}: no run measures {metric!r}; {_instead(metric, known)}")
+
+
+def _instead(metric: str, known: Collection[str]) -> str:
+    """The end of a sentence: the names most like the metric, or all."""
+    return f"choose one of {', '.join(difflib.get_close_matches(metric, sorted(known)) or sorted(known))}."
+
+
+def _said(study: Study) -> set[str]:
+    return {name for function in study.measures for name in getattr(function, GIVES, ())}
+
+
+def _known(study: Study | Sweep) -> set[str]:
+    """What any of the variants may be scored by, beside what the measures give."""
+    found = set()
+    for variant in study.variants:
+        with contextlib.suppress(UserError):  # told where its runs are planned
+            found |= names_of(resolve(study.base, dict(variant.changes)))
+    return found
+
+
+def names_of(experiment: Experiment) -> set[str]:
+    """The scores that a run may have (outcome.summarise), as far as they can be told without its data."""
+    shown = SHOWN[experiment.family]
+    found = {"memory_bytes", shown.speed, *(name for name in shown.labels if name.startswith("final/"))}
+    if experiment.family == "language_model":
+        found |= {"indexer_recall", *BALANCE}
+        domains = domain_names(parse_weights(experiment.data))
+        held_out = ["loss", "bits_per_byte", "bytes", "dropped"]
+        held_out += [f"bits_per_byte/{domain}" for domain in domains if len(domains) > 1]
+    else:
+        held_out = ["loss", *(name for names in scores.NAMES.values() for name in names)]
+    return found | {f"{split}/{name}" for split in ("val", "final") for name in held_out}
