@@ -66,7 +66,11 @@ def _forward(x_TD, weight_Z, gate_up_EDF, down_EID, layout, how):
         weight_Gb1, experts_G, tokens_Gb = _group_of(turn, weight_Z, layout)
         h_GbF = how.gate_up.product(_tokens(x_TD, tokens_Gb), _of_experts(gate_up_EDF, experts_G, dtype))
         active_GbI = silu_product(h_GbF[..., :width], h_GbF[..., width:], how.limit)
-        y_GbD = how.down.product(active_GbI, _of_experts(down_EID, experts_G, dtype)) * weight_Gb1
+        kernel_GID = _of_experts(down_EID, experts_G, dtype)
+        if how.down is PLAIN:
+            y_GbD = active_GbI @ kernel_GID * weight_Gb1
+        else:  # which may round to a range, and that is of weighted units
+            y_GbD = how.down.product((active_GbI * weight_Gb1).astype(dtype), kernel_GID)
         return _put(turn, hidden_ZF, h_GbF), _put(turn, out_ZD, y_GbD)
 
     start = _zeros(x_TD, ((slots, 2 * width), dtype), ((slots, x_TD.shape[1]), dtype))
