@@ -74,6 +74,18 @@ def test_experts_are_each_a_product(way):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3 * float(jnp.abs(other).max()))
 
 
+@pytest.mark.parametrize("way", [every_expert, in_blocks])
+def test_no_block_of_fp8_lies_across_gate_and_up(way):
+    """Of a width that is no multiple of 128, and with an up so large that it would take the gate's small numbers."""
+    tokens, E, D, I = 70, 3, 96, 48
+    x, kernels = normal(0, tokens, D), [normal(1, E, D, I), 3000 * normal(2, E, D, I), normal(3, E, I, D)]
+    chosen, how = jax.random.randint(jax.random.key(4), (tokens, 1), 0, E), How(gate_up=Fp8(), down=Fp8())
+    run = lambda way, x: way(x, chosen, jnp.ones((tokens, 1)), *kernels, how)  # noqa: E731
+    found, expected = (jax.vjp(lambda x, way=way: run(way, x), x) for way in (way, ragged))
+    for one, other in zip((found[0], *found[1](x)), (expected[0], *expected[1](x))):
+        np.testing.assert_allclose(one, other, atol=1e-3 * float(jnp.abs(other).max()))
+
+
 @pytest.mark.parametrize("way", [every_expert, in_blocks, ragged])
 def test_what_flows_into_down_is_weighted_by_the_router(way):
     """In every way, so that a range or the energy of an expert is the same wherever it was watched."""
