@@ -124,13 +124,19 @@ class OptimizerConfig:
 
     def _check_rounding(self):
         """A change of less than half a step of bfloat16, 0.4%, is rounded away, and a moment then stands still."""
-        slow = self.b2 > 0.99 and self.name in ("adam", "adamw", "muon", "rmsprop")
-        if slow or self.name == "adagrad":
-            what = f"with optimizer.b2={self.b2} changes" if slow else "of adagrad changes"
+        if self.name == "adagrad":
             raise UserError(
-                f"optimizer.moment_dtype is bfloat16, and what is remembered {what} by less a step than that can show; "
-                "set optimizer.moment_dtype=float32, or b2 to at most 0.99 where there is one."
+                "optimizer.moment_dtype is bfloat16, and what is remembered of adagrad changes by less a step than "
+                "that can show; set optimizer.moment_dtype=float32."
             )
+        kept = {"sgd": ("b1",), "lion": ("b2",)}.get(self.name, ("b1", "b2"))  # lion's b1 only mixes what it steps by
+        for name in kept:
+            if getattr(self, name) > 0.99:
+                raise UserError(
+                    f"optimizer.moment_dtype is bfloat16, and what is remembered with optimizer.{name}="
+                    f"{getattr(self, name)} changes by less a step than that can show; set "
+                    f"optimizer.moment_dtype=float32, or optimizer.{name} to at most 0.99."
+                )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,8 +34,7 @@ def input_sums(
 ) -> dict[str, Float[Array, "N I"]]:
     """By path, the sum of |x / unit|^power over tokens (of experts: those routed there) of `batches` training batches.
 
-    Of an expert's down projection, x has been multiplied with the routing weight; not so on accelerators, which weight
-    what comes out of it (models/moe/experts.ragged).
+    Of an expert's down projection, x has been multiplied with the routing weight.
     """
     program = _watching_program(measure, watching(power, units))
     sums = jax.jit(jax.grad(lambda params, batch: _loss(program, params, given.buffers, batch)))

@@ -8,7 +8,7 @@ import typing
 import pytest
 
 from deepseek_jax import experiment_file, fields
-from deepseek_jax.config import Experiment, default_config
+from deepseek_jax.config import Experiment, OptimizerConfig, default_config
 from deepseek_jax.errors import UserError
 
 TINY = "configs/v3_tiny.py"
@@ -107,6 +107,15 @@ def test_what_an_override_can_get_wrong(in_repository, key, text, message):
         ({"optimizer.schedule.name": "range", "optimizer.schedule.final_ratio": "0"}, "must be above 0"),
         ({"optimizer.schedule.name": "plateau", "optimizer.schedule.decay_ratio": "1"}, "lowers nothing"),
         ({"optimizer.moment_dtype": "bfloat16", "optimizer.b2": "0.999"}, "optimizer.moment_dtype=float32"),
+        ({"optimizer.moment_dtype": "bfloat16", "optimizer.b1": "0.998"}, "or optimizer.b1 to at most 0.99"),
+        (
+            {"optimizer.moment_dtype": "bfloat16", "optimizer.name": "sgd", "optimizer.b1": "0.998"},
+            "or optimizer.b1 to at most 0.99",
+        ),
+        (
+            {"optimizer.moment_dtype": "bfloat16", "optimizer.name": "lion", "optimizer.b2": "0.999"},
+            "or optimizer.b2 to at most 0.99",
+        ),
         ({"optimizer.moment_dtype": "bfloat16", "optimizer.name": "adagrad"}, "optimizer.moment_dtype=float32"),
         ({"train.ramp_start": "2", "train.microbatch_size": "2"}, "train.ramp_fraction"),
         ({"train.steps": "100000000000000000000"}, "it must be at most 2147483647"),
@@ -118,6 +127,11 @@ def test_what_an_override_can_get_wrong(in_repository, key, text, message):
 def test_settings_that_cannot_both_be_meant(in_repository, overrides, message):
     with pytest.raises(UserError, match=re.escape(message)):
         experiment_file.resolve(TINY, overrides)
+
+
+@pytest.mark.parametrize(("name", "unused"), [("sgd", "b2"), ("lion", "b1")])
+def test_moments_may_be_bfloat16_whatever_the_decay_of_one_that_is_not_kept(name, unused):
+    OptimizerConfig(name=name, moment_dtype="bfloat16", **{unused: 0.999})
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,46 @@ def test_experts_are_each_a_product(way):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3 * float(jnp.abs(other).max()))
 
 
+@pytest.mark.parametrize("way", [every_expert, in_blocks])
+def test_no_block_of_fp8_lies_across_gate_and_up(way):
+    """Of a width that is no multiple of 128, and with an up so large that it would take the gate's small numbers."""
+    tokens, E, D, I = 70, 3, 96, 48
+    x, kernels = normal(0, tokens, D), [normal(1, E, D, I), 3000 * normal(2, E, D, I), normal(3, E, I, D)]
+    chosen, how = jax.random.randint(jax.random.key(4), (tokens, 1), 0, E), How(gate_up=Fp8(), down=Fp8())
+    run = lambda way, x: way(x, chosen, jnp.ones((tokens, 1)), *kernels, how)  # noqa: E731
+    found, expected = (jax.vjp(lambda x, way=way: run(way, x), x) for way in (way, ragged))
+    for one, other in zip((found[0], *found[1](x)), (expected[0], *expected[1](x))):
+        np.testing.assert_allclose(one, other, atol=1e-3 * float(jnp.abs(other).max()))
+
+
+@pytest.mark.parametrize("way", [every_expert, in_blocks, ragged])
+def test_what_flows_into_down_is_weighted_by_the_router(way):
+    """In every way, so that a range or the energy of an expert is the same wherever it was watched."""
+    tokens, E, D, I = 70, 3, 6, 5
+    x, kernels = normal(0, tokens, D), [normal(1, E, D, I), normal(2, E, D, I), normal(3, E, I, D)]
+    chosen = jax.random.permutation(jax.random.key(4), jnp.tile(jnp.arange(E), (tokens, 1)), 1, independent=True)[:, :2]
+    weight = jax.random.uniform(jax.random.key(5), (tokens, 2))
+    how = How(gate_up=Watching(), down=Watching())
+    loss = lambda gate, up, down: jnp.square(way(x, chosen, weight, gate, up, down, how)).sum()  # noqa: E731
+    found = jax.grad(loss, argnums=2)(*kernels)
+
+    weight_TE = jnp.zeros((tokens, E)).at[jnp.arange(tokens)[:, None], chosen].add(weight)
+    active_TEI = [jnp.einsum("TD,EDI->TEI", x, kernel) for kernel in kernels[:2]]
+    weighted_TEI = jax.nn.silu(active_TEI[0]) * active_TEI[1] * weight_TE[..., None]
+    expected_EI = jnp.square(weighted_TEI).sum(axis=0)
+    np.testing.assert_allclose(found, np.repeat(expected_EI[..., None], D, -1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("way", [every_expert, in_blocks])
+def test_a_range_of_down_is_of_weighted_units_in_every_way(way):
+    """Units of small weight do not saturate where the largest weighted one does not."""
+    x, kernels = normal(0, 70, 6), [normal(1, 3, 6, 5), normal(2, 3, 6, 5), normal(3, 3, 5, 6)]
+    chosen, weight = jnp.tile(jnp.arange(2), (70, 1)), jnp.tile(jnp.array([0.1, 0.02]), (70, 1))
+    how = How(down=Int8(1.0))
+    arguments = x, chosen, weight, *kernels, how
+    np.testing.assert_allclose(way(*arguments), ragged(*arguments), rtol=1e-4, atol=1e-4)
+
+
 def test_int8_rounds_inputs_to_their_range():
     x = jnp.array([[0.3, -1.0, 0.004], [2.0, 5.0, -3.0]])
     np.testing.assert_allclose(Int8().rows(x)[0], [38 / 127, -1.0, 1 / 127], rtol=1e-6)

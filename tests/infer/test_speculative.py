@@ -1,5 +1,7 @@
 """Speculation changes how tokens are reached, never which."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,6 +83,16 @@ def test_drafts_that_are_always_right_save_their_rounds():
     np.testing.assert_array_equal(tokens, generate.new_tokens(model, PROMPTS, 40))
     assert acceptance.rate == 1.0
     assert acceptance.rounds == 3 * 13  # the prefill gives one token, a round three
+
+
+def test_rings_have_room_for_the_drafts_of_many_modules():
+    """What a rejected draft takes the place of is read no more, however many of them there are."""
+    attention = {"layer_types": ("hca", "window"), "sliding_window": 6, "hca_rate": 4, "o_groups": 1, "o_lora_rank": 8}
+    window = dataclasses.replace(config(12), head_dim=16, mlp_layer_types=("dense",), **attention)
+    model = initialise(window, jax.random.key(1))
+    tokens, acceptance = speculative.new_tokens(model, PROMPTS, 40)
+    np.testing.assert_array_equal(tokens, generate.new_tokens(model, PROMPTS, 40))
+    assert acceptance.accepted < acceptance.drafted
 
 
 def test_a_model_without_modules_is_refused():

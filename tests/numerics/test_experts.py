@@ -8,6 +8,7 @@ from flax import nnx
 
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.layers import SwiGLU
+from deepseek_jax.models.moe import experts as experts_module
 from deepseek_jax.models.moe.blocks import How
 from deepseek_jax.models.moe.dispatch import plan
 from deepseek_jax.models.moe.experts import chosen_experts, every_expert, in_blocks, ragged
@@ -74,6 +75,33 @@ def test_an_assignment_to_no_expert_adds_nothing(way):
     weights = jnp.where(experts == E, 0, weights)
     arguments = x, experts, weights, *kernels, How()
     np.testing.assert_allclose(way(*arguments), _reference(*arguments), rtol=1e-5, atol=1e-5)
+
+
+def test_what_a_platform_computes_for_rows_of_no_expert_reaches_nothing(monkeypatch):
+    """Neither sums nor gradients, were it NaN: as kernels may leave it in rows past the last group."""
+
+    known = lambda x, counts: (jnp.arange(x.shape[0]) < counts.sum())[:, None]  # noqa: E731
+
+    @jax.custom_vjp
+    def poisoned(x, kernel, counts):
+        return jnp.where(known(x, counts), jax.lax.ragged_dot(x, kernel, counts), jnp.nan)
+
+    def pull_back(saved, dy):
+        x, kernel, counts = saved
+        pull = jax.vjp(lambda x, kernel: jax.lax.ragged_dot(x, kernel, counts), x, kernel)[1]
+        dx, dkernel = pull(jnp.where(known(x, counts), dy, 0))
+        return jnp.where(known(x, counts), dx, jnp.nan), dkernel, None
+
+    poisoned.defvjp(lambda *given: (poisoned(*given), given), pull_back)
+    monkeypatch.setattr(experts_module, "grouped_matmul", lambda x, kernel, counts, how: poisoned(x, kernel, counts))
+    rng = np.random.default_rng(0)
+    shapes = (30, D), (30, 2), (E, D, WIDTH), (E, D, WIDTH), (E, WIDTH, D)
+    x, weights, *kernels = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
+    experts = jnp.asarray(np.where(rng.random((30, 2)) < 0.4, E, _choices(rng, 30, "even")), jnp.int32)
+    weights = jnp.where(experts == E, 0, weights)
+    loss = lambda x, weights, *kernels: ragged(x, experts, weights, *kernels, How()).sum()  # noqa: E731
+    for each in jax.tree.leaves(jax.value_and_grad(loss, argnums=(0, 1, 2, 3, 4))(x, weights, *kernels)):
+        assert jnp.isfinite(each).all()
 
 
 @pytest.mark.parametrize("block", [1, 4])

@@ -74,7 +74,8 @@ class CompressedAttention(nnx.Module):
 
     def empty_cache(self, batch: int, places: int, dtype) -> dict:
         """Rings of the newest tokens, and T / rate entries of d numbers (csa: and of i more, its indexer's)."""
-        cache = {"window": empty_ring(batch, self.config.sliding_window, places, self.config.head_dim, dtype)}
+        newest, modules = self.config.sliding_window, self.config.num_nextn_predict_layers
+        cache = {"window": empty_ring(batch, newest, modules, places, self.config.head_dim, dtype)}
         if self.kind != "window":
             cache["compressor"] = self.compressor.empty_cache(batch, places, dtype)
         if self.kind == "csa":

@@ -61,7 +61,8 @@ class Compressor(nnx.Module):
 
     def empty_cache(self, batch: int, places: int, dtype) -> dict[str, Array]:
         """`entries` by number, and what the newest tokens bring to the entry that is not complete."""
-        recent = empty_ring(batch, self.runs * self.rate, places, 2 * self.runs * self.width, dtype)
+        newest, modules = self.runs * self.rate, self.config.num_nextn_predict_layers
+        recent = empty_ring(batch, newest, modules, places, 2 * self.runs * self.width, dtype)
         return {"entries": jnp.zeros((batch, places // self.rate, self.width), dtype), "recent": recent}
 
     def decode(self, x_BSD: Float[Array, "B S D"], context: Context, cache: dict) -> tuple[Keys, dict]:

@@ -35,6 +35,36 @@ class How:
     gate_up: Arithmetic = PLAIN
     down: Arithmetic = PLAIN
 
+    @property
+    def side_by_side(self) -> Arithmetic:
+        """That of gate and up where they are one matrix [D 2I]."""
+        return PLAIN if self.gate_up is PLAIN else Halves(self.gate_up)
+
+
+@dataclasses.dataclass(frozen=True)
+class Halves(Arithmetic):
+    """As `how` for each half of a matrix's outputs: no block of numbers that share a scale lies across both."""
+
+    how: Arithmetic
+
+    def rows(self, x):
+        return self.how.rows(x)
+
+    def weight(self, w):
+        return self._each(self.how.weight, w)
+
+    def gradients(self, dy):
+        return self._each(self.how.gradients, dy)
+
+    def inputs(self, x):
+        return self.how.inputs(x)
+
+    def outputs(self, dy):
+        return self._each(self.how.outputs, dy)
+
+    def _each(self, f, whole):
+        return jnp.concatenate([f(half) for half in jnp.split(whole, 2, axis=-1)], axis=-1)
+
 
 def block_for(assignments: int, num_experts: int) -> int:
     """How many slots a block should have."""
@@ -64,9 +94,13 @@ def _forward(x_TD, weight_Z, gate_up_EDF, down_EID, layout, how):
     def group(turn, carry):
         hidden_ZF, out_ZD = carry
         weight_Gb1, experts_G, tokens_Gb = _group_of(turn, weight_Z, layout)
-        h_GbF = how.gate_up.product(_tokens(x_TD, tokens_Gb), _of_experts(gate_up_EDF, experts_G, dtype))
+        h_GbF = how.side_by_side.product(_tokens(x_TD, tokens_Gb), _of_experts(gate_up_EDF, experts_G, dtype))
         active_GbI = silu_product(h_GbF[..., :width], h_GbF[..., width:], how.limit)
-        y_GbD = how.down.product(active_GbI, _of_experts(down_EID, experts_G, dtype)) * weight_Gb1
+        kernel_GID = _of_experts(down_EID, experts_G, dtype)
+        if how.down is PLAIN:
+            y_GbD = active_GbI @ kernel_GID * weight_Gb1
+        else:  # which may round to a range, and that is of weighted units
+            y_GbD = how.down.product((active_GbI * weight_Gb1).astype(dtype), kernel_GID)
         return _put(turn, hidden_ZF, h_GbF), _put(turn, out_ZD, y_GbD)
 
     start = _zeros(x_TD, ((slots, 2 * width), dtype), ((slots, x_TD.shape[1]), dtype))
@@ -93,8 +127,8 @@ def _backward(how, saved, dy_TD):
         dh_GbF = jnp.concatenate([dgate, dactive * gate * sigmoid], axis=-1)
         if how.limit:  # what was clamped has no gradient
             dh_GbF = jnp.where(h_GbF == jnp.concatenate([gate, up], axis=-1), dh_GbF, 0)
-        dx_GbD = how.gate_up.into_input(dh_GbF, _of_experts(gate_up_EDF, experts_G, dtype))
-        dgate_up_GDF = _transposed(how.gate_up.inputs(_tokens(x_TD, tokens_Gb))) @ how.gate_up.outputs(dh_GbF)
+        dx_GbD = how.side_by_side.into_input(dh_GbF, _of_experts(gate_up_EDF, experts_G, dtype))
+        dgate_up_GDF = _transposed(how.side_by_side.inputs(_tokens(x_TD, tokens_Gb))) @ how.side_by_side.outputs(dh_GbF)
         weighted_GbI = active * weight_Gb1.astype(dtype)
         ddown_GID = _transposed(how.down.inputs(weighted_GbI)) @ how.down.outputs(dy_GbD)
         return (

@@ -111,7 +111,7 @@ def ragged(x_TD, experts_TK, weights_TK, gate, up, down, how: How):
     x_ZD = jnp.where(of_expert_Z1, spread(x_TD, *by_token), 0)
     gate, up, down = (kernel.astype(x_TD.dtype) for kernel in (gate, up, down))
     gate_ZI, up_ZI = (grouped_matmul(x_ZD, kernel, layout.counts, how.gate_up) for kernel in (gate, up))
-    active_ZI = silu_product(gate_ZI, up_ZI, how.limit)
+    weight_Z1 = jnp.where(of_expert_Z1, layout.weight_of_slot(weights_TK)[:, None], 0)  # so neither their gradients
+    active_ZI = (silu_product(gate_ZI, up_ZI, how.limit) * weight_Z1).astype(x_TD.dtype)
     out_ZD = grouped_matmul(active_ZI, down, layout.counts, how.down)
-    out_ZD = jnp.where(of_expert_Z1, out_ZD, 0)
-    return collect((out_ZD * layout.weight_of_slot(weights_TK)[:, None]).astype(x_TD.dtype), *by_token)
+    return collect(jnp.where(of_expert_Z1, out_ZD, 0), *by_token)
