@@ -42,6 +42,12 @@ class Skipped:
         return {"count": self.reasons.total(), "reasons": dict(self.reasons), "places": self.places}
 
 
+def skipped_sentence(skipped: dict) -> str:
+    """What a person is told of Skipped.as_dict, without an end; "" where nothing was skipped."""
+    count, places = skipped["count"], skipped["places"]
+    return f"{count:,} records were skipped, the first: {places[0]}" if count else ""
+
+
 def read_source(path: pathlib.Path, text_field: str, skipped: Skipped) -> Iterator[Document]:
     """The documents below `path`, in sorted order; each is a group of its own."""
     if path.is_dir():

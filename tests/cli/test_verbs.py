@@ -106,6 +106,19 @@ def test_eval_scores_beside_compressors(deepseek_jax, folder):
     assert "step 2" in out and "gzip -9" in out and "xz -9" in out and "total" in out
 
 
+def test_train_and_eval_say_once_what_was_skipped(deepseek_jax, train, folder):
+    text = folder / "broken.jsonl"
+    text.write_text((folder / "text.jsonl").read_text() + '{"text":\n')
+    source = f"--config.data.source={text}"
+    place = f"broken: 1 records were skipped, the first: {text}:21: broken JSON; all in {folder}/data/text/broken-"
+    for _ in range(2):  # prepared, and found again
+        status, out, _ = train(source, "--config.train.steps=1", workdir="of_broken")
+        assert status == 0 and out.count("skipped,") == 1 and place in out
+    status, out, _ = deepseek_jax("eval", "--workdir", f"{folder}/of_broken")
+    assert status == 0 and out.count("skipped,") == 1 and place in out
+    assert "skipped" not in deepseek_jax("eval", "--workdir", f"{folder}/run")[1]
+
+
 def test_eval_of_an_earlier_checkpoint_on_all_of_another_text(deepseek_jax, folder):
     (folder / "other.txt").write_text("Another text, which is one document.\n" * 5)
     argv = "--workdir", f"{folder}/run", "--checkpoint", "1", "--source", f"{folder}/other.txt", "--batch-size", "1"
