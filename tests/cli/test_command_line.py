@@ -206,11 +206,12 @@ def test_a_verb_that_is_interrupted_leaves_nothing_of_what_it_made(tmp_path, was
     assert [path.name for path in tmp_path.rglob("*")] == ["out"] * was_there
 
 
-def test_warnings_look_as_what_else_is_said(capsys):
+def test_warnings_look_as_what_else_is_said_and_are_said_once(capsys, caplog):
     for _ in range(2):
         runtime.prepare()
     LOG.warning("a matrix holds NaN")
     assert capsys.readouterr().err == "deepseek-jax: a matrix holds NaN\n"
+    assert not caplog.records  # the root logger has handlers, once absl is imported
 
 
 def test_threads_do_not_say_of_a_full_disk_what_the_main_one_says(caplog):
