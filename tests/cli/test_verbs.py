@@ -94,6 +94,17 @@ def test_a_tokenizer_that_the_model_has_no_room_for(train, folder):
     assert status == 2 and "set model.vocab_size to at least 512" in err
 
 
+def test_steps_to_trace_that_are_not_taken_are_said(deepseek_jax, folder):
+    words = "train", "--config", f"{folder}/mine.py", "--workdir", f"{folder}/run", "--profile"
+    status, _, err = deepseek_jax(*words, "3:4")
+    assert (status, err) == (
+        2,
+        "deepseek-jax: --profile begins at step 3, and train.steps is 2; name steps up to that.\n",
+    )
+    status, _, err = deepseek_jax(*words, "1:2")  # which were taken before
+    assert status == 0 and "nothing was traced: of the steps 1 to 2 of --profile none was left" in err
+
+
 def test_a_batch_that_the_mesh_does_not_divide(python, folder):
     argv = "train", "--config", f"{folder}/mine.py", "--workdir", f"{folder}/refused", "--config.train.batch_size=3"
     done = python("-m", "deepseek_jax", *argv, devices=2)
