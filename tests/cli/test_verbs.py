@@ -157,6 +157,13 @@ def test_generate_continues_prompts_of_different_lengths(deepseek_jax, folder):
     assert re.fullmatch(r"speculation: \d of \d drafts accepted \(.*%\) in \d rounds\n", err)
 
 
+def test_predict_is_not_for_language_models(deepseek_jax, folder):
+    assert deepseek_jax("predict", "--workdir", f"{folder}/run", f"{folder}/text.jsonl")[::2] == (
+        2,
+        f"deepseek-jax: {folder}/run holds a language model; its answers come from `generate`.\n",
+    )
+
+
 def test_texts_past_what_the_model_was_made_for_are_said(deepseek_jax, folder):
     """max_position_embeddings is 256."""
     argv = "generate", "--workdir", f"{folder}/run", "--max-new-tokens", "4"
