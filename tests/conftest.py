@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from deepseek_jax.cli.runtime import threads_of
+from deepseek_jax.errors import LOG
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,6 +34,12 @@ def python(tmp_path_factory):
         )
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def logs(monkeypatch):
+    """Each test begins with the logger of a program, which verbs of an earlier one took for the command line."""
+    monkeypatch.setattr(LOG, "propagate", True)
 
 
 @pytest.fixture

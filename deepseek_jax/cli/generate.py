@@ -40,15 +40,14 @@ examples:
     )
     parser.add_argument("--max-new-tokens", type=number(int, 1, 10**9), default=128, metavar="N", help="default: 128")
     parser.add_argument("--temperature", type=number(float, 0), default=0.0, metavar="T", help="default: 0, greedy")
-    parser.add_argument("--top-k", type=number(int, 1), default=0, metavar="K", help="draw from the K likeliest tokens")
+    parser.add_argument("--top-k", type=number(int, 1), metavar="K", help="draw from the K likeliest tokens")
     parser.add_argument(
         "--top-p",
         type=number(float, 0, 1),
-        default=1.0,
         metavar="P",
         help="draw from the likeliest tokens that make up the share P",
     )
-    parser.add_argument("--seed", type=number(int, 0, MOST), default=0, metavar="N", help="of the drawing; default: 0")
+    parser.add_argument("--seed", type=number(int, 0, MOST), metavar="N", help="of the drawing; default: 0")
     parser.add_argument(
         "--chat", metavar="TEMPLATE", help="ask the prompts as a user would: v3, v3.2 or v4; of a run, its data.chat"
     )
@@ -70,7 +69,15 @@ def read_prompts(args) -> list[str]:
     return prompts
 
 
+def _check_drawing(args):
+    given = [name for name in ("top_k", "top_p", "seed") if getattr(args, name) is not None]
+    if given and not args.temperature:
+        option = f"--{given[0].replace('_', '-')}"
+        raise UserError(f"{option} is of drawing, and without --temperature nothing is drawn; add --temperature 1.")
+
+
 def run(args):
+    _check_drawing(args)
     prompts = read_prompts(args)
     from deepseek_jax import checking, record
     from deepseek_jax.config import CHAT_TEMPLATES
@@ -97,8 +104,8 @@ def run(args):
         tokens = [chat.prompt(messages, template, tokenizer) for messages in asked]
     else:
         tokens = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts]
-    sampling = Sampling(args.temperature, args.top_k, args.top_p)
-    options = {"eos": tokenizer.eos, "sampling": sampling, "seed": args.seed}
+    sampling = Sampling(args.temperature, args.top_k or 0, 1.0 if args.top_p is None else args.top_p)
+    options = {"eos": tokenizer.eos, "sampling": sampling, "seed": args.seed or 0}
     if args.speculative:
         new, acceptance = speculative.new_tokens(model, tokens, args.max_new_tokens, **options)
     else:

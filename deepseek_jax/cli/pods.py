@@ -27,7 +27,10 @@ def _axes(text: str | None) -> dict[str, str]:
     for name, equals, size in pairs:
         if not (name and equals and size):
             raise UserError(f"--mesh {text} is not a list of axes and sizes; write for example fsdp=64,expert=8.")
-    return {name.strip(): size for name, _, size in pairs}
+    sizes = {name.strip(): size for name, _, size in pairs}
+    if len(sizes) < len(pairs):
+        raise UserError(f"--mesh {text} names an axis twice; give each one size.")
+    return sizes
 
 
 def batch_problems(experiment, mesh) -> list[str]:

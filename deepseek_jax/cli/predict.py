@@ -37,7 +37,9 @@ def run(args):
     from deepseek_jax import record
     from deepseek_jax.train import known_set
 
-    known = known_set.read(Path(args.workdir))  # what is wrong is said before the seconds that jax takes
+    if record.family(args.workdir) == "language_model":  # what is wrong is said before the seconds that jax takes
+        raise UserError(f"{args.workdir} holds a language model; its answers come from `generate`.")
+    known = known_set.read(Path(args.workdir))
     columns = record.read(args.workdir).dataset.columns
     places, inputs = READERS.get(known.model.input, _no_series)(args.inputs, known, columns)
     runtime.prepare()

@@ -5,7 +5,7 @@ from pathlib import Path
 from deepseek_jax.checking import pattern
 from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import number
-from deepseek_jax.compress.config import METHODS, SCOPES, PruneConfig, check_sparsity, parse_pattern
+from deepseek_jax.compress.config import METHODS, SCOPES, PruneConfig, check_sparsity, parse_pattern, removed_by
 from deepseek_jax.errors import UserError
 
 
@@ -31,7 +31,7 @@ examples:
     )
     options.add_source(parser)
     parser.add_argument("--method", choices=METHODS, default="magnitude", help="default: magnitude")
-    parser.add_argument("--sparsity", type=float, default=0.5, metavar="SHARE", help="share to remove; default: 0.5")
+    parser.add_argument("--sparsity", type=float, metavar="SHARE", help="share to remove; default: 0.5")
     parser.add_argument("--pattern", default="", metavar="N:M", help="keep N of every M inputs in a row, as in 2:4")
     parser.add_argument("--scope", choices=SCOPES, help="what the share is of; default: layer, for wanda output")
     parser.add_argument("--paths", default="", metavar="REGEX", help="which matrices; default: all but tables, routers")
@@ -44,7 +44,8 @@ examples:
 
 @options.into_free_directory
 def run(args):
-    _check(args)
+    sparsity = 0.5 if args.sparsity is None else args.sparsity
+    _check(args, sparsity)
     runtime.prepare()
     from rich.console import Console
 
@@ -55,7 +56,7 @@ def run(args):
         source.read(args.source, args.checkpoint),
         Path(args.target),
         args.method,
-        PruneConfig(sparsity=args.sparsity, pattern=args.pattern, scope=scope, paths=args.paths),
+        PruneConfig(sparsity=sparsity, pattern=args.pattern, scope=scope, paths=args.paths),
         curve=args.curve,
         early=None if args.rewind is None else source.read(args.source, args.rewind),
         batches=args.batches,
@@ -63,12 +64,15 @@ def run(args):
     )
 
 
-def _check(args):
+def _check(args, sparsity: float):
     """What can be told before the seconds that jax takes."""
-    check_sparsity("--sparsity", args.sparsity)
+    check_sparsity("--sparsity", sparsity)
     pattern("--paths", args.paths)
     if args.pattern:
         parse_pattern("--pattern", args.pattern)
+        if args.sparsity is not None or args.curve:
+            share = f"{removed_by(args.pattern):.0%}"
+            raise UserError(f"--pattern {args.pattern} removes {share}; leave out --sparsity and --curve beside it.")
     for share in args.curve:
         check_sparsity("--curve", share)
     of_weights = args.pattern or args.scope or args.paths or args.rewind is not None

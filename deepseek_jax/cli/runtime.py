@@ -27,6 +27,7 @@ def prepare(cache: bool = True):
     full_disk.say_once()
     if not LOG.handlers:
         LOG.addHandler(_Said())
+    LOG.propagate = False  # libraries give the root logger handlers, which would say it again
 
 
 def warn(sentence: str):

@@ -4,6 +4,7 @@ import argparse
 
 from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import named
+from deepseek_jax.errors import UserError
 
 
 def add_to(verbs):
@@ -50,9 +51,19 @@ def run(args):
     from deepseek_jax.experiment_file import resolve
 
     experiment = resolve(args.config, args.overrides)
+    asked, steps = args.profile, experiment.train.steps
+    if asked and asked.start > steps:
+        raise UserError(f"--profile begins at step {asked.start}, and train.steps is {steps}; name steps up to that.")
     runtime.prepare()
     from deepseek_jax.parallel import processes
+    from deepseek_jax.train import profile
     from deepseek_jax.train.loop import train
 
     with processes.together():
-        train(experiment, args.workdir, profile=args.profile)
+        before = profile.traces(args.workdir)
+        train(experiment, args.workdir, profile=asked)
+        if asked and processes.leads() and profile.traces(args.workdir) == before:
+            runtime.warn(
+                f"nothing was traced: of the steps {asked[0]} to {asked[-1]} of --profile none was left to take, or "
+                "the run ended before them; name steps that are still to come."
+            )

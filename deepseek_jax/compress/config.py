@@ -60,6 +60,16 @@ def parse_pattern(key: str, text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def removed_by(pattern: str) -> float:
+    """The share of the weights that go.
+
+    >>> removed_by("1:4")
+    0.75
+    """
+    n, m = parse_pattern("pattern", pattern)
+    return 1 - n / m
+
+
 @dataclasses.dataclass(frozen=True)
 class QuantizeConfig:
     """Matrices of few bits.

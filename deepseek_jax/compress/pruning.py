@@ -7,7 +7,7 @@ from rich.console import Console
 
 from deepseek_jax.compress import experts, report, source, structured, weights
 from deepseek_jax.compress.calibrate import input_sums
-from deepseek_jax.compress.config import UNITS, PruneConfig
+from deepseek_jax.compress.config import UNITS, PruneConfig, removed_by
 from deepseek_jax.compress.measure import Measure
 from deepseek_jax.compress.removal import Method, Removed
 from deepseek_jax.compress.source import Source
@@ -36,8 +36,11 @@ def prune(
     """Writes the run directory `target`.
 
     The loss of `batches` validation batches is measured at the sparsity asked for and at those of `curve`; as many
-    training batches calibrate.  `early`: the same run at another step, whose weights the masks are laid on.
+    training batches calibrate.  `early`: the same run at another step, whose weights the masks are laid on.  A pattern
+    says itself what share goes, and has no curve.
     """
+    if settings.pattern:
+        settings, curve = dataclasses.replace(settings, sparsity=removed_by(settings.pattern)), []
     of_shares = [dataclasses.replace(settings, sparsity=share) for share in sorted({settings.sparsity, *curve})]
     for each in of_shares:
         METHODS[method].check(given, each)

@@ -27,6 +27,7 @@ from deepseek_jax.data.documents import (
     read_chats,
     read_file,
     read_source,
+    skipped_sentence,
     source_files,
 )
 from deepseek_jax.data.records import RecordBuilder
@@ -54,11 +55,10 @@ class TextCorpus(RecordBuilder, skip_registration=True):
             sizes[document.group] += len(document.text.encode())
             if number % 1000 == 0:
                 self.report("reading", number, None)
+        skipped = skipped_sentence(self.skipped.as_dict())
         if not sizes:
-            skipped = self.skipped.as_dict()
-            first = f"; {skipped['count']} records were skipped, the first: " if skipped["count"] else ""
-            raise UserError(f"the source holds no document{first}{''.join(skipped['places'][:1])}.")
-        held = hold_out(sizes, self.held_out)
+            raise UserError(f"the source holds no document{f'; {skipped}' if skipped else ''}.")
+        held = hold_out(sizes, self.held_out, f" ({skipped})" if skipped else "")
         # Without an example a split cannot be written, so one that is empty by request does not exist.
         splits = {"train": sizes.keys() - held, "held_out": held}
         return {name: self._generate_examples(groups) for name, groups in splits.items() if groups}
@@ -71,18 +71,19 @@ class TextCorpus(RecordBuilder, skip_registration=True):
             yield number, {"text": document.text, "document": document.name, "group": document.group}
 
 
-def hold_out(sizes: dict[str, int], share: float) -> set[str]:
+def hold_out(sizes: dict[str, int], share: float, skipped: str = "") -> set[str]:
     """Whole groups for evaluation: in the order of a hash of their names, those that still fit in `share` of the bytes.
 
     At least one (the smallest) when share > 0, and all for a share of 1: text that is only scored.  UserError when any
     other share leaves nothing to train on.  The hash does not hang on a seed, so that runs with other seeds are scored
-    on the same text.
+    on the same text.  `skipped`: what to say in that sentence of records that were left out.
     """
     if share in (0, 1):
         return set(sizes) if share else set()
     if len(sizes) < 2:
         raise UserError(
-            "the source is a single document, so none can be held out: give more text, or set data.held_out=0."
+            f"the source is a single document{skipped}, so none can be held out: give more text, or set "
+            "data.held_out=0."
         )
     room, held = share * sum(sizes.values()), set()
     for group in sorted(sizes, key=lambda group: hashlib.blake2b(group.encode()).digest()):

@@ -11,7 +11,9 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from deepseek_jax import record
 from deepseek_jax.data import chat
+from deepseek_jax.errors import UserError
 
 SECTION_BYTES = 8192  # a .txt is cut into documents of about this size, at blank lines
 
@@ -40,6 +42,12 @@ class Skipped:
         return {"count": self.reasons.total(), "reasons": dict(self.reasons), "places": self.places}
 
 
+def skipped_sentence(skipped: dict) -> str:
+    """What a person is told of Skipped.as_dict, without an end; "" where nothing was skipped."""
+    count, places = skipped["count"], skipped["places"]
+    return f"{count:,} records were skipped, the first: {places[0]}" if count else ""
+
+
 def read_source(path: pathlib.Path, text_field: str, skipped: Skipped) -> Iterator[Document]:
     """The documents below `path`, in sorted order; each is a group of its own."""
     if path.is_dir():
@@ -60,11 +68,27 @@ def _is_jsonl(path: pathlib.Path) -> bool:
 
 
 def source_files(path: pathlib.Path) -> list[pathlib.Path]:
-    """The files that `read_source` opens: `path` itself, or those below it, hidden ones left out."""
+    """The files that `read_source` opens: `path` itself, or those below it without hidden ones and those of runs.
+
+    A run that lies among its texts would else change them as it goes on, and never be resumed.
+    """
     if not path.is_dir():
         return [path]
+    if _is_run(path):
+        raise UserError(f"{path} is a run directory and no source of text; keep texts and runs in directories apart.")
     below = sorted(path.rglob("*"))
-    return [file for file in below if file.is_file() and not any(p[0] == "." for p in file.relative_to(path).parts)]
+    runs = {file.parent for file in below if file.name == record.FILE and _is_run(file.parent)}
+    shown = (file for file in below if not any(part[0] == "." for part in file.relative_to(path).parts))
+    return [file for file in shown if file.is_file() and runs.isdisjoint(file.parents)]
+
+
+def _is_run(directory: pathlib.Path) -> bool:
+    """Told by what config.json says, which is there before all else; texts may have a file of that name too."""
+    try:
+        found = json.loads((directory / record.FILE).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and {"experiment", "hash"} <= found.keys()
 
 
 def read_file(path: pathlib.Path, name: str, group: str, skipped: Skipped) -> Iterator[Document]:

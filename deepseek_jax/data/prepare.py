@@ -13,12 +13,14 @@ import tensorflow_datasets as tfds
 from deepseek_jax.config import CHAT_TEMPLATES, DataConfig
 from deepseek_jax.data import cache
 from deepseek_jax.data.corpora import CHATS, CORPORA, UserText
+from deepseek_jax.data.documents import skipped_sentence
 from deepseek_jax.data.records import Report, batched_texts, open_dataset
 from deepseek_jax.data.tokenizer import Tokenizer, check_fits, train_bpe
 from deepseek_jax.data.tokens import TokenStore, write_tokens
 from deepseek_jax.errors import UserError
 
 SAMPLE_BYTES = 8_000_000  # of training text that the tokenizer is trained on
+SKIPPED = "skipped.json"  # of a prepared text: what no document could be made of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +39,15 @@ class Domain:
     @property
     def skipped(self) -> dict:
         """count, reasons -> count, and the first places as file:line: reason."""
-        return json.loads((self.text / "skipped.json").read_text())
+        return json.loads((self.text / SKIPPED).read_text())
+
+    @property
+    def skipped_sentence(self) -> str:
+        """For a person; "" where nothing was skipped."""
+        skipped, path = self.skipped, self.text / SKIPPED
+        named = "all" if len(skipped["places"]) == skipped["count"] else f"the first {len(skipped['places'])}"
+        said = skipped_sentence(skipped)
+        return f"{self.name}: {said}; {named} in {path}" if said else ""
 
     @property
     def dataset(self) -> tfds.core.DatasetBuilder:
@@ -115,7 +125,7 @@ def prepare_text(data: DataConfig, source: str, root: pathlib.Path, report: Repo
     def make(directory):
         builder = corpus(held_out=data.held_out, data_dir=directory, report=report, **settings)
         builder.download_and_prepare()
-        (directory / "skipped.json").write_text(json.dumps(builder.skipped.as_dict()))
+        (directory / SKIPPED).write_text(json.dumps(builder.skipped.as_dict()))
 
     return cache.build(root / "text" / f"{name}-{key}", make)
 

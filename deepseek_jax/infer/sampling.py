@@ -5,9 +5,11 @@ B batch  S places  V vocabulary
 
 import dataclasses
 import math
+import numbers
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from deepseek_jax.errors import UserError
@@ -24,6 +26,9 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self):
+        for name in ("temperature", "top_k", "top_p"):
+            if not isinstance(value := getattr(self, name), numbers.Real | np.ndarray | jax.Array):
+                raise UserError(f"{name} is {value!r}; it must be a number.")
         if not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature is {self.temperature}; it must be 0 (greedy) or more.")
         if self.top_k < 0:

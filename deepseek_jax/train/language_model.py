@@ -36,6 +36,7 @@ class LanguageModelTask:
         check_sequence(mesh, "data.sequence_length", experiment.data.sequence_length)
         self.experiment = experiment
         self.corpus = open_corpus(experiment.data, experiment.model.vocab_size, report)
+        self.notes = [part.skipped_sentence for part in self.corpus.parts if part.skipped_sentence]
         self.program = as_trained(language_model_program(experiment, bytes_a_target(self.corpus)), experiment)
 
     def train_batches(self, rows: np.ndarray) -> TrainBatches:

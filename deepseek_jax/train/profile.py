@@ -10,6 +10,11 @@ from deepseek_jax.train.recorder import Recorder
 DIRECTORY = "profile"  # below a run directory
 
 
+def traces(workdir: str | Path) -> set[Path]:
+    """What was traced in a run directory so far."""
+    return set((Path(workdir) / DIRECTORY).rglob("*.xplane.pb"))
+
+
 class Profile:
     """Traces the steps of a range, in the one process that writes.
 

@@ -65,7 +65,10 @@ class Setup:
 
 
 def prepare(experiment: Experiment, console: Console) -> Setup:
-    """Checks the experiment against the devices, prepares the data where it is missing, and traces the model."""
+    """Checks the experiment against the devices, prepares the data where it is missing, and traces the model.
+
+    What a person should know of how the data was read is said on the console.
+    """
     mesh = make_mesh(experiment.mesh)
     sizes = {"train.microbatch_size or train.batch_size": microbatch_size(experiment.train)}
     if experiment.eval.batch_size:
@@ -77,6 +80,8 @@ def prepare(experiment: Experiment, console: Console) -> Setup:
     with progress.preparing(console) as report:
         task = TASKS[experiment.family](experiment, mesh, report)
         processes.meet()
+    for note in task.notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     optimizer = make_optimizer(experiment.optimizer, experiment.train.steps, task.program.axes)
     abstract = abstract_state(task.program, optimizer, mesh, ema=experiment.train.ema_decay > 0)
     return Setup(experiment, mesh, task, optimizer, abstract)

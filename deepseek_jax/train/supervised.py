@@ -42,7 +42,7 @@ class SupervisedTask:
 
     def __init__(self, experiment: SupervisedExperiment, mesh: Mesh, report: Report):
         """Reads the set; `report` is told how it goes."""
-        self.experiment = experiment
+        self.experiment, self.notes = experiment, []  # a set is read whole or refused
         if mesh.shape["context"] > 1:
             raise UserError(
                 f"mesh.context is {mesh.shape['context']}; it splits sequences of tokens, and the hybrid network's "

@@ -24,10 +24,14 @@ class TrainBatches(Protocol):
 
 
 class Task(Protocol):
-    """One for each family: train/language_model.py, train/supervised.py.  `shown` says what its numbers are called."""
+    """One for each family: train/language_model.py, train/supervised.py.  `shown` says what its numbers are called.
+
+    `notes`: what a person should know of how its data was read, a sentence each.
+    """
 
     program: Program
     shown: Shown
+    notes: list[str]
 
     def train_batches(self, rows: np.ndarray) -> TrainBatches:
         """The microbatches; of each only the `rows` that this process's devices hold."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from deepseek_jax.compress.quantized import KEPT as ROUNDED
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.depth import ADAPTERS, before_layers, distances, stack_of
 from deepseek_jax.models.schedule import layers_of
@@ -26,6 +27,7 @@ def frozen_view(config: TuneConfig) -> View:
     """buffers: {"model": the model's, "frozen": what is not trained, or not all of it}."""
 
     def split(params, buffers):
+        _check_rounded(config, buffers)
         flat = flatten_dict(params, sep="/")
         trained = trained_rows(config, flat)
         _check_experts(config, flat)
@@ -40,6 +42,7 @@ def frozen_view(config: TuneConfig) -> View:
         return unflatten_dict(flat, sep="/"), buffers["model"]
 
     def axes(params, buffers):
+        _check_rounded(config, buffers)
         flat = flatten_dict(params, sep="/")
         trained = trained_rows(config, flat)
         kept = {path: names for path, names in flat.items() if trained.get(path) != ()}
@@ -110,6 +113,17 @@ def _check_experts(config, flat):
     for path, rows in ((path, leaf.shape[1]) for path, leaf in flat.items() if EXPERTS.match(path)):
         if most >= rows:
             raise UserError(f"tune.experts names expert {most}; {path} holds {rows}, counted from 0.")
+
+
+def _check_rounded(config, buffers):
+    """Rounded matrices lie among the buffers, where nothing is trained."""
+    kept = [path.rpartition("/")[0] for path in flatten_dict(buffers.get(ROUNDED, {}), sep="/")]
+    layers = {layer for path in filter(EXPERTS.match, kept) for layer in layers_of(stack_of(path))}
+    if rounded := layers & experts_of(config.experts).keys():
+        raise UserError(
+            f"tune.experts names layer {min(rounded)}, whose experts quantize.weights keeps rounded and untrained; "
+            "name other matrices in quantize.paths, or set quantize.trained=true."
+        )
 
 
 def _axes_of_rows(names, rows):

@@ -98,6 +98,10 @@ def test_a_misspelt_key_costs_one_line(python, pytestconfig):
         ([*GENERATE, "--prompt", "a", "--seed", "-1"], "'-1' is not a whole number between 0 and 2147483647"),
         ([*GENERATE, "--prompt", "a", "--seed", str(2**70)], "is not a whole number between 0 and 2147483647"),
         ([*GENERATE, "--prompt", "a", "--top-p", "1.5"], "'1.5' is not a number between 0 and 1"),
+        ([*GENERATE, "--prompt", "a", "--top-k", "3"], "--top-k is of drawing, and without --temperature nothing is"),
+        ([*GENERATE, "--prompt", "a", "--top-p", "0.5", "--temperature", "0"], "--top-p is of drawing, and without"),
+        ([*GENERATE, "--prompt", "a", "--seed", "0"], "--seed is of drawing, and without --temperature nothing is"),
+        (["plan", *POD, "--mesh", "fsdp=64, fsdp=16"], "--mesh fsdp=64, fsdp=16 names an axis twice; give each one"),
         ([*GENERATE, "--prompts", "missing.txt"], "cannot read prompts from missing.txt: No such file"),
         (["data", "prepare"], "one of the arguments --config --source is required"),
         (["train", "--config", "x", "--workdir", ""], "argument --workdir: the name is empty; give one; see"),
@@ -206,11 +210,12 @@ def test_a_verb_that_is_interrupted_leaves_nothing_of_what_it_made(tmp_path, was
     assert [path.name for path in tmp_path.rglob("*")] == ["out"] * was_there
 
 
-def test_warnings_look_as_what_else_is_said(capsys):
+def test_warnings_look_as_what_else_is_said_and_are_said_once(capsys, caplog):
     for _ in range(2):
         runtime.prepare()
     LOG.warning("a matrix holds NaN")
     assert capsys.readouterr().err == "deepseek-jax: a matrix holds NaN\n"
+    assert not caplog.records  # the root logger has handlers, once absl is imported
 
 
 def test_threads_do_not_say_of_a_full_disk_what_the_main_one_says(caplog):

@@ -94,6 +94,17 @@ def test_a_tokenizer_that_the_model_has_no_room_for(train, folder):
     assert status == 2 and "set model.vocab_size to at least 512" in err
 
 
+def test_steps_to_trace_that_are_not_taken_are_said(deepseek_jax, folder):
+    words = "train", "--config", f"{folder}/mine.py", "--workdir", f"{folder}/run", "--profile"
+    status, _, err = deepseek_jax(*words, "3:4")
+    assert (status, err) == (
+        2,
+        "deepseek-jax: --profile begins at step 3, and train.steps is 2; name steps up to that.\n",
+    )
+    status, _, err = deepseek_jax(*words, "1:2")  # which were taken before
+    assert status == 0 and "nothing was traced: of the steps 1 to 2 of --profile none was left" in err
+
+
 def test_a_batch_that_the_mesh_does_not_divide(python, folder):
     argv = "train", "--config", f"{folder}/mine.py", "--workdir", f"{folder}/refused", "--config.train.batch_size=3"
     done = python("-m", "deepseek_jax", *argv, devices=2)
@@ -104,6 +115,19 @@ def test_eval_scores_beside_compressors(deepseek_jax, folder):
     status, out, _ = deepseek_jax("eval", "--workdir", f"{folder}/run")
     assert status == 0
     assert "step 2" in out and "gzip -9" in out and "xz -9" in out and "total" in out
+
+
+def test_train_and_eval_say_once_what_was_skipped(deepseek_jax, train, folder):
+    text = folder / "broken.jsonl"
+    text.write_text((folder / "text.jsonl").read_text() + '{"text":\n')
+    source = f"--config.data.source={text}"
+    place = f"broken: 1 records were skipped, the first: {text}:21: broken JSON; all in {folder}/data/text/broken-"
+    for _ in range(2):  # prepared, and found again
+        status, out, _ = train(source, "--config.train.steps=1", workdir="of_broken")
+        assert status == 0 and out.count("skipped,") == 1 and place in out
+    status, out, _ = deepseek_jax("eval", "--workdir", f"{folder}/of_broken")
+    assert status == 0 and out.count("skipped,") == 1 and place in out
+    assert "skipped" not in deepseek_jax("eval", "--workdir", f"{folder}/run")[1]
 
 
 def test_eval_of_an_earlier_checkpoint_on_all_of_another_text(deepseek_jax, folder):
@@ -131,6 +155,13 @@ def test_generate_continues_prompts_of_different_lengths(deepseek_jax, folder):
     status, speculated, err = deepseek_jax("generate", *argv, "--speculative")
     assert (status, speculated) == (0, out)
     assert re.fullmatch(r"speculation: \d of \d drafts accepted \(.*%\) in \d rounds\n", err)
+
+
+def test_predict_is_not_for_language_models(deepseek_jax, folder):
+    assert deepseek_jax("predict", "--workdir", f"{folder}/run", f"{folder}/text.jsonl")[::2] == (
+        2,
+        f"deepseek-jax: {folder}/run holds a language model; its answers come from `generate`.\n",
+    )
 
 
 def test_texts_past_what_the_model_was_made_for_are_said(deepseek_jax, folder):

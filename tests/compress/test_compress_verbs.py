@@ -61,6 +61,12 @@ def test_wanda_weighs_with_what_flows_in(folder, deepseek_jax):
     assert largest.keys() <= moments.keys() and all(each > 0 for each in largest.values())
 
 
+def test_a_pattern_says_what_share_goes(folder, deepseek_jax):
+    status, out, _ = deepseek_jax("prune", f"{folder}/run", f"{folder}/quarter", "--pattern", "1:4")
+    assert status == 0 and "75% removed: validation loss" in out and out.count("removed") == 1
+    assert "75.0% of" in (folder / "quarter" / "pruning.html").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "changed"), [("heads", "num_attention_heads"), ("experts", "n_routed_experts")])
 def test_structured_pruning_leaves_a_smaller_run(folder, deepseek_jax, method, changed):
@@ -109,6 +115,11 @@ def test_a_release_is_read_as_one(folder, deepseek_jax):
         (("prune", "{run}", "{new}", "--sparsity", "1.5"), "--sparsity is 1.5; it must lie between 0 and 1"),
         (("prune", "{run}", "{new}", "--pattern", "4:2"), "--pattern is '4:2'; write how many of how many"),
         (("prune", "{run}", "{new}", "--pattern", "5:7"), "inputs, into which groups of 7 do not fit; groups of 2, 4"),
+        (
+            ("prune", "{run}", "{new}", "--pattern", "1:4", "--sparsity", "0.5"),
+            "--pattern 1:4 removes 75%; leave out --sparsity and --curve beside it.",
+        ),
+        (("prune", "{run}", "{new}", "--pattern", "2:4", "--curve", "0.25"), "--pattern 2:4 removes 50%; leave out"),
         (("prune", "{run}", "{new}", "--paths", "nowhere"), "is 'nowhere', which is found in no matrix's path"),
         (("prune", "{run}", "{new}", "--method", "units"), "--method units is not for"),
         (

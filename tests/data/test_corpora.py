@@ -66,3 +66,11 @@ def test_no_document_at_all(tmp_path):
     builder = UserText(path=tmp_path / "a.jsonl", text_field="text", held_out=0.1, data_dir=tmp_path / "out")
     with pytest.raises(UserError, match="2 records were skipped"):
         builder.download_and_prepare()
+
+
+def test_a_single_document_beside_what_was_skipped(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{\n{"text": "a"}\n[]\n')
+    builder = UserText(path=tmp_path / "a.jsonl", text_field="text", held_out=0.1, data_dir=tmp_path / "out")
+    said = r"single document \(2 records were skipped, the first: .*a.jsonl:1: broken JSON\), so none can be held out"
+    with pytest.raises(UserError, match=said):
+        builder.download_and_prepare()

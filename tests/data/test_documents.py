@@ -3,7 +3,13 @@
 import codecs
 import json
 
+import pytest
+
+from deepseek_jax import record
+from deepseek_jax.config import Experiment
+from deepseek_jax.data.corpora import UserText
 from deepseek_jax.data.documents import SECTION_BYTES, Skipped, read_source
+from deepseek_jax.errors import UserError
 
 
 def read(path, field="text"):
@@ -89,3 +95,20 @@ def test_empty_text_is_reported(tmp_path):
     path.write_text("\n\n")
     documents, skipped = read(path)
     assert not documents and skipped.places == [f"{path}:1: empty document"]
+
+
+def test_runs_among_the_texts_are_no_texts(tmp_path):
+    (tmp_path / "a.txt").write_text("a text")
+    (tmp_path / "site").mkdir()
+    for name, content in ("config.json", '{"experiment": 3}'), ("metrics.jsonl", '{"text": "of a program"}'):
+        (tmp_path / "site" / name).write_text(content)
+    documents, before = read(tmp_path)[0], UserText.provenance(str(tmp_path), "text")
+    record.claim(tmp_path / "runs" / "mine", Experiment())
+    assert UserText.provenance(str(tmp_path), "text") == before  # from the first moment on
+    (tmp_path / "runs" / "mine" / "metrics.jsonl").write_text('{"text": "a row"}\n')
+    (tmp_path / "runs" / "mine" / "checkpoints").mkdir()
+    (tmp_path / "runs" / "mine" / "checkpoints" / "notes").write_text("a step")
+    assert UserText.provenance(str(tmp_path), "text") == before and read(tmp_path)[0] == documents
+    assert [document.name for document in documents] == ["a.txt", "site/config.json", "site/metrics.jsonl:1"]
+    with pytest.raises(UserError, match="mine is a run directory and no source of text; keep texts and runs"):
+        read(tmp_path / "runs" / "mine")

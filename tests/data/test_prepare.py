@@ -81,6 +81,16 @@ def test_a_changed_file_is_prepared_again(tmp_path):
     assert after.parts[0].skipped["places"] == [f"{path}:4: broken JSON"]
 
 
+def test_what_was_skipped_is_a_sentence(tmp_path):
+    path = tmp_path / "notes.jsonl"
+    data = DataConfig(source=str(path), directory=str(tmp_path / "cache"), held_out=0.5)
+    for broken, named in ((0, None), (2, "all"), (1001, "the first 100")):
+        path.write_text('{"text": "one"}\n{"text": "two"}\n' + "broken\n" * broken)
+        (part,) = open_corpus(data, VOCAB).parts
+        first = f"notes: {broken:,} records were skipped, the first: {path}:3: broken JSON"
+        assert part.skipped_sentence == (f"{first}; {named} in {part.text}/skipped.json" if broken else "")
+
+
 def test_held_out_bytes_are_those_of_the_text(corpus):
     for name, part in zip(corpus.domains, corpus.parts, strict=True):
         text = corpus.held_out_text(name)

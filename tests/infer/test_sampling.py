@@ -71,6 +71,16 @@ def test_settings_out_of_range(settings):
         Sampling(**settings)
 
 
+@pytest.mark.parametrize("settings", [{"temperature": "1"}, {"top_k": "2"}, {"top_p": None}])
+def test_settings_that_are_no_numbers(settings):
+    with pytest.raises(UserError, match=r"(temperature|top_k|top_p) is ('\d'|None); it must be a number\."):
+        Sampling(**settings)
+
+
+def test_settings_may_be_numbers_of_arrays():
+    assert Sampling(np.float32(1), np.int64(2), jnp.float32(0.5)) == Sampling(1.0, 2, 0.5)
+
+
 def test_top_k_comes_before_top_p():
     """Of two tokens the better has 5/8, which reaches 0.6; of all it has 1/2, which does not."""
     assert frequencies(Sampling(1.0, top_k=2, top_p=0.6), draws=400).tolist() == [0, 1, 0, 0]

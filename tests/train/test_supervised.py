@@ -215,6 +215,13 @@ def test_an_entry_of_a_table_that_is_no_number(table, tmp_path, deepseek_jax, en
     )
 
 
+@pytest.mark.parametrize(("entry", "said"), [("true", "True"), ('"40"', "'40'")])
+def test_an_entry_in_json_that_is_no_number(table, tmp_path, deepseek_jax, entry, said):
+    (tmp_path / "new.jsonl").write_text(f'{{"age": {entry}, "size": 3}}\n')
+    status, _, err = deepseek_jax("predict", "--workdir", f"{table}/run", f"{tmp_path}/new.jsonl")
+    assert (status, err) == (2, f"deepseek-jax: {tmp_path}/new.jsonl line 1: age is {said}; it must be a number.\n")
+
+
 def test_faults_of_a_table_to_answer_are_said_together(table, tmp_path, deepseek_jax):
     argv = "predict", "--workdir", f"{table}/run", f"{tmp_path}/new.csv"
     (tmp_path / "new.csv").write_text("age,size\n1,x\n2\n3,4\n")

@@ -7,6 +7,8 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from deepseek_jax.compress.config import QuantizeConfig
+from deepseek_jax.compress.quantized import quantized_view
 from deepseek_jax.config import Experiment, OptimizerConfig, ScheduleConfig, SupervisedExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.depth import distances
@@ -108,6 +110,25 @@ def test_experts_are_written_by_layer(params):
         frozen_view(TuneConfig(experts="1: 4")).split(params, {})
     with pytest.raises(UserError, match="leave out tune.train"):
         TuneConfig(experts="1: 2", train="head")
+
+
+def test_experts_that_are_kept_rounded_cannot_be_trained(params):
+    def views(**settings):
+        return quantized_view(QuantizeConfig(weights="int4", **settings)), frozen_view(TuneConfig(experts="1: 3"))
+
+    axes = unflatten_dict({path: (None,) * len(of) for path, of in SHAPES.items()}, sep="/")
+    rounding, tuning = views()
+    for together in (
+        lambda: tuning.split(*rounding.split(params, {})),
+        lambda: tuning.axes(*rounding.axes(axes, {})),
+    ):
+        with pytest.raises(UserError, match="tune.experts names layer 1, whose experts quantize.weights keeps rounded"):
+            together()
+    for settings in ({"paths": "attention"}, {"trained": True}):
+        rounding, tuning = views(**settings)
+        assert set(flatten_dict(tuning.split(*rounding.split(params, {}))[0], sep="/")) == {
+            "layers/1-3/feed_forward/experts/gate"
+        }
 
 
 def test_the_fewest_experts_that_do_the_work_are_chosen():

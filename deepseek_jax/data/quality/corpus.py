@@ -6,7 +6,7 @@ import numpy as np
 
 from deepseek_jax.config import DataConfig
 from deepseek_jax.data import cache
-from deepseek_jax.data.prepare import domain_names, parse_weights, prepare_text
+from deepseek_jax.data.prepare import SKIPPED, domain_names, parse_weights, prepare_text
 from deepseek_jax.data.quality.finding import Finding
 from deepseek_jax.data.quality.whole import Whole
 from deepseek_jax.data.records import Report, open_dataset
@@ -20,7 +20,7 @@ def whole_corpus(data: DataConfig, report: Report) -> tuple[Whole, Finding]:
     skipped: dict[str, dict] = {}
     for number, (name, source) in enumerate(zip(names, sources, strict=True)):
         entry = prepare_text(data, source, cache.root(data), report)
-        skipped[name] = json.loads((entry / "skipped.json").read_text())
+        skipped[name] = json.loads((entry / SKIPPED).read_text())
         dataset = open_dataset(entry)
         for split in dataset.info.splits:
             for record in dataset.as_data_source(split):

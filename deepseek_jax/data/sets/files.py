@@ -71,6 +71,12 @@ def _kinds(columns: ColumnsConfig, path: pathlib.Path) -> tuple[str, str]:
             f"dataset.columns: name what is asked for in one of label and targets, as in dataset.columns.label=NAME"
             f"{_there(path)}."
         )
+    for name in (columns.label, *columns.targets):
+        if name in columns.features:
+            raise UserError(
+                f"dataset.columns: {name} is asked for, and among the features it would answer itself; take it out "
+                "of dataset.columns.features."
+            )
     return given[0], "classes" if columns.label else "numbers"
 
 
@@ -181,15 +187,23 @@ def _numbers(faults: Faults, rows: dict[int, Row], columns: tuple[str, ...]) -> 
 
 def number(faults: Faults, line: int, row: Row, column: str) -> float:
     """What is no number, or none that float32 holds, becomes 0 and a fault."""
+    value = row[column]
     try:
-        found = float(row[column])
+        # float() would also take JSON's true, and the text "40"; of a .csv all is text.
+        if isinstance(value, bool) or (isinstance(value, str) and _is_jsonl(faults.path)):
+            raise ValueError
+        found = float(value)
     except (TypeError, ValueError, OverflowError):
-        faults.add(line, f"{column} is {row[column]!r}; it must be a number")
+        faults.add(line, f"{column} is {value!r}; it must be a number")
         return 0.0
     if abs(found) <= LARGEST:
         return found
     faults.add(line, f"{column} is {found}; mend the record or take it out")
     return 0.0
+
+
+def _is_jsonl(path: str | pathlib.Path) -> bool:
+    return pathlib.Path(path).suffix.lower() == ".jsonl"
 
 
 def _labels(faults: Faults, rows: dict[int, Row], columns: ColumnsConfig) -> tuple[tuple[str, ...], np.ndarray]:

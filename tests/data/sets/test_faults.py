@@ -58,6 +58,8 @@ def test_a_table_is_read_whole(tmp_path):
         ("1,2,c", dataclasses.replace(TABLE, classes=("a", "b")), "line 2: kind is 'c', which is none of .*a, b"),
         ("1,2,a", dataclasses.replace(TABLE, classes=("a", "b", "d")), "no training record is of class 'd'"),
         ("1,2,a", dataclasses.replace(TABLE, text="kind"), "name the input's column in one of text, image"),
+        ("1,2,3", ColumnsConfig(features=("age", "size"), targets=("size",)), "size is asked for, and among the"),
+        ("1,2,3", dataclasses.replace(TABLE, features=("age", "kind")), "kind is asked for, and among the features"),
         ("1,2,a", dataclasses.replace(TABLE, label=""), "name what is asked for in one of label and targets"),
         ("1,2,a", dataclasses.replace(TABLE, split="kind"), "line 2: kind is 'a'; it must be train, val or test"),
     ],
@@ -117,6 +119,14 @@ def test_faults_of_texts(tmp_path, line, message):
     (tmp_path / "t.jsonl").write_text(line + "\n")
     columns = ColumnsConfig(text="words", label="kind")
     with pytest.raises(UserError, match=message):
+        open_set(DatasetConfig(name=str(tmp_path / "t.jsonl"), columns=columns))
+
+
+@pytest.mark.parametrize(("value", "said"), [("true", "True"), ('"40"', "'40'"), ("null", "None"), ("[1]", r"\[1\]")])
+def test_what_is_no_number_in_json(tmp_path, value, said):
+    (tmp_path / "t.jsonl").write_text(f'{{"age": {value}, "kind": "a"}}\n')
+    columns = ColumnsConfig(features=("age",), label="kind")
+    with pytest.raises(UserError, match=f"t.jsonl line 1: age is {said}; it must be a number"):
         open_set(DatasetConfig(name=str(tmp_path / "t.jsonl"), columns=columns))
 
 
