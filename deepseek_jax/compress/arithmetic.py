@@ -7,6 +7,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -67,15 +68,23 @@ class Int8(Arithmetic):
     """
 
     range: float = 0.0
+    axes: tuple[str, ...] = ()  # of the mesh, along which each device has a part of a row
+
+    def split_over(self, axes: tuple[str, ...]) -> Arithmetic:
+        return dataclasses.replace(self, axes=axes)
 
     def rows(self, x: Float[Array, "... R I"]) -> Float[Array, "... R I"]:
         x32 = x.astype(jnp.float32)
-        largest = self.range or jnp.abs(x32).max(axis=-1, keepdims=True)
+        largest = self.range or self._largest(x32)
         step = jnp.where(largest > 0, largest, 1) / 127
         return (jnp.clip(jnp.round(x32 / step), -127, 127) * step).astype(x.dtype)
 
     def inputs(self, x: Float[Array, "... R I"]) -> Float[Array, "... R I"]:
         return self.rows(x)
+
+    def _largest(self, x: Float[Array, "... R I"]) -> Float[Array, "... R 1"]:
+        found = jnp.abs(x).max(axis=-1, keepdims=True)
+        return jax.lax.pmax(found, self.axes) if self.axes else found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,6 +39,10 @@ class Arithmetic:
     def outputs(self, dy: Float[Array, "... R O"]) -> Float[Array, "... R O"]:
         return dy
 
+    def split_over(self, axes: tuple[str, ...]) -> "Arithmetic":
+        """The arithmetic inside of `jax.shard_map`, of inputs that each device along these mesh axes has a part of."""
+        return self
+
     def product(self, x: Float[Array, "... R I"], w: Float[Array, "... I O"]) -> Float[Array, "... R O"]:
         return self.rows(x) @ self.weight(w)
 

@@ -69,6 +69,40 @@ print("same")
 """
 
 
+INT8 = """
+import jax, jax.numpy as jnp, numpy as np
+from deepseek_jax.compress.arithmetic import Int8
+from deepseek_jax.config import MeshConfig
+from deepseek_jax.models.arithmetic import give
+from deepseek_jax.models.decoder import Decoder
+from deepseek_jax.models.moe.layer import MixtureOfExperts
+from deepseek_jax.models.tree import merge, split
+from deepseek_jax.parallel.mesh import make_mesh
+from deepseek_jax.parallel.rules import replicated
+from deepseek_jax.train.compiling import under
+from flax import nnx
+from tests.sharding import curves
+
+module = give(MixtureOfExperts(curves.V3, "moe", rngs=nnx.Rngs(params=jax.random.key(0))), lambda path, rank: Int8())
+graphdef, params, buffers = split(module)
+context = Decoder(curves.V3, rngs=nnx.Rngs(params=jax.random.key(1))).context(*jnp.ones((3, 8, 64), jnp.int32))
+x_BSD = jax.random.normal(jax.random.key(2), (8, 64, curves.V3.hidden_size))
+
+def outcome(params, x_BSD):
+    run = lambda params, x_BSD: jnp.square(merge(graphdef, params, buffers)(x_BSD, context)[0]).sum()
+    return jax.value_and_grad(run, argnums=(0, 1))(params, x_BSD)
+
+def run(mesh):
+    return jax.tree.leaves(jax.jit(under(mesh, outcome))(*jax.device_put((params, x_BSD), replicated(mesh))))
+
+one = run(make_mesh(MeshConfig(), jax.devices()[:1]))
+for left, right in zip(run(make_mesh(MeshConfig(data=1, expert=2, tensor=2))), one, strict=True):
+    # A number that is nearly between two steps may go either way.
+    error = jnp.linalg.norm(jax.device_get(left) - jax.device_get(right)) / jnp.linalg.norm(jax.device_get(right))
+    print(float(error))
+"""
+
+
 RAGGED = """
 import json
 import jax, jax.numpy as jnp, numpy as np
@@ -131,6 +165,12 @@ def test_on_tpus_only_filled_rows_travel(python):
 def test_eight_devices_compute_what_one_does(python):
     result = python("-c", EIGHT, devices=8)
     assert result.stdout.strip() == "same", result.stderr
+
+
+def test_a_row_has_one_scale_on_however_many_devices_it_lies(python):
+    result = python("-c", INT8, devices=4)
+    assert result.returncode == 0, result.stderr
+    assert max(map(float, result.stdout.split())) < 1e-3
 
 
 @pytest.mark.parametrize("factor, rows", [(0.0, (32, False)), (1.0, (17, True)), (9.0, (32, False))])

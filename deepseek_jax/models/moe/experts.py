@@ -20,7 +20,7 @@ from deepseek_jax.models.moe.grouped import grouped_matmul
 from deepseek_jax.models.moe.router import Routing
 from deepseek_jax.models.tree import used, weight
 from deepseek_jax.parallel.expert import exchange
-from deepseek_jax.parallel.rules import current_mesh
+from deepseek_jax.parallel.rules import RULES, current_mesh, divided
 
 # Reads of an expert's weights that bringing it to one token and using it there costs, on two cores.
 CHOSEN_COST = 2
@@ -49,7 +49,8 @@ class Experts(nnx.Module):
         """(the sum, how many of each token's experts were left out of it; None where none ever is)."""
         with jax.named_scope("experts"):
             kernels = [self._kernel(kernel, x_TD.dtype) for kernel in (self.gate, self.up, self.down)]
-            how = How(self.limit, arithmetic.of(self.gate), arithmetic.of(self.down))
+            of_down = arithmetic.of(self.down).split_over(divided(RULES["expert_mlp"]))
+            how = How(self.limit, arithmetic.of(self.gate), of_down)
             compute = functools.partial(fastest, how=how)
             return exchange(compute, x_TD, routing.experts_TK, routing.weights_TK, kernels, capacity_factor)
 
