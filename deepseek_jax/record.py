@@ -46,6 +46,8 @@ def claim(workdir: str | os.PathLike, experiment: Experiment, *, write: bool = T
     """
     path, began = Path(workdir) / FILE, time.time()
     check_place(workdir)
+    if isinstance(experiment, Experiment) and path.parent.resolve() == Path(experiment.data.source).resolve():
+        raise UserError(f"{workdir} is the directory of data.source, whose files are texts; give another --workdir.")
     if not path.exists() and any((path.parent / CHECKPOINTS).glob("[0-9]*")):
         raise UserError(
             f"{workdir} has checkpoints but no {FILE} that says of what; bring it back or give another --workdir."

@@ -6,7 +6,15 @@ import json
 import pytest
 
 from deepseek_jax import record
-from deepseek_jax.config import EvalConfig, Experiment, LogConfig, StoppingConfig, SupervisedExperiment, TrainConfig
+from deepseek_jax.config import (
+    DataConfig,
+    EvalConfig,
+    Experiment,
+    LogConfig,
+    StoppingConfig,
+    SupervisedExperiment,
+    TrainConfig,
+)
 from deepseek_jax.errors import UserError
 
 EXPERIMENT = Experiment(train=TrainConfig(steps=7))
@@ -93,6 +101,13 @@ def test_a_run_may_begin_to_drop_steps_and_not_to_stop_at_them(tmp_path):
     assert record.read(tmp_path) == drops
     with pytest.raises(UserError, match="train.on_nonfinite is skip there and stop here"):
         record.claim(tmp_path, EXPERIMENT)
+
+
+def test_a_run_among_its_own_texts_is_refused(tmp_path):
+    experiment = dataclasses.replace(EXPERIMENT, data=DataConfig(source=str(tmp_path)))
+    with pytest.raises(UserError, match="is the directory of data.source"):
+        record.claim(tmp_path / ".", experiment)
+    assert not list(tmp_path.iterdir())
 
 
 def test_checkpoints_of_nobody_knows_what_are_refused(tmp_path):
