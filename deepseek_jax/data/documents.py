@@ -45,7 +45,8 @@ class Skipped:
 def skipped_sentence(skipped: dict) -> str:
     """What a person is told of Skipped.as_dict, without an end; "" where nothing was skipped."""
     count, places = skipped["count"], skipped["places"]
-    return f"{count:,} records were skipped, the first: {places[0]}" if count else ""
+    what = "1 record was" if count == 1 else f"{count:,} records were"
+    return f"{what} skipped, the first: {places[0]}" if count else ""
 
 
 def read_source(path: pathlib.Path, text_field: str, skipped: Skipped) -> Iterator[Document]:

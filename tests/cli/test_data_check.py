@@ -69,7 +69,7 @@ def test_a_corpus(deepseek_jax, tmp_path, monkeypatch):
     lines = [json.dumps({"text": text}) for text in texts + [text.replace("the", "this", 1) for text in texts[:5]]]
     (tmp_path / "topics.jsonl").write_text("\n".join(["{", *lines]) + "\n")
     status, out, err = deepseek_jax("data", "check", "topics.jsonl", "--config.data.held_out=0.2")
-    assert (status, err) == (0, "") and "1 records were skipped in reading" in out
+    assert (status, err) == (0, "") and "1 record was skipped in reading" in out
     page = (tmp_path / "topics-check.html").read_text()
     assert "topics.jsonl:1: broken JSON" in page and "<td>held_out</td><td>topics</td>" in page
     assert "topics.jsonl:2" in page  # with its copy, in one split or in two
@@ -83,7 +83,7 @@ def test_a_corpus(deepseek_jax, tmp_path, monkeypatch):
         (["cde"], "nor a corpus (prose, literature, code, operations, mix), nor a file or directory."),
         (["absent.csv"], "'absent.csv' is neither a labelled set"),
         (["absent.csv", *COLUMNS], "'absent.csv' is neither a labelled set"),
-        (["empty.txt"], "the source holds no document; 1 records were skipped, the first: "),
+        (["empty.txt"], "the source holds no document; 1 record was skipped, the first: "),
         (
             ["digits", "--config.dataset.text=0.2"],
             "a labelled set has no key dataset.text; did you mean dataset.columns.text?",

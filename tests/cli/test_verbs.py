@@ -121,7 +121,7 @@ def test_train_and_eval_say_once_what_was_skipped(deepseek_jax, train, folder):
     text = folder / "broken.jsonl"
     text.write_text((folder / "text.jsonl").read_text() + '{"text":\n')
     source = f"--config.data.source={text}"
-    place = f"broken: 1 records were skipped, the first: {text}:21: broken JSON; all in {folder}/data/text/broken-"
+    place = f"broken: 1 record was skipped, the first: {text}:21: broken JSON; all in {folder}/data/text/broken-"
     for _ in range(2):  # prepared, and found again
         status, out, _ = train(source, "--config.train.steps=1", workdir="of_broken")
         assert status == 0 and out.count("skipped,") == 1 and place in out

@@ -36,9 +36,10 @@ def whole_corpus(data: DataConfig, report: Report) -> tuple[Whole, Finding]:
 
 def _unread(skipped: dict[str, dict]) -> Finding:
     places = [(name, place) for name, of in skipped.items() for place in of["places"]]
+    count = sum(of["count"] for of in skipped.values())
     return Finding(
         title="Unreadable records",
-        sentence=f"{sum(of['count'] for of in skipped.values()):,} records were skipped in reading",
+        sentence=f"{count:,} record{' was' if count == 1 else 's were'} skipped in reading",
         heads=("domain", "place and reason"),
         rows=tuple(places),
     )
