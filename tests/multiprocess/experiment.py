@@ -17,16 +17,17 @@ def get_config():
     config.optimizer.peak_lr = 1e-3  # two experts as good as equal for a token are rare, and flip with the last bit
     config.eval.update(every=0, samples=0)
     config.checkpoint.every = 4
-    if pause := float(os.environ.get("SECONDS_A_STEP", "0")):
-        _slow_down(pause)
+    for variable, method in (("SECONDS_A_STEP", "place_step"), ("SECONDS_A_HELD_OUT_BATCH", "place")):
+        if pause := float(os.environ.get(variable, "0")):
+            _slow_down(method, pause)
     return config
 
 
-def _slow_down(seconds):
-    place_step = Share.place_step
+def _slow_down(method, seconds):
+    place = getattr(Share, method)
 
-    def slowly(share, microbatches):
+    def slowly(share, batch):
         time.sleep(seconds)
-        return place_step(share, microbatches)
+        return place(share, batch)
 
-    Share.place_step = slowly
+    setattr(Share, method, slowly)

@@ -60,6 +60,26 @@ def test_a_run_killed_stopped_and_resumed_on_other_processes_has_the_curve_of_on
     assert loads(workdir) == loads(alone)
 
 
+@pytest.mark.slow
+def test_sigterm_is_heard_by_all_during_an_evaluation(directory):
+    few = "train.steps=6", "eval.every=4", "checkpoint.every=0", "eval.batches=8"
+    workdir = directory / "evaluated"
+    slowly = {"SECONDS_A_HELD_OUT_BATCH": "2"}
+    with train(directory, "evaluated", *few, count=2, environment=slowly) as group:
+        group.wait_until(lambda: last_step(workdir) == 4)
+        group.send(1, signal.SIGTERM)
+        assert group.finish() == [0, 0]
+        assert "stopped by SIGTERM after step 4" in group.said(0)
+    assert last_saved(workdir) == 4 and not _evaluated(workdir)
+    trained(directory, "evaluated", *few, count=2)
+    assert _evaluated(workdir) == [4, 6]
+
+
+def _evaluated(workdir) -> list[int]:
+    rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [row["step"] for row in rows if "val/loss" in row]
+
+
 def last_saved(workdir) -> int:
     return checkpoint.newest_intact(workdir / "checkpoints") or 0
 
