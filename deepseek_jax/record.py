@@ -96,11 +96,22 @@ def read(workdir: str | os.PathLike) -> Experiment:
 
 def is_release(directory: str | os.PathLike) -> bool:
     """Whether a directory holds a checkpoint without its training: released files, or what `convert` wrote."""
+    found = _entries(directory)
+    return "model_type" in found and "experiment" not in found
+
+
+def is_run(directory: str | os.PathLike) -> bool:
+    """Whether it is a run's: told by its config.json, which is there before all else; others have such a file too."""
+    return {"experiment", "hash"} <= _entries(directory)
+
+
+def _entries(directory) -> set[str]:
+    """What a config.json has; nothing where it is none."""
     try:
-        found = json.loads((Path(directory) / FILE).read_text())
-    except (OSError, ValueError):
-        return False
-    return isinstance(found, dict) and "model_type" in found and "experiment" not in found
+        found = json.loads((Path(directory) / FILE).read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return set()
+    return set(found) if isinstance(found, dict) else set()
 
 
 def family(directory: str | os.PathLike) -> str:

@@ -54,18 +54,18 @@ def read_source(path: pathlib.Path, text_field: str, skipped: Skipped) -> Iterat
     if path.is_dir():
         for file in source_files(path):
             name = file.relative_to(path).as_posix()
-            if _is_jsonl(file):
+            if is_jsonl(file):
                 yield from read_jsonl(file, name, text_field, skipped)
             else:
                 yield from read_file(file, name, name, skipped)
-    elif _is_jsonl(path):
+    elif is_jsonl(path):
         yield from read_jsonl(path, path.name, text_field, skipped)
     else:
         yield from read_sections(path, path.name, skipped)
 
 
-def _is_jsonl(path: pathlib.Path) -> bool:
-    return path.suffix.lower() == ".jsonl"
+def is_jsonl(path: str | pathlib.Path) -> bool:
+    return pathlib.Path(path).suffix.lower() == ".jsonl"
 
 
 def source_files(path: pathlib.Path) -> list[pathlib.Path]:
@@ -75,21 +75,12 @@ def source_files(path: pathlib.Path) -> list[pathlib.Path]:
     """
     if not path.is_dir():
         return [path]
-    if _is_run(path):
+    if record.is_run(path):
         raise UserError(f"{path} is a run directory and no source of text; keep texts and runs in directories apart.")
     below = sorted(path.rglob("*"))
-    runs = {file.parent for file in below if file.name == record.FILE and _is_run(file.parent)}
+    runs = {file.parent for file in below if file.name == record.FILE and record.is_run(file.parent)}
     shown = (file for file in below if not any(part[0] == "." for part in file.relative_to(path).parts))
     return [file for file in shown if file.is_file() and runs.isdisjoint(file.parents)]
-
-
-def _is_run(directory: pathlib.Path) -> bool:
-    """Told by what config.json says, which is there before all else; texts may have a file of that name too."""
-    try:
-        found = json.loads((directory / record.FILE).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and {"experiment", "hash"} <= found.keys()
 
 
 def read_file(path: pathlib.Path, name: str, group: str, skipped: Skipped) -> Iterator[Document]:
@@ -109,7 +100,7 @@ def read_file(path: pathlib.Path, name: str, group: str, skipped: Skipped) -> It
 def read_chats(path: pathlib.Path, skipped: Skipped) -> Iterator[Document]:
     """Conversations, one a line under "messages", of a .jsonl file or those below a directory; their text is JSON."""
     for file in source_files(path):
-        if _is_jsonl(file):
+        if is_jsonl(file):
             name = file.relative_to(path).as_posix() if path.is_dir() else file.name
             yield from read_jsonl(file, name, "messages", skipped, _record_chat)
 

@@ -81,7 +81,7 @@ class Checkpoints:
         }
         self._manager.wait_until_finished()  # one at a time, so that `_seal` knows which
         self._writing = progress.step
-        again = processes.of_leader(int((self._directory / str(progress.step)).exists()))
+        again = progress.step in self._manager.all_steps()
         if again:
             if processes.leads():
                 (self._directory / str(progress.step)).rename(self._directory / f"{progress.step}{ASIDE}")

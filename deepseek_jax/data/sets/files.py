@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from deepseek_jax.data.documents import is_jsonl
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.data.sets.dataset import SPLITS, Records
 from deepseek_jax.data.sets.faults import Faults
@@ -190,7 +191,7 @@ def number(faults: Faults, line: int, row: Row, column: str) -> float:
     value = row[column]
     try:
         # float() would also take JSON's true, and the text "40"; of a .csv all is text.
-        if isinstance(value, bool) or (isinstance(value, str) and _is_jsonl(faults.path)):
+        if isinstance(value, bool) or (isinstance(value, str) and is_jsonl(faults.path)):
             raise ValueError
         found = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -200,10 +201,6 @@ def number(faults: Faults, line: int, row: Row, column: str) -> float:
         return found
     faults.add(line, f"{column} is {found}; mend the record or take it out")
     return 0.0
-
-
-def _is_jsonl(path: str | pathlib.Path) -> bool:
-    return pathlib.Path(path).suffix.lower() == ".jsonl"
 
 
 def _labels(faults: Faults, rows: dict[int, Row], columns: ColumnsConfig) -> tuple[tuple[str, ...], np.ndarray]:
