@@ -93,11 +93,11 @@ def _of_scales(path, names, form):
     leading, inputs, outputs = matrix_of(path, len(names)).split(names)
     if form.kind == "fp8":
         return (*leading, None, None)
-    made = [*leading, None, *outputs]
+    found = [*leading, None, *outputs]
     if apart := [name for name in inputs if RULES.get(name) == RULES[STORED]]:
         wide = len(leading) + 1 if outputs else len(leading) - 1  # of a table each row is a matrix
-        made[wide] = (made[wide], *apart)
-    return tuple(made)
+        found[wide] = (found[wide], *apart)
+    return tuple(found)
 
 
 def _by_path(kept: dict) -> dict[str, dict]:

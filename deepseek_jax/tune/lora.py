@@ -32,8 +32,8 @@ def adapters_view(config: LoraConfig, seed: int) -> View:
 
     def split(params, buffers):
         flat = flatten_dict(params, sep="/")
-        made = {path: new_adapter(config, path, flat[path], seed) for path in adapted(config, flat)}
-        return params | {ADAPTERS: nested(made)}, {"model": buffers}
+        new = {path: new_adapter(config, path, flat[path], seed) for path in adapted(config, flat)}
+        return params | {ADAPTERS: nested(new)}, {"model": buffers}
 
     def weights(params, buffers, update):
         flat = flatten_dict({name: tree for name, tree in params.items() if name != ADAPTERS}, sep="/")
@@ -43,8 +43,8 @@ def adapters_view(config: LoraConfig, seed: int) -> View:
 
     def axes(params, buffers):
         flat = flatten_dict(params, sep="/")
-        made = {path: _axes(config, flat[path], matrix) for path, matrix in adapted(config, ranks(flat)).items()}
-        return params | {ADAPTERS: nested(made)}, {"model": buffers}
+        new = {path: _axes(config, flat[path], matrix) for path, matrix in adapted(config, ranks(flat)).items()}
+        return params | {ADAPTERS: nested(new)}, {"model": buffers}
 
     return View(split, weights, axes)
 
@@ -72,8 +72,8 @@ def new_adapter(config: LoraConfig, path: str, weight: Float[Array, "..."], seed
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(path.encode()))
     bound = 1 / math.sqrt(I)
     a = jax.random.uniform(key, (*leading, *inputs, config.rank), jnp.float32, -bound, bound)
-    made = {"a": a, "b": jnp.zeros((*leading, config.rank, *outputs), jnp.float32)}
-    return made | ({"scale": lengths(weight, matrix)} if config.dora else {})
+    new = {"a": a, "b": jnp.zeros((*leading, config.rank, *outputs), jnp.float32)}
+    return new | ({"scale": lengths(weight, matrix)} if config.dora else {})
 
 
 def merge(params: dict, adapters: dict[str, Adapter], config: LoraConfig) -> dict:
@@ -148,8 +148,8 @@ def geometry(path: str, adapter: Adapter) -> Matrix:
 
 def _axes(config, names, matrix):
     leading, inputs, outputs = matrix.split(names)
-    made = {"a": (*leading, *inputs, None), "b": (*leading, None, *outputs)}
-    return made | ({"scale": (*leading, *outputs)} if config.dora else {})
+    new = {"a": (*leading, *inputs, None), "b": (*leading, None, *outputs)}
+    return new | ({"scale": (*leading, *outputs)} if config.dora else {})
 
 
 def _over_inputs(matrix, shape):
