@@ -114,6 +114,7 @@ def prepare_text(data: DataConfig, source: str, root: pathlib.Path, report: Repo
             raise UserError(f"data.source: {source} {needs}{'' if source in CHATS else '; leave data.chat empty'}.")
         name, corpus, settings = source, CORPORA[source], {}
     elif _path(source).exists():
+        _check_apart(root, _path(source))
         name, corpus = _path(source).stem, UserText
         settings = {"path": str(_path(source)), "text_field": data.text_field} | ({"chats": True} if data.chat else {})
     else:
@@ -128,6 +129,16 @@ def prepare_text(data: DataConfig, source: str, root: pathlib.Path, report: Repo
         (directory / SKIPPED).write_text(json.dumps(builder.skipped.as_dict()))
 
     return cache.build(root / "text" / f"{name}-{key}", make)
+
+
+def _check_apart(root: pathlib.Path, source: pathlib.Path):
+    """Prepared data that lay among the texts of a source, hidden ones apart, would be texts the next time."""
+    place, texts = root.resolve(), source.resolve()
+    if place.is_relative_to(texts) and not any(part[0] == "." for part in place.relative_to(texts).parts):
+        raise UserError(
+            f"prepared data would lie in {root}, among the texts of {source}; give another data.directory, "
+            "or set DEEPSEEK_JAX_DATA."
+        )
 
 
 def prepare_tokenizer(

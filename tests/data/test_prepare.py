@@ -141,6 +141,14 @@ def test_source_that_is_not_there(tmp_path):
         open_corpus(DataConfig(source="prosa", directory=str(tmp_path)), VOCAB)
 
 
+def test_prepared_data_among_its_own_texts_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("words " * 50)
+    data = DataConfig(source=str(tmp_path), directory=str(tmp_path / "prepared"), held_out=0.5, sequence_length=8)
+    with pytest.raises(UserError, match="among the texts of .*; give another data.directory"):
+        open_corpus(data, VOCAB, lambda *_: None)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
 def test_weights():
     assert parse_weights(DataConfig(source="code")) == {"code": 1.0}
     assert parse_weights(DataConfig(weights="prose=3, a=b.txt=1")) == {"prose": 0.75, "a=b.txt": 0.25}
