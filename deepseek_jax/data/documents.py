@@ -45,8 +45,12 @@ class Skipped:
 def skipped_sentence(skipped: dict) -> str:
     """What a person is told of Skipped.as_dict, without an end; "" where nothing was skipped."""
     count, places = skipped["count"], skipped["places"]
-    what = "1 record was" if count == 1 else f"{count:,} records were"
-    return f"{what} skipped, the first: {places[0]}" if count else ""
+    return f"{records_were(count)} skipped, the first: {places[0]}" if count else ""
+
+
+def records_were(count: int) -> str:
+    """The beginning of a sentence on what became of so many records."""
+    return "1 record was" if count == 1 else f"{count:,} records were"
 
 
 def read_source(path: pathlib.Path, text_field: str, skipped: Skipped) -> Iterator[Document]:
@@ -79,8 +83,13 @@ def source_files(path: pathlib.Path) -> list[pathlib.Path]:
         raise UserError(f"{path} is a run directory and no source of text; keep texts and runs in directories apart.")
     below = sorted(path.rglob("*"))
     runs = {file.parent for file in below if file.name == record.FILE and record.is_run(file.parent)}
-    shown = (file for file in below if not any(part[0] == "." for part in file.relative_to(path).parts))
+    shown = (file for file in below if not is_hidden(file, path))
     return [file for file in shown if file.is_file() and runs.isdisjoint(file.parents)]
+
+
+def is_hidden(path: pathlib.Path, below: pathlib.Path) -> bool:
+    """Whether a part of the way from the directory `below` to `path` begins with a dot."""
+    return any(part[0] == "." for part in path.relative_to(below).parts)
 
 
 def read_file(path: pathlib.Path, name: str, group: str, skipped: Skipped) -> Iterator[Document]:

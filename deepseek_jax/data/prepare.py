@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from deepseek_jax.config import CHAT_TEMPLATES, DataConfig
 from deepseek_jax.data import cache
 from deepseek_jax.data.corpora import CHATS, CORPORA, UserText
-from deepseek_jax.data.documents import skipped_sentence
+from deepseek_jax.data.documents import is_hidden, skipped_sentence
 from deepseek_jax.data.records import Report, batched_texts, open_dataset
 from deepseek_jax.data.tokenizer import Tokenizer, check_fits, train_bpe
 from deepseek_jax.data.tokens import TokenStore, write_tokens
@@ -134,7 +134,7 @@ def prepare_text(data: DataConfig, source: str, root: pathlib.Path, report: Repo
 def _check_apart(root: pathlib.Path, source: pathlib.Path):
     """Prepared data that lay among the texts of a source, hidden ones apart, would be texts the next time."""
     place, texts = root.resolve(), source.resolve()
-    if place.is_relative_to(texts) and not any(part[0] == "." for part in place.relative_to(texts).parts):
+    if place.is_relative_to(texts) and not is_hidden(place, texts):
         raise UserError(
             f"prepared data would lie in {root}, among the texts of {source}; give another data.directory, "
             "or set DEEPSEEK_JAX_DATA."

@@ -6,6 +6,7 @@ import numpy as np
 
 from deepseek_jax.config import DataConfig
 from deepseek_jax.data import cache
+from deepseek_jax.data.documents import records_were
 from deepseek_jax.data.prepare import SKIPPED, domain_names, parse_weights, prepare_text
 from deepseek_jax.data.quality.finding import Finding
 from deepseek_jax.data.quality.whole import Whole
@@ -39,7 +40,7 @@ def _unread(skipped: dict[str, dict]) -> Finding:
     count = sum(of["count"] for of in skipped.values())
     return Finding(
         title="Unreadable records",
-        sentence=f"{count:,} record{' was' if count == 1 else 's were'} skipped in reading",
+        sentence=f"{records_were(count)} skipped in reading",
         heads=("domain", "place and reason"),
         rows=tuple(places),
     )
