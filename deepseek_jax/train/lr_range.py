@@ -18,6 +18,7 @@ from deepseek_jax.train.step import compile_step, make_step
 DIVERGED = 1.5  # times the best loss: beyond, larger rates need not be tried
 SHOWN = 12  # points of a curve in words
 MEMORY = 0.9  # share of the running mean that a step leaves
+SETTLED = round(1 / (1 - MEMORY))  # steps before which it is of so few batches that their noise falls fastest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +86,13 @@ def _steps(setup, say):
 
 
 def steepest(rates: np.ndarray, losses: np.ndarray) -> float:
-    """The rate at which the loss falls fastest, before its minimum; UserError where it never falls."""
+    """The rate at which the loss falls fastest, before its minimum; UserError where it never falls.
+
+    The first SETTLED steps are not looked at, or half of those before the minimum where these are few.
+    """
     stop = int(np.argmin(losses)) + 1 if len(losses) else 0
     if stop < 3:
         raise UserError("the loss never fell: begin with a lower rate (--low), or look at the data.")
     slope = np.gradient(losses[:stop], np.log(rates[:stop]))
-    return float(rates[int(np.argmin(slope))])
+    first = min(SETTLED, stop // 2)
+    return float(rates[first + int(np.argmin(slope[first:]))])

@@ -26,6 +26,14 @@ def test_the_steepest_fall_before_the_minimum_is_suggested():
     assert steepest(rates, losses) == pytest.approx(1e-3)
 
 
+def test_the_noise_of_the_first_batches_suggests_nothing():
+    """The running mean of one batch and that of two differ by more than ten steps of learning."""
+    rates = np.logspace(-5, 0, 51)
+    losses = 2 - np.tanh(2 * (np.log10(rates) + 3))
+    losses[0] += 0.9
+    assert steepest(rates, losses) == pytest.approx(1e-3)
+
+
 def test_a_loss_that_never_falls_is_said():
     with pytest.raises(UserError, match="never fell"):
         steepest(np.logspace(-3, 0, 10), np.arange(10.0))
