@@ -86,14 +86,15 @@ def _different(setup: Setup, found: Found) -> str:
 
 def _check_tokenizer(setup: Setup):
     """An embedding is of no use to a text that is encoded otherwise."""
-    start = setup.experiment.start
+    start, of_language = setup.experiment.start, setup.experiment.family == "language_model"
     theirs = Path(start.checkpoint) / TOKENIZER
-    if setup.experiment.family != "language_model" or not theirs.exists():
+    ours = setup.task.corpus.tokenizer if of_language else setup.task.dataset.tokenizer
+    if ours is None or not theirs.exists() or (start.fresh and re.search(start.fresh, "embedding")):
         return
-    if start.fresh and re.search(start.fresh, "embedding"):
-        return
-    if theirs.read_text() != setup.task.corpus.tokenizer.path.read_text():
-        raise UserError(
-            f"{start.checkpoint} was trained with another tokenizer; set data.tokenizer={theirs}, or begin with new "
-            'embeddings: start.fresh="embedding|^head$".'
+    if theirs.read_text() != ours.path.read_text():
+        otherwise = (
+            f'set data.tokenizer={theirs}, or begin with new embeddings: start.fresh="embedding|^head$".'
+            if of_language
+            else "begin with new embeddings, by start.fresh=embedding, or from a run on the same training texts."
         )
+        raise UserError(f"{start.checkpoint} was trained with another tokenizer; {otherwise}")

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 import types
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from deepseek_jax.config import (
     EvalConfig,
     LogConfig,
     OptimizerConfig,
+    StartConfig,
     SupervisedExperiment,
     TrainConfig,
 )
@@ -33,6 +35,7 @@ from deepseek_jax.train import checkpoint, loop
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.optimizer import decays
 from deepseek_jax.train.setup import prepare
+from deepseek_jax.train.start import first_state
 from deepseek_jax.train.supervised import SupervisedTask, scores_of
 
 MODEL = HybridConfig(
@@ -242,6 +245,11 @@ def mail(tmp_path_factory, quiet):
     bodies = ("buy {} now\nit is cheap, very", "the meeting, number {}")
     rows = [{"body": bodies[number % 2].format(number), "folder": "ab"[number % 2]} for number in range(60)]
     write_rows(folder / "mail.csv", rows)
+    train(of_mail(folder), folder / "run", quiet)
+    return folder, rows
+
+
+def of_mail(folder) -> SupervisedExperiment:
     dataset = DatasetConfig(
         name=str(folder / "mail.csv"),
         directory=str(folder),
@@ -249,8 +257,7 @@ def mail(tmp_path_factory, quiet):
         length=16,
         columns=ColumnsConfig(text="body", label="folder"),
     )
-    train(dataclasses.replace(of_table(folder), dataset=dataset), folder / "run", quiet)
-    return folder, rows
+    return dataclasses.replace(of_table(folder), dataset=dataset)
 
 
 def write_rows(path, rows: list[dict]):
@@ -276,6 +283,21 @@ def test_of_a_table_the_texts_are_answered_and_not_the_lines(mail, tmp_path, dee
     assert found["new.csv"] == found["new.JSONL"] == found["new.txt"]
     status, out, _ = deepseek_jax("predict", "--workdir", f"{folder}/run", f"{folder}/mail.csv")
     assert status == 0 and len(out.splitlines()) == 60
+
+
+def test_embeddings_of_another_tokenizer_are_refused_unless_new(mail, tmp_path, quiet):
+    folder, _ = mail
+    other = shutil.copytree(folder / "run", tmp_path / "other")
+    (other / "tokenizer.json").write_text("{}")
+
+    def begin(checkpoint, **start):
+        begun = dataclasses.replace(of_mail(folder), start=StartConfig(checkpoint=str(checkpoint), **start))
+        first_state(prepare(begun, quiet), print)
+
+    begin(folder / "run")
+    with pytest.raises(UserError, match="another tokenizer; begin with new embeddings, by start.fresh=embedding, or"):
+        begin(other)
+    begin(other, fresh="embedding")
 
 
 def test_a_table_without_the_texts(mail, tmp_path, deepseek_jax, monkeypatch):
