@@ -19,6 +19,7 @@ from deepseek_jax.data.sets.source import Source
 from deepseek_jax.errors import UserError
 
 Row = dict[str, object]  # column -> text (csv) or any value (jsonl)
+HALVED = "holds half of a character (a surrogate), which is no text; mend the record or take it out"
 LARGEST = float(np.finfo(np.float32).max)  # of numbers, which networks hold in float32
 
 
@@ -157,10 +158,23 @@ def _inputs(faults: Faults, rows: dict[int, Row], kind: str, config: DatasetConf
 
 def text(faults: Faults, line: int, row: Row, column: str) -> str:
     """What is no text becomes "" and a fault."""
-    if isinstance(row[column], str) and row[column].strip():
-        return row[column]
-    faults.add(line, f"{column} is {row[column]!r}; it must be text")
+    value = row[column]
+    if not isinstance(value, str) or not value.strip():
+        faults.add(line, f"{column} is {value!r}; it must be text")
+    elif not _is_whole(value):
+        faults.add(line, f"{column} {HALVED}")
+    else:
+        return value
     return ""
+
+
+def _is_whole(text: str) -> bool:
+    """JSON can spell half of a surrogate pair, which no encoding of text holds."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _picture(faults: Faults, line: int, row: Row, config: DatasetConfig) -> np.ndarray | None:
@@ -211,6 +225,8 @@ def _labels(faults: Faults, rows: dict[int, Row], columns: ColumnsConfig) -> tup
     for line, label in labels.items():
         if not label or rows[line][columns.label] is None:
             faults.add(line, f"{columns.label} is empty; every record needs a label")
+        elif not _is_whole(label):
+            faults.add(line, f"{columns.label} {HALVED}")
         elif label not in number_of:
             known = ", ".join(names)
             faults.add(line, f"{columns.label} is {label!r}, which is none of dataset.columns.classes ({known})")

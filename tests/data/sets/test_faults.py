@@ -113,6 +113,8 @@ def test_all_faults_of_texts_and_of_pictures_are_said_at_once(tmp_path, pictures
         ('{"words": 3, "kind": "a"}', "t.jsonl line 1: words is 3; it must be text"),
         ('{"words": " ", "kind": "a"}', "t.jsonl line 1: words is ' '; it must be text"),
         ('{"words": "a", "kind": null}', "t.jsonl line 1: kind is empty"),
+        (r'{"words": "a \ud83d", "kind": "a"}', "t.jsonl line 1: words holds half of a character .a surrogate."),
+        (r'{"words": "a", "kind": "\ud83d"}', "t.jsonl line 1: kind holds half of a character"),
     ],
 )
 def test_faults_of_texts(tmp_path, line, message):
