@@ -59,6 +59,8 @@ SHOWN = {
             "final/TF-IDF + logistic regression, accuracy": ("  TF-IDF + logistic regression, accuracy", ".4f"),
             "final/ridge regression, r2": ("  ridge regression, R2", ".4f"),
             "final/ridge regression, mae": ("  ridge regression, mean absolute error", ".5g"),
+            "final/TF-IDF + ridge regression, r2": ("  TF-IDF + ridge regression, R2", ".4f"),
+            "final/TF-IDF + ridge regression, mae": ("  TF-IDF + ridge regression, mean absolute error", ".5g"),
             "final/seasonal naive, mae": ("  seasonal naive, mean absolute error", ".5g"),
             "final/seasonal naive, r2": ("  seasonal naive, R2", ".4f"),
         },

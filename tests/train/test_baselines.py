@@ -1,0 +1,44 @@
+"""The plain model beside a network learns from what the network learns from."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
+from deepseek_jax.data.sets.registry import open_set
+from deepseek_jax.train import baselines
+
+
+def opened(folder, columns: ColumnsConfig, rows: list[str], header: str):
+    (folder / "t.csv").write_text("\n".join([header, *rows]) + "\n")
+    settings = DatasetConfig(name=str(folder / "t.csv"), columns=columns, vocab_size=300, directory=str(folder))
+    return open_set(settings)
+
+
+def test_of_texts_numbers_are_foretold_by_their_words(tmp_path):
+    """By the ids of their tokens, which are names and no numbers, R2 is about 0."""
+    rng = np.random.default_rng(0)
+    stars = rng.integers(0, 6, 120)
+    rows = [f"{' '.join(rng.permutation(['good'] * n + ['bad'] * (5 - n)))} film {i},{n}" for i, n in enumerate(stars)]
+    found = baselines.of(opened(tmp_path, ColumnsConfig(text="text", targets=("stars",)), rows, "text,stars"))
+    assert set(found) == {"TF-IDF + ridge regression, mae", "TF-IDF + ridge regression, r2"}
+    assert found["TF-IDF + ridge regression, r2"] > 0.8
+
+
+def test_texts_without_a_word_have_no_rival(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [f"{' '.join(rng.permutation(list('ACGTACGT')))},{'xy'[number % 2]}" for number in range(60)]
+    assert baselines.of(opened(tmp_path, ColumnsConfig(text="text", label="kind"), rows, "text,kind")) == {}
+
+
+def test_of_pictures_numbers_are_foretold_by_grey_levels_as_the_network_sees_them(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        Image.fromarray(rng.integers(0, 256, (4, 4), np.uint8)).save(tmp_path / f"{number}.png")
+    rows = [f"{number}.png,{number}" for number in range(40)]
+    dataset = opened(tmp_path, ColumnsConfig(image="file", targets=("size",)), rows, "file,size")
+    inputs, _ = baselines._numbers(dataset)
+    assert inputs.mean() == pytest.approx(0, abs=1e-5) and inputs.std() == pytest.approx(1, abs=1e-5)
+    assert "ridge regression, r2" in baselines.of(dataset)
+    monkeypatch.setattr(baselines, "MOST_NUMBERS", 100)
+    assert baselines.of(dataset) == {}
