@@ -103,6 +103,8 @@ def decode(data: bytes, place: str, config: DatasetConfig) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as image:
             image.load()  # turns a TIFF already
             image = _upright(image)
+            if image.mode in ("I", "F"):  # Pillow would cut them to 0 to 255: a float TIFF of 0 to 1 would be black
+                raise ValueError("its pixels are numbers of 32 bits; save it as a PNG of 8 or 16 bits")
             if image.mode.startswith("I;16"):  # Pillow would cut off what is above 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             image = image.convert("L" if settings.channels == 1 else "RGB")

@@ -195,6 +195,13 @@ def test_a_picture_of_16_bits_keeps_its_greys(tmp_path):
     assert (read[..., 0] == greys).all()
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_a_picture_of_32_bits_has_no_greys(tmp_path, kind):
+    Image.fromarray(np.eye(8, dtype=kind)).save(tmp_path / "deep.tiff")
+    with pytest.raises(UserError, match="deep.tiff does not decode as an image: its pixels are numbers of 32 bits"):
+        decode((tmp_path / "deep.tiff").read_bytes(), "deep.tiff", DatasetConfig())
+
+
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tiff", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_picture_is_read_as_a_viewer_shows_it(tmp_path, orientation, suffix):
