@@ -137,7 +137,11 @@ def _text(path: str) -> str:
     data = sys.stdin.buffer.read() if path == "-" else _bytes(path)
     if b"\0" in data:
         raise UserError(f"{path} is no text in UTF-8, as it holds zero bytes; give texts or a table, saved as UTF-8.")
-    return data.decode("utf-8-sig", errors="replace")  # spreadsheets put a mark before the first name
+    try:
+        return data.decode("utf-8-sig")  # spreadsheets put a mark before the first name
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path} is not UTF-8 in line {line}; save it in that encoding.") from None
 
 
 def _bytes(path: str) -> bytes:

@@ -318,6 +318,14 @@ def test_files_that_are_no_text(mail, tmp_path, deepseek_jax, data):
     assert (status, out, err.count("\n")) == (2, "", 1) and "new is no text in UTF-8, as it holds zero bytes;" in err
 
 
+@pytest.mark.parametrize("name", ["new.txt", "new.csv"])
+def test_texts_of_another_encoding(mail, tmp_path, deepseek_jax, name):
+    """As training refuses them; other letters in place of some would be another text."""
+    (tmp_path / name).write_bytes("body\ncafé now\n".encode("latin-1"))
+    expected = f"deepseek-jax: {tmp_path}/{name} is not UTF-8 in line 2; save it in that encoding.\n"
+    assert deepseek_jax("predict", "--workdir", f"{mail[0]}/run", f"{tmp_path}/{name}") == (2, "", expected)
+
+
 @pytest.mark.parametrize(("changed", "what"), [({"kinds": "abc"}, "class_names"), ({"shift": 100}, "scaling")])
 def test_a_table_that_changed_after_training(table, deepseek_jax, quiet, changed, what):
     kept = (table / "run/dataset.json").read_bytes()
