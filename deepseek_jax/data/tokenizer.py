@@ -74,14 +74,14 @@ class Tokenizer:
         return self._backend.decode(kept, skip_special_tokens=False)
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int, path: pathlib.Path):
-    """Writes a byte-level BPE of at most `vocab_size` entries, trained on `texts`, to `path`.
+def train_bpe(texts: Iterable[str], vocab_size: int, path: pathlib.Path, key: str = "model.vocab_size"):
+    """Writes a byte-level BPE of at most `vocab_size` entries (the setting `key`), trained on `texts`, to `path`.
 
     Digits stand alone and the other splits are GPT-2's, so a merge never joins words, numbers or lines.
     """
     if vocab_size < SMALLEST:
         raise UserError(
-            f"model.vocab_size is {vocab_size}; a byte-level vocabulary needs at least {SMALLEST} entries: "
+            f"{key} is {vocab_size}; a byte-level vocabulary needs at least {SMALLEST} entries: "
             f"256 bytes and {len(SPECIAL)} special tokens."
         )
     bpe = tokenizers.Tokenizer(models.BPE())

@@ -89,5 +89,5 @@ class DatasetConfig:
         if self.val + self.test >= 1:
             raise UserError(f"dataset.val ({self.val}) and dataset.test ({self.test}) leave nothing to train on.")
         choice("dataset.balance", self.balance, BALANCES)
-        at_least("dataset", self, 1, "length")
+        at_least("dataset", self, 1, "length", "vocab_size")
         at_least("dataset", self, 0, "seed")

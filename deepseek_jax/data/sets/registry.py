@@ -93,6 +93,8 @@ def _listed(path: str, source: Source) -> list[int]:
         listed = [int(line) for line in lines if line.strip()]
     except FileNotFoundError:
         raise UserError(f"dataset.exclude: there is no file {path}.") from None
+    except OSError as error:
+        raise UserError(f"dataset.exclude: {path} cannot be read ({error.strerror}); name a file.") from None
     except ValueError:
         raise UserError(f"dataset.exclude: {path} must hold one record's id a line.") from None
     if unknown := set(listed) - set(source.records["ids"].tolist()):

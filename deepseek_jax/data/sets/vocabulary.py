@@ -9,14 +9,15 @@ import numpy as np
 
 from deepseek_jax.data import cache
 from deepseek_jax.data.sets.config import DatasetConfig
-from deepseek_jax.data.tokenizer import Tokenizer, train_bpe
+from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer, train_bpe
 
 
 def train_tokenizer(texts: Sequence[str], config: DatasetConfig) -> Tokenizer:
     """A tokenizer of `config.vocab_size` entries at most; made once for the same texts."""
     entry = cache.root(config) / "tokenizers" / cache.digest(config.vocab_size, list(texts))
-    cache.build(entry, lambda directory: train_bpe(texts, config.vocab_size, directory / "tokenizer.json"))
-    return Tokenizer(entry / "tokenizer.json")
+    make = lambda directory: train_bpe(texts, config.vocab_size, directory / TOKENIZER, "dataset.vocab_size")  # noqa: E731
+    cache.build(entry, make)
+    return Tokenizer(entry / TOKENIZER)
 
 
 def encode(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -152,6 +152,13 @@ def test_texts_of_a_user_with_splits_of_their_own(tmp_path):
             open_set(dataclasses.replace(settings, name=str(tmp_path / name)))
 
 
+def test_a_vocabulary_too_small_for_all_bytes(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"words": "a", "kind": 0}\n{"words": "b", "kind": 1}\n')
+    columns = ColumnsConfig(text="words", label="kind")
+    with pytest.raises(UserError, match="^dataset.vocab_size is 100; a byte-level vocabulary needs at least 262"):
+        open_set(DatasetConfig(str(tmp_path / "t.jsonl"), columns=columns, vocab_size=100, directory=str(tmp_path)))
+
+
 def test_a_mark_before_the_first_line(tmp_path):
     """As editors on Windows put it."""
     rows = [json.dumps({"words": f"word {n}", "kind": n % 2}) for n in range(12)]

@@ -110,6 +110,8 @@ def test_a_filter_list_takes_records_out_of_training_alone(opened, uneven, tmp_p
         opened(uneven, exclude=str(tmp_path / "filter.txt"))
     with pytest.raises(UserError, match="there is no file"):
         opened(uneven, exclude="nowhere.txt")
+    with pytest.raises(UserError, match="cannot be read .Is a directory.; name a file"):
+        opened(uneven, exclude=str(tmp_path))
 
 
 def test_settings_that_cannot_be():
@@ -117,5 +119,7 @@ def test_settings_that_cannot_be():
         DatasetConfig(val=0.5, test=0.5)
     with pytest.raises(UserError, match="dataset.balance is 'even'; choose one of none, weights"):
         DatasetConfig(balance="even")
+    with pytest.raises(UserError, match="dataset.vocab_size is 10+; it must be at most 2147483647"):
+        DatasetConfig(vocab_size=10**20)
     with pytest.raises(UserError, match="neither a set .digits, mnist5k"):
         open_set(DatasetConfig(name="mnist"))
