@@ -4,6 +4,7 @@ N records  H height  W width  O orientations  D numbers a record
 """
 
 import functools
+import re
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -37,11 +38,13 @@ def vectors(whole: Whole) -> np.ndarray:
 def term_weights(texts: np.ndarray, known: np.ndarray):
     """Sparse [N, words]: 1 + log(count), weighed by how few of the texts `known` (a mask) have the word, at length 1.
 
-    A word that none of these has counts nothing.
+    A word that none of these has counts nothing.  Where they have no words, only signs, each sign is one.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    weigh = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+")
+    words = r"\w+"
+    pattern = words if any(re.search(words, text) for text in texts[known]) else r"\S"
+    weigh = TfidfVectorizer(sublinear_tf=True, token_pattern=pattern)
     return weigh.fit(texts[known]).transform(texts)
 
 

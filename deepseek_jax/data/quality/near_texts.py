@@ -36,9 +36,12 @@ def near_pairs(texts: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def shingles(text: str) -> np.ndarray:
-    """uint64, ascending, none twice: each is LETTERS bytes of the text without punctuation, case and spacing."""
-    words = " ".join(_WORD.findall(text.lower())).encode().ljust(LETTERS)
-    runs = np.lib.stride_tricks.sliding_window_view(np.frombuffer(words, np.uint8), LETTERS)
+    """uint64, ascending, none twice: each is LETTERS bytes of the text without punctuation, case and spacing.
+
+    Of a text of signs alone, as it is: without them all such texts would be equal.
+    """
+    words = " ".join(_WORD.findall(text.lower())) or text
+    runs = np.lib.stride_tricks.sliding_window_view(np.frombuffer(words.encode().ljust(LETTERS), np.uint8), LETTERS)
     places = np.uint64(256) ** np.arange(LETTERS, dtype=np.uint64)
     return np.unique(runs.astype(np.uint64) @ places)
 

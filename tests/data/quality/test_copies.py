@@ -78,6 +78,10 @@ def test_copies_of_texts(change):
     assert sorted(leaks(whole, found).doubtful) == list(range(30, 60))
 
 
+def test_texts_of_signs_alone_are_no_copies_of_each_other():
+    assert list(near_texts.near_pairs(np.array(["+-+-+-+-", "*/*/*/*/", "+-+-+-+-+"], object))) == [(0, 2)]
+
+
 def test_likeness_of_texts():
     a, b = (near_texts.shingles(text) for text in ("Abc, defg", "abc defgh"))
     assert len(a) == 4 and near_texts.jaccard(a, b) == 4 / 5

@@ -8,7 +8,7 @@ import pytest
 from deepseek_jax.data.quality.broken import broken
 from deepseek_jax.data.quality.coverage import coverage
 from deepseek_jax.data.quality.doubts import doubts
-from deepseek_jax.data.quality.features import vectors
+from deepseek_jax.data.quality.features import term_weights, vectors
 from deepseek_jax.data.quality.outliers import outliers
 from deepseek_jax.data.quality.whole import Whole, whole_set
 
@@ -92,6 +92,12 @@ def test_coverage_by_class(seen):
     rows = coverage(dataclasses.replace(whole, **fewer), vectors_ND[keep]).rows
     shares = {name: float(share.rstrip("%")) for name, _, share in rows}
     assert shares.pop("4") < 50 and min(shares.values()) > 85
+
+
+def test_texts_of_signs_alone_are_compared_by_them():
+    texts = np.array(["+ - +", "* / *"] * 15, object)
+    weights = term_weights(texts, np.full(len(texts), True)).toarray()
+    assert weights[0] @ weights[2] == pytest.approx(1) and weights[0] @ weights[1] == 0
 
 
 def test_strange_texts():
