@@ -16,6 +16,7 @@ NAMES = {  # of the scores of each kind of answer
     "numbers": ("mse", "mae", "r2"),
     "boxes": ("map50", "map"),
 }
+HIGHER = ("accuracy", "macro_f1", "r2", "map50", "map")  # is better
 SIDE = 1000.0  # pixels of the pictures that COCO is told of: it leaves none of their boxes out as too small
 
 

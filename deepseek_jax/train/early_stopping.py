@@ -5,6 +5,7 @@ import math
 
 from deepseek_jax.config import StoppingConfig
 from deepseek_jax.errors import UserError
+from deepseek_jax.tasks.scores import HIGHER
 from deepseek_jax.train.checkpoint import Progress
 
 
@@ -13,6 +14,8 @@ def check(config: StoppingConfig, measured: tuple[str, ...]):
     if measured and config.metric not in measured:
         known = ", ".join(measured)
         raise UserError(f"stopping.metric is {config.metric!r}, which no evaluation measures; choose one of {known}.")
+    if config.metric.rpartition("/")[2] in HIGHER and not config.highest:
+        raise UserError(f"stopping.metric is {config.metric!r}, of which more is better; set stopping.highest=true.")
     if config.patience and not measured:
         raise UserError(f"stopping.patience is {config.patience}, but nothing is held out to stop by; make it 0.")
 

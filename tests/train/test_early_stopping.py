@@ -10,6 +10,7 @@ from rich.console import Console
 
 from deepseek_jax.config import Experiment, OptimizerConfig, ScheduleConfig, StoppingConfig
 from deepseek_jax.errors import UserError
+from deepseek_jax.tasks.scores import NAMES
 from deepseek_jax.train import integrity, plots, restore
 from deepseek_jax.train.checkpoint import Checkpoints, Progress
 from deepseek_jax.train.early_stopping import check, judge
@@ -58,6 +59,17 @@ def test_a_metric_that_is_not_measured_is_named():
         check(StoppingConfig(patience=2), ())
     with pytest.raises(UserError, match="eval.every is 0"):
         Experiment(stopping=StoppingConfig(patience=2))
+
+
+def test_a_score_of_which_more_is_better_is_not_stopped_by_at_its_worst():
+    measured = tuple(f"val/{name}" for kind in NAMES.values() for name in kind)
+    lower = {"val/calibration_error", "val/mse", "val/mae"}
+    for metric in lower:
+        check(StoppingConfig(metric), measured)
+    for metric in set(measured) - lower:
+        check(StoppingConfig(metric, highest=True), measured)
+        with pytest.raises(UserError, match=f"'{metric}', of which more is better; set stopping.highest=true"):
+            check(StoppingConfig(metric), measured)
 
 
 def test_an_evaluation_without_the_metric_says_nothing():
