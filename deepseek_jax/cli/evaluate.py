@@ -69,14 +69,14 @@ def _language_model(args):
     from deepseek_jax.data.baseline import bits_per_byte
     from deepseek_jax.infer.prompts import beyond
     from deepseek_jax.parallel import processes
-    from deepseek_jax.parallel.mesh import USED, make_mesh
+    from deepseek_jax.parallel.mesh import mesh_of_scored
     from deepseek_jax.train import setup
     from deepseek_jax.train.any_checkpoint import read_trained
     from deepseek_jax.train.evaluate import evaluate
     from deepseek_jax.train.step import compile_score
 
     console = Console(quiet=not processes.leads())
-    trained = read_trained(args.workdir, args.checkpoint, make_mesh(USED))
+    trained = read_trained(args.workdir, args.checkpoint, mesh_of_scored)
     scoring = setup.prepare(_scoring_experiment(trained.experiment, args), console)
     corpus, batches = scoring.task.corpus, scoring.held_out_batches("final")
     score = processes.compiled_by_all(compile_score(scoring.program, scoring.mesh))

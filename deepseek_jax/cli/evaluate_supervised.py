@@ -7,7 +7,7 @@ from rich.table import Table
 
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
-from deepseek_jax.parallel.mesh import USED, make_mesh
+from deepseek_jax.parallel.mesh import mesh_of_scored
 from deepseek_jax.train import known_set, setup
 from deepseek_jax.train.restore import restore_model
 from deepseek_jax.train.scoring import for_scoring
@@ -16,7 +16,7 @@ from deepseek_jax.train.step import compile_score
 
 def run(args):
     console = Console(quiet=not processes.leads())
-    trained = restore_model(args.workdir, args.checkpoint, make_mesh(USED))
+    trained = restore_model(args.workdir, args.checkpoint, mesh_of_scored)
     experiment = for_scoring(trained.experiment, args.batch_size or 0)
     scoring = setup.prepare(experiment, console)
     known_set.check(scoring.task.dataset, Path(args.workdir))

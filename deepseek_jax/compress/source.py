@@ -17,7 +17,6 @@ from deepseek_jax.data.tokenizer import TOKENIZER
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.hybrid_config import HybridConfig
-from deepseek_jax.parallel.mesh import mesh_of_used
 from deepseek_jax.train import any_checkpoint, checkpoint, known_set, views
 from deepseek_jax.train.checkpoint import Checkpoints, Progress
 from deepseek_jax.train.restore import restore_model
@@ -48,7 +47,7 @@ def read(directory: str | Path, step: int | None = None) -> Source:
         experiment = trained.experiment
         model = known_set.read(directory).model if experiment.family == "supervised" else experiment.model
         return Source(directory, experiment, trained.step, model, trained.params, trained.buffers)
-    found = any_checkpoint.read(directory, mesh_of_used())
+    found = any_checkpoint.read(directory)
     if found.config is None:
         raise UserError(f"{directory} is a part of a network; give the run directory of a whole one.")
     return Source(directory, any_checkpoint.experiment_of(found.config), 0, found.config, found.params, found.buffers)

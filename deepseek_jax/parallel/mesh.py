@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -9,9 +10,11 @@ from jax.sharding import AxisType, Mesh
 
 from deepseek_jax.config import MeshConfig
 from deepseek_jax.errors import UserError
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.parallel.rules import RULES, axis_size
 
-USED = MeshConfig(data=1, fsdp=-1)  # whatever mesh a model was trained on, for scoring or asking it
+MeshOf = Callable[[ModelConfig | HybridConfig], Mesh]  # where a model of these sizes is to lie
 
 
 def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
@@ -25,12 +28,26 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
         return Mesh(np.asarray(devices).reshape(shape), names, axis_types=types)
 
 
-def mesh_of_used() -> Mesh:
-    """All devices, for a model that is used and not trained: its parameters lie spread over them.
+def used(model: ModelConfig | HybridConfig) -> MeshConfig:
+    """The mesh of a model that is used and not trained, whatever it was trained on: all devices, however many.
 
-    Where there are several processes each has all of them, for each may write or ask what it likes.
+    Its parameters lie spread over as many as divide its widths; further ones hold copies, as all do of a hybrid
+    network, which is small and may have any widths.
     """
-    return make_mesh(USED if jax.process_count() == 1 else MeshConfig())
+    if isinstance(model, HybridConfig):
+        return MeshConfig()
+    widths = model.hidden_size, model.q_lora_rank, model.kv_lora_rank, model.o_lora_rank
+    return MeshConfig(fsdp=math.gcd(jax.device_count(), *widths))
+
+
+def mesh_of_scored(model: ModelConfig | HybridConfig) -> Mesh:
+    """For a model that all processes score together."""
+    return make_mesh(used(model))
+
+
+def mesh_of_used(model: ModelConfig | HybridConfig) -> Mesh:
+    """For a model of which each process has all parameters, for each may write or ask what it likes."""
+    return mesh_of_scored(model) if jax.process_count() == 1 else make_mesh(MeshConfig())
 
 
 def axis_sizes(config: MeshConfig, num_devices: int, *, here: bool = False) -> dict[str, int]:

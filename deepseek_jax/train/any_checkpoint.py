@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
-from jax.sharding import Mesh
 
 from deepseek_jax import record
 from deepseek_jax.config import DataConfig, Experiment, TrainConfig
@@ -17,7 +16,7 @@ from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.parallel import rules
-from deepseek_jax.parallel.mesh import mesh_of_used
+from deepseek_jax.parallel.mesh import MeshOf, mesh_of_used
 from deepseek_jax.train import checkpoint, known_set
 from deepseek_jax.train.program import whole
 from deepseek_jax.train.restore import STRUCTURES, TrainedModel, restore_model
@@ -35,18 +34,18 @@ class Found:
     buffers: dict
 
 
-def read_trained(directory: str | Path, step: int | None = None, mesh: Mesh | None = None) -> TrainedModel:
+def read_trained(directory: str | Path, step: int | None = None, mesh_of: MeshOf = mesh_of_used) -> TrainedModel:
     """The model of a run directory (its newest checkpoint, or that of `step`), or of a released checkpoint as stored.
 
-    `mesh`: see `restore_model`.  Of a released one the step is 0, and activations have the type of its embedding,
+    `mesh_of`: see `restore_model`.  Of a released one the step is 0, and activations have the type of its embedding,
     float32 where that is float16.
     """
     directory = Path(directory)
     if not record.is_release(directory):
-        return restore_model(directory, step, mesh)
+        return restore_model(directory, step, mesh_of)
     if step is not None:
         raise UserError(f"{directory} is a released checkpoint, which has no steps; leave --checkpoint out.")
-    found = read(directory, mesh or mesh_of_used(), dtype=None)
+    found = read(directory, mesh_of, dtype=None)
     dtype = "bfloat16" if found.params["embedding"].dtype.name == "bfloat16" else "float32"
     experiment = experiment_of(found.config, dtype)
     graphdef, *_ = STRUCTURES[experiment.family](experiment, directory)
@@ -59,32 +58,34 @@ def experiment_of(config: ModelConfig, dtype: str = "float32") -> Experiment:
     return Experiment(model=config, data=data, train=TrainConfig(dtype=dtype))
 
 
-def read(directory: Path, mesh: Mesh, *, best: bool = False, dtype: str | None = "float32") -> Found:
+def read(
+    directory: Path, mesh_of: MeshOf = mesh_of_used, *, best: bool = False, dtype: str | None = "float32"
+) -> Found:
     """Of a run directory the newest checkpoint or the `best` evaluation, averaged where the run has averages; of what
     `convert --to orbax` wrote, or of released files, all there is, in `dtype` (None: as stored).  Those of a run are
-    float32.  Parameters lie on `mesh` as their axes say.
+    float32.  Where they lie: see `restore_model`.
 
     A .pth file is EfficientNet-Lite0: the convolution of a hybrid network.
     """
     if directory.suffix == ".pth":
         params, buffers = efficientnet.load(directory)
-        at = rules.replicated(mesh)
+        at = rules.replicated(mesh_of(HybridConfig()))
         return Found("supervised", None, *jax.tree.map(lambda leaf: jax.device_put(leaf, at), (params, buffers)))
     if not directory.is_dir():
         raise UserError(f"{directory} is no directory; give that of a run or a checkpoint.")
     if (directory / checkpoint.DIRECTORY).is_dir():
-        trained = restore_model(directory, checkpoint.best_step(directory) if best else None, mesh)
+        trained = restore_model(directory, checkpoint.best_step(directory) if best else None, mesh_of)
         family = trained.experiment.family
         config = known_set.read(directory).model if family == "supervised" else trained.experiment.model
         return Found(family, config, trained.params, trained.buffers)
     if orbax_directory.is_one(directory):
         load = lambda directory, config, **how: orbax_directory.load(directory, **how)[1:]  # noqa: E731
-        return _of_files(directory, orbax_directory.read_config(directory), load, mesh, dtype)
-    return _of_files(directory, huggingface.read_config(directory), huggingface.load, mesh, dtype)
+        return _of_files(directory, orbax_directory.read_config(directory), load, mesh_of, dtype)
+    return _of_files(directory, huggingface.read_config(directory), huggingface.load, mesh_of, dtype)
 
 
-def _of_files(directory: Path, config: ModelConfig, load: Callable, mesh: Mesh, dtype: str | None) -> Found:
+def _of_files(directory: Path, config: ModelConfig, load: Callable, mesh_of: MeshOf, dtype: str | None) -> Found:
     graphdef, *shapes = jax.eval_shape(lambda: initialise(config, jax.random.key(0)))
     axes, buffer_axes = tree.logical_axes(tree.merge(graphdef, *shapes))
-    at = tuple(map(functools.partial(rules.shardings, mesh), (axes, whole(buffer_axes)), shapes))
+    at = tuple(map(functools.partial(rules.shardings, mesh_of(config)), (axes, whole(buffer_axes)), shapes))
     return Found("language_model", config, *load(directory, config, dtype=dtype, shardings=at))

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jax
 from flax import nnx
-from jax.sharding import Mesh
 
 from deepseek_jax import record
 from deepseek_jax.compress.arithmetic import chooser
@@ -16,7 +15,7 @@ from deepseek_jax.models.arithmetic import give
 from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.hybrid import Hybrid
 from deepseek_jax.parallel import rules
-from deepseek_jax.parallel.mesh import mesh_of_used
+from deepseek_jax.parallel.mesh import MeshOf, mesh_of_used
 from deepseek_jax.parallel.rules import abstract_on
 from deepseek_jax.train import checkpoint, known_set, views
 from deepseek_jax.train.program import whole
@@ -35,17 +34,16 @@ class TrainedModel:
     buffers: dict
 
 
-def restore_model(workdir: str | Path, step: int | None = None, mesh: Mesh | None = None) -> TrainedModel:
+def restore_model(workdir: str | Path, step: int | None = None, mesh_of: MeshOf = mesh_of_used) -> TrainedModel:
     """A run's newest intact checkpoint, or that of `step`; UserError where there is none.
 
-    Its arrays lie on `mesh` as their axes say; without one, on all devices that are here.
+    Its arrays lie on the mesh of their model as their axes say; by default that has all devices that are here.
     """
-    mesh = mesh or mesh_of_used()
-    kept = _restore(workdir, step, mesh)
+    kept = _restore(workdir, step, mesh_of)
     if not views.views_of(kept.experiment):
         return kept
     _, shapes, axes = _model(kept.experiment, Path(workdir))
-    at = tuple(map(functools.partial(rules.shardings, mesh), axes, shapes))
+    at = tuple(map(functools.partial(rules.shardings, mesh_of(kept.experiment.model)), axes, shapes))
     to_model = jax.jit(lambda *arrays: views.weights(kept.experiment, *arrays), out_shardings=at)
     params, buffers = to_model(kept.params, kept.buffers)
     return dataclasses.replace(kept, params=params, buffers=buffers)
@@ -53,16 +51,17 @@ def restore_model(workdir: str | Path, step: int | None = None, mesh: Mesh | Non
 
 def restore_adapters(workdir: str | Path) -> tuple[Experiment, dict[str, dict]]:
     """(the experiment, its newest adapters by the path of their matrix) of a run that trains some."""
-    kept = _restore(workdir, None, mesh_of_used())
+    kept = _restore(workdir, None, mesh_of_used)
     return kept.experiment, lora.by_path(kept.params[lora.ADAPTERS])
 
 
-def _restore(workdir, step, mesh) -> TrainedModel:
+def _restore(workdir, step, mesh_of) -> TrainedModel:
     """What the run trained and kept, as its views split the model."""
     experiment = record.read(workdir)
     graphdef, shapes, axes = _model(experiment, Path(workdir))
     kept = jax.eval_shape(lambda *model: views.split(experiment, *model), *shapes)
-    params, buffers = map(functools.partial(abstract_on, mesh), views.axes(experiment, *axes), kept)
+    abstract = functools.partial(abstract_on, mesh_of(experiment.model))
+    params, buffers = map(abstract, views.axes(experiment, *axes), kept)
     model = {"params": params, "buffers": buffers}
     if experiment.train.ema_decay > 0:
         model = {"buffers": buffers, "ema": model | {"buffers": views.own_buffers(experiment, buffers)}}

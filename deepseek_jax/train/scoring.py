@@ -5,7 +5,7 @@ import dataclasses
 import jax
 
 from deepseek_jax.config import Experiment, SupervisedExperiment
-from deepseek_jax.parallel.mesh import USED
+from deepseek_jax.parallel.mesh import used
 from deepseek_jax.train.schedules import microbatch_size
 from deepseek_jax.train.views import plain
 
@@ -23,7 +23,7 @@ def for_scoring(
     batches = {"microbatch_size": micro, "batch_size": _divided(train.batch_size, micro)}
     train = dataclasses.replace(train, **batches, ramp_start=0, ramp_fraction=0.0)
     evaluation = dataclasses.replace(evaluation, batch_size=size)
-    return dataclasses.replace(plain(experiment), train=train, eval=evaluation, mesh=USED)
+    return dataclasses.replace(plain(experiment), train=train, eval=evaluation, mesh=used(experiment.model))
 
 
 def _divided(size: int, parts: int) -> int:

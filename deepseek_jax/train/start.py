@@ -27,7 +27,7 @@ def first_state(setup: Setup, say: Callable[[str], None]) -> State:
     """
     start, model = setup.experiment.start, None
     if start.checkpoint:
-        found = any_checkpoint.read(Path(start.checkpoint), setup.mesh, best=start.best)
+        found = any_checkpoint.read(Path(start.checkpoint), lambda _: setup.mesh, best=start.best)
         if found.family != setup.experiment.family:
             raise UserError(f"start.checkpoint is {start.checkpoint}, a model of the family {found.family}.")
         model = _fitted(setup, found)

@@ -7,6 +7,8 @@ import pytest
 from rich.console import Console
 
 from deepseek_jax.config import EvalConfig, Experiment, MeshConfig, TrainConfig
+from deepseek_jax.models.hybrid_config import HybridConfig
+from deepseek_jax.parallel.mesh import used
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.scoring import for_scoring
 from tests.train import tiny
@@ -27,7 +29,17 @@ def test_batches_are_as_large_as_devices_divide_them(monkeypatch, devices, micro
     found = for_scoring(Experiment(train=train, eval=EvalConfig(batch_size=5), mesh=MeshConfig(tensor=64)))
     assert (found.train.microbatch_size, found.train.batch_size, found.eval.batch_size) == (micro, size, evaluated)
     assert for_scoring(Experiment(), 3).eval.batch_size == -(-3 // devices) * devices
-    assert dataclasses.astuple(found.mesh).count(-1) == 1 and found.mesh.fsdp == -1
+    assert found.mesh == MeshConfig(fsdp=devices)
+
+
+@pytest.mark.parametrize(
+    "model, devices, spread",
+    [(tiny.MOE, 8, 8), (tiny.MOE, 3, 1), (tiny.MOE, 12, 4), (dataclasses.replace(tiny.MOE, kv_lora_rank=18), 8, 2)],
+)
+def test_parameters_lie_spread_over_as_many_devices_as_divide_them(monkeypatch, model, devices, spread):
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    assert used(model) == MeshConfig(fsdp=spread)
+    assert used(HybridConfig()) == MeshConfig(), "whole on each"
 
 
 @pytest.mark.slow
@@ -35,8 +47,10 @@ def test_a_run_of_one_device_is_spread_and_scored_on_four(tmp_path, python):
     train(tiny.experiment(tmp_path, tiny.MOE, steps=6), tmp_path / "run", Console(quiet=True))
     spread = python("-c", SPREAD, str(tmp_path / "run"), devices=4)
     assert float(spread.stdout) < 2, spread.stderr  # whole on each it would be 4
-    rows = [python("-m", "deepseek_jax", "eval", "--workdir", str(tmp_path / "run"), devices=count) for count in (1, 4)]
-    one, four = ([line for line in each.stdout.splitlines() if "total" in line] for each in rows)
-    assert one == four and one, rows[1].stderr
+    rows = [
+        python("-m", "deepseek_jax", "eval", "--workdir", str(tmp_path / "run"), devices=count) for count in (1, 3, 4)
+    ]
+    one, three, four = ([line for line in each.stdout.splitlines() if "total" in line] for each in rows)
+    assert one == three == four and one, [each.stderr for each in rows]
     cut = python("-m", "deepseek_jax", "prune", str(tmp_path / "run"), "out", "--method", "wanda", devices=4)
     assert cut.returncode == 0, cut.stderr
