@@ -47,7 +47,7 @@ def run(args):
     from deepseek_jax.train.abstract import describe
 
     mesh = make_mesh(experiment.mesh, devices.devices_of(topology))
-    if refused := pods.batch_problems(experiment, mesh):
+    if refused := pods.problems(experiment, mesh):
         raise UserError(refused[0])
     abstract = describe(experiment)
     outcome = compile_for(abstract, mesh)

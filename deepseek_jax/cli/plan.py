@@ -38,7 +38,7 @@ def run(args):
     print(text.table([_HEADINGS, *(_row(name, group) for name, group in groups.items())], "lrllr"))
     print(f"\nbytes a device\n\n{text.table(_bytes(found, topology.chip), 'lr')}\n\n{memory.ACTIVATIONS}\n")
     print(text.verdict(found.total, topology))
-    for warning in pods.batch_problems(experiment, mesh) + problems(mesh, tensors, experiment.model.n_routed_experts):
+    for warning in pods.problems(experiment, mesh) + problems(mesh, tensors, experiment.model.n_routed_experts):
         print(f"warning: {warning}")
 
 

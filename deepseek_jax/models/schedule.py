@@ -63,6 +63,11 @@ def pipelined(config: ModelConfig) -> list[Stack]:
     return max(groups(config), key=lambda stacks: len(stacks) * len(stacks[0].layers))
 
 
+def pipelined_depth(config: ModelConfig) -> int:
+    """How many layers, or turns of those that alternate, stages can share."""
+    return len(pipelined(config)[0].layers)
+
+
 def _longest_repetition(kinds) -> tuple[int, int]:
     """(period, repeats) at the beginning of `kinds` that covers the most layers, the shortest such period."""
 

@@ -83,12 +83,8 @@ def run(layer: Callable, stacks, x, context, microbatches: int = 0, rounds: int 
     """
     mesh = current_mesh()
     depth = jax.tree.leaves(stacks)[0].shape[0]
+    check_layers(mesh, rounds, depth)
     schedule = Schedule(depth, mesh.shape[STAGE], rounds, microbatches or mesh.shape[STAGE])
-    if schedule.stages * rounds > depth:
-        raise UserError(
-            f"{schedule.stages} stages (mesh.{STAGE}) times {rounds} (train.pipeline_rounds) are more parts than the "
-            f"{depth} layers that a pipeline can be made of."
-        )
     dealt = schedule.stages, _sharing(mesh), schedule.microbatches
     x_MB, context = _arrays(lambda array: _deal(array, *dealt), (x, context))
     # A copy for each stage goes in, and the sum over stages comes out, each the other's gradient.
@@ -119,6 +115,16 @@ def check(mesh: Mesh, microbatches: int, name: str, size: int):
         raise UserError(
             f"{name} is {size}; {microbatches} pipeline microbatches, each shared by {_sharing(mesh)} devices, need "
             f"a multiple of {microbatches * _sharing(mesh)}."
+        )
+
+
+def check_layers(mesh: Mesh | AbstractMesh, rounds: int, depth: int):
+    """Raises UserError unless `depth` layers, those that stages share, are one at least for each stage and round."""
+    stages = mesh.shape[STAGE]
+    if stages > 1 and stages * rounds > depth:
+        raise UserError(
+            f"{stages} stages (mesh.{STAGE}) times {rounds} (train.pipeline_rounds) are more parts than the {depth} "
+            f"layer{'s' * (depth > 1)} that a pipeline can be made of; lower one of them."
         )
 
 

@@ -110,6 +110,10 @@ def test_warnings(deepseek_jax):
     assert "train.batch_size is 12, which the 8 devices that share a batch" in odd
     staged = deepseek_jax(*TINY, "--mesh", "data=4,stage=2", "--config.train.pipeline_microbatches=4")[1]
     assert "train.batch_size is 8; 4 pipeline microbatches, each shared by 4 devices, need a multiple of 16" in staged
+    short = deepseek_jax(*TINY, "--mesh", "data=2,stage=4", "--config.train.pipeline_rounds=2")[1]
+    assert "4 stages (mesh.stage) times 2 (train.pipeline_rounds) are more parts than the 3 layers" in short
+    scored = deepseek_jax(*TINY, "--config.eval.batch_size=12")[1]
+    assert "eval.batch_size is 12, which the 8 devices that share a batch" in scored
     whole = deepseek_jax(*TINY, "--mesh", "data=1,expert=8", "--config.model.intermediate_size=65536")[1]
     assert re.search(r"feed_forward/gate lies whole on every device, 64 MiB; mesh.expert could split it", whole)
 

@@ -12,7 +12,9 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.models import presets, schedule
 from deepseek_jax.parallel import pipeline, rules
 from deepseek_jax.train.compiling import under
+from deepseek_jax.train.language_model import LanguageModelTask
 from tests.sharding.pipelined import MESHES, SCHEDULES
+from tests.train import tiny
 
 
 @pytest.fixture
@@ -90,6 +92,12 @@ def test_more_parts_than_layers_are_refused():
     stack = {"kernel": jnp.zeros((6, 4))}
     with pytest.raises(UserError, match=r"4 stages \(mesh.stage\) times 2 \(train.pipeline_rounds\).* 6 layers"):
         under(mesh(stage=4), lambda: pipeline.run(None, stack, jnp.zeros((8, 4)), {}, rounds=2))()
+
+
+def test_they_are_refused_before_data_is_prepared_and_a_run_directory_claimed(tmp_path):
+    with pytest.raises(UserError, match=r"2 stages .* than the 1 layer that a pipeline can be made of; lower one"):
+        LanguageModelTask(tiny.experiment(tmp_path, tiny.MOE), mesh(stage=2), report=None)
+    assert not (tmp_path / "prepared").exists()
 
 
 def test_stages_store_what_they_can_divide():
