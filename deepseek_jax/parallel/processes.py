@@ -8,6 +8,7 @@ JAX_NUM_PROCESSES and JAX_PROCESS_ID.  JAX_NUM_PROCESSES=1 keeps a process alone
 import contextlib
 import itertools
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ def connect():
     number, count = (_variable(name) for name in ("JAX_PROCESS_ID", "JAX_NUM_PROCESSES"))
     if count == 1:
         return
+    _check_address()
     try:
         jax.distributed.initialize(num_processes=count, process_id=number, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     except (ValueError, RuntimeError) as error:
@@ -164,6 +166,12 @@ def _variable(name: str) -> int | None:
         return int(text) if text else None
     except ValueError:
         raise UserError(f"{name} is {text!r}; it must be a whole number.") from None
+
+
+def _check_address():
+    address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    if address and not re.fullmatch(r".+:\d+", address):
+        raise UserError(f"JAX_COORDINATOR_ADDRESS is {address!r}; it must be host:port of process 0, as in node0:7777.")
 
 
 def _first_line(error: BaseException) -> str:

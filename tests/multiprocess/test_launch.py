@@ -53,6 +53,10 @@ def test_a_machine_alone_connects_to_nothing(monkeypatch):
     ("variables", "message"),
     [
         ({"JAX_NUM_PROCESSES": "2"}, "cannot be connected .* set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and"),
+        (
+            {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": "node0"},
+            "JAX_COORDINATOR_ADDRESS is 'node0'; it must be host:port",
+        ),
         ({"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES is 'two'; it must be a whole number"),
     ],
 )
