@@ -202,6 +202,15 @@ def test_each_depth_counts_the_tokens_that_have_one_so_far_on(weighed, batch):
         assert of.sum() == 2 * seen.sum()
 
 
+def test_layers_that_choose_by_a_table_are_balanced_by_no_loss(batch):
+    model = dataclasses.replace(tiny.MOE, num_hash_layers=1)  # its only layer of experts
+    given = Experiment(model=model, loss=LossConfig(batch_balance=0.05), train=TrainConfig(steps=10))
+    program = language_model_program(given, BYTES)
+    scheduled = {"mtp": 0.0, "index_warmup": None}
+    _, aux = program.loss(*program.make_parameters(), batch, program.totals(batch), scheduled)
+    assert aux["loss/balance"] == aux["loss/batch_balance"] == 0
+
+
 def test_microbatches_share_the_batch_wise_loss(batch):
     """Of four equal ones each has a quarter."""
     given = Experiment(model=tiny.MOE, loss=LossConfig(batch_balance=0.05), train=TrainConfig(steps=10))

@@ -24,8 +24,8 @@ class RouterReport:
 
     load_E: Float[Array, "E"]  # assignments an expert got
     gate_E: Float[Array, "E"]  # its routing weights, as shares of each token's, summed over tokens
-    share_E: Float[Array, "E"]  # of the normalised scores, summed over tokens
-    balance: Float[Array, ""]  # sequence-wise balance loss, summed over sequences
+    share_E: Float[Array, "E"]  # of the normalised scores, summed over tokens; 0 where a table chooses
+    balance: Float[Array, ""]  # sequence-wise balance loss, summed over sequences; likewise
     entropy: Float[Array, ""]  # of the normalised scores, in nats, summed over tokens
     dropped: Float[Array, ""] | None  # assignments that found no room; None where there is room for all
     own: dict[str, Float[Array, ""]] = dataclasses.field(default_factory=dict)  # Routing.own, summed over tokens

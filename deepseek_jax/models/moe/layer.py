@@ -47,7 +47,8 @@ class MixtureOfExperts(nnx.Module):
     def _report(self, routing, context):
         found = report(routing, context.counted_BS)
         if self.kind == "hash_moe":  # no score can balance what the table decides
-            found = dataclasses.replace(found, balance=jnp.zeros_like(found.balance))
+            none = {name: jnp.zeros_like(getattr(found, name)) for name in ("balance", "share_E")}
+            found = dataclasses.replace(found, **none)
         return found
 
 
