@@ -14,6 +14,7 @@ OF_ATTENTION = {  # every kind of attention, and the sizes it needs
     "csa": (*WINDOWED, "csa_rate", *INDEXER),
     "hca": (*WINDOWED, "hca_rate"),
 }
+OF_V4 = {"window", "csa", "hca"}
 OF_FEED_FORWARD = {
     "dense": ("intermediate_size",),
     "moe": ("moe_intermediate_size",),
@@ -113,7 +114,10 @@ def _check_attention(config, kinds):
                 f"model.num_attention_heads ({config.num_attention_heads}) must be a multiple of "
                 f"num_key_value_heads ({config.num_key_value_heads})."
             )
-    if kinds & {"window", "csa", "hca"}:
+    if config.attention_bias and kinds <= OF_V4:
+        without = ", ".join(sorted(kinds))
+        raise UserError(f"model.attention_bias is true, and {without} attention has no biases; set it to false.")
+    if kinds & OF_V4:
         if config.num_attention_heads % config.o_groups:
             raise UserError(
                 f"model.num_attention_heads ({config.num_attention_heads}) must be a multiple of "

@@ -64,6 +64,7 @@ def of(attention: str, **changes) -> dict:
         (of("window", sliding_window=0), "sliding_window is 0; window attention needs"),
         (of("window", o_groups=3), "multiple of o_groups"),
         (of("window", head_dim=32), r"qk_rope_head_dim \(64\) must not exceed head_dim"),
+        (of("window", attention_bias=True), "attention_bias is true, and window attention has no biases"),
         (of("csa", o_groups=0), "o_groups is 0; csa attention needs"),
         (of("csa", csa_rate=0), "csa_rate is 0"),
         (of("hca", o_lora_rank=0), "o_lora_rank is 0; hca attention needs"),
