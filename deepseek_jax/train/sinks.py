@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import math
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 
 FILE = "metrics.jsonl"
+UNFLUSHED = 10  # seconds of rows that TensorBoard sees together: a flush waits for the disk
 
 
 class Sinks:
@@ -80,17 +83,32 @@ def flat(row: dict, prefix: str = "") -> Iterator[tuple[str, float]]:
 
 
 class TensorBoard:
-    def __init__(self, directory: Path, resumed_at: int):
-        from tensorboardX import SummaryWriter  # slow to import
+    """Written by the loop's own thread: SummaryWriter's dies of a full disk, and the loop waits for it for ever."""
 
-        self._writer = SummaryWriter(str(directory), purge_step=resumed_at + 1)
+    def __init__(self, directory: Path, resumed_at: int):
+        from tensorboardX.event_file_writer import EventsWriter  # slow to import
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        directory.mkdir(parents=True, exist_ok=True)
+        self._writer, self._flushed = EventsWriter(str(directory / "events")), -math.inf
+        self._add(resumed_at + 1, session_log=SessionLog(status=SessionLog.START))  # hides what is from there on
 
     def write(self, row: dict):
-        for name, value in flat(row):
-            self._writer.add_scalar(name, value, row["step"])
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in flat(row)]
+        self._add(row["step"], summary=Summary(value=values))
+        if time.monotonic() - self._flushed > UNFLUSHED:
+            self._writer.flush()
+            self._flushed = time.monotonic()
 
     def close(self):
         self._writer.close()
+
+    def _add(self, step: int, **what):
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._writer.write_event(Event(step=step, wall_time=time.time(), **what))
 
 
 class WeightsAndBiases:

@@ -1,5 +1,6 @@
 """Rows of metrics.jsonl: balance of experts, the clock, and the sinks they go to."""
 
+import errno
 import json
 import math
 import sys
@@ -95,7 +96,20 @@ def test_nested_numbers_get_flat_names():
 def test_tensorboard_gets_events(tmp_path):
     with Sinks(tmp_path, LogConfig(), resumed_at=0) as sinks:
         sinks.write({"step": 1, "loss/next": 1.5})
-    assert list((tmp_path / "tensorboard").glob("events.out.tfevents.*"))
+    (file,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
+    assert b"loss/next" in file.read_bytes()
+
+
+def test_tensorboard_tells_of_a_full_disk_at_once(tmp_path, monkeypatch):
+    from tensorboardX.event_file_writer import EventsWriter
+
+    def full(self):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(EventsWriter, "flush", full)
+    sinks = Sinks(tmp_path, LogConfig(), resumed_at=0)
+    with pytest.raises(OSError, match="No space"):
+        sinks.write({"step": 1, "loss/next": math.nan})
 
 
 def test_wandb_gets_rows_when_it_is_installed(tmp_path, monkeypatch):
