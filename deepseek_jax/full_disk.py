@@ -17,7 +17,8 @@ def is_said_by(error: BaseException) -> bool:
 
 def say_once():
     """Keeps the threads that write for Orbax from printing tracebacks of what the main thread raises as well."""
-    logging.getLogger("absl").addFilter(_is_other)
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).addFilter(_is_other)
     if not isinstance(sys.unraisablehook, _ClosedLoopsPass):
         sys.unraisablehook = _ClosedLoopsPass(sys.unraisablehook)
 

@@ -218,10 +218,11 @@ def test_warnings_look_as_what_else_is_said_and_are_said_once(capsys, caplog):
     assert not caplog.records  # the root logger has handlers, once absl is imported
 
 
-def test_threads_do_not_say_of_a_full_disk_what_the_main_one_says(caplog):
+@pytest.mark.parametrize("library", ["absl", "asyncio"])
+def test_threads_do_not_say_of_a_full_disk_what_the_main_one_says(caplog, library):
     runtime.prepare()
     for error in (ValueError("Failed writing: No space left on device"), ValueError("another")):
-        logging.getLogger("absl").error("a thread raised", exc_info=error)
+        logging.getLogger(library).error("a thread raised", exc_info=error)
     assert [str(record.exc_info[1]) for record in caplog.records] == ["another"]
 
 
