@@ -119,9 +119,12 @@ class WeightsAndBiases:
             raise UserError("log.wandb_project is set but wandb is not installed; run pip install wandb.") from None
         identity = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]  # names alone recur: seed0, seed1
         self._run = wandb.init(project=project, name=workdir.name, id=identity, dir=str(workdir), resume="allow")
+        # Rows by a step of our own: wandb's only rises, past the last one as a run is resumed, and ignores rows before
+        # it, which final scores and steps that are taken again would be.
+        self._run.define_metric("*", step_metric="step")
 
     def write(self, row: dict):
-        self._run.log(dict(flat(row)), step=row["step"])
+        self._run.log({"step": row["step"]} | dict(flat(row)))
 
     def close(self):
         self._run.finish()

@@ -5,6 +5,7 @@ import json
 import math
 import sys
 import types
+import unittest.mock
 
 import numpy as np
 import pytest
@@ -112,13 +113,17 @@ def test_tensorboard_tells_of_a_full_disk_at_once(tmp_path, monkeypatch):
         sinks.write({"step": 1, "loss/next": math.nan})
 
 
-def test_wandb_gets_rows_when_it_is_installed(tmp_path, monkeypatch):
-    logged = []
-    run = types.SimpleNamespace(log=lambda row, step: logged.append((step, row)), finish=lambda: logged.append("done"))
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **_: run))
+def test_wandb_gets_rows_by_a_step_of_ours_as_its_own_only_rises(tmp_path, monkeypatch):
+    told = unittest.mock.Mock()
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **_: told))
     with Sinks(tmp_path, LogConfig(tensorboard=False, wandb_project="p"), resumed_at=0) as sinks:
         sinks.write({"step": 1, "loss/next": 1.5})
-    assert logged == [(1, {"loss/next": 1.5}), "done"]
+    call = unittest.mock.call
+    assert told.mock_calls == [
+        call.define_metric("*", step_metric="step"),
+        call.log({"step": 1, "loss/next": 1.5}),
+        call.finish(),
+    ]
 
 
 def test_wandb_that_is_missing_is_said(tmp_path, monkeypatch):
