@@ -109,7 +109,7 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
     if done.data:
         batches.restore(done.data)
 
-    sinks = Sinks(run.workdir, experiment.log, resumed_at=begun)
+    sinks = Sinks(run.workdir, experiment.log, begun, done.owes_evaluation)
     with sinks, preemption.watch() as stopping, progress.training(console, begun, steps) as show:
         recorder = Recorder(experiment, setup.task, sinks.write, show, run.goodput, skipped=int(state["skipped"]))
         profile = Profile(run.profile, run.workdir, recorder)

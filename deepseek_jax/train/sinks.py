@@ -19,14 +19,15 @@ UNFLUSHED = 10  # seconds of rows that TensorBoard sees together: a flush waits 
 class Sinks:
     """All the sinks that a LogConfig asks for, none but in the process that leads.
 
-    Rows after `resumed_at`, of a run that was killed, go first.
+    Rows after `resumed_at`, of a run that was killed, go first; of a step that `owes_evaluation` also its scores, if it
+    was killed when it had written them.
     """
 
-    def __init__(self, workdir: Path, config: LogConfig, resumed_at: int):
+    def __init__(self, workdir: Path, config: LogConfig, resumed_at: int, owes_evaluation: bool = False):
         self._sinks = []
         if not processes.leads():
             return
-        self._sinks.append(JsonLines(workdir / FILE, resumed_at))
+        self._sinks.append(JsonLines(workdir / FILE, resumed_at, owes_evaluation))
         if config.tensorboard:
             self._sinks.append(TensorBoard(workdir / "tensorboard", resumed_at))
         if config.wandb_project:
@@ -47,9 +48,12 @@ class Sinks:
 class JsonLines:
     """One JSON object a line, handed to the operating system at once, so that a killed process loses none."""
 
-    def __init__(self, path: Path, resumed_at: int):
+    def __init__(self, path: Path, resumed_at: int, owes_evaluation: bool):
         if path.exists():
-            kept = "".join(json.dumps(row) + "\n" for row in read_rows(path) if row["step"] <= resumed_at)
+            rows = (row for row in read_rows(path) if row["step"] <= resumed_at)
+            if owes_evaluation:
+                rows = (row for row in rows if not (row["step"] == resumed_at and _is_evaluation(row)))
+            kept = "".join(json.dumps(row) + "\n" for row in rows)
             partial = path.with_suffix(".partial")
             partial.write_text(kept)
             os.replace(partial, path)
@@ -61,6 +65,10 @@ class JsonLines:
 
     def close(self):
         self._file.close()
+
+
+def _is_evaluation(row: dict) -> bool:
+    return any(key.startswith("val/") for key in row)
 
 
 def read_rows(path: Path) -> Iterator[dict]:

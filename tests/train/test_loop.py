@@ -124,6 +124,9 @@ def test_sigterm_during_an_evaluation_saves_at_once_and_the_evaluation_is_made_u
         train(config, workdir, stopped := quiet())
     assert f"stopped by SIGTERM after step {step}" in stopped.file.getvalue()
     assert [row["step"] for row in rows_of(workdir) if "val/loss" in row] == [4, 8][: step // 4 - 1]
+    made_up_for = next(row for row in rows_of(directory / "unbroken") if row["step"] == step and "val/loss" in row)
+    with (workdir / "metrics.jsonl").open("a") as file:  # by a run that was killed before it saved the next checkpoint
+        file.write(json.dumps(made_up_for) + "\n")
     scores = train(config, workdir, quiet())
     assert "final/loss" in scores and not list((workdir / "checkpoints").glob("*aside*"))
     assert timeless(workdir) == timeless(directory / "unbroken")
