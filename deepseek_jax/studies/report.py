@@ -102,11 +102,7 @@ def _table(loaded: Loaded, results: Mapping) -> Table:
     rows = []
     for name in study.names:
         of = found.get(name, {})
-        row = [
-            name,
-            str(len(of)),
-            f"{statistics.mean(of.values()):.4f} ± {spread(list(of.values())):.4f}" if of else "",
-        ]
+        row = [name, str(len(of)), _mean(list(of.values()))]
         row += _difference(paired(found, name, base)) if name != base else ["", "", ""]
         row.append(f"{speeds[name]:,.0f}" if name in speeds else "")
         both = name in mean_curves and base in mean_curves and name != base and not _edited(study, name)
@@ -116,6 +112,13 @@ def _table(loaded: Loaded, results: Mapping) -> Table:
             row += [f"{count / 1e6:.3f}M" for count in _parameters(results, name)] or ["", ""]
         rows.append(row)
     return Table(head, rows)
+
+
+def _mean(values: list[float]) -> str:
+    """With the standard deviation, which a single value has none of."""
+    if not values:
+        return ""
+    return f"{statistics.mean(values):.4f}" + (f" ± {spread(values):.4f}" if len(values) > 1 else "")
 
 
 def _edited(study, name: str) -> bool:

