@@ -111,13 +111,14 @@ def _as_saved(name):
 
 
 def _layer_rule(path, config, number):
-    rule = _find(BLOCK + ATTENTION.get(config.attention_kinds[number], ()), path)
+    kind = config.attention_kinds[number]
+    rule = _find(BLOCK + ATTENTION.get(kind, ()), path, f" of {kind} attention" if path[0] == "attention" else "")
     return DIRECT_QUERY if rule.ours == DIRECT_QUERY.ours and not config.q_lora_rank else rule
 
 
-def _find(rules, path):
+def _find(rules, path, of=""):
     ours = ".".join(path)
     found = next((rule for rule in rules if rule.ours == ours), None)
     if found is None:
-        raise UserError(f"released checkpoints have no name for {ours}; add one to deepseek_jax/convert/rules.py.")
+        raise UserError(f"released checkpoints have no name for {ours}{of}; add one to deepseek_jax/convert/rules.py.")
     return found
