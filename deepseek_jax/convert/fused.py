@@ -19,7 +19,7 @@ def apart(entries: Iterable[tuple[str, Entry]]) -> Iterator[tuple[str, Entry]]:
     """Entries of a file, with each expert's matrices in place of the arrays that hold those of all."""
     for name, entry in entries:
         match = FUSED.fullmatch(name)
-        if match is None:
+        if match is None or len(entry.shape) != 3:
             yield name, entry
             continue
         prefix, parts = match[1], PARTS[match[2]]

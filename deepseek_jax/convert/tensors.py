@@ -82,8 +82,8 @@ def read_json(path: Path) -> dict:
 
 def _scales(entries) -> Iterator[tuple[str, str]]:
     """(the name of a quantised matrix, that of its scales), in V3's spelling and in V4's."""
-    for name in entries:
+    for name, entry in entries.items():
         stem = name.removesuffix(".weight")
         for scale in (f"{stem}.weight_scale_inv", f"{stem}.scale"):
-            if stem != name and scale in entries:
+            if stem != name and scale in entries and entry.dtype in QUANTISED:
                 yield name, scale

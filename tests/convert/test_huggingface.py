@@ -100,6 +100,10 @@ def test_modules_that_the_config_leaves_out_are_not_read():
             lambda tensors: tensors.update({"lm_head.weight": np.zeros((9, 3))}),
             r"lm_head.weight of \(9, 3\).*\(256, 64\)",
         ),
+        (
+            lambda tensors: tensors.update({"model.layers.1.mlp.experts.down_proj": np.zeros((9, 3))}),
+            "does not know, such as model.layers.1.mlp.experts.down_proj",
+        ),
     ],
 )
 def test_a_checkpoint_of_another_model_is_refused(directory, change, message):

@@ -56,3 +56,16 @@ def test_matrices_without_their_scales_are_named(tmp_path, name):
     write(tmp_path / "model.safetensors", outputs, Tally(unseen, 0))
     with pytest.raises(UserError, match=r"has \S+ in (int8|float8_e4m3fn), but no scales of it"):
         Tensors(tmp_path)
+
+
+def test_scales_beside_a_matrix_that_is_not_quantised_are_not_its_own(tmp_path):
+    """Multiplied out and with its scales left, its bytes would be taken for FP8."""
+    weight, scale = np.ones((4, 6), ml_dtypes.bfloat16), np.ones((1, 1), np.float32)
+    outputs = [
+        Output(name, array.dtype, array.shape, (lambda array=array: array,))
+        for name, array in {"a.weight": weight, "a.weight_scale_inv": scale}.items()
+    ]
+    write(tmp_path / "model.safetensors", outputs, Tally(unseen, 0))
+    tensors = Tensors(tmp_path)
+    assert tensors.names == {"a.weight", "a.weight_scale_inv"}
+    np.testing.assert_array_equal(tensors["a.weight"], weight)
