@@ -62,6 +62,11 @@ def run_save(args):
     print(f"wrote {args.target}: {sum(array.size for one in adapters.values() for array in one.values()):,} numbers")
     for also in _moved_beside(experiment):
         print(f"not in it, only in {args.workdir}: {also}")
+    if _is_dropped_by_peft(experiment, adapters):
+        print(
+            "the library peft drops those of dense and shared feed-forwards beside routed experts, unsaid: give it "
+            "what `deepseek-jax adapters merge` makes, or train without them (tune.lora.paths)"
+        )
 
 
 def _moved_beside(experiment) -> list[str]:
@@ -75,6 +80,12 @@ def _moved_beside(experiment) -> list[str]:
     elif experiment.router.bias_update_rate and model.topk_method == "noaux_tc" and model.num_moe_layers:
         found.append("the routers' biases; router.bias_update_rate=0 leaves them as they were")
     return found
+
+
+def _is_dropped_by_peft(experiment, adapters) -> bool:
+    """peft 0.21 takes every gate, up and down projection for one of the experts that transformers 5 fuses."""
+    of_tokens = [path for path in adapters if "/feed_forward/" in path and "/experts/" not in path]
+    return experiment.family == "language_model" and bool(experiment.model.num_moe_layers and of_tokens)
 
 
 @options.into_free_directory
