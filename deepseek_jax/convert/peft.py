@@ -24,6 +24,7 @@ from deepseek_jax.convert.reading import abstract_trees
 from deepseek_jax.convert.safetensors_file import entries
 from deepseek_jax.convert.tensors import read_json
 from deepseek_jax.errors import UserError
+from deepseek_jax.fields import convert
 from deepseek_jax.models import tree
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.hybrid import Hybrid
@@ -149,12 +150,18 @@ def _theirs(part, array, matrix):
 
 
 def _ours(part, layer, entry, shape):
-    size = math.prod(shape) if part == "scale" else None
-    if entry is None or math.prod(entry.shape) != math.prod(shape):
+    theirs = _shape_of_theirs(part, shape)
+    if entry is None or entry.shape != theirs:
         there = "none" if entry is None else entry.shape
-        raise UserError(f"the adapter of {layer} has {PARTS[part][1:]} of {there}; this model needs {shape}.")
+        raise UserError(f"the adapter of {layer} has {PARTS[part][1:]} of {there}; this model needs {theirs}.")
     array = entry.read().astype(np.float32)
-    return array.reshape(shape) if size else array.T.reshape(shape)
+    return (array if part == "scale" else array.T).reshape(shape)
+
+
+def _shape_of_theirs(part, shape) -> tuple[int, ...]:
+    if part == "scale":
+        return (math.prod(shape),)
+    return (shape[-1], math.prod(shape[:-1])) if part == "a" else (math.prod(shape[1:]), shape[0])
 
 
 def _read_config(directory) -> LoraConfig:
@@ -172,6 +179,8 @@ def _read_config(directory) -> LoraConfig:
     if str(about.get("init_lora_weights")).startswith(CHANGES_WEIGHTS):
         how = about["init_lora_weights"]
         raise UserError(f"{path} begins by {how}, which changes the base; save it with peft as plain LoRA.")
-    rank = about["r"]
-    alpha = about["lora_alpha"] * (math.sqrt(rank) if about.get("use_rslora") else 1.0)  # of rank-stabilised adapters
-    return dataclasses.replace(LoraConfig(), rank=rank, alpha=float(alpha), dora=bool(about.get("use_dora")))
+    rank, alpha = convert(f"{path}'s r", about["r"], int), convert(f"{path}'s lora_alpha", about["lora_alpha"], float)
+    if rank < 1:
+        raise UserError(f"{path}'s r is {rank}; it must be at least 1.")
+    alpha *= math.sqrt(rank) if about.get("use_rslora") else 1.0  # of rank-stabilised adapters
+    return dataclasses.replace(LoraConfig(), rank=rank, alpha=alpha, dora=bool(about.get("use_dora")))

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from deepseek_jax import api
 from deepseek_jax.compress.matrices import matrix_of
@@ -131,6 +133,35 @@ def test_what_peft_files_do_not_fit_is_said(tmp_path):
         peft.load(tmp_path, model)
     with pytest.raises(UserError, match="the adapter of model.layers.0.self_attn.o_proj has lora_A.weight"):
         peft.load(GOLDENS / "peft/v3_lora", model)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"r": None}, "adapter_config.json's r is None; it must be a whole number"),
+        ({"r": 3.0}, "adapter_config.json's r is 3.0; it must be a whole number"),
+        ({"r": 0}, "adapter_config.json's r is 0; it must be at least 1"),
+        ({"lora_alpha": "16"}, "adapter_config.json's lora_alpha is '16'; it must be a finite number"),
+    ],
+)
+def test_a_value_of_another_type_in_peft_files_is_named(tmp_path, change, message):
+    directory = shutil.copytree(GOLDENS / "peft/v1_lora", tmp_path / "adapters")
+    about = json.loads((directory / peft.CONFIG).read_text())
+    (directory / peft.CONFIG).write_text(json.dumps(about | change))
+    with pytest.raises(UserError, match=message):
+        peft.load(directory, huggingface.read_config(GOLDENS / "v1"))
+
+
+def test_a_transposed_adapter_is_refused(tmp_path):
+    """It has as many numbers, in another order."""
+    directory = shutil.copytree(GOLDENS / "peft/v1_lora", tmp_path / "adapters")
+    tensors = load_file(directory / peft.TENSORS)
+    name = next(name for name in tensors if name.endswith(peft.PARTS["a"]))
+    rank, inputs = tensors[name].shape
+    save_file(tensors | {name: tensors[name].T.copy()}, directory / peft.TENSORS)
+    message = rf"has lora_A.weight of \({inputs}, {rank}\); this model needs \({rank}, {inputs}\)"
+    with pytest.raises(UserError, match=message):
+        peft.load(directory, huggingface.read_config(GOLDENS / "v1"))
 
 
 @pytest.mark.parametrize("path", PATHS)
