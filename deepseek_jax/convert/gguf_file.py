@@ -8,10 +8,13 @@ import functools
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 
-from deepseek_jax.convert import shards
+from deepseek_jax.convert import config_json, shards
+from deepseek_jax.convert.names import place
 from deepseek_jax.convert.progress import Progress, Say, unseen
+from deepseek_jax.convert.reading import abstract_trees, keys
 from deepseek_jax.convert.safetensors_file import Output
 from deepseek_jax.errors import LOG, UserError
 
@@ -37,6 +40,8 @@ def rewrite(source: Path, target: Path, *, dtype: str = "float32", progress: Pro
     reader = _open(source)
     config = _config(reader, source)
     outputs = [_output(tensor, config, np.dtype(dtype), source) for tensor in reader.tensors]
+    if missing := _names(config) - {output.name for output in outputs}:
+        raise UserError(f"{source} has no {min(missing)}; a part of a model that is split, or a damaged copy.")
     target.mkdir(parents=True, exist_ok=True)
     (target / "config.json").write_text(json.dumps(config | {"torch_dtype": dtype}, indent=2) + "\n")
     shards.write(target, outputs, shards.SHARD_BYTES, progress).tell(say, source)
@@ -49,7 +54,7 @@ def _open(source):
         raise UserError("a .gguf file is read by the library gguf: pip install gguf.") from None
     try:
         return gguf.GGUFReader(source)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, IndexError) as error:  # the last of a file that ends in its header
         raise UserError(f"{source} is no GGUF file that can be read: {error}.") from None
 
 
@@ -68,7 +73,9 @@ def _config(reader, source) -> dict:
     heads, width = field("llama.attention.head_count"), field("llama.embedding_length")
     if "rope_freqs.weight" in names or field("llama.rope.scaling.type", "none") != "none":
         raise UserError(f"{source} scales its rotary embeddings, which is not read from GGUF.")
-    embedding = next(tensor for tensor in reader.tensors if tensor.name == "token_embd.weight")
+    embedding = next((tensor for tensor in reader.tensors if tensor.name == "token_embd.weight"), None)
+    if embedding is None:
+        raise UserError(f"{source} has no token_embd.weight; a part of a model that is split, or a damaged copy.")
     return {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
@@ -89,6 +96,13 @@ def _config(reader, source) -> dict:
         "mlp_bias": False,
         "tie_word_embeddings": "output.weight" not in names,
     }
+
+
+def _names(config) -> set[str]:
+    """Those of all tensors of such a model."""
+    model = config_json.from_json(config)
+    places = jax.tree_util.tree_map_with_path(lambda path, _: place(keys(path), model), abstract_trees(model))
+    return {name for where in jax.tree.leaves(places) for name in where.names.values()}
 
 
 def _output(tensor, config, dtype, source) -> Output:

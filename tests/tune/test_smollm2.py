@@ -32,3 +32,33 @@ def test_what_is_no_gguf_file_is_said(deepseek_jax, tmp_path):
     source.write_bytes(b"no model")
     status, _, error = deepseek_jax("convert", str(source), str(tmp_path / "out"))
     assert status == 2 and "is no GGUF file that can be read" in error
+
+
+@pytest.mark.parametrize("missing", ["token_embd", "output_norm", "blk.0.attn_q"])
+def test_a_gguf_file_without_one_of_its_tensors_is_refused(deepseek_jax, tmp_path, missing):
+    source = tmp_path / "model.gguf"
+    _write_llama(source, without=missing)
+    status, _, error = deepseek_jax("convert", str(source), str(tmp_path / "out"))
+    assert status == 2 and "model.gguf has no " in error and "a part of a model that is split" in error
+    assert not (tmp_path / "out").exists()
+
+
+def _write_llama(path: Path, without: str):
+    """One layer of 2 heads of width 4."""
+    writer = pytest.importorskip("gguf").GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(16)
+    writer.add_embedding_length(8)
+    writer.add_feed_forward_length(12)
+    writer.add_head_count(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    shapes = {"token_embd": (10, 8), "output_norm": (8,), "blk.0.attn_norm": (8,), "blk.0.ffn_norm": (8,)}
+    shapes |= {f"blk.0.attn_{part}": (8, 8) for part in ("q", "k", "v", "output")}
+    shapes |= {"blk.0.ffn_gate": (12, 8), "blk.0.ffn_up": (12, 8), "blk.0.ffn_down": (8, 12)}
+    for name, shape in shapes.items():
+        if name != without:
+            writer.add_tensor(f"{name}.weight", np.ones(shape, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
