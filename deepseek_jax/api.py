@@ -56,7 +56,7 @@ class Model:
     def __call__(self, input_ids: Int[Array, "B S"], attention_mask: Int[Array, "B S"] | None = None) -> Scores:
         """Scores of every place.  Where `attention_mask` is 0, on the left or on the right, is padding."""
         input_ids = self._checked(input_ids)
-        mask = np.ones_like(input_ids) if attention_mask is None else np.asarray(attention_mask)
+        mask = np.ones_like(input_ids) if attention_mask is None else _array(attention_mask, "attention_mask")
         if mask.shape != input_ids.shape:
             raise UserError(f"attention_mask is {mask.shape} and input_ids {input_ids.shape}; give both one shape.")
         if not np.isin(mask, (0, 1)).all():
@@ -203,7 +203,7 @@ def _array(tokens, what: str) -> np.ndarray:
     try:
         return np.asarray(tokens)
     except ValueError:
-        raise UserError(f"{what} has rows of different lengths; pad them, and give an attention_mask.") from None
+        raise UserError(f"{what} has rows of different lengths; pad them, attention_mask too.") from None
 
 
 @functools.partial(jax.jit, static_argnums=0)

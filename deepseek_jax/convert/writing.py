@@ -18,7 +18,7 @@ from deepseek_jax.convert.progress import Progress, Say, unseen
 from deepseek_jax.convert.reading import abstract_trees, keys, locate, read_config
 from deepseek_jax.convert.safetensors_file import Output
 from deepseek_jax.convert.tensors import Tensors
-from deepseek_jax.errors import LOG
+from deepseek_jax.errors import LOG, UserError
 from deepseek_jax.models.config import ModelConfig
 
 
@@ -57,8 +57,10 @@ def rewrite(
     """A checkpoint in another spelling, type or division into files, without ever holding more than one tensor.
 
     `dtype` None keeps every tensor's, bfloat16 where quantised.  Buffers, such as a router's bias, keep theirs always.
-    `say` is told of NaN.  Raises UserError where `dtype` is too small for a number.
+    `say` is told of NaN.  Raises UserError where `dtype` is too small for a number, and where `target` is `source`.
     """
+    if Path(source).resolve() == Path(target).resolve():
+        raise UserError(f"{source} would be written over while it is read; give another directory.")
     config, tensors = read_config(source), Tensors(source)
     places, names = locate(tensors, config, abstract_trees(config)), _spelling(config, spelling)
     outputs = []

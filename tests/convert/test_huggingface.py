@@ -246,3 +246,11 @@ def test_a_directory_without_a_checkpoint_is_refused(tmp_path):
         huggingface.read_config(tmp_path)
     with pytest.raises(UserError, match="holds neither"):
         huggingface.load(tmp_path, ModelConfig())
+
+
+def test_a_checkpoint_is_not_rewritten_over_itself(directory):
+    """It was read from files that were being written: nothing of it was left."""
+    before = (directory / "model.safetensors").read_bytes()
+    with pytest.raises(UserError, match="would be written over while it is read"):
+        huggingface.rewrite(directory, directory / ".." / directory.name, dtype="bfloat16")
+    assert (directory / "model.safetensors").read_bytes() == before

@@ -160,6 +160,7 @@ def test_bfloat16_is_close(model, expected):
         (lambda model: model([[0.5, 1.0]]), "of type float64"),
         (lambda model: model([[1, 2]], [[1, 2]]), "other numbers than 1"),
         (lambda model: model([[1, 2]], [[1]]), "attention_mask"),
+        (lambda model: model([[1, 2], [3, 4]], [[1, 1], [1]]), "attention_mask has rows of different lengths"),
         (lambda model: deepseek_jax.generate(model, [[1], [-1]]), "token -1"),
         (lambda model: deepseek_jax.generate(model, []), "the list of prompts is empty"),
         (lambda model: deepseek_jax.generate(model, [[1], []]), "a prompt is empty"),
