@@ -51,6 +51,8 @@ def _scaling(rope, theta):
     """(theta, scaling): fields of RopeScaling, none where the context is not extended."""
     theta = rope.get("rope_theta", theta)
     kinds = {str(rope[key]) for key in ("rope_type", "type") if key in rope}
+    if not kinds and "factor" in rope:
+        raise UserError(f"config.json extends rotary embeddings by {rope['factor']!r}, but has no rope_type; give it.")
     if kinds <= {"default"}:
         return theta, {}
     known = {field.name for field in dataclasses.fields(RopeScaling)}

@@ -228,6 +228,12 @@ def test_yarn_without_a_factor_is_refused():
         config_json.from_json(values("v3/config.json") | {"rope_parameters": {"rope_type": "yarn"}})
 
 
+def test_a_factor_without_its_kind_is_refused():
+    """transformers warns that it extends nothing; in silence that is another model."""
+    with pytest.raises(UserError, match="extends rotary embeddings by 4.0, but has no rope_type"):
+        config_json.from_json(values("v3/config.json") | {"rope_parameters": {"factor": 4.0}})
+
+
 def test_null_is_no_size():
     with pytest.raises(UserError, match="has no hidden_size"):
         config_json.from_json(values("v3/config.json") | {"hidden_size": None})
