@@ -4,7 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+from deepseek_jax import record
 from deepseek_jax.convert.tensors import read_json
+from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer
 
 FILES = (
     "tokenizer.json",
@@ -17,11 +19,18 @@ TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")  # of config.json: our
 
 
 def carry(source: Path, target: Path):
-    """Copies those of the files that `source` has, and what its config.json says of tokens into that of `target`."""
+    """Copies those of the files that `source` has, and what its config.json says of tokens into that of `target`.
+
+    That of a run says nothing of them, its tokenizer does; without, transformers takes those of the released models.
+    """
     for name in FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
     here, there = source / "config.json", target / "config.json"
     values = read_json(here) if here.is_file() else {}
-    if tokens := {key: values[key] for key in TOKENS if key in values}:
+    tokens = {key: values[key] for key in TOKENS if key in values}
+    if record.is_run(source) and (source / TOKENIZER).is_file():
+        tokenizer = Tokenizer(source / TOKENIZER)
+        tokens = dict(zip(TOKENS, (tokenizer.bos, tokenizer.eos, tokenizer.pad), strict=True))
+    if tokens:
         there.write_text(json.dumps(read_json(there) | tokens, indent=2) + "\n")

@@ -11,8 +11,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from deepseek_jax import record
-from deepseek_jax.config import SupervisedExperiment
-from deepseek_jax.convert import finite, huggingface, orbax_directory
+from deepseek_jax.config import Experiment, SupervisedExperiment
+from deepseek_jax.convert import beside, finite, huggingface, orbax_directory
+from deepseek_jax.data.tokenizer import SMALLEST, Tokenizer, train_bpe
 
 V3 = Path(__file__).parents[1] / "goldens/v3"
 
@@ -46,6 +47,19 @@ def test_what_other_programs_read_goes_along(deepseek_jax, tmp_path):
         assert {key: written[key] for key in tokens} == tokens
         assert (directory / "chat_template.jinja").read_text() == "{{ messages }}"
         assert (directory / "generation_config.json").exists() == (source / "generation_config.json").exists()
+
+
+def test_the_tokens_of_a_run_are_those_of_its_tokenizer(tmp_path):
+    """transformers would take a Llama's: its eos is the number of our pad."""
+    record.claim(tmp_path / "run", Experiment())
+    train_bpe(["a text"], SMALLEST, tmp_path / "run" / "tokenizer.json")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text("{}")
+    beside.carry(tmp_path / "run", tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    tokenizer = Tokenizer(tmp_path / "out" / "tokenizer.json")
+    expected = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad}
+    assert written == expected
 
 
 def test_orbax_output_is_a_start(deepseek_jax, tmp_path):
