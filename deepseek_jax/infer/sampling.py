@@ -83,7 +83,7 @@ def best(logits: Float[Array, "... V"]) -> Int[Array, "..."]:
 
 
 def nucleus(logits: Float[Array, "... V"], top_p: Float[Array, ""] | float) -> Float[Array, "... V"]:
-    """Leaves the fewest best tokens whose probabilities reach `top_p`, at least one (arXiv:1904.09751), and their equals."""
+    """Leaves the fewest best tokens, one at least, whose probabilities reach `top_p` (arXiv:1904.09751), and ties."""
     falling = jnp.sort(logits, axis=-1, descending=True)
     probabilities = jax.nn.softmax(falling, axis=-1)
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
