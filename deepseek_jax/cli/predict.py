@@ -82,21 +82,21 @@ def _texts(paths, known, columns):
 
 
 def _column(path, columns):
-    from deepseek_jax.data.sets import files
+    from deepseek_jax.data.sets.rows import text
 
     if not columns.text:
         raise UserError(
             f"{path} is a table, and dataset.columns.text of the training names no column of texts; give files with a "
             "text a line, that end otherwise than in .csv or .jsonl."
         )
-    return _records(path, [columns.text], lambda *place: files.text(*place, columns.text))
+    return _records(path, [columns.text], lambda *place: text(*place, columns.text))
 
 
 def _tables(paths, known, columns):
-    from deepseek_jax.data.sets import files
+    from deepseek_jax.data.sets.rows import number
 
     def numbers(*place):
-        return [files.number(*place, name) for name in known.names]
+        return [number(*place, name) for name in known.names]
 
     places, rows = _in_order(paths, lambda path: _records(path, known.names, numbers))
     if not rows:
@@ -113,11 +113,11 @@ READERS = {"image": _images, "text": _texts, "table": _tables}
 
 def _records(path, needed, read) -> dict:
     """read(faults, line, row) of the records of a .csv or .jsonl, by line; UserError says all that is wrong."""
-    from deepseek_jax.data.sets import files
     from deepseek_jax.data.sets.faults import Faults
+    from deepseek_jax.data.sets.rows import rows_of
 
     faults, suffix = Faults(path), ".jsonl" if _suffix(path) == ".jsonl" else ".csv"
-    rows = files.rows_of(io.StringIO(_text(path), newline=""), suffix, list(needed), faults)
+    rows = rows_of(io.StringIO(_text(path), newline=""), suffix, list(needed), faults)
     found = {line: read(faults, line, row) for line, row in rows}
     faults.check()
     return found

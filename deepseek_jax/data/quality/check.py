@@ -13,8 +13,8 @@ from deepseek_jax.data.quality.finding import Finding
 from deepseek_jax.data.quality.whole import Whole, whole_set
 from deepseek_jax.data.records import Report
 from deepseek_jax.data.sets.dataset import Dataset
-from deepseek_jax.data.sets.files import READERS
 from deepseek_jax.data.sets.registry import SOURCES, open_set
+from deepseek_jax.data.sets.rows import READERS
 from deepseek_jax.errors import UserError
 
 SHIPPED = (*CORPORA, "mix")  # corpora by name

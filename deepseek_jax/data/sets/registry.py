@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from deepseek_jax.data.sets import files, images, scenes, series, services, splitting, tables, vocabulary
+from deepseek_jax.data.sets import files, images, rows, scenes, series, services, splitting, tables, vocabulary
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.data.sets.dataset import SPLITS, Dataset, Records
 from deepseek_jax.data.sets.scaling import Scaling, moments
@@ -59,7 +59,7 @@ def _read(config: DatasetConfig) -> Source:
     if config.name.startswith("tfds:"):
         return images.tfds_images(config)
     path = pathlib.Path(config.name).expanduser()
-    if path.suffix.lower() in files.READERS:
+    if path.suffix.lower() in rows.READERS:
         return files.read(path, config)
     if path.is_dir():
         raise UserError(

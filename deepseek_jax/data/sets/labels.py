@@ -1,0 +1,33 @@
+"""The classes that a user's labels name, numbered."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from deepseek_jax.data.sets.faults import Faults
+from deepseek_jax.data.sets.rows import HALVED, is_whole
+
+
+def numbered_labels(
+    faults: Faults, labels: Sequence[tuple[int, object]], column: str, classes: tuple[str, ...], of: str = "record"
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Class names, in the order of numbers where all are whole numbers, and int32 for each of `labels`.
+
+    labels: each with its line; classes: those that there may be, none for those that occur; of: what a label is of.
+    """
+    named = [(line, "" if label is None else str(label).strip()) for line, label in labels]
+    names = classes or tuple(sorted({label for _, label in named}, key=_number_first))
+    number_of = {name: number for number, name in enumerate(names)}
+    for line, label in named:
+        if not label:
+            faults.add(line, f"{column} is empty; every {of} needs a label")
+        elif not is_whole(label):
+            faults.add(line, f"{column} {HALVED}")
+        elif label not in number_of:
+            known = ", ".join(names)
+            faults.add(line, f"{column} is {label!r}, which is none of dataset.columns.classes ({known})")
+    return names, np.array([number_of.get(label, 0) for _, label in named], np.int32)
+
+
+def _number_first(name: str) -> tuple:
+    return (0, int(name), name) if name.isdecimal() else (1, 0, name)

@@ -1,0 +1,118 @@
+"""The rows of a user's .csv or .jsonl by their line, and what one of them holds: texts and numbers."""
+
+import contextlib
+import csv
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import TextIO
+
+import numpy as np
+
+from deepseek_jax.data.documents import is_jsonl
+from deepseek_jax.data.sets.faults import Faults
+from deepseek_jax.errors import UserError
+
+Row = dict[str, object]  # column -> text (csv) or any value (jsonl)
+HALVED = "holds half of a character (a surrogate), which is no text; mend the record or take it out"
+LARGEST = float(np.finfo(np.float32).max)  # of numbers, which networks hold in float32
+
+
+@contextlib.contextmanager
+def opened(path: pathlib.Path) -> Iterator[TextIO]:
+    """The lines of the file that dataset.name names, for `rows_of`; UserError where it cannot be read."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="" if path.suffix.lower() == ".csv" else None) as lines:
+            yield lines
+    except FileNotFoundError:
+        raise UserError(f"dataset.name: there is no file {path}.") from None
+    except OSError as error:
+        raise UserError(f"dataset.name: {path} cannot be read ({error.strerror}); name a file.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8; save it in that encoding.") from None
+
+
+def rows_of(lines: Iterable[str], suffix: str, needed: list[str], faults: Faults) -> Iterator[tuple[int, Row]]:
+    """The records of a file by their line, those left out that are none or lack one of the columns `needed`.
+
+    `lines` as the file has them, ends included; `suffix` is one of READERS.
+    """
+    return READERS[suffix](lines, needed, faults)
+
+
+def _csv_rows(lines: Iterable[str], needed: list[str], faults: Faults) -> Iterator[tuple[int, Row]]:
+    reader = csv.DictReader(lines, strict=True)
+    try:
+        header = reader.fieldnames or ()
+        for name in needed:
+            if name not in header:
+                raise UserError(f"{faults.path} has no column {name!r}; its columns are {', '.join(header) or 'none'}.")
+            if list(header).count(name) > 1:
+                raise UserError(f"{faults.path} has several columns {name!r}; give each a name of its own.")
+        for row in reader:
+            if None in row or None in row.values():
+                faults.add(reader.line_num, "the row has not as many fields as the header")
+            else:
+                yield reader.line_num, row
+    except csv.Error as error:  # where the next record begins is not known then
+        faults.add(reader.line_num, f"{error}; what follows is not read")
+
+
+def _jsonl_rows(lines: Iterable[str], needed: list[str], faults: Faults) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            faults.add(number, "broken JSON")
+            continue
+        missing = [name for name in needed if not isinstance(row, dict) or name not in row]
+        if missing:
+            faults.add(number, f"no key {missing[0]!r}")
+        else:
+            yield number, row
+
+
+READERS: dict[str, Callable[[Iterable[str], list[str], Faults], Iterator[tuple[int, Row]]]] = {
+    ".csv": _csv_rows,
+    ".jsonl": _jsonl_rows,
+}
+
+
+def text(faults: Faults, line: int, row: Row, column: str) -> str:
+    """What is no text becomes "" and a fault."""
+    value = row[column]
+    if not isinstance(value, str) or not value.strip():
+        faults.add(line, f"{column} is {value!r}; it must be text")
+    elif not is_whole(value):
+        faults.add(line, f"{column} {HALVED}")
+    else:
+        return value
+    return ""
+
+
+def is_whole(text: str) -> bool:
+    """JSON can spell half of a surrogate pair, which no encoding of text holds."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def number(faults: Faults, line: int, row: Row, column: str) -> float:
+    """What is no number, or none that float32 holds, becomes 0 and a fault."""
+    value = row[column]
+    try:
+        # float() would also take JSON's true, and the text "40"; of a .csv all is text.
+        if isinstance(value, bool) or (isinstance(value, str) and is_jsonl(faults.path)):
+            raise ValueError
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        faults.add(line, f"{column} is {value!r}; it must be a number")
+        return 0.0
+    if abs(found) <= LARGEST:
+        return found
+    faults.add(line, f"{column} is {found}; mend the record or take it out")
+    return 0.0
