@@ -11,11 +11,12 @@ BALANCES = ("none", "weights", "sampling", "oversampling")
 @dataclasses.dataclass(frozen=True)
 class ColumnsConfig:
     """What the columns of a user's .csv or .jsonl are.  One of text, image and features is the input; one of label and
-    targets is asked for."""
+    targets is asked for; with boxes, the label of each is."""
 
     text: str = ""
     image: str = ""  # paths of image files, from the directory of the table
     features: tuple[str, ...] = ()  # numbers
+    boxes: str = ""  # in a picture, a list of [left, top, right, bottom] in pixels of its file; label has a list too
     label: str = ""
     classes: tuple[str, ...] = ()  # the labels that there may be; empty: those that occur
     targets: tuple[str, ...] = ()  # numbers

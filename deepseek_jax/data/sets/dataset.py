@@ -50,6 +50,8 @@ class Dataset:
             raise UserError(f"{self.name}: the training split is empty.")
         for records in self.splits.values():
             _check_records(self, records)
+        if self.kind == "boxes":
+            _check_splits_have_boxes(self)
         if self.kind == "numbers":
             if self.balance != "none":
                 raise UserError(f"dataset.balance is {self.balance}, but {self.name} asks for numbers, not classes.")
@@ -125,6 +127,16 @@ def _check_boxes(dataset: Dataset, records: Records):
             f"{dataset.name}: record {records['ids'][wrong[0][0]]} has box {boxes[tuple(wrong[0])].tolist()}; "
             "it must be y0 x0 y1 x1 with 0 <= y0 < y1 <= 1 and 0 <= x0 < x1 <= 1."
         )
+
+
+def _check_splits_have_boxes(dataset: Dataset):
+    """A split without one has no score, which early stopping would take for no progress."""
+    for split, records in dataset.splits.items():
+        if len(records["ids"]) and not (records["box_labels"] >= 0).any():
+            raise UserError(
+                f"{dataset.name}: no picture of the split {split} has a box to find; add some, or split with another "
+                "dataset.seed."
+            )
 
 
 def _check_classes(dataset: Dataset):

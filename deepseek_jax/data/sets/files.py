@@ -8,11 +8,13 @@ import pathlib
 
 import numpy as np
 
+from deepseek_jax.data.sets import own_boxes
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.data.sets.dataset import SPLITS, Records
 from deepseek_jax.data.sets.faults import Faults
-from deepseek_jax.data.sets.images import decode, stack
+from deepseek_jax.data.sets.images import resized, stack, whole
 from deepseek_jax.data.sets.labels import numbered_labels
+from deepseek_jax.data.sets.own_boxes import Size
 from deepseek_jax.data.sets.rows import Row, number, opened, rows_of, text
 from deepseek_jax.data.sets.source import Source
 from deepseek_jax.errors import UserError
@@ -24,9 +26,13 @@ def read(path: pathlib.Path, config: DatasetConfig) -> Source:
     with opened(path) as lines:
         input_kind, kind = _kinds(columns, path)
         rows = dict(rows_of(lines, path.suffix.lower(), _needed(columns), faults))
-    records: Records = {"ids": np.array(list(rows), np.int64), "inputs": _inputs(faults, rows, input_kind, config)}
+    inputs, sizes = _inputs(faults, rows, input_kind, config)
+    records: Records = {"ids": np.array(list(rows), np.int64), "inputs": inputs}
     class_names: tuple[str, ...] = ()
-    if kind == "classes":
+    if kind == "boxes":
+        class_names, boxes = own_boxes.read(faults, rows, sizes, columns)
+        records |= boxes
+    elif kind == "classes":
         labels = [(line, row[columns.label]) for line, row in rows.items()]
         class_names, records["labels"] = numbered_labels(faults, labels, columns.label, columns.classes)
     else:
@@ -62,13 +68,20 @@ def _kinds(columns: ColumnsConfig, path: pathlib.Path) -> tuple[str, str]:
             f"dataset.columns: name what is asked for in one of label and targets, as in dataset.columns.label=NAME"
             f"{_there(path)}."
         )
+    if columns.boxes and not (columns.image and columns.label):
+        raise UserError(
+            "dataset.columns.boxes needs the columns of the pictures' files and of the boxes' classes, as in "
+            f"dataset.columns.image=NAME and dataset.columns.label=NAME{_there(path)}."
+        )
+    if columns.boxes and path.suffix.lower() == ".csv":
+        raise UserError(f"dataset.columns.boxes: a .csv such as {path} holds no lists; give boxes in a .jsonl.")
     for name in (columns.label, *columns.targets):
         if name in columns.features:
             raise UserError(
                 f"dataset.columns: {name} is asked for, and among the features it would answer itself; take it out "
                 "of dataset.columns.features."
             )
-    return given[0], "classes" if columns.label else "numbers"
+    return given[0], "boxes" if columns.boxes else "classes" if columns.label else "numbers"
 
 
 def _there(path: pathlib.Path) -> str:
@@ -82,33 +95,38 @@ def _there(path: pathlib.Path) -> str:
 
 
 def _needed(columns: ColumnsConfig) -> list[str]:
-    single = [columns.text, columns.image, columns.label, columns.split]
+    single = [columns.text, columns.image, columns.boxes, columns.label, columns.split]
     return [name for name in (*single, *columns.features, *columns.targets) if name]
 
 
-def _inputs(faults: Faults, rows: dict[int, Row], kind: str, config: DatasetConfig) -> np.ndarray | list[np.ndarray]:
-    """Of pictures a list, as their sizes may differ."""
+def _inputs(
+    faults: Faults, rows: dict[int, Row], kind: str, config: DatasetConfig
+) -> tuple[np.ndarray | list[np.ndarray], list[Size]]:
+    """Of pictures a list, as their sizes may differ, and the size of each file; of others no sizes."""
     columns = config.columns
     if kind == "table":
-        return _numbers(faults, rows, columns.features)
+        return _numbers(faults, rows, columns.features), []
     if kind == "text":
         texts = [text(faults, line, row, columns.text) for line, row in rows.items()]
-        return np.array([*texts, None], object)[:-1]  # of texts alone, NumPy might make another kind of array
-    return [_picture(faults, line, row, config) for line, row in rows.items()]
+        return np.array([*texts, None], object)[:-1], []  # of texts alone, NumPy might make another kind of array
+    pictures = [_picture(faults, line, row, config) for line, row in rows.items()]
+    return [picture for picture, _ in pictures], [size for _, size in pictures]
 
 
-def _picture(faults: Faults, line: int, row: Row, config: DatasetConfig) -> np.ndarray | None:
+def _picture(faults: Faults, line: int, row: Row, config: DatasetConfig) -> tuple[np.ndarray | None, Size]:
+    """In the size that the config asks for, and the size of its file."""
     name = text(faults, line, row, config.columns.image)
     if not name:
-        return None
+        return None, None
     file = pathlib.Path(faults.path).parent / name
     try:
-        return decode(file.read_bytes(), str(file), config)
+        picture = whole(file.read_bytes(), str(file), config)
+        return resized(picture, config), picture.shape[:2]
     except OSError as error:
         faults.add(line, f"{file} cannot be read ({error.strerror})")
     except UserError as error:
         faults.add(line, str(error).rstrip("."))
-    return None
+    return None, None
 
 
 def _numbers(faults: Faults, rows: dict[int, Row], columns: tuple[str, ...]) -> np.ndarray:

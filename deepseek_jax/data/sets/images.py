@@ -96,9 +96,14 @@ def decode(data: bytes, place: str, config: DatasetConfig) -> np.ndarray:
 
     UserError naming `place` and the reason where the bytes are no image, or not all of one.
     """
+    return resized(whole(data, place, config), config)
+
+
+def whole(data: bytes, place: str, config: DatasetConfig) -> np.ndarray:
+    """As `decode`, in the size of the file."""
     from PIL import Image, UnidentifiedImageError
 
-    settings = config.images
+    channels = config.images.channels
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.load()  # turns a TIFF already
@@ -107,14 +112,23 @@ def decode(data: bytes, place: str, config: DatasetConfig) -> np.ndarray:
                 raise ValueError("its pixels are numbers of 32 bits; save it as a PNG of 8 or 16 bits")
             if image.mode.startswith("I;16"):  # Pillow would cut off what is above 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            image = image.convert("L" if settings.channels == 1 else "RGB")
-            if settings.height and image.size != (settings.width, settings.height):
-                image = image.resize((settings.width, settings.height), Image.Resampling.BILINEAR)
-            return np.asarray(image, np.uint8).reshape(image.height, image.width, settings.channels)
+            image = image.convert("L" if channels == 1 else "RGB")
+            return np.asarray(image, np.uint8).reshape(image.height, image.width, channels)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         # Of bytes that begin like no format, Pillow says no more than which object in memory they are.
         reason = "the format is unknown" if isinstance(error, UnidentifiedImageError) else str(error).rstrip(".")
         raise UserError(f"{place} does not decode as an image: {reason}.") from None
+
+
+def resized(image: np.ndarray, config: DatasetConfig) -> np.ndarray:
+    """uint8 [H W C] in the size that the config asks for."""
+    from PIL import Image
+
+    size = config.images.height, config.images.width
+    if size in ((0, 0), image.shape[:2]):
+        return image
+    brought = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+    return np.asarray(brought.resize(size[::-1], Image.Resampling.BILINEAR)).reshape(*size, -1)
 
 
 def _upright(image):

@@ -1,0 +1,66 @@
+"""Boxes in a user's own pictures: each row of a .jsonl has a list of boxes, and one of their classes.
+
+N pictures  M boxes of the picture that has most
+"""
+
+import numpy as np
+
+from deepseek_jax.data.sets.config import ColumnsConfig
+from deepseek_jax.data.sets.dataset import Records
+from deepseek_jax.data.sets.faults import Faults
+from deepseek_jax.data.sets.labels import numbered_labels
+from deepseek_jax.data.sets.rows import LARGEST, Row
+
+Size = tuple[int, int] | None  # height and width of a picture as a viewer shows its file; None where it was not read
+Pair = tuple[list[float], object]  # y0 x0 y1 x1 in shares of the picture, and the label
+
+
+def read(
+    faults: Faults, rows: dict[int, Row], sizes: list[Size], columns: ColumnsConfig
+) -> tuple[tuple[str, ...], Records]:
+    """Class names, and boxes [N M 4] and box_labels [N M] as dataset.py has them."""
+    found = [_of_row(faults, line, row, size, columns) for (line, row), size in zip(rows.items(), sizes, strict=True)]
+    labels = [(line, label) for line, pairs in zip(rows, found, strict=True) for _, label in pairs]
+    names, numbers = numbered_labels(faults, labels, f"an entry of {columns.label}", columns.classes, of="box")
+    counts = np.array([len(pairs) for pairs in found], np.int32)
+    there_NM = np.arange(counts.max(initial=0)) < counts[:, None]
+    boxes, box_labels = np.zeros((*there_NM.shape, 4), np.float32), np.full(there_NM.shape, -1, np.int32)
+    boxes[there_NM] = np.array([box for pairs in found for box, _ in pairs], np.float32).reshape(-1, 4)
+    box_labels[there_NM] = numbers
+    return names, {"boxes": boxes, "box_labels": box_labels}
+
+
+def _of_row(faults: Faults, line: int, row: Row, size: Size, columns: ColumnsConfig) -> list[Pair]:
+    """None, and a fault, where there is not a label for each box."""
+    boxes, labels = row[columns.boxes], row[columns.label]
+    for column, values in ((columns.boxes, boxes), (columns.label, labels)):
+        if not isinstance(values, list):
+            faults.add(line, f"{column} is {values!r}; it must be a list with an entry for each box")
+            return []
+    if len(boxes) != len(labels):
+        faults.add(
+            line, f"{columns.boxes} has {len(boxes)} entries, {columns.label} has {len(labels)}; each box needs a label"
+        )
+        return []
+    return [(_shares(faults, line, columns.boxes, box, size), label) for box, label in zip(boxes, labels, strict=True)]
+
+
+def _shares(faults: Faults, line: int, column: str, box: object, size: Size) -> list[float]:
+    """What is no box in the picture becomes zeros and a fault."""
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        what = "a box must be four numbers: left, top, right and bottom"
+    elif box[0] >= box[2] or box[1] >= box[3]:
+        what = "right must be more than left, and bottom more than top"
+    elif size and not (box[0] >= 0 and box[1] >= 0 and box[2] <= size[1] and box[3] <= size[0]):
+        what = f"the picture ends at right {size[1]} and bottom {size[0]}, and begins at 0"
+    else:
+        left, top, right, bottom = box
+        height, width = size or (1, 1)  # without a size there is a fault already
+        return [top / height, left / width, bottom / height, right / width]
+    faults.add(line, f"{column} has {box!r}; {what}")
+    return [0.0] * 4
+
+
+def _is_number(side: object) -> bool:
+    """Neither JSON's true nor what float32 does not hold."""
+    return isinstance(side, int | float) and not isinstance(side, bool) and abs(side) <= LARGEST

@@ -1,0 +1,79 @@
+"""Sets of one's own through the command line: trained on, measured, and asked for what was not there in training."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SMALL = """
+from deepseek_jax.config import default_config
+
+
+def get_config():
+    config = default_config("supervised")
+    config.model.convolution.update(filters=(16,), kernel_size=5, norm="batch")
+    config.model.recurrent.kind = "none"
+    config.model.attention.num_heads = 0
+    config.optimizer.peak_lr = 1e-2
+    config.train.batch_size = 16
+    config.log.tensorboard = False
+    return config
+"""
+
+
+@pytest.fixture
+def trained(tmp_path, deepseek_jax, monkeypatch):
+    """Trains a small network on tmp_path / name: trained(name, *keys) gives the run directory and its scores."""
+    monkeypatch.chdir(tmp_path)
+
+    def train(name: str, *keys: str) -> tuple[str, dict]:
+        (tmp_path / "small.py").write_text(SMALL)
+        words = [f"--config.{key}" for key in (f"dataset.name={name}", *keys)]
+        status, _, err = deepseek_jax("train", "--config", "small.py", "--workdir", "run", *words)
+        assert status == 0, err
+        rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+        return "run", {name: value for row in rows for name, value in row.items()}
+
+    return train
+
+
+def test_boxes(tmp_path, trained, deepseek_jax):
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(40):
+        pixels = rng.integers(0, 40, (16, 32), np.uint8)
+        top, left, grey = *rng.integers(0, [8, 24]), 120 + 120 * (number % 2)
+        pixels[top : top + 8, left : left + 8] = grey
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        box = [int(left), int(top), int(left) + 8, int(top) + 8]
+        rows.append({"file": f"{number}.png", "boxes": [box], "labels": [["grey", "white"][number % 2]]})
+    rows.append({"file": "0.png", "boxes": [], "labels": []})
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = "dataset.columns.image=file", "dataset.columns.boxes=boxes", "dataset.columns.label=labels"
+    keys = (
+        "model.sequence=cells",
+        "objective.name=boxes",
+        "augment.image.flip=0.5",
+        "objective.size_weight=2.0",
+        "train.steps=150",
+        "eval.every=50",
+    )
+    stopping = "stopping.metric=val/map50", "stopping.highest=True", "stopping.patience=9"
+    run, scores = trained("t.jsonl", *columns, *keys, *stopping)
+    assert scores["final/map50"] > 0.3
+    status, out, _ = deepseek_jax("eval", "--workdir", run)
+    assert status == 0 and f"{scores['final/map50']:.5g}" in out
+    with Image.open(tmp_path / "1.png") as picture:
+        picture.resize((320, 200)).save(tmp_path / "large.png")
+    status, out, _ = deepseek_jax("predict", "--workdir", run, "1.png", "large.png")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert status == 0 and [each["file"] for each in found] == ["1.png", "large.png"]
+    left, top, right, bottom = rows[1]["boxes"][0]
+    for each in found:  # in shares of the picture, whatever its size
+        y0, x0, y1, x1 = each["boxes"][0]["box"]
+        assert top < 8 * (y0 + y1) < bottom and left < 16 * (x0 + x1) < right
+    words = [f"--config.{key}" for key in columns]
+    assert deepseek_jax("data", "check", "t.jsonl", *words)[0] == 0
+    assert deepseek_jax("data", "show", "t.jsonl", "--augment", *words)[0] == 0
+    assert "<td>white</td>" in (tmp_path / "t.jsonl.html").read_text()
