@@ -19,8 +19,9 @@ def add_to(verbs):
         """\
 Inputs are scaled and tokenized as those of the training.  What is read depends on what the network was trained on:
 images: image files; text: files of texts, one a line, - for standard input, or .csv and .jsonl files with the column
-of the training's texts; tables: .csv or .jsonl files with the columns of the training.  Answers are JSON, one a line,
-each with its "file" and, of texts and tables, the "line" of it that it answers; blank lines have no answer.
+of the training's texts; tables: .csv or .jsonl files with the columns of the training; series: .csv or .jsonl files
+with the column of the training, whose last row the forecast follows.  Answers are JSON, one a line, each with its
+"file" and, of all but images, the "line" of it that it answers; blank lines have no answer.
 
 examples:
   deepseek-jax predict --workdir runs/mnist seven.png
@@ -41,7 +42,7 @@ def run(args):
         raise UserError(f"{args.workdir} holds a language model; its answers come from `generate`.")
     known = known_set.read(Path(args.workdir))
     columns = record.read(args.workdir).dataset.columns
-    places, inputs = READERS.get(known.model.input, _no_series)(args.inputs, known, columns)
+    places, inputs = READERS[known.model.input](args.inputs, known, columns)
     runtime.prepare()
     from deepseek_jax.infer.predict import load_predictor
 
@@ -104,11 +105,27 @@ def _tables(paths, known, columns):
     return places, rows
 
 
-def _no_series(paths, known, columns):
-    raise UserError("predict reads no series from files; use deepseek_jax.infer.predict.load_predictor in a program.")
+def _series(paths, known, columns):
+    """Of each table the last window; its place is that of the last row."""
+    import numpy as np
+
+    from deepseek_jax.data.sets.faults import Faults
+    from deepseek_jax.data.sets.own_series import values_of
+
+    (column,), length = known.names, known.model.length
+    places, windows = [], []
+    for path in paths:
+        faults = Faults(path)
+        values = values_of(*_lines(path), column, faults)
+        faults.check()
+        if len(values) < length:
+            raise UserError(f"{path} has {len(values)} values of {column}; this network forecasts from {length}.")
+        places.append({"file": path, "line": max(values)})
+        windows.append(list(values.values())[-length:])
+    return places, np.array(windows)[..., None]
 
 
-READERS = {"image": _images, "text": _texts, "table": _tables}
+READERS = {"image": _images, "text": _texts, "table": _tables, "series": _series}
 
 
 def _records(path, needed, read) -> dict:
@@ -116,11 +133,16 @@ def _records(path, needed, read) -> dict:
     from deepseek_jax.data.sets.faults import Faults
     from deepseek_jax.data.sets.rows import rows_of
 
-    faults, suffix = Faults(path), ".jsonl" if _suffix(path) == ".jsonl" else ".csv"
-    rows = rows_of(io.StringIO(_text(path), newline=""), suffix, list(needed), faults)
+    faults = Faults(path)
+    rows = rows_of(*_lines(path), list(needed), faults)
     found = {line: read(faults, line, row) for line, row in rows}
     faults.check()
     return found
+
+
+def _lines(path) -> tuple[io.StringIO, str]:
+    """What `rows_of` takes of a file: its lines, and how they are to be read."""
+    return io.StringIO(_text(path), newline=""), ".jsonl" if _suffix(path) == ".jsonl" else ".csv"
 
 
 def _in_order(paths, read) -> tuple[list[dict], list]:

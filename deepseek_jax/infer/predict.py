@@ -33,9 +33,17 @@ class Predictor:
     def predict(self, inputs: np.ndarray | Sequence[str]) -> list[dict]:
         """An answer for each of B inputs: {"class", "probability"}, {"numbers"} or {"boxes"}, ready for JSON.
 
-        inputs: texts; images [B H W C] in [0, 1]; tables [B C]; series [B S C], of which a forecast set expects the
-        values relative to the last one and gives them so.
+        inputs: texts; images [B H W C] in [0, 1]; tables [B C]; series [B S 1], whose forecast counts from
+        where they do, so of values relative to the last one it is relative too.
         """
+        if not self.known.season or not len(inputs):
+            return self._predict(inputs)
+        windows = np.asarray(inputs, np.float64)
+        last_B = windows[:, -1, 0]
+        found = self._predict(windows - last_B[:, None, None])  # as series.windows cuts them
+        return [{"numbers": [last + x for x in each["numbers"]]} for each, last in zip(found, last_B.tolist())]
+
+    def _predict(self, inputs) -> list[dict]:
         lengths = None
         if self.known.model.input == "text":
             inputs, lengths = encode(list(inputs), self.tokenizer, self.known.model.length)

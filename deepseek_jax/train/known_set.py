@@ -19,7 +19,7 @@ FILE = "dataset.json"
 
 @dataclasses.dataclass(frozen=True)
 class KnownSet:
-    """`names`: the columns of a table; `season`: of a series, 0 where the answer is no forecast; `model` with sizes."""
+    """`names`: the columns of a table or series; `season`: 0 where the answer is no forecast; `model` with sizes."""
 
     model: HybridConfig
     scaling: Scaling

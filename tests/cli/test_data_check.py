@@ -95,7 +95,7 @@ def test_a_corpus(deepseek_jax, tmp_path, monkeypatch):
         ),
         (
             ["few.CSV"],
-            "name the input's column in one of text, image and features, as in dataset.columns.text=NAME; the",
+            "name the input's column in one of text, image, features and series, as in dataset.columns.text=NAME; the",
         ),
         (["few.CSV", "--config.dataset.columns.features=age"], "label=NAME; the columns of few.CSV are age, kind."),
         (["photos/b.png"], "'photos/b.png' is neither a set (digits"),

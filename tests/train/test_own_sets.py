@@ -51,16 +51,10 @@ def test_boxes(tmp_path, trained, deepseek_jax):
     rows.append({"file": "0.png", "boxes": [], "labels": []})
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     columns = "dataset.columns.image=file", "dataset.columns.boxes=boxes", "dataset.columns.label=labels"
-    keys = (
-        "model.sequence=cells",
-        "objective.name=boxes",
-        "augment.image.flip=0.5",
-        "objective.size_weight=2.0",
-        "train.steps=150",
-        "eval.every=50",
-    )
+    keys = "model.sequence=cells", "objective.name=boxes", "objective.size_weight=2.0", "augment.image.flip=0.5"
+    length = "train.steps=150", "eval.every=50"
     stopping = "stopping.metric=val/map50", "stopping.highest=True", "stopping.patience=9"
-    run, scores = trained("t.jsonl", *columns, *keys, *stopping)
+    run, scores = trained("t.jsonl", *columns, *keys, *length, *stopping)
     assert scores["final/map50"] > 0.3
     status, out, _ = deepseek_jax("eval", "--workdir", run)
     assert status == 0 and f"{scores['final/map50']:.5g}" in out
@@ -77,3 +71,32 @@ def test_boxes(tmp_path, trained, deepseek_jax):
     assert deepseek_jax("data", "check", "t.jsonl", *words)[0] == 0
     assert deepseek_jax("data", "show", "t.jsonl", "--augment", *words)[0] == 0
     assert "<td>white</td>" in (tmp_path / "t.jsonl.html").read_text()
+
+
+def test_a_series(tmp_path, trained, deepseek_jax):
+    values = [1000 + 10 * np.sin(2 * np.pi * step / 12) for step in range(240)]
+
+    def write(name, values):
+        (tmp_path / name).write_text("\n".join(["level", *map(str, values)]) + "\n")
+
+    write("t.csv", values[:200])
+    columns = "dataset.columns.series=level", "dataset.series.window=24", "dataset.series.horizon=4"
+    run, scores = trained("t.csv", *columns, "objective.name=mse", "train.steps=200", "eval.every=100")
+    assert scores["final/mae"] < 1 < scores["final/seasonal naive, mae"] and scores["final/ridge regression, mae"] < 0.1
+    status, out, _ = deepseek_jax("eval", "--workdir", run)
+    assert status == 0 and f"{scores['final/mae']:.5g}" in out
+    write("new.csv", values[:236])
+    status, out, _ = deepseek_jax("predict", "--workdir", run, "new.csv")
+    found = json.loads(out)
+    assert status == 0 and (found["file"], found["line"]) == ("new.csv", 237)
+    np.testing.assert_allclose(found["numbers"], values[236:], atol=2)
+    write("new.csv", values[:23])
+    status, _, err = deepseek_jax("predict", "--workdir", run, "new.csv")
+    assert (status, err) == (2, "deepseek-jax: new.csv has 23 values of level; this network forecasts from 24.\n")
+    write("new.csv", [*values[:30], "x"])
+    status, _, err = deepseek_jax("predict", "--workdir", run, "new.csv")
+    assert (status, err) == (2, "deepseek-jax: new.csv line 32: level is 'x'; it must be a number.\n")
+    words = [f"--config.{key}" for key in columns]
+    assert deepseek_jax("data", "check", "t.csv", *words)[0] == 0
+    assert deepseek_jax("data", "show", "t.csv", *words)[0] == 0
+    assert (tmp_path / "t.csv.html").read_text().count("data:image/png") == 1

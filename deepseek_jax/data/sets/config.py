@@ -11,11 +11,12 @@ BALANCES = ("none", "weights", "sampling", "oversampling")
 @dataclasses.dataclass(frozen=True)
 class ColumnsConfig:
     """What the columns of a user's .csv or .jsonl are.  One of text, image and features is the input; one of label and
-    targets is asked for; with boxes, the label of each is."""
+    targets is asked for; with boxes, the label of each is.  A series is both by itself."""
 
     text: str = ""
     image: str = ""  # paths of image files, from the directory of the table
     features: tuple[str, ...] = ()  # numbers
+    series: str = ""  # numbers, the values of one series row by row in the order of time
     boxes: str = ""  # in a picture, a list of [left, top, right, bottom] in pixels of its file; label has a list too
     label: str = ""
     classes: tuple[str, ...] = ()  # the labels that there may be; empty: those that occur
@@ -45,8 +46,10 @@ class SeriesConfig:
 
     window: int = 36
     horizon: int = 12
+    season: int = 0  # steps after which the series comes round, for the naive forecast; 0: the set's own, 1 for a file
 
     def __post_init__(self):
+        at_least("dataset.series", self, 0, "season")
         at_least("dataset.series", self, 1, "horizon")
         at_least("dataset.series", self, 2, "window")
 

@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from deepseek_jax.data.sets import own_boxes
+from deepseek_jax.data.sets import own_boxes, own_series
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.data.sets.dataset import SPLITS, Records
 from deepseek_jax.data.sets.faults import Faults
@@ -22,6 +22,8 @@ from deepseek_jax.errors import UserError
 
 def read(path: pathlib.Path, config: DatasetConfig) -> Source:
     """The set of one file; ids are its line numbers.  UserError for what is missing, no number, no image, no class."""
+    if config.columns.series:
+        return own_series.read(path, config)
     columns, faults = config.columns, Faults(path)
     with opened(path) as lines:
         input_kind, kind = _kinds(columns, path)
@@ -60,7 +62,7 @@ def _kinds(columns: ColumnsConfig, path: pathlib.Path) -> tuple[str, str]:
     given = [kind for kind, named in inputs.items() if named]
     if len(given) != 1:
         raise UserError(
-            f"dataset.columns: name the input's column in one of text, image and features, as in "
+            f"dataset.columns: name the input's column in one of text, image, features and series, as in "
             f"dataset.columns.text=NAME{_there(path)}."
         )
     if bool(columns.label) == bool(columns.targets):

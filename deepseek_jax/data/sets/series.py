@@ -31,9 +31,9 @@ def windows(name: str, values: np.ndarray, config: DatasetConfig, season: int) -
 
     The first values are to train on, the last to test.  A window is in the split in which all of its targets lie, and
     may look back across the border, as a forecast does; windows whose targets lie on both sides are left out, so no
-    value is a target in two splits.
+    value is a target in two splits.  `season` is the set's own, where the config gives no other.
     """
-    S, Z = config.series.window, config.series.horizon
+    S, Z, season = config.series.window, config.series.horizon, config.series.season or season
     if S < season:
         raise UserError(
             f"dataset.series.window is {S}; {name} needs its season, {season}, or the naive forecast fails."
