@@ -58,6 +58,13 @@ def read(path: pathlib.Path, config: DatasetConfig) -> Source:
 
 
 def _kinds(columns: ColumnsConfig, path: pathlib.Path) -> tuple[str, str]:
+    if columns.boxes and not (columns.image and columns.label):
+        raise UserError(
+            "dataset.columns.boxes needs the columns of the pictures' files and of the boxes' classes, as in "
+            f"dataset.columns.image=NAME and dataset.columns.label=NAME{_there(path)}."
+        )
+    if columns.boxes and path.suffix.lower() == ".csv":
+        raise UserError(f"dataset.columns.boxes: a .csv such as {path} holds no lists; give boxes in a .jsonl.")
     inputs = {"text": columns.text, "image": columns.image, "table": columns.features}
     given = [kind for kind, named in inputs.items() if named]
     if len(given) != 1:
@@ -70,13 +77,6 @@ def _kinds(columns: ColumnsConfig, path: pathlib.Path) -> tuple[str, str]:
             f"dataset.columns: name what is asked for in one of label and targets, as in dataset.columns.label=NAME"
             f"{_there(path)}."
         )
-    if columns.boxes and not (columns.image and columns.label):
-        raise UserError(
-            "dataset.columns.boxes needs the columns of the pictures' files and of the boxes' classes, as in "
-            f"dataset.columns.image=NAME and dataset.columns.label=NAME{_there(path)}."
-        )
-    if columns.boxes and path.suffix.lower() == ".csv":
-        raise UserError(f"dataset.columns.boxes: a .csv such as {path} holds no lists; give boxes in a .jsonl.")
     for name in (columns.label, *columns.targets):
         if name in columns.features:
             raise UserError(

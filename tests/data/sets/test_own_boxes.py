@@ -153,8 +153,13 @@ def test_columns_that_boxes_need(tmp_path):
     (tmp_path / "t.csv").write_text("file,boxes,labels\n0.png,[],[]\n")
     with pytest.raises(UserError, match="a .csv such as .*t.csv holds no lists; give boxes in a .jsonl"):
         open_set(DatasetConfig(name=str(tmp_path / "t.csv"), columns=COLUMNS))
-    for lacks in ({"image": "", "text": "file"}, {"label": "", "targets": ("labels",)}):
+    for lacks in ({"image": ""}, {"image": "", "text": "file"}, {"label": ""}, {"label": "", "targets": ("labels",)}):
         with pytest.raises(UserError, match="dataset.columns.boxes needs the columns of the pictures' files and of"):
             open_set(DatasetConfig(name=str(tmp_path / "t.csv"), columns=dataclasses.replace(COLUMNS, **lacks)))
-    with pytest.raises(UserError, match="name what is asked for in one of label and targets"):
-        open_set(DatasetConfig(name=str(tmp_path / "t.csv"), columns=dataclasses.replace(COLUMNS, label="")))
+    (tmp_path / "t.csv").rename(tmp_path / "t.jsonl")
+    for more, one_of in (
+        ({"text": "file"}, "text, image, features and series"),
+        ({"targets": ("a",)}, "label and targets"),
+    ):
+        with pytest.raises(UserError, match=f"in one of {one_of}"):
+            open_set(DatasetConfig(name=str(tmp_path / "t.jsonl"), columns=dataclasses.replace(COLUMNS, **more)))
