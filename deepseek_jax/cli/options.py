@@ -5,6 +5,7 @@ import contextlib
 import functools
 import math
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,7 +57,8 @@ def add_batches(parser: argparse.ArgumentParser, what: str, default: int = 4):
 def into_free_directory(run: Callable) -> Callable:
     """Of a verb that makes the directory `args.target`, which must hold nothing yet.
 
-    Where the work fails or is interrupted nothing of it stays there, so that the same command can be given again.
+    Where the work fails, is interrupted or terminated nothing of it stays there, so that the same command can be given
+    again.
     """
 
     @functools.wraps(run)
@@ -65,12 +67,27 @@ def into_free_directory(run: Callable) -> Callable:
         _check_free(target)
         was_there = target.exists()
         try:
-            run(args)
+            with _ended_by_sigterm():
+                run(args)
         except BaseException:
             _clear(target, was_there)
             raise
 
     return run_whole
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm():
+    """Raises SystemExit where the signal comes, which by itself would end the process with all that it has begun."""
+
+    def end(signum, frame):
+        raise SystemExit(128 + signum)  # the status that shells give
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_free(directory: Path):

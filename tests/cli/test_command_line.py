@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -208,6 +209,23 @@ def test_a_verb_that_is_interrupted_leaves_nothing_of_what_it_made(tmp_path, was
     with pytest.raises(KeyboardInterrupt):
         run(SimpleNamespace(target=str(target)))
     assert [path.name for path in tmp_path.rglob("*")] == ["out"] * was_there
+
+
+def test_a_verb_that_is_terminated_leaves_nothing_of_what_it_made(tmp_path):
+    target, before = tmp_path / "out", signal.getsignal(signal.SIGTERM)
+
+    @options.into_free_directory
+    def run(args):
+        (target / "checkpoints/1").mkdir(parents=True)
+        signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, lambda signum, frame: None)  # so that nothing else ends this process
+    try:
+        with pytest.raises(SystemExit) as ended:
+            run(SimpleNamespace(target=str(target)))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended.value.code == 143 and not any(tmp_path.iterdir())
 
 
 def test_warnings_look_as_what_else_is_said_and_are_said_once(capsys, caplog):
