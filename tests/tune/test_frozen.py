@@ -108,6 +108,8 @@ def test_experts_are_written_by_layer(params):
             TuneConfig(experts=text)
     with pytest.raises(UserError, match="tune.experts names expert 4; .* holds 4, counted from 0"):
         frozen_view(TuneConfig(experts="1: 4")).split(params, {})
+    with pytest.raises(UserError, match="leave out tune.freeze"):
+        TuneConfig(experts="1: 3", freeze="layers/1")
     with pytest.raises(UserError, match="leave out tune.train"):
         TuneConfig(experts="1: 2", train="head")
 
