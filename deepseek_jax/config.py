@@ -101,7 +101,7 @@ class OptimizerConfig:
     b2: float = 0.95
     eps: float = 1e-8
     moment_dtype: str = "float32"  # bfloat16: what the direction remembers takes half the memory (V3, section 3.3.2)
-    nesterov: bool = False  # of sgd's momentum and adam's first moment
+    nesterov: bool = False  # of the momentum of sgd and rmsprop, and of adam's first moment
     weight_decay: float = 0.1
     clip_norm: float = 1.0  # 0 turns clipping off
     groups: tuple[str, ...] = ()  # "PATTERN lr=0.1 decay=0": factors for parameters whose path the pattern is found in
@@ -117,6 +117,8 @@ class OptimizerConfig:
         for name in ("b1", "b2"):
             if getattr(self, name) == 1:
                 raise UserError(f"optimizer.{name} is 1, a moment that never moves; make it less.")
+        if self.nesterov and self.name in ("adagrad", "lion"):
+            raise UserError(f"optimizer.nesterov is set, for which {self.name} has no use; leave it out.")
         for group in self.groups:
             parameter_group(group)
         if self.moment_dtype == "bfloat16":

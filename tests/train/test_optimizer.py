@@ -102,6 +102,12 @@ def test_adam_refuses_decoupled_decay():
         make_optimizer(OptimizerConfig(name="adam", weight_decay=0.1), steps=10)
 
 
+@pytest.mark.parametrize("name", ["adagrad", "lion"])
+def test_nesterov_is_refused_where_it_would_do_nothing(name):
+    with pytest.raises(UserError, match=f"optimizer.nesterov is set, for which {name} has no use"):
+        OptimizerConfig(name=name, nesterov=True)
+
+
 def test_groups_scale_learning_rate_and_decay_by_path():
     params = {"body": {"kernel": jnp.ones(1)}, "head": {"kernel": jnp.ones(1), "bias": jnp.ones(1)}}
     plain = {"name": "sgd", "peak_lr": 0.5, "b1": 0.0, "weight_decay": 0.1, "clip_norm": 0.0}
