@@ -88,7 +88,8 @@ def remove(given: Source, model, choices: list[tuple[Cut, np.ndarray]]) -> Remov
     for (path, dim), (leading, mask) in stays.items():
         flat[path] = _taken(flat[path], dim, leading, mask)
     left = {path: (flat[path].size, sizes[path]) for path in dict.fromkeys(path for path, _ in stays)}
-    return Removed(with_arrays(given, model, flat), left)
+    share = 1 - sum(int(chosen.sum()) for _, chosen in choices) / sum(chosen.size for _, chosen in choices)
+    return Removed(with_arrays(given, model, flat), left, share)
 
 
 def _taken(array, dim, leading, mask) -> np.ndarray:

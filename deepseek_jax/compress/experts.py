@@ -77,6 +77,11 @@ def _smaller(config: ModelConfig, share: float) -> ModelConfig:
     groups = _groups(config)
     reached = 1 if groups == 1 else config.topk_group
     size, keep = config.n_routed_experts // groups, cuts.kept(config.n_routed_experts // groups, share)
+    if keep == size:
+        raise UserError(
+            f"--sparsity {share} takes none of {size} experts in each of {groups} groups, which go whole: one of them "
+            f"is {1 / size:.3g}."
+        )
     least = -(-config.num_experts_per_tok // reached)
     if groups > 1 and config.topk_method == "noaux_tc":
         least = max(least, 2)  # a group's score is that of its two best

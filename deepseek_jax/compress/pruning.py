@@ -48,17 +48,17 @@ def prune(
     moments = input_sums(measure, given, batches) if METHODS[method].calibrated else None
     losses = {0.0: _loss(measure, given, batches)}
     for each in of_shares:
-        share, removed = each.sparsity, METHODS[method].remove(given, each, moments)
-        smaller = removed.source
+        removed = METHODS[method].remove(given, each, moments)
+        smaller, share = removed.source, removed.share
         of_size = measure if smaller.model == given.model else Measure(smaller, console)
         losses[share] = _loss(of_size, smaller, batches)
         console.print(f"{share:.0%} removed: validation loss {losses[share]:.4f}, before {losses[0.0]:.4f}")
-        if share == settings.sparsity:
+        if each == settings:
             wanted = removed
     if early:
         wanted = dataclasses.replace(wanted, source=weights.on_early(wanted.source, early))
     source.write(target, wanted.source)
-    report.write(target, method, losses, settings.sparsity, wanted.left)
+    report.write(target, method, losses, wanted.share, wanted.left)
     return wanted
 
 

@@ -13,10 +13,15 @@ Moments = dict[str, Float[Array, "N I"]]  # sums of squares of each matrix's inp
 
 @dataclasses.dataclass(frozen=True)
 class Removed:
-    """A smaller model; `left`: of each array that lost something how many numbers stay, and of how many."""
+    """A smaller model.
+
+    left   of each array that lost something how many numbers stay, and of how many
+    share  of the single weights, or units, among which was chosen: what went, which whole units only come near to
+    """
 
     source: Source
     left: dict[str, tuple[int, int]]
+    share: float
 
 
 @dataclasses.dataclass(frozen=True)

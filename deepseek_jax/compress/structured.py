@@ -45,13 +45,15 @@ def _cuts(kind: str, given: Source, share: float):
 
 
 def _found(kind: str, given: Source, share: float):
-    """(the smaller config, what can be cut for it); UserError, without a full stop, where nothing can."""
+    """(the smaller config, what is cut for it); UserError, without a full stop, where nothing is."""
     finders = FINDERS[given.experiment.family]
     if kind not in finders:
         raise UserError(f"--method {kind} is not for {given.directory}")
     model, found = finders[kind](given.model, cuts.arrays(given), share)
     if not found:
         raise UserError(f"{given.directory} has no {kind} to take out")
+    if model == given.model:
+        raise UserError(f"--sparsity {share} takes none of the {kind}, which go whole")
     return model, found
 
 

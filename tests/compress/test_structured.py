@@ -120,7 +120,13 @@ def test_what_adds_least_goes():
     given.params["layers"]["0-0"]["feed_forward"]["down"] = weak
     removed = structured.remover("hidden")(given, PruneConfig(sparsity=0.5), even(given))
     np.testing.assert_array_equal(removed.source.params["layers"]["0-0"]["feed_forward"]["down"], weak[:, 1::2])
-    assert removed.left["layers/0-0/feed_forward/down"] == (weak.size // 2, weak.size)
+    assert removed.left["layers/0-0/feed_forward/down"] == (weak.size // 2, weak.size) and removed.share == 0.5
+
+
+def test_the_share_that_is_told_is_of_what_went_whole():
+    given = source_of(V3)
+    removed = structured.remover("heads")(given, PruneConfig(sparsity=0.3), even(given))
+    assert removed.source.model.num_attention_heads == 6 and removed.share == 0.25
 
 
 @pytest.mark.parametrize("method", [experts.drop, experts.merge])
@@ -164,6 +170,8 @@ def test_units_are_matched_before_experts_are_averaged():
     ("method", "model", "share", "message"),
     [
         (experts.drop, V3, 0.9, "leaves 1 of 2 experts in each of 4 groups, but a token takes 2 from 2: at most 0"),
+        (experts.merge, V3, 0.2, "takes none of 2 experts in each of 4 groups, which go whole: one of them is 0.5"),
+        (structured.remover("heads"), V3, 0.05, "takes none of the heads, which go whole.  Prune hidden, expert-hid"),
         (experts.drop, dataclasses.replace(GQA, mlp_layer_types=("dense",)), 0.5, "has no routed experts"),
         (structured.remover("channels"), V3, 0.5, "channels is not for runs/x.  Prune heads, hidden, expert-hidden or"),
         (structured.remover("channels"), TEXT, 0.5, "channels cannot go: a group norm takes means"),
