@@ -140,5 +140,5 @@ def run_list(args):
 def run_diff(args):
     from deepseek_jax.studies import overview
 
-    for key, there, here in overview.diff(args.left, args.right):
-        print(f"{key}: {there} there, {here} here")
+    for key, left, right in overview.diff(args.left, args.right):
+        print(f"{key}: {left} in the first, {right} in the second")

@@ -60,7 +60,7 @@ def files(folder: Path = FOLDER) -> list[Path]:
 
 
 def diff(left: Path, right: Path) -> list[tuple[str, object, object]]:
-    """(key, value there, value here) of every setting in which two run directories differ; absent ones are None."""
-    ours, theirs = (fields.flatten(dataclasses.asdict(record.read(path))) for path in (left, right))
-    keys = [*ours, *(key for key in theirs if key not in ours)]
-    return [(key, ours.get(key), theirs.get(key)) for key in keys if ours.get(key) != theirs.get(key)]
+    """(key, value left, value right) of every setting in which two run directories differ; absent ones are None."""
+    first, second = (fields.flatten(dataclasses.asdict(record.read(path))) for path in (left, right))
+    keys = [*first, *(key for key in second if key not in first)]
+    return [(key, first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)]

@@ -283,7 +283,7 @@ def test_list_and_diff(make, trainer, root, deepseek_jax):
     assert status == 0 and "holds" in out
     low, high = (next((root / "rate").glob(f"{name}-0-*")) for name in ("low", "high"))
     status, out, _ = deepseek_jax("study", "diff", str(low), str(high))
-    assert (status, out) == (0, "optimizer.peak_lr: 0.1 there, 0.2 here\n")
+    assert (status, out) == (0, "optimizer.peak_lr: 0.1 in the first, 0.2 in the second\n")
 
 
 def test_a_report_of_nothing(make, root, deepseek_jax):
