@@ -11,6 +11,7 @@ import math
 import re
 
 import jax
+from flax.traverse_util import flatten_dict
 
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.depth import ADAPTERS
@@ -93,6 +94,15 @@ def chosen(params: dict[str, object], pattern: str, key: str, kinds: tuple[str, 
     if not found:
         there = ", ".join(_some(every))
         raise UserError(f"{key} is {pattern!r}, which is found in no matrix's path; there are {there}.")
+    return found
+
+
+def by_matrix(nested: dict) -> dict[str, dict]:
+    """What stands for matrices or beside them, by a matrix's path: each a dict of its parts ("scales", "a") by name."""
+    found = {}
+    for path, array in flatten_dict(nested, sep="/").items():
+        matrix, _, part = path.rpartition("/")
+        found.setdefault(matrix, {})[part] = array
     return found
 
 

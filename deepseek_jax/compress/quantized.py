@@ -9,7 +9,7 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from deepseek_jax.compress.config import QuantizeConfig
-from deepseek_jax.compress.matrices import LINEAR, TABLE, Matrix, chosen, matrix_of, ranks
+from deepseek_jax.compress.matrices import LINEAR, TABLE, Matrix, by_matrix, chosen, matrix_of, ranks
 from deepseek_jax.compress.rounding import Format, pack, rounded, unpack
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.made import made
@@ -74,7 +74,7 @@ def _kept(config: QuantizeConfig) -> View:
 
     def weights(params, buffers, update):
         flat = flatten_dict(params, sep="/")
-        for path, packed in _by_path(buffers[KEPT]).items():
+        for path, packed in by_matrix(buffers[KEPT]).items():
             matrix = matrix_of(path, packed["values"].ndim)
             flat[path] = made(path, functools.partial(unpack, matrix=matrix, form=form), packed)
         return unflatten_dict(flat, sep="/"), buffers["model"]
@@ -98,12 +98,3 @@ def _of_scales(path, names, form):
         wide = len(leading) + 1 if outputs else len(leading) - 1  # of a table each row is a matrix
         found[wide] = (found[wide], *apart)
     return tuple(found)
-
-
-def _by_path(kept: dict) -> dict[str, dict]:
-    """{"values", "scales"} by the paths of the matrices that they stand for."""
-    found = {}
-    for path, array in flatten_dict(kept, sep="/").items():
-        matrix, _, part = path.rpartition("/")
-        found.setdefault(matrix, {})[part] = array
-    return found

@@ -9,6 +9,7 @@ from flax import nnx
 
 from deepseek_jax import record
 from deepseek_jax.compress.arithmetic import chooser
+from deepseek_jax.compress.matrices import by_matrix
 from deepseek_jax.config import Experiment, SupervisedExperiment
 from deepseek_jax.models import tree
 from deepseek_jax.models.arithmetic import give
@@ -52,7 +53,7 @@ def restore_model(workdir: str | Path, step: int | None = None, mesh_of: MeshOf 
 def restore_adapters(workdir: str | Path) -> tuple[Experiment, dict[str, dict]]:
     """(the experiment, its newest adapters by the path of their matrix) of a run that trains some."""
     kept = _restore(workdir, None, mesh_of_used)
-    return kept.experiment, lora.by_path(kept.params[lora.ADAPTERS])
+    return kept.experiment, by_matrix(kept.params[lora.ADAPTERS])
 
 
 def _restore(workdir, step, mesh_of) -> TrainedModel:

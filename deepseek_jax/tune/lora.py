@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
-from deepseek_jax.compress.matrices import LINEAR, Matrix, chosen, matrix_of, ranks
+from deepseek_jax.compress.matrices import LINEAR, Matrix, by_matrix, chosen, matrix_of, ranks
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.depth import ADAPTERS
 from deepseek_jax.models.made import made
@@ -37,7 +37,7 @@ def adapters_view(config: LoraConfig, seed: int) -> View:
 
     def weights(params, buffers, update):
         flat = flatten_dict({name: tree for name, tree in params.items() if name != ADAPTERS}, sep="/")
-        for path, adapter in by_path(params[ADAPTERS]).items():
+        for path, adapter in by_matrix(params[ADAPTERS]).items():
             flat[path] = made(path, functools.partial(merged, path=path, config=config), flat[path], adapter)
         return unflatten_dict(flat, sep="/"), buffers["model"]
 
@@ -123,15 +123,6 @@ def lengths(weight: Float[Array, "..."], matrix: Matrix) -> Float[Array, "..."]:
     """The Euclidean length of what makes each output, in the dimensions that number matrices and outputs."""
     inputs = tuple(range(matrix.leading, matrix.leading + matrix.inputs))
     return jnp.sqrt(jnp.square(weight.astype(jnp.float32)).sum(axis=inputs))
-
-
-def by_path(adapters: dict) -> dict[str, Adapter]:
-    """Nested adapters by the paths of their matrices."""
-    found = {}
-    for path, array in flatten_dict(adapters, sep="/").items():
-        matrix, _, part = path.rpartition("/")
-        found.setdefault(matrix, {})[part] = array
-    return found
 
 
 def nested(adapters: dict[str, Adapter]) -> dict:
