@@ -17,6 +17,7 @@ N stages  R rounds  L layers of a chunk  M microbatches  P devices that share a 
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -111,11 +112,18 @@ def check(mesh: Mesh, microbatches: int, name: str, size: int):
             f"train.pipeline_microbatches is {microbatches}, which the {stages} devices of mesh.{STAGE} do not "
             f"divide; make it a multiple of {stages}."
         )
-    if size % (microbatches * _sharing(mesh)):
+    if size % (parts := smallest_batch(mesh, microbatches)):
         raise UserError(
             f"{name} is {size}; {microbatches} pipeline microbatches, each shared by {_sharing(mesh)} devices, need "
-            f"a multiple of {microbatches * _sharing(mesh)}."
+            f"a multiple of {parts}."
         )
+
+
+def smallest_batch(mesh: Mesh | AbstractMesh, microbatches: int) -> int:
+    """One sequence for each device in each microbatch; every batch is a multiple of it."""
+    stages = mesh.shape[STAGE]
+    parts = math.lcm(microbatches or stages, stages) if stages > 1 else 1
+    return _sharing(mesh) * parts
 
 
 def check_layers(mesh: Mesh | AbstractMesh, rounds: int, depth: int):

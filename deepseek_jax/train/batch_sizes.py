@@ -12,7 +12,7 @@ from rich.console import Console
 
 from deepseek_jax.config import Experiment
 from deepseek_jax.parallel.mesh import make_mesh
-from deepseek_jax.parallel.rules import RULES, axis_size
+from deepseek_jax.parallel.pipeline import smallest_batch
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.state import make_state
 from deepseek_jax.train.step import compile_step, make_step
@@ -36,7 +36,7 @@ class Trial:
 
 
 def trials(experiment: Experiment, limit: int | None) -> Iterator[Trial]:
-    """Doubles from the devices that share a batch up to the first size that does not fit in `limit` bytes a device.
+    """Doubles from the smallest batch of the mesh up to the first size that does not fit in `limit` bytes a device.
 
     None: what the device says it has, or the free memory of this machine, shared by its devices.
     """
@@ -44,7 +44,7 @@ def trials(experiment: Experiment, limit: int | None) -> Iterator[Trial]:
     size = experiment.train.batch_size
     while size % 2 == 0:
         size //= 2
-    size = math.lcm(size, axis_size(make_mesh(experiment.mesh), RULES["batch"]))
+    size = math.lcm(size, smallest_batch(make_mesh(experiment.mesh), experiment.train.pipeline_microbatches))
     for _ in range(MOST_DOUBLINGS):
         trial = _try(_of_size(experiment, size), limit)
         yield trial

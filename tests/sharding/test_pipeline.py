@@ -77,6 +77,14 @@ def test_a_batch_without_equal_microbatches_is_refused():
     pipeline.check(mesh(data=2), 8, "train.batch_size", 2)  # without stages the number has no meaning
 
 
+def test_the_smallest_batch_has_a_sequence_for_every_device_in_every_microbatch():
+    given = [(mesh(stage=4, data=2), 8), (mesh(stage=4, data=2), 0), (mesh(data=2), 8)]
+    sizes = [pipeline.smallest_batch(*each) for each in given]
+    assert sizes == [16, 8, 2]
+    for (devices, microbatches), size in zip(given, sizes):
+        pipeline.check(devices, microbatches, "train.batch_size", size)
+
+
 def test_the_longest_run_of_layers_is_the_pipeline():
     expected = {"v2-lite": ["1-26"], "v3": ["3-60"], "v4-flash": ["3-41by2", "4-42by2"]}
     for name, stacks in expected.items():
