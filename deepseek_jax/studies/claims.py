@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from deepseek_jax.errors import UserError
-from deepseek_jax.studies.statistics import Difference, difference
+from deepseek_jax.studies.statistics import difference
 
 HOLDS, DOES_NOT, CANNOT_TELL = "holds", "does not", "cannot tell at this scale"
 NOT_MEASURED = "not measured"  # and the metric that no run has
@@ -66,7 +66,6 @@ class Judged:
     clause: Clause
     verdict: str
     reason: str
-    difference: Difference | None = None
 
 
 def fraction(margin: float | str) -> float:
@@ -138,7 +137,7 @@ def _judge(claim: Claim, clause: Clause, values, missing) -> Judged:
     else:
         verdict = CANNOT_TELL
     reason = f"difference {found.mean:+.4g}, 95% interval {found.low:+.4g} to {found.high:+.4g}, margin {margin:.4g}"
-    return Judged(clause, verdict, reason, found)
+    return Judged(clause, verdict, reason)
 
 
 def overall(judged: Sequence[Judged]) -> str:

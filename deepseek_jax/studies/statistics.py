@@ -10,13 +10,12 @@ CONFIDENCE, RESAMPLES = 0.95, 9999
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Of n pairs.  `low` to `high`: Student's 95% interval of the mean difference, by which verdicts are made.
+    """`low` to `high`: Student's 95% interval of the mean difference, by which verdicts are made.
 
     p_t: of the paired t test; p_bootstrap: twice the smaller share of resampled means on one side of 0.  With few pairs
     the bootstrap is too sure of itself: it knows no difference that it has not seen.
     """
 
-    pairs: int
     mean: float
     low: float
     high: float
@@ -32,7 +31,7 @@ def difference(left: Sequence[float], right: Sequence[float]) -> Difference:
     mean = float(d.mean())
     if np.ptp(d) == 0:  # equal differences: the interval is a point, and scipy would divide by 0
         p = 1.0 if mean == 0 else 0.0
-        return Difference(len(d), mean, mean, mean, p, p)
+        return Difference(mean, mean, mean, p, p)
     test = stats.ttest_rel(left, right)
     interval = test.confidence_interval(CONFIDENCE)
     drawn = stats.bootstrap(
@@ -40,7 +39,7 @@ def difference(left: Sequence[float], right: Sequence[float]) -> Difference:
     ).bootstrap_distribution
     tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
     p_bootstrap = min(1.0, 2 * (tail + 1) / (RESAMPLES + 1))
-    return Difference(len(d), mean, float(interval.low), float(interval.high), float(test.pvalue), float(p_bootstrap))
+    return Difference(mean, float(interval.low), float(interval.high), float(test.pvalue), float(p_bootstrap))
 
 
 def spread(values: Sequence[float]) -> float:
