@@ -7,14 +7,14 @@ from deepseek_jax.config import DataConfig
 from deepseek_jax.data import batches, cache
 from deepseek_jax.data.packing import PackedRows
 from deepseek_jax.data.prepare import Domain, prepare_domains
-from deepseek_jax.data.records import Report, batched_texts
+from deepseek_jax.data.records import Report, batched_texts, unseen
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.errors import UserError
 
 SEPARATOR = b"\0"  # ends each held-out document, as the model's eos token does
 
 
-def open_corpus(data: DataConfig, vocab_size: int, report: Report = lambda stage, done, total: None) -> "Corpus":
+def open_corpus(data: DataConfig, vocab_size: int, report: Report = unseen) -> "Corpus":
     """The prepared corpus; what is missing is made first, and `report(stage, done, total)` is told how it goes."""
     tokenizer, domains = prepare_domains(data, vocab_size, report)
     return Corpus(data, tokenizer, domains)

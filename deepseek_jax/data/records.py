@@ -9,6 +9,10 @@ BATCH = 512  # records looked up at once
 Report = Callable[[str, int, int | None], None]  # what is being done, how much of it is done, of how many if known
 
 
+def unseen(stage: str, done: int, total: int | None):
+    """A Report to nobody."""
+
+
 class LocalInfo(tfds.core.DatasetInfo):
     """Of a dataset that is made here: the library's own asks a bucket of Google's what is known of its name."""
 
@@ -22,7 +26,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
     HOMEPAGE = LICENSE = None
 
-    def __init__(self, report: Report = lambda stage, done, total: None, **kwargs):
+    def __init__(self, report: Report = unseen, **kwargs):
         self.report = report
         tfds.disable_progress_bar()
         super().__init__(file_format="array_record", **kwargs)

@@ -11,7 +11,7 @@ from deepseek_jax.data.quality import balance, broken, copies, coverage, doubts,
 from deepseek_jax.data.quality.corpus import whole_corpus
 from deepseek_jax.data.quality.finding import Finding
 from deepseek_jax.data.quality.whole import Whole, whole_set
-from deepseek_jax.data.records import Report
+from deepseek_jax.data.records import unseen
 from deepseek_jax.data.sets.dataset import Dataset
 from deepseek_jax.data.sets.registry import SOURCES, open_set
 from deepseek_jax.data.sets.rows import READERS
@@ -70,8 +70,8 @@ def check_set(dataset: Dataset) -> tuple[Whole, list[Finding]]:
     return whole, [finding for finding in findings if finding]
 
 
-def check_corpus(data: DataConfig, report: Report = lambda stage, done, total: None) -> tuple[Whole, list[Finding]]:
-    whole, unread = whole_corpus(data, report)
+def check_corpus(data: DataConfig) -> tuple[Whole, list[Finding]]:
+    whole, unread = whole_corpus(data, unseen)
     families = copies.find_copies(whole)
     findings = [leaks.leaks(whole, families), duplicates.duplicates(whole, families), broken.broken(whole), unread]
     return whole, [*findings, coverage.domain_coverage(whole)]
