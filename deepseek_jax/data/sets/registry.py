@@ -88,13 +88,11 @@ def _where(records: Records, mask: np.ndarray) -> Records:
 
 def _listed(path: str, source: Source) -> list[int]:
     """The ids of a filter list, one a line, # before a comment; UserError where it is none or that of another set."""
+    with rows.reading("dataset.exclude", path):
+        text = pathlib.Path(path).expanduser().read_bytes()
     try:
-        lines = [line.split("#")[0] for line in pathlib.Path(path).expanduser().read_text("utf-8").splitlines()]
+        lines = [line.split("#")[0] for line in text.decode().splitlines()]
         listed = [int(line) for line in lines if line.strip()]
-    except FileNotFoundError:
-        raise UserError(f"dataset.exclude: there is no file {path}.") from None
-    except OSError as error:
-        raise UserError(f"dataset.exclude: {path} cannot be read ({error.strerror}); name a file.") from None
     except ValueError:
         raise UserError(f"dataset.exclude: {path} must hold one record's id a line.") from None
     if unknown := set(listed) - set(source.records["ids"].tolist()):

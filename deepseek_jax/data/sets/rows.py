@@ -19,15 +19,23 @@ LARGEST = float(np.finfo(np.float32).max)  # of numbers, which networks hold in 
 
 
 @contextlib.contextmanager
+def reading(key: str, path: pathlib.Path | str) -> Iterator[None]:
+    """UserError where the file that the setting `key` names is not there or cannot be read."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError(f"{key}: there is no file {path}.") from None
+    except OSError as error:
+        raise UserError(f"{key}: {path} cannot be read ({error.strerror}); name a file.") from None
+
+
+@contextlib.contextmanager
 def opened(path: pathlib.Path) -> Iterator[TextIO]:
     """The lines of the file that dataset.name names, for `rows_of`; UserError where it cannot be read."""
+    newline = "" if path.suffix.lower() == ".csv" else None
     try:
-        with path.open(encoding="utf-8-sig", newline="" if path.suffix.lower() == ".csv" else None) as lines:
+        with reading("dataset.name", path), path.open(encoding="utf-8-sig", newline=newline) as lines:
             yield lines
-    except FileNotFoundError:
-        raise UserError(f"dataset.name: there is no file {path}.") from None
-    except OSError as error:
-        raise UserError(f"dataset.name: {path} cannot be read ({error.strerror}); name a file.") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8; save it in that encoding.") from None
 
