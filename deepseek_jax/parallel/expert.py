@@ -9,6 +9,7 @@ B batch  S sequence  T tokens  K experts a token  A = T K assignments  D model  
 C rows that a device may send to another  Z = P C rows
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from deepseek_jax.models.moe.dispatch import Slots, collect, spread
+from deepseek_jax.models.moe.dispatch import Slots, allot, collect, spread
 from deepseek_jax.models.tree import axes_of, is_variable
 from deepseek_jax.parallel.rules import (
     RULES,
@@ -142,14 +143,6 @@ def slots_by_device(device_TK: Int[Array, "T K"], devices: int, capacity: int, b
 
     Where that may be too few the last one of each device stays empty, and the very last stands for all that is dropped.
     """
-    device_A = device_TK.reshape(-1)
-    order_A = jnp.argsort(device_A, stable=True)
-    counts_P = jnp.zeros((devices,), jnp.int32).at[device_A].add(1)
-    rank_A = jnp.arange(device_A.size) - (jnp.cumsum(counts_P) - counts_P)[device_A[order_A]]
-    slot_A = (device_A[order_A] * capacity + rank_A).astype(jnp.int32)
-    nowhere = devices * capacity
-    if bounded:
-        slot_A = jnp.where(rank_A < capacity - 1, slot_A, nowhere)
-    filled = jnp.full((nowhere,), device_A.size, jnp.int32).at[slot_A].set(order_A.astype(jnp.int32), mode="drop")
-    slot_of_assignment = jnp.zeros_like(slot_A).at[order_A].set(jnp.minimum(slot_A, nowhere - 1))
-    return Slots(assignment_of_slot=filled, slot_of_assignment=slot_of_assignment.reshape(device_TK.shape))
+    slots = allot(device_TK, devices, capacity, capacity - bounded)
+    last = devices * capacity - 1
+    return dataclasses.replace(slots, slot_of_assignment=jnp.minimum(slots.slot_of_assignment, last))

@@ -16,7 +16,7 @@ from deepseek_jax.models.arithmetic import PLAIN, give, multiply, of
 from deepseek_jax.models.convolution import Convolution
 from deepseek_jax.models.layers import linear
 from deepseek_jax.models.moe.blocks import How
-from deepseek_jax.models.moe.experts import every_expert, in_blocks, ragged
+from deepseek_jax.models.moe.experts import every_expert, in_blocks, in_rooms, ragged
 
 
 def normal(seed, *shape):
@@ -53,7 +53,7 @@ def test_all_three_products_are_of_rounded_operands():
     assert 0.01 < float(jnp.linalg.norm(y - x @ w) / jnp.linalg.norm(x @ w)) < 0.06  # and it did round
 
 
-@pytest.mark.parametrize("way", [every_expert, in_blocks, ragged])
+@pytest.mark.parametrize("way", [every_expert, in_blocks, in_rooms, ragged])
 def test_experts_are_each_a_product(way):
     """Every way gives what one expert after the other gives; tokens that share a tile of 128 differ by the way."""
     tokens, E, D, I = 60, 3, 160, 136
@@ -74,7 +74,7 @@ def test_experts_are_each_a_product(way):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3 * float(jnp.abs(other).max()))
 
 
-@pytest.mark.parametrize("way", [every_expert, in_blocks])
+@pytest.mark.parametrize("way", [every_expert, in_blocks, in_rooms])
 def test_no_block_of_fp8_lies_across_gate_and_up(way):
     """Of a width that is no multiple of 128, and with an up so large that it would take the gate's small numbers."""
     tokens, E, D, I = 70, 3, 96, 48
@@ -86,7 +86,7 @@ def test_no_block_of_fp8_lies_across_gate_and_up(way):
         np.testing.assert_allclose(one, other, atol=1e-3 * float(jnp.abs(other).max()))
 
 
-@pytest.mark.parametrize("way", [every_expert, in_blocks, ragged])
+@pytest.mark.parametrize("way", [every_expert, in_blocks, in_rooms, ragged])
 def test_what_flows_into_down_is_weighted_by_the_router(way):
     """In every way, so that a range or the energy of an expert is the same wherever it was watched."""
     tokens, E, D, I = 70, 3, 6, 5
@@ -104,7 +104,7 @@ def test_what_flows_into_down_is_weighted_by_the_router(way):
     np.testing.assert_allclose(found, np.repeat(expected_EI[..., None], D, -1), rtol=1e-4)
 
 
-@pytest.mark.parametrize("way", [every_expert, in_blocks])
+@pytest.mark.parametrize("way", [every_expert, in_blocks, in_rooms])
 def test_a_range_of_down_is_of_weighted_units_in_every_way(way):
     """Units of small weight do not saturate where the largest weighted one does not."""
     x, kernels = normal(0, 70, 6), [normal(1, 3, 6, 5), normal(2, 3, 6, 5), normal(3, 3, 5, 6)]

@@ -10,8 +10,8 @@ from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.layers import SwiGLU
 from deepseek_jax.models.moe import experts as experts_module
 from deepseek_jax.models.moe.blocks import How
-from deepseek_jax.models.moe.dispatch import plan
-from deepseek_jax.models.moe.experts import chosen_experts, every_expert, in_blocks, ragged
+from deepseek_jax.models.moe.dispatch import RARELY, TILE, allot, plan, room_for
+from deepseek_jax.models.moe.experts import chosen_experts, every_expert, in_blocks, in_rooms, ragged
 from deepseek_jax.models.tree import merge, split
 
 E, D, WIDTH = 5, 8, 6
@@ -35,7 +35,7 @@ def _choices(rng, tokens, loads):
     return np.tile([3, 1], (tokens, 1))  # three experts get nothing, two get every token
 
 
-@pytest.mark.parametrize("way", [chosen_experts, every_expert, in_blocks, ragged])
+@pytest.mark.parametrize("way", [chosen_experts, every_expert, in_blocks, in_rooms, ragged])
 @pytest.mark.parametrize(
     "tokens, loads, limit",
     [
@@ -65,7 +65,7 @@ def test_value_and_gradients(way, tokens, loads, limit):
         np.testing.assert_allclose(got, expected, atol=1e-5 * scale, err_msg=name)
 
 
-@pytest.mark.parametrize("way", [chosen_experts, every_expert, in_blocks, ragged])
+@pytest.mark.parametrize("way", [chosen_experts, every_expert, in_blocks, in_rooms, ragged])
 def test_an_assignment_to_no_expert_adds_nothing(way):
     """As rows that another device left empty, or that are of experts elsewhere."""
     rng = np.random.default_rng(0)
@@ -102,6 +102,25 @@ def test_what_a_platform_computes_for_rows_of_no_expert_reaches_nothing(monkeypa
     loss = lambda x, weights, *kernels: ragged(x, experts, weights, *kernels, How()).sum()  # noqa: E731
     for each in jax.tree.leaves(jax.value_and_grad(loss, argnums=(0, 1, 2, 3, 4))(x, weights, *kernels)):
         assert jnp.isfinite(each).all()
+
+
+@pytest.mark.parametrize("tokens, per_token, experts", [(8, 4, 16), (16, 4, 16), (64, 4, 16), (20, 8, 64)])
+def test_a_room_is_rarely_too_small_and_a_tile_less_often_is(tokens, per_token, experts):
+    rng, room = np.random.default_rng(0), room_for(tokens, per_token, experts)
+    draws = rng.permuted(np.tile(np.arange(experts), (4000, tokens, 1)), axis=-1)[..., :per_token]
+    busiest = (draws.reshape(4000, -1, 1) == np.arange(experts)).sum(axis=1).max(axis=1)
+    assert (busiest > room).mean() < RARELY < (busiest > room - TILE).mean()
+
+
+@pytest.mark.parametrize("tokens, per_token, experts", [(3, 2, 2), (4, 4, 4), (1, 1, 8), (7, 2, 3)])
+def test_a_room_that_may_hold_all_is_too_small_for_none(tokens, per_token, experts):
+    assert room_for(tokens, per_token, experts) >= tokens
+
+
+def test_what_finds_no_room_has_the_slot_past_the_last():
+    slots = allot(jnp.array([[1, 0], [1, 2], [1, 0]]), targets=2, capacity=2)  # a third for 1, and one for nobody
+    np.testing.assert_array_equal(slots.slot_of_assignment, [[2, 0], [3, 4], [4, 1]])
+    np.testing.assert_array_equal(slots.assignment_of_slot, [1, 5, 0, 2])
 
 
 @pytest.mark.parametrize("block", [1, 4])

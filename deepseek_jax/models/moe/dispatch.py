@@ -5,6 +5,7 @@ T tokens  K experts a token  A = T K assignments  E experts  Z slots  D features
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,11 @@ class Slots:
     def token_of_slot(self) -> Int[Array, "Z"]:
         """T where the slot is empty."""
         return self.assignment_of_slot // self.slot_of_assignment.shape[1]
+
+    def sums(self, y_ZD: Float[Array, "Z D"]) -> Float[Array, "T D"]:
+        """What lies in each token's slots; a slot past the last counts as zero."""
+        rows = lambda k: jnp.take(y_ZD, self.slot_of_assignment[:, k], axis=0, mode="fill", fill_value=0)  # noqa: E731
+        return functools.reduce(jnp.add, map(rows, range(self.slot_of_assignment.shape[1])))
 
 
 @jax.tree_util.register_dataclass
@@ -71,6 +77,41 @@ def plan(experts_TK: Int[Array, "T K"], num_experts: int, block: int, group: int
         expert_of_block=jnp.searchsorted(jnp.cumsum(blocks), jnp.arange(most_blocks), side="right").astype(jnp.int32),
         num_blocks=blocks.sum(),
     )
+
+
+def allot(target_TK: Int[Array, "T K"], targets: int, capacity: int, room: int | None = None) -> Slots:
+    """`capacity` slots a target, in order, of which the first `room` are given out (all of them where it is None).
+
+    An assignment that finds none, or is to no target (number `targets`), has the slot past the last.
+    """
+    room = capacity if room is None else room
+    target_A = target_TK.reshape(-1)
+    order_A = jnp.argsort(target_A, stable=True)
+    counts = jnp.zeros((targets,), jnp.int32).at[target_A].add(1)
+    sorted_A = target_A[order_A]
+    rank_A = jnp.arange(target_A.size) - (jnp.cumsum(counts) - counts)[sorted_A]
+    nowhere = targets * capacity
+    slot_A = jnp.where((rank_A < room) & (sorted_A < targets), sorted_A * capacity + rank_A, nowhere).astype(jnp.int32)
+    return Slots(
+        assignment_of_slot=jnp.full((nowhere,), target_A.size, jnp.int32)
+        .at[slot_A]
+        .set(order_A.astype(jnp.int32), mode="drop"),
+        slot_of_assignment=jnp.zeros_like(slot_A).at[order_A].set(slot_A).reshape(target_TK.shape),
+    )
+
+
+TILE = 5  # rows that XLA's CPU products take at a time: six take a quarter longer than five
+RARELY = 0.1
+
+
+def room_for(tokens: int, per_token: int, experts: int) -> int:
+    """Slots an expert, whole tiles: if tokens chose at random, some expert would need more RARELY at most."""
+    more, room = 1.0, -1  # the chance that one expert needs more than `room`
+    while experts * more > RARELY and room < tokens:
+        room += 1
+        ways = math.comb(tokens, room) * per_token**room * (experts - per_token) ** (tokens - room)
+        more -= ways / experts**tokens
+    return -(-room // TILE) * TILE
 
 
 @jax.custom_vjp
