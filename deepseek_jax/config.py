@@ -80,7 +80,8 @@ class ScheduleConfig:
         at_least("optimizer.schedule", self, 0, "warmup_steps", "power")
         at_least("optimizer.schedule", self, 1, "step_every", "cycle_growth", "patience")
         fraction("optimizer.schedule", self, "final_ratio", "decay_ratio", "decay_fraction", "rise_fraction")
-        needed = {"step": "decay_ratio", "exponential": "decay_ratio", "range": "final_ratio"}.get(self.name)
+        by_ratio = dict.fromkeys(("step", "exponential", "plateau"), "decay_ratio")
+        needed = (by_ratio | {"range": "final_ratio"}).get(self.name)
         if needed and not getattr(self, needed):
             raise UserError(f"optimizer.schedule.{needed} is 0, a factor of {self.name}; it must be above 0.")
         if self.name == "plateau" and self.decay_ratio == 1:

@@ -106,6 +106,7 @@ def test_what_an_override_can_get_wrong(in_repository, key, text, message):
         ({"optimizer.schedule.name": "exponential", "optimizer.schedule.decay_ratio": "0"}, "must be above 0"),
         ({"optimizer.schedule.name": "range", "optimizer.schedule.final_ratio": "0"}, "must be above 0"),
         ({"optimizer.schedule.name": "plateau", "optimizer.schedule.decay_ratio": "1"}, "lowers nothing"),
+        ({"optimizer.schedule.name": "plateau", "optimizer.schedule.decay_ratio": "0"}, "must be above 0"),
         ({"optimizer.moment_dtype": "bfloat16", "optimizer.b2": "0.999"}, "optimizer.moment_dtype=float32"),
         ({"optimizer.moment_dtype": "bfloat16", "optimizer.b1": "0.998"}, "or optimizer.b1 to at most 0.99"),
         (
