@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from deepseek_jax import record
+from deepseek_jax.compress.pruned import updates_to_prune
 from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
@@ -181,7 +182,9 @@ def _evaluated(run: Run, state: State, done: Progress, step: int, stopping: Call
         scores = _scores(run, state, "val", experiment.eval.batches, stopping)
     except preemption.Stopped:
         return dataclasses.replace(done, owes_evaluation=True), {}
-    if step == experiment.train.steps or _due(experiment.eval.every, step):  # a pause counts for no evaluation
+    pruned = step - int(state["skipped"]) >= updates_to_prune(experiment.prune, experiment.train.steps)
+    # A pause counts for no evaluation, nor does what is still to lose weights: a better score would bring them back.
+    if step == experiment.train.steps or (pruned and _due(experiment.eval.every, step)):
         done = early_stopping.judge(experiment.stopping, done, scores, step)
     return dataclasses.replace(done, owes_evaluation=False), scores
 

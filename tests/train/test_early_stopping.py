@@ -8,6 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from deepseek_jax.compress.config import PruneConfig
 from deepseek_jax.config import Experiment, OptimizerConfig, ScheduleConfig, StoppingConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.tasks.scores import NAMES
@@ -143,3 +144,14 @@ def test_where_the_best_is_damaged_the_last_parameters_stay(tmp_path, monkeypatc
     assert scores["final/loss"] == held_out[last] > held_out[best]
     assert rows[-1]["stopping/kept_step"] == last == best + 4
     assert restore.restore_model(tmp_path / "run").step == last
+
+
+def test_a_model_that_is_still_being_pruned_is_not_the_best(tmp_path):
+    pruning = PruneConfig(method="magnitude", sparsity=0.75, end=0.3)  # of 40 steps: the 13th takes the last weights
+    train(dataclasses.replace(getting_worse(tmp_path), prune=pruning), tmp_path / "run", Console(quiet=True))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    held_out = {row["step"]: row["val/loss"] for row in rows if "val/loss" in row}
+    best = rows[-1]["stopping/kept_step"]
+    assert best >= 13 > min(held_out, key=held_out.get)
+    out = restore.restore_model(tmp_path / "run").params["layers"]["0-0"]["attention"]["out"]
+    assert np.mean(np.asarray(out) == 0) == 0.75
