@@ -9,7 +9,7 @@ from matplotlib.patches import Rectangle
 
 from deepseek_jax.data.sets.dataset import Dataset, as_unit
 from deepseek_jax.tasks import scores
-from deepseek_jax.train.plots import BLUE, FAINT, GREEN, INK, ORANGE, STYLE, png, tidy
+from deepseek_jax.train.plots import BLUE, FAINT, GREEN, INK, ORANGE, PLAIN, STYLE, png, tidy
 
 SHOWN_PICTURES, SHOWN_SCORE = 8, 0.3  # of detection: how many, and from which score a box is drawn
 SAME_PLACE = 0.08  # share of the picture: what is said of boxes nearer to each other stands in lines
@@ -41,8 +41,8 @@ def confusion(matrix_KK: np.ndarray, names: tuple[str, ...]) -> bytes:
         if count:
             colour = "white" if share_KK[row, column] > 0.5 else INK
             axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=colour)
-    axes.set_xticks(range(len(names)), names, rotation=90)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), names, rotation=90, **PLAIN)
+    axes.set_yticks(range(len(names)), names, **PLAIN)
     axes.set_xlabel("taken for", **STYLE)
     axes.set_ylabel("is", **STYLE)
     axes.tick_params(labelsize=8, colors=INK, length=0)
@@ -106,4 +106,4 @@ def boxes(images: np.ndarray, found: dict, names: tuple[str, ...]) -> bytes:
 def _box(axes: Axes, box, shape: tuple, colour: str, text: str):
     y0, x0, y1, x1 = np.asarray(box) * np.tile(shape[:2], 2)
     axes.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=1.2))
-    axes.text(x0, y0 - 1, text, color=colour, fontsize=7, va="bottom")
+    axes.text(x0, y0 - 1, text, color=colour, fontsize=7, va="bottom", **PLAIN)

@@ -12,7 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from deepseek_jax.train.shown import Shown
 
 INK, FAINT, BLUE, ORANGE, GREEN = "#24292f", "#d0d7de", "#2563a8", "#d9730d", "#3c8c5a"
-STYLE = {"size": 9, "color": INK}
+PLAIN = {"parse_math": False}  # of text that users give: a "$" in it is no formula
+STYLE = {"size": 9, "color": INK} | PLAIN
 
 
 def curves(rows: list[dict], shown: Shown) -> bytes:

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 INK, BLUE, ORANGE = "#24292f", "#2563a8", "#d9730d"
-STYLE = {"size": 8, "color": INK}
+PLAIN = {"parse_math": False}  # of names of classes: a "$" in them is no formula
+STYLE = {"size": 8, "color": INK} | PLAIN
 
 
 def grid(rows: dict[str, dict], class_names: tuple[str, ...]) -> bytes:
@@ -52,7 +53,7 @@ def _draw_boxes(axes, y: int, x: int, boxes_M4: np.ndarray, labels_M: np.ndarray
     for (y0, x0, y1, x1), label in zip(boxes_M4, labels_M, strict=True):
         if label >= 0:
             axes.add_patch(Rectangle((x + x0, y + y0), x1 - x0, y1 - y0, fill=False, color=ORANGE, linewidth=1.2))
-            axes.text(x + x0, y + y0, class_names[label], color=ORANGE, size=7, va="bottom")
+            axes.text(x + x0, y + y0, class_names[label], color=ORANGE, size=7, va="bottom", **PLAIN)
 
 
 def curves(inputs_BSC: np.ndarray, targets_BZ: np.ndarray) -> bytes:

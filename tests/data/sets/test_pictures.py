@@ -1,0 +1,19 @@
+"""Pictures of records."""
+
+import numpy as np
+import pytest
+
+from deepseek_jax.data.sets import pictures
+
+PRICES = ("$10_$20", "under $10")  # as a formula, the first is broken
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"labels": np.array([[1.0, 0.0]])},
+        {"boxes": np.array([[[0.1, 0.1, 0.5, 0.5]]]), "box_labels": np.array([[0]])},
+    ],
+)
+def test_names_of_classes_are_no_formulas(answers):
+    assert pictures.grid({"train": {"inputs": np.zeros((1, 16, 16, 1))} | answers}, PRICES).startswith(b"\x89PNG")
