@@ -12,6 +12,7 @@ from deepseek_jax.tasks import scores
 from deepseek_jax.train.plots import BLUE, FAINT, GREEN, INK, ORANGE, PLAIN, STYLE, png, tidy
 
 SHOWN_PICTURES, SHOWN_SCORE = 8, 0.3  # of detection: how many, and from which score a box is drawn
+SHOWN_CLASSES = 40  # of which a table of who was taken for whom can be read; a picture of 300 took 8 GB
 SAME_PLACE = 0.08  # share of the picture: what is said of boxes nearer to each other stands in lines
 
 
@@ -31,11 +32,18 @@ def draw(found: dict, dataset: Dataset, directory: Path):
 
 
 def confusion(matrix_KK: np.ndarray, names: tuple[str, ...]) -> bytes:
-    """Rows: what records are; columns: what they were taken for; colours: the share of the row."""
+    """Rows: what records are; columns: what they were taken for; colours: the share of the row.
+
+    Of more than SHOWN_CLASSES classes those with the most mistakes.
+    """
+    share_KK = matrix_KK / np.maximum(matrix_KK.sum(axis=1, keepdims=True), 1)
+    shown = most_mistaken(matrix_KK)
+    matrix_KK, share_KK = (each[np.ix_(shown, shown)] for each in (matrix_KK, share_KK))
+    of_many = f" (the {len(shown)} of {len(names)} classes with the most mistakes)" if len(shown) < len(names) else ""
+    names = [names[label] for label in shown]
     size = 2.2 + 0.38 * len(names)
     figure = Figure(figsize=(size + 1, size), layout="constrained")
     axes = figure.subplots()
-    share_KK = matrix_KK / np.maximum(matrix_KK.sum(axis=1, keepdims=True), 1)
     axes.imshow(share_KK, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(matrix_KK):
         if count:
@@ -44,11 +52,17 @@ def confusion(matrix_KK: np.ndarray, names: tuple[str, ...]) -> bytes:
     axes.set_xticks(range(len(names)), names, rotation=90, **PLAIN)
     axes.set_yticks(range(len(names)), names, **PLAIN)
     axes.set_xlabel("taken for", **STYLE)
-    axes.set_ylabel("is", **STYLE)
+    axes.set_ylabel(f"is{of_many}", **STYLE)
     axes.tick_params(labelsize=8, colors=INK, length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
     return png(figure)
+
+
+def most_mistaken(matrix_KK: np.ndarray) -> np.ndarray:
+    """The SHOWN_CLASSES classes that are taken for others, or others for them, most often; in their order."""
+    wrong_K = matrix_KK.sum(axis=0) + matrix_KK.sum(axis=1) - 2 * matrix_KK.diagonal()
+    return np.sort(np.argsort(-wrong_K, kind="stable")[:SHOWN_CLASSES])
 
 
 def numbers(predicted_RN: np.ndarray, true_RN: np.ndarray, dataset: Dataset) -> bytes:

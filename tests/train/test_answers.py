@@ -13,3 +13,15 @@ def test_names_of_classes_are_no_formulas():
     here = np.array([[[0.1, 0.1, 0.5, 0.5]]])
     found = {"boxes": here, "box_labels": np.array([[0]]), "answer": (here, np.array([[2]]), np.array([[0.9]]))}
     assert answers.boxes(np.zeros((1, 16, 16, 1)), found, PRICES).startswith(PNG)
+
+
+def test_of_many_classes_those_with_the_most_mistakes_are_shown():
+    matrix = 9 * np.eye(300, dtype=int)
+    matrix[7, 250], matrix[123, 4] = 3, 1
+    shown = answers.most_mistaken(matrix)
+    assert len(shown) == answers.SHOWN_CLASSES and {4, 7, 123, 250} < set(shown)
+    height, width = (
+        int.from_bytes(answers.confusion(matrix, tuple(map(str, range(300))))[at : at + 4]) for at in (20, 16)
+    )
+    assert max(height, width) < 3000
+    assert answers.most_mistaken(matrix[:3, :3]).tolist() == [0, 1, 2]
