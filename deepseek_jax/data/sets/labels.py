@@ -18,8 +18,10 @@ def numbered_labels(
     named = [(line, "" if label is None else str(label).strip()) for line, label in labels]
     names = classes or tuple(sorted({label for _, label in named}, key=_number_first))
     number_of = {name: number for number, name in enumerate(names)}
-    for line, label in named:
-        if not label:
+    for (line, label), (_, given) in zip(named, labels, strict=True):
+        if isinstance(given, list | dict):  # as text, each combination would be a class
+            faults.add(line, f"{column} is {given!r}; every {of} has a single label")
+        elif not label:
             faults.add(line, f"{column} is empty; every {of} needs a label")
         elif not is_whole(label):
             faults.add(line, f"{column} {HALVED}")

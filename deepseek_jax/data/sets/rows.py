@@ -113,8 +113,8 @@ def number(faults: Faults, line: int, row: Row, column: str) -> float:
     """What is no number, or none that float32 holds, becomes 0 and a fault."""
     value = row[column]
     try:
-        # float() would also take JSON's true, and the text "40"; of a .csv all is text.
-        if isinstance(value, bool) or (isinstance(value, str) and is_jsonl(faults.path)):
+        # float() would also take JSON's true, the text "40" (of a .csv all is text) and, as 12, what is spelt 1_2.
+        if isinstance(value, bool) or (isinstance(value, str) and (is_jsonl(faults.path) or "_" in value)):
             raise ValueError
         found = float(value)
     except (TypeError, ValueError, OverflowError):
