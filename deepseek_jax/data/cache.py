@@ -7,8 +7,11 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable
+from typing import IO
 
+from deepseek_jax import full_disk
 from deepseek_jax.config import DataConfig
+from deepseek_jax.errors import UserError
 
 
 def root(data: DataConfig) -> pathlib.Path:
@@ -27,11 +30,11 @@ def build(entry: pathlib.Path, make: Callable[[pathlib.Path], None]) -> pathlib.
 
     `make` works in a directory beside it that is renamed when complete, so a process killed at any moment leaves no
     half-made entry; the lock has processes that want the same entry wait for the first, and dies with its holder.
+    UserError where nothing can be written.
     """
     if entry.exists():
         return entry
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    with (entry.parent / f"{entry.name}.lock").open("w") as lock:
+    with _opened(entry.parent / f"{entry.name}.lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not entry.exists():
             partial = entry.parent / f"{entry.name}.partial"
@@ -40,3 +43,16 @@ def build(entry: pathlib.Path, make: Callable[[pathlib.Path], None]) -> pathlib.
             make(partial)
             partial.rename(entry)
     return entry
+
+
+def _opened(lock: pathlib.Path) -> IO:
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        return lock.open("w")
+    except OSError as error:
+        if full_disk.is_said_by(error):
+            raise
+        raise UserError(
+            f"prepared data cannot be written into {lock.parent}: {error.strerror}; give another data.directory "
+            "(dataset.directory), or set DEEPSEEK_JAX_DATA."
+        ) from None

@@ -62,6 +62,14 @@ def test_killed_at_any_stage_leaves_nothing_half_made(data, corpus, tmp_path):
     assert digests == [part.index["digest"] for part in corpus.parts]
 
 
+def test_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "notes.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    (tmp_path / "file").touch()
+    cache = tmp_path / "file" / "cache"
+    with pytest.raises(UserError, match=f"written into {cache}/text: Not a directory; .* or set DEEPSEEK_JAX_DATA."):
+        open_corpus(DataConfig(source=str(tmp_path / "notes.jsonl"), directory=str(cache)), VOCAB)
+
+
 def test_second_time_makes_nothing(data, corpus):
     def report(stage, done, total):
         raise AssertionError(stage)
