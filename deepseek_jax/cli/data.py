@@ -123,19 +123,17 @@ def run_show(args):
 
 
 def run_check(args):
-    for given in (args.output, args.exclude):
-        if given is not None:
-            writable.check_file(Path(given))
+    stem = Path(args.name.replace(":", "_")).expanduser().absolute().stem
+    page, listed = Path(args.output or f"{stem}-check.html"), Path(args.exclude or f"{stem}-exclude.txt")
+    for path in (page, listed):
+        writable.check_file(path)
     from deepseek_jax.data.quality import check, filter_list, report
 
     whole, findings = check.check(args.name, args.overrides)
-    stem = Path(whole.name.replace(":", "_")).stem
-    page = Path(args.output or f"{stem}-check.html")
     report.write(page, whole, findings)
     for finding in findings:
         print(f"{finding.title}: {finding.sentence}")
     print(f"wrote {page}")
     if not whole.corpus:
-        path = Path(args.exclude or f"{stem}-exclude.txt")
-        count = filter_list.write(path, whole, findings)
-        print(f"wrote {path}: leaves {count:,} training records out with --config.dataset.exclude={path}")
+        count = filter_list.write(listed, whole, findings)
+        print(f"wrote {listed}: leaves {count:,} training records out with --config.dataset.exclude={listed}")

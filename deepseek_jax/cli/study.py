@@ -79,6 +79,7 @@ def run(args):
         if args.slurm:
             print(slurm.script(loaded[0], args.root), end="")
             return
+    writable.check_directory(args.root)
     if args.retry:
         for study in loaded:
             running.forget_failures(study, args.root)

@@ -76,6 +76,14 @@ def test_a_corpus(deepseek_jax, tmp_path, monkeypatch):
     assert not (tmp_path / "topics-exclude.txt").exists()
 
 
+@pytest.mark.parametrize("name", ["few-check.html", "few-exclude.txt"])
+def test_what_it_would_write_is_looked_at_first(deepseek_jax, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    status, out, err = deepseek_jax("data", "check", "few.csv")  # which is not even there
+    assert (status, out, err) == (2, "", f"deepseek-jax: {name} is a directory; name a file in it.\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -267,9 +267,10 @@ def test_a_study_file_anywhere_reads_what_lies_where_the_command_is_run(make, tm
     assert load(path).study.names == ["low", "high"]
 
 
-def test_a_report_where_nothing_can_be_written(make, root, deepseek_jax):
-    path = make().path
-    status, _, err = deepseek_jax("study", "report", str(path), "--root", str(root), "--output", str(path))
+@pytest.mark.parametrize("words", [["report", "--output"], ["run", "--root"]])
+def test_where_nothing_can_be_written(make, root, deepseek_jax, words):
+    path, (verb, option) = make().path, words
+    status, _, err = deepseek_jax("study", verb, str(path), "--root", str(root), option, str(path))
     assert status == 2 and err == f"deepseek-jax: {path} cannot be made a directory: Not a directory; give another.\n"
 
 
