@@ -53,7 +53,8 @@ class Sweep:
     samples   how many random candidates; 0: the grid
     across    a key of `search` over which one choice of the others should hold: the report picks the choice whose loss
               is at worst least above the best at each value of it
-    halving   when hopeless candidates are stopped; None: never
+    halving   when hopeless candidates are stopped; None: never.  With `across`, a choice goes on at all its values or
+              at none, by the same measure
     metric    lower is better; with halving one that evaluations during training measure: val/...
     """
 
@@ -73,6 +74,11 @@ class Sweep:
         choice("equal", self.equal, EQUAL)
         if self.across and self.across not in self.search:
             raise UserError(f"across is {self.across!r}; choose one of {', '.join(self.search)}.")
+        if self.across and self.samples:
+            raise UserError(
+                f"across wants each choice at every value of {self.across}, which random candidates are not; leave "
+                "samples out and write a grid."
+            )
         drawn = [key for key, values in self.search.items() if isinstance(values, LogUniform)]
         if drawn and not self.samples:
             raise UserError(f"the search over {drawn[0]} is random: say how many samples to draw.")
@@ -102,6 +108,37 @@ class Sweep:
     @property
     def names(self) -> list[str]:
         return [variant.name for variant in self.variants]
+
+    def survivors(self, scores: Mapping[str, float]) -> list[str]:
+        """The names of the candidates that `halving` lets go on."""
+        if not self.across:
+            return self.halving.survivors(scores)
+        left = self.halving.survivors(self.regrets(scores))
+        return [name for name, (_, label) in self._places.items() if name in scores and label in left]
+
+    def regrets(self, scores: Mapping[str, float]) -> dict[str, float]:
+        """Choice of the other keys -> how far it is at worst above the best at a value of `across`; infinite where it
+        was stopped or failed, and for all where nothing came out at one of the values."""
+        table = self.by_value(scores)
+        labels = dict.fromkeys(label for name, (_, label) in self._places.items() if name in scores)
+        best = {value: min(of.values(), default=math.nan) for value, of in table.items()}
+        above = {label: [of.get(label, math.inf) - best[value] for value, of in table.items()] for label in labels}
+        return {label: max(of) if all(map(math.isfinite, of)) else math.inf for label, of in above.items()}
+
+    def by_value(self, scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
+        """Value of `across` -> choice of the other keys -> score, of the candidates that have one."""
+        table: dict[str, dict[str, float]] = {value: {} for value, _ in self._places.values()}
+        for name, (value, label) in self._places.items():
+            if math.isfinite(scores.get(name, math.inf)):
+                table[value][label] = scores[name]
+        return table
+
+    @property
+    def _places(self) -> dict[str, tuple[str, str]]:
+        """Each candidate's value of `across`, and its choice of the other keys."""
+        others = (" ".join(label for key, label in point.items() if key != self.across) for point in self.points)
+        values = (point[self.across] for point in self.points)
+        return dict(zip(self.names, zip(values, others, strict=True), strict=True))
 
     def _labels(self, key: str) -> list[str] | None:
         values = self.search[key]

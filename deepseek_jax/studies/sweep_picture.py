@@ -20,9 +20,8 @@ def across(table: Mapping[str, Mapping[str, float]], sweep) -> bytes | None:
     axes = figure.subplots()
     for place, (value, of) in enumerate(table.items()):
         points = sorted((places[label], score) for label, score in of.items())
-        axes.plot(
-            *zip(*points), "o-", color=colour(place), markersize=4, linewidth=1.4, label=f"{sweep.across} {value}"
-        )
+        x, y = [x for x, _ in points], [y for _, y in points]  # both empty where nothing came out
+        axes.plot(x, y, "o-", color=colour(place), markersize=4, linewidth=1.4, label=f"{sweep.across} {value}")
     if logarithmic:
         axes.set_xscale("log")
     axes.set_xlabel(", ".join(key for key in sweep.search if key != sweep.across), **STYLE)

@@ -55,42 +55,22 @@ def choice(loaded: Loaded, results: Mapping) -> str:
     if not results["complete"] or not last:
         return "unfinished"
     if loaded.study.across:
-        label, worst = transferable(loaded, last)
-        if math.isinf(worst):
+        regrets = loaded.study.regrets(last)
+        label = min(regrets, key=regrets.get)
+        if math.isinf(regrets[label]):
             return f"no choice has a score at each value of {loaded.study.across}"
-        return f"{label} holds across {loaded.study.across}: at worst {worst:.4f} above the best there"
+        return f"{label} holds across {loaded.study.across}: at worst {regrets[label]:.4f} above the best there"
     best = min(last, key=last.get)
     return f"{best}: {loaded.study.metric} {last[best]:.4f}"
-
-
-def transferable(loaded: Loaded, scores: Mapping[str, float]) -> tuple[str, float]:
-    """(choice of the other keys, its largest loss above the best) over the values of `across`; choices that were
-    stopped or failed anywhere are out."""
-    table = by_value(loaded, scores)
-    labels = set.intersection(*(set(of) for of in table.values()))
-    if not labels:
-        return "no choice", math.inf
-    regret = {label: max(of[label] - min(of.values()) for of in table.values()) for label in sorted(labels)}
-    best = min(regret, key=regret.get)
-    return best, regret[best]
-
-
-def by_value(loaded: Loaded, scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Value of `across` -> choice of the other keys -> score."""
-    table: dict[str, dict[str, float]] = {point[loaded.study.across]: {} for point in loaded.study.points}
-    for point, name in zip(loaded.study.points, loaded.study.names, strict=True):
-        if name in scores:
-            others = " ".join(label for key, label in point.items() if key != loaded.study.across)
-            table[point[loaded.study.across]][others] = scores[name]
-    return table
 
 
 def build(loaded: Loaded, results: Mapping) -> list[Block]:
     sweep = loaded.study
     title, _, rest = loaded.question.partition("\n")
+    whole = f", each choice at all values of `{sweep.across}` or at none" if sweep.across else ""
     rule = (
         f"Stopped early: after {', '.join(f'{share:.0%}' for share in sweep.halving.rungs)} of the steps the best "
-        f"{sweep.halving.keep:.0%} by `{sweep.metric}` go on."
+        f"{sweep.halving.keep:.0%} by `{sweep.metric}` go on{whole}."
         if sweep.halving
         else "None is stopped early."
     )
@@ -109,7 +89,7 @@ def build(loaded: Loaded, results: Mapping) -> list[Block]:
         from deepseek_jax.studies import sweep_picture
 
         last = {name: score for name, score in results["rungs"][-1]["scores"].items() if score is not None}
-        picture = sweep_picture.across(by_value(loaded, last), sweep) if last else None
+        picture = sweep_picture.across(sweep.by_value(last), sweep) if last else None
         blocks += (
             [Picture("across.png", f"{sweep.metric} for each value of {sweep.across}", picture)] if picture else []
         )

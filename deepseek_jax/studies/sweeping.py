@@ -37,7 +37,7 @@ def rungs(loaded: Loaded, root: Path = ROOT) -> list[Rung]:
         if not complete:
             break
         if share < 1:
-            survivors = sweep.halving.survivors(scores)
+            survivors = sweep.survivors(scores)
             left = [run for run in left if run.variant.name in survivors]
     return found
 

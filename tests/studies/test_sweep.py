@@ -1,11 +1,12 @@
 """Sweeps: the candidates of a grid and of chance, who is stopped at which rung, and the rate that transfers."""
 
 import json
+import math
 
 import pytest
 
 from deepseek_jax.errors import UserError
-from deepseek_jax.studies import report, running, sweep_report
+from deepseek_jax.studies import report, running, sweep_picture
 from deepseek_jax.studies.sweep import Halving, LogUniform, Sweep
 from deepseek_jax.studies.sweeping import rungs
 
@@ -46,6 +47,8 @@ def test_random_candidates_are_the_same_each_time():
 def test_searches_that_cannot_be():
     with pytest.raises(UserError, match="5 candidates only 2 differ"):
         Sweep(base="x.py", budget=1, search={"a": [1, 2]}, samples=5)
+    with pytest.raises(UserError, match="each choice at every value of a, which random candidates are not; leave"):
+        Sweep(base="x.py", budget=1, search={"a": [1, 2], "b": LogUniform(1, 2)}, samples=4, across="a")
     with pytest.raises(UserError, match="each must be above 0"):
         Sweep(base="x.py", budget=0, search={"a": [1]})
     assert Sweep(base="x.py", budget=1, search={"w": {8: {"a": 1}}}).variants[0].changes == {"a": 1}
@@ -100,12 +103,46 @@ def test_a_metric_that_no_candidate_measures_stops_the_sweep(make, trainer, tmp_
     assert len(list((tmp_path / "runs").glob("rate/*"))) == 1 and not running.failed(found, tmp_path / "runs")
 
 
+WIDTHS = TEXT.replace("search={{", 'across="width", search={{"width": {{"8": {{}}, "16": {{"train.batch_size": 8}}}}, ')
+
+
 def test_the_rate_that_holds_across_widths(make):
-    text = TEXT.replace("halving=Halving(rungs=(0.25, 0.5), keep=0.5),", 'across="width",')
-    text = text.replace("search={{", 'search={{"width": {{"8": {{}}, "16": {{"train.batch_size": 8}}}}, ')
-    loaded = make(text=text)
+    sweep = make(text=WIDTHS).study
     scores = {"8 0.1": 3.0, "8 0.2": 2.0, "8 0.3": 2.2, "16 0.1": 1.0, "16 0.2": 1.6, "16 0.3": 1.1, "16 0.4": 0.9}
-    label, worst = sweep_report.transferable(loaded, scores)
-    assert label == "0.3" and worst == pytest.approx(0.2)
+    regrets = {"0.1": pytest.approx(1.0), "0.2": pytest.approx(0.7), "0.3": pytest.approx(0.2), "0.4": math.inf}
+    assert sweep.regrets(scores) == regrets
     narrow = {name: score for name, score in scores.items() if name.startswith("8 ")}
-    assert sweep_report.transferable(loaded, narrow)[0] == "no choice", "nothing came out at width 16"
+    assert set(sweep.regrets(narrow).values()) == {math.inf}, "nothing came out at width 16"
+
+
+def test_a_width_at_which_nothing_came_out_has_no_point_in_the_picture(monkeypatch):
+    monkeypatch.setattr(sweep_picture, "png", lambda figure: figure)
+    sweep = Sweep(base="x.py", budget=1, search={"width": {"8": {}, "16": {}}, "rate": (0.1, 0.2)}, across="width")
+    (axes,) = sweep_picture.across(sweep.by_value({"16 0.1": 0.9, "16 0.2": 1.6, "8 0.1": math.inf}), sweep).axes
+    assert [list(line.get_ydata()) for line in axes.lines] == [[], [0.9, 1.6]]
+
+
+def test_halving_keeps_a_choice_at_every_width_or_at_none():
+    sweep = Sweep(
+        base="x.py",
+        budget=1,
+        search={"width": {"8": {}, "16": {}}, "optimizer.peak_lr": (0.1, 0.2, 0.3)},
+        across="width",
+        halving=Halving(keep=0.5),
+    )
+    scores = {"8 0.1": 3.0, "8 0.2": 2.0, "8 0.3": 2.2, "16 0.1": 0.9, "16 0.2": 1.6, "16 0.3": 1.1}  # 16 is better
+    left = sweep.survivors(scores)
+    assert left == ["8 0.2", "8 0.3", "16 0.2", "16 0.3"]
+    assert sweep.survivors({name: scores[name] for name in left}) == ["8 0.3", "16 0.3"]
+    failed = scores | {"8 0.3": math.inf, "16 0.2": math.nan}
+    assert sweep.survivors(failed) == ["8 0.1", "8 0.2", "16 0.1", "16 0.2"]
+
+
+def test_a_sweep_across_widths_with_halving_comes_to_a_choice(make, trainer, tmp_path):
+    loaded, root = make(text=WIDTHS), tmp_path / "runs"
+    running.work([loaded], root, QUIET)
+    ends = [run.variant.name for run in rungs(loaded, root)[-1].runs]  # width 8 has the lower loss at any rate
+    assert ends == ["8 0.3", "8 0.4", "16 0.3", "16 0.4"]
+    folder, choice = report.write(loaded, root)
+    assert choice.startswith("0.4 holds across width: at worst 0.0")
+    assert "by `val/loss` go on, each choice at all values of `width` or at none." in (folder / "report.md").read_text()
