@@ -25,8 +25,9 @@ examples:
   deepseek-jax study run experiments/studies/balance.py --slurm | sbatch"""
 
 REPORT = """\
-Writes report.md, report.html, results.json and pictures into experiments/results/NAME, beside the folder of studies.
-Where no run is here, the page is made from the results.json that is there.
+Writes report.md, report.html, results.json and pictures into results/NAME, beside a folder that is called studies, as
+in experiments/results/balance, else beside the file.  Where no run is here, the page is made from the results.json that
+is there.
 
 example:
   deepseek-jax study report experiments/studies/balance.py"""
@@ -56,7 +57,7 @@ def add_to(verbs):
     where.add_argument("--slurm", action="store_true", help="print a script for sbatch, an array with a task a run")
     report = options.add_verb(actions, "report", run_report, "write the page of a study", REPORT)
     report.add_argument("files", nargs="+", metavar="FILE", type=Path, help="Python files with a variable study")
-    report.add_argument("--output", type=named, metavar="DIR", help="default: experiments/results/NAME")
+    report.add_argument("--output", type=named, metavar="DIR", help="default: results/NAME, see below")
     listing = options.add_verb(actions, "list", run_list, "show studies with their verdicts", LIST)
     listing.add_argument("files", nargs="*", metavar="FILE", type=Path, help="default: experiments/studies/*.py")
     root = {"type": Path, "default": ROOT, "metavar": "DIR", "help": "where runs are kept"}

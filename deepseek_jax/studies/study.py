@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import os
 import re
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -96,7 +97,8 @@ class Loaded:
     def results(self) -> Path:
         """Where its report goes: beside the folder `studies`, or beside a file that lies elsewhere."""
         folder = self.path.parent
-        return (folder.parent if folder.name == "studies" else folder) / "results" / self.name
+        beside = folder.resolve().name == "studies"  # "." has no name
+        return Path(os.path.normpath(folder / ".." if beside else folder)) / "results" / self.name
 
 
 def slug(name: str) -> str:

@@ -267,6 +267,18 @@ def test_a_study_file_anywhere_reads_what_lies_where_the_command_is_run(make, tm
     assert load(path).study.names == ["low", "high"]
 
 
+def test_a_report_goes_beside_the_folder_of_studies_from_wherever_it_is_named(make, monkeypatch):
+    path = make().path
+    expected = path.parent.parent / "results" / "rate"
+    for here, named in (("/", path), (path.parent, "rate.py"), (path.parent, "./rate.py"), (path.parent.parent, None)):
+        monkeypatch.chdir(here)
+        assert load(named or "studies/rate.py").results.resolve() == expected
+    monkeypatch.chdir(path.parent.parent)
+    assert str(load("studies/rate.py").results) == "results/rate"
+    path.rename("elsewhere.py")
+    assert str(load("elsewhere.py").results) == "results/elsewhere"
+
+
 @pytest.mark.parametrize("words", [["report", "--output"], ["run", "--root"]])
 def test_where_nothing_can_be_written(make, root, deepseek_jax, words):
     path, (verb, option) = make().path, words
