@@ -76,7 +76,7 @@ def test_a_model_is_taken_apart_as_written(monkeypatch, tmp_path):
     model = ROOT / "tests/goldens/v32"
     exec(whole.replace('"DeepSeek-V2-Lite", dtype="bfloat16"', f'"{model}"'), names)
     assert (tmp_path / "copy").is_dir() and names["tokens"].shape == (2, 16)
-    exec(apart, names)
+    exec(apart.replace('"1-3"', '"1-2"'), names)  # this model has a layer less than v3_tiny
     np.testing.assert_allclose(names["logits"], names["scores"].logits, rtol=1e-4, atol=1e-4)
     assert set(names["loads"]) == {1, 2} and len(names["states"]) == 3
     assert not names["changed"].params["layers"]["1-2"]["feed_forward"]["experts"]["down"][0, 5].any()
