@@ -2,7 +2,7 @@
 
 from deepseek_jax.errors import UserError
 
-POSITIVE = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+POSITIVE = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 LATENT = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
 INDEXER = ("index_n_heads", "index_head_dim", "index_topk")
 WINDOWED = ("head_dim", "q_lora_rank", "sliding_window", "o_groups", "o_lora_rank")

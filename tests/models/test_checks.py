@@ -36,6 +36,8 @@ def of(attention: str, **changes) -> dict:
     "changes, message",
     [
         ({"hidden_size": 0}, "hidden_size is 0; it must be at least 1"),
+        ({"max_position_embeddings": 0}, "max_position_embeddings is 0; it must be at least 1"),
+        ({"max_position_embeddings": -1}, "max_position_embeddings is -1; it must be at least 1"),
         ({"layer_types": ("mha",)}, "'mha'; each must be one of gqa, mla"),
         ({"layer_types": ()}, "names 0 layers"),
         ({"layer_types": ("mla",) * 6}, r"names 6 layers; give one kind for all, or 4 .*, or 5 with the MTP modules"),
