@@ -84,7 +84,7 @@ def read(workdir: str | os.PathLike) -> Experiment:
         values = found["experiment"]
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{workdir} is no run directory: it has no {FILE}; `deepseek-jax train` makes one.") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
         if isinstance(error, KeyError) and "model_type" in found:
             raise UserError(
                 f"{workdir} is a checkpoint and no run directory; `deepseek-jax quantize` makes one of it, and "

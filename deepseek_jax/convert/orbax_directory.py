@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 
 from deepseek_jax.convert import config_json
 from deepseek_jax.convert.reading import abstract_trees
+from deepseek_jax.convert.tensors import read_json
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 
@@ -30,7 +31,7 @@ def is_one(directory: Path) -> bool:
 
 
 def read_config(directory: Path) -> ModelConfig:
-    return config_json.from_json(json.loads((Path(directory) / "config.json").read_text()))
+    return config_json.from_json(read_json(Path(directory) / "config.json"))
 
 
 def load(

@@ -115,7 +115,7 @@ def _parsed(text: bytes) -> dict[str, dict] | None:
     """A header without its remarks; None where it is none."""
     try:
         header = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(header, dict):
         return None

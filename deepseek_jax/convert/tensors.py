@@ -73,7 +73,7 @@ def read_json(path: Path) -> dict:
         values = json.loads(path.read_text())
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no JSON: {error}.") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no JSON object.")

@@ -130,7 +130,7 @@ def _read_json(path) -> dict:
         raise UserError(f"data.tokenizer: there is no file {path}.") from None
     except OSError as error:
         raise UserError(f"data.tokenizer: cannot read {path}: {error.strerror}; give a tokenizer.json.") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"data.tokenizer: {path} is not JSON; give a tokenizer.json.") from None
     if not isinstance(description, dict):
         raise UserError(f"data.tokenizer: {path} holds no object; give a tokenizer.json.")

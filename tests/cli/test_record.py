@@ -130,6 +130,7 @@ def test_settings_that_an_old_run_does_not_know_take_their_defaults(tmp_path):
         ('{"experi', "is damaged"),
         ("[]", "is damaged"),
         ("{}", "is damaged"),
+        pytest.param("[" * 10**5, "is damaged", id="nested"),
         ('{"model_type": "deepseek_v3"}', "is a checkpoint and no run directory; `deepseek-jax quantize` makes one"),
         ('{"experiment": {"model": {"layers": 3}}}', "sets an unknown key, model.layers"),
         ('{"experiment": {"train": {"steps": "x"}}}', "train.steps is 'x'; it must be a whole number."),

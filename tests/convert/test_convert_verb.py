@@ -72,6 +72,14 @@ def test_orbax_output_is_a_start(deepseek_jax, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, buffers, expected_buffers)
 
 
+@pytest.mark.parametrize("content", ["{", "[]", pytest.param("[" * 10**5, id="nested")])
+def test_a_damaged_config_beside_orbax_is_named(deepseek_jax, tmp_path, content):
+    (tmp_path / orbax_directory.ARRAYS).mkdir()
+    (tmp_path / "config.json").write_text(content)
+    status, _, error = deepseek_jax("convert", str(tmp_path), str(tmp_path / "out"))
+    assert status == 2 and f"{tmp_path}/config.json " in error
+
+
 def test_quantised_becomes_bfloat16(deepseek_jax, tmp_path):
     source = V3.parent / "v3_fp8"
     assert deepseek_jax("convert", str(source), str(tmp_path / "out"))[0] == 0

@@ -145,6 +145,7 @@ def file_of(header: bytes) -> bytes:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
         (b"\xff" * 16, "is no safetensors file"),
         (file_of(b"[]"), "is no safetensors file"),
+        pytest.param(file_of(b"[" * 10**5), "is no safetensors file", id="nested"),
         (file_of(b'{"a": {"dtype": "F32"}}'), "is no safetensors file"),
         (file_of(b'{"a": {"dtype": "C64", "shape": [1], "data_offsets": [0, 8]}}'), "holds a as C64"),
         (
@@ -169,6 +170,7 @@ def test_what_is_no_safetensors_file_is_said(directory, content, message):
     [
         ("config.json", "{", "config.json is no JSON"),
         ("config.json", "[]", "config.json holds no JSON object"),
+        pytest.param("config.json", "[" * 10**5, "config.json is no JSON", id="nested"),
         ("model.safetensors.index.json", "{}", "has no weight_map"),
         ("model.safetensors.index.json", "{", "index.json is no JSON"),
         ("model.safetensors.index.json", '{"weight_map": {"lm_head.weight": 1}}', "has no weight_map"),

@@ -87,7 +87,15 @@ def test_foreign_tokenizer_that_does_not_fit(tmp_path):
     check_fits(Tokenizer(path), path, 4, 0.0)
 
 
-@pytest.mark.parametrize("content, message", [(None, "there is no file"), ("{", "not JSON"), ("{}", "cannot|not a")])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "there is no file"),
+        ("{", "not JSON"),
+        pytest.param("[" * 10**5, "not JSON", id="nested"),
+        ("{}", "cannot|not a"),
+    ],
+)
 def test_not_a_tokenizer(tmp_path, content, message):
     path = tmp_path / "tokenizer.json"
     if content is not None:
