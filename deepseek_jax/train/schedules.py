@@ -128,8 +128,8 @@ def _warm_restarts(schedule: ScheduleConfig, peak: float, steps: int):
 
 
 def _range(schedule: ScheduleConfig, peak: float, steps: int):
-    """Up by equal factors from `final_ratio` of the peak: the range test of arXiv:1506.01186."""
-    length = max(steps - schedule.warmup_steps, 1)
+    """Up by equal factors from `final_ratio` of the peak to the peak in the last step (arXiv:1506.01186)."""
+    length = max(steps - 1 - schedule.warmup_steps, 1)
     return [optax.exponential_decay(peak * schedule.final_ratio, length, 1 / schedule.final_ratio)], []
 
 

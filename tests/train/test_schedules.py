@@ -101,7 +101,8 @@ def test_warm_restarts_grow_longer():
 
 
 def test_range_rises_by_equal_factors():
-    at = rate(steps=300, name="range", final_ratio=1e-6)
+    """The last of 301 steps is number 300."""
+    at = rate(steps=301, name="range", final_ratio=1e-6)
     assert [at(step) for step in (0, 100, 200, 300)] == [close(PEAK * x) for x in (1e-6, 1e-4, 1e-2, 1)]
 
 

@@ -72,6 +72,7 @@ def test_find_lr_leaves_no_file_that_was_not_asked_for(deepseek_jax, tmp_path, m
     status, out, _ = deepseek_jax(*argv)
     assert status == 0 and [path.name for path in tmp_path.glob("*.png")] == []
     assert re.search(r"^rate +0\.001 +loss \d+\.\d{4}$", out, re.M) and len(re.findall("^rate ", out, re.M)) <= 12
+    assert out.split("rate ")[-1].split()[0] == "1"  # the last that is tried is --high
     assert re.search(r"^--config\.optimizer\.peak_lr=\S+$", out, re.M)
     status, out, _ = deepseek_jax(*argv, "--picture", "lr.png")
     assert status == 0 and out.endswith("   (the curve is in lr.png)\n")
