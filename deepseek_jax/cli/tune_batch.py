@@ -47,4 +47,5 @@ def run(args):
         console.print("not even the smallest fits; make the model or the sequences smaller.")
         return
     fastest, largest = max(fitting, key=lambda trial: trial.speed), fitting[-1]
-    console.print(f"largest that fits: {largest.batch_size}; fastest: {fastest.batch_size}", highlight=False)
+    which = "largest tried, larger ones may fit" if largest is found[-1] else "largest that fits"
+    console.print(f"{which}: {largest.batch_size}; fastest: {fastest.batch_size}", highlight=False)

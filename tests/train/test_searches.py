@@ -13,6 +13,7 @@ from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 from deepseek_jax.tasks.config import ObjectiveConfig
+from deepseek_jax.train import batch_sizes
 from deepseek_jax.train.batch_sizes import trials
 from deepseek_jax.train.lr_range import range_test, steepest
 from tests.train.test_supervised import experiment
@@ -91,3 +92,15 @@ def test_batches_double_until_one_does_not_fit():
     assert [trial.batch_size for trial in found] == [2**power for power in range(len(found))]
     assert all(trial.bytes <= limit and trial.speed > 0 for trial in found[:-1])
     assert found[-1].bytes > limit and found[-1].seconds is None
+
+
+@pytest.mark.parametrize(
+    "room, said", [(3_000, "largest that fits: "), (10**12, "largest tried, larger ones may fit: ")]
+)
+def test_a_largest_batch_that_met_no_limit_is_not_called_so(deepseek_jax, tmp_path, monkeypatch, room, said):
+    monkeypatch.setattr(batch_sizes, "available_bytes", lambda: room)
+    monkeypatch.setattr(batch_sizes, "MOST_DOUBLINGS", 16 if room == 3_000 else 2)
+    (tmp_path / "mine.py").write_text(CONFIG)
+    status, out, _ = deepseek_jax("tune-batch", "--config", str(tmp_path / "mine.py"))
+    assert status == 0 and out.splitlines()[-1].startswith(said)
+    assert ("does not fit" in out) == (room == 3_000)
