@@ -62,6 +62,17 @@ def test_a_page_with_pictures(deepseek_jax, tmp_path):
     assert text.count("data:image/png") >= 2 and "labelled" in exclude.read_text()
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_single_training_record_covers_nothing_that_can_be_told(deepseek_jax, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [f"{row},{row**2},{'val' if row else 'train'}" for row in range(30)]
+    (tmp_path / "table.csv").write_text("\n".join(["x,y,split", *lines]) + "\n")
+    columns = {"features": "x", "targets": "y", "split": "split"}
+    given = [f"--config.dataset.columns.{name}={column}" for name, column in columns.items()]
+    status, out, err = deepseek_jax("data", "check", "table.csv", *given)
+    assert (status, err) == (0, "") and "Coverage: the only training record has no other" in out
+
+
 def test_a_corpus(deepseek_jax, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEEPSEEK_JAX_DATA", str(tmp_path / "cache"))

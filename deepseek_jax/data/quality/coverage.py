@@ -15,11 +15,13 @@ def coverage(whole: Whole, vectors_ND: np.ndarray) -> Finding:
     """
     from sklearn.neighbors import NearestNeighbors
 
-    known = NearestNeighbors(n_neighbors=1).fit(vectors_ND[whole.train])
-    near = np.quantile(known.kneighbors()[0], WITHIN)
     held_out = ~whole.train
     if not held_out.any():
         return Finding("Coverage", "nothing is held out that training could cover")
+    if whole.train.sum() < 2:
+        return Finding("Coverage", "the only training record has no other by which to tell what is near")
+    known = NearestNeighbors(n_neighbors=1).fit(vectors_ND[whole.train])
+    near = np.quantile(known.kneighbors()[0], WITHIN)
     covered = known.kneighbors(vectors_ND[held_out])[0][:, 0] <= near
     groups = np.zeros(len(covered), int) if whole.groups is None else whole.groups[held_out]
     names = whole.group_names if whole.groups is not None else ("all",)

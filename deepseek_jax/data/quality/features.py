@@ -19,6 +19,7 @@ CELLS = 7  # a side, that a picture's gradients are gathered in; 8 x 8 pictures:
 PIECE = 1024  # pictures at once
 
 
+@np.errstate(invalid="ignore")  # scikit-learn divides by the variance, which a single training record has none of
 def vectors(whole: Whole) -> np.ndarray:
     """float32 [N D], D at most DIMENSIONS.  What is fitted is fitted on the training records alone.
 
