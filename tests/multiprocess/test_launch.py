@@ -1,6 +1,7 @@
 """experiments/launch: the scripts parse, and what they call is there; what a process alone, or half told, does."""
 
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -29,6 +30,32 @@ def test_a_script_is_sound(script):
 def test_a_script_without_arguments_says_what_it_wants(script):
     result = subprocess.run(["bash", script], capture_output=True, text=True)
     assert result.returncode and re.search(r": [124]: (a config|name of the TPU)", result.stderr)
+
+
+@pytest.mark.parametrize(
+    ("status", "restarts", "again"), [(0, 0, False), (1, 0, True), (2, 0, False), (75, 8, True), (75, 9, False)]
+)
+def test_a_slurm_job_queues_again_where_that_may_help(tmp_path, status, restarts, again):
+    for program, ends in (("srun", f"exit {status}"), ("scontrol", 'echo "$@"')):
+        (tmp_path / program).write_text(f"#!/bin/sh\n{ends}\n")
+        (tmp_path / program).chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": str(restarts)}
+    command = ["bash", LAUNCH / "slurm.sh", "config.py", "run"]
+    result = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert result.stdout == ("requeue 7\n" if again else "")
+    assert result.returncode == (0 if again else status)
+
+
+def test_the_jobset_fails_where_no_restart_mends():
+    spec = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())["spec"]
+    (rule,) = spec["failurePolicy"]["rules"]
+    assert rule == {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+    (job,) = spec["replicatedJobs"]
+    (rule,) = job["template"]["spec"]["podFailurePolicy"]["rules"]
+    pod = job["template"]["spec"]["template"]["spec"]
+    assert rule["action"] == "FailJob" and pod["restartPolicy"] == "Never"
+    on = rule["onExitCodes"]
+    assert (on["containerName"], on["operator"], on["values"]) == (pod["containers"][0]["name"], "In", [2])
 
 
 def test_the_jobset_starts_the_verb_once_on_each_host():
