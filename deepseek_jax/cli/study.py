@@ -70,7 +70,7 @@ def add_to(verbs):
 
 def run(args):
     runtime.prepare()
-    from deepseek_jax.studies import running, slurm
+    from deepseek_jax.studies import running, runs, slurm
     from deepseek_jax.studies.study import load
 
     loaded = [load(path) for path in args.files]
@@ -92,8 +92,7 @@ def run(args):
         for study in loaded:
             left = len(running.to_do(study, args.root))
             state = f"{left} runs left" if left else "all runs are done"
-            root = "" if args.root == ROOT else f" --root {args.root}"
-            say(f"{study.name}: {state}; `deepseek-jax study report {study.shown_path}{root}` writes the page")
+            say(f"{study.name}: {state}; `{runs.command('report', study, args.root)}` writes the page")
     if not running.is_worker():
         _check_failures(loaded, args.root, args.index)
 

@@ -38,6 +38,7 @@ def gather(loaded: Loaded, root: Path = ROOT) -> dict:
             return committed
     return {
         "study": loaded.name,
+        "root": str(root),
         "base": loaded.study.base,
         "family": FAMILIES[_family(loaded)]().family,
         "device": _device(),
@@ -111,7 +112,8 @@ def _unmeasured(results: Mapping, metric: str) -> dict[str, str]:
 def need_some(results: Mapping, loaded: Loaded):
     """Raises UserError where there is nothing to report."""
     if not results["runs"] and not results["failed"]:
-        raise UserError(f"{loaded.path} has no finished run; `deepseek-jax study run {loaded.path}` makes them.")
+        command = runs_.command("run", loaded, results.get("root", ROOT))
+        raise UserError(f"{loaded.path} has no finished run; `{command}` makes them.")
 
 
 def speed_key(results: Mapping) -> str:

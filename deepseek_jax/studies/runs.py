@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -54,6 +55,12 @@ class Run:
 
     def __str__(self):
         return f"{self.variant.name}, seed {self.seed}"
+
+
+def command(verb: str, loaded: Loaded, root: str | Path = ROOT) -> str:
+    """What `verb`, run or report, of a study is typed as, from where this process runs."""
+    option = "" if Path(root) == ROOT else f" --root {shlex.quote(str(root))}"
+    return f"deepseek-jax study {verb} {shlex.quote(loaded.shown_path)}{option}"
 
 
 def plan(loaded: Loaded, root: Path = ROOT) -> list[Run]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies.page import Block, Code, Heading, Paragraph, Picture, Table
 from deepseek_jax.studies.results import FILE
-from deepseek_jax.studies.runs import ROOT, identity
+from deepseek_jax.studies.runs import ROOT, command, identity
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.studies.sweeping import rungs
 
@@ -23,10 +23,11 @@ def gather(loaded: Loaded, root: Path = ROOT) -> dict:
     runs = found[0].runs
     identities = [identity(run.experiment) if run.experiment else run.problem for run in runs]
     if not found[0].scores:
-        return _committed(loaded, identities)
+        return _committed(loaded, identities, root)
     seconds = [float(path.read_text()) for run in runs if (path := run.directory / "seconds.txt").exists()]
     return {
         "study": loaded.name,
+        "root": str(root),
         "rungs": [{"share": rung.share, "scores": _finite(rung.scores)} for rung in found],
         "complete": found[-1].complete and found[-1].share == 1,
         "failed": {run.variant.name: run.failure for run in runs if run.failure},
@@ -36,12 +37,12 @@ def gather(loaded: Loaded, root: Path = ROOT) -> dict:
     }
 
 
-def _committed(loaded: Loaded, identities: list[str]) -> dict:
+def _committed(loaded: Loaded, identities: list[str], root: Path) -> dict:
     path = loaded.results / FILE
     content = json.loads(path.read_text()) if path.exists() else {}
     if content.get("identities") != identities:
         where = loaded.shown_path
-        raise UserError(f"{where} has no run that came to its first rung; `deepseek-jax study run {where}` makes them.")
+        raise UserError(f"{where} has no run that came to its first rung; `{command('run', loaded, root)}` makes them.")
     return content
 
 
@@ -94,7 +95,8 @@ def build(loaded: Loaded, results: Mapping) -> list[Block]:
             [Picture("across.png", f"{sweep.metric} for each value of {sweep.across}", picture)] if picture else []
         )
     blocks += [Heading("Cost and command"), Paragraph(f"{results['runs']} runs, {results['minutes']} minutes in all.")]
-    blocks.append(Code(f"deepseek-jax study run {loaded.shown_path}\ndeepseek-jax study report {loaded.shown_path}"))
+    root = results.get("root", ROOT)
+    blocks.append(Code(f"{command('run', loaded, root)}\n{command('report', loaded, root)}"))
     return blocks + ([Paragraph(f"Larger: {sweep.larger}")] if sweep.larger else [])
 
 

@@ -38,6 +38,8 @@ def test_a_study_from_its_file_to_its_verdict(make, trainer, root):
     assert "loss.png" in text and "<img" in (folder / "report.html").read_text()
     found = json.loads((folder / "results.json").read_text())
     assert [len(run["curve"]) for run in found["runs"]] == [10] * 6  # 2,560 tokens in steps of 4 x 64
+    assert f"deepseek-jax study run {loaded.path} --root {root}\n" in text
+    assert f"deepseek-jax study report {loaded.path} --root {root}\n" in text
 
 
 def test_a_report_made_twice_is_the_same_and_so_is_one_from_its_own_results(make, trainer, root, tmp_path):
@@ -64,7 +66,9 @@ def test_killed_in_the_middle_and_run_again(make, trainer, root, tmp_path):
     running.work([loaded], root / "broken", QUIET)
     assert len(trainer.trained) == len(set(trainer.trained)) == 6  # nothing was done twice
     broken, _ = report.write(loaded, root / "broken", tmp_path / "broken")
-    assert files_of(broken, but={"results.json"}) == files_of(whole, but={"results.json"})
+    files = files_of(broken, but={"results.json"})
+    files = {name: content.replace(b"/broken", b"/unbroken") for name, content in files.items()}  # --root of commands
+    assert files == files_of(whole, but={"results.json"})
     numbers = [json.loads((folder / "results.json").read_text())["runs"] for folder in (broken, whole)]
     timeless = [[{key: value for key, value in run.items() if key != "seconds"} for run in runs] for runs in numbers]
     assert timeless[0] == timeless[1]
@@ -302,6 +306,7 @@ def test_list_and_diff(make, trainer, root, deepseek_jax):
 def test_a_report_of_nothing(make, root, deepseek_jax):
     status, _, err = deepseek_jax("study", "report", str(make().path), "--root", str(root))
     assert status == 2 and "has no finished run; `deepseek-jax study run" in err and err.count("\n") == 1
+    assert f" --root {root}` makes them" in err
 
 
 @pytest.mark.parametrize(

@@ -82,12 +82,13 @@ def test_hopeless_candidates_are_stopped_rung_by_rung(make, trainer, tmp_path):
     assert choice.startswith("0.4: val/loss")
     text = (folder / "report.md").read_text()
     assert "after 25%, 50% of the steps the best 50% by `val/loss` go on" in text and "| 2.0 | failed |" in text
+    assert f"deepseek-jax study report {loaded.path} --root {root}\n" in text
     before = text
     report.write(loaded, root)
     assert (folder / "report.md").read_text() == before
     report.write(loaded, tmp_path / "no_runs_here")
     assert (folder / "report.md").read_text() == before
-    with pytest.raises(UserError, match="no run that came to its first rung"):
+    with pytest.raises(UserError, match="no run that came to its first rung.* --root .*no_runs_here` makes them"):
         report.write(make(text=TEXT.replace("5_120", "2_560")), tmp_path / "no_runs_here")
 
 
