@@ -126,7 +126,8 @@ def _edited(study, name: str) -> bool:
 
 
 def _parameters(results: Mapping, name: str) -> list[int]:
-    return next((list(run["parameters"].values()) for run in results["runs"] if run["variant"] == name), [])
+    counts = (run["parameters"] for run in results["runs"] if run["variant"] == name)
+    return next(([each["total"], each["active"]] for each in counts), [])
 
 
 def paired(found: Mapping[str, Mapping[int, float]], name: str, base: str) -> Difference | None:

@@ -13,7 +13,7 @@ def trainer(monkeypatch):
 
     trainer = Trainer()
     monkeypatch.setattr(loop, "train", trainer)
-    monkeypatch.setattr(outcome, "_parameters", lambda experiment: {"total": 10, "active": 5})
+    monkeypatch.setattr(outcome, "_parameters", lambda experiment: {"total": 10**6, "active": 5 * 10**5})
     newest = lambda folder: max((int(path.name) for path in folder.glob("*")), default=None)  # noqa: E731
     monkeypatch.setattr(checkpoint, "newest_intact", newest)
     return trainer
