@@ -50,7 +50,7 @@ def prune(
     for each in of_shares:
         removed = METHODS[method].remove(given, each, moments)
         smaller, share = removed.source, removed.share
-        of_size = measure if smaller.model == given.model else Measure(smaller, console)
+        of_size = measure if smaller.model == given.model else Measure(smaller)  # its data said what it has to say
         losses[share] = _loss(of_size, smaller, batches)
         console.print(f"{share:.0%} removed: validation loss {losses[share]:.4f}, before {losses[0.0]:.4f}")
         if each == settings:

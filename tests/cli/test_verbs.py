@@ -117,7 +117,7 @@ def test_eval_scores_beside_compressors(deepseek_jax, folder):
     assert "step 2" in out and "gzip -9" in out and "xz -9" in out and "total" in out
 
 
-def test_train_and_eval_say_once_what_was_skipped(deepseek_jax, train, folder):
+def test_what_was_skipped_is_said_once(deepseek_jax, train, folder):
     text = folder / "broken.jsonl"
     text.write_text((folder / "text.jsonl").read_text() + '{"text":\n')
     source = f"--config.data.source={text}"
@@ -128,6 +128,9 @@ def test_train_and_eval_say_once_what_was_skipped(deepseek_jax, train, folder):
     status, out, _ = deepseek_jax("eval", "--workdir", f"{folder}/of_broken")
     assert status == 0 and out.count("skipped,") == 1 and place in out
     assert "skipped" not in deepseek_jax("eval", "--workdir", f"{folder}/run")[1]
+    cut = "prune", f"{folder}/of_broken", f"{folder}/cut", "--method", "hidden", "--batches", "1"
+    status, out, _ = deepseek_jax(*cut)
+    assert status == 0 and out.count("skipped,") == 1 and place in out
 
 
 def test_eval_of_an_earlier_checkpoint_on_all_of_another_text(deepseek_jax, folder):
