@@ -23,6 +23,7 @@ from deepseek_jax.errors import UserError
 
 HEARTBEAT_SECONDS = 30  # without a sign of life from one process after which jax ends the others
 PREPARING_SECONDS = 3600  # by which one process may have its data ready later than another
+LAST_PORT = 2**16 - 1
 AGAIN = os.EX_TEMPFAIL  # exit status of a process whose work another one's end cut short: start it again
 
 # What jax says where there is nothing to connect: no launcher was found, or jax already runs in this process.
@@ -169,9 +170,14 @@ def _variable(name: str) -> int | None:
 
 
 def _check_address():
+    """A port that cannot be would be waited for."""
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    if address and not re.fullmatch(r".+:\d+", address):
-        raise UserError(f"JAX_COORDINATOR_ADDRESS is {address!r}; it must be host:port of process 0, as in node0:7777.")
+    found = re.fullmatch(r".+:([0-9]{1,5})", address or "")
+    if address and not (found and 1 <= int(found[1]) <= LAST_PORT):
+        raise UserError(
+            f"JAX_COORDINATOR_ADDRESS is {address!r}; it must be host:port of process 0, as in node0:7777, the port "
+            f"from 1 to {LAST_PORT}."
+        )
 
 
 def _first_line(error: BaseException) -> str:

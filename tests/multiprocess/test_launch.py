@@ -84,6 +84,13 @@ def test_a_machine_alone_connects_to_nothing(monkeypatch):
             {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": "node0"},
             "JAX_COORDINATOR_ADDRESS is 'node0'; it must be host:port",
         ),
+        *(
+            (
+                {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0", "JAX_COORDINATOR_ADDRESS": f"node0:{port}"},
+                f"JAX_COORDINATOR_ADDRESS is 'node0:{port}'; it must be host:port .*, the port from 1 to 65535",
+            )
+            for port in ("65536", "0", "7777x", "7" * 5000)
+        ),
         ({"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES is 'two'; it must be a whole number"),
     ],
 )
