@@ -58,12 +58,12 @@ def test_boxes(tmp_path, trained, deepseek_jax):
     assert scores["final/map50"] > 0.3
     status, out, _ = deepseek_jax("eval", "--workdir", run)
     assert status == 0 and f"{scores['final/map50']:.5g}" in out
-    with Image.open(tmp_path / "1.png") as picture:
+    with Image.open(tmp_path / "2.png") as picture:
         picture.resize((320, 200)).save(tmp_path / "large.png")
-    status, out, _ = deepseek_jax("predict", "--workdir", run, "1.png", "large.png")
+    status, out, _ = deepseek_jax("predict", "--workdir", run, "2.png", "large.png")
     found = [json.loads(line) for line in out.splitlines()]
-    assert status == 0 and [each["file"] for each in found] == ["1.png", "large.png"]
-    left, top, right, bottom = rows[1]["boxes"][0]
+    assert status == 0 and [each["file"] for each in found] == ["2.png", "large.png"]
+    left, top, right, bottom = rows[2]["boxes"][0]
     for each in found:  # in shares of the picture, whatever its size
         y0, x0, y1, x1 = each["boxes"][0]["box"]
         assert top < 8 * (y0 + y1) < bottom and left < 16 * (x0 + x1) < right

@@ -74,7 +74,10 @@ def _read(config: DatasetConfig) -> Source:
 def _split(source: Source, config: DatasetConfig) -> dict[str, Records]:
     records, settings = source.records, {"val": config.val, "test": config.test, "seed": config.seed}
     keys = splitting.content_keys(records["inputs"])
-    strata = records.get("labels", np.zeros(len(keys), np.int32))
+    if source.kind == "boxes":
+        strata = splitting.rarest(records["box_labels"], len(source.class_names))
+    else:
+        strata = records.get("labels", np.zeros(len(keys), np.int32))
     if source.given is None:
         split_of = splitting.by_content(keys, strata, **settings)
     else:

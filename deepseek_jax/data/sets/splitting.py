@@ -1,4 +1,7 @@
-"""Splits that hang on a seed and on what the records hold, not on their order: equal records stay together."""
+"""Splits that hang on a seed and on what the records hold, not on their order: equal records stay together.
+
+N pictures  M boxes of the picture that has most
+"""
 
 import collections
 import hashlib
@@ -14,6 +17,17 @@ def content_keys(inputs: np.ndarray) -> list[bytes]:
     else:
         contents = (record.tobytes() for record in np.ascontiguousarray(inputs))
     return [hashlib.blake2b(content, digest_size=16).digest() for content in contents]
+
+
+def rarest(box_labels_NM: np.ndarray, classes: int) -> np.ndarray:
+    """[N]: of each picture's classes the one with the fewest boxes in all (of equals the lower), -1 of one without any.
+
+    As strata they give rare classes their share of each split, which chance may leave without.
+    """
+    counts = np.bincount(box_labels_NM[box_labels_NM >= 0], minlength=classes)
+    rank = np.append(np.argsort(np.argsort(counts, kind="stable")), classes)  # the last, which -1 finds: of no box
+    labels = np.pad(box_labels_NM, ((0, 0), (0, 1)), constant_values=-1)
+    return labels[np.arange(len(labels)), rank[labels].argmin(1)]
 
 
 def by_content(keys: Sequence[bytes], strata: np.ndarray, val: float, test: float, seed: int) -> np.ndarray:

@@ -48,6 +48,15 @@ def test_boxes_are_shares_of_the_picture(tmp_path):
     assert not train["boxes"][0].any()
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_each_split_has_its_share_of_a_rare_class(tmp_path, seed):
+    rows = [{"boxes": [[2, 4, 10, 20]] * 2, "labels": ["dog", "cat" if number < 10 else "dog"]} for number in range(50)]
+    splits = open_set(write(tmp_path, rows, val=0.1, test=0.2, seed=seed)).splits
+    cats = {name: int((records["box_labels"] == 0).sum()) for name, records in splits.items()}
+    assert cats == {"train": 7, "val": 1, "test": 2}
+    assert {name: len(records["ids"]) for name, records in splits.items()} == {"train": 35, "val": 5, "test": 10}
+
+
 @pytest.mark.parametrize("size", [(0, 0), (20, 40)])
 def test_boxes_lie_where_the_picture_is_seen(tmp_path, size):
     """Turned by its EXIF block, and brought to another size."""

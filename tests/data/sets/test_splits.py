@@ -8,7 +8,7 @@ import pytest
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.data.sets.registry import open_set
 from deepseek_jax.data.sets.scaling import Scaling, moments
-from deepseek_jax.data.sets.splitting import by_content, complete, content_keys
+from deepseek_jax.data.sets.splitting import by_content, complete, content_keys, rarest
 from deepseek_jax.errors import UserError
 
 KEYS = [bytes([number]) for number in range(200)]
@@ -40,6 +40,12 @@ def test_equal_records_stay_together_even_with_other_labels():
 
 def test_a_class_of_one_record_is_trained_on():
     assert by_content(KEYS[:1], np.zeros(1), val=0.3, test=0.6, seed=0) == ["train"]
+
+
+def test_a_picture_counts_in_its_rarest_class():
+    labels = np.array([[0, 0, 1], [0, 2, -1], [2, 1, -1], [-1, -1, -1]])  # three boxes of 0, two of 1 and of 2
+    assert rarest(labels, classes=4).tolist() == [1, 2, 1, -1]
+    assert rarest(labels[:, :0], classes=0).tolist() == [-1] * 4
 
 
 def test_official_splits_stay_and_the_missing_one_is_cut_from_training():
