@@ -59,7 +59,9 @@ def read_prompts(args) -> list[str]:
     if args.prompt:
         return args.prompt
     try:
-        given = sys.stdin.read() if args.prompts == "-" else Path(args.prompts).read_text()
+        # Bytes: in the C locale Python reads what is not UTF-8 from standard input as halves of surrogates.
+        data = sys.stdin.buffer.read() if args.prompts == "-" else Path(args.prompts).read_bytes()
+        given = data.decode("utf-8-sig")  # some editors put a mark before the first line
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read prompts from {args.prompts}: {reason}.") from None

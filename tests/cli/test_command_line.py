@@ -1,6 +1,7 @@
 """The command line as a user meets it: help, refusals, exit codes."""
 
 import errno
+import io
 import logging
 import signal
 import sys
@@ -136,6 +137,16 @@ def test_refusals(deepseek_jax, argv, message):
     status, out, err = deepseek_jax(*argv)
     assert (status, out) == (2, "")
     assert err.startswith("deepseek-jax: ") and err.count("\n") == 1 and message in err
+
+
+def test_prompts_that_are_not_utf8(deepseek_jax, monkeypatch, tmp_path):
+    """Also where the locale is C, as in containers: there Python takes such bytes for halves of surrogates."""
+    (tmp_path / "prompts.txt").write_bytes(b"caf\xe9\n")
+    piped = io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8", errors="surrogateescape")
+    monkeypatch.setattr(sys, "stdin", piped)
+    for given in (f"{tmp_path}/prompts.txt", "-"):
+        status, _, err = deepseek_jax(*GENERATE, "--prompts", given)
+        assert status == 2 and err.startswith(f"deepseek-jax: cannot read prompts from {given}: 'utf-8' codec can't")
 
 
 @pytest.mark.parametrize("verb", (["eval"], ["generate", "--prompt", "a"]), ids=lambda verb: verb[0])
