@@ -20,6 +20,7 @@ from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.train import any_checkpoint, checkpoint, known_set, views
 from deepseek_jax.train.checkpoint import Checkpoints, Progress
 from deepseek_jax.train.restore import restore_model
+from deepseek_jax.undisturbed import undisturbed
 
 BESIDE = (TOKENIZER, known_set.FILE)  # what a run directory may have beside its checkpoints
 
@@ -77,7 +78,7 @@ def write(directory: str | Path, source: Source):
             shutil.copyfile(source.directory / name, directory / name)
     if experiment.family == "supervised":
         known_set.replace_model(directory, source.model)
-    with Checkpoints(directory, CheckpointConfig(), logging.info) as checkpoints:
+    with undisturbed(), Checkpoints(directory, CheckpointConfig(), logging.info) as checkpoints:
         checkpoints.save({"params": params, "buffers": buffers}, Progress(step=source.step, model_only=True))
 
 

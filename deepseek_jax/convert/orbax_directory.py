@@ -14,6 +14,7 @@ from deepseek_jax.convert.reading import abstract_trees
 from deepseek_jax.convert.tensors import read_json
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.undisturbed import undisturbed
 
 ARRAYS = "model"  # below the directory
 
@@ -22,7 +23,7 @@ def save(directory: Path, config: ModelConfig, params: dict, buffers: dict):
     directory = Path(directory).absolute()
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config_json.to_json(config), indent=2) + "\n")
-    with ocp.StandardCheckpointer() as checkpointer:
+    with undisturbed(), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory / ARRAYS, {"params": params, "buffers": buffers})
 
 

@@ -14,6 +14,7 @@ from deepseek_jax import __main__, record
 from deepseek_jax.cli import arguments, options, runtime
 from deepseek_jax.config import Experiment
 from deepseek_jax.errors import LOG, UserError
+from deepseek_jax.undisturbed import undisturbed
 
 FULL = (
     "deepseek-jax: the disk is full: make room and run this again.  A training goes on from its last checkpoint; what "
@@ -237,6 +238,25 @@ def test_a_verb_that_is_terminated_leaves_nothing_of_what_it_made(tmp_path):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert ended.value.code == 143 and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_waits_for_what_is_undisturbed_and_a_second_does_not(signum):
+    heard, before = [], signal.getsignal(signum)
+    signal.signal(signum, lambda signum, frame: heard.append(signum))
+    try:
+        with undisturbed():
+            signal.raise_signal(signum)
+            assert heard == []
+        assert heard == [signum]
+        with undisturbed():
+            signal.raise_signal(signum)
+            signal.raise_signal(signum)
+            assert heard == [signum] * 2
+        signal.raise_signal(signum)
+        assert heard == [signum] * 4
+    finally:
+        signal.signal(signum, before)
 
 
 def test_warnings_look_as_what_else_is_said_and_are_said_once(capsys, caplog):

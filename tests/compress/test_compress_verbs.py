@@ -1,6 +1,7 @@
 """prune and quantize on a small run, what they leave, and what a user can get wrong."""
 
 import json
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from deepseek_jax.compress import pruning, source
 from deepseek_jax.compress.calibrate import input_sums, largest_inputs
 from deepseek_jax.compress.measure import Measure
 from deepseek_jax.models.tree import merge
+from deepseek_jax.train.checkpoint import Checkpoints, newest_intact
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.restore import restore_model
 from tests.train import tiny
@@ -59,6 +61,23 @@ def test_wanda_weighs_with_what_flows_in(folder, deepseek_jax):
         assert one[mask].min() >= one[~mask].max()
     largest = largest_inputs(Measure(given), given, 1)
     assert largest.keys() <= moments.keys() and all(each > 0 for each in largest.values())
+
+
+def test_sigterm_waits_for_the_checkpoint_that_is_written(folder, tmp_path, monkeypatch):
+    """What is cleared away after it must not be written any more."""
+    given, save, heard = source.read(folder / "run"), Checkpoints.save, []
+
+    def terminated(self, *arguments):
+        save(self, *arguments)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Checkpoints, "save", terminated)
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(newest_intact(tmp_path / "out" / "checkpoints")))
+    try:
+        source.write(tmp_path / "out", given)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [given.step]
 
 
 def test_a_pattern_says_what_share_goes(folder, deepseek_jax):

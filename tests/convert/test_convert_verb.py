@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import jax
 import ml_dtypes
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -70,6 +72,24 @@ def test_orbax_output_is_a_start(deepseek_jax, tmp_path):
     assert config == huggingface.read_config(V3)
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y.astype(np.float32)), params, expected)
     jax.tree.map(np.testing.assert_array_equal, buffers, expected_buffers)
+
+
+def test_sigterm_waits_for_what_orbax_writes(tmp_path, monkeypatch):
+    """What is cleared away after it must not be written any more."""
+    config, out, heard = huggingface.read_config(V3), tmp_path / "out", []
+    save = ocp.StandardCheckpointer.save
+
+    def terminated(self, *arguments):
+        save(self, *arguments)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(ocp.StandardCheckpointer, "save", terminated)
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(orbax_directory.is_one(out)))
+    try:
+        orbax_directory.save(out, config, *huggingface.load(V3, config))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert heard == [True]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", pytest.param("[" * 10**5, id="nested")])
