@@ -45,11 +45,12 @@ def run(args):
     from deepseek_jax.pods import report
     from deepseek_jax.pods.compiling import compile_for
     from deepseek_jax.train.abstract import describe
+    from deepseek_jax.train.refusals import refusals
 
     mesh = make_mesh(experiment.mesh, devices.devices_of(topology))
-    if refused := pods.problems(experiment, mesh):
-        raise UserError(refused[0])
     abstract = describe(experiment)
+    if refused := refusals(experiment, mesh):
+        raise UserError(refused[0])
     outcome = compile_for(abstract, mesh)
     found = report.report(abstract, outcome, topology, mesh)
     print(report.page(found), end="")

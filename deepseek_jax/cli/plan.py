@@ -29,6 +29,7 @@ def run(args):
     from deepseek_jax.parallel.plan import abstract_mesh, grouped, problems
     from deepseek_jax.pods import memory, text
     from deepseek_jax.train.abstract import describe
+    from deepseek_jax.train.refusals import refusals
 
     mesh = abstract_mesh(experiment.mesh, topology.num_devices)
     tensors, found = memory.of_step(describe(experiment), mesh)
@@ -38,7 +39,7 @@ def run(args):
     print(text.table([_HEADINGS, *(_row(name, group) for name, group in groups.items())], "lrllr"))
     print(f"\nbytes a device\n\n{text.table(_bytes(found, topology.chip), 'lr')}\n\n{memory.ACTIVATIONS}\n")
     print(text.verdict(found.total, topology))
-    for warning in pods.problems(experiment, mesh) + problems(mesh, tensors, experiment.model.n_routed_experts):
+    for warning in refusals(experiment, mesh) + problems(mesh, tensors, experiment.model.n_routed_experts):
         print(f"warning: {warning}")
 
 

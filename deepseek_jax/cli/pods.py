@@ -31,30 +31,3 @@ def _axes(text: str | None) -> dict[str, str]:
     if len(sizes) < len(pairs):
         raise UserError(f"--mesh {text} names an axis twice; give each one size.")
     return sizes
-
-
-def problems(experiment, mesh) -> list[str]:
-    """What training would refuse before its first step, as sentences."""
-    from deepseek_jax.models.schedule import pipelined_depth
-    from deepseek_jax.parallel import pipeline
-    from deepseek_jax.parallel.mesh import check_batch, check_sequence
-    from deepseek_jax.train.schedules import microbatch_size
-
-    train, evaluation = experiment.train, experiment.eval
-    sizes = {
-        "train.microbatch_size or train.batch_size": microbatch_size(train),
-        "eval.batch_size": evaluation.batch_size,  # 0, which is a multiple of any number, where it is not set
-    }
-    checks = [
-        (check_sequence, "data.sequence_length", experiment.data.sequence_length),
-        (pipeline.check_layers, train.pipeline_rounds, pipelined_depth(experiment.model)),
-        *((check_batch, *size) for size in sizes.items()),
-        *((pipeline.check, train.pipeline_microbatches, *size) for size in sizes.items()),
-    ]
-    found = []
-    for check, *settings in checks:
-        try:
-            check(mesh, *settings)
-        except UserError as error:
-            found.append(str(error))
-    return found

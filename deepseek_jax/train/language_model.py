@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-from jax.sharding import Mesh
 
 from deepseek_jax.config import Experiment
 from deepseek_jax.data import baseline
@@ -15,10 +14,7 @@ from deepseek_jax.data.pipeline import open_corpus
 from deepseek_jax.data.prepare import parse_weights
 from deepseek_jax.data.records import Report
 from deepseek_jax.data.tokenizer import TOKENIZER
-from deepseek_jax.models.schedule import pipelined_depth
 from deepseek_jax.parallel import processes
-from deepseek_jax.parallel.mesh import check_sequence
-from deepseek_jax.parallel.pipeline import check_layers
 from deepseek_jax.train.evaluate import bytes_a_target, evaluate, names
 from deepseek_jax.train.metrics import language_model_row
 from deepseek_jax.train.program import language_model_program
@@ -35,10 +31,8 @@ class LanguageModelTask:
 
     shown = SHOWN["language_model"]
 
-    def __init__(self, experiment: Experiment, mesh: Mesh, report: Report):
+    def __init__(self, experiment: Experiment, report: Report):
         """Prepares the corpus where it is missing; `report` is told how it goes."""
-        check_sequence(mesh, "data.sequence_length", experiment.data.sequence_length)
-        check_layers(mesh, experiment.train.pipeline_rounds, pipelined_depth(experiment.model))
         self.experiment = experiment
         self.corpus = open_corpus(experiment.data, experiment.model.vocab_size, report)
         # Of the package's own corpora it is known: a few empty files.

@@ -11,13 +11,15 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from deepseek_jax.config import Experiment
-from deepseek_jax.parallel import pipeline, processes
-from deepseek_jax.parallel.mesh import check_batch, make_mesh
+from deepseek_jax.errors import UserError
+from deepseek_jax.parallel import processes
+from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.shares import Share
 from deepseek_jax.train import progress
 from deepseek_jax.train.language_model import LanguageModelTask
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import Program
+from deepseek_jax.train.refusals import refusals
 from deepseek_jax.train.schedules import learning_rate, microbatch_size
 from deepseek_jax.train.state import State, abstract_state
 from deepseek_jax.train.supervised import SupervisedTask
@@ -70,15 +72,11 @@ def prepare(experiment: Experiment, console: Console) -> Setup:
     What a person should know of how the data was read is said on the console.
     """
     mesh = make_mesh(experiment.mesh)
-    sizes = {"train.microbatch_size or train.batch_size": microbatch_size(experiment.train)}
-    if experiment.eval.batch_size:
-        sizes["eval.batch_size"] = experiment.eval.batch_size
-    for name, size in sizes.items():
-        check_batch(mesh, name, size)
-        pipeline.check(mesh, experiment.train.pipeline_microbatches, name, size)
+    if refused := refusals(experiment, mesh):
+        raise UserError(refused[0])
     learning_rate(experiment.optimizer, experiment.train.steps)  # what cannot be is refused before data is prepared
     with progress.preparing(console) as report:
-        task = TASKS[experiment.family](experiment, mesh, report)
+        task = TASKS[experiment.family](experiment, report)
         processes.meet()
     for note in task.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)

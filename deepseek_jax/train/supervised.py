@@ -10,7 +10,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from deepseek_jax.config import SupervisedExperiment
 from deepseek_jax.data.records import Report
@@ -40,14 +39,9 @@ class SupervisedTask:
 
     shown = SHOWN["supervised"]
 
-    def __init__(self, experiment: SupervisedExperiment, mesh: Mesh, report: Report):
+    def __init__(self, experiment: SupervisedExperiment, report: Report):
         """Reads the set; `report` is told how it goes."""
         self.experiment, self.notes = experiment, []  # a set is read whole or refused
-        if mesh.shape["context"] > 1:
-            raise UserError(
-                f"mesh.context is {mesh.shape['context']}; it splits sequences of tokens, and the hybrid network's "
-                "records stay whole.  Use mesh.data, mesh.fsdp and mesh.tensor."
-            )
         self.dataset = open_set(experiment.dataset)
         _check_objective(experiment.objective.name, self.dataset)
         self.model = sized(experiment.model, self.dataset)

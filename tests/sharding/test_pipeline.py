@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
+from rich.console import Console
 
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import presets, schedule
 from deepseek_jax.parallel import pipeline, rules
+from deepseek_jax.train import setup
 from deepseek_jax.train.compiling import under
-from deepseek_jax.train.language_model import LanguageModelTask
 from tests.sharding.pipelined import MESHES, SCHEDULES
 from tests.train import tiny
 
@@ -102,9 +103,10 @@ def test_more_parts_than_layers_are_refused():
         under(mesh(stage=4), lambda: pipeline.run(None, stack, jnp.zeros((8, 4)), {}, rounds=2))()
 
 
-def test_they_are_refused_before_data_is_prepared_and_a_run_directory_claimed(tmp_path):
+def test_they_are_refused_before_data_is_prepared_and_a_run_directory_claimed(tmp_path, monkeypatch):
+    monkeypatch.setattr(setup, "make_mesh", lambda config: mesh(stage=2))
     with pytest.raises(UserError, match=r"2 stages .* than the 1 layer that a pipeline can be made of; lower one"):
-        LanguageModelTask(tiny.experiment(tmp_path, tiny.MOE), mesh(stage=2), report=None)
+        setup.prepare(tiny.experiment(tmp_path, tiny.MOE), Console(quiet=True))
     assert not (tmp_path / "prepared").exists()
 
 

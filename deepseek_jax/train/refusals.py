@@ -1,0 +1,43 @@
+"""What of an experiment a mesh cannot take: training refuses it, `plan` and `compile` tell of it beforehand."""
+
+from jax.sharding import AbstractMesh, Mesh
+
+from deepseek_jax.config import Experiment, SupervisedExperiment
+from deepseek_jax.errors import UserError
+from deepseek_jax.models.schedule import pipelined_depth
+from deepseek_jax.parallel import pipeline
+from deepseek_jax.parallel.mesh import check_batch, check_sequence
+from deepseek_jax.train.schedules import microbatch_size
+
+
+def refusals(experiment: Experiment | SupervisedExperiment, mesh: Mesh | AbstractMesh) -> list[str]:
+    """A sentence for each of the sizes and depths that do not go onto the mesh."""
+    train = experiment.train
+    sizes = {
+        "train.microbatch_size or train.batch_size": microbatch_size(train),
+        "eval.batch_size": experiment.eval.batch_size,  # 0, which is a multiple of any number, where it is not set
+    }
+    checks = [
+        *((check_batch, *size) for size in sizes.items()),
+        *((pipeline.check, train.pipeline_microbatches, *size) for size in sizes.items()),
+    ]
+    if experiment.family == "language_model":
+        checks.append((check_sequence, "data.sequence_length", experiment.data.sequence_length))
+        checks.append((pipeline.check_layers, train.pipeline_rounds, pipelined_depth(experiment.model)))
+    else:
+        checks.append((_check_records,))
+    found = []
+    for check, *settings in checks:
+        try:
+            check(mesh, *settings)
+        except UserError as error:
+            found.append(str(error))
+    return found
+
+
+def _check_records(mesh):
+    if mesh.shape["context"] > 1:
+        raise UserError(
+            f"mesh.context is {mesh.shape['context']}; it splits sequences of tokens, and the hybrid network's "
+            "records stay whole.  Use mesh.data, mesh.fsdp and mesh.tensor."
+        )

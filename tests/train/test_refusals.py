@@ -1,0 +1,28 @@
+"""What a mesh cannot take of an experiment, said at once and in one place."""
+
+import dataclasses
+
+import pytest
+
+from deepseek_jax.config import EvalConfig, SupervisedExperiment
+from deepseek_jax.train.refusals import refusals
+from tests.train import tiny
+from tests.train.test_mesh import abstract_mesh
+
+
+def test_all_that_does_not_go_onto_the_mesh_is_said(tmp_path):
+    """Microbatches of 2 sequences of 64 tokens, a dense layer and one with experts."""
+    experiment = dataclasses.replace(tiny.experiment(tmp_path, tiny.MOE), eval=EvalConfig(batch_size=6))
+    assert refusals(experiment, abstract_mesh()) == []
+    batch, scored, length = refusals(experiment, abstract_mesh(data=4, context=3))
+    assert "train.microbatch_size or train.batch_size is 2, which the 4 devices" in batch
+    assert "eval.batch_size is 6, which the 4 devices" in scored
+    assert "data.sequence_length is 64, which the 3 devices" in length
+    (layers,) = refusals(experiment, abstract_mesh(stage=2))
+    assert "2 stages (mesh.stage) times 1 (train.pipeline_rounds) are more parts than the 1 layer" in layers
+
+
+@pytest.mark.parametrize("sizes, said", [({"context": 2}, "mesh.context is 2"), ({"data": 5}, "train.batch_size is")])
+def test_records_of_a_hybrid_network_stay_whole(sizes, said):
+    (refused,) = refusals(SupervisedExperiment(), abstract_mesh(**sizes))
+    assert said in refused
