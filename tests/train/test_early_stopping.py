@@ -147,11 +147,17 @@ def test_where_the_best_is_damaged_the_last_parameters_stay(tmp_path, monkeypatc
 
 
 def test_a_model_that_is_still_being_pruned_is_not_the_best(tmp_path):
-    pruning = PruneConfig(method="magnitude", sparsity=0.75, end=0.3)  # of 40 steps: the 13th takes the last weights
-    train(dataclasses.replace(getting_worse(tmp_path), prune=pruning), tmp_path / "run", Console(quiet=True))
+    """A run that learns, stopped as if more loss were better: its first evaluation would be the best of all."""
+    given = getting_worse(tmp_path)
+    experiment = dataclasses.replace(
+        given,
+        optimizer=dataclasses.replace(given.optimizer, peak_lr=0.1),
+        stopping=StoppingConfig(patience=2, highest=True),
+        prune=PruneConfig(method="magnitude", sparsity=0.75, end=0.3),  # of 40 steps: the 13th takes the last weights
+    )
+    train(experiment, tmp_path / "run", Console(quiet=True))
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     held_out = {row["step"]: row["val/loss"] for row in rows if "val/loss" in row}
-    best = rows[-1]["stopping/kept_step"]
-    assert best >= 13 > min(held_out, key=held_out.get)
+    assert rows[-1]["stopping/kept_step"] == 14 and max(held_out, key=held_out.get) == 2
     out = restore.restore_model(tmp_path / "run").params["layers"]["0-0"]["attention"]["out"]
     assert np.mean(np.asarray(out) == 0) == 0.75
