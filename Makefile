@@ -32,11 +32,14 @@ $(INSTALLED): requirements.txt setup.cfg pyproject.toml
 train: setup
 	@$(BIN)/deepseek-jax train --config configs/v3_tiny.py --workdir $(RUN)
 
+# Files in the order of their names: sorted by how many tests they have, the few long ones would end alone.
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
 test: setup
-	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-all: setup
-	@$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+	@$(PYTEST)
 
 lint: setup
 	@$(BIN)/ruff check --quiet .
