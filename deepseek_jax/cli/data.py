@@ -129,6 +129,8 @@ def run_check(args):
         writable.check_file(path)
     from deepseek_jax.data.quality import check, filter_list, report
 
+    if args.exclude and check.names_corpus(args.name, args.overrides):
+        raise UserError("--exclude is for labelled sets; training leaves no documents of a corpus out by a list.")
     whole, findings = check.check(args.name, args.overrides)
     report.write(page, whole, findings)
     for finding in findings:

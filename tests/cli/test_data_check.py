@@ -117,7 +117,9 @@ def test_what_it_would_write_is_looked_at_first(deepseek_jax, tmp_path, monkeypa
             "name the input's column in one of text, image, features and series, as in dataset.columns.text=NAME; the",
         ),
         (["few.CSV", "--config.dataset.columns.features=age"], "label=NAME; the columns of few.CSV are age, kind."),
+        (["few.CSV", "--config.dataset.columns.classes=a,b,a"], "dataset.columns.classes has 'a' twice"),
         (["photos/b.png"], "'photos/b.png' is neither a set (digits"),
+        (["few.txt", "--exclude", "list.txt"], "--exclude is for labelled sets; training leaves"),
         (["few.txt", "--config.data.held_out=0"], "few has 1 records; a check needs 20"),
     ],
 )

@@ -28,7 +28,7 @@ def check(name: str, overrides: Mapping[str, str]) -> tuple[Whole, list[Finding]
             f"{name!r} is neither a labelled set ({', '.join(SOURCES)}, tfds:NAME), nor a corpus "
             f"({', '.join(SHIPPED)}), nor a file or directory."
         )
-    if _names_corpus(name, overrides):
+    if names_corpus(name, overrides):
         return check_corpus(experiment_file.resolve(None, {"data.source": name, **overrides}).data)
     return check_set(open_set(experiment_file.of_set(name, overrides).dataset))
 
@@ -38,7 +38,7 @@ def _names_any(name: str) -> bool:
     return known or pathlib.Path(name).expanduser().exists()
 
 
-def _names_corpus(name: str, overrides: Mapping[str, str]) -> bool:
+def names_corpus(name: str, overrides: Mapping[str, str]) -> bool:
     """A .jsonl is either; it is a labelled set where the overrides say what its columns are."""
     if name in SHIPPED:
         return True

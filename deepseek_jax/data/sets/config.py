@@ -23,6 +23,11 @@ class ColumnsConfig:
     targets: tuple[str, ...] = ()  # numbers
     split: str = ""  # train, val or test for each row; empty: split by `val` and `test`
 
+    def __post_init__(self):
+        for name in self.classes:
+            if self.classes.count(name) > 1:
+                raise UserError(f"dataset.columns.classes has {name!r} twice; name each class once.")
+
 
 @dataclasses.dataclass(frozen=True)
 class ImagesConfig:
