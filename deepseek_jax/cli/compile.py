@@ -48,9 +48,9 @@ def run(args):
     from deepseek_jax.train.refusals import refusals
 
     mesh = make_mesh(experiment.mesh, devices.devices_of(topology))
-    abstract = describe(experiment)
     if refused := refusals(experiment, mesh):
         raise UserError(refused[0])
+    abstract = describe(experiment)
     outcome = compile_for(abstract, mesh)
     found = report.report(abstract, outcome, topology, mesh)
     print(report.page(found), end="")

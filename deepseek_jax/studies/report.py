@@ -12,7 +12,7 @@ from deepseek_jax.studies import curves, sweep_report
 from deepseek_jax.studies.claims import Judged, overall
 from deepseek_jax.studies.page import Block, Code, Heading, Paragraph, Picture, Table, markdown, page
 from deepseek_jax.studies.results import FILE, gather, need_some, speed_key, values, verdicts
-from deepseek_jax.studies.runs import ROOT, command
+from deepseek_jax.studies.runs import ROOT, commands
 from deepseek_jax.studies.statistics import Difference, difference, spread
 from deepseek_jax.studies.study import EQUAL, Loaded
 from deepseek_jax.studies.sweep import Sweep
@@ -205,6 +205,5 @@ def _cost(loaded: Loaded, results: Mapping) -> list[Block]:
     seconds = {run["identity"]: run["seconds"] for run in results["runs"]}
     text = f"{len(seconds)} trainings, {sum(seconds.values()) / 60:.1f} minutes in all on {results['device']}."
     blocks = [Heading("Cost and command"), Paragraph(text)]
-    root = results.get("root", ROOT)
-    blocks.append(Code(f"{command('run', loaded, root)}\n{command('report', loaded, root)}"))
+    blocks.append(Code(commands(loaded, results.get("root", ROOT))))
     return blocks + ([Paragraph(f"Larger: {loaded.study.larger}")] if loaded.study.larger else [])

@@ -63,6 +63,11 @@ def command(verb: str, loaded: Loaded, root: str | Path = ROOT) -> str:
     return f"deepseek-jax study {verb} {shlex.quote(loaded.shown_path)}{option}"
 
 
+def commands(loaded: Loaded, root: str | Path = ROOT) -> str:
+    """The lines that make a study's runs and its page."""
+    return "\n".join(command(verb, loaded, root) for verb in ("run", "report"))
+
+
 def plan(loaded: Loaded, root: Path = ROOT) -> list[Run]:
     """All runs of a study, seed by seed, so that early pairs are complete."""
     study, found = loaded.study, []

@@ -8,7 +8,7 @@ from pathlib import Path
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies.page import Block, Code, Heading, Paragraph, Picture, Table
 from deepseek_jax.studies.results import FILE
-from deepseek_jax.studies.runs import ROOT, command, identity
+from deepseek_jax.studies.runs import ROOT, command, commands, identity
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.studies.sweeping import rungs
 
@@ -95,8 +95,7 @@ def build(loaded: Loaded, results: Mapping) -> list[Block]:
             [Picture("across.png", f"{sweep.metric} for each value of {sweep.across}", picture)] if picture else []
         )
     blocks += [Heading("Cost and command"), Paragraph(f"{results['runs']} runs, {results['minutes']} minutes in all.")]
-    root = results.get("root", ROOT)
-    blocks.append(Code(f"{command('run', loaded, root)}\n{command('report', loaded, root)}"))
+    blocks.append(Code(commands(loaded, results.get("root", ROOT))))
     return blocks + ([Paragraph(f"Larger: {sweep.larger}")] if sweep.larger else [])
 
 

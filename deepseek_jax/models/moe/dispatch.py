@@ -32,7 +32,7 @@ class Slots:
         return self.assignment_of_slot // self.slot_of_assignment.shape[1]
 
     def sums(self, y_ZD: Float[Array, "Z D"]) -> Float[Array, "T D"]:
-        """What lies in each token's slots; a slot past the last counts as zero."""
+        """What lies in each token's slots; one past the last is zero, which `collect` has no time to check."""
         rows = lambda k: jnp.take(y_ZD, self.slot_of_assignment[:, k], axis=0, mode="fill", fill_value=0)  # noqa: E731
         return functools.reduce(jnp.add, map(rows, range(self.slot_of_assignment.shape[1])))
 
