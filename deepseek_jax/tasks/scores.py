@@ -54,6 +54,8 @@ def of_numbers(predicted_RN: np.ndarray, targets_RN: np.ndarray) -> dict[str, fl
 
     if not np.isfinite(predicted_RN).all():
         return _unknown("numbers")
+    # In float32 the square of a number above 1.8e19 is infinite, and r2 nothing.
+    predicted_RN, targets_RN = (np.asarray(numbers, np.float64) for numbers in (predicted_RN, targets_RN))
     return {
         "mse": float(np.square(predicted_RN - targets_RN).mean()),
         "mae": float(np.abs(predicted_RN - targets_RN).mean()),

@@ -28,6 +28,16 @@ def test_numbers():
     assert found == {"mse": pytest.approx(1 / 3), "mae": pytest.approx(1 / 3), "r2": pytest.approx(0.5)}
 
 
+def test_numbers_whose_squares_float32_does_not_hold():
+    targets, predicted = np.float32([[1e30], [2e30], [3e30]]), np.float32([[1e30], [2e30], [4e30]])
+    found = scores.of_numbers(predicted, targets)
+    assert found == {
+        "mse": pytest.approx(1e60 / 3, rel=1e-6),
+        "mae": pytest.approx(1e30 / 3, rel=1e-6),
+        "r2": pytest.approx(0.5, rel=1e-6),
+    }
+
+
 def test_boxes_as_coco_measures_them():
     truth = (np.array([[0.1, 0.1, 0.5, 0.5], [0.6, 0.6, 0.9, 0.9]]), np.array([0, 1]))
     exact = (*truth, np.array([0.9, 0.8]))
