@@ -35,7 +35,7 @@ class Scaling:
         """What a model answers, in the units of the data."""
         if not self.target_mean:
             return np.asarray(values, np.float32)
-        return (values * np.array(self.target_deviation) + np.array(self.target_mean)).astype(np.float32)
+        return _float32(values * np.array(self.target_deviation) + np.array(self.target_mean))
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))
@@ -63,4 +63,10 @@ def _standardised(values: np.ndarray, mean: tuple[float, ...], deviation: tuple[
     if not mean:
         return np.asarray(values, np.float32)
     # Subtracted in float64: of a number far from 0, float32 would keep few digits of what is left.
-    return ((values - np.array(mean)) / np.array(deviation)).astype(np.float32)
+    return _float32((values - np.array(mean)) / np.array(deviation))
+
+
+def _float32(values: np.ndarray) -> np.ndarray:
+    """A held-out number far outside of the training ones may come to more than float32 holds: to its most, not inf."""
+    most = np.finfo(np.float32).max
+    return np.clip(values, -most, most).astype(np.float32)

@@ -80,6 +80,13 @@ def test_scaling_of_numbers_is_undone():
     assert np.allclose(scaling.undo_targets(scaling.targets(values)), values)
 
 
+def test_a_number_far_outside_of_the_training_ones_stays_finite():
+    scaling = Scaling(input_mean=(0.0,), input_deviation=(0.1,), target_mean=(0.0,), target_deviation=(1e9,))
+    most = np.finfo(np.float32).max
+    assert scaling.inputs(np.float32([[3e38], [-3e38], [1.0]]))[:, 0].tolist() == [most, -most, 10.0]
+    assert scaling.undo_targets(np.float32([[1e30], [2.0]]))[:, 0].tolist() == [most, 2e9]
+
+
 def test_bytes_are_scaled_as_the_pictures_that_a_model_sees(opened, uneven):
     images = (uneven.records["inputs"] * 255).astype(np.uint8)
     scaling = opened(dataclasses.replace(uneven, records=uneven.records | {"inputs": images})).scaling
