@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from deepseek_jax.train.plots import BLUE, INK, ORANGE, STYLE, png, tidy
+from deepseek_jax.figures import png
+from deepseek_jax.train.plots import BLUE, INK, ORANGE, STYLE, tidy
 from deepseek_jax.train.report import PAGE, picture
 
 FILE = "pruning.html"

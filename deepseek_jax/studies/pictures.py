@@ -6,9 +6,10 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from deepseek_jax.figures import add_legend, png
 from deepseek_jax.studies import curves
 from deepseek_jax.studies.results import values
-from deepseek_jax.train.plots import INK, STYLE, png, tidy
+from deepseek_jax.train.plots import INK, STYLE, tidy
 from deepseek_jax.train.shown import SHOWN
 
 COLOURS = ("#2563a8", "#d9730d", "#3c8c5a", "#a23b72", "#6b5b95", "#8c8c3c", "#5b8ca8", "#b04a4a", "#444444", "#7fb069")
@@ -39,7 +40,7 @@ def losses(results: Mapping, names: list[str]) -> bytes | None:
     right.axhline(0, color=INK, linewidth=0.8)
     left.set_title(f"training {shown.loss_label}", loc="left", **STYLE)
     right.set_title(f"minus that of {names[0]}", loc="left", **STYLE)
-    left.legend(frameon=False, fontsize=7, labelcolor=INK)
+    add_legend(left, fontsize=7, labelcolor=INK)
     for axes in (left, right):
         axes.set_xlabel(f"{shown.unit} spent", **STYLE)
         tidy(axes)
@@ -60,7 +61,7 @@ def seeds(results: Mapping, names: list[str], metric: str) -> bytes | None:
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_title(metric, loc="left", **STYLE)
-    axes.legend(frameon=False, fontsize=7, labelcolor=INK)
+    add_legend(axes, fontsize=7, labelcolor=INK)
     tidy(axes)
     return png(figure)
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
+from deepseek_jax.figures import add_legend, png
 from deepseek_jax.studies.pictures import colour
-from deepseek_jax.train.plots import INK, STYLE, png, tidy
+from deepseek_jax.train.plots import INK, STYLE, tidy
 
 
 def across(table: Mapping[str, Mapping[str, float]], sweep) -> bytes | None:
@@ -26,6 +27,6 @@ def across(table: Mapping[str, Mapping[str, float]], sweep) -> bytes | None:
         axes.set_xscale("log")
     axes.set_xlabel(", ".join(key for key in sweep.search if key != sweep.across), **STYLE)
     axes.set_title(sweep.metric, loc="left", **STYLE)
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    add_legend(axes, fontsize=8, labelcolor=INK)
     tidy(axes)
     return png(figure)

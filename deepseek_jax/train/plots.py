@@ -1,6 +1,5 @@
 """The pictures of a run's report, from the rows of its metrics.jsonl; each is a PNG."""
 
-import io
 from collections.abc import Callable
 
 import numpy as np
@@ -9,10 +8,10 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from deepseek_jax.figures import PLAIN, png
 from deepseek_jax.train.shown import Shown
 
 INK, FAINT, BLUE, ORANGE, GREEN = "#24292f", "#d0d7de", "#2563a8", "#d9730d", "#3c8c5a"
-PLAIN = {"parse_math": False}  # of text that users give: a "$" in it is no formula
 STYLE = {"size": 9, "color": INK} | PLAIN
 
 
@@ -132,10 +131,3 @@ def tidy(axes: Axes):
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(FAINT)
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as the bytes of a file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()

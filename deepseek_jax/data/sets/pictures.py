@@ -3,14 +3,13 @@
 B records  H height  W width  C channels  M boxes a picture
 """
 
-import io
-
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from deepseek_jax.figures import PLAIN, png
+
 INK, BLUE, ORANGE = "#24292f", "#2563a8", "#d9730d"
-PLAIN = {"parse_math": False}  # of names of classes: a "$" in them is no formula
 STYLE = {"size": 8, "color": INK} | PLAIN
 
 
@@ -38,7 +37,7 @@ def grid(rows: dict[str, dict], class_names: tuple[str, ...]) -> bytes:
                 _draw_boxes(axes, y, x, batch["boxes"][place] * [H, W, H, W], batch["box_labels"][place], class_names)
     edges = (0, sheet.shape[1], sheet.shape[0], 0)
     axes.imshow(sheet[..., 0] if C == 1 else sheet, cmap="gray", vmin=0, vmax=1, extent=edges, interpolation="nearest")
-    return _png(figure)
+    return png(figure, dpi=110)
 
 
 def label_of(label_K: np.ndarray, class_names: tuple[str, ...]) -> str:
@@ -63,10 +62,4 @@ def curves(inputs_BSC: np.ndarray, targets_BZ: np.ndarray) -> bytes:
         axes.plot(np.arange(len(window)), window, color=BLUE, linewidth=1.2)
         axes.plot(len(window) + np.arange(len(ahead)), ahead, color=ORANGE, linewidth=1.2)
         axes.tick_params(labelsize=7, colors=INK, length=0)
-    return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
+    return png(figure, dpi=110)

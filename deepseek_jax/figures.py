@@ -1,0 +1,42 @@
+"""What all pictures share: names that a user gives (of classes, runs, columns) as they are written, and the file."""
+
+import io
+import warnings
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
+
+# matplotlib's own font has no Chinese, Japanese or Korean; it takes each letter from the first of these that has it.
+FAMILIES = (
+    "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
+    "Microsoft YaHei", "SimHei", "PingFang SC", "Hiragino Sans GB", "Arial Unicode MS",
+    "Noto Sans CJK JP", "Noto Sans JP", "IPAexGothic", "IPAGothic", "Yu Gothic", "Hiragino Sans",
+    "Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo",
+)  # fmt: skip
+
+
+def families() -> list[str]:
+    """matplotlib's own font and those of FAMILIES that this machine has."""
+    here = {font.name for font in fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in FAMILIES if name in here)]
+
+
+PLAIN = {"parse_math": False, "family": families()}  # of matplotlib's Text; a "$" in a name is no formula
+
+
+def add_legend(axes: Axes, **settings):
+    """The legend of a picture whose lines have such names."""
+    for text in axes.legend(frameon=False, **settings).get_texts():
+        text.set(**PLAIN)
+
+
+def png(figure: Figure, dpi: int = 120) -> bytes:
+    """The figure as the bytes of a file; one warning for all letters that no font here has."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(record=True) as caught:  # matplotlib's are one a letter
+        figure.savefig(buffer, format="png", dpi=dpi)
+    if any("missing from font" in str(warning.message) for warning in caught):
+        text = "a picture has boxes for letters that no font here has; install one with them, such as Noto Sans CJK."
+        warnings.warn(text, stacklevel=2)
+    return buffer.getvalue()

@@ -1,0 +1,28 @@
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontEntry, fontManager
+
+from deepseek_jax import figures
+
+
+def test_fonts_that_the_machine_has_stand_behind_matplotlibs_own(monkeypatch):
+    monkeypatch.setattr(fontManager, "ttflist", [FontEntry(name="NanumGothic"), FontEntry(name="SimHei")])
+    assert figures.families() == ["DejaVu Sans", "SimHei", "NanumGothic"]
+    monkeypatch.setattr(fontManager, "ttflist", [])
+    assert figures.families() == ["DejaVu Sans"]
+
+
+def test_a_legend_shows_names_as_they_are_written():
+    axes = Figure().subplots()
+    axes.plot([0, 1], label="$10 or $20_")
+    figures.add_legend(axes, fontsize=7)
+    (text,) = axes.get_legend().get_texts()
+    assert text.get_text() == "$10 or $20_" and not text.get_parse_math()
+
+
+def test_letters_that_no_font_has_are_said_once():
+    figure = Figure()
+    figure.text(0, 0.5, "\ue000\ue001 cat")  # of Unicode's private use
+    with pytest.warns(UserWarning) as said:
+        assert figures.png(figure).startswith(b"\x89PNG")
+    assert [str(each.message)[:33] for each in said] == ["a picture has boxes for letters t"]
