@@ -79,9 +79,10 @@ def finish(process, status=0):
 
 
 def numbers(folder, root):
-    """All that a report holds but what clocks said."""
+    """All that a report holds but what clocks said and where its runs lie."""
     finish(start(folder, root, "report", "--output", str(root / "report")))
     found = json.loads((root / "report" / "results.json").read_text())
+    assert found.pop("root") == str(root)
     for run in found["runs"]:
         run["scores"] = {name: score for name, score in run["scores"].items() if not name.endswith(CLOCKS)}
         del run["seconds"]
