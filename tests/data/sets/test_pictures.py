@@ -17,3 +17,8 @@ PRICES = ("$10_$20", "under $10")  # as a formula, the first is broken
 )
 def test_names_of_classes_are_no_formulas(answers):
     assert pictures.grid({"train": {"inputs": np.zeros((1, 16, 16, 1))} | answers}, PRICES).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_any_number_of_windows_is_drawn(count):
+    assert pictures.curves(np.zeros((count, 8, 1)), np.zeros((count, 2))).startswith(b"\x89PNG")
