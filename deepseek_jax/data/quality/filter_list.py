@@ -20,7 +20,9 @@ def write(path: pathlib.Path, whole: Whole, findings: Sequence[Finding]) -> int:
         new = {place: why for place, why in finding.doubtful.items() if whole.train[place] and place not in listed}
         if new:
             lines.append(f"\n# {finding.title}\n")
-        lines += [f"{'' if finding.certain else '# '}{whole.ids[place]}  # {why}\n" for place, why in new.items()]
+        off = "" if finding.certain else "# "
+        # A class may be named in several lines, and a comment ends with its own.
+        lines += [f"{off}{whole.ids[place]}  # {' '.join(why.split())}\n" for place, why in new.items()]
         listed |= new if finding.certain else {}
     path.write_text("".join(lines), "utf-8")
     return len(listed)
