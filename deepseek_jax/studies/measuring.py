@@ -86,9 +86,10 @@ def held_out_scores(trained: Trained) -> dict[str, float]:
     import jax
     from rich.console import Console
 
-    from deepseek_jax.train import setup
+    from deepseek_jax.train import setup, views
 
-    scoring = setup.prepare(trained.experiment, Console(quiet=True))
+    # What is edited are the weights of the model itself, whatever its training kept of them.
+    scoring = setup.prepare(views.plain(trained.experiment), Console(quiet=True))
     score = jax.jit(scoring.program.score)
     batches = scoring.held_out_batches("final", trained.experiment.eval.final_batches)
     found = scoring.task.scores(score, trained.params, trained.buffers, batches)
