@@ -16,7 +16,10 @@ def bits_per_byte(corpus: Corpus) -> dict[str, dict[str, float]]:
     """compressor -> domain and "total" -> bits a byte, on exactly the bytes that the model's score divides by.
 
     The total is of all domains compressed as one stream, which is no worse for a compressor than one a domain.
+    {} of conversations: a compressor would have to be told the questions.
     """
+    if corpus.data.chat:
+        return {}
     texts = {domain: corpus.held_out_text(domain) for domain in corpus.domains}
     texts["total"] = b"".join(texts.values())
     return {
@@ -27,7 +30,7 @@ def bits_per_byte(corpus: Corpus) -> dict[str, dict[str, float]]:
 
 def total_bits_per_byte(corpus: Corpus) -> dict[str, float]:
     """compressor -> the total of `bits_per_byte`, without the time that the domains take; {} if nothing is held out."""
-    text = b"".join(map(corpus.held_out_text, corpus.domains))
+    text = b"" if corpus.data.chat else b"".join(map(corpus.held_out_text, corpus.domains))
     return {name: _bits(compress, text) for name, compress in COMPRESSORS.items() if text}
 
 

@@ -25,16 +25,16 @@ def describe(corpus: Corpus, row: int = 0) -> dict:
 
 
 def _sizes(part: Domain) -> dict:
+    """Of conversations also "answers": tokens that the assistant says, of which bytes are."""
     sizes = {"weight": part.weight, "skipped": part.skipped}
     for split in SPLITS:
         lengths, size = part.store(split).lengths, part.index["bytes"][split]
         text = size - len(lengths)  # without separators
-        sizes[split] = {
-            "documents": len(lengths),
-            "bytes": text,
-            "tokens": int(lengths.sum()),
-            "bytes_per_token": text / max(1, int(lengths.sum())),
-        }
+        tokens = {"tokens": int(lengths.sum())}
+        if "answers" in part.index:
+            tokens["answers"] = part.index["answers"][split]
+        per_token = text / max(1, tokens.get("answers", tokens["tokens"]))
+        sizes[split] = {"documents": len(lengths), "bytes": text, **tokens, "bytes_per_token": per_token}
     return sizes
 
 
@@ -60,6 +60,9 @@ def render(description: dict) -> Group:
             counts = f"{size['documents']:,}", f"{size['bytes'] / 1e6:.2f}", f"{size['tokens']:,}"
             ratio = f"{size['bytes_per_token']:.2f}"
             table.add_row(name, f"{sizes['weight']:.2f}", split.replace("_", "-"), *counts, ratio)
+        if "answers" in size:
+            said = " and ".join(f"{sizes[split]['answers']:,} {split.replace('_', '-')}" for split in SPLITS)
+            notes.append(Text(f"{name}: MB and bytes/token are of what the assistant says, {said} tokens"))
         notes += _skipped_lines(name, sizes["skipped"])
     return Group(table, *notes, *_row_lines(description["rows"]))
 

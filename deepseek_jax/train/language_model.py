@@ -65,8 +65,6 @@ class LanguageModelTask:
         return names(self.corpus)
 
     def rivals(self) -> dict[str, float]:
-        if self.experiment.data.chat:
-            return {}  # a compressor would have to be told the questions
         found = baseline.total_bits_per_byte(self.corpus) if processes.leads() else {}
         processes.meet()  # compressing may take longer than the others' computations would wait
         return found

@@ -1,13 +1,16 @@
 """Conversations: the templates, the mask of answers through packing and into the loss, and what is refused."""
 
 import dataclasses
+import io
 import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from deepseek_jax.config import DataConfig
-from deepseek_jax.data import chat
+from deepseek_jax.data import baseline, chat
+from deepseek_jax.data.inspect import describe, render
 from deepseek_jax.data.pipeline import SEPARATOR, open_corpus
 from deepseek_jax.data.tokenizer import Tokenizer, train_bpe
 from deepseek_jax.errors import UserError
@@ -129,6 +132,26 @@ def test_packed_rows_know_what_is_answered(corpus, tokenizer):
     assert asked == corpus.held_out_targets["talks"]
     letters = sum(len(json.loads(talk)[1]["content"]) + 1 for talk in _texts(corpus))
     assert corpus.held_out_bytes["talks"] == letters
+
+
+def test_sizes_are_of_what_is_answered(corpus):
+    description = describe(corpus)
+    sizes = description["domains"]["talks"]["held_out"]
+    assert sizes["answers"] + sizes["documents"] == corpus.held_out_targets["talks"]
+    assert sizes["answers"] < sizes["tokens"] == corpus.parts[0].store("held_out").lengths.sum()
+    assert sizes["bytes"] == sizes["answers"], "an answer is letters of one byte, each a token"
+    assert sizes["bytes_per_token"] == 1.0
+    console = Console(width=200, file=io.StringIO())
+    console.print(render(description))
+    assert f"are of what the assistant says, {description['domains']['talks']['train']['answers']}" in (
+        console.file.getvalue()
+    )
+
+
+def test_compressors_stand_beside_no_answers(corpus):
+    """They would be given the questions to compress too."""
+    assert corpus.held_out_bytes["talks"] > 0
+    assert baseline.bits_per_byte(corpus) == baseline.total_bits_per_byte(corpus) == {}
 
 
 def _rows(batch):
