@@ -27,11 +27,12 @@ def steps(experiment: Experiment, equal: str, budget: float, speed: Path) -> int
     """
     if equal == "steps":
         return int(budget)
+    allowed = budget  # in tokens or records
     if equal == "flops":
-        budget /= _flops_a_token(experiment)
+        allowed /= _flops_a_token(experiment)
     elif equal == "seconds":
-        budget *= _units_a_second(speed)
-    count = _most_steps(experiment, budget)
+        allowed *= _units_a_second(speed)
+    count = _most_steps(experiment, allowed)
     if not count:
         raise UserError(f"a budget of {budget:g} {equal} is less than one step of train.batch_size sequences.")
     return count

@@ -43,6 +43,9 @@ def test_seconds_go_by_a_measured_speed(tmp_path):
     assert budget.steps(PLAIN, "seconds", 10, speed) == 20
 
 
-def test_less_than_a_step():
-    with pytest.raises(UserError, match="less than one step"):
-        budget.steps(PLAIN, "tokens", 10, None)
+@pytest.mark.parametrize("equal", ["tokens", "flops", "seconds"])
+def test_less_than_a_step(tmp_path, equal):
+    speed = tmp_path / "low.speed.json"
+    speed.write_text(json.dumps({"per_second": 2.0}))
+    with pytest.raises(UserError, match=f"^a budget of 10 {equal} is less than one step"):
+        budget.steps(PLAIN, equal, 10, speed)
