@@ -10,6 +10,7 @@ from pathlib import Path
 
 from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
+from deepseek_jax.studies.whole_files import write_json
 from deepseek_jax.train import schedules
 
 TRIAL_STEPS = 30  # by which a variant's speed is measured where seconds are held equal
@@ -101,4 +102,4 @@ def measure_speed(experiment: Experiment, speed: Path):
     )
     scores = train(trial, speed.with_suffix(""), Console(quiet=True))
     (found,) = (value for key, value in scores.items() if key.endswith("_per_second"))
-    speed.write_text(json.dumps({"per_second": found}) + "\n")
+    write_json(speed, {"per_second": found})

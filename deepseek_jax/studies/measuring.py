@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from deepseek_jax.studies.outcome import Trained, finite, said, source_name
-from deepseek_jax.studies.runs import Run, write_json
+from deepseek_jax.studies.runs import Run
 from deepseek_jax.studies.study import Study
+from deepseek_jax.studies.whole_files import write_json
 
 FOLDER = "measured"  # below a run directory
 FAILED = "failed"  # the one entry of what a measure that failed leaves

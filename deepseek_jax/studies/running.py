@@ -20,9 +20,10 @@ from deepseek_jax.studies import metrics, sweeping
 from deepseek_jax.studies import runs as runs_
 from deepseek_jax.studies.measuring import failures, measure, measured
 from deepseek_jax.studies.outcome import said, summarise
-from deepseek_jax.studies.runs import ROOT, TRAINED, Run, write_json
+from deepseek_jax.studies.runs import ROOT, TRAINED, Run
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.studies.sweep import Sweep
+from deepseek_jax.studies.whole_files import write_json, write_text
 from deepseek_jax.train.sinks import FILE, read_rows
 
 PARENT = "DEEPSEEK_JAX_STUDY_PARENT"  # in a worker's environment: the process without which it should not go on
@@ -167,7 +168,7 @@ def _train(run: Run, until: int | None) -> bool:
         scores = train(run.experiment, run.directory, Console(quiet=True), until=until)
     finally:
         seconds = before + time.monotonic() - began
-        spent.write_text(f"{seconds:.1f}\n")
+        write_text(spent, f"{seconds:.1f}\n")
     if not any(name.startswith("final/") for name in scores):
         reached = newest_intact(run.directory / DIRECTORY)
         if reached == run.experiment.train.steps:

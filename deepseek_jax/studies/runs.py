@@ -20,6 +20,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.studies import budget
 from deepseek_jax.studies.study import Loaded, Study, Variant, slug
+from deepseek_jax.studies.whole_files import write_json
 
 ROOT = Path("runs/studies")
 TRAINED = "trained.json"  # in a run directory: what came out
@@ -181,14 +182,6 @@ def holder(run: Run, root: Path = ROOT) -> int | None:
 def fail(run: Run, reason: str):
     """Writes down why a run has no result."""
     write_json(run.failed, {"reason": reason})
-
-
-def write_json(path: Path, content: dict):
-    """All of it or nothing, also for a process that is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
 
 
 def _read(path: Path) -> dict | None:

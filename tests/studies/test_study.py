@@ -74,6 +74,19 @@ def test_killed_in_the_middle_and_run_again(make, trainer, root, tmp_path):
     assert timeless[0] == timeless[1]
 
 
+def test_the_time_spent_is_never_half_written(make, trainer, root, tmp_path):
+    """A full disk or a kill would leave an empty file, of which every further call would fail."""
+    loaded = make()
+    trainer.kill_at = 0
+    with pytest.raises(Killed):
+        running.work([loaded], root, QUIET)
+    (spent,) = root.glob("*/*/seconds.txt")
+    (as_it_was := tmp_path / "spent").hardlink_to(spent)
+    trainer.kill_at = None
+    running.work([loaded], root, QUIET)
+    assert float(spent.read_text()) >= 0 and not as_it_was.samefile(spent), "replaced by a whole one, not emptied first"
+
+
 def test_broken_variants_are_told_and_the_others_go_on(make, trainer, root):
     loaded = make(
         'Variant("diverges", {"optimizer.peak_lr": 2.0}), Variant("large", {"optimizer.peak_lr": 0.9}), '
