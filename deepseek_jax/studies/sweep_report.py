@@ -47,7 +47,7 @@ def _committed(loaded: Loaded, identities: list[str], root: Path) -> dict:
 
 
 def _finite(scores: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: None if math.isinf(score) else score for name, score in scores.items()}
+    return {name: score if math.isfinite(score) else None for name, score in scores.items()}
 
 
 def choice(loaded: Loaded, results: Mapping) -> str:

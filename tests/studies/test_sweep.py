@@ -9,6 +9,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.studies import report, running, sweep_picture
 from deepseek_jax.studies.sweep import Halving, LogUniform, Sweep
 from deepseek_jax.studies.sweeping import rungs
+from tests.studies import fake
 
 TEXT = '''"""Which rate?"""
 
@@ -90,6 +91,21 @@ def test_hopeless_candidates_are_stopped_rung_by_rung(make, trainer, tmp_path):
     assert (folder / "report.md").read_text() == before
     with pytest.raises(UserError, match="no run that came to its first rung.* --root .*no_runs_here` makes them"):
         report.write(make(text=TEXT.replace("5_120", "2_560")), tmp_path / "no_runs_here")
+
+
+def test_a_candidate_whose_score_is_no_number_is_not_chosen(make, trainer, tmp_path, monkeypatch):
+    """As that of a rate at which each step was dropped (train.on_nonfinite=skip)."""
+
+    def row(experiment, step):
+        lost = {"val/loss": math.nan} if experiment.optimizer.peak_lr == 0.1 else {}
+        return rows(experiment, step) | lost
+
+    rows = fake.row
+    monkeypatch.setattr(fake, "row", row)
+    loaded, root = make(text=TEXT.replace("halving=Halving(rungs=(0.25, 0.5), keep=0.5),", "")), tmp_path / "runs"
+    running.work([loaded], root, QUIET)
+    folder, choice = report.write(loaded, root)
+    assert choice.startswith("0.4: val/loss") and "| 0.1 | failed |" in (folder / "report.md").read_text()
 
 
 def test_a_metric_that_no_candidate_measures_stops_the_sweep(make, trainer, tmp_path):
