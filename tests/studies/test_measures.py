@@ -1,6 +1,7 @@
 """What is measured of trained models, on models made by hand."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
@@ -12,7 +13,14 @@ from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.tree import merge
-from deepseek_jax.studies.measures import cache_bytes, composite_gain, mask_top, shared_for_routed, step_memory
+from deepseek_jax.studies.measures import (
+    cache_bytes,
+    composite_gain,
+    mask_top,
+    shared_for_routed,
+    step_memory,
+    tokens_to,
+)
 from deepseek_jax.studies.measures.residual import composite
 from deepseek_jax.studies.measures.routing import divergence
 from deepseek_jax.studies.outcome import Trained, source_name
@@ -40,6 +48,18 @@ def test_memory_of_a_step_grows_with_its_batch(tmp_path):
 
     assert memory(16)["step_memory_bytes"] > 1.5 * memory(4)["step_memory_bytes"] > 0
     assert memory(4, seed=1) == {}, "that of the first seed is that of all"
+
+
+@pytest.mark.parametrize(("end", "reached"), [(2.0, True), (4.0, False), (np.nan, False)])
+def test_tokens_until_a_loss(tmp_path, end, reached):
+    base = tiny.experiment(tmp_path)  # steps of 4 x 64 tokens
+    rows = [{"step": step, "loss/next": 5.0 if step < 20 else end, "tokens_per_second": 64.0} for step in range(1, 41)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = tokens_to(3.0)(Trained(base, tmp_path, None, {}, {}))
+    assert (found == {}) is not reached
+    if reached:
+        assert found["tokens_to_3.0"] == pytest.approx(20 * 256, rel=0.05)
+        assert found["seconds_to_3.0"] == found["tokens_to_3.0"] / 64
 
 
 def test_divergence_of_loads():

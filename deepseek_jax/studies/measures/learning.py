@@ -22,7 +22,7 @@ def tokens_to(loss: float) -> Callable[[Trained], dict[str, float]]:
         shown, spent = SHOWN[trained.experiment.family], budget.units(trained.experiment)
         rows = [row for row in read_rows(trained.directory / FILE) if shown.loss in row]
         spent_at, mean, _ = curves.mean_curve([[[spent[row["step"] - 1], row[shown.loss]] for row in rows]])
-        if mean.min() > loss:
+        if not (mean <= loss).any():  # also where it became NaN
             return {}
         needed = curves.reached(spent_at, mean, loss)
         speeds = sorted(row[shown.speed] for row in rows if shown.speed in row)
