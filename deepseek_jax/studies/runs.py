@@ -25,7 +25,10 @@ from deepseek_jax.studies.whole_files import write_json
 ROOT = Path("runs/studies")
 TRAINED = "trained.json"  # in a run directory: what came out
 # These change where a run lies and what it shows, not what it learns nor its scores.
-ELSEWHERE = ("mesh.", "checkpoint.", "log.", "data.directory", "data.workers", "data.prefetch", "eval.samples")
+ELSEWHERE = (
+    *("mesh.", "checkpoint.", "log.", "eval.samples"),
+    *("data.directory", "dataset.directory", "data.workers", "data.prefetch"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from deepseek_jax.config import SupervisedExperiment
+from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies import measuring, metrics, overview, report, results, running, runs, slurm
 from deepseek_jax.studies.claims import CANNOT_TELL
@@ -253,6 +255,10 @@ def test_a_new_setting_that_is_off_does_not_make_runs_stale(make):
     (run, *_) = runs.plan(make())
     experiment = dataclasses.replace(run.experiment, log=dataclasses.replace(run.experiment.log, every=3))
     assert runs.identity(experiment) == runs.identity(run.experiment)
+    here = dataclasses.replace(run.experiment.data, directory="elsewhere")
+    assert runs.identity(dataclasses.replace(run.experiment, data=here)) == runs.identity(run.experiment)
+    sets = [SupervisedExperiment(dataset=DatasetConfig(directory=directory)) for directory in ("", "elsewhere")]
+    assert runs.identity(sets[0]) == runs.identity(sets[1])
     learning = dataclasses.replace(run.experiment.optimizer, b1=0.8)
     assert runs.identity(dataclasses.replace(run.experiment, optimizer=learning)) != runs.identity(run.experiment)
 
