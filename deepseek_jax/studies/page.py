@@ -61,11 +61,16 @@ def _markdown(block: Block) -> str:
             return text
         case Table(head, rows):
             lines = [head, ["---"] * len(head), *rows]
-            return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+            return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
         case Code(text):
             return "\n".join(f"    {line}" for line in text.splitlines())
         case Picture(file, alt, _):
             return f"![{alt}]({file})"
+
+
+def _cell(text: str) -> str:
+    """In a single line, as a row of a table is: a reason may have several."""
+    return " ".join(map(str.strip, text.splitlines())).replace("|", "\\|")
 
 
 def page(title: str, blocks: Sequence[Block]) -> str:
