@@ -1,6 +1,7 @@
 """What an experiment says on compression while it trains."""
 
 import dataclasses
+import math
 import re
 
 from deepseek_jax.checking import at_least, choice, fraction, pattern
@@ -111,5 +112,6 @@ class ArithmeticConfig:
         choice("arithmetic.kind", self.kind, ("plain", "fp8", "int8"))
         pattern("arithmetic.paths", self.paths)
         for each in self.ranges:
-            if not re.fullmatch(r"[^=]+=[\d.]+(e[+-]?\d+)?", each) or float(each.rpartition("=")[2]) <= 0:
+            match = re.fullmatch(r"[^=]+=((\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", each)
+            if not match or not 0 < float(match[1]) < math.inf:
                 raise UserError(f"arithmetic.ranges has {each!r}; write a path and its largest input, as in 'out=3.5'.")

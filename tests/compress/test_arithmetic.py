@@ -184,7 +184,7 @@ def test_parameters_without_an_arithmetic_are_multiplied_plainly():
     assert "custom_vjp" not in jaxpr
 
 
-@pytest.mark.parametrize("given", ["out", "out=", "out=-1", "out=0"])
+@pytest.mark.parametrize("given", ["out", "out=", "out=-1", "out=0", "out=1.2.3", "out=.", "out=1e999"])
 def test_ranges_that_are_none(given):
     with pytest.raises(UserError, match="write a path and its largest input"):
         ArithmeticConfig(ranges=(given,))
