@@ -10,6 +10,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from deepseek_jax.compress.config import parse_pattern
@@ -86,7 +87,6 @@ def that_divide(chosen: dict[str, Matrix], params: dict, m: int, key: str, given
     return fitting
 
 
-def sparsity(arrays: dict) -> Float[Array, ""]:
-    """Share of zeros in all of these."""
-    zeros = sum((array == 0).sum() for array in arrays.values())
-    return zeros / sum(array.size for array in arrays.values())
+def count(mask: Bool[Array, "... O"]) -> int:
+    """How many stay: added up in 64 bits, as a stack of experts has more than 2^31 weights."""
+    return int(np.asarray(mask.sum(axis=-1)).sum(dtype=np.int64))

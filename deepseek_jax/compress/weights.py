@@ -45,7 +45,7 @@ def under(given: Source, found: dict[str, Array], settings: PruneConfig) -> Remo
     params = masked(given.params, unflatten_dict(found, sep="/"))
     keeping = PruneConfig(method="zeros", paths=settings.paths)
     pruned = dataclasses.replace(source.asking_for(given, prune=keeping), params=params)
-    left = {path: (int(mask.sum()), mask.size) for path, mask in found.items()}
+    left = {path: (masks.count(mask), mask.size) for path, mask in found.items()}
     kept, total = map(sum, zip(*left.values()))
     return Removed(pruned, left, 1 - kept / total)
 

@@ -1,5 +1,7 @@
 """Masks against sorting: the right weights go, exactly as many as asked for, whatever they are compared with."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,6 +49,14 @@ def test_all_are_compared_with_all(scores):
     kept = np.concatenate([np.ravel(found[path]) for path in CHOSEN])
     np.testing.assert_array_equal(kept, flat > np.sort(flat)[flat.size // 2 - 1])
     assert found["experts"].mean() < 0.5 < found["out"].mean()  # whose scores are larger
+
+
+def test_counts_are_not_of_32_bits():
+    """In miniature, as 2^31 weights take gigabytes: sums of each row are, and sums of these must not be."""
+    rows = jnp.full(4, 2**30, jnp.int32)
+    assert masks.count(types.SimpleNamespace(sum=lambda axis: rows)) == 2**32
+    mask = jnp.arange(24).reshape(2, 3, 4) % 5 > 0
+    assert masks.count(mask) == np.asarray(mask).sum()
 
 
 def test_ties_at_the_threshold_stay():
