@@ -48,7 +48,7 @@ def run(args):
 
     from deepseek_jax.convert import beside
 
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     with Progress(*columns) as bars:
         bar, warnings = bars.add_task(f"{source} to {target}", total=None), []
         show = lambda done, total: bars.update(bar, completed=done, total=total)  # noqa: E731

@@ -98,7 +98,7 @@ def _show(args, rows: bool):
     from deepseek_jax.data.pipeline import open_corpus
     from deepseek_jax.train.progress import preparing
 
-    console = Console()
+    console = Console(markup=False)
     with preparing(console) as report:
         corpus = open_corpus(experiment.data, experiment.model.vocab_size, report)
     description = inspect.describe(corpus)

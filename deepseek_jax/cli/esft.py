@@ -45,7 +45,7 @@ def run(args):
     from deepseek_jax.train.expert_use import expert_use
     from deepseek_jax.tune.esft import as_setting, choose
 
-    console = Console(stderr=True)  # the setting alone goes to standard output
+    console = Console(stderr=True, markup=False)  # the setting alone goes to standard output
     shares = expert_use(experiment, args.batches, console)[args.score]
     chosen = choose(shares, args.threshold)
     for layer, experts in chosen.items():

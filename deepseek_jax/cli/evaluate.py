@@ -75,7 +75,7 @@ def _language_model(args):
     from deepseek_jax.train.evaluate import evaluate
     from deepseek_jax.train.step import compile_score
 
-    console = Console(quiet=not processes.leads())
+    console = Console(quiet=not processes.leads(), markup=False)
     trained = read_trained(args.workdir, args.checkpoint, mesh_of_scored)
     scoring = setup.prepare(_scoring_experiment(trained.experiment, args), console)
     corpus, batches = scoring.task.corpus, scoring.held_out_batches("final")
@@ -86,7 +86,7 @@ def _language_model(args):
     which = f"step {trained.step} of {args.workdir}" if trained.step else args.workdir
     data = scoring.experiment.data
     what = f"{which} on {data.source} in rows of {data.sequence_length} tokens, bits a byte:"
-    console.print(what, markup=False, highlight=False, soft_wrap=True)
+    console.print(what, highlight=False, soft_wrap=True)
     warning = beyond([data.sequence_length], scoring.experiment.model.max_position_embeddings, "a row")
     if warning and processes.leads():
         runtime.warn(warning)

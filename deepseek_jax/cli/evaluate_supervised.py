@@ -15,7 +15,7 @@ from deepseek_jax.train.step import compile_score
 
 
 def run(args):
-    console = Console(quiet=not processes.leads())
+    console = Console(quiet=not processes.leads(), markup=False)
     trained = restore_model(args.workdir, args.checkpoint, mesh_of_scored)
     experiment = for_scoring(trained.experiment, args.batch_size or 0)
     scoring = setup.prepare(experiment, console)
@@ -26,7 +26,7 @@ def run(args):
     if not scores:
         raise UserError(f"{experiment.dataset.name} holds out nothing to score; set dataset.test above 0.")
     what = f"step {trained.step} of {args.workdir} on the test split of {experiment.dataset.name}:"
-    console.print(what, markup=False, highlight=False, soft_wrap=True)
+    console.print(what, highlight=False, soft_wrap=True)
     table = Table(show_header=False)
     for name, value in (scores | scoring.task.rivals()).items():
         table.add_row(name, f"{value:.5g}")

@@ -44,7 +44,7 @@ def run(args):
 
     from deepseek_jax.train.lr_range import range_test
 
-    console = Console()
+    console = Console(markup=False)
     found = range_test(experiment, args.low, args.high, args.steps, console)
     for rate, loss in found.points():
         console.print(f"rate {rate:8.2g}  loss {loss:.4f}", highlight=False)
@@ -52,4 +52,4 @@ def run(args):
     if args.picture is not None:
         Path(args.picture).write_bytes(found.picture())
         where = f"   (the curve is in {args.picture})"
-    console.print(f"--config.optimizer.peak_lr={found.suggested:.2g}{where}", markup=False, highlight=False)
+    console.print(f"--config.optimizer.peak_lr={found.suggested:.2g}{where}", highlight=False)

@@ -60,7 +60,7 @@ def run(args):
         curve=args.curve,
         early=None if args.rewind is None else source.read(args.source, args.rewind),
         batches=args.batches,
-        console=Console(highlight=False),
+        console=Console(highlight=False, markup=False),
     )
 
 

@@ -44,7 +44,7 @@ def run(args):
 
     from deepseek_jax.compress import quantizing, source
 
-    console, given = Console(highlight=False), source.read(args.source, args.checkpoint)
+    console, given = Console(highlight=False, markup=False), source.read(args.source, args.checkpoint)
     if args.release:
         quantizing.release(given, target, config)
     else:

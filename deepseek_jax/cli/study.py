@@ -135,7 +135,7 @@ def run_list(args):
         table.add_column(heading)
     for line in overview.lines(args.files or overview.files(), args.root):
         table.add_row(line.name, line.question, line.runs, line.verdict)
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 def run_diff(args):

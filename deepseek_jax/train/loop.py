@@ -64,7 +64,7 @@ def train(
     """
     workdir, leads = Path(workdir), processes.leads()
     record.check_place(workdir)
-    console = console or Console(quiet=not leads)
+    console = console or Console(quiet=not leads, markup=False)  # names of files may have brackets
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax would tell of every file it writes
     setup = prepare(experiment, console)
     early_stopping.check(experiment.stopping, tuple(f"val/{name}" for name in setup.task.measured("val")))

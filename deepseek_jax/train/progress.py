@@ -18,7 +18,7 @@ from rich.progress import (
 @contextlib.contextmanager
 def preparing(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
     """A line for each stage of preparing: gives `report(stage, done, total)`; none when nothing is prepared."""
-    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) as bar:
         tasks = {}
 

@@ -247,6 +247,17 @@ def test_a_released_checkpoint_without_its_tokenizer_or_with_another(deepseek_ja
     assert status == 2 and "has 512 entries and the model 256; copy the model's own there." in err
 
 
+def test_names_with_brackets_are_said_whole(deepseek_jax, train, folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")  # one line holds them
+    text = folder / "some [bold].jsonl"
+    text.write_text((folder / "text.jsonl").read_text())
+    status, out, _ = train(f"--config.data.source={text}", "--config.train.steps=1", workdir="r[adam]")
+    assert status == 0 and f"{folder}/r[adam]" in out
+    directory = f"--config.data.directory={folder}/data"
+    status, out, _ = deepseek_jax("data", "prepare", "--source", str(text), directory)
+    assert status == 0 and out.count("│ some [bold] │") == 2  # a row for each split
+
+
 @pytest.mark.parametrize("action", ["prepare", "inspect"])
 def test_data_shows_the_corpus(deepseek_jax, folder, action):
     status, out, _ = deepseek_jax("data", action, "--config", f"{folder}/mine.py")

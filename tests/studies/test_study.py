@@ -322,6 +322,12 @@ def test_list_and_diff(make, trainer, root, deepseek_jax):
     assert (status, out) == (0, "optimizer.peak_lr: 0.1 in the first, 0.2 in the second\n")
 
 
+def test_brackets_in_a_question_are_no_markup(make, root, deepseek_jax):
+    loaded = make(text=STUDY.replace("Is a higher rate better?", "Is [bold] or [/bold] better?"))
+    status, out, _ = deepseek_jax("study", "list", str(loaded.path), "--root", str(root))
+    assert status == 0 and "[bold]" in out and "[/bold]" in out
+
+
 def test_a_report_of_nothing(make, root, deepseek_jax):
     status, _, err = deepseek_jax("study", "report", str(make().path), "--root", str(root))
     assert status == 2 and "has no finished run; `deepseek-jax study run" in err and err.count("\n") == 1
