@@ -34,12 +34,12 @@ class Tokenizer:
     def __init__(self, path: str | pathlib.Path):
         self.path = pathlib.Path(path)
         description = _read_json(path)
-        # A document that happens to spell a control token must not forge one: marked special, they can be switched off.
-        for token in description.get("added_tokens", ()):
-            token["special"] = True
         try:
+            # A document that spells a control token must not forge one: marked special, they can be switched off.
+            for token in description.get("added_tokens", ()):
+                token["special"] = True
             self._backend = tokenizers.Tokenizer.from_str(json.dumps(description))
-        except Exception as error:  # the library raises bare Exception
+        except Exception as error:  # the library raises bare Exception, and the list may hold anything
             raise UserError(f"{path} is not a tokenizer.json that the tokenizers library can read: {error}.") from None
         self._backend.encode_special_tokens = True
         self._backend.no_padding()

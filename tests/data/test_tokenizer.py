@@ -94,6 +94,8 @@ def test_foreign_tokenizer_that_does_not_fit(tmp_path):
         ("{", "not JSON"),
         pytest.param("[" * 10**5, "not JSON", id="nested"),
         ("{}", "cannot|not a"),
+        ('{"added_tokens": null}', "is not a tokenizer.json"),
+        ('{"added_tokens": ["<s>"]}', "is not a tokenizer.json"),
     ],
 )
 def test_not_a_tokenizer(tmp_path, content, message):

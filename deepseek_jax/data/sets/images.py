@@ -70,14 +70,14 @@ def tfds_images(config: DatasetConfig) -> Source:
     name = config.name.removeprefix("tfds:")
     try:
         builder = tfds.builder(name, data_dir=config.directory or None)
-        features = builder.info.features
-        if not builder.info.splits:
-            raise UserError(
-                f"{config.name} is not prepared in {builder.data_dir}: run tfds.builder({name!r}, "
-                "file_format='array_record').download_and_prepare() once, where its source can be reached."
-            )
-    except tfds.core.DatasetNotFoundError:
+    except ValueError:  # also of a name that cannot be one
         raise UserError(f"tensorflow-datasets knows no set {name!r}, and none of that name is prepared.") from None
+    features = builder.info.features
+    if not builder.info.splits:
+        raise UserError(
+            f"{config.name} is not prepared in {builder.data_dir}: run tfds.builder({name!r}, "
+            "file_format='array_record').download_and_prepare() once, where its source can be reached."
+        )
     if not {"image", "label"} <= set(features):
         raise UserError(f"{config.name} has features {', '.join(features)}; a set with image and label is needed.")
     images, labels, given = [], [], []

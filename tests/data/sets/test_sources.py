@@ -167,5 +167,6 @@ def test_an_image_set_of_tensorflow_datasets(tmp_path):
     assert (test["inputs"][:, 0, 0, 0] // 10 % 2 == test["labels"]).all()
     larger = DatasetConfig(name=settings.name, directory=settings.directory, images=ImagesConfig(9, 8, 3))
     assert open_set(larger).shape() == {"height": 9, "width": 8, "channels": 3}
-    with pytest.raises(UserError, match="knows no set 'tiny_picture', and none of that name"):
-        open_set(DatasetConfig(name="tfds:tiny_picture", directory=str(tmp_path)))
+    for name in ("tiny_picture", ""):
+        with pytest.raises(UserError, match=f"knows no set '{name}', and none of that name"):
+            open_set(DatasetConfig(name=f"tfds:{name}", directory=str(tmp_path)))
