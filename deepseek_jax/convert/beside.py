@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from deepseek_jax import record
+from deepseek_jax.convert.config_json import TOKENS
 from deepseek_jax.convert.tensors import read_json
 from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer
 
@@ -15,7 +16,6 @@ FILES = (
     "chat_template.jinja",
     "generation_config.json",
 )
-TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")  # of config.json: our tokenizer knows them by name
 
 
 def carry(source: Path, target: Path):

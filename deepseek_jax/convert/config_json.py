@@ -15,8 +15,9 @@ MIXED = "deepseek_jax"  # model_type of models that no released one describes: a
 # What we compute whatever these keys say; another value is another model.
 FIXED = {"hidden_act": "silu", "moe_layer_freq": 1}
 
-# What may stand in a file beside a model's sizes.
-BESIDE = {"model_type", "architectures", "dtype", "torch_dtype", "expert_dtype", *FIXED}
+# What may stand in a file beside a model's sizes; `convert` writes TOKENS into that of every run (beside.py).
+TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+BESIDE = {"model_type", "architectures", "dtype", "torch_dtype", "expert_dtype", *FIXED, *TOKENS}
 BESIDE |= {"quantization_config", "transformers_version"}
 
 # Keys that files may leave out, with the value this means; every other key of a generation must be there.

@@ -1,5 +1,6 @@
 """deepseek-jax convert: from every format into every other, and what is said where it cannot."""
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -62,6 +63,18 @@ def test_the_tokens_of_a_run_are_those_of_its_tokenizer(tmp_path):
     tokenizer = Tokenizer(tmp_path / "out" / "tokenizer.json")
     expected = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad}
     assert written == expected
+
+
+def test_a_model_of_no_generation_is_read_again_with_its_tokens(deepseek_jax, tmp_path):
+    config = dataclasses.replace(huggingface.read_config(V3), masked_top_experts=1)
+    source, out = tmp_path / "source", tmp_path / "out"
+    huggingface.save(source, config, *huggingface.load(V3, config))
+    values = json.loads((source / "config.json").read_text())
+    assert values["model_type"] == "deepseek_jax"
+    (source / "config.json").write_text(json.dumps(values | {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}))
+    assert deepseek_jax("convert", str(source), str(out))[0] == 0
+    assert json.loads((out / "config.json").read_text())["eos_token_id"] == 1
+    assert huggingface.read_config(out) == config
 
 
 def test_orbax_output_is_a_start(deepseek_jax, tmp_path):
