@@ -24,7 +24,7 @@ def _smooth(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def by_variant(results: Mapping) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     curves: dict[str, list] = {}
     for run in results["runs"]:
-        if len(run["curve"]) > 1:
+        if len(run["curve"]) > REACH + 1:  # of fewer points each smoothed one is the mean of all
             curves.setdefault(run["variant"], []).append(run["curve"])
     return {name: mean_curve(found) for name, found in curves.items()}
 
