@@ -7,6 +7,8 @@ attention_map(x_BSD, context) -> [B H S S]                 what a call weighs to
 empty_cache(batch, places, dtype) -> cache                 for texts of up to `places` tokens
 
 A cache is a pytree addressed by position: what a token leaves behind lies where its position says, in every row.
+A state that sums over tokens, as linear attention's, will do for plain decoding; speculation would leave in it the
+drafts that were rejected, which others write over.
 """
 
 from flax import nnx
