@@ -68,7 +68,7 @@ def _committed(loaded: Loaded, planned: list[Run]) -> dict:
     kept = [run for run in content["runs"] if (run["variant"], run["seed"], run["identity"]) in known]
     names = set(loaded.study.names)
     failed = [each for each in content["failed"] if each["variant"] in names]
-    stale = content["stale"] + len(content["runs"]) - len(kept)
+    stale = len(content["runs"]) - len(kept)  # what was stale where these were made is not here
     missing = len(planned) - len(kept) - len(failed)
     return content | {"runs": kept, "failed": failed, "missing": missing, "stale": stale}
 
