@@ -200,7 +200,7 @@ def _of_layers(part: str, layers: dict, mtp: dict) -> dict:
 
 def shift(x_BS: Int[Array, "B S"], ahead: int) -> Int[Array, "B S"]:
     """x[:, t + ahead] at t; zeros past the end."""
-    return jnp.pad(x_BS[:, ahead:], ((0, 0), (0, ahead)))
+    return jnp.pad(x_BS[:, ahead:], ((0, 0), (0, min(ahead, x_BS.shape[1]))))
 
 
 def same_document(segment_ids_BS: Int[Array, "B S"], ahead: int) -> Bool[Array, "B S"]:

@@ -1,5 +1,6 @@
 """The interface that other programs call, on a model whose numbers Hugging Face computed too."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.numpy import load_file
 import deepseek_jax
 from deepseek_jax import api
 from deepseek_jax.errors import UserError
+from deepseek_jax.models.decoder import initialise
 
 V3 = Path(__file__).parents[1] / "goldens" / "v3"
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -86,6 +88,13 @@ def test_one_token_is_a_sequence(model, expected):
     scores = model(expected["input_ids"][:, :1])
     np.testing.assert_allclose(scores.logits, expected["logits"][:, :1], **CLOSE)
     assert scores.mtp_logits[0].shape == scores.logits.shape
+
+
+def test_modules_may_look_past_the_end(model):
+    """Of one token the second module has none to look at; what it scores then means nothing."""
+    config = dataclasses.replace(model.config, num_nextn_predict_layers=2)
+    deeper = api.Model(config, *initialise(config, jax.random.key(0)))
+    assert [logits.shape for logits in deeper([[1]]).mtp_logits] == [(1, 1, config.vocab_size)] * 2
 
 
 @pytest.mark.parametrize("dtype, precision", [("float32", "highest"), ("bfloat16", None)])
