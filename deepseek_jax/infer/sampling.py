@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 from deepseek_jax.errors import UserError
 
 COLDEST = 1e-30  # less is greedy
+NARROWEST = 1e-30  # share that a nucleus reaches at the least: what float32 takes for 0 would leave it empty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Sampling:
             raise UserError(f"top_p is {self.top_p}; it must lie above 0 and at most at 1 (all tokens).")
 
     def drawing(self) -> "Drawing":
-        return Drawing(self.temperature, self.top_p, self.temperature < COLDEST, self.top_k, self.top_p < 1)
+        top_p = max(self.top_p, NARROWEST)
+        return Drawing(self.temperature, top_p, self.temperature < COLDEST, self.top_k, top_p < 1)
 
 
 @jax.tree_util.register_dataclass

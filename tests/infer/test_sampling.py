@@ -57,6 +57,11 @@ def test_top_k_leaves_k():
     np.testing.assert_allclose(frequencies(Sampling(1.0, top_k=99)), PROBABILITIES, atol=0.03)
 
 
+@pytest.mark.parametrize("top_p", [1e-30, 1e-40, 1e-300])
+def test_a_top_p_near_zero_takes_the_best(top_p):
+    assert frequencies(Sampling(1.0, top_p=top_p), draws=8).tolist() == [0, 1, 0, 0]
+
+
 NUCLEI = [(0.01, [1]), (0.5, [1]), (0.51, [1, 3]), (0.9, [0, 1, 3]), (0.999, [0, 1, 2, 3])]
 
 
