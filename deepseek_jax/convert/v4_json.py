@@ -78,8 +78,8 @@ def _with_mtp(kinds, values):
 
 def _rope_head_dim(values):
     """Newer files of Hugging Face's give the share of a head alone; None where neither is said."""
-    share, head_dim = values.get("partial_rotary_factor"), values.get("head_dim")
-    return values.get("qk_rope_head_dim") or (round(head_dim * share) if head_dim and share else None)
+    said, head_dim, share = (values.get(key) for key in ("qk_rope_head_dim", "head_dim", "partial_rotary_factor"))
+    return round(head_dim * share) if said is None and head_dim and share is not None else said
 
 
 def _ratios(config):

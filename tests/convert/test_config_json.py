@@ -118,6 +118,7 @@ def test_a_field_of_another_code_base_is_refused():
     ("name", "change"),
     [
         ("v4", {"hc_manifold": False}),
+        ("v4", {"qk_rope_head_dim": 0}),
         ("v2", {"topk_method": "round_robin"}),
         ("moe", {"masked_top_experts": 2}),
         ("moe", {"n_shared_experts": 0}),
