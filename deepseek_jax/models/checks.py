@@ -95,6 +95,9 @@ def _check_rope(config):
     scaling = config.rope_scaling
     if scaling.factor < 1:
         raise UserError(f"model.rope_scaling.factor is {scaling.factor}; it must be at least 1, which extends nothing.")
+    for name in ("rope_theta", "compress_rope_theta"):
+        if scaling.factor > 1 and getattr(config, name) <= 1:
+            raise UserError(f"model.{name} is {getattr(config, name)}; what rope_scaling extends must be above 1.")
     if scaling.original_max_position_embeddings < 1 or not 0 < scaling.beta_slow < scaling.beta_fast:
         raise UserError(
             f"model.rope_scaling must have original_max_position_embeddings "

@@ -89,6 +89,7 @@ def of(attention: str, **changes) -> dict:
         ({"rms_norm_eps": -1e-6}, "rms_norm_eps is -1e-06"),
         ({"rope_theta": 0.0}, "rope_theta is 0.0; it must be above 0"),
         ({"rope_scaling": RopeScaling(factor=0.5)}, "factor is 0.5; it must be at least 1"),
+        ({"rope_scaling": RopeScaling(factor=4.0), "rope_theta": 1.0}, "rope_theta is 1.0; what rope_scaling extends"),
         ({"rope_scaling": RopeScaling(beta_fast=1.0, beta_slow=32.0)}, r"beta_slow \(32.0\) between 0 and beta_fast"),
     ],
 )
