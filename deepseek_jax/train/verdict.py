@@ -34,8 +34,9 @@ def _finite(trained: list[dict]):
     last = trained[-1]
     if not (math.isfinite(last["loss/total"]) and math.isfinite(last["grad_norm"])):
         yield f"the loss or gradient of step {last['step']} is not finite"
-    if last["skipped"]:
-        yield f"{last['skipped']} steps were dropped because they were not finite"
+    if count := last["skipped"]:
+        steps = "1 step was dropped because it was" if count == 1 else f"{count} steps were dropped because they were"
+        yield f"{steps} not finite"
 
 
 def _trends(trained: list[dict], name: str):

@@ -95,6 +95,14 @@ def test_the_newest_and_the_best_are_kept_across_restarts(opened, tmp_path):
     assert steps(tmp_path) == [2, 4, 5]
 
 
+def test_a_step_that_is_saved_again_is_replaced(opened, tmp_path):
+    with opened() as checkpoints:
+        for waited in (0, 3):
+            checkpoints.save(state(1), Progress(1, waited=waited))
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]  # nothing is left aside
+        assert checkpoints.restore(abstract())[1].waited == 3
+
+
 @pytest.mark.parametrize("harm", [flip_a_bit, cut_short, lose_a_file, never_sealed])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(opened, said, tmp_path, harm):
     save(opened, 1, 2)

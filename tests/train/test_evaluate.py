@@ -45,5 +45,17 @@ def test_some_batches_count_their_share_of_the_bytes():
     assert evaluate(score, None, None, BATCHES[:1], Corpus)["bytes"] == 30 * 4 + 80 * 3
 
 
+def test_sums_over_batches_are_of_64_bits():
+    each = {"targets": np.ones(3, np.float32)}
+    batches = [each | {"nats": np.float32([nats, 0, 0])} for nats in (2**24, 1, 1)]
+    assert evaluate(score, None, None, batches, Corpus)["loss"] == (2**24 + 2) / 9
+
+
+def test_what_experts_had_no_room_for_is_a_share_of_assignments():
+    """Of which a token has several, in each layer."""
+    batches = [batch | {"dropped": np.float32(6), "assigned": np.float32(1200)} for batch in BATCHES]
+    assert evaluate(score, None, None, batches, Corpus)["dropped"] == 12 / 2400
+
+
 def test_without_batches_there_is_no_score():
     assert evaluate(score, None, None, [], Corpus) == {}

@@ -32,6 +32,12 @@ def test_router_health_is_named_by_layer():
     assert health["router/entropy"] == pytest.approx({"1": 1.3, "2": 0.1, "mtp 0": 0.7})
 
 
+def test_layers_come_in_their_order_and_modules_after_them():
+    """Names in a tree of arrays are sorted as text."""
+    nested = {"layers": {"10-10": [1.0], "2-3": [1.0, 1.0]}, "mtp": {"0": {"block": 1.0}}}
+    assert list(metrics.by_layer(nested)) == ["2", "3", "10", "mtp 0"]
+
+
 def test_a_dense_model_has_no_router_health():
     assert metrics.router_health({"layers": {}}, {"layers": {}}) == {}
 

@@ -22,12 +22,16 @@ def test_moments_are_bfloat16_and_updates_float32():
 
 def test_moments_are_found_by_path_and_shape():
     params = {"a": jnp.ones((2, 3)), "b": {"a": jnp.ones(3)}}
-    optimizer = optax.chain(optax.scale_by_adam(), optax.scale_by_sm3())
+    factored = optax.scale_by_factored_rms(min_dim_size_to_factor=2)
+    optimizer = optax.chain(optax.scale_by_adam(), optax.scale_by_sm3(), factored)
     state = jax.eval_shape(optimizer.init, params)
     names = {"a": "wide", "b": {"a": "narrow"}}
-    adam, sm3 = map_moments(lambda leaf, name: (name, leaf.shape), state, params, names, others=lambda leaf: leaf.shape)
+    found = map_moments(lambda leaf, name: (name, leaf.shape), state, params, names, others=lambda leaf: leaf.shape)
+    adam, sm3, adafactor = found
     assert adam.mu == adam.nu == sm3.nu == {"a": ("wide", (2, 3)), "b": {"a": ("narrow", (3,))}}
     assert adam.count == () and sm3.mu == {"a": [(2,), (3,)], "b": {"a": [(3,)]}}
+    assert sorted(of["a"] for of in (adafactor.v, adafactor.v_row, adafactor.v_col)) == [(1,), (2,), (3,)]
+    assert adafactor.v["b"] == {"a": ("narrow", (3,))}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -38,6 +42,16 @@ def test_an_optimizer_that_asks_for_the_loss_is_given_it(dtype):
     )
     updates, _ = remembered_in(dtype, by_loss).update(jnp.ones(2), (), value=3.0)
     np.testing.assert_array_equal(updates, [3, 3])
+
+
+def test_a_step_computes_with_float32():
+    seen = []
+    watching = optax.GradientTransformation(
+        lambda params: jnp.ones(2), lambda updates, state, params=None: (updates, seen.append(state) or state)
+    )
+    rounded = remembered_in("bfloat16", watching)
+    rounded.update(jnp.ones(2), rounded.init(jnp.ones(2)))
+    assert [state.dtype.name for state in seen] == ["float32"]
 
 
 def test_updates_differ_from_those_of_float32_by_rounding_only():

@@ -67,6 +67,13 @@ def test_heads_are_one_side_of_a_matrix():
     )
 
 
+def test_grouped_outputs_are_a_matrix_a_group():
+    momentum = np.random.default_rng(2).normal(size=(2, 3, 5)).astype(np.float32)
+    update = orthogonal_update(jnp.asarray(momentum), matrix_dims("out_down", ("heads", None, "rank")))
+    expected = [newton_schulz(group) * 0.18 * 5**0.5 for group in momentum]
+    np.testing.assert_allclose(update, expected, atol=1e-3)
+
+
 def names_with_adam(module) -> set[str]:
     axes = tree.logical_axes(module)[0]
     found = jax.tree_util.tree_leaves_with_path(dims_of(axes), is_leaf=lambda node: node is None)
@@ -102,13 +109,14 @@ def test_two_steps_of_the_chain():
     params = {"kernel": jnp.asarray(rng.normal(size=(4, 6)), jnp.float32), "norm": {"scale": jnp.ones(4)}}
     first, second = (rng.normal(size=(4, 6)).astype(np.float32) for _ in range(2))
     state = optimizer.init(params)
-    for gradient in (first, second):
-        gradients = {"kernel": jnp.asarray(gradient), "norm": {"scale": jnp.full(4, 2.0)}}
+    for gradient, of_norm in ((first, 2.0), (second, 1.0)):
+        gradients = {"kernel": jnp.asarray(gradient), "norm": {"scale": jnp.full(4, of_norm)}}
         updates, state = optimizer.update(gradients, state, params, value=0.0)
     momentum = second + 0.95 * (second + 0.95 * first)
     expected = -0.1 * (newton_schulz(momentum) * 0.18 * 6**0.5 + 0.5 * np.asarray(params["kernel"]))
     np.testing.assert_allclose(updates["kernel"], expected, atol=2e-4)
-    np.testing.assert_allclose(updates["norm"]["scale"], -0.1, rtol=1e-5)
+    mean, square = (0.9 * 2 + 1) * 0.1 / (1 - 0.9**2), (0.95 * 4 + 1) * 0.05 / (1 - 0.95**2)
+    np.testing.assert_allclose(updates["norm"]["scale"], -0.1 * mean / square**0.5, rtol=1e-5)
 
 
 def test_moments_in_bfloat16_leave_the_coefficients_alone():

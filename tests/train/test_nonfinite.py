@@ -65,3 +65,9 @@ def test_a_call_is_opened():
 
     origin = find_origin(calls, X)
     assert (origin.scope, origin.operation) == ("outer", "log")
+
+
+def test_a_scan_that_runs_backward_is_searched_backward():
+    """The third of its iterations takes the logarithm of -0.5, and is number 1."""
+    count_down = lambda start: jax.lax.scan(lambda x, _: (x - 1, jnp.log(x)), start, jnp.zeros(4), reverse=True)  # noqa: E731
+    assert find_origin(count_down, jnp.float32(1.5)).scope == "scan[1]"

@@ -84,9 +84,12 @@ def test_sgd_has_momentum():
     "name, settings, expected",
     [
         ("adam", {}, [1.0, -1.0]),  # sign(g) in the first step
+        ("adam", {"nesterov": True}, [4 / 3, -4 / 3]),  # g + b1 (1 - b1) g / (1 - b1^2)
+        ("adam", {"eps": 1.0}, [3 / 4, -0.5 / 1.5]),
         ("lion", {}, [1.0, -1.0]),
         ("sgd", {"nesterov": True}, [1.5 * 3, 1.5 * -0.5]),  # g + b1 (g + b1 0)
         ("rmsprop", {"b2": 0.75}, [2.0, -2.0]),  # g / sqrt((1 - b2) g^2)
+        ("rmsprop", {"b2": 0.75, "nesterov": True}, [3.0, -3.0]),
         ("adagrad", {}, [3 / (0.1 + 9) ** 0.5, -0.5 / (0.1 + 0.25) ** 0.5]),  # accumulators begin at 0.1
     ],
 )
@@ -95,6 +98,25 @@ def test_each_optimizers_first_step(name, settings, expected):
     plain = {"name": name, "peak_lr": 1.0, "b1": 0.5, "weight_decay": 0.0, "clip_norm": 0.0} | settings
     after = one_update(params, gradient, **plain)
     np.testing.assert_allclose(-after["kernel"], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("adam", 1 / 3),  # m = (b1 3 - 0.5) (1 - b1) / (1 - b1^2), v = (b2 9 + 0.25) (1 - b2) / (1 - b2^2)
+        ("lion", 1.0),  # the sign of b1 m + (1 - b1) g, m = (1 - b2) 3
+        ("rmsprop", 0.5 * 2.0 - 0.5 / (0.25 * 7) ** 0.5),  # momentum of g / sqrt(v)
+        ("adagrad", -0.5 / (0.1 + 9 + 0.25) ** 0.5),
+    ],
+)
+def test_each_optimizer_remembers_by_its_own_rates(name, expected):
+    """The second step, of -0.5 after 3: in the first no moment has anything to forget."""
+    plain = {"name": name, "peak_lr": 1.0, "b1": 0.5, "b2": 0.75, "weight_decay": 0.0, "clip_norm": 0.0}
+    optimizer, params = make_optimizer(OptimizerConfig(schedule=CONSTANT, **plain), steps=10), {"kernel": jnp.zeros(1)}
+    state = optimizer.init(params)
+    for gradient in (3.0, -0.5):
+        updates, state = optimizer.update({"kernel": jnp.array([gradient])}, state, params, value=0.0)
+    np.testing.assert_allclose(-updates["kernel"], expected, rtol=1e-4)
 
 
 def test_adam_refuses_decoupled_decay():

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from deepseek_jax.train import report, shown
+from deepseek_jax.train.summary import final_scores
 from deepseek_jax.train.verdict import verdict
 
 
@@ -44,9 +45,10 @@ def test_a_run_that_learns_is_healthy():
 @pytest.mark.parametrize(
     "changes, complaint",
     [
-        ({"loss": 6.0}, "the loss rose to 6.000 from"),
+        ({"loss": 3.0}, "the loss rose to 3.000 from"),  # of 5.0 at the beginning
         ({"grad_norm": 30.0}, "the gradient norm is growing"),
         ({"grad_norm": float("nan")}, "the loss or gradient of step 40 is not finite"),
+        ({"skipped": 1}, "1 step was dropped"),
         ({"skipped": 2}, "2 steps were dropped"),
         ({"router/dead_experts": {"1": 3}}, "layer 1 has 3 dead experts"),
         ({"router/max_violation": {"1": 7.0}}, "layer 1 is out of balance: its busiest expert has 8.0 times"),
@@ -63,6 +65,12 @@ def test_what_is_wrong_is_said(changes, complaint):
     assert any(sentence.startswith(complaint) or complaint in sentence for sentence in sentences)
 
 
+def test_an_expert_that_is_idle_for_a_moment_is_not_dead():
+    rows = run()
+    rows[-1]["router/dead_experts"] = {"1": 3}
+    assert verdict(rows, 40, SHOWN)[0]
+
+
 def test_a_run_that_hardly_waits_for_data_is_healthy():
     for seconds, healthy in ((0.004, True), (0.006, False)):  # of steps of 0.1
         rows = [row(step, 5 - step / 10, data_wait_seconds=seconds) for step in range(1, 41)]
@@ -77,6 +85,14 @@ def test_a_labelled_set_has_no_readers_to_be_more_of():
 
 def test_a_run_without_steps_is_not_called_healthy():
     assert verdict([], 10, SHOWN) == (False, ["no step has finished yet"])
+
+
+def test_of_a_finished_run_the_last_scores_the_median_speed_and_the_latest_goodput_count(tmp_path):
+    speeds = [row(step, tokens_per_second=speed) for step, speed in enumerate((10.0, 900.0, 500.0), 1)]
+    rows = [*speeds, {"step": 2, "goodput": 0.5}, {"step": 3, "goodput": 0.75, "final/loss": 2.5, "val/loss": 2.0}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert final_scores(tmp_path, SHOWN) == {"final/loss": 2.5, "tokens_per_second": 500.0, "goodput": 0.75}
+    assert final_scores(tmp_path / "elsewhere", SHOWN) == {}
 
 
 def test_the_page_is_made_from_the_run_directory_alone(tmp_path):

@@ -100,10 +100,16 @@ def test_warm_restarts_grow_longer():
         assert at(start + length // 4) == close(PEAK * (0.5 + 0.5 * np.cos(np.pi / 4)))
 
 
-def test_range_rises_by_equal_factors():
+def test_the_last_restart_may_end_with_the_run():
+    at = rate(steps=350, name="warm_restarts", warmup_steps=50, step_every=100, cycle_growth=2.0, final_ratio=0.0)
+    assert at(150) == close(PEAK) and at(250) == close(PEAK / 2) and 0 < at(349) < PEAK * 1e-3
+
+
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_range_rises_by_equal_factors(warmup):
     """The last of 301 steps is number 300."""
-    at = rate(steps=301, name="range", final_ratio=1e-6)
-    assert [at(step) for step in (0, 100, 200, 300)] == [close(PEAK * x) for x in (1e-6, 1e-4, 1e-2, 1)]
+    at = rate(steps=301 + warmup, name="range", warmup_steps=warmup, final_ratio=1e-6)
+    assert [at(warmup + step) for step in (0, 100, 200, 300)] == [close(PEAK * x) for x in (1e-6, 1e-4, 1e-2, 1)]
 
 
 def test_a_warmup_longer_than_the_run_is_refused():

@@ -49,6 +49,27 @@ def test_buffers_are_updated_from_the_whole_batch_and_get_no_gradient():
     assert jax.tree.structure(state["params"]) == jax.tree.structure({"kernel": 0, "norm": {"scale": 0}})
 
 
+def test_buffers_are_updated_by_the_new_parameters():
+    task = dataclasses.replace(
+        toy.program(), update_buffers=lambda params, buffers, aux, update: {"bias": params["kernel"].sum()}
+    )
+    state, step = toy.start(toy.experiment(), task=task)
+    state, _ = step(state, toy.batch(1, 6))
+    np.testing.assert_allclose(state["buffers"]["bias"], state["params"]["kernel"].sum(), rtol=1e-6)
+
+
+def test_each_microbatch_is_told_its_number():
+    """From which a loss draws what is to differ between them."""
+
+    def loss(params, buffers, batch, totals, scheduled):
+        value, aux = toy.program().loss(params, buffers, batch, totals, scheduled)
+        return value, aux | {"numbers": jax.nn.one_hot(scheduled["microbatch"], 3)}
+
+    state, step = toy.start(toy.experiment(), task=dataclasses.replace(toy.program(), loss=loss))
+    _, metrics = step(state, toy.batch(3, 2))
+    np.testing.assert_array_equal(metrics["numbers"], [1, 1, 1])
+
+
 def test_moving_averages_follow_parameters_and_buffers():
     """Those after each update, 0.9^age of each; where the run began is no part of it."""
     state, step = toy.start(toy.experiment(ema_decay=0.9))
@@ -80,6 +101,8 @@ def test_metrics_say_what_was_done():
     moved = np.sqrt(sum(((new - old) ** 2).sum() for new, old in zip(numbers(state["params"]), before, strict=True)))
     np.testing.assert_allclose(moved, 0.1 * metrics["grad_norm"], rtol=1e-5)  # plain gradient descent
     assert metrics["learning_rate"] == learning_rate(config.optimizer, 10)(0)
+    length = np.sqrt(sum((parameter**2).sum() for parameter in numbers(state["params"])))
+    np.testing.assert_allclose(metrics["param_norm"], length, rtol=1e-6)
     assert int(state["step"]) == 1 and int(metrics["skipped"]) == 0
 
 
@@ -118,6 +141,26 @@ def test_a_gradient_that_is_not_finite_counts_too():
     state, step = toy.start(toy.experiment(on_nonfinite="skip"), task=dataclasses.replace(toy.program(), loss=loss))
     state, metrics = step(state, toy.batch(1, 6))
     assert metrics["loss/total"] == 0 and int(state["skipped"]) == 1
+
+
+def test_a_loss_that_is_not_finite_counts_though_its_gradient_is():
+    def loss(params, buffers, batch, totals, weights):
+        value = params["kernel"].sum() + jnp.inf
+        return value, {"loss/next": value, "load": jnp.zeros(())}
+
+    state, step = toy.start(toy.experiment(on_nonfinite="skip"), task=dataclasses.replace(toy.program(), loss=loss))
+    state, metrics = step(state, toy.batch(1, 6))
+    assert np.isfinite(metrics["grad_norm"]) and int(state["skipped"]) == 1
+
+
+def test_the_learning_rate_is_told_as_a_plateau_lowered_it():
+    schedule = ScheduleConfig(name="plateau", step_every=1, patience=1, decay_ratio=0.5)
+    state, step = toy.start(toy.with_optimizer(toy.experiment(), peak_lr=1e-9, schedule=schedule))
+    rates = []
+    for _ in range(4):
+        state, metrics = step(state, toy.batch(1, 6))
+        rates.append(float(metrics["learning_rate"]))
+    assert rates[0] == pytest.approx(1e-9) and rates[-1] < 0.6e-9, rates
 
 
 def test_a_second_call_compiles_nothing():
