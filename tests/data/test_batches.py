@@ -72,9 +72,11 @@ def test_mix_keeps_the_shares_and_rows_are_pure(corpus):
     assert abs((domains[:, 0] == 0).mean() - 0.75) < 0.01
 
 
-def test_other_data_is_not_resumed(corpus, plain):
+def test_other_data_is_not_resumed(corpus, plain, data):
     state = corpus.train_batches(4, seed=0).state()
-    for other in (plain.train_batches(4, seed=0), corpus.train_batches(4, seed=1), corpus.train_batches(8, seed=0)):
+    reweighted = open_corpus(dataclasses.replace(data, weights=data.weights.replace("=3", "=2")), VOCAB)
+    others = [each.train_batches(4, seed=0) for each in (plain, reweighted)]
+    for other in (*others, corpus.train_batches(4, seed=1), corpus.train_batches(8, seed=0)):
         with pytest.raises(UserError, match="other data"):
             other.restore(state)
 

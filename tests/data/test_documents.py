@@ -73,7 +73,7 @@ def test_text_without_blank_lines_is_cut_at_line_ends(tmp_path):
     path.write_text("0123456789\n" * 10_000)
     documents, _ = read(path)
     assert "\n".join(document.text for document in documents) + "\n" == path.read_text()
-    assert len(documents) == 4
+    assert [document.name for document in documents] == ["a.txt:1", "a.txt:2980", "a.txt:5959", "a.txt:8938"]
 
 
 def test_directory_reads_a_document_a_file_and_records_from_jsonl(tmp_path):

@@ -1,13 +1,16 @@
 """Packing: each token of the stream is a target once, documents stay apart, and FIM only rearranges."""
 
 import collections
+import json
 import pickle
+import types
 
 import numpy as np
 import pytest
 
 from deepseek_jax.data.packing import PackedRows, rows_in
-from deepseek_jax.data.tokens import BLOCK, TokenStore
+from deepseek_jax.data.records import unseen
+from deepseek_jax.data.tokens import BLOCK, TokenStore, write_tokens
 
 
 def epoch_rows(rows: PackedRows, number=0):
@@ -114,6 +117,25 @@ def test_store_reads_across_blocks(corpus):
     document = int(np.argmax(store.lengths))
     start = int(store.lengths[:document].sum())
     assert (store.read(document, 3, 90) == whole[start + 3 : start + 90]).all()
+
+
+def written(directory, corpus, *ids: list[int]) -> str:
+    """The digest of a store in which a tokenizer of 70,000 entries makes these of each two texts in turn."""
+    directory.mkdir()
+    tokenizer = types.SimpleNamespace(
+        vocab_size=70_000, encode_batch=lambda texts: [ids[i % len(ids)] for i in range(len(texts))]
+    )
+    write_tokens(directory, corpus.parts[0].dataset, tokenizer, unseen)
+    return json.loads((directory / "index.json").read_text())["digest"]
+
+
+def test_numbers_beyond_16_bits_are_kept(corpus, tmp_path):
+    written(tmp_path / "large", corpus, [65_535, 65_536, 69_999])
+    assert TokenStore(tmp_path / "large", "train").read(1, 0, 3).tolist() == [65_535, 65_536, 69_999]
+
+
+def test_the_digest_tells_where_documents_end(corpus, tmp_path):
+    assert written(tmp_path / "one", corpus, [1, 2], [3]) != written(tmp_path / "other", corpus, [1], [2, 3])
 
 
 @pytest.mark.parametrize("stream_length, rows", [(0, 0), (1, 0), (2, 1), (32, 1), (33, 2), (63, 2), (64, 3)])

@@ -122,8 +122,12 @@ def test_cutout_hides_a_square_but_never_every_box(squares):
     assert (cut["box_labels"][:, 0] == 3).all()
     two = {name: values.copy() for name, values in squares.items()}
     two["boxes"][:, 1], two["box_labels"][:, 1] = (0, 0, 0.1, 0.1), 5
-    labels = augment_images(two, config, draws())["box_labels"]
+    cut = augment_images(two | {"inputs": np.ones_like(two["inputs"])}, config, draws())
+    labels = cut["box_labels"]
     assert (labels >= 0).any(1).all() and (labels < 0).any()
+    for picture, box, label in zip(cut["inputs"], two["boxes"][:, 0] * [H, W, H, W], labels[:, 0], strict=True):
+        y0, x0, y1, x1 = box.round().astype(int)
+        assert (label >= 0) == ((picture[y0:y1, x0:x1] == 0).mean() <= 0.2 + 1e-6)
 
 
 def test_grey_levels():
@@ -226,6 +230,14 @@ def test_settings_that_leave_nothing():
         for field in dataclasses.fields(ImageAugmentConfig)
         if field.name != "keep_box"
     )
+
+
+def test_moves_go_as_far_as_they_may_either_way():
+    sized = draw_moves(ImageAugmentConfig(scale=0.3), draws(400), H, W).matrix_B22[:, 0, 0]
+    assert 0.7 <= sized.min() < 0.72 and 1.28 < sized.max() <= 1.3
+    turned = draw_moves(ImageAugmentConfig(rotate=20), draws(400), H, W).matrix_B22
+    degrees = np.degrees(np.arctan2(turned[:, 1, 0], turned[:, 0, 0]))
+    assert -20 <= degrees.min() < -19 and 19 < degrees.max() <= 20
 
 
 def test_windows_lie_anywhere_in_the_picture():

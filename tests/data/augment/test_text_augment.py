@@ -57,6 +57,7 @@ def test_swaps_move_words_and_keep_them(rng):
     changed = swap(WORDS, 0.2, rng)
     assert sorted(changed) == sorted(WORDS) and changed != WORDS
     assert swap(["alone"], 1.0, rng) == ["alone"] and swap([], 1.0, rng) == []
+    assert all(swap(["one", "other"], 0.5, rng) == ["other", "one"] for _ in range(9))  # never a word with itself
 
 
 def test_deletion_leaves_the_order_and_at_least_a_word(rng):
@@ -65,6 +66,7 @@ def test_deletion_leaves_the_order_and_at_least_a_word(rng):
     rest = iter(WORDS)
     assert all(word in rest for word in kept[0])
     assert all(len(delete(WORDS, 1.0, rng)) == 1 for _ in range(5))
+    assert delete(["alone"], 1.0, rng) == ["alone"] and delete([], 1.0, rng) == []
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ in the epoch have it."""
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from deepseek_jax.data.sets.balance import class_weights, epoch_order, partners
 from deepseek_jax.data.sets.batches import Order, held_out_batches, train_batches
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.data.sets.registry import open_set
+from deepseek_jax.data.sets.vocabulary import encode
 from deepseek_jax.errors import UserError
 
 STRONG = AugmentConfig(
@@ -129,11 +131,14 @@ def test_weights_make_classes_weigh_alike(opened, uneven):
 def test_sampling_shows_classes_equally_often():
     labels = np.repeat([0, 1, 2], [60, 30, 10])
     rng = np.random.default_rng(0)
+    shown = []
     for _ in range(3):
         order = epoch_order(100, labels, "sampling", rng)
-        assert sorted(np.bincount(labels[order])) == [33, 33, 34]
+        shown.append(np.bincount(labels[order]).tolist())
+        assert sorted(shown[-1]) == [33, 33, 34]
         assert len(set(order[labels[order] == 0])) == (labels[order] == 0).sum()  # a large class: none twice
         assert set(order[labels[order] == 2]) == set(range(90, 100))  # a small one: all, some four times
+    assert len({tuple(counts) for counts in shown}) > 1  # the odd place is not always the same class's
 
 
 def test_oversampling_leaves_none_out(opened, uneven):
@@ -191,3 +196,9 @@ def test_text_comes_with_lengths_and_is_tokenized_anew_where_it_is_augmented(tmp
         assert sorted(dataset.tokenizer.decode(before[:m]).split()) == sorted(
             dataset.tokenizer.decode(after[:n]).split()
         )
+
+
+def test_of_a_long_text_the_first_tokens_are_kept_and_counted():
+    tokenizer = types.SimpleNamespace(pad=9, encode_batch=lambda texts: [[1, 2, 3, 4, 5], [6], []])
+    ids, lengths = encode(["long", "short", "empty"], tokenizer, 3)
+    assert ids.tolist() == [[1, 2, 3], [6, 9, 9], [9, 9, 9]] and lengths.tolist() == [3, 1, 1]

@@ -40,6 +40,7 @@ def test_equal_records_stay_together_even_with_other_labels():
 
 def test_a_class_of_one_record_is_trained_on():
     assert by_content(KEYS[:1], np.zeros(1), val=0.3, test=0.6, seed=0) == ["train"]
+    assert sorted(by_content(KEYS[:2], np.zeros(2), val=0.45, test=0.45, seed=0)) == ["test", "train"]
 
 
 def test_a_picture_counts_in_its_rarest_class():
@@ -104,7 +105,7 @@ def test_numbers_far_from_zero_that_change_are_no_constants():
     seconds = 1.7e9 + np.arange(100.0)[:, None]
     (mean,), (deviation,) = moments(seconds)
     np.testing.assert_allclose([mean, deviation], [1.7e9 + 49.5, np.arange(100).std()], rtol=1e-12)
-    assert moments(np.full((9, 1), 0.1)) == ((0.1,), (1.0,))
+    assert moments(np.full((100, 1), 19.6)) == ((19.6,), (1.0,))  # a hundredth of whose sum is another number
     assert moments(np.array([[0.0], [1e-200]]))[1] == (1.0,)  # its square is none
 
 
