@@ -35,6 +35,8 @@ def test_focal_loss_discounts_what_is_easy():
     np.testing.assert_allclose(found, -((1 - p) ** 2) * np.log(p), 1e-5)
     plain = value("focal", LOGITS, {"labels": LABELS}, focal_gamma=0.0)
     np.testing.assert_allclose(plain, value("cross_entropy", LOGITS, {"labels": LABELS}), 1e-6)
+    smooth = value("focal", LOGITS, {"labels": LABELS}, focal_gamma=2.0, label_smoothing=0.3)
+    np.testing.assert_allclose(smooth, -((0.7 * LABELS + 0.1) * (1 - P) ** 2 * np.log(P)).sum(1), 1e-5)
 
 
 def test_focal_loss_of_a_certain_class_has_a_finite_gradient():
@@ -48,6 +50,7 @@ def test_losses_of_numbers():
     np.testing.assert_allclose(value("mse", predicted, batch), [(0.25 + 4) / 2, 8])
     np.testing.assert_allclose(value("mae", predicted, batch), [1.25, 2])
     np.testing.assert_allclose(value("huber", predicted, batch, huber_delta=1.0), [(0.125 + 1.5) / 2, 3.5 / 2])
+    np.testing.assert_allclose(value("huber", predicted, batch, huber_delta=3.0), [(0.125 + 2) / 2, 7.5 / 2])
 
 
 def test_penalties_count_the_parameters_they_are_given():
@@ -55,6 +58,8 @@ def test_penalties_count_the_parameters_they_are_given():
     config = ObjectiveConfig(l1=0.5, l2=0.1)
     found = penalty(params, config, counts=lambda path: "kernel" in str(path[0]))
     np.testing.assert_allclose(found, 0.5 * 3 + 0.05 * 5)
+    for settings, expected in (({"l1": 0.5}, 0.5 * 10), ({"l2": 0.1}, 0.05 * 54)):
+        assert penalty(params, ObjectiveConfig(**settings), counts=lambda path: True) == pytest.approx(expected)
     assert penalty(params, ObjectiveConfig(), counts=lambda path: True) == 0
 
 

@@ -20,6 +20,8 @@ def test_calibration_error_is_the_distance_of_confidence_and_accuracy():
     assert scores.calibration_error(np.full(100, 1.0), np.arange(100) < 60) == pytest.approx(0.4)
     halves = np.array([0.9] * 50 + [0.5] * 50), np.array([True] * 50 + [False] * 50)
     assert scores.calibration_error(*halves) == pytest.approx(0.5 * 0.1 + 0.5 * 0.5)
+    for other, error in ((0.66, (0.66 + 0.62 - 1) / 2), (0.67, (0.67 + 1 - 0.62) / 2)):  # a bin ends at two thirds
+        assert scores.calibration_error(np.array([0.62, other]), np.array([True, False])) == pytest.approx(error)
 
 
 def test_numbers():
