@@ -27,6 +27,13 @@ def test_yarn_keeps_fast_pairs_and_slows_down_slow_ones():
     np.testing.assert_allclose(share, np.linspace(0, 1, 14), atol=1e-12)
 
 
+def test_yarns_ramp_may_end_beyond_the_last_pair():
+    """As in DeepSeek's code, which cuts it at the dimension and not at the number of pairs: here it ends at pair 4."""
+    plain, ramp = 1000.0 ** (-np.arange(4) / 4), np.array([0, 0, 1 / 3, 2 / 3])
+    ours = rope.frequencies(8, 1000.0, RopeScaling(factor=4.0, original_max_position_embeddings=4096))
+    np.testing.assert_allclose(ours, plain * (1 - ramp) + plain / 4 * ramp, rtol=1e-12)
+
+
 def test_softmax_scale_of_the_released_model():
     assert RELEASED.softmax_scale == pytest.approx(192**-0.5 * (0.1 * math.log(40) + 1) ** 2)
 

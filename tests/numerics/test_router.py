@@ -124,6 +124,18 @@ def test_table_gives_every_expert_equally_many_tokens(vocabulary, experts, per_t
         assert len({frozenset(row) for row in table.tolist()}) > 40
 
 
+def test_neighbours_in_the_vocabulary_part():
+    table = np.asarray(balanced_table(jax.random.key(0), 1024, 32, 2))
+    assert (table[1:] == (table[:-1] + 1) % 32).all(axis=1).mean() < 0.1  # as they would within a round in order
+
+
+def test_scores_are_of_a_kernel_of_32_bits_whatever_the_activations_have():
+    """The two experts' kernels are the same number in bfloat16."""
+    kernel = jnp.array([[1.0, 1.0 + 2**-12]])
+    found = scores(jnp.ones((1, 1), jnp.bfloat16), kernel, "sigmoid")
+    assert found.dtype == jnp.float32 and found[0, 0] < found[0, 1]
+
+
 def test_gradients_pass_through_the_weights_only():
     """The choice has no gradient, so the bias gets none; the scores of the chosen do."""
     config = _config()
