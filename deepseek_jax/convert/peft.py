@@ -71,7 +71,7 @@ def save(directory: Path, model: ModelConfig | HybridConfig, adapters: dict[str,
         for at, layer in names.items():
             layers.append(layer)
             for part, array in adapter.items():
-                tensors[PREFIX + layer + PARTS[part]] = _theirs(part, np.asarray(array[at], np.float32), matrix)
+                tensors[PREFIX + layer + PARTS[part]] = _theirs(part, np.asarray(array[at], np.float32))
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     save_file(tensors, directory / TENSORS, metadata={"format": "pt"})
@@ -142,7 +142,7 @@ def _shapes(model) -> dict:
     return abstract_trees(model)[0]
 
 
-def _theirs(part, array, matrix):
+def _theirs(part, array):
     if part == "scale":
         return np.ascontiguousarray(array.reshape(-1))
     a = part == "a"
