@@ -3,11 +3,14 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import pytest
 
 from deepseek_jax.config import DataConfig, Experiment, TrainConfig
 from deepseek_jax.errors import UserError
+from deepseek_jax.models.flops import attention_a_token
 from deepseek_jax.studies import budget
+from deepseek_jax.train.flops import training_flops
 from tests.train import tiny
 
 PLAIN = Experiment(data=DataConfig(sequence_length=64), train=TrainConfig(batch_size=4))
@@ -33,6 +36,13 @@ def test_flops_give_a_wider_model_fewer_steps():
     wide = dataclasses.replace(PLAIN, model=dataclasses.replace(tiny.DENSE, intermediate_size=512))
     few, many = (budget.steps(experiment, "flops", 1e10, None) for experiment in (wide, narrow))
     assert 1.5 * few < many
+
+
+def test_flops_are_those_that_a_run_counts():
+    experiment = dataclasses.replace(PLAIN, model=tiny.DENSE)
+    row = float(attention_a_token(tiny.DENSE, jnp.arange(1, 65)).sum())
+    ten_steps = training_flops(tiny.DENSE, 10 * 4 * 64, 10 * 4 * row)
+    assert [budget.steps(experiment, "flops", share * ten_steps, None) for share in (0.999, 1.001)] == [9, 10]
 
 
 def test_seconds_go_by_a_measured_speed(tmp_path):

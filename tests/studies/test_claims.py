@@ -64,6 +64,8 @@ def test_a_margin_may_be_a_share_of_the_right_side():
     old = np.array([100.0, 100.0, 100.0])
     assert verdict("new <= old", old + 4 + TIGHT, old, margin="5%") == [HOLDS]
     assert verdict("new <= old", old + 6 + TIGHT, old, margin="5%") == [DOES_NOT]
+    assert verdict("new <= old", old + 60 + TIGHT, old, margin="50%") == [DOES_NOT]  # though within 50% of the left
+    assert verdict("new <= old", -old + 4 + TIGHT, -old, margin="5%") == [HOLDS]  # as of a log likelihood
 
 
 def test_a_number_on_the_right():
