@@ -64,13 +64,14 @@ def test_ties_at_the_threshold_stay():
     assert found["out"].all()
 
 
-def test_a_pattern_holds_along_the_inputs_of_every_output(scores):
-    found = masks.by_pattern(scores, CHOSEN, "2:4")
+@pytest.mark.parametrize("stay", [1, 2, 3])
+def test_a_pattern_holds_along_the_inputs_of_every_output(scores, stay):
+    found = masks.by_pattern(scores, CHOSEN, f"{stay}:4")
     for path, matrix in CHOSEN.items():
         score, mask = (matrix.fold(np.asarray(each[path])) for each in (scores, found))
         N, I, O = score.shape
         score, mask = (each.reshape(N, I // 4, 4, O) for each in (score, mask))
-        assert (mask.sum(axis=2) == 2).all()
+        assert (mask.sum(axis=2) == stay).all()
         assert (np.where(mask, score, np.inf).min(axis=2) > np.where(mask, -np.inf, score).max(axis=2)).all()
 
 
