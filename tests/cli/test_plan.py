@@ -4,9 +4,11 @@ import re
 
 import pytest
 
+from deepseek_jax.config import MeshConfig
 from deepseek_jax.models.counts import census
 from deepseek_jax.parallel import topology
 from deepseek_jax.parallel.chips import CHIPS, chip_of
+from deepseek_jax.parallel.plan import Placement, abstract_mesh, problems
 from deepseek_jax.pods.text import amount
 
 TINY = "plan", "--config", "configs/v3_tiny.py", "--topology", "v5e:2x4"
@@ -99,6 +101,16 @@ def test_scales_of_groups_lie_apart_where_the_mesh_divides_their_outputs(deepsee
     )
     assert re.search(r"^rounded/embedding/scales +vocab 4096 / fsdp, - 8 ", output, re.M)
     assert re.search(r"^rounded/attention/q_up/scales +5 +- 4, heads 4, - 48 ", output, re.M), "4 heads on 8 devices"
+
+
+def test_a_device_may_have_one_expert_and_no_less():
+    mesh = abstract_mesh(MeshConfig(expert=8), 8)
+    assert problems(mesh, [], 8) == []
+    assert problems(mesh, [], 7)[0].startswith("mesh.expert is 8, more than the 7 experts")
+
+
+def test_what_does_not_divide_takes_the_larger_part():
+    assert Placement("out", (5, 3), 4, ("embed", None), (("fsdp",), ()), (2, 1)).bytes_a_device == 3 * 3 * 4
 
 
 def test_warnings(deepseek_jax):

@@ -109,6 +109,16 @@ def test_eight_devices_prune_and_train_beside_four_bits_as_one(python):
     assert many["masks"] == one["masks"]
 
 
+def test_what_is_taken_stays_away_however_large_it_lies_there():
+    config = PruneConfig(method="magnitude", sparsity=0.5, end=0.8, every=4)
+    rising = {"attention": {"out": jnp.arange(1.0, 65).reshape(8, 8)}}
+    view, falling = pruned_view(config, 10), {"attention": {"out": rising["attention"]["out"][::-1]}}
+    rising, buffers = view.split(rising, {})
+    early = view.update(rising, buffers, jnp.asarray(4))["masks"]["attention"]["out"]
+    late = view.update(falling, {"masks": {"attention": {"out": early}}}, jnp.asarray(8))["masks"]["attention"]["out"]
+    assert not early[:3].any() and not late[:3].any() and late.sum() == 32
+
+
 def test_masks_change_only_when_a_look_is_due():
     config = PruneConfig(method="magnitude", sparsity=0.5, begin=0.2, end=0.8, every=4)
     view, weights = pruned_view(config, 10), {"attention": {"out": jnp.arange(1.0, 65).reshape(8, 8)}}
