@@ -1,5 +1,6 @@
 """Checkpoints larger than memory: tensors come and go one at a time, and devices read no more than their part."""
 
+import dataclasses
 import json
 import shutil
 import weakref
@@ -9,10 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from deepseek_jax.convert import huggingface
+from deepseek_jax.convert import huggingface, shards
 from deepseek_jax.convert.progress import Tally, unseen
-from deepseek_jax.convert.safetensors_file import Entry, Output, write
-from deepseek_jax.convert.tensors import Tensors
+from deepseek_jax.convert.safetensors_file import Entry, Output, entries, write
+from deepseek_jax.convert.tensors import INDEX, Tensors
 
 V3 = Path(__file__).parents[1] / "goldens/v3"
 
@@ -68,7 +69,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors.numpy import load_file
 
-from deepseek_jax.convert import huggingface
+from deepseek_jax.convert import huggingface, shards
 
 directory = Path(sys.argv[1])
 config = huggingface.read_config(directory)
@@ -110,7 +111,7 @@ import jax
 import numpy as np
 
 from deepseek_jax.config import MeshConfig
-from deepseek_jax.convert import huggingface
+from deepseek_jax.convert import huggingface, shards
 from deepseek_jax.convert.safetensors_file import Entry, entries
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.train import any_checkpoint
@@ -152,7 +153,7 @@ import resource
 import sys
 from pathlib import Path
 
-from deepseek_jax.convert import huggingface
+from deepseek_jax.convert import huggingface, shards
 
 small, large, out = map(Path, sys.argv[1:])
 
@@ -199,6 +200,44 @@ def test_progress_counts_what_is_written(tmp_path):
     header = 8 + int.from_bytes((tmp_path / "out/model.safetensors").read_bytes()[:8], "little")
     written = (tmp_path / "out/model.safetensors").stat().st_size - header
     assert told[-1] == (written, written) and sorted(told) == told
+
+
+def outputs(*sizes: int) -> list[Output]:
+    """Tensors of so many bytes."""
+    return [
+        Output(f"t{number}", np.dtype(np.uint8), (size,), (lambda size=size: np.ones(size, np.uint8),))
+        for number, size in enumerate(sizes)
+    ]
+
+
+def test_files_are_filled_and_only_a_tensor_that_is_larger_by_itself_exceeds_one(tmp_path):
+    shards.write(tmp_path, outputs(40, 8, 8, 8, 4, 30), 16, unseen)
+    file_of = json.loads((tmp_path / INDEX).read_text())["weight_map"]
+    assert [int(file_of[f"t{number}"][6:11]) for number in range(6)] == [1, 2, 2, 3, 3, 4]
+    assert len(list(tmp_path.glob("*.safetensors"))) == 4
+
+
+@pytest.mark.parametrize("length", range(1, 9))
+def test_tensors_lie_where_their_type_may_be_read(tmp_path, length):
+    """Whatever comes before them: the header's length follows from the names."""
+    number = Output("n" * length, np.dtype(np.float32), (1,), (lambda: np.ones(1, np.float32),))
+    write(tmp_path / "a.safetensors", [*outputs(3), number], Tally(unseen, 7))
+    found = dict(entries(tmp_path / "a.safetensors"))
+    assert found[number.name].start % 4 == 0 and found[number.name].read() == 1
+
+
+@pytest.mark.parametrize("name", ["v3_fp8", "v4_quant/official"])
+def test_shapes_are_known_before_a_tensor_is_read(name):
+    tensors = Tensors(V3.parent / name)
+    assert all(tensors.shape(each) == tensors[each].shape for each in tensors.names)
+
+
+def test_a_save_that_breaks_off_leaves_no_index_of_the_one_before(tmp_path):
+    shards.write(tmp_path, outputs(16, 16), 16, unseen)
+    broken = dataclasses.replace(outputs(16)[0], pieces=(lambda: 1 // 0,))
+    with pytest.raises(ZeroDivisionError):
+        shards.write(tmp_path, [*outputs(16), broken], 16, unseen)
+    assert not (tmp_path / INDEX).exists()
 
 
 def test_a_copy_of_ours_is_enough(tmp_path):
