@@ -1,14 +1,16 @@
 """Generation as a user calls it, on an untrained model: what it says does not matter, only what it depends on."""
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from deepseek_jax.errors import UserError
 from deepseek_jax.infer import stages
-from deepseek_jax.infer.generate import generate
+from deepseek_jax.infer.generate import generate, new_tokens
 from deepseek_jax.infer.sampling import Sampling
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import initialise
+from deepseek_jax.models.tree import merge
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "q_lora_rank": 16}
 HEADS = {"num_attention_heads": 2, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
@@ -29,11 +31,29 @@ def test_prompts_of_different_lengths_go_as_they_would_alone(model):
     assert [len(tokens) for tokens in together] == [12, 12, 12]
 
 
+def test_each_token_is_the_best_after_all_before_it(model):
+    """Of the whole text read at once, without a cache."""
+    graphdef, *arrays = model
+    found = generate(model, PROMPTS, 12, eos=NO_EOS)
+    tokens = jnp.asarray([[*prompt, *new, *[0] * (20 - len(prompt))] for prompt, new in zip(PROMPTS, found)])
+
+    @jax.jit
+    def best(params, buffers):
+        decoder = merge(graphdef, params, buffers)
+        hidden = decoder(tokens, jnp.broadcast_to(jnp.arange(32), tokens.shape), jnp.ones_like(tokens)).hidden
+        return (hidden @ decoder.head_weight()).argmax(axis=-1)
+
+    for prompt, new, row in zip(PROMPTS, found, best(*arrays).tolist()):
+        assert row[len(prompt) - 1 :][:12] == new
+
+
 def test_a_text_ends_before_its_eos(model):
     free = generate(model, PROMPTS, 12, eos=NO_EOS)
     eos = free[0][4]
     for tokens, whole in zip(generate(model, PROMPTS, 12, eos=eos), free):
         assert tokens == (whole[: whole.index(eos)] if eos in whole else whole)
+    ended = new_tokens(model, PROMPTS, 12, eos=eos)[0].tolist()
+    assert ended == free[0][: free[0].index(eos)] + [eos] * (12 - free[0].index(eos))
 
 
 def test_caches_that_grow_change_nothing(model, monkeypatch):
