@@ -1,8 +1,9 @@
-"""Curves of runs: how many rows say enough to compare them by."""
+"""Curves of runs: how many rows say enough to compare them by, and what a better one is worth in time."""
 
 import numpy as np
+import pytest
 
-from deepseek_jax.studies import curves
+from deepseek_jax.studies.curves import by_variant, mean_curve, speed_up
 
 
 def of_rows(count: int, above: float = 0.0) -> dict:
@@ -10,15 +11,34 @@ def of_rows(count: int, above: float = 0.0) -> dict:
     return {"curve": [[at, 8.0 - at / 100 + above] for at in spent]}
 
 
-def speed_up(count: int, above: float) -> float | None:
+def speed_up_of_runs(count: int, above: float) -> float | None:
     """Of a variant whose loss lies `above` the base's, equally fast."""
     runs = [of_rows(count) | {"variant": "base"}, of_rows(count, above) | {"variant": "other"}]
-    found = curves.by_variant({"runs": runs})
-    return curves.speed_up(found["base"], found["other"], 1.0, 1.0) if found else None
+    found = by_variant({"runs": runs})
+    return speed_up(found["base"], found["other"], 1.0, 1.0) if found else None
 
 
 def test_rows_so_few_that_smoothing_leaves_no_slope_are_not_compared():
     """A hair's breadth of difference was then a speed-up of 0.3: the base is `there` from its first row on."""
-    assert speed_up(3, 1e-4) is None
+    assert speed_up_of_runs(3, 1e-4) is None
     for count in (4, 5, 20):
-        np.testing.assert_allclose(speed_up(count, 1e-4), 1.0, atol=1e-3)
+        np.testing.assert_allclose(speed_up_of_runs(count, 1e-4), 1.0, atol=1e-3)
+
+
+def falling(to: float):
+    """From a loss of 4 in a straight line over 100 tokens."""
+    return np.linspace(0, 100, 51), np.linspace(4, to, 51), np.zeros(51)
+
+
+def test_a_curve_that_ends_lower_was_sooner_where_the_other_ends():
+    low, high = falling(to=1), falling(to=2)  # the lower one has come to 2 after two thirds of its tokens
+    assert speed_up(high, low, 10.0, 10.0) == pytest.approx(3 / 2)
+    assert speed_up(low, high, 10.0, 10.0) == pytest.approx(2 / 3)
+    assert speed_up(high, low, 10.0, 5.0) == pytest.approx(3 / 4)  # at half the throughput
+
+
+def test_a_mean_curve_is_of_what_all_seeds_spent():
+    one, other = [[0, 4.0], [50, 3.0], [100, 2.0]], [[10, 5.0], [60, 5.0], [120, 5.0]]
+    spent, loss, deviation = mean_curve([one, other])
+    assert (spent[0], spent[-1]) == (10, 100) and loss[0] > loss[-1] and (deviation > 0).all()
+    assert not mean_curve([one])[2].any()
