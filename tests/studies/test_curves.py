@@ -38,7 +38,7 @@ def test_a_curve_that_ends_lower_was_sooner_where_the_other_ends():
 
 
 def test_a_mean_curve_is_of_what_all_seeds_spent():
-    one, other = [[0, 4.0], [50, 3.0], [100, 2.0]], [[10, 5.0], [60, 5.0], [120, 5.0]]
+    one, other = ([[at, loss] for at, loss in zip(range(first, 101, 2), falling(to=2)[1])] for first in (0, 10))
     spent, loss, deviation = mean_curve([one, other])
-    assert (spent[0], spent[-1]) == (10, 100) and loss[0] > loss[-1] and (deviation > 0).all()
+    assert (spent[0], spent[-1]) == (10, 100) and (np.diff(loss) < 0).all() and (deviation > 0).all()
     assert not mean_curve([one])[2].any()
