@@ -1,5 +1,6 @@
 """What holds for the whole suite.  This file is read before any test imports jax."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from deepseek_jax.cli.runtime import threads_of
 from deepseek_jax.errors import LOG
 
 ROOT = Path(__file__).resolve().parent.parent
+MOST_MAPPINGS = 20_000  # that programs of earlier files may keep
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tolerances are for float32 on a CPU
 # LLVM's optimisations take half of the suite's time; steps of training choose their own level (train/compiling.py).
@@ -40,6 +42,18 @@ def python(tmp_path_factory):
 def logs(monkeypatch):
     """Each test begins with the logger of a program, which verbs of an earlier one took for the command line."""
     monkeypatch.setattr(LOG, "propagate", True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room_for_code():
+    """Linux grants a process 65,530 mappings; a compiled kernel takes three, and one too many ends it with SIGSEGV."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPPINGS:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
