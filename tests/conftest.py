@@ -1,6 +1,5 @@
 """What holds for the whole suite.  This file is read before any test imports jax."""
 
-import gc
 import os
 import subprocess
 import sys
@@ -8,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from deepseek_jax import host_memory
 from deepseek_jax.cli.runtime import threads_of
 from deepseek_jax.errors import LOG
 
 ROOT = Path(__file__).resolve().parent.parent
-MOST_MAPPINGS = 20_000  # that programs of earlier files may keep
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tolerances are for float32 on a CPU
 # LLVM's optimisations take half of the suite's time; steps of training choose their own level (train/compiling.py).
@@ -46,14 +45,9 @@ def logs(monkeypatch):
 
 @pytest.fixture(scope="module", autouse=True)
 def room_for_code():
-    """Linux grants a process 65,530 mappings; a compiled kernel takes three, and one too many ends it with SIGSEGV."""
+    """A worker that keeps the programs of the whole suite ends with SIGSEGV."""
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPPINGS:
-        import jax
-
-        jax.clear_caches()
-        gc.collect()
+    host_memory.free_programs()
 
 
 @pytest.fixture

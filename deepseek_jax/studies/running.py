@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from deepseek_jax import host_memory
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies import metrics, sweeping
 from deepseek_jax.studies import runs as runs_
@@ -138,6 +139,7 @@ def _attempt(run: Run, loaded: Loaded, root: Path, say: Say, *, wait: bool = Fal
 
 def _finish(run: Run, loaded: Loaded, say: Say, share: float = 1.0):
     """Trains a run, as far as `share` of its steps, and measures it; or writes down why that cannot be."""
+    host_memory.free_programs()  # of the runs before
     began = time.monotonic()
     try:
         until = sweeping.step_at(run, share) if share < 1 else None
