@@ -74,7 +74,8 @@ def test_mix_keeps_the_shares_and_rows_are_pure(corpus):
 
 def test_other_data_is_not_resumed(corpus, plain, data):
     state = corpus.train_batches(4, seed=0).state()
-    reweighted = open_corpus(dataclasses.replace(data, weights=data.weights.replace("=3", "=2")), VOCAB)
+    same_tokens = {"tokenizer": str(corpus.tokenizer.path), "weights": data.weights.replace("=3", "=2")}
+    reweighted = open_corpus(dataclasses.replace(data, **same_tokens), VOCAB)
     others = [each.train_batches(4, seed=0) for each in (plain, reweighted)]
     for other in (*others, corpus.train_batches(4, seed=1), corpus.train_batches(8, seed=0)):
         with pytest.raises(UserError, match="other data"):
