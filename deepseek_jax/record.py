@@ -13,6 +13,7 @@ from pathlib import Path
 from deepseek_jax import fields, writable
 from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
+from deepseek_jax.whole_files import write_text
 
 FILE, CHECKPOINTS = "config.json", "checkpoints"
 PACKAGES = ("deepseek-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
@@ -69,10 +70,7 @@ def claim(workdir: str | os.PathLike, experiment: Experiment, *, write: bool = T
             more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
             raise UserError(f"{workdir} holds another experiment: {differences}{more}; give another --workdir.")
     if write:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(describe(experiment) | {"began": began}, indent=2) + "\n")
-        partial.replace(path)  # a killed run leaves the old file or the new one, never half of one
+        write_text(path, json.dumps(describe(experiment) | {"began": began}, indent=2) + "\n")
     return began
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
-from deepseek_jax.studies.whole_files import write_json
 from deepseek_jax.train import schedules
+from deepseek_jax.whole_files import write_json
 
 TRIAL_STEPS = 30  # by which a variant's speed is measured where seconds are held equal
 

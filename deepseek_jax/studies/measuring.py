@@ -12,7 +12,7 @@ from pathlib import Path
 from deepseek_jax.studies.outcome import Trained, finite, said, source_name
 from deepseek_jax.studies.runs import Run
 from deepseek_jax.studies.study import Study
-from deepseek_jax.studies.whole_files import write_json
+from deepseek_jax.whole_files import write_json
 
 FOLDER = "measured"  # below a run directory
 FAILED = "failed"  # the one entry of what a measure that failed leaves

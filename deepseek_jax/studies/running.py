@@ -24,8 +24,8 @@ from deepseek_jax.studies.outcome import said, summarise
 from deepseek_jax.studies.runs import ROOT, TRAINED, Run
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.studies.sweep import Sweep
-from deepseek_jax.studies.whole_files import write_json, write_text
 from deepseek_jax.train.sinks import FILE, read_rows
+from deepseek_jax.whole_files import write_json, write_text
 
 PARENT = "DEEPSEEK_JAX_STUDY_PARENT"  # in a worker's environment: the process without which it should not go on
 Say = Callable[[str], None]

@@ -20,7 +20,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.studies import budget
 from deepseek_jax.studies.study import Loaded, Study, Variant, slug
-from deepseek_jax.studies.whole_files import write_json
+from deepseek_jax.whole_files import write_json
 
 ROOT = Path("runs/studies")
 TRAINED = "trained.json"  # in a run directory: what came out
