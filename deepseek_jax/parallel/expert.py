@@ -25,6 +25,7 @@ from deepseek_jax.parallel.rules import (
     divided,
     on_each_device,
     open_spec,
+    platform,
     total,
     varying,
     varying_as,
@@ -97,8 +98,7 @@ def swap(rows_ZD: Float[Array, "Z D"], sent_P: Int[Array, " P"], received_P: Int
 
     Those behind are anything, here and there: on TPUs they do not travel.
     """
-    whole = lambda rows_ZD, sent_P, received_P: _swap_whole(rows_ZD)  # noqa: E731
-    return jax.lax.platform_dependent(rows_ZD, sent_P, received_P, tpu=_swap_filled, default=whole)
+    return _swap_filled(rows_ZD, sent_P, received_P) if platform() == "tpu" else _swap_whole(rows_ZD)
 
 
 def _swap_back(counts, dreceived_ZD):

@@ -136,6 +136,15 @@ def current_mesh() -> AbstractMesh | None:
     return None if mesh.empty or mesh.size == 1 else mesh
 
 
+def platform() -> str | None:
+    """What kind of devices the current mesh has, "tpu", "gpu" or "cpu"; None without one.
+
+    `jax.lax.platform_dependent` would leave a conditional, inside of which nothing may be sent (parallel/order.py).
+    """
+    mesh = current_mesh()
+    return mesh.abstract_device.platform if mesh and mesh.abstract_device else None
+
+
 def open_axes() -> frozenset[str]:
     """The mesh axes that have several devices and that the code around is not divided over by `jax.shard_map`."""
     mesh = current_mesh()

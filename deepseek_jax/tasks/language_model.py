@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from deepseek_jax.config import LossConfig
 from deepseek_jax.models.decoder import Decoder, same_document, shift
 from deepseek_jax.models.moe.balance import batch_balance
+from deepseek_jax.parallel.order import after
 from deepseek_jax.tasks.cross_entropy import cross_entropy
 
 OWN = "router/own/"  # before the names of what a router tells of its own
@@ -55,9 +56,11 @@ def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: Los
     given = scheduled["index_warmup"], scheduled.get("key")
     output = model(batch["tokens"], batch["positions"], batch["segment_ids"], *given)
     parts = {}
-    next_loss, parts["loss/next"] = _predict(model, output.hidden, batch, 1, totals, config)
+    hidden = after(output.hidden, *output.mtp)
+    next_loss, parts["loss/next"] = _predict(model, hidden, batch, 1, totals, config)
     value = next_loss
     for depth, hidden in enumerate(output.mtp, start=2):
+        hidden = after(hidden, value)
         further_loss, parts[f"loss/mtp_{depth - 1}"] = _predict(model, hidden, batch, depth, totals, config)
         value += scheduled["mtp"] / len(output.mtp) * further_loss
     reports = jax.tree.leaves(output.routers, is_leaf=_is_report)

@@ -27,6 +27,7 @@ from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.state import abstract_state, make_state
 from deepseek_jax.train.step import compile_step, make_step
+from tests.sharding.order import unordered
 from tests.train.noisy import NoisyRouter
 
 STEPS, BATCH, LENGTH, VOCABULARY = 20, 8, 32, 128
@@ -84,7 +85,7 @@ def experiment(model: ModelConfig, optimizer: str = "adamw", dtype: str = "float
     return Experiment(
         model=model,
         optimizer=OptimizerConfig(name=optimizer, peak_lr=1e-3, schedule=ScheduleConfig(name="constant")),
-        loss=LossConfig(sequence_balance=0.01, z_loss=1e-4, chunk_tokens=64),
+        loss=LossConfig(sequence_balance=0.01, z_loss=1e-4, chunk_tokens=16),
         train=TrainConfig(steps=STEPS, batch_size=BATCH, dtype=dtype),
     )
 
@@ -112,6 +113,7 @@ def curve(experiment: Experiment, mesh: dict[str, int], steps: int = STEPS) -> d
         for rows in (packed(number, experiment.train.batch_size) for number in range(steps))
     ]
     step = step.lower(state, batches[0]).compile()
+    assert not (mixed := unordered(step.as_text())), f"what may meet what on host devices: {mixed}"
     found = {"loss": [], "grad_norm": [], "load": [], "collectives": collectives(step.as_text())}
     for batch in batches:
         state, measured = step(state, batch)
