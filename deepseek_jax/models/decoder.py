@@ -120,7 +120,7 @@ class Decoder(nnx.Module):
 
     def embed(self, tokens_BS: Int[Array, "B S"]) -> Float[Array, "B S D"]:
         with jax.named_scope("embed"):
-            return lookup(self.embedding[...], tokens_BS).astype(self.dtype)
+            return lookup(self.embedding[...], tokens_BS)[0].astype(self.dtype)
 
     def enter(self, tokens_BS: Int[Array, "B S"]) -> Array:
         """What flows into the first layer: the embedding, or as many copies of it as there are streams [B S n D]."""
@@ -183,7 +183,9 @@ class Decoder(nnx.Module):
                 tokens_BS=shift(context.tokens_BS, depth),
                 counted_BS=same_document(context.segment_ids_BS, depth),
             )
-            x, hidden_BSD, reports[name] = module(x, self.embed(ahead.tokens_BS), ahead)
+            with jax.named_scope("embed"):
+                embedded_BSD, x = lookup(self.embedding[...], ahead.tokens_BS, beside=x)
+            x, hidden_BSD, reports[name] = module(x, embedded_BSD.astype(self.dtype), ahead)
             states.append(hidden_BSD)
         return tuple(states), reports
 

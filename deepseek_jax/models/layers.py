@@ -14,7 +14,7 @@ from deepseek_jax.models import arithmetic
 from deepseek_jax.models.arithmetic import PLAIN, multiply
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.tree import ones, used, weight, zeros
-from deepseek_jax.parallel.rules import current_mesh
+from deepseek_jax.parallel.current import current_mesh
 
 
 def linear(x: Float[Array, "... I"], param: nnx.Param, *, contract: int = 1) -> Float[Array, "... O"]:

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from deepseek_jax.parallel.rules import RULES, current_mesh, divided
+from deepseek_jax.parallel.current import current_mesh
+from deepseek_jax.parallel.rules import RULES, divided
 
 AXIS = RULES["sequence"]
 

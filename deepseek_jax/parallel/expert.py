@@ -19,13 +19,12 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from deepseek_jax.models.moe.dispatch import Slots, allot, collect, spread
 from deepseek_jax.models.tree import axes_of, is_variable
+from deepseek_jax.parallel.current import current_mesh, platform
 from deepseek_jax.parallel.rules import (
     RULES,
-    current_mesh,
     divided,
     on_each_device,
     open_spec,
-    platform,
     total,
     varying,
     varying_as,

@@ -3,21 +3,51 @@
 XLA's CPU runtime begins what a program sends in one order on all devices, and one thing that is sent by itself ends
 before the next begins.  A loop or a conditional only has to begin, so what it sends may meet what is sent beside it.
 As all that is sent inside of `jax.shard_map` has the same number, a device then stands twice at one meeting: XLA aborts
-the process, or brings numbers of another array (seen with jax 0.10.2 and 0.12.0.1).
+the process, or brings numbers of another array (seen with jax 0.10.2 and 0.12.0.1).  So on host devices, and there
+only, arrays are made to need each other.
 """
+
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from deepseek_jax.parallel.rules import platform
+from deepseek_jax.parallel.current import platform
 
 
 def after(x: jax.Array, *earlier: jax.Array) -> jax.Array:
-    """x, on host devices as one that needs all of `earlier`, of shapes that broadcast to that of x.
-
-    For two things that do not need each other, of which one sends inside of a loop.
-    """
+    """x, on host devices as one that needs all of `earlier`, of shapes that broadcast to that of x."""
     if platform() == "cpu":
         for each in earlier:
             x = jnp.where(each < -jnp.inf, jnp.zeros_like(x), x)  # never, but that is more than XLA knows
     return x
+
+
+def at_once(tree, specs, on_devices: Callable):
+    """Arrays that lie by `specs`, none of which is used before all are there; so with their gradients.
+
+    Weights that are gathered then wait for activations, and gradients of activations for those of weights.
+    `on_devices` is `jax.shard_map`.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    specs = jax.tree.leaves(jax.tree.broadcast(specs, tree))
+    floats = [place for place, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact) and leaf.size]
+    specs = tuple(specs[place] for place in floats)
+    each = on_devices(_each_needs_all, in_specs=specs, out_specs=specs)
+    for place, leaf in zip(floats, _with_gradients(each, *(leaves[place] for place in floats))):
+        leaves[place] = leaf
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _each_needs_all(*arrays):
+    never = functools.reduce(jnp.logical_or, (x[(0,) * x.ndim] < -jnp.inf for x in arrays))
+    return tuple(jnp.where(never, jnp.zeros_like(x), x) for x in arrays)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _with_gradients(each, *arrays):
+    return each(*arrays)
+
+
+_with_gradients.defvjp(lambda each, *arrays: (each(*arrays), None), lambda each, _, darrays: each(*darrays))

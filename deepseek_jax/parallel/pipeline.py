@@ -27,6 +27,7 @@ from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.schedule import MOST_UNROLLED
 from deepseek_jax.models.tree import axes_of, is_variable
+from deepseek_jax.parallel.current import current_mesh
 from deepseek_jax.parallel.rules import (
     PIPELINED,
     RANK,
@@ -34,7 +35,6 @@ from deepseek_jax.parallel.rules import (
     STORED,
     axis_size,
     constrain,
-    current_mesh,
     on_each_device,
     open_spec,
     varying,

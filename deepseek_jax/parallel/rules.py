@@ -12,6 +12,8 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from deepseek_jax.errors import UserError
+from deepseek_jax.parallel import order
+from deepseek_jax.parallel.current import current_mesh, platform
 
 # The dimension by which a parameter only lies apart, whole wherever the parameter is used; RANK, a compressed width,
 # stands for it in matrices that no model dimension is part of.  PIPELINED: see below.
@@ -130,21 +132,6 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def current_mesh() -> AbstractMesh | None:
-    """The mesh that a step is traced under (train/compiling.py); None where there is none or it has one device."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return None if mesh.empty or mesh.size == 1 else mesh
-
-
-def platform() -> str | None:
-    """What kind of devices the current mesh has, "tpu", "gpu" or "cpu"; None without one.
-
-    `jax.lax.platform_dependent` would leave a conditional, inside of which nothing may be sent (parallel/order.py).
-    """
-    mesh = current_mesh()
-    return mesh.abstract_device.platform if mesh and mesh.abstract_device else None
-
-
 def open_axes() -> frozenset[str]:
     """The mesh axes that have several devices and that the code around is not divided over by `jax.shard_map`."""
     mesh = current_mesh()
@@ -161,7 +148,7 @@ def divided(axes: str | tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if name in mesh.manual_axes and mesh.shape[name] > 1) if mesh else ()
 
 
-def on_each_device(f: Callable, in_axes, out_axes, **options) -> Callable:
+def on_each_device(f: Callable, in_axes: tuple, out_axes, **options) -> Callable:
     """`f` of every device's own parts, by `jax.shard_map` over all axes that it is not divided over already.
 
     `in_axes` and `out_axes` are trees of specifications by `open_spec`.  f itself where there is nothing to divide.
@@ -172,7 +159,11 @@ def on_each_device(f: Callable, in_axes, out_axes, **options) -> Callable:
     names = frozenset(mesh.axis_names) - frozenset(
         mesh.manual_axes
     )  # those of one device too: XLA knows that case best
-    return jax.shard_map(f, in_specs=in_axes, out_specs=out_axes, axis_names=names, **options)
+    run = jax.shard_map(f, in_specs=in_axes, out_specs=out_axes, axis_names=names, **options)
+    if platform() != "cpu":
+        return run
+    same = functools.partial(jax.shard_map, axis_names=names, check_vma=False)
+    return lambda *arrays: order.at_once(run(*order.at_once(arrays, in_axes, same)), out_axes, same)
 
 
 def open_spec(axes: tuple[str | None, ...]) -> PartitionSpec:

@@ -64,20 +64,25 @@ def among(targets: Int[Array, "..."], size: int) -> tuple[Int[Array, "..."], Arr
     return targets, (targets >= 0) & (targets < size)
 
 
-def lookup(table_VD: Float[Array, "V D"], tokens_BS: Int[Array, "B S"]) -> Float[Array, "B S D"]:
-    """The tokens' rows of the table, which may be spread by both of its dimensions.
+def lookup(
+    table_VD: Float[Array, "V D"], tokens_BS: Int[Array, "B S"], beside: Float[Array, "B S ..."] | None = None
+) -> tuple[Float[Array, "B S D"], Float[Array, "B S ..."] | None]:
+    """(the tokens' rows of the table, which may be spread by both of its dimensions; `beside` as it is).
+
+    What is given beside has its gradient no sooner than the table (parallel/order.py): of several lookups in one table
+    the later ones are given what they will be joined with.
 
     Written for each device: left to itself XLA spreads the gradient by the model dimension, and copies the activations
     of the whole batch for it.
     """
 
-    def of_device(table_VD, tokens_BS):
+    def of_device(table_VD, tokens_BS, beside):
         table_VD = gathered(table_VD, ("vocab", STORED))
         here_BS, inside_BS = among(tokens_BS, table_VD.shape[0])
         if inside_BS is None:
-            return jnp.take(table_VD, here_BS, axis=0)
+            return jnp.take(table_VD, here_BS, axis=0), beside
         rows_BSD = jnp.take(table_VD, here_BS, axis=0, mode="clip")
-        return over_vocabulary(jnp.where(inside_BS[..., None], rows_BSD, 0))
+        return over_vocabulary(jnp.where(inside_BS[..., None], rows_BSD, 0)), beside
 
     tokens, table = open_spec(TOKEN), open_spec(("vocab", STORED))
-    return on_each_device(of_device, (table, tokens), tokens)(table_VD, tokens_BS)
+    return on_each_device(of_device, (table, tokens, tokens), (tokens, tokens))(table_VD, tokens_BS, beside)

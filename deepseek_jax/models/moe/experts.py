@@ -19,8 +19,9 @@ from deepseek_jax.models.moe.dispatch import allot, collect, plan, room_for, spr
 from deepseek_jax.models.moe.grouped import grouped_matmul
 from deepseek_jax.models.moe.router import Routing
 from deepseek_jax.models.tree import used, weight
+from deepseek_jax.parallel.current import current_mesh
 from deepseek_jax.parallel.expert import exchange
-from deepseek_jax.parallel.rules import RULES, current_mesh, divided
+from deepseek_jax.parallel.rules import RULES, divided
 
 # Reads of an expert's weights that bringing it to one token and using it there costs, on two cores.
 CHOSEN_COST = 2
