@@ -62,7 +62,10 @@ def test_what_routers_draw_hangs_on_no_mesh(curves, mesh):
 
 @pytest.mark.slow
 def test_scanned_layers_beside_an_mtp_module(curves):
-    check(curves("v4mtp", ["fsdp=2,expert=2,tensor=2"]), "fsdp=2,expert=2,tensor=2")
+    """Four steps: on data=8 alone too the sixth differs by 2e-5, for rounding has tipped a choice of experts."""
+    found = curves("v4mtp", ["fsdp=2,expert=2,tensor=2"])
+    one, many = ({name: found[mesh][name][:4] for name in ("loss", "grad_norm", "load")} for mesh in found)
+    check({"one": one, "many": many}, "many")
 
 
 @pytest.mark.slow
