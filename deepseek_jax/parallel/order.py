@@ -33,6 +33,8 @@ def at_once(tree, specs, on_devices: Callable):
     leaves, structure = jax.tree.flatten(tree)
     specs = jax.tree.leaves(jax.tree.broadcast(specs, tree))
     floats = [place for place, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact) and leaf.size]
+    if len(floats) < 2:
+        return tree
     specs = tuple(specs[place] for place in floats)
     each = on_devices(_each_needs_all, in_specs=specs, out_specs=specs)
     for place, leaf in zip(floats, _with_gradients(each, *(leaves[place] for place in floats))):
