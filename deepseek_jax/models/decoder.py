@@ -119,8 +119,13 @@ class Decoder(nnx.Module):
         return head_DV.astype(self.dtype)
 
     def embed(self, tokens_BS: Int[Array, "B S"]) -> Float[Array, "B S D"]:
+        return self.embed_beside(None, tokens_BS)[1]
+
+    def embed_beside(self, x: Array | None, tokens_BS: Int[Array, "B S"]) -> tuple[Array | None, Float[Array, "B S D"]]:
+        """(x as it is, the embedding of tokens that it will be joined with); `lookup` says why together."""
         with jax.named_scope("embed"):
-            return lookup(self.embedding[...], tokens_BS)[0].astype(self.dtype)
+            embedded_BSD, x = lookup(self.embedding[...], tokens_BS, x)
+            return x, embedded_BSD.astype(self.dtype)
 
     def enter(self, tokens_BS: Int[Array, "B S"]) -> Array:
         """What flows into the first layer: the embedding, or as many copies of it as there are streams [B S n D]."""
@@ -183,9 +188,7 @@ class Decoder(nnx.Module):
                 tokens_BS=shift(context.tokens_BS, depth),
                 counted_BS=same_document(context.segment_ids_BS, depth),
             )
-            with jax.named_scope("embed"):
-                embedded_BSD, x = lookup(self.embedding[...], ahead.tokens_BS, beside=x)
-            x, hidden_BSD, reports[name] = module(x, embedded_BSD.astype(self.dtype), ahead)
+            x, hidden_BSD, reports[name] = module(*self.embed_beside(x, ahead.tokens_BS), ahead)
             states.append(hidden_BSD)
         return tuple(states), reports
 
