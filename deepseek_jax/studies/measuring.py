@@ -68,17 +68,13 @@ def _files(run: Run, study: Study) -> list[Path]:
 
 def restore(run: Run) -> Trained:
     """The trained model of a run, edited as its variant says."""
-    import jax
-
-    from deepseek_jax.models.decoder import initialise
-    from deepseek_jax.train.restore import restore_model
+    from deepseek_jax.train.restore import restore_model, structure
 
     found = restore_model(run.directory)
     experiment, params, buffers, graphdef = found.experiment, found.params, found.buffers, found.graphdef
     if run.variant.edit:
         experiment, params, buffers = run.variant.edit(experiment, params, buffers)
-        options = {"dtype": experiment.train.dtype}
-        graphdef = jax.eval_shape(lambda: initialise(experiment.model, jax.random.key(0), **options))[0]
+        graphdef, _, _ = structure(experiment, run.directory)
     return Trained(experiment, run.directory, graphdef, params, buffers)
 
 

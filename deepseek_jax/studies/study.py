@@ -102,7 +102,7 @@ class Loaded:
 
 
 def slug(name: str) -> str:
-    """A variant's name as part of a file's."""
+    """The name of a variant or a study as part of a file's or of a command's."""
     return re.sub(r"[^a-z0-9.+-]+", "_", name.lower()).strip("_")
 
 

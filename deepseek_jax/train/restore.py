@@ -72,9 +72,17 @@ def _restore(workdir, step, mesh_of) -> TrainedModel:
 
 def _model(experiment, workdir):
     """(structure, shapes of parameters and buffers, their logical axes)."""
-    graphdef, *shapes = STRUCTURES[experiment.family](experiment, workdir)
+    graphdef, *shapes = structure(experiment, workdir)
     axes, buffer_axes = tree.logical_axes(tree.merge(graphdef, *shapes))
     return graphdef, shapes, (axes, whole(buffer_axes))
+
+
+def structure(experiment: Experiment | SupervisedExperiment, workdir: Path) -> tuple[nnx.GraphDef, dict, dict]:
+    """(graphdef, shapes of parameters, of buffers) of the model that an experiment describes.
+
+    A hybrid's outputs are those of the set that was written down in `workdir`.
+    """
+    return STRUCTURES[experiment.family](experiment, workdir)
 
 
 def _decoder(experiment: Experiment, workdir: Path):

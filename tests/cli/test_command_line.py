@@ -193,7 +193,8 @@ def test_overrides_are_told_from_options():
             2,
             "deepseek-jax: the device's memory is too small (Out of memory while trying to allocate 142GiB with "
             "allocator x).  Training needs less with a smaller train.microbatch_size, with train.remat set to dots or "
-            "full, or over more devices; every verb with smaller batches or bfloat16.\n",
+            "full, or over more devices; `generate` with fewer --max-new-tokens or prompts; every verb with smaller "
+            "batches or bfloat16.\n",
         ),
     ],
 )

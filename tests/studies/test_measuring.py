@@ -1,13 +1,19 @@
-"""Scores of edited models."""
+"""Edited models and their scores."""
 
 import dataclasses
+import types
 
 import jax
+import numpy as np
 
-from deepseek_jax.compress.config import PruneConfig
+from deepseek_jax.compress.config import ArithmeticConfig, PruneConfig
 from deepseek_jax.models.decoder import initialise
+from deepseek_jax.studies import measuring
 from deepseek_jax.studies.measuring import held_out_scores
 from deepseek_jax.studies.outcome import Trained
+from deepseek_jax.studies.study import Variant
+from deepseek_jax.train import restore
+from deepseek_jax.train.program import language_model_program
 from tests.train import tiny
 
 
@@ -17,3 +23,13 @@ def test_an_edited_model_is_scored_without_what_its_training_kept(tmp_path):
     model = initialise(base.model, jax.random.key(0))
     plain, found = (held_out_scores(Trained(each, tmp_path, *model)) for each in (base, pruned))
     assert found == plain and found["final/loss"] > 0
+
+
+def test_measures_see_the_arithmetic_that_an_edit_asks_for(tmp_path, monkeypatch):
+    plain = tiny.experiment(tmp_path)
+    fp8 = dataclasses.replace(plain, arithmetic=ArithmeticConfig("fp8"))
+    trained = restore.TrainedModel(plain, 0, *initialise(plain.model, jax.random.key(0)))
+    monkeypatch.setattr(restore, "restore_model", lambda directory: trained)
+    variant = Variant("in fp8", edit=lambda experiment, params, buffers: (fp8, params, buffers))
+    run = types.SimpleNamespace(directory=tmp_path, variant=variant)
+    assert measuring.restore(run).graphdef == language_model_program(fp8, np.ones(1)).graphdef != trained.graphdef

@@ -273,6 +273,13 @@ def test_one_run_of_an_array(make, trainer, root, deepseek_jax):
     assert status == 2 and "has runs 0 to 5" in err
 
 
+def test_an_array_of_a_study_whose_name_has_spaces(make, root):
+    loaded = make()
+    spaced = loaded.path.rename(loaded.path.with_name("Rate and more.py"))
+    script = slurm.script(load(spaced), root)
+    assert "--job-name=rate_and_more\n" in script and "--output=rate_and_more-%a.log\n" in script
+
+
 def test_one_seed_has_a_mean_and_no_spread(make, trainer, root):
     alone = make(text=STUDY.replace("seeds=3", "seeds=1"))
     running.work([alone], root, QUIET)
