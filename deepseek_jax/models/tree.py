@@ -1,7 +1,8 @@
 """Modules as plain trees: make a model, take it apart into nested dicts of arrays, put it together inside a trace.
 
-Flax NNX runs in tree mode here: a module is a stateless pytree, so every JAX transform works on it directly.  Between
-steps only plain dicts travel, which dispatch several times faster than module pytrees.
+Flax NNX runs in tree mode here: a module is a stateless pytree, so JAX transforms work on it directly; what
+routed experts lack of them is said in docs/models.md.  Between steps only plain dicts travel, which dispatch several
+times faster than module pytrees.
 """
 
 import jax

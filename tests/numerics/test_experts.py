@@ -1,11 +1,14 @@
 """Routed experts against a loop over experts, with gradients, however uneven the loads; the dense feed-forward."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+import deepseek_jax
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.layers import SwiGLU
 from deepseek_jax.models.moe import experts as experts_module
@@ -148,3 +151,32 @@ def test_dense_feed_forward_with_biases_and_clamp(limit):
         gate, up = np.minimum(gate, limit), np.clip(up, -limit, limit)
     expected = gate / (1 + np.exp(-gate)) * up @ p["down"] + p["down_bias"]
     np.testing.assert_allclose(merge(graphdef, p, {})(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_every_expert_passes_the_transforms_that_the_document_says_it_does(monkeypatch):
+    """docs/models.md: gradients row by row under vmap, and gradients of gradients, of a whole model."""
+    model = deepseek_jax.from_pretrained(Path(__file__).parents[1] / "goldens/v3")
+    tokens = jnp.arange(40).reshape(2, 20) * 7 % model.config.vocab_size
+    monkeypatch.setattr(experts_module, "fastest", every_expert)
+
+    def loss(down, tokens_S):
+        layers = model.params["layers"] | {"1-2": _with_down(model.params["layers"]["1-2"], down)}
+        decoder = merge(model.graphdef, model.params | {"layers": layers}, model.buffers)
+        hidden = decoder(tokens_S[None], jnp.arange(20)[None], jnp.ones((1, 20), int)).hidden
+        return -jax.nn.log_softmax(decoder.logits(hidden))[0, jnp.arange(19), tokens_S[1:]].mean()
+
+    down, gradient = model.params["layers"]["1-2"]["feed_forward"]["experts"]["down"], jax.grad(loss)
+    by_row = jax.jit(jax.vmap(gradient, (None, 0)))(down, tokens)
+    for row, found in zip(tokens, by_row, strict=True):
+        np.testing.assert_allclose(found, jax.jit(gradient)(down, row), rtol=1e-4, atol=1e-6)
+
+    direction, step = jax.random.normal(jax.random.key(0), down.shape), 1e-4
+    curved = jax.jit(jax.grad(lambda down: (gradient(down, tokens[0]) * direction).sum()))(down)
+    ahead, behind = (jax.jit(gradient)(down + sign * step * direction, tokens[0]) for sign in (1, -1))
+    assert jnp.linalg.norm((ahead - behind) / (2 * step) - curved) < 0.01 * jnp.linalg.norm(curved)
+
+
+def _with_down(layer, down):
+    """The parameters of a layer's stack with these output kernels of its experts."""
+    feed_forward = layer["feed_forward"]
+    return layer | {"feed_forward": feed_forward | {"experts": feed_forward["experts"] | {"down": down}}}
