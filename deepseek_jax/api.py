@@ -202,6 +202,11 @@ def _whole(number, what: str, least: int, most: int) -> int:
 def _array(tokens, what: str) -> np.ndarray:
     try:
         return np.asarray(tokens)
+    except jax.errors.TracerArrayConversionError:
+        raise UserError(
+            f"{what} is traced by a transform of jax; call the model outside of it, or inside of it "
+            "deepseek_jax.models.tree.merge(model.graphdef, model.params, model.buffers), as in docs/models.md."
+        ) from None
     except ValueError:
         raise UserError(f"{what} has rows of different lengths; pad them, attention_mask too.") from None
 

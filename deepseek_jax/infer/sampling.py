@@ -28,7 +28,8 @@ class Sampling:
 
     def __post_init__(self):
         for name in ("temperature", "top_k", "top_p"):
-            if not isinstance(value := getattr(self, name), numbers.Real | np.ndarray | jax.Array):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Real | np.ndarray | jax.Array) or np.size(value) != 1:
                 raise UserError(f"{name} is {value!r}; it must be a number.")
         if not 0 <= self.temperature < math.inf:
             raise UserError(f"temperature is {self.temperature}; it must be 0 (greedy) or more.")
