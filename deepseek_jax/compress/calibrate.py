@@ -6,6 +6,7 @@ they come for every layer of a stack and every expert, wherever these lie, and a
 N matrices  I inputs
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -62,7 +63,9 @@ def largest_inputs(measure: Measure, given: Source, batches: int) -> dict[str, f
 def _watching_program(measure: Measure, choose: Callable[[str, int], Arithmetic]) -> Program:
     task = measure.setup.task
     if task.experiment.family == "supervised":
-        return supervised_program(task.experiment, task.model, choose)
+        # The gradient of a penalty on the weights would lie on the sums.
+        plain = dataclasses.replace(task.experiment.objective, l1=0.0, l2=0.0)
+        return supervised_program(dataclasses.replace(task.experiment, objective=plain), task.model, choose)
     return language_model_program(task.experiment, bytes_a_target(task.corpus), choose)
 
 

@@ -130,7 +130,7 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
                 recorder.pause()  # rows come before the checkpoint that vouches for them
                 if evaluating:
                     done, scores = _evaluated(run, state, done, step, stopping)
-                    for row in (_router_shares(recorder.last_load), scores):
+                    for row in (_router_shares(recorder.last_load()), scores):
                         if row:
                             sinks.write({"step": step} | row)
                 interrupted = stopping()
@@ -236,7 +236,7 @@ def _kept(experiment: Experiment, done: Progress) -> dict:
 
 
 def _router_shares(load: dict) -> dict:
-    """Each expert's share of the assignments in the last step with a row, a list for each layer."""
+    """Each expert's share of the assignments in the last step, a list for each layer."""
     shares = {layer: load_E / max(load_E.sum(), 1) for layer, load_E in by_layer(load).items()}
     shares = {layer: [round(float(x), 4) for x in share_E] for layer, share_E in shares.items()}
     return {"router/share": shares} if shares else {}

@@ -59,7 +59,7 @@ class Recorder:
         self._clock: Clock | None = None  # starts after the first step, which compiles
         self._worked = time.thread_time()
         self.last_row: dict = {}
-        self.last_load: dict = {}
+        self._load: dict = {}
         self._ends = Ends()
 
     def follow(self, step: Started):
@@ -81,12 +81,17 @@ class Recorder:
         if self._clock is not None:
             self._start_clock(time.perf_counter())
 
+    def last_load(self) -> dict:
+        """The experts' loads in the last step that has ended, with a row or without."""
+        return jax.device_get(self._load)
+
     def close(self):
         """Lets go of the thread, whatever is under way."""
         self._ends.close()
 
     def _finish(self, step: Started, overhead: float):
         ended = self._ends.next()  # waits here for the step to end
+        self._load = step.measured.get("router/load", {})
         skipped = int(step.measured["skipped"])
         failed, self._skipped = skipped > self._skipped, skipped
         if self._clock is None:
@@ -108,7 +113,6 @@ class Recorder:
 
     def _record(self, step: Started):
         measured = jax.device_get(step.measured)
-        self.last_load = measured.get("router/load", {})
         timing, shown = self._clock.lap(), self._task.shown
         row = train_row(step.number, measured, timing) | self._task.row(measured, timing)
         row["goodput"] = self._goodput.share

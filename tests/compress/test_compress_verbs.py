@@ -1,5 +1,6 @@
 """prune and quantize on a small run, what they leave, and what a user can get wrong."""
 
+import dataclasses
 import json
 import signal
 
@@ -12,7 +13,11 @@ from flax.traverse_util import flatten_dict
 from deepseek_jax.compress import pruning, source
 from deepseek_jax.compress.calibrate import input_sums, largest_inputs
 from deepseek_jax.compress.measure import Measure
+from deepseek_jax.config import LogConfig, SupervisedExperiment, TrainConfig
+from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
+from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 from deepseek_jax.models.tree import merge
+from deepseek_jax.tasks.config import ObjectiveConfig
 from deepseek_jax.train.checkpoint import Checkpoints, newest_intact
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.restore import restore_model
@@ -186,6 +191,29 @@ def test_moments_add_up_over_batches(folder, monkeypatch):
         parts.append(input_sums(measure, given, 1))
     for path, moments in whole.items():
         np.testing.assert_allclose(moments, parts[0][path] + parts[1][path], rtol=1e-5, err_msg=path)
+
+
+def test_a_penalty_on_the_weights_is_not_taken_for_what_flows_in(tmp_path):
+    (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{k},{2 * k}\n" for k in range(20)))
+    plain = SupervisedExperiment(
+        model=HybridConfig(
+            convolution=ConvolutionConfig(filters=()),
+            recurrent=RecurrentConfig(kind="gru", hidden_size=4),
+            attention=AttentionConfig(num_heads=0),
+        ),
+        dataset=DatasetConfig(str(tmp_path / "t.csv"), columns=ColumnsConfig(features=("x",), targets=("y",))),
+        objective=ObjectiveConfig(name="mse"),
+        train=TrainConfig(steps=1, batch_size=4),
+        log=LogConfig(tensorboard=False),
+    )
+    pulled = dataclasses.replace(plain, objective=ObjectiveConfig(name="mse", l1=100.0, l2=100.0))
+    train(pulled, tmp_path / "run")
+    given = source.read(tmp_path / "run")
+    unpulled = dataclasses.replace(given, experiment=plain)
+    expected = input_sums(Measure(unpulled), unpulled, 1)
+    for path, moments in input_sums(Measure(given), given, 1).items():
+        np.testing.assert_array_equal(moments, expected[path], err_msg=path)
+    assert largest_inputs(Measure(given), given, 1)
 
 
 def test_the_largest_input_is_bounded_from_near(folder):

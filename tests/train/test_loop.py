@@ -147,6 +147,22 @@ def timeless(workdir):
     return [{key: value for key, value in row.items() if not key.endswith(clocks)} for row in rows_of(workdir)]
 
 
+def test_shares_of_experts_are_of_the_step_that_they_stand_at(directory):
+    """Whether that step has a row or not, and whether the run began before it or went on there."""
+    config = tiny.experiment(directory, tiny.MOE, steps=6)
+    config = dataclasses.replace(config, eval=EvalConfig(every=2, batches=1, samples=0))
+    shares = {}
+    for name, every, until in (("all", 1, None), ("some", 5, None), ("resumed", 5, 3)):
+        run = dataclasses.replace(config, log=dataclasses.replace(config.log, every=every))
+        train(run, directory / f"shares_{name}", quiet(), until=until)
+        train(run, directory / f"shares_{name}", quiet())
+        rows = rows_of(directory / f"shares_{name}")
+        found = {row["step"]: row["router/share"] for row in rows if "router/share" in row}
+        shares[name] = {step: found.get(step) for step in (2, 4, 6)}
+    assert shares["all"][2] != shares["all"][4]
+    assert shares["all"] == shares["some"] == shares["resumed"]
+
+
 def test_what_cannot_be_begun_leaves_the_directory_to_another_experiment(directory):
     config = tiny.experiment(directory, steps=6)
     missing = dataclasses.replace(config, start=StartConfig(checkpoint=str(directory / "nothing")))
