@@ -58,7 +58,7 @@ def test_compiling_for_a_larger_batch_is_no_part_of_any_steps_time(directory):
     timed = [row for row in rows if "step_seconds" in row]
     assert [row["step"] for row in rows if row not in timed] == [1, 3, 5]
     a_token = [row["flops_per_second"] / row["tokens_per_second"] for row in timed]
-    assert a_token == pytest.approx([a_token[0]] * len(timed))
+    assert a_token == pytest.approx([a_token[0]] * len(timed), rel=0.1)  # where documents meet there is less to attend
 
 
 def test_a_step_that_is_not_finite_stops_the_run_and_names_the_place(directory, monkeypatch):
