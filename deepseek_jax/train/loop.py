@@ -11,7 +11,7 @@ from rich.console import Console
 
 from deepseek_jax import record
 from deepseek_jax.compress.pruned import updates_to_prune
-from deepseek_jax.config import Experiment
+from deepseek_jax.config import Experiment, TrainConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 from deepseek_jax.train import early_stopping, kept, preemption, progress, report, schedules, summary
@@ -118,6 +118,8 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
             for step in range(begun + 1 - done.owes_evaluation, steps + 1):
                 if step > begun:
                     profile.before(step)
+                    if _grows(experiment.train, step):
+                        recorder.restart()
                     state, started = _start_step(run, state, step, batches)
                     recorder.follow(started)  # waits for those before
                     profile.after(step)
@@ -157,6 +159,11 @@ def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints
             recorder.close()
             profile.close()
     return state, done
+
+
+def _grows(train: TrainConfig, step: int) -> bool:
+    """Whether its batch has more microbatches than that of the step before, for which nothing is compiled yet."""
+    return step > 1 and schedules.batch_size(train, step - 1) > schedules.batch_size(train, step - 2)
 
 
 def _start_step(run: Run, state: State, step: int, batches: TrainBatches) -> tuple[State, Started]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from deepseek_jax.models.tree import path_of
+from deepseek_jax.models.tree import is_vector, path_of
 from deepseek_jax.parallel.rules import EXPERT_ROWS, PIPELINED
 
 MOMENTUM = 0.95
@@ -43,7 +43,8 @@ def matrix_dims(path: str, axes: tuple[str | None, ...]) -> MatrixDims | None:
     a matrix without saying which of them are multiplied, as kernels of convolutions do.
     """
     counted = next((place for place, axis in enumerate(axes) if axis not in COUNTING), len(axes))
-    if LEFT_TO_ADAM & set(path.split("/")) or path.endswith("bias"):
+    names = path.split("/")
+    if LEFT_TO_ADAM & set(names) or is_vector(names[-1]):  # DoRA's lengths of heads' outputs have two dimensions too
         return None
     match axes[counted:]:
         case (_, _):

@@ -56,7 +56,7 @@ class Recorder:
         self._experiment, self._task, self._write, self._show = experiment, task, write, show
         self._goodput, self._skipped = goodput, skipped
         self._queue: collections.deque[tuple[Started, float]] = collections.deque()  # and its overhead, in seconds
-        self._clock: Clock | None = None  # starts after the first step, which compiles
+        self._clock: Clock | None = None  # starts after a step that compiles, such as the first
         self._worked = time.thread_time()
         self.last_row: dict = {}
         self._load: dict = {}
@@ -84,6 +84,11 @@ class Recorder:
     def last_load(self) -> dict:
         """The experts' loads in the last step that has ended, with a row or without."""
         return jax.device_get(self._load)
+
+    def restart(self):
+        """The step that follows compiles, as the first did: the clock starts after it, and nothing of it counts."""
+        self.pause()
+        self._clock = None
 
     def close(self):
         """Lets go of the thread, whatever is under way."""

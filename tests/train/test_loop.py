@@ -47,6 +47,20 @@ def test_a_run_writes_its_directory(directory):
     assert seconds <= trained[-1].keys()
 
 
+def test_compiling_for_a_larger_batch_is_no_part_of_any_steps_time(directory):
+    """Nor is a step's share of the batch before it: FLOPs a second go with tokens a second."""
+    given = tiny.experiment(directory, steps=8)
+    ramp = dataclasses.replace(given.train, microbatch_size=1, ramp_start=1, ramp_stages=2, ramp_fraction=0.5)
+    brief = EvalConfig(batches=1, final_batches=1, samples=0)
+    train(dataclasses.replace(given, train=ramp, eval=brief), directory / "ramp", quiet())
+    rows = [json.loads(line) for line in (directory / "ramp" / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if "loss/next" in row]
+    timed = [row for row in rows if "step_seconds" in row]
+    assert [row["step"] for row in rows if row not in timed] == [1, 3, 5]
+    a_token = [row["flops_per_second"] / row["tokens_per_second"] for row in timed]
+    assert a_token == pytest.approx([a_token[0]] * len(timed), rel=0.1)  # where documents meet there is less to attend
+
+
 def test_a_step_that_is_not_finite_stops_the_run_and_names_the_place(directory, monkeypatch):
     updates, gradient_function = [], loop.gradient_function
     monkeypatch.setattr(

@@ -20,6 +20,8 @@ from deepseek_jax.train.muon import MatrixDims, dims_of, matrix_dims, orthogonal
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.state import abstract_state
+from deepseek_jax.train.views import as_trained
+from deepseek_jax.tune.config import LoraConfig, TuneConfig
 from tests.sharding.curves import V4
 from tests.train import tiny
 
@@ -96,6 +98,15 @@ def test_kernels_of_convolutions_and_gates_stay_with_adam():
     assert names_with_adam(Convolution(2, 4, 8, 3, bias=True, raw=False, rngs=rngs)) == {"kernel", "bias"}
     assert names_with_adam(Convolution(1, 4, 8, 3, bias=False, raw=True, rngs=rngs)) == {"kernel"}
     assert names_with_adam(LSTM(4, 8, raw=False, rngs=rngs)) == {"input", "state", "bias"}
+
+
+def test_lengths_of_adapters_stay_with_adam():
+    """Those of a head's outputs lie in [heads, width of one], and are no matrix."""
+    tune = TuneConfig(lora=LoraConfig(rank=2, dora=True))
+    experiment = Experiment(model=tiny.DENSE, tune=tune, optimizer=OptimizerConfig(name="muon"))
+    axes = as_trained(language_model_program(experiment, np.ones(1)), experiment).axes
+    of_query = dims_of(axes)["adapters"]["layers"]["0-0"]["attention"]["q_up"]
+    assert of_query["scale"] is None and of_query["a"] == MatrixDims(counted=1, rows=1)
 
 
 def test_two_steps_of_the_chain():
