@@ -11,6 +11,7 @@ import pytest
 from deepseek_jax.data.packing import PackedRows, rows_in
 from deepseek_jax.data.records import unseen
 from deepseek_jax.data.tokens import BLOCK, TokenStore, write_tokens
+from tests.data.conftest import LENGTH
 
 
 def epoch_rows(rows: PackedRows, number=0):
@@ -68,7 +69,8 @@ def test_every_token_is_a_target_exactly_once(plain):
 
 def test_segments_and_positions_follow_the_documents(corpus):
     rows = corpus.train_rows(0, seed=0)
-    for row in epoch_rows(rows)[:300]:
+    rows.pad = 9  # the tokenizer's own is 0
+    for row in in_stream_order(rows)[-300:]:
         segments, positions, tokens = row["segment_ids"], row["positions"], row["tokens"]
         real = int((segments > 0).sum())
         assert (segments[real:] == 0).all() and (tokens[real:] == rows.pad).all()
@@ -107,6 +109,16 @@ def test_rows_are_random_access(corpus):
         assert all((rows[index][key] == again[index][key]).all() for key in rows[index])
     other = corpus.train_rows(0, seed=4)
     assert any((rows[i]["tokens"] != other[i]["tokens"]).any() for i in range(3))
+
+
+def test_each_epoch_and_domain_has_an_order_of_its_own(plain):
+    """Of rows too: those that share documents come apart."""
+    one = plain.train_rows(0, seed=3)
+    other = PackedRows(one.store, plain.tokenizer, sequence_length=LENGTH, fim_rate=0.0, domain=1, seed=3)
+    epochs = [one.epoch(0), one.epoch(1), other.epoch(0)]
+    for orders in ([epoch.documents.tolist() for epoch in epochs], [epoch.rows.tolist() for epoch in epochs]):
+        assert len({tuple(order) for order in orders}) == 3
+        assert all(sorted(order) == [*range(len(order))] != order for order in orders)
 
 
 def test_store_reads_across_blocks(corpus):

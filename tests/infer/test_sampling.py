@@ -1,3 +1,5 @@
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +44,8 @@ def test_a_token_has_its_own_key():
     assert len({tuple(key) for key in np.asarray(keys).reshape(8, -1)}) == 8
     later = jax.random.key_data(token_keys(jax.random.key(0), jnp.array([[2], [6]])))
     np.testing.assert_array_equal(later[:, 0], keys[:, 2])
+    (first,), (second,) = jax.random.key_data(token_keys(jax.random.key(0), jnp.zeros((2, 1), jnp.int32)))
+    assert (first != second).any()
 
 
 def test_temperature_one_draws_from_the_model():
@@ -70,7 +74,9 @@ def test_top_p_leaves_the_fewest_that_reach_it(top_p, kept):
     assert np.flatnonzero(np.isfinite(nucleus(LOGITS[None], top_p)[0])).tolist() == kept
 
 
-@pytest.mark.parametrize("settings", [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
+@pytest.mark.parametrize(
+    "settings", [{"temperature": -1.0}, {"temperature": math.inf}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}]
+)
 def test_settings_out_of_range(settings):
     with pytest.raises(UserError, match=next(iter(settings))):
         Sampling(**settings)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from deepseek_jax.errors import UserError
-from deepseek_jax.infer import generate, speculative
+from deepseek_jax.infer import generate, speculative, stages
+from deepseek_jax.infer.prompts import NO_EOS, PLACES
 from deepseek_jax.infer.sampling import Sampling
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import Decoder, initialise
@@ -18,6 +19,7 @@ SIZES = {"vocab_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "intermedia
 HEADS = {"num_attention_heads": 2, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
 EXPERTS = {"first_k_dense_replace": 1, "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 PROMPTS = [[5], [4] * 20, [1, 3, 2, 2, 6, 0]]
+MANY = [*PROMPTS, *np.random.default_rng(0).integers(0, 8, (8, PLACES)).tolist()]
 
 
 def config(depths: int) -> ModelConfig:
@@ -49,17 +51,46 @@ def test_each_row_ends_with_its_eos(model):
     assert (tokens[0, 6:] == eos).all() and (tokens != free).any()
 
 
-def test_drafts_are_what_the_modules_say_of_the_whole_text(model):
+def test_caches_that_grow_lose_nothing(model, monkeypatch):
+    """Nor does the last of them end too soon for rows that others are ahead of; most prompts have no padding."""
+    drawn = {"sampling": Sampling(0.3), "seed": 8}
+    plain = generate.new_tokens(model, MANY, 2 * PLACES, **drawn)
+    at_once = speculative.new_tokens(model, MANY, 2 * PLACES, **drawn)
+    monkeypatch.setattr(stages, "SHORTEST", 8)
+    in_stages = speculative.new_tokens(model, MANY, 2 * PLACES, **drawn)
+    for tokens, acceptance in at_once, in_stages:
+        np.testing.assert_array_equal(tokens, plain)
+        assert acceptance == at_once[1]
+
+
+def test_a_text_that_ends_with_its_first_token_takes_no_round(model):
+    """For no more are wanted, or for it is the eos."""
+    plain = generate.new_tokens(model, PROMPTS[:1], 40)
+    for wanted, eos in ((1, NO_EOS), (40, int(plain[0, 0]))):
+        tokens, acceptance = speculative.new_tokens(model, PROMPTS[:1], wanted, eos=eos)
+        assert (tokens == plain[0, 0]).all() and (acceptance.rounds, acceptance.rate) == (0, 0)
+
+
+def test_rows_that_have_ended_count_no_more(model):
+    _, together = speculative.new_tokens(model, MANY, 40)
+    alone = [speculative.new_tokens(model, [prompt], 40)[1] for prompt in MANY]
+    assert len({each.rounds for each in alone}) > 1
+    assert together.rounds == sum(each.rounds for each in alone)
+    assert together.accepted == sum(each.accepted for each in alone)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_drafts_are_what_the_modules_say_of_the_whole_text(model, prompt):
     """Their caches, rejected drafts overwritten, stand for the text: rounds counted on a full forward pass agree."""
     graphdef, params, buffers = model
     depths = len(params["mtp"])
-    new, acceptance = speculative.new_tokens(model, PROMPTS[:1], 24)
-    text = np.concatenate([PROMPTS[0], generate.new_tokens(model, PROMPTS[:1], 30)[0]])[None]
+    _, acceptance = speculative.new_tokens(model, [prompt], 24)
+    text = np.concatenate([prompt, generate.new_tokens(model, [prompt], 30)[0]])[None]
     decoder = merge(graphdef, params, buffers)
     states = jax.jit(Decoder.__call__)(decoder, text, np.arange(text.shape[1])[None], np.ones_like(text)).mtp
     guesses = [np.asarray(decoder.logits(hidden).argmax(-1)[0]) for hidden in states]
-    newest, rounds, accepted = len(PROMPTS[0]), 0, 0
-    while newest < len(PROMPTS[0]) + 23:
+    newest, rounds, accepted = len(prompt), 0, 0
+    while newest < len(prompt) + 23:
         right = [guesses[depth][newest - 1] == text[0, newest + depth + 1] for depth in range(depths)]
         kept = int(np.cumprod(right).sum())
         newest, rounds, accepted = newest + kept + 1, rounds + 1, accepted + kept

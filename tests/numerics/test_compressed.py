@@ -164,6 +164,17 @@ def test_while_indexers_warm_up_all_entries_are_seen(attention, monkeypatch):
         np.testing.assert_allclose(warm, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_sink_takes_its_share_however_large_it_is():
+    """And where nothing is seen, nothing is left to others."""
+    scores_HT, sinks_H = jnp.asarray([[1.0, 2.0], [1.0, 2.0]]), jnp.asarray([0.5, 300.0])
+    weights_HT = window.sink_softmax(scores_HT, jnp.asarray([True, True]), sinks_H)
+    share = np.exp([1.0, 2.0]) / np.exp([1.0, 2.0, 0.5]).sum()
+    np.testing.assert_allclose(weights_HT, [share, [0, 0]], rtol=1e-6)
+    gradients = jax.grad(lambda *a: window.sink_softmax(a[0], jnp.asarray([True, False]), a[1])[:, 0].sum(), (0, 1))
+    assert all(np.isfinite(each).all() for each in gradients(scores_HT, sinks_H))
+    np.testing.assert_array_equal(window.sink_softmax(scores_HT, jnp.asarray([False, False]), sinks_H), 0)
+
+
 def test_the_cache_grows_with_entries_alone(attention):
     """A ring for the window and one for tokens not yet in an entry; then T / rate entries."""
     sizes = {T: sum(x.size for x in jax.tree.leaves(attention.empty_cache(1, T, jnp.float32))) for T in (1500, 3000)}

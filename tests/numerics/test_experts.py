@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 import deepseek_jax
+from deepseek_jax.models.arithmetic import PLAIN, Arithmetic
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.layers import SwiGLU
 from deepseek_jax.models.moe import experts as experts_module
@@ -80,7 +81,8 @@ def test_an_assignment_to_no_expert_adds_nothing(way):
     np.testing.assert_allclose(way(*arguments), _reference(*arguments), rtol=1e-5, atol=1e-5)
 
 
-def test_what_a_platform_computes_for_rows_of_no_expert_reaches_nothing(monkeypatch):
+@pytest.mark.parametrize("down", [PLAIN, Arithmetic()], ids=["plain", "weighted before"])
+def test_what_a_platform_computes_for_rows_of_no_expert_reaches_nothing(down, monkeypatch):
     """Neither sums nor gradients, were it NaN: as kernels may leave it in rows past the last group."""
 
     known = lambda x, counts: (jnp.arange(x.shape[0]) < counts.sum())[:, None]  # noqa: E731
@@ -102,7 +104,7 @@ def test_what_a_platform_computes_for_rows_of_no_expert_reaches_nothing(monkeypa
     x, weights, *kernels = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
     experts = jnp.asarray(np.where(rng.random((30, 2)) < 0.4, E, _choices(rng, 30, "even")), jnp.int32)
     weights = jnp.where(experts == E, 0, weights)
-    loss = lambda x, weights, *kernels: ragged(x, experts, weights, *kernels, How()).sum()  # noqa: E731
+    loss = lambda x, weights, *kernels: ragged(x, experts, weights, *kernels, How(down=down)).sum()  # noqa: E731
     for each in jax.tree.leaves(jax.value_and_grad(loss, argnums=(0, 1, 2, 3, 4))(x, weights, *kernels)):
         assert jnp.isfinite(each).all()
 

@@ -10,7 +10,15 @@ from flax import nnx
 
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.moe.balance import report, update_bias, update_biases
-from deepseek_jax.models.moe.router import HashRouter, Routing, TopKRouter, balanced_table, keep_best_groups, scores
+from deepseek_jax.models.moe.router import (
+    HashRouter,
+    Routing,
+    TopKRouter,
+    balanced_table,
+    keep_best_groups,
+    scores,
+    weights,
+)
 from deepseek_jax.models.tree import merge, split
 
 E, K, D, T = 12, 3, 16, 50
@@ -173,7 +181,8 @@ def test_balance_loss_and_load_count_only_what_counts():
     routing = Routing(
         jnp.asarray(experts.reshape(14, K)), jnp.asarray(weights), jnp.asarray(scores.reshape(14, E), jnp.float32)
     )
-    ours = report(routing, jnp.asarray(counted))
+    dropped = rng.integers(0, K, 14)
+    ours = report(dataclasses.replace(routing, dropped_T=jnp.asarray(dropped)), jnp.asarray(counted))
     load, gate, balance = np.zeros(E), np.zeros(E), 0.0
     for row, length in enumerate(lengths):
         count = np.bincount(experts[row, :length].reshape(-1), minlength=E)
@@ -185,6 +194,29 @@ def test_balance_loss_and_load_count_only_what_counts():
     np.testing.assert_allclose(ours.load_E, load)
     np.testing.assert_allclose(ours.gate_E, gate, rtol=1e-5)
     np.testing.assert_allclose(ours.balance, balance, rtol=1e-5)
+    share_TE = scores[counted] / scores[counted].sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(ours.share_E, share_TE.sum(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(ours.entropy, -(share_TE * np.log(share_TE)).sum(), rtol=1e-5)
+    assert ours.dropped == dropped.reshape(2, 7)[counted].sum()
+
+
+def test_only_what_balances_has_a_gradient():
+    scores, weights = jnp.asarray([[0.6, 0.1, 0.3], [0.2, 0.1, 0.4]]), jnp.asarray([[0.5, 0.3], [0.7, 0.2]])
+
+    def looked_at(scores, weights):
+        found = report(Routing(jnp.asarray([[0, 1], [2, 1]]), weights, scores), jnp.ones((1, 2), bool))
+        return found.load_E[0] + found.gate_E[0] + found.entropy
+
+    for gradient in jax.grad(looked_at, argnums=(0, 1))(scores, weights):
+        np.testing.assert_array_equal(gradient, 0)
+
+
+def test_scores_that_underflow_are_reported_and_weighed_as_nothing():
+    scores, experts = jnp.asarray([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]), jnp.asarray([[0], [1]])
+    weights_TK = weights(scores, experts, _config(num_experts_per_tok=1, routed_scaling_factor=2.0))
+    assert weights_TK.tolist() == [[2.0], [0.0]]
+    ours = report(Routing(experts, weights_TK, scores), jnp.ones((1, 2), bool))
+    assert (ours.gate_E.tolist(), ours.share_E.tolist(), float(ours.entropy)) == ([1, 0, 0], [1, 0, 0], 0)
 
 
 def test_bias_moves_against_the_load_by_its_sign():
@@ -192,7 +224,8 @@ def test_bias_moves_against_the_load_by_its_sign():
     np.testing.assert_allclose(
         update_bias(bias, load, 0.001, recentre=False), [-0.001, 0.501, -0.499, 0.001], rtol=1e-5
     )
-    np.testing.assert_allclose(update_bias(bias, load, 0.1, recentre=True).mean(), 0.0, atol=1e-7)
+    two = jnp.stack([bias, bias + 1])  # of a stack of layers: each has its own mean
+    np.testing.assert_allclose(update_bias(two, load, 0.1, recentre=True).mean(axis=-1), [0.0, 0.0], atol=1e-7)
     np.testing.assert_array_equal(update_bias(bias, jnp.full(4, 7.0), 0.001, recentre=False), bias)
 
 

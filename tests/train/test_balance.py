@@ -46,6 +46,7 @@ def test_batch_balance_is_the_loss_over_all_tokens_together():
     probability = share / share.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(batch_balance(load, share), (frequency * probability).sum(axis=1), rtol=1e-6)
     assert not np.any(jax.grad(lambda load: batch_balance(load, share).sum())(load))
+    assert batch_balance(0 * load, 0 * share).tolist() == [0, 0]  # of a microbatch that is all padding
 
 
 def test_two_uneven_sequences_may_make_an_even_batch():
