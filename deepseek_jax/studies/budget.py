@@ -87,7 +87,10 @@ def _units_a_second(speed: Path) -> float:
 
 
 def measure_speed(experiment: Experiment, speed: Path):
-    """Trains the experiment for TRIAL_STEPS and writes the median of its speed into the file `speed`."""
+    """Trains the experiment for TRIAL_STEPS and writes the median of its speed into the file `speed`.
+
+    Without its batch ramp, each stage of which would compile a step of its own.
+    """
     from rich.console import Console
 
     from deepseek_jax.train.loop import train
@@ -96,7 +99,7 @@ def measure_speed(experiment: Experiment, speed: Path):
     trial = dataclasses.replace(
         experiment,
         optimizer=dataclasses.replace(experiment.optimizer, schedule=schedule),
-        train=dataclasses.replace(experiment.train, steps=TRIAL_STEPS),
+        train=dataclasses.replace(experiment.train, steps=TRIAL_STEPS, ramp_start=0),
         log=dataclasses.replace(experiment.log, every=5, tensorboard=False),
         eval=dataclasses.replace(experiment.eval, batches=1, final_batches=1, samples=0),
     )

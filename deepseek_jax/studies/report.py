@@ -105,7 +105,7 @@ def _table(loaded: Loaded, results: Mapping) -> Table:
         row = [name, str(len(of)), _mean(list(of.values()))]
         row += _difference(paired(found, name, base)) if name != base else ["", "", ""]
         row.append(f"{speeds[name]:,.0f}" if name in speeds else "")
-        both = name in mean_curves and base in mean_curves and name != base and not _edited(study, name)
+        both = {name, base} <= mean_curves.keys() & speeds.keys() and name != base and not _edited(study, name)
         gain = both and curves.speed_up(mean_curves[base], mean_curves[name], speeds[base], speeds[name])
         row.append(f"{gain:.2f}" if gain else "")
         if results["family"] == "language_model":

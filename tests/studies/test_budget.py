@@ -10,6 +10,7 @@ from deepseek_jax.config import DataConfig, Experiment, TrainConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.flops import attention_a_token
 from deepseek_jax.studies import budget
+from deepseek_jax.train import loop, schedules
 from deepseek_jax.train.flops import training_flops
 from tests.train import tiny
 
@@ -59,3 +60,11 @@ def test_less_than_a_step(tmp_path, equal):
     speed.write_text(json.dumps({"per_second": 2.0}))
     with pytest.raises(UserError, match=f"^a budget of 10 {equal} is less than one step"):
         budget.steps(PLAIN, equal, 10, speed)
+
+
+def test_a_speed_is_tried_without_the_ramp(tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setattr(loop, "train", lambda trial, *_: tried.append(trial) or {"tokens_per_second": 7.0})
+    budget.measure_speed(dataclasses.replace(PLAIN, train=RAMP), tmp_path / "speed.json")
+    assert [schedules.batch_size(trial.train, 0) for trial in tried] == [8]
+    assert json.loads((tmp_path / "speed.json").read_text()) == {"per_second": 7.0}

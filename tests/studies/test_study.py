@@ -13,6 +13,7 @@ from deepseek_jax.studies import measuring, metrics, overview, report, results, 
 from deepseek_jax.studies.claims import CANNOT_TELL
 from deepseek_jax.studies.study import load
 from tests.conftest import ROOT
+from tests.studies import fake
 from tests.studies.fake import STUDY, Killed
 
 QUIET = lambda text: None  # noqa: E731
@@ -285,6 +286,17 @@ def test_one_seed_has_a_mean_and_no_spread(make, trainer, root):
     running.work([alone], root, QUIET)
     text = (report.write(alone, root)[0] / "report.md").read_text()
     assert "| low | 1 | " in text and "±" not in text.partition("## Results")[2].replace("mean ± sd", "")
+
+
+def test_a_report_of_runs_that_no_row_has_the_speed_of(make, trainer, root, monkeypatch):
+    """As where the batch grows at every step that has one."""
+    write = fake.write
+    without = lambda rows: [{key: row[key] for key in row if key != "tokens_per_second"} for row in rows]  # noqa: E731
+    monkeypatch.setattr(fake, "write", lambda workdir, rows: write(workdir, without(rows)))
+    loaded = make()
+    running.work([loaded], root, QUIET)
+    text = (report.write(loaded, root)[0] / "report.md").read_text()
+    assert "| high | 3 | " in text and "1,000" not in text
 
 
 def test_a_study_file_anywhere_reads_what_lies_where_the_command_is_run(make, tmp_path, monkeypatch):
