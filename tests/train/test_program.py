@@ -8,8 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deepseek_jax.config import Experiment, LossConfig, MeshConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from deepseek_jax.config import (
+    Experiment,
+    LossConfig,
+    MeshConfig,
+    OptimizerConfig,
+    RouterConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
 from deepseek_jax.models import tree
+from deepseek_jax.models.attention.indexer import IndexerReport
 from deepseek_jax.models.decoder import Decoder, Output, shift
 from deepseek_jax.models.flops import attention_a_token
 from deepseek_jax.models.moe.balance import RouterReport
@@ -124,8 +133,8 @@ def test_parameters_are_the_same_each_time_and_differ_by_seed(program, experimen
     assert (language_model_program(other, BYTES).make_parameters()[0]["embedding"] != again["embedding"]).any()
 
 
-def test_what_routers_report_is_a_share_of_what_their_layer_counts():
-    """Of 8 tokens in the layers, and in the first MTP module of the 6 that have a next one."""
+def test_what_layers_report_is_a_share_of_what_each_counts():
+    """Of 8 tokens in the layers, and in MTP modules of the 6 and 4 that have one so far on, an answer or not."""
 
     def report(dropped, entropy):
         dropped, entropy = jnp.asarray(dropped), jnp.asarray(entropy)
@@ -134,22 +143,46 @@ def test_what_routers_report_is_a_share_of_what_their_layer_counts():
 
     segments = jnp.asarray([[1, 1, 1, 1, 2, 2, 2, 2, 0]])
     batch = {"tokens": segments, "positions": segments, "segment_ids": segments}
-    layers, module = report([8.0, 4.0], [16.0, 4.0]), report(1.0, 8.0)
+    batch["answers"] = jnp.asarray([[0, 0, 1, 1, 0, 0, 0, 1, 0]])
+    layers, modules = report([8.0, 4.0], [16.0, 4.0]), [report(1.0, 8.0), report(3.0, 2.0)]
     hidden = jnp.ones((1, 9, 3))
-    output = Output(hidden, (hidden,), {"layers": {"1-2": layers}, "mtp": {"0": {"block": module}}}, {})
+    mtp = {str(number): {"block": module} for number, module in enumerate(modules)}
+    indexers = {"layers": {"1-2": IndexerReport(jnp.asarray([16.0, 4.0]), jnp.asarray([8.0, 2.0]))}}
+    indexers["mtp"] = {"1": {"block": IndexerReport(jnp.asarray(2.0), jnp.asarray(1.0))}}
+    output = Output(hidden, (hidden, hidden), {"layers": {"1-2": layers}, "mtp": mtp}, indexers)
 
     class AlreadyRun:
         config = types.SimpleNamespace(num_experts_per_tok=2)
         head_weight = staticmethod(lambda: jnp.ones((3, 5)))
         __call__ = lambda self, *_: output  # noqa: E731
 
-    totals = language_model.totals(batch, 2)
+    totals = language_model.totals(batch, 3)
     scheduled = {"mtp": 0.0, "index_warmup": None}
     _, parts = language_model.loss(AlreadyRun(), batch, totals, scheduled, LossConfig())
-    seen = 2 * 3
-    np.testing.assert_allclose(parts["router/dropped"], np.mean([8 / 8, 4 / 8, 1 / seen]) / 2, rtol=1e-6)
+    np.testing.assert_allclose(parts["router/dropped"], np.mean([8 / 8, 4 / 8, 1 / 6, 3 / 4]) / 2, rtol=1e-6)
     np.testing.assert_allclose(parts["router/entropy"]["layers"]["1-2"], [2.0, 0.5], rtol=1e-6)
-    np.testing.assert_allclose(parts["router/entropy"]["mtp"]["0"]["block"], 8 / seen, rtol=1e-6)
+    found = [parts["router/entropy"]["mtp"][number]["block"] for number in mtp]
+    np.testing.assert_allclose(found, [8 / 6, 2 / 4], rtol=1e-6)
+    learned = parts["loss/indexer"], parts["indexer/recall"]
+    np.testing.assert_allclose(learned, np.mean([[2, 1], [0.5, 0.25], [2 / 4, 1 / 4]], axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("recentre", [False, True])
+def test_biases_move_as_configured_until_they_rest(recentre):
+    """For half of ten updates."""
+    router = RouterConfig(bias_update_rate=0.1, bias_update_until=0.5, recentre_bias=recentre)
+    program = language_model_program(Experiment(model=tiny.MOE, router=router, train=TrainConfig(steps=10)), BYTES)
+    buffers = {"layers": {"1-1": {"feed_forward": {"router": {"bias": jnp.zeros((1, 4))}}}}}
+    aux = {"router/load": {"layers": {"1-1": jnp.asarray([[6.0, 1.0, 1.0, 0.0]])}}}
+    moved, resting = (jax.tree.leaves(program.update_buffers({}, buffers, aux, update))[0] for update in (4, 5))
+    np.testing.assert_allclose(moved, [np.array([-0.1, 0.1, 0.1, 0.1]) - 0.05 * recentre], rtol=1e-5)
+    np.testing.assert_array_equal(resting, 0)
+
+
+def test_what_a_batch_has_nothing_of_divides_by_one():
+    """As one that is padding alone: its sums are zeros."""
+    totals = language_model.totals({"segment_ids": jnp.zeros((1, 4), jnp.int32)}, 2)
+    assert set(map(float, totals.values())) == {1.0}
 
 
 SPARSE = {"layer_types": ("dsa",), "index_n_heads": 2, "index_head_dim": 8, "index_topk": 4}
