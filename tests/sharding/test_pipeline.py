@@ -114,5 +114,6 @@ def test_stages_store_what_they_can_divide():
     spec = rules.partition_spec(("pipelined_layers", "experts", "embed", "expert_mlp"))
     assert spec == PartitionSpec(None, "expert", ("fsdp", "stage"), "tensor")
     shapes = {"kernel": jax.ShapeDtypeStruct((58, 36), "float32")}
-    with pytest.raises(UserError, match="embed = 36, which the 8 devices of mesh.fsdp x mesh.stage do not divide"):
+    message = "embed = 36, which the 8 devices of mesh.fsdp x mesh.stage do not divide; choose another mesh.fsdp"
+    with pytest.raises(UserError, match=message):
         rules.shardings(mesh(stage=4, fsdp=2), {"kernel": ("pipelined_layers", "embed")}, shapes)

@@ -127,6 +127,8 @@ def test_a_dimension_that_its_axis_does_not_divide_is_named():
 
 def test_the_table_maps_logical_axes():
     assert rules.partition_spec(("layers", "experts", "embed", None)) == PartitionSpec(None, "expert", "fsdp", None)
+    assert rules.partition_spec(("vocab", "latent")) == PartitionSpec("tensor", None)
+    assert rules.partition_spec(("rank", "heads", "mlp")) == PartitionSpec("fsdp", "tensor", "tensor")
     with pytest.raises(KeyError, match="heds"):
         rules.partition_spec(("heds",))
 
