@@ -19,7 +19,7 @@ from deepseek_jax.parallel import rules
 from deepseek_jax.parallel.mesh import MeshOf, mesh_of_used
 from deepseek_jax.train import checkpoint, known_set
 from deepseek_jax.train.program import whole
-from deepseek_jax.train.restore import STRUCTURES, TrainedModel, restore_model
+from deepseek_jax.train.restore import TrainedModel, restore_model, structure
 
 MOST_TOKENS = 512  # a row, of the text that calibrates and scores a released model
 
@@ -48,7 +48,7 @@ def read_trained(directory: str | Path, step: int | None = None, mesh_of: MeshOf
     found = read(directory, mesh_of, dtype=None)
     dtype = "bfloat16" if found.params["embedding"].dtype.name == "bfloat16" else "float32"
     experiment = experiment_of(found.config, dtype)
-    graphdef, *_ = STRUCTURES[experiment.family](experiment, directory)
+    graphdef, *_ = structure(experiment, directory)
     return TrainedModel(experiment, 0, graphdef, found.params, found.buffers)
 
 

@@ -53,8 +53,7 @@ def test_compiling_for_a_larger_batch_is_no_part_of_any_steps_time(directory):
     ramp = dataclasses.replace(given.train, microbatch_size=1, ramp_start=1, ramp_stages=2, ramp_fraction=0.5)
     brief = EvalConfig(batches=1, final_batches=1, samples=0)
     train(dataclasses.replace(given, train=ramp, eval=brief), directory / "ramp", quiet())
-    rows = [json.loads(line) for line in (directory / "ramp" / "metrics.jsonl").read_text().splitlines()]
-    rows = [row for row in rows if "loss/next" in row]
+    rows = [row for row in rows_of(directory / "ramp") if "loss/next" in row]
     timed = [row for row in rows if "step_seconds" in row]
     assert [row["step"] for row in rows if row not in timed] == [1, 3, 5]
     a_token = [row["flops_per_second"] / row["tokens_per_second"] for row in timed]
