@@ -30,4 +30,4 @@ def script(loaded: Loaded, root: Path = ROOT) -> str:
     """What `sbatch` takes; runs that are done end at once."""
     path = shlex.quote(loaded.shown_path)
     command = f'deepseek-jax study run {path} --root {shlex.quote(str(root))} --index "$SLURM_ARRAY_TASK_ID"'
-    return SCRIPT.format(name=slug(loaded.name), last=len(plan(loaded, root)) - 1, command=command)
+    return SCRIPT.format(name=slug(loaded.name) or "study", last=len(plan(loaded, root)) - 1, command=command)

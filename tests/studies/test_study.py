@@ -279,6 +279,8 @@ def test_an_array_of_a_study_whose_name_has_spaces(make, root):
     spaced = loaded.path.rename(loaded.path.with_name("Rate and more.py"))
     script = slurm.script(load(spaced), root)
     assert "--job-name=rate_and_more\n" in script and "--output=rate_and_more-%a.log\n" in script
+    without_latin = spaced.rename(spaced.with_name("研究.py"))
+    assert "--job-name=study\n" in slurm.script(load(without_latin), root)
 
 
 def test_one_seed_has_a_mean_and_no_spread(make, trainer, root):
