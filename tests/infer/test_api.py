@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -104,6 +105,14 @@ def test_float32_is_not_rounded_on_any_device(model, expected, monkeypatch, dtyp
     monkeypatch.setattr(api, "_scores", lambda *_: seen.append(jax.config.jax_default_matmul_precision))
     deepseek_jax.from_pretrained(V3, dtype=dtype)(expected["input_ids"])
     assert seen == [precision or "default"]
+
+
+def test_another_thread_than_the_one_that_imported_reads_and_continues(expected):
+    prompts = expected["input_ids"][:, : int(expected["gen_prompt_len"])]
+    with ThreadPoolExecutor(1) as thread:
+        model = thread.submit(deepseek_jax.from_pretrained, V3).result()
+        tokens = thread.submit(deepseek_jax.generate, model, prompts).result()
+    np.testing.assert_array_equal(tokens, expected["gen_tokens"])
 
 
 def test_nothing_but_eos_follows_eos(model, expected):
