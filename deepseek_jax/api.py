@@ -22,7 +22,7 @@ from deepseek_jax.convert.names import SPELLINGS
 from deepseek_jax.errors import LOG, UserError
 from deepseek_jax.infer import generate as plain
 from deepseek_jax.infer import speculative as speculation
-from deepseek_jax.infer.prompts import NO_EOS, before_eos, beyond
+from deepseek_jax.infer.prompts import NO_EOS, before_eos, beyond, refuse_empty
 from deepseek_jax.infer.sampling import Sampling
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import Decoder, same_document, shift
@@ -82,10 +82,14 @@ class Model:
 
     def _checked_prompts(self, prompts) -> list[np.ndarray]:
         """Each of `prompts` as int32 [S]."""
-        prompts = [_array(prompt, "a prompt") for prompt in prompts]
+        try:
+            prompts = [_array(prompt, "a prompt") for prompt in prompts]
+        except TypeError:
+            raise UserError(f"prompts is {prompts!r}; give a list of token numbers for each prompt.") from None
         for prompt in prompts:
             if prompt.ndim != 1:
                 raise UserError(f"a prompt has shape {prompt.shape}; give a list of token numbers for each prompt.")
+        refuse_empty(prompts)
         return [self._known(prompt, "a prompt") for prompt in prompts]
 
     def _known(self, tokens: np.ndarray, what: str) -> np.ndarray:

@@ -17,16 +17,20 @@ NO_EOS = -1  # equals no token: nothing stops early
 
 def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     """(tokens [B, S], padding [B]): all prompts end in the last place, behind as many zeros as `padding` says."""
-    if not len(prompts):
-        raise UserError("the list of prompts is empty; give at least one.")
-    if not all(map(len, prompts)):
-        raise UserError("a prompt is empty; begin it with the tokenizer's beginning-of-text token.")
+    refuse_empty(prompts)
     places = round_up(max(map(len, prompts)))
     tokens_BS = np.zeros((len(prompts), places), np.int32)
     padding_B = np.array([places - len(prompt) for prompt in prompts], np.int32)
     for row, prompt, padding in zip(tokens_BS, prompts, padding_B):
         row[padding:] = prompt
     return tokens_BS, padding_B
+
+
+def refuse_empty(prompts: Sequence[Sequence[int]]):
+    if not len(prompts):
+        raise UserError("the list of prompts is empty; give at least one.")
+    if not all(map(len, prompts)):
+        raise UserError("a prompt is empty; begin it with the tokenizer's beginning-of-text token.")
 
 
 def beyond(lengths: Sequence[int], most: int, one: str = "the text") -> str | None:

@@ -31,7 +31,7 @@ class Sampling:
             value = getattr(self, name)
             if not isinstance(value, numbers.Real | np.ndarray | jax.Array) or np.size(value) != 1:
                 raise UserError(f"{name} is {value!r}; it must be a number.")
-        if not 0 <= self.temperature < math.inf:
+        if not 0 <= _as_float(self.temperature) < math.inf:
             raise UserError(f"temperature is {self.temperature}; it must be 0 (greedy) or more.")
         if self.top_k < 0:
             raise UserError(f"top_k is {self.top_k}; it must be 0 (all tokens) or more.")
@@ -39,8 +39,16 @@ class Sampling:
             raise UserError(f"top_p is {self.top_p}; it must lie above 0 and at most at 1 (all tokens).")
 
     def drawing(self) -> "Drawing":
-        top_p = max(self.top_p, NARROWEST)
-        return Drawing(self.temperature, top_p, self.temperature < COLDEST, self.top_k, top_p < 1)
+        temperature, top_p = _as_float(self.temperature), max(_as_float(self.top_p), NARROWEST)
+        return Drawing(temperature, top_p, temperature < COLDEST, self.top_k, top_p < 1)
+
+
+def _as_float(number) -> float:
+    """Of one type whatever it was given as, which a compiled program hangs on."""
+    try:
+        return float(np.asarray(number).item())
+    except OverflowError:  # an int too large for one
+        return math.inf
 
 
 @jax.tree_util.register_dataclass

@@ -5,15 +5,17 @@ routed experts lack of them is said in docs/models.md.  Between steps only plain
 times faster than module pytrees.
 """
 
+import flax
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from deepseek_jax.parallel.rules import gathered
 
-nnx.set_graph_mode(False)
-nnx.set_graph_updates(False)
-nnx.use_eager_sharding(False)
+# For every thread: nnx.set_graph_mode and its like would do so for the one alone that imports this.
+flax.config.update("nnx_graph_mode", False)
+flax.config.update("nnx_graph_updates", False)
+flax.config.update("flax_always_shard_variable", False)
 
 
 class Buffer(nnx.Variable):

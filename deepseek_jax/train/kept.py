@@ -18,15 +18,17 @@ _kept: collections.OrderedDict = collections.OrderedDict()
 
 def programs(setup: Setup) -> tuple[Callable, Callable]:
     """(step, score), jitted.  The seed decides what parameters begin as and which data is read, and is in neither,
-    unless the program draws from it.
+    unless the program draws from it.  The same experiment may mean another program: its text may have changed, and a
+    part of one's own that it names.
 
     What views keep of a run may be part of its programs, so theirs are not shared.
     """
-    experiment = setup.experiment
+    experiment, program = setup.experiment, setup.program
     if views_of(experiment):
         return _make(setup)
-    seed = experiment.train.seed if setup.program.draws else 0
-    key = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, seed=seed)), setup.mesh
+    seed = experiment.train.seed if program.draws else 0
+    seeded = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, seed=seed))
+    key = seeded, setup.mesh, program.graphdef, program.made_of
     if key not in _kept:
         _kept[key] = _make(setup)
         while len(_kept) > MOST:

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 
 import jax
@@ -28,8 +29,9 @@ def unless(stopping: Callable[[], str], batches: Iterable) -> Iterator:
 def watch() -> Iterator[Callable[[], str]]:
     """Gives stopping(): what is to stop the run now, TERMINATED or INTERRUPTED; "" where nothing is.
 
-    Ask it between steps and between the batches of an evaluation, in the main thread.  A second Ctrl-C ends at once;
-    after a first one the block is left with KeyboardInterrupt, when what it had to save is saved.
+    Ask it between steps and between the batches of an evaluation, in the main thread; in another, which Python gives no
+    signals, nothing stops the run.  A second Ctrl-C ends at once; after a first one the block is left with
+    KeyboardInterrupt, when what it had to save is saved.
 
     In a run of several processes jax's own handler takes SIGTERM, whichever process gets it, and all of them are told
     at the same question: the one after the last that any has asked.  Asking costs a lock and no communication.
@@ -46,6 +48,9 @@ def watch() -> Iterator[Callable[[], str]]:
                 return "".join(told)
 
             yield together
+        return
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: ""
         return
     before = signal.signal(signal.SIGTERM, lambda signum, frame: asked.append(TERMINATED))
     try:

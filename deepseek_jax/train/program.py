@@ -56,6 +56,7 @@ class Program:
     own_buffers(buffers) -> those of the model, in their place among what views keep.
     model: the program of the model itself, around which views are laid; None where there are none.
     draws: whether `loss` draws from the run's seed, which is then part of it.
+    made_of: what else than the experiment and the structure is part of these functions; equal where it is the same.
     """
 
     graphdef: nnx.GraphDef
@@ -72,6 +73,7 @@ class Program:
     own_buffers: Callable = _all
     model: "Program | None" = None
     draws: bool = False
+    made_of: tuple = ()
 
 
 def whole(axes: dict) -> dict:
@@ -147,6 +149,7 @@ def language_model_program(
         update_buffers=update_buffers,
         score=score,
         draws=draws,
+        made_of=tuple(bytes_a_target.tolist()),
     )
 
 

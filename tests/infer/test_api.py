@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -106,6 +107,14 @@ def test_float32_is_not_rounded_on_any_device(model, expected, monkeypatch, dtyp
     assert seen == [precision or "default"]
 
 
+def test_another_thread_than_the_one_that_imported_reads_and_continues(expected):
+    prompts = expected["input_ids"][:, : int(expected["gen_prompt_len"])]
+    with ThreadPoolExecutor(1) as thread:
+        model = thread.submit(deepseek_jax.from_pretrained, V3).result()
+        tokens = thread.submit(deepseek_jax.generate, model, prompts).result()
+    np.testing.assert_array_equal(tokens, expected["gen_tokens"])
+
+
 def test_nothing_but_eos_follows_eos(model, expected):
     prompts = expected["input_ids"][:, : int(expected["gen_prompt_len"])]
     eos = int(expected["gen_tokens"][0, 3])
@@ -172,7 +181,10 @@ def test_bfloat16_is_close(model, expected):
         (lambda model: model([[1, 2], [3, 4]], [[1, 1], [1]]), "attention_mask has rows of different lengths"),
         (lambda model: deepseek_jax.generate(model, [[1], [-1]]), "token -1"),
         (lambda model: deepseek_jax.generate(model, []), "the list of prompts is empty"),
+        (lambda model: deepseek_jax.generate(model, [], 0), "the list of prompts is empty"),
+        (lambda model: deepseek_jax.generate(model, None), "prompts is None; give a list of token numbers"),
         (lambda model: deepseek_jax.generate(model, [[1], []]), "a prompt is empty"),
+        (lambda model: deepseek_jax.generate(model, [[]], 0), "a prompt is empty"),
         (lambda model: deepseek_jax.generate(model, [1, 2]), "a list of token numbers for each prompt"),
         (lambda model: deepseek_jax.generate(model, [[1.5]]), "a prompt is of type float64"),
         (lambda model: deepseek_jax.generate(model, [[1]], -1), "max_new_tokens is -1"),

@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,10 @@ def test_a_temperature_near_zero_takes_the_best(temperature):
 def test_another_temperature_or_share_is_no_other_program():
     compiled = jax.jit(sample)
     keys, logits = token_keys(jax.random.key(0), jnp.arange(2)[None]), jnp.zeros((1, 2, 4))
-    for temperature, top_p in (0.7, 0.9), (0.8, 0.9), (0.8, 0.5):
+    for temperature, top_p in (
+        *((0.7, 0.9), (0.8, 0.9), (0.8, 0.5), (2, 0.5), (10**30, 0.5)),
+        *((np.float64(0.8), np.float32(0.5)), (jnp.array([0.8]), np.array(0.5)), (Fraction(1, 2), Fraction(1, 2))),
+    ):
         compiled(logits, keys, Sampling(temperature, top_p=top_p).drawing())
     assert compiled._cache_size() == 1
 
@@ -75,7 +79,15 @@ def test_top_p_leaves_the_fewest_that_reach_it(top_p, kept):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"temperature": -1.0}, {"temperature": math.inf}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}]
+    "settings",
+    [
+        {"temperature": -1.0},
+        {"temperature": math.inf},
+        {"temperature": 10**400},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+    ],
 )
 def test_settings_out_of_range(settings):
     with pytest.raises(UserError, match=next(iter(settings))):

@@ -2,12 +2,15 @@
 
 import collections
 import dataclasses
+import json
 
 import jax
 import numpy as np
 from rich.console import Console
 
+from deepseek_jax.experiment_file import of_set
 from deepseek_jax.models.moe import router
+from deepseek_jax.tasks import objectives
 from deepseek_jax.train import kept
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.state import make_state
@@ -57,3 +60,39 @@ def test_only_the_latest_are_kept(tmp_path, monkeypatch):
     assert kept.programs(one) is first
     kept.programs(two)
     assert kept.programs(one) is not first
+
+
+class Other(router.TopKRouter):
+    """Another of the same name in ROUTERS."""
+
+
+def test_another_part_of_the_same_name_is_another_program(tmp_path, monkeypatch):
+    experiment = tiny.experiment(tmp_path, dataclasses.replace(tiny.MOE, num_hidden_layers=1, first_k_dense_replace=0))
+    before = kept.programs(prepare(experiment, Console(quiet=True)))
+    monkeypatch.setitem(router.ROUTERS, "moe", Other)
+    assert kept.programs(prepare(experiment, Console(quiet=True)))[0] is not before[0]
+
+
+def test_other_text_at_the_same_place_is_another_program(tmp_path):
+    """How many bytes a token stands for is part of it."""
+    experiment = tiny.experiment(tmp_path)
+    before = kept.programs(prepare(experiment, Console(quiet=True)))
+    (tmp_path / "topics.jsonl").write_text("".join(json.dumps({"text": f"{n} " + "ab" * 500}) + "\n" for n in range(9)))
+    assert kept.programs(prepare(experiment, Console(quiet=True)))[0] is not before[0]
+
+
+def test_another_objective_or_other_classes_are_another_program(tmp_path, monkeypatch):
+    def programs(seed=0):
+        path.write_text("x,kind\n" + "".join(f"{n},{n % classes}\n" for n in range(60)))
+        columns = {"dataset.columns.features": ("x",), "dataset.columns.label": "kind"}
+        experiment = of_set(str(path), columns | {"train.seed": seed, "train.batch_size": 8})
+        return kept.programs(prepare(experiment, Console(quiet=True)))
+
+    path, classes = tmp_path / "own.csv", 2
+    before = programs()
+    assert programs(seed=7) is before
+    with monkeypatch.context() as patched:
+        patched.setitem(objectives.OBJECTIVES, "cross_entropy", lambda *given: objectives.focal(*given))
+        assert programs()[0] is not before[0]
+    classes = 3
+    assert programs()[0] is not before[0]

@@ -1,6 +1,7 @@
 """SIGTERM and Ctrl-C as the loop hears of them."""
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import pytest
@@ -80,3 +81,12 @@ def test_of_several_processes_all_are_told_of_it(handlers, monkeypatch):
         signal.raise_signal(signal.SIGINT)
         assert told == [signal.SIGTERM]
         assert [stopping() for _ in range(3)] == ["", preemption.INTERRUPTED, preemption.INTERRUPTED]
+
+
+def test_in_another_thread_nothing_stops_a_run(handlers):
+    def watched():
+        with preemption.watch() as stopping:
+            return stopping()
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(watched).result() == ""
