@@ -44,7 +44,7 @@ class Scores:
     mtp_logits: list[Float[Array, "B S V"]] | None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no truth: a model equals itself alone
 class Model:
     """A decoder's structure and arrays.  Every function below is compiled once for each shape of its input."""
 

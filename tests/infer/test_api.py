@@ -79,6 +79,11 @@ def test_numbers_of_any_whole_type_mean_the_same(model, expected):
     np.testing.assert_array_equal(deepseek_jax.generate(model, prompts), expected["gen_tokens"])
 
 
+def test_a_model_equals_itself_alone(model):
+    assert {model: "found"}[model] == "found"
+    assert model != dataclasses.replace(model)
+
+
 def test_few_tokens_and_none(model, expected):
     prompts = expected["input_ids"][:, : int(expected["gen_prompt_len"])]
     np.testing.assert_array_equal(deepseek_jax.generate(model, prompts, 1), expected["gen_tokens"][:, :1])

@@ -7,7 +7,7 @@ import numpy as np
 
 from deepseek_jax.config import RouterConfig
 from deepseek_jax.data.pipeline import open_corpus
-from deepseek_jax.models.moe.balance import batch_balance
+from deepseek_jax.models.moe.balance import batch_balance, update_bias
 from deepseek_jax.train.metrics import by_layer
 from deepseek_jax.train.program import language_model_program
 from tests.train import tiny
@@ -36,6 +36,14 @@ def test_the_bias_update_moves_loads_towards_balance(tmp_path):
         excess.append(load_E.max() / load_E.mean() - 1)
     assert excess[0] > 0.5  # random routers are uneven
     assert max(excess[-10:]) < 0.3 * excess[0]
+
+
+def test_a_bias_keeps_its_type_where_the_rate_has_another():
+    """As with jax_enable_x64, where schedules are of float64 and what a step returns must be what it was given."""
+    bias, load = np.zeros(2, np.float32), np.array([3.0, 1.0], np.float32)
+    with jax.enable_x64(True):
+        moved = update_bias(jax.numpy.asarray(bias), load, jax.numpy.float64(0.5), recentre=True)
+    np.testing.assert_array_equal(moved, np.array([-0.5, 0.5], np.float32), strict=True)
 
 
 def test_batch_balance_is_the_loss_over_all_tokens_together():

@@ -74,7 +74,7 @@ def update_bias(
 
     `recentre` subtracts the mean afterwards, which changes no choice; DeepSeek's papers do not do it.
     """
-    bias = bias + rate * jnp.sign(load.mean(axis=-1, keepdims=True) - load)
+    bias = bias + (rate * jnp.sign(load.mean(axis=-1, keepdims=True) - load)).astype(bias.dtype)
     return bias - bias.mean(axis=-1, keepdims=True) if recentre else bias
 
 
