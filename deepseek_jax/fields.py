@@ -111,6 +111,16 @@ def build(values: Mapping, origin: str) -> Experiment:
     return build_section(FAMILIES[family], values, "")
 
 
+def checked(experiment: Experiment) -> Experiment:
+    """`experiment` as if it had been read from a file: a program may have put values of any type into it."""
+    if not isinstance(experiment, tuple(FAMILIES.values())):
+        raise UserError(
+            f"this is a {type(experiment).__name__}, not an experiment; experiment_file.resolve makes one of a config "
+            "file and overrides, fields.build one of nested dicts."
+        )
+    return build(dataclasses.asdict(experiment), "an experiment")
+
+
 def build_section(section: type, values: Mapping, prefix: str):
     """A dataclass of the schema from nested `values`, whose keys begin with `prefix` in messages."""
     fields = {}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from deepseek_jax import record
+from deepseek_jax import fields, record
 from deepseek_jax.compress.pruned import updates_to_prune
 from deepseek_jax.config import Experiment, TrainConfig
 from deepseek_jax.errors import UserError
@@ -62,7 +62,7 @@ def train(
     directory.  Raises UserError for what the user can mend, and for a step that is not finite where
     train.on_nonfinite is "stop".
     """
-    workdir, leads = Path(workdir), processes.leads()
+    experiment, workdir, leads = fields.checked(experiment), Path(workdir), processes.leads()
     record.check_place(workdir)
     console = console or Console(quiet=not leads, markup=False)  # names of files may have brackets
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax would tell of every file it writes

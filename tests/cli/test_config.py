@@ -1,10 +1,12 @@
 """A config file and overrides become a checked experiment, or a sentence."""
 
 import dataclasses
+import math
 import re
 import textwrap
 import typing
 
+import numpy as np
 import pytest
 
 from deepseek_jax import experiment_file, fields
@@ -128,6 +130,20 @@ def test_what_an_override_can_get_wrong(in_repository, key, text, message):
 def test_settings_that_cannot_both_be_meant(in_repository, overrides, message):
     with pytest.raises(UserError, match=re.escape(message)):
         experiment_file.resolve(TINY, overrides)
+
+
+def test_experiments_that_a_program_makes_are_checked():
+    of = lambda **train: dataclasses.replace(Experiment(), train=dataclasses.replace(Experiment().train, **train))  # noqa: E731
+    mixed = dataclasses.replace(Experiment(), optimizer=OptimizerConfig(peak_lr=1, groups=["head lr=2"]))
+    assert fields.checked(mixed).optimizer == OptimizerConfig(peak_lr=1.0, groups=("head lr=2",))
+    for wrong, message in [
+        (of(seed=np.int64(3)), "train.seed is .*3.*; it must be a whole number"),
+        (of(steps=6.0), "train.steps is 6.0; it must be a whole number"),
+        (dataclasses.replace(Experiment(), optimizer=OptimizerConfig(peak_lr=math.nan)), "it must be a finite number"),
+        (default_config(), "this is a ConfigDict, not an experiment"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            fields.checked(wrong)
 
 
 @pytest.mark.parametrize(("name", "unused"), [("sgd", "b2"), ("lion", "b1")])

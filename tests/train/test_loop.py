@@ -176,6 +176,13 @@ def test_shares_of_experts_are_of_the_step_that_they_stand_at(directory):
     assert shares["all"] == shares["some"] == shares["resumed"]
 
 
+def test_an_experiment_of_wrong_types_is_refused_before_anything_is_written(directory):
+    config = tiny.experiment(directory)
+    with pytest.raises(UserError, match="train.steps is 6.0; it must be a whole number"):
+        train(dataclasses.replace(config, train=dataclasses.replace(config.train, steps=6.0)), directory / "typed")
+    assert not (directory / "typed").exists()
+
+
 def test_what_cannot_be_begun_leaves_the_directory_to_another_experiment(directory):
     config = tiny.experiment(directory, steps=6)
     missing = dataclasses.replace(config, start=StartConfig(checkpoint=str(directory / "nothing")))
