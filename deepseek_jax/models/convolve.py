@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from deepseek_jax.models import arithmetic
 from deepseek_jax.models.arithmetic import Arithmetic, multiply
+from deepseek_jax.models.tree import used
 
 LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 
@@ -24,7 +25,7 @@ def convolve(
     XLA's own convolution: on two cores, sums of shifted products and products of gathered patches took 1.3 to 1.7
     times as long for 32 and 64 channels, and no less for one.
     """
-    how, values, strides = arithmetic.of(kernel), kernel[...].astype(x.dtype), (stride,) * (x.ndim - 2)
+    how, values, strides = arithmetic.of(kernel), used(kernel, x.dtype), (stride,) * (x.ndim - 2)
     if how is not arithmetic.PLAIN and groups == 1:
         return _by_patches(x, values, strides, how)
     layout = LAYOUTS[len(strides)]

@@ -16,8 +16,9 @@ from deepseek_jax.parallel import order
 from deepseek_jax.parallel.current import current_mesh, platform
 
 # The dimension by which a parameter only lies apart, whole wherever the parameter is used; RANK, a compressed width,
-# stands for it in matrices that no model dimension is part of.  PIPELINED: see below.
-STORED, RANK, PIPELINED = "embed", "rank", "pipelined_layers"
+# stands for it in matrices that no model dimension is part of, FEATURES in the hybrid network.  PIPELINED: see below.
+STORED, RANK, FEATURES, PIPELINED = "embed", "rank", "features_in", "pipelined_layers"
+ONLY_STORED = STORED, RANK, FEATURES
 EXPERT_ROWS = "expert_rows"  # single experts of a stack of layers, in one dimension: few, and whole on every device
 
 RULES = {
@@ -33,7 +34,7 @@ RULES = {
     "experts": "expert",
     EXPERT_ROWS: None,
     "expert_mlp": "tensor",
-    "features_in": "fsdp",  # widths inside the hybrid network, on either side of a product; data and classes are whole
+    FEATURES: "fsdp",  # widths inside the hybrid network, on either side of a product; data and classes are whole
     "features_out": "tensor",
     # Each expert's group of devices works on its own part of the batch outside the experts.
     # So does each stage outside of the pipeline; inside, every stage sees all of a microbatch.
@@ -195,9 +196,10 @@ def gathered(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     """A parameter's value, of logical `axes`, as it is used: whole along the dimension by which it only lies apart.
 
     Its gradient is spread again, so that devices add up only the part that each keeps.  Said here because XLA would
-    weigh parameters against activations, and may gather the batch instead.
+    weigh parameters against activations, and may gather the batch instead; where the batch lies over `fsdp` too and the
+    result over `tensor`, the XLA of jax 0.10 and 0.12 even multiplies wrong parts.
     """
-    stored = [dim for dim, axis in enumerate(axes) if axis in (STORED, RANK)]
+    stored = [dim for dim, axis in enumerate(axes) if axis in ONLY_STORED]
     if not stored:
         return x
     if names := divided(RULES[STORED]):
@@ -207,7 +209,7 @@ def gathered(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _gathered(x, axes):
-    return constrain(x, tuple(None if axis in (STORED, RANK) else axis for axis in axes))
+    return constrain(x, tuple(None if axis in ONLY_STORED else axis for axis in axes))
 
 
 _gathered.defvjp(lambda x, axes: (_gathered(x, axes), None), lambda axes, _, dx: (constrain(dx, axes),))

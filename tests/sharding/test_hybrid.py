@@ -27,15 +27,21 @@ text = HybridConfig(
     convolution=ConvolutionConfig((8,), norm="batch"),
     recurrent=RecurrentConfig("gru", 8), attention=AttentionConfig(4, 8, residual=True, norm=True),
 )
+table = HybridConfig(
+    input="table", channels=3, outputs=3, convolution=ConvolutionConfig((8,)),
+    recurrent=RecurrentConfig("gru", 8), attention=AttentionConfig(2, 8, residual=True),
+)
 # Records differ more from device to device than inside one: statistics of one device alone would be far off.
 shift = jnp.arange(16.0)
 images = jax.random.normal(jax.random.key(0), (16, 8, 8, 1)) + shift[:, None, None, None]
 texts = jax.random.randint(jax.random.key(0), (16, 12), 0, 24) * (shift[:, None] > 4)
+rows = jax.random.normal(jax.random.key(0), (16, 3))
 lengths = 1 + jnp.arange(16) % 12
 
 cases = (
     (image, (images, None), ({"data": 8}, {"data": 2, "tensor": 4})),
     (text, (texts, lengths), ({"data": 1, "fsdp": 4, "tensor": 2},)),
+    (table, (rows, None), ({"data": 2, "fsdp": 2, "tensor": 2},)),  # few steps: see gathered in rules.py
 )
 
 for config, batch, meshes in cases:
