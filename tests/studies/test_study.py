@@ -241,6 +241,21 @@ def test_committed_results_of_an_older_version_are_not_mixed_in(make, trainer, r
     assert {run["variant"] for run in found["runs"]} == {"low"} and found["missing"] == found["stale"] == 3
 
 
+def test_an_edited_model_has_the_scores_of_its_edit(make, trainer, root, monkeypatch):
+    """It shares the training of another variant, whose curve is not its own."""
+    monkeypatch.setattr(measuring, "restore", lambda run: run)
+    monkeypatch.setattr(measuring, "held_out_scores", lambda trained: {"final/loss": 9.0})
+    edit = "def spoil(*model):\n    return model\n\n\nfrom experiments import"
+    loaded = make('Variant("spoilt", edit=spoil),', STUDY.replace("from experiments import", edit))
+    told = []
+    running.work([loaded], root, told.append)
+    assert len(trainer.trained) == 6 and sum("final/loss 9.0000" in line for line in told) == 3
+    text = (report.write(loaded, root)[0] / "report.md").read_text()
+    assert results.values(results.gather(loaded, root), "final/loss")["spoilt"] == dict.fromkeys(range(3), 9.0)
+    speed_ups = {line.split(" | ")[0]: line.split(" | ")[7] for line in text.splitlines() if " | 1,000 | " in line}
+    assert speed_ups["| spoilt"] == "" != speed_ups["| high"]
+
+
 def test_runs_of_the_same_experiment_are_shared_between_studies(make, trainer, root, tmp_path):
     loaded = make()
     running.work([loaded], root, QUIET)
