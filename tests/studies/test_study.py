@@ -11,6 +11,7 @@ from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies import measuring, metrics, overview, report, results, running, runs, slurm
 from deepseek_jax.studies.claims import CANNOT_TELL
+from deepseek_jax.studies.statistics import difference
 from deepseek_jax.studies.study import load
 from tests.conftest import ROOT
 from tests.studies import fake
@@ -235,10 +236,31 @@ def test_a_changed_study_leaves_its_old_runs_out(make, trainer, root):
 def test_committed_results_of_an_older_version_are_not_mixed_in(make, trainer, root, tmp_path):
     loaded = make()
     running.work([loaded], root, QUIET)
-    report.write(loaded, root)
+    folder, _ = report.write(loaded, root)
+    committed = folder / results.FILE
+    committed.write_text(committed.read_text().replace('"device": "', '"device": "not '))
+    assert not results.gather(loaded, root)["device"].startswith("not "), "as many runs are here"
     changed = make(text=STUDY.replace("0.2}", "0.3}"))
     found = results.gather(changed, tmp_path / "no_runs_here")
     assert {run["variant"] for run in found["runs"]} == {"low"} and found["missing"] == found["stale"] == 3
+
+
+def test_the_page_compares_with_the_first_variant(make, trainer, root, monkeypatch):
+    """Here one that is half as fast, by the paired differences of two seeds."""
+    row = fake.row
+    speed = lambda experiment: {"tokens_per_second": 1e4 * experiment.optimizer.peak_lr}  # noqa: E731
+    monkeypatch.setattr(fake, "row", lambda experiment, step: row(experiment, step) | speed(experiment))
+    text = STUDY.replace("seeds=3", "seeds=2").replace("from experiments import", "from experiments import Claim,")
+    text = text.replace('claim="high < low",', 'claim="high < low", further=[Claim("val/loss", 1, "high < low")],')
+    loaded = make(text=text)
+    running.work([loaded], root, QUIET)
+    text = (report.write(loaded, root)[0] / "report.md").read_text()
+    found = results.values(results.gather(loaded, root), "final/loss")
+    expected = difference(*([found[name][seed] for seed in (0, 1)] for name in ("high", "low")))
+    interval = f"{expected.mean:+.4f} [{expected.low:+.4f}, {expected.high:+.4f}]"
+    (cells,) = (line.split(" | ") for line in text.splitlines() if line.startswith("| high | 2 | "))
+    assert cells[3:7] == [interval, f"{expected.p_t:.3f}", "< 0.001", "2,000"] and float(cells[7]) > 2
+    assert "\n4 trainings, " in text and "| `val/loss` | " in text
 
 
 def test_an_edited_model_has_the_scores_of_its_edit(make, trainer, root, monkeypatch):
