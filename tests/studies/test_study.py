@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deepseek_jax.config import SupervisedExperiment
+from deepseek_jax.config import Experiment, SupervisedExperiment
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies import measuring, metrics, overview, report, results, running, runs, slurm
@@ -260,7 +260,19 @@ def test_the_page_compares_with_the_first_variant(make, trainer, root, monkeypat
     interval = f"{expected.mean:+.4f} [{expected.low:+.4f}, {expected.high:+.4f}]"
     (cells,) = (line.split(" | ") for line in text.splitlines() if line.startswith("| high | 2 | "))
     assert cells[3:7] == [interval, f"{expected.p_t:.3f}", "< 0.001", "2,000"] and float(cells[7]) > 2
-    assert "\n4 trainings, " in text and "| `val/loss` | " in text
+    assert "\n4 trainings, " in text and "\n| `val/loss` | " in text
+
+
+def test_a_run_that_ended_without_the_metric_leaves_its_claim_open(make):
+    """The rest of its variant would look better than it is."""
+    losses = {"low": [5.0, 5.1, 5.2], "high": [4.0, 4.1, None]}
+    ended = [
+        {"variant": name, "seed": seed, "scores": {"final/loss": loss} if loss else {}}
+        for name, of in losses.items()
+        for seed, loss in enumerate(of)
+    ]
+    ((judged,),) = results.verdicts(make(), {"runs": ended, "failed": []})
+    assert (judged.verdict, judged.reason) == (CANNOT_TELL, "high: seed 2 ended without final/loss")
 
 
 def test_an_edited_model_has_the_scores_of_its_edit(make, trainer, root, monkeypatch):
@@ -297,8 +309,13 @@ def test_a_new_setting_that_is_off_does_not_make_runs_stale(make):
     assert runs.identity(dataclasses.replace(run.experiment, data=here)) == runs.identity(run.experiment)
     sets = [SupervisedExperiment(dataset=DatasetConfig(directory=directory)) for directory in ("", "elsewhere")]
     assert runs.identity(sets[0]) == runs.identity(sets[1])
-    learning = dataclasses.replace(run.experiment.optimizer, b1=0.8)
-    assert runs.identity(dataclasses.replace(run.experiment, optimizer=learning)) != runs.identity(run.experiment)
+    changes = {"optimizer": {"b1": 0.8}, "data": {"source": "code"}, "eval": {"final_batches": 3}, "train": {"seed": 9}}
+    others = [
+        dataclasses.replace(run.experiment, **{room: dataclasses.replace(getattr(run.experiment, room), **settings)})
+        for room, settings in changes.items()
+    ]
+    learnt = [run.experiment, *others, sets[0], Experiment()]
+    assert len(set(map(runs.identity, learnt))) == len(learnt)
 
 
 def test_one_run_of_an_array(make, trainer, root, deepseek_jax):
