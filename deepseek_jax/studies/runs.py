@@ -74,7 +74,7 @@ def commands(loaded: Loaded, root: str | Path = ROOT) -> str:
 
 def plan(loaded: Loaded, root: Path = ROOT) -> list[Run]:
     """All runs of a study, seed by seed, so that early pairs are complete."""
-    study, found = loaded.study, []
+    study, found, shared = loaded.study, [], {}
     resolve(study.base, {})  # a base that cannot be is no variant's fault
     for seed in range(study.seeds):
         for variant in study.variants:
@@ -86,6 +86,8 @@ def plan(loaded: Loaded, root: Path = ROOT) -> list[Run]:
                 found.append(Run(variant, seed, None, nowhere, nowhere / "failed.json", str(error), waits))
             else:
                 directory = _directory(loaded, variant, seed, experiment, root)
+                if not (directory / record.FILE).exists():  # then the first variant of this experiment is to begin it
+                    directory = shared.setdefault((seed, identity(experiment)), directory)
                 name = f"{slug(variant.name)}-{seed}-{identity(experiment)}.json"
                 found.append(Run(variant, seed, experiment, directory, root / loaded.name / "failed" / name))
     return found

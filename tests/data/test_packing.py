@@ -160,3 +160,11 @@ def test_a_document_may_be_cut_at_its_ends():
 
     cuts = Epoch(np.full(400, 3), 32, 1.0, (0,)).cuts
     assert set(cuts[:, 0]) == set(cuts[:, 1]) == {0, 1, 2, 3} and (cuts[:, 0] <= cuts[:, 1]).all()
+
+
+def test_each_epoch_cuts_documents_of_its_own():
+    from deepseek_jax.data.packing import Epoch
+
+    epochs = (Epoch(np.full(40, 3), 32, 0.5, (number,)) for number in range(2))
+    one, other = (np.flatnonzero(epoch.cuts[:, 0] >= 0).tolist() for epoch in epochs)
+    assert len(one) == len(other) == 20 and one != other

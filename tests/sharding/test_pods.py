@@ -2,19 +2,24 @@
 
 import json
 import os
+import re
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from deepseek_jax.config import Experiment, TrainConfig
 from deepseek_jax.parallel.chips import CHIPS
 from deepseek_jax.parallel.topology import parse
 from deepseek_jax.pods import devices as compilers
 from deepseek_jax.pods import hlo
-from deepseek_jax.pods.collectives import Collective, first_group, totals
-from deepseek_jax.pods.compiling import captured_log, place_of
-from deepseek_jax.pods.report import scope
-from deepseek_jax.pods.roofline import bandwidth
+from deepseek_jax.pods.collectives import Collective, collectives, first_group, totals
+from deepseek_jax.pods.compiling import Outcome, captured_log, place_of
+from deepseek_jax.pods.report import page, report, scope
+from deepseek_jax.pods.roofline import bandwidth, bytes_written
 from deepseek_jax.pods.text import verdict
+from tests.train import tiny
 
 EIGHT = """
 import json, jax, jax.numpy as jnp
@@ -129,6 +134,103 @@ def test_a_loop_whose_condition_is_fused_as_on_gpus():
     program = hlo.parse("\n".join(fused + condition + body + entry))
     assert program.unknown_loops == 0
     assert {each.name: times for each, _, times, _ in program.executed()}["at"] == 14
+
+
+WRITES = """HloModule jit_step, is_scheduled=true
+
+%put (at: f32[100,8], row: f32[1,8], i: s32[]) -> (f32[100,8], f32[2,8]) {
+  %at = f32[100,8]{1,0} parameter(0)
+  %row = f32[1,8]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  %put.1 = f32[100,8]{1,0} dynamic-update-slice(%at, %row, %i, %i)
+  %two = f32[2,8]{1,0} broadcast(%row), dimensions={0,1}
+  ROOT %both = (f32[100,8]{1,0}, f32[2,8]{1,0}) tuple(%put.1, %two)
+}
+
+%scatter (y: f32[8,8]) -> f32[2,8] {
+  %y = f32[8,8]{1,0} parameter(0)
+  %sum = f32[8,8]{1,0} all-reduce(%y), replica_groups={{0,1,2,3}}, to_apply=%add
+  ROOT %part = f32[2,8]{1,0} dynamic-slice(%sum), dynamic_slice_sizes={2,8}
+}
+
+%yes (a: f32[4,8]) -> f32[4,8] {
+  %a = f32[4,8]{1,0} parameter(0)
+  ROOT %sine = f32[4,8]{1,0} sine(%a)
+}
+
+%no (b: f32[4,8]) -> f32[4,8] {
+  %b = f32[4,8]{1,0} parameter(0)
+  ROOT %near = f32[4,8]{1,0:T(8,128)S(1)} cosine(%b)
+}
+
+%inner (c: f32[4,8]) -> f32[4,8] {
+  %c = f32[4,8]{1,0} parameter(0)
+  ROOT %chosen = f32[4,8]{1,0} conditional(%c), branch_computations={%yes, %no}
+}
+
+%outer (d: f32[4,8]) -> f32[4,8] {
+  %d = f32[4,8]{1,0} parameter(0)
+  ROOT %turn = f32[4,8]{1,0} while(%d), condition=%never, body=%inner, backend_config={"known_trip_count":{"n":"5"}}
+}
+
+ENTRY %main (p: f32[100,8], q: f32[1,8], i.1: s32[]) -> f32[4,8] {
+  %p = f32[100,8]{1,0} parameter(0)
+  %q = f32[1,8]{1,0} parameter(1)
+  %x = f32[4,8]{1,0} parameter(2)
+  %i.1 = s32[] parameter(3)
+  %fused = (f32[100,8]{1,0}, f32[2,8]{1,0}) fusion(%p, %q, %i.1), kind=kLoop, calls=%put
+  %moved-start = (f32[4,8]{1,0}, f32[4,8]{1,0}, u32[]) copy-start(%x)
+  %large = f32[8,8]{1,0} negate(%x)
+  %part.1 = f32[2,8]{1,0} fusion(%large), kind=kLoop, calls=%scatter
+  %sent = f32[4,8]{1,0} ragged-all-to-all(%x, %large, %i.1), replica_groups={{0,4}}
+  ROOT %loop = f32[4,8]{1,0} while(%x), condition=%never, body=%outer, backend_config={"known_trip_count":{"n":"3"}}
+}
+"""
+# Of 32 bytes a row: one that is put and two of the fusion, eight, two and four, and four in 3 x 5 turns of one branch;
+# the other writes to the faster memory.
+WRITTEN = 32 * (1 + 2 + 8 + 2 + 4 + 3 * 5 * 4)
+
+
+def test_what_a_program_writes_and_sends():
+    program = hlo.parse(WRITES)
+    assert program.unknown_loops == 0
+    assert bytes_written(program) == WRITTEN
+    found = [(each.kind, each.group, each.operand, each.times) for each in collectives(program, 8)]
+    assert found == [("reduce-scatter", (0, 1, 2, 3), 8 * 32, 1), ("ragged-all-to-all", (0, 4), 4 * 32, 1)]
+
+
+def test_a_loop_of_which_two_limits_could_be_meant_is_counted_once():
+    program = hlo.parse(PROGRAM.replace("  %counter", "  %other = s32[]{:T(128)} constant(7)\n  %counter"))
+    assert program.unknown_loops == 1
+    assert {each.name: times for each, _, times, _ in program.executed()}["gathered-start"] == 1
+
+
+def test_a_report_says_what_fits_and_how_fast_it_could_be():
+    """By the vendors' peaks: what is computed again is no use, what takes an argument's place takes no memory."""
+    topology = parse("h100:1x8")
+    experiment = Experiment(model=tiny.MOE, train=TrainConfig(remat="full"))
+    abstract = types.SimpleNamespace(experiment=experiment, batch={"tokens": np.zeros((2, 4, 64), np.int32)})
+    mesh = types.SimpleNamespace(shape={"data": 1, "fsdp": 8}, devices=np.full((1, 8), None))
+
+    def of(**sizes):
+        memory = types.SimpleNamespace(**{f"{name}_size_in_bytes": size for name, size in sizes.items()})
+        executable = types.SimpleNamespace(memory_analysis=lambda: memory, as_text=lambda: WRITES)
+        return report(abstract, Outcome(executable, "", 1.0, []), topology, mesh)
+
+    room = topology.chip.memory
+    found = of(argument=room - 100, temp=60, output=50, alias=10)
+    assert found.fits and (found.temporaries, found.results) == (60, 40)
+    assert not of(argument=room - 100, temp=60, output=51, alias=10).fits
+    assert (found.tokens, found.mesh) == (512, {"fsdp": 8})
+    sent = (0.75 * 8 + 0.5 * 4) * 32
+    times = found.flops * 4 / 3 / (8 * 989e12), 2 * WRITTEN / 3350e9, sent / 450e9
+    assert (found.compute_seconds, found.memory_seconds, found.network_seconds) == pytest.approx(times)
+    useful = times[0] * 3 / 4
+    assert found.utilisation == pytest.approx((useful / sum(times), useful / max(times)))
+    low, high = (f"{share:.0%}" for share in found.utilisation)
+    assert low != high and re.search(
+        f"all overlapping +0.00 s, utilisation {high}\n.* nothing overlaps .* {low}\n", page(found)
+    )
 
 
 def test_sizes_of_shapes():

@@ -56,6 +56,12 @@ def test_verdicts_by_margin_and_interval(shift, less, at_most, same, more):
     assert verdict(text, new, old) == [less, at_most, same, more]
 
 
+def test_a_difference_of_the_margin_itself_is_within_it():
+    """As of counts, which no seed changes."""
+    assert verdict("new <= old; no different from old; < old", [3, 3], [2, 2], margin=1) == [HOLDS, HOLDS, DOES_NOT]
+    assert verdict("new >= old; no different from old; > old", [2, 2], [3, 3], margin=1) == [HOLDS, HOLDS, DOES_NOT]
+
+
 def test_a_wide_interval_tells_nothing():
     assert verdict("new < old; new no different from old", [1.0, 2.0, 3.5], [2.0, 1.0, 3.0]) == [CANNOT_TELL] * 2
 

@@ -42,3 +42,5 @@ def test_a_mean_curve_is_of_what_all_seeds_spent():
     spent, loss, deviation = mean_curve([one, other])
     assert (spent[0], spent[-1]) == (10, 100) and (np.diff(loss) < 0).all() and (deviation > 0).all()
     assert not mean_curve([one])[2].any()
+    np.testing.assert_allclose(deviation[16:48], 0.2 / 2**0.5, rtol=1e-6)  # of two that differ by 0.2
+    np.testing.assert_allclose(loss[16:48], 4.1 - spent[16:48] / 50, rtol=1e-6)  # smoothed, a line stays one

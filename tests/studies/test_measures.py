@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 from pathlib import Path
 
 import jax
@@ -16,13 +17,16 @@ from deepseek_jax.models.tree import merge
 from deepseek_jax.studies.measures import (
     cache_bytes,
     composite_gain,
+    decoding,
     mask_top,
+    residual,
     shared_for_routed,
     step_memory,
+    text,
     tokens_to,
 )
 from deepseek_jax.studies.measures.residual import composite
-from deepseek_jax.studies.measures.routing import divergence
+from deepseek_jax.studies.measures.routing import _loads, divergence
 from deepseek_jax.studies.outcome import Trained, source_name
 from tests.train import tiny
 
@@ -66,6 +70,13 @@ def test_divergence_of_loads():
     assert divergence(np.array([[3.0, 1.0], [3.0, 1.0]])) == pytest.approx(0)
     assert divergence(np.array([[4.0, 0.0], [0.0, 1.0]])) == pytest.approx(np.log(2))  # a row weighs as a distribution
     assert divergence(np.array([[4.0, 0.0], [0.0, 0.0]])) == pytest.approx(0)
+
+
+def test_loads_are_of_each_domains_tokens_alone():
+    found = trained(tiny.MOE)
+    batch = BATCH | {"domain_ids": jnp.broadcast_to(jnp.arange(2)[:, None], (2, 8))}
+    (load_LNE,) = jax.tree.leaves(_loads.__wrapped__(found.graphdef, found.params, found.buffers, batch, 1))
+    np.testing.assert_array_equal(load_LNE.sum(axis=-1), [[8 * 2]])  # experts of the first domain's tokens
 
 
 def test_the_shared_expert_for_one_more_routed():
@@ -152,3 +163,43 @@ def test_streams_begin_as_one_residual_and_only_the_manifold_bounds_them():
 
 def test_a_plain_residual_has_gain_one():
     assert composite_gain(trained(tiny.MOE))["composite_gain"] == 1
+
+
+def test_gains_are_the_largest_sums_of_columns_and_rows_over_real_tokens(monkeypatch):
+    """Streams are mixed as rows: x @ matrix grows by its columns, gradients by its rows."""
+    matrices = jnp.array([[[1.0, -2.0], [3.0, 0.5]], [[0.0, 1.0], [0.0, 1.0]], [[9.0, 9.0], [9.0, 9.0]]])[None]
+    batch = {"segment_ids": np.array([[1, 1, 0]])}
+    monkeypatch.setattr(residual, "composite", lambda model, batch: matrices)
+    monkeypatch.setattr(residual.text, "batches", lambda trained, count, rows: [batch])
+    with jax.disable_jit():
+        found = composite_gain(trained(STREAMS))
+    assert found == {"composite_gain": (4 + 2) / 2, "composite_gain_backward": (3.5 + 1) / 2}
+
+
+def test_prompts_are_the_rows_that_are_full_so_far(monkeypatch):
+    batch = {"tokens": np.arange(32).reshape(4, 8), "segment_ids": np.ones((4, 8), int)}
+    batch["segment_ids"][1, 3:], batch["segment_ids"][2, 4:] = 0, 0
+    monkeypatch.setattr(text, "batches", lambda trained, count: [batch])
+    assert text.prompts(None, 2, 4) == [[0, 1, 2, 3], [16, 17, 18, 19]]
+
+
+def test_a_speed_up_is_the_time_without_drafts_over_that_with_them(monkeypatch):
+    """The best of the repeats; what compiles first is none of them."""
+    model = dataclasses.replace(tiny.MOE, num_nextn_predict_layers=1)
+    found = Trained(Experiment(model=model), Path("nowhere"), None, {}, {})
+    seconds = {"generate": [60.0, 6.0, 8.0, 7.0], "speculative": [2.0, 60.0, 4.0, 2.0, 3.0]}
+    clock = [0.0]
+
+    def decode(name):
+        def new_tokens(model, prompts, count):
+            clock[0] += seconds[name].pop(0)
+            return None, types.SimpleNamespace(rate=0.75)
+
+        return new_tokens
+
+    monkeypatch.setattr(decoding.text, "prompts", lambda *_: [[1]])
+    monkeypatch.setattr(decoding.time, "perf_counter", lambda: clock[0])
+    for name in seconds:
+        monkeypatch.setattr(getattr(decoding, name), "new_tokens", decode(name))
+    assert decoding.acceptance(found) == {"acceptance": 0.75, "decode_speed_up": 6 / 2}
+    assert not any(seconds.values())

@@ -1,21 +1,26 @@
 """What is kept of a run, from its rows."""
 
+import dataclasses
 import json
 
 import pytest
 
 from deepseek_jax.config import DataConfig, Experiment, TrainConfig
+from deepseek_jax.models.counts import census
 from deepseek_jax.studies.outcome import summarise
 from tests.train import tiny
 
 
 def test_scores_are_the_last_ones_and_what_wavers_is_a_mean_of_the_last_fifth(tmp_path):
-    experiment = Experiment(
-        model=tiny.MOE, data=DataConfig(sequence_length=64), train=TrainConfig(steps=10, batch_size=4)
-    )
+    model = dataclasses.replace(tiny.MOE, num_nextn_predict_layers=1)
+    experiment = Experiment(model=model, data=DataConfig(sequence_length=64), train=TrainConfig(steps=10, batch_size=4))
     rows = [
         {"step": step, "loss/next": 5 - step / 10, "memory_bytes": 100 * (step == 3), "tokens_per_second": 10.0 * step}
-        | {"router/max_violation": {"1": step, "2": step + 1}}
+        | {
+            "router/max_violation": {"1": step, "2": step + 1},
+            "router/share": {"1": [step]},
+            "indexer/recall": step / 10,
+        }
         for step in range(1, 11)
     ]
     evaluations = [{"step": 5, "val/loss": 4.5}, {"step": 10, "val/loss": 4.0, "final/loss": 3.9}]
@@ -23,5 +28,9 @@ def test_scores_are_the_last_ones_and_what_wavers_is_a_mean_of_the_last_fifth(tm
     found = summarise(tmp_path, experiment, seconds=1.0)
     assert found["scores"] == pytest.approx(
         {"val/loss": 4.0, "final/loss": 3.9, "tokens_per_second": 55, "memory_bytes": 100, "max_violation": 10}
+        | {"indexer_recall": 0.95}
     )
+    assert found["shares"] == {"1": [10]}
+    main = census(tiny.MOE).main
+    assert found["parameters"] == {"total": main.total, "active": main.activated} and main.activated < main.total
     assert found["curve"][0] == [256, 4.9] and found["curve"][-1] == [2560, 4.0]

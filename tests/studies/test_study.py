@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from deepseek_jax.config import SupervisedExperiment
+from deepseek_jax.config import Experiment, SupervisedExperiment
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies import measuring, metrics, overview, report, results, running, runs, slurm
 from deepseek_jax.studies.claims import CANNOT_TELL
+from deepseek_jax.studies.statistics import difference
 from deepseek_jax.studies.study import load
 from tests.conftest import ROOT
 from tests.studies import fake
@@ -235,10 +236,58 @@ def test_a_changed_study_leaves_its_old_runs_out(make, trainer, root):
 def test_committed_results_of_an_older_version_are_not_mixed_in(make, trainer, root, tmp_path):
     loaded = make()
     running.work([loaded], root, QUIET)
-    report.write(loaded, root)
+    folder, _ = report.write(loaded, root)
+    committed = folder / results.FILE
+    committed.write_text(committed.read_text().replace('"device": "', '"device": "not '))
+    assert not results.gather(loaded, root)["device"].startswith("not "), "as many runs are here"
     changed = make(text=STUDY.replace("0.2}", "0.3}"))
     found = results.gather(changed, tmp_path / "no_runs_here")
     assert {run["variant"] for run in found["runs"]} == {"low"} and found["missing"] == found["stale"] == 3
+
+
+def test_the_page_compares_with_the_first_variant(make, trainer, root, monkeypatch):
+    """Here one that is half as fast, by the paired differences of two seeds."""
+    row = fake.row
+    speed = lambda experiment: {"tokens_per_second": 1e4 * experiment.optimizer.peak_lr}  # noqa: E731
+    monkeypatch.setattr(fake, "row", lambda experiment, step: row(experiment, step) | speed(experiment))
+    text = STUDY.replace("seeds=3", "seeds=2").replace("from experiments import", "from experiments import Claim,")
+    text = text.replace('claim="high < low",', 'claim="high < low", further=[Claim("val/loss", 1, "high < low")],')
+    loaded = make(text=text)
+    running.work([loaded], root, QUIET)
+    text = (report.write(loaded, root)[0] / "report.md").read_text()
+    found = results.values(results.gather(loaded, root), "final/loss")
+    expected = difference(*([found[name][seed] for seed in (0, 1)] for name in ("high", "low")))
+    interval = f"{expected.mean:+.4f} [{expected.low:+.4f}, {expected.high:+.4f}]"
+    (cells,) = (line.split(" | ") for line in text.splitlines() if line.startswith("| high | 2 | "))
+    assert cells[3:7] == [interval, f"{expected.p_t:.3f}", "< 0.001", "2,000"] and float(cells[7]) > 2
+    assert "\n4 trainings, " in text and "\n| `val/loss` | " in text
+
+
+def test_a_run_that_ended_without_the_metric_leaves_its_claim_open(make):
+    """The rest of its variant would look better than it is."""
+    losses = {"low": [5.0, 5.1, 5.2], "high": [4.0, 4.1, None]}
+    ended = [
+        {"variant": name, "seed": seed, "scores": {"final/loss": loss} if loss else {}}
+        for name, of in losses.items()
+        for seed, loss in enumerate(of)
+    ]
+    ((judged,),) = results.verdicts(make(), {"runs": ended, "failed": []})
+    assert (judged.verdict, judged.reason) == (CANNOT_TELL, "high: seed 2 ended without final/loss")
+
+
+def test_an_edited_model_has_the_scores_of_its_edit(make, trainer, root, monkeypatch):
+    """It shares the training of another variant, whose curve is not its own."""
+    monkeypatch.setattr(measuring, "restore", lambda run: run)
+    monkeypatch.setattr(measuring, "held_out_scores", lambda trained: {"final/loss": 9.0})
+    edit = "def spoil(*model):\n    return model\n\n\nfrom experiments import"
+    loaded = make('Variant("spoilt", edit=spoil),', STUDY.replace("from experiments import", edit))
+    told = []
+    running.work([loaded], root, told.append)
+    assert len(trainer.trained) == 6 and sum("final/loss 9.0000" in line for line in told) == 3
+    text = (report.write(loaded, root)[0] / "report.md").read_text()
+    assert results.values(results.gather(loaded, root), "final/loss")["spoilt"] == dict.fromkeys(range(3), 9.0)
+    speed_ups = {line.split(" | ")[0]: line.split(" | ")[7] for line in text.splitlines() if " | 1,000 | " in line}
+    assert speed_ups["| spoilt"] == "" != speed_ups["| high"]
 
 
 def test_runs_of_the_same_experiment_are_shared_between_studies(make, trainer, root, tmp_path):
@@ -260,8 +309,13 @@ def test_a_new_setting_that_is_off_does_not_make_runs_stale(make):
     assert runs.identity(dataclasses.replace(run.experiment, data=here)) == runs.identity(run.experiment)
     sets = [SupervisedExperiment(dataset=DatasetConfig(directory=directory)) for directory in ("", "elsewhere")]
     assert runs.identity(sets[0]) == runs.identity(sets[1])
-    learning = dataclasses.replace(run.experiment.optimizer, b1=0.8)
-    assert runs.identity(dataclasses.replace(run.experiment, optimizer=learning)) != runs.identity(run.experiment)
+    changes = {"optimizer": {"b1": 0.8}, "data": {"source": "code"}, "eval": {"final_batches": 3}, "train": {"seed": 9}}
+    others = [
+        dataclasses.replace(run.experiment, **{room: dataclasses.replace(getattr(run.experiment, room), **settings)})
+        for room, settings in changes.items()
+    ]
+    learnt = [run.experiment, *others, sets[0], Experiment()]
+    assert len(set(map(runs.identity, learnt))) == len(learnt)
 
 
 def test_one_run_of_an_array(make, trainer, root, deepseek_jax):

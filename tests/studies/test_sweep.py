@@ -2,13 +2,16 @@
 
 import json
 import math
+import statistics
+import types
 
 import pytest
 
+from deepseek_jax.config import TrainConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies import report, running, sweep_picture
 from deepseek_jax.studies.sweep import Halving, LogUniform, Sweep
-from deepseek_jax.studies.sweeping import rungs
+from deepseek_jax.studies.sweeping import rungs, score_at, step_at
 from tests.studies import fake
 
 TEXT = '''"""Which rate?"""
@@ -42,6 +45,7 @@ def test_random_candidates_are_the_same_each_time():
     assert sweep.names == Sweep(base="x.py", budget=1, search=search, samples=20).names
     rates = [float(variant.changes["optimizer.peak_lr"]) for variant in sweep.variants]
     assert all(1e-4 <= rate <= 1e-1 for rate in rates) and min(rates) < 1e-3 and max(rates) > 1e-2
+    assert 1e-3 < statistics.median(rates) < 1e-2  # of even draws one in ten lies below
     assert {variant.changes["optimizer.name"] for variant in sweep.variants} == {"sgd", "lion"}
 
 
@@ -91,6 +95,22 @@ def test_hopeless_candidates_are_stopped_rung_by_rung(make, trainer, tmp_path):
     assert (folder / "report.md").read_text() == before
     with pytest.raises(UserError, match="no run that came to its first rung.* --root .*no_runs_here` makes them"):
         report.write(make(text=TEXT.replace("5_120", "2_560")), tmp_path / "no_runs_here")
+
+
+def test_candidates_are_compared_by_the_mean_over_seeds(make, trainer, tmp_path):
+    loaded, root = make(text=TEXT.replace("budget=5_120,", "budget=5_120, seeds=2,")), tmp_path / "runs"
+    running.work([loaded], root, QUIET)
+    first = rungs(loaded, root)[0]
+    one, other = (score_at(run, "val/loss", 0.25) for run in first.runs if run.variant.name == "0.2")
+    assert one != other and first.scores["0.2"] == pytest.approx((one + other) / 2)
+    (run,) = (run for run in first.runs if str(run) == "0.4, seed 0")
+    early, late = (score_at(run, "val/loss", share) for share in (0.25, 1.0))
+    assert run.trained and early > late + 1, "what it came to later changes no rung"
+
+
+def test_a_rung_is_the_nearest_step():
+    of = lambda steps: types.SimpleNamespace(experiment=types.SimpleNamespace(train=TrainConfig(steps=steps)))  # noqa: E731
+    assert [step_at(of(100), 0.29), step_at(of(10), 0.25), step_at(of(2), 0.1)] == [29, 2, 1]
 
 
 def test_a_candidate_whose_score_is_no_number_is_not_chosen(make, trainer, tmp_path, monkeypatch):

@@ -6,7 +6,8 @@ import numpy as np
 
 from deepseek_jax.tasks import detection
 
-BOXES = jnp.array([[[0.1, 0.2, 0.3, 0.6], [0.5, 0.5, 0.9, 0.7], [0, 0, 0, 0]], [[0.0, 0.0, 1.0, 1.0]] + [[0] * 4] * 2])
+# The second's centre is in the last cell.
+BOXES = jnp.array([[[0.1, 0.2, 0.3, 0.6], [0.8, 0.7, 1.0, 1.0], [0, 0, 0, 0]], [[0.0, 0.0, 1.0, 1.0]] + [[0] * 4] * 2])
 LABELS = jnp.array([[1, 0, -1], [2, -1, -1]])
 GRID, CLASSES = (8, 6), 3
 
@@ -34,6 +35,8 @@ def test_what_is_perfect_decodes_to_the_boxes():
     np.testing.assert_allclose(boxes[0, order], BOXES[0, :2], atol=1e-6)
     np.testing.assert_allclose(boxes[1, 0], BOXES[1, 0], atol=1e-6)
     assert (scores[0] > 0.99).all() and scores[1, 1] < 0.01
+    wider, _, _ = detection.decode(perfect() | {"size": 2 * perfect()["size"]}, peaks=2)
+    np.testing.assert_array_equal(wider[1, 0], BOXES[1, 0])  # no box reaches beyond the picture
 
 
 def test_what_is_perfect_costs_nothing_and_everything_else_something():

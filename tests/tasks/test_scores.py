@@ -12,6 +12,7 @@ def test_classes():
     found = scores.of_classes(probabilities, labels)
     assert found["accuracy"] == 0.75
     assert found["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)  # classes 0 and 1; class 2 never occurs
+    assert found["calibration_error"] == pytest.approx((0.1 + 0.3 + 0.6 + 0.2) / 4)  # of what each is surest of
     assert scores.confusion(probabilities, labels).tolist() == [[1, 0, 0], [1, 2, 0], [0, 0, 0]]
 
 
@@ -22,12 +23,16 @@ def test_calibration_error_is_the_distance_of_confidence_and_accuracy():
     assert scores.calibration_error(*halves) == pytest.approx(0.5 * 0.1 + 0.5 * 0.5)
     for other, error in ((0.66, (0.66 + 0.62 - 1) / 2), (0.67, (0.67 + 1 - 0.62) / 2)):  # a bin ends at two thirds
         assert scores.calibration_error(np.array([0.62, other]), np.array([True, False])) == pytest.approx(error)
+    certain = np.array([1.0, 0.95]), np.array([False, True])  # both in the last bin
+    assert scores.calibration_error(*certain) == pytest.approx((1.95 - 1) / 2)
 
 
 def test_numbers():
     targets, predicted = np.array([[1.0], [2.0], [3.0]]), np.array([[1.0], [2.0], [4.0]])
     found = scores.of_numbers(predicted, targets)
     assert found == {"mse": pytest.approx(1 / 3), "mae": pytest.approx(1 / 3), "r2": pytest.approx(0.5)}
+    both = np.hstack([predicted, 0 * predicted]), np.hstack([targets, 10 * (targets - 2)])  # the second is its mean
+    assert scores.of_numbers(*both)["r2"] == pytest.approx((0.5 + 0) / 2)
 
 
 def test_numbers_whose_squares_float32_does_not_hold():
@@ -51,6 +56,17 @@ def test_boxes_as_coco_measures_them():
     assert found["map50"] == pytest.approx(1) and 0.3 < found["map"] < 0.7
     nothing = (np.zeros((0, 4)), np.zeros(0), np.zeros(0))
     assert scores.of_boxes([nothing], [truth], classes=2) == {"map50": 0.0, "map": 0.0}
+
+
+def test_boxes_count_in_their_own_picture_by_their_scores_and_with_their_own_sides():
+    low, high, label = np.array([[0.1, 0.2, 0.3, 0.5]]), np.array([[0.6, 0.6, 0.8, 0.8]]), np.array([0])
+    truths = [(low, label), (high, label)]
+    exact = [(low, label, np.array([0.9])), (high, label, np.array([0.8]))]
+    assert scores.of_boxes(exact, truths, classes=1)["map50"] == pytest.approx(1)
+    more = np.vstack([low, high]), np.array([0, 0]), np.array([0.1, 0.8])  # the least sure one is wrong
+    assert scores.of_boxes([exact[0], more], truths, classes=1)["map50"] == pytest.approx(1)
+    moved = (high + [0.1, 0, 0.1, 0], label, np.array([0.8]))  # IoU a third
+    assert scores.of_boxes([exact[0], moved], truths, classes=1)["map50"] == pytest.approx(0.5, abs=0.01)
 
 
 def test_what_cannot_be_scored_is_no_number():

@@ -39,6 +39,8 @@ def test_patience_counts_evaluations_without_a_better_one():
 
 def test_better_by_less_than_min_delta_does_not_count():
     assert course(StoppingConfig(patience=2, min_delta=0.5), [3.0, 2.8, 2.6]) == [(1, 0, 0), (1, 1, 0), (1, 2, 1)]
+    higher = StoppingConfig("val/accuracy", highest=True, patience=2, min_delta=0.5)
+    assert course(higher, [3.0, 3.2, 3.4]) == [(1, 0, 0), (1, 1, 0), (1, 2, 1)]
 
 
 def test_a_metric_may_be_better_when_higher():

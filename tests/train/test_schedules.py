@@ -37,8 +37,9 @@ def test_without_warmup_the_first_step_has_the_peak(name):
     assert rate(name=name)(0) == close(PEAK)
 
 
-def test_constant_stays():
-    assert rate(name="constant")(TOTAL - 1) == close(PEAK)
+@pytest.mark.parametrize("name", ["constant", "plateau"])
+def test_constant_stays_and_so_does_what_a_plateau_is_to_lower(name):
+    assert rate(name=name)(TOTAL - 1) == close(PEAK)
 
 
 def test_cosine_ends_at_the_final_ratio():
@@ -58,6 +59,8 @@ def test_multi_step_is_deepseek_v2s():
     assert [at(step) for step in (599, 600, 899, 900, 999)] == [
         close(PEAK * x) for x in (1, 0.316, 0.316, 0.316**2, 0.316**2)
     ]
+    at = rate(steps=100, name="multi_step", milestones=(0.29,))  # 28.999999999999996 steps
+    assert [at(28), at(29)] == [close(PEAK), close(PEAK * 0.316)]
 
 
 def test_v3_has_the_rates_of_the_paper():
@@ -94,10 +97,16 @@ def test_one_cycle_rises_from_a_25th_and_falls_to_the_final_ratio():
 
 
 def test_warm_restarts_grow_longer():
-    at = rate(steps=1000, name="warm_restarts", warmup_steps=50, step_every=100, cycle_growth=2.0, final_ratio=0.0)
+    at = rate(steps=1000, name="warm_restarts", warmup_steps=50, step_every=100, cycle_growth=2.0, final_ratio=0.1)
     for start, length in ((50, 100), (150, 200), (350, 400), (750, 800)):
         assert at(start) == close(PEAK)
-        assert at(start + length // 4) == close(PEAK * (0.5 + 0.5 * np.cos(np.pi / 4)))
+        assert at(start + length // 4) == close(PEAK * (0.55 + 0.45 * np.cos(np.pi / 4)))
+
+
+def test_restarts_that_grow_by_a_fraction_are_of_the_nearest_whole_steps():
+    at = rate(steps=100, name="warm_restarts", step_every=6, cycle_growth=1.3, final_ratio=0.0)  # 6, 7.8, 10.14
+    assert at(14) == at(24) == close(PEAK)
+    assert at(6 + 7) == close(PEAK * (0.5 + 0.5 * np.cos(np.pi * 7 / 8)))
 
 
 def test_the_last_restart_may_end_with_the_run():
@@ -131,6 +140,8 @@ def test_mtp_weight_and_bias_rate_switch_where_v3_switched():
     assert [float(weight(step)) for step in (0, 675, 676, 999)] == [close(x) for x in (0.3, 0.3, 0.1, 0.1)]
     speed = schedules.bias_update_rate(RouterConfig(), 1000)
     assert [float(speed(step)) for step in (0, 965, 966, 999)] == [close(x) for x in (1e-3, 1e-3, 0, 0)]
+    short = schedules.mtp_weight(LossConfig(mtp_switch=0.29), 100)  # 28.999999999999996 steps
+    assert [float(short(step)) for step in (28, 29)] == [close(0.3), close(0.1)]
 
 
 def test_indexers_warm_up_for_a_share_of_the_run_or_not_at_all():
@@ -144,6 +155,7 @@ def test_batch_grows_in_equal_stages_of_whole_microbatches():
     sizes = [schedules.batch_size(ramp, step) for step in (0, 99, 100, 199, 200, 300, 399, 400, 999)]
     assert sizes == [4, 4, 6, 6, 10, 12, 12, 16, 16]  # 7 is no whole number of microbatches
     assert schedules.batch_size(dataclasses.replace(ramp, ramp_start=0), 0) == 16
+    assert [schedules.microbatch_size(each) for each in (ramp, TrainConfig(batch_size=16))] == [2, 16]
 
 
 def test_a_ramp_needs_microbatches():

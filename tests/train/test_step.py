@@ -71,10 +71,11 @@ def test_each_microbatch_is_told_its_number():
 
 
 def test_moving_averages_follow_parameters_and_buffers():
-    """Those after each update, 0.9^age of each; where the run began is no part of it."""
-    state, step = toy.start(toy.experiment(ema_decay=0.9))
+    """Those after each update, 0.9^age of each; where the run began is no part of it, nor a step that was skipped."""
+    state, step = toy.start(toy.experiment(ema_decay=0.9, on_nonfinite="skip"))
     after = []
     for seed in range(3):
+        state, _ = step(state, poisoned(toy.batch(1, 6)))
         state, _ = step(state, toy.batch(1, 6, seed))
         after.append(numbers((state["params"], state["buffers"])))
     for left, *rest in zip(numbers(scored_model(state)), *after, strict=True):
@@ -104,6 +105,8 @@ def test_metrics_say_what_was_done():
     length = np.sqrt(sum((parameter**2).sum() for parameter in numbers(state["params"])))
     np.testing.assert_allclose(metrics["param_norm"], length, rtol=1e-6)
     assert int(state["step"]) == 1 and int(metrics["skipped"]) == 0
+    state, step = toy.start(toy.with_optimizer(config, clip_norm=1e-3))
+    assert step(state, toy.batch(1, 6))[1]["grad_norm"] == metrics["grad_norm"] > 1  # as it was before it was clipped
 
 
 def test_skip_drops_a_step_that_is_not_finite_and_counts_it():
@@ -153,14 +156,21 @@ def test_a_loss_that_is_not_finite_counts_though_its_gradient_is():
     assert np.isfinite(metrics["grad_norm"]) and int(state["skipped"]) == 1
 
 
-def test_the_learning_rate_is_told_as_a_plateau_lowered_it():
+def test_the_learning_rate_is_told_as_a_plateau_of_the_loss_lowered_it():
+    """The gradient is the same in all steps, the loss is what the batch says."""
+
+    def loss(params, buffers, batch, totals, weights):
+        value = batch["y"].mean() + 0 * params["kernel"].sum()
+        return value, {"loss/next": value, "load": jnp.zeros(())}
+
     schedule = ScheduleConfig(name="plateau", step_every=1, patience=1, decay_ratio=0.5)
-    state, step = toy.start(toy.with_optimizer(toy.experiment(), peak_lr=1e-9, schedule=schedule))
+    config = toy.with_optimizer(toy.experiment(), peak_lr=1e-9, schedule=schedule)
+    state, step = toy.start(config, task=dataclasses.replace(toy.program(), loss=loss))
     rates = []
-    for _ in range(4):
-        state, metrics = step(state, toy.batch(1, 6))
+    for value in (4.0, 3.0, 2.0, 1.0, 1.0, 1.0):
+        state, metrics = step(state, toy.batch(1, 6) | {"y": np.full((1, 6), value, np.float32)})
         rates.append(float(metrics["learning_rate"]))
-    assert rates[0] == pytest.approx(1e-9) and rates[-1] < 0.6e-9, rates
+    assert rates[:4] == pytest.approx([1e-9] * 4) and rates[-1] < 0.6e-9, rates
 
 
 def test_a_second_call_compiles_nothing():
