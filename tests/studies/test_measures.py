@@ -169,10 +169,11 @@ def test_gains_are_the_largest_sums_of_columns_and_rows_over_real_tokens(monkeyp
     """Streams are mixed as rows: x @ matrix grows by its columns, gradients by its rows."""
     matrices = jnp.array([[[1.0, -2.0], [3.0, 0.5]], [[0.0, 1.0], [0.0, 1.0]], [[9.0, 9.0], [9.0, 9.0]]])[None]
     batch = {"segment_ids": np.array([[1, 1, 0]])}
+    monkeypatch.setattr(residual, "merge", lambda *model: None)
     monkeypatch.setattr(residual, "composite", lambda model, batch: matrices)
     monkeypatch.setattr(residual.text, "batches", lambda trained, count, rows: [batch])
     with jax.disable_jit():
-        found = composite_gain(trained(STREAMS))
+        found = composite_gain(Trained(Experiment(model=STREAMS), Path("nowhere"), None, {}, {}))
     assert found == {"composite_gain": (4 + 2) / 2, "composite_gain_backward": (3.5 + 1) / 2}
 
 
