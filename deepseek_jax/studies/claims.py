@@ -2,7 +2,7 @@
 
 A clause says between which bounds the paired difference of two variants lies.  With the margin m that counts:
 
-    a < b                     below -m              a > b      above m
+    a < b                     at most -m            a > b      at least m
     a <= b                    at most m             a >= b     at least -m
     a no different from b     between -m and m
 

@@ -55,7 +55,7 @@ def _parameters(experiment: Experiment) -> dict[str, int]:
         return {}
     from deepseek_jax.models.counts import census
 
-    counts = census(experiment.model.without_mtp()).main
+    counts = census(experiment.model).main
     return {"total": counts.total, "active": counts.activated}
 
 

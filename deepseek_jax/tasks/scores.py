@@ -17,7 +17,7 @@ NAMES = {  # of the scores of each kind of answer
     "boxes": ("map50", "map"),
 }
 HIGHER = ("accuracy", "macro_f1", "r2", "map50", "map")  # is better
-SIDE = 1000.0  # pixels of the pictures that COCO is told of: it leaves none of their boxes out as too small
+SIDE = 1000.0  # pixels of a side of the pictures that COCO is told of
 
 
 def of_classes(probabilities_RK: np.ndarray, labels_R: np.ndarray) -> dict[str, float]:
