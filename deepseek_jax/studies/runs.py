@@ -85,10 +85,10 @@ def plan(loaded: Loaded, root: Path = ROOT) -> list[Run]:
                 waits = isinstance(error, budget.Unmeasured)
                 found.append(Run(variant, seed, None, nowhere, nowhere / "failed.json", str(error), waits))
             else:
-                directory = _directory(loaded, variant, seed, experiment, root)
+                directory, same = _directory(loaded, variant, seed, experiment, root), identity(experiment)
                 if not (directory / record.FILE).exists():  # then the first variant of this experiment is to begin it
-                    directory = shared.setdefault((seed, identity(experiment)), directory)
-                name = f"{slug(variant.name)}-{seed}-{identity(experiment)}.json"
+                    directory = shared.setdefault(same, directory)
+                name = f"{slug(variant.name)}-{seed}-{same}.json"
                 found.append(Run(variant, seed, experiment, directory, root / loaded.name / "failed" / name))
     return found
 
