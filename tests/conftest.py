@@ -14,7 +14,7 @@ from deepseek_jax.errors import LOG
 ROOT = Path(__file__).resolve().parent.parent
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tolerances are for float32 on a CPU
-# LLVM's optimisations take half of the suite's time; steps of training choose their own level (train/compiling.py).
+# LLVM's optimisations take half of the suite's time; tests/train/test_compiling.py compares with a user's level.
 QUICK = "--xla_backend_optimization_level=0"
 os.environ.setdefault("XLA_FLAGS", QUICK)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))

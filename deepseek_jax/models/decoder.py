@@ -160,6 +160,9 @@ class Decoder(nnx.Module):
         depth = jax.tree.leaves(stacks)[0].shape[0]
         layer = lambda x, of: self._layer(of[0], x, context.of(of[1]))  # noqa: E731
         places = None if context.keys_BS is None else jnp.arange(depth)
+        if depth == 1:  # as in miniatures of V4: a scan of one takes longer to trace, differentiate and compile
+            x, reports = layer(x, jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), (stacks, places)))
+            return x, jax.tree.map(lambda leaf: leaf[None], reports)
         return jax.lax.scan(layer, x, (stacks, places), unroll=depth <= MOST_UNROLLED)
 
     def _layer(self, blocks, x, context, place=None):

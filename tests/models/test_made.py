@@ -61,6 +61,7 @@ def test_losses_and_gradients_are_those_of_the_weights_made_before(name):
     jax.tree.map(lambda *each: np.testing.assert_allclose(*each, rtol=1e-4, atol=1e-7), slopes, wanted)
 
 
+@pytest.mark.slow
 def test_what_adapters_make_of_experts_never_exists_for_all_layers():
     """Of the frozen experts there is the array that the step is given; nothing of their size comes out of anything."""
     program, params, buffers, batch = setting(SECTIONS["adapters"], curves.V3, remat="full")

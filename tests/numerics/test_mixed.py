@@ -63,10 +63,10 @@ def config(feed_forwards, streams):
 
 TURNS = [(turn, streams) for turn in range(len(FEED_FORWARD)) for streams in (2, 0)]
 QUICK = {"xla_backend_optimization_level": 0}  # to compile: these models are small
-SLOW = [pytest.param(*each, marks=pytest.mark.slow) for each in TURNS[1:]]
 
 
-@pytest.mark.parametrize("turn, streams", [TURNS[0], *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("turn, streams", TURNS)
 def test_every_combination_learns_and_decodes(turn, streams):
     """Each layer has another attention; over the turns, each attention meets each feed-forward."""
     kinds = itertools.islice(itertools.cycle(FEED_FORWARD), turn, turn + len(KINDS))
