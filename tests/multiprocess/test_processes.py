@@ -12,7 +12,7 @@ import pytest
 from deepseek_jax.train import checkpoint
 from tests.multiprocess.group import Group, curve, last_step, loads, train, trained
 
-STEPS = "train.steps=40"
+STEPS = "train.steps=20"
 SLOWLY = {"SECONDS_A_STEP": "1"}  # so that a signal is heard long before the last step, however busy the machine is
 
 
@@ -51,7 +51,7 @@ def test_a_run_killed_stopped_and_resumed_on_other_processes_has_the_curve_of_on
         saved = last_saved(workdir)
         assert f"going on from step {before}" in group.said(0)
         assert f"stopped by SIGTERM after step {saved}" in group.said(0)
-        assert saved == last_step(workdir) < 40
+        assert saved == last_step(workdir) < 20
         assert "deepseek-jax" not in group.said(1) and "stopped" not in group.said(1)
 
     resumed = trained(directory, "broken", STEPS, "mesh.data=1", "mesh.fsdp=2", count=1)
@@ -163,17 +163,17 @@ with processes.together():
 def test_processes_share_the_checking_of_a_checkpoint(directory, alone):
     """And agree on what one of them finds: in the newest, a file that the second process reads was changed."""
     shutil.copytree(alone / "checkpoints", directory / "checkpoints")
-    newest, before = (directory / f"checkpoints/{step}" for step in (40, 36))
+    newest, before = (directory / f"checkpoints/{step}" for step in (20, 16))
     files = {step: sorted(json.loads((step / "checksums.json").read_text())) for step in (newest, before)}
     harmed = files[newest][1]
     (newest / harmed).write_bytes((newest / harmed).read_bytes()[:-1])
     with Group(directory, "-c", CHECKS, str(directory / "checkpoints"), count=2) as group:
         assert group.finish() == [0, 0], group.said(0) + group.said(1)
         said = [group.said(number).splitlines() for number in (0, 1)]
-    assert f"checkpoint 40 is passed over: {harmed} is missing or was changed" in said[0]
+    assert f"checkpoint 20 is passed over: {harmed} is missing or was changed" in said[0]
     assert not any("passed over" in line for line in said[1])
     (first, some), (second, others) = (map(int, lines[-1].split()) for lines in said)
-    assert first == second == 36
+    assert first == second == 16
     assert some + others == len(files[newest]) + len(files[before]) and abs(some - others) <= 2
 
 

@@ -54,7 +54,7 @@ def experiment(directory: Path, model: ModelConfig = DENSE, steps: int = 40) -> 
         data=DataConfig(source=str(text), directory=str(directory / "prepared"), sequence_length=64, held_out=0.1),
         optimizer=OptimizerConfig(peak_lr=3e-3, schedule=ScheduleConfig(warmup_steps=5)),
         train=TrainConfig(steps=steps, batch_size=4, microbatch_size=2),
-        eval=EvalConfig(every=16, batches=4),
+        eval=EvalConfig(every=16, batches=4, final_batches=4, samples=0),
         checkpoint=CheckpointConfig(every=5),
         log=LogConfig(every=1, tensorboard=False),
     )
