@@ -9,9 +9,11 @@ import functools
 import re
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+from jaxtyping import Array
 
 from deepseek_jax.compress.matrices import LINEAR, Matrix, matrix_of
 from deepseek_jax.compress.rounding import Format, pack
@@ -65,8 +67,13 @@ def _changed(kind: str, v4: bool, path: tuple[str, ...], output: Output) -> list
 
 def _part(output: Output, form: Format, name: str) -> np.ndarray:
     """Values or scales, as they lie in the file."""
-    matrix = jnp.asarray(output.array(), jnp.float32).T
-    part = np.asarray(pack(matrix, Matrix(LINEAR, leading=0, inputs=1), form)[name]).T
+    part = np.asarray(_packed(output.array(), form, name))
     if form.kind == "fp4":
         return part.view(np.int8) if name == "values" else part.view(ml_dtypes.float8_e8m0fnu)
     return part
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _packed(matrix_oi, form: Format, name: str) -> Array:
+    """Of the other part XLA computes nothing that this one does not need."""
+    return pack(matrix_oi.astype(jnp.float32).T, Matrix(LINEAR, leading=0, inputs=1), form)[name].T

@@ -7,6 +7,7 @@ N matrices  I inputs  O outputs  G groups of inputs  B blocks of outputs
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -40,6 +41,7 @@ class Format:
         return {"fp8": FP8_BLOCK, "fp4": FP4_BLOCK}.get(self.kind) or self.group or inputs
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def pack(weight: Float[Array, "..."], matrix: Matrix, form: Format) -> dict[str, Array]:
     """{"values", "scales"}: values in the weight's own dimensions, scales [leading dimensions, G, B or outputs].
 

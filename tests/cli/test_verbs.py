@@ -28,6 +28,9 @@ def get_config():
     return config
 """
 
+DENSE = "--config.model.num_hidden_layers=1", "--config.model.num_nextn_predict_layers=0"
+BRIEF = *DENSE, "--config.train.steps=1", "--config.eval.samples=0"  # where another model's name or text is all
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -123,7 +126,7 @@ def test_what_was_skipped_is_said_once(deepseek_jax, train, folder):
     source = f"--config.data.source={text}"
     place = f"broken: 1 record was skipped, the first: {text}:21: broken JSON; all in {folder}/data/text/broken-"
     for _ in range(2):  # prepared, and found again
-        status, out, _ = train(source, "--config.train.steps=1", workdir="of_broken")
+        status, out, _ = train(source, *BRIEF, workdir="of_broken")
         assert status == 0 and out.count("skipped,") == 1 and place in out
     status, out, _ = deepseek_jax("eval", "--workdir", f"{folder}/of_broken")
     assert status == 0 and out.count("skipped,") == 1 and place in out
@@ -251,7 +254,7 @@ def test_names_with_brackets_are_said_whole(deepseek_jax, train, folder, monkeyp
     monkeypatch.setenv("COLUMNS", "300")  # one line holds them
     text = folder / "some [bold].jsonl"
     text.write_text((folder / "text.jsonl").read_text())
-    status, out, _ = train(f"--config.data.source={text}", "--config.train.steps=1", workdir="r[adam]")
+    status, out, _ = train(f"--config.data.source={text}", *BRIEF, workdir="r[adam]")
     assert status == 0 and f"{folder}/r[adam]" in out
     directory = f"--config.data.directory={folder}/data"
     status, out, _ = deepseek_jax("data", "prepare", "--source", str(text), directory)

@@ -68,9 +68,11 @@ def test_experts_are_each_a_product(way):
             y += (chosen == expert) * multiply(active, down[expert], Int8())
         return y
 
-    found = jax.vjp(lambda x, *kernels: way(x, chosen, weight, *kernels, how), x, *kernels)
-    expected = jax.vjp(lambda x, *kernels: one_by_one(x, chosen, weight, *kernels, how), x, *kernels)
-    for one, other in zip((found[0], *found[1](x)), (expected[0], *expected[1](x))):
+    def with_gradients(way):
+        y, pull = jax.vjp(lambda x, *kernels: way(x, chosen, weight, *kernels, how), x, *kernels)
+        return y, *pull(x)
+
+    for one, other in zip(*(jax.jit(with_gradients, static_argnums=0)(each) for each in (way, one_by_one))):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3 * float(jnp.abs(other).max()))
 
 
@@ -80,9 +82,12 @@ def test_no_block_of_fp8_lies_across_gate_and_up(way):
     tokens, E, D, I = 70, 3, 96, 48
     x, kernels = normal(0, tokens, D), [normal(1, E, D, I), 3000 * normal(2, E, D, I), normal(3, E, I, D)]
     chosen, how = jax.random.randint(jax.random.key(4), (tokens, 1), 0, E), How(gate_up=Fp8(), down=Fp8())
-    run = lambda way, x: way(x, chosen, jnp.ones((tokens, 1)), *kernels, how)  # noqa: E731
-    found, expected = (jax.vjp(lambda x, way=way: run(way, x), x) for way in (way, ragged))
-    for one, other in zip((found[0], *found[1](x)), (expected[0], *expected[1](x))):
+
+    def with_gradient(way):
+        y, pull = jax.vjp(lambda x: way(x, chosen, jnp.ones((tokens, 1)), *kernels, how), x)
+        return y, *pull(x)
+
+    for one, other in zip(*(jax.jit(with_gradient, static_argnums=0)(each) for each in (way, ragged))):
         np.testing.assert_allclose(one, other, atol=1e-3 * float(jnp.abs(other).max()))
 
 

@@ -67,7 +67,7 @@ def test_gradients_go_straight_through(model):
         weights = weights["layers"]["1-1"]["feed_forward"]["experts"]["up"]
         return jnp.sum(weights**2), weights
 
-    (_, weights), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    (_, weights), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     up = params["layers"]["1-1"]["feed_forward"]["experts"]["up"]
     new = rounded(matrix_of("layers/1-1/feed_forward/experts/up", 4).fold(up), Format("int4", 16)).reshape(up.shape)
     np.testing.assert_allclose(weights, new, rtol=3e-7)

@@ -9,15 +9,16 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from deepseek_jax.api import from_pretrained
-from deepseek_jax.compress import release
+from deepseek_jax.compress import release, rounding
 from deepseek_jax.compress.matrices import LINEAR, matrix_of
 from deepseek_jax.compress.release import KEPT
-from deepseek_jax.compress.rounding import Format, rounded
+from deepseek_jax.compress.rounding import Format
 from deepseek_jax.convert.tensors import Tensors
 from deepseek_jax.errors import UserError
 from tests.compress.test_structured import source_of
 from tests.sharding.curves import MODELS
 
+rounded = jax.jit(rounding.rounded, static_argnums=1)
 V3 = dataclasses.replace(MODELS["v3"], num_hidden_layers=2, hidden_size=160, num_attention_heads=4, v_head_dim=40)
 V4 = dataclasses.replace(MODELS["v4"], moe_intermediate_size=64)
 

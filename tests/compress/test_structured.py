@@ -51,11 +51,11 @@ CASES = {
 def source_of(model) -> Source:
     family = "supervised" if isinstance(model, HybridConfig) else "language_model"
     experiment = (SupervisedExperiment if family == "supervised" else Experiment)(model=model)
-    _, params, buffers = tree.split(module(model))
-    keys = iter(jax.random.split(jax.random.key(1), 500))
-    noisy = lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape) if leaf.dtype == "float32" else leaf  # noqa: E731
-    params, buffers = jax.tree.map(noisy, params), jax.tree.map(lambda leaf: jnp.abs(noisy(leaf)), buffers)
-    return Source(Path("runs/x"), experiment, 0, model, params, buffers)
+    _, *arrays = tree.split(module(model))
+    draw = np.random.default_rng(1)
+    noise = lambda leaf: 0.1 * draw.normal(size=leaf.shape) if leaf.dtype == "float32" else 0  # noqa: E731
+    params, buffers = jax.tree.map(lambda leaf: jnp.asarray(leaf + noise(leaf), leaf.dtype), arrays)
+    return Source(Path("runs/x"), experiment, 0, model, params, jax.tree.map(jnp.abs, buffers))
 
 
 def module(model):

@@ -30,7 +30,7 @@ def config(depths: int) -> ModelConfig:
 @pytest.fixture(scope="module")
 def model():
     """Untrained, but of so few tokens that many drafts are right by chance; one module is what tests/numerics has."""
-    return initialise(config(3), jax.random.key(1))
+    return initialise(config(2), jax.random.key(1))
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.7, top_k=5, top_p=0.9)], ids=["greedy", "drawn"])

@@ -46,7 +46,9 @@ def given(program, batch):
     return totals, program.scheduled(0) | {"microbatch": 0}
 
 
-@pytest.mark.parametrize("name", ["lengths over masks over four bits", "rounded as they train"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("lengths over masks over four bits", marks=pytest.mark.slow), "rounded as they train"]
+)
 def test_losses_and_gradients_are_those_of_the_weights_made_before(name):
     program, params, buffers, batch = setting(SECTIONS[name], SMALL)
 

@@ -12,7 +12,7 @@ from tests.train import tiny
 
 def get_config():
     config = default_config()
-    config.update(dataclasses.asdict(tiny.experiment(Path(os.environ["TINY"]), tiny.MOE)))
+    config.update(dataclasses.asdict(tiny.experiment(Path(os.environ["TINY"]), tiny.ROUTED)))
     config.train.update(batch_size=16, microbatch_size=8)
     config.optimizer.peak_lr = 1e-3  # two experts as good as equal for a token are rare, and flip with the last bit
     config.eval.update(every=0, samples=0)

@@ -21,6 +21,7 @@ from deepseek_jax.models.cached import CachedDecoder, unstacked
 from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.tree import merge
 from deepseek_jax.tasks import language_model
+from tests.numerics.conftest import GENERATIONS, VARIANTS
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-4}  # logits reach 50 in v2_plain
 
@@ -57,14 +58,6 @@ def test_left_padding(golden):
     np.testing.assert_allclose(logits[real], expected, **CLOSE)
 
 
-def test_greedy_decoding_with_a_cache(golden):
-    length, steps = int(golden.expected["gen_prompt_len"]), golden.expected["gen_tokens"].shape[1]
-    prompt = golden.expected["input_ids"][:, :length]
-    tokens, logits = jax.jit(_greedy, static_argnums=2)(golden.model, prompt, steps)
-    np.testing.assert_array_equal(tokens, golden.expected["gen_tokens"])
-    np.testing.assert_allclose(logits, golden.expected["gen_logits"], **CLOSE)
-
-
 def test_cached_decoding_in_odd_chunks(golden):
     """Rows at different positions: the second prompt is two tokens shorter, so padded on the left."""
     tokens, rows, behind = golden.expected["input_ids"], np.arange(2)[:, None], np.asarray([[0], [2]])
@@ -77,6 +70,24 @@ def test_cached_decoding_in_odd_chunks(golden):
         logits, caches = step(golden.model, tokens[rows, positions], positions, real, caches)
         ours, expected = (each[real == 1] for each in (logits, golden.expected["logits"][rows, positions]))
         np.testing.assert_allclose(ours, expected, **CLOSE, err_msg=f"chunk {number}")
+
+
+def test_greedy_decoding_with_a_cache(golden):
+    """By the programs of the test above: the prompt in chunks, then each likeliest token."""
+    length, expected = int(golden.expected["gen_prompt_len"]), golden.expected["gen_tokens"]
+    prompt, ones = golden.expected["input_ids"][:, :length], np.ones_like(golden.expected["input_ids"])
+    caches = jax.jit(_empty_caches, static_argnums=1)(golden.model, ones.shape)
+    fives = (length - 7) // 5
+    ends = np.cumsum([7, *(5,) * fives, *(1,) * (length - 7 - 5 * fives + expected.shape[1])])
+    tokens = prompt
+    for number, chunk in enumerate(np.split(np.arange(ends[-1]), ends[:-1])):
+        step = _decode_chunk if number else _prefill_chunk
+        positions = np.broadcast_to(chunk, (2, len(chunk)))
+        logits, caches = step(golden.model, tokens[:, chunk], positions, ones[:, chunk], caches)
+        if (made := ends[number] - length) >= 0 and made < expected.shape[1]:
+            np.testing.assert_allclose(logits[:, -1], golden.expected["gen_logits"][:, made], **CLOSE)
+            tokens = np.concatenate([tokens, np.asarray(logits[:, -1].argmax(-1, keepdims=True), tokens.dtype)], axis=1)
+    np.testing.assert_array_equal(tokens[:, length:], expected)
 
 
 @pytest.mark.parametrize("speculative", [pytest.param(False, marks=pytest.mark.slow), True])
@@ -130,6 +141,9 @@ class AlreadyRun:
         return self.output
 
 
+@pytest.mark.parametrize(
+    "every_golden", [*GENERATIONS, *VARIANTS[:-1], pytest.param("v4_r128", marks=pytest.mark.slow)], indirect=True
+)
 def test_gradients(every_golden):
     loss, grads = deepseek_jax.loss_and_grads(every_golden.as_users_have_it, every_golden.expected["input_ids"])
     np.testing.assert_allclose(loss, every_golden.expected["loss"], **CLOSE)
@@ -259,21 +273,3 @@ def _decode_chunk(model, tokens_BS, positions_BS, segment_ids_BS, caches):
     cached = CachedDecoder(model)
     hidden, caches = cached.decode(tokens_BS, positions_BS, caches)
     return cached.logits(hidden), caches
-
-
-def _greedy(model, prompt_BS, steps):
-    """The `steps` likeliest next tokens after a prompt, and the logits of each, by prefill and cached steps."""
-    model, (batch, length) = CachedDecoder(model), prompt_BS.shape
-    places = length + steps
-    positions = jnp.broadcast_to(jnp.arange(length), prompt_BS.shape)
-    hidden, caches = model.prefill(prompt_BS, positions, jnp.ones_like(prompt_BS), model.empty_caches(batch, places))
-
-    def step(carry, place):
-        logits, caches = carry
-        token_B1 = logits.argmax(axis=-1)[:, None]
-        hidden, caches = model.decode(token_B1, jnp.full((batch, 1), place), caches)
-        return (model.logits(hidden)[:, 0], caches), (token_B1[:, 0], logits)
-
-    start = model.logits(hidden[:, -1:])[:, 0], caches
-    _, (tokens, logits) = jax.lax.scan(step, start, length + jnp.arange(steps))
-    return tokens.T, jnp.swapaxes(logits, 0, 1)

@@ -65,7 +65,7 @@ def test_two_uneven_sequences_may_make_an_even_batch():
 
 
 def test_the_loss_has_a_batch_wise_part(tmp_path):
-    experiment = tiny.experiment(tmp_path, tiny.MOE)
+    experiment = tiny.experiment(tmp_path, tiny.ROUTED)
     corpus = open_corpus(experiment.data, experiment.model.vocab_size)
     batch, scheduled = next(corpus.train_batches(4, seed=0)), {"mtp": 0.0, "index_warmup": None}
     found = []

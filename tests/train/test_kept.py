@@ -42,8 +42,7 @@ def first_step(experiment) -> dict:
 def test_a_router_that_draws_does_so_from_its_own_seed(tmp_path, monkeypatch):
     monkeypatch.setitem(router.ROUTERS, "moe", NoisyRouter)
     monkeypatch.setattr(kept, "_kept", collections.OrderedDict())
-    model = dataclasses.replace(tiny.MOE, num_hidden_layers=1, first_k_dense_replace=0)
-    experiment = tiny.experiment(tmp_path, model)
+    experiment = tiny.experiment(tmp_path, tiny.ROUTED)
     first_step(experiment)
     after = first_step(seeded(experiment, 7))
     kept._kept.clear()
@@ -67,7 +66,7 @@ class Other(router.TopKRouter):
 
 
 def test_another_part_of_the_same_name_is_another_program(tmp_path, monkeypatch):
-    experiment = tiny.experiment(tmp_path, dataclasses.replace(tiny.MOE, num_hidden_layers=1, first_k_dense_replace=0))
+    experiment = tiny.experiment(tmp_path, tiny.ROUTED)
     before = kept.programs(prepare(experiment, Console(quiet=True)))
     monkeypatch.setitem(router.ROUTERS, "moe", Other)
     assert kept.programs(prepare(experiment, Console(quiet=True)))[0] is not before[0]

@@ -118,7 +118,7 @@ def test_microbatches_change_nothing_of_what_is_scored(directory):
 @pytest.mark.parametrize("step", [4, 8])
 def test_sigterm_during_an_evaluation_saves_at_once_and_the_evaluation_is_made_up_for(directory, monkeypatch, step):
     """In the middle of a run and at its end: rows and parameters are those of a run that was never stopped."""
-    config = tiny.experiment(directory, tiny.MOE, steps=8)
+    config = tiny.experiment(directory, tiny.ROUTED, steps=8)
     config = dataclasses.replace(
         config, eval=EvalConfig(every=4, batches=4, samples=0), stopping=StoppingConfig(patience=3, min_delta=100.0)
     )
@@ -163,7 +163,7 @@ def timeless(workdir):
 
 def test_shares_of_experts_are_of_the_step_that_they_stand_at(directory):
     """Whether that step has a row or not, and whether the run began before it or went on there."""
-    config = tiny.experiment(directory, tiny.MOE, steps=6)
+    config = tiny.experiment(directory, tiny.ROUTED, steps=6)
     config = dataclasses.replace(config, eval=EvalConfig(every=2, batches=1, samples=0))
     shares = {}
     for name, every, until in (("all", 1, None), ("some", 5, None), ("resumed", 5, 3)):

@@ -152,7 +152,7 @@ def test_moments_lie_as_their_parameters_and_each_has_one_owner():
 
 @pytest.mark.slow
 def test_a_decoder_learns_with_muon(tmp_path):
-    experiment = tiny.experiment(tmp_path, tiny.MOE, steps=12)
+    experiment = tiny.experiment(tmp_path, tiny.ROUTED, steps=12)
     muon = dataclasses.replace(experiment.optimizer, name="muon")
     scores = train(dataclasses.replace(experiment, optimizer=muon), tmp_path / "run", Console(quiet=True))
     assert scores["final/loss"] < np.log(400) - 0.1

@@ -89,7 +89,7 @@ def test_packed_microbatches_with_unequal_tokens_add_up_to_the_large_batch(progr
 
 def test_the_step_of_a_moe_model_with_mtp_is_that_of_the_large_batch(batch):
     """Parameters, the bias that loads move, and all that is measured, after two steps of plain gradient descent."""
-    model = dataclasses.replace(tiny.MOE, num_nextn_predict_layers=1)
+    model = dataclasses.replace(tiny.ROUTED, num_nextn_predict_layers=1)
     optimizer = OptimizerConfig(name="sgd", b1=0.0, peak_lr=0.1, schedule=ScheduleConfig(name="constant"))
     loss = LossConfig(sequence_balance=0.01, z_loss=1e-3)
     given = Experiment(model=model, loss=loss, train=TrainConfig(steps=10), optimizer=optimizer)
@@ -171,7 +171,7 @@ def test_what_layers_report_is_a_share_of_what_each_counts():
 def test_biases_move_as_configured_until_they_rest(recentre):
     """For half of ten updates."""
     router = RouterConfig(bias_update_rate=0.1, bias_update_until=0.5, recentre_bias=recentre)
-    program = language_model_program(Experiment(model=tiny.MOE, router=router, train=TrainConfig(steps=10)), BYTES)
+    program = language_model_program(Experiment(model=tiny.ROUTED, router=router, train=TrainConfig(steps=10)), BYTES)
     buffers = {"layers": {"1-1": {"feed_forward": {"router": {"bias": jnp.zeros((1, 4))}}}}}
     aux = {"router/load": {"layers": {"1-1": jnp.asarray([[6.0, 1.0, 1.0, 0.0]])}}}
     moved, resting = (jax.tree.leaves(program.update_buffers({}, buffers, aux, update))[0] for update in (4, 5))
@@ -246,7 +246,7 @@ def test_layers_that_choose_by_a_table_are_balanced_by_no_loss(batch):
 
 def test_microbatches_share_the_batch_wise_loss(batch):
     """Of four equal ones each has a quarter."""
-    given = Experiment(model=tiny.MOE, loss=LossConfig(batch_balance=0.05), train=TrainConfig(steps=10))
+    given = Experiment(model=tiny.ROUTED, loss=LossConfig(batch_balance=0.05), train=TrainConfig(steps=10))
     program = language_model_program(given, BYTES)
     model, scheduled = program.make_parameters(), {"mtp": 0.0, "index_warmup": None}
     row = {name: array[:1] for name, array in batch.items()}

@@ -44,7 +44,7 @@ def test_parameters_lie_spread_over_as_many_devices_as_divide_them(monkeypatch, 
 
 @pytest.mark.slow
 def test_a_run_of_one_device_is_spread_and_scored_on_four(tmp_path, python):
-    train(tiny.experiment(tmp_path, tiny.MOE, steps=6), tmp_path / "run", Console(quiet=True))
+    train(tiny.experiment(tmp_path, tiny.ROUTED, steps=6), tmp_path / "run", Console(quiet=True))
     spread = python("-c", SPREAD, str(tmp_path / "run"), devices=4)
     assert float(spread.stdout) < 2, spread.stderr  # whole on each it would be 4
     rows = [

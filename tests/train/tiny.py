@@ -42,6 +42,7 @@ MOE = dataclasses.replace(
     n_group=2,
     topk_group=1,
 )
+ROUTED = dataclasses.replace(MOE, num_hidden_layers=1, first_k_dense_replace=0)  # its layer of experts alone
 
 
 def experiment(directory: Path, model: ModelConfig = DENSE, steps: int = 40) -> Experiment:
@@ -62,7 +63,7 @@ def experiment(directory: Path, model: ModelConfig = DENSE, steps: int = 40) -> 
 
 def carrying_all(directory: Path) -> Experiment:
     """Evaluates every 8 steps, where no second one is so much better that it would count."""
-    given = experiment(directory, dataclasses.replace(MOE, num_nextn_predict_layers=1))
+    given = experiment(directory, dataclasses.replace(ROUTED, num_nextn_predict_layers=1))
     return dataclasses.replace(
         given,
         train=dataclasses.replace(given.train, ema_decay=0.9, ramp_start=2, ramp_stages=2, ramp_fraction=0.5),

@@ -94,9 +94,9 @@ def test_what_flows_into_its_kernels_is_watched():
     """Everywhere but in depthwise ones; that it is, changes nothing of the features."""
     network = EfficientNetLite(2, 1, rngs=nnx.Rngs(params=0))
     x = jax.random.uniform(jax.random.key(1), (2, 9, 10, 3))
-    plain = network(x, training=False)[0]
+    plain = jax.jit(lambda network, x: network(x, training=False)[0])(network, x)
     graphdef, params, buffers = tree.split(give(network, watching(2, {})))
-    run = lambda params: tree.merge(graphdef, params, buffers)(x, training=False)[0]  # noqa: E731
+    run = jax.jit(lambda params: tree.merge(graphdef, params, buffers)(x, training=False)[0])
     np.testing.assert_allclose(run(params), plain, atol=1e-5)
     sums = jax.grad(lambda params: run(params).sum())(params)
     # The middle of the stem's window sees every second place: of 9 from the first on, of 10 from the second.
