@@ -75,6 +75,14 @@ def test_a_pattern_holds_along_the_inputs_of_every_output(scores, stay):
         assert (np.where(mask, score, np.inf).min(axis=2) > np.where(mask, -np.inf, score).max(axis=2)).all()
 
 
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (5, 6), (1, 12)])
+def test_of_equal_scores_in_a_group_the_later_stay(n, m):
+    scores = np.random.default_rng(0).integers(0, 3, (2, 12, 7)).astype(np.float32)
+    order = np.argsort(scores.reshape(2, -1, m, 7), axis=2, kind="stable")
+    expected = np.argsort(order, axis=2) >= m - n
+    np.testing.assert_array_equal(masks.of_pattern(scores, n, m), expected.reshape(scores.shape))
+
+
 def test_a_pattern_that_does_not_divide_says_what_would():
     nine = {"stem": jax.ShapeDtypeStruct((9, 8), "float32"), "out": jax.ShapeDtypeStruct((4, 3, 8), "float32")}
     chosen = {"stem": Matrix("linear", 0, 1), "out": OUT}
