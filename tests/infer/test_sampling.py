@@ -104,6 +104,17 @@ def test_settings_may_be_numbers_of_arrays():
     assert Sampling(np.float32(1), np.int64(2), jnp.float32(0.5)) == Sampling(1.0, 2, 0.5)
 
 
+@pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9, 0.9999])
+def test_a_nucleus_of_many_tokens_with_ties_and_some_that_are_out(top_p):
+    logits = np.random.default_rng(0).normal(0, 3, (4, 5000)).round(2).astype(np.float32)
+    logits[:, ::7] = -np.inf
+    left = np.asarray(jax.jit(nucleus)(logits, top_p))
+    for row, kept in zip(logits, np.isfinite(left)):
+        share = np.exp(row.astype(np.float64)) / np.exp(row.astype(np.float64)).sum()
+        np.testing.assert_array_equal(kept, row >= row[kept].min())
+        assert share[row > row[kept].min()].sum() < top_p + 1e-6 and share[kept].sum() > top_p - 1e-6
+
+
 def test_top_k_comes_before_top_p():
     """Of two tokens the better has 5/8, which reaches 0.6; of all it has 1/2, which does not."""
     assert frequencies(Sampling(1.0, top_k=2, top_p=0.6), draws=400).tolist() == [0, 1, 0, 0]
