@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from deepseek_jax.convert import config_json
+from deepseek_jax.convert.copying import copy
 from deepseek_jax.convert.names import HEADS, Place, may_be_left, mtp_prefix, place, spelling_of
 from deepseek_jax.convert.progress import Progress, Say, Tally, unseen
 from deepseek_jax.convert.tensors import Tensors, read_json
@@ -130,7 +131,7 @@ class _Source:
             for part, cut in zip(parts, cuts, strict=True):
                 given = tensor[tuple(slice(each.start, each.stop) for each in cut)]
                 with np.errstate(over="ignore"):  # refused below, by the tensor's name
-                    part[at] = given
+                    copy(part, at, given)
                 tally.findings.look(name, given, part[at])
             tally.add(1)
         return parts

@@ -13,6 +13,7 @@ from typing import BinaryIO
 import ml_dtypes
 import numpy as np
 
+from deepseek_jax.convert.copying import contiguous
 from deepseek_jax.convert.progress import Tally
 from deepseek_jax.errors import UserError
 
@@ -64,20 +65,20 @@ class Output:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def array(self) -> np.ndarray:
-        parts = [np.ascontiguousarray(self._cast(piece())) for piece in self.pieces]
+        parts = [contiguous(self._cast(piece())) for piece in self.pieces]
         return np.concatenate([part.reshape(-1) for part in parts]).reshape(self.shape)
 
     def write(self, stream: BinaryIO, tally: Tally):
         for piece in self.pieces:
             given = piece()
-            array = np.ascontiguousarray(self._cast(given))
+            array = contiguous(self._cast(given))
             tally.findings.look(self.name, given, array)
             stream.write(array.reshape(-1).view(np.uint8).data)
             tally.add(array.nbytes)
 
     def _cast(self, array):
         with np.errstate(over="ignore"):  # `write` refuses it by the tensor's name
-            return array.astype(self.dtype, copy=False)
+            return np.asarray(array).astype(self.dtype, copy=False)
 
 
 def entries(file: Path) -> Iterator[tuple[str, Entry]]:
