@@ -17,8 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from deepseek_jax.compress.config import parse_pattern
 from deepseek_jax.compress.matrices import Matrix
 from deepseek_jax.errors import UserError
-
-HIGHEST = 0x7FFFFFFF  # above the bits of every float32
+from deepseek_jax.halving import HIGHEST, bits_of, last_that
 
 
 def largest(scores: dict[str, Float[Array, "..."]], chosen: dict[str, Matrix], sparsity, scope: str) -> dict:
@@ -29,15 +28,10 @@ def largest(scores: dict[str, Float[Array, "..."]], chosen: dict[str, Matrix], s
     folded = {path: matrix.fold(scores[path]) for path, matrix in chosen.items()}
     if scope == "global":
         limit = _threshold(list(folded.values()), sparsity, (0, 1, 2))
-        return {path: (_bits(score) >= limit).reshape(scores[path].shape) for path, score in folded.items()}
+        return {path: (bits_of(score) >= limit).reshape(scores[path].shape) for path, score in folded.items()}
     axes = {"layer": (1, 2), "output": (1,)}[scope]
-    kept = {path: _bits(score) >= _threshold([score], sparsity, axes) for path, score in folded.items()}
+    kept = {path: bits_of(score) >= _threshold([score], sparsity, axes) for path, score in folded.items()}
     return {path: mask.reshape(scores[path].shape) for path, mask in kept.items()}
-
-
-def _bits(score) -> Int[Array, "..."]:
-    """Whole numbers in the order of the scores."""
-    return jax.lax.bitcast_convert_type(score.astype(jnp.float32), jnp.int32)
 
 
 def _threshold(scores: list[Float[Array, "N I O"]], sparsity, axes: tuple[int, ...]) -> Int[Array, "..."]:
@@ -46,23 +40,20 @@ def _threshold(scores: list[Float[Array, "N I O"]], sparsity, axes: tuple[int, .
     if compared > HIGHEST:
         raise UserError(f"{compared:,} weights are too many to compare with each other; choose the scope layer.")
     most = jnp.round(jnp.asarray(sparsity, jnp.float32) * compared).astype(jnp.int32)
-    bits = [_bits(score) for score in scores]
+    bits = [bits_of(score) for score in scores]
 
-    def halve(_, span):
-        low, high = span
-        middle = low + (high - low) // 2
-        fits = sum((each < middle).sum(axes, keepdims=True, dtype=jnp.int32) for each in bits) <= most
-        return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
+    def fits(limit):
+        return sum((each < limit).sum(axes, keepdims=True, dtype=jnp.int32) for each in bits) <= most
 
     shape = [1 if axis in axes else size for axis, size in enumerate(scores[0].shape)]
-    return jax.lax.fori_loop(0, 31, halve, (jnp.zeros(shape, jnp.int32), jnp.full(shape, HIGHEST)))[0]
+    return last_that(fits, shape)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def of_pattern(score_NIO: Float[Array, "N I O"], n: int, m: int) -> Bool[Array, "N I O"]:
     """The n highest scores (at least 0) of every m inputs in a row stay, exactly; of equal ones the later."""
     N, I, O = score_NIO.shape
-    grouped, place = _bits(score_NIO).reshape(N, I // m, m, O), jnp.arange(m)[:, None]
+    grouped, place = bits_of(score_NIO).reshape(N, I // m, m, O), jnp.arange(m)[:, None]
 
     # All pairs are compared: to sort rows this short takes XLA's CPU code fifty times as long.
     def count(rival, above):

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from deepseek_jax.errors import UserError
+from deepseek_jax.halving import bits_of, last_that
 
 COLDEST = 1e-30  # less is greedy
-HIGHEST = 0x7FFFFFFF  # above the bits of every float32
 NARROWEST = 1e-30  # share that a nucleus reaches at the least: what float32 takes for 0 would leave it empty
 
 
@@ -97,18 +97,13 @@ def best(logits: Float[Array, "... V"]) -> Int[Array, "..."]:
 def nucleus(logits: Float[Array, "... V"], top_p: Float[Array, ""] | float) -> Float[Array, "... V"]:
     """Leaves the fewest best tokens, one at least, whose probabilities reach `top_p` (arXiv:1904.09751), and ties.
 
-    A token stays where those above it come to less than `top_p`.  How far below the best that goes is found by halving
-    the span of float32's bits: a sort takes XLA's CPU code 20 times as long.
+    A token stays where those above it come to less than `top_p`.  How far below the best that goes is found by halving:
+    a sort takes XLA's CPU code 20 times as long.
     """
     probabilities = jax.nn.softmax(logits, axis=-1)
-    below = jax.lax.bitcast_convert_type(logits.max(axis=-1, keepdims=True) - logits, jnp.int32)  # in the same order
+    below = bits_of(logits.max(axis=-1, keepdims=True) - logits)
 
-    def halve(_, span):
-        low, high = span
-        middle = low + (high - low) // 2
-        stays = jnp.where(below < middle, probabilities, 0).sum(axis=-1, keepdims=True) < top_p
-        return jnp.where(stays, middle, low), jnp.where(stays, high, middle)
+    def stays(place):
+        return jnp.where(below < place, probabilities, 0).sum(axis=-1, keepdims=True) < top_p
 
-    shape = (*logits.shape[:-1], 1)
-    last, _ = jax.lax.fori_loop(0, 31, halve, (jnp.zeros(shape, jnp.int32), jnp.full(shape, HIGHEST)))
-    return jnp.where(below > last, -jnp.inf, logits)
+    return jnp.where(below > last_that(stays, (*logits.shape[:-1], 1)), -jnp.inf, logits)

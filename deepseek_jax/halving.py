@@ -1,0 +1,26 @@
+"""A limit among float32 numbers that are not negative, found by halving the span of their bits: exact, and no sort."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+HIGHEST = 0x7FFFFFFF  # above the bits of every float32
+
+
+def bits_of(numbers) -> Int[Array, "..."]:
+    """Whole numbers in the order of numbers that are at least 0."""
+    return jax.lax.bitcast_convert_type(numbers.astype(jnp.float32), jnp.int32)
+
+
+def last_that(fits: Callable[[Int[Array, "..."]], Bool[Array, "..."]], shape: Sequence[int]) -> Int[Array, "..."]:
+    """The highest bits below HIGHEST that fit, at each place of `shape`; 0 does, and all below one that does."""
+
+    def halve(_, span):
+        low, high = span
+        middle = low + (high - low) // 2
+        lower = fits(middle)
+        return jnp.where(lower, middle, low), jnp.where(lower, high, middle)
+
+    return jax.lax.fori_loop(0, 31, halve, (jnp.zeros(shape, jnp.int32), jnp.full(shape, HIGHEST)))[0]
