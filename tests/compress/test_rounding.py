@@ -88,10 +88,13 @@ def test_fp4_is_what_readers_of_the_release_compute(weight):
     np.testing.assert_array_equal(read, unpack(found, matrix, Format("fp4")).T)
 
 
-def test_fp4_takes_the_nearest_number():
-    numbers = jnp.array([0.1, 0.3, 0.9, 2.6, 4.9, 5.1, -1.8, 6.0] + [0.0] * 24)[None, :, None]
-    nearest = [0.0, 0.5, 1.0, 3.0, 4.0, 6.0, -2.0, 6.0]
-    np.testing.assert_array_equal(rounded(numbers, Format("fp4"))[0, :8, 0], nearest)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_fp4_takes_the_nearest_number_and_of_two_the_even_one(sign):
+    numbers = [0.1, 0.3, 0.9, 2.6, 4.9, 5.1, 1.8, 6.0] + [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0]
+    nearest = [0.0, 0.5, 1.0, 3.0, 4.0, 6.0, 2.0, 6.0] + [0.00, 1.00, 1.00, 2.00, 2.0, 4.0, 4.0]
+    found = rounded(sign * jnp.array(numbers)[None, :, None], Format("fp4"))[0, :, 0]
+    np.testing.assert_array_equal(found, sign * np.array(nearest))
+    np.testing.assert_array_equal(found, np.array(sign * np.array(numbers), ml_dtypes.float4_e2m1fn))
 
 
 def test_int4_clips_where_that_errs_less():
