@@ -47,10 +47,8 @@ RULES_OF_PIPELINED = RULES | dict.fromkeys((STORED, RANK), (RULES[STORED], RULES
 TOKENS = *RULES["batch"], RULES["sequence"]  # the mesh axes that split tokens
 TOKENS_OF_LAYER = *RULES["microbatch"], RULES["sequence"]  # those that do so in every layer, pipelined or not
 
-
-Axes = tuple[
-    str | tuple[str | None, ...] | None, ...
-]  # of a dimension one name, none, or several: split by all of them
+# Of a dimension one name, none, or several: split by all of them.
+Axes = tuple[str | tuple[str | None, ...] | None, ...]
 
 
 def partition_spec(axes: Axes) -> PartitionSpec:
@@ -157,9 +155,8 @@ def on_each_device(f: Callable, in_axes: tuple, out_axes, **options) -> Callable
     if not open_axes():
         return f
     mesh = current_mesh()
-    names = frozenset(mesh.axis_names) - frozenset(
-        mesh.manual_axes
-    )  # those of one device too: XLA knows that case best
+    # Axes of one device too: XLA knows that case best.
+    names = frozenset(mesh.axis_names) - frozenset(mesh.manual_axes)
     run = jax.shard_map(f, in_specs=in_axes, out_specs=out_axes, axis_names=names, **options)
     if platform() != "cpu":
         return run

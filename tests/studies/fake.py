@@ -71,9 +71,8 @@ class Trainer:
 
 
 def row(experiment, step):
-    noise = random.Random(f"{experiment.train.seed} {step}").gauss(
-        0, 0.1
-    )  # of the seed's data: the same in all variants
+    of_data = f"{experiment.train.seed} {step}"  # the same in all variants
+    noise = random.Random(of_data).gauss(0, 0.1)
     own = random.Random(f"{identity(experiment)} {step}").gauss(0, 0.005)
     loss = 5 - 0.2 * step - 2 * experiment.optimizer.peak_lr + noise + own
     return {"step": step, "loss/next": loss, "val/loss": loss, "tokens_per_second": 1000.0, "memory_bytes": 1}
