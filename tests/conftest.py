@@ -10,15 +10,14 @@ import pytest
 from deepseek_jax import host_memory
 from deepseek_jax.cli.runtime import threads_of
 from deepseek_jax.errors import LOG
+from tests import quickly
 
 ROOT = Path(__file__).resolve().parent.parent
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tolerances are for float32 on a CPU
-# LLVM's optimisations take half of the suite's time; tests/train/test_compiling.py compares with a user's level.
-QUICK = "--xla_backend_optimization_level=0"
-os.environ.setdefault("XLA_FLAGS", QUICK)
+os.environ.setdefault("XLA_FLAGS", quickly.FLAGS)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +26,7 @@ def python(tmp_path_factory):
 
     def run(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess:
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        flags = f"{QUICK} --xla_force_host_platform_device_count={devices}"
+        flags = f"{quickly.FLAGS} --xla_force_host_platform_device_count={devices}"
         threads = {"PJRT_NPROC": threads_of(devices)} if devices > 1 else {}
         environment = os.environ | {"PYTHONPATH": path, "XLA_FLAGS": flags} | threads
         command = [sys.executable, *arguments]

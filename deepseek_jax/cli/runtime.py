@@ -19,7 +19,7 @@ def prepare(cache: bool = True):
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "deepseek_jax" / "xla"))
     else:
         os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
     if host_devices := re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", "")):
         os.environ.setdefault("PJRT_NPROC", threads_of(int(host_devices[1])))

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from tests import quickly
+
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 600  # seconds that anything may take here; a busy machine compiles slowly
 TRAIN = ("-m", "deepseek_jax", "train", "--config", str(ROOT / "tests" / "multiprocess" / "experiment.py"))
@@ -21,7 +23,7 @@ class Group:
     def __init__(
         self, directory: Path, *arguments: str, count: int, devices: int = 2, environment: Mapping[str, str] = {}
     ):
-        flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+        flags = f"{quickly.FLAGS} --xla_force_host_platform_device_count={devices}"
         common = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, "TINY": str(directory)} | environment
         if count > 1:
             common |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{_free_port()}", "JAX_NUM_PROCESSES": str(count)}

@@ -62,7 +62,6 @@ def config(feed_forwards, streams):
 
 
 TURNS = [(turn, streams) for turn in range(len(FEED_FORWARD)) for streams in (2, 0)]
-QUICK = {"xla_backend_optimization_level": 0}  # to compile: these models are small
 
 
 @pytest.mark.slow
@@ -70,10 +69,10 @@ QUICK = {"xla_backend_optimization_level": 0}  # to compile: these models are sm
 def test_every_combination_learns_and_decodes(turn, streams):
     """Each layer has another attention; over the turns, each attention meets each feed-forward."""
     kinds = itertools.islice(itertools.cycle(FEED_FORWARD), turn, turn + len(KINDS))
-    make = jax.jit(initialise, static_argnums=0, compiler_options=QUICK)
+    make = jax.jit(initialise, static_argnums=0)
     graphdef, params, buffers = make(config(kinds, streams), jax.random.key(turn))
     tokens = np.random.default_rng(0).integers(0, SIZES["vocab_size"], (B, S)).astype(np.int32)
-    run = jax.jit(_learn_and_decode, static_argnums=0, compiler_options=QUICK)
+    run = jax.jit(_learn_and_decode, static_argnums=0)
     grads, logits, decoded = run(graphdef, params, buffers, tokens)
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
         assert np.isfinite(grad).all() and (grad != 0).any(), jax.tree_util.keystr(path)

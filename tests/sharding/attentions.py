@@ -110,8 +110,7 @@ def program(mesh: dict[str, int], case: Case, batch: int = BATCH, length: int = 
         lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), (params, x, *where), at
     )
     with_gradients = under(mesh, jax.value_and_grad(value, argnums=(0, 1), has_aux=True))
-    quickly = {"xla_backend_optimization_level": 0}
-    compiled = jax.jit(with_gradients, compiler_options=quickly).lower(*shapes).compile()
+    compiled = jax.jit(with_gradients).lower(*shapes).compile()
 
     def arguments():
         """Parameters far from where they begin: none is zero."""

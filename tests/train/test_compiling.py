@@ -1,12 +1,14 @@
-"""How hard XLA works on a step: at a level of ours, or at the one that somebody named."""
+"""How hard XLA works on a step: as users have it, as tests/quickly.py has it, and as somebody names it."""
 
 import jax
 import numpy as np
 
 from deepseek_jax.config import MeshConfig
 from deepseek_jax.parallel.mesh import make_mesh
+from deepseek_jax.train import step
 from deepseek_jax.train.compiling import LEVEL, compiler_options
 from deepseek_jax.train.program import language_model_program
+from tests import quickly
 from tests.train import tiny, toy
 
 
@@ -18,23 +20,24 @@ def test_a_level_that_is_named_stays(monkeypatch):
     assert compiler_options(mesh) == {LEVEL: 2}
 
 
-def test_steps_are_the_same_at_the_level_of_a_user_and_of_this_suite(tmp_path, monkeypatch):
-    """All other tests train at the level that tests/conftest.py names."""
+def test_steps_are_the_same_as_users_and_as_this_suite_compile_them(tmp_path, monkeypatch):
     config = tiny.experiment(tmp_path)
+    newer_way = {quickly.NEWER_WAY: True} if quickly.HAS_BOTH else {}
     rng, losses = np.random.default_rng(0), []
     tokens = rng.integers(1, config.model.vocab_size, (1, 2, 16)).astype(np.int32)
     ones = np.ones_like(tokens)
     positions = np.broadcast_to(np.arange(16, dtype=np.int32), tokens.shape)
     batch = {"tokens": tokens, "segment_ids": ones, "positions": positions, "domain_ids": ones - 1}
-    for named in True, False:
-        if not named:
+    for as_users in False, True:
+        if as_users:
             monkeypatch.delenv("XLA_FLAGS")
+            monkeypatch.setattr(step, "compiler_options", lambda mesh: compiler_options(mesh) | newer_way)
         program = language_model_program(config, np.ones(1))
-        state, step = toy.start(config, task=program, devices=jax.devices()[:1])
+        state, run = toy.start(config, task=program, devices=jax.devices()[:1])
         losses.append([])
         for _ in range(5):
-            state, measured = step(state, batch)
+            state, measured = run(state, batch)
             losses[-1].append(float(measured["loss/next"]))
-    at_level_0, at_level_2 = losses
-    assert at_level_0[-1] < at_level_0[0] - 0.1, "a step that does nothing is the same at any level"
-    np.testing.assert_allclose(at_level_2, at_level_0, rtol=1e-5)
+    quick, users = losses
+    assert quick[-1] < quick[0] - 0.1, "a step that does nothing is the same however it is compiled"
+    np.testing.assert_allclose(users, quick, rtol=1e-5)
