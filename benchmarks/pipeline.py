@@ -37,10 +37,10 @@ def measure(N: int, R: int, M: int):
     import jax.numpy as jnp
     from flax import nnx
 
+    from deepseek_jax.compiling import under
     from deepseek_jax.config import MeshConfig
     from deepseek_jax.parallel import pipeline
     from deepseek_jax.parallel.mesh import make_mesh
-    from deepseek_jax.train.compiling import under
 
     @jax.checkpoint
     def layer(stack, x_BSD, context, number, _=None):

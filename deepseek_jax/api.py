@@ -4,7 +4,6 @@ B batch  S sequence  V vocabulary  N new tokens  E experts  I expert width  D mo
 """
 
 import dataclasses
-import functools
 import operator
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from deepseek_jax import compiling
 from deepseek_jax.checking import MOST
 from deepseek_jax.convert import huggingface
 from deepseek_jax.convert.names import SPELLINGS
@@ -215,14 +215,14 @@ def _array(tokens, what: str) -> np.ndarray:
         raise UserError(f"{what} has rows of different lengths; pad them, attention_mask too.") from None
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiling.jit(static_argnums=0)
 def _scores(graphdef, params, buffers, tokens_BS, positions_BS, segment_ids_BS) -> Scores:
     model = merge(graphdef, params, buffers)
     output = model(tokens_BS, positions_BS, segment_ids_BS)
     return Scores(model.logits(output.hidden), [model.logits(hidden) for hidden in output.mtp] or None)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiling.jit(static_argnums=0)
 def _loss_and_grads(graphdef, params, buffers, tokens_BS):
     modules = {"mtp": params["mtp"]} if "mtp" in params else {}
     positions_BS = jnp.broadcast_to(jnp.arange(tokens_BS.shape[1]), tokens_BS.shape)

@@ -8,12 +8,12 @@ import optax
 from flax import nnx
 
 from benchmarks.rivals.serve import Stopwatch
+from deepseek_jax.compiling import compiler_options
 from deepseek_jax.config import MeshConfig
 from deepseek_jax.models import tree
 from deepseek_jax.models.hybrid import Hybrid
 from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.parallel.mesh import make_mesh
-from deepseek_jax.train.compiling import compiler_options
 
 CONFIGS = {sequence: HybridConfig(sequence=sequence) for sequence in ("rows", "cells")}
 

@@ -3,7 +3,6 @@
 B batch  S prompt places  N new tokens
 """
 
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
+from deepseek_jax import compiling
 from deepseek_jax.infer.prompts import NO_EOS, after_eos, before_eos, left_padded, round_up
 from deepseek_jax.infer.sampling import GREEDY, Sampling, sample, token_keys
 from deepseek_jax.infer.stages import stages
@@ -53,7 +53,7 @@ def new_tokens(
     return np.asarray(new)[:, :max_new_tokens]
 
 
-@functools.partial(jax.jit, static_argnums=(8, 9))
+@compiling.jit(static_argnums=(8, 9))
 def _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, drawing, graphdef, places):
     """New tokens [B, N], of which the first `wanted` mean something; caches grow to each of `places` in turn."""
     model = CachedDecoder(merge(graphdef, params, buffers))

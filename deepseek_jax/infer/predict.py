@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from deepseek_jax import compiling
 from deepseek_jax.data.sets.vocabulary import encode
 from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer
 from deepseek_jax.models import tree
@@ -68,7 +69,7 @@ class Predictor:
         return [{"boxes": _boxes(*picture, names)} for picture in zip(*found)]
 
 
-@jax.jit(static_argnums=0)
+@compiling.jit(static_argnums=0)
 def _run(graphdef, params, buffers, inputs, lengths):
     return tree.merge(graphdef, params, buffers)(inputs, lengths)
 

@@ -11,7 +11,6 @@ B batch  S prompt places  N new tokens  T text places  k modules  C = k + 1 toke
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -19,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from deepseek_jax import compiling
 from deepseek_jax.errors import UserError
 from deepseek_jax.infer.prompts import NO_EOS, after_eos, left_padded, round_up
 from deepseek_jax.infer.sampling import GREEDY, Drawing, Sampling, best, sample, token_keys
@@ -89,7 +89,7 @@ class Speculated:
     accepted: Array
 
 
-@functools.partial(jax.jit, static_argnums=(8, 9))
+@compiling.jit(static_argnums=(8, 9))
 def _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, drawing, graphdef, places):
     """(new tokens [B, N], of which the first `wanted` mean something, rounds, accepted drafts)."""
     speculation = Speculation(CachedDecoder(merge(graphdef, params, buffers)), tokens_BS, padding_B, key, drawing)

@@ -5,7 +5,7 @@ from jax.sharding import AbstractMesh
 
 
 def current_mesh() -> AbstractMesh | None:
-    """The mesh that a step is traced under (train/compiling.py); None where there is none or it has one device."""
+    """The mesh that a step is traced under (compiling.py); None where there is none or it has one device."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty or mesh.size == 1 else mesh
 

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from deepseek_jax.compiling import compiler_options, under
 from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
-from deepseek_jax.train.compiling import compiler_options, under
 from deepseek_jax.train.metrics import by_layer
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.start import first_state

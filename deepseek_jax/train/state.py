@@ -18,9 +18,9 @@ import psutil
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 
+from deepseek_jax.compiling import compiler_options
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import rules
-from deepseek_jax.train.compiling import compiler_options
 from deepseek_jax.train.moments import map_moments
 from deepseek_jax.train.program import Program
 

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from deepseek_jax.compiling import compiler_options, under
 from deepseek_jax.config import Experiment
 from deepseek_jax.parallel import rules
 from deepseek_jax.train import schedules
-from deepseek_jax.train.compiling import compiler_options, under
 from deepseek_jax.train.optimizer import lowered
 from deepseek_jax.train.program import Program
 from deepseek_jax.train.state import State, shardings_of

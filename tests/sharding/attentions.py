@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from deepseek_jax.compiling import under
 from deepseek_jax.config import MeshConfig
 from deepseek_jax.models import rope
 from deepseek_jax.models.attention.kinds import make_attention
@@ -24,7 +25,6 @@ from deepseek_jax.models.context import Context
 from deepseek_jax.models.tree import logical_axes, merge, split
 from deepseek_jax.parallel import rules
 from deepseek_jax.parallel.mesh import make_mesh
-from deepseek_jax.train.compiling import under
 from tests.sharding.curves import read
 
 BATCH, LENGTH = 4, 48  # 12 tokens on each of 4 devices: no multiple of a window, nor of an hca run

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from deepseek_jax.compiling import under
 from deepseek_jax.config import CheckpointConfig, Experiment, MeshConfig
 from deepseek_jax.parallel import pipeline
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.rules import batch_sharding
 from deepseek_jax.train.checkpoint import Checkpoints, Progress
-from deepseek_jax.train.compiling import under
 from tests.sharding import curves
 
 

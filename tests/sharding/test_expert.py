@@ -18,7 +18,7 @@ from deepseek_jax.models.tree import merge, split
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.rules import replicated
 from deepseek_jax.tasks.language_model import next_token_nll
-from deepseek_jax.train.compiling import under
+from deepseek_jax.compiling import under
 from flax import nnx
 from tests.sharding import curves
 import dataclasses
@@ -79,7 +79,7 @@ from deepseek_jax.models.moe.layer import MixtureOfExperts
 from deepseek_jax.models.tree import merge, split
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.rules import replicated
-from deepseek_jax.train.compiling import under
+from deepseek_jax.compiling import under
 from flax import nnx
 from tests.sharding import curves
 

@@ -9,11 +9,11 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 from rich.console import Console
 
+from deepseek_jax.compiling import under
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import presets, schedule
 from deepseek_jax.parallel import pipeline, rules
 from deepseek_jax.train import setup
-from deepseek_jax.train.compiling import under
 from tests.sharding.pipelined import MESHES, SCHEDULES
 from tests.train import tiny
 

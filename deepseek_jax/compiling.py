@@ -31,6 +31,29 @@ def compiler_options(mesh: Mesh) -> dict | None:
 
     A level that XLA_FLAGS names stays.
     """
-    platform = mesh.devices.flat[0].platform
+    return _options(mesh.devices.flat[0].platform)
+
+
+def _options(platform: str) -> dict | None:
     named = LEVEL in os.environ.get("XLA_FLAGS", "")
     return {LEVEL: 2} if platform == "cpu" and not named else None
+
+
+def jit(static_argnums: int | tuple[int, ...]) -> Callable:
+    """Decorates as `jax.jit`, with the options of the platform that jax computes on when the function is called.
+
+    Who asks for it sooner, when a file is imported, starts jax before flags and processes are as they are to be.
+    """
+
+    def decorate(function):
+        @functools.cache
+        def on(platform):
+            return jax.jit(function, static_argnums=static_argnums, compiler_options=_options(platform))
+
+        @functools.wraps(function)
+        def call(*args):
+            return on(jax.default_backend())(*args)
+
+        return call
+
+    return decorate

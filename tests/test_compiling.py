@@ -3,10 +3,11 @@
 import jax
 import numpy as np
 
+from deepseek_jax import compiling
+from deepseek_jax.compiling import LEVEL, compiler_options
 from deepseek_jax.config import MeshConfig
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.train import step
-from deepseek_jax.train.compiling import LEVEL, compiler_options
 from deepseek_jax.train.program import language_model_program
 from tests import quickly
 from tests.train import tiny, toy
@@ -18,6 +19,20 @@ def test_a_level_that_is_named_stays(monkeypatch):
     assert compiler_options(mesh) is None
     monkeypatch.delenv("XLA_FLAGS")
     assert compiler_options(mesh) == {LEVEL: 2}
+
+
+def test_a_function_is_compiled_for_the_platform_that_is_there_when_it_is_called(monkeypatch):
+    given, jit = [], jax.jit
+    monkeypatch.setattr(jax, "jit", lambda function, **how: given.append(how) or jit(function, **how))
+    monkeypatch.delenv("XLA_FLAGS")
+
+    @compiling.jit(static_argnums=1)
+    def repeated(x, times: int):
+        return x * times
+
+    assert not given, "asked before it was called"
+    assert [repeated(2, 3), repeated(2, 4)] == [6, 8]
+    assert given == [{"static_argnums": 1, "compiler_options": {LEVEL: 2}}]
 
 
 def test_steps_are_the_same_as_users_and_as_this_suite_compile_them(tmp_path, monkeypatch):
