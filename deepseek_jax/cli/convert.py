@@ -44,12 +44,13 @@ def run(args):
     source, target = Path(args.source), Path(args.target)
     _check(args, source)
     runtime.prepare()
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     from deepseek_jax.convert import beside
+    from deepseek_jax.train.progress import Bars
 
     columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    with Progress(*columns) as bars:
+    with Bars(*columns) as bars:
         bar, warnings = bars.add_task(f"{source} to {target}", total=None), []
         show = lambda done, total: bars.update(bar, completed=done, total=total)  # noqa: E731
         _convert(args, source, target, progress=show, say=warnings.append)

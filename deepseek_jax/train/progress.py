@@ -1,6 +1,8 @@
-"""What a person sees while a run goes on: one line that moves."""
+"""What a person sees while a run goes on: one line that moves; in a job's log, that line once a minute."""
 
 import contextlib
+import math
+import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
@@ -14,22 +16,42 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+LOG_SECONDS = 60.0
+
+
+class Bars(Progress):
+    """Bars that move on a terminal.  Elsewhere those that are not full are printed as they stand, once a minute."""
+
+    _printed = -math.inf
+
+    def update(self, *args, **changes):
+        super().update(*args, **changes)
+        if self.console.is_interactive or time.monotonic() - self._printed < LOG_SECONDS:
+            return
+        if under_way := [task for task in self.tasks if not task.finished]:
+            self._printed = time.monotonic()
+            self.console.print(self.make_tasks_table(under_way))
+
 
 @contextlib.contextmanager
 def preparing(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
     """A line for each stage of preparing: gives `report(stage, done, total)`; none when nothing is prepared."""
     columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console) as bar:
+    with Bars(*columns, console=console) as bar:
         tasks = {}
+
+        def finish():
+            for task in tasks.values():
+                bar.update(task, total=1, completed=1)
 
         def report(stage: str, done: int, total: int | None):
             if stage not in tasks:
+                finish()  # they follow each other
                 tasks[stage] = bar.add_task(stage, total=total)
             bar.update(tasks[stage], completed=done, total=total)
 
         yield report
-        for task in bar.tasks:
-            bar.update(task.id, total=1, completed=1)
+        finish()
 
 
 @contextlib.contextmanager
@@ -44,7 +66,7 @@ def training(console: Console, done: int, steps: int) -> Iterator[Callable[..., 
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, refresh_per_second=4) as bar:
+    with Bars(*columns, console=console, refresh_per_second=4) as bar:
         task = bar.add_task("compiling", total=steps, completed=done)
 
         def show(step: int, note: str | None = None):
