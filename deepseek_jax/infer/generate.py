@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from deepseek_jax import compiling
-from deepseek_jax.infer.prompts import NO_EOS, after_eos, before_eos, left_padded, round_up
+from deepseek_jax.infer.prompts import NO_EOS, after_eos, before_eos, left_padded, refuse_past, round_up
 from deepseek_jax.infer.sampling import GREEDY, Sampling, sample, token_keys
 from deepseek_jax.infer.stages import stages
 from deepseek_jax.models.cached import CachedDecoder, grown
@@ -50,7 +50,9 @@ def new_tokens(
     key = jax.random.key(seed)
     wanted, drawing = max_new_tokens, sampling.drawing()
     new = _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, drawing, graphdef, places)
-    return np.asarray(new)[:, :max_new_tokens]
+    new_BN = np.asarray(new)[:, :max_new_tokens]
+    refuse_past(new_BN, params["embedding"].shape[0])
+    return new_BN
 
 
 @compiling.jit(static_argnums=(8, 9))

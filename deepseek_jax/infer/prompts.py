@@ -55,6 +55,15 @@ def after_eos(tokens_BN: Int[Array, "B N"], eos: int) -> Int[Array, "B N"]:
     return jnp.where(jnp.cumsum(is_eos_BN, axis=1) > 0, eos, tokens_BN)
 
 
+def refuse_past(new_BN: np.ndarray, vocabulary: int):
+    """Of what `sampling.sample` says where scores are no numbers."""
+    if rows := int((new_BN >= vocabulary).any(axis=1).sum()):
+        raise UserError(
+            f"the model's scores are NaN behind {rows} of {len(new_BN)} prompts; look for NaN, infinity or very large "
+            "numbers in its parameters."
+        )
+
+
 def before_eos(tokens_BN: np.ndarray, eos: int) -> list[list[int]]:
     """Each row's tokens up to and without its first `eos`."""
     return [row[: row.index(eos)] if eos in row else row for row in tokens_BN.tolist()]

@@ -74,7 +74,7 @@ def token_keys(key: Key[Array, ""], steps_BS: Int[Array, "B S"]) -> Key[Array, "
 
 
 def sample(logits_BSV: Float[Array, "B S V"], keys_BS: Key[Array, "B S"], drawing: Drawing) -> Int[Array, "B S"]:
-    """One token a place."""
+    """One token a place; a number past the vocabulary where scores are no numbers."""
     if drawing.greedy:
         return best(logits_BSV)
     # The largest becomes 0, so that no temperature makes it infinite.
@@ -84,11 +84,39 @@ def sample(logits_BSV: Float[Array, "B S V"], keys_BS: Key[Array, "B S"], drawin
         logits_BSV = jnp.where(logits_BSV < least_BS1, -jnp.inf, logits_BSV)
     if drawing.nucleus:
         logits_BSV = nucleus(logits_BSV, drawing.top_p)
-    return jax.vmap(jax.vmap(jax.random.categorical))(keys_BS, logits_BSV)
+    return drawn(logits_BSV, keys_BS)
+
+
+def drawn(logits_BSV: Float[Array, "B S V"], keys_BS: Key[Array, "B S"]) -> Int[Array, "B S"]:
+    """Each token as often as its probability says: a block of some sqrt(V) tokens by its sum, then a token of it.
+
+    Two random numbers a draw.  One for each token (Gumbel's way) takes a CPU ten to twenty times as long.
+    """
+    V = logits_BSV.shape[-1]
+    N = math.isqrt(V - 1) + 1  # blocks, and tokens of each; the last ones are not full
+    shares_BSV = jnp.exp(logits_BSV - logits_BSV.max(axis=-1, keepdims=True))
+    shares_BSNN = jnp.pad(shares_BSV, ((0, 0), (0, 0), (0, N * N - V))).reshape(*keys_BS.shape, N, N)
+    points = jax.vmap(jax.vmap(lambda key: jax.random.uniform(key, (2, 1))))(keys_BS)
+    block_BS = _where_sums_pass(points[..., 0, :], shares_BSNN.sum(axis=-1))
+    shares_BSN = jnp.take_along_axis(shares_BSNN, block_BS[..., None, None], axis=-2)[..., 0, :]
+    return block_BS * N + _where_sums_pass(points[..., 1, :], shares_BSN)
+
+
+def _where_sums_pass(points: Float[Array, "... 1"], shares: Float[Array, "... N"]) -> Int[Array, "..."]:
+    """The first place up to which `shares` add up to more than this part of their sum; N where that is no number.
+
+    Never one whose share is 0, though sums that are not added up in turn may differ there by a rounding.
+    """
+    sums = jnp.where(shares > 0, jnp.cumsum(shares, axis=-1), 0)
+    passed = sums > points * sums.max(axis=-1, keepdims=True)
+    return jnp.where(passed, jnp.arange(shares.shape[-1]), shares.shape[-1]).min(axis=-1)
 
 
 def best(logits: Float[Array, "... V"]) -> Int[Array, "..."]:
-    """The first of the highest: `argmax` in two vectorised reductions, ten times faster than XLA's own on a CPU."""
+    """The first of the highest, V where one is no number.
+
+    This is `argmax` in two vectorised reductions, ten times faster than XLA's own on a CPU.
+    """
     top = logits.max(axis=-1, keepdims=True)
     places_V = jnp.arange(logits.shape[-1])
     return jnp.where(logits == top, places_V, logits.shape[-1]).min(axis=-1)

@@ -20,7 +20,7 @@ from jaxtyping import Array, Int
 
 from deepseek_jax import compiling
 from deepseek_jax.errors import UserError
-from deepseek_jax.infer.prompts import NO_EOS, after_eos, left_padded, round_up
+from deepseek_jax.infer.prompts import NO_EOS, after_eos, left_padded, refuse_past, round_up
 from deepseek_jax.infer.sampling import GREEDY, Drawing, Sampling, best, sample, token_keys
 from deepseek_jax.infer.stages import stages
 from deepseek_jax.models.cached import CachedDecoder, grown
@@ -67,7 +67,9 @@ def new_tokens(
     new, rounds, accepted = _new_tokens(
         params, buffers, tokens_BS, padding_B, key, eos, max_new_tokens, sampling.drawing(), graphdef, places
     )
-    return np.asarray(new)[:, :max_new_tokens], Acceptance(int(rounds), int(rounds) * k, int(accepted))
+    new_BN = np.asarray(new)[:, :max_new_tokens]
+    refuse_past(new_BN, params["embedding"].shape[0])
+    return new_BN, Acceptance(int(rounds), int(rounds) * k, int(accepted))
 
 
 @jax.tree_util.register_dataclass

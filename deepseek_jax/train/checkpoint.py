@@ -99,7 +99,7 @@ class Checkpoints:
         if step is None:
             return None
         for later in self._manager.all_steps():
-            if later > step:  # damaged, and in the way of a new one of the same step
+            if later > step:  # damaged: it would count among the newest few
                 self._manager.delete(later)
         found = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
         progress = Progress(**found["progress"])

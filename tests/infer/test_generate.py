@@ -7,7 +7,7 @@ import pytest
 from deepseek_jax.errors import UserError
 from deepseek_jax.infer import stages
 from deepseek_jax.infer.generate import generate, new_tokens
-from deepseek_jax.infer.sampling import Sampling
+from deepseek_jax.infer.sampling import GREEDY, Sampling
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.tree import merge
@@ -54,6 +54,14 @@ def test_a_text_ends_before_its_eos(model):
         assert tokens == (whole[: whole.index(eos)] if eos in whole else whole)
     ended = new_tokens(model, PROMPTS, 12, eos=eos)[0].tolist()
     assert ended == free[0][: free[0].index(eos)] + [eos] * (12 - free[0].index(eos))
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(1.0)], ids=["greedy", "drawn"])
+def test_scores_that_are_no_numbers_are_refused(model, sampling):
+    graphdef, params, buffers = model
+    damaged = params | {"embedding": params["embedding"].at[9].set(jnp.nan)}  # what the second prompt says
+    with pytest.raises(UserError, match="scores are NaN behind 1 of 3 prompts; look for NaN"):
+        new_tokens((graphdef, damaged, buffers), PROMPTS, 1, sampling=sampling)
 
 
 def test_caches_that_grow_change_nothing(model, monkeypatch):

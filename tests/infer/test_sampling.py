@@ -56,6 +56,38 @@ def test_temperature_one_draws_from_the_model():
     np.testing.assert_allclose(frequencies(Sampling(1.0)), PROBABILITIES, atol=0.03)
 
 
+def test_draws_from_many_tokens():
+    """1,000 in blocks of 32, the last one short, every seventh out; chi-squared of 999 degrees."""
+    logits = np.random.default_rng(0).normal(0, 1, 1000).astype(np.float32)
+    logits[::7] = -np.inf
+    count = 200_000
+    keys = token_keys(jax.random.key(1), jnp.arange(count)[None])
+    draw = jax.jit(lambda keys: sample(jnp.broadcast_to(logits, (*keys.shape, 1000)), keys, Sampling(1.0).drawing()))
+    found = np.zeros(1000)
+    for part in jnp.split(keys, 20, axis=1):
+        found += np.bincount(np.asarray(draw(part)).reshape(-1), minlength=1000)
+    expected = np.exp(logits.astype(np.float64))
+    expected *= count / expected.sum()
+    assert not found[::7].any()
+    left = expected > 0
+    assert ((found - expected)[left] ** 2 / expected[left]).sum() < 1000 + 5 * math.sqrt(2 * 1000)
+
+
+@pytest.mark.parametrize("vocabulary", [1, 2, 3, 4, 5, 9, 10, 17])
+def test_small_vocabularies_are_drawn_whole(vocabulary):
+    keys = token_keys(jax.random.key(0), jnp.arange(1000)[None])
+    tokens = sample(jnp.zeros((1, 1000, vocabulary)), keys, Sampling(1.0).drawing())
+    assert np.unique(tokens).tolist() == list(range(vocabulary))
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(1.0), Sampling(0.5, top_k=2, top_p=0.9)])
+def test_scores_that_are_no_numbers_name_no_token(sampling):
+    keys = token_keys(jax.random.key(0), jnp.arange(3)[None])
+    logits = jnp.broadcast_to(LOGITS, (1, 3, 4)).at[0, 1, 2].set(jnp.nan)
+    tokens = np.asarray(sample(logits, keys, sampling.drawing()))[0]
+    assert tokens[1] >= 4 and (tokens[[0, 2]] < 4).all()
+
+
 def test_temperature_sharpens():
     np.testing.assert_allclose(frequencies(Sampling(0.5)), PROBABILITIES**2 / (PROBABILITIES**2).sum(), atol=0.03)
 

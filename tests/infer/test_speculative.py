@@ -51,6 +51,13 @@ def test_each_row_ends_with_its_eos(model):
     assert (tokens[0, 6:] == eos).all() and (tokens != free).any()
 
 
+def test_scores_that_are_no_numbers_are_refused(model):
+    graphdef, params, buffers = model
+    damaged = params | {"embedding": params["embedding"].at[4].set(jnp.nan)}  # what the second prompt says
+    with pytest.raises(UserError, match="scores are NaN behind 1 of 2 prompts"):
+        speculative.new_tokens((graphdef, damaged, buffers), [[5], [4]], 1)
+
+
 def test_caches_that_grow_lose_nothing(model, monkeypatch):
     """Nor does the last of them end too soon for rows that others are ahead of; most prompts have no padding."""
     drawn = {"sampling": Sampling(0.3), "seed": 8}

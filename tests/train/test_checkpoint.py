@@ -115,6 +115,15 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(opened, said, tm
     assert checkpoint.newest_intact(tmp_path / "checkpoints") == 2
 
 
+def test_a_damaged_checkpoint_is_none_of_the_newest_few(opened, tmp_path):
+    save(opened, 1, 3)
+    flip_a_bit(tmp_path / "checkpoints" / "3")
+    with opened(keep=1) as checkpoints:
+        checkpoints.restore(abstract())
+        checkpoints.save(state(2), Progress(2))
+    assert steps(tmp_path) == [2]
+
+
 def test_a_half_written_checkpoint_is_no_checkpoint(opened, said, tmp_path):
     save(opened, 1)
     directory = tmp_path / "checkpoints"
