@@ -142,6 +142,13 @@ def test_when_all_are_damaged_the_run_does_not_start_over_in_silence(opened, tmp
         checkpoints.restore(abstract())
 
 
+def test_a_run_does_not_go_on_from_a_model_alone(opened):
+    with opened() as checkpoints:
+        checkpoints.save(state(1), Progress(1, model_only=True))
+    with opened() as checkpoints, pytest.raises(UserError, match=r"begin another run from it, with start\.checkpoint="):
+        checkpoints.restore(abstract())
+
+
 def test_parameters_alone_can_be_read(opened, tmp_path):
     save(opened, 1)
     step, part = checkpoint.read(tmp_path, {"params": abstract()["params"]})
