@@ -7,7 +7,7 @@ name; any other is passed over for the one before.
 import dataclasses
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import orbax.checkpoint as ocp
@@ -166,7 +166,7 @@ def newest_intact(directory: Path, say: Callable[[str], None] = LOG.warning, bel
     steps = sorted(_steps(directory), reverse=True) if processes.leads() else []
     for place in range(count := processes.of_leader(len(steps))):
         step = processes.of_leader(steps[place] if steps else 0)
-        damage = integrity.damage(directory / str(step), below)
+        damage = integrity.damage(_place(directory, step), below)
         if damage is None:
             return step
         if processes.leads():
@@ -178,13 +178,20 @@ def newest_intact(directory: Path, say: Callable[[str], None] = LOG.warning, bel
     return None
 
 
-def _steps(directory: Path) -> Iterator[int]:
-    return (int(path.name) for path in directory.glob("*") if path.name.isdigit())
+def _steps(directory: Path) -> set[int]:
+    names = (path.name.removesuffix(ASIDE) for path in directory.glob("*"))
+    return {int(name) for name in names if name.isdigit()}
+
+
+def _place(directory: Path, step: int) -> Path:
+    """Where its checkpoint lies: still aside where a run was killed while it replaced it."""
+    there, aside = directory / str(step), directory / f"{step}{ASIDE}"
+    return aside if aside.exists() and not there.exists() else there
 
 
 def are_in(workdir: Path) -> bool:
     """Whether the run directory has a checkpoint, intact or not."""
-    return next(_steps(Path(workdir) / DIRECTORY), None) is not None
+    return bool(_steps(Path(workdir) / DIRECTORY))
 
 
 def read(workdir: Path, abstract: dict, step: int | None = None) -> tuple[int, dict]:
@@ -198,7 +205,7 @@ def read(workdir: Path, abstract: dict, step: int | None = None) -> tuple[int, d
     elif (step := newest_intact(directory)) is None:
         raise UserError(f"{workdir} has no checkpoint yet; train it first.")
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return step, checkpointer.restore(directory / str(step) / "state", args=_into(abstract, partial=True))
+        return step, checkpointer.restore(_place(directory, step) / "state", args=_into(abstract, partial=True))
 
 
 def _check(directory: Path, step: int):
@@ -206,7 +213,7 @@ def _check(directory: Path, step: int):
     if step not in (there := sorted(_steps(directory))):
         known = ", ".join(map(str, there)) or "none"
         raise UserError(f"{directory.parent} has no checkpoint of step {step}; it has {known}.")
-    if damage := integrity.damage(directory / str(step)):
+    if damage := integrity.damage(_place(directory, step)):
         raise UserError(f"checkpoint {step} of {directory.parent} is damaged: {damage}.")
 
 
@@ -220,4 +227,4 @@ def best_step(workdir: Path) -> int | None:
     if newest is None:
         return None
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-        return Progress(**checkpointer.restore(directory / str(newest) / "progress")).best_step or None
+        return Progress(**checkpointer.restore(_place(directory, newest) / "progress")).best_step or None

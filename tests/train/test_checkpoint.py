@@ -103,6 +103,21 @@ def test_a_step_that_is_saved_again_is_replaced(opened, tmp_path):
         assert checkpoints.restore(abstract())[1].waited == 3
 
 
+def test_a_checkpoint_whose_replacement_never_came_is_there(opened, tmp_path):
+    """The run was killed in between; who only reads finds it too."""
+    save(opened, 3)
+    directory = tmp_path / "checkpoints"
+    (directory / "3").rename(directory / f"3{checkpoint.ASIDE}")
+    shutil.copytree(directory / f"3{checkpoint.ASIDE}" / "progress", directory / "3.orbax-checkpoint-tmp" / "progress")
+    assert checkpoint.are_in(tmp_path)
+    for step in (None, 3):
+        assert checkpoint.read(tmp_path, {"step": abstract()["step"]}, step)[0] == 3
+    assert checkpoint.best_step(tmp_path) == 7
+    with opened() as checkpoints:
+        assert checkpoints.restore(abstract())[1].step == 3
+    assert steps(tmp_path) == [3]
+
+
 @pytest.mark.parametrize("harm", [flip_a_bit, cut_short, lose_a_file, never_sealed])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(opened, said, tmp_path, harm):
     save(opened, 1, 2)
