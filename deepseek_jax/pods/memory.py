@@ -15,6 +15,7 @@ from jax.sharding import AbstractMesh
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.depth import stack_of
 from deepseek_jax.models.schedule import LayerKind, layer_kinds, pipelined
+from deepseek_jax.parallel.expert import rows_a_device
 from deepseek_jax.parallel.pipeline import Schedule
 from deepseek_jax.parallel.plan import Placement, everywhere, placements
 from deepseek_jax.parallel.rules import PIPELINED, RULES, axis_size
@@ -95,7 +96,7 @@ def _activations(abstract: Abstract, mesh: AbstractMesh) -> int:
     shared = axis_size(mesh, RULES["batch"])
     tokens = -(-sequences // shared) * -(-length // axis_size(mesh, RULES["sequence"]))
     size, split = BYTES[train.dtype], mesh.shape["tensor"]
-    room = max(abstract.experiment.router.capacity_factor, 1.0) if mesh.shape["expert"] > 1 else 1.0
+    room = _room(config, tokens, mesh.shape["expert"], abstract.experiment.router.capacity_factor)
     widths = [_width(config, kind, split, room) for kind in layer_kinds(config)]
     streams = (config.hc_mult or 1) * config.hidden_size
     kept = [{"full": 0, "dots": width // 2, "none": width}[train.remat] + streams for width in widths]
@@ -109,6 +110,15 @@ def _activations(abstract: Abstract, mesh: AbstractMesh) -> int:
     working = tokens * size * 2 * max(widths)
     changed = _changed(changed, mesh, train.remat)
     return size * numbers + copies + working + _gathered(tensors, mesh, size) + logits + head + changed
+
+
+def _room(config: ModelConfig, tokens: int, devices: int, capacity_factor: float) -> float:
+    """Rows of a device's buffer for routed tokens, by those that fill it where all experts are asked alike."""
+    if devices == 1 or not config.n_routed_experts:
+        return 1.0
+    chosen = config.num_experts_per_tok
+    rows, _ = rows_a_device(tokens, chosen, config.n_routed_experts // devices, devices, capacity_factor)
+    return devices * rows / (tokens * chosen)
 
 
 def _model(abstract: Abstract, mesh: AbstractMesh) -> tuple[list[Placement], list[Placement]]:

@@ -77,6 +77,15 @@ def test_a_pipeline_stores_parts_of_all_layers_and_keeps_what_every_turn_leaves(
     assert gib(many, r"activations \(estimate\)") < gib(few, r"activations \(estimate\)")
 
 
+def test_without_a_capacity_factor_there_is_room_for_the_worst_case(deepseek_jax):
+    """A token may choose both of a device's experts: two rows there, four times the half of an even load."""
+    words = *TINY, "--mesh", "data=1,expert=8", "--config.train.remat=none", "--config.router.capacity_factor"
+    even, worst, without, beyond = (
+        gib(deepseek_jax(*words, factor)[1], r"activations \(estimate\)") for factor in ("1", "3.9", "0", "100")
+    )
+    assert even < worst <= without == beyond
+
+
 def test_what_is_not_trained_lies_there_too(deepseek_jax):
     """Adapters beside a frozen model whose masks go on pruning: the model and a byte a mask, and weights made anew."""
     whole = deepseek_jax(*TINY)[1]
