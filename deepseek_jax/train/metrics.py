@@ -117,11 +117,16 @@ class Clock:
     milliseconds, and what follows would look the faster for it.
     """
 
-    def __init__(self, unit: str, since: float):
-        """`since` the first step began to wait for its data, on time.perf_counter()."""
-        self._unit, self._since = unit, since
+    def __init__(self, unit: str):
+        self._unit, self._since = unit, 0.0
         self._steps: list[Taken] = []
         self._new = 0
+
+    def start(self, now: float):
+        """The next step begins to wait for its data; what was done since the end of the last one counts for none."""
+        away = now - (self._steps[-1].ended if self._steps else self._since)
+        self._since += away
+        self._steps = [step._replace(ended=step.ended + away) for step in self._steps]
 
     def step(self, taken: Taken):
         self._steps.append(taken)

@@ -56,7 +56,8 @@ class Recorder:
         self._experiment, self._task, self._write, self._show = experiment, task, write, show
         self._goodput, self._skipped = goodput, skipped
         self._queue: collections.deque[tuple[Started, float]] = collections.deque()  # and its overhead, in seconds
-        self._clock: Clock | None = None  # starts after a step that compiles, such as the first
+        self._clock = Clock(task.shown.unit)
+        self._compiles = True  # the step that is finished next: nothing of it counts
         self._worked = time.thread_time()
         self.last_row: dict = {}
         self._load: dict = {}
@@ -78,7 +79,7 @@ class Recorder:
 
     def resume(self):
         self._worked = time.thread_time()
-        if self._clock is not None:
+        if not self._compiles:
             self._start_clock(time.perf_counter())
 
     def last_load(self) -> dict:
@@ -86,9 +87,9 @@ class Recorder:
         return jax.device_get(self._load)
 
     def restart(self):
-        """The step that follows compiles, as the first did: the clock starts after it, and nothing of it counts."""
+        """The step that follows compiles, as the first did."""
         self.pause()
-        self._clock = None
+        self._compiles = True
 
     def close(self):
         """Lets go of the thread, whatever is under way."""
@@ -99,7 +100,8 @@ class Recorder:
         self._load = step.measured.get("router/load", {})
         skipped = int(step.measured["skipped"])
         failed, self._skipped = skipped > self._skipped, skipped
-        if self._clock is None:
+        if self._compiles:
+            self._compiles = False
             self._start_clock(ended)
         else:
             units = self._task.size(step.batch)
@@ -113,7 +115,7 @@ class Recorder:
         self._show(step.number)
 
     def _start_clock(self, now: float):
-        self._clock = Clock(self._task.shown.unit, now)
+        self._clock.start(now)
         self._goodput.start()
 
     def _record(self, step: Started):

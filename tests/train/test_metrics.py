@@ -55,8 +55,14 @@ def taken(ended):
     return metrics.Taken(ended, units=100, data_wait=0.1, dispatch=0.002, overhead=0.003)
 
 
+def started(now):
+    clock = metrics.Clock("tokens")
+    clock.start(now)
+    return clock
+
+
 def test_clock_gives_means_a_step():
-    clock = metrics.Clock("tokens", since=10.0)
+    clock = started(10.0)
     for ended in (10.5, 11.0, 11.1, 12.0):
         clock.step(taken(ended))
     assert clock.lap() == pytest.approx(
@@ -73,8 +79,20 @@ def test_clock_gives_means_a_step():
     assert clock.lap()["step_seconds"] == 0.25
 
 
+def test_a_pause_is_left_out_of_a_lap_and_what_was_before_it_is_not():
+    clock = started(0.0)
+    for ended in (1.0, 2.0, 3.0):
+        clock.step(taken(ended))
+    clock.start(10.0)
+    clock.step(taken(10.2))
+    assert clock.lap()["step_seconds"] == pytest.approx((3 + 0.2) / 4)
+    clock.start(20.0)
+    clock.step(taken(20.04))  # too short a lap: the step before the pause comes along
+    assert clock.lap()["step_seconds"] == pytest.approx((0.2 + 0.04) / 2)
+
+
 def test_a_lap_too_short_to_tell_takes_earlier_steps_along():
-    clock = metrics.Clock("tokens", since=0.0)
+    clock = started(0.0)
     seconds = []
     for ended in (0.06, 0.119, 0.12, 0.18, 0.48):  # the second was seen late
         clock.step(taken(ended))
