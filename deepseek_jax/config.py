@@ -120,6 +120,11 @@ class OptimizerConfig:
                 raise UserError(f"optimizer.{name} is 1, a moment that never moves; make it less.")
         if self.nesterov and self.name in ("adagrad", "lion"):
             raise UserError(f"optimizer.nesterov is set, for which {self.name} has no use; leave it out.")
+        if self.name == "adam" and self.weight_decay:
+            raise UserError(
+                f"optimizer.weight_decay is {self.weight_decay}, and adam has none that is apart from the gradient; "
+                "choose optimizer.name=adamw or set optimizer.weight_decay=0."
+            )
         for group in self.groups:
             parameter_group(group)
         if self.moment_dtype == "bfloat16":
@@ -209,9 +214,14 @@ class TrainConfig:
                 f"train.ramp_start is {self.ramp_start}; it grows by whole microbatches, so set train.microbatch_size "
                 "to at most that, and train.batch_size to at least that."
             )
-        if self.ramp_start and not self.ramp_fraction:
+        if self.ramp_fraction and not self.ramp_start:
             raise UserError(
-                f"train.ramp_start is {self.ramp_start} and train.ramp_fraction 0: give the ramp its share."
+                f"train.ramp_fraction is {self.ramp_fraction} and train.ramp_start 0: say what the ramp begins with."
+            )
+        if self.ramp_start and not round(self.ramp_fraction * self.steps):
+            raise UserError(
+                f"train.ramp_start is {self.ramp_start}, and train.ramp_fraction={self.ramp_fraction} of "
+                f"{self.steps} steps is no step: give the ramp its share."
             )
         for name in ("batch_size", "ramp_start"):
             if self.microbatch_size and getattr(self, name) % self.microbatch_size:
@@ -231,7 +241,8 @@ class EvalConfig:
     sample_tokens: int = 96
 
     def __post_init__(self):
-        at_least("eval", self, 0, "every", "batch_size", "batches", "final_batches", "samples", "sample_tokens")
+        at_least("eval", self, 0, "every", "batch_size", "batches", "final_batches", "samples")
+        at_least("eval", self, 1, "sample_tokens")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,7 +48,8 @@ def load(path: str) -> ConfigDict:
         config = module.get_config()
     given = fields.flatten(config.to_dict()) if isinstance(config, ConfigDict) else {}
     family = given.get("family", "language_model")
-    if missing := fields.leaf_types(family if family in FAMILIES else "language_model").keys() - given:
+    fields.check_family(family, str(path))
+    if missing := fields.leaf_types(family).keys() - given:
         raise UserError(
             f"get_config() of {path} must change and return deepseek_jax.config.default_config(); "
             f"what it returns lacks {min(missing)}."
@@ -67,6 +68,8 @@ def override(config: ConfigDict, overrides: Mapping[str, object], origin: str):
                 raise UserError(f"{key} is a section of {origin}; set one of its keys, such as {inside[0]}.")
             raise UserError(f"{origin} has no key {key}{fields.nearest(key, family)}")
         section, _, name = key.rpartition(".")
+        if not section:
+            raise UserError(f"{key} is {family} in {origin}, which decides what can be set; give a config of another.")
         node = config
         for part in section.split("."):
             node = node[part]

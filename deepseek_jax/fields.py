@@ -103,12 +103,16 @@ def build(values: Mapping, origin: str) -> Experiment:
     Raises UserError naming `origin` (a file) for an unknown key, and naming the key for a value that does not fit.
     """
     family = values.get("family", "language_model")
-    if family not in FAMILIES:
-        raise UserError(f"{origin} is of the family {family!r}; choose one of {', '.join(FAMILIES)}.")
+    check_family(family, origin)
     for key in flatten(values):
         if key not in leaf_types(family):
             raise UserError(f"{origin} sets an unknown key, {key}{nearest(key, family)}")
     return build_section(FAMILIES[family], values, "")
+
+
+def check_family(family: object, origin: str):
+    if family not in FAMILIES:
+        raise UserError(f"{origin} is of the family {family!r}; choose one of {', '.join(FAMILIES)}.")
 
 
 def checked(experiment: Experiment) -> Experiment:

@@ -6,11 +6,20 @@ from pathlib import Path
 
 
 def write_text(path: Path, text: str):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    _write(path, text.encode())
 
 
 def write_json(path: Path, content: dict):
     write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def copy(source: Path, target: Path):
+    """They may be one file."""
+    _write(target, source.read_bytes())
+
+
+def _write(path: Path, content: bytes):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial.write_bytes(content)
+    partial.replace(path)

@@ -17,6 +17,7 @@ NAMES = {  # of the scores of each kind of answer
     "boxes": ("map50", "map"),
 }
 HIGHER = ("accuracy", "macro_f1", "r2", "map50", "map")  # is better
+LOWER = ("loss", "bits_per_byte", "calibration_error", "mse", "mae")
 SIDE = 1000.0  # pixels of a side of the pictures that COCO is told of
 
 

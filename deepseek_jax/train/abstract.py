@@ -11,6 +11,7 @@ import optax
 
 from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
+from deepseek_jax.train import groups
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import Program, language_model_program
 from deepseek_jax.train.schedules import microbatch_size
@@ -39,6 +40,7 @@ def describe(experiment: Experiment) -> Abstract:
     optimizer = make_optimizer(experiment.optimizer, experiment.train.steps, program.axes)
     ema = experiment.train.ema_decay > 0
     state = jax.eval_shape(lambda: initial_state(program, *program.make_parameters(), optimizer, ema))
+    groups.check(experiment.optimizer.groups, state["params"])
     microbatch = microbatch_size(experiment.train)
     shape = experiment.train.batch_size // microbatch, microbatch, experiment.data.sequence_length
     fields = (*FIELDS, "answers") if experiment.data.chat else FIELDS

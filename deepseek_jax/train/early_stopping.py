@@ -5,7 +5,7 @@ import math
 
 from deepseek_jax.config import StoppingConfig
 from deepseek_jax.errors import UserError
-from deepseek_jax.tasks.scores import HIGHER
+from deepseek_jax.tasks.scores import HIGHER, LOWER
 from deepseek_jax.train.checkpoint import Progress
 
 
@@ -14,8 +14,12 @@ def check(config: StoppingConfig, measured: tuple[str, ...]):
     if measured and config.metric not in measured:
         known = ", ".join(measured)
         raise UserError(f"stopping.metric is {config.metric!r}, which no evaluation measures; choose one of {known}.")
-    if config.metric.rpartition("/")[2] in HIGHER and not config.highest:
-        raise UserError(f"stopping.metric is {config.metric!r}, of which more is better; set stopping.highest=true.")
+    name = config.metric.removeprefix("val/").partition("/")[0]
+    if name in (LOWER if config.highest else HIGHER):
+        better, answer = ("less", "false") if config.highest else ("more", "true")
+        raise UserError(
+            f"stopping.metric is {config.metric!r}, of which {better} is better; set stopping.highest={answer}."
+        )
     if config.patience and not measured:
         raise UserError(f"stopping.patience is {config.patience}, but nothing is held out to stop by; make it 0.")
 

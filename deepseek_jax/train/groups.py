@@ -7,19 +7,23 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.models.tree import path_of
 
 
-def factors(groups: tuple[str, ...], kind: str, params):
-    """A tree like `params` of what the learning rate ("lr") or weight decay ("decay") of each is multiplied by.
-
-    A group's pattern is a regular expression, searched in the path "layers/1-3/attention/out"; of several that are
-    found the last one with such a factor counts.  Raises UserError for a pattern that no path has.
-    """
-    parsed = [parameter_group(group) for group in groups]
+def check(groups: tuple[str, ...], params):
+    """UserError for a pattern that no path has."""
     paths = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    for pattern, _ in parsed:
+    for pattern, _ in map(parameter_group, groups):
         if not any(pattern.search(path) for path in paths):
             raise UserError(
                 f"optimizer.groups: no parameter's path has {pattern.pattern!r}; there are {paths[0]}, {paths[-1]}."
             )
+
+
+def factors(groups: tuple[str, ...], kind: str, params):
+    """A tree like `params` of what the learning rate ("lr") or weight decay ("decay") of each is multiplied by.
+
+    A group's pattern is a regular expression, searched in the path "layers/1-3/attention/out"; of several that are
+    found the last one with such a factor counts.
+    """
+    parsed = [parameter_group(group) for group in groups]
 
     def of(path, _):
         found = [given[kind] for pattern, given in parsed if kind in given and pattern.search(path_of(path))]

@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 
+from deepseek_jax import whole_files
 from deepseek_jax.data.sets.dataset import Dataset
 from deepseek_jax.data.sets.scaling import Scaling
 from deepseek_jax.data.tokenizer import TOKENIZER
@@ -59,15 +59,15 @@ def write(dataset: Dataset, model: HybridConfig, workdir: Path):
     """Also the tokenizer of texts, as tokenizer.json."""
     about = {name: getattr(dataset, name) for name in ("names", "class_names", "target_names", "season")}
     about |= {"scaling": dataclasses.asdict(dataset.scaling), "model": dataclasses.asdict(model)}
-    (workdir / FILE).write_text(json.dumps(about, indent=2) + "\n")
+    whole_files.write_json(workdir / FILE, about)
     if dataset.tokenizer:
-        shutil.copyfile(dataset.tokenizer.path, workdir / TOKENIZER)
+        whole_files.copy(dataset.tokenizer.path, workdir / TOKENIZER)
 
 
 def replace_model(workdir: Path, model: HybridConfig):
     """Gives the network of a run directory other sizes."""
     about = json.loads((workdir / FILE).read_text()) | {"model": dataclasses.asdict(model)}
-    (workdir / FILE).write_text(json.dumps(about, indent=2) + "\n")
+    whole_files.write_json(workdir / FILE, about)
 
 
 def read(workdir: Path) -> KnownSet:

@@ -1,12 +1,12 @@
 """The language models as the loop sees them."""
 
 import itertools
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
+from deepseek_jax import whole_files
 from deepseek_jax.config import Experiment
 from deepseek_jax.data import baseline
 from deepseek_jax.data.corpora import CORPORA
@@ -70,7 +70,7 @@ class LanguageModelTask:
         return found
 
     def keep_beside(self, workdir: Path):
-        shutil.copyfile(self.corpus.tokenizer.path, workdir / TOKENIZER)  # what it was trained with
+        whole_files.copy(self.corpus.tokenizer.path, workdir / TOKENIZER)  # what it was trained with
 
     def results(self, state: State, workdir: Path, score: Callable, held_out: Iterable[Batch]) -> list[str]:
         return write_samples(self, state, workdir)

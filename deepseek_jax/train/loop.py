@@ -69,6 +69,7 @@ def train(
     setup = prepare(experiment, console)
     early_stopping.check(experiment.stopping, tuple(f"val/{name}" for name in setup.task.measured("val")))
     check_room(setup.abstract)
+    batches = setup.train_batches()
     record.claim(workdir, experiment, write=False)
     fresh = not processes.of_leader(are_in(workdir))
     state = first_state(setup, console.print) if fresh else None  # what cannot be begun with claims nothing
@@ -88,7 +89,7 @@ def train(
             )
             last = experiment.train.steps if until is None else min(until, experiment.train.steps)
             if not done.stopped and (done.step < last or done.owes_evaluation):
-                state, done = _take_steps(run, state, done, checkpoints)
+                state, done = _take_steps(run, state, done, batches, checkpoints)
         finished = done.stopped or (done.step == experiment.train.steps and not done.owes_evaluation)
         if finished and not summary.is_scored(workdir):
             with console.status("scoring all that is held out"):
@@ -102,11 +103,12 @@ def train(
     return summary.final_scores(workdir, shown)
 
 
-def _take_steps(run: Run, state: State, done: Progress, checkpoints: Checkpoints) -> tuple[State, Progress]:
+def _take_steps(
+    run: Run, state: State, done: Progress, batches: TrainBatches, checkpoints: Checkpoints
+) -> tuple[State, Progress]:
     """All the steps that are left, or those until SIGTERM or Ctrl-C; what was done is saved."""
     setup, console, experiment = run.setup, run.console, run.setup.experiment
     steps, begun = experiment.train.steps, done.step
-    batches = setup.train_batches()
     if done.data:
         batches.restore(done.data)
 

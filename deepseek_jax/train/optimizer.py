@@ -6,7 +6,6 @@ import optax
 from optax import contrib
 
 from deepseek_jax.config import OptimizerConfig
-from deepseek_jax.errors import UserError
 from deepseek_jax.models.tree import is_vector
 from deepseek_jax.train import schedules
 from deepseek_jax.train.by_depth import by_depth
@@ -39,11 +38,6 @@ def make_optimizer(
     Weight decay is decoupled from the gradient (arXiv:1711.05101) and scaled by the learning rate, as PyTorch does it.
     `update` takes the step's loss as `value`, which the schedule "plateau" goes by.
     """
-    if config.name == "adam" and config.weight_decay:
-        raise UserError(
-            f"optimizer.weight_decay is {config.weight_decay}, and adam has none that is apart from the gradient; "
-            "choose optimizer.name=adamw or set optimizer.weight_decay=0."
-        )
     of_clipped = (
         remembered_in(config.moment_dtype, _direction(config, axes)),
         _decayed(config),

@@ -15,7 +15,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.shares import Share
-from deepseek_jax.train import progress
+from deepseek_jax.train import groups, progress
 from deepseek_jax.train.language_model import LanguageModelTask
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import Program
@@ -82,4 +82,5 @@ def prepare(experiment: Experiment, console: Console) -> Setup:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     optimizer = make_optimizer(experiment.optimizer, experiment.train.steps, task.program.axes)
     abstract = abstract_state(task.program, optimizer, mesh, ema=experiment.train.ema_decay > 0)
+    groups.check(experiment.optimizer.groups, abstract["params"])
     return Setup(experiment, mesh, task, optimizer, abstract)

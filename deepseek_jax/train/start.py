@@ -42,14 +42,18 @@ def first_state(setup: Setup, say: Callable[[str], None]) -> State:
 def _fitted(setup: Setup, found: Found) -> tuple[dict, dict]:
     """(params, buffers) of the run's model: the checkpoint's, or new where start.fresh is found in the path."""
     own, mesh, fresh = setup.program.model or setup.program, setup.mesh, setup.experiment.start.fresh
-    make, is_fresh = own.make_parameters, lambda path: bool(fresh and re.search(fresh, path.partition("/")[2]))
+    make, asked = own.make_parameters, lambda path: bool(fresh and re.search(fresh, path.partition("/")[2]))
     # Paths begin with 0 for parameters and 1 for buffers.
     shapes, theirs = jax.eval_shape(make), tree.by_path((found.params, found.buffers))
     ours = tree.by_path(shapes)
-    if found.config is None:  # a part of a network: what it does not hold is new, what it holds beyond is left
-        is_fresh = lambda path: path not in ours.keys() & theirs.keys()  # noqa: E731
-    elif fresh and not any(map(is_fresh, ours | theirs)):
-        raise UserError(f"start.fresh is {fresh!r}, which is found in no parameter's path; see `deepseek-jax inspect`.")
+    # Of a part of a network: what it does not hold is new, what it holds beyond is left.
+    told = ours.keys() & theirs.keys() if found.config is None else ours.keys() | theirs.keys()
+    is_fresh = lambda path: asked(path) or path not in told  # noqa: E731
+    if fresh and not any(map(asked, ours | theirs)):
+        paths = [path.partition("/")[2] for path in ours]
+        raise UserError(
+            f"start.fresh is {fresh!r}, which is found in no parameter's path; there are {paths[0]}, {paths[-1]}."
+        )
     for path in ours | theirs:
         if not is_fresh(path):
             _check(setup, found, path, ours.get(path), theirs.get(path))

@@ -12,7 +12,7 @@ from deepseek_jax.compress.config import PruneConfig
 from deepseek_jax.config import Experiment, OptimizerConfig, ScheduleConfig, StoppingConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.tasks.scores import NAMES
-from deepseek_jax.train import integrity, plots, restore
+from deepseek_jax.train import early_stopping, integrity, plots, restore
 from deepseek_jax.train.checkpoint import Checkpoints, Progress
 from deepseek_jax.train.early_stopping import check, judge
 from deepseek_jax.train.loop import train
@@ -67,8 +67,11 @@ def test_a_metric_that_is_not_measured_is_named():
 def test_a_score_of_which_more_is_better_is_not_stopped_by_at_its_worst():
     measured = tuple(f"val/{name}" for kind in NAMES.values() for name in kind)
     lower = {"val/calibration_error", "val/mse", "val/mae"}
-    for metric in lower:
-        check(StoppingConfig(metric), measured)
+    for metric in lower | {"val/loss", "val/bits_per_byte/prose"}:
+        there = (*measured, metric)
+        check(StoppingConfig(metric), there)
+        with pytest.raises(UserError, match=f"'{metric}', of which less is better; set stopping.highest=false"):
+            check(StoppingConfig(metric, highest=True), there)
     for metric in set(measured) - lower:
         check(StoppingConfig(metric, highest=True), measured)
         with pytest.raises(UserError, match=f"'{metric}', of which more is better; set stopping.highest=true"):
@@ -148,8 +151,9 @@ def test_where_the_best_is_damaged_the_last_parameters_stay(tmp_path, monkeypatc
     assert restore.restore_model(tmp_path / "run").step == last
 
 
-def test_a_model_that_is_still_being_pruned_is_not_the_best(tmp_path):
+def test_a_model_that_is_still_being_pruned_is_not_the_best(tmp_path, monkeypatch):
     """A run that learns, stopped as if more loss were better: its first evaluation would be the best of all."""
+    monkeypatch.setattr(early_stopping, "check", lambda *_: None)
     given = getting_worse(tmp_path)
     experiment = dataclasses.replace(
         given,

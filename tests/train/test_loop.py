@@ -17,7 +17,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.train import loop, preemption
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.restore import restore_model
-from deepseek_jax.train.setup import prepare
+from deepseek_jax.train.setup import Setup, prepare
 from tests.train import tiny
 
 
@@ -184,11 +184,21 @@ def test_an_experiment_of_wrong_types_is_refused_before_anything_is_written(dire
     assert not (directory / "typed").exists()
 
 
-def test_what_cannot_be_begun_leaves_the_directory_to_another_experiment(directory):
+def test_what_cannot_be_begun_leaves_the_directory_to_another_experiment(directory, monkeypatch):
     config = tiny.experiment(directory, steps=6)
     missing = dataclasses.replace(config, start=StartConfig(checkpoint=str(directory / "nothing")))
     with pytest.raises(UserError, match="nothing"):
         train(missing, directory / "begun", quiet())
+
+    def unreadable(_):
+        raise UserError("nothing to read")
+
+    of_nothing = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, groups=("nosuch lr=0.1",)))
+    with pytest.raises(UserError, match="no parameter's path has 'nosuch'"):
+        train(of_nothing, directory / "begun", quiet())
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="nothing to read"):
+        patch.setattr(Setup, "train_batches", unreadable)
+        train(config, directory / "begun", quiet())
     assert not (directory / "begun" / "config.json").exists()
     train(config, directory / "begun", quiet())
     (directory / "begun" / "config.json").unlink()
