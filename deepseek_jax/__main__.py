@@ -48,9 +48,9 @@ def _full(error: Exception) -> str | None:
 def _no_room(error: RuntimeError) -> str:
     said = str(error).removeprefix("RESOURCE_EXHAUSTED: ").split("\n")[0].split(" [")[0].rstrip(".")
     return (
-        f"the device's memory is too small ({said}).  Training needs less with a smaller train.microbatch_size, with "
-        "train.remat set to dots or full, or over more devices; `generate` with fewer --max-new-tokens or prompts; "
-        "every verb with smaller batches or bfloat16."
+        f"the device's memory is too small ({said}).  Training needs less with a smaller train.microbatch_size, over "
+        "more devices, or, of a language model, with train.remat set to dots or full; `generate` with fewer "
+        "--max-new-tokens or prompts; every verb with smaller batches or bfloat16."
     )
 
 

@@ -214,10 +214,6 @@ class TrainConfig:
                 f"train.ramp_start is {self.ramp_start}; it grows by whole microbatches, so set train.microbatch_size "
                 "to at most that, and train.batch_size to at least that."
             )
-        if self.ramp_fraction and not self.ramp_start:
-            raise UserError(
-                f"train.ramp_fraction is {self.ramp_fraction} and train.ramp_start 0: say what the ramp begins with."
-            )
         if self.ramp_start and not round(self.ramp_fraction * self.steps):
             raise UserError(
                 f"train.ramp_start is {self.ramp_start}, and train.ramp_fraction={self.ramp_fraction} of "
@@ -373,6 +369,12 @@ class SupervisedExperiment:
 
     def __post_init__(self):
         _check_together(self)
+        for name in ("remat", "pipeline_microbatches", "pipeline_rounds"):
+            given, default = getattr(self.train, name), getattr(TrainConfig(), name)
+            if given != default:
+                raise UserError(
+                    f"train.{name} is {given}, for which the hybrid network has no use; leave it at {default}."
+                )
 
 
 FAMILIES = {"language_model": Experiment, "supervised": SupervisedExperiment}

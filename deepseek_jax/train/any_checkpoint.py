@@ -67,6 +67,8 @@ def read(
 
     A .pth file is EfficientNet-Lite0: the convolution of a hybrid network.
     """
+    if best and not (directory / checkpoint.DIRECTORY).is_dir():
+        raise UserError(f"{directory} is no run directory, of which start.best could mean an evaluation; leave it out.")
     if directory.suffix == ".pth":
         params, buffers = efficientnet.load(directory)
         at = rules.replicated(mesh_of(HybridConfig()))

@@ -13,7 +13,10 @@ from deepseek_jax.parallel.chips import chip_of
 
 
 def training_flops(config: ModelConfig, tokens: float, attention: float) -> float:
-    """Of a step over this many tokens, with `attention` the sum of their `attention_a_token`, forward and backward."""
+    """Of a step over this many tokens, with `attention` the sum of their `attention_a_token`, forward and backward.
+
+    As if all of the model were trained, also where a part of it is frozen.
+    """
     return 6 * (tokens * multiplied(config) + attention)
 
 

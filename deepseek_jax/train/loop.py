@@ -214,8 +214,11 @@ def _scores(
 def _score_finally(run: Run, state: State, done: Progress):
     """The row of the final scores, after the checkpoint that they are of: what fails here is made up for later."""
     experiment = run.setup.experiment
+    found = _final_scores(run, state) | _kept(experiment, done)
+    if not found:  # nothing is held out
+        return
     with Sinks(run.workdir, experiment.log, resumed_at=done.step) as sinks:
-        sinks.write({"step": done.step} | _final_scores(run, state) | _kept(experiment, done))
+        sinks.write({"step": done.step} | found)
 
 
 def _final_scores(run: Run, state: State) -> dict[str, float]:

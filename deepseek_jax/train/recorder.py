@@ -87,7 +87,7 @@ class Recorder:
         return jax.device_get(self._load)
 
     def restart(self):
-        """The step that follows has another batch and compiles, as the first did: no row's means are over both sizes."""
+        """The step that follows compiles, as the first did; its batch is larger, and no means are over both sizes."""
         self.pause()
         self._clock, self._compiles = Clock(self._task.shown.unit), True
 

@@ -36,8 +36,9 @@ def refusals(experiment: Experiment | SupervisedExperiment, mesh: Mesh | Abstrac
 
 
 def _check_records(mesh):
-    if mesh.shape["context"] > 1:
-        raise UserError(
-            f"mesh.context is {mesh.shape['context']}; it splits sequences of tokens, and the hybrid network's "
-            "records stay whole.  Use mesh.data, mesh.fsdp and mesh.tensor."
-        )
+    for axis, why in (
+        ("context", "it splits sequences of tokens, and the hybrid network's records stay whole"),
+        ("stage", "it splits the layers of a decoder, and the hybrid network has none that are alike"),
+    ):
+        if mesh.shape[axis] > 1:
+            raise UserError(f"mesh.{axis} is {mesh.shape[axis]}; {why}.  Use mesh.data, mesh.fsdp and mesh.tensor.")

@@ -1,6 +1,6 @@
 """The train state: one plain dict of arrays, made where it will live.
 
-step       [] int32   steps taken; also how much data was read
+step       [] int32   steps taken
 skipped    [] int32   steps whose update was dropped because it was not finite
 params     float32    nested dicts, as the model's tree gives them
 buffers               state without a gradient: routers' biases and batch norms' averages (float32), tables (int32)

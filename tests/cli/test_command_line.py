@@ -192,9 +192,9 @@ def test_overrides_are_told_from_options():
             RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 142GiB with allocator x. [a='']"),
             2,
             "deepseek-jax: the device's memory is too small (Out of memory while trying to allocate 142GiB with "
-            "allocator x).  Training needs less with a smaller train.microbatch_size, with train.remat set to dots or "
-            "full, or over more devices; `generate` with fewer --max-new-tokens or prompts; every verb with smaller "
-            "batches or bfloat16.\n",
+            "allocator x).  Training needs less with a smaller train.microbatch_size, over more devices, or, of a "
+            "language model, with train.remat set to dots or full; `generate` with fewer --max-new-tokens or prompts; "
+            "every verb with smaller batches or bfloat16.\n",
         ),
     ],
 )

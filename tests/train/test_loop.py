@@ -204,3 +204,16 @@ def test_what_cannot_be_begun_leaves_the_directory_to_another_experiment(directo
     (directory / "begun" / "config.json").unlink()
     with pytest.raises(UserError, match="has checkpoints but no config.json"):
         train(config, directory / "begun", quiet())
+
+
+def test_a_run_of_which_nothing_is_held_out_writes_no_row_of_scores(directory):
+    """Its tokenizer may lie in the run directory itself, and be given from there."""
+    config = tiny.experiment(directory, steps=8)
+    given = directory / "own" / "tokenizer.json"
+    given.parent.mkdir()
+    given.write_text(prepare(config, quiet()).task.corpus.tokenizer.path.read_text())
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, held_out=0.0, tokenizer=str(given)))
+    for _ in range(2):
+        train(config, given.parent, quiet())
+        rows = (given.parent / "metrics.jsonl").read_text().splitlines()
+        assert not [row for row in rows if json.loads(row).keys() == {"step"}]

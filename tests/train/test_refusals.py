@@ -22,7 +22,13 @@ def test_all_that_does_not_go_onto_the_mesh_is_said(tmp_path):
     assert "2 stages (mesh.stage) times 1 (train.pipeline_rounds) are more parts than the 1 layer" in layers
 
 
-@pytest.mark.parametrize("sizes, said", [({"context": 2}, "mesh.context is 2"), ({"data": 5}, "train.batch_size is")])
+@pytest.mark.parametrize(
+    "sizes, said",
+    [
+        *(({axis: 2}, f"mesh.{axis} is 2; it splits") for axis in ("context", "stage")),
+        ({"data": 5}, "train.batch_size is"),
+    ],
+)
 def test_records_of_a_hybrid_network_stay_whole(sizes, said):
     (refused,) = refusals(SupervisedExperiment(), abstract_mesh(**sizes))
     assert said in refused

@@ -66,6 +66,10 @@ def test_a_hybrid_network_begins_with_its_features(weights):
     fresh = first_state(dataclasses.replace(setup, experiment=SupervisedExperiment()), print)
     as_drawn = lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6)  # noqa: E731
     jax.tree.map(as_drawn, state["params"]["head"], fresh["params"]["head"])
+    asked = dataclasses.replace(experiment, start=dataclasses.replace(experiment.start, fresh="convolution/stem"))
+    partly = first_state(dataclasses.replace(setup, experiment=asked), print)["params"]["convolution"]
+    jax.tree.map(as_drawn, partly["stem"], fresh["params"]["convolution"]["stem"])
+    jax.tree.map(np.testing.assert_array_equal, partly["blocks"], state["params"]["convolution"]["blocks"])
 
 
 def test_other_files_are_refused(tmp_path):

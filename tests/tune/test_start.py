@@ -99,6 +99,8 @@ def test_what_does_not_fit_is_named(base):
         begun(base, fresh="nowhere")
     with pytest.raises(UserError, match="is no directory"):
         begun(base, "nowhere")
+    with pytest.raises(UserError, match="is no run directory, of which start.best"):
+        begun(base, "nowhere", best=True)
     with pytest.raises(UserError, match="is no regular expression"):
         StartConfig(fresh="(")
 
