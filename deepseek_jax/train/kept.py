@@ -1,6 +1,7 @@
-"""The compiled step and score of a run, kept for runs of the same process that differ from it in their seed alone.
+"""The compiled step and score of a run; for a study, kept for runs that differ from it in their seed alone.
 
-Tracing a small model takes as long as many of its steps, and a study trains each variant with several seeds.
+Tracing a small model takes as long as many of its steps, and a study trains each variant with several seeds.  Elsewhere
+nothing is kept: the same experiment means another program where somebody has changed a function in between.
 """
 
 import collections
@@ -17,27 +18,29 @@ _kept: collections.OrderedDict = collections.OrderedDict()
 
 
 def programs(setup: Setup) -> tuple[Callable, Callable]:
-    """(step, score), jitted.  The seed decides what parameters begin as and which data is read, and is in neither,
-    unless the program draws from it.  The same experiment may mean another program: its text may have changed, and a
-    part of one's own that it names.
+    """As `made`, or those of an earlier run of this process.
+
+    The seed decides what parameters begin as and which data is read, and is in neither, unless the program draws from
+    it.  The same experiment may mean another program: its text may have changed, and a part of one's own that it names.
 
     What views keep of a run may be part of its programs, so theirs are not shared.
     """
     experiment, program = setup.experiment, setup.program
     if views_of(experiment):
-        return _make(setup)
+        return made(setup)
     seed = experiment.train.seed if program.draws else 0
     seeded = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, seed=seed))
     key = seeded, setup.mesh, program.graphdef, program.made_of
     if key not in _kept:
-        _kept[key] = _make(setup)
+        _kept[key] = made(setup)
         while len(_kept) > MOST:
             _kept.popitem(last=False)
     _kept.move_to_end(key)
     return _kept[key]
 
 
-def _make(setup: Setup) -> tuple[Callable, Callable]:
+def made(setup: Setup) -> tuple[Callable, Callable]:
+    """(step, score), jitted."""
     step = compile_step(make_step(setup.program, setup.optimizer, setup.experiment), setup.abstract)
     score = compile_score(setup.program, setup.mesh)
     return processes.compiled_by_all(step), processes.compiled_by_all(score)

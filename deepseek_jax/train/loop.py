@@ -53,14 +53,15 @@ def train(
     console: Console | None = None,
     profile: range = range(0),
     until: int | None = None,
+    programs: Callable[[Setup], tuple[Callable, Callable]] = kept.made,
 ) -> dict[str, float]:
     """Trains in `workdir`, going on from its newest intact checkpoint if there is one; gives the final scores.
 
     Every process of a run calls it alike; the one that leads writes and shows for all.  On SIGTERM to any of them it
     saves a checkpoint and returns; so it does after the step `until`, and evaluates before it.  On Ctrl-C it saves one
     and raises KeyboardInterrupt; of several processes all return.  A trace of the steps `profile` goes into the run
-    directory.  Raises UserError for what the user can mend, and for a step that is not finite where
-    train.on_nonfinite is "stop".
+    directory.  `programs` gives the compiled step and score.  Raises UserError for what the user can mend, and for a
+    step that is not finite where train.on_nonfinite is "stop".
     """
     experiment, workdir, leads = fields.checked(experiment), Path(workdir), processes.leads()
     record.check_place(workdir)
@@ -84,9 +85,7 @@ def train(
             if not fresh:
                 state, done = checkpoints.restore(setup.abstract)
                 console.print(f"going on from step {done.step}")
-            run = Run(
-                setup, *kept.programs(setup), workdir, console, Goodput(began, done.useful_seconds), profile, until
-            )
+            run = Run(setup, *programs(setup), workdir, console, Goodput(began, done.useful_seconds), profile, until)
             last = experiment.train.steps if until is None else min(until, experiment.train.steps)
             if not done.stopped and (done.step < last or done.owes_evaluation):
                 state, done = _take_steps(run, state, done, batches, checkpoints)

@@ -48,7 +48,7 @@ class Trainer:
     def __init__(self):
         self.kill_at, self.trained = None, []
 
-    def __call__(self, experiment, workdir, console=None, profile=range(0), until=None):
+    def __call__(self, experiment, workdir, console=None, profile=range(0), until=None, programs=None):
         if experiment.optimizer.peak_lr > 1:
             raise UserError("step 3 is not finite; it began in the parameter head[0].")
         if experiment.optimizer.peak_lr == 0.9:

@@ -8,10 +8,12 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from deepseek_jax.config import EvalConfig
 from deepseek_jax.experiment_file import of_set
-from deepseek_jax.models.moe import router
+from deepseek_jax.models.moe import blocks, experts, router
 from deepseek_jax.tasks import objectives
 from deepseek_jax.train import kept
+from deepseek_jax.train.loop import train
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.state import make_state
 from tests.train import tiny
@@ -59,6 +61,17 @@ def test_only_the_latest_are_kept(tmp_path, monkeypatch):
     assert kept.programs(one) is first
     kept.programs(two)
     assert kept.programs(one) is not first
+
+
+def test_a_run_sees_what_was_changed_since_the_one_before(tmp_path, monkeypatch):
+    """In a notebook, say: nothing of the experiment tells."""
+    experiment = tiny.experiment(tmp_path, tiny.ROUTED, steps=8)
+    experiment = dataclasses.replace(experiment, eval=EvalConfig(batches=1, final_batches=1, samples=0))
+    first = train(experiment, tmp_path / "first", Console(quiet=True))
+    assert train(experiment, tmp_path / "again", Console(quiet=True))["final/loss"] == first["final/loss"]
+    monkeypatch.setattr(experts, "silu_product", lambda gate, up, limit: gate * up)
+    monkeypatch.setattr(blocks, "silu_product", lambda gate, up, limit: gate * up)
+    assert train(experiment, tmp_path / "changed", Console(quiet=True))["final/loss"] != first["final/loss"]
 
 
 class Other(router.TopKRouter):
