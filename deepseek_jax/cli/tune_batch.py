@@ -37,7 +37,7 @@ def run(args):
     from deepseek_jax.train.batch_sizes import trials
 
     console, found = Console(markup=False), []
-    limit = int(args.memory_gb * 1e9) if args.memory_gb else None
+    limit = args.memory_gb * 1e9 if args.memory_gb else None
     for trial in trials(experiment, limit):
         found.append(trial)
         speed = f"{trial.speed:10,.1f} a second" if trial.seconds else "does not fit"

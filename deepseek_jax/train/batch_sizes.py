@@ -35,7 +35,7 @@ class Trial:
         return self.batch_size / self.seconds if self.seconds else 0.0
 
 
-def trials(experiment: Experiment, limit: int | None) -> Iterator[Trial]:
+def trials(experiment: Experiment, limit: float | None) -> Iterator[Trial]:
     """Doubles from the smallest batch of the mesh up to the first size that does not fit in `limit` bytes a device.
 
     None: what the device says it has, or the free memory of this machine, shared by its devices.
@@ -64,7 +64,7 @@ def _of_size(experiment: Experiment, size: int) -> Experiment:
     return dataclasses.replace(experiment, train=train)
 
 
-def _try(experiment: Experiment, limit: int) -> Trial:
+def _try(experiment: Experiment, limit: float) -> Trial:
     setup, size = prepare(experiment, Console(quiet=True)), experiment.train.batch_size
     batches = setup.train_batches()
     batch = setup.place([next(batches)])

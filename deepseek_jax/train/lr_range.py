@@ -64,7 +64,7 @@ def range_test(experiment: Experiment, low: float, high: float, steps: int, cons
     rates, losses, mean = [], [], 0.0
     for step, measured in enumerate(_steps(setup, console.print), start=1):
         loss = float(measured[setup.task.shown.loss])
-        if not math.isfinite(loss):
+        if not math.isfinite(loss) or measured["skipped"]:
             break
         mean = MEMORY * mean + (1 - MEMORY) * loss
         rates.append(float(measured["learning_rate"]))

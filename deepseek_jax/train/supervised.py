@@ -72,7 +72,9 @@ class SupervisedTask:
         return ("loss", *scores.NAMES[self.dataset.kind]) if there else ()
 
     def rivals(self) -> dict[str, float]:
-        return baselines.of(self.dataset)
+        found = baselines.of(self.dataset) if processes.leads() else {}
+        processes.meet()  # fitting them may take longer than the others' computations would wait
+        return found
 
     def keep_beside(self, workdir: Path):
         """UserError, and nothing is written, where checkpoints there are of another set."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import types
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 from deepseek_jax.tasks.config import ObjectiveConfig
-from deepseek_jax.train import batch_sizes
+from deepseek_jax.train import batch_sizes, lr_range
 from deepseek_jax.train.batch_sizes import trials
 from deepseek_jax.train.lr_range import range_test, steepest
+from deepseek_jax.train.supervised import SupervisedTask
 from tests.train.test_supervised import experiment
 
 NO_CONVOLUTION = ConvolutionConfig(filters=())
@@ -49,6 +51,15 @@ def test_range_test_of_a_real_network_stops_where_it_diverges():
     points = found.points()
     assert len(points) == 12 and points[0] == (found.rates[0], found.losses[0])
     assert points[-1] == (found.rates[-1], found.losses[-1])
+
+
+def test_the_range_ends_at_a_gradient_that_is_not_finite(monkeypatch):
+    """Such a step is dropped: its rate would come twice."""
+    monkeypatch.setattr(lr_range, "prepare", lambda *_: types.SimpleNamespace(task=SupervisedTask))
+    losses = [(5.0, 0), (4.0, 0), (2.0, 0), (2.0, 0), (1.9, 1), (1.8, 1)]
+    rows = [{"loss/fit": loss, "learning_rate": 2.0**n, "skipped": skipped} for n, (loss, skipped) in enumerate(losses)]
+    monkeypatch.setattr(lr_range, "_steps", lambda *_: rows)
+    assert range_test(experiment(), 1.0, 32.0, 6, Console(quiet=True)).rates.tolist() == [1, 2, 4, 8]
 
 
 CONFIG = """
