@@ -69,7 +69,6 @@ def _written(each: Instruction, program: Program) -> int:
         results = [fusion[name] for name in root.operands] if root.opcode == "tuple" else [root]
         if any(result.opcode == "dynamic-update-slice" for result in results):
             return sum(_updated(result, fusion) for result in results)
-        return size(each.shape, memory=0)
     return size(each.shape, memory=0)
 
 
