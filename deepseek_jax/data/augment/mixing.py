@@ -12,7 +12,7 @@ from deepseek_jax.data.augment.image import inside
 
 
 def mix(batch: dict, other: dict, config: ImageAugmentConfig, draws: Draws) -> dict:
-    """`batch` and `other`, one picture of each, with labels [B K] and weights [B] in proportion.
+    """`batch` and `other`, one picture of each, with labels [B K] and weights [B], all above 0, in proportion.
 
     Where both are asked for, half of the pictures are blended and half are pasted.
     """
@@ -24,14 +24,21 @@ def mix(batch: dict, other: dict, config: ImageAugmentConfig, draws: Draws) -> d
     share_B = np.where(paste_B, pasted_BHW.mean((1, 2)), blended_B).astype(np.float32)
     share_BHW = np.where(paste_B[:, None, None], pasted_BHW, blended_B[:, None, None]).astype(np.float32)
 
-    def blend(name: str, share: np.ndarray) -> np.ndarray:
-        return batch[name] + share * (other[name] - batch[name])
+    def blend(one: np.ndarray, another: np.ndarray, share: np.ndarray) -> np.ndarray:
+        return one + share * (another - one)
 
+    weights_B = blend(batch["weights"], other["weights"], share_B)
+    # Weighed before they are blended: a rare record's weight is that of its own class, not of its partner's.
+    weighed_BK = blend(_weighed_labels(batch), _weighed_labels(other), share_B[:, None])
     return batch | {
-        "inputs": blend("inputs", share_BHW[..., None]),
-        "labels": blend("labels", share_B[:, None]),
-        "weights": blend("weights", share_B),
+        "inputs": blend(batch["inputs"], other["inputs"], share_BHW[..., None]),
+        "labels": weighed_BK / weights_B[:, None],
+        "weights": weights_B,
     }
+
+
+def _weighed_labels(batch: dict) -> np.ndarray:
+    return batch["weights"][:, None] * batch["labels"]
 
 
 def _beta(a: float, uniform_B: np.ndarray) -> np.ndarray:

@@ -152,17 +152,17 @@ def mixed(config, count=400):
 @pytest.mark.parametrize(
     "config", [ImageAugmentConfig(mixup=0.4), ImageAugmentConfig(cutmix=1.0), ImageAugmentConfig(mixup=1, cutmix=1)]
 )
-def test_labels_are_those_of_the_pixels(config):
+def test_labels_are_those_of_the_pixels_each_with_the_weight_of_its_record(config):
     batch = mixed(config)
     share = batch["inputs"].mean((1, 2, 3))
-    assert np.allclose(batch["labels"], np.stack([1 - share, share], 1), atol=1e-5)
-    assert np.allclose(batch["weights"], 1 + 2 * share, atol=1e-5)
+    assert np.allclose(batch["weights"][:, None] * batch["labels"], np.stack([1 - share, 3 * share], 1), atol=1e-5)
+    assert np.allclose(batch["labels"].sum(1), 1)
     grey = ((batch["inputs"] > 0.01) & (batch["inputs"] < 0.99)).any((1, 2, 3)).mean()
     assert grey > 0.5 if not config.cutmix else grey == 0 if not config.mixup else 0.4 < grey < 0.6
 
 
 def test_the_share_follows_its_distribution():
-    share = mixed(ImageAugmentConfig(mixup=0.4))["labels"][:, 1]
+    share = mixed(ImageAugmentConfig(mixup=0.4))["inputs"].mean((1, 2, 3))
     assert abs(share.mean() - 0.5) < 0.05 and abs(share.var() - 1 / (4 * (2 * 0.4 + 1))) < 0.02
 
 
