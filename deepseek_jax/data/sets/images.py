@@ -112,7 +112,7 @@ def whole(data: bytes, place: str, config: DatasetConfig) -> np.ndarray:
                 raise ValueError("its pixels are numbers of 32 bits; save it as a PNG of 8 or 16 bits")
             if image.mode.startswith("I;16"):  # Pillow would cut off what is above 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            image = image.convert("L" if channels == 1 else "RGB")
+            image = _on_white(image).convert("L" if channels == 1 else "RGB")
             return np.asarray(image, np.uint8).reshape(image.height, image.width, channels)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         # Of bytes that begin like no format, Pillow says no more than which object in memory they are.
@@ -140,6 +140,15 @@ def _upright(image):
             return ImageOps.exif_transpose(image)
     except Exception:  # the readers of its formats raise whatever they meet
         return image
+
+
+def _on_white(image):
+    """What can be seen through shows a white page; Pillow would show the colour that is stored there, often black."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
 
 
 def stack(images: list[np.ndarray], config: DatasetConfig) -> np.ndarray:

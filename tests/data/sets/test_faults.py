@@ -237,6 +237,21 @@ def test_a_picture_with_a_broken_exif_block_is_read(tmp_path):
     np.testing.assert_array_equal(decode((tmp_path / "photo.png").read_bytes(), "x", DatasetConfig())[..., 0], pixels)
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L"])
+def test_what_can_be_seen_through_is_white(tmp_path, mode):
+    """A black stroke on nothing, as drawing programs save it."""
+    drawing = Image.new("RGBA", (6, 4), (0, 0, 0, 0))
+    drawing.paste((0, 0, 0, 255), (2, 0, 4, 4))
+    drawing.putpixel((0, 0), (0, 0, 0, 128))
+    if "A" in mode:
+        drawing.convert(mode).save(tmp_path / "drawing.png")
+    else:  # one colour that stands for nothing
+        Image.fromarray(np.uint8([[0, 7, 1, 1, 7, 7]] * 4)).convert(mode).save(tmp_path / "drawing.png", transparency=7)
+    read = decode((tmp_path / "drawing.png").read_bytes(), "drawing", DatasetConfig())[..., 0]
+    assert (read[:, [1, 4, 5]] == 255).all() and (read[:, 2:4] <= 1).all()
+    assert read[0, 0] == (127 if "A" in mode else 0)
+
+
 def test_pictures_of_two_sizes(pictures, tmp_path):
     Image.fromarray(np.zeros((8, 9), np.uint8)).save(tmp_path / "3.png")
     with pytest.raises(UserError, match="first image is 6 x 5, image 3 is 8 x 9; set dataset.images.height"):
