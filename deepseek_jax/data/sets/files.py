@@ -4,6 +4,7 @@ Faults are said together, with file and line, and nothing is left out in silence
 """
 
 import csv
+import json
 import pathlib
 
 import numpy as np
@@ -17,6 +18,7 @@ from deepseek_jax.data.sets.labels import numbered_labels
 from deepseek_jax.data.sets.own_boxes import Size
 from deepseek_jax.data.sets.rows import Row, number, opened, rows_of, text
 from deepseek_jax.data.sets.source import Source
+from deepseek_jax.data.sets.splitting import digest
 from deepseek_jax.errors import UserError
 
 
@@ -28,7 +30,7 @@ def read(path: pathlib.Path, config: DatasetConfig) -> Source:
     with opened(path) as lines:
         input_kind, kind = _kinds(columns, path)
         rows = dict(rows_of(lines, path.suffix.lower(), _needed(columns), faults))
-    inputs, sizes = _inputs(faults, rows, input_kind, config)
+    inputs, sizes, origins = _inputs(faults, rows, input_kind, config)
     records: Records = {"ids": np.array(list(rows), np.int64), "inputs": inputs}
     class_names: tuple[str, ...] = ()
     if kind == "boxes":
@@ -54,6 +56,7 @@ def read(path: pathlib.Path, config: DatasetConfig) -> Source:
         names=columns.features,
         target_names=columns.targets,
         given=given,
+        origins=origins,
     )
 
 
@@ -103,32 +106,35 @@ def _needed(columns: ColumnsConfig) -> list[str]:
 
 def _inputs(
     faults: Faults, rows: dict[int, Row], kind: str, config: DatasetConfig
-) -> tuple[np.ndarray | list[np.ndarray], list[Size]]:
-    """Of pictures a list, as their sizes may differ, and the size of each file; of others no sizes."""
+) -> tuple[np.ndarray | list[np.ndarray], list[Size], list[bytes]]:
+    """Of pictures a list, as their sizes may differ, the size of each file, and a digest of it; of others no sizes, and
+    a digest of the whole row: which of its columns are read must not change its split."""
     columns = config.columns
+    if kind == "image":
+        pictures = [_picture(faults, line, row, config) for line, row in rows.items()]
+        return tuple(map(list, zip(*pictures, strict=True))) if pictures else ([], [], [])
+    origins = [digest(json.dumps(row, sort_keys=True).encode()) for row in rows.values()]
     if kind == "table":
-        return _numbers(faults, rows, columns.features), []
-    if kind == "text":
-        texts = [text(faults, line, row, columns.text) for line, row in rows.items()]
-        return np.array([*texts, None], object)[:-1], []  # of texts alone, NumPy might make another kind of array
-    pictures = [_picture(faults, line, row, config) for line, row in rows.items()]
-    return [picture for picture, _ in pictures], [size for _, size in pictures]
+        return _numbers(faults, rows, columns.features), [], origins
+    texts = [text(faults, line, row, columns.text) for line, row in rows.items()]
+    return np.array([*texts, None], object)[:-1], [], origins  # of texts alone, NumPy might make another kind of array
 
 
-def _picture(faults: Faults, line: int, row: Row, config: DatasetConfig) -> tuple[np.ndarray | None, Size]:
-    """In the size that the config asks for, and the size of its file."""
+def _picture(faults: Faults, line: int, row: Row, config: DatasetConfig) -> tuple[np.ndarray | None, Size, bytes]:
+    """In the size that the config asks for, the size of its file, and a digest of it."""
     name = text(faults, line, row, config.columns.image)
     if not name:
-        return None, None
+        return None, None, b""
     file = pathlib.Path(faults.path).parent / name
     try:
-        picture = whole(file.read_bytes(), str(file), config)
-        return resized(picture, config), picture.shape[:2]
+        data = file.read_bytes()
+        picture = whole(data, str(file), config)
+        return resized(picture, config), picture.shape[:2], digest(data)
     except OSError as error:
         faults.add(line, f"{file} cannot be read ({error.strerror})")
     except UserError as error:
         faults.add(line, str(error).rstrip("."))
-    return None, None
+    return None, None, b""
 
 
 def _numbers(faults: Faults, rows: dict[int, Row], columns: tuple[str, ...]) -> np.ndarray:

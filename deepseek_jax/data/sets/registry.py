@@ -72,7 +72,8 @@ def _read(config: DatasetConfig) -> Source:
 
 
 def _split(source: Source, config: DatasetConfig) -> dict[str, Records]:
-    records, settings = source.records, {"val": config.val, "test": config.test, "seed": config.seed}
+    records = source.records
+    settings = {"val": config.val, "test": config.test, "seed": config.seed, "origins": source.origins}
     keys = splitting.content_keys(records["inputs"])
     if source.kind == "boxes":
         strata = splitting.rarest(records["box_labels"], len(source.class_names))

@@ -15,6 +15,7 @@ class Source:
 
     given: the split of each record where the source says it (a series by time, an official test set); None where
     records are split by content.
+    origins: a digest of what each record was made from, where settings say what is made of it: its split hangs on that.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Source:
     target_names: tuple[str, ...] = ()
     given: np.ndarray | None = None
     season: int = 0
+    origins: list[bytes] | None = None
 
 
 def package(module: str, project: str, of: str):

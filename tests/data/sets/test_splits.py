@@ -4,8 +4,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from deepseek_jax.data.sets.config import DatasetConfig
+from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig, ImagesConfig
 from deepseek_jax.data.sets.registry import open_set
 from deepseek_jax.data.sets.scaling import Scaling, moments
 from deepseek_jax.data.sets.splitting import by_content, complete, content_keys, rarest
@@ -36,6 +37,34 @@ def test_equal_records_stay_together_even_with_other_labels():
     assert (split_of == split_of[:, :1]).all() and set(split_of.ravel()) == {"train", "val", "test"}
     texts = np.array(["One text.", "one  TEXT.", "another"], object)
     assert content_keys(texts)[0] == content_keys(texts)[1] != content_keys(texts)[2]
+
+
+def test_equal_records_stay_together_where_their_origins_cut():
+    """What is equal goes where the lowest of its origins goes, and all others stay where they were."""
+    alone = by_content(KEYS, STRATA, val=0.1, test=0.2, seed=0)
+    keys = [KEYS[1 if number == 0 else number] for number in range(200)]
+    joined = by_content(keys, STRATA, val=0.1, test=0.2, seed=0, origins=KEYS)
+    assert joined[0] == joined[1] and (joined != alone).sum() <= 3  # the two, and one that moves up in their place
+
+
+def names_of(dataset) -> dict[str, list[int]]:
+    return {split: records["ids"].tolist() for split, records in dataset.splits.items()}
+
+
+def test_other_features_and_sizes_are_split_alike(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = ["file,a,b,kind"]
+    for number in range(60):
+        Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{rng.random()},{rng.random()},{number % 2}")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+
+    def split(columns, **settings):
+        settings |= {"columns": ColumnsConfig(label="kind", **columns)}
+        return names_of(open_set(DatasetConfig(name=str(tmp_path / "t.csv"), **settings)))
+
+    assert split({"features": ("a",)}) == split({"features": ("b", "a")})
+    assert split({"image": "file"}) == split({"image": "file"}, images=ImagesConfig(4, 4, 3))
 
 
 def test_a_class_of_one_record_is_trained_on():
