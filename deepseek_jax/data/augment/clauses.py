@@ -25,6 +25,7 @@ OPENERS = set(
 )
 OPENING = re.compile(rf"({'|'.join(IN_FRONT)}) ", re.IGNORECASE)
 MIDDLE = re.compile(rf",? \b({'|'.join(sorted(ANYWHERE, key=len, reverse=True))}) ")  # "even if" before "if"
+COMMA = re.compile(r",\s")  # one inside a number or name parts nothing
 SENTENCE = re.compile(r".+?(?:[.!?]+\s+|\Z)", re.DOTALL)  # a full stop inside a name or number ends nothing
 SHORTEST = 3  # words of a clause
 
@@ -45,10 +46,11 @@ def reorder(sentence: str) -> str | None:
 def _front_to_back(body: str) -> str | None:
     """ "Although A, B" -> "B, although A"; of several commas none says where A ends."""
     opening = OPENING.match(body)
-    if not opening or body.count(",") != 1:
+    parts = COMMA.split(body)
+    if not opening or len(parts) != 2:
         return None
     opener = opening[1].lower()
-    clause, main = (part.strip() for part in body.split(","))
+    clause, main = (part.strip() for part in parts)
     if _short(clause, len(opener.split())) or _short(main) or main.split()[0].lower() in ("then", "and", "or", "but"):
         return None
     comma = "," if opener in CONTRAST else ""
@@ -58,7 +60,7 @@ def _front_to_back(body: str) -> str | None:
 def _back_to_front(body: str) -> str | None:
     """ "B, although A" -> "Although A, B"; only with no other comma and one such word."""
     found = list(MIDDLE.finditer(body))
-    if len(found) != 1 or body.count(",") > found[0].group().count(","):
+    if len(found) != 1 or len(COMMA.findall(body)) > found[0].group().count(","):
         return None
     main, clause = body[: found[0].start()], body[found[0].start() :].lstrip(", ")
     if _short(main) or _short(clause, 1) or main.split()[-1].lower() in ASKING:

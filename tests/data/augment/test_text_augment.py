@@ -76,6 +76,7 @@ def test_deletion_leaves_the_order_and_at_least_a_word(rng):
         ("If you omit this value, the default is used.", "The default is used if you omit this value."),
         ("Because it is locked, Amazon S3 keeps the file. ", "Amazon S3 keeps the file because it is locked. "),
         ("Even if the job fails, you pay for it!", "You pay for it even if the job fails!"),
+        ("If it exceeds 1,000 bytes, the request fails.", "The request fails if it exceeds 1,000 bytes."),
     ],
 )
 def test_clauses_change_places_in_both_directions(one, other):
@@ -92,6 +93,7 @@ def test_clauses_change_places_in_both_directions(one, other):
         "It runs if asked and stops if told to.",
         "Use it, if you can, with care.",
         "If so, stop.",
+        "If it exceeds 1,000 bytes the request fails.",
         "",
     ],
 )
