@@ -1,6 +1,7 @@
 """HybridConfig: what a network of convolution, recurrence and attention is made of."""
 
 import dataclasses
+import math
 
 from deepseek_jax.checking import at_least, choice, fraction
 from deepseek_jax.errors import UserError
@@ -47,11 +48,11 @@ class ConvolutionConfig:
         return efficientnet.STAGES[self.stages - 1].channels if lite else self.filters[-1]
 
     @property
-    def pooled(self) -> int:
-        """What height and width are divided by."""
-        if self.kind == "efficientnet_lite0":
-            return efficientnet.reduction(self.stages)
-        return self.pool_size ** len(self.filters) if self.pool != "none" else 1
+    def resizing(self) -> tuple[int, int]:
+        """(times, by): what height and width are multiplied and then divided by."""
+        if self.filters and self.kind == "efficientnet_lite0":
+            return self.enlarge, efficientnet.reduction(self.stages)
+        return 1, self.pool_size ** len(self.filters) if self.pool != "none" else 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,15 +160,17 @@ class HybridConfig:
                 "model.head is 'boxes', which needs an output for each cell of the map; set model.sequence to 'cells', "
                 "or leave out recurrence (model.recurrent.kind 'none') and attention (model.attention.num_heads 0)."
             )
+        times, by = self.convolution.resizing
+        step = by // math.gcd(times, by)
         for name in ("height", "width"):
-            if getattr(self, name) * self.convolution.enlarge % self.convolution.pooled:
+            if getattr(self, name) % step:
                 raise UserError(
-                    f"model.{name} is {getattr(self, name)}; make it a multiple of {self.convolution.pooled}, what the "
-                    "pools divide it by, so that the cells of the map tile the image and boxes lie where they say."
+                    f"model.{name} is {getattr(self, name)}; make it a multiple of {step}, what the pools divide it "
+                    "by, so that the cells of the map tile the image and boxes lie where they say."
                 )
 
     @property
     def map_size(self) -> tuple[int, int]:
         """(rows, columns) of an image's map after the convolution; pooling rounds up."""
-        enlarge, pooled = self.convolution.enlarge, self.convolution.pooled
-        return -(-self.height * enlarge // pooled), -(-self.width * enlarge // pooled)
+        times, by = self.convolution.resizing
+        return -(-self.height * times // by), -(-self.width * times // by)

@@ -33,6 +33,12 @@ from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig
         (lambda: HybridConfig(head="boxes", input="table"), "'boxes', which needs images; model.input is 'table'"),
         (lambda: HybridConfig(head="boxes"), "set model.sequence to 'cells', or leave out recurrence"),
         (lambda: HybridConfig(head="boxes", sequence="cells", width=27), "model.width is 27; make it a multiple of 2"),
+        (
+            lambda: HybridConfig(
+                head="boxes", sequence="cells", height=31, convolution=ConvolutionConfig((8,), enlarge=2)
+            ),
+            "model.height is 31; make it a multiple of 2",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(make, message):
@@ -45,3 +51,15 @@ def test_the_map_shrinks_by_every_pool_and_rounds_up():
     assert config.map_size == (4, 4)
     unpooled = dataclasses.replace(config, convolution=ConvolutionConfig((8, 8), pool="none"))
     assert unpooled.map_size == (28, 30)
+
+
+@pytest.mark.parametrize(
+    ("convolution", "size"),
+    [
+        (ConvolutionConfig((8,), enlarge=2), (14, 15)),  # blocks enlarge nothing
+        (ConvolutionConfig((), kind="efficientnet_lite0", enlarge=2), (28, 30)),  # no convolution at all
+        (ConvolutionConfig(kind="efficientnet_lite0", stages=2, enlarge=2), (14, 15)),
+    ],
+)
+def test_an_extractor_resizes_by_its_own_settings_alone(convolution, size):
+    assert HybridConfig(height=28, width=30, convolution=convolution).map_size == size
