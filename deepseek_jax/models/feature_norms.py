@@ -25,6 +25,11 @@ def make_norm(kind: str, size: int) -> nnx.Module | None:
     return makers[kind](size) if kind in makers else None
 
 
+def channels_together(kind: str, size: int) -> int:
+    """Of `size` channels, those that a norm over each record alone takes the mean of; 0 of one over the whole batch."""
+    return {"group": math.gcd(size, GROUP_CHANNELS), "layer": size}.get(kind, 0)
+
+
 class BatchNorm(nnx.Module):
     """scale * (x - mean) / deviation + bias by what the batch holds, or by the running averages (arXiv:1502.03167).
 
@@ -56,7 +61,7 @@ class GroupNorm(nnx.Module):
     """scale * (x - mean) / deviation + bias, over the space and a group of channels of each record alone."""
 
     def __init__(self, size: int):
-        self.groups = size // math.gcd(size, GROUP_CHANNELS)
+        self.groups = size // channels_together("group", size)
         self.scale, self.bias = ones(size, "features_out"), zeros((size,), ("features_out",))
 
     def __call__(

@@ -6,6 +6,7 @@ import math
 from deepseek_jax.checking import at_least, choice, fraction
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import efficientnet
+from deepseek_jax.models.feature_norms import channels_together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +137,8 @@ class HybridConfig:
         at_least("model", self, 1, *NEEDED[self.input], "outputs")
         fraction("model", self, "dropout", "drop_path")
         self._check_branches()
+        if self.input == "table":
+            self._check_norms()
         if self.head == "boxes":
             self._check_boxes()
 
@@ -151,6 +154,16 @@ class HybridConfig:
                 f"model.drop_path is {self.drop_path}, but no branch is residual; set model.convolution.residual or "
                 "model.attention.residual to true, or model.drop_path to 0."
             )
+
+    def _check_norms(self):
+        """A number by itself, less its mean, is 0, and a table has one place to take others from."""
+        norm = self.convolution.norm
+        for size in self.convolution.filters:
+            if channels_together(norm, size) == 1:
+                raise UserError(
+                    f"model.convolution.filters has {size}, of which {norm} norm takes each number of a table by "
+                    "itself and leaves 0; make it a multiple of 16, or choose another model.convolution.norm."
+                )
 
     def _check_boxes(self):
         if self.input != "image":

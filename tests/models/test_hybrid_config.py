@@ -8,6 +8,10 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 
 
+def table(filters: int, norm: str) -> HybridConfig:
+    return HybridConfig(input="table", convolution=ConvolutionConfig((32, filters), norm=norm))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -30,6 +34,8 @@ from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig
         (lambda: RecurrentConfig("rnn"), "model.recurrent.kind is 'rnn'; choose one of lstm, gru, none"),
         (lambda: RecurrentConfig(hidden_size=0), "model.recurrent.hidden_size is 0"),
         (lambda: AttentionConfig(num_heads=-1), "model.attention.num_heads is -1"),
+        (lambda: table(33, "group"), "filters has 33, of which group norm takes each number of a table by itself and"),
+        (lambda: table(1, "layer"), "filters has 1, of which layer norm takes each number .* make it a multiple of 16"),
         (lambda: HybridConfig(head="boxes", input="table"), "'boxes', which needs images; model.input is 'table'"),
         (lambda: HybridConfig(head="boxes"), "set model.sequence to 'cells', or leave out recurrence"),
         (lambda: HybridConfig(head="boxes", sequence="cells", width=27), "model.width is 27; make it a multiple of 2"),
@@ -44,6 +50,11 @@ from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig
 def test_what_cannot_be_is_refused(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+@pytest.mark.parametrize(("filters", "norm"), [(24, "group"), (2, "layer"), (33, "batch"), (1, "none")])
+def test_norms_that_leave_something_of_a_table(filters, norm):
+    table(filters, norm)
 
 
 def test_the_map_shrinks_by_every_pool_and_rounds_up():
