@@ -93,12 +93,14 @@ def _where(records: Records, mask: np.ndarray) -> Records:
 def _listed(path: str, source: Source) -> list[int]:
     """The ids of a filter list, one a line, # before a comment; UserError where it is none or that of another set."""
     with rows.reading("dataset.exclude", path):
-        text = pathlib.Path(path).expanduser().read_bytes()
-    try:
-        lines = [line.split("#")[0] for line in text.decode().splitlines()]
-        listed = [int(line) for line in lines if line.strip()]
-    except ValueError:
-        raise UserError(f"dataset.exclude: {path} must hold one record's id a line.") from None
+        data = pathlib.Path(path).expanduser().read_bytes()
+    listed = []
+    for number, line in enumerate(data.decode("utf-8-sig", "replace").splitlines(), 1):
+        entry = line.split("#")[0].strip()
+        try:
+            listed += [int(entry)] if entry else []
+        except ValueError:
+            raise UserError(f"dataset.exclude: {path} must hold an id a line; line {number} has none.") from None
     if unknown := set(listed) - set(source.records["ids"].tolist()):
         raise UserError(f"dataset.exclude: {path} lists record {min(unknown)}, which {source.name} does not have.")
     return listed

@@ -12,6 +12,7 @@ from deepseek_jax.data.sets import images, splitting
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.data.sets.dataset import SPLITS, Records
 from deepseek_jax.data.sets.source import Source, numbered
+from deepseek_jax.errors import UserError
 
 SIDES = 14, 28  # of a digit on the canvas, pixels: MNIST's frame of 28 made smaller, never larger
 INK = 64  # grey level from which a pixel belongs to the digit
@@ -48,6 +49,11 @@ def _compose_all(config: DatasetConfig) -> Records:
     composed, given = [], []
     for number, split in enumerate(SPLITS):
         mine = split_of == split
+        if counts[split] and not mine.any():
+            raise UserError(
+                f"dataset.{split} is {shares[split]}, of {len(digits):,} digits too small a share to make scenes from; "
+                "raise it, or set it to 0."
+            )
         for index in range(counts[split]):
             rng = np.random.default_rng((config.seed, number, index))
             composed.append(_compose(digits[mine], labels[mine], settings.canvas, settings.most, rng))

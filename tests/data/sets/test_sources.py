@@ -34,6 +34,12 @@ def test_scenes_show_each_digit_in_one_split_and_box_it_tightly(monkeypatch, con
     assert not (seen["train"] & seen["val"] or seen["train"] & seen["test"] or seen["val"] & seen["test"])
 
 
+def test_a_share_of_scenes_that_holds_no_digit_is_refused(config):
+    settings = ScenesConfig(count=3000, canvas=48)
+    with pytest.raises(UserError, match="dataset.val is 0.0005, of 5,000 digits too small a share to make scenes from"):
+        open_set(DatasetConfig(name="scenes", directory=config.directory, val=0.0005, scenes=settings))
+
+
 def test_scenes_of_real_digits(config):
     settings = ScenesConfig(count=50, canvas=48, most=2)
     dataset = open_set(DatasetConfig(name="scenes", directory=config.directory, scenes=settings))

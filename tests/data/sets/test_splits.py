@@ -143,13 +143,15 @@ def test_a_filter_list_takes_records_out_of_training_alone(opened, uneven, tmp_p
     train, test = before.splits["train"]["ids"], before.splits["test"]["ids"]
     (tmp_path / "filter.txt").write_text(f"# doubtful\n{train[0]}  # a duplicate\n{train[3]}\n{test[0]}\n\n")
     after = opened(uneven, exclude=str(tmp_path / "filter.txt"))
+    (tmp_path / "marked.txt").write_text((tmp_path / "filter.txt").read_text(), "utf-8-sig")
+    assert opened(uneven, exclude=str(tmp_path / "marked.txt")).fingerprint == after.fingerprint
     assert after.splits["train"]["ids"].tolist() == np.delete(train, [0, 3]).tolist()
     assert after.splits["test"]["ids"].tolist() == test.tolist()
     (tmp_path / "filter.txt").write_text("3\n100\n")
     with pytest.raises(UserError, match="lists record 100, which uneven does not have"):
         opened(uneven, exclude=str(tmp_path / "filter.txt"))
-    (tmp_path / "filter.txt").write_text("the first\n")
-    with pytest.raises(UserError, match="must hold one record's id a line"):
+    (tmp_path / "filter.txt").write_text("3\nthe first\n")
+    with pytest.raises(UserError, match="must hold an id a line; line 2 has none"):
         opened(uneven, exclude=str(tmp_path / "filter.txt"))
     with pytest.raises(UserError, match="there is no file"):
         opened(uneven, exclude="nowhere.txt")
