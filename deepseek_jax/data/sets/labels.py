@@ -1,5 +1,6 @@
 """The classes that a user's labels name, numbered."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,12 +16,14 @@ def numbered_labels(
 
     labels: each with its line; classes: those that there may be, none for those that occur; of: what a label is of.
     """
-    named = [(line, "" if label is None else str(label).strip()) for line, label in labels]
+    named = [(line, _name(label)) for line, label in labels]
     names = classes or tuple(sorted({label for _, label in named}, key=_number_first))
     number_of = {name: number for number, name in enumerate(names)}
     for (line, label), (_, given) in zip(named, labels, strict=True):
         if isinstance(given, list | dict):  # as text, each combination would be a class
             faults.add(line, f"{column} is {given!r}; every {of} has a single label")
+        elif isinstance(given, float) and not math.isfinite(given):
+            faults.add(line, f"{column} is {given}; mend the record or take it out")
         elif not label:
             faults.add(line, f"{column} is empty; every {of} needs a label")
         elif not is_whole(label):
@@ -31,5 +34,13 @@ def numbered_labels(
     return names, np.array([number_of.get(label, 0) for _, label in named], np.int32)
 
 
+def _name(label: object) -> str:
+    if isinstance(label, float) and label.is_integer():  # some programs write 1 as 1.0
+        label = int(label)
+    return "" if label is None else str(label).strip()
+
+
 def _number_first(name: str) -> tuple:
-    return (0, int(name), name) if name.isdecimal() else (1, 0, name)
+    """Numbers by their digits: int() refuses those of thousands."""
+    digits = name.lstrip("0")
+    return (0, len(digits), digits, name) if name.isdecimal() else (1, 0, "", name)

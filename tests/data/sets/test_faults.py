@@ -115,6 +115,7 @@ def test_all_faults_of_texts_and_of_pictures_are_said_at_once(tmp_path, pictures
         ('{"words": " ", "kind": "a"}', "t.jsonl line 1: words is ' '; it must be text"),
         ('{"words": "a", "kind": null}', "t.jsonl line 1: kind is empty"),
         ('{"words": "a", "kind": ["a", "b"]}', r"line 1: kind is \['a', 'b'\]; every record has a single label"),
+        ('{"words": "a", "kind": NaN}', "t.jsonl line 1: kind is nan; mend the record or take it out"),
         (r'{"words": "a \ud83d", "kind": "a"}', "t.jsonl line 1: words holds half of a character .a surrogate."),
         (r'{"words": "a", "kind": "\ud83d"}', "t.jsonl line 1: kind holds half of a character"),
     ],
@@ -124,6 +125,17 @@ def test_faults_of_texts(tmp_path, line, message):
     columns = ColumnsConfig(text="words", label="kind")
     with pytest.raises(UserError, match=message):
         open_set(DatasetConfig(name=str(tmp_path / "t.jsonl"), columns=columns))
+
+
+def test_labels_that_are_numbers(tmp_path):
+    """However they are spelt in JSON, in their order, and of any length."""
+    labels = ["10", "2", "2.0", '"2"', "0.5", f'"{"9" * 5000}"']
+    lines = [f'{{"age": {place}, "kind": {label}}}\n' for place, label in enumerate(labels)]
+    (tmp_path / "t.jsonl").write_text("".join(lines))
+    columns = ColumnsConfig(features=("age",), label="kind")
+    dataset = open_set(DatasetConfig(name=str(tmp_path / "t.jsonl"), columns=columns, val=0.0, test=0.0))
+    assert dataset.class_names == ("2", "10", "9" * 5000, "0.5")
+    assert dataset.splits["train"]["labels"].tolist() == [1, 0, 0, 0, 3, 2]
 
 
 @pytest.mark.parametrize(("value", "said"), [("true", "True"), ('"40"', "'40'"), ("null", "None"), ("[1]", r"\[1\]")])
