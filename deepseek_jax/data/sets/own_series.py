@@ -8,7 +8,7 @@ import numpy as np
 
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.data.sets.faults import Faults
-from deepseek_jax.data.sets.rows import number, opened, rows_of
+from deepseek_jax.data.sets.rows import empty_rows, number, opened, rows_of
 from deepseek_jax.data.sets.series import windows
 from deepseek_jax.data.sets.source import Source
 from deepseek_jax.errors import UserError
@@ -26,11 +26,11 @@ def read(path: pathlib.Path, config: DatasetConfig) -> Source:
 
 
 def values_of(lines: Iterable[str], suffix: str, column: str, faults: Faults) -> dict[int, float]:
-    """The values by line.  An empty line within a .csv is a fault: it is how a row without a value may be written."""
+    """The values by line.  An empty row within a .csv is a fault: it is how a row without a value may be written."""
     lines = list(lines)
     values = {line: number(faults, line, row, column) for line, row in rows_of(lines, suffix, [column], faults)}
-    for line in range(1, max(values, default=0)):
-        if suffix == ".csv" and not lines[line - 1].strip():
+    for line in empty_rows(lines) if suffix == ".csv" else ():
+        if line < max(values, default=0):
             faults.add(line, f"the line is empty; a series has a value of {column} in each")
     return values
 

@@ -13,6 +13,8 @@ from deepseek_jax.data.documents import is_jsonl
 from deepseek_jax.data.sets.faults import Faults
 from deepseek_jax.errors import UserError
 
+csv.field_size_limit(2**31 - 1)  # the most on every platform: a text of more than 131,072 characters is one too
+
 Row = dict[str, object]  # column -> text (csv) or any value (jsonl)
 HALVED = "holds half of a character (a surrogate), which is no text; mend the record or take it out"
 LARGEST = float(np.finfo(np.float32).max)  # of numbers, which networks hold in float32
@@ -64,6 +66,12 @@ def _csv_rows(lines: Iterable[str], needed: list[str], faults: Faults) -> Iterat
                 yield reader.line_num, row
     except csv.Error as error:  # where the next record begins is not known then
         faults.add(reader.line_num, f"{error}; what follows is not read")
+
+
+def empty_rows(lines: Iterable[str]) -> list[int]:
+    """The lines of a .csv that are empty, but for those within a quoted text: `rows_of` passes over them."""
+    reader = csv.reader(lines)
+    return [reader.line_num for row in reader if not row]
 
 
 def _jsonl_rows(lines: Iterable[str], needed: list[str], faults: Faults) -> Iterator[tuple[int, Row]]:

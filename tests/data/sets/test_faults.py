@@ -173,6 +173,15 @@ def test_a_vocabulary_too_small_for_all_bytes(tmp_path):
         open_set(DatasetConfig(str(tmp_path / "t.jsonl"), columns=columns, vocab_size=100, directory=str(tmp_path)))
 
 
+def test_a_long_text_in_a_csv(tmp_path):
+    rows = [f"{'word ' * 30_000}{number},{number % 2}" for number in range(2)]
+    (tmp_path / "t.csv").write_text("\n".join(["words,kind", *rows]))
+    columns = ColumnsConfig(text="words", label="kind")
+    settings = {"columns": columns, "vocab_size": 300, "directory": str(tmp_path), "val": 0.0, "test": 0.0}
+    texts = open_set(DatasetConfig(name=str(tmp_path / "t.csv"), **settings)).splits["train"]["texts"]
+    assert [len(text) for text in texts] == [150_001] * 2
+
+
 def test_a_mark_before_the_first_line(tmp_path):
     """As editors on Windows put it."""
     rows = [json.dumps({"words": f"word {n}", "kind": n % 2}) for n in range(12)]

@@ -70,6 +70,11 @@ def test_faults_of_a_series(table, row, said):
         open_set(own(table))
 
 
+def test_a_row_may_have_empty_lines_within_a_text(table):
+    table.write_text(table.read_text().replace("day 3,", '"day 3\n\n \nwarm",'))
+    assert len(open_set(own(table)).splits["train"]["ids"]) == 42 - 8 - 3 + 1
+
+
 def test_what_is_no_series(table):
     for name, given in {"text": "day", "features": ("day",), "label": "day", "boxes": "day", "split": "day"}.items():
         columns = dataclasses.replace(ColumnsConfig(series="level"), **{name: given})
