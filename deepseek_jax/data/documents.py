@@ -6,10 +6,11 @@ is read as records and every other file is one document.
 
 import codecs
 import collections
+import contextlib
 import json
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from deepseek_jax import record
 from deepseek_jax.data import chat
@@ -92,9 +93,20 @@ def is_hidden(path: pathlib.Path, below: pathlib.Path) -> bool:
     return any(part[0] == "." for part in path.relative_to(below).parts)
 
 
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """UserError where the file cannot be read, also where that shows in the middle of it."""
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); mend it or take it out of the source.") from None
+
+
 def read_file(path: pathlib.Path, name: str, group: str, skipped: Skipped) -> Iterator[Document]:
     """A whole file as one document."""
-    data = path.read_bytes()
+    with _opened(path) as file:
+        data = file.read()
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -121,7 +133,7 @@ def read_jsonl(
 
     `read` makes the text of a line, or raises ValueError; None: what is there is the text.
     """
-    with path.open("rb") as lines:
+    with _opened(path) as lines:
         for number, line in enumerate(lines, 1):
             line = _without_mark(line, number)
             if not line.strip():
@@ -175,7 +187,7 @@ def read_sections(path: pathlib.Path, name: str, skipped: Skipped) -> Iterator[D
     skipped alone.
     """
     section, size, first = [], 0, 1
-    with path.open("rb") as lines:
+    with _opened(path) as lines:
         for number, line in enumerate(lines, 1):
             line = _without_mark(line, number)
             try:

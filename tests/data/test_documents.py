@@ -48,6 +48,15 @@ def test_the_mark_that_some_editors_put_first_is_no_text(tmp_path):
         assert [document.text for document in documents] == ["x"] and not skipped.as_dict()["count"]
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "below/a.md"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to("/proc/self/mem")  # its first byte is an error of input and output
+    with pytest.raises(UserError, match=f"{path} cannot be read .Input/output error.; mend it or take it out of"):
+        read(tmp_path / name.split("/")[0])
+
+
 def test_text_field_is_the_users(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"body": "x"}\n')
