@@ -138,6 +138,17 @@ def test_numbers_far_from_zero_that_change_are_no_constants():
     assert moments(np.array([[0.0], [1e-200]]))[1] == (1.0,)  # its square is none
 
 
+def test_a_blank_line_changes_nothing_of_a_set(tmp_path):
+    lines = ["a,kind", *(f"{number},{number % 2}" for number in range(20))]
+    fingerprints = []
+    for text in ("\n".join(lines), "\n\n".join(lines), "\n".join(lines[:-1] + ["99,1"])):
+        (tmp_path / "t.csv").write_text(text)
+        columns = ColumnsConfig(features=("a",), label="kind")
+        settings = DatasetConfig(name=str(tmp_path / "t.csv"), columns=columns, val=0.0, test=0.0)
+        fingerprints.append(open_set(settings).fingerprint)
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+
+
 def test_a_filter_list_takes_records_out_of_training_alone(opened, uneven, tmp_path):
     before = opened(uneven)
     train, test = before.splits["train"]["ids"], before.splits["test"]["ids"]
