@@ -35,7 +35,8 @@ def cut_out(batch: dict, config: ImageAugmentConfig, draws: Draws) -> dict:
     square_B4 = np.stack([y_B - half, x_B - half, y_B + half, x_B + half], -1).round()
     square_B4 = np.clip(square_B4, 0, [H, W, H, W])
     if "boxes" in batch:
-        boxes, labels, whole_B = _uncovered(batch, square_B4 / [H, W, H, W], config.keep_box)
+        share_B4 = (square_B4 / [H, W, H, W]).astype(np.float32)  # as boxes are, so that equal edges are equal
+        boxes, labels, whole_B = _uncovered(batch, share_B4, config.keep_box)
         square_B4 = np.where(whole_B[:, None], 0, square_B4)
         batch = batch | {"boxes": boxes, "box_labels": labels}
     return batch | {"inputs": np.where(inside(square_B4, H, W)[..., None], np.float32(0), batch["inputs"])}
@@ -54,7 +55,7 @@ def _uncovered(batch: dict, square_B4: np.ndarray, keep: float):
     low = np.maximum(boxes[..., :2], square_B4[:, None, :2])
     high = np.minimum(boxes[..., 2:], square_B4[:, None, 2:])
     hidden = area(np.concatenate([low, np.maximum(low, high)], -1))
-    kept_BM = (labels >= 0) & (hidden <= (1 - keep) * area(boxes))
+    kept_BM = (labels >= 0) & (hidden <= (1 - keep) * area(boxes)) & (hidden < area(boxes))
     whole_B = (labels >= 0).any(1) & ~kept_BM.any(1)
     boxes, labels = drop_boxes(boxes, labels, np.where(whole_B[:, None], labels >= 0, kept_BM))
     return boxes, labels, whole_B

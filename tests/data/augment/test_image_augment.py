@@ -130,6 +130,19 @@ def test_cutout_hides_a_square_but_never_every_box(squares):
         assert (label >= 0) == ((picture[y0:y1, x0:x1] == 0).mean() <= 0.2 + 1e-6)
 
 
+def test_a_box_that_is_wholly_hidden_is_dropped_whatever_is_kept(squares):
+    """Beside one that covers the picture, so that the square stays."""
+    boxes = squares["boxes"].copy()
+    boxes[:, 1] = 0, 0, 1, 1
+    two = {"inputs": np.ones_like(squares["inputs"]), "boxes": boxes, "box_labels": np.tile(np.int32([3, 4]), (B, 1))}
+    cut = augment_images(two, ImageAugmentConfig(cutout=0.9, keep_box=0.0), draws())
+    shown = [
+        picture[slice(*box[::2]), slice(*box[1::2])].any()
+        for picture, box in zip(cut["inputs"], (boxes[:, 0] * [H, W, H, W]).round().astype(int), strict=True)
+    ]
+    assert ((cut["box_labels"][:, 0] >= 0) == shown).all() and not all(shown) and (cut["box_labels"][:, 1] == 4).all()
+
+
 def test_grey_levels():
     pictures = np.full((B, 30, 30, 1), 0.5, np.float32)
     bright = augment_images({"inputs": pictures}, ImageAugmentConfig(brightness=0.2), draws())["inputs"]
