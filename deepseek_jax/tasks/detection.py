@@ -64,7 +64,7 @@ def decode(
     score_BP, place_BP = jax.lax.top_k(best, min(peaks, best.shape[1]))
     cell_BP2 = jnp.stack([place_BP // (w * K), place_BP // K % w], axis=-1)
     centre_BP2 = (cell_BP2 + _at(outputs["offset"], cell_BP2)) / jnp.array([h, w])
-    half_BP2 = _at(outputs["size"], cell_BP2) / 2
+    half_BP2 = jnp.maximum(_at(outputs["size"], cell_BP2), 0) / 2  # nothing holds the head above 0
     boxes_BP4 = jnp.concatenate([centre_BP2 - half_BP2, centre_BP2 + half_BP2], axis=-1)
     return jnp.clip(boxes_BP4, 0, 1), place_BP % K, score_BP
 

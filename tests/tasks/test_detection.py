@@ -39,6 +39,11 @@ def test_what_is_perfect_decodes_to_the_boxes():
     np.testing.assert_array_equal(wider[1, 0], BOXES[1, 0])  # no box reaches beyond the picture
 
 
+def test_no_box_is_turned_inside_out():
+    boxes, _, _ = detection.decode(perfect() | {"size": -perfect()["size"]}, peaks=2)
+    assert (boxes[..., :2] <= boxes[..., 2:]).all()
+
+
 def test_what_is_perfect_costs_nothing_and_everything_else_something():
     weights = {"size_weight": 1.0, "offset_weight": 1.0}
     np.testing.assert_allclose(detection.loss(perfect(), BOXES, LABELS, **weights), 0, atol=1e-5)
