@@ -46,7 +46,7 @@ def read(path: pathlib.Path, config: DatasetConfig) -> Source:
     if not rows:
         raise UserError(f"{path} holds no record.")
     if input_kind == "image":
-        records["inputs"] = stack(records["inputs"], config)
+        records["inputs"] = stack(records["inputs"], [f"line {line}" for line in rows], config)
     return Source(
         name=path.name,
         kind=kind,
@@ -134,6 +134,8 @@ def _picture(faults: Faults, line: int, row: Row, config: DatasetConfig) -> tupl
         faults.add(line, f"{file} cannot be read ({error.strerror})")
     except UserError as error:
         faults.add(line, str(error).rstrip("."))
+    except ValueError:
+        faults.add(line, f"{config.columns.image} is {name!r}, which no file can be called")
     return None, None, b""
 
 

@@ -80,15 +80,16 @@ def tfds_images(config: DatasetConfig) -> Source:
         )
     if not {"image", "label"} <= set(features):
         raise UserError(f"{config.name} has features {', '.join(features)}; a set with image and label is needed.")
-    images, labels, given = [], [], []
+    images, labels, given, places = [], [], [], []
     for split, ours in (("train", "train"), ("validation", "val"), ("test", "test")):
         if split in builder.info.splits:
             # The bytes as they are stored: tensorflow-datasets would decode them with OpenCV or in another size.
             for record in builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}):
-                images.append(decode(record["image"], f"{config.name} {split} {len(images)}", config))
+                places.append(f"{split} {len(images)}")
+                images.append(decode(record["image"], f"{config.name} {places[-1]}", config))
                 labels.append(record["label"])
                 given.append(ours)
-    return _classes(config.name, stack(images, config), np.array(labels), tuple(features["label"].names), given)
+    return _classes(config.name, stack(images, places, config), np.array(labels), tuple(features["label"].names), given)
 
 
 def decode(data: bytes, place: str, config: DatasetConfig) -> np.ndarray:
@@ -151,13 +152,13 @@ def _on_white(image):
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
 
 
-def stack(images: list[np.ndarray], config: DatasetConfig) -> np.ndarray:
-    """Images of one size as an array; UserError where their sizes differ."""
-    for number, image in enumerate(images):
+def stack(images: list[np.ndarray], places: list[str], config: DatasetConfig) -> np.ndarray:
+    """Images of one size as an array; UserError that says where in the set one of another size stands."""
+    for place, image in zip(places, images, strict=True):
         if image.shape != images[0].shape:
             sizes = ["{} x {}".format(*each.shape[:2]) for each in (images[0], image)]
             raise UserError(
-                f"{config.name}: the first image is {sizes[0]}, image {number} is {sizes[1]}; "
+                f"{config.name}: the first image is {sizes[0]}, that of {place} is {sizes[1]}; "
                 "set dataset.images.height and dataset.images.width to bring them to one size."
             )
     return np.stack(images)

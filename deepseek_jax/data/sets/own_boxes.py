@@ -49,14 +49,16 @@ def _shares(faults: Faults, line: int, column: str, box: object, size: Size) -> 
     """What is no box in the picture becomes zeros and a fault."""
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         what = "a box must be four numbers: left, top, right and bottom"
-    elif box[0] >= box[2] or box[1] >= box[3]:
-        what = "right must be more than left, and bottom more than top"
-    elif size and not (box[0] >= 0 and box[1] >= 0 and box[2] <= size[1] and box[3] <= size[0]):
-        what = f"the picture ends at right {size[1]} and bottom {size[0]}, and begins at 0"
     else:
         left, top, right, bottom = box
         height, width = size or (1, 1)  # without a size there is a fault already
-        return [top / height, left / width, bottom / height, right / width]
+        shares = np.float32([top / height, left / width, bottom / height, right / width])
+        if not (shares[:2] < shares[2:]).all():
+            what = "right must be more than left, and bottom more than top"
+        elif size and not (left >= 0 and top >= 0 and right <= width and bottom <= height):
+            what = f"the picture ends at right {width} and bottom {height}, and begins at 0"
+        else:
+            return shares.tolist()
     faults.add(line, f"{column} has {box!r}; {what}")
     return [0.0] * 4
 

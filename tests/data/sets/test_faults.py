@@ -213,6 +213,10 @@ def test_a_picture_that_does_not_decode(pictures, tmp_path):
         (tmp_path / "7.png").write_bytes(data)
         with pytest.raises(UserError, match=f"t.csv line 9: .*7.png does not decode as an image: .*{reason}"):
             open_set(pictures)
+    (tmp_path / "t.csv").write_text((tmp_path / "t.csv").read_text().replace("5.png", "5\0.png"))
+    with pytest.raises(UserError, match=r"line 7: file is '5\\x00.png', which no file can be called"):
+        open_set(pictures)
+    (tmp_path / "t.csv").write_text((tmp_path / "t.csv").read_text().replace("\0", ""))
     (tmp_path / "7.png").unlink()
     with pytest.raises(UserError, match="t.csv line 9: .*7.png cannot be read .No such file"):
         open_set(pictures)
@@ -275,7 +279,7 @@ def test_what_can_be_seen_through_is_white(tmp_path, mode):
 
 def test_pictures_of_two_sizes(pictures, tmp_path):
     Image.fromarray(np.zeros((8, 9), np.uint8)).save(tmp_path / "3.png")
-    with pytest.raises(UserError, match="first image is 6 x 5, image 3 is 8 x 9; set dataset.images.height"):
+    with pytest.raises(UserError, match="first image is 6 x 5, that of line 5 is 8 x 9; set dataset.images.height"):
         open_set(pictures)
     assert open_set(dataclasses.replace(pictures, images=ImagesConfig(4, 4))).shape()["height"] == 4
 

@@ -111,6 +111,7 @@ def test_splits_by_content_or_by_a_column_and_records_left_out(tmp_path):
         ([[1, 2, 3, 10**400]], ["cat"], "a box must be four numbers"),
         ([[3, 2, 3, 4]], ["cat"], r"boxes has \[3, 2, 3, 4\]; right must be more than left, and bottom more than top"),
         ([[1, 5, 3, 4]], ["cat"], "bottom more than top"),
+        ([[1, 2, 1 + 1e-9, 4]], ["cat"], "right must be more than left"),  # float32 cannot tell the sides apart
         ([[1, 2, 20.5, 4]], ["cat"], "the picture ends at right 20 and bottom 40, and begins at 0"),
         ([[1, 2, 3, 41]], ["cat"], "the picture ends at right 20 and bottom 40"),
         ([[-1, 2, 3, 4]], ["cat"], "and begins at 0"),
