@@ -73,6 +73,15 @@ def test_a_single_training_record_covers_nothing_that_can_be_told(deepseek_jax, 
     assert (status, err) == (0, "") and "Coverage: the only training record has no other" in out
 
 
+def test_a_set_that_ships_is_meant_by_its_name(tmp_path, monkeypatch):
+    from deepseek_jax.data.quality.check import names_corpus
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits" / "a.txt").touch()
+    assert not names_corpus("digits", {}) and names_corpus("./digits", {}) and names_corpus("code", {})
+
+
 def test_a_corpus(deepseek_jax, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEEPSEEK_JAX_DATA", str(tmp_path / "cache"))

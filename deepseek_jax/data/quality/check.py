@@ -39,9 +39,12 @@ def _names_any(name: str) -> bool:
 
 
 def names_corpus(name: str, overrides: Mapping[str, str]) -> bool:
-    """A .jsonl is either; it is a labelled set where the overrides say what its columns are."""
-    if name in SHIPPED:
-        return True
+    """A .jsonl is either; it is a labelled set where the overrides say what its columns are.
+
+    A name that ships is what ships, whatever lies under that name in the working directory.
+    """
+    if name in SHIPPED or name in SOURCES:
+        return name in SHIPPED
     path = pathlib.Path(name).expanduser()
     suffix, of_set = path.suffix.lower(), any(key.startswith("dataset.") for key in overrides)
     tabular = suffix == ".csv" or (suffix in READERS and of_set)

@@ -29,6 +29,8 @@ def vectors(whole: Whole) -> np.ndarray:
 
     if whole.input == "text":
         counts = term_weights(whole.inputs, whole.train)
+        if counts.shape[1] == 1:  # of a single word or sign throughout, which nothing can be made less
+            return counts.toarray().astype(np.float32)
         reduce = TruncatedSVD(min(DIMENSIONS, counts.shape[1]), random_state=0)
         return unit(reduce.fit(counts[whole.train]).transform(counts)).astype(np.float32)
     rows = gradients(whole.inputs) if whole.input == "image" else _standardised(whole)
@@ -74,6 +76,8 @@ def gradients(images: np.ndarray) -> np.ndarray:
 
 
 def _gradients(grey_NHW: np.ndarray) -> np.ndarray:
+    # A picture of one row has no gradient across rows: the row is looked at twice.
+    grey_NHW = np.pad(grey_NHW, [(0, 0), *((0, int(side == 1)) for side in grey_NHW.shape[1:])], mode="edge")
     up, across = np.gradient(grey_NHW, axis=(1, 2))
     turn = np.arctan2(up, across) / (2 * np.pi) * ORIENTATIONS
     apart = np.abs((turn[..., None] - np.arange(ORIENTATIONS) + ORIENTATIONS / 2) % ORIENTATIONS - ORIENTATIONS / 2)

@@ -39,6 +39,7 @@ def strangeness(vectors_ND) -> np.ndarray:
     """[N]: the log of the mean distance to the nearest neighbours, in robust deviations above its median.
 
     vectors_ND: an array or a sparse one.  The deviation is that of the upper half: near copies are no measure of it.
+    Where it is none, as in a table of categories whose rows mostly stand there often, nothing says what is far.
     """
     from sklearn.neighbors import NearestNeighbors
 
@@ -46,4 +47,4 @@ def strangeness(vectors_ND) -> np.ndarray:
     distance, _ = NearestNeighbors(n_neighbors=count).fit(vectors_ND).kneighbors()
     far = np.log(np.maximum(distance.mean(1), 1e-9))
     spread = 1.4826 * (np.quantile(far, 0.75) - np.median(far))  # the deviation, for a normal distribution
-    return (far - np.median(far)) / max(spread, 1e-9)
+    return (far - np.median(far)) / spread if spread > 1e-6 else np.zeros_like(far)
