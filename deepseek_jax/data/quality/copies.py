@@ -31,8 +31,16 @@ class Copies:
 
 
 def find_copies(whole: Whole) -> Copies:
-    """Near copies are looked for among texts, pictures and table rows; windows of a series overlap by design."""
-    _, first, content = np.unique(content_keys(whole.inputs), return_index=True, return_inverse=True)
+    """Near copies are looked for among texts, pictures and table rows; windows of a series overlap by design.
+
+    Those on which a series stands still are no copies either: they are equal wherever it does.
+    """
+    keys = content_keys(whole.inputs)
+    if whole.input == "series":
+        rows = whole.inputs.reshape(len(keys), -1)
+        for place in np.flatnonzero(rows.max(1) == rows.min(1)).tolist():
+            keys[place] = str(place).encode()
+    _, first, content = np.unique(keys, return_index=True, return_inverse=True)
     inputs = whole.inputs[first]  # each content once: many equal records would be all of each other's neighbours
     if whole.input == "text":
         pairs = near_texts.near_pairs(inputs)

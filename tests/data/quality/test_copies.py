@@ -50,6 +50,15 @@ def test_copies_that_contradict_each_other(digits, planted):
     assert "1 families of copies carry different labels" in duplicates(whole, find_copies(whole)).sentence
 
 
+def test_windows_on_which_a_series_stands_still_are_no_copies():
+    windows = np.random.default_rng(0).normal(size=(30, 8, 1)).astype(np.float32)
+    windows[5:20] = 0
+    windows[29] = windows[3]
+    whole = Whole("rain", "series", np.arange(30), np.array(["train"] * 20 + ["test"] * 10), windows, None, ())
+    found = find_copies(whole)
+    assert list(leaks(whole, found).doubtful) == [3] and not duplicates(whole, found).doubtful
+
+
 def texts_of(count: int, words: int = 25) -> list[str]:
     rng = np.random.default_rng(0)
     return [" ".join(f"{word}{rng.integers(50)}" for word in rng.choice(WORDS, words)) for _ in range(count)]
