@@ -26,6 +26,11 @@ class ObjectiveConfig:
             raise UserError(f"objective.name is {self.name!r}; choose one of {', '.join(names)}.")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"objective.label_smoothing is {self.label_smoothing}; it must be from 0 to below 1.")
+        if self.label_smoothing and self.name not in OF_CLASSES:
+            raise UserError(
+                f"objective.label_smoothing is {self.label_smoothing}, but {self.name} is of no classes; set it to 0, "
+                f"or objective.name to {' or '.join(OF_CLASSES)}."
+            )
         for name in ("focal_gamma", "size_weight", "offset_weight", "l1", "l2"):
             if getattr(self, name) < 0:
                 raise UserError(f"objective.{name} is {getattr(self, name)}; it must be at least 0.")

@@ -1,5 +1,6 @@
 """From a set's name to the set, split, tokenized, with what standardises it."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable
 
@@ -54,10 +55,9 @@ def open_set(config: DatasetConfig) -> Dataset:
 
 
 def _read(config: DatasetConfig) -> Source:
-    if config.name in SOURCES:
-        return SOURCES[config.name](config)
-    if config.name.startswith("tfds:"):
-        return images.tfds_images(config)
+    if config.name in SOURCES or config.name.startswith("tfds:"):
+        _check_no_columns(config)
+        return SOURCES.get(config.name, images.tfds_images)(config)
     path = pathlib.Path(config.name).expanduser()
     if path.suffix.lower() in rows.READERS:
         return files.read(path, config)
@@ -69,6 +69,14 @@ def _read(config: DatasetConfig) -> Source:
     raise UserError(
         f"dataset.name: {config.name!r} is neither a set ({', '.join(SOURCES)}, tfds:NAME) nor a .csv or .jsonl file."
     )
+
+
+def _check_no_columns(config: DatasetConfig):
+    given = [field.name for field in dataclasses.fields(config.columns) if getattr(config.columns, field.name)]
+    if given:
+        raise UserError(
+            f"dataset.columns.{given[0]} is of a .csv or .jsonl, and dataset.name is {config.name}; name your file."
+        )
 
 
 def _split(source: Source, config: DatasetConfig) -> dict[str, Records]:

@@ -177,5 +177,9 @@ def test_settings_that_cannot_be():
         DatasetConfig(balance="even")
     with pytest.raises(UserError, match="dataset.vocab_size is 10+; it must be at most 2147483647"):
         DatasetConfig(vocab_size=10**20)
+    with pytest.raises(
+        UserError, match="dataset.columns.text is of a .csv or .jsonl, and dataset.name is digits; name"
+    ):
+        open_set(DatasetConfig(columns=ColumnsConfig(text="body", label="folder")))
     with pytest.raises(UserError, match="neither a set .digits, mnist5k"):
         open_set(DatasetConfig(name="mnist"))
