@@ -18,12 +18,14 @@ FOLDER = "measured"  # below a run directory
 FAILED = "failed"  # the one entry of what a measure that failed leaves
 
 
-def measured(run: Run, study: Study) -> dict[str, float] | None:
-    """Scores of the edited model and of the study's measures, as far as they replace or add to those of the training.
+def all_scores(run: Run, study: Study) -> dict[str, float] | None:
+    """Of a trained run and of the study's measures; None where something is not measured yet.
 
-    None where something is not measured yet.
+    What the training scored of held-out data is not the edited model's, also where the latter has no number for it.
     """
-    scores = {}
+    scores = dict(run.trained["scores"])
+    if run.variant.edit:
+        scores = {name: score for name, score in scores.items() if not name.startswith(("final/", "val/"))}
     for path in _files(run, study):
         if not path.exists():
             return None

@@ -12,7 +12,7 @@ from deepseek_jax.data.prepare import domain_names, parse_weights
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.studies.claims import parse
-from deepseek_jax.studies.measuring import failures, measured
+from deepseek_jax.studies.measuring import all_scores, failures
 from deepseek_jax.studies.outcome import BALANCE
 from deepseek_jax.studies.runs import Run
 from deepseek_jax.studies.study import Loaded, Study
@@ -50,10 +50,10 @@ def check_runs(loaded: Loaded, planned: Sequence[Run]):
             wanted.setdefault(claim.metric, set()).update(sides)
     without, there = [], set()
     for run in planned:
-        further = measured(run, study) if run.trained and not run.failure else None
-        if further is None:
+        found = all_scores(run, study) if run.trained and not run.failure else None
+        if found is None:
             continue
-        there |= run.trained["scores"].keys() | further.keys()
+        there |= found.keys()
         if wanted.keys() <= there:
             return
         if not list(failures(run, study)):

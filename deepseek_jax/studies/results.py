@@ -10,7 +10,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.studies import runs as runs_
 from deepseek_jax.studies.claims import Judged, judge, not_measured
-from deepseek_jax.studies.measuring import failures, measured
+from deepseek_jax.studies.measuring import all_scores, failures
 from deepseek_jax.studies.runs import ROOT, Run
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.train.shown import SHOWN
@@ -55,11 +55,11 @@ def _family(loaded: Loaded) -> str:
 
 
 def _entry(run: Run, loaded: Loaded) -> dict | None:
-    further = measured(run, loaded.study)
-    if further is None:
+    scores = all_scores(run, loaded.study)
+    if scores is None:
         return None
     own = {"variant": run.variant.name, "seed": run.seed, "identity": runs_.identity(run.experiment)}
-    return own | run.trained | {"scores": run.trained["scores"] | further}
+    return own | run.trained | {"scores": scores}
 
 
 def _committed(loaded: Loaded, planned: list[Run]) -> dict:

@@ -19,7 +19,7 @@ from deepseek_jax import host_memory
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies import metrics, sweeping
 from deepseek_jax.studies import runs as runs_
-from deepseek_jax.studies.measuring import failures, measure, measured
+from deepseek_jax.studies.measuring import all_scores, failures, measure
 from deepseek_jax.studies.outcome import said, summarise
 from deepseek_jax.studies.runs import ROOT, TRAINED, Run
 from deepseek_jax.studies.study import Loaded
@@ -43,7 +43,7 @@ def to_do(loaded: Loaded, root: Path = ROOT) -> list[Run]:
 def _done(run: Run, loaded: Loaded) -> bool:
     if run.failure:
         return True
-    return bool(run.trained) and measured(run, loaded.study) is not None
+    return bool(run.trained) and all_scores(run, loaded.study) is not None
 
 
 def failed(loaded: Loaded, root: Path = ROOT, index: int | None = None) -> list[Run]:
@@ -182,8 +182,7 @@ def _train(run: Run, until: int | None) -> bool:
 
 
 def _score(run: Run, loaded: Loaded) -> str:
-    metric = loaded.study.metric
-    scores = run.trained["scores"] | measured(run, loaded.study)
+    metric, scores = loaded.study.metric, all_scores(run, loaded.study)
     found = f"{metric} {scores[metric]:.4f}" if metric in scores else f"no {metric} was measured"
     failed = [f"{reason} ({path.with_suffix('.txt')})" for path, reason in failures(run, loaded.study)]
     return "; ".join([found, *failed])

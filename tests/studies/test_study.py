@@ -290,6 +290,20 @@ def test_an_edited_model_has_the_scores_of_its_edit(make, trainer, root, monkeyp
     assert speed_ups["| spoilt"] == "" != speed_ups["| high"]
 
 
+def test_an_edited_model_without_a_finite_score_has_none(make, trainer, root, monkeypatch):
+    """That of the unedited one, whose training it shares, would be reported as its own."""
+    monkeypatch.setattr(measuring, "restore", lambda run: run)
+    monkeypatch.setattr(measuring, "held_out_scores", lambda trained: {})
+    edit = "def spoil(*model):\n    return model\n\n\nfrom experiments import"
+    text = STUDY.replace("from experiments import", edit).replace('claim="high < low"', 'claim="low <= spoilt"')
+    loaded = make('Variant("spoilt", edit=spoil),', text)
+    running.work([loaded], root, QUIET)
+    found = results.gather(loaded, root)
+    ((judged,),) = results.verdicts(loaded, found)
+    assert (judged.verdict, judged.reason) == (CANNOT_TELL, "spoilt: seed 2 ended without final/loss")
+    assert "spoilt" not in results.values(found, "val/loss") and "spoilt" in results.values(found, "memory_bytes")
+
+
 def test_runs_of_the_same_experiment_are_shared_between_studies(make, trainer, root, tmp_path):
     loaded = make()
     running.work([loaded], root, QUIET)
