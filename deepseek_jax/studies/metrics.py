@@ -30,8 +30,10 @@ def check(loaded: Loaded):
     if not known:
         return  # no variant can be configured, which is told of each
     if isinstance(study, Sweep):
-        known = {name for name in known if name.startswith("val/") or not study.halving}
-        known |= {"loss/total", *(shown.loss for shown in SHOWN.values())}  # rows of training have these
+        if study.halving:
+            known = {name for name in known if name.startswith("val/")}
+        else:
+            known |= {"loss/total", *(shown.loss for shown in SHOWN.values())}  # rows of training have these
         _refuse_unknown(loaded, [study.metric], known)
     elif all(hasattr(function, GIVES) for function in study.measures):
         _refuse_unknown(loaded, [claim.metric for claim in study.claims], known | _said(study))

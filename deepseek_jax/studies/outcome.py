@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import inspect
+import math
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -21,14 +22,20 @@ BALANCE = ("max_violation", "dead_experts", "load_entropy")
 def summarise(directory: Path, experiment: Experiment, seconds: float) -> dict:
     """JSON-able: scores {name: number}, curve [[tokens or records spent, loss]], shares {layer: [experts]}, seconds.
 
-    Scores are the final ones and those of the last evaluation before, the median speed, peak memory, and means over
-    the last rows of what routers and indexers report.
+    Scores are the final ones and those of the last evaluation before the end, or where early stopping took parameters
+    back, of theirs; the median speed, peak memory, and means over the last rows of what routers and indexers report.
     """
     rows = list(read_rows(directory / FILE))
     shown = SHOWN[experiment.family]
     trained = [row for row in rows if shown.loss in row]
     late = trained[-max(round(LATE * len(trained)), 1) :]
-    scores = {key: value for row in rows for key, value in row.items() if key.startswith(("final/", "val/"))}
+    kept = next((row["stopping/kept_step"] for row in rows if "stopping/kept_step" in row), math.inf)
+    scores = {
+        key: value
+        for row in rows
+        for key, value in row.items()
+        if key.startswith("final/") or (key.startswith("val/") and row["step"] <= kept)
+    }
     speeds = [row[shown.speed] for row in trained if shown.speed in row]
     if speeds:
         scores[shown.speed] = statistics.median(speeds)

@@ -24,7 +24,7 @@ from deepseek_jax.studies.outcome import said, summarise
 from deepseek_jax.studies.runs import ROOT, TRAINED, Run
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.studies.sweep import Sweep
-from deepseek_jax.train.sinks import FILE, read_rows
+from deepseek_jax.train.sinks import FILE
 from deepseek_jax.whole_files import write_json, write_text
 
 PARENT = "DEEPSEEK_JAX_STUDY_PARENT"  # in a worker's environment: the process without which it should not go on
@@ -36,13 +36,16 @@ def to_do(loaded: Loaded, root: Path = ROOT) -> list[Run]:
     planned = runs_.plan(loaded, root)
     if isinstance(loaded.study, Sweep) and not any(run.unmeasured for run in planned):
         rung = sweeping.rungs(loaded, root)[-1]
-        return [run for run in rung.runs if sweeping.score_at(run, loaded.study.metric, rung.share) is None]
+        return [run for run in rung.runs if not _done(run, loaded, rung.share)]
     return [run for run in planned if run.unmeasured or not _done(run, loaded)]
 
 
-def _done(run: Run, loaded: Loaded) -> bool:
+def _done(run: Run, loaded: Loaded, share: float = 1.0) -> bool:
+    """Whether a run has its scores; of a sweep, that after `share` of its steps."""
     if run.failure:
         return True
+    if isinstance(loaded.study, Sweep):
+        return sweeping.score_at(run, loaded.study.metric, share) is not None
     return bool(run.trained) and all_scores(run, loaded.study) is not None
 
 
@@ -80,18 +83,44 @@ def work(studies: Sequence[Loaded], root: Path = ROOT, say: Say = print, index: 
         if not is_worker():
             _tell_problems(loaded, chosen, say)
         if isinstance(loaded.study, Sweep):
-            _work_rungs(loaded, root, say)
-            continue
-        metrics.check_runs(loaded, planned)
-        busy = []
-        for run in chosen:
-            if not _done(run, loaded):
-                mine = _attempt(run, loaded, root, say)
-                busy += [] if mine else [run]
-                metrics.check_runs(loaded, planned)
-        for run in busy:  # another worker has them: wait, and take over what it leaves
-            if not _done(run, loaded):
-                _attempt(run, loaded, root, say, wait=True)
+            while not (rung := sweeping.rungs(loaded, root)[-1]).complete:
+                _divide(rung.runs, rung.runs, loaded, root, say, rung.share)
+        else:
+            metrics.check_runs(loaded, planned)
+            _divide(chosen, planned, loaded, root, say)
+
+
+def _divide(chosen: Sequence[Run], peers: Sequence[Run], loaded: Loaded, root: Path, say: Say, share: float = 1.0):
+    """Does the runs that no other worker has; then waits for those that one has, and takes over what it leaves.
+
+    `peers`: the runs of which some must have the metric; else it is no fault of one run.
+    """
+
+    def attempt(run: Run, *, wait: bool) -> bool:
+        with runs_.held(run, root, wait=wait) as mine:
+            if mine and not _done(run, loaded, share):
+                _finish(run, loaded, say, share)
+                _check_measured(run, peers, loaded, share)
+            return mine
+
+    busy = [run for run in chosen if not _done(run, loaded, share) and not attempt(run, wait=False)]
+    for run in busy:
+        attempt(run, wait=True)
+
+
+def _check_measured(run: Run, peers: Sequence[Run], loaded: Loaded, share: float):
+    """UserError where none of the runs has the metric; a candidate alone without it fails."""
+    if not isinstance(loaded.study, Sweep):
+        metrics.check_runs(loaded, peers)
+    elif not _done(run, loaded, share):
+        metric = loaded.study.metric
+        scores = (sweeping.score_at(peer, metric, share) for peer in peers)
+        if not any(score is not None and score < math.inf for score in scores):
+            raise UserError(
+                f"{loaded.shown_path}: {run} measured no {metric} after {share:.0%} of its steps; "
+                f"name a metric that {run.directory}/{FILE} has."
+            )
+        runs_.fail(run, f"it measured no {metric} after {share:.0%} of its steps.")
 
 
 def is_worker() -> bool:
@@ -105,39 +134,7 @@ def _tell_problems(loaded: Loaded, planned: Sequence[Run], say: Say):
         say(f"{loaded.name}: {name}: failed: {problem}")
 
 
-def _work_rungs(loaded: Loaded, root: Path, say: Say):
-    """Each rung in turn; where other workers have candidates of it, it is complete when they are done."""
-    while not (rung := sweeping.rungs(loaded, root)[-1]).complete:
-        for run in rung.runs:
-            with runs_.held(run, root, wait=True):
-                if sweeping.score_at(run, loaded.study.metric, rung.share) is None:
-                    _finish(run, loaded, say, share=rung.share)
-                if sweeping.score_at(run, loaded.study.metric, rung.share) is None:
-                    _check_some_measured(loaded, rung, run)
-                    runs_.fail(run, f"it measured no {loaded.study.metric} after {rung.share:.0%} of its steps.")
-
-
-def _check_some_measured(loaded: Loaded, rung: sweeping.Rung, without: Run):
-    """UserError where the metric is measured nowhere: in no candidate of the rung, at no step of this one."""
-    metric = loaded.study.metric
-    scores = (sweeping.score_at(run, metric, rung.share) for run in rung.runs)
-    elsewhere = any(metric in row for row in read_rows(without.directory / FILE))
-    if not elsewhere and not any(score is not None and score < math.inf for score in scores):
-        raise UserError(
-            f"{loaded.shown_path}: {without} measured no {metric} after {rung.share:.0%} of its steps; "
-            f"name a metric that {without.directory}/{FILE} has."
-        )
-
-
-def _attempt(run: Run, loaded: Loaded, root: Path, say: Say, *, wait: bool = False) -> bool:
-    """Whether the run was this process's to do."""
-    with runs_.held(run, root, wait=wait) as mine:
-        if mine and not _done(run, loaded):
-            _finish(run, loaded, say)
-        return mine
-
-
-def _finish(run: Run, loaded: Loaded, say: Say, share: float = 1.0):
+def _finish(run: Run, loaded: Loaded, say: Say, share: float):
     """Trains a run, as far as `share` of its steps, and measures it; or writes down why that cannot be."""
     host_memory.free_programs()  # of the runs before
     began = time.monotonic()
@@ -176,7 +173,7 @@ def _train(run: Run, until: int | None) -> bool:
         reached = newest_intact(run.directory / DIRECTORY)
         if reached == run.experiment.train.steps:
             raise UserError("nothing is held out, so nothing is measured; set data.held_out or dataset.test above 0.")
-        return until is not None and reached == until
+        return until is not None and (reached or 0) >= until  # further where it trained for a later rung
     write_json(run.directory / TRAINED, summarise(run.directory, run.experiment, seconds))
     return True
 

@@ -47,13 +47,19 @@ def step_at(run: Run, share: float) -> int:
 
 
 def score_at(run: Run, metric: str, share: float) -> float | None:
-    """The metric of a run's evaluation at that share of its steps; infinite if it failed, None if it is not there."""
+    """The metric at that share of a run's steps; infinite if it failed, None where it has not come so far.
+
+    A run that paused there was evaluated there.  Of one that went past, or ended before, it is the last evaluation up
+    to there, or else its first; where the end is what is asked of, that of the parameters that were kept.
+    """
     if run.failure:
         return math.inf
-    path = run.directory / FILE
-    if share == 1 and run.trained and metric in run.trained["scores"]:
-        return run.trained["scores"][metric]
-    if not path.exists():
+    path, step, trained = run.directory / FILE, step_at(run, share), run.trained
+    rows = list(read_rows(path)) if path.exists() else []
+    last = max((row["step"] for row in rows), default=0)
+    if trained and last <= step and metric in trained["scores"]:
+        return trained["scores"][metric]
+    found = {row["step"]: row[metric] for row in rows if metric in row}
+    if not found or not (trained or (share < 1 and (step in found or last > step))):
         return None
-    step = step_at(run, share)
-    return next((row[metric] for row in read_rows(path) if row["step"] == step and metric in row), None)
+    return found[max((at for at in found if at <= step), default=min(found))]

@@ -1,5 +1,6 @@
 """Sweeps: the candidates of a grid and of chance, who is stopped at which rung, and the rate that transfers."""
 
+import contextlib
 import json
 import math
 import statistics
@@ -9,7 +10,7 @@ import pytest
 
 from deepseek_jax.config import TrainConfig
 from deepseek_jax.errors import UserError
-from deepseek_jax.studies import report, running, sweep_picture
+from deepseek_jax.studies import report, running, runs, sweep_picture
 from deepseek_jax.studies.sweep import Halving, LogUniform, Sweep
 from deepseek_jax.studies.sweeping import rungs, score_at, step_at
 from tests.studies import fake
@@ -138,6 +139,83 @@ def test_a_metric_that_no_candidate_measures_stops_the_sweep(make, trainer, tmp_
     with pytest.raises(UserError, match="0.1, seed 0 measured no val/dropped after 25% of its steps; name a metric"):
         running.work([found], tmp_path / "runs", QUIET)
     assert len(list((tmp_path / "runs").glob("rate/*"))) == 1 and not running.failed(found, tmp_path / "runs")
+
+
+GRID = TEXT.replace("halving=Halving(rungs=(0.25, 0.5), keep=0.5),", "")
+
+
+def test_halving_of_candidates_that_are_trained_already(make, trainer, tmp_path):
+    """They were evaluated at other steps than the rungs', or only at the end."""
+    root = tmp_path / "runs"
+    running.work([make(text=GRID)], root, QUIET)
+    for path in root.glob("rate/*/metrics.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        only = (4, 8) if "0.4" in path.parent.name else (20,)
+        fake.write(path.parent, [row for row in rows if row["step"] in only or "val/loss" not in row])
+    loaded = make(text=TEXT)
+    running.work([loaded], root, QUIET)
+    first, *_, end = rungs(loaded, root)
+    assert len(trainer.trained) == 4 and end.complete and [run.failure for run in end.runs] == [None, None]
+    for name, step in {"0.4": 4, "0.3": 20}.items():
+        (run,) = (run for run in first.runs if run.variant.name == name)
+        assert first.scores[name] == fake.row(run.experiment, step)["val/loss"]
+
+
+def test_rungs_that_are_changed_go_on_from_where_candidates_are(make, trainer, tmp_path):
+    root = tmp_path / "runs"
+    running.work([make(text=TEXT.replace("(0.25, 0.5)", "(0.5,)"))], root, QUIET)
+    (stopped,) = root.glob("rate/0.1-0-*")
+    rows = (stopped / "metrics.jsonl").read_text().splitlines()
+    loaded = make(text=TEXT)
+    (run,) = (run for run in runs.plan(loaded, root) if run.directory == stopped)
+    assert len(rows) == 10 and running._train(run, until=5)
+    running.work([loaded], root, QUIET)
+    assert rungs(loaded, root)[-1].complete and not running.to_do(loaded, root)
+
+
+def test_a_candidate_that_stopped_early_is_scored_by_what_it_kept(make, trainer, tmp_path, monkeypatch):
+    """Before a rung, that is what it is compared with there; its last evaluation was of parameters that are gone."""
+
+    def write(workdir, rows):
+        if "0.4" in workdir.name:
+            rows = [row for row in rows if row["step"] <= 4]
+            rows[-2] |= {"val/loss": 0.5}
+            rows[-1] |= {"val/loss": 99.0}
+            rows += [{"step": 4, "final/loss": 1.0, "stopping/kept_step": 3}]
+        write_all(workdir, rows)
+
+    write_all, train = fake.write, trainer.__class__.__call__
+    whole = lambda self, experiment, workdir, console=None, until=None: train(  # noqa: E731
+        self, experiment, workdir, until=None if "0.4" in workdir.name else until
+    )
+    monkeypatch.setattr(fake, "write", write)
+    monkeypatch.setattr(trainer.__class__, "__call__", whole)
+    loaded, root = make(text=TEXT), tmp_path / "runs"
+    running.work([loaded], root, QUIET)
+    first, *_, end = rungs(loaded, root)
+    assert end.complete and first.scores["0.4"] == end.scores["0.4"] == 0.5
+
+
+def test_halving_goes_by_evaluations_alone(make, trainer, tmp_path):
+    """Rows of training are written every log.every steps, not where candidates pause."""
+    text = TEXT.replace("budget=5_120,", 'budget=5_120, metric="loss/total",')
+    with pytest.raises(UserError, match="no run measures 'loss/total'; choose one of val/bits"):
+        running.work([make(text=text)], tmp_path / "runs", QUIET)
+
+
+def test_candidates_that_another_worker_has_are_left_to_it(make, trainer, tmp_path, monkeypatch):
+    """And waited for only when nothing else is left."""
+    loaded, root, asked = make(text=GRID), tmp_path / "runs", []
+    planned, held = runs.plan(loaded, root), runs.held
+
+    def elsewhere(run, root, *, wait=False):
+        asked.append((run.variant.name, wait))
+        return contextlib.nullcontext(False) if run.variant.name == "0.1" and not wait else held(run, root, wait=wait)
+
+    monkeypatch.setattr(runs, "held", elsewhere)
+    running.work([loaded], root, QUIET)
+    names = [run.variant.name for run in planned]
+    assert asked == [*((name, False) for name in names), ("0.1", True)]
 
 
 WIDTHS = TEXT.replace("search={{", 'across="width", search={{"width": {{"8": {{}}, "16": {{"train.batch_size": 8}}}}, ')
