@@ -20,6 +20,7 @@ from deepseek_jax.studies.sweep import Sweep
 from deepseek_jax.tasks import scores
 from deepseek_jax.train.shown import SHOWN
 
+HIGHER = {*scores.HIGHER, "load_entropy", "indexer_recall", *(shown.speed for shown in SHOWN.values())}  # is better
 GIVES = "gives"  # an attribute of a measure: the names of all scores that it may give, where it says them
 
 
@@ -34,7 +35,11 @@ def check(loaded: Loaded):
             known = {name for name in known if name.startswith("val/")}
         else:
             known |= {"loss/total", *(shown.loss for shown in SHOWN.values())}  # rows of training have these
-        _refuse_unknown(loaded, [study.metric], known)
+        lower = {name for name in known if name.rpartition("/")[2] not in HIGHER}
+        if study.metric in known - lower:
+            why = f"of {study.metric!r} more is better, and a sweep looks for the least"
+            raise UserError(f"{loaded.shown_path}: {why}; {_instead(study.metric, lower)}")
+        _refuse_unknown(loaded, [study.metric], lower)
     elif all(hasattr(function, GIVES) for function in study.measures):
         _refuse_unknown(loaded, [claim.metric for claim in study.claims], known | _said(study))
 

@@ -5,14 +5,17 @@ import json
 import math
 import statistics
 import types
+from pathlib import Path
 
 import pytest
 
 from deepseek_jax.config import TrainConfig
 from deepseek_jax.errors import UserError
-from deepseek_jax.studies import report, running, runs, sweep_picture
+from deepseek_jax.studies import metrics, report, running, runs, sweep_picture
+from deepseek_jax.studies.study import Loaded
 from deepseek_jax.studies.sweep import Halving, LogUniform, Sweep
 from deepseek_jax.studies.sweeping import rungs, score_at, step_at
+from tests.conftest import ROOT
 from tests.studies import fake
 
 TEXT = '''"""Which rate?"""
@@ -201,6 +204,16 @@ def test_halving_goes_by_evaluations_alone(make, trainer, tmp_path):
     text = TEXT.replace("budget=5_120,", 'budget=5_120, metric="loss/total",')
     with pytest.raises(UserError, match="no run measures 'loss/total'; choose one of val/bits"):
         running.work([make(text=text)], tmp_path / "runs", QUIET)
+
+
+@pytest.mark.parametrize(
+    ("base", "metric"),
+    [("hybrid_mnist", "val/accuracy"), ("hybrid_mnist", "records_per_second"), ("v3_tiny", "load_entropy")],
+)
+def test_a_metric_of_which_more_is_better_would_choose_the_worst(base, metric):
+    sweep = Sweep(base=f"{ROOT}/configs/{base}.py", budget=1, search={"optimizer.peak_lr": (0.1, 0.2)}, metric=metric)
+    with pytest.raises(UserError, match=f"of '{metric}' more is better, and a sweep looks for the least; choose one"):
+        metrics.check(Loaded(Path("rate.py"), "Which rate?", sweep))
 
 
 def test_candidates_that_another_worker_has_are_left_to_it(make, trainer, tmp_path, monkeypatch):
