@@ -9,8 +9,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from deepseek_jax.studies.outcome import Trained, finite, said, source_name
+from deepseek_jax.studies.outcome import Trained, finite, said
 from deepseek_jax.studies.runs import Run
+from deepseek_jax.studies.source_names import source_name
 from deepseek_jax.studies.study import Study
 from deepseek_jax.whole_files import write_json
 

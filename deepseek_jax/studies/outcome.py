@@ -1,11 +1,8 @@
 """What is kept of a finished run: its scores, its curve, the loads of its experts, and what it took."""
 
 import dataclasses
-import hashlib
-import inspect
 import math
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -64,11 +61,6 @@ def _parameters(experiment: Experiment) -> dict[str, int]:
 
     counts = census(experiment.model).main
     return {"total": counts.total, "active": counts.activated}
-
-
-def source_name(function: Callable) -> str:
-    """The function's name and a hash of its source, so that what an older version of it gave is not taken for new."""
-    return f"{function.__name__}-{hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:8]}"
 
 
 def said(error: Exception) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from deepseek_jax.checking import choice
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies.claims import Claim, parse
+from deepseek_jax.studies.source_names import source_name
 
 EQUAL = ("tokens", "records", "flops", "seconds", "steps")
 
@@ -64,6 +65,8 @@ class Study:
             raise UserError(f"a study's variants are named {', '.join(slugs) or 'not at all'}; give each its own name.")
         for claim in self.claims:
             parse(claim.text, self.names)
+        for function in (*(variant.edit for variant in self.variants if variant.edit), *self.measures):
+            source_name(function)
 
     @property
     def names(self) -> list[str]:

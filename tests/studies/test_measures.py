@@ -27,7 +27,8 @@ from deepseek_jax.studies.measures import (
 )
 from deepseek_jax.studies.measures.residual import composite
 from deepseek_jax.studies.measures.routing import _loads, divergence
-from deepseek_jax.studies.outcome import Trained, source_name
+from deepseek_jax.studies.outcome import Trained
+from deepseek_jax.studies.source_names import source_name
 from tests.train import tiny
 
 TOKENS = jnp.arange(16).reshape(2, 8)

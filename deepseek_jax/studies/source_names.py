@@ -1,0 +1,43 @@
+"""The names by which what edits and measures gave is kept: two that compute differently have two."""
+
+import hashlib
+import inspect
+import pprint
+import re
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+from deepseek_jax.errors import UserError
+
+
+def source_name(function: Callable) -> str:
+    """The function's name and a hash of its source and of the values that it was made with.
+
+    So what an older version of it gave, or another one of the same factory, is not taken for its own.  UserError for
+    what has no source of its own, or holds what is written differently in each process.
+    """
+    if not inspect.isfunction(function) or function.__name__ == "<lambda>":
+        raise UserError(f"a study's edits and measures are functions by `def`, which {function!r} is not; write one.")
+    return f"{function.__name__}-{hashlib.sha256(_written(function, ()).encode()).hexdigest()[:8]}"
+
+
+def _written(function: Callable, outer: tuple) -> str:
+    """Source, and what the function holds of variables and defaults.  `outer`: the functions by which one came here."""
+    outer += (function,)
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    held = {name: cell.cell_contents for name, cell in cells} | (function.__kwdefaults__ or {})
+    held |= dict(enumerate(function.__defaults__ or ()))
+    written = [f"{name}={_value(value, outer)}" for name, value in held.items()]
+    return "\n".join([inspect.getsource(function), *written])
+
+
+def _value(value: object, outer: tuple) -> str:
+    if inspect.isfunction(value):
+        return value.__name__ if any(value is each for each in outer) else _written(value, outer)
+    with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
+        text = pprint.pformat(value, width=1)  # sets in order, which on one line they are not
+    if re.search(r" at 0x[0-9a-f]", text):
+        raise UserError(f"{outer[0].__name__} holds {text}, which is another in each process; give it numbers or text.")
+    return text

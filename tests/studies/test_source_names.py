@@ -1,0 +1,74 @@
+"""What edits and measures give is kept under names that tell those of one factory apart."""
+
+import functools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from deepseek_jax.errors import UserError
+from deepseek_jax.studies import Study, Sweep, Variant
+from deepseek_jax.studies.source_names import source_name
+from tests.conftest import ROOT
+
+
+def scaled(by, how=None):
+    def edit(experiment, params, buffers):
+        return experiment, how(params, by), buffers
+
+    return edit
+
+
+def times(factor):
+    def through(tree):
+        return {key: through(leaf) if isinstance(leaf, dict) else leaf * factor for key, leaf in tree.items()}
+
+    return through
+
+
+def by_default(factor):
+    def edit(experiment, params, buffers, *, by=factor):
+        return experiment, params * by, buffers
+
+    return edit
+
+
+LONG = [np.arange(2000.0), np.arange(2000.0)]
+LONG[1][1000] = 0  # where a repr has but dots
+
+
+@pytest.mark.parametrize(
+    "makers",
+    [
+        [lambda: scaled(0.5), lambda: scaled(0.0), lambda: scaled("0.5")],
+        [lambda: scaled(1, times(2)), lambda: scaled(1, times(3))],
+        [lambda: by_default(1), lambda: by_default(2)],
+        [lambda: scaled(LONG[0]), lambda: scaled(LONG[1])],
+    ],
+)
+def test_functions_of_one_factory_are_told_apart(makers):
+    once, again = ([source_name(make()) for make in makers] for _ in range(2))
+    assert once == again and len(set(once)) == len(makers)
+
+
+def test_names_last_from_process_to_process():
+    words = "frozenset({'a', 'b', 'c', 'd', 'e', 'f'})"
+    code = "from tests.studies.test_source_names import *; print(source_name(scaled({}, times(2))))"
+    out = subprocess.run([sys.executable, "-c", code.format(words)], cwd=ROOT, capture_output=True, text=True)
+    assert out.stdout.strip() == source_name(scaled(frozenset("abcdef"), times(2)))
+
+
+def test_functions_whose_name_would_not_last_are_refused():
+    settings = {"base": "x.py", "budget": 1}
+    study = settings | {"metric": "final/loss", "margin": 1, "claim": "a < b"}
+    variants = lambda edit: [Variant("a"), Variant("b", edit=edit)]  # noqa: E731
+    partial = functools.partial(scaled, 0.5)
+    with pytest.raises(UserError, match="functions by `def`, which functools.partial.* is not; write one."):
+        Study(**study, variants=variants(partial))
+    with pytest.raises(UserError, match="functions by `def`"):
+        Study(**study, variants=variants(None), measures=[lambda trained: {}])
+    with pytest.raises(UserError, match="^edit holds <object object at .*; give it numbers or text."):
+        Study(**study, variants=variants(scaled(object())))
+    with pytest.raises(UserError, match="functions by `def`"):
+        Sweep(**settings, search={"a": [1]}, measures=(partial,))
