@@ -73,6 +73,7 @@ def work(studies: Sequence[Loaded], root: Path = ROOT, say: Say = print, index: 
     """Does in this process what is left of the studies; of one study only run number `index`, if given."""
     _end_with_parent()
     for loaded in studies:
+        runs_.check_different(loaded)
         metrics.check(loaded)
     for loaded in studies:
         runs_.measure_speeds(loaded, root, say)
@@ -201,6 +202,7 @@ def spread(paths: Sequence[Path], jobs: int, root: Path = ROOT, say: Say = print
         return [run for loaded in studies for run in to_do(loaded, root)]
 
     for loaded in studies:
+        runs_.check_different(loaded)
         metrics.check(loaded)
     for loaded in studies:
         planned = [run for run in runs_.plan(loaded, root) if not run.unmeasured]

@@ -19,6 +19,7 @@ from deepseek_jax.config import FAMILIES, Experiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.studies import budget
+from deepseek_jax.studies.source_names import source_name
 from deepseek_jax.studies.study import Loaded, Study, Variant, slug
 from deepseek_jax.whole_files import write_json
 
@@ -91,6 +92,22 @@ def plan(loaded: Loaded, root: Path = ROOT) -> list[Run]:
                 name = f"{slug(variant.name)}-{seed}-{same}.json"
                 found.append(Run(variant, seed, experiment, directory, root / loaded.name / "failed" / name))
     return found
+
+
+def check_different(loaded: Loaded):
+    """UserError where two variants would share their trainings and so all scores, as if that were found."""
+    found = {}
+    for variant in loaded.study.variants:
+        try:
+            learnt = identity(resolve(loaded.study.base, dict(variant.changes)))
+        except UserError:  # told where its runs are planned
+            continue
+        first = found.setdefault((learnt, variant.edit and source_name(variant.edit)), variant.name)
+        if first != variant.name:
+            raise UserError(
+                f"{loaded.shown_path}: {first} and {variant.name} differ in nothing that learning depends on; "
+                "leave one out, or change it."
+            )
 
 
 def experiment_of(study: Study, variant: Variant, seed: int, folder: Path) -> Experiment:

@@ -27,6 +27,11 @@ class Variant:
     changes: Mapping[str, object] = dataclasses.field(default_factory=dict)
     edit: Callable | None = None
 
+    def __post_init__(self):
+        for key in ("train.steps", "train.seed"):
+            if key in self.changes:
+                raise UserError(f"{self.name!r} sets {key}, which budget and seeds decide for all; leave it out.")
+
 
 @dataclasses.dataclass(frozen=True)
 class Study:

@@ -12,7 +12,8 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.studies import measuring, metrics, overview, report, results, running, runs, slurm
 from deepseek_jax.studies.claims import CANNOT_TELL
 from deepseek_jax.studies.statistics import difference
-from deepseek_jax.studies.study import load
+from deepseek_jax.studies.study import Variant, load
+from deepseek_jax.studies.sweep import Sweep
 from tests.conftest import ROOT
 from tests.studies import fake
 from tests.studies.fake import STUDY, Killed
@@ -159,6 +160,15 @@ def test_a_misspelt_metric_is_refused_before_anything_is_trained(make, trainer, 
 def test_the_studies_here_go_by_what_is_measured(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     metrics.check(load(path))
+
+
+def test_variants_that_learn_the_same_are_refused_before_anything_is_trained(make, trainer, root, deepseek_jax):
+    """Their difference is 0, whatever was meant: a place, as here, or a value that is the base's."""
+    for changes in ('"log.every": 5', '"optimizer.peak_lr": 0.1'):
+        path = make(f'Variant("same", {{{changes}}}), Variant("misspelt", {{"optimizer.peek_lr": 1.0}}),').path
+        status, out, err = deepseek_jax("study", "run", str(path), "--root", str(root), "--here")
+        assert (status, out, trainer.trained) == (2, "", [])
+        assert err.endswith("low and same differ in nothing that learning depends on; leave one out, or change it.\n")
 
 
 FURTHER = """claim="high < low", further=[Claim("gaps", 1, "low < high")], measures=[{0}],"""
@@ -438,6 +448,13 @@ def test_a_report_of_nothing(make, root, deepseek_jax):
 def test_study_files_that_cannot_be(make, change, message):
     with pytest.raises(UserError, match=message):
         make(text=STUDY.replace(*change))
+
+
+def test_what_budget_and_seeds_decide_is_no_variants_to_change():
+    with pytest.raises(UserError, match="^'longer' sets train.steps, which budget and seeds decide for all; leave"):
+        Variant("longer", {"train.steps": 400})
+    with pytest.raises(UserError, match="^'7' sets train.seed"):
+        Sweep(base="x.py", budget=1, search={"train.seed": (7, 8)})
 
 
 def test_a_missing_file(tmp_path):
