@@ -15,6 +15,8 @@ from deepseek_jax.whole_files import write_json
 
 TRIAL_STEPS = 30  # by which a variant's speed is measured where seconds are held equal
 
+FAILED = "failed"  # the one entry of the file of a trial that failed
+
 
 class Unmeasured(UserError):
     """A budget in seconds, of a variant whose speed is not known yet."""
@@ -80,10 +82,19 @@ def _flops_a_token(experiment: Experiment) -> float:
     return training_flops(experiment.model, 1.0, attention)
 
 
+def forget_failure(speed: Path):
+    """Lets a trial that failed be tried again."""
+    if speed.exists() and FAILED in json.loads(speed.read_text()):
+        speed.unlink()
+
+
 def _units_a_second(speed: Path) -> float:
     if not speed.exists():
         raise Unmeasured(f"its speed is not measured yet: {speed} is not there.")
-    return json.loads(speed.read_text())["per_second"]
+    found = json.loads(speed.read_text())
+    if FAILED in found:
+        raise UserError(f"the trial of its speed failed: {found[FAILED]}")
+    return found["per_second"]
 
 
 def measure_speed(experiment: Experiment, speed: Path):
@@ -104,5 +115,7 @@ def measure_speed(experiment: Experiment, speed: Path):
         eval=dataclasses.replace(experiment.eval, batches=1, final_batches=1, samples=0),
     )
     scores = train(trial, speed.with_suffix(""), Console(quiet=True))
-    (found,) = (value for key, value in scores.items() if key.endswith("_per_second"))
-    write_json(speed, {"per_second": found})
+    found = [value for key, value in scores.items() if key.endswith("_per_second")]
+    if not found:
+        raise KeyboardInterrupt  # SIGTERM came before there was any speed, and this process is to end
+    write_json(speed, {"per_second": found[0]})

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from deepseek_jax.config import Experiment
+from deepseek_jax.errors import UserError
 from deepseek_jax.studies import budget
 from deepseek_jax.train.shown import SHOWN
 from deepseek_jax.train.sinks import FILE, read_rows
@@ -64,7 +65,9 @@ def _parameters(experiment: Experiment) -> dict[str, int]:
 
 
 def said(error: Exception) -> str:
-    """An exception in a line."""
+    """An exception in a line; one that is a sentence for the user as it is."""
+    if isinstance(error, UserError):
+        return str(error)
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from deepseek_jax import host_memory
 from deepseek_jax.errors import UserError
-from deepseek_jax.studies import metrics, sweeping
+from deepseek_jax.studies import budget, metrics, sweeping
 from deepseek_jax.studies import runs as runs_
 from deepseek_jax.studies.measuring import all_scores, failures, measure
 from deepseek_jax.studies.outcome import said, summarise
@@ -55,10 +55,14 @@ def failed(loaded: Loaded, root: Path = ROOT, index: int | None = None) -> list[
     Of a sweep that comes to a choice only those that cannot be configured: that others diverge is what it finds out.
     """
     planned = runs_.plan(loaded, root)
-    found = [run for run in (planned if index is None else planned[index : index + 1]) if run.failure]
+    found = [run for run in _chosen(planned, index) if run.failure]
     if isinstance(loaded.study, Sweep) and len(found) < len(planned):
         return [run for run in found if run.problem]
     return found
+
+
+def _chosen(planned: list[Run], index: int | None) -> list[Run]:
+    return planned if index is None else planned[index : index + 1]
 
 
 def forget_failures(loaded: Loaded, root: Path = ROOT):
@@ -67,6 +71,8 @@ def forget_failures(loaded: Loaded, root: Path = ROOT):
         run.failed.unlink(missing_ok=True)
         for path, _ in failures(run, loaded.study):
             path.unlink()
+    for variant in loaded.study.variants:
+        budget.forget_failure(runs_.speed_file(variant, root / loaded.name))
 
 
 def work(studies: Sequence[Loaded], root: Path = ROOT, say: Say = print, index: int | None = None):
@@ -76,19 +82,18 @@ def work(studies: Sequence[Loaded], root: Path = ROOT, say: Say = print, index: 
         runs_.check_different(loaded)
         metrics.check(loaded)
     for loaded in studies:
-        runs_.measure_speeds(loaded, root, say)
+        runs_.measure_speeds(loaded, root, say if is_worker() else lambda text: None)  # else told with the others
         planned = runs_.plan(loaded, root)
         if index is not None and not 0 <= index < len(planned):
             raise UserError(f"--index is {index}; {loaded.path} has runs 0 to {len(planned) - 1}.")
-        chosen = planned if index is None else [planned[index]]
         if not is_worker():
-            _tell_problems(loaded, chosen, say)
+            _tell_problems(loaded, _chosen(planned, index), say)
         if isinstance(loaded.study, Sweep):
             while not (rung := sweeping.rungs(loaded, root)[-1]).complete:
                 _divide(rung.runs, rung.runs, loaded, root, say, rung.share)
         else:
             metrics.check_runs(loaded, planned)
-            _divide(chosen, planned, loaded, root, say)
+            _divide(_chosen(planned, index), planned, loaded, root, say)
 
 
 def _divide(chosen: Sequence[Run], peers: Sequence[Run], loaded: Loaded, root: Path, say: Say, share: float = 1.0):
@@ -130,8 +135,9 @@ def is_worker() -> bool:
 
 
 def _tell_problems(loaded: Loaded, planned: Sequence[Run], say: Say):
-    """A line for each variant that cannot be configured."""
-    for name, problem in {run.variant.name: run.problem for run in planned if run.problem}.items():
+    """A line for each variant that cannot be configured, or failed in the trial of its speed before."""
+    found = [run for run in planned if run.problem and not run.unmeasured]
+    for name, problem in {run.variant.name: run.problem for run in found}.items():
         say(f"{loaded.name}: {name}: failed: {problem}")
 
 
@@ -205,8 +211,7 @@ def spread(paths: Sequence[Path], jobs: int, root: Path = ROOT, say: Say = print
         runs_.check_different(loaded)
         metrics.check(loaded)
     for loaded in studies:
-        planned = [run for run in runs_.plan(loaded, root) if not run.unmeasured]
-        _tell_problems(loaded, planned, say)
+        _tell_problems(loaded, runs_.plan(loaded, root), say)
     try:
         wanted = min(jobs, len(todo()))
         workers = [subprocess.Popen(command, env=environment) for _ in range(wanted)]

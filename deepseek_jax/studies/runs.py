@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shlex
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from deepseek_jax.config import FAMILIES, Experiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.studies import budget
+from deepseek_jax.studies.outcome import said
 from deepseek_jax.studies.source_names import source_name
 from deepseek_jax.studies.study import Loaded, Study, Variant, slug
-from deepseek_jax.whole_files import write_json
+from deepseek_jax.whole_files import write_json, write_text
 
 ROOT = Path("runs/studies")
 TRAINED = "trained.json"  # in a run directory: what came out
@@ -139,8 +141,10 @@ def _measure_speed(loaded: Loaded, variant: Variant, root: Path, say: Callable[[
         if not speed.exists():
             try:
                 budget.measure_speed(resolve(loaded.study.base, dict(variant.changes)), speed)
-            except UserError as error:
-                say(f"{loaded.name}: {variant.name}: failed in the trial of its speed: {error}")
+            except Exception as error:  # as of a run: the other variants are worth having
+                write_json(speed, {budget.FAILED: said(error)})
+                write_text(speed.with_suffix(".txt"), traceback.format_exc())
+                say(f"{loaded.name}: {variant.name}: failed: the trial of its speed failed: {said(error)}")
 
 
 def identity(experiment: Experiment) -> str:

@@ -62,6 +62,13 @@ def test_less_than_a_step(tmp_path, equal):
         budget.steps(PLAIN, equal, 10, speed)
 
 
+def test_a_trial_that_is_stopped_has_not_failed(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "train", lambda *_: {})
+    with pytest.raises(KeyboardInterrupt):
+        budget.measure_speed(PLAIN, tmp_path / "speed.json")
+    assert not (tmp_path / "speed.json").exists()
+
+
 def test_a_speed_is_tried_without_the_ramp(tmp_path, monkeypatch):
     tried = []
     monkeypatch.setattr(loop, "train", lambda trial, *_: tried.append(trial) or {"tokens_per_second": 7.0})

@@ -143,6 +143,32 @@ def test_speeds_that_are_not_measured_yet_are_no_failure(make, trainer, root, mo
     assert len(trainer.trained) == 6 and not running.to_do(loaded, root) and not running.failed(loaded, root)
 
 
+def test_a_variant_whose_speed_cannot_be_measured_is_told_and_the_others_go_on(make, trainer, root, monkeypatch):
+    """As one that is too large for the memory there is."""
+
+    def measure(experiment, speed):
+        if experiment.optimizer.peak_lr == 0.2:
+            raise MemoryError("RESOURCE_EXHAUSTED: 1 TiB")
+        write_speed(speed)
+
+    loaded, told = make(text=STUDY.replace("budget=2_560", 'budget=1.0, equal="seconds"')), []
+    monkeypatch.setattr(runs.budget, "measure_speed", measure)
+    for _ in range(2):  # the second time it is not tried again
+        running.work([loaded], root, told.append)
+        assert len(trainer.trained) == 3 and not running.to_do(loaded, root) and len(running.failed(loaded, root)) == 3
+        monkeypatch.setattr(runs.budget, "measure_speed", lambda *_: pytest.fail())
+    reason = "MemoryError: RESOURCE_EXHAUSTED: 1 TiB"
+    assert [line for line in told if "high" in line] == [
+        f"rate: high: failed: the trial of its speed failed: {reason}"
+    ] * 2
+    assert (
+        f"| high | 2 | the trial of its speed failed: {reason} |"
+        in (report.write(loaded, root)[0] / "report.md").read_text()
+    )
+    running.forget_failures(loaded, root)
+    assert {run.variant.name for run in running.to_do(loaded, root)} == {"high"}
+
+
 def write_speed(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"per_second": 2560.0}))
