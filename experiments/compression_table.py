@@ -3,8 +3,8 @@
     python -m experiments.compression_table --v3 runs/v3_tiny --hybrid runs/hybrid_mnist --workdir runs/compression
 
 The runs are those of configs/v3_tiny.py and configs/hybrid_mnist.py, trained before.  What is finished is not made
-again, so the command may be stopped and repeated; --time measures speeds, on a quiet machine.  The table goes to
-experiments/results/compression.md.
+again, so the command may be stopped and repeated; --time measures speeds, on a quiet machine.  The table of both goes
+to experiments/results/compression.md.
 """
 
 import argparse
@@ -70,9 +70,13 @@ def main():
             maker = Maker(model, run, args.workdir / model, args.only)
             (maker.time_all if args.time else maker.make_all)()
     made = [model for model in CONFIGS if (args.workdir / model / "dense.json").exists()]
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text("\n".join(table(model, args.workdir / model) for model in made))
-    print(RESULT.read_text())
+    if not made:
+        parser.error(f"{args.workdir} holds no smaller model yet; name a run by --v3 or --hybrid")
+    text = "\n".join(table(model, args.workdir / model) for model in made)
+    if len(made) == len(CONFIGS):
+        RESULT.parent.mkdir(exist_ok=True)
+        RESULT.write_text(text)
+    print(text)
 
 
 class Maker:
