@@ -32,6 +32,19 @@ def test_a_growing_batch_spends_the_same_tokens_in_more_steps():
     assert spent[0] == 64 * 2 and spent[-1] - spent[-2] == 64 * 8
 
 
+@pytest.mark.parametrize("fraction", [0.1, 0.37, 1.0])
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 100, 1009])
+def test_what_all_steps_spend_is_the_sum_of_each(steps, fraction):
+    for train in (PLAIN.train, RAMP, dataclasses.replace(RAMP, ramp_stages=6)):
+        train = dataclasses.replace(train, steps=steps, ramp_fraction=fraction)
+        assert 64 * budget._sequences(train) == budget.units(dataclasses.replace(PLAIN, train=train))[-1]
+
+
+def test_a_large_budget_takes_no_list_of_its_steps(monkeypatch):
+    monkeypatch.setattr(budget, "units", lambda experiment: pytest.fail())
+    assert budget.steps(PLAIN, "tokens", 10**11, None) == 10**11 // 256
+
+
 def test_flops_give_a_wider_model_fewer_steps():
     narrow = dataclasses.replace(PLAIN, model=tiny.DENSE)
     wide = dataclasses.replace(PLAIN, model=dataclasses.replace(tiny.DENSE, intermediate_size=512))
