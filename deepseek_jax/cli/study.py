@@ -16,8 +16,8 @@ RUN = f"""\
 
 What is done is not done again; what was killed goes on from its last checkpoint; a variant that fails is written down
 with its reason and the others go on, and the exit code is 2 in the end.  Every run keeps its directory below
-runs/studies.  Other workers may be started at any time, on any machine that shares this directory: they divide what is
-left.
+runs/studies.  Other workers may be started at any time, on any machine that shares this directory and its file locks:
+they divide what is left.
 
 examples:
   deepseek-jax study run experiments/studies/balance.py

@@ -1,5 +1,6 @@
 """Loss curves of several seeds as one, and what a better loss is worth in time."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -33,9 +34,11 @@ def speed_up(base, other, base_speed: float, speed: float) -> float:
     """How many times sooner `other` is where the base ends, by training loss and throughput; below 1: later.
 
     Of the two, the one that ends lower is asked how much it had spent when it was where the other ends.  The rate of
-    its schedule was then not yet low, so this leans towards 1.
+    its schedule was then not yet low, so this leans towards 1.  NaN where a curve ends in no number.
     """
     (spent, loss, _), (other_spent, other_loss, _) = base, other
+    if not np.isfinite([loss[-1], other_loss[-1]]).all():
+        return math.nan
     if other_loss[-1] <= loss[-1]:
         gain = spent[-1] / reached(other_spent, other_loss, loss[-1])
     else:

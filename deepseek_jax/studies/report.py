@@ -72,7 +72,7 @@ def _setting(loaded: Loaded, results: Mapping) -> list[Block]:
     study = loaded.study
     what = "same number of steps" if study.equal == "steps" else f"same {study.equal}" if study.equal in EQUAL else ""
     text = (
-        f"Base: `{study.base}`. Each run spends the {what}: {study.budget:,.0f}. {study.seeds} paired seeds. "
+        f"Base: `{study.base}`. Each run may spend the {what}: {study.budget:,.0f}. {study.seeds} paired seeds. "
         f"Metric: `{study.metric}`; a difference counts from {study.margin} on. Measured on {results['device']}."
     )
     changed = [[variant.name, _changes(variant)] for variant in study.variants]
@@ -107,7 +107,7 @@ def _table(loaded: Loaded, results: Mapping) -> Table:
         row.append(f"{speeds[name]:,.0f}" if name in speeds else "")
         both = {name, base} <= mean_curves.keys() & speeds.keys() and name != base and not _edited(study, name)
         gain = both and curves.speed_up(mean_curves[base], mean_curves[name], speeds[base], speeds[name])
-        row.append(f"{gain:.2f}" if gain else "")
+        row.append(f"{gain:.2f}" if gain > 0 else "")
         if results["family"] == "language_model":
             row += [f"{count / 1e6:.3f}M" for count in _parameters(results, name)] or ["", ""]
         rows.append(row)

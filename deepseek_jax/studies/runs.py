@@ -177,7 +177,8 @@ def stale(loaded: Loaded, runs: list[Run], root: Path = ROOT) -> list[Path]:
 
 
 def held(run: Run, root: Path = ROOT, *, wait: bool = False) -> contextlib.AbstractContextManager[bool]:
-    """Whether this process may work on the run: no other on this machine does.  The lock dies with its holder."""
+    """Whether this process may work on the run: no other does, here or on machines with which the file system shares
+    its locks.  The lock dies with its holder."""
     return _locked(root, run.directory.name, wait=wait)
 
 

@@ -37,6 +37,13 @@ def test_a_curve_that_ends_lower_was_sooner_where_the_other_ends():
     assert speed_up(high, low, 10.0, 5.0) == pytest.approx(3 / 4)  # at half the throughput
 
 
+@pytest.mark.parametrize("end", [np.nan, np.inf])
+def test_a_curve_that_ends_in_no_number_is_worth_none(end):
+    whole, lost = falling(to=1), falling(to=2)
+    lost[1][40:] = end
+    assert np.isnan([speed_up(whole, lost, 1.0, 1.0), speed_up(lost, whole, 1.0, 1.0)]).all()
+
+
 def test_a_mean_curve_is_of_what_all_seeds_spent():
     one, other = ([[at, loss] for at, loss in zip(range(first, 101, 2), falling(to=2)[1])] for first in (0, 10))
     spent, loss, deviation = mean_curve([one, other])
