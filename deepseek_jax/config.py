@@ -214,10 +214,9 @@ class TrainConfig:
                 f"train.ramp_start is {self.ramp_start}; it grows by whole microbatches, so set train.microbatch_size "
                 "to at most that, and train.batch_size to at least that."
             )
-        if self.ramp_start and not round(self.ramp_fraction * self.steps):
+        if self.ramp_start and not self.ramp_fraction:
             raise UserError(
-                f"train.ramp_start is {self.ramp_start}, and train.ramp_fraction={self.ramp_fraction} of "
-                f"{self.steps} steps is no step: give the ramp its share."
+                f"train.ramp_start is {self.ramp_start} and train.ramp_fraction 0: give the ramp its share."
             )
         for name in ("batch_size", "ramp_start"):
             if self.microbatch_size and getattr(self, name) % self.microbatch_size:

@@ -1,6 +1,7 @@
 """config.json of a run directory: the resolved experiment, its hash, and the software it ran on."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -132,7 +133,18 @@ def describe(experiment: Experiment) -> dict:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "git": _checkout(),
+        "code": code_hash(),
     }
+
+
+@functools.cache
+def code_hash() -> str:
+    """16 hex digits of this package's source as it was when first asked, whether it was committed or not."""
+    package, seen = Path(__file__).resolve().parent, hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        content = path.read_bytes()
+        seen.update(f"{path.relative_to(package).as_posix()} {len(content)}\n".encode() + content)
+    return seen.hexdigest()[:16]
 
 
 def _version(package: str) -> str | None:

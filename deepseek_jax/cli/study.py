@@ -94,6 +94,12 @@ def run(args):
             state = f"{left} runs left" if left else "all runs are done"
             say(f"{study.name}: {state}; `{runs.command('report', study, args.root)}` writes the page")
     if not running.is_worker():
+        for study in loaded:
+            if older := runs.of_other_code(runs.plan(study, args.root)):
+                say(
+                    f"{study.name}: {len(older)} of its runs were trained by other code than there is now; to train "
+                    f"them anew give another --root, or delete their directories ({older[0].directory} is one)"
+                )
         _check_failures(loaded, args.root, args.index)
 
 

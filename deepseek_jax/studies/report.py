@@ -75,6 +75,9 @@ def _setting(loaded: Loaded, results: Mapping) -> list[Block]:
         f"Base: `{study.base}`. Each run may spend the {what}: {study.budget:,.0f}. {study.seeds} paired seeds. "
         f"Metric: `{study.metric}`; a difference counts from {study.margin} on. Measured on {results['device']}."
     )
+    versions = len({run.get("code") for run in results["runs"]})
+    if versions > 1:
+        text += f" The runs were trained by {versions} versions of the code."
     changed = [[variant.name, _changes(variant)] for variant in study.variants]
     return [Heading("Setting"), Paragraph(text), Table(["variant", "what differs from the base"], changed)]
 

@@ -59,6 +59,7 @@ def _entry(run: Run, loaded: Loaded) -> dict | None:
     if scores is None:
         return None
     own = {"variant": run.variant.name, "seed": run.seed, "identity": runs_.identity(run.experiment)}
+    own["code"] = run.code
     return own | run.trained | {"scores": scores}
 
 

@@ -57,6 +57,11 @@ class Run:
         return _read(self.directory / TRAINED)
 
     @property
+    def code(self) -> str | None:
+        """The hash of the package that trained it last (record.code_hash), None where that was not written down."""
+        return (_read(self.directory / record.FILE) or {}).get("code")
+
+    @property
     def failure(self) -> str | None:
         return self.problem or (_read(self.failed) or {}).get("reason")
 
@@ -174,6 +179,11 @@ def stale(loaded: Loaded, runs: list[Run], root: Path = ROOT) -> list[Path]:
     """Finished runs in the study's folder that belong to no run it has now: those of an older version of it."""
     current = {run.directory for run in runs}
     return sorted(path.parent for path in (root / loaded.name).glob(f"*/{TRAINED}") if path.parent not in current)
+
+
+def of_other_code(runs: list[Run]) -> list[Run]:
+    """The finished ones that this package, as it is, may not have trained alike."""
+    return [run for run in runs if run.trained and run.code not in (None, record.code_hash())]
 
 
 def held(run: Run, root: Path = ROOT, *, wait: bool = False) -> contextlib.AbstractContextManager[bool]:

@@ -31,6 +31,7 @@ def test_config_json_says_the_software(tmp_path):
     assert written["hash"] == record.experiment_hash(EXPERIMENT)
     assert written["packages"]["jax"] and written["python"]
     assert written["git"] is None or len(written["git"]["commit"]) == 40
+    assert written["code"] == record.code_hash() and len(written["code"]) == 16
 
 
 def test_the_hash_tells_settings_apart_and_nothing_else():

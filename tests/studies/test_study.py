@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from deepseek_jax import record
 from deepseek_jax.config import Experiment, SupervisedExperiment
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.errors import UserError
@@ -267,6 +268,17 @@ def test_a_changed_study_leaves_its_old_runs_out(make, trainer, root):
     assert "6 stale runs, of an older version of this study, are left out." in text
     assert results.gather(make(), root)["stale"] == 6  # back again: the old ones count, the new ones are stale
     assert len(results.gather(make(), root)["runs"]) == 6
+
+
+def test_runs_by_other_code_are_told_of(make, trainer, root, deepseek_jax, monkeypatch):
+    loaded = make()
+    words = "study", "run", str(loaded.path), "--root", str(root), "--here"
+    assert "other code" not in deepseek_jax(*words)[1] and len(trainer.trained) == 6
+    monkeypatch.setattr(record, "code_hash", lambda: "another")
+    assert "rate: 6 of its runs were trained by other code than there is now" in deepseek_jax(*words)[1]
+    more = make(text=STUDY.replace("seeds=3", "seeds=4"))
+    assert "rate: 6 of its runs were trained by other code" in deepseek_jax(*words)[1] and len(trainer.trained) == 8
+    assert "trained by 2 versions of the code" in (report.write(more, root)[0] / "report.md").read_text()
 
 
 def test_committed_results_of_an_older_version_are_not_mixed_in(make, trainer, root, tmp_path):

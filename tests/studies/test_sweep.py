@@ -188,7 +188,7 @@ def test_a_candidate_that_stopped_early_is_scored_by_what_it_kept(make, trainer,
         write_all(workdir, rows)
 
     write_all, train = fake.write, trainer.__class__.__call__
-    whole = lambda self, experiment, workdir, console=None, until=None: train(  # noqa: E731
+    whole = lambda self, experiment, workdir, console=None, until=None, programs=None: train(  # noqa: E731
         self, experiment, workdir, until=None if "0.4" in workdir.name else until
     )
     monkeypatch.setattr(fake, "write", write)
