@@ -4,48 +4,70 @@ H heads  G key-value heads  d a head's width  g groups of the output
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
 from deepseek_jax.compress.cuts import Cut, Part, kept, plain
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.schedule import layers_of
 
-KNOWN = {"gqa", "mla", "dsa", "window", "csa", "hca"}  # attentions whose arrays `_attention` names
+
+def _with_their_key(config: ModelConfig) -> np.ndarray:
+    H, G = config.num_attention_heads, config.num_key_value_heads
+    return np.arange(H).reshape(G if G > 1 else H, -1).T
+
+
+def _alone(config: ModelConfig) -> np.ndarray:
+    return np.arange(config.num_attention_heads)[None]
+
+
+def _one_of_each_group(config: ModelConfig) -> np.ndarray:
+    return np.arange(config.num_attention_heads).reshape(config.o_groups, -1)
+
+
+TOGETHER = {  # [R, U]: the heads that leave a layer of this attention together
+    "gqa": _with_their_key,
+    "mla": _alone,
+    "dsa": _alone,
+    "window": _one_of_each_group,
+    "csa": _one_of_each_group,
+    "hca": _one_of_each_group,
+}
 
 
 def heads(config: ModelConfig, flat: dict[str, np.ndarray], share: float) -> tuple[ModelConfig, list[Cut]]:
     """Of grouped queries a key-value head goes with its queries; of V4 one head of each group of the output."""
-    H, kinds = config.num_attention_heads, set(config.attention_kinds)
-    if unknown := sorted(kinds - KNOWN):
+    H, G, kinds = config.num_attention_heads, config.num_key_value_heads, set(config.attention_kinds)
+    if unknown := sorted(kinds - TOGETHER.keys()):
         raise UserError(
             f"heads cannot go: which arrays hold those of {unknown[0]} is not known; "
             "deepseek_jax/compress/decoder_cuts.py would have to say it"
         )
-    units, changes = H, {}
-    if "gqa" in kinds and config.num_key_value_heads > 1:
-        units = config.num_key_value_heads
-        changes = {"num_key_value_heads": kept(units, share)}
-    elif kinds & {"window", "csa", "hca"}:
-        units = H // config.o_groups
-    keep = kept(units, share)
+    step = math.lcm(*(len(TOGETHER[kind](config)) for kind in kinds))  # every layer is left as many heads
+    left = step * kept(H // step, share)
     cuts = []
     for prefix in _prefixes(flat, "attention/", ("out", "out_up")):
-        parts = tuple(part for part in _attention(prefix, config, units) if part.path in flat)
-        cuts.append(Cut(parts, _stacked(prefix), keep))
-    return dataclasses.replace(config, num_attention_heads=H // units * keep, **changes), cuts
+        together = TOGETHER[_kind(prefix, config)](config)
+        parts = tuple(part for part in _attention(prefix, config, together) if part.path in flat)
+        cuts.append(Cut(parts, _stacked(prefix), left // len(together)))
+    changes = {"num_key_value_heads": G * left // H} if "gqa" in kinds and G > 1 else {}
+    return dataclasses.replace(config, num_attention_heads=left, **changes), cuts
 
 
-def _attention(prefix: str, config: ModelConfig, units: int):
-    H = config.num_attention_heads
-    together = np.arange(H).reshape(units, -1).T  # neighbours go together: the queries of a key-value head
-    if units * config.o_groups == H and set(config.attention_kinds) & {"window", "csa", "hca"}:
-        together = np.arange(H).reshape(-1, units)  # one of each group
-        width = np.arange(units * config.head_dim).reshape(units, -1).T
-        yield Part(f"{prefix}out_down", 1, width)
+def _kind(prefix: str, config: ModelConfig) -> str:
+    """The attention of "layers/1-3/attention/" or "mtp/0/block/attention/"."""
+    part, name = prefix.split("/")[:2]
+    return config.attention_kinds[layers_of(name)[0] if part == "layers" else config.num_hidden_layers + int(name)]
+
+
+def _attention(prefix: str, config: ModelConfig, together: np.ndarray):
+    units = together.shape[1]
     for name, dim in (("q", 1), ("q_up", 1), ("kv_up", 1), ("q_bias", 0), ("out", 0), ("sinks", 0)):
         yield Part(f"{prefix}{name}", dim, together)
-    if units == config.num_key_value_heads:
+    yield Part(f"{prefix}out_down", 1, np.arange(units * config.head_dim).reshape(units, -1).T)
+    if config.num_key_value_heads > 1:
         yield from (plain(f"{prefix}{name}", 1, units) for name in ("k", "v"))
         yield from (plain(f"{prefix}{name}", 0, units) for name in ("k_bias", "v_bias"))
 

@@ -29,6 +29,10 @@ GQA = dataclasses.replace(
     num_hidden_layers=1, num_nextn_predict_layers=0,
 )  # fmt: skip
 V4 = dataclasses.replace(MODELS["v4"], o_groups=2)
+MIXED = dataclasses.replace(
+    V4, layer_types=("gqa", "window", "mla"), num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=4,
+    num_nextn_predict_layers=0, mlp_layer_types=("dense",), hc_mult=0, o_groups=4,
+)  # fmt: skip
 DEEP = HybridConfig(
     height=8, width=8, channels=2,
     convolution=ConvolutionConfig((6, 4), convs_per_block=2, norm="batch"),
@@ -43,6 +47,7 @@ CASES = {
     "v3": (V3, ("heads", "hidden", "expert-hidden")),
     "gqa": (GQA, ("heads", "hidden")),
     "v4": (V4, ("heads", "expert-hidden")),
+    "mixed": (MIXED, ("heads",)),
     "deep": (DEEP, ("heads", "units", "channels")),
     "shallow": (IMAGE, ("units", "channels")),
 }
@@ -213,6 +218,6 @@ def test_an_heir_is_the_average_by_what_its_members_add():
 
 def test_heads_of_an_attention_of_ones_own_do_not_go_half(monkeypatch):
     given = source_of(V3)
-    monkeypatch.setattr(decoder_cuts, "KNOWN", {"gqa"})
+    monkeypatch.delitem(decoder_cuts.TOGETHER, "mla")
     with pytest.raises(UserError, match="heads cannot go: which arrays hold those of mla is not known"):
         structured.remover("heads")(given, PruneConfig(sparsity=0.5), even(given))
