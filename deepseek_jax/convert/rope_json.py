@@ -60,8 +60,9 @@ def _scaling(rope, theta):
     if kinds != {"yarn"} or not given.keys() <= known:
         what = ", ".join([*kinds, *given])
         raise UserError(f"config.json extends rotary embeddings by {what}; only yarn with {sorted(known)} can be read.")
-    if "factor" not in given:
-        raise UserError("config.json extends rotary embeddings by yarn without a factor; give the factor.")
+    for key in ("factor", "original_max_position_embeddings"):  # without the second, programs take different ones
+        if key not in given:
+            raise UserError(f"config.json extends rotary embeddings by yarn without {key}; give it.")
     return theta, given | _magnitudes(given.get("mscale"), given.get("mscale_all_dim"))
 
 

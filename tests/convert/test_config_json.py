@@ -47,6 +47,8 @@ MOE_16B = LLAMA_7B | {
     "scoring_func": "softmax",
 }
 
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+
 
 def values(name: str) -> dict:
     return json.loads((GOLDENS / name).read_text())
@@ -152,8 +154,8 @@ def test_norm_topk_prob_of_v2_is_disregarded():
         {"moe_layer_freq": 2},
         {"quantization_config": {"quant_method": "fp8"}},
         {"rope_parameters": {"rope_type": "linear", "factor": 2.0}},
-        {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "attention_factor": 1.0}},
-        {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale_all_dim": 1.0}},
+        {"rope_parameters": YARN | {"attention_factor": 1.0}},
+        {"rope_parameters": YARN | {"mscale_all_dim": 1.0}},
     ],
 )
 def test_what_is_not_computed_is_refused(change):
@@ -206,7 +208,7 @@ def test_a_missing_key_is_named(name, missing):
         ("v3", {"hidden_size": "64"}, "config.json's hidden_size is '64'; it must be a whole number"),
         ("v3", {"num_attention_heads": 4.0}, "num_attention_heads is 4.0; it must be a whole number"),
         ("v3", {"tie_word_embeddings": 0}, "tie_word_embeddings is 0; it must be true or false"),
-        ("v3", {"rope_parameters": {"rope_type": "yarn", "factor": "4"}}, "rope_scaling.factor is '4'"),
+        ("v3", {"rope_parameters": YARN | {"factor": "4"}}, "rope_scaling.factor is '4'"),
         ("v3", {"rope_parameters": "yarn"}, "has 'yarn' for rope_parameters"),
         ("v32", {"mlp_layer_types": ["dense"]}, "mlp_layer_types of 1 layers"),
         ("v3", {"rope_parameters": {"rope_type": ["yarn"], "factor": 4.0}}, r"extends rotary embeddings by \['yarn'\]"),
@@ -224,9 +226,12 @@ def test_a_value_of_another_type_is_named(name, change, message):
         config_json.from_json(values(f"{name}/config.json") | change)
 
 
-def test_yarn_without_a_factor_is_refused():
-    with pytest.raises(UserError, match="yarn without a factor"):
-        config_json.from_json(values("v3/config.json") | {"rope_parameters": {"rope_type": "yarn"}})
+@pytest.mark.parametrize("missing", ["factor", "original_max_position_embeddings"])
+def test_yarn_without_a_number_is_refused(missing):
+    """Of the length that was trained, transformers takes max_position_embeddings and DeepSeek's code 4,096."""
+    rope = {key: value for key, value in YARN.items() if key != missing}
+    with pytest.raises(UserError, match=f"yarn without {missing}; give it"):
+        config_json.from_json(values("v3/config.json") | {"rope_parameters": rope})
 
 
 def test_a_factor_without_its_kind_is_refused():
@@ -242,8 +247,7 @@ def test_null_is_no_size():
 
 def test_yarn_without_magnitudes_scales_only_the_rotated_dimensions():
     """Hugging Face takes mscale for 1 and leaves the softmax alone; see `tests/goldens` for both given."""
-    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
-    scaling = config_json.from_json(values("v3/config.json") | {"rope_parameters": rope}).rope_scaling
+    scaling = config_json.from_json(values("v3/config.json") | {"rope_parameters": YARN}).rope_scaling
     assert scaling == RopeScaling(factor=4.0, original_max_position_embeddings=64, mscale=1.0, mscale_all_dim=0.0)
     assert scaling.magnitude(scaling.mscale_all_dim) == 1.0
 
