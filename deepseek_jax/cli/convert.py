@@ -75,32 +75,29 @@ def _convert(args, source, target, **told):
     if source.is_file():
         return gguf_file.rewrite(source, target, dtype=args.dtype or "float32", **told)
     spelling = args.spelling or "huggingface"
-    ours = _ours(source, args.dtype)
+    ours = _ours(source)
     if ours is None and args.to == "safetensors":
         return huggingface.rewrite(source, target, dtype=args.dtype, spelling=spelling, **told)
     if ours is None:
         config = huggingface.read_config(source)
         ours = config, *huggingface.load(source, config, dtype=args.dtype, **told)
     if args.to == "orbax":
-        return orbax_directory.save(target, *ours)
-    return huggingface.save(target, *ours, spelling=spelling, **told)
+        return orbax_directory.save(target, *ours, dtype=args.dtype)
+    return huggingface.save(target, *ours, dtype=args.dtype, spelling=spelling, **told)
 
 
-def _ours(source, dtype):
-    """(config, params, buffers) of a directory that we wrote; None for others."""
-    import jax
-
+def _ours(source):
+    """(config, params, buffers) of a directory that we wrote, as stored; None for others."""
     from deepseek_jax import record
     from deepseek_jax.convert import orbax_directory
     from deepseek_jax.train import checkpoint
     from deepseek_jax.train.restore import restore_model
 
     if orbax_directory.is_one(source):
-        return orbax_directory.load(source, dtype=dtype)
+        return orbax_directory.load(source)
     if not (source / checkpoint.DIRECTORY).is_dir():
         return None
     if record.read(source).family != "language_model":
         raise UserError(f"{source} holds a hybrid network; convert writes language models.")
     trained = restore_model(source)
-    params = jax.tree.map(lambda leaf: leaf.astype(dtype or leaf.dtype), trained.params)
-    return trained.experiment.model, params, trained.buffers
+    return trained.experiment.model, trained.params, trained.buffers

@@ -28,6 +28,7 @@ def save(
     params: dict,
     buffers: dict,
     *,
+    dtype: str | None = None,
     spelling: str = "huggingface",
     shard_bytes: int = shards.SHARD_BYTES,
     progress: Progress = unseen,
@@ -35,12 +36,13 @@ def save(
     values: Mapping[str, Any] = MappingProxyType({}),
     say: Say = LOG.warning,
 ):
-    """Writes what `load` reads, in the arrays' types; `progress` counts bytes.
+    """Writes what `load` reads; `progress` counts bytes.
 
-    `spelling` is "huggingface" or "deepseek": they differ for V4.  Files hold up to `shard_bytes`.  `change` gives what
-    is written of each tensor of our array at a path; `values` are further ones of config.json.  `say` is told of NaN.
+    `dtype`: see `rewrite`.  `spelling` is "huggingface" or "deepseek": they differ for V4.  Files hold up to
+    `shard_bytes`.  `change` gives what is written of each tensor of our array at a path; `values` are further ones of
+    config.json.  `say` is told of NaN.
     """
-    outputs = _outputs(config, (params, buffers), spelling, change)
+    outputs = _outputs(config, (params, buffers), spelling, change, dtype)
     _publish(directory, config, outputs, spelling, shard_bytes, progress, values).tell(say, directory)
 
 
@@ -56,7 +58,8 @@ def rewrite(
 ):
     """A checkpoint in another spelling, type or division into files, without ever holding more than one tensor.
 
-    `dtype` None keeps every tensor's, bfloat16 where quantised.  Buffers, such as a router's bias, keep theirs always.
+    `dtype` None keeps every tensor's, bfloat16 where quantised.  Buffers, such as a router's bias, keep theirs always,
+    and what rules.py says is float32 in any other.
     `say` is told of NaN.  Raises UserError where `dtype` is too small for a number, and where `target` is `source`.
     """
     if Path(source).resolve() == Path(target).resolve():
@@ -65,9 +68,9 @@ def rewrite(
     places, names = locate(tensors, config, abstract_trees(config)), _spelling(config, spelling)
     outputs = []
     for path, where in jax.tree_util.tree_leaves_with_path(places):
-        is_buffer, target_names = path[0].idx == 1, place(keys(path), config, names).names
+        target_names = place(keys(path), config, names).names
         for at, name in where.names.items():
-            kind = np.dtype(where.rule.dtype(None if is_buffer else dtype) or tensors.dtype(name))
+            kind = _written(path, where.rule, dtype, tensors.dtype(name))
             read = functools.partial(tensors.__getitem__, name)
             outputs.append(Output(target_names[at], kind, tensors.shape(name), (read,)))
     _publish(target, config, outputs, spelling, shard_bytes, progress).tell(say, source)
@@ -82,15 +85,21 @@ def export(config: ModelConfig, *trees: dict, fuse: bool = False) -> dict[str, n
     return {output.name: output.array() for output in (fused.together(outputs) if fuse else outputs)}
 
 
-def _outputs(config, trees, spelling, change=lambda path, output: [output]):
+def _written(path, rule, dtype, stored) -> np.dtype:
+    """The type of a tensor where a model of `dtype` is asked for."""
+    is_buffer = path[0].idx == 1
+    return np.dtype(rule.dtype(None if is_buffer else dtype) or stored)
+
+
+def _outputs(config, trees, spelling, change=lambda path, output: [output], dtype=None):
     spelling, outputs = _spelling(config, spelling), []
     for path, array in jax.tree_util.tree_leaves_with_path(trees):
         where, array = place(keys(path), config, spelling), _at_hand(array)
         shape = where.rule.shape_of_theirs(array.shape[where.leading :])
-        dtype = np.dtype(np.int64) if array.dtype == np.int32 else np.dtype(array.dtype)
+        kind = _written(path, where.rule, dtype, np.int64 if array.dtype == np.int32 else array.dtype)
         for at, name in where.names.items():
             piece = functools.partial(_theirs, where.rule, array, at, config)
-            outputs.extend(change(keys(path), Output(name, dtype, shape, (piece,))))
+            outputs.extend(change(keys(path), Output(name, kind, shape, (piece,))))
     return outputs
 
 

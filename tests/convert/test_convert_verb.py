@@ -16,7 +16,9 @@ from safetensors.numpy import load_file, save_file
 from deepseek_jax import record
 from deepseek_jax.config import Experiment, SupervisedExperiment
 from deepseek_jax.convert import beside, finite, huggingface, orbax_directory
+from deepseek_jax.convert.reading import abstract_trees
 from deepseek_jax.data.tokenizer import SMALLEST, Tokenizer, train_bpe
+from deepseek_jax.models.tree import by_path
 
 V3 = Path(__file__).parents[1] / "goldens/v3"
 
@@ -195,6 +197,23 @@ def test_a_type_that_is_too_small_for_a_number_is_refused(deepseek_jax, tmp_path
     )
     assert not (tmp_path / "out").exists()  # so that the same command can be given another --dtype
     assert deepseek_jax("convert", str(source), str(tmp_path / "rough"), "--dtype", "bfloat16")[2] == ""
+
+
+@pytest.mark.parametrize("words", [[], ["--to", "orbax"]], ids=" ".join)
+def test_what_we_wrote_is_rounded_as_a_release_is(deepseek_jax, tmp_path, words):
+    """Hyper-connections stay float32; a number that a type has not is refused."""
+    config = dataclasses.replace(huggingface.read_config(V3), hc_mult=2, num_hidden_layers=1, first_k_dense_replace=1)
+    params, buffers = jax.tree.map(lambda leaf: np.full(leaf.shape, 1 / 3, leaf.dtype), abstract_trees(config))
+    orbax_directory.save(tmp_path / "ours", config, params, buffers)
+    ours, large, out = (str(tmp_path / name) for name in ("ours", "large", "out"))
+    assert deepseek_jax("convert", ours, out, "--dtype", "bfloat16", *words)[0] == 0
+    read = orbax_directory.load(out)[1] if words else huggingface.load(out, config, dtype=None)[0]
+    of_params = {path: leaf.dtype.name for path, leaf in by_path(read).items()}
+    assert of_params["embedding"] == of_params["norm/scale"] == "bfloat16"
+    assert {of_params[path] for path in of_params if "residual" in path or "stream_head" in path} == {"float32"}
+    orbax_directory.save(tmp_path / "large", config, params | {"head": params["head"] * 1e6}, buffers)
+    status, _, error = deepseek_jax("convert", large, out + "16", "--dtype", "float16", *words)
+    assert status == 2 and "head" in error and "holds numbers beyond 65,504, the largest of float16" in error
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, *map(np.dtype, ("bfloat16", "float8_e4m3fn"))])
