@@ -57,6 +57,8 @@ def _changed(kind: str, v4: bool, path: tuple[str, ...], output: Output) -> list
     scale = output.name.removesuffix(".weight") + (".scale" if v4 else ".weight_scale_inv")
     of_scales = DTYPES["F8_E8M0"] if v4 else DTYPES["F32"]
     if form.kind == "fp4":
+        if columns % 2:
+            raise UserError(f"{output.name} has {columns} columns, and FP4 packs two a byte; --weights fp8 takes any.")
         blocks = rows, -(-columns // FP4_BLOCK)
         packed = Output(output.name, DTYPES["I8"], (rows, columns // 2), (values,))
     else:
