@@ -1,7 +1,7 @@
 """What each model_type of a config.json says, and what it takes for granted: one entry a generation."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from deepseek_jax.convert import rope_json
@@ -45,6 +45,7 @@ class Generation:
     """`keys` stand in its config.json under the names of ModelConfig's fields; `implied` fields are always so.
 
     Where the file gives an implied field another value, it is another model; `disregarded` ones have no meaning.
+    Where `demands` says no, a file could say the model, but other programs would not compute it.
     """
 
     model_type: str
@@ -54,6 +55,7 @@ class Generation:
     keys: tuple[str, ...]
     implied: Mapping[str, Any]
     disregarded: tuple[str, ...] = ()
+    demands: Callable[[ModelConfig], bool] = lambda config: True
 
     def describes(self, config: ModelConfig) -> bool:
         """Whether a config.json of this generation can say all that matters of `config`."""
@@ -66,15 +68,16 @@ class Generation:
             and rope_json.can_say(config.rope_scaling)
             and all(getattr(config, name) == value for name, value in self.implied.items() if name not in SCHEDULE)
             and all(getattr(config, field.name) == field.default for field in _new_fields())
+            and self.demands(config)
         )
 
 
-def _generation(model_type, architecture, attentions, feed_forwards, keys, implied, disregarded=()) -> Generation:
+def _generation(model_type, architecture, attentions, feed_forwards, keys, implied, **more) -> Generation:
     keys = (*COMMON, *keys)
     implied = {name: value for name, value in WITHOUT.items() if name not in keys} | implied
     if len(attentions) == 1:
         implied["layer_types"] = attentions
-    return Generation(model_type, architecture, attentions, feed_forwards, keys, implied, disregarded)
+    return Generation(model_type, architecture, attentions, feed_forwards, keys, implied, **more)
 
 
 SOFTMAX = {"scoring_func": "softmax"}
@@ -91,6 +94,7 @@ GENERATIONS = (
         "deepseek", "DeepseekForCausalLM", ("gqa",), ("dense", "moe"),
         [*GROUPED, *DENSE, *EXPERTS, "first_k_dense_replace", "norm_topk_prob"],
         {**SOFTMAX, **UNGROUPED, "topk_method": "greedy", "routed_scaling_factor": 1.0, "rope_interleave": False},
+        demands=lambda config: config.num_experts_per_tok > 1 or not config.norm_topk_prob,
     ),
     # norm_topk_prob of V2: Hugging Face disregards it, DeepSeek's code would normalise; all released files say false.
     _generation(
@@ -113,6 +117,7 @@ GENERATIONS = (
         "deepseek_v4", "DeepseekV4ForCausalLM", ("window", "csa", "hca"), ("moe", "hash_moe"),
         [*OF_V4, *INDEXER, "num_nextn_predict_layers"],
         {**NOAUX, **UNGROUPED, "scoring_func": "sqrtsoftplus", "norm_topk_prob": True, "first_k_dense_replace": 0},
+        demands=lambda config: config.swiglu_limit > 0 and config.hc_mult > 0 and config.n_shared_experts == 1,
     ),
 )  # fmt: skip
 

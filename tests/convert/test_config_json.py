@@ -97,6 +97,20 @@ def test_a_mixture_of_generations_is_written_field_by_field():
     assert config_json.from_json(written) == config
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("v4", {"swiglu_limit": 0.0}),  # transformers clamps to it
+        ("v4", {"hc_mult": 0}),
+        ("v4", {"n_shared_experts": 2}),
+        ("moe", {"num_experts_per_tok": 1, "norm_topk_prob": True}),  # DeepSeek's code leaves a single score alone
+    ],
+)
+def test_what_other_programs_would_not_compute_is_written_field_by_field(name, change):
+    config = dataclasses.replace(config_json.from_json(values(f"{name}/config.json")), **change)
+    assert config_json.to_json(config)["model_type"] == "deepseek_jax"
+
+
 def test_a_field_of_ones_own_is_written(monkeypatch):
     """No generation has heard of it, so the model is none of theirs where it is not off."""
     fields = [("embedding_scale", float, dataclasses.field(default=1.0))]
@@ -121,6 +135,7 @@ def test_a_field_of_another_code_base_is_refused():
     [
         ("v4", {"hc_manifold": False}),
         ("v4", {"qk_rope_head_dim": 0}),
+        ("v4", {"swiglu_limit": 0.0}),
         ("v2", {"topk_method": "round_robin"}),
         ("moe", {"masked_top_experts": 2}),
         ("moe", {"n_shared_experts": 0}),
