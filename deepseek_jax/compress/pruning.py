@@ -15,7 +15,7 @@ from deepseek_jax.errors import UserError
 
 METHODS = {
     "magnitude": Method(weights.remove),
-    "wanda": Method(weights.remove, calibrated=True),
+    "wanda": Method(weights.remove, calibrated=True, check=weights.check_weighed),
     **{kind: Method(structured.remover(kind), calibrated=True, check=structured.checker(kind)) for kind in UNITS},
     "experts": Method(experts.drop, calibrated=True, check=experts.check),
     "merge-experts": Method(experts.merge, calibrated=True, check=experts.check),

@@ -48,6 +48,8 @@ def read(directory: str | Path, step: int | None = None) -> Source:
         experiment = trained.experiment
         model = known_set.read(directory).model if experiment.family == "supervised" else experiment.model
         return Source(directory, experiment, trained.step, model, trained.params, trained.buffers)
+    if step is not None:
+        raise UserError(f"{directory} is no run directory and has no checkpoint of step {step}; leave the step out.")
     found = any_checkpoint.read(directory)
     if found.config is None:
         raise UserError(f"{directory} is a part of a network; give the run directory of a whole one.")

@@ -12,10 +12,20 @@ from jaxtyping import Array, Float
 
 from deepseek_jax.compress import masks, source
 from deepseek_jax.compress.config import PruneConfig
-from deepseek_jax.compress.matrices import Matrix
+from deepseek_jax.compress.matrices import Matrix, is_product
 from deepseek_jax.compress.pruned import masked, pruned_matrices
 from deepseek_jax.compress.removal import Moments, Removed
 from deepseek_jax.compress.source import Source
+from deepseek_jax.errors import UserError
+
+
+def check_weighed(given: Source, settings: PruneConfig):
+    """Raises UserError where Wanda is to prune what `calibrate.input_sums` measures no inputs of."""
+    for path, matrix in pruned_matrices(settings, flatten_dict(given.params, sep="/")).items():
+        if not is_product(path, matrix):
+            raise UserError(
+                f"wanda has no measure of what flows into {path}; give --paths without it, or --method magnitude."
+            )
 
 
 def remove(given: Source, settings: PruneConfig, moments: Moments | None) -> Removed:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import signal
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,8 @@ from deepseek_jax.train.checkpoint import Checkpoints, newest_intact
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.restore import restore_model
 from tests.train import tiny
+
+V3 = Path(__file__).parents[1] / "goldens/v3"
 
 
 @pytest.fixture(scope="module")
@@ -168,11 +171,20 @@ def test_what_cannot_be_is_one_sentence(folder, deepseek_jax, words, message):
     assert not (folder / "new").exists()
 
 
+@pytest.mark.parametrize("words", [("quantize", "--weights", "int8", "--checkpoint"), ("prune", "--rewind")])
+def test_a_release_has_no_steps(deepseek_jax, tmp_path, words):
+    verb, *options = words
+    status, _, err = deepseek_jax(verb, str(V3), str(tmp_path / "out"), *options, "77")
+    assert status == 2 and err.endswith("is no run directory and has no checkpoint of step 77; leave the step out.\n")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (("units",), "--method units is not for"),
         (("experts", "--sparsity", "0.99"), "--sparsity 0.99 leaves 1 of 4 experts in each of 2 groups"),
+        (("wanda", "--paths", "head|q_up"), "wanda has no measure of what flows into head; give --paths without"),
+        (("wanda", "--paths", "embedding"), "wanda has no measure of what flows into embedding; give"),
     ],
 )
 def test_what_cannot_go_is_said_before_data_is_read(folder, deepseek_jax, monkeypatch, words, message):
