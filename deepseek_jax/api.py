@@ -46,12 +46,16 @@ class Scores:
 
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no truth: a model equals itself alone
 class Model:
-    """A decoder's structure and arrays.  Every function below is compiled once for each shape of its input."""
+    """A decoder's structure and arrays.  Every function below is compiled once for each shape of its input.
+
+    `tokens` is what config.json says of special ones, for other programs.
+    """
 
     config: ModelConfig
     graphdef: nnx.GraphDef
     params: dict
     buffers: dict
+    tokens: dict = dataclasses.field(default_factory=dict)
 
     def __call__(self, input_ids: Int[Array, "B S"], attention_mask: Int[Array, "B S"] | None = None) -> Scores:
         """Scores of every place.  Where `attention_mask` is 0, on the left or on the right, is padding."""
@@ -114,7 +118,7 @@ def from_pretrained(directory: str | Path, dtype: DTypeLike = "float32") -> Mode
     config = huggingface.read_config(directory)
     graphdef, _, _ = split(jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0), dtype=dtype)))
     params, buffers = jax.tree.map(jnp.asarray, huggingface.load(directory, config, dtype=dtype))
-    return Model(config, graphdef, params, buffers)
+    return Model(config, graphdef, params, buffers, huggingface.read_tokens(directory))
 
 
 def save_pretrained(model: Model, directory: str | Path, spelling: str = "huggingface"):
@@ -126,7 +130,8 @@ def save_pretrained(model: Model, directory: str | Path, spelling: str = "huggin
         raise UserError(f"spelling is {spelling!r}; it must be one of {', '.join(SPELLINGS)}.")
     if Path(directory).is_file():
         raise UserError(f"{directory} is a file; give a directory.")
-    huggingface.save(Path(directory), model.config, model.params, model.buffers, spelling=spelling)
+    arrays = model.params, model.buffers
+    huggingface.save(Path(directory), model.config, *arrays, spelling=spelling, values=model.tokens)
 
 
 def generate(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from deepseek_jax import record
 from deepseek_jax.convert.config_json import TOKENS
+from deepseek_jax.convert.reading import read_tokens
 from deepseek_jax.convert.tensors import read_json
 from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer
 
@@ -26,11 +27,10 @@ def carry(source: Path, target: Path):
     for name in FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-    here, there = source / "config.json", target / "config.json"
-    values = read_json(here) if here.is_file() else {}
-    tokens = {key: values[key] for key in TOKENS if key in values}
+    tokens = read_tokens(source)
     if record.is_run(source) and (source / TOKENIZER).is_file():
         tokenizer = Tokenizer(source / TOKENIZER)
         tokens = dict(zip(TOKENS, (tokenizer.bos, tokenizer.eos, tokenizer.pad), strict=True))
     if tokens:
+        there = target / "config.json"
         there.write_text(json.dumps(read_json(there) | tokens, indent=2) + "\n")

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -35,6 +36,13 @@ def read_config(directory: Path) -> ModelConfig:
     if not modules or any(name.startswith(mtp_prefix(0, config)) for name in Tensors(directory).names):
         return config
     return config.without_mtp()
+
+
+def read_tokens(directory: Path) -> dict[str, Any]:
+    """What config.json, where there is one, says of special tokens: no part of the model, but other programs ask."""
+    path = Path(directory) / "config.json"
+    values = read_json(path) if path.is_file() else {}
+    return {key: values[key] for key in config_json.TOKENS if key in values}
 
 
 def load(
