@@ -16,7 +16,7 @@ from deepseek_jax.config import FAMILIES, Experiment
 from deepseek_jax.errors import UserError
 
 WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-EXPECTED = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
+EXPECTED = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text", dict: "an object"}
 
 
 @functools.cache
@@ -132,6 +132,8 @@ def build_section(section: type, values: Mapping, prefix: str):
         if name not in values:
             continue
         if dataclasses.is_dataclass(kind):
+            if not isinstance(values[name], Mapping):
+                raise UserError(_wrong(prefix + name, values[name], dict))
             fields[name] = build_section(kind, values[name], f"{prefix}{name}.")
         else:
             fields[name] = convert(prefix + name, values[name], kind)

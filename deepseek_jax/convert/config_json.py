@@ -1,12 +1,13 @@
 """The config.json of a checkpoint, in Hugging Face's spelling and in DeepSeek's, and ours."""
 
 import dataclasses
+import typing
 from typing import Any
 
 from deepseek_jax.convert import rope_json, v4_json
 from deepseek_jax.convert.generations import GENERATIONS, SCHEDULE, generation_of
 from deepseek_jax.errors import UserError
-from deepseek_jax.fields import build_section
+from deepseek_jax.fields import build_section, convert
 from deepseek_jax.models import checks
 from deepseek_jax.models.config import ModelConfig
 
@@ -32,8 +33,15 @@ OPTIONAL = {
 
 NULL_MEANS = {"q_lora_rank": 0, "n_shared_experts": 0, "n_group": 1, "topk_group": 1}
 
-# Keys that hold several values.
-SEVERAL = {"layer_types": list, "mlp_layer_types": list, "compress_ratios": list, "compress_rates": dict}
+# What keys hold, where a file has them at all; some are no fields of ModelConfig, or an object in files.
+HELD = typing.get_type_hints(ModelConfig) | {
+    "compress_ratios": tuple[int, ...],
+    "compress_rates": dict,
+    "partial_rotary_factor": float,
+    "quantization_config": dict,
+    "rope_parameters": dict,
+    "rope_scaling": dict,
+}
 
 # Implied fields that are written all the same: other programs read them.
 WRITTEN = ("scoring_func", "topk_method", "norm_topk_prob")
@@ -49,6 +57,7 @@ def from_json(values: dict[str, Any]) -> ModelConfig:
         known = ", ".join(each.model_type for each in GENERATIONS)
         raise UserError(f"config.json has model_type {model_type!r}; it must be one of {known}.")
     _check(values, generation)
+    values = {key: value for key, value in values.items() if value is not None or key in NULL_MEANS}
     values = _in_our_terms(values, generation)
     fields = {key: _value(values, key, model_type) for key in generation.keys}
     fields |= {key: tuple(values[key]) for key in ("layer_types", "mlp_layer_types") if key in values}
@@ -74,14 +83,11 @@ def to_json(config: ModelConfig, spelling: str = "huggingface") -> dict[str, Any
 
 
 def _check(values, generation):
-    for key, kind in SEVERAL.items():
-        given = kind() if values.get(key) is None else values[key]
-        parts = given.values() if isinstance(given, dict) else given
-        if not (isinstance(given, kind) and all(isinstance(part, str | int | float) for part in parts)):
-            what = "a list" if kind is list else "an object"
-            raise UserError(f"config.json has {key} {given!r}; give {what} of names or numbers.")
+    for key, kind in HELD.items():
+        if values.get(key) is not None:
+            convert(f"config.json's {key}", values[key], kind)
     for key in checks.COUNTED:  # before lists of that length are made
-        if isinstance(values.get(key), int) and values[key] > checks.MOST:
+        if (values.get(key) or 0) > checks.MOST:
             raise UserError(f"config.json has {key} {values[key]:,}; it must be at most {checks.MOST:,}.")
     implied = {key: value for key, value in generation.implied.items() if key not in generation.disregarded}
     for key, only in (FIXED | {key: value for key, value in implied.items() if key not in SCHEDULE}).items():
@@ -89,8 +95,6 @@ def _check(values, generation):
         if only != (NULL_MEANS.get(key) if given is None else given):
             raise UserError(f"config.json has {key} {given!r}; of {generation.model_type}, only {only!r} can be read.")
     quantised = values.get("quantization_config")
-    if quantised and not isinstance(quantised, dict):
-        raise UserError(f"config.json has quantization_config {quantised!r}; give an object.")
     if quantised and (quantised.get("quant_method"), quantised.get("weight_block_size")) != ("fp8", [128, 128]):
         raise UserError(
             f"config.json has quantization_config {quantised}; only fp8 in blocks of 128 x 128 can be read."
@@ -101,10 +105,9 @@ def _in_our_terms(values, generation):
     """`values` with the kinds of layers, and what files leave to be inferred, as fields of ModelConfig."""
     if "gqa" in generation.attentions:
         heads, width = values.get("num_attention_heads"), values.get("hidden_size")
-        if not (isinstance(heads, int) and isinstance(width, int) and heads > 0):
-            raise UserError(f"config.json has num_attention_heads {heads!r} and hidden_size {width!r}; give numbers.")
-        inferred = {"num_key_value_heads": heads, "head_dim": width // heads}
-        values = inferred | {key: value for key, value in values.items() if value is not None or key in NULL_MEANS}
+        if not (heads and width):
+            raise UserError(f"config.json has num_attention_heads {heads} and hidden_size {width}; give numbers.")
+        values = {"num_key_value_heads": heads, "head_dim": width // heads} | values
     if generation.model_type == "deepseek_v4":
         values = v4_json.read(values)
     else:

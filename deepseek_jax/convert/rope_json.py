@@ -13,8 +13,6 @@ OF_V4 = {"attention_factor": 1.0, "partial_rotary_factor": None}
 def read(values: dict[str, Any]) -> dict[str, Any]:
     """The fields of ModelConfig on rotary embeddings."""
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    if not isinstance(rope, dict):
-        raise UserError(f"config.json has {rope!r} for rope_parameters or rope_scaling; give an object.")
     if rope.keys() & {"main", "compress"}:  # V4: of attentions that compress, and of others, which are never extended
         if not (isinstance(rope.get("main"), dict) and isinstance(rope.get("compress"), dict)):
             raise UserError(f"config.json has rope_parameters {rope}; give an object for main and one for compress.")

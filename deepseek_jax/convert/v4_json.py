@@ -19,9 +19,6 @@ KINDS = {
 
 def read(values: dict[str, Any]) -> dict[str, Any]:
     """`values` with what they say in either spelling under the names of ModelConfig's fields."""
-    for key in ("num_hidden_layers", "num_nextn_predict_layers", "head_dim", "partial_rotary_factor"):
-        if not isinstance(values.get(key) or 0, int | float):
-            raise UserError(f"config.json has {key} {values[key]!r}; give a number.")
     schedule = _from_ratios(values) if values.get("compress_ratios") else _from_types(values)
     return values | schedule | {"qk_rope_head_dim": _rope_head_dim(values)}
 

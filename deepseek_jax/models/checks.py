@@ -23,7 +23,7 @@ OF_FEED_FORWARD = {
 FEED_FORWARD = tuple(OF_FEED_FORWARD)
 NOT_NEGATIVE = (
     "num_nextn_predict_layers q_lora_rank qk_rope_head_dim n_shared_experts hc_mult num_hash_layers swiglu_limit "
-    "rms_norm_eps hc_eps initializer_range"
+    "masked_top_experts rms_norm_eps hc_eps initializer_range"
 ).split()
 COUNTED, MOST = ("num_hidden_layers", "num_nextn_predict_layers", "n_routed_experts"), 100_000  # named one by one
 SCORING = ("softmax", "sigmoid", "sqrtsoftplus")
@@ -157,7 +157,7 @@ def _check_experts(config):
             f"model.num_experts_per_tok ({config.num_experts_per_tok}) must lie between 1 and {reachable}, "
             "the number of experts in the kept groups."
         )
-    if not 0 <= config.masked_top_experts <= (most := reachable - config.num_experts_per_tok):
+    if config.masked_top_experts > (most := reachable - config.num_experts_per_tok):
         raise UserError(
             f"model.masked_top_experts is {config.masked_top_experts}; of {reachable} experts in the kept groups it "
             f"must leave num_experts_per_tok ({config.num_experts_per_tok}), so it may be at most {most}."

@@ -123,6 +123,12 @@ def test_a_field_of_ones_own_is_written(monkeypatch):
     assert config_json.from_json(json.loads(json.dumps(config_json.to_json(on)))) == on
 
 
+def test_a_section_that_is_none_is_named():
+    written = config_json.to_json(dataclasses.replace(config_json.from_json(values("v3/config.json")), hc_mult=2))
+    with pytest.raises(UserError, match="config.json's rope_scaling is None; it must be an object"):
+        config_json.from_json(written | {"rope_scaling": None})
+
+
 def test_a_field_of_another_code_base_is_refused():
     written = config_json.to_json(dataclasses.replace(config_json.from_json(values("v3/config.json")), hc_mult=2))
     with pytest.raises(UserError, match="config.json has embedding_scale 3.0, which is no field of ModelConfig"):
@@ -224,16 +230,21 @@ def test_a_missing_key_is_named(name, missing):
         ("v3", {"num_attention_heads": 4.0}, "num_attention_heads is 4.0; it must be a whole number"),
         ("v3", {"tie_word_embeddings": 0}, "tie_word_embeddings is 0; it must be true or false"),
         ("v3", {"rope_parameters": YARN | {"factor": "4"}}, "rope_scaling.factor is '4'"),
-        ("v3", {"rope_parameters": "yarn"}, "has 'yarn' for rope_parameters"),
+        ("v3", {"rope_parameters": "yarn"}, "rope_parameters is 'yarn'; it must be an object"),
         ("v32", {"mlp_layer_types": ["dense"]}, "mlp_layer_types of 1 layers"),
         ("v3", {"rope_parameters": {"rope_type": ["yarn"], "factor": 4.0}}, r"extends rotary embeddings by \['yarn'\]"),
-        ("v3", {"mlp_layer_types": 3}, "has mlp_layer_types 3; give a list"),
-        ("v4", {"layer_types": [["sliding_attention"]]}, "has layer_types .*; give a list"),
-        ("v4", {"compress_rates": 4}, "has compress_rates 4; give an object"),
-        ("v4", {"num_hidden_layers": "6"}, "has num_hidden_layers '6'; give a number"),
+        ("v3", {"mlp_layer_types": 3}, "mlp_layer_types is 3; it must be a list"),
+        ("v4", {"layer_types": [["sliding_attention"]]}, r"layer_types is \['sliding_attention'\]; it must be text"),
+        ("v4", {"compress_rates": 4}, "compress_rates is 4; it must be an object"),
+        ("v4", {"num_hidden_layers": "6"}, "num_hidden_layers is '6'; it must be a whole number"),
         ("v4", {"rope_parameters": {"compress": {}}}, "an object for main and one for compress"),
         ("v4/official", {"compress_ratios": None}, "has no compress_ratios"),
-        ("v4/official", {"compress_ratios": 4}, "has compress_ratios 4; give a list"),
+        ("v4/official", {"compress_ratios": ["a", 128, 4]}, "compress_ratios is 'a'; it must be a whole number"),
+        ("v4/official", {"num_hidden_layers": 6.0}, "num_hidden_layers is 6.0; it must be a whole number"),
+        ("v4", {"layer_types": [1, "a"]}, "layer_types is 1; it must be text"),
+        ("v4", {"layer_types": None}, "has no compress_ratios and no layer_types"),
+        ("v3", {"rope_scaling": [1]}, r"rope_scaling is \[1\]; it must be an object"),
+        ("v4/official", {"compress_ratios": 4}, "compress_ratios is 4; it must be a list"),
     ],
 )
 def test_a_value_of_another_type_is_named(name, change, message):

@@ -81,6 +81,7 @@ def of(attention: str, **changes) -> dict:
         ({"topk_group": 5}, r"topk_group \(5\) must lie between 1 and model.n_group"),
         ({"num_experts_per_tok": 9}, "between 1 and 8, the number of experts in the kept groups"),
         ({"masked_top_experts": 1}, "of 8 experts in the kept groups .* at most 0"),
+        ({"masked_top_experts": -1}, "masked_top_experts is -1; it must be at least 0"),
         ({"topk_method": "round_robin", "masked_top_experts": 1}, "round_robin knows none"),
         ({"n_group": 16, "topk_group": 8}, "at least 2 experts"),
         ({"scoring_func": "tanh"}, "scoring_func is 'tanh'"),
