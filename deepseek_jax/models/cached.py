@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.schedule import layers_of
+from deepseek_jax.models.tree import in_order
 
 Caches = tuple  # one for each layer, or one for each module
 
@@ -21,7 +22,7 @@ class CachedDecoder:
     def __init__(self, model: Decoder):
         self.model = model
         self.layers = jax.lax.optimization_barrier(unstacked(model))
-        self.modules = list(model.mtp.values())
+        self.modules = [module for _, module in in_order(model.mtp)]
 
     def empty_caches(self, batch: int, places: int) -> Caches:
         """For rows of up to `places` tokens."""

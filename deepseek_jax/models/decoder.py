@@ -21,7 +21,7 @@ from deepseek_jax.models.mhc import StreamHead
 from deepseek_jax.models.moe.balance import RouterReport
 from deepseek_jax.models.mtp import make_mtp
 from deepseek_jax.models.schedule import MOST_UNROLLED, groups, layer_kinds, pipelined
-from deepseek_jax.models.tree import split, stack, weight
+from deepseek_jax.models.tree import in_order, split, stack, weight
 from deepseek_jax.parallel import pipeline
 from deepseek_jax.parallel.vocabulary import lookup
 
@@ -185,7 +185,7 @@ class Decoder(nnx.Module):
     def _predict_further(self, x, context):
         """`x` is what the modules hand on: the normed state, or streams as the last layer left them."""
         states, reports = [], {}
-        for depth, (name, module) in enumerate(self.mtp.items(), start=1):
+        for depth, (name, module) in enumerate(in_order(self.mtp), start=1):
             ahead = dataclasses.replace(
                 context.of(self.config.num_hidden_layers + depth),
                 tokens_BS=shift(context.tokens_BS, depth),

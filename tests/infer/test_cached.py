@@ -1,14 +1,17 @@
 """What decoding remembers, in bytes: for each kind of attention the formula that its paper promises."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
 
 from deepseek_jax.models.cached import CachedDecoder
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.counts import cache_size
-from deepseek_jax.models.decoder import initialise
+from deepseek_jax.models.decoder import Decoder, initialise
 from deepseek_jax.models.presets import preset
-from deepseek_jax.models.tree import merge
+from deepseek_jax.models.tree import merge, split
 
 DEEP = {"num_hidden_layers": 61, "first_k_dense_replace": 61}
 
@@ -33,6 +36,22 @@ def test_caches_of_released_models_grow_as_their_formulas_say(name):
     config = preset(name)
     (short, _), (long, _) = (cache_bytes(config, "bfloat16", batch=1, places=places) for places in (1024, 1536))
     assert long - short == 512 * cache_size(config)[0] * 2
+
+
+def test_modules_past_the_tenth_run_in_their_turn():
+    """The structure that parameters are put into has its modules in the order of text, "10" before "2"."""
+    sizes = {"vocab_size": 8, "hidden_size": 4, "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 2}
+    config = ModelConfig(
+        layer_types=("gqa",), mlp_layer_types=("dense",), num_hidden_layers=1, first_k_dense_replace=0,
+        intermediate_size=4, num_nextn_predict_layers=11, initializer_range=1.0, **sizes,
+    )  # fmt: skip
+    made = Decoder(config, rngs=nnx.Rngs(params=0))
+    put_together = merge(*split(made))
+    tokens = jnp.arange(6)[None]
+    predict = lambda model: jax.jit(lambda: model(tokens, tokens, jnp.ones_like(tokens)).mtp)()  # noqa: E731
+    jax.tree.map(np.testing.assert_array_equal, predict(made), predict(put_together))
+    for depth, module in enumerate(CachedDecoder(put_together).modules):
+        np.testing.assert_array_equal(module.project[...], made.mtp[str(depth)].project[...])
 
 
 def cache_bytes(config, dtype, batch, places):
