@@ -15,13 +15,11 @@ from deepseek_jax.convert import config_json
 from deepseek_jax.convert.finite import Findings
 from deepseek_jax.convert.names import place
 from deepseek_jax.convert.reading import abstract_trees
-from deepseek_jax.convert.tensors import read_json
+from deepseek_jax.convert.tensors import ARRAYS, read_json
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.tree import path_of
 from deepseek_jax.undisturbed import undisturbed
-
-ARRAYS = "model"  # below the directory
 
 
 def save(directory: Path, config: ModelConfig, params: dict, buffers: dict, *, dtype: str | None = None):

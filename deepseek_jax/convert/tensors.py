@@ -13,6 +13,7 @@ from deepseek_jax.errors import UserError
 
 QUANTISED = (DTYPES["F8_E4M3"], DTYPES["I8"], DTYPES["U8"])
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+ARRAYS = "model"  # where Orbax's lie, which orbax_directory.py reads
 
 
 class Tensors:
@@ -62,9 +63,12 @@ class Tensors:
             if not (isinstance(files, dict) and all(isinstance(file, str) for file in files.values())):
                 raise UserError(f"{index} has no weight_map, which says the file of each tensor; copy it again.")
             return [self.directory / file for file in sorted(set(files.values()))]
-        if not (self.directory / SINGLE).exists():
-            raise UserError(f"{self.directory} holds neither {SINGLE} nor {INDEX}; give the directory of a checkpoint.")
-        return [self.directory / SINGLE]
+        if (self.directory / SINGLE).exists():
+            return [self.directory / SINGLE]
+        given = self.directory
+        if (given / ARRAYS).is_dir():
+            raise UserError(f"{given} holds Orbax's arrays; give what `deepseek-jax convert {given} OUT` makes.")
+        raise UserError(f"{given} holds neither {SINGLE} nor {INDEX}; give the directory of a checkpoint.")
 
 
 def read_json(path: Path) -> dict:

@@ -18,6 +18,7 @@ from deepseek_jax.config import Experiment, SupervisedExperiment
 from deepseek_jax.convert import beside, finite, huggingface, orbax_directory
 from deepseek_jax.convert.reading import abstract_trees
 from deepseek_jax.data.tokenizer import SMALLEST, Tokenizer, train_bpe
+from deepseek_jax.errors import UserError
 from deepseek_jax.models.tree import by_path
 
 V3 = Path(__file__).parents[1] / "goldens/v3"
@@ -85,6 +86,8 @@ def test_orbax_output_is_a_start(deepseek_jax, tmp_path):
     config, params, buffers = orbax_directory.load(out, dtype="float32")
     expected, expected_buffers = huggingface.load(V3, config, dtype="bfloat16")
     assert config == huggingface.read_config(V3)
+    with pytest.raises(UserError, match=f"{out} holds Orbax's arrays; give what `deepseek-jax convert {out} OUT`"):
+        huggingface.load(out, config)
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x, y.astype(np.float32)), params, expected)
     jax.tree.map(np.testing.assert_array_equal, buffers, expected_buffers)
 
