@@ -149,7 +149,8 @@ def generate(
     """The next `max_new_tokens` of each prompt, the likeliest ones unless `temperature` is above 0.
 
     Prompts may differ in length.  Once a row has had `eos` it goes on with nothing else.  `speculative` drafts with the
-    model's MTP modules: the same tokens in fewer steps.  Texts past max_position_embeddings are logged as a warning.
+    model's MTP modules: the same tokens in fewer steps; in bfloat16, where two score almost alike, another may come.
+    Texts past max_position_embeddings are logged as a warning.
     """
     prompts = model._checked_prompts(prompts)
     max_new_tokens = _whole(max_new_tokens, "max_new_tokens", 0, MOST)

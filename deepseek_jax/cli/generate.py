@@ -18,7 +18,8 @@ def add_to(verbs):
         """\
 Prompts of different lengths run as one batch.  Each is printed with its continuation, divided by a line when there
 are several; a model that was trained on conversations is asked the prompt.  A model with multi-token prediction modules
-can draft with them: --speculative gives the same texts, and says how many drafts were right.
+can draft with them: --speculative gives the same texts (in bfloat16, where two tokens score almost alike, another may
+come), and says how many drafts were right.
 
 Of a released model the directory holds config.json, the safetensors files and tokenizer.json.  It is computed in the
 type that it is stored in; `deepseek-jax convert --dtype` makes another.  One that answers is asked with --chat.

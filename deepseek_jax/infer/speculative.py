@@ -2,7 +2,8 @@
 
 A round decodes the newest token and k drafts after it in one chunk, keeps the drafts that are what the model itself
 says there, and one token more.  So the tokens are those of plain decoding, in fewer steps: greedy ones, and drawn ones
-too, because every token is drawn with its own key; a draft is kept just as often as it would have been drawn.
+too, because every token is drawn with its own key; a draft is kept just as often as it would have been drawn.  In
+bfloat16 a chunk rounds otherwise than single tokens do: where two tokens score almost alike, another may come.
 
 Rows keep different numbers of drafts and so are at different places.  What rejected drafts left in caches needs no
 clearing: no query sees places after its own, and those are written again before one reaches them.
