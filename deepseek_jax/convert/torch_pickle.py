@@ -6,6 +6,7 @@ each storage: how many numbers it has, and the numbers.
 
 import collections
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +14,25 @@ import numpy as np
 from deepseek_jax.errors import UserError
 
 MAGIC = 0x1950A86A20F9469CFC6C
+DAMAGED = EOFError, ValueError, LookupError, AttributeError, TypeError, ImportError, OverflowError, MemoryError
 DTYPES = {"FloatStorage": np.float32, "DoubleStorage": np.float64, "LongStorage": np.int64, "HalfStorage": np.float16}
 
 
 def load(path: Path) -> dict[str, np.ndarray]:
     """Arrays by name; UserError for another kind of file."""
+    if zipfile.is_zipfile(path):
+        raise UserError(
+            f"{path} is an archive, as torch writes since 1.6; load it with torch and save it with "
+            "_use_new_zipfile_serialization=False."
+        )
     try:
         with Path(path).open("rb") as stream:
             return _load(stream)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}.") from None
-    except (pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is no .pth file of arrays that can be read: {error}.") from None
+    except (pickle.UnpicklingError, *DAMAGED) as error:
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path} is no .pth file of arrays that can be read: {reason}.") from None
 
 
 def _load(stream) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import pickle
+import zipfile
 from pathlib import Path
 
 import jax
@@ -78,6 +79,13 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="cannot read .*/absent.pth: No such file or directory.$"):
         efficientnet.load(tmp_path / "absent.pth")
     with pytest.raises(UserError, match="is no .pth file of arrays"):
+        efficientnet.load(path)
+    path.write_bytes(b"\x8e" + b"\xff" * 8)  # as many bytes as eight bytes can count
+    with pytest.raises(UserError, match="is no .pth file of arrays"):
+        efficientnet.load(path)
+    with zipfile.ZipFile(path, "w"):
+        pass
+    with pytest.raises(UserError, match="x.pth is an archive, as torch writes since 1.6; load it with torch and save"):
         efficientnet.load(path)
     path.write_bytes(pickle.dumps(torch_pickle.MAGIC) + pickle.dumps(1001) + pickle.dumps({}) + pickle.dumps(print))
     with pytest.raises(UserError, match="it holds builtins.print"):
