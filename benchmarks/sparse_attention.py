@@ -61,7 +61,7 @@ def _layer(form, length):
             found = attention.by_mask(queries, keys, block=length)
         else:
             found = attention.by_gathering(queries, keys)
-        return found.mixed_BSHV.sum() + found.divergence_BS.mean()
+        return found.mixed.sum() + found.divergence.mean()
 
     return layer, params, x
 

@@ -90,7 +90,7 @@ def test_both_forms_agree_in_value_and_gradients():
     def value_and_gradients(form, block):
         def loss(params, x):
             found = form(nnx.merge(graphdef, params), x, around, block)
-            return (found.mixed_BSHV * jnp.cos(jnp.arange(5.0))).sum() + found.divergence_BS.sum(), found
+            return (found.mixed * jnp.cos(jnp.arange(5.0))).sum() + found.divergence.sum(), found
 
         return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, x)
 

@@ -13,10 +13,11 @@ from jaxtyping import Array, Float
 from deepseek_jax.models import arithmetic, rope
 from deepseek_jax.models.attention.block_indexer import BlockIndexer
 from deepseek_jax.models.attention.compressor import Compressor
+from deepseek_jax.models.attention.entries import Attended
 from deepseek_jax.models.attention.indexer import IndexerReport, report
 from deepseek_jax.models.attention.keys import Keys, Queries
 from deepseek_jax.models.attention.ring import empty_ring, ring_positions, write_ring
-from deepseek_jax.models.attention.window import Attended, Reach, attend, attend_in_turns, attention_map
+from deepseek_jax.models.attention.window import Reach, attend, attend_in_turns, attention_map
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import RMSNorm, linear

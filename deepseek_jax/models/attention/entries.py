@@ -38,6 +38,16 @@ class Met:
         return divergence_BS, recall_of_indexer(best_BSK, attention_BSF.sum(axis=-1))
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Attended:
+    """What queries mixed, and what their indexer may learn from it (None without one)."""
+
+    mixed: Float[Array, "B ... H d"]
+    divergence: Float[Array, "B ..."] | None
+    recall: Float[Array, "B ..."] | None
+
+
 def meet_all(queries: Queries, entries: Keys) -> Met:
     """Every entry that is complete by the query's place."""
     return Met(entries.values[:, None], visible(queries, entries))

@@ -13,13 +13,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from deepseek_jax.models.attention.core import softmax_average
+from deepseek_jax.models.attention.entries import Attended, meet_masked
 from deepseek_jax.models.attention.indexer import (
     Indexer,
     IndexerReport,
     kl_of_indexer,
     recall_of_indexer,
     report,
-    scores_of_all,
     scores_of_picked,
 )
 from deepseek_jax.models.attention.keys import Keys, Queries, visible
@@ -28,7 +28,6 @@ from deepseek_jax.models.attention.selection import (
     by_blocks,
     gather,
     mask_of,
-    pick,
     pick_by_blocks,
     pick_causally,
     visible_picked,
@@ -46,16 +45,6 @@ MASKED_BLOCK = 256  # queries whose scores of all keys do; all keys, and their g
 # backward on two cores, index_topk 512: masked 0.8 CPU seconds against 1.1 gathered for 4 times as many tokens, 3.4
 # against 2.3 for 8 times.
 SPARSE_FROM = 6
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Attended:
-    """What the queries mixed from the values, and what the indexer may learn from it."""
-
-    mixed_BSHV: Float[Array, "B S H V"]
-    divergence_BS: Float[Array, "B S"]
-    recall_BS: Float[Array, "B S"]
 
 
 @jax.tree_util.register_dataclass
@@ -83,7 +72,7 @@ class SparseLatentAttention(LatentAttention):
         """Every token attends over the tokens it came with."""
         queries, keys = self.queries_and_keys(x_BSD, context)
         found = self._attend(queries, keys, context.index_warmup)
-        return self._output(found.mixed_BSHV), report(found.divergence_BS, found.recall_BS, context.counted_BS)
+        return self._output(found.mixed), report(found.divergence, found.recall, context.counted_BS)
 
     def attention_map(self, x_BSD: Float[Array, "B S D"], context: Context) -> Float[Array, "B H S S"]:
         """How much each token attends to each, nothing to those that its indexer leaves out."""
@@ -99,7 +88,7 @@ class SparseLatentAttention(LatentAttention):
     def prefill(self, x_BSD: Float[Array, "B S D"], context: Context, cache: SparseCache) -> tuple[Array, SparseCache]:
         """As a call, and the cache is filled."""
         queries, keys = self.queries_and_keys(x_BSD, context)
-        return self._output(self._attend(queries, keys, None).mixed_BSHV), _remember(keys, context, cache)
+        return self._output(self._attend(queries, keys, None).mixed), _remember(keys, context, cache)
 
     def decode(self, x_BSD: Float[Array, "B S D"], context: Context, cache: SparseCache) -> tuple[Array, SparseCache]:
         """Attends over the cache, these tokens included, at the entries that it picks there."""
@@ -109,7 +98,7 @@ class SparseLatentAttention(LatentAttention):
             return self._output(self._attend_absorbed(queries.values, cache.entry_BTe, context)), cache
         places_BT = jnp.broadcast_to(jnp.arange(cache.entry_BTe.shape[1]), cache.entry_BTe.shape[:2])
         keys = Keys(cache.entry_BTe, jnp.ones_like(places_BT), places_BT, cache.index_BTi)
-        return self._output(self.by_gathering(queries, keys, pick_by_blocks).mixed_BSHV), cache
+        return self._output(self.by_gathering(queries, keys, pick_by_blocks).mixed), cache
 
     def queries_and_keys(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Queries, Keys]:
         q_BSQ, q_BSHd, entry_BSe = self._project(x_BSD, context)
@@ -144,19 +133,10 @@ class SparseLatentAttention(LatentAttention):
 
             def attend(queries, shared):
                 keys, k_BHTd, v_BHTV = shared
-                scores_BST, visible_BST = scores_of_all(queries.index, keys.index), visible(queries, keys)
-                picked_BSk = pick(scores_BST, visible_BST, self.config.index_topk)
-                kept_BST = mask_of(picked_BSk, scores_BST.shape[-1]) | (False if warmup is None else warmup)
-                kept_BST &= visible_BST
+                met = meet_masked(queries, keys, self.config.index_topk, warmup)
                 q_BHSd = queries.values.swapaxes(1, 2) * self.config.softmax_scale
-                mixed_BHSV, weights_BHST = softmax_average(q_BHSd, k_BHTd, v_BHTV, kept_BST[:, None])
-                attention_BST = _over_heads(weights_BHST, axis=1)
-                best_BSk = jnp.take_along_axis(attention_BST, picked_BSk, axis=-1)
-                return Attended(
-                    mixed_BHSV.swapaxes(1, 2),
-                    kl_of_indexer(scores_BST, attention_BST, kept_BST),
-                    recall_of_indexer(best_BSk, attention_BST.sum(axis=-1)),
-                )
+                mixed_BHSV, weights_BHST = softmax_average(q_BHSd, k_BHTd, v_BHTV, met.mask[:, None])
+                return Attended(mixed_BHSV.swapaxes(1, 2), *met.learn(_over_heads(weights_BHST, axis=1)))
 
             return by_blocks(attend, block, queries, (keys, k_BHTd, v_BHTV))
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from deepseek_jax.models.attention.entries import Met, meet_all, meet_gathered, meet_masked
+from deepseek_jax.models.attention.entries import Attended, Met, meet_all, meet_gathered, meet_masked
 from deepseek_jax.models.attention.keys import Keys, Queries, visible
 from deepseek_jax.models.attention.selection import by_blocks
 from deepseek_jax.parallel.context import parts, tokens_before
@@ -27,16 +27,6 @@ class Reach:
 
     window: int
     topk: int = 0
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Attended:
-    """What queries mixed, and what their indexer may learn from it (None without one)."""
-
-    mixed: Float[Array, "B ... H d"]
-    divergence: Float[Array, "B ..."] | None
-    recall: Float[Array, "B ..."] | None
 
 
 def attend_in_turns(
