@@ -119,9 +119,9 @@ class ModelConfig:
     @property
     def feed_forward_kinds(self) -> tuple[str, ...]:
         """Of each layer, then of each MTP module: as the last layer, but V4's route by score where that hashes."""
-        kinds = self.mlp_layer_types * (self.num_hidden_layers if len(self.mlp_layer_types) == 1 else 1) or tuple(
-            self._feed_forward(index) for index in range(self.num_hidden_layers)
-        )
+        kinds = self.mlp_layer_types or tuple(self._feed_forward(index) for index in range(self.num_hidden_layers))
+        if len(kinds) == 1:
+            kinds *= self.num_hidden_layers
         further = {"hash_moe": "moe"}.get(kinds[-1], kinds[-1])
         return kinds + (further,) * self.num_nextn_predict_layers
 
