@@ -74,6 +74,7 @@ def _direction(config: OptimizerConfig, axes: dict | None) -> optax.GradientTran
             return optax.scale_by_rss(eps=eps)
         case "lion":
             return optax.scale_by_lion(b1=b1, b2=b2)
+    raise KeyError(config.name)
 
 
 def _decayed(config: OptimizerConfig) -> optax.GradientTransformation:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from deepseek_jax.models import checks
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.moe.balance import report, update_bias, update_biases
 from deepseek_jax.models.moe.router import (
@@ -77,6 +78,13 @@ def test_choice_and_weights(changes):
         experts, weights = _reference(x[token], kernel, bias, config)
         np.testing.assert_array_equal(np.asarray(routing.experts_TK)[token][order[token]], experts)
         np.testing.assert_allclose(np.asarray(routing.weights_TK)[token][order[token]], weights, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("known", "field"), [("SCORING", "scoring_func"), ("TOPK", "topk_method")])
+def test_a_name_that_nothing_computes_is_no_other_router(known, field, monkeypatch):
+    monkeypatch.setattr(f"deepseek_jax.models.checks.{known}", ("forgotten", *getattr(checks, known)))
+    with pytest.raises(KeyError, match="forgotten"):
+        _route(_config(**{field: "forgotten"}), np.ones((T, D)), np.zeros(E))
 
 
 def test_masked_experts_lose_against_negative_scores():

@@ -126,6 +126,12 @@ def test_nesterov_is_refused_where_it_would_do_nothing(name):
         OptimizerConfig(name=name, nesterov=True)
 
 
+def test_an_optimizer_that_nothing_makes_is_named(monkeypatch):
+    monkeypatch.setattr("deepseek_jax.config.OPTIMIZERS", ("forgotten",))
+    with pytest.raises(KeyError, match="forgotten"):
+        make_optimizer(OptimizerConfig(name="forgotten"), steps=10)
+
+
 def test_groups_scale_learning_rate_and_decay_by_path():
     params = {"body": {"kernel": jnp.ones(1)}, "head": {"kernel": jnp.ones(1), "bias": jnp.ones(1)}}
     plain = {"name": "sgd", "peak_lr": 0.5, "b1": 0.0, "weight_decay": 0.1, "clip_norm": 0.0}

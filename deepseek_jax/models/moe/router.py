@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Int
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.tree import Buffer, used, weight
 
-BEST_OF_GROUP = {"group_limited_greedy": 1, "noaux_tc": 2}  # how many experts' scores make up their group's
+# How many experts' scores make up their group's, of each method that goes by scores; 0 for no groups.
+BEST_OF_GROUP = {"greedy": 0, "group_limited_greedy": 1, "noaux_tc": 2}
 
 
 @jax.tree_util.register_dataclass
@@ -61,8 +62,7 @@ class TopKRouter(nnx.Module):
         config, choice_TE = self.config, jax.lax.stop_gradient(scores_TE)
         if config.topk_method == "noaux_tc":
             choice_TE += self.bias[...]
-        if config.topk_method in BEST_OF_GROUP:
-            best = BEST_OF_GROUP[config.topk_method]
+        if best := BEST_OF_GROUP[config.topk_method]:
             choice_TE = keep_best_groups(choice_TE, config.n_group, config.topk_group, best)
         masked = config.masked_top_experts
         return jax.lax.top_k(choice_TE, masked + config.num_experts_per_tok)[1][:, masked:]
@@ -92,18 +92,21 @@ def _kernel(config, rngs):
 
 
 def scores(x_TD: Float[Array, "T D"], kernel_DE: Float[Array, "D E"], scoring_func: str) -> Float[Array, "T E"]:
-    """Each expert's affinity, in float32 whatever x's type: `softmax`, `sigmoid` or `sqrtsoftplus` of the products.
+    """Each expert's affinity, in float32 whatever x's type: one of SCORES of the products.
 
     The kernel's bits all count: rounded to bfloat16, as TPUs round unless told, one token in 60 would get other experts
     (V3's sizes, 8 of 256, random kernel).
     """
     logits_TE = jnp.matmul(x_TD.astype(jnp.float32), kernel_DE, precision="highest")
-    if scoring_func == "softmax":
-        return jax.nn.softmax(logits_TE, axis=-1)
-    if scoring_func == "sigmoid":
-        return jax.nn.sigmoid(logits_TE)
+    return SCORES[scoring_func](logits_TE)
+
+
+def sqrt_softplus(logits_TE: Float[Array, "T E"]) -> Float[Array, "T E"]:
     # Where softplus underflows, the root's slope would be infinite and its gradient not a number.
     return jnp.sqrt(jnp.maximum(jax.nn.softplus(logits_TE), jnp.finfo(jnp.float32).tiny))
+
+
+SCORES = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid, "sqrtsoftplus": sqrt_softplus}
 
 
 def weights(scores_TE: Float[Array, "T E"], experts_TK: Int[Array, "T K"], config: ModelConfig) -> Float[Array, "T K"]:
