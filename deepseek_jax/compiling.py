@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 LEVEL = "xla_backend_optimization_level"
@@ -43,6 +44,7 @@ def jit(static_argnums: int | tuple[int, ...]) -> Callable:
     """Decorates as `jax.jit`, with the options of the platform that jax computes on when the function is called.
 
     Who asks for it sooner, when a file is imported, starts jax before flags and processes are as they are to be.
+    Inside of another program there are no options: they are its own.
     """
 
     def decorate(function):
@@ -52,8 +54,13 @@ def jit(static_argnums: int | tuple[int, ...]) -> Callable:
 
         @functools.wraps(function)
         def call(*args):
-            return on(jax.default_backend())(*args)
+            return on("" if _inside_another(args) else jax.default_backend())(*args)
 
         return call
 
     return decorate
+
+
+def _inside_another(args) -> bool:
+    """Under jax.jit what is made of nothing is traced too, under jax.grad what is differentiated alone."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in (*jax.tree.leaves(args), jnp.zeros(())))

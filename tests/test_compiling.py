@@ -35,6 +35,18 @@ def test_a_function_is_compiled_for_the_platform_that_is_there_when_it_is_called
     assert given == [{"static_argnums": 1, "compiler_options": {LEVEL: 2}}]
 
 
+def test_inside_of_another_program_it_has_no_options_of_its_own(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS")
+
+    @compiling.jit(static_argnums=1)
+    def power(x, exponent: int):
+        return x**exponent
+
+    assert jax.jit(lambda: power(3.0, 2))() == 9
+    assert jax.grad(lambda x: power(x, 2))(3.0) == jax.jit(jax.grad(lambda x: power(x, 2)))(3.0) == 6
+    np.testing.assert_array_equal(jax.vmap(lambda x: power(x, 2))(np.ones(2)), 1)
+
+
 def test_steps_are_the_same_as_users_and_as_this_suite_compile_them(tmp_path, monkeypatch):
     config = tiny.experiment(tmp_path)
     newer_way = {quickly.NEWER_WAY: True} if quickly.HAS_BOTH else {}
