@@ -3,12 +3,13 @@
 model = deepseek_jax.from_pretrained(directory)
 scores = model(input_ids).logits
 tokens = deepseek_jax.generate(model, prompts, max_new_tokens=16)
+states = deepseek_jax.trace(model, input_ids).feed_forward
 
 These names come from deepseek_jax/api.py, which is imported with jax at their first use: `import deepseek_jax` alone
 stays light, and so does the command line.
 """
 
-__all__ = ["Model", "from_pretrained", "generate", "loss_and_grads", "save_pretrained"]
+__all__ = ["Model", "from_pretrained", "generate", "loss_and_grads", "save_pretrained", "trace"]
 
 
 def __getattr__(name):

@@ -4,6 +4,7 @@ B batch  S sequence  V vocabulary  N new tokens  E experts  I expert width  D mo
 """
 
 import dataclasses
+import functools
 import operator
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from deepseek_jax.infer.prompts import NO_EOS, before_eos, beyond, refuse_empty
 from deepseek_jax.infer.sampling import Sampling
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import Decoder, same_document, shift
+from deepseek_jax.models.traced import Edit, Trace, traced
 from deepseek_jax.models.tree import merge, split
 from deepseek_jax.tasks.cross_entropy import cross_entropy
 
@@ -59,18 +61,9 @@ class Model:
 
     def __call__(self, input_ids: Int[Array, "B S"], attention_mask: Int[Array, "B S"] | None = None) -> Scores:
         """Scores of every place.  Where `attention_mask` is 0, on the left or on the right, is padding."""
-        input_ids = self._checked(input_ids)
-        mask = np.ones_like(input_ids) if attention_mask is None else _array(attention_mask, "attention_mask")
-        if mask.shape != input_ids.shape:
-            raise UserError(f"attention_mask is {mask.shape} and input_ids {input_ids.shape}; give both one shape.")
-        if not np.isin(mask, (0, 1)).all():
-            raise UserError("attention_mask holds other numbers than 1 (a token) and 0 (padding).")
-        real = mask.astype(np.int32)
-        if (np.abs(np.diff(np.pad(real, ((0, 0), (1, 1))), axis=1)).sum(axis=1) > 2).any():
-            raise UserError("attention_mask has padding between tokens of a row; it belongs before or behind them.")
-        positions = np.maximum(real.cumsum(axis=1, dtype=np.int32) - 1, 0)
+        rows = self._checked_rows(input_ids, attention_mask)
         with self.exact_products():
-            return _scores(self.graphdef, self.params, self.buffers, input_ids, positions, real)
+            return _scores(self.graphdef, self.params, self.buffers, *rows)
 
     def exact_products(self):
         """A context in which products of float32 are products of float32: GPUs and TPUs round factors by default."""
@@ -83,6 +76,20 @@ class Model:
         if input_ids.ndim != 2 or not input_ids.size:
             raise UserError(f"input_ids has shape {input_ids.shape}; give token numbers as [batch, sequence].")
         return self._known(input_ids, "input_ids")
+
+    def _checked_rows(self, input_ids, attention_mask) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens, positions and segment ids, int32 [B, S]."""
+        input_ids = self._checked(input_ids)
+        mask = np.ones_like(input_ids) if attention_mask is None else _array(attention_mask, "attention_mask")
+        if mask.shape != input_ids.shape:
+            raise UserError(f"attention_mask is {mask.shape} and input_ids {input_ids.shape}; give both one shape.")
+        if not np.isin(mask, (0, 1)).all():
+            raise UserError("attention_mask holds other numbers than 1 (a token) and 0 (padding).")
+        real = mask.astype(np.int32)
+        if (np.abs(np.diff(np.pad(real, ((0, 0), (1, 1))), axis=1)).sum(axis=1) > 2).any():
+            raise UserError("attention_mask has padding between tokens of a row; it belongs before or behind them.")
+        positions = np.maximum(real.cumsum(axis=1, dtype=np.int32) - 1, 0)
+        return input_ids, positions, real
 
     def _checked_prompts(self, prompts) -> list[np.ndarray]:
         """Each of `prompts` as int32 [S]."""
@@ -174,6 +181,28 @@ def generate(
     return new
 
 
+def trace(
+    model: Model,
+    input_ids: Int[Array, "B S"],
+    attention_mask: Int[Array, "B S"] | None = None,
+    *,
+    edit: Edit | None = None,
+) -> Trace:
+    """What flows between the sublayers, which experts each token chose with what weight, and the logits.
+
+    `edit(layer, place, x)` gives what flows on instead of x, past "attention" and past "feed_forward" of each layer;
+    before the first the place is "embedding" and layer -1.  Padding as in a call of the model.  MTP modules, which come
+    after the last layer, have no part.
+
+    Without `edit` a program is compiled once for each shape of the input, with it at every call: where many calls
+    differ by arrays alone, `jax.jit` a function of those arrays that calls this.
+    """
+    rows = model._checked_rows(input_ids, attention_mask)
+    run = compiling.jit(static_argnums=0)(functools.partial(_traced, edit=edit)) if edit else _unedited
+    with model.exact_products():
+        return run(model.graphdef, model.params, model.buffers, *rows)
+
+
 def loss_and_grads(model: Model, input_ids: Int[Array, "B S"]) -> tuple[float, dict[str, Float[np.ndarray, "..."]]]:
     """(mean cross-entropy of the next token in nats, its gradients by Hugging Face's names of the parameters).
 
@@ -226,6 +255,13 @@ def _scores(graphdef, params, buffers, tokens_BS, positions_BS, segment_ids_BS) 
     model = merge(graphdef, params, buffers)
     output = model(tokens_BS, positions_BS, segment_ids_BS)
     return Scores(model.logits(output.hidden), [model.logits(hidden) for hidden in output.mtp] or None)
+
+
+def _traced(graphdef, params, buffers, tokens_BS, positions_BS, segment_ids_BS, edit=None) -> Trace:
+    return traced(merge(graphdef, params, buffers), tokens_BS, positions_BS, segment_ids_BS, edit)
+
+
+_unedited = compiling.jit(static_argnums=0)(_traced)
 
 
 @compiling.jit(static_argnums=0)

@@ -5,6 +5,7 @@ import re
 import shlex
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -70,18 +71,22 @@ def blocks(name: str) -> list[str]:
 
 def test_a_model_is_taken_apart_as_written(monkeypatch, tmp_path):
     """docs/models.md on a small model of V3.2, which has all that it speaks of."""
-    whole, apart, inside = blocks("docs/models.md")
+    whole, traced, apart, inside = blocks("docs/models.md")
     monkeypatch.chdir(tmp_path)
     names = {"input_ids": np.arange(24).reshape(2, 12) % 50, "prompts": [[1, 2, 3], [4, 5]]}
     model = ROOT / "tests/goldens/v32"
     exec(whole.replace('"DeepSeek-V2-Lite", dtype="bfloat16"', f'"{model}"'), names)
     assert (tmp_path / "copy").is_dir() and names["tokens"].shape == (2, 16)
+    exec(traced, names)
+    np.testing.assert_allclose(names["found"].logits, names["scores"].logits, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(names["patched"].feed_forward[1][:, 3], names["state"][:, 5])
+    assert names["experts"].shape == (2, 12, names["model"].config.num_experts_per_tok)
     exec(apart.replace('"1-3"', '"1-2"'), names)  # this model has a layer less than v3_tiny
-    np.testing.assert_allclose(names["logits"], names["scores"].logits, rtol=1e-4, atol=1e-4)
-    assert set(names["loads"]) == {1, 2} and len(names["states"]) == 3
+    assert names["lens"].shape == names["scores"].logits.shape
     assert not names["changed"].params["layers"]["1-2"]["feed_forward"]["experts"]["down"][0, 5].any()
-    exec("from deepseek_jax.models.attention.selection import pick_by_blocks\nx = states[1]\n" + inside, names)
-    assert names["routing"].experts_TK.shape == (24, names["model"].config.num_experts_per_tok)
+    exec("from deepseek_jax.models.attention.selection import pick_by_blocks\n" + inside, names)
+    after = jax.jit(type(names["block"]).__call__)(names["block"], names["state"], names["context"])[0]
+    np.testing.assert_allclose(after, names["found"].feed_forward[2], rtol=1e-4, atol=1e-4)
 
 
 def test_settings_and_studies_are_as_written(monkeypatch):

@@ -4,7 +4,6 @@ B batch  S sequence  D model
 """
 
 import dataclasses
-import functools
 
 import jax
 from flax import nnx
@@ -17,6 +16,7 @@ from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import RMSNorm, SwiGLU
 from deepseek_jax.models.moe.balance import RouterReport
 from deepseek_jax.models.moe.layer import MixtureOfExperts
+from deepseek_jax.models.moe.router import Routing
 from deepseek_jax.models.residual import make_residual
 from deepseek_jax.models.schedule import LayerKind
 from deepseek_jax.parallel.rules import constrain_tokens
@@ -48,23 +48,33 @@ class Block(nnx.Module):
 
     def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Array, LayerReport]:
         """Every token attends over the tokens it came with."""
-        x_BSD, indexer, router = self._through(x_BSD, context, lambda h: self.attention(h, context))
+        x_BSD, indexer = self.through_attention(x_BSD, context)
+        x_BSD, routing = self.through_feed_forward(x_BSD, context)
+        router = None if routing is None else self.feed_forward.report(routing, context)
         return x_BSD, LayerReport(router, indexer)
 
     def prefill(self, x_BSD, context: Context, cache):
         """(the next x, the filled cache): as a call, for the first tokens of each row."""
-        return self._through(x_BSD, context, lambda h: self.attention.prefill(h, context, cache))[:2]
+        x_BSD, cache = self._attend(x_BSD, lambda h: self.attention.prefill(h, context, cache))
+        return self.through_feed_forward(x_BSD, context)[0], cache
 
     def decode(self, x_BSD, context: Context, cache):
         """(the next x, the cache): tokens that also attend over what the cache holds."""
-        return self._through(x_BSD, context, lambda h: self.attention.decode(h, context, cache))[:2]
+        x_BSD, cache = self._attend(x_BSD, lambda h: self.attention.decode(h, context, cache))
+        return self.through_feed_forward(x_BSD, context)[0], cache
 
-    def _through(self, x, context, attend):
-        """(the next x, what `attend` gives beside its output, the router's report)."""
+    def through_attention(self, x, context: Context) -> tuple[Array, IndexerReport | None]:
+        """The first half of a call: (what flows between the sublayers, the indexer's report)."""
+        return self._attend(x, lambda h: self.attention(h, context))
+
+    def through_feed_forward(self, x, context: Context) -> tuple[Array, Routing | None]:
+        """The second half: (the next x, each token's experts; None where it has no choice)."""
+        x, routing = self.feed_forward_residual(x, lambda h: self._feed_forward(self.feed_forward_norm(h), context))
+        return constrain_tokens(x), routing
+
+    def _attend(self, x, attend):
         x, attended = self.attention_residual(x, lambda h: attend(self.attention_norm(h)))
-        feed_forward = functools.partial(self._feed_forward, context=context)
-        x, router = self.feed_forward_residual(constrain_tokens(x), lambda h: feed_forward(self.feed_forward_norm(h)))
-        return constrain_tokens(x), attended, router
+        return constrain_tokens(x), attended
 
     def _feed_forward(self, x_BSD, context):
         if self.kind.feed_forward == "dense":

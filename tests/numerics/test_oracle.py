@@ -56,6 +56,8 @@ def test_left_padding(golden):
     caches = jax.jit(_empty_caches, static_argnums=1)(model, tokens.shape)
     logits, _ = _prefill_chunk(model, tokens, positions, mask, caches)
     np.testing.assert_allclose(logits[real], expected, **CLOSE)
+    found = deepseek_jax.trace(golden.as_users_have_it, tokens, mask)
+    np.testing.assert_allclose(found.logits[real], expected, **CLOSE)
 
 
 def test_cached_decoding_in_odd_chunks(golden):
@@ -102,14 +104,15 @@ def test_generate(golden, speculative):
 
 
 def test_each_layer_and_each_router(golden):
-    states, routings = jax.jit(_layer_by_layer)(golden.model, *golden.batch)
-    for index, state in enumerate(states):
+    found = deepseek_jax.trace(golden.as_users_have_it, golden.expected["input_ids"])
+    np.testing.assert_allclose(found.logits, golden.expected["logits"], **CLOSE)
+    for index, state in enumerate([found.embedding, *found.feed_forward]):
         if f"hs_{index}" in golden.expected:  # of the first row alone where there are streams
             expected = golden.expected[f"hs_{index}"]
             ours = state[0] if golden.config.hc_mult else state
             np.testing.assert_allclose(ours, expected, **CLOSE, err_msg=f"after layer {index}")
-    assert len(routings) == golden.config.num_moe_layers
-    for index, routing in routings.items():
+    assert len(found.routing) == golden.config.num_moe_layers
+    for index, routing in found.routing.items():
         experts, weights = _by_expert(routing.experts_TK, routing.weights_TK)
         expected = (golden.expected[f"router_{index}_{name}"] for name in ("indices", "weights"))
         expected_experts, expected_weights = _by_expert(*expected)
@@ -177,7 +180,9 @@ def test_each_indexer(golden):
     """The keys that every query picks, without those it may not see: they only make up the number."""
     if "dsa" not in golden.config.attention_kinds:
         pytest.skip("no attention of this golden model picks its keys")
-    (tokens, positions, segment_ids), states = golden.batch, jax.jit(_layer_by_layer)(golden.model, *golden.batch)[0]
+    tokens, positions, segment_ids = golden.batch
+    found = deepseek_jax.trace(golden.as_users_have_it, tokens)
+    states = [found.embedding, *found.feed_forward]
     visible = np.tril(np.ones((tokens.shape[1],) * 2, bool))
     picks = jax.jit(_picks)(golden.model, states, golden.model.context(tokens, positions, segment_ids))
     for index, picked in enumerate(picks):
@@ -222,30 +227,9 @@ def _one_document_a_row(golden_batch):
 
 def _by_expert(experts_TK, weights_TK):
     """Choices sorted by the expert's number: their order means nothing."""
+    experts_TK, weights_TK = (np.asarray(array).reshape(-1, array.shape[-1]) for array in (experts_TK, weights_TK))
     order = np.argsort(experts_TK, axis=1)
-    return tuple(np.take_along_axis(np.asarray(array), order, axis=1) for array in (experts_TK, weights_TK))
-
-
-def _layer_by_layer(model, tokens, positions, segment_ids):
-    """(the state before the first layer and after each, what each MoE layer's router chose, by layer number)."""
-    context = model.context(tokens, positions, segment_ids)
-    states, routings = [model.enter(tokens)], {}
-    for number, block in enumerate(unstacked(model)):
-        x = states[-1]
-        if block.kind.feed_forward != "dense":
-            routings[number] = _routing(block, x, context)
-        states.append(block(x, context)[0])
-    return states, routings
-
-
-def _routing(block, x, context):
-    x, _ = block.attention_residual(x, lambda h: block.attention(block.attention_norm(h), context))
-
-    def route(h):
-        h_TD = block.feed_forward_norm(h).reshape(-1, h.shape[-1])
-        return h, block.feed_forward.router(h_TD, context.tokens_BS.reshape(-1))
-
-    return block.feed_forward_residual(x, route)[1]
+    return tuple(np.take_along_axis(array, order, axis=1) for array in (experts_TK, weights_TK))
 
 
 def _picks(model, states, context):

@@ -30,8 +30,9 @@ x_BSD, dy_BSD = jax.random.normal(jax.random.key(2), (2, B, S, curves.V3.hidden_
 
 def outcome(params, buffers, x_BSD, factor):
     def run(params, x_BSD):
-        y_BSD, report = merge(graphdef, params, buffers)(x_BSD, dataclasses.replace(context, capacity_factor=factor))
-        return (y_BSD * dy_BSD).sum(), (y_BSD, report)
+        module, limited = merge(graphdef, params, buffers), dataclasses.replace(context, capacity_factor=factor)
+        y_BSD, routing = module(x_BSD, limited)
+        return (y_BSD * dy_BSD).sum(), (y_BSD, module.report(routing, limited))
     return jax.value_and_grad(run, argnums=(0, 1), has_aux=True)(params, x_BSD)
 
 def run(mesh, bias_E, factor=0.0):

@@ -16,7 +16,7 @@ from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import SwiGLU
 from deepseek_jax.models.moe.balance import RouterReport, report
 from deepseek_jax.models.moe.experts import Experts
-from deepseek_jax.models.moe.router import ROUTERS
+from deepseek_jax.models.moe.router import ROUTERS, Routing
 from deepseek_jax.parallel.expert import tokenwise
 
 
@@ -33,7 +33,7 @@ class MixtureOfExperts(nnx.Module):
         if config.n_shared_experts:
             self.shared = SwiGLU(config, config.n_shared_experts * config.moe_intermediate_size, rngs=rngs)
 
-    def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Array, RouterReport]:
+    def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Float[Array, "B S D"], Routing]:
         with jax.named_scope("moe"):
             routed = functools.partial(_routed, capacity_factor=context.capacity_factor)
             known = [context.tokens_BS]
@@ -42,9 +42,9 @@ class MixtureOfExperts(nnx.Module):
             y_BSD, routing = tokenwise(routed, (self.router, self.experts), x_BSD, *known)
             if hasattr(self, "shared"):
                 y_BSD += self.shared(x_BSD)
-            return y_BSD, self._report(routing, context)
+            return y_BSD, routing
 
-    def _report(self, routing, context):
+    def report(self, routing: Routing, context: Context) -> RouterReport:
         found = report(routing, context.counted_BS)
         if self.kind == "hash_moe":  # no score can balance what the table decides
             none = {name: jnp.zeros_like(getattr(found, name)) for name in ("balance", "share_E")}

@@ -1,0 +1,68 @@
+"""The decoder as it is looked into: what flows between its sublayers, there to be changed, and where its tokens go.
+
+B batch  S sequence  D model  V vocabulary  n streams
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from deepseek_jax.errors import UserError
+from deepseek_jax.models.cached import unstacked
+from deepseek_jax.models.decoder import Decoder
+from deepseek_jax.models.moe.router import Routing
+
+Edit = Callable[[int, str, Array], Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """What flows into the first layer, and by layer past its attention and past its feed-forward.
+
+    With hyper-connections it is [B S n D].  `routing` has the layers with experts: arrays [B S ...], of each token.
+    """
+
+    embedding: Float[Array, "B S D"]
+    attention: list[Float[Array, "B S D"]]
+    feed_forward: list[Float[Array, "B S D"]]
+    routing: dict[int, Routing]
+    logits: Float[Array, "B S V"]
+
+
+def traced(
+    model: Decoder,
+    tokens_BS: Int[Array, "B S"],
+    positions_BS: Int[Array, "B S"],
+    segment_ids_BS: Int[Array, "B S"],
+    edit: Edit | None,
+) -> Trace:
+    """As a call of the model without its multi-token prediction; `edit`: see deepseek_jax.trace."""
+    change = _checked(edit) if edit else lambda layer, place, x: x
+    context = model.context(tokens_BS, positions_BS, segment_ids_BS)
+    x = entered = change(-1, "embedding", model.enter(tokens_BS))
+    past_attention, past_feed_forward, routing = [], [], {}
+    for layer, block in enumerate(unstacked(model)):
+        x = change(layer, "attention", block.through_attention(x, context)[0])
+        past_attention.append(x)
+        x, chosen = block.through_feed_forward(x, context)
+        x = change(layer, "feed_forward", x)
+        past_feed_forward.append(x)
+        if chosen is not None:
+            routing[layer] = chosen
+    return Trace(entered, past_attention, past_feed_forward, routing, model.logits(model.norm(model.leave(x))))
+
+
+def _checked(edit: Edit) -> Edit:
+    def change(layer, place, x):
+        given = edit(layer, place, x)
+        shape = getattr(given, "shape", None)
+        if shape != x.shape:
+            found = f"an array {shape}" if shape else given
+            raise UserError(f"edit gave {found} for layer {layer}, {place}; it must give one like its x, {x.shape}.")
+        return jnp.asarray(given, x.dtype)
+
+    return change

@@ -1,0 +1,61 @@
+"""A trace with edits; what flows, and what is chosen, is compared with others' numbers in numerics/test_oracle.py."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import deepseek_jax
+from deepseek_jax.errors import UserError
+from deepseek_jax.models.decoder import initialise
+from tests.train import tiny
+
+HERE, THERE = np.arange(1, 13).reshape(2, 6), np.arange(20, 32).reshape(2, 6)
+
+
+@pytest.fixture(scope="module", params=[0, 2], ids=["plain", "streams"])
+def model(request):
+    config = dataclasses.replace(tiny.MOE, hc_mult=request.param, num_nextn_predict_layers=1)
+    return deepseek_jax.Model(config, *initialise(config, jax.random.key(0)))
+
+
+def at(place, change):
+    """An edit of the last layer's `place`."""
+    last = tiny.MOE.num_hidden_layers - 1
+    return lambda layer, where, x: change(x) if (layer, where) == (last, place) else x
+
+
+def test_each_place_is_given_in_turn_and_nothing_else_is_changed(model):
+    seen = []
+    found = deepseek_jax.trace(model, HERE, edit=lambda *where_x: seen.append(where_x[:2]) or where_x[2])
+    layers = range(model.config.num_hidden_layers)
+    assert seen == [(-1, "embedding"), *((layer, place) for layer in layers for place in ("attention", "feed_forward"))]
+    np.testing.assert_allclose(found.logits, model(HERE).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_a_patch_flows_on(model):
+    other = deepseek_jax.trace(model, THERE)
+    last, row = len(other.attention) - 1, np.s_[1]
+    patched = deepseek_jax.trace(model, HERE, edit=at("attention", lambda x: x.at[row].set(other.attention[last][row])))
+    np.testing.assert_allclose(patched.logits[row], other.logits[row], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(patched.feed_forward[last][row], other.feed_forward[last][row], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(patched.logits[0], model(HERE).logits[0], rtol=1e-5, atol=1e-5)
+
+
+def test_what_an_edit_captures_may_be_traced(model):
+    def first_logit(scale):
+        return deepseek_jax.trace(model, HERE, edit=at("feed_forward", lambda x: x * scale)).logits[0, -1, 0]
+
+    whole = jax.jit(first_logit)(1.0)
+    np.testing.assert_allclose(whole, model(HERE).logits[0, -1, 0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(jax.vmap(first_logit)(jnp.ones(2)), whole, rtol=1e-5, atol=1e-5)
+    slope = (first_logit(1.01) - first_logit(0.99)) / 0.02
+    np.testing.assert_allclose(jax.grad(first_logit)(1.0), slope, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize(("given", "named"), [(lambda x: None, "None"), (lambda x: x[:1], r"an array \(1, ")])
+def test_an_edit_gives_an_array_like_the_one_it_was_given(model, given, named):
+    with pytest.raises(UserError, match=f"edit gave {named}.* for layer 1, attention; it must give one like its x"):
+        deepseek_jax.trace(model, HERE, edit=at("attention", given))
