@@ -16,10 +16,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from deepseek_jax import compiling
+from deepseek_jax import compiling, record
 from deepseek_jax.checking import MOST
-from deepseek_jax.convert import huggingface
-from deepseek_jax.convert.names import SPELLINGS
+from deepseek_jax.convert import beside, huggingface
+from deepseek_jax.convert.names import SPELLINGS, place
 from deepseek_jax.errors import LOG, UserError
 from deepseek_jax.infer import generate as plain
 from deepseek_jax.infer import speculative as speculation
@@ -116,16 +116,22 @@ class Model:
 def from_pretrained(directory: str | Path, dtype: DTypeLike = "float32") -> Model:
     """The model of a checkpoint's directory, in whose `dtype` its weights are kept and its activations computed.
 
+    Of a run's directory it is the newest checkpoint, averaged where the run has averages.
+
     `dtype` is one of DTYPES, by its name or as numpy's or jax's: "bfloat16" or jnp.bfloat16.
     Router biases, and of V4 the hyper-connections, sinks and biases of positions, are float32 in any case, as released.
 
     Raises UserError where the directory holds no checkpoint or one that does not fit its config.json.
     """
     dtype, directory = _name_of(dtype), Path(directory)
-    config = huggingface.read_config(directory)
+    if record.is_run(directory):
+        config, *arrays = _of_run(directory, dtype)
+    else:
+        config = huggingface.read_config(directory)
+        arrays = huggingface.load(directory, config, dtype=dtype)
     graphdef, _, _ = split(jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0), dtype=dtype)))
-    params, buffers = jax.tree.map(jnp.asarray, huggingface.load(directory, config, dtype=dtype))
-    return Model(config, graphdef, params, buffers, huggingface.read_tokens(directory))
+    params, buffers = jax.tree.map(jnp.asarray, tuple(arrays))
+    return Model(config, graphdef, params, buffers, beside.special_tokens(directory))
 
 
 def save_pretrained(model: Model, directory: str | Path, spelling: str = "huggingface"):
@@ -215,6 +221,19 @@ def loss_and_grads(model: Model, input_ids: Int[Array, "B S"]) -> tuple[float, d
     with model.exact_products():
         loss, grads = _loss_and_grads(model.graphdef, model.params, model.buffers, input_ids)
     return float(loss), huggingface.export(model.config, grads, fuse=True)
+
+
+def _of_run(directory: Path, dtype: str) -> tuple[ModelConfig, dict, dict]:
+    from deepseek_jax.train.restore import restore_model  # half a second that others need not wait for
+
+    if record.read(directory).family != "language_model":
+        raise UserError(f"{directory} holds a hybrid network; from_pretrained reads language models.")
+    trained = restore_model(directory)
+    config, (params, buffers) = trained.experiment.model, jax.device_get((trained.params, trained.buffers))
+    if dtype != "float32":  # that of a run's parameters
+        of_rule = lambda path, leaf: leaf.astype(place(tuple(key.key for key in path), config).rule.dtype(dtype))  # noqa: E731
+        params = jax.tree_util.tree_map_with_path(of_rule, params)
+    return config, params, buffers
 
 
 def _name_of(dtype: DTypeLike) -> str:

@@ -27,10 +27,14 @@ def carry(source: Path, target: Path):
     for name in FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-    tokens = read_tokens(source)
-    if record.is_run(source) and (source / TOKENIZER).is_file():
-        tokenizer = Tokenizer(source / TOKENIZER)
-        tokens = dict(zip(TOKENS, (tokenizer.bos, tokenizer.eos, tokenizer.pad), strict=True))
-    if tokens:
+    if tokens := special_tokens(source):
         there = target / "config.json"
         there.write_text(json.dumps(read_json(there) | tokens, indent=2) + "\n")
+
+
+def special_tokens(source: Path) -> dict:
+    """What config.json says of them, of a run's directory what its tokenizer does."""
+    if not (record.is_run(source) and (source / TOKENIZER).is_file()):
+        return read_tokens(source)
+    tokenizer = Tokenizer(source / TOKENIZER)
+    return dict(zip(TOKENS, (tokenizer.bos, tokenizer.eos, tokenizer.pad), strict=True))

@@ -1,6 +1,6 @@
 """Checkpoints as Hugging Face and DeepSeek publish them: config.json beside safetensors files."""
 
-from deepseek_jax.convert.reading import load, read_config, read_tokens
+from deepseek_jax.convert.reading import load, read_config
 from deepseek_jax.convert.writing import export, rewrite, save
 
-__all__ = ["export", "load", "read_config", "read_tokens", "rewrite", "save"]
+__all__ = ["export", "load", "read_config", "rewrite", "save"]

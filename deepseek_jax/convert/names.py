@@ -10,7 +10,8 @@ import itertools
 import re
 from collections.abc import Collection
 
-from deepseek_jax.convert.rules import ATTENTION, BLOCK, DIRECT_QUERY, MODEL, MTP, Rule
+from deepseek_jax.convert.generations import generation_of
+from deepseek_jax.convert.rules import ATTENTION, BLOCK, DIRECT_QUERY, MODEL, MTP, Rule, of_your_own
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.schedule import layers_of
@@ -57,11 +58,12 @@ def place(path: tuple[str, ...], config: ModelConfig, spelling: str = "huggingfa
     if path[0] == "mtp":  # mtp / depth / ...
         depth = int(path[1])
         inner = path[2] == "block"
-        rule = _layer_rule(path[3:], config, config.num_hidden_layers + depth) if inner else _find(MTP, path[2:])
+        number = config.num_hidden_layers + depth
+        rule = _layer_rule(path[3:], config, number) if inner else _find(MTP, path[2:], config)
         # Hugging Face has no names for MTP modules of V4; it keeps DeepSeek's.
         names_of = "deepseek" if config.hc_mult else spelling
         return _place(rule, [mtp_prefix(depth, config)], config, names_of, stacked=False)
-    return _place(_find(MODEL, path), [""], config, spelling, stacked=False)
+    return _place(_find(MODEL, path, config), [""], config, spelling, stacked=False)
 
 
 def layer_prefix(number: int, spelling: str = "huggingface") -> str:
@@ -112,13 +114,16 @@ def _as_saved(name):
 
 def _layer_rule(path, config, number):
     kind = config.attention_kinds[number]
-    rule = _find(BLOCK + ATTENTION.get(kind, ()), path, f" of {kind} attention" if path[0] == "attention" else "")
+    of = f" of {kind} attention" if path[0] == "attention" else ""
+    rule = _find(BLOCK + ATTENTION.get(kind, ()), path, config, of)
     return DIRECT_QUERY if rule.ours == DIRECT_QUERY.ours and not config.q_lora_rank else rule
 
 
-def _find(rules, path, of=""):
+def _find(rules, path, config, of=""):
     ours = ".".join(path)
     found = next((rule for rule in rules if rule.ours == ours), None)
+    if found is None and generation_of(config) is None:  # nobody else reads these
+        return of_your_own(ours)
     if found is None:
         raise UserError(f"released checkpoints have no name for {ours}{of}; add one to deepseek_jax/convert/rules.py.")
     return found

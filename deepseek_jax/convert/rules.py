@@ -21,6 +21,7 @@ from deepseek_jax.models.config import ModelConfig
 SIZES = {"H": "num_attention_heads", "G": "num_key_value_heads", "h": "index_n_heads", "g": "o_groups"}
 
 MATRIX, SAME_MATRIX, VECTOR = "o i -> i o", "o i -> o i", "D -> D"
+AS_OURS = "... -> ..."  # whatever its dimensions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Rule:
 
     def shape_of_theirs(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """From the shape of ours."""
+        if self.layout == AS_OURS:
+            return shape
         theirs, ours = self.layout.split(" -> ")
         size = dict(zip(ours.split(), shape, strict=True))
         return tuple(
@@ -67,6 +70,11 @@ class Rule:
     def _sizes(self, config):
         letters = set(re.findall(r"\w+", self.layout)) & SIZES.keys()
         return {letter: getattr(config, SIZES[letter]) for letter in letters}
+
+
+def of_your_own(ours: str) -> Rule:
+    """For an array that no released model has: it lies in the file as it is here, under its own name."""
+    return Rule(ours, AS_OURS, ours)
 
 
 def _swiglu(ours: str, hugging_face: str, deepseek: str) -> tuple[Rule, ...]:

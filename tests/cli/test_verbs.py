@@ -225,6 +225,20 @@ def test_eval_of_a_released_checkpoint_is_that_of_its_run(deepseek_jax, folder, 
     assert status == 0 and "a row has 300 tokens, and the model was made for 256 (max_position_embeddings);" in err
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_from_pretrained_reads_a_run_as_what_convert_makes_of_it(folder, released, dtype):
+    import jax
+    import numpy as np
+
+    from deepseek_jax import api
+
+    ours, theirs = (api.from_pretrained(path, dtype=dtype) for path in (folder / "run", released))
+    assert ours.config == theirs.config and ours.graphdef == theirs.graphdef
+    assert ours.params["embedding"].dtype == dtype
+    for part in ("params", "buffers"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(ours, part), getattr(theirs, part))
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -1,8 +1,10 @@
 """Every generation's checkpoint, read in each spelling and written in each, comes out the same to the last bit."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,6 +13,9 @@ from deepseek_jax.convert.names import place, spelling_of
 from deepseek_jax.convert.safetensors_file import entries
 from deepseek_jax.convert.tensors import Tensors
 from deepseek_jax.errors import UserError
+from deepseek_jax.models.decoder import initialise
+from deepseek_jax.models.moe import router
+from deepseek_jax.models.tree import ones, zeros
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 CHECKPOINTS = {  # with the spelling each is in
@@ -82,3 +87,25 @@ def test_an_array_that_no_released_model_has_is_named():
     config = huggingface.read_config(GOLDENS / "v3")
     with pytest.raises(UserError, match="no name for attention.memory of mla attention; add one to .*rules.py"):
         place(("layers", "0-0", "attention", "memory"), config)
+
+
+class ScaledRouter(router.TopKRouter):
+    def __init__(self, config, *, rngs):
+        super().__init__(config, rngs=rngs)
+        self.scale, self.temperature = ones(config.n_routed_experts), zeros((), ())
+
+
+def test_arrays_of_ones_own_lie_under_their_own_names(tmp_path, monkeypatch):
+    """Where the model is of no released generation; each MTP module has its own too."""
+    monkeypatch.setitem(router.ROUTERS, "moe", ScaledRouter)
+    config = dataclasses.replace(huggingface.read_config(GOLDENS / "v3"), scoring_func="softmax")
+    params, buffers = initialise(config, jax.random.key(0))[1:]
+    params = jax.tree.map(lambda leaf: leaf + jnp.arange(leaf.size).reshape(leaf.shape), params)
+    huggingface.save(tmp_path, config, params, buffers)
+    assert {"model.layers.1.feed_forward.router.scale", "model.layers.3.feed_forward.router.temperature"} <= set(
+        Tensors(tmp_path).names
+    )
+    assert huggingface.read_config(tmp_path) == config
+    jax.tree.map(np.testing.assert_array_equal, huggingface.load(tmp_path, config), (params, buffers))
+    huggingface.rewrite(tmp_path, tmp_path / "again", dtype="bfloat16")
+    assert Tensors(tmp_path / "again").names == Tensors(tmp_path).names

@@ -13,7 +13,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import deepseek_jax
-from deepseek_jax import api
+from deepseek_jax import api, record
+from deepseek_jax.config import SupervisedExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.decoder import initialise
 
@@ -221,7 +222,7 @@ def test_what_is_refused(model, call, message):
         call(model)
 
 
-def test_a_run_directory_is_named_as_such(tmp_path):
-    (tmp_path / "config.json").write_text('{"experiment": {"family": "language_model"}}')
-    with pytest.raises(UserError, match="is a run directory; give what `deepseek-jax convert"):
+def test_a_run_of_a_hybrid_network_is_named_as_such(tmp_path):
+    record.claim(tmp_path, SupervisedExperiment())
+    with pytest.raises(UserError, match="holds a hybrid network; from_pretrained reads language models"):
         deepseek_jax.from_pretrained(tmp_path)
