@@ -36,7 +36,7 @@ def _both_ways(attention, h_BSD, context):
     map_BHST = attention.attention_map(h_BSD, context)
     values_BTHV = _values(attention, h_BSD, context)
     mixed_BSHV = jnp.einsum("BHST,BTHV->BSHV", map_BHST, values_BTHV)
-    own = (context,) if attention.kind in ("window", "csa", "hca") else ()
+    own = {"gqa": (), "mla": (h_BSD,), "dsa": (h_BSD,)}.get(attention.kind, (context,))
     return map_BHST, attention._output(mixed_BSHV, *own), attention(h_BSD, context)[0]
 
 

@@ -46,7 +46,7 @@ class LatentAttention(nnx.Module):
     def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Float[Array, "B S D"], None]:
         """Every token attends over the tokens it came with."""
         _, q_BSHd, entry_BSe = self._project(x_BSD, context)
-        return self._attend_expanded(q_BSHd, entry_BSe, context), None
+        return self._attend_expanded(x_BSD, q_BSHd, entry_BSe, context), None
 
     def attention_map(self, x_BSD: Float[Array, "B S D"], context: Context) -> Float[Array, "B H S S"]:
         """How much each token attends to each."""
@@ -62,13 +62,13 @@ class LatentAttention(nnx.Module):
         """As a call, and the cache is filled."""
         _, q_BSHd, entry_BSe = self._project(x_BSD, context)
         cache_BTe = write(cache_BTe, entry_BSe, context.positions_BS, context.real_BS)
-        return self._attend_expanded(q_BSHd, entry_BSe, context), cache_BTe
+        return self._attend_expanded(x_BSD, q_BSHd, entry_BSe, context), cache_BTe
 
     def decode(self, x_BSD: Float[Array, "B S D"], context: Context, cache_BTe) -> tuple[Array, Array]:
         """Attends over the cache, these tokens included, without expanding its latents."""
         _, q_BSHd, entry_BSe = self._project(x_BSD, context)
         cache_BTe = write(cache_BTe, entry_BSe, context.positions_BS, context.real_BS)
-        return self._output(self._attend_absorbed(q_BSHd, cache_BTe, context)), cache_BTe
+        return self._output(self._attend_absorbed(q_BSHd, cache_BTe, context), x_BSD), cache_BTe
 
     def _project(self, x_BSD, context):
         """Query latents [B S Q], queries [B S H N+R], and what others attend to: latents and rope keys [B S C+R]."""
@@ -85,14 +85,14 @@ class LatentAttention(nnx.Module):
             q_BSHd = jnp.concatenate([q_BSHd[..., :N], q_rope], axis=-1)
             return q_BSQ, q_BSHd, jnp.concatenate([self.kv_norm(down[..., :C]), k_rope], axis=-1)
 
-    def _attend_expanded(self, q_BSHd, entry_BSe, context):
+    def _attend_expanded(self, x_BSD, q_BSHd, entry_BSe, context):
         def attend(self, q_BSHd, entry_BSe, segment_ids_BS):
             k_BTHd, v_BTHV = self._expand(whole_sequence(entry_BSe))  # what is small travels, not what it becomes
             return causal_attend(q_BSHd, k_BTHd, v_BTHV, segment_ids_BS, self.config.softmax_scale)
 
         with jax.named_scope("mla"):
             attend = on_each_device(attend, (as_it_lies(self), BY_HEAD, BY_TOKEN, BY_TOKEN), BY_HEAD)
-            return self._output(attend(self, q_BSHd, entry_BSe, context.segment_ids_BS))
+            return self._output(attend(self, q_BSHd, entry_BSe, context.segment_ids_BS), x_BSD)
 
     def _attend_absorbed(self, q_BSHd, cache_BTe, context):
         with jax.named_scope("mla_absorbed"):
@@ -122,7 +122,8 @@ class LatentAttention(nnx.Module):
         N, C = self.config.qk_nope_head_dim, self.config.kv_lora_rank
         return jnp.einsum("BSHC,CHV->BSHV", mixed_BSHe[..., :C], kv_up_CHe[..., N:])
 
-    def _output(self, mixed_BSHV):
+    def _output(self, mixed_BSHV, x_BSD):
+        """`x_BSD` is what came in: a variant that gates values by it has this alone to replace."""
         return self._biased(linear(mixed_BSHV, self.out, contract=2), "out_bias")
 
     def _biased(self, x, name: str):

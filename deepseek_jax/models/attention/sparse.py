@@ -72,7 +72,7 @@ class SparseLatentAttention(LatentAttention):
         """Every token attends over the tokens it came with."""
         queries, keys = self.queries_and_keys(x_BSD, context)
         found = self._attend(queries, keys, context.index_warmup)
-        return self._output(found.mixed), report(found.divergence, found.recall, context.counted_BS)
+        return self._output(found.mixed, x_BSD), report(found.divergence, found.recall, context.counted_BS)
 
     def attention_map(self, x_BSD: Float[Array, "B S D"], context: Context) -> Float[Array, "B H S S"]:
         """How much each token attends to each, nothing to those that its indexer leaves out."""
@@ -88,17 +88,17 @@ class SparseLatentAttention(LatentAttention):
     def prefill(self, x_BSD: Float[Array, "B S D"], context: Context, cache: SparseCache) -> tuple[Array, SparseCache]:
         """As a call, and the cache is filled."""
         queries, keys = self.queries_and_keys(x_BSD, context)
-        return self._output(self._attend(queries, keys, None).mixed), _remember(keys, context, cache)
+        return self._output(self._attend(queries, keys, None).mixed, x_BSD), _remember(keys, context, cache)
 
     def decode(self, x_BSD: Float[Array, "B S D"], context: Context, cache: SparseCache) -> tuple[Array, SparseCache]:
         """Attends over the cache, these tokens included, at the entries that it picks there."""
         queries, keys = self.queries_and_keys(x_BSD, context)
         cache = _remember(keys, context, cache)
         if cache.entry_BTe.shape[1] <= self.config.index_topk:
-            return self._output(self._attend_absorbed(queries.values, cache.entry_BTe, context)), cache
+            return self._output(self._attend_absorbed(queries.values, cache.entry_BTe, context), x_BSD), cache
         places_BT = jnp.broadcast_to(jnp.arange(cache.entry_BTe.shape[1]), cache.entry_BTe.shape[:2])
         keys = Keys(cache.entry_BTe, jnp.ones_like(places_BT), places_BT, cache.index_BTi)
-        return self._output(self.by_gathering(queries, keys, pick_by_blocks).mixed), cache
+        return self._output(self.by_gathering(queries, keys, pick_by_blocks).mixed, x_BSD), cache
 
     def queries_and_keys(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Queries, Keys]:
         q_BSQ, q_BSHd, entry_BSe = self._project(x_BSD, context)
