@@ -170,7 +170,7 @@ def _record_text(line: bytes, text_field: str) -> str:
     record = _record(line)
     text = record.get(text_field) if isinstance(record, dict) else None
     if not isinstance(text, str):
-        raise ValueError(f"no text under {text_field!r}")
+        raise ValueError(f"no text under {text_field!r} (data.text_field)")
     if not text.strip():
         raise ValueError("empty document")
     try:

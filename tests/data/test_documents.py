@@ -28,9 +28,9 @@ def test_jsonl_skips_only_what_is_malformed(tmp_path):
     assert [document.name for document in documents] == ["a.jsonl:1", "a.jsonl:11", "a.jsonl:12"]
     assert [place.removeprefix(str(path)) for place in skipped.places] == [
         ":2: broken JSON",
-        ":3: no text under 'text'",
-        ":4: no text under 'text'",
-        ":5: no text under 'text'",
+        ":3: no text under 'text' (data.text_field)",
+        ":4: no text under 'text' (data.text_field)",
+        ":5: no text under 'text' (data.text_field)",
         ":6: empty document",
         ":7: not UTF-8",
         ":8: not UTF-8",

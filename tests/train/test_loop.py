@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import re
 import signal
 import types
 
@@ -18,12 +19,20 @@ from deepseek_jax.train import loop, preemption
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.restore import restore_model
 from deepseek_jax.train.setup import Setup, prepare
+from tests.conftest import ROOT
 from tests.train import tiny
 
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
     return tmp_path_factory.mktemp("loop")
+
+
+DOCUMENTED = re.findall(r"`([^`]+)`", (ROOT / "docs" / "runs.md").read_text().partition("```")[0])
+
+
+def is_documented(key: str) -> bool:
+    return any(key.startswith(name[:-3]) if name.endswith("...") else key == name for name in DOCUMENTED)
 
 
 def quiet() -> Console:
@@ -46,6 +55,7 @@ def test_a_run_writes_its_directory(directory):
     assert [row["step"] for row in rows if "val/loss" in row] == [16, 32, 40]
     seconds = {"step_seconds", "data_wait_seconds", "dispatch_seconds", "overhead_seconds"}
     assert seconds <= trained[-1].keys()
+    assert not [key for row in rows for key in row if not is_documented(key)]
 
 
 def test_compiling_for_a_larger_batch_is_no_part_of_any_steps_time(directory):
@@ -171,6 +181,7 @@ def test_shares_of_experts_are_of_the_step_that_they_stand_at(directory):
         train(run, directory / f"shares_{name}", quiet(), until=until)
         train(run, directory / f"shares_{name}", quiet())
         rows = rows_of(directory / f"shares_{name}")
+        assert not [key for row in rows for key in row if not is_documented(key)]
         found = {row["step"]: row["router/share"] for row in rows if "router/share" in row}
         shares[name] = {step: found.get(step) for step in (2, 4, 6)}
     assert shares["all"][2] != shares["all"][4]
