@@ -71,6 +71,6 @@ class _Arrays(pickle.Unpickler):
 
 
 def _view(storage, offset, shape, strides, *_):
-    """A tensor's part of a storage, which is filled later."""
+    """A tensor's part of a storage, which is filled later; ValueError where it would reach beyond it."""
     strides = tuple(stride * storage.itemsize for stride in strides)
-    return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides)
+    return np.ndarray(shape, storage.dtype, storage, offset * storage.itemsize, strides)

@@ -96,6 +96,16 @@ def test_other_files_are_refused(tmp_path):
         efficientnet.load(path)
 
 
+def test_a_tensor_reaches_no_further_than_its_storage():
+    storage = np.zeros(6, np.float32)
+    view = torch_pickle._view(storage, 1, (2, 2), (1, 2))
+    storage[:] = np.arange(6)  # its numbers come later in the file
+    np.testing.assert_array_equal(view, [[1, 3], [2, 4]])
+    for beyond in ((3, (2, 2), (1, 2)), (0, (7,), (1,)), (0, (2,), (-1,))):
+        with pytest.raises(ValueError):
+            torch_pickle._view(storage, *beyond)
+
+
 def test_its_kernels_are_summed_over_space_and_channels():
     for path in ("stem/kernel", "blocks/1/parts/expand/kernel"):
         assert matrix_of(f"convolution/{path}", 4).split((3, 3, 8, 16)) == ((), (3, 3, 8), (16,))
