@@ -1,10 +1,12 @@
 """From a configs/*.py and `key=value` overrides to a checked Experiment."""
 
 import contextlib
+import importlib.machinery
 import importlib.util
 import re
 import sys
 import traceback
+import types
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -37,12 +39,10 @@ def load(path: str) -> ConfigDict:
     """What `get_config()` of the Python file at `path` returns; UserError with file and line when it cannot be had."""
     if not Path(path).is_file():
         raise UserError(f"there is no config file {path}.")
-    spec = importlib.util.spec_from_file_location(f"config file {path}", path)
-    if spec is None:
+    if Path(path).suffix != ".py":
         raise UserError(f"{path} is not a Python file; a config is a .py file with a get_config() function.")
-    module = importlib.util.module_from_spec(spec)
     with explained(path), importable(Path(path).resolve().parent.parent):
-        spec.loader.exec_module(module)
+        module = execute(f"config file {path}", path)
         if not hasattr(module, "get_config"):
             raise UserError(f"{path} has no function get_config().")
         config = module.get_config()
@@ -77,6 +77,21 @@ def override(config: ConfigDict, overrides: Mapping[str, object], origin: str):
             node[name] = fields.parse(key, value, family)
         else:
             node[name] = fields.convert(key, value, known_keys[key])
+
+
+def execute(name: str, path: str | Path) -> types.ModuleType:
+    """The module that the Python file at `path` makes."""
+    loader = _FromSource(name, str(path))
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
+    loader.exec_module(module)
+    return module
+
+
+class _FromSource(importlib.machinery.SourceFileLoader):
+    """Without bytecode, which would lie beside the file and be taken for what was changed within the same second."""
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """What a study is: a question, a base config, variants, seeds, a budget held equal, and a claim made before any run."""
 
 import dataclasses
-import importlib.util
 import os
 import re
 import types
@@ -116,15 +115,13 @@ def slug(name: str) -> str:
 
 def load(path: str | Path) -> Loaded:
     """The study in a Python file, as its variable `study`; UserError, with file and line, where it cannot be had."""
-    from deepseek_jax.experiment_file import explained, importable
+    from deepseek_jax.experiment_file import execute, explained, importable
 
     path = Path(path)
     if not path.is_file() or path.suffix != ".py":
         raise UserError(f"there is no study {path}; a study is a .py file with a variable study.")
-    spec = importlib.util.spec_from_file_location(f"study file {path}", path)
-    module = importlib.util.module_from_spec(spec)
     with explained(str(path)), importable(path.resolve().parent.parent.parent, Path.cwd()):
-        spec.loader.exec_module(module)
+        module = execute(f"study file {path}", path)
     found = getattr(module, "study", None)
     if not hasattr(found, "variants"):
         raise UserError(f"{path} has no variable study that holds a Study or a Sweep.")

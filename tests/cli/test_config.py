@@ -208,6 +208,14 @@ def test_a_config_reads_its_siblings_from_any_directory(tmp_path, monkeypatch):
     assert experiment_file.resolve(str(folder / "mine.py"), {}).train.steps == 7
 
 
+def test_a_file_is_read_as_it_is_now(config_file, tmp_path):
+    """Changed within a second, to something as long; and nothing is left beside it."""
+    for steps in "345":
+        path = config_file(f"config.train.steps = {steps}\nreturn config")
+        assert experiment_file.load(path).train.steps == int(steps)
+    assert len([*tmp_path.iterdir()]) == 1
+
+
 def test_an_override_reaches_what_a_file_ties_to_the_key(config_file):
     path = config_file("config.model.max_position_embeddings = config.data.get_ref('sequence_length')\nreturn config")
     experiment = experiment_file.resolve(path, {"data.sequence_length": "64"})
