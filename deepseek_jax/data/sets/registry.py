@@ -81,16 +81,13 @@ def _check_no_columns(config: DatasetConfig):
 
 def _split(source: Source, config: DatasetConfig) -> dict[str, Records]:
     records = source.records
-    settings = {"val": config.val, "test": config.test, "seed": config.seed, "origins": source.origins}
+    shares = {"val": config.val, "test": config.test, "seed": config.seed}
     keys = splitting.content_keys(records["inputs"])
     if source.kind == "boxes":
         strata = splitting.rarest(records["box_labels"], len(source.class_names))
     else:
         strata = records.get("labels", np.zeros(len(keys), np.int32))
-    if source.given is None:
-        split_of = splitting.by_content(keys, strata, **settings)
-    else:
-        split_of = splitting.complete(source.given, keys, strata, **settings)
+    split_of = splitting.by_content(keys, strata, **shares, origins=source.origins, given=source.given)
     return {name: _where(records, split_of == name) for name in SPLITS}
 
 

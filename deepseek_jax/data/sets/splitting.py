@@ -41,44 +41,32 @@ def by_content(
     test: float,
     seed: int,
     origins: Sequence[bytes] | None = None,
+    given: np.ndarray | None = None,
 ) -> np.ndarray:
     """The split's name for each record; each stratum (a class) is cut in the same shares, to the nearest record.
 
     Records with equal keys come into one split, and count in the stratum of the first of them.  A stratum that has a
     record has one in training.  origins: what is cut by where it is not the keys, of equal ones by the lowest.
+    given: the splits that a source came with; those that it lacks are cut from its training records.
     """
-    ranks = [hashlib.blake2b(origin, key=str(seed).encode(), digest_size=16).digest() for origin in origins or keys]
+    split_of = np.full(len(keys), "train") if given is None else given.astype("<U5")
+    val, test = (0.0 if (split_of == name).any() else share for name, share in (("val", val), ("test", test)))
+    (places,) = np.nonzero(split_of == "train")
     first, rank_of = {}, {}
-    for place, (key, rank) in enumerate(zip(keys, ranks, strict=True)):
+    for place in places:
+        key, origin = keys[place], (origins or keys)[place]
+        rank = hashlib.blake2b(origin, key=str(seed).encode(), digest_size=16).digest()
         first.setdefault(key, place)
         rank_of[key] = min(rank, rank_of.get(key, rank))
     groups = collections.defaultdict(list)
     for key, place in first.items():
         groups[strata[place]].append(key)
-    split_of = {}
+    of_key = {}
     for members in groups.values():
         members.sort(key=rank_of.__getitem__)
         tests = min(round(test * len(members)), len(members) - 1)
         vals = min(round(val * len(members)), len(members) - 1 - tests)
-        for rank, key in enumerate(members):
-            split_of[key] = "test" if rank < tests else "val" if rank < tests + vals else "train"
-    return np.array([split_of[key] for key in keys])
-
-
-def complete(
-    given: np.ndarray,
-    keys: Sequence[bytes],
-    strata: np.ndarray,
-    val: float,
-    test: float,
-    seed: int,
-    origins: Sequence[bytes] | None = None,
-) -> np.ndarray:
-    """The splits that a source came with; those that it lacks are cut from its training records by content."""
-    lacks = {"val": val, "test": test}
-    lacks = {name: 0.0 if (given == name).any() else share for name, share in lacks.items()}
-    (places,) = np.nonzero(given == "train")
-    whole = given.astype("<U5")
-    keys, origins = ([of[place] for place in places] for of in (keys, origins or keys))
-    whole[places] = by_content(keys, strata[places], seed=seed, origins=origins, **lacks)
-    return whole
+        for number, key in enumerate(members):
+            of_key[key] = "test" if number < tests else "val" if number < tests + vals else "train"
+    split_of[places] = [of_key[keys[place]] for place in places]
+    return split_of

@@ -9,7 +9,7 @@ from PIL import Image
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig, ImagesConfig
 from deepseek_jax.data.sets.registry import open_set
 from deepseek_jax.data.sets.scaling import Scaling, moments
-from deepseek_jax.data.sets.splitting import by_content, complete, content_keys, rarest
+from deepseek_jax.data.sets.splitting import by_content, content_keys, rarest
 from deepseek_jax.errors import UserError
 
 KEYS = [bytes([number]) for number in range(200)]
@@ -80,7 +80,7 @@ def test_a_picture_counts_in_its_rarest_class():
 
 def test_official_splits_stay_and_the_missing_one_is_cut_from_training():
     given = np.repeat(["train", "test"], [150, 50])
-    split_of = complete(given, KEYS, STRATA, val=0.1, test=0.5, seed=0)
+    split_of = by_content(KEYS, STRATA, val=0.1, test=0.5, seed=0, given=given)
     assert (split_of[150:] == "test").all() and (split_of[:150] == "val").sum() == 15
     assert not (split_of[:150] == "test").any()
 
