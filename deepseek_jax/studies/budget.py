@@ -8,7 +8,7 @@ import itertools
 import json
 from pathlib import Path
 
-from deepseek_jax.config import Experiment, TrainConfig
+from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.train import schedules
 from deepseek_jax.whole_files import write_json
@@ -56,7 +56,7 @@ def _most_steps(experiment: Experiment, budget: float) -> int:
     """By bisection: a ramp of the batch stretches with the steps, so their total is no plain product."""
 
     def fits(count):
-        return _row(experiment) * _sequences(dataclasses.replace(experiment.train, steps=count)) <= budget
+        return _row(experiment) * schedules.sequences(dataclasses.replace(experiment.train, steps=count)) <= budget
 
     low, high = 0, 1
     while fits(high):
@@ -65,14 +65,6 @@ def _most_steps(experiment: Experiment, budget: float) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
-
-
-def _sequences(train: TrainConfig) -> int:
-    """Of all steps, stage by stage of the ramp: a step each would take minutes where there are millions."""
-    ramp = round(train.ramp_fraction * train.steps)
-    begins = sorted({-(-stage * ramp // train.ramp_stages) for stage in range(train.ramp_stages)} | {ramp})
-    ends = [*begins[1:], train.steps]
-    return sum(schedules.batch_size(train, begin) * (end - begin) for begin, end in zip(begins, ends, strict=True))
 
 
 def _flops_a_token(experiment: Experiment) -> float:

@@ -165,9 +165,21 @@ def batch_size(train: TrainConfig, step: int) -> int:
 
     V3 grew its batch from 3,072 to 15,360 sequences over the first 469B of 14.8T tokens (section 4.2).
     """
-    ramp = round(train.ramp_fraction * train.steps)
+    ramp = _ramp_steps(train)
     if not train.ramp_start or step >= ramp:
         return train.batch_size
     stage = step * train.ramp_stages // ramp
     size = train.ramp_start + (train.batch_size - train.ramp_start) * stage // train.ramp_stages
     return size - size % train.microbatch_size
+
+
+def sequences(train: TrainConfig) -> int:
+    """Sequences, or records, of all steps: counted by stages of the ramp, as there may be millions of steps."""
+    ramp = _ramp_steps(train)
+    begins = sorted({-(-stage * ramp // train.ramp_stages) for stage in range(train.ramp_stages)} | {ramp})
+    ends = [*begins[1:], train.steps]
+    return sum(batch_size(train, begin) * (end - begin) for begin, end in zip(begins, ends, strict=True))
+
+
+def _ramp_steps(train: TrainConfig) -> int:
+    return round(train.ramp_fraction * train.steps)

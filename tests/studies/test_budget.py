@@ -37,7 +37,7 @@ def test_a_growing_batch_spends_the_same_tokens_in_more_steps():
 def test_what_all_steps_spend_is_the_sum_of_each(steps, fraction):
     for train in (PLAIN.train, RAMP, dataclasses.replace(RAMP, ramp_stages=6)):
         train = dataclasses.replace(train, steps=steps, ramp_fraction=fraction)
-        assert 64 * budget._sequences(train) == budget.units(dataclasses.replace(PLAIN, train=train))[-1]
+        assert 64 * schedules.sequences(train) == budget.units(dataclasses.replace(PLAIN, train=train))[-1]
 
 
 def test_a_large_budget_takes_no_list_of_its_steps(monkeypatch):
