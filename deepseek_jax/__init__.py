@@ -9,7 +9,7 @@ These names come from deepseek_jax/api.py, which is imported with jax at their f
 stays light, and so does the command line.
 """
 
-__all__ = ["Model", "from_pretrained", "generate", "loss_and_grads", "save_pretrained", "trace"]
+__all__ = ["Model", "from_config", "from_pretrained", "generate", "loss_and_grads", "save_pretrained", "trace"]
 
 
 def __getattr__(name):

@@ -21,12 +21,13 @@ from deepseek_jax.checking import MOST
 from deepseek_jax.convert import beside, huggingface
 from deepseek_jax.convert.names import SPELLINGS, place
 from deepseek_jax.errors import LOG, UserError
+from deepseek_jax.experiment_file import resolve
 from deepseek_jax.infer import generate as plain
 from deepseek_jax.infer import speculative as speculation
 from deepseek_jax.infer.prompts import NO_EOS, before_eos, beyond, refuse_empty
 from deepseek_jax.infer.sampling import Sampling
 from deepseek_jax.models.config import ModelConfig
-from deepseek_jax.models.decoder import Decoder, same_document, shift
+from deepseek_jax.models.decoder import Decoder, initialise, same_document, shift
 from deepseek_jax.models.traced import Edit, Trace, traced
 from deepseek_jax.models.tree import merge, split
 from deepseek_jax.tasks.cross_entropy import cross_entropy
@@ -129,9 +130,22 @@ def from_pretrained(directory: str | Path, dtype: DTypeLike = "float32") -> Mode
     else:
         config = huggingface.read_config(directory)
         arrays = huggingface.load(directory, config, dtype=dtype)
-    graphdef, _, _ = split(jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0), dtype=dtype)))
-    params, buffers = jax.tree.map(jnp.asarray, tuple(arrays))
-    return Model(config, graphdef, params, buffers, beside.special_tokens(directory))
+    return _model(config, dtype, *jax.tree.map(jnp.asarray, tuple(arrays)), beside.special_tokens(directory))
+
+
+def from_config(config: ModelConfig | str | Path, seed: int = 0, dtype: DTypeLike = "float32") -> Model:
+    """A new model, its parameters drawn as a run with `train.seed=seed` begins with them.
+
+    `config` is a ModelConfig or the file of an experiment, such as configs/v3_tiny.py.  `dtype` as in
+    `from_pretrained`.
+    """
+    if not isinstance(config, ModelConfig):
+        experiment = resolve(str(config), {})
+        if experiment.family != "language_model":
+            raise UserError(f"{config} is of a hybrid network; from_config makes language models.")
+        config = experiment.model
+    dtype, seed = _name_of(dtype), _whole(seed, "seed", 0, MOST)
+    return _model(config, dtype, *_in_dtype(config, dtype, *_drawn(config, jax.random.key(seed))))
 
 
 def save_pretrained(model: Model, directory: str | Path, spelling: str = "huggingface"):
@@ -229,11 +243,21 @@ def _of_run(directory: Path, dtype: str) -> tuple[ModelConfig, dict, dict]:
     if record.read(directory).family != "language_model":
         raise UserError(f"{directory} holds a hybrid network; from_pretrained reads language models.")
     trained = restore_model(directory)
-    config, (params, buffers) = trained.experiment.model, jax.device_get((trained.params, trained.buffers))
-    if dtype != "float32":  # that of a run's parameters
-        of_rule = lambda path, leaf: leaf.astype(place(tuple(key.key for key in path), config).rule.dtype(dtype))  # noqa: E731
-        params = jax.tree_util.tree_map_with_path(of_rule, params)
-    return config, params, buffers
+    config = trained.experiment.model
+    return config, *_in_dtype(config, dtype, *jax.device_get((trained.params, trained.buffers)))
+
+
+def _in_dtype(config: ModelConfig, dtype: str, params: dict, buffers: dict) -> tuple[dict, dict]:
+    """Of float32 arrays those that checkpoints keep in `dtype`."""
+    if dtype == "float32":
+        return params, buffers
+    of_rule = lambda path, leaf: leaf.astype(place(tuple(key.key for key in path), config).rule.dtype(dtype))  # noqa: E731
+    return jax.tree_util.tree_map_with_path(of_rule, params), buffers
+
+
+def _model(config: ModelConfig, dtype: str, params: dict, buffers: dict, tokens: dict | None = None) -> Model:
+    graphdef, _, _ = split(jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0), dtype=dtype)))
+    return Model(config, graphdef, params, buffers, tokens or {})
 
 
 def _name_of(dtype: DTypeLike) -> str:
@@ -267,6 +291,11 @@ def _array(tokens, what: str) -> np.ndarray:
         ) from None
     except ValueError:
         raise UserError(f"{what} has rows of different lengths; pad them, attention_mask too.") from None
+
+
+@compiling.jit(static_argnums=0)
+def _drawn(config: ModelConfig, key: Array) -> tuple[dict, dict]:
+    return initialise(config, key)[1:]
 
 
 @compiling.jit(static_argnums=0)

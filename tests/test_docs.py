@@ -71,12 +71,13 @@ def blocks(name: str) -> list[str]:
 
 def test_a_model_is_taken_apart_as_written(monkeypatch, tmp_path):
     """docs/models.md on a small model of V3.2, which has all that it speaks of."""
-    whole, traced, apart, inside = blocks("docs/models.md")
+    whole, new, traced, apart, inside = blocks("docs/models.md")
     monkeypatch.chdir(tmp_path)
     names = {"input_ids": np.arange(24).reshape(2, 12) % 50, "prompts": [[1, 2, 3], [4, 5]]}
     model = ROOT / "tests/goldens/v32"
     exec(whole.replace('"DeepSeek-V2-Lite", dtype="bfloat16"', f'"{model}"'), names)
     assert (tmp_path / "copy").is_dir() and names["tokens"].shape == (2, 16)
+    exec(new.replace("layers=2", "layers=2, hidden_size=32, vocab_size=64, intermediate_size=16"), dict(names))
     exec(traced, names)
     np.testing.assert_allclose(names["found"].logits, names["scores"].logits, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(names["patched"].feed_forward[1][:, 3], names["state"][:, 5])

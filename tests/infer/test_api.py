@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 from safetensors.numpy import load_file
 
 import deepseek_jax
@@ -17,8 +18,12 @@ from deepseek_jax import api, record
 from deepseek_jax.config import SupervisedExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.decoder import initialise
+from deepseek_jax.train.setup import prepare
+from deepseek_jax.train.state import make_state
+from tests.train import tiny
 
-V3 = Path(__file__).parents[1] / "goldens" / "v3"
+ROOT = Path(__file__).parents[2]
+V3 = ROOT / "tests/goldens/v3"
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 
@@ -34,7 +39,7 @@ def expected():
 
 def test_importing_the_package_does_not_import_jax():
     code = "import sys, deepseek_jax as d; assert 'jax' not in sys.modules; d.generate; assert 'jax' in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_a_name_that_is_not_there():
@@ -207,6 +212,8 @@ def test_bfloat16_is_close(model, expected):
         (lambda model: deepseek_jax.save_pretrained(model, "out", spelling="torch"), "spelling is 'torch'"),
         (lambda model: deepseek_jax.save_pretrained(model, __file__), "test_api.py is a file"),
         (lambda model: deepseek_jax.loss_and_grads(model, [[1], [2]]), "at least two"),
+        (lambda model: deepseek_jax.from_config(model.config, seed=-1), "seed is -1"),
+        (lambda model: deepseek_jax.from_config(model.config, dtype="int8"), "dtype is 'int8'"),
         (lambda model: deepseek_jax.from_pretrained(V3, dtype="int8"), "dtype"),
         (
             lambda model: deepseek_jax.from_pretrained(V3, dtype=jnp.int8),
@@ -220,6 +227,34 @@ def test_bfloat16_is_close(model, expected):
 def test_what_is_refused(model, call, message):
     with pytest.raises(UserError, match=message):
         call(model)
+
+
+def test_a_new_model_is_that_of_a_run_before_its_first_step(tmp_path):
+    experiment = tiny.experiment(tmp_path, tiny.MOE)
+    experiment = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, seed=3))
+    setup = prepare(experiment, Console(quiet=True))
+    begun = make_state(setup.program, setup.optimizer, setup.abstract)
+    made = deepseek_jax.from_config(tiny.MOE, seed=3)
+    for ours, theirs in ((made.params, begun["params"]), (made.buffers, begun["buffers"])):
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert not (made.params["embedding"] == deepseek_jax.from_config(tiny.MOE).params["embedding"]).all()
+
+
+def test_a_new_model_of_an_experiments_file_and_of_a_type(tmp_path):
+    config = deepseek_jax.from_config(ROOT / "configs/v3_tiny.py", dtype="bfloat16")
+    assert config.config.n_routed_experts == 16 and config.params["head"].dtype == jnp.bfloat16
+    assert config.buffers["layers"]["1-3"]["feed_forward"]["router"]["bias"].dtype == jnp.float32
+    deepseek_jax.save_pretrained(config, tmp_path)
+    again = deepseek_jax.from_pretrained(tmp_path, dtype="bfloat16")
+    jax.tree.map(np.testing.assert_array_equal, again.params, config.params)
+
+
+@pytest.mark.parametrize(
+    "file, message", [("none.py", "no config file none.py"), ("hybrid_mnist.py", "hybrid network")]
+)
+def test_what_no_new_model_is_made_of(file, message):
+    with pytest.raises(UserError, match=message):
+        deepseek_jax.from_config(ROOT / "configs" / file if file.startswith("hybrid") else file)
 
 
 def test_a_run_of_a_hybrid_network_is_named_as_such(tmp_path):
