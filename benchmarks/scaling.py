@@ -112,7 +112,7 @@ def draw(found: dict) -> bytes:
     """A panel for each axis: bytes in the compiled program and by theory, over devices."""
     from matplotlib.figure import Figure
 
-    from deepseek_jax.train.plots import BLUE, ORANGE, STYLE, png, tidy
+    from deepseek_jax.figures import BLUE, ORANGE, STYLE, png, tidy
 
     figure = Figure(figsize=(11, 3), layout="constrained")
     for axes, (axis, rows) in zip(figure.subplots(1, len(found)), found.items()):

@@ -1,4 +1,4 @@
-"""What all pictures share: names that a user gives (of classes, runs, columns) as they are written, and the file."""
+"""What all pictures share: the look, the file, and names that a user gives (of classes, runs, columns) as written."""
 
 import io
 import warnings
@@ -23,6 +23,18 @@ def families() -> list[str]:
 
 
 PLAIN = {"parse_math": False, "family": families()}  # of matplotlib's Text; a "$" in a name is no formula
+INK, FAINT, BLUE, ORANGE, GREEN = "#24292f", "#d0d7de", "#2563a8", "#d9730d", "#3c8c5a"
+STYLE = {"size": 9, "color": INK} | PLAIN
+
+
+def tidy(axes: Axes):
+    """The house's look: a faint grid, no frame."""
+    axes.grid(color=FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(which="both", labelsize=8, colors=INK, length=0)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(FAINT)
 
 
 def add_legend(axes: Axes, **settings):

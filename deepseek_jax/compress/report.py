@@ -1,15 +1,13 @@
 """pruning.html: what a pruned model lost, and where its weights went."""
 
-import html
-import io
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from deepseek_jax.figures import png
-from deepseek_jax.train.plots import BLUE, INK, ORANGE, STYLE, tidy
-from deepseek_jax.train.report import PAGE, picture
+from deepseek_jax.figures import BLUE, INK, ORANGE, STYLE, png, tidy
+from deepseek_jax.html_page import image, table
+from deepseek_jax.train.report import GOOD, page
 
 FILE = "pruning.html"
 
@@ -19,16 +17,11 @@ def write(directory: Path, method: str, losses: dict[float, float], at: float, l
     kept, total = (sum(pair[place] for pair in left.values()) for place in (0, 1))
     loss = f"validation loss {losses[at]:.4f}, before {losses[0.0]:.4f}"
     sentences = f"{1 - kept / total:.1%} of {total:,} weights gone; {loss}."
-    body = [picture(drawn(losses, at, left), "loss against sparsity, and what was removed where"), _table(left)]
-    page = PAGE.format(
-        title=html.escape(directory.resolve().name),
-        origin=html.escape(f"pruned by {method}"),
-        colour="#1a7f37",
-        word="Pruned:",
-        sentences=html.escape(sentences),
-        body="\n".join(body),
-    )
-    (directory / FILE).write_text(page)
+    sections = [
+        image(drawn(losses, at, left), "loss against sparsity, and what was removed where"),
+        "<h2>What stays</h2>" + table((), [(path, f"{kept:,} of {total:,}") for path, (kept, total) in left.items()]),
+    ]
+    (directory / FILE).write_text(page(directory, f"pruned by {method}", "Pruned", GOOD, sentences, sections))
 
 
 def drawn(losses: dict[float, float], at: float, left: dict[str, tuple[int, int]]) -> bytes:
@@ -49,10 +42,3 @@ def drawn(losses: dict[float, float], at: float, left: dict[str, tuple[int, int]
         tidy(axes)
     where.tick_params(axis="y", labelsize=7)
     return png(figure)
-
-
-def _table(left: dict[str, tuple[int, int]]) -> str:
-    rows = io.StringIO()
-    for path, (kept, total) in left.items():
-        rows.write(f"<tr><td>{html.escape(path)}</td><td>{kept:,} of {total:,}</td></tr>")
-    return f"<h2>What stays</h2><table>{rows.getvalue()}</table>"

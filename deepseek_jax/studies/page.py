@@ -1,17 +1,14 @@
 """A page as blocks, written as Markdown and as HTML."""
 
-import base64
 import dataclasses
 import html
 import re
 from collections.abc import Sequence
 
+from deepseek_jax.html_page import document, image
+
 STYLE = """
- body { font: 15px/1.5 system-ui, sans-serif; color: #24292f; max-width: 1100px; margin: 2em auto; padding: 0 1em }
- h1 { font-size: 1.3em }  h2 { font-size: 1.05em; margin: 1.6em 0 .4em }
- table { border-collapse: collapse; font-variant-numeric: tabular-nums }  img { max-width: 100% }
- td, th { padding: .2em 1em .2em 0; border-bottom: 1px solid #d8dee4; text-align: left; font-size: .92em }
- pre { background: #f6f8fa; padding: .6em 1em; border-radius: 4px }
+ td, th { font-size: .92em }  pre { background: #f6f8fa; padding: .6em 1em; border-radius: 4px }
 """
 
 
@@ -75,9 +72,7 @@ def _cell(text: str) -> str:
 
 def page(title: str, blocks: Sequence[Block]) -> str:
     """HTML that needs no other file."""
-    body = "\n".join(_html(block) for block in blocks)
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title>\n<style>{STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en">{head}\n{body}\n</html>\n'
+    return document(title, map(_html, blocks), STYLE)
 
 
 def _html(block: Block) -> str:
@@ -92,7 +87,7 @@ def _html(block: Block) -> str:
         case Code(text):
             return f"<pre>{html.escape(text)}</pre>"
         case Picture(_, alt, png):
-            return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+            return image(png, alt)
 
 
 def _row(tag: str, cells: Sequence[str]) -> str:

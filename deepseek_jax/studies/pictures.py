@@ -6,10 +6,9 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from deepseek_jax.figures import add_legend, png
+from deepseek_jax.figures import INK, STYLE, add_legend, png, tidy
 from deepseek_jax.studies import curves
 from deepseek_jax.studies.results import values
-from deepseek_jax.train.plots import INK, STYLE, tidy
 from deepseek_jax.train.shown import SHOWN
 
 COLOURS = ("#2563a8", "#d9730d", "#3c8c5a", "#a23b72", "#6b5b95", "#8c8c3c", "#5b8ca8", "#b04a4a", "#444444", "#7fb069")

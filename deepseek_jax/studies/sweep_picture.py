@@ -4,9 +4,8 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from deepseek_jax.figures import add_legend, png
+from deepseek_jax.figures import INK, STYLE, add_legend, png, tidy
 from deepseek_jax.studies.pictures import colour
-from deepseek_jax.train.plots import INK, STYLE, tidy
 
 
 def across(table: Mapping[str, Mapping[str, float]], sweep) -> bytes | None:

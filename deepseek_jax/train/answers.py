@@ -8,9 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from deepseek_jax.data.sets.dataset import Dataset, as_unit
-from deepseek_jax.figures import PLAIN, png
+from deepseek_jax.figures import BLUE, FAINT, GREEN, INK, ORANGE, PLAIN, STYLE, png, tidy
 from deepseek_jax.tasks import scores
-from deepseek_jax.train.plots import BLUE, FAINT, GREEN, INK, ORANGE, STYLE, tidy
 
 SHOWN_PICTURES, SHOWN_SCORE = 8, 0.3  # of detection: how many, and from which score a box is drawn
 SHOWN_CLASSES = 40  # of which a table of who was taken for whom can be read; a picture of 300 took 8 GB

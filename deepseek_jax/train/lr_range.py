@@ -9,9 +9,8 @@ from rich.console import Console
 
 from deepseek_jax.config import Experiment, ScheduleConfig
 from deepseek_jax.errors import UserError
-from deepseek_jax.figures import png
+from deepseek_jax.figures import BLUE, ORANGE, STYLE, png, tidy
 from deepseek_jax.train import schedules
-from deepseek_jax.train.plots import BLUE, ORANGE, STYLE, tidy
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.start import first_state
 from deepseek_jax.train.step import compile_step, make_step

@@ -8,11 +8,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from deepseek_jax.figures import PLAIN, png
+from deepseek_jax.figures import BLUE, GREEN, INK, ORANGE, STYLE, png, tidy
 from deepseek_jax.train.shown import Shown
-
-INK, FAINT, BLUE, ORANGE, GREEN = "#24292f", "#d0d7de", "#2563a8", "#d9730d", "#3c8c5a"
-STYLE = {"size": 9, "color": INK} | PLAIN
 
 
 def curves(rows: list[dict], shown: Shown) -> bytes:
@@ -121,13 +118,3 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     """Median of the neighbours, a twentieth of the run wide: a spike does not bend it."""
     reach = max(len(values) // 40, 1)
     return np.array([np.median(values[max(0, i - reach) : i + reach + 1]) for i in range(len(values))])
-
-
-def tidy(axes: Axes):
-    """The house's look: a faint grid, no frame."""
-    axes.grid(color=FAINT, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(which="both", labelsize=8, colors=INK, length=0)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(FAINT)

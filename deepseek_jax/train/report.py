@@ -1,10 +1,11 @@
 """report.html: one page that shows whether a run is healthy, made from its metrics.jsonl and config.json alone."""
 
-import base64
 import html
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
+from deepseek_jax.html_page import document, heading, image, table
 from deepseek_jax.train.shown import SHOWN, Shown
 from deepseek_jax.train.sinks import FILE, read_rows
 from deepseek_jax.train.summary import final_scores
@@ -12,22 +13,11 @@ from deepseek_jax.train.verdict import verdict
 
 PICTURES = "pictures"  # below a run directory: what a task drew of its answers
 
-PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>
- body {{ font: 15px/1.5 system-ui, sans-serif; color: #24292f; max-width: 1150px; margin: 2em auto; padding: 0 1em }}
- h1 {{ font-size: 1.3em; margin-bottom: .2em }}  h2 {{ font-size: 1.05em; margin: 1.6em 0 .4em }}
- .verdict {{ border-left: 6px solid {colour}; background: #f6f8fa; padding: .6em 1em; border-radius: 4px }}
- .verdict b {{ color: {colour} }}  .faint {{ color: #6e7781; font-size: .9em }}
- img {{ max-width: 100% }}  table {{ border-collapse: collapse }}
- td {{ padding: .2em 1.4em .2em 0; border-bottom: 1px solid #d8dee4 }}
- td:last-child {{ text-align: right; font-variant-numeric: tabular-nums; padding-right: 0 }}
-</style>
-<h1>{title}</h1>
-<div class="faint">{origin}</div>
-<p class="verdict"><b>{word}</b> {sentences}</p>
-{body}
-</html>
+GOOD, BAD = "#1a7f37", "#bc4c00"  # colours of a verdict
+STYLE = """
+ h1 { margin-bottom: .2em }  .faint { color: #6e7781; font-size: .9em }
+ .verdict { border-left: 6px solid var(--colour); background: #f6f8fa; padding: .6em 1em; border-radius: 4px }
+ .verdict b { color: var(--colour) }  td:last-child { text-align: right; padding-right: 0 }
 """
 
 
@@ -40,17 +30,22 @@ def write(workdir: str | Path) -> Path | None:
     experiment = config["experiment"]
     shown = SHOWN[experiment.get("family", "language_model")]
     healthy, sentences = verdict(rows, experiment["train"]["steps"], shown)
-    page = PAGE.format(
-        title=html.escape(workdir.resolve().name),
-        origin=html.escape(_origin(config)),
-        colour="#1a7f37" if healthy else "#bc4c00",
-        word="Healthy:" if healthy else "Look here:",
-        sentences=html.escape("; ".join(sentences)) + ".",
-        body="\n".join(_sections(rows, workdir, shown)),
-    )
+    word, colour = ("Healthy", GOOD) if healthy else ("Look here", BAD)
+    sections = _sections(rows, workdir, shown)
     path = workdir / "report.html"
-    path.write_text(page)
+    path.write_text(page(workdir, _origin(config), word, colour, "; ".join(sentences) + ".", sections))
     return path
+
+
+def page(directory: Path, origin: str, word: str, colour: str, sentences: str, sections: Iterable[str]) -> str:
+    """A page about what lies in `directory`: its origin, a verdict of a word and sentences, then `sections` of HTML."""
+    name = directory.resolve().name
+    head = (
+        heading(name),
+        f'<div class="faint">{html.escape(origin)}</div>',
+        f'<p class="verdict" style="--colour: {colour}"><b>{word}:</b> {html.escape(sentences)}</p>',
+    )
+    return document(name, (*head, *sections), STYLE)
 
 
 def _origin(config: dict) -> str:
@@ -64,23 +59,15 @@ def _sections(rows: list[dict], workdir: Path, shown: Shown):
         return
     from deepseek_jax.train import plots  # matplotlib takes a second to import, and only the report needs it
 
-    yield picture(plots.curves(rows, shown), f"loss, learning rate, gradient norm, {shown.unit} a second")
+    yield image(plots.curves(rows, shown), f"loss, learning rate, gradient norm, {shown.unit} a second")
     experts = plots.balance(rows)
     if experts:
-        yield f"<h2>Expert load</h2>{picture(experts, 'expert load, a row for each layer')}"
+        yield f"<h2>Expert load</h2>{image(experts, 'expert load, a row for each layer')}"
     for path in sorted((workdir / PICTURES).glob("*.png")):
-        yield f"<h2>{html.escape(path.stem.capitalize())}</h2>{picture(path.read_bytes(), path.stem)}"
+        yield f"<h2>{html.escape(path.stem.capitalize())}</h2>{image(path.read_bytes(), path.stem)}"
     scores = final_scores(workdir, shown)
     if scores:
-        cells = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{_number(value)}</td></tr>" for name, value in scores.items()
-        )
-        yield f"<h2>Scores</h2><table>{cells}</table>"
-
-
-def picture(png: bytes, description: str) -> str:
-    """An image of a page, inside of it."""
-    return f'<img alt="{description}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+        yield "<h2>Scores</h2>" + table((), [(name, _number(value)) for name, value in scores.items()])
 
 
 def _number(value: float) -> str:

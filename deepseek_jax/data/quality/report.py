@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 
 from deepseek_jax.data.quality.finding import Finding, Shown
 from deepseek_jax.data.quality.whole import Whole
-from deepseek_jax.data.sets import page, pictures
+from deepseek_jax.data.sets import pictures
 from deepseek_jax.data.sets.dataset import as_unit
+from deepseek_jax.html_page import document, heading, image, table
 
 ACROSS = 8  # pictures a row
 MOST = 24  # records shown of a finding
@@ -23,16 +24,17 @@ def write(path: pathlib.Path, whole: Whole, findings: Sequence[Finding]):
     listed = "".join(
         f"<li><b>{html.escape(finding.title)}</b>: {html.escape(finding.sentence)}.</li>" for finding in findings
     )
-    sections = [f"<p>{len(whole.ids):,} records: {counts}</p><ul>{listed}</ul>"]
+    title = f"{whole.name}: data check"
+    sections = [heading(title), f"<p>{len(whole.ids):,} records: {counts}</p><ul>{listed}</ul>"]
     for finding in findings:
         sections += _section(whole, finding)
-    path.write_text(page.whole(f"{whole.name}: data check", sections), "utf-8")
+    path.write_text(document(title, sections), "utf-8")
 
 
 def _section(whole: Whole, finding: Finding) -> Iterator[str]:
     yield f"<h2>{html.escape(finding.title)}</h2><p>{html.escape(finding.sentence)}.</p>"
     if finding.rows:
-        yield page.table(finding.heads, finding.rows[:TABLE_ROWS])
+        yield table(finding.heads, finding.rows[:TABLE_ROWS])
     count = max((len(shown) for shown in finding.examples.values()), default=0)
     if not count:
         return
@@ -53,13 +55,13 @@ def _pictures(whole: Whole, examples: dict[str, list[Shown]]) -> str:
             if len(shown) > at
         }
         if rows:
-            pieces.append(page.image(pictures.grid(rows, whole.group_names), "records"))
+            pieces.append(image(pictures.grid(rows, whole.group_names), "records"))
     return "<br>".join(pieces)
 
 
 def _curves(whole: Whole, examples: dict[str, list[Shown]]) -> str:
     places = [place for shown in examples.values() for place, _ in shown][:ACROSS]
-    return page.image(pictures.curves(whole.inputs[places], [()] * len(places)), "windows")
+    return image(pictures.curves(whole.inputs[places], [()] * len(places)), "windows")
 
 
 def _rows(whole: Whole, examples: dict[str, list[Shown]]) -> str:
@@ -68,9 +70,7 @@ def _rows(whole: Whole, examples: dict[str, list[Shown]]) -> str:
         [(name, *shown) for name, shown in zip(examples, column, strict=True)]
         for column in zip(*examples.values(), strict=True)
     )
-    return page.table(
-        ("", "record", whole.input), ((name, said, _written(whole, place)) for name, place, said in together)
-    )
+    return table(("", "record", whole.input), ((name, said, _written(whole, place)) for name, place, said in together))
 
 
 def _written(whole: Whole, place: int) -> str:

@@ -7,10 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from deepseek_jax.figures import PLAIN, png
+from deepseek_jax.figures import BLUE, INK, ORANGE, PLAIN, STYLE, png
 
-INK, BLUE, ORANGE = "#24292f", "#2563a8", "#d9730d"
-STYLE = {"size": 8, "color": INK} | PLAIN
+SMALL = STYLE | {"size": 8}
 
 
 def grid(rows: dict[str, dict], class_names: tuple[str, ...]) -> bytes:
@@ -24,15 +23,15 @@ def grid(rows: dict[str, dict], class_names: tuple[str, ...]) -> bytes:
     axes.set_axis_off()
     for line, (name, batch) in enumerate(rows.items()):
         y = line * (H + gap_y) + gap_y
-        axes.text(-1, y + H / 2, name, va="center", ha="right", rotation=90, **STYLE)
+        axes.text(-1, y + H / 2, name, va="center", ha="right", rotation=90, **SMALL)
         for place in range(count):
             x = place * (W + gap_x)
             sheet[y : y + H, x : x + W] = np.clip(batch["inputs"][place], 0, 1)
             if "captions" in batch:
-                axes.text(x + W, y - 1, batch["captions"][place], va="bottom", ha="right", **STYLE)
+                axes.text(x + W, y - 1, batch["captions"][place], va="bottom", ha="right", **SMALL)
             elif "labels" in batch:
                 label = label_of(batch["labels"][place], class_names)
-                axes.text(x + W, y - 1, label, va="bottom", ha="right", **STYLE)
+                axes.text(x + W, y - 1, label, va="bottom", ha="right", **SMALL)
             elif "boxes" in batch:
                 _draw_boxes(axes, y, x, batch["boxes"][place] * [H, W, H, W], batch["box_labels"][place], class_names)
     edges = (0, sheet.shape[1], sheet.shape[0], 0)

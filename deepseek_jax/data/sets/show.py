@@ -10,10 +10,11 @@ import numpy as np
 from deepseek_jax.data.augment import checks
 from deepseek_jax.data.augment.config import AugmentConfig, ImageAugmentConfig, TextAugmentConfig
 from deepseek_jax.data.augment.draws import Draws
-from deepseek_jax.data.sets import page, pictures
+from deepseek_jax.data.sets import pictures
 from deepseek_jax.data.sets.batches import BatchMaker, raw_batch
 from deepseek_jax.data.sets.dataset import Dataset
 from deepseek_jax.errors import UserError
+from deepseek_jax.html_page import document, heading, image, table
 
 RECORDS = 8  # shown of a set
 EPOCHS = 3  # showings of each record under an augmentation
@@ -41,11 +42,11 @@ def shown_augmentation(dataset: Dataset) -> AugmentConfig:
 
 def write(path: pathlib.Path, dataset: Dataset, augment: AugmentConfig | None = None):
     """Writes the page; with `augment`, before and after each augmentation that is on in it, alone and all together."""
-    sections = [_facts(dataset), "<h2>Records of the training split</h2>", _records(dataset)]
+    sections = [heading(dataset.name), _facts(dataset), "<h2>Records of the training split</h2>", _records(dataset)]
     if augment:
         checks.check(augment, dataset, seed=0)
         sections += _augmentations(dataset, augment)
-    path.write_text(page.whole(dataset.name, sections), "utf-8")
+    path.write_text(document(dataset.name, sections), "utf-8")
 
 
 def alone(augment: AugmentConfig) -> Iterator[tuple[str, AugmentConfig]]:
@@ -72,7 +73,7 @@ def _pictures_before_and_after(maker: BatchMaker, name: str) -> str:
     index = _chosen(maker.dataset)
     rows = {"before": raw_batch(maker.dataset, "train", index)}
     rows |= {f"epoch {epoch}": maker.augmented(index, _draws(index, epoch)) for epoch in range(EPOCHS)}
-    return page.image(pictures.grid(rows, maker.dataset.class_names), name)
+    return image(pictures.grid(rows, maker.dataset.class_names), name)
 
 
 def _texts_before_and_after(maker: BatchMaker, name: str) -> str:
@@ -81,7 +82,7 @@ def _texts_before_and_after(maker: BatchMaker, name: str) -> str:
     index = np.arange(len(texts))
     showings = [maker.texts(index, _draws(index, epoch)) for epoch in range(EPOCHS)]
     changed = [row for row in zip(texts, *showings, strict=True) if len(set(row)) > 1]
-    return page.table(["before", *(f"epoch {epoch}" for epoch in range(EPOCHS))], changed[:RECORDS])
+    return table(["before", *(f"epoch {epoch}" for epoch in range(EPOCHS))], changed[:RECORDS])
 
 
 def _draws(index: np.ndarray, epoch: int) -> Draws:
@@ -91,9 +92,9 @@ def _draws(index: np.ndarray, epoch: int) -> Draws:
 def _records(dataset: Dataset) -> str:
     index, train = _chosen(dataset), dataset.splits["train"]
     if dataset.input == "image":
-        return page.image(pictures.grid({"": raw_batch(dataset, "train", index)}, dataset.class_names), "records")
+        return image(pictures.grid({"": raw_batch(dataset, "train", index)}, dataset.class_names), "records")
     if dataset.input == "series":
-        return page.image(pictures.curves(train["inputs"][index[:4]], train["targets"][index[:4]]), "windows")
+        return image(pictures.curves(train["inputs"][index[:4]], train["targets"][index[:4]]), "windows")
     if dataset.kind == "classes":
         asked, heads = [[dataset.class_names[label]] for label in train["labels"][index]], ["class"]
     else:
@@ -102,7 +103,7 @@ def _records(dataset: Dataset) -> str:
         given, names = [[text] for text in train["texts"][index]], ["text"]
     else:
         given, names = train["inputs"][index].tolist(), list(dataset.names)
-    return page.table([*heads, *names], ([*a, *g] for a, g in zip(asked, given, strict=True)))
+    return table([*heads, *names], ([*a, *g] for a, g in zip(asked, given, strict=True)))
 
 
 def _chosen(dataset: Dataset) -> np.ndarray:
@@ -114,9 +115,9 @@ def _facts(dataset: Dataset) -> str:
     splits = ((name, f"{len(records['ids']):,}") for name, records in dataset.splits.items())
     shape = ", ".join(f"{name} {size:,}" for name, size in dataset.shape().items())
     facts = f"<p>{dataset.input} ({shape}), asked for {dataset.kind} ({dataset.outputs})</p>"
-    facts += page.table(["split", "records"], splits)
+    facts += table(["split", "records"], splits)
     if dataset.kind == "numbers":
         return facts
     labels = {name: records.get("labels", records.get("box_labels")) for name, records in dataset.splits.items()}
     counts = [np.bincount(of[of >= 0].ravel(), minlength=dataset.outputs) for of in labels.values()]
-    return facts + "<h2>Classes</h2>" + page.table(["class", *labels], zip(dataset.class_names, *counts, strict=True))
+    return facts + "<h2>Classes</h2>" + table(["class", *labels], zip(dataset.class_names, *counts, strict=True))
