@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deepseek_jax import writable
+from deepseek_jax.data.utf8 import is_utf8
 from deepseek_jax.errors import UserError
 
 RUN_OR_RELEASE = "run directory of a training, or a checkpoint: released files, or what `convert` wrote"
@@ -114,11 +115,9 @@ def named(text: str) -> str:
 
 
 def text(given: str) -> str:
-    """An argparse type: text that UTF-8 can hold; bytes of another encoding come as halves of surrogates."""
-    try:
-        given.encode()
-    except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError("the text is not UTF-8") from None
+    """An argparse type: text that UTF-8 can hold."""
+    if not is_utf8(given):
+        raise argparse.ArgumentTypeError("the text is not UTF-8")
     return given
 
 

@@ -11,6 +11,7 @@ import json
 import numpy as np
 
 from deepseek_jax.data.tokenizer import SPECIAL, Tokenizer
+from deepseek_jax.data.utf8 import is_utf8
 
 USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
 THINK, THOUGHT = "<think>", "</think>"
@@ -36,10 +37,8 @@ def checked(messages) -> list[dict]:
     texts = [text for message in messages for text in (message.get("content"), _thoughts(message))]
     if not all(isinstance(text, str) for text in texts) or not messages[-1]["content"].strip():
         raise ValueError("a message without text")
-    try:
-        "".join(texts).encode("utf-8")
-    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair
-        raise ValueError("not UTF-8") from None
+    if not all(map(is_utf8, texts)):
+        raise ValueError("not UTF-8")
     return messages
 
 

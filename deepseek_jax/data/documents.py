@@ -14,6 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 from deepseek_jax import record
 from deepseek_jax.data import chat
+from deepseek_jax.data.utf8 import is_utf8
 from deepseek_jax.errors import UserError
 
 SECTION_BYTES = 8192  # a .txt is cut into documents of about this size, at blank lines
@@ -135,7 +136,7 @@ def read_jsonl(
     """
     with _opened(path) as lines:
         for number, line in enumerate(lines, 1):
-            line = _without_mark(line, number)
+            line = _without_bom(line, number)
             if not line.strip():
                 continue
             try:
@@ -146,8 +147,8 @@ def read_jsonl(
                 yield Document(f"{name}:{number}", f"{name}:{number}", text)
 
 
-def _without_mark(line: bytes, number: int) -> bytes:
-    """Some editors begin files with a mark."""
+def _without_bom(line: bytes, number: int) -> bytes:
+    """Some editors begin files with a byte order mark."""
     return line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
 
 
@@ -173,10 +174,8 @@ def _record_text(line: bytes, text_field: str) -> str:
         raise ValueError(f"no text under {text_field!r} (data.text_field)")
     if not text.strip():
         raise ValueError("empty document")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, which no encoding of text holds
-        raise ValueError("not UTF-8") from None
+    if not is_utf8(text):
+        raise ValueError("not UTF-8")
     return text
 
 
@@ -189,7 +188,7 @@ def read_sections(path: pathlib.Path, name: str, skipped: Skipped) -> Iterator[D
     section, size, first = [], 0, 1
     with _opened(path) as lines:
         for number, line in enumerate(lines, 1):
-            line = _without_mark(line, number)
+            line = _without_bom(line, number)
             try:
                 section.append(line.decode("utf-8"))
                 size += len(line)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from deepseek_jax.data.sets.faults import Faults
-from deepseek_jax.data.sets.rows import HALVED, is_whole
+from deepseek_jax.data.sets.rows import SURROGATE
+from deepseek_jax.data.utf8 import is_utf8
 
 
 def numbered_labels(
@@ -26,8 +27,8 @@ def numbered_labels(
             faults.add(line, f"{column} is {given}; mend the record or take it out")
         elif not label:
             faults.add(line, f"{column} is empty; every {of} needs a label")
-        elif not is_whole(label):
-            faults.add(line, f"{column} {HALVED}")
+        elif not is_utf8(label):
+            faults.add(line, f"{column} {SURROGATE}")
         elif label not in number_of:
             known = ", ".join(names)
             faults.add(line, f"{column} is {label!r}, which is none of dataset.columns.classes ({known})")

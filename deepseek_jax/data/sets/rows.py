@@ -11,12 +11,13 @@ import numpy as np
 
 from deepseek_jax.data.documents import is_jsonl
 from deepseek_jax.data.sets.faults import Faults
+from deepseek_jax.data.utf8 import is_utf8
 from deepseek_jax.errors import UserError
 
 csv.field_size_limit(2**31 - 1)  # the most on every platform: a text of more than 131,072 characters is one too
 
 Row = dict[str, object]  # column -> text (csv) or any value (jsonl)
-HALVED = "holds half of a character (a surrogate), which is no text; mend the record or take it out"
+SURROGATE = "holds a lone surrogate (half of a character), which is no text; mend the record or take it out"
 LARGEST = float(np.finfo(np.float32).max)  # of numbers, which networks hold in float32
 
 
@@ -101,20 +102,11 @@ def text(faults: Faults, line: int, row: Row, column: str) -> str:
     value = row[column]
     if not isinstance(value, str) or not value.strip():
         faults.add(line, f"{column} is {value!r}; it must be text")
-    elif not is_whole(value):
-        faults.add(line, f"{column} {HALVED}")
+    elif not is_utf8(value):
+        faults.add(line, f"{column} {SURROGATE}")
     else:
         return value
     return ""
-
-
-def is_whole(text: str) -> bool:
-    """JSON can spell half of a surrogate pair, which no encoding of text holds."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def number(faults: Faults, line: int, row: Row, column: str) -> float:

@@ -116,8 +116,8 @@ def test_all_faults_of_texts_and_of_pictures_are_said_at_once(tmp_path, pictures
         ('{"words": "a", "kind": null}', "t.jsonl line 1: kind is empty"),
         ('{"words": "a", "kind": ["a", "b"]}', r"line 1: kind is \['a', 'b'\]; every record has a single label"),
         ('{"words": "a", "kind": NaN}', "t.jsonl line 1: kind is nan; mend the record or take it out"),
-        (r'{"words": "a \ud83d", "kind": "a"}', "t.jsonl line 1: words holds half of a character .a surrogate."),
-        (r'{"words": "a", "kind": "\ud83d"}', "t.jsonl line 1: kind holds half of a character"),
+        (r'{"words": "a \ud83d", "kind": "a"}', "t.jsonl line 1: words holds a lone surrogate .half of a character."),
+        (r'{"words": "a", "kind": "\ud83d"}', "t.jsonl line 1: kind holds a lone surrogate"),
     ],
 )
 def test_faults_of_texts(tmp_path, line, message):
