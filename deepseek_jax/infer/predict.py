@@ -15,12 +15,12 @@ from deepseek_jax.data.sets.vocabulary import encode
 from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer
 from deepseek_jax.models import tree
 from deepseek_jax.models.hybrid_config import HEADS
+from deepseek_jax.tasks.detection import FOUND
 from deepseek_jax.train import known_set
 from deepseek_jax.train.restore import restore_model
 from deepseek_jax.train.supervised_program import answer
 
 MOST = 256  # inputs at once: memory grows with them
-SHOWN_SCORE = 0.3  # from which a box counts as found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _boxes(boxes, classes, scores, names) -> list[dict]:
     return [
         {"box": [round(float(side), 4) for side in box], "class": names[label], "score": round(float(score), 4)}
         for box, label, score in zip(boxes, classes, scores)
-        if score >= SHOWN_SCORE
+        if score >= FOUND
     ]
 
 

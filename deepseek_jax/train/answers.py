@@ -9,11 +9,11 @@ from matplotlib.patches import Rectangle
 
 from deepseek_jax.data.sets.dataset import Dataset, as_unit
 from deepseek_jax.figures import BLUE, FAINT, GREEN, INK, ORANGE, PLAIN, STYLE, png, tidy
-from deepseek_jax.tasks import scores
+from deepseek_jax.tasks import detection, scores
 
-SHOWN_PICTURES, SHOWN_SCORE = 8, 0.3  # of detection: how many, and from which score a box is drawn
+SHOWN_PICTURES = 8  # of detection
 SHOWN_CLASSES = 40  # of which a table of who was taken for whom can be read; a picture of 300 took 8 GB
-SAME_PLACE = 0.08  # share of the picture: what is said of boxes nearer to each other stands in lines
+SAME_PLACE = 0.08  # boxes nearer than this share of the picture have their labels on separate lines
 
 
 def draw(found: dict, dataset: Dataset, directory: Path):
@@ -110,7 +110,7 @@ def boxes(images: np.ndarray, found: dict, names: tuple[str, ...]) -> bytes:
                 _box(axes, box, image.shape, GREEN, "")
         drawn = []
         for box, label, score in zip(*(part[place] for part in found["answer"])):
-            if score >= SHOWN_SCORE:
+            if score >= detection.FOUND:
                 above = sum(np.abs(box - other).max() < SAME_PLACE for other in drawn)
                 _box(axes, box, image.shape, ORANGE, f"{names[label]} {score:.2f}" + "\n" * above)
                 drawn.append(box)
