@@ -1,7 +1,9 @@
 """Batches from rows, by grain: domains mixed by weight, sharded by process, read ahead in threads or processes.
 
 Microbatch j holds the rows j * M to (j + 1) * M of the mixed stream, in this order.  A process reads those of them
-that it is asked for; no row hangs on how many processes there are, so a run may be resumed on another number.
+that it is asked for; no row depends on how many processes there are, so a run may be resumed on another number.
+
+B rows that this process reads of a microbatch  S sequence length
 """
 
 import contextlib
@@ -17,13 +19,14 @@ from deepseek_jax.data import cache
 from deepseek_jax.data.packing import PackedRows, Row
 from deepseek_jax.errors import UserError
 
-Batch = dict[str, np.ndarray]  # tokens, segment_ids, positions, domain_ids: int32 [B, S]
+# tokens, segment_ids, positions, domain_ids, of conversations also answers: int32 [B, S]
+Batch = dict[str, np.ndarray]
 
 
 class TrainBatches(Iterator[Batch]):
     """An endless iterator whose whole state is a position; `close()` ends what reads ahead.
 
-    `fingerprint` names all that the order hangs on, so that a state is never restored on other data.
+    `fingerprint` names all that the order depends on, so that a state is never restored on other data.
     """
 
     def __init__(self, read: Callable[[int], grain.DatasetIterator], start: int, fingerprint: str):
@@ -60,7 +63,7 @@ class TrainBatches(Iterator[Batch]):
 def train_batches(
     domains: Sequence[PackedRows], weights: Sequence[float], microbatch: int, start: int, fingerprint: str, **options
 ) -> TrainBatches:
-    """Endless batches [R, S]; each row comes from one domain, and any stretch holds them in proportion."""
+    """Endless batches [B, S]; each row comes from one domain, and any stretch holds them in proportion."""
     rows = grain.MapDataset.mix([grain.MapDataset.source(rows) for rows in domains], weights)
     fingerprint = cache.digest(fingerprint, microbatch)
     return TrainBatches(lambda position: _batches(rows, microbatch, position, **options), start, fingerprint)
@@ -89,7 +92,7 @@ class HeldOutRows:
 
 
 def held_out_batches(domains: Sequence[PackedRows], microbatch: int, **options) -> Iterator[Batch]:
-    """Batches [R, S] of every held-out row, or of those of them that are `chosen`; see HeldOutRows."""
+    """Batches [B, S] of every held-out row, or of those of them that are `chosen`; see HeldOutRows."""
     rows = HeldOutRows(domains, microbatch)
     if len(rows):
         with contextlib.closing(_batches(rows, microbatch, 0, **options)) as batches:
@@ -97,7 +100,7 @@ def held_out_batches(domains: Sequence[PackedRows], microbatch: int, **options) 
 
 
 class Chosen:
-    """Of every `microbatch` rows those at the places `chosen` [R], as one sequence."""
+    """Of every `microbatch` rows those at the places `chosen` [B], as one sequence."""
 
     def __init__(self, rows: Sequence[Row], microbatch: int, chosen: Sequence[int]):
         self._rows, self._microbatch, self._chosen = rows, microbatch, [int(place) for place in chosen]
@@ -113,7 +116,7 @@ class Chosen:
 def _batches(
     rows: Sequence[Row], microbatch: int, start: int, *, chosen: Sequence[int] | None, workers: int, prefetch: int
 ) -> grain.DatasetIterator:
-    """The rows `chosen` [R] of each microbatch from `start` on, as batches [R, S]; None: all."""
+    """The rows `chosen` [B] of each microbatch from `start` on, as batches [B, S]; None: all."""
     if chosen is None:
         chosen = range(microbatch)
     mine = grain.MapDataset.source(Chosen(rows, microbatch, chosen))[start * len(chosen) :].batch(len(chosen))
