@@ -30,7 +30,7 @@ def whole_corpus(data: DataConfig, report: Report) -> tuple[Whole, Finding]:
                 columns["splits"].append(split)
                 columns["groups"].append(number)
     arrays = {name: np.array(values) for name, values in columns.items() if name != "inputs"}
-    texts = np.array([*columns["inputs"], None], object)[:-1]  # of texts alone, NumPy would pad all to the longest
+    texts = np.array(columns["inputs"], object)
     title = data.source if data.source == "mix" else names[0]
     return Whole(title, "text", inputs=texts, group_names=tuple(names), corpus=True, **arrays), _unread(skipped)
 

@@ -78,7 +78,7 @@ def _rows(places: np.ndarray, chosen: Sequence[int] | None) -> np.ndarray:
 
 
 class Order:
-    """The places of endless training: `order[start:stop:step]` is int64 [B 3], for each place the record, the epoch,
+    """The places of endless training: `order[start:stop]` is int64 [B 3], for each place the record, the epoch,
     and how often that epoch showed the record before."""
 
     def __init__(self, dataset: Dataset, seed: int):
@@ -89,7 +89,7 @@ class Order:
         self.places_per_epoch = len(self._epoch(0))
 
     def __getitem__(self, places: slice) -> np.ndarray:
-        epochs, within = np.divmod(np.arange(places.start, places.stop, places.step), self.places_per_epoch)
+        epochs, within = np.divmod(np.arange(places.start, places.stop), self.places_per_epoch)
         return np.concatenate([self._epoch(int(number))[within[epochs == number]] for number in np.unique(epochs)])
 
 

@@ -117,7 +117,7 @@ def _inputs(
     if kind == "table":
         return _numbers(faults, rows, columns.features), [], origins
     texts = [text(faults, line, row, columns.text) for line, row in rows.items()]
-    return np.array([*texts, None], object)[:-1], [], origins  # of texts alone, NumPy might make another kind of array
+    return np.array(texts, object), [], origins
 
 
 def _picture(faults: Faults, line: int, row: Row, config: DatasetConfig) -> tuple[np.ndarray | None, Size, bytes]:

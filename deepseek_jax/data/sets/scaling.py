@@ -4,7 +4,6 @@ C channels, columns or numbers: the last dimension of inputs and of targets
 """
 
 import dataclasses
-import json
 
 import numpy as np
 
@@ -36,13 +35,6 @@ class Scaling:
         if not self.target_mean:
             return np.asarray(values, np.float32)
         return _float32(values * np.array(self.target_deviation) + np.array(self.target_mean))
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self))
-
-    @staticmethod
-    def from_json(text: str) -> "Scaling":
-        return Scaling(**{name: tuple(values) for name, values in json.loads(text).items()})
 
 
 def moments(values: np.ndarray, unit: float = 1.0) -> tuple[tuple[float, ...], tuple[float, ...]]:

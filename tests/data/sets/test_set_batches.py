@@ -45,11 +45,11 @@ def test_shapes_and_labels(digits):
 def test_an_epoch_shows_each_record_once_in_an_order_of_its_own(digits):
     order = Order(digits, seed=0)
     E = order.places_per_epoch
-    first, second = order[0:E:1], order[E : 2 * E : 1]
+    first, second = order[0:E], order[E : 2 * E]
     assert E == len(digits.splits["train"]["ids"])
     assert sorted(first[:, 0]) == sorted(second[:, 0]) == list(range(E)) and (first[:, 0] != second[:, 0]).any()
     assert set(first[:, 1]) == {0} and set(second[:, 1]) == {1} and not first[:, 2].any()
-    assert (Order(digits, seed=1)[0:E:1] != first).any()
+    assert (Order(digits, seed=1)[0:E] != first).any()
 
 
 @pytest.mark.parametrize("augment", [AugmentConfig(), STRONG])
@@ -147,7 +147,7 @@ def test_oversampling_leaves_none_out(opened, uneven):
     assert np.bincount(labels[order]).tolist() == [60, 60, 60] and set(order) == set(range(100))
     assert set(np.bincount(order)[60:90]) == {2} and set(np.bincount(order)[90:]) == {6}
     dataset = opened(uneven, balance="oversampling")
-    places = Order(dataset, seed=0)[0:126:1]
+    places = Order(dataset, seed=0)[0:126]
     shown = places[places[:, 0] == places[np.argmax(places[:, 2]), 0]]
     assert sorted(shown[:, 2]) == list(range(6))
 
@@ -156,7 +156,7 @@ def test_the_same_record_twice_in_an_epoch_is_augmented_twice(opened, uneven):
     dataset = opened(uneven, balance="oversampling", standardise=False)
     augment = AugmentConfig(image=ImageAugmentConfig(brightness=0.5))
     batch = next(train_batches(dataset, 126, seed=0, augment=augment))
-    places = Order(dataset, seed=0)[0:126:1]
+    places = Order(dataset, seed=0)[0:126]
     chosen = places[np.argmax(places[:, 2]), 0]
     shown = batch["inputs"][places[:, 0] == chosen]
     assert len(shown) == 6 and len({picture.tobytes() for picture in shown}) == 6

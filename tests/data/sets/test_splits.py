@@ -93,12 +93,11 @@ def test_no_record_of_a_real_set_is_in_two_splits(digits, config):
     assert open_set(dataclasses.replace(config, seed=1)).fingerprint != digits.fingerprint
 
 
-def test_scaling_is_fitted_on_training_alone_and_survives_json(digits, opened, uneven):
+def test_scaling_is_fitted_on_training_alone(digits, opened, uneven):
     train = digits.splits["train"]["inputs"]
     scaled = digits.scaling.inputs(train)
     assert abs(scaled.mean()) < 1e-4 and abs(scaled.std() - 1) < 1e-4
     assert digits.scaling.input_mean != moments(np.concatenate([r["inputs"] for r in digits.splits.values()]))[0]
-    assert Scaling.from_json(digits.scaling.to_json()) == digits.scaling
     assert opened(uneven, standardise=False).scaling == Scaling()
 
 
