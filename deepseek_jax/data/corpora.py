@@ -35,12 +35,19 @@ from deepseek_jax.errors import UserError
 
 
 class TextCorpus(RecordBuilder, skip_registration=True):
-    """Documents of one domain; a subclass says where they come from and, as `provenance`, what they hang on."""
+    """Documents of one domain; a subclass says where they come from."""
+
+    conversations = False  # whether its texts are those of data/chat.py, as JSON
 
     def __init__(self, *, held_out: float, **kwargs):
         self.held_out = held_out
         self.skipped = Skipped()
         super().__init__(**kwargs)
+
+    @staticmethod
+    def provenance(**settings) -> dict:
+        """What the documents depend on, JSON-able: prepared text is found by it."""
+        raise NotImplementedError
 
     def documents(self, skipped: Skipped) -> Iterator[Document]:
         """Every document, in the same order at each call; what is skipped is told to `skipped`."""
@@ -218,6 +225,7 @@ class Operations(TextCorpus):
 
     HOMEPAGE, LICENSE = Prose.HOMEPAGE, Prose.LICENSE
     LONGEST = 400  # characters of an answer: its first paragraphs
+    conversations = True
 
     @staticmethod
     def provenance():
@@ -244,7 +252,6 @@ class Operations(TextCorpus):
 
 
 CORPORA = {"prose": Prose, "literature": Literature, "code": Code, "operations": Operations}
-CHATS = {"operations"}  # those whose texts are conversations
 
 
 def _installed(package: str, corpus: str) -> str:

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from deepseek_jax.config import CHAT_TEMPLATES, DataConfig
 from deepseek_jax.data import cache
-from deepseek_jax.data.corpora import CHATS, CORPORA, UserText
+from deepseek_jax.data.corpora import CORPORA, UserText
 from deepseek_jax.data.documents import is_hidden, skipped_sentence
 from deepseek_jax.data.records import Report, batched_texts, open_dataset
 from deepseek_jax.data.tokenizer import Tokenizer, check_fits, train_bpe
@@ -109,10 +109,11 @@ def _path(source: str) -> pathlib.Path:
 def prepare_text(data: DataConfig, source: str, root: pathlib.Path, report: Report) -> pathlib.Path:
     """A source as a tensorflow-datasets dataset with splits train and held_out; gives the cache entry."""
     if source in CORPORA:
-        if (source in CHATS) != bool(data.chat):
-            needs = f"are conversations; set data.chat, to {CHAT_TEMPLATES[0]} say" if source in CHATS else "is text"
-            raise UserError(f"data.source: {source} {needs}{'' if source in CHATS else '; leave data.chat empty'}.")
         name, corpus, settings = source, CORPORA[source], {}
+        if corpus.conversations and not data.chat:
+            raise UserError(f"data.source: {source} are conversations; set data.chat, to {CHAT_TEMPLATES[0]} say.")
+        if data.chat and not corpus.conversations:
+            raise UserError(f"data.source: {source} is text; leave data.chat empty.")
     elif _path(source).exists():
         _check_apart(root, _path(source))
         name, corpus = _path(source).stem, UserText
