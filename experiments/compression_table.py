@@ -166,23 +166,14 @@ class Maker:
     def fine_tuned(self, directory: Path, name: str):
         from rich.console import Console
 
+        from deepseek_jax import record
         from deepseek_jax.experiment_file import resolve
         from deepseek_jax.train.loop import train
 
         begin = self.directory(name)
-        model = json.loads((begin / "config.json").read_text())["experiment"]
+        begun = record.read(begin)
         experiment = resolve(CONFIGS[self.model], TUNED[self.model] | {"start.checkpoint": str(begin)})
-        found = dataclasses.replace(experiment, model=self.read_model(begin))
-        if model["prune"]["method"] == "zeros":
-            from deepseek_jax.compress.config import PruneConfig
-
-            found = dataclasses.replace(found, prune=PruneConfig(method="zeros"))
-        train(found, directory, Console(quiet=True))
-
-    def read_model(self, directory: Path):
-        from deepseek_jax import record
-
-        return record.read(directory).model
+        train(dataclasses.replace(experiment, model=begun.model, prune=begun.prune), directory, Console(quiet=True))
 
     def time_all(self):
         """Seconds a batch of scoring, of every model that does not compute what the dense one computes."""
