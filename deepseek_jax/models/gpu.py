@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 
 def at_hand(dtype) -> bool:
-    """Whether a GPU's kernels are to be asked.  What they can do hangs on the GPU, so there must be one; they are for
+    """Whether a GPU's kernels are to be asked.  What they can do depends on the GPU, so there must be one; they are for
     16 bits."""
     return jax.default_backend() == "gpu" and dtype in (jnp.bfloat16, jnp.float16)
 

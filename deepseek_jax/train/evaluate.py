@@ -31,7 +31,7 @@ def evaluate(score: Callable, params, buffers, batches: Iterable[dict], corpus) 
     the loss is worse than the model's.
 
     score(params, buffers, batch) -> {"nats", "targets"}, each [N] and summed over the batch, and "dropped" of
-    "assigned" where something may be.  Sums over batches are float64, on the host.  Bits a byte do not hang on the
+    "assigned" where something may be.  Sums over batches are float64, on the host.  Bits a byte do not depend on the
     tokenizer, so they compare with those of a compressor; over all held-out batches the bytes are exactly
     `corpus.held_out_bytes`, over some of them in proportion.  {} without batches.
     """

@@ -97,7 +97,7 @@ def curve(workdir: Path) -> list[tuple[int, float, float]]:
 
 
 def loads(workdir: Path) -> list[dict]:
-    """What hangs on the loads of the experts alone: exact, where no router's choice differs."""
+    """What depends on the loads of the experts alone: exact, where no router's choice differs."""
     return [row["router/load_entropy"] for row in rows(workdir)]
 
 

@@ -261,7 +261,7 @@ def test_blocks_need_not_divide_the_length():
 
 
 def test_index_heads_are_weighed_by_the_released_scale():
-    """1 / sqrt(heads width), as DeepSeek's code: no choice hangs on it, but what the divergence teaches does."""
+    """1 / sqrt(heads width), as DeepSeek's code: no choice depends on it, but what the divergence teaches does."""
     module, x = attention(), states(SHORT)
     queries, _ = module.queries_and_keys(x, context(SHORT))
     expected = np.asarray(x, np.float64) @ np.asarray(module.indexer.weights[...], np.float64)

@@ -1,6 +1,6 @@
 """Which collectives of a compiled program XLA's CPU runtime may mix up: deepseek_jax/parallel/order.py says why.
 
-No run shows it for certain, for it hangs on what each device does when.
+No run shows it for certain, for it depends on what each device does when.
 """
 
 import re

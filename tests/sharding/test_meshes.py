@@ -56,7 +56,7 @@ def test_mesh(curves, model, mesh):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", DRAWN)
-def test_what_routers_draw_hangs_on_no_mesh(curves, mesh):
+def test_what_routers_draw_depends_on_no_mesh(curves, mesh):
     check(curves("v3+noisy", DRAWN), mesh, norms=5e-5)  # in one of twenty steps 1.2e-5, with losses and loads the same
 
 

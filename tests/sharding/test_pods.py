@@ -318,7 +318,7 @@ def test_a_step_for_eight_accelerators(platform, command, moves_tokens, python, 
 
 @pytest.mark.slow
 def test_a_spread_sequence_has_its_kernel_on_a_tpu(python, tmp_path):
-    """Splash attention, whose mask is the same on every device, for queries whose place hangs on the device."""
+    """Splash attention, whose mask is the same on every device, for queries whose place depends on the device."""
     if not is_installed("tpu"):
         pytest.skip("libtpu is not installed")
     widths = ("qk_nope_head_dim=128", "qk_rope_head_dim=64", "v_head_dim=128", "num_nextn_predict_layers=0")

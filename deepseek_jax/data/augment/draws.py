@@ -13,7 +13,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Draws:
-    """Numbers that hang on nothing but the seed, the record, the epoch, how often the epoch showed it, and a name.
+    """Numbers that depend on nothing but the seed, the record, the epoch, how often the epoch showed it, and a name.
 
     They come from a hash of these, not from a generator that runs on, so an augmentation that is turned on or off
     leaves the numbers of the others as they are.

@@ -33,7 +33,7 @@ def services(config: DatasetConfig) -> Source:
 
 
 def _read() -> dict[str, list[str]]:
-    """Service -> paragraphs that no other service has, in an order that hangs on their content alone."""
+    """Service -> paragraphs that no other service has, in an order that depends on their content alone."""
     owner, by_service = {}, collections.defaultdict(list)
     for service, _, model in service_models():
         for paragraph in Prose.paragraphs(model):

@@ -1,4 +1,4 @@
-"""Splits that hang on a seed and on what the records hold, not on where they stood: equal inputs stay together.
+"""Splits that depend on a seed and on what the records hold, not on where they stood: equal inputs stay together.
 
 N pictures  M boxes of the picture that has most
 """

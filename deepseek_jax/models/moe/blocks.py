@@ -150,7 +150,7 @@ blocked_feed_forward.defvjp(_forward, _backward)
 def _zeros(like, *shapes):
     """Arrays of zeros for a loop to fill, which vary as `like` does on a mesh.
 
-    Made of a zero that hangs on `like`: XLA would share plain zeros between the loops of all layers, and copy them.
+    Made of a zero that depends on `like`: XLA would share plain zeros between the loops of all layers, and copy them.
     """
     zero, _ = jax.lax.optimization_barrier((jnp.zeros(()), like))
     return varying_as(like, tuple(jnp.full(shape, zero, dtype) for shape, dtype in shapes))

@@ -1,4 +1,4 @@
-"""Pictures and their boxes move together; nothing hangs on the batch; labels are those of the pixels."""
+"""Pictures and their boxes move together; nothing depends on the batch; labels are those of the pixels."""
 
 import dataclasses
 
@@ -179,7 +179,7 @@ def test_the_share_follows_its_distribution():
     assert abs(share.mean() - 0.5) < 0.05 and abs(share.var() - 1 / (4 * (2 * 0.4 + 1))) < 0.02
 
 
-def test_numbers_hang_on_record_epoch_copy_seed_and_name_alone():
+def test_numbers_depend_on_record_epoch_copy_seed_and_name_alone():
     whole, part = draws(), draws(8, first=8)
     assert (whole.uniform("a")[8:16] == part.uniform("a")).all()
     assert (whole.normal("n", (3, 3))[8:16] == part.normal("n", (3, 3))).all()

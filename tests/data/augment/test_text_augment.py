@@ -107,7 +107,7 @@ def test_sentences_are_cut_where_they_end():
     assert sentences("... and so on.") == ["... ", "and so on."] and sentences("") == []
 
 
-def test_texts_hang_on_their_draws_alone():
+def test_texts_depend_on_their_draws_alone():
     config = TextAugmentConfig(synonyms=0.5, insert=0.2, swap=0.2, delete=0.2, reorder=0.5)
     texts = [" ".join(WORDS), "If it is empty, the bucket is large. Stop."] * 4
     index, epoch = np.arange(8), np.zeros(8, int)
