@@ -1,5 +1,7 @@
 """Handwritten digits found in scenes: boxes and classes.
 
+    deepseek-jax train --config configs/hybrid_detect.py --workdir runs/detect
+
 Test mAP at IoU 0.5, seeds 0, 1, 2: 0.905, 0.938, 0.929, mean 0.924; at 0.5:0.95 mean 0.521.  1.7 CPU minutes a run.
 """
 

@@ -1,4 +1,7 @@
-"""The hybrid network for studies: MNIST-5k at a rate that stays, with early stopping."""
+"""The hybrid network for studies: MNIST-5k at a rate that stays, with early stopping.
+
+deepseek-jax train --config configs/hybrid_small.py --workdir runs/small
+"""
 
 from deepseek_jax.config import default_config
 

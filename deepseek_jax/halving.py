@@ -1,4 +1,4 @@
-"""A limit among float32 numbers that are not negative, found by halving the span of their bits: exact, and no sort."""
+"""Bisection over the bit patterns of non-negative float32 numbers: an exact threshold without a sort."""
 
 from collections.abc import Callable, Sequence
 

@@ -82,8 +82,8 @@ def hold_out(sizes: dict[str, int], share: float, skipped: str = "") -> set[str]
     """Whole groups for evaluation: in the order of a hash of their names, those that still fit in `share` of the bytes.
 
     At least one (the smallest) when share > 0, and all for a share of 1: text that is only scored.  UserError when any
-    other share leaves nothing to train on.  The hash depends on no seed, so that runs with other seeds are scored on the
-    same text.  `skipped`: what to say in that sentence of records that were left out.
+    other share leaves nothing to train on.  The hash depends on no seed, so that runs with other seeds are scored on
+    the same text.  `skipped`: what to say in that sentence of records that were left out.
     """
     if share in (0, 1):
         return set(sizes) if share else set()

@@ -100,7 +100,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, path: pathlib.Path, key: st
 
 
 def of_model(directory: str | pathlib.Path, vocab_size: int) -> Tokenizer:
-    """The tokenizer that lies beside a model of so many entries; UserError where there is none or that of another."""
+    """The tokenizer.json beside a model of `vocab_size` entries; UserError where there is none or one of more."""
     path = pathlib.Path(directory) / TOKENIZER
     if not path.exists():
         raise UserError(f"{directory} has no {TOKENIZER}, by which text becomes tokens; copy that of the model there.")

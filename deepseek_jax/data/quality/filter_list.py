@@ -8,7 +8,7 @@ from deepseek_jax.data.quality.whole import Whole
 
 HEAD = """\
 # Training records of {name} to leave out, for dataset.exclude.  Delete the lines that you judge otherwise;
-# lines that begin with # leave nothing out: move the id before the # where the record should go.
+# lines that begin with # leave nothing out: delete the # in front of an id to leave that record out too.
 """
 
 

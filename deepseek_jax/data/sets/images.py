@@ -133,7 +133,7 @@ def resized(image: np.ndarray, config: DatasetConfig) -> np.ndarray:
 
 
 def _upright(image):
-    """What a camera stored as its sensor lay, turned by its EXIF block; whole all the same where that is damaged."""
+    """Rotated as its EXIF orientation says; as it is stored where the EXIF block is damaged."""
     from PIL import ImageOps
 
     try:

@@ -15,7 +15,8 @@ class Source:
 
     given: the split of each record where the source says it (a series by time, an official test set); None where
     records are split by content.
-    origins: a digest of what each record was made from, where settings say what is made of it: its split hangs on that.
+    origins: a digest of each record's raw source (its file or row).  Records are split by it, so that image size or
+    chosen columns do not change the split; None: by their inputs.
     """
 
     name: str
