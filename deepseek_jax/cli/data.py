@@ -131,11 +131,11 @@ def run_check(args):
 
     if args.exclude and check.names_corpus(args.name, args.overrides):
         raise UserError("--exclude is for labelled sets; training leaves no documents of a corpus out by a list.")
-    whole, findings = check.check(args.name, args.overrides)
-    report.write(page, whole, findings)
+    records, findings = check.check(args.name, args.overrides)
+    report.write(page, records, findings)
     for finding in findings:
         print(f"{finding.title}: {finding.sentence}")
     print(f"wrote {page}")
-    if not whole.corpus:
-        count = filter_list.write(listed, whole, findings)
+    if not records.corpus:
+        count = filter_list.write(listed, records, findings)
         print(f"wrote {listed}: leaves {count:,} training records out with --config.dataset.exclude={listed}")

@@ -7,21 +7,21 @@ import re
 
 import numpy as np
 
+from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.finding import Finding
-from deepseek_jax.data.quality.whole import Whole
 
 _READABLE = re.compile(r"[^\W_]")
 _BROKEN = "\ufffd"  # what a decoder writes for bytes that are no text
 
 
-def broken(whole: Whole) -> Finding:
+def broken(records: AllRecords) -> Finding:
     """Pictures and windows of a single value; texts without a letter or digit, or with characters lost in decoding."""
-    reasons = _of_texts(whole.inputs) if whole.input == "text" else _of_numbers(whole)
+    reasons = _of_texts(records.inputs) if records.input == "text" else _of_numbers(records)
     listed = list(reasons.items())
     return Finding(
         title="Empty or broken records",
-        sentence=f"{len(reasons):,} of {len(whole.ids):,} records are empty or broken",
-        examples={"": [(place, f"{whole.said(place)}: {reason}") for place, reason in listed]} if listed else {},
+        sentence=f"{len(reasons):,} of {len(records.ids):,} records are empty or broken",
+        examples={"": [(place, f"{records.said(place)}: {reason}") for place, reason in listed]} if listed else {},
         doubtful=reasons,
     )
 
@@ -36,8 +36,8 @@ def _of_texts(texts: np.ndarray) -> dict[int, str]:
     return reasons
 
 
-def _of_numbers(whole: Whole) -> dict[int, str]:
-    if whole.input == "table":  # equal numbers in its columns may well be right
+def _of_numbers(records: AllRecords) -> dict[int, str]:
+    if records.input == "table":  # equal numbers in its columns may well be right
         return {}
-    rows = whole.inputs.reshape(len(whole.ids), -1)
+    rows = records.inputs.reshape(len(records.ids), -1)
     return dict.fromkeys(np.flatnonzero(rows.max(1) == rows.min(1)).tolist(), "a single value throughout")

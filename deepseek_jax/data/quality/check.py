@@ -8,9 +8,9 @@ from deepseek_jax.config import DataConfig
 from deepseek_jax.data.corpora import CORPORA
 from deepseek_jax.data.documents import source_files
 from deepseek_jax.data.quality import balance, broken, copies, coverage, doubts, duplicates, features, leaks, outliers
-from deepseek_jax.data.quality.corpus import whole_corpus
+from deepseek_jax.data.quality.all_records import AllRecords, all_records
+from deepseek_jax.data.quality.corpus import all_documents
 from deepseek_jax.data.quality.finding import Finding
-from deepseek_jax.data.quality.whole import Whole, whole_set
 from deepseek_jax.data.records import unseen
 from deepseek_jax.data.sets.dataset import Dataset
 from deepseek_jax.data.sets.registry import SOURCES, open_set
@@ -21,7 +21,7 @@ SHIPPED = (*CORPORA, "mix")  # corpora by name
 PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}  # names of their files end so
 
 
-def check(name: str, overrides: Mapping[str, str]) -> tuple[Whole, list[Finding]]:
+def check(name: str, overrides: Mapping[str, str]) -> tuple[AllRecords, list[Finding]]:
     """`overrides`: dotted keys of the config and their texts.  UserError for what is neither a set nor a corpus."""
     if not _names_any(name):
         raise UserError(
@@ -57,24 +57,29 @@ def _holds_pictures(path: pathlib.Path) -> bool:
     return 2 * sum(suffix in PICTURES for suffix in suffixes) > len(suffixes)
 
 
-def check_set(dataset: Dataset) -> tuple[Whole, list[Finding]]:
-    whole = whole_set(dataset)
-    families = copies.find_copies(whole)
-    vectors = features.vectors(whole)
+def check_set(dataset: Dataset) -> tuple[AllRecords, list[Finding]]:
+    records = all_records(dataset)
+    families = copies.find_copies(records)
+    vectors = features.vectors(records)
     findings = [
-        leaks.leaks(whole, families),
-        duplicates.duplicates(whole, families),
-        broken.broken(whole),
-        doubts.doubts(whole, vectors),
-        outliers.outliers(whole, vectors),
-        balance.class_balance(whole),
-        coverage.coverage(whole, vectors),
+        leaks.leaks(records, families),
+        duplicates.duplicates(records, families),
+        broken.broken(records),
+        doubts.doubts(records, vectors),
+        outliers.outliers(records, vectors),
+        balance.class_balance(records),
+        coverage.coverage(records, vectors),
     ]
-    return whole, [finding for finding in findings if finding]
+    return records, [finding for finding in findings if finding]
 
 
-def check_corpus(data: DataConfig) -> tuple[Whole, list[Finding]]:
-    whole, unread = whole_corpus(data, unseen)
-    families = copies.find_copies(whole)
-    findings = [leaks.leaks(whole, families), duplicates.duplicates(whole, families), broken.broken(whole), unread]
-    return whole, [*findings, coverage.domain_coverage(whole)]
+def check_corpus(data: DataConfig) -> tuple[AllRecords, list[Finding]]:
+    records, unread = all_documents(data, unseen)
+    families = copies.find_copies(records)
+    findings = [
+        leaks.leaks(records, families),
+        duplicates.duplicates(records, families),
+        broken.broken(records),
+        unread,
+    ]
+    return records, [*findings, coverage.domain_coverage(records)]

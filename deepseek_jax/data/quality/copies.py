@@ -8,7 +8,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from deepseek_jax.data.quality import near_texts, near_vectors
-from deepseek_jax.data.quality.whole import Whole
+from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.sets.scaling import moments
 from deepseek_jax.data.sets.splitting import content_keys
 
@@ -30,23 +30,23 @@ class Copies:
         return "equal" if self.content[place] == self.content[other] else "nearly equal"
 
 
-def find_copies(whole: Whole) -> Copies:
+def find_copies(records: AllRecords) -> Copies:
     """Near copies are looked for among texts, pictures and table rows; windows of a series overlap by design.
 
     Those on which a series stands still are no copies either: they are equal wherever it does.
     """
-    keys = content_keys(whole.inputs)
-    if whole.input == "series":
-        rows = whole.inputs.reshape(len(keys), -1)
+    keys = content_keys(records.inputs)
+    if records.input == "series":
+        rows = records.inputs.reshape(len(keys), -1)
         for place in np.flatnonzero(rows.max(1) == rows.min(1)).tolist():
             keys[place] = str(place).encode()
     _, first, content = np.unique(keys, return_index=True, return_inverse=True)
-    inputs = whole.inputs[first]  # each content once: many equal records would be all of each other's neighbours
-    if whole.input == "text":
+    inputs = records.inputs[first]  # each content once: many equal records would be all of each other's neighbours
+    if records.input == "text":
         pairs = near_texts.near_pairs(inputs)
-    elif whole.input == "image":
+    elif records.input == "image":
         pairs = near_vectors.near_pairs(near_vectors.picture_vectors(inputs))
-    elif whole.input == "table":
+    elif records.input == "table":
         mean, deviation = moments(inputs)
         pairs = near_vectors.near_pairs((inputs - np.array(mean)) / np.array(deviation))
     else:

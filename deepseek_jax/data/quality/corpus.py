@@ -8,12 +8,12 @@ from deepseek_jax.config import DataConfig
 from deepseek_jax.data import cache
 from deepseek_jax.data.documents import records_were
 from deepseek_jax.data.prepare import SKIPPED, domain_names, parse_weights, prepare_text
+from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.finding import Finding
-from deepseek_jax.data.quality.whole import Whole
 from deepseek_jax.data.records import Report, open_dataset
 
 
-def whole_corpus(data: DataConfig, report: Report) -> tuple[Whole, Finding]:
+def all_documents(data: DataConfig, report: Report) -> tuple[AllRecords, Finding]:
     """Every document of every domain, and what was skipped in reading; text that is not prepared is prepared first."""
     sources = list(parse_weights(data))
     names = domain_names(sources)
@@ -32,7 +32,7 @@ def whole_corpus(data: DataConfig, report: Report) -> tuple[Whole, Finding]:
     arrays = {name: np.array(values) for name, values in columns.items() if name != "inputs"}
     texts = np.array(columns["inputs"], object)
     title = data.source if data.source == "mix" else names[0]
-    return Whole(title, "text", inputs=texts, group_names=tuple(names), corpus=True, **arrays), _unread(skipped)
+    return AllRecords(title, "text", inputs=texts, group_names=tuple(names), corpus=True, **arrays), _unread(skipped)
 
 
 def _unread(skipped: dict[str, dict]) -> Finding:

@@ -2,29 +2,29 @@
 
 import numpy as np
 
+from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.finding import Finding
-from deepseek_jax.data.quality.whole import Whole
 
 WITHIN = 0.95  # share of training records whose nearest other training record is no farther than what counts as near
 
 
-def coverage(whole: Whole, vectors_ND: np.ndarray) -> Finding:
+def coverage(records: AllRecords, vectors_ND: np.ndarray) -> Finding:
     """The share of each class's held-out records that have a training record near them.
 
     Near is as near as 95% of training records are to another; so about 95% is what a split by chance gives.
     """
     from sklearn.neighbors import NearestNeighbors
 
-    held_out = ~whole.train
+    held_out = ~records.train
     if not held_out.any():
         return Finding("Coverage", "nothing is held out that training could cover")
-    if whole.train.sum() < 2:
+    if records.train.sum() < 2:
         return Finding("Coverage", "the only training record has no other by which to tell what is near")
-    known = NearestNeighbors(n_neighbors=1).fit(vectors_ND[whole.train])
+    known = NearestNeighbors(n_neighbors=1).fit(vectors_ND[records.train])
     near = np.quantile(known.kneighbors()[0], WITHIN)
     covered = known.kneighbors(vectors_ND[held_out])[0][:, 0] <= near
-    groups = np.zeros(len(covered), int) if whole.groups is None else whole.groups[held_out]
-    names = whole.group_names if whole.groups is not None else ("all",)
+    groups = np.zeros(len(covered), int) if records.groups is None else records.groups[held_out]
+    names = records.group_names if records.groups is not None else ("all",)
     present = np.unique(groups)
     return Finding(
         title="Coverage",
@@ -35,19 +35,19 @@ def coverage(whole: Whole, vectors_ND: np.ndarray) -> Finding:
     )
 
 
-def domain_coverage(whole: Whole) -> Finding:
+def domain_coverage(records: AllRecords) -> Finding:
     """Documents and bytes of each domain of a corpus, and their shares of each split."""
-    sizes = np.array([len(text.encode()) for text in whole.inputs])
+    sizes = np.array([len(text.encode()) for text in records.inputs])
     rows = []
-    for split in dict.fromkeys(whole.splits.tolist()):
-        inside = whole.splits == split
-        for number, name in enumerate(whole.group_names):
-            mine = inside & (whole.groups == number)
+    for split in dict.fromkeys(records.splits.tolist()):
+        inside = records.splits == split
+        for number, name in enumerate(records.group_names):
+            mine = inside & (records.groups == number)
             shares = f"{mine.sum() / inside.sum():.1%}", f"{sizes[mine].sum() / sizes[inside].sum():.1%}"
             rows.append((split, name, f"{mine.sum():,}", shares[0], f"{sizes[mine].sum():,}", shares[1]))
     return Finding(
         title="Domain coverage",
-        sentence=f"{len(whole.ids):,} documents of {len(whole.group_names):,} domains, {sizes.sum() / 1e6:,.1f} MB",
+        sentence=f"{len(records.ids):,} documents of {len(records.group_names):,} domains, {sizes.sum() / 1e6:,.1f} MB",
         heads=("split", "domain", "documents", "share", "bytes", "share"),
         rows=tuple(rows),
     )

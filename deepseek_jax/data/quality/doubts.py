@@ -5,40 +5,42 @@ N records  K classes  D numbers a record
 
 import numpy as np
 
+from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.features import phrase_weights
 from deepseek_jax.data.quality.finding import Finding
-from deepseek_jax.data.quality.whole import Whole
 
 FOLDS = 5
 FEWEST = 10  # records of a class, so that each fold leaves some to learn it from
 
 
-def doubts(whole: Whole, vectors_ND: np.ndarray) -> Finding | None:
+def doubts(records: AllRecords, vectors_ND: np.ndarray) -> Finding | None:
     """Training records ranked by how little the model believes in their label; None where records have no class.
 
     Those that confident learning (cleanlab) takes for errors are to leave out.  The model learns from training
     records alone, so that no held-out label decides what training sees.
     """
-    if whole.groups is None:
+    if records.groups is None:
         return None
-    features = phrase_weights(whole.inputs, whole.train) if whole.input == "text" else vectors_ND
+    features = phrase_weights(records.inputs, records.train) if records.input == "text" else vectors_ND
     # Numbers of classes without gaps, as cleanlab wants them, and without those too small to learn.
-    counts = np.bincount(whole.groups[whole.train], minlength=len(whole.group_names))
-    (places,) = np.nonzero(whole.train & (counts >= FEWEST)[whole.groups])
-    classes, labels = np.unique(whole.groups[places], return_inverse=True)
+    counts = np.bincount(records.groups[records.train], minlength=len(records.group_names))
+    (places,) = np.nonzero(records.train & (counts >= FEWEST)[records.groups])
+    classes, labels = np.unique(records.groups[places], return_inverse=True)
     small = len(counts) - len(classes)
     left_out = f"; {small:,} classes of fewer than {FEWEST} training records were not looked at" if small else ""
     if len(classes) < 2:
         return Finding("Label doubts", f"not looked for{left_out}")
     least = int(counts[classes].min())
-    ranked, errors, answers = find_doubts(features[places], labels, classifier(whole.input, least - -(-least // FOLDS)))
+    ranked, errors, answers = find_doubts(
+        features[places], labels, classifier(records.input, least - -(-least // FOLDS))
+    )
     reasons = {
         int(
             places[row]
-        ): f"labelled {whole.group_of(places[row])}, looks like {whole.group_names[classes[answers[row]]]}"
+        ): f"labelled {records.group_of(places[row])}, looks like {records.group_names[classes[answers[row]]]}"
         for row in ranked
     }
-    listed = [(place, f"{whole.ids[place]} {reason}") for place, reason in reasons.items()]
+    listed = [(place, f"{records.ids[place]} {reason}") for place, reason in reasons.items()]
     wrong = {int(places[row]): reasons[int(places[row])] for row in ranked if row in errors}
     return Finding(
         title="Label doubts",

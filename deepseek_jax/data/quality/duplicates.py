@@ -2,20 +2,20 @@
 
 import numpy as np
 
+from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.copies import Copies
 from deepseek_jax.data.quality.finding import Finding
-from deepseek_jax.data.quality.whole import Whole
 
 
-def duplicates(whole: Whole, copies: Copies) -> Finding:
+def duplicates(records: AllRecords, copies: Copies) -> Finding:
     """Of each family the first record of a split stays, the others are duplicates of it."""
     first_of, contradicting = {}, 0
     for family in copies.families():
-        for split in np.unique(whole.splits[family]):
-            first, *others = family[whole.splits[family] == split].tolist()
+        for split in np.unique(records.splits[family]):
+            first, *others = family[records.splits[family] == split].tolist()
             first_of |= dict.fromkeys(others, first)
-        if whole.groups is not None:
-            contradicting += len(set(whole.groups[family].tolist())) > 1
+        if records.groups is not None:
+            contradicting += len(set(records.groups[family].tolist())) > 1
     kinds = {place: copies.kind(place, first) for place, first in first_of.items()}
     equal = sum(kind == "equal" for kind in kinds.values())
     sentence = f"{equal:,} records repeat another of their split exactly, {len(kinds) - equal:,} nearly"
@@ -25,8 +25,8 @@ def duplicates(whole: Whole, copies: Copies) -> Finding:
         title="Duplicates",
         sentence=sentence,
         examples={
-            "kept": [(first, whole.said(first)) for first in first_of.values()],
-            "repeated": [(place, f"{whole.said(place)}, {kinds[place]}") for place in first_of],
+            "kept": [(first, records.said(first)) for first in first_of.values()],
+            "repeated": [(place, f"{records.said(place)}, {kinds[place]}") for place in first_of],
         },
-        doubtful={place: f"{kinds[place]} to {whole.ids[first]}" for place, first in first_of.items()},
+        doubtful={place: f"{kinds[place]} to {records.ids[first]}" for place, first in first_of.items()},
     )

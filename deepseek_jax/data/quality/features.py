@@ -9,8 +9,8 @@ import re
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.near_vectors import unit
-from deepseek_jax.data.quality.whole import Whole
 from deepseek_jax.data.sets.dataset import as_unit
 
 DIMENSIONS = 32  # kept of the principal components
@@ -20,22 +20,22 @@ PIECE = 1024  # pictures at once
 
 
 @np.errstate(invalid="ignore")  # scikit-learn divides by the variance, which a single training record has none of
-def vectors(whole: Whole) -> np.ndarray:
+def vectors(records: AllRecords) -> np.ndarray:
     """float32 [N D], D at most DIMENSIONS.  What is fitted is fitted on the training records alone.
 
     Pictures: histograms of gradients; texts: TF-IDF (latent semantic analysis); series and tables: standardised.
     """
     from sklearn.decomposition import PCA, TruncatedSVD
 
-    if whole.input == "text":
-        counts = term_weights(whole.inputs, whole.train)
+    if records.input == "text":
+        counts = term_weights(records.inputs, records.train)
         if counts.shape[1] == 1:  # of a single word or sign throughout, which nothing can be made less
             return counts.toarray().astype(np.float32)
         reduce = TruncatedSVD(min(DIMENSIONS, counts.shape[1]), random_state=0)
-        return unit(reduce.fit(counts[whole.train]).transform(counts)).astype(np.float32)
-    rows = gradients(whole.inputs) if whole.input == "image" else _standardised(whole)
-    reduce = PCA(min(DIMENSIONS, rows.shape[1], int(whole.train.sum())), random_state=0)
-    return reduce.fit(rows[whole.train]).transform(rows).astype(np.float32)
+        return unit(reduce.fit(counts[records.train]).transform(counts)).astype(np.float32)
+    rows = gradients(records.inputs) if records.input == "image" else _standardised(records)
+    reduce = PCA(min(DIMENSIONS, rows.shape[1], int(records.train.sum())), random_state=0)
+    return reduce.fit(rows[records.train]).transform(rows).astype(np.float32)
 
 
 def term_weights(texts: np.ndarray, known: np.ndarray):
@@ -88,8 +88,8 @@ def _gradients(grey_NHW: np.ndarray) -> np.ndarray:
     return np.sqrt(rows / np.maximum(rows.sum(1, keepdims=True), 1e-9)).astype(np.float32)
 
 
-def _standardised(whole: Whole) -> np.ndarray:
-    rows = whole.inputs.reshape(len(whole.ids), -1).astype(np.float64)
-    known = rows[whole.train]
+def _standardised(records: AllRecords) -> np.ndarray:
+    rows = records.inputs.reshape(len(records.ids), -1).astype(np.float64)
+    known = rows[records.train]
     deviation = known.std(0)
     return (rows - known.mean(0)) / np.where(deviation > 0, deviation, 1)

@@ -5,31 +5,32 @@ N records  D numbers a record
 
 import numpy as np
 
+from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.features import term_weights
 from deepseek_jax.data.quality.finding import Finding
 from deepseek_jax.data.quality.near_vectors import picture_vectors
-from deepseek_jax.data.quality.whole import Whole
 
 NEIGHBOURS = 10
 FAR = 3.5  # robust deviations above the median (Iglewicz and Hoaglin, 1993)
 
 
-def outliers(whole: Whole, vectors_ND: np.ndarray) -> Finding:
+def outliers(records: AllRecords, vectors_ND: np.ndarray) -> Finding:
     """Farthest first; for a person to judge: what is rare may be just what a model should see.
 
     Pictures are compared by their pixels and texts by all their words: in `vectors_ND`, which keep what most records
     differ in, the strange ones of a kind all look alike.
     """
-    if whole.input == "image":
-        score = strangeness(picture_vectors(whole.inputs))
+    if records.input == "image":
+        score = strangeness(picture_vectors(records.inputs))
     else:
-        everywhere = np.full(len(whole.ids), True)  # a held-out text of unknown words alone would be at zero, near all
-        score = strangeness(term_weights(whole.inputs, everywhere) if whole.input == "text" else vectors_ND)
+        # Held-out words count too: a text of words that training does not know would be at zero, near all others.
+        everywhere = np.full(len(records.ids), True)
+        score = strangeness(term_weights(records.inputs, everywhere) if records.input == "text" else vectors_ND)
     places = [place for place in np.argsort(-score).tolist() if score[place] > FAR]
     return Finding(
         title="Outliers",
         sentence=f"{len(places):,} records are far from all others",
-        examples={"": [(place, f"{whole.said(place)}, {score[place]:.1f}") for place in places]} if places else {},
+        examples={"": [(place, f"{records.said(place)}, {score[place]:.1f}") for place in places]} if places else {},
         doubtful={place: f"outlier, {score[place]:.1f} deviations" for place in places},
         certain=False,
     )

@@ -6,8 +6,8 @@ import pathlib
 import textwrap
 from collections.abc import Iterator, Sequence
 
+from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.finding import Finding, Shown
-from deepseek_jax.data.quality.whole import Whole
 from deepseek_jax.data.sets import pictures
 from deepseek_jax.data.sets.dataset import as_unit
 from deepseek_jax.html_page import document, heading, image, table
@@ -19,19 +19,19 @@ TABLE_ROWS = 200
 CAPTION = 17  # letters of a line above a picture
 
 
-def write(path: pathlib.Path, whole: Whole, findings: Sequence[Finding]):
-    counts = ", ".join(f"{(whole.splits == name).sum():,} {name}" for name in dict.fromkeys(whole.splits.tolist()))
+def write(path: pathlib.Path, records: AllRecords, findings: Sequence[Finding]):
+    counts = ", ".join(f"{(records.splits == name).sum():,} {name}" for name in dict.fromkeys(records.splits.tolist()))
     listed = "".join(
         f"<li><b>{html.escape(finding.title)}</b>: {html.escape(finding.sentence)}.</li>" for finding in findings
     )
-    title = f"{whole.name}: data check"
-    sections = [heading(title), f"<p>{len(whole.ids):,} records: {counts}</p><ul>{listed}</ul>"]
+    title = f"{records.name}: data check"
+    sections = [heading(title), f"<p>{len(records.ids):,} records: {counts}</p><ul>{listed}</ul>"]
     for finding in findings:
-        sections += _section(whole, finding)
+        sections += _section(records, finding)
     path.write_text(document(title, sections), "utf-8")
 
 
-def _section(whole: Whole, finding: Finding) -> Iterator[str]:
+def _section(records: AllRecords, finding: Finding) -> Iterator[str]:
     yield f"<h2>{html.escape(finding.title)}</h2><p>{html.escape(finding.sentence)}.</p>"
     if finding.rows:
         yield table(finding.heads, finding.rows[:TABLE_ROWS])
@@ -39,41 +39,43 @@ def _section(whole: Whole, finding: Finding) -> Iterator[str]:
     if not count:
         return
     yield f"<p>{count:,} found{f', the first {MOST} shown' if count > MOST else ''}:</p>"
-    show = {"image": _pictures, "series": _curves}.get(whole.input, _rows)
-    yield show(whole, {name: shown[:MOST] for name, shown in finding.examples.items()})
+    show = {"image": _pictures, "series": _curves}.get(records.input, _rows)
+    yield show(records, {name: shown[:MOST] for name, shown in finding.examples.items()})
 
 
-def _pictures(whole: Whole, examples: dict[str, list[Shown]]) -> str:
+def _pictures(records: AllRecords, examples: dict[str, list[Shown]]) -> str:
     pieces = []
     for at in range(0, MOST, ACROSS):
         rows = {
             name: {
-                "inputs": as_unit(whole.inputs[[place for place, _ in shown[at : at + ACROSS]]]),
+                "inputs": as_unit(records.inputs[[place for place, _ in shown[at : at + ACROSS]]]),
                 "captions": [textwrap.fill(caption, CAPTION) for _, caption in shown[at : at + ACROSS]],
             }
             for name, shown in examples.items()
             if len(shown) > at
         }
         if rows:
-            pieces.append(image(pictures.grid(rows, whole.group_names), "records"))
+            pieces.append(image(pictures.grid(rows, records.group_names), "records"))
     return "<br>".join(pieces)
 
 
-def _curves(whole: Whole, examples: dict[str, list[Shown]]) -> str:
+def _curves(records: AllRecords, examples: dict[str, list[Shown]]) -> str:
     places = [place for shown in examples.values() for place, _ in shown][:ACROSS]
-    return image(pictures.curves(whole.inputs[places], [()] * len(places)), "windows")
+    return image(pictures.curves(records.inputs[places], [()] * len(places)), "windows")
 
 
-def _rows(whole: Whole, examples: dict[str, list[Shown]]) -> str:
+def _rows(records: AllRecords, examples: dict[str, list[Shown]]) -> str:
     """Texts and table rows; those that belong together below each other."""
     together = itertools.chain.from_iterable(
         [(name, *shown) for name, shown in zip(examples, column, strict=True)]
         for column in zip(*examples.values(), strict=True)
     )
-    return table(("", "record", whole.input), ((name, said, _written(whole, place)) for name, place, said in together))
+    return table(
+        ("", "record", records.input), ((name, said, _written(records, place)) for name, place, said in together)
+    )
 
 
-def _written(whole: Whole, place: int) -> str:
-    if whole.input == "text":
-        return textwrap.shorten(whole.inputs[place], LETTERS, placeholder=" ...")
-    return ", ".join(f"{value:.4g}" for value in whole.inputs[place])
+def _written(records: AllRecords, place: int) -> str:
+    if records.input == "text":
+        return textwrap.shorten(records.inputs[place], LETTERS, placeholder=" ...")
+    return ", ".join(f"{value:.4g}" for value in records.inputs[place])

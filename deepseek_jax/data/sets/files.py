@@ -13,7 +13,7 @@ from deepseek_jax.data.sets import own_boxes, own_series
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.data.sets.dataset import SPLITS, Records
 from deepseek_jax.data.sets.faults import Faults
-from deepseek_jax.data.sets.images import resized, stack, whole
+from deepseek_jax.data.sets.images import decode_full_size, resized, stack
 from deepseek_jax.data.sets.labels import numbered_labels
 from deepseek_jax.data.sets.own_boxes import Size
 from deepseek_jax.data.sets.rows import Row, number, opened, rows_of, text
@@ -128,7 +128,7 @@ def _picture(faults: Faults, line: int, row: Row, config: DatasetConfig) -> tupl
     file = pathlib.Path(faults.path).parent / name
     try:
         data = file.read_bytes()
-        picture = whole(data, str(file), config)
+        picture = decode_full_size(data, str(file), config)
         return resized(picture, config), picture.shape[:2], digest(data)
     except OSError as error:
         faults.add(line, f"{file} cannot be read ({error.strerror})")

@@ -97,10 +97,10 @@ def decode(data: bytes, place: str, config: DatasetConfig) -> np.ndarray:
 
     UserError naming `place` and the reason where the bytes are no image, or not all of one.
     """
-    return resized(whole(data, place, config), config)
+    return resized(decode_full_size(data, place, config), config)
 
 
-def whole(data: bytes, place: str, config: DatasetConfig) -> np.ndarray:
+def decode_full_size(data: bytes, place: str, config: DatasetConfig) -> np.ndarray:
     """As `decode`, in the size of the file."""
     from PIL import Image, UnidentifiedImageError
 

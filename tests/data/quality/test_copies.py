@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from deepseek_jax.data.quality import near_texts
+from deepseek_jax.data.quality.all_records import AllRecords, all_records
 from deepseek_jax.data.quality.copies import find_copies
 from deepseek_jax.data.quality.duplicates import duplicates
 from deepseek_jax.data.quality.leaks import leaks
 from deepseek_jax.data.quality.near_vectors import near_pairs
-from deepseek_jax.data.quality.whole import Whole, whole_set
 
 COUNT = 60
 WORDS = np.array("the of a request that to service returns name and key an identifier list value for is in by".split())
@@ -26,9 +26,9 @@ def copied(digits, split, change):
 @pytest.mark.parametrize(("change", "kind"), [(np.copy, "equal"), (noisy, "nearly equal")])
 def test_duplicates_of_pictures(digits, planted, change, kind):
     dataset, ids = planted("train", **copied(digits, "train", change))
-    whole = whole_set(dataset)
-    found = duplicates(whole, find_copies(whole)).doubtful
-    reasons = {whole.ids[place]: reason for place, reason in found.items()}
+    records = all_records(dataset)
+    found = duplicates(records, find_copies(records)).doubtful
+    reasons = {records.ids[place]: reason for place, reason in found.items()}
     assert all(reasons[number].startswith(kind) for number in ids)
     assert len(reasons) < COUNT + 10  # of 1,797 real digits
 
@@ -37,26 +37,26 @@ def test_duplicates_of_pictures(digits, planted, change, kind):
 def test_leaks_of_pictures(digits, planted, change):
     """Those that training reads are listed, not those that scores come from."""
     dataset, ids = planted("train", **copied(digits, "test", change))
-    whole = whole_set(dataset)
-    listed = leaks(whole, find_copies(whole)).doubtful
-    assert set(ids) <= set(whole.ids[list(listed)].tolist())
-    assert whole.train[list(listed)].all() and len(listed) < COUNT + 10
+    records = all_records(dataset)
+    listed = leaks(records, find_copies(records)).doubtful
+    assert set(ids) <= set(records.ids[list(listed)].tolist())
+    assert records.train[list(listed)].all() and len(listed) < COUNT + 10
 
 
 def test_copies_that_contradict_each_other(digits, planted):
     first = {name: digits.splits["train"][name][:1] for name in ("inputs", "labels")}
     dataset, _ = planted("train", inputs=first["inputs"], labels=(first["labels"] + 1) % 10)
-    whole = whole_set(dataset)
-    assert "1 families of copies carry different labels" in duplicates(whole, find_copies(whole)).sentence
+    records = all_records(dataset)
+    assert "1 families of copies carry different labels" in duplicates(records, find_copies(records)).sentence
 
 
 def test_windows_on_which_a_series_stands_still_are_no_copies():
     windows = np.random.default_rng(0).normal(size=(30, 8, 1)).astype(np.float32)
     windows[5:20] = 0
     windows[29] = windows[3]
-    whole = Whole("rain", "series", np.arange(30), np.array(["train"] * 20 + ["test"] * 10), windows, None, ())
-    found = find_copies(whole)
-    assert list(leaks(whole, found).doubtful) == [3] and not duplicates(whole, found).doubtful
+    records = AllRecords("rain", "series", np.arange(30), np.array(["train"] * 20 + ["test"] * 10), windows, None, ())
+    found = find_copies(records)
+    assert list(leaks(records, found).doubtful) == [3] and not duplicates(records, found).doubtful
 
 
 def texts_of(count: int, words: int = 25) -> list[str]:
@@ -71,9 +71,9 @@ def edited(text: str, rng) -> str:
     return ", ".join(words).upper() + "."
 
 
-def whole_of(texts, splits) -> Whole:
+def records_of(texts, splits) -> AllRecords:
     objects = np.array([*texts, None], object)[:-1]
-    return Whole("texts", "text", np.arange(len(texts)), np.array(splits), objects, None, ())
+    return AllRecords("texts", "text", np.arange(len(texts)), np.array(splits), objects, None, ())
 
 
 @pytest.mark.parametrize("change", [lambda text, rng: "  " + text.title(), edited])
@@ -81,10 +81,10 @@ def test_copies_of_texts(change):
     """100 texts, of which 30 are repeated in training and 30 stand in the test split."""
     texts, rng = texts_of(100), np.random.default_rng(1)
     copies = [change(text, rng) for text in texts[:60]]
-    whole = whole_of(texts + copies, ["train"] * 130 + ["test"] * 30)
-    found = find_copies(whole)
-    assert sorted(duplicates(whole, found).doubtful) == list(range(100, 130))
-    assert sorted(leaks(whole, found).doubtful) == list(range(30, 60))
+    records = records_of(texts + copies, ["train"] * 130 + ["test"] * 30)
+    found = find_copies(records)
+    assert sorted(duplicates(records, found).doubtful) == list(range(100, 130))
+    assert sorted(leaks(records, found).doubtful) == list(range(30, 60))
 
 
 def test_texts_of_signs_alone_are_no_copies_of_each_other():

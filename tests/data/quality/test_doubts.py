@@ -5,29 +5,29 @@ import dataclasses
 import numpy as np
 import pytest
 
+from deepseek_jax.data.quality.all_records import AllRecords, all_records
 from deepseek_jax.data.quality.broken import broken
 from deepseek_jax.data.quality.coverage import coverage
 from deepseek_jax.data.quality.doubts import doubts
 from deepseek_jax.data.quality.features import term_weights, vectors
 from deepseek_jax.data.quality.outliers import outliers
-from deepseek_jax.data.quality.whole import Whole, whole_set
 
 
 @pytest.fixture(scope="module")
 def seen(digits):
-    whole = whole_set(digits)
-    return whole, vectors(whole)
+    records = all_records(digits)
+    return records, vectors(records)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_flipped_labels_are_the_first_doubts(seen, seed):
-    whole, vectors_ND = seen
+    records, vectors_ND = seen
     rng = np.random.default_rng(seed)
-    (train,) = np.nonzero(whole.train)
+    (train,) = np.nonzero(records.train)
     flipped = rng.choice(train, len(train) // 20, replace=False)
-    labels = whole.groups.copy()
+    labels = records.groups.copy()
     labels[flipped] = (labels[flipped] + rng.integers(1, 10, len(flipped))) % 10
-    finding = doubts(dataclasses.replace(whole, groups=labels), vectors_ND)
+    finding = doubts(dataclasses.replace(records, groups=labels), vectors_ND)
     top = [place for place, _ in finding.examples[""][: len(flipped)]]
     assert np.isin(flipped, top).mean() >= 0.9
     assert np.isin(flipped, list(finding.doubtful)).mean() >= 0.8
@@ -39,11 +39,11 @@ def test_clean_labels_are_left_alone(seen):
 
 
 def test_classes_too_small_to_learn(seen):
-    whole, vectors_ND = seen
-    rare = np.flatnonzero(whole.train & (whole.groups == 3))
-    few = np.isin(np.arange(len(whole.ids)), rare[:-5])
-    fewer = {name: getattr(whole, name)[~few] for name in ("ids", "splits", "inputs", "groups")}
-    finding = doubts(dataclasses.replace(whole, **fewer), vectors_ND[~few])
+    records, vectors_ND = seen
+    rare = np.flatnonzero(records.train & (records.groups == 3))
+    few = np.isin(np.arange(len(records.ids)), rare[:-5])
+    fewer = {name: getattr(records, name)[~few] for name in ("ids", "splits", "inputs", "groups")}
+    finding = doubts(dataclasses.replace(records, **fewer), vectors_ND[~few])
     assert "1 classes of fewer than 10 training records were not looked at" in finding.sentence
 
 
@@ -55,41 +55,41 @@ def test_doubts_of_classes_with_fewer_records_than_dimensions(count):
     inputs[:count, :2] = 1
     inputs[count:, 4:] = 1
     labels[[0, -1]] = 1, 0
-    whole = Whole("few", "image", np.arange(2 * count), np.full(2 * count, "train"), inputs, labels, ("a", "b"))
-    vectors_ND = vectors(whole)
+    records = AllRecords("few", "image", np.arange(2 * count), np.full(2 * count, "train"), inputs, labels, ("a", "b"))
+    vectors_ND = vectors(records)
     assert vectors_ND.shape[1] >= count * 4 // 5 - 1
-    assert sorted(doubts(whole, vectors_ND).doubtful) == [0, 2 * count - 1]
+    assert sorted(doubts(records, vectors_ND).doubtful) == [0, 2 * count - 1]
 
 
 def test_strange_pictures(planted):
     rng = np.random.default_rng(0)
     strange = np.concatenate([rng.random((10, 8, 8, 1)), np.tile(np.eye(8)[None, ..., None], (1, 1, 1, 1))])
     dataset, ids = planted("train", inputs=strange.astype(np.float32), labels=np.zeros(11, np.int32))
-    whole = whole_set(dataset)
-    finding = outliers(whole, vectors(whole))
-    assert set(ids[:10]) <= set(whole.ids[list(finding.doubtful)].tolist())
+    records = all_records(dataset)
+    finding = outliers(records, vectors(records))
+    assert set(ids[:10]) <= set(records.ids[list(finding.doubtful)].tolist())
     assert len(finding.doubtful) < 20 and not finding.certain
 
 
 def test_empty_pictures(planted):
     blank = np.zeros((2, 8, 8, 1), np.float32)
     dataset, ids = planted("train", inputs=blank, labels=np.zeros(2, np.int32))
-    whole = whole_set(dataset)
-    assert whole.ids[list(broken(whole).doubtful)].tolist() == ids
+    records = all_records(dataset)
+    assert records.ids[list(broken(records).doubtful)].tolist() == ids
 
 
 def test_broken_texts():
     texts = ["a good text"] * 20 + [" -- ", "caf\ufffd"]
-    whole = Whole("t", "text", np.arange(22), np.array(["train"] * 22), np.array(texts, object), None, ())
-    assert broken(whole).doubtful == {20: "no letter or digit", 21: "characters lost in decoding"}
+    records = AllRecords("t", "text", np.arange(22), np.array(["train"] * 22), np.array(texts, object), None, ())
+    assert broken(records).doubtful == {20: "no letter or digit", 21: "characters lost in decoding"}
 
 
 def test_coverage_by_class(seen):
     """A class of which training has nothing is the one that is not covered."""
-    whole, vectors_ND = seen
-    keep = ~(whole.train & (whole.groups == 4))
-    fewer = {name: getattr(whole, name)[keep] for name in ("ids", "splits", "inputs", "groups")}
-    rows = coverage(dataclasses.replace(whole, **fewer), vectors_ND[keep]).rows
+    records, vectors_ND = seen
+    keep = ~(records.train & (records.groups == 4))
+    fewer = {name: getattr(records, name)[keep] for name in ("ids", "splits", "inputs", "groups")}
+    rows = coverage(dataclasses.replace(records, **fewer), vectors_ND[keep]).rows
     shares = {name: float(share.rstrip("%")) for name, _, share in rows}
     assert shares.pop("4") < 50 and min(shares.values()) > 85
 
@@ -105,5 +105,5 @@ def test_strange_texts():
     words = np.array([f"word{number}" for number in range(40)])
     texts = [" ".join(rng.choice(words, 20)) for _ in range(200)] + ["Au commencement la terre etait informe et vide"]
     splits = np.array(["train"] * 200 + ["test"])
-    whole = Whole("t", "text", np.arange(201), splits, np.array(texts, object), None, ())
-    assert list(outliers(whole, vectors(whole)).doubtful)[0] == 200
+    records = AllRecords("t", "text", np.arange(201), splits, np.array(texts, object), None, ())
+    assert list(outliers(records, vectors(records)).doubtful)[0] == 200

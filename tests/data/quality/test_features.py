@@ -3,24 +3,24 @@
 import numpy as np
 import pytest
 
+from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.features import vectors
 from deepseek_jax.data.quality.outliers import strangeness
-from deepseek_jax.data.quality.whole import Whole
 
 
-def whole_of(inputs: np.ndarray, kind: str) -> Whole:
+def records_of(inputs: np.ndarray, kind: str) -> AllRecords:
     splits = np.where(np.arange(len(inputs)) % 3, "train", "test")
-    return Whole("few", kind, np.arange(len(inputs)), splits, inputs, None, ())
+    return AllRecords("few", kind, np.arange(len(inputs)), splits, inputs, None, ())
 
 
 @pytest.mark.parametrize("shape", [(1, 9), (9, 1), (1, 1)])
 def test_pictures_of_a_single_row_or_column(shape):
-    found = vectors(whole_of(np.random.default_rng(0).random((40, *shape, 1), np.float32), "image"))
+    found = vectors(records_of(np.random.default_rng(0).random((40, *shape, 1), np.float32), "image"))
     assert len(found) == 40 and np.isfinite(found).all()
 
 
 def test_texts_of_a_single_sign():
-    assert vectors(whole_of(np.array(["!"] * 40, object), "text")).tolist() == [[1.0]] * 40
+    assert vectors(records_of(np.array(["!"] * 40, object), "text")).tolist() == [[1.0]] * 40
 
 
 def test_among_rows_that_stand_there_often_none_is_said_to_be_far():

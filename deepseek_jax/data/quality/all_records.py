@@ -14,7 +14,7 @@ FEWEST = 20  # records; of fewer, no neighbour and no share says anything
 
 
 @dataclasses.dataclass(frozen=True)
-class Whole:
+class AllRecords:
     """`input`: image, series, text or table.  ids [N]: numbers of a set's records, names of a corpus's documents.
 
     inputs [N ...]: as Dataset has them, texts as objects; splits [N]: names, the one that is learned from is "train".
@@ -47,10 +47,10 @@ class Whole:
         return " ".join(filter(None, (f"{self.ids[place]}", self.splits[place], self.group_of(place))))
 
 
-def whole_set(dataset: Dataset) -> Whole:
+def all_records(dataset: Dataset) -> AllRecords:
     splits = dataset.splits.values()
     column = "texts" if dataset.input == "text" else "inputs"
-    return Whole(
+    return AllRecords(
         name=dataset.name,
         input=dataset.input,
         ids=np.concatenate([records["ids"] for records in splits]),
