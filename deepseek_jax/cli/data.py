@@ -127,11 +127,12 @@ def run_check(args):
     page, listed = Path(args.output or f"{stem}-check.html"), Path(args.exclude or f"{stem}-exclude.txt")
     for path in (page, listed):
         writable.check_file(path)
-    from deepseek_jax.data.quality import check, filter_list, report
+    from deepseek_jax.cli import data_check
+    from deepseek_jax.data.quality import filter_list, report
 
-    if args.exclude and check.names_corpus(args.name, args.overrides):
+    if args.exclude and data_check.names_corpus(args.name, args.overrides):
         raise UserError("--exclude is for labelled sets; training leaves no documents of a corpus out by a list.")
-    records, findings = check.check(args.name, args.overrides)
+    records, findings = data_check.check(args.name, args.overrides)
     report.write(page, records, findings)
     for finding in findings:
         print(f"{finding.title}: {finding.sentence}")

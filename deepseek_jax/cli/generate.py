@@ -5,7 +5,8 @@ from pathlib import Path
 
 from deepseek_jax.checking import MOST
 from deepseek_jax.cli import options, runtime
-from deepseek_jax.cli.options import lines, named, number, text
+from deepseek_jax.cli.options import named, number, text
+from deepseek_jax.data.plain_text import lines
 from deepseek_jax.errors import UserError
 
 
@@ -62,7 +63,7 @@ def read_prompts(args) -> list[str]:
     try:
         # Bytes: in the C locale Python reads what is not UTF-8 from standard input as halves of surrogates.
         data = sys.stdin.buffer.read() if args.prompts == "-" else Path(args.prompts).read_bytes()
-        given = data.decode("utf-8-sig")  # some editors put a mark before the first line
+        given = data.decode("utf-8-sig")  # some editors put a byte order mark (BOM) before the first line
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read prompts from {args.prompts}: {reason}.") from None

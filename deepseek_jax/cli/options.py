@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deepseek_jax import writable
-from deepseek_jax.data.utf8 import is_utf8
+from deepseek_jax.data.plain_text import is_utf8
 from deepseek_jax.errors import UserError
 
 RUN_OR_RELEASE = "run directory of a training, or a checkpoint: released files, or what `convert` wrote"
@@ -119,16 +119,6 @@ def text(given: str) -> str:
     if not is_utf8(given):
         raise argparse.ArgumentTypeError("the text is not UTF-8")
     return given
-
-
-def lines(given: str) -> list[str]:
-    """The lines that are not blank; str.splitlines would also cut at marks inside of a text."""
-    return list(numbered_lines(given).values())
-
-
-def numbered_lines(given: str) -> dict[int, str]:
-    """The same by their numbers, from 1, blank lines counted."""
-    return {number: line.rstrip("\r") for number, line in enumerate(given.split("\n"), start=1) if line.strip()}
 
 
 def number(kind: type, low: float, high: float = math.inf) -> Callable[[str], float]:

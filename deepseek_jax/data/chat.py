@@ -10,8 +10,8 @@ import json
 
 import numpy as np
 
+from deepseek_jax.data.plain_text import is_utf8
 from deepseek_jax.data.tokenizer import SPECIAL, Tokenizer
-from deepseek_jax.data.utf8 import is_utf8
 
 USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
 THINK, THOUGHT = "<think>", "</think>"

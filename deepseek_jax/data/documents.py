@@ -14,7 +14,7 @@ from typing import BinaryIO, NamedTuple
 
 from deepseek_jax import record
 from deepseek_jax.data import chat
-from deepseek_jax.data.utf8 import is_utf8
+from deepseek_jax.data.plain_text import is_utf8
 from deepseek_jax.errors import UserError
 
 SECTION_BYTES = 8192  # a .txt is cut into documents of about this size, at blank lines

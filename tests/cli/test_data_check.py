@@ -74,7 +74,7 @@ def test_a_single_training_record_covers_nothing_that_can_be_told(deepseek_jax, 
 
 
 def test_a_set_that_ships_is_meant_by_its_name(tmp_path, monkeypatch):
-    from deepseek_jax.data.quality.check import names_corpus
+    from deepseek_jax.cli.data_check import names_corpus
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").mkdir()

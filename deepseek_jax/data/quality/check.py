@@ -1,60 +1,12 @@
-"""Every check that fits the data of a name."""
+"""Every check that fits a labelled set or a corpus."""
 
-import pathlib
-from collections.abc import Mapping
-
-from deepseek_jax import experiment_file
 from deepseek_jax.config import DataConfig
-from deepseek_jax.data.corpora import CORPORA
-from deepseek_jax.data.documents import source_files
 from deepseek_jax.data.quality import balance, broken, copies, coverage, doubts, duplicates, features, leaks, outliers
 from deepseek_jax.data.quality.all_records import AllRecords, all_records
 from deepseek_jax.data.quality.corpus import all_documents
 from deepseek_jax.data.quality.finding import Finding
 from deepseek_jax.data.records import unseen
 from deepseek_jax.data.sets.dataset import Dataset
-from deepseek_jax.data.sets.registry import SOURCES, open_set
-from deepseek_jax.data.sets.rows import READERS
-from deepseek_jax.errors import UserError
-
-SHIPPED = (*CORPORA, "mix")  # corpora by name
-PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}  # names of their files end so
-
-
-def check(name: str, overrides: Mapping[str, str]) -> tuple[AllRecords, list[Finding]]:
-    """`overrides`: dotted keys of the config and their texts.  UserError for what is neither a set nor a corpus."""
-    if not _names_any(name):
-        raise UserError(
-            f"{name!r} is neither a labelled set ({', '.join(SOURCES)}, tfds:NAME), nor a corpus "
-            f"({', '.join(SHIPPED)}), nor a file or directory."
-        )
-    if names_corpus(name, overrides):
-        return check_corpus(experiment_file.resolve(None, {"data.source": name, **overrides}).data)
-    return check_set(open_set(experiment_file.of_set(name, overrides).dataset))
-
-
-def _names_any(name: str) -> bool:
-    known = name in SOURCES or name in SHIPPED or name.startswith("tfds:")
-    return known or pathlib.Path(name).expanduser().exists()
-
-
-def names_corpus(name: str, overrides: Mapping[str, str]) -> bool:
-    """A .jsonl is either; it is a labelled set where the overrides say what its columns are.
-
-    A name that ships is what ships, whatever lies under that name in the working directory.
-    """
-    if name in SHIPPED or name in SOURCES:
-        return name in SHIPPED
-    path = pathlib.Path(name).expanduser()
-    suffix, of_set = path.suffix.lower(), any(key.startswith("dataset.") for key in overrides)
-    tabular = suffix == ".csv" or (suffix in READERS and of_set)
-    return path.exists() and not tabular and not _holds_pictures(path)
-
-
-def _holds_pictures(path: pathlib.Path) -> bool:
-    """Whether most of the files there are pictures, which are no text whatever else lies among them."""
-    suffixes = [file.suffix.lower() for file in source_files(path)]
-    return 2 * sum(suffix in PICTURES for suffix in suffixes) > len(suffixes)
 
 
 def check_set(dataset: Dataset) -> tuple[AllRecords, list[Finding]]:

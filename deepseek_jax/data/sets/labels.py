@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from deepseek_jax.data.plain_text import is_utf8
 from deepseek_jax.data.sets.faults import Faults
 from deepseek_jax.data.sets.rows import SURROGATE
-from deepseek_jax.data.utf8 import is_utf8
 
 
 def numbered_labels(

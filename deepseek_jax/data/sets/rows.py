@@ -10,8 +10,8 @@ from typing import TextIO
 import numpy as np
 
 from deepseek_jax.data.documents import is_jsonl
+from deepseek_jax.data.plain_text import is_utf8
 from deepseek_jax.data.sets.faults import Faults
-from deepseek_jax.data.utf8 import is_utf8
 from deepseek_jax.errors import UserError
 
 csv.field_size_limit(2**31 - 1)  # the most on every platform: a text of more than 131,072 characters is one too

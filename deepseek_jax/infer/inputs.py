@@ -1,0 +1,130 @@
+"""New inputs for a trained hybrid network, from files: read by the columns that it was trained on."""
+
+import io
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from deepseek_jax.data.plain_text import numbered_lines
+from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig, ImagesConfig
+from deepseek_jax.data.sets.faults import Faults
+from deepseek_jax.data.sets.images import decode
+from deepseek_jax.data.sets.own_series import values_of
+from deepseek_jax.data.sets.rows import number, rows_of, text
+from deepseek_jax.errors import UserError
+from deepseek_jax.train.known_set import KnownSet
+
+TABLES = (".csv", ".jsonl")
+
+
+def read(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig) -> tuple[list[dict], Sequence]:
+    """Where each input comes from, as its answer is to say it ("file", "line"), and the inputs for Predictor.predict.
+
+    UserError with all that is wrong with a file.
+    """
+    return READERS[known.model.input](paths, known, columns)
+
+
+def _images(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig):
+    for path in paths:
+        if _suffix(path) in TABLES:
+            raise UserError(f"{path} is a table, and this network answers for pictures; give their files themselves.")
+    sizes = {name: getattr(known.model, name) for name in ("height", "width", "channels")}
+    config = DatasetConfig(images=ImagesConfig(**sizes))
+    images = np.stack([decode(_bytes(path), path, config) for path in paths]).astype(np.float32) / 255
+    return [{"file": path} for path in paths], images
+
+
+def _texts(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig):
+    """Of a table the texts of its column, of any other file its lines."""
+
+    def by_line(path):
+        return _column(path, columns) if _suffix(path) in TABLES else numbered_lines(_text(path))
+
+    places, texts = _in_order(paths, by_line)
+    if not texts:
+        raise UserError("there is no text to answer for; write one a line.")
+    return places, texts
+
+
+def _column(path: str, columns: ColumnsConfig) -> dict[int, str]:
+    if not columns.text:
+        raise UserError(
+            f"{path} is a table, and dataset.columns.text of the training names no column of texts; give files with a "
+            "text a line, that end otherwise than in .csv or .jsonl."
+        )
+    return _records(path, [columns.text], lambda *place: text(*place, columns.text))
+
+
+def _tables(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig):
+    def numbers(*place):
+        return [number(*place, name) for name in known.names]
+
+    places, rows = _in_order(paths, lambda path: _records(path, known.names, numbers))
+    if not rows:
+        raise UserError("there is no row to answer for.")
+    return places, rows
+
+
+def _series(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig):
+    """Of each table the last window; its place is that of the last row."""
+    (column,), length = known.names, known.model.length
+    places, windows = [], []
+    for path in paths:
+        faults = Faults(path)
+        values = values_of(*_lines(path), column, faults)
+        faults.check()
+        if len(values) < length:
+            raise UserError(f"{path} has {len(values)} values of {column}; this network forecasts from {length}.")
+        places.append({"file": path, "line": max(values)})
+        windows.append(list(values.values())[-length:])
+    return places, np.array(windows)[..., None]
+
+
+READERS = {"image": _images, "text": _texts, "table": _tables, "series": _series}
+
+
+def _records(path: str, needed: Sequence[str], value_of: Callable) -> dict:
+    """value_of(faults, line, row) of the records of a .csv or .jsonl, by line; UserError says all that is wrong."""
+    faults = Faults(path)
+    rows = rows_of(*_lines(path), list(needed), faults)
+    found = {line: value_of(faults, line, row) for line, row in rows}
+    faults.check()
+    return found
+
+
+def _lines(path: str) -> tuple[io.StringIO, str]:
+    """What `rows_of` takes of a file: its lines, and how they are to be read."""
+    return io.StringIO(_text(path), newline=""), ".jsonl" if _suffix(path) == ".jsonl" else ".csv"
+
+
+def _in_order(paths: Sequence[str], by_line: Callable[[str], dict]) -> tuple[list[dict], list]:
+    """(places, inputs) of all that `by_line` gives of each path."""
+    found = [(path, line, each) for path in paths for line, each in by_line(path).items()]
+    return [{"file": path, "line": line} for path, line, _ in found], [each for *_, each in found]
+
+
+def _suffix(path: str) -> str:
+    return Path(path).suffix.lower()
+
+
+def _text(path: str) -> str:
+    data = sys.stdin.buffer.read() if path == "-" else _bytes(path)
+    if b"\0" in data:
+        raise UserError(f"{path} is no text in UTF-8, as it holds zero bytes; give texts or a table, saved as UTF-8.")
+    try:
+        return data.decode("utf-8-sig")  # spreadsheets put a byte order mark (BOM) before the first name
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path} is not UTF-8 in line {line}; save it in that encoding.") from None
+
+
+def _bytes(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except IsADirectoryError:
+        raise UserError(f"{path} is a directory; give the files in it, such as {Path(path) / '*'}.") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}.") from None
