@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 ALPHA, BETA = 2, 4  # of the focal loss (section 3)
-FOUND = 0.3  # score from which a box counts as found
+FOUND = 0.3  # the score from which a box counts as found, where one is drawn or given as an answer
 SPREAD = 1 / 6  # deviation of a centre's bump over the box's side in cells: at the box's edge it is at three of them
 
 

@@ -9,7 +9,8 @@ from matplotlib.patches import Rectangle
 
 from deepseek_jax.data.sets.dataset import Dataset, as_unit
 from deepseek_jax.figures import BLUE, FAINT, GREEN, INK, ORANGE, PLAIN, STYLE, png, tidy
-from deepseek_jax.tasks import detection, scores
+from deepseek_jax.tasks import scores
+from deepseek_jax.tasks.detection import FOUND
 
 SHOWN_PICTURES = 8  # of detection
 SHOWN_CLASSES = 40  # of which a table of who was taken for whom can be read; a picture of 300 took 8 GB
@@ -110,7 +111,7 @@ def boxes(images: np.ndarray, found: dict, names: tuple[str, ...]) -> bytes:
                 _box(axes, box, image.shape, GREEN, "")
         drawn = []
         for box, label, score in zip(*(part[place] for part in found["answer"])):
-            if score >= detection.FOUND:
+            if score >= FOUND:
                 above = sum(np.abs(box - other).max() < SAME_PLACE for other in drawn)
                 _box(axes, box, image.shape, ORANGE, f"{names[label]} {score:.2f}" + "\n" * above)
                 drawn.append(box)

@@ -78,7 +78,7 @@ def read(workdir: Path) -> KnownSet:
         raise UserError(f"{workdir} has no {FILE}; train a hybrid network there first.") from None
     return KnownSet(
         model=build_section(HybridConfig, about["model"], "model."),
-        scaling=Scaling(**{name: tuple(values) for name, values in about["scaling"].items()}),
+        scaling=Scaling(**{name: tuple(numbers) for name, numbers in about["scaling"].items()}),
         names=tuple(about["names"]),
         class_names=tuple(about["class_names"]),
         target_names=tuple(about["target_names"]),
