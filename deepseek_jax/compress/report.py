@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from deepseek_jax import whole_files
 from deepseek_jax.figures import BLUE, INK, ORANGE, STYLE, png, tidy
 from deepseek_jax.html_page import image, table
 from deepseek_jax.train.report import GOOD, page
@@ -21,7 +22,8 @@ def write(directory: Path, method: str, losses: dict[float, float], at: float, l
         image(drawn(losses, at, left), "loss against sparsity, and what was removed where"),
         "<h2>What stays</h2>" + table((), [(path, f"{kept:,} of {total:,}") for path, (kept, total) in left.items()]),
     ]
-    (directory / FILE).write_text(page(directory, f"pruned by {method}", "Pruned", GOOD, sentences, sections))
+    content = page(directory, f"pruned by {method}", "Pruned", GOOD, sentences, sections)
+    whole_files.write_text(directory / FILE, content)
 
 
 def drawn(losses: dict[float, float], at: float, left: dict[str, tuple[int, int]]) -> bytes:
