@@ -63,7 +63,7 @@ def read_prompts(args) -> list[str]:
     try:
         # Bytes: in the C locale Python reads what is not UTF-8 from standard input as halves of surrogates.
         data = sys.stdin.buffer.read() if args.prompts == "-" else Path(args.prompts).read_bytes()
-        given = data.decode("utf-8-sig")  # some editors put a byte order mark (BOM) before the first line
+        given = data.decode("utf-8-sig")  # some editors begin a file with a byte order mark (BOM)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"cannot read prompts from {args.prompts}: {reason}.") from None

@@ -45,7 +45,7 @@ class Sampling:
 
 
 def _as_float(number) -> float:
-    """Of one type whatever it was given as, which a compiled program depends on."""
+    """Of one type whatever it was given as, on which a compiled program depends."""
     try:
         return float(np.asarray(number).item())
     except OverflowError:  # an int too large for one

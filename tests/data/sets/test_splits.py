@@ -1,4 +1,4 @@
-"""Splits depend on the seed and on what records hold; none is in two; what is fitted is fitted on training alone."""
+"""Splits depend on the seed and on what records hold; no record is in two; what is fitted sees training alone."""
 
 import dataclasses
 
