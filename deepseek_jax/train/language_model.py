@@ -19,7 +19,6 @@ from deepseek_jax.train.evaluate import bytes_a_target, evaluate, names
 from deepseek_jax.train.metrics import language_model_row
 from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.samples import write_samples
-from deepseek_jax.train.schedules import microbatch_size
 from deepseek_jax.train.shown import SHOWN
 from deepseek_jax.train.state import State
 from deepseek_jax.train.task import Batch, TrainBatches
@@ -42,14 +41,11 @@ class LanguageModelTask:
         self.notes = [part.skipped_sentence for part in given if part.skipped_sentence]
         self.program = as_trained(language_model_program(experiment, bytes_a_target(self.corpus)), experiment)
 
-    def train_batches(self, rows: np.ndarray) -> TrainBatches:
-        train = self.experiment.train
-        return self.corpus.train_batches(microbatch_size(train), seed=train.seed, chosen=rows)
+    def train_batches(self, size: int, rows: np.ndarray) -> TrainBatches:
+        return self.corpus.train_batches(size, seed=self.experiment.train.seed, chosen=rows)
 
-    def held_out_batches(self, split: str, limit: int, rows: np.ndarray) -> Iterator[Batch]:
-        size = self.experiment.eval.batch_size or microbatch_size(self.experiment.train)
-        batches = self.corpus.held_out_batches(size, chosen=rows)
-        return itertools.islice(batches, limit or None)
+    def held_out_batches(self, split: str, limit: int, size: int, rows: np.ndarray) -> Iterator[Batch]:
+        return itertools.islice(self.corpus.held_out_batches(size, chosen=rows), limit or None)
 
     def size(self, batch: dict) -> int:
         """Token places, padding included."""

@@ -48,7 +48,7 @@ class Setup:
         return Share(self.mesh, microbatch_size(self.experiment.train))
 
     def train_batches(self) -> TrainBatches:
-        return self.task.train_batches(self.share.rows)
+        return self.task.train_batches(microbatch_size(self.experiment.train), self.share.rows)
 
     def place(self, microbatches: list[Batch]) -> dict[str, jax.Array | np.ndarray]:
         """A step's microbatches, of each this process's share, as arrays [K, M, ...] that the step takes."""
@@ -60,10 +60,11 @@ class Setup:
         Without eval.batch_size a batch is as large as one of training and comes in its microbatches, so that these,
         which are there to save memory, change no score.
         """
-        train, size = self.experiment.train, self.experiment.eval.batch_size
-        pieces = 1 if size else train.batch_size // microbatch_size(train)
-        share = Share(self.mesh, size or microbatch_size(train))
-        return map(share.place, self.task.held_out_batches(split, limit * pieces, share.rows))
+        train, asked = self.experiment.train, self.experiment.eval.batch_size
+        pieces = 1 if asked else train.batch_size // microbatch_size(train)
+        size = asked or microbatch_size(train)
+        share = Share(self.mesh, size)
+        return map(share.place, self.task.held_out_batches(split, limit * pieces, size, share.rows))
 
 
 def prepare(experiment: Experiment, console: Console) -> Setup:

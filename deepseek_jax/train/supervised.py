@@ -23,7 +23,6 @@ from deepseek_jax.tasks import scores
 from deepseek_jax.tasks.config import OF_BOXES, OF_CLASSES, OF_NUMBERS
 from deepseek_jax.train import answers, baselines, checkpoint, known_set
 from deepseek_jax.train.report import PICTURES
-from deepseek_jax.train.schedules import microbatch_size
 from deepseek_jax.train.shown import SHOWN
 from deepseek_jax.train.state import State, scored_model
 from deepseek_jax.train.supervised_program import supervised_program
@@ -47,13 +46,11 @@ class SupervisedTask:
         self.model = sized(experiment.model, self.dataset)
         self.program = as_trained(supervised_program(experiment, self.model), experiment)
 
-    def train_batches(self, rows: np.ndarray) -> TrainBatches:
-        size, seed = microbatch_size(self.experiment.train), self.experiment.train.seed
-        return batches.train_batches(self.dataset, size, seed, rows, self.experiment.augment)
+    def train_batches(self, size: int, rows: np.ndarray) -> TrainBatches:
+        return batches.train_batches(self.dataset, size, self.experiment.train.seed, rows, self.experiment.augment)
 
-    def held_out_batches(self, split: str, limit: int, rows: np.ndarray) -> Iterator[Batch]:
+    def held_out_batches(self, split: str, limit: int, size: int, rows: np.ndarray) -> Iterator[Batch]:
         """ "val" is the set's split of that name, "final" its test split."""
-        size = self.experiment.eval.batch_size or microbatch_size(self.experiment.train)
         return itertools.islice(batches.held_out_batches(self.dataset, SPLITS[split], size, rows), limit or None)
 
     def size(self, batch: dict) -> int:

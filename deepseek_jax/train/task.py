@@ -33,11 +33,11 @@ class Task(Protocol):
     shown: Shown
     notes: list[str]
 
-    def train_batches(self, rows: np.ndarray) -> TrainBatches:
-        """The microbatches; of each only the `rows` that this process's devices hold."""
+    def train_batches(self, size: int, rows: np.ndarray) -> TrainBatches:
+        """Microbatches of `size` records or sequences; of each only the `rows` that this process's devices hold."""
 
-    def held_out_batches(self, split: str, limit: int, rows: np.ndarray) -> Iterator[Batch]:
-        """Those `rows` of the first `limit` held-out batches, the same batches each time; of all for 0.
+    def held_out_batches(self, split: str, limit: int, size: int, rows: np.ndarray) -> Iterator[Batch]:
+        """Those `rows` of the first `limit` held-out batches of `size`, the same batches each time; of all for 0.
 
         `split`: "val", by which training may be stopped, or "final", where the family keeps them apart.
         """
