@@ -18,7 +18,6 @@ from deepseek_jax.experiment_file import resolve
 from deepseek_jax.train.expert_use import expert_use
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.start import first_state
-from deepseek_jax.train.step import compile_score
 from deepseek_jax.tune.esft import as_setting, choose
 from experiments.runs import finished
 
@@ -80,8 +79,8 @@ def once(path: Path, make):
 def held_out_loss(experiment) -> float:
     """Of the model that the experiment begins from, in nats a token."""
     setup = prepare(experiment, QUIET)
-    state, score = first_state(setup, print), compile_score(setup.program, setup.mesh)
-    return setup.task.scores(score, state["params"], state["buffers"], setup.held_out_batches("final"))["loss"]
+    state, batches = first_state(setup, print), setup.held_out_batches("final")
+    return setup.task.scores(setup.compiled_score(), state["params"], state["buffers"], batches)["loss"]
 
 
 def experts(base: dict, threshold: float) -> str:

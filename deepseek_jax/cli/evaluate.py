@@ -72,15 +72,13 @@ def _language_model(args):
     from deepseek_jax.parallel.mesh import mesh_of_scored
     from deepseek_jax.train import setup
     from deepseek_jax.train.any_checkpoint import read_trained
-    from deepseek_jax.train.evaluate import evaluate
-    from deepseek_jax.train.step import compile_score
 
     console = Console(quiet=not processes.leads(), markup=False)
     trained = read_trained(args.workdir, args.checkpoint, mesh_of_scored)
     scoring = setup.prepare(_scoring_experiment(trained.experiment, args), console)
     corpus, batches = scoring.task.corpus, scoring.held_out_batches("final")
-    score = processes.compiled_by_all(compile_score(scoring.program, scoring.mesh))
-    scores = evaluate(score, trained.params, trained.buffers, batches, corpus)
+    score = processes.compiled_by_all(scoring.compiled_score())
+    scores = scoring.task.scores(score, trained.params, trained.buffers, batches)
     if not scores:
         raise UserError(f"{scoring.experiment.data.source} holds out no text to score; set data.held_out above 0.")
     which = f"step {trained.step} of {args.workdir}" if trained.step else args.workdir

@@ -11,7 +11,6 @@ from deepseek_jax.parallel.mesh import mesh_of_scored
 from deepseek_jax.train import known_set, setup
 from deepseek_jax.train.restore import restore_model
 from deepseek_jax.train.scoring import for_scoring
-from deepseek_jax.train.step import compile_score
 
 
 def run(args):
@@ -21,7 +20,7 @@ def run(args):
     scoring = setup.prepare(experiment, console)
     known_set.check(scoring.task.dataset, Path(args.workdir))
     batches = scoring.held_out_batches("final")
-    score = processes.compiled_by_all(compile_score(scoring.program, scoring.mesh))
+    score = processes.compiled_by_all(scoring.compiled_score())
     scores = scoring.task.scores(score, trained.params, trained.buffers, batches)
     if not scores:
         raise UserError(f"{experiment.dataset.name} holds out nothing to score; set dataset.test above 0.")

@@ -9,7 +9,6 @@ from deepseek_jax.compress.source import Source
 from deepseek_jax.data.tokenizer import TOKENIZER
 from deepseek_jax.train import setup
 from deepseek_jax.train.scoring import for_scoring
-from deepseek_jax.train.step import compile_score
 
 
 class Measure:
@@ -21,7 +20,7 @@ class Measure:
             data = dataclasses.replace(experiment.data, tokenizer=str(source.directory / TOKENIZER))
             experiment = dataclasses.replace(experiment, data=data)
         self.setup = setup.prepare(experiment, console or Console(quiet=True))
-        self._score = compile_score(self.setup.program, self.setup.mesh)
+        self._score = self.setup.compiled_score()
 
     def scores(self, params: dict, buffers: dict, batches: int = 0, split: str = "final") -> dict[str, float]:
         """loss and the other scores of held-out batches of "val" or "final", the first so many; 0: all."""

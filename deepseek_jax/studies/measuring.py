@@ -83,14 +83,12 @@ def restore(run: Run) -> Trained:
 
 def held_out_scores(trained: Trained) -> dict[str, float]:
     """final/* of a model that was edited, on the data that its training was scored on."""
-    import jax
     from rich.console import Console
 
     from deepseek_jax.train import setup, views
 
     # What is edited are the weights of the model itself, whatever its training kept of them.
     scoring = setup.prepare(views.plain(trained.experiment), Console(quiet=True))
-    score = jax.jit(scoring.program.score)
     batches = scoring.held_out_batches("final", trained.experiment.eval.final_batches)
-    found = scoring.task.scores(score, trained.params, trained.buffers, batches)
+    found = scoring.task.scores(scoring.compiled_score(), trained.params, trained.buffers, batches)
     return finite({f"final/{name}": value for name, value in found.items()})

@@ -15,7 +15,6 @@ from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.pipeline import smallest_batch
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.state import make_state
-from deepseek_jax.train.step import compile_step, make_step
 
 STEPS = 5  # timed, after one that is not
 MOST_DOUBLINGS = 16
@@ -68,8 +67,7 @@ def _try(experiment: Experiment, limit: float) -> Trial:
     setup, size = prepare(experiment, Console(quiet=True)), experiment.train.batch_size
     batches = setup.train_batches()
     batch = setup.place([next(batches)])
-    step = compile_step(make_step(setup.program, setup.optimizer, experiment), setup.abstract)
-    compiled = step.lower(setup.abstract, batch).compile()
+    compiled = setup.compiled_step().lower(setup.abstract, batch).compile()
     memory = compiled.memory_analysis()
     needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
     needed -= memory.alias_size_in_bytes

@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from deepseek_jax.parallel import processes
 from deepseek_jax.train.setup import Setup
-from deepseek_jax.train.step import compile_score, compile_step, make_step
 from deepseek_jax.train.views import views_of
 
 MOST = 8  # kept; the one that was not used for longest goes first
@@ -41,6 +40,4 @@ def programs(setup: Setup) -> tuple[Callable, Callable]:
 
 def made(setup: Setup) -> tuple[Callable, Callable]:
     """(step, score), jitted."""
-    step = compile_step(make_step(setup.program, setup.optimizer, setup.experiment), setup.abstract)
-    score = compile_score(setup.program, setup.mesh)
-    return processes.compiled_by_all(step), processes.compiled_by_all(score)
+    return processes.compiled_by_all(setup.compiled_step()), processes.compiled_by_all(setup.compiled_score())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -11,9 +12,8 @@ from deepseek_jax.config import Experiment, ScheduleConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.figures import BLUE, ORANGE, STYLE, png, tidy
 from deepseek_jax.train import schedules
-from deepseek_jax.train.setup import prepare
+from deepseek_jax.train.setup import Setup, prepare
 from deepseek_jax.train.start import first_state
-from deepseek_jax.train.step import compile_step, make_step
 
 DIVERGED = 1.5  # times the best loss: beyond, larger rates need not be tried
 SHOWN = 12  # points of a curve in words
@@ -74,10 +74,10 @@ def range_test(experiment: Experiment, low: float, high: float, steps: int, cons
     return RangeTest(rates, losses, steepest(rates, losses))
 
 
-def _steps(setup, say):
+def _steps(setup: Setup, say: Callable[[str], None]) -> Iterator[dict]:
     """What each step measured."""
     train = setup.experiment.train
-    run = compile_step(make_step(setup.program, setup.optimizer, setup.experiment), setup.abstract)
+    run = setup.compiled_step()
     state, batches = first_state(setup, say), setup.train_batches()
     count = train.batch_size // schedules.microbatch_size(train)
     for _ in range(train.steps):

@@ -22,6 +22,7 @@ from deepseek_jax.train.program import Program
 from deepseek_jax.train.refusals import refusals
 from deepseek_jax.train.schedules import learning_rate, microbatch_size
 from deepseek_jax.train.state import State, abstract_state
+from deepseek_jax.train.step import compile_score, compile_step, make_step
 from deepseek_jax.train.supervised import SupervisedTask
 from deepseek_jax.train.task import Batch, Task, TrainBatches
 
@@ -65,6 +66,14 @@ class Setup:
         size = asked or microbatch_size(train)
         share = Share(self.mesh, size)
         return map(share.place, self.task.held_out_batches(split, limit * pieces, size, share.rows))
+
+    def compiled_step(self) -> jax.stages.Wrapped:
+        """step(state, batch) -> (state, metrics), compiled when it is first called; uses up the state it is given."""
+        return compile_step(make_step(self.program, self.optimizer, self.experiment), self.abstract)
+
+    def compiled_score(self) -> jax.stages.Wrapped:
+        """score(params, buffers, batch) as `task.scores` takes it, compiled when it is first called."""
+        return compile_score(self.program, self.mesh)
 
 
 def prepare(experiment: Experiment, console: Console) -> Setup:

@@ -112,14 +112,14 @@ def _accumulate(loss_and_gradient: Callable, params, batch: dict):
     return jax.lax.scan(add, zeros, (batch, jnp.arange(count)))[0]
 
 
-def compile_score(program: Program, mesh: Mesh):
+def compile_score(program: Program, mesh: Mesh) -> jax.stages.Wrapped:
     """`program.score` under jax.jit: what it counted comes to every device, so every process can read it."""
     return jax.jit(
         under(mesh, program.score), out_shardings=rules.replicated(mesh), compiler_options=compiler_options(mesh)
     )
 
 
-def compile_step(step: Callable, abstract: State):
+def compile_step(step: Callable, abstract: State) -> jax.stages.Wrapped:
     """`step` under jax.jit: the state is donated and stays where it lies, the metrics come to every device."""
     shardings = shardings_of(abstract)
     mesh = shardings["step"].mesh

@@ -78,12 +78,11 @@ from rich.console import Console
 from deepseek_jax.config import MeshConfig
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.state import make_state
-from deepseek_jax.train.step import compile_step, make_step
 from tests.train.test_supervised import experiment
 
 whole = experiment(mesh=MeshConfig(**json.loads(sys.argv[1])))
 setup = prepare(whole, Console(quiet=True))
-run = compile_step(make_step(setup.program, setup.optimizer, whole), setup.abstract)
+run = setup.compiled_step()
 state, batches, losses = make_state(setup.program, setup.optimizer, setup.abstract), setup.train_batches(), []
 for _ in range(20):
     state, measured = run(state, setup.place([next(batches), next(batches)]))

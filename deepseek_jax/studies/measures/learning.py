@@ -9,7 +9,6 @@ from deepseek_jax.studies.outcome import Trained
 from deepseek_jax.train import setup
 from deepseek_jax.train.shown import SHOWN
 from deepseek_jax.train.sinks import FILE, read_rows
-from deepseek_jax.train.step import compile_step, make_step
 
 
 def tokens_to(loss: float) -> Callable[[Trained], dict[str, float]]:
@@ -37,11 +36,10 @@ def step_memory(trained: Trained) -> dict[str, float]:
     if trained.experiment.train.seed:
         return {}
     ready = setup.prepare(trained.experiment, Console(quiet=True))
-    step = compile_step(make_step(ready.program, ready.optimizer, trained.experiment), ready.abstract)
     train = trained.experiment.train
     microbatches = train.batch_size // (train.microbatch_size or train.batch_size)
     batch = ready.place([next(ready.train_batches())] * microbatches)
-    compiled = step.lower(ready.abstract, batch).compile()
+    compiled = ready.compiled_step().lower(ready.abstract, batch).compile()
     return {"step_memory_bytes": compiled.memory_analysis().temp_size_in_bytes}
 
 
