@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from deepseek_jax.config import LossConfig
 from deepseek_jax.models.decoder import Decoder, same_document, shift
-from deepseek_jax.models.moe.balance import batch_balance
+from deepseek_jax.models.moe.balance import all_reports, batch_balance, is_report, of_reports
 from deepseek_jax.parallel.order import after
 from deepseek_jax.tasks.cross_entropy import cross_entropy
 
@@ -63,7 +63,7 @@ def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: Los
         hidden = after(hidden, value)
         further_loss, parts[f"loss/mtp_{depth - 1}"] = _predict(model, hidden, batch, depth, totals, config)
         value += scheduled["mtp"] / len(output.mtp) * further_loss
-    reports = jax.tree.leaves(output.routers, is_leaf=_is_report)
+    reports = all_reports(output.routers)
     parts["loss/balance"] = (
         sum(router.balance.sum() for router in reports) / totals["sequences"] if reports else jnp.zeros(())
     )
@@ -72,14 +72,14 @@ def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: Los
         parts["loss/batch_balance"] = _batch_balance(reports, batch, totals)
         value += config.batch_balance * parts["loss/batch_balance"]
     if reports and reports[0].dropped is not None:
-        dropped = jax.tree.leaves(_a_token(_of(output.routers, "dropped"), totals))
+        dropped = jax.tree.leaves(_a_token(of_reports(output.routers, "dropped"), totals))
         parts["router/dropped"] = _mean_over_layers(dropped) / model.config.num_experts_per_tok
     if output.indexers:
         parts["loss/indexer"], parts["indexer/recall"] = _indexers(output.indexers, totals)
         value += config.indexer_weight * parts["loss/indexer"]
     routers = {
-        "router/load": _of(output.routers, "load_E"),
-        "router/entropy": _a_token(_of(output.routers, "entropy"), totals),
+        "router/load": of_reports(output.routers, "load_E"),
+        "router/entropy": _a_token(of_reports(output.routers, "entropy"), totals),
     }
     return value, parts | routers | _own(output.routers, totals) | {"loss/total": value}
 
@@ -94,7 +94,7 @@ def next_token_nll(model: Decoder, batch: dict, chunk_tokens: int) -> tuple[jax.
     counted = targets(batch, 1)
     next_tokens, ones = shift(batch["tokens"], 1), counted.astype(jnp.float32)
     _, nll = cross_entropy(output.hidden, model.head_weight(), next_tokens, ones, chunk_tokens=chunk_tokens)
-    reports = jax.tree.leaves(output.routers.get("layers", {}), is_leaf=_is_report)
+    reports = all_reports(output.routers.get("layers", {}))
     if not reports or reports[0].dropped is None:
         return nll, counted, {}
     dropped, assigned = (sum(getattr(report, name).sum() for report in reports) for name in ("dropped", "load_E"))
@@ -146,25 +146,15 @@ def _mean_over_layers(arrays: list) -> jax.Array:
     return jnp.concatenate([jnp.ravel(each) for each in arrays]).mean()
 
 
-def _of(routers: dict, name: str) -> dict:
-    """This field of every router's report, nested as they are."""
-    return jax.tree.map(lambda router: getattr(router, name), routers, is_leaf=_is_report)
-
-
 def _own(routers: dict, totals: dict) -> dict:
     """The means of each name that any router tells, nested as those routers are."""
-    reports = jax.tree.leaves(routers, is_leaf=_is_report)
-    names = sorted({name for report in reports for name in report.own})
+    names = sorted({name for report in all_reports(routers) for name in report.own})
     return {f"{OWN}{name}": _a_token(_told(routers, name), totals) for name in names}
 
 
 def _told(node, name: str):
     """What the routers tell by this name; None where none of them does."""
-    if _is_report(node):
+    if is_report(node):
         return node.own.get(name)
     found = {key: _told(part, name) for key, part in node.items()}
     return {key: part for key, part in found.items() if part is not None} or None
-
-
-def _is_report(node) -> bool:
-    return hasattr(node, "load_E")

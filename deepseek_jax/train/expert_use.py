@@ -13,6 +13,7 @@ from deepseek_jax.compiling import compiler_options, under
 from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
+from deepseek_jax.models.moe.balance import of_reports
 from deepseek_jax.train.metrics import by_layer
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.start import first_state
@@ -30,11 +31,7 @@ def expert_use(experiment: Experiment, batches: int, console: Console) -> dict[s
     def use(params, buffers, batch):
         model = tree.merge(graphdef, params, buffers)
         routers = model(batch["tokens"], batch["positions"], batch["segment_ids"]).routers
-        is_report = lambda node: hasattr(node, "load_E")  # noqa: E731
-        return {
-            name: jax.tree.map(lambda report: getattr(report, part), routers, is_leaf=is_report)  # noqa: B023
-            for name, part in (("token", "load_E"), ("gate", "gate_E"))
-        }
+        return {"token": of_reports(routers, "load_E"), "gate": of_reports(routers, "gate_E")}
 
     use = jax.jit(under(setup.mesh, use), compiler_options=compiler_options(setup.mesh))
     total = None

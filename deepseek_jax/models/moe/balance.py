@@ -31,6 +31,20 @@ class RouterReport:
     own: dict[str, Float[Array, ""]] = dataclasses.field(default_factory=dict)  # Routing.own, summed over tokens
 
 
+def is_report(node) -> bool:
+    return isinstance(node, RouterReport)
+
+
+def all_reports(routers: dict) -> list[RouterReport]:
+    """The reports of a model's routers, which come nested as its layers are."""
+    return jax.tree.leaves(routers, is_leaf=is_report)
+
+
+def of_reports(routers: dict, name: str) -> dict:
+    """This field of every router's report, nested as they are."""
+    return jax.tree.map(lambda report: getattr(report, name), routers, is_leaf=is_report)
+
+
 def report(routing: Routing, counted_BS: Bool[Array, "B S"]) -> RouterReport:
     """Counts only tokens of `counted_BS`: padding and documents' loose ends would pollute the statistics."""
     B, S = counted_BS.shape

@@ -13,6 +13,7 @@ import numpy as np
 
 from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
+from deepseek_jax.models.moe.balance import of_reports
 from deepseek_jax.models.tree import merge
 from deepseek_jax.studies.measures import text
 from deepseek_jax.studies.outcome import Trained
@@ -61,7 +62,7 @@ def _loads(graphdef, params, buffers, batch, domains):
     def of_domain(domain):
         segment_ids = jnp.where(batch["domain_ids"] == domain, batch["segment_ids"], 0)
         routers = model(batch["tokens"], batch["positions"], segment_ids).routers
-        return jax.tree.map(lambda router: router.load_E, routers, is_leaf=lambda node: hasattr(node, "load_E"))
+        return of_reports(routers, "load_E")
 
     return jax.tree.map(lambda *of: jnp.stack(of, axis=-2), *(of_domain(domain) for domain in range(domains)))
 
