@@ -19,10 +19,11 @@ from deepseek_jax.whole_files import write_text
 FILE, CHECKPOINTS = "config.json", "checkpoints"
 PACKAGES = ("deepseek-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
-# A run may be resumed with other values of these: they change where it runs and what it shows, not what it learns.
-# A mesh does so by the order of sums, and by what finds no room under router.capacity_factor; runs have to go on where
-# there are devices, so it is free all the same.
-FREE = ("mesh.", "eval.", "checkpoint.", "log.", "data.directory", "dataset.directory", "data.workers", "data.prefetch")
+# Settings by the beginnings of their names, which change where a run computes and what it shows, not what it learns.
+# A mesh does change the result a little (order of sums, what router.capacity_factor drops); it is free all the same, so
+# that a run can go on on whatever devices there are.
+NOT_LEARNED = ("mesh.", "checkpoint.", "log.", "data.directory", "dataset.directory", "data.workers", "data.prefetch")
+FREE = (*NOT_LEARNED, "eval.")  # a run may be resumed with other values of these
 DROPPING = "train.on_nonfinite"  # free to become "skip": what a run did until then was finite
 JUDGING = ("eval.every", "eval.batch_size", "eval.batches")  # not free where evaluations may end the run
 

@@ -27,11 +27,8 @@ from deepseek_jax.whole_files import write_json, write_text
 
 ROOT = Path("runs/studies")
 TRAINED = "trained.json"  # in a run directory: what came out
-# These change where a run lies and what it shows, not what it learns nor its scores.
-ELSEWHERE = (
-    *("mesh.", "checkpoint.", "log.", "eval.samples"),
-    *("data.directory", "dataset.directory", "data.workers", "data.prefetch"),
-)
+# These change where a run computes and what it shows, not what it learns nor its scores.
+ELSEWHERE = (*record.NOT_LEARNED, "eval.sample")  # eval.samples, eval.sample_tokens
 
 
 @dataclasses.dataclass(frozen=True)

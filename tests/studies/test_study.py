@@ -367,6 +367,8 @@ def test_a_new_setting_that_is_off_does_not_make_runs_stale(make):
     (run, *_) = runs.plan(make())
     experiment = dataclasses.replace(run.experiment, log=dataclasses.replace(run.experiment.log, every=3))
     assert runs.identity(experiment) == runs.identity(run.experiment)
+    shown = dataclasses.replace(run.experiment.eval, samples=2, sample_tokens=7)
+    assert runs.identity(dataclasses.replace(run.experiment, eval=shown)) == runs.identity(run.experiment)
     here = dataclasses.replace(run.experiment.data, directory="elsewhere")
     assert runs.identity(dataclasses.replace(run.experiment, data=here)) == runs.identity(run.experiment)
     sets = [SupervisedExperiment(dataset=DatasetConfig(directory=directory)) for directory in ("", "elsewhere")]
