@@ -1,5 +1,6 @@
 """The end of a run: its final scores, and the table that is shown."""
 
+import statistics
 from pathlib import Path
 
 from rich.console import Console
@@ -16,9 +17,9 @@ def final_scores(workdir: Path, shown: Shown) -> dict[str, float]:
     """The final/* scores of a run, the median of its speed and its goodput; {} for one that never wrote a row."""
     rows = list(read_rows(workdir / FILE)) if (workdir / FILE).exists() else []
     scores = {key: value for row in rows for key, value in row.items() if _is_final(key)}
-    speeds = sorted(row[shown.speed] for row in rows if shown.speed in row)
+    speeds = [row[shown.speed] for row in rows if shown.speed in row]
     if speeds:
-        scores[shown.speed] = speeds[len(speeds) // 2]
+        scores[shown.speed] = statistics.median(speeds)
     shares = [row[GOODPUT] for row in rows if GOODPUT in row]
     return scores | ({GOODPUT: shares[-1]} if shares else {})
 

@@ -1,5 +1,6 @@
 """What learning costs: tokens until a loss is reached, and the memory of a step."""
 
+import statistics
 from collections.abc import Callable
 
 from rich.console import Console
@@ -24,8 +25,8 @@ def tokens_to(loss: float) -> Callable[[Trained], dict[str, float]]:
         if not (mean <= loss).any():  # also where it became NaN
             return {}
         needed = curves.reached(spent_at, mean, loss)
-        speeds = sorted(row[shown.speed] for row in rows if shown.speed in row)
-        return {f"tokens_to_{loss}": needed, f"seconds_to_{loss}": needed / speeds[len(speeds) // 2]}
+        speed = statistics.median(row[shown.speed] for row in rows if shown.speed in row)
+        return {f"tokens_to_{loss}": needed, f"seconds_to_{loss}": needed / speed}
 
     measure.__name__, measure.gives = f"tokens_to_{loss}", (f"tokens_to_{loss}", f"seconds_to_{loss}")
     return measure
