@@ -14,11 +14,11 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.train import groups
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import Program, language_model_program
-from deepseek_jax.train.schedules import microbatch_size
+from deepseek_jax.train.schedules import microbatch_size, microbatches
 from deepseek_jax.train.state import State, initial_state
 from deepseek_jax.train.views import as_trained
 
-FIELDS = ("tokens", "segment_ids", "positions", "domain_ids")  # of a batch, as data/batches.py makes it
+FIELDS = ("tokens", "segment_ids", "positions", "domain_ids")  # of a batch, as data/packing.py makes its rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +41,8 @@ def describe(experiment: Experiment) -> Abstract:
     ema = experiment.train.ema_decay > 0
     state = jax.eval_shape(lambda: initial_state(program, *program.make_parameters(), optimizer, ema))
     groups.check(experiment.optimizer.groups, state["params"])
-    microbatch = microbatch_size(experiment.train)
-    shape = experiment.train.batch_size // microbatch, microbatch, experiment.data.sequence_length
+    train = experiment.train
+    shape = microbatches(train), microbatch_size(train), experiment.data.sequence_length
     fields = (*FIELDS, "answers") if experiment.data.chat else FIELDS
     batch = {field: jax.ShapeDtypeStruct(shape, np.int32) for field in fields}
     return Abstract(experiment, program, optimizer, state, batch)

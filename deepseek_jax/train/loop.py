@@ -164,14 +164,14 @@ def _take_steps(
 
 def _grows(train: TrainConfig, step: int) -> bool:
     """Whether its batch has more microbatches than that of the step before, for which nothing is compiled yet."""
-    return step > 1 and schedules.batch_size(train, step - 1) > schedules.batch_size(train, step - 2)
+    return step > 1 and schedules.microbatches(train, step - 1) > schedules.microbatches(train, step - 2)
 
 
 def _start_step(run: Run, state: State, step: int, batches: TrainBatches) -> tuple[State, Started]:
     """(the next state, what the step measures); the state that was given is gone."""
     train = run.setup.experiment.train
     asked = time.perf_counter()
-    count = schedules.batch_size(train, step - 1) // schedules.microbatch_size(train)
+    count = schedules.microbatches(train, step - 1)
     microbatches = [next(batches) for _ in range(count)]
     waited = time.perf_counter() - asked
     batch = run.setup.place(microbatches)

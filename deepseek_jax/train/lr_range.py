@@ -79,7 +79,7 @@ def _steps(setup: Setup, say: Callable[[str], None]) -> Iterator[dict]:
     train = setup.experiment.train
     run = setup.compiled_step()
     state, batches = first_state(setup, say), setup.train_batches()
-    count = train.batch_size // schedules.microbatch_size(train)
+    count = schedules.microbatches(train)
     for _ in range(train.steps):
         state, measured = run(state, setup.place([next(batches) for _ in range(count)]))
         yield measured

@@ -111,10 +111,9 @@ def _polynomial(schedule: ScheduleConfig, peak: float, steps: int):
 def _one_cycle(schedule: ScheduleConfig, peak: float, steps: int):
     """Up from a 25th of the peak and down again, half a cosine each (arXiv:1708.07120; its momentum stays as it is)."""
     rise = round(schedule.rise_fraction * steps)
-    low, length = peak / ONE_CYCLE_START, max(steps - rise, 1)
-    up = optax.cosine_decay_schedule(peak - low, max(rise, 1))
-    down = optax.cosine_decay_schedule(peak, length, alpha=schedule.final_ratio)
-    return [lambda step: low + (peak - low) - up(step), down], [rise]
+    up = optax.cosine_decay_schedule(peak / ONE_CYCLE_START, max(rise, 1), alpha=ONE_CYCLE_START)
+    down = optax.cosine_decay_schedule(peak, max(steps - rise, 1), alpha=schedule.final_ratio)
+    return [up, down], [rise]
 
 
 def _warm_restarts(schedule: ScheduleConfig, peak: float, steps: int):
@@ -171,6 +170,12 @@ def batch_size(train: TrainConfig, step: int) -> int:
     stage = step * train.ramp_stages // ramp
     size = train.ramp_start + (train.batch_size - train.ramp_start) * stage // train.ramp_stages
     return size - size % train.microbatch_size
+
+
+def microbatches(train: TrainConfig, step: int | None = None) -> int:
+    """Forward passes of a step; None: of one after the ramp."""
+    size = train.batch_size if step is None else batch_size(train, step)
+    return size // microbatch_size(train)
 
 
 def sequences(train: TrainConfig) -> int:

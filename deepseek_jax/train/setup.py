@@ -20,7 +20,7 @@ from deepseek_jax.train.language_model import LanguageModelTask
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import Program
 from deepseek_jax.train.refusals import refusals
-from deepseek_jax.train.schedules import learning_rate, microbatch_size
+from deepseek_jax.train.schedules import learning_rate, microbatch_size, microbatches
 from deepseek_jax.train.state import State, abstract_state
 from deepseek_jax.train.step import compile_score, compile_step, make_step
 from deepseek_jax.train.supervised import SupervisedTask
@@ -51,9 +51,9 @@ class Setup:
     def train_batches(self) -> TrainBatches:
         return self.task.train_batches(microbatch_size(self.experiment.train), self.share.rows)
 
-    def place(self, microbatches: list[Batch]) -> dict[str, jax.Array | np.ndarray]:
+    def place(self, batches: list[Batch]) -> dict[str, jax.Array | np.ndarray]:
         """A step's microbatches, of each this process's share, as arrays [K, M, ...] that the step takes."""
-        return self.share.place_step(microbatches)
+        return self.share.place_step(batches)
 
     def held_out_batches(self, split: str, limit: int = 0) -> Iterator[dict[str, jax.Array]]:
         """The first `limit` batches of "val" or "final", or all of them for 0, as arrays [B, ...] on the devices.
@@ -62,7 +62,7 @@ class Setup:
         which are there to save memory, change no score.
         """
         train, asked = self.experiment.train, self.experiment.eval.batch_size
-        pieces = 1 if asked else train.batch_size // microbatch_size(train)
+        pieces = 1 if asked else microbatches(train)
         size = asked or microbatch_size(train)
         share = Share(self.mesh, size)
         return map(share.place, self.task.held_out_batches(split, limit * pieces, size, share.rows))

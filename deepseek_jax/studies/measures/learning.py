@@ -8,6 +8,7 @@ from rich.console import Console
 from deepseek_jax.studies import budget, curves
 from deepseek_jax.studies.outcome import Trained
 from deepseek_jax.train import setup
+from deepseek_jax.train.schedules import microbatches
 from deepseek_jax.train.shown import SHOWN
 from deepseek_jax.train.sinks import FILE, read_rows
 
@@ -37,9 +38,7 @@ def step_memory(trained: Trained) -> dict[str, float]:
     if trained.experiment.train.seed:
         return {}
     ready = setup.prepare(trained.experiment, Console(quiet=True))
-    train = trained.experiment.train
-    microbatches = train.batch_size // (train.microbatch_size or train.batch_size)
-    batch = ready.place([next(ready.train_batches())] * microbatches)
+    batch = ready.place([next(ready.train_batches())] * microbatches(trained.experiment.train))
     compiled = ready.compiled_step().lower(ready.abstract, batch).compile()
     return {"step_memory_bytes": compiled.memory_analysis().temp_size_in_bytes}
 
