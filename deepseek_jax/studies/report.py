@@ -16,6 +16,7 @@ from deepseek_jax.studies.runs import ROOT, commands
 from deepseek_jax.studies.statistics import Difference, difference, spread
 from deepseek_jax.studies.study import EQUAL, Loaded
 from deepseek_jax.studies.sweep import Sweep
+from deepseek_jax.whole_files import write_text
 
 MARKDOWN, HTML = "report.md", "report.html"
 HIDDEN = ("val/", "memory_bytes", "final/bytes")  # scores that begin so are in no table unless a claim asks
@@ -35,9 +36,9 @@ def write(loaded: Loaded, root: Path = ROOT, folder: Path | None = None) -> tupl
     for block in blocks:
         if isinstance(block, Picture):
             (folder / block.file).write_bytes(block.png)
-    (folder / MARKDOWN).write_text(markdown(blocks))
-    (folder / HTML).write_text(page(loaded.name, blocks))
-    (folder / FILE).write_text(dumps(results))
+    write_text(folder / MARKDOWN, markdown(blocks))
+    write_text(folder / HTML, page(loaded.name, blocks))
+    write_text(folder / FILE, dumps(results))
     return folder, verdict
 
 

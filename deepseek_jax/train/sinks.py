@@ -3,11 +3,11 @@
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from deepseek_jax import whole_files
 from deepseek_jax.config import LogConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
@@ -53,10 +53,7 @@ class JsonLines:
             rows = (row for row in read_rows(path) if row["step"] <= resumed_at)
             if owes_evaluation:
                 rows = (row for row in rows if not (row["step"] == resumed_at and _is_evaluation(row)))
-            kept = "".join(json.dumps(row) + "\n" for row in rows)
-            partial = path.with_suffix(".partial")
-            partial.write_text(kept)
-            os.replace(partial, path)
+            whole_files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._file = path.open("a")
 
     def write(self, row: dict):

@@ -88,7 +88,7 @@ def test_a_run_without_steps_is_not_called_healthy():
 
 
 def test_of_a_finished_run_the_last_scores_the_median_speed_and_the_latest_goodput_count(tmp_path):
-    speeds = [row(step, tokens_per_second=speed) for step, speed in enumerate((10.0, 900.0, 500.0), 1)]
+    speeds = [row(step, tokens_per_second=speed) for step, speed in enumerate((10.0, 900.0, 520.0, 480.0), 1)]
     rows = [*speeds, {"step": 2, "goodput": 0.5}, {"step": 3, "goodput": 0.75, "final/loss": 2.5, "val/loss": 2.0}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert final_scores(tmp_path, SHOWN) == {"final/loss": 2.5, "tokens_per_second": 500.0, "goodput": 0.75}
