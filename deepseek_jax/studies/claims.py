@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from deepseek_jax.errors import UserError
-from deepseek_jax.studies.statistics import difference
+from deepseek_jax.studies.differences import difference
 
 HOLDS, DOES_NOT, CANNOT_TELL = "holds", "does not", "cannot tell at this scale"
 NOT_MEASURED = "not measured"  # and the metric that no run has

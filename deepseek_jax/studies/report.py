@@ -10,10 +10,10 @@ from pathlib import Path
 
 from deepseek_jax.studies import curves, sweep_report
 from deepseek_jax.studies.claims import Judged, overall
+from deepseek_jax.studies.differences import Difference, difference
 from deepseek_jax.studies.page import Block, Code, Heading, Paragraph, Picture, Table, markdown, page
 from deepseek_jax.studies.results import FILE, gather, need_some, speed_key, values, verdicts
 from deepseek_jax.studies.runs import ROOT, commands
-from deepseek_jax.studies.statistics import Difference, difference, spread
 from deepseek_jax.studies.study import EQUAL, Loaded
 from deepseek_jax.studies.sweep import Sweep
 from deepseek_jax.whole_files import write_text
@@ -122,7 +122,7 @@ def _mean(values: list[float]) -> str:
     """With the standard deviation, which a single value has none of."""
     if not values:
         return ""
-    return f"{statistics.mean(values):.4f}" + (f" ± {spread(values):.4f}" if len(values) > 1 else "")
+    return f"{statistics.mean(values):.4f}" + (f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else "")
 
 
 def _edited(study, name: str) -> bool:

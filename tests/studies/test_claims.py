@@ -6,7 +6,7 @@ from scipy import stats
 
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies.claims import CANNOT_TELL, DOES_NOT, HOLDS, Claim, fraction, judge, overall, parse
-from deepseek_jax.studies.statistics import difference, spread
+from deepseek_jax.studies.differences import difference
 
 NAMES = ["new", "old", "a, b"]
 
@@ -137,7 +137,6 @@ def test_margins_that_are_none(margin):
         fraction(margin)
 
 
-def test_the_bootstrap_counts_both_sides_and_the_spread_one_value_less():
+def test_the_bootstrap_counts_both_sides():
     """None of 9,999 means is below 0: twice one more than none of them."""
     assert difference([1.0, 2.0, 3.0], [0.0, 0.0, 0.0]).p_bootstrap == pytest.approx(2 / 10_000)
-    assert spread([1.0, 2.0, 3.0]) == pytest.approx(1.0)

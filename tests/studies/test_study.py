@@ -12,7 +12,7 @@ from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies import measuring, metrics, overview, report, results, running, runs, slurm
 from deepseek_jax.studies.claims import CANNOT_TELL
-from deepseek_jax.studies.statistics import difference
+from deepseek_jax.studies.differences import difference
 from deepseek_jax.studies.study import Variant, load
 from deepseek_jax.studies.sweep import Sweep
 from tests.conftest import ROOT

@@ -40,8 +40,3 @@ def difference(left: Sequence[float], right: Sequence[float]) -> Difference:
     tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
     p_bootstrap = min(1.0, 2 * (tail + 1) / (RESAMPLES + 1))
     return Difference(mean, float(interval.low), float(interval.high), float(test.pvalue), float(p_bootstrap))
-
-
-def spread(values: Sequence[float]) -> float:
-    """The sample's standard deviation, of at least two values."""
-    return float(np.std(values, ddof=1))
