@@ -15,7 +15,7 @@ from deepseek_jax.data import cache
 from deepseek_jax.data.corpora import CORPORA, UserText
 from deepseek_jax.data.documents import is_hidden, skipped_sentence
 from deepseek_jax.data.records import Report, batched_texts, open_dataset
-from deepseek_jax.data.tokenizer import Tokenizer, check_fits, train_bpe
+from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer, check_fits, train_bpe
 from deepseek_jax.data.tokens import TokenStore, write_tokens
 from deepseek_jax.errors import UserError
 
@@ -161,9 +161,9 @@ def prepare_tokenizer(
 
     def make(directory):
         report(f"training a tokenizer of {vocab_size} entries", 0, None)
-        train_bpe(sample(), vocab_size, directory / "tokenizer.json")
+        train_bpe(sample(), vocab_size, directory / TOKENIZER)
 
-    return cache.build(root / "tokenizers" / key, make) / "tokenizer.json"
+    return cache.build(root / "tokenizers" / key, make) / TOKENIZER
 
 
 def prepare_tokens(

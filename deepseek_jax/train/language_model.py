@@ -9,6 +9,7 @@ import numpy as np
 from deepseek_jax import whole_files
 from deepseek_jax.config import Experiment
 from deepseek_jax.data import baseline
+from deepseek_jax.data.batches import Batch, TrainBatches
 from deepseek_jax.data.corpora import CORPORA
 from deepseek_jax.data.pipeline import open_corpus
 from deepseek_jax.data.prepare import parse_weights
@@ -21,7 +22,6 @@ from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.samples import write_samples
 from deepseek_jax.train.shown import SHOWN
 from deepseek_jax.train.state import State
-from deepseek_jax.train.task import Batch, TrainBatches
 from deepseek_jax.train.views import as_trained
 
 
@@ -57,7 +57,7 @@ class LanguageModelTask:
     def scores(self, score: Callable, params, buffers, batches: Iterable[Batch]) -> dict[str, float]:
         return evaluate(score, params, buffers, batches, self.corpus)
 
-    def measured(self, split: str) -> tuple[str, ...]:
+    def measured(self) -> tuple[str, ...]:
         return names(self.corpus)
 
     def rivals(self) -> dict[str, float]:

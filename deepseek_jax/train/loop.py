@@ -12,6 +12,7 @@ from rich.console import Console
 from deepseek_jax import fields, record
 from deepseek_jax.compress.pruned import updates_to_prune
 from deepseek_jax.config import Experiment, TrainConfig
+from deepseek_jax.data.batches import TrainBatches
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 from deepseek_jax.train import early_stopping, kept, preemption, progress, report, schedules, summary
@@ -26,7 +27,6 @@ from deepseek_jax.train.sinks import Sinks
 from deepseek_jax.train.start import first_state
 from deepseek_jax.train.state import State, check_room, scored_model
 from deepseek_jax.train.step import gradient_function
-from deepseek_jax.train.task import TrainBatches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ def train(
     console = console or Console(quiet=not leads, markup=False)  # names of files may have brackets
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax would tell of every file it writes
     setup = prepare(experiment, console)
-    early_stopping.check(experiment.stopping, tuple(f"val/{name}" for name in setup.task.measured("val")))
+    early_stopping.check(experiment.stopping, tuple(f"val/{name}" for name in setup.task.measured()))
     check_room(setup.abstract)
     batches = setup.train_batches()
     record.claim(workdir, experiment, write=False)

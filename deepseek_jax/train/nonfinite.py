@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core, source_info_util
 
+from deepseek_jax.models import tree
+
 NAMELESS = re.compile(r"(?:jvp|transpose|vmap|rematted_computation|checkpoint)\b|[()]")
 
 
@@ -39,7 +41,7 @@ def bad_parameter(params) -> str | None:
     """Name of the first parameter that is not finite, with its place in the first dimension (in a stack, the layer)."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if bad(leaf):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            name = tree.path_of(path)
             index = next(i for i in range(leaf.shape[0]) if bad(leaf[i])) if leaf.ndim else ""
             return f"{name}[{index}]"
     return None

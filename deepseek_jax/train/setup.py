@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from deepseek_jax.config import Experiment
+from deepseek_jax.data.batches import Batch, TrainBatches
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 from deepseek_jax.parallel.mesh import make_mesh
@@ -24,7 +25,7 @@ from deepseek_jax.train.schedules import learning_rate, microbatch_size, microba
 from deepseek_jax.train.state import State, abstract_state
 from deepseek_jax.train.step import compile_score, compile_step, make_step
 from deepseek_jax.train.supervised import SupervisedTask
-from deepseek_jax.train.task import Batch, Task, TrainBatches
+from deepseek_jax.train.task import Task
 
 TASKS = {"language_model": LanguageModelTask, "supervised": SupervisedTask}
 

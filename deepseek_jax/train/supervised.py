@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from deepseek_jax.config import SupervisedExperiment
+from deepseek_jax.data.batches import Batch, TrainBatches
 from deepseek_jax.data.records import Report
 from deepseek_jax.data.sets import batches
 from deepseek_jax.data.sets.dataset import Dataset
@@ -26,7 +27,6 @@ from deepseek_jax.train.report import PICTURES
 from deepseek_jax.train.shown import SHOWN
 from deepseek_jax.train.state import State, scored_model
 from deepseek_jax.train.supervised_program import supervised_program
-from deepseek_jax.train.task import Batch, TrainBatches
 from deepseek_jax.train.views import as_trained
 
 SPLITS = {"val": "val", "final": "test"}  # what the loop calls them -> what the set does
@@ -64,8 +64,8 @@ class SupervisedTask:
         found = collect(score, params, buffers, held_out)
         return measure(found, self.dataset) if found else {}
 
-    def measured(self, split: str) -> tuple[str, ...]:
-        there = len(self.dataset.splits[SPLITS[split]]["ids"])
+    def measured(self) -> tuple[str, ...]:
+        there = len(self.dataset.splits["val"]["ids"])
         return ("loss", *scores.NAMES[self.dataset.kind]) if there else ()
 
     def rivals(self) -> dict[str, float]:

@@ -6,21 +6,10 @@ from typing import Protocol
 
 import numpy as np
 
+from deepseek_jax.data.batches import Batch, TrainBatches
 from deepseek_jax.train.program import Program
 from deepseek_jax.train.shown import Shown
 from deepseek_jax.train.state import State
-
-Batch = dict[str, np.ndarray]
-
-
-class TrainBatches(Protocol):
-    """An endless iterator of microbatches whose whole state is JSON-able."""
-
-    def __next__(self) -> Batch: ...
-
-    def state(self) -> dict: ...
-
-    def restore(self, state: dict): ...
 
 
 class Task(Protocol):
@@ -51,8 +40,8 @@ class Task(Protocol):
     def scores(self, score: Callable, params, buffers, batches: Iterable[Batch]) -> dict[str, float]:
         """Of held-out batches, by the jitted program.score; "loss" among them, {} without batches."""
 
-    def measured(self, split: str) -> tuple[str, ...]:
-        """The names that `scores` gives of a split, () where nothing is held out for it."""
+    def measured(self) -> tuple[str, ...]:
+        """The names that `scores` gives of "val", () where nothing is held out for it."""
 
     def rivals(self) -> dict[str, float]:
         """What the final scores stand beside, by the name of each; every process asks, and the leading one is told."""

@@ -132,7 +132,7 @@ def test_every_measure_has_its_name(run):
     workdir, _ = run
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     names = {name.removeprefix("val/") for row in rows for name in row if name.startswith("val/")}
-    assert names == {*prepare(experiment(), Console(quiet=True)).task.measured("val")}
+    assert names == {*prepare(experiment(), Console(quiet=True)).task.measured()}
     assert tuple(of_numbers(np.eye(3), np.ones((3, 3)))) == NAMES["numbers"]
     nothing = np.zeros((0, 4)), np.zeros(0)
     assert tuple(of_boxes([(*nothing, np.zeros(0))], [nothing], 1)) == NAMES["boxes"]
