@@ -11,13 +11,15 @@ import numpy as np
 
 BINS = 15  # of the calibration error, as in arXiv:1706.04599
 MOST_PEAKS = 100  # boxes a picture that the COCO measure looks at
-NAMES = {  # of the scores of each kind of answer
-    "classes": ("accuracy", "macro_f1", "calibration_error"),
-    "numbers": ("mse", "mae", "r2"),
-    "boxes": ("map50", "map"),
+HIGHER_IS_BETTER = {  # kind of answer -> its scores
+    "classes": {"accuracy": True, "macro_f1": True, "calibration_error": False},
+    "numbers": {"mse": False, "mae": False, "r2": True},
+    "boxes": {"map50": True, "map": True},
 }
-HIGHER = ("accuracy", "macro_f1", "r2", "map50", "map")  # is better
-LOWER = ("loss", "bits_per_byte", "calibration_error", "mse", "mae")
+NAMES = {kind: tuple(scores) for kind, scores in HIGHER_IS_BETTER.items()}
+_OF_ALL = {name: higher for scores in HIGHER_IS_BETTER.values() for name, higher in scores.items()}
+HIGHER = tuple(name for name, higher in _OF_ALL.items() if higher)
+LOWER = ("loss", "bits_per_byte", *(name for name, higher in _OF_ALL.items() if not higher))
 SIDE = 1000.0  # pixels of a side of the pictures that COCO is told of
 
 
