@@ -1,7 +1,7 @@
 """deepseek-jax esft."""
 
 from deepseek_jax.cli import options, runtime
-from deepseek_jax.cli.options import named, number
+from deepseek_jax.cli.options import number
 from deepseek_jax.errors import UserError
 
 
@@ -22,7 +22,7 @@ example:
     --config.tune.experts="$(deepseek-jax esft --config configs/esft_tiny.py --threshold 0.35)\"""",
         takes_overrides=True,
     )
-    parser.add_argument("--config", type=named, required=True, metavar="FILE", help="a Python file with get_config()")
+    options.add_config(parser)
     parser.add_argument("--threshold", type=number(float, 0, 1), required=True, metavar="P", help="share of the work")
     parser.add_argument(
         "--score",

@@ -24,7 +24,7 @@ example:
   deepseek-jax find-lr --config configs/hybrid_mnist.py --picture lr.png""",
         takes_overrides=True,
     )
-    parser.add_argument("--config", type=named, required=True, metavar="FILE", help="a Python file with get_config()")
+    options.add_config(parser)
     parser.add_argument("--low", type=number(float, 1e-12), default=1e-6, metavar="RATE", help="default: 1e-6")
     parser.add_argument("--high", type=number(float, 1e-12), default=1.0, metavar="RATE", help="default: 1")
     parser.add_argument("--steps", type=number(int, 3), default=200, metavar="N", help="default: 200")

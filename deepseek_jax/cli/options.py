@@ -21,31 +21,41 @@ Any key of the config can be set on top of it, by its dotted name:
 deepseek_jax/config.py lists the keys with their defaults."""
 
 
-def add_verb(verbs, name: str, run: Callable | None, summary: str, more: str, *, takes_overrides: bool = False):
+def add_verb(
+    verbs, name: str, run: Callable | None, summary: str, more: str, *, takes_overrides: bool = False
+) -> argparse.ArgumentParser:
     """A verb's parser: `summary` is its line in the list of verbs, `more` follows the options in its own --help."""
     parser = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=more)
     parser.set_defaults(run=run, takes_overrides=takes_overrides)
     return parser
 
 
+def add_config(parser: argparse.ArgumentParser):
+    parser.add_argument("--config", type=named, required=True, metavar="FILE", help="a Python file with get_config()")
+
+
 def add_run(parser: argparse.ArgumentParser, what: str = "run directory of a training"):
     """The options that name a trained model; `what` directories --workdir takes."""
     parser.add_argument("--workdir", type=named, required=True, metavar="DIR", help=what)
-    parser.add_argument("--checkpoint", type=_step, metavar="STEP", help="of a run; default: the newest checkpoint")
-
-
-def _step(text: str) -> int:
-    """An argparse type.  Where a directory is given, it is the model that was meant."""
-    if Path(text).is_dir() and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is a directory, and this is the number of a step; give --workdir it")
-    return number(int, 0)(text)
+    _add_checkpoint(parser, "give --workdir it")
 
 
 def add_source(parser: argparse.ArgumentParser):
     """The model that a verb takes, and the directory that it makes of it."""
     parser.add_argument("source", type=named, metavar="IN", help="a run directory or a checkpoint")
     parser.add_argument("target", type=named, metavar="OUT", help="the directory to make")
-    parser.add_argument("--checkpoint", type=number(int, 0), metavar="STEP", help="of a run; default: the newest")
+    _add_checkpoint(parser, "give it as IN")
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser, instead: str):
+    """`instead`: what to do with a directory, which is the model that was meant."""
+
+    def step(text: str) -> int:
+        if Path(text).is_dir() and not text.isdecimal():
+            raise argparse.ArgumentTypeError(f"{text} is a directory, and this is the number of a step; {instead}")
+        return number(int, 0)(text)
+
+    parser.add_argument("--checkpoint", type=step, metavar="STEP", help="of a run; default: the newest checkpoint")
 
 
 def add_batches(parser: argparse.ArgumentParser, what: str, default: int = 4):

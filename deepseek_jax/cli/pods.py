@@ -2,12 +2,12 @@
 
 import argparse
 
-from deepseek_jax.cli.options import named
+from deepseek_jax.cli import options
 from deepseek_jax.errors import UserError
 
 
 def add_options(parser: argparse.ArgumentParser):
-    parser.add_argument("--config", type=named, required=True, metavar="FILE", help="a Python file with get_config()")
+    options.add_config(parser)
     parser.add_argument("--topology", required=True, metavar="NAME", help="chips: v5p:8x8x16, h100:128x8 ...")
     parser.add_argument("--mesh", metavar="AXES", help="sizes of mesh axes over the config's: fsdp=64,expert=8")
 

@@ -27,7 +27,7 @@ examples:
   deepseek-jax train --config configs/v3_tiny.py --workdir runs/mine --config.data.source=my_texts/""",
         takes_overrides=True,
     )
-    parser.add_argument("--config", type=named, required=True, metavar="FILE", help="a Python file with get_config()")
+    options.add_config(parser)
     parser.add_argument(
         "--workdir", type=named, required=True, metavar="DIR", help="run directory: made, or gone on with"
     )

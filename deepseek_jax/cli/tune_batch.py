@@ -1,7 +1,7 @@
 """deepseek-jax tune-batch."""
 
 from deepseek_jax.cli import options, runtime
-from deepseek_jax.cli.options import named, number
+from deepseek_jax.cli.options import number
 
 
 def add_to(verbs):
@@ -21,7 +21,7 @@ examples:
   deepseek-jax tune-batch --config configs/v3_tiny.py --memory-gb 8""",
         takes_overrides=True,
     )
-    parser.add_argument("--config", type=named, required=True, metavar="FILE", help="a Python file with get_config()")
+    options.add_config(parser)
     parser.add_argument(
         "--memory-gb", type=number(float, 0.001), metavar="GB", help="for one device; default: what is there"
     )

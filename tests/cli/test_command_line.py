@@ -97,6 +97,7 @@ def test_a_misspelt_key_costs_one_line(python, pytestconfig):
         (["generate", "--workdir", "x"], "one of the arguments --prompt --prompts is required"),
         ([*GENERATE, "--prompt", "a", "--config.train.steps=3"], "--config.train.steps has no use here"),
         ([*GENERATE, "--prompt", "a", "--top-k", "0"], "'0' is not a whole number of at least 1"),
+        (["prune", "in", "out", "--checkpoint", "/"], "this is the number of a step; give it as IN"),
         ([*GENERATE, "--prompt", "a", "--temperature", "nan"], "'nan' is not a number of at least 0"),
         ([*GENERATE, "--prompt", "a", "--seed", "-1"], "'-1' is not a whole number between 0 and 2147483647"),
         ([*GENERATE, "--prompt", "a", "--seed", str(2**70)], "is not a whole number between 0 and 2147483647"),
