@@ -78,9 +78,7 @@ def forget_failures(loaded: Loaded, root: Path = ROOT):
 def work(studies: Sequence[Loaded], root: Path = ROOT, say: Say = print, index: int | None = None):
     """Does in this process what is left of the studies; of one study only run number `index`, if given."""
     _end_with_parent()
-    for loaded in studies:
-        runs_.check_different(loaded)
-        metrics.check(loaded)
+    _check(studies)
     for loaded in studies:
         runs_.measure_speeds(loaded, root, say if is_worker() else lambda text: None)  # else told with the others
         planned = runs_.plan(loaded, root)
@@ -94,6 +92,13 @@ def work(studies: Sequence[Loaded], root: Path = ROOT, say: Say = print, index: 
         else:
             metrics.check_runs(loaded, planned)
             _divide(_chosen(planned, index), planned, loaded, root, say)
+
+
+def _check(studies: Sequence[Loaded]):
+    """UserError for what would only be found after training."""
+    for loaded in studies:
+        runs_.check_different(loaded)
+        metrics.check(loaded)
 
 
 def _divide(chosen: Sequence[Run], peers: Sequence[Run], loaded: Loaded, root: Path, say: Say, share: float = 1.0):
@@ -207,9 +212,7 @@ def spread(paths: Sequence[Path], jobs: int, root: Path = ROOT, say: Say = print
     def todo():
         return [run for loaded in studies for run in to_do(loaded, root)]
 
-    for loaded in studies:
-        runs_.check_different(loaded)
-        metrics.check(loaded)
+    _check(studies)
     for loaded in studies:
         _tell_problems(loaded, runs_.plan(loaded, root), say)
     try:

@@ -44,7 +44,7 @@ class Study:
     margin    the smallest difference that counts: a number, or a share of the right side as "0.25%"
     claim     see claims.py
     further   claims about other metrics
-    measures  functions of a trained run (measures.py) that give more scores: {name: number}
+    measures  functions of a trained run (studies/measures/) that give more scores: {name: number}
     larger    what somebody with a GPU or a pod would run instead, in words
     """
 
@@ -62,8 +62,7 @@ class Study:
 
     def __post_init__(self):
         choice("equal", self.equal, EQUAL)
-        if self.seeds < 1 or self.budget <= 0:
-            raise UserError(f"a study has seeds={self.seeds} and budget={self.budget}; both must be above 0.")
+        check_size(self.seeds, self.budget)
         slugs = [slug(variant.name) for variant in self.variants]
         if len(set(slugs)) < len(slugs) or not slugs:
             raise UserError(f"a study's variants are named {', '.join(slugs) or 'not at all'}; give each its own name.")
@@ -80,6 +79,12 @@ class Study:
     def claims(self) -> list[Claim]:
         """The main one first."""
         return [Claim(self.metric, self.margin, self.claim), *self.further]
+
+
+def check_size(seeds: int, budget: float):
+    """Of a study or a sweep; UserError where it would train nothing."""
+    if seeds < 1 or budget <= 0:
+        raise UserError(f"seeds is {seeds} and budget {budget}; each must be above 0.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from deepseek_jax.checking import choice
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies.source_names import source_name
-from deepseek_jax.studies.study import EQUAL, Variant
+from deepseek_jax.studies.study import EQUAL, Variant, check_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +83,7 @@ class Sweep:
         drawn = [key for key, values in self.search.items() if isinstance(values, LogUniform)]
         if drawn and not self.samples:
             raise UserError(f"the search over {drawn[0]} is random: say how many samples to draw.")
-        if self.seeds < 1 or self.budget <= 0:
-            raise UserError(f"seeds is {self.seeds} and budget {self.budget}; each must be above 0.")
+        check_size(self.seeds, self.budget)
         for function in self.measures:
             source_name(function)
         count, different = len(self.names), len(set(self.names))
