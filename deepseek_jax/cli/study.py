@@ -7,7 +7,7 @@ from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import named, number
 from deepseek_jax.errors import UserError
 
-ROOT = Path("runs/studies")
+ROOT = Path("runs/studies")  # as in studies/runs.py, which a --help need not import
 FILES = """\
 A study file may lie anywhere: it says `from deepseek_jax.studies import Study, Variant`; docs/studies.md shows one."""
 

@@ -8,7 +8,6 @@ from deepseek_jax import fields, record
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies import results, sweep_report
 from deepseek_jax.studies.claims import overall
-from deepseek_jax.studies.runs import ROOT
 from deepseek_jax.studies.study import Loaded, load
 from deepseek_jax.studies.sweep import Sweep
 
@@ -26,7 +25,7 @@ class Line:
     verdict: str
 
 
-def lines(paths: Iterable[Path], root: Path = ROOT) -> list[Line]:
+def lines(paths: Iterable[Path], root: Path) -> list[Line]:
     return [_line(load(path), root) for path in paths]
 
 

@@ -22,7 +22,7 @@ MARKDOWN, HTML = "report.md", "report.html"
 HIDDEN = ("val/", "memory_bytes", "final/bytes")  # scores that begin so are in no table unless a claim asks
 
 
-def write(loaded: Loaded, root: Path = ROOT, folder: Path | None = None) -> tuple[Path, str]:
+def write(loaded: Loaded, root: Path, folder: Path | None = None) -> tuple[Path, str]:
     """Writes report.md, report.html, results.json and pictures; gives (the folder, the main verdict in a line)."""
     if isinstance(loaded.study, Sweep):
         results = sweep_report.gather(loaded, root)

@@ -18,7 +18,7 @@ from deepseek_jax.train.shown import SHOWN
 FILE = "results.json"
 
 
-def gather(loaded: Loaded, root: Path = ROOT) -> dict:
+def gather(loaded: Loaded, root: Path) -> dict:
     """JSON-able: settings of the study, each finished run, why others or measures failed, what is missing or stale.
 
     From the run directories, or from the study's committed results where these have more of its runs.

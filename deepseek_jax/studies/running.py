@@ -21,7 +21,7 @@ from deepseek_jax.studies import budget, metrics, sweeping
 from deepseek_jax.studies import runs as runs_
 from deepseek_jax.studies.measuring import all_scores, failures, measure
 from deepseek_jax.studies.outcome import said, summarise
-from deepseek_jax.studies.runs import ROOT, TRAINED, Run
+from deepseek_jax.studies.runs import TRAINED, Run
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.studies.sweep import Sweep
 from deepseek_jax.train.sinks import FILE
@@ -31,7 +31,7 @@ PARENT = "DEEPSEEK_JAX_STUDY_PARENT"  # in a worker's environment: the process w
 Say = Callable[[str], None]
 
 
-def to_do(loaded: Loaded, root: Path = ROOT) -> list[Run]:
+def to_do(loaded: Loaded, root: Path) -> list[Run]:
     """Runs without a result; failed ones have one, and so have those that a sweep has stopped."""
     planned = runs_.plan(loaded, root)
     if isinstance(loaded.study, Sweep) and not any(run.unmeasured for run in planned):
@@ -49,7 +49,7 @@ def _done(run: Run, loaded: Loaded, share: float = 1.0) -> bool:
     return bool(run.trained) and all_scores(run, loaded.study) is not None
 
 
-def failed(loaded: Loaded, root: Path = ROOT, index: int | None = None) -> list[Run]:
+def failed(loaded: Loaded, root: Path, index: int | None = None) -> list[Run]:
     """The failed runs, or number `index` if it is one.
 
     Of a sweep that comes to a choice only those that cannot be configured: that others diverge is what it finds out.
@@ -65,7 +65,7 @@ def _chosen(planned: list[Run], index: int | None) -> list[Run]:
     return planned if index is None else planned[index : index + 1]
 
 
-def forget_failures(loaded: Loaded, root: Path = ROOT):
+def forget_failures(loaded: Loaded, root: Path):
     """Lets failed runs and measures be tried again."""
     for run in runs_.plan(loaded, root):
         run.failed.unlink(missing_ok=True)
@@ -75,7 +75,7 @@ def forget_failures(loaded: Loaded, root: Path = ROOT):
         budget.forget_failure(runs_.speed_file(variant, root / loaded.name))
 
 
-def work(studies: Sequence[Loaded], root: Path = ROOT, say: Say = print, index: int | None = None):
+def work(studies: Sequence[Loaded], root: Path, say: Say = print, index: int | None = None):
     """Does in this process what is left of the studies; of one study only run number `index`, if given."""
     _end_with_parent()
     _check(studies)
@@ -197,7 +197,7 @@ def _score(run: Run, loaded: Loaded) -> str:
     return "; ".join([found, *failed])
 
 
-def spread(paths: Sequence[Path], jobs: int, root: Path = ROOT, say: Say = print):
+def spread(paths: Sequence[Path], jobs: int, root: Path, say: Say = print):
     """Does what is left of the studies in the files `paths` in `jobs` worker processes.
 
     A worker that dies, as one that the system kills for its memory, is replaced, and its run counts as failed.

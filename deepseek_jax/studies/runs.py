@@ -66,18 +66,18 @@ class Run:
         return f"{self.variant.name}, seed {self.seed}"
 
 
-def command(verb: str, loaded: Loaded, root: str | Path = ROOT) -> str:
+def command(verb: str, loaded: Loaded, root: str | Path) -> str:
     """What `verb`, run or report, of a study is typed as, from where this process runs."""
     option = "" if Path(root) == ROOT else f" --root {shlex.quote(str(root))}"
     return f"deepseek-jax study {verb} {shlex.quote(loaded.shown_path)}{option}"
 
 
-def commands(loaded: Loaded, root: str | Path = ROOT) -> str:
+def commands(loaded: Loaded, root: str | Path) -> str:
     """The lines that make a study's runs and its page."""
     return "\n".join(command(verb, loaded, root) for verb in ("run", "report"))
 
 
-def plan(loaded: Loaded, root: Path = ROOT) -> list[Run]:
+def plan(loaded: Loaded, root: Path) -> list[Run]:
     """All runs of a study, seed by seed, so that early pairs are complete."""
     study, found, shared = loaded.study, [], {}
     resolve(study.base, {})  # a base that cannot be is no variant's fault
@@ -172,7 +172,7 @@ def _directory(loaded: Loaded, variant: Variant, seed: int, experiment: Experime
     return own if own in others or not others else others[0]
 
 
-def stale(loaded: Loaded, runs: list[Run], root: Path = ROOT) -> list[Path]:
+def stale(loaded: Loaded, runs: list[Run], root: Path) -> list[Path]:
     """Finished runs in the study's folder that belong to no run it has now: those of an older version of it."""
     current = {run.directory for run in runs}
     return sorted(path.parent for path in (root / loaded.name).glob(f"*/{TRAINED}") if path.parent not in current)
@@ -183,7 +183,7 @@ def of_other_code(runs: list[Run]) -> list[Run]:
     return [run for run in runs if run.trained and run.code not in (None, record.code_hash())]
 
 
-def held(run: Run, root: Path = ROOT, *, wait: bool = False) -> contextlib.AbstractContextManager[bool]:
+def held(run: Run, root: Path, *, wait: bool = False) -> contextlib.AbstractContextManager[bool]:
     """Whether this process may work on the run: no other does, here or on machines with which the file system shares
     its locks.  The lock dies with its holder."""
     return _locked(root, run.directory.name, wait=wait)
@@ -206,7 +206,7 @@ def _locked(root: Path, name: str, *, wait: bool) -> Iterator[bool]:
         lock.truncate(0)
 
 
-def holder(run: Run, root: Path = ROOT) -> int | None:
+def holder(run: Run, root: Path) -> int | None:
     """The process that last worked on the run and did not end well."""
     path = root / ".locks" / run.directory.name
     text = path.read_text() if path.exists() else ""

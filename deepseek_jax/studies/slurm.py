@@ -3,7 +3,7 @@
 import shlex
 from pathlib import Path
 
-from deepseek_jax.studies.runs import ROOT, plan
+from deepseek_jax.studies.runs import plan
 from deepseek_jax.studies.study import Loaded, slug
 
 SCRIPT = """\
@@ -26,7 +26,7 @@ exit $status
 """
 
 
-def script(loaded: Loaded, root: Path = ROOT) -> str:
+def script(loaded: Loaded, root: Path) -> str:
     """What `sbatch` takes; runs that are done end at once."""
     path = shlex.quote(loaded.shown_path)
     command = f'deepseek-jax study run {path} --root {shlex.quote(str(root))} --index "$SLURM_ARRAY_TASK_ID"'

@@ -13,7 +13,7 @@ from deepseek_jax.studies.study import Loaded
 from deepseek_jax.studies.sweeping import rungs
 
 
-def gather(loaded: Loaded, root: Path = ROOT) -> dict:
+def gather(loaded: Loaded, root: Path) -> dict:
     """JSON-able: each rung's share of the steps and scores, and what it cost.
 
     From the run directories where one has come to the first rung; else from the committed results, where they are of

@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 from deepseek_jax.studies import runs as runs_
-from deepseek_jax.studies.runs import ROOT, Run
+from deepseek_jax.studies.runs import Run
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.train.sinks import FILE, read_rows
 
@@ -22,7 +22,7 @@ class Rung:
     complete: bool
 
 
-def rungs(loaded: Loaded, root: Path = ROOT) -> list[Rung]:
+def rungs(loaded: Loaded, root: Path) -> list[Rung]:
     """As far as the sweep has come: all rungs that are complete, and the first that is not; the last is the end."""
     sweep, found = loaded.study, []
     left = runs_.plan(loaded, root)

@@ -364,7 +364,7 @@ def test_runs_of_the_same_experiment_are_shared_between_studies(make, trainer, r
 
 def test_a_new_setting_that_is_off_does_not_make_runs_stale(make):
     """The identity is of what differs from the defaults, whatever else there is."""
-    (run, *_) = runs.plan(make())
+    (run, *_) = runs.plan(make(), runs.ROOT)
     experiment = dataclasses.replace(run.experiment, log=dataclasses.replace(run.experiment.log, every=3))
     assert runs.identity(experiment) == runs.identity(run.experiment)
     shown = dataclasses.replace(run.experiment.eval, samples=2, sample_tokens=7)
