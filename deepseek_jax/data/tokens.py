@@ -28,7 +28,8 @@ class Tokens(RecordBuilder, skip_registration=True):
 
     def __init__(self, *, text: tfds.core.DatasetBuilder, tokenizer: Tokenizer, chat: str = "", **kwargs):
         self.text, self.tokenizer, self.chat = text, tokenizer, chat
-        self.dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
+        ids = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
+        self.kinds = {"ids": ids} | ({"answers": np.uint8} if chat else {})
         self.lengths = {split: [] for split in SPLITS}
         self.bytes = dict.fromkeys(SPLITS, 0)  # of UTF-8 text, and one a document for what separates it from the next
         self.answers = dict.fromkeys(SPLITS, 0)  # tokens that the assistant says
@@ -36,17 +37,14 @@ class Tokens(RecordBuilder, skip_registration=True):
         super().__init__(**kwargs)
 
     def features(self):
-        kinds = {"ids": self.dtype} | ({"answers": np.uint8} if self.chat else {})
-        return {name: tfds.features.Tensor(shape=(None,), dtype=of, encoding="bytes") for name, of in kinds.items()}
+        kinds = self.kinds.items()
+        return {name: tfds.features.Tensor(shape=(None,), dtype=kind, encoding="bytes") for name, kind in kinds}
 
     def _split_generators(self, dl_manager):
         return {split: self._generate_examples(split) for split in SPLITS if split in self.text.info.splits}
 
     def _generate_examples(self, split):
-        pending, blocks = (
-            {"ids": np.empty(0, self.dtype)} | ({"answers": np.empty(0, np.uint8)} if self.chat else {}),
-            0,
-        )
+        pending, blocks = {name: np.empty(0, kind) for name, kind in self.kinds.items()}, 0
         for documents in self._encoded(split):
             self.lengths[split].extend(len(each["ids"]) for each in documents)
             pending = {

@@ -116,7 +116,8 @@ def _take_steps(
         recorder = Recorder(experiment, setup.task, sinks.write, show, run.goodput, skipped=int(state["skipped"]))
         profile = Profile(run.profile, run.workdir, recorder)
         try:
-            for step in range(begun + 1 - done.owes_evaluation, steps + 1):
+            first = begun if done.owes_evaluation else begun + 1  # an evaluation that a signal stopped comes first
+            for step in range(first, steps + 1):
                 if step > begun:
                     profile.before(step)
                     if _grows(experiment.train, step):
