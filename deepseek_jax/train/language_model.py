@@ -39,6 +39,7 @@ class LanguageModelTask:
             part for source, part in zip(parse_weights(experiment.data), self.corpus.parts) if source not in CORPORA
         ]
         self.notes = [part.skipped_sentence for part in given if part.skipped_sentence]
+        self.model, self.tokenizer = experiment.model, self.corpus.tokenizer
         self.program = as_trained(language_model_program(experiment, bytes_a_target(self.corpus)), experiment)
 
     def train_batches(self, size: int, rows: np.ndarray) -> TrainBatches:
@@ -66,7 +67,7 @@ class LanguageModelTask:
         return found
 
     def keep_beside(self, workdir: Path):
-        whole_files.copy(self.corpus.tokenizer.path, workdir / TOKENIZER)  # what it was trained with
+        whole_files.copy(self.tokenizer.path, workdir / TOKENIZER)  # what it was trained with
 
     def results(self, state: State, workdir: Path, score: Callable, held_out: Iterable[Batch]) -> list[str]:
-        return write_samples(self, state, workdir)
+        return write_samples(self.experiment, self.corpus, self.program, state, workdir)

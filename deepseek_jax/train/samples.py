@@ -4,11 +4,13 @@ import json
 import math
 from pathlib import Path
 
+from deepseek_jax.config import Experiment
 from deepseek_jax.data import chat
-from deepseek_jax.data.pipeline import SEPARATOR
+from deepseek_jax.data.pipeline import SEPARATOR, Corpus
 from deepseek_jax.infer.generate import generate
 from deepseek_jax.infer.sampling import Sampling
 from deepseek_jax.parallel import processes
+from deepseek_jax.train.program import Program
 from deepseek_jax.train.state import State, scored_model
 
 FILE = "samples.txt"
@@ -17,15 +19,13 @@ SAMPLING = Sampling(temperature=0.8, top_p=0.95)
 BAR = "\n" + "-" * 80 + "\n"
 
 
-def write_samples(task, state: State, workdir: Path) -> list[str]:
+def write_samples(experiment: Experiment, corpus: Corpus, program: Program, state: State, workdir: Path) -> list[str]:
     """As many texts as eval.samples asks for, each begun as a domain's held-out text begins; also in samples.txt.
 
     Of conversations they are answers to the questions held out.
-
-    `task` is a LanguageModelTask.
     """
-    config, corpus, tokenizer = task.experiment.eval, task.corpus, task.corpus.tokenizer
-    template, count = task.experiment.data.chat, len(corpus.domains)
+    config, tokenizer = experiment.eval, corpus.tokenizer
+    template, count = experiment.data.chat, len(corpus.domains)
     documents = math.ceil(config.samples / count) if template else PROMPT  # each has a byte or more: its separator
     read = [corpus.held_out_text(domain, documents) for domain in corpus.domains[: config.samples]]
     heads = [read[place % count] for place in range(config.samples)]
@@ -40,9 +40,8 @@ def write_samples(task, state: State, workdir: Path) -> list[str]:
     else:
         prompts = [head[:PROMPT].decode(errors="ignore") for head in heads]
         tokens = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts]
-    program = task.program
     model = program.graphdef, *program.to_model(*scored_model(state))
-    seed = task.experiment.train.seed
+    seed = experiment.train.seed
     continued = generate(model, tokens, config.sample_tokens, eos=tokenizer.eos, sampling=SAMPLING, seed=seed)
     texts = [prompt + tokenizer.decode(new) for prompt, new in zip(prompts, continued, strict=True)]
     if processes.leads():

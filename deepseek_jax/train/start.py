@@ -3,10 +3,11 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 
 from deepseek_jax.data.tokenizer import TOKENIZER
 from deepseek_jax.errors import UserError
@@ -15,6 +16,7 @@ from deepseek_jax.models import tree
 from deepseek_jax.parallel import rules
 from deepseek_jax.train import any_checkpoint
 from deepseek_jax.train.any_checkpoint import Found
+from deepseek_jax.train.program import Program
 from deepseek_jax.train.setup import Setup
 from deepseek_jax.train.state import State, make_state
 
@@ -41,37 +43,53 @@ def first_state(setup: Setup, say: Callable[[str], None]) -> State:
 
 def _fitted(setup: Setup, found: Found) -> tuple[dict, dict]:
     """(params, buffers) of the run's model: the checkpoint's, or new where start.fresh is found in the path."""
-    own, mesh, fresh = setup.program.model or setup.program, setup.mesh, setup.experiment.start.fresh
-    make, asked = own.make_parameters, lambda path: bool(fresh and re.search(fresh, path.partition("/")[2]))
-    # Paths begin with 0 for parameters and 1 for buffers.
-    shapes, theirs = jax.eval_shape(make), tree.by_path((found.params, found.buffers))
-    ours = tree.by_path(shapes)
-    # Of a part of a network: what it does not hold is new, what it holds beyond is left.
-    told = ours.keys() & theirs.keys() if found.config is None else ours.keys() | theirs.keys()
-    is_fresh = lambda path: asked(path) or path not in told  # noqa: E731
-    if fresh and not any(map(asked, ours | theirs)):
-        paths = [path.partition("/")[2] for path in ours]
-        raise UserError(
-            f"start.fresh is {fresh!r}, which is found in no parameter's path; there are {paths[0]}, {paths[-1]}."
-        )
+    own = setup.program.model or setup.program
+    shapes = jax.eval_shape(own.make_parameters)
+    ours, theirs = tree.by_path(shapes), tree.by_path((found.params, found.buffers))
+    new = _new_paths(setup.experiment.start.fresh, ours | theirs)
+    if found.config is None:  # a part of a network: what it does not hold is new, what it holds beyond is left
+        new |= ours.keys() ^ theirs.keys()
     for path in ours | theirs:
-        if not is_fresh(path):
+        if path not in new:
             _check(setup, found, path, ours.get(path), theirs.get(path))
-    axes = own.axes, own.buffer_axes
-    at = tree.by_path(tuple(map(functools.partial(rules.shardings, mesh), axes, shapes)))
-    chosen = {path: at[path] for path in ours if is_fresh(path)}
-    make_new = jax.jit(
-        lambda: {path: leaf for path, leaf in tree.by_path(make()).items() if path in chosen}, out_shardings=chosen
-    )
-    taken = theirs | (make_new() if chosen else {})
+    taken = theirs | _made(own, setup.mesh, shapes, new & ours.keys())
     return jax.tree_util.tree_map_with_path(lambda path, _: taken[tree.path_of(path)], shapes)
+
+
+def _new_paths(fresh: str, paths: Iterable[str]) -> set[str]:
+    """Those in which the pattern `fresh` is found; UserError where it is found in none."""
+    new = {path for path in paths if fresh and re.search(fresh, _name(path))}
+    if fresh and not new:
+        names = [_name(path) for path in paths]
+        raise UserError(
+            f"start.fresh is {fresh!r}, which is found in no parameter's path; there are {names[0]}, {names[-1]}."
+        )
+    return new
+
+
+def _made(program: Program, mesh: Mesh, shapes: tuple[dict, dict], paths: Set[str]) -> dict[str, jax.Array]:
+    """The parameters and buffers of these paths as a run of its own would begin with, where they are to lie."""
+    if not paths:
+        return {}
+    axes = program.axes, program.buffer_axes
+    at = tree.by_path(tuple(map(functools.partial(rules.shardings, mesh), axes, shapes)))
+
+    def make():
+        return {path: leaf for path, leaf in tree.by_path(program.make_parameters()).items() if path in paths}
+
+    return jax.jit(make, out_shardings={path: at[path] for path in paths})()
+
+
+def _name(path: str) -> str:
+    """Of a parameter or a buffer, whose path begins with its place in (params, buffers)."""
+    return path.partition("/")[2]
 
 
 def _check(setup: Setup, found: Found, path: str, here, there):
     if here is not None and there is not None and here.shape == there.shape:
         return
     sizes = ["has none" if leaf is None else f"has {leaf.shape}" for leaf in (there, here)]
-    directory, name = setup.experiment.start.checkpoint, path.partition("/")[2]
+    directory, name = setup.experiment.start.checkpoint, _name(path)
     because = _different(setup, found) or "the names of layers differ"
     raise UserError(
         f"{name} does not fit: {directory} {sizes[0]} and this model {sizes[1]}; there {because}.  Make them equal, or "
@@ -81,24 +99,22 @@ def _check(setup: Setup, found: Found, path: str, here, there):
 
 def _different(setup: Setup, found: Found) -> str:
     """The settings of the model that the checkpoint has otherwise: "model.vocab_size is 4096 and here 400"."""
-    model = setup.experiment.model if setup.experiment.family == "language_model" else setup.task.model
     if found.config is None:
         return ""
-    here, there = (flatten(dataclasses.asdict(config), "model.") for config in (model, found.config))
+    here, there = (flatten(dataclasses.asdict(config), "model.") for config in (setup.task.model, found.config))
     return ", ".join(f"{key} is {there[key]} and here {here[key]}" for key in here if here[key] != there[key])
 
 
 def _check_tokenizer(setup: Setup):
     """An embedding is of no use to a text that is encoded otherwise."""
-    start, of_language = setup.experiment.start, setup.experiment.family == "language_model"
+    start, ours = setup.experiment.start, setup.task.tokenizer
     theirs = Path(start.checkpoint) / TOKENIZER
-    ours = setup.task.corpus.tokenizer if of_language else setup.task.dataset.tokenizer
     if ours is None or not theirs.exists() or (start.fresh and re.search(start.fresh, "embedding")):
         return
     if theirs.read_text() != ours.path.read_text():
         otherwise = (
             f'set data.tokenizer={theirs}, or begin with new embeddings: start.fresh="embedding|^head$".'
-            if of_language
+            if setup.experiment.family == "language_model"
             else "begin with new embeddings, by start.fresh=embedding, or from a run on the same training texts."
         )
         raise UserError(f"{start.checkpoint} was trained with another tokenizer; {otherwise}")

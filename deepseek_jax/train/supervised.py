@@ -42,6 +42,7 @@ class SupervisedTask:
         """Reads the set; `report` is told how it goes."""
         self.experiment, self.notes = experiment, []  # a set is read whole or refused
         self.dataset = open_set(experiment.dataset)
+        self.tokenizer = self.dataset.tokenizer
         _check_objective(experiment.objective.name, self.dataset)
         self.model = sized(experiment.model, self.dataset)
         self.program = as_trained(supervised_program(experiment, self.model), experiment)

@@ -7,6 +7,9 @@ from typing import Protocol
 import numpy as np
 
 from deepseek_jax.data.batches import Batch, TrainBatches
+from deepseek_jax.data.tokenizer import Tokenizer
+from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.train.program import Program
 from deepseek_jax.train.shown import Shown
 from deepseek_jax.train.state import State
@@ -15,10 +18,13 @@ from deepseek_jax.train.state import State
 class Task(Protocol):
     """One for each family: train/language_model.py, train/supervised.py.  `shown` says what its numbers are called.
 
-    `notes`: what a person should know of how its data was read, a sentence each.
+    `model`: the network's sizes; `tokenizer`: of its texts, None where it reads none; `notes`: what a person should
+    know of how its data was read, a sentence each.
     """
 
     program: Program
+    model: ModelConfig | HybridConfig
+    tokenizer: Tokenizer | None
     shown: Shown
     notes: list[str]
 

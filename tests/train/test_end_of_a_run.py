@@ -37,7 +37,7 @@ def test_samples_begin_as_the_text_does_and_read_little_of_each_domain_once(corp
     whole = [corpus.held_out_text(domain) for domain in corpus.domains]
     read, original = [], corpus.held_out_text
     monkeypatch.setattr(corpus, "held_out_text", lambda *asked: read.append(original(*asked)) or read[-1])
-    texts = samples.write_samples(task_of(corpus, 5), {"params": {}, "buffers": {}}, tmp_path)
+    texts = task_of(corpus, 5).results({"params": {}, "buffers": {}}, tmp_path, None, [])
     prompts = [text[: samples.PROMPT].decode(errors="ignore") for text in whole]
     assert texts == [prompts[0], prompts[1], prompts[0], prompts[1], prompts[0]]
     assert len(read) == 2 and all(len(part) < len(text) for part, text in zip(read, whole, strict=True))
