@@ -376,6 +376,7 @@ class SupervisedExperiment:
                 )
 
 
+AnyExperiment = Experiment | SupervisedExperiment
 FAMILIES = {"language_model": Experiment, "supervised": SupervisedExperiment}
 
 

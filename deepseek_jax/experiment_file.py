@@ -13,11 +13,11 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from deepseek_jax import fields
-from deepseek_jax.config import FAMILIES, Experiment, SupervisedExperiment, default_config
+from deepseek_jax.config import FAMILIES, AnyExperiment, SupervisedExperiment, default_config
 from deepseek_jax.errors import UserError
 
 
-def resolve(path: str | None, overrides: Mapping[str, object]) -> Experiment:
+def resolve(path: str | None, overrides: Mapping[str, object]) -> AnyExperiment:
     """The experiment of the config file `path` (None: the defaults) with `overrides` on top: dotted key to value.
 
     Overrides come after `get_config()` has run, so what the file computes from a key does not follow it, unless the

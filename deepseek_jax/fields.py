@@ -12,7 +12,7 @@ import math
 import typing
 from collections.abc import Iterator, Mapping
 
-from deepseek_jax.config import FAMILIES, Experiment
+from deepseek_jax.config import FAMILIES, AnyExperiment
 from deepseek_jax.errors import UserError
 
 WORDS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -97,7 +97,7 @@ def _wrong(key: str, value: object, kind: type) -> str:
     return f"{key} is {value!r}; it must be {expected}."
 
 
-def build(values: Mapping, origin: str) -> Experiment:
+def build(values: Mapping, origin: str) -> AnyExperiment:
     """The checked experiment of nested `values`; absent keys take their defaults.
 
     Raises UserError naming `origin` (a file) for an unknown key, and naming the key for a value that does not fit.
@@ -115,7 +115,7 @@ def check_family(family: object, origin: str):
         raise UserError(f"{origin} is of the family {family!r}; choose one of {', '.join(FAMILIES)}.")
 
 
-def checked(experiment: Experiment) -> Experiment:
+def checked(experiment: AnyExperiment) -> AnyExperiment:
     """`experiment` as if it had been read from a file: a program may have put values of any type into it."""
     if not isinstance(experiment, tuple(FAMILIES.values())):
         raise UserError(

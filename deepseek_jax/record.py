@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from deepseek_jax import fields, writable
-from deepseek_jax.config import Experiment
+from deepseek_jax.config import AnyExperiment, Experiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.whole_files import write_text
 
@@ -28,7 +28,7 @@ DROPPING = "train.on_nonfinite"  # free to become "skip": what a run did until t
 JUDGING = ("eval.every", "eval.batch_size", "eval.batches")  # not free where evaluations may end the run
 
 
-def experiment_hash(experiment: Experiment) -> str:
+def experiment_hash(experiment: AnyExperiment) -> str:
     """16 hex digits that are equal exactly for equal settings, on every machine and Python."""
     text = json.dumps(dataclasses.asdict(experiment), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -41,7 +41,7 @@ def check_place(workdir: str | os.PathLike):
     writable.check_directory(Path(workdir), "made a run directory")
 
 
-def claim(workdir: str | os.PathLike, experiment: Experiment, *, write: bool = True) -> float:
+def claim(workdir: str | os.PathLike, experiment: AnyExperiment, *, write: bool = True) -> float:
     """Make `workdir` the run directory of `experiment`: write its config.json, new or with the changes that are free.
 
     Gives when the run began, in seconds since 1970.  Without `write`, for all processes of a run but one, nothing is
@@ -76,7 +76,7 @@ def claim(workdir: str | os.PathLike, experiment: Experiment, *, write: bool = T
     return began
 
 
-def read(workdir: str | os.PathLike) -> Experiment:
+def read(workdir: str | os.PathLike) -> AnyExperiment:
     """The experiment of a run directory; settings it did not know yet take their defaults."""
     path = Path(workdir) / FILE
     try:
@@ -126,7 +126,7 @@ def family(directory: str | os.PathLike) -> str:
     return read(directory).family
 
 
-def describe(experiment: Experiment) -> dict:
+def describe(experiment: AnyExperiment) -> dict:
     """What config.json says, as a JSON-able dict."""
     return {
         "experiment": dataclasses.asdict(experiment),

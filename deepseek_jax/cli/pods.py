@@ -1,9 +1,14 @@
 """What `plan` and `compile` share: an experiment on a cluster that is not here."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from deepseek_jax.cli import options
 from deepseek_jax.errors import UserError
+
+if TYPE_CHECKING:  # jax is imported when a verb runs
+    from deepseek_jax.config import AnyExperiment
+    from deepseek_jax.parallel.topology import Topology
 
 
 def add_options(parser: argparse.ArgumentParser):
@@ -12,8 +17,8 @@ def add_options(parser: argparse.ArgumentParser):
     parser.add_argument("--mesh", metavar="AXES", help="sizes of mesh axes over the config's: fsdp=64,expert=8")
 
 
-def read(args):
-    """(the experiment with the mesh that is asked for, the topology)."""
+def read(args: argparse.Namespace) -> "tuple[AnyExperiment, Topology]":
+    """The experiment with the mesh that is asked for, and the cluster."""
     from deepseek_jax.experiment_file import resolve
     from deepseek_jax.parallel import topology
 

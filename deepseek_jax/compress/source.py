@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 from deepseek_jax import record
-from deepseek_jax.config import CheckpointConfig, Experiment, StartConfig, SupervisedExperiment
+from deepseek_jax.config import AnyExperiment, CheckpointConfig, StartConfig
 from deepseek_jax.data.tokenizer import TOKENIZER
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
@@ -33,7 +33,7 @@ class Source:
     """
 
     directory: Path
-    experiment: Experiment | SupervisedExperiment
+    experiment: AnyExperiment
     step: int
     model: ModelConfig | HybridConfig
     params: dict

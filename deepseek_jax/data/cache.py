@@ -11,10 +11,11 @@ from typing import IO
 
 from deepseek_jax import full_disk
 from deepseek_jax.config import DataConfig
+from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.errors import UserError
 
 
-def root(data: DataConfig) -> pathlib.Path:
+def root(data: DataConfig | DatasetConfig) -> pathlib.Path:
     """Where prepared data lives: `data.directory`, else $DEEPSEEK_JAX_DATA, else ~/.cache/deepseek_jax."""
     directory = data.directory or os.environ.get("DEEPSEEK_JAX_DATA") or "~/.cache/deepseek_jax"
     return pathlib.Path(directory).expanduser().absolute()

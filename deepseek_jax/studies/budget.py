@@ -8,7 +8,7 @@ import itertools
 import json
 from pathlib import Path
 
-from deepseek_jax.config import Experiment
+from deepseek_jax.config import AnyExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.train import schedules
 from deepseek_jax.whole_files import write_json
@@ -22,7 +22,7 @@ class Unmeasured(UserError):
     """A budget in seconds, of a variant whose speed is not known yet."""
 
 
-def steps(experiment: Experiment, equal: str, budget: float, speed: Path) -> int:
+def steps(experiment: AnyExperiment, equal: str, budget: float, speed: Path) -> int:
     """The most steps within the budget.
 
     flops: of the model forward and backward, as the architecture counts them (train/flops.py).  seconds: at the speed
@@ -41,18 +41,18 @@ def steps(experiment: Experiment, equal: str, budget: float, speed: Path) -> int
     return count
 
 
-def units(experiment: Experiment) -> list[int]:
+def units(experiment: AnyExperiment) -> list[int]:
     """Tokens (of other families, records) spent after each step."""
     train = experiment.train
     sizes = (schedules.batch_size(train, step) * _row(experiment) for step in range(train.steps))
     return list(itertools.accumulate(sizes))
 
 
-def _row(experiment: Experiment) -> int:
+def _row(experiment: AnyExperiment) -> int:
     return experiment.data.sequence_length if experiment.family == "language_model" else 1
 
 
-def _most_steps(experiment: Experiment, budget: float) -> int:
+def _most_steps(experiment: AnyExperiment, budget: float) -> int:
     """By bisection: a ramp of the batch stretches with the steps, so their total is no plain product."""
 
     def fits(count):
@@ -67,7 +67,7 @@ def _most_steps(experiment: Experiment, budget: float) -> int:
     return low
 
 
-def _flops_a_token(experiment: Experiment) -> float:
+def _flops_a_token(experiment: AnyExperiment) -> float:
     """Mean over the places of a row, as if it were one document."""
     if experiment.family != "language_model":
         raise UserError("equal='flops' counts language models only; hold records, steps or seconds equal.")
@@ -96,7 +96,7 @@ def _units_a_second(speed: Path) -> float:
     return found["per_second"]
 
 
-def measure_speed(experiment: Experiment, speed: Path):
+def measure_speed(experiment: AnyExperiment, speed: Path):
     """Trains the experiment for TRIAL_STEPS and writes the median of its speed into the file `speed`.
 
     Without its batch ramp, each stage of which would compile a step of its own.

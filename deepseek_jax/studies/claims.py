@@ -112,13 +112,17 @@ def _number(text: str) -> float | None:
         return None
 
 
-def judge(claim: Claim, names: Sequence[str], values: Mapping[str, Mapping[int, float]], missing: Mapping[str, str]):
-    """Each clause of the claim as Judged; `values` are variant -> seed -> metric, `missing` says why some are not
+def judge(
+    claim: Claim, names: Sequence[str], values: Mapping[str, Mapping[int, float]], missing: Mapping[str, str]
+) -> list[Judged]:
+    """Each clause of the claim; `values` are variant -> seed -> metric, `missing` says why some are not
     there."""
     return [_judge(claim, clause, values, missing) for clause in parse(claim.text, names)]
 
 
-def _judge(claim: Claim, clause: Clause, values, missing) -> Judged:
+def _judge(
+    claim: Claim, clause: Clause, values: Mapping[str, Mapping[int, float]], missing: Mapping[str, str]
+) -> Judged:
     for name in (clause.left, clause.right):
         if name in missing:
             return Judged(clause, CANNOT_TELL, f"{name}: {missing[name]}")

@@ -9,8 +9,11 @@ POINTS = 64  # at which curves are compared
 REACH = 2  # neighbours on either side over which a curve is smoothed: a batch's loss wavers
 
 
-def mean_curve(curves: Sequence[Sequence]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(spent, mean loss, standard deviation over seeds), smoothed, of curves [[spent, loss], ...]."""
+Curve = tuple[np.ndarray, np.ndarray, np.ndarray]  # spent, mean loss, standard deviation over seeds
+
+
+def mean_curve(curves: Sequence[Sequence]) -> Curve:
+    """Smoothed, of the curves [[spent, loss], ...] of several seeds."""
     spent = np.linspace(max(c[0][0] for c in curves), min(c[-1][0] for c in curves), POINTS)
     losses = np.array([np.interp(spent, *_smooth(np.array(curve, float))) for curve in curves])
     return spent, losses.mean(axis=0), losses.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros(POINTS)
@@ -22,7 +25,7 @@ def _smooth(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return spent, np.array([window.mean() for window in windows])
 
 
-def by_variant(results: Mapping) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def by_variant(results: Mapping) -> dict[str, Curve]:
     curves: dict[str, list] = {}
     for run in results["runs"]:
         if len(run["curve"]) > REACH + 1:  # of fewer points each smoothed one is the mean of all
@@ -30,7 +33,7 @@ def by_variant(results: Mapping) -> dict[str, tuple[np.ndarray, np.ndarray, np.n
     return {name: mean_curve(found) for name, found in curves.items()}
 
 
-def speed_up(base, other, base_speed: float, speed: float) -> float:
+def speed_up(base: Curve, other: Curve, base_speed: float, speed: float) -> float:
     """How many times sooner `other` is where the base ends, by training loss and throughput; below 1: later.
 
     Of the two, the one that ends lower is asked how much it had spent when it was where the other ends.  The rate of

@@ -7,7 +7,7 @@ import contextlib
 import difflib
 from collections.abc import Collection, Sequence
 
-from deepseek_jax.config import Experiment
+from deepseek_jax.config import AnyExperiment
 from deepseek_jax.data.prepare import domain_names, parse_weights
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
@@ -94,7 +94,7 @@ def _known(study: Study | Sweep) -> set[str]:
     return found
 
 
-def names_of(experiment: Experiment) -> set[str]:
+def names_of(experiment: AnyExperiment) -> set[str]:
     """The scores that a run may have (outcome.summarise), as far as they can be told without its data."""
     shown = SHOWN[experiment.family]
     found = {"memory_bytes", shown.speed, *(name for name in shown.labels if name.startswith("final/"))}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepseek_jax.config import Experiment
+from deepseek_jax.config import AnyExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies import budget
 from deepseek_jax.train.shown import SHOWN
@@ -17,7 +17,7 @@ LATE = 0.2  # last share of the rows, over which what wavers is averaged
 BALANCE = ("max_violation", "dead_experts", "load_entropy")
 
 
-def summarise(directory: Path, experiment: Experiment, seconds: float) -> dict:
+def summarise(directory: Path, experiment: AnyExperiment, seconds: float) -> dict:
     """JSON-able: scores {name: number}, curve [[tokens or records spent, loss]], shares {layer: [experts]}, seconds.
 
     Scores are the final ones and those of the last evaluation before the end, or where early stopping took parameters
@@ -54,7 +54,7 @@ def summarise(directory: Path, experiment: Experiment, seconds: float) -> dict:
     }
 
 
-def _parameters(experiment: Experiment) -> dict[str, int]:
+def _parameters(experiment: AnyExperiment) -> dict[str, int]:
     """total and active of a language model, MTP left out; {} of other families."""
     if experiment.family != "language_model":
         return {}
@@ -83,7 +83,7 @@ class Trained:
     `merge(graphdef, params, buffers)` is the model; edits of a variant are made already.
     """
 
-    experiment: Experiment
+    experiment: AnyExperiment
     directory: Path
     graphdef: object
     params: dict

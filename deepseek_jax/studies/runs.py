@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from deepseek_jax import fields, record
-from deepseek_jax.config import FAMILIES, Experiment
+from deepseek_jax.config import FAMILIES, AnyExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.studies import budget
@@ -42,7 +42,7 @@ class Run:
 
     variant: Variant
     seed: int
-    experiment: Experiment | None
+    experiment: AnyExperiment | None
     directory: Path
     failed: Path
     problem: str = ""
@@ -114,7 +114,7 @@ def check_different(loaded: Loaded):
             )
 
 
-def experiment_of(study: Study, variant: Variant, seed: int, folder: Path) -> Experiment:
+def experiment_of(study: Study, variant: Variant, seed: int, folder: Path) -> AnyExperiment:
     """The base with the variant's changes, this seed, and as many steps as the budget allows."""
     changed = resolve(study.base, {**variant.changes, "train.seed": seed})
     steps = budget.steps(changed, study.equal, study.budget, speed_file(variant, folder))
@@ -149,7 +149,7 @@ def _measure_speed(loaded: Loaded, variant: Variant, root: Path, say: Callable[[
                 say(f"{loaded.name}: {variant.name}: failed: the trial of its speed failed: {said(error)}")
 
 
-def identity(experiment: Experiment) -> str:
+def identity(experiment: AnyExperiment) -> str:
     """8 hex digits, equal for experiments that learn the same.
 
     Of what differs from the defaults alone: a setting that is new, and off, leaves runs what they were.
@@ -159,12 +159,12 @@ def identity(experiment: Experiment) -> str:
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def _settings(experiment: Experiment) -> dict:
+def _settings(experiment: AnyExperiment) -> dict:
     flat = fields.flatten(dataclasses.asdict(experiment))
     return {key: value for key, value in flat.items() if not key.startswith(ELSEWHERE)}
 
 
-def _directory(loaded: Loaded, variant: Variant, seed: int, experiment: Experiment, root: Path) -> Path:
+def _directory(loaded: Loaded, variant: Variant, seed: int, experiment: AnyExperiment, root: Path) -> Path:
     """Where this experiment was begun, by whichever study and variant; else where this one will begin it."""
     suffix = f"-{seed}-{identity(experiment)}"
     own = root / loaded.name / f"{slug(variant.name)}{suffix}"

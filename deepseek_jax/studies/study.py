@@ -6,11 +6,15 @@ import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deepseek_jax.checking import choice
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies.claims import Claim, parse
 from deepseek_jax.studies.source_names import source_name
+
+if TYPE_CHECKING:
+    from deepseek_jax.studies.sweep import Sweep  # which imports this file
 
 EQUAL = ("tokens", "records", "flops", "seconds", "steps")
 
@@ -89,11 +93,11 @@ def check_size(seeds: int, budget: float):
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A study as its file gives it.  `question` is the file's docstring, `study` a Study or a Sweep."""
+    """A study as its file gives it.  `question` is the file's docstring."""
 
     path: Path
     question: str
-    study: object
+    study: "Study | Sweep"
 
     @property
     def name(self) -> str:

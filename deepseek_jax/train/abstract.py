@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from deepseek_jax.config import Experiment
+from deepseek_jax.config import AnyExperiment, Experiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.train import groups
 from deepseek_jax.train.optimizer import make_optimizer
@@ -32,7 +32,7 @@ class Abstract:
     batch: dict[str, jax.ShapeDtypeStruct]
 
 
-def describe(experiment: Experiment) -> Abstract:
+def describe(experiment: AnyExperiment) -> Abstract:
     """Of a language model's training; UserError for other tasks."""
     if experiment.family != "language_model":
         raise UserError(f"family is {experiment.family!r}; plan and compile know language models only.")

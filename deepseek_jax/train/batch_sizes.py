@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 from rich.console import Console
 
-from deepseek_jax.config import Experiment
+from deepseek_jax.config import AnyExperiment
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.pipeline import smallest_batch
 from deepseek_jax.train.setup import prepare
@@ -34,7 +34,7 @@ class Trial:
         return self.batch_size / self.seconds if self.seconds else 0.0
 
 
-def trials(experiment: Experiment, limit: float | None) -> Iterator[Trial]:
+def trials(experiment: AnyExperiment, limit: float | None) -> Iterator[Trial]:
     """Doubles from the smallest batch of the mesh up to the first size that does not fit in `limit` bytes a device.
 
     None: what the device says it has, or the free memory of this machine, shared by its devices.
@@ -58,12 +58,12 @@ def available_bytes() -> int:
     return stats.get("bytes_limit") or psutil.virtual_memory().available // jax.local_device_count()
 
 
-def _of_size(experiment: Experiment, size: int) -> Experiment:
+def _of_size(experiment: AnyExperiment, size: int) -> AnyExperiment:
     train = dataclasses.replace(experiment.train, batch_size=size, microbatch_size=0, ramp_start=0)
     return dataclasses.replace(experiment, train=train)
 
 
-def _try(experiment: Experiment, limit: float) -> Trial:
+def _try(experiment: AnyExperiment, limit: float) -> Trial:
     setup, size = prepare(experiment, Console(quiet=True)), experiment.train.batch_size
     batches = setup.train_batches()
     batch = setup.place([next(batches)])

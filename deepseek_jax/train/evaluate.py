@@ -8,23 +8,25 @@ from collections.abc import Callable, Iterable
 import jax
 import numpy as np
 
+from deepseek_jax.data.batches import Batch
+from deepseek_jax.data.pipeline import Corpus
 from deepseek_jax.train.metrics import bits_per_byte
 
 
-def bytes_a_target(corpus) -> np.ndarray:
+def bytes_a_target(corpus: Corpus) -> np.ndarray:
     """[N]: bytes of held-out text for each token that is predicted there; 0 for a domain with nothing held out."""
     count = [(corpus.held_out_bytes[name], corpus.held_out_targets[name]) for name in corpus.domains]
     return np.array([size / targets if targets else 0.0 for size, targets in count])
 
 
-def names(corpus) -> tuple[str, ...]:
+def names(corpus: Corpus) -> tuple[str, ...]:
     """Those of `evaluate` over all held-out batches; () where nothing is held out."""
     there = [domain for domain in corpus.domains if corpus.held_out_targets[domain]]
     by_domain = [f"bits_per_byte/{domain}" for domain in there if len(corpus.domains) > 1]
     return ("loss", "bits_per_byte", "bytes", *by_domain) if there else ()
 
 
-def evaluate(score: Callable, params, buffers, batches: Iterable[dict], corpus) -> dict[str, float]:
+def evaluate(score: Callable, params, buffers, batches: Iterable[Batch], corpus: Corpus) -> dict[str, float]:
     """loss (nats a target), bits_per_byte, bytes over `batches`, and bits_per_byte/<domain> where there are several.
 
     Where experts may have no room (router.capacity_factor), also the share of assignments that was `dropped`, by which

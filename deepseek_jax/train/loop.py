@@ -11,7 +11,7 @@ from rich.console import Console
 
 from deepseek_jax import fields, record
 from deepseek_jax.compress.pruned import updates_to_prune
-from deepseek_jax.config import Experiment, TrainConfig
+from deepseek_jax.config import AnyExperiment, TrainConfig
 from deepseek_jax.data.batches import TrainBatches
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
@@ -48,7 +48,7 @@ class Run:
 
 
 def train(
-    experiment: Experiment,
+    experiment: AnyExperiment,
     workdir: str | Path,
     console: Console | None = None,
     profile: range = range(0),
@@ -241,7 +241,7 @@ def _take_back_best(setup: Setup, state: State, done: Progress, step: int, check
     return checkpoints.restore_step(done.best_step, setup.abstract), done
 
 
-def _kept(experiment: Experiment, done: Progress) -> dict:
+def _kept(experiment: AnyExperiment, done: Progress) -> dict:
     """Which step's parameters early stopping keeps, where it is on."""
     on = experiment.stopping.patience and done.best_step
     return {"stopping/kept_step": done.best_step} if on else {}

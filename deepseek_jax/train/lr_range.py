@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from deepseek_jax.config import Experiment, ScheduleConfig
+from deepseek_jax.config import AnyExperiment, ScheduleConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.figures import BLUE, ORANGE, STYLE, png, tidy
 from deepseek_jax.train import schedules
@@ -48,7 +48,7 @@ class RangeTest:
         return png(figure)
 
 
-def range_test(experiment: Experiment, low: float, high: float, steps: int, console: Console) -> RangeTest:
+def range_test(experiment: AnyExperiment, low: float, high: float, steps: int, console: Console) -> RangeTest:
     """Trains from the start while the rate grows from `low` to `high` by equal factors, or until the loss diverges.
 
     Raises UserError where the loss never falls.

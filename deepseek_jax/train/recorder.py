@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import jax
 
-from deepseek_jax.config import Experiment
+from deepseek_jax.config import AnyExperiment
 from deepseek_jax.train.goodput import Goodput
 from deepseek_jax.train.metrics import Clock, Taken, train_row
 from deepseek_jax.train.task import Task
@@ -45,7 +45,7 @@ class Recorder:
 
     def __init__(
         self,
-        experiment: Experiment,
+        experiment: AnyExperiment,
         task: Task,
         write: Callable[[dict], None],
         show: Callable[..., None],

@@ -2,7 +2,7 @@
 
 from jax.sharding import AbstractMesh, Mesh
 
-from deepseek_jax.config import Experiment, SupervisedExperiment
+from deepseek_jax.config import AnyExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.schedule import pipelined_depth
 from deepseek_jax.parallel import pipeline
@@ -10,7 +10,7 @@ from deepseek_jax.parallel.mesh import check_batch, check_sequence
 from deepseek_jax.train.schedules import microbatch_size
 
 
-def refusals(experiment: Experiment | SupervisedExperiment, mesh: Mesh | AbstractMesh) -> list[str]:
+def refusals(experiment: AnyExperiment, mesh: Mesh | AbstractMesh) -> list[str]:
     """A sentence for each of the sizes and depths that do not go onto the mesh."""
     train = experiment.train
     sizes = {

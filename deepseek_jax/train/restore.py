@@ -10,7 +10,7 @@ from flax import nnx
 from deepseek_jax import record
 from deepseek_jax.compress.arithmetic import chooser
 from deepseek_jax.compress.matrices import by_matrix
-from deepseek_jax.config import Experiment, SupervisedExperiment
+from deepseek_jax.config import AnyExperiment, Experiment, SupervisedExperiment
 from deepseek_jax.models import tree
 from deepseek_jax.models.arithmetic import give
 from deepseek_jax.models.decoder import Decoder
@@ -28,7 +28,7 @@ from deepseek_jax.tune import lora
 class TrainedModel:
     """`models.tree.merge(graphdef, params, buffers)` is the model; both are averages where the run has them."""
 
-    experiment: Experiment
+    experiment: AnyExperiment
     step: int
     graphdef: nnx.GraphDef
     params: dict
@@ -50,7 +50,7 @@ def restore_model(workdir: str | Path, step: int | None = None, mesh_of: MeshOf 
     return dataclasses.replace(kept, params=params, buffers=buffers)
 
 
-def restore_adapters(workdir: str | Path) -> tuple[Experiment, dict[str, dict]]:
+def restore_adapters(workdir: str | Path) -> tuple[AnyExperiment, dict[str, dict]]:
     """(the experiment, its newest adapters by the path of their matrix) of a run that trains some."""
     kept = _restore(workdir, None, mesh_of_used)
     return kept.experiment, by_matrix(kept.params[lora.ADAPTERS])
@@ -77,7 +77,7 @@ def _model(experiment, workdir):
     return graphdef, shapes, (axes, whole(buffer_axes))
 
 
-def structure(experiment: Experiment | SupervisedExperiment, workdir: Path) -> tuple[nnx.GraphDef, dict, dict]:
+def structure(experiment: AnyExperiment, workdir: Path) -> tuple[nnx.GraphDef, dict, dict]:
     """(graphdef, shapes of parameters, of buffers) of the model that an experiment describes.
 
     A hybrid's outputs are those of the set that was written down in `workdir`.

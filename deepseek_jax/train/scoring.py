@@ -4,15 +4,13 @@ import dataclasses
 
 import jax
 
-from deepseek_jax.config import Experiment, SupervisedExperiment
+from deepseek_jax.config import AnyExperiment
 from deepseek_jax.parallel.mesh import used
 from deepseek_jax.train.schedules import microbatch_size
 from deepseek_jax.train.views import plain
 
 
-def for_scoring(
-    experiment: Experiment | SupervisedExperiment, batch_size: int = 0
-) -> Experiment | SupervisedExperiment:
+def for_scoring(experiment: AnyExperiment, batch_size: int = 0) -> AnyExperiment:
     """The model without its views, spread over all devices, and its batches as large as these divide them.
 
     `batch_size`: of held-out batches; 0: as the experiment says.

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 from rich.console import Console
 
-from deepseek_jax.config import Experiment
+from deepseek_jax.config import AnyExperiment
 from deepseek_jax.data.batches import Batch, TrainBatches
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
@@ -34,7 +34,7 @@ TASKS = {"language_model": LanguageModelTask, "supervised": SupervisedTask}
 class Setup:
     """`abstract` is the state's shapes, types and shardings."""
 
-    experiment: Experiment
+    experiment: AnyExperiment
     mesh: Mesh
     task: Task
     optimizer: optax.GradientTransformationExtraArgs
@@ -77,7 +77,7 @@ class Setup:
         return compile_score(self.program, self.mesh)
 
 
-def prepare(experiment: Experiment, console: Console) -> Setup:
+def prepare(experiment: AnyExperiment, console: Console) -> Setup:
     """Checks the experiment against the devices, prepares the data where it is missing, and traces the model.
 
     What a person should know of how the data was read is said on the console.

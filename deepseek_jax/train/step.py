@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from deepseek_jax.compiling import compiler_options, under
-from deepseek_jax.config import Experiment
+from deepseek_jax.config import AnyExperiment
 from deepseek_jax.parallel import rules
 from deepseek_jax.train import schedules
 from deepseek_jax.train.optimizer import lowered
@@ -21,7 +21,7 @@ from deepseek_jax.train.state import State, shardings_of
 
 
 def make_step(
-    program: Program, optimizer: optax.GradientTransformation, experiment: Experiment
+    program: Program, optimizer: optax.GradientTransformation, experiment: AnyExperiment
 ) -> Callable[[State, dict], tuple[State, dict]]:
     """The step as a pure function (state, batch [K, M, S]) -> (state, metrics).
 

@@ -7,7 +7,7 @@ import dataclasses
 
 from deepseek_jax.compress.pruned import pruned_view
 from deepseek_jax.compress.quantized import quantized_view
-from deepseek_jax.config import Experiment
+from deepseek_jax.config import AnyExperiment
 from deepseek_jax.models.made import materialised
 from deepseek_jax.train.program import Program
 from deepseek_jax.train.view import View
@@ -17,10 +17,11 @@ from deepseek_jax.tune.lora import adapters_view
 SECTIONS = ("tune", "prune", "quantize")  # of an experiment: what asks for views
 
 
-def views_of(experiment: Experiment) -> list[View]:
+def views_of(experiment: AnyExperiment) -> list[View]:
     """What the experiment asks for, the innermost first: [] where the model itself is trained.
 
-    Adapters lie beside weights that may be rounded or masked, and what is frozen is told from all of these.
+    Adapters come first, as the weights beside them may be rounded or masked; frozen comes last, as it chooses among all
+    parameters that the others made.
     """
     tune, prune, quantize = experiment.tune, experiment.prune, experiment.quantize
     asked = [
@@ -32,21 +33,21 @@ def views_of(experiment: Experiment) -> list[View]:
     return [view for yes, view in asked if yes]
 
 
-def as_trained(program: Program, experiment: Experiment) -> Program:
+def as_trained(program: Program, experiment: AnyExperiment) -> Program:
     """The program of the model, seen through the experiment's views."""
     for view in views_of(experiment):
         program = viewed(program, view)
     return program
 
 
-def split(experiment: Experiment, params, buffers):
+def split(experiment: AnyExperiment, params: dict, buffers: dict) -> tuple[dict, dict]:
     """(params, buffers) of a model as the experiment trains and keeps them."""
     for view in views_of(experiment):
         params, buffers = view.split(params, buffers)
     return params, buffers
 
 
-def own_buffers(experiment: Experiment, buffers):
+def own_buffers(experiment: AnyExperiment, buffers: dict) -> dict:
     """Those of the model, in their place among what views keep."""
     for _ in views_of(experiment):
         buffers = buffers["model"]
@@ -55,21 +56,21 @@ def own_buffers(experiment: Experiment, buffers):
     return buffers
 
 
-def axes(experiment: Experiment, params, buffers):
+def axes(experiment: AnyExperiment, params: dict, buffers: dict) -> tuple[dict, dict]:
     """`split` for the trees of the model's logical axes."""
     for view in views_of(experiment):
         params, buffers = view.axes(params, buffers)
     return params, buffers
 
 
-def weights(experiment: Experiment, params, buffers):
+def weights(experiment: AnyExperiment, params: dict, buffers: dict) -> tuple[dict, dict]:
     """(params, buffers) of the model, from what the experiment trained and kept."""
     for view in reversed(views_of(experiment)):
         params, buffers = view.weights(params, buffers, None)
     return materialised(params), buffers
 
 
-def plain(experiment: Experiment) -> Experiment:
+def plain(experiment: AnyExperiment) -> AnyExperiment:
     """The experiment without its views: for what takes the weights of the model itself."""
     off = {field.name: field.default for field in dataclasses.fields(experiment) if field.name in SECTIONS}
     return dataclasses.replace(experiment, **off)

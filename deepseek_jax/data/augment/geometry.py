@@ -74,7 +74,9 @@ def keeping_boxes(batch: dict, config: ImageAugmentConfig, draws: Draws) -> tupl
     return moves.where(lost_B, still), lost_B
 
 
-def move_boxes(boxes_BM4, labels_BM, moves: Moves, height: int, width: int, keep: float):
+def move_boxes(
+    boxes_BM4: np.ndarray, labels_BM: np.ndarray, moves: Moves, height: int, width: int, keep: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (y0 x0 y1 x1, shares of the picture) and labels after the moves.
 
     A turned box becomes the upright one around it, cut at the picture's edge.  One of which less than `keep` is still
