@@ -47,7 +47,7 @@ def run(args):
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     from deepseek_jax.convert import beside
-    from deepseek_jax.train.progress import Bars
+    from deepseek_jax.train.bars import Bars
 
     columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     with Bars(*columns) as bars:

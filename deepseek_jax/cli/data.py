@@ -96,7 +96,7 @@ def _show(args, rows: bool):
 
     from deepseek_jax.data import inspect
     from deepseek_jax.data.pipeline import open_corpus
-    from deepseek_jax.train.progress import preparing
+    from deepseek_jax.train.bars import preparing
 
     console = Console(markup=False)
     with preparing(console) as report:

@@ -15,7 +15,7 @@ from deepseek_jax.config import AnyExperiment, TrainConfig
 from deepseek_jax.data.batches import TrainBatches
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
-from deepseek_jax.train import early_stopping, kept, preemption, progress, report, schedules, summary
+from deepseek_jax.train import bars, early_stopping, kept, preemption, report, schedules, summary
 from deepseek_jax.train.checkpoint import Checkpoints, Progress, are_in
 from deepseek_jax.train.goodput import Goodput
 from deepseek_jax.train.metrics import by_layer
@@ -112,7 +112,7 @@ def _take_steps(
         batches.restore(done.data)
 
     sinks = Sinks(run.workdir, experiment.log, begun, done.owes_evaluation)
-    with sinks, preemption.watch() as stopping, progress.training(console, begun, steps) as show:
+    with sinks, preemption.watch() as stopping, bars.training(console, begun, steps) as show:
         recorder = Recorder(experiment, setup.task, sinks.write, show, run.goodput, skipped=int(state["skipped"]))
         profile = Profile(run.profile, run.workdir, recorder)
         try:

@@ -16,7 +16,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.shares import Share
-from deepseek_jax.train import groups, progress
+from deepseek_jax.train import bars, groups
 from deepseek_jax.train.language_model import LanguageModelTask
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import Program
@@ -86,7 +86,7 @@ def prepare(experiment: AnyExperiment, console: Console) -> Setup:
     if refused := refusals(experiment, mesh):
         raise UserError(refused[0])
     learning_rate(experiment.optimizer, experiment.train.steps)  # what cannot be is refused before data is prepared
-    with progress.preparing(console) as report:
+    with bars.preparing(console) as report:
         task = TASKS[experiment.family](experiment, report)
         processes.meet()
     for note in task.notes:

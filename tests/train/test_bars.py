@@ -6,14 +6,14 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from deepseek_jax.train import progress
+from deepseek_jax.train import bars
 
 
 @pytest.fixture
 def log(monkeypatch):
     """(a console that is no terminal, its lines so far, a clock that `pass_seconds` moves)."""
     now = [1000.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(bars.time, "monotonic", lambda: now[0])
     console = Console(file=io.StringIO(), width=100)
 
     def pass_seconds(seconds):
@@ -24,7 +24,7 @@ def log(monkeypatch):
 
 def test_training_is_logged_once_a_minute(log):
     console, lines, pass_seconds = log
-    with progress.training(console, 3, 20) as show:
+    with bars.training(console, 3, 20) as show:
         show(4, "loss 8.000")
         assert "4/20 loss 8.000" in lines()[0]
         for step in range(5, 11):
@@ -38,7 +38,7 @@ def test_training_is_logged_once_a_minute(log):
 
 def test_a_stage_is_over_when_the_next_begins(log):
     console, lines, pass_seconds = log
-    with progress.preparing(console) as report:
+    with bars.preparing(console) as report:
         report("reading", 0, None)
         assert "reading" in lines()[0]
         pass_seconds(60)
@@ -49,7 +49,7 @@ def test_a_stage_is_over_when_the_next_begins(log):
 
 def test_nothing_is_printed_where_nothing_is_prepared(log):
     console, lines, _ = log
-    with progress.preparing(console):
+    with bars.preparing(console):
         pass
     assert lines() in ([], [""])
 
@@ -58,6 +58,6 @@ def test_a_terminal_gets_no_lines_of_its_own(monkeypatch):
     console = Console(file=io.StringIO(), width=100, force_terminal=True, force_interactive=True)
     printed = []
     monkeypatch.setattr(console, "print", lambda *args, **kwargs: printed.append(args))
-    with progress.training(console, 0, 20) as show:
+    with bars.training(console, 0, 20) as show:
         show(1, "loss 8.000")
     assert not [each for each in printed if isinstance(each[0], Table)]
