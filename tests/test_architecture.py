@@ -9,6 +9,8 @@ HIGHER = {  # what each room must not know of
     "tasks": {"train", "studies", "pods", "cli", "api"},
     "data": {"train", "studies", "pods", "cli", "api"},
     "parallel": {"tasks", "train", "studies", "pods", "cli", "api"},
+    "tune": {"train", "studies", "pods", "cli", "api"},
+    "convert": {"train", "studies", "pods", "cli", "api"},
     "train": {"studies", "pods", "cli", "api"},
     "studies": {"cli"},
     "pods": {"cli"},

@@ -11,7 +11,7 @@ from deepseek_jax.compress import masks
 from deepseek_jax.compress.config import PruneConfig, parse_pattern
 from deepseek_jax.compress.matrices import LINEAR, Matrix, chosen, ranks
 from deepseek_jax.models.made import made, materialised
-from deepseek_jax.train.view import View
+from deepseek_jax.models.view import View
 
 
 def pruned_view(config: PruneConfig, steps: int) -> View:

@@ -13,8 +13,8 @@ from deepseek_jax.compress.matrices import LINEAR, TABLE, Matrix, by_matrix, cho
 from deepseek_jax.compress.rounding import Format, pack, rounded, unpack
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.made import made
+from deepseek_jax.models.view import View
 from deepseek_jax.parallel.rules import RULES, STORED
-from deepseek_jax.train.view import View
 
 KEPT = "rounded"  # among the buffers
 

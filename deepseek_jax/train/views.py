@@ -9,8 +9,8 @@ from deepseek_jax.compress.pruned import pruned_view
 from deepseek_jax.compress.quantized import quantized_view
 from deepseek_jax.config import AnyExperiment
 from deepseek_jax.models.made import materialised
+from deepseek_jax.models.view import View
 from deepseek_jax.train.program import Program
-from deepseek_jax.train.view import View
 from deepseek_jax.tune.frozen import frozen_view
 from deepseek_jax.tune.lora import adapters_view
 

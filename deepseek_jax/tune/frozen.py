@@ -14,8 +14,8 @@ from deepseek_jax.compress.quantized import KEPT as ROUNDED
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.depth import ADAPTERS, before_layers, distances, stack_of
 from deepseek_jax.models.schedule import layers_of
+from deepseek_jax.models.view import View
 from deepseek_jax.parallel.rules import EXPERT_ROWS
-from deepseek_jax.train.view import View
 from deepseek_jax.tune.config import TuneConfig, experts_of
 
 KEPT = "frozen"  # among the buffers

@@ -19,7 +19,7 @@ from deepseek_jax.compress.matrices import LINEAR, Matrix, by_matrix, chosen, ma
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.depth import ADAPTERS
 from deepseek_jax.models.made import made
-from deepseek_jax.train.view import View
+from deepseek_jax.models.view import View
 from deepseek_jax.tune.config import LoraConfig
 
 TINY = 1e-30  # of a length: less counts as zero

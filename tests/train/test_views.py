@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from deepseek_jax.models.view import View
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.state import initial_state, scored_model
 from deepseek_jax.train.step import make_step
-from deepseek_jax.train.view import View
 from deepseek_jax.train.views import viewed
 from tests.train import toy
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """How what is trained becomes the weights that the model computes with.
+    """Functions between a model's own arrays and those that are trained and kept.
 
     split(params, buffers) -> (params, buffers): from the model's own, what is trained and {"model": its buffers, ...}
         with whatever else the view keeps that no optimizer sees.
