@@ -56,7 +56,7 @@ def _value(z_loss, chunk_tokens, hidden_BSD, head_DV, targets_BS, weights_BS):
         return total + (weights * (nll + z_loss * jnp.square(normaliser))).sum(), nll
 
     total, nll = jax.lax.scan(chunk, jnp.zeros(()), _chunks(chunk_tokens, hidden_BSD, targets_BS, weights_BS))
-    return over_tokens(total), _whole(nll, targets_BS.shape[1])
+    return over_tokens(total), _unchunked(nll, targets_BS.shape[1])
 
 
 def _value_and_gradients(z_loss, chunk_tokens, hidden_BSD, head_DV, targets_BS, weights_BS):
@@ -79,8 +79,8 @@ def _value_and_gradients(z_loss, chunk_tokens, hidden_BSD, head_DV, targets_BS, 
         chunk, start, _chunks(chunk_tokens, hidden_BSD, targets_BS, weights_BS)
     )
     length = targets_BS.shape[1]
-    dhidden_BSD = over_vocabulary(_whole(dhidden, length))
-    return over_tokens(total), _whole(nll, length), dhidden_BSD, as_head(dhead_DV).astype(head_DV.dtype)
+    dhidden_BSD = over_vocabulary(_unchunked(dhidden, length))
+    return over_tokens(total), _unchunked(nll, length), dhidden_BSD, as_head(dhead_DV).astype(head_DV.dtype)
 
 
 def _backward(z_loss, chunk_tokens, gradients, cotangents):
@@ -122,6 +122,7 @@ def _chunks(chunk_tokens: int, *arrays):
     return tuple(cut(array) for array in arrays)
 
 
-def _whole(chunks, length: int):
+def _unchunked(chunks, length: int):
+    """What `_chunks` cut as [B, length, ...] again."""
     count, batch, positions, *rest = chunks.shape
     return jnp.moveaxis(chunks, 0, 1).reshape(batch, count * positions, *rest)[:, :length]

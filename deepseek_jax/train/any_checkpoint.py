@@ -18,7 +18,7 @@ from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.parallel import rules
 from deepseek_jax.parallel.mesh import MeshOf, mesh_of_used
 from deepseek_jax.train import checkpoint, known_set
-from deepseek_jax.train.program import whole
+from deepseek_jax.train.program import replicated_axes
 from deepseek_jax.train.restore import TrainedModel, restore_model, structure
 
 MOST_TOKENS = 512  # a row, of the text that calibrates and scores a released model
@@ -89,5 +89,5 @@ def read(
 def _of_files(directory: Path, config: ModelConfig, load: Callable, mesh_of: MeshOf, dtype: str | None) -> Found:
     graphdef, *shapes = jax.eval_shape(lambda: initialise(config, jax.random.key(0)))
     axes, buffer_axes = tree.logical_axes(tree.merge(graphdef, *shapes))
-    at = tuple(map(functools.partial(rules.shardings, mesh_of(config)), (axes, whole(buffer_axes)), shapes))
+    at = tuple(map(functools.partial(rules.shardings, mesh_of(config)), (axes, replicated_axes(buffer_axes)), shapes))
     return Found("language_model", config, *load(directory, config, dtype=dtype, shardings=at))

@@ -76,7 +76,7 @@ class Program:
     made_of: tuple = ()
 
 
-def whole(axes: dict) -> dict:
+def replicated_axes(axes: dict) -> dict:
     """Logical axes of arrays that every device holds whole, like those given."""
     return jax.tree.map(lambda names: (None,) * len(names), axes, is_leaf=lambda node: isinstance(node, tuple))
 
@@ -141,7 +141,7 @@ def language_model_program(
     return Program(
         graphdef=graphdef,
         axes=axes,
-        buffer_axes=whole(buffer_axes),
+        buffer_axes=replicated_axes(buffer_axes),
         make_parameters=lambda: initialise(config, key, **options)[1:],
         totals=totals,
         scheduled=scheduled,

@@ -19,7 +19,7 @@ from deepseek_jax.parallel import rules
 from deepseek_jax.parallel.mesh import MeshOf, mesh_of_used
 from deepseek_jax.parallel.rules import abstract_on
 from deepseek_jax.train import checkpoint, known_set, views
-from deepseek_jax.train.program import whole
+from deepseek_jax.train.program import replicated_axes
 from deepseek_jax.train.state import scored_model
 from deepseek_jax.tune import lora
 
@@ -74,7 +74,7 @@ def _model(experiment, workdir):
     """(structure, shapes of parameters and buffers, their logical axes)."""
     graphdef, *shapes = structure(experiment, workdir)
     axes, buffer_axes = tree.logical_axes(tree.merge(graphdef, *shapes))
-    return graphdef, shapes, (axes, whole(buffer_axes))
+    return graphdef, shapes, (axes, replicated_axes(buffer_axes))
 
 
 def structure(experiment: AnyExperiment, workdir: Path) -> tuple[nnx.GraphDef, dict, dict]:

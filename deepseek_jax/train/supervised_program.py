@@ -20,7 +20,7 @@ from deepseek_jax.tasks import detection
 from deepseek_jax.tasks.objectives import OBJECTIVES, penalty
 from deepseek_jax.tasks.scores import MOST_PEAKS
 from deepseek_jax.train.optimizer import decays
-from deepseek_jax.train.program import Program, drawn, whole
+from deepseek_jax.train.program import Program, drawn, replicated_axes
 
 NORM_MOMENTUM = 0.1  # of the running averages of batch norms, as in PyTorch
 
@@ -61,7 +61,7 @@ def supervised_program(
     return Program(
         graphdef=graphdef,
         axes=axes,
-        buffer_axes=whole(buffer_axes),
+        buffer_axes=replicated_axes(buffer_axes),
         make_parameters=lambda: tree.split(make())[1:],
         totals=lambda batch: {"weights": jnp.maximum(batch["weights"].sum(), 1e-9)},
         scheduled=lambda update: {"update": update},
