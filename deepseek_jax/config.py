@@ -231,7 +231,7 @@ class EvalConfig:
     every: int = 0  # steps between evaluations; 0: only at the end
     batch_size: int = 0  # sequences, or records; 0: train.batch_size, in its microbatches
     batches: int = 0  # of the held-out split at each evaluation during training; 0: all
-    final_batches: int = 0  # at the last one; 0: all, and rivals are scored on the same data
+    final_batches: int = 0  # at the last one; 0: all, and baselines are scored on the same data
     samples: int = 2  # texts generated at the end
     sample_tokens: int = 96
 

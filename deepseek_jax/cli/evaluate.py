@@ -66,7 +66,7 @@ def run(args):
 def _language_model(args):
     from rich.console import Console
 
-    from deepseek_jax.data.baseline import bits_per_byte
+    from deepseek_jax.data.compressors import bits_per_byte
     from deepseek_jax.infer.prompts import beyond
     from deepseek_jax.parallel import processes
     from deepseek_jax.parallel.mesh import mesh_of_scored
@@ -117,6 +117,6 @@ def _table(scores: dict, compressors: dict[str, dict], sizes: dict[str, int]):
     rows = {domain: scores[f"bits_per_byte/{domain}"] for domain in sizes if f"bits_per_byte/{domain}" in scores}
     for name, score in (rows | {"total": scores["bits_per_byte"]}).items():
         size = sizes.get(name, sum(sizes.values()))
-        rivals = (f"{by_name[name]:.4f}" for by_name in compressors.values())
-        table.add_row(name, f"{size:,}", f"{score:.4f}", *rivals)
+        theirs = (f"{by_name[name]:.4f}" for by_name in compressors.values())
+        table.add_row(name, f"{size:,}", f"{score:.4f}", *theirs)
     return table

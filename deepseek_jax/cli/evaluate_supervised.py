@@ -27,6 +27,6 @@ def run(args):
     what = f"step {trained.step} of {args.workdir} on the test split of {experiment.dataset.name}:"
     console.print(what, highlight=False, soft_wrap=True)
     table = Table(show_header=False)
-    for name, value in (scores | scoring.task.rivals()).items():
+    for name, value in (scores | scoring.task.baselines()).items():
         table.add_row(name, f"{value:.5g}")
     console.print(table)

@@ -4,13 +4,13 @@ import numpy as np
 
 from deepseek_jax.data.sets.dataset import Dataset, as_unit
 from deepseek_jax.data.sets.series import seasonal_naive
-from deepseek_jax.tasks import scores
+from deepseek_jax.tasks.scores import of_numbers
 
 MOST_NUMBERS = 20_000_000  # of the training inputs: beyond, fitting a plain model would take minutes
 
 
-def of(dataset: Dataset) -> dict[str, float]:
-    """Scores on the test split, by a name that says which rival and which score; {} where there is none."""
+def scores(dataset: Dataset) -> dict[str, float]:
+    """Those on the test split, by a name that says which baseline and which score; {} where there is none."""
     if dataset.kind == "boxes" or not len(dataset.splits["test"]["ids"]):
         return {}
     naive = _forecast(dataset) if dataset.season else {}
@@ -57,11 +57,11 @@ def _ridge(dataset: Dataset, x_train, x_test) -> dict[str, float]:
     ridge = Ridge() if dataset.input == "text" else RidgeCV(np.logspace(-3, 3, 13))
     fitted = ridge.fit(x_train, dataset.scaling.targets(train["targets"]))
     predicted = dataset.scaling.undo_targets(fitted.predict(x_test).reshape(test["targets"].shape))
-    found = scores.of_numbers(predicted, test["targets"])
+    found = of_numbers(predicted, test["targets"])
     return {f"ridge regression, {name}": found[name] for name in ("mae", "r2")}
 
 
 def _forecast(dataset: Dataset) -> dict[str, float]:
     test = dataset.splits["test"]
-    found = scores.of_numbers(seasonal_naive(dataset, test["inputs"]), test["targets"])
+    found = of_numbers(seasonal_naive(dataset, test["inputs"]), test["targets"])
     return {f"seasonal naive, {name}": found[name] for name in ("mae", "r2")}

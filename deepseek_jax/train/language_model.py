@@ -8,7 +8,7 @@ import numpy as np
 
 from deepseek_jax import whole_files
 from deepseek_jax.config import Experiment
-from deepseek_jax.data import baseline
+from deepseek_jax.data import compressors
 from deepseek_jax.data.batches import Batch, TrainBatches
 from deepseek_jax.data.corpora import CORPORA
 from deepseek_jax.data.pipeline import open_corpus
@@ -61,8 +61,8 @@ class LanguageModelTask:
     def measured(self) -> tuple[str, ...]:
         return names(self.corpus)
 
-    def rivals(self) -> dict[str, float]:
-        found = baseline.total_bits_per_byte(self.corpus) if processes.leads() else {}
+    def baselines(self) -> dict[str, float]:
+        found = compressors.total_bits_per_byte(self.corpus) if processes.leads() else {}
         processes.meet()  # compressing may take longer than the others' computations would wait
         return found
 

@@ -213,19 +213,16 @@ def _scores(
 
 def _score_finally(run: Run, state: State, done: Progress):
     """The row of the final scores, after the checkpoint that they are of: what fails here is made up for later."""
-    experiment = run.setup.experiment
-    found = _final_scores(run, state) | _kept(experiment, done)
+    experiment, task = run.setup.experiment, run.setup.task
+    found = _scores(run, state, "final", experiment.eval.final_batches)
+    if not experiment.eval.final_batches:  # else they would be of other data
+        found |= {f"final/{name}": value for name, value in task.baselines().items()}
+    if experiment.stopping.patience and done.best_step:
+        found["stopping/kept_step"] = done.best_step  # whose parameters these are
     if not found:  # nothing is held out
         return
     with Sinks(run.workdir, experiment.log, resumed_at=done.step) as sinks:
         sinks.write({"step": done.step} | found)
-
-
-def _final_scores(run: Run, state: State) -> dict[str, float]:
-    """final/* on the held-out batches, and of what the model is compared with where it read all of them."""
-    limit = run.setup.experiment.eval.final_batches
-    rivals = {} if limit else {f"final/{name}": value for name, value in run.setup.task.rivals().items()}
-    return _scores(run, state, "final", limit) | rivals
 
 
 def _take_back_best(setup: Setup, state: State, done: Progress, step: int, checkpoints: Checkpoints, console: Console):
@@ -239,12 +236,6 @@ def _take_back_best(setup: Setup, state: State, done: Progress, step: int, check
         return state, dataclasses.replace(done, best_step=step)
     console.print(f"{why}the parameters of step {done.best_step} are taken back")
     return checkpoints.restore_step(done.best_step, setup.abstract), done
-
-
-def _kept(experiment: AnyExperiment, done: Progress) -> dict:
-    """Which step's parameters early stopping keeps, where it is on."""
-    on = experiment.stopping.patience and done.best_step
-    return {"stopping/kept_step": done.best_step} if on else {}
 
 
 def _router_shares(load: dict) -> dict:

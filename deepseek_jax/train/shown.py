@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from deepseek_jax.data.baseline import COMPRESSORS
+from deepseek_jax.data.compressors import COMPRESSORS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,7 @@ from deepseek_jax.train.state import State, scored_model
 from deepseek_jax.train.supervised_program import supervised_program
 from deepseek_jax.train.views import as_trained
 
-SPLITS = {"val": "val", "final": "test"}  # what the loop calls them -> what the set does
+SPLIT_OF = {"val": "val", "final": "test"}  # what the loop calls them -> what the set does
 OBJECTIVES_OF = {"classes": OF_CLASSES, "numbers": OF_NUMBERS, "boxes": OF_BOXES}
 
 
@@ -52,7 +52,7 @@ class SupervisedTask:
 
     def held_out_batches(self, split: str, limit: int, size: int, rows: np.ndarray) -> Iterator[Batch]:
         """ "val" is the set's split of that name, "final" its test split."""
-        return itertools.islice(batches.held_out_batches(self.dataset, SPLITS[split], size, rows), limit or None)
+        return itertools.islice(batches.held_out_batches(self.dataset, SPLIT_OF[split], size, rows), limit or None)
 
     def size(self, batch: dict) -> int:
         return batch["weights"].size
@@ -69,8 +69,8 @@ class SupervisedTask:
         there = len(self.dataset.splits["val"]["ids"])
         return ("loss", *scores.NAMES[self.dataset.kind]) if there else ()
 
-    def rivals(self) -> dict[str, float]:
-        found = baselines.of(self.dataset) if processes.leads() else {}
+    def baselines(self) -> dict[str, float]:
+        found = baselines.scores(self.dataset) if processes.leads() else {}
         processes.meet()  # fitting them may take longer than the others' computations would wait
         return found
 

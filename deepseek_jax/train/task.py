@@ -49,7 +49,7 @@ class Task(Protocol):
     def measured(self) -> tuple[str, ...]:
         """The names that `scores` gives of "val", () where nothing is held out for it."""
 
-    def rivals(self) -> dict[str, float]:
+    def baselines(self) -> dict[str, float]:
         """What the final scores stand beside, by the name of each; every process asks, and the leading one is told."""
 
     def keep_beside(self, workdir: Path):

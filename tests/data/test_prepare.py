@@ -15,7 +15,7 @@ import pytest
 from tensorflow_datasets.core.utils import gcs_utils
 
 from deepseek_jax.config import DataConfig
-from deepseek_jax.data.baseline import bits_per_byte, total_bits_per_byte
+from deepseek_jax.data.compressors import bits_per_byte, total_bits_per_byte
 from deepseek_jax.data.inspect import describe, render
 from deepseek_jax.data.pipeline import open_corpus
 from deepseek_jax.data.prepare import parse_weights

@@ -20,15 +20,15 @@ def test_of_texts_numbers_are_foretold_by_their_words(tmp_path):
     rng = np.random.default_rng(0)
     stars = rng.integers(0, 6, 120)
     rows = [f"{' '.join(rng.permutation(['good'] * n + ['bad'] * (5 - n)))} film {i},{n}" for i, n in enumerate(stars)]
-    found = baselines.of(opened(tmp_path, ColumnsConfig(text="text", targets=("stars",)), rows, "text,stars"))
+    found = baselines.scores(opened(tmp_path, ColumnsConfig(text="text", targets=("stars",)), rows, "text,stars"))
     assert set(found) == {"TF-IDF + ridge regression, mae", "TF-IDF + ridge regression, r2"}
     assert found["TF-IDF + ridge regression, r2"] > 0.8
 
 
-def test_texts_without_a_word_have_no_rival(tmp_path):
+def test_texts_without_a_word_have_no_baseline(tmp_path):
     rng = np.random.default_rng(0)
     rows = [f"{' '.join(rng.permutation(list('ACGTACGT')))},{'xy'[number % 2]}" for number in range(60)]
-    assert baselines.of(opened(tmp_path, ColumnsConfig(text="text", label="kind"), rows, "text,kind")) == {}
+    assert baselines.scores(opened(tmp_path, ColumnsConfig(text="text", label="kind"), rows, "text,kind")) == {}
 
 
 def test_of_pictures_numbers_are_foretold_by_grey_levels_as_the_network_sees_them(tmp_path, monkeypatch):
@@ -39,6 +39,6 @@ def test_of_pictures_numbers_are_foretold_by_grey_levels_as_the_network_sees_the
     dataset = opened(tmp_path, ColumnsConfig(image="file", targets=("size",)), rows, "file,size")
     inputs, _ = baselines._numbers(dataset)
     assert inputs.mean() == pytest.approx(0, abs=1e-5) and inputs.std() == pytest.approx(1, abs=1e-5)
-    assert "ridge regression, r2" in baselines.of(dataset)
+    assert "ridge regression, r2" in baselines.scores(dataset)
     monkeypatch.setattr(baselines, "MOST_NUMBERS", 100)
-    assert baselines.of(dataset) == {}
+    assert baselines.scores(dataset) == {}

@@ -7,7 +7,7 @@ import types
 import pytest
 
 from deepseek_jax.config import EvalConfig, Experiment
-from deepseek_jax.data import baseline
+from deepseek_jax.data import compressors
 from deepseek_jax.data.pipeline import Corpus, open_corpus
 from deepseek_jax.parallel import processes
 from deepseek_jax.train import samples
@@ -43,13 +43,13 @@ def test_samples_begin_as_the_text_does_and_read_little_of_each_domain_once(corp
     assert len(read) == 2 and all(len(part) < len(text) for part, text in zip(read, whole, strict=True))
 
 
-def test_rivals_compress_all_text_once_in_the_process_that_writes_them(corpus, monkeypatch):
-    expected = {name: bits["total"] for name, bits in baseline.bits_per_byte(corpus).items()}
+def test_compressors_are_given_all_text_once_in_the_process_that_writes_them(corpus, monkeypatch):
+    expected = {name: bits["total"] for name, bits in compressors.bits_per_byte(corpus).items()}
     given, met = [], []
-    counted = {name: lambda text, of=of: given.append(text) or of(text) for name, of in baseline.COMPRESSORS.items()}
-    monkeypatch.setattr(baseline, "COMPRESSORS", counted)
+    counted = {name: lambda text, of=of: given.append(text) or of(text) for name, of in compressors.COMPRESSORS.items()}
+    monkeypatch.setattr(compressors, "COMPRESSORS", counted)
     monkeypatch.setattr(processes, "meet", lambda: met.append(len(given)))
-    assert task_of(corpus).rivals() == expected and len(given) == 2
+    assert task_of(corpus).baselines() == expected and len(given) == 2
     monkeypatch.setattr(processes, "leads", lambda: False)
-    assert task_of(corpus).rivals() == {} and len(given) == 2
+    assert task_of(corpus).baselines() == {} and len(given) == 2
     assert met == [2, 2]  # the others wait until it is done

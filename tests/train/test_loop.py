@@ -41,7 +41,7 @@ def quiet() -> Console:
 
 def test_a_run_writes_its_directory(directory):
     console, experiment = quiet(), tiny.experiment(directory)
-    complete = EvalConfig(every=16, batches=4)  # all that is held out, rivals, samples
+    complete = EvalConfig(every=16, batches=4)  # all that is held out, baselines, samples
     scores = train(dataclasses.replace(experiment, eval=complete), directory / "run", console)
     names = {path.name for path in (directory / "run").iterdir()}
     assert {"config.json", "metrics.jsonl", "checkpoints", "report.html", "samples.txt", "tokenizer.json"} <= names

@@ -112,10 +112,10 @@ def test_what_fails_after_the_last_step_loses_no_step(tmp_path, quiet, monkeypat
     few = experiment(train=TrainConfig(steps=3, batch_size=64), checkpoint=CheckpointConfig())
 
     def fail(*_):
-        raise RuntimeError("rivals")
+        raise RuntimeError("baselines")
 
-    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="rivals"):
-        patched.setattr(SupervisedTask, "rivals", fail)
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="baselines"):
+        patched.setattr(SupervisedTask, "baselines", fail)
         train(few, tmp_path, quiet)
     monkeypatch.setattr(loop, "_take_steps", fail)  # there is nothing left to train
     scores = train(few, tmp_path, quiet)

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from deepseek_jax.config import DataConfig
-from deepseek_jax.data import baseline, chat
+from deepseek_jax.data import chat, compressors
 from deepseek_jax.data.inspect import describe, render
 from deepseek_jax.data.pipeline import SEPARATOR, open_corpus
 from deepseek_jax.data.tokenizer import Tokenizer, train_bpe
@@ -151,7 +151,7 @@ def test_sizes_are_of_what_is_answered(corpus):
 def test_compressors_stand_beside_no_answers(corpus):
     """They would be given the questions to compress too."""
     assert corpus.held_out_bytes["talks"] > 0
-    assert baseline.bits_per_byte(corpus) == baseline.total_bits_per_byte(corpus) == {}
+    assert compressors.bits_per_byte(corpus) == compressors.total_bits_per_byte(corpus) == {}
 
 
 def _rows(batch):
