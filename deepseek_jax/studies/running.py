@@ -169,7 +169,7 @@ def _train(run: Run, until: int | None) -> bool:
     """Whether the training came to its end, or as far as the step `until`."""
     from rich.console import Console
 
-    from deepseek_jax.train import kept
+    from deepseek_jax.train import program_cache
     from deepseek_jax.train.checkpoint import DIRECTORY, newest_intact
     from deepseek_jax.train.loop import train
 
@@ -177,7 +177,7 @@ def _train(run: Run, until: int | None) -> bool:
     run.directory.mkdir(parents=True, exist_ok=True)
     before = float(spent.read_text()) if spent.exists() else 0.0
     try:
-        scores = train(run.experiment, run.directory, Console(quiet=True), until=until, programs=kept.programs)
+        scores = train(run.experiment, run.directory, Console(quiet=True), until=until, programs=program_cache.cached)
     finally:
         seconds = before + time.monotonic() - began
         write_text(spent, f"{seconds:.1f}\n")

@@ -15,7 +15,7 @@ from deepseek_jax.config import AnyExperiment, TrainConfig
 from deepseek_jax.data.batches import TrainBatches
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
-from deepseek_jax.train import bars, early_stopping, kept, preemption, report, schedules, summary
+from deepseek_jax.train import bars, early_stopping, preemption, program_cache, report, schedules, summary
 from deepseek_jax.train.checkpoint import Checkpoints, Progress, are_in
 from deepseek_jax.train.goodput import Goodput
 from deepseek_jax.train.metrics import by_layer
@@ -53,7 +53,7 @@ def train(
     console: Console | None = None,
     profile: range = range(0),
     until: int | None = None,
-    programs: Callable[[Setup], tuple[Callable, Callable]] = kept.made,
+    programs: Callable[[Setup], tuple[Callable, Callable]] = program_cache.compiled,
 ) -> dict[str, float]:
     """Trains in `workdir`, going on from its newest intact checkpoint if there is one; gives the final scores.
 

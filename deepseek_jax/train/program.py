@@ -56,7 +56,8 @@ class Program:
     own_buffers(buffers) -> those of the model, in their place among what views keep.
     model: the program of the model itself, around which views are laid; None where there are none.
     draws: whether `loss` draws from the run's seed, which is then part of it.
-    made_of: what else than the experiment and the structure is part of these functions; equal where it is the same.
+    made_of: a hashable key of all else that these functions close over: with the experiment and graphdef it tells
+        whether two programs are the same (train/program_cache.py).
     """
 
     graphdef: nnx.GraphDef

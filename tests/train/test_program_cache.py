@@ -12,7 +12,7 @@ from deepseek_jax.config import EvalConfig
 from deepseek_jax.experiment_file import of_set
 from deepseek_jax.models.moe import blocks, experts, router
 from deepseek_jax.tasks import objectives
-from deepseek_jax.train import kept
+from deepseek_jax.train import program_cache
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.state import make_state
@@ -28,7 +28,7 @@ def test_seeds_share_their_programs(tmp_path):
     experiment = tiny.experiment(tmp_path)
     faster = dataclasses.replace(experiment, optimizer=dataclasses.replace(experiment.optimizer, peak_lr=0.1))
     setups = [prepare(each, Console(quiet=True)) for each in (experiment, seeded(experiment, 7), faster)]
-    first, second, other = (kept.programs(setup) for setup in setups)
+    first, second, other = (program_cache.cached(setup) for setup in setups)
     assert first is second and other[0] is not first[0]
 
 
@@ -38,29 +38,29 @@ def first_step(experiment) -> dict:
     batches = setup.train_batches()
     microbatches = [next(batches), next(batches)]
     state = make_state(setup.program, setup.optimizer, setup.abstract)
-    return jax.device_get(kept.programs(setup)[0](state, setup.place(microbatches))[1])
+    return jax.device_get(program_cache.cached(setup)[0](state, setup.place(microbatches))[1])
 
 
 def test_a_router_that_draws_does_so_from_its_own_seed(tmp_path, monkeypatch):
     monkeypatch.setitem(router.ROUTERS, "moe", NoisyRouter)
-    monkeypatch.setattr(kept, "_kept", collections.OrderedDict())
+    monkeypatch.setattr(program_cache, "_cache", collections.OrderedDict())
     experiment = tiny.experiment(tmp_path, tiny.ROUTED)
     first_step(experiment)
     after = first_step(seeded(experiment, 7))
-    kept._kept.clear()
+    program_cache._cache.clear()
     alone = first_step(seeded(experiment, 7))
     jax.tree.map(np.testing.assert_array_equal, after, alone)
 
 
 def test_only_the_latest_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(kept, "MOST", 1)
+    monkeypatch.setattr(program_cache, "MOST", 1)
     experiment = tiny.experiment(tmp_path)
     longer = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, steps=99))
     one, two = (prepare(each, Console(quiet=True)) for each in (experiment, longer))
-    first = kept.programs(one)
-    assert kept.programs(one) is first
-    kept.programs(two)
-    assert kept.programs(one) is not first
+    first = program_cache.cached(one)
+    assert program_cache.cached(one) is first
+    program_cache.cached(two)
+    assert program_cache.cached(one) is not first
 
 
 def test_a_run_sees_what_was_changed_since_the_one_before(tmp_path, monkeypatch):
@@ -80,17 +80,17 @@ class Other(router.TopKRouter):
 
 def test_another_part_of_the_same_name_is_another_program(tmp_path, monkeypatch):
     experiment = tiny.experiment(tmp_path, tiny.ROUTED)
-    before = kept.programs(prepare(experiment, Console(quiet=True)))
+    before = program_cache.cached(prepare(experiment, Console(quiet=True)))
     monkeypatch.setitem(router.ROUTERS, "moe", Other)
-    assert kept.programs(prepare(experiment, Console(quiet=True)))[0] is not before[0]
+    assert program_cache.cached(prepare(experiment, Console(quiet=True)))[0] is not before[0]
 
 
 def test_other_text_at_the_same_place_is_another_program(tmp_path):
     """How many bytes a token stands for is part of it."""
     experiment = tiny.experiment(tmp_path)
-    before = kept.programs(prepare(experiment, Console(quiet=True)))
+    before = program_cache.cached(prepare(experiment, Console(quiet=True)))
     (tmp_path / "topics.jsonl").write_text("".join(json.dumps({"text": f"{n} " + "ab" * 500}) + "\n" for n in range(9)))
-    assert kept.programs(prepare(experiment, Console(quiet=True)))[0] is not before[0]
+    assert program_cache.cached(prepare(experiment, Console(quiet=True)))[0] is not before[0]
 
 
 def test_another_objective_or_other_classes_are_another_program(tmp_path, monkeypatch):
@@ -98,7 +98,7 @@ def test_another_objective_or_other_classes_are_another_program(tmp_path, monkey
         path.write_text("x,kind\n" + "".join(f"{n},{n % classes}\n" for n in range(60)))
         columns = {"dataset.columns.features": ("x",), "dataset.columns.label": "kind"}
         experiment = of_set(str(path), columns | {"train.seed": seed, "train.batch_size": 8})
-        return kept.programs(prepare(experiment, Console(quiet=True)))
+        return program_cache.cached(prepare(experiment, Console(quiet=True)))
 
     path, classes = tmp_path / "own.csv", 2
     before = programs()
