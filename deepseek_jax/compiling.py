@@ -43,8 +43,8 @@ def _options(platform: str) -> dict | None:
 def jit(static_argnums: int | tuple[int, ...]) -> Callable:
     """Decorates as `jax.jit`, with the options of the platform that jax computes on when the function is called.
 
-    Who asks for it sooner, when a file is imported, starts jax before flags and processes are as they are to be.
-    Inside of another program there are no options: they are its own.
+    Asking for the platform when a file is imported would start jax before XLA_FLAGS and jax.distributed are set.
+    Inside another jit no options are given: XLA takes those of the outermost.
     """
 
     def decorate(function):
@@ -62,5 +62,5 @@ def jit(static_argnums: int | tuple[int, ...]) -> Callable:
 
 
 def _inside_another(args) -> bool:
-    """Under jax.jit what is made of nothing is traced too, under jax.grad what is differentiated alone."""
+    """Under jax.jit even a constant is a tracer; under jax.grad only what is differentiated is."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in (*jax.tree.leaves(args), jnp.zeros(())))

@@ -2,7 +2,7 @@
 
 import logging
 
-LOG = logging.getLogger("deepseek_jax")  # of what a user should know that was done all the same
+LOG = logging.getLogger("deepseek_jax")  # warnings: the work went on, but the user should know
 
 
 class UserError(ValueError):

@@ -28,7 +28,8 @@ def _is_other(record: logging.LogRecord) -> bool:
 
 
 class _ClosedLoopsPass:
-    """Nothing of writes that end after the first that failed: nobody waits for them any more.  The rest as `before`."""
+    """Drops "Event loop is closed", which Orbax's other writers raise after the first has failed; all else goes to
+    `before`."""
 
     def __init__(self, before):
         self.before = before

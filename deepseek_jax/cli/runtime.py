@@ -13,7 +13,7 @@ from deepseek_jax.errors import LOG
 def prepare(cache: bool = True):
     """Call before jax is imported: keeps compiled programs between runs, memory between steps, and libraries quiet.
 
-    What the environment already says stays as it is.
+    What the environment already says stays as it is, but for the compilation cache where `cache` is false.
     """
     if cache:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "deepseek_jax" / "xla"))
@@ -31,7 +31,7 @@ def prepare(cache: bool = True):
 
 
 def warn(sentence: str):
-    """Says what a user should know of what was done all the same."""
+    """A warning: the work went on, but the user should know."""
     print(f"deepseek-jax: {sentence}", file=sys.stderr)
 
 

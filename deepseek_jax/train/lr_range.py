@@ -18,7 +18,8 @@ from deepseek_jax.train.start import first_state
 DIVERGED = 1.5  # times the best loss: beyond, larger rates need not be tried
 SHOWN = 12  # points of a curve in words
 MEMORY = 0.9  # share of the running mean that a step leaves
-SETTLED = round(1 / (1 - MEMORY))  # steps before which it is of so few batches that their noise falls fastest
+# Steps ignored at the start: the running mean of so few batches is noisy, and noise has the steepest slope.
+SETTLED = round(1 / (1 - MEMORY))
 
 
 @dataclasses.dataclass(frozen=True)
