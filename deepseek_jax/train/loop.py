@@ -215,7 +215,7 @@ def _score_finally(run: Run, state: State, done: Progress):
     """The row of the final scores, after the checkpoint that they are of: what fails here is made up for later."""
     experiment, task = run.setup.experiment, run.setup.task
     found = _scores(run, state, "final", experiment.eval.final_batches)
-    if not experiment.eval.final_batches:  # else they would be of other data
+    if not experiment.eval.final_batches:  # baselines are of all that is held out
         found |= {f"final/{name}": value for name, value in task.baselines().items()}
     if experiment.stopping.patience and done.best_step:
         found["stopping/kept_step"] = done.best_step  # whose parameters these are
