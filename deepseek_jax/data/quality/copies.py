@@ -12,13 +12,19 @@ from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.sets.scaling import moments
 from deepseek_jax.data.sets.splitting import content_keys
 
+FEW = 0.1  # of a table's rows; where more repeat others, what repeats is taken for how people are alike
+
 
 @dataclasses.dataclass(frozen=True)
 class Copies:
-    """content [N]: equal for equal records; family [N]: equal for copies, near ones too."""
+    """content [N]: equal for equal records; family [N]: equal for copies, near ones too.
+
+    by_chance: rows of a table, as those of categories are, that may well be equal without being copies: so many are.
+    """
 
     content: np.ndarray
     family: np.ndarray
+    by_chance: bool = False
 
     def families(self) -> list[np.ndarray]:
         """Places of each family of two records or more, ascending."""
@@ -51,7 +57,9 @@ def find_copies(records: AllRecords) -> Copies:
         pairs = near_vectors.near_pairs((inputs - np.array(mean)) / np.array(deviation))
     else:
         pairs = iter(())
-    return Copies(content, _joined(np.array([*pairs], int).reshape(-1, 2), len(first))[content])
+    family = _joined(np.array([*pairs], int).reshape(-1, 2), len(first))[content]
+    by_chance = records.input == "table" and len(np.unique(family)) < (1 - FEW) * len(family)
+    return Copies(content, family, by_chance)
 
 
 def _joined(pairs: np.ndarray, count: int) -> np.ndarray:

@@ -8,12 +8,13 @@ from deepseek_jax.data.quality.finding import Finding
 
 
 def duplicates(records: AllRecords, copies: Copies) -> Finding:
-    """Of each family the first record of a split stays, the others are duplicates of it."""
+    """Of each family one record of a split stays, the first that is labelled as most are; the others are duplicates."""
     first_of, contradicting = {}, 0
     for family in copies.families():
         for split in np.unique(records.splits[family]):
-            first, *others = family[records.splits[family] == split].tolist()
-            first_of |= dict.fromkeys(others, first)
+            members = family[records.splits[family] == split]
+            first = _first_of_most(members, records.groups)
+            first_of |= {place: first for place in members.tolist() if place != first}
         if records.groups is not None:
             contradicting += len(set(records.groups[family].tolist())) > 1
     kinds = {place: copies.kind(place, first) for place, first in first_of.items()}
@@ -28,5 +29,23 @@ def duplicates(records: AllRecords, copies: Copies) -> Finding:
             "kept": [(first, records.said(first)) for first in first_of.values()],
             "repeated": [(place, f"{records.said(place)}, {kinds[place]}") for place in first_of],
         },
-        doubtful={place: f"{kinds[place]} to {records.ids[first]}" for place, first in first_of.items()},
+        doubtful={
+            place: f"{kinds[place]} to {records.ids[first]}{_labelled(records, place, first)}"
+            for place, first in first_of.items()
+        },
+        certain=not copies.by_chance,
+        kept=first_of,
     )
+
+
+def _first_of_most(members: np.ndarray, groups: np.ndarray | None) -> int:
+    if groups is None:
+        return int(members[0])
+    _, first, counts = np.unique(groups[members], return_index=True, return_counts=True)
+    return int(members[first[counts == counts.max()].min()])
+
+
+def _labelled(records: AllRecords, place: int, first: int) -> str:
+    """Where its label is another one, both."""
+    label, other = records.group_of(place), records.group_of(first)
+    return "" if label == other else f", which is labelled {other}, this {label}"

@@ -14,15 +14,19 @@ HEAD = """\
 
 def write(path: pathlib.Path, records: AllRecords, findings: Sequence[Finding]) -> int:
     """Writes the list and gives how many records it leaves out; held-out records stay, so they are not in it."""
-    listed: dict[int, str] = {}
-    lines = [HEAD.format(name=records.name)]
+    certain = [finding for finding in findings if finding.certain]
+    # Those left out for what they are: where one of them was to stay for its copies, leaving these out too leaves none.
+    alone = {place for finding in certain for place in finding.doubtful if place not in finding.kept}
+    listed = alone | {place for finding in certain for place, kept in finding.kept.items() if kept not in alone}
+    listed = {place for place in listed if records.train[place]}
+    lines, written = [HEAD.format(name=records.name)], set()
     for finding in sorted(findings, key=lambda finding: not finding.certain):
-        new = {place: why for place, why in finding.doubtful.items() if records.train[place] and place not in listed}
+        new = {place: why for place, why in finding.doubtful.items() if records.train[place] and place not in written}
         if new:
             lines.append(f"\n# {finding.title}\n")
-        off = "" if finding.certain else "# "
-        # A class may be named in several lines, and a comment ends with its own.
-        lines += [f"{off}{records.ids[place]}  # {' '.join(why.split())}\n" for place, why in new.items()]
-        listed |= new if finding.certain else {}
+        for place, why in new.items():
+            # A class may be named in several lines, and a comment ends with its own.
+            lines.append(f"{'' if place in listed else '# '}{records.ids[place]}  # {' '.join(why.split())}\n")
+        written |= new.keys() & listed
     path.write_text("".join(lines), "utf-8")
     return len(listed)

@@ -12,7 +12,8 @@ class Finding:
 
     heads, rows: a table.  examples: rows of records by name; where there are two rows, those above each other belong
     together.  doubtful: place -> reason, records that training should leave out; for a person to judge where
-    `certain` is false: they stand in the filter list as comments.
+    `certain` is false: they stand in the filter list as comments.  kept: place -> the equal record that training keeps;
+    where another finding leaves that one out, its copy is for a person to judge too.
     """
 
     title: str
@@ -22,3 +23,4 @@ class Finding:
     examples: dict[str, list[Shown]] = dataclasses.field(default_factory=dict)
     doubtful: dict[int, str] = dataclasses.field(default_factory=dict)
     certain: bool = True
+    kept: dict[int, int] = dataclasses.field(default_factory=dict)

@@ -30,4 +30,5 @@ def leaks(records: AllRecords, copies: Copies) -> Finding:
             place: f"{kinds[place]} to {records.ids[other]} of {records.splits[other]}"
             for place, other in seen_in.items()
         },
+        certain=not copies.by_chance,
     )

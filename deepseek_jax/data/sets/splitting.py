@@ -19,6 +19,16 @@ def content_keys(inputs: np.ndarray) -> list[bytes]:
     return [digest(content) for content in contents]
 
 
+def told_apart(keys: Sequence[bytes]) -> list[bytes]:
+    """The first of equal keys as it is, and of the others digests with their number: all differ."""
+    counts: collections.Counter[bytes] = collections.Counter()
+    apart = []
+    for key in keys:
+        apart.append(digest(key + str(counts[key]).encode()) if counts[key] else key)
+        counts[key] += 1
+    return apart
+
+
 def digest(content: bytes) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
 

@@ -47,6 +47,31 @@ def test_equal_records_stay_together_where_their_origins_cut():
     assert joined[0] == joined[1] and (joined != alone).sum() <= 3  # the two, and one that moves up in their place
 
 
+def categories(number: int) -> str:
+    """Whole rows repeat too, which nothing tells apart but their place."""
+    return f"{number % 2},{number // 2 % 3},{'yes' if number % 5 else 'no'}"
+
+
+def test_rows_of_few_combinations_are_cut_in_the_shares_asked_for(tmp_path):
+    """Six combinations, kept together, had made splits of none or a third of the records."""
+    path = tmp_path / "categories.csv"
+    path.write_text("\n".join(["a,b,kind", *map(categories, range(600))]))
+    columns = ColumnsConfig(features=("a", "b"), label="kind")
+    splits = open_set(DatasetConfig(name=str(path), columns=columns)).splits
+    assert {name: len(records["ids"]) for name, records in splits.items()} == {"train": 420, "val": 60, "test": 120}
+    assert len(np.unique(splits["test"]["inputs"], axis=0)) == 6
+
+
+def test_few_features_of_rows_that_differ_are_split_as_all_of_them(tmp_path):
+    path = tmp_path / "wide.csv"
+    path.write_text("\n".join(["a,b,kind,c", *(f"{categories(number)},{number}.5" for number in range(600))]))
+    few, all_three = (
+        open_set(DatasetConfig(name=str(path), columns=ColumnsConfig(features=features, label="kind")))
+        for features in (("a", "b"), ("a", "b", "c"))
+    )
+    assert names_of(few) == names_of(all_three)
+
+
 def names_of(dataset) -> dict[str, list[int]]:
     return {split: records["ids"].tolist() for split, records in dataset.splits.items()}
 
