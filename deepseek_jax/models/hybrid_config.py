@@ -187,3 +187,19 @@ class HybridConfig:
         """(rows, columns) of an image's map after the convolution; pooling rounds up."""
         times, by = self.convolution.resizing
         return -(-self.height * times // by), -(-self.width * times // by)
+
+    @property
+    def steps(self) -> int:
+        """Of the sequence that the convolution gives."""
+        if self.input == "table":
+            return 1
+        if self.input == "image":
+            rows, columns = self.map_size
+            return rows * columns if self.sequence == "cells" else rows
+        return -(-self.length // self.convolution.resizing[1])
+
+    @property
+    def reads_one_step_of_many(self) -> bool:
+        """Whether the head sees nothing of all but the last step and what the convolution has mixed into it."""
+        carried = self.recurrent.kind != "none" or self.attention.num_heads > 0
+        return self.readout == "last" and self.head != "boxes" and not carried and self.steps > 1

@@ -52,6 +52,9 @@ class LanguageModelTask:
         """Token places, padding included."""
         return batch["tokens"].size
 
+    def check_new(self):
+        """Every decoder learns."""
+
     def row(self, measured: dict, timing: dict) -> dict:
         return language_model_row(measured, timing, self.experiment.model)
 

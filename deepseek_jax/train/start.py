@@ -24,10 +24,11 @@ from deepseek_jax.train.state import State, make_state
 def first_state(setup: Setup, say: Callable[[str], None]) -> State:
     """The state before the first step, as the experiment's `start` has it; `say` is told what is worth knowing of it.
 
-    Raises UserError where the checkpoint does not fit the model: it names the first parameter that is missing, of
-    another shape or left over, and the settings that differ.
+    Raises UserError where the network could not learn, and where the checkpoint does not fit the model: it names the
+    first parameter that is missing, of another shape or left over, and the settings that differ.
     """
     start, model = setup.experiment.start, None
+    setup.task.check_new()
     if start.checkpoint:
         found = any_checkpoint.read(Path(start.checkpoint), lambda _: setup.mesh, best=start.best)
         if found.family != setup.experiment.family:

@@ -57,6 +57,13 @@ class SupervisedTask:
     def size(self, batch: dict) -> int:
         return batch["weights"].size
 
+    def check_new(self):
+        if self.model.reads_one_step_of_many:
+            raise UserError(
+                "model.readout is last, and without recurrence and attention the last of "
+                f"{self.model.steps} steps knows nothing of the others; set model.readout to mean or max."
+            )
+
     def row(self, measured: dict, timing: dict) -> dict:
         return {}
 

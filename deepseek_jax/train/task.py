@@ -40,6 +40,9 @@ class Task(Protocol):
     def size(self, batch: dict) -> int:
         """What throughput counts of a batch [K, M, ...]: tokens, or records."""
 
+    def check_new(self):
+        """UserError where the network could not learn, so that no run should begin with it."""
+
     def row(self, measured: dict, timing: dict) -> dict:
         """The family's part of a row of metrics.jsonl; `measured` as the step returned it, `timing` a Clock's lap."""
 

@@ -74,3 +74,25 @@ def test_the_map_shrinks_by_every_pool_and_rounds_up():
 )
 def test_an_extractor_resizes_by_its_own_settings_alone(convolution, size):
     assert HybridConfig(height=28, width=30, convolution=convolution).map_size == size
+
+
+NEITHER = {"recurrent": RecurrentConfig("none"), "attention": AttentionConfig(0)}
+
+
+@pytest.mark.parametrize(
+    ("config", "blind"),
+    [
+        (HybridConfig(**NEITHER), True),
+        (HybridConfig(input="series", length=9, **NEITHER), True),
+        (HybridConfig(input="text", length=9, vocab_size=9, **NEITHER), True),
+        (HybridConfig(readout="mean", **NEITHER), False),
+        (HybridConfig(recurrent=RecurrentConfig("none")), False),
+        (HybridConfig(attention=AttentionConfig(0)), False),
+        (HybridConfig(input="table", **NEITHER), False),
+        (HybridConfig(head="boxes", **NEITHER), False),
+        (HybridConfig(height=2, **NEITHER), False),  # the pool leaves a single row
+        (HybridConfig(height=2, sequence="cells", **NEITHER), True),
+    ],
+)
+def test_a_network_whose_head_sees_one_step_of_many(config, blind):
+    assert config.reads_one_step_of_many is blind

@@ -81,7 +81,8 @@ def test_a_series(tmp_path, trained, deepseek_jax):
 
     write("t.csv", values[:200])
     columns = "dataset.columns.series=level", "dataset.series.window=24", "dataset.series.horizon=4"
-    run, scores = trained("t.csv", *columns, "objective.name=mse", "train.steps=200", "eval.every=100")
+    keys = "model.recurrent.kind=gru", "objective.name=mse", "train.steps=200", "eval.every=100"
+    run, scores = trained("t.csv", *columns, *keys)
     assert scores["final/mae"] < 1 < scores["final/seasonal naive, mae"] and scores["final/ridge regression, mae"] < 0.1
     status, out, _ = deepseek_jax("eval", "--workdir", run)
     assert status == 0 and f"{scores['final/mae']:.5g}" in out

@@ -172,6 +172,13 @@ def write_table(path, shift: int = 0, kinds: str = "ab"):
     path.write_text("\n".join(["age,size,kind", *rows]) + "\n")
 
 
+def test_a_network_that_would_see_the_last_row_alone_is_not_begun(tmp_path):
+    blind = HybridConfig(recurrent=RecurrentConfig("none"), attention=AttentionConfig(0))
+    with pytest.raises(UserError, match="last of 4 steps knows nothing of the others; set model.readout to mean or"):
+        train(experiment(model=blind), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory, quiet):
     """A run on a user's own table."""
@@ -188,6 +195,7 @@ def of_table(folder) -> SupervisedExperiment:
             convolution=ConvolutionConfig(filters=(8,), kernel_size=1, pool="none"),
             recurrent=RecurrentConfig(kind="none"),
             attention=AttentionConfig(num_heads=0),
+            readout="max",
         ),
         dataset=DatasetConfig(name=str(folder / "t.csv"), columns=columns),
         augment=AugmentConfig(),
