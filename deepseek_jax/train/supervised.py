@@ -24,6 +24,7 @@ from deepseek_jax.tasks import scores
 from deepseek_jax.tasks.config import OF_BOXES, OF_CLASSES, OF_NUMBERS
 from deepseek_jax.train import answers, baselines, checkpoint, known_set
 from deepseek_jax.train.report import PICTURES
+from deepseek_jax.train.schedules import microbatch_size
 from deepseek_jax.train.shown import SHOWN
 from deepseek_jax.train.state import State, scored_model
 from deepseek_jax.train.supervised_program import supervised_program
@@ -62,6 +63,13 @@ class SupervisedTask:
             raise UserError(
                 "model.readout is last, and without recurrence and attention the last of "
                 f"{self.model.steps} steps knows nothing of the others; set model.readout to mean or max."
+            )
+        convolution = self.model.convolution
+        batch_norms = convolution.filters and convolution.norm == "batch"
+        if self.model.input == "table" and batch_norms and microbatch_size(self.experiment.train) == 1:
+            raise UserError(
+                "model.convolution.norm is batch, which of a single record of a table leaves 0; raise "
+                "train.microbatch_size (0: all of train.batch_size at once), or choose another norm."
             )
 
     def row(self, measured: dict, timing: dict) -> dict:

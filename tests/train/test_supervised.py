@@ -205,6 +205,14 @@ def of_table(folder) -> SupervisedExperiment:
     )
 
 
+@pytest.mark.parametrize("sizes", [{"batch_size": 1}, {"batch_size": 8, "microbatch_size": 1}])
+def test_batch_norms_of_a_single_record_of_a_table_are_not_begun(table, tmp_path, sizes):
+    normed = dataclasses.replace(of_table(table).model, convolution=ConvolutionConfig((8,), norm="batch"))
+    alone = dataclasses.replace(of_table(table), model=normed, train=TrainConfig(steps=1, **sizes))
+    with pytest.raises(UserError, match="norm is batch, which of a single record .* raise train.microbatch_size"):
+        train(alone, tmp_path / "run")
+
+
 def test_answers_to_a_table_say_which_line_they_are_of(table, tmp_path, deepseek_jax):
     new, more = tmp_path / "new.csv", tmp_path / "more.csv"
     new.write_text('note,size,age\n"two\nlines",1,2\n\nx,3,4\n')
