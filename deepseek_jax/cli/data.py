@@ -118,6 +118,8 @@ def run_show(args):
         augment = experiment.augment
     elif args.augment:
         augment = show.shown_augmentation(dataset)
+    for note in dataset.notes:
+        print(note)
     show.write(path, dataset, augment)
     print(f"wrote {path}")
 

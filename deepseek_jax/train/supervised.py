@@ -41,8 +41,8 @@ class SupervisedTask:
 
     def __init__(self, experiment: SupervisedExperiment, report: Report):
         """Reads the set; `report` is told how it goes."""
-        self.experiment, self.notes = experiment, []  # a set is read whole or refused
-        self.dataset = open_set(experiment.dataset)
+        self.experiment, self.dataset = experiment, open_set(experiment.dataset)
+        self.notes = list(self.dataset.notes)
         self.tokenizer = self.dataset.tokenizer
         _check_objective(experiment.objective.name, self.dataset)
         self.model = sized(experiment.model, self.dataset)

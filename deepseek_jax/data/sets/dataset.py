@@ -29,6 +29,7 @@ class Dataset:
     names: what the columns of a table are called; target_names: what is asked for where it is numbers.
     scaling: of the inputs (images: of values in [0, 1]) and the targets, fitted on the training split.
     season: steps after which a series comes round, for the naive forecast; 0 where there is none.
+    notes: what a person should know of how it was read, a sentence each.
     UserError for a record that nothing can be learned from, a label that is no class, and a class without a record to
     learn it from.
     """
@@ -44,6 +45,7 @@ class Dataset:
     balance: str = "none"
     tokenizer: Tokenizer | None = None
     season: int = 0
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self):
         if not len(self.splits["train"]["ids"]):

@@ -13,7 +13,7 @@ from deepseek_jax.data.sets import own_boxes, own_series
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.data.sets.dataset import SPLITS, Records
 from deepseek_jax.data.sets.faults import Faults
-from deepseek_jax.data.sets.images import decode_full_size, resized, stack
+from deepseek_jax.data.sets.images import colours_dropped, decode_full_size, resized, stack
 from deepseek_jax.data.sets.labels import numbered_labels
 from deepseek_jax.data.sets.own_boxes import Size
 from deepseek_jax.data.sets.rows import Row, number, opened, rows_of, text
@@ -45,7 +45,10 @@ def read(path: pathlib.Path, config: DatasetConfig) -> Source:
     faults.check()
     if not rows:
         raise UserError(f"{path} holds no record.")
+    notes: tuple[str, ...] = ()
     if input_kind == "image":
+        files = (path.parent / str(row[columns.image]) for row in rows.values())
+        notes = colours_dropped((file.read_bytes() for file in files), config)
         records["inputs"] = stack(records["inputs"], [f"line {line}" for line in rows], config)
     return Source(
         name=path.name,
@@ -57,6 +60,7 @@ def read(path: pathlib.Path, config: DatasetConfig) -> Source:
         target_names=columns.targets,
         given=given,
         origins=origins,
+        notes=notes,
     )
 
 

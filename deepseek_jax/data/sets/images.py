@@ -1,10 +1,13 @@
 """Sets of small pictures, one class each: digits, MNIST-5k, Fashion-MNIST, and what tensorflow-datasets holds."""
 
+import dataclasses
 import gzip
 import io
+import itertools
 import math
 import pathlib
 import warnings
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -15,6 +18,8 @@ from deepseek_jax.errors import UserError
 
 DIGITS = tuple("0123456789")
 FASHION = pathlib.Path("/usr/share/datasets/fashion-mnist")
+LOOKED_AT = 32  # pictures of a set, to tell whether it has colours
+COLOURFUL = 16  # levels of 255 between the channels of a pixel; a JPEG's grey may differ by a few
 FASHION_NAMES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
 
@@ -80,16 +85,18 @@ def tfds_images(config: DatasetConfig) -> Source:
         )
     if not {"image", "label"} <= set(features):
         raise UserError(f"{config.name} has features {', '.join(features)}; a set with image and label is needed.")
-    images, labels, given, places = [], [], [], []
+    images, labels, given, places, first = [], [], [], [], []
     for split, ours in (("train", "train"), ("validation", "val"), ("test", "test")):
         if split in builder.info.splits:
             # The bytes as they are stored: tensorflow-datasets would decode them with OpenCV or in another size.
             for record in builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}):
                 places.append(f"{split} {len(images)}")
+                first += [record["image"]] if len(first) < LOOKED_AT else []
                 images.append(decode(record["image"], f"{config.name} {places[-1]}", config))
                 labels.append(record["label"])
                 given.append(ours)
-    return _classes(config.name, stack(images, places, config), np.array(labels), tuple(features["label"].names), given)
+    names, notes = tuple(features["label"].names), colours_dropped(first, config)
+    return _classes(config.name, stack(images, places, config), np.array(labels), names, given, notes)
 
 
 def decode(data: bytes, place: str, config: DatasetConfig) -> np.ndarray:
@@ -119,6 +126,19 @@ def decode_full_size(data: bytes, place: str, config: DatasetConfig) -> np.ndarr
         # Of bytes that begin like no format, Pillow says no more than which object in memory they are.
         reason = "the format is unknown" if isinstance(error, UnidentifiedImageError) else str(error).rstrip(".")
         raise UserError(f"{place} does not decode as an image: {reason}.") from None
+
+
+def colours_dropped(files: Iterable[bytes], config: DatasetConfig) -> tuple[str, ...]:
+    """A sentence where the first of a set's image files have colours, and the config brings them to grey."""
+    in_colour = dataclasses.replace(config, images=dataclasses.replace(config.images, channels=3))
+    if config.images.channels == 3:
+        return ()
+    for data in itertools.islice(files, LOOKED_AT):
+        if np.ptp(decode_full_size(data, config.name, in_colour), axis=-1).max() > COLOURFUL:
+            return (
+                f"{config.name} has pictures in colour, which dataset.images.channels=1 brings to grey; 3 keeps them.",
+            )
+    return ()
 
 
 def resized(image: np.ndarray, config: DatasetConfig) -> np.ndarray:
@@ -164,7 +184,9 @@ def stack(images: list[np.ndarray], places: list[str], config: DatasetConfig) ->
     return np.stack(images)
 
 
-def _classes(name: str, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], given=None) -> Source:
+def _classes(
+    name: str, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], given=None, notes=()
+) -> Source:
     records = {"ids": numbered(len(labels)), "inputs": images, "labels": labels.astype(np.int32)}
     given = None if given is None else np.asarray(given)
-    return Source(name, "classes", "image", records, class_names=class_names, given=given)
+    return Source(name, "classes", "image", records, class_names=class_names, given=given, notes=notes)

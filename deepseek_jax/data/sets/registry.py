@@ -51,6 +51,7 @@ def open_set(config: DatasetConfig) -> Dataset:
         balance=config.balance,
         tokenizer=tokenizer,
         season=source.season,
+        notes=source.notes,
     )
 
 

@@ -17,6 +17,7 @@ class Source:
     records are split by content.
     origins: a digest of each record's raw source (its file or row).  Records are split by it, so that image size or
     chosen columns do not change the split; None: by their inputs.
+    notes: what a person should know of how it was read, a sentence each.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Source:
     given: np.ndarray | None = None
     season: int = 0
     origins: list[bytes] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def package(module: str, project: str, of: str):

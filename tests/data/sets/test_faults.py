@@ -207,6 +207,14 @@ def test_pictures_of_a_user(pictures):
     assert (colour.splits["train"]["inputs"] == colour.splits["train"]["inputs"][:, :1, :1, :1]).all()
 
 
+def test_colours_are_not_dropped_in_silence(pictures, tmp_path):
+    assert not open_set(pictures).notes
+    Image.new("RGB", (5, 6), (200, 30, 30)).save(tmp_path / "11.png")
+    (note,) = open_set(pictures).notes
+    assert note.endswith("t.csv has pictures in colour, which dataset.images.channels=1 brings to grey; 3 keeps them.")
+    assert not open_set(dataclasses.replace(pictures, images=ImagesConfig(channels=3))).notes
+
+
 def test_a_picture_that_does_not_decode(pictures, tmp_path):
     whole = (tmp_path / "7.png").read_bytes()
     for data, reason in ((b"no picture", "the format is unknown"), (whole[:48], "truncated")):
