@@ -75,8 +75,8 @@ class ScenesConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetConfig:
-    """`name`: digits, mnist5k, fashion, services, scenes, diabetes, co2, temperatures, tfds:NAME for an image set that
-    tensorflow-datasets has prepared, or the path of a .csv or .jsonl."""
+    """`name`: digits, mnist5k, fashion, services, scenes, diabetes, co2, temperatures, tfds:NAME for a set of
+    pictures or texts that tensorflow-datasets has prepared, or the path of a .csv or .jsonl."""
 
     name: str = "digits"
     directory: str = ""  # where prepared data lives; empty: $DEEPSEEK_JAX_DATA or ~/.cache/deepseek_jax

@@ -1,4 +1,4 @@
-"""Sets of small pictures, one class each: digits, MNIST-5k, Fashion-MNIST, and what tensorflow-datasets holds."""
+"""Sets of small pictures, one class each: digits, MNIST-5k, Fashion-MNIST; and image files, read alike in every set."""
 
 import dataclasses
 import gzip
@@ -66,37 +66,6 @@ def _idx(path: pathlib.Path) -> np.ndarray:
     rank = data[3]
     sizes = np.frombuffer(data, ">u4", rank, offset=4)
     return np.frombuffer(data, np.uint8, math.prod(sizes.tolist()), offset=4 + 4 * rank).reshape(sizes)
-
-
-def tfds_images(config: DatasetConfig) -> Source:
-    """An image set that tensorflow-datasets has prepared as array_record: features image and label."""
-    import tensorflow_datasets as tfds
-
-    name = config.name.removeprefix("tfds:")
-    try:
-        builder = tfds.builder(name, data_dir=config.directory or None)
-    except ValueError:  # also of a name that cannot be one
-        raise UserError(f"tensorflow-datasets knows no set {name!r}, and none of that name is prepared.") from None
-    features = builder.info.features
-    if not builder.info.splits:
-        raise UserError(
-            f"{config.name} is not prepared in {builder.data_dir}: run tfds.builder({name!r}, "
-            "file_format='array_record').download_and_prepare() once, where its source can be reached."
-        )
-    if not {"image", "label"} <= set(features):
-        raise UserError(f"{config.name} has features {', '.join(features)}; a set with image and label is needed.")
-    images, labels, given, places, first = [], [], [], [], []
-    for split, ours in (("train", "train"), ("validation", "val"), ("test", "test")):
-        if split in builder.info.splits:
-            # The bytes as they are stored: tensorflow-datasets would decode them with OpenCV or in another size.
-            for record in builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}):
-                places.append(f"{split} {len(images)}")
-                first += [record["image"]] if len(first) < LOOKED_AT else []
-                images.append(decode(record["image"], f"{config.name} {places[-1]}", config))
-                labels.append(record["label"])
-                given.append(ours)
-    names, notes = tuple(features["label"].names), colours_dropped(first, config)
-    return _classes(config.name, stack(images, places, config), np.array(labels), names, given, notes)
 
 
 def decode(data: bytes, place: str, config: DatasetConfig) -> np.ndarray:
@@ -184,9 +153,7 @@ def stack(images: list[np.ndarray], places: list[str], config: DatasetConfig) ->
     return np.stack(images)
 
 
-def _classes(
-    name: str, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], given=None, notes=()
-) -> Source:
+def _classes(name: str, images: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], given=None) -> Source:
     records = {"ids": numbered(len(labels)), "inputs": images, "labels": labels.astype(np.int32)}
     given = None if given is None else np.asarray(given)
-    return Source(name, "classes", "image", records, class_names=class_names, given=given, notes=notes)
+    return Source(name, "classes", "image", records, class_names=class_names, given=given)

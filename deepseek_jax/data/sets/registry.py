@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from deepseek_jax.data.sets import files, images, rows, scenes, series, services, splitting, tables, vocabulary
+from deepseek_jax.data.sets import files, images, prepared, rows, scenes, series, services, splitting, tables
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.data.sets.dataset import SPLITS, Dataset, Records
 from deepseek_jax.data.sets.scaling import Scaling, moments
 from deepseek_jax.data.sets.source import Source
+from deepseek_jax.data.sets.vocabulary import encode, train_tokenizer
 from deepseek_jax.errors import UserError
 
 SOURCES: dict[str, Callable[[DatasetConfig], Source]] = {
@@ -37,7 +38,7 @@ def open_set(config: DatasetConfig) -> Dataset:
         splits["train"] = _where(splits["train"], ~np.isin(splits["train"]["ids"], listed))
     tokenizer = None
     if source.input == "text" and len(splits["train"]["ids"]):
-        tokenizer = vocabulary.train_tokenizer(splits["train"]["inputs"].tolist(), config)
+        tokenizer = train_tokenizer(splits["train"]["inputs"].tolist(), config)
         splits = {name: _tokenized(records, tokenizer, config.length) for name, records in splits.items()}
     return Dataset(
         name=source.name,
@@ -58,7 +59,7 @@ def open_set(config: DatasetConfig) -> Dataset:
 def _read(config: DatasetConfig) -> Source:
     if config.name in SOURCES or config.name.startswith("tfds:"):
         _check_no_columns(config)
-        return SOURCES.get(config.name, images.tfds_images)(config)
+        return SOURCES.get(config.name, prepared.read)(config)
     path = pathlib.Path(config.name).expanduser()
     if path.suffix.lower() in rows.READERS:
         return files.read(path, config)
@@ -115,7 +116,7 @@ def _listed(path: str, source: Source) -> list[int]:
 
 
 def _tokenized(records: Records, tokenizer, length: int) -> Records:
-    ids, lengths = vocabulary.encode(records["inputs"], tokenizer, length)
+    ids, lengths = encode(records["inputs"], tokenizer, length)
     return records | {"inputs": ids, "lengths": lengths, "texts": records["inputs"]}
 
 

@@ -176,3 +176,40 @@ def test_an_image_set_of_tensorflow_datasets(tmp_path):
     for name in ("tiny_picture", ""):
         with pytest.raises(UserError, match=f"knows no set '{name}', and none of that name"):
             open_set(DatasetConfig(name=f"tfds:{name}", directory=str(tmp_path)))
+
+
+def tiny_texts(directory, label):
+    """Prepares a set of 20 reviews to learn from and 6 to test on, with such a feature as their label."""
+    import tensorflow_datasets as tfds
+
+    class TinyTexts(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        """Reviews."""
+
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {"text": tfds.features.Text(), "label": label}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(20), "test": self._generate_examples(6)}
+
+        def _generate_examples(self, count):
+            for number in range(count):
+                yield number, {"text": f"{['dull', 'grëat'][number % 2]} film {number}", "label": number % 2}
+
+    tfds.disable_progress_bar()
+    TinyTexts(data_dir=directory, file_format="array_record").download_and_prepare()
+    return DatasetConfig(name="tfds:tiny_texts", directory=str(directory), vocab_size=300)
+
+
+def test_a_set_of_texts_of_tensorflow_datasets(tmp_path):
+    import tensorflow_datasets as tfds
+
+    dataset = open_set(tiny_texts(tmp_path / "classes", tfds.features.ClassLabel(names=["bad", "good"])))
+    assert (dataset.input, dataset.class_names) == ("text", ("bad", "good"))
+    assert [len(records["ids"]) for records in dataset.splits.values()] == [18, 2, 6]
+    for records in dataset.splits.values():
+        assert [text.startswith("grëat film") for text in records["texts"]] == records["labels"].astype(bool).tolist()
+    with pytest.raises(UserError, match="has features label, text; a set with image or text, and a class as its label"):
+        open_set(tiny_texts(tmp_path / "numbers", tfds.features.Scalar(np.int64)))

@@ -1,0 +1,64 @@
+"""Sets that tensorflow-datasets has prepared as array_record: pictures or texts, one class each."""
+
+import numpy as np
+
+from deepseek_jax.data.sets.config import DatasetConfig
+from deepseek_jax.data.sets.images import LOOKED_AT, colours_dropped, decode, stack
+from deepseek_jax.data.sets.source import Source, numbered
+from deepseek_jax.errors import UserError
+
+SPLIT_OF = {"train": "train", "validation": "val", "test": "test"}  # what they are called there -> here
+
+
+def read(config: DatasetConfig) -> Source:
+    """Of the features image, or else text, and label."""
+    import tensorflow_datasets as tfds
+
+    name = config.name.removeprefix("tfds:")
+    try:
+        builder = tfds.builder(name, data_dir=config.directory or None)
+    except ValueError:  # also of a name that cannot be one
+        raise UserError(f"tensorflow-datasets knows no set {name!r}, and none of that name is prepared.") from None
+    features = builder.info.features
+    if not builder.info.splits:
+        raise UserError(
+            f"{config.name} is not prepared in {builder.data_dir}: run tfds.builder({name!r}, "
+            "file_format='array_record').download_and_prepare() once, where its source can be reached."
+        )
+    column = "image" if "image" in features else "text"
+    if not {column, "label"} <= set(features) or not isinstance(features["label"], tfds.features.ClassLabel):
+        raise UserError(
+            f"{config.name} has features {', '.join(sorted(features))}; a set with image or text, and a class as its "
+            "label, is needed."
+        )
+    # The bytes as they are stored: tensorflow-datasets would decode them with OpenCV or in another size.
+    decoders = {"image": tfds.decode.SkipDecoding()} if column == "image" else None
+    values, labels, given, places = [], [], [], []
+    for split, ours in SPLIT_OF.items():
+        if split in builder.info.splits:
+            for record in builder.as_data_source(split, decoders=decoders):
+                values.append(record[column])
+                labels.append(record["label"])
+                given.append(ours)
+                places.append(f"{split} {len(places)}")
+    inputs, notes = _pictures(values, places, config) if column == "image" else (_texts(values), ())
+    return Source(
+        name=config.name,
+        kind="classes",
+        input=column,
+        records={"ids": numbered(len(labels)), "inputs": inputs, "labels": np.array(labels, np.int32)},
+        class_names=tuple(features["label"].names),
+        given=np.array(given),
+        notes=notes,
+    )
+
+
+def _pictures(files: list[bytes], places: list[str], config: DatasetConfig) -> tuple[np.ndarray, tuple[str, ...]]:
+    """uint8 [N H W C], and what is to be said of them."""
+    images = [decode(data, f"{config.name} {place}", config) for data, place in zip(files, places, strict=True)]
+    return stack(images, places, config), colours_dropped(files[:LOOKED_AT], config)
+
+
+def _texts(values: list[bytes | str]) -> np.ndarray:
+    texts = [value.decode("utf-8", "replace") if isinstance(value, bytes) else value for value in values]
+    return np.array(texts, object)
