@@ -15,6 +15,7 @@ from deepseek_jax.fields import build_section
 from deepseek_jax.models.hybrid_config import HybridConfig
 
 FILE = "dataset.json"
+NAMED = {"names": "features", "class_names": "classes", "target_names": "targets"}  # -> their key in dataset.columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +33,8 @@ class KnownSet:
 def check(dataset: Dataset, workdir: Path):
     """UserError where the run directory's network was trained on another set: its numbers and names mean others."""
     known, there = read(workdir), workdir / TOKENIZER
-    differ = [
-        name for name in ("names", "class_names", "target_names") if getattr(known, name) != getattr(dataset, name)
-    ]
-    if not _alike(known.scaling, dataset.scaling):
+    differ = [name for name in NAMED if getattr(known, name) != getattr(dataset, name)]
+    if not alike(known.scaling, dataset.scaling):
         differ.append("scaling")
     if dataset.tokenizer and there.exists() and there.read_bytes() != Path(dataset.tokenizer.path).read_bytes():
         differ.append("tokenizer")
@@ -46,7 +45,7 @@ def check(dataset: Dataset, workdir: Path):
         )
 
 
-def _alike(one: Scaling, other: Scaling) -> bool:
+def alike(one: Scaling, other: Scaling) -> bool:
     """But for the last digits, in which machines differ: of a mean, beside the deviation."""
     numbers = [
         [np.array([getattr(each, f"{part}_{what}") for what in ("mean", "deviation")]) for part in ("input", "target")]

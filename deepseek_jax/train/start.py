@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterable, Set
+import reprlib
+from collections.abc import Callable, Iterable, Iterator, Set
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.fields import flatten
 from deepseek_jax.models import tree
 from deepseek_jax.parallel import rules
-from deepseek_jax.train import any_checkpoint
+from deepseek_jax.train import any_checkpoint, known_set
 from deepseek_jax.train.any_checkpoint import Found
 from deepseek_jax.train.program import Program
 from deepseek_jax.train.setup import Setup
@@ -35,7 +36,7 @@ def first_state(setup: Setup, say: Callable[[str], None]) -> State:
             raise UserError(f"start.checkpoint is {start.checkpoint}, a model of the family {found.family}.")
         model = _fitted(setup, found)
         _check_tokenizer(setup)
-        if different := _different(setup, found):
+        if different := ", ".join(filter(None, (_different(setup, found), *_of_other_data(setup)))):
             say(f"beginning from {start.checkpoint}, where {different}")
     elif setup.experiment.prune.method == "zeros":
         raise UserError("prune.method is zeros, but there is no start.checkpoint whose zeros could stay; name one.")
@@ -119,3 +120,28 @@ def _check_tokenizer(setup: Setup):
             else "begin with new embeddings, by start.fresh=embedding, or from a run on the same training texts."
         )
         raise UserError(f"{start.checkpoint} was trained with another tokenizer; {otherwise}")
+
+
+def _of_other_data(setup: Setup) -> Iterator[str]:
+    """What a hybrid network's data was called and standardised by, where that is not so here.
+
+    UserError where it is the same in another order: weights would meet what others have learned from.
+    """
+    start = setup.experiment.start
+    if setup.experiment.family != "supervised" or not (Path(start.checkpoint) / known_set.FILE).exists():
+        return
+    known, dataset = known_set.read(Path(start.checkpoint)), setup.task.dataset
+    new_head = start.fresh and re.search(start.fresh, "head")
+    for name, key in known_set.NAMED.items():
+        there, here = getattr(known, name), getattr(dataset, name)
+        if there == here or (new_head and name != "names"):
+            continue
+        if sorted(there) == sorted(here):
+            otherwise = "" if name == "names" else ", or begin with a new head, by start.fresh=head"
+            raise UserError(
+                f"{start.checkpoint} was trained with the {key} {', '.join(there)}, which stand in another order here; "
+                f"give dataset.columns.{key} in that one{otherwise}."
+            )
+        yield f"the {key} are {reprlib.repr(there)} and here {reprlib.repr(here)}"
+    if not known_set.alike(known.scaling, dataset.scaling):
+        yield "data was standardised by other means and deviations"

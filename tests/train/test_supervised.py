@@ -213,6 +213,31 @@ def test_batch_norms_of_a_single_record_of_a_table_are_not_begun(table, tmp_path
         train(alone, tmp_path / "run")
 
 
+def test_a_run_that_begins_from_one_of_other_data_says_how_it_differs(table, quiet):
+    begun = dataclasses.replace(of_table(table), start=StartConfig(checkpoint=str(table / "run")))
+
+    def say(experiment=begun, **columns) -> list[str]:
+        columns = dataclasses.replace(experiment.dataset.columns, **columns)
+        said, dataset = [], dataclasses.replace(experiment.dataset, columns=columns)
+        first_state(prepare(dataclasses.replace(experiment, dataset=dataset), quiet), said.append)
+        return said
+
+    assert not say()
+    with pytest.raises(UserError, match="trained with the features age, size, which stand in another order here; give"):
+        say(features=("size", "age"))
+    with pytest.raises(UserError, match="classes a, b, .* give dataset.columns.classes in that one, or begin with a"):
+        say(classes=("b", "a"))
+    new_head = dataclasses.replace(begun.start, fresh="head")
+    assert not say(dataclasses.replace(begun, start=new_head), classes=("b", "a"))
+    write_table(table / "u.csv", shift=9, kinds="ac")
+    (table / "u.csv").write_text((table / "u.csv").read_text().replace("age", "years"))
+    other = dataclasses.replace(begun, dataset=dataclasses.replace(begun.dataset, name=str(table / "u.csv")))
+    assert say(other, features=("years", "size")) == [
+        f"beginning from {table}/run, where the features are ('age', 'size') and here ('years', 'size'), the classes "
+        "are ('a', 'b') and here ('a', 'c'), data was standardised by other means and deviations"
+    ]
+
+
 def test_answers_to_a_table_say_which_line_they_are_of(table, tmp_path, deepseek_jax):
     new, more = tmp_path / "new.csv", tmp_path / "more.csv"
     new.write_text('note,size,age\n"two\nlines",1,2\n\nx,3,4\n')
