@@ -84,6 +84,8 @@ def numbers(predicted_RN: np.ndarray, true_RN: np.ndarray, dataset: Dataset) -> 
 
 def _forecast(axes: Axes, predicted_RN: np.ndarray, true_RN: np.ndarray):
     """Of every horizon-th window, so that they follow one another; each is relative to its own last known value."""
+    if true_RN.shape[1] == 1:  # as one line: those of a single step each could not be seen
+        predicted_RN, true_RN = predicted_RN.T, true_RN.T
     horizon = true_RN.shape[1]
     windows = range(0, len(true_RN), horizon)
     for place, window in enumerate(windows):

@@ -1,7 +1,14 @@
 """Pictures of answers, whatever the classes are called."""
 
-import numpy as np
+import io
+import types
 
+import numpy as np
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from deepseek_jax.data.sets import pictures
+from deepseek_jax.figures import INK, ORANGE
 from deepseek_jax.train import answers
 
 PRICES = ("$10_$20", "under $10", "$5%^$6")  # as formulas, two of them are broken
@@ -25,3 +32,17 @@ def test_of_many_classes_those_with_the_most_mistakes_are_shown():
     )
     assert max(height, width) < 3000
     assert answers.most_mistaken(matrix[:3, :3]).tolist() == [0, 1, 2]
+
+
+def painted(png: bytes, colour: str) -> int:
+    """How many pixels of a picture have it."""
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), int)
+    return int((np.abs(pixels - 255 * np.array(to_rgb(colour))).max(-1) < 32).sum())
+
+
+def test_a_forecast_of_a_single_step_is_seen():
+    """Beside the picture of one without a value, in which only the legend has the colours."""
+    of_series, changes = types.SimpleNamespace(season=1), np.sin(np.arange(60.0))[:, None]
+    drawn, empty = (answers.numbers(values, values + 1, of_series) for values in (changes, np.full((60, 1), np.nan)))
+    assert all(painted(drawn, colour) > painted(empty, colour) + 500 for colour in (INK, ORANGE))
+    assert painted(pictures.curves(changes[None, :8], changes[:1, :1] - 2), ORANGE) > 20

@@ -55,11 +55,11 @@ def _draw_boxes(axes, y: int, x: int, boxes_M4: np.ndarray, labels_M: np.ndarray
 
 
 def curves(inputs_BSC: np.ndarray, targets_BZ: np.ndarray) -> bytes:
-    """Windows of series in blue, what follows in orange."""
+    """Windows of series in blue, what follows in orange, from the last known value on: it may be a single one."""
     figure = Figure(figsize=(2.6 * len(inputs_BSC), 2), layout="constrained")
     panels = figure.subplots(1, len(inputs_BSC), squeeze=False)[0]
     for axes, window, ahead in zip(panels, inputs_BSC[..., 0], targets_BZ, strict=True):
         axes.plot(np.arange(len(window)), window, color=BLUE, linewidth=1.2)
-        axes.plot(len(window) + np.arange(len(ahead)), ahead, color=ORANGE, linewidth=1.2)
+        axes.plot(len(window) - 1 + np.arange(1 + len(ahead)), [window[-1], *ahead], color=ORANGE, linewidth=1.2)
         axes.tick_params(labelsize=7, colors=INK, length=0)
     return png(figure, dpi=110)
