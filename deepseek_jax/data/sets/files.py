@@ -16,7 +16,7 @@ from deepseek_jax.data.sets.faults import Faults
 from deepseek_jax.data.sets.images import colours_dropped, decode_full_size, resized, stack
 from deepseek_jax.data.sets.labels import numbered_labels
 from deepseek_jax.data.sets.own_boxes import Size
-from deepseek_jax.data.sets.rows import Row, number, opened, rows_of, text
+from deepseek_jax.data.sets.rows import Row, named, number, opened, rows_of, text
 from deepseek_jax.data.sets.source import Source
 from deepseek_jax.data.sets.splitting import digest
 from deepseek_jax.errors import UserError
@@ -100,7 +100,7 @@ def _there(path: pathlib.Path) -> str:
             header = next(csv.reader(lines), []) if path.suffix.lower() == ".csv" else []
     except (OSError, UnicodeDecodeError, csv.Error):
         return ""
-    return f"; the columns of {path} are {', '.join(header)}" if header else ""
+    return f"; the columns of {path} are {named(header)}" if header else ""
 
 
 def _needed(columns: ColumnsConfig) -> list[str]:

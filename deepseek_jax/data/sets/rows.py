@@ -2,9 +2,10 @@
 
 import contextlib
 import csv
+import itertools
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TextIO
 
 import numpy as np
@@ -52,12 +53,17 @@ def rows_of(lines: Iterable[str], suffix: str, needed: list[str], faults: Faults
 
 
 def _csv_rows(lines: Iterable[str], needed: list[str], faults: Faults) -> Iterator[tuple[int, Row]]:
-    reader = csv.DictReader(lines, strict=True)
+    lines = iter(lines)
+    first = next(lines, "")
+    spaced = _has_spaces(first, needed)
+    reader = csv.DictReader(itertools.chain([first], lines), strict=True, skipinitialspace=spaced)
     try:
+        if spaced:
+            reader.fieldnames = [name.strip() for name in reader.fieldnames]
         header = reader.fieldnames or ()
         for name in needed:
             if name not in header:
-                raise UserError(f"{faults.path} has no column {name!r}; its columns are {', '.join(header) or 'none'}.")
+                raise UserError(f"{faults.path} has no column {name!r}; its columns are {named(header) or 'none'}.")
             if list(header).count(name) > 1:
                 raise UserError(f"{faults.path} has several columns {name!r}; give each a name of its own.")
         for row in reader:
@@ -67,6 +73,17 @@ def _csv_rows(lines: Iterable[str], needed: list[str], faults: Faults) -> Iterat
                 yield reader.line_num, row
     except csv.Error as error:  # where the next record begins is not known then
         faults.add(reader.line_num, f"{error}; what follows is not read")
+
+
+def _has_spaces(first: str, needed: list[str]) -> bool:
+    """Whether it is for spaces beside their names that the first line of a .csv lacks columns that are needed."""
+    as_is, spaced = (set(next(csv.reader([first], skipinitialspace=skip), ())) for skip in (False, True))
+    return len(as_is & {*needed}) < len({name.strip() for name in spaced} & {*needed})
+
+
+def named(header: Sequence[str]) -> str:
+    """The columns of a .csv, for a sentence."""
+    return ", ".join(name.strip() for name in header)
 
 
 def empty_rows(lines: Iterable[str]) -> list[int]:

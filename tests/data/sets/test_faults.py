@@ -28,6 +28,17 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
         open_set(DatasetConfig(name=name, columns=ColumnsConfig(features=("age",), label="kind")))
 
 
+@pytest.mark.parametrize("header", ["age, size ,kind", 'age, "size", kind', "age,size\t, kind"])
+def test_spaces_beside_the_names_of_columns_are_none_of_them(tmp_path, header):
+    rows = [f'{number}, {number * 2}, "b, too"' for number in range(30, 40)]
+    name = write_csv(tmp_path / "t.csv", rows, header)
+    dataset = open_set(DatasetConfig(name=name, columns=TABLE))
+    assert dataset.class_names == ("a", "b", "b, too")
+    assert sum(len(records["ids"]) for records in dataset.splits.values()) == 40
+    with pytest.raises(UserError, match="no column 'weight'; its columns are age, size, kind.$"):
+        open_set(DatasetConfig(name=name, columns=ColumnsConfig(features=("age", "weight"), label="kind")))
+
+
 def test_a_table_is_read_whole(tmp_path):
     dataset = open_set(DatasetConfig(name=write_csv(tmp_path / "t.csv"), columns=TABLE))
     assert dataset.kind == "classes" and dataset.class_names == ("a", "b") and dataset.names == ("age", "size")
