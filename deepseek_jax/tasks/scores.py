@@ -52,7 +52,7 @@ def confusion(probabilities_RK: np.ndarray, labels_R: np.ndarray) -> np.ndarray:
 
 
 def of_numbers(predicted_RN: np.ndarray, targets_RN: np.ndarray) -> dict[str, float]:
-    """mse, mae, r2 (mean over the numbers), in the units given."""
+    """mse, mae, r2 (mean over the numbers; NaN of a single record, which does not vary), in the units given."""
     from sklearn.metrics import r2_score
 
     if not np.isfinite(predicted_RN).all():
@@ -62,7 +62,7 @@ def of_numbers(predicted_RN: np.ndarray, targets_RN: np.ndarray) -> dict[str, fl
     return {
         "mse": float(np.square(predicted_RN - targets_RN).mean()),
         "mae": float(np.abs(predicted_RN - targets_RN).mean()),
-        "r2": float(r2_score(targets_RN, predicted_RN)),
+        "r2": float(r2_score(targets_RN, predicted_RN)) if len(targets_RN) > 1 else math.nan,
     }
 
 

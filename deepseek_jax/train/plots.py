@@ -55,7 +55,8 @@ def _gradient_norm(axes: Axes, rows: list[dict], shown: Shown):
     steps, norm = _series(rows, "grad_norm")
     axes.plot(steps, norm, color=BLUE, alpha=0.35, linewidth=0.8)
     axes.plot(steps, _smooth(norm), color=BLUE, linewidth=1.6)
-    axes.set_yscale("log")
+    if (norm > 0).any():
+        axes.set_yscale("log")
 
 
 def _throughput(axes: Axes, rows: list[dict], shown: Shown):

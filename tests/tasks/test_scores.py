@@ -35,6 +35,11 @@ def test_numbers():
     assert scores.of_numbers(*both)["r2"] == pytest.approx((0.5 + 0) / 2)
 
 
+def test_numbers_of_a_single_record(recwarn):
+    found = scores.of_numbers(np.array([[1.0]]), np.array([[3.0]]))
+    assert (found["mse"], found["mae"]) == (4, 2) and np.isnan(found["r2"]) and not recwarn.list
+
+
 def test_numbers_whose_squares_float32_does_not_hold():
     targets, predicted = np.float32([[1e30], [2e30], [3e30]]), np.float32([[1e30], [2e30], [4e30]])
     found = scores.of_numbers(predicted, targets)

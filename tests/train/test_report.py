@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from deepseek_jax.train import report, shown
+from deepseek_jax.train import plots, report, shown
 from deepseek_jax.train.summary import final_scores
 from deepseek_jax.train.verdict import verdict
 
@@ -31,6 +31,12 @@ SHOWN = shown.SHOWN["language_model"]
 def run(**changes):
     """Forty rows of a run that learns; `changes` are of the last eight."""
     return [row(step, 5 - step / 10, **(changes if step > 32 else {})) for step in range(1, 41)]
+
+
+@pytest.mark.parametrize("norm", [0.0, float("nan")])
+def test_gradients_that_are_zero_are_drawn_without_a_warning(recwarn, norm):
+    assert plots.curves([row(step, grad_norm=norm) for step in (1, 2)], SHOWN).startswith(b"\x89PNG")
+    assert not recwarn.list
 
 
 def test_a_run_that_learns_is_healthy():
