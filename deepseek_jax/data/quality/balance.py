@@ -1,29 +1,38 @@
-"""How many records each class, or domain, has in each split."""
+"""How many records, or boxes, each class has in each split."""
 
 import numpy as np
 
-from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.finding import Finding
+from deepseek_jax.data.sets.dataset import Dataset, Records
 
 
-def class_balance(records: AllRecords) -> Finding | None:
-    """None where records have no class."""
-    if records.groups is None:
+def class_balance(dataset: Dataset) -> Finding | None:
+    """None where a set asks for numbers, which have no class."""
+    if dataset.kind == "numbers":
         return None
-    names = list(dict.fromkeys(records.splits.tolist()))
+    splits = {name: records for name, records in dataset.splits.items() if len(records["ids"])}
     counts = np.array(
-        [np.bincount(records.groups[records.splits == name], minlength=len(records.group_names)) for name in names]
+        [np.bincount(_labels(records), minlength=len(dataset.class_names)) for records in splits.values()]
     )
-    train = counts[names.index("train")]
+    train = counts[list(splits).index("train")]
     few, many = int(train.argmin()), int(train.argmax())
     ratio = train[many] / max(train[few], 1)
+    things = "boxes" if dataset.kind == "boxes" else "records"
     return Finding(
         title="Class balance",
-        sentence=f"the largest class of the training split, {records.group_names[many]}, has {train[many]:,} records, "
-        f"{ratio:.1f} times as many as the smallest, {records.group_names[few]}",
-        heads=("class", *names, "share of train"),
+        sentence=f"the largest class of the training split, {dataset.class_names[many]}, has {train[many]:,} {things}, "
+        f"{ratio:.1f} times as many as the smallest, {dataset.class_names[few]}",
+        heads=("class", *splits, "share of train"),
         rows=tuple(
-            (name, *of.tolist(), f"{100 * of[names.index('train')] / train.sum():.1f}%")
-            for name, of in zip(records.group_names, counts.T, strict=True)
+            (name, *of.tolist(), f"{100 * share / train.sum():.1f}%")
+            for name, of, share in zip(dataset.class_names, counts.T, train, strict=True)
         ),
     )
+
+
+def _labels(records: Records) -> np.ndarray:
+    """Of the records, or of all boxes in them."""
+    if "labels" in records:
+        return records["labels"]
+    labels_NM = records["box_labels"]
+    return labels_NM[labels_NM >= 0]

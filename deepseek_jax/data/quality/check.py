@@ -19,7 +19,7 @@ def check_set(dataset: Dataset) -> tuple[AllRecords, list[Finding]]:
         broken.broken(records),
         doubts.doubts(records, vectors),
         outliers.outliers(records, vectors),
-        balance.class_balance(records),
+        balance.class_balance(dataset),
         coverage.coverage(records, vectors),
     ]
     return records, [finding for finding in findings if finding]
