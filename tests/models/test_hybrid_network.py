@@ -187,3 +187,10 @@ def test_more_than_ten_layers_run_in_their_order():
     """Taken apart and put together, names are sorted as text: "10" before "2"."""
     config = dataclasses.replace(SERIES, convolution=ConvolutionConfig((2, 3) * 6, pool="none"))
     assert run(config, inputs_of(config))[0].shape == (3, 2)
+
+
+def test_an_lstm_begins_by_remembering():
+    """The bias of its forget gate, the second of i, f, g and o."""
+    params, _, _ = network(SERIES)
+    bias_GH = params["recurrent"]["layers"]["0"]["forwards"]["bias"]
+    assert bias_GH.tolist() == [[0.0] * 6, [1.0] * 6, [0.0] * 6, [0.0] * 6]

@@ -8,6 +8,7 @@ import types
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
@@ -37,6 +38,7 @@ from deepseek_jax.train.optimizer import decays
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.start import first_state
 from deepseek_jax.train.supervised import SupervisedTask, scores_of
+from deepseek_jax.train.supervised_program import supervised_program
 
 MODEL = HybridConfig(
     convolution=ConvolutionConfig(filters=(16,), norm="batch"),
@@ -165,6 +167,13 @@ def test_eval_and_predict_from_the_command_line(run, tmp_path, deepseek_jax):
     with Image.open(picture) as upright:
         upright.transpose(Image.Transpose.ROTATE_90).save(picture, exif=exif)
     assert json.loads(deepseek_jax("predict", "--workdir", str(workdir), str(picture))[1]) == found
+
+
+def test_running_averages_of_batch_norms_move_by_a_tenth_towards_a_batch():
+    """As PyTorch's do, whose momentum says the same."""
+    program = supervised_program(experiment(), MODEL)
+    moved = program.update_buffers({}, {"mean": jnp.float32(2)}, {"statistics": {"mean": jnp.float32(12)}}, 1)
+    assert moved["mean"] == pytest.approx(3)
 
 
 def write_table(path, shift: int = 0, kinds: str = "ab"):
