@@ -19,7 +19,8 @@ from jaxtyping import Array, Float, Int
 from deepseek_jax import compiling, record
 from deepseek_jax.checking import MOST
 from deepseek_jax.convert import beside, huggingface
-from deepseek_jax.convert.names import SPELLINGS, place
+from deepseek_jax.convert.casting import cast
+from deepseek_jax.convert.names import SPELLINGS
 from deepseek_jax.errors import LOG, UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.infer import generate as plain
@@ -122,15 +123,16 @@ def from_pretrained(directory: str | Path, dtype: DTypeLike = "float32") -> Mode
     `dtype` is one of DTYPES, by its name or as numpy's or jax's: "bfloat16" or jnp.bfloat16.
     Router biases, and of V4 the hyper-connections, sinks and biases of positions, are float32 in any case, as released.
 
-    Raises UserError where the directory holds no checkpoint or one that does not fit its config.json.
+    Raises UserError where the directory holds no checkpoint or one that does not fit its config.json, and where `dtype`
+    is too small for a weight.
     """
     dtype, directory = _name_of(dtype), Path(directory)
     if record.is_run(directory):
-        config, *arrays = _of_run(directory, dtype)
+        config, params, buffers = _of_run(directory, dtype)
     else:
         config = huggingface.read_config(directory)
-        arrays = huggingface.load(directory, config, dtype=dtype)
-    return _model(config, dtype, *jax.tree.map(jnp.asarray, tuple(arrays)), beside.special_tokens(directory))
+        params, buffers = huggingface.load(directory, config, dtype=dtype)
+    return _model(config, dtype, params, buffers, beside.special_tokens(directory))
 
 
 def from_config(config: ModelConfig | str | Path, seed: int = 0, dtype: DTypeLike = "float32") -> Model:
@@ -145,7 +147,8 @@ def from_config(config: ModelConfig | str | Path, seed: int = 0, dtype: DTypeLik
             raise UserError(f"{config} is of a hybrid network; from_config makes language models.")
         config = experiment.model
     dtype, seed = _name_of(dtype), _whole(seed, "seed", 0, MOST)
-    return _model(config, dtype, *_in_dtype(config, dtype, *_drawn(config, jax.random.key(seed))))
+    params, buffers = _drawn(config, jax.random.key(seed))
+    return _model(config, dtype, _in_dtype(config, dtype, params), buffers)
 
 
 def save_pretrained(model: Model, directory: str | Path, spelling: str = "huggingface"):
@@ -244,20 +247,18 @@ def _of_run(directory: Path, dtype: str) -> tuple[ModelConfig, dict, dict]:
         raise UserError(f"{directory} holds a hybrid network; from_pretrained reads language models.")
     trained = restore_model(directory)
     config = trained.experiment.model
-    return config, *_in_dtype(config, dtype, *jax.device_get((trained.params, trained.buffers)))
+    params, buffers = jax.device_get((trained.params, trained.buffers))
+    return config, _in_dtype(config, dtype, params), buffers
 
 
-def _in_dtype(config: ModelConfig, dtype: str, params: dict, buffers: dict) -> tuple[dict, dict]:
-    """Of float32 arrays those that checkpoints keep in `dtype`."""
-    if dtype == "float32":
-        return params, buffers
-    of_rule = lambda path, leaf: leaf.astype(place(tuple(key.key for key in path), config).rule.dtype(dtype))  # noqa: E731
-    return jax.tree_util.tree_map_with_path(of_rule, params), buffers
+def _in_dtype(config: ModelConfig, dtype: str, params: dict) -> dict:
+    """Float32 parameters as a checkpoint in `dtype` keeps them."""
+    return params if dtype == "float32" else cast(config, params, dtype)
 
 
 def _model(config: ModelConfig, dtype: str, params: dict, buffers: dict, tokens: dict | None = None) -> Model:
     graphdef, _, _ = split(jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0), dtype=dtype)))
-    return Model(config, graphdef, params, buffers, tokens or {})
+    return Model(config, graphdef, *jax.tree.map(jnp.asarray, (params, buffers)), tokens or {})
 
 
 def _name_of(dtype: DTypeLike) -> str:

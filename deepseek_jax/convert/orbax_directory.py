@@ -3,22 +3,18 @@
 Reads back in the type and into the shardings that are asked for, in parts, and on other devices than it was written on.
 """
 
-import functools
 import json
 from pathlib import Path
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from deepseek_jax.convert import config_json
-from deepseek_jax.convert.finite import Findings
-from deepseek_jax.convert.names import place
+from deepseek_jax.convert.casting import cast
 from deepseek_jax.convert.reading import abstract_trees
 from deepseek_jax.convert.tensors import ARRAYS, read_json
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
-from deepseek_jax.models.tree import path_of
 from deepseek_jax.undisturbed import undisturbed
 
 
@@ -28,20 +24,12 @@ def save(directory: Path, config: ModelConfig, params: dict, buffers: dict, *, d
     Raises UserError where it is too small for a number.
     """
     if dtype:
-        params = jax.tree_util.tree_map_with_path(functools.partial(_cast, config, dtype), params)
+        params = cast(config, params, dtype)
     directory = Path(directory).absolute()
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config_json.to_json(config), indent=2) + "\n")
     with undisturbed(), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory / ARRAYS, {"params": params, "buffers": buffers})
-
-
-def _cast(config, dtype, path, array) -> np.ndarray:
-    rule, given = place(tuple(path_of(path).split("/")), config).rule, np.asarray(array)
-    with np.errstate(over="ignore"):  # refused below, by its path
-        cast = given.astype(rule.dtype(dtype), copy=False)
-    Findings().look(path_of(path), given, cast)
-    return cast
 
 
 def is_one(directory: Path) -> bool:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -255,6 +256,20 @@ def test_a_new_model_of_an_experiments_file_and_of_a_type(tmp_path):
 def test_what_no_new_model_is_made_of(file, message):
     with pytest.raises(UserError, match=message):
         deepseek_jax.from_config(ROOT / "configs" / file if file.startswith("hybrid") else file)
+
+
+def test_a_run_in_a_type_that_is_too_small_for_a_number_is_refused(tmp_path, monkeypatch):
+    """As such a released checkpoint is: it was read, with infinity for the number."""
+    experiment = tiny.experiment(tmp_path, tiny.MOE)
+    record.claim(tmp_path, experiment)
+    _, params, buffers = initialise(experiment.model, jax.random.key(0))
+    trained = SimpleNamespace(
+        experiment=experiment, params=params | {"head": params["head"].at[0, 0].set(1e6)}, buffers=buffers
+    )
+    monkeypatch.setattr("deepseek_jax.train.restore.restore_model", lambda directory: trained)
+    assert deepseek_jax.from_pretrained(tmp_path, "bfloat16").params["head"].dtype == jnp.bfloat16
+    with pytest.raises(UserError, match="^head holds numbers beyond 65,504, the largest of float16"):
+        deepseek_jax.from_pretrained(tmp_path, "float16")
 
 
 def test_a_run_of_a_hybrid_network_is_named_as_such(tmp_path):
