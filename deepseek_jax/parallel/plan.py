@@ -9,8 +9,9 @@ import jax
 from jax.sharding import AbstractMesh
 
 from deepseek_jax.config import MeshConfig
+from deepseek_jax.models.tree import path_of
 from deepseek_jax.parallel.mesh import axis_sizes
-from deepseek_jax.parallel.rules import PIPELINED, axis_size, spec_on
+from deepseek_jax.parallel.rules import PIPELINED, axis_size, several, spec_on, undivided
 
 STACKED = "layers", PIPELINED  # the first dimension of tensors of several layers
 LARGE = 16 * 2**20  # bytes from which a tensor that every device holds whole is worth a warning
@@ -50,12 +51,10 @@ def placements(mesh: AbstractMesh, axes_tree, shapes_tree):
 
     def place(path, array, axes):
         spec = spec_on(mesh, axes, array.shape)
-        split = ((names,) if isinstance(names, str) else names or () for names in spec)
-        split = tuple(tuple(name for name in names if mesh.shape[name] > 1) for names in split)
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        split = tuple(several(mesh, names) for names in spec)
         parts = tuple(axis_size(mesh, names) for names in split)
         logical = tuple(axis[0] if isinstance(axis, tuple) else axis for axis in axes)
-        return Placement(name, array.shape, array.dtype.itemsize, logical, split, parts)
+        return Placement(path_of(path), array.shape, array.dtype.itemsize, logical, split, parts)
 
     return jax.tree_util.tree_map_with_path(place, shapes_tree, axes_tree)
 
@@ -94,14 +93,13 @@ def problems(mesh: AbstractMesh, tensors: Iterable[Placement], num_experts: int)
             f"mesh.expert is {experts}, more than the {num_experts} experts; lower it and give the rest to mesh.fsdp."
         )
     for name, group in grouped(tensors).items():
-        found += _uneven(name, group[0]) or _whole(mesh, name, group)
+        found += _uneven(mesh, name, group[0]) or _whole(mesh, name, group)
     return found
 
 
-def _uneven(name, tensor):
+def _uneven(mesh, name, tensor):
     return [
-        f"{name} has {logical} = {size}, which the {parts} devices of mesh.{' x mesh.'.join(names)} do not divide; "
-        f"choose another mesh.{names[-1]}."
+        undivided(mesh, name, logical, size, names)
         for size, parts, logical, names in zip(tensor.shape, tensor.parts, tensor.logical, tensor.mesh_axes)
         if size % parts
     ]

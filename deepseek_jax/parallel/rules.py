@@ -90,17 +90,27 @@ def shardings(mesh: Mesh, axes_tree, shapes_tree):
 
     def place(path, array, axes):
         spec = spec_on(mesh, axes, array.shape)
-        for size, logical, mesh_axes in zip(array.shape, axes, spec, strict=True):
-            parts = axis_size(mesh, mesh_axes)
-            if size % parts:
-                names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes
-                raise UserError(
-                    f"{jax.tree_util.keystr(path, simple=True, separator='/')} has {logical} = {size}, which the "
-                    f"{parts} devices of mesh.{' x mesh.'.join(names)} do not divide; choose another mesh.{names[0]}."
-                )
+        for size, axis, mesh_axes in zip(array.shape, axes, spec, strict=True):
+            if size % axis_size(mesh, mesh_axes):
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                raise UserError(undivided(mesh, name, _names(axis)[0], size, several(mesh, mesh_axes)))
         return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(place, shapes_tree, axes_tree)
+
+
+def several(mesh: Mesh | AbstractMesh, mesh_axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """Those of some mesh axes that have several devices."""
+    names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
+    return tuple(name for name in names if mesh.shape[name] > 1)
+
+
+def undivided(mesh: Mesh | AbstractMesh, array: str, logical: str, size: int, mesh_axes: tuple[str, ...]) -> str:
+    """The sentence on a dimension of an array that is not a multiple of the devices it is split over."""
+    return (
+        f"{array} has {logical} = {size}, which the {axis_size(mesh, mesh_axes)} devices of "
+        f"mesh.{' x mesh.'.join(mesh_axes)} do not divide; choose another mesh.{mesh_axes[0]}."
+    )
 
 
 def abstract_on(mesh: Mesh, axes_tree, shapes_tree):

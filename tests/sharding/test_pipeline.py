@@ -12,7 +12,7 @@ from rich.console import Console
 from deepseek_jax.compiling import under
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import presets, schedule
-from deepseek_jax.parallel import pipeline, rules
+from deepseek_jax.parallel import pipeline, plan, rules
 from deepseek_jax.train import setup
 from tests.sharding.pipelined import MESHES, SCHEDULES
 from tests.train import tiny
@@ -117,3 +117,17 @@ def test_stages_store_what_they_can_divide():
     message = "embed = 36, which the 8 devices of mesh.fsdp x mesh.stage do not divide; choose another mesh.fsdp"
     with pytest.raises(UserError, match=message):
         rules.shardings(mesh(stage=4, fsdp=2), {"kernel": ("pipelined_layers", "embed")}, shapes)
+
+
+def test_training_and_plan_give_one_advice_on_what_does_not_divide():
+    """By the first name of the dimension, and without mesh axes of one device."""
+    axes, shapes = {"kernel": ("layers", ("heads", "embed"))}, {"kernel": jax.ShapeDtypeStruct((4, 6), "float32")}
+    with pytest.raises(UserError) as refused:
+        rules.shardings(mesh(tensor=4), axes, shapes)
+    placed = jax.tree.leaves(plan.placements(mesh(tensor=4).abstract_mesh, axes, shapes))
+    assert plan.problems(mesh(tensor=4).abstract_mesh, placed, 1) == [str(refused.value)]
+    assert str(refused.value).startswith("kernel has heads = 6, which the 4 devices of mesh.tensor do not divide")
+    pipelined = {"kernel": ("pipelined_layers", "embed")}, {"kernel": jax.ShapeDtypeStruct((4, 36), "float32")}
+    of_plan = plan.placements(mesh(stage=2, fsdp=4).abstract_mesh, *pipelined)
+    (problem,) = plan.problems(mesh(stage=2, fsdp=4).abstract_mesh, jax.tree.leaves(of_plan), 1)
+    assert problem.endswith("of mesh.fsdp x mesh.stage do not divide; choose another mesh.fsdp.")
