@@ -18,17 +18,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
 from deepseek_jax.models.moe.dispatch import Slots, allot, collect, spread
-from deepseek_jax.models.tree import axes_of, is_variable
 from deepseek_jax.parallel.current import current_mesh, platform
-from deepseek_jax.parallel.rules import (
-    RULES,
-    divided,
-    on_each_device,
-    open_spec,
-    total,
-    varying,
-    varying_as,
-)
+from deepseek_jax.parallel.local import BY_TOKEN, as_it_lies, on_each_device
+from deepseek_jax.parallel.rules import RULES, divided, total, varying, varying_as
 
 
 def tokenwise(f: Callable, modules: tuple, x_BSD: Float[Array, "B S D"], *known_BS: Shaped[Array, "B S"]):
@@ -41,11 +33,8 @@ def tokenwise(f: Callable, modules: tuple, x_BSD: Float[Array, "B S D"], *known_
         found = f(*modules, x_BSD.reshape(-1, x_BSD.shape[-1]), *(each_BS.reshape(-1) for each_BS in known_BS))
         return jax.tree.map(lambda leaf: leaf.reshape(*x_BSD.shape[:2], *leaf.shape[1:]), found)
 
-    tokens = open_spec(("batch", "sequence"))
-    parameters = jax.tree.map(lambda each: open_spec(axes_of(each)), modules, is_leaf=is_variable)
-    # Types that say along which axes values differ are more than kernels can give: they are not checked.
-    arguments = parameters, tokens, *(tokens for _ in known_BS)
-    return on_each_device(of_device, arguments, tokens, check_vma=False)(modules, x_BSD, *known_BS)
+    arguments = as_it_lies(modules), BY_TOKEN, *(BY_TOKEN for _ in known_BS)
+    return on_each_device(of_device, arguments, BY_TOKEN)(modules, x_BSD, *known_BS)
 
 
 def exchange(

@@ -35,8 +35,8 @@ from deepseek_jax.parallel.rules import (
     STORED,
     axis_size,
     constrain,
-    on_each_device,
     open_spec,
+    shard_map,
     varying,
 )
 
@@ -162,7 +162,7 @@ def _own_layers(stacks, schedule: Schedule):
         return jax.tree.map(spec, stacks, is_leaf=is_variable)
 
     with jax.named_scope("own_layers"):
-        return on_each_device(of_device, (specs(PIPELINED),), specs("stages"))(stacks)
+        return shard_map(of_device, (specs(PIPELINED),), specs("stages"))(stacks)
 
 
 def _by_stage(x_n, schedule: Schedule):

@@ -157,7 +157,7 @@ def divided(axes: str | tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if name in mesh.manual_axes and mesh.shape[name] > 1) if mesh else ()
 
 
-def on_each_device(f: Callable, in_axes: tuple, out_axes, **options) -> Callable:
+def shard_map(f: Callable, in_axes: tuple, out_axes, **options) -> Callable:
     """`f` of every device's own parts, by `jax.shard_map` over all axes that it is not divided over already.
 
     `in_axes` and `out_axes` are trees of specifications by `open_spec`.  f itself where there is nothing to divide.

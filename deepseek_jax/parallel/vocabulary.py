@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from deepseek_jax.parallel.rules import RULES, STORED, TOKENS, divided, gathered, on_each_device, open_spec, total
+from deepseek_jax.parallel.local import BY_TOKEN, on_each_device
+from deepseek_jax.parallel.rules import RULES, STORED, TOKENS, divided, gathered, open_spec, shard_map, total
 
 HEAD = (STORED, "vocab")
-TOKEN = ("batch", "sequence")
 SUM = ()  # of a number that is the same on every device
 
 
@@ -28,8 +28,7 @@ def spread(f: Callable, results: tuple[tuple, ...]) -> Callable:
     def of_device(hidden_BSD, head_DV, targets_BS, weights_BS):
         return f(hidden_BSD, gathered(head_DV, HEAD), targets_BS, weights_BS)
 
-    arguments, results = (tuple(map(open_spec, axes)) for axes in ((TOKEN, HEAD, TOKEN, TOKEN), results))
-    return on_each_device(of_device, arguments, results, check_vma=False)  # its gradients are made by hand
+    return on_each_device(of_device, (BY_TOKEN, HEAD, BY_TOKEN, BY_TOKEN), results)
 
 
 def highest(x: Array) -> Array:
@@ -84,5 +83,5 @@ def lookup(
         rows_BSD = jnp.take(table_VD, here_BS, axis=0, mode="clip")
         return over_vocabulary(jnp.where(inside_BS[..., None], rows_BSD, 0)), beside
 
-    tokens, table = open_spec(TOKEN), open_spec(("vocab", STORED))
-    return on_each_device(of_device, (table, tokens, tokens), (tokens, tokens))(table_VD, tokens_BS, beside)
+    tokens, table = open_spec(BY_TOKEN), open_spec(("vocab", STORED))
+    return shard_map(of_device, (table, tokens, tokens), (tokens, tokens))(table_VD, tokens_BS, beside)

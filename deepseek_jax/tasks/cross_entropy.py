@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from deepseek_jax.parallel import vocabulary
-from deepseek_jax.parallel.vocabulary import HEAD, SUM, TOKEN, among, as_head, highest, over_tokens, over_vocabulary
+from deepseek_jax.parallel.local import BY_TOKEN
+from deepseek_jax.parallel.vocabulary import HEAD, SUM, among, as_head, highest, over_tokens, over_vocabulary
 
 
 def cross_entropy(
@@ -39,12 +40,14 @@ def cross_entropy(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _cross_entropy(hidden_BSD, head_DV, targets_BS, weights_BS, z_loss, chunk_tokens):
-    value = vocabulary.spread(functools.partial(_value, z_loss, chunk_tokens), (SUM, TOKEN))
+    value = vocabulary.spread(functools.partial(_value, z_loss, chunk_tokens), (SUM, BY_TOKEN))
     return value(hidden_BSD, head_DV, targets_BS, weights_BS)
 
 
 def _forward(hidden_BSD, head_DV, targets_BS, weights_BS, z_loss, chunk_tokens):
-    both = vocabulary.spread(functools.partial(_value_and_gradients, z_loss, chunk_tokens), (SUM, TOKEN, TOKEN, HEAD))
+    both = vocabulary.spread(
+        functools.partial(_value_and_gradients, z_loss, chunk_tokens), (SUM, BY_TOKEN, BY_TOKEN, HEAD)
+    )
     total, nll_BS, dhidden_BSD, dhead_DV = both(hidden_BSD, head_DV, targets_BS, weights_BS)
     return (total, nll_BS), (dhidden_BSD, dhead_DV)
 
