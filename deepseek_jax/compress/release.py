@@ -45,13 +45,12 @@ def save(directory: Path, config: ModelConfig, params: dict, buffers: dict, kind
     writing.save(directory, config, params, buffers, spelling=spelling, change=change, values=values, progress=progress)
 
 
-def _changed(kind: str, v4: bool, path: tuple[str, ...], output: Output) -> list[Output]:
+def _changed(kind: str, v4: bool, path: str, output: Output) -> list[Output]:
     """What is written of a tensor [o, i] of our array at `path`."""
-    ours = "/".join(path)
-    matrix = matrix_of(ours, 4)  # with any number of dimensions a vector could not have
-    if len(output.shape) != 2 or matrix is None or matrix.kind != LINEAR or KEPT.search(ours):
+    matrix = matrix_of(path, 4)  # with any number of dimensions a vector could not have
+    if len(output.shape) != 2 or matrix is None or matrix.kind != LINEAR or KEPT.search(path):
         return [output]
-    form = Format("fp4") if kind == "fp4" and "/experts/" in ours else Format("fp8", powers=v4)
+    form = Format("fp4") if kind == "fp4" and "/experts/" in path else Format("fp8", powers=v4)
     values, scales = (functools.partial(_part, output, form, name) for name in ("values", "scales"))
     rows, columns = output.shape
     scale = output.name.removesuffix(".weight") + (".scale" if v4 else ".weight_scale_inv")

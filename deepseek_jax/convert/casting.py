@@ -18,7 +18,7 @@ def cast(config: ModelConfig, params: dict, dtype: str) -> dict:
     def one(path, array):
         given = np.asarray(array)
         with np.errstate(over="ignore"):  # refused below
-            smaller = given.astype(place(tuple(path_of(path).split("/")), config).rule.dtype(dtype), copy=False)
+            smaller = given.astype(place(path_of(path), config).rule.dtype(dtype), copy=False)
         Findings().look(path_of(path), given, smaller)
         return smaller
 

@@ -14,7 +14,7 @@ import numpy as np
 from deepseek_jax.convert import config_json, shards
 from deepseek_jax.convert.names import place
 from deepseek_jax.convert.progress import Progress, Say, unseen
-from deepseek_jax.convert.reading import abstract_trees, keys
+from deepseek_jax.convert.reading import abstract_trees, within
 from deepseek_jax.convert.safetensors_file import Output
 from deepseek_jax.errors import LOG, UserError
 
@@ -101,7 +101,7 @@ def _config(reader, source) -> dict:
 def _names(config) -> set[str]:
     """Those of all tensors of such a model."""
     model = config_json.from_json(config)
-    places = jax.tree_util.tree_map_with_path(lambda path, _: place(keys(path), model), abstract_trees(model))
+    places = jax.tree_util.tree_map_with_path(lambda path, _: place(within(path), model), abstract_trees(model))
     return {name for where in jax.tree.leaves(places) for name in where.names.values()}
 
 

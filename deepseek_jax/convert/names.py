@@ -48,8 +48,9 @@ def spelling_of(names: Collection[str]) -> str:
     return "saved" if "model.layers.0.attn_norm.weight" in names else "huggingface"
 
 
-def place(path: tuple[str, ...], config: ModelConfig, spelling: str = "huggingface") -> Place:
-    """The place of our array at `path` of the parameters or buffers, as models/decoder.py names them."""
+def place(path: str, config: ModelConfig, spelling: str = "huggingface") -> Place:
+    """The place of our array at `path` ("layers/1-3/attention/out") of the parameters or buffers."""
+    path = path.split("/")
     if path[0] == "layers":  # layers / first-last / ...
         layers = layers_of(path[1])
         rule = _layer_rule(path[2:], config, layers[0])

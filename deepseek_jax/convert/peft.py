@@ -131,7 +131,7 @@ def layer_names(path: str, model: ModelConfig | HybridConfig, leading: int) -> d
     """
     if isinstance(model, HybridConfig):
         return {(): path.replace("/", ".")}
-    where = place(tuple(path.split("/")), model)
+    where = place(path, model)
     return {at: name.removesuffix(".weight") for at, name in where.names.items()} if where.leading == leading else {}
 
 

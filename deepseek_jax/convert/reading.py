@@ -16,6 +16,7 @@ from deepseek_jax.convert.tensors import Tensors, read_json
 from deepseek_jax.errors import LOG, UserError
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import initialise
+from deepseek_jax.models.tree import path_of
 
 Ranges = tuple[range, ...]  # a part of an array: one for each of its dimensions
 
@@ -148,7 +149,7 @@ class _Source:
 def locate(tensors: Tensors, config: ModelConfig, abstract: tuple[dict, dict]) -> tuple[dict, dict]:
     """The place of every array; UserError where the tensors are not those of the model."""
     spelling = spelling_of(tensors.names)
-    places = jax.tree_util.tree_map_with_path(lambda path, _: place(keys(path), config, spelling), abstract)
+    places = jax.tree_util.tree_map_with_path(lambda path, _: place(within(path), config, spelling), abstract)
     known, directory = set(), tensors.directory
     for leaf, where in zip(jax.tree.leaves(abstract), jax.tree.leaves(places), strict=True):
         shape = where.rule.shape_of_theirs(leaf.shape[where.leading :])
@@ -170,7 +171,7 @@ def locate(tensors: Tensors, config: ModelConfig, abstract: tuple[dict, dict]) -
 
 def _check_tied(tensors, config, spelling):
     """Files may hold the embedding a second time, as the head that it is tied to."""
-    embedding = place(("embedding",), config, spelling).names[()]
+    embedding = place("embedding", config, spelling).names[()]
     for head in HEADS & tensors.names if config.tie_word_embeddings else ():
         if not np.array_equal(tensors[head], tensors[embedding]):
             raise UserError(
@@ -184,6 +185,6 @@ def abstract_trees(config: ModelConfig) -> tuple[dict, dict]:
     return jax.eval_shape(lambda: initialise(config, jax.random.key(0))[1:])
 
 
-def keys(path) -> tuple[str, ...]:
-    """The names along a path of jax's into one tree of a tuple of trees."""
-    return tuple(key.key for key in path[1:])
+def within(path: tuple) -> str:
+    """A path of jax's into one tree of a tuple of trees, as text."""
+    return path_of(path[1:])

@@ -15,7 +15,7 @@ from deepseek_jax.convert import config_json, fused, shards
 from deepseek_jax.convert.generations import generation_of
 from deepseek_jax.convert.names import MTP_COPIES, mtp_prefix, place
 from deepseek_jax.convert.progress import Progress, Say, unseen
-from deepseek_jax.convert.reading import abstract_trees, keys, locate, read_config
+from deepseek_jax.convert.reading import abstract_trees, locate, read_config, within
 from deepseek_jax.convert.safetensors_file import Output
 from deepseek_jax.convert.tensors import Tensors
 from deepseek_jax.errors import LOG, UserError
@@ -32,7 +32,7 @@ def save(
     spelling: str = "huggingface",
     shard_bytes: int = shards.SHARD_BYTES,
     progress: Progress = unseen,
-    change: Callable[[tuple[str, ...], Output], list[Output]] = lambda path, output: [output],
+    change: Callable[[str, Output], list[Output]] = lambda path, output: [output],
     values: Mapping[str, Any] = MappingProxyType({}),
     say: Say = LOG.warning,
 ):
@@ -68,7 +68,7 @@ def rewrite(
     places, names = locate(tensors, config, abstract_trees(config)), _spelling(config, spelling)
     outputs = []
     for path, where in jax.tree_util.tree_leaves_with_path(places):
-        target_names = place(keys(path), config, names).names
+        target_names = place(within(path), config, names).names
         for at, name in where.names.items():
             kind = _written(path, where.rule, dtype, tensors.dtype(name))
             read = functools.partial(tensors.__getitem__, name)
@@ -94,12 +94,12 @@ def _written(path, rule, dtype, stored) -> np.dtype:
 def _outputs(config, trees, spelling, change=lambda path, output: [output], dtype=None):
     spelling, outputs = _spelling(config, spelling), []
     for path, array in jax.tree_util.tree_leaves_with_path(trees):
-        where, array = place(keys(path), config, spelling), _at_hand(array)
+        where, array = place(within(path), config, spelling), _at_hand(array)
         shape = where.rule.shape_of_theirs(array.shape[where.leading :])
         kind = _written(path, where.rule, dtype, np.int64 if array.dtype == np.int32 else array.dtype)
         for at, name in where.names.items():
             piece = functools.partial(_theirs, where.rule, array, at, config)
-            outputs.extend(change(keys(path), Output(name, kind, shape, (piece,))))
+            outputs.extend(change(within(path), Output(name, kind, shape, (piece,))))
     return outputs
 
 

@@ -13,7 +13,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from deepseek_jax.models.tree import is_variable
+from deepseek_jax.models.tree import is_variable, path_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ def give(module: nnx.Module, choose: Callable[[str, int], Arithmetic]) -> nnx.Mo
     """The module, each of whose parameters carries what `choose` gives of its path and its number of dimensions."""
     for path, param in jax.tree_util.tree_leaves_with_path(module, is_leaf=is_variable):
         if isinstance(param, nnx.Param):
-            arithmetic = choose(jax.tree_util.keystr(path, simple=True, separator="/"), param.get_value().ndim)
+            arithmetic = choose(path_of(path), param.get_value().ndim)
             if arithmetic != PLAIN:
                 param.set_metadata("arithmetic", arithmetic)
     return module

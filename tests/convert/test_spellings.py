@@ -86,7 +86,7 @@ def test_an_array_that_no_released_model_has_is_named():
     """As of an attention of one's own."""
     config = huggingface.read_config(GOLDENS / "v3")
     with pytest.raises(UserError, match="no name for attention.memory of mla attention; add one to .*rules.py"):
-        place(("layers", "0-0", "attention", "memory"), config)
+        place("layers/0-0/attention/memory", config)
 
 
 class ScaledRouter(router.TopKRouter):
