@@ -13,7 +13,6 @@ from types import MappingProxyType
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float
 
 from deepseek_jax.compress.arithmetic import watching
@@ -21,6 +20,7 @@ from deepseek_jax.compress.matrices import is_product, matrices
 from deepseek_jax.compress.measure import Measure
 from deepseek_jax.compress.source import Source
 from deepseek_jax.models.arithmetic import Arithmetic
+from deepseek_jax.models.tree import flatten
 from deepseek_jax.train.evaluate import bytes_a_target
 from deepseek_jax.train.program import Program, language_model_program
 from deepseek_jax.train.supervised_program import supervised_program
@@ -43,7 +43,7 @@ def input_sums(
     for batch in measure.training_batches(batches):
         found = sums(given.params, batch)
         total = found if total is None else jax.tree.map(jnp.add, total, found)
-    flat = flatten_dict(total, sep="/")
+    flat = flatten(total)
     watched = {path: matrix for path, matrix in matrices(flat).items() if is_product(path, matrix)}
     return {path: matrix.fold(flat[path])[:, :, 0] for path, matrix in watched.items()}
 

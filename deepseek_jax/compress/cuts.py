@@ -9,11 +9,11 @@ import dataclasses
 import math
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from deepseek_jax.compress.matrices import matrix_of
 from deepseek_jax.compress.removal import Moments, Removed
 from deepseek_jax.compress.source import Source, with_model
+from deepseek_jax.models.tree import flatten, unflatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def plain(path: str, dim: int, units: int) -> Part:
 
 def arrays(given: Source) -> dict[str, np.ndarray]:
     """Parameters and buffers by path; no path is in both."""
-    found = flatten_dict(given.params, sep="/") | flatten_dict(given.buffers, sep="/")
+    found = flatten(given.params) | flatten(given.buffers)
     return {path: np.asarray(leaf) for path, leaf in found.items()}
 
 
@@ -105,7 +105,6 @@ def _by_set(array, leading) -> np.ndarray:
 def with_arrays(given: Source, model, flat: dict[str, np.ndarray]) -> Source:
     """The source with `model` as its config and arrays by path instead of its own."""
     params, buffers = (
-        unflatten_dict({path: flat[path] for path in flatten_dict(tree, sep="/")}, sep="/")
-        for tree in (given.params, given.buffers)
+        unflatten({path: flat[path] for path in flatten(tree)}) for tree in (given.params, given.buffers)
     )
     return with_model(given, model, params, buffers)

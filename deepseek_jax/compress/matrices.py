@@ -11,11 +11,10 @@ import math
 import re
 
 import jax
-from flax.traverse_util import flatten_dict
 
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.depth import ADAPTERS
-from deepseek_jax.models.tree import is_vector
+from deepseek_jax.models.tree import flatten, is_vector
 
 LINEAR, TABLE, CONTROL = "linear", "table", "control"
 
@@ -100,7 +99,7 @@ def chosen(params: dict[str, object], pattern: str, key: str, kinds: tuple[str, 
 def by_matrix(nested: dict) -> dict[str, dict]:
     """What stands for matrices or beside them, by a matrix's path: each a dict of its parts ("scales", "a") by name."""
     found = {}
-    for path, array in flatten_dict(nested, sep="/").items():
+    for path, array in flatten(nested).items():
         matrix, _, part = path.rpartition("/")
         found.setdefault(matrix, {})[part] = array
     return found

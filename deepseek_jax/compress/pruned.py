@@ -5,12 +5,12 @@ Masks are buffers, so checkpoints hold them and every mesh spreads them as the w
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from deepseek_jax.compress import masks
 from deepseek_jax.compress.config import PruneConfig, parse_pattern
 from deepseek_jax.compress.matrices import LINEAR, Matrix, chosen, ranks
 from deepseek_jax.models.made import made, materialised
+from deepseek_jax.models.tree import flatten, unflatten
 from deepseek_jax.models.view import View
 
 
@@ -18,22 +18,22 @@ def pruned_view(config: PruneConfig, steps: int) -> View:
     """buffers: {"model": the model's, "masks": bool arrays nested as the weights they belong to}."""
 
     def split(params, buffers):
-        flat = flatten_dict(params, sep="/")
+        flat = flatten(params)
         pruned_matrices(config, flat)  # what does not fit is said here, and not in the middle of a run
         found = {path: flat[path] for path in chosen(flat, config.paths, "prune.paths", (LINEAR,))}
         keep = (lambda weight: weight != 0) if config.method == "zeros" else lambda weight: jnp.ones(weight.shape, bool)
         found = {path: keep(weight) for path, weight in found.items()}
-        return params, {"model": buffers, "masks": unflatten_dict(found, sep="/")}
+        return params, {"model": buffers, "masks": unflatten(found)}
 
     def weights(params, buffers, update):
-        flat, kept = flatten_dict(params, sep="/"), flatten_dict(buffers["masks"], sep="/")
+        flat, kept = flatten(params), flatten(buffers["masks"])
         found = {path: made(path, _zeros_where_false, mask, flat[path]) for path, mask in kept.items()}
-        return unflatten_dict(flat | found, sep="/"), buffers["model"]
+        return unflatten(flat | found), buffers["model"]
 
     def axes(params, buffers):
-        flat = flatten_dict(params, sep="/")
+        flat = flatten(params)
         found = {path: flat[path] for path in chosen(ranks(flat), config.paths, "prune.paths", (LINEAR,))}
-        return params, {"model": buffers, "masks": unflatten_dict(found, sep="/")}
+        return params, {"model": buffers, "masks": unflatten(found)}
 
     def update(params, buffers, update):
         return buffers | {"masks": _looked_at(config, steps, materialised(params), buffers["masks"], update)}
@@ -51,9 +51,9 @@ def pruned_matrices(config: PruneConfig, flat: dict) -> dict[str, Matrix]:
 
 def masked(params: dict, masks: dict) -> dict:
     """Zeros where a mask is false, whatever lies there; no gradient goes into them."""
-    flat, kept = flatten_dict(params, sep="/"), flatten_dict(masks, sep="/")
+    flat, kept = flatten(params), flatten(masks)
     found = {path: _zeros_where_false(mask, flat[path]) for path, mask in kept.items()}
-    return unflatten_dict(flat | found, sep="/")
+    return unflatten(flat | found)
 
 
 def _zeros_where_false(mask, weight):
@@ -84,12 +84,12 @@ def _looked_at(config, steps, params, kept, update):
     due = (update >= first) & (update <= last) & (((update - first) % config.every == 0) | (update == last))
 
     def look(kept):
-        flat, old = flatten_dict(params, sep="/"), flatten_dict(kept, sep="/")
+        flat, old = flatten(params), flatten(kept)
         scores = {path: jnp.abs(flat[path]) * mask for path, mask in old.items()}
         if config.pattern:
             new = masks.by_pattern(scores, pruned_matrices(config, flat), config.pattern)
         else:
             new = masks.largest(scores, pruned_matrices(config, flat), sparsity_at(config, steps, update), config.scope)
-        return unflatten_dict(old | new, sep="/")
+        return unflatten(old | new)
 
     return jax.lax.cond(due, look, lambda kept: kept, kept)

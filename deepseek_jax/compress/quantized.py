@@ -6,13 +6,13 @@ Kept ones lie among the buffers: no optimizer sees them, and checkpoints hold th
 import functools
 
 import jax
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from deepseek_jax.compress.config import QuantizeConfig
 from deepseek_jax.compress.matrices import LINEAR, TABLE, Matrix, by_matrix, chosen, matrix_of, ranks
 from deepseek_jax.compress.rounding import Format, pack, rounded, unpack
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.made import made
+from deepseek_jax.models.tree import flatten, unflatten
 from deepseek_jax.models.view import View
 from deepseek_jax.parallel.rules import RULES, STORED
 
@@ -46,14 +46,14 @@ def form_of(config: QuantizeConfig) -> Format:
 
 def _straight_through(config: QuantizeConfig) -> View:
     def split(params, buffers):
-        check_group(config, flatten_dict(params, sep="/"))
+        check_group(config, flatten(params))
         return params, {"model": buffers}
 
     def weights(params, buffers, update):
-        flat = flatten_dict(params, sep="/")
+        flat = flatten(params)
         for path, matrix in rounded_matrices(config, flat).items():
             flat[path] = made(path, functools.partial(_rounded_weight, matrix, form_of(config)), flat[path])
-        return unflatten_dict(flat, sep="/"), buffers["model"]
+        return unflatten(flat), buffers["model"]
 
     return View(split, weights, axes=lambda params, buffers: (params, {"model": buffers}))
 
@@ -67,23 +67,23 @@ def _kept(config: QuantizeConfig) -> View:
     form = form_of(config)
 
     def split(params, buffers):
-        flat = flatten_dict(params, sep="/")
+        flat = flatten(params)
         check_group(config, flat)
         found = {path: pack(flat.pop(path), matrix, form) for path, matrix in rounded_matrices(config, flat).items()}
-        return unflatten_dict(flat, sep="/"), {"model": buffers, KEPT: unflatten_dict(found, sep="/")}
+        return unflatten(flat), {"model": buffers, KEPT: unflatten(found)}
 
     def weights(params, buffers, update):
-        flat = flatten_dict(params, sep="/")
+        flat = flatten(params)
         for path, packed in by_matrix(buffers[KEPT]).items():
             matrix = matrix_of(path, packed["values"].ndim)
             flat[path] = made(path, functools.partial(unpack, matrix=matrix, form=form), packed)
-        return unflatten_dict(flat, sep="/"), buffers["model"]
+        return unflatten(flat), buffers["model"]
 
     def axes(params, buffers):
-        flat = flatten_dict(params, sep="/")
+        flat = flatten(params)
         found = {path: flat.pop(path) for path in rounded_matrices(config, ranks(flat))}
         found = {path: {"values": names, "scales": _of_scales(path, names, form)} for path, names in found.items()}
-        return unflatten_dict(flat, sep="/"), {"model": buffers, KEPT: unflatten_dict(found, sep="/")}
+        return unflatten(flat), {"model": buffers, KEPT: unflatten(found)}
 
     return View(split, weights, axes)
 

@@ -7,7 +7,6 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
 from deepseek_jax.compress import masks, source
@@ -17,11 +16,12 @@ from deepseek_jax.compress.pruned import masked, pruned_matrices
 from deepseek_jax.compress.removal import Moments, Removed
 from deepseek_jax.compress.source import Source
 from deepseek_jax.errors import UserError
+from deepseek_jax.models.tree import flatten, unflatten
 
 
 def check_weighed(given: Source, settings: PruneConfig):
     """Raises UserError where Wanda is to prune what `calibrate.input_sums` measures no inputs of."""
-    for path, matrix in pruned_matrices(settings, flatten_dict(given.params, sep="/")).items():
+    for path, matrix in pruned_matrices(settings, flatten(given.params)).items():
         if not is_product(path, matrix):
             raise UserError(
                 f"wanda has no measure of what flows into {path}; give --paths without it, or --method magnitude."
@@ -35,7 +35,7 @@ def remove(given: Source, settings: PruneConfig, moments: Moments | None) -> Rem
 
 def find_masks(params: dict, settings: PruneConfig, moments: Moments | None) -> dict[str, Array]:
     """By path; Wanda's where there are moments, else those of magnitude."""
-    flat = flatten_dict(params, sep="/")
+    flat = flatten(params)
     chosen = pruned_matrices(settings, flat)
     scores = {path: score(flat[path], matrix, moments and moments[path]) for path, matrix in chosen.items()}
     if settings.pattern:
@@ -52,7 +52,7 @@ def score(weight: Float[Array, "..."], matrix: Matrix, moments: Float[Array, "N 
 
 def under(given: Source, found: dict[str, Array], settings: PruneConfig) -> Removed:
     """The model with zeros where masks are false, as an experiment that keeps them (prune.method "zeros")."""
-    params = masked(given.params, unflatten_dict(found, sep="/"))
+    params = masked(given.params, unflatten(found))
     keeping = PruneConfig(method="zeros", paths=settings.paths)
     pruned = dataclasses.replace(source.asking_for(given, prune=keeping), params=params)
     left = {path: (masks.count(mask), mask.size) for path, mask in found.items()}
@@ -62,8 +62,8 @@ def under(given: Source, found: dict[str, Array], settings: PruneConfig) -> Remo
 
 def on_early(pruned: Source, early: Source) -> Source:
     """The zeros of a pruned model in what it was at an earlier step: "rewinding" (arXiv:1912.05671)."""
-    flat, before = flatten_dict(pruned.params, sep="/"), flatten_dict(early.params, sep="/")
+    flat, before = flatten(pruned.params), flatten(early.params)
     chosen = pruned_matrices(pruned.experiment.prune, flat)
-    zeros = unflatten_dict({path: flat[path] != 0 for path in chosen}, sep="/")
-    params = masked(unflatten_dict(before, sep="/"), zeros)
+    zeros = unflatten({path: flat[path] != 0 for path in chosen})
+    params = masked(unflatten(before), zeros)
     return dataclasses.replace(pruned, params=params, buffers=early.buffers, step=early.step)

@@ -8,7 +8,7 @@ times faster than module pytrees.
 import flax
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import nnx, traverse_util
 
 from deepseek_jax.parallel.rules import gathered
 
@@ -91,6 +91,16 @@ def path_of(path: tuple) -> str:
 def by_path(nested) -> dict[str, object]:
     """The leaves of a tree by their paths."""
     return {path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(nested)}
+
+
+def flatten(nested: dict) -> dict[str, object]:
+    """The leaves of nested dicts by their paths, as `by_path` has them; a leaf is whatever is no dict."""
+    return traverse_util.flatten_dict(nested, sep="/")
+
+
+def unflatten(flat: dict[str, object]) -> dict:
+    """The nested dicts that `flatten` makes this of."""
+    return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def logical_axes(model) -> tuple[dict, dict]:

@@ -8,12 +8,12 @@ import re
 from collections.abc import Iterable
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from deepseek_jax.compress.quantized import KEPT as ROUNDED
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.depth import ADAPTERS, before_layers, distances, stack_of
 from deepseek_jax.models.schedule import layers_of
+from deepseek_jax.models.tree import flatten, unflatten
 from deepseek_jax.models.view import View
 from deepseek_jax.parallel.rules import EXPERT_ROWS
 from deepseek_jax.tune.config import TuneConfig, experts_of
@@ -28,26 +28,26 @@ def frozen_view(config: TuneConfig) -> View:
 
     def split(params, buffers):
         _check_rounded(config, buffers)
-        flat = flatten_dict(params, sep="/")
+        flat = flatten(params)
         trained = trained_rows(config, flat)
         _check_experts(config, flat)
         kept = {path: leaf for path, leaf in flat.items() if trained.get(path) != ()}
         params = {path: flat[path][rows] if rows else flat[path] for path, rows in trained.items()}
-        return unflatten_dict(params, sep="/"), {"model": buffers, KEPT: unflatten_dict(kept, sep="/")}
+        return unflatten(params), {"model": buffers, KEPT: unflatten(kept)}
 
     def weights(params, buffers, update):
-        trained, flat = flatten_dict(params, sep="/"), flatten_dict(buffers[KEPT], sep="/")
+        trained, flat = flatten(params), flatten(buffers[KEPT])
         for path, rows in trained_rows(config, trained | flat).items():
             flat[path] = flat[path].at[rows].set(trained[path]) if rows else trained[path]
-        return unflatten_dict(flat, sep="/"), buffers["model"]
+        return unflatten(flat), buffers["model"]
 
     def axes(params, buffers):
         _check_rounded(config, buffers)
-        flat = flatten_dict(params, sep="/")
+        flat = flatten(params)
         trained = trained_rows(config, flat)
         kept = {path: names for path, names in flat.items() if trained.get(path) != ()}
         params = {path: _axes_of_rows(flat[path], rows) for path, rows in trained.items()}
-        return unflatten_dict(params, sep="/"), {"model": buffers, KEPT: unflatten_dict(kept, sep="/")}
+        return unflatten(params), {"model": buffers, KEPT: unflatten(kept)}
 
     return View(split, weights, axes)
 
@@ -117,7 +117,7 @@ def _check_experts(config, flat):
 
 def _check_rounded(config, buffers):
     """Rounded matrices lie among the buffers, where nothing is trained."""
-    kept = [path.rpartition("/")[0] for path in flatten_dict(buffers.get(ROUNDED, {}), sep="/")]
+    kept = [path.rpartition("/")[0] for path in flatten(buffers.get(ROUNDED, {}))]
     layers = {layer for path in filter(EXPERTS.match, kept) for layer in layers_of(stack_of(path))}
     if rounded := layers & experts_of(config.experts).keys():
         raise UserError(

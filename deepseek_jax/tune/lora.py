@@ -12,13 +12,13 @@ import zlib
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
 from deepseek_jax.compress.matrices import LINEAR, Matrix, by_matrix, chosen, matrix_of, ranks
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.depth import ADAPTERS
 from deepseek_jax.models.made import made
+from deepseek_jax.models.tree import flatten, unflatten
 from deepseek_jax.models.view import View
 from deepseek_jax.tune.config import LoraConfig
 
@@ -31,18 +31,18 @@ def adapters_view(config: LoraConfig, seed: int) -> View:
     """params: the model's, and {"adapters": an Adapter by the path of each matrix}."""
 
     def split(params, buffers):
-        flat = flatten_dict(params, sep="/")
+        flat = flatten(params)
         new = {path: new_adapter(config, path, flat[path], seed) for path in adapted(config, flat)}
         return params | {ADAPTERS: nested(new)}, {"model": buffers}
 
     def weights(params, buffers, update):
-        flat = flatten_dict({name: tree for name, tree in params.items() if name != ADAPTERS}, sep="/")
+        flat = flatten({name: tree for name, tree in params.items() if name != ADAPTERS})
         for path, adapter in by_matrix(params[ADAPTERS]).items():
             flat[path] = made(path, functools.partial(merged, path=path, config=config), flat[path], adapter)
-        return unflatten_dict(flat, sep="/"), buffers["model"]
+        return unflatten(flat), buffers["model"]
 
     def axes(params, buffers):
-        flat = flatten_dict(params, sep="/")
+        flat = flatten(params)
         new = {path: _axes(config, flat[path], matrix) for path, matrix in adapted(config, ranks(flat)).items()}
         return params | {ADAPTERS: nested(new)}, {"model": buffers}
 
@@ -81,10 +81,8 @@ def merge(params: dict, adapters: dict[str, Adapter], config: LoraConfig) -> dic
 
     Without DoRA `unmerge` gives the weights back to 2^-24 (|W| + |W + update|) each, exactly where the update is zero.
     """
-    flat = flatten_dict(params, sep="/")
-    return unflatten_dict(
-        flat | {path: merged(flat[path], one, path, config) for path, one in adapters.items()}, sep="/"
-    )
+    flat = flatten(params)
+    return unflatten(flat | {path: merged(flat[path], one, path, config) for path, one in adapters.items()})
 
 
 def unmerge(params: dict, adapters: dict[str, Adapter], config: LoraConfig) -> dict:
@@ -93,10 +91,8 @@ def unmerge(params: dict, adapters: dict[str, Adapter], config: LoraConfig) -> d
         raise UserError(
             "adapters with DoRA cannot be taken out again: what lengths the weights had is not kept in them."
         )
-    flat = flatten_dict(params, sep="/")
-    return unflatten_dict(
-        flat | {path: flat[path] - update(one, path, config) for path, one in adapters.items()}, sep="/"
-    )
+    flat = flatten(params)
+    return unflatten(flat | {path: flat[path] - update(one, path, config) for path, one in adapters.items()})
 
 
 def merged(weight: Float[Array, "..."], adapter: Adapter, path: str, config: LoraConfig) -> Float[Array, "..."]:
@@ -126,9 +122,7 @@ def lengths(weight: Float[Array, "..."], matrix: Matrix) -> Float[Array, "..."]:
 
 
 def nested(adapters: dict[str, Adapter]) -> dict:
-    return unflatten_dict(
-        {f"{path}/{part}": array for path, one in adapters.items() for part, array in one.items()}, sep="/"
-    )
+    return unflatten({f"{path}/{part}": array for path, one in adapters.items() for part, array in one.items()})
 
 
 def geometry(path: str, adapter: Adapter) -> Matrix:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 
 from deepseek_jax.compress import pruning, source
 from deepseek_jax.compress.calibrate import input_sums, largest_inputs
@@ -17,7 +16,7 @@ from deepseek_jax.compress.measure import Measure
 from deepseek_jax.config import LogConfig, SupervisedExperiment, TrainConfig
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
-from deepseek_jax.models.tree import merge
+from deepseek_jax.models.tree import flatten, merge
 from deepseek_jax.tasks.config import ObjectiveConfig
 from deepseek_jax.train.checkpoint import Checkpoints, newest_intact
 from deepseek_jax.train.loop import train
@@ -36,7 +35,7 @@ def folder(tmp_path_factory):
 
 
 def weights(workdir) -> dict:
-    return flatten_dict(restore_model(workdir).params, sep="/")
+    return flatten(restore_model(workdir).params)
 
 
 def test_prune_leaves_a_run_with_zeros_and_a_page(folder, deepseek_jax):

@@ -6,13 +6,13 @@ import math
 import jax
 import pytest
 from flax import nnx
-from flax.traverse_util import flatten_dict
 
 from deepseek_jax.compress.matrices import CONTROL, LINEAR, TABLE, chosen, matrix_of
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.hybrid import Hybrid
+from deepseek_jax.models.tree import flatten
 from tests.models.test_hybrid_network import IMAGE, SERIES, TEXT
 from tests.sharding.curves import MODELS
 
@@ -22,8 +22,8 @@ DECODERS = MODELS | {"gqa": GQA}
 
 def shapes(config) -> dict:
     if hasattr(config, "readout"):
-        return flatten_dict(jax.eval_shape(lambda: tree.split(Hybrid(config, rngs=nnx.Rngs(params=0)))[1]), sep="/")
-    return flatten_dict(jax.eval_shape(lambda: initialise(config, jax.random.key(0))[1]), sep="/")
+        return flatten(jax.eval_shape(lambda: tree.split(Hybrid(config, rngs=nnx.Rngs(params=0)))[1]))
+    return flatten(jax.eval_shape(lambda: initialise(config, jax.random.key(0))[1]))
 
 
 @pytest.mark.parametrize("name", DECODERS)

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from deepseek_jax.compress.config import PruneConfig
 from deepseek_jax.compress.pruned import pruned_view, sparsity_at
 from deepseek_jax.config import CheckpointConfig
 from deepseek_jax.models.made import materialised
+from deepseek_jax.models.tree import flatten, unflatten
 from deepseek_jax.train.checkpoint import Checkpoints, Progress
 from deepseek_jax.train.state import shardings_of
 from tests.compress import training
@@ -47,17 +47,17 @@ def gradual():
 
 def weights(state) -> dict:
     view = pruned_view(training.GRADUAL, training.STEPS)
-    return flatten_dict(materialised(view.weights(state["params"], state["buffers"], None)[0]), sep="/")
+    return flatten(materialised(view.weights(state["params"], state["buffers"], None)[0]))
 
 
 def test_more_and_more_weights_go_and_none_comes_back(gradual):
     states, *_ = gradual
-    paths = flatten_dict(states[0]["buffers"]["masks"], sep="/")
+    paths = flatten(states[0]["buffers"]["masks"])
     assert "embedding" not in paths and not any("router" in path for path in paths)
     shares = [_zeros([weights(state)[path] for path in paths]) for state in states]
     assert shares == sorted(shares) and shares[0] == 0 and shares[-1] == pytest.approx(0.5, abs=0.01)
     for before, after in zip(states, states[1:]):
-        masks_of = (flatten_dict(state["buffers"]["masks"], sep="/") for state in (before, after))
+        masks_of = (flatten(state["buffers"]["masks"]) for state in (before, after))
         for old, new in zip(*(each.values() for each in masks_of)):
             assert not (new & ~old).any()
 
@@ -83,9 +83,9 @@ def test_zeros_of_the_start_stay(gradual):
     """A model with holes, as `prune` leaves it: its zeros take part in no step."""
     config = PruneConfig(method="zeros", paths="experts/")
     model = weights(gradual[0][-1])
-    params, buffers = pruned_view(config, 10).split(unflatten_dict(model, sep="/"), {})
+    params, buffers = pruned_view(config, 10).split(unflatten(model), {})
     grown = jax.tree.map(lambda leaf: leaf + 1, params)
-    after = flatten_dict(materialised(pruned_view(config, 10).weights(grown, buffers, 3)[0]), sep="/")
+    after = flatten(materialised(pruned_view(config, 10).weights(grown, buffers, 3)[0]))
     for path, leaf in model.items():
         expected = np.where(leaf == 0, 0, leaf + 1) if "experts/" in path else leaf + 1
         np.testing.assert_array_equal(after[path], expected)

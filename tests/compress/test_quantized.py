@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from flax.traverse_util import flatten_dict
 
 from deepseek_jax.compress.config import PruneConfig, QuantizeConfig
 from deepseek_jax.compress.matrices import matrix_of
@@ -15,6 +14,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
 from deepseek_jax.models.decoder import Decoder, initialise
 from deepseek_jax.models.made import materialised
+from deepseek_jax.models.tree import flatten
 from deepseek_jax.train import views
 from deepseek_jax.tune.config import LoraConfig, TuneConfig
 from tests.compress import training
@@ -28,18 +28,18 @@ def model():
 
 @pytest.mark.parametrize("config", [QuantizeConfig("int8"), QuantizeConfig("int4", 16), QuantizeConfig("fp4")])
 def test_what_is_kept_has_the_small_type_and_comes_back(model, config):
-    view, flat = quantized_view(config), flatten_dict(model[0], sep="/")
+    view, flat = quantized_view(config), flatten(model[0])
     params, buffers = jax.jit(view.split)(*model)
     back, own = jax.jit(lambda *kept: materialised(view.weights(*kept, None)))(params, buffers)
     assert jax.tree.structure((back, own)) == jax.tree.structure(model)
-    trained, form = flatten_dict(params, sep="/"), Format(config.weights, config.group)
+    trained, form = flatten(params), Format(config.weights, config.group)
     expected = jax.jit(lambda flat: {path: _rounded(path, leaf, form) for path, leaf in flat.items()})(
         {path: leaf for path, leaf in flat.items() if path not in trained}
     )
-    for path, leaf in flatten_dict(back, sep="/").items():
+    for path, leaf in flatten(back).items():
         np.testing.assert_allclose(leaf, (flat | expected)[path], rtol=3e-7, err_msg=path)
     assert ("embedding" in trained) == (config.weights == "fp4")
-    sizes = {leaf.dtype.name for path, leaf in flatten_dict(buffers["rounded"], sep="/").items() if "values" in path}
+    sizes = {leaf.dtype.name for path, leaf in flatten(buffers["rounded"]).items() if "values" in path}
     assert sizes == {"int8" if config.weights == "int8" else "uint8"}
 
 
@@ -99,7 +99,7 @@ def test_adapters_are_trained_over_four_bits(model):
     tune, config = TuneConfig(lora=LoraConfig(rank=2)), QuantizeConfig("int4", 16)
     experiment = training.experiment(prune=PruneConfig(), quantize=config, tune=tune)
     params, buffers = jax.jit(lambda *model: views.split(experiment, *model))(*model)
-    assert {path.split("/")[0] for path in flatten_dict(params, sep="/")} == {"adapters"}
+    assert {path.split("/")[0] for path in flatten(params)} == {"adapters"}
     back, own = jax.jit(lambda *kept: views.weights(experiment, *kept))(params, buffers)
     plain = quantized_view(config)
     expected, _ = jax.jit(lambda *model: materialised(plain.weights(*plain.split(*model), None)))(*model)

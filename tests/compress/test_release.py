@@ -6,7 +6,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 
 from deepseek_jax.api import from_pretrained
 from deepseek_jax.compress import release, rounding
@@ -15,6 +14,7 @@ from deepseek_jax.compress.release import KEPT
 from deepseek_jax.compress.rounding import Format
 from deepseek_jax.convert.tensors import Tensors
 from deepseek_jax.errors import UserError
+from deepseek_jax.models.tree import flatten
 from tests.compress.test_structured import source_of
 from tests.sharding.curves import MODELS
 
@@ -37,7 +37,7 @@ def test_from_pretrained_reads_what_was_rounded(kind, model, tmp_path):
     read, v4 = from_pretrained(tmp_path), bool(model.hc_mult)
     assert jax.tree.structure((read.params, read.buffers)) == jax.tree.structure((given.params, given.buffers))
     types = set()
-    for path, leaf in flatten_dict(given.params, sep="/").items():
+    for path, leaf in flatten(given.params).items():
         matrix = matrix_of(path, leaf.ndim)
         if matrix and matrix.kind == LINEAR and not KEPT.search(path):
             fp4 = kind == "fp4" and "/experts/" in path
@@ -49,7 +49,7 @@ def test_from_pretrained_reads_what_was_rounded(kind, model, tmp_path):
                 joined = np.moveaxis(np.asarray(leaf), -3, -2).reshape(*leaf.shape[:-3], leaf.shape[-2], -1)
                 new = rounded(joined, form).reshape(*leaf.shape[:-3], leaf.shape[-2], leaf.shape[-3], leaf.shape[-1])
                 leaf = np.moveaxis(np.asarray(new), -2, -3)
-        np.testing.assert_array_equal(flatten_dict(read.params, sep="/")[path], leaf, err_msg=path)
+        np.testing.assert_array_equal(flatten(read.params)[path], leaf, err_msg=path)
     assert types == {"fp8", kind}
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["quantization_config"]["weight_block_size"] == [128, 128]

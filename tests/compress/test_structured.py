@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from flax.traverse_util import flatten_dict
 
 from deepseek_jax.compress import cuts, decoder_cuts, experts, structured
 from deepseek_jax.compress.config import PruneConfig
@@ -20,6 +19,7 @@ from deepseek_jax.models import tree
 from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.hybrid import Hybrid
 from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.models.tree import flatten
 from tests.models.test_hybrid_network import IMAGE, TEXT
 from tests.sharding.curves import MODELS
 
@@ -84,7 +84,7 @@ def _outputs(graphdef, params, buffers):
 
 def even(of: Source) -> dict:
     """Moments as if every input were alike."""
-    flat = flatten_dict(of.params, sep="/")
+    flat = flatten(of.params)
     linear = {path: each for path, each in matrices(flat).items() if each.kind == LINEAR}
     return {path: jnp.ones(each.fold(flat[path]).shape[:2]) for path, each in linear.items()}
 

@@ -9,10 +9,10 @@ import sys
 
 import jax
 import numpy as np
-from flax.traverse_util import flatten_dict
 
 from deepseek_jax.compress.config import PruneConfig, QuantizeConfig
 from deepseek_jax.config import Experiment, MeshConfig
+from deepseek_jax.models.tree import flatten
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.rules import batch_sharding
 from deepseek_jax.train.optimizer import make_optimizer
@@ -63,7 +63,7 @@ def run(experiment: Experiment, mesh: dict[str, int]) -> tuple[list[float], dict
 
 def both(mesh: dict[str, int]) -> dict:
     pruned, buffers = run(experiment(), mesh)
-    masks = flatten_dict(buffers["masks"], sep="/")
+    masks = flatten(buffers["masks"])
     rounded, _ = run(experiment(prune=PruneConfig(), quantize=FOUR_BITS, tune=ADAPTERS), mesh)
     hexadecimal = {path: np.packbits(mask).tobytes().hex() for path, mask in masks.items()}
     return {"pruned": pruned, "rounded": rounded, "masks": hexadecimal}

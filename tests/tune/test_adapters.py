@@ -55,7 +55,7 @@ def test_a_merged_matrix_is_the_sum_of_each_layer_and_expert():
 def test_unmerging_gives_weights_back_to_the_rounding_of_two_sums():
     config = LoraConfig(rank=1)
     weights, adapters = some(config)
-    merged = lora.merge(lora.unflatten_dict(dict(weights), sep="/"), adapters, config)
+    merged = lora.merge(tree.unflatten(dict(weights)), adapters, config)
     back, there = (tree.by_path(each) for each in (lora.unmerge(merged, adapters, config), tree.by_path(merged)))
     for path, weight in weights.items():
         bound = 2.0**-24 * (np.abs(weight) + np.abs(there[path]) + 1e-30) * 1.0001

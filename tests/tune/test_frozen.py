@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from deepseek_jax.compress.config import QuantizeConfig
 from deepseek_jax.compress.quantized import quantized_view
 from deepseek_jax.config import Experiment, OptimizerConfig, ScheduleConfig, SupervisedExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.depth import distances
+from deepseek_jax.models.tree import flatten, unflatten
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.tune import esft
 from deepseek_jax.tune.config import LoraConfig, TuneConfig, experts_of
@@ -31,7 +31,7 @@ SHAPES = {
 @pytest.fixture
 def params():
     draw = np.random.default_rng(0)
-    return unflatten_dict({path: jnp.asarray(draw.normal(size=of)) for path, of in SHAPES.items()}, sep="/")
+    return unflatten({path: jnp.asarray(draw.normal(size=of)) for path, of in SHAPES.items()})
 
 
 def trained(**settings) -> dict:
@@ -70,14 +70,14 @@ def test_a_view_gives_the_model_back_and_gradients_only_to_what_is_trained(param
         return sum((leaf**2).sum() for leaf in jax.tree.leaves(view.weights(kept, buffers, None)[0]))
 
     moved = jax.tree.map(lambda leaf, slope: leaf - slope, kept, jax.grad(loss)(kept))  # becomes -leaf
-    after = flatten_dict(view.weights(moved, buffers, None)[0], sep="/")
+    after = flatten(view.weights(moved, buffers, None)[0])
     rows = trained_rows(TuneConfig(**settings), SHAPES)
-    for path, before in flatten_dict(params, sep="/").items():
+    for path, before in flatten(params).items():
         expected = np.array(before)
         if path in rows:
             expected[rows[path] or ...] *= -1
         np.testing.assert_allclose(after[path], expected, rtol=1e-6, err_msg=path)
-    axes = unflatten_dict({path: tuple(map(str, range(len(of)))) for path, of in SHAPES.items()}, sep="/")
+    axes = unflatten({path: tuple(map(str, range(len(of)))) for path, of in SHAPES.items()})
     of_kept, of_buffers = view.axes(axes, {})
     lengths = lambda tree: jax.tree.map(len, tree, is_leaf=lambda node: isinstance(node, tuple))  # noqa: E731
     assert lengths(of_kept) == jax.tree.map(jnp.ndim, kept)
@@ -118,7 +118,7 @@ def test_experts_that_are_kept_rounded_cannot_be_trained(params):
     def views(**settings):
         return quantized_view(QuantizeConfig(weights="int4", **settings)), frozen_view(TuneConfig(experts="1: 3"))
 
-    axes = unflatten_dict({path: (None,) * len(of) for path, of in SHAPES.items()}, sep="/")
+    axes = unflatten({path: (None,) * len(of) for path, of in SHAPES.items()})
     rounding, tuning = views()
     for together in (
         lambda: tuning.split(*rounding.split(params, {})),
@@ -129,7 +129,7 @@ def test_experts_that_are_kept_rounded_cannot_be_trained(params):
     for settings in ({"paths": "attention"}, {"trained": True}):
         rounding, tuning = views(**settings)
         left, _ = jax.eval_shape(tuning.split, *jax.eval_shape(rounding.split, params, {}))
-        assert set(flatten_dict(left, sep="/")) == {"layers/1-3/feed_forward/experts/gate"}
+        assert set(flatten(left)) == {"layers/1-3/feed_forward/experts/gate"}
 
 
 def test_the_fewest_experts_that_do_the_work_are_chosen():
@@ -170,7 +170,7 @@ def steps(count: int, params: dict, **settings) -> dict:
     for _ in range(count):
         updates, state = optimizer.update(ones, state, params, value=0.0)
         params = jax.tree.map(jnp.add, params, updates)
-    return flatten_dict(params, sep="/")
+    return flatten(params)
 
 
 def test_rates_fall_with_the_distance_from_the_output(params):
