@@ -17,8 +17,10 @@ from deepseek_jax.models.tree import ones, used, weight, zeros
 from deepseek_jax.parallel.current import current_mesh
 
 
-def linear(x: Float[Array, "... I"], param: nnx.Param, *, contract: int = 1) -> Float[Array, "... O"]:
-    """x times a parameter, over x's last `contract` dimensions and the parameter's first ones, in x's type.
+def linear(
+    x: Float[Array, "... I"], param: nnx.Param, bias: nnx.Param | None = None, *, contract: int = 1
+) -> Float[Array, "... O"]:
+    """x times a parameter, over x's last `contract` dimensions and the parameter's first ones, and bias; in x's type.
 
     On one device a plain matrix product of [tokens, in] with [in, out]: XLA's CPU code takes twice as long for
     gradients of products that keep batch and sequence apart.  On a mesh those two are spread, each by itself, and
@@ -26,16 +28,24 @@ def linear(x: Float[Array, "... I"], param: nnx.Param, *, contract: int = 1) -> 
     """
     kernel, how = used(param, x.dtype), arithmetic.of(param)
     if current_mesh() and how is PLAIN:
-        return jnp.tensordot(x, kernel, axes=contract)
-    inner = math.prod(kernel.shape[:contract])
-    y = multiply(x.reshape(-1, inner), kernel.reshape(inner, -1), how)
-    return y.reshape(*x.shape[: x.ndim - contract], *kernel.shape[contract:])
+        y = jnp.tensordot(x, kernel, axes=contract)
+    else:
+        inner = math.prod(kernel.shape[:contract])
+        y = multiply(x.reshape(-1, inner), kernel.reshape(inner, -1), how)
+        y = y.reshape(*x.shape[: x.ndim - contract], *kernel.shape[contract:])
+    return y if bias is None else y + bias[...].astype(y.dtype)
 
 
 def exact_linear(x: Float[Array, "... I"], param: nnx.Param) -> Float[Array, "... O"]:
     """`linear` in float32 whatever x's type; GPUs and TPUs too multiply all of its bits, which they do only if told."""
     with jax.default_matmul_precision("highest"):
         return linear(x.astype(jnp.float32), param)
+
+
+def unit_rms(x: Float[Array, "... D"], eps: float) -> Float[Array, "... D"]:
+    """x / rms(x), in float32."""
+    x32 = x.astype(jnp.float32)
+    return x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)
 
 
 class RMSNorm(nnx.Module):
@@ -46,9 +56,7 @@ class RMSNorm(nnx.Module):
         self.scale = ones(size, axis)
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        x32 = x.astype(jnp.float32)
-        normed = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + self.eps)
-        return (normed * self.scale[...]).astype(x.dtype)
+        return (unit_rms(x, self.eps) * self.scale[...]).astype(x.dtype)
 
 
 class LayerNorm(nnx.Module):
@@ -75,17 +83,13 @@ class SwiGLU(nnx.Module):
         self.gate = weight(rngs.params(), (D, width), ("embed", "mlp"), scale)
         self.up = weight(rngs.params(), (D, width), ("embed", "mlp"), scale)
         self.down = weight(rngs.params(), (width, D), ("mlp", "embed"), scale)
-        if config.mlp_bias:
-            self.gate_bias, self.up_bias = zeros((width,), ("mlp",)), zeros((width,), ("mlp",))
-            self.down_bias = zeros((D,), ("embed",))
+        self.gate_bias = zeros((width,), ("mlp",)) if config.mlp_bias else None
+        self.up_bias = zeros((width,), ("mlp",)) if config.mlp_bias else None
+        self.down_bias = zeros((D,), ("embed",)) if config.mlp_bias else None
 
     def __call__(self, x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-        gate, up = self._linear(x, "gate"), self._linear(x, "up")
-        return self._linear(silu_product(gate, up, self.config.swiglu_limit), "down")
-
-    def _linear(self, x, name: str):
-        y = linear(x, getattr(self, name))
-        return y + getattr(self, f"{name}_bias")[...].astype(y.dtype) if self.config.mlp_bias else y
+        gate, up = linear(x, self.gate, self.gate_bias), linear(x, self.up, self.up_bias)
+        return linear(silu_product(gate, up, self.config.swiglu_limit), self.down, self.down_bias)
 
 
 def silu_product(gate: Float[Array, "... F"], up: Float[Array, "... F"], limit: float) -> Float[Array, "... F"]:

@@ -100,7 +100,7 @@ def run(
     Padding leaves the state as it is and gives zeros, so a reversed direction begins at the last real step.
     """
     B, S, _ = x_BSI.shape
-    projected_SBGH = linear(x_BSI.swapaxes(0, 1), cell.input) + cell.bias[...].astype(x_BSI.dtype)
+    projected_SBGH = linear(x_BSI.swapaxes(0, 1), cell.input, cell.bias)
 
     def step(state, inputs):
         projected_BGH, real_B = inputs

@@ -43,14 +43,10 @@ class SelfAttention(nnx.Module):
         """
         normed = self.norm or (lambda x: x)
         sequence_BSF = normed(x_BSF)
-        q_BQHK = self._project(normed(asking_BQF), "q") * self.config.key_dim**-0.5
-        k_BSHK, v_BSHK = self._project(sequence_BSF, "k"), self._project(sequence_BSF, "v")
+        q_BQHK = linear(normed(asking_BQF), self.q, self.q_bias) * self.config.key_dim**-0.5
+        k_BSHK = linear(sequence_BSF, self.k, self.k_bias)
+        v_BSHK = linear(sequence_BSF, self.v, self.v_bias)
         mask_B11S = jnp.ones((1, 1, 1, 1), bool) if real_BS is None else real_BS[:, None, None]
         mixed_BHQK, _ = softmax_average(*(each.swapaxes(1, 2) for each in (q_BQHK, k_BSHK, v_BSHK)), mask_B11S)
-        y_BQF = linear(mixed_BHQK.swapaxes(1, 2), self.out, contract=2)
-        y_BQF += self.out_bias[...].astype(y_BQF.dtype)
+        y_BQF = linear(mixed_BHQK.swapaxes(1, 2), self.out, self.out_bias, contract=2)
         return asking_BQF + drop_path(y_BQF, drop_rate, key) if self.config.residual else y_BQF
-
-    def _project(self, x, name):
-        y = linear(x, getattr(self, name))
-        return y + getattr(self, f"{name}_bias")[...].astype(y.dtype)

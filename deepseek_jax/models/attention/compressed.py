@@ -20,7 +20,7 @@ from deepseek_jax.models.attention.ring import empty_ring, ring_positions, write
 from deepseek_jax.models.attention.window import Reach, attend, attend_in_turns, attention_map
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
-from deepseek_jax.models.layers import RMSNorm, linear
+from deepseek_jax.models.layers import RMSNorm, linear, unit_rms
 from deepseek_jax.models.tree import axes_of, used, weight, zeros
 from deepseek_jax.parallel.context import whole_sequence
 from deepseek_jax.parallel.local import BY_HEAD, BY_TOKEN, on_each_device
@@ -111,7 +111,8 @@ class CompressedAttention(nnx.Module):
         where = {"documents": context.segment_ids_BS, "places": context.positions_BS}
         with jax.named_scope(f"{self.kind}_project"):
             q_BSQ = self.q_norm(linear(x_BSD, self.q_down))
-            q_BSHd = rope.rotate_tail(unit_rms(linear(q_BSQ, self.q_up), self.config.rms_norm_eps), *cos_sin)
+            normed_BSHd = unit_rms(linear(q_BSQ, self.q_up), self.config.rms_norm_eps).astype(x_BSD.dtype)
+            q_BSHd = rope.rotate_tail(normed_BSHd, *cos_sin)
             kv_BSd = rope.rotate_tail(self.kv_norm(linear(x_BSD, self.kv)), *cos_sin)
             asked = self.indexer.queries(q_BSQ, x_BSD, context) if self.kind == "csa" else None
             return Queries(q_BSHd, **where, index=asked), Keys(kv_BSd, **where)
@@ -154,9 +155,3 @@ class CompressedAttention(nnx.Module):
 
 def none_of(keys: Keys) -> Keys:
     return jax.tree.map(lambda x: x[:, :0], keys)
-
-
-def unit_rms(x: Float[Array, "... d"], eps: float) -> Float[Array, "... d"]:
-    """x / rms(x), in float32."""
-    x32 = x.astype(jnp.float32)
-    return (x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + eps)).astype(x.dtype)

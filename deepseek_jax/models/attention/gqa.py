@@ -34,10 +34,11 @@ class GroupedQueryAttention(nnx.Module):
         self.k = weight(rngs.params(), (D, G, d), ("embed", "heads", None), scale)
         self.v = weight(rngs.params(), (D, G, d), ("embed", "heads", None), scale)
         self.out = weight(rngs.params(), (H, d, D), ("heads", None, "embed"), scale)
-        if config.attention_bias:
-            self.q_bias = zeros((H, d), ("heads", None))
-            self.k_bias, self.v_bias = zeros((G, d), ("heads", None)), zeros((G, d), ("heads", None))
-            self.out_bias = zeros((D,), ("embed",))
+        biased = config.attention_bias
+        self.q_bias = zeros((H, d), ("heads", None)) if biased else None
+        self.k_bias = zeros((G, d), ("heads", None)) if biased else None
+        self.v_bias = zeros((G, d), ("heads", None)) if biased else None
+        self.out_bias = zeros((D,), ("embed",)) if biased else None
 
     def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Float[Array, "B S D"], None]:
         """Every token attends over the tokens it came with."""
@@ -75,9 +76,10 @@ class GroupedQueryAttention(nnx.Module):
     def _project(self, x_BSD, context):
         """Queries [B S H d], keys and values [B S G d]; queries and keys rotated."""
         with jax.named_scope("gqa_project"):
-            q, k, v = (self._biased(linear(x_BSD, getattr(self, name)), name) for name in ("q", "k", "v"))
             cos_sin, interleave = context.rope[self.kind], self.config.rope_interleave
-            return rotate(q, *cos_sin, interleave=interleave), rotate(k, *cos_sin, interleave=interleave), v
+            q_BSHd = rotate(linear(x_BSD, self.q, self.q_bias), *cos_sin, interleave=interleave)
+            k_BSGd = rotate(linear(x_BSD, self.k, self.k_bias), *cos_sin, interleave=interleave)
+            return q_BSHd, k_BSGd, linear(x_BSD, self.v, self.v_bias)
 
     def _among_themselves(self, q_BSHd, k_BSGd, v_BSGd, context):
         def attend_whole(q_BSHd, k_BSGd, v_BSGd, segment_ids_BS):
@@ -88,10 +90,7 @@ class GroupedQueryAttention(nnx.Module):
             return self._output(attend_whole(q_BSHd, k_BSGd, v_BSGd, context.segment_ids_BS))
 
     def _output(self, mixed_BSHd):
-        return self._biased(linear(mixed_BSHd, self.out, contract=2), "out")
-
-    def _biased(self, x, name: str):
-        return x + getattr(self, f"{name}_bias")[...].astype(x.dtype) if self.config.attention_bias else x
+        return linear(mixed_BSHd, self.out, self.out_bias, contract=2)
 
 
 def _remember(cache, new, context):

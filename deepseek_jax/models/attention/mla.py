@@ -37,11 +37,10 @@ class LatentAttention(nnx.Module):
         self.kv_norm = RMSNorm(C, LATENT_NORM_EPS, axis="latent")
         self.kv_up = weight(rngs.params(), (C, H, N + V), ("rank", "heads", None), scale)
         self.out = weight(rngs.params(), (H, V, D), ("heads", None, "embed"), scale)
-        if config.attention_bias:
-            if Q:
-                self.q_down_bias = zeros((Q,), ("latent",))
-            self.kv_down_bias = zeros((C + R,), ("latent",))
-            self.out_bias = zeros((D,), ("embed",))
+        biased = config.attention_bias
+        self.q_down_bias = zeros((Q,), ("latent",)) if biased and Q else None
+        self.kv_down_bias = zeros((C + R,), ("latent",)) if biased else None
+        self.out_bias = zeros((D,), ("embed",)) if biased else None
 
     def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Float[Array, "B S D"], None]:
         """Every token attends over the tokens it came with."""
@@ -76,9 +75,9 @@ class LatentAttention(nnx.Module):
         with jax.named_scope("mla_project"):
             q_BSQ = x_BSD
             if self.config.q_lora_rank:
-                q_BSQ = self.q_norm(self._biased(linear(x_BSD, self.q_down), "q_down_bias"))
+                q_BSQ = self.q_norm(linear(x_BSD, self.q_down, self.q_down_bias))
             q_BSHd = linear(q_BSQ, self.q_up)
-            down = self._biased(linear(x_BSD, self.kv_down), "kv_down_bias")
+            down = linear(x_BSD, self.kv_down, self.kv_down_bias)
             cos_sin = context.rope[self.kind]
             q_rope = rotate(q_BSHd[..., N:], *cos_sin, interleave=interleave)
             k_rope = rotate(down[..., C:], *cos_sin, interleave=interleave)
@@ -124,10 +123,7 @@ class LatentAttention(nnx.Module):
 
     def _output(self, mixed_BSHV, x_BSD):
         """`x_BSD` is what came in: a variant that gates values by it has this alone to replace."""
-        return self._biased(linear(mixed_BSHV, self.out, contract=2), "out_bias")
-
-    def _biased(self, x, name: str):
-        return x + getattr(self, name)[...].astype(x.dtype) if self.config.attention_bias else x
+        return linear(mixed_BSHV, self.out, self.out_bias, contract=2)
 
 
 def attend_latents(
