@@ -58,25 +58,32 @@ def plan(experts_TK: Int[Array, "T K"], num_experts: int, block: int, group: int
     There are blocks for the worst case, in whole groups of `group`; those past `num_blocks` name no expert (E).
     Assignments to E are to no expert: they lie behind all others, and their weight must be zero.
     """
-    tokens, per_token = experts_TK.shape
-    total = tokens * per_token
-    expert_A = experts_TK.reshape(-1)
-    order = jnp.argsort(expert_A, stable=True)
-    counts = jnp.zeros((num_experts,), jnp.int32).at[expert_A].add(1)
+    total = experts_TK.size
+    order_A, expert_A, rank_A, counts = _ranked(experts_TK, num_experts)
     blocks = (counts + block - 1) // block
-    shift = (jnp.cumsum(blocks) - blocks) * block - (jnp.cumsum(counts) - counts)  # slot - rank in the sorted order
-    slot_sorted = (jnp.arange(total) + shift[expert_A[order]]).astype(jnp.int32)
+    first_slot = (jnp.cumsum(blocks) - blocks) * block
+    slot_A = (first_slot[expert_A] + rank_A).astype(jnp.int32)
     most_blocks = (total + num_experts * (block - 1)) // block
     most_blocks = -(-most_blocks // group) * group
     return Plan(
-        assignment_of_slot=jnp.full((most_blocks * block,), total, jnp.int32)
-        .at[slot_sorted]
-        .set(order.astype(jnp.int32)),
-        slot_of_assignment=jnp.zeros((total,), jnp.int32).at[order].set(slot_sorted).reshape(tokens, per_token),
+        assignment_of_slot=jnp.full((most_blocks * block,), total, jnp.int32).at[slot_A].set(order_A.astype(jnp.int32)),
+        slot_of_assignment=jnp.zeros((total,), jnp.int32).at[order_A].set(slot_A).reshape(experts_TK.shape),
         counts=counts,
         expert_of_block=jnp.searchsorted(jnp.cumsum(blocks), jnp.arange(most_blocks), side="right").astype(jnp.int32),
         num_blocks=blocks.sum(),
     )
+
+
+def _ranked(target_TK, targets: int):
+    """(assignments sorted by target, the target of each, its rank among those of that target; assignments a target).
+
+    Assignments to no target (number `targets`) come last.
+    """
+    target_A = target_TK.reshape(-1)
+    order_A = jnp.argsort(target_A, stable=True)
+    counts = jnp.zeros((targets,), jnp.int32).at[target_A].add(1)
+    sorted_A = target_A[order_A]
+    return order_A, sorted_A, jnp.arange(target_A.size) - (jnp.cumsum(counts) - counts)[sorted_A], counts
 
 
 def allot(target_TK: Int[Array, "T K"], targets: int, capacity: int, room: int | None = None) -> Slots:
@@ -85,15 +92,11 @@ def allot(target_TK: Int[Array, "T K"], targets: int, capacity: int, room: int |
     An assignment that finds none, or is to no target (number `targets`), has the slot past the last.
     """
     room = capacity if room is None else room
-    target_A = target_TK.reshape(-1)
-    order_A = jnp.argsort(target_A, stable=True)
-    counts = jnp.zeros((targets,), jnp.int32).at[target_A].add(1)
-    sorted_A = target_A[order_A]
-    rank_A = jnp.arange(target_A.size) - (jnp.cumsum(counts) - counts)[sorted_A]
+    order_A, sorted_A, rank_A, _ = _ranked(target_TK, targets)
     nowhere = targets * capacity
     slot_A = jnp.where((rank_A < room) & (sorted_A < targets), sorted_A * capacity + rank_A, nowhere).astype(jnp.int32)
     return Slots(
-        assignment_of_slot=jnp.full((nowhere,), target_A.size, jnp.int32)
+        assignment_of_slot=jnp.full((nowhere,), target_TK.size, jnp.int32)
         .at[slot_A]
         .set(order_A.astype(jnp.int32), mode="drop"),
         slot_of_assignment=jnp.zeros_like(slot_A).at[order_A].set(slot_A).reshape(target_TK.shape),
