@@ -16,7 +16,7 @@ from jax.lax import dynamic_slice_in_dim, dynamic_update_slice_in_dim
 from jaxtyping import Array, Float
 
 from deepseek_jax.models.arithmetic import PLAIN, Arithmetic
-from deepseek_jax.models.layers import clamp, silu_product
+from deepseek_jax.models.layers import silu_product
 from deepseek_jax.models.moe.dispatch import Plan, collect
 from deepseek_jax.parallel.rules import varying_as
 
@@ -117,16 +117,11 @@ def _backward(how, saved, dy_TD):
         dx, dweight, dgate_up, ddown = carry
         weight_Gb1, experts_G, tokens_Gb = _group_of(turn, weight_Z, layout)
         h_GbF, dy_GbD = _rows(turn, hidden_ZF, layout.block), _tokens(dy_TD, tokens_Gb)
-        gate, up = clamp(h_GbF[..., :width], h_GbF[..., width:], how.limit)
-        sigmoid = jax.nn.sigmoid(gate)
-        active = gate * sigmoid * up
+        activate = functools.partial(silu_product, limit=how.limit)
+        active, pull = jax.vjp(activate, h_GbF[..., :width], h_GbF[..., width:])
         dactive = how.down.into_input(dy_GbD, _of_experts(down_EID, experts_G, dtype))  # but for the routing weight
         dweight_Gb = (active * dactive).sum(axis=-1)
-        dactive *= weight_Gb1.astype(dtype)
-        dgate = dactive * up * sigmoid * (1 + gate * (1 - sigmoid))
-        dh_GbF = jnp.concatenate([dgate, dactive * gate * sigmoid], axis=-1)
-        if how.limit:  # what was clamped has no gradient
-            dh_GbF = jnp.where(h_GbF == jnp.concatenate([gate, up], axis=-1), dh_GbF, 0)
+        dh_GbF = jnp.concatenate(pull(dactive * weight_Gb1.astype(dtype)), axis=-1)
         dx_GbD = how.side_by_side.into_input(dh_GbF, _of_experts(gate_up_EDF, experts_G, dtype))
         dgate_up_GDF = _transposed(how.side_by_side.inputs(_tokens(x_TD, tokens_Gb))) @ how.side_by_side.outputs(dh_GbF)
         weighted_GbI = active * weight_Gb1.astype(dtype)
