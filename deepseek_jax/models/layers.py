@@ -94,10 +94,6 @@ class SwiGLU(nnx.Module):
 
 def silu_product(gate: Float[Array, "... F"], up: Float[Array, "... F"], limit: float) -> Float[Array, "... F"]:
     """silu(gate) * up; a `limit` above 0 first clamps the gate from above and `up` on both sides (V4)."""
-    gate, up = clamp(gate, up, limit)
+    if limit:
+        gate, up = jnp.minimum(gate, limit), jnp.clip(up, -limit, limit)
     return jax.nn.silu(gate) * up
-
-
-def clamp(gate: Float[Array, "... F"], up: Float[Array, "... F"], limit: float) -> tuple[Array, Array]:
-    """(min(gate, limit), up between -limit and limit); both as they are where `limit` is 0."""
-    return (jnp.minimum(gate, limit), jnp.clip(up, -limit, limit)) if limit else (gate, up)

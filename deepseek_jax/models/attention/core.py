@@ -31,10 +31,7 @@ def causal_mask(
 
 def masked_softmax(scores: Float[Array, "... T"], mask: Bool[Array, "... T"]) -> Float[Array, "... T"]:
     """Softmax in float32 over the entries that `mask` keeps; a row with none kept gives zeros."""
-    scores = jnp.where(mask, scores.astype(jnp.float32), -jnp.inf)
-    top = jnp.maximum(scores.max(axis=-1, keepdims=True), jnp.finfo(jnp.float32).min)
-    weights = jnp.exp(scores - top)
-    return weights / jnp.maximum(weights.sum(axis=-1, keepdims=True), 1e-30)
+    return jax.nn.softmax(scores.astype(jnp.float32), where=mask)
 
 
 def attention_map(
