@@ -29,8 +29,8 @@ class DataConfig:
     directory: str = ""  # where prepared data lives; empty: $DEEPSEEK_JAX_DATA or ~/.cache/deepseek_jax
     tokenizer: str = ""  # path of a tokenizer.json; empty: a BPE of model.vocab_size entries trained on the source
     text_field: str = "text"  # key of the text in JSONL records
-    # Records are conversations under the key "messages", written by this template, one of data/chat.py's; only what the
-    # assistant says is trained and scored.  Empty: they are text.
+    # Chat template (CHAT_TEMPLATES) by which JSONL records are read as conversations, under the key "messages": only
+    # what the assistant says is trained and scored.  Empty: records are text.
     chat: str = ""
     sequence_length: int = 4096
     fim_rate: float = 0.1  # share of documents rearranged as prefix-suffix-middle (V3, section 4.1)
@@ -63,17 +63,19 @@ class ScheduleConfig:
 
     name: str = "cosine"  # one of SCHEDULES
     warmup_steps: int = 0
-    final_ratio: float = (
-        0.1  # of the peak, at the end of cosine, polynomial, one_cycle, wsd, a restart; where range begins
-    )
-    decay_ratio: float = 0.316  # factor at each milestone, every `step_every` steps, or on a plateau
+    # Share of the peak at the end of cosine, polynomial, one_cycle, wsd and each cycle of warm_restarts; where range
+    # begins.
+    final_ratio: float = 0.1
+    decay_ratio: float = 0.316  # factor of each drop: at a milestone, every `step_every` steps, or on a plateau
     milestones: tuple[float, ...] = (0.6, 0.9)
-    step_every: int = 1000  # steps of step, exponential, the first restart's cycle, or one look of plateau
+    # Steps between drops (step; exponential falls as fast, smoothly), between checks (plateau) or of the first cycle
+    # (warm_restarts).
+    step_every: int = 1000
     decay_fraction: float = 0.2  # last share of the run in which wsd decays
     rise_fraction: float = 0.3  # first share of the run in which one_cycle rises
     power: float = 1.0  # of polynomial; 1 is linear
     cycle_growth: float = 1.0  # factor of each restart's length over the one before
-    patience: int = 3  # looks without a better training loss before plateau lowers the rate
+    patience: int = 3  # checks without a better training loss before plateau lowers the rate
 
     def __post_init__(self):
         choice("optimizer.schedule.name", self.name, SCHEDULES)
@@ -101,13 +103,13 @@ class OptimizerConfig:
     b1: float = 0.9  # momentum for sgd and rmsprop
     b2: float = 0.95
     eps: float = 1e-8
-    moment_dtype: str = "float32"  # bfloat16: what the direction remembers takes half the memory (V3, section 3.3.2)
-    nesterov: bool = False  # of the momentum of sgd and rmsprop, and of adam's first moment
+    moment_dtype: str = "float32"  # bfloat16: momentum and second moments take half the memory (V3, section 3.3.2)
+    nesterov: bool = False  # Nesterov's form of sgd's and rmsprop's momentum, and of adam's first moment
     weight_decay: float = 0.1
     clip_norm: float = 1.0  # 0 turns clipping off
-    groups: tuple[str, ...] = ()  # "PATTERN lr=0.1 decay=0": factors for parameters whose path the pattern is found in
+    groups: tuple[str, ...] = ()  # "PATTERN lr=0.1 decay=0": factors for parameters whose path matches
     layer_decay: float = 1.0  # factor of the learning rate for each layer further from the output
-    unfreeze: float = 0.0  # share of the run over which layers begin to be trained, from the output down; 0: at once
+    unfreeze: float = 0.0  # share of the run over which layers are unfrozen, from the output down; 0: all at once
     schedule: ScheduleConfig = ScheduleConfig()
 
     def __post_init__(self):
@@ -155,9 +157,9 @@ class LossConfig:
     mtp_weight_final: float = 0.1
     mtp_switch: float = 0.676  # share of the run after which `mtp_weight_final` holds (10T of 14.8T tokens)
     sequence_balance: float = 1e-4
-    batch_balance: float = 0.0  # of the same loss over a whole microbatch (V3, section 4.5.3)
+    batch_balance: float = 0.0  # the same balance loss over a whole microbatch (V3, section 4.5.3)
     z_loss: float = 0.0
-    indexer_weight: float = 1.0  # of the divergence between sparse attention and what its indexer foresees
+    indexer_weight: float = 1.0  # of the divergence (KL) between attention and what its lightning indexer predicts
     indexer_warmup: float = 0.0625  # share of the run with dense attention: V3.2 warmed up for 1,000 of 16,000 steps
     chunk_tokens: int = 2048  # tokens whose logits exist at one time
 
@@ -175,8 +177,8 @@ class RouterConfig:
     bias_update_rate: float = 1e-3
     bias_update_until: float = 0.966  # share of the run after which the rate is 0 (14.3T of 14.8T tokens)
     recentre_bias: bool = False  # subtract the mean bias after each update; DeepSeek does not
-    # Room that a device has for what each other device may send to its experts, as a multiple of what even loads would
-    # send; what finds no room is dropped and counted.  0: room for all.  Only where mesh.expert is above 1.
+    # How many tokens a device may send to each other one's experts, as a multiple of what even loads would send; what
+    # exceeds it is dropped and counted.  0: no limit, nothing is dropped.  Only where mesh.expert is above 1.
     capacity_factor: float = 0.0
 
     def __post_init__(self):
@@ -189,16 +191,16 @@ class TrainConfig:
     steps: int = 1000
     batch_size: int = 8  # sequences a step, over all devices
     microbatch_size: int = 0  # sequences a forward pass, gradients accumulated over the rest; 0: the whole batch
-    pipeline_microbatches: int = 0  # parts of it that go from stage to stage where mesh.stage > 1; 0: as many as stages
-    pipeline_rounds: int = 1  # that each of them makes: more leave stages idle for less time, and pass on more often
+    pipeline_microbatches: int = 0  # that a forward pass is cut into where mesh.stage > 1; 0: as many as stages
+    pipeline_rounds: int = 1  # interleaved chunks a stage: more shorten the pipeline's bubble and send more
     ramp_start: int = 0  # batch size at step 0, grown in equal stages of whole microbatches to `batch_size`; 0: no ramp
     ramp_stages: int = 4
     ramp_fraction: float = 0.0  # share of the steps over which the batch grows
     seed: int = 0  # of the parameters, the order of the data and the samples
     dtype: str = "float32"  # activations: float32, bfloat16; parameters and optimizer stay float32
-    remat: str = "none"  # what the backward pass computes again: none, dots (all but matrix products), full
-    ema_decay: float = 0.0  # 0: no moving average of the parameters and of what batch norms saw
-    on_nonfinite: str = "stop"  # or skip: drop the step and count it
+    remat: str = "none"  # activations that the backward pass recomputes: none, dots (all but matrix products), full
+    ema_decay: float = 0.0  # of a moving average of parameters and batch-norm statistics; 0: none
+    on_nonfinite: str = "stop"  # at NaN or infinity: stop ends the run, skip drops the step and counts it
 
     def __post_init__(self):
         at_least("train", self, 1, "steps", "batch_size", "ramp_stages", "pipeline_rounds")
@@ -264,10 +266,10 @@ class LogConfig:
 class MeshConfig:
     """Devices along each axis of the mesh; one may be -1: what is left.  parallel/rules.py says what lies where.
 
-    From the axis that crosses the slowest wires to the one that needs the fastest.
+    The first axes run across the slowest links between devices, the last ones need the fastest.
     """
 
-    stage: int = 1  # layers, run as a pipeline
+    stage: int = 1  # layers, as the stages of a pipeline
     data: int = -1  # sequences; every device has all parameters
     fsdp: int = 1  # sequences; parameters are gathered a layer at a time
     context: int = 1  # the tokens of each sequence
@@ -287,7 +289,7 @@ class StoppingConfig:
     metric: str = "val/loss"  # a number that evaluations write to metrics.jsonl
     highest: bool = False  # whether more is better
     patience: int = 0  # evaluations without a better one before the run stops and takes back its best; 0: never
-    min_delta: float = 0.0  # by how much better counts
+    min_delta: float = 0.0  # an evaluation counts as better only by more than this
 
     def __post_init__(self):
         at_least("stopping", self, 0, "patience", "min_delta")
@@ -295,13 +297,12 @@ class StoppingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StartConfig:
-    """The model that a run begins from.  A run that goes on from a checkpoint of its own does not look at it."""
+    """The model that a run begins from; ignored where the run goes on from a checkpoint of its own."""
 
     checkpoint: str = ""  # a run directory, what `convert --to orbax` wrote, a released directory, a .pth; empty: none
-    best: bool = False  # of a run directory: the best evaluation and not the newest checkpoint
-    fresh: str = (
-        ""  # regular expression: what it is found in the path of is not taken but new, as in "^head$|embedding"
-    )
+    best: bool = False  # of a run directory: the checkpoint of the best evaluation and not the newest
+    # Regular expression: parameters whose path matches are initialised anew and not read, as in "^head$|embedding".
+    fresh: str = ""
 
     def __post_init__(self):
         pattern("start.fresh", self.fresh)

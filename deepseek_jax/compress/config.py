@@ -17,19 +17,19 @@ STORED = ("none", "int8", "int4", "fp8", "fp4")
 class PruneConfig:
     """Weights that stay zero.
 
-    method  zeros      what is zero in the model that the run begins from (start.checkpoint) stays zero
+    method  zeros      weights that are zero in the model that the run begins from (start.checkpoint) stay zero
             magnitude  more and more of the smallest weights, by a cubic schedule (arXiv:1710.01878, equation 1)
     scope   of what `sparsity` is a share: each matrix ("layer"), each output of each ("output"), all of them ("global")
     """
 
     method: str = "none"  # none, zeros, magnitude
     sparsity: float = 0.5  # share of the weights that are zero at the end
-    pattern: str = ""  # "2:4": of every 4 inputs in a row 2 stay, whatever `sparsity` says
+    pattern: str = ""  # "2:4": of every 4 inputs in a row 2 stay; `sparsity` is then ignored
     scope: str = "layer"
-    paths: str = ""  # regular expression, searched in the path of a matrix; empty: all but embedding, head and routers
-    begin: float = 0.0  # share of the run before the first weight goes
-    end: float = 0.6  # share of the run after which none goes any more
-    every: int = 10  # updates between two looks at what is smallest
+    paths: str = ""  # regular expression: prune matrices whose path matches; empty: all but embedding, head and routers
+    begin: float = 0.0  # share of the run after which pruning begins
+    end: float = 0.6  # share of the run at which `sparsity` is reached, and the zeros are fixed
+    every: int = 10  # steps between updates of the masks
 
     def __post_init__(self):
         choice("prune.method", self.method, ("none", "zeros", "magnitude"))
@@ -73,17 +73,18 @@ def removed_by(pattern: str) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class QuantizeConfig:
-    """Matrices of few bits.
+    """Weight matrices in few bits.
 
     weights      int8, int4 (a scale an output or a group of its inputs), fp8 (e4m3, blocks of 128 x 128), fp4 (e2m1,
                  groups of 32 inputs)
-    trained      true: float32 weights are trained, and rounded whenever the model computes (straight-through,
-                 arXiv:1308.3432); false: the rounded weights are what is kept, and what is trained is the rest
+    trained      true: float32 weights are trained, and rounded in each forward pass (straight-through,
+                 arXiv:1308.3432); false: the matrices are kept rounded, and only the other parameters are trained
     """
 
     weights: str = "none"  # none, int8, int4, fp8, fp4
     group: int = 0  # inputs that share a scale, of int8 and int4; 0: all of an output's
-    paths: str = ""  # regular expression, searched in the path of a matrix; empty: all, of fp8 and fp4 no table or head
+    # Regular expression: matrices whose path matches; empty: all, but for fp8 and fp4 not embedding and head.
+    paths: str = ""
     trained: bool = False
 
     def __post_init__(self):
@@ -105,8 +106,8 @@ class ArithmeticConfig:
     """
 
     kind: str = "plain"
-    paths: str = ""  # regular expression, searched in the path of a matrix; empty: all but heads and routers
-    ranges: tuple[str, ...] = ()  # "PATH=LARGEST" of inputs, as `quantize --activations int8` measures them
+    paths: str = ""  # regular expression: matrices whose path matches; empty: all but heads and routers
+    ranges: tuple[str, ...] = ()  # "PATH=LARGEST": a matrix's largest input, as `quantize --activations int8` finds it
 
     def __post_init__(self):
         choice("arithmetic.kind", self.kind, ("plain", "fp8", "int8"))

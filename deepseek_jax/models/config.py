@@ -96,7 +96,7 @@ class ModelConfig:
     topk_group: int = 4
     norm_topk_prob: bool = True
     routed_scaling_factor: float = 2.5
-    masked_top_experts: int = 0  # each token's best experts that are passed over, to see what they are worth (MoE, 4.5)
+    masked_top_experts: int = 0  # each token skips so many of its best experts, to see what they are worth (MoE, 4.5)
 
     # Hyper-connections.
     hc_mult: int = 0

@@ -13,8 +13,8 @@ from deepseek_jax.models.feature_norms import channels_together
 class ConvolutionConfig:
     """Blocks one after another: convolutions, each with its norm and activation, then a pool.
 
-    `kind` efficientnet_lite0 is another extractor, for images alone (models/efficientnet.py): of its
-    settings `stages` and `enlarge` alone are its own.
+    `kind` efficientnet_lite0 is another extractor, for images alone (models/efficientnet.py); of these settings it
+    reads `stages` and `enlarge`, and `filters` only as () for none.
     """
 
     filters: tuple[int, ...] = (32,)  # channels of each block; () leaves the convolution out
@@ -26,8 +26,8 @@ class ConvolutionConfig:
     pool_size: int = 2
     residual: bool = False
     kind: str = "blocks"  # or efficientnet_lite0
-    stages: int = 4  # of efficientnet_lite0's seven
-    enlarge: int = 1  # how many times larger it sees an image
+    stages: int = 4  # how many of efficientnet_lite0's seven
+    enlarge: int = 1  # factor by which efficientnet_lite0 enlarges images first
 
     def __post_init__(self):
         section = "model.convolution"
@@ -44,7 +44,7 @@ class ConvolutionConfig:
 
     @property
     def channels(self) -> int:
-        """Of the map."""
+        """Channels of the last feature map."""
         lite = self.kind == "efficientnet_lite0"
         return efficientnet.STAGES[self.stages - 1].channels if lite else self.filters[-1]
 
@@ -77,7 +77,7 @@ class AttentionConfig:
     num_heads: int = 4  # 0 leaves attention out
     key_dim: int = 64  # of each head's queries, keys and values
     residual: bool = False
-    norm: bool = False  # of what attention is given
+    norm: bool = False  # layer norm before attention
 
     def __post_init__(self):
         at_least("model.attention", self, 0, "num_heads")

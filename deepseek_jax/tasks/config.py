@@ -14,9 +14,9 @@ class ObjectiveConfig:
     name: str = "cross_entropy"  # cross_entropy, focal (classes); mse, mae, huber (numbers); boxes
     label_smoothing: float = 0.0  # share of each label that is spread over all classes
     focal_gamma: float = 2.0
-    huber_delta: float = 1.0  # in deviations of the target where it is standardised
-    size_weight: float = 1.0  # of a box's height and width, beside the heat map of centres
-    offset_weight: float = 1.0  # of a centre's place inside its cell
+    huber_delta: float = 1.0  # in standard deviations of the target where it is standardised
+    size_weight: float = 1.0  # weight of the loss of a box's height and width; that of the centres' heat map is 1
+    offset_weight: float = 1.0  # weight of the loss of a centre's offset inside its cell
     l1: float = 0.0
     l2: float = 0.0
 

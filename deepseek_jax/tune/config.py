@@ -16,7 +16,7 @@ class LoraConfig:
 
     rank: int = 0  # 0: no adapters
     alpha: float = 16.0
-    paths: str = ""  # regular expression, searched in the path of a matrix; empty: all but embedding, head and routers
+    paths: str = ""  # regular expression: adapt matrices whose path matches; empty: all but embedding, head and routers
     dora: bool = False
 
     def __post_init__(self):
@@ -30,15 +30,15 @@ class LoraConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TuneConfig:
-    """What is trained; the rest stays as the run began, and the optimizer keeps nothing for it.
+    """What is trained; the rest stays as the run began, and the optimizer keeps no state for it.
 
-    With adapters nothing but them is trained, unless `train` names it.
+    With adapters they alone are trained, and the parameters that `train` names.
     """
 
-    train: str = ""  # regular expression: of the model what it is found in the path of; empty: all of it
-    freeze: str = ""  # regular expression: but not what this is found in the path of
-    last_layers: int = 0  # but of the layers only the last so many, and nothing before them; 0: all
-    experts: str = ""  # but of the model only these routed experts, by layer: "1: 3 5 7; 2: 0 4" (deepseek-jax esft)
+    train: str = ""  # regular expression: train only parameters whose path matches; empty: all
+    freeze: str = ""  # regular expression: do not train parameters whose path matches
+    last_layers: int = 0  # train only the last N layers and what follows them; 0: all
+    experts: str = ""  # train only these routed experts, by layer: "1: 3 5 7; 2: 0 4" (as deepseek-jax esft picks them)
     lora: LoraConfig = LoraConfig()
 
     def __post_init__(self):

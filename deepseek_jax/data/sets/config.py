@@ -16,10 +16,10 @@ class ColumnsConfig:
     text: str = ""
     image: str = ""  # paths of image files, from the directory of the table
     features: tuple[str, ...] = ()  # numbers
-    series: str = ""  # numbers, the values of one series row by row in the order of time
+    series: str = ""  # numbers, the values of one series, a row for each step of time
     boxes: str = ""  # in a picture, a list of [left, top, right, bottom] in pixels of its file; label has a list too
     label: str = ""
-    classes: tuple[str, ...] = ()  # the labels that there may be; empty: those that occur
+    classes: tuple[str, ...] = ()  # all labels; empty: those that occur
     targets: tuple[str, ...] = ()  # numbers
     split: str = ""  # train, val or test for each row; empty: split by `val` and `test`
 
@@ -51,7 +51,7 @@ class SeriesConfig:
 
     window: int = 36
     horizon: int = 12
-    season: int = 0  # steps after which the series comes round, for the naive forecast; 0: the set's own, 1 for a file
+    season: int = 0  # period in steps, for the seasonal naive forecast; 0: the set's own, 1 for a file
 
     def __post_init__(self):
         at_least("dataset.series", self, 0, "season")
@@ -84,10 +84,12 @@ class DatasetConfig:
     test: float = 0.2  # share that only the last score looks at
     seed: int = 0  # of the split; the seed of training is another
     exclude: str = ""  # path of a filter list: the ids, one a line, of records that training leaves out
-    standardise: bool = True  # inputs and numeric targets to mean 0 and deviation 1, as of the training split
-    balance: str = "none"  # none; weights (in the loss); sampling (classes equally often); oversampling (none left out)
+    standardise: bool = True  # inputs and numeric targets to mean 0 and deviation 1 of the training split
+    # none; weights: in the loss; sampling: epochs of equal length, classes equally often; oversampling: every class as
+    # often as the largest, so that no record is left out.
+    balance: str = "none"
     vocab_size: int = 4096  # text: entries of the tokenizer, which is trained on the training split
-    length: int = 64  # text: tokens kept of a record
+    length: int = 64  # text: tokens of a record that are kept, from its beginning
     columns: ColumnsConfig = ColumnsConfig()
     images: ImagesConfig = ImagesConfig()
     series: SeriesConfig = SeriesConfig()
