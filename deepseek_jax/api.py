@@ -178,9 +178,14 @@ def generate(
 ) -> Int[np.ndarray, "B N"]:
     """The next `max_new_tokens` of each prompt, the likeliest ones unless `temperature` is above 0.
 
+    Above 0 they are drawn, with `seed`: of the `top_k` likeliest (0: of all), and of these of the fewest that together
+    have probability `top_p` (1: of all).
+
     Prompts may differ in length.  Once a row has had `eos` it goes on with nothing else.  `speculative` drafts with the
     model's MTP modules: the same tokens in fewer steps; in bfloat16, where two score almost alike, another may come.
     Texts past max_position_embeddings are logged as a warning.
+
+    Raises UserError for an empty prompt, tokens that the model does not know, and `speculative` without MTP modules.
     """
     prompts = model._checked_prompts(prompts)
     max_new_tokens = _whole(max_new_tokens, "max_new_tokens", 0, MOST)

@@ -68,12 +68,12 @@ def sparsity_at(config: PruneConfig, steps: int, update) -> jax.Array:
 
 
 def updates_to_prune(config: PruneConfig, steps: int) -> int:
-    """Updates until no more weights go: the models before are not the one that was asked for."""
+    """Updates until the masks are final: models before that are not yet as sparse as was asked for."""
     return _looks(config, steps)[1] + 1 if config.method == "magnitude" else 0
 
 
 def _looks(config: PruneConfig, steps: int) -> tuple[int, int]:
-    """The first update after which something is taken, and the last."""
+    """The first update after which weights are pruned, and the last."""
     return tuple(min(round(share * steps), steps - 1) for share in (config.begin, config.end))
 
 

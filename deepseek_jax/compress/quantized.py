@@ -89,7 +89,11 @@ def _kept(config: QuantizeConfig) -> View:
 
 
 def _of_scales(path, names, form):
-    """What stores a matrix's inputs apart splits the outputs of its scales: their groups are few, and rarely divide."""
+    """Names of the dimensions of a matrix's scales.
+
+    Where the mesh splits the matrix's inputs, its scales are split along the outputs: groups of inputs are few and
+    rarely divide.
+    """
     leading, inputs, outputs = matrix_of(path, len(names)).split(names)
     if form.kind == "fp8":
         return (*leading, None, None)

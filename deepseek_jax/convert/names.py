@@ -79,7 +79,7 @@ def mtp_prefix(depth: int, config: ModelConfig) -> str:
 def may_be_left(name: str, config: ModelConfig, names: Collection[str]) -> bool:
     """Whether a checkpoint of these `names` may hold this tensor although no array of ours is made of it.
 
-    Of layers past the last one that is so of MTP modules alone, which a norm of the embedding tells apart.
+    Past the last layer only MTP modules may be left over; their `enorm` tells them apart.
     """
     if name in HEADS:
         return config.tie_word_embeddings

@@ -22,7 +22,10 @@ Ranges = tuple[range, ...]  # a part of an array: one for each of its dimensions
 
 
 def read_config(directory: Path) -> ModelConfig:
-    """What a directory holds: Hugging Face saves models without their MTP modules, whatever config.json says."""
+    """The config of a checkpoint, without MTP modules where the files have none.
+
+    Hugging Face drops them when it saves a model, and leaves config.json as it is.
+    """
     path = Path(directory) / "config.json"
     if not path.exists():
         raise UserError(f"{directory} has no config.json; give the directory of a checkpoint.")

@@ -1,6 +1,6 @@
 """Continues prompts of different lengths: one compiled program of a prefill and loops of cached decoding steps.
 
-B batch  S prompt places  N new tokens
+B batch  S prompt length  N new tokens
 """
 
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ import numpy as np
 from jaxtyping import Int
 
 from deepseek_jax import compiling
+from deepseek_jax.infer.cache_lengths import cache_lengths
 from deepseek_jax.infer.prompts import NO_EOS, after_eos, before_eos, left_padded, refuse_past, round_up
 from deepseek_jax.infer.sampling import GREEDY, Sampling, sample, token_keys
-from deepseek_jax.infer.stages import stages
 from deepseek_jax.models.cached import CachedDecoder, grown
-from deepseek_jax.models.tree import merge
+from deepseek_jax.models.tree import Parts, merge
 
 
 def generate(
-    model: tuple,
+    model: Parts,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     *,
@@ -27,7 +27,7 @@ def generate(
     sampling: Sampling = GREEDY,
     seed: int = 0,
 ) -> list[list[int]]:
-    """The tokens that follow each prompt, up to and without `eos`.  `model` is (structure, parameters, buffers).
+    """The tokens that follow each prompt, up to and without `eos`.
 
     A prompt holds at least one token, the beginning-of-text token for a text from nothing.
     """
@@ -35,7 +35,7 @@ def generate(
 
 
 def new_tokens(
-    model: tuple,
+    model: Parts,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     *,
@@ -46,23 +46,23 @@ def new_tokens(
     """As `generate`, in one array: `eos` and nothing else follows a row's first."""
     graphdef, params, buffers = model
     tokens_BS, padding_B = left_padded(prompts)
-    places = stages(tokens_BS.shape[1], round_up(max_new_tokens))
+    lengths = cache_lengths(tokens_BS.shape[1], round_up(max_new_tokens))
     key = jax.random.key(seed)
     wanted, drawing = max_new_tokens, sampling.drawing()
-    new = _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, drawing, graphdef, places)
+    new = _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, drawing, graphdef, lengths)
     new_BN = np.asarray(new)[:, :max_new_tokens]
     refuse_past(new_BN, params["embedding"].shape[0])
     return new_BN
 
 
 @compiling.jit(static_argnums=(8, 9))
-def _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, drawing, graphdef, places):
-    """New tokens [B, N], of which the first `wanted` mean something; caches grow to each of `places` in turn."""
+def _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, drawing, graphdef, lengths):
+    """New tokens [B, N], of which the first `wanted` mean something; caches grow to each of `lengths` in turn."""
     model = CachedDecoder(merge(graphdef, params, buffers))
     batch, length = tokens_BS.shape
     positions_BS = jnp.arange(length) - padding_B[:, None]
     segment_ids_BS = (positions_BS >= 0).astype(jnp.int32)
-    caches = model.empty_caches(batch, places[0])
+    caches = model.empty_caches(batch, lengths[0])
     x, caches = model.prefill(tokens_BS, jnp.maximum(positions_BS, 0), segment_ids_BS, caches)
 
     def choose(x, step):
@@ -77,9 +77,9 @@ def _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, drawing
         return step + 1, out_BN.at[:, step].set(next_B), done_B | (next_B == eos), caches
 
     first_B = choose(x, 0)
-    out_BN = jnp.full((batch, places[-1] - length), eos, jnp.int32).at[:, 0].set(first_B)
+    out_BN = jnp.full((batch, lengths[-1] - length), eos, jnp.int32).at[:, 0].set(first_B)
     carry = jnp.asarray(1), out_BN, first_B == eos, caches
-    for here in places:
+    for here in lengths:
         *progress, caches = carry
         carry = *progress, grown(caches, model.empty_caches(batch, here))
         last = jnp.minimum(here - length + 1, wanted)

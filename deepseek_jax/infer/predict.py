@@ -29,7 +29,7 @@ class Predictor:
 
     known: known_set.KnownSet
     tokenizer: Tokenizer | None
-    model: tuple  # (graphdef, params, buffers)
+    model: tree.Parts
 
     def predict(self, inputs: np.ndarray | Sequence[str]) -> list[dict]:
         """An answer for each of B inputs: {"class", "probability"}, {"numbers"} or {"boxes"}, ready for JSON.

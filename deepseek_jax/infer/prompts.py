@@ -1,6 +1,6 @@
 """Prompts of different lengths as one array, and the new tokens as texts again.
 
-B batch  S prompt places  N new tokens
+B batch  S prompt length  N new tokens
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from jaxtyping import Array, Int
 
 from deepseek_jax.errors import UserError
 
-PLACES = 32  # prompts and new tokens are padded to multiples of this, so that few lengths are compiled
+LENGTH_MULTIPLE = 32  # prompts and new tokens are padded to multiples of this, so that few lengths are compiled
 NO_EOS = -1  # equals no token: nothing stops early
 
 
 def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens [B, S], padding [B]): all prompts end in the last place, behind as many zeros as `padding` says."""
+    """(tokens [B, S], padding [B]): all prompts end in the last column, behind as many zeros as `padding` says."""
     refuse_empty(prompts)
-    places = round_up(max(map(len, prompts)))
-    tokens_BS = np.zeros((len(prompts), places), np.int32)
-    padding_B = np.array([places - len(prompt) for prompt in prompts], np.int32)
+    length = round_up(max(map(len, prompts)))
+    tokens_BS = np.zeros((len(prompts), length), np.int32)
+    padding_B = np.array([length - len(prompt) for prompt in prompts], np.int32)
     for row, prompt, padding in zip(tokens_BS, prompts, padding_B):
         row[padding:] = prompt
     return tokens_BS, padding_B
@@ -34,7 +34,7 @@ def refuse_empty(prompts: Sequence[Sequence[int]]):
 
 
 def beyond(lengths: Sequence[int], most: int, one: str = "the text") -> str | None:
-    """What to say of texts (`one`: of a single one) of so many tokens where a model was made for `most`; None: fits."""
+    """A warning if texts of these `lengths` are longer than `most` tokens, else None; `one` names a single text."""
     longer = [length for length in lengths if length > most]
     if not longer:
         return None
@@ -46,7 +46,7 @@ def beyond(lengths: Sequence[int], most: int, one: str = "the text") -> str | No
 
 
 def round_up(length: int) -> int:
-    return -(-length // PLACES) * PLACES
+    return -(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
 
 
 def after_eos(tokens_BN: Int[Array, "B N"], eos: int) -> Int[Array, "B N"]:

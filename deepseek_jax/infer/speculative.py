@@ -5,10 +5,10 @@ says there, and one token more.  So the tokens are those of plain decoding, in f
 too, because every token is drawn with its own key; a draft is kept just as often as it would have been drawn.  In
 bfloat16 a chunk rounds otherwise than single tokens do: where two tokens score almost alike, another may come.
 
-Rows keep different numbers of drafts and so are at different places.  What rejected drafts left in caches needs no
-clearing: no query sees places after its own, and those are written again before one reaches them.
+Rows keep different numbers of drafts and so are at different positions.  What rejected drafts left in caches needs no
+clearing: no query sees positions after its own, and those are written again before one reaches them.
 
-B batch  S prompt places  N new tokens  T text places  k modules  C = k + 1 tokens a chunk
+B batch  S prompt length  N new tokens  T text length  k modules  C = k + 1 tokens a chunk
 """
 
 import dataclasses
@@ -17,15 +17,15 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Key
 
 from deepseek_jax import compiling
 from deepseek_jax.errors import UserError
+from deepseek_jax.infer.cache_lengths import cache_lengths
 from deepseek_jax.infer.prompts import NO_EOS, after_eos, left_padded, refuse_past, round_up
 from deepseek_jax.infer.sampling import GREEDY, Drawing, Sampling, best, sample, token_keys
-from deepseek_jax.infer.stages import stages
 from deepseek_jax.models.cached import CachedDecoder, grown
-from deepseek_jax.models.tree import merge
+from deepseek_jax.models.tree import Parts, merge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Acceptance:
 
 
 def new_tokens(
-    model: tuple,
+    model: Parts,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     *,
@@ -53,7 +53,7 @@ def new_tokens(
     sampling: Sampling = GREEDY,
     seed: int = 0,
 ) -> tuple[Int[np.ndarray, "B N"], Acceptance]:
-    """What `generate.new_tokens` gives, and how many drafts it took.  `model` is (structure, parameters, buffers)."""
+    """What `generate.new_tokens` gives, and how many drafts it took."""
     graphdef, params, buffers = model
     if not params.get("mtp"):
         raise UserError(
@@ -63,10 +63,10 @@ def new_tokens(
     tokens_BS, padding_B = left_padded(prompts)
     k = len(params["mtp"])
     # The last round of a row ends up to k columns late, and its chunk and drafts reach 2 k more.
-    places = stages(tokens_BS.shape[1], round_up(max_new_tokens) + 3 * k)
+    lengths = cache_lengths(tokens_BS.shape[1], round_up(max_new_tokens) + 3 * k)
     key = jax.random.key(seed)
     new, rounds, accepted = _new_tokens(
-        params, buffers, tokens_BS, padding_B, key, eos, max_new_tokens, sampling.drawing(), graphdef, places
+        params, buffers, tokens_BS, padding_B, key, eos, max_new_tokens, sampling.drawing(), graphdef, lengths
     )
     new_BN = np.asarray(new)[:, :max_new_tokens]
     refuse_past(new_BN, params["embedding"].shape[0])
@@ -76,7 +76,7 @@ def new_tokens(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Speculated:
-    """Between two rounds.  Columns count places of the left-padded text, so new tokens begin at S in every row.
+    """Between two rounds.  Columns are those of the left-padded text, so new tokens begin at S in every row.
 
     `text_BT` holds in column `newest_B` the newest token that is certain, whose state is not computed yet, and k drafts
     after it.  `recent` is the flow of the k - 1 columns before.
@@ -93,48 +93,58 @@ class Speculated:
 
 
 @compiling.jit(static_argnums=(8, 9))
-def _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, drawing, graphdef, places):
+def _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, drawing, graphdef, lengths):
     """(new tokens [B, N], of which the first `wanted` mean something, rounds, accepted drafts)."""
-    speculation = Speculation(CachedDecoder(merge(graphdef, params, buffers)), tokens_BS, padding_B, key, drawing)
-    k, length = speculation.k, tokens_BS.shape[1]
-    last_column = length + wanted - 1
-    progress = speculation.start(places, last_column, eos)
-    for here in places:
+    model = CachedDecoder(merge(graphdef, params, buffers))
+    speculation = Speculation(model, tokens_BS, padding_B, key, drawing, wanted, eos)
+    k = speculation.k
+    progress = speculation.start(lengths)
+    for here in lengths:
         progress = speculation.grow(progress, here)
         progress = jax.lax.while_loop(
             lambda progress, here=here: ~progress.done_B.all() & (progress.newest_B.max() + k < here),
-            lambda progress: speculation.round(progress, last_column, eos),
+            speculation.round,
             progress,
         )
-    return after_eos(progress.text_BT[:, length:], eos), progress.rounds, progress.accepted
+    return after_eos(progress.text_BT[:, tokens_BS.shape[1] :], eos), progress.rounds, progress.accepted
 
 
 class Speculation:
     """What stays the same through all rounds, and the steps of one."""
 
-    def __init__(self, model: CachedDecoder, tokens_BS, padding_B, key, drawing: Drawing):
+    def __init__(
+        self,
+        model: CachedDecoder,
+        tokens_BS: Int[Array, "B S"],
+        padding_B: Int[Array, "B"],
+        key: Key[Array, ""],
+        drawing: Drawing,
+        wanted: Int[Array, ""],
+        eos: Int[Array, ""],
+    ):
         self.model, self.k = model, len(model.modules)
         self.tokens_BS, self.padding_B, self.key, self.drawing = tokens_BS, padding_B, key, drawing
+        self.last_column, self.eos = tokens_BS.shape[1] + wanted - 1, eos
 
-    def start(self, places: tuple[int, ...], last_column, eos) -> Speculated:
+    def start(self, lengths: tuple[int, ...]) -> Speculated:
         """After the prompts: the first new token of each, and drafts behind it."""
         (batch, length), k = self.tokens_BS.shape, self.k
         positions_BS = self._positions(jnp.arange(length)[None])
         real_BS = (positions_BS >= 0).astype(jnp.int32)
         where = jnp.maximum(positions_BS, 0), real_BS
-        x, caches = self.model.prefill(self.tokens_BS, *where, self.model.empty_caches(batch, places[0]))
+        x, caches = self.model.prefill(self.tokens_BS, *where, self.model.empty_caches(batch, lengths[0]))
         newest_B = jnp.full((batch,), length)
         first_B1 = self._choose(self.model.logits(x[:, -1:]), newest_B[:, None])
         text_BS = jnp.concatenate([self.tokens_BS, first_B1], axis=1)
         flow, module_caches = x, []
-        for depth, empty in enumerate(self.model.empty_module_caches(batch, places[0]), start=1):
+        for depth, empty in enumerate(self.model.empty_module_caches(batch, lengths[0]), start=1):
             flow, cache = self.model.prefill_module(depth, flow, text_BS[:, depth:], *where, empty)
             text_BS = jnp.concatenate([text_BS, best(self.model.logits(flow[:, -1:], depth))], axis=1)
             module_caches.append(cache)
         return Speculated(
-            text_BT=jnp.pad(text_BS, ((0, 0), (0, places[-1] - text_BS.shape[1]))),
+            text_BT=jnp.pad(text_BS, ((0, 0), (0, lengths[-1] - text_BS.shape[1]))),
             newest_B=newest_B,
-            done_B=(first_B1[:, 0] == eos) | (newest_B >= last_column),
+            done_B=(first_B1[:, 0] == self.eos) | (newest_B >= self.last_column),
             recent=x[:, length + 1 - k :],
             caches=caches,
             module_caches=tuple(module_caches),
@@ -142,15 +152,15 @@ class Speculation:
             accepted=jnp.asarray(0),
         )
 
-    def grow(self, progress: Speculated, places: int) -> Speculated:
+    def grow(self, progress: Speculated, length: int) -> Speculated:
         batch = progress.newest_B.shape[0]
         return dataclasses.replace(
             progress,
-            caches=grown(progress.caches, self.model.empty_caches(batch, places)),
-            module_caches=grown(progress.module_caches, self.model.empty_module_caches(batch, places)),
+            caches=grown(progress.caches, self.model.empty_caches(batch, length)),
+            module_caches=grown(progress.module_caches, self.model.empty_module_caches(batch, length)),
         )
 
-    def round(self, progress: Speculated, last_column, eos) -> Speculated:
+    def round(self, progress: Speculated) -> Speculated:
         """One chunk verified and the next drafts made; rows that are done stay as they are."""
         active_B, text_BT = ~progress.done_B, progress.text_BT
         chunk_BC = progress.newest_B[:, None] + jnp.arange(self.k + 1)
@@ -160,12 +170,12 @@ class Speculation:
         accepted_B = jnp.where(active_B, jnp.cumprod(right_Bk, axis=1).sum(axis=1), 0)
         text_BT = _put(text_BT, chunk_BC + 1, true_BC, active_B)
         newest_B = progress.newest_B + jnp.where(active_B, accepted_B + 1, 0)
-        ended_B = ((true_BC == eos) & (chunk_BC < newest_B[:, None])).any(axis=1)
+        ended_B = ((true_BC == self.eos) & (chunk_BC < newest_B[:, None])).any(axis=1)
         progress = dataclasses.replace(
             progress,
             text_BT=text_BT,
             newest_B=newest_B,
-            done_B=progress.done_B | ended_B | (newest_B >= last_column),
+            done_B=progress.done_B | ended_B | (newest_B >= self.last_column),
             caches=caches,
             rounds=progress.rounds + active_B.sum(),
             accepted=progress.accepted + accepted_B.sum(),

@@ -1,9 +1,12 @@
 """One layer of the decoder: attention and feed-forward, each behind a norm and beside a residual.
 
 B batch  S sequence  D model
+
+x is [B S D], or [B S n D] where hyper-connections carry n streams.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 from flax import nnx
@@ -20,6 +23,8 @@ from deepseek_jax.models.moe.router import Routing
 from deepseek_jax.models.residual import make_residual
 from deepseek_jax.models.schedule import LayerKind
 from deepseek_jax.parallel.rules import constrain_tokens
+
+Cache = Any  # of a layer: a tree of arrays that its attention makes (attention/kinds.py)
 
 
 @jax.tree_util.register_dataclass
@@ -46,28 +51,32 @@ class Block(nnx.Module):
         else:
             self.feed_forward = MixtureOfExperts(config, kind.feed_forward, rngs=rngs)
 
-    def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Array, LayerReport]:
-        """Every token attends over the tokens it came with."""
-        x_BSD, indexer = self.through_attention(x_BSD, context)
-        x_BSD, routing = self.through_feed_forward(x_BSD, context)
+    def __call__(self, x: Float[Array, "B S ..."], context: Context) -> tuple[Float[Array, "B S ..."], LayerReport]:
+        """(the next x, the layer's report): every token attends over the tokens it came with."""
+        x, indexer = self.through_attention(x, context)
+        x, routing = self.through_feed_forward(x, context)
         router = None if routing is None else self.feed_forward.report(routing, context)
-        return x_BSD, LayerReport(router, indexer)
+        return x, LayerReport(router, indexer)
 
-    def prefill(self, x_BSD, context: Context, cache):
+    def prefill(self, x: Float[Array, "B S ..."], context: Context, cache: Cache) -> tuple[Array, Cache]:
         """(the next x, the filled cache): as a call, for the first tokens of each row."""
-        x_BSD, cache = self._attend(x_BSD, lambda h: self.attention.prefill(h, context, cache))
-        return self.through_feed_forward(x_BSD, context)[0], cache
+        x, cache = self._attend(x, lambda h: self.attention.prefill(h, context, cache))
+        return self.through_feed_forward(x, context)[0], cache
 
-    def decode(self, x_BSD, context: Context, cache):
+    def decode(self, x: Float[Array, "B S ..."], context: Context, cache: Cache) -> tuple[Array, Cache]:
         """(the next x, the cache): tokens that also attend over what the cache holds."""
-        x_BSD, cache = self._attend(x_BSD, lambda h: self.attention.decode(h, context, cache))
-        return self.through_feed_forward(x_BSD, context)[0], cache
+        x, cache = self._attend(x, lambda h: self.attention.decode(h, context, cache))
+        return self.through_feed_forward(x, context)[0], cache
 
-    def through_attention(self, x, context: Context) -> tuple[Array, IndexerReport | None]:
+    def through_attention(
+        self, x: Float[Array, "B S ..."], context: Context
+    ) -> tuple[Float[Array, "B S ..."], IndexerReport | None]:
         """The first half of a call: (what flows between the sublayers, the indexer's report)."""
         return self._attend(x, lambda h: self.attention(h, context))
 
-    def through_feed_forward(self, x, context: Context) -> tuple[Array, Routing | None]:
+    def through_feed_forward(
+        self, x: Float[Array, "B S ..."], context: Context
+    ) -> tuple[Float[Array, "B S ..."], Routing | None]:
         """The second half: (the next x, each token's experts; None where it has no choice)."""
         x, routing = self.feed_forward_residual(x, lambda h: self._feed_forward(self.feed_forward_norm(h), context))
         return constrain_tokens(x), routing

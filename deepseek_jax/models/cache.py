@@ -21,6 +21,6 @@ def write(
     return entries_BTe.at[rows_B1, places_BS].set(new_BSe.astype(entries_BTe.dtype), mode="drop")
 
 
-def written_before(positions_BS: Int[Array, "B S"], places: int) -> Bool[Array, "B S T"]:
-    """Which of a position-addressed cache's places a token sees: its own and all before."""
-    return jnp.arange(places) <= positions_BS[..., None]
+def written_before(positions_BS: Int[Array, "B S"], length: int) -> Bool[Array, "B S T"]:
+    """Which entries of a position-addressed cache of this length a token sees: its own and all before."""
+    return jnp.arange(length) <= positions_BS[..., None]

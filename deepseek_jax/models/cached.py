@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from deepseek_jax.models.block import Cache
 from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.schedule import layers_of
 from deepseek_jax.models.tree import in_order
 
-Caches = tuple  # one for each layer, or one for each module
+Caches = tuple[Cache, ...]  # one for each layer, or one for each module
 
 
 class CachedDecoder:
@@ -24,13 +25,13 @@ class CachedDecoder:
         self.layers = jax.lax.optimization_barrier(unstacked(model))
         self.modules = [module for _, module in in_order(model.mtp)]
 
-    def empty_caches(self, batch: int, places: int) -> Caches:
-        """For rows of up to `places` tokens."""
-        return self._empty(self.layers, batch, places)
+    def empty_caches(self, batch: int, max_length: int) -> Caches:
+        """For rows of up to `max_length` tokens."""
+        return self._empty(self.layers, batch, max_length)
 
-    def empty_module_caches(self, batch: int, places: int) -> Caches:
+    def empty_module_caches(self, batch: int, max_length: int) -> Caches:
         """Those of the multi-token prediction modules."""
-        return self._empty([module.block for module in self.modules], batch, places)
+        return self._empty([module.block for module in self.modules], batch, max_length)
 
     def prefill(
         self,
@@ -50,12 +51,27 @@ class CachedDecoder:
         context = self.model.context(tokens_BS, positions_BS, jnp.ones_like(tokens_BS))
         return self._through(context, caches, lambda block, x, cache: block.decode(x, context, cache))
 
-    def prefill_module(self, depth: int, x, ahead_BS, positions_BS, segment_ids_BS, cache) -> tuple[Array, Array]:
+    def prefill_module(
+        self,
+        depth: int,
+        x: Float[Array, "B S ..."],
+        ahead_BS: Int[Array, "B S"],
+        positions_BS: Int[Array, "B S"],
+        segment_ids_BS: Int[Array, "B S"],
+        cache: Cache,
+    ) -> tuple[Float[Array, "B S ..."], Cache]:
         """(the flow of `depth`, the module's cache) from that of `depth` - 1 and the tokens `depth` places ahead."""
         context = self.model.context(ahead_BS, positions_BS, segment_ids_BS)
         return self.modules[depth - 1].block.prefill(self._enter_module(depth, x, ahead_BS), context, cache)
 
-    def decode_module(self, depth: int, x, ahead_BS, positions_BS, cache) -> tuple[Array, Array]:
+    def decode_module(
+        self,
+        depth: int,
+        x: Float[Array, "B S ..."],
+        ahead_BS: Int[Array, "B S"],
+        positions_BS: Int[Array, "B S"],
+        cache: Cache,
+    ) -> tuple[Float[Array, "B S ..."], Cache]:
         """The same for further tokens; what stands before position 0 is padding."""
         context = self.model.context(ahead_BS, positions_BS, (positions_BS >= 0).astype(jnp.int32))
         return self.modules[depth - 1].block.decode(self._enter_module(depth, x, ahead_BS), context, cache)
@@ -72,8 +88,8 @@ class CachedDecoder:
     def _hidden(self, x, depth):
         return self.modules[depth - 1].leave(x) if depth else self.model.norm(self.model.leave(x))
 
-    def _empty(self, blocks, batch, places):
-        return tuple(block.attention.empty_cache(batch, places, self.model.dtype) for block in blocks)
+    def _empty(self, blocks, batch, max_length):
+        return tuple(block.attention.empty_cache(batch, max_length, self.model.dtype) for block in blocks)
 
     def _through(self, context, caches, step):
         x, written = self.model.enter(context.tokens_BS), []
@@ -84,7 +100,7 @@ class CachedDecoder:
 
 
 def grown(caches: Caches, empty: Caches) -> Caches:
-    """`empty` caches of more places with what smaller ones hold: an entry lies at its position in both."""
+    """`empty` caches of greater length with what smaller ones hold: an entry lies at its position in both."""
     return jax.tree.map(lambda large, small: large.at[tuple(map(slice, small.shape))].set(small), empty, caches)
 
 

@@ -17,7 +17,8 @@ from deepseek_jax.models.cached import CachedDecoder
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import Decoder, initialise
 
-# The group of a parameter: that of the first of these names that its path has; norms have none of them.
+# The group of a parameter: that of the first of these names that its path has.  Only the norms between sublayers have
+# none of them; those inside of attention count as attention.
 GROUPS = {
     "experts": "routed experts",
     "shared": "shared experts",
@@ -141,7 +142,7 @@ def cache_made(config: ModelConfig, length: int) -> int:
     def caches():
         key = jax.random.key(0)
         model = Decoder(config, rngs=nnx.Rngs(params=key))
-        return CachedDecoder(model).empty_caches(batch=1, places=length)
+        return CachedDecoder(model).empty_caches(batch=1, max_length=length)
 
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(caches)))
 

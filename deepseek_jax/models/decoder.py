@@ -21,7 +21,7 @@ from deepseek_jax.models.mhc import StreamHead
 from deepseek_jax.models.moe.balance import RouterReport
 from deepseek_jax.models.mtp import make_mtp
 from deepseek_jax.models.schedule import MOST_UNROLLED, groups, layer_kinds, pipelined
-from deepseek_jax.models.tree import in_order, split, stack, weight
+from deepseek_jax.models.tree import Parts, in_order, split, stack, weight
 from deepseek_jax.parallel import pipeline
 from deepseek_jax.parallel.vocabulary import lookup
 
@@ -151,30 +151,40 @@ class Decoder(nnx.Module):
         """As `_scan`, spread over the stages of the mesh."""
         if pipeline.stages() == 1:
             return self._scan(stacks, x, context)
-        layer = lambda stacks, x, context, place, number: self._layer(stacks, x, context.of(number), place)  # noqa: E731
+
+        def layer(stacks, x, context, index, number):
+            return self._layer(stacks, x, context.of(number), index)
+
         # A stage brings its layers once a step, as arrays.
         return pipeline.run(layer, materialised(stacks), x, context, self.pipeline_microbatches, self.pipeline_rounds)
 
     def _scan(self, stacks, x, context):
         """Layers of `stacks` in turn; (the next x, the report of each stack)."""
         depth = jax.tree.leaves(stacks)[0].shape[0]
-        layer = lambda x, of: self._layer(of[0], x, context.of(of[1]))  # noqa: E731
-        places = None if context.keys_BS is None else jnp.arange(depth)
-        if depth == 1:  # as in miniatures of V4: a scan of one takes longer to trace, differentiate and compile
-            x, reports = layer(x, jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), (stacks, places)))
-            return x, jax.tree.map(lambda leaf: leaf[None], reports)
-        return jax.lax.scan(layer, x, (stacks, places), unroll=depth <= MOST_UNROLLED)
+        numbers = None if context.keys_BS is None else jnp.arange(depth)
 
-    def _layer(self, blocks, x, context, place=None):
-        """(the next x, reports) of a layer of each kind in turn; with `place` of those that lie there in stacks."""
+        def layer(x, blocks_and_number):
+            blocks, number = blocks_and_number
+            return self._layer(blocks, x, context.of(number))
+
+        if depth == 1:  # as in miniatures of V4: a scan of one takes longer to trace, differentiate and compile
+            x, reports = layer(x, jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), (stacks, numbers)))
+            return x, jax.tree.map(lambda leaf: leaf[None], reports)
+        return jax.lax.scan(layer, x, (stacks, numbers), unroll=depth <= MOST_UNROLLED)
+
+    def _layer(self, blocks, x, context, index=None):
+        """(the next x, reports) of a layer of each kind in turn.
+
+        With `index`, `blocks` are whole stacks and that layer is taken from each.
+        """
 
         def run(block, x, context):
-            if place is not None:
-                block = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, place, keepdims=False), block)
+            if index is not None:
+                block = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), block)
             return of_layer(block)(x, context)
 
         # What is saved of a layer that is taken from a stack must not include copies of its weights.
-        remat = "dots" if place is not None and self.remat == "none" else self.remat
+        remat = "dots" if index is not None and self.remat == "none" else self.remat
         run = run if remat == "none" else jax.checkpoint(run, policy=REMAT_POLICIES[remat])
         reports = []
         for number, block in enumerate(blocks):
@@ -216,6 +226,6 @@ def same_document(segment_ids_BS: Int[Array, "B S"], ahead: int) -> Bool[Array, 
     return (segment_ids_BS > 0) & (shift(segment_ids_BS, ahead) == segment_ids_BS)
 
 
-def initialise(config: ModelConfig, key: Array, **options) -> tuple[nnx.GraphDef, dict, dict]:
+def initialise(config: ModelConfig, key: Array, **options) -> Parts:
     """(structure, parameters, buffers) of a new Decoder(**options); parameters are float32 whatever its `dtype`."""
     return split(Decoder(config, rngs=nnx.Rngs(params=key), **options))

@@ -1,6 +1,6 @@
-"""Weights that each layer makes where it needs them, so that what makes them never exists for all layers at once.
+"""Lazy weights: what adapters, masks and packed matrices stand for is computed inside the layer that uses it.
 
-Adapters, masks and matrices of few bits stand for weights that would else lie beside them for the whole of a step.
+So no more than one layer's such weights exist at a time, and not those of all layers for the whole of a step.
 
 n layers of a stack
 """

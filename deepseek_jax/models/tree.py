@@ -18,6 +18,9 @@ flax.config.update("nnx_graph_updates", False)
 flax.config.update("flax_always_shard_variable", False)
 
 
+Parts = tuple[nnx.GraphDef, dict, dict]  # of a model: its structure, parameters and buffers, as `split` gives them
+
+
 class Buffer(nnx.Variable):
     """State that gets no gradient (a router's bias): the train step returns its new value, no optimizer sees it."""
 
@@ -67,7 +70,7 @@ def in_order(modules: nnx.Dict) -> list[tuple[str, nnx.Module]]:
     return [(str(number), modules[str(number)]) for number in range(len(modules))]
 
 
-def split(model) -> tuple[nnx.GraphDef, dict, dict]:
+def split(model) -> Parts:
     """(structure, parameters, buffers): the structure is static, the others nested dicts of arrays."""
     graphdef, params, buffers = nnx.split(model, nnx.Param, Buffer)
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)

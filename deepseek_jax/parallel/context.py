@@ -27,7 +27,7 @@ def parts() -> int:
     return current_mesh().shape[AXIS] if divided(AXIS) else 1
 
 
-def first_place(length: int) -> int | Int[Array, ""]:
+def first_index(length: int) -> int | Int[Array, ""]:
     """Where in their row the first of this device's `length` tokens is."""
     return jax.lax.axis_index(AXIS) * length if parts() > 1 else 0
 
@@ -46,7 +46,7 @@ def swap_second_half(tree):
     return jax.tree.map(swap, tree)
 
 
-def swapped_place(length: int) -> Int[Array, ""]:
+def swapped_index(length: int) -> Int[Array, ""]:
     """Where in their row the half that `swap_second_half` brings begins."""
     return (parts() - 1 - jax.lax.axis_index(AXIS)) * length + length // 2
 

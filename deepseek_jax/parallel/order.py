@@ -1,10 +1,9 @@
-"""What is sent first, where XLA does not see to it itself.
+"""The order of collectives on host devices, which XLA does not keep by itself.
 
-XLA's CPU runtime begins what a program sends in one order on all devices, and one thing that is sent by itself ends
-before the next begins.  A loop or a conditional only has to begin, so what it sends may meet what is sent beside it.
-As all that is sent inside of `jax.shard_map` has the same number, a device then stands twice at one meeting: XLA aborts
-the process, or brings numbers of another array (seen with jax 0.10.2 and 0.12.0.1).  So on host devices, and there
-only, arrays are made to need each other.
+XLA's CPU runtime runs stand-alone collectives in one order on all devices.  Those inside of a loop or a conditional may
+overlap those beside it, and all inside of one `jax.shard_map` share a channel id: a device can then join one rendezvous
+twice, and XLA aborts, or returns another array's data (seen with jax 0.10.2 and 0.12.0.1).  On host devices only, we
+therefore add data dependencies.
 """
 
 import functools

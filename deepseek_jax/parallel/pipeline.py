@@ -76,8 +76,8 @@ def stages() -> int:
 def run(layer: Callable, stacks, x, context, microbatches: int = 0, rounds: int = 1):
     """(the last x, reports of all layers) of the layers in `stacks`, stage by stage; M is `microbatches` or, for 0, N.
 
-    layer(stacks, x, context, place, number) -> (the next x, its report) runs the one of that `number` among all layers,
-    which lies at `place` in the arrays of `stacks`.  It must bring what it takes from them inside of its own
+    layer(stacks, x, context, index, number) -> (the next x, its report) runs the one of that `number` among all layers,
+    which lies at `index` in the arrays of `stacks`.  It must bring what it takes from them inside of its own
     jax.checkpoint: else every turn keeps a copy.
     x and the arrays of `context` are [B S ...], but for those without a dimension, which hold for all.  Reports are
     sums over sequences, so that microbatches add up; those of all layers lead with the layer.
@@ -188,9 +188,9 @@ def _in_turns(layer, schedule: Schedule, stacks, x_1MB, context):
     def run_chunk(x, context, round_):
         """The L layers of this stage's chunk."""
 
-        def run_layer(x, place):
-            number = (round_ * N + stage) * L + place
-            y, report = layer(stacks, x, context, round_ * L + place, number)
+        def run_layer(x, index):
+            number = (round_ * N + stage) * L + index
+            y, report = layer(stacks, x, context, round_ * L + index, number)
             does_something = number < schedule.layers
             return (y if schedule.filled == schedule.layers else jnp.where(does_something, y, x)), report
 
@@ -217,8 +217,8 @@ def _in_turns(layer, schedule: Schedule, stacks, x_1MB, context):
     return jnp.where(stage == N - 1, x_MB, 0)[None], reports
 
 
-def _at(x, place):
-    return jax.lax.dynamic_index_in_dim(x, place, keepdims=False)
+def _at(x, index):
+    return jax.lax.dynamic_index_in_dim(x, index, keepdims=False)
 
 
 def _spread(x, *leading: str | None):

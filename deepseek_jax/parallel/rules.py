@@ -1,8 +1,9 @@
 """Logical axes to mesh axes: the one table that says where a parameter, a batch or an activation lies.
 
 Parameters and activations name what their dimensions mean ("heads", "experts"), never where they lie; this table does,
-and a change of parallelism is a change here.  Mesh axes: `data` copies parameters, `fsdp` shards them and the batch,
-`context` spreads each sequence, `expert` the experts, `tensor` splits heads, feed-forward width and vocabulary.
+and a change of parallelism is a change here.  Mesh axes: `stage` splits layers into the stages of a pipeline, `data`
+copies parameters, `fsdp` shards them and the batch, `context` spreads each sequence, `expert` the experts, `tensor`
+splits heads, feed-forward width and vocabulary.
 """
 
 import functools
@@ -63,7 +64,11 @@ def partition_spec(axes: Axes) -> PartitionSpec:
 
 
 def spec_on(mesh: Mesh | AbstractMesh, axes: Axes, shape: tuple[int, ...]) -> PartitionSpec:
-    """`partition_spec` without further names of a dimension that do not divide it there: these only spare memory."""
+    """`partition_spec` of an array of this shape.
+
+    Where a dimension carries several names and their devices together do not divide it, only the first counts: the
+    others merely save memory.
+    """
     split = zip(axes, shape, partition_spec(axes), strict=True)
     return partition_spec(
         tuple(

@@ -21,20 +21,22 @@ def test_mla_remembers_one_latent_and_one_rotated_key_a_token(dtype, size):
     """The released V3: 512 + 64 numbers a layer and token (V2, table 1), and as many for each MTP module."""
     config = ModelConfig(layer_types=("mla",), **DEEP)
     per_token = (config.kv_lora_rank + config.qk_rope_head_dim) * size
-    assert cache_bytes(config, dtype, batch=2, places=48) == (2 * 48 * 61 * per_token, 2 * 48 * 1 * per_token)
+    assert cache_bytes(config, dtype, batch=2, max_length=48) == (2 * 48 * 61 * per_token, 2 * 48 * 1 * per_token)
 
 
 def test_gqa_remembers_a_key_and_a_value_for_each_group():
     """DeepSeek-LLM 67B's eight groups of 128 dimensions."""
     config = ModelConfig(layer_types=("gqa",), num_key_value_heads=8, num_nextn_predict_layers=0, **DEEP)
-    assert cache_bytes(config, "bfloat16", batch=3, places=32) == (3 * 32 * 61 * 2 * 8 * 128 * 2, 0)
+    assert cache_bytes(config, "bfloat16", batch=3, max_length=32) == (3 * 32 * 61 * 2 * 8 * 128 * 2, 0)
 
 
 @pytest.mark.parametrize("name", ["v1-67b", "v2-lite", "v3", "v3.2", "v4-flash", "v4-pro"])
 def test_caches_of_released_models_grow_as_their_formulas_say(name):
     """Per token beyond what V4 holds from the start; 512 divides into V4's blocks of 4 and of 128 tokens."""
     config = preset(name)
-    (short, _), (long, _) = (cache_bytes(config, "bfloat16", batch=1, places=places) for places in (1024, 1536))
+    (short, _), (long, _) = (
+        cache_bytes(config, "bfloat16", batch=1, max_length=max_length) for max_length in (1024, 1536)
+    )
     assert long - short == 512 * cache_size(config)[0] * 2
 
 
@@ -54,12 +56,12 @@ def test_modules_past_the_tenth_run_in_their_turn():
         np.testing.assert_array_equal(module.project[...], made.mtp[str(depth)].project[...])
 
 
-def cache_bytes(config, dtype, batch, places):
+def cache_bytes(config, dtype, batch, max_length):
     """(of the layers, of the MTP modules), without making the model."""
 
     def caches():
         model = CachedDecoder(merge(*initialise(config, jax.random.key(0), dtype=dtype)))
-        return model.empty_caches(batch, places), model.empty_module_caches(batch, places)
+        return model.empty_caches(batch, max_length), model.empty_module_caches(batch, max_length)
 
     trees = jax.eval_shape(caches)
     return tuple(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) for tree in trees)

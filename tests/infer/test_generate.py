@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from deepseek_jax.errors import UserError
-from deepseek_jax.infer import stages
+from deepseek_jax.infer import cache_lengths
 from deepseek_jax.infer.generate import generate, new_tokens
 from deepseek_jax.infer.sampling import GREEDY, Sampling
 from deepseek_jax.models.config import ModelConfig
@@ -66,16 +66,16 @@ def test_scores_that_are_no_numbers_are_refused(model, sampling):
 
 def test_caches_that_grow_change_nothing(model, monkeypatch):
     whole = generate(model, PROMPTS, 40, eos=NO_EOS)
-    monkeypatch.setattr(stages, "SHORTEST", 16)
-    assert stages.stages(32, 64) == (48, 72, 96)
+    monkeypatch.setattr(cache_lengths, "SHORTEST", 16)
+    assert cache_lengths.cache_lengths(32, 64) == (48, 72, 96)
     assert generate(model, PROMPTS, 40, eos=NO_EOS) == whole
 
 
 @pytest.mark.parametrize("length, steps", [(32, 64), (32, 4064), (4000, 96), (512, 512)])
 def test_stages_hold_the_prompt_and_then_all(length, steps):
-    places = stages.stages(length, steps)
-    assert len(places) <= stages.STAGES and list(places) == sorted(set(places))
-    assert places[0] > length and places[-1] == length + steps
+    lengths = cache_lengths.cache_lengths(length, steps)
+    assert len(lengths) <= cache_lengths.STAGES and list(lengths) == sorted(set(lengths))
+    assert lengths[0] > length and lengths[-1] == length + steps
 
 
 def test_the_seed_decides_what_is_drawn(model):

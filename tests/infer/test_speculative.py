@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from deepseek_jax.errors import UserError
-from deepseek_jax.infer import generate, speculative, stages
-from deepseek_jax.infer.prompts import NO_EOS, PLACES
+from deepseek_jax.infer import cache_lengths, generate, speculative
+from deepseek_jax.infer.prompts import LENGTH_MULTIPLE, NO_EOS
 from deepseek_jax.infer.sampling import Sampling
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import Decoder, initialise
@@ -19,7 +19,7 @@ SIZES = {"vocab_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "intermedia
 HEADS = {"num_attention_heads": 2, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
 EXPERTS = {"first_k_dense_replace": 1, "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 PROMPTS = [[5], [4] * 20, [1, 3, 2, 2, 6, 0]]
-MANY = [*PROMPTS, *np.random.default_rng(0).integers(0, 8, (8, PLACES)).tolist()]
+MANY = [*PROMPTS, *np.random.default_rng(0).integers(0, 8, (8, LENGTH_MULTIPLE)).tolist()]
 
 
 def config(depths: int) -> ModelConfig:
@@ -61,10 +61,10 @@ def test_scores_that_are_no_numbers_are_refused(model):
 def test_caches_that_grow_lose_nothing(model, monkeypatch):
     """Nor does the last of them end too soon for rows that others are ahead of; most prompts have no padding."""
     drawn = {"sampling": Sampling(0.3), "seed": 8}
-    plain = generate.new_tokens(model, MANY, 2 * PLACES, **drawn)
-    at_once = speculative.new_tokens(model, MANY, 2 * PLACES, **drawn)
-    monkeypatch.setattr(stages, "SHORTEST", 8)
-    in_stages = speculative.new_tokens(model, MANY, 2 * PLACES, **drawn)
+    plain = generate.new_tokens(model, MANY, 2 * LENGTH_MULTIPLE, **drawn)
+    at_once = speculative.new_tokens(model, MANY, 2 * LENGTH_MULTIPLE, **drawn)
+    monkeypatch.setattr(cache_lengths, "SHORTEST", 8)
+    in_stages = speculative.new_tokens(model, MANY, 2 * LENGTH_MULTIPLE, **drawn)
     for tokens, acceptance in at_once, in_stages:
         np.testing.assert_array_equal(tokens, plain)
         assert acceptance == at_once[1]

@@ -5,6 +5,7 @@ B batch  S sequence  D model  Q query rank  E entries  h index heads  i index wi
 
 import jax
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from deepseek_jax.models import rope
@@ -39,8 +40,8 @@ class BlockIndexer(nnx.Module):
     def keys(self, x_BSD: Float[Array, "B S D"], context: Context) -> Float[Array, "B E i"]:
         return self.compressor(jax.lax.stop_gradient(x_BSD), context).values
 
-    def empty_cache(self, batch: int, places: int, dtype) -> dict:
-        return self.compressor.empty_cache(batch, places, dtype)
+    def empty_cache(self, batch: int, max_length: int, dtype: DTypeLike) -> dict:
+        return self.compressor.empty_cache(batch, max_length, dtype)
 
     def decode(self, x_BSD: Float[Array, "B S D"], context: Context, cache: dict) -> tuple[Array, dict]:
         """(keys of all entries [B E i], the cache), after these further tokens."""

@@ -8,6 +8,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from deepseek_jax.models import arithmetic, rope
@@ -73,14 +74,14 @@ class CompressedAttention(nnx.Module):
             entries = dataclasses.replace(entries, index=self.indexer.keys(x_BSD, context))
         return queries, tokens, entries
 
-    def empty_cache(self, batch: int, places: int, dtype) -> dict:
+    def empty_cache(self, batch: int, max_length: int, dtype: DTypeLike) -> dict:
         """Rings of the newest tokens, and T / rate entries of d numbers (csa: and of i more, its indexer's)."""
         newest, modules = self.config.sliding_window, self.config.num_nextn_predict_layers
-        cache = {"window": empty_ring(batch, newest, modules, places, self.config.head_dim, dtype)}
+        cache = {"window": empty_ring(batch, newest, modules, max_length, self.config.head_dim, dtype)}
         if self.kind != "window":
-            cache["compressor"] = self.compressor.empty_cache(batch, places, dtype)
+            cache["compressor"] = self.compressor.empty_cache(batch, max_length, dtype)
         if self.kind == "csa":
-            cache["indexer"] = self.indexer.empty_cache(batch, places, dtype)
+            cache["indexer"] = self.indexer.empty_cache(batch, max_length, dtype)
         return cache
 
     def prefill(self, x_BSD: Float[Array, "B S D"], context: Context, cache: dict) -> tuple[Array, dict]:
@@ -108,7 +109,7 @@ class CompressedAttention(nnx.Module):
     def _project(self, x_BSD, context) -> tuple[Queries, Keys]:
         """What tokens ask with, and are seen as."""
         cos_sin = context.rope[self.kind]
-        where = {"documents": context.segment_ids_BS, "places": context.positions_BS}
+        where = {"segment_ids": context.segment_ids_BS, "positions": context.positions_BS}
         with jax.named_scope(f"{self.kind}_project"):
             q_BSQ = self.q_norm(linear(x_BSD, self.q_down))
             normed_BSHd = unit_rms(linear(q_BSQ, self.q_up), self.config.rms_norm_eps).astype(x_BSD.dtype)

@@ -11,6 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from deepseek_jax.models import rope
@@ -59,11 +60,11 @@ class Compressor(nnx.Module):
         documents_BE = jnp.take_along_axis(context.segment_ids_BS, closers_BE, axis=1, mode="fill", fill_value=0)
         return Keys(values_BEd, documents_BE, last_BE)
 
-    def empty_cache(self, batch: int, places: int, dtype) -> dict[str, Array]:
+    def empty_cache(self, batch: int, max_length: int, dtype: DTypeLike) -> dict[str, Array]:
         """`entries` by number, and what the newest tokens bring to the entry that is not complete."""
         newest, modules = self.runs * self.rate, self.config.num_nextn_predict_layers
-        recent = empty_ring(batch, newest, modules, places, 2 * self.runs * self.width, dtype)
-        return {"entries": jnp.zeros((batch, places // self.rate, self.width), dtype), "recent": recent}
+        recent = empty_ring(batch, newest, modules, max_length, 2 * self.runs * self.width, dtype)
+        return {"entries": jnp.zeros((batch, max_length // self.rate, self.width), dtype), "recent": recent}
 
     def decode(self, x_BSD: Float[Array, "B S D"], context: Context, cache: dict) -> tuple[Keys, dict]:
         """(all entries of each row's one document, the cache), after these further tokens."""
@@ -71,10 +72,10 @@ class Compressor(nnx.Module):
             ring_BRe, new_BSe = cache["recent"], self._project(x_BSD)
             closers_BE = self._closers(context, -(-x_BSD.shape[1] // self.rate))
             last_BE = self._last_positions(closers_BE, context)
-            places = last_BE[..., None, None] + self._steps_back()
-            in_ring = places < first_position(context)[:, :, None, None]
+            positions = last_BE[..., None, None] + self._steps_back()
+            in_ring = positions < first_position(context)[:, :, None, None]
             among_new = ring_BRe.shape[1] + closers_BE[..., None, None] + self._steps_back()
-            sources_BErm = jnp.where(in_ring, places % ring_BRe.shape[1], among_new)
+            sources_BErm = jnp.where(in_ring, positions % ring_BRe.shape[1], among_new)
             values_BEd = self._weigh(jnp.concatenate([ring_BRe, new_BSe], axis=1), sources_BErm, last_BE)
             complete_BE = closers_BE < x_BSD.shape[1]
             entries_BTd = write(cache["entries"], values_BEd, last_BE // self.rate, complete_BE)

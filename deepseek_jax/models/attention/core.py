@@ -12,19 +12,19 @@ from jaxtyping import Array, Bool, Float, Int
 
 from deepseek_jax.models import gpu
 from deepseek_jax.models.attention import kernels
-from deepseek_jax.parallel.context import first_place, parts, swap_second_half, swapped_place, whole_sequence
+from deepseek_jax.parallel.context import first_index, parts, swap_second_half, swapped_index, whole_sequence
 
 SMALLEST_BLOCK, MOST_BLOCKS = 128, 8  # queries attended at a time; more blocks save work and cost compile time
 
 
 def causal_mask(
-    segment_ids_BS: Int[Array, "B S"], places_S: Int[Array, " S"], of_keys_BT: Int[Array, "B T"]
+    segment_ids_BS: Int[Array, "B S"], indices_S: Int[Array, " S"], of_keys_BT: Int[Array, "B T"]
 ) -> Bool[Array, "B S T"]:
     """Tokens see themselves and what came before in their document; padding takes no part.
 
-    `places_S` says where the queries are among the keys, whose segments are `of_keys_BT`.
+    `indices_S` says where the queries are among the keys, whose segments are `of_keys_BT`.
     """
-    before_ST = jnp.arange(of_keys_BT.shape[1]) <= places_S[:, None]
+    before_ST = jnp.arange(of_keys_BT.shape[1]) <= indices_S[:, None]
     queries_BS1 = segment_ids_BS[..., None]
     return before_ST & (queries_BS1 == of_keys_BT[:, None]) & (queries_BS1 > 0)
 
@@ -59,10 +59,10 @@ def causal_attend(
     """
     length, keys = q_BSHK.shape[1], (k_BTGK, v_BTGV, whole_sequence(segment_ids_BS))
     if parts() % 2 or length % 2:
-        return _attend_from(first_place(length), q_BSHK, segment_ids_BS, *keys, scale)
+        return _attend_from(first_index(length), q_BSHK, segment_ids_BS, *keys, scale)
     swapped = swap_second_half((q_BSHK, segment_ids_BS))
     own, other = zip(*(jnp.split(x, 2, axis=1) for x in swapped))
-    own, other = (first_place(length), *own), (swapped_place(length), *other)
+    own, other = (first_index(length), *own), (swapped_index(length), *other)
     early, late = _in_order(own[0] < other[0], own, other)
     of_early = _attend_from(*early, *(x[:, : x.shape[1] // 2] for x in keys), scale)
     of_late = _attend_from(*late, *keys, scale)
@@ -100,15 +100,15 @@ def causal_attend_blockwise(
 ) -> Float[Array, "B S H V"]:
     """A block of queries is multiplied only with the keys up to its own end: with 8 blocks that is 56% of the square.
 
-    The queries follow each other from place `first` among the keys, at most T - S; each block is multiplied with as
-    many keys as it would see there.
+    The queries follow each other from key `first` on.  As `first` may be traced, each block takes the keys it would
+    see if `first` were T - S, its largest value; the mask hides the rest.
     """
     k, v, length = k_BTGK.swapaxes(1, 2), v_BTGV.swapaxes(1, 2), q_BSHK.shape[1]
-    places_S = first + jnp.arange(length)
+    indices_S = first + jnp.arange(length)
 
     def rows(start, end):
         seen = k_BTGK.shape[1] - length + end
-        mask_BST = causal_mask(segment_ids_BS[:, start:end], places_S[start:end], of_keys_BT[:, :seen])
+        mask_BST = causal_mask(segment_ids_BS[:, start:end], indices_S[start:end], of_keys_BT[:, :seen])
         return attend(q_BSHK[:, start:end], k[:, :, :seen], v[:, :, :seen], mask_BST, scale)
 
     block = max(SMALLEST_BLOCK, -(-length // MOST_BLOCKS))

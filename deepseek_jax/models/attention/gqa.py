@@ -8,6 +8,7 @@ B batch  S query length  T key length  D model  H heads  G key-value heads  d he
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from deepseek_jax.models.attention.core import attend, attention_map, causal_attend, causal_mask
@@ -50,9 +51,9 @@ class GroupedQueryAttention(nnx.Module):
         q_BSHd, k_BSGd, _ = self._project(x_BSD, context)
         return attention_map(q_BSHd, k_BSGd, mask_BSS, self._scale)
 
-    def empty_cache(self, batch: int, places: int, dtype) -> Cache:
-        """Rotated keys, and values.  Heads come before places, as products with them want it."""
-        shape = batch, self.config.num_key_value_heads, places, self.config.head_dim
+    def empty_cache(self, batch: int, max_length: int, dtype: DTypeLike) -> Cache:
+        """Rotated keys, and values.  Heads come before tokens, as products with them want it."""
+        shape = batch, self.config.num_key_value_heads, max_length, self.config.head_dim
         return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
 
     def prefill(self, x_BSD: Float[Array, "B S D"], context: Context, cache: Cache) -> tuple[Array, Cache]:

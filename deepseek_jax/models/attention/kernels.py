@@ -32,7 +32,8 @@ def on_gpu(
 ) -> Float[Array, "B S H V"]:
     """By tokamax, else by cuDNN; documents are a mask [B 1 S T]."""
     seen_B1ST = segment_ids_BS[:, None, :, None] == of_keys_BT[:, None, None, :]
-    spread = q_BSHK.shape[1] < k_BTGK.shape[1]  # then a kernel's own causal mask is another
+    # Where queries are a slice of the row, is_causal would align them with its start.
+    spread = q_BSHK.shape[1] < k_BTGK.shape[1]
     if spread:
         seen_B1ST &= jnp.arange(k_BTGK.shape[1]) <= first + jnp.arange(q_BSHK.shape[1])[:, None]
     masks = {"mask": seen_B1ST, "scale": scale, "is_causal": not spread}
@@ -63,7 +64,7 @@ def on_tpu(
 ) -> Float[Array, "B S H V"]:
     """By splash attention, a row at a time; `interpret` runs the kernel anywhere, slowly.
 
-    Its mask must be the same for every device.  So where the queries are some of a row's, from place `first` on, the
+    Its mask must be the same for every device.  So where the queries are some of a row's, from index `first` on, the
     keys are turned until the last query's own is the last, and those that come after it belong to no document.
     """
     (length, heads), total = q_BSHK.shape[1:3], k_BTGK.shape[1]

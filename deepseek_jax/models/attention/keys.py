@@ -1,4 +1,4 @@
-"""Who asks and who is seen, wherever they lie: a query sees the keys of its document up to its own place.
+"""Who asks and who is seen, wherever they lie: a query sees the keys of its document up to its own position.
 
 B batch  S queries  T keys  H heads  d query width  e key width  h index heads  i index width
 """
@@ -16,13 +16,13 @@ from deepseek_jax.models.attention.indexer import IndexQueries
 class Keys:
     """What attention mixes, and scores too or expands to what it scores.
 
-    Document 0 is none; `places` count from 0 in each document.  A compressed entry lies at the place of the last token
-    in it.  `index`: what an indexer knows a key by.
+    Segment ids and positions as in a Context: 0 is no document, positions count from 0 in each.  A compressed entry has
+    the position of the last token in it.  `index`: what an indexer knows a key by.
     """
 
     values: Float[Array, "B ... T e"]
-    documents: Int[Array, "B ... T"]
-    places: Int[Array, "B ... T"]
+    segment_ids: Int[Array, "B ... T"]
+    positions: Int[Array, "B ... T"]
     index: Float[Array, "B ... T i"] | None = None
 
 
@@ -32,17 +32,19 @@ class Queries:
     """`index`: what an indexer asks with."""
 
     values: Float[Array, "B ... S H d"]
-    documents: Int[Array, "B ... S"]
-    places: Int[Array, "B ... S"]
+    segment_ids: Int[Array, "B ... S"]
+    positions: Int[Array, "B ... S"]
     index: IndexQueries | None = None
 
 
 def visible(queries: Queries, keys: Keys) -> Bool[Array, "B ... S T"]:
     """Which keys are no later than the query, and of its document."""
-    return sees(queries, keys.documents[..., None, :], keys.places[..., None, :])
+    return sees(queries, keys.segment_ids[..., None, :], keys.positions[..., None, :])
 
 
-def sees(queries: Queries, documents: Int[Array, "B ... S k"], places: Int[Array, "B ... S k"]) -> Bool[Array, "..."]:
+def sees(
+    queries: Queries, segment_ids: Int[Array, "B ... S k"], positions: Int[Array, "B ... S k"]
+) -> Bool[Array, "B ... S k"]:
     """`visible` where each query has k keys of its own."""
-    own = queries.documents[..., None]
-    return (own > 0) & (documents == own) & (places <= queries.places[..., None])
+    own = queries.segment_ids[..., None]
+    return (own > 0) & (segment_ids == own) & (positions <= queries.positions[..., None])

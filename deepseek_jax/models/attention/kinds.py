@@ -4,7 +4,7 @@ __call__(x_BSD, context) -> (y_BSD, IndexerReport or None) tokens of a row see e
 prefill(x_BSD, context, cache) -> (y_BSD, cache)           the same for the first tokens of a text, and fills its cache
 decode(x_BSD, context, cache) -> (y_BSD, cache)            further tokens, which see the cache too
 attention_map(x_BSD, context) -> [B H S S]                 what a call weighs tokens by, to look at
-empty_cache(batch, places, dtype) -> cache                 for texts of up to `places` tokens
+empty_cache(batch, max_length, dtype) -> cache             for texts of up to `max_length` tokens
 
 A cache is a pytree addressed by position: what a token leaves behind lies where its position says, in every row.
 A state that sums over tokens, as linear attention's, will do for plain decoding; speculation would leave in it the

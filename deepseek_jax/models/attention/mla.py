@@ -7,6 +7,7 @@ N no-rope dims  R rope dims  V value dims
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 from deepseek_jax.models.attention.core import attention_map, causal_attend, causal_mask, masked_softmax
@@ -53,9 +54,9 @@ class LatentAttention(nnx.Module):
         _, q_BSHd, entry_BSe = self._project(x_BSD, context)
         return self._map(q_BSHd, entry_BSe, mask_BSS)
 
-    def empty_cache(self, batch: int, places: int, dtype) -> Float[Array, "B T C+R"]:
+    def empty_cache(self, batch: int, max_length: int, dtype: DTypeLike) -> Float[Array, "B T C+R"]:
         """Latents and rotated keys, shared by all heads (V2, table 1)."""
-        return jnp.zeros((batch, places, self.config.kv_lora_rank + self.config.qk_rope_head_dim), dtype)
+        return jnp.zeros((batch, max_length, self.config.kv_lora_rank + self.config.qk_rope_head_dim), dtype)
 
     def prefill(self, x_BSD: Float[Array, "B S D"], context: Context, cache_BTe) -> tuple[Array, Array]:
         """As a call, and the cache is filled."""

@@ -15,12 +15,12 @@ from deepseek_jax.models.context import Context
 REJECTED = 8  # tokens that may be written a second time, at the same positions; more with more than 4 modules
 
 
-def empty_ring(batch: int, newest: int, modules: int, places: int, width: int, dtype) -> Float[Array, "B R e"]:
-    """For texts of up to `places` tokens, of which the `newest` are read, and drafts by so many modules.
+def empty_ring(batch: int, newest: int, modules: int, max_length: int, width: int, dtype) -> Float[Array, "B R e"]:
+    """For texts of up to `max_length` tokens, of which the `newest` are read, and drafts by so many modules.
 
     Of k drafts the model writes k a second time, and a module 2 k of its places (infer/speculative.Speculation._draft).
     """
-    return jnp.zeros((batch, min(newest + max(REJECTED, 2 * modules), places), width), dtype)
+    return jnp.zeros((batch, min(newest + max(REJECTED, 2 * modules), max_length), width), dtype)
 
 
 def write_ring(ring_BRe: Float[Array, "B R e"], new_BSe: Float[Array, "B S e"], context: Context) -> Array:

@@ -18,7 +18,7 @@ MOST_SPANS = 8  # of queries with a number of keys of their own; more save work 
 
 def visible_picked(queries: Queries, keys: Keys, picked_BSk: Int[Array, "B S k"]) -> Bool[Array, "B S k"]:
     """Which of the picked keys a query may see."""
-    return sees(queries, gather(keys.documents, picked_BSk), gather(keys.places, picked_BSk))
+    return sees(queries, gather(keys.segment_ids, picked_BSk), gather(keys.positions, picked_BSk))
 
 
 def pick(scores_BST: Float[Array, "B S T"], visible_BST: Bool[Array, "B S T"], count: int) -> Int[Array, "B S k"]:
@@ -41,7 +41,7 @@ def pick_causally(queries: Queries, keys: Keys, count: int, block: int) -> Int[A
 
     Query t comes with key t, or, where the sequence is spread, with one no later than it does on the last device.
     """
-    length, total = queries.places.shape[1], keys.places.shape[1]
+    length, total = queries.positions.shape[1], keys.positions.shape[1]
     span = max(count, block, -(-length // MOST_SPANS))
     ends = [*range(span, length, span), length]
     spans = [
@@ -69,7 +69,7 @@ def gather(of_BT: Array, picked_BSk: Int[Array, "B S k"]) -> Array:
 
 
 def by_blocks(f: Callable, block: int, tree, shared):
-    """`f(tree, shared)` of a tree of arrays [B S ...], for `block` places of S at a time, into another such tree.
+    """`f(tree, shared)` of a tree of arrays [B S ...], `block` of S at a time, into another such tree.
 
     The backward pass computes each block again, so that it too holds what is inside of `f` for one block at a time.
     The last block is filled up with zeros, which are padding to whoever looks at documents.  `shared` is a tree of

@@ -10,6 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from deepseek_jax.models.attention.core import softmax_average
@@ -81,9 +82,9 @@ class SparseLatentAttention(LatentAttention):
         kept_BSS = mask_of(picked_BSk, x_BSD.shape[1]) & visible(queries, keys)
         return self._map(queries.values, keys.values, kept_BSS)
 
-    def empty_cache(self, batch: int, places: int, dtype) -> SparseCache:
-        index_BTi = jnp.zeros((batch, places, self.config.index_head_dim), dtype)
-        return SparseCache(super().empty_cache(batch, places, dtype), index_BTi)
+    def empty_cache(self, batch: int, max_length: int, dtype: DTypeLike) -> SparseCache:
+        index_BTi = jnp.zeros((batch, max_length, self.config.index_head_dim), dtype)
+        return SparseCache(super().empty_cache(batch, max_length, dtype), index_BTi)
 
     def prefill(self, x_BSD: Float[Array, "B S D"], context: Context, cache: SparseCache) -> tuple[Array, SparseCache]:
         """As a call, and the cache is filled."""
@@ -96,14 +97,14 @@ class SparseLatentAttention(LatentAttention):
         cache = _remember(keys, context, cache)
         if cache.entry_BTe.shape[1] <= self.config.index_topk:
             return self._output(self._attend_absorbed(queries.values, cache.entry_BTe, context), x_BSD), cache
-        places_BT = jnp.broadcast_to(jnp.arange(cache.entry_BTe.shape[1]), cache.entry_BTe.shape[:2])
-        keys = Keys(cache.entry_BTe, jnp.ones_like(places_BT), places_BT, cache.index_BTi)
+        positions_BT = jnp.broadcast_to(jnp.arange(cache.entry_BTe.shape[1]), cache.entry_BTe.shape[:2])
+        keys = Keys(cache.entry_BTe, jnp.ones_like(positions_BT), positions_BT, cache.index_BTi)
         return self._output(self.by_gathering(queries, keys, pick_by_blocks).mixed, x_BSD), cache
 
     def queries_and_keys(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Queries, Keys]:
         q_BSQ, q_BSHd, entry_BSe = self._project(x_BSD, context)
         index, key_BSi = self.indexer(x_BSD, q_BSQ, context.rope[self.kind])
-        where = {"documents": context.segment_ids_BS, "places": context.positions_BS}
+        where = {"segment_ids": context.segment_ids_BS, "positions": context.positions_BS}
         return Queries(q_BSHd, **where, index=index), Keys(entry_BSe, **where, index=key_BSi)
 
     def _attend(self, queries, keys, warmup) -> Attended:
@@ -119,7 +120,7 @@ class SparseLatentAttention(LatentAttention):
 
     def _choose_form(self, queries, keys, warmup) -> Attended:
         by_mask = functools.partial(self.by_mask, warmup=warmup)
-        if keys.places.shape[1] <= SPARSE_FROM * self.config.index_topk:
+        if keys.positions.shape[1] <= SPARSE_FROM * self.config.index_topk:
             return by_mask(queries, keys)
         if warmup is None:
             return self.by_gathering(queries, keys)

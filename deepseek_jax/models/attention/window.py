@@ -108,7 +108,7 @@ def _weigh(queries: Queries, tokens: Keys, met: Met, sinks_H, window: int) -> Fl
     q_BNWHd, T = queries.values * d**-0.5, tokens.values.shape[2]
     near = jnp.einsum("BNWHd,BNTd->BNWHT", q_BNWHd, tokens.values, preferred_element_type=jnp.float32)
     far = jnp.matmul(q_BNWHd.reshape(B, N * W, H, d), met.values.swapaxes(2, 3), preferred_element_type=jnp.float32)
-    within = visible(queries, tokens) & (tokens.places[..., None, :] > queries.places[..., None] - window)
+    within = visible(queries, tokens) & (tokens.positions[..., None, :] > queries.positions[..., None] - window)
     mask = jnp.concatenate([within.reshape(B, N * W, T), met.mask], axis=-1)
     scores = jnp.concatenate([near.reshape(B, N * W, H, T), far], axis=-1)
     return sink_softmax(scores, mask, sinks_H)

@@ -68,8 +68,19 @@ class Experts(nnx.Module):
         return used(param, dtype) if current_mesh() else param[...]  # on one device each way casts what it uses
 
 
-def fastest(x_TD, experts_TK, weights_TK, gate, up, down, how: How):
-    """The way that is fastest for so many tokens on the platform that this is compiled for."""
+def fastest(
+    x_TD: Float[Array, "T D"],
+    experts_TK: Int[Array, "T K"],
+    weights_TK: Float[Array, "T K"],
+    gate: Float[Array, "E D I"],
+    up: Float[Array, "E D I"],
+    down: Float[Array, "E I D"],
+    how: How,
+) -> Float[Array, "T D"]:
+    """The way that is fastest for so many tokens on the platform that this is compiled for.
+
+    All five take and give the same as this: each token's sum over its experts, weighted.
+    """
     arguments = x_TD, experts_TK, weights_TK, gate, up, down
     if _PLAIN.value:
         return every_expert(*arguments, how)
@@ -83,7 +94,7 @@ def fastest(x_TD, experts_TK, weights_TK, gate, up, down, how: How):
     )
 
 
-def chosen_experts(x_TD, experts_TK, weights_TK, gate, up, down, how: How):
+def chosen_experts(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Float[Array, "T D"]:
     """Each token's experts, brought to it: best for one token or two, whose experts are few of all."""
     experts_A, (tokens, per_token) = experts_TK.reshape(-1), experts_TK.shape
     bring = lambda kernel: jnp.take(kernel, experts_A, axis=0, mode="clip").astype(x_TD.dtype)  # noqa: E731
@@ -94,7 +105,7 @@ def chosen_experts(x_TD, experts_TK, weights_TK, gate, up, down, how: How):
     return multiply(active_A1I, down, how.down).reshape(tokens, per_token, -1).sum(axis=1)
 
 
-def every_expert(x_TD, experts_TK, weights_TK, gate, up, down, how: How):
+def every_expert(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Float[Array, "T D"]:
     """All experts on all tokens, weighted by zero where not chosen: best where reading weights is all that costs."""
     chosen_TE = jnp.zeros((x_TD.shape[0], down.shape[0]), weights_TK.dtype)
     chosen_TE = chosen_TE.at[jnp.arange(x_TD.shape[0])[:, None], experts_TK].add(weights_TK)
@@ -113,7 +124,7 @@ def _each_on_its_rows(x_ERD, weight_ER1, gate, up, down, how):
     return fixed(multiply(active_ERI, down, how.down))
 
 
-def in_rooms(x_TD, experts_TK, weights_TK, gate, up, down, how: How):
+def in_rooms(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Float[Array, "T D"]:
     """As `every_expert`, but each on as many tokens as are almost always enough: for CPUs, where each costs time.
 
     Where they are not enough, it is all experts on all tokens.
@@ -134,14 +145,14 @@ def in_rooms(x_TD, experts_TK, weights_TK, gate, up, down, how: How):
     return jax.lax.cond(without_room.any(), every, in_slots, x_TD, experts_TK, weights_TK, gate, up, down)
 
 
-def in_blocks(x_TD, experts_TK, weights_TK, gate, up, down, how: How):
+def in_blocks(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Float[Array, "T D"]:
     """Sorted by expert, in blocks of equal expert, groups of blocks as batched matrix products: for CPUs."""
     layout = plan(experts_TK, down.shape[0], block_for(experts_TK.size, down.shape[0]), GROUP)
     gate_up = jnp.concatenate([gate, up], axis=-1)
     return blocked_feed_forward(x_TD, layout.weight_of_slot(weights_TK), gate_up, down, layout, how)
 
 
-def ragged(x_TD, experts_TK, weights_TK, gate, up, down, how: How):
+def ragged(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Float[Array, "T D"]:
     """Sorted by expert, groups of any length through `grouped_matmul`: for accelerators."""
     layout = plan(experts_TK, down.shape[0], block=1)
     by_token = layout.token_of_slot, layout.slot_of_assignment
@@ -154,7 +165,8 @@ def ragged(x_TD, experts_TK, weights_TK, gate, up, down, how: How):
     if how.down is arithmetic.PLAIN:
         out_ZD = jnp.where(of_expert_Z1, grouped_matmul(active_ZI, down, layout.counts, how.down), 0)
         return collect((out_ZD * weight_Z1).astype(x_TD.dtype), *by_token)
-    # What is rounded or watched is weighted, as in the other ways; so, a step of V3 takes 54.0 GiB of a v5p, not 49.9.
+    # Rounded or watched products need their input weighted before, as in the other ways.  That keeps one more array: a
+    # step of V3 takes 54.0 GiB of a v5p and not 49.9 (compiled with JAX_OPTIMIZATION_LEVEL=O1).
     weighted_ZI = (active_ZI * jnp.where(of_expert_Z1, weight_Z1, 0)).astype(x_TD.dtype)
     out_ZD = grouped_matmul(weighted_ZI, down, layout.counts, how.down)
     return collect(jnp.where(of_expert_Z1, out_ZD, 0), *by_token)
