@@ -52,14 +52,14 @@ class Scores:
 class Model:
     """A decoder's structure and arrays.  Every function below is compiled once for each shape of its input.
 
-    `tokens` is what config.json says of special ones, for other programs.
+    `special_tokens` is what config.json says of them, for other programs.
     """
 
     config: ModelConfig
     graphdef: nnx.GraphDef
     params: dict
     buffers: dict
-    tokens: dict = dataclasses.field(default_factory=dict)
+    special_tokens: dict = dataclasses.field(default_factory=dict)
 
     def __call__(self, input_ids: Int[Array, "B S"], attention_mask: Int[Array, "B S"] | None = None) -> Scores:
         """Scores of every place.  Where `attention_mask` is 0, on the left or on the right, is padding."""
@@ -161,7 +161,7 @@ def save_pretrained(model: Model, directory: str | Path, spelling: str = "huggin
     if Path(directory).is_file():
         raise UserError(f"{directory} is a file; give a directory.")
     arrays = model.params, model.buffers
-    huggingface.save(Path(directory), model.config, *arrays, spelling=spelling, values=model.tokens)
+    huggingface.save(Path(directory), model.config, *arrays, spelling=spelling, values=model.special_tokens)
 
 
 def generate(
@@ -261,9 +261,9 @@ def _in_dtype(config: ModelConfig, dtype: str, params: dict) -> dict:
     return params if dtype == "float32" else cast(config, params, dtype)
 
 
-def _model(config: ModelConfig, dtype: str, params: dict, buffers: dict, tokens: dict | None = None) -> Model:
+def _model(config: ModelConfig, dtype: str, params: dict, buffers: dict, special_tokens: dict | None = None) -> Model:
     graphdef, _, _ = split(jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0), dtype=dtype)))
-    return Model(config, graphdef, *jax.tree.map(jnp.asarray, (params, buffers)), tokens or {})
+    return Model(config, graphdef, *jax.tree.map(jnp.asarray, (params, buffers)), special_tokens or {})
 
 
 def _name_of(dtype: DTypeLike) -> str:

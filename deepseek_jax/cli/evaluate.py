@@ -73,7 +73,7 @@ def _language_model(args):
     from deepseek_jax.train import setup
     from deepseek_jax.train.any_checkpoint import read_trained
 
-    console = Console(quiet=not processes.leads(), markup=False)
+    console = Console(quiet=not processes.is_leader(), markup=False)
     trained = read_trained(args.workdir, args.checkpoint, mesh_of_scored)
     scoring = setup.prepare(_scoring_experiment(trained.experiment, args), console)
     corpus, batches = scoring.task.corpus, scoring.held_out_batches("final")
@@ -86,7 +86,7 @@ def _language_model(args):
     what = f"{which} on {data.source} in rows of {data.sequence_length} tokens, bits a byte:"
     console.print(what, highlight=False, soft_wrap=True)
     warning = beyond([data.sequence_length], scoring.experiment.model.max_position_embeddings, "a row")
-    if warning and processes.leads():
+    if warning and processes.is_leader():
         runtime.warn(warning)
     console.print(_table(scores, bits_per_byte(corpus), corpus.held_out_bytes))
 

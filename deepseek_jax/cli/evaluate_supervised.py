@@ -14,7 +14,7 @@ from deepseek_jax.train.scoring import for_scoring
 
 
 def run(args):
-    console = Console(quiet=not processes.leads(), markup=False)
+    console = Console(quiet=not processes.is_leader(), markup=False)
     trained = restore_model(args.workdir, args.checkpoint, mesh_of_scored)
     experiment = for_scoring(trained.experiment, args.batch_size or 0)
     scoring = setup.prepare(experiment, console)

@@ -62,7 +62,7 @@ def run(args):
     with processes.together():
         before = profile.traces(args.workdir)
         train(experiment, args.workdir, profile=asked)
-        if asked and processes.leads() and profile.traces(args.workdir) == before:
+        if asked and processes.is_leader() and profile.traces(args.workdir) == before:
             runtime.warn(
                 f"nothing was traced: of the steps {asked[0]} to {asked[-1]} of --profile none was left to take, or "
                 "the run ended before them; name steps that are still to come."

@@ -34,8 +34,8 @@ class Context:
     def real_BS(self) -> Bool[Array, "B S"]:
         return self.segment_ids_BS > 0
 
-    def of(self, number) -> "Context":
-        """Of the part of the model with this number: it draws apart from the others."""
+    def for_layer(self, number: int | Int[Array, ""]) -> "Context":
+        """As the layer of this number has it, or the stack, or the layer of a group: each draws noise of its own."""
         if self.keys_BS is None:
             return self
         fold = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))

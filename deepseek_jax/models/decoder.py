@@ -103,7 +103,7 @@ class Decoder(nnx.Module):
             names = [each.name for each in stacks]
             with jax.named_scope("layers_" + "_".join(names)):
                 run = self._pipeline if stacks == pipelined(self.config) else self._scan
-                x, found = run([self.layers[name] for name in names], x, context.of(stacks[0].layers.start))
+                x, found = run([self.layers[name] for name in names], x, context.for_layer(stacks[0].layers.start))
             reports |= zip(names, found)
         hidden_BSD = self.norm(self.leave(x))
         mtp, mtp_reports = self._predict_further(x if self.config.hc_mult else hidden_BSD, context)
@@ -153,7 +153,7 @@ class Decoder(nnx.Module):
             return self._scan(stacks, x, context)
 
         def layer(stacks, x, context, index, number):
-            return self._layer(stacks, x, context.of(number), index)
+            return self._layer(stacks, x, context.for_layer(number), index)
 
         # A stage brings its layers once a step, as arrays.
         return pipeline.run(layer, materialised(stacks), x, context, self.pipeline_microbatches, self.pipeline_rounds)
@@ -165,7 +165,7 @@ class Decoder(nnx.Module):
 
         def layer(x, blocks_and_number):
             blocks, number = blocks_and_number
-            return self._layer(blocks, x, context.of(number))
+            return self._layer(blocks, x, context.for_layer(number))
 
         if depth == 1:  # as in miniatures of V4: a scan of one takes longer to trace, differentiate and compile
             x, reports = layer(x, jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), (stacks, numbers)))
@@ -188,7 +188,7 @@ class Decoder(nnx.Module):
         run = run if remat == "none" else jax.checkpoint(run, policy=REMAT_POLICIES[remat])
         reports = []
         for number, block in enumerate(blocks):
-            x, report = run(block, x, context.of(number))
+            x, report = run(block, x, context.for_layer(number))
             reports.append(report)
         return x, reports
 
@@ -197,7 +197,7 @@ class Decoder(nnx.Module):
         states, reports = [], {}
         for depth, (name, module) in enumerate(in_order(self.mtp), start=1):
             ahead = dataclasses.replace(
-                context.of(self.config.num_hidden_layers + depth),
+                context.for_layer(self.config.num_hidden_layers + depth),
                 tokens_BS=shift(context.tokens_BS, depth),
                 counted_BS=same_document(context.segment_ids_BS, depth),
             )

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from deepseek_jax.models.moe.dispatch import Slots, allot, collect, spread
+from deepseek_jax.models.moe.dispatch import Slots, allot, collect, copy_to_slots
 from deepseek_jax.parallel.current import current_mesh, platform
 from deepseek_jax.parallel.local import BY_TOKEN, as_it_lies, on_each_device
 from deepseek_jax.parallel.rules import RULES, divided, total, varying, varying_as
@@ -66,7 +66,7 @@ def _over_devices(compute, x_TD, experts_TK, weights_TK, kernels, capacity_facto
     capacity, bounded = rows_a_device(*experts_TK.shape, local, devices, capacity_factor)
     slots = slots_by_device(experts_TK // local, devices, capacity, bounded)
     expert_Z = jnp.take((experts_TK % local).reshape(-1), slots.assignment_of_slot, mode="fill", fill_value=local)
-    rows_ZD = spread(x_TD, slots.token_of_slot, slots.slot_of_assignment)
+    rows_ZD = copy_to_slots(x_TD, slots.token_of_slot, slots.slot_of_assignment)
     with jax.named_scope("dispatch"):
         sent_P = (slots.assignment_of_slot < experts_TK.size).reshape(devices, -1).sum(axis=1, dtype=jnp.int32)
         marks = expert_Z[:, None], slots.weight_of_slot(weights_TK)[:, None], sent_P

@@ -28,7 +28,7 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
         return Mesh(np.asarray(devices).reshape(shape), names, axis_types=types)
 
 
-def used(model: ModelConfig | HybridConfig) -> MeshConfig:
+def inference_config(model: ModelConfig | HybridConfig) -> MeshConfig:
     """The mesh of a model that is used and not trained, whatever it was trained on: all devices, however many.
 
     Its parameters lie spread over as many as divide its widths; further ones hold copies, as all do of a hybrid
@@ -42,7 +42,7 @@ def used(model: ModelConfig | HybridConfig) -> MeshConfig:
 
 def mesh_of_scored(model: ModelConfig | HybridConfig) -> Mesh:
     """For a model that all processes score together."""
-    return make_mesh(used(model))
+    return make_mesh(inference_config(model))
 
 
 def mesh_of_used(model: ModelConfig | HybridConfig) -> Mesh:

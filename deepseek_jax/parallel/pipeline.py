@@ -89,15 +89,15 @@ def run(layer: Callable, stacks, x, context, microbatches: int = 0, rounds: int 
     dealt = schedule.stages, _sharing(mesh), schedule.microbatches
     x_MB, context = _arrays(lambda array: _deal(array, *dealt), (x, context))
     # A copy for each stage goes in, and the sum over stages comes out, each the other's gradient.
-    x_NMB = _spread(jnp.broadcast_to(x_MB, (schedule.stages, *x_MB.shape)), "stages", None)
+    x_NMB = _constrain(jnp.broadcast_to(x_MB, (schedule.stages, *x_MB.shape)), "stages", None)
     x_NMB, reports = jax.shard_map(
         functools.partial(_in_turns, layer, schedule),
         in_specs=(PartitionSpec(STAGE), PartitionSpec(STAGE), PartitionSpec()),
         out_specs=PartitionSpec(STAGE),
         axis_names={STAGE},  # the other axes are as they were: XLA's, or those of a shard_map in a layer
         check_vma=False,
-    )(_own_layers(stacks, schedule), x_NMB, _arrays(lambda array: _spread(array, None), context))
-    x_MB = _spread(_spread(x_NMB, "stages", None).sum(axis=0), "stages")
+    )(_own_layers(stacks, schedule), x_NMB, _arrays(lambda array: _constrain(array, None), context))
+    x_MB = _constrain(_constrain(x_NMB, "stages", None).sum(axis=0), "stages")
     return _collect(x_MB, *dealt), jax.tree.map(lambda report: _in_order(report, schedule), reports)
 
 
@@ -221,7 +221,7 @@ def _at(x, index):
     return jax.lax.dynamic_index_in_dim(x, index, keepdims=False)
 
 
-def _spread(x, *leading: str | None):
+def _constrain(x, *leading: str | None):
     """Microbatches [... B S ...] lie as a batch does, over all axes but stage; dimensions before as `leading` says."""
     axes = *leading, "microbatch", "sequence"
     return constrain(x, (*axes, *(None,) * (x.ndim - len(axes))))

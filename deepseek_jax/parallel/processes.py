@@ -29,9 +29,9 @@ AGAIN = os.EX_TEMPFAIL  # exit status of a process whose work another one's end 
 # What jax says where there is nothing to connect: no launcher was found, or jax already runs in this process.
 ALONE = ("coordinator_address should be defined", "must be called before any JAX calls")
 # Words of the errors that the end of another process causes, in gloo, gRPC, NCCL and jax's coordination service.
-PARTED = ("gloo", "connection", "unavailable", "nccl", "coordination", "heartbeat", "socket closed", "barrier")
+LOST_PEER = ("gloo", "connection", "unavailable", "nccl", "coordination", "heartbeat", "socket closed", "barrier")
 
-_MEETINGS = itertools.count()  # no barrier may have the name of one before
+_BARRIERS = itertools.count()  # no barrier may have the name of one before
 
 
 def connect():
@@ -78,12 +78,12 @@ def together() -> Iterator[None]:
     jax.distributed.shutdown()
 
 
-def leads() -> bool:
+def is_leader() -> bool:
     """Whether this process writes what a run has one of: metrics, reports, samples, what a person sees."""
     return jax.process_index() == 0
 
 
-def meet():
+def barrier():
     """Waits for all the others, for as long as preparing data may take one of them longer.
 
     Asks the coordinator, no device: of a computation that all take part in, gloo gives up after 30 seconds on those
@@ -91,7 +91,7 @@ def meet():
     """
     if jax.process_count() > 1:
         arrive = ocp.multihost.get_barrier_sync_fn()
-        arrive(key=f"meet {next(_MEETINGS)}", timeout_ms=PREPARING_SECONDS * 1000)
+        arrive(key=f"sync {next(_BARRIERS)}", timeout_ms=PREPARING_SECONDS * 1000)
 
 
 def compiled_by_all(jitted: Callable) -> Callable:
@@ -108,38 +108,38 @@ def compiled_by_all(jitted: Callable) -> Callable:
         shapes = tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(arguments))
         if shapes not in compiled:
             compiled[shapes] = jitted.lower(*arguments).compile()
-            meet()
+            barrier()
         return compiled[shapes](*arguments)
 
     return call
 
 
-def of_leader(number: int) -> int:
+def broadcast_from_leader(number: int) -> int:
     """The number that the leading process gives, in all of them, however late it comes; each has to ask."""
-    meet()
+    barrier()
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
-def least(number: int) -> int:
+def minimum_over_processes(number: int) -> int:
     """The least of the numbers that the processes give, in all of them, however late one comes; each has to ask."""
-    meet()
+    barrier()
     return int(np.min(multihost_utils.process_allgather(np.int32(number))))
 
 
 def check_shared(path: Path):
     """Raises UserError in a process that does not see a file which the leading one has written."""
-    meet()
+    barrier()
     if not path.exists():
         raise UserError(f"{path} is not seen from here; all processes need the run directory, on a shared file system.")
 
 
-def parted(error: BaseException | None) -> bool:
+def is_lost_peer(error: BaseException | None) -> bool:
     """Whether an error comes from another process that is no longer there."""
     if jax.process_count() == 1:
         return False
     while error is not None:
         if isinstance(error, jax.errors.JaxRuntimeError):
-            return any(word in str(error).lower() for word in PARTED)
+            return any(word in str(error).lower() for word in LOST_PEER)
         error = error.__cause__ or error.__context__
     return False
 
@@ -147,7 +147,7 @@ def parted(error: BaseException | None) -> bool:
 def _report(error: BaseException) -> int:
     """Says on stderr what ended this process; gives its exit status."""
     who = f"deepseek-jax: process {jax.process_index()} of {jax.process_count()}:"
-    if parted(error):
+    if is_lost_peer(error):
         print(
             f"{who} another process ended or lost its connection ({_first_line(error)}); see what that one said, then "
             "start all of them again: they go on from the last checkpoint.",

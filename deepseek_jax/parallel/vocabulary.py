@@ -1,7 +1,7 @@
 """The vocabulary spread over devices: each scores its own part of it, for its own tokens (Megatron-LM, 1909.08053).
 
-`spread` runs a function on every device; inside of it the others stand for what needs the whole vocabulary or all
-tokens.  Where nothing is spread they do nothing.
+`on_vocabulary_shards` runs a function on every device; inside of it the others stand for what needs the whole
+vocabulary or all tokens.  Where nothing is spread they do nothing.
 
 B batch  S sequence  D model  V vocabulary, or a device's part of it
 """
@@ -19,7 +19,7 @@ HEAD = (STORED, "vocab")
 SUM = ()  # of a number that is the same on every device
 
 
-def spread(f: Callable, results: tuple[tuple, ...]) -> Callable:
+def on_vocabulary_shards(f: Callable, results: tuple[tuple, ...]) -> Callable:
     """f(hidden_BSD, head_DV, targets_BS, weights_BS) on every device: of its tokens, and of its columns of the head.
 
     `results` are the logical axes of what `f` gives.

@@ -90,7 +90,7 @@ def _size(tree) -> int:
 
 
 def _activations(abstract: Abstract, mesh: AbstractMesh) -> int:
-    tensors, changed = _model(abstract, mesh)
+    tensors, from_views = _model(abstract, mesh)
     config, train = abstract.experiment.model, abstract.experiment.train
     _, sequences, length = abstract.batch["tokens"].shape
     shared = axis_size(mesh, RULES["batch"])
@@ -108,8 +108,8 @@ def _activations(abstract: Abstract, mesh: AbstractMesh) -> int:
     logits = 2 * 4 * min(abstract.experiment.loss.chunk_tokens, tokens) * config.vocab_size // split
     head = config.hidden_size * config.vocab_size * (size + 4) // split
     working = tokens * size * 2 * max(widths)
-    changed = _changed(changed, mesh, train.remat)
-    return size * numbers + copies + working + _gathered(tensors, mesh, size) + logits + head + changed
+    of_views = _changed(from_views, mesh, train.remat)
+    return size * numbers + copies + working + _gathered(tensors, mesh, size) + logits + head + of_views
 
 
 def _room(config: ModelConfig, tokens: int, devices: int, capacity_factor: float) -> float:

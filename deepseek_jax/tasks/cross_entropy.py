@@ -40,12 +40,12 @@ def cross_entropy(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _cross_entropy(hidden_BSD, head_DV, targets_BS, weights_BS, z_loss, chunk_tokens):
-    value = vocabulary.spread(functools.partial(_value, z_loss, chunk_tokens), (SUM, BY_TOKEN))
+    value = vocabulary.on_vocabulary_shards(functools.partial(_value, z_loss, chunk_tokens), (SUM, BY_TOKEN))
     return value(hidden_BSD, head_DV, targets_BS, weights_BS)
 
 
 def _forward(hidden_BSD, head_DV, targets_BS, weights_BS, z_loss, chunk_tokens):
-    both = vocabulary.spread(
+    both = vocabulary.on_vocabulary_shards(
         functools.partial(_value_and_gradients, z_loss, chunk_tokens), (SUM, BY_TOKEN, BY_TOKEN, HEAD)
     )
     total, nll_BS, dhidden_BSD, dhead_DV = both(hidden_BSD, head_DV, targets_BS, weights_BS)

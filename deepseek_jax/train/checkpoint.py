@@ -54,9 +54,9 @@ class Checkpoints:
     def __init__(self, workdir: Path, config: CheckpointConfig, say: Callable[[str], None]):
         """`say` is told about checkpoints that are passed over."""
         self._directory, self._say = (Path(workdir) / DIRECTORY).absolute(), say
-        if processes.leads():
+        if processes.is_leader():
             _bring_back(self._directory)
-        processes.meet()
+        processes.barrier()
         newest = preservation.LatestN(config.keep)
         best = preservation.BestN(n=1, get_metric_fn=_score, reverse=True)
         self._manager = ocp.CheckpointManager(
@@ -83,14 +83,14 @@ class Checkpoints:
         self._writing = progress.step
         again = progress.step in self._manager.all_steps()
         if again:
-            if processes.leads():
+            if processes.is_leader():
                 (self._directory / str(progress.step)).rename(self._directory / f"{progress.step}{ASIDE}")
-            processes.meet()
+            processes.barrier()
             self._manager.reload()
         self._manager.save(progress.step, args=ocp.args.Composite(**parts), metrics={"score": score})
         if again:
             self.wait()
-            if processes.leads():
+            if processes.is_leader():
                 _bring_back(self._directory)
 
     def restore(self, abstract: State) -> tuple[State, Progress] | None:
@@ -128,12 +128,12 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, error, trace):
-        if not processes.parted(error):  # to finish a checkpoint, all have to be there
+        if not processes.is_lost_peer(error):  # to finish a checkpoint, all have to be there
             self._manager.close()
 
     def _seal(self):
         """Runs when all processes have written, before the directory gets its name: no checkpoint appears unsealed."""
-        if processes.leads():
+        if processes.is_leader():
             (unnamed,) = self._directory.glob(f"{self._writing}.*tmp*")
             integrity.record(unnamed)
 
@@ -163,13 +163,13 @@ def newest_intact(directory: Path, say: Callable[[str], None] = LOG.warning, bel
 
     `say` is told of those passed over.  Raises UserError when all are damaged.  Each process has to ask.
     """
-    steps = sorted(_steps(directory), reverse=True) if processes.leads() else []
-    for place in range(count := processes.of_leader(len(steps))):
-        step = processes.of_leader(steps[place] if steps else 0)
+    steps = sorted(_steps(directory), reverse=True) if processes.is_leader() else []
+    for place in range(count := processes.broadcast_from_leader(len(steps))):
+        step = processes.broadcast_from_leader(steps[place] if steps else 0)
         damage = integrity.damage(_place(directory, step), below)
         if damage is None:
             return step
-        if processes.leads():
+        if processes.is_leader():
             say(f"checkpoint {step} is passed over: {damage}")
     if count:
         raise UserError(

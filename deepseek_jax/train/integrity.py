@@ -39,7 +39,7 @@ def damage(directory: Path, below: str = "") -> str | None:
     with ThreadPoolExecutor() as threads:
         intact = threads.map(lambda number: _has(directory / names[number], sums[names[number]]), mine)
         first = next((number for number, well in zip(mine, intact, strict=True) if not well), len(names))
-    first = processes.least(-1 if sums is None else first)
+    first = processes.minimum_over_processes(-1 if sums is None else first)
     if first < 0:
         return f"{RECORD} is missing or unreadable"
     return f"{names[first]} is missing or was changed" if first < len(names) else None

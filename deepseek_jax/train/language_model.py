@@ -65,8 +65,8 @@ class LanguageModelTask:
         return names(self.corpus)
 
     def baselines(self) -> dict[str, float]:
-        found = compressors.total_bits_per_byte(self.corpus) if processes.leads() else {}
-        processes.meet()  # compressing may take longer than the others' computations would wait
+        found = compressors.total_bits_per_byte(self.corpus) if processes.is_leader() else {}
+        processes.barrier()  # compressing may take longer than the others' computations would wait
         return found
 
     def keep_beside(self, workdir: Path):

@@ -63,7 +63,7 @@ def train(
     directory.  `programs` gives the compiled step and score.  Raises UserError for what the user can mend, and for a
     step that is not finite where train.on_nonfinite is "stop".
     """
-    experiment, workdir, leads = fields.checked(experiment), Path(workdir), processes.leads()
+    experiment, workdir, leads = fields.checked(experiment), Path(workdir), processes.is_leader()
     record.check_place(workdir)
     console = console or Console(quiet=not leads, markup=False)  # names of files may have brackets
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax would tell of every file it writes
@@ -72,7 +72,7 @@ def train(
     check_room(setup.abstract)
     batches = setup.train_batches()
     record.claim(workdir, experiment, write=False)
-    fresh = not processes.of_leader(are_in(workdir))
+    fresh = not processes.broadcast_from_leader(are_in(workdir))
     state = first_state(setup, console.print) if fresh else None  # what cannot be begun with claims nothing
     began = record.claim(workdir, experiment, write=leads)
     if leads:

@@ -22,7 +22,7 @@ class Profile:
     """
 
     def __init__(self, steps: range, workdir: Path, recorder: Recorder):
-        self._steps = steps if processes.leads() else range(0)
+        self._steps = steps if processes.is_leader() else range(0)
         self._directory, self._recorder, self._running = workdir / DIRECTORY, recorder, False
 
     def before(self, step: int):

@@ -44,7 +44,7 @@ def write_samples(experiment: Experiment, corpus: Corpus, program: Program, stat
     seed = experiment.train.seed
     continued = generate(model, tokens, config.sample_tokens, eos=tokenizer.eos, sampling=SAMPLING, seed=seed)
     texts = [prompt + tokenizer.decode(new) for prompt, new in zip(prompts, continued, strict=True)]
-    if processes.leads():
+    if processes.is_leader():
         (workdir / FILE).write_text(BAR.join(texts) + "\n")
     return texts
 

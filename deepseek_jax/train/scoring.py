@@ -5,7 +5,7 @@ import dataclasses
 import jax
 
 from deepseek_jax.config import AnyExperiment
-from deepseek_jax.parallel.mesh import used
+from deepseek_jax.parallel.mesh import inference_config
 from deepseek_jax.train.schedules import microbatch_size
 from deepseek_jax.train.views import plain
 
@@ -21,7 +21,7 @@ def for_scoring(experiment: AnyExperiment, batch_size: int = 0) -> AnyExperiment
     batches = {"microbatch_size": micro, "batch_size": _divided(train.batch_size, micro)}
     train = dataclasses.replace(train, **batches, ramp_start=0, ramp_fraction=0.0)
     evaluation = dataclasses.replace(evaluation, batch_size=size)
-    return dataclasses.replace(plain(experiment), train=train, eval=evaluation, mesh=used(experiment.model))
+    return dataclasses.replace(plain(experiment), train=train, eval=evaluation, mesh=inference_config(experiment.model))
 
 
 def _divided(size: int, parts: int) -> int:

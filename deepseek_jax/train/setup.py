@@ -88,7 +88,7 @@ def prepare(experiment: AnyExperiment, console: Console) -> Setup:
     learning_rate(experiment.optimizer, experiment.train.steps)  # what cannot be is refused before data is prepared
     with bars.preparing(console) as report:
         task = TASKS[experiment.family](experiment, report)
-        processes.meet()
+        processes.barrier()
     for note in task.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     optimizer = make_optimizer(experiment.optimizer, experiment.train.steps, task.program.axes)

@@ -25,7 +25,7 @@ class Sinks:
 
     def __init__(self, workdir: Path, config: LogConfig, resumed_at: int, owes_evaluation: bool = False):
         self._sinks = []
-        if not processes.leads():
+        if not processes.is_leader():
             return
         self._sinks.append(JsonLines(workdir / FILE, resumed_at, owes_evaluation))
         if config.tensorboard:

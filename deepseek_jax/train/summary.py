@@ -27,8 +27,8 @@ def final_scores(workdir: Path, shown: Shown) -> dict[str, float]:
 def is_scored(workdir: Path) -> bool:
     """Whether the leading process finds final scores there; each process has to ask."""
     path = workdir / FILE
-    found = processes.leads() and path.exists() and any(_is_final(key) for row in read_rows(path) for key in row)
-    return bool(processes.of_leader(int(found)))
+    found = processes.is_leader() and path.exists() and any(_is_final(key) for row in read_rows(path) for key in row)
+    return bool(processes.broadcast_from_leader(int(found)))
 
 
 def _is_final(key: str) -> bool:

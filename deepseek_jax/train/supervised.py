@@ -85,8 +85,8 @@ class SupervisedTask:
         return ("loss", *scores.NAMES[self.dataset.kind]) if there else ()
 
     def baselines(self) -> dict[str, float]:
-        found = baselines.scores(self.dataset) if processes.leads() else {}
-        processes.meet()  # fitting them may take longer than the others' computations would wait
+        found = baselines.scores(self.dataset) if processes.is_leader() else {}
+        processes.barrier()  # fitting them may take longer than the others' computations would wait
         return found
 
     def keep_beside(self, workdir: Path):
@@ -98,7 +98,7 @@ class SupervisedTask:
     def results(self, state: State, workdir: Path, score: Callable, held_out: Iterable[Batch]) -> list[str]:
         """Pictures of the answers on the test split, under pictures/ of the run directory; no texts."""
         found = collect(score, *scored_model(state), held_out)
-        if found and processes.leads():
+        if found and processes.is_leader():
             answers.draw(found, self.dataset, workdir / PICTURES)
         return []
 

@@ -146,7 +146,7 @@ def test_what_is_saved_is_read_again(model, tmp_path):
     deepseek_jax.save_pretrained(model, tmp_path)
     again = deepseek_jax.from_pretrained(tmp_path)
     assert again.config == model.config
-    assert again.tokens == {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
+    assert again.special_tokens == {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
     jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
 
 

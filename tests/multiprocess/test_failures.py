@@ -41,9 +41,9 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 
 with processes.together():
-    if not processes.leads():
+    if not processes.is_leader():
         raise UserError("the corpus cannot be read.")
-    processes.of_leader(7)
+    processes.broadcast_from_leader(7)
 """
 
 

@@ -73,7 +73,7 @@ def test_the_jobset_starts_the_verb_once_on_each_host():
 def test_a_machine_alone_connects_to_nothing(monkeypatch):
     monkeypatch.delenv("JAX_NUM_PROCESSES", raising=False)
     processes.connect()
-    assert not jax.distributed.is_initialized() and processes.leads()
+    assert not jax.distributed.is_initialized() and processes.is_leader()
 
 
 @pytest.mark.parametrize(

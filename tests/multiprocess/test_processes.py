@@ -132,7 +132,7 @@ from deepseek_jax.parallel import processes
 with processes.together():
     if jax.process_index() == 0:
         time.sleep(35)  # as it checks a large checkpoint
-    print(processes.of_leader(7 * (jax.process_index() == 0)))
+    print(processes.broadcast_from_leader(7 * (jax.process_index() == 0)))
 """
 
 

@@ -48,8 +48,8 @@ def test_compressors_are_given_all_text_once_in_the_process_that_writes_them(cor
     given, met = [], []
     counted = {name: lambda text, of=of: given.append(text) or of(text) for name, of in compressors.COMPRESSORS.items()}
     monkeypatch.setattr(compressors, "COMPRESSORS", counted)
-    monkeypatch.setattr(processes, "meet", lambda: met.append(len(given)))
+    monkeypatch.setattr(processes, "barrier", lambda: met.append(len(given)))
     assert task_of(corpus).baselines() == expected and len(given) == 2
-    monkeypatch.setattr(processes, "leads", lambda: False)
+    monkeypatch.setattr(processes, "is_leader", lambda: False)
     assert task_of(corpus).baselines() == {} and len(given) == 2
     assert met == [2, 2]  # the others wait until it is done

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from deepseek_jax.config import EvalConfig, Experiment, MeshConfig, TrainConfig
 from deepseek_jax.models.hybrid_config import HybridConfig
-from deepseek_jax.parallel.mesh import used
+from deepseek_jax.parallel.mesh import inference_config
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.scoring import for_scoring
 from tests.train import tiny
@@ -38,8 +38,8 @@ def test_batches_are_as_large_as_devices_divide_them(monkeypatch, devices, micro
 )
 def test_parameters_lie_spread_over_as_many_devices_as_divide_them(monkeypatch, model, devices, spread):
     monkeypatch.setattr(jax, "device_count", lambda: devices)
-    assert used(model) == MeshConfig(fsdp=spread)
-    assert used(HybridConfig()) == MeshConfig(), "whole on each"
+    assert inference_config(model) == MeshConfig(fsdp=spread)
+    assert inference_config(HybridConfig()) == MeshConfig(), "whole on each"
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ class Slots:
     def weight_of_slot(self, weights_TK: Float[Array, "T K"]) -> Float[Array, "Z"]:
         """The routing weight of each slot's assignment; zero where the slot is empty."""
         flat = weights_TK.reshape(-1, 1)
-        weights_Z = spread(flat, self.assignment_of_slot, self.slot_of_assignment.reshape(-1, 1))[:, 0]
+        weights_Z = copy_to_slots(flat, self.assignment_of_slot, self.slot_of_assignment.reshape(-1, 1))[:, 0]
         return jnp.where(self.assignment_of_slot < flat.shape[0], weights_Z, 0)
 
     @property
@@ -118,7 +118,7 @@ def room_for(tokens: int, per_token: int, experts: int) -> int:
 
 
 @jax.custom_vjp
-def spread(
+def copy_to_slots(
     x_TD: Float[Array, "T D"], source_of_slot: Int[Array, "Z"], slots_of_source: Int[Array, "T K"]
 ) -> Float[Array, "Z D"]:
     """Copies each source row to its slots; empty slots hold some row, so their weight must be zero."""
@@ -129,11 +129,13 @@ def spread(
 def collect(
     y_ZD: Float[Array, "Z D"], source_of_slot: Int[Array, "Z"], slots_of_source: Int[Array, "T K"]
 ) -> Float[Array, "T D"]:
-    """Sums for each source row what lies in its slots.  The transpose of `spread`, empty slots apart."""
+    """Sums for each source row what lies in its slots.  The transpose of `copy_to_slots`, empty slots apart."""
     rows = (jnp.take(y_ZD, slots_of_source[:, k], axis=0, mode="clip") for k in range(slots_of_source.shape[1]))
     return functools.reduce(jnp.add, rows)  # one pass; gathering [T, K, D] and summing it takes three times as long
 
 
 # Each is written as the other's gradient, so that backward passes gather too: scatters are slow everywhere.
-spread.defvjp(lambda x, *where: (spread(x, *where), where), lambda where, dy: (collect(dy, *where), None, None))
-collect.defvjp(lambda y, *where: (collect(y, *where), where), lambda where, dx: (spread(dx, *where), None, None))
+copy_to_slots.defvjp(
+    lambda x, *where: (copy_to_slots(x, *where), where), lambda where, dy: (collect(dy, *where), None, None)
+)
+collect.defvjp(lambda y, *where: (collect(y, *where), where), lambda where, dx: (copy_to_slots(dx, *where), None, None))

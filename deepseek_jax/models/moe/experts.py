@@ -15,7 +15,7 @@ from deepseek_jax.models.arithmetic import multiply
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.layers import silu_product
 from deepseek_jax.models.moe.blocks import GROUP, How, block_for, blocked_feed_forward
-from deepseek_jax.models.moe.dispatch import allot, collect, plan, room_for, spread
+from deepseek_jax.models.moe.dispatch import allot, collect, copy_to_slots, plan, room_for
 from deepseek_jax.models.moe.grouped import grouped_matmul
 from deepseek_jax.models.moe.router import Routing
 from deepseek_jax.models.tree import used, weight
@@ -158,7 +158,7 @@ def ragged(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Float[Arra
     by_token = layout.token_of_slot, layout.slot_of_assignment
     # What a platform computes for rows of no expert is its own affair: it must not reach sums, nor gradients.
     of_expert_Z1 = (jnp.arange(layout.assignment_of_slot.size) < layout.counts.sum())[:, None]
-    x_ZD = jnp.where(of_expert_Z1, spread(x_TD, *by_token), 0)
+    x_ZD = jnp.where(of_expert_Z1, copy_to_slots(x_TD, *by_token), 0)
     gate, up, down = (kernel.astype(x_TD.dtype) for kernel in (gate, up, down))
     gate_ZI, up_ZI = (grouped_matmul(x_ZD, kernel, layout.counts, how.gate_up) for kernel in (gate, up))
     active_ZI, weight_Z1 = silu_product(gate_ZI, up_ZI, how.limit), layout.weight_of_slot(weights_TK)[:, None]
