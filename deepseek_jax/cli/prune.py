@@ -5,7 +5,7 @@ from pathlib import Path
 from deepseek_jax.checking import pattern
 from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import number
-from deepseek_jax.compress.config import METHODS, SCOPES, PruneConfig, check_sparsity, parse_pattern, removed_by
+from deepseek_jax.compress.config import METHOD_NAMES, SCOPES, PruneConfig, check_sparsity, parse_pattern, removed_by
 from deepseek_jax.errors import UserError
 
 
@@ -30,7 +30,7 @@ examples:
   deepseek-jax prune runs/v3_tiny runs/ticket --sparsity 0.8 --rewind 300""",
     )
     options.add_source(parser)
-    parser.add_argument("--method", choices=METHODS, default="magnitude", help="default: magnitude")
+    parser.add_argument("--method", choices=METHOD_NAMES, default="magnitude", help="default: magnitude")
     parser.add_argument("--sparsity", type=float, metavar="SHARE", help="share to remove; default: 0.5")
     parser.add_argument("--pattern", default="", metavar="N:M", help="keep N of every M inputs in a row, as in 2:4")
     parser.add_argument("--scope", choices=SCOPES, help="what the share is of; default: layer, for wanda output")

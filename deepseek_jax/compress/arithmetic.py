@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from deepseek_jax.compress.config import ArithmeticConfig
 from deepseek_jax.compress.matrices import is_product, matrix_of
-from deepseek_jax.compress.rounding import FP8_MOST, Format, rounded
+from deepseek_jax.compress.rounding import FP8_MOST, Format, rounded, to_e4m3
 from deepseek_jax.convert.quantised import FP8_BLOCK
 from deepseek_jax.models.arithmetic import PLAIN, Arithmetic
 
@@ -53,9 +53,7 @@ def in_tiles(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
     tiles = tiles.reshape(*x.shape[:-1], -1, FP8_BLOCK)
     largest = jnp.abs(tiles).max(axis=-1, keepdims=True)
     scale = jnp.where(largest > 0, largest, 1) / FP8_MOST
-    # A quotient may end up a rounding above 448, which e4m3 would make NaN.
-    numbers = jnp.clip(tiles / scale, -FP8_MOST, FP8_MOST).astype(jnp.float8_e4m3fn)
-    back = (numbers.astype(jnp.float32) * scale).reshape(*x.shape[:-1], -1)[..., :size]
+    back = (to_e4m3(tiles / scale).astype(jnp.float32) * scale).reshape(*x.shape[:-1], -1)[..., :size]
     return jnp.moveaxis(back, -1, axis)
 
 

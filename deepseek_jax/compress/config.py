@@ -8,7 +8,7 @@ from deepseek_jax.checking import at_least, choice, fraction, pattern
 from deepseek_jax.errors import UserError
 
 UNITS = ("heads", "hidden", "expert-hidden", "units", "channels")
-METHODS = ("magnitude", "wanda", *UNITS, "experts", "merge-experts")
+METHOD_NAMES = ("magnitude", "wanda", *UNITS, "experts", "merge-experts")
 SCOPES = ("layer", "output", "global")
 STORED = ("none", "int8", "int4", "fp8", "fp4")
 

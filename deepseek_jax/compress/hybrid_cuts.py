@@ -10,6 +10,7 @@ import numpy as np
 from deepseek_jax.compress.cuts import Cut, Part, kept, plain
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.hybrid_config import HybridConfig
+from deepseek_jax.models.recurrent import DIRECTIONS
 
 
 def heads(config: HybridConfig, flat: dict[str, np.ndarray], share: float) -> tuple[HybridConfig, list[Cut]]:
@@ -27,7 +28,7 @@ def units(config: HybridConfig, flat: dict[str, np.ndarray], share: float) -> tu
     if config.attention.num_heads and config.attention.norm:
         raise UserError("units cannot go: attention.norm takes their mean, which would change")
     size, keep = config.recurrent.hidden_size, kept(config.recurrent.hidden_size, share)
-    ways = ("forwards", "backwards")[: 1 + config.recurrent.bidirectional]
+    ways = DIRECTIONS[: 1 + config.recurrent.bidirectional]
     cuts = []
     for layer in range(config.recurrent.layers):
         for number, way in enumerate(ways):
@@ -91,7 +92,7 @@ def _readers_of_map(config: HybridConfig, size: int) -> list[Part]:
     places = np.arange(columns * size).reshape(columns, size)
     if config.recurrent.kind == "none":
         return [Part("head/kernel", 0, places)]
-    ways = ("forwards", "backwards")[: 1 + config.recurrent.bidirectional]
+    ways = DIRECTIONS[: 1 + config.recurrent.bidirectional]
     return _next_layer(0, ways, places)
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from deepseek_jax.compress import experts, report, source, structured, weights
 from deepseek_jax.compress.calibrate import input_sums
-from deepseek_jax.compress.config import UNITS, PruneConfig, removed_by
+from deepseek_jax.compress.config import METHOD_NAMES, UNITS, PruneConfig, removed_by
 from deepseek_jax.compress.measure import Measure
 from deepseek_jax.compress.removal import Method, Removed
 from deepseek_jax.compress.source import Source
@@ -20,6 +20,7 @@ METHODS = {
     "experts": Method(experts.drop, calibrated=True, check=experts.check),
     "merge-experts": Method(experts.merge, calibrated=True, check=experts.check),
 }
+assert tuple(METHODS) == METHOD_NAMES  # which the command line knows without importing this
 
 
 def prune(

@@ -80,9 +80,7 @@ def packed(weight_NIO: Float[Array, "N I O"], form: Format) -> tuple[Array, Arra
     if form.kind == "fp8":
         scales = fp8_scales(weight_NIO)
         scales = power_at_least(scales) if form.powers else scales
-        # A quotient may end up a rounding above 448, which e4m3 would make NaN.
-        numbers = jnp.clip(weight_NIO / _over_blocks(scales, weight_NIO.shape), -FP8_MOST, FP8_MOST)
-        return numbers.astype(jnp.float8_e4m3fn), scales
+        return to_e4m3(weight_NIO / _over_blocks(scales, weight_NIO.shape)), scales
     scales = fp4_scales(weight_NIO) if form.kind == "fp4" else _integer_scales(weight_NIO, form)
     numbers = weight_NIO / _over_groups(scales, weight_NIO.shape[1], form)
     if form.kind == "fp4":
@@ -90,6 +88,11 @@ def packed(weight_NIO: Float[Array, "N I O"], form: Format) -> tuple[Array, Arra
     most = INTEGERS[form.kind]
     numbers = jnp.clip(jnp.round(numbers), -most, most)
     return ((numbers + 8).astype(jnp.uint8) if form.kind == "int4" else numbers.astype(jnp.int8)), scales
+
+
+def to_e4m3(quotients: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Numbers over their scales as float8_e4m3fn: one may end up a rounding above 448, which would become NaN."""
+    return jnp.clip(quotients, -FP8_MOST, FP8_MOST).astype(jnp.float8_e4m3fn)
 
 
 def unpacked(values, scales, form: Format) -> Float[Array, "N I O"]:

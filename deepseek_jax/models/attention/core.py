@@ -72,20 +72,23 @@ def causal_attend(
 
 def _in_order(already, first, second):
     """(first, second) if they are `already` in order, which devices answer differently, else (second, first)."""
-    choose = lambda a, b: jax.tree.map(functools.partial(jnp.where, already), a, b)  # noqa: E731
+
+    def choose(a, b):
+        return jax.tree.map(functools.partial(jnp.where, already), a, b)
+
     return choose(first, second), choose(second, first)
 
 
 def _attend_from(first, q_BSHK, segment_ids_BS, k_BTGK, v_BTGV, of_keys_BT, scale):
     """By a kernel where the platform has one that serves such lengths, else in blocks."""
-    by = lambda way: functools.partial(way, first=first, scale=scale)  # noqa: E731
-    arguments = q_BSHK, k_BTGK, v_BTGV, segment_ids_BS, of_keys_BT
+    arguments, settings = (q_BSHK, k_BTGK, v_BTGV, segment_ids_BS, of_keys_BT), {"first": first, "scale": scale}
     if not kernels.serve(q_BSHK.shape[1], k_BTGK.shape[1]):
-        return causal_attend_blockwise(*arguments, first=first, scale=scale)
-    platforms = {"tpu": by(kernels.on_tpu)}
+        return causal_attend_blockwise(*arguments, **settings)
+    ways = {"tpu": kernels.on_tpu, "default": causal_attend_blockwise}
     if gpu.at_hand(q_BSHK.dtype):
-        platforms["cuda"] = by(kernels.on_gpu)
-    return jax.lax.platform_dependent(*arguments, **platforms, default=by(causal_attend_blockwise))
+        ways["cuda"] = kernels.on_gpu
+    by_platform = {platform: functools.partial(way, **settings) for platform, way in ways.items()}
+    return jax.lax.platform_dependent(*arguments, **by_platform)
 
 
 def causal_attend_blockwise(

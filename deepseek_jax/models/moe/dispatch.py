@@ -33,7 +33,10 @@ class Slots:
 
     def sums(self, y_ZD: Float[Array, "Z D"]) -> Float[Array, "T D"]:
         """What lies in each token's slots; one past the last is zero, which `collect` has no time to check."""
-        rows = lambda k: jnp.take(y_ZD, self.slot_of_assignment[:, k], axis=0, mode="fill", fill_value=0)  # noqa: E731
+
+        def rows(k):
+            return jnp.take(y_ZD, self.slot_of_assignment[:, k], axis=0, mode="fill", fill_value=0)
+
         return functools.reduce(jnp.add, map(rows, range(self.slot_of_assignment.shape[1])))
 
 

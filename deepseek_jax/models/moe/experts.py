@@ -97,8 +97,9 @@ def fastest(
 def chosen_experts(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Float[Array, "T D"]:
     """Each token's experts, brought to it: best for one token or two, whose experts are few of all."""
     experts_A, (tokens, per_token) = experts_TK.reshape(-1), experts_TK.shape
-    bring = lambda kernel: jnp.take(kernel, experts_A, axis=0, mode="clip").astype(x_TD.dtype)  # noqa: E731
-    gate, up, down = map(bring, (gate, up, down))
+    gate, up, down = (
+        jnp.take(kernel, experts_A, axis=0, mode="clip").astype(x_TD.dtype) for kernel in (gate, up, down)
+    )
     x_A1D = jnp.repeat(x_TD, per_token, axis=0)[:, None]
     gate_A1I, up_A1I = (multiply(x_A1D, kernel, how.gate_up) for kernel in (gate, up))
     active_A1I = silu_product(gate_A1I, up_A1I, how.limit) * weights_TK.reshape(-1, 1, 1).astype(x_TD.dtype)
