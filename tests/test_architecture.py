@@ -5,12 +5,14 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "deepseek_jax"
 HIGHER = {  # what each room must not know of
-    "models": {"tasks", "train", "studies", "pods", "cli", "api"},
-    "tasks": {"train", "studies", "pods", "cli", "api"},
-    "data": {"train", "studies", "pods", "cli", "api"},
-    "parallel": {"tasks", "train", "studies", "pods", "cli", "api"},
-    "tune": {"train", "studies", "pods", "cli", "api"},
-    "convert": {"train", "studies", "pods", "cli", "api"},
+    "models": {"tasks", "data", "convert", "compress", "tune", "infer", "train", "studies", "pods", "cli", "api"},
+    "tasks": {"convert", "compress", "tune", "infer", "train", "studies", "pods", "cli", "api"},
+    "data": {"convert", "compress", "tune", "infer", "train", "studies", "pods", "cli", "api"},
+    "parallel": {"tasks", "convert", "compress", "tune", "infer", "train", "studies", "pods", "cli", "api"},
+    "convert": {"compress", "tune", "infer", "train", "studies", "pods", "cli", "api"},
+    "tune": {"infer", "train", "studies", "pods", "cli", "api"},
+    "compress": {"tune", "infer", "studies", "pods", "cli", "api"},
+    "infer": {"tune", "compress", "studies", "pods", "cli", "api"},
     "train": {"studies", "pods", "cli", "api"},
     "studies": {"cli"},
     "pods": {"cli"},

@@ -54,8 +54,8 @@ def run_save(args):
     if not lora.rank:
         raise UserError(f"{args.workdir} has no adapters; train with tune.lora.rank above 0.")
     runtime.prepare()
-    from deepseek_jax.convert import peft
     from deepseek_jax.train.restore import restore_adapters
+    from deepseek_jax.tune import peft
 
     experiment, adapters = restore_adapters(args.workdir)
     peft.save(Path(args.target), experiment.model, adapters, lora)
@@ -92,8 +92,7 @@ def _is_dropped_by_peft(experiment, adapters) -> bool:
 def run_merge(args):
     runtime.prepare()
     from deepseek_jax.compress import source
-    from deepseek_jax.convert import peft
-    from deepseek_jax.tune import lora
+    from deepseek_jax.tune import lora, peft
 
     given, target = source.read(args.source), Path(args.target)
     adapters, config = peft.load(args.adapters, given.model)

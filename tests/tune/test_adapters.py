@@ -13,10 +13,10 @@ from safetensors.numpy import load_file, save_file
 
 from deepseek_jax import api
 from deepseek_jax.compress.matrices import matrix_of
-from deepseek_jax.convert import huggingface, peft
+from deepseek_jax.convert import huggingface
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
-from deepseek_jax.tune import lora
+from deepseek_jax.tune import lora, peft
 from deepseek_jax.tune.config import LoraConfig
 
 GOLDENS = Path(__file__).parents[1] / "goldens"

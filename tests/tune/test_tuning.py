@@ -8,12 +8,13 @@ import pytest
 from rich.console import Console
 
 from deepseek_jax.config import CheckpointConfig, EvalConfig, StartConfig
-from deepseek_jax.convert import huggingface, peft
+from deepseek_jax.convert import huggingface
 from deepseek_jax.models import tree
 from deepseek_jax.train.expert_use import expert_use
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.restore import restore_adapters, restore_model
 from deepseek_jax.train.setup import prepare
+from deepseek_jax.tune import peft
 from deepseek_jax.tune.config import LoraConfig, TuneConfig
 from tests.train import tiny
 
