@@ -12,7 +12,7 @@ from pathlib import Path
 from deepseek_jax.studies.outcome import Trained, finite, said
 from deepseek_jax.studies.runs import Run
 from deepseek_jax.studies.source_names import source_name
-from deepseek_jax.studies.study import Study
+from deepseek_jax.studies.study import Study, Variant
 from deepseek_jax.whole_files import write_json
 
 FOLDER = "measured"  # below a run directory
@@ -63,10 +63,15 @@ def _tried(function: Callable, trained: Trained, path: Path) -> dict:
         return {FAILED: f"the measure {function.__name__} failed: {said(error)}"}
 
 
-def _files(run: Run, study: Study) -> list[Path]:
-    edit = f"{source_name(run.variant.edit)}+" if run.variant.edit else ""
+def sources(variant: Variant, study: Study) -> list[str]:
+    """The names by which what the edit and the measures gave is kept; of code that changed they are others."""
+    edit = f"{source_name(variant.edit)}+" if variant.edit else ""
     names = (["scores"] if edit else []) + [source_name(function) for function in study.measures]
-    return [run.directory / FOLDER / f"{edit}{name}.json" for name in names]
+    return [edit + name for name in names]
+
+
+def _files(run: Run, study: Study) -> list[Path]:
+    return [run.directory / FOLDER / f"{name}.json" for name in sources(run.variant, study)]
 
 
 def restore(run: Run) -> Trained:

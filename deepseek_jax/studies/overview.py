@@ -39,7 +39,8 @@ def _of_study(loaded: Loaded, root: Path) -> tuple[str, str]:
     finished, failed = len(found["runs"]), len(found["failed"])
     runs = f"{finished} of {finished + failed + found['missing']}"
     runs += f", {failed} failed" * bool(failed) + f", {found['stale']} stale" * bool(found["stale"])
-    return runs, overall(results.verdicts(loaded, found)[0]) if finished else NOT_RUN
+    runs += f", of {results.FILE}" * (results.FROM_FILE in found)
+    return runs, overall(results.verdicts(loaded, found)[0]) if finished or failed else NOT_RUN
 
 
 def _of_sweep(loaded: Loaded, root: Path) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from deepseek_jax.studies import curves, sweep_report
 from deepseek_jax.studies.claims import Judged, overall
 from deepseek_jax.studies.differences import Difference, difference
 from deepseek_jax.studies.page import Block, Code, Heading, Paragraph, Picture, Table, markdown, page
-from deepseek_jax.studies.results import FILE, gather, need_some, speed_key, values, verdicts
+from deepseek_jax.studies.results import FILE, FROM_FILE, gather, need_some, speed_key, values, verdicts
 from deepseek_jax.studies.runs import ROOT, commands
 from deepseek_jax.studies.study import EQUAL, Loaded
 from deepseek_jax.studies.sweep import Sweep
@@ -31,6 +31,8 @@ def write(loaded: Loaded, root: Path, folder: Path | None = None) -> tuple[Path,
         results = gather(loaded, root)
         need_some(results, loaded)
         blocks, verdict = build(loaded, results), overall(verdicts(loaded, results)[0])
+        if results.get(FROM_FILE):
+            verdict += f" (of its {FILE}: {root} has no run of it)"
     folder = folder or loaded.results
     folder.mkdir(parents=True, exist_ok=True)
     for block in blocks:
@@ -47,7 +49,7 @@ def dumps(results: Mapping) -> str:
     if not isinstance(results["runs"], list):
         return json.dumps(results, indent=1, sort_keys=True) + "\n"
     runs = ",\n".join("  " + json.dumps(run, sort_keys=True) for run in results["runs"])
-    others = {key: value for key, value in results.items() if key != "runs"}
+    others = {key: value for key, value in results.items() if key not in ("runs", FROM_FILE)}
     return json.dumps(others, indent=1, sort_keys=True)[:-2] + f',\n "runs": [\n{runs}\n ]\n}}\n'
 
 

@@ -10,32 +10,32 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.studies import runs as runs_
 from deepseek_jax.studies.claims import Judged, judge, not_measured
-from deepseek_jax.studies.measuring import all_scores, failures
+from deepseek_jax.studies.measuring import all_scores, failures, sources
 from deepseek_jax.studies.runs import ROOT, Run
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.train.shown import SHOWN
 
 FILE = "results.json"
+FROM_FILE = "from_file"  # of results that were read from it; not written to it
 
 
 def gather(loaded: Loaded, root: Path) -> dict:
     """JSON-able: settings of the study, each finished run, why others or measures failed, what is missing or stale.
 
-    From the run directories, or from the study's committed results where these have more of its runs.
+    From the run directories, or from the study's committed results where none of its runs was made here.
     """
     planned = runs_.plan(loaded, root)
-    finished = [_entry(run, loaded) for run in planned if run.trained and not run.failure]
-    finished = [entry for entry in finished if entry]
-    failed = [{"variant": run.variant.name, "seed": run.seed, "reason": run.failure} for run in planned if run.failure]
+    finished = [entry for run in planned if run.trained and not run.failure and (entry := _entry(run, loaded))]
+    failed = [_of(run, loaded) | {"reason": run.failure} for run in planned if run.failure and not run.unmeasured]
     unmeasured = [
         {"variant": run.variant.name, "seed": run.seed, "reason": reason}
         for run in planned
         for _, reason in failures(run, loaded.study)
     ]
-    if (loaded.results / FILE).exists():
-        committed = _committed(loaded, planned)
+    if (loaded.results / FILE).exists() and not _made_here(loaded, planned, root):
+        committed = _committed(loaded, planned, failed)
         if len(committed["runs"]) > len(finished):
-            return committed
+            return committed | {FROM_FILE: True}
     return {
         "study": loaded.name,
         "root": str(root),
@@ -58,17 +58,35 @@ def _entry(run: Run, loaded: Loaded) -> dict | None:
     scores = all_scores(run, loaded.study)
     if scores is None:
         return None
-    own = {"variant": run.variant.name, "seed": run.seed, "identity": runs_.identity(run.experiment)}
-    own["code"] = run.code
-    return own | run.trained | {"scores": scores}
+    return _of(run, loaded) | {"code": run.code} | run.trained | {"scores": scores}
 
 
-def _committed(loaded: Loaded, planned: list[Run]) -> dict:
+def _of(run: Run, loaded: Loaded) -> dict:
+    """By which a result is known as this run's.  No identity: there cannot be an experiment."""
+    identity = runs_.identity(run.experiment) if run.experiment else None
+    found = {"variant": run.variant.name, "seed": run.seed, "identity": identity}
+    return found | {"sources": sources(run.variant, loaded.study)}
+
+
+def _made_here(loaded: Loaded, planned: list[Run], root: Path) -> bool:
+    """Whether any run was trained for this study, or failed; not one that another study has in common with it."""
+    own = root / loaded.name
+    return any(run.failed.exists() or (run.trained and run.directory.parent == own) for run in planned)
+
+
+def _committed(loaded: Loaded, planned: list[Run], impossible: list[dict]) -> dict:
+    """What the file holds of the runs that there are now; `impossible` are those that cannot be configured.
+
+    Entries of older versions have no sources, and failures of such no identity, by which they could be left out.
+    """
     content = json.loads((loaded.results / FILE).read_text())
-    known = {(run.variant.name, run.seed, runs_.identity(run.experiment)) for run in planned if run.experiment}
-    kept = [run for run in content["runs"] if (run["variant"], run["seed"], run["identity"]) in known]
-    names = set(loaded.study.names)
-    failed = [each for each in content["failed"] if each["variant"] in names]
+    known = [_of(run, loaded) for run in planned if run.experiment]
+
+    def current(entry: dict) -> bool:
+        return any(all(entry.get(key, value) == value for key, value in own.items()) for own in known)
+
+    kept, failed = (list(filter(current, content[kind])) for kind in ("runs", "failed"))
+    failed += impossible
     stale = len(content["runs"]) - len(kept)  # what was stale where these were made is not here
     missing = len(planned) - len(kept) - len(failed)
     return content | {"runs": kept, "failed": failed, "missing": missing, "stale": stale}

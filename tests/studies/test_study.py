@@ -293,6 +293,66 @@ def test_committed_results_of_an_older_version_are_not_mixed_in(make, trainer, r
     assert {run["variant"] for run in found["runs"]} == {"low"} and found["missing"] == found["stale"] == 3
 
 
+def test_failures_here_are_not_hidden_by_committed_results(make, trainer, root, tmp_path, monkeypatch, deepseek_jax):
+    """As of a code that breaks a variant which an older one could train."""
+    loaded = make()
+    running.work([loaded], root, QUIET)
+    report.write(loaded, root)
+    assert overview.lines([loaded.path], tmp_path / "no_runs_here")[0].runs == "6 of 6, of results.json"
+    _, said, _ = deepseek_jax("study", "report", str(loaded.path), "--root", str(tmp_path / "no_runs_here"))
+    assert said.endswith(f": holds (of its results.json: {tmp_path / 'no_runs_here'} has no run of it)\n")
+
+    train = trainer.__class__.__call__
+
+    def broken(self, experiment, *arguments, **named):
+        if experiment.optimizer.peak_lr == 0.2:
+            raise UserError("step 3 is not finite.")
+        return train(self, experiment, *arguments, **named)
+
+    monkeypatch.setattr(trainer.__class__, "__call__", broken)
+    running.work([loaded], tmp_path / "anew", QUIET)
+    (line,) = overview.lines([loaded.path], tmp_path / "anew")
+    assert (line.runs, line.verdict) == ("3 of 6, 3 failed", CANNOT_TELL)
+    folder, verdict = report.write(loaded, tmp_path / "anew")
+    assert verdict == CANNOT_TELL and "| high | 2 | step 3 is not finite. |" in (folder / "report.md").read_text()
+    assert (
+        results.gather(loaded, tmp_path / "no_runs_here")["failed"]
+        == results.gather(loaded, tmp_path / "anew")["failed"]
+    )
+    mended = results.gather(make(text=STUDY.replace("0.2}", "0.3}")), tmp_path / "no_runs_here")
+    assert (len(mended["runs"]), mended["failed"], mended["missing"]) == (3, [], 3), (
+        "another variant failed by that name"
+    )
+
+
+def test_what_a_changed_measure_or_edit_gave_before_is_not_its_own(make, trainer, root, tmp_path, monkeypatch):
+    """In results.json neither."""
+    monkeypatch.setattr(measuring, "restore", lambda run: run)
+    monkeypatch.setattr(measuring, "held_out_scores", lambda trained: {"final/loss": 9.0})
+    edit = "def spoil(*model):\n    return model\n\n\nfrom experiments import"
+    text = with_gap("gap").replace("low < high", "low <= high").replace('"gaps"', '"gap"')
+    text = text.replace("from experiments import", edit).replace("{further}", 'Variant("spoilt", edit=spoil),')
+    loaded = make(text=text)
+    running.work([loaded], root, QUIET)
+    report.write(loaded, root)
+    assert len(results.gather(loaded, tmp_path / "no_runs_here")["runs"]) == 9
+    for old, new, left in (("1 + run.seed", "2 + run.seed", 0), ("return model", "return list(model)", 6)):
+        changed = make(text=text.replace(old, new))
+        found = results.gather(changed, tmp_path / "no_runs_here")
+        assert (len(found["runs"]), found["missing"]) == (left, 9 - left)
+        assert len(results.gather(changed, root)["runs"]) == left
+
+
+def test_runs_that_another_study_made_do_not_hide_committed_results(make, trainer, root, tmp_path):
+    loaded = make()
+    running.work([loaded], root, QUIET)
+    report.write(loaded, root)
+    other = loaded.path.with_name("other.py")
+    other.write_text(loaded.path.read_text().replace("0.2}", "0.3}"))
+    running.work([load(other)], tmp_path / "others", QUIET)
+    assert overview.lines([loaded.path], tmp_path / "others")[0].runs == "6 of 6, of results.json"
+
+
 def test_the_page_compares_with_the_first_variant(make, trainer, root, monkeypatch):
     """Here one that is half as fast, by the paired differences of two seeds."""
     row = fake.row
