@@ -20,6 +20,7 @@ from deepseek_jax.studies.differences import difference
 
 HOLDS, DOES_NOT, CANNOT_TELL = "holds", "does not", "cannot tell at this scale"
 NOT_MEASURED = "not measured"  # and the metric that no run has
+UNFINISHED = "unfinished"  # runs are missing: what the first of many seeds say is no verdict
 RELATIONS = {  # -> (lowest, highest) difference in margins
     "no different from": (-1, 1),
     "<=": (-math.inf, 1),
@@ -148,7 +149,8 @@ def overall(judged: Sequence[Judged]) -> str:
     """Of all clauses together, which go by one metric: it holds where all do, and does not where any does not."""
     verdicts = {each.verdict for each in judged}
     unmeasured = next((verdict for verdict in verdicts if verdict.startswith(NOT_MEASURED)), None)
-    return unmeasured or (DOES_NOT if DOES_NOT in verdicts else CANNOT_TELL if CANNOT_TELL in verdicts else HOLDS)
+    ranked = (UNFINISHED, DOES_NOT, CANNOT_TELL)
+    return unmeasured or next((verdict for verdict in ranked if verdict in verdicts), HOLDS)
 
 
 def not_measured(claim: Claim, names: Sequence[str]) -> list[Judged]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from deepseek_jax import fields, record
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies import results, sweep_report
-from deepseek_jax.studies.claims import overall
 from deepseek_jax.studies.study import Loaded, load
 from deepseek_jax.studies.sweep import Sweep
 
@@ -40,7 +39,7 @@ def _of_study(loaded: Loaded, root: Path) -> tuple[str, str]:
     runs = f"{finished} of {finished + failed + found['missing']}"
     runs += f", {failed} failed" * bool(failed) + f", {found['stale']} stale" * bool(found["stale"])
     runs += f", of {results.FILE}" * (results.FROM_FILE in found)
-    return runs, overall(results.verdicts(loaded, found)[0]) if finished or failed else NOT_RUN
+    return runs, results.main_verdict(loaded, found) if finished or failed else NOT_RUN
 
 
 def _of_sweep(loaded: Loaded, root: Path) -> tuple[str, str]:

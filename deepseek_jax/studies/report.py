@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deepseek_jax.studies import curves, sweep_report
-from deepseek_jax.studies.claims import Judged, overall
+from deepseek_jax.studies.claims import Judged
 from deepseek_jax.studies.differences import Difference, difference
 from deepseek_jax.studies.page import Block, Code, Heading, Paragraph, Picture, Table, markdown, page
-from deepseek_jax.studies.results import FILE, FROM_FILE, gather, need_some, speed_key, values, verdicts
+from deepseek_jax.studies.results import FILE, FROM_FILE, gather, main_verdict, need_some, speed_key, values, verdicts
 from deepseek_jax.studies.runs import ROOT, commands
 from deepseek_jax.studies.study import EQUAL, Loaded
 from deepseek_jax.studies.sweep import Sweep
@@ -30,7 +30,7 @@ def write(loaded: Loaded, root: Path, folder: Path | None = None) -> tuple[Path,
     else:
         results = gather(loaded, root)
         need_some(results, loaded)
-        blocks, verdict = build(loaded, results), overall(verdicts(loaded, results)[0])
+        blocks, verdict = build(loaded, results), main_verdict(loaded, results)
         if results.get(FROM_FILE):
             verdict += f" (of its {FILE}: {root} has no run of it)"
     folder = folder or loaded.results
@@ -57,7 +57,7 @@ def build(loaded: Loaded, results: Mapping) -> list[Block]:
     judged = verdicts(loaded, results)
     title, _, rest = loaded.question.partition("\n")
     blocks = [Heading(title, 1), *([Paragraph(rest.strip())] if rest.strip() else [])]
-    verdict = overall(judged[0])
+    verdict = main_verdict(loaded, results)
     blocks += [
         Paragraph(f"**{verdict[0].upper()}{verdict[1:]}.** {_sentence(loaded, judged[0])}"),
         *_setting(loaded, results),

@@ -1,5 +1,6 @@
 """A study's numbers, gathered from its runs: what reports are made of, and what is committed as results.json."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from deepseek_jax.config import FAMILIES
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.studies import runs as runs_
-from deepseek_jax.studies.claims import Judged, judge, not_measured
+from deepseek_jax.studies.claims import UNFINISHED, Judged, judge, not_measured, overall
 from deepseek_jax.studies.measuring import all_scores, failures, sources
 from deepseek_jax.studies.runs import ROOT, Run
 from deepseek_jax.studies.study import Loaded
@@ -109,7 +110,8 @@ def values(results: Mapping, metric: str) -> dict[str, dict[int, float]]:
 
 
 def verdicts(loaded: Loaded, results: Mapping) -> list[list[Judged]]:
-    """For each claim of the study, the main one first, its clauses judged."""
+    """For each claim of the study, the main one first, its clauses judged; none where runs are missing, whose seeds may
+    say otherwise."""
     failed = {each["variant"]: f"seed {each['seed']} failed: {each['reason']}" for each in results["failed"]}
     judged, names = [], loaded.study.names
     for claim in loaded.study.claims:
@@ -117,8 +119,25 @@ def verdicts(loaded: Loaded, results: Mapping) -> list[list[Judged]]:
         if results["runs"] and not found:
             judged.append(not_measured(claim, names))
         else:
-            judged.append(judge(claim, names, found, _unmeasured(results, claim.metric) | failed))
+            clauses = judge(claim, names, found, _unmeasured(results, claim.metric) | failed)
+            judged.append([_so_far(each) for each in clauses] if results["missing"] else clauses)
     return judged
+
+
+def _so_far(judged: Judged) -> Judged:
+    return dataclasses.replace(judged, verdict=UNFINISHED, reason=f"so far: {judged.reason}")
+
+
+def main_verdict(loaded: Loaded, results: Mapping) -> str:
+    """Of all clauses of the study's main claim."""
+    found = overall(verdicts(loaded, results)[0])
+    return f"{found} ({progress(results)})" if found == UNFINISHED else found
+
+
+def progress(results: Mapping) -> str:
+    """How many runs have come to an end; those that failed have."""
+    ended = len(results["runs"]) + len(results["failed"])
+    return f"{ended} of {ended + results['missing']} runs"
 
 
 def _unmeasured(results: Mapping, metric: str) -> dict[str, str]:

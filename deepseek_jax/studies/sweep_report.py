@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deepseek_jax.errors import UserError
+from deepseek_jax.studies.claims import UNFINISHED
 from deepseek_jax.studies.page import Block, Code, Heading, Paragraph, Picture, Table
 from deepseek_jax.studies.results import FILE
 from deepseek_jax.studies.runs import ROOT, command, commands, identity
@@ -54,7 +55,7 @@ def choice(loaded: Loaded, results: Mapping) -> str:
     """One line: the best candidate, or the one that holds across the values of `across`."""
     last = {name: score for name, score in results["rungs"][-1]["scores"].items() if score is not None}
     if not results["complete"] or not last:
-        return "unfinished"
+        return UNFINISHED
     if loaded.study.across:
         regrets = loaded.study.regrets(last)
         label = min(regrets, key=regrets.get)

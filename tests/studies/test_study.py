@@ -11,7 +11,7 @@ from deepseek_jax.config import Experiment, SupervisedExperiment
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies import measuring, metrics, overview, report, results, running, runs, slurm
-from deepseek_jax.studies.claims import CANNOT_TELL
+from deepseek_jax.studies.claims import CANNOT_TELL, UNFINISHED
 from deepseek_jax.studies.differences import difference
 from deepseek_jax.studies.study import Variant, load
 from deepseek_jax.studies.sweep import Sweep
@@ -78,6 +78,22 @@ def test_killed_in_the_middle_and_run_again(make, trainer, root, tmp_path):
     numbers = [json.loads((folder / "results.json").read_text())["runs"] for folder in (broken, whole)]
     timeless = [[{key: value for key, value in run.items() if key != "seconds"} for run in runs] for runs in numbers]
     assert timeless[0] == timeless[1]
+
+
+def test_a_study_without_all_its_runs_has_no_verdict(make, trainer, root):
+    """The first of many seeds may say what all together do not."""
+    loaded = make(text=STUDY.replace("seeds=3", "seeds=8"))
+    trainer.kill_at = 4
+    with pytest.raises(Killed):
+        running.work([loaded], root, QUIET)
+    folder, verdict = report.write(loaded, root)
+    assert verdict == overview.lines([loaded.path], root)[0].verdict == "unfinished (4 of 16 runs)"
+    text = (folder / "report.md").read_text()
+    assert "**Unfinished (4 of 16 runs).** " in text and "holds" not in text
+    assert "| high < low | `final/loss` | 0.05 | unfinished | so far: difference -" in text
+    trainer.kill_at = None
+    running.work([loaded], root, QUIET)
+    assert report.write(loaded, root)[1] == "holds"
 
 
 def test_the_time_spent_is_never_half_written(make, trainer, root, tmp_path):
@@ -227,7 +243,7 @@ def test_of_other_measures_the_first_run_shows_what_they_do_not_give(make, train
     text = (folder / "report.md").read_text()
     assert "| low < high | `gaps` | 1 | not measured: gaps | no finished run has it |" in text
     (main,) = {clause.verdict for clause in results.verdicts(loaded, results.gather(loaded, root))[0]}
-    assert main == CANNOT_TELL
+    assert main == UNFINISHED
 
 
 def test_a_report_on_a_metric_that_no_run_has(make, trainer, root):
@@ -379,7 +395,7 @@ def test_a_run_that_ended_without_the_metric_leaves_its_claim_open(make):
         for name, of in losses.items()
         for seed, loss in enumerate(of)
     ]
-    ((judged,),) = results.verdicts(make(), {"runs": ended, "failed": []})
+    ((judged,),) = results.verdicts(make(), {"runs": ended, "failed": [], "missing": 0})
     assert (judged.verdict, judged.reason) == (CANNOT_TELL, "high: seed 2 ended without final/loss")
 
 
