@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
-from deepseek_jax.studies import curves, sweep_report
+from deepseek_jax.studies import curves, stated, sweep_report
 from deepseek_jax.studies.claims import Judged
 from deepseek_jax.studies.differences import Difference, difference
 from deepseek_jax.studies.page import Block, Code, Heading, Paragraph, Picture, Table, markdown, page
@@ -60,6 +60,7 @@ def build(loaded: Loaded, results: Mapping) -> list[Block]:
     verdict = main_verdict(loaded, results)
     blocks += [
         Paragraph(f"**{verdict[0].upper()}{verdict[1:]}.** {_sentence(loaded, judged[0])}"),
+        *([Paragraph(changes)] if (changes := stated.changes(loaded.study, results.get("stated"))) else []),
         *_setting(loaded, results),
     ]
     blocks += [Heading("Results"), _table(loaded, results), *_failures(results), *_further(loaded, results)]

@@ -10,6 +10,7 @@ from deepseek_jax.config import FAMILIES
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.studies import runs as runs_
+from deepseek_jax.studies import stated
 from deepseek_jax.studies.claims import UNFINISHED, Judged, judge, not_measured, overall
 from deepseek_jax.studies.measuring import all_scores, failures, sources
 from deepseek_jax.studies.runs import ROOT, Run
@@ -48,6 +49,7 @@ def gather(loaded: Loaded, root: Path) -> dict:
         "unmeasured": unmeasured,
         "missing": len(planned) - len(finished) - len(failed),
         "stale": len(runs_.stale(loaded, planned, root)),
+        "stated": stated.read(loaded, root),
     }
 
 
@@ -131,7 +133,10 @@ def _so_far(judged: Judged) -> Judged:
 def main_verdict(loaded: Loaded, results: Mapping) -> str:
     """Of all clauses of the study's main claim."""
     found = overall(verdicts(loaded, results)[0])
-    return f"{found} ({progress(results)})" if found == UNFINISHED else found
+    if found == UNFINISHED:
+        found += f" ({progress(results)})"
+    changed = stated.main_changed(loaded.study, results.get("stated"))
+    return found + ", by a claim that was changed after its first run" * changed
 
 
 def progress(results: Mapping) -> str:

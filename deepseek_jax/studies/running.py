@@ -17,7 +17,7 @@ from pathlib import Path
 
 from deepseek_jax import host_memory
 from deepseek_jax.errors import UserError
-from deepseek_jax.studies import budget, metrics, sweeping
+from deepseek_jax.studies import budget, metrics, stated, sweeping
 from deepseek_jax.studies import runs as runs_
 from deepseek_jax.studies.measuring import all_scores, failures, measure
 from deepseek_jax.studies.outcome import said, summarise
@@ -80,6 +80,7 @@ def work(studies: Sequence[Loaded], root: Path, say: Say = print, index: int | N
     _end_with_parent()
     _check(studies)
     for loaded in studies:
+        stated.keep(loaded, root)
         runs_.measure_speeds(loaded, root, say if is_worker() else lambda text: None)  # else told with the others
         planned = runs_.plan(loaded, root)
         if index is not None and not 0 <= index < len(planned):
@@ -214,6 +215,7 @@ def spread(paths: Sequence[Path], jobs: int, root: Path, say: Say = print):
 
     _check(studies)
     for loaded in studies:
+        stated.keep(loaded, root)
         _tell_problems(loaded, runs_.plan(loaded, root), say)
     try:
         wanted = min(jobs, len(todo()))

@@ -96,6 +96,28 @@ def test_a_study_without_all_its_runs_has_no_verdict(make, trainer, root):
     assert report.write(loaded, root)[1] == "holds"
 
 
+def test_a_claim_that_was_changed_after_its_runs_is_told(make, trainer, root, tmp_path):
+    first = make(text=STUDY.replace("0.05", "0.07"))
+    trainer.kill_at = 0
+    with pytest.raises(Killed):
+        running.work([first], root, QUIET)
+    trainer.kill_at, loaded = None, make()
+    running.work([loaded], root, QUIET)  # no run was there yet, so this margin is stated before too
+    folder, verdict = report.write(loaded, root)
+    assert verdict == "holds" and "changed after its first run" not in (folder / "report.md").read_text()
+    changed = make(text=STUDY.replace("0.05", "0.5"))
+    running.work([changed], root, QUIET)
+    other = "does not, by a claim that was changed after its first run"
+    assert overview.lines([changed.path], root)[0].verdict == other
+    for made_of in (root, tmp_path / "no_runs_here"):  # results.json knows it too
+        folder, verdict = report.write(changed, made_of)
+        assert verdict.startswith(other)
+        assert (
+            "Stated before its runs were there: high < low (by `final/loss`, margin 0.05). "
+            "Claimed only since: high < low (by `final/loss`, margin 0.5)." in (folder / "report.md").read_text()
+        )
+
+
 def test_the_time_spent_is_never_half_written(make, trainer, root, tmp_path):
     """A full disk or a kill would leave an empty file, of which every further call would fail."""
     loaded = make()
@@ -250,8 +272,8 @@ def test_a_report_on_a_metric_that_no_run_has(make, trainer, root):
     running.work([make()], root, QUIET)
     loaded = make(text=STUDY.replace('"final/loss"', '"final/Los"'))
     folder, verdict = report.write(loaded, root)
-    assert verdict == "not measured: final/Los"
-    assert "**Not measured: final/Los.** high < low: not measured: final/Los" in (folder / "report.md").read_text()
+    assert verdict == "not measured: final/Los, by a claim that was changed after its first run"
+    assert f"**N{verdict[1:]}.** high < low: not measured: final/Los" in (folder / "report.md").read_text()
 
 
 def test_a_measure_that_fails_costs_no_other_score(make, trainer, root, monkeypatch):

@@ -1,0 +1,54 @@
+"""What a study claimed before its runs were there: kept beside them, so that a margin fitted to them is told."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from deepseek_jax.studies import runs
+from deepseek_jax.studies.study import Loaded, Study
+from deepseek_jax.studies.sweep import Sweep
+from deepseek_jax.whole_files import write_json
+
+FILE = "stated.json"  # in the study's folder below the root
+
+
+def keep(loaded: Loaded, root: Path):
+    """Writes the claims down; what was written before a run was finished stays."""
+    if isinstance(loaded.study, Sweep):
+        return
+    claims = _claims(loaded.study)
+    before = read(loaded, root)
+    if before is None or before != claims and not any(run.trained for run in runs.plan(loaded, root)):
+        write_json(root / loaded.name / FILE, {"claims": claims})
+
+
+def read(loaded: Loaded, root: Path) -> list[dict] | None:
+    """As `keep` wrote them, the main one first; None where it has not."""
+    path = root / loaded.name / FILE
+    return json.loads(path.read_text())["claims"] if path.exists() else None
+
+
+def _claims(study: Study) -> list[dict]:
+    return [{"metric": claim.metric, "margin": claim.margin, "text": claim.text} for claim in study.claims]
+
+
+def main_changed(study: Study, stated: list[dict] | None) -> bool:
+    """Whether what is called the study's verdict is of another claim; unknown of runs that no `keep` came before."""
+    return stated is not None and _claims(study)[0] != stated[0]
+
+
+def changes(study: Study, stated: list[dict] | None) -> str:
+    """What is claimed otherwise than it was stated, in words; "" for nothing."""
+    now = _claims(study)
+    if stated is None or now == stated:
+        return ""
+    sides = {
+        "Stated before its runs were there": [claim for claim in stated if claim not in now],
+        "Claimed only since": [claim for claim in now if claim not in stated],
+    }
+    told = [f"{when}: {'; and '.join(map(_words, claims))}." for when, claims in sides.items() if claims]
+    return " ".join(["What this study claims was changed after its first run.", *told])
+
+
+def _words(claim: Mapping) -> str:
+    return f"{claim['text']} (by `{claim['metric']}`, margin {claim['margin']})"
