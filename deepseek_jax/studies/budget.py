@@ -22,7 +22,7 @@ class Unmeasured(UserError):
     """A budget in seconds, of a variant whose speed is not known yet."""
 
 
-def steps(experiment: AnyExperiment, equal: str, budget: float, speed: Path) -> int:
+def steps(experiment: AnyExperiment, equal: str, budget: float, speed: Path | None) -> int:
     """The most steps within the budget.
 
     flops: of the model forward and backward, as the architecture counts them (train/flops.py).  seconds: at the speed

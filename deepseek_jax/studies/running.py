@@ -17,7 +17,7 @@ from pathlib import Path
 
 from deepseek_jax import host_memory
 from deepseek_jax.errors import UserError
-from deepseek_jax.studies import budget, metrics, stated, sweeping
+from deepseek_jax.studies import metrics, stated, sweeping
 from deepseek_jax.studies import runs as runs_
 from deepseek_jax.studies.measuring import all_scores, failures, measure
 from deepseek_jax.studies.outcome import said, summarise
@@ -71,8 +71,7 @@ def forget_failures(loaded: Loaded, root: Path):
         run.failed.unlink(missing_ok=True)
         for path, _ in failures(run, loaded.study):
             path.unlink()
-    for variant in loaded.study.variants:
-        budget.forget_failure(runs_.speed_file(variant, root / loaded.name))
+    runs_.forget_failed_speeds(loaded, root)
 
 
 def work(studies: Sequence[Loaded], root: Path, say: Say = print, index: int | None = None):

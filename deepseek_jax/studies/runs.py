@@ -117,13 +117,14 @@ def check_different(loaded: Loaded):
 def experiment_of(study: Study, variant: Variant, seed: int, folder: Path) -> AnyExperiment:
     """The base with the variant's changes, this seed, and as many steps as the budget allows."""
     changed = resolve(study.base, {**variant.changes, "train.seed": seed})
-    steps = budget.steps(changed, study.equal, study.budget, speed_file(variant, folder))
+    speed = speed_file(study, variant, folder) if study.equal == "seconds" else None
+    steps = budget.steps(changed, study.equal, study.budget, speed)
     return dataclasses.replace(changed, train=dataclasses.replace(changed.train, steps=steps))
 
 
-def speed_file(variant: Variant, folder: Path) -> Path:
-    """Where a trial's speed is kept, in the study's folder; asked for only where seconds are held equal."""
-    return folder / f"{slug(variant.name)}.speed.json"
+def speed_file(study: Study, variant: Variant, folder: Path) -> Path:
+    """Where a trial's speed is kept, in the study's folder: for all seeds, and not for what was so called before."""
+    return folder / f"{slug(variant.name)}-{identity(resolve(study.base, dict(variant.changes)))}.speed.json"
 
 
 def measure_speeds(loaded: Loaded, root: Path, say: Callable[[str], None]):
@@ -138,7 +139,7 @@ def measure_speeds(loaded: Loaded, root: Path, say: Callable[[str], None]):
 
 
 def _measure_speed(loaded: Loaded, variant: Variant, root: Path, say: Callable[[str], None]):
-    speed = speed_file(variant, root / loaded.name)
+    speed = speed_file(loaded.study, variant, root / loaded.name)
     with _locked(root, f"{loaded.name}-{speed.stem}", wait=True):  # another worker may be at it
         if not speed.exists():
             try:
@@ -147,6 +148,12 @@ def _measure_speed(loaded: Loaded, variant: Variant, root: Path, say: Callable[[
                 write_json(speed, {budget.FAILED: said(error)})
                 write_text(speed.with_suffix(".txt"), traceback.format_exc())
                 say(f"{loaded.name}: {variant.name}: failed: the trial of its speed failed: {said(error)}")
+
+
+def forget_failed_speeds(loaded: Loaded, root: Path):
+    """Lets trials that failed be tried again."""
+    for path in (root / loaded.name).glob("*.speed.json"):
+        budget.forget_failure(path)
 
 
 def identity(experiment: AnyExperiment) -> str:

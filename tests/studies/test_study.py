@@ -208,6 +208,21 @@ def test_a_variant_whose_speed_cannot_be_measured_is_told_and_the_others_go_on(m
     assert {run.variant.name for run in running.to_do(loaded, root)} == {"high"}
 
 
+def test_a_changed_variant_has_a_speed_of_its_own(make, trainer, root, monkeypatch):
+    tried, text = [], STUDY.replace("budget=2_560", 'budget=1.0, equal="seconds"')
+
+    def measure(experiment, speed):
+        record.claim(speed.with_suffix(""), experiment)  # where the trial is trained
+        tried.append(experiment.optimizer.peak_lr)
+        write_speed(speed)
+
+    monkeypatch.setattr(runs.budget, "measure_speed", measure)
+    for change in ("0.2}", "0.3}", "0.2}"):
+        running.work([make(text=text.replace("0.2}", change))], root, QUIET)
+        assert not running.failed(make(text=text.replace("0.2}", change)), root)
+    assert tried == [0.1, 0.2, 0.3], "once each, whatever its seed"
+
+
 def write_speed(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"per_second": 2560.0}))
