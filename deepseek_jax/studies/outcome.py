@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import statistics
 from pathlib import Path
 
@@ -18,7 +19,8 @@ BALANCE = ("max_violation", "dead_experts", "load_entropy")
 
 
 def summarise(directory: Path, experiment: AnyExperiment, seconds: float) -> dict:
-    """JSON-able: scores {name: number}, curve [[tokens or records spent, loss]], shares {layer: [experts]}, seconds.
+    """JSON-able: scores {name: number}, curve [[tokens or records spent, loss]], shares {layer: [experts]}, seconds,
+    device.
 
     Scores are the final ones and those of the last evaluation before the end, or where early stopping took parameters
     back, of theirs; the median speed, peak memory, and means over the last rows of what routers and indexers report.
@@ -51,7 +53,16 @@ def summarise(directory: Path, experiment: AnyExperiment, seconds: float) -> dic
         "shares": shares,
         "parameters": _parameters(experiment),
         "seconds": round(seconds, 1),
+        "device": _device(),
     }
+
+
+def _device() -> str:
+    """What this process computes on: of a run that went on elsewhere, where it ended."""
+    import jax
+
+    device = jax.devices()[0]
+    return f"{os.cpu_count()} CPU cores" if device.platform == "cpu" else f"{jax.device_count()} x {device.device_kind}"
 
 
 def _parameters(experiment: AnyExperiment) -> dict[str, int]:

@@ -12,7 +12,17 @@ from deepseek_jax.studies import curves, stated, sweep_report
 from deepseek_jax.studies.claims import Judged
 from deepseek_jax.studies.differences import Difference, difference
 from deepseek_jax.studies.page import Block, Code, Heading, Paragraph, Picture, Table, markdown, page
-from deepseek_jax.studies.results import FILE, FROM_FILE, gather, main_verdict, need_some, speed_key, values, verdicts
+from deepseek_jax.studies.results import (
+    FILE,
+    FROM_FILE,
+    devices,
+    gather,
+    main_verdict,
+    need_some,
+    speed_key,
+    values,
+    verdicts,
+)
 from deepseek_jax.studies.runs import ROOT, commands
 from deepseek_jax.studies.study import EQUAL, Loaded
 from deepseek_jax.studies.sweep import Sweep
@@ -77,8 +87,10 @@ def _setting(loaded: Loaded, results: Mapping) -> list[Block]:
     what = "same number of steps" if study.equal == "steps" else f"same {study.equal}" if study.equal in EQUAL else ""
     text = (
         f"Base: `{study.base}`. Each run may spend the {what}: {study.budget:,.0f}. {study.seeds} paired seeds. "
-        f"Metric: `{study.metric}`; a difference counts from {study.margin} on. Measured on {results['device']}."
+        f"Metric: `{study.metric}`; a difference counts from {study.margin} on."
     )
+    if where := devices(results):
+        text += f" Measured on {' and '.join(where)}{', so speeds do not compare' * (len(where) > 1)}."
     versions = len({run.get("code") for run in results["runs"]})
     if versions > 1:
         text += f" The runs were trained by {versions} versions of the code."
@@ -210,7 +222,8 @@ def _pictures(loaded: Loaded, results: Mapping) -> list[Block]:
 
 def _cost(loaded: Loaded, results: Mapping) -> list[Block]:
     seconds = {run["identity"]: run["seconds"] for run in results["runs"]}
-    text = f"{len(seconds)} trainings, {sum(seconds.values()) / 60:.1f} minutes in all on {results['device']}."
+    text = f"{len(seconds)} trainings, {sum(seconds.values()) / 60:.1f} minutes in all"
+    text += f" on {' and '.join(devices(results))}." if seconds else "."
     blocks = [Heading("Cost and command"), Paragraph(text)]
     blocks.append(Code(commands(loaded, results.get("root", ROOT))))
     return blocks + ([Paragraph(f"Larger: {loaded.study.larger}")] if loaded.study.larger else [])

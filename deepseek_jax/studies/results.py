@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,7 +42,6 @@ def gather(loaded: Loaded, root: Path) -> dict:
         "root": str(root),
         "base": loaded.study.base,
         "family": FAMILIES[_family(loaded)]().family,
-        "device": _device(),
         "runs": finished,
         "failed": failed,
         "unmeasured": unmeasured,
@@ -95,11 +93,10 @@ def _committed(loaded: Loaded, planned: list[Run], impossible: list[dict]) -> di
     return content | {"runs": kept, "failed": failed, "missing": missing, "stale": stale}
 
 
-def _device() -> str:
-    import jax
-
-    device = jax.devices()[0]
-    return f"{os.cpu_count()} CPU cores" if device.platform == "cpu" else f"{jax.device_count()} x {device.device_kind}"
+def devices(results: Mapping) -> list[str]:
+    """Those that the runs were trained on; for older runs in a results.json that where it was made."""
+    unknown = results.get("device", "a device that was not written down")
+    return sorted({run.get("device", unknown) for run in results["runs"]})
 
 
 def values(results: Mapping, metric: str) -> dict[str, dict[int, float]]:

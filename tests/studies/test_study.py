@@ -10,7 +10,7 @@ from deepseek_jax import record
 from deepseek_jax.config import Experiment, SupervisedExperiment
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.errors import UserError
-from deepseek_jax.studies import measuring, metrics, overview, report, results, running, runs, slurm
+from deepseek_jax.studies import measuring, metrics, outcome, overview, report, results, running, runs, slurm
 from deepseek_jax.studies.claims import CANNOT_TELL, UNFINISHED
 from deepseek_jax.studies.differences import difference
 from deepseek_jax.studies.study import Variant, load
@@ -334,13 +334,31 @@ def test_runs_by_other_code_are_told_of(make, trainer, root, deepseek_jax, monke
     assert "trained by 2 versions of the code" in (report.write(more, root)[0] / "report.md").read_text()
 
 
+def test_the_devices_are_those_of_the_runs(make, trainer, root, monkeypatch):
+    """Not that of a login node, where the page is made."""
+    loaded, where = make(), "8 x NVIDIA H100"
+    monkeypatch.setattr("os.cpu_count", lambda: 99)
+    monkeypatch.setattr(outcome, "_device", lambda: where)
+    running.work([loaded], root, QUIET)
+    text = (report.write(loaded, root)[0] / "report.md").read_text()
+    assert f" Measured on {where}.\n" in text and f"minutes in all on {where}.\n" in text
+    (first, *_, last) = sorted(root.glob(f"*/*/{runs.TRAINED}"))
+    first.write_text(first.read_text().replace(where, "96 CPU cores"))
+    trained = json.loads(last.read_text())
+    del trained["device"]  # as of runs that did not say it
+    last.write_text(json.dumps(trained))
+    text = (report.write(loaded, root)[0] / "report.md").read_text()
+    there = f"{where} and 96 CPU cores and a device that was not written down"
+    assert f" Measured on {there}, so speeds do not compare.\n" in text and f"minutes in all on {there}.\n" in text
+
+
 def test_committed_results_of_an_older_version_are_not_mixed_in(make, trainer, root, tmp_path):
     loaded = make()
     running.work([loaded], root, QUIET)
     folder, _ = report.write(loaded, root)
     committed = folder / results.FILE
     committed.write_text(committed.read_text().replace('"device": "', '"device": "not '))
-    assert not results.gather(loaded, root)["device"].startswith("not "), "as many runs are here"
+    assert "not " not in str(results.devices(results.gather(loaded, root))), "the runs are here"
     changed = make(text=STUDY.replace("0.2}", "0.3}"))
     found = results.gather(changed, tmp_path / "no_runs_here")
     assert {run["variant"] for run in found["runs"]} == {"low"} and found["missing"] == found["stale"] == 3
