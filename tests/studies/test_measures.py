@@ -29,6 +29,7 @@ from deepseek_jax.studies.measures.residual import composite
 from deepseek_jax.studies.measures.routing import _loads, divergence
 from deepseek_jax.studies.outcome import Trained
 from deepseek_jax.studies.source_names import source_name
+from deepseek_jax.train import setup
 from tests.train import tiny
 
 TOKENS = jnp.arange(16).reshape(2, 8)
@@ -43,8 +44,9 @@ def test_cache_of_latent_attention():
     assert cache_bytes(trained(tiny.MOE)) == {"cache_bytes": 4 * 2 * (16 + 8)}
 
 
-def test_memory_of_a_step_grows_with_its_batch(tmp_path):
-    base = tiny.experiment(tmp_path)
+def test_memory_of_a_step_grows_with_its_batch(tmp_path, monkeypatch):
+    base, prepare, prepared = tiny.experiment(tmp_path), setup.prepare, []
+    monkeypatch.setattr(setup, "prepare", lambda *arguments: prepared.append(0) or prepare(*arguments))
 
     def memory(size, seed=0):
         train = dataclasses.replace(base.train, batch_size=size, microbatch_size=0, seed=seed)
@@ -52,7 +54,8 @@ def test_memory_of_a_step_grows_with_its_batch(tmp_path):
         return step_memory(Trained(experiment, tmp_path, *initialise(base.model, jax.random.key(0))))
 
     assert memory(16)["step_memory_bytes"] > 1.5 * memory(4)["step_memory_bytes"] > 0
-    assert memory(4, seed=1) == {}, "that of the first seed is that of all"
+    assert memory(4, seed=1) == memory(4), "a claim goes by all seeds"
+    assert len(prepared) == 2, "which are compiled once"
 
 
 @pytest.mark.parametrize(("end", "reached"), [(2.0, True), (4.0, False), (np.nan, False)])

@@ -1,10 +1,13 @@
 """What learning costs: tokens until a loss is reached, and the memory of a step."""
 
+import dataclasses
+import functools
 import statistics
 from collections.abc import Callable
 
 from rich.console import Console
 
+from deepseek_jax.config import AnyExperiment
 from deepseek_jax.studies import budget, curves
 from deepseek_jax.studies.outcome import Trained
 from deepseek_jax.train import setup
@@ -34,13 +37,16 @@ def tokens_to(loss: float) -> Callable[[Trained], dict[str, float]]:
 
 
 def step_memory(trained: Trained) -> dict[str, float]:
-    """Bytes that the compiled training step needs beside state and batch; of the first seed, the others' are equal."""
-    if trained.experiment.train.seed:
-        return {}
-    ready = setup.prepare(trained.experiment, Console(quiet=True))
-    batch = ready.place([next(ready.train_batches())] * microbatches(trained.experiment.train))
-    compiled = ready.compiled_step().lower(ready.abstract, batch).compile()
-    return {"step_memory_bytes": compiled.memory_analysis().temp_size_in_bytes}
+    """Bytes that the compiled training step needs beside state and batch; the same for every seed."""
+    first = dataclasses.replace(trained.experiment.train, seed=0)
+    return {"step_memory_bytes": _temporaries(dataclasses.replace(trained.experiment, train=first))}
+
+
+@functools.cache  # seeds of a variant that one worker measures compile the step once
+def _temporaries(experiment: AnyExperiment) -> int:
+    ready = setup.prepare(experiment, Console(quiet=True))
+    batch = ready.place([next(ready.train_batches())] * microbatches(experiment.train))
+    return ready.compiled_step().lower(ready.abstract, batch).compile().memory_analysis().temp_size_in_bytes
 
 
 step_memory.gives = ("step_memory_bytes",)
