@@ -1,13 +1,22 @@
 """Loss curves of several seeds as one, and what a better loss is worth in time."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from deepseek_jax import fields
+from deepseek_jax.config import AnyExperiment
+from deepseek_jax.record import NOT_LEARNED
+
 POINTS = 64  # at which curves are compared
 REACH = 2  # neighbours on either side over which a curve is smoothed: a batch's loss wavers
 
+
+# What training losses are of; where one differs, the better model may have the higher one.  Dropout and augmentation
+# act in training alone.  A language model's curve is of the next token's loss, whatever else is minimised (`loss.`).
+OF_LOSS = ("data.", "dataset.", "augment.", "objective.", "model.dropout", "model.drop_path", "model.vocab_size")
 
 Curve = tuple[np.ndarray, np.ndarray, np.ndarray]  # spent, mean loss, standard deviation over seeds
 
@@ -31,6 +40,16 @@ def by_variant(results: Mapping) -> dict[str, Curve]:
         if len(run["curve"]) > REACH + 1:  # of fewer points each smoothed one is the mean of all
             curves.setdefault(run["variant"], []).append(run["curve"])
     return {name: mean_curve(found) for name, found in curves.items()}
+
+
+def comparable(experiment: AnyExperiment, other: AnyExperiment) -> bool:
+    """Whether the training losses of two experiments are of the same data, seen and scored alike."""
+    return _of_loss(experiment) == _of_loss(other)
+
+
+def _of_loss(experiment: AnyExperiment) -> dict:
+    flat = fields.flatten(dataclasses.asdict(experiment))
+    return {key: value for key, value in flat.items() if key.startswith(OF_LOSS) and not key.startswith(NOT_LEARNED)}
 
 
 def speed_up(base: Curve, other: Curve, base_speed: float, speed: float) -> float:

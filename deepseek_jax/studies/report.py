@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
+from deepseek_jax.experiment_file import resolve
 from deepseek_jax.studies import curves, stated, sweep_report
 from deepseek_jax.studies.claims import Judged
 from deepseek_jax.studies.differences import Difference, difference
@@ -24,7 +25,7 @@ from deepseek_jax.studies.results import (
     verdicts,
 )
 from deepseek_jax.studies.runs import ROOT, commands
-from deepseek_jax.studies.study import EQUAL, Loaded
+from deepseek_jax.studies.study import EQUAL, Loaded, Study
 from deepseek_jax.studies.sweep import Sweep
 from deepseek_jax.whole_files import write_text
 
@@ -124,7 +125,7 @@ def _table(loaded: Loaded, results: Mapping) -> Table:
         row = [name, str(len(of)), _mean(list(of.values()))]
         row += _difference(paired(found, name, base)) if name != base else ["", "", ""]
         row.append(f"{speeds[name]:,.0f}" if name in speeds else "")
-        both = {name, base} <= mean_curves.keys() & speeds.keys() and name != base and not _edited(study, name)
+        both = {name, base} <= mean_curves.keys() & speeds.keys() and name != base and _compares(study, name)
         gain = both and curves.speed_up(mean_curves[base], mean_curves[name], speeds[base], speeds[name])
         row.append(f"{gain:.2f}" if gain > 0 else "")
         if results["family"] == "language_model":
@@ -140,8 +141,11 @@ def _mean(values: list[float]) -> str:
     return f"{statistics.mean(values):.4f}" + (f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else "")
 
 
-def _edited(study, name: str) -> bool:
-    return any(variant.edit for variant in study.variants if variant.name == name)
+def _compares(study: Study, name: str) -> bool:
+    """Whether the training loss of a variant says how it does beside the base; an edited one's is of another model."""
+    base, variant = study.variants[0], study.variants[study.names.index(name)]
+    experiments = (resolve(study.base, dict(each.changes)) for each in (base, variant))
+    return not variant.edit and curves.comparable(*experiments)
 
 
 def _parameters(results: Mapping, name: str) -> list[int]:

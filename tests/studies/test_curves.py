@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+from deepseek_jax.experiment_file import resolve
+from deepseek_jax.studies import curves
 from deepseek_jax.studies.curves import by_variant, mean_curve, speed_up
+from tests.conftest import ROOT
 
 
 def of_rows(count: int, above: float = 0.0) -> dict:
@@ -51,3 +54,21 @@ def test_a_mean_curve_is_of_what_all_seeds_spent():
     assert not mean_curve([one])[2].any()
     np.testing.assert_allclose(deviation[16:48], 0.2 / 2**0.5, rtol=1e-6)  # of two that differ by 0.2
     np.testing.assert_allclose(loss[16:48], 4.1 - spent[16:48] / 50, rtol=1e-6)  # smoothed, a line stays one
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "same"),
+    [
+        ("hybrid_small", {"optimizer.peak_lr": 0.1, "model.attention.num_heads": 0, "dataset.directory": "x"}, True),
+        ("hybrid_small", {"model.dropout": 0.0}, False),
+        ("hybrid_small", {"augment.image.rotate": 0.0}, False),
+        ("hybrid_small", {"objective.label_smoothing": 0.1}, False),
+        ("hybrid_small", {"dataset.balance": "weights"}, False),
+        ("study_tiny", {"model.num_nextn_predict_layers": 1, "loss.sequence_balance": 0.1, "data.workers": 1}, True),
+        ("study_tiny", {"data.fim_rate": 0.5}, False),
+        ("study_tiny", {"model.vocab_size": 512}, False),
+    ],
+)
+def test_training_losses_compare_where_they_are_of_the_same(base, changes, same):
+    path = f"{ROOT}/configs/{base}.py"
+    assert curves.comparable(resolve(path, {}), resolve(path, changes)) is same
