@@ -40,6 +40,7 @@ class Claim:
     text: str
 
     def __post_init__(self):
+        check_metric(self.metric)
         fraction(self.margin)
 
     def margin_beside(self, right: float) -> float:
@@ -67,6 +68,12 @@ class Judged:
     clause: Clause
     verdict: str
     reason: str
+
+
+def check_metric(metric: object):
+    """Of a claim or a sweep; UserError for what is no name."""
+    if not isinstance(metric, str):
+        raise UserError(f"metric is {metric!r}; write the name of a score in quotes, as 'final/loss'.")
 
 
 def fraction(margin: float | str) -> float:

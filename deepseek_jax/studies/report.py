@@ -29,6 +29,7 @@ from deepseek_jax.studies.study import EQUAL, Loaded, Study
 from deepseek_jax.studies.sweep import Sweep
 from deepseek_jax.whole_files import write_text
 
+FEW = 6  # pairs: fewer are all of one sign by chance at least once in sixteen times
 MARKDOWN, HTML = "report.md", "report.html"
 HIDDEN = ("val/", "memory_bytes", "final/bytes")  # scores that begin so are in no table unless a claim asks
 
@@ -74,7 +75,8 @@ def build(loaded: Loaded, results: Mapping) -> list[Block]:
         *([Paragraph(changes)] if (changes := stated.changes(loaded.study, results.get("stated"))) else []),
         *_setting(loaded, results),
     ]
-    blocks += [Heading("Results"), _table(loaded, results), *_failures(results), *_further(loaded, results)]
+    blocks += [Heading("Results"), _table(loaded, results), *_few_pairs(loaded, results), *_failures(results)]
+    blocks += _further(loaded, results)
     blocks += [Heading("Claims"), _claims(loaded, judged), *_pictures(loaded, results)]
     return blocks + _cost(loaded, results)
 
@@ -158,6 +160,17 @@ def paired(found: Mapping[str, Mapping[int, float]], name: str, base: str) -> Di
     left, right = found.get(name, {}), found.get(base, {})
     seeds = sorted(left.keys() & right.keys())
     return difference([left[s] for s in seeds], [right[s] for s in seeds]) if len(seeds) > 1 else None
+
+
+def _few_pairs(loaded: Loaded, results: Mapping) -> list[Block]:
+    """What a reader of the bootstrap's p value must know: it is the least there is once the pairs have one sign."""
+    found, base = values(results, loaded.study.metric), loaded.study.names[0]
+    pairs = [len(found[name].keys() & found[base].keys()) for name in found if name != base and base in found]
+    fewest = min((count for count in pairs if count > 1), default=FEW)
+    if fewest >= FEW:
+        return []
+    warning = "knows no differences but these and is too sure of itself; verdicts go by Student's interval alone."
+    return [Paragraph(f"With {fewest} pairs the bootstrap {warning}")]
 
 
 def _difference(found: Difference | None) -> list[str]:

@@ -22,7 +22,7 @@ from deepseek_jax.experiment_file import resolve
 from deepseek_jax.studies import budget
 from deepseek_jax.studies.outcome import said
 from deepseek_jax.studies.source_names import source_name
-from deepseek_jax.studies.study import Loaded, Study, Variant, slug
+from deepseek_jax.studies.study import Loaded, Study, Variant, slug, slugs
 from deepseek_jax.whole_files import write_json, write_text
 
 ROOT = Path("runs/studies")
@@ -80,21 +80,23 @@ def commands(loaded: Loaded, root: str | Path) -> str:
 def plan(loaded: Loaded, root: Path) -> list[Run]:
     """All runs of a study, seed by seed, so that early pairs are complete."""
     study, found, shared = loaded.study, [], {}
+    called = slugs(study.names)
     resolve(study.base, {})  # a base that cannot be is no variant's fault
     for seed in range(study.seeds):
         for variant in study.variants:
             try:
                 experiment = experiment_of(study, variant, seed, root / loaded.name)
             except UserError as error:
-                nowhere = root / loaded.name / slug(variant.name)
+                nowhere = root / loaded.name / called[variant.name]
                 waits = isinstance(error, budget.Unmeasured)
                 found.append(Run(variant, seed, None, nowhere, nowhere / "failed.json", str(error), waits))
             else:
-                directory, same = _directory(loaded, variant, seed, experiment, root), identity(experiment)
+                same = identity(experiment)
+                name = f"{called[variant.name]}-{seed}-{same}"
+                directory = _directory(root / loaded.name / name, f"-{seed}-{same}", root)
                 if not (directory / record.FILE).exists():  # then the first variant of this experiment is to begin it
                     directory = shared.setdefault(same, directory)
-                name = f"{slug(variant.name)}-{seed}-{same}.json"
-                found.append(Run(variant, seed, experiment, directory, root / loaded.name / "failed" / name))
+                found.append(Run(variant, seed, experiment, directory, root / loaded.name / "failed" / f"{name}.json"))
     return found
 
 
@@ -171,10 +173,8 @@ def _settings(experiment: AnyExperiment) -> dict:
     return {key: value for key, value in flat.items() if not key.startswith(ELSEWHERE)}
 
 
-def _directory(loaded: Loaded, variant: Variant, seed: int, experiment: AnyExperiment, root: Path) -> Path:
-    """Where this experiment was begun, by whichever study and variant; else where this one will begin it."""
-    suffix = f"-{seed}-{identity(experiment)}"
-    own = root / loaded.name / f"{slug(variant.name)}{suffix}"
+def _directory(own: Path, suffix: str, root: Path) -> Path:
+    """Where the experiment of that suffix was begun, by whichever study and variant; else `own`, to begin it."""
     others = sorted(path.parent for path in root.glob(f"*/*{suffix}/{record.FILE}"))
     return own if own in others or not others else others[0]
 

@@ -1,6 +1,8 @@
 """What a study is: a question, a base config, variants, seeds, a budget held equal, and a claim made before any run."""
 
 import dataclasses
+import itertools
+import numbers
 import os
 import re
 import types
@@ -67,9 +69,9 @@ class Study:
     def __post_init__(self):
         choice("equal", self.equal, EQUAL)
         check_size(self.seeds, self.budget)
-        slugs = [slug(variant.name) for variant in self.variants]
-        if len(set(slugs)) < len(slugs) or not slugs:
-            raise UserError(f"a study's variants are named {', '.join(slugs) or 'not at all'}; give each its own name.")
+        if not self.names or len(set(self.names)) < len(self.names):
+            named = ", ".join(self.names) or "not at all"
+            raise UserError(f"a study's variants are named {named}; give each its own name.")
         for claim in self.claims:
             parse(claim.text, self.names)
         for function in (*(variant.edit for variant in self.variants if variant.edit), *self.measures):
@@ -87,6 +89,8 @@ class Study:
 
 def check_size(seeds: int, budget: float):
     """Of a study or a sweep; UserError where it would train nothing."""
+    if not isinstance(seeds, numbers.Integral) or not isinstance(budget, numbers.Real):
+        raise UserError(f"seeds is {seeds!r} and budget {budget!r}; write a whole number of seeds, and a number.")
     if seeds < 1 or budget <= 0:
         raise UserError(f"seeds is {seeds} and budget {budget}; each must be above 0.")
 
@@ -120,6 +124,16 @@ class Loaded:
 def slug(name: str) -> str:
     """The name of a variant or a study as part of a file's or of a command's."""
     return re.sub(r"[^a-z0-9.+-]+", "_", name.lower()).strip("_")
+
+
+def slugs(names: Sequence[str]) -> dict[str, str]:
+    """A slug of its own for each name: those of "lr < 1" and "lr > 1" are alike, and of "γ" nothing is left."""
+    found: dict[str, str] = {}
+    for name in names:
+        alone = slug(name) or "variant"
+        numbered = itertools.chain([alone], (f"{alone}_{number}" for number in itertools.count(2)))
+        found[name] = next(each for each in numbered if each not in found.values())
+    return found
 
 
 def load(path: str | Path) -> Loaded:

@@ -9,6 +9,7 @@ import numpy as np
 
 from deepseek_jax.checking import choice
 from deepseek_jax.errors import UserError
+from deepseek_jax.studies.claims import check_metric
 from deepseek_jax.studies.source_names import source_name
 from deepseek_jax.studies.study import EQUAL, Variant, check_size
 
@@ -84,6 +85,7 @@ class Sweep:
         if drawn and not self.samples:
             raise UserError(f"the search over {drawn[0]} is random: say how many samples to draw.")
         check_size(self.seeds, self.budget)
+        check_metric(self.metric)
         for function in self.measures:
             source_name(function)
         count, different = len(self.names), len(set(self.names))

@@ -13,7 +13,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.studies import measuring, metrics, outcome, overview, report, results, running, runs, slurm
 from deepseek_jax.studies.claims import CANNOT_TELL, UNFINISHED
 from deepseek_jax.studies.differences import difference
-from deepseek_jax.studies.study import Variant, load
+from deepseek_jax.studies.study import Variant, load, slugs
 from deepseek_jax.studies.sweep import Sweep
 from tests.conftest import ROOT
 from tests.studies import fake
@@ -440,6 +440,10 @@ def test_the_page_compares_with_the_first_variant(make, trainer, root, monkeypat
     (cells,) = (line.split(" | ") for line in text.splitlines() if line.startswith("| high | 2 | "))
     assert cells[3:7] == [interval, f"{expected.p_t:.3f}", "< 0.001", "2,000"] and float(cells[7]) > 2
     assert "\n4 trainings, " in text and "\n| `val/loss` | " in text
+    assert "\nWith 2 pairs the bootstrap knows no differences but these and is too sure of itself;" in text
+    many = make(text=STUDY.replace("seeds=3", "seeds=6"))
+    running.work([many], root, QUIET)
+    assert "too sure" not in (report.write(many, root)[0] / "report.md").read_text()
 
 
 def test_a_run_that_ended_without_the_metric_leaves_its_claim_open(make):
@@ -608,7 +612,10 @@ def test_a_report_of_nothing(make, root, deepseek_jax):
     "change, message",
     [
         (('claim="high < low"', 'claim="high < lower"'), "the claim names 'lower'"),
-        (('"low"', '"HIGH"'), "give each its own name"),
+        (('"low"', '"high"'), "variants are named high, high; give each its own name"),
+        (("seeds=3", "seeds=2.5"), "seeds is 2.5 and budget 2560; write a whole number of seeds"),
+        (("budget=2_560", "budget='2_560'"), "budget '2_560'; write"),
+        (('metric="final/loss"', "metric=3"), "metric is 3; write the name of a score in quotes"),
         (("budget=2_560", 'budget=2_560, equal="apples"'), "equal is 'apples'; choose one of tokens"),
         (("margin=0.05", "margin=0"), "margin is 0"),
         (('"""Is a higher rate better?"""', ""), "a study's docstring is its question"),
@@ -619,6 +626,17 @@ def test_a_report_of_nothing(make, root, deepseek_jax):
 def test_study_files_that_cannot_be(make, change, message):
     with pytest.raises(UserError, match=message):
         make(text=STUDY.replace(*change))
+
+
+def test_variants_named_in_any_alphabet_or_alike_but_for_signs(make, trainer, root):
+    text = STUDY.replace('"low"', '"γ"').replace('"high"', '"β"').replace("high < low", "β < γ")
+    loaded = make('Variant("lr < 1", {"optimizer.peak_lr": 0.3}), Variant("lr > 1", {"optimizer.peak_lr": 2.0}),', text)
+    running.work([loaded], root, QUIET)
+    folder, verdict = report.write(loaded, root)
+    assert verdict == "holds" and "| lr > 1 | 2 | step 3 is not finite" in (folder / "report.md").read_text()
+    called = {path.parent.name.rpartition("-0-")[0] for path in root.glob("rate/*-0-*/trained.json")}
+    assert called == {"variant", "variant_2", "lr_1"}
+    assert list(slugs(["A", "a", "a_2", "a 2"]).values()) == ["a", "a_2", "a_2_2", "a_2_3"]
 
 
 def test_what_budget_and_seeds_decide_is_no_variants_to_change():
