@@ -431,7 +431,7 @@ def test_the_page_compares_with_the_first_variant(make, trainer, root, monkeypat
     monkeypatch.setattr(fake, "row", lambda experiment, step: row(experiment, step) | speed(experiment))
     text = STUDY.replace("seeds=3", "seeds=2").replace("from experiments import", "from experiments import Claim,")
     text = text.replace('claim="high < low",', 'claim="high < low", further=[Claim("val/loss", 1, "high < low")],')
-    loaded = make(text=text)
+    loaded = make('Variant("other data", {"data.fim_rate": 0.5, "optimizer.peak_lr": 0.3}),', text)
     running.work([loaded], root, QUIET)
     text = (report.write(loaded, root)[0] / "report.md").read_text()
     found = results.values(results.gather(loaded, root), "final/loss")
@@ -439,7 +439,9 @@ def test_the_page_compares_with_the_first_variant(make, trainer, root, monkeypat
     interval = f"{expected.mean:+.4f} [{expected.low:+.4f}, {expected.high:+.4f}]"
     (cells,) = (line.split(" | ") for line in text.splitlines() if line.startswith("| high | 2 | "))
     assert cells[3:7] == [interval, f"{expected.p_t:.3f}", "< 0.001", "2,000"] and float(cells[7]) > 2
-    assert "\n4 trainings, " in text and "\n| `val/loss` | " in text
+    (other,) = (line.split(" | ") for line in text.splitlines() if line.startswith("| other data | 2 | "))
+    assert other[6:8] == ["3,000", ""], "of other data a loss says nothing of the time saved"
+    assert "\n6 trainings, " in text and "\n| `val/loss` | " in text
     assert "\nWith 2 pairs the bootstrap knows no differences but these and is too sure of itself;" in text
     many = make(text=STUDY.replace("seeds=3", "seeds=6"))
     running.work([many], root, QUIET)
