@@ -12,6 +12,7 @@ from deepseek_jax.studies.sweep import Sweep
 
 FOLDER = Path("experiments/studies")
 NOT_RUN = "not run yet"
+OF_FILE = f", of {results.FILE}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +39,7 @@ def _of_study(loaded: Loaded, root: Path) -> tuple[str, str]:
     finished, failed = len(found["runs"]), len(found["failed"])
     runs = f"{finished} of {finished + failed + found['missing']}"
     runs += f", {failed} failed" * bool(failed) + f", {found['stale']} stale" * bool(found["stale"])
-    runs += f", of {results.FILE}" * (results.FROM_FILE in found)
+    runs += OF_FILE * (results.FROM_FILE in found)
     return runs, results.main_verdict(loaded, found) if finished or failed else NOT_RUN
 
 
@@ -47,7 +48,8 @@ def _of_sweep(loaded: Loaded, root: Path) -> tuple[str, str]:
         found = sweep_report.gather(loaded, root)
     except UserError:
         return f"{len(loaded.study.names)} candidates", NOT_RUN
-    return f"{found['runs']} candidates", sweep_report.choice(loaded, found)
+    runs = f"{found['runs']} candidates" + OF_FILE * (results.FROM_FILE in found)
+    return runs, sweep_report.choice(loaded, found)
 
 
 def files(folder: Path = FOLDER) -> list[Path]:

@@ -43,8 +43,8 @@ def write(loaded: Loaded, root: Path, folder: Path | None = None) -> tuple[Path,
         results = gather(loaded, root)
         need_some(results, loaded)
         blocks, verdict = build(loaded, results), main_verdict(loaded, results)
-        if results.get(FROM_FILE):
-            verdict += f" (of its {FILE}: {root} has no run of it)"
+    if results.get(FROM_FILE):
+        verdict += f" (of its {FILE}: {root} has no run of it)"
     folder = folder or loaded.results
     folder.mkdir(parents=True, exist_ok=True)
     for block in blocks:
@@ -58,11 +58,11 @@ def write(loaded: Loaded, root: Path, folder: Path | None = None) -> tuple[Path,
 
 def dumps(results: Mapping) -> str:
     """JSON with a line a run, so that git shows which changed."""
-    if not isinstance(results["runs"], list):
-        return json.dumps(results, indent=1, sort_keys=True) + "\n"
-    runs = ",\n".join("  " + json.dumps(run, sort_keys=True) for run in results["runs"])
-    others = {key: value for key, value in results.items() if key not in ("runs", FROM_FILE)}
-    return json.dumps(others, indent=1, sort_keys=True)[:-2] + f',\n "runs": [\n{runs}\n ]\n}}\n'
+    kept = {key: value for key, value in results.items() if key != FROM_FILE}
+    if not isinstance(kept["runs"], list):
+        return json.dumps(kept, indent=1, sort_keys=True) + "\n"
+    runs = ",\n".join("  " + json.dumps(run, sort_keys=True) for run in kept.pop("runs"))
+    return json.dumps(kept, indent=1, sort_keys=True)[:-2] + f',\n "runs": [\n{runs}\n ]\n}}\n'
 
 
 def build(loaded: Loaded, results: Mapping) -> list[Block]:

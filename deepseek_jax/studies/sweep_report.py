@@ -8,7 +8,7 @@ from pathlib import Path
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies.claims import UNFINISHED
 from deepseek_jax.studies.page import Block, Code, Heading, Paragraph, Picture, Table
-from deepseek_jax.studies.results import FILE
+from deepseek_jax.studies.results import FILE, FROM_FILE
 from deepseek_jax.studies.runs import ROOT, command, commands, identity
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.studies.sweeping import rungs
@@ -18,7 +18,7 @@ def gather(loaded: Loaded, root: Path) -> dict:
     """JSON-able: each rung's share of the steps and scores, and what it cost.
 
     From the run directories where one has come to the first rung; else from the committed results, where they are of
-    the same candidates.  UserError where there are none.
+    the same candidates and metric.  UserError where there are none.
     """
     found = rungs(loaded, root)
     runs = found[0].runs
@@ -29,6 +29,7 @@ def gather(loaded: Loaded, root: Path) -> dict:
     return {
         "study": loaded.name,
         "root": str(root),
+        "metric": loaded.study.metric,
         "rungs": [{"share": rung.share, "scores": _finite(rung.scores)} for rung in found],
         "complete": found[-1].complete and found[-1].share == 1,
         "failed": {run.variant.name: run.failure for run in runs if run.failure},
@@ -41,10 +42,11 @@ def gather(loaded: Loaded, root: Path) -> dict:
 def _committed(loaded: Loaded, identities: list[str], root: Path) -> dict:
     path = loaded.results / FILE
     content = json.loads(path.read_text()) if path.exists() else {}
-    if content.get("identities") != identities:
+    metric = loaded.study.metric
+    if content.get("identities") != identities or content.get("metric", metric) != metric:  # older ones do not say it
         where = loaded.shown_path
         raise UserError(f"{where} has no run that came to its first rung; `{command('run', loaded, root)}` makes them.")
-    return content
+    return content | {FROM_FILE: True}
 
 
 def _finite(scores: Mapping[str, float]) -> dict[str, float | None]:

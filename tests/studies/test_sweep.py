@@ -11,7 +11,7 @@ import pytest
 
 from deepseek_jax.config import TrainConfig
 from deepseek_jax.errors import UserError
-from deepseek_jax.studies import metrics, report, running, runs, sweep_picture
+from deepseek_jax.studies import metrics, overview, report, running, runs, sweep_picture
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.studies.sweep import Halving, LogUniform, Sweep
 from deepseek_jax.studies.sweeping import rungs, score_at, step_at
@@ -95,8 +95,14 @@ def test_hopeless_candidates_are_stopped_rung_by_rung(make, trainer, tmp_path):
     before = text
     report.write(loaded, root)
     assert (folder / "report.md").read_text() == before
-    report.write(loaded, tmp_path / "no_runs_here")
+    _, of_file = report.write(loaded, tmp_path / "no_runs_here")
     assert (folder / "report.md").read_text() == before
+    assert of_file == f"{choice} (of its results.json: {tmp_path / 'no_runs_here'} has no run of it)"
+    (line,) = overview.lines([loaded.path], tmp_path / "no_runs_here")
+    assert (line.runs, line.verdict) == ("5 candidates, of results.json", choice)
+    with pytest.raises(UserError, match="no run that came to its first rung"):  # of which these are no scores
+        other = make(text=TEXT.replace("halving", 'metric="val/bits_per_byte",\n    halving'))
+        report.write(other, tmp_path / "no_runs_here")
     with pytest.raises(UserError, match="no run that came to its first rung.* --root .*no_runs_here` makes them"):
         report.write(make(text=TEXT.replace("5_120", "2_560")), tmp_path / "no_runs_here")
 
