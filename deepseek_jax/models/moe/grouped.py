@@ -30,7 +30,8 @@ def grouped_matmul(
     """
     if how is not PLAIN:
         return _under(x_ZD, kernel_EDF, counts_E, how)
-    platforms = {"tpu": on_tpu}
+    # megablox refuses float16, and is traced wherever it runs: each platform's branch is.
+    platforms = {} if x_ZD.dtype == jnp.float16 else {"tpu": on_tpu}
     if tokamax := gpu.library(x_ZD.dtype):
         platforms["cuda"] = tokamax.ragged_dot
     return jax.lax.platform_dependent(x_ZD, kernel_EDF, counts_E, **platforms, default=jax.lax.ragged_dot)
