@@ -26,8 +26,13 @@ def is_packed(dtype: np.dtype) -> bool:
 def dequantise(name: str, weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """weight[o, i] times the scale of its block (multiplied, though files call it scale_inv); edge blocks are smaller.
 
-    FP8: scale[ceil(o/128), ceil(i/128)].  FP4: weight[o, i/2] of bytes, scale[o, ceil(i/32)].
+    FP8: scale[ceil(o/128), ceil(i/128)].  FP4: weight[o, i/2] of bytes, scale[o, ceil(i/32)].  Scales in bytes are the
+    exponents of e8m0, as they are where a library has no type for it; UserError for other whole numbers.
     """
+    if scale.dtype == np.uint8:
+        scale = scale.view(ml_dtypes.float8_e8m0fnu)
+    if scale.dtype.kind in "iu":
+        raise UserError(f"the scales of {name} are of type {scale.dtype}; they must be floating, or bytes of e8m0.")
     packed = is_packed(weight.dtype)
     values = (FP4_PAIRS if packed else FP8_VALUES).take(weight.view(np.uint8)).view(np.float32)
     rows, columns = (1, FP4_BLOCK) if packed else (FP8_BLOCK, FP8_BLOCK)

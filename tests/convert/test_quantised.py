@@ -47,6 +47,18 @@ def test_scales_of_another_shape_are_named():
         dequantise("w", weight, scale)
 
 
+def test_scales_in_bytes_are_exponents():
+    """Libraries without a type for e8m0 write it as bytes; as whole numbers they made other weights, unsaid."""
+    weight, scale = np.ones((2, 3), ml_dtypes.float8_e4m3fn), np.full((1, 1), 2**-5, ml_dtypes.float8_e8m0fnu)
+    np.testing.assert_array_equal(dequantise("w", weight, scale.view(np.uint8)), np.full((2, 3), 2**-5, np.float32))
+
+
+def test_scales_in_other_whole_numbers_are_refused():
+    weight, scale = np.ones((2, 3), ml_dtypes.float8_e4m3fn), np.ones((1, 1), np.int32)
+    with pytest.raises(UserError, match="scales of w are of type int32; they must be floating, or bytes of e8m0"):
+        dequantise("w", weight, scale)
+
+
 @pytest.mark.parametrize("name", ["v3_fp8", "v4_quant/official"])
 def test_matrices_without_their_scales_are_named(tmp_path, name):
     """Read as they are, they would be numbers of any size."""
