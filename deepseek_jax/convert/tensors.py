@@ -68,6 +68,11 @@ class Tensors:
         given = self.directory
         if (given / ARRAYS).is_dir():
             raise UserError(f"{given} holds Orbax's arrays; give what `deepseek-jax convert {given} OUT` makes.")
+        if any(given.glob("pytorch_model*.bin")):
+            raise UserError(
+                f"{given} holds torch's .bin files, which are not read; load them once by transformers and write them "
+                "by its save_pretrained, as safetensors."
+            )
         raise UserError(f"{given} holds neither {SINGLE} nor {INDEX}; give the directory of a checkpoint.")
 
 

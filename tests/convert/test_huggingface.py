@@ -250,6 +250,13 @@ def test_a_directory_without_a_checkpoint_is_refused(tmp_path):
         huggingface.load(tmp_path, ModelConfig())
 
 
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin"])
+def test_torchs_own_files_are_named(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match="holds torch's .bin files, which are not read; load them once by transformers"):
+        Tensors(tmp_path)
+
+
 def test_a_checkpoint_is_not_rewritten_over_itself(directory):
     """It was read from files that were being written: nothing of it was left."""
     before = (directory / "model.safetensors").read_bytes()
