@@ -20,7 +20,7 @@ SPELLINGS = ("huggingface", "deepseek")
 
 HEADS = {"lm_head.weight", "head.weight"}
 
-# Each MTP module of V3 ships copies of these: written, not read.
+# Each MTP module of V3 ships copies of these: written, and compared where they are read.
 MTP_COPIES = {"embed_tokens.weight": "model.embed_tokens.weight", "shared_head.head.weight": "lm_head.weight"}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from deepseek_jax.convert import config_json
 from deepseek_jax.convert.copying import copy
-from deepseek_jax.convert.names import HEADS, Place, may_be_left, mtp_prefix, place, spelling_of
+from deepseek_jax.convert.names import HEADS, MTP_COPIES, Place, may_be_left, mtp_prefix, place, spelling_of
 from deepseek_jax.convert.progress import Progress, Say, Tally, unseen
 from deepseek_jax.convert.tensors import Tensors, read_json
 from deepseek_jax.errors import LOG, UserError
@@ -168,19 +168,31 @@ def locate(tensors: Tensors, config: ModelConfig, abstract: tuple[dict, dict]) -
             f"{directory} has {len(left)} tensors that this model does not know, such as {min(left)}; its config.json "
             "tells of another model."
         )
-    _check_tied(tensors, config, spelling)
+    _check_copies(tensors, config, spelling)
     return places
 
 
-def _check_tied(tensors, config, spelling):
-    """Files may hold the embedding a second time, as the head that it is tied to."""
+def _check_copies(tensors, config, spelling):
+    """Files may hold the embedding and the head again: as the head that is tied, and in each MTP module."""
+    tied = "its config.json says that they are one (tie_word_embeddings)"
+    shared = "MTP modules have none of their own here; num_nextn_predict_layers 0 in its config.json leaves them out"
     embedding = place("embedding", config, spelling).names[()]
-    for head in HEADS & tensors.names if config.tie_word_embeddings else ():
-        if not np.array_equal(tensors[head], tensors[embedding]):
-            raise UserError(
-                f"{tensors.directory} has a {head} that is not its {embedding}; its config.json says that they are "
-                "one (tie_word_embeddings)."
-            )
+    head = embedding if config.tie_word_embeddings else place("head", config, spelling).names[()]
+    copies = [(name, embedding, tied) for name in sorted(HEADS) if config.tie_word_embeddings]
+    for prefix in (mtp_prefix(depth, config) for depth in range(config.num_nextn_predict_layers)):
+        copies += [(prefix + name, main, shared) for name, main in zip(MTP_COPIES, (embedding, head), strict=True)]
+    for name, main, why in copies:
+        if name in tensors.names and not _same_numbers(tensors, name, main):
+            raise UserError(f"{tensors.directory} has a {name} that is not its {main}; {why}.")
+
+
+def _same_numbers(tensors, *names):
+    if len({tensors.shape(name) for name in names}) > 1:
+        return False
+    one, other = (tensors[name] for name in names)
+    if one.dtype == other.dtype:  # as bits: NaN, which others warn of, equals itself
+        one, other = (array.view(f"u{array.itemsize}") for array in (one, other))
+    return np.array_equal(one, other)
 
 
 def abstract_trees(config: ModelConfig) -> tuple[dict, dict]:

@@ -189,8 +189,23 @@ def test_a_head_of_its_own_beside_a_config_that_ties_it(directory):
     config = huggingface.read_config(directory)
     with pytest.raises(UserError, match="lm_head.weight that is not its model.embed_tokens.weight"):
         huggingface.load(directory, config)
-    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"]}, directory / "model.safetensors")
+    heads = [name for name in tensors if name == "lm_head.weight" or name.endswith("shared_head.head.weight")]
+    save_file(tensors | dict.fromkeys(heads, tensors["model.embed_tokens.weight"]), directory / "model.safetensors")
     assert "head" not in huggingface.load(directory, config)[0]
+
+
+@pytest.mark.parametrize("copy", ["embed_tokens.weight", "shared_head.head.weight"])
+@pytest.mark.parametrize("change", [lambda tensor: 2 * tensor, lambda tensor: tensor[:3]])
+def test_copies_of_mtp_modules_that_differ_are_refused(tmp_path, copy, change):
+    """They are not read, so a module with an embedding or a head of its own would be another one here, unsaid."""
+    directory = shutil.copytree(GOLDENS / "v3", tmp_path / "checkpoint")
+    path, tensors = directory / "config.json", load_file(directory / "model.safetensors")
+    name = f"model.layers.{json.loads(path.read_text())['num_hidden_layers']}.{copy}"
+    save_file(tensors | {name: change(tensors[name])}, directory / "model.safetensors")
+    with pytest.raises(UserError, match=rf"has a {name} that is not its (model.embed_tokens|lm_head).weight; MTP"):
+        huggingface.load(directory, huggingface.read_config(directory))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_nextn_predict_layers": 0}))
+    assert "mtp" not in huggingface.load(directory, huggingface.read_config(directory))[0]
 
 
 def test_a_missing_shard_is_named(directory, tmp_path):
