@@ -116,13 +116,14 @@ def cached_numbers(config: ModelConfig, kind: str) -> tuple[float, int]:
     """
     latent = config.kv_lora_rank + config.qk_rope_head_dim
     window = config.sliding_window * config.head_dim
+    csa_rate, hca_rate = max(config.csa_rate, 1), max(config.hca_rate, 1)  # a kind that no layer has may have none
     return {
         "gqa": (2 * config.num_key_value_heads * config.head_dim, 0),
         "mla": (latent, 0),
         "dsa": (latent + config.index_head_dim, 0),
         "window": (0, window),
-        "csa": ((config.head_dim + config.index_head_dim) / config.csa_rate, window),
-        "hca": (config.head_dim / config.hca_rate, window),
+        "csa": ((config.head_dim + config.index_head_dim) / csa_rate, window),
+        "hca": (config.head_dim / hca_rate, window),
     }[kind]
 
 

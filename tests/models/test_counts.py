@@ -91,6 +91,11 @@ def test_cache_sizes(name, growing, constant):
     assert cache_size(preset(name)) == (growing, constant)
 
 
+def test_rates_of_kinds_that_no_layer_has_may_be_zero():
+    config = preset("v3")
+    assert cache_size(dataclasses.replace(config, csa_rate=0, hca_rate=0)) == cache_size(config)
+
+
 def test_caches_as_generation_makes_them():
     assert cache_made(preset("v3"), 1024) == 1024 * cache_size(preset("v3"))[0]
     csa = (2 * 4 + 8) * 4 * (512 + 128)  # what two blocks of 4 tokens and 8 drafts bring to keys and gates, twice wide
