@@ -183,7 +183,7 @@ def generate(
 
     Prompts may differ in length.  Once a row has had `eos` it goes on with nothing else.  `speculative` drafts with the
     model's MTP modules: the same tokens in fewer steps; in bfloat16, where two score almost alike, another may come.
-    Texts past max_position_embeddings are logged as a warning.
+    How many drafts were accepted is logged as information, texts past max_position_embeddings as a warning.
 
     Raises UserError for an empty prompt, tokens that the model does not know, and `speculative` without MTP modules.
     """
@@ -193,7 +193,7 @@ def generate(
     eos = NO_EOS if eos is None else _whole(eos, "eos", 0, model.config.vocab_size - 1)
     if not max_new_tokens:
         return np.zeros((len(prompts), 0), np.int32)
-    decode = (lambda *given, **more: speculation.new_tokens(*given, **more)[0]) if speculative else plain.new_tokens
+    decode = _speculated if speculative else plain.new_tokens
     with model.exact_products():
         new = decode(
             (model.graphdef, model.params, model.buffers),
@@ -243,6 +243,12 @@ def loss_and_grads(model: Model, input_ids: Int[Array, "B S"]) -> tuple[float, d
     with model.exact_products():
         loss, grads = _loss_and_grads(model.graphdef, model.params, model.buffers, input_ids)
     return float(loss), huggingface.export(model.config, grads, fuse=True)
+
+
+def _speculated(*given, **more) -> Int[np.ndarray, "B N"]:
+    new, acceptance = speculation.new_tokens(*given, **more)
+    LOG.info("speculation: %s", acceptance)
+    return new
 
 
 def _of_run(directory: Path, dtype: str) -> tuple[ModelConfig, dict, dict]:

@@ -2,7 +2,8 @@
 
 import logging
 
-LOG = logging.getLogger("deepseek_jax")  # warnings: the work went on, but the user should know
+# Warnings: the work went on, but the user should know.  Information: what programs may like to know of it.
+LOG = logging.getLogger("deepseek_jax")
 
 
 class UserError(ValueError):

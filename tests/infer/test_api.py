@@ -135,6 +135,13 @@ def test_nothing_but_eos_follows_eos(model, expected):
     np.testing.assert_array_equal(tokens[0], [*expected["gen_tokens"][0, :4], *[eos] * 12])
 
 
+def test_how_many_drafts_were_accepted_is_logged(model, expected, caplog):
+    caplog.set_level("INFO", "deepseek_jax")
+    prompts = expected["input_ids"][:, : int(expected["gen_prompt_len"])]
+    deepseek_jax.generate(model, prompts, 4, speculative=True)
+    assert [found for found in caplog.messages if "drafts accepted" in found and found.startswith("speculation: ")]
+
+
 def test_texts_past_what_the_model_was_made_for_are_logged(model, caplog):
     deepseek_jax.generate(model, [[1, 2]], max_new_tokens=254)
     assert not caplog.records
