@@ -17,10 +17,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from deepseek_jax import compiling, record
-from deepseek_jax.checking import MOST
+from deepseek_jax.checking import MOST, MOST_NEW_TOKENS
 from deepseek_jax.convert import beside, huggingface
 from deepseek_jax.convert.casting import cast
 from deepseek_jax.convert.names import SPELLINGS
+from deepseek_jax.convert.tensors import ARRAYS
 from deepseek_jax.errors import LOG, UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.infer import generate as plain
@@ -118,7 +119,8 @@ class Model:
 def from_pretrained(directory: str | Path, dtype: DTypeLike = "float32") -> Model:
     """The model of a checkpoint's directory, in whose `dtype` its weights are kept and its activations computed.
 
-    Of a run's directory it is the newest checkpoint, averaged where the run has averages.
+    Of a run's directory it is the newest checkpoint, averaged where the run has averages.  What
+    `deepseek-jax convert --to orbax` wrote is read too.
 
     `dtype` is one of DTYPES, by its name or as numpy's or jax's: "bfloat16" or jnp.bfloat16.
     Router biases, and of V4 the hyper-connections, sinks and biases of positions, are float32 in any case, as released.
@@ -129,6 +131,8 @@ def from_pretrained(directory: str | Path, dtype: DTypeLike = "float32") -> Mode
     dtype, directory = _name_of(dtype), Path(directory)
     if record.is_run(directory):
         config, params, buffers = _of_run(directory, dtype)
+    elif (directory / ARRAYS).is_dir():
+        config, params, buffers = _of_orbax(directory, dtype)
     else:
         config = huggingface.read_config(directory)
         params, buffers = huggingface.load(directory, config, dtype=dtype)
@@ -188,7 +192,7 @@ def generate(
     Raises UserError for an empty prompt, tokens that the model does not know, and `speculative` without MTP modules.
     """
     prompts = model._checked_prompts(prompts)
-    max_new_tokens = _whole(max_new_tokens, "max_new_tokens", 0, MOST)
+    max_new_tokens = _whole(max_new_tokens, "max_new_tokens", 0, MOST_NEW_TOKENS)
     top_k, seed = _whole(top_k, "top_k", 0, MOST), _whole(seed, "seed", 0, MOST)
     eos = NO_EOS if eos is None else _whole(eos, "eos", 0, model.config.vocab_size - 1)
     if not max_new_tokens:
@@ -260,6 +264,13 @@ def _of_run(directory: Path, dtype: str) -> tuple[ModelConfig, dict, dict]:
     config = trained.experiment.model
     params, buffers = jax.device_get((trained.params, trained.buffers))
     return config, _in_dtype(config, dtype, params), buffers
+
+
+def _of_orbax(directory: Path, dtype: str) -> tuple[ModelConfig, dict, dict]:
+    from deepseek_jax.convert import orbax_directory  # half a second that others need not wait for
+
+    config, params, buffers = orbax_directory.load(directory)
+    return config, cast(config, params, dtype), buffers
 
 
 def _in_dtype(config: ModelConfig, dtype: str, params: dict) -> dict:

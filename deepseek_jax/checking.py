@@ -7,6 +7,7 @@ import re
 from deepseek_jax.errors import UserError
 
 MOST = 2**31 - 1  # of whole numbers: jax counts in 32 bits
+MOST_NEW_TOKENS = 10**9  # behind a prompt, both together must stay below MOST
 
 
 def choice(key: str, value: str, allowed: tuple[str, ...]):

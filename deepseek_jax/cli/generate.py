@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from deepseek_jax.checking import MOST
+from deepseek_jax.checking import MOST, MOST_NEW_TOKENS
 from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import named, number, text
 from deepseek_jax.data.plain_text import lines
@@ -40,7 +40,9 @@ examples:
     prompts.add_argument(
         "--prompts", type=named, metavar="FILE", help="a file of prompts, one a line; - reads standard input"
     )
-    parser.add_argument("--max-new-tokens", type=number(int, 1, 10**9), default=128, metavar="N", help="default: 128")
+    parser.add_argument(
+        "--max-new-tokens", type=number(int, 1, MOST_NEW_TOKENS), default=128, metavar="N", help="default: 128"
+    )
     parser.add_argument("--temperature", type=number(float, 0), default=0.0, metavar="T", help="default: 0, greedy")
     parser.add_argument("--top-k", type=number(int, 1), metavar="K", help="draw from the K likeliest tokens")
     parser.add_argument(

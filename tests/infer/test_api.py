@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 import deepseek_jax
 from deepseek_jax import api, record
 from deepseek_jax.config import SupervisedExperiment
+from deepseek_jax.convert import huggingface, orbax_directory
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.moe.experts import MOST_FOR_FEW
@@ -175,6 +176,21 @@ def test_bfloat16_is_read_and_written_as_such(model, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.params, rough.params)
 
 
+@pytest.mark.parametrize("stored, dtype", [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_what_orbax_wrote_is_read_in_either_type(tmp_path, stored, dtype):
+    """And what V4 ships in float32 stays so."""
+    official = V3.parent / "v4/official"
+    config = huggingface.read_config(official)
+    orbax_directory.save(tmp_path, config, *huggingface.load(official, config), dtype=stored)
+    found = deepseek_jax.from_pretrained(tmp_path, dtype)
+    expected = deepseek_jax.from_pretrained(official, "bfloat16")
+    assert found.config == expected.config
+    types = lambda model: jax.tree.map(lambda leaf: leaf.dtype, (model.params, model.buffers))  # noqa: E731
+    assert types(found) == types(deepseek_jax.from_pretrained(official, dtype))
+    same = lambda one, other: np.testing.assert_array_equal(*(np.asarray(x, np.float32) for x in (one, other)))  # noqa: E731
+    jax.tree.map(same, (found.params, found.buffers), (expected.params, expected.buffers))
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.dtype("bfloat16"), np.dtype(jnp.bfloat16)])
 def test_a_type_may_be_given_as_jax_has_it(dtype):
     embedding = deepseek_jax.from_pretrained(V3, dtype=dtype).params["embedding"]
@@ -222,6 +238,7 @@ def test_float16_has_losses_and_gradients_of_more_rows_than_few_experts_serve():
         (lambda model: deepseek_jax.generate(model, [1, 2]), "a list of token numbers for each prompt"),
         (lambda model: deepseek_jax.generate(model, [[1.5]]), "a prompt is of type float64"),
         (lambda model: deepseek_jax.generate(model, [[1]], -1), "max_new_tokens is -1"),
+        (lambda model: deepseek_jax.generate(model, [[1]], 2**31 - 1), "must lie between 0 and 1000000000"),
         (lambda model: deepseek_jax.generate(model, [[1]], 4.5), "max_new_tokens is 4.5; give one whole number"),
         (lambda model: deepseek_jax.generate(model, [[1]], eos=[1, 2]), "eos is .1, 2.; give one whole number"),
         (lambda model: deepseek_jax.generate(model, [[1]], eos=256), "eos is 256; it must lie between 0 and 255"),
