@@ -15,6 +15,7 @@ from deepseek_jax.data.pipeline import open_corpus
 from deepseek_jax.data.prepare import parse_weights
 from deepseek_jax.data.records import Report
 from deepseek_jax.data.tokenizer import TOKENIZER
+from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 from deepseek_jax.train.evaluate import bytes_a_target, evaluate, names
 from deepseek_jax.train.metrics import language_model_row
@@ -68,6 +69,16 @@ class LanguageModelTask:
         found = compressors.total_bits_per_byte(self.corpus) if processes.is_leader() else {}
         processes.barrier()  # compressing may take longer than the others' computations would wait
         return found
+
+    def check_beside(self, workdir: Path):
+        """Another tokenizer would be written over that by whose numbers the model knows its tokens."""
+        theirs = workdir / TOKENIZER
+        if theirs.exists() and theirs.read_bytes() != self.tokenizer.path.read_bytes():
+            raise UserError(
+                f"{workdir} was trained with another tokenizer than its data gives now: the texts, or the Python or "
+                "package that they come from, have changed since.  `eval`, `generate` and start.checkpoint go by the "
+                "tokenizer.json there; to train on the texts of now, give another --workdir."
+            )
 
     def keep_beside(self, workdir: Path):
         whole_files.copy(self.tokenizer.path, workdir / TOKENIZER)  # what it was trained with

@@ -73,7 +73,11 @@ def train(
     batches = setup.train_batches()
     record.claim(workdir, experiment, write=False)
     fresh = not processes.broadcast_from_leader(are_in(workdir))
-    state = first_state(setup, console.print) if fresh else None  # what cannot be begun with claims nothing
+    state = None
+    if fresh:
+        state = first_state(setup, console.print)  # what cannot be begun with claims nothing
+    else:
+        setup.task.check_beside(workdir)
     began = record.claim(workdir, experiment, write=leads)
     if leads:
         setup.task.keep_beside(workdir)
@@ -84,6 +88,7 @@ def train(
             done = Progress()
             if not fresh:
                 state, done = checkpoints.restore(setup.abstract)
+                batches.restore(done.data)  # of a finished run too: its samples and scores would be of other texts
                 console.print(f"going on from step {done.step}")
             run = Run(setup, *programs(setup), workdir, console, Goodput(began, done.useful_seconds), profile, until)
             last = experiment.train.steps if until is None else min(until, experiment.train.steps)
@@ -108,9 +113,6 @@ def _take_steps(
     """All the steps that are left, or those until SIGTERM or Ctrl-C; what was done is saved."""
     setup, console, experiment = run.setup, run.console, run.setup.experiment
     steps, begun = experiment.train.steps, done.step
-    if done.data:
-        batches.restore(done.data)
-
     sinks = Sinks(run.workdir, experiment.log, begun, done.owes_evaluation)
     with sinks, preemption.watch() as stopping, bars.training(console, begun, steps) as show:
         recorder = Recorder(experiment, setup.task, sinks.write, show, run.goodput, skipped=int(state["skipped"]))

@@ -22,7 +22,7 @@ from deepseek_jax.models.hybrid_config import HEADS, HybridConfig
 from deepseek_jax.parallel import processes
 from deepseek_jax.tasks import scores
 from deepseek_jax.tasks.config import OF_BOXES, OF_CLASSES, OF_NUMBERS
-from deepseek_jax.train import answers, baselines, checkpoint, known_set
+from deepseek_jax.train import answers, baselines, known_set
 from deepseek_jax.train.report import PICTURES
 from deepseek_jax.train.schedules import microbatch_size
 from deepseek_jax.train.shown import SHOWN
@@ -89,10 +89,11 @@ class SupervisedTask:
         processes.barrier()  # fitting them may take longer than the others' computations would wait
         return found
 
-    def keep_beside(self, workdir: Path):
-        """UserError, and nothing is written, where checkpoints there are of another set."""
-        if checkpoint.are_in(workdir) and (workdir / known_set.FILE).exists():
+    def check_beside(self, workdir: Path):
+        if (workdir / known_set.FILE).exists():
             known_set.check(self.dataset, workdir)
+
+    def keep_beside(self, workdir: Path):
         known_set.write(self.dataset, self.model, workdir)
 
     def results(self, state: State, workdir: Path, score: Callable, held_out: Iterable[Batch]) -> list[str]:

@@ -55,6 +55,9 @@ class Task(Protocol):
     def baselines(self) -> dict[str, float]:
         """What the final scores stand beside, by the name of each; every process asks, and the leading one is told."""
 
+    def check_beside(self, workdir: Path):
+        """UserError where what `keep_beside` wrote for the checkpoints there is of other data than this task's."""
+
     def keep_beside(self, workdir: Path):
         """Writes into the run directory what the parameters cannot be used without."""
 

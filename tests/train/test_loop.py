@@ -228,3 +228,26 @@ def test_a_run_of_which_nothing_is_held_out_writes_no_row_of_scores(directory):
         train(config, given.parent, quiet())
         rows = (given.parent / "metrics.jsonl").read_text().splitlines()
         assert not [row for row in rows if json.loads(row).keys() == {"step"}]
+
+
+def test_a_run_whose_texts_have_changed_is_refused_and_keeps_its_tokenizer(tmp_path):
+    """Paused or finished: its model knows tokens by the numbers of the tokenizer that lies beside it."""
+    experiment, workdir = tiny.experiment(tmp_path, steps=6), tmp_path / "run"
+    texts = tmp_path / "topics.jsonl"
+    as_trained, others = texts.read_text(), "".join(json.dumps({"text": "zq " * n}) + "\n" for n in range(200, 300))
+    train(experiment, workdir, quiet(), until=2)
+    before = {name: (workdir / name).read_bytes() for name in ("tokenizer.json", "config.json")}
+    for state in ("paused", "finished"):
+        texts.write_text(as_trained + others)
+        with pytest.raises(UserError, match="another tokenizer than its data gives now"):
+            train(experiment, workdir, quiet())
+        assert before == {name: (workdir / name).read_bytes() for name in before}
+        texts.write_text(as_trained)
+        if state == "paused":
+            train(experiment, workdir, quiet())
+    given = dataclasses.replace(experiment.data, tokenizer=str(workdir / "tokenizer.json"))
+    given = dataclasses.replace(experiment, data=given)
+    train(given, tmp_path / "given", quiet())
+    texts.write_text(as_trained + others)
+    with pytest.raises(UserError, match="trained on other data"):
+        train(given, tmp_path / "given", quiet())
