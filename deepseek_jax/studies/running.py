@@ -169,7 +169,7 @@ def _train(run: Run, until: int | None) -> bool:
     """Whether the training came to its end, or as far as the step `until`."""
     from rich.console import Console
 
-    from deepseek_jax.train import program_cache
+    from deepseek_jax.train import preemption, program_cache
     from deepseek_jax.train.checkpoint import DIRECTORY, newest_intact
     from deepseek_jax.train.loop import train
 
@@ -183,7 +183,7 @@ def _train(run: Run, until: int | None) -> bool:
         write_text(spent, f"{seconds:.1f}\n")
     if not any(name.startswith("final/") for name in scores):
         reached = newest_intact(run.directory / DIRECTORY)
-        if reached == run.experiment.train.steps:
+        if reached == run.experiment.train.steps and not preemption.heard():
             raise UserError("nothing is held out, so nothing is measured; set data.held_out or dataset.test above 0.")
         return until is not None and (reached or 0) >= until  # further where it trained for a later rung
     write_json(run.directory / TRAINED, summarise(run.directory, run.experiment, seconds))

@@ -34,7 +34,7 @@ class Run:
     """What stays the same from a process's first step to its last.
 
     `step` and `score` are compiled when they are first called.  `profile` are the steps to trace, `until` the step
-    after which it pauses, if any.
+    after which it pauses, if any; `stopping` tells whether a signal is to stop it (train/preemption.py).
     """
 
     setup: Setup
@@ -45,6 +45,7 @@ class Run:
     goodput: Goodput
     profile: range
     until: int | None
+    stopping: Callable[[], str]
 
 
 def train(
@@ -82,26 +83,28 @@ def train(
     if leads:
         setup.task.keep_beside(workdir)
     processes.check_shared(workdir / record.FILE)
-    shown = setup.task.shown
-    try:
-        with Checkpoints(workdir, experiment.checkpoint, say=console.print) as checkpoints:
-            done = Progress()
-            if not fresh:
-                state, done = checkpoints.restore(setup.abstract)
-                batches.restore(done.data)  # of a finished run too: its samples and scores would be of other texts
-                console.print(f"going on from step {done.step}")
-            run = Run(setup, *programs(setup), workdir, console, Goodput(began, done.useful_seconds), profile, until)
-            last = experiment.train.steps if until is None else min(until, experiment.train.steps)
-            if not done.stopped and (done.step < last or done.owes_evaluation):
-                state, done = _take_steps(run, state, done, batches, checkpoints)
-        finished = done.stopped or (done.step == experiment.train.steps and not done.owes_evaluation)
-        if finished and not summary.is_scored(workdir):
-            with console.status("scoring all that is held out"):
-                _score_finally(run, state, done)
-        results = setup.task.results(state, workdir, run.score, setup.held_out_batches("final")) if finished else []
-    finally:
-        if leads:
-            report.write(workdir)  # of a run that failed too: it shows where
+    shown, finished, results = setup.task.shown, False, []
+    with preemption.watch() as stopping:  # to the end: what is saved is still being written when the steps are over
+        try:
+            with Checkpoints(workdir, experiment.checkpoint, say=console.print) as checkpoints:
+                done = Progress()
+                if not fresh:
+                    state, done = checkpoints.restore(setup.abstract)
+                    batches.restore(done.data)  # of a finished run too: its samples would be of other texts
+                    console.print(f"going on from step {done.step}")
+                goodput = Goodput(began, done.useful_seconds)
+                run = Run(setup, *programs(setup), workdir, console, goodput, profile, until, stopping)
+                last = experiment.train.steps if until is None else min(until, experiment.train.steps)
+                if not done.stopped and (done.step < last or done.owes_evaluation):
+                    state, done = _take_steps(run, state, done, batches, checkpoints)
+            if done.stopped or (done.step == experiment.train.steps and not done.owes_evaluation):
+                results = _finish(run, state, done)
+                finished = True
+        except preemption.Stopped:
+            console.print(f"stopped by {stopping()} before all was scored; the same command makes up for it")
+        finally:
+            if leads:
+                report.write(workdir)  # of a run that failed too: it shows where
     if finished:
         summary.show(console, workdir, shown, results)
     return summary.final_scores(workdir, shown)
@@ -114,7 +117,7 @@ def _take_steps(
     setup, console, experiment = run.setup, run.console, run.setup.experiment
     steps, begun = experiment.train.steps, done.step
     sinks = Sinks(run.workdir, experiment.log, begun, done.owes_evaluation)
-    with sinks, preemption.watch() as stopping, bars.training(console, begun, steps) as show:
+    with sinks, bars.training(console, begun, steps) as show:
         recorder = Recorder(experiment, setup.task, sinks.write, show, run.goodput, skipped=int(state["skipped"]))
         profile = Profile(run.profile, run.workdir, recorder)
         try:
@@ -131,15 +134,15 @@ def _take_steps(
                 last, pausing = step == steps, step == run.until
                 evaluating = last or pausing or _due(experiment.eval.every, step) or step == begun
                 saving = last or pausing or _due(experiment.checkpoint.every, step)
-                if not (evaluating or saving or stopping()):
+                if not (evaluating or saving or run.stopping()):
                     continue
                 recorder.pause()  # rows come before the checkpoint that vouches for them
                 if evaluating:
-                    done, scores = _evaluated(run, state, done, step, stopping)
+                    done, scores = _evaluated(run, state, done, step)
                     for row in (_router_shares(recorder.last_load()), scores):
                         if row:
                             sinks.write({"step": step} | row)
-                interrupted = stopping()
+                interrupted = run.stopping()
                 if interrupted == preemption.INTERRUPTED:
                     console.print(f"saving step {step}; a second Ctrl-C ends at once")
                 best = evaluating and done.best_step == step
@@ -183,14 +186,14 @@ def _start_step(run: Run, state: State, step: int, batches: TrainBatches) -> tup
     return state, Started(step, batch, measured, waited, time.thread_time() - worked)
 
 
-def _evaluated(run: Run, state: State, done: Progress, step: int, stopping: Callable[[], str]):
+def _evaluated(run: Run, state: State, done: Progress, step: int):
     """(what the run knows after the evaluation of `step`, its scores); where a signal stops it, that it owes it, {}.
 
     A grace time is for the checkpoint: an evaluation may take longer.
     """
     experiment = run.setup.experiment
     try:
-        scores = _scores(run, state, "val", experiment.eval.batches, stopping)
+        scores = _scores(run, state, "val", experiment.eval.batches)
     except preemption.Stopped:
         return dataclasses.replace(done, owes_evaluation=True), {}
     pruned = step - int(state["skipped"]) >= updates_to_prune(experiment.prune, experiment.train.steps)
@@ -204,20 +207,29 @@ def _due(every: int, step: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def _scores(
-    run: Run, state: State, split: str, limit: int, stopping: Callable[[], str] = lambda: ""
-) -> dict[str, float]:
+def _scores(run: Run, state: State, split: str, limit: int) -> dict[str, float]:
     """<split>/* on the first `limit` held-out batches, the same at each evaluation; on all of them for 0."""
-    held_out = preemption.unless(stopping, run.setup.held_out_batches(split, limit))
+    held_out = preemption.unless(run.stopping, run.setup.held_out_batches(split, limit))
     found = run.setup.task.scores(run.score, *scored_model(state), held_out)
     return {f"{split}/{key}": value for key, value in found.items()}
+
+
+def _finish(run: Run, state: State, done: Progress) -> list[str]:
+    """The final scores, where they are still missing, and what else a finished run has to show; raises Stopped."""
+    if not summary.is_scored(run.workdir):
+        with run.console.status("scoring all that is held out"):
+            _score_finally(run, state, done)
+    held_out = preemption.unless(run.stopping, run.setup.held_out_batches("final"))
+    return run.setup.task.results(state, run.workdir, run.score, held_out)
 
 
 def _score_finally(run: Run, state: State, done: Progress):
     """The row of the final scores, after the checkpoint that they are of: what fails here is made up for later."""
     experiment, task = run.setup.experiment, run.setup.task
     found = _scores(run, state, "final", experiment.eval.final_batches)
-    if not experiment.eval.final_batches:  # baselines are of all that is held out
+    if run.stopping():
+        raise preemption.Stopped  # baselines take longer than a grace time may be
+    if not experiment.eval.final_batches:  # they are of all that is held out
         found |= {f"final/{name}": value for name, value in task.baselines().items()}
     if experiment.stopping.patience and done.best_step:
         found["stopping/kept_step"] = done.best_step  # whose parameters these are

@@ -11,6 +11,7 @@ import jax
 from jax.experimental import multihost_utils
 
 TERMINATED, INTERRUPTED = "SIGTERM", "Ctrl-C"
+_HEARD: list[str] = []  # by the last `watch` of this process
 
 
 class Stopped(Exception):
@@ -25,6 +26,11 @@ def unless(stopping: Callable[[], str], batches: Iterable) -> Iterator:
         yield batch
 
 
+def heard() -> str:
+    """What was to stop the block that was last watched, in a process that runs alone; "" where nothing was."""
+    return _HEARD[0] if _HEARD else ""
+
+
 @contextlib.contextmanager
 def watch() -> Iterator[Callable[[], str]]:
     """Gives stopping(): what is to stop the run now, TERMINATED or INTERRUPTED; "" where nothing is.
@@ -37,7 +43,8 @@ def watch() -> Iterator[Callable[[], str]]:
     at the same question: the one after the last that any has asked.  Asking costs a lock and no communication.
     Ctrl-C is passed on as SIGTERM there, and ends as that does: no process may leave before the others.
     """
-    asked = []
+    asked = _HEARD
+    asked.clear()
     if jax.process_count() > 1:
         with _first_interrupt(lambda: asked.append(INTERRUPTED) or os.kill(os.getpid(), signal.SIGTERM)):
             questions, told = itertools.count(1), []

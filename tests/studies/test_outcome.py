@@ -2,12 +2,17 @@
 
 import dataclasses
 import json
+import signal
+import types
 
 import pytest
 
 from deepseek_jax.config import DataConfig, Experiment, TrainConfig
+from deepseek_jax.errors import UserError
 from deepseek_jax.models.counts import census
+from deepseek_jax.studies import running
 from deepseek_jax.studies.outcome import summarise
+from deepseek_jax.train import checkpoint, loop, preemption
 from tests.train import tiny
 
 
@@ -34,3 +39,22 @@ def test_scores_are_the_last_ones_and_what_wavers_is_a_mean_of_the_last_fifth(tm
     main = census(tiny.MOE).main
     assert found["parameters"] == {"total": main.total, "active": main.activated} and main.activated < main.total
     assert found["curve"][0] == [256, 4.9] and found["curve"][-1] == [2560, 4.0]
+
+
+def test_a_run_that_a_signal_stops_before_its_scores_has_not_failed(tmp_path, monkeypatch):
+    """All its steps are saved; where nothing stopped it, it has no scores because nothing is held out."""
+    signals = [signal.SIGTERM]
+
+    def train(*_, **__):
+        with preemption.watch():
+            for number in signals:
+                signal.raise_signal(number)
+        return {}
+
+    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(checkpoint, "newest_intact", lambda directory: Experiment().train.steps)
+    run = types.SimpleNamespace(directory=tmp_path, experiment=Experiment())
+    assert not running._train(run, None)
+    signals.clear()
+    with pytest.raises(UserError, match="nothing is held out"):
+        running._train(run, None)

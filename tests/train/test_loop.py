@@ -13,9 +13,10 @@ import psutil
 import pytest
 from rich.console import Console
 
-from deepseek_jax.config import EvalConfig, StartConfig, StoppingConfig
+from deepseek_jax.config import CheckpointConfig, EvalConfig, StartConfig, StoppingConfig
 from deepseek_jax.errors import UserError
-from deepseek_jax.train import loop, preemption
+from deepseek_jax.train import checkpoint, loop, preemption
+from deepseek_jax.train.language_model import LanguageModelTask
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.restore import restore_model
 from deepseek_jax.train.setup import Setup, prepare
@@ -107,7 +108,7 @@ def test_a_state_larger_than_the_memory_is_refused_before_a_run_begins(directory
 def test_a_run_that_keeps_an_average_is_scored_by_it():
     task = types.SimpleNamespace(scores=lambda score, params, buffers, held_out: {"loss": params})
     setup = types.SimpleNamespace(task=task, held_out_batches=lambda split, limit: ())
-    run, state = types.SimpleNamespace(setup=setup, score=None), {"params": 1.0, "buffers": {}}
+    run, state = types.SimpleNamespace(setup=setup, score=None, stopping=str), {"params": 1.0, "buffers": {}}
     assert loop._scores(run, state, "val", 0) == {"val/loss": 1.0}
     assert loop._scores(run, state | {"ema": {"params": 2.0, "buffers": {}}}, "val", 0) == {"val/loss": 2.0}
 
@@ -251,3 +252,37 @@ def test_a_run_whose_texts_have_changed_is_refused_and_keeps_its_tokenizer(tmp_p
     texts.write_text(as_trained + others)
     with pytest.raises(UserError, match="trained on other data"):
         train(given, tmp_path / "given", quiet())
+
+
+def test_sigterm_while_the_last_checkpoint_is_written_or_the_run_is_scored_loses_neither(directory, monkeypatch):
+    """A scheduler sends it at its time limit, whatever the run is about, and a second one when it has had enough."""
+    config = dataclasses.replace(tiny.experiment(directory, steps=6), checkpoint=CheckpointConfig())
+    workdir = directory / "ended"
+    close = checkpoint.Checkpoints.__exit__
+
+    def closed(*given):
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        close(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.Checkpoints, "__exit__", closed)
+        assert "final/loss" not in train(config, workdir, stopped := quiet())
+    assert "stopped by SIGTERM before all was scored" in stopped.file.getvalue()
+    assert preemption.heard() == preemption.TERMINATED
+    assert checkpoint.newest_intact(workdir / "checkpoints") == 6 and (workdir / "report.html").exists()
+
+    def scores(*given):
+        signal.raise_signal(signal.SIGINT)
+        return score(*given)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in jobs of a script's background
+    try:
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            score = LanguageModelTask.scores
+            patched.setattr(LanguageModelTask, "scores", scores)
+            train(config, workdir, quiet())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not [key for row in rows_of(workdir) for key in row if key.startswith("final/")]
+    assert "final/loss" in train(config, workdir, quiet())
