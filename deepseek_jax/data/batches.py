@@ -7,7 +7,10 @@ B rows that this process reads of a microbatch  S sequence length
 """
 
 import contextlib
+import multiprocessing
+import os
 import signal
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 
@@ -132,10 +135,18 @@ def read_ahead(batches: grain.MapDataset, workers: int, prefetch: int) -> grain.
         if not flags.FLAGS.is_parsed():  # grain reads absl flags, which only app.run would parse
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=max(1, prefetch))
-        batches = batches.mp_prefetch(options, _ignore_interrupts)
+        batches = batches.mp_prefetch(options, _outlast_signals)
     return iter(batches)
 
 
-def _ignore_interrupts(number: int, count: int):
-    """For a reader process: a terminal sends Ctrl-C to it too, but the run still has a step to end and to save."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _outlast_signals(number: int, count: int):
+    """For a reader process: Ctrl-C in a terminal and a scheduler's SIGTERM go to it too, but the run still has a step
+    to end and to save.  It ends with the run, also where that one is killed."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_with(run):
+    run.join()
+    os._exit(0)

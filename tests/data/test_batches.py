@@ -105,15 +105,40 @@ def test_workers_and_prefetch_change_nothing(corpus, data):
         batches.close()
 
 
-def test_readers_go_on_after_the_interrupt_that_a_terminal_sends_them_too(corpus, data):
+def test_readers_go_on_after_the_signals_that_a_terminal_or_a_scheduler_sends_them_too(corpus, data):
     batches = open_corpus(dataclasses.replace(data, workers=1), VOCAB).train_batches(4, seed=0)
     first = take(batches, 1)
     for reader in multiprocessing.active_children():
-        os.kill(reader.pid, signal.SIGINT)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            os.kill(reader.pid, each)
     time.sleep(0.5)  # for which one that died would be dead
     assert multiprocessing.active_children()
     assert same(first + take(batches, 11), take(corpus.train_batches(4, seed=0), 12))
     batches.close()
+
+
+ABANDONED = """
+import multiprocessing, os, signal, time
+from deepseek_jax.data import batches
+
+def read():
+    batches._outlast_signals(0, 1)
+    time.sleep(0.1)
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    reader = multiprocessing.get_context("spawn").Process(target=read)
+    reader.start()
+    reader.join()
+"""
+
+
+def test_readers_end_with_a_run_that_is_killed(python, tmp_path):
+    (tmp_path / "abandoned.py").write_text(ABANDONED)
+    began = time.monotonic()
+    ended = python(str(tmp_path / "abandoned.py"))  # waits for the reader too, which has its output
+    assert ended.returncode == -signal.SIGKILL and time.monotonic() - began < 50
 
 
 def test_the_first_held_out_rows_stand_for_the_whole(corpus):
