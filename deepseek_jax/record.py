@@ -1,14 +1,18 @@
 """config.json of a run directory: the resolved experiment, its hash, and the software it ran on."""
 
+import contextlib
 import dataclasses
+import fcntl
 import functools
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from deepseek_jax import fields, writable
@@ -16,7 +20,7 @@ from deepseek_jax.config import AnyExperiment, Experiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.whole_files import write_text
 
-FILE, CHECKPOINTS = "config.json", "checkpoints"
+FILE, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
 PACKAGES = ("deepseek-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
 # Settings by the beginnings of their names, which change where a run computes and what it shows, not what it learns.
@@ -74,6 +78,30 @@ def claim(workdir: str | os.PathLike, experiment: AnyExperiment, *, write: bool 
     if write:
         write_text(path, json.dumps(describe(experiment) | {"began": began}, indent=2) + "\n")
     return began
+
+
+@contextlib.contextmanager
+def held(workdir: str | os.PathLike) -> Iterator[None]:
+    """The block in which this process alone trains in `workdir`, which it makes; UserError where another does.
+
+    The lock dies with its holder, however that ends.  A file system that has no locks is trusted.
+    """
+    path = Path(workdir) / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise UserError(
+                f"another process trains in {workdir} ({lock.read()}); wait for its end or give another --workdir."
+            ) from None
+        except OSError:
+            pass
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        yield
 
 
 def read(workdir: str | os.PathLike) -> AnyExperiment:

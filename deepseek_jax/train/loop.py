@@ -1,5 +1,6 @@
 """Training, from an experiment to a run directory, read top to bottom."""
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -73,22 +74,15 @@ def train(
     check_room(setup.abstract)
     batches = setup.train_batches()
     record.claim(workdir, experiment, write=False)
-    fresh = not processes.broadcast_from_leader(are_in(workdir))
-    state = None
-    if fresh:
-        state = first_state(setup, console.print)  # what cannot be begun with claims nothing
-    else:
-        setup.task.check_beside(workdir)
-    began = record.claim(workdir, experiment, write=leads)
-    if leads:
-        setup.task.keep_beside(workdir)
-    processes.check_shared(workdir / record.FILE)
     shown, finished, results = setup.task.shown, False, []
-    with preemption.watch() as stopping:  # to the end: what is saved is still being written when the steps are over
+    alone = record.held(workdir) if leads else contextlib.nullcontext()
+    # Signals are heard to the end: what is saved is still being written when the steps are over.
+    with alone, preemption.watch() as stopping:
+        state, began = _begin(setup, workdir, console)
         try:
             with Checkpoints(workdir, experiment.checkpoint, say=console.print) as checkpoints:
                 done = Progress()
-                if not fresh:
+                if state is None:
                     state, done = checkpoints.restore(setup.abstract)
                     batches.restore(done.data)  # of a finished run too: its samples would be of other texts
                     console.print(f"going on from step {done.step}")
@@ -108,6 +102,23 @@ def train(
     if finished:
         summary.show(console, workdir, shown, results)
     return summary.final_scores(workdir, shown)
+
+
+def _begin(setup: Setup, workdir: Path, console: Console) -> tuple[State | None, float]:
+    """Makes the directory the run's; (the first state, or None where there are checkpoints to go on from, its birth).
+
+    What cannot be begun, or gone on with, claims and changes nothing.
+    """
+    leads, state = processes.is_leader(), None
+    if processes.broadcast_from_leader(are_in(workdir)):
+        setup.task.check_beside(workdir)
+    else:
+        state = first_state(setup, console.print)
+    began = record.claim(workdir, setup.experiment, write=leads)
+    if leads:
+        setup.task.keep_beside(workdir)
+    processes.check_shared(workdir / record.FILE)
+    return state, began
 
 
 def _take_steps(

@@ -1,6 +1,7 @@
 """config.json: what is written comes back, and a run directory belongs to one experiment."""
 
 import dataclasses
+import errno
 import json
 
 import pytest
@@ -142,3 +143,12 @@ def test_a_config_json_that_cannot_be_read(tmp_path, text, message):
         (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=message):
         record.read(tmp_path)
+
+
+def test_a_file_system_without_locks_is_trusted(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(record.fcntl, "flock", flock)
+    with record.held(tmp_path / "run"), record.held(tmp_path / "run"):
+        pass

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import re
 import signal
 import types
@@ -13,6 +14,7 @@ import psutil
 import pytest
 from rich.console import Console
 
+from deepseek_jax import record
 from deepseek_jax.config import CheckpointConfig, EvalConfig, StartConfig, StoppingConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.train import checkpoint, loop, preemption
@@ -286,3 +288,16 @@ def test_sigterm_while_the_last_checkpoint_is_written_or_the_run_is_scored_loses
         signal.signal(signal.SIGINT, before)
     assert not [key for row in rows_of(workdir) for key in row if key.startswith("final/")]
     assert "final/loss" in train(config, workdir, quiet())
+
+
+def test_a_run_directory_in_which_another_process_trains_is_refused(directory):
+    """Both would write its rows, and each clear away what the other is writing of a checkpoint."""
+    config, workdir = tiny.experiment(directory, steps=6), directory / "shared"
+    with (
+        record.held(workdir),
+        pytest.raises(UserError, match=rf"another process trains in .* \(process {os.getpid()} on"),
+    ):
+        train(config, workdir, quiet())
+    assert not (workdir / "config.json").exists()
+    with record.held(workdir):  # nobody holds it any longer
+        pass
