@@ -127,7 +127,7 @@ def _take_steps(
     """All the steps that are left, or those until SIGTERM or Ctrl-C; what was done is saved."""
     setup, console, experiment = run.setup, run.console, run.setup.experiment
     steps, begun = experiment.train.steps, done.step
-    sinks = Sinks(run.workdir, experiment.log, begun, done.owes_evaluation)
+    sinks = Sinks(run.workdir, experiment.log, begun, again="val/" if done.owes_evaluation else "")
     with sinks, bars.training(console, begun, steps) as show:
         recorder = Recorder(experiment, setup.task, sinks.write, show, run.goodput, skipped=int(state["skipped"]))
         profile = Profile(run.profile, run.workdir, recorder)
@@ -226,8 +226,8 @@ def _scores(run: Run, state: State, split: str, limit: int) -> dict[str, float]:
 
 
 def _finish(run: Run, state: State, done: Progress) -> list[str]:
-    """The final scores, where they are still missing, and what else a finished run has to show; raises Stopped."""
-    if not summary.is_scored(run.workdir):
+    """The final scores, where they are missing or of other settings, and what else there is to show; raises Stopped."""
+    if not summary.is_scored(run.workdir, run.setup.experiment.eval):
         with run.console.status("scoring all that is held out"):
             _score_finally(run, state, done)
     held_out = preemption.unless(run.stopping, run.setup.held_out_batches("final"))
@@ -246,7 +246,8 @@ def _score_finally(run: Run, state: State, done: Progress):
         found["stopping/kept_step"] = done.best_step  # whose parameters these are
     if not found:  # nothing is held out
         return
-    with Sinks(run.workdir, experiment.log, resumed_at=done.step) as sinks:
+    found[summary.SETTINGS] = summary.scored_with(experiment.eval)
+    with Sinks(run.workdir, experiment.log, resumed_at=done.step, again=summary.FINAL) as sinks:
         sinks.write({"step": done.step} | found)
 
 

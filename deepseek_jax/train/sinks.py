@@ -19,15 +19,15 @@ UNFLUSHED = 10  # seconds of rows that TensorBoard sees together: a flush waits 
 class Sinks:
     """All the sinks that a LogConfig asks for, none but in the process that leads.
 
-    Rows after `resumed_at`, of a run that was killed, go first; of a step that `owes_evaluation` also its scores, if it
-    was killed when it had written them.
+    Rows after `resumed_at`, of a run that was killed, go first; so do scores of that step that are measured `again`, by
+    the beginning of their names: "val/" or "final/".
     """
 
-    def __init__(self, workdir: Path, config: LogConfig, resumed_at: int, owes_evaluation: bool = False):
+    def __init__(self, workdir: Path, config: LogConfig, resumed_at: int, again: str = ""):
         self._sinks = []
         if not processes.is_leader():
             return
-        self._sinks.append(JsonLines(workdir / FILE, resumed_at, owes_evaluation))
+        self._sinks.append(JsonLines(workdir / FILE, resumed_at, again))
         if config.tensorboard:
             self._sinks.append(TensorBoard(workdir / "tensorboard", resumed_at))
         if config.wandb_project:
@@ -48,11 +48,11 @@ class Sinks:
 class JsonLines:
     """One JSON object a line, handed to the operating system at once, so that a killed process loses none."""
 
-    def __init__(self, path: Path, resumed_at: int, owes_evaluation: bool):
+    def __init__(self, path: Path, resumed_at: int, again: str):
         if path.exists():
             rows = (row for row in read_rows(path) if row["step"] <= resumed_at)
-            if owes_evaluation:
-                rows = (row for row in rows if not (row["step"] == resumed_at and _is_evaluation(row)))
+            if again:
+                rows = (row for row in rows if not (row["step"] == resumed_at and has_scores(row, again)))
             whole_files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._file = path.open("a")
 
@@ -64,8 +64,8 @@ class JsonLines:
         self._file.close()
 
 
-def _is_evaluation(row: dict) -> bool:
-    return any(key.startswith("val/") for key in row)
+def has_scores(row: dict, beginning: str) -> bool:
+    return any(key.startswith(beginning) for key in row)
 
 
 def read_rows(path: Path) -> Iterator[dict]:

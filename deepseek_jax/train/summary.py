@@ -6,17 +6,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from deepseek_jax.config import EvalConfig
 from deepseek_jax.parallel import processes
 from deepseek_jax.train.shown import Shown
-from deepseek_jax.train.sinks import FILE, read_rows
+from deepseek_jax.train.sinks import FILE, has_scores, read_rows
 
-GOODPUT = "goodput"
+GOODPUT, FINAL, SETTINGS = "goodput", "final/", "eval"  # of rows: a name, the beginning of others, a name
 
 
 def final_scores(workdir: Path, shown: Shown) -> dict[str, float]:
     """The final/* scores of a run, the median of its speed and its goodput; {} for one that never wrote a row."""
     rows = list(read_rows(workdir / FILE)) if (workdir / FILE).exists() else []
-    scores = {key: value for row in rows for key, value in row.items() if _is_final(key)}
+    scores = {key: value for row in rows for key, value in row.items() if key.startswith(FINAL)}
     speeds = [row[shown.speed] for row in rows if shown.speed in row]
     if speeds:
         scores[shown.speed] = statistics.median(speeds)
@@ -24,15 +25,17 @@ def final_scores(workdir: Path, shown: Shown) -> dict[str, float]:
     return scores | ({GOODPUT: shares[-1]} if shares else {})
 
 
-def is_scored(workdir: Path) -> bool:
-    """Whether the leading process finds final scores there; each process has to ask."""
-    path = workdir / FILE
-    found = processes.is_leader() and path.exists() and any(_is_final(key) for row in read_rows(path) for key in row)
+def scored_with(config: EvalConfig) -> dict[str, int]:
+    """The settings that final scores depend on, as they stand beside them."""
+    return {"final_batches": config.final_batches, "batch_size": config.final_batches and config.batch_size}
+
+
+def is_scored(workdir: Path, config: EvalConfig) -> bool:
+    """Whether the leading process finds final scores there, with these settings; each process has to ask."""
+    path, wanted = workdir / FILE, scored_with(config)
+    rows = (row for row in read_rows(path) if has_scores(row, FINAL)) if processes.is_leader() and path.exists() else ()
+    found = any(row.get(SETTINGS, wanted) == wanted for row in rows)  # of older runs that is not known
     return bool(processes.broadcast_from_leader(int(found)))
-
-
-def _is_final(key: str) -> bool:
-    return key.startswith("final/")
 
 
 def show(console: Console, workdir: Path, shown: Shown, results: list[str]):

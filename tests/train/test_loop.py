@@ -301,3 +301,16 @@ def test_a_run_directory_in_which_another_process_trains_is_refused(directory):
     assert not (workdir / "config.json").exists()
     with record.held(workdir):  # nobody holds it any longer
         pass
+
+
+def test_a_finished_run_is_scored_again_with_other_settings(directory):
+    """Its config.json says these; what the old scores were compared with goes too."""
+    config, workdir = tiny.experiment(directory, steps=6), directory / "rescored"
+    for batches in (0, 1):
+        few = dataclasses.replace(config, eval=EvalConfig(batches=1, final_batches=batches, samples=0))
+        for _ in range(2):
+            scores = train(few, workdir, quiet())
+            assert ("final/gzip -9" in scores) == (batches == 0)
+            (row,) = (row for row in rows_of(workdir) if "final/loss" in row)
+            assert row["eval"] == {"final_batches": batches, "batch_size": 0}
+            assert not [key for key in row if not is_documented(key)]
