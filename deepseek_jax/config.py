@@ -39,6 +39,8 @@ class DataConfig:
     prefetch: int = 4  # microbatches read ahead; 0: none, each is read when asked for
 
     def __post_init__(self):
+        if not self.source.strip():  # a path of no parts is the current directory
+            raise UserError("data.source is empty; name a corpus, a file or a directory, or leave it out.")
         at_least("data", self, 2, "sequence_length")
         at_least("data", self, 0, "workers", "prefetch")
         fraction("data", self, "fim_rate", "held_out")

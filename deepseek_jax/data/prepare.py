@@ -67,7 +67,7 @@ def parse_weights(data: DataConfig) -> dict[str, float]:
         weights = {name.strip(): float(weight) for name, weight in pairs}
     except ValueError:
         raise UserError(f"data.weights is {data.weights!r}; write it as prose=0.5,code=0.5.") from None
-    if len(weights) < len(pairs) or not all(0 < weight < np.inf for weight in weights.values()):
+    if len(weights) < len(pairs) or not all(weights) or not all(0 < weight < np.inf for weight in weights.values()):
         raise UserError(f"data.weights is {data.weights!r}; name each source once, with a share above 0.")
     return {name: weight / sum(weights.values()) for name, weight in weights.items()}
 

@@ -125,6 +125,7 @@ def test_what_an_override_can_get_wrong(in_repository, key, text, message):
             "or optimizer.b2 to at most 0.99",
         ),
         ({"optimizer.moment_dtype": "bfloat16", "optimizer.name": "adagrad"}, "optimizer.moment_dtype=float32"),
+        ({"data.source": ""}, "data.source is empty; name a corpus, a file or a directory"),
         ({"train.ramp_start": "2", "train.microbatch_size": "2"}, "train.ramp_fraction"),
         ({"optimizer.name": "adam"}, "optimizer.name=adamw or set optimizer.weight_decay=0"),
         ({"eval.sample_tokens": "0"}, "eval.sample_tokens is 0; it must be at least 1"),

@@ -160,7 +160,7 @@ def test_prepared_data_among_its_own_texts_is_refused(tmp_path):
 def test_weights():
     assert parse_weights(DataConfig(source="code")) == {"code": 1.0}
     assert parse_weights(DataConfig(weights="prose=3, a=b.txt=1")) == {"prose": 0.75, "a=b.txt": 0.25}
-    for weights in ("prose", "prose=x", "prose=1,prose=2", "prose=0", "prose=-1,code=2", "prose=nan", ""):
+    for weights in ("prose", "prose=x", "prose=1,prose=2", "prose=0", "prose=-1,code=2", "prose=nan", "", "code=1,=1"):
         with pytest.raises(UserError, match="data.weights"):
             parse_weights(DataConfig(weights=weights))
 
