@@ -17,6 +17,8 @@ from deepseek_jax.data import chat
 from deepseek_jax.data.plain_text import is_utf8
 from deepseek_jax.errors import UserError
 
+# What files of other encodings begin with, whose lines may be UTF-8 by chance.  UTF-32-LE begins as UTF-16-LE.
+OTHER_MARKS = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE
 SECTION_BYTES = 8192  # a .txt is cut into documents of about this size, at blank lines
 
 
@@ -104,9 +106,19 @@ def _opened(path: pathlib.Path) -> Iterator[BinaryIO]:
         raise UserError(f"{path} cannot be read ({error.strerror}); mend it or take it out of the source.") from None
 
 
+def _is_otherwise_encoded(file: BinaryIO, path: pathlib.Path, skipped: Skipped) -> bool:
+    """Whether the file says that it is UTF-16 or UTF-32, which `skipped` is then told."""
+    found = file.peek(4)[:4].startswith(OTHER_MARKS)
+    if found:
+        skipped.add(path, 1, "UTF-16 or UTF-32, save it as UTF-8")
+    return found
+
+
 def read_file(path: pathlib.Path, name: str, group: str, skipped: Skipped) -> Iterator[Document]:
     """A whole file as one document."""
     with _opened(path) as file:
+        if _is_otherwise_encoded(file, path, skipped):
+            return
         data = file.read()
     try:
         text = data.decode("utf-8-sig")
@@ -135,6 +147,8 @@ def read_jsonl(
     `read` makes the text of a line, or raises ValueError; None: what is there is the text.
     """
     with _opened(path) as lines:
+        if _is_otherwise_encoded(lines, path, skipped):
+            return
         for number, line in enumerate(lines, 1):
             line = _without_bom(line, number)
             if not line.strip():
@@ -187,6 +201,8 @@ def read_sections(path: pathlib.Path, name: str, skipped: Skipped) -> Iterator[D
     """
     section, size, first = [], 0, 1
     with _opened(path) as lines:
+        if _is_otherwise_encoded(lines, path, skipped):
+            return
         for number, line in enumerate(lines, 1):
             line = _without_bom(line, number)
             try:

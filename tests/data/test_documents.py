@@ -48,6 +48,16 @@ def test_the_mark_that_some_editors_put_first_is_no_text(tmp_path):
         assert [document.text for document in documents] == ["x"] and not skipped.as_dict()["count"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "below/a.md"])
+def test_a_file_of_another_encoding_is_skipped_whole(tmp_path, name, encoding):
+    """Read line by line most of one in UTF-16 is UTF-8 too: letters with a NUL after each."""
+    (tmp_path / "below").mkdir()
+    (tmp_path / name).write_text("some lines\n" * 9, encoding)
+    documents, skipped = read(tmp_path / name.split("/")[0])
+    assert not documents and skipped.places == [f"{tmp_path / name}:1: UTF-16 or UTF-32, save it as UTF-8"]
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "below/a.md"])
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
     path = tmp_path / name
