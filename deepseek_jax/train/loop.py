@@ -16,7 +16,7 @@ from deepseek_jax.config import AnyExperiment, TrainConfig
 from deepseek_jax.data.batches import TrainBatches
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
-from deepseek_jax.train import bars, early_stopping, preemption, program_cache, report, schedules, summary
+from deepseek_jax.train import bars, early_stopping, preemption, program_cache, report, schedules, start, summary
 from deepseek_jax.train.checkpoint import Checkpoints, Progress, are_in
 from deepseek_jax.train.goodput import Goodput
 from deepseek_jax.train.metrics import by_layer
@@ -25,7 +25,6 @@ from deepseek_jax.train.profile import Profile
 from deepseek_jax.train.recorder import NotFinite, Recorder, Started
 from deepseek_jax.train.setup import Setup, prepare
 from deepseek_jax.train.sinks import Sinks
-from deepseek_jax.train.start import first_state
 from deepseek_jax.train.state import State, check_room, scored_model
 from deepseek_jax.train.step import gradient_function
 
@@ -67,6 +66,8 @@ def train(
     """
     experiment, workdir, leads = fields.checked(experiment), Path(workdir), processes.is_leader()
     record.check_place(workdir)
+    if not are_in(workdir):
+        start.check(experiment)
     console = console or Console(quiet=not leads, markup=False)  # names of files may have brackets
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax would tell of every file it writes
     setup = prepare(experiment, console)
@@ -113,7 +114,7 @@ def _begin(setup: Setup, workdir: Path, console: Console) -> tuple[State | None,
     if processes.broadcast_from_leader(are_in(workdir)):
         setup.task.check_beside(workdir)
     else:
-        state = first_state(setup, console.print)
+        state = start.first_state(setup, console.print)
     began = record.claim(workdir, setup.experiment, write=leads)
     if leads:
         setup.task.keep_beside(workdir)

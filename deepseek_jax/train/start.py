@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from deepseek_jax.config import AnyExperiment, TrainConfig
 from deepseek_jax.data.tokenizer import TOKENIZER
 from deepseek_jax.errors import UserError
 from deepseek_jax.fields import flatten
@@ -20,6 +21,22 @@ from deepseek_jax.train.any_checkpoint import Found
 from deepseek_jax.train.program import Program
 from deepseek_jax.train.setup import Setup
 from deepseek_jax.train.state import State, make_state
+
+
+def check(experiment: AnyExperiment):
+    """UserError for settings of a new run that would do nothing.  Runs that were begun with such are still read."""
+    start, train, default = experiment.start, experiment.train, TrainConfig()
+    for name in ("fresh", "best"):
+        if getattr(start, name) and not start.checkpoint:
+            raise UserError(
+                f"start.{name} is of start.checkpoint, which is empty; name one, or leave start.{name} out."
+            )
+    for name in ("ramp_fraction", "ramp_stages"):
+        if getattr(train, name) != getattr(default, name) and not train.ramp_start:
+            raise UserError(
+                f"train.{name} is {getattr(train, name)} and train.ramp_start 0, so that the batch does not grow; set "
+                f"train.ramp_start, or leave train.{name} out."
+            )
 
 
 def first_state(setup: Setup, say: Callable[[str], None]) -> State:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from deepseek_jax import experiment_file
 from deepseek_jax.config import CheckpointConfig, EvalConfig, StartConfig
 from deepseek_jax.convert import huggingface, orbax_directory
 from deepseek_jax.errors import UserError
@@ -17,6 +19,7 @@ from deepseek_jax.train.loop import train
 from deepseek_jax.train.restore import restore_model
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.start import first_state
+from tests.conftest import ROOT
 from tests.train import tiny
 
 QUIET = Console(quiet=True)
@@ -144,3 +147,23 @@ def test_of_a_run_that_keeps_an_average_it_is_the_model(base):
     _, kept = checkpoint.read(base[2], {"ema": {"params": like}, "params": like})
     jax.tree.map(np.testing.assert_array_equal, trained.params, kept["ema"]["params"])
     assert (kept["ema"]["params"]["embedding"] != kept["params"]["embedding"]).any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"start.fresh": "^head"}, "start.fresh is of start.checkpoint, which is empty; name one"),
+        ({"start.best": "true"}, "start.best is of start.checkpoint, which is empty; name one"),
+        (
+            {"train.ramp_fraction": "0.3"},
+            "train.ramp_fraction is 0.3 and train.ramp_start 0, so that the batch does not",
+        ),
+        ({"train.ramp_stages": "3"}, "train.ramp_stages is 3 and train.ramp_start 0"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused_before_data_is_prepared(tmp_path, settings, message):
+    """Of a new run: an older one may have them in its config.json, and is still read and gone on with."""
+    experiment = experiment_file.resolve(str(ROOT / "configs" / "v3_tiny.py"), settings)
+    with pytest.raises(UserError, match=re.escape(message)):
+        train(experiment, tmp_path / "run", QUIET)
+    assert not (tmp_path / "run").exists()
