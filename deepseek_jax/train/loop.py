@@ -24,7 +24,7 @@ from deepseek_jax.train.nonfinite import bad_parameter, find_origin
 from deepseek_jax.train.profile import Profile
 from deepseek_jax.train.recorder import NotFinite, Recorder, Started
 from deepseek_jax.train.setup import Setup, prepare
-from deepseek_jax.train.sinks import Sinks
+from deepseek_jax.train.sinks import Sinks, check_sinks
 from deepseek_jax.train.state import State, check_room, scored_model
 from deepseek_jax.train.step import gradient_function
 
@@ -68,6 +68,7 @@ def train(
     record.check_place(workdir)
     if not are_in(workdir):
         start.check(experiment)
+    check_sinks(experiment.log)
     console = console or Console(quiet=not leads, markup=False)  # names of files may have brackets
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax would tell of every file it writes
     setup = prepare(experiment, console)
@@ -128,7 +129,7 @@ def _take_steps(
     """All the steps that are left, or those until SIGTERM or Ctrl-C; what was done is saved."""
     setup, console, experiment = run.setup, run.console, run.setup.experiment
     steps, begun = experiment.train.steps, done.step
-    sinks = Sinks(run.workdir, experiment.log, begun, again="val/" if done.owes_evaluation else "")
+    sinks = Sinks(run.workdir, experiment, begun, again="val/" if done.owes_evaluation else "")
     with sinks, bars.training(console, begun, steps) as show:
         recorder = Recorder(experiment, setup.task, sinks.write, show, run.goodput, skipped=int(state["skipped"]))
         profile = Profile(run.profile, run.workdir, recorder)
@@ -248,7 +249,7 @@ def _score_finally(run: Run, state: State, done: Progress):
     if not found:  # nothing is held out
         return
     found[summary.SETTINGS] = summary.scored_with(experiment.eval)
-    with Sinks(run.workdir, experiment.log, resumed_at=done.step, again=summary.FINAL) as sinks:
+    with Sinks(run.workdir, experiment, resumed_at=done.step, again=summary.FINAL) as sinks:
         sinks.write({"step": done.step} | found)
 
 

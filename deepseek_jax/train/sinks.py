@@ -1,5 +1,7 @@
 """Where metrics are written: metrics.jsonl, TensorBoard, Weights & Biases.  Each takes rows, dicts with a "step"."""
 
+import contextlib
+import dataclasses
 import hashlib
 import json
 import math
@@ -7,8 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from deepseek_jax import whole_files
-from deepseek_jax.config import LogConfig
+from deepseek_jax import fields, whole_files
+from deepseek_jax.config import AnyExperiment, LogConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 
@@ -16,22 +18,30 @@ FILE = "metrics.jsonl"
 UNFLUSHED = 10  # seconds of rows that TensorBoard sees together: a flush waits for the disk
 
 
+def check_sinks(config: LogConfig):
+    """UserError where a sink that is asked for cannot be had, before there is work to lose."""
+    if config.wandb_project and processes.is_leader():
+        wandb = _wandb()
+        with _said(wandb):
+            wandb.login()
+
+
 class Sinks:
-    """All the sinks that a LogConfig asks for, none but in the process that leads.
+    """All the sinks that an experiment asks for, none but in the process that leads.
 
     Rows after `resumed_at`, of a run that was killed, go first; so do scores of that step that are measured `again`, by
     the beginning of their names: "val/" or "final/".
     """
 
-    def __init__(self, workdir: Path, config: LogConfig, resumed_at: int, again: str = ""):
-        self._sinks = []
+    def __init__(self, workdir: Path, experiment: AnyExperiment, resumed_at: int, again: str = ""):
+        self._sinks, config = [], experiment.log
         if not processes.is_leader():
             return
         self._sinks.append(JsonLines(workdir / FILE, resumed_at, again))
         if config.tensorboard:
             self._sinks.append(TensorBoard(workdir / "tensorboard", resumed_at))
         if config.wandb_project:
-            self._sinks.append(WeightsAndBiases(workdir, config.wandb_project))
+            self._sinks.append(WeightsAndBiases(workdir, experiment))
 
     def write(self, row: dict):
         for sink in self._sinks:
@@ -117,13 +127,16 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    def __init__(self, workdir: Path, project: str):
-        try:
-            import wandb
-        except ImportError:
-            raise UserError("log.wandb_project is set but wandb is not installed; run pip install wandb.") from None
+    """Runs there can be filtered by any setting, by its dotted name."""
+
+    def __init__(self, workdir: Path, experiment: AnyExperiment):
+        wandb, project = _wandb(), experiment.log.wandb_project
         identity = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]  # names alone recur: seed0, seed1
-        self._run = wandb.init(project=project, name=workdir.name, id=identity, dir=str(workdir), resume="allow")
+        about = {"project": project, "name": workdir.name, "id": identity, "dir": str(workdir), "resume": "allow"}
+        settings = fields.flatten(dataclasses.asdict(experiment))
+        with _said(wandb):
+            # A run that goes on may have other settings of some kinds.
+            self._run = wandb.init(**about, config=settings, allow_val_change=True)
         # Rows by a step of our own: wandb's only rises, past the last one as a run is resumed, and ignores rows before
         # it, which final scores and steps that are taken again would be.
         self._run.define_metric("*", step_metric="step")
@@ -133,3 +146,23 @@ class WeightsAndBiases:
 
     def close(self):
         self._run.finish()
+
+
+def _wandb():
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("log.wandb_project is set but wandb is not installed; run pip install wandb.") from None
+    return wandb
+
+
+@contextlib.contextmanager
+def _said(wandb) -> Iterator[None]:
+    """Its errors as UserErrors."""
+    try:
+        yield
+    except wandb.Error as error:
+        raise UserError(
+            f"log.wandb_project is set, and Weights & Biases says: {str(error).rstrip('.')}; set WANDB_MODE=offline to "
+            "go without it, or leave log.wandb_project empty."
+        ) from None

@@ -1,5 +1,6 @@
 """Rows of metrics.jsonl: balance of experts, the clock, and the sinks they go to."""
 
+import dataclasses
 import errno
 import json
 import math
@@ -10,10 +11,11 @@ import unittest.mock
 import numpy as np
 import pytest
 
-from deepseek_jax.config import LogConfig
+from deepseek_jax.config import Experiment, LogConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.train import metrics
 from deepseek_jax.train.flops import training_flops
+from deepseek_jax.train.loop import train
 from deepseek_jax.train.sinks import Sinks, flat, read_rows
 from tests.train import tiny
 
@@ -101,12 +103,12 @@ def test_a_lap_too_short_to_tell_takes_earlier_steps_along():
 
 
 def test_rows_after_the_checkpoint_are_dropped_on_resuming(tmp_path):
-    with Sinks(tmp_path, LogConfig(tensorboard=False), resumed_at=0) as sinks:
+    with Sinks(tmp_path, Experiment(log=LogConfig(tensorboard=False)), resumed_at=0) as sinks:
         for step in (1, 2, 3):
             sinks.write({"step": step, "loss/total": 1.0 / step})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "loss/to')  # killed while writing
-    with Sinks(tmp_path, LogConfig(tensorboard=False), resumed_at=2) as sinks:
+    with Sinks(tmp_path, Experiment(log=LogConfig(tensorboard=False)), resumed_at=2) as sinks:
         sinks.write({"step": 3, "loss/total": 0.25})
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows == [{"step": 1, "loss/total": 1.0}, {"step": 2, "loss/total": 0.5}, {"step": 3, "loss/total": 0.25}]
@@ -119,7 +121,7 @@ def test_nested_numbers_get_flat_names():
 
 
 def test_tensorboard_gets_events(tmp_path):
-    with Sinks(tmp_path, LogConfig(), resumed_at=0) as sinks:
+    with Sinks(tmp_path, Experiment(log=LogConfig()), resumed_at=0) as sinks:
         sinks.write({"step": 1, "loss/next": 1.5})
     (file,) = (tmp_path / "tensorboard").glob("events.out.tfevents.*")
     assert b"loss/next" in file.read_bytes()
@@ -132,15 +134,16 @@ def test_tensorboard_tells_of_a_full_disk_at_once(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(EventsWriter, "flush", full)
-    sinks = Sinks(tmp_path, LogConfig(), resumed_at=0)
+    sinks = Sinks(tmp_path, Experiment(log=LogConfig()), resumed_at=0)
     with pytest.raises(OSError, match="No space"):
         sinks.write({"step": 1, "loss/next": math.nan})
 
 
 def test_wandb_gets_rows_by_a_step_of_ours_as_its_own_only_rises(tmp_path, monkeypatch):
-    told = unittest.mock.Mock()
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=lambda **_: told))
-    with Sinks(tmp_path, LogConfig(tensorboard=False, wandb_project="p"), resumed_at=0) as sinks:
+    told, about = unittest.mock.Mock(), {}
+    init = lambda **given: about.update(given) or told  # noqa: E731
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, Error=OSError))
+    with Sinks(tmp_path, Experiment(log=LogConfig(tensorboard=False, wandb_project="p")), resumed_at=0) as sinks:
         sinks.write({"step": 1, "loss/next": 1.5})
     call = unittest.mock.call
     assert told.mock_calls == [
@@ -148,12 +151,20 @@ def test_wandb_gets_rows_by_a_step_of_ours_as_its_own_only_rises(tmp_path, monke
         call.log({"step": 1, "loss/next": 1.5}),
         call.finish(),
     ]
+    assert about["config"]["optimizer.peak_lr"] == Experiment().optimizer.peak_lr and about["allow_val_change"]
 
 
-def test_wandb_that_is_missing_is_said(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(UserError, match="pip install wandb"):
-        Sinks(tmp_path, LogConfig(tensorboard=False, wandb_project="p"), resumed_at=0)
+def test_wandb_that_is_missing_or_does_not_know_the_user_is_said_before_there_is_work_to_lose(tmp_path, monkeypatch):
+    wanted = dataclasses.replace(tiny.experiment(tmp_path), log=LogConfig(tensorboard=False, wandb_project="p"))
+    login = unittest.mock.Mock(side_effect=OSError("No API key configured. Use `wandb login` to log in."))
+    for module, message in (
+        (None, "pip install wandb"),
+        (types.SimpleNamespace(login=login, Error=OSError), "says: No API key .*WANDB_MODE=offline"),
+    ):
+        monkeypatch.setitem(sys.modules, "wandb", module)
+        with pytest.raises(UserError, match=message):
+            train(wanted, tmp_path / "run")
+    assert not (tmp_path / "run").exists() and not (tmp_path / "prepared").exists()
 
 
 def test_a_language_models_row_has_bits_a_byte_and_the_share_of_all_devices(monkeypatch):
