@@ -89,8 +89,8 @@ def hold_out(sizes: dict[str, int], share: float, skipped: str = "") -> set[str]
         return set(sizes) if share else set()
     if len(sizes) < 2:
         raise UserError(
-            f"the source is a single document{skipped}, so none can be held out: give more text, or set "
-            "data.held_out=0."
+            f"the source is a single document{skipped}, so none can be held out: give more text, in several lines "
+            "or files (nothing is cut within a line), or set data.held_out=0."
         )
     room, held = share * sum(sizes.values()), set()
     for group in sorted(sizes, key=lambda group: hashlib.blake2b(group.encode()).digest()):

@@ -20,6 +20,7 @@ from deepseek_jax.data.tokens import TokenStore, write_tokens
 from deepseek_jax.errors import UserError
 
 SAMPLE_BYTES = 8_000_000  # of training text that the tokenizer is trained on
+LONGEST_NAME = 100  # bytes of a source's: file systems take 255, and what is made of it adds to them
 SKIPPED = "skipped.json"  # of a prepared text: what no document could be made of
 
 
@@ -129,7 +130,8 @@ def prepare_text(data: DataConfig, source: str, root: pathlib.Path, report: Repo
         builder.download_and_prepare()
         (directory / SKIPPED).write_text(json.dumps(builder.skipped.as_dict()))
 
-    return cache.build(root / "text" / f"{name}-{key}", make)
+    short = name.encode()[:LONGEST_NAME].decode(errors="ignore")
+    return cache.build(root / "text" / f"{short}-{key}", make)
 
 
 def _check_apart(root: pathlib.Path, source: pathlib.Path):

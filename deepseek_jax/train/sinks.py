@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from deepseek_jax import fields, whole_files
@@ -63,15 +63,31 @@ class JsonLines:
             rows = (row for row in read_rows(path) if row["step"] <= resumed_at)
             if again:
                 rows = (row for row in rows if not (row["step"] == resumed_at and has_scores(row, again)))
-            whole_files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+            whole_files.write_text(path, "".join(_line(row) for row in rows))
         self._file = path.open("a")
 
     def write(self, row: dict):
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(_line(row))
         self._file.flush()
 
     def close(self):
         self._file.close()
+
+
+def _line(row: dict) -> str:
+    """JSON has no NaN and no infinity: they are null, which `read_rows` gives as NaN."""
+    return json.dumps(_mapped(row, lambda value: None if _is_not_finite(value) else value)) + "\n"
+
+
+def _is_not_finite(value) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _mapped(value, change: Callable):
+    """The same row, or part of one, with `change` of what is neither dict nor list."""
+    if isinstance(value, dict):
+        return {key: _mapped(inner, change) for key, inner in value.items()}
+    return [_mapped(inner, change) for inner in value] if isinstance(value, list) else change(value)
 
 
 def has_scores(row: dict, beginning: str) -> bool:
@@ -79,13 +95,14 @@ def has_scores(row: dict, beginning: str) -> bool:
 
 
 def read_rows(path: Path) -> Iterator[dict]:
-    """The rows of a metrics.jsonl; ends before a last line that was cut short."""
+    """The rows of a metrics.jsonl, with NaN for what was not finite; ends before a last line that was cut short."""
     with path.open() as file:
         for line in file:
             try:
-                yield json.loads(line)
+                row = json.loads(line)
             except json.JSONDecodeError:
                 return
+            yield _mapped(row, lambda value: math.nan if value is None else value) if "null" in line else row
 
 
 def flat(row: dict, prefix: str = "") -> Iterator[tuple[str, float]]:

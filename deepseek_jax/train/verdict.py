@@ -23,7 +23,7 @@ def verdict(rows: list[dict], steps: int, shown: Shown) -> tuple[bool, list[str]
     state = "finished" if last == steps else f"at step {last} of {steps}"
     if last < steps and any("final/loss" in row for row in rows):
         state = f"stopped early, {state}"
-    scores = [row for row in rows if shown.score in row]
+    scores = [row for row in rows if math.isfinite(row.get(shown.score, math.nan))]
     if scores:
         best = min(scores, key=lambda row: row[shown.score])
         state += f", best {shown.score_label} {best[shown.score]:.4f} at step {best['step']}"

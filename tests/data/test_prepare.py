@@ -18,7 +18,7 @@ from deepseek_jax.config import DataConfig
 from deepseek_jax.data.compressors import bits_per_byte, total_bits_per_byte
 from deepseek_jax.data.inspect import describe, render
 from deepseek_jax.data.pipeline import open_corpus
-from deepseek_jax.data.prepare import parse_weights
+from deepseek_jax.data.prepare import parse_weights, prepare_text
 from deepseek_jax.errors import UserError
 
 VOCAB = 600
@@ -134,6 +134,14 @@ def test_text_that_is_only_scored(tmp_path, corpus):
     assert scored.held_out_text("one") == b"a single document\0"
     with pytest.raises(UserError, match="leaves nothing of one to train on."):
         scored.train_batches(1, seed=0)
+
+
+def test_a_source_may_have_as_long_a_name_as_a_file_system_takes(tmp_path):
+    path = tmp_path / ("ü" * 118 + ".txt")
+    path.write_text("a text")
+    data = DataConfig(source=str(path), directory=str(tmp_path / "cache"), held_out=0.0)
+    text = prepare_text(data, data.source, tmp_path / "cache", lambda *_: None)
+    assert text.name.startswith("ü" * 50 + "-")
 
 
 def test_a_given_tokenizer_is_used(data, corpus):

@@ -115,6 +115,23 @@ def test_rows_after_the_checkpoint_are_dropped_on_resuming(tmp_path):
     assert list(read_rows(tmp_path / "metrics.jsonl")) == rows
 
 
+def test_numbers_that_are_not_finite_are_null_in_json_and_nan_to_who_reads_rows(tmp_path):
+    row = {"step": 1, "loss/total": math.inf, "router/entropy": {"1": math.nan, "2": 0.5}, "router/share": {"1": [0.5]}}
+    for step in (0, 1):  # written, and kept by the run that goes on
+        with Sinks(tmp_path, Experiment(log=LogConfig(tensorboard=False)), resumed_at=step) as sinks:
+            if not step:
+                sinks.write(row)
+
+    def refused(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(text, parse_constant=refused)["loss/total"] is None
+    (read,) = read_rows(tmp_path / "metrics.jsonl")
+    assert math.isnan(read["loss/total"]) and math.isnan(read["router/entropy"]["1"])
+    assert read["router/entropy"]["2"] == 0.5 and read["router/share"] == row["router/share"]
+
+
 def test_nested_numbers_get_flat_names():
     row = {"step": 3, "loss/next": 1.5, "router/dead_experts": {"1": 0}, "router/share": {"1": [0.5, 0.5]}}
     assert dict(flat(row)) == {"loss/next": 1.5, "router/dead_experts/1": 0}

@@ -46,6 +46,9 @@ def test_a_run_that_learns_is_healthy():
         ["finished, best held-out bits per byte 1.5000 at step 40"],
     )
     assert verdict(rows, 100, SHOWN)[1][0].startswith("at step 40 of 100")
+    diverged = [{"step": 10, "val/bits_per_byte": float("nan")}]
+    assert verdict([*rows[:-1], *diverged], 40, SHOWN)[1] == ["finished"]
+    assert verdict([*diverged, *rows], 40, SHOWN) == verdict(rows, 40, SHOWN)
 
 
 @pytest.mark.parametrize(
