@@ -84,9 +84,11 @@ def claim(workdir: str | os.PathLike, experiment: AnyExperiment, *, write: bool 
 def held(workdir: str | os.PathLike) -> Iterator[None]:
     """The block in which this process alone trains in `workdir`, which it makes; UserError where another does.
 
-    The lock dies with its holder, however that ends.  A file system that has no locks is trusted.
+    The lock dies with its holder, however that ends.  A file system that has no locks is trusted.  A directory that was
+    made here, and in which nothing was begun, goes again.
     """
     path = Path(workdir) / LOCK
+    made = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as lock:
         try:
@@ -101,7 +103,12 @@ def held(workdir: str | os.PathLike) -> Iterator[None]:
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
-        yield
+        try:
+            yield
+        finally:
+            if made and [each.name for each in path.parent.glob("*")] == [LOCK]:
+                path.unlink()
+                path.parent.rmdir()
 
 
 def read(workdir: str | os.PathLike) -> AnyExperiment:
