@@ -19,6 +19,7 @@ from deepseek_jax.convert.quantised import FP4_BLOCK, FP4_VALUES, FP8_BLOCK
 
 INTEGERS = {"int8": 127.0, "int4": 7.0}  # the largest; symmetric, so -128 and -8 are not used
 FP8_MOST, FP4_MOST = 448.0, 6.0  # the largest numbers of e4m3 and e2m1
+MANTISSA = 23  # bits of float32 below the exponent
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65)  # shares of the largest weight at which int4 may saturate
 
 
@@ -100,7 +101,7 @@ def unpacked(values, scales, form: Format) -> Float[Array, "N I O"]:
     if form.kind == "fp8":
         return values.astype(jnp.float32) * _over_blocks(scales, values.shape)
     if form.kind == "fp4":
-        scales, numbers = jnp.exp2(scales.astype(jnp.float32) - 127), jnp.asarray(FP4_VALUES)[values]
+        scales, numbers = _of_exponents(scales), jnp.asarray(FP4_VALUES)[values]
     else:
         numbers = values.astype(jnp.float32) - (8 if form.kind == "int4" else 0)
     return numbers * _over_groups(scales, values.shape[1], form)
@@ -160,14 +161,23 @@ def fp4_scales(weight_NIO: Float[Array, "N I O"]) -> Float[Array, "N G O"]:
 
 
 def power_at_least(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The smallest power of two that is not below x > 0."""
-    mantissa, exponent = jnp.frexp(x)
-    return jnp.exp2(jnp.where(mantissa == 0.5, exponent - 1, exponent).astype(jnp.float32))
+    """The smallest normal power of two that is not below x > 0.
+
+    By bits: jnp.exp2 of most whole numbers is no power of two where XLA compiles for a CPU, but one beside it.
+    """
+    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32)
+    exponent = (bits + (1 << MANTISSA) - 1) >> MANTISSA  # any bit of the mantissa carries into it
+    return jax.lax.bitcast_convert_type(exponent << MANTISSA, jnp.float32)
 
 
 def _exponents(scales) -> Array:
     """Powers of two as the byte that e8m0 holds them in."""
-    return (jax.lax.bitcast_convert_type(scales, jnp.int32) >> 23).astype(jnp.uint8)
+    return (jax.lax.bitcast_convert_type(scales, jnp.int32) >> MANTISSA).astype(jnp.uint8)
+
+
+def _of_exponents(found) -> Array:
+    """The powers of two that `_exponents` gave."""
+    return jax.lax.bitcast_convert_type(found.astype(jnp.int32) << MANTISSA, jnp.float32)
 
 
 def _fp4_code(numbers) -> Array:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from deepseek_jax.compress.matrices import Matrix, matrix_of
-from deepseek_jax.compress.rounding import Format, pack, rounded, unpack
+from deepseek_jax.compress.rounding import Format, pack, power_at_least, rounded, unpack
 from deepseek_jax.convert.quantised import dequantise
 
 FORMATS = [Format("int8"), Format("int8", 64), Format("int4"), Format("int4", 32), Format("fp8"), Format("fp4")]
@@ -86,6 +86,28 @@ def test_fp4_is_what_readers_of_the_release_compute(weight):
     scales = np.asarray(found["scales"]).view(ml_dtypes.float8_e8m0fnu)
     read = dequantise("w", np.asarray(found["values"]).T.copy(), scales.T.copy())
     np.testing.assert_array_equal(read, unpack(found, matrix, Format("fp4")).T)
+
+
+def test_powers_of_two_are_exact():
+    exponents = np.arange(-126, 120)
+    powers = np.ldexp(np.float32(1), exponents)
+    for compiled in (power_at_least, jax.jit(power_at_least)):
+        np.testing.assert_array_equal(compiled(powers), powers)
+        np.testing.assert_array_equal(compiled(np.nextafter(powers, np.float32(np.inf))), 2 * powers)
+        np.testing.assert_array_equal(compiled(powers * np.float32(1.99)), 2 * powers)
+
+
+@pytest.mark.parametrize("scale", [1e-5, 3e-4, 6e-3, 1e3, 1e5])
+def test_scales_of_any_size_are_those_that_readers_of_v4_see(weight, scale):
+    matrix, small = Matrix("linear", 0, 1), scale * weight[0]
+    for form, most in ((Format("fp4"), 0.15), (Format("fp8", powers=True), 0.03)):
+        found = pack(small, matrix, form)
+        scales, e8m0 = np.asarray(found["scales"]), ml_dtypes.float8_e8m0fnu
+        scales = scales.view(e8m0) if form.kind == "fp4" else scales.astype(e8m0)
+        read = dequantise("w", np.asarray(found["values"]).T.copy(), scales.T.copy()).T
+        np.testing.assert_array_equal(read, unpack(found, matrix, form))
+        error = np.sqrt(np.square(read - small).sum() / np.square(small).sum())
+        assert error < most, form
 
 
 @pytest.mark.parametrize("sign", [1, -1])
