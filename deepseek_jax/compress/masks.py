@@ -19,34 +19,62 @@ from deepseek_jax.compress.matrices import Matrix
 from deepseek_jax.errors import UserError
 from deepseek_jax.halving import HIGHEST, bits_of, last_that
 
+LEAP = 0x1E3779B1  # odd, and the golden ratio's part of 2^31: multiples of it lie evenly between 0 and 2^31
+
 
 def largest(scores: dict[str, Float[Array, "..."]], chosen: dict[str, Matrix], sparsity, scope: str) -> dict:
     """Masks by path that leave out the share `sparsity` with the lowest scores (at least 0), of each by itself.
 
-    Of several equal scores at the threshold all stay.  `sparsity` may be traced.
+    Exactly that share, rounded to whole weights, also where scores are equal.  `sparsity` may be traced.
     """
     folded = {path: matrix.fold(scores[path]) for path, matrix in chosen.items()}
-    if scope == "global":
-        limit = _threshold(list(folded.values()), sparsity, (0, 1, 2))
-        return {path: (bits_of(score) >= limit).reshape(scores[path].shape) for path, score in folded.items()}
-    axes = {"layer": (1, 2), "output": (1,)}[scope]
-    kept = {path: bits_of(score) >= _threshold([score], sparsity, axes) for path, score in folded.items()}
+    axes = {"global": (0, 1, 2), "layer": (1, 2), "output": (1,)}[scope]
+    kept = {}
+    for paths in [tuple(folded)] if scope == "global" else [(path,) for path in folded]:
+        kept |= zip(paths, _kept([folded[path] for path in paths], sparsity, axes))
     return {path: mask.reshape(scores[path].shape) for path, mask in kept.items()}
 
 
-def _threshold(scores: list[Float[Array, "N I O"]], sparsity, axes: tuple[int, ...]) -> Int[Array, "..."]:
-    """The highest limit below which at most the share `sparsity` of all the scores along `axes` lies."""
+def _kept(scores: list[Float[Array, "N I O"]], sparsity, axes: tuple[int, ...]) -> list[Bool[Array, "N I O"]]:
+    """All but the share `sparsity` of all the scores along `axes`, the lowest; of equal ones by their places."""
     compared = sum(math.prod(score.shape[axis] for axis in axes) for score in scores)
     if compared > HIGHEST:
         raise UserError(f"{compared:,} weights are too many to compare with each other; choose the scope layer.")
-    most = jnp.round(jnp.asarray(sparsity, jnp.float32) * compared).astype(jnp.int32)
-    bits = [bits_of(score) for score in scores]
+    gone = jnp.round(jnp.asarray(sparsity, jnp.float32) * compared).astype(jnp.int32)
+    bits, shape = [bits_of(score) for score in scores], [1 if a in axes else n for a, n in enumerate(scores[0].shape)]
 
-    def fits(limit):
-        return sum((each < limit).sum(axes, keepdims=True, dtype=jnp.int32) for each in bits) <= most
+    def count(masks):
+        return sum(mask.sum(axes, keepdims=True, dtype=jnp.int32) for mask in masks)
 
-    shape = [1 if axis in axes else size for axis, size in enumerate(scores[0].shape)]
-    return last_that(fits, shape)
+    def below(limit):
+        return count(each < limit for each in bits)
+
+    def equal_before(place):
+        places = _places([score.shape for score in scores])
+        return [(each == limit) & (before < place) for each, before in zip(bits, places)]
+
+    limit = last_that(lambda limit: below(limit) <= gone, shape)
+    of_equal = gone - below(limit)
+    first_kept = jax.lax.cond(
+        (of_equal > 0).any(),  # never, where all scores differ
+        lambda: last_that(lambda place: count(equal_before(place)) <= of_equal, shape),
+        lambda: jnp.zeros(shape, jnp.int32),
+    )
+    return [(each >= limit) & ~equal for each, equal in zip(bits, equal_before(first_kept))]
+
+
+def _places(shapes: list[tuple[int, int, int]]) -> list[Int[Array, "N I O"]]:
+    """Numbers that differ among up to 2^31 weights, and whose order leaps evenly over all of them.
+
+    In the order of rows and columns equal weights would all go from the same first inputs: a model in four bits, where
+    most are equal to others, would lose its first heads.
+    """
+    places, before = [], 0
+    for N, I, O in shapes:
+        n, i, o = (jax.lax.broadcasted_iota(jnp.int32, (N, I, O), axis) for axis in range(3))
+        places.append((((n * I + i) * O + o + before) * LEAP) & HIGHEST)  # what overflows changes no low bit
+        before = (before + N * I * O) & HIGHEST
+    return places
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))

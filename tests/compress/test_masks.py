@@ -59,9 +59,24 @@ def test_counts_are_not_of_32_bits():
     assert masks.count(mask) == np.asarray(mask).sum()
 
 
-def test_ties_at_the_threshold_stay():
-    found = masks.largest({"out": jnp.ones((2, 2, 3))}, {"out": OUT}, 0.5, "layer")
-    assert found["out"].all()
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.9])
+@pytest.mark.parametrize(("scope", "compared"), [("layer", 1280), ("output", 64), ("global", 3840)])
+def test_of_equal_scores_as_many_go_as_are_asked_for(scope, compared, share):
+    """Four sizes alone, as weights of few bits are: most are equal to many others."""
+    scores = np.random.default_rng(0).integers(0, 4, (3, 64, 20)).astype(np.float32)
+    mask = np.asarray(masks.largest({"w": scores}, {"w": Matrix("linear", 1, 1)}, share, scope)["w"])
+    order = {"layer": (3, -1), "output": (3, 64, 20), "global": (1, -1)}[scope]
+    scores, kept = scores.reshape(order), mask.reshape(order)
+    assert ((~kept).sum(axis=1) == round(share * compared)).all()
+    assert (np.where(kept, scores, np.inf).min(axis=1) >= np.where(kept, -np.inf, scores).max(axis=1)).all()
+
+
+@pytest.mark.parametrize("scope", ["layer", "output"])
+def test_equal_weights_go_evenly_from_everywhere(scope):
+    mask = np.asarray(masks.largest({"w": np.ones((64, 48))}, {"w": Matrix("linear", 0, 1)}, 0.5, scope)["w"])
+    assert mask.mean() == 0.5
+    for each in (mask.mean(axis=1), mask.mean(axis=0)):
+        assert 0.3 < each.min() and each.max() < 0.7
 
 
 @pytest.mark.parametrize("stay", [1, 2, 3])
