@@ -18,7 +18,7 @@ def add_to(verbs):
         """\
 IN is a run directory, a released checkpoint or what `convert --to orbax` wrote; OUT is made: a run directory that eval,
 generate and predict read, with pruning.html on what it cost and where weights were removed.  Data of the run (of a
-released model: the corpus "mix") measures and calibrates.
+released model: the corpus "mix", as tokens of the tokenizer.json beside it) measures and calibrates.
 
 Single weights, by magnitude or wanda, become zeros; fine-tuning begins from OUT and keeps them:
   deepseek-jax train --config configs/v3_tiny.py --workdir runs/tuned --config.start.checkpoint=runs/half \\

@@ -6,7 +6,7 @@ import jax
 from rich.console import Console
 
 from deepseek_jax.compress.source import Source
-from deepseek_jax.data.tokenizer import TOKENIZER
+from deepseek_jax.data import tokenizer
 from deepseek_jax.train import setup
 from deepseek_jax.train.scoring import for_scoring
 
@@ -16,8 +16,9 @@ class Measure:
 
     def __init__(self, source: Source, console: Console | None = None):
         experiment = for_scoring(source.experiment)
-        if experiment.family == "language_model" and (source.directory / TOKENIZER).exists():
-            data = dataclasses.replace(experiment.data, tokenizer=str(source.directory / TOKENIZER))
+        if experiment.family == "language_model":
+            beside = tokenizer.of_model(source.directory, source.model.vocab_size)  # by another no text is the model's
+            data = dataclasses.replace(experiment.data, tokenizer=str(beside.path))
             experiment = dataclasses.replace(experiment, data=data)
         self.setup = setup.prepare(experiment, console or Console(quiet=True))
         self._score = self.setup.compiled_score()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -175,6 +176,17 @@ def test_a_release_has_no_steps(deepseek_jax, tmp_path, words):
     verb, *options = words
     status, _, err = deepseek_jax(verb, str(V3), str(tmp_path / "out"), *options, "77")
     assert status == 2 and err.endswith("is no run directory and has no checkpoint of step 77; leave the step out.\n")
+
+
+@pytest.mark.parametrize(
+    "words", [("prune", "--sparsity", "0.5"), ("quantize", "--weights", "int8", "--activations", "int8")]
+)
+def test_a_model_without_its_tokenizer_is_not_measured_by_another(folder, deepseek_jax, tmp_path, words):
+    shutil.copytree(folder / "run", tmp_path / "run", ignore=shutil.ignore_patterns("tokenizer.json"))
+    verb, *options = words
+    status, _, err = deepseek_jax(verb, f"{tmp_path}/run", f"{tmp_path}/new", *options)
+    assert status == 2 and "run has no tokenizer.json, by which text becomes tokens; copy that of the model" in err
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
