@@ -37,8 +37,8 @@ def prune(
     """Writes the run directory `target`.
 
     The loss of `batches` validation batches is measured at the sparsity asked for and at those of `curve`; as many
-    training batches calibrate.  `early`: the same run at another step, whose weights the masks are laid on.  A pattern
-    says itself what share goes, and has no curve.
+    training batches calibrate.  `early`: the same run at another step, whose weights the masks are laid on, and whose
+    losses these are.  A pattern says itself what share goes, and has no curve.
     """
     if settings.pattern:
         settings, curve = dataclasses.replace(settings, sparsity=removed_by(settings.pattern)), []
@@ -47,17 +47,17 @@ def prune(
         METHODS[method].check(given, each)
     measure = Measure(given, console)
     moments = input_sums(measure, given, batches) if METHODS[method].calibrated else None
-    losses = {0.0: _loss(measure, given, batches)}
+    losses = {0.0: _loss(measure, early or given, batches)}
     for each in of_shares:
         removed = METHODS[method].remove(given, each, moments)
+        if early:
+            removed = dataclasses.replace(removed, source=weights.on_early(removed.source, early))
         smaller, share = removed.source, removed.share
         of_size = measure if smaller.model == given.model else Measure(smaller)  # its data said what it has to say
         losses[share] = _loss(of_size, smaller, batches)
         console.print(f"{share:.0%} removed: validation loss {losses[share]:.4f}, before {losses[0.0]:.4f}")
         if each == settings:
             wanted = removed
-    if early:
-        wanted = dataclasses.replace(wanted, source=weights.on_early(wanted.source, early))
     source.write(target, wanted.source)
     report.write(target, method, losses, wanted.share, wanted.left)
     return wanted

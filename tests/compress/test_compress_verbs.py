@@ -1,6 +1,7 @@
 """prune and quantize on a small run, what they leave, and what a user can get wrong."""
 
 import dataclasses
+import io
 import json
 import shutil
 import signal
@@ -10,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 
 from deepseek_jax.compress import pruning, source
 from deepseek_jax.compress.calibrate import input_sums, largest_inputs
+from deepseek_jax.compress.config import PruneConfig
 from deepseek_jax.compress.measure import Measure
 from deepseek_jax.config import LogConfig, SupervisedExperiment, TrainConfig
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
@@ -114,6 +117,27 @@ def test_rewinding_lays_the_zeros_on_earlier_weights(folder, deepseek_jax):
     last = restore_model(run).step
     assert deepseek_jax("prune", f"{run}", f"{folder}/ticket", "--rewind", f"{last}", "--sparsity", "0.8")[0] == 0
     assert "has no checkpoint of step 1" in deepseek_jax("prune", f"{run}", f"{folder}/none", "--rewind", "1")[2]
+
+
+def test_what_is_rewound_is_the_early_model_and_its_loss_is_told(folder, tmp_path):
+    given, told = source.read(folder / "run"), io.StringIO()
+    params, buffers = (jax.tree.map(lambda leaf: 1.25 * leaf + 0.01, each) for each in (given.params, given.buffers))
+    early = dataclasses.replace(given, step=3, params=params, buffers=buffers)
+    assert jax.tree.leaves(buffers)
+    settings, console = PruneConfig(sparsity=0.5), Console(file=told)
+    pruning.prune(given, tmp_path / "out", "magnitude", settings, curve=[], early=early, batches=1, console=console)
+    written = source.read(tmp_path / "out")
+    jax.tree.map(np.testing.assert_array_equal, written.buffers, early.buffers)
+    found, before = (flatten(each.params) for each in (written, early))
+    for path, leaf in found.items():
+        np.testing.assert_array_equal(leaf, np.where(leaf == 0, 0, before[path]), err_msg=path)
+    zeros = found["layers/1-1/attention/out"] == 0
+    own = np.abs(given.params["layers"]["1-1"]["attention"]["out"])  # of these sizes, not the early ones, masks are
+    assert zeros.mean() == pytest.approx(0.5, abs=0.01) and own[zeros].max() <= own[~zeros].min()
+    measure = Measure(written)
+    of_written, dense = (measure.scores(each.params, each.buffers, 1, "val")["loss"] for each in (written, early))
+    assert f"50% removed: validation loss {of_written:.4f}, before {dense:.4f}" in told.getvalue()
+    assert f"validation loss {of_written:.4f}, before {dense:.4f}" in (tmp_path / "out" / "pruning.html").read_text()
 
 
 def test_quantize_keeps_integers_and_eval_reads_them(folder, deepseek_jax):
