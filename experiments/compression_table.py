@@ -145,12 +145,10 @@ class Maker:
         source.write(directory, source.asking_for(self.given))
 
     def quantised(self, directory: Path, weights: str, group: int = 0, activations: str | None = None):
-        from rich.console import Console
-
         from deepseek_jax.compress.config import QuantizeConfig
         from deepseek_jax.compress.quantizing import quantize
 
-        quantize(self.given, directory, QuantizeConfig(weights, group), activations, CALIBRATING, Console(quiet=True))
+        quantize(self.given, directory, QuantizeConfig(weights, group), activations, self.measure, CALIBRATING)
 
     def pruned(self, directory: Path, method: str = "magnitude", **settings):
         from deepseek_jax.compress import source

@@ -52,16 +52,18 @@ def run(args):
     from deepseek_jax.compress import pruning, source
 
     scope = args.scope or ("output" if args.method == "wanda" else "layer")
+    console, given = Console(highlight=False, markup=False), source.read(args.source, args.checkpoint)
     pruning.prune(
-        source.read(args.source, args.checkpoint),
+        given,
         Path(args.target),
         args.method,
         PruneConfig(sparsity=sparsity, pattern=args.pattern, scope=scope, paths=args.paths),
         curve=args.curve,
         early=None if args.rewind is None else source.read(args.source, args.rewind),
         batches=args.batches,
-        console=Console(highlight=False, markup=False),
+        console=console,
     )
+    console.print(source.describe_bytes(Path(args.target), given), soft_wrap=True)
 
 
 def _check(args, sparsity: float):

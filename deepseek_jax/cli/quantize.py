@@ -18,7 +18,7 @@ def add_to(verbs):
 IN is a run directory, a released checkpoint or what `convert --to orbax` wrote; OUT is made: a run directory whose
 checkpoint holds the small type, and which eval, generate and predict read.  With --activations the inputs of products
 are rounded too, by ranges that training batches of the run give.  With --release OUT is what DeepSeek publishes, read
-by from_pretrained and convert.
+by from_pretrained and convert.  What it cost is printed, by validation batches of the run, and what it saved.
 
 examples:
   deepseek-jax quantize runs/v3_tiny runs/v3_int8 --weights int8 --activations int8
@@ -32,25 +32,46 @@ examples:
     )
     parser.add_argument("--paths", default="", metavar="REGEX", help="which matrices; default: all that it is for")
     parser.add_argument("--activations", choices=("int8",), help="what inputs of products are rounded to")
-    options.add_batches(parser, "training batches to calibrate with")
+    parser.add_argument(
+        "--batches",
+        type=number(int, 0),
+        metavar="N",
+        help="of validation to measure the loss, of training to calibrate; 0: do not measure; default: 4, of what is "
+        "no run directory, and so has no data of its own, 0 without --activations",
+    )
     parser.add_argument("--release", action="store_true", help="write safetensors as DeepSeek does; of fp8 and fp4")
 
 
 @options.into_free_directory
 def run(args):
     target, config = Path(args.target), _checked(args)
+    batches = _batches(args)
     runtime.prepare()
     from rich.console import Console
 
     from deepseek_jax.compress import quantizing, source
+    from deepseek_jax.compress.measure import Measure
 
     console, given = Console(highlight=False, markup=False), source.read(args.source, args.checkpoint)
+    measure = Measure(given, console) if args.activations else None
     if args.release:
         quantizing.release(given, target, config)
     else:
-        quantizing.quantize(given, target, config, args.activations, args.batches, console)
-    size, before = source.bytes_of(target), source.dense_bytes(given)
-    console.print(f"{target}: {size:,} bytes, {size / before:.1%} of what float32 arrays take", soft_wrap=True)
+        quantizing.quantize(given, target, config, args.activations, measure, batches)
+    if batches:
+        quantizing.print_loss(measure or Measure(given, console), given, target, batches, console)
+    console.print(source.describe_bytes(target, given), soft_wrap=True)
+
+
+def _batches(args) -> int:
+    """A release has no data of its own: preparing some takes minutes, and scoring a large one hours."""
+    if args.activations and args.batches == 0:
+        raise UserError("--activations is calibrated on batches; leave out --batches 0.")
+    if args.batches is None:
+        from deepseek_jax import record
+
+        return 4 if args.activations or record.is_run(args.source) else 0
+    return args.batches
 
 
 def _checked(args) -> QuantizeConfig:

@@ -1,5 +1,6 @@
-"""Quantisation after training: the run directory, or the release, of a model in few bits."""
+"""Quantisation after training: the run directory, or the release, of a model in few bits, and what it lost."""
 
+import dataclasses
 from pathlib import Path
 
 from rich.console import Console
@@ -15,16 +16,21 @@ from deepseek_jax.errors import UserError
 
 
 def quantize(
-    given: Source, target: Path, config: QuantizeConfig, activations: str | None, batches: int, console: Console
+    given: Source,
+    target: Path,
+    config: QuantizeConfig,
+    activations: str | None = None,
+    measure: Measure | None = None,
+    batches: int = 0,
 ):
-    """Writes a run directory; where `activations` are rounded too, `batches` training batches say how large they are.
+    """Writes a run directory; `activations` are rounded too by what `batches` training batches of `measure` have.
 
     Ranges are one a path, the largest of all layers of its stack.  Experts' down projections have none, but the largest
     number of each row: what flows into them is weighted before the product or after, by the way that is fastest.
     """
     sections = {"quantize": config}
     if activations:
-        largest = largest_inputs(Measure(given, console), given, batches)
+        largest = largest_inputs(measure, given, batches)
         ranges = tuple(f"{path}={each:.6g}" for path, each in largest.items() if not path.endswith("experts/down"))
         sections["arithmetic"] = ArithmeticConfig(kind=activations, paths=config.paths, ranges=ranges)
     source.write(target, source.asking_for(given, **sections))
@@ -36,3 +42,18 @@ def release(given: Source, target: Path, config: QuantizeConfig):
         raise UserError(f"{given.directory} holds a hybrid network; DeepSeek's release format is for language models.")
     released.save(target, given.model, given.params, given.buffers, config.weights)
     beside.carry(given.directory, target)
+
+
+def print_loss(measure: Measure, given: Source, made: Path, batches: int, console: Console):
+    """The loss of `batches` validation batches of the model that was written at `made`, beside that before."""
+    written = source.read(made)
+    # Of a release, which says neither how it was trained nor on what, the data is the given model's.
+    experiment = dataclasses.replace(given.experiment, arithmetic=written.experiment.arithmetic)
+    after = dataclasses.replace(given, experiment=experiment, params=written.params, buffers=written.buffers)
+    of_after = measure if experiment.arithmetic == given.experiment.arithmetic else Measure(after)
+    scores = measure.scores(given.params, given.buffers, batches, "val")
+    if not scores:
+        console.print("nothing is held out to measure the loss on: data.held_out or dataset.val is 0")
+        return
+    lost = of_after.scores(after.params, after.buffers, batches, "val")["loss"]
+    console.print(f"validation loss {lost:.4f}, before {scores['loss']:.4f}")

@@ -90,6 +90,12 @@ def bytes_of(directory: Path) -> int:
     return sum(path.stat().st_size for path in (inside if inside.is_dir() else directory).rglob("*") if path.is_file())
 
 
+def describe_bytes(made: Path, given: Source) -> str:
+    """What a smaller model takes on the disk."""
+    size, before = bytes_of(made), dense_bytes(given)
+    return f"{made}: {size:,} bytes, {size / before:.1%} of what float32 arrays take"
+
+
 def dense_bytes(of: Source) -> int:
     """What the model's arrays take as they are."""
     return sum(leaf.nbytes for leaf in jax.tree.leaves((of.params, of.buffers)))

@@ -47,6 +47,7 @@ def test_prune_leaves_a_run_with_zeros_and_a_page(folder, deepseek_jax):
     status, out, err = deepseek_jax(*command)
     assert (status, err) == (0, "")
     assert "25% removed: validation loss" in out and "50% removed: validation loss" in out
+    assert f"half: {source.bytes_of(folder / 'half'):,} bytes" in out.replace("\n", "")
     before, after = weights(folder / "run"), weights(folder / "half")
     for path, leaf in after.items():
         pruned = leaf.ndim > 2 and "router" not in path and "norm" not in path
@@ -144,6 +145,10 @@ def test_quantize_keeps_integers_and_eval_reads_them(folder, deepseek_jax):
     options = "--weights", "int8", "--activations", "int8"
     status, out, err = deepseek_jax("quantize", f"{folder}/run", f"{folder}/int8", *options)
     assert (status, err) == (0, "") and "% of what float32 arrays take" in out
+    written, given = source.read(folder / "int8"), source.read(folder / "run")
+    assert written.experiment.arithmetic != given.experiment.arithmetic
+    losses = [Measure(each).scores(each.params, each.buffers, 4, "val")["loss"] for each in (written, given)]
+    assert losses[0] != losses[1] and "validation loss {:.4f}, before {:.4f}".format(*losses) in out
     config = json.loads((folder / "int8" / "config.json").read_text())["experiment"]
     assert config["quantize"]["weights"] == "int8" and config["arithmetic"]["kind"] == "int8"
     assert any(each.startswith("layers/0-0/attention/q_down=") for each in config["arithmetic"]["ranges"])
@@ -155,9 +160,22 @@ def test_quantize_keeps_integers_and_eval_reads_them(folder, deepseek_jax):
     assert jax.tree.leaves(trained.params)[0].dtype == np.float32
 
 
+def test_quantize_measures_only_what_has_data(folder, deepseek_jax, tmp_path, monkeypatch):
+    """A release has none of its own; a run's may lie elsewhere."""
+    monkeypatch.setattr("deepseek_jax.compress.measure.Measure", None)
+    for given, options in ((V3, ()), (folder / "run", ("--batches", "0"))):
+        target = tmp_path / given.name
+        status, out, _ = deepseek_jax("quantize", f"{given}", f"{target}", "--weights", "int4", *options)
+        assert status == 0 and "loss" not in out and "bytes" in out
+    options = "--weights", "int8", "--activations", "int8", "--batches", "0"
+    status, _, err = deepseek_jax("quantize", f"{folder}/run", f"{tmp_path}/none", *options)
+    assert status == 2 and "--activations is calibrated on batches; leave out --batches 0." in err
+
+
 @pytest.mark.slow
 def test_a_release_is_read_as_one(folder, deepseek_jax):
-    assert deepseek_jax("quantize", f"{folder}/run", f"{folder}/fp8", "--weights", "fp8", "--release")[0] == 0
+    status, out, _ = deepseek_jax("quantize", f"{folder}/run", f"{folder}/fp8", "--weights", "fp8", "--release")
+    assert status == 0 and "validation loss" in out
     assert (folder / "fp8" / "model.safetensors").exists() and (folder / "fp8" / "tokenizer.json").exists()
     assert deepseek_jax("quantize", f"{folder}/fp8", f"{folder}/again", "--weights", "int4", "--group", "16")[0] == 0
 
