@@ -27,7 +27,9 @@ class DataConfig:
     source: str = "mix"
     weights: str = "prose=0.5,literature=0.2,code=0.3"  # sources and their shares of tokens, used by source "mix"
     directory: str = ""  # where prepared data lives; empty: $DEEPSEEK_JAX_DATA or ~/.cache/deepseek_jax
-    tokenizer: str = ""  # path of a tokenizer.json; empty: a BPE of model.vocab_size entries trained on the source
+    # Path of a tokenizer.json, beside which a tokenizer_config.json may name its bos and eos; empty: a BPE of
+    # model.vocab_size entries trained on the source.
+    tokenizer: str = ""
     text_field: str = "text"  # key of the text in JSONL records
     # Chat template (CHAT_TEMPLATES) by which JSONL records are read as conversations, under the key "messages": only
     # what the assistant says is trained and scored.  Empty: records are text.

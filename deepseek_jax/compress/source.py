@@ -13,7 +13,7 @@ import jax
 
 from deepseek_jax import record
 from deepseek_jax.config import AnyExperiment, CheckpointConfig, StartConfig
-from deepseek_jax.data.tokenizer import TOKENIZER
+from deepseek_jax.data import tokenizer
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.hybrid_config import HybridConfig
@@ -22,7 +22,7 @@ from deepseek_jax.train.checkpoint import Checkpoints, Progress
 from deepseek_jax.train.restore import restore_model
 from deepseek_jax.undisturbed import undisturbed
 
-BESIDE = (TOKENIZER, known_set.FILE)  # what a run directory may have beside its checkpoints
+BESIDE = (tokenizer.TOKENIZER, tokenizer.NAMES, known_set.FILE)  # what a run directory may have beside its checkpoints
 
 
 @dataclasses.dataclass(frozen=True)

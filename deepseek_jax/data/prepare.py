@@ -85,7 +85,7 @@ def prepare_domains(data: DataConfig, vocab_size: int, report: Report) -> tuple[
     path = given or prepare_tokenizer(vocab_size, weights, texts, root, report)
     tokenizer = Tokenizer(path)
     check_fits(tokenizer, str(path), vocab_size, data.fim_rate)
-    version = cache.digest(path.read_text("utf-8"))
+    version = cache.digest(path.read_text("utf-8"), *sorted(tokenizer.named_beside.items()))
     tokens = {
         source: prepare_tokens(text, tokenizer, version, root, reports[source], data.chat)
         for source, text in texts.items()

@@ -1,6 +1,7 @@
 """Text to token ids and back: a byte-level BPE trained on the corpus, or a tokenizer.json from elsewhere.
 
-Both spell their special tokens as DeepSeek's tokenizer does, so one table finds them.
+Special tokens are spelled as DeepSeek's tokenizer does; where one from elsewhere has no such bos or eos, files beside
+it name them, as they do beside Hugging Face's models.
 """
 
 import json
@@ -11,9 +12,11 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from deepseek_jax import whole_files
 from deepseek_jax.errors import UserError
 
 TOKENIZER = "tokenizer.json"  # beside a model: what its text is encoded with
+NAMES = "tokenizer_config.json"  # beside that: the names of bos and eos, where they are not DeepSeek's
 SPECIAL = {
     "bos": "<｜begin▁of▁sentence｜>",
     "eos": "<｜end▁of▁sentence｜>",
@@ -22,6 +25,7 @@ SPECIAL = {
     "fim_hole": "<｜fim▁hole｜>",
     "fim_end": "<｜fim▁end｜>",
 }
+BESIDE = (NAMES, "config.json")  # what may say of a tokenizer from elsewhere which its tokens are
 SMALLEST = len(pre_tokenizers.ByteLevel.alphabet()) + len(SPECIAL)  # every byte and every special token
 
 
@@ -29,6 +33,8 @@ class Tokenizer:
     """Encodes any text; `decode(encode(text)) == text` for a byte-level tokenizer.
 
     bos, eos, pad, fim_begin, fim_hole, fim_end are token ids; where the file has none, pad is eos and the rest None.
+    `named_beside`: ids that tokenizer_config.json or config.json gives, where DeepSeek's bos or eos is missing; a bos
+    that neither gives is eos, as in GPT-2.
     """
 
     def __init__(self, path: str | pathlib.Path):
@@ -44,20 +50,48 @@ class Tokenizer:
         self._backend.encode_special_tokens = True
         self._backend.no_padding()
         self._backend.no_truncation()
+        self.vocab_size = max(self._backend.get_vocab().values(), default=-1) + 1
         ids = {name: self._backend.token_to_id(spelling) for name, spelling in SPECIAL.items()}
+        self.named_beside = {} if None not in (ids["bos"], ids["eos"]) else self._find_beside()
+        ids |= self.named_beside
         if ids["bos"] is None or ids["eos"] is None:
-            raise UserError(f"{path} has no {SPECIAL['bos']} or no {SPECIAL['eos']}; documents need both as tokens.")
+            raise UserError(
+                f"{path} has no {SPECIAL['bos']} or no {SPECIAL['eos']}; documents need both as tokens.  If it calls "
+                f"them otherwise, name them beside it in {NAMES}, as bos_token and eos_token."
+            )
         self.bos, self.eos = ids["bos"], ids["eos"]
         self.pad = self.eos if ids["pad"] is None else ids["pad"]
         self.fim_begin, self.fim_hole, self.fim_end = ids["fim_begin"], ids["fim_hole"], ids["fim_end"]
-        self.vocab_size = max(self._backend.get_vocab().values()) + 1
+
+    def _find_beside(self) -> dict[str, int]:
+        """bos, eos and pad by the names in tokenizer_config.json, or by the numbers in config.json."""
+        names, numbers = (_read_json(path) if path.is_file() else {} for path in map(self.path.with_name, BESIDE))
+        found = {}
+        for token in ("bos", "eos", "pad"):
+            name, number = names.get(f"{token}_token"), numbers.get(f"{token}_token_id")
+            name = name.get("content") if isinstance(name, dict) else name
+            number = number[0] if isinstance(number, list) and number else number  # of several the first ends a text
+            if isinstance(name, str) and (named := self._backend.token_to_id(name)) is not None:
+                found[token] = named
+            elif type(number) is int and 0 <= number < self.vocab_size:
+                found[token] = number
+        return {"bos": found["eos"]} | found if "eos" in found else {}
+
+    def save(self, directory: pathlib.Path):
+        """Copies the file, with the names beside it where it needs them, so that it is read there as it is here."""
+        whole_files.copy(self.path, directory / TOKENIZER)
+        if self.named_beside:
+            named = {f"{token}_token": self._backend.id_to_token(number) for token, number in self.named_beside.items()}
+            whole_files.write_json(directory / NAMES, named)
 
     @property
     def has_fim(self) -> bool:
         return None not in (self.fim_begin, self.fim_hole, self.fim_end)
 
     def token(self, spelling: str) -> int | None:
-        """The id of a control token by its spelling; None where the vocabulary has none."""
+        """The id of a control token by DeepSeek's spelling; None where the vocabulary has none."""
+        if spelling in (SPECIAL["bos"], SPECIAL["eos"]):
+            return self.bos if spelling == SPECIAL["bos"] else self.eos
         return self._backend.token_to_id(spelling)
 
     def encode(self, text: str) -> list[int]:

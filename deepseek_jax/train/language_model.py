@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from deepseek_jax import whole_files
 from deepseek_jax.config import Experiment
 from deepseek_jax.data import compressors
 from deepseek_jax.data.batches import Batch, TrainBatches
@@ -81,7 +80,7 @@ class LanguageModelTask:
             )
 
     def keep_beside(self, workdir: Path):
-        whole_files.copy(self.tokenizer.path, workdir / TOKENIZER)  # what it was trained with
+        self.tokenizer.save(workdir)  # what it was trained with
 
     def results(self, state: State, workdir: Path, score: Callable, held_out: Iterable[Batch]) -> list[str]:
         return write_samples(self.experiment, self.corpus, self.program, state, workdir)

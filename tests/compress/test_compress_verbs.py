@@ -92,6 +92,13 @@ def test_sigterm_waits_for_the_checkpoint_that_is_written(folder, tmp_path, monk
     assert heard == [given.step]
 
 
+def test_the_names_of_a_tokenizers_tokens_go_along(folder, tmp_path):
+    given = shutil.copytree(folder / "run", tmp_path / "run")
+    (given / "tokenizer_config.json").write_text("{}")
+    source.write(tmp_path / "out", source.asking_for(source.read(given)))
+    assert (tmp_path / "out" / "tokenizer_config.json").exists()
+
+
 def test_a_pattern_says_what_share_goes(folder, deepseek_jax):
     status, out, _ = deepseek_jax("prune", f"{folder}/run", f"{folder}/quarter", "--pattern", "1:4")
     assert status == 0 and "75% removed: validation loss" in out and out.count("removed") == 1

@@ -59,7 +59,7 @@ def test_vocabulary_smaller_than_the_bytes(tmp_path):
 
 def foreign(tmp_path, *names):
     """A word-level tokenizer.json with the special tokens `names`, flagged as DeepSeek flags its FIM tokens."""
-    words = ["a", "b", *(SPECIAL[name] for name in names)]
+    words = ["a", "b", *(SPECIAL.get(name, name) for name in names)]
     flags = dict.fromkeys(("special", "normalized", "single_word", "lstrip", "rstrip"), False)
     added = [{"id": i, "content": word, **flags} for i, word in enumerate(words) if i > 1]
     path = tmp_path / "tokenizer.json"
@@ -74,8 +74,43 @@ def test_foreign_tokenizer_is_found_by_names(tmp_path):
 
 
 def test_foreign_tokenizer_without_eos(tmp_path):
-    with pytest.raises(UserError, match="end▁of▁sentence"):
+    with pytest.raises(UserError, match="end▁of▁sentence.* name them beside it in tokenizer_config.json"):
         Tokenizer(foreign(tmp_path, "bos"))
+
+
+@pytest.mark.parametrize(
+    ("names", "config", "expected"),
+    [
+        pytest.param({"bos_token": "<s>", "eos_token": {"content": "</s>"}}, {}, (2, 3, 3), id="by-names"),
+        pytest.param({"bos_token": None, "eos_token": "</s>", "pad_token": "<s>"}, {}, (3, 3, 2), id="no-bos"),
+        pytest.param(None, {"bos_token_id": 2, "eos_token_id": [3, 2]}, (2, 3, 3), id="by-numbers"),
+        pytest.param({"eos_token": "</s>"}, {"bos_token_id": 2, "eos_token_id": 99}, (2, 3, 3), id="by-both"),
+    ],
+)
+def test_tokens_of_other_names_are_found_beside_and_named_where_it_is_saved(tmp_path, names, config, expected):
+    path = foreign(tmp_path, "<s>", "</s>")
+    for name, content in (("tokenizer_config.json", names), ("config.json", config)):
+        if content is not None:
+            (tmp_path / name).write_text(json.dumps(content))
+    Tokenizer(path).save(tmp_path / "run")
+    for tokenizer in (Tokenizer(path), Tokenizer(tmp_path / "run/tokenizer.json")):
+        assert (tokenizer.bos, tokenizer.eos, tokenizer.pad) == expected
+        assert tokenizer.token(SPECIAL["eos"]) == expected[1] and tokenizer.token("<｜User｜>") is None
+
+
+def test_what_files_beside_say_wrongly_is_no_token(tmp_path):
+    path = foreign(tmp_path, "<s>", "</s>")
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": 7, "eos_token": "nowhere"}')
+    (tmp_path / "config.json").write_text('{"bos_token_id": true, "eos_token_id": 4}')
+    with pytest.raises(UserError, match="documents need both as tokens"):
+        Tokenizer(path)
+
+
+def test_names_beside_deepseeks_own_tokens_are_not_asked_for(tmp_path):
+    path = foreign(tmp_path, "bos", "eos")
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "a", "eos_token": "b"}')
+    Tokenizer(path).save(tmp_path / "run")
+    assert Tokenizer(path).eos == 3 and not (tmp_path / "run/tokenizer_config.json").exists()
 
 
 def test_foreign_tokenizer_that_does_not_fit(tmp_path):

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from deepseek_jax import record
 from deepseek_jax.config import CheckpointConfig, EvalConfig, StartConfig, StoppingConfig
+from deepseek_jax.data.tokenizer import SPECIAL, Tokenizer
 from deepseek_jax.errors import UserError
 from deepseek_jax.train import checkpoint, loop, preemption
 from deepseek_jax.train.language_model import LanguageModelTask
@@ -314,3 +315,17 @@ def test_a_finished_run_is_scored_again_with_other_settings(directory):
             (row,) = (row for row in rows_of(workdir) if "final/loss" in row)
             assert row["eval"] == {"final_batches": batches, "batch_size": 0}
             assert not [key for key in row if not is_documented(key)]
+
+
+def test_a_tokenizer_with_tokens_of_other_names_is_kept_with_them(directory):
+    config = tiny.experiment(directory)
+    text = prepare(config, quiet()).task.tokenizer.path.read_text()
+    given, workdir = directory / "llama" / "tokenizer.json", directory / "of_llama"
+    given.parent.mkdir()
+    given.write_text(text.replace(SPECIAL["bos"], "<s>").replace(SPECIAL["eos"], "</s>"))
+    (given.parent / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "</s>", "other": 1}')
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=str(given)))
+    task = prepare(config, quiet()).task
+    task.keep_beside(workdir)
+    kept = Tokenizer(workdir / "tokenizer.json")
+    assert kept.named_beside == task.tokenizer.named_beside == {"bos": kept.bos, "eos": kept.eos}
