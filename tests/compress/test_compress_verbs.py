@@ -75,6 +75,22 @@ def test_wanda_weighs_with_what_flows_in(folder, deepseek_jax):
     assert largest.keys() <= moments.keys() and all(each > 0 for each in largest.values())
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), "layer"),
+        (("--method", "wanda"), "output"),
+        (("--method", "wanda", "--scope", "global"), "global"),
+        (("--method", "heads"), "layer"),
+    ],
+)
+def test_the_share_is_of_each_output_for_wanda(folder, deepseek_jax, tmp_path, monkeypatch, options, expected):
+    asked = []
+    monkeypatch.setattr(pruning, "prune", lambda given, target, method, settings, **_: asked.append(settings.scope))
+    assert deepseek_jax("prune", f"{folder}/run", f"{tmp_path}/out", *options)[0] == 0
+    assert asked == [expected]
+
+
 def test_sigterm_waits_for_the_checkpoint_that_is_written(folder, tmp_path, monkeypatch):
     """What is cleared away after it must not be written any more."""
     given, save, heard = source.read(folder / "run"), Checkpoints.save, []

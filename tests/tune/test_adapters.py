@@ -152,6 +152,16 @@ def test_a_value_of_another_type_in_peft_files_is_named(tmp_path, change, messag
         peft.load(directory, huggingface.read_config(GOLDENS / "v1"))
 
 
+def test_rank_stabilised_adapters_are_scaled_by_the_root_of_their_rank(tmp_path):
+    """alpha / sqrt(rank), arXiv:2312.03732."""
+    directory = shutil.copytree(GOLDENS / "peft/v1_lora", tmp_path / "adapters")
+    about = json.loads((directory / peft.CONFIG).read_text())
+    assert about["r"] > 1
+    (directory / peft.CONFIG).write_text(json.dumps(about | {"use_rslora": True}))
+    _, config = peft.load(directory, huggingface.read_config(GOLDENS / "v1"))
+    assert config.scale == pytest.approx(about["lora_alpha"] / about["r"] ** 0.5)
+
+
 def test_a_transposed_adapter_is_refused(tmp_path):
     """It has as many numbers, in another order."""
     directory = shutil.copytree(GOLDENS / "peft/v1_lora", tmp_path / "adapters")
