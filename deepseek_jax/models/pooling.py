@@ -3,6 +3,9 @@
 B batch  S steps  C channels; `...` are the dimensions of space: two for images, one for series and text
 """
 
+import functools
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -19,7 +22,8 @@ def pool(
     count = _windows(present, size, False).sum(axis=_within(x))
     if kind == "max":
         lowest = jnp.finfo(x.dtype).min
-        pooled = _windows(jnp.where(present, x, lowest), size, lowest).max(axis=_within(x))
+        windows = _windows(jnp.where(present, x, lowest), size, lowest)
+        pooled = functools.reduce(_largest, reversed(_within(x)), windows)
         pooled = jnp.where(count > 0, pooled, 0)
     else:
         pooled = _windows(jnp.where(present, x, 0), size, 0).sum(axis=_within(x)) / jnp.maximum(count, 1)
@@ -31,6 +35,19 @@ def _windows(x, size, fill):
     padded = jnp.pad(x, [(0, 0), *((0, -length % size) for length in x.shape[1:-1]), (0, 0)], constant_values=fill)
     split = (part for length in padded.shape[1:-1] for part in (length // size, size))
     return padded.reshape(x.shape[0], *split, x.shape[-1])
+
+
+def _largest(x, axis: int):
+    """x.max(axis), whose gradient goes to one element, whatever rounding does.
+
+    That of jax.numpy goes to the elements equal to the maximum.  XLA may compute them anew for it, rounded otherwise;
+    then none is equal, and the gradient of the window is lost.
+    """
+    while (length := x.shape[axis]) > 1:
+        half = (length + 1) // 2  # of an odd length both halves have the middle
+        first, second = (jax.lax.slice_in_dim(x, begin, begin + half, axis=axis) for begin in (0, length - half))
+        x = jnp.where((second > first) | jnp.isnan(second), second, first)
+    return x.squeeze(axis)
 
 
 def _within(x) -> tuple[int, ...]:

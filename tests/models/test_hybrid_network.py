@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from deepseek_jax.compiling import LEVEL
 from deepseek_jax.models import tree
 from deepseek_jax.models.feature_norms import updated_buffers
 from deepseek_jax.models.hybrid import Hybrid
 from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 from deepseek_jax.models.regularisation import drop_path, dropout
+from tests import quickly
 
 NO_CONVOLUTION, NO_RECURRENCE, NO_ATTENTION = ConvolutionConfig(()), RecurrentConfig("none"), AttentionConfig(0)
 SMALL = {"recurrent": RecurrentConfig("lstm", 6), "attention": AttentionConfig(2, 4)}
@@ -194,3 +196,30 @@ def test_an_lstm_begins_by_remembering():
     params, _, _ = network(SERIES)
     bias_GH = params["recurrent"]["layers"]["0"]["forwards"]["bias"]
     assert bias_GH.tolist() == [[0.0] * 6, [1.0] * 6, [0.0] * 6, [0.0] * 6]
+
+
+def test_no_gradient_is_lost_in_a_max_pool_however_xla_rounds():
+    """XLA computes a pool's input anew for its gradient; the largest of a window was looked for by its old value."""
+    config = HybridConfig(
+        height=8,
+        width=8,
+        outputs=3,
+        convolution=ConvolutionConfig((16,), norm="batch"),
+        recurrent=RecurrentConfig("gru", 8),
+        attention=AttentionConfig(0, 8),
+    )
+    graphdef, params, buffers = tree.split(Hybrid(config, rngs=nnx.Rngs(params=0)))
+    params = jax.tree.map(lambda leaf: leaf + 0.01 * jax.random.normal(jax.random.key(1), leaf.shape), params)
+    images = jax.random.uniform(jax.random.key(0), (32, 8, 8, 1))
+
+    def loss(params):
+        outputs, _ = tree.merge(graphdef, params, buffers)(images, None, key=jax.random.key(1))
+        return (outputs * jnp.arange(1.0, 4)).sum()
+
+    with jax.disable_jit():
+        expected = jax.grad(loss)(params)
+    newer = {quickly.NEWER_WAY: True} if quickly.HAS_BOTH else {}
+    for options in ({LEVEL: 0} | newer, {LEVEL: 0}, {LEVEL: 2} | newer):
+        found = jax.jit(jax.grad(loss), compiler_options=options)(params)
+        for left, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5 * np.abs(right).max())
