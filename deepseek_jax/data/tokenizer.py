@@ -84,6 +84,11 @@ class Tokenizer:
             named = {f"{token}_token": self._backend.id_to_token(number) for token, number in self.named_beside.items()}
             whole_files.write_json(directory / NAMES, named)
 
+    def differs_from_that_in(self, directory: str | pathlib.Path) -> bool:
+        """Whether a tokenizer.json is kept there and is another one."""
+        kept = pathlib.Path(directory) / TOKENIZER
+        return kept.exists() and kept.read_bytes() != self.path.read_bytes()
+
     @property
     def has_fim(self) -> bool:
         return None not in (self.fim_begin, self.fim_hole, self.fim_end)

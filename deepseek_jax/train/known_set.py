@@ -9,7 +9,6 @@ import numpy as np
 from deepseek_jax import whole_files
 from deepseek_jax.data.sets.dataset import Dataset
 from deepseek_jax.data.sets.scaling import Scaling
-from deepseek_jax.data.tokenizer import TOKENIZER
 from deepseek_jax.errors import UserError
 from deepseek_jax.fields import build_section
 from deepseek_jax.models.hybrid_config import HybridConfig
@@ -32,11 +31,11 @@ class KnownSet:
 
 def check(dataset: Dataset, workdir: Path):
     """UserError where the run directory's network was trained on another set: its numbers and names mean others."""
-    known, there = read(workdir), workdir / TOKENIZER
+    known = read(workdir)
     differ = [name for name in NAMED if getattr(known, name) != getattr(dataset, name)]
     if not alike(known.scaling, dataset.scaling):
         differ.append("scaling")
-    if dataset.tokenizer and there.exists() and there.read_bytes() != Path(dataset.tokenizer.path).read_bytes():
+    if dataset.tokenizer and dataset.tokenizer.differs_from_that_in(workdir):
         differ.append("tokenizer")
     if differ:
         raise UserError(
@@ -60,7 +59,7 @@ def write(dataset: Dataset, model: HybridConfig, workdir: Path):
     about |= {"scaling": dataclasses.asdict(dataset.scaling), "model": dataclasses.asdict(model)}
     whole_files.write_json(workdir / FILE, about)
     if dataset.tokenizer:
-        whole_files.copy(dataset.tokenizer.path, workdir / TOKENIZER)
+        dataset.tokenizer.save(workdir)
 
 
 def replace_model(workdir: Path, model: HybridConfig):

@@ -13,7 +13,6 @@ from deepseek_jax.data.corpora import CORPORA
 from deepseek_jax.data.pipeline import open_corpus
 from deepseek_jax.data.prepare import parse_weights
 from deepseek_jax.data.records import Report
-from deepseek_jax.data.tokenizer import TOKENIZER
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 from deepseek_jax.train.evaluate import bytes_a_target, evaluate, names
@@ -71,8 +70,7 @@ class LanguageModelTask:
 
     def check_beside(self, workdir: Path):
         """Another tokenizer would be written over that by whose numbers the model knows its tokens."""
-        theirs = workdir / TOKENIZER
-        if theirs.exists() and theirs.read_bytes() != self.tokenizer.path.read_bytes():
+        if self.tokenizer.differs_from_that_in(workdir):
             raise UserError(
                 f"{workdir} was trained with another tokenizer than its data gives now: the texts, or the Python or "
                 "package that they come from, have changed since.  `eval`, `generate` and start.checkpoint go by the "

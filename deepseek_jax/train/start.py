@@ -127,12 +127,12 @@ def _different(setup: Setup, found: Found) -> str:
 def _check_tokenizer(setup: Setup):
     """An embedding is of no use to a text that is encoded otherwise."""
     start, ours = setup.experiment.start, setup.task.tokenizer
-    theirs = Path(start.checkpoint) / TOKENIZER
-    if ours is None or not theirs.exists() or (start.fresh and re.search(start.fresh, "embedding")):
+    if ours is None or (start.fresh and re.search(start.fresh, "embedding")):
         return
-    if theirs.read_text() != ours.path.read_text():
+    if ours.differs_from_that_in(start.checkpoint):
         otherwise = (
-            f'set data.tokenizer={theirs}, or begin with new embeddings: start.fresh="embedding|^head$".'
+            f"set data.tokenizer={Path(start.checkpoint) / TOKENIZER}, or begin with new embeddings: "
+            'start.fresh="embedding|^head$".'
             if setup.experiment.family == "language_model"
             else "begin with new embeddings, by start.fresh=embedding, or from a run on the same training texts."
         )
