@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import importlib.metadata
@@ -15,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from deepseek_jax import fields, writable
+from deepseek_jax import fields, locks, writable
 from deepseek_jax.config import AnyExperiment, Experiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.whole_files import write_text
@@ -92,17 +91,15 @@ def held(workdir: str | os.PathLike) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            alone = locks.take(lock)
+        except OSError:
+            alone = True
+        if not alone:
             lock.seek(0)
             raise UserError(
                 f"another process trains in {workdir} ({lock.read()}); wait for its end or give another --workdir."
-            ) from None
-        except OSError:
-            pass
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
+            )
+        locks.sign(lock, f"process {os.getpid()} on {socket.gethostname()}")
         try:
             yield
         finally:

@@ -6,7 +6,6 @@ other directories and never reads the old ones, and a run that another study mad
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -15,7 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from deepseek_jax import fields, record
+from deepseek_jax import fields, locks, record
 from deepseek_jax.config import FAMILIES, AnyExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
@@ -198,17 +197,13 @@ def held(run: Run, root: Path, *, wait: bool = False) -> contextlib.AbstractCont
 
 @contextlib.contextmanager
 def _locked(root: Path, name: str, *, wait: bool) -> Iterator[bool]:
-    locks = root / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with (locks / name).open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
+    folder = root / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / name).open("a+") as lock:
+        if not locks.take(lock, wait=wait):
             yield False
             return
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        locks.sign(lock, str(os.getpid()))
         yield True
         lock.truncate(0)
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from deepseek_jax import record
+from deepseek_jax import locks, record
 from deepseek_jax.config import (
     DataConfig,
     EvalConfig,
@@ -149,6 +149,6 @@ def test_a_file_system_without_locks_is_trusted(tmp_path, monkeypatch):
     def flock(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(record.fcntl, "flock", flock)
+    monkeypatch.setattr(locks.fcntl, "flock", flock)
     with record.held(tmp_path / "run"), record.held(tmp_path / "run"):
         pass
