@@ -1,8 +1,4 @@
-"""What a model takes: its parameters, exactly, and the bytes that its cache grows by with every token.
-
-H heads  G key-value heads  C key-value rank  N no-rope dims  R rope dims  V value dims  d a head's width
-i the indexer's width  m tokens in a block  W window
-"""
+"""What a model takes: its parameters, exactly, and the numbers that its cache grows by with every token."""
 
 import dataclasses
 import functools
@@ -13,6 +9,7 @@ import jax
 from flax import nnx
 
 from deepseek_jax.models import tree
+from deepseek_jax.models.attention.costs import attention_cost
 from deepseek_jax.models.cached import CachedDecoder
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import Decoder, initialise
@@ -108,30 +105,13 @@ def _sizes(tree):
         yield tuple(key.key for key in path), math.prod(leaf.shape)
 
 
-def cached_numbers(config: ModelConfig, kind: str) -> tuple[float, int]:
-    """(numbers that one layer's cache grows by with a token, numbers it holds from the start).
-
-    A layer that compresses holds an entry for each whole block of m tokens beside the window's W newest tokens; what
-    it keeps of an unfinished block is not counted.
-    """
-    latent = config.kv_lora_rank + config.qk_rope_head_dim
-    window = config.sliding_window * config.head_dim
-    csa_rate, hca_rate = max(config.csa_rate, 1), max(config.hca_rate, 1)  # a kind that no layer has may have none
-    return {
-        "gqa": (2 * config.num_key_value_heads * config.head_dim, 0),
-        "mla": (latent, 0),
-        "dsa": (latent + config.index_head_dim, 0),
-        "window": (0, window),
-        "csa": ((config.head_dim + config.index_head_dim) / csa_rate, window),
-        "hca": (config.head_dim / hca_rate, window),
-    }[kind]
-
-
 def cache_size(config: ModelConfig) -> tuple[float, int]:
-    """As `cached_numbers`, of all layers, MTP modules not counted."""
-    layers = [cached_numbers(config, kind) for kind in config.attention_kinds[: config.num_hidden_layers]]
-    growing, constant = zip(*layers, strict=True)
-    return sum(growing), sum(constant)
+    """(numbers that the layers' caches grow by with a token, numbers they hold from the start).
+
+    Not counted are MTP modules, and what compressing layers keep of an unfinished block.
+    """
+    layers = _attentions(config)
+    return sum(layer.cached for layer in layers), sum(layer.held for layer in layers)
 
 
 def cache_made(config: ModelConfig, length: int) -> int:
@@ -150,6 +130,8 @@ def cache_made(config: ModelConfig, length: int) -> int:
 
 def multi_head_cache(config: ModelConfig) -> int:
     """Numbers a token that the same heads would leave behind if each kept a key and a value of its own."""
-    latent, plain = config.qk_head_dim + config.v_head_dim, 2 * config.head_dim
-    width = {"gqa": plain, "mla": latent, "dsa": latent, "window": plain, "csa": plain, "hca": plain}
-    return config.num_attention_heads * sum(width[kind] for kind in config.attention_kinds[: config.num_hidden_layers])
+    return sum(layer.apart for layer in _attentions(config))
+
+
+def _attentions(config):
+    return [attention_cost(config, kind) for kind in config.attention_kinds[: config.num_hidden_layers]]

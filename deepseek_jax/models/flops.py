@@ -9,6 +9,7 @@ from collections import Counter
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from deepseek_jax.models.attention.costs import attention_cost
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.counts import multiplied
 
@@ -20,29 +21,10 @@ def attention_a_token(config: ModelConfig, seen: Int[Array, "..."]) -> Float[Arr
     """
     seen = jnp.asarray(seen, jnp.float32)
     layers = Counter(config.attention_kinds)
-    return sum(count * _of_layer(config, kind, seen) for kind, count in layers.items())
+    return sum(count * attention_cost(config, kind).products(seen) for kind, count in layers.items())
 
 
 def flops_a_token(config: ModelConfig, length: int) -> float:
     """Of the main model's forward pass for the last of `length` tokens; two a multiply-add."""
     main = config.without_mtp()
     return 2 * (multiplied(main) + float(attention_a_token(main, length)))
-
-
-def _of_layer(config, kind, seen):
-    """A key and a value each cost their width in every head; the indexer scores all keys to pick the best."""
-    H, index = config.num_attention_heads, config.index_n_heads * config.index_head_dim
-    latent, plain = H * (config.qk_head_dim + config.v_head_dim), 2 * H * config.head_dim
-    if kind == "gqa":
-        return plain * seen
-    if kind == "mla":
-        return latent * seen
-    if kind == "dsa":
-        return latent * jnp.minimum(seen, config.index_topk) + index * seen
-    window = plain * jnp.minimum(seen, config.sliding_window)
-    if kind == "window":
-        return window
-    blocks = seen // {"csa": config.csa_rate, "hca": config.hca_rate}[kind]
-    if kind == "hca":
-        return window + plain * blocks
-    return window + plain * jnp.minimum(blocks, config.index_topk) + index * blocks

@@ -12,6 +12,7 @@ import jax
 from flax.traverse_util import flatten_dict
 from jax.sharding import AbstractMesh
 
+from deepseek_jax.models.attention.costs import attention_cost
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.depth import stack_of
 from deepseek_jax.models.schedule import LayerKind, layer_kinds, pipelined
@@ -158,12 +159,9 @@ def _width(config: ModelConfig, kind: LayerKind, split: int, room: float) -> int
 
     Rows of experts exist as they are sent, received, sorted, and back again, with `room` to spare for each.
     """
-    D, H, streams = config.hidden_size, config.num_attention_heads, config.hc_mult or 1
-    grouped = 2 * (H + config.num_key_value_heads) * config.head_dim // split
-    latent = config.q_lora_rank + H * (2 * config.qk_head_dim + 2 * config.v_head_dim) // split
-    shared = config.q_lora_rank + 3 * H * config.head_dim // split + config.o_groups * config.o_lora_rank
-    of_kind = {"gqa": grouped, "mla": latent, "dsa": latent, "window": shared, "csa": shared, "hca": shared}
-    attention = of_kind[kind.attention]
+    D, streams = config.hidden_size, config.hc_mult or 1
+    cost = attention_cost(config, kind.attention)
+    attention = cost.ranks + cost.heads // split
     if kind.feed_forward == "dense":
         feed_forward = 3 * config.intermediate_size // split
     else:
