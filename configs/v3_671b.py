@@ -31,5 +31,5 @@ def get_config():
     config.optimizer.update(peak_lr=2.2e-4, moment_dtype="bfloat16")  # parameters and gradients stay float32
     config.optimizer.schedule.update(name="v3", warmup_steps=2000)
     config.router.capacity_factor = 1.5  # room for dispatch; what is dropped is counted (router/dropped)
-    config.mesh.update(data=1, fsdp=64, expert=16)
+    config.mesh.update(fsdp=64, expert=16)  # data, which is left out, takes what a larger pod has besides
     return config

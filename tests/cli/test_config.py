@@ -12,6 +12,7 @@ import pytest
 from deepseek_jax import experiment_file, fields
 from deepseek_jax.config import Experiment, OptimizerConfig, default_config
 from deepseek_jax.errors import UserError
+from deepseek_jax.parallel.mesh import axis_sizes
 
 TINY = "configs/v3_tiny.py"
 
@@ -32,6 +33,20 @@ def config_file(tmp_path):
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def for_pods(pytestconfig):
+    """The experiments of the configs whose mesh has several devices."""
+    paths = (pytestconfig.rootpath / "configs").glob("[!_]*.py")
+    found = {path.stem: experiment_file.resolve(str(path), {}) for path in paths}
+    return {name: each for name, each in found.items() if abs(math.prod(dataclasses.astuple(each.mesh))) > 1}
+
+
+def test_configs_for_pods_take_what_a_larger_pod_has(for_pods):
+    for each in for_pods.values():
+        devices = each.mesh.fsdp * each.mesh.expert
+        assert [axis_sizes(each.mesh, times * devices)["data"] for times in (1, 2)] == [1, 2]
 
 
 def test_defaults_survive_the_way_there_and_back():
