@@ -20,6 +20,7 @@ def get_config():
     config.loss.sequence_balance = 3e-3  # no bias balances the loads here; section 3.1.2
     config.train.update(steps=215_000, batch_size=9216, microbatch_size=128)
     config.mesh.update(fsdp=16, expert=8)
+    config.checkpoint.every = 10  # half an hour of steps
     config.optimizer.peak_lr = 2.4e-4
     config.optimizer.schedule.name = "multi_step"
     return config

@@ -20,4 +20,5 @@ def get_config():
     config.loss.indexer_warmup = 0.0  # the sparse stage: what warms up runs dense, from a checkpoint of V3
     config.train.microbatch_size = 512
     config.mesh.fsdp = 32
+    config.checkpoint.every = 10  # half an hour of steps
     return config

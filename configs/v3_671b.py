@@ -32,4 +32,8 @@ def get_config():
     config.optimizer.schedule.update(name="v3", warmup_steps=2000)
     config.router.capacity_factor = 1.5  # room for dispatch; what is dropped is counted (router/dropped)
     config.mesh.update(fsdp=64, expert=16)  # data, which is left out, takes what a larger pod has besides
+    # Half an hour of steps.  A lost host costs these at most, and what is taken while 5.5 TB are written and read once
+    # more for their checksums; training goes on beside that.
+    config.checkpoint.every = 20
+    config.eval.update(every=1000, batches=4)
     return config

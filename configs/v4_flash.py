@@ -19,4 +19,5 @@ def get_config():
     config.loss.indexer_warmup = 0.0
     config.train.microbatch_size = 256
     config.mesh.update(fsdp=16, expert=16)
+    config.checkpoint.every = 10  # half an hour of steps
     return config

@@ -19,4 +19,5 @@ def get_config():
     config.loss.indexer_warmup = 0.0
     config.train.update(batch_size=16_384, microbatch_size=2048)
     config.mesh.update(fsdp=128, expert=16)
+    config.checkpoint.every = 30  # half an hour of steps
     return config

@@ -43,6 +43,12 @@ def for_pods(pytestconfig):
     return {name: each for name, each in found.items() if abs(math.prod(dataclasses.astuple(each.mesh))) > 1}
 
 
+def test_configs_for_pods_save_on_the_way(for_pods):
+    """Or a lost host would cost all steps since the first."""
+    assert set(for_pods) == {"v2_236b", "v3_671b", "v32_671b", "v4_flash", "v4_pro"}
+    assert all(each.checkpoint.every > 0 and each.eval.every > 0 for each in for_pods.values())
+
+
 def test_configs_for_pods_take_what_a_larger_pod_has(for_pods):
     for each in for_pods.values():
         devices = each.mesh.fsdp * each.mesh.expert
