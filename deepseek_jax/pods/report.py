@@ -14,7 +14,7 @@ from deepseek_jax.pods import hlo
 from deepseek_jax.pods.collectives import collectives, totals
 from deepseek_jax.pods.compiling import Outcome, place_of
 from deepseek_jax.pods.roofline import roofline
-from deepseek_jax.pods.text import amount, table, verdict
+from deepseek_jax.pods.text import amount, duration, table, verdict
 from deepseek_jax.train.abstract import Abstract
 from deepseek_jax.train.flops import training_flops
 
@@ -134,11 +134,11 @@ def _numbers(found: Report) -> list[tuple[str, str]]:
         ("results beside the arguments", amount(found.results)),
         ("tokens a step", f"{found.tokens:,}"),
         ("model FLOPs a step", f"{found.flops:.3g}"),
-        ("estimate: computing, remat included", f"{found.compute_seconds:,.2f} s"),
-        ("estimate: memory traffic", f"{found.memory_seconds:,.2f} s"),
-        ("estimate: communication", f"{found.network_seconds:,.2f} s"),
-        ("a step no faster than, all overlapping", f"{fastest:,.2f} s, utilisation {high:.0%}"),
-        ("and if nothing overlaps", f"{slowest:,.2f} s, utilisation {low:.0%}"),
+        ("estimate: computing, remat included", duration(found.compute_seconds)),
+        ("estimate: memory traffic", duration(found.memory_seconds)),
+        ("estimate: communication", duration(found.network_seconds)),
+        ("a step no faster than, all overlapping", f"{duration(fastest)}, utilisation {high:.0%}"),
+        ("and if nothing overlaps", f"{duration(slowest)}, utilisation {low:.0%}"),
     ]
 
 

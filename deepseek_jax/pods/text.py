@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 UNITS = (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")
+TIMES = (1, "s"), (1e-3, "ms"), (1e-6, "µs")
 
 
 def table(rows: Sequence[Sequence[str]], right: str = "") -> str:
@@ -15,7 +16,16 @@ def table(rows: Sequence[Sequence[str]], right: str = "") -> str:
 
 def amount(size: float, digits: int = 2) -> str:
     """Bytes in the largest unit of which they are a tenth at least."""
-    unit, name = next((unit for unit in UNITS if size >= unit[0] / 10), UNITS[-1])
+    return _in_one_of(UNITS, size, digits)
+
+
+def duration(seconds: float) -> str:
+    """As `amount`: 46.52 s, 0.36 ms."""
+    return _in_one_of(TIMES, seconds, digits=2)
+
+
+def _in_one_of(units, size: float, digits: int) -> str:
+    unit, name = next((unit for unit in units if size >= unit[0] / 10), units[-1])
     return f"{size / unit:,.{digits}f} {name}"
 
 

@@ -18,7 +18,7 @@ from deepseek_jax.pods.collectives import Collective, collectives, first_group, 
 from deepseek_jax.pods.compiling import Outcome, captured_log, place_of
 from deepseek_jax.pods.report import page, report, scope
 from deepseek_jax.pods.roofline import bandwidth, bytes_written
-from deepseek_jax.pods.text import verdict
+from deepseek_jax.pods.text import duration, verdict
 from tests.train import tiny
 
 EIGHT = """
@@ -229,7 +229,7 @@ def test_a_report_says_what_fits_and_how_fast_it_could_be():
     assert found.utilisation == pytest.approx((useful / sum(times), useful / max(times)))
     low, high = (f"{share:.0%}" for share in found.utilisation)
     assert low != high and re.search(
-        f"all overlapping +0.00 s, utilisation {high}\n.* nothing overlaps .* {low}\n", page(found)
+        f"all overlapping +{duration(max(times))}, utilisation {high}\n.* nothing overlaps .* {low}\n", page(found)
     )
 
 
@@ -267,6 +267,13 @@ def test_a_group_has_the_links_of_the_dimensions_that_it_spans():
 )
 def test_places_in_the_model_as_the_report_names_them(op_name, expected):
     assert scope(op_name) == expected
+
+
+@pytest.mark.parametrize(
+    "seconds, text", [(106.424, "106.42 s"), (0.1, "0.10 s"), (0.0364, "36.40 ms"), (9e-6, "9.00 µs"), (0, "0.00 µs")]
+)
+def test_short_times_are_no_zeros(seconds, text):
+    assert duration(seconds) == text
 
 
 def test_verdicts():
