@@ -1,22 +1,17 @@
 """This project's own training step, compiled for a mesh of devices that are not here."""
 
-import contextlib
 import dataclasses
-import os
 import re
-import tempfile
 import time
-from collections.abc import Iterator
 
 import jax
 from jax.sharding import Mesh
 
 from deepseek_jax.parallel.rules import batch_sharding
+from deepseek_jax.pods.remarks import captured_remarks
 from deepseek_jax.train.abstract import Abstract
 from deepseek_jax.train.state import abstract_state
 from deepseek_jax.train.step import compile_step, make_step
-
-REMATERIALISED = re.compile(r"nvoluntary full rematerialization")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,31 +33,14 @@ def compile_for(abstract: Abstract, mesh: Mesh) -> Outcome:
     batch = {key: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at) for key, leaf in abstract.batch.items()}
     step = compile_step(make_step(abstract.program, abstract.optimizer, experiment), state)
     started, executable, refusal = time.perf_counter(), None, ""
-    with captured_log() as log:
+    with captured_remarks() as remarks:
         try:
             executable = step.lower(state, batch).compile()
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
                 raise
             refusal = str(error).removeprefix("RESOURCE_EXHAUSTED: ")
-    remarks = [line for line in log if REMATERIALISED.search(line)]
     return Outcome(executable, refusal, time.perf_counter() - started, remarks)
-
-
-@contextlib.contextmanager
-def captured_log() -> Iterator[list[str]]:
-    """The lines that XLA writes past Python to standard error, in a list that is filled at the end."""
-    lines = []
-    with tempfile.TemporaryFile("w+", errors="replace") as file:
-        saved = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            yield lines
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            file.seek(0)
-            lines += file.read().splitlines()
 
 
 def place_of(remark: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import types
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from deepseek_jax.parallel.topology import parse
 from deepseek_jax.pods import devices as compilers
 from deepseek_jax.pods import hlo
 from deepseek_jax.pods.collectives import Collective, collectives, first_group, totals
-from deepseek_jax.pods.compiling import Outcome, captured_log, place_of
+from deepseek_jax.pods.compiling import Outcome, place_of
+from deepseek_jax.pods.remarks import captured_remarks
 from deepseek_jax.pods.report import page, report, scope
 from deepseek_jax.pods.roofline import bandwidth, bytes_written
 from deepseek_jax.pods.text import duration, verdict
@@ -283,11 +285,30 @@ def test_verdicts():
     assert verdict(50 * 2**20, topology) == "fits: 50.0 MiB of 95.0 GiB a device of v5p:2x2x1"
 
 
-def test_the_compilers_log_is_captured_from_its_file_descriptor():
-    remark = b'W0 [SPMD] Involuntary full rematerialization. %dot metadata={source_file="a.py" source_line=7}\n'
-    with captured_log() as log:
-        os.write(2, remark)
-    assert len(log) == 1 and place_of(log[0]) == "a.py:7"
+def test_what_is_no_remark_goes_on_to_standard_error(capfd):
+    remark = b"W0 [SPMD] Involuntary full rematerialization. %dot\n"
+    with captured_remarks() as remarks:
+        os.write(2, b"first\n" + remark + b"last")
+        assert remarks == []
+    os.write(2, b".")
+    assert remarks == [remark.decode().rstrip()]
+    assert capfd.readouterr().err == "first\nlast."
+
+
+def test_the_last_words_of_a_compiler_that_aborts_are_heard(python):
+    program = """
+import os
+from deepseek_jax.pods.remarks import captured_remarks
+with captured_remarks():
+    os.write(2, b"F0 Check failed: what the matter is")
+    os.abort()
+"""
+    result = python("-c", program)
+    assert result.returncode == -signal.SIGABRT and "Check failed: what the matter is" in result.stderr
+
+
+def test_a_remark_names_its_line():
+    assert place_of('metadata={source_file="a.py" source_line=7}') == "a.py:7"
 
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "v3_tiny.py")
