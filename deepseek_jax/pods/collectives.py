@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from deepseek_jax.pods.hlo import Program, size
+from deepseek_jax.pods.hlo import Program, place, scopes, size
 
 # Bytes that each device sends for one byte that it brings, by the algorithms that send least (rings).
 SENT = {
@@ -30,7 +30,8 @@ class Collective:
     group: tuple[int, ...]
     operand: int  # bytes that a device brings, each time
     times: int  # a step
-    source: str  # op_name: the named scopes that it belongs to
+    scopes: str
+    place: str = ""  # file:line, where the compiler knows them
 
     @property
     def sent(self) -> float:
@@ -52,8 +53,8 @@ def collectives(program: Program, num_devices: int) -> list[Collective]:
             kind = "reduce-scatter"
         brought = each.operands[:1] if kind == "ragged-all-to-all" else each.operands
         operand = sum(size(computation[name].shape) for name in brought)
-        source = re.search(r'op_name="([^"]*)"', each.attributes)
-        found.append(Collective(kind, group, operand, times, source[1] if source else ""))
+        source = scopes(each.attributes), place(each.attributes, program.frames)
+        found.append(Collective(kind, group, operand, times, *source))
     return found
 
 

@@ -1,7 +1,6 @@
 """This project's own training step, compiled for a mesh of devices that are not here."""
 
 import dataclasses
-import re
 import time
 
 import jax
@@ -41,11 +40,3 @@ def compile_for(abstract: Abstract, mesh: Mesh) -> Outcome:
                 raise
             refusal = str(error).removeprefix("RESOURCE_EXHAUSTED: ")
     return Outcome(executable, refusal, time.perf_counter() - started, remarks)
-
-
-def place_of(remark: str) -> str:
-    """Where in our code the array comes from: file and line if the compiler names them, else the scope."""
-    if found := re.search(r'source_file="([^"]+)" source_line=(\d+)', remark):
-        return f"{found[1]}:{found[2]}"
-    found = re.search(r'op_name="([^"]+)"', remark)
-    return found[1] if found else "a place that the compiler does not name"

@@ -8,11 +8,20 @@ import functools
 import math
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
+import deepseek_jax
+
+PACKAGE = Path(deepseek_jax.__file__).parent
+# Have helpers that move arrays for others: the line to look at is the one that calls them.
+HELPERS = tuple(f"deepseek_jax/{path}" for path in ("parallel/rules.py", "models/tree.py", "models/layers.py"))
 BITS = {"pred": 8, "token": 0, "opaque": 0}  # of types whose name does not say it
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _CALLED = re.compile(r"(?:calls|body|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_SCOPES = re.compile(r'op_name="([^"]*)"')
+_NAMED = re.compile(r'source_file="([^"]+)" source_line=(\d+)')  # in metadata, as XLA wrote it before it had frames
+_FRAME = re.compile(r"stack_frame_id=(\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +43,39 @@ class Instruction:
 
 
 @dataclasses.dataclass(frozen=True)
+class Frame:
+    """A call on the stack of Python at the time when an instruction was traced.  `caller`: its number, 0 if none."""
+
+    file: str
+    line: int
+    caller: int
+
+
+def scopes(metadata: str) -> str:
+    """The named scopes that an instruction belongs to, as JAX writes them; "" if it does not say."""
+    return found[1] if (found := _SCOPES.search(metadata)) else ""
+
+
+def place(metadata: str, frames: dict[int, Frame]) -> str:
+    """file:line of this project's own innermost call, as the metadata of an instruction says; "" if it does not."""
+    if named := _NAMED.search(metadata):
+        return f"{named[1]}:{named[2]}"
+    number = int(found[1]) if (found := _FRAME.search(metadata)) else 0
+    while frame := frames.get(number):
+        path = Path(frame.file)
+        if path.is_relative_to(PACKAGE) and (name := str(path.relative_to(PACKAGE.parent))) not in HELPERS:
+            return f"{name}:{frame.line}"
+        number = frame.caller
+    return ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Program:
     """Computations by name, each its instructions by name."""
 
     computations: dict[str, dict[str, Instruction]]
     entry: str
+    frames: dict[int, Frame]  # by their number in metadata
 
     def executed(self) -> Iterator[tuple[Instruction, dict[str, Instruction], int, bool]]:
         """(instruction, its computation, how often it runs, whether it is part of a fusion), of all that run.
@@ -81,7 +118,35 @@ def parse(text: str) -> Program:
             name = re.match(r"(?:ENTRY )?%?([\w.\-]+)", line)[1]
             current = computations[name] = {}
             entry = name if line.startswith("ENTRY") else entry
-    return Program(computations, entry)
+    return Program(computations, entry, _frames(text))
+
+
+def _frames(text: str) -> dict[int, Frame]:
+    """From the tables before the first computation; {} where there are none."""
+    tables = {name: _table(text, name) for name in ("FileNames", "FileLocations", "StackFrames")}
+    locations = {number: _numbers(row) for number, row in tables["FileLocations"].items()}
+    frames = {number: _numbers(row) for number, row in tables["StackFrames"].items()}
+    # The first has no caller.  What XLA writes there stands for none, and is 1: all callers' numbers are one too high.
+    none = next(iter(frames.values()), {}).get("parent_frame_id", 0)
+    return {
+        number: Frame(
+            tables["FileNames"][locations[frame["file_location_id"]]["file_name_id"]].strip('"'),
+            locations[frame["file_location_id"]]["line"],
+            frame.get("parent_frame_id", none) - none,
+        )
+        for number, frame in frames.items()
+    }
+
+
+def _table(text: str, name: str) -> dict[int, str]:
+    """Rows by their number: those below a line that is the table's name, `12 {line=7 column=4}`."""
+    found = re.search(rf"^{name}\n((?:\d+ .*\n)*)", text, re.M)
+    rows = (row.split(" ", 1) for row in found[1].splitlines()) if found else ()
+    return {int(number): row for number, row in rows}
+
+
+def _numbers(row: str) -> dict[str, int]:
+    return {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", row)}
 
 
 def _instruction(found: re.Match) -> Instruction:

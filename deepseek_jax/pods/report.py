@@ -12,7 +12,7 @@ from deepseek_jax.models.flops import attention_a_token
 from deepseek_jax.parallel.topology import Topology
 from deepseek_jax.pods import hlo
 from deepseek_jax.pods.collectives import collectives, totals
-from deepseek_jax.pods.compiling import Outcome, place_of
+from deepseek_jax.pods.compiling import Outcome
 from deepseek_jax.pods.roofline import roofline
 from deepseek_jax.pods.text import amount, duration, table, verdict
 from deepseek_jax.train.abstract import Abstract
@@ -51,25 +51,28 @@ def report(abstract: Abstract, outcome: Outcome, topology: Topology, mesh) -> Re
     tokens = abstract.batch["tokens"].size
     length = abstract.batch["tokens"].shape[-1]
     attention = float(attention_a_token(experiment.model, jnp.arange(1, length + 1)).sum()) * tokens / length
+    program = None if outcome.executable is None else hlo.parse(outcome.executable.as_text())
+    frames = program.frames if program else {}
     common = {
         "topology": topology.name,
         "mesh": {name: size for name, size in mesh.shape.items() if size > 1},
         "tokens": tokens,
         "flops": training_flops(experiment.model, tokens, attention),
         "compile_seconds": outcome.seconds,
-        "rematerialised": tuple(sorted({place_of(remark) for remark in outcome.remarks})),
+        "rematerialised": tuple(
+            sorted({source(hlo.scopes(remark), hlo.place(remark, frames)) for remark in outcome.remarks})
+        ),
     }
-    if outcome.executable is None:
+    if program is None:
         first = outcome.refusal.strip().splitlines()[0]
         return Report(**common, fits=False, verdict=f"does not fit: {first}", refusal=outcome.refusal)
-    return Report(**common, **_compiled(common["flops"], outcome.executable, experiment, topology, mesh))
+    return Report(**common, **_compiled(common["flops"], outcome.executable, program, experiment, topology, mesh))
 
 
-def _compiled(flops: float, executable: jax.stages.Compiled, experiment, topology: Topology, mesh) -> dict:
+def _compiled(flops: float, executable: jax.stages.Compiled, program: hlo.Program, experiment, topology, mesh) -> dict:
     memory = executable.memory_analysis()
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + results
-    program = hlo.parse(executable.as_text())
     found = collectives(program, topology.num_devices)
     bound = roofline(program, found, flops, experiment.train.remat, topology.chip, list(mesh.devices.flat))
     largest = sorted(found, key=lambda each: -each.sent)[:10]
@@ -86,11 +89,16 @@ def _compiled(flops: float, executable: jax.stages.Compiled, experiment, topolog
         "collectives": totals(found),
         "largest": tuple(
             f"{amount(each.sent)} by {each.kind} of {each.operand / 2**20:,.1f} MiB among {len(each.group)}, "
-            f"{each.times} x, {scope(each.source)}"
+            f"{each.times} x, {source(each.scopes, each.place)}"
             for each in largest
         ),
         "unknown_loops": program.unknown_loops,
     }
+
+
+def source(scopes: str, place: str) -> str:
+    """Where an instruction comes from: the place in the model and, where the compiler knows it, the line."""
+    return ", ".join(filter(None, (scope(scopes), place)))
 
 
 def scope(op_name: str) -> str:

@@ -16,9 +16,9 @@ from deepseek_jax.parallel.topology import parse
 from deepseek_jax.pods import devices as compilers
 from deepseek_jax.pods import hlo
 from deepseek_jax.pods.collectives import Collective, collectives, first_group, totals
-from deepseek_jax.pods.compiling import Outcome, place_of
+from deepseek_jax.pods.compiling import Outcome
 from deepseek_jax.pods.remarks import captured_remarks
-from deepseek_jax.pods.report import page, report, scope
+from deepseek_jax.pods.report import page, report, scope, source
 from deepseek_jax.pods.roofline import bandwidth, bytes_written
 from deepseek_jax.pods.text import duration, verdict
 from tests.train import tiny
@@ -271,6 +271,11 @@ def test_places_in_the_model_as_the_report_names_them(op_name, expected):
     assert scope(op_name) == expected
 
 
+def test_the_line_follows_where_it_is_known():
+    assert source("jit(step)/mtp/dot", "models/mtp.py:7") == "mtp/dot, models/mtp.py:7"
+    assert source("jit(step)/mtp/dot", "") == "mtp/dot"
+
+
 @pytest.mark.parametrize(
     "seconds, text", [(106.424, "106.42 s"), (0.1, "0.10 s"), (0.0364, "36.40 ms"), (9e-6, "9.00 µs"), (0, "0.00 µs")]
 )
@@ -307,8 +312,99 @@ with captured_remarks():
     assert result.returncode == -signal.SIGABRT and "Check failed: what the matter is" in result.stderr
 
 
-def test_a_remark_names_its_line():
-    assert place_of('metadata={source_file="a.py" source_line=7}') == "a.py:7"
+# The head of a program that this project's step was compiled to, most rows left out.  The frames: `main`, which calls
+# `run`, `Block.__call__`, `constrain_tokens`, `constrain`; Optax's global norm, called by the step.
+TABLES = """HloModule jit_step, is_scheduled=true, entry_computation_layout={()->f32[]}, num_partitions=8
+
+FileNames
+1 "<frozen runpy>"
+2 "ROOT/deepseek_jax/__main__.py"
+3 "ROOT/deepseek_jax/models/block.py"
+4 "ROOT/deepseek_jax/parallel/rules.py"
+5 "ROOT/.venv/lib/python3.11/site-packages/optax/tree_utils/_tree_math.py"
+6 "ROOT/deepseek_jax/train/step.py"
+
+FunctionNames
+1 "_run_module_as_main"
+2 "main"
+3 "Block._attend"
+4 "constrain"
+5 "tree_norm"
+6 "make_step.<locals>.step"
+
+FileLocations
+1 {file_name_id=1 function_name_id=1 line=198 end_line=198 column=0 end_column=0}
+2 {file_name_id=2 function_name_id=2 line=70 end_line=70 column=4 end_column=4}
+3 {file_name_id=3 function_name_id=3 line=86 end_line=86 column=15 end_column=15}
+4 {file_name_id=4 function_name_id=4 line=199 end_line=199 column=11 end_column=11}
+5 {file_name_id=6 function_name_id=6 line=54 end_line=54 column=17 end_column=17}
+6 {file_name_id=5 function_name_id=5 line=131 end_line=131 column=11 end_column=11}
+
+StackFrames
+1 {file_location_id=1 parent_frame_id=1}
+2 {file_location_id=2 parent_frame_id=2}
+3 {file_location_id=3 parent_frame_id=3}
+4 {file_location_id=4 parent_frame_id=4}
+5 {file_location_id=5 parent_frame_id=3}
+6 {file_location_id=6 parent_frame_id=6}
+
+
+ENTRY %main () -> f32[] {
+  ROOT %zero = f32[] constant(0), metadata={op_name="jit(step)/zeros" stack_frame_id=6}
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "metadata, expected",
+    [
+        ('op_name="a" stack_frame_id=2', "deepseek_jax/__main__.py:70"),
+        ('op_name="a" stack_frame_id=4', "deepseek_jax/models/block.py:86"),  # says where it is to lie
+        ('op_name="a" stack_frame_id=6', "deepseek_jax/train/step.py:54"),  # calls Optax
+        ('op_name="a" stack_frame_id=1', ""),
+        ('op_name="a" stack_frame_id=7', ""),
+        ('op_name="a"', ""),
+        ('op_name="a" source_file="a.py" source_line=7', "a.py:7"),  # as XLA wrote it before
+    ],
+)
+def test_lines_of_ours_that_metadata_names(metadata, expected):
+    frames = hlo.parse(TABLES.replace("ROOT", str(hlo.PACKAGE.parent))).frames
+    assert hlo.place(metadata, frames) == expected
+    assert all((hlo.PACKAGE.parent / name).is_file() for name in hlo.HELPERS)
+
+
+REMATERIALISED = """
+import json, jax, jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from deepseek_jax.pods import hlo
+from deepseek_jax.pods.remarks import captured_remarks
+
+jax.config.update("jax_enable_compilation_cache", False)  # of what is read there nothing is remarked
+mesh = jax.make_mesh((2, 2, 2), ("a", "b", "c"), (AxisType.Auto,) * 3)
+rows, columns = (NamedSharding(mesh, spec) for spec in (P(("a", "b")), P(None, "c")))
+text = '''
+def moved(x, w):
+    with jax.named_scope("layers"):
+        y = jax.lax.with_sharding_constraint(jnp.sin(x @ w).T, rows)
+        y = jax.lax.with_sharding_constraint(jnp.cos(y), columns)
+        return 2 * y.reshape(4, 4, 4, 4)
+'''
+exec(compile(text, str(hlo.PACKAGE / "models" / "moved.py"), "exec"))
+with captured_remarks() as remarks:
+    moved = jax.jit(moved, in_shardings=(rows, NamedSharding(mesh, P())))
+    compiled = moved.lower(jnp.ones((16, 16)), jnp.ones((16, 16))).compile()
+frames = hlo.parse(compiled.as_text()).frames
+print(json.dumps([(hlo.scopes(each), hlo.place(each, frames)) for each in remarks]))
+"""
+
+
+def test_a_remark_of_the_compiler_leads_to_its_line(python):
+    """As this XLA writes both: the remark on standard error, and the frames that it means in the program."""
+    result = python("-c", REMATERIALISED, devices=8)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout) == [
+        ["jit(moved)/layers/sharding_constraint", "deepseek_jax/models/moved.py:4"],
+    ]
 
 
 CONFIG = str(Path(__file__).parents[2] / "configs" / "v3_tiny.py")
