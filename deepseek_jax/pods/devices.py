@@ -22,6 +22,21 @@ ENVIRONMENTS = {
     # CUB's sort asks the device for its scratch space while compiling; XLA's own does not.
     "cuda": {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "XLA_FLAGS": "--xla_gpu_enable_cub_radix_sort=false"},
 }
+OF_CHIPS = {
+    # libtpu's threads overflow their stacks of a megabyte, and with JAX_OPTIMIZATION_LEVEL=O1 a check of what hands
+    # collectives to the SparseCores fails; either aborts.
+    "tpu7x": {
+        "LIBTPU_INIT_ARGS": " ".join(
+            [
+                "--fibers_default_thread_stack_size=16777216",
+                "--xla_tpu_enable_sparse_core_collective_offload_all_gather=false",
+                "--xla_tpu_enable_sparse_core_collective_offload_all_reduce=false",
+                "--xla_tpu_enable_sparse_core_collective_offload_reduce_scatter=false",
+            ]
+        )
+    }
+}
+FLAGS = "XLA_FLAGS", "LIBTPU_INIT_ARGS"  # a user's follow ours, and the last of equal ones counts
 # What the CUDA plugin calls the chips of parallel/chips.py in the descriptions that lie within its library.
 DESCRIBED = {
     "a100": b"NVIDIA A100-SXM4-80GB",
@@ -48,8 +63,9 @@ def prepare(topology: Topology):
             f"compiling for {topology.name} needs {module}, which is not installed; in the checkout run "
             f"pip install -e '.[{extra}]' (it needs no {extra.upper()})."
         )
-    flags = " ".join(filter(None, (os.environ.get("XLA_FLAGS"), ENVIRONMENTS[platform].get("XLA_FLAGS"))))
-    os.environ.update(COMMON | ENVIRONMENTS[platform] | ({"XLA_FLAGS": flags} if flags else {}))
+    ours = COMMON | ENVIRONMENTS[platform] | OF_CHIPS.get(topology.chip.name, {})
+    given = {name: os.environ[name] for name in FLAGS if name in ours and name in os.environ}
+    os.environ.update(ours | {name: f"{ours[name]} {flags}" for name, flags in given.items()})
 
 
 def devices_of(topology: Topology) -> list:

@@ -440,6 +440,35 @@ def test_a_step_for_eight_accelerators(platform, command, moves_tokens, python, 
     assert refused.returncode == 0 and refused.stdout.startswith("does not fit")
 
 
+@pytest.mark.parametrize(
+    "name, variable, given, asked",
+    [
+        ("tpu7x:2x2x1", "LIBTPU_INIT_ARGS", "--theirs=1", r"--fibers_default_.*_reduce_scatter=false --theirs=1"),
+        ("tpu7x:2x2x1", "LIBTPU_INIT_ARGS", None, r"--fibers_default_.*_reduce_scatter=false"),
+        ("v5e:2x4", "LIBTPU_INIT_ARGS", "--theirs=1", "--theirs=1"),
+        ("h100:1x8", "XLA_FLAGS", "--theirs=1", "--xla_gpu_enable_cub_radix_sort=false --theirs=1"),
+    ],
+)
+def test_flags_of_a_compiler_precede_those_that_a_user_gives(name, variable, given, asked, monkeypatch):
+    environment = {} if given is None else {variable: given}
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(compilers, "installed", lambda module: True)
+    compilers.prepare(parse(name))
+    assert re.fullmatch(asked, environment[variable])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", ["UNKNOWN", "O1"])  # the default, and the one that is quicker
+def test_a_step_for_eight_tpu7x(level, python, monkeypatch):
+    """libtpu aborts at both without what devices.py tells it."""
+    if not is_installed("tpu"):
+        pytest.skip("libtpu is not installed")
+    monkeypatch.setenv("JAX_OPTIMIZATION_LEVEL", level)
+    result = python("-m", "deepseek_jax", *(each.replace("v5e:2x4", "tpu7x:2x2x1") for each in TINY))
+    assert result.returncode == 0, result.stderr
+    assert "fits: " in result.stdout
+
+
 @pytest.mark.slow
 def test_a_spread_sequence_has_its_kernel_on_a_tpu(python, tmp_path):
     """Splash attention, whose mask is the same on every device, for queries whose place depends on the device."""
