@@ -9,7 +9,7 @@ of 62.9M tokens takes between the first time, if all else hides behind what take
 does, by peaks alone.
 
     devices      GiB of memory   arguments   temporaries   step              utilisation   compiled in
-    1,024 v5p    52.3 of 95      6.9         45.4          47 s to 106 s     75% to 33%    2 min
+    1,024 v5p    49.9 of 95      6.9         43.0          47 s to 107 s     75% to 33%    2 min
     512 v5p      73.7 of 95      13.8        60.0          93 s to 198 s     75% to 35%    14 min beside other work
     1,024 H100   68.8 of 74.5    6.9         61.9          188 s to 294 s    9% to 6%      7 min beside other work
 
