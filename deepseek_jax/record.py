@@ -26,7 +26,10 @@ PACKAGES = ("deepseek-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint"
 # A mesh does change the result a little (order of sums, what router.capacity_factor drops); it is free all the same, so
 # that a run can go on on whatever devices there are.
 NOT_LEARNED = ("mesh.", "checkpoint.", "log.", "data.directory", "dataset.directory", "data.workers", "data.prefetch")
-FREE = (*NOT_LEARNED, "eval.")  # a run may be resumed with other values of these
+# How a step is computed, the same but for rounding: on other devices a run may need other ones.  To studies, which may
+# compare their speed, these make a difference.
+COMPUTED = "train.pipeline_microbatches", "train.pipeline_rounds", "train.remat"
+FREE = (*NOT_LEARNED, *COMPUTED, "eval.")  # a run may be resumed with other values of these
 DROPPING = "train.on_nonfinite"  # free to become "skip": what a run did until then was finite
 JUDGING = ("eval.every", "eval.batch_size", "eval.batches")  # not free where evaluations may end the run
 

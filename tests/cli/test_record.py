@@ -17,6 +17,7 @@ from deepseek_jax.config import (
     TrainConfig,
 )
 from deepseek_jax.errors import UserError
+from deepseek_jax.studies import runs
 
 EXPERIMENT = Experiment(train=TrainConfig(steps=7))
 
@@ -70,6 +71,15 @@ def test_a_run_goes_on_with_other_logging(tmp_path):
     other = dataclasses.replace(EXPERIMENT, log=LogConfig(every=3))
     record.claim(tmp_path, other)
     assert record.read(tmp_path) == other
+
+
+@pytest.mark.parametrize("changed", [{"pipeline_microbatches": 4}, {"pipeline_rounds": 2}, {"remat": "full"}])
+def test_a_run_goes_on_with_what_another_mesh_needs(tmp_path, changed):
+    record.claim(tmp_path, EXPERIMENT)
+    other = dataclasses.replace(EXPERIMENT, train=dataclasses.replace(EXPERIMENT.train, **changed))
+    record.claim(tmp_path, other)
+    assert record.read(tmp_path) == other
+    assert runs.identity(other) != runs.identity(EXPERIMENT), "studies may compare their speed"
 
 
 def test_a_run_goes_on_where_prepared_data_lies_elsewhere(tmp_path):
