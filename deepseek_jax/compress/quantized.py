@@ -82,10 +82,22 @@ def _kept(config: QuantizeConfig) -> View:
     def axes(params, buffers):
         flat = flatten(params)
         found = {path: flat.pop(path) for path in rounded_matrices(config, ranks(flat))}
-        found = {path: {"values": names, "scales": _of_scales(path, names, form)} for path, names in found.items()}
+        found = {
+            path: {"values": _of_values(path, names, form), "scales": _of_scales(path, names, form)}
+            for path, names in found.items()
+        }
         return unflatten(flat), {"model": buffers, KEPT: unflatten(found)}
 
     return View(split, weights, axes)
+
+
+def _of_values(path, names, form):
+    """Names of the dimensions of a matrix's values.
+
+    Of four bits two inputs share a byte: pairs lie whole where a mesh divides the inputs and not the pairs.
+    """
+    leading, inputs, outputs = matrix_of(path, len(names)).split(names)
+    return (*leading, *inputs[:-1], (None, inputs[-1]), *outputs) if form.four_bits else names
 
 
 def _of_scales(path, names, form):

@@ -1,23 +1,28 @@
 """Few bits among the buffers, or in every forward pass: what is trained, what is kept, what is computed with."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 from deepseek_jax.compress.config import PruneConfig, QuantizeConfig
 from deepseek_jax.compress.matrices import matrix_of
-from deepseek_jax.compress.quantized import quantized_view
+from deepseek_jax.compress.quantized import KEPT, quantized_view
 from deepseek_jax.compress.rounding import Format, rounded
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
 from deepseek_jax.models.decoder import Decoder, initialise
 from deepseek_jax.models.made import materialised
 from deepseek_jax.models.tree import flatten
+from deepseek_jax.parallel import rules
 from deepseek_jax.train import views
 from deepseek_jax.tune.config import LoraConfig, TuneConfig
 from tests.compress import training
+from tests.train.test_mesh import abstract_mesh
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +61,17 @@ def test_axes_are_like_what_is_trained_and_kept(model, config):
     for names, arrays in zip(view.axes(*axes), jax.eval_shape(view.split, *model), strict=True):
         lengths = jax.tree.map(len, names, is_leaf=lambda node: isinstance(node, tuple))
         assert lengths == jax.tree.map(lambda leaf: leaf.ndim, arrays)
+
+
+@pytest.mark.parametrize("kind", ["int4", "fp4"])
+def test_a_mesh_that_divides_a_model_divides_what_is_kept_of_it(kind):
+    """Two inputs share a byte: 24 go onto 8 devices, 12 bytes of them do not and lie whole on each."""
+    config, view = dataclasses.replace(training.MODEL, hidden_size=24), quantized_view(QuantizeConfig(kind))
+    axes = tree.logical_axes(jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0))))
+    kept = jax.eval_shape(lambda: view.split(*initialise(config, jax.random.key(0))[1:]))
+    _, at = (rules.shardings(abstract_mesh(fsdp=8), *each) for each in zip(view.axes(*axes), kept))
+    gate, down = (flatten(at[KEPT])[f"layers/1-1/feed_forward/shared/{name}/values"].spec for name in ("gate", "down"))
+    assert (gate, down) == (PartitionSpec(None, None, "tensor"), PartitionSpec(None, "tensor", "fsdp"))
 
 
 def test_gradients_go_straight_through(model):
