@@ -9,14 +9,13 @@ from deepseek_jax.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; gives the exit status: 0 done, 2 the user can mend it, 130 interrupted.
+    """Run one verb; gives the exit status: 0 done, 2 the user can mend it, 130 interrupted, or what the verb gives.
 
     An exception that is neither a UserError nor a full device or disk is a bug of ours: it keeps its traceback.
     """
     try:
         args = arguments.read(sys.argv[1:] if argv is None else argv)
-        args.run(args)
-        return 0
+        return args.run(args) or 0
     except UserError as error:
         print(f"deepseek-jax: {error}", file=sys.stderr)
         return 2

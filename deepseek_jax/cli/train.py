@@ -34,6 +34,11 @@ examples:
     parser.add_argument(
         "--profile", type=_steps, default=range(0), metavar="FIRST:LAST", help="steps to trace with jax.profiler"
     )
+    parser.add_argument(
+        "--fail-when-stopped",
+        action="store_true",
+        help="end with status 75, not 0, where SIGTERM stopped the run: for schedulers that start again what failed",
+    )
 
 
 def _steps(text: str) -> range:
@@ -47,7 +52,7 @@ def _steps(text: str) -> range:
     return range(int(first), int(last) + 1)
 
 
-def run(args):
+def run(args) -> int:
     from deepseek_jax.experiment_file import resolve
 
     experiment = resolve(args.config, args.overrides)
@@ -56,7 +61,7 @@ def run(args):
         raise UserError(f"--profile begins at step {asked.start}, and train.steps is {steps}; name steps up to that.")
     runtime.prepare()
     from deepseek_jax.parallel import processes
-    from deepseek_jax.train import profile
+    from deepseek_jax.train import preemption, profile
     from deepseek_jax.train.loop import train
 
     with processes.together():
@@ -67,3 +72,4 @@ def run(args):
                 f"nothing was traced: of the steps {asked[0]} to {asked[-1]} of --profile none was left to take, or "
                 "the run ended before them; name steps that are still to come."
             )
+    return processes.AGAIN if args.fail_when_stopped and preemption.heard() else 0

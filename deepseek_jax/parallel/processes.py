@@ -24,7 +24,7 @@ from deepseek_jax.errors import UserError
 HEARTBEAT_SECONDS = 30  # without a sign of life from one process after which jax ends the others
 PREPARING_SECONDS = 3600  # by which one process may have its data ready later than another
 LAST_PORT = 2**16 - 1
-AGAIN = os.EX_TEMPFAIL  # exit status of a process whose work another one's end cut short: start it again
+AGAIN = os.EX_TEMPFAIL  # exit status of a process whose work another one's end, or a signal, cut short: start it again
 
 # What jax says where there is nothing to connect: no launcher was found, or jax already runs in this process.
 ALONE = ("coordinator_address should be defined", "must be called before any JAX calls")

@@ -27,7 +27,7 @@ def unless(stopping: Callable[[], str], batches: Iterable) -> Iterator:
 
 
 def heard() -> str:
-    """What was to stop the block that was last watched, in a process that runs alone; "" where nothing was."""
+    """What was to stop the block that was last watched; "" where nothing was."""
     return _HEARD[0] if _HEARD else ""
 
 
@@ -52,6 +52,7 @@ def watch() -> Iterator[Callable[[], str]]:
             def together():
                 if not told and multihost_utils.reached_preemption_sync_point(next(questions)):
                     told.append([*asked, TERMINATED][0])
+                    asked[:] = told  # also where another process got the signal
                 return "".join(told)
 
             yield together

@@ -13,13 +13,13 @@ set -euo pipefail
 config=${1:?a config, such as configs/v3_tiny.py} workdir=${2:?a run directory on a file system that all nodes share}
 shift 2
 
-# Preempted, or two minutes before the time is up, SIGTERM makes the run save and end; a preempted job queues again by
-# itself.  Where one process fails all are ended and the job queues again here, nine times at most.  Either goes on from
-# the last checkpoint; after the time was up, submit it again.
+# Preempted, or two minutes before the time is up, SIGTERM makes the run save and end with status 75; where one process
+# fails all are ended.  Either way the job queues again here, nine times at most, and goes on from the last checkpoint.
 #
 # Status 2 is of what no restart mends, such as a wrong option.  srun gives the highest of all processes: to be 2, they
 # need the time to end by themselves, which those that miss another one take 30 seconds for.
-srun --kill-on-bad-exit=0 --wait=60 deepseek-jax train --config "$config" --workdir "$workdir" "$@" && exit
+srun --kill-on-bad-exit=0 --wait=60 \
+  deepseek-jax train --config "$config" --workdir "$workdir" --fail-when-stopped "$@" && exit
 status=$?
 if [ "$status" -ne 2 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 9 ]; then
   exec scontrol requeue "$SLURM_JOB_ID"

@@ -3,12 +3,14 @@
 import json
 import re
 import shutil
+import signal
 from pathlib import Path
 from pydoc_data import topics
 
 import pytest
 
 from deepseek_jax.__main__ import main
+from deepseek_jax.train.setup import Setup
 
 pytest.importorskip("deepseek_jax.train.loop")
 
@@ -95,6 +97,21 @@ def test_a_tokenizer_that_the_model_has_no_room_for(train, folder):
     tokenizer = f"--config.data.tokenizer={folder}/run/tokenizer.json"
     status, _, err = train(tokenizer, "--config.model.vocab_size=300", workdir="refused")
     assert status == 2 and "set model.vocab_size to at least 512" in err
+
+
+def test_a_scheduler_can_tell_a_run_that_was_stopped_from_a_finished_one(train, monkeypatch):
+    place = Setup.place
+
+    def stopped(setup, batches):
+        signal.raise_signal(signal.SIGTERM)
+        return place(setup, batches)
+
+    monkeypatch.setattr(Setup, "place", stopped)
+    options = *BRIEF, "--config.train.steps=3"
+    assert train(*options, workdir="stopped")[0] == 0
+    assert train(*options, "--fail-when-stopped", workdir="stopped")[0] == 75
+    monkeypatch.undo()
+    assert [train(*options, "--fail-when-stopped", workdir="stopped")[0] for _ in range(2)] == [0, 0]
 
 
 def test_steps_to_trace_that_are_not_taken_are_said(deepseek_jax, folder):

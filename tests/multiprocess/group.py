@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tests import quickly
@@ -68,10 +68,10 @@ class Group:
             process.wait()
 
 
-def train(directory: Path, workdir: str, *overrides: str, count: int = 1, **how) -> Group:
-    """`how`: devices, environment of Group."""
+def train(directory: Path, workdir: str, *overrides: str, options: Sequence[str] = (), count: int = 1, **how) -> Group:
+    """`options`: of the verb; `how`: devices, environment of Group."""
     settings = [f"--config.{override}" for override in overrides]
-    return Group(directory, *TRAIN, "--workdir", workdir, *settings, count=count, **how)
+    return Group(directory, *TRAIN, "--workdir", workdir, *options, *settings, count=count, **how)
 
 
 def trained(directory: Path, workdir: str, *overrides: str, **size: int) -> str:

@@ -26,6 +26,11 @@ def test_a_script_is_sound(script):
         subprocess.run(["shellcheck", script], check=True)
 
 
+@pytest.mark.parametrize("name", ["slurm.sh", "jobset.yaml"])
+def test_what_starts_a_run_again_can_tell_a_stopped_one(name):
+    assert "--fail-when-stopped" in (LAUNCH / name).read_text()
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_a_script_without_arguments_says_what_it_wants(script):
     result = subprocess.run(["bash", script], capture_output=True, text=True)

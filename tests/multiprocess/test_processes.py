@@ -65,10 +65,10 @@ def test_sigterm_is_heard_by_all_during_an_evaluation(directory):
     few = "train.steps=6", "eval.every=4", "checkpoint.every=0", "eval.batches=8"
     workdir = directory / "evaluated"
     slowly = {"SECONDS_A_HELD_OUT_BATCH": "2"}
-    with train(directory, "evaluated", *few, count=2, environment=slowly) as group:
+    with train(directory, "evaluated", *few, options=["--fail-when-stopped"], count=2, environment=slowly) as group:
         group.wait_until(lambda: last_step(workdir) == 4)
         group.send(1, signal.SIGTERM)
-        assert group.finish() == [0, 0]
+        assert group.finish() == [75, 75]
         assert "stopped by SIGTERM after step 4" in group.said(0)
     assert last_saved(workdir) == 4 and not _evaluated(workdir)
     trained(directory, "evaluated", *few, count=2)
