@@ -38,8 +38,10 @@ def run(args):
     print(f"parameters on the mesh {sizes}\n")
     print(text.table([_HEADINGS, *(_row(name, group) for name, group in groups.items())], "lrllr"))
     print(f"\nbytes a device\n\n{text.table(_bytes(found, topology.chip), 'lr')}\n\n{memory.ACTIVATIONS}\n")
-    print(text.verdict(found.total, topology))
-    for warning in refusals(experiment, mesh) + problems(mesh, tensors, experiment.model.n_routed_experts):
+    refused, verdict = refusals(experiment, mesh), text.verdict(found.total, topology)
+    goes = not refused and all(tensor.divides for tensor in tensors)
+    print(verdict if goes else f"does not go onto this mesh; by its bytes alone it {verdict}")
+    for warning in refused + problems(mesh, tensors, experiment.model.n_routed_experts):
         print(f"warning: {warning}")
 
 

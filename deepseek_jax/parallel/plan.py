@@ -33,6 +33,11 @@ class Placement:
         return tuple(-(-size // parts) for size, parts in zip(self.shape, self.parts))
 
     @property
+    def divides(self) -> bool:
+        """Whether the devices divide every dimension; else no training places it."""
+        return not any(size % parts for size, parts in zip(self.shape, self.parts))
+
+    @property
     def bytes_a_device(self) -> int:
         return math.prod(self.shard) * self.itemsize
 

@@ -19,13 +19,14 @@ from deepseek_jax.parallel.shares import Share
 from deepseek_jax.train import bars, groups
 from deepseek_jax.train.language_model import LanguageModelTask
 from deepseek_jax.train.optimizer import make_optimizer
-from deepseek_jax.train.program import Program
+from deepseek_jax.train.program import Program, language_model_program
 from deepseek_jax.train.refusals import refusals
 from deepseek_jax.train.schedules import learning_rate, microbatch_size, microbatches
 from deepseek_jax.train.state import State, abstract_state
 from deepseek_jax.train.step import compile_score, compile_step, make_step
 from deepseek_jax.train.supervised import SupervisedTask
 from deepseek_jax.train.task import Task
+from deepseek_jax.train.views import as_trained
 
 TASKS = {"language_model": LanguageModelTask, "supervised": SupervisedTask}
 
@@ -86,12 +87,21 @@ def prepare(experiment: AnyExperiment, console: Console) -> Setup:
     if refused := refusals(experiment, mesh):
         raise UserError(refused[0])
     learning_rate(experiment.optimizer, experiment.train.steps)  # what cannot be is refused before data is prepared
+    placed = None
+    if experiment.family == "language_model" and mesh.size > 1:  # tracing takes tenths of a second, a corpus minutes
+        placed = _placed(experiment, as_trained(language_model_program(experiment, np.ones(1)), experiment), mesh)
     with bars.preparing(console) as report:
         task = TASKS[experiment.family](experiment, report)
         processes.barrier()
     for note in task.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
-    optimizer = make_optimizer(experiment.optimizer, experiment.train.steps, task.program.axes)
-    abstract = abstract_state(task.program, optimizer, mesh, ema=experiment.train.ema_decay > 0)
-    groups.check(experiment.optimizer.groups, abstract["params"])
+    optimizer, abstract = placed or _placed(experiment, task.program, mesh)
     return Setup(experiment, mesh, task, optimizer, abstract)
+
+
+def _placed(experiment, program, mesh) -> tuple[optax.GradientTransformationExtraArgs, State]:
+    """(the optimizer, the abstract state), of which nothing depends on the data but a hybrid network's sizes."""
+    optimizer = make_optimizer(experiment.optimizer, experiment.train.steps, program.axes)
+    abstract = abstract_state(program, optimizer, mesh, ema=experiment.train.ema_decay > 0)
+    groups.check(experiment.optimizer.groups, abstract["params"])
+    return optimizer, abstract

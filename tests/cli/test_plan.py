@@ -127,8 +127,10 @@ def test_warnings(deepseek_jax):
     assert "mesh.expert is 32, more than the 16 experts" in several
     uneven = deepseek_jax(*TINY, "--mesh", "data=2,tensor=4", "--config.model.num_attention_heads=6")[1]
     assert "attention/out has heads = 6, which the 4 devices of mesh.tensor do not divide" in uneven
+    assert "\ndoes not go onto this mesh; by its bytes alone it fits: " in uneven
     odd = deepseek_jax(*TINY, "--config.train.batch_size=12")[1]
     assert "train.batch_size is 12, which the 8 devices that share a batch" in odd
+    assert "\ndoes not go onto this mesh; " in odd
     staged = deepseek_jax(*TINY, "--mesh", "data=4,stage=2", "--config.train.pipeline_microbatches=4")[1]
     assert "train.batch_size is 8; 4 pipeline microbatches, each shared by 4 devices, need a multiple of 16" in staged
     short = deepseek_jax(*TINY, "--mesh", "data=2,stage=4", "--config.train.pipeline_rounds=2")[1]
@@ -137,6 +139,7 @@ def test_warnings(deepseek_jax):
     assert "eval.batch_size is 12, which the 8 devices that share a batch" in scored
     whole = deepseek_jax(*TINY, "--mesh", "data=1,expert=8", "--config.model.intermediate_size=65536")[1]
     assert re.search(r"feed_forward/gate lies whole on every device, 64 MiB; mesh.expert could split it", whole)
+    assert "\nfits: " in whole, "wasteful, but it goes"
 
 
 @pytest.mark.parametrize(

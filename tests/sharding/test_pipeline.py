@@ -110,6 +110,13 @@ def test_they_are_refused_before_data_is_prepared_and_a_run_directory_claimed(tm
     assert not (tmp_path / "prepared").exists()
 
 
+def test_heads_that_a_mesh_does_not_divide_are_refused_before_data_is_prepared(tmp_path, monkeypatch):
+    monkeypatch.setattr(setup, "make_mesh", lambda config: mesh(tensor=4))
+    with pytest.raises(UserError, match="has heads = 2, which the 4 devices of mesh.tensor do not divide; choose"):
+        setup.prepare(tiny.experiment(tmp_path, tiny.MOE), Console(quiet=True))
+    assert not (tmp_path / "prepared").exists()
+
+
 def test_stages_store_what_they_can_divide():
     spec = rules.partition_spec(("pipelined_layers", "experts", "embed", "expert_mlp"))
     assert spec == PartitionSpec(None, "expert", ("fsdp", "stage"), "tensor")
