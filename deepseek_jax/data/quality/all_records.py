@@ -19,6 +19,7 @@ class AllRecords:
 
     inputs [N ...]: as Dataset has them, texts as objects; splits [N]: names, the one that is learned from is "train".
     groups [N]: a record's class, or its domain in a corpus; None where a set asks for numbers or boxes.
+    tokens int32 [N 1 + S]: of texts of a set, all that a model sees: their length and their ids; else None.
     """
 
     name: str
@@ -28,6 +29,7 @@ class AllRecords:
     inputs: np.ndarray
     groups: np.ndarray | None
     group_names: tuple[str, ...]
+    tokens: np.ndarray | None = None
     corpus: bool = False  # documents of a language model, which no filter list leaves out
 
     def __post_init__(self):
@@ -49,7 +51,9 @@ class AllRecords:
 
 def all_records(dataset: Dataset) -> AllRecords:
     splits = dataset.splits.values()
-    column = "texts" if dataset.input == "text" else "inputs"
+    of_text = dataset.input == "text"
+    column = "texts" if of_text else "inputs"
+    seen = [np.column_stack([records["lengths"], records["inputs"]]) for records in splits] if of_text else None
     return AllRecords(
         name=dataset.name,
         input=dataset.input,
@@ -58,4 +62,5 @@ def all_records(dataset: Dataset) -> AllRecords:
         inputs=np.concatenate([records[column] for records in splits]),
         groups=np.concatenate([records["labels"] for records in splits]) if dataset.kind == "classes" else None,
         group_names=dataset.class_names,
+        tokens=np.concatenate(seen) if of_text else None,
     )

@@ -1,7 +1,9 @@
 """Which records are copies of which, whatever their splits: equal ones by a hash of their content, near ones by what
-they are."""
+they are, and texts also by their first tokens, where these are all that a model sees."""
 
+import collections
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -12,18 +14,22 @@ from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.sets.scaling import moments
 from deepseek_jax.data.sets.splitting import content_keys
 
+EQUAL, NEAR = "equal", "nearly equal"
 FEW = 0.1  # of a table's rows; where more repeat others, what repeats is taken for how people are alike
 
 
 @dataclasses.dataclass(frozen=True)
 class Copies:
-    """content [N]: equal for equal records; family [N]: equal for copies, near ones too.
+    """content [N]: equal for equal records; seen [N]: for those in which a model sees no difference, which are others
+    than these where it reads the first `length` tokens of a text; family [N]: for copies of any kind.
 
     by_chance: rows of a table, as those of categories are, that may well be equal without being copies: so many are.
     """
 
     content: np.ndarray
+    seen: np.ndarray
     family: np.ndarray
+    length: int = 0
     by_chance: bool = False
 
     def families(self) -> list[np.ndarray]:
@@ -33,7 +39,21 @@ class Copies:
         return [family for family in np.split(order, starts) if len(family) > 1]
 
     def kind(self, place: int, other: int) -> str:
-        return "equal" if self.content[place] == self.content[other] else "nearly equal"
+        if self.content[place] == self.content[other]:
+            return EQUAL
+        return f"equal in its first {self.length:,} tokens" if self.seen[place] == self.seen[other] else NEAR
+
+    def closest(self, place: int, others: np.ndarray) -> int:
+        """Of `others`, which are its copies, the first that is equal; else one that a model cannot tell from it."""
+        closeness = 2 * (self.content[others] == self.content[place]) + (self.seen[others] == self.seen[place])
+        return int(others[closeness.argmax()])
+
+    def counts(self, kinds: Iterable[str]) -> tuple[int, int, str]:
+        """How many are equal and nearly equal, and what a sentence says of those that are so to a model alone."""
+        count = collections.Counter(kinds)
+        seen = count.total() - count[EQUAL] - count[NEAR]
+        rest = f"; {seen:,} more in their first {self.length:,} tokens (dataset.length), all that a model sees"
+        return count[EQUAL], count[NEAR], rest if seen else ""
 
 
 def find_copies(records: AllRecords) -> Copies:
@@ -47,6 +67,10 @@ def find_copies(records: AllRecords) -> Copies:
         for place in np.flatnonzero(rows.max(1) == rows.min(1)).tolist():
             keys[place] = str(place).encode()
     _, first, content = np.unique(keys, return_index=True, return_inverse=True)
+    seen, length = content, 0
+    if records.tokens is not None:
+        _, seen = np.unique(content_keys(records.tokens), return_inverse=True)
+        length = records.tokens.shape[1] - 1
     inputs = records.inputs[first]  # each content once: many equal records would be all of each other's neighbours
     if records.input == "text":
         pairs = near_texts.near_pairs(inputs)
@@ -57,9 +81,12 @@ def find_copies(records: AllRecords) -> Copies:
         pairs = near_vectors.near_pairs((inputs - np.array(mean)) / np.array(deviation))
     else:
         pairs = iter(())
-    family = _joined(np.array([*pairs], int).reshape(-1, 2), len(first))[content]
+    order = np.argsort(seen, kind="stable")
+    alike = np.stack([order[:-1], order[1:]], 1)[np.diff(seen[order]) == 0]
+    pairs = np.concatenate([np.array([*pairs], int).reshape(-1, 2), content[alike]])
+    family = _joined(pairs, len(first))[content]
     by_chance = records.input == "table" and len(np.unique(family)) < (1 - FEW) * len(family)
-    return Copies(content, family, by_chance)
+    return Copies(content, seen, family, length, by_chance)
 
 
 def _joined(pairs: np.ndarray, count: int) -> np.ndarray:

@@ -18,8 +18,8 @@ def duplicates(records: AllRecords, copies: Copies) -> Finding:
         if records.groups is not None:
             contradicting += len(set(records.groups[family].tolist())) > 1
     kinds = {place: copies.kind(place, first) for place, first in first_of.items()}
-    equal = sum(kind == "equal" for kind in kinds.values())
-    sentence = f"{equal:,} records repeat another of their split exactly, {len(kinds) - equal:,} nearly"
+    equal, near, rest = copies.counts(kinds.values())
+    sentence = f"{equal:,} records repeat another of their split exactly, {near:,} nearly{rest}"
     if contradicting:
         sentence += f"; {contradicting:,} families of copies carry different labels"
     return Finding(

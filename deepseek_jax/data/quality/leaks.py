@@ -12,14 +12,13 @@ def leaks(records: AllRecords, copies: Copies) -> Finding:
         held_out = family[~records.train[family]]
         if len(held_out):
             for place in family[records.train[family]].tolist():
-                equal = held_out[copies.content[held_out] == copies.content[place]]
-                seen_in[place] = int((equal if len(equal) else held_out)[0])
+                seen_in[place] = copies.closest(place, held_out)
     names = [name for name in dict.fromkeys(records.splits.tolist()) if name != "train"]
     kinds = {place: copies.kind(place, other) for place, other in seen_in.items()}
-    equal = sum(kind == "equal" for kind in kinds.values())
+    equal, near, rest = copies.counts(kinds.values())
     return Finding(
         title="Leakage",
-        sentence=f"{equal:,} training records stand in {' or '.join(names)} exactly, {len(kinds) - equal:,} nearly"
+        sentence=f"{equal:,} training records stand in {' or '.join(names)} exactly, {near:,} nearly{rest}"
         if names
         else "nothing is held out, so nothing can leak",
         examples={

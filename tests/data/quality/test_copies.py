@@ -1,5 +1,7 @@
 """Planted copies are found, wherever they stand, and records that are merely alike are not."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,8 @@ from deepseek_jax.data.quality.copies import find_copies
 from deepseek_jax.data.quality.duplicates import duplicates
 from deepseek_jax.data.quality.leaks import leaks
 from deepseek_jax.data.quality.near_vectors import near_pairs
+from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
+from deepseek_jax.data.sets.registry import open_set
 
 COUNT = 60
 WORDS = np.array("the of a request that to service returns name and key an identifier list value for is in by".split())
@@ -102,3 +106,22 @@ def test_rows_of_few_columns_are_near_only_when_copied():
     rows = np.random.default_rng(0).normal(size=(300, 2))
     assert not list(near_pairs(rows)) and not list(near_pairs(rows[:1]))
     assert list(near_pairs(np.concatenate([rows, rows[7:8] + 1e-7])))[0] == (7, 300)
+
+
+def test_texts_that_a_model_cannot_tell_apart(tmp_path):
+    """Ten openings of four texts each, which are all that the model reads: as whole texts, none is like another."""
+    openings, rests = texts_of(10, 40), texts_of(80, 150)[40:]
+    lines = [json.dumps({"text": f"{openings[n % 10]} {rest}", "kind": n % 2}) for n, rest in enumerate(rests)]
+    (tmp_path / "long.jsonl").write_text("\n".join(lines))
+    settings = {"columns": ColumnsConfig(text="text", label="kind"), "directory": str(tmp_path), "vocab_size": 400}
+    for length, repeated in ((32, True), (4096, False)):
+        records = all_records(open_set(DatasetConfig(name=str(tmp_path / "long.jsonl"), length=length, **settings)))
+        copies = find_copies(records)
+        leaked, repeats = leaks(records, copies), duplicates(records, copies)
+        opening = records.ids % 10
+        held_out = np.isin(opening, opening[~records.train]) & records.train
+        assert sorted(leaked.doubtful) == (np.flatnonzero(held_out).tolist() if repeated else [])
+        more = f"; {held_out.sum()} more in their first 32 tokens (dataset.length), all that a model sees"
+        assert leaked.sentence == "0 training records stand in val or test exactly, 0 nearly" + more * repeated
+        assert ("more in their first 32 tokens" in repeats.sentence) == repeated
+        assert all(why.startswith("equal in its first 32 tokens to") for why in leaked.doubtful.values())
