@@ -23,7 +23,11 @@ def run(args):
     score = processes.compiled_by_all(scoring.compiled_score())
     scores = scoring.task.scores(score, trained.params, trained.buffers, batches)
     if not scores:
-        raise UserError(f"{experiment.dataset.name} holds out nothing to score; set dataset.test above 0.")
+        share = experiment.dataset.test
+        raise UserError(
+            f"{experiment.dataset.name} holds out nothing to score: dataset.test is {share} and comes to no record; "
+            "raise it."
+        )
     what = f"step {trained.step} of {args.workdir} on the test split of {experiment.dataset.name}:"
     console.print(what, highlight=False, soft_wrap=True)
     table = Table(show_header=False)

@@ -66,5 +66,7 @@ def prune(
 def _loss(measure: Measure, of: Source, batches: int) -> float:
     scores = measure.scores(of.params, of.buffers, batches, "val")
     if not scores:
-        raise UserError("nothing is held out to measure the loss on; set data.held_out or dataset.val above 0.")
+        raise UserError(
+            "nothing is held out to measure the loss on: data.held_out or dataset.val comes to no record; raise it."
+        )
     return scores["loss"]

@@ -53,7 +53,7 @@ def print_loss(measure: Measure, given: Source, made: Path, batches: int, consol
     of_after = measure if experiment.arithmetic == given.experiment.arithmetic else Measure(after)
     scores = measure.scores(given.params, given.buffers, batches, "val")
     if not scores:
-        console.print("nothing is held out to measure the loss on: data.held_out or dataset.val is 0")
+        console.print("nothing is held out to measure the loss on: data.held_out or dataset.val comes to no record")
         return
     lost = of_after.scores(after.params, after.buffers, batches, "val")["loss"]
     console.print(f"validation loss {lost:.4f}, before {scores['loss']:.4f}")

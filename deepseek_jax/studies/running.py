@@ -184,7 +184,10 @@ def _train(run: Run, until: int | None) -> bool:
     if not any(name.startswith("final/") for name in scores):
         reached = newest_intact(run.directory / DIRECTORY)
         if reached == run.experiment.train.steps and not preemption.heard():
-            raise UserError("nothing is held out, so nothing is measured; set data.held_out or dataset.test above 0.")
+            raise UserError(
+                "nothing is held out, so nothing is measured: data.held_out or dataset.test comes to no record; raise "
+                "it."
+            )
         return until is not None and (reached or 0) >= until  # further where it trained for a later rung
     write_json(run.directory / TRAINED, summarise(run.directory, run.experiment, seconds))
     return True

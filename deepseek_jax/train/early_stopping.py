@@ -21,7 +21,10 @@ def check(config: StoppingConfig, measured: tuple[str, ...]):
             f"stopping.metric is {config.metric!r}, of which {better} is better; set stopping.highest={answer}."
         )
     if config.patience and not measured:
-        raise UserError(f"stopping.patience is {config.patience}, but nothing is held out to stop by; make it 0.")
+        raise UserError(
+            f"stopping.patience is {config.patience}, but nothing is held out to stop by: data.held_out or dataset.val "
+            "comes to no record; raise it, or make the patience 0."
+        )
 
 
 def judge(config: StoppingConfig, done: Progress, scores: dict[str, float], step: int) -> Progress:

@@ -52,7 +52,7 @@ def open_set(config: DatasetConfig) -> Dataset:
         balance=config.balance,
         tokenizer=tokenizer,
         season=source.season,
-        notes=source.notes,
+        notes=source.notes + _came_to_nothing(splits, config),
     )
 
 
@@ -93,6 +93,16 @@ def _split(source: Source, config: DatasetConfig) -> dict[str, Records]:
         strata = records.get("labels", np.zeros(len(keys), np.int32))
     split_of = splitting.by_content(keys, strata, **shares, origins=origins, given=source.given)
     return {name: _where(records, split_of == name) for name in SPLITS}
+
+
+def _came_to_nothing(splits: dict[str, Records], config: DatasetConfig) -> tuple[str, ...]:
+    """A sentence for each split that has a share and no record."""
+    shares = {"val": config.val, "test": config.test}
+    return tuple(
+        f"dataset.{name} is {share}, which comes to no record of {config.name}: the split {name} is empty."
+        for name, share in shares.items()
+        if share and not len(splits[name]["ids"])
+    )
 
 
 def _where(records: Records, mask: np.ndarray) -> Records:

@@ -46,14 +46,15 @@ def _compose_all(config: DatasetConfig) -> Records:
     split_of = splitting.by_content(splitting.content_keys(digits), labels, seed=config.seed, **shares)
     counts = {name: round(share * settings.count) for name, share in shares.items()}
     counts = {"train": settings.count - sum(counts.values())} | counts
+    for split, share in shares.items():
+        if counts[split] and not (split_of == split).any():
+            raise UserError(
+                f"dataset.{split} is {share}, of {len(digits):,} digits too small a share to make scenes from; raise "
+                "it, or set it to 0."
+            )
     composed, given = [], []
     for number, split in enumerate(SPLITS):
         mine = split_of == split
-        if counts[split] and not mine.any():
-            raise UserError(
-                f"dataset.{split} is {shares[split]}, of {len(digits):,} digits too small a share to make scenes from; "
-                "raise it, or set it to 0."
-            )
         for index in range(counts[split]):
             rng = np.random.default_rng((config.seed, number, index))
             composed.append(_compose(digits[mine], labels[mine], settings.canvas, settings.most, rng))

@@ -5,6 +5,7 @@ N pictures  M boxes of the picture that has most
 
 import collections
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -53,7 +54,7 @@ def by_content(
     origins: Sequence[bytes] | None = None,
     given: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The split's name for each record; each stratum (a class) is cut in the same shares, to the nearest record.
+    """The split's name for each record; each stratum (a class) is cut in the same shares, as `_counts` says.
 
     Records with equal keys come into one split, and count in the stratum of the first of them.  A stratum that has a
     record has one in training.  origins: what is cut by where it is not the keys, of equal ones by the lowest.
@@ -72,11 +73,31 @@ def by_content(
     for key, place in first.items():
         groups[strata[place]].append(key)
     of_key = {}
-    for members in groups.values():
-        members.sort(key=rank_of.__getitem__)
-        tests = min(round(test * len(members)), len(members) - 1)
-        vals = min(round(val * len(members)), len(members) - 1 - tests)
+    ranked = [sorted(members, key=rank_of.__getitem__) for members in groups.values()]
+    ranked.sort(key=lambda members: rank_of[members[0]])
+    sizes = [len(members) for members in ranked]
+    tests = _counts(test, sizes, [size - 1 for size in sizes])
+    vals = _counts(val, sizes, [size - 1 - taken for size, taken in zip(sizes, tests, strict=True)])
+    for members, of_test, of_val in zip(ranked, tests, vals, strict=True):
         for number, key in enumerate(members):
-            of_key[key] = "test" if number < tests else "val" if number < tests + vals else "train"
+            of_key[key] = "test" if number < of_test else "val" if number < of_test + of_val else "train"
     split_of[places] = [of_key[keys[place]] for place in places]
     return split_of
+
+
+def _counts(share: float, sizes: Sequence[int], most: Sequence[int]) -> list[int]:
+    """How many records of each stratum a split gets: its share to the nearest record, `most` at the most.
+
+    Of many small strata that comes to little or nothing.  Where it is less than half of what was asked for, what is
+    rounded away is carried on to the next, so that some of them give a record.  One that has a single record gives
+    none, and has nothing to carry.
+    """
+    nearest = [min(round(share * size), limit) for size, limit in zip(sizes, most, strict=True)]
+    if 2 * sum(nearest) >= share * sum(size for size in sizes if size > 1):
+        return nearest
+    counts, carried = [], 0.0
+    for size, limit in zip(sizes, most, strict=True):
+        carried += share * size if size > 1 else 0
+        counts.append(min(round(carried), math.ceil(share * size), limit))
+        carried -= counts[-1]
+    return counts

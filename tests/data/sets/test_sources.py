@@ -35,9 +35,9 @@ def test_scenes_show_each_digit_in_one_split_and_box_it_tightly(monkeypatch, con
 
 
 def test_a_share_of_scenes_that_holds_no_digit_is_refused(config):
-    settings = ScenesConfig(count=3000, canvas=48)
-    with pytest.raises(UserError, match="dataset.val is 0.0005, of 5,000 digits too small a share to make scenes from"):
-        open_set(DatasetConfig(name="scenes", directory=config.directory, val=0.0005, scenes=settings))
+    settings = ScenesConfig(count=20000, canvas=48)
+    with pytest.raises(UserError, match="dataset.val is 5e-05, of 5,000 digits too small a share to make scenes from"):
+        open_set(DatasetConfig(name="scenes", directory=config.directory, val=5e-5, scenes=settings))
 
 
 def test_scenes_of_real_digits(config):
@@ -133,7 +133,7 @@ def test_fashion_from_its_files(monkeypatch, tmp_path):
         write(f"{part}-labels-idx1-ubyte.gz", (np.arange(count) % 10).astype(np.uint8))
     monkeypatch.setattr(images, "FASHION", tmp_path)
     dataset = open_set(DatasetConfig(name="fashion"))
-    assert [len(records["ids"]) for records in dataset.splits.values()] == [50 - 10 * round(0.1 * 5), 0, 20]
+    assert [len(records["ids"]) for records in dataset.splits.values()] == [45, 5, 20]
     monkeypatch.setattr(images, "FASHION", tmp_path / "nowhere")
     with pytest.raises(UserError, match="install Debian's package dataset-fashion-mnist"):
         open_set(DatasetConfig(name="fashion"))

@@ -97,6 +97,34 @@ def test_a_class_of_one_record_is_trained_on():
     assert sorted(by_content(KEYS[:2], np.zeros(2), val=0.45, test=0.45, seed=0)) == ["test", "train"]
 
 
+@pytest.mark.parametrize(("classes", "size", "counts"), [(300, 2, [420, 60, 120]), (150, 4, [390, 60, 150])])
+def test_many_small_classes_get_every_split(classes, size, counts):
+    """Each class's share rounded by itself came to no record for validation, or for both."""
+    keys = [b"%d" % number for number in range(classes * size)]
+    strata = np.arange(len(keys)) % classes
+    split_of = by_content(keys, strata, val=0.1, test=0.2, seed=0)
+    assert [int((split_of == name).sum()) for name in ("train", "val", "test")] == counts
+    assert len(np.unique(strata[split_of == "train"])) == classes
+    order = np.random.default_rng(0).permutation(len(keys))
+    assert (by_content([keys[i] for i in order], strata[order], val=0.1, test=0.2, seed=0) == split_of[order]).all()
+
+
+def test_classes_of_one_record_leave_the_shares_of_the_others_as_they_are():
+    strata = np.concatenate([np.arange(900), np.repeat(np.arange(900, 905), [2, 2, 2, 30, 64])])
+    split_of = by_content([b"%d" % number for number in range(1000)], strata, val=0.1, test=0.2, seed=0)
+    assert {name: int((split_of[936:] == name).sum()) for name in ("val", "test")} == {"val": 6, "test": 13}
+    assert (split_of[:900] == "train").all()
+
+
+def test_a_split_that_its_share_leaves_empty_is_told(tmp_path):
+    (tmp_path / "few.csv").write_text("x,y\n1,2\n2,3\n3,5\n")
+    columns = ColumnsConfig(features=("x",), targets=("y",))
+    of_few = open_set(DatasetConfig(name=str(tmp_path / "few.csv"), columns=columns))
+    assert [len(records["ids"]) for records in of_few.splits.values()] == [2, 0, 1]
+    (note,) = of_few.notes
+    assert note.startswith("dataset.val is 0.1, which comes to no record of") and note.endswith("val is empty.")
+
+
 def test_a_picture_counts_in_its_rarest_class():
     labels = np.array([[0, 0, 1], [0, 2, -1], [2, 1, -1], [-1, -1, -1]])  # three boxes of 0, two of 1 and of 2
     assert rarest(labels, classes=4).tolist() == [1, 2, 1, -1]
