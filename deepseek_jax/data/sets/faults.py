@@ -2,16 +2,21 @@
 
 import pathlib
 
+from deepseek_jax.data.documents import is_jsonl
 from deepseek_jax.errors import UserError
 
 SHOWN = 10
 
 
 class Faults:
-    """Faults of one file by line; `check` says the first of them, and how many there are."""
+    """Faults of one file by line; `check` says the first of them, and how many there are.
+
+    typed: whether the file tells numbers from texts, as a .jsonl does; in a .csv all is text.
+    """
 
     def __init__(self, path: str | pathlib.Path):
         self.path = path
+        self.typed = is_jsonl(path)
         self._found: list[tuple[int, str]] = []
 
     def add(self, line: int, what: str):

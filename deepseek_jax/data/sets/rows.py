@@ -10,7 +10,6 @@ from typing import TextIO
 
 import numpy as np
 
-from deepseek_jax.data.documents import is_jsonl
 from deepseek_jax.data.plain_text import is_utf8
 from deepseek_jax.data.sets.faults import Faults
 from deepseek_jax.errors import UserError
@@ -130,8 +129,8 @@ def number(faults: Faults, line: int, row: Row, column: str) -> float:
     """What is no number, or none that float32 holds, becomes 0 and a fault."""
     value = row[column]
     try:
-        # float() would also take JSON's true, the text "40" (of a .csv all is text) and, as 12, what is spelt 1_2.
-        if isinstance(value, bool) or (isinstance(value, str) and (is_jsonl(faults.path) or "_" in value)):
+        # float() would also take JSON's true, the text "40" and, as 12, what is spelt 1_2.
+        if isinstance(value, bool) or (isinstance(value, str) and (faults.typed or "_" in value)):
             raise ValueError
         found = float(value)
     except (TypeError, ValueError, OverflowError):

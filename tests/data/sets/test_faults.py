@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
+from deepseek_jax.data.sets import faults
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig, ImagesConfig
 from deepseek_jax.data.sets.images import decode
 from deepseek_jax.data.sets.registry import open_set
@@ -339,3 +340,10 @@ def test_boxes_that_are_none(uneven, opened, box):
         opened(source)
     records["box_labels"][5, 1] = -1  # what is no box may hold anything
     assert opened(source).outputs == 2
+
+
+def test_how_a_file_is_read_is_told_once_not_for_each_number(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(faults, "is_jsonl", told.append)
+    open_set(DatasetConfig(name=write_csv(tmp_path / "t.csv"), columns=TABLE))
+    assert len(told) == 1
