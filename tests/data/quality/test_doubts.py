@@ -1,6 +1,7 @@
 """Flipped labels, strange records and empty ones are found; a set without them gives few."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -36,6 +37,20 @@ def test_flipped_labels_are_the_first_doubts(seen, seed):
 
 def test_clean_labels_are_left_alone(seen):
     assert len(doubts(*seen).doubtful) < 5
+
+
+def test_doubts_of_a_model_that_learns_nothing_leave_nothing_out():
+    """Labels by chance: nearly half of the records were left out, for contradicting what nothing tells."""
+    rng = np.random.default_rng(0)
+    inputs, labels = rng.normal(size=(400, 5)).astype(np.float32), rng.integers(0, 2, 400)
+    records = AllRecords("chance", "table", np.arange(400), np.full(400, "train"), inputs, labels, ("a", "b"))
+    finding = doubts(records, vectors(records))
+    assert len(finding.doubtful) > 100 and not finding.certain
+    assert re.search(
+        "; it answers [45].% right, and 5.% are of the largest class: its doubts say little", finding.sentence
+    )
+    learned = dataclasses.replace(records, groups=(inputs[:, 0] > 0).astype(int))
+    assert doubts(learned, vectors(learned)).certain
 
 
 def test_classes_too_small_to_learn(seen):
