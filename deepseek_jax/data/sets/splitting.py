@@ -12,11 +12,12 @@ import numpy as np
 
 
 def content_keys(inputs: np.ndarray) -> list[bytes]:
-    """A digest for each record of arrays [N ...] or texts [N]; texts that differ in case or spaces alone are equal."""
+    """A digest for each record of arrays [N ...] or texts [N]; texts that differ in case or spaces alone are equal, and
+    so are -0.0 and 0.0, whose bytes differ."""
     if inputs.dtype == object:
         contents = (" ".join(text.lower().split()).encode() for text in inputs)
     else:
-        contents = (record.tobytes() for record in np.ascontiguousarray(inputs))
+        contents = ((record + 0).tobytes() for record in inputs)
     return [digest(content) for content in contents]
 
 

@@ -39,6 +39,11 @@ def test_equal_records_stay_together_even_with_other_labels():
     assert content_keys(texts)[0] == content_keys(texts)[1] != content_keys(texts)[2]
 
 
+def test_zeros_of_both_signs_are_equal():
+    keys = content_keys(np.array([[0.0, 1.0], [-0.0, 1.0], [0.0, -1.0]], np.float32))
+    assert keys[0] == keys[1] != keys[2]
+
+
 def test_equal_records_stay_together_where_their_origins_cut():
     """What is equal goes where the lowest of its origins goes, and all others stay where they were."""
     alone = by_content(KEYS, STRATA, val=0.1, test=0.2, seed=0)
