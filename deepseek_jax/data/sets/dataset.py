@@ -30,8 +30,8 @@ class Dataset:
     scaling: of the inputs (images: of values in [0, 1]) and the targets, fitted on the training split.
     season: steps after which a series comes round, for the naive forecast; 0 where there is none.
     notes: what a person should know of how it was read, a sentence each.
-    UserError for a record that nothing can be learned from, a label that is no class, and a class without a record to
-    learn it from.
+    UserError for a record that nothing can be learned from, a label that is no class, a class without a record to
+    learn it from, and a number that is the same in every record to learn from.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Dataset:
         if self.kind == "numbers":
             if self.balance != "none":
                 raise UserError(f"dataset.balance is {self.balance}, but {self.name} asks for numbers, not classes.")
+            _check_targets_change(self)
         else:
             _check_classes(self)
 
@@ -142,6 +143,25 @@ def _check_splits_have_boxes(dataset: Dataset):
                 f"{dataset.name}: no picture of the split {split} has a box to find; add some, or split with another "
                 "dataset.seed."
             )
+
+
+def _check_targets_change(dataset: Dataset):
+    """Of a series, relative to its last value, equal ones say that it grows evenly, and zeros that it stands still."""
+    targets = dataset.splits["train"]["targets"]
+    if len(targets) < 2:  # of one record nothing tells whether it would
+        return
+    constant = (targets == targets[0]).all(0)
+    if dataset.input == "series":
+        if not targets.any():
+            raise UserError(
+                f"{dataset.name}: {dataset.names[0]} never changes in training; there is nothing to forecast."
+            )
+    elif constant.any():
+        column = int(constant.argmax())
+        raise UserError(
+            f"{dataset.name}: {dataset.target_names[column]} is {targets[0, column]:g} in every training record; take "
+            "it out of dataset.columns.targets."
+        )
 
 
 def _check_classes(dataset: Dataset):

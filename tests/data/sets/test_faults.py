@@ -8,7 +8,7 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 
 from deepseek_jax.data.sets import faults
-from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig, ImagesConfig
+from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig, ImagesConfig, SeriesConfig
 from deepseek_jax.data.sets.images import decode
 from deepseek_jax.data.sets.registry import open_set
 from deepseek_jax.errors import UserError
@@ -347,3 +347,17 @@ def test_how_a_file_is_read_is_told_once_not_for_each_number(tmp_path, monkeypat
     monkeypatch.setattr(faults, "is_jsonl", told.append)
     open_set(DatasetConfig(name=write_csv(tmp_path / "t.csv"), columns=TABLE))
     assert len(told) == 1
+
+
+def test_numbers_that_never_change_are_refused(tmp_path):
+    """Both were trained on, and scored."""
+    (tmp_path / "t.csv").write_text("\n".join(["x,y,z", *(f"{number},{number * 2},5" for number in range(20))]))
+    columns = ColumnsConfig(features=("x",), targets=("y", "z"))
+    sentence = "t.csv: z is 5 in every training record; take it out of dataset.columns.targets.$"
+    with pytest.raises(UserError, match=sentence):
+        open_set(DatasetConfig(name=str(tmp_path / "t.csv"), columns=columns))
+    of_series = {"columns": ColumnsConfig(series="z"), "series": SeriesConfig(window=3, horizon=2)}
+    with pytest.raises(UserError, match="t.csv: z never changes in training; there is nothing to forecast.$"):
+        open_set(DatasetConfig(name=str(tmp_path / "t.csv"), **of_series, val=0, test=0))
+    of_series["columns"] = ColumnsConfig(series="x")  # it grows evenly, and can be forecast
+    assert len(open_set(DatasetConfig(name=str(tmp_path / "t.csv"), **of_series, val=0, test=0)).splits["train"]["ids"])
