@@ -114,7 +114,7 @@ class Clock:
     would also hold the times when XLA's threads kept the core.
 
     A lap shorter than SPAN takes steps of the last one along: an end is seen late where Python's lock is held, by some
-    milliseconds, and what follows would look the faster for it.
+    milliseconds, and what follows would look the faster for it.  Where it has none to take along, it has no times.
     """
 
     def __init__(self, unit: str):
@@ -133,12 +133,15 @@ class Clock:
         self._new += 1
 
     def lap(self) -> dict:
-        """Means a step since the last lap, {} if there was none; starts the next."""
+        """Means a step since the last lap, {} if there was none or too little of the first; starts the next."""
         if not self._new:
             return {}
+        first = self._new == len(self._steps)
         while len(self._steps) > self._new and self._steps[-1].ended - self._steps[0].ended >= SPAN:
             self._since = self._steps.pop(0).ended
         self._new, count, seconds = 0, len(self._steps), self._steps[-1].ended - self._since
+        if first and seconds < SPAN:
+            return {}
         return {
             "step_seconds": seconds / count,
             "data_wait_seconds": sum(step.data_wait for step in self._steps) / count,
