@@ -84,6 +84,11 @@ def _kinds(columns: ColumnsConfig, path: pathlib.Path) -> tuple[str, str]:
             f"dataset.columns: name what is asked for in one of label and targets, as in dataset.columns.label=NAME"
             f"{_there(path)}."
         )
+    for key in ("features", "targets"):
+        names = getattr(columns, key)
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"dataset.columns.{key} has {name!r} twice; name each column once.")
     for name in (columns.label, *columns.targets):
         if name in columns.features:
             raise UserError(

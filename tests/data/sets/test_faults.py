@@ -361,3 +361,11 @@ def test_numbers_that_never_change_are_refused(tmp_path):
         open_set(DatasetConfig(name=str(tmp_path / "t.csv"), **of_series, val=0, test=0))
     of_series["columns"] = ColumnsConfig(series="x")  # it grows evenly, and can be forecast
     assert len(open_set(DatasetConfig(name=str(tmp_path / "t.csv"), **of_series, val=0, test=0)).splits["train"]["ids"])
+
+
+@pytest.mark.parametrize("key", ["features", "targets"])
+def test_a_column_that_is_named_twice_is_refused(tmp_path, key):
+    columns = {"features": ("age",), "targets": ("size",)}
+    columns[key] *= 2
+    with pytest.raises(UserError, match=f"dataset.columns.{key} has '{columns[key][0]}' twice; name each column once."):
+        open_set(DatasetConfig(name=write_csv(tmp_path / "t.csv"), columns=ColumnsConfig(**columns)))
