@@ -1,7 +1,18 @@
 """Every check that fits a labelled set or a corpus."""
 
 from deepseek_jax.config import DataConfig
-from deepseek_jax.data.quality import balance, broken, copies, coverage, doubts, duplicates, features, leaks, outliers
+from deepseek_jax.data.quality import (
+    balance,
+    broken,
+    columns,
+    copies,
+    coverage,
+    doubts,
+    duplicates,
+    features,
+    leaks,
+    outliers,
+)
 from deepseek_jax.data.quality.all_records import AllRecords, all_records
 from deepseek_jax.data.quality.corpus import all_documents
 from deepseek_jax.data.quality.finding import Finding
@@ -17,6 +28,7 @@ def check_set(dataset: Dataset) -> tuple[AllRecords, list[Finding]]:
         leaks.leaks(records, families),
         duplicates.duplicates(records, families),
         broken.broken(records),
+        columns.columns(dataset),
         doubts.doubts(records, vectors),
         outliers.outliers(records, vectors),
         balance.class_balance(dataset),

@@ -1,0 +1,56 @@
+"""Columns of a table from which nothing can be learned, and such as give the answer away."""
+
+import numpy as np
+
+from deepseek_jax.data.quality.finding import Finding
+from deepseek_jax.data.sets.dataset import Dataset, Records
+
+FEWEST = 5  # records, of a class or in all, of fewer of which a column tells the answer by chance
+SAME = 1 - 1e-6  # correlation from which numbers are taken for the same, rounded
+SHOWN = 5  # names of columns in a sentence
+
+
+def columns(dataset: Dataset) -> Finding | None:
+    """None where the input is no table.  A column that tells the answer may be made from it, or be known after it."""
+    if dataset.input != "table":
+        return None
+    train = dataset.splits["train"]
+    constant, telling = {}, {}
+    for name, column in zip(dataset.names, train["inputs"].T, strict=True):
+        if (column == column[0]).all():
+            constant[name] = f"is {column[0]:g} in every training record"
+        elif told := _told(dataset, train, column.astype(np.float64)):
+            telling[name] = told
+    sentences = (
+        f"{len(constant):,} of {len(dataset.names):,} columns never change in training{_listed(constant)}",
+        f"{len(telling):,} tell the answer alone{_listed(telling)}",
+    )
+    rows = tuple((constant | telling).items())
+    return Finding("Columns", "; ".join(sentences), heads=("column", "what it does"), rows=rows)
+
+
+def _listed(names: dict[str, str]) -> str:
+    more = ", ..." if len(names) > SHOWN else ""
+    return f" ({', '.join([*names][:SHOWN])}{more})" if names else ""
+
+
+def _told(dataset: Dataset, train: Records, column: np.ndarray) -> str:
+    """What of the answer the column tells by itself; "" if it does not."""
+    if dataset.kind == "classes":
+        return "tells every class by itself" if _tells_classes(column, train["labels"]) else ""
+    if len(column) < FEWEST:
+        return ""
+    for name, target in zip(dataset.target_names, train["targets"].T, strict=True):
+        if abs(np.corrcoef(column, target)[0, 1]) > SAME:
+            return f"is {name}, or that in another unit"
+    return ""
+
+
+def _tells_classes(column: np.ndarray, labels: np.ndarray) -> bool:
+    """Whether each class has a range of values of its own; those of a few records are not looked at."""
+    known = np.bincount(labels)[labels] >= FEWEST
+    order = np.lexsort((labels[known], column[known]))
+    values, classes = column[known][order], labels[known][order]
+    changes = np.flatnonzero(np.diff(classes))
+    apart = (values[changes] < values[changes + 1]).all()
+    return bool(apart) and 0 < len(changes) == len(np.unique(classes)) - 1

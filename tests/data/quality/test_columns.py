@@ -1,0 +1,53 @@
+"""Columns that never change, and such as are the answer, are named; those that merely help are not."""
+
+import numpy as np
+import pytest
+
+from deepseek_jax.data.quality.check import check_set
+from deepseek_jax.data.quality.columns import columns
+from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
+from deepseek_jax.data.sets.registry import open_set
+
+
+@pytest.fixture
+def table(tmp_path):
+    """The set of a table with columns given by name, of which those in `asked` are asked for."""
+
+    def written(asked: dict, **values):
+        rows = zip(*values.values(), strict=True)
+        lines = [",".join(values), *(",".join(map(str, row)) for row in rows)]
+        (tmp_path / "table.csv").write_text("\n".join(lines))
+        features = tuple(name for name in values if name not in np.ravel([*asked.values()]))
+        return open_set(DatasetConfig(str(tmp_path / "table.csv"), columns=ColumnsConfig(features=features, **asked)))
+
+    return written
+
+
+def test_a_column_that_never_changes_and_one_that_tells_the_classes(table):
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 3, 200)
+    helps, code, coarse = rng.normal(size=200) + 3 * kind, 10.0 - 4 * kind + rng.random(200), np.minimum(kind, 1)
+    found = columns(table({"label": "kind"}, helps=helps, unit=[5] * 200, code=code, coarse=coarse, kind=kind))
+    assert found.sentence == "1 of 4 columns never change in training (unit); 1 tell the answer alone (code)"
+    assert dict(found.rows) == {"unit": "is 5 in every training record", "code": "tells every class by itself"}
+
+
+def test_a_column_that_is_the_number_asked_for(table):
+    rng = np.random.default_rng(0)
+    kilos = rng.normal(70, 10, 100)
+    helps, pounds = kilos + rng.normal(size=100) / 10, np.round(kilos / 0.4536, 2)
+    dataset = table({"targets": ("kilos",)}, helps=helps, pounds=pounds, kilos=kilos)
+    (found,) = (finding for finding in check_set(dataset)[1] if finding.title == "Columns")
+    assert found.sentence == "0 of 2 columns never change in training; 1 tell the answer alone (pounds)"
+    assert found.rows == (("pounds", "is kilos, or that in another unit"),)
+
+
+def test_of_few_records_chance_tells_the_answer(table):
+    """A single record of a class is at an end of one column in ten."""
+    values = np.arange(20.0)
+    found = columns(table({"label": "kind"}, a=values, b=-values, kind=[*"aaaaaaaaaaaaaaaaaabb"]))
+    assert found.sentence.endswith("; 0 tell the answer alone")
+
+
+def test_pictures_have_no_columns(digits):
+    assert columns(digits) is None
