@@ -141,7 +141,7 @@ def test_no_process_gives_up_on_a_leader_that_comes_late(directory):
     """gloo alone would, after 30 seconds."""
     with Group(directory, "-c", LATE_LEADER, count=2) as group:
         assert group.finish() == [0, 0], group.said(0) + group.said(1)
-        assert [group.said(number).strip().splitlines()[-1] for number in (0, 1)] == ["7", "7"]
+        assert all("7" in group.said(number).splitlines() for number in (0, 1))  # beside lines of gloo's own
 
 
 CHECKS = """
