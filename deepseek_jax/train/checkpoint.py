@@ -54,6 +54,7 @@ class Checkpoints:
     def __init__(self, workdir: Path, config: CheckpointConfig, say: Callable[[str], None]):
         """`say` is told about checkpoints that are passed over."""
         self._directory, self._say = (Path(workdir) / DIRECTORY).absolute(), say
+        self._pending = False  # whether it is still to be seen how the last save ended
         if processes.is_leader():
             _bring_back(self._directory)
         processes.barrier()
@@ -79,7 +80,7 @@ class Checkpoints:
             "state": ocp.args.PyTreeSave(state),
             "progress": ocp.args.JsonSave(dataclasses.asdict(progress)),
         }
-        self._manager.wait_until_finished()  # one at a time, so that `_seal` knows which
+        self.wait()  # one at a time, so that `_seal` knows which
         self._writing = progress.step
         again = progress.step in self._manager.all_steps()
         if again:
@@ -88,6 +89,7 @@ class Checkpoints:
             processes.barrier()
             self._manager.reload()
         self._manager.save(progress.step, args=ocp.args.Composite(**parts), metrics={"score": score})
+        self._pending = True
         if again:
             self.wait()
             if processes.is_leader():
@@ -121,8 +123,18 @@ class Checkpoints:
         return integrity.damage(self._directory / str(step)) is None
 
     def wait(self):
-        """Until what was saved is on disk."""
+        """Until what was saved is on disk; raises what kept it from getting there."""
         self._manager.wait_until_finished()
+        self._pending = False
+
+    def check(self):
+        """Raises what kept the last checkpoint from being written, such as a full disk; waits for no writing.
+
+        Call it between steps, or a run would train on without a checkpoint until it saves again.  A process hears of
+        it when all have ended their part, and not always at the same step; who raises first ends the others.
+        """
+        if self._pending and not self._manager.is_saving_in_progress():
+            self.wait()
 
     def __enter__(self) -> "Checkpoints":
         return self

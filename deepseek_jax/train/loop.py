@@ -143,6 +143,7 @@ def _take_steps(
                     state, started = _start_step(run, state, step, batches)
                     recorder.follow(started)  # waits for those before
                     profile.after(step)
+                    checkpoints.check()
 
                 last, pausing = step == steps, step == run.until
                 evaluating = last or pausing or _due(experiment.eval.every, step) or step == begun

@@ -1,7 +1,9 @@
 """What is kept, what is passed over, what comes back."""
 
+import errno
 import json
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +84,28 @@ def test_everything_comes_back(opened):
     assert jax.tree.structure(restored) == jax.tree.structure(state(3))
     for left, right in zip(jax.tree.leaves(restored), jax.tree.leaves(state(3)), strict=True):
         np.testing.assert_array_equal(left, right)
+
+
+def test_what_could_not_be_written_is_heard_of_without_another_save(opened, monkeypatch):
+    """It is written in the background, and the disk may fill meanwhile."""
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with opened() as checkpoints:
+        checkpoints.check()  # nothing was saved
+        checkpoints.save(state(1), Progress(1))
+        checkpoints.wait()
+        checkpoints.check()
+        monkeypatch.setattr(integrity, "record", full)
+        checkpoints.save(state(2), Progress(2))
+        with pytest.raises(OSError, match="No space"):
+            for _ in range(1000):
+                checkpoints.check()
+                time.sleep(0.02)
+        monkeypatch.undo()
+        checkpoints.save(state(3), Progress(3))
+        assert checkpoints.is_intact(3)
 
 
 def test_an_empty_directory_has_none(opened):

@@ -1,11 +1,13 @@
 """The loop on a real model in miniature: what it writes, and how it fails."""
 
 import dataclasses
+import errno
 import io
 import json
 import os
 import re
 import signal
+import time
 import types
 
 import jax
@@ -18,7 +20,7 @@ from deepseek_jax import record
 from deepseek_jax.config import CheckpointConfig, EvalConfig, StartConfig, StoppingConfig
 from deepseek_jax.data.tokenizer import SPECIAL, Tokenizer
 from deepseek_jax.errors import UserError
-from deepseek_jax.train import checkpoint, loop, metrics, preemption
+from deepseek_jax.train import checkpoint, integrity, loop, metrics, preemption
 from deepseek_jax.train.language_model import LanguageModelTask
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.restore import restore_model
@@ -107,6 +109,25 @@ def test_a_state_larger_than_the_memory_is_refused_before_a_run_begins(directory
     ):
         train(tiny.experiment(directory), directory / "large", quiet())
     assert not (directory / "large").exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_before_the_next_one(directory, monkeypatch):
+    config, begin = tiny.experiment(directory, steps=9), loop._start_step
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def begin_late(run, state, step, batches):
+        if step > 5:
+            time.sleep(1)  # for the thread that writes
+        return begin(run, state, step, batches)
+
+    monkeypatch.setattr(integrity, "record", full)
+    monkeypatch.setattr(loop, "_start_step", begin_late)
+    with pytest.raises(OSError, match="No space left"):
+        train(config, directory / "full", quiet())
+    assert 5 <= rows_of(directory / "full")[-1]["step"] < 9
+    assert not checkpoint.are_in(directory / "full")
 
 
 def test_a_run_that_keeps_an_average_is_scored_by_it():
