@@ -52,7 +52,8 @@ def heads(config: ModelConfig, flat: dict[str, np.ndarray], share: float) -> tup
         together = TOGETHER[_kind(prefix, config)](config)
         parts = tuple(part for part in _attention(prefix, config, together) if part.path in flat)
         cuts.append(Cut(parts, _stacked(prefix), left // len(together)))
-    changes = {"num_key_value_heads": G * left // H} if "gqa" in kinds and G > 1 else {}
+    fewer_keys = G > 1 and any(TOGETHER[kind] is _with_their_key for kind in kinds)
+    changes = {"num_key_value_heads": G * left // H} if fewer_keys else {}
     return dataclasses.replace(config, num_attention_heads=left, **changes), cuts
 
 

@@ -15,7 +15,8 @@ from deepseek_jax.compress.matrices import LINEAR, matrices
 from deepseek_jax.compress.source import Source
 from deepseek_jax.config import Experiment, SupervisedExperiment
 from deepseek_jax.errors import UserError
-from deepseek_jax.models import tree
+from deepseek_jax.models import checks, tree
+from deepseek_jax.models.attention.kinds import KINDS
 from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.hybrid import Hybrid
 from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
@@ -221,3 +222,13 @@ def test_heads_of_an_attention_of_ones_own_do_not_go_half(monkeypatch):
     monkeypatch.delitem(decoder_cuts.TOGETHER, "mla")
     with pytest.raises(UserError, match="heads cannot go: which arrays hold those of mla is not known"):
         structured.remover("heads")(given, PruneConfig(sparsity=0.5), even(given))
+
+
+def test_heads_of_ones_own_attention_take_their_key_heads_along(monkeypatch):
+    monkeypatch.setitem(KINDS, "own", KINDS["gqa"])
+    monkeypatch.setitem(checks.OF_ATTENTION, "own", checks.OF_ATTENTION["gqa"])
+    monkeypatch.setitem(decoder_cuts.TOGETHER, "own", decoder_cuts.TOGETHER["gqa"])
+    given = source_of(dataclasses.replace(GQA, layer_types=("own",), qk_rope_head_dim=GQA.head_dim))
+    smaller = structured.remover("heads")(given, PruneConfig(sparsity=0.5), even(given)).source
+    assert smaller.model.num_key_value_heads == GQA.num_key_value_heads // 2
+    assert np.isfinite(outputs(smaller)).all()
