@@ -101,7 +101,7 @@ def names_of(experiment: AnyExperiment) -> set[str]:
     if experiment.family == "language_model":
         found |= {"indexer_recall", *BALANCE}
         domains = domain_names(parse_weights(experiment.data))
-        held_out = ["loss", "bits_per_byte", "bytes", "dropped"]
+        held_out = [*scores.OF_TEXT, "bytes", "dropped"]
         held_out += [f"bits_per_byte/{domain}" for domain in domains if len(domains) > 1]
     else:
         held_out = ["loss", *(name for names in scores.NAMES.values() for name in names)]

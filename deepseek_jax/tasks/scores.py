@@ -1,4 +1,4 @@
-"""Scores of a supervised task on held-out records, on the host, by the libraries that define them.
+"""Scores of a supervised task on held-out records, on the host, by the libraries that define them; names of all.
 
 R records  K classes  N numbers  P predicted boxes of a picture  M true ones
 """
@@ -17,9 +17,10 @@ HIGHER_IS_BETTER = {  # kind of answer -> its scores
     "boxes": {"map50": True, "map": True},
 }
 NAMES = {kind: tuple(scores) for kind, scores in HIGHER_IS_BETTER.items()}
-_OF_ALL = {name: higher for scores in HIGHER_IS_BETTER.values() for name, higher in scores.items()}
+OF_TEXT = {"loss": False, "bits_per_byte": False}  # those of held-out text (train/evaluate.py), likewise
+_OF_ALL = {name: higher for scores in (OF_TEXT, *HIGHER_IS_BETTER.values()) for name, higher in scores.items()}
 HIGHER = tuple(name for name, higher in _OF_ALL.items() if higher)
-LOWER = ("loss", "bits_per_byte", *(name for name, higher in _OF_ALL.items() if not higher))
+LOWER = tuple(name for name, higher in _OF_ALL.items() if not higher)
 SIDE = 1000.0  # pixels of a side of the pictures that COCO is told of
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from deepseek_jax.data.batches import Batch
 from deepseek_jax.data.pipeline import Corpus
+from deepseek_jax.tasks.scores import OF_TEXT
 from deepseek_jax.train.metrics import bits_per_byte
 
 
@@ -23,7 +24,7 @@ def names(corpus: Corpus) -> tuple[str, ...]:
     """Those of `evaluate` over all held-out batches; () where nothing is held out."""
     there = [domain for domain in corpus.domains if corpus.held_out_targets[domain]]
     by_domain = [f"bits_per_byte/{domain}" for domain in there if len(corpus.domains) > 1]
-    return ("loss", "bits_per_byte", "bytes", *by_domain) if there else ()
+    return (*OF_TEXT, "bytes", *by_domain) if there else ()
 
 
 def evaluate(score: Callable, params, buffers, batches: Iterable[Batch], corpus: Corpus) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from deepseek_jax.studies.claims import CANNOT_TELL, UNFINISHED
 from deepseek_jax.studies.differences import difference
 from deepseek_jax.studies.study import Variant, load, slugs
 from deepseek_jax.studies.sweep import Sweep
+from deepseek_jax.tasks import scores
+from deepseek_jax.train import evaluate
 from tests.conftest import ROOT
 from tests.studies import fake
 from tests.studies.fake import STUDY, Killed
@@ -240,6 +243,12 @@ def test_a_misspelt_metric_is_refused_before_anything_is_trained(make, trainer, 
 def test_the_studies_here_go_by_what_is_measured(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     metrics.check(load(path))
+
+
+def test_a_score_of_ones_own_of_held_out_text_is_known_to_studies_and_to_early_stopping(monkeypatch):
+    monkeypatch.setitem(scores.OF_TEXT, "likely", True)
+    assert {"val/likely", "final/likely"} <= metrics.names_of(Experiment())
+    assert "likely" in evaluate.names(types.SimpleNamespace(domains=("one",), held_out_targets={"one": 7}))
 
 
 def test_variants_that_learn_the_same_are_refused_before_anything_is_trained(make, trainer, root, deepseek_jax):
