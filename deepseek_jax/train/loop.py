@@ -65,7 +65,7 @@ def train(
     step that is not finite where train.on_nonfinite is "stop".
     """
     experiment, workdir, leads = fields.checked(experiment), Path(workdir), processes.is_leader()
-    record.check_place(workdir)
+    record.claim(workdir, experiment, write=False)  # refused before the corpus is read, which may take hours
     if not are_in(workdir):
         start.check(experiment)
     check_sinks(experiment.log)
@@ -75,7 +75,6 @@ def train(
     early_stopping.check(experiment.stopping, tuple(f"val/{name}" for name in setup.task.measured()))
     check_room(setup.abstract)
     batches = setup.train_batches()
-    record.claim(workdir, experiment, write=False)
     shown, finished, results = setup.task.shown, False, []
     alone = record.held(workdir) if leads else contextlib.nullcontext()
     # Signals are heard to the end: what is saved is still being written when the steps are over.

@@ -93,10 +93,11 @@ def test_a_step_that_is_not_finite_stops_the_run_and_names_the_place(directory, 
     assert updates == [2], "what is looked through is the update that failed, counted from 0"
 
 
-def test_a_directory_of_another_experiment_is_refused(directory):
+def test_a_directory_of_another_experiment_is_refused_before_data_is_prepared(directory, monkeypatch):
     config = tiny.experiment(directory, steps=10)
     train(config, directory / "mine", quiet())
     longer = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=20))
+    monkeypatch.setattr(loop, "prepare", lambda *_: pytest.fail("it was prepared"))
     with pytest.raises(UserError, match="train.steps"):
         train(longer, directory / "mine", quiet())
 
