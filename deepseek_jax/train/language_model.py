@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 
 from deepseek_jax.config import Experiment
@@ -15,6 +16,7 @@ from deepseek_jax.data.prepare import parse_weights
 from deepseek_jax.data.records import Report
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
+from deepseek_jax.train.abstract import FIELDS
 from deepseek_jax.train.evaluate import bytes_a_target, evaluate, names
 from deepseek_jax.train.metrics import language_model_row
 from deepseek_jax.train.program import language_model_program
@@ -28,6 +30,7 @@ class LanguageModelTask:
     """A corpus and a decoder; see Task."""
 
     shown = SHOWN["language_model"]
+    sized_by = "train.batch_size, train.microbatch_size or data.sequence_length"
 
     def __init__(self, experiment: Experiment, report: Report):
         """Prepares the corpus where it is missing; `report` is told how it goes."""
@@ -46,6 +49,13 @@ class LanguageModelTask:
 
     def held_out_batches(self, split: str, limit: int, size: int, rows: np.ndarray) -> Iterator[Batch]:
         return itertools.islice(self.corpus.held_out_batches(size, chosen=rows), limit or None)
+
+    def bytes_a_record(self) -> tuple[int, int]:
+        data, tuned = self.experiment.data, self.experiment.tune.is_on
+        columns = len(FIELDS) + bool(data.chat)
+        layers = 1 if tuned else self.model.num_hidden_layers  # of frozen ones nothing need be kept
+        a_token = layers * self.model.hidden_size * jnp.dtype(self.experiment.train.dtype).itemsize
+        return columns * np.dtype(np.int32).itemsize * data.sequence_length, a_token * data.sequence_length
 
     def size(self, batch: dict) -> int:
         """Token places, padding included."""

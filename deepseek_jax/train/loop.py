@@ -25,7 +25,7 @@ from deepseek_jax.train.profile import Profile
 from deepseek_jax.train.recorder import NotFinite, Recorder, Started
 from deepseek_jax.train.setup import Setup, prepare
 from deepseek_jax.train.sinks import Sinks, check_sinks
-from deepseek_jax.train.state import State, check_room, scored_model
+from deepseek_jax.train.state import State, scored_model
 from deepseek_jax.train.step import gradient_function
 
 
@@ -73,7 +73,7 @@ def train(
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax would tell of every file it writes
     setup = prepare(experiment, console)
     early_stopping.check(experiment.stopping, tuple(f"val/{name}" for name in setup.task.measured()))
-    check_room(setup.abstract)
+    setup.check_room()
     batches = setup.train_batches()
     shown, finished, results = setup.task.shown, False, []
     alone = record.held(workdir) if leads else contextlib.nullcontext()

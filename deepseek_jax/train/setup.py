@@ -22,7 +22,7 @@ from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import Program, language_model_program
 from deepseek_jax.train.refusals import refusals
 from deepseek_jax.train.schedules import learning_rate, microbatch_size, microbatches
-from deepseek_jax.train.state import State, abstract_state
+from deepseek_jax.train.state import State, abstract_state, check_room
 from deepseek_jax.train.step import compile_score, compile_step, make_step
 from deepseek_jax.train.supervised import SupervisedTask
 from deepseek_jax.train.task import Task
@@ -68,6 +68,19 @@ class Setup:
         size = asked or microbatch_size(train)
         share = Share(self.mesh, size)
         return map(share.place, self.task.held_out_batches(split, limit * pieces, size, share.rows))
+
+    def check_room(self):
+        """UserError where the state and a step are certain to take more than this machine's memory.
+
+        Counts the step's arrays that the host makes and, where CPUs compute, what goes from layer to layer, which the
+        backward pass needs: the system would kill the process without a word.
+        """
+        train, devices = self.experiment.train, self.mesh.devices.flat
+        in_batch, between_layers = self.task.bytes_a_record()
+        of_a_step = train.batch_size * in_batch
+        if devices[0].platform == "cpu":
+            of_a_step += microbatch_size(train) * between_layers
+        check_room(self.abstract, of_a_step * len(self.mesh.local_devices) // len(devices), self.task.sized_by)
 
     def compiled_step(self) -> jax.stages.Wrapped:
         """step(state, batch) -> (state, metrics), compiled when it is first called; uses up the state it is given."""

@@ -86,20 +86,33 @@ def make_state(program: Program, optimizer: optax.GradientTransformation, abstra
     return jax.jit(make, **options)(model)
 
 
-def check_room(abstract: State):
+def check_room(abstract: State, of_a_step: int = 0, smaller: str = ""):
     """UserError where CPUs of this machine are to hold more than its memory.
 
     Of other devices XLA says that they are full; for an array that is too large for a CPU's it waits without end.
+    `of_a_step`: bytes that a step takes here beside the state, at the least, of which there are fewer with a lower
+    `smaller`.
     """
     needed = 0
     for leaf in jax.tree.leaves(abstract):
         holders = [device for device in leaf.sharding.addressable_devices if device.platform == "cpu"]
         needed += len(holders) * math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-    if needed > (memory := psutil.virtual_memory().total):
+    memory = psutil.virtual_memory().total
+    there = f"this machine has {_gib(memory)} of memory"
+    if needed > memory:
         raise UserError(
-            f"parameters and optimizer take {needed / 2**30:,.1f} GiB, and this machine has {memory / 2**30:,.1f} GiB "
-            "of memory; make the model smaller, or train it on larger devices or more of them."
+            f"parameters and optimizer take {_gib(needed)}, and {there}; make the model smaller, or train it on larger "
+            "devices or more of them."
         )
+    if needed + of_a_step > memory:
+        raise UserError(
+            f"a step takes at least {_gib(of_a_step)} beside the {_gib(needed)} of parameters and optimizer, and "
+            f"{there}; lower {smaller}."
+        )
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:,.1f} GiB"
 
 
 def shardings_of(abstract: State):

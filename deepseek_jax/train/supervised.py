@@ -38,6 +38,7 @@ class SupervisedTask:
     """A labelled set and a hybrid network; see Task."""
 
     shown = SHOWN["supervised"]
+    sized_by = "train.batch_size"
 
     def __init__(self, experiment: SupervisedExperiment, report: Report):
         """Reads the set; `report` is told how it goes."""
@@ -54,6 +55,11 @@ class SupervisedTask:
     def held_out_batches(self, split: str, limit: int, size: int, rows: np.ndarray) -> Iterator[Batch]:
         """ "val" is the set's split of that name, "final" its test split."""
         return itertools.islice(batches.held_out_batches(self.dataset, SPLIT_OF[split], size, rows), limit or None)
+
+    def bytes_a_record(self) -> tuple[int, int]:
+        """Networks differ in what lies between their layers."""
+        one = batches.finished(batches.raw_batch(self.dataset, "train", np.arange(1)), self.dataset)
+        return sum(array.nbytes for array in one.values()), 0
 
     def size(self, batch: dict) -> int:
         return batch["weights"].size

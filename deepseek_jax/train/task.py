@@ -18,12 +18,13 @@ from deepseek_jax.train.state import State
 class Task(Protocol):
     """One for each family: train/language_model.py, train/supervised.py.  `shown` says what its numbers are called.
 
-    `model`: the network's sizes; `tokenizer`: of its texts, None where it reads none; `notes`: what a person should
-    know of how its data was read, a sentence each.
+    `model`: the network's sizes; `sized_by`: the settings that a batch's size follows; `tokenizer`: of its texts, None
+    where it reads none; `notes`: what a person should know of how its data was read, a sentence each.
     """
 
     program: Program
     model: ModelConfig | HybridConfig
+    sized_by: str
     tokenizer: Tokenizer | None
     shown: Shown
     notes: list[str]
@@ -36,6 +37,9 @@ class Task(Protocol):
 
         `split`: "val", by which training may be stopped, or "final", where the family keeps them apart.
         """
+
+    def bytes_a_record(self) -> tuple[int, int]:
+        """(in a batch, between all layers in a step) that a sequence or record takes at least."""
 
     def size(self, batch: dict) -> int:
         """What throughput counts of a batch [K, M, ...]: tokens, or records."""

@@ -112,6 +112,22 @@ def test_a_state_larger_than_the_memory_is_refused_before_a_run_begins(directory
     assert not (directory / "large").exists()
 
 
+@pytest.mark.parametrize(
+    ("section", "change", "smaller"),
+    [
+        ("data", {"sequence_length": 2**30}, "train.batch_size, train.microbatch_size or data.sequence_length"),
+        ("train", {"batch_size": 2**30}, "train.batch_size, train.microbatch_size or data.sequence_length"),
+    ],
+)
+def test_a_step_larger_than_the_memory_is_refused_before_a_run_begins(directory, section, change, smaller):
+    """The system would kill the process without a word, when config.json is written."""
+    config = tiny.experiment(directory)
+    config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **change)})
+    with pytest.raises(UserError, match=rf"a step takes at least .* GiB beside the 0.0 GiB .*; lower {smaller}\."):
+        train(config, directory / "long", quiet())
+    assert not (directory / "long").exists()
+
+
 def test_a_checkpoint_that_cannot_be_written_ends_the_run_before_the_next_one(directory, monkeypatch):
     config, begin = tiny.experiment(directory, steps=9), loop._start_step
 

@@ -83,6 +83,13 @@ def test_digits_are_learned_and_stand_beside_logistic_regression(run):
     assert scores["records_per_second"] > 0
 
 
+def test_a_batch_larger_than_the_memory_is_refused_before_a_run_begins(tmp_path, quiet):
+    large = experiment(train=TrainConfig(batch_size=2**30))
+    with pytest.raises(UserError, match=r"a step takes at least .* GiB beside .* of memory; lower train.batch_size\."):
+        train(large, tmp_path / "large", quiet)
+    assert not (tmp_path / "large").exists()
+
+
 def test_the_run_directory_shows_what_is_confused(run):
     workdir, _ = run
     assert (workdir / "pictures/confusion.png").read_bytes().startswith(b"\x89PNG")
