@@ -59,6 +59,7 @@ SCHEDULES = (
     *("exponential", "polynomial", "one_cycle", "warm_restarts", "plateau", "range"),
 )
 OPTIMIZERS = ("adam", "adamw", "muon", "sgd", "rmsprop", "adagrad", "lion")
+WITH_NESTEROV = ("adam", "adamw", "muon", "sgd", "rmsprop")  # those of them that have a use for optimizer.nesterov
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +125,7 @@ class OptimizerConfig:
         for name in ("b1", "b2"):
             if getattr(self, name) == 1:
                 raise UserError(f"optimizer.{name} is 1, a moment that never moves; make it less.")
-        if self.nesterov and self.name in ("adagrad", "lion"):
+        if self.nesterov and self.name not in WITH_NESTEROV:
             raise UserError(f"optimizer.nesterov is set, for which {self.name} has no use; leave it out.")
         if self.name == "adam" and self.weight_decay:
             raise UserError(

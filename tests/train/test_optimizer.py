@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from deepseek_jax.config import OptimizerConfig, ScheduleConfig
+from deepseek_jax.config import OPTIMIZERS, OptimizerConfig, ScheduleConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
 from deepseek_jax.models.decoder import initialise
@@ -120,8 +120,9 @@ def test_each_optimizer_remembers_by_its_own_rates(name, expected):
     np.testing.assert_allclose(-updates["kernel"], expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["adagrad", "lion"])
-def test_nesterov_is_refused_where_it_would_do_nothing(name):
+@pytest.mark.parametrize("name", ["adagrad", "lion", "own"])
+def test_nesterov_is_refused_where_it_would_do_nothing(name, monkeypatch):
+    monkeypatch.setattr("deepseek_jax.config.OPTIMIZERS", (*OPTIMIZERS, "own"))
     with pytest.raises(UserError, match=f"optimizer.nesterov is set, for which {name} has no use"):
         OptimizerConfig(name=name, nesterov=True)
 
