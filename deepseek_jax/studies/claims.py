@@ -94,7 +94,11 @@ def parse(text: str, names: Sequence[str]) -> list[Clause]:
     for part in filter(None, (part.strip() for part in text.split(";"))):
         relation = next((word for word in RELATIONS if re.search(rf"(^|\s){re.escape(word)}\s", part)), None)
         if relation is None:
-            raise UserError(f"claim {part!r}: write two variants and between them one of {', '.join(RELATIONS)}.")
+            known = ", ".join(RELATIONS)
+            raise UserError(
+                f"claim {part!r}: write two variants and between them one of {known}, with spaces around it, as in "
+                "'new <= old'."
+            )
         before, after = (side.strip() for side in re.split(rf"(?:^|\s){re.escape(relation)}\s", part, maxsplit=1))
         left = before or left
         if not left:

@@ -121,6 +121,7 @@ def test_names_with_commas_and_the_left_side_of_the_clause_before():
     [
         ("", "the claim is empty"),
         ("new beats old", "between them one of no different from, <="),
+        ("new<=old", "<, >, with spaces around it, as in 'new <= old'"),
         ("newer < old", "names 'newer'; the variants are new, old"),
         ("< old", "begins with its relation"),
         ("new < olden", "names 'olden'"),
