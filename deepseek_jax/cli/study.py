@@ -90,9 +90,8 @@ def run(args):
     else:
         running.spread(args.files, args.jobs, args.root, say)
         for study in loaded:
-            left = len(running.to_do(study, args.root))
-            state = f"{left} runs left" if left else "all runs are done"
-            say(f"{study.name}: {state}; `{runs.command('report', study, args.root)}` writes the page")
+            command = runs.command("report", study, args.root)
+            say(f"{study.name}: {_state(study, args.root)}; `{command}` writes the page")
     if not running.is_worker():
         for study in loaded:
             if older := runs.of_other_code(runs.plan(study, args.root)):
@@ -101,6 +100,17 @@ def run(args):
                     f"them anew give another --root, or delete their directories ({older[0].directory} is one)"
                 )
         _check_failures(loaded, args.root, args.index)
+
+
+def _state(study, root: Path) -> str:
+    """How far its runs are, for the beginning of a sentence."""
+    from deepseek_jax.studies import running
+
+    if left := len(running.to_do(study, root)):
+        return f"{left} runs left"
+    if failed := len(running.failed(study, root)):
+        return f"{failed} runs failed, and none is left to do"
+    return "all runs are done"
 
 
 def _check_failures(studies, root: Path, index: int | None):

@@ -22,22 +22,24 @@ class Unmeasured(UserError):
     """A budget in seconds, of a variant whose speed is not known yet."""
 
 
+class TooSmall(UserError):
+    """A budget that is spent before the first step."""
+
+
 def steps(experiment: AnyExperiment, equal: str, budget: float, speed: Path | None) -> int:
     """The most steps within the budget.
 
     flops: of the model forward and backward, as the architecture counts them (train/flops.py).  seconds: at the speed
     that a short trial measures once and keeps in the file `speed`, so that a resumed study has the same steps.
     """
-    if equal == "steps":
-        return int(budget)
     allowed = budget  # in tokens or records
     if equal == "flops":
         allowed /= _flops_a_token(experiment)
     elif equal == "seconds":
         allowed *= _units_a_second(speed)
-    count = _most_steps(experiment, allowed)
+    count = int(budget) if equal == "steps" else _most_steps(experiment, allowed)
     if not count:
-        raise UserError(f"a budget of {budget:g} {equal} is less than one step of train.batch_size sequences.")
+        raise TooSmall(f"a budget of {budget:g} {equal} is less than one step of train.batch_size sequences.")
     return count
 
 

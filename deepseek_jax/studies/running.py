@@ -77,7 +77,7 @@ def forget_failures(loaded: Loaded, root: Path):
 def work(studies: Sequence[Loaded], root: Path, say: Say = print, index: int | None = None):
     """Does in this process what is left of the studies; of one study only run number `index`, if given."""
     _end_with_parent()
-    _check(studies)
+    _check(studies, root)
     for loaded in studies:
         stated.keep(loaded, root)
         runs_.measure_speeds(loaded, root, say if is_worker() else lambda text: None)  # else told with the others
@@ -94,9 +94,10 @@ def work(studies: Sequence[Loaded], root: Path, say: Say = print, index: int | N
             _divide(_chosen(planned, index), planned, loaded, root, say)
 
 
-def _check(studies: Sequence[Loaded]):
-    """UserError for what would only be found after training."""
+def _check(studies: Sequence[Loaded], root: Path):
+    """UserError for what would only be found after training, and for what nothing could be trained of."""
     for loaded in studies:
+        runs_.check_budget(loaded, root)
         runs_.check_different(loaded)
         metrics.check(loaded)
 
@@ -215,7 +216,7 @@ def spread(paths: Sequence[Path], jobs: int, root: Path, say: Say = print):
     def todo():
         return [run for loaded in studies for run in to_do(loaded, root)]
 
-    _check(studies)
+    _check(studies, root)
     for loaded in studies:
         stated.keep(loaded, root)
         _tell_problems(loaded, runs_.plan(loaded, root), say)

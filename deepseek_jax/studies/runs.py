@@ -115,6 +115,20 @@ def check_different(loaded: Loaded):
             )
 
 
+def check_budget(loaded: Loaded, root: Path):
+    """UserError where the budget is too small for a step of any variant; one for which alone it is fails by itself."""
+    study, found = loaded.study, []
+    for variant in study.variants:
+        try:
+            experiment_of(study, variant, 0, root / loaded.name)
+        except budget.TooSmall as error:
+            found.append(error)
+        except UserError:  # told where its runs are planned
+            continue
+    if len(found) == len(study.variants):
+        raise UserError(f"{loaded.shown_path}: {found[0]}")
+
+
 def experiment_of(study: Study, variant: Variant, seed: int, folder: Path) -> AnyExperiment:
     """The base with the variant's changes, this seed, and as many steps as the budget allows."""
     changed = resolve(study.base, {**variant.changes, "train.seed": seed})

@@ -167,6 +167,7 @@ def test_variants_that_cannot_be_configured_are_said_once_and_end_the_command_wi
     assert first.startswith("rate: misspelt: failed: ") and "did you mean optimizer.peak_lr?" in first
     assert second.startswith("rate: endless: failed: a budget of 2560 tokens is less than one step")
     assert len(rest) == (6 if here else 1) and len(trainer.trained) == 6
+    assert here or rest[0].startswith("rate: 6 runs failed, and none is left to do; ")
     assert status == 2 and "runs failed: 6 of rate;" in err
 
 
@@ -237,6 +238,15 @@ def test_a_misspelt_metric_is_refused_before_anything_is_trained(make, trainer, 
         status, out, err = deepseek_jax("study", "run", str(path), "--root", str(root), *options)
         assert (status, out, trainer.trained) == (2, "", [])
         assert err.endswith("rate.py: no run measures 'final/los'; choose one of final/loss, val/loss, final/bytes.\n")
+
+
+@pytest.mark.parametrize("equal", ["budget=255", 'equal="steps", budget=0.5'])
+def test_a_budget_of_no_step_is_refused_before_anything_is_trained(make, trainer, root, deepseek_jax, equal):
+    path = make(text=STUDY.replace("budget=2_560", equal)).path
+    for options in (["--here"], []):
+        status, out, err = deepseek_jax("study", "run", str(path), "--root", str(root), *options)
+        assert (status, out, trainer.trained) == (2, "", [])
+        assert "rate.py: a budget of " in err and "is less than one step" in err
 
 
 @pytest.mark.parametrize("path", overview.files(ROOT / "experiments" / "studies"), ids=lambda path: path.stem)
