@@ -121,9 +121,22 @@ def explained(path: str):
         raise UserError(f"{place}: {_sentence(error)}") from error
 
 
+OTHER_TYPE = re.compile(
+    r"Could not override field '(\w+)' \(reference\)\. (.*) is of original type <class '([\w.]+)'> "
+    r"and cannot be casted to type <class '([\w.]+)'>",
+    re.DOTALL,
+)
+
+
 def _sentence(error: Exception) -> str:
-    """ml_collections lists all fields for an unknown key; say the nearest one instead."""
+    """What ml_collections says of a key or a value, in the words that an override from the command line gets.
+
+    For an unknown key it lists all fields; the nearest one is said instead.
+    """
     unknown = re.search(r'Key "(.+?)" does not exist', str(error))
     if unknown:
         return f"there is no key {unknown[1]}{fields.nearest(unknown[1], *FAMILIES)}"
+    if other := OTHER_TYPE.fullmatch(str(error)):
+        name, value, given, expected = other.groups()
+        return fields.wrong_type(name, repr(value) if given == "str" else " ".join(value.split()), expected)
     return f"{type(error).__name__}: {str(error).rstrip('.')}."

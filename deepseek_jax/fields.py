@@ -97,6 +97,14 @@ def _wrong(key: str, value: object, kind: type) -> str:
     return f"{key} is {value!r}; it must be {expected}."
 
 
+def wrong_type(name: str, value: str, kind: str) -> str:
+    """A sentence on the last part of a key that was given a value, as it is written, of another type than `kind`."""
+    keys = {key for family in FAMILIES for key in leaf_types(family) if key.rpartition(".")[2] == name}
+    (key,) = keys if len(keys) == 1 else (name,)
+    expected = {each.__name__: words for each, words in EXPECTED.items()} | {"tuple": "a list"}
+    return f"{key} is {value}; it must be {expected.get(kind.rpartition('.')[2], 'a section of settings')}."
+
+
 def build(values: Mapping, origin: str) -> AnyExperiment:
     """The checked experiment of nested `values`; absent keys take their defaults.
 

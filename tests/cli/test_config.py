@@ -185,7 +185,12 @@ def test_moments_may_be_bfloat16_whatever_the_decay_of_one_that_is_not_kept(name
     [
         ("config.model.vocab_siz = 3\nreturn config", "there is no key vocab_siz; did you mean model.vocab_size?"),
         ("config.model.update(vocab_siz=3)\nreturn config", "line 5: there is no key vocab_siz"),
-        ("config.train.steps = 'many'\nreturn config", "line 5: TypeError"),
+        ("config.train.steps = 'many'\nreturn config", "line 5: train.steps is 'many'; it must be a whole number."),
+        ("config.log.every = 'x'\nreturn config", "line 5: every is 'x'; it must be a whole number."),
+        ("config.optimizer.peak_lr = 'x'\nreturn config", "optimizer.peak_lr is 'x'; it must be a finite number."),
+        ("config.optimizer.update(nesterov=1)\nreturn config", "optimizer.nesterov is 1; it must be true or false."),
+        ("config.optimizer.groups = 'a lr=1'\nreturn config", "optimizer.groups is 'a lr=1'; it must be a list."),
+        ("config.optimizer = 3\nreturn config", "line 5: optimizer is 3; it must be a section of settings."),
         ("config.family = 'hybrid'\nreturn config", "is of the family 'hybrid'; choose one of language_model, "),
         ("\nreturn config.model.vocab_size / 0", "line 6: ZeroDivisionError: division by zero."),
         ("import no_such_module", "line 5: ModuleNotFoundError: No module named 'no_such_module'."),
