@@ -35,10 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 def _full(error: Exception) -> str | None:
     """What to say of a full disk or device; None where it is neither."""
     if full_disk.is_said_by(error):
-        return (
-            "the disk is full: make room and run this again.  A training goes on from its last checkpoint; what any "
-            "other verb has left is not whole, remove it."
-        )
+        return full_disk.SENTENCE
     if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error):  # XLA's, of an array without room
         return _no_room(error)
     return None

@@ -6,6 +6,10 @@ import os
 import sys
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+SENTENCE = (
+    "the disk is full: make room and run this again.  A training goes on from its last checkpoint; what any other verb "
+    "has left is not whole, remove it."
+)
 
 
 def is_said_by(error: BaseException) -> bool:

@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from deepseek_jax import full_disk
 from deepseek_jax.errors import UserError
 
 HEARTBEAT_SECONDS = 30  # without a sign of life from one process after which jax ends the others
@@ -154,8 +155,8 @@ def _report(error: BaseException) -> int:
             file=sys.stderr,
         )
         return AGAIN
-    if isinstance(error, UserError):
-        print(f"{who} {error}", file=sys.stderr)
+    if isinstance(error, UserError) or full_disk.is_said_by(error):
+        print(f"{who} {error if isinstance(error, UserError) else full_disk.SENTENCE}", file=sys.stderr)
         return 2
     traceback.print_exception(error)
     return 130 if isinstance(error, KeyboardInterrupt) else 1

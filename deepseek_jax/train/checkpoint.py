@@ -7,6 +7,8 @@ name; any other is passed over for the one before.
 import dataclasses
 import math
 import shutil
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,6 +57,7 @@ class Checkpoints:
         """`say` is told about checkpoints that are passed over."""
         self._directory, self._say = (Path(workdir) / DIRECTORY).absolute(), say
         self._pending = False  # whether it is still to be seen how the last save ended
+        self._failed, self._thread = False, threading.get_ident()
         if processes.is_leader():
             _bring_back(self._directory)
         processes.barrier()
@@ -66,7 +69,9 @@ class Checkpoints:
                 preservation_policy=preservation.AnyPreservationPolicy([newest, best]),
                 best_fn=_score,  # without it Orbax does not write the score down
                 cleanup_tmp_directories=True,
-                async_options=ocp.AsyncOptions(timeout_secs=SAVING_SECONDS, post_finalization_callback=self._seal),
+                async_options=ocp.AsyncOptions(
+                    timeout_secs=SAVING_SECONDS, barrier_sync_fn=self._arrive, post_finalization_callback=self._seal
+                ),
             ),
         )
 
@@ -130,10 +135,10 @@ class Checkpoints:
     def check(self):
         """Raises what kept the last checkpoint from being written, such as a full disk; waits for no writing.
 
-        Call it between steps, or a run would train on without a checkpoint until it saves again.  A process hears of
-        it when all have ended their part, and not always at the same step; who raises first ends the others.
+        Call it between steps, or a run would train on without a checkpoint until it saves again.  Of several processes
+        it raises in those that could not write, which end the others.
         """
-        if self._pending and not self._manager.is_saving_in_progress():
+        if self._pending and (self._failed or not self._manager.is_saving_in_progress()):
             self.wait()
 
     def __enter__(self) -> "Checkpoints":
@@ -142,6 +147,13 @@ class Checkpoints:
     def __exit__(self, kind, error, trace):
         if not processes.is_lost_peer(error):  # to finish a checkpoint, all have to be there
             self._manager.close()
+
+    def _arrive(self, *, key: str, timeout_ms: int):
+        """Orbax's barrier, in which a writing thread that fails waits for the others, which wait for what it writes."""
+        if (error := sys.exception()) and threading.get_ident() != self._thread:
+            self._failed = True
+            raise error
+        ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
     def _seal(self):
         """Runs when all processes have written, before the directory gets its name: no checkpoint appears unsealed."""

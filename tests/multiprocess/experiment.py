@@ -1,12 +1,14 @@
 """tests/train/tiny.py as a config file: DeepSeek-V3 in miniature, its text and prepared corpus in $TINY."""
 
 import dataclasses
+import errno
 import os
 import time
 from pathlib import Path
 
 from deepseek_jax.config import default_config
 from deepseek_jax.parallel.shares import Share
+from deepseek_jax.train import integrity
 from tests.train import tiny
 
 
@@ -20,7 +22,13 @@ def get_config():
     for variable, method in (("SECONDS_A_STEP", "place_step"), ("SECONDS_A_HELD_OUT_BATCH", "place")):
         if pause := float(os.environ.get(variable, "0")):
             _slow_down(method, pause)
+    if os.environ.get("FULL_DISK"):
+        integrity.record = _find_no_room
     return config
+
+
+def _find_no_room(_):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def _slow_down(method, seconds):

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from deepseek_jax.parallel import processes
 from tests.multiprocess.group import Group, last_step, train, trained
 
 pytestmark = pytest.mark.slow
@@ -53,6 +54,15 @@ def test_when_one_fails_it_says_why_and_the_others_end_too(directory):
         assert statuses[1] == 2
         assert group.said(1).strip().splitlines()[-1] == "deepseek-jax: process 1 of 2: the corpus cannot be read."
         assert statuses[0] != 0 and "another" in group.said(0)
+
+
+def test_a_checkpoint_that_one_cannot_write_ends_all_of_them(directory):
+    """The other's writing thread waits for it, for hours, and both train on."""
+    overrides = "train.steps=1000000", "checkpoint.every=20"
+    with train(directory, "full", *overrides, count=2, environment={"FULL_DISK": "yes"}) as group:
+        assert group.finish() == [2, processes.AGAIN]
+        assert "deepseek-jax: process 0 of 2: the disk is full: " in group.said(0)
+        assert "another process ended" in group.said(1)
 
 
 def test_a_step_that_is_not_finite_is_traced_to_its_place_by_all(directory):
