@@ -22,11 +22,14 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 @pytest.fixture(scope="session")
 def python(tmp_path_factory):
-    """Runs `python ARGUMENTS` in another process, in an empty directory: python(*arguments, devices=1)."""
+    """Runs `python ARGUMENTS` in another process, in an empty directory: python(*arguments, devices=1).
 
-    def run(*arguments: str, devices: int = 1) -> subprocess.CompletedProcess:
+    `flags` are XLA's; "" compiles as users do.
+    """
+
+    def run(*arguments: str, devices: int = 1, flags: str = quickly.FLAGS) -> subprocess.CompletedProcess:
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        flags = f"{quickly.FLAGS} --xla_force_host_platform_device_count={devices}"
+        flags = f"{flags} --xla_force_host_platform_device_count={devices}"
         threads = {"PJRT_NPROC": threads_of(devices)} if devices > 1 else {}
         environment = os.environ | {"PYTHONPATH": path, "XLA_FLAGS": flags} | threads
         command = [sys.executable, *arguments]
