@@ -10,11 +10,11 @@ does, by peaks alone.
 
     devices      GiB of memory   arguments   temporaries   step              utilisation   compiled in
     1,024 v5p    49.9 of 95      6.9         43.0          47 s to 107 s     75% to 33%    2 min
-    512 v5p      73.7 of 95      13.8        60.0          93 s to 198 s     75% to 35%    14 min beside other work
+    512 v5p      70.7 of 95      13.8        56.9          93 s to 199 s     75% to 35%    4 min beside other work
     1,024 H100   68.8 of 74.5    6.9         61.9          188 s to 294 s    9% to 6%      7 min beside other work
 
 The H100s (--topology h100:128x8) send over hosts' networks what TPUs send over their torus: this mesh is not theirs.
-On 256 v5p `plan` counts 81.6, and it counts 20 too few on 512.
+On 256 v5p `plan` counts 81.6, and it counts 17 too few on 512.
 """
 
 import dataclasses
