@@ -56,7 +56,17 @@ class TextCorpus(RecordBuilder, skip_registration=True):
     def features(self):
         return dict.fromkeys(("text", "document", "group"), tfds.features.Text())
 
-    def _split_generators(self, dl_manager):
+    def records(self):
+        """What is held out depends on the sizes of all documents, which memory may not hold: they are read twice."""
+        held = self._hold_out()
+        for number, document in enumerate(self.documents(Skipped())):
+            if number % 1000 == 0:
+                self.report("storing", number, None)
+            split = "held_out" if document.group in held else "train"
+            yield split, {"text": document.text, "document": document.name, "group": document.group}
+
+    def _hold_out(self) -> set[str]:
+        """The groups to hold out."""
         sizes = collections.Counter()
         for number, document in enumerate(self.documents(self.skipped)):
             sizes[document.group] += len(document.text.encode())
@@ -65,17 +75,7 @@ class TextCorpus(RecordBuilder, skip_registration=True):
         skipped = skipped_sentence(self.skipped.as_dict())
         if not sizes:
             raise UserError(f"the source holds no document{f'; {skipped}' if skipped else ''}.")
-        held = hold_out(sizes, self.held_out, f" ({skipped})" if skipped else "")
-        # Without an example a split cannot be written, so one that is empty by request does not exist.
-        splits = {"train": sizes.keys() - held, "held_out": held}
-        return {name: self._generate_examples(groups) for name, groups in splits.items() if groups}
-
-    def _generate_examples(self, groups):
-        chosen = (document for document in self.documents(Skipped()) if document.group in groups)
-        for number, document in enumerate(chosen):
-            if number % 1000 == 0:
-                self.report("storing", number, None)
-            yield number, {"text": document.text, "document": document.name, "group": document.group}
+        return hold_out(sizes, self.held_out, f" ({skipped})" if skipped else "")
 
 
 def hold_out(sizes: dict[str, int], share: float, skipped: str = "") -> set[str]:
@@ -114,7 +114,7 @@ class Prose(TextCorpus):
 
     def documents(self, skipped):
         if not hasattr(self, "_read"):
-            self._read = list(self._documents())  # 27 MB, and seconds to parse: kept for the second and third pass
+            self._read = list(self._documents())  # 27 MB, and seconds to parse: kept for the second pass
         return iter(self._read)
 
     def _documents(self):

@@ -4,8 +4,12 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 BATCH = 512  # records looked up at once
+SPLITS = ("train", "held_out")
+SHARD_BYTES = 1 << 30  # of records in a file: the most that tensorflow-datasets puts in one
 Report = Callable[[str, int, int | None], None]  # what is being done, how much of it is done, of how many if known
 
 
@@ -20,8 +24,12 @@ class LocalInfo(tfds.core.DatasetInfo):
         """Nothing, instead of a request over the network and an empty directory in /tmp."""
 
 
-class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A builder that writes array_record in the order it generates, so that records can be found by number."""
+class RecordBuilder(FileReaderBuilder, skip_registration=True):
+    """A builder that writes array_record in the order it generates, so that records can be found by number.
+
+    A record is written as soon as it is generated.  The library's own GeneratorBasedBuilder keeps all records of a
+    split to sort them, also where nothing is to be shuffled, and needs TensorFlow for more than 1 GB.
+    """
 
     VERSION = tfds.core.Version("1.0.0")
     HOMEPAGE = LICENSE = None
@@ -33,6 +41,17 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def features(self) -> dict[str, tfds.features.FeatureConnector]:
         raise NotImplementedError
+
+    def records(self) -> Iterator[tuple[str, dict]]:
+        """Which of SPLITS, and what is in the record; splits may alternate, and one without a record does not exist."""
+        raise NotImplementedError
+
+    def _download_and_prepare(self, dl_manager, download_config):
+        serializer = tfds.core.ExampleSerializer(self.info.features.get_serialized_info())
+        writers = {name: SplitWriter(self._get_filename_template(name)) for name in SPLITS}
+        for split, record in self.records():
+            writers[split].write(serializer.serialize_example(self.info.features.encode_example(record)))
+        self.info.set_splits(tfds.core.SplitDict([writer.close() for writer in writers.values() if writer.lengths]))
 
     def _info(self):
         return LocalInfo(
@@ -50,6 +69,39 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _log_download_done(self):
         pass
+
+
+class SplitWriter:
+    """One split as array_record files ("shards"), which get their names when it is known how many there are."""
+
+    def __init__(self, template: tfds.core.ShardedFileTemplate):
+        self.template = template
+        self.lengths: list[int] = []  # records in each shard
+        self.bytes = 0
+
+    def write(self, record: bytes):
+        if self.bytes >= SHARD_BYTES * len(self.lengths):
+            self._begin_shard()
+        self._shard.write(record)
+        self.lengths[-1] += 1
+        self.bytes += len(record)
+
+    def _begin_shard(self):
+        if self.lengths:
+            self._shard.close()
+        self._shard = ArrayRecordWriter(str(self._path(len(self.lengths))), "group_size:1")
+        self.lengths.append(0)
+
+    def _path(self, shard: int) -> pathlib.Path:
+        return self.template.data_dir / f"{self.template.split}-{shard}"
+
+    def close(self) -> tfds.core.SplitInfo:
+        self._shard.close()
+        for shard, path in enumerate(self.template.sharded_filepaths(len(self.lengths))):
+            self._path(shard).rename(path)
+        return tfds.core.SplitInfo(
+            name=self.template.split, shard_lengths=self.lengths, num_bytes=self.bytes, filename_template=self.template
+        )
 
 
 def open_dataset(entry: pathlib.Path) -> tfds.core.DatasetBuilder:

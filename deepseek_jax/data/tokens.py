@@ -4,6 +4,7 @@ Blocks and not documents are the records, because one array_record lookup costs 
 for 75,000 documents, 50 us for the same tokens in blocks.  A row reads a few kilobytes, however long its documents.
 """
 
+import array
 import hashlib
 import json
 import pathlib
@@ -13,11 +14,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deepseek_jax.data.chat import encode_document
-from deepseek_jax.data.records import BATCH, RecordBuilder, Report, batched_texts, open_dataset
+from deepseek_jax.data.records import SPLITS, RecordBuilder, Report, batched_texts, open_dataset
 from deepseek_jax.data.tokenizer import Tokenizer
 
 BLOCK = 4096  # tokens a record
-SPLITS = ("train", "held_out")
 
 
 class Tokens(RecordBuilder, skip_registration=True):
@@ -30,7 +30,7 @@ class Tokens(RecordBuilder, skip_registration=True):
         self.text, self.tokenizer, self.chat = text, tokenizer, chat
         ids = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
         self.kinds = {"ids": ids} | ({"answers": np.uint8} if chat else {})
-        self.lengths = {split: [] for split in SPLITS}
+        self.lengths = {split: array.array("q") for split in SPLITS}
         self.bytes = dict.fromkeys(SPLITS, 0)  # of UTF-8 text, and one a document for what separates it from the next
         self.answers = dict.fromkeys(SPLITS, 0)  # tokens that the assistant says
         self.digest = hashlib.blake2b(digest_size=8)
@@ -40,11 +40,11 @@ class Tokens(RecordBuilder, skip_registration=True):
         kinds = self.kinds.items()
         return {name: tfds.features.Tensor(shape=(None,), dtype=kind, encoding="bytes") for name, kind in kinds}
 
-    def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(split) for split in SPLITS if split in self.text.info.splits}
+    def records(self):
+        return ((split, block) for split in SPLITS if split in self.text.info.splits for block in self._blocks(split))
 
-    def _generate_examples(self, split):
-        pending, blocks = {name: np.empty(0, kind) for name, kind in self.kinds.items()}, 0
+    def _blocks(self, split) -> Iterator[dict]:
+        pending = {name: np.empty(0, kind) for name, kind in self.kinds.items()}
         for documents in self._encoded(split):
             self.lengths[split].extend(len(each["ids"]) for each in documents)
             pending = {
@@ -53,22 +53,21 @@ class Tokens(RecordBuilder, skip_registration=True):
             }
             whole = len(pending["ids"]) // BLOCK * BLOCK
             for start in range(0, whole, BLOCK):
-                yield blocks, self._block({name: array[start : start + BLOCK] for name, array in pending.items()})
-                blocks += 1
-            pending = {name: array[whole:] for name, array in pending.items()}
+                yield self._block({name: values[start : start + BLOCK] for name, values in pending.items()})
+            pending = {name: values[whole:] for name, values in pending.items()}
         if len(pending["ids"]):
-            yield blocks, self._block(pending)
+            yield self._block(pending)
 
     def _block(self, arrays: dict) -> dict:
-        for array in arrays.values():
-            self.digest.update(array.tobytes())
+        for values in arrays.values():
+            self.digest.update(values.tobytes())
         return arrays
 
     def _encoded(self, split) -> Iterator[list[dict]]:
-        """{"ids", of conversations also "answers"} of BATCH documents at a time."""
+        """{"ids", of conversations also "answers"} of many documents at a time."""
         count = self.text.info.splits[split].num_examples
-        for number, texts in enumerate(batched_texts(self.text, split, range(count))):
-            self.report(f"tokenizing {split}", number * BATCH, count)
+        for texts in batched_texts(self.text, split, range(count)):
+            self.report(f"tokenizing {split}", len(self.lengths[split]), count)
             if self.chat:
                 yield [self._conversation(split, text) for text in texts]
                 continue
