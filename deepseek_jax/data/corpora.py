@@ -24,6 +24,7 @@ import tensorflow_datasets as tfds
 from deepseek_jax.data.documents import (
     Document,
     Skipped,
+    is_jsonl,
     read_chats,
     read_file,
     read_source,
@@ -32,6 +33,8 @@ from deepseek_jax.data.documents import (
 )
 from deepseek_jax.data.records import RecordBuilder
 from deepseek_jax.errors import UserError
+
+REPORTED = 100  # every so many documents it is reported how far reading is
 
 
 class TextCorpus(RecordBuilder, skip_registration=True):
@@ -56,26 +59,31 @@ class TextCorpus(RecordBuilder, skip_registration=True):
     def features(self):
         return dict.fromkeys(("text", "document", "group"), tfds.features.Text())
 
+    def source_bytes(self) -> int | None:
+        """Of the files that `documents` reads, where that is known."""
+        return None
+
     def records(self):
         """What is held out depends on the sizes of all documents, which memory may not hold: they are read twice."""
-        held = self._hold_out()
+        held, count = self._hold_out()
         for number, document in enumerate(self.documents(Skipped())):
-            if number % 1000 == 0:
-                self.report("storing", number, None)
+            if number % REPORTED == 0:
+                self.report("storing", number, count)
             split = "held_out" if document.group in held else "train"
             yield split, {"text": document.text, "document": document.name, "group": document.group}
 
-    def _hold_out(self) -> set[str]:
-        """The groups to hold out."""
-        sizes = collections.Counter()
-        for number, document in enumerate(self.documents(self.skipped)):
+    def _hold_out(self) -> tuple[set[str], int]:
+        """The groups to hold out, and how many documents there are."""
+        sizes, count, total = collections.Counter(), 0, self.source_bytes()
+        for document in self.documents(self.skipped):
+            if count % REPORTED == 0:
+                self.report("reading", self.skipped.read, total)
             sizes[document.group] += len(document.text.encode())
-            if number % 1000 == 0:
-                self.report("reading", number, None)
+            count += 1
         skipped = skipped_sentence(self.skipped.as_dict())
         if not sizes:
             raise UserError(f"the source holds no document{f'; {skipped}' if skipped else ''}.")
-        return hold_out(sizes, self.held_out, f" ({skipped})" if skipped else "")
+        return hold_out(sizes, self.held_out, f" ({skipped})" if skipped else ""), count
 
 
 def hold_out(sizes: dict[str, int], share: float, skipped: str = "") -> set[str]:
@@ -210,6 +218,10 @@ class UserText(TextCorpus):
     def provenance(path: str, text_field: str, chats: bool = False):
         files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in source_files(pathlib.Path(path))]
         return {"files": files, "text_field": text_field} | ({"chats": True} if chats else {})
+
+    def source_bytes(self):
+        files = source_files(self.path)
+        return sum(file.stat().st_size for file in files if is_jsonl(file) or not self.chats)
 
     def documents(self, skipped):
         if self.chats:

@@ -29,13 +29,17 @@ class Document(NamedTuple):
 
 
 class Skipped:
-    """Counts what no document could be made of, and keeps the first places as `file:line: reason`."""
+    """Counts what no document could be made of, and keeps the first places as `file:line: reason`.
+
+    `read` is how many bytes of the files were read so far, skipped or not.
+    """
 
     PLACES = 100
 
     def __init__(self):
         self.reasons = collections.Counter()
         self.places: list[str] = []
+        self.read = 0
 
     def add(self, path, line: int, reason: str):
         self.reasons[reason] += 1
@@ -120,6 +124,7 @@ def read_file(path: pathlib.Path, name: str, group: str, skipped: Skipped) -> It
         if _is_otherwise_encoded(file, path, skipped):
             return
         data = file.read()
+    skipped.read += len(data)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -150,6 +155,7 @@ def read_jsonl(
         if _is_otherwise_encoded(lines, path, skipped):
             return
         for number, line in enumerate(lines, 1):
+            skipped.read += len(line)
             line = _without_bom(line, number)
             if not line.strip():
                 continue
@@ -204,6 +210,7 @@ def read_sections(path: pathlib.Path, name: str, skipped: Skipped) -> Iterator[D
         if _is_otherwise_encoded(lines, path, skipped):
             return
         for number, line in enumerate(lines, 1):
+            skipped.read += len(line)
             line = _without_bom(line, number)
             try:
                 section.append(line.decode("utf-8"))

@@ -11,6 +11,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -36,8 +37,8 @@ class Bars(Progress):
 @contextlib.contextmanager
 def preparing(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
     """A line for each stage of preparing: gives `report(stage, done, total)`; none when nothing is prepared."""
-    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()
-    with Bars(*columns, console=console) as bar:
+    named = TextColumn("{task.description}", markup=False)
+    with Bars(SpinnerColumn(), named, BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=console) as bar:
         tasks = {}
 
         def finish():

@@ -4,6 +4,7 @@ import collections
 
 import pytest
 
+from deepseek_jax.data import corpora
 from deepseek_jax.data.corpora import CORPORA, UserText, hold_out
 from deepseek_jax.data.documents import Skipped
 from deepseek_jax.errors import UserError
@@ -66,6 +67,18 @@ def test_no_document_at_all(tmp_path):
     builder = UserText(path=tmp_path / "a.jsonl", text_field="text", held_out=0.1, data_dir=tmp_path / "out")
     with pytest.raises(UserError, match="2 records were skipped"):
         builder.download_and_prepare()
+
+
+def test_reading_and_storing_say_how_far_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpora, "REPORTED", 1)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.jsonl").write_text('{"text": "a"}\nbroken\n{"text": "b"}\n')
+    (tmp_path / "texts" / "b.txt").write_text("c")
+    reports = []
+    settings = {"held_out": 0.5, "data_dir": tmp_path / "out", "report": lambda *report: reports.append(report)}
+    UserText(path=tmp_path / "texts", text_field="text", **settings).download_and_prepare()
+    reading = [("reading", done, 36) for done in (14, 35, 36)]
+    assert reports == [*reading, *(("storing", done, 3) for done in range(3))]
 
 
 def test_a_single_document_beside_what_was_skipped(tmp_path):

@@ -43,7 +43,7 @@ def test_a_stage_is_over_when_the_next_begins(log):
         assert "reading" in lines()[0]
         pass_seconds(60)
         report("storing", 10, 40)
-        assert len(lines()) == 2 and "storing" in lines()[1]
+        assert len(lines()) == 2 and "storing" in lines()[1] and " 25% " in lines()[1]
     assert [line.split()[0] for line in lines()[2:]] == ["reading", "storing"]
 
 
