@@ -10,7 +10,7 @@ from tensorflow_datasets.core import shuffle
 
 from deepseek_jax.data import records
 from deepseek_jax.data.pipeline import open_corpus
-from deepseek_jax.data.records import RecordBuilder, open_dataset
+from deepseek_jax.data.records import RecordBuilder, batched_texts, open_dataset
 
 
 class Numbers(RecordBuilder, skip_registration=True):
@@ -62,3 +62,10 @@ def test_a_corpus_is_the_same_however_large_it_is(no_room, monkeypatch, data, co
     assert [part.index for part in again.parts] == [part.index for part in corpus.parts]
     assert all(again.held_out_text(name) == corpus.held_out_text(name) for name in corpus.domains)
     assert again.parts[0].dataset.info.splits["train"].num_shards > 1
+
+
+def test_few_texts_are_looked_up_at_once_where_they_are_long(tmp_path):
+    for size, expected in (1_000_000, [17, 17, 11]), (1000, [45]):
+        Numbers(50, size, data_dir=tmp_path / str(size)).download_and_prepare()
+        batches = batched_texts(open_dataset(tmp_path / str(size)), "train", range(45))
+        assert [len(texts) for texts in batches] == expected
