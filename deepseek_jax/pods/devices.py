@@ -13,8 +13,10 @@ from deepseek_jax.parallel.topology import Topology
 COMPILERS = {"tpu": ("libtpu", "tpu"), "cuda": ("jax_plugins.xla_cuda13", "gpu")}
 COMMON = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "1"}
 ENVIRONMENTS = {
-    # libtpu asks its machine what TPU it is part of; where there is none it must be told not to.
+    # libtpu asks its machine what TPU it is part of; where there is none it must be told not to.  Nor is there anything
+    # that two processes which compile at once would have to share: a lock file of its own refuses the second.
     "tpu": {
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-8",
         "TPU_WORKER_HOSTNAMES": "localhost",

@@ -446,6 +446,7 @@ def test_a_step_for_eight_accelerators(platform, command, moves_tokens, python, 
         ("tpu7x:2x2x1", "LIBTPU_INIT_ARGS", "--theirs=1", r"--fibers_default_.*_reduce_scatter=false --theirs=1"),
         ("tpu7x:2x2x1", "LIBTPU_INIT_ARGS", None, r"--fibers_default_.*_reduce_scatter=false"),
         ("v5e:2x4", "LIBTPU_INIT_ARGS", "--theirs=1", "--theirs=1"),
+        ("v5e:2x4", "ALLOW_MULTIPLE_LIBTPU_LOAD", None, "1"),
         ("h100:1x8", "XLA_FLAGS", "--theirs=1", "--xla_gpu_enable_cub_radix_sort=false --theirs=1"),
     ],
 )
