@@ -3,9 +3,11 @@
 Faults are said together, with file and line, and nothing is left out in silence: a set is read whole or refused.
 """
 
+import array
 import csv
 import json
 import pathlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -21,6 +23,8 @@ from deepseek_jax.data.sets.source import Source
 from deepseek_jax.data.sets.splitting import digest
 from deepseek_jax.errors import UserError
 
+_ENCODER = json.JSONEncoder(sort_keys=True)
+
 
 def read(path: pathlib.Path, config: DatasetConfig) -> Source:
     """The set of one file; ids are its line numbers.  UserError for what is missing, no number, no image, no class."""
@@ -29,8 +33,12 @@ def read(path: pathlib.Path, config: DatasetConfig) -> Source:
     columns, faults = config.columns, Faults(path)
     with opened(path) as lines:
         input_kind, kind = _kinds(columns, path)
-        rows = dict(rows_of(lines, path.suffix.lower(), _needed(columns), faults))
-    inputs, sizes, origins = _inputs(faults, rows, input_kind, config)
+        found = rows_of(lines, path.suffix.lower(), _needed(columns), faults)
+        rows, inputs, targets, origins = _condensed(found, input_kind, columns, faults)
+    sizes: list[Size] = []
+    if input_kind == "image":
+        pictures = [_picture(faults, line, row, config) for line, row in rows.items()]
+        inputs, sizes, origins = map(list, zip(*pictures, strict=True)) if pictures else ([], [], [])
     records: Records = {"ids": np.array(list(rows), np.int64), "inputs": inputs}
     class_names: tuple[str, ...] = ()
     if kind == "boxes":
@@ -40,7 +48,7 @@ def read(path: pathlib.Path, config: DatasetConfig) -> Source:
         labels = [(line, row[columns.label]) for line, row in rows.items()]
         class_names, records["labels"] = numbered_labels(faults, labels, columns.label, columns.classes)
     else:
-        records["targets"] = _numbers(faults, rows, columns.targets)
+        records["targets"] = targets
     given = _splits(faults, rows, columns.split) if columns.split else None
     faults.check()
     if not rows:
@@ -113,20 +121,32 @@ def _needed(columns: ColumnsConfig) -> list[str]:
     return [name for name in (*single, *columns.features, *columns.targets) if name]
 
 
-def _inputs(
-    faults: Faults, rows: dict[int, Row], kind: str, config: DatasetConfig
-) -> tuple[np.ndarray | list[np.ndarray], list[Size], list[bytes]]:
-    """Of pictures a list, as their sizes may differ, the size of each file, and a digest of it; of others no sizes, and
-    a digest of the whole row: which of its columns are read must not change its split."""
-    columns = config.columns
-    if kind == "image":
-        pictures = [_picture(faults, line, row, config) for line, row in rows.items()]
-        return tuple(map(list, zip(*pictures, strict=True))) if pictures else ([], [], [])
-    origins = [digest(json.dumps(row, sort_keys=True).encode()) for row in rows.values()]
-    if kind == "table":
-        return _numbers(faults, rows, columns.features), [], origins
-    texts = [text(faults, line, row, columns.text) for line, row in rows.items()]
-    return np.array(texts, object), [], origins
+def _condensed(
+    found: Iterable[tuple[int, Row]], kind: str, columns: ColumnsConfig, faults: Faults
+) -> tuple[dict[int, Row], np.ndarray | None, np.ndarray, list[bytes]]:
+    """Of each record as it is read what is needed: (rows of single columns by line, inputs, targets, digests).
+
+    Inputs are texts or float32 [N C]; those of pictures are read later, by their rows.  A digest is of the whole row:
+    which of its columns are read must not change its split.
+    """
+    single = [name for name in (columns.image, columns.boxes, columns.label, columns.split) if name]
+    rows, texts, origins = {}, [], []
+    features, targets = array.array("f"), array.array("f")
+    for line, row in found:
+        if kind != "image":
+            origins.append(digest(_ENCODER.encode(row).encode()))
+        if kind == "text":
+            texts.append(text(faults, line, row, columns.text))
+        features.extend([number(faults, line, row, name) for name in columns.features])
+        targets.extend([number(faults, line, row, name) for name in columns.targets])
+        rows[line] = {name: row[name] for name in single}
+    inputs = {"text": np.array(texts, object), "table": _matrix(features, len(rows))}.get(kind)
+    return rows, inputs, _matrix(targets, len(rows)), origins
+
+
+def _matrix(numbers: array.array, count: int) -> np.ndarray:
+    """float32 [count C]"""
+    return np.frombuffer(numbers, np.float32).reshape(count, -1) if count else np.zeros((0, 0), np.float32)
 
 
 def _picture(faults: Faults, line: int, row: Row, config: DatasetConfig) -> tuple[np.ndarray | None, Size, bytes]:
@@ -146,15 +166,6 @@ def _picture(faults: Faults, line: int, row: Row, config: DatasetConfig) -> tupl
     except ValueError:
         faults.add(line, f"{config.columns.image} is {name!r}, which no file can be called")
     return None, None, b""
-
-
-def _numbers(faults: Faults, rows: dict[int, Row], columns: tuple[str, ...]) -> np.ndarray:
-    """float32 [N C]."""
-    values = np.zeros((len(rows), len(columns)), np.float32)
-    for place, (line, row) in enumerate(rows.items()):
-        for channel, column in enumerate(columns):
-            values[place, channel] = number(faults, line, row, column)
-    return values
 
 
 def _splits(faults: Faults, rows: dict[int, Row], column: str) -> np.ndarray:

@@ -46,6 +46,7 @@ def opened(path: pathlib.Path) -> Iterator[TextIO]:
 def rows_of(lines: Iterable[str], suffix: str, needed: list[str], faults: Faults) -> Iterator[tuple[int, Row]]:
     """The records of a file by their line, those left out that are none or lack one of the columns `needed`.
 
+    One after another: whoever keeps whole rows holds some twenty times the file.
     `lines` as the file has them, ends included; `suffix` is one of READERS.
     """
     return READERS[suffix](lines, needed, faults)
@@ -55,23 +56,25 @@ def _csv_rows(lines: Iterable[str], needed: list[str], faults: Faults) -> Iterat
     lines = iter(lines)
     first = next(lines, "")
     spaced = _has_spaces(first, needed)
-    reader = csv.DictReader(itertools.chain([first], lines), strict=True, skipinitialspace=spaced)
+    reader = csv.reader(itertools.chain([first], lines), strict=True, skipinitialspace=spaced)
+    line = 0
     try:
-        if spaced:
-            reader.fieldnames = [name.strip() for name in reader.fieldnames]
-        header = reader.fieldnames or ()
+        header = [name.strip() if spaced else name for name in next(reader, ())]
         for name in needed:
             if name not in header:
                 raise UserError(f"{faults.path} has no column {name!r}; its columns are {named(header) or 'none'}.")
-            if list(header).count(name) > 1:
+            if header.count(name) > 1:
                 raise UserError(f"{faults.path} has several columns {name!r}; give each a name of its own.")
-        for row in reader:
-            if None in row or None in row.values():
-                faults.add(reader.line_num, "the row has not as many fields as the header")
+        for fields in reader:
+            if not fields:  # an empty line
+                continue
+            line = reader.line_num
+            if len(fields) == len(header):
+                yield line, dict(zip(header, fields))
             else:
-                yield reader.line_num, row
+                faults.add(line, "the row has not as many fields as the header")
     except csv.Error as error:  # where the next record begins is not known then
-        faults.add(reader.line_num, f"{error}; what follows is not read")
+        faults.add(line, f"{error}; what follows is not read")
 
 
 def _has_spaces(first: str, needed: list[str]) -> bool:

@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
-from deepseek_jax.data.sets import faults
+from deepseek_jax.data.sets import faults, files
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig, ImagesConfig, SeriesConfig
 from deepseek_jax.data.sets.images import decode
 from deepseek_jax.data.sets.registry import open_set
+from deepseek_jax.data.sets.splitting import digest
 from deepseek_jax.errors import UserError
 
 TABLE = ColumnsConfig(features=("age", "size"), label="kind")
@@ -38,6 +40,26 @@ def test_spaces_beside_the_names_of_columns_are_none_of_them(tmp_path, header):
     assert sum(len(records["ids"]) for records in dataset.splits.values()) == 40
     with pytest.raises(UserError, match="no column 'weight'; its columns are age, size, kind.$"):
         open_set(DatasetConfig(name=name, columns=ColumnsConfig(features=("age", "weight"), label="kind")))
+
+
+def test_of_a_table_numbers_are_kept_not_its_rows(tmp_path):
+    """Rows take many times the file; what splits are made from is a digest of the whole row, as ever."""
+    values = np.random.default_rng(0).normal(size=(2000, 20))
+    names = [f"column_{number}" for number in range(20)]
+    rows = [dict(zip([*names, "café", "kind"], [*map(str, row), f"é{n}", "ab"[n % 2]])) for n, row in enumerate(values)]
+    lines = [",".join(rows[0]), "", *(",".join(row.values()) for row in rows)]
+    (tmp_path / "t.csv").write_text("\n".join(lines), "utf-8")
+    config = DatasetConfig(str(tmp_path / "t.csv"), columns=ColumnsConfig(features=tuple(names), label="kind"))
+    tracemalloc.start()
+    try:
+        source = files.read(tmp_path / "t.csv", config)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * (tmp_path / "t.csv").stat().st_size
+    np.testing.assert_array_equal(source.records["inputs"], values.astype(np.float32))
+    assert source.records["ids"].tolist() == list(range(3, 2003))
+    assert source.origins == [digest(json.dumps(row, sort_keys=True).encode()) for row in rows]
 
 
 def test_a_table_is_read_whole(tmp_path):
