@@ -129,12 +129,16 @@ def run_check(args):
     page, listed = Path(args.output or f"{stem}-check.html"), Path(args.exclude or f"{stem}-exclude.txt")
     for path in (page, listed):
         writable.check_file(path)
+    from rich.console import Console
+
     from deepseek_jax.cli import data_check
     from deepseek_jax.data.quality import filter_list, report
+    from deepseek_jax.train.bars import preparing
 
     if args.exclude and data_check.names_corpus(args.name, args.overrides):
         raise UserError("--exclude is for labelled sets; training leaves no documents of a corpus out by a list.")
-    records, findings = data_check.check(args.name, args.overrides)
+    with preparing(Console(markup=False)) as progress:
+        records, findings = data_check.check(args.name, args.overrides, progress)
     report.write(page, records, findings)
     for finding in findings:
         print(f"{finding.title}: {finding.sentence}")

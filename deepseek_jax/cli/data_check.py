@@ -9,6 +9,7 @@ from deepseek_jax.data.documents import source_files
 from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.check import check_corpus, check_set
 from deepseek_jax.data.quality.finding import Finding
+from deepseek_jax.data.records import Report
 from deepseek_jax.data.sets.registry import SOURCES, open_set
 from deepseek_jax.data.sets.rows import READERS
 from deepseek_jax.errors import UserError
@@ -17,7 +18,7 @@ SHIPPED = (*CORPORA, "mix")  # corpora by name
 PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}  # names of their files end so
 
 
-def check(name: str, overrides: Mapping[str, str]) -> tuple[AllRecords, list[Finding]]:
+def check(name: str, overrides: Mapping[str, str], report: Report) -> tuple[AllRecords, list[Finding]]:
     """`overrides`: dotted keys of the config and their texts.  UserError for what is neither a set nor a corpus."""
     if not _names_any(name):
         raise UserError(
@@ -25,8 +26,8 @@ def check(name: str, overrides: Mapping[str, str]) -> tuple[AllRecords, list[Fin
             f"({', '.join(SHIPPED)}), nor a file or directory."
         )
     if names_corpus(name, overrides):
-        return check_corpus(experiment_file.resolve(None, {"data.source": name, **overrides}).data)
-    return check_set(open_set(experiment_file.of_set(name, overrides).dataset))
+        return check_corpus(experiment_file.resolve(None, {"data.source": name, **overrides}).data, report)
+    return check_set(open_set(experiment_file.of_set(name, overrides).dataset), report)
 
 
 def _names_any(name: str) -> bool:

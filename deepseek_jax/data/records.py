@@ -111,10 +111,15 @@ def open_dataset(entry: pathlib.Path) -> tfds.core.DatasetBuilder:
     return tfds.builder_from_directory(info.parent)
 
 
-def batched_texts(dataset: tfds.core.DatasetBuilder, split: str, numbers: Sequence[int]) -> Iterator[list[str]]:
-    """The texts of the numbered documents, many at a time: one lookup of BATCH is 4 times as fast as BATCH of one."""
+def batched(dataset: tfds.core.DatasetBuilder, split: str, numbers: Sequence[int]) -> Iterator[list[dict]]:
+    """The numbered records, many at a time: one lookup of BATCH is 4 times as fast as BATCH of one."""
     source, info = dataset.as_data_source(split), dataset.info.splits[split]
     batch = min(BATCH, 1 + BATCH_BYTES * info.num_examples // info.num_bytes)
     for start in range(0, len(numbers), batch):
-        records = source.__getitems__([int(number) for number in numbers[start : start + batch]])
+        yield source.__getitems__([int(number) for number in numbers[start : start + batch]])
+
+
+def batched_texts(dataset: tfds.core.DatasetBuilder, split: str, numbers: Sequence[int]) -> Iterator[list[str]]:
+    """The texts of the numbered documents, as `batched`."""
+    for records in batched(dataset, split, numbers):
         yield [record["text"].decode() for record in records]

@@ -1,11 +1,13 @@
 """deepseek-jax data check: a page to read, a filter list that training takes, and one sentence for what cannot be."""
 
 import json
+import re
 from pydoc_data import topics
 
 import numpy as np
 import pytest
 
+from deepseek_jax.data.quality import corpus
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.data.sets.registry import open_set
 
@@ -46,6 +48,9 @@ def test_a_page_with_pictures(deepseek_jax, tmp_path):
     page, exclude = tmp_path / "page.html", tmp_path / "list.txt"
     status, out, err = deepseek_jax("data", "check", "digits", "--output", str(page), "--exclude", str(exclude))
     assert (status, err) == (0, "")
+    stages = ["looking for copies", "describing records", "looking for label doubts", "looking for outliers"]
+    places = [out.rindex(stage) for stage in (*stages, "looking at coverage", "Leakage: ")]
+    assert places == sorted(places)  # each with its time, before what was found
     text = page.read_text()
     titles = [
         "Leakage",
@@ -96,6 +101,25 @@ def test_a_corpus(deepseek_jax, tmp_path, monkeypatch):
     assert not (tmp_path / "topics-exclude.txt").exists()
 
 
+def test_of_a_large_corpus_a_sample_is_looked_at(deepseek_jax, tmp_path, monkeypatch):
+    """What is held out is looked at whole, as it is the smaller part; what is drawn is the same every time."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DEEPSEEK_JAX_DATA", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    lines = [json.dumps({"text": " ".join(map(str, rng.integers(1000, 9999, 20)))}) for _ in range(400)]
+    (tmp_path / "large.jsonl").write_text("\n".join(lines) + "\n")
+    command = ["data", "check", "large.jsonl", "--config.data.held_out=0.2"]
+    whole = deepseek_jax(*command)[1]
+    assert "Sample:" not in whole and "400 documents of 1 domains" in whole
+    monkeypatch.setattr(corpus, "MOST_BYTES", 30_000)
+    sampled = [deepseek_jax(*command) for _ in range(2)]
+    sentences = [out[out.index("Sample: ") :] for _, out, _ in sampled]
+    assert sentences[0] == sentences[1] and [status for status, *_ in sampled] == [0, 0]
+    looked = int(re.match(r"Sample: (\d+) of 400 documents were looked at, drawn at random", sentences[0])[1])
+    assert 100 < looked < 200 and f"{looked} documents of 1 domains" in sentences[0]
+    assert "<td>held_out</td><td>large</td><td>80</td>" in (tmp_path / "large-check.html").read_text()
+
+
 @pytest.mark.parametrize("name", ["few-check.html", "few-exclude.txt"])
 def test_what_it_would_write_is_looked_at_first(deepseek_jax, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
@@ -142,5 +166,6 @@ def test_what_cannot_be_checked(deepseek_jax, tmp_path, monkeypatch, arguments, 
     for name in ("a.JPG", "b.png", "notes.txt"):
         (tmp_path / "photos" / name).touch()
     status, out, err = deepseek_jax("data", "check", *arguments)
-    assert status == 2 and not out and err.count("\n") == 1 and message in err, err
+    assert status == 2 and err.count("\n") == 1 and message in err, err
+    assert not out.strip() or arguments[0].endswith(".txt")  # of text the stages of preparing it
     assert not list(tmp_path.glob("*.html"))

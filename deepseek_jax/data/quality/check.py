@@ -16,34 +16,43 @@ from deepseek_jax.data.quality import (
 from deepseek_jax.data.quality.all_records import AllRecords, all_records
 from deepseek_jax.data.quality.corpus import all_documents
 from deepseek_jax.data.quality.finding import Finding
-from deepseek_jax.data.records import unseen
+from deepseek_jax.data.records import Report, unseen
 from deepseek_jax.data.sets.dataset import Dataset
 
 
-def check_set(dataset: Dataset) -> tuple[AllRecords, list[Finding]]:
+def check_set(dataset: Dataset, report: Report = unseen) -> tuple[AllRecords, list[Finding]]:
+    """`report` is told of the checks that take time."""
     records = all_records(dataset)
-    families = copies.find_copies(records)
-    vectors = features.vectors(records)
+    report("looking for copies", 0, None)
+    families = copies.find_copies(records, report)
     findings = [
         leaks.leaks(records, families),
         duplicates.duplicates(records, families),
         broken.broken(records),
         columns.columns(dataset),
-        doubts.doubts(records, vectors),
-        outliers.outliers(records, vectors),
-        balance.class_balance(dataset),
-        coverage.coverage(records, vectors),
     ]
+    report("describing records", 0, None)
+    vectors = features.vectors(records)
+    report("looking for label doubts", 0, None)
+    findings.append(doubts.doubts(records, vectors))
+    report("looking for outliers", 0, None)
+    findings.append(outliers.outliers(records, vectors))
+    findings.append(balance.class_balance(dataset))
+    report("looking at coverage", 0, None)
+    findings.append(coverage.coverage(records, vectors))
     return records, [finding for finding in findings if finding]
 
 
-def check_corpus(data: DataConfig) -> tuple[AllRecords, list[Finding]]:
-    records, unread = all_documents(data, unseen)
-    families = copies.find_copies(records)
+def check_corpus(data: DataConfig, report: Report = unseen) -> tuple[AllRecords, list[Finding]]:
+    records, sample, unread = all_documents(data, report)
+    report("looking for copies", 0, None)
+    families = copies.find_copies(records, report)
     findings = [
+        sample,
         leaks.leaks(records, families),
         duplicates.duplicates(records, families),
         broken.broken(records),
         unread,
+        coverage.domain_coverage(records),
     ]
-    return records, [*findings, coverage.domain_coverage(records)]
+    return records, [finding for finding in findings if finding]

@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from deepseek_jax.data.quality import near_texts, near_vectors
 from deepseek_jax.data.quality.all_records import AllRecords
+from deepseek_jax.data.records import Report, unseen
 from deepseek_jax.data.sets.scaling import moments
 from deepseek_jax.data.sets.splitting import content_keys
 
@@ -56,7 +57,7 @@ class Copies:
         return count[EQUAL], count[NEAR], rest if seen else ""
 
 
-def find_copies(records: AllRecords) -> Copies:
+def find_copies(records: AllRecords, report: Report = unseen) -> Copies:
     """Near copies are looked for among texts, pictures and table rows; windows of a series overlap by design.
 
     Those on which a series stands still are no copies either: they are equal wherever it does.
@@ -73,12 +74,12 @@ def find_copies(records: AllRecords) -> Copies:
         length = records.tokens.shape[1] - 1
     inputs = records.inputs[first]  # each content once: many equal records would be all of each other's neighbours
     if records.input == "text":
-        pairs = near_texts.near_pairs(inputs)
+        pairs = near_texts.near_pairs(inputs, report)
     elif records.input == "image":
-        pairs = near_vectors.near_pairs(near_vectors.picture_vectors(inputs))
+        pairs = near_vectors.near_pairs(near_vectors.picture_vectors(inputs), report)
     elif records.input == "table":
         mean, deviation = moments(inputs)
-        pairs = near_vectors.near_pairs((inputs - np.array(mean)) / np.array(deviation))
+        pairs = near_vectors.near_pairs((inputs - np.array(mean)) / np.array(deviation), report)
     else:
         pairs = iter(())
     order = np.argsort(seen, kind="stable")

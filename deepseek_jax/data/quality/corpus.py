@@ -1,6 +1,9 @@
 """The documents of a language model's corpus, as the checks look at them; their domains stand for classes."""
 
+import collections
 import json
+import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -10,29 +13,65 @@ from deepseek_jax.data.documents import records_were
 from deepseek_jax.data.prepare import SKIPPED, domain_names, parse_weights, prepare_text
 from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.finding import Finding
-from deepseek_jax.data.records import Report, open_dataset
+from deepseek_jax.data.records import Report, batched, open_dataset
+
+MOST_BYTES = 100_000_000  # of text that is compared: five minutes, and 2 GB for what it is compared by
 
 
-def all_documents(data: DataConfig, report: Report) -> tuple[AllRecords, Finding]:
-    """Every document of every domain, and what was skipped in reading; text that is not prepared is prepared first."""
+def all_documents(data: DataConfig, report: Report) -> tuple[AllRecords, Finding | None, Finding]:
+    """Every document of every domain, and what was skipped in reading; text that is not prepared is prepared first.
+
+    Of more than MOST_BYTES a sample, and between the two the finding that says so.
+    """
     sources = list(parse_weights(data))
     names = domain_names(sources)
-    columns: dict[str, list] = {"ids": [], "inputs": [], "splits": [], "groups": []}
-    skipped: dict[str, dict] = {}
-    for number, (name, source) in enumerate(zip(names, sources, strict=True)):
-        entry = prepare_text(data, source, cache.root(data), report)
-        skipped[name] = json.loads((entry / SKIPPED).read_text())
-        dataset = open_dataset(entry)
-        for split in dataset.info.splits:
-            for record in dataset.as_data_source(split):
-                columns["ids"].append(record["document"].decode())
-                columns["inputs"].append(record["text"].decode())
-                columns["splits"].append(split)
-                columns["groups"].append(number)
+    entries = [prepare_text(data, source, cache.root(data), report) for source in sources]
+    skipped = {name: json.loads((entry / SKIPPED).read_text()) for name, entry in zip(names, entries, strict=True)}
+    datasets = [open_dataset(entry) for entry in entries]
+    splits = [
+        (number, split, of) for number, dataset in enumerate(datasets) for split, of in dataset.info.splits.items()
+    ]
+    sizes: collections.Counter[str] = collections.Counter()
+    for _, split, of in splits:
+        sizes[split] += of.num_bytes
+    shares, count = _shares(sizes), sum(of.num_examples for *_, of in splits)
+    rng, columns = np.random.default_rng(0), {"ids": [], "inputs": [], "splits": [], "groups": []}
+    for number, split, of in splits:
+        chosen = np.sort(rng.choice(of.num_examples, math.ceil(shares[split] * of.num_examples), replace=False))
+        for records in batched(datasets[number], split, chosen):
+            report("reading documents", len(columns["ids"]), None)
+            columns["ids"] += [record["document"].decode() for record in records]
+            columns["inputs"] += [record["text"].decode() for record in records]
+            columns["splits"] += [split] * len(records)
+            columns["groups"] += [number] * len(records)
     arrays = {name: np.array(values) for name, values in columns.items() if name != "inputs"}
     texts = np.array(columns["inputs"], object)
     title = data.source if data.source == "mix" else names[0]
-    return AllRecords(title, "text", inputs=texts, group_names=tuple(names), corpus=True, **arrays), _unread(skipped)
+    found = AllRecords(title, "text", inputs=texts, group_names=tuple(names), corpus=True, **arrays)
+    return found, _sample(len(texts), count), _unread(skipped)
+
+
+def _shares(sizes: Mapping[str, int]) -> dict[str, float]:
+    """The share of each split's documents that is looked at: small splits whole, and of large ones equally many bytes.
+
+    So what is held out, mostly the smaller part, is compared to as much of training as there is time for.
+    """
+    shares, left = {}, MOST_BYTES
+    for place, split in enumerate(sorted(sizes, key=sizes.__getitem__)):
+        shares[split] = min(1.0, left / (len(sizes) - place) / max(sizes[split], 1))
+        left -= shares[split] * sizes[split]
+    return shares
+
+
+def _sample(looked: int, count: int) -> Finding | None:
+    """None where every document was looked at."""
+    if looked == count:
+        return None
+    return Finding(
+        title="Sample",
+        sentence=f"{looked:,} of {count:,} documents were looked at, drawn at random, as there are more than "
+        f"{MOST_BYTES / 1e6:,.0f} MB; copies of the others are not found, and what is counted is counted among these",
+    )
 
 
 def _unread(skipped: dict[str, dict]) -> Finding:

@@ -4,6 +4,7 @@ import numpy as np
 
 from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.finding import Finding
+from deepseek_jax.data.quality.sampling import among, sampled
 
 WITHIN = 0.95  # share of training records whose nearest other training record is no farther than what counts as near
 
@@ -20,7 +21,8 @@ def coverage(records: AllRecords, vectors_ND: np.ndarray) -> Finding:
         return Finding("Coverage", "nothing is held out that training could cover")
     if records.train.sum() < 2:
         return Finding("Coverage", "the only training record has no other by which to tell what is near")
-    known = NearestNeighbors(n_neighbors=1).fit(vectors_ND[records.train])
+    (train,) = np.nonzero(records.train)
+    known = NearestNeighbors(n_neighbors=1).fit(vectors_ND[train[sampled(len(train))]])
     near = np.quantile(known.kneighbors()[0], WITHIN)
     covered = known.kneighbors(vectors_ND[held_out])[0][:, 0] <= near
     groups = np.zeros(len(covered), int) if records.groups is None else records.groups[held_out]
@@ -29,7 +31,7 @@ def coverage(records: AllRecords, vectors_ND: np.ndarray) -> Finding:
     return Finding(
         title="Coverage",
         sentence=f"{covered.mean():.1%} of the held-out records have a training record as near as "
-        f"{WITHIN:.0%} of training records have",
+        f"{WITHIN:.0%} of training records have{among(len(train), 'training records')}",
         heads=("class", "held-out records", "with a training record near"),
         rows=tuple((names[k], int((groups == k).sum()), f"{covered[groups == k].mean():.1%}") for k in present),
     )

@@ -9,20 +9,25 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from deepseek_jax.data.records import Report, unseen
+
 LETTERS = 5  # a shingle: so many bytes in a row of the text's words in lower case
 ALIKE = 0.8  # shared shingles / all shingles (Jaccard) from which two texts are near copies
 # Of pairs at ALIKE the search, tuned to a lower likeness, overlooks one in ten thousand.
 SEARCHED_AT = 0.6
+PIECE = 1000  # texts between two reports
 _WORD = re.compile(r"\w+")
 
 
-def near_pairs(texts: np.ndarray) -> Iterator[tuple[int, int]]:
+def near_pairs(texts: np.ndarray, report: Report = unseen) -> Iterator[tuple[int, int]]:
     """Pairs (earlier, later) of places of texts at least ALIKE; of a text's copies at least one pair."""
     from datasketch import MinHash, MinHashLSH
 
     index, empty = MinHashLSH(threshold=SEARCHED_AT), MinHash(hashfunc=int)
     known: list[np.ndarray] = []
     for place, text in enumerate(texts):
+        if place % PIECE == 0:
+            report("looking for copies", place, len(texts))
         found = shingles(text)
         sketch = empty.copy()  # shares the permutations, which take longer to draw than a paragraph to sketch
         sketch.update_batch(_mixed(found).tolist())
