@@ -33,7 +33,7 @@ def _images(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig):
             raise UserError(f"{path} is a table, and this network answers for pictures; give their files themselves.")
     sizes = {name: getattr(known.model, name) for name in ("height", "width", "channels")}
     config = DatasetConfig(images=ImagesConfig(**sizes))
-    images = np.stack([decode(_bytes(path), path, config) for path in paths]).astype(np.float32) / 255
+    images = np.stack([decode(_bytes(path), path, config) for path in paths])
     return [{"file": path} for path in paths], images
 
 

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from deepseek_jax import compiling
+from deepseek_jax.data.sets.dataset import as_unit
 from deepseek_jax.data.sets.vocabulary import encode
 from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer
 from deepseek_jax.models import tree
@@ -34,7 +35,7 @@ class Predictor:
     def predict(self, inputs: np.ndarray | Sequence[str]) -> list[dict]:
         """An answer for each of B inputs: {"class", "probability"}, {"numbers"} or {"boxes"}, ready for JSON.
 
-        inputs: texts; images [B H W C] in [0, 1]; tables [B C]; series [B S 1], whose forecast counts from
+        inputs: texts; images [B H W C] in [0, 1], or as bytes; tables [B C]; series [B S 1], whose forecast counts from
         where they do, so of values relative to the last one it is relative too.
         """
         if not self.known.season or not len(inputs):
@@ -48,8 +49,8 @@ class Predictor:
         lengths = None
         if self.known.model.input == "text":
             inputs, lengths = encode(list(inputs), self.tokenizer, self.known.model.length)
-        else:
-            inputs = self.known.scaling.inputs(np.asarray(inputs, np.float32))
+        elif getattr(inputs, "dtype", None) != np.uint8:
+            inputs = np.asarray(inputs, np.float32)
         parts = [self._answers(inputs, lengths, start) for start in range(0, len(inputs), MOST)]
         return self._named(jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(inputs)], *parts)) if parts else []
 
@@ -57,7 +58,10 @@ class Predictor:
         """Those to the inputs from `start` on, MOST or fewer; the last of all is asked again where they are fewer."""
         rows = np.minimum(np.arange(start, start + min(MOST, len(inputs))), len(inputs) - 1)
         graphdef, params, buffers = self.model
-        outputs, _ = _run(graphdef, params, buffers, inputs[rows], None if lengths is None else lengths[rows])
+        chosen = inputs[rows]
+        if lengths is None:  # scaled by the piece: standardising takes 28 bytes for each number
+            chosen = self.known.scaling.inputs(as_unit(chosen) if self.known.model.input == "image" else chosen)
+        outputs, _ = _run(graphdef, params, buffers, chosen, None if lengths is None else lengths[rows])
         return jax.device_get(answer(outputs, self.known.model.head))
 
     def _named(self, found) -> list[dict]:

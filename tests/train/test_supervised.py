@@ -157,6 +157,17 @@ def test_a_predictor_answers_as_the_run_scored(run):
     assert (np.array(answers) == test["labels"]).mean() == pytest.approx(scores["final/accuracy"])
 
 
+def test_many_pictures_are_standardised_by_the_piece(run, monkeypatch):
+    """Whole they took 26 bytes for each of their own; as bytes and as numbers up to 1 they are answered alike."""
+    predictor = load_predictor(run[0])
+    pictures = np.random.default_rng(0).integers(0, 256, (600, 8, 8, 1)).astype(np.uint8)
+    scaled, inputs = [], Scaling.inputs
+    monkeypatch.setattr(Scaling, "inputs", lambda self, values: scaled.append(len(values)) or inputs(self, values))
+    found = predictor.predict(pictures)
+    assert max(scaled) <= 256 and len(found) == 600
+    assert predictor.predict(pictures.astype(np.float32) / 255) == found
+
+
 def test_eval_and_predict_from_the_command_line(run, tmp_path, deepseek_jax):
     from PIL import Image
     from sklearn.datasets import load_digits

@@ -15,7 +15,7 @@ from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.finding import Finding
 from deepseek_jax.data.records import Report, batched, open_dataset
 
-MOST_BYTES = 100_000_000  # of text that is compared: five minutes, and 2 GB for what it is compared by
+MOST_BYTES = 100_000_000  # of text that is compared: minutes, and 2 GB for what it is compared by
 
 
 def all_documents(data: DataConfig, report: Report) -> tuple[AllRecords, Finding | None, Finding]:
