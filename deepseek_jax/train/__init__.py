@@ -5,7 +5,7 @@ a family        task (what the loop asks of one), language_model, supervised, su
 how it moves    optimizer, schedules, muon, moments, by_depth, groups (of parameters), views (what is trained instead)
 when it ends    early_stopping, preemption (signals), nonfinite (where a NaN began), refusals (before it begins)
 what is kept    checkpoint, integrity (checksums), restore, any_checkpoint (of any kind), known_set (dataset.json)
-what is told    recorder, metrics, sinks, bars, goodput, flops, shown (names), summary, report, plots, verdict
+what is told    recorder, metrics, sinks, bars, goodput, flops, shown (names), summary, report, plots, verdict, places
 what it scores  evaluate, scoring, baselines, answers (pictures), samples (texts)
 beside a run    lr_range, batch_sizes, expert_use, abstract (without data or devices), profile, program_cache
 """

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from deepseek_jax.figures import BLUE, GREEN, INK, ORANGE, STYLE, png, tidy
+from deepseek_jax.train.places import places
 from deepseek_jax.train.shown import Shown
 
 
@@ -29,11 +30,11 @@ def _loss(axes: Axes, rows: list[dict], shown: Shown):
     axes.set_title(shown.loss_label, loc="left", **STYLE)
     steps, loss = _series(rows, shown.loss)
     axes.plot(steps, loss, color=BLUE, alpha=0.35, linewidth=0.8)
-    axes.plot(steps, _smooth(loss), color=BLUE, linewidth=1.6, label="training")
+    axes.plot(*_smooth(steps, loss), color=BLUE, linewidth=1.6, label="training")
     for name, label in shown.extra:
         steps, further = _series(rows, name)
         if len(steps):
-            axes.plot(steps, _smooth(further), color=GREEN, linewidth=1.0, label=label)
+            axes.plot(*_smooth(steps, further), color=GREEN, linewidth=1.0, label=label)
     steps, held_out = _series(rows, "val/loss")
     if len(steps):
         axes.plot(steps, held_out, "o-", color=ORANGE, markersize=4, linewidth=1.2, label="held out")
@@ -54,7 +55,7 @@ def _gradient_norm(axes: Axes, rows: list[dict], shown: Shown):
     axes.set_title("gradient norm, before clipping", loc="left", **STYLE)
     steps, norm = _series(rows, "grad_norm")
     axes.plot(steps, norm, color=BLUE, alpha=0.35, linewidth=0.8)
-    axes.plot(steps, _smooth(norm), color=BLUE, linewidth=1.6)
+    axes.plot(*_smooth(steps, norm), color=BLUE, linewidth=1.6)
     if (norm > 0).any():
         axes.set_yscale("log")
 
@@ -115,7 +116,7 @@ def _series(rows: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array(steps), np.array(values, float)
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """Median of the neighbours, a twentieth of the run wide: a spike does not bend it."""
-    reach = max(len(values) // 40, 1)
-    return np.array([np.median(values[max(0, i - reach) : i + reach + 1]) for i in range(len(values))])
+def _smooth(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Medians of the neighbours, a twentieth of the run wide, and their steps: a spike does not bend them."""
+    reach, at = max(len(values) // 40, 1), places(len(values))
+    return steps[at], np.array([np.median(values[max(0, i - reach) : i + reach + 1]) for i in at])

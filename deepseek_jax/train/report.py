@@ -9,7 +9,7 @@ from deepseek_jax import record, whole_files
 from deepseek_jax.html_page import document, heading, image, table
 from deepseek_jax.train.shown import SHOWN, Shown
 from deepseek_jax.train.sinks import FILE, read_rows
-from deepseek_jax.train.summary import final_scores
+from deepseek_jax.train.summary import scores_in
 from deepseek_jax.train.verdict import verdict
 
 PICTURES = "pictures"  # below a run directory: what a task drew of its answers
@@ -66,7 +66,7 @@ def _sections(rows: list[dict], workdir: Path, shown: Shown):
         yield f"<h2>Expert load</h2>{image(experts, 'expert load, a row for each layer')}"
     for path in sorted((workdir / PICTURES).glob("*.png")):
         yield f"<h2>{html.escape(path.stem.capitalize())}</h2>{image(path.read_bytes(), path.stem)}"
-    scores = final_scores(workdir, shown)
+    scores = scores_in(rows, shown)
     if scores:
         yield "<h2>Scores</h2>" + table((), [(name, _number(value)) for name, value in scores.items()])
 

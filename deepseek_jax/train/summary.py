@@ -1,6 +1,7 @@
 """The end of a run: its final scores, and the table that is shown."""
 
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -15,14 +16,18 @@ GOODPUT, FINAL, SETTINGS = "goodput", "final/", "eval"  # of rows: a name, the b
 
 
 def final_scores(workdir: Path, shown: Shown) -> dict[str, float]:
-    """The final/* scores of a run, the median of its speed and its goodput; {} for one that never wrote a row."""
-    rows = list(read_rows(workdir / FILE)) if (workdir / FILE).exists() else []
-    scores = {key: value for row in rows for key, value in row.items() if key.startswith(FINAL)}
-    speeds = [row[shown.speed] for row in rows if shown.speed in row]
-    if speeds:
-        scores[shown.speed] = statistics.median(speeds)
-    shares = [row[GOODPUT] for row in rows if GOODPUT in row]
-    return scores | ({GOODPUT: shares[-1]} if shares else {})
+    """`scores_in` the rows of a run; {} for one that never wrote any."""
+    return scores_in(read_rows(workdir / FILE), shown) if (workdir / FILE).exists() else {}
+
+
+def scores_in(rows: Iterable[dict], shown: Shown) -> dict[str, float]:
+    """The final/* scores of a run, the median of its speed and its goodput."""
+    scores, goodput, speeds = {}, {}, []
+    for row in rows:
+        scores |= {key: value for key, value in row.items() if key.startswith(FINAL)}
+        goodput |= {GOODPUT: row[GOODPUT]} if GOODPUT in row else {}
+        speeds += [row[shown.speed]] if shown.speed in row else []
+    return scores | ({shown.speed: statistics.median(speeds)} if speeds else {}) | goodput
 
 
 def scored_with(config: EvalConfig) -> dict[str, int]:
