@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from deepseek_jax import compiling, record
 from deepseek_jax.checking import MOST, MOST_NEW_TOKENS
 from deepseek_jax.convert import beside, huggingface
-from deepseek_jax.convert.casting import cast
+from deepseek_jax.convert.casting import cast, dtypes
 from deepseek_jax.convert.names import SPELLINGS
 from deepseek_jax.convert.tensors import ARRAYS
 from deepseek_jax.errors import LOG, UserError
@@ -151,8 +151,9 @@ def from_config(config: ModelConfig | str | Path, seed: int = 0, dtype: DTypeLik
             raise UserError(f"{config} is of a hybrid network; from_config makes language models.")
         config = experiment.model
     dtype, seed = _name_of(dtype), _whole(seed, "seed", 0, MOST)
-    params, buffers = _drawn(config, jax.random.key(seed))
-    return _model(config, dtype, _in_dtype(config, dtype, params), buffers)
+    drawn_as = "bfloat16" if dtype == "bfloat16" else "float32"  # kernels that draw float16 round otherwise
+    params, buffers = _drawn(config, drawn_as, jax.random.key(seed))
+    return _model(config, dtype, params if drawn_as == dtype else cast(config, params, dtype), buffers)
 
 
 def save_pretrained(model: Model, directory: str | Path, spelling: str = "huggingface"):
@@ -316,9 +317,13 @@ def _array(tokens, what: str) -> np.ndarray:
         raise UserError(f"{what} has rows of different lengths; pad them, attention_mask too.") from None
 
 
-@compiling.jit(static_argnums=0)
-def _drawn(config: ModelConfig, key: Array) -> tuple[dict, dict]:
-    return initialise(config, key)[1:]
+@compiling.jit(static_argnums=(0, 1), least_memory=True)
+def _drawn(config: ModelConfig, dtype: str, key: Array) -> tuple[dict, dict]:
+    """Cast in here, each as it is drawn: all in float32 beside what drawing takes is several times the model."""
+    params, buffers = initialise(config, key)[1:]
+    if dtype != "float32":
+        params = jax.tree.map(lambda leaf, kind: leaf.astype(kind), params, dtypes(config, params, dtype))
+    return params, buffers
 
 
 @compiling.jit(static_argnums=0)

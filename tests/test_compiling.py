@@ -35,6 +35,14 @@ def test_a_function_is_compiled_for_the_platform_that_is_there_when_it_is_called
     assert given == [{"static_argnums": 1, "compiler_options": {LEVEL: 2}}]
 
 
+def test_a_program_that_is_to_take_the_least_memory(monkeypatch):
+    given, jit = [], jax.jit
+    monkeypatch.setattr(jax, "jit", lambda function, **how: given.append(how) or jit(function, **how))
+    monkeypatch.delenv("XLA_FLAGS")
+    assert compiling.jit(static_argnums=1, least_memory=True)(lambda x, times: x * times)(2, 3) == 6
+    assert given == [{"static_argnums": 1, "compiler_options": {LEVEL: 2} | compiling.LEAST_MEMORY}]
+
+
 def test_inside_of_another_program_it_has_no_options_of_its_own(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")
 
