@@ -17,8 +17,9 @@ def add_to(verbs):
 IN is a directory of safetensors files as Hugging Face or DeepSeek publish them, quantised or not, a run directory of
 `deepseek-jax train` (its newest checkpoint), what --to orbax wrote, or a .gguf file of a Llama.  OUT is made.
 
-Released files become safetensors a tensor at a time, so they may be larger than memory; --to orbax takes memory for the
-whole model.  Quantised matrices become bfloat16 unless --dtype says otherwise; a router's bias stays float32.
+Released files become safetensors a tensor at a time, so they may be larger than memory; --to orbax, and what it wrote,
+take up to three times the memory of the model's arrays.  Quantised matrices become bfloat16 unless --dtype says
+otherwise; a router's bias stays float32.
 
 examples:
   deepseek-jax convert DeepSeek-V3 v3_bfloat16
@@ -44,15 +45,11 @@ def run(args):
     source, target = Path(args.source), Path(args.target)
     _check(args, source)
     runtime.prepare()
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
     from deepseek_jax.convert import beside
-    from deepseek_jax.train.bars import Bars
+    from deepseek_jax.train import bars
 
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    with Bars(*columns) as bars:
-        bar, warnings = bars.add_task(f"{source} to {target}", total=None), []
-        show = lambda done, total: bars.update(bar, completed=done, total=total)  # noqa: E731
+    warnings = []
+    with bars.converting(f"{source} to {target}") as show:
         _convert(args, source, target, progress=show, say=warnings.append)
     beside.carry(source, target)
     for warning in dict.fromkeys(warnings):

@@ -20,6 +20,8 @@ checkpoint holds the small type, and which eval, generate and predict read.  Wit
 are rounded too, by ranges that training batches of the run give.  With --release OUT is what DeepSeek publishes, read
 by from_pretrained and convert.  What it cost is printed, by validation batches of the run, and what it saved.
 
+The model is held in float32; all in all that takes up to twice the memory of its float32 arrays.
+
 examples:
   deepseek-jax quantize runs/v3_tiny runs/v3_int8 --weights int8 --activations int8
   deepseek-jax quantize runs/v3_tiny runs/v3_int4 --weights int4 --group 32
@@ -51,13 +53,19 @@ def run(args):
 
     from deepseek_jax.compress import quantizing, source
     from deepseek_jax.compress.measure import Measure
+    from deepseek_jax.train import bars
 
-    console, given = Console(highlight=False, markup=False), source.read(args.source, args.checkpoint)
+    console = Console(highlight=False, markup=False)
+    with bars.converting(f"reading {args.source}") as show:
+        given = source.read(args.source, args.checkpoint)
+        show(1, 1)
     measure = Measure(given, console) if args.activations else None
-    if args.release:
-        quantizing.release(given, target, config)
-    else:
-        quantizing.quantize(given, target, config, args.activations, measure, batches)
+    with bars.converting(f"{args.source} to {target}") as show:
+        if args.release:
+            quantizing.release(given, target, config, show)
+        else:
+            quantizing.quantize(given, target, config, args.activations, measure, batches)
+            show(1, 1)
     if batches:
         quantizing.print_loss(measure or Measure(given, console), given, target, batches, console)
     console.print(source.describe_bytes(target, given), soft_wrap=True)

@@ -12,6 +12,7 @@ from deepseek_jax.compress.config import ArithmeticConfig, QuantizeConfig
 from deepseek_jax.compress.measure import Measure
 from deepseek_jax.compress.source import Source
 from deepseek_jax.convert import beside
+from deepseek_jax.convert.progress import Progress, unseen
 from deepseek_jax.errors import UserError
 
 
@@ -36,11 +37,11 @@ def quantize(
     source.write(target, source.asking_for(given, **sections))
 
 
-def release(given: Source, target: Path, config: QuantizeConfig):
-    """Writes safetensors and config.json as DeepSeek publishes them."""
+def release(given: Source, target: Path, config: QuantizeConfig, progress: Progress = unseen):
+    """Writes safetensors and config.json as DeepSeek publishes them; `progress` counts bytes."""
     if given.experiment.family != "language_model":
         raise UserError(f"{given.directory} holds a hybrid network; DeepSeek's release format is for language models.")
-    released.save(target, given.model, given.params, given.buffers, config.weights)
+    released.save(target, given.model, given.params, given.buffers, config.weights, progress)
     beside.carry(given.directory, target)
 
 

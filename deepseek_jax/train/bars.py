@@ -56,6 +56,15 @@ def preparing(console: Console) -> Iterator[Callable[[str, int, int | None], Non
 
 
 @contextlib.contextmanager
+def converting(description: str) -> Iterator[Callable[[int, int], None]]:
+    """The bar of what goes from one directory to another: gives `show(done, total)`; it swings until it is told."""
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with Bars(*columns) as bars:
+        bar = bars.add_task(description, total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
+
+
+@contextlib.contextmanager
 def training(console: Console, done: int, steps: int) -> Iterator[Callable[..., None]]:
     """The bar of a training run: gives `show(step, note)`, where `note` replaces what stands beside the bar."""
     columns = (

@@ -190,6 +190,7 @@ def test_quantize_measures_only_what_has_data(folder, deepseek_jax, tmp_path, mo
         target = tmp_path / given.name
         status, out, _ = deepseek_jax("quantize", f"{given}", f"{target}", "--weights", "int4", *options)
         assert status == 0 and "loss" not in out and "bytes" in out
+        assert {"reading", "to"} <= set(out.split()), "a bar while it is read, one while it is written"
     options = "--weights", "int8", "--activations", "int8", "--batches", "0"
     status, _, err = deepseek_jax("quantize", f"{folder}/run", f"{tmp_path}/none", *options)
     assert status == 2 and "--activations is calibrated on batches; leave out --batches 0." in err

@@ -47,6 +47,12 @@ def test_a_stage_is_over_when_the_next_begins(log):
     assert [line.split()[0] for line in lines()[2:]] == ["reading", "storing"]
 
 
+def test_a_conversion_has_no_end_until_it_tells_one(capsys):
+    with bars.converting("IN[1] to OUT") as show:
+        show(30, 40)
+    assert "IN[1] to OUT" in (out := capsys.readouterr().out) and "75%" in out.splitlines()[-1]
+
+
 def test_nothing_is_printed_where_nothing_is_prepared(log):
     console, lines, _ = log
     with bars.preparing(console):
