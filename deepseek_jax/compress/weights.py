@@ -5,10 +5,10 @@ N matrices  I inputs
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from deepseek_jax import compiling
 from deepseek_jax.compress import masks, source
 from deepseek_jax.compress.config import PruneConfig
 from deepseek_jax.compress.matrices import Matrix, is_product
@@ -40,7 +40,8 @@ def find_masks(params: dict, settings: PruneConfig, moments: Moments | None) -> 
     scores = {path: score(flat[path], matrix, moments and moments[path]) for path, matrix in chosen.items()}
     if settings.pattern:
         return masks.by_pattern(scores, chosen, settings.pattern)
-    return jax.jit(lambda scores: masks.largest(scores, chosen, settings.sparsity, settings.scope))(scores)
+    largest = lambda scores: masks.largest(scores, chosen, settings.sparsity, settings.scope)  # noqa: E731
+    return compiling.jit(static_argnums=(), least_memory=True)(largest)(scores)
 
 
 def score(weight: Float[Array, "..."], matrix: Matrix, moments: Float[Array, "N I"] | None) -> Float[Array, "..."]:
