@@ -24,6 +24,8 @@ Single weights, by magnitude or wanda, become zeros; fine-tuning begins from OUT
   deepseek-jax train --config configs/v3_tiny.py --workdir runs/tuned --config.start.checkpoint=runs/half \\
       --config.prune.method=zeros
 
+The model is held in float32; --method magnitude takes up to three times the memory of its float32 arrays.
+
 examples:
   deepseek-jax prune runs/v3_tiny runs/half --sparsity 0.5 --scope global
   deepseek-jax prune runs/v3_tiny runs/wanda --method wanda --pattern 2:4
@@ -50,9 +52,13 @@ def run(args):
     from rich.console import Console
 
     from deepseek_jax.compress import pruning, source
+    from deepseek_jax.train import bars
 
     scope = args.scope or ("output" if args.method == "wanda" else "layer")
-    console, given = Console(highlight=False, markup=False), source.read(args.source, args.checkpoint)
+    console = Console(highlight=False, markup=False)
+    with bars.converting(f"reading {args.source}") as show:
+        given = source.read(args.source, args.checkpoint)
+        show(1, 1)
     pruning.prune(
         given,
         Path(args.target),
