@@ -1,6 +1,7 @@
-"""The one direction of imports that docs/architecture.md promises."""
+"""The one direction of imports that docs/architecture.md promises, and names of tests that pytest can tell apart."""
 
 import ast
+import collections
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "deepseek_jax"
@@ -50,3 +51,9 @@ def test_the_package_knows_nothing_of_its_users_and_rivals():
         if name.split(".")[0] in strangers
     ]
     assert not against
+
+
+def test_no_two_files_of_tests_have_one_name():
+    """pytest imports them by it alone: of two it collects one, and only the whole suite has both."""
+    names = collections.Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert not [name for name, count in names.items() if count > 1]
