@@ -47,6 +47,17 @@ def add_source(parser: argparse.ArgumentParser):
     _add_checkpoint(parser, "give it as IN")
 
 
+def read_source(args: argparse.Namespace):
+    """What `add_source` names, as a compress.source.Source; reading a large one takes a while, which is shown."""
+    from deepseek_jax.compress import source
+    from deepseek_jax.train import bars
+
+    with bars.converting(f"reading {args.source}") as show:
+        given = source.read(args.source, args.checkpoint)
+        show(1, 1)
+    return given
+
+
 def _add_checkpoint(parser: argparse.ArgumentParser, instead: str):
     """`instead`: what to do with a directory, which is the model that was meant."""
 

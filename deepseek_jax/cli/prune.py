@@ -52,13 +52,10 @@ def run(args):
     from rich.console import Console
 
     from deepseek_jax.compress import pruning, source
-    from deepseek_jax.train import bars
 
     scope = args.scope or ("output" if args.method == "wanda" else "layer")
     console = Console(highlight=False, markup=False)
-    with bars.converting(f"reading {args.source}") as show:
-        given = source.read(args.source, args.checkpoint)
-        show(1, 1)
+    given = options.read_source(args)
     pruning.prune(
         given,
         Path(args.target),

@@ -56,9 +56,7 @@ def run(args):
     from deepseek_jax.train import bars
 
     console = Console(highlight=False, markup=False)
-    with bars.converting(f"reading {args.source}") as show:
-        given = source.read(args.source, args.checkpoint)
-        show(1, 1)
+    given = options.read_source(args)
     measure = Measure(given, console) if args.activations else None
     with bars.converting(f"{args.source} to {target}") as show:
         if args.release:

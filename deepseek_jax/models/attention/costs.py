@@ -1,7 +1,6 @@
 """What a layer of each kind of attention costs: its cache, its multiply-adds, and what training has in memory of it.
 
-H heads  G key-value heads  C key-value rank  Q query rank  R rope dims  d a head's width  i the indexer's width
-m tokens in a block  W window
+H heads  G key-value heads  d a head's width  m tokens in a block  W window
 """
 
 import dataclasses
