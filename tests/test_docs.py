@@ -85,7 +85,7 @@ def test_a_model_is_taken_apart_as_written(monkeypatch, tmp_path):
     exec(apart.replace('"1-3"', '"1-2"'), names)  # this model has a layer less than v3_tiny
     assert names["lens"].shape == names["scores"].logits.shape
     assert not names["changed"].params["layers"]["1-2"]["feed_forward"]["experts"]["down"][0, 5].any()
-    exec("from deepseek_jax.models.attention.selection import pick_by_blocks\n" + inside, names)
+    exec(inside, names)
     after = jax.jit(type(names["block"]).__call__)(names["block"], names["state"], names["context"])[0]
     np.testing.assert_allclose(after, names["found"].feed_forward[2], rtol=1e-4, atol=1e-4)
 
