@@ -1,8 +1,8 @@
-"""How matrix products are computed: plainly, or as hardware of fewer bits would, forwards and backwards.
+"""How matrix products are computed, in the forward and backward pass: plainly, or emulating low-precision hardware.
 
-A parameter carries its arithmetic as it carries its axes (`given`); one that carries none is multiplied plainly.
+A parameter's arithmetic is metadata on it, as its logical axes are (`give` sets it); without one it multiplies plainly.
 
-R rows, one a token  I inputs  O outputs
+R rows, one per token  I inputs  O outputs
 """
 
 import dataclasses
@@ -18,10 +18,11 @@ from deepseek_jax.models.tree import is_variable, path_of
 
 @dataclasses.dataclass(frozen=True)
 class Arithmetic:
-    """What becomes of the operands of y = x w and of its gradients dy w^T and x^T dy; here, nothing.
+    """Transforms (e.g. rounds) the operands of y = x w and of its gradients dy w^T and x^T dy; this class does nothing.
 
-    `rows` and `weight` are those of y, `gradients` and `weight` those of dy w^T; `inputs` and `outputs` those of the
-    weight's gradient, which sums over rows.  Dimensions before the last two number products.
+    `rows` and `weight` transform the operands of y, `gradients` and `weight` those of the input's gradient dy w^T, and
+    `inputs` and `outputs` those of the weight's gradient x^T dy, which sums over rows.  Dimensions before the last two
+    are batch dimensions.
     """
 
     def rows(self, x: Float[Array, "... R I"]) -> Float[Array, "... R I"]:
@@ -40,7 +41,7 @@ class Arithmetic:
         return dy
 
     def split_over(self, axes: tuple[str, ...]) -> "Arithmetic":
-        """The arithmetic inside of `jax.shard_map`, of inputs that each device along these mesh axes has a part of."""
+        """This arithmetic for use inside `jax.shard_map`, where each row of x is sharded over these mesh axes."""
         return self
 
     def product(self, x: Float[Array, "... R I"], w: Float[Array, "... I O"]) -> Float[Array, "... R O"]:
@@ -61,7 +62,7 @@ def of(param: nnx.Variable) -> Arithmetic:
 
 
 def give(module: nnx.Module, choose: Callable[[str, int], Arithmetic]) -> nnx.Module:
-    """The module, each of whose parameters carries what `choose` gives of its path and its number of dimensions."""
+    """Sets each parameter's arithmetic to choose(path, number of dimensions), in place, and returns the module."""
     for path, param in jax.tree_util.tree_leaves_with_path(module, is_leaf=is_variable):
         if isinstance(param, nnx.Param):
             arithmetic = choose(path_of(path), param.get_value().ndim)
@@ -71,7 +72,7 @@ def give(module: nnx.Module, choose: Callable[[str, int], Arithmetic]) -> nnx.Mo
 
 
 def multiply(x: Float[Array, "... R I"], w: Float[Array, "... I O"], how: Arithmetic) -> Float[Array, "... R O"]:
-    """x w, in x's type."""
+    """x w under the arithmetic `how`, in x's dtype."""
     return x @ w if how is PLAIN else _multiply(x, w, how)
 
 

@@ -1,4 +1,4 @@
-"""How far from the output each parameter lies, in layers: told from paths, for every model here."""
+"""How many layers each parameter is from the output, derived from its path; for decoders and hybrid networks."""
 
 import re
 from collections.abc import Mapping
@@ -7,14 +7,15 @@ import numpy as np
 
 from deepseek_jax.models.schedule import layers_of
 
-ADAPTERS = "adapters"  # first key of the paths to what lies beside the model's own arrays (tune/lora.py)
+ADAPTERS = "adapters"  # first key in the paths of adapter arrays, kept alongside the model's own (tune/lora.py)
 
 
 def distances(rows: Mapping[str, int | None]) -> dict[str, np.ndarray]:
-    """By path the layers from an array to the output: 0 for what comes after the last one, 1 for the last, and so on.
+    """For each path, the array's distance to the output: 0 after the last layer, 1 in the last layer, and so on.
 
-    Of an array that layers are stacked in, one number a layer; `rows` says how many it holds, the last ones of its
-    stack (None: all).  The hybrid's blocks of convolution, its recurrence and its attention are layers.
+    A stacked array gets one number per layer.  `rows` maps each path to the number of layers that its array holds,
+    which are the last ones of its stack (None: all).  In the hybrid network, each convolution block, the recurrence and
+    the attention count as layers.
     """
     places = {path: _places(path.removeprefix(f"{ADAPTERS}/"), count) for path, count in rows.items()}
     behind = {place: rank for rank, place in enumerate(sorted(set().union(*places.values()), reverse=True))}
@@ -23,18 +24,18 @@ def distances(rows: Mapping[str, int | None]) -> dict[str, np.ndarray]:
 
 
 def stack_of(path: str) -> str | None:
-    """The name of the stack that an array belongs to: "1-3" of layers/1-3/attention/out."""
+    """The name of the stack that an array belongs to ("1-3" for layers/1-3/attention/out); None if not stacked."""
     match = re.match(r"layers/([^/]+)/", path.removeprefix(f"{ADAPTERS}/"))
     return match[1] if match else None
 
 
 def before_layers(path: str) -> bool:
-    """Whether an array is used before the first layer: the embedding, or the stem of a feature extractor."""
+    """Whether an array is used before the first layer: the embedding, or a feature extractor's stem."""
     return path == "embedding" or path.startswith("convolution/stem/")
 
 
 def _places(path, count) -> list[tuple[int, int]]:
-    """A place for each row, or one for the whole array; they sort from the input to the output."""
+    """Sort keys, ordered from input to output: one for each layer of a stacked array, else a single one."""
     if stack := stack_of(path):
         layers = layers_of(stack)
         return [(1, layer) for layer in layers[-(count or len(layers)) :]]

@@ -1,4 +1,4 @@
-"""The library of kernels for GPUs: tokamax, where one is at hand and it is installed (extra `gpu`, Python 3.12)."""
+"""Access to tokamax, a library of GPU kernels: used on GPUs if it is installed (extra `gpu`, Python 3.12)."""
 
 import functools
 import importlib
@@ -10,13 +10,12 @@ import jax.numpy as jnp
 
 
 def at_hand(dtype) -> bool:
-    """Whether a GPU's kernels are to be asked.  What they can do depends on the GPU, so there must be one; they are for
-    16 bits."""
+    """Whether to use GPU kernels: there must be a GPU, which determines what they support, and a 16-bit `dtype`."""
     return jax.default_backend() == "gpu" and dtype in (jnp.bfloat16, jnp.float16)
 
 
 def library(dtype):
-    """The module, or None where XLA must do: its kernels ask the GPU while they are traced."""
+    """The tokamax module, or None to leave the work to XLA.  Its kernels query the GPU already at trace time."""
     return _tokamax() if at_hand(dtype) else None
 
 
@@ -24,6 +23,6 @@ def library(dtype):
 def _tokamax():
     if importlib.util.find_spec("tokamax") is None:
         return None
-    # Each kernel would say that nobody tuned it for just these shapes; it then goes by its own rules, which are good.
+    # Silences a warning per kernel that no tuned configuration exists for these shapes; tokamax's heuristics do well.
     logging.getLogger("absl").addFilter(lambda record: not record.getMessage().startswith("Autotuning cache miss"))
     return importlib.import_module("tokamax")

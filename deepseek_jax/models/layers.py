@@ -1,4 +1,4 @@
-"""The small parts every layer is made of: matrix products in the activations' type, norms, SwiGLU.
+"""The basic parts of every layer: matrix products in the activations' dtype, norms, SwiGLU.
 
 B batch  S sequence  D model  F feed-forward
 """
@@ -20,11 +20,11 @@ from deepseek_jax.parallel.current import current_mesh
 def linear(
     x: Float[Array, "... I"], param: nnx.Param, bias: nnx.Param | None = None, *, contract: int = 1
 ) -> Float[Array, "... O"]:
-    """x times a parameter, over x's last `contract` dimensions and the parameter's first ones, and bias; in x's type.
+    """x times a parameter, plus bias: contracts x's last `contract` dimensions with the parameter's first; x's dtype.
 
-    On one device a plain matrix product of [tokens, in] with [in, out]: XLA's CPU code takes twice as long for
-    gradients of products that keep batch and sequence apart.  On a mesh those two are spread, each by itself, and
-    cannot be made one without moving tokens.
+    On one device this is a plain matrix product of [tokens, in] with [in, out]: with separate batch and sequence
+    dimensions, XLA's CPU code takes twice as long for the gradients.  On a mesh, where both dimensions may be sharded,
+    merging them would move tokens between devices.
     """
     kernel, how = used(param, x.dtype), arithmetic.of(param)
     if current_mesh() and how is PLAIN:
@@ -37,7 +37,7 @@ def linear(
 
 
 def exact_linear(x: Float[Array, "... I"], param: nnx.Param) -> Float[Array, "... O"]:
-    """`linear` in float32 whatever x's type; GPUs and TPUs too multiply all of its bits, which they do only if told."""
+    """`linear` in true float32 whatever x's dtype: by default, GPUs and TPUs multiply with fewer bits."""
     with jax.default_matmul_precision("highest"):
         return linear(x.astype(jnp.float32), param)
 
@@ -49,7 +49,7 @@ def unit_rms(x: Float[Array, "... D"], eps: float) -> Float[Array, "... D"]:
 
 
 class RMSNorm(nnx.Module):
-    """scale * x / rms(x), all in float32 and rounded once, at the end."""
+    """scale * x / rms(x), computed in float32 and rounded to x's dtype once, at the end."""
 
     def __init__(self, size: int, eps: float, *, axis: str | None = None):
         self.eps = eps
@@ -60,7 +60,7 @@ class RMSNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """scale * (x - mean) / deviation + bias, all in float32 and rounded once, at the end."""
+    """scale * (x - mean) / deviation + bias, computed in float32 and rounded to x's dtype once, at the end."""
 
     def __init__(self, size: int, eps: float, *, axis: str | None = None):
         self.eps = eps
@@ -75,7 +75,7 @@ class LayerNorm(nnx.Module):
 
 
 class SwiGLU(nnx.Module):
-    """down(silu(gate(x)) * up(x)): the dense feed-forward, and the shared experts as one wide one."""
+    """down(silu(gate(x)) * up(x)): the dense feed-forward, or all shared experts as one wide feed-forward."""
 
     def __init__(self, config: ModelConfig, width: int, *, rngs: nnx.Rngs):
         self.config = config
@@ -93,7 +93,7 @@ class SwiGLU(nnx.Module):
 
 
 def silu_product(gate: Float[Array, "... F"], up: Float[Array, "... F"], limit: float) -> Float[Array, "... F"]:
-    """silu(gate) * up; a `limit` above 0 first clamps the gate from above and `up` on both sides (V4)."""
+    """silu(gate) * up; a `limit` above 0 first clamps `gate` to at most limit and `up` to [-limit, limit] (V4)."""
     if limit:
         gate, up = jnp.minimum(gate, limit), jnp.clip(up, -limit, limit)
     return jax.nn.silu(gate) * up

@@ -1,6 +1,6 @@
-"""Lazy weights: what adapters, masks and packed matrices stand for is computed inside the layer that uses it.
+"""Lazy weights: a weight derived from others (adapters, masks, packed matrices) is computed inside its layer.
 
-So no more than one layer's such weights exist at a time, and not those of all layers for the whole of a step.
+Thus only one layer's derived weights exist at a time, instead of all layers' for the whole step.
 
 n layers of a stack
 """
@@ -18,9 +18,10 @@ from deepseek_jax.models.tree import is_variable
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """In the place of a stacked weight [n ...]: `make(*parts)` is it, of trees of arrays [n ...] or of others of these.
+    """Stands for the stacked weight [n ...] that make(*parts) computes.
 
-    `make` treats every layer alike: of arrays [1 ...] it makes the weight of that layer alone.
+    Each part is a tree of arrays [n ...], or of other Mades.  `make` must treat layers independently: given a single
+    layer's parts [1 ...], it returns that layer's weight.
     """
 
     parts: tuple
@@ -28,12 +29,12 @@ class Made:
 
 
 def made(path: str, make: Callable, *parts) -> Array | Made:
-    """make(*parts): at once, or of a stack of layers when they ask for it."""
+    """make(*parts) for the weight at `path`: lazily (a Made) if that is in a stack of layers, else at once."""
     return Made(parts, make) if stack_of(path) else make(*materialised(parts))
 
 
 def materialised(tree):
-    """A tree with arrays in the place of what is still to be made, for all layers of a stack."""
+    """The tree with every Made replaced by its array, for all layers of a stack at once."""
 
     def of(leaf):
         return leaf.make(*materialised(leaf.parts)) if is_made(leaf) else leaf
@@ -42,7 +43,7 @@ def materialised(tree):
 
 
 def of_layer(block):
-    """A module out of a stack, its arrays without their first dimension, with weights instead of what makes them."""
+    """A module sliced out of a stack (its arrays have lost their first dimension), with its lazy weights computed."""
 
     def of(param):
         value = param.get_raw_value()

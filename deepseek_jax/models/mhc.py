@@ -1,6 +1,6 @@
-"""Manifold-constrained hyper-connections: n streams that a sublayer reads, writes and mixes (arXiv:2512.24880).
+"""Manifold-constrained hyper-connections (arXiv:2512.24880): n residual streams that a sublayer reads, writes, mixes.
 
-Without the manifold they are the free ones of arXiv:2409.19606.
+Without the constraint they are the original hyper-connections of arXiv:2409.19606, called free here.
 
 B batch  S sequence  n streams  D model
 """
@@ -18,19 +18,19 @@ from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.layers import exact_linear
 from deepseek_jax.models.tree import constant, weight
 
-KEPT = 0.9  # of a stream, by the mixing of streams, before anything is learned
-INITIAL_SCALE = 0.01  # of what the maps take from the streams themselves, before anything is learned
+KEPT = 0.9  # share of each stream that stays in place when streams are mixed, at initialisation
+INITIAL_SCALE = 0.01  # of the input-dependent part of the maps, at initialisation
 
 
 class HyperConnection(nnx.Module):
-    """X'_j = post_j f(sum_i pre_i X_i) + sum_i comb_ij X_i, where all three maps are read off the streams.
+    """X'_j = post_j f(sum_i pre_i X_i) + sum_i comb_ij X_i, where pre, post and comb are computed from the streams.
 
-    `comb` is doubly stochastic, so that streams neither grow nor fade with depth.  It begins near the identity, with
-    reads of 1/n and writes of 1: equal streams, as the embedding gives them, then are one plain residual.  Small
-    random kernels tell them apart.
+    `comb` is doubly stochastic, so that streams neither grow nor fade with depth.  Initially comb is near the identity,
+    pre near 1/n and post near 1: equal streams, such as the embedding's copies, then act as one plain residual.  Small
+    random kernels make the streams differ.
 
-    Free ones (hc_manifold false) are three unbounded biases plus a scale times tanh of what the streams say; they begin
-    with the same reads and writes, and with `comb` the identity.
+    The free form (hc_manifold false) computes each unbounded map as bias + scale * tanh(projection of the streams).
+    Its initial pre and post are the same, and its comb is the identity.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
@@ -46,7 +46,7 @@ class HyperConnection(nnx.Module):
         self.scale = constant(jnp.full((3,), INITIAL_SCALE), (None,))
 
     def __call__(self, x_BSnD: Float[Array, "B S n D"], f: Callable):
-        """(the next streams, what f reports); `f` takes their mixture [B S D] and gives (y, report)."""
+        """Returns (the next streams, f's report); `f` maps the weighted sum of streams [B S D] to (y, report)."""
         with jax.named_scope("mhc_read"):
             pre_BSn, post_BSn, comb_BSnn = self.maps(x_BSnD)
             mixture_BSD = collapse(pre_BSn, x_BSnD)
@@ -57,7 +57,7 @@ class HyperConnection(nnx.Module):
             return (written_BSnD + mixed_BSnD).astype(x_BSnD.dtype), report
 
     def maps(self, x_BSnD: Float[Array, "B S n D"]) -> tuple[Array, Array, Array]:
-        """How much of each stream is read [B S n], written to [B S n] and kept, from stream i to j [B S n n]."""
+        """Returns pre [B S n], post [B S n] and comb [B S n n], the weight from stream i to j."""
         n, eps = self.config.hc_mult, self.config.hc_eps
         logits = project(x_BSnD, self.kernel, self.config.rms_norm_eps)
         scale = jnp.repeat(self.scale[...], np.array([n, n, n * n]))
@@ -71,7 +71,7 @@ class HyperConnection(nnx.Module):
 
 
 class StreamHead(nnx.Module):
-    """sum_i pre_i X_i: the one state that the final norm is given.  It begins as the mean of the streams."""
+    """sum_i pre_i X_i: merges the streams into the final norm's input; initially their mean."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         n, D = config.hc_mult, config.hidden_size
@@ -88,9 +88,9 @@ class StreamHead(nnx.Module):
 
 
 def sinkhorn(logits: Float[Array, "... n n"], iterations: int, eps: float) -> Float[Array, "... n n"]:
-    """A matrix of positive numbers whose rows and columns sum to 1, near enough after `iterations` (mHC, equation 9).
+    """A positive matrix whose rows and columns approximately sum to 1 after `iterations` (mHC, equation 9).
 
-    A softmax makes the rows sum to 1; then columns and rows take turns, columns last.
+    Rows are normalised by a softmax, then columns and rows alternately, columns last.
     """
     matrix = jax.nn.softmax(logits, axis=-1) + eps
     matrix /= matrix.sum(axis=-2, keepdims=True) + eps
@@ -103,9 +103,9 @@ def sinkhorn(logits: Float[Array, "... n n"], iterations: int, eps: float) -> Fl
 
 
 def project(x_BSnD: Float[Array, "B S n D"], kernel: nnx.Param, eps: float) -> Float[Array, "B S K"]:
-    """All streams of a token as one vector of unit mean square, times the kernel [nD K], in float32.
+    """RMS-normalises all streams of a token as one vector [nD] and multiplies by the kernel [nD K], in float32.
 
-    Scaled after the product, which is the same and touches K numbers a token and not nD.
+    The norm's factor is applied after the product: equivalent, but on K numbers per token instead of nD.
     """
     x = x_BSnD.astype(jnp.float32).reshape(*x_BSnD.shape[:2], -1)
     return exact_linear(x, kernel) * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)
@@ -120,5 +120,5 @@ def _exact_einsum(what: str, share, x):
 
 
 def equal_share(n: int) -> float:
-    """The logit of 1/n; 1 stream is read almost whole."""
+    """The logit of 1/n; for n = 1, whose logit is infinite, that of 0.99."""
     return -math.log(max(n - 1, 0.01))

@@ -1,4 +1,4 @@
-"""Noise for training: features and residual branches left out at random.
+"""Noise for training: dropout of features, and of residual branches.
 
 B batch
 """
@@ -9,12 +9,15 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 
 def dropout(x: Float[Array, "..."], rate: float, key: PRNGKeyArray | None) -> Float[Array, "..."]:
-    """x with a share `rate` of its numbers zeroed and the rest scaled to keep the mean; x itself without a key."""
+    """x with a fraction `rate` of its elements zeroed and the rest scaled to keep the mean; unchanged without a key."""
     return _drop(x, rate, key, x.shape)
 
 
 def drop_path(branch: Float[Array, "B ..."], rate: float, key: PRNGKeyArray | None) -> Float[Array, "B ..."]:
-    """A residual branch, zeroed for a share `rate` of the records (arXiv:1603.09382); itself without a key."""
+    """A residual branch, zeroed for a fraction `rate` of the records and otherwise scaled up to keep the mean.
+
+    Stochastic depth (arXiv:1603.09382).  Unchanged without a key.
+    """
     return _drop(branch, rate, key, (branch.shape[0],) + (1,) * (branch.ndim - 1))
 
 
@@ -28,5 +31,5 @@ def _drop(x, rate, key, shape):
 
 
 def split_key(key: PRNGKeyArray | None, count: int) -> list[PRNGKeyArray | None]:
-    """`count` keys from one, or as many Nones from none: no key, no noise."""
+    """`count` keys split from `key`; if that is None (no noise), `count` Nones."""
     return [None] * count if key is None else list(jax.random.split(key, count))

@@ -1,4 +1,4 @@
-"""How a sublayer's output joins what flows past it."""
+"""Residual connections around sublayers."""
 
 from collections.abc import Callable
 
@@ -12,11 +12,11 @@ class PlainResidual(nnx.Module):
     """x + f(x)."""
 
     def __call__(self, x, f: Callable):
-        """(the next x, what f reports); `f` takes x and gives (y, report)."""
+        """Returns (x + y, report), where f(x) -> (y, report)."""
         y, report = f(x)
         return x + y, report
 
 
 def make_residual(config: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
-    """Hyper-connections where the model has streams."""
+    """Hyper-connections if the config has several streams (hc_mult), else the plain residual."""
     return HyperConnection(config, rngs=rngs) if config.hc_mult else PlainResidual()

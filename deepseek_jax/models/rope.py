@@ -13,7 +13,7 @@ from deepseek_jax.models.config import ModelConfig, RopeScaling
 
 
 def frequencies(dim: int, theta: float, scaling: RopeScaling) -> np.ndarray:
-    """Radians a position for each of the dim/2 pairs, YaRN applied, float64 on the host."""
+    """Radians per position for each of the dim/2 pairs, with YaRN applied; float64 on the host."""
     plain = theta ** (-np.arange(0, dim, 2) / dim)
     if scaling.factor <= 1:
         return plain
@@ -26,17 +26,17 @@ def frequencies(dim: int, theta: float, scaling: RopeScaling) -> np.ndarray:
 
 
 def _pair_of_rotations(rotations: float, dim: int, theta: float, scaling: RopeScaling) -> float:
-    """Index of the pair that turns `rotations` times over the original context (YaRN, equation 24's inverse)."""
+    """Index of the pair that rotates `rotations` times over the original context (inverse of YaRN's equation 24)."""
     return dim * math.log(scaling.original_max_position_embeddings / (rotations * 2 * math.pi)) / (2 * math.log(theta))
 
 
 def tables(
     config: ModelConfig, kind: str, positions_BS: Int[Array, "B S"]
 ) -> tuple[Float[Array, "B S P"], Float[Array, "B S P"]]:
-    """Cosine and sine of every pair's angle for a kind of attention, float32.
+    """Cosine and sine of every pair's angle at each position, for a kind of attention; float32.
 
-    They are scaled where `mscale` and `mscale_all_dim` differ, but never in V4's attentions, of which only the
-    compressing ones extend their context.
+    They are scaled by YaRN's magnitudes (see RopeScaling), except in V4's attentions, of which only the compressing
+    ones, csa and hca, extend their context.
     """
     dim = config.head_dim if kind == "gqa" else config.qk_rope_head_dim
     compressing = kind in ("csa", "hca")
@@ -50,9 +50,10 @@ def tables(
 def rotate(
     x: Float[Array, "B S ... R"], cos: Float[Array, "B S P"], sin: Float[Array, "B S P"], *, interleave: bool
 ) -> Array:
-    """Rotates the pairs (2i, 2i+1) of the last dimension, or (i, i + R/2) where `interleave` is off, in float32.
+    """Rotates the pairs (2i, 2i+1) of the last dimension, or (i, i + R/2) if not `interleave`, in float32.
 
-    The result is laid out half by half in both cases: scores see only products of equally laid out queries and keys.
+    In both cases the result has all first elements of pairs, then all second ones.  The order does not matter: scores
+    are products of queries and keys in the same order.
     """
     between = (1,) * (x.ndim - 3)
     cos, sin = (t.reshape(*t.shape[:2], *between, t.shape[-1]) for t in (cos, sin))
@@ -62,13 +63,13 @@ def rotate(
 
 
 def rotate_tail(x: Float[Array, "B S ... d"], cos: Float[Array, "B S P"], sin: Float[Array, "B S P"]) -> Array:
-    """Rotates the pairs (2i, 2i+1) of the last R channels, V4's way whatever `rope_interleave`; out half by half."""
+    """Rotates the pairs (2i, 2i+1) of the last R channels, as V4 does whatever `rope_interleave`; see `rotate`."""
     start = x.shape[-1] - 2 * cos.shape[-1]
     return jnp.concatenate([x[..., :start], rotate(x[..., start:], cos, sin, interleave=True)], axis=-1)
 
 
 def rotate_tail_back(x: Float[Array, "B S ... d"], cos: Float[Array, "B S P"], sin: Float[Array, "B S P"]) -> Array:
-    """Undoes `rotate_tail`, its layout included: the pairs are side by side again."""
+    """Rotates back what `rotate_tail` rotated and restores the layout, with pairs side by side."""
     start = x.shape[-1] - 2 * cos.shape[-1]
     halves = jnp.split(rotate(x[..., start:], cos, -sin, interleave=False), 2, axis=-1)
     pairs = jnp.stack(halves, axis=-1).reshape(*x.shape[:-1], -1)

@@ -1,7 +1,7 @@
-"""Which layers are alike: equal ones are stacked, and stacks that alternate are scanned together.
+"""Which layers have the same structure: those are stacked, and stacks that alternate are scanned together.
 
-V3 is two stacks, its dense layers and its MoE layers; V4 alternates two attentions, so the stacks of its even and its
-odd layers run in one scan.
+V3 has two stacks, its dense layers and its MoE layers.  V4 alternates two attentions, so the stack of its even layers
+and the stack of its odd layers run in one scan.
 """
 
 import dataclasses
@@ -9,13 +9,15 @@ import re
 
 from deepseek_jax.models.config import ModelConfig
 
-LONGEST_PERIOD = 8
-MOST_UNROLLED = 4  # a scan compiles one layer however many there are, and copies what each leaves for the backward pass
+LONGEST_PERIOD = 8  # of alternating layers
+# Scans of at most so many layers are unrolled.  A scan compiles a single layer, but copies what each layer saves for
+# the backward pass.
+MOST_UNROLLED = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerKind:
-    """What tells one layer from the next."""
+    """What determines a layer's structure; layers of the same kind can be stacked."""
 
     attention: str  # one of checks.OF_ATTENTION
     feed_forward: str  # one of checks.FEED_FORWARD
@@ -23,7 +25,7 @@ class LayerKind:
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """Layers of one kind whose parameters lie in arrays with a leading layer dimension."""
+    """Layers of one kind, whose parameters are stacked in arrays with a leading layer dimension."""
 
     layers: range
     kind: LayerKind
@@ -36,19 +38,19 @@ class Stack:
 
 
 def layers_of(name: str) -> range:
-    """The numbers of the layers in the stack of this name."""
+    """The indices of the layers in the stack of this name (Stack.name)."""
     first, last, step = re.fullmatch(r"(\d+)-(\d+)(?:by(\d+))?", name).groups(default="1")
     return range(int(first), int(last) + 1, int(step))
 
 
 def layer_kinds(config: ModelConfig) -> tuple[LayerKind, ...]:
-    """Of each layer, then of each MTP module."""
+    """The kind of each layer, then of each MTP module."""
     pairs = zip(config.attention_kinds, config.feed_forward_kinds, strict=True)
     return tuple(LayerKind(*pair) for pair in pairs)
 
 
 def groups(config: ModelConfig) -> list[list[Stack]]:
-    """Stacks in the order in which they run; those in one list take turns, layer by layer."""
+    """Groups of stacks in the order in which they run; the stacks of a group alternate, layer by layer."""
     kinds, found, start = layer_kinds(config)[: config.num_hidden_layers], [], 0
     while start < len(kinds):
         period, repeats = _longest_repetition(kinds[start:])
@@ -59,17 +61,17 @@ def groups(config: ModelConfig) -> list[list[Stack]]:
 
 
 def pipelined(config: ModelConfig) -> list[Stack]:
-    """The group with the most layers, the first of several: those that the stages of a pipeline share."""
+    """The group of stacks that pipeline parallelism splits over its stages: the first with the most layers."""
     return max(groups(config), key=lambda stacks: len(stacks) * len(stacks[0].layers))
 
 
 def pipelined_depth(config: ModelConfig) -> int:
-    """How many layers, or turns of those that alternate, stages can share."""
+    """How many units can be distributed over pipeline stages: layers, or cycles of layers that alternate."""
     return len(pipelined(config)[0].layers)
 
 
 def _longest_repetition(kinds) -> tuple[int, int]:
-    """(period, repeats) at the beginning of `kinds` that covers the most layers, the shortest such period."""
+    """(period, repeats) of the repetition that covers the most layers from the start of `kinds`; the shortest such."""
 
     def repeats(period):
         count = 1

@@ -1,4 +1,4 @@
-"""The decoder as it is looked into: what flows between its sublayers, there to be changed, and where its tokens go.
+"""The decoder opened up for inspection: the states between its sublayers, which can be edited, and the routing.
 
 B batch  S sequence  D model  V vocabulary  n streams
 """
@@ -21,9 +21,10 @@ Edit = Callable[[int, str, Array], Array]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """What flows into the first layer, and by layer past its attention and past its feed-forward.
+    """The first layer's input, and for each layer the residual stream after its attention and after its feed-forward.
 
-    With hyper-connections it is [B S n D].  `routing` has the layers with experts: arrays [B S ...], of each token.
+    With hyper-connections these are [B S n D].  `routing` maps the index of each MoE layer to its Routing, with arrays
+    [B S ...].
     """
 
     embedding: Float[Array, "B S D"]
@@ -40,7 +41,7 @@ def traced(
     segment_ids_BS: Int[Array, "B S"],
     edit: Edit | None,
 ) -> Trace:
-    """As a call of the model without its multi-token prediction; `edit`: see deepseek_jax.trace."""
+    """Runs the model without its multi-token prediction and records a Trace; `edit`: see deepseek_jax.trace."""
     change = _checked(edit) if edit else lambda layer, place, x: x
     context = model.context(tokens_BS, positions_BS, segment_ids_BS)
     x = entered = change(-1, "embedding", model.enter(tokens_BS))

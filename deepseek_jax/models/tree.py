@@ -1,8 +1,8 @@
-"""Modules as plain trees: make a model, take it apart into nested dicts of arrays, put it together inside a trace.
+"""Modules as plain pytrees: create a model, split it into nested dicts of arrays, merge it again inside a trace.
 
-Flax NNX runs in tree mode here: a module is a stateless pytree, so JAX transforms work on it directly; what
-routed experts lack of them is said in docs/models.md.  Between steps only plain dicts travel, which dispatch several
-times faster than module pytrees.
+Flax NNX runs in tree mode here: a module is a stateless pytree, so JAX transforms work on it directly (docs/models.md
+lists those that routed experts do not support).  Between steps only plain dicts are passed around, which dispatch
+several times faster than module pytrees.
 """
 
 import flax
@@ -12,21 +12,21 @@ from flax import nnx, traverse_util
 
 from deepseek_jax.parallel.rules import gathered
 
-# For every thread: nnx.set_graph_mode and its like would do so for the one alone that imports this.
+# Set for all threads: nnx.set_graph_mode and the like would only affect the thread that imports this.
 flax.config.update("nnx_graph_mode", False)
 flax.config.update("nnx_graph_updates", False)
 flax.config.update("flax_always_shard_variable", False)
 
 
-Parts = tuple[nnx.GraphDef, dict, dict]  # of a model: its structure, parameters and buffers, as `split` gives them
+Parts = tuple[nnx.GraphDef, dict, dict]  # a model's structure, parameters and buffers, as returned by `split`
 
 
 class Buffer(nnx.Variable):
-    """State that gets no gradient (a router's bias): the train step returns its new value, no optimizer sees it."""
+    """State without a gradient (e.g. a router's bias): the train step returns its new value, no optimizer sees it."""
 
 
 def weight(key, shape: tuple[int, ...], axes: tuple[str | None, ...], scale: float) -> nnx.Param:
-    """A normal parameter with its logical axes; `parallel/rules.py` maps those to axes of the mesh."""
+    """A parameter drawn from a normal distribution; `parallel/rules.py` maps its logical `axes` to axes of the mesh."""
     return nnx.Param(scale * jax.random.normal(key, shape, jnp.float32), out_sharding=axes)
 
 
@@ -39,55 +39,55 @@ def zeros(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
 
 
 def constant(value, axes: tuple[str | None, ...]) -> nnx.Param:
-    """A parameter that begins as this array of numbers."""
+    """A parameter initialised to this value."""
     return nnx.Param(jnp.asarray(value, jnp.float32), out_sharding=axes)
 
 
 def used(param: nnx.Param, dtype) -> jax.Array:
-    """A parameter's value as a layer computes with it.  Cast first, so that fewer bytes travel where it lies apart."""
+    """A parameter's value cast to `dtype` and gathered if sharded; cast first, so that fewer bytes are communicated."""
     value = param[...].astype(dtype)
     return gathered(value, axes_of(param))
 
 
 def axes_of(param: nnx.Variable) -> tuple[str | None, ...]:
-    """The names of a variable's dimensions as it is here: inside of a scan over layers it has lost the first."""
+    """The logical axes of a variable's present dimensions: inside a scan over layers it has lost the first one."""
     return param.out_sharding[-param[...].ndim :]
 
 
 def is_variable(node) -> bool:
-    """For `is_leaf` of jax.tree.map: to see the variables of a module and not their arrays."""
+    """For `is_leaf` of jax.tree.map: makes a module's variables the leaves, instead of their arrays."""
     return isinstance(node, nnx.Variable)
 
 
 def stack(make, key, count: int, axis: str = "layers"):
-    """`count` modules made by `make(key)`, as one module whose arrays have a leading axis of that logical name."""
+    """`count` modules made by `make(key)`, as one module whose arrays have a leading dimension named `axis`."""
     make = nnx.transform_metadata(make, in_axes=0, out_axes=0, partition=axis)
     return jax.vmap(make)(jax.random.split(key, count))
 
 
 def in_order(modules: nnx.Dict) -> list[tuple[str, nnx.Module]]:
-    """(name, module) of modules named "0", "1", ...; `merge` leaves them in the order of text, "10" before "2"."""
+    """(name, module) pairs in numeric order; `merge` leaves the names "0", "1", ... in text order, "10" before "2"."""
     return [(str(number), modules[str(number)]) for number in range(len(modules))]
 
 
 def split(model) -> Parts:
-    """(structure, parameters, buffers): the structure is static, the others nested dicts of arrays."""
+    """Returns (structure, parameters, buffers): the structure is static, the others are nested dicts of arrays."""
     graphdef, params, buffers = nnx.split(model, nnx.Param, Buffer)
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(buffers)
 
 
 def merge(graphdef: nnx.GraphDef, params: dict, buffers: dict):
-    """The model again, from what `split` gave."""
+    """The inverse of `split`."""
     return nnx.merge(graphdef, params, buffers)
 
 
 def is_vector(name: str) -> bool:
-    """Whether parameters of this last name are vectors; not told by rank, for stacks of layers add a dimension."""
+    """Whether parameters with this last path component are vectors; their rank does not tell, as stacking adds one."""
     return name in ("scale", "sinks") or name.endswith("bias")
 
 
 def path_of(path: tuple) -> str:
-    """A path of jax's into a tree of arrays as text: "layers/1-3/attention/out"."""
+    """A JAX key path as text, e.g. "layers/1-3/attention/out"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -97,17 +97,17 @@ def by_path(nested) -> dict[str, object]:
 
 
 def flatten(nested: dict) -> dict[str, object]:
-    """The leaves of nested dicts by their paths, as `by_path` has them; a leaf is whatever is no dict."""
+    """The leaves of nested dicts by their paths, as in `by_path`; anything that is not a dict is a leaf."""
     return traverse_util.flatten_dict(nested, sep="/")
 
 
 def unflatten(flat: dict[str, object]) -> dict:
-    """The nested dicts that `flatten` makes this of."""
+    """The inverse of `flatten`."""
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
 def logical_axes(model) -> tuple[dict, dict]:
-    """The axis names of each dimension of each array, shaped like the two dicts that `split` gives."""
+    """(of parameters, of buffers): dicts nested like those of `split`, with each array's tuple of logical axes."""
 
     def names(state):
         return jax.tree.map(lambda v: v.out_sharding, state, is_leaf=is_variable)
