@@ -1,4 +1,4 @@
-"""One layer of the decoder: attention and feed-forward, each behind a norm and beside a residual.
+"""One layer of the decoder: attention and feed-forward, each with a norm before it and a residual around it.
 
 B batch  S sequence  D model
 
@@ -24,20 +24,20 @@ from deepseek_jax.models.residual import make_residual
 from deepseek_jax.models.schedule import LayerKind
 from deepseek_jax.parallel.rules import constrain_tokens
 
-Cache = Any  # of a layer: a tree of arrays that its attention makes (attention/kinds.py)
+Cache = Any  # one layer's cache: a pytree of arrays whose form depends on the attention (attention/kinds.py)
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LayerReport:
-    """What a layer tells of its choices; None for what it does not have."""
+    """Statistics of a layer's router and indexer; None for a part that the layer does not have."""
 
     router: RouterReport | None
     indexer: IndexerReport | None
 
 
 class Block(nnx.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)), or the same between hyper-connections."""
+    """x + attention(norm(x)), then x + feed_forward(norm(x)), or the same with hyper-connections as residuals."""
 
     def __init__(self, config: ModelConfig, kind: LayerKind, *, rngs: nnx.Rngs):
         self.kind = kind
@@ -52,32 +52,32 @@ class Block(nnx.Module):
             self.feed_forward = MixtureOfExperts(config, kind.feed_forward, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B S ..."], context: Context) -> tuple[Float[Array, "B S ..."], LayerReport]:
-        """(the next x, the layer's report): every token attends over the tokens it came with."""
+        """Returns (the next x, the layer's report); tokens attend to the tokens of this call only, not to a cache."""
         x, indexer = self.through_attention(x, context)
         x, routing = self.through_feed_forward(x, context)
         router = None if routing is None else self.feed_forward.report(routing, context)
         return x, LayerReport(router, indexer)
 
     def prefill(self, x: Float[Array, "B S ..."], context: Context, cache: Cache) -> tuple[Array, Cache]:
-        """(the next x, the filled cache): as a call, for the first tokens of each row."""
+        """Like a call, for the first tokens of each row; returns (the next x, the filled cache)."""
         x, cache = self._attend(x, lambda h: self.attention.prefill(h, context, cache))
         return self.through_feed_forward(x, context)[0], cache
 
     def decode(self, x: Float[Array, "B S ..."], context: Context, cache: Cache) -> tuple[Array, Cache]:
-        """(the next x, the cache): tokens that also attend over what the cache holds."""
+        """Processes further tokens, which also attend to the cached ones; returns (the next x, the updated cache)."""
         x, cache = self._attend(x, lambda h: self.attention.decode(h, context, cache))
         return self.through_feed_forward(x, context)[0], cache
 
     def through_attention(
         self, x: Float[Array, "B S ..."], context: Context
     ) -> tuple[Float[Array, "B S ..."], IndexerReport | None]:
-        """The first half of a call: (what flows between the sublayers, the indexer's report)."""
+        """The first half of a call; returns (x between the two sublayers, the indexer's report)."""
         return self._attend(x, lambda h: self.attention(h, context))
 
     def through_feed_forward(
         self, x: Float[Array, "B S ..."], context: Context
     ) -> tuple[Float[Array, "B S ..."], Routing | None]:
-        """The second half: (the next x, each token's experts; None where it has no choice)."""
+        """The second half of a call; returns (the next x, each token's experts, or None in a dense layer)."""
         x, routing = self.feed_forward_residual(x, lambda h: self._feed_forward(self.feed_forward_norm(h), context))
         return constrain_tokens(x), routing
 

@@ -1,8 +1,8 @@
-"""The decoder as generation runs it: the same parameters, each layer apart from its stack and beside its cache.
+"""The decoder as generation runs it: the same parameters, unstacked into single layers, each with its own cache.
 
 B batch  S new tokens  D model  V vocabulary
 
-What flows out of the last layer is depth 0; what flows out of the k-th multi-token prediction module is depth k.
+`depth`: 0 is the output of the last layer, k that of the k-th multi-token prediction (MTP) module.
 """
 
 import jax
@@ -18,7 +18,7 @@ Caches = tuple[Cache, ...]  # one for each layer, or one for each module
 
 
 class CachedDecoder:
-    """Made inside a trace, before a loop over tokens: a stack sliced inside the loop is copied at every token."""
+    """Construct it inside a trace, before the loop over tokens: a stack sliced inside the loop is copied every time."""
 
     def __init__(self, model: Decoder):
         self.model = model
@@ -26,11 +26,11 @@ class CachedDecoder:
         self.modules = [module for _, module in in_order(model.mtp)]
 
     def empty_caches(self, batch: int, max_length: int) -> Caches:
-        """For rows of up to `max_length` tokens."""
+        """Empty caches of all layers, for rows of up to `max_length` tokens."""
         return self._empty(self.layers, batch, max_length)
 
     def empty_module_caches(self, batch: int, max_length: int) -> Caches:
-        """Those of the multi-token prediction modules."""
+        """Empty caches of the multi-token prediction modules."""
         return self._empty([module.block for module in self.modules], batch, max_length)
 
     def prefill(
@@ -40,14 +40,14 @@ class CachedDecoder:
         segment_ids_BS: Int[Array, "B S"],
         caches: Caches,
     ) -> tuple[Float[Array, "B S ..."], Caches]:
-        """(what flows out of the last layer, the caches filled).  Segment 0 is padding on either side, 1 the prompt."""
+        """Returns (the last layer's output, the filled caches).  Segment 1 is the prompt, 0 padding on either side."""
         context = self.model.context(tokens_BS, positions_BS, segment_ids_BS)
         return self._through(context, caches, lambda block, x, cache: block.prefill(x, context, cache))
 
     def decode(
         self, tokens_BS: Int[Array, "B S"], positions_BS: Int[Array, "B S"], caches: Caches
     ) -> tuple[Float[Array, "B S ..."], Caches]:
-        """The same of S further tokens a row; each sees itself and everything before its position."""
+        """Like `prefill`, for S further tokens per row; each sees itself and every earlier position."""
         context = self.model.context(tokens_BS, positions_BS, jnp.ones_like(tokens_BS))
         return self._through(context, caches, lambda block, x, cache: block.decode(x, context, cache))
 
@@ -60,7 +60,10 @@ class CachedDecoder:
         segment_ids_BS: Int[Array, "B S"],
         cache: Cache,
     ) -> tuple[Float[Array, "B S ..."], Cache]:
-        """(the flow of `depth`, the module's cache) from that of `depth` - 1 and the tokens `depth` places ahead."""
+        """Runs MTP module `depth` on `x`, the output of `depth` - 1, and the tokens `depth` positions ahead.
+
+        Returns (the output of `depth`, the module's filled cache).
+        """
         context = self.model.context(ahead_BS, positions_BS, segment_ids_BS)
         return self.modules[depth - 1].block.prefill(self._enter_module(depth, x, ahead_BS), context, cache)
 
@@ -72,16 +75,16 @@ class CachedDecoder:
         positions_BS: Int[Array, "B S"],
         cache: Cache,
     ) -> tuple[Float[Array, "B S ..."], Cache]:
-        """The same for further tokens; what stands before position 0 is padding."""
+        """Like `prefill_module`, for further tokens; tokens at negative positions are padding."""
         context = self.model.context(ahead_BS, positions_BS, (positions_BS >= 0).astype(jnp.int32))
         return self.modules[depth - 1].block.decode(self._enter_module(depth, x, ahead_BS), context, cache)
 
     def logits(self, x: Float[Array, "B S ..."], depth: int = 0) -> Float[Array, "B S V"]:
-        """float32 scores of the token `depth` + 1 places ahead, from the flow of `depth`."""
+        """float32 logits of the token `depth` + 1 positions ahead, from the output of `depth`."""
         return self.model.logits(self._hidden(x, depth))
 
     def _enter_module(self, depth, x, ahead_BS):
-        """Hyper-connected streams go on as they are, a plain flow after its norm."""
+        """The module's input: hyper-connected streams are passed on as they are, a plain state after its final norm."""
         handed_on = x if self.model.config.hc_mult else self._hidden(x, depth - 1)
         return self.modules[depth - 1].enter(handed_on, self.model.embed(ahead_BS))
 
@@ -100,12 +103,12 @@ class CachedDecoder:
 
 
 def grown(caches: Caches, empty: Caches) -> Caches:
-    """`empty` caches of greater length with what smaller ones hold: an entry lies at its position in both."""
+    """Copies `caches` into the longer `empty` ones; every entry keeps its index, as caches are position-addressed."""
     return jax.tree.map(lambda large, small: large.at[tuple(map(slice, small.shape))].set(small), empty, caches)
 
 
 def unstacked(model: Decoder) -> list:
-    """The layers in the order in which they run."""
+    """The single layers, sliced out of their stacks, in the order in which they run."""
     layers = {
         number: jax.tree.map(lambda leaf, place=place: leaf[place], stack)
         for name, stack in model.layers.items()

@@ -1,4 +1,4 @@
-"""What a ModelConfig must fulfil; each fault is one sentence on what to change."""
+"""Validates a ModelConfig; each error is a UserError that says in one sentence what to change."""
 
 from deepseek_jax.errors import UserError
 
@@ -25,14 +25,15 @@ NOT_NEGATIVE = (
     "num_nextn_predict_layers q_lora_rank qk_rope_head_dim n_shared_experts hc_mult num_hash_layers swiglu_limit "
     "masked_top_experts rms_norm_eps hc_eps initializer_range"
 ).split()
-COUNTED, MOST = ("num_hidden_layers", "num_nextn_predict_layers", "n_routed_experts"), 100_000  # named one by one
+# Layers and experts are enumerated one by one: a huge number would run out of memory before any error message.
+COUNTED, MOST = ("num_hidden_layers", "num_nextn_predict_layers", "n_routed_experts"), 100_000
 SCORING = ("softmax", "sigmoid", "sqrtsoftplus")
 TOPK = ("greedy", "group_limited_greedy", "noaux_tc", "round_robin")
 WITHOUT_GROUPS = ("greedy", "round_robin")
 
 
 def check(config):
-    """Raises UserError on the first thing that cannot be."""
+    """Raises UserError for the first invalid setting found."""
     _positive(config, POSITIVE, "it")
     for name in NOT_NEGATIVE:
         if getattr(config, name) < 0:

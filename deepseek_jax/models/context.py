@@ -1,4 +1,4 @@
-"""What a layer knows of the tokens it is given.
+"""What a layer needs to know about its tokens besides their activations.
 
 B batch  S sequence  P rotated pairs
 """
@@ -12,13 +12,15 @@ from jaxtyping import Array, Bool, Float, Int, Key
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """`segment_ids_BS`: 0 is padding, documents of a row count from 1 and never see each other.
+    """Metadata of a batch of packed documents.
 
-    `positions_BS` counts from 0 in each document.  `rope` holds the cosines and sines for each kind of attention.
-    `counted_BS`: the tokens that statistics and auxiliary losses are about.
-    `index_warmup`, where it is given and true: attention that would pick its keys sees all, and its indexer learns.
-    `keys_BS`: what a router may draw noise for each token from; None outside of training and where no router draws.
-    `capacity_factor`: of the room for what devices send to each other's experts (config.RouterConfig).
+    `segment_ids_BS`: 0 is padding; the documents of a row are numbered from 1 and never see each other.
+    `positions_BS`: counts from 0 in each document.
+    `counted_BS`: the tokens that statistics and auxiliary losses include.
+    `rope`: cosines and sines for each kind of attention (rope.tables).
+    `index_warmup`: if given and true, sparse attention sees all keys while its indexer learns (V3.2's dense warm-up).
+    `keys_BS`: random keys, one per token, for routers that draw noise; None outside training and if no router draws.
+    `capacity_factor`: limits the rows that devices send to each other's experts (config.RouterConfig).
     """
 
     tokens_BS: Int[Array, "B S"]
@@ -35,7 +37,7 @@ class Context:
         return self.segment_ids_BS > 0
 
     def for_layer(self, number: int | Int[Array, ""]) -> "Context":
-        """As the layer of this number has it, or the stack, or the layer of a group: each draws noise of its own."""
+        """This context with `number` folded into its random keys, so that each layer (or stack) draws its own noise."""
         if self.keys_BS is None:
             return self
         fold = jax.vmap(jax.vmap(jax.random.fold_in, (0, None)), (0, None))

@@ -1,4 +1,4 @@
-"""What a model takes: its parameters, exactly, and the numbers that its cache grows by with every token."""
+"""Exact parameter counts of a model, and the size of its cache."""
 
 import dataclasses
 import functools
@@ -14,8 +14,8 @@ from deepseek_jax.models.cached import CachedDecoder
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import Decoder, initialise
 
-# The group of a parameter: that of the first of these names that its path has.  Only the norms between sublayers have
-# none of them; those inside of attention count as attention.
+# A parameter's group is that of the first of these names that occurs in its path.  Paths without any of them are the
+# norms between sublayers; norms inside attention count as attention.
 GROUPS = {
     "experts": "routed experts",
     "shared": "shared experts",
@@ -38,7 +38,7 @@ NORMS = "norms"
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """Parameters by group, and the share of the routed experts that a token goes to."""
+    """Parameters by group, and the share of the routed experts that each token uses."""
 
     groups: Mapping[str, int]
     routed_share: float
@@ -49,7 +49,7 @@ class Counts:
 
     @property
     def activated(self) -> int:
-        """Parameters that have a part in one token's forward pass, the embedding's table counted whole."""
+        """Parameters used in one token's forward pass; the embedding table counts in full."""
         return sum(map(self.of_a_token, self.groups))
 
     def of_a_token(self, group: str) -> int:
@@ -59,7 +59,7 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Census:
-    """Of the main model, of its MTP modules without embedding and head, which they share, and what is no parameter."""
+    """Parameter counts of the main model, of its MTP modules (which share its embedding and head), and of buffers."""
 
     main: Counts
     mtp: Counts
@@ -67,7 +67,7 @@ class Census:
 
 
 def census(config: ModelConfig) -> Census:
-    """Counts the arrays of the model itself, of which only the shapes are made."""
+    """Counts the parameters and buffers of an abstractly initialised model: only shapes are computed."""
     _, params, buffers = jax.eval_shape(lambda: initialise(config, jax.random.key(0)))
     main, mtp = {}, {}
     for names, size in _sizes(params):
@@ -85,9 +85,9 @@ def group_of(names: tuple[str, ...]) -> str:
 
 @functools.cache
 def multiplied(config: ModelConfig) -> int:
-    """Parameters that each token is multiplied with, MTP modules included; the head once for each depth of prediction.
+    """Matrix parameters that each token is multiplied with, MTP modules included; the head once per prediction depth.
 
-    Not the embedding, which is looked up, nor scales and biases, which are no matrices.
+    Excludes the embedding, which is only looked up, and scales and biases, which are not matrices.
     """
     _, params, _ = jax.eval_shape(lambda: initialise(config, jax.random.key(0)))
     times = {"embedding": 0, "head": 1 + config.num_nextn_predict_layers}
@@ -106,18 +106,18 @@ def _sizes(tree):
 
 
 def cache_size(config: ModelConfig) -> tuple[float, int]:
-    """(numbers that the layers' caches grow by with a token, numbers they hold from the start).
+    """Returns (numbers added to the layers' caches per token, numbers that they hold whatever the length).
 
-    Not counted are MTP modules, and what compressing layers keep of an unfinished block.
+    Excludes MTP modules and what csa and hca layers keep for a block that is not yet complete.
     """
     layers = _attentions(config)
     return sum(layer.cached for layer in layers), sum(layer.held for layer in layers)
 
 
 def cache_made(config: ModelConfig, length: int) -> int:
-    """Numbers in the caches that generation makes for one text of `length` tokens, MTP modules not counted.
+    """Numbers in the caches that generation allocates for one text of `length` tokens, MTP modules excluded.
 
-    Beside `cache_size`, room for drafts that are rejected and for what the newest tokens bring to unfinished blocks.
+    More than `cache_size`: includes room for rejected drafts and for the newest tokens' share of incomplete blocks.
     """
 
     def caches():
@@ -129,7 +129,7 @@ def cache_made(config: ModelConfig, length: int) -> int:
 
 
 def multi_head_cache(config: ModelConfig) -> int:
-    """Numbers a token that the same heads would leave behind if each kept a key and a value of its own."""
+    """Numbers cached per token, over all layers, if every head kept its own key and value (multi-head attention)."""
     return sum(layer.apart for layer in _attentions(config))
 
 

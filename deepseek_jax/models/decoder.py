@@ -1,4 +1,4 @@
-"""The decoder: embedding, runs of equal layers stacked and scanned, final norm, head, multi-token prediction.
+"""The decoder: embedding, stacks of identical layers run by a scan, final norm, head, multi-token prediction (MTP).
 
 B batch  S sequence  T keys  D model  V vocabulary
 """
@@ -31,10 +31,10 @@ REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveab
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """States after the norms: `hidden` predicts the next token, `mtp[k]` the token k + 2 places ahead.
+    """Normed final states: `hidden` predicts the next token, `mtp[k]` the token k + 2 positions ahead.
 
-    `routers` holds a report for each stack with MoE layers, nested as the buffers are; its arrays lead with the layer.
-    `indexers` holds one for each stack whose attention picks its keys, nested likewise.
+    `routers` holds a report for each stack with MoE layers, nested as the buffers are; the first dimension of its
+    arrays is the layer.  `indexers` likewise holds one for each stack with sparse attention (dsa, csa).
     """
 
     hidden: Float[Array, "B S D"]
@@ -46,8 +46,8 @@ class Output:
 class Decoder(nnx.Module):
     """A DeepSeek decoder.
 
-    `dtype` is the activations' type; `remat` what the backward pass computes again; `capacity_factor`: see Context;
-    `pipeline_microbatches` and `pipeline_rounds`: see parallel/pipeline.py.
+    `dtype`: of the activations.  `remat`: what the backward pass recomputes, "none", "dots" (all but matrix products)
+    or "full".  `capacity_factor`: see Context.  `pipeline_microbatches`, `pipeline_rounds`: see parallel/pipeline.py.
     """
 
     def __init__(
@@ -91,9 +91,9 @@ class Decoder(nnx.Module):
         index_warmup: Bool[Array, ""] | None = None,
         key: Key[Array, ""] | None = None,
     ) -> Output:
-        """Training and scoring: packed documents, numbered by `segment_ids_BS` (0 is padding), never see each other.
+        """For training and scoring.  Packed documents, numbered by `segment_ids_BS` (0: padding), never see each other.
 
-        `index_warmup`: see Context; `key`: of its keys.
+        `index_warmup`: see Context; `key`: the random key that the context's `keys_BS` are split from.
         """
         context = self.context(tokens_BS, positions_BS, segment_ids_BS)
         keys_BS = None if key is None else jax.random.split(key, tokens_BS.shape)
@@ -111,7 +111,7 @@ class Decoder(nnx.Module):
         return Output(hidden_BSD, mtp, routers, indexers)
 
     def logits(self, hidden_BSD: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
-        """float32 scores of the vocabulary; training works in chunks instead (tasks/cross_entropy.py)."""
+        """float32 logits; training computes them in chunks instead (tasks/cross_entropy.py)."""
         return jnp.einsum("BSD,DV->BSV", hidden_BSD, self.head_weight(), preferred_element_type=jnp.float32)
 
     def head_weight(self) -> Float[Array, "D V"]:
@@ -122,18 +122,21 @@ class Decoder(nnx.Module):
         return self.embed_beside(None, tokens_BS)[1]
 
     def embed_beside(self, x: Array | None, tokens_BS: Int[Array, "B S"]) -> tuple[Array | None, Float[Array, "B S D"]]:
-        """(x as it is, the embedding of tokens that it will be joined with); `lookup` says why together."""
+        """Returns (x unchanged, the embedding of the tokens that x will be combined with).
+
+        Passing x through orders its gradient's collectives: see `lookup`.
+        """
         with jax.named_scope("embed"):
             embedded_BSD, x = lookup(self.embedding[...], tokens_BS, x)
             return x, embedded_BSD.astype(self.dtype)
 
     def enter(self, tokens_BS: Int[Array, "B S"]) -> Array:
-        """What flows into the first layer: the embedding, or as many copies of it as there are streams [B S n D]."""
+        """The first layer's input: the embedding [B S D], or with hyper-connections n copies of it [B S n D]."""
         x_BSD, n = self.embed(tokens_BS), self.config.hc_mult
         return jnp.repeat(x_BSD[:, :, None], n, axis=2) if n else x_BSD
 
     def leave(self, x) -> Float[Array, "B S D"]:
-        """What the final norm is given of what flows out of the last layer."""
+        """The final norm's input, from the last layer's output: hyper-connected streams are merged into one state."""
         return self.stream_head(x) if self.config.hc_mult else x
 
     def context(
@@ -148,18 +151,18 @@ class Decoder(nnx.Module):
         )
 
     def _pipeline(self, stacks, x, context):
-        """As `_scan`, spread over the stages of the mesh."""
+        """Like `_scan`, with the layers distributed over the mesh's pipeline stages."""
         if pipeline.stages() == 1:
             return self._scan(stacks, x, context)
 
         def layer(stacks, x, context, index, number):
             return self._layer(stacks, x, context.for_layer(number), index)
 
-        # A stage brings its layers once a step, as arrays.
+        # Each stage fetches its layers once per step, so lazy weights must be arrays by then.
         return pipeline.run(layer, materialised(stacks), x, context, self.pipeline_microbatches, self.pipeline_rounds)
 
     def _scan(self, stacks, x, context):
-        """Layers of `stacks` in turn; (the next x, the report of each stack)."""
+        """Runs the layers of `stacks`, alternating between stacks; returns (the next x, a report per stack)."""
         depth = jax.tree.leaves(stacks)[0].shape[0]
         numbers = None if context.keys_BS is None else jnp.arange(depth)
 
@@ -167,15 +170,16 @@ class Decoder(nnx.Module):
             blocks, number = blocks_and_number
             return self._layer(blocks, x, context.for_layer(number))
 
-        if depth == 1:  # as in miniatures of V4: a scan of one takes longer to trace, differentiate and compile
+        if depth == 1:  # as in small V4 models: a scan of one layer takes longer to trace, differentiate and compile
             x, reports = layer(x, jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), (stacks, numbers)))
             return x, jax.tree.map(lambda leaf: leaf[None], reports)
         return jax.lax.scan(layer, x, (stacks, numbers), unroll=depth <= MOST_UNROLLED)
 
     def _layer(self, blocks, x, context, index=None):
-        """(the next x, reports) of a layer of each kind in turn.
+        """Runs one layer of each stack in turn; returns (the next x, their reports).
 
-        With `index`, `blocks` are whole stacks and that layer is taken from each.
+        Without `index`, `blocks` are single layers; with it they are whole stacks, from each of which that layer is
+        sliced.
         """
 
         def run(block, x, context):
@@ -183,7 +187,7 @@ class Decoder(nnx.Module):
                 block = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), block)
             return of_layer(block)(x, context)
 
-        # What is saved of a layer that is taken from a stack must not include copies of its weights.
+        # Residuals saved for the backward pass must not include the weights sliced from a stack: those are copies.
         remat = "dots" if index is not None and self.remat == "none" else self.remat
         run = run if remat == "none" else jax.checkpoint(run, policy=REMAT_POLICIES[remat])
         reports = []
@@ -193,7 +197,7 @@ class Decoder(nnx.Module):
         return x, reports
 
     def _predict_further(self, x, context):
-        """`x` is what the modules hand on: the normed state, or streams as the last layer left them."""
+        """Runs the MTP modules in a chain from `x`: the normed final state, or the last layer's streams; see mtp.py."""
         states, reports = [], {}
         for depth, (name, module) in enumerate(in_order(self.mtp), start=1):
             ahead = dataclasses.replace(
@@ -207,7 +211,7 @@ class Decoder(nnx.Module):
 
 
 def _of_layers(part: str, layers: dict, mtp: dict) -> dict:
-    """One part of the layers' reports, nested as parameters and buffers are; only the layers that have it."""
+    """One field of the layers' reports, nested as parameters and buffers are, for the layers that have it."""
     layers, mtp = (
         {name: getattr(report, part) for name, report in reports.items() if getattr(report, part) is not None}
         for reports in (layers, mtp)
@@ -217,15 +221,15 @@ def _of_layers(part: str, layers: dict, mtp: dict) -> dict:
 
 
 def shift(x_BS: Int[Array, "B S"], ahead: int) -> Int[Array, "B S"]:
-    """x[:, t + ahead] at t; zeros past the end."""
+    """x shifted left: position t holds x[:, t + ahead], or zero past the end."""
     return jnp.pad(x_BS[:, ahead:], ((0, 0), (0, min(ahead, x_BS.shape[1]))))
 
 
 def same_document(segment_ids_BS: Int[Array, "B S"], ahead: int) -> Bool[Array, "B S"]:
-    """Where the token `ahead` places on belongs to the same document, padding being none."""
+    """Whether the token `ahead` positions later belongs to the same document; False at padding."""
     return (segment_ids_BS > 0) & (shift(segment_ids_BS, ahead) == segment_ids_BS)
 
 
 def initialise(config: ModelConfig, key: Array, **options) -> Parts:
-    """(structure, parameters, buffers) of a new Decoder(**options); parameters are float32 whatever its `dtype`."""
+    """(structure, parameters, buffers) of a new Decoder(config, **options); parameters are float32 for any `dtype`."""
     return split(Decoder(config, rngs=nnx.Rngs(params=key), **options))

@@ -1,7 +1,7 @@
 """Multiply-adds of a forward pass, counted from the architecture.
 
-Counted are matrix products: a token with the parameters it meets (`counts.multiplied`), and a query with the keys and
-values it sees.  Not counted: look-ups, norms, softmax, rotary embeddings, the mixing of streams.
+Counts the matrix products of tokens with parameters (`counts.multiplied`) and of queries with the keys and values that
+they see.  Ignores look-ups, norms, softmax, rotary embeddings and the mixing of hyper-connected streams.
 """
 
 from collections import Counter
@@ -15,9 +15,9 @@ from deepseek_jax.models.counts import multiplied
 
 
 def attention_a_token(config: ModelConfig, seen: Int[Array, "..."]) -> Float[Array, "..."]:
-    """Multiply-adds of queries with keys and values, over all layers, MTP modules too.
+    """Multiply-adds of one token's queries with keys and values, over all layers and MTP modules.
 
-    `seen`: how many tokens it comes after, itself included.
+    `seen`: the number of tokens up to and including this one.
     """
     seen = jnp.asarray(seen, jnp.float32)
     layers = Counter(config.attention_kinds)
@@ -25,6 +25,6 @@ def attention_a_token(config: ModelConfig, seen: Int[Array, "..."]) -> Float[Arr
 
 
 def flops_a_token(config: ModelConfig, length: int) -> float:
-    """Of the main model's forward pass for the last of `length` tokens; two a multiply-add."""
+    """FLOPs (two per multiply-add) of the main model's forward pass for the last of `length` tokens; no MTP modules."""
     main = config.without_mtp()
     return 2 * (multiplied(main) + float(attention_a_token(main, length)))

@@ -1,7 +1,7 @@
-"""Multi-token prediction: one more layer for each further token ahead (V3, section 2.2).
+"""Multi-token prediction (MTP): one module, with one layer, for each further token ahead (V3, section 2.2).
 
-A module takes what the one before it, or the main stack, hands on, and gives (what it hands on, the normed state that
-predicts, the report of its layer).
+A module's input is the state from the main stack or the previous module.  It returns (the state for the next module,
+the normed state that the head predicts from, its layer's report).
 
 B batch  S sequence  D model  n streams
 """
@@ -21,9 +21,9 @@ from deepseek_jax.models.tree import weight
 
 
 class MultiTokenPrediction(nnx.Module):
-    """From the state that predicts token t+k and the embedding of token t+k, the state that predicts t+k+1.
+    """Combines the state that predicts token t+k with that token's embedding into the state that predicts t+k+1.
 
-    The state comes in after the final norm, as released checkpoints expect (the paper writes it before the norm).
+    The input state is taken after the final norm, as released checkpoints expect (in the paper: before it).
     """
 
     def __init__(self, config: ModelConfig, kind: LayerKind, *, rngs: nnx.Rngs):
@@ -51,7 +51,7 @@ class MultiTokenPrediction(nnx.Module):
 
 
 class StreamPrediction(nnx.Module):
-    """The same over hyper-connected streams (V4): they come in as the last layer left them, before any head."""
+    """The same for hyper-connected streams (V4), taken directly from the last layer, before StreamHead and norm."""
 
     def __init__(self, config: ModelConfig, kind: LayerKind, *, rngs: nnx.Rngs):
         D, scale = config.hidden_size, config.initializer_range

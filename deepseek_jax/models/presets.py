@@ -1,4 +1,4 @@
-"""The released sizes by name, as their config.json say them."""
+"""Configs of the released models by name, as in their config.json."""
 
 import dataclasses
 
@@ -145,7 +145,7 @@ PRESETS = {
 
 
 def preset(name: str) -> ModelConfig:
-    """The released model of this name, in any case."""
+    """The config of a released model; `name` is case-insensitive.  Raises UserError for an unknown name."""
     if name.lower() not in PRESETS:
         raise UserError(f"there is no released model {name!r}; give one of {', '.join(PRESETS)}.")
     return PRESETS[name.lower()]
