@@ -1,6 +1,6 @@
-"""Feature extraction by convolution: of images in two dimensions of space, of series and text in one.
+"""Convolutional feature extraction: 2-D for images, 1-D for series and text.
 
-B batch  I channels in  O channels out; `...` are the dimensions of space
+B batch  I channels in  O channels out; `...` are the spatial dimensions
 """
 
 import functools
@@ -27,10 +27,10 @@ ACTIVATIONS = {
 
 
 class Convolution(nnx.Module):
-    """Every place from its neighbourhood of kernel_size in each of `rank` dimensions; the size stays, zeros outside."""
+    """A convolution over `rank` spatial dimensions, stride 1, zero-padded to keep the size."""
 
     def __init__(self, rank: int, into: int, out: int, kernel_size: int, *, bias: bool, raw: bool, rngs: nnx.Rngs):
-        """`raw`: the input is data, whose few channels are not worth spreading."""
+        """`raw`: the input is the data itself, whose few channels are not worth sharding."""
         window = (kernel_size,) * rank
         scale = math.sqrt(2 / (into * math.prod(window)))  # keeps the variance through relu (arXiv:1502.01852)
         axes = (None,) * rank + (None if raw else "features_in", "features_out")
@@ -43,15 +43,16 @@ class Convolution(nnx.Module):
 
 
 class ConvolutionBlock(nnx.Module):
-    """convs_per_block times convolution, norm and activation, then a pool.
+    """convs_per_block times convolution, norm and activation, then a pooling layer.
 
-    With `residual` the block's input, brought to its width, is added before the last activation (arXiv:1512.03385).
+    With `residual` the block's input, projected to its output width if that differs, is added before the last
+    activation (arXiv:1512.03385).
     """
 
     def __init__(self, config: ConvolutionConfig, rank: int, into: int, out: int, *, raw: bool, rngs: nnx.Rngs):
         self.config = config
         make = functools.partial(Convolution, rank, rngs=rngs)
-        bias = config.norm == "none"  # a norm has its own
+        bias = config.norm == "none"  # a norm adds its own bias
         self.convolutions, self.norms = nnx.Dict(), nnx.Dict()
         for number in map(str, range(config.convs_per_block)):
             first = number == "0"
@@ -63,7 +64,11 @@ class ConvolutionBlock(nnx.Module):
     def __call__(
         self, x: Float[Array, "B ... I"], real: Bool[Array, "B ..."] | None, drop_rate: float, key: PRNGKeyArray | None
     ) -> tuple[Float[Array, "B ... O"], Bool[Array, "B ..."] | None, dict]:
-        """(the map, which of its places are real, what the batch norms saw); `drop_rate` is of the residual branch."""
+        """Returns (the feature map, which of its positions are real, the batch norms' statistics).
+
+        `real` is false at padding (None: no padding).  `drop_rate` is the drop-path rate of the residual branch.  A
+        `key` means training.
+        """
         config, activation, statistics = self.config, ACTIVATIONS[self.config.activation], {}
         y = x
         for number, convolution in in_order(self.convolutions):
@@ -80,7 +85,7 @@ class ConvolutionBlock(nnx.Module):
 
 
 class FeatureExtractor(nnx.Module):
-    """The blocks, one after another."""
+    """A sequence of convolution blocks."""
 
     def __init__(self, config: ConvolutionConfig, rank: int, channels: int, *, raw: bool, rngs: nnx.Rngs):
         self.blocks, into = nnx.Dict(), channels
@@ -92,7 +97,7 @@ class FeatureExtractor(nnx.Module):
     def __call__(
         self, x: Float[Array, "B ... I"], real: Bool[Array, "B ..."] | None, drop_rate: float, key: PRNGKeyArray | None
     ) -> tuple[Float[Array, "B ... O"], Bool[Array, "B ..."] | None, dict]:
-        """As a block's call, statistics nested as the parameters are."""
+        """Like a block's call; the statistics are nested as the parameters are."""
         statistics = {}
         for (name, block), block_key in zip(in_order(self.blocks), split_key(key, len(self.blocks)), strict=True):
             with jax.named_scope(f"convolution_{name}"):
@@ -102,5 +107,5 @@ class FeatureExtractor(nnx.Module):
 
 
 def _without_padding(x, real):
-    """Zeros where x is padding, as a convolution sees beyond the end of a sequence that is not padded."""
+    """x with padding zeroed, so that a convolution sees there what it sees beyond the end of an unpadded sequence."""
     return x if real is None else jnp.where(real[..., None], x, 0)

@@ -1,6 +1,6 @@
-"""The product behind every convolution: by XLA's own, or by an arithmetic that asks for a matrix.
+"""The convolution operation: XLA's own, or a matrix product of patches where a low-precision arithmetic needs one.
 
-B batch  I channels in  O channels out; `...` are the dimensions of space
+B batch  I channels in  O channels out; `...` are the spatial dimensions
 """
 
 import jax
@@ -18,12 +18,12 @@ LAYOUTS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 def convolve(
     x: Float[Array, "B ... I"], kernel: nnx.Param, stride: int = 1, groups: int = 1
 ) -> Float[Array, "B ... O"]:
-    """Every `stride`-th place from its neighbourhood, zeros outside, one more behind than before where it is uneven.
+    """Convolution with "SAME" zero padding: where its total is odd, the extra zero goes at the end.
 
-    Arithmetics are for matrices: a kernel of several `groups` is multiplied plainly.
+    Arithmetics apply to matrix products only: a kernel of several `groups` is multiplied plainly.
 
-    XLA's own convolution: on two cores, sums of shifted products and products of gathered patches took 1.3 to 1.7
-    times as long for 32 and 64 channels, and no less for one.
+    Plain products use XLA's convolution: on two cores, sums of shifted products and products of gathered patches took
+    1.3 to 1.7 times as long with 32 and 64 channels, and no less time with one.
     """
     how, values, strides = arithmetic.of(kernel), used(kernel, x.dtype), (stride,) * (x.ndim - 2)
     if how is not arithmetic.PLAIN and groups == 1:
@@ -35,7 +35,7 @@ def convolve(
 
 
 def _by_patches(x, kernel, strides, how: Arithmetic) -> Float[Array, "B ... O"]:
-    """The same as a product of every place's neighbourhood, channel by channel, with a matrix."""
+    """The same convolution as one matrix product: im2col patches (ordered channel by channel) times the kernel."""
     rank = len(strides)
     patches = jax.lax.conv_general_dilated_patches(
         x, kernel.shape[:rank], strides, "SAME", dimension_numbers=LAYOUTS[rank]

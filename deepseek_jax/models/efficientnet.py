@@ -1,9 +1,9 @@
 """EfficientNet-Lite0 as a feature extractor: inverted bottlenecks without squeeze and excitation (arXiv:1905.11946).
 
-Made to take the weights that were trained on ImageNet (convert/efficientnet.py): relu6, batch norms of eps 1e-3, and
-zeros around an image as TensorFlow puts them, one more behind than before where a stride leaves an odd number.
+Matches the published ImageNet weights (convert/efficientnet.py): relu6, batch norms with eps 1e-3, and TensorFlow's
+"SAME" zero padding, which puts the extra zero at the end where the total is odd.
 
-B batch  I channels in  O channels out  H W image  h w map
+B batch  I channels in  O channels out  H W image  h w feature map
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ STEM = 32  # channels after the first convolution
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """`repeats` blocks of `channels`, the first of which has the stride."""
+    """`repeats` bottleneck blocks with `channels` output channels; only the first has the stride."""
 
     repeats: int
     kernel_size: int
@@ -45,17 +45,17 @@ STAGES = (
 
 
 def reduction(stages: int) -> int:
-    """By what the stem and the first `stages` divide height and width."""
+    """The factor by which the stem and the first `stages` stages reduce height and width."""
     return 2 * math.prod(stage.stride for stage in STAGES[:stages])
 
 
 class NormedConvolution(nnx.Module):
-    """Convolution, then a batch norm; `depthwise`: each channel by itself."""
+    """Convolution followed by batch norm; `depthwise`: one filter per channel."""
 
     def __init__(self, into: int, out: int, kernel_size: int, stride: int, *, depthwise: bool, rngs: nnx.Rngs):
         self.stride, self.groups = stride, into if depthwise else 1
         inputs = into // self.groups
-        axes = (None, None, "features_in" if inputs > 3 else None, "features_out")  # one channel, or colours: too few
+        axes = (None, None, "features_in" if inputs > 3 else None, "features_out")  # 1 or 3: too few to shard
         scale = math.sqrt(2 / (kernel_size**2 * (1 if depthwise else into)))
         self.kernel = weight(rngs.params(), (kernel_size, kernel_size, inputs, out), axes, scale)
         self.norm = BatchNorm(out, EPS)
@@ -66,7 +66,7 @@ class NormedConvolution(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-    """Wider, each channel over space, narrower; the input is added where nothing changes its shape."""
+    """Inverted bottleneck: 1x1 expansion, depthwise convolution, 1x1 projection; residual if the shape is unchanged."""
 
     def __init__(self, stage: Stage, into: int, stride: int, *, rngs: nnx.Rngs):
         wide = into * stage.expansion
@@ -88,9 +88,9 @@ class Bottleneck(nnx.Module):
 
 
 class EfficientNetLite(nnx.Module):
-    """The stem and the first `stages`; images come with values from 0 to 1, grey ones as three equal channels.
+    """The stem and the first `stages` stages.  Image values are from 0 to 1; a single channel is repeated to three.
 
-    They are enlarged `enlarge` times first: ImageNet's are of 224 pixels a side.
+    Images are first enlarged by the factor `enlarge`: those of ImageNet have 224 x 224 pixels.
     """
 
     def __init__(self, stages: int, enlarge: int, *, rngs: nnx.Rngs):
@@ -104,7 +104,7 @@ class EfficientNetLite(nnx.Module):
                 into = stage.channels
 
     def __call__(self, x: Float[Array, "B H W C"], training: bool) -> tuple[Float[Array, "B h w O"], dict]:
-        """(the map, what the batch norms saw in training, nested as the parameters are)."""
+        """Returns (the feature map, the batch norms' statistics in training, nested as the parameters are)."""
         B, H, W, C = x.shape
         x = jnp.broadcast_to(x, (B, H, W, 3)) if C == 1 else x
         if self.enlarge > 1:

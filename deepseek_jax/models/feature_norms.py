@@ -1,6 +1,6 @@
-"""Batch and group norm over feature maps of any rank, of which padding is no part.
+"""Batch, group and layer norm over feature maps of any rank; batch and group norm exclude padding.
 
-B batch  C channels  N groups; `...` are the dimensions of space: two for images, one for series and text
+B batch  C channels  N groups; `...` are the spatial dimensions: two for images, one for series and text
 """
 
 import math
@@ -14,26 +14,29 @@ from deepseek_jax.models.layers import LayerNorm
 from deepseek_jax.models.tree import Buffer, ones, zeros
 
 EPS = 1e-5
-GROUP_CHANNELS = 16  # channels a group: as good as a fixed number of groups (arXiv:1803.08494, table 3)
+GROUP_CHANNELS = 16  # channels per group: as good as a fixed number of groups (arXiv:1803.08494, table 3)
 
 Statistics = dict[str, Float[Array, " C"]]
 
 
 def make_norm(kind: str, size: int) -> nnx.Module | None:
-    """A module called as norm(x [B ... C], real [B ...], training) -> (x, Statistics, empty but for batch norm)."""
+    """A module called as norm(x [B ... C], real [B ...], training) -> (x, statistics), or None if `kind` is "none".
+
+    `real` is false at padding (None: no padding).  Statistics are empty except for batch norm's.
+    """
     makers = {"batch": BatchNorm, "group": GroupNorm, "layer": PositionNorm}
     return makers[kind](size) if kind in makers else None
 
 
 def channels_together(kind: str, size: int) -> int:
-    """Of `size` channels, those that a norm over each record alone takes the mean of; 0 of one over the whole batch."""
+    """How many of `size` channels a per-record norm averages together; 0 for norms over the batch, or none."""
     return {"group": math.gcd(size, GROUP_CHANNELS), "layer": size}.get(kind, 0)
 
 
 class BatchNorm(nnx.Module):
-    """scale * (x - mean) / deviation + bias by what the batch holds, or by the running averages (arXiv:1502.03167).
+    """scale * (x - mean) / deviation + bias (arXiv:1502.03167), by moments of the batch in training, else running ones.
 
-    Under a mesh the batch is the whole one: means over a sharded dimension are means over all devices.
+    On a mesh the moments are those of the global batch.
     """
 
     def __init__(self, size: int, eps: float = EPS):
@@ -45,7 +48,7 @@ class BatchNorm(nnx.Module):
     def __call__(
         self, x: Float[Array, "B ... C"], real: Bool[Array, "B ..."] | None, training: bool
     ) -> tuple[Float[Array, "B ... C"], Statistics]:
-        """Statistics are this batch's mean and unbiased variance: what the running averages are made of."""
+        """The returned statistics are this batch's mean and unbiased variance, for the running averages."""
         x32, statistics = x.astype(jnp.float32), {}
         if training:
             mean, variance, count = _moments(x32, real, tuple(range(x.ndim - 1)))
@@ -58,7 +61,7 @@ class BatchNorm(nnx.Module):
 
 
 class GroupNorm(nnx.Module):
-    """scale * (x - mean) / deviation + bias, over the space and a group of channels of each record alone."""
+    """scale * (x - mean) / deviation + bias, with moments per record over space and a group of channels."""
 
     def __init__(self, size: int):
         self.groups = size // channels_together("group", size)
@@ -75,7 +78,7 @@ class GroupNorm(nnx.Module):
 
 
 class PositionNorm(LayerNorm):
-    """Layer norm over the channels of each place, called as the other norms are."""
+    """Layer norm over the channels at each position, with the other norms' call signature."""
 
     def __init__(self, size: int):
         super().__init__(size, EPS, axis="features_out")
@@ -87,7 +90,7 @@ class PositionNorm(LayerNorm):
 
 
 def _moments(x, real, axes):
-    """(mean, variance, count) of x over `axes`, where `real` (x without its last dimension) is true."""
+    """(mean, variance, count) of x over `axes`, of the positions where `real` is true; None: of all."""
     weight = jnp.ones(x.shape, x.dtype) if real is None else jnp.broadcast_to(real[..., None], x.shape).astype(x.dtype)
     count = jnp.maximum(weight.sum(axes, keepdims=True), 1)
     mean = (x * weight).sum(axes, keepdims=True) / count
@@ -96,8 +99,8 @@ def _moments(x, real, axes):
 
 
 def updated_buffers(buffers: dict, statistics: dict, momentum: float) -> dict:
-    """The running averages after a step: each moves by the share `momentum` towards what the batch held.
+    """The running averages after a step: running + momentum * (batch - running).
 
-    `statistics` are those of a training call, nested as the buffers are.
+    `statistics` are those that a training call returned, nested as the buffers are.
     """
     return jax.tree.map(lambda running, seen: running + momentum * (seen - running), buffers, statistics)

@@ -1,6 +1,6 @@
-"""What a network answers: classes, numbers, or boxes.
+"""Output heads of the hybrid network: classes, numbers, or boxes.
 
-B batch  F features  N outputs  h w rows and columns of the map
+B batch  F features  N outputs  h w rows and columns of the feature map
 """
 
 import jax
@@ -11,11 +11,11 @@ from deepseek_jax.models.convolution import Convolution
 from deepseek_jax.models.layers import linear
 from deepseek_jax.models.tree import constant, weight
 
-RARE = -2.19  # log(0.1 / 0.9): most cells are no centre, and a loss that begins there is stable (arXiv:1708.02002, 4.1)
+RARE = -2.19  # log(0.1 / 0.9): few cells are centres; this initial bias keeps the loss stable (arXiv:1708.02002, 4.1)
 
 
 class Dense(nnx.Module):
-    """x W + b, in float32: logits of classes, or numbers."""
+    """x W + b, returned in float32: class logits, or numbers."""
 
     def __init__(self, features: int, outputs: int, *, bias: float = 0.0, rngs: nnx.Rngs):
         self.kernel = weight(rngs.params(), (features, outputs), ("features_in", None), features**-0.5)
@@ -26,11 +26,11 @@ class Dense(nnx.Module):
 
 
 class Boxes(nnx.Module):
-    """Objects as points (arXiv:1904.07850): each cell says how likely it holds a centre, and the box around it.
+    """Objects as points (arXiv:1904.07850): each cell predicts whether an object's centre is in it, and its box.
 
-    heat    [B h w N]  logits of a centre of each class
-    size    [B h w 2]  height and width as shares of the image's
-    offset  [B h w 2]  of the centre from the cell's upper left corner, down and right, in cells
+    heat    [B h w N]  logits that the cell holds the centre of an object of each class
+    size    [B h w 2]  height and width of the box, as fractions of the image's
+    offset  [B h w 2]  of the centre from the cell's upper left corner, down and right, in units of a cell
     """
 
     def __init__(self, features: int, classes: int, *, rngs: nnx.Rngs):

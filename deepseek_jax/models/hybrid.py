@@ -1,6 +1,6 @@
-"""The hybrid network: convolution, recurrence, attention and a head, any of the first three left out by config.
+"""The hybrid network: convolution, recurrence, attention and a head; the config may omit any of the first three.
 
-B batch  S steps  C channels or columns  F features  H W image  h w map
+B batch  S steps  C channels or columns  F features  N outputs  H W image  h w feature map
 """
 
 import jax
@@ -20,14 +20,14 @@ from deepseek_jax.models.tree import weight
 
 
 class Hybrid(nnx.Module):
-    """`dtype` is the activations' type; parameters and outputs are float32."""
+    """`dtype` is that of the activations; parameters and outputs are float32."""
 
     def __init__(self, config: HybridConfig, *, rngs: nnx.Rngs, dtype: str = "float32"):
         self.config, self.dtype = config, dtype
-        features, raw = config.channels, True  # raw: what comes is still data
+        features, raw = config.channels, True  # raw: the next part's input is still the data itself
         if config.input == "text":
             features, raw = config.embed_dim, False
-            # Vectors of length 1, small beside what Adam moves in some hundred steps: 1.0 learned far slower.
+            # Vectors of length 1, which Adam can change within a few hundred steps: a scale of 1.0 learned far slower.
             scale = features**-0.5
             self.embedding = weight(rngs.params(), (config.vocab_size, features), ("vocab", "features_in"), scale)
         rank = 2 if config.input == "image" else 1
@@ -53,11 +53,11 @@ class Hybrid(nnx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "B N"] | dict[str, Float[Array, "B h w _"]], dict]:
-        """(outputs, statistics) of an image, a series, a text or a table, by config.
+        """Returns (outputs, statistics) for a batch of images, series, texts or table rows, depending on the config.
 
-        `lengths` are those of series and texts; None: every step is real.  A `key` means training: dropout by it, and
-        batch norms by the batch.  Outputs are logits, numbers or what `heads.Boxes` says; statistics what the batch
-        norms saw in training, nested as the buffers are, for `updated_buffers`.
+        `lengths`: real steps of each series or text; None: no padding.  A `key` means training: it drives dropout, and
+        batch norms use the batch's moments.  Outputs are logits, numbers or what `heads.Boxes` describes.  Statistics
+        are the batch norms' in training, nested as the buffers are, for `updated_buffers`.
         """
         config = self.config
         of_convolution, of_recurrent, of_sequence = split_key(key, 3)
@@ -71,7 +71,7 @@ class Hybrid(nnx.Module):
         return self.head(self._read(x, real, of_sequence)), statistics
 
     def _enter(self, inputs, lengths):
-        """The input as a map [B ... C], and which of its steps are real; None: all."""
+        """Returns the input as a feature map [B ... C], and which of its steps are real (None: all)."""
         if self.config.input == "text":
             inputs = jnp.take(self.embedding[...], inputs, axis=0)
         elif self.config.input == "table":
@@ -80,7 +80,7 @@ class Hybrid(nnx.Module):
         return inputs.astype(self.dtype), real
 
     def _extract(self, x, real, key):
-        """(map, which steps are real, statistics) after the convolution."""
+        """Applies the convolution; returns (feature map, which of its steps are real, statistics)."""
         if not self.config.convolution.filters:
             return x, real, {}
         of_paths, of_features = split_key(key, 2)
@@ -96,7 +96,7 @@ class Hybrid(nnx.Module):
         return self.recurrent(x_BSF, real_BS, self.config.dropout, key)
 
     def _read(self, x_BSF, real_BS, key) -> Float[Array, "B F"]:
-        """What the head sees; where that is the last step alone, no other one's attention is computed."""
+        """The head's input; where that is only the last step, attention is computed for that step alone."""
         config = self.config
         if config.readout == "last" and config.recurrent.reads_both_ways and not config.attention.num_heads:
             return both_ends(x_BSF, real_BS)
@@ -114,7 +114,7 @@ class Hybrid(nnx.Module):
 
 
 def _steps(x, sequence: str) -> Float[Array, "B S F"]:
-    """A map as a sequence: an image's cells one after another, or its rows whole; others are sequences already."""
+    """A feature map as a sequence: an image's cells one by one, or whole rows; series and texts are returned as is."""
     if x.ndim == 3:
         return x
     B, h, w, C = x.shape

@@ -1,4 +1,4 @@
-"""HybridConfig: what a network of convolution, recurrence and attention is made of."""
+"""HybridConfig: sizes and choices of the hybrid network of convolution, recurrence and attention."""
 
 import dataclasses
 import math
@@ -11,10 +11,10 @@ from deepseek_jax.models.feature_norms import channels_together
 
 @dataclasses.dataclass(frozen=True)
 class ConvolutionConfig:
-    """Blocks one after another: convolutions, each with its norm and activation, then a pool.
+    """A sequence of blocks: convolutions, each with norm and activation, then a pooling layer.
 
-    `kind` efficientnet_lite0 is another extractor, for images alone (models/efficientnet.py); of these settings it
-    reads `stages` and `enlarge`, and `filters` only as () for none.
+    `kind` efficientnet_lite0 is a different extractor, for images only (models/efficientnet.py).  It uses only `stages`
+    and `enlarge`, and is left out if `filters` is ().
     """
 
     filters: tuple[int, ...] = (32,)  # channels of each block; () leaves the convolution out
@@ -50,7 +50,7 @@ class ConvolutionConfig:
 
     @property
     def resizing(self) -> tuple[int, int]:
-        """(times, by): what height and width are multiplied and then divided by."""
+        """(times, by): the convolution multiplies height and width by the first and divides them by the second."""
         if self.filters and self.kind == "efficientnet_lite0":
             return self.enlarge, efficientnet.reduction(self.stages)
         return 1, self.pool_size ** len(self.filters) if self.pool != "none" else 1
@@ -84,7 +84,7 @@ class AttentionConfig:
         at_least("model.attention", self, 1, "key_dim")
 
 
-HEADS = {"classes": "classes", "numbers": "numbers", "boxes": "boxes"}  # by name, the kind of answer that each gives
+HEADS = {"classes": "classes", "numbers": "numbers", "boxes": "boxes"}  # each head's name and kind of output
 NEEDED = {  # the sizes that each kind of input must have
     "image": ("channels", "height", "width"),
     "series": ("channels", "length"),
@@ -95,21 +95,21 @@ NEEDED = {  # the sizes that each kind of input must have
 
 @dataclasses.dataclass(frozen=True)
 class HybridConfig:
-    """Input, convolution, a sequence of what it gives, recurrence, attention, head.
+    """The parts in order: input, convolution, its output as a sequence, recurrence, attention, head.
 
-    Defaults are the reference network for images of 28 x 28: 32 filters of 3 x 3, a pool of 2 x 2, an LSTM of 64,
-    attention with 4 heads of 64, classes from the last step.
+    Defaults are the reference network for 28 x 28 images: 32 filters of 3 x 3, 2 x 2 pooling, an LSTM of width 64,
+    attention with 4 heads of width 64, classes from the last step.
 
     input     image   [height, width, channels]
               series  up to `length` steps of `channels` numbers
               text    up to `length` tokens of `vocab_size`, embedded in `embed_dim` numbers
-              table   `channels` columns: a series of one step, on which convolutions are dense layers
-    sequence  how an image's map becomes steps: "cells", one after another, or "rows", each with all of its columns
-    readout   what the head sees of the sequence: the "last" real step (where no attention looks at the others, each
-              direction of a recurrence at its own end), the "mean" or the "max" of the real ones
+              table   `channels` columns: a series of one step, where convolutions act as dense layers
+    sequence  how an image's feature map becomes steps: "cells", one step per cell, or "rows", one step per row
+    readout   what the head sees of the sequence: the "last" real step (without attention, the last step that each
+              direction of a bidirectional recurrence reads), or the "mean" or "max" of the real steps
     head      classes   `outputs` logits
               numbers   `outputs` numbers
-              boxes     of `outputs` classes, one centre for each cell of the map
+              boxes     objects of `outputs` classes, at most one centre per cell of the feature map
     """
 
     input: str = "image"
@@ -156,7 +156,7 @@ class HybridConfig:
             )
 
     def _check_norms(self):
-        """A number by itself, less its mean, is 0, and a table has one place to take others from."""
+        """Rejects norms over a single number, which always return 0: a table has only one position to average over."""
         norm = self.convolution.norm
         for size in self.convolution.filters:
             if channels_together(norm, size) == 1:
@@ -184,13 +184,13 @@ class HybridConfig:
 
     @property
     def map_size(self) -> tuple[int, int]:
-        """(rows, columns) of an image's map after the convolution; pooling rounds up."""
+        """(rows, columns) of an image's feature map after the convolution; pooling rounds up."""
         times, by = self.convolution.resizing
         return -(-self.height * times // by), -(-self.width * times // by)
 
     @property
     def steps(self) -> int:
-        """Of the sequence that the convolution gives."""
+        """Length of the sequence after the convolution."""
         if self.input == "table":
             return 1
         if self.input == "image":
@@ -200,6 +200,6 @@ class HybridConfig:
 
     @property
     def reads_one_step_of_many(self) -> bool:
-        """Whether the head sees nothing of all but the last step and what the convolution has mixed into it."""
+        """Whether the head sees only the last of several steps, with neither recurrence nor attention before it."""
         carried = self.recurrent.kind != "none" or self.attention.num_heads > 0
         return self.readout == "last" and self.head != "boxes" and not carried and self.steps > 1

@@ -2,9 +2,10 @@
 
 B batch  S steps  I features in  H hidden  G gates
 
-The products with the input are made for all steps at once; the loop is left with those of the state.  XLA's own
-gradient of the loop takes two cores 84 ms of CPU for 128 x 196 steps with H = 64; one written by hand with the weight's
-gradient as one product afterwards took 70 (and on jax 0.12 no less than XLA's), which is not worth a second derivation.
+Products with the input are computed for all steps at once; the loop computes only those with the state.  The loop's
+gradient is left to JAX: for 128 x 196 steps with H = 64 it takes 84 ms of CPU time on two cores.  A hand-written one,
+with the weight's gradient as a single product after the loop, took 70 ms (with jax 0.12 no less than JAX's), which is
+not worth a second derivation.
 """
 
 import jax
@@ -19,13 +20,13 @@ from deepseek_jax.models.layers import linear
 from deepseek_jax.models.regularisation import dropout, split_key
 from deepseek_jax.models.tree import constant, in_order, weight, zeros
 
-State = tuple[Float[Array, "B H"], ...]  # float32; the first is what a step gives
+State = tuple[Float[Array, "B H"], ...]  # float32; the first is a step's output h
 
 
 class LSTM(nnx.Module):
     """i, f, g, o from x W + h U + b;  c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(c').
 
-    Hochreiter and Schmidhuber 1997, with Gers' forget gate, whose bias begins at 1 to remember.
+    Hochreiter and Schmidhuber 1997, with Gers' forget gate, whose bias is initialised to 1 so that the cell remembers.
     """
 
     def __init__(self, into: int, hidden: int, *, raw: bool, rngs: nnx.Rngs):
@@ -37,7 +38,7 @@ class LSTM(nnx.Module):
         return zero, zero
 
     def step(self, state: State, projected_BGH: Float[Array, "B G*H"]) -> State:
-        """The next state, given x W + b of this step, the gates side by side."""
+        """The next state, given this step's x W + b with the gates concatenated."""
         h_BH, c_BH = state
         i, f, g, o = _gates(projected_BGH + _times(h_BH, self.state, projected_BGH.dtype), 4)
         c_BH = jax.nn.sigmoid(f) * c_BH + jax.nn.sigmoid(i) * jnp.tanh(g)
@@ -47,8 +48,8 @@ class LSTM(nnx.Module):
 class GRU(nnx.Module):
     """n' = tanh(n + sigmoid(r) (u + b_u));  h' = (1 - sigmoid(z)) n' + sigmoid(z) h.
 
-    r and z from x W + b + h U, n from x W + b alone and u from h U: arXiv:1406.1078 with the reset after the product,
-    as in cuDNN, PyTorch and Flax.
+    r and z are from x W + b + h U, n from x W + b alone, u from h U: arXiv:1406.1078, but with the reset gate applied
+    after the product with U, as in cuDNN, PyTorch and Flax.
     """
 
     def __init__(self, into: int, hidden: int, *, raw: bool, rngs: nnx.Rngs):
@@ -60,7 +61,7 @@ class GRU(nnx.Module):
         return (jnp.zeros((batch, self.bias.shape[1]), jnp.float32),)
 
     def step(self, state: State, projected_BGH: Float[Array, "B G*H"]) -> State:
-        """As LSTM.step."""
+        """See LSTM.step."""
         (h_BH,) = state
         r, z, n = _gates(projected_BGH, 3)
         r_h, z_h, n_h = _gates(_times(h_BH, self.state, projected_BGH.dtype), 3)
@@ -74,13 +75,13 @@ DIRECTIONS = "forwards", "backwards"
 
 
 def _kernels(into, hidden, *, gates, raw, rngs):
-    """Of the input [I, G, H] and of the state [H, G, H]; orthogonal squares keep a state's size (arXiv:1312.6120)."""
+    """The kernels of the input [I G H] and of the state [H G H]; orthogonal blocks preserve norms (arXiv:1312.6120)."""
     kernel = weight(
         rngs.params(), (into, gates, hidden), (None if raw else "features_in", None, "features_out"), into**-0.5
     )
     square = jax.nn.initializers.orthogonal()
     squares = [square(key, (hidden, hidden)) for key in jax.random.split(rngs.params(), gates)]
-    # Not split over its input: each step of the loop would gather it.
+    # Not sharded over its input dimension, or each step of the loop would gather it.
     return kernel, constant(jnp.stack(squares, axis=1), (None, None, "features_out"))
 
 
@@ -95,9 +96,9 @@ def _gates(z_BGH, count):
 def run(
     cell: LSTM | GRU, x_BSI: Float[Array, "B S I"], real_BS: Bool[Array, "B S"] | None, *, reverse: bool = False
 ) -> Float[Array, "B S H"]:
-    """What the cell gives at each step, from zeros on, forwards or from the end.
+    """The cell's outputs at every step, from a zero state, forwards or (`reverse`) from the last step to the first.
 
-    Padding leaves the state as it is and gives zeros, so a reversed direction begins at the last real step.
+    At padding (`real_BS` false) the state is kept and the output is zero, so `reverse` starts at the last real step.
     """
     B, S, _ = x_BSI.shape
     projected_SBGH = linear(x_BSI.swapaxes(0, 1), cell.input, cell.bias)
@@ -116,7 +117,7 @@ def run(
 
 
 class Recurrent(nnx.Module):
-    """Layers one after another; both directions of a layer stand side by side, and the next layer sees both."""
+    """Stacked recurrent layers.  A bidirectional layer concatenates both directions' outputs, forwards first."""
 
     def __init__(self, config: RecurrentConfig, features: int, *, raw: bool, rngs: nnx.Rngs):
         self.layers, self.size = nnx.Dict(), config.hidden_size * (1 + config.bidirectional)
@@ -135,7 +136,7 @@ class Recurrent(nnx.Module):
         drop_rate: float,
         key: PRNGKeyArray | None,
     ) -> Float[Array, "B S size"]:
-        """Dropout follows each layer."""
+        """Applies the layers, each followed by dropout; `size` is hidden_size, twice that if bidirectional."""
         for (name, cells), layer_key in zip(in_order(self.layers), split_key(key, len(self.layers)), strict=True):
             with jax.named_scope(f"recurrent_{name}"):
                 ways = DIRECTIONS[: len(cells)]

@@ -1,6 +1,6 @@
-"""Multi-head self-attention over a whole sequence, in both directions (arXiv:1706.03762, section 3.2).
+"""Multi-head self-attention over a whole sequence, without a causal mask (arXiv:1706.03762, section 3.2).
 
-B batch  Q steps that ask  S steps of the sequence  F features  H heads  K key width
+B batch  Q query steps  S steps of the sequence  F features  H heads  K key width
 """
 
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ EPS = 1e-5
 
 
 class SelfAttention(nnx.Module):
-    """Heads of key_dim whatever the features are, with biases; norm before and residual around it by config."""
+    """Attention with biases and heads of width key_dim; optionally with a norm before it and a residual around it."""
 
     def __init__(self, config: AttentionConfig, features: int, *, rngs: nnx.Rngs):
         self.config = config
@@ -37,9 +37,9 @@ class SelfAttention(nnx.Module):
         drop_rate: float,
         key: PRNGKeyArray | None,
     ) -> Float[Array, "B Q F"]:
-        """Steps of the sequence that ask (all of them, or those whose answer is wanted) see the real steps of it.
+        """The query steps `asking_BQF` (all of the sequence or some) attend to the real steps of the sequence `x_BSF`.
 
-        `drop_rate` is of the residual branch.
+        `drop_rate` is the drop-path rate of the residual branch.
         """
         normed = self.norm or (lambda x: x)
         sequence_BSF = normed(x_BSF)
