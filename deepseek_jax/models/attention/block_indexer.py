@@ -1,4 +1,4 @@
-"""The indexer of V4's compressed sparse attention: it scores entries, where V3.2's scores tokens.
+"""The indexer of V4's compressed sparse attention: it scores compressed entries, where V3.2's scores tokens.
 
 B batch  S sequence  D model  Q query rank  E entries  h index heads  i index width
 """
@@ -18,9 +18,9 @@ from deepseek_jax.models.tree import weight
 
 
 class BlockIndexer(nnx.Module):
-    """Small queries, and a small key of every entry by a compressor of its own.
+    """Computes small queries per token and, with its own compressor, a small key per entry.
 
-    What it is given is detached: it learns from `kl_of_indexer` alone, and the language model not through it.
+    Its inputs are detached: it learns from `kl_of_indexer` alone, and passes no gradient to the language model.
     """
 
     def __init__(self, config: ModelConfig, kind: str, *, rngs: nnx.Rngs):
@@ -31,7 +31,7 @@ class BlockIndexer(nnx.Module):
         self.compressor = Compressor(config, kind, i, rngs=rngs)
 
     def queries(self, q_BSQ: Float[Array, "B S Q"], x_BSD: Float[Array, "B S D"], context: Context) -> IndexQueries:
-        """What tokens ask, from the attention's normed query latent and its input."""
+        """The tokens' index queries, from the attention's normed query latent and its input."""
         q_BSQ, x_BSD = jax.lax.stop_gradient((q_BSQ, x_BSD))
         q_BShi = rope.rotate_tail(linear(q_BSQ, self.q_up), *context.rope[self.kind])
         h, i = q_BShi.shape[-2:]
@@ -44,6 +44,6 @@ class BlockIndexer(nnx.Module):
         return self.compressor.empty_cache(batch, max_length, dtype)
 
     def decode(self, x_BSD: Float[Array, "B S D"], context: Context, cache: dict) -> tuple[Array, dict]:
-        """(keys of all entries [B E i], the cache), after these further tokens."""
+        """Processes further tokens; returns (keys of all entries [B E i], the updated cache)."""
         keys, cache = self.compressor.decode(x_BSD, context, cache)
         return keys.values, cache

@@ -1,4 +1,4 @@
-"""V4's attentions: a sliding window of tokens, and what a compressor makes of all before.
+"""V4's attentions: over a sliding window of tokens, plus compressed entries that summarise all earlier tokens.
 
 B batch  S sequence  D model  Q query rank  H heads  d head width  G output groups  o output rank
 """
@@ -28,11 +28,11 @@ from deepseek_jax.parallel.local import BY_HEAD, BY_TOKEN, on_each_device
 
 
 class CompressedAttention(nnx.Module):
-    """Multi-query attention whose one key a token is its value too.
+    """Multi-query attention with a single vector per token as both key and value.  By `kind`, a query attends to
 
     window  the sliding_window newest tokens
-    csa     and the index_topk entries, of csa_rate tokens each, that an indexer picks
-    hca     and all entries, of hca_rate tokens each
+    csa     these, plus the index_topk compressed entries (one per csa_rate tokens) that an indexer picks
+    hca     these, plus all compressed entries (one per hca_rate tokens)
     """
 
     def __init__(self, config: ModelConfig, kind: str, *, rngs: nnx.Rngs):
@@ -56,18 +56,21 @@ class CompressedAttention(nnx.Module):
     def __call__(
         self, x_BSD: Float[Array, "B S D"], context: Context
     ) -> tuple[Float[Array, "B S D"], IndexerReport | None]:
-        """Every token attends over its window and over the entries complete by then, of its own document."""
+        """Every token attends to its window and to the entries complete at its position, in its own document.
+
+        Returns (output, the indexer's report; None except for csa).
+        """
         queries, tokens, entries = self.queries_and_keys(x_BSD, context)
         found = self._attend(queries, tokens, entries, context.index_warmup)
         learned = report(found.divergence, found.recall, context.counted_BS) if self.kind == "csa" else None
         return self._output(found.mixed, context), learned
 
     def attention_map(self, x_BSD: Float[Array, "B S D"], context: Context) -> Float[Array, "B H S S+E"]:
-        """How much each token attends to each, then to each entry; what is missing from 1 goes into the sink."""
+        """Attention weights of each token over all tokens, then all entries; the rest up to 1 goes to the sink."""
         return attention_map(*self.queries_and_keys(x_BSD, context), self.sinks[...], self.reach)
 
     def queries_and_keys(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Queries, Keys, Keys]:
-        """What tokens ask with and are seen as, and the entries made of them."""
+        """Returns the tokens' queries, their keys, and the keys of the compressed entries (none for window)."""
         queries, tokens = self._project(x_BSD, context)
         entries = none_of(tokens) if self.kind == "window" else self.compressor(x_BSD, context)
         if self.kind == "csa":
@@ -75,7 +78,7 @@ class CompressedAttention(nnx.Module):
         return queries, tokens, entries
 
     def empty_cache(self, batch: int, max_length: int, dtype: DTypeLike) -> dict:
-        """Rings of the newest tokens, and T / rate entries of d numbers (csa: and of i more, its indexer's)."""
+        """A ring of the newest tokens; csa, hca: also max_length / rate entries of d numbers; csa: also index keys."""
         newest, modules = self.config.sliding_window, self.config.num_nextn_predict_layers
         cache = {"window": empty_ring(batch, newest, modules, max_length, self.config.head_dim, dtype)}
         if self.kind != "window":
@@ -85,16 +88,19 @@ class CompressedAttention(nnx.Module):
         return cache
 
     def prefill(self, x_BSD: Float[Array, "B S D"], context: Context, cache: dict) -> tuple[Array, dict]:
-        """As a call for one document a row, and the cache is filled."""
+        """Like a call, with one document per row; returns (output, the filled cache)."""
         queries, tokens = self._project(x_BSD, context)
         entries, cache = self._compress(x_BSD, tokens, context, cache)
-        if self.kind != "window":  # no more than the prompt has, of all that the cache has room for
+        if self.kind != "window":  # attend to the prompt's entries only, not to all that the cache has room for
             entries = jax.tree.map(lambda x: x[:, : x_BSD.shape[1] // self.compressor.rate], entries)
         cache["window"] = write_ring(cache["window"], tokens.values, context)
         return self._output(self._attend(queries, tokens, entries, None).mixed, context), cache
 
     def decode(self, x_BSD: Float[Array, "B S D"], context: Context, cache: dict) -> tuple[Array, dict]:
-        """Attends over these tokens and the cache; the ring's keys are read before any is replaced."""
+        """Attends to the cache and these new tokens; returns (output, the updated cache).
+
+        The ring is read before the new tokens overwrite old ones.
+        """
         queries, tokens = self._project(x_BSD, context)
         entries, cache = self._compress(x_BSD, tokens, context, cache)
         positions = ring_positions(cache["window"].shape[1], context)
@@ -107,7 +113,7 @@ class CompressedAttention(nnx.Module):
         return self._output(mixed_B1SHd[:, 0], context), cache
 
     def _project(self, x_BSD, context) -> tuple[Queries, Keys]:
-        """What tokens ask with, and are seen as."""
+        """Returns the tokens' queries (csa: with index queries) and their keys."""
         cos_sin = context.rope[self.kind]
         where = {"segment_ids": context.segment_ids_BS, "positions": context.positions_BS}
         with jax.named_scope(f"{self.kind}_project"):
@@ -119,7 +125,7 @@ class CompressedAttention(nnx.Module):
             return Queries(q_BSHd, **where, index=asked), Keys(kv_BSd, **where)
 
     def _compress(self, x_BSD, tokens: Keys, context, cache: dict) -> tuple[Keys, dict]:
-        """(all entries, a new cache that holds them)."""
+        """Compresses further tokens; returns (all entries so far, the updated cache)."""
         cache, entries = dict(cache), none_of(tokens)
         if self.kind != "window":
             entries, cache["compressor"] = self.compressor.decode(x_BSD, context, cache["compressor"])
@@ -129,7 +135,7 @@ class CompressedAttention(nnx.Module):
         return entries, cache
 
     def _attend(self, queries, tokens, entries, warmup) -> Attended:
-        """Each device's queries over its tokens, a window's before them, and the entries of all."""
+        """On each device, its queries attend to its own tokens, the window before them, and all devices' entries."""
 
         def attend(queries, tokens, entries, sinks_H, warmup):
             return attend_in_turns(queries, tokens, whole_sequence(entries), sinks_H, self.reach, warmup)
@@ -141,7 +147,10 @@ class CompressedAttention(nnx.Module):
             return attend(queries, tokens, entries, self.sinks[...], warmup)
 
     def _output(self, mixed_BSHd, context) -> Float[Array, "B S D"]:
-        """Values were rotated as keys are: turned back, they depend on distances alone.  Then a low rank a group."""
+        """Projects the heads' outputs to D: each of G groups of heads to rank o, then all of them together.
+
+        Values are rotated, being the keys too; rotating the outputs back makes them depend on relative positions only.
+        """
         mixed_BSHd = rope.rotate_tail_back(mixed_BSHd, *context.rope[self.kind])
         mixed_BSGe = mixed_BSHd.reshape(*mixed_BSHd.shape[:2], self.config.o_groups, -1)
         kernel_Geo, how = used(self.out_down, mixed_BSGe.dtype), arithmetic.of(self.out_down)

@@ -1,9 +1,10 @@
-"""Runs of tokens weighed into one entry each: what V4's attentions remember of what lies far back.
+"""Compresses runs of tokens into one entry each: V4's attentions see the distant past only through these entries.
 
-Everything follows a token's position in its own document, so padding and packing change nothing: the token at which
-(position + 1) is a multiple of the rate closes a run, and the run is what ends there.
+Runs follow positions within a document, so padding and packing change nothing: a token with (position + 1) a multiple
+of the rate is the last of a run; it closes the run, and completes its entry.
 
-B batch  S tokens  D model  d entry width  E entries  m rate  r runs an entry is made of  T cache places
+B batch  S tokens  D model  d entry width  E entries  m rate  r runs per entry  e = 2 r d
+T cache slots  R earlier tokens, in a ring when decoding
 """
 
 import dataclasses
@@ -27,9 +28,10 @@ from deepseek_jax.parallel.local import BY_TOKEN, as_it_lies, on_each_device
 
 
 class Compressor(nnx.Module):
-    """Each channel of an entry is a softmax-weighted mean over the tokens of its run, gates being the logits.
+    """Each channel of an entry is a softmax-weighted mean over tokens, with per-channel gates as logits.
 
-    hca: one run of hca_rate tokens.  csa: csa_rate tokens and, by projections of their own, the csa_rate before them.
+    hca: over one run of hca_rate tokens.  csa: over a run of csa_rate tokens and the run before it, which has its own
+    projections.
     """
 
     def __init__(self, config: ModelConfig, kind: str, width: int, *, rngs: nnx.Rngs):
@@ -42,9 +44,10 @@ class Compressor(nnx.Module):
         self.norm = RMSNorm(width, config.rms_norm_eps, axis="latent")
 
     def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> Keys:
-        """The entries of all documents in each row, in order; those that are none are document 0.
+        """The entries of all documents in each row, in order, padded with entries of document 0, which nothing sees.
 
-        S / m at most, on each device that has S tokens: of runs that these close, wherever they began.
+        Every device returns at most ceil(S / m) entries for its S tokens: those of runs that end there, wherever they
+        began.
         """
         with jax.named_scope("compress"):
             compress = on_each_device(Compressor._compress, (as_it_lies(self), BY_TOKEN, BY_TOKEN), BY_TOKEN)
@@ -61,13 +64,13 @@ class Compressor(nnx.Module):
         return Keys(values_BEd, documents_BE, last_BE)
 
     def empty_cache(self, batch: int, max_length: int, dtype: DTypeLike) -> dict[str, Array]:
-        """`entries` by number, and what the newest tokens bring to the entry that is not complete."""
+        """`entries` by index, and a ring `recent` of the newest tokens' contents and gates, for incomplete entries."""
         newest, modules = self.runs * self.rate, self.config.num_nextn_predict_layers
         recent = empty_ring(batch, newest, modules, max_length, 2 * self.runs * self.width, dtype)
         return {"entries": jnp.zeros((batch, max_length // self.rate, self.width), dtype), "recent": recent}
 
     def decode(self, x_BSD: Float[Array, "B S D"], context: Context, cache: dict) -> tuple[Keys, dict]:
-        """(all entries of each row's one document, the cache), after these further tokens."""
+        """Processes further tokens; returns (all entries of each row's single document, the updated cache)."""
         with jax.named_scope("compress"):
             ring_BRe, new_BSe = cache["recent"], self._project(x_BSD)
             closers_BE = self._closers(context, -(-x_BSD.shape[1] // self.rate))
@@ -85,26 +88,26 @@ class Compressor(nnx.Module):
             return keys, {"entries": entries_BTd, "recent": write_ring(ring_BRe, new_BSe, context)}
 
     def _project(self, x_BSD) -> Float[Array, "B S 2rd"]:
-        """Contents, then gates."""
+        """The tokens' contents and gates, concatenated."""
         return jnp.concatenate([linear(x_BSD, self.kv), linear(x_BSD, self.gate)], axis=-1)
 
     def _closers(self, context: Context, most: int) -> Int[Array, "B E"]:
-        """Where in the row the tokens are that close a run, in order; S where there are no more."""
+        """Indices in the row of the tokens that close a run, in order, at most `most`; padded with S."""
         closes_BS = context.real_BS & ((context.positions_BS + 1) % self.rate == 0)
         length = closes_BS.shape[1]
         return jnp.sort(jnp.where(closes_BS, jnp.arange(length), length), axis=1)[:, :most]
 
     def _last_positions(self, closers_BE, context: Context) -> Int[Array, "B E"]:
-        """Of the token that closes each entry; those that are none are given what a first entry has."""
+        """The position of the token that closes each entry; padding entries get that of a document's first entry."""
         fill = self.rate - 1
         return jnp.take_along_axis(context.positions_BS, closers_BE, axis=1, mode="fill", fill_value=fill)
 
     def _steps_back(self) -> Int[Array, "r m"]:
-        """From the closing token to each that takes part, as numbers that are 0 or less."""
+        """Offsets (<= 0) from the closing token to each token of its entry."""
         return (jnp.arange(self.runs * self.rate) - self.runs * self.rate + 1).reshape(self.runs, self.rate)
 
     def _weigh(self, tokens_BTe, sources_BErm, last_BE) -> Float[Array, "B E d"]:
-        """Entries of the tokens at `sources`; those before the document's first are left out."""
+        """The entries made of the tokens at indices `sources`, ignoring any before the start of the document."""
         taken = [self._take(tokens_BTe, sources_BErm[:, :, run], run) for run in range(self.runs)]
         contents, gates = jnp.split(jnp.concatenate(taken, axis=2), 2, axis=-1)  # [B E rm d]
         exists_BErm = last_BE[..., None] + self._steps_back().ravel() >= 0
@@ -113,7 +116,7 @@ class Compressor(nnx.Module):
         return rope.rotate_tail(self.norm(entries_BEd), *rope.tables(self.config, self.kind, last_BE - self.rate + 1))
 
     def _take(self, tokens_BTe, sources_BEm, run: int) -> Float[Array, "B E m 2d"]:
-        """The contents and gates that tokens have as part of an entry's run of this number."""
+        """The contents and gates of the tokens at `sources`, by the projections for an entry's run number `run`."""
         parts = tokens_BTe.reshape(*tokens_BTe.shape[:2], 2, self.runs, self.width)[:, :, :, run]
         parts = parts.reshape(*tokens_BTe.shape[:2], 2 * self.width)
         return jax.vmap(lambda row, sources: row[sources])(parts, sources_BEm)

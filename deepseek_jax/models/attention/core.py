@@ -1,6 +1,6 @@
-"""Softmax attention over explicit queries, keys and values, and who may see whom.
+"""Softmax attention over explicit queries, keys and values, and its causal masks.
 
-B batch  S query length  T key length  H heads  G key heads  e = H/G queries a key  K key width  V value width
+B batch  S query length  T key length  H heads  G key heads  e = H/G heads per key head  K key width  V value width
 """
 
 import functools
@@ -14,15 +14,15 @@ from deepseek_jax.models import gpu
 from deepseek_jax.models.attention import kernels
 from deepseek_jax.parallel.context import first_index, parts, swap_second_half, swapped_index, whole_sequence
 
-SMALLEST_BLOCK, MOST_BLOCKS = 128, 8  # queries attended at a time; more blocks save work and cost compile time
+SMALLEST_BLOCK, MOST_BLOCKS = 128, 8  # of queries processed at a time; more blocks save work but cost compile time
 
 
 def causal_mask(
     segment_ids_BS: Int[Array, "B S"], indices_S: Int[Array, " S"], of_keys_BT: Int[Array, "B T"]
 ) -> Bool[Array, "B S T"]:
-    """Tokens see themselves and what came before in their document; padding takes no part.
+    """Tokens see themselves and earlier tokens of their document; padding (segment 0) sees nothing and is not seen.
 
-    `indices_S` says where the queries are among the keys, whose segments are `of_keys_BT`.
+    `indices_S` are the indices of the queries among the keys; `of_keys_BT` are the keys' segment ids.
     """
     before_ST = jnp.arange(of_keys_BT.shape[1]) <= indices_S[:, None]
     queries_BS1 = segment_ids_BS[..., None]
@@ -37,7 +37,7 @@ def masked_softmax(scores: Float[Array, "... T"], mask: Bool[Array, "... T"]) ->
 def attention_map(
     q_BSHK: Float[Array, "B S H K"], k_BTGK: Float[Array, "B T G K"], mask_BST: Bool[Array, "B S T"], scale: float
 ) -> Float[Array, "B H S T"]:
-    """softmax(scale * q k^T) itself, whole, to look at; H/G query heads in turn share a key head."""
+    """The full matrix softmax(scale * q k^T), for inspection; every H/G consecutive query heads share a key head."""
     q_BSGeK = rearrange(q_BSHK * scale, "B S (G e) K -> B S G e K", G=k_BTGK.shape[2])
     scores_BGeST = jnp.einsum("BSGeK,BTGK->BGeST", q_BSGeK, k_BTGK, preferred_element_type=jnp.float32)
     return masked_softmax(rearrange(scores_BGeST, "B G e S T -> B (G e) S T"), mask_BST[:, None])
@@ -50,12 +50,12 @@ def causal_attend(
     segment_ids_BS: Int[Array, "B S"],
     scale: float,
 ) -> Float[Array, "B S H V"]:
-    """softmax(scale * q k^T) v over the earlier keys of the same document (0: padding, which sees nothing).
+    """softmax(scale * q k^T) v over the keys of the same document up to the query (segment 0 is padding, gives zeros).
 
-    Where the sequence is spread, queries and segments are a device's own, keys and values those of all tokens.  If
-    each attended with its own queries, all would wait for the last device, whose queries see every key.  So each swaps
-    its second half for that of the device which is as far from the end as it is from the beginning: then every device
-    has one half that sees no key of the second half of the row.
+    With context parallelism, queries and segment ids are a device's own, keys and values those of all tokens.  If each
+    device attended with its own queries, all would wait for the last one, whose queries see every key.  So each device
+    swaps the second half of its queries with the mirrored device (first with last, and so on inwards): then every
+    device has one half whose queries see only keys from the first half of the row.
     """
     length, keys = q_BSHK.shape[1], (k_BTGK, v_BTGV, whole_sequence(segment_ids_BS))
     if parts() % 2 or length % 2:
@@ -71,7 +71,7 @@ def causal_attend(
 
 
 def _in_order(already, first, second):
-    """(first, second) if they are `already` in order, which devices answer differently, else (second, first)."""
+    """(first, second) if `already` (a traced boolean that differs between devices), else (second, first)."""
 
     def choose(a, b):
         return jax.tree.map(functools.partial(jnp.where, already), a, b)
@@ -80,7 +80,7 @@ def _in_order(already, first, second):
 
 
 def _attend_from(first, q_BSHK, segment_ids_BS, k_BTGK, v_BTGV, of_keys_BT, scale):
-    """By a kernel where the platform has one that serves such lengths, else in blocks."""
+    """Uses a kernel if the platform has one that supports these lengths, else `causal_attend_blockwise`."""
     arguments, settings = (q_BSHK, k_BTGK, v_BTGV, segment_ids_BS, of_keys_BT), {"first": first, "scale": scale}
     if not kernels.serve(q_BSHK.shape[1], k_BTGK.shape[1]):
         return causal_attend_blockwise(*arguments, **settings)
@@ -101,10 +101,10 @@ def causal_attend_blockwise(
     scale: float,
     first: int | Int[Array, ""] = 0,
 ) -> Float[Array, "B S H V"]:
-    """A block of queries is multiplied only with the keys up to its own end: with 8 blocks that is 56% of the square.
+    """Multiplies each block of queries only with keys up to the block's end: with 8 blocks, 56% of all S x S pairs.
 
-    The queries follow each other from key `first` on.  As `first` may be traced, each block takes the keys it would
-    see if `first` were T - S, its largest value; the mask hides the rest.
+    The queries have the indices `first` to `first` + S - 1 among the keys.  As `first` may be traced, each block takes
+    the keys that it would see if `first` had its largest value, T - S; the mask hides those it must not see.
     """
     k, v, length = k_BTGK.swapaxes(1, 2), v_BTGV.swapaxes(1, 2), q_BSHK.shape[1]
     indices_S = first + jnp.arange(length)
@@ -126,9 +126,9 @@ def attend(
     mask_BST: Bool[Array, "B S T"],
     scale: float,
 ) -> Float[Array, "B S H V"]:
-    """softmax(scale * q k^T) v over the keys that `mask` shows; H/G query heads in turn share a key head.
+    """softmax(scale * q k^T) v over the keys where `mask` is true; every H/G consecutive query heads share a key head.
 
-    Queries of one key head are rows of one product: keys and values are not repeated.
+    All queries of a key head are the rows of one product, so keys and values need not be repeated.
     """
     G = k_BGTK.shape[1]
     each = q_BSHK.shape[2] // G
@@ -144,7 +144,7 @@ def softmax_average(
     v_BHTV: Float[Array, "B H T V"],
     mask_B1ST: Bool[Array, "B 1 S T"],
 ) -> tuple[Float[Array, "B H S V"], Float[Array, "B H S T"]]:
-    """(softmax(q k^T) v over the entries that the mask keeps, the softmax itself, which carries no gradient)."""
+    """Returns (softmax(q k^T) v over the keys where the mask is true, the softmax itself, without a gradient)."""
     out_BHSV, weights_BHST = _attend(q_BHSK, k_BHTK, v_BHTV, mask_B1ST)
     return out_BHSV, jax.lax.stop_gradient(weights_BHST)
 
@@ -164,7 +164,7 @@ def _attend_forward(q_BHSK, k_BHTK, v_BHTV, mask_B1ST):
 def _attend_backward(saved, cotangents):
     """As derived for FlashAttention (arXiv:2205.14135, appendix B.2): dS = P * (dP - rowsum(dO * O)).
 
-    dK and dV are computed transposed, so that the small operand is the one laid out anew.
+    dK and dV are computed transposed, so that only the small operand has to be copied into a transposed layout.
     """
     (dout_BHSV, _), (q_BHSK, k_BHTK, v_BHTV, weights_BHST, out_BHSV) = cotangents, saved
     dweights_BHST = jnp.matmul(dout_BHSV, v_BHTV.swapaxes(2, 3), preferred_element_type=jnp.float32)
@@ -179,5 +179,5 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _fixed(x):
-    """Keeps XLA from folding a transposition into a product, which its CPU code then computes at half speed."""
+    """Keeps XLA from fusing a transposition into a matrix product, which would run at half the speed on CPUs."""
     return jax.lax.optimization_barrier(x)

@@ -1,6 +1,6 @@
-"""What a layer of each kind of attention costs: its cache, its multiply-adds, and what training has in memory of it.
+"""What a layer of each kind of attention costs: cache size, multiply-adds, and activation memory in training.
 
-H heads  G key-value heads  d a head's width  m tokens in a block  W window
+H heads  G key-value heads  d head width  m tokens per block  W window
 """
 
 import dataclasses
@@ -15,15 +15,15 @@ from deepseek_jax.models.config import ModelConfig
 
 @dataclasses.dataclass(frozen=True)
 class AttentionCost:
-    """Of one layer, and of each token that passes it."""
+    """Costs of one layer, per token unless stated otherwise; sizes are counts of numbers, not bytes."""
 
-    cached: float  # numbers that its cache grows by with a token
-    apart: int  # the same if each head kept a key and a value of its own
-    # Multiply-adds of a query with the keys and values it sees, by the tokens it comes after, itself included.
+    cached: float  # numbers that each token adds to the cache
+    apart: int  # the same if every head cached its own key and value
+    # Multiply-adds of a token's queries with keys and values, given the number of tokens up to and including it.
     products: Callable[[Float[Array, "..."]], Float[Array, "..."]]
-    heads: int  # numbers of its intermediates that the tensor axis splits
-    ranks: int = 0  # those that every device of the tensor axis has whole
-    held: int = 0  # numbers that its cache has from the start
+    heads: int  # intermediate numbers that the tensor axis shards
+    ranks: int = 0  # intermediate numbers that are replicated along the tensor axis
+    held: int = 0  # size of the part of the cache that does not grow with length (per text)
 
 
 def attention_cost(config: ModelConfig, kind: str) -> AttentionCost:
@@ -48,7 +48,7 @@ def _latent(config):
 
 
 def _sparse(config):
-    """The indexer scores all keys, and keeps one of its own, to pick those that attention sees."""
+    """mla over the picked keys, plus the indexer, which scores all keys and caches a key of its own per token."""
     dense = _latent(config)
     return dataclasses.replace(
         dense,
@@ -70,7 +70,7 @@ def _window(config):
 
 
 def _compressed(config, *, indexed):
-    """An entry for each whole block of m tokens beside the window; what an unfinished block keeps is not counted."""
+    """The window's costs plus an entry per complete block of m tokens; state of an incomplete block is not counted."""
     window, m = _window(config), config.csa_rate if indexed else config.hca_rate
     entry = config.head_dim + (config.index_head_dim if indexed else 0)
 
@@ -84,7 +84,7 @@ def _compressed(config, *, indexed):
 
 
 def _scored(config):
-    """Multiply-adds of the indexer's queries with one key."""
+    """Multiply-adds of a token's index queries with one key."""
     return config.index_n_heads * config.index_head_dim
 
 

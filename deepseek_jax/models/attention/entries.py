@@ -1,6 +1,6 @@
 """Which compressed entries a query attends to: all, or those that an indexer picks.
 
-B batch  S queries  E entries  F entries as a query meets them: E, or K where the picks are gathered  K picks
+B batch  S queries  E entries  K picks  F entries offered to a query: E, or K if the picks are gathered
 """
 
 import dataclasses
@@ -22,15 +22,15 @@ from deepseek_jax.models.attention.selection import gather, mask_of, pick
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Met:
-    """Entries as queries meet them; the indexer's scores of them and its picks among them, where there is one."""
+    """The entries offered to each query and, if there is an indexer, its scores and picks among them."""
 
-    values: Float[Array, "B S F d"]  # S is 1 where all queries meet the same
-    mask: Bool[Array, "B S F"]
+    values: Float[Array, "B S F d"]  # S is 1 if all queries are offered the same entries
+    mask: Bool[Array, "B S F"]  # those that the query attends to
     index_scores: Float[Array, "B S F"] | None = None
-    best: Int[Array, "B S K"] | None = None
+    best: Int[Array, "B S K"] | None = None  # indices of the picks into F, best first
 
     def learn(self, attention_BSF: Float[Array, "B S F"]) -> tuple[Array, Array] | tuple[None, None]:
-        """(divergence [B S], recall [B S]) of the indexer from the attention that entries got, summed over heads."""
+        """The indexer's (divergence [B S], recall [B S]), given the attention on each entry summed over heads."""
         if self.index_scores is None:
             return None, None
         best_BSK = jnp.take_along_axis(attention_BSF, self.best, axis=-1)
@@ -41,7 +41,7 @@ class Met:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Attended:
-    """What queries mixed, and what their indexer may learn from it (None without one)."""
+    """Attention outputs, and the indexer's divergence and recall (indexer.py) per query; None without an indexer."""
 
     mixed: Float[Array, "B ... H d"]
     divergence: Float[Array, "B ..."] | None
@@ -49,12 +49,12 @@ class Attended:
 
 
 def meet_all(queries: Queries, entries: Keys) -> Met:
-    """Every entry that is complete by the query's place."""
+    """Offers every entry that is complete at the query's position."""
     return Met(entries.values[:, None], visible(queries, entries))
 
 
 def meet_masked(queries: Queries, entries: Keys, topk: int, warmup: Bool[Array, ""] | None) -> Met:
-    """The `topk` best, by masking all others; none of them where `warmup` is given and true."""
+    """Offers all entries but masks all except the `topk` best; if `warmup` is given and true, masks no visible one."""
     scores_BSE, visible_BSE = scores_of_all(queries.index, entries.index), visible(queries, entries)
     best_BSK = pick(scores_BSE, visible_BSE, topk)
     kept_BSE = mask_of(best_BSK, scores_BSE.shape[-1]) | (False if warmup is None else warmup)
@@ -62,7 +62,7 @@ def meet_masked(queries: Queries, entries: Keys, topk: int, warmup: Bool[Array, 
 
 
 def meet_gathered(queries: Queries, entries: Keys, topk: int) -> Met:
-    """The `topk` best, brought to each query."""
+    """Gathers the `topk` best entries for each query and offers only those."""
     visible_BSE = visible(queries, entries)
     best_BSK = pick(scores_of_all(queries.index, entries.index), visible_BSE, topk)
     mask_BSK = jnp.take_along_axis(visible_BSE, best_BSK, axis=-1)

@@ -25,7 +25,7 @@ Cache = tuple[Float[Array, "B G T d"], Float[Array, "B G T d"]]
 
 
 class GroupedQueryAttention(nnx.Module):
-    """Rotary embeddings turn the whole of each head; the cache holds 2 G d numbers a token."""
+    """Rotary embeddings apply to all d channels of a head; the cache holds 2 G d numbers per token."""
 
     def __init__(self, config: ModelConfig, kind: str, *, rngs: nnx.Rngs):
         self.config, self.kind = config, kind
@@ -42,28 +42,28 @@ class GroupedQueryAttention(nnx.Module):
         self.out_bias = zeros((D,), ("embed",)) if biased else None
 
     def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Float[Array, "B S D"], None]:
-        """Every token attends over the tokens it came with."""
+        """Every token attends to the tokens of this call, in its own document and up to its own position."""
         return self._among_themselves(*self._project(x_BSD, context), context), None
 
     def attention_map(self, x_BSD: Float[Array, "B S D"], context: Context) -> Float[Array, "B H S S"]:
-        """How much each token attends to each."""
+        """Attention weights of every token over all tokens, for inspection."""
         mask_BSS = causal_mask(context.segment_ids_BS, jnp.arange(x_BSD.shape[1]), context.segment_ids_BS)
         q_BSHd, k_BSGd, _ = self._project(x_BSD, context)
         return attention_map(q_BSHd, k_BSGd, mask_BSS, self._scale)
 
     def empty_cache(self, batch: int, max_length: int, dtype: DTypeLike) -> Cache:
-        """Rotated keys, and values.  Heads come before tokens, as products with them want it."""
+        """(rotated keys, values) [B G T d]: heads come before tokens, the layout that matrix products need."""
         shape = batch, self.config.num_key_value_heads, max_length, self.config.head_dim
         return jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
 
     def prefill(self, x_BSD: Float[Array, "B S D"], context: Context, cache: Cache) -> tuple[Array, Cache]:
-        """As a call, and the cache is filled."""
+        """Like a call; returns (output, the filled cache)."""
         q_BSHd, k_BSGd, v_BSGd = self._project(x_BSD, context)
         cache = _remember(cache, (k_BSGd, v_BSGd), context)
         return self._among_themselves(q_BSHd, k_BSGd, v_BSGd, context), cache
 
     def decode(self, x_BSD: Float[Array, "B S D"], context: Context, cache: Cache) -> tuple[Array, Cache]:
-        """Attends over the cache, these tokens included."""
+        """Adds these tokens to the cache and attends to it; returns (output, the updated cache)."""
         q_BSHd, *new = self._project(x_BSD, context)
         k_BGTd, v_BGTd = cache = _remember(cache, new, context)
         with jax.named_scope("gqa_cached"):
@@ -95,7 +95,7 @@ class GroupedQueryAttention(nnx.Module):
 
 
 def _remember(cache, new, context):
-    """The cache with new keys and values [B S G d] at their positions, a head at a time."""
+    """The cache with new keys and values [B S G d] written at their positions."""
     write_heads = jax.vmap(write, in_axes=(1, 2, None, None), out_axes=1)
     return tuple(
         write_heads(entries_BGTd, new_BSGd, context.positions_BS, context.real_BS)

@@ -1,7 +1,7 @@
-"""The lightning indexer: a small attention that says which keys the large one sees (DeepSeek-V3.2-Exp, section 2).
+"""The lightning indexer: a small attention that picks the keys for the main one (DeepSeek-V3.2-Exp, section 2).
 
-It learns to foresee the large attention, from a divergence of its own: no gradient flows into it from the language
-model, nor from it into the language model.
+It learns to predict the main attention's weights, with a KL loss of its own: no gradient flows into it from the
+language-model loss, nor from its loss into the rest of the model.
 
 B batch  S sequence  T keys  D model  Q query rank  h index heads  i index width  R rope dims  k keys picked
 """
@@ -19,22 +19,22 @@ from deepseek_jax.models.layers import LayerNorm, exact_linear, linear
 from deepseek_jax.models.rope import rotate
 from deepseek_jax.models.tree import weight
 
-KEY_NORM_EPS = 1e-6  # whatever rms_norm_eps says (as in DeepSeek's code)
-FEW_QUERIES = 4  # of a decoding step, a row: all heads of these ask at once
-UNSEEN = -1e30  # score of a key that takes no part: finite, so that its share of nothing is 0 and not NaN
+KEY_NORM_EPS = 1e-6  # independent of rms_norm_eps (as in DeepSeek's code)
+FEW_QUERIES = 4  # queries per row, as when decoding, up to which all heads are computed in one product
+UNSEEN = -1e30  # score of an invisible key: finite, so that 0 * its log-probability is 0 and not NaN
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class IndexQueries:
-    """What each token asks of the keys: a query a head, and how much each head's answer weighs (float32)."""
+    """Each token's index queries, one per head, and its float32 weights for the heads' scores."""
 
     query_BShi: Float[Array, "B S h i"]
     weight_BSh: Float[Array, "B S h"]
 
 
 class Indexer(nnx.Module):
-    """Few narrow heads over one key a token: far cheaper a pair than the attention whose keys it picks."""
+    """Few narrow heads sharing one key per token: far cheaper per query-key pair than the main attention."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -48,7 +48,7 @@ class Indexer(nnx.Module):
     def __call__(
         self, x_BSD: Float[Array, "B S D"], q_BSQ: Float[Array, "B S Q"], cos_sin: tuple[Array, Array]
     ) -> tuple[IndexQueries, Float[Array, "B S i"]]:
-        """Queries and keys from the attention's input and its normed query latent, both detached."""
+        """Returns (queries, keys), from the attention's input and its normed query latent, both detached."""
         with jax.named_scope("indexer"):
             x_BSD, q_BSQ = jax.lax.stop_gradient((x_BSD, q_BSQ))
             query_BShi = self._rotated(linear(q_BSQ, self.q_up), cos_sin)
@@ -58,7 +58,7 @@ class Indexer(nnx.Module):
             return IndexQueries(query_BShi, weight_BSh), key_BSi
 
     def _rotated(self, x, cos_sin):
-        """The first R dims turn, half by half, also where the attention's own pairs are interleaved."""
+        """Rotates the first R channels as pairs (i, i + R/2), even if the main attention's pairs are interleaved."""
         R = self.config.qk_rope_head_dim
         return jnp.concatenate([rotate(x[..., :R], *cos_sin, interleave=False), x[..., R:]], axis=-1)
 
@@ -66,8 +66,8 @@ class Indexer(nnx.Module):
 def scores_of_all(queries: IndexQueries, key_BTi: Float[Array, "B T i"]) -> Float[Array, "B S T"]:
     """sum_h w_h relu(q_h . k) for every key, in float32 (equation 1).
 
-    One head at a time: [B, S, h, T] never exists, and XLA's CPU code takes a tenth of the time.  For few queries it is
-    the keys that are large: they are multiplied as they lie, once for all heads.
+    Computed one head at a time: [B, S, h, T] is never materialised, and XLA's CPU code takes a tenth of the time.  With
+    few queries the keys are the large operand: they are multiplied once for all heads, without a transposed copy.
     """
     if queries.weight_BSh.shape[1] <= FEW_QUERIES:
         return _scores_of_few(queries, key_BTi)
@@ -91,7 +91,7 @@ def _scores_of_few(queries: IndexQueries, key_BTi: Float[Array, "B T i"]) -> Flo
 
 
 def scores_of_picked(queries: IndexQueries, key_BSki: Float[Array, "B S k i"]) -> Float[Array, "B S k"]:
-    """As `scores_of_all`, where every query has keys of its own."""
+    """Like `scores_of_all`, but each query has its own k keys."""
     query_BShi, key_BSki = queries.query_BShi.astype(jnp.float32), key_BSki.astype(jnp.float32)
     heads_BShk = jax.nn.relu(query_BShi @ key_BSki.swapaxes(2, 3))
     return jnp.einsum("BSh,BShk->BSk", queries.weight_BSh, heads_BShk)
@@ -100,9 +100,9 @@ def scores_of_picked(queries: IndexQueries, key_BSki: Float[Array, "B S k i"]) -
 def kl_of_indexer(
     index_scores: Float[Array, "B S T"], attention: Float[Array, "B S T"], visible: Bool[Array, "B S T"]
 ) -> Float[Array, "B S"]:
-    """KL(attention || softmax of the index scores) over each token's visible keys; 0 where a token sees none.
+    """KL(attention || softmax(index_scores)) in nats over each token's visible keys; 0 for a token that sees none.
 
-    `attention` is summed over heads: here it is brought to the sum 1 and detached, so only the indexer learns
+    `attention` is summed over heads; here it is normalised to sum to 1 and detached, so that only the indexer learns
     (equations 3 and 4).
     """
     attention = jnp.where(visible, jax.lax.stop_gradient(attention), 0.0)
@@ -112,10 +112,10 @@ def kl_of_indexer(
 
 
 def recall_of_indexer(attention_by_score: Float[Array, "B S k"], total: Float[Array, "B S"]) -> Float[Array, "B S"]:
-    """Share of the attention that lies on the better half of the keys that the indexer picks.
+    """Share of the attention that falls on the best-scored half of the keys that the indexer picks; no gradient.
 
-    Half of them, because where the attention is sparse it sees no others, and all of them would always hold all of it.
-    `attention_by_score` is that of the picked keys, best first; `total` that of all the keys that were attended.
+    Only half, because sparse attention sees no keys but the picked ones: their share would always be 1.
+    `attention_by_score` is the attention on the picked keys, best score first; `total` that on all attended keys.
     """
     half = -(-attention_by_score.shape[-1] // 2)
     recall = attention_by_score[..., :half].sum(axis=-1) / jnp.maximum(total, 1e-30)
@@ -125,14 +125,14 @@ def recall_of_indexer(attention_by_score: Float[Array, "B S k"], total: Float[Ar
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class IndexerReport:
-    """How well one layer's indexer foresees its attention; sums over the tokens that count."""
+    """How well one layer's indexer predicts its attention, summed over counted tokens (Context.counted_BS)."""
 
-    divergence: Float[Array, ""]  # of `kl_of_indexer`, in nats
-    recall: Float[Array, ""]  # of `recall_of_indexer`
+    divergence: Float[Array, ""]  # sum of `kl_of_indexer`, in nats
+    recall: Float[Array, ""]  # sum of `recall_of_indexer`
 
 
 def report(
     divergence_BS: Float[Array, "B S"], recall_BS: Float[Array, "B S"], counted_BS: Bool[Array, "B S"]
 ) -> IndexerReport:
-    """Counts only tokens of `counted_BS`, as the router's report does."""
+    """Sums over the tokens of `counted_BS`, as the router's report does."""
     return IndexerReport(*(jnp.where(counted_BS, each_BS, 0.0).sum() for each_BS in (divergence_BS, recall_BS)))

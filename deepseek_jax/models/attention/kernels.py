@@ -1,4 +1,4 @@
-"""Causal attention by kernels of JAX and of tokamax, as core.causal_attend: scores never leave the chip.
+"""core.causal_attend by fused kernels from JAX and tokamax, which never write the scores to the device's main memory.
 
 B batch  S queries  T keys  H heads  G key heads  K key width  V value width
 """
@@ -11,12 +11,12 @@ from jaxtyping import Array, Float, Int
 
 from deepseek_jax.models import gpu
 
-SHORTEST = 512  # keys; fewer, and scores are small enough to exist
-NOWHERE = -1  # the document of keys that nothing may see
+SHORTEST = 512  # keys; with fewer, the scores are small enough to materialise
+NOWHERE = -1  # segment id of keys that no query may see
 
 
 def serve(queries: int, keys: int) -> bool:
-    """Whether so many of them are the kernels' business."""
+    """Whether the kernels support, and are worth using for, these numbers of queries and keys."""
     return keys >= SHORTEST and queries % splash.NUM_LANES == 0 and keys % splash.NUM_LANES == 0
 
 
@@ -30,9 +30,9 @@ def on_gpu(
     scale: float,
     first: int | Int[Array, ""] = 0,
 ) -> Float[Array, "B S H V"]:
-    """By tokamax, else by cuDNN; documents are a mask [B 1 S T]."""
+    """core.causal_attend_blockwise by tokamax if available, else cuDNN; documents become a mask [B 1 S T]."""
     seen_B1ST = segment_ids_BS[:, None, :, None] == of_keys_BT[:, None, None, :]
-    # Where queries are a slice of the row, is_causal would align them with its start.
+    # If the queries are only a slice of the row, is_causal would wrongly align them with the row's start.
     spread = q_BSHK.shape[1] < k_BTGK.shape[1]
     if spread:
         seen_B1ST &= jnp.arange(k_BTGK.shape[1]) <= first + jnp.arange(q_BSHK.shape[1])[:, None]
@@ -45,7 +45,7 @@ def on_gpu(
 
 
 def _by_cudnn(q_BSHK, k_BTGK, v_BTGV, **masks):
-    """cuDNN wants keys and values of one width."""
+    """cuDNN needs keys and values of the same width, so the narrower ones are padded."""
     width = max(k_BTGK.shape[-1], v_BTGV.shape[-1])
     filled = [jnp.pad(x, [(0, 0)] * 3 + [(0, width - x.shape[-1])]) for x in (q_BSHK, k_BTGK, v_BTGV)]
     return jax.nn.dot_product_attention(*filled, **masks, implementation="cudnn")[..., : v_BTGV.shape[-1]]
@@ -62,10 +62,10 @@ def on_tpu(
     first: int | Int[Array, ""] = 0,
     interpret: bool = False,
 ) -> Float[Array, "B S H V"]:
-    """By splash attention, a row at a time; `interpret` runs the kernel anywhere, slowly.
+    """Splash attention, one row at a time; `interpret` runs the kernel on any platform, slowly.
 
-    Its mask must be the same for every device.  So where the queries are some of a row's, from index `first` on, the
-    keys are turned until the last query's own is the last, and those that come after it belong to no document.
+    Its mask must be the same on every device.  So if the queries are only part of a row, from index `first` on, the
+    keys are rolled until the last query's own key comes last, and those after it in the row get the segment NOWHERE.
     """
     (length, heads), total = q_BSHK.shape[1:3], k_BTGK.shape[1]
     if length < total:
@@ -98,5 +98,5 @@ def on_tpu(
 
 
 def _of_tokens(out_BSHV, segment_ids_BS):
-    """Zeros where there is padding, which to a kernel is one more document."""
+    """The output with padding zeroed; the kernels treat padding (segment 0) as a document."""
     return jnp.where((segment_ids_BS > 0)[..., None, None], out_BSHV, 0)

@@ -1,14 +1,14 @@
-"""The attentions by name.  Each is a module with
+"""The kinds of attention by name.  Each is a module with
 
-__call__(x_BSD, context) -> (y_BSD, IndexerReport or None) tokens of a row see each other, by their document
-prefill(x_BSD, context, cache) -> (y_BSD, cache)           the same for the first tokens of a text, and fills its cache
-decode(x_BSD, context, cache) -> (y_BSD, cache)            further tokens, which see the cache too
-attention_map(x_BSD, context) -> [B H S S]                 what a call weighs tokens by, to look at
+__call__(x_BSD, context) -> (y_BSD, IndexerReport or None) causal attention within each document of a row
+prefill(x_BSD, context, cache) -> (y_BSD, cache)           the same for the first tokens of a text; fills the cache
+decode(x_BSD, context, cache) -> (y_BSD, cache)            for further tokens, which also see the cache
+attention_map(x_BSD, context) -> [B H S S]                 the attention weights, for inspection; V4's: [B H S S+E]
 empty_cache(batch, max_length, dtype) -> cache             for texts of up to `max_length` tokens
 
-A cache is a pytree addressed by position: what a token leaves behind lies where its position says, in every row.
-A state that sums over tokens, as linear attention's, will do for plain decoding; speculation would leave in it the
-drafts that were rejected, which others write over.
+A cache is a pytree addressed by position: in every row, a token's entry is at the index given by its position.  A state
+that sums over tokens, as in linear attention, works for plain decoding only: rejected drafts of speculative decoding
+would stay in it, whereas position-addressed entries are overwritten.
 """
 
 from flax import nnx

@@ -20,11 +20,11 @@ from deepseek_jax.models.tree import used, weight, zeros
 from deepseek_jax.parallel.context import whole_sequence
 from deepseek_jax.parallel.local import BY_HEAD, BY_TOKEN, as_it_lies, on_each_device
 
-LATENT_NORM_EPS = 1e-6  # of the two norms inside MLA, whatever rms_norm_eps says (as in DeepSeek's code)
+LATENT_NORM_EPS = 1e-6  # of the two norms inside MLA, independent of rms_norm_eps (as in DeepSeek's code)
 
 
 class LatentAttention(nnx.Module):
-    """Keys and values are expanded from one latent a token: the cache holds C + R numbers a token, not 2 H (N + R)."""
+    """Expands keys and values from one latent per token: the cache holds C + R numbers per token, not H (N + R + V)."""
 
     def __init__(self, config: ModelConfig, kind: str, *, rngs: nnx.Rngs):
         self.config, self.kind = config, kind
@@ -44,12 +44,12 @@ class LatentAttention(nnx.Module):
         self.out_bias = zeros((D,), ("embed",)) if biased else None
 
     def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Float[Array, "B S D"], None]:
-        """Every token attends over the tokens it came with."""
+        """Every token attends to the tokens of this call, in its own document and up to its own position."""
         _, q_BSHd, entry_BSe = self._project(x_BSD, context)
         return self._attend_expanded(x_BSD, q_BSHd, entry_BSe, context), None
 
     def attention_map(self, x_BSD: Float[Array, "B S D"], context: Context) -> Float[Array, "B H S S"]:
-        """How much each token attends to each."""
+        """Attention weights of every token over all tokens, for inspection."""
         mask_BSS = causal_mask(context.segment_ids_BS, jnp.arange(x_BSD.shape[1]), context.segment_ids_BS)
         _, q_BSHd, entry_BSe = self._project(x_BSD, context)
         return self._map(q_BSHd, entry_BSe, mask_BSS)
@@ -59,19 +59,22 @@ class LatentAttention(nnx.Module):
         return jnp.zeros((batch, max_length, self.config.kv_lora_rank + self.config.qk_rope_head_dim), dtype)
 
     def prefill(self, x_BSD: Float[Array, "B S D"], context: Context, cache_BTe) -> tuple[Array, Array]:
-        """As a call, and the cache is filled."""
+        """Like a call; returns (output, the filled cache)."""
         _, q_BSHd, entry_BSe = self._project(x_BSD, context)
         cache_BTe = write(cache_BTe, entry_BSe, context.positions_BS, context.real_BS)
         return self._attend_expanded(x_BSD, q_BSHd, entry_BSe, context), cache_BTe
 
     def decode(self, x_BSD: Float[Array, "B S D"], context: Context, cache_BTe) -> tuple[Array, Array]:
-        """Attends over the cache, these tokens included, without expanding its latents."""
+        """Adds these tokens to the cache and attends to it without expanding its latents.
+
+        Returns (output, the updated cache).
+        """
         _, q_BSHd, entry_BSe = self._project(x_BSD, context)
         cache_BTe = write(cache_BTe, entry_BSe, context.positions_BS, context.real_BS)
         return self._output(self._attend_absorbed(q_BSHd, cache_BTe, context), x_BSD), cache_BTe
 
     def _project(self, x_BSD, context):
-        """Query latents [B S Q], queries [B S H N+R], and what others attend to: latents and rope keys [B S C+R]."""
+        """Query latents [B S Q], queries [B S H N+R], and cache entries: latents and rope keys [B S C+R]."""
         N, C, interleave = self.config.qk_nope_head_dim, self.config.kv_lora_rank, self.config.rope_interleave
         with jax.named_scope("mla_project"):
             q_BSQ = x_BSD
@@ -87,7 +90,7 @@ class LatentAttention(nnx.Module):
 
     def _attend_expanded(self, x_BSD, q_BSHd, entry_BSe, context):
         def attend(self, q_BSHd, entry_BSe, segment_ids_BS):
-            k_BTHd, v_BTHV = self._expand(whole_sequence(entry_BSe))  # what is small travels, not what it becomes
+            k_BTHd, v_BTHV = self._expand(whole_sequence(entry_BSe))  # communicate latents, not expanded keys
             return causal_attend(q_BSHd, k_BTHd, v_BTHV, segment_ids_BS, self.config.softmax_scale)
 
         with jax.named_scope("mla"):
@@ -104,7 +107,7 @@ class LatentAttention(nnx.Module):
         return attention_map(q_BSHd, self._expand(entry_BTe)[0], mask_BST, self.config.softmax_scale)
 
     def _expand(self, entry_BTe):
-        """Keys [B T H N+R] and values [B T H V] of every head, or of a device's heads."""
+        """Keys [B T H N+R] and values [B T H V] of all heads, or of this device's heads."""
         N, C = self.config.qk_nope_head_dim, self.config.kv_lora_rank
         kv_BTHe = linear(entry_BTe[..., :C], self.kv_up)
         rope_BTR = entry_BTe[..., C:]
@@ -112,28 +115,28 @@ class LatentAttention(nnx.Module):
         return jnp.concatenate([kv_BTHe[..., :N], rope_BTHR], axis=-1), kv_BTHe[..., N:]
 
     def _absorb(self, q_BSHd, kv_up_CHe):
-        """Scaled queries [B S H C+R] of the entries themselves: W_UK goes into the query (V2, section 2.1.2)."""
+        """Scaled queries [B S H C+R] that can attend to entries directly: W_UK is absorbed into them (V2, 2.1.2)."""
         N = self.config.qk_nope_head_dim
         q_BSHC = jnp.einsum("BSHN,CHN->BSHC", q_BSHd[..., :N], kv_up_CHe[..., :N])
         return jnp.concatenate([q_BSHC, q_BSHd[..., N:]], axis=-1) * self.config.softmax_scale
 
     def _release(self, mixed_BSHe, kv_up_CHe):
-        """Values [B S H V] of mixed entries: W_UV goes into the output."""
+        """Values [B S H V] from weighted sums of entries: W_UV is applied after the sum instead of to every entry."""
         N, C = self.config.qk_nope_head_dim, self.config.kv_lora_rank
         return jnp.einsum("BSHC,CHV->BSHV", mixed_BSHe[..., :C], kv_up_CHe[..., N:])
 
     def _output(self, mixed_BSHV, x_BSD):
-        """`x_BSD` is what came in: a variant that gates values by it has this alone to replace."""
+        """Output projection.  `x_BSD`, the layer's input, is for subclasses that override this to gate values by it."""
         return linear(mixed_BSHV, self.out, self.out_bias, contract=2)
 
 
 def attend_latents(
     query_BSHe: Float[Array, "B S H C+R"], entries_BTe: Float[Array, "B T C+R"], mask_BST: Bool[Array, "B S T"]
 ) -> Float[Array, "B S H C+R"]:
-    """Softmax over the visible entries, keys and values in one: multi-query attention with H heads over one key."""
+    """Multi-query attention: H heads of scaled queries over shared entries, which are both keys and values."""
     B, S, H, e = query_BSHe.shape
-    # The small operand is the transposed one: XLA's CPU code would lay the whole cache out anew at every step.  Without
-    # the barrier it turns the product round again.
+    # Transpose the small operand: otherwise XLA's CPU code copies the whole cache into another layout at every step.
+    # Without the barrier XLA swaps the operands again.
     query_BeZ = query_BSHe.reshape(B, S * H, e).swapaxes(1, 2)
     scores_BTZ = jax.lax.optimization_barrier(jnp.matmul(entries_BTe, query_BeZ, preferred_element_type=jnp.float32))
     weights_BSHT = masked_softmax(scores_BTZ.swapaxes(1, 2).reshape(B, S, H, -1), mask_BST[:, :, None])

@@ -1,6 +1,6 @@
-"""Which keys a query picks, a block of queries at a time.
+"""Picking each query's best-scored keys, one block of queries at a time.
 
-B batch  S queries  T keys  q queries of a block  k keys picked
+B batch  S queries  T keys  k keys picked
 """
 
 import functools
@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from deepseek_jax.models.attention.indexer import scores_of_all
 from deepseek_jax.models.attention.keys import Keys, Queries, sees, visible
 
-MOST_SPANS = 8  # of queries with a number of keys of their own; more save work and cost compile time
+MOST_SPANS = 8  # spans of queries, each with its own number of keys; more save work but cost compile time
 
 
 def visible_picked(queries: Queries, keys: Keys, picked_BSk: Int[Array, "B S k"]) -> Bool[Array, "B S k"]:
@@ -22,13 +22,13 @@ def visible_picked(queries: Queries, keys: Keys, picked_BSk: Int[Array, "B S k"]
 
 
 def pick(scores_BST: Float[Array, "B S T"], visible_BST: Bool[Array, "B S T"], count: int) -> Int[Array, "B S k"]:
-    """The `count` best visible keys by number, best first; where fewer are visible, any others make up the rest."""
+    """Indices of the `count` best visible keys, best first; if fewer are visible, arbitrary others fill the rest."""
     scores_BST = jnp.where(visible_BST, jax.lax.stop_gradient(scores_BST), -jnp.inf)
     return jax.lax.top_k(scores_BST, min(count, scores_BST.shape[-1]))[1]
 
 
 def pick_by_blocks(queries: Queries, keys: Keys, count: int, block: int) -> Int[Array, "B S k"]:
-    """`pick` where S x T scores are too many to exist at one time."""
+    """`pick` that materialises the scores of only `block` queries at a time, instead of all S x T."""
 
     def pick_of(queries, keys):
         return pick(scores_of_all(queries.index, keys.index), visible(queries, keys), count)
@@ -37,9 +37,9 @@ def pick_by_blocks(queries: Queries, keys: Keys, count: int, block: int) -> Int[
 
 
 def pick_causally(queries: Queries, keys: Keys, count: int, block: int) -> Int[Array, "B S k"]:
-    """`pick_by_blocks` where queries come in order: a span of them is compared only with keys up to its own end.
+    """`pick_by_blocks` for queries in order: each span of queries is scored only against keys up to the span's end.
 
-    Query t comes with key t, or, where the sequence is spread, with one no later than it does on the last device.
+    Query t has key t; with context parallelism (S < T) its key is at most t + T - S, which is exact on the last device.
     """
     length, total = queries.positions.shape[1], keys.positions.shape[1]
     span = max(count, block, -(-length // MOST_SPANS))
@@ -56,25 +56,25 @@ def _span(tree, start, end):
 
 
 def mask_of(picked_BSk: Int[Array, "B S k"], total: int) -> Bool[Array, "B S T"]:
-    """Which of `total` keys are among the picked."""
+    """A mask over `total` keys that is true at each query's picked ones."""
     B, S, _ = picked_BSk.shape
     rows_B11, queries_S1 = jnp.arange(B)[:, None, None], jnp.arange(S)[:, None]
     return jnp.zeros((B, S, total), bool).at[rows_B11, queries_S1, picked_BSk].set(True)
 
 
 def gather(of_BT: Array, picked_BSk: Int[Array, "B S k"]) -> Array:
-    """[B S k ...] from [B T ...]: that of the picked keys, which must all be there."""
+    """Gathers the picked rows: [B S k ...] from [B T ...].  Indices must be within bounds, which is not checked."""
     rows_B11 = jnp.arange(of_BT.shape[0])[:, None, None]
     return of_BT.at[rows_B11, picked_BSk].get(mode="promise_in_bounds")
 
 
 def by_blocks(f: Callable, block: int, tree, shared):
-    """`f(tree, shared)` of a tree of arrays [B S ...], `block` of S at a time, into another such tree.
+    """Applies `f(tree, shared)` to a tree of arrays [B S ...], `block` of S at a time; returns such a tree, too.
 
-    The backward pass computes each block again, so that it too holds what is inside of `f` for one block at a time.
-    The last block is filled up with zeros, which are padding to whoever looks at documents.  `shared` is a tree of
-    arrays that every block sees whole.  Their gradients are added up in float32: in bfloat16 a sum over a thousand
-    blocks would drop what the last of them add.
+    The backward pass recomputes each block, so it too holds f's intermediates for only one block at a time.  The last
+    block is filled up with zeros, i.e. with tokens of segment 0 (padding).  `shared` is a tree of arrays that every
+    block sees in full; their gradients are accumulated in float32, as in bfloat16 a sum over a thousand blocks would
+    lose the contributions of the last ones.
     """
     length = jax.tree.leaves(tree)[0].shape[1]
     if length <= block:
@@ -91,7 +91,7 @@ def by_blocks(f: Callable, block: int, tree, shared):
 
     wide = jax.tree.map(_at_least_float32, shared)
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)  # else the casts could not be taken out of the loop
+    @functools.partial(jax.checkpoint, prevent_cse=False)  # else XLA could not hoist the casts out of the loop
     def of_block(tree):
         return f(tree, jax.tree.map(lambda leaf, as_it_was: leaf.astype(as_it_was.dtype), wide, shared))
 

@@ -40,18 +40,18 @@ from deepseek_jax.models.tree import used
 from deepseek_jax.parallel.context import whole_sequence
 from deepseek_jax.parallel.local import BY_HEAD, BY_TOKEN, as_it_lies, on_each_device, over_heads
 
-BLOCK = 64  # queries whose picked entries exist at one time
-MASKED_BLOCK = 256  # queries whose scores of all keys do; all keys, and their gradients, pass through memory for each
-# Sequences of more than so many times index_topk gather what they pick, shorter ones mask the rest.  Forward and
-# backward on two cores, index_topk 512: masked 0.8 CPU seconds against 1.1 gathered for 4 times as many tokens, 3.4
-# against 2.3 for 8 times.
+BLOCK = 64  # queries per block when picked entries are gathered
+MASKED_BLOCK = 256  # queries per block when all keys are scored; larger, as each block reads all keys
+# Sequences longer than this many times index_topk gather the picked entries; shorter ones mask the others.  CPU seconds
+# for forward and backward on two cores with index_topk 512: 0.8 masked, 1.1 gathered at 4 times as many tokens; 3.4
+# masked, 2.3 gathered at 8 times.
 SPARSE_FROM = 6
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SparseCache:
-    """Latents and rope keys as latent attention caches them, and the indexer's keys."""
+    """The latents and rope keys that latent attention caches, plus the indexer's keys."""
 
     entry_BTe: Float[Array, "B T C+R"]
     index_BTi: Float[Array, "B T i"]
@@ -60,9 +60,9 @@ class SparseCache:
 class SparseLatentAttention(LatentAttention):
     """Each query attends to the index_topk visible keys that the indexer scores highest, or to all if there are fewer.
 
-    Two forms give the same numbers.  `by_mask` scores all pairs: time and memory grow with S T.  `by_gathering` brings
-    the picked entries to each query and attends without expanding them: time and memory grow with S index_topk, but
-    for the picking itself, whose time grows with S T at a fraction of the cost a pair.
+    Two forms compute the same result.  `by_mask` scores all pairs: its time grows with S T.  `by_gathering` gathers the
+    picked entries for each query and attends to them without expanding them: its time grows with S index_topk, except
+    for the picking itself, which grows with S T at a fraction of the cost per pair.
     """
 
     def __init__(self, config: ModelConfig, kind: str, *, rngs: nnx.Rngs):
@@ -70,13 +70,13 @@ class SparseLatentAttention(LatentAttention):
         self.indexer = Indexer(config, rngs=rngs)
 
     def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Array, IndexerReport]:
-        """Every token attends over the tokens it came with."""
+        """Every token attends to its picked keys among the tokens of this call; returns (output, indexer's report)."""
         queries, keys = self.queries_and_keys(x_BSD, context)
         found = self._attend(queries, keys, context.index_warmup)
         return self._output(found.mixed, x_BSD), report(found.divergence, found.recall, context.counted_BS)
 
     def attention_map(self, x_BSD: Float[Array, "B S D"], context: Context) -> Float[Array, "B H S S"]:
-        """How much each token attends to each, nothing to those that its indexer leaves out."""
+        """Attention weights of every token over all tokens, for inspection; zero for keys that are not picked."""
         queries, keys = self.queries_and_keys(x_BSD, context)
         picked_BSk = pick_by_blocks(queries, keys, self.config.index_topk, BLOCK)
         kept_BSS = mask_of(picked_BSk, x_BSD.shape[1]) & visible(queries, keys)
@@ -87,12 +87,12 @@ class SparseLatentAttention(LatentAttention):
         return SparseCache(super().empty_cache(batch, max_length, dtype), index_BTi)
 
     def prefill(self, x_BSD: Float[Array, "B S D"], context: Context, cache: SparseCache) -> tuple[Array, SparseCache]:
-        """As a call, and the cache is filled."""
+        """Like a call; returns (output, the filled cache)."""
         queries, keys = self.queries_and_keys(x_BSD, context)
         return self._output(self._attend(queries, keys, None).mixed, x_BSD), _remember(keys, context, cache)
 
     def decode(self, x_BSD: Float[Array, "B S D"], context: Context, cache: SparseCache) -> tuple[Array, SparseCache]:
-        """Attends over the cache, these tokens included, at the entries that it picks there."""
+        """Adds these tokens to the cache and attends to entries picked from it; returns (output, the updated cache)."""
         queries, keys = self.queries_and_keys(x_BSD, context)
         cache = _remember(keys, context, cache)
         if cache.entry_BTe.shape[1] <= self.config.index_topk:
@@ -108,7 +108,7 @@ class SparseLatentAttention(LatentAttention):
         return Queries(q_BSHd, **where, index=index), Keys(entry_BSe, **where, index=key_BSi)
 
     def _attend(self, queries, keys, warmup) -> Attended:
-        """Each device's queries over the keys of all."""
+        """On each device, its own queries attend to the keys of all devices."""
 
         def attend(self, queries, keys, warmup):
             return self._choose_form(queries, whole_sequence(keys), warmup)
@@ -127,7 +127,10 @@ class SparseLatentAttention(LatentAttention):
         return jax.lax.cond(warmup, by_mask, self.by_gathering, queries, keys)
 
     def by_mask(self, queries: Queries, keys: Keys, warmup=None, block: int = MASKED_BLOCK) -> Attended:
-        """Over expanded keys and values; where `warmup` is given and true, over all that are visible."""
+        """Attends with expanded keys and values, masking all but the picked keys, `block` queries at a time.
+
+        If `warmup` is given and true, attends to all visible keys.
+        """
         with jax.named_scope("dsa_by_mask"):
             k_BTHd, v_BTHV = self._expand(keys.values)
             k_BHTd, v_BHTV = k_BTHd.swapaxes(1, 2), v_BTHV.swapaxes(1, 2)
@@ -142,16 +145,16 @@ class SparseLatentAttention(LatentAttention):
             return by_blocks(attend, block, queries, (keys, k_BHTd, v_BHTV))
 
     def by_gathering(self, queries: Queries, keys: Keys, pick_keys=pick_causally, block: int = BLOCK) -> Attended:
-        """Over the entries that `pick_keys` of selection.py picks, without expanding them."""
+        """Attends to the gathered entries that `pick_keys` (of selection.py) picks, without expanding them."""
         C = self.config.kv_lora_rank
-        kv_up_CHe = used(self.kv_up, queries.values.dtype)  # brought here once, and not for every block
+        kv_up_CHe = used(self.kv_up, queries.values.dtype)  # gathered from its shards once, not for every block
 
         def attend(block_of_both, shared):
             (queries, picked_BSk), (keys, kv_up_CHe) = block_of_both, shared
             kept_BSk = visible_picked(queries, keys, picked_BSk)
             entry_BSke = gather(keys.values, picked_BSk)
             scores_BSk = scores_of_picked(queries.index, gather(keys.index, picked_BSk))
-            # Each query is a batch of its own, in which its heads are the queries.
+            # Each query has its own keys: S acts as a batch dimension, and the query's heads as the queries.
             mixed_BSHC, weights_BSHk = softmax_average(
                 self._absorb(queries.values, kv_up_CHe), entry_BSke, entry_BSke[..., :C], kept_BSk[:, :, None]
             )
@@ -168,13 +171,13 @@ class SparseLatentAttention(LatentAttention):
 
 
 def _over_heads(weights, axis):
-    """Their sum in float32, as a product with ones: XLA's CPU code adds up an inner dimension many times slower."""
+    """The float32 sum over all devices' heads, as a product with ones: XLA's CPU code sums inner axes far slower."""
     ones_H = jnp.ones((weights.shape[axis],), jnp.float32)
     return over_heads(jnp.tensordot(ones_H, weights.astype(jnp.float32), axes=(0, axis)))
 
 
 def _remember(keys, context, cache):
-    """The cache with these tokens' keys in it."""
+    """The cache with these tokens' entries and index keys written at their positions."""
     entry_BTe, index_BTi = (
         write(cached, new, context.positions_BS, context.real_BS)
         for cached, new in ((cache.entry_BTe, keys.values), (cache.index_BTi, keys.index))

@@ -1,8 +1,9 @@
-"""Softmax attention over a sliding window, compressed entries and a sink, a turn of queries at a time.
+"""Softmax attention over a sliding window, compressed entries and a sink, some blocks of queries (a turn) at a time.
 
-Scores lie in memory for no more than a turn's queries: the backward pass computes them again, turn by turn.
+Only one turn's scores are in memory at a time: the backward pass recomputes them, turn by turn.
 
-B batch  S queries  N blocks  W queries a block  T window keys a block  E entries  F entries met  H heads  d head width
+B batch  S queries  N blocks  W queries per block  T window keys per block  E entries  F entries offered (entries.Met)
+H heads  d head width
 """
 
 import dataclasses
@@ -18,12 +19,12 @@ from deepseek_jax.parallel.context import parts, tokens_before
 from deepseek_jax.parallel.local import over_heads
 
 QUERIES_A_TURN = 512
-GATHER_FROM = 8  # entries a pick, from which picks are gathered (at 32: 3.6 times as fast); below, the rest is masked
+GATHER_FROM = 8  # entries per pick from which picks are gathered (3.6 times as fast at 32) instead of masking the rest
 
 
 @dataclasses.dataclass(frozen=True)
 class Reach:
-    """How far a query sees: the `window` newest tokens, itself included, and its best `topk` entries (0: all)."""
+    """What a query sees: the `window` newest tokens, itself included, and its `topk` best entries (0: all)."""
 
     window: int
     topk: int = 0
@@ -37,7 +38,10 @@ def attend_in_turns(
     reach: Reach,
     warmup: Bool[Array, ""] | None,
 ) -> Attended:
-    """Tokens [B S] among themselves, in blocks of a window: each meets the keys of its block and the one before."""
+    """Tokens [B S] attend to each other and to entries [B E]; returns arrays [B S ...].
+
+    Queries are processed in blocks of one window, each with the keys of its own block and the one before.
+    """
     length = tokens.values.shape[1]
     block = min(reach.window, length * parts())
     before_first = tokens_before(tokens, block)
@@ -63,7 +67,7 @@ def attend(
     reach: Reach,
     warmup: Bool[Array, ""] | None = None,
 ) -> Attended:
-    """Queries in blocks [B N W], the tokens that each block may see [B N T], and entries [B E] for all of them.
+    """Attention of queries in blocks [B N W] to each block's tokens [B N T] and to the entries [B E], shared by all.
 
     `warmup`: see Context.index_warmup.
     """
@@ -85,7 +89,7 @@ def attend(
 def attention_map(
     queries: Queries, tokens: Keys, entries: Keys, sinks_H: Float[Array, " H"], reach: Reach
 ) -> Float[Array, "B H S S+E"]:
-    """What `attend` weighs tokens and entries by, whole, to look at: of tokens [B S] and entries [B E]."""
+    """The full weights that `attend` gives to tokens [B S] and entries [B E], for inspection."""
     met = meet_masked(queries, entries, reach.topk, None) if reach.topk else meet_all(queries, entries)
     one_block = jax.tree.map(lambda x: x[:, None], (queries, tokens))
     return _weigh(*one_block, met, sinks_H, reach.window).swapaxes(1, 2)
@@ -103,7 +107,7 @@ def _mix(queries: Queries, tokens: Keys, met: Met, sinks_H, window: int) -> Atte
 
 
 def _weigh(queries: Queries, tokens: Keys, met: Met, sinks_H, window: int) -> Float[Array, "B S H T+F"]:
-    """One softmax over tokens near by, entries and sink."""
+    """One softmax over the window's tokens, the entries and the sink; the sink's share is left out."""
     B, N, W, H, d = queries.values.shape
     q_BNWHd, T = queries.values * d**-0.5, tokens.values.shape[2]
     near = jnp.einsum("BNWHd,BNTd->BNWHT", q_BNWHd, tokens.values, preferred_element_type=jnp.float32)
@@ -117,7 +121,7 @@ def _weigh(queries: Queries, tokens: Keys, met: Met, sinks_H, window: int) -> Fl
 def sink_softmax(
     scores: Float[Array, "... H T"], mask: Bool[Array, "... T"], sinks_H: Float[Array, " H"]
 ) -> Float[Array, "... H T"]:
-    """Softmax in float32 over the scores that `mask` keeps and each head's sink, which takes its share and is gone."""
+    """Softmax in float32 over the scores where `mask` is true and each head's sink logit; drops the sink's share."""
     sinks_H1 = sinks_H.astype(jnp.float32)[:, None]
     scores = jnp.where(mask[..., None, :], scores.astype(jnp.float32), -jnp.inf)
     top = jax.lax.stop_gradient(jnp.maximum(scores.max(axis=-1, keepdims=True), sinks_H1))
@@ -126,7 +130,7 @@ def sink_softmax(
 
 
 def _in_blocks(tree, block: int):
-    """Arrays [B S ...] as [B N W ...], filled up with zeros: tokens of no document."""
+    """Arrays [B S ...] as blocks [B N W ...], zero-padded to whole blocks, i.e. with tokens of segment 0 (padding)."""
 
     def fold(x):
         padding = [(0, 0), (0, -x.shape[1] % block)] + [(0, 0)] * (x.ndim - 2)
