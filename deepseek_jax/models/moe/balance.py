@@ -1,8 +1,8 @@
-"""How evenly the router spreads tokens: loads, balance losses, the bias update (V3, sections 2.1.2 and 4.5.3).
+"""How evenly routers distribute tokens: loads, balance losses, the bias update (V3, sections 2.1.2 and 4.5.3).
 
-The loss is V2's expert-level one too (V2, section 2.2.3): a softmax's scores already sum to 1.
+The sequence-wise loss equals V2's expert-level loss (V2, section 2.2.3), as V2's softmax scores already sum to 1.
 
-B batch  S sequence  E experts  K experts a token
+B batch  S sequence  E experts  K experts per token
 """
 
 import dataclasses
@@ -17,17 +17,17 @@ from deepseek_jax.models.moe.router import Routing
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class RouterReport:
-    """What one MoE layer did with the tokens that count; sums, so that microbatches and devices add up.
+    """One MoE layer's statistics over counted tokens; sums, so that microbatches and devices can be added up.
 
-    Gradients flow through share, balance and own alone: the rest is to be looked at.
+    Gradients flow only through share, balance and own; the rest is for monitoring.
     """
 
-    load_E: Float[Array, "E"]  # assignments an expert got
-    gate_E: Float[Array, "E"]  # its routing weights, as shares of each token's, summed over tokens
-    share_E: Float[Array, "E"]  # of the normalised scores, summed over tokens; 0 where a table chooses
-    balance: Float[Array, ""]  # sequence-wise balance loss, summed over sequences; likewise
+    load_E: Float[Array, "E"]  # assignments per expert
+    gate_E: Float[Array, "E"]  # routing weights per expert, normalised per token, summed over tokens
+    share_E: Float[Array, "E"]  # scores per expert, normalised per token, summed over tokens; 0 for a hash router
+    balance: Float[Array, ""]  # sequence-wise balance loss, summed over sequences; 0 for a hash router
     entropy: Float[Array, ""]  # of the normalised scores, in nats, summed over tokens
-    dropped: Float[Array, ""] | None  # assignments that found no room; None where there is room for all
+    dropped: Float[Array, ""] | None  # assignments dropped for lack of room; None if none can be
     own: dict[str, Float[Array, ""]] = dataclasses.field(default_factory=dict)  # Routing.own, summed over tokens
 
 
@@ -36,17 +36,17 @@ def is_report(node) -> bool:
 
 
 def all_reports(routers: dict) -> list[RouterReport]:
-    """The reports of a model's routers, which come nested as its layers are."""
+    """A flat list of the reports in Output.routers, which are nested as the model's layers are."""
     return jax.tree.leaves(routers, is_leaf=is_report)
 
 
 def of_reports(routers: dict, name: str) -> dict:
-    """This field of every router's report, nested as they are."""
+    """The field `name` of every router's report, nested as the reports are."""
     return jax.tree.map(lambda report: getattr(report, name), routers, is_leaf=is_report)
 
 
 def report(routing: Routing, counted_BS: Bool[Array, "B S"]) -> RouterReport:
-    """Counts only tokens of `counted_BS`: padding and documents' loose ends would pollute the statistics."""
+    """Sums over the tokens of `counted_BS` only, excluding e.g. padding and, in MTP modules, the ends of documents."""
     B, S = counted_BS.shape
     E = routing.scores_TE.shape[-1]
     counted = counted_BS.astype(jnp.float32)
@@ -56,7 +56,7 @@ def report(routing: Routing, counted_BS: Bool[Array, "B S"]) -> RouterReport:
     load_BE = jnp.einsum("BSE,BS->BE", chosen_BSE, counted)
     share_BSE = (routing.scores_TE / (routing.scores_TE.sum(axis=-1, keepdims=True) + 1e-20)).reshape(B, S, E)
     length_B1, assigned_B1 = (jnp.maximum(each.sum(axis=1, keepdims=True), 1.0) for each in (counted, load_BE))
-    frequency_BE = jax.lax.stop_gradient(load_BE * E / assigned_B1)  # V3, equation 18, where K are assigned to a token
+    frequency_BE = jax.lax.stop_gradient(load_BE * E / assigned_B1)  # V3, equation 18, with assigned = K * tokens
     probability_BE = jnp.einsum("BSE,BS->BE", share_BSE, counted) / length_B1  # equations 19 and 20
     entropy_BS = -(share_BSE * jnp.log(share_BSE + 1e-20)).sum(axis=-1)
     return RouterReport(
@@ -71,9 +71,9 @@ def report(routing: Routing, counted_BS: Bool[Array, "B S"]) -> RouterReport:
 
 
 def batch_balance(load: Float[Array, "... E"], share: Float[Array, "... E"]) -> Float[Array, "..."]:
-    """The balance loss with loads and scores of all tokens together: single sequences may be as uneven as they like.
+    """The batch-wise balance loss, over all tokens together: single sequences may be arbitrarily uneven (V3, 4.5.3).
 
-    It knows only the tokens it is given, so gradients of microbatches do not add up to those of a large batch.
+    It is not linear in the sums, so gradients over microbatches do not add up to that of the whole batch.
     """
     load = jax.lax.stop_gradient(load)
     frequency = load * load.shape[-1] / jnp.maximum(load.sum(axis=-1, keepdims=True), 1.0)
@@ -84,18 +84,18 @@ def batch_balance(load: Float[Array, "... E"], share: Float[Array, "... E"]) -> 
 def update_bias(
     bias: Float[Array, "... E"], load: Float[Array, "... E"], rate, recentre: bool
 ) -> Float[Array, "... E"]:
-    """bias + rate * sign(mean load - load): overloaded experts become less likely, whatever their excess.
+    """bias + rate * sign(mean load - load): makes overloaded experts less likely, by the same step for any excess.
 
-    `recentre` subtracts the mean afterwards, which changes no choice; DeepSeek's papers do not do it.
+    `recentre` then subtracts the mean over experts, which changes no routing decision; DeepSeek's papers do not do so.
     """
     bias = bias + (rate * jnp.sign(load.mean(axis=-1, keepdims=True) - load)).astype(bias.dtype)
     return bias - bias.mean(axis=-1, keepdims=True) if recentre else bias
 
 
 def update_biases(buffers: dict, loads: dict, rate, recentre: bool) -> dict:
-    """`update_bias` for every router that has one: greedy and hashing ones, which have none, stay as they are.
+    """Applies `update_bias` to every router that has a bias (topk_method noaux_tc); all others are unchanged.
 
-    `loads` is nested as `buffers`, down to the layer stack that holds the router.
+    `loads` holds load_E arrays, nested like `buffers` down to the layer stack that contains the router.
     """
     if isinstance(loads, dict):
         updated = {

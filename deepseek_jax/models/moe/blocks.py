@@ -1,10 +1,10 @@
-"""The experts' feed-forward over blocks of equal expert: one loop, as long as the tokens need, for CPUs.
+"""The experts' feed-forward for CPUs: a loop over blocks of slots, each block of one expert, that skips unused blocks.
 
-One batched product over all blocks would copy every block's weights and work on empty blocks.  A loop over single
-blocks runs on one core: XLA's CPU code spreads a product over threads only when it is large enough.  So the loop takes
-a group of blocks at a time, and fetches their tokens itself: [T, D] stays in the cache where [Z, D] would not.
+One batched product over all blocks would copy every block's weights and compute empty blocks.  A loop over single
+blocks would use one core, since XLA's CPU code multi-threads only large products.  So the loop processes a group of
+blocks at a time.  It gathers their tokens itself: [T, D] stays in the CPU's cache, where [Z, D] would not.
 
-T tokens  Z slots  G blocks a group  b slots a block  D model  I expert width  F = 2 I  E experts
+T tokens  Z slots  G blocks per group  b slots per block  D model  I expert width  F = 2 I  E experts
 """
 
 import dataclasses
@@ -21,15 +21,15 @@ from deepseek_jax.models.moe.dispatch import Plan, collect
 from deepseek_jax.parallel.rules import varying_as
 
 GROUP = 8
-# Slots a block, and the tokens an expert from which it is the larger.  Forward and backward on two cores, 16 experts of
-# 256 x 128: at 512 tokens an expert 84 CPU milliseconds against 90 in smaller blocks, at 256 51 against 48, at 64 24
-# against 19, at 16 20 against 9, because each expert's last block is only partly full.
+# Slots per block: LARGE from LARGE_FROM assignments per expert on, else SMALL, as each expert's last block is only
+# partly full.  CPU milliseconds for forward and backward on two cores, 16 experts of 256 x 128, LARGE against SMALL: 84
+# and 90 at 512 assignments per expert, 51 and 48 at 256, 24 and 19 at 64, 20 and 9 at 16.
 LARGE, SMALL, LARGE_FROM = 128, 32, 384
 
 
 @dataclasses.dataclass(frozen=True)
 class How:
-    """What is static about experts: `limit` (swiglu_limit), and the arithmetic of gate and up together and of down."""
+    """Static settings of the experts: `limit` (swiglu_limit), and the arithmetic of gate and up and that of down."""
 
     limit: float = 0.0
     gate_up: Arithmetic = PLAIN
@@ -37,13 +37,13 @@ class How:
 
     @property
     def side_by_side(self) -> Arithmetic:
-        """That of gate and up where they are one matrix [D 2I]."""
+        """The arithmetic of gate and up concatenated into one matrix [D 2I]."""
         return PLAIN if self.gate_up is PLAIN else Halves(self.gate_up)
 
 
 @dataclasses.dataclass(frozen=True)
 class Halves(Arithmetic):
-    """As `how` for each half of a matrix's outputs: no block of numbers that share a scale lies across both."""
+    """Applies `how` to each half of a matrix's outputs separately, so that no quantisation block spans both."""
 
     how: Arithmetic
 
@@ -67,7 +67,7 @@ class Halves(Arithmetic):
 
 
 def block_for(assignments: int, num_experts: int) -> int:
-    """How many slots a block should have."""
+    """How many slots a block should have, for that many assignments in total."""
     return LARGE if assignments >= LARGE_FROM * num_experts else SMALL
 
 
@@ -80,10 +80,10 @@ def blocked_feed_forward(
     layout: Plan,
     how: How,
 ) -> Float[Array, "T D"]:
-    """The sum over a token's slots of weight * down(silu(gate(x)) * up(x)), with the expert of the slot's block.
+    """For each token, the sum over its slots of weight * down(silu(gate(x)) * up(x)), using the slot's block's expert.
 
-    `layout` has blocks in groups of GROUP; weights of its empty slots must be zero.
-    A `how.limit` above 0 clamps gate and up (layers.silu_product); it is static, so that 0 costs nothing.
+    `layout` must have its blocks in groups of GROUP, and `weight_Z` must be zero at empty slots.  A `how.limit` above 0
+    clamps gate and up (layers.silu_product); it is static, so that 0 costs nothing.
     """
     return _forward(x_TD, weight_Z, gate_up_EDF, down_EID, layout, how)[0]
 
@@ -99,7 +99,7 @@ def _forward(x_TD, weight_Z, gate_up_EDF, down_EID, layout, how):
         kernel_GID = _of_experts(down_EID, experts_G, dtype)
         if how.down is PLAIN:
             y_GbD = active_GbI @ kernel_GID * weight_Gb1
-        else:  # which may round to a range, and that is of weighted units
+        else:  # a quantiser's range is calibrated on weighted inputs
             y_GbD = how.down.product((active_GbI * weight_Gb1).astype(dtype), kernel_GID)
         return _put(turn, hidden_ZF, h_GbF), _put(turn, out_ZD, y_GbD)
 
@@ -119,7 +119,7 @@ def _backward(how, saved, dy_TD):
         h_GbF, dy_GbD = _rows(turn, hidden_ZF, layout.block), _tokens(dy_TD, tokens_Gb)
         activate = functools.partial(silu_product, limit=how.limit)
         active, pull = jax.vjp(activate, h_GbF[..., :width], h_GbF[..., width:])
-        dactive = how.down.into_input(dy_GbD, _of_experts(down_EID, experts_G, dtype))  # but for the routing weight
+        dactive = how.down.into_input(dy_GbD, _of_experts(down_EID, experts_G, dtype))  # without the routing weight
         dweight_Gb = (active * dactive).sum(axis=-1)
         dh_GbF = jnp.concatenate(pull(dactive * weight_Gb1.astype(dtype)), axis=-1)
         dx_GbD = how.side_by_side.into_input(dh_GbF, _of_experts(gate_up_EDF, experts_G, dtype))
@@ -143,16 +143,16 @@ blocked_feed_forward.defvjp(_forward, _backward)
 
 
 def _zeros(like, *shapes):
-    """Arrays of zeros for a loop to fill, which vary as `like` does on a mesh.
+    """Arrays of zeros for a loop to fill, varying over the same mesh axes as `like` (see rules.varying_as).
 
-    Made of a zero that depends on `like`: XLA would share plain zeros between the loops of all layers, and copy them.
+    They are made to depend on `like`: XLA would share plain zeros between all layers' loops, and then copy them.
     """
     zero, _ = jax.lax.optimization_barrier((jnp.zeros(()), like))
     return varying_as(like, tuple(jnp.full(shape, zero, dtype) for shape, dtype in shapes))
 
 
 def _transposed(x_Gbd):
-    """[G d b], laid out anew: XLA's CPU code multiplies by a transposed view at three quarters of the speed."""
+    """[G d b], copied: XLA's CPU code multiplies a transposed view at only three quarters of the speed."""
     return jax.lax.optimization_barrier(x_Gbd.swapaxes(1, 2))
 
 
@@ -161,7 +161,7 @@ def _turns(layout):
 
 
 def _group_of(turn, weight_Z, layout):
-    """A group's weights [G b 1], experts [G] and tokens [G b]; empty slots have weight 0 and some token."""
+    """A group's weights [G b 1], experts [G] and tokens [G b]; empty slots have weight 0 and token T."""
     weight_Gb1, tokens_Gb1 = (_rows(turn, whole[:, None], layout.block) for whole in (weight_Z, layout.token_of_slot))
     return weight_Gb1, dynamic_slice_in_dim(layout.expert_of_block, turn * GROUP, GROUP), tokens_Gb1[..., 0]
 

@@ -1,6 +1,6 @@
-"""Where each token's copies lie while the experts work: sorted by expert, gathers only, nothing dropped.
+"""Assigns the copies of each token to slots, sorted by expert; moves them there and back by gathers only.
 
-T tokens  K experts a token  A = T K assignments  E experts  Z slots  D features
+T tokens  K experts per token  A = T K assignments (of a token to an expert)  E experts  Z slots  D features
 """
 
 import dataclasses
@@ -15,24 +15,24 @@ from jaxtyping import Array, Float, Int
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Slots:
-    """Where each assignment lies in a row of slots, and what lies in each slot."""
+    """Which slot each assignment has, and which assignment is in each slot."""
 
-    assignment_of_slot: Int[Array, "Z"]  # A where the slot is empty
+    assignment_of_slot: Int[Array, "Z"]  # A if the slot is empty
     slot_of_assignment: Int[Array, "T K"]
 
     def weight_of_slot(self, weights_TK: Float[Array, "T K"]) -> Float[Array, "Z"]:
-        """The routing weight of each slot's assignment; zero where the slot is empty."""
+        """The routing weight of each slot's assignment; zero for empty slots."""
         flat = weights_TK.reshape(-1, 1)
         weights_Z = copy_to_slots(flat, self.assignment_of_slot, self.slot_of_assignment.reshape(-1, 1))[:, 0]
         return jnp.where(self.assignment_of_slot < flat.shape[0], weights_Z, 0)
 
     @property
     def token_of_slot(self) -> Int[Array, "Z"]:
-        """T where the slot is empty."""
+        """The token in each slot; T if the slot is empty."""
         return self.assignment_of_slot // self.slot_of_assignment.shape[1]
 
     def sums(self, y_ZD: Float[Array, "Z D"]) -> Float[Array, "T D"]:
-        """What lies in each token's slots; one past the last is zero, which `collect` has no time to check."""
+        """For each token, the sum over its slots; slot number Z counts as zero (`collect`, faster, does not check)."""
 
         def rows(k):
             return jnp.take(y_ZD, self.slot_of_assignment[:, k], axis=0, mode="fill", fill_value=0)
@@ -43,23 +43,23 @@ class Slots:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Plan(Slots):
-    """A slot for every assignment; each expert's slots are contiguous and start at a multiple of the block length."""
+    """A slot for every assignment; each expert's slots are contiguous and start at a multiple of the block size."""
 
-    counts: Int[Array, "E"]  # assignments an expert
-    expert_of_block: Int[Array, "blocks"]
-    num_blocks: Int[Array, ""]  # blocks in use; the rest of the slots are empty
+    counts: Int[Array, "E"]  # assignments per expert
+    expert_of_block: Int[Array, "blocks"]  # E for unused blocks
+    num_blocks: Int[Array, ""]  # blocks in use; all slots after them are empty
 
     @property
     def block(self) -> int:
-        """Slots a block."""
+        """Slots per block."""
         return self.assignment_of_slot.size // self.expert_of_block.size
 
 
 def plan(experts_TK: Int[Array, "T K"], num_experts: int, block: int, group: int = 1) -> Plan:
-    """Sorts assignments by expert and rounds each expert's share up to whole blocks of `block` slots.
+    """Sorts assignments by expert and rounds each expert's slots up to whole blocks of `block` slots.
 
-    There are blocks for the worst case, in whole groups of `group`; those past `num_blocks` name no expert (E).
-    Assignments to E are to no expert: they lie behind all others, and their weight must be zero.
+    The number of blocks is that of the worst case, rounded up to a multiple of `group`.  Assignments to number E are to
+    no expert: they come after all others, and their weight must be zero.
     """
     total = experts_TK.size
     order_A, expert_A, rank_A, counts = _ranked(experts_TK, num_experts)
@@ -78,9 +78,10 @@ def plan(experts_TK: Int[Array, "T K"], num_experts: int, block: int, group: int
 
 
 def _ranked(target_TK, targets: int):
-    """(assignments sorted by target, the target of each, its rank among those of that target; assignments a target).
+    """Sorts assignments by target (an expert or device); those to no target (number `targets`) come last.
 
-    Assignments to no target (number `targets`) come last.
+    Returns (assignments in that order, the target of each, its rank among those to the same target; all [A], and the
+    number of assignments per target).
     """
     target_A = target_TK.reshape(-1)
     order_A = jnp.argsort(target_A, stable=True)
@@ -90,9 +91,9 @@ def _ranked(target_TK, targets: int):
 
 
 def allot(target_TK: Int[Array, "T K"], targets: int, capacity: int, room: int | None = None) -> Slots:
-    """`capacity` slots a target, in order, of which the first `room` are given out (all of them where it is None).
+    """Gives each target `capacity` consecutive slots, of which only the first `room` are filled (None: all).
 
-    An assignment that finds none, or is to no target (number `targets`), has the slot past the last.
+    An assignment without a free slot, or to no target (number `targets`), gets slot number Z = targets * capacity.
     """
     room = capacity if room is None else room
     order_A, sorted_A, rank_A, _ = _ranked(target_TK, targets)
@@ -106,13 +107,13 @@ def allot(target_TK: Int[Array, "T K"], targets: int, capacity: int, room: int |
     )
 
 
-TILE = 5  # rows that XLA's CPU products take at a time: six take a quarter longer than five
-RARELY = 0.1
+TILE = 5  # rows per tile of XLA's CPU matrix products: six rows take a quarter longer than five
+RARELY = 0.1  # the acceptable probability of `room_for` being too small
 
 
 def room_for(tokens: int, per_token: int, experts: int) -> int:
-    """Slots an expert, whole tiles: if tokens chose at random, some expert would need more RARELY at most."""
-    more, room = 1.0, -1  # the chance that one expert needs more than `room`
+    """Slots per expert, a multiple of TILE, that suffice with probability at least 1 - RARELY if routing is random."""
+    more, room = 1.0, -1  # `more`: the probability that a given expert needs more than `room`
     while experts * more > RARELY and room < tokens:
         room += 1
         ways = math.comb(tokens, room) * per_token**room * (experts - per_token) ** (tokens - room)
@@ -124,7 +125,7 @@ def room_for(tokens: int, per_token: int, experts: int) -> int:
 def copy_to_slots(
     x_TD: Float[Array, "T D"], source_of_slot: Int[Array, "Z"], slots_of_source: Int[Array, "T K"]
 ) -> Float[Array, "Z D"]:
-    """Copies each source row to its slots; empty slots hold some row, so their weight must be zero."""
+    """Copies each source row to its slots; empty slots hold an arbitrary row, so their weight must be zero."""
     return jnp.take(x_TD, source_of_slot, axis=0, mode="clip")
 
 
@@ -132,12 +133,12 @@ def copy_to_slots(
 def collect(
     y_ZD: Float[Array, "Z D"], source_of_slot: Int[Array, "Z"], slots_of_source: Int[Array, "T K"]
 ) -> Float[Array, "T D"]:
-    """Sums for each source row what lies in its slots.  The transpose of `copy_to_slots`, empty slots apart."""
+    """For each source row, the sum over its slots: the transpose of `copy_to_slots`, except for empty slots."""
     rows = (jnp.take(y_ZD, slots_of_source[:, k], axis=0, mode="clip") for k in range(slots_of_source.shape[1]))
-    return functools.reduce(jnp.add, rows)  # one pass; gathering [T, K, D] and summing it takes three times as long
+    return functools.reduce(jnp.add, rows)  # in one pass; gathering [T, K, D] first takes three times as long
 
 
-# Each is written as the other's gradient, so that backward passes gather too: scatters are slow everywhere.
+# Each is defined as the other's gradient, so that backward passes use gathers too: scatters are slow on all platforms.
 copy_to_slots.defvjp(
     lambda x, *where: (copy_to_slots(x, *where), where), lambda where, dy: (collect(dy, *where), None, None)
 )

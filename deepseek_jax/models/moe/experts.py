@@ -1,6 +1,6 @@
-"""The routed experts: five ways to compute the same sum, chosen by where it runs, or by `plainly`.
+"""The routed experts: five ways to compute the same sum, chosen by platform and size (see `fastest`) or by `plainly`.
 
-T tokens  K experts a token  A = T K assignments  E experts  D model  I expert width  Z slots  R slots an expert
+T tokens  K experts per token  A = T K assignments  E experts  D model  I expert width  Z slots  R slots per expert
 """
 
 import functools
@@ -23,26 +23,26 @@ from deepseek_jax.parallel.current import current_mesh
 from deepseek_jax.parallel.expert import exchange
 from deepseek_jax.parallel.rules import RULES, divided
 
-# Reads of an expert's weights that bringing it to one token and using it there costs, on two cores.
+# Gathering an expert's weights for one token and using them costs as much as this many plain reads of them (two cores).
 CHOSEN_COST = 2
-# Assignments.  128 of 16 experts of 256 x 128 take 0.45 ms in rooms on two cores, 0.70 for all and 1.03 in blocks; with
-# more of them it is the text that makes loads uneven, not chance, and rooms are too small.
+# Assignments up to which `in_rooms` (CPUs) or `every_expert` is used.  128 assignments to 16 experts of 256 x 128 take
+# 0.45 ms with in_rooms on two cores, 0.70 with every_expert and 1.03 with in_blocks.  With more, loads are uneven
+# because of the text, not by chance, and rooms are too small.
 MOST_FOR_FEW = 128
 
-_PLAIN = jax.make_user_context(default_value=False)  # programs traced inside and outside of it are different ones
+_PLAIN = jax.make_user_context(default_value=False)  # part of jit's cache key: inside it, programs are traced anew
 
 
 def plainly():
-    """A context in which all experts compute for all tokens, in operations that every transform of jax knows."""
+    """A context manager that selects `every_expert`, whose operations all of JAX's transforms support."""
     return _PLAIN(True)
 
 
 class Experts(nnx.Module):
     """sum over the chosen experts e of w_e * down_e(silu(gate_e(x)) * up_e(x)).
 
-    No token is dropped but by a `capacity_factor` above 0.  Weights of zero may name no expert at all (number E).
-
-    Each way clamps gate and up where `limit` (swiglu_limit) is not 0.
+    Only a `capacity_factor` above 0 drops assignments.  Assignments of weight zero may be to no expert (number E).
+    If swiglu_limit is not 0, gate and up are clamped (layers.silu_product).
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
@@ -56,7 +56,7 @@ class Experts(nnx.Module):
     def __call__(
         self, x_TD: Float[Array, "T D"], routing: Routing, capacity_factor: float = 0.0
     ) -> tuple[Float[Array, "T D"], Int[Array, "T"] | None]:
-        """(the sum, how many of each token's experts were left out of it; None where none ever is)."""
+        """Returns (the sum, the number of each token's assignments that were dropped, or None if none can be)."""
         with jax.named_scope("experts"):
             kernels = [self._kernel(kernel, x_TD.dtype) for kernel in (self.gate, self.up, self.down)]
             of_down = arithmetic.of(self.down).split_over(divided(RULES["expert_mlp"]))
@@ -65,7 +65,7 @@ class Experts(nnx.Module):
             return exchange(compute, x_TD, routing.experts_TK, routing.weights_TK, kernels, capacity_factor)
 
     def _kernel(self, param, dtype):
-        return used(param, dtype) if current_mesh() else param[...]  # on one device each way casts what it uses
+        return used(param, dtype) if current_mesh() else param[...]  # one device: each way casts what it uses
 
 
 def fastest(
@@ -77,9 +77,9 @@ def fastest(
     down: Float[Array, "E I D"],
     how: How,
 ) -> Float[Array, "T D"]:
-    """The way that is fastest for so many tokens on the platform that this is compiled for.
+    """Uses the way that is fastest for this many assignments on the platform that this is compiled for.
 
-    All five take and give the same as this: each token's sum over its experts, weighted.
+    All five have the same arguments and result: for each token, the weighted sum over its experts.
     """
     arguments = x_TD, experts_TK, weights_TK, gate, up, down
     if _PLAIN.value:
@@ -95,7 +95,7 @@ def fastest(
 
 
 def chosen_experts(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Float[Array, "T D"]:
-    """Each token's experts, brought to it: best for one token or two, whose experts are few of all."""
+    """Gathers each token's experts' weights: best for one or two tokens, which use few of all experts."""
     experts_A, (tokens, per_token) = experts_TK.reshape(-1), experts_TK.shape
     gate, up, down = (
         jnp.take(kernel, experts_A, axis=0, mode="clip").astype(x_TD.dtype) for kernel in (gate, up, down)
@@ -107,7 +107,7 @@ def chosen_experts(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Fl
 
 
 def every_expert(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Float[Array, "T D"]:
-    """All experts on all tokens, weighted by zero where not chosen: best where reading weights is all that costs."""
+    """Runs all experts on all tokens, with weight zero where not chosen: best if reading weights is the only cost."""
     chosen_TE = jnp.zeros((x_TD.shape[0], down.shape[0]), weights_TK.dtype)
     chosen_TE = chosen_TE.at[jnp.arange(x_TD.shape[0])[:, None], experts_TK].add(weights_TK)
     x_ETD = jnp.broadcast_to(x_TD, (down.shape[0], *x_TD.shape))
@@ -117,7 +117,7 @@ def every_expert(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Floa
 
 def _each_on_its_rows(x_ERD, weight_ER1, gate, up, down, how):
     gate, up, down = (kernel.astype(x_ERD.dtype) for kernel in (gate, up, down))
-    # The barriers keep products batched: merged into one wide product, XLA would lay the weights out anew each time.
+    # The barriers keep the products batched: to merge them into one wide product, XLA would copy the weights each time.
     fixed = jax.lax.optimization_barrier
     x_ERD = fixed(x_ERD)
     gate_ERI, up_ERI = (multiply(x_ERD, kernel, how.gate_up) for kernel in (gate, up))
@@ -126,9 +126,9 @@ def _each_on_its_rows(x_ERD, weight_ER1, gate, up, down, how):
 
 
 def in_rooms(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Float[Array, "T D"]:
-    """As `every_expert`, but each on as many tokens as are almost always enough: for CPUs, where each costs time.
+    """Runs each expert on a fixed number of slots, `room_for`, that is almost always enough: for few tokens on CPUs.
 
-    Where they are not enough, it is all experts on all tokens.
+    If it is not enough, falls back to `every_expert`.
     """
     experts, room = down.shape[0], room_for(*experts_TK.shape, down.shape[0])
     if room >= x_TD.shape[0]:
@@ -147,17 +147,17 @@ def in_rooms(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Float[Ar
 
 
 def in_blocks(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Float[Array, "T D"]:
-    """Sorted by expert, in blocks of equal expert, groups of blocks as batched matrix products: for CPUs."""
+    """Sorts assignments by expert into blocks of one expert each (blocks.py): for CPUs."""
     layout = plan(experts_TK, down.shape[0], block_for(experts_TK.size, down.shape[0]), GROUP)
     gate_up = jnp.concatenate([gate, up], axis=-1)
     return blocked_feed_forward(x_TD, layout.weight_of_slot(weights_TK), gate_up, down, layout, how)
 
 
 def ragged(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Float[Array, "T D"]:
-    """Sorted by expert, groups of any length through `grouped_matmul`: for accelerators."""
+    """Sorts assignments by expert and runs `grouped_matmul` on groups of any length: for accelerators."""
     layout = plan(experts_TK, down.shape[0], block=1)
     by_token = layout.token_of_slot, layout.slot_of_assignment
-    # What a platform computes for rows of no expert is its own affair: it must not reach sums, nor gradients.
+    # grouped_matmul's results for rows of no expert are undefined: they must not reach sums or gradients.
     of_expert_Z1 = (jnp.arange(layout.assignment_of_slot.size) < layout.counts.sum())[:, None]
     x_ZD = jnp.where(of_expert_Z1, copy_to_slots(x_TD, *by_token), 0)
     gate, up, down = (kernel.astype(x_TD.dtype) for kernel in (gate, up, down))
@@ -166,8 +166,8 @@ def ragged(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Float[Arra
     if how.down is arithmetic.PLAIN:
         out_ZD = jnp.where(of_expert_Z1, grouped_matmul(active_ZI, down, layout.counts, how.down), 0)
         return collect((out_ZD * weight_Z1).astype(x_TD.dtype), *by_token)
-    # Rounded or watched products need their input weighted before, as in the other ways.  That keeps one more array: a
-    # step of V3 takes 54.0 GiB of a v5p and not 49.9 (compiled with JAX_OPTIMIZATION_LEVEL=O1).
+    # Other arithmetics need the product's input to be weighted already, as in the other ways.  That keeps one more
+    # array: a step of V3 takes 54.0 GiB of a v5p instead of 49.9 (compiled with JAX_OPTIMIZATION_LEVEL=O1).
     weighted_ZI = (active_ZI * jnp.where(of_expert_Z1, weight_Z1, 0)).astype(x_TD.dtype)
     out_ZD = grouped_matmul(weighted_ZI, down, layout.counts, how.down)
     return collect(jnp.where(of_expert_Z1, out_ZD, 0), *by_token)

@@ -1,4 +1,4 @@
-"""Products of rows sorted by group with a matrix for each group: the heart of the experts on accelerators.
+"""Grouped matrix products (rows sorted by group, one matrix per group), which the experts use on accelerators.
 
 Z rows  D features in  F features out  E groups
 """
@@ -13,24 +13,24 @@ from jaxtyping import Array, Float, Int
 from deepseek_jax.models import gpu
 from deepseek_jax.models.arithmetic import PLAIN, Arithmetic
 
-ROWS, MOST_FEATURES = 512, 1024  # of a tile; larger ones overflow a TPU's vector memory
-# Of a TPU.  Widths are whole multiples, for the backward pass lays tiles across them the other way.
+ROWS, MOST_FEATURES = 512, 1024  # of a tile on TPUs; larger ones overflow the vector memory
+# Of a TPU.  Widths are padded to multiples of it, as the backward pass tiles the matrices transposed.
 LANES = 128
 
 
 def grouped_matmul(
     x_ZD: Float[Array, "Z D"], kernel_EDF: Float[Array, "E D F"], counts_E: Int[Array, "E"], how: Arithmetic = PLAIN
 ) -> Float[Array, "Z F"]:
-    """The first counts[0] rows times kernel[0], the next counts[1] times kernel[1] ...
+    """The first counts[0] rows times kernel[0], the next counts[1] rows times kernel[1], and so on.
 
-    What rows past the last group give, and their gradients, is undefined.
+    Results and gradients of rows past the last group are undefined.
 
-    On TPUs by megablox, on GPUs by tokamax where it serves: jax.lax.ragged_dot, or its gradient, is a product of all
-    rows with all groups there.
+    Uses megablox on TPUs and, if available, tokamax on GPUs: there jax.lax.ragged_dot, or its gradient, multiplies all
+    rows with all groups' matrices.
     """
     if how is not PLAIN:
         return _under(x_ZD, kernel_EDF, counts_E, how)
-    # megablox refuses float16, and is traced wherever it runs: each platform's branch is.
+    # megablox rejects float16, and its branch is traced on every platform.
     platforms = {} if x_ZD.dtype == jnp.float16 else {"tpu": on_tpu}
     if tokamax := gpu.library(x_ZD.dtype):
         platforms["cuda"] = tokamax.ragged_dot
@@ -58,7 +58,7 @@ _under.defvjp(_under_forward, _under_backward)
 
 
 def on_tpu(x_ZD, kernel_EDF, counts_E, interpret: bool = False):
-    """As `grouped_matmul`; `interpret` runs the kernel anywhere, slowly."""
+    """`grouped_matmul` by megablox; `interpret` runs the kernel on any platform, slowly."""
     rows, out = x_ZD.shape[0], kernel_EDF.shape[2]
     x_ZD, kernel_EDF = _filled(x_ZD, ROWS, LANES), _filled(kernel_EDF, 1, LANES, LANES)
     tiling = ROWS, *(min(size, MOST_FEATURES) for size in kernel_EDF.shape[1:])
@@ -67,5 +67,5 @@ def on_tpu(x_ZD, kernel_EDF, counts_E, interpret: bool = False):
 
 
 def _filled(x, *multiples):
-    """x with zeros behind, up to a multiple of these numbers in each dimension."""
+    """x zero-padded at the end of each dimension to a multiple of the given number."""
     return jnp.pad(x, [(0, -size % multiple) for size, multiple in zip(x.shape, multiples, strict=True)])

@@ -21,9 +21,9 @@ from deepseek_jax.parallel.expert import tokenwise
 
 
 class MixtureOfExperts(nnx.Module):
-    """Routed experts chosen a token at a time, plus the shared experts as one SwiGLU that every token passes.
+    """Routed experts, chosen for each token, plus the shared experts as one SwiGLU that every token passes through.
 
-    `kind`: moe, where scores choose, or hash_moe, where a table does.
+    `kind`: "moe", where scores choose the experts, or "hash_moe", where a table does.
     """
 
     def __init__(self, config: ModelConfig, kind: str, *, rngs: nnx.Rngs):
@@ -46,7 +46,7 @@ class MixtureOfExperts(nnx.Module):
 
     def report(self, routing: Routing, context: Context) -> RouterReport:
         found = report(routing, context.counted_BS)
-        if self.kind == "hash_moe":  # no score can balance what the table decides
+        if self.kind == "hash_moe":  # a balance loss on scores cannot change what the table chooses
             none = {name: jnp.zeros_like(getattr(found, name)) for name in ("balance", "share_E")}
             found = dataclasses.replace(found, **none)
         return found

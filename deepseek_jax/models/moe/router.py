@@ -1,6 +1,6 @@
 """Routers: which experts a token goes to, and with what weight.
 
-T tokens  D model  E experts  G groups  K experts a token  V vocabulary
+T tokens  D model  E experts  G groups  K experts per token  V vocabulary
 """
 
 import dataclasses
@@ -13,18 +13,18 @@ from jaxtyping import Array, Float, Int
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.tree import Buffer, used, weight
 
-# How many experts' scores make up their group's, of each method that goes by scores; 0 for no groups.
+# For each method that uses scores, how many of a group's best scores are summed into the group's score; 0: no groups.
 BEST_OF_GROUP = {"greedy": 0, "group_limited_greedy": 1, "noaux_tc": 2}
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Routing:
-    """The choice for each token; `scores` are kept for the balance loss.
+    """Each token's experts and their weights; `scores` are kept for the balance loss.
 
-    `dropped`: how many of its experts had no room for it; None where there is room for all.
-    `own`: what a router of your own tells of each token, by name; metrics.jsonl has the means, as router/own/NAME.
-    Where tokens are not in one row but in a batch [B S], so are these.
+    `dropped`: how many of the token's experts had no room for it; None if there is room for all.
+    `own`: per-token statistics of a custom router, by name; metrics.jsonl has their means, as router/own/NAME.
+    Outside the MoE layer, T is unflattened into [B S].
     """
 
     experts_TK: Int[Array, "T K"]
@@ -35,11 +35,11 @@ class Routing:
 
 
 class TopKRouter(nnx.Module):
-    """The experts that score best, in the best groups where there are groups.
+    """Chooses the experts with the highest scores, within the best groups if there are groups.
 
-    topk_method   greedy: the K best of all (MoE, V2-Lite); group_limited_greedy: groups by their best expert (V2,
-    section 2.2.2); noaux_tc: groups by their two best, and a bias takes part in the choice, never in the weight (V3,
-    section 2.1.2; V4); round_robin: each expert in turn whatever it scores, to time a step whose loads are even.
+    topk_method   greedy: the K best of all (MoE, V2-Lite); group_limited_greedy: ranks groups by their best expert (V2,
+    section 2.2.2); noaux_tc: ranks groups by their two best, and adds a bias for the choice, not for the weight (V3,
+    section 2.1.2; V4); round_robin: cycles through the experts whatever the scores, to time steps with even loads.
     """
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
@@ -49,7 +49,7 @@ class TopKRouter(nnx.Module):
             self.bias = Buffer(jnp.zeros((config.n_routed_experts,), jnp.float32), out_sharding=(None,))
 
     def __call__(self, x_TD: Float[Array, "T D"], tokens_T: Int[Array, "T"]) -> Routing:
-        """The tokens' numbers play no part."""
+        """`tokens_T`, the token ids, are ignored (HashRouter uses them)."""
         config = self.config
         scores_TE = scores(x_TD, used(self.kernel, jnp.float32), config.scoring_func)
         if config.topk_method == "round_robin":
@@ -69,7 +69,7 @@ class TopKRouter(nnx.Module):
 
 
 class HashRouter(nnx.Module):
-    """The experts that a table gives for the token's number (arXiv:2106.04426); scores decide only the weights (V4)."""
+    """Looks the experts up in a table by token id (arXiv:2106.04426); scores determine only the weights (V4)."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -92,17 +92,17 @@ def _kernel(config, rngs):
 
 
 def scores(x_TD: Float[Array, "T D"], kernel_DE: Float[Array, "D E"], scoring_func: str) -> Float[Array, "T E"]:
-    """Each expert's affinity, in float32 whatever x's type: one of SCORES of the products.
+    """Each expert's affinity, SCORES[scoring_func](x kernel), in float32 whatever x's dtype.
 
-    The kernel's bits all count: rounded to bfloat16, as TPUs round unless told, one token in 60 would get other experts
-    (V3's sizes, 8 of 256, random kernel).
+    The product needs full precision: with the kernel rounded to bfloat16, as TPUs do by default, one token in 60 would
+    get other experts (V3's sizes, 8 of 256, random kernel).
     """
     logits_TE = jnp.matmul(x_TD.astype(jnp.float32), kernel_DE, precision="highest")
     return SCORES[scoring_func](logits_TE)
 
 
 def sqrt_softplus(logits_TE: Float[Array, "T E"]) -> Float[Array, "T E"]:
-    # Where softplus underflows, the root's slope would be infinite and its gradient not a number.
+    # Where softplus underflows to 0, the square root's derivative would be infinite and the gradient NaN.
     return jnp.sqrt(jnp.maximum(jax.nn.softplus(logits_TE), jnp.finfo(jnp.float32).tiny))
 
 
@@ -110,7 +110,7 @@ SCORES = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid, "sqrtsoftplus": 
 
 
 def weights(scores_TE: Float[Array, "T E"], experts_TK: Int[Array, "T K"], config: ModelConfig) -> Float[Array, "T K"]:
-    """The chosen experts' scores, summing to 1 where `norm_topk_prob` says so, times `routed_scaling_factor`."""
+    """The chosen experts' scores, normalised to sum to 1 if `norm_topk_prob`, times `routed_scaling_factor`."""
     weights_TK = jnp.take_along_axis(scores_TE, experts_TK, axis=-1)
     if config.norm_topk_prob:
         weights_TK /= weights_TK.sum(axis=-1, keepdims=True) + 1e-20
@@ -118,14 +118,14 @@ def weights(scores_TE: Float[Array, "T E"], experts_TK: Int[Array, "T K"], confi
 
 
 def round_robin(tokens: int, num_experts: int, per_token: int) -> Int[Array, "T K"]:
-    """The next K experts in turn for each of a device's tokens: no two loads differ by more than one."""
+    """Gives each of a device's tokens the next K experts in turn, so that loads differ by at most one."""
     return (jnp.arange(tokens * per_token, dtype=jnp.int32) % num_experts).reshape(tokens, per_token)
 
 
 def keep_best_groups(choice_TE: Float[Array, "T E"], n_group: int, topk_group: int, best: int) -> Float[Array, "T E"]:
-    """Leaves the `topk_group` groups whose `best` highest experts sum highest; all others become -inf.
+    """Keeps the `topk_group` groups with the highest sums of their `best` top experts; sets all others to -inf.
 
-    DeepSeek-V2's code puts 0 for -inf, which is the same as long as no score underflows.
+    DeepSeek-V2's code uses 0 instead of -inf, which is equivalent as long as no score underflows.
     """
     if topk_group == n_group:
         return choice_TE
@@ -136,11 +136,11 @@ def keep_best_groups(choice_TE: Float[Array, "T E"], n_group: int, topk_group: i
 
 
 def balanced_table(key: Array, vocab_size: int, num_experts: int, per_token: int) -> Int[Array, "V K"]:
-    """K different experts for every token of the vocabulary, each expert equally often.
+    """A table of K different experts for every token id, in which every expert occurs equally often.
 
-    Tokens are shuffled, so that neighbours in the vocabulary, which are alike in frequency, part; then taken in rounds
-    of E.  In a round each expert leads once, and the others follow at K - 1 distances that the round draws, so every
-    expert serves K tokens of a round, in company that changes from round to round.  Released checkpoints bring theirs.
+    Token ids are shuffled first, as neighbouring ones have similar frequencies, then divided into rounds of E.  In each
+    round, token i gets the experts i + d_k (mod E) for K random distances d_k.  So every expert serves K tokens of each
+    round, together with different experts in different rounds.  Released checkpoints contain tables of their own.
     """
     shuffle, draw = jax.random.split(key)
     place_V = jax.random.permutation(shuffle, vocab_size)
