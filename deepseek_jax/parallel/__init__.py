@@ -1,1 +1,1 @@
-"""Where arrays lie: the mesh, the table from logical axes to mesh axes, and communication that is designed."""
+"""How arrays are sharded: the mesh, the table from logical axes to mesh axes, and explicit communication."""

@@ -1,7 +1,7 @@
-"""What one accelerator can hold, compute and send: the vendors' numbers, for estimates and utilisation.
+"""Accelerators' memory, peak FLOP/s and bandwidths as stated by their vendors, for estimates and utilisation.
 
 Sources: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x} for TPUs; NVIDIA's data sheets of A100 80 GB SXM, H100 SXM,
-H100 PCIe, H200 SXM and B200 for GPUs.  Peaks are dense bfloat16.
+H100 PCIe, H200 SXM and B200 for GPUs.  Peaks are for dense bfloat16.
 """
 
 import dataclasses
@@ -11,15 +11,15 @@ GIB, GB, TFLOPS = 2**30, 1e9, 1e12
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device as JAX counts devices.
+    """One device as JAX counts devices (see `devices_per_chip`).
 
-    `links` fast links send `link` bytes/s each, one way: a TPU's go to its neighbours in the torus, a GPU's are one
-    (NVLink, to the `island` devices of its host).  `network`, bytes/s, leads out of an island; 0 where a torus is all.
+    It has `links` fast links of `link` bytes/s each in one direction: a TPU's to its neighbours in the torus; a GPU has
+    one, NVLink, to the `island` devices of its host.  `network`: bytes/s to other hosts' devices; 0 for a TPU's torus.
     """
 
     name: str
-    kind: str  # how jax.Device.device_kind begins
-    platform: str  # of jax: tpu, cuda
+    kind: str  # a prefix of jax.Device.device_kind
+    platform: str  # JAX's name: tpu, cuda
     memory: int  # bytes
     peak: float  # FLOP/s
     bandwidth: float  # bytes/s of the memory
@@ -30,8 +30,8 @@ class Chip:
     network: float = 0.0
 
 
-# Google states the interconnect of a chip, all links and both ways: v5p's 1,200 GB/s are 6 links of 100 GB/s each way.
-# A tpu7x chip is two devices: each has half of its memory, its peak and its bandwidths.
+# Google states a chip's total interconnect bandwidth, over all links and both directions: v5p's 1,200 GB/s are 6 links
+# of 100 GB/s each way.  A tpu7x chip is two devices, each with half of its memory, peak and bandwidths.
 _CHIPS = (
     Chip("v4", "TPU v4", "tpu", 32 * GIB, 275 * TFLOPS, 1228 * GB, links=6, link=50 * GB),
     Chip("v5e", "TPU v5 lite", "tpu", 16 * GIB, 197 * TFLOPS, 819 * GB, links=4, link=50 * GB),
@@ -50,6 +50,6 @@ CHIPS = {chip.name: chip for chip in _CHIPS}
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip whose `kind` is the longest beginning of jax.Device.device_kind; None where it is not in the table."""
+    """The chip whose `kind` is the longest matching prefix of jax.Device.device_kind; None if none matches."""
     found = [chip for chip in CHIPS.values() if device_kind.startswith(chip.kind)]
     return max(found, key=lambda chip: len(chip.kind), default=None)

@@ -1,15 +1,13 @@
-"""Long sequences: what a device needs of tokens that lie on others, where the sequence is spread.
+"""Context parallelism: communication for sequences that are sharded over devices (mesh axis `context`).
 
-Whatever looks at one token at a time is spread with its tokens, by XLA (rules.py).  Attention looks further.  It runs
-on each device's own tokens (local.py), and asks there for exactly what it needs of others, by the functions below: the
-keys of all tokens, as small as they are before they are expanded; the tokens just before its own for a window or a
-compressor; another's queries in exchange for its own, where these see more than those.  What travels is what is asked
-for, and in the backward pass its gradient.
+XLA shards everything that looks at one token at a time (rules.py).  Attention looks further: it runs on each device's
+own tokens (local.py) and uses the functions below to get exactly what it needs from other devices.  These are the keys
+of all tokens, before they are expanded; the tokens just before its own, for a window or a compressor; and, to balance
+causal attention, another device's queries in exchange for its own.  The backward pass sends their gradients back.
 
-Where no sequence is spread each function gives what there is: all keys are one's own, and before the first token lies
-nothing.
+If sequences are not sharded, the functions do not communicate: all keys are local, and zeros precede the first token.
 
-B batch  S tokens of this device  T = n S tokens of all
+B batch  S tokens of this device  T = n S tokens of all devices
 """
 
 import jax
@@ -23,19 +21,19 @@ AXIS = RULES["sequence"]
 
 
 def parts() -> int:
-    """Among how many devices the sequence is spread where this is asked: 1 outside of `on_each_device`."""
+    """The number of devices that a sequence is sharded over in the current shard_map: 1 outside `on_each_device`."""
     return current_mesh().shape[AXIS] if divided(AXIS) else 1
 
 
 def first_index(length: int) -> int | Int[Array, ""]:
-    """Where in their row the first of this device's `length` tokens is."""
+    """The index in the row of the first of this device's `length` tokens."""
     return jax.lax.axis_index(AXIS) * length if parts() > 1 else 0
 
 
 def swap_second_half(tree):
-    """Arrays [B S ...] with the second half of the device as far from the end as this is from the beginning.
+    """Arrays [B S ...] with the second half exchanged with the mirrored device (first with last, and so on inwards).
 
-    Done again, it brings back what there was.
+    It is its own inverse.
     """
 
     def swap(x):
@@ -47,19 +45,19 @@ def swap_second_half(tree):
 
 
 def swapped_index(length: int) -> Int[Array, ""]:
-    """Where in their row the half that `swap_second_half` brings begins."""
+    """The index in the row of the first token in the half received from `swap_second_half`; `length` as above."""
     return (parts() - 1 - jax.lax.axis_index(AXIS)) * length + length // 2
 
 
 def whole_sequence(tree):
-    """Arrays [B S ...] as [B T ...]: what the tokens of all devices have."""
+    """All-gathers arrays [B S ...] along the sequence, to [B T ...]."""
     if parts() == 1:
         return tree
     return jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS, axis=1, tiled=True) if x.size else x, tree)
 
 
 def tokens_before(tree, count: int):
-    """[B count ...] of arrays [B S ...]: the `count` tokens before this device's first, zeros before the row's."""
+    """The `count` tokens [B count ...] before this device's first in arrays [B S ...]; zeros before the row's start."""
 
     def fetch(x):
         received = [_from(hop, x[:, x.shape[1] - size :]) for hop, size in _hops(x.shape[1], count)]
@@ -71,11 +69,11 @@ def tokens_before(tree, count: int):
 
 
 def _hops(length: int, count: int) -> list[tuple[int, int]]:
-    """(how many devices back, how many of its tokens) until `count` are found or there are no more devices."""
+    """(how many devices back, how many of that device's last tokens), until `count` tokens or the first device."""
     hops = min(-(-count // length), parts() - 1)
     return [(hop + 1, min(length, count - hop * length)) for hop in range(hops)]
 
 
 def _from(hop: int, x):
-    """x of the device `hop` places before this one; zeros where there is none."""
+    """x of the device `hop` positions before this one; zeros if there is none."""
     return jax.lax.ppermute(x, AXIS, [(at, at + hop) for at in range(parts() - hop)])

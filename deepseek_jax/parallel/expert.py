@@ -1,12 +1,12 @@
-"""Expert parallelism: tokens travel to the devices that hold their experts, and what these make of them travels back.
+"""Expert parallelism: tokens are sent to the devices that hold their experts, and the experts' outputs are sent back.
 
 Every device routes its own tokens.  It sorts their assignments by the device that holds the expert, sends each device
-as many rows as there is room for, runs its own experts on what it was sent, and sends the results back (GShard,
-arXiv:2006.16668; DeepSeek-V3, section 3.2).  Both ways are one all-to-all of arrays of fixed size; on TPUs only their
-filled rows travel.
+as many rows as there is room for, runs its own experts on what it receives, and sends the results back (GShard,
+arXiv:2006.16668; DeepSeek-V3, section 3.2).  Each direction is one all-to-all of arrays of fixed size; on TPUs only
+their filled rows are sent.
 
-B batch  S sequence  T tokens  K experts a token  A = T K assignments  D model  P devices that share the experts
-C rows that a device may send to another  Z = P C rows
+B batch  S sequence  T tokens  K experts per token  A = T K assignments  D model  P devices that share the experts
+C capacity: rows that a device may send to each other one  Z = P C rows
 """
 
 import dataclasses
@@ -24,9 +24,9 @@ from deepseek_jax.parallel.rules import RULES, divided, total, varying, varying_
 
 
 def tokenwise(f: Callable, modules: tuple, x_BSD: Float[Array, "B S D"], *known_BS: Shaped[Array, "B S"]):
-    """f(*modules, x_TD, *known_T), a tree of arrays [T ...], as one of arrays [B S ...].
+    """Calls f(*modules, x_TD, *known_T) on flattened tokens; reshapes its results from [T ...] to [B S ...].
 
-    On a mesh every device calls `f` for its own tokens, with its own part of the modules' parameters.
+    On a mesh every device calls `f` for its own tokens, with its own shards of the modules' parameters.
     """
 
     def of_device(modules, x_BSD, *known_BS):
@@ -45,20 +45,19 @@ def exchange(
     kernels: list[Float[Array, "E ..."]],
     capacity_factor: float = 0.0,
 ) -> tuple[Float[Array, "T D"], Int[Array, "T"] | None]:
-    """(compute(x_TD, experts_TK, weights_TK, *kernels) with all experts, how many of each token's were left out).
+    """compute(x_TD, experts_TK, weights_TK, *kernels) over all experts, though each device has only its own kernels.
 
-    A device has the kernels of its own part of the experts.  The second is None where there is room for everything.
-
-    `compute` adds up, for each token, the weighted outputs of the experts that it is given; the number past the last
-    stands for none.  Called inside of `tokenwise`.
+    Returns (its result, how many of each token's experts were dropped; None if there is room for all).  `compute` must
+    return, for each token, the weighted sum of the outputs of the experts whose kernels it gets; expert number E, one
+    past the last, means none.  To be called inside `tokenwise`.
     """
-    arguments = varying_as(x_TD, (x_TD, experts_TK, weights_TK, kernels))  # devices have tokens of their own
+    arguments = varying_as(x_TD, (x_TD, experts_TK, weights_TK, kernels))  # as each device has its own tokens
     x_TD, experts_TK, weights_TK, kernels = varying(arguments, divided(RULES["expert_mlp"]))
     if divided(RULES["experts"]):
         y_TD, dropped_T = _over_devices(compute, x_TD, experts_TK, weights_TK, kernels, capacity_factor)
     else:
         y_TD, dropped_T = compute(x_TD, experts_TK, weights_TK, *kernels), None
-    return total(y_TD, RULES["expert_mlp"]), dropped_T  # a device has a part of every expert's width
+    return total(y_TD, RULES["expert_mlp"]), dropped_T  # sums the parts of each expert's width
 
 
 def _over_devices(compute, x_TD, experts_TK, weights_TK, kernels, capacity_factor):
@@ -82,9 +81,10 @@ def _over_devices(compute, x_TD, experts_TK, weights_TK, kernels, capacity_facto
 
 @jax.custom_vjp
 def swap(rows_ZD: Float[Array, "Z D"], sent_P: Int[Array, " P"], received_P: Int[Array, " P"]) -> Float[Array, "Z D"]:
-    """The c-th row for the p-th device becomes the c-th row from it, for the first sent_P[p], received_P[p] rows.
+    """All-to-all: sends block p (C rows) to device p and returns the blocks received, in the order of their senders.
 
-    Those behind are anything, here and there: on TPUs they do not travel.
+    Only the first sent_P[p] rows of a block sent, and received_P[p] of one received, are meaningful; on TPUs the others
+    are not transferred.
     """
     return _swap_filled(rows_ZD, sent_P, received_P) if platform() == "tpu" else _swap_whole(rows_ZD)
 
@@ -109,14 +109,16 @@ def _swap_filled(rows_ZD, sent_P, received_P):
     return jax.lax.ragged_all_to_all(rows_ZD, jnp.zeros_like(rows_ZD), *placed, axis_name=RULES["experts"])
 
 
-MANY = 128  # rows: of more, one is no loss, and one more would break the kernels' tiles
+MANY = 128  # rows; from here on losing one does not matter, and adding one would misalign the kernels' tiles
 
 
 def rows_a_device(tokens: int, per_token: int, experts: int, devices: int, capacity_factor: float) -> tuple[int, bool]:
-    """(rows that a device may send to each other, which holds so many experts; whether that may be too few).
+    """Returns (C, the rows that a device may send to each other one; whether C may be too few).
 
-    With factor 0 they are enough for the worst case: all tokens choose as many of one device's experts as they can.
-    Where they may be too few, one stays empty (`slots_by_device`), for which there is one more unless they are MANY.
+    Each device has `tokens` tokens, which choose `per_token` experts each, and holds `experts` of all experts.
+
+    With factor 0, C suffices for the worst case: all tokens choose as many of one device's experts as they can.  If C
+    may be too few, one row stays empty (`slots_by_device`); it is added to C unless that is at least MANY.
     """
     most = tokens * min(per_token, experts)
     if not capacity_factor:
@@ -127,9 +129,10 @@ def rows_a_device(tokens: int, per_token: int, experts: int, devices: int, capac
 
 
 def slots_by_device(device_TK: Int[Array, "T K"], devices: int, capacity: int, bounded: bool) -> Slots:
-    """A slot for every assignment: `capacity` of them, in order, for each device that it may go to.
+    """Gives every assignment a slot among the `capacity` consecutive slots of its target device.
 
-    Where that may be too few the last one of each device stays empty, and the very last stands for all that is dropped.
+    If `bounded` (capacity may be too few), the last slot of each device stays empty, and assignments that are dropped
+    get the last slot of all.
     """
     slots = allot(device_TK, devices, capacity, capacity - bounded)
     last = devices * capacity - 1

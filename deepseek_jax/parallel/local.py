@@ -1,7 +1,4 @@
-"""What each device computes on its own part of the data: attention, experts, the vocabulary.
-
-XLA must not try to divide it further.
-"""
+"""Per-device computation by shard_map, for parts that XLA must not shard by itself: attention, experts, vocabulary."""
 
 from collections.abc import Callable
 
@@ -16,22 +13,23 @@ BY_HEAD = ("batch", "sequence", "heads")
 
 
 def on_each_device(function: Callable, arguments: tuple, result) -> Callable:
-    """`function` of each device's parts: of arguments, and into a result, whose dimensions carry logical names.
+    """`function`, called on each device with its shards of the arguments, and returning its shards of the result.
 
-    Names are given for each argument, or for each part of a tree; further dimensions of an array are whole, and so is
-    every argument named ().  The function itself where the current mesh leaves nothing to divide.
+    `arguments` and `result` give the logical axes of the leading dimensions: a tuple of names for each argument, or a
+    tree of them.  Further dimensions, and all of an argument with (), are not sharded.  Returns `function` itself if
+    the current mesh has nothing to shard over.
     """
-    # JAX's check of which values differ between devices asks more than kernels and gradients by hand can tell it.
+    # check_vma is off, as kernels and hand-written gradients cannot provide the types that it checks.
     return rules.shard_map(function, _specs(arguments), _specs(result), check_vma=False)
 
 
 def as_it_lies(module):
-    """The names of the dimensions of a module's parameters, as an argument's: each device is given its own part."""
+    """The logical axes of a module's parameters, for `on_each_device`: each device gets the shards that it holds."""
     return jax.tree.map(axes_of, module, is_leaf=is_variable)
 
 
 def over_heads(x: jax.Array) -> jax.Array:
-    """The sum of what the devices that share the heads have."""
+    """The sum over the devices that the heads are sharded over."""
     return rules.total(x, rules.RULES["heads"])
 
 

@@ -1,4 +1,4 @@
-"""The device mesh: named axes, so that one device and a pod run the same program."""
+"""Creates and checks the device mesh, whose axes have names, so that one device and a pod run the same program."""
 
 import dataclasses
 import math
@@ -14,25 +14,28 @@ from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.parallel.rules import RULES, axis_size
 
-MeshOf = Callable[[ModelConfig | HybridConfig], Mesh]  # where a model of these sizes is to lie
+MeshOf = Callable[[ModelConfig | HybridConfig], Mesh]  # chooses the mesh on which to place a model
 
 
 def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
-    """A mesh of all devices, or of those given, with the axes of MeshConfig; -1 takes what the others leave."""
+    """A mesh of all devices, or of those given, with the axes of MeshConfig; an axis of -1 gets the remaining devices.
+
+    Raises UserError if the sizes do not fit the number of devices.
+    """
     here, devices = devices is None, jax.devices() if devices is None else devices
     sizes = axis_sizes(config, len(devices), here=here)
     shape, names, types = tuple(sizes.values()), tuple(sizes), (AxisType.Auto,) * len(sizes)
     try:
-        return jax.make_mesh(shape, names, types, devices=devices)  # knows the chips' wiring
-    except NotImplementedError:  # of a torus whose sides this shape would have to cut
+        return jax.make_mesh(shape, names, types, devices=devices)  # orders devices by the interconnect's topology
+    except NotImplementedError:  # raised if the shape would have to split a side of the torus
         return Mesh(np.asarray(devices).reshape(shape), names, axis_types=types)
 
 
 def inference_config(model: ModelConfig | HybridConfig) -> MeshConfig:
-    """The mesh of a model that is used and not trained, whatever it was trained on: all devices, however many.
+    """The mesh for using a model without training it, over all devices, whatever mesh it was trained on.
 
-    Its parameters lie spread over as many as divide its widths; further ones hold copies, as all do of a hybrid
-    network, which is small and may have any widths.
+    Parameters are sharded (fsdp) over as many devices as divide the model's widths, and replicated over the rest.
+    Hybrid networks are fully replicated: they are small and may have any widths.
     """
     if isinstance(model, HybridConfig):
         return MeshConfig()
@@ -41,19 +44,19 @@ def inference_config(model: ModelConfig | HybridConfig) -> MeshConfig:
 
 
 def mesh_of_scored(model: ModelConfig | HybridConfig) -> Mesh:
-    """For a model that all processes score together."""
+    """The mesh for a model with which all processes score together."""
     return make_mesh(inference_config(model))
 
 
 def mesh_of_used(model: ModelConfig | HybridConfig) -> Mesh:
-    """For a model of which each process has all parameters, for each may write or ask what it likes."""
+    """The mesh for a model that each process may save or run independently, so each must hold all parameters."""
     return mesh_of_scored(model) if jax.process_count() == 1 else make_mesh(MeshConfig())
 
 
 def axis_sizes(config: MeshConfig, num_devices: int, *, here: bool = False) -> dict[str, int]:
-    """Devices along each axis; UserError where the sizes do not multiply to `num_devices`.
+    """The number of devices along each axis; raises UserError if their product is not `num_devices`.
 
-    `here`: these are devices of this machine, of which there could be more for a trial.
+    `here`: the devices are this machine's actual ones, so the message suggests simulating more on a CPU.
     """
     sizes = dataclasses.asdict(config)
     rest = [name for name, size in sizes.items() if size == -1]
@@ -80,12 +83,15 @@ def _misfit(sizes: dict[str, int], num_devices: int, here: bool) -> str:
 
 
 def check_batch(mesh: Mesh, name: str, size: int):
-    """Raises UserError unless the devices that share a batch divide `size` sequences; `name` is the setting's."""
+    """Raises UserError unless `size`, a number of sequences, is a multiple of the devices that share a batch.
+
+    `name` is the setting that the message names.
+    """
     _check(mesh, name, size, "batch", f"a batch (mesh axes {', '.join(RULES['batch'])})")
 
 
 def check_sequence(mesh: Mesh, name: str, length: int):
-    """Raises UserError unless the devices that share a sequence divide its `length`; `name` is the setting's."""
+    """Raises UserError unless `length` is a multiple of the devices that share a sequence; `name` is the setting."""
     _check(mesh, name, length, "sequence", f"a sequence (mesh.{RULES['sequence']})")
 
 

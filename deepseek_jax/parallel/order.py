@@ -1,9 +1,9 @@
-"""The order of collectives on host devices, which XLA does not keep by itself.
+"""Forces the order of collectives on host (CPU) devices, which XLA does not guarantee by itself.
 
-XLA's CPU runtime runs stand-alone collectives in one order on all devices.  Those inside of a loop or a conditional may
-overlap those beside it, and all inside of one `jax.shard_map` share a channel id: a device can then join one rendezvous
+XLA's CPU runtime runs stand-alone collectives in the same order on all devices.  Those inside a loop or conditional may
+overlap with those outside, and all within one `jax.shard_map` share a channel id: a device can then join one rendezvous
 twice, and XLA aborts, or returns another array's data (seen with jax 0.10.2 and 0.12.0.1).  On host devices only, we
-therefore add data dependencies.
+therefore add artificial data dependencies.
 """
 
 import functools
@@ -16,18 +16,18 @@ from deepseek_jax.parallel.current import platform
 
 
 def after(x: jax.Array, *earlier: jax.Array) -> jax.Array:
-    """x, on host devices as one that needs all of `earlier`, of shapes that broadcast to that of x."""
+    """x unchanged, but on host devices dependent on all of `earlier`, whose shapes must broadcast to that of x."""
     if platform() == "cpu":
         for each in earlier:
-            x = jnp.where(each < -jnp.inf, jnp.zeros_like(x), x)  # never, but that is more than XLA knows
+            x = jnp.where(each < -jnp.inf, jnp.zeros_like(x), x)  # never true, but XLA does not know that
     return x
 
 
 def at_once(tree, specs, on_devices: Callable):
-    """Arrays that lie by `specs`, none of which is used before all are there; so with their gradients.
+    """The arrays of `tree`, sharded by `specs`, unchanged but made available only once all are; gradients likewise.
 
-    Weights that are gathered then wait for activations, and gradients of activations for those of weights.
-    `on_devices` is `jax.shard_map`.
+    Gathering weights then waits for activations, and gradients of activations for those of weights.  `on_devices` is
+    `jax.shard_map` with its other options set.
     """
     leaves, structure = jax.tree.flatten(tree)
     specs = jax.tree.leaves(jax.tree.broadcast(specs, tree))

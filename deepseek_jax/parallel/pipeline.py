@@ -1,18 +1,19 @@
-"""Pipeline parallelism: a stack's layers spread over the mesh axis `stage`, microbatches passed along, in rounds.
+"""Pipeline parallelism: a stack's layers are split over the mesh axis `stage`; microbatches pass through, in R rounds.
 
-The n layers are cut into R N chunks of L neighbours, and stage s runs the chunks s, N + s, 2 N + s ...; the last ones
-are filled up with layers that do nothing where n has no such factors.  In each turn every stage runs one chunk on one
-microbatch, all stages at once, and hands the result to the next, the last stage to the first.  Microbatches go in
-groups of N: a group makes all of its R rounds before the next one enters, so that a round ends where and when the next
-begins.  M microbatches take M R + N - 1 turns, of which each stage spends N - 1 without one (Megatron-LM's interleaved
+The n layers are cut into R N chunks of L consecutive layers, and stage s runs the chunks s, N + s, 2 N + s ...; if n is
+not a multiple of R N, the last chunks are filled up with layers that do nothing.  In each turn every stage runs one
+chunk on one microbatch and passes the result to the next stage, the last stage to the first.  Microbatches enter in
+groups of N: a group completes all of its R rounds before the next one enters, so that a round ends where and when the
+next begins.  M microbatches take M R + N - 1 turns, in N - 1 of which each stage is idle (Megatron-LM's interleaved
 schedule, arXiv:2104.04473, section 2.2; with one round it is GPipe, arXiv:1811.06965).  The turns are one scan; the
-backward pass is its transpose, the same pipeline from the last stage to the first.  docs/parallel.md: what it costs.
+backward pass is its transpose, the same pipeline from the last stage to the first.  Costs: see docs/parallel.md.
 
-Between steps every stage has a part of every layer, as fsdp stores them, so that checkpoints know nothing of stages.
-Once a step `_own_layers` brings each stage its layers.  Outside of the pipeline the stages share the batch, so that no
+Between steps every stage stores a shard of every layer, as with fsdp, so that checkpoints do not depend on stages.
+Once per step `_own_layers` collects each stage's layers.  Outside the pipeline the stages share the batch, so that no
 layer is computed twice.
 
-N stages  R rounds  L layers of a chunk  M microbatches  P devices that share a microbatch  B sequences, B/M in one
+N stages  R rounds  L layers per chunk  M microbatches  P devices that share a microbatch
+B sequences, of which B/M are in a microbatch
 """
 
 import dataclasses
@@ -45,7 +46,7 @@ STAGE = RULES["stages"]
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How many `layers` go over how many `stages`, in how many `rounds`, with how many `microbatches`."""
+    """The numbers of layers, stages, rounds and microbatches, and what follows from them."""
 
     layers: int
     stages: int
@@ -54,12 +55,12 @@ class Schedule:
 
     @property
     def chunk(self) -> int:
-        """L."""
+        """L: layers per chunk."""
         return -(-self.layers // (self.stages * self.rounds))
 
     @property
     def filled(self) -> int:
-        """Layers, with those that do nothing."""
+        """The number of layers including those that do nothing."""
         return self.stages * self.rounds * self.chunk
 
     @property
@@ -68,19 +69,18 @@ class Schedule:
 
 
 def stages() -> int:
-    """Among how many devices layers are spread where this is asked."""
+    """The number of pipeline stages of the current mesh; 1 without a mesh."""
     mesh = current_mesh()
     return mesh.shape[STAGE] if mesh else 1
 
 
 def run(layer: Callable, stacks, x, context, microbatches: int = 0, rounds: int = 1):
-    """(the last x, reports of all layers) of the layers in `stacks`, stage by stage; M is `microbatches` or, for 0, N.
+    """Runs the layers in `stacks` as a pipeline, with M = `microbatches` (0: N); returns (the last x, all reports).
 
-    layer(stacks, x, context, index, number) -> (the next x, its report) runs the one of that `number` among all layers,
-    which lies at `index` in the arrays of `stacks`.  It must bring what it takes from them inside of its own
-    jax.checkpoint: else every turn keeps a copy.
-    x and the arrays of `context` are [B S ...], but for those without a dimension, which hold for all.  Reports are
-    sums over sequences, so that microbatches add up; those of all layers lead with the layer.
+    layer(stacks, x, context, index, number) -> (the next x, its report) must run layer `number` (of all layers), which
+    is at `index` in the stage's arrays `stacks`.  It must slice it from them inside its own jax.checkpoint, or every
+    turn keeps a copy.  x and the arrays of `context` are [B S ...], except for scalars, which apply to all.  Reports
+    must be sums over sequences, so that microbatches add up; those returned have the layer as first dimension.
     """
     mesh = current_mesh()
     depth = jax.tree.leaves(stacks)[0].shape[0]
@@ -88,13 +88,13 @@ def run(layer: Callable, stacks, x, context, microbatches: int = 0, rounds: int 
     schedule = Schedule(depth, mesh.shape[STAGE], rounds, microbatches or mesh.shape[STAGE])
     dealt = schedule.stages, _sharing(mesh), schedule.microbatches
     x_MB, context = _arrays(lambda array: _deal(array, *dealt), (x, context))
-    # A copy for each stage goes in, and the sum over stages comes out, each the other's gradient.
+    # Each stage gets a copy of x, and the stages' outputs are summed; these operations are each other's gradients.
     x_NMB = _constrain(jnp.broadcast_to(x_MB, (schedule.stages, *x_MB.shape)), "stages", None)
     x_NMB, reports = jax.shard_map(
         functools.partial(_in_turns, layer, schedule),
         in_specs=(PartitionSpec(STAGE), PartitionSpec(STAGE), PartitionSpec()),
         out_specs=PartitionSpec(STAGE),
-        axis_names={STAGE},  # the other axes are as they were: XLA's, or those of a shard_map in a layer
+        axis_names={STAGE},  # the other axes are left to XLA, or to a shard_map inside a layer
         check_vma=False,
     )(_own_layers(stacks, schedule), x_NMB, _arrays(lambda array: _constrain(array, None), context))
     x_MB = _constrain(_constrain(x_NMB, "stages", None).sum(axis=0), "stages")
@@ -102,7 +102,10 @@ def run(layer: Callable, stacks, x, context, microbatches: int = 0, rounds: int 
 
 
 def check(mesh: Mesh, microbatches: int, name: str, size: int):
-    """Raises UserError unless `size` sequences can go through as that many microbatches; `name` is the setting's."""
+    """Raises UserError unless `size` sequences can be divided into `microbatches` (0: one per stage) over the devices.
+
+    `name` is the setting that holds `size`.
+    """
     stages = mesh.shape[STAGE]
     microbatches = microbatches or stages
     if stages == 1:
@@ -120,14 +123,14 @@ def check(mesh: Mesh, microbatches: int, name: str, size: int):
 
 
 def smallest_batch(mesh: Mesh | AbstractMesh, microbatches: int) -> int:
-    """One sequence for each device in each microbatch; every batch is a multiple of it."""
+    """The number of sequences with one per device in each microbatch; every batch must be a multiple of it."""
     stages = mesh.shape[STAGE]
     parts = math.lcm(microbatches or stages, stages) if stages > 1 else 1
     return _sharing(mesh) * parts
 
 
 def check_layers(mesh: Mesh | AbstractMesh, rounds: int, depth: int):
-    """Raises UserError unless `depth` layers, those that stages share, are one at least for each stage and round."""
+    """Raises UserError unless the `depth` pipelined layers are at least one for each stage and round."""
     stages = mesh.shape[STAGE]
     if stages > 1 and stages * rounds > depth:
         raise UserError(
@@ -137,17 +140,17 @@ def check_layers(mesh: Mesh | AbstractMesh, rounds: int, depth: int):
 
 
 def _sharing(mesh: Mesh | AbstractMesh) -> int:
-    """P: devices among which the sequences of one microbatch are spread."""
+    """P: the number of devices that the sequences of one microbatch are sharded over."""
     return axis_size(mesh, RULES["microbatch"])
 
 
 def _own_layers(stacks, schedule: Schedule):
-    """The stacks with the layers of one stage after those of another, each stage's R L of them whole on its devices."""
+    """The stacks with layers reordered and sharded by stage: each stage's devices jointly hold its R L layers whole."""
 
     def bring(param):
         axes, x = axes_of(param), _by_stage(param[...], schedule)
         apart = [dim for dim, axis in enumerate(axes) if axis in (STORED, RANK)]
-        if apart:  # each stage has a part of all layers: it sends every other what is that one's
+        if apart:  # each stage has a shard of all layers: send every other stage its shard of that stage's layers
             return param.replace(jax.lax.all_to_all(x, STAGE, split_axis=0, concat_axis=apart[0], tiled=True))
         x = varying(x, (STAGE,)).reshape(schedule.stages, -1, *x.shape[1:])
         return param.replace(jax.lax.dynamic_index_in_dim(x, jax.lax.axis_index(STAGE), keepdims=False))
@@ -166,7 +169,7 @@ def _own_layers(stacks, schedule: Schedule):
 
 
 def _by_stage(x_n, schedule: Schedule):
-    """[n ...] as [N R L ...], in a row; the layers that do nothing are the last one again."""
+    """[n ...] reordered by stage, [N R L ...] with N, R and L flattened; layers that do nothing repeat the last one."""
     missing = schedule.filled - schedule.layers
     x_n = jnp.concatenate([x_n, jnp.broadcast_to(x_n[-1:], (missing, *x_n.shape[1:]))]) if missing else x_n
     x_RNL = x_n.reshape(schedule.rounds, schedule.stages, schedule.chunk, *x_n.shape[1:])
@@ -174,13 +177,13 @@ def _by_stage(x_n, schedule: Schedule):
 
 
 def _in_order(x_NRL, schedule: Schedule):
-    """Undoes `_by_stage`."""
+    """The inverse of `_by_stage`."""
     x_NRL = x_NRL.reshape(schedule.stages, schedule.rounds, schedule.chunk, *x_NRL.shape[1:])
     return x_NRL.swapaxes(0, 1).reshape(-1, *x_NRL.shape[3:])[: schedule.layers]
 
 
 def _in_turns(layer, schedule: Schedule, stacks, x_1MB, context):
-    """What each stage does, given its layers and all microbatches."""
+    """The program of one stage, given its layers and all microbatches; the turns are a scan."""
     N, R, L, M = schedule.stages, schedule.rounds, schedule.chunk, schedule.microbatches
     stage = jax.lax.axis_index(STAGE)
     ring = [(here, (here + 1) % N) for here in range(N if R > 1 else N - 1)]
@@ -198,19 +201,19 @@ def _in_turns(layer, schedule: Schedule, stacks, x_1MB, context):
 
     def turn(carried, number):
         arrived, x_MB = carried
-        unit = number - stage  # of the M R chunks that each stage runs
+        unit = number - stage  # index among the M R (microbatch, round) pairs that each stage runs
         working, unit = (unit >= 0) & (unit < M * R), jnp.clip(unit, 0, M * R - 1)
         round_, microbatch = unit // N % R, unit // (N * R) * N + unit % N
         waiting = _at(x_MB, microbatch)
         x = jnp.where((stage == 0) & (round_ == 0), waiting, arrived)
         x, reports = run_chunk(x, _arrays(lambda array: _at(array, microbatch), context), round_)
         left = jnp.where(working & (stage == N - 1) & (round_ == R - 1), x, waiting)
-        x_MB = jax.lax.dynamic_update_index_in_dim(x_MB, left, microbatch, 0)  # in the place of what entered there
+        x_MB = jax.lax.dynamic_update_index_in_dim(x_MB, left, microbatch, 0)  # outputs replace inputs
         reports = jax.tree.map(lambda report: jnp.where(working, report, 0), reports)
         return (jax.lax.ppermute(x, STAGE, ring), x_MB), (reports, round_)
 
-    # In turns without a microbatch a stage computes all the same, and nothing counts it: of real states, so that no
-    # gradient is 0 times infinity.  To wait would save no time, and a layer's collectives may not be skipped by some.
+    # In idle turns a stage computes too, and its result is ignored.  Its input is a real state, so that no gradient is
+    # 0 times infinity.  Skipping would save no time, and no device may skip a layer's collectives that others run.
     x_MB = x_1MB[0]
     (_, x_MB), (reports, rounds_T) = jax.lax.scan(turn, (x_MB[0], x_MB), jnp.arange(schedule.turns))
     reports = jax.tree.map(lambda each: jax.ops.segment_sum(each, rounds_T, R).reshape(-1, *each.shape[2:]), reports)
@@ -222,23 +225,23 @@ def _at(x, index):
 
 
 def _constrain(x, *leading: str | None):
-    """Microbatches [... B S ...] lie as a batch does, over all axes but stage; dimensions before as `leading` says."""
+    """Shards microbatches [... B S ...] like a batch but not over `stage`; `leading`: axes of dimensions before B."""
     axes = *leading, "microbatch", "sequence"
     return constrain(x, (*axes, *(None,) * (x.ndim - len(axes))))
 
 
 def _deal(x_B, stages: int, sharing: int, microbatches: int):
-    """[B ...] as [M B/M ...] such that every device keeps the sequences it has: N x P x M/N x B/(M P) of them."""
+    """[B ...] as [M B/M ...] without moving sequences between devices: B is split as N, P, M/N, B/(M P)."""
     x_NPmb = x_B.reshape(stages, sharing, microbatches // stages, -1, *x_B.shape[1:])
     return x_NPmb.swapaxes(1, 2).reshape(microbatches, -1, *x_B.shape[1:])
 
 
 def _collect(x_MB, stages: int, sharing: int, microbatches: int):
-    """Undoes `_deal`."""
+    """The inverse of `_deal`."""
     x_NmPb = x_MB.reshape(stages, microbatches // stages, sharing, -1, *x_MB.shape[2:])
     return x_NmPb.swapaxes(1, 2).reshape(-1, *x_MB.shape[2:])
 
 
 def _arrays(f, tree):
-    """`f` of all leaves that have a dimension."""
+    """Applies `f` to all leaves that are not scalars."""
     return jax.tree.map(lambda leaf: f(leaf) if leaf.ndim else leaf, tree)

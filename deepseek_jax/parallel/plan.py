@@ -1,4 +1,4 @@
-"""What lies where on a mesh, from shapes and logical axes alone: the table of tensors, and what is wrong with it."""
+"""Plans how tensors are sharded on a mesh, from shapes and logical axes alone, and reports problems and waste."""
 
 import dataclasses
 import math
@@ -13,20 +13,20 @@ from deepseek_jax.models.tree import path_of
 from deepseek_jax.parallel.mesh import axis_sizes
 from deepseek_jax.parallel.rules import PIPELINED, axis_size, several, spec_on, undivided
 
-STACKED = "layers", PIPELINED  # the first dimension of tensors of several layers
-LARGE = 16 * 2**20  # bytes from which a tensor that every device holds whole is worth a warning
+STACKED = "layers", PIPELINED  # logical axes of the leading dimension of stacked layers
+LARGE = 16 * 2**20  # bytes from which a replicated tensor is worth a warning
 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """One tensor: what its dimensions mean, and the mesh axes (of more than one device) that each is split over."""
+    """One tensor: each dimension's logical axis, and the mesh axes (with several devices) that it is sharded over."""
 
     name: str
     shape: tuple[int, ...]
     itemsize: int
     logical: tuple[str | None, ...]
     mesh_axes: tuple[tuple[str, ...], ...]
-    parts: tuple[int, ...]  # of each dimension
+    parts: tuple[int, ...]  # number of shards of each dimension
 
     @property
     def shard(self) -> tuple[int, ...]:
@@ -34,7 +34,7 @@ class Placement:
 
     @property
     def divides(self) -> bool:
-        """Whether the devices divide every dimension; else no training places it."""
+        """Whether every dimension is a multiple of its number of shards, without which training refuses the tensor."""
         return not any(size % parts for size, parts in zip(self.shape, self.parts))
 
     @property
@@ -43,15 +43,15 @@ class Placement:
 
 
 def abstract_mesh(config: MeshConfig, num_devices: int) -> AbstractMesh:
-    """The mesh of a config over so many devices, none of which need be there."""
+    """The mesh of a config over `num_devices` devices, which need not exist."""
     sizes = axis_sizes(config, num_devices)
     return AbstractMesh(tuple(sizes.values()), tuple(sizes))
 
 
 def placements(mesh: AbstractMesh, axes_tree, shapes_tree):
-    """The tree of a Placement a leaf: where `rules.shardings` would put it.
+    """A tree with a Placement for each leaf, as `rules.shardings` would shard it.
 
-    A dimension that does not divide is rounded up here, and `problems` tells of it.
+    Shards of a dimension that does not divide evenly are rounded up here; `problems` reports it.
     """
 
     def place(path, array, axes):
@@ -65,15 +65,15 @@ def placements(mesh: AbstractMesh, axes_tree, shapes_tree):
 
 
 def everywhere(leaf: jax.ShapeDtypeStruct) -> Placement:
-    """That of an array which every device holds whole."""
+    """The Placement of a replicated array."""
     dims = len(leaf.shape)
     return Placement("", leaf.shape, leaf.dtype.itemsize, (None,) * dims, ((),) * dims, (1,) * dims)
 
 
 def grouped(tensors: Iterable[Placement]) -> dict[str, list[Placement]]:
-    """Tensors that are the same part of different layers, and lie alike, under the name of that part.
+    """Groups tensors that are the same part of different layers and sharded alike, under the name of that part.
 
-    MTP modules' too, but for those that a pipeline places otherwise: they keep their own names.
+    Includes those of MTP modules.  Tensors that a pipeline causes to be sharded differently keep their own names.
     """
     found = {}
     for tensor in tensors:
@@ -91,7 +91,7 @@ def _of_layer(tensor):
 
 
 def problems(mesh: AbstractMesh, tensors: Iterable[Placement], num_experts: int) -> list[str]:
-    """Sentences on what cannot be placed, and on what is placed wastefully."""
+    """Sentences about tensors that cannot be sharded as planned, and about large ones replicated without need."""
     found = []
     if (experts := mesh.shape["expert"]) > num_experts:
         found.append(
@@ -111,7 +111,7 @@ def _uneven(mesh, name, tensor):
 
 
 def _whole(mesh, name, group):
-    """Copies on the devices of `data` are what it is for; of the other axes one could have been used."""
+    """Warns of a large tensor that is replicated although fsdp, expert or tensor could shard it."""
     size = sum(tensor.bytes_a_device for tensor in group)
     if math.prod(group[0].parts) > 1 or size < LARGE:
         return []

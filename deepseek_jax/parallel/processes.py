@@ -1,8 +1,8 @@
-"""Several processes that train as one: found and connected by jax.distributed, ended together.
+"""Multi-process runs: processes are connected by jax.distributed and ended together.
 
-Nothing here starts processes.  SLURM, Kubernetes, Open MPI and Cloud TPU do, and jax finds out from them who is who; on
-machines without any of these, three variables say it: JAX_COORDINATOR_ADDRESS (host:port of process 0),
-JAX_NUM_PROCESSES and JAX_PROCESS_ID.  JAX_NUM_PROCESSES=1 keeps a process alone whatever started it.
+Nothing here starts processes.  SLURM, Kubernetes, Open MPI or Cloud TPU does, and JAX gets the processes' addresses and
+numbers from it.  Without any of these, set three variables: JAX_COORDINATOR_ADDRESS (host:port of process 0),
+JAX_NUM_PROCESSES and JAX_PROCESS_ID.  JAX_NUM_PROCESSES=1 makes a process run alone, whatever started it.
 """
 
 import contextlib
@@ -22,21 +22,24 @@ from jax.experimental import multihost_utils
 from deepseek_jax import full_disk
 from deepseek_jax.errors import UserError
 
-HEARTBEAT_SECONDS = 30  # without a sign of life from one process after which jax ends the others
-PREPARING_SECONDS = 3600  # by which one process may have its data ready later than another
+HEARTBEAT_SECONDS = 30  # JAX ends all processes if one has sent no heartbeat for this long
+PREPARING_SECONDS = 3600  # timeout of barriers: processes may take this much longer than others to prepare their data
 LAST_PORT = 2**16 - 1
-AGAIN = os.EX_TEMPFAIL  # exit status of a process whose work another one's end, or a signal, cut short: start it again
+AGAIN = os.EX_TEMPFAIL  # exit status of a process interrupted by a signal or by another one's end: start it again
 
-# What jax says where there is nothing to connect: no launcher was found, or jax already runs in this process.
+# JAX's error messages if there is nothing to connect: no launcher was found, or JAX is already in use in this process.
 ALONE = ("coordinator_address should be defined", "must be called before any JAX calls")
-# Words of the errors that the end of another process causes, in gloo, gRPC, NCCL and jax's coordination service.
+# Words in the errors of gloo, gRPC, NCCL and JAX's coordination service after another process has ended.
 LOST_PEER = ("gloo", "connection", "unavailable", "nccl", "coordination", "heartbeat", "socket closed", "barrier")
 
-_BARRIERS = itertools.count()  # no barrier may have the name of one before
+_BARRIERS = itertools.count()  # barrier names must not be reused
 
 
 def connect():
-    """Joins the other processes of this run, if it has any.  Call before anything asks jax for devices."""
+    """Connects to the other processes of this run, if any.  Call it before anything asks JAX for devices.
+
+    Raises UserError if the processes cannot be connected.
+    """
     if jax.distributed.is_initialized():
         return
     number, count = (_variable(name) for name in ("JAX_PROCESS_ID", "JAX_NUM_PROCESSES"))
@@ -54,16 +57,17 @@ def connect():
             "JAX_NUM_PROCESSES and JAX_PROCESS_ID in each, or JAX_NUM_PROCESSES=1 to run this one alone."
         ) from None
     if jax.default_backend() == "cpu":
-        # Only process 0 keeps programs, and on CPUs no other can read them: it would start a step while they compile.
+        # Only process 0 writes to the compilation cache, and on CPUs the others cannot read its programs: with the
+        # cache, process 0 would start a step while the others still compile.
         jax.config.update("jax_enable_compilation_cache", False)
 
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Connects, runs the block, and ends this process with the others.
+    """Connects the processes, runs the block, and shuts down together with the others.
 
-    When the block fails in a run of several, the process says why and ends at once: leaving in good order would wait
-    for processes that are gone, or that wait for this one.
+    If the block fails in a multi-process run, the process prints the error and exits immediately: an orderly shutdown
+    would wait for processes that are gone, or that wait for this one.
     """
     connect()
     if not jax.distributed.is_initialized():
@@ -80,15 +84,14 @@ def together() -> Iterator[None]:
 
 
 def is_leader() -> bool:
-    """Whether this process writes what a run has one of: metrics, reports, samples, what a person sees."""
+    """Whether this is the process that writes metrics, reports and samples, and prints, on behalf of the whole run."""
     return jax.process_index() == 0
 
 
 def barrier():
-    """Waits for all the others, for as long as preparing data may take one of them longer.
+    """Waits until all processes have called it, for up to PREPARING_SECONDS.
 
-    Asks the coordinator, no device: of a computation that all take part in, gloo gives up after 30 seconds on those
-    that come late.
+    It uses the coordinator instead of a collective, as gloo's collectives time out after 30 seconds.
     """
     if jax.process_count() > 1:
         arrive = ocp.multihost.get_barrier_sync_fn()
@@ -96,10 +99,9 @@ def barrier():
 
 
 def compiled_by_all(jitted: Callable) -> Callable:
-    """A jitted function that no process runs before all have compiled it, for arguments of each shape.
+    """Wraps a jitted function: for each new set of argument shapes, no process runs it until all have compiled it.
 
-    They compile apart, and on a busy machine one takes longer than the 30 seconds that gloo waits for those that come
-    late.
+    Processes compile independently, and on a busy machine one may finish later than the 30 seconds that gloo waits.
     """
     if jax.process_count() == 1:
         return jitted
@@ -116,26 +118,26 @@ def compiled_by_all(jitted: Callable) -> Callable:
 
 
 def broadcast_from_leader(number: int) -> int:
-    """The number that the leading process gives, in all of them, however late it comes; each has to ask."""
+    """Returns the leader's `number` in all processes.  Collective: every process must call it; some may be late."""
     barrier()
     return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
 
 def minimum_over_processes(number: int) -> int:
-    """The least of the numbers that the processes give, in all of them, however late one comes; each has to ask."""
+    """Returns the minimum of the processes' numbers.  Collective: every process must call it; some may be late."""
     barrier()
     return int(np.min(multihost_utils.process_allgather(np.int32(number))))
 
 
 def check_shared(path: Path):
-    """Raises UserError in a process that does not see a file which the leading one has written."""
+    """Raises UserError in each process that does not see `path`, which the leader has written.  Collective."""
     barrier()
     if not path.exists():
         raise UserError(f"{path} is not seen from here; all processes need the run directory, on a shared file system.")
 
 
 def is_lost_peer(error: BaseException | None) -> bool:
-    """Whether an error comes from another process that is no longer there."""
+    """Whether an error was caused by the end of another process, or by losing the connection to it."""
     if jax.process_count() == 1:
         return False
     while error is not None:
@@ -146,7 +148,7 @@ def is_lost_peer(error: BaseException | None) -> bool:
 
 
 def _report(error: BaseException) -> int:
-    """Says on stderr what ended this process; gives its exit status."""
+    """Prints to stderr why this process ends; returns its exit status."""
     who = f"deepseek-jax: process {jax.process_index()} of {jax.process_count()}:"
     if is_lost_peer(error):
         print(
@@ -171,7 +173,7 @@ def _variable(name: str) -> int | None:
 
 
 def _check_address():
-    """A port that cannot be would be waited for."""
+    """Raises UserError for an invalid address: JAX would wait for a connection to an impossible port."""
     address = os.environ.get("JAX_COORDINATOR_ADDRESS")
     found = re.fullmatch(r".+:([0-9]{1,5})", address or "")
     if address and not (found and 1 <= int(found[1]) <= LAST_PORT):

@@ -1,9 +1,9 @@
-"""Logical axes to mesh axes: the one table that says where a parameter, a batch or an activation lies.
+"""Logical axes to mesh axes: the one table that determines how parameters, batches and activations are sharded.
 
-Parameters and activations name what their dimensions mean ("heads", "experts"), never where they lie; this table does,
-and a change of parallelism is a change here.  Mesh axes: `stage` splits layers into the stages of a pipeline, `data`
-copies parameters, `fsdp` shards them and the batch, `context` spreads each sequence, `expert` the experts, `tensor`
-splits heads, feed-forward width and vocabulary.
+Parameters and activations name what their dimensions mean ("heads", "experts"); only this table maps the names to mesh
+axes, so a change of parallelism is a change here.  Mesh axes: `stage` splits layers into pipeline stages, `data` splits
+the batch and replicates parameters, `fsdp` shards the batch and parameters, `context` splits each sequence, `expert`
+the experts, `tensor` heads, feed-forward width and vocabulary.
 """
 
 import functools
@@ -16,15 +16,16 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import order
 from deepseek_jax.parallel.current import current_mesh, platform
 
-# The dimension by which a parameter only lies apart, whole wherever the parameter is used; RANK, a compressed width,
-# stands for it in matrices that no model dimension is part of, FEATURES in the hybrid network.  PIPELINED: see below.
+# Axes by which a parameter is sharded only in storage: it is gathered along them wherever it is used.  STORED is the
+# model dimension; RANK, a compressed width, takes its place in matrices without a model dimension, FEATURES in the
+# hybrid network.  PIPELINED: see RULES.
 STORED, RANK, FEATURES, PIPELINED = "embed", "rank", "features_in", "pipelined_layers"
 ONLY_STORED = STORED, RANK, FEATURES
-EXPERT_ROWS = "expert_rows"  # single experts of a stack of layers, in one dimension: few, and whole on every device
+EXPERT_ROWS = "expert_rows"  # selected (layer, expert) pairs in one dimension (tune/frozen.py): few, so replicated
 
 RULES = {
-    "layers": None,  # scanned over, so every device holds its part of each layer
-    PIPELINED: None,  # of the longest run of equal layers, the one that is run as a pipeline
+    "layers": None,  # scanned over, so every device holds its shard of each layer
+    PIPELINED: None,  # replaces "layers" in the stacks that run as a pipeline (schedule.pipelined)
     "stages": "stage",
     "vocab": "tensor",
     STORED: "fsdp",
@@ -35,25 +36,26 @@ RULES = {
     "experts": "expert",
     EXPERT_ROWS: None,
     "expert_mlp": "tensor",
-    FEATURES: "fsdp",  # widths inside the hybrid network, on either side of a product; data and classes are whole
+    FEATURES: "fsdp",  # input and output widths of products inside the hybrid network, but not of its data or classes
     "features_out": "tensor",
-    # Each expert's group of devices works on its own part of the batch outside the experts.
-    # So does each stage outside of the pipeline; inside, every stage sees all of a microbatch.
+    # Outside the experts, the devices along `expert` split the batch, too.  So do the stages outside the pipeline;
+    # inside, every stage sees all of a microbatch.
     "batch": ("stage", "data", "fsdp", "expert"),
     "microbatch": ("data", "fsdp", "expert"),
     "sequence": "context",
 }
-# Between steps stages share each layer as fsdp does, whatever layers they run: parallel/pipeline.py brings those.
+# Between steps each pipelined layer is sharded over all stages, as if by fsdp; parallel/pipeline.py collects each
+# stage's layers.
 RULES_OF_PIPELINED = RULES | dict.fromkeys((STORED, RANK), (RULES[STORED], RULES["stages"]))
 TOKENS = *RULES["batch"], RULES["sequence"]  # the mesh axes that split tokens
-TOKENS_OF_LAYER = *RULES["microbatch"], RULES["sequence"]  # those that do so in every layer, pipelined or not
+TOKENS_OF_LAYER = *RULES["microbatch"], RULES["sequence"]  # those that split tokens in every layer, pipelined or not
 
-# Of a dimension one name, none, or several: split by all of them.
+# For each dimension a logical name, None, or several names: then it is sharded over the mesh axes of all of them.
 Axes = tuple[str | tuple[str | None, ...] | None, ...]
 
 
 def partition_spec(axes: Axes) -> PartitionSpec:
-    """The mesh axes of an array whose dimensions carry the logical names `axes`."""
+    """The PartitionSpec of an array with these logical axes; raises KeyError for an axis without a rule."""
     unknown = [name for axis in axes for name in _names(axis) if name not in RULES]
     if unknown:
         raise KeyError(
@@ -64,9 +66,9 @@ def partition_spec(axes: Axes) -> PartitionSpec:
 
 
 def spec_on(mesh: Mesh | AbstractMesh, axes: Axes, shape: tuple[int, ...]) -> PartitionSpec:
-    """`partition_spec` of an array of this shape.
+    """`partition_spec` for an array of this shape.
 
-    Where a dimension carries several names and their devices together do not divide it, only the first counts: the
+    If a dimension with several names is not a multiple of all their devices together, only the first name is used: the
     others merely save memory.
     """
     split = zip(axes, shape, partition_spec(axes), strict=True)
@@ -88,9 +90,9 @@ def _all_of(rules, axis):
 
 
 def shardings(mesh: Mesh, axes_tree, shapes_tree):
-    """NamedShardings for a tree of arrays, given the tree of their logical axes (a tuple of names a leaf).
+    """NamedShardings for a tree of arrays, given the tree of their logical axes (a tuple of names per leaf).
 
-    Raises UserError where a dimension is not a multiple of the devices it is split over.
+    Raises UserError if a dimension is not a multiple of the devices it is sharded over.
     """
 
     def place(path, array, axes):
@@ -105,13 +107,13 @@ def shardings(mesh: Mesh, axes_tree, shapes_tree):
 
 
 def several(mesh: Mesh | AbstractMesh, mesh_axes: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """Those of some mesh axes that have several devices."""
+    """Those of the given mesh axes that have more than one device."""
     names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
     return tuple(name for name in names if mesh.shape[name] > 1)
 
 
 def undivided(mesh: Mesh | AbstractMesh, array: str, logical: str, size: int, mesh_axes: tuple[str, ...]) -> str:
-    """The sentence on a dimension of an array that is not a multiple of the devices it is split over."""
+    """The error message for an array's dimension that is not a multiple of the devices it is sharded over."""
     return (
         f"{array} has {logical} = {size}, which the {axis_size(mesh, mesh_axes)} devices of "
         f"mesh.{' x mesh.'.join(mesh_axes)} do not divide; choose another mesh.{mesh_axes[0]}."
@@ -119,13 +121,13 @@ def undivided(mesh: Mesh | AbstractMesh, array: str, logical: str, size: int, me
 
 
 def abstract_on(mesh: Mesh, axes_tree, shapes_tree):
-    """`shapes_tree` with the shardings of `shardings`: what arrays are read into."""
+    """`shapes_tree` as ShapeDtypeStructs with their `shardings`, as needed to restore a checkpoint."""
     at = shardings(mesh, axes_tree, shapes_tree)
     return jax.tree.map(lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), shapes_tree, at)
 
 
 def axis_size(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:
-    """Devices along one mesh axis, or along several together."""
+    """The number of devices along a mesh axis, or along several together."""
     names = (axes,) if isinstance(axes, str) else axes or ()
     size = 1
     for name in names:
@@ -134,20 +136,20 @@ def axis_size(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:
 
 
 def batch_sharding(mesh: Mesh, leading: int = 0, dims: int = 2) -> NamedSharding:
-    """Of arrays [B, S, ...]: sequences and their tokens are spread; of arrays [B], where `dims` is 1, what they are of.
+    """The sharding of arrays [B, S, ...] by batch and sequence or, if `dims` is 1, of arrays [B] by batch.
 
-    `leading` dimensions before them are not: microbatches in time.
+    The first `leading` dimensions, such as microbatches of gradient accumulation, are not sharded.
     """
     return NamedSharding(mesh, partition_spec((None,) * leading + ("batch", "sequence")[:dims]))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Of arrays that every device holds whole."""
+    """The sharding of arrays that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def open_axes() -> frozenset[str]:
-    """The mesh axes that have several devices and that the code around is not divided over by `jax.shard_map`."""
+    """The mesh axes with several devices over which the surrounding code is not already mapped by `jax.shard_map`."""
     mesh = current_mesh()
     if mesh is None:
         return frozenset()
@@ -156,21 +158,24 @@ def open_axes() -> frozenset[str]:
 
 
 def divided(axes: str | tuple[str, ...]) -> tuple[str, ...]:
-    """Those of some mesh axes that the code around is divided over: what there is to communicate along."""
+    """Those of the given mesh axes with several devices over which the surrounding code is mapped by `jax.shard_map`.
+
+    Collectives are possible and needed only along these.
+    """
     mesh = current_mesh()
     names = (axes,) if isinstance(axes, str) else axes
     return tuple(name for name in names if name in mesh.manual_axes and mesh.shape[name] > 1) if mesh else ()
 
 
 def shard_map(f: Callable, in_axes: tuple, out_axes, **options) -> Callable:
-    """`f` of every device's own parts, by `jax.shard_map` over all axes that it is not divided over already.
+    """`f` mapped by `jax.shard_map` over all mesh axes that the surrounding code is not already mapped over.
 
-    `in_axes` and `out_axes` are trees of specifications by `open_spec`.  f itself where there is nothing to divide.
+    `in_axes` and `out_axes` are trees of PartitionSpecs from `open_spec`.  Returns `f` itself without `open_axes`.
     """
     if not open_axes():
         return f
     mesh = current_mesh()
-    # Axes of one device too: XLA knows that case best.
+    # Includes axes of one device: XLA handles a shard_map over all axes best.
     names = frozenset(mesh.axis_names) - frozenset(mesh.manual_axes)
     run = jax.shard_map(f, in_specs=in_axes, out_specs=out_axes, axis_names=names, **options)
     if platform() != "cpu":
@@ -180,7 +185,7 @@ def shard_map(f: Callable, in_axes: tuple, out_axes, **options) -> Callable:
 
 
 def open_spec(axes: tuple[str | None, ...]) -> PartitionSpec:
-    """`partition_spec` as far as the mesh axes are open."""
+    """`partition_spec` restricted to the `open_axes`."""
     free = open_axes()
 
     def keep(mesh_axes):
@@ -191,25 +196,25 @@ def open_spec(axes: tuple[str | None, ...]) -> PartitionSpec:
 
 
 def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-    """x, lying as its logical axes say, one a dimension (None: whole); x itself without a current mesh.
+    """x with its sharding constrained by logical axes, one per dimension (None: whole); unchanged without a mesh.
 
-    XLA finds out by itself where most activations lie; this tells it where it would guess wrong.  Mesh axes that the
-    code around is already divided over, by `jax.shard_map`, are left as they are.
+    XLA infers the sharding of most activations; use this where it would choose badly.  Mesh axes that the surrounding
+    code is already mapped over by `jax.shard_map` are not affected.
     """
     return jax.lax.with_sharding_constraint(x, open_spec(axes)) if open_axes() else x
 
 
 def constrain_tokens(x: jax.Array) -> jax.Array:
-    """An activation [B, S, ...] that is whole but for its tokens."""
+    """Constrains an activation [B, S, ...] to be sharded by batch and sequence only."""
     return constrain(x, ("batch", "sequence", *(None,) * (x.ndim - 2)))
 
 
 def gathered(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-    """A parameter's value, of logical `axes`, as it is used: whole along the dimension by which it only lies apart.
+    """A parameter's value, with logical `axes`, for use: all-gathered along the dimension sharded only in storage.
 
-    Its gradient is spread again, so that devices add up only the part that each keeps.  Said here because XLA would
-    weigh parameters against activations, and may gather the batch instead; where the batch lies over `fsdp` too and the
-    result over `tensor`, the XLA of jax 0.10 and 0.12 even multiplies wrong parts.
+    Its gradient is reduce-scattered, so that each device sums only the shard that it keeps.  This is explicit because
+    XLA might instead gather the batch, if it is smaller; with the batch sharded over `fsdp` too and the result over
+    `tensor`, the XLA of jax 0.10 and 0.12 even multiplies the wrong shards.
     """
     stored = [dim for dim, axis in enumerate(axes) if axis in ONLY_STORED]
     if not stored:
@@ -228,15 +233,15 @@ _gathered.defvjp(lambda x, axes: (_gathered(x, axes), None), lambda axes, _, dx:
 
 
 def total(x: jax.Array, axes: str | tuple[str, ...]) -> jax.Array:
-    """The sum over the devices along those of some mesh axes that the code around is divided over."""
+    """The sum over devices along those of the given mesh axes that the surrounding code is mapped over (`divided`)."""
     names = divided(axes)
     return jax.lax.psum(x, names) if names else x
 
 
 def varying(tree, names: tuple[str, ...]):
-    """Inside of `jax.shard_map`: arrays that are the same along the mesh axes `names`, as ones that may differ there.
+    """Inside `jax.shard_map`: marks arrays that are equal along the mesh axes `names` as varying over them.
 
-    Their gradients are summed over those axes.
+    Their gradients are then summed over those axes.
     """
 
     def vary(x):
@@ -247,5 +252,5 @@ def varying(tree, names: tuple[str, ...]):
 
 
 def varying_as(x: jax.Array, tree):
-    """`varying` along the axes where x may differ: what a loop begins with must be of the type that it ends with."""
+    """`varying` over the axes that x varies over, e.g. for a loop's initial carry, whose type must match its result."""
     return varying(tree, tuple(jax.typeof(x).manual_axis_type.varying))

@@ -1,9 +1,9 @@
 """Which part of a global batch each process reads, and how those parts become one array over all devices.
 
-Asked of the sharding, never of the process's number: where a mesh axis that does not spread the batch runs across
-processes, several of them hold, and read, the same sequences.
+Derived from the sharding, not from the process's number: if a mesh axis that does not shard the batch spans several
+processes, these hold, and read, the same sequences.
 
-K microbatches in time  M sequences a batch  R of them in this process  S tokens
+K microbatches of gradient accumulation  M sequences per batch  R of them in this process  S tokens
 """
 
 import jax
@@ -16,7 +16,7 @@ Batch = dict[str, np.ndarray]
 
 
 class Share:
-    """This process's share of batches of `size` sequences: `rows` [R], ascending, are those that its devices hold."""
+    """This process's share of batches of `size` (M) sequences: its devices hold the sequences `rows` [R], ascending."""
 
     def __init__(self, mesh: Mesh, size: int):
         self._mesh, self._size = mesh, size
@@ -24,13 +24,13 @@ class Share:
         self.rows = np.unique([np.arange(size)[rows] for (rows,) in held])
 
     def place(self, batch: Batch) -> dict[str, jax.Array]:
-        """Arrays [R, S] of every process as global arrays [M, S] on the devices."""
+        """Combines every process's arrays [R, S] into global arrays [M, S] on the devices."""
         return {key: self._place(array, leading=0) for key, array in batch.items()}
 
     def place_step(self, microbatches: list[Batch]) -> dict[str, jax.Array | np.ndarray]:
-        """The K microbatches [R, S] of a step as what a jitted step takes: global arrays [K, M, S] on the devices.
+        """The K microbatches [R, S] of a step as the jitted step's input: global arrays [K, M, S] on the devices.
 
-        For one device they stay on the host: jax.jit takes them from there in less time than placing them costs.
+        With a single device they stay on the host: jax.jit transfers them faster than placing them explicitly.
         """
         stacked = {key: np.stack([batch[key] for batch in microbatches]) for key in microbatches[0]}
         if self._mesh.size == 1:
@@ -41,7 +41,7 @@ class Share:
         shape = (*array.shape[:leading], self._size, *array.shape[leading + 1 :])
 
         def part(index: tuple[slice, ...]) -> np.ndarray:
-            """What one device holds, given its place in the global array: whole stretches of `rows`, by themselves."""
+            """One device's shard, given its index in the global array; its rows are contiguous in `self.rows`."""
             first, stop, _ = index[leading].indices(self._size)
             here = slice(*np.searchsorted(self.rows, (first, stop)))
             return array[*index[:leading], here, *index[leading + 1 :]]

@@ -1,4 +1,4 @@
-"""A cluster by its name, as `--topology` gives it: "v5p:8x8x16" or "h100:128x8"."""
+"""Parses the name of a cluster, as given by `--topology`: "v5p:8x8x16" or "h100:128x8"."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from deepseek_jax.parallel.chips import CHIPS, Chip
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Chips of one kind in a grid: of a TPU's torus, or hosts x GPUs a host."""
+    """Chips of one kind and their grid: the sides of a TPU torus, or (hosts, GPUs per host)."""
 
     chip: Chip
     grid: tuple[int, ...]
@@ -21,12 +21,12 @@ class Topology:
 
     @property
     def num_devices(self) -> int:
-        """As JAX counts them."""
+        """The number of devices as JAX counts them."""
         return math.prod(self.grid) * self.chip.devices_per_chip
 
 
 def parse(text: str) -> Topology:
-    """The topology of a name; UserError where there is no such chip, or where the grid has not its dimensions."""
+    """Parses a topology's name; raises UserError for an unknown chip or a grid with the wrong number of dimensions."""
     name, _, grid = text.lower().partition(":")
     if name not in CHIPS:
         raise UserError(f"there is no chip {name!r} in --topology {text}; give one of {', '.join(CHIPS)}.")

@@ -1,7 +1,7 @@
-"""The vocabulary spread over devices: each scores its own part of it, for its own tokens (Megatron-LM, 1909.08053).
+"""Sharding the vocabulary over devices: each scores its own part of it (Megatron-LM, arXiv:1909.08053).
 
-`on_vocabulary_shards` runs a function on every device; inside of it the others stand for what needs the whole
-vocabulary or all tokens.  Where nothing is spread they do nothing.
+`on_vocabulary_shards` runs a function on every device; inside it, the other functions compute what needs the whole
+vocabulary or all tokens.  They do nothing if nothing is sharded.
 
 B batch  S sequence  D model  V vocabulary, or a device's part of it
 """
@@ -16,13 +16,13 @@ from deepseek_jax.parallel.local import BY_TOKEN, on_each_device
 from deepseek_jax.parallel.rules import RULES, STORED, TOKENS, divided, gathered, open_spec, shard_map, total
 
 HEAD = (STORED, "vocab")
-SUM = ()  # of a number that is the same on every device
+SUM = ()  # logical axes of a scalar result that is the same on every device
 
 
 def on_vocabulary_shards(f: Callable, results: tuple[tuple, ...]) -> Callable:
-    """f(hidden_BSD, head_DV, targets_BS, weights_BS) on every device: of its tokens, and of its columns of the head.
+    """Maps f(hidden_BSD, head_DV, targets_BS, weights_BS) over devices: each has its tokens and its part of the head.
 
-    `results` are the logical axes of what `f` gives.
+    `results` are the logical axes of f's results.
     """
 
     def of_device(hidden_BSD, head_DV, targets_BS, weights_BS):
@@ -32,7 +32,7 @@ def on_vocabulary_shards(f: Callable, results: tuple[tuple, ...]) -> Callable:
 
 
 def highest(x: Array) -> Array:
-    """The largest over all parts of the vocabulary."""
+    """The maximum over all parts of the vocabulary."""
     names = divided(RULES["vocab"])
     return jax.lax.pmax(x, names) if names else x
 
@@ -48,14 +48,17 @@ def over_tokens(x: Array) -> Array:
 
 
 def as_head(x_DV: Float[Array, "D V"]) -> Float[Array, "D V"]:
-    """The sum over all devices' tokens, each left with the rows that it keeps of the head."""
+    """Reduces a head-shaped array over all devices' tokens; each device gets the rows of the head that it stores."""
     if names := divided(RULES[STORED]):
         x_DV = jax.lax.psum_scatter(x_DV, names, scatter_dimension=0, tiled=True)
     return total(x_DV, tuple(axis for axis in TOKENS if axis != RULES[STORED]))
 
 
 def among(targets: Int[Array, "..."], size: int) -> tuple[Int[Array, "..."], Array | None]:
-    """(targets as numbers in this device's part of the vocabulary, of `size`; whether they lie in it, None for all)."""
+    """Returns (targets as indices into this device's `size` entries of the vocabulary, whether they are within these).
+
+    The second is None if the vocabulary is not sharded.
+    """
     names = divided(RULES["vocab"])
     if not names:
         return targets, None
@@ -66,13 +69,13 @@ def among(targets: Int[Array, "..."], size: int) -> tuple[Int[Array, "..."], Arr
 def lookup(
     table_VD: Float[Array, "V D"], tokens_BS: Int[Array, "B S"], beside: Float[Array, "B S ..."] | None = None
 ) -> tuple[Float[Array, "B S D"], Float[Array, "B S ..."] | None]:
-    """(the tokens' rows of the table, which may be spread by both of its dimensions; `beside` as it is).
+    """Returns (the tokens' rows of the table, which may be sharded in both dimensions; `beside` unchanged).
 
-    What is given beside has its gradient no sooner than the table (parallel/order.py): of several lookups in one table
-    the later ones are given what they will be joined with.
+    The gradient of `beside` becomes available no sooner than the table's (parallel/order.py).  So of several lookups in
+    one table, pass to each later one what its result will be combined with.
 
-    Written for each device: left to itself XLA spreads the gradient by the model dimension, and copies the activations
-    of the whole batch for it.
+    Mapped over devices explicitly: left to itself, XLA shards the gradient by the model dimension and gathers the whole
+    batch's activations for it.
     """
 
     def of_device(table_VD, tokens_BS, beside):
