@@ -95,10 +95,10 @@ def _check_rope(config):
             raise UserError(f"model.{name} is {getattr(config, name)}; it must be above 0.")
     scaling = config.rope_scaling
     if scaling.factor < 1:
-        raise UserError(f"model.rope_scaling.factor is {scaling.factor}; it must be at least 1, which extends nothing.")
+        raise UserError(f"model.rope_scaling.factor is {scaling.factor}; it must be at least 1 (1: no extension).")
     for name in ("rope_theta", "compress_rope_theta"):
         if scaling.factor > 1 and getattr(config, name) <= 1:
-            raise UserError(f"model.{name} is {getattr(config, name)}; what rope_scaling extends must be above 1.")
+            raise UserError(f"model.{name} is {getattr(config, name)}; with rope_scaling it must be above 1.")
     if scaling.original_max_position_embeddings < 1 or not 0 < scaling.beta_slow < scaling.beta_fast:
         raise UserError(
             f"model.rope_scaling must have original_max_position_embeddings "
@@ -129,13 +129,13 @@ def _check_attention(config, kinds):
             )
         if config.qk_rope_head_dim > config.head_dim:
             raise UserError(
-                f"model.qk_rope_head_dim ({config.qk_rope_head_dim}) must not exceed head_dim ({config.head_dim}), "
-                "of which it is the end."
+                f"model.qk_rope_head_dim ({config.qk_rope_head_dim}) must not exceed head_dim ({config.head_dim}): "
+                "it is the rotated part of each head."
             )
     if kinds & {"dsa", "csa"} and config.qk_rope_head_dim > config.index_head_dim:
         raise UserError(
             f"model.index_head_dim ({config.index_head_dim}) must be at least "
-            f"qk_rope_head_dim ({config.qk_rope_head_dim}), which it holds."
+            f"qk_rope_head_dim ({config.qk_rope_head_dim}), the rotated part of each head."
         )
 
 
@@ -164,6 +164,6 @@ def _check_experts(config):
             f"must leave num_experts_per_tok ({config.num_experts_per_tok}), so it may be at most {most}."
         )
     if config.masked_top_experts and config.topk_method == "round_robin":
-        raise UserError("model.masked_top_experts passes over the best experts; topk_method round_robin knows none.")
+        raise UserError("model.masked_top_experts skips the best experts; topk_method round_robin ranks none.")
     if config.topk_method == "noaux_tc" and groups > 1 and experts // groups < 2:
         raise UserError("a group's score is the sum of its two best experts: give each group at least 2 experts.")

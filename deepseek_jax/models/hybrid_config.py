@@ -144,7 +144,9 @@ class HybridConfig:
 
     def _check_branches(self):
         if self.convolution.kind == "efficientnet_lite0" and self.input != "image":
-            raise UserError(f"model.convolution.kind is efficientnet_lite0; it sees images, and input is {self.input}.")
+            raise UserError(
+                f"model.convolution.kind is efficientnet_lite0; it needs images, but input is {self.input}."
+            )
         if self.dropout == 1:
             raise UserError("model.dropout is 1.0, which leaves nothing; make it less than 1.")
         blocks = self.convolution.kind == "blocks" and self.convolution.filters
@@ -161,8 +163,8 @@ class HybridConfig:
         for size in self.convolution.filters:
             if channels_together(norm, size) == 1:
                 raise UserError(
-                    f"model.convolution.filters has {size}, of which {norm} norm takes each number of a table by "
-                    "itself and leaves 0; make it a multiple of 16, or choose another model.convolution.norm."
+                    f"model.convolution.filters has {size}: {norm} norm would take the mean of each number of a table "
+                    "by itself, which leaves 0; make it a multiple of 16, or choose another model.convolution.norm."
                 )
 
     def _check_boxes(self):
@@ -178,8 +180,8 @@ class HybridConfig:
         for name in ("height", "width"):
             if getattr(self, name) % step:
                 raise UserError(
-                    f"model.{name} is {getattr(self, name)}; make it a multiple of {step}, what the pools divide it "
-                    "by, so that the cells of the map tile the image and boxes lie where they say."
+                    f"model.{name} is {getattr(self, name)}; make it a multiple of {step}, by which it is reduced, "
+                    "so that the cells of the feature map tile the image and boxes are placed correctly."
                 )
 
     @property

@@ -63,7 +63,9 @@ def _checked(edit: Edit) -> Edit:
         shape = getattr(given, "shape", None)
         if shape != x.shape:
             found = f"an array {shape}" if shape else given
-            raise UserError(f"edit gave {found} for layer {layer}, {place}; it must give one like its x, {x.shape}.")
+            raise UserError(
+                f"edit returned {found} for layer {layer}, {place}; its shape must be that of x, {x.shape}."
+            )
         return jnp.asarray(given, x.dtype)
 
     return change

@@ -75,10 +75,10 @@ def _misfit(sizes: dict[str, int], num_devices: int, here: bool) -> str:
     if rest := -1 in sizes.values():
         needed = f"a multiple of {needed}"
     there = f"there {'are' if num_devices > 1 else 'is'} {num_devices}"
-    change = "change the sizes" if rest else "change the sizes, or set one to -1 for what the others leave"
+    change = "change the sizes" if rest else "change the sizes, or set one to -1 for the remaining devices"
     if here and count > num_devices:
         flag = f"XLA_FLAGS=--xla_force_host_platform_device_count={count}"
-        change += f"; JAX_PLATFORMS=cpu {flag} makes {count} of a CPU, for a trial"
+        change += f"; JAX_PLATFORMS=cpu {flag} simulates {count} on a CPU, for a trial"
     return f"the mesh {product} needs {needed}, and {there}: {change}."
 
 
@@ -99,6 +99,6 @@ def _check(mesh, name, size, logical, shared):
     parts = axis_size(mesh, RULES[logical])
     if size % parts:
         raise UserError(
-            f"{name} is {size}, which the {parts} devices that share {shared} do not divide; "
+            f"{name} is {size}, which is not divisible by the {parts} devices that share {shared}; "
             f"make it a multiple of {parts}."
         )

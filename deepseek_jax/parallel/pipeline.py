@@ -112,8 +112,8 @@ def check(mesh: Mesh, microbatches: int, name: str, size: int):
         return
     if microbatches % stages:
         raise UserError(
-            f"train.pipeline_microbatches is {microbatches}, which the {stages} devices of mesh.{STAGE} do not "
-            f"divide; make it a multiple of {stages}."
+            f"train.pipeline_microbatches is {microbatches}, which is not divisible by the {stages} devices "
+            f"of mesh.{STAGE}; make it a multiple of {stages}."
         )
     if size % (parts := smallest_batch(mesh, microbatches)):
         raise UserError(
@@ -135,7 +135,7 @@ def check_layers(mesh: Mesh | AbstractMesh, rounds: int, depth: int):
     if stages > 1 and stages * rounds > depth:
         raise UserError(
             f"{stages} stages (mesh.{STAGE}) times {rounds} (train.pipeline_rounds) are more parts than the {depth} "
-            f"layer{'s' * (depth > 1)} that a pipeline can be made of; lower one of them."
+            f"layer{'s' * (depth > 1)} that can be pipelined; lower one of them."
         )
 
 

@@ -124,6 +124,6 @@ def _whole(mesh, name, group):
         return []
     logical = ", ".join(str(axis) for axis in group[0].logical)
     return [
-        f"{name} lies whole on every device, {size / 2**20:,.0f} MiB; {' or '.join(could)} could split it, if a rule "
-        f"for one of its axes ({logical}) said so."
+        f"{name} is whole on every device, {size / 2**20:,.0f} MiB; {' or '.join(could)} could shard it, given a rule "
+        f"for one of its axes ({logical})."
     ]

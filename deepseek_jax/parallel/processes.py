@@ -133,7 +133,7 @@ def check_shared(path: Path):
     """Raises UserError in each process that does not see `path`, which the leader has written.  Collective."""
     barrier()
     if not path.exists():
-        raise UserError(f"{path} is not seen from here; all processes need the run directory, on a shared file system.")
+        raise UserError(f"this process does not see {path}; all need the run directory, on a shared file system.")
 
 
 def is_lost_peer(error: BaseException | None) -> bool:
@@ -152,8 +152,8 @@ def _report(error: BaseException) -> int:
     who = f"deepseek-jax: process {jax.process_index()} of {jax.process_count()}:"
     if is_lost_peer(error):
         print(
-            f"{who} another process ended or lost its connection ({_first_line(error)}); see what that one said, then "
-            "start all of them again: they go on from the last checkpoint.",
+            f"{who} another process ended or lost its connection ({_first_line(error)}); see its error, then start all "
+            "of them again: they resume from the last checkpoint.",
             file=sys.stderr,
         )
         return AGAIN

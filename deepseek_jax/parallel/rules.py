@@ -115,8 +115,8 @@ def several(mesh: Mesh | AbstractMesh, mesh_axes: str | tuple[str, ...] | None) 
 def undivided(mesh: Mesh | AbstractMesh, array: str, logical: str, size: int, mesh_axes: tuple[str, ...]) -> str:
     """The error message for an array's dimension that is not a multiple of the devices it is sharded over."""
     return (
-        f"{array} has {logical} = {size}, which the {axis_size(mesh, mesh_axes)} devices of "
-        f"mesh.{' x mesh.'.join(mesh_axes)} do not divide; choose another mesh.{mesh_axes[0]}."
+        f"{array} has {logical} = {size}, which is not divisible by the {axis_size(mesh, mesh_axes)} devices of "
+        f"mesh.{' x mesh.'.join(mesh_axes)}; choose another mesh.{mesh_axes[0]}."
     )
 
 

@@ -32,7 +32,7 @@ def parse(text: str) -> Topology:
         raise UserError(f"there is no chip {name!r} in --topology {text}; give one of {', '.join(CHIPS)}.")
     dims, what, example = _grid_of(CHIPS[name])
     if not re.fullmatch(rf"[1-9]\d*(x[1-9]\d*){{{dims - 1}}}", grid):
-        raise UserError(f"--topology {text} does not say the {what}; write for example {name}:{example}.")
+        raise UserError(f"--topology {text} must give the {what}, for example {name}:{example}.")
     chip, sides = CHIPS[name], tuple(map(int, grid.split("x")))
     if chip.platform == "cuda":
         chip = dataclasses.replace(chip, island=sides[1])

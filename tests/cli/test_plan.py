@@ -126,19 +126,19 @@ def test_warnings(deepseek_jax):
     several = deepseek_jax(*TINY, "--topology", "v5e:4x8", "--mesh", "data=1,expert=32")[1]
     assert "mesh.expert is 32, more than the 16 experts" in several
     uneven = deepseek_jax(*TINY, "--mesh", "data=2,tensor=4", "--config.model.num_attention_heads=6")[1]
-    assert "attention/out has heads = 6, which the 4 devices of mesh.tensor do not divide" in uneven
+    assert "attention/out has heads = 6, which is not divisible by the 4 devices of mesh.tensor;" in uneven
     assert "\ndoes not go onto this mesh; by its bytes alone it fits: " in uneven
     odd = deepseek_jax(*TINY, "--config.train.batch_size=12")[1]
-    assert "train.batch_size is 12, which the 8 devices that share a batch" in odd
+    assert "train.batch_size is 12, which is not divisible by the 8 devices that share a batch" in odd
     assert "\ndoes not go onto this mesh; " in odd
     staged = deepseek_jax(*TINY, "--mesh", "data=4,stage=2", "--config.train.pipeline_microbatches=4")[1]
     assert "train.batch_size is 8; 4 pipeline microbatches, each shared by 4 devices, need a multiple of 16" in staged
     short = deepseek_jax(*TINY, "--mesh", "data=2,stage=4", "--config.train.pipeline_rounds=2")[1]
     assert "4 stages (mesh.stage) times 2 (train.pipeline_rounds) are more parts than the 3 layers" in short
     scored = deepseek_jax(*TINY, "--config.eval.batch_size=12")[1]
-    assert "eval.batch_size is 12, which the 8 devices that share a batch" in scored
+    assert "eval.batch_size is 12, which is not divisible by the 8 devices that share a batch" in scored
     whole = deepseek_jax(*TINY, "--mesh", "data=1,expert=8", "--config.model.intermediate_size=65536")[1]
-    assert re.search(r"feed_forward/gate lies whole on every device, 64 MiB; mesh.expert could split it", whole)
+    assert re.search(r"feed_forward/gate is whole on every device, 64 MiB; mesh.expert could shard it", whole)
     assert "\nfits: " in whole, "wasteful, but it goes"
 
 
@@ -149,8 +149,8 @@ def test_warnings(deepseek_jax):
         (["--mesh", "fsdp"], "--mesh fsdp is not a list of axes and sizes"),
         (["--mesh", "fdsp=2"], "has no key mesh.fdsp; did you mean mesh.fsdp"),
         (["--topology", "v9:2x2"], "there is no chip 'v9'"),
-        (["--topology", "v5p:2x2"], "does not say the 3 sides of its torus; write for example v5p:8x8x8"),
-        (["--topology", "h100"], "hosts and the GPUs of a host; write for example h100:16x8"),
+        (["--topology", "v5p:2x2"], "must give the 3 sides of its torus, for example v5p:8x8x8"),
+        (["--topology", "h100"], "hosts and the GPUs of a host, for example h100:16x8"),
     ],
 )
 def test_what_cannot_be_planned_is_said_in_one_sentence(deepseek_jax, words, reason):

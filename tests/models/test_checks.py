@@ -82,7 +82,7 @@ def of(attention: str, **changes) -> dict:
         ({"num_experts_per_tok": 9}, "between 1 and 8, the number of experts in the kept groups"),
         ({"masked_top_experts": 1}, "of 8 experts in the kept groups .* at most 0"),
         ({"masked_top_experts": -1}, "masked_top_experts is -1; it must be at least 0"),
-        ({"topk_method": "round_robin", "masked_top_experts": 1}, "round_robin knows none"),
+        ({"topk_method": "round_robin", "masked_top_experts": 1}, "round_robin ranks none"),
         ({"n_group": 16, "topk_group": 8}, "at least 2 experts"),
         ({"scoring_func": "tanh"}, "scoring_func is 'tanh'"),
         ({"topk_method": "best"}, "topk_method is 'best'"),
@@ -90,7 +90,7 @@ def of(attention: str, **changes) -> dict:
         ({"rms_norm_eps": -1e-6}, "rms_norm_eps is -1e-06"),
         ({"rope_theta": 0.0}, "rope_theta is 0.0; it must be above 0"),
         ({"rope_scaling": RopeScaling(factor=0.5)}, "factor is 0.5; it must be at least 1"),
-        ({"rope_scaling": RopeScaling(factor=4.0), "rope_theta": 1.0}, "rope_theta is 1.0; what rope_scaling extends"),
+        ({"rope_scaling": RopeScaling(factor=4.0), "rope_theta": 1.0}, "rope_theta is 1.0; with rope_scaling it must"),
         ({"rope_scaling": RopeScaling(beta_fast=1.0, beta_slow=32.0)}, r"beta_slow \(32.0\) between 0 and beta_fast"),
     ],
 )

@@ -34,8 +34,11 @@ def table(filters: int, norm: str) -> HybridConfig:
         (lambda: RecurrentConfig("rnn"), "model.recurrent.kind is 'rnn'; choose one of lstm, gru, none"),
         (lambda: RecurrentConfig(hidden_size=0), "model.recurrent.hidden_size is 0"),
         (lambda: AttentionConfig(num_heads=-1), "model.attention.num_heads is -1"),
-        (lambda: table(33, "group"), "filters has 33, of which group norm takes each number of a table by itself and"),
-        (lambda: table(1, "layer"), "filters has 1, of which layer norm takes each number .* make it a multiple of 16"),
+        (lambda: table(33, "group"), "filters has 33: group norm would take the mean of each number of a table by"),
+        (
+            lambda: table(1, "layer"),
+            "filters has 1: layer norm would take the mean of each number .* make it a multiple of 16",
+        ),
         (lambda: HybridConfig(head="boxes", input="table"), "'boxes', which needs images; model.input is 'table'"),
         (lambda: HybridConfig(head="boxes"), "set model.sequence to 'cells', or leave out recurrence"),
         (lambda: HybridConfig(head="boxes", sequence="cells", width=27), "model.width is 27; make it a multiple of 2"),

@@ -57,5 +57,5 @@ def test_what_an_edit_captures_may_be_traced(model):
 
 @pytest.mark.parametrize(("given", "named"), [(lambda x: None, "None"), (lambda x: x[:1], r"an array \(1, ")])
 def test_an_edit_gives_an_array_like_the_one_it_was_given(model, given, named):
-    with pytest.raises(UserError, match=f"edit gave {named}.* for layer 1, attention; it must give one like its x"):
+    with pytest.raises(UserError, match=f"edit returned {named}.* for layer 1, attention; its shape must be that of x"):
         deepseek_jax.trace(model, HERE, edit=at("attention", given))

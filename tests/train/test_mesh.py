@@ -89,7 +89,7 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused(sizes, there, message):
 
 def test_how_to_have_more_devices_for_a_trial_is_said():
     count = len(jax.devices())
-    with pytest.raises(UserError, match=rf"XLA_FLAGS=--xla_force_host_platform_device_count={2 * count} makes"):
+    with pytest.raises(UserError, match=rf"XLA_FLAGS=--xla_force_host_platform_device_count={2 * count} simulates"):
         make_mesh(MeshConfig(fsdp=2 * count))
 
 
@@ -121,7 +121,7 @@ def test_a_sequence_that_the_mesh_does_not_divide_is_refused():
 def test_a_dimension_that_its_axis_does_not_divide_is_named():
     shapes = {"attention": {"out": jax.ShapeDtypeStruct((6, 16), "float32")}}
     axes = {"attention": {"out": ("heads", "embed")}}
-    with pytest.raises(UserError, match="attention/out has heads = 6, which the 4 devices of mesh.tensor"):
+    with pytest.raises(UserError, match="attention/out has heads = 6, which is not divisible by the 4 devices"):
         rules.shardings(abstract_mesh(fsdp=2, tensor=4), axes, shapes)
 
 

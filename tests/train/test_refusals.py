@@ -15,9 +15,9 @@ def test_all_that_does_not_go_onto_the_mesh_is_said(tmp_path):
     experiment = dataclasses.replace(tiny.experiment(tmp_path, tiny.MOE), eval=EvalConfig(batch_size=6))
     assert refusals(experiment, abstract_mesh()) == []
     batch, scored, length = refusals(experiment, abstract_mesh(data=4, context=3))
-    assert "train.microbatch_size or train.batch_size is 2, which the 4 devices" in batch
-    assert "eval.batch_size is 6, which the 4 devices" in scored
-    assert "data.sequence_length is 64, which the 3 devices" in length
+    assert "train.microbatch_size or train.batch_size is 2, which is not divisible by the 4 devices" in batch
+    assert "eval.batch_size is 6, which is not divisible by the 4 devices" in scored
+    assert "data.sequence_length is 64, which is not divisible by the 3 devices" in length
     (layers,) = refusals(experiment, abstract_mesh(stage=2))
     assert "2 stages (mesh.stage) times 1 (train.pipeline_rounds) are more parts than the 1 layer" in layers
 

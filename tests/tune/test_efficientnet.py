@@ -132,5 +132,5 @@ def test_what_flows_into_its_kernels_is_watched():
 def test_sizes_that_cannot_be_are_refused():
     with pytest.raises(UserError, match="stages is 8; there are 7"):
         ConvolutionConfig(kind="efficientnet_lite0", stages=8)
-    with pytest.raises(UserError, match="it sees images, and input is series"):
+    with pytest.raises(UserError, match="it needs images, but input is series"):
         HybridConfig(input="series", length=8, convolution=ConvolutionConfig(kind="efficientnet_lite0"))
