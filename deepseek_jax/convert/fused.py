@@ -19,11 +19,11 @@ def apart(entries: Iterable[tuple[str, Entry]]) -> Iterator[tuple[str, Entry]]:
     """Entries of a file, with each expert's matrices in place of the arrays that hold those of all."""
     for name, entry in entries:
         match = FUSED.fullmatch(name)
-        if match is None or len(entry.shape) != 3:
+        parts = PARTS[match[2]] if match else ()
+        if match is None or len(entry.shape) != 3 or entry.shape[1] % len(parts):
             yield name, entry
             continue
-        prefix, parts = match[1], PARTS[match[2]]
-        experts, rows, columns = entry.shape
+        prefix, (experts, rows, columns) = match[1], entry.shape
         shape = (rows // len(parts), columns)
         for number, (expert, part) in enumerate(itertools.product(range(experts), parts)):
             one = dataclasses.replace(entry, shape=shape)

@@ -114,6 +114,18 @@ def test_a_checkpoint_of_another_model_is_refused(directory, change, message):
         huggingface.load(directory, huggingface.read_config(directory))
 
 
+def test_experts_in_one_array_with_a_row_too_many_are_refused(directory):
+    """Gates and ups are its halves: of an odd number of rows, all experts after the first were read a row off."""
+    tensors = load_file(directory / "model.safetensors")
+    for expert in range(12):
+        for part in ("gate", "up"):
+            rows, columns = tensors.pop(f"model.layers.1.mlp.experts.{expert}.{part}_proj.weight").shape
+    tensors["model.layers.1.mlp.experts.gate_up_proj"] = np.zeros((12, 2 * rows + 1, columns), np.float32)
+    save_file(tensors, directory / "model.safetensors")
+    with pytest.raises(UserError, match=r"no tensor model.layers.1.mlp.experts.0.gate_proj.weight of \(20, 64\)"):
+        huggingface.load(directory, huggingface.read_config(directory))
+
+
 @pytest.mark.parametrize("name", ["v2", "v3", "v3_plain", "v32", "v4", "v4/official"])
 def test_layers_that_the_config_does_not_count_are_refused(tmp_path, name):
     """MTP modules may be left; a layer past the last is none, whatever num_nextn_predict_layers says."""
