@@ -21,7 +21,7 @@ def frequencies(dim: int, theta: float, scaling: RopeScaling) -> np.ndarray:
         _pair_of_rotations(rotations, dim, theta, scaling) for rotations in (scaling.beta_fast, scaling.beta_slow)
     )
     low, high = max(math.floor(low), 0), min(math.ceil(high), dim - 1)
-    ramp = np.clip((np.arange(dim // 2) - low) / max(high - low, 0.001), 0.0, 1.0)
+    ramp = np.clip((np.arange(dim // 2) - low) / (high - low or 0.001), 0.0, 1.0)  # cut off, high may be below low
     return plain / scaling.factor * ramp + plain * (1.0 - ramp)
 
 

@@ -34,6 +34,13 @@ def test_yarns_ramp_may_end_beyond_the_last_pair():
     np.testing.assert_allclose(ours, plain * (1 - ramp) + plain / 4 * ramp, rtol=1e-12)
 
 
+@pytest.mark.parametrize("theta, original, factor_of_all", [(10000.0, 1, 1), (2.0, 100_000, 4)])
+def test_yarns_ramp_may_be_cut_to_end_before_it_begins(theta, original, factor_of_all):
+    """As in DeepSeek's code, whose ramp then falls: texts shorter than any turn are left alone."""
+    ours = rope.frequencies(16, theta, RopeScaling(factor=4.0, original_max_position_embeddings=original))
+    np.testing.assert_allclose(ours, theta ** (-np.arange(8) / 8) / factor_of_all, rtol=1e-12)
+
+
 def test_softmax_scale_of_the_released_model():
     assert RELEASED.softmax_scale == pytest.approx(192**-0.5 * (0.1 * math.log(40) + 1) ** 2)
 
