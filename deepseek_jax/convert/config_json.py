@@ -61,6 +61,8 @@ def from_json(values: dict[str, Any]) -> ModelConfig:
     values = _in_our_terms(values, generation)
     fields = {key: _value(values, key, model_type) for key in generation.keys}
     fields |= {key: tuple(values[key]) for key in ("layer_types", "mlp_layer_types") if key in values}
+    if model_type == "deepseek" and fields["num_experts_per_tok"] == 1:
+        fields["norm_topk_prob"] = False  # DeepSeek's code leaves a single score alone
     return _built(generation.implied | fields | rope_json.read(values))
 
 
@@ -86,6 +88,8 @@ def _check(values, generation):
     for key, kind in HELD.items():
         if values.get(key) is not None:
             convert(f"config.json's {key}", values[key], kind)
+    if "rope_interleave" in generation.keys and values.get("rope_interleave", True) is None:
+        raise UserError("config.json has rope_interleave null, which programs take for true or for false; give one.")
     for key in checks.COUNTED:  # before lists of that length are made
         if (values.get(key) or 0) > checks.MOST:
             raise UserError(f"config.json has {key} {values[key]:,}; it must be at most {checks.MOST:,}.")

@@ -11,12 +11,27 @@ OF_V4 = {"attention_factor": 1.0, "partial_rotary_factor": None}
 
 
 def read(values: dict[str, Any]) -> dict[str, Any]:
-    """The fields of ModelConfig on rotary embeddings."""
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    """The fields of ModelConfig on rotary embeddings.
+
+    Where a file has both spellings, programs differ in which they take, so they must say the same.
+    """
+    given = [values[key] for key in ("rope_parameters", "rope_scaling") if values.get(key)]
+    first, *second = [_fields(rope, values) for rope in given or [{}]]
+    if second and second != [first]:
+        raise UserError("config.json has rope_parameters and rope_scaling that say different things; leave one.")
+    return first
+
+
+def _fields(rope, values):
     if rope.keys() & {"main", "compress"}:  # V4: of attentions that compress, and of others, which are never extended
         if not (isinstance(rope.get("main"), dict) and isinstance(rope.get("compress"), dict)):
             raise UserError(f"config.json has rope_parameters {rope}; give an object for main and one for compress.")
-        theta, _ = _scaling(rope["main"], 10000.0)
+        theta, extended = _scaling(rope["main"], 10000.0)
+        if extended:
+            raise UserError("config.json extends rotary embeddings of main; of V4, only those of compress can be read.")
+        factor = rope["compress"].get("attention_factor")
+        if factor not in (None, OF_V4["attention_factor"]):
+            raise UserError(f"config.json has attention_factor {factor!r}; of V4, only 1.0 can be read.")
         compressed = {key: value for key, value in rope["compress"].items() if key not in OF_V4}
         compress_theta, scaling = _scaling(compressed, values.get("compress_rope_theta"))
         return {"rope_theta": theta, "compress_rope_theta": compress_theta, "rope_scaling": scaling}

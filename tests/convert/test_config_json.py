@@ -197,6 +197,8 @@ def test_what_no_memory_could_list_is_refused(name, key):
     [
         ({"compress_ratios": [0, 16, 4, 4, 32, 0, 0]}, "16 and 32"),
         ({"norm_topk_prob": False}, "norm_topk_prob"),
+        ({"rope_parameters": {"main": YARN, "compress": {}}}, "extends rotary embeddings of main"),
+        ({"rope_parameters": {"main": {}, "compress": YARN | {"attention_factor": 1.5}}}, "attention_factor 1.5"),
     ],
 )
 def test_what_v4_cannot_be_is_refused(change, message):
@@ -264,6 +266,30 @@ def test_a_factor_without_its_kind_is_refused():
     """transformers warns that it extends nothing; in silence that is another model."""
     with pytest.raises(UserError, match="extends rotary embeddings by 4.0, but has no rope_type"):
         config_json.from_json(values("v3/config.json") | {"rope_parameters": {"factor": 4.0}})
+
+
+def test_two_spellings_of_rotary_embeddings_that_differ_are_refused():
+    """Who extends a context adds rope_scaling, which transformers then takes for all; we took rope_parameters."""
+    plain = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+    extended = values("v3/config.json") | {"rope_scaling": YARN}
+    with pytest.raises(UserError, match="rope_parameters and rope_scaling that say different things; leave one"):
+        config_json.from_json(extended | plain)
+    same = config_json.from_json(extended | {"rope_parameters": YARN | {"rope_theta": 10000.0}})
+    assert same.rope_scaling.factor == 4.0
+
+
+def test_an_interleaving_of_null_is_refused():
+    """transformers takes it for false, and an absent one for true."""
+    with pytest.raises(UserError, match="rope_interleave null"):
+        config_json.from_json(values("v3/config.json") | {"rope_interleave": None})
+
+
+def test_a_single_score_of_the_first_mixtures_is_left_alone():
+    """As DeepSeek's code does: normalised, each would be 1."""
+    assert config_json.from_json(MOE_16B | {"norm_topk_prob": True}).norm_topk_prob
+    one = config_json.from_json(MOE_16B | {"norm_topk_prob": True, "num_experts_per_tok": 1})
+    assert not one.norm_topk_prob
+    assert config_json.to_json(one)["model_type"] == "deepseek"
 
 
 def test_null_is_no_size():
