@@ -24,7 +24,13 @@ class Tensors:
 
     def __init__(self, directory: Path):
         self.directory = Path(directory)
-        self._entries = dict(fused.apart(self._stored()))
+        self._entries: dict[str, Entry] = {}
+        for name, entry in fused.apart(self._stored()):
+            if name in self._entries:
+                raise UserError(
+                    f"{directory} holds {name} by itself and in an array of all experts; leave one of them."
+                )
+            self._entries[name] = entry
         self._scales = dict(_scales(self._entries))
         self.names = self._entries.keys() - self._scales.values()
         for name in sorted(self.names - self._scales.keys()):

@@ -126,6 +126,17 @@ def test_experts_in_one_array_with_a_row_too_many_are_refused(directory):
         huggingface.load(directory, huggingface.read_config(directory))
 
 
+def test_experts_that_lie_alone_and_in_one_array_are_refused(directory):
+    """One of the two was dropped in silence."""
+    tensors = load_file(directory / "model.safetensors")
+    tensors["model.layers.1.mlp.experts.down_proj"] = np.zeros((12, 64, 20), np.float32)
+    save_file(tensors, directory / "model.safetensors")
+    with pytest.raises(
+        UserError, match=r"holds model.layers.1.mlp.experts.\d+.down_proj.weight by itself and in an array"
+    ):
+        Tensors(directory)
+
+
 @pytest.mark.parametrize("name", ["v2", "v3", "v3_plain", "v32", "v4", "v4/official"])
 def test_layers_that_the_config_does_not_count_are_refused(tmp_path, name):
     """MTP modules may be left; a layer past the last is none, whatever num_nextn_predict_layers says."""
