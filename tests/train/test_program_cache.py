@@ -63,6 +63,19 @@ def test_only_the_latest_are_kept(tmp_path, monkeypatch):
     assert program_cache.cached(one) is not first
 
 
+def test_a_study_of_ten_variants_finds_them_again_at_the_next_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr(program_cache, "_cache", collections.OrderedDict())
+    experiment = tiny.experiment(tmp_path)
+    setup = prepare(experiment, Console(quiet=True))
+    rates = [dataclasses.replace(experiment.optimizer, peak_lr=rate) for rate in np.linspace(0.01, 0.1, 10).tolist()]
+    variants = [
+        dataclasses.replace(setup, experiment=dataclasses.replace(experiment, optimizer=rate)) for rate in rates
+    ]
+    first = [program_cache.cached(variant) for variant in variants]
+    again = [program_cache.cached(variant) for variant in variants]
+    assert all(one is other for one, other in zip(first, again, strict=True))
+
+
 def test_a_run_sees_what_was_changed_since_the_one_before(tmp_path, monkeypatch):
     """In a notebook, say: nothing of the experiment tells."""
     experiment = tiny.experiment(tmp_path, tiny.ROUTED, steps=8)
