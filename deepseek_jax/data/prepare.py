@@ -15,7 +15,7 @@ from deepseek_jax.data import cache
 from deepseek_jax.data.corpora import CORPORA, UserText
 from deepseek_jax.data.documents import is_hidden, skipped_sentence
 from deepseek_jax.data.records import Report, batched_texts, open_dataset
-from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer, check_fits, train_bpe
+from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer, check_fits, check_trainable, train_bpe
 from deepseek_jax.data.tokens import TokenStore, write_tokens
 from deepseek_jax.errors import UserError
 
@@ -77,20 +77,28 @@ def prepare_domains(data: DataConfig, vocab_size: int, report: Report) -> tuple[
     """Makes what is missing: the text of every source, one tokenizer for all, and the tokens of each."""
     if data.held_out == 1 and not data.tokenizer:
         raise UserError("data.held_out is 1, which leaves no text to train a tokenizer on; give data.tokenizer.")
+    given = given_tokenizer(data, vocab_size)  # refused before any text is read
     weights, root = parse_weights(data), cache.root(data)
     names = dict(zip(weights, domain_names(weights), strict=True))
     reports = {source: _prefixed(report, name) for source, name in names.items()}
     texts = {source: prepare_text(data, source, root, reports[source]) for source in weights}
-    given = _path(data.tokenizer) if data.tokenizer else None
-    path = given or prepare_tokenizer(vocab_size, weights, texts, root, report)
-    tokenizer = Tokenizer(path)
-    check_fits(tokenizer, str(path), vocab_size, data.fim_rate)
-    version = cache.digest(path.read_text("utf-8"), *sorted(tokenizer.named_beside.items()))
+    tokenizer = given or Tokenizer(prepare_tokenizer(vocab_size, weights, texts, root, report))
+    version = cache.digest(tokenizer.path.read_text("utf-8"), *sorted(tokenizer.named_beside.items()))
     tokens = {
         source: prepare_tokens(text, tokenizer, version, root, reports[source], data.chat)
         for source, text in texts.items()
     }
     return tokenizer, [Domain(names[source], weights[source], texts[source], tokens[source]) for source in weights]
+
+
+def given_tokenizer(data: DataConfig, vocab_size: int) -> Tokenizer | None:
+    """That of data.tokenizer, if any; UserError where it, or one that is yet to be trained, cannot fit the model."""
+    if not data.tokenizer:
+        check_trainable(vocab_size)
+        return None
+    tokenizer = Tokenizer(_path(data.tokenizer))
+    check_fits(tokenizer, str(tokenizer.path), vocab_size, data.fim_rate)
+    return tokenizer
 
 
 def domain_names(sources: Iterable[str]) -> list[str]:

@@ -118,11 +118,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, path: pathlib.Path, key: st
 
     Digits stand alone and the other splits are GPT-2's, so a merge never joins words, numbers or lines.
     """
-    if vocab_size < SMALLEST:
-        raise UserError(
-            f"{key} is {vocab_size}; a byte-level vocabulary needs at least {SMALLEST} entries: "
-            f"256 bytes and {len(SPECIAL)} special tokens."
-        )
+    check_trainable(vocab_size, key)
     bpe = tokenizers.Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -149,6 +145,15 @@ def of_model(directory: str | pathlib.Path, vocab_size: int) -> Tokenizer:
             f"{path} has {tokenizer.vocab_size} entries and the model {vocab_size}; copy the model's own there."
         )
     return tokenizer
+
+
+def check_trainable(vocab_size: int, key: str = "model.vocab_size"):
+    """UserError when a tokenizer of so many entries (the setting `key`) cannot be trained."""
+    if vocab_size < SMALLEST:
+        raise UserError(
+            f"{key} is {vocab_size}; a byte-level vocabulary needs at least {SMALLEST} entries: "
+            f"256 bytes and {len(SPECIAL)} special tokens."
+        )
 
 
 def check_fits(tokenizer: Tokenizer, path: str, vocab_size: int, fim_rate: float):

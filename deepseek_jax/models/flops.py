@@ -7,6 +7,7 @@ they see.  Ignores look-ups, norms, softmax, rotary embeddings and the mixing of
 from collections import Counter
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from deepseek_jax.models.attention.costs import attention_cost
@@ -17,9 +18,9 @@ from deepseek_jax.models.counts import multiplied
 def attention_a_token(config: ModelConfig, seen: Int[Array, "..."]) -> Float[Array, "..."]:
     """Multiply-adds of one token's queries with keys and values, over all layers and MTP modules.
 
-    `seen`: the number of tokens up to and including this one.
+    `seen`: the number of tokens up to and including this one.  For a numpy array so is the answer, and takes no device.
     """
-    seen = jnp.asarray(seen, jnp.float32)
+    seen = seen.astype(np.float32) if isinstance(seen, np.ndarray) else jnp.asarray(seen, jnp.float32)
     layers = Counter(config.attention_kinds)
     return sum(count * attention_cost(config, kind).products(seen) for kind, count in layers.items())
 

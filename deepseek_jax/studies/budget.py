@@ -8,6 +8,8 @@ import itertools
 import json
 from pathlib import Path
 
+import numpy as np
+
 from deepseek_jax.config import AnyExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.train import schedules
@@ -22,8 +24,8 @@ class Unmeasured(UserError):
     """A budget in seconds, of a variant whose speed is not known yet."""
 
 
-class TooSmall(UserError):
-    """A budget that is spent before the first step."""
+class TrialFailed(UserError):
+    """A budget in seconds, of a variant in the trial of whose speed something went wrong."""
 
 
 def steps(experiment: AnyExperiment, equal: str, budget: float, speed: Path | None) -> int:
@@ -39,7 +41,7 @@ def steps(experiment: AnyExperiment, equal: str, budget: float, speed: Path | No
         allowed *= _units_a_second(speed)
     count = int(budget) if equal == "steps" else _most_steps(experiment, allowed)
     if not count:
-        raise TooSmall(f"a budget of {budget:g} {equal} is less than one step of train.batch_size sequences.")
+        raise UserError(f"a budget of {budget:g} {equal} is less than one step of train.batch_size sequences.")
     return count
 
 
@@ -73,12 +75,10 @@ def _flops_a_token(experiment: AnyExperiment) -> float:
     """Mean over the places of a row, as if it were one document."""
     if experiment.family != "language_model":
         raise UserError("equal='flops' counts language models only; hold records, steps or seconds equal.")
-    import jax.numpy as jnp
-
     from deepseek_jax.models.flops import attention_a_token
     from deepseek_jax.train.flops import training_flops
 
-    seen = jnp.arange(1, experiment.data.sequence_length + 1)
+    seen = np.arange(1, experiment.data.sequence_length + 1)  # a process that only plans takes no device from workers
     attention = float(attention_a_token(experiment.model, seen).mean())
     return training_flops(experiment.model, 1.0, attention)
 
@@ -94,7 +94,7 @@ def _units_a_second(speed: Path) -> float:
         raise Unmeasured(f"its speed is not measured yet: {speed} is not there.")
     found = json.loads(speed.read_text())
     if FAILED in found:
-        raise UserError(f"the trial of its speed failed: {found[FAILED]}")
+        raise TrialFailed(f"the trial of its speed failed: {found[FAILED]}")
     return found["per_second"]
 
 

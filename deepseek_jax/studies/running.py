@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from deepseek_jax import host_memory
+from deepseek_jax.data.prepare import given_tokenizer
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies import metrics, stated, sweeping
 from deepseek_jax.studies import runs as runs_
@@ -81,6 +82,9 @@ def work(studies: Sequence[Loaded], root: Path, say: Say = print, index: int | N
     for loaded in studies:
         stated.keep(loaded, root)
         runs_.measure_speeds(loaded, root, say if is_worker() else lambda text: None)  # else told with the others
+        runs_.check_configured(loaded, root)  # now that its steps are known
+        _check_here(_chosen(runs_.plan(loaded, root), index), loaded)
+    for loaded in studies:
         planned = runs_.plan(loaded, root)
         if index is not None and not 0 <= index < len(planned):
             raise UserError(f"--index is {index}; {loaded.path} has runs 0 to {len(planned) - 1}.")
@@ -97,9 +101,27 @@ def work(studies: Sequence[Loaded], root: Path, say: Say = print, index: int | N
 def _check(studies: Sequence[Loaded], root: Path):
     """UserError for what would only be found after training, and for what nothing could be trained of."""
     for loaded in studies:
-        runs_.check_budget(loaded, root)
+        runs_.check_configured(loaded, root)
         runs_.check_different(loaded)
         metrics.check(loaded)
+
+
+def _check_here(planned: Sequence[Run], loaded: Loaded):
+    """UserError for a variant of a study that cannot be trained on the devices of this machine."""
+    from deepseek_jax.train import setup, sinks, start
+    from deepseek_jax.train.checkpoint import are_in
+
+    left = [] if isinstance(loaded.study, Sweep) else [run for run in planned if not _done(run, loaded)]
+    for run in {run.variant.name: run for run in left}.values():
+        try:
+            if not are_in(run.directory):
+                start.check(run.experiment)
+            sinks.check_sinks(run.experiment.log)
+            setup.check(run.experiment)
+            if run.experiment.family == "language_model":
+                given_tokenizer(run.experiment.data, run.experiment.model.vocab_size)
+        except UserError as error:
+            raise UserError(f"{loaded.shown_path}: {run.variant.name}: {error}") from None
 
 
 def _divide(chosen: Sequence[Run], peers: Sequence[Run], loaded: Loaded, root: Path, say: Say, share: float = 1.0):

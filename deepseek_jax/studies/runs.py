@@ -22,6 +22,8 @@ from deepseek_jax.studies import budget
 from deepseek_jax.studies.outcome import said
 from deepseek_jax.studies.source_names import source_name
 from deepseek_jax.studies.study import Loaded, Study, Variant, slug, slugs
+from deepseek_jax.studies.sweep import Sweep
+from deepseek_jax.train import schedules
 from deepseek_jax.whole_files import write_json, write_text
 
 ROOT = Path("runs/studies")
@@ -115,17 +117,17 @@ def check_different(loaded: Loaded):
             )
 
 
-def check_budget(loaded: Loaded, root: Path):
-    """UserError where the budget is too small for a step of any variant; one for which alone it is fails by itself."""
+def check_configured(loaded: Loaded, root: Path):
+    """UserError where a variant of a study, or each candidate of a sweep, cannot be trained as it is configured."""
     study, found = loaded.study, []
     for variant in study.variants:
         try:
             experiment_of(study, variant, 0, root / loaded.name)
-        except budget.TooSmall as error:
-            found.append(error)
-        except UserError:  # told where its runs are planned
+        except (budget.Unmeasured, budget.TrialFailed):  # no fault of the configuration
             continue
-    if len(found) == len(study.variants):
+        except UserError as error:
+            found.append(f"{variant.name}: {error}")
+    if len(found) == len(study.variants) or found and not isinstance(study, Sweep):
         raise UserError(f"{loaded.shown_path}: {found[0]}")
 
 
@@ -134,6 +136,10 @@ def experiment_of(study: Study, variant: Variant, seed: int, folder: Path) -> An
     changed = resolve(study.base, {**variant.changes, "train.seed": seed})
     speed = speed_file(study, variant, folder) if study.equal == "seconds" else None
     steps = budget.steps(changed, study.equal, study.budget, speed)
+    try:
+        schedules.learning_rate(changed.optimizer, steps)
+    except UserError as error:
+        raise UserError(f"the budget gives it {steps} steps, but {error}") from None
     return dataclasses.replace(changed, train=dataclasses.replace(changed.train, steps=steps))
 
 

@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -135,47 +138,122 @@ def test_the_time_spent_is_never_half_written(make, trainer, root, tmp_path):
 
 
 def test_broken_variants_are_told_and_the_others_go_on(make, trainer, root):
-    loaded = make(
-        'Variant("diverges", {"optimizer.peak_lr": 2.0}), Variant("large", {"optimizer.peak_lr": 0.9}), '
-        'Variant("misspelt", {"optimizer.peek_lr": 1.0}),'
-    )
+    loaded = make('Variant("diverges", {"optimizer.peak_lr": 2.0}), Variant("large", {"optimizer.peak_lr": 0.9}),')
     running.work([loaded], root, QUIET)
     folder, verdict = report.write(loaded, root)
     text = (folder / "report.md").read_text()
     assert verdict == "holds" and len(trainer.trained) == 6
     assert "| diverges | 0 | step 3 is not finite; it began in the parameter head[0]. |" in text
     assert "| large | 1 | MemoryError: RESOURCE_EXHAUSTED: 1 TiB |" in text
-    assert "has no key optimizer.peek_lr; did you mean optimizer.peak_lr?" in text
     assert not running.to_do(loaded, root)
     running.forget_failures(loaded, root)
     assert {run.variant.name for run in running.to_do(loaded, root)} == {"diverges", "large"}
 
 
-BROKEN = 'Variant("misspelt", {"optimizer.peek_lr": 1.0}), Variant("endless", {"train.batch_size": 99}),'
+@pytest.mark.parametrize("here", [True, False])
+@pytest.mark.parametrize(
+    "changes, why",
+    [
+        ('"optimizer.peek_lr": 1.0', "has no key optimizer.peek_lr; did you mean optimizer.peak_lr?"),
+        ('"train.batch_size": 99', "a budget of 2560 tokens is less than one step"),
+        ('"optimizer.schedule.warmup_steps": 11', "the budget gives it 10 steps, but optimizer.schedule.name="),
+        ('"optimizer.schedule.warmup_steps": 6, "train.batch_size": 8', "the budget gives it 5 steps, but opt"),
+    ],
+)
+def test_a_variant_that_cannot_be_trained_as_configured_refuses_its_study(
+    make, trainer, root, tmp_path, deepseek_jax, changes, why, here
+):
+    """Before the others are trained, whose verdict would have to wait for it; the study after it too."""
+    whole = make().path.rename(tmp_path / "whole.py")
+    loaded = make(f'Variant("odd", {{{changes}}}),')
+    options = ["--root", str(root)] + ["--here"] * here
+    status, out, err = deepseek_jax("study", "run", str(whole), str(loaded.path), *options)
+    assert (status, out, trainer.trained) == (2, "", [])
+    assert "/rate.py: odd: " in err and why in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "changes, why",
+    [
+        ('"mesh.fsdp": 7, "train.batch_size": 7', "the mesh .* needs a multiple of 7 devices, and there is 1"),
+        ('"model.vocab_size": 200', "model.vocab_size is 200; a byte-level vocabulary needs at least 262"),
+        ('"data.tokenizer": "nowhere.json"', "data.tokenizer: there is no file "),
+        ('"train.ramp_stages": 7', "train.ramp_stages is 7 and train.ramp_start 0"),
+    ],
+)
+def test_a_variant_that_cannot_be_trained_here_refuses_its_study(make, trainer, root, changes, why):
+    """Also where it is not the first to be trained."""
+    loaded = make(f'Variant("odd", {{{changes}}}),')
+    with pytest.raises(UserError, match=f"rate.py: odd: {why}"):
+        running.work([loaded], root, QUIET)
+    assert trainer.trained == []
+    running.work([make()], root, QUIET)
+    assert len(trainer.trained) == 6
+
+
+def test_a_schedule_that_the_steps_by_the_clock_are_too_few_for_refuses_its_study(make, trainer, root, monkeypatch):
+    text = STUDY.replace("budget=2_560", 'budget=1.0, equal="seconds"')
+    monkeypatch.setattr(runs.budget, "measure_speed", lambda experiment, speed: write_speed(speed))
+    with pytest.raises(UserError, match="rate.py: odd: the budget gives it 10 steps, but optimizer.schedule.name="):
+        running.work([make('Variant("odd", {"optimizer.schedule.warmup_steps": 11}),', text)], root, QUIET)
+    assert trainer.trained == []
+
+
+CANDIDATES = '''"""Which batch, and which rise?"""
+
+from experiments import Sweep
+
+study = Sweep(
+    base="{base}",
+    budget=2_560,
+    search={{"optimizer.schedule.warmup_steps": (0, 11), "train.batch_size": (2, 4, 99)}},
+)
+'''
 
 
 @pytest.mark.parametrize("here", [True, False])
-def test_variants_that_cannot_be_configured_are_said_once_and_end_the_command_with_2(
+def test_candidates_that_cannot_be_configured_are_said_once_and_end_the_command_with_2(
     make, trainer, root, deepseek_jax, here
 ):
-    loaded = make(BROKEN)
+    """A grid may have some; the others are worth having."""
+    loaded = make(text=CANDIDATES)
     if not here:  # what is left then starts no worker
         running.work([loaded], root, QUIET)
     options = ["--root", str(root)] + ["--here"] * here
     status, out, err = deepseek_jax("study", "run", str(loaded.path), *options)
-    first, second, *rest = out.splitlines()
-    assert first.startswith("rate: misspelt: failed: ") and "did you mean optimizer.peak_lr?" in first
-    assert second.startswith("rate: endless: failed: a budget of 2560 tokens is less than one step")
-    assert len(rest) == (6 if here else 1) and len(trainer.trained) == 6
-    assert here or rest[0].startswith("rate: 6 runs failed, and none is left to do; ")
-    assert status == 2 and "runs failed: 6 of rate;" in err
+    first, second, third, *rest = out.splitlines()
+    assert first.startswith("rate: 0 99: failed: a budget of 2560 tokens is less than one step")
+    assert second.startswith("rate: 11 4: failed: the budget gives it 10 steps, but optimizer.schedule.name=")
+    assert third.startswith("rate: 11 99: failed: ")
+    assert len(rest) == (3 if here else 1) and len(trainer.trained) == 3
+    assert here or rest[0].startswith("rate: 3 runs failed, and none is left to do; ")
+    assert status == 2 and "runs failed: 3 of rate;" in err
+
+
+def test_a_sweep_without_a_candidate_that_can_be_configured_is_refused(make, trainer, root):
+    loaded = make(text=CANDIDATES.replace("(2, 4, 99)", "(98, 99)"))
+    with pytest.raises(UserError, match="rate.py: 0 98: a budget of 2560 tokens is less than one step"):
+        running.work([loaded], root, QUIET)
 
 
 def test_workers_of_another_process_leave_it_to_that_one(make, trainer, root, deepseek_jax, monkeypatch):
     monkeypatch.setenv(running.PARENT, "1")
     monkeypatch.setattr(running, "_end_with_parent", lambda: None)
-    status, out, _ = deepseek_jax("study", "run", str(make(BROKEN).path), "--root", str(root), "--here")
-    assert status == 0 and "misspelt" not in out
+    path = make(text=CANDIDATES).path
+    status, out, _ = deepseek_jax("study", "run", str(path), "--root", str(root), "--here")
+    assert status == 0 and "0 99" not in out
+
+
+def test_planning_takes_no_device(make, root):
+    """A process that only starts workers would take the memory of a GPU, or a TPU, from them."""
+    path = make(text=STUDY.replace("budget=2_560", 'budget=1e10, equal="flops"')).path
+    planning = "from deepseek_jax.__main__ import main; main()"
+    words = ["study", "run", str(path), "--slurm", "--root", str(root)]
+    environment = os.environ | {"JAX_PLATFORMS": "nowhere"}  # which fails where devices are asked for
+    found = subprocess.run(
+        [sys.executable, "-c", planning, *words], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert found.returncode == 0 and "--array=0-5" in found.stdout, found.stderr
 
 
 def test_speeds_that_are_not_measured_yet_are_no_failure(make, trainer, root, monkeypatch):
@@ -246,7 +324,7 @@ def test_a_budget_of_no_step_is_refused_before_anything_is_trained(make, trainer
     for options in (["--here"], []):
         status, out, err = deepseek_jax("study", "run", str(path), "--root", str(root), *options)
         assert (status, out, trainer.trained) == (2, "", [])
-        assert "rate.py: a budget of " in err and "is less than one step" in err
+        assert "rate.py: low: a budget of " in err and "is less than one step" in err
 
 
 @pytest.mark.parametrize("path", overview.files(ROOT / "experiments" / "studies"), ids=lambda path: path.stem)
@@ -264,7 +342,7 @@ def test_a_score_of_ones_own_of_held_out_text_is_known_to_studies_and_to_early_s
 def test_variants_that_learn_the_same_are_refused_before_anything_is_trained(make, trainer, root, deepseek_jax):
     """Their difference is 0, whatever was meant: a place, as here, or a value that is the base's."""
     for changes in ('"log.every": 5', '"optimizer.peak_lr": 0.1'):
-        path = make(f'Variant("same", {{{changes}}}), Variant("misspelt", {{"optimizer.peek_lr": 1.0}}),').path
+        path = make(f'Variant("same", {{{changes}}}),').path
         status, out, err = deepseek_jax("study", "run", str(path), "--root", str(root), "--here")
         assert (status, out, trainer.trained) == (2, "", [])
         assert err.endswith("low and same differ in nothing that learning depends on; leave one out, or change it.\n")

@@ -7,7 +7,6 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from deepseek_jax.models.config import ModelConfig
@@ -53,7 +52,7 @@ def _sparse(config):
     return dataclasses.replace(
         dense,
         cached=dense.cached + config.index_head_dim,
-        products=lambda seen: dense.products(jnp.minimum(seen, config.index_topk)) + _scored(config) * seen,
+        products=lambda seen: dense.products(seen.clip(max=config.index_topk)) + _scored(config) * seen,
     )
 
 
@@ -63,7 +62,7 @@ def _window(config):
         cached=0,
         held=W * d,
         apart=2 * H * d,
-        products=lambda seen: 2 * H * d * jnp.minimum(seen, W),
+        products=lambda seen: 2 * H * d * seen.clip(max=W),
         heads=3 * H * d,
         ranks=config.q_lora_rank + config.o_groups * config.o_lora_rank,
     )
@@ -76,7 +75,7 @@ def _compressed(config, *, indexed):
 
     def products(seen):
         blocks = seen // m
-        chosen = jnp.minimum(blocks, config.index_topk) if indexed else blocks
+        chosen = blocks.clip(max=config.index_topk) if indexed else blocks
         scored = _scored(config) * blocks if indexed else 0
         return window.products(seen) + window.apart * chosen + scored
 
