@@ -1,6 +1,7 @@
 """What all pictures share: the look, the file, and names that a user gives (of classes, runs, columns) as written."""
 
 import io
+import math
 import warnings
 
 from matplotlib.axes import Axes
@@ -24,6 +25,8 @@ def families() -> list[str]:
 
 PLAIN = {"parse_math": False, "family": families()}  # of matplotlib's Text; a "$" in a name is no formula
 INK, FAINT, BLUE, ORANGE, GREEN = "#24292f", "#d0d7de", "#2563a8", "#d9730d", "#3c8c5a"
+MOST_INSIDE = 7  # names of a legend that lies among the lines
+MARK, LETTER, ROW = 0.55, 0.065, 0.18  # inches that a name takes below
 STYLE = {"size": 9, "color": INK} | PLAIN
 
 
@@ -38,8 +41,16 @@ def tidy(axes: Axes):
 
 
 def add_legend(axes: Axes, **settings):
-    """The legend of a picture whose lines have such names."""
-    for text in axes.legend(frameon=False, **settings).get_texts():
+    """The legend of a picture whose lines have such names; of many below it, where it lies over none of them."""
+    lines, names = axes.get_legend_handles_labels()
+    if len(names) <= MOST_INSIDE:
+        legend = axes.legend(frameon=False, **settings)
+    else:
+        figure, wide = axes.figure, MARK + LETTER * max(map(len, names))
+        columns = max(int(axes.figure.get_figwidth() / wide), 1)
+        figure.set_figheight(figure.get_figheight() + ROW * math.ceil(len(names) / columns))
+        legend = figure.legend(lines, names, loc="outside lower left", ncols=columns, frameon=False, **settings)
+    for text in legend.get_texts():
         text.set(**PLAIN)
 
 

@@ -20,6 +20,20 @@ def test_a_legend_shows_names_as_they_are_written():
     assert text.get_text() == "$10 or $20_" and not text.get_parse_math()
 
 
+def test_a_legend_of_many_names_lies_below_the_lines():
+    """As wide as the picture, whose lines it would hide."""
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots()
+    for place in range(10):
+        axes.plot([0, 1], [0, place], label=f"variant {place}, which has a name of some length")
+    figures.add_legend(axes, fontsize=7)
+    figures.png(figure)
+    (legend,) = figure.legends
+    bounds = legend.get_window_extent()
+    assert len(legend.get_texts()) == 10 and axes.get_legend() is None
+    assert bounds.y1 < axes.get_tightbbox().y0 and bounds.x1 <= figure.bbox.x1
+
+
 def test_letters_that_no_font_has_are_said_once():
     figure = Figure()
     figure.text(0, 0.5, "\ue000\ue001 cat")  # of Unicode's private use

@@ -105,6 +105,8 @@ def parse(text: str, names: Sequence[str]) -> list[Clause]:
             raise UserError(f"claim {part!r} begins with its relation; name a variant before it.")
         number = None if after in names else _number(after)
         right = _known(after, names) if number is None else number
+        if right == left:
+            raise UserError(f"claim {part!r} compares {left} with itself; name another variant.")
         clauses.append(Clause(_known(left, names), relation, right))
     if not clauses:
         raise UserError("the claim is empty; write one such as 'new <= old'.")

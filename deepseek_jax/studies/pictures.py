@@ -1,5 +1,6 @@
 """The pictures of a study's report: curves with bands over seeds, the metric of every seed, loads of experts."""
 
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,9 +14,17 @@ from deepseek_jax.train.shown import SHOWN
 
 COLOURS = ("#2563a8", "#d9730d", "#3c8c5a", "#a23b72", "#6b5b95", "#8c8c3c", "#5b8ca8", "#b04a4a", "#444444", "#7fb069")
 
+DASHES = ("-", "--", ":")
+TITLE = 46  # letters that a panel of loads is wide
+
 
 def colour(place: int) -> str:
     return COLOURS[place % len(COLOURS)]
+
+
+def line(place: int) -> dict[str, str]:
+    """How the curve of a variant is drawn: of more than there are colours, one that was used before is dashed."""
+    return {"color": colour(place), "linestyle": DASHES[place // len(COLOURS) % len(DASHES)]}
 
 
 def losses(results: Mapping, names: list[str]) -> bytes | None:
@@ -31,11 +40,11 @@ def losses(results: Mapping, names: list[str]) -> bytes | None:
         if name not in found:
             continue
         spent, loss, deviation = found[name]
-        left.plot(spent, loss, color=colour(place), linewidth=1.4, label=name)
+        left.plot(spent, loss, **line(place), linewidth=1.4, label=name)
         left.fill_between(spent, loss - deviation, loss + deviation, color=colour(place), alpha=0.15, linewidth=0)
         if base is not None and place:
             there = (spent >= base[0][0]) & (spent <= base[0][-1])
-            right.plot(spent[there], (loss - np.interp(spent, *base[:2]))[there], color=colour(place), linewidth=1.4)
+            right.plot(spent[there], (loss - np.interp(spent, *base[:2]))[there], **line(place), linewidth=1.4)
     right.axhline(0, color=INK, linewidth=0.8)
     left.set_title(f"training {shown.loss_label}", loc="left", **STYLE)
     right.set_title(f"minus that of {names[0]}", loc="left", **STYLE)
@@ -82,9 +91,10 @@ def loads(results: Mapping, names: list[str]) -> bytes | None:
         for row, share in enumerate(rows):
             table[row, : len(share)] = np.maximum(np.array(share) * len(share), 1 / 16)
         image = axes.imshow(table, aspect="auto", norm=LogNorm(1 / 4, 4), cmap="RdBu_r", interpolation="nearest")
-        axes.set_title(name, loc="left", **STYLE)
+        axes.set_title(textwrap.fill(name, TITLE), loc="left", **STYLE)
         axes.tick_params(labelsize=7, colors=INK, length=0)
         axes.set_yticks([])
+        axes.xaxis.get_major_locator().set_params(integer=True)  # there is no half of an expert
     for axes in panels[len(shares) :]:
         axes.axis("off")
     bar = figure.colorbar(image, ax=list(panels), pad=0.01)

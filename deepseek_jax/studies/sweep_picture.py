@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from deepseek_jax.figures import INK, STYLE, add_legend, png, tidy
+from deepseek_jax.figures import INK, PLAIN, STYLE, add_legend, png, tidy
 from deepseek_jax.studies.pictures import colour
 
 
@@ -13,9 +13,10 @@ def across(table: Mapping[str, Mapping[str, float]], sweep) -> bytes | None:
     labels = list(dict.fromkeys(label for of in table.values() for label in of))
     try:
         places = {label: float(label) for label in labels}
-        logarithmic = min(places.values()) > 0
+        numbers, logarithmic = True, min(places.values()) > 0
     except ValueError:
-        places, logarithmic = {label: place for place, label in enumerate(labels)}, False
+        places = {label: place for place, label in enumerate(labels)}
+        numbers = logarithmic = False
     figure = Figure(figsize=(6.5, 3.6), layout="constrained")
     axes = figure.subplots()
     for place, (value, of) in enumerate(table.items()):
@@ -24,6 +25,8 @@ def across(table: Mapping[str, Mapping[str, float]], sweep) -> bytes | None:
         axes.plot(x, y, "o-", color=colour(place), markersize=4, linewidth=1.4, label=f"{sweep.across} {value}")
     if logarithmic:
         axes.set_xscale("log")
+    if not numbers:
+        axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right", rotation_mode="anchor", **PLAIN)
     axes.set_xlabel(", ".join(key for key in sweep.search if key != sweep.across), **STYLE)
     axes.set_title(sweep.metric, loc="left", **STYLE)
     add_legend(axes, fontsize=8, labelcolor=INK)

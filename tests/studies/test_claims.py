@@ -125,6 +125,7 @@ def test_names_with_commas_and_the_left_side_of_the_clause_before():
         ("newer < old", "names 'newer'; the variants are new, old"),
         ("< old", "begins with its relation"),
         ("new < olden", "names 'olden'"),
+        ("new < old; <= new", "claim '<= new' compares new with itself; name another variant"),
     ],
 )
 def test_claims_that_cannot_be_read(text, message):

@@ -256,6 +256,14 @@ def test_a_width_at_which_nothing_came_out_has_no_point_in_the_picture(monkeypat
     assert [list(line.get_ydata()) for line in axes.lines] == [[], [0.9, 1.6]]
 
 
+def test_choices_that_are_no_numbers_stand_at_the_axis_by_name(monkeypatch):
+    monkeypatch.setattr(sweep_picture, "png", lambda figure: figure)
+    search = {"width": {"8": {}, "16": {}}, "optimizer.name": ("adamw", "muon"), "rate": (0.1, 0.2)}
+    sweep = Sweep(base="x.py", budget=1, search=search, across="width")
+    (axes,) = sweep_picture.across(sweep.by_value(dict.fromkeys(sweep.names, 1.0)), sweep).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["adamw 0.1", "adamw 0.2", "muon 0.1", "muon 0.2"]
+
+
 def test_halving_keeps_a_choice_at_every_width_or_at_none():
     sweep = Sweep(
         base="x.py",
