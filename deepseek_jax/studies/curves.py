@@ -25,7 +25,9 @@ def mean_curve(curves: Sequence[Sequence]) -> Curve:
     """Smoothed, of the curves [[spent, loss], ...] of several seeds."""
     spent = np.linspace(max(c[0][0] for c in curves), min(c[-1][0] for c in curves), POINTS)
     losses = np.array([np.interp(spent, *_smooth(np.array(curve, float))) for curve in curves])
-    return spent, losses.mean(axis=0), losses.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros(POINTS)
+    with np.errstate(invalid="ignore"):  # of a curve that became infinite
+        deviation = losses.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros(POINTS)
+    return spent, losses.mean(axis=0), deviation
 
 
 def _smooth(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

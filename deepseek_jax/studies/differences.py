@@ -1,11 +1,13 @@
 """Paired differences over seeds: their mean, 95% interval, and how likely they are by chance."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 CONFIDENCE, RESAMPLES = 0.95, 9999
+ROUNDING = 1e-14  # of the scores, by which equal differences of them differ
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +26,15 @@ class Difference:
 
 
 def difference(left: Sequence[float], right: Sequence[float]) -> Difference:
-    """Of `left` minus `right`, pair by pair; at least two."""
+    """Of `left` minus `right`, pair by pair; at least two.  All NaN where one of them is no number."""
     from scipy import stats  # takes half a second to import
 
-    d = np.asarray(left, float) - np.asarray(right, float)
+    both = np.asarray([left, right], float)
+    if not np.isfinite(both).all():
+        return Difference(*[math.nan] * 5)
+    d = both[0] - both[1]
     mean = float(d.mean())
-    if np.ptp(d) == 0:  # equal differences: the interval is a point, and scipy would divide by 0
+    if np.ptp(d) <= ROUNDING * np.abs(both).max():  # equal differences: the interval is a point, and scipy divides by 0
         p = 1.0 if mean == 0 else 0.0
         return Difference(mean, mean, mean, p, p)
     test = stats.ttest_rel(left, right)

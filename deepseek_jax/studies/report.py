@@ -4,6 +4,7 @@ Made from the study's file and its gathered results alone, without a clock, so t
 """
 
 import json
+import math
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -137,10 +138,11 @@ def _table(loaded: Loaded, results: Mapping) -> Table:
 
 
 def _mean(values: list[float]) -> str:
-    """With the standard deviation, which a single value has none of."""
+    """With the standard deviation, which a single value has none of, nor values of which one is no number."""
     if not values:
         return ""
-    return f"{statistics.mean(values):.4f}" + (f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else "")
+    spread = len(values) > 1 and all(map(math.isfinite, values))
+    return f"{statistics.mean(values):.4f}" + (f" ± {statistics.stdev(values):.4f}" if spread else "")
 
 
 def _compares(study: Study, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -144,9 +145,13 @@ def progress(results: Mapping) -> str:
 
 def _unmeasured(results: Mapping, metric: str) -> dict[str, str]:
     """Of runs that ended without this metric, as one that counts tokens to a loss that was never reached: left out,
-    the rest of their variant would look better than it is."""
-    without = [run for run in results["runs"] if metric not in run["scores"]]
-    return {run["variant"]: f"seed {run['seed']} ended without {metric}" for run in without}
+    the rest of their variant would look better than it is.  So of those where it is NaN or infinite."""
+    found = {}
+    for run in results["runs"]:
+        if not math.isfinite(score := run["scores"].get(metric, math.nan)):
+            how = f"with {metric} {score}" if metric in run["scores"] else f"without {metric}"
+            found[run["variant"]] = f"seed {run['seed']} ended {how}"
+    return found
 
 
 def need_some(results: Mapping, loaded: Loaded):

@@ -139,6 +139,12 @@ def test_margins_that_are_none(margin):
         fraction(margin)
 
 
+@pytest.mark.filterwarnings("error")
+def test_differences_that_are_equal_but_for_rounding_are_a_point():
+    found = difference([0.3, 0.4, 0.5], [0.1, 0.2, 0.3])
+    assert found.low == found.high == pytest.approx(0.2) and found.p_t == 0
+
+
 def test_the_bootstrap_counts_both_sides():
     """None of 9,999 means is below 0: twice one more than none of them."""
     assert difference([1.0, 2.0, 3.0], [0.0, 0.0, 0.0]).p_bootstrap == pytest.approx(2 / 10_000)

@@ -557,6 +557,22 @@ def test_a_run_that_ended_without_the_metric_leaves_its_claim_open(make):
     assert (judged.verdict, judged.reason) == (CANNOT_TELL, "high: seed 2 ended without final/loss")
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("lost", [float("nan"), float("inf")])
+def test_a_run_whose_metric_is_no_number_leaves_its_claim_open(make, trainer, root, monkeypatch, lost):
+    """As where each step was dropped (train.on_nonfinite=skip)."""
+    row = fake.row
+    broken = lambda experiment: experiment.optimizer.peak_lr == 0.2 and experiment.train.seed == 1  # noqa: E731
+    of = lambda experiment, step: row(experiment, step) | ({"loss/next": lost} if broken(experiment) else {})  # noqa: E731
+    monkeypatch.setattr(fake, "row", of)
+    loaded = make()
+    running.work([loaded], root, QUIET)
+    folder, verdict = report.write(loaded, root)
+    text = (folder / "report.md").read_text()
+    assert verdict == CANNOT_TELL and f"high: seed 1 ended with final/loss {lost} |" in text
+    assert "| high | 3 | " in text and "[+nan, +nan]" in text
+
+
 def test_an_edited_model_has_the_scores_of_its_edit(make, trainer, root, monkeypatch):
     """It shares the training of another variant, whose curve is not its own."""
     monkeypatch.setattr(measuring, "restore", lambda run: run)
