@@ -18,6 +18,7 @@ from pathlib import Path
 from deepseek_jax import host_memory
 from deepseek_jax.data.prepare import given_tokenizer
 from deepseek_jax.errors import UserError
+from deepseek_jax.experiment_file import resolve
 from deepseek_jax.studies import metrics, stated, sweeping
 from deepseek_jax.studies import runs as runs_
 from deepseek_jax.studies.measuring import all_scores, failures, measure
@@ -81,9 +82,9 @@ def work(studies: Sequence[Loaded], root: Path, say: Say = print, index: int | N
     _check(studies, root)
     for loaded in studies:
         stated.keep(loaded, root)
+        _check_here(_chosen(runs_.plan(loaded, root), index), loaded)
         runs_.measure_speeds(loaded, root, say if is_worker() else lambda text: None)  # else told with the others
         runs_.check_configured(loaded, root)  # now that its steps are known
-        _check_here(_chosen(runs_.plan(loaded, root), index), loaded)
     for loaded in studies:
         planned = runs_.plan(loaded, root)
         if index is not None and not 0 <= index < len(planned):
@@ -111,15 +112,17 @@ def _check_here(planned: Sequence[Run], loaded: Loaded):
     from deepseek_jax.train import setup, sinks, start
     from deepseek_jax.train.checkpoint import are_in
 
-    left = [] if isinstance(loaded.study, Sweep) else [run for run in planned if not _done(run, loaded)]
+    study = loaded.study
+    left = [] if isinstance(study, Sweep) else [run for run in planned if run.unmeasured or not _done(run, loaded)]
     for run in {run.variant.name: run for run in left}.values():
+        experiment = run.experiment or resolve(study.base, dict(run.variant.changes))  # of which only steps are unknown
         try:
             if not are_in(run.directory):
-                start.check(run.experiment)
-            sinks.check_sinks(run.experiment.log)
-            setup.check(run.experiment)
-            if run.experiment.family == "language_model":
-                given_tokenizer(run.experiment.data, run.experiment.model.vocab_size)
+                start.check(experiment)
+            sinks.check_sinks(experiment.log)
+            setup.check(experiment)
+            if experiment.family == "language_model":
+                given_tokenizer(experiment.data, experiment.model.vocab_size)
         except UserError as error:
             raise UserError(f"{loaded.shown_path}: {run.variant.name}: {error}") from None
 

@@ -92,11 +92,10 @@ class Setup:
 
 
 def check(experiment: AnyExperiment) -> Mesh:
-    """The experiment's mesh of the devices here; UserError for what cannot be trained on it, whatever the data."""
+    """The experiment's mesh of the devices here; UserError for sizes that do not go onto it."""
     mesh = make_mesh(experiment.mesh)
     if refused := refusals(experiment, mesh):
         raise UserError(refused[0])
-    learning_rate(experiment.optimizer, experiment.train.steps)
     return mesh
 
 
@@ -105,7 +104,8 @@ def prepare(experiment: AnyExperiment, console: Console) -> Setup:
 
     What a person should know of how the data was read is said on the console.
     """
-    mesh = check(experiment)  # before data is prepared
+    mesh = check(experiment)
+    learning_rate(experiment.optimizer, experiment.train.steps)  # what cannot be is refused before data is prepared
     placed = None
     if experiment.family == "language_model" and mesh.size > 1:  # tracing takes tenths of a second, a corpus minutes
         placed = _placed(experiment, as_trained(language_model_program(experiment, np.ones(1)), experiment), mesh)

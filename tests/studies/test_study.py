@@ -181,8 +181,12 @@ def test_a_variant_that_cannot_be_trained_as_configured_refuses_its_study(
         ('"train.ramp_stages": 7', "train.ramp_stages is 7 and train.ramp_start 0"),
     ],
 )
-def test_a_variant_that_cannot_be_trained_here_refuses_its_study(make, trainer, root, changes, why):
-    """Also where it is not the first to be trained."""
+def test_a_variant_that_cannot_be_trained_here_refuses_its_study(make, trainer, root, monkeypatch, changes, why):
+    """Also where it is not the first to be trained, or to be tried for its speed."""
+    by_the_clock = make(f'Variant("odd", {{{changes}}}),', STUDY.replace("budget=2_560", 'budget=1.0, equal="seconds"'))
+    monkeypatch.setattr(runs.budget, "measure_speed", lambda *given: pytest.fail())
+    with pytest.raises(UserError, match=f"rate.py: odd: {why}"):
+        running.work([by_the_clock], root, QUIET)
     loaded = make(f'Variant("odd", {{{changes}}}),')
     with pytest.raises(UserError, match=f"rate.py: odd: {why}"):
         running.work([loaded], root, QUIET)
