@@ -8,12 +8,13 @@ from deepseek_jax.models.tree import path_of
 
 
 def check(groups: tuple[str, ...], params):
-    """UserError for a pattern that no path has."""
+    """UserError for a pattern that no path has; `params` are those that are trained."""
     paths = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for pattern, _ in map(parameter_group, groups):
         if not any(pattern.search(path) for path in paths):
             raise UserError(
-                f"optimizer.groups: no parameter's path has {pattern.pattern!r}; there are {paths[0]}, {paths[-1]}."
+                f"optimizer.groups: no trained parameter's path has {pattern.pattern!r}; there are {paths[0]}, "
+                f"{paths[-1]}."
             )
 
 

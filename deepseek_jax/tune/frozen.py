@@ -27,8 +27,8 @@ def frozen_view(config: TuneConfig) -> View:
     """buffers: {"model": the model's, "frozen": what is not trained, or not all of it}."""
 
     def split(params, buffers):
-        _check_rounded(config, buffers)
         flat = flatten(params)
+        _check_rounded(config, buffers, flat)
         trained = trained_rows(config, flat)
         _check_experts(config, flat)
         kept = {path: leaf for path, leaf in flat.items() if trained.get(path) != ()}
@@ -42,8 +42,8 @@ def frozen_view(config: TuneConfig) -> View:
         return unflatten(flat), buffers["model"]
 
     def axes(params, buffers):
-        _check_rounded(config, buffers)
         flat = flatten(params)
+        _check_rounded(config, buffers, flat)
         trained = trained_rows(config, flat)
         kept = {path: names for path, names in flat.items() if trained.get(path) != ()}
         params = {path: _axes_of_rows(flat[path], rows) for path, rows in trained.items()}
@@ -115,9 +115,21 @@ def _check_experts(config, flat):
             raise UserError(f"tune.experts names expert {most}; {path} holds {rows}, counted from 0.")
 
 
-def _check_rounded(config, buffers):
-    """Rounded matrices lie among the buffers, where nothing is trained."""
+def _check_rounded(config, buffers, params):
+    """Rounded matrices lie among the buffers, where nothing is trained: no parameter's path is theirs."""
     kept = [path.rpartition("/")[0] for path in flatten(buffers.get(ROUNDED, {}))]
+    own = [path for path in params if not path.startswith(f"{ADAPTERS}/")]
+    for name, mend in (
+        ("train", "name other matrices in quantize.paths, or set quantize.trained=true"),
+        ("freeze", "leave it out, or set quantize.trained=true"),
+    ):
+        pattern = getattr(config, name)
+        found = [path for path in kept if pattern and re.search(pattern, path)]
+        if found and not any(re.search(pattern, path) for path in own):
+            raise UserError(
+                f"tune.{name} is {pattern!r}, which is found in nothing but what quantize.weights keeps rounded and "
+                f"untrained, such as {found[0]}; {mend}."
+            )
     layers = {layer for path in filter(EXPERTS.match, kept) for layer in layers_of(stack_of(path))}
     if rounded := layers & experts_of(config.experts).keys():
         raise UserError(

@@ -248,7 +248,7 @@ def test_what_cannot_be_begun_leaves_the_directory_to_another_experiment(directo
         raise UserError("nothing to read")
 
     of_nothing = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, groups=("nosuch lr=0.1",)))
-    with pytest.raises(UserError, match="no parameter's path has 'nosuch'"):
+    with pytest.raises(UserError, match="no trained parameter's path has 'nosuch'"):
         train(of_nothing, directory / "begun", quiet())
     with monkeypatch.context() as patch, pytest.raises(UserError, match="nothing to read"):
         patch.setattr(Setup, "train_batches", unreadable)

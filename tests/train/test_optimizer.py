@@ -149,7 +149,7 @@ def test_a_group_that_says_nothing_is_refused(group):
 
 
 def test_a_group_of_no_parameter_is_refused():
-    with pytest.raises(UserError, match="optimizer.groups: no parameter's path has 'heed'; there are head, "):
+    with pytest.raises(UserError, match="optimizer.groups: no trained parameter's path has 'heed'; there are head, "):
         groups.check(("head lr=1", "heed lr=1"), {"head": jnp.ones(1)})
 
 

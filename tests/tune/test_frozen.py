@@ -132,6 +132,22 @@ def test_experts_that_are_kept_rounded_cannot_be_trained(params):
         assert set(flatten(left)) == {"layers/1-3/feed_forward/experts/gate"}
 
 
+@pytest.mark.parametrize(
+    ("settings", "found", "mend"),
+    [
+        ({"train": "^head$"}, "head", "name other matrices in quantize.paths"),
+        ({"freeze": "embedding|head"}, "embedding", "leave it out"),
+    ],
+)
+def test_a_pattern_that_finds_only_what_is_kept_rounded_says_so(params, settings, found, mend):
+    tuning = frozen_view(TuneConfig(**settings))
+    said = f"nothing but what quantize.weights keeps rounded and untrained, such as {found}; {mend}"
+    with pytest.raises(UserError, match=said):
+        jax.eval_shape(lambda: tuning.split(*quantized_view(QuantizeConfig(weights="int8")).split(params, {})))
+    trained = QuantizeConfig(weights="int8", trained=True)
+    jax.eval_shape(lambda: tuning.split(*quantized_view(trained).split(params, {})))
+
+
 def test_the_fewest_experts_that_do_the_work_are_chosen():
     shares = {1: np.array([0.1, 0.4, 0.3, 0.2]), 2: np.array([0.25, 0.25, 0.25, 0.25]), 3: np.array([0, 1.0, 0, 0])}
     assert esft.choose(shares, 0.7) == {1: [1, 2], 2: [0, 1, 2], 3: [1]}
