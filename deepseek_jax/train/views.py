@@ -71,9 +71,12 @@ def weights(experiment: AnyExperiment, params: dict, buffers: dict) -> tuple[dic
 
 
 def plain(experiment: AnyExperiment) -> AnyExperiment:
-    """The experiment without its views: for what takes the weights of the model itself."""
+    """The experiment without its views: for what takes the weights of the model itself.
+
+    Nor has it groups of parameters, which may be of adapters that are no more.
+    """
     off = {field.name: field.default for field in dataclasses.fields(experiment) if field.name in SECTIONS}
-    return dataclasses.replace(experiment, **off)
+    return dataclasses.replace(experiment, optimizer=dataclasses.replace(experiment.optimizer, groups=()), **off)
 
 
 def viewed(program: Program, view: View) -> Program:

@@ -11,6 +11,8 @@ from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.parallel.mesh import inference_config
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.scoring import for_scoring
+from deepseek_jax.train.setup import prepare
+from deepseek_jax.tune.config import LoraConfig, TuneConfig
 from tests.train import tiny
 
 SPREAD = """
@@ -40,6 +42,14 @@ def test_parameters_lie_spread_over_as_many_devices_as_divide_them(monkeypatch, 
     monkeypatch.setattr(jax, "device_count", lambda: devices)
     assert inference_config(model) == MeshConfig(fsdp=spread)
     assert inference_config(HybridConfig()) == MeshConfig(), "whole on each"
+
+
+def test_groups_of_adapters_are_none_of_the_model_that_is_scored(tmp_path):
+    given = tiny.experiment(tmp_path)
+    groups = dataclasses.replace(given.optimizer, groups=("adapters/.*/b$ lr=16",))
+    given = dataclasses.replace(given, tune=TuneConfig(lora=LoraConfig(rank=1)), optimizer=groups)
+    prepare(given, Console(quiet=True))
+    prepare(for_scoring(given), Console(quiet=True))
 
 
 @pytest.mark.slow
