@@ -139,6 +139,8 @@ def run_check(args):
         raise UserError("--exclude is for labelled sets; training leaves no documents of a corpus out by a list.")
     with preparing(Console(markup=False)) as progress:
         records, findings = data_check.check(args.name, args.overrides, progress)
+    for note in records.notes:
+        print(note)
     report.write(page, records, findings)
     for finding in findings:
         print(f"{finding.title}: {finding.sentence}")

@@ -48,8 +48,14 @@ def test_a_page_with_pictures(deepseek_jax, tmp_path):
     page, exclude = tmp_path / "page.html", tmp_path / "list.txt"
     status, out, err = deepseek_jax("data", "check", "digits", "--output", str(page), "--exclude", str(exclude))
     assert (status, err) == (0, "")
-    stages = ["looking for copies", "describing records", "looking for label doubts", "looking for outliers"]
-    places = [out.rindex(stage) for stage in (*stages, "looking at coverage", "Leakage: ")]
+    stages = [
+        "comparing records",
+        "looking for copies",
+        "describing records",
+        "looking for label doubts",
+        "looking for outliers",
+    ]
+    places = [out.rindex(stage) for stage in (*stages, "looking for outliers", "looking at coverage", "Leakage: ")]
     assert places == sorted(places)  # each with its time, before what was found
     text = page.read_text()
     titles = [
@@ -169,3 +175,11 @@ def test_what_cannot_be_checked(deepseek_jax, tmp_path, monkeypatch, arguments, 
     assert status == 2 and err.count("\n") == 1 and message in err, err
     assert not out.strip() or arguments[0].endswith(".txt")  # of text the stages of preparing it
     assert not list(tmp_path.glob("*.html"))
+
+
+def test_what_is_to_be_known_of_a_set_is_said_and_stands_on_the_page(deepseek_jax, table, monkeypatch):
+    monkeypatch.chdir(table.parent)
+    status, out, err = deepseek_jax("data", "check", str(table), *COLUMNS, "--config.dataset.val=0.0001")
+    note = f"dataset.val is 0.0001, which comes to no record of {table}: the split val is empty."
+    assert (status, err) == (0, "") and f"{note}\n" in out
+    assert f"<p>{note}</p>" in (table.parent / "table-check.html").read_text()

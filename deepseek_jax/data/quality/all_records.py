@@ -31,6 +31,7 @@ class AllRecords:
     group_names: tuple[str, ...]
     tokens: np.ndarray | None = None
     corpus: bool = False  # documents of a language model, which no filter list leaves out
+    notes: tuple[str, ...] = ()  # what a person should know of how they were read, a sentence each
 
     def __post_init__(self):
         if len(self.ids) < FEWEST:
@@ -63,4 +64,5 @@ def all_records(dataset: Dataset) -> AllRecords:
         groups=np.concatenate([records["labels"] for records in splits]) if dataset.kind == "classes" else None,
         group_names=dataset.class_names,
         tokens=np.concatenate(seen) if of_text else None,
+        notes=dataset.notes,
     )

@@ -23,7 +23,7 @@ from deepseek_jax.data.sets.dataset import Dataset
 def check_set(dataset: Dataset, report: Report = unseen) -> tuple[AllRecords, list[Finding]]:
     """`report` is told of the checks that take time."""
     records = all_records(dataset)
-    report("looking for copies", 0, None)
+    report("comparing records", 0, None)
     families = copies.find_copies(records, report)
     findings = [
         leaks.leaks(records, families),
@@ -45,7 +45,7 @@ def check_set(dataset: Dataset, report: Report = unseen) -> tuple[AllRecords, li
 
 def check_corpus(data: DataConfig, report: Report = unseen) -> tuple[AllRecords, list[Finding]]:
     records, sample, unread = all_documents(data, report)
-    report("looking for copies", 0, None)
+    report("comparing records", 0, None)
     families = copies.find_copies(records, report)
     findings = [
         sample,

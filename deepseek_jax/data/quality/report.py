@@ -25,7 +25,8 @@ def write(path: pathlib.Path, records: AllRecords, findings: Sequence[Finding]):
         f"<li><b>{html.escape(finding.title)}</b>: {html.escape(finding.sentence)}.</li>" for finding in findings
     )
     title = f"{records.name}: data check"
-    sections = [heading(title), f"<p>{len(records.ids):,} records: {counts}</p><ul>{listed}</ul>"]
+    notes = "".join(f"<p>{html.escape(note)}</p>" for note in records.notes)
+    sections = [heading(title), f"<p>{len(records.ids):,} records: {counts}</p>{notes}<ul>{listed}</ul>"]
     for finding in findings:
         sections += _section(records, finding)
     path.write_text(document(title, sections), "utf-8")
