@@ -70,7 +70,7 @@ def _language_model(args):
     from deepseek_jax.infer.prompts import beyond
     from deepseek_jax.parallel import processes
     from deepseek_jax.parallel.mesh import mesh_of_scored
-    from deepseek_jax.train import setup
+    from deepseek_jax.train import bars, setup
     from deepseek_jax.train.any_checkpoint import read_trained
 
     console = Console(quiet=not processes.is_leader(), markup=False)
@@ -83,12 +83,15 @@ def _language_model(args):
         raise UserError(f"{scoring.experiment.data.source} holds out no text to score; set data.held_out above 0.")
     which = f"step {trained.step} of {args.workdir}" if trained.step else args.workdir
     data = scoring.experiment.data
+    with bars.preparing(console) as report:
+        compressed = bits_per_byte(corpus, report) if processes.is_leader() else {}
+        processes.barrier()  # it may take longer than the others would wait
     what = f"{which} on {data.source} in rows of {data.sequence_length} tokens, bits a byte:"
     console.print(what, highlight=False, soft_wrap=True)
     warning = beyond([data.sequence_length], scoring.experiment.model.max_position_embeddings, "a row")
     if warning and processes.is_leader():
         runtime.warn(warning)
-    console.print(_table(scores, bits_per_byte(corpus), corpus.held_out_bytes))
+    console.print(_table(scores, compressed, corpus.held_out_bytes))
 
 
 def _scoring_experiment(experiment, args):

@@ -8,7 +8,7 @@ from rich.table import Table
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 from deepseek_jax.parallel.mesh import mesh_of_scored
-from deepseek_jax.train import known_set, setup
+from deepseek_jax.train import bars, known_set, setup
 from deepseek_jax.train.restore import restore_model
 from deepseek_jax.train.scoring import for_scoring
 
@@ -31,6 +31,8 @@ def run(args):
     what = f"step {trained.step} of {args.workdir} on the test split of {experiment.dataset.name}:"
     console.print(what, highlight=False, soft_wrap=True)
     table = Table(show_header=False)
-    for name, value in (scores | scoring.task.baselines()).items():
+    with bars.preparing(console) as report:
+        baselines = scoring.task.baselines(report)
+    for name, value in (scores | baselines).items():
         table.add_row(name, f"{value:.5g}")
     console.print(table)

@@ -1,6 +1,5 @@
 """The corpus as training sees it: batches to train on, batches to score, and what the scores are measured against."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 
 from deepseek_jax.config import DataConfig
@@ -67,12 +66,15 @@ class Corpus:
 
     def held_out_text(self, domain: str, documents: int | None = None) -> bytes:
         """The bytes that `held_out_bytes` counts, in the order of the corpus; of the first `documents`, if given."""
+        return b"".join(self.held_out_pieces(domain, documents))
+
+    def held_out_pieces(self, domain: str, documents: int | None = None) -> Iterator[bytes]:
+        """The same, some documents at a time."""
         dataset = self.parts[self.domains.index(domain)].dataset
-        if "held_out" not in dataset.info.splits:
-            return b""
-        numbers = range(dataset.info.splits["held_out"].num_examples)[:documents]
-        texts = itertools.chain.from_iterable(batched_texts(dataset, "held_out", numbers))
-        return b"".join(text.encode() + SEPARATOR for text in texts)
+        if "held_out" in dataset.info.splits:
+            numbers = range(dataset.info.splits["held_out"].num_examples)[:documents]
+            for texts in batched_texts(dataset, "held_out", numbers):
+                yield b"".join(text.encode() + SEPARATOR for text in texts)
 
     def _rows(self, domain: int, split: str, **settings) -> PackedRows:
         store = self.parts[domain].store(split)

@@ -73,8 +73,8 @@ class LanguageModelTask:
     def measured(self) -> tuple[str, ...]:
         return names(self.corpus)
 
-    def baselines(self) -> dict[str, float]:
-        found = compressors.total_bits_per_byte(self.corpus) if processes.is_leader() else {}
+    def baselines(self, report: Report) -> dict[str, float]:
+        found = compressors.total_bits_per_byte(self.corpus, report) if processes.is_leader() else {}
         processes.barrier()  # compressing may take longer than the others' computations would wait
         return found
 

@@ -230,8 +230,7 @@ def _scores(run: Run, state: State, split: str, limit: int) -> dict[str, float]:
 def _finish(run: Run, state: State, done: Progress) -> list[str]:
     """The final scores, where they are missing or of other settings, and what else there is to show; raises Stopped."""
     if not summary.is_scored(run.workdir, run.setup.experiment.eval):
-        with run.console.status("scoring all that is held out"):
-            _score_finally(run, state, done)
+        _score_finally(run, state, done)
     held_out = preemption.unless(run.stopping, run.setup.held_out_batches("final"))
     return run.setup.task.results(state, run.workdir, run.score, held_out)
 
@@ -239,11 +238,13 @@ def _finish(run: Run, state: State, done: Progress) -> list[str]:
 def _score_finally(run: Run, state: State, done: Progress):
     """The row of the final scores, after the checkpoint that they are of: what fails here is made up for later."""
     experiment, task = run.setup.experiment, run.setup.task
-    found = _scores(run, state, "final", experiment.eval.final_batches)
+    with run.console.status("scoring all that is held out"):
+        found = _scores(run, state, "final", experiment.eval.final_batches)
     if run.stopping():
         raise preemption.Stopped  # baselines take longer than a grace time may be
     if not experiment.eval.final_batches:  # they are of all that is held out
-        found |= {f"final/{name}": value for name, value in task.baselines().items()}
+        with bars.preparing(run.console) as report_baselines:
+            found |= {f"final/{name}": value for name, value in task.baselines(report_baselines).items()}
     if experiment.stopping.patience and done.best_step:
         found["stopping/kept_step"] = done.best_step  # whose parameters these are
     if not found:  # nothing is held out

@@ -90,7 +90,7 @@ class SupervisedTask:
         there = len(self.dataset.splits["val"]["ids"])
         return ("loss", *scores.NAMES[self.dataset.kind]) if there else ()
 
-    def baselines(self) -> dict[str, float]:
+    def baselines(self, report: Report) -> dict[str, float]:
         found = baselines.scores(self.dataset) if processes.is_leader() else {}
         processes.barrier()  # fitting them may take longer than the others' computations would wait
         return found

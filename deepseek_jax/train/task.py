@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from deepseek_jax.data.batches import Batch, TrainBatches
+from deepseek_jax.data.records import Report
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.hybrid_config import HybridConfig
@@ -56,8 +57,11 @@ class Task(Protocol):
     def measured(self) -> tuple[str, ...]:
         """The names that `scores` gives of "val", () where nothing is held out for it."""
 
-    def baselines(self) -> dict[str, float]:
-        """What the final scores stand beside, by the name of each; every process asks, and the leading one is told."""
+    def baselines(self, report: Report) -> dict[str, float]:
+        """What the final scores stand beside, by the name of each; every process asks, and the leading one is told.
+
+        `report` is told how far those are that take long.
+        """
 
     def check_beside(self, workdir: Path):
         """UserError where what `keep_beside` wrote for the checkpoints there is of other data than this task's."""

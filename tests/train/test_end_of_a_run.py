@@ -1,11 +1,16 @@
 """What a run of text does beside its scores when it ends: no more of the held-out text is read than it takes."""
 
 import dataclasses
+import gzip
 import json
+import lzma
+import pathlib
+import shutil
 import types
 
 import pytest
 
+from deepseek_jax import whole_files
 from deepseek_jax.config import EvalConfig, Experiment
 from deepseek_jax.data import compressors
 from deepseek_jax.data.pipeline import Corpus, open_corpus
@@ -23,6 +28,13 @@ def corpus(tmp_path_factory):
     (directory / "short.jsonl").write_text("".join(json.dumps({"text": f"{n}"}) + "\n" for n in range(400)))
     both = f"{directory}/short.jsonl=1,{data.source}=1"
     return open_corpus(dataclasses.replace(data, source="mix", weights=both, held_out=0.5), 400)
+
+
+@pytest.fixture
+def new(corpus):
+    """The corpus as long as nothing of it was compressed."""
+    shutil.rmtree(pathlib.Path(corpus.data.directory) / "compressed", ignore_errors=True)
+    return corpus
 
 
 def task_of(corpus: Corpus, count: int = 0):
@@ -43,13 +55,33 @@ def test_samples_begin_as_the_text_does_and_read_little_of_each_domain_once(corp
     assert len(read) == 2 and all(len(part) < len(text) for part, text in zip(read, whole, strict=True))
 
 
-def test_compressors_are_given_all_text_once_in_the_process_that_writes_them(corpus, monkeypatch):
-    expected = {name: bits["total"] for name, bits in compressors.bits_per_byte(corpus).items()}
-    given, met = [], []
-    counted = {name: lambda text, of=of: given.append(text) or of(text) for name, of in compressors.COMPRESSORS.items()}
-    monkeypatch.setattr(compressors, "COMPRESSORS", counted)
-    monkeypatch.setattr(processes, "barrier", lambda: met.append(len(given)))
-    assert task_of(corpus).baselines() == expected and len(given) == 2
+def test_compressors_are_given_all_text_once_in_the_process_that_writes_them(new, monkeypatch):
+    corpus = new
+    texts = [corpus.held_out_text(domain) for domain in corpus.domains]
+    size, told, met = sum(map(len, texts)), [], []
+    expected = {
+        "gzip -9": 8 * len(gzip.compress(b"".join(texts), 9)) / size,
+        "xz -9": 8 * len(lzma.compress(b"".join(texts), preset=9)) / size,
+    }
+    monkeypatch.setattr(processes, "barrier", lambda: met.append(len(told)))
+    ask = lambda: task_of(corpus).baselines(lambda *stage: told.append(stage))  # noqa: E731
+    assert ask() == expected and [done for _, done, of in told if of == size] == [0, len(texts[0])]
     monkeypatch.setattr(processes, "is_leader", lambda: False)
-    assert task_of(corpus).baselines() == {} and len(given) == 2
+    assert ask() == {} and len(told) == 2
     assert met == [2, 2]  # the others wait until it is done
+
+
+def test_what_was_compressed_once_is_not_again_and_no_two_texts_are_taken_for_one(new):
+    first = compressors.bits_per_byte(new)
+    told = []
+    assert compressors.bits_per_byte(new, lambda *stage: told.append(stage)) == first and not told
+    assert compressors.total_bits_per_byte(new) == {name: bits["total"] for name, bits in first.items()}
+    assert all(len(set(bits.values())) == 3 for bits in first.values())  # of two domains and of both
+
+
+def test_data_that_can_only_be_read_is_compressed_each_time(new, monkeypatch):
+    def refuse(path, content):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(whole_files, "write_json", refuse)
+    assert compressors.total_bits_per_byte(new) == compressors.total_bits_per_byte(new) != {}
