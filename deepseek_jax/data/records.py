@@ -8,7 +8,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
 BATCH = 512  # records looked up at once ...
-BATCH_BYTES = 16 << 20  # ... and fewer where they are long: a byte takes 45 of memory while it is made into tokens
+BATCH_BYTES = 16 << 20  # ... and fewer where they are long: they are in memory together
 SPLITS = ("train", "held_out")
 SHARD_BYTES = 1 << 30  # of records in a file: the most that tensorflow-datasets puts in one
 Report = Callable[[str, int, int | None], None]  # what is being done, how much of it is done, of how many if known

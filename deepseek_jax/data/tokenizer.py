@@ -4,9 +4,11 @@ Special tokens are spelled as DeepSeek's tokenizer does; where one from elsewher
 it name them, as they do beside Hugging Face's models.
 """
 
+import itertools
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import tokenizers
@@ -26,6 +28,9 @@ SPECIAL = {
     "fim_end": "<｜fim▁end｜>",
 }
 BESIDE = (NAMES, "config.json")  # what may say of a tokenizer from elsewhere which its tokens are
+PIECE = 1 << 20  # characters: a longer text is encoded in pieces of about so many ...
+GROUP = 16 << 20  # ... so many of them at once: a character takes 45 bytes of memory meanwhile
+BOUNDARY = re.compile(r"(?<=[^\W_])[ \n]")
 SMALLEST = len(pre_tokenizers.ByteLevel.alphabet()) + len(SPECIAL)  # every byte and every special token
 
 
@@ -50,6 +55,7 @@ class Tokenizer:
         self._backend.encode_special_tokens = True
         self._backend.no_padding()
         self._backend.no_truncation()
+        self._splits_at_boundaries = _splits_at_boundaries(description)
         self.vocab_size = max(self._backend.get_vocab().values(), default=-1) + 1
         ids = {name: self._backend.token_to_id(spelling) for name, spelling in SPECIAL.items()}
         self.named_beside = {} if None not in (ids["bos"], ids["eos"]) else self._find_beside()
@@ -103,9 +109,36 @@ class Tokenizer:
         """Token ids of `text`, without bos and eos; special tokens spelled in it are encoded as ordinary text."""
         return self._backend.encode(text, add_special_tokens=False).ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """As `encode`, many texts at once on all cores."""
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """As `encode`, int32 [tokens], many texts at once on all cores; long ones in pieces, which saves memory."""
+        cuts = [self._cuts(text) for text in texts]
+        pieces = (text[a:b] for text, places in zip(texts, cuts, strict=True) for a, b in itertools.pairwise(places))
+        encoded = self._encode_grouped(pieces)
+        return [np.concatenate(list(itertools.islice(encoded, len(places) - 1))) for places in cuts]
+
+    def _cuts(self, text: str) -> list[int]:
+        """From 0 to the text's length: the places between which each part gives the tokens that it has in the whole."""
+        places = [0]
+        while self._splits_at_boundaries and len(text) > places[-1] + PIECE:
+            found = BOUNDARY.search(text, places[-1] + PIECE)
+            if not found:
+                break
+            places.append(found.start())
+        return [*places, len(text)]
+
+    def _encode_grouped(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
+        group, size = [], 0
+        for text in texts:
+            group.append(text)
+            size += len(text)
+            if size >= GROUP:
+                yield from self._encode_at_once(group)
+                group, size = [], 0
+        yield from self._encode_at_once(group)
+
+    def _encode_at_once(self, texts: list[str]) -> list[np.ndarray]:
+        encodings = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`, special tokens spelled out; ids beyond the vocabulary give nothing."""
@@ -165,6 +198,18 @@ def check_fits(tokenizer: Tokenizer, path: str, vocab_size: int, fim_rate: float
         )
     if fim_rate and not tokenizer.has_fim:
         raise UserError(f"{path} has no {SPECIAL['fim_begin']}; set data.fim_rate=0 to train without filling in.")
+
+
+def _splits_at_boundaries(description: dict) -> bool:
+    """Whether no token reaches over a BOUNDARY, and none depends on what stands beyond it.
+
+    So it is by the splits of GPT-2: a space or line end begins a new one after a letter or digit, and they look ahead
+    from spaces alone and never back.  Of other patterns, and of what a normaliser changes, nothing is known.
+    """
+    splits = description.get("pre_tokenizer") or {}
+    *before, last = splits.get("pretokenizers") or [splits]
+    of_gpt2 = last.get("type") == "ByteLevel" and last.get("use_regex", True) and not last.get("add_prefix_space", True)
+    return of_gpt2 and all(part["type"] == "Digits" for part in before) and not description.get("normalizer")
 
 
 def _read_json(path) -> dict:

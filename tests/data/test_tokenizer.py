@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from deepseek_jax.data import tokenizer as tokenizers
 from deepseek_jax.data.tokenizer import SMALLEST, SPECIAL, Tokenizer, check_fits, train_bpe
 from deepseek_jax.errors import UserError
 
@@ -28,7 +30,47 @@ def tokenizer(tmp_path_factory):
 @pytest.mark.parametrize("text", ODD)
 def test_round_trip(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
-    assert tokenizer.encode_batch([text, "x"])[0] == tokenizer.encode(text)
+    assert tokenizer.encode_batch([text, "x"])[0].tolist() == tokenizer.encode(text)
+
+
+def test_a_long_text_gives_the_same_tokens_in_pieces(tokenizer, tmp_path, monkeypatch):
+    gpt2 = rewritten(tokenizer, tmp_path, lambda description: description["pre_tokenizer"]["pretokenizers"].pop(0))
+    rng, pieces = np.random.default_rng(0), 0
+    letters = ["cat", "mat", "é", "e\u0301", "東", "٣", "½", "1984", "'s", "_", ".", "\0", SPECIAL["eos"], "👩‍👩"]
+    spaces = [" ", " ", "\n", "  ", "\n\n", " \n", "\r\n", "\t", "\x1c", "\x85", "\u00a0", "\u3000"]
+    for _ in range(300):
+        monkeypatch.setattr(tokenizers, "PIECE", int(rng.integers(1, 20)))
+        monkeypatch.setattr(tokenizers, "GROUP", int(rng.integers(1, 40)))
+        texts = ["".join(rng.choice(letters + 2 * spaces, rng.integers(0, 60))) for _ in range(5)]
+        for each in (tokenizer, gpt2):
+            assert [ids.tolist() for ids in each.encode_batch(texts)] == [each.encode(text) for text in texts]
+            pieces += sum(len(tokenizer._cuts(text)) - 1 for text in texts)
+    assert pieces > 5_000
+
+
+def test_a_text_stays_whole_where_its_pieces_could_give_other_tokens(tokenizer, tmp_path, monkeypatch):
+    def prefixed(description):
+        description["pre_tokenizer"]["pretokenizers"][1]["add_prefix_space"] = True
+
+    def split_otherwise(description):
+        description["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"}
+
+    def normalised(description):
+        description["normalizer"] = {"type": "Strip", "strip_left": True, "strip_right": True}
+
+    monkeypatch.setattr(tokenizers, "PIECE", 10)
+    text = "the cat sat on the mat " * 5
+    for number, change in enumerate((prefixed, split_otherwise, normalised, lambda of: of.pop("pre_tokenizer"))):
+        other = rewritten(tokenizer, tmp_path, change, f"{number}.json")
+        assert other.encode_batch([text])[0].tolist() == other.encode(text)
+
+
+def rewritten(tokenizer, directory, change, name="tokenizer.json") -> Tokenizer:
+    """The tokenizer after `change` to what its file describes."""
+    description = json.loads(tokenizer.path.read_text())
+    change(description)
+    (directory / name).write_text(json.dumps(description))
+    return Tokenizer(directory / name)
 
 
 def test_text_cannot_forge_special_tokens(tokenizer):
