@@ -41,7 +41,11 @@ def build(entry: pathlib.Path, make: Callable[[pathlib.Path], None]) -> pathlib.
             partial = entry.parent / f"{entry.name}.partial"
             shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed: the lock says it is gone
             partial.mkdir()
-            make(partial)
+            try:
+                make(partial)
+            except BaseException:  # what is asked for next may be another entry, which would leave this one for ever
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
             partial.rename(entry)
     return entry
 

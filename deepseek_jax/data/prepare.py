@@ -131,11 +131,14 @@ def prepare_text(data: DataConfig, source: str, root: pathlib.Path, report: Repo
         raise UserError(
             f"data.source: {source!r} is neither a corpus ({', '.join(CORPORA)}, mix) nor a file or directory."
         )
-    key = cache.digest(str(corpus.VERSION), corpus.provenance(**settings), data.held_out)
+    provenance = corpus.provenance(**settings)
+    key = cache.digest(str(corpus.VERSION), provenance, data.held_out)
 
     def make(directory):
         builder = corpus(held_out=data.held_out, data_dir=directory, report=report, **settings)
         builder.download_and_prepare()
+        if corpus.provenance(**settings) != provenance:  # it is read twice, and found by what it was
+            raise UserError(f"{source} changed while it was read; run this again when nothing writes into it.")
         (directory / SKIPPED).write_text(json.dumps(builder.skipped.as_dict()))
 
     short = name.encode()[:LONGEST_NAME].decode(errors="ignore")

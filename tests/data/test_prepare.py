@@ -89,6 +89,23 @@ def test_a_changed_file_is_prepared_again(tmp_path):
     assert after.parts[0].skipped["places"] == [f"{path}:4: broken JSON"]
 
 
+@pytest.mark.parametrize("stage", ["notes: reading", "notes: storing"])
+def test_a_source_that_changes_while_it_is_read_is_refused_and_leaves_nothing(tmp_path, stage):
+    path, cache = tmp_path / "notes.jsonl", tmp_path / "cache"
+    path.write_text('{"text": "one"}\n{"text": "two"}\n')
+
+    def report(at, done, total):
+        if at == stage:
+            with path.open("a") as file:
+                file.write('{"text": "three"}\n')
+
+    data = DataConfig(source=str(path), directory=str(cache), sequence_length=16, held_out=0.5)
+    with pytest.raises(UserError, match=f"^{path} changed while it was read; run this again when nothing writes"):
+        open_corpus(data, VOCAB, report)
+    assert [entry.suffix for entry in cache.glob("*/*")] == [".lock"]
+    assert open_corpus(data, VOCAB).parts[0].index["bytes"]["train"] > 0
+
+
 def test_what_was_skipped_is_a_sentence(tmp_path):
     path = tmp_path / "notes.jsonl"
     data = DataConfig(source=str(path), directory=str(tmp_path / "cache"), held_out=0.5)
