@@ -17,8 +17,16 @@ from deepseek_jax.data import chat
 from deepseek_jax.data.plain_text import is_utf8
 from deepseek_jax.errors import UserError
 
-# What files of other encodings begin with, whose lines may be UTF-8 by chance.  UTF-32-LE begins as UTF-16-LE.
-OTHER_MARKS = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE
+# What files begin with that are no UTF-8 though lines of theirs may be so by chance, and what to say of them.
+OTHER_MARKS = dict.fromkeys(  # UTF-32-LE begins as UTF-16-LE
+    (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE), "UTF-16 or UTF-32, save it as UTF-8"
+) | {
+    b"\x1f\x8b": "gzip, unpack it",
+    b"\x28\xb5\x2f\xfd": "Zstandard, unpack it",
+    b"\xfd7zXZ": "xz, unpack it",
+    b"PK\x03\x04": "zip, unpack it",
+    b"PAR1\x15": "Parquet, save it as .jsonl",  # a text may begin with the letters
+}
 SECTION_BYTES = 8192  # a .txt is cut into documents of about this size, at blank lines
 
 
@@ -111,11 +119,11 @@ def _opened(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 def _is_otherwise_encoded(file: BinaryIO, path: pathlib.Path, skipped: Skipped) -> bool:
-    """Whether the file says that it is UTF-16 or UTF-32, which `skipped` is then told."""
-    found = file.peek(4)[:4].startswith(OTHER_MARKS)
+    """Whether the file begins as one of OTHER_MARKS, which `skipped` is then told."""
+    found = [what for mark, what in OTHER_MARKS.items() if file.peek(len(mark)).startswith(mark)]
     if found:
-        skipped.add(path, 1, "UTF-16 or UTF-32, save it as UTF-8")
-    return found
+        skipped.add(path, 1, found[0])
+    return bool(found)
 
 
 def read_file(path: pathlib.Path, name: str, group: str, skipped: Skipped) -> Iterator[Document]:
@@ -177,7 +185,7 @@ def _record(line: bytes):
         return json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # also of a number of thousands of digits
         raise ValueError("broken JSON") from None
 
 

@@ -123,7 +123,7 @@ def prepare_text(data: DataConfig, source: str, root: pathlib.Path, report: Repo
             raise UserError(f"data.source: {source} are conversations; set data.chat, to {CHAT_TEMPLATES[0]} say.")
         if data.chat and not corpus.conversations:
             raise UserError(f"data.source: {source} is text; leave data.chat empty.")
-    elif _path(source).exists():
+    elif _path(source).is_file() or _path(source).is_dir():  # no pipe, which can be read only once
         _check_apart(root, _path(source))
         name, corpus = _path(source).stem, UserText
         settings = {"path": str(_path(source)), "text_field": data.text_field} | ({"chats": True} if data.chat else {})

@@ -1,7 +1,9 @@
 """A user's files: what is malformed is skipped, counted and placed; nothing else is lost."""
 
 import codecs
+import gzip
 import json
+import lzma
 
 import pytest
 
@@ -56,6 +58,32 @@ def test_a_file_of_another_encoding_is_skipped_whole(tmp_path, name, encoding):
     (tmp_path / name).write_text("some lines\n" * 9, encoding)
     documents, skipped = read(tmp_path / name.split("/")[0])
     assert not documents and skipped.places == [f"{tmp_path / name}:1: UTF-16 or UTF-32, save it as UTF-8"]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "below/a.md"])
+@pytest.mark.parametrize(
+    "packed, what",
+    [
+        (gzip.compress(b"text\n", mtime=0), "gzip, unpack it"),
+        (lzma.compress(b"text\n"), "xz, unpack it"),
+        (b"\x28\xb5\x2f\xfd", "Zstandard, unpack it"),
+        (b"PK\x03\x04", "zip, unpack it"),
+        (b"PAR1\x15", "Parquet, save it as .jsonl"),
+    ],
+    ids=["gzip", "xz", "zstd", "zip", "parquet"],
+)
+def test_a_packed_file_is_skipped_whole(tmp_path, name, packed, what):
+    """Also the lines of it that are UTF-8."""
+    (tmp_path / "below").mkdir()
+    (tmp_path / name).write_bytes(packed + b'\nsome lines\n{"text": "x"}\n')
+    documents, skipped = read(tmp_path / name.split("/")[0])
+    assert not documents and skipped.places == [f"{tmp_path / name}:1: {what}"]
+
+
+def test_a_number_of_thousands_of_digits_is_broken_json(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"text": "x", "number": {"1" * 5000}}}\n')
+    assert read(path)[1].places == [f"{path}:1: broken JSON"]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "below/a.md"])

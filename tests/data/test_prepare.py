@@ -106,6 +106,12 @@ def test_a_source_that_changes_while_it_is_read_is_refused_and_leaves_nothing(tm
     assert open_corpus(data, VOCAB).parts[0].index["bytes"]["train"] > 0
 
 
+def test_a_pipe_is_no_source(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe' is neither a corpus .* nor a file or directory"):
+        open_corpus(DataConfig(source=str(tmp_path / "pipe"), directory=str(tmp_path / "cache")), VOCAB)
+
+
 def test_what_was_skipped_is_a_sentence(tmp_path):
     path = tmp_path / "notes.jsonl"
     data = DataConfig(source=str(path), directory=str(tmp_path / "cache"), held_out=0.5)

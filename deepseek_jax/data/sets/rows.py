@@ -57,7 +57,7 @@ def _csv_rows(lines: Iterable[str], needed: list[str], faults: Faults) -> Iterat
     first = next(lines, "")
     spaced = _has_spaces(first, needed)
     reader = csv.reader(itertools.chain([first], lines), strict=True, skipinitialspace=spaced)
-    line = 0
+    line = 1
     try:
         header = [name.strip() if spaced else name for name in next(reader, ())]
         for name in needed:

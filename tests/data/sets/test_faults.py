@@ -31,6 +31,12 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path):
         open_set(DatasetConfig(name=name, columns=ColumnsConfig(features=("age",), label="kind")))
 
 
+def test_an_open_quote_in_the_first_row_is_after_the_header(tmp_path):
+    name = write_csv(tmp_path / "t.csv", ['1,2,"a" b'])
+    with pytest.raises(UserError, match="t.csv line 1: ',' expected after '\"'; what follows is not read"):
+        open_set(DatasetConfig(name=name, columns=TABLE))
+
+
 @pytest.mark.parametrize("header", ["age, size ,kind", 'age, "size", kind', "age,size\t, kind"])
 def test_spaces_beside_the_names_of_columns_are_none_of_them(tmp_path, header):
     rows = [f'{number}, {number * 2}, "b, too"' for number in range(30, 40)]
