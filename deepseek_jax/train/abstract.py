@@ -1,4 +1,4 @@
-"""An experiment's step and the shapes of what it takes: without data, arrays or devices.
+"""An experiment's training step and the shapes of its inputs, without data, arrays or devices.
 
 K microbatches a step  M sequences a microbatch  S tokens a sequence
 """
@@ -18,12 +18,12 @@ from deepseek_jax.train.schedules import microbatch_size, microbatches
 from deepseek_jax.train.state import State, initial_state
 from deepseek_jax.train.views import as_trained
 
-FIELDS = ("tokens", "segment_ids", "positions", "domain_ids")  # of a batch, as data/packing.py makes its rows
+FIELDS = ("tokens", "segment_ids", "positions", "domain_ids")  # keys of a batch, as data/packing.py builds it
 
 
 @dataclasses.dataclass(frozen=True)
 class Abstract:
-    """`state` and `batch` [K, M, S] are shapes and types; nothing says yet where they lie."""
+    """`state` and `batch` [K, M, S] are shapes and dtypes, without shardings."""
 
     experiment: Experiment
     program: Program
@@ -33,7 +33,7 @@ class Abstract:
 
 
 def describe(experiment: AnyExperiment) -> Abstract:
-    """Of a language model's training; UserError for other tasks."""
+    """The abstract training step of a language model; UserError for other families."""
     if experiment.family != "language_model":
         raise UserError(f"family is {experiment.family!r}; plan and compile know language models only.")
     program = as_trained(language_model_program(experiment, np.ones(1)), experiment)

@@ -1,4 +1,4 @@
-"""Pictures of what a trained network answers: which classes it confuses, the boxes it draws, how its numbers lie."""
+"""Plots of a trained network's predictions: a confusion matrix, detected boxes, or predicted against true numbers."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from deepseek_jax.figures import BLUE, FAINT, GREEN, INK, ORANGE, PLAIN, STYLE, 
 from deepseek_jax.tasks import scores
 from deepseek_jax.tasks.detection import FOUND
 
-SHOWN_PICTURES = 8  # of detection
-SHOWN_CLASSES = 40  # of which a table of who was taken for whom can be read; a picture of 300 took 8 GB
+SHOWN_PICTURES = 8  # in the plot of detected boxes
+SHOWN_CLASSES = 40  # rows of a confusion matrix that can still be read; plotting 300 took 8 GB
 SAME_PLACE = 0.08  # boxes nearer than this share of the picture have their labels on separate lines
 
 
 def draw(found: dict, dataset: Dataset, directory: Path):
-    """PNG files of the answers on the test split; `found` is what supervised.collect gives."""
+    """Writes a PNG of the predictions on the test split; `found` is what supervised.collect returned for it."""
     directory.mkdir(parents=True, exist_ok=True)
     if dataset.kind == "classes":
         matrix = scores.confusion(found["answer"], found["labels"].argmax(axis=1))
@@ -33,9 +33,9 @@ def draw(found: dict, dataset: Dataset, directory: Path):
 
 
 def confusion(matrix_KK: np.ndarray, names: tuple[str, ...]) -> bytes:
-    """Rows: what records are; columns: what they were taken for; colours: the share of the row.
+    """A PNG of the confusion matrix.  Rows: true classes; columns: predicted ones; colours: share of the row.
 
-    Of more than SHOWN_CLASSES classes those with the most mistakes.
+    With more than SHOWN_CLASSES classes, it shows those with the most mistakes.
     """
     share_KK = matrix_KK / np.maximum(matrix_KK.sum(axis=1, keepdims=True), 1)
     shown = most_mistaken(matrix_KK)
@@ -61,13 +61,13 @@ def confusion(matrix_KK: np.ndarray, names: tuple[str, ...]) -> bytes:
 
 
 def most_mistaken(matrix_KK: np.ndarray) -> np.ndarray:
-    """The SHOWN_CLASSES classes that are taken for others, or others for them, most often; in their order."""
+    """Indices, ascending, of the SHOWN_CLASSES classes most often confused with others, in either direction."""
     wrong_K = matrix_KK.sum(axis=0) + matrix_KK.sum(axis=1) - 2 * matrix_KK.diagonal()
     return np.sort(np.argsort(-wrong_K, kind="stable")[:SHOWN_CLASSES])
 
 
 def numbers(predicted_RN: np.ndarray, true_RN: np.ndarray, dataset: Dataset) -> bytes:
-    """A forecast's last windows over time, or answers against what is true."""
+    """A PNG of forecast windows over time, or, where the task is no forecast, of predicted against true values."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     if dataset.season:
@@ -83,8 +83,8 @@ def numbers(predicted_RN: np.ndarray, true_RN: np.ndarray, dataset: Dataset) -> 
 
 
 def _forecast(axes: Axes, predicted_RN: np.ndarray, true_RN: np.ndarray):
-    """Of every horizon-th window, so that they follow one another; each is relative to its own last known value."""
-    if true_RN.shape[1] == 1:  # as one line: those of a single step each could not be seen
+    """Plots every horizon-th window, so that none overlap; each is relative to its own last known value."""
+    if true_RN.shape[1] == 1:  # join them into one line: a line of a single step would be invisible
         predicted_RN, true_RN = predicted_RN.T, true_RN.T
     horizon = true_RN.shape[1]
     windows = range(0, len(true_RN), horizon)
@@ -98,7 +98,7 @@ def _forecast(axes: Axes, predicted_RN: np.ndarray, true_RN: np.ndarray):
 
 
 def boxes(images: np.ndarray, found: dict, names: tuple[str, ...]) -> bytes:
-    """The first pictures with the true boxes in green and the found ones in orange, with class and score."""
+    """A PNG of the first pictures with true boxes in green and detected ones in orange, with class and score."""
     columns = min(4, len(images))
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.7 * rows), layout="constrained")

@@ -1,4 +1,4 @@
-"""A model out of a checkpoint of any kind, each device reading its own part."""
+"""Loads a model from any kind of checkpoint, each device reading only its own shards."""
 
 import dataclasses
 import functools
@@ -21,24 +21,24 @@ from deepseek_jax.train import checkpoint, known_set
 from deepseek_jax.train.program import replicated_axes
 from deepseek_jax.train.restore import TrainedModel, restore_model, structure
 
-MOST_TOKENS = 512  # a row, of the text that calibrates and scores a released model
+MOST_TOKENS = 512  # longest sequence of the text on which a released model is calibrated and scored
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A model on the devices, its family, and what its sizes come from."""
+    """A model on the devices, its family, and the config that sets its sizes."""
 
     family: str
-    config: ModelConfig | HybridConfig | None  # None: of a part of a network, whose sizes are its arrays'
+    config: ModelConfig | HybridConfig | None  # None for part of a network (a .pth), sized by its arrays alone
     params: dict
     buffers: dict
 
 
 def read_trained(directory: str | Path, step: int | None = None, mesh_of: MeshOf = mesh_of_used) -> TrainedModel:
-    """The model of a run directory (its newest checkpoint, or that of `step`), or of a released checkpoint as stored.
+    """The model of a run directory (newest intact checkpoint, or that of `step`), or a released one in stored dtypes.
 
-    `mesh_of`: see `restore_model`.  Of a released one the step is 0, and activations have the type of its embedding,
-    float32 where that is float16.
+    `mesh_of`: see `restore_model`.  A released model gets step 0, and its activations are bfloat16 if its embedding is,
+    else float32.  UserError if a `step` of a released checkpoint is asked for.
     """
     directory = Path(directory)
     if not record.is_release(directory):
@@ -53,7 +53,7 @@ def read_trained(directory: str | Path, step: int | None = None, mesh_of: MeshOf
 
 
 def experiment_of(config: ModelConfig, dtype: str = "float32") -> Experiment:
-    """What stands for the training of a released model: its sizes, and defaults that any text will do for."""
+    """Stands in for a released model's unknown experiment: its sizes, and data defaults that suit any text."""
     data = DataConfig(sequence_length=min(MOST_TOKENS, config.max_position_embeddings), fim_rate=0.0)
     return Experiment(model=config, data=data, train=TrainConfig(dtype=dtype))
 
@@ -61,11 +61,12 @@ def experiment_of(config: ModelConfig, dtype: str = "float32") -> Experiment:
 def read(
     directory: Path, mesh_of: MeshOf = mesh_of_used, *, best: bool = False, dtype: str | None = "float32"
 ) -> Found:
-    """Of a run directory the newest checkpoint or the `best` evaluation, averaged where the run has averages; of what
-    `convert --to orbax` wrote, or of released files, all there is, in `dtype` (None: as stored).  Those of a run are
-    float32.  Where they lie: see `restore_model`.
+    """Reads a run directory, the output of `convert --to orbax`, released files, or a .pth file.
 
-    A .pth file is EfficientNet-Lite0: the convolution of a hybrid network.
+    A run: its newest checkpoint, or that of the `best` evaluation, with moving averages if the run keeps them; always
+    float32.  Converted or released files: cast to `dtype` (None: as stored).  A .pth file: EfficientNet-Lite0, the
+    convolution of a hybrid network.  Placement on devices: see `restore_model`.  UserError for any other path, and for
+    `best` of anything but a run.
     """
     if best and not (directory / checkpoint.DIRECTORY).is_dir():
         raise UserError(f"{directory} is no run directory, of which start.best could mean an evaluation; leave it out.")

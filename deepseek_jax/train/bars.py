@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: one line that moves; in a job's log, that line once a minute."""
+"""Progress bars: updated in place on a terminal, printed once a minute into a job's log."""
 
 import contextlib
 import math
@@ -21,7 +21,7 @@ LOG_SECONDS = 60.0
 
 
 class Bars(Progress):
-    """Bars that move on a terminal.  Elsewhere those that are not full are printed as they stand, once a minute."""
+    """Bars updated in place on a terminal.  Elsewhere the unfinished ones are printed once a minute."""
 
     _printed = -math.inf
 
@@ -36,7 +36,7 @@ class Bars(Progress):
 
 @contextlib.contextmanager
 def preparing(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
-    """A line for each stage of preparing: gives `report(stage, done, total)`; none when nothing is prepared."""
+    """A bar for each stage of data preparation: yields `report(stage, done, total)`, whose first call shows a bar."""
     named = TextColumn("{task.description}", markup=False)
     with Bars(SpinnerColumn(), named, BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=console) as bar:
         tasks = {}
@@ -47,7 +47,7 @@ def preparing(console: Console) -> Iterator[Callable[[str, int, int | None], Non
 
         def report(stage: str, done: int, total: int | None):
             if stage not in tasks:
-                finish()  # they follow each other
+                finish()  # stages run one after another
                 tasks[stage] = bar.add_task(stage, total=total)
             bar.update(tasks[stage], completed=done, total=total)
 
@@ -57,7 +57,7 @@ def preparing(console: Console) -> Iterator[Callable[[str, int, int | None], Non
 
 @contextlib.contextmanager
 def converting(description: str) -> Iterator[Callable[[int, int], None]]:
-    """The bar of what goes from one directory to another: gives `show(done, total)`; it swings until it is told."""
+    """The bar of a conversion between directories: yields `show(done, total)`; it pulses until the first call."""
     columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
     with Bars(*columns) as bars:
         bar = bars.add_task(description, total=None)
@@ -66,7 +66,7 @@ def converting(description: str) -> Iterator[Callable[[int, int], None]]:
 
 @contextlib.contextmanager
 def training(console: Console, done: int, steps: int) -> Iterator[Callable[..., None]]:
-    """The bar of a training run: gives `show(step, note)`, where `note` replaces what stands beside the bar."""
+    """The bar of a training run: yields `show(step, note)`, where `note` replaces the text beside the bar."""
     columns = (
         TextColumn("training"),
         BarColumn(),

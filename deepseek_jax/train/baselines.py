@@ -1,4 +1,4 @@
-"""What a network on a labelled set stands beside: the plain model that anybody would try first, on the same splits."""
+"""Baselines for a labelled set: the simple model that anybody would try first, on the same splits."""
 
 import warnings
 
@@ -9,11 +9,11 @@ from deepseek_jax.data.sets.scaling import Scaling, moments
 from deepseek_jax.data.sets.series import seasonal_naive
 from deepseek_jax.tasks.scores import of_numbers
 
-MOST_NUMBERS = 20_000_000  # of the training inputs: beyond, fitting a plain model would take minutes
+MOST_NUMBERS = 20_000_000  # in the training inputs; with more, fitting a baseline would take minutes
 
 
 def scores(dataset: Dataset) -> dict[str, float]:
-    """Those on the test split, by a name that says which baseline and which score; {} where there is none."""
+    """Test scores by baseline and metric, such as "ridge regression, r2"; {} for boxes or without test records."""
     if dataset.kind == "boxes" or not len(dataset.splits["test"]["ids"]):
         return {}
     naive = _forecast(dataset) if dataset.season else {}
@@ -26,7 +26,7 @@ def scores(dataset: Dataset) -> dict[str, float]:
 
 
 def _words(dataset: Dataset):
-    """TF-IDF of the training and of the test texts; None where these are single letters and signs."""
+    """TF-IDF features of the training and test texts; None if the texts hold nothing but single characters."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     train, test = (dataset.splits[split]["texts"] for split in ("train", "test"))
@@ -37,9 +37,9 @@ def _words(dataset: Dataset):
 
 
 def _numbers(dataset: Dataset):
-    """The training and the test inputs as the network sees them, a row a record; None where they are too many.
+    """Training and test inputs as the network sees them, one row per record; None if there are too many.
 
-    Columns that it sees as they are, are standardised all the same: regression would not converge.
+    Columns that the network sees unscaled are standardised here: logistic regression would not converge otherwise.
     """
     train, test = (dataset.splits[split]["inputs"] for split in ("train", "test"))
     if train.size > MOST_NUMBERS:
@@ -54,7 +54,7 @@ def _logistic(dataset: Dataset, x_train, x_test) -> dict[str, float]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    with warnings.catch_warnings():  # 200 steps are enough to compare with, also where a few more would still help
+    with warnings.catch_warnings():  # 200 iterations are enough for a baseline, even if it has not quite converged
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = LogisticRegression(max_iter=200).fit(x_train, dataset.splits["train"]["labels"])
     right = fitted.predict(x_test) == dataset.splits["test"]["labels"]
@@ -65,7 +65,7 @@ def _ridge(dataset: Dataset, x_train, x_test) -> dict[str, float]:
     from sklearn.linear_model import Ridge, RidgeCV
 
     train, test = dataset.splits["train"], dataset.splits["test"]
-    # How much to shrink is not searched for on texts: that takes a matrix of all pairs of them.
+    # On texts the ridge penalty is not tuned: RidgeCV would need a matrix of all pairs of texts.
     ridge = Ridge() if dataset.input == "text" else RidgeCV(np.logspace(-3, 3, 13))
     fitted = ridge.fit(x_train, dataset.scaling.targets(train["targets"]))
     predicted = dataset.scaling.undo_targets(fitted.predict(x_test).reshape(test["targets"].shape))

@@ -1,4 +1,4 @@
-"""Which batch sizes fit the memory, and which is the fastest: each is compiled, weighed and, where it fits, run."""
+"""Finds which batch sizes fit in memory and which is fastest: each is compiled, measured and, if it fits, timed."""
 
 import dataclasses
 import math
@@ -16,13 +16,13 @@ from deepseek_jax.parallel.pipeline import smallest_batch
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.state import make_state
 
-STEPS = 5  # timed, after one that is not
+STEPS = 5  # timed, after one warm-up step
 MOST_DOUBLINGS = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """`bytes`: what the compiled step takes of a device; `seconds`: the median step, None where it does not fit."""
+    """`bytes`: memory per device of the compiled step; `seconds`: median time of a step, None if it does not fit."""
 
     batch_size: int
     bytes: int
@@ -35,9 +35,10 @@ class Trial:
 
 
 def trials(experiment: AnyExperiment, limit: float | None) -> Iterator[Trial]:
-    """Doubles from the smallest batch of the mesh up to the first size that does not fit in `limit` bytes a device.
+    """Tries batch sizes, each twice the one before, up to the first that does not fit in `limit` bytes per device.
 
-    None: what the device says it has, or the free memory of this machine, shared by its devices.
+    The first is the odd part of train.batch_size, raised to a multiple that the mesh allows.  `limit` None: the memory
+    that the device reports, else this machine's free memory divided by its devices.
     """
     limit = limit or available_bytes()
     size = experiment.train.batch_size
@@ -53,7 +54,7 @@ def trials(experiment: AnyExperiment, limit: float | None) -> Iterator[Trial]:
 
 
 def available_bytes() -> int:
-    """Of memory for one device."""
+    """Memory that one local device can use."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit") or psutil.virtual_memory().available // jax.local_device_count()
 

@@ -1,4 +1,4 @@
-"""Learning rates that fall from the output down, and layers that wait for their turn (arXiv:1801.06146, section 3)."""
+"""Learning rates that fall from the output down, and gradual unfreezing (ULMFiT, arXiv:1801.06146, section 3)."""
 
 from typing import NamedTuple
 
@@ -19,12 +19,12 @@ class ByDepthState(NamedTuple):
 def by_depth(
     inner: optax.GradientTransformationExtraArgs, clip_norm: float, decay: float, unfrozen_at: float
 ) -> optax.GradientTransformationExtraArgs:
-    """`inner` with updates times `decay` for each layer further from the output, and layers that begin in turn.
+    """`inner`, with updates scaled by `decay` per layer of distance from the output and layers unfrozen in turn.
 
-    What comes after the layers is trained from the first update on, the lowest from the update `unfrozen_at` on, and
-    those between at equal distances; until then they do not move.  Gradients are scaled to a global norm of at most
-    `clip_norm` (0: any), in which layers that wait have no part.  `inner` sees the gradients of all: an Adam that had
-    counted steps without them would begin a layer with steps of several times the learning rate.
+    Parameters after the last layer are trained from the first update, the lowest layer from update `unfrozen_at`, and
+    those in between start at equal intervals.  Gradients are scaled so that the global norm over unfrozen layers is at
+    most `clip_norm` (0: no clipping).  `inner` sees the gradients of frozen layers too: an Adam that had counted steps
+    without them would start a layer with updates of several times the learning rate.
     """
 
     def init(params):
@@ -45,7 +45,7 @@ def by_depth(
 
 
 def _distances(params):
-    """A tree like `params` of arrays that broadcast over each of them."""
+    """A tree like `params` of distances from the output, in layers, that broadcast against each parameter."""
     flat = tree.by_path(params)
     far = distances({path: leaf.shape[0] if stack_of(path) else None for path, leaf in flat.items()})
 

@@ -1,7 +1,7 @@
-"""Checkpoints: state, data position and best score in one directory a step, written in the background by Orbax.
+"""Checkpoints: state, data position and best score, one directory per step, written in the background by Orbax.
 
-A checkpoint counts as intact when every file has the checksum that was recorded before the directory appeared under its
-name; any other is passed over for the one before.
+A checkpoint is intact if every file has the checksum that was recorded before the directory got its final name; a
+damaged one is skipped in favour of the one before.
 """
 
 import dataclasses
@@ -23,20 +23,20 @@ from deepseek_jax.train import integrity
 from deepseek_jax.train.state import State
 
 DIRECTORY = record.CHECKPOINTS  # below a run directory
-# By which one is to be written and sealed.  The leading process reads all of it for the checksums, terabytes of a large
-# model, and Orbax's own 20 minutes would end the run; a process that is gone is missed by its heartbeat long before.
+# Time limit for writing and sealing a checkpoint.  For the checksums the leader reads all of it back, terabytes for a
+# large model; Orbax's default of 20 minutes would end the run.  A dead process is noticed sooner, by its heartbeat.
 SAVING_SECONDS = 4 * 3600
-ASIDE = ".aside"  # ends the name of a checkpoint that is being replaced
+ASIDE = ".aside"  # suffix of a checkpoint's directory while it is being replaced
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What a run knows beside its state: steps taken, where the data is read on, the best score.  JSON-able.
+    """How far a run has come, beside its state: steps taken, position in the data, best score.  JSON-able.
 
-    `best_score`: of stopping.metric, lower is better; `waited`: evaluations since; `stopped`: it has waited enough,
-    and its parameters are those of `best_step`; `useful_seconds`: what the steps took (train/goodput.py);
-    `owes_evaluation`: that of `step` was stopped by a signal, and comes first when the run goes on;
-    `model_only`: there is no optimizer, as of models that were made smaller (compress/source.py).
+    `best_score`: of stopping.metric, negated if higher is better; `waited`: evaluations since then; `stopped`: patience
+    has run out and the parameters are those of `best_step`; `useful_seconds`: time spent in steps (train/goodput.py);
+    `owes_evaluation`: a signal interrupted the evaluation of `step`, which a resumed run repeats first;
+    `model_only`: saved without optimizer state, as by compression (compress/source.py).
     """
 
     step: int = 0
@@ -51,12 +51,12 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoints of a run: the newest few and the one with the lowest score are kept.  A context manager."""
+    """The checkpoints of a run; keeps the newest few and the one with the lowest score.  A context manager."""
 
     def __init__(self, workdir: Path, config: CheckpointConfig, say: Callable[[str], None]):
-        """`say` is told about checkpoints that are passed over."""
+        """`say` receives a message about each checkpoint that is skipped as damaged."""
         self._directory, self._say = (Path(workdir) / DIRECTORY).absolute(), say
-        self._pending = False  # whether it is still to be seen how the last save ended
+        self._pending = False  # whether the outcome of the last save is still unknown
         self._failed, self._thread = False, threading.get_ident()
         if processes.is_leader():
             _bring_back(self._directory)
@@ -67,7 +67,7 @@ class Checkpoints:
             self._directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preservation.AnyPreservationPolicy([newest, best]),
-                best_fn=_score,  # without it Orbax does not write the score down
+                best_fn=_score,  # without it Orbax does not store the score
                 cleanup_tmp_directories=True,
                 async_options=ocp.AsyncOptions(
                     timeout_secs=SAVING_SECONDS, barrier_sync_fn=self._arrive, post_finalization_callback=self._seal
@@ -76,16 +76,16 @@ class Checkpoints:
         )
 
     def save(self, state: State, progress: Progress, score: float = math.inf):
-        """Starts writing, after what was saved before is on disk; returns when the arrays are copied.
+        """Waits until the last save is on disk, then starts the next; returns when the arrays are copied.
 
-        `score` is of this step's parameters, lower is better; infinite where it was not measured.  What was saved of
-        the same step goes when this is on disk, for which it waits.
+        `score` is that of this step's parameters, lower is better; infinite if it was not measured.  If the step has a
+        checkpoint already, that one is deleted once the new one is on disk, which the call then waits for.
         """
         parts = {
             "state": ocp.args.PyTreeSave(state),
             "progress": ocp.args.JsonSave(dataclasses.asdict(progress)),
         }
-        self.wait()  # one at a time, so that `_seal` knows which
+        self.wait()  # one save at a time: `_seal` needs to know which one it is
         self._writing = progress.step
         again = progress.step in self._manager.all_steps()
         if again:
@@ -101,12 +101,15 @@ class Checkpoints:
                 _bring_back(self._directory)
 
     def restore(self, abstract: State) -> tuple[State, Progress] | None:
-        """The newest intact checkpoint, its arrays lying as `abstract` says; None where there is none at all."""
+        """The newest intact checkpoint, its arrays sharded like `abstract`; None if there are no checkpoints.
+
+        Deletes newer ones, which are damaged.  UserError if all are damaged or it holds no optimizer state.
+        """
         step = newest_intact(self._directory, self._say)
         if step is None:
             return None
         for later in self._manager.all_steps():
-            if later > step:  # damaged: it would count among the newest few
+            if later > step:  # damaged, but Orbax would keep it as one of the newest
                 self._manager.delete(later)
         found = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
         progress = Progress(**found["progress"])
@@ -118,25 +121,25 @@ class Checkpoints:
         return self.restore_step(step, abstract), progress
 
     def restore_step(self, step: int, abstract: State) -> State:
-        """The state of a step that was saved and is kept, such as the best."""
+        """The state of a step whose checkpoint still exists, such as the best; sharded like `abstract`."""
         self.wait()
         return self._manager.restore(step, args=ocp.args.Composite(state=_into(abstract)))["state"]
 
     def is_intact(self, step: int) -> bool:
-        """Whether what was saved of that step is as it was written; each process has to ask."""
+        """Whether that step's checkpoint is undamaged on disk.  Collective: every process must call it."""
         self.wait()
         return integrity.damage(self._directory / str(step)) is None
 
     def wait(self):
-        """Until what was saved is on disk; raises what kept it from getting there."""
+        """Blocks until the last save is on disk; raises the error that prevented it."""
         self._manager.wait_until_finished()
         self._pending = False
 
     def check(self):
-        """Raises what kept the last checkpoint from being written, such as a full disk; waits for no writing.
+        """Raises the error that prevented the last save, such as a full disk; does not wait for a save in progress.
 
-        Call it between steps, or a run would train on without a checkpoint until it saves again.  Of several processes
-        it raises in those that could not write, which end the others.
+        Call it between steps, or a run would train on without a checkpoint until its next save.  In a multi-process run
+        it raises in the processes that could not write; their failure ends the others.
         """
         if self._pending and (self._failed or not self._manager.is_saving_in_progress()):
             self.wait()
@@ -145,25 +148,25 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, error, trace):
-        if not processes.is_lost_peer(error):  # to finish a checkpoint, all have to be there
+        if not processes.is_lost_peer(error):  # finishing a checkpoint takes all processes
             self._manager.close()
 
     def _arrive(self, *, key: str, timeout_ms: int):
-        """Orbax's barrier, in which a writing thread that fails waits for the others, which wait for what it writes."""
+        """Orbax's barrier, except that a failed writing thread raises: the others would wait in vain for its files."""
         if (error := sys.exception()) and threading.get_ident() != self._thread:
             self._failed = True
             raise error
         ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
     def _seal(self):
-        """Runs when all processes have written, before the directory gets its name: no checkpoint appears unsealed."""
+        """Records the checksums after all processes have written and before the directory gets its final name."""
         if processes.is_leader():
             (unnamed,) = self._directory.glob(f"{self._writing}.*tmp*")
             integrity.record(unnamed)
 
 
 def _bring_back(directory: Path):
-    """Of checkpoints that were to be replaced: those whose followers never came."""
+    """Deletes checkpoints that were set aside and replaced, and restores those whose replacement never appeared."""
     for aside in directory.glob(f"*{ASIDE}"):
         there = aside.with_name(aside.name.removesuffix(ASIDE))
         if there.exists():
@@ -177,15 +180,16 @@ def _score(metrics: dict) -> float:
 
 
 def _into(abstract, *, partial: bool = False):
-    """Restores arrays into the shardings of `abstract`, whatever they were saved from; `partial` leaves out others."""
+    """Orbax arguments to restore arrays into the shardings of `abstract`; `partial`: skip arrays that it lacks."""
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
     return ocp.args.PyTreeRestore(item=abstract, restore_args=restore_args, partial_restore=partial)
 
 
 def newest_intact(directory: Path, say: Callable[[str], None] = LOG.warning, below: str = "") -> int | None:
-    """Step of the newest checkpoint that is intact, or is so `below` there; None where a directory holds none at all.
+    """Step of the newest intact checkpoint in `directory`; None if it has no checkpoints.
 
-    `say` is told of those passed over.  Raises UserError when all are damaged.  Each process has to ask.
+    `below`: check only files whose path begins with this.  `say` receives a message about each one skipped.
+    UserError if all are damaged.  Collective: every process must call it.
     """
     steps = sorted(_steps(directory), reverse=True) if processes.is_leader() else []
     for place in range(count := processes.broadcast_from_leader(len(steps))):
@@ -208,7 +212,7 @@ def _steps(directory: Path) -> set[int]:
 
 
 def _place(directory: Path, step: int) -> Path:
-    """Where its checkpoint lies: still aside where a run was killed while it replaced it."""
+    """The directory of a step's checkpoint: still the one set aside if a run was killed while replacing it."""
     there, aside = directory / str(step), directory / f"{step}{ASIDE}"
     return aside if aside.exists() and not there.exists() else there
 
@@ -221,7 +225,7 @@ def are_in(workdir: Path) -> bool:
 def read(workdir: Path, abstract: dict, step: int | None = None) -> tuple[int, dict]:
     """(step, the part of the state that `abstract` describes) of a run's newest intact checkpoint, or that of `step`.
 
-    Changes nothing there, so the run may be going on.
+    Changes nothing on disk, so the run may still be training.  UserError if there is no such checkpoint.
     """
     directory = (Path(workdir) / DIRECTORY).absolute()
     if step is not None:
@@ -233,7 +237,7 @@ def read(workdir: Path, abstract: dict, step: int | None = None) -> tuple[int, d
 
 
 def _check(directory: Path, step: int):
-    """UserError in every process where there is no such step, or it is damaged."""
+    """UserError, in every process, if there is no such step or its checkpoint is damaged."""
     if step not in (there := sorted(_steps(directory))):
         known = ", ".join(map(str, there)) or "none"
         raise UserError(f"{directory.parent} has no checkpoint of step {step}; it has {known}.")
@@ -242,9 +246,9 @@ def _check(directory: Path, step: int):
 
 
 def best_step(workdir: Path) -> int | None:
-    """The step of a run's best evaluation as its newest checkpoint knows it; None where it has had none.
+    """The step of a run's best evaluation, as its newest checkpoint records it; None if there was none yet.
 
-    Checks what it reads of that one alone: the arrays of the best are still to be read.
+    Verifies only the progress file that it reads, not the checkpoint of the best step.
     """
     directory = (Path(workdir) / DIRECTORY).absolute()
     newest = newest_intact(directory, below="progress/")

@@ -10,7 +10,7 @@ from deepseek_jax.train.checkpoint import Progress
 
 
 def check(config: StoppingConfig, measured: tuple[str, ...]):
-    """UserError where evaluations, which measure these, say nothing that a run could be stopped by."""
+    """UserError if the settings do not fit the scores that evaluations produce, whose names are `measured`."""
     if measured and config.metric not in measured:
         known = ", ".join(measured)
         raise UserError(f"stopping.metric is {config.metric!r}, which no evaluation measures; choose one of {known}.")
@@ -28,9 +28,9 @@ def check(config: StoppingConfig, measured: tuple[str, ...]):
 
 
 def judge(config: StoppingConfig, done: Progress, scores: dict[str, float], step: int) -> Progress:
-    """What the run knows after the evaluation of `step`: its best, how many have passed since, whether it stops.
+    """The progress after the evaluation of `step`: the best so far, how many have passed since, whether to stop.
 
-    `scores` may lack the metric: nothing was held out, or nothing of a domain in the first batches.
+    `scores` may lack the metric: nothing was held out, or the first batches held nothing of its domain.
     """
     if config.metric not in scores:
         return done

@@ -1,4 +1,4 @@
-"""Scores on held-out text: mean nats a token and bits a byte, over everything and for each domain.
+"""Scores on held-out text: mean nats per token and bits per byte, overall and for each domain.
 
 N domains
 """
@@ -15,28 +15,28 @@ from deepseek_jax.train.metrics import bits_per_byte
 
 
 def bytes_a_target(corpus: Corpus) -> np.ndarray:
-    """[N]: bytes of held-out text for each token that is predicted there; 0 for a domain with nothing held out."""
+    """[N]: mean bytes of held-out text per predicted token; 0 for a domain with nothing held out."""
     count = [(corpus.held_out_bytes[name], corpus.held_out_targets[name]) for name in corpus.domains]
     return np.array([size / targets if targets else 0.0 for size, targets in count])
 
 
 def names(corpus: Corpus) -> tuple[str, ...]:
-    """Those of `evaluate` over all held-out batches; () where nothing is held out."""
+    """Names of the scores that `evaluate` returns over all held-out batches; () if nothing is held out."""
     there = [domain for domain in corpus.domains if corpus.held_out_targets[domain]]
     by_domain = [f"bits_per_byte/{domain}" for domain in there if len(corpus.domains) > 1]
     return (*OF_TEXT, "bytes", *by_domain) if there else ()
 
 
 def evaluate(score: Callable, params, buffers, batches: Iterable[Batch], corpus: Corpus) -> dict[str, float]:
-    """loss (nats a target), bits_per_byte, bytes over `batches`, and bits_per_byte/<domain> where there are several.
+    """loss (nats per target), bits_per_byte and bytes over `batches`, and bits_per_byte/<domain> if there are several.
 
-    Where experts may have no room (router.capacity_factor), also the share of assignments that was `dropped`, by which
-    the loss is worse than the model's.
+    Where experts have a capacity (router.capacity_factor), also `dropped`, the share of assignments beyond it; the loss
+    is then higher than the model's own.
 
-    score(params, buffers, batch) -> {"nats", "targets"}, each [N] and summed over the batch, and "dropped" of
-    "assigned" where something may be.  Sums over batches are float64, on the host.  Bits a byte do not depend on the
-    tokenizer, so they compare with those of a compressor; over all held-out batches the bytes are exactly
-    `corpus.held_out_bytes`, over some of them in proportion.  {} without batches.
+    score(params, buffers, batch) -> {"nats", "targets"}, each [N] and summed over the batch, and, with a capacity, the
+    counts "dropped" and "assigned".  Sums over batches are float64, on the host.  Bits per byte do not depend on the
+    tokenizer, so they compare with those of a compressor; over all held-out batches, bytes is exactly the sum of
+    `corpus.held_out_bytes`, over some of them an estimate in proportion.  {} without batches.
     """
     sums, queued = {}, None
     for batch in batches:

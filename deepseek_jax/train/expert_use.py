@@ -1,4 +1,4 @@
-"""How much of a task each routed expert of a model does, measured on the task's training text.
+"""How much each routed expert of a model contributes to a task, measured on the task's training text.
 
 E experts
 """
@@ -20,9 +20,10 @@ from deepseek_jax.train.start import first_state
 
 
 def expert_use(experiment: Experiment, batches: int, console: Console) -> dict[str, dict[int, np.ndarray]]:
-    """{"token": {layer: shares [E]}, "gate": ...} of the experiment's first microbatches, by the model it begins from.
+    """{"token": {layer: shares [E]}, "gate": ...} for the initial model on the first `batches` microbatches.
 
-    token: of the assignments; gate: of the routing weights, each token's adding up to 1.  MTP modules are left out.
+    token: shares of the assignments; gate: of the routing weights, normalised to sum to 1 per token (ESFT,
+    arXiv:2407.01906, section 3.2).  MTP modules are left out.  UserError if the model has no routed experts.
     """
     setup = prepare(experiment, console)
     state, graphdef = first_state(setup, console.print), setup.program.graphdef

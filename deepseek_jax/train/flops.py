@@ -1,8 +1,8 @@
-"""Model FLOPs of a training step, counted from the architecture, and what the hardware could do.
+"""Model FLOPs of a training step, counted from the architecture, and the peak of the hardware.
 
-Two operations a multiply-add, and a backward pass of two products for each one forward.  Counted are the products that
-the model needs (models/flops.py): a token with the experts it chose and with the tokens it sees, which are those before
-it in its document.  Not counted: the optimizer, and what remat computes again.
+A multiply-add counts as two operations, and the backward pass as two products for each one of the forward pass.
+Counted are the products that the model needs (models/flops.py): each token with the experts that it chose and with the
+tokens that it attends to, those before it in its document.  Not counted: the optimizer, and what remat recomputes.
 """
 
 import jax
@@ -13,14 +13,14 @@ from deepseek_jax.parallel.chips import chip_of
 
 
 def training_flops(config: ModelConfig, tokens: float, attention: float) -> float:
-    """Of a step over this many tokens, with `attention` the sum of their `attention_a_token`, forward and backward.
+    """FLOPs, forward and backward, of a step over `tokens`; `attention` is the sum of their `attention_a_token`.
 
-    As if all of the model were trained, also where a part of it is frozen.
+    Counts frozen parts of the model as if they were trained.
     """
     return 6 * (tokens * multiplied(config) + attention)
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """FLOP/s of a device at its best, None where the kind is not known (then there is no utilisation to report)."""
+    """Peak FLOP/s of a device; None if its kind is unknown (then no utilisation is reported)."""
     chip = chip_of(device.device_kind)
     return chip.peak if chip else None

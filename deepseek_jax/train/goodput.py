@@ -4,25 +4,25 @@ import time
 
 
 class Goodput:
-    """A stopwatch of training, beside the clock on the wall.
+    """Measures useful training time and its share of the wall time.
 
-    Wall time runs from `began`, seconds since 1970 when the run directory was made, through every restart and the time
-    in between.  Useful time is that of the steps whose result a checkpoint keeps: what a killed run did after its last
-    one is lost, and compiling, restoring, evaluating and waiting for a checkpoint never count.
+    Wall time runs from `began` (seconds since 1970), when the run directory was made, through every restart and the
+    time in between.  Useful time is that of steps whose result a checkpoint keeps: what a killed run did after its last
+    checkpoint is lost, and compiling, restoring, evaluating and waiting for a checkpoint never count.
     """
 
     def __init__(self, began: float, useful_seconds: float):
-        """`useful_seconds` is of the steps that the checkpoint holds which this process goes on from."""
+        """`useful_seconds`: as recorded in the checkpoint that this process resumes from."""
         self._began, self._before = began, useful_seconds
         self._since: float | None = None
 
     def start(self):
-        """Nothing but steps is done from here on."""
+        """Call when training steps begin; does nothing if they are under way."""
         if self._since is None:
             self._since = time.perf_counter()
 
     def stop(self):
-        """Something else is."""
+        """Call when anything other than training steps begins."""
         self._before, self._since = self.useful_seconds, None
 
     @property

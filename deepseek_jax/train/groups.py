@@ -1,4 +1,4 @@
-"""Groups of parameters by path, each with factors of its own: "head lr=10 decay=0"."""
+"""Groups of parameters, selected by path, with factors on learning rate and weight decay: "head lr=10 decay=0"."""
 
 import jax
 
@@ -8,7 +8,7 @@ from deepseek_jax.models.tree import path_of
 
 
 def check(groups: tuple[str, ...], params):
-    """UserError for a pattern that no path has; `params` are those that are trained."""
+    """UserError if a group's pattern matches no path of `params`, the trained parameters."""
     paths = [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for pattern, _ in map(parameter_group, groups):
         if not any(pattern.search(path) for path in paths):
@@ -19,10 +19,10 @@ def check(groups: tuple[str, ...], params):
 
 
 def factors(groups: tuple[str, ...], kind: str, params):
-    """A tree like `params` of what the learning rate ("lr") or weight decay ("decay") of each is multiplied by.
+    """A tree like `params` of factors on the learning rate (`kind` "lr") or the weight decay ("decay"), 1 by default.
 
-    A group's pattern is a regular expression, searched in the path "layers/1-3/attention/out"; of several that are
-    found the last one with such a factor counts.
+    A group's pattern is a regular expression, searched for in paths such as "layers/1-3/attention/out"; of several
+    groups that match and set this factor, the last one wins.
     """
     parsed = [parameter_group(group) for group in groups]
 

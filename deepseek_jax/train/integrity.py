@@ -1,7 +1,7 @@
-"""Whether a directory still holds what was written: a checksum of every file, kept in a file beside them.
+"""Detects damage to a directory's files, by a checksum of each that is stored in one more file there.
 
-Orbax makes a checkpoint appear at once by renaming it, so half of one is never taken for a whole; what it does not
-notice is a byte changed later, by a disk or a copy.  Files are read side by side: one thread gets through some 1.5 GB a
+Orbax makes a checkpoint appear atomically, by renaming it, so a partial one is never taken for a whole; what it does
+not notice is a byte changed later, by a disk or a copy.  Files are read in parallel: one thread reads some 1.5 GB a
 second, and checkpoints of large models have terabytes.
 """
 
@@ -15,12 +15,12 @@ import jax
 from deepseek_jax.parallel import processes
 
 RECORD = "checksums.json"
-UNSEALED = {RECORD, "_CHECKPOINT_METADATA"}  # Orbax adds the time of the commit to its own afterwards
+UNSEALED = {RECORD, "_CHECKPOINT_METADATA"}  # Orbax adds the commit time to the latter afterwards
 CHUNK = 1 << 24
 
 
 def record(directory: Path):
-    """Write the checksums of all files below `directory` into it."""
+    """Writes the checksums of all files below `directory` into it."""
     files = _files(directory)
     with ThreadPoolExecutor() as threads:
         sums = zip(files, threads.map(_crc32, files), strict=True)
@@ -29,9 +29,10 @@ def record(directory: Path):
 
 
 def damage(directory: Path, below: str = "") -> str | None:
-    """What is wrong with a directory that `record` saw, or with what is `below` there; None when nothing is.
+    """What is wrong with a directory that `record` has sealed, in words; None if it is intact.
 
-    Each process has to ask and reads its part of the files; all are told the same.
+    `below`: check only files whose path begins with this.  Collective: every process must call it, each reads a part
+    of the files, and all get the same answer.
     """
     sums = _recorded(directory)
     names = sorted(name for name in sums or {} if name.startswith(below))

@@ -1,4 +1,4 @@
-"""dataset.json of a run directory: what a trained network must know of its set to answer without it."""
+"""dataset.json of a run directory: what a trained network must know about its labelled set to predict without it."""
 
 import dataclasses
 import json
@@ -14,12 +14,12 @@ from deepseek_jax.fields import build_section
 from deepseek_jax.models.hybrid_config import HybridConfig
 
 FILE = "dataset.json"
-NAMED = {"names": "features", "class_names": "classes", "target_names": "targets"}  # -> their key in dataset.columns
+NAMED = {"names": "features", "class_names": "classes", "target_names": "targets"}  # -> keys of dataset.columns
 
 
 @dataclasses.dataclass(frozen=True)
 class KnownSet:
-    """`names`: the columns of a table or series; `season`: 0 where the answer is no forecast; `model` with sizes."""
+    """`model` has the sizes that the data decides; `names`: columns of a table or series; `season`: 0 if none."""
 
     model: HybridConfig
     scaling: Scaling
@@ -30,7 +30,7 @@ class KnownSet:
 
 
 def check(dataset: Dataset, workdir: Path):
-    """UserError where the run directory's network was trained on another set: its numbers and names mean others."""
+    """UserError if the run was trained with other columns, classes, scaling or tokenizer than those of `dataset`."""
     known = read(workdir)
     differ = [name for name in NAMED if getattr(known, name) != getattr(dataset, name)]
     if not alike(known.scaling, dataset.scaling):
@@ -45,7 +45,7 @@ def check(dataset: Dataset, workdir: Path):
 
 
 def alike(one: Scaling, other: Scaling) -> bool:
-    """But for the last digits, in which machines differ: of a mean, beside the deviation."""
+    """Whether both are equal to within 1e-5 standard deviations: machines differ in the last digits."""
     numbers = [
         [np.array([getattr(each, f"{part}_{what}") for what in ("mean", "deviation")]) for part in ("input", "target")]
         for each in (one, other)
@@ -54,7 +54,7 @@ def alike(one: Scaling, other: Scaling) -> bool:
 
 
 def write(dataset: Dataset, model: HybridConfig, workdir: Path):
-    """Also the tokenizer of texts, as tokenizer.json."""
+    """Writes dataset.json and, for texts, tokenizer.json into the run directory."""
     about = {name: getattr(dataset, name) for name in ("names", "class_names", "target_names", "season")}
     about |= {"scaling": dataclasses.asdict(dataset.scaling), "model": dataclasses.asdict(model)}
     whole_files.write_json(workdir / FILE, about)
@@ -63,13 +63,13 @@ def write(dataset: Dataset, model: HybridConfig, workdir: Path):
 
 
 def replace_model(workdir: Path, model: HybridConfig):
-    """Gives the network of a run directory other sizes."""
+    """Replaces the network's config in dataset.json, after its sizes have changed."""
     about = json.loads((workdir / FILE).read_text()) | {"model": dataclasses.asdict(model)}
     whole_files.write_json(workdir / FILE, about)
 
 
 def read(workdir: Path) -> KnownSet:
-    """UserError where the run directory has none."""
+    """Reads dataset.json; UserError if the run directory has none."""
     try:
         about = json.loads((workdir / FILE).read_text())
     except (OSError, ValueError):

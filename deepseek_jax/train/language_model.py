@@ -1,4 +1,4 @@
-"""The language models as the loop sees them."""
+"""Training of language models, behind the interface that the loop uses (train/task.py)."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -33,10 +33,10 @@ class LanguageModelTask:
     sized_by = "train.batch_size, train.microbatch_size or data.sequence_length"
 
     def __init__(self, experiment: Experiment, report: Report):
-        """Prepares the corpus where it is missing; `report` is told how it goes."""
+        """Prepares the corpus if it is missing; `report` receives the progress."""
         self.experiment = experiment
         self.corpus = open_corpus(experiment.data, experiment.model.vocab_size, report)
-        # Of the package's own corpora it is known: a few empty files.
+        # Not reported for the package's own corpora: their few empty files are known.
         given = [
             part for source, part in zip(parse_weights(experiment.data), self.corpus.parts) if source not in CORPORA
         ]
@@ -53,16 +53,16 @@ class LanguageModelTask:
     def bytes_a_record(self) -> tuple[int, int]:
         data, tuned = self.experiment.data, self.experiment.tune.is_on
         columns = len(FIELDS) + bool(data.chat)
-        layers = 1 if tuned else self.model.num_hidden_layers  # of frozen ones nothing need be kept
+        layers = 1 if tuned else self.model.num_hidden_layers  # frozen layers need keep nothing for the backward pass
         a_token = layers * self.model.hidden_size * jnp.dtype(self.experiment.train.dtype).itemsize
         return columns * np.dtype(np.int32).itemsize * data.sequence_length, a_token * data.sequence_length
 
     def size(self, batch: dict) -> int:
-        """Token places, padding included."""
+        """Token positions, padding included."""
         return batch["tokens"].size
 
     def check_new(self):
-        """Every decoder learns."""
+        """Nothing to refuse: every decoder can learn."""
 
     def row(self, measured: dict, timing: dict) -> dict:
         return language_model_row(measured, timing, self.experiment.model)
@@ -75,11 +75,11 @@ class LanguageModelTask:
 
     def baselines(self, report: Report) -> dict[str, float]:
         found = compressors.total_bits_per_byte(self.corpus, report) if processes.is_leader() else {}
-        processes.barrier()  # compressing may take longer than the others' computations would wait
+        processes.barrier()  # compressing may take longer than the others' collectives would wait
         return found
 
     def check_beside(self, workdir: Path):
-        """Another tokenizer would be written over that by whose numbers the model knows its tokens."""
+        """UserError if the tokenizer differs from the saved one, whose token ids the model has learned."""
         if self.tokenizer.differs_from_that_in(workdir):
             raise UserError(
                 f"{workdir} was trained with another tokenizer than its data gives now: the texts, or the Python or "
@@ -88,7 +88,7 @@ class LanguageModelTask:
             )
 
     def keep_beside(self, workdir: Path):
-        self.tokenizer.save(workdir)  # what it was trained with
+        self.tokenizer.save(workdir)
 
     def results(self, state: State, workdir: Path, score: Callable, held_out: Iterable[Batch]) -> list[str]:
         return write_samples(self.experiment, self.corpus, self.program, state, workdir)

@@ -1,4 +1,4 @@
-"""Training, from an experiment to a run directory, read top to bottom."""
+"""The training loop, from an experiment to a run directory.  Read it from top to bottom."""
 
 import contextlib
 import dataclasses
@@ -33,8 +33,8 @@ from deepseek_jax.train.step import gradient_function
 class Run:
     """What stays the same from a process's first step to its last.
 
-    `step` and `score` are compiled when they are first called.  `profile` are the steps to trace, `until` the step
-    after which it pauses, if any; `stopping` tells whether a signal is to stop it (train/preemption.py).
+    `step` and `score` are compiled when they are first called.  `profile`: the steps to trace; `until`: the step after
+    which to pause, if any; `stopping()`: the signal that is to stop the run, or "" (train/preemption.py).
     """
 
     setup: Setup
@@ -56,28 +56,28 @@ def train(
     until: int | None = None,
     programs: Callable[[Setup], tuple[Callable, Callable]] = program_cache.compiled,
 ) -> dict[str, float]:
-    """Trains in `workdir`, going on from its newest intact checkpoint if there is one; gives the final scores.
+    """Trains in `workdir`, resuming from its newest intact checkpoint if there is one; returns the final scores.
 
-    Every process of a run calls it alike; the one that leads writes and shows for all.  On SIGTERM to any of them it
-    saves a checkpoint and returns; so it does after the step `until`, and evaluates before it.  On Ctrl-C it saves one
-    and raises KeyboardInterrupt; of several processes all return.  A trace of the steps `profile` goes into the run
-    directory.  `programs` gives the compiled step and score.  Raises UserError for what the user can mend, and for a
-    step that is not finite where train.on_nonfinite is "stop".
+    In a multi-process run every process calls this; only the leader writes files and prints.  On SIGTERM to any
+    process, and after step `until` (which is evaluated first), it saves a checkpoint and returns.  On Ctrl-C it saves
+    one and raises KeyboardInterrupt; a multi-process run returns instead.  A profiler trace of the steps `profile` goes
+    into the run directory.  `programs` returns the compiled step and score.  Raises UserError for what the user can
+    fix, and at a non-finite step if train.on_nonfinite is "stop".
     """
     experiment, workdir, leads = fields.checked(experiment), Path(workdir), processes.is_leader()
-    record.claim(workdir, experiment, write=False)  # refused before the corpus is read, which may take hours
+    record.claim(workdir, experiment, write=False)  # refuse early: preparing the corpus may take hours
     if not are_in(workdir):
         start.check(experiment)
     check_sinks(experiment.log)
-    console = console or Console(quiet=not leads, markup=False)  # names of files may have brackets
-    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax would tell of every file it writes
+    console = console or Console(quiet=not leads, markup=False)  # file names may contain brackets
+    logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every file it writes
     setup = prepare(experiment, console)
     early_stopping.check(experiment.stopping, tuple(f"val/{name}" for name in setup.task.measured()))
     setup.check_room()
     batches = setup.train_batches()
     shown, finished, results = setup.task.shown, False, []
     alone = record.held(workdir) if leads else contextlib.nullcontext()
-    # Signals are heard to the end: what is saved is still being written when the steps are over.
+    # Signals are caught to the end: the last checkpoint is still being written when the steps are over.
     with alone, preemption.watch() as stopping:
         state, began = _begin(setup, workdir, console)
         try:
@@ -85,7 +85,7 @@ def train(
                 done = Progress()
                 if state is None:
                     state, done = checkpoints.restore(setup.abstract)
-                    batches.restore(done.data)  # of a finished run too: its samples would be of other texts
+                    batches.restore(done.data)  # refuses other data, even for a finished run: its samples come from it
                     console.print(f"going on from step {done.step}")
                 goodput = Goodput(began, done.useful_seconds)
                 run = Run(setup, *programs(setup), workdir, console, goodput, profile, until, stopping)
@@ -99,16 +99,16 @@ def train(
             console.print(f"stopped by {stopping()} before all was scored; the same command makes up for it")
         finally:
             if leads:
-                report.write(workdir)  # of a run that failed too: it shows where
+                report.write(workdir)  # also if the run failed: the report shows where
     if finished:
         summary.show(console, workdir, shown, results)
     return summary.final_scores(workdir, shown)
 
 
 def _begin(setup: Setup, workdir: Path, console: Console) -> tuple[State | None, float]:
-    """Makes the directory the run's; (the first state, or None where there are checkpoints to go on from, its birth).
+    """Claims the directory; returns (the initial state, or None if there are checkpoints, when the run first began).
 
-    What cannot be begun, or gone on with, claims and changes nothing.
+    The time is in seconds since 1970.  A run that cannot be started or resumed claims and changes nothing.
     """
     leads, state = processes.is_leader(), None
     if processes.broadcast_from_leader(are_in(workdir)):
@@ -125,7 +125,7 @@ def _begin(setup: Setup, workdir: Path, console: Console) -> tuple[State | None,
 def _take_steps(
     run: Run, state: State, done: Progress, batches: TrainBatches, checkpoints: Checkpoints
 ) -> tuple[State, Progress]:
-    """All the steps that are left, or those until SIGTERM or Ctrl-C; what was done is saved."""
+    """Takes the remaining steps, up to `run.until`, early stopping or a signal; saves before it returns."""
     setup, console, experiment = run.setup, run.console, run.setup.experiment
     steps, begun = experiment.train.steps, done.step
     sinks = Sinks(run.workdir, experiment, begun, again="val/" if done.owes_evaluation else "")
@@ -133,14 +133,14 @@ def _take_steps(
         recorder = Recorder(experiment, setup.task, sinks.write, show, run.goodput, skipped=int(state["skipped"]))
         profile = Profile(run.profile, run.workdir, recorder)
         try:
-            first = begun if done.owes_evaluation else begun + 1  # an evaluation that a signal stopped comes first
+            first = begun if done.owes_evaluation else begun + 1  # repeat an interrupted evaluation first
             for step in range(first, steps + 1):
                 if step > begun:
                     profile.before(step)
                     if _grows(experiment.train, step):
                         recorder.restart()
                     state, started = _start_step(run, state, step, batches)
-                    recorder.follow(started)  # waits for those before
+                    recorder.follow(started)  # waits for earlier steps
                     profile.after(step)
                     checkpoints.check()
 
@@ -149,7 +149,7 @@ def _take_steps(
                 saving = last or pausing or _due(experiment.checkpoint.every, step)
                 if not (evaluating or saving or run.stopping()):
                     continue
-                recorder.pause()  # rows come before the checkpoint that vouches for them
+                recorder.pause()  # rows must be written before the checkpoint that a resumed run trusts
                 if evaluating:
                     done, scores = _evaluated(run, state, done, step)
                     for row in (_router_shares(recorder.last_load()), scores):
@@ -182,12 +182,12 @@ def _take_steps(
 
 
 def _grows(train: TrainConfig, step: int) -> bool:
-    """Whether its batch has more microbatches than that of the step before, for which nothing is compiled yet."""
+    """Whether the batch has more microbatches than in the step before, so that the step has to be recompiled."""
     return step > 1 and schedules.microbatches(train, step - 1) > schedules.microbatches(train, step - 2)
 
 
 def _start_step(run: Run, state: State, step: int, batches: TrainBatches) -> tuple[State, Started]:
-    """(the next state, what the step measures); the state that was given is gone."""
+    """Returns (the next state, the step under way).  The state passed in is donated and must not be used again."""
     train = run.setup.experiment.train
     asked = time.perf_counter()
     count = schedules.microbatches(train, step - 1)
@@ -200,9 +200,9 @@ def _start_step(run: Run, state: State, step: int, batches: TrainBatches) -> tup
 
 
 def _evaluated(run: Run, state: State, done: Progress, step: int):
-    """(what the run knows after the evaluation of `step`, its scores); where a signal stops it, that it owes it, {}.
+    """(the progress after evaluating `step`, its scores); if a signal interrupts, (progress that owes the scores, {}).
 
-    A grace time is for the checkpoint: an evaluation may take longer.
+    After a signal, the grace period is needed for the checkpoint: an evaluation may take longer.
     """
     experiment = run.setup.experiment
     try:
@@ -210,7 +210,8 @@ def _evaluated(run: Run, state: State, done: Progress, step: int):
     except preemption.Stopped:
         return dataclasses.replace(done, owes_evaluation=True), {}
     pruned = step - int(state["skipped"]) >= updates_to_prune(experiment.prune, experiment.train.steps)
-    # A pause counts for no evaluation, nor does what is still to lose weights: a better score would bring them back.
+    # Not judged: an evaluation due only to a pause, and any before pruning is complete, as going back to it would bring
+    # pruned weights back.
     if step == experiment.train.steps or (pruned and _due(experiment.eval.every, step)):
         done = early_stopping.judge(experiment.stopping, done, scores, step)
     return dataclasses.replace(done, owes_evaluation=False), scores
@@ -221,14 +222,14 @@ def _due(every: int, step: int) -> bool:
 
 
 def _scores(run: Run, state: State, split: str, limit: int) -> dict[str, float]:
-    """<split>/* on the first `limit` held-out batches, the same at each evaluation; on all of them for 0."""
+    """<split>/* scores on the first `limit` held-out batches (0: all), the same ones at each evaluation."""
     held_out = preemption.unless(run.stopping, run.setup.held_out_batches(split, limit))
     found = run.setup.task.scores(run.score, *scored_model(state), held_out)
     return {f"{split}/{key}": value for key, value in found.items()}
 
 
 def _finish(run: Run, state: State, done: Progress) -> list[str]:
-    """The final scores, where they are missing or of other settings, and what else there is to show; raises Stopped."""
+    """Computes final scores if missing or made with other settings; returns the task's results.  May raise Stopped."""
     if not summary.is_scored(run.workdir, run.setup.experiment.eval):
         _score_finally(run, state, done)
     held_out = preemption.unless(run.stopping, run.setup.held_out_batches("final"))
@@ -236,17 +237,17 @@ def _finish(run: Run, state: State, done: Progress) -> list[str]:
 
 
 def _score_finally(run: Run, state: State, done: Progress):
-    """The row of the final scores, after the checkpoint that they are of: what fails here is made up for later."""
+    """Writes the row of final scores.  Their checkpoint exists already, so a resumed run can redo what fails here."""
     experiment, task = run.setup.experiment, run.setup.task
     with run.console.status("scoring all that is held out"):
         found = _scores(run, state, "final", experiment.eval.final_batches)
     if run.stopping():
-        raise preemption.Stopped  # baselines take longer than a grace time may be
-    if not experiment.eval.final_batches:  # they are of all that is held out
+        raise preemption.Stopped  # baselines may take longer than the grace period
+    if not experiment.eval.final_batches:  # baselines are scored on all held-out data
         with bars.preparing(run.console) as report_baselines:
             found |= {f"final/{name}": value for name, value in task.baselines(report_baselines).items()}
     if experiment.stopping.patience and done.best_step:
-        found["stopping/kept_step"] = done.best_step  # whose parameters these are
+        found["stopping/kept_step"] = done.best_step  # the step whose parameters were scored
     if not found:  # nothing is held out
         return
     found[summary.SETTINGS] = summary.scored_with(experiment.eval)
@@ -255,7 +256,7 @@ def _score_finally(run: Run, state: State, done: Progress):
 
 
 def _take_back_best(setup: Setup, state: State, done: Progress, step: int, checkpoints: Checkpoints, console: Console):
-    """(the state of the best evaluation where early stopping is on, else `state`; what the run knows then)."""
+    """(the state of the best evaluation if early stopping is on, else `state`; the progress that goes with it)."""
     stopping = setup.experiment.stopping
     if not stopping.patience or done.best_step in (0, step):
         return state, done
@@ -275,12 +276,12 @@ def _router_shares(load: dict) -> dict:
 
 
 def _explain(setup: Setup, state: State, step: Started, done: Progress) -> str:
-    """Where the first number that is not finite came from, found by running the step again piece by piece."""
+    """Says where the first non-finite number came from, by running the step again operation by operation."""
     where = bad_parameter(state["params"])
     if where:
         where = f"in the parameter {where}"
     else:
-        # The update that failed: since then the steps behind it were dropped too.
+        # The number of the failed update.  Later steps were dropped too, so `state` is still the one it started from.
         update = step.number - int(step.measured["skipped"])
         gradient = gradient_function(setup.program, state, step.batch, update)
         count = len(next(iter(step.batch.values())))

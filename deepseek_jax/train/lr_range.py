@@ -1,4 +1,4 @@
-"""The learning-rate range test: the loss while the rate grows, and the rate that it suggests (arXiv:1506.01186)."""
+"""The learning-rate range test (arXiv:1506.01186): the loss as the rate grows, and the rate that this suggests."""
 
 import dataclasses
 import math
@@ -15,23 +15,23 @@ from deepseek_jax.train import schedules
 from deepseek_jax.train.setup import Setup, prepare
 from deepseek_jax.train.start import first_state
 
-DIVERGED = 1.5  # times the best loss: beyond, larger rates need not be tried
-SHOWN = 12  # points of a curve in words
-MEMORY = 0.9  # share of the running mean that a step leaves
+DIVERGED = 1.5  # times the best loss; above this, larger rates need not be tried
+SHOWN = 12  # points of the curve printed as text
+MEMORY = 0.9  # weight of the previous value in the running mean
 # Steps ignored at the start: the running mean of so few batches is noisy, and noise has the steepest slope.
 SETTLED = round(1 / (1 - MEMORY))
 
 
 @dataclasses.dataclass(frozen=True)
 class RangeTest:
-    """`losses`: running means.  `suggested`: the rate at which they fall fastest by the logarithm of the rate."""
+    """`losses`: running means.  `suggested`: the rate at which they fall fastest per log of the rate."""
 
     rates: np.ndarray
     losses: np.ndarray
     suggested: float
 
     def points(self) -> list[tuple[float, float]]:
-        """(rate, loss) at up to SHOWN steps, evenly spread, the last among them."""
+        """(rate, loss) at up to SHOWN evenly spaced steps, including the last."""
         places = np.linspace(0, len(self.rates) - 1, min(SHOWN, len(self.rates))).round().astype(int)
         return list(zip(self.rates[places].tolist(), self.losses[places].tolist()))
 
@@ -50,9 +50,9 @@ class RangeTest:
 
 
 def range_test(experiment: AnyExperiment, low: float, high: float, steps: int, console: Console) -> RangeTest:
-    """Trains from the start while the rate grows from `low` to `high` by equal factors, or until the loss diverges.
+    """Trains the initial model while the rate grows from `low` to `high` by equal factors, or until the loss diverges.
 
-    Raises UserError where the loss never falls.
+    Raises UserError if the loss never falls.
     """
     rising = ScheduleConfig(name="range", final_ratio=low / high)
     experiment = dataclasses.replace(
@@ -76,7 +76,7 @@ def range_test(experiment: AnyExperiment, low: float, high: float, steps: int, c
 
 
 def _steps(setup: Setup, say: Callable[[str], None]) -> Iterator[dict]:
-    """What each step measured."""
+    """Yields the measurements of each step."""
     train = setup.experiment.train
     run = setup.compiled_step()
     state, batches = first_state(setup, say), setup.train_batches()
@@ -87,9 +87,9 @@ def _steps(setup: Setup, say: Callable[[str], None]) -> Iterator[dict]:
 
 
 def steepest(rates: np.ndarray, losses: np.ndarray) -> float:
-    """The rate at which the loss falls fastest, before its minimum; UserError where it never falls.
+    """The rate at which the loss falls fastest, before its minimum; UserError if it never falls.
 
-    The first SETTLED steps are not looked at, or half of those before the minimum where these are few.
+    Ignores the first SETTLED steps, but no more than half of those before the minimum.
     """
     stop = int(np.argmin(losses)) + 1 if len(losses) else 0
     if stop < 3:

@@ -1,4 +1,4 @@
-"""From what the step returned to a row of metrics.jsonl, and the clock beside it.
+"""Rows of metrics.jsonl from what a step returned, and the clock that times the steps.
 
 E experts  L layers of a stack
 """
@@ -16,15 +16,15 @@ from deepseek_jax.models.schedule import layers_of
 from deepseek_jax.tasks.language_model import OWN
 from deepseek_jax.train.flops import peak_flops, training_flops
 
-SPAN = 0.1  # seconds that the times of a row are means over, at least
+SPAN = 0.1  # seconds over which the timings of a row are averaged, at least
 STEP_SCALARS = ("grad_norm", "param_norm", "learning_rate")
 
 
 def train_row(step: int, measured: dict, timing: dict) -> dict:
-    """What every family's row of a training step holds.
+    """The part of a training step's row that every family shares.
 
-    `measured` is what the step returned, fetched; `timing` is a Clock's lap.  Losses are of this one step; times are
-    means over the steps since the last row, or over SPAN seconds where these are longer.
+    `measured`: what the step returned, on the host; `timing`: a Clock's lap.  Losses are of this one step; timings are
+    means over the steps since the last row, or over SPAN seconds if that is longer.
     """
     row = {"step": step}
     row |= {name: float(value) for name, value in measured.items() if name.startswith("loss/")}
@@ -33,15 +33,15 @@ def train_row(step: int, measured: dict, timing: dict) -> dict:
 
 
 def language_model_row(measured: dict, timing: dict, model: ModelConfig) -> dict:
-    """A language model's part: bits a byte of text, FLOPs and their utilisation, indexers, balance of experts.
+    """A language model's part of a row: bits per byte, FLOP/s and utilisation, indexers, expert balance.
 
-    Of what the loss measured under indexer/ and router/ every number comes through, and router/own/ by layer.
+    Scalars that the loss reported under indexer/ and router/ are copied, and values under router/own/ by layer.
     """
     told = {name: value for name, value in measured.items() if name.startswith(("indexer/", "router/"))}
     row = {name: float(value) for name, value in told.items() if not isinstance(value, dict)}
     for name in (name for name in told if name.startswith(OWN)):
         row[name] = {layer: float(value) for layer, value in by_layer(told[name]).items()}
-    if measured["bytes"]:  # as counted on held-out text: without any, what a token stands for is not known
+    if measured["bytes"]:  # estimated from held-out text: 0 if there is none
         nats = float(measured["loss/next"]) * float(measured["targets"])
         row["bits_per_byte"] = bits_per_byte(nats, float(measured["bytes"]))
     if timing:
@@ -58,11 +58,11 @@ def bits_per_byte(nats: float, count: float) -> float:
 
 
 def router_health(load: dict, entropy: dict) -> dict:
-    """How evenly each layer's experts are used, each a dict from layer to number; empty without MoE layers.
+    """How evenly each layer's experts are used, each value a dict from layer to number; {} without MoE layers.
 
     max_violation: load of the busiest expert over the mean, minus 1 (arXiv:2408.15664, equation 4)
-    dead_experts: experts that got no token;  load_entropy: of the loads, as a share of ln E: 1 is perfectly even
-    entropy: of a token's normalised scores, in nats, mean over tokens
+    dead_experts: experts that got no token;  load_entropy: entropy of the loads over ln E, 1 if perfectly even
+    entropy: that of a token's normalised router scores, in nats, mean over tokens
     """
     loads, entropies = by_layer(load), by_layer(entropy)
     if not loads:
@@ -79,8 +79,8 @@ def router_health(load: dict, entropy: dict) -> dict:
 
 
 def by_layer(nested: dict) -> dict[str, np.ndarray]:
-    """What routers reported, by the name of the layer: {"layers": {"1-3": [L, ...]}, "mtp": {"0": {"block": [...]}}}
-    gives "1", "2", "3" and "mtp 0"."""
+    """The routers' reports keyed by layer: {"layers": {"1-3": [L, ...]}, "mtp": {"0": {"block": [...]}}} has the keys
+    "1", "2", "3" and "mtp 0"."""
     layers = {}
     for stack, values in nested.get("layers", {}).items():
         layers |= {str(number): np.asarray(value) for number, value in zip(layers_of(stack), values, strict=True)}
@@ -89,7 +89,7 @@ def by_layer(nested: dict) -> dict[str, np.ndarray]:
 
 
 def memory_bytes() -> int:
-    """Peak memory of the fullest local device, where it tells; else of this process, which on a CPU is both."""
+    """Peak memory of the fullest local device; where devices do not report it, as on CPUs, that of this process."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peak = max(stat.get("peak_bytes_in_use", 0) for stat in stats)
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts kilobytes everywhere but on macOS
@@ -97,7 +97,7 @@ def memory_bytes() -> int:
 
 
 class Taken(NamedTuple):
-    """A step that is done: its `units` (tokens, records), when it ended, and the seconds that it took of each."""
+    """A finished step: when it ended, its `units` (tokens or records), and seconds spent on each kind of work."""
 
     ended: float  # on time.perf_counter()
     units: int
@@ -107,14 +107,14 @@ class Taken(NamedTuple):
 
 
 class Clock:
-    """Where the time of the training steps goes: means a step since the last lap, evaluation and such left out.
+    """Where the time of training steps goes: means per step since the last lap, without evaluations and other pauses.
 
-    dispatch_seconds and overhead_seconds are processor time of the loop's thread: handing XLA the compiled step, which
-    grows with the arrays in and out of it, and all the rest, which is what Python costs.  On a clock on the wall they
-    would also hold the times when XLA's threads kept the core.
+    dispatch_seconds and overhead_seconds are CPU time of the loop's thread.  The former is spent handing the step to
+    XLA, and grows with the number of its input and output arrays; the latter is all the rest, the cost of Python.  Wall
+    time would also include waiting for a core that XLA's threads occupy.
 
-    A lap shorter than SPAN takes steps of the last one along: an end is seen late where Python's lock is held, by some
-    milliseconds, and what follows would look the faster for it.  Where it has none to take along, it has no times.
+    A lap shorter than SPAN is extended by steps of the laps before: while Python's lock is held, the end of a step is
+    noticed some milliseconds late, and the next step would look too fast.  A first lap that short has no timings.
     """
 
     def __init__(self, unit: str):
@@ -123,7 +123,7 @@ class Clock:
         self._new = 0
 
     def start(self, now: float):
-        """The next step begins to wait for its data; what was done since the end of the last one counts for none."""
+        """The next step starts waiting for its data at `now`; the time since the last step ended is not counted."""
         away = now - (self._steps[-1].ended if self._steps else self._since)
         self._since += away
         self._steps = [step._replace(ended=step.ended + away) for step in self._steps]
@@ -133,7 +133,7 @@ class Clock:
         self._new += 1
 
     def lap(self) -> dict:
-        """Means a step since the last lap, {} if there was none or too little of the first; starts the next."""
+        """Means per step since the last lap, {} if there were no steps or a first lap is too short; starts the next."""
         if not self._new:
             return {}
         first = self._new == len(self._steps)

@@ -1,4 +1,4 @@
-"""Optimizer moments: where they are in an optimizer's state, and fewer bits for them than they are computed in."""
+"""Optimizer moments: finding them in an optimizer's state, and storing them in fewer bits than they are computed in."""
 
 from collections.abc import Callable
 
@@ -8,10 +8,10 @@ import optax
 
 
 def remembered_in(dtype: str, inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """`inner` whose state is rounded to `dtype` between steps, and float32 again while a step computes with it.
+    """`inner` with its state stored in `dtype` between steps, and cast to float32 when a step computes with it.
 
-    As in V3 (arXiv:2412.19437, section 3.3.2).  Rounding to bfloat16 costs a moment at most 0.4% of itself a step, next
-    to the 5% that b2 = 0.95 replaces.
+    As in V3 (arXiv:2412.19437, section 3.3.2).  Rounding to bfloat16 changes a moment by at most 0.4% per step, beside
+    the 5% that b2 = 0.95 replaces.
     """
     inner = optax.with_extra_args_support(inner)
     if dtype == "float32":
@@ -28,11 +28,11 @@ def remembered_in(dtype: str, inner: optax.GradientTransformation) -> optax.Grad
 
 
 def map_moments(f: Callable, opt_state, params, like, others: Callable):
-    """The state with f(moment, what `like` has for its parameter) for moments and others(leaf) for all else.
+    """The optimizer state with f(moment, the parameter's leaf of `like`) for moments and others(leaf) for all else.
 
-    `like` is a tree like the parameters.  A moment stands at the end of its parameter's path and has its shape: an
-    optimizer may remember less (Adafactor's rows and columns, SM3's maxima) or more (L-BFGS's last steps), and nothing
-    at all of what it leaves to another.
+    `like` is a tree like `params`.  A leaf is a moment if its path ends in a parameter's path and it has that shape: an
+    optimizer may also store less (Adafactor's rows and columns, SM3's maxima), more (L-BFGS's last steps), or nothing
+    for parameters that it leaves to another optimizer.
     """
     shapes = {path: leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     found = dict(jax.tree_util.tree_leaves_with_path(like))
@@ -46,5 +46,5 @@ def map_moments(f: Callable, opt_state, params, like, others: Callable):
 
 
 def _cast(state, dtype):
-    """Counts of steps, which are integers, stay as they are."""
+    """Casts floating-point leaves; step counts, which are integers, stay as they are."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, state)

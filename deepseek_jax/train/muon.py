@@ -1,9 +1,9 @@
-"""Muon: the momentum of a matrix, made orthogonal (Jordan et al. 2024), as DeepSeek-V4 has it.
+"""Muon, which orthogonalises the momentum of matrices (Jordan et al. 2024), in DeepSeek-V4's variant.
 
 V4 runs ten Newton-Schulz steps in two stages: eight that drive all singular values towards 1, and two that settle them
 there.  The update's root mean square is matched to AdamW's, so that one learning rate serves both (arXiv:2502.16982).
 
-m rows  n columns of one matrix; `...` count the matrices
+m rows  n columns of one matrix; `...` are dimensions that index matrices
 """
 
 import dataclasses
@@ -22,15 +22,15 @@ UPDATE_RMS = 0.18
 NEWTON_SCHULZ = 8 * [(3.4445, -4.7750, 2.0315)] + 2 * [(2.0, -1.5, 0.5)]  # a, b, c of a X + b XX'X + c (XX')^2 X
 EPS = 1e-7
 
-# Logical axes along which matrices are counted, not multiplied.
+# Logical axes that index separate matrices.
 COUNTING = ("layers", PIPELINED, "experts", EXPERT_ROWS)
-WIDTHS = ("embed", "rank", "features_in")  # what a product with heads comes from when first, and goes to when last
-LEFT_TO_ADAM = {"embedding", "head", "stream_head", "router"}  # in a path: tables and scores are no maps
+WIDTHS = ("embed", "rank", "features_in")  # beside heads: the input of a product if first, its output if last
+LEFT_TO_ADAM = {"embedding", "head", "stream_head", "router"}  # names in a path: lookup tables and score matrices
 
 
 @dataclasses.dataclass(frozen=True)
 class MatrixDims:
-    """A parameter's dimensions: `counted` of them number its matrices, then `rows` are a matrix's rows."""
+    """How a parameter's dimensions form matrices: the first `counted` index them, the next `rows` form their rows."""
 
     counted: int
     rows: int
@@ -39,19 +39,19 @@ class MatrixDims:
 def matrix_dims(path: str, axes: tuple[str | None, ...]) -> MatrixDims | None:
     """How the parameter at `path` ("layers/1-3/attention/out") with these logical axes is read as matrices.
 
-    None for one that stays with AdamW: embeddings, head, routers, norms, biases, and whatever has more dimensions than
-    a matrix without saying which of them are multiplied, as kernels of convolutions do.
+    None for parameters that stay with AdamW: embeddings, head, routers, norms, biases, and those with more than two
+    dimensions whose axes do not say which are multiplied, such as convolution kernels.
     """
     counted = next((place for place, axis in enumerate(axes) if axis not in COUNTING), len(axes))
     names = path.split("/")
-    if LEFT_TO_ADAM & set(names) or is_vector(names[-1]):  # DoRA's lengths of heads' outputs have two dimensions too
+    if LEFT_TO_ADAM & set(names) or is_vector(names[-1]):  # by name: DoRA's magnitudes of head outputs are 2-D too
         return None
     match axes[counted:]:
         case (_, _):
             return MatrixDims(counted, 1)
         case (first, "heads", None) if first in WIDTHS:  # [in, heads, width of one]
             return MatrixDims(counted, 1)
-        case ("rank", None, None):  # the same where heads are not spread over devices: an indexer's
+        case ("rank", None, None):  # the same for heads that are not sharded, as in an indexer
             return MatrixDims(counted, 1)
         case ("heads", None, "rank"):  # a map for each group of heads (V4's grouped output)
             return MatrixDims(counted + 1, 1)
@@ -61,7 +61,7 @@ def matrix_dims(path: str, axes: tuple[str | None, ...]) -> MatrixDims | None:
 
 
 def dims_of(axes: dict) -> dict:
-    """A tree like `axes`, a tuple of names a parameter, of MatrixDims or None."""
+    """A tree like `axes`, which has a tuple of axis names per parameter, of MatrixDims or None."""
     is_names = lambda node: isinstance(node, tuple)  # noqa: E731
     return jax.tree_util.tree_map_with_path(
         lambda path, names: matrix_dims(path_of(path), names), axes, is_leaf=is_names
@@ -69,12 +69,12 @@ def dims_of(axes: dict) -> dict:
 
 
 def scale_by_muon(axes: dict, others: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Muon's direction for the matrices among parameters of these logical axes, that of `others` for all else."""
+    """Muon's direction for the matrices, as told by the parameters' logical `axes`; that of `others` for the rest."""
     dims = dims_of(axes)
     labels = jax.tree.map(lambda dims: "others" if dims is None else "muon", dims, is_leaf=_is_dims)
 
     def orthogonal(updates, params=None):
-        # The leaves that are masked out are gone from `updates`, so both are read as lists of what is left.
+        # optax.partition drops the other leaves from `updates`, so the rest are paired in order.
         leaves, structure = jax.tree.flatten(updates)
         kept = [found for found in jax.tree.leaves(dims, is_leaf=_is_dims) if found is not None]
         return structure.unflatten([orthogonal_update(*pair) for pair in zip(leaves, kept, strict=True)])
@@ -88,7 +88,7 @@ def _is_dims(node) -> bool:
 
 
 def orthogonal_update(momentum: Array, dims: MatrixDims) -> Array:
-    """The momentum's nearest orthogonal matrices, each of root mean square UPDATE_RMS, in the parameter's shape."""
+    """The orthogonal matrices nearest to the momentum's, scaled to root mean square UPDATE_RMS, in its shape."""
     shape = momentum.shape
     split = dims.counted + dims.rows
     rows, columns = math.prod(shape[dims.counted : split]), math.prod(shape[split:])
@@ -98,9 +98,9 @@ def orthogonal_update(momentum: Array, dims: MatrixDims) -> Array:
 
 
 def orthogonalise(x: Float[Array, "... m n"]) -> Float[Array, "... m n"]:
-    """U V' of every matrix U S V', near enough; singular values under some 1e-3 of the norm are left behind."""
+    """Approximately U V' of every matrix U S V'; singular values below some 1e-3 of the norm do not reach 1."""
     wide = x.shape[-2] <= x.shape[-1]
-    x = x if wide else x.swapaxes(-1, -2)  # the smaller of the two squares
+    x = x if wide else x.swapaxes(-1, -2)  # so that X X' is the smaller of the two squares
     x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + EPS)
 
     def step(x, coefficients):

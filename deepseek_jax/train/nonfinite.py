@@ -1,8 +1,8 @@
-"""Where a number stopped being finite: the first operation of a traced function that turns finite inputs into NaN.
+"""Finds where a number stopped being finite: the first operation that turns finite inputs into NaN or infinity.
 
-Nothing is asked of the model.  Its jaxpr is run an operation at a time, loops and calls as wholes; the first one whose
-output is not finite is opened and searched in turn, a scan iteration by iteration, until a single operation is left.
-The iteration of a scan over stacked layers is the layer.
+The function's jaxpr is run one operation at a time, loops and calls as wholes; the first one whose output is not finite
+is opened and searched in turn, a scan iteration by iteration, until a single operation is left.  In a scan over stacked
+layers, the iteration is the layer.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ NAMELESS = re.compile(r"(?:jvp|transpose|vmap|rematted_computation|checkpoint)\b
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """`scope` reads like the architecture, as layers[2]/mla; `operation` is a primitive; `source` is file:line."""
+    """`scope`: path of named scopes, such as layers[2]/mla; `operation`: a JAX primitive; `source`: file:line."""
 
     scope: str
     operation: str
@@ -31,14 +31,14 @@ class Origin:
 
 
 def bad(array) -> bool:
-    """NaN or +inf.  -inf is what masked scores hold before a softmax, and harmless there."""
+    """Whether there is NaN or +inf.  -inf does not count: masked scores hold it before a softmax."""
     if not jnp.issubdtype(array.dtype, jnp.floating):
         return False
     return bool(jnp.any(jnp.isnan(array) | (array == jnp.inf)))
 
 
 def bad_parameter(params) -> str | None:
-    """Name of the first parameter that is not finite, with its place in the first dimension (in a stack, the layer)."""
+    """Name of the first parameter that is not finite, with the index in its first dimension (in a stack, the layer)."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if bad(leaf):
             name = tree.path_of(path)
@@ -48,7 +48,7 @@ def bad_parameter(params) -> str | None:
 
 
 def find_origin(function: Callable, *args) -> Origin | None:
-    """The operation in `function(*args)` that first gave NaN or +inf from finite inputs; None if none did."""
+    """The first operation in `function(*args)` that turns finite inputs into NaN or +inf; None if none does."""
     closed = jax.make_jaxpr(function)(*args)
     return _search(closed, jax.tree.leaves(args), scope=())
 
@@ -66,7 +66,7 @@ def _search(closed: core.ClosedJaxpr, args: list, scope: tuple[str, ...]) -> Ori
 
 
 def _run(jaxpr: core.Jaxpr, eqn, inputs: list) -> dict:
-    """One equation of `jaxpr` by itself: output variable -> array."""
+    """Evaluates one equation of `jaxpr` by itself: {output variable: array}."""
     given = {var: value for var, value in zip(eqn.invars, inputs) if not isinstance(var, core.Literal)}
     wanted = [var for var in eqn.outvars if not isinstance(var, core.DropVar)]
     debug_info = jaxpr.debug_info.with_unknown_names()
@@ -75,7 +75,7 @@ def _run(jaxpr: core.Jaxpr, eqn, inputs: list) -> dict:
 
 
 def _open(eqn, inputs: list, scope: tuple[str, ...]) -> Origin:
-    """The origin inside an equation whose output is bad: in its body where it has one, else the equation itself."""
+    """The origin inside an equation whose output is bad: in its body if that can be searched, else the equation."""
     names = NAMELESS.sub("", str(eqn.source_info.name_stack)).strip("/")
     scope = (*scope, names) if names else scope
     body = next((eqn.params[key] for key in ("jaxpr", "call_jaxpr") if key in eqn.params), None)
@@ -90,7 +90,7 @@ def _open(eqn, inputs: list, scope: tuple[str, ...]) -> Origin:
 
 def _search_scan(eqn, inputs: list, scope: tuple[str, ...]) -> Origin | None:
     body = eqn.params["jaxpr"]
-    # Constants, carry, sequences come in this order; a sequence loses its first dimension in the body.
+    # The inputs are constants, carry and sequences, in this order; a sequence loses its first dimension in the body.
     sliced = [outer.aval.ndim > inner.aval.ndim for outer, inner in zip(eqn.invars, body.jaxpr.invars)]
     carried = sum(outer.aval.ndim == inner.aval.ndim for outer, inner in zip(eqn.outvars, body.jaxpr.outvars))
     start = len(inputs) - sum(sliced) - carried

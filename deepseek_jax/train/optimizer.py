@@ -1,4 +1,4 @@
-"""The one Optax chain: clip by global norm, a direction, decoupled weight decay, learning rate, groups."""
+"""The Optax chain of every run: clipping by global norm, update direction, weight decay, learning rate, groups."""
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,9 @@ from deepseek_jax.train.muon import scale_by_muon
 
 
 def decays(path: tuple) -> bool:
-    """Whether weight decay pulls on the parameter at a tree path.
+    """Whether weight decay applies to the parameter at a tree path.
 
-    The rule goes by the last name: spared are norms and other scales, biases, sinks and the embedding.
+    Decided by the last name: norms and other scales, biases, sinks and the embedding are exempt.
     """
     name = jax.tree_util.keystr(path[-1:], simple=True)
     return not (name == "embedding" or is_vector(name))
@@ -31,12 +31,12 @@ def decay_mask(params):
 def make_optimizer(
     config: OptimizerConfig, steps: int, axes: dict | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """The chain of a run of `steps` steps.  Its updates are added to the parameters as they are.
+    """The optimizer of a run of `steps` steps.  Its updates are to be added to the parameters.
 
-    `axes`: the logical axes of the parameters, as Program has them; only muon asks, which tells matrices by them.
+    `axes`: the logical axes of the parameters (Program.axes), by which muon recognises matrices; others ignore them.
 
-    Weight decay is decoupled from the gradient (arXiv:1711.05101) and scaled by the learning rate, as PyTorch does it.
-    `update` takes the step's loss as `value`, which the schedule "plateau" goes by.
+    Weight decay is decoupled from the gradient (arXiv:1711.05101) and scaled by the learning rate, as in PyTorch.
+    `update` takes the step's loss as `value`, on which the schedule "plateau" is based.
     """
     of_clipped = (
         remembered_in(config.moment_dtype, _direction(config, axes)),
@@ -45,7 +45,7 @@ def make_optimizer(
         _scaled(config),
         _on_plateau(config),
     )
-    if config.layer_decay != 1 or config.unfreeze:  # then which gradients make up the norm changes over the run
+    if config.layer_decay != 1 or config.unfreeze:  # by_depth clips: the norm leaves out frozen layers
         inner = optax.with_extra_args_support(optax.chain(*of_clipped))
         return by_depth(inner, config.clip_norm, config.layer_decay, config.unfreeze * steps)
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
@@ -53,7 +53,7 @@ def make_optimizer(
 
 
 def lowered(opt_state) -> jax.Array | float:
-    """What a plateau has made of the learning rate: a factor, 1 where the schedule is another."""
+    """The factor by which the schedule "plateau" has lowered the learning rate so far; 1 for other schedules."""
     is_plateau = lambda node: isinstance(node, contrib.ReduceLROnPlateauState)  # noqa: E731
     found = [node.scale for node in jax.tree.leaves(opt_state, is_leaf=is_plateau) if is_plateau(node)]
     return found[0] if found else 1.0
@@ -100,7 +100,7 @@ def _scaled(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def _on_plateau(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Lower after `patience` looks without a better loss; a look is the mean training loss of `step_every` steps."""
+    """Lowers the rate after `patience` checks, means over `step_every` steps, without a better training loss."""
     schedule = config.schedule
     if schedule.name != "plateau":
         return optax.identity()

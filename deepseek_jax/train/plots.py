@@ -1,4 +1,4 @@
-"""The pictures of a run's report, from the rows of its metrics.jsonl; each is a PNG."""
+"""The plots of a run's report, drawn from the rows of its metrics.jsonl; each is a PNG."""
 
 from collections.abc import Callable
 
@@ -67,7 +67,10 @@ def _throughput(axes: Axes, rows: list[dict], shown: Shown):
 
 
 def balance(rows: list[dict]) -> bytes | None:
-    """Heat maps of expert load: each layer's busiest expert over the steps, and every expert's share at the end."""
+    """Heat maps of expert load: each layer's busiest expert over the steps, and every expert's share at the end.
+
+    None if the model has no routed experts.
+    """
     measured = [row for row in rows if row.get("router/max_violation")]
     if not measured:
         return None
@@ -117,6 +120,6 @@ def _series(rows: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _smooth(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Medians of the neighbours, a twentieth of the run wide, and their steps: a spike does not bend them."""
+    """(steps, running medians over a twentieth of the run, which single spikes do not bend)."""
     reach, at = max(len(values) // 40, 1), places(len(values))
     return steps[at], np.array([np.median(values[max(0, i - reach) : i + reach + 1]) for i in at])

@@ -1,4 +1,4 @@
-"""SIGTERM, which schedulers send before they take a machine away, and Ctrl-C, as a question asked between steps."""
+"""SIGTERM, which schedulers send before they take a machine away, and Ctrl-C, as a flag polled between steps."""
 
 import contextlib
 import itertools
@@ -11,15 +11,15 @@ import jax
 from jax.experimental import multihost_utils
 
 TERMINATED, INTERRUPTED = "SIGTERM", "Ctrl-C"
-_HEARD: list[str] = []  # by the last `watch` of this process
+_HEARD: list[str] = []  # signals that the last `watch` of this process received
 
 
 class Stopped(Exception):
-    """What was under way ends here, and is done again by the run that goes on."""
+    """A signal ends the work under way, which the resumed run does again."""
 
 
 def unless(stopping: Callable[[], str], batches: Iterable) -> Iterator:
-    """The batches; raises Stopped instead of the next one where the run is to stop."""
+    """Yields the batches; raises Stopped instead of yielding the next one if `stopping()` names a signal."""
     for batch in batches:
         if stopping():
             raise Stopped
@@ -27,21 +27,22 @@ def unless(stopping: Callable[[], str], batches: Iterable) -> Iterator:
 
 
 def heard() -> str:
-    """What was to stop the block that was last watched; "" where nothing was."""
+    """The signal that was to stop the last `watch` block; "" if there was none."""
     return _HEARD[0] if _HEARD else ""
 
 
 @contextlib.contextmanager
 def watch() -> Iterator[Callable[[], str]]:
-    """Gives stopping(): what is to stop the run now, TERMINATED or INTERRUPTED; "" where nothing is.
+    """Yields stopping(), which returns the signal that is to stop the run now, TERMINATED or INTERRUPTED, or "".
 
-    Ask it between steps and between the batches of an evaluation, in the main thread; in another, which Python gives no
-    signals, nothing stops the run.  A second Ctrl-C ends at once; after a first one the block is left with
-    KeyboardInterrupt, when what it had to save is saved.
+    Call it between steps and between the batches of an evaluation, in the main thread; in any other, where Python
+    delivers no signals, it always returns "".  When the block has ended after a Ctrl-C, having saved what it must, this
+    raises KeyboardInterrupt; a second Ctrl-C takes effect at once.
 
-    In a run of several processes jax's own handler takes SIGTERM, whichever process gets it, and all of them are told
-    at the same question: the one after the last that any has asked.  Asking costs a lock and no communication.
-    Ctrl-C is passed on as SIGTERM there, and ends as that does: no process may leave before the others.
+    In a multi-process run JAX's own handler takes SIGTERM, whichever process gets it, and all processes learn of it at
+    the same call of stopping(), the next that none has made yet; so all must make the same calls.  A call costs a lock
+    and no communication.  Ctrl-C is passed on as SIGTERM there and treated alike: no process may leave before the
+    others.
     """
     asked = _HEARD
     asked.clear()
@@ -52,7 +53,7 @@ def watch() -> Iterator[Callable[[], str]]:
             def together():
                 if not told and multihost_utils.reached_preemption_sync_point(next(questions)):
                     told.append([*asked, TERMINATED][0])
-                    asked[:] = told  # also where another process got the signal
+                    asked[:] = told  # also if another process got the signal
                 return "".join(told)
 
             yield together
@@ -72,14 +73,14 @@ def watch() -> Iterator[Callable[[], str]]:
 
 @contextlib.contextmanager
 def _first_interrupt(act: Callable[[], None]) -> Iterator[None]:
-    """Calls `act` at a first Ctrl-C; a second does what it did before, and where it did nothing so does the first."""
+    """Calls `act` on the first Ctrl-C; the second has its previous effect.  Where Ctrl-C is ignored, it stays so."""
     before = signal.getsignal(signal.SIGINT)
 
     def first(signum, frame):
         signal.signal(signal.SIGINT, before)
         act()
 
-    if callable(before):  # not so in a job of a script's background, which a terminal's Ctrl-C is not meant for
+    if callable(before):  # else it is ignored, as in a script's background job: Ctrl-C is not meant for that
         signal.signal(signal.SIGINT, first)
     try:
         yield

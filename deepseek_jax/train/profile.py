@@ -1,4 +1,4 @@
-"""A trace of some steps by jax.profiler, with the named scopes of the architecture."""
+"""Traces some steps with jax.profiler, labelled by the architecture's named scopes."""
 
 from pathlib import Path
 
@@ -11,14 +11,14 @@ DIRECTORY = "profile"  # below a run directory
 
 
 def traces(workdir: str | Path) -> set[Path]:
-    """What was traced in a run directory so far."""
+    """The trace files in a run directory."""
     return set((Path(workdir) / DIRECTORY).rglob("*.xplane.pb"))
 
 
 class Profile:
-    """Traces the steps of a range, in the one process that writes.
+    """Traces a range of steps, in the leader process.
 
-    The trace holds those steps whole and no others, and the time it takes is not counted as theirs.
+    The trace holds exactly these steps, and starting and stopping it does not count as their time.
     """
 
     def __init__(self, steps: range, workdir: Path, recorder: Recorder):

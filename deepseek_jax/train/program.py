@@ -1,4 +1,4 @@
-"""What the step needs of a language model: its parameters, their axes, its loss, its scores, as pure functions.
+"""What the training step needs of a language model, as pure functions: parameters, axes, loss, scores.
 
 B batch  S sequence  N domains
 """
@@ -41,23 +41,23 @@ def _all(buffers):
 class Program:
     """A task and its model as functions of plain dicts of arrays.
 
-    make_parameters() -> (params, buffers), always the same ones; `axes` is like params, a tuple of names a leaf, and
-        `buffer_axes` like buffers.
-    totals(batch) -> what is counted in the whole batch [K, M, S].
-    scheduled(update) -> what changes over a run, at the update of that number: a dict that `loss` is given.
+    make_parameters() -> (params, buffers), always the same ones; `axes` is a tree like params with a tuple of logical
+        axis names per leaf, `buffer_axes` one like buffers.
+    totals(batch) -> counts over the whole batch [K, M, S], by which sums are divided.
+    scheduled(update) -> values that change over a run, at the update of that number: a dict passed to `loss`.
     loss(params, buffers, microbatch, totals, scheduled) -> (loss, aux): sums over the microbatch divided by the totals,
         so that losses and gradients of microbatches add up to those of the batch, however unequal their numbers of
-        tokens.  aux is a dict of arrays that add up too.  `scheduled` also has "microbatch", its number in the step.
-    update_buffers(params, buffers, aux, update) -> buffers after that update, which made these params, from what the
-        whole batch reported.
+        tokens.  aux is a dict of arrays that add up too.  `scheduled` also has "microbatch", its index in the step.
+    update_buffers(params, buffers, aux, update) -> the buffers after that update, which produced `params`; aux is
+        summed over the whole batch.
     score(params, buffers, batch [B, ...]) -> a dict of arrays that the family's Task.scores understands.
     to_model(params, buffers), from_model(params, buffers) -> (params, buffers): from what is trained to what `graphdef`
-        takes, and back; the same where no view (train/views.py) stands between.
-    own_buffers(buffers) -> those of the model, in their place among what views keep.
-    model: the program of the model itself, around which views are laid; None where there are none.
-    draws: whether `loss` draws from the run's seed, which is then part of it.
-    made_of: a hashable key of all else that these functions close over: with the experiment and graphdef it tells
-        whether two programs are the same (train/program_cache.py).
+        takes, and back; both are the same unless views (train/views.py) wrap the program.
+    own_buffers(buffers) -> the model's own ones, nested as they are among those that views keep.
+    model: the program of the model itself if views wrap it; else None.
+    draws: whether `loss` draws random numbers from the run's seed, which is then compiled into it.
+    made_of: a hashable key of all else that these functions close over; with the experiment and graphdef it identifies
+        a program (train/program_cache.py).
     """
 
     graphdef: nnx.GraphDef
@@ -78,25 +78,25 @@ class Program:
 
 
 def replicated_axes(axes: dict) -> dict:
-    """Logical axes of arrays that every device holds whole, like those given."""
+    """A tree like `axes` of logical axes for arrays that every device holds whole."""
     return jax.tree.map(lambda names: (None,) * len(names), axes, is_leaf=lambda node: isinstance(node, tuple))
 
 
 def drawn(key: jax.Array, scheduled: dict) -> jax.Array:
-    """The key of an update's microbatch: a run draws after an interruption what it would have drawn without."""
+    """The random key of an update's microbatch: a resumed run draws what an uninterrupted one would have drawn."""
     return jax.random.fold_in(jax.random.fold_in(key, scheduled["update"]), scheduled["microbatch"])
 
 
 def language_model_program(
     experiment: Experiment, bytes_a_target: np.ndarray, choose: Callable[[str, int], Arithmetic] | None = None
 ) -> Program:
-    """`bytes_a_target` [N] is how many bytes of text a token stands for in each domain, on average.
+    """`bytes_a_target` [N]: mean bytes of text per token in each domain.
 
     `choose`: see models/arithmetic.give; None: as the experiment's `arithmetic` says.
 
-    scheduled: "mtp", the weight of that loss, and "index_warmup", whether attention that picks its keys still sees all
-    (None where it never does); "update", its number, where a router draws.  score: {"nats", "targets"}, each [N],
-    summed over the batch, and what `next_token_nll` says of experts.
+    scheduled: "mtp", the weight of the MTP loss; "index_warmup", whether sparse attention still attends to all keys
+    (None if it never does); "update", its number, if a router draws random numbers.  score: {"nats", "targets"}, each
+    [N], summed over the batch, and what `next_token_nll` reports of experts.
     """
     config, train = experiment.model, experiment.train
     options = {
@@ -155,7 +155,7 @@ def language_model_program(
 
 
 def _counts(batch: dict, config: ModelConfig, bytes_a_target: np.ndarray) -> dict:
-    """What a microbatch holds, for the metrics; "attention": see `attention_a_token`."""
+    """Counts over a microbatch, for the metrics; "attention": see `attention_a_token`."""
     real, counted = batch["segment_ids"] > 0, language_model.targets(batch, 1)
     return {
         "tokens": real.sum(dtype=jnp.float32),

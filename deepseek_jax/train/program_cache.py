@@ -1,7 +1,7 @@
-"""The compiled step and score of a run; for a study, kept for runs that differ from it in their seed alone.
+"""The compiled step and score of a run; in a study, shared by runs that differ only in their seed.
 
-Tracing a small model takes as long as many of its steps, and a study trains each variant with several seeds.  Elsewhere
-nothing is kept: equal experiments mean different programs where somebody has changed a function in between.
+Tracing a small model takes as long as many of its steps, and a study trains each variant with several seeds.  Outside
+studies nothing is cached: equal experiments mean different programs if a function has been changed in between.
 """
 
 import collections
@@ -12,8 +12,8 @@ from deepseek_jax.parallel import processes
 from deepseek_jax.train.setup import Setup
 from deepseek_jax.train.views import views_of
 
-# Kept; the one that was not used for longest goes first.  A study trains seed by seed: of more variants than these none
-# would be found again.
+# Programs kept; the least recently used is dropped first.  A study trains all variants with one seed, then with the
+# next: with more variants than this, every program would be dropped before its next use.
 MOST = 24
 _cache: collections.OrderedDict = collections.OrderedDict()
 
@@ -24,13 +24,13 @@ def compiled(setup: Setup) -> tuple[Callable, Callable]:
 
 
 def cached(setup: Setup) -> tuple[Callable, Callable]:
-    """As `compiled`, or those of an earlier run of this process.
+    """As `compiled`, or the functions of an earlier run of this process whose program is the same.
 
-    The seed decides what parameters begin as and which data is read, and is in neither, unless the program draws from
-    it.  Equal experiments may differ in program: the corpus behind the path, or a registered objective or router, may
-    have changed.
+    The seed decides the initial parameters and the order of the data, which are not part of a program, so it is ignored
+    unless the program draws random numbers.  Equal experiments may still differ in program: the corpus behind a path,
+    or a registered objective or router, may have changed.
 
-    What views keep of a run may be part of its programs, so theirs are not shared.
+    Views may close over values of their own run, so runs with views share no programs.
     """
     experiment, program = setup.experiment, setup.program
     if views_of(experiment):

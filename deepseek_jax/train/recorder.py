@@ -1,4 +1,4 @@
-"""Reads what steps measured a little after they were started, so that the device never waits for Python."""
+"""Reads the measurements of a step some steps later, so that the device never waits for Python."""
 
 import collections
 import contextlib
@@ -15,14 +15,14 @@ from deepseek_jax.train.goodput import Goodput
 from deepseek_jax.train.metrics import Clock, Taken, train_row
 from deepseek_jax.train.task import Task
 
-AHEAD = 2  # steps queued on the device beyond the one that runs; more would only hold batches in memory
+AHEAD = 2  # steps queued on the device beyond the running one; more would only hold batches in memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Started:
     """A step under way.  `number` counts from 1.
 
-    Seconds: `data_wait`, on the wall, for its data; `dispatch`, of the loop's thread, for handing it to XLA.
+    Seconds: `data_wait`, wall time for its data; `dispatch`, CPU time of the loop's thread for handing it to XLA.
     """
 
     number: int
@@ -33,7 +33,7 @@ class Started:
 
 
 class NotFinite(Exception):
-    """A step whose loss or gradient is not finite, in a run that is to stop there."""
+    """The loss or gradient of `step` is not finite, and train.on_nonfinite is "stop"."""
 
     def __init__(self, step: Started):
         super().__init__(f"step {step.number} is not finite")
@@ -41,7 +41,7 @@ class NotFinite(Exception):
 
 
 class Recorder:
-    """Writes a row every `log.every` steps and tells the progress bar; raises NotFinite where the run is to stop."""
+    """Writes a row every `log.every` steps and updates the progress bar; raises NotFinite if the run is to stop."""
 
     def __init__(
         self,
@@ -52,19 +52,19 @@ class Recorder:
         goodput: Goodput,
         skipped: int,
     ):
-        """`skipped` steps were dropped before the run was resumed."""
+        """`skipped`: steps that were dropped before the run was resumed."""
         self._experiment, self._task, self._write, self._show = experiment, task, write, show
         self._goodput, self._skipped = goodput, skipped
-        self._queue: collections.deque[tuple[Started, float]] = collections.deque()  # and its overhead, in seconds
+        self._queue: collections.deque[tuple[Started, float]] = collections.deque()  # (step, overhead in seconds)
         self._clock = Clock(task.shown.unit)
-        self._compiles = True  # the step that is finished next: nothing of it counts
+        self._compiles = True  # whether the next step to finish compiles, so that its time does not count
         self._worked = time.thread_time()
         self.last_row: dict = {}
         self._load: dict = {}
         self._ends = Ends()
 
     def follow(self, step: Started):
-        """Queues a step; waits for the oldest when AHEAD others are under way."""
+        """Queues a step; if AHEAD others were under way, waits for the oldest."""
         before, self._worked = self._worked, time.thread_time()
         self._queue.append((step, self._worked - before - step.dispatch))
         self._ends.follow(step.measured["skipped"])
@@ -72,7 +72,7 @@ class Recorder:
             self._finish(*self._queue.popleft())
 
     def pause(self):
-        """Waits until every step has finished; what follows, until `resume`, is not counted as training time."""
+        """Waits until every step has finished; the time until `resume` is not counted as training time."""
         while self._queue:
             self._finish(*self._queue.popleft())
         self._goodput.stop()
@@ -83,16 +83,16 @@ class Recorder:
             self._start_clock(time.perf_counter())
 
     def last_load(self) -> dict:
-        """The experts' loads in the last step that has ended, with a row or without."""
+        """The experts' loads in the last step that has finished, whether it got a row or not."""
         return jax.device_get(self._load)
 
     def restart(self):
-        """The step that follows compiles, as the first did; its batch is larger, and no means are over both sizes."""
+        """Call before a step with a larger batch: it compiles like the first, and no mean may span both sizes."""
         self.pause()
         self._clock, self._compiles = Clock(self._task.shown.unit), True
 
     def close(self):
-        """Lets go of the thread, whatever is under way."""
+        """Ends the waiting thread once it has seen the steps under way."""
         self._ends.close()
 
     def _finish(self, step: Started, overhead: float):
@@ -123,7 +123,7 @@ class Recorder:
         timing, shown = self._clock.lap(), self._task.shown
         row = train_row(step.number, measured, timing) | self._task.row(measured, timing)
         row["goodput"] = self._goodput.share
-        self.last_row |= row  # a row without timing leaves the last timing standing
+        self.last_row |= row  # if the row has no timing, the bar keeps the last one
         self._write(row)
         speed = f"{self.last_row[shown.speed]:,.0f} {shown.unit}/s" if shown.speed in self.last_row else ""
         dropped = f"  {row['skipped']} skipped" if row["skipped"] else ""
@@ -131,22 +131,22 @@ class Recorder:
 
 
 class Ends:
-    """When steps end, on time.perf_counter(), from a thread that waits for them in turn.
+    """When steps end, on time.perf_counter(), as seen by a thread that waits for each in turn.
 
-    The loop looks later: at a pause at several steps at once, and where data comes slowly when the next is there.
+    The loop itself looks too late: at several steps at once before a pause, and after waiting for the next batch.
     """
 
     def __init__(self):
         self._begun, self._ended = queue.SimpleQueue(), queue.SimpleQueue()
-        # No daemon: the interpreter may not end while a thread is inside XLA.
+        # No daemon: the interpreter must not exit while a thread is inside XLA.
         threading.Thread(target=_wait_for_each, args=(self._begun, self._ended)).start()
 
     def follow(self, result: jax.Array):
-        """Of a step under way."""
+        """Adds a step under way; `result` is any array that it returns."""
         self._begun.put(result)
 
     def next(self) -> float:
-        """Of the first step that was not asked about yet; waits for it."""
+        """The end of the oldest step that was not asked for yet; blocks until it has ended."""
         return self._ended.get()
 
     def close(self):
@@ -155,6 +155,6 @@ class Ends:
 
 def _wait_for_each(begun: queue.SimpleQueue, ended: queue.SimpleQueue):
     while (result := begun.get()) is not None:
-        with contextlib.suppress(Exception):  # who reads the result of a step that failed is told
+        with contextlib.suppress(Exception):  # a failed step raises again where its result is read
             result.block_until_ready()
         ended.put(time.perf_counter())
