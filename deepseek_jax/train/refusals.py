@@ -1,4 +1,4 @@
-"""What of an experiment a mesh cannot take: training refuses it, `plan` and `compile` tell of it beforehand."""
+"""Settings that a mesh cannot run: training refuses them, `plan` and `compile` report them beforehand."""
 
 from jax.sharding import AbstractMesh, Mesh
 
@@ -11,11 +11,11 @@ from deepseek_jax.train.schedules import microbatch_size
 
 
 def refusals(experiment: AnyExperiment, mesh: Mesh | AbstractMesh) -> list[str]:
-    """A sentence for each of the sizes and depths that do not go onto the mesh."""
+    """A sentence for each of the sizes and depths that do not fit the mesh."""
     train = experiment.train
     sizes = {
         "train.microbatch_size or train.batch_size": microbatch_size(train),
-        "eval.batch_size": experiment.eval.batch_size,  # 0, which is a multiple of any number, where it is not set
+        "eval.batch_size": experiment.eval.batch_size,  # 0 if not set, which is a multiple of any number
     }
     checks = [
         *((check_batch, *size) for size in sizes.items()),

@@ -1,4 +1,4 @@
-"""report.html: one page that shows whether a run is healthy, made from its metrics.jsonl and config.json alone."""
+"""report.html: one page that shows whether a run is healthy, made from its metrics.jsonl, config.json and pictures/."""
 
 import html
 import json
@@ -12,7 +12,7 @@ from deepseek_jax.train.sinks import FILE, read_rows
 from deepseek_jax.train.summary import scores_in
 from deepseek_jax.train.verdict import verdict
 
-PICTURES = "pictures"  # below a run directory: what a task drew of its answers
+PICTURES = "pictures"  # below a run directory: plots of a network's predictions
 
 GOOD, BAD = "#1a7f37", "#bc4c00"  # colours of a verdict
 STYLE = """
@@ -23,7 +23,7 @@ STYLE = """
 
 
 def write(workdir: str | Path) -> Path | None:
-    """Writes report.html into a run directory and gives its path; None where the run has no rows yet."""
+    """Writes report.html into a run directory and returns its path; None if the run has no rows yet."""
     workdir = Path(workdir)
     if not (workdir / FILE).exists():
         return None
@@ -39,7 +39,7 @@ def write(workdir: str | Path) -> Path | None:
 
 
 def page(directory: Path, origin: str, word: str, colour: str, sentences: str, sections: Iterable[str]) -> str:
-    """A page about what lies in `directory`: its origin, a verdict of a word and sentences, then `sections` of HTML."""
+    """The HTML of a report on `directory`: its origin, a verdict (a word, then sentences), then `sections` of HTML."""
     name = directory.resolve().name
     head = (
         heading(name),

@@ -1,4 +1,4 @@
-"""A trained model out of a run directory, on whatever devices are here."""
+"""Loads a trained model from a run directory onto whatever devices are present."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ from deepseek_jax.tune import lora
 
 @dataclasses.dataclass(frozen=True)
 class TrainedModel:
-    """`models.tree.merge(graphdef, params, buffers)` is the model; both are averages where the run has them."""
+    """`models.tree.merge(graphdef, params, buffers)` is the model; moving averages if the run keeps them."""
 
     experiment: AnyExperiment
     step: int
@@ -36,9 +36,9 @@ class TrainedModel:
 
 
 def restore_model(workdir: str | Path, step: int | None = None, mesh_of: MeshOf = mesh_of_used) -> TrainedModel:
-    """A run's newest intact checkpoint, or that of `step`; UserError where there is none.
+    """The model of a run's newest intact checkpoint, or of that of `step`; UserError if there is none.
 
-    Its arrays lie on the mesh of their model as their axes say; by default that has all devices that are here.
+    Its arrays are sharded by their logical axes over `mesh_of(model config)`, by default over all devices.
     """
     kept = _restore(workdir, step, mesh_of)
     if not views.views_of(kept.experiment):
@@ -51,13 +51,13 @@ def restore_model(workdir: str | Path, step: int | None = None, mesh_of: MeshOf 
 
 
 def restore_adapters(workdir: str | Path) -> tuple[AnyExperiment, dict[str, dict]]:
-    """(the experiment, its newest adapters by the path of their matrix) of a run that trains some."""
+    """(the experiment, its newest adapters by the path of the matrix they adapt) of a run that trains adapters."""
     kept = _restore(workdir, None, mesh_of_used)
     return kept.experiment, by_matrix(kept.params[lora.ADAPTERS])
 
 
 def _restore(workdir, step, mesh_of) -> TrainedModel:
-    """What the run trained and kept, as its views split the model."""
+    """The parameters and buffers that the run trained and kept, still split by its views (train/views.py)."""
     experiment = record.read(workdir)
     graphdef, shapes, axes = _model(experiment, Path(workdir))
     kept = jax.eval_shape(lambda *model: views.split(experiment, *model), *shapes)
@@ -71,7 +71,7 @@ def _restore(workdir, step, mesh_of) -> TrainedModel:
 
 
 def _model(experiment, workdir):
-    """(structure, shapes of parameters and buffers, their logical axes)."""
+    """(graphdef, shapes of parameters and of buffers, logical axes of both)."""
     graphdef, *shapes = structure(experiment, workdir)
     axes, buffer_axes = tree.logical_axes(tree.merge(graphdef, *shapes))
     return graphdef, shapes, (axes, replicated_axes(buffer_axes))
@@ -80,7 +80,7 @@ def _model(experiment, workdir):
 def structure(experiment: AnyExperiment, workdir: Path) -> tuple[nnx.GraphDef, dict, dict]:
     """(graphdef, shapes of parameters, of buffers) of the model that an experiment describes.
 
-    A hybrid's outputs are those of the set that was written down in `workdir`.
+    A hybrid network's sizes are read from dataset.json in `workdir`.
     """
     return STRUCTURES[experiment.family](experiment, workdir)
 

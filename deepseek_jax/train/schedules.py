@@ -1,7 +1,7 @@
 """What changes over a run, as functions of the step: learning rate, MTP weight, router bias rate, batch size.
 
-Step s counts from 0: the update that takes the parameters from their initial values is step 0.  Fractions in the config
-are of `train.steps`, so that a short run passes through the same shape as a long one.
+Steps count from 0: step 0 is the first update.  Fractions in the config are of `train.steps`, so that a short run
+passes through the same shape as a long one.
 """
 
 from collections.abc import Callable
@@ -11,17 +11,20 @@ import optax
 from deepseek_jax.config import LossConfig, OptimizerConfig, RouterConfig, ScheduleConfig, TrainConfig
 from deepseek_jax.errors import UserError
 
-# V3 (arXiv:2412.19437, section 4.2) states its phases in tokens, of 14.8T: constant to 10T, cosine over the next 4.3T,
-# then 333B tokens at a tenth of the peak and the last 167B at 7.3e-6, where the peak was 2.2e-4.
+# V3 (arXiv:2412.19437, section 4.2) states its phases in tokens, 14.8T in all: constant to 10T, cosine over the next
+# 4.3T, then 333B at a tenth of the peak, which is 2.2e-4, and the last 167B at 7.3e-6.
 V3_DECAY_FROM, V3_DECAY_TO, V3_LAST_FROM = 10 / 14.8, 14.3 / 14.8, 14.633 / 14.8
 V3_LAST_RATIO = 7.3e-6 / 2.2e-4
-ONE_CYCLE_START = 25  # the peak over the first rate; fastai's and PyTorch's default
-# The setting that says where the phases of a schedule end, as a refusal lists it.
+ONE_CYCLE_START = 25  # ratio of the peak to the first rate; fastai's and PyTorch's default
+# The setting that decides where the phases of a schedule end, as listed in an error message.
 SHAPED_BY = {"multi_step": "milestones, ", "wsd": "decay_fraction, ", "one_cycle": "rise_fraction, "}
 
 
 def learning_rate(optimizer: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The learning rate at a step: a linear warm-up from 0, then the shape that `optimizer.schedule.name` names."""
+    """The learning rate as a function of the step: a linear warm-up from 0, then the shape `optimizer.schedule.name`.
+
+    UserError if the phases of the shape do not fit into `steps`.
+    """
     schedule, peak = optimizer.schedule, optimizer.peak_lr
     shapes = {
         "constant": _constant,
@@ -35,7 +38,7 @@ def learning_rate(optimizer: OptimizerConfig, steps: int) -> optax.Schedule:
         "one_cycle": _one_cycle,
         "warm_restarts": _warm_restarts,
         "range": _range,
-        "plateau": _constant,  # what the training loss makes of it is train/optimizer.py's
+        "plateau": _constant,  # train/optimizer.py lowers it according to the training loss
     }
     pieces, ends = shapes[schedule.name](schedule, peak, steps)
     ends = [schedule.warmup_steps, *ends]
@@ -49,8 +52,8 @@ def learning_rate(optimizer: OptimizerConfig, steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, *pieces], ends)
 
 
-# Each shape gives the pieces that follow the warm-up and the steps at which all but the last of them end.  A piece
-# counts its steps from its own beginning, as optax.join_schedules does.
+# Each shape returns the pieces that follow the warm-up and the steps at which all but the last of them end.  A piece
+# counts its steps from its own beginning, as optax.join_schedules expects.
 
 
 def _constant(schedule: ScheduleConfig, peak: float, steps: int):
@@ -90,7 +93,7 @@ def _v3(schedule: ScheduleConfig, peak: float, steps: int):
 
 
 def _wsd(schedule: ScheduleConfig, peak: float, steps: int):
-    """Warm-up, stable, decay (arXiv:2404.06395, section 4), the decay linear."""
+    """Warm-up, stable, decay (arXiv:2404.06395, section 4), with a linear decay."""
     decay = max(round(schedule.decay_fraction * steps), 1)
     return (
         [optax.constant_schedule(peak), optax.linear_schedule(peak, peak * schedule.final_ratio, decay)],
@@ -99,7 +102,7 @@ def _wsd(schedule: ScheduleConfig, peak: float, steps: int):
 
 
 def _exponential(schedule: ScheduleConfig, peak: float, steps: int):
-    """decay_ratio every `step_every` steps, smoothly."""
+    """A smooth decay by the factor `decay_ratio` every `step_every` steps."""
     return [optax.exponential_decay(peak, schedule.step_every, schedule.decay_ratio)], []
 
 
@@ -109,7 +112,7 @@ def _polynomial(schedule: ScheduleConfig, peak: float, steps: int):
 
 
 def _one_cycle(schedule: ScheduleConfig, peak: float, steps: int):
-    """Up from a 25th of the peak and down again, half a cosine each (arXiv:1708.07120; its momentum stays as it is)."""
+    """Up from a 25th of the peak and down again, half a cosine each (arXiv:1708.07120; momentum is not cycled)."""
     rise = round(schedule.rise_fraction * steps)
     up = optax.cosine_decay_schedule(peak / ONE_CYCLE_START, max(rise, 1), alpha=ONE_CYCLE_START)
     down = optax.cosine_decay_schedule(peak, max(steps - rise, 1), alpha=schedule.final_ratio)
@@ -117,7 +120,7 @@ def _one_cycle(schedule: ScheduleConfig, peak: float, steps: int):
 
 
 def _warm_restarts(schedule: ScheduleConfig, peak: float, steps: int):
-    """A cosine that begins again, each time `cycle_growth` times as long (SGDR, arXiv:1608.03983)."""
+    """Cosine cycles, each `cycle_growth` times as long as the one before (SGDR, arXiv:1608.03983)."""
     ends, lengths = [schedule.warmup_steps], [float(schedule.step_every)]
     while ends[-1] + round(lengths[-1]) < steps:
         ends.append(ends[-1] + round(lengths[-1]))
@@ -127,24 +130,24 @@ def _warm_restarts(schedule: ScheduleConfig, peak: float, steps: int):
 
 
 def _range(schedule: ScheduleConfig, peak: float, steps: int):
-    """Up by equal factors from `final_ratio` of the peak to the peak in the last step (arXiv:1506.01186)."""
+    """Up by an equal factor per step, from `final_ratio` of the peak to the peak in the last one (arXiv:1506.01186)."""
     length = max(steps - 1 - schedule.warmup_steps, 1)
     return [optax.exponential_decay(peak * schedule.final_ratio, length, 1 / schedule.final_ratio)], []
 
 
 def mtp_weight(loss: LossConfig, steps: int) -> optax.Schedule:
-    """Weight of the multi-token prediction loss: V3 has 0.3 for the first 10T tokens and 0.1 after (section 4.2)."""
+    """Weight of the multi-token prediction loss: in V3, 0.3 for the first 10T tokens and 0.1 after (section 4.2)."""
     return _switch(loss.mtp_weight, loss.mtp_weight_final, loss.mtp_switch, steps)
 
 
 def index_warmup(loss: LossConfig, steps: int) -> Callable | None:
-    """Whether attention that picks its keys still sees all of them at a step; None where it never does."""
+    """Whether sparse attention still attends to all keys, as a function of the step; None if it never does."""
     until = round(loss.indexer_warmup * steps)
     return (lambda step: step < until) if until else None
 
 
 def bias_update_rate(router: RouterConfig, steps: int) -> optax.Schedule:
-    """Speed of the router bias: V3 has 0.001 for the first 14.3T tokens and 0 after (section 4.2)."""
+    """Update speed of the router bias: in V3, 0.001 for the first 14.3T tokens and 0 after (section 4.2)."""
     return _switch(router.bias_update_rate, 0.0, router.bias_update_until, steps)
 
 
@@ -155,12 +158,12 @@ def _switch(before: float, after: float, fraction: float, steps: int) -> optax.S
 
 
 def microbatch_size(train: TrainConfig) -> int:
-    """Sequences, or records, of one forward pass."""
+    """Sequences, or records, per forward pass."""
     return train.microbatch_size or train.batch_size
 
 
 def batch_size(train: TrainConfig, step: int) -> int:
-    """Sequences in the batch of a step: from `ramp_start` to `batch_size` in equal stages of whole microbatches.
+    """Sequences in the batch of a step: grows from `ramp_start` to `batch_size` in equal stages, in whole microbatches.
 
     V3 grew its batch from 3,072 to 15,360 sequences over the first 469B of 14.8T tokens (section 4.2).
     """
@@ -173,13 +176,13 @@ def batch_size(train: TrainConfig, step: int) -> int:
 
 
 def microbatches(train: TrainConfig, step: int | None = None) -> int:
-    """Forward passes of a step; None: of one after the ramp."""
+    """Microbatches, each a forward pass, of a step; None: of a step after the ramp."""
     size = train.batch_size if step is None else batch_size(train, step)
     return size // microbatch_size(train)
 
 
 def sequences(train: TrainConfig) -> int:
-    """Sequences, or records, of all steps: counted by stages of the ramp, as there may be millions of steps."""
+    """Sequences, or records, of the whole run, summed stage by stage as there may be millions of steps."""
     ramp = _ramp_steps(train)
     begins = sorted({-(-stage * ramp // train.ramp_stages) for stage in range(train.ramp_stages)} | {ramp})
     ends = [*begins[1:], train.steps]

@@ -1,4 +1,4 @@
-"""An experiment whose model is only scored, on whatever devices are here."""
+"""Turns an experiment into one that only scores its model, on whatever devices are present."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from deepseek_jax.train.views import plain
 
 
 def for_scoring(experiment: AnyExperiment, batch_size: int = 0) -> AnyExperiment:
-    """The model without its views, spread over all devices, and its batches as large as these divide them.
+    """The experiment without views, on a mesh of all devices, with batch sizes rounded up to what these can share.
 
     `batch_size`: of held-out batches; 0: as the experiment says.
     """
@@ -25,5 +25,5 @@ def for_scoring(experiment: AnyExperiment, batch_size: int = 0) -> AnyExperiment
 
 
 def _divided(size: int, parts: int) -> int:
-    """The next multiple of `parts`, 0 of 0."""
+    """`size` rounded up to a multiple of `parts`; 0 stays 0."""
     return -(-size // parts) * parts

@@ -1,4 +1,4 @@
-"""Everything a run needs before its first step, from its experiment alone: what training and evaluation share."""
+"""Everything a run needs before its first step, made from its experiment alone; shared by training and evaluation."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ TASKS = {"language_model": LanguageModelTask, "supervised": SupervisedTask}
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """`abstract` is the state's shapes, types and shardings."""
+    """`abstract`: the state's shapes, dtypes and shardings."""
 
     experiment: AnyExperiment
     mesh: Mesh
@@ -47,21 +47,21 @@ class Setup:
 
     @functools.cached_property
     def share(self) -> Share:
-        """What of a microbatch this process reads."""
+        """The part of a microbatch that this process reads."""
         return Share(self.mesh, microbatch_size(self.experiment.train))
 
     def train_batches(self) -> TrainBatches:
         return self.task.train_batches(microbatch_size(self.experiment.train), self.share.rows)
 
     def place(self, batches: list[Batch]) -> dict[str, jax.Array | np.ndarray]:
-        """A step's microbatches, of each this process's share, as arrays [K, M, ...] that the step takes."""
+        """The step's input arrays [K, M, ...] from its microbatches, each this process's share."""
         return self.share.place_step(batches)
 
     def held_out_batches(self, split: str, limit: int = 0) -> Iterator[dict[str, jax.Array]]:
-        """The first `limit` batches of "val" or "final", or all of them for 0, as arrays [B, ...] on the devices.
+        """The first `limit` batches (0: all) of "val" or "final", as arrays [B, ...] on the devices.
 
-        Without eval.batch_size a batch is as large as one of training and comes in its microbatches, so that these,
-        which are there to save memory, change no score.
+        Without eval.batch_size a batch is as large as a training batch and comes in its microbatches, so that cutting
+        batches into microbatches to save memory does not change the scores.
         """
         train, asked = self.experiment.train, self.experiment.eval.batch_size
         pieces = 1 if asked else microbatches(train)
@@ -70,10 +70,10 @@ class Setup:
         return map(share.place, self.task.held_out_batches(split, limit * pieces, size, share.rows))
 
     def check_room(self):
-        """UserError where the state and a step are certain to take more than this machine's memory.
+        """UserError if the state and a step are certain to exceed this machine's memory.
 
-        Counts the step's arrays that the host makes and, where CPUs compute, what goes from layer to layer, which the
-        backward pass needs: the system would kill the process without a word.
+        Counts the batch, which the host makes, and, if CPUs compute, the activations between layers that the backward
+        pass needs.  Without this check the operating system would kill the process without a message.
         """
         train, devices = self.experiment.train, self.mesh.devices.flat
         in_batch, between_layers = self.task.bytes_a_record()
@@ -83,16 +83,16 @@ class Setup:
         check_room(self.abstract, of_a_step * len(self.mesh.local_devices) // len(devices), self.task.sized_by)
 
     def compiled_step(self) -> jax.stages.Wrapped:
-        """step(state, batch) -> (state, metrics), compiled when it is first called; uses up the state it is given."""
+        """step(state, batch) -> (state, metrics), compiled when it is first called; donates `state`."""
         return compile_step(make_step(self.program, self.optimizer, self.experiment), self.abstract)
 
     def compiled_score(self) -> jax.stages.Wrapped:
-        """score(params, buffers, batch) as `task.scores` takes it, compiled when it is first called."""
+        """score(params, buffers, batch) for `task.scores`, compiled when it is first called."""
         return compile_score(self.program, self.mesh)
 
 
 def check(experiment: AnyExperiment) -> Mesh:
-    """The experiment's mesh of the devices here; UserError for sizes that do not go onto it."""
+    """The experiment's mesh, on the devices present; UserError for sizes that do not fit it."""
     mesh = make_mesh(experiment.mesh)
     if refused := refusals(experiment, mesh):
         raise UserError(refused[0])
@@ -100,14 +100,14 @@ def check(experiment: AnyExperiment) -> Mesh:
 
 
 def prepare(experiment: AnyExperiment, console: Console) -> Setup:
-    """Checks the experiment against the devices, prepares the data where it is missing, and traces the model.
+    """Checks the experiment against the devices, prepares the data if it is missing, and traces the model.
 
-    What a person should know of how the data was read is said on the console.
+    Prints notes on how the data was read.  UserError for settings that cannot work.
     """
     mesh = check(experiment)
-    learning_rate(experiment.optimizer, experiment.train.steps)  # what cannot be is refused before data is prepared
+    learning_rate(experiment.optimizer, experiment.train.steps)  # refuses impossible schedules before data is prepared
     placed = None
-    if experiment.family == "language_model" and mesh.size > 1:  # tracing takes tenths of a second, a corpus minutes
+    if experiment.family == "language_model" and mesh.size > 1:  # to fail before the corpus takes minutes
         placed = _placed(experiment, as_trained(language_model_program(experiment, np.ones(1)), experiment), mesh)
     with bars.preparing(console) as report:
         task = TASKS[experiment.family](experiment, report)
@@ -119,7 +119,7 @@ def prepare(experiment: AnyExperiment, console: Console) -> Setup:
 
 
 def _placed(experiment, program, mesh) -> tuple[optax.GradientTransformationExtraArgs, State]:
-    """(the optimizer, the abstract state), of which nothing depends on the data but a hybrid network's sizes."""
+    """(the optimizer, the abstract state); only a hybrid network's sizes depend on the data."""
     optimizer = make_optimizer(experiment.optimizer, experiment.train.steps, program.axes)
     abstract = abstract_state(program, optimizer, mesh, ema=experiment.train.ema_decay > 0)
     groups.check(experiment.optimizer.groups, abstract["params"])

@@ -1,4 +1,4 @@
-"""What a family's numbers are called, in metrics.jsonl and to a reader."""
+"""The names of each family's metrics, in metrics.jsonl and as shown to a reader."""
 
 import dataclasses
 
@@ -7,16 +7,16 @@ from deepseek_jax.data.compressors import COMPRESSORS
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """`labels`: what the table of a finished run shows, a metric's name -> (its label, its format)."""
+    """`labels`: the rows of a finished run's table, metric -> (label, format)."""
 
     loss: str  # the metric that the loss curve shows
     loss_label: str
-    score: str  # the metric of evaluations that stands for the run, lower is better
+    score: str  # the evaluation metric that sums up the run, lower is better
     score_label: str
     unit: str  # what throughput counts
     labels: dict[str, tuple[str, str]]
     extra: tuple[tuple[str, str], ...] = ()  # further training curves: (metric, label)
-    slow_data: str = ""  # what helps against waiting for data, for the end of a sentence
+    slow_data: str = ""  # advice against waiting for data, appended to a sentence
 
     @property
     def speed(self) -> str:

@@ -15,11 +15,11 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 
 FILE = "metrics.jsonl"
-UNFLUSHED = 10  # seconds of rows that TensorBoard sees together: a flush waits for the disk
+UNFLUSHED = 10  # seconds between flushes for TensorBoard: each waits for the disk
 
 
 def check_sinks(config: LogConfig):
-    """UserError where a sink that is asked for cannot be had, before there is work to lose."""
+    """UserError if a sink that the config asks for is not available, before there is work to lose."""
     if config.wandb_project and processes.is_leader():
         wandb = _wandb()
         with _said(wandb):
@@ -27,10 +27,10 @@ def check_sinks(config: LogConfig):
 
 
 class Sinks:
-    """All the sinks that an experiment asks for, none but in the process that leads.
+    """All the sinks that an experiment asks for; none in processes other than the leader.
 
-    Rows after `resumed_at`, of a run that was killed, go first; so do scores of that step that are measured `again`, by
-    the beginning of their names: "val/" or "final/".
+    Opening them removes rows after step `resumed_at`, left by a killed run, and that step's scores whose names begin
+    with `again` ("val/" or "final/"), as they are about to be measured again.
     """
 
     def __init__(self, workdir: Path, experiment: AnyExperiment, resumed_at: int, again: str = ""):
@@ -56,7 +56,7 @@ class Sinks:
 
 
 class JsonLines:
-    """One JSON object a line, handed to the operating system at once, so that a killed process loses none."""
+    """One JSON object per line, handed to the operating system at once, so that a killed process loses none."""
 
     def __init__(self, path: Path, resumed_at: int, again: str):
         if path.exists():
@@ -75,7 +75,7 @@ class JsonLines:
 
 
 def _line(row: dict) -> str:
-    """JSON has no NaN and no infinity: they are null, which `read_rows` gives as NaN."""
+    """A line of JSON, which has no NaN or infinity: both become null, which `read_rows` turns into NaN."""
     return json.dumps(_mapped(row, lambda value: None if _is_not_finite(value) else value)) + "\n"
 
 
@@ -84,7 +84,7 @@ def _is_not_finite(value) -> bool:
 
 
 def _mapped(value, change: Callable):
-    """The same row, or part of one, with `change` of what is neither dict nor list."""
+    """A row, or part of one, with `change` applied to everything that is neither dict nor list."""
     if isinstance(value, dict):
         return {key: _mapped(inner, change) for key, inner in value.items()}
     return [_mapped(inner, change) for inner in value] if isinstance(value, list) else change(value)
@@ -95,7 +95,7 @@ def has_scores(row: dict, beginning: str) -> bool:
 
 
 def read_rows(path: Path) -> Iterator[dict]:
-    """The rows of a metrics.jsonl, with NaN for what was not finite; ends before a last line that was cut short."""
+    """The rows of a metrics.jsonl, with NaN for non-finite values; stops at a line that was cut short."""
     with path.open() as file:
         for line in file:
             try:
@@ -115,7 +115,7 @@ def flat(row: dict, prefix: str = "") -> Iterator[tuple[str, float]]:
 
 
 class TensorBoard:
-    """Written by the loop's own thread: SummaryWriter's dies of a full disk, and the loop waits for it for ever."""
+    """Writes from the loop's thread: SummaryWriter's own thread dies on a full disk, and the loop would then hang."""
 
     def __init__(self, directory: Path, resumed_at: int):
         from tensorboardX.event_file_writer import EventsWriter  # slow to import
@@ -123,7 +123,7 @@ class TensorBoard:
 
         directory.mkdir(parents=True, exist_ok=True)
         self._writer, self._flushed = EventsWriter(str(directory / "events")), -math.inf
-        self._add(resumed_at + 1, session_log=SessionLog(status=SessionLog.START))  # hides what is from there on
+        self._add(resumed_at + 1, session_log=SessionLog(status=SessionLog.START))  # hides older events of these steps
 
     def write(self, row: dict):
         from tensorboardX.proto.summary_pb2 import Summary
@@ -144,7 +144,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Runs there can be filtered by any setting, by its dotted name."""
+    """A run on Weights & Biases, with every setting under its dotted name, so that runs can be filtered by it."""
 
     def __init__(self, workdir: Path, experiment: AnyExperiment):
         wandb, project = _wandb(), experiment.log.wandb_project
@@ -152,10 +152,10 @@ class WeightsAndBiases:
         about = {"project": project, "name": workdir.name, "id": identity, "dir": str(workdir), "resume": "allow"}
         settings = fields.flatten(dataclasses.asdict(experiment))
         with _said(wandb):
-            # A run that goes on may have other settings of some kinds.
+            # A resumed run may have changed some of its settings.
             self._run = wandb.init(**about, config=settings, allow_val_change=True)
-        # Rows by a step of our own: wandb's only rises, past the last one as a run is resumed, and ignores rows before
-        # it, which final scores and steps that are taken again would be.
+        # Use our own step as the x axis: wandb's only ever increases, also when a run is resumed, and ignores rows of
+        # earlier steps, such as final scores and steps that are taken again.
         self._run.define_metric("*", step_metric="step")
 
     def write(self, row: dict):
@@ -175,7 +175,7 @@ def _wandb():
 
 @contextlib.contextmanager
 def _said(wandb) -> Iterator[None]:
-    """Its errors as UserErrors."""
+    """Turns errors of wandb into UserErrors."""
     try:
         yield
     except wandb.Error as error:

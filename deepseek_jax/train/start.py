@@ -1,4 +1,4 @@
-"""What a run begins from: a model of its own making, or one that was trained before, with some of it left new."""
+"""The model that a run begins from: newly initialised, or read from a checkpoint, with some parts initialised anew."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ from deepseek_jax.train.state import State, make_state
 
 
 def check(experiment: AnyExperiment):
-    """UserError for settings of a new run that would do nothing.  Runs that were begun with such are still read."""
+    """UserError for settings of a new run that would have no effect.  Old runs with such settings can still be read."""
     start, train, default = experiment.start, experiment.train, TrainConfig()
     for name in ("fresh", "best"):
         if getattr(start, name) and not start.checkpoint:
@@ -40,9 +40,9 @@ def check(experiment: AnyExperiment):
 
 
 def first_state(setup: Setup, say: Callable[[str], None]) -> State:
-    """The state before the first step, as the experiment's `start` has it; `say` is told what is worth knowing of it.
+    """The state before the first step, as the experiment's `start` asks; `say` is given a note on what differs.
 
-    Raises UserError where the network could not learn, and where the checkpoint does not fit the model: it names the
+    Raises UserError if the network could not learn, or if the checkpoint does not fit the model: the message names the
     first parameter that is missing, of another shape or left over, and the settings that differ.
     """
     start, model = setup.experiment.start, None
@@ -61,12 +61,12 @@ def first_state(setup: Setup, say: Callable[[str], None]) -> State:
 
 
 def _fitted(setup: Setup, found: Found) -> tuple[dict, dict]:
-    """(params, buffers) of the run's model: the checkpoint's, or new where start.fresh is found in the path."""
+    """(params, buffers) of the run's model: the checkpoint's, or new ones if start.fresh matches their path."""
     own = setup.program.model or setup.program
     shapes = jax.eval_shape(own.make_parameters)
     ours, theirs = tree.by_path(shapes), tree.by_path((found.params, found.buffers))
     new = _new_paths(setup.experiment.start.fresh, ours | theirs)
-    if found.config is None:  # a part of a network: what it does not hold is new, what it holds beyond is left
+    if found.config is None:  # part of a network: what it lacks is new, what only it has is ignored
         new |= ours.keys() ^ theirs.keys()
     for path in ours | theirs:
         if path not in new:
@@ -76,7 +76,7 @@ def _fitted(setup: Setup, found: Found) -> tuple[dict, dict]:
 
 
 def _new_paths(fresh: str, paths: Iterable[str]) -> set[str]:
-    """Those in which the pattern `fresh` is found; UserError where it is found in none."""
+    """The paths that the pattern `fresh` matches; UserError if it matches none."""
     new = {path for path in paths if fresh and re.search(fresh, _name(path))}
     if fresh and not new:
         names = [_name(path) for path in paths]
@@ -87,7 +87,7 @@ def _new_paths(fresh: str, paths: Iterable[str]) -> set[str]:
 
 
 def _made(program: Program, mesh: Mesh, shapes: tuple[dict, dict], paths: Set[str]) -> dict[str, jax.Array]:
-    """The parameters and buffers of these paths as a run of its own would begin with, where they are to lie."""
+    """Newly initialised parameters and buffers of these paths, sharded over the mesh."""
     if not paths:
         return {}
     axes = program.axes, program.buffer_axes
@@ -100,7 +100,7 @@ def _made(program: Program, mesh: Mesh, shapes: tuple[dict, dict], paths: Set[st
 
 
 def _name(path: str) -> str:
-    """Of a parameter or a buffer, whose path begins with its place in (params, buffers)."""
+    """The name of a parameter or buffer, from a path that begins with its index in (params, buffers)."""
     return path.partition("/")[2]
 
 
@@ -117,7 +117,7 @@ def _check(setup: Setup, found: Found, path: str, here, there):
 
 
 def _different(setup: Setup, found: Found) -> str:
-    """The settings of the model that the checkpoint has otherwise: "model.vocab_size is 4096 and here 400"."""
+    """The model settings in which the checkpoint differs: "model.vocab_size is 4096 and here 400"; "" if none."""
     if found.config is None:
         return ""
     here, there = (flatten(dataclasses.asdict(config), "model.") for config in (setup.task.model, found.config))
@@ -125,7 +125,7 @@ def _different(setup: Setup, found: Found) -> str:
 
 
 def _check_tokenizer(setup: Setup):
-    """An embedding is of no use to a text that is encoded otherwise."""
+    """UserError if the checkpoint's embedding is used with a tokenizer other than its own."""
     start, ours = setup.experiment.start, setup.task.tokenizer
     if ours is None or (start.fresh and re.search(start.fresh, "embedding")):
         return
@@ -140,9 +140,9 @@ def _check_tokenizer(setup: Setup):
 
 
 def _of_other_data(setup: Setup) -> Iterator[str]:
-    """What a hybrid network's data was called and standardised by, where that is not so here.
+    """Yields how a hybrid network's earlier data differs from this run's: in names and in scaling.
 
-    UserError where it is the same in another order: weights would meet what others have learned from.
+    UserError if it has the same names in another order: weights would meet other columns than they have learned from.
     """
     start = setup.experiment.start
     if setup.experiment.family != "supervised" or not (Path(start.checkpoint) / known_set.FILE).exists():

@@ -1,8 +1,8 @@
-"""The train state: one plain dict of arrays, made where it will live.
+"""The train state: one plain dict of arrays, created directly on the devices that will hold them.
 
 step       [] int32   steps taken
 skipped    [] int32   steps whose update was dropped because it was not finite
-params     float32    nested dicts, as the model's tree gives them
+params     float32    nested dicts, like the model's tree
 buffers               state without a gradient: routers' biases and batch norms' averages (float32), tables (int32)
 opt_state             of the Optax chain
 ema                   {"params", "buffers"}: moving averages of the parameters and of the model's own buffers, only
@@ -37,12 +37,12 @@ def initial_state(program: Program, params, buffers, optimizer: optax.GradientTr
     }
     if ema:
         averaged = {"params": params, "buffers": program.own_buffers(buffers)}
-        state["ema"] = jax.tree.map(jnp.copy, averaged)  # the step donates each
+        state["ema"] = jax.tree.map(jnp.copy, averaged)  # copies, as the step donates every array
     return state
 
 
 def scored_model(state: State) -> tuple[dict, dict]:
-    """(params, buffers) that evaluations, samples and whoever reads the checkpoint see: averages where there are."""
+    """(params, buffers) for evaluations, samples and readers of a checkpoint: moving averages if there are any."""
     if "ema" not in state:
         return state["params"], state["buffers"]
     buffers, averages = (flatten_dict(each["buffers"], keep_empty_nodes=True) for each in (state, state["ema"]))
@@ -50,10 +50,10 @@ def scored_model(state: State) -> tuple[dict, dict]:
 
 
 def abstract_state(program: Program, optimizer: optax.GradientTransformation, mesh: Mesh, ema: bool) -> State:
-    """Shapes, types and shardings of the state, without making an array; what a checkpoint is restored into.
+    """Shapes, dtypes and shardings of the state, without making an array; a checkpoint is restored into these.
 
-    Parameters and buffers lie as the program's axes say, optimizer moments as their parameters do; the rest is on every
-    device, also what an optimizer remembers in other shapes.
+    Parameters and buffers are sharded by the program's axes, optimizer moments like their parameters; the rest is
+    replicated, including optimizer state of any other shape.
     """
     shapes = jax.eval_shape(lambda: initial_state(program, *program.make_parameters(), optimizer, ema))
     everywhere = rules.replicated(mesh)
@@ -69,11 +69,11 @@ def abstract_state(program: Program, optimizer: optax.GradientTransformation, me
 
 
 def make_state(program: Program, optimizer: optax.GradientTransformation, abstract: State, model=None) -> State:
-    """The state before the first step, each device making only its own part.
+    """The state before the first step; each device makes only its own shards.
 
     `model`: (params, buffers) of a model to begin from, on the devices; None: those that the program makes.
 
-    Raises UserError where CPUs of this machine are to hold more than its memory.
+    Raises UserError if CPU devices would have to hold more than this machine's memory.
     """
     check_room(abstract)
     shardings = shardings_of(abstract)
@@ -87,11 +87,10 @@ def make_state(program: Program, optimizer: optax.GradientTransformation, abstra
 
 
 def check_room(abstract: State, of_a_step: int = 0, smaller: str = ""):
-    """UserError where CPUs of this machine are to hold more than its memory.
+    """UserError if CPU devices would have to hold more than this machine's memory.
 
-    Of other devices XLA says that they are full; for an array that is too large for a CPU's it waits without end.
-    `of_a_step`: bytes that a step takes here beside the state, at the least, of which there are fewer with a lower
-    `smaller`.
+    XLA reports when other devices are full; with an array too large for a CPU's memory it hangs.  `of_a_step`: bytes
+    that a step takes here beside the state, at least; `smaller`: settings that would lower this, for the message.
     """
     needed = 0
     for leaf in jax.tree.leaves(abstract):

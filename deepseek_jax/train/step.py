@@ -1,4 +1,4 @@
-"""One training step: gradients over the microbatches, the update, the router biases, what is measured.
+"""One training step: gradients over the microbatches, the update, the router biases, the metrics.
 
 K microbatches a step  M sequences a microbatch  S tokens a sequence
 """
@@ -25,15 +25,15 @@ def make_step(
 ) -> Callable[[State, dict], tuple[State, dict]]:
     """The step as a pure function (state, batch [K, M, S]) -> (state, metrics).
 
-    A step whose loss or gradient is not finite leaves parameters, optimizer and buffers as they are and counts one in
-    state["skipped"].  With train.on_nonfinite "stop" the state then stays as it is for good, so that the steps that
-    were already queued cannot hide what happened.
+    A step whose loss or gradient is not finite leaves parameters, optimizer and buffers unchanged and increments
+    state["skipped"].  With train.on_nonfinite "stop" all later steps do so too, so that those that were already queued
+    cannot hide what happened.
     """
     config = experiment.train
     lr_at = schedules.learning_rate(experiment.optimizer, config.steps)
 
     def step(state: State, batch: dict) -> tuple[State, dict]:
-        updates_made = state["step"] - state["skipped"]  # the schedule inside the optimizer counts the same
+        updates_made = state["step"] - state["skipped"]  # as the schedule inside the optimizer counts
         loss_and_gradient = gradient_function(program, state, batch, updates_made)
         (loss, aux), gradient = _accumulate(loss_and_gradient, state["params"], batch)
         gradient_norm = optax.tree.norm(gradient)
@@ -73,9 +73,9 @@ def make_step(
 
 
 def gradient_function(program: Program, state: State, batch: dict, update) -> Callable:
-    """(params, microbatch, its number) -> ((loss, aux), gradient): the microbatch's share of those of the `batch`.
+    """A function (params, microbatch, its index) -> ((loss, aux), gradient): the microbatch's share of the `batch`'s.
 
-    `update`: the number of the update that they are for.
+    `update`: the number of the update for which they are computed.
     """
     totals = program.totals(batch)
     scheduled = program.scheduled(update)
@@ -88,10 +88,10 @@ def gradient_function(program: Program, state: State, batch: dict, update) -> Ca
 
 
 def _averages(averages: dict, now: dict, decay: float, updates_made) -> dict:
-    """Of parameters and of what was measured beside them: a batch norm's averages belong to its weights.
+    """Moving averages of parameters and of buffers: a batch norm's statistics belong to its weights.
 
-    Weights of the average are decay^age over their sum (as Adam's bias correction does it, arXiv:1412.6980, section 3):
-    the first update replaces what was there before, which would linger for some 1 / (1 - decay) updates.
+    A value of some age has the weight decay^age over the sum of all weights (Adam's bias correction, arXiv:1412.6980,
+    section 3), so the first update replaces the initial values, which would else linger for 1 / (1 - decay) updates.
     """
     rest = (1 - decay) / -jnp.expm1((updates_made + 1) * math.log(decay))
     move = lambda old, new: old + rest * (new - old) if jnp.issubdtype(old.dtype, jnp.floating) else new  # noqa: E731
@@ -113,17 +113,18 @@ def _accumulate(loss_and_gradient: Callable, params, batch: dict):
 
 
 def compile_score(program: Program, mesh: Mesh) -> jax.stages.Wrapped:
-    """`program.score` under jax.jit: what it counted comes to every device, so every process can read it."""
+    """`program.score` under jax.jit, with replicated results, so that every process can read them."""
     return jax.jit(
         under(mesh, program.score), out_shardings=rules.replicated(mesh), compiler_options=compiler_options(mesh)
     )
 
 
 def compile_step(step: Callable, abstract: State) -> jax.stages.Wrapped:
-    """`step` under jax.jit: the state is donated and stays where it lies, the metrics come to every device."""
+    """`step` under jax.jit: the state is donated and keeps its shardings, the metrics are replicated."""
     shardings = shardings_of(abstract)
     mesh = shardings["step"].mesh
-    # Unpinned output shardings may come back spelled another way, and the second step would compile again.
+    # Without out_shardings the state may come back with equivalent shardings of another form, and the second step would
+    # compile again.
     return jax.jit(
         under(mesh, step),
         donate_argnums=0,

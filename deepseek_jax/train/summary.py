@@ -1,4 +1,4 @@
-"""The end of a run: its final scores, and the table that is shown."""
+"""The end of a run: its final scores, and the table that shows them."""
 
 import statistics
 from collections.abc import Iterable
@@ -12,16 +12,16 @@ from deepseek_jax.parallel import processes
 from deepseek_jax.train.shown import Shown
 from deepseek_jax.train.sinks import FILE, has_scores, read_rows
 
-GOODPUT, FINAL, SETTINGS = "goodput", "final/", "eval"  # of rows: a name, the beginning of others, a name
+GOODPUT, FINAL, SETTINGS = "goodput", "final/", "eval"  # keys of rows; FINAL is a prefix of keys
 
 
 def final_scores(workdir: Path, shown: Shown) -> dict[str, float]:
-    """`scores_in` the rows of a run; {} for one that never wrote any."""
+    """`scores_in` the metrics.jsonl of a run; {} if there is none."""
     return scores_in(read_rows(workdir / FILE), shown) if (workdir / FILE).exists() else {}
 
 
 def scores_in(rows: Iterable[dict], shown: Shown) -> dict[str, float]:
-    """The final/* scores of a run, the median of its speed and its goodput."""
+    """The final/* scores of a run, its median speed and its latest goodput."""
     scores, goodput, speeds = {}, {}, []
     for row in rows:
         scores |= {key: value for key, value in row.items() if key.startswith(FINAL)}
@@ -31,20 +31,20 @@ def scores_in(rows: Iterable[dict], shown: Shown) -> dict[str, float]:
 
 
 def scored_with(config: EvalConfig) -> dict[str, int]:
-    """The settings that final scores depend on, as they stand beside them."""
+    """The settings that final scores depend on, as stored in the row of these scores."""
     return {"final_batches": config.final_batches, "batch_size": config.final_batches and config.batch_size}
 
 
 def is_scored(workdir: Path, config: EvalConfig) -> bool:
-    """Whether the leading process finds final scores there, with these settings; each process has to ask."""
+    """Whether the run has final scores, made with these settings.  Collective: every process must call it."""
     path, wanted = workdir / FILE, scored_with(config)
     rows = (row for row in read_rows(path) if has_scores(row, FINAL)) if processes.is_leader() and path.exists() else ()
-    found = any(row.get(SETTINGS, wanted) == wanted for row in rows)  # of older runs that is not known
+    found = any(row.get(SETTINGS, wanted) == wanted for row in rows)  # older runs did not store the settings
     return bool(processes.broadcast_from_leader(int(found)))
 
 
 def show(console: Console, workdir: Path, shown: Shown, results: list[str]):
-    """Prints the table of a finished run, and what else it has to show."""
+    """Prints the table of a finished run, then its `results`, which are texts."""
     scores = final_scores(workdir, shown)
     table = Table(show_header=False)
     timing = {shown.speed: (f"{shown.unit}/s", ",.0f"), GOODPUT: ("goodput, share of wall time in steps", ".1%")}

@@ -1,4 +1,4 @@
-"""The hybrid network on a labelled set, as the loop sees it.
+"""Training of the hybrid network on a labelled set, behind the interface that the loop uses (train/task.py).
 
 R records  K classes  N numbers
 """
@@ -30,7 +30,7 @@ from deepseek_jax.train.state import State, scored_model
 from deepseek_jax.train.supervised_program import supervised_program
 from deepseek_jax.train.views import as_trained
 
-SPLIT_OF = {"val": "val", "final": "test"}  # what the loop calls them -> what the set does
+SPLIT_OF = {"val": "val", "final": "test"}  # the loop's name -> the set's
 OBJECTIVES_OF = {"classes": OF_CLASSES, "numbers": OF_NUMBERS, "boxes": OF_BOXES}
 
 
@@ -41,7 +41,7 @@ class SupervisedTask:
     sized_by = "train.batch_size"
 
     def __init__(self, experiment: SupervisedExperiment, report: Report):
-        """Reads the set; `report` is told how it goes."""
+        """Reads the set.  `report` is there for the interface and is not used."""
         self.experiment, self.dataset = experiment, open_set(experiment.dataset)
         self.notes = list(self.dataset.notes)
         self.tokenizer = self.dataset.tokenizer
@@ -57,7 +57,7 @@ class SupervisedTask:
         return itertools.islice(batches.held_out_batches(self.dataset, SPLIT_OF[split], size, rows), limit or None)
 
     def bytes_a_record(self) -> tuple[int, int]:
-        """Networks differ in what lies between their layers."""
+        """Counts nothing between layers, where networks differ too much."""
         one = batches.finished(batches.raw_batch(self.dataset, "train", np.arange(1)), self.dataset)
         return sum(array.nbytes for array in one.values()), 0
 
@@ -82,7 +82,7 @@ class SupervisedTask:
         return {}
 
     def scores(self, score: Callable, params, buffers, held_out: Iterable[Batch]) -> dict[str, float]:
-        """loss, and what tasks/scores.py measures of the kind of answer; numbers in the units of the data."""
+        """loss, and the scores of tasks/scores.py for the set's kind of answer; mse and mae in the data's units."""
         found = collect(score, params, buffers, held_out)
         return measure(found, self.dataset) if found else {}
 
@@ -92,7 +92,7 @@ class SupervisedTask:
 
     def baselines(self, report: Report) -> dict[str, float]:
         found = baselines.scores(self.dataset) if processes.is_leader() else {}
-        processes.barrier()  # fitting them may take longer than the others' computations would wait
+        processes.barrier()  # fitting may take longer than a computation of the others would wait for the leader
         return found
 
     def check_beside(self, workdir: Path):
@@ -103,7 +103,7 @@ class SupervisedTask:
         known_set.write(self.dataset, self.model, workdir)
 
     def results(self, state: State, workdir: Path, score: Callable, held_out: Iterable[Batch]) -> list[str]:
-        """Pictures of the answers on the test split, under pictures/ of the run directory; no texts."""
+        """Draws the predictions on the test split into pictures/ of the run directory; returns no texts."""
         found = collect(score, *scored_model(state), held_out)
         if found and processes.is_leader():
             answers.draw(found, self.dataset, workdir / PICTURES)
@@ -111,9 +111,9 @@ class SupervisedTask:
 
 
 def sized(model: HybridConfig, dataset: Dataset) -> HybridConfig:
-    """The model with the sizes that the data decides: of its input and of what it answers, which may be by any head.
+    """The model with what the data decides: its input, its outputs and, if the config's head does not fit, its head.
 
-    UserError where the config gives one of them another value than its default or the data's.
+    UserError if the config sets any of them to a value other than the default and the data's.
     """
     head = model.head if HEADS[model.head] == dataset.kind else dataset.kind
     decided = dataset.shape() | {"input": dataset.input, "head": head, "outputs": dataset.outputs}
@@ -133,7 +133,7 @@ def _check_objective(name: str, dataset: Dataset):
 
 
 def collect(score: Callable, params, buffers, held_out: Iterable[Batch]) -> dict:
-    """What `score` gave of all real records, in arrays [R, ...] on the host; {} without batches."""
+    """The results of `score` for all real records (not padding), as arrays [R, ...] on the host; {} without batches."""
     parts = [jax.device_get(score(params, buffers, batch)) for batch in held_out]
     if not parts:
         return {}
@@ -142,7 +142,7 @@ def collect(score: Callable, params, buffers, held_out: Iterable[Batch]) -> dict
 
 
 def measure(found: dict, dataset: Dataset) -> dict[str, float]:
-    """loss (mean over records) and the scores of the kind of answer."""
+    """loss (mean over records) and the scores for the set's kind of answer."""
     return {"loss": float(found["loss"].mean())} | scores_of(found, dataset)
 
 

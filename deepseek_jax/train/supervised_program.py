@@ -1,4 +1,4 @@
-"""What the step needs of the hybrid network: parameters, axes, loss and scores as pure functions.
+"""What the training step needs of the hybrid network, as pure functions: parameters, axes, loss, scores.
 
 B records  K microbatches
 """
@@ -22,17 +22,17 @@ from deepseek_jax.tasks.scores import MOST_PEAKS
 from deepseek_jax.train.optimizer import decays
 from deepseek_jax.train.program import Program, drawn, replicated_axes
 
-NORM_MOMENTUM = 0.1  # of the running averages of batch norms, as in PyTorch
+NORM_MOMENTUM = 0.1  # of batch norms' running averages, as in PyTorch
 
 
 def supervised_program(
     experiment: SupervisedExperiment, model: HybridConfig, choose: Callable[[str, int], Arithmetic] | None = None
 ) -> Program:
-    """`model` has the sizes of the data; `choose`: see train/program.language_model_program.
+    """`model` has the sizes that the data decides; `choose`: see train/program.language_model_program.
 
-    Each microbatch's dropout is drawn from the seed in it, the number of the update and its own number, so that a run
-    goes on after an interruption as it would have without, and runs of several seeds share a program.  score:
-    {"answer", "loss", "weights"} and what is true, a row a record; see `answer`.
+    Dropout is drawn from the seed that the microbatch holds, the number of the update and that of the microbatch, so
+    that a resumed run continues as if uninterrupted, and runs with several seeds share a program.  score: {"answer",
+    "loss", "weights"} and the true labels or targets, one row per record; see `answer`.
     """
     objective = experiment.objective
     objective_of = OBJECTIVES[objective.name]
@@ -73,7 +73,7 @@ def supervised_program(
 
 
 def answer(outputs, head: str):
-    """What the network says of each record: probabilities or numbers [B N], or (boxes, classes, scores) [B P ...]."""
+    """The prediction for each record: probabilities or numbers [B N], or (boxes, classes, scores) [B P ...]."""
     answers: dict[str, Callable] = {
         "classes": jax.nn.softmax,
         "numbers": lambda numbers: numbers,

@@ -1,4 +1,4 @@
-"""What the loop asks of a family of experiments: its data, its program, its scores, and what is shown of it."""
+"""The interface of a family of experiments to the loop: its data, its program, its scores, and what is shown of it."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -17,10 +17,10 @@ from deepseek_jax.train.state import State
 
 
 class Task(Protocol):
-    """One for each family: train/language_model.py, train/supervised.py.  `shown` says what its numbers are called.
+    """One for each family: train/language_model.py, train/supervised.py.  `shown` names its metrics.
 
-    `model`: the network's sizes; `sized_by`: the settings that a batch's size follows; `tokenizer`: of its texts, None
-    where it reads none; `notes`: what a person should know of how its data was read, a sentence each.
+    `model`: the network's config; `sized_by`: the settings that decide a batch's size; `tokenizer`: of its texts, None
+    if it reads none; `notes`: what the user should know about how its data was read, a sentence each.
     """
 
     program: Program
@@ -31,31 +31,31 @@ class Task(Protocol):
     notes: list[str]
 
     def train_batches(self, size: int, rows: np.ndarray) -> TrainBatches:
-        """Microbatches of `size` records or sequences; of each only the `rows` that this process's devices hold."""
+        """Microbatches of `size` records or sequences, each cut to the `rows` that this process's devices hold."""
 
     def held_out_batches(self, split: str, limit: int, size: int, rows: np.ndarray) -> Iterator[Batch]:
-        """Those `rows` of the first `limit` held-out batches of `size`, the same batches each time; of all for 0.
+        """The first `limit` held-out batches (0: all) of `size`, always the same, each cut to the `rows`.
 
-        `split`: "val", by which training may be stopped, or "final", where the family keeps them apart.
+        `split`: "val", on which early stopping is based, or "final"; a family may hold out one set for both.
         """
 
     def bytes_a_record(self) -> tuple[int, int]:
-        """(in a batch, between all layers in a step) that a sequence or record takes at least."""
+        """The least that a sequence or record takes: (bytes in a batch, bytes of activations between layers)."""
 
     def size(self, batch: dict) -> int:
-        """What throughput counts of a batch [K, M, ...]: tokens, or records."""
+        """How many units of throughput, tokens or records, a batch [K, M, ...] has."""
 
     def check_new(self):
-        """UserError where the network could not learn, so that no run should begin with it."""
+        """UserError if the network could not learn; called before a new run begins."""
 
     def row(self, measured: dict, timing: dict) -> dict:
         """The family's part of a row of metrics.jsonl; `measured` as the step returned it, `timing` a Clock's lap."""
 
     def scores(self, score: Callable, params, buffers, batches: Iterable[Batch]) -> dict[str, float]:
-        """Of held-out batches, by the jitted program.score; "loss" among them, {} without batches."""
+        """Scores on held-out batches, by the jitted program.score; "loss" is among them; {} without batches."""
 
     def measured(self) -> tuple[str, ...]:
-        """The names that `scores` gives of "val", () where nothing is held out for it."""
+        """The names of the scores that `scores` returns on "val"; () if nothing is held out for it."""
 
     def baselines(self, report: Report) -> dict[str, float]:
         """What the final scores stand beside, by the name of each; every process asks, and the leading one is told.
@@ -64,10 +64,10 @@ class Task(Protocol):
         """
 
     def check_beside(self, workdir: Path):
-        """UserError where what `keep_beside` wrote for the checkpoints there is of other data than this task's."""
+        """UserError if what `keep_beside` once wrote into the run directory does not match this task's data."""
 
     def keep_beside(self, workdir: Path):
-        """Writes into the run directory what the parameters cannot be used without."""
+        """Writes into the run directory what is needed to use the parameters, such as the tokenizer."""
 
     def results(self, state: State, workdir: Path, score: Callable, held_out: Iterable[Batch]) -> list[str]:
-        """What a finished run shows beside its scores: texts, also written into the run directory."""
+        """Writes what a finished run shows beside its scores into the run directory; returns texts to print."""

@@ -1,4 +1,4 @@
-"""Whether a run is healthy, in sentences, from the rows of its metrics.jsonl."""
+"""Judges from the rows of a run's metrics.jsonl whether it is healthy, and says why in sentences."""
 
 import math
 
@@ -7,15 +7,15 @@ import numpy as np
 from deepseek_jax.train.places import places
 from deepseek_jax.train.shown import Shown
 
-# Beyond these a person should look.  They come from watching runs, not from a paper.
-LOSS_RISE = 1.1  # end of the run over its best stretch
-GRADIENT_RISE = 10.0  # end of the run over its median
-MAX_VIOLATION = 3.0  # the busiest expert has four times its share
-DATA_WAIT = 0.05  # share of the step
+# Thresholds beyond which a person should look.  They come from watching runs, not from a paper.
+LOSS_RISE = 1.1  # loss at the end of the run over that of its best stretch
+GRADIENT_RISE = 10.0  # gradient norm at the end of the run over its median
+MAX_VIOLATION = 3.0  # the busiest expert has four times the mean load
+DATA_WAIT = 0.05  # share of the step time spent waiting for data
 
 
 def verdict(rows: list[dict], steps: int, shown: Shown) -> tuple[bool, list[str]]:
-    """(healthy, what there is to say); `steps` is how many the run is to take."""
+    """(whether the run is healthy, its state and faults in words); `steps` is how many the run is to take."""
     trained = [row for row in rows if shown.loss in row]
     if not trained:
         return False, ["no step has finished yet"]

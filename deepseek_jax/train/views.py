@@ -1,6 +1,6 @@
-"""Views: what is trained need not be what the model computes with.  Adapters, masks and rounded weights are made of it.
+"""Views: the model may compute with weights derived from those that are trained: adapted, masked or rounded ones.
 
-A view is laid around a program; the step, the loop and checkpoints see only what is trained and what is kept beside.
+A view wraps a program; the step, the loop and checkpoints see only what is trained and what the view keeps beside it.
 """
 
 import dataclasses
@@ -14,14 +14,14 @@ from deepseek_jax.train.program import Program
 from deepseek_jax.tune.frozen import frozen_view
 from deepseek_jax.tune.lora import adapters_view
 
-SECTIONS = ("tune", "prune", "quantize")  # of an experiment: what asks for views
+SECTIONS = ("tune", "prune", "quantize")  # sections of an experiment that ask for views
 
 
 def views_of(experiment: AnyExperiment) -> list[View]:
-    """What the experiment asks for, the innermost first: [] where the model itself is trained.
+    """The views that the experiment asks for, innermost first; [] if the model itself is trained.
 
     Adapters come first, as the weights beside them may be rounded or masked; frozen comes last, as it chooses among all
-    parameters that the others made.
+    parameters that the others make.
     """
     tune, prune, quantize = experiment.tune, experiment.prune, experiment.quantize
     asked = [
@@ -34,21 +34,21 @@ def views_of(experiment: AnyExperiment) -> list[View]:
 
 
 def as_trained(program: Program, experiment: AnyExperiment) -> Program:
-    """The program of the model, seen through the experiment's views."""
+    """The model's program, wrapped in the experiment's views."""
     for view in views_of(experiment):
         program = viewed(program, view)
     return program
 
 
 def split(experiment: AnyExperiment, params: dict, buffers: dict) -> tuple[dict, dict]:
-    """(params, buffers) of a model as the experiment trains and keeps them."""
+    """(params, buffers) of a model, turned into those that the experiment trains and keeps."""
     for view in views_of(experiment):
         params, buffers = view.split(params, buffers)
     return params, buffers
 
 
 def own_buffers(experiment: AnyExperiment, buffers: dict) -> dict:
-    """Those of the model, in their place among what views keep."""
+    """The model's own buffers, nested as they are among those that views keep."""
     for _ in views_of(experiment):
         buffers = buffers["model"]
     for _ in views_of(experiment):
@@ -64,23 +64,23 @@ def axes(experiment: AnyExperiment, params: dict, buffers: dict) -> tuple[dict, 
 
 
 def weights(experiment: AnyExperiment, params: dict, buffers: dict) -> tuple[dict, dict]:
-    """(params, buffers) of the model, from what the experiment trained and kept."""
+    """(params, buffers) of the model, computed from those that the experiment trained and kept."""
     for view in reversed(views_of(experiment)):
         params, buffers = view.weights(params, buffers, None)
     return materialised(params), buffers
 
 
 def plain(experiment: AnyExperiment) -> AnyExperiment:
-    """The experiment without its views: for what takes the weights of the model itself.
+    """The experiment without its views, for code that takes the weights of the model itself.
 
-    Nor has it groups of parameters, which may be of adapters that are no more.
+    It has no groups of parameters either, as these may name adapters, which are merged into the weights.
     """
     off = {field.name: field.default for field in dataclasses.fields(experiment) if field.name in SECTIONS}
     return dataclasses.replace(experiment, optimizer=dataclasses.replace(experiment.optimizer, groups=()), **off)
 
 
 def viewed(program: Program, view: View) -> Program:
-    """The program whose parameters are what the view trains.  Views nest: the one laid last is the outermost."""
+    """The program whose parameters are those that the view trains.  Views nest: the last one added is the outermost."""
     axes, buffer_axes = view.axes(program.axes, program.buffer_axes)
 
     def loss(params, buffers, batch, totals, scheduled):
