@@ -5,8 +5,8 @@ scores = model(input_ids).logits
 tokens = deepseek_jax.generate(model, prompts, max_new_tokens=16)
 states = deepseek_jax.trace(model, input_ids).feed_forward
 
-These names come from deepseek_jax/api.py, which is imported with jax at their first use: `import deepseek_jax` alone
-stays light, and so does the command line.
+These names are imported from deepseek_jax/api.py, and jax with it, at their first use, so that `import deepseek_jax`
+and the command line stay light.
 """
 
 __all__ = ["Model", "from_config", "from_pretrained", "generate", "loss_and_grads", "save_pretrained", "trace"]

@@ -9,9 +9,9 @@ from deepseek_jax.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; gives the exit status: 0 done, 2 the user can mend it, 130 interrupted, or what the verb gives.
+    """Runs one verb; returns the exit status: 0 done, 2 an error that the user can fix, 130 interrupted, or the verb's.
 
-    An exception that is neither a UserError nor a full device or disk is a bug of ours: it keeps its traceback.
+    An exception that is neither a UserError nor a full device or disk is a bug of ours and keeps its traceback.
     """
     try:
         args = arguments.read(sys.argv[1:] if argv is None else argv)
@@ -33,10 +33,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _full(error: Exception) -> str | None:
-    """What to say of a full disk or device; None where it is neither."""
+    """The message for a full disk or device; None if the error is neither."""
     if full_disk.is_said_by(error):
         return full_disk.SENTENCE
-    if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error):  # XLA's, of an array without room
+    if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error):  # XLA had no room for an array
         return _no_room(error)
     return None
 

@@ -1,4 +1,4 @@
-"""A model as other programs use it: read, called, continued, differentiated, written.
+"""The Python interface to a model: load it, call it, generate, trace, differentiate, save.
 
 B batch  S sequence  V vocabulary  N new tokens  E experts  I expert width  D model
 """
@@ -40,20 +40,20 @@ DTYPES = ("float32", "bfloat16", "float16")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """`logits` [b, s] score the token after place s, `mtp_logits[k]` the one k + 2 places on; None without MTP.
+    """`logits` [b, s] score the token after position s, `mtp_logits[k]` the one k + 2 positions on; None without MTP.
 
-    They mean something where the row has a token at s and, for `mtp_logits[k]`, k + 1 more after it.
+    They are meaningful where the row has a token at s and, for `mtp_logits[k]`, k + 1 more after it.
     """
 
     logits: Float[Array, "B S V"]
     mtp_logits: list[Float[Array, "B S V"]] | None
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no truth: a model equals itself alone
+@dataclasses.dataclass(frozen=True, eq=False)  # arrays have no truth value: compare by identity
 class Model:
     """A decoder's structure and arrays.  Every function below is compiled once for each shape of its input.
 
-    `special_tokens` is what config.json says of them, for other programs.
+    `special_tokens`: config.json's entries about them, saved again for other programs.
     """
 
     config: ModelConfig
@@ -63,13 +63,13 @@ class Model:
     special_tokens: dict = dataclasses.field(default_factory=dict)
 
     def __call__(self, input_ids: Int[Array, "B S"], attention_mask: Int[Array, "B S"] | None = None) -> Scores:
-        """Scores of every place.  Where `attention_mask` is 0, on the left or on the right, is padding."""
+        """The scores at every position.  `attention_mask`: 1 for tokens, 0 for padding, on the left or the right."""
         rows = self._checked_rows(input_ids, attention_mask)
         with self.exact_products():
             return _scores(self.graphdef, self.params, self.buffers, *rows)
 
     def exact_products(self):
-        """A context in which products of float32 are products of float32: GPUs and TPUs round factors by default."""
+        """A context in which float32 products are exact to float32: GPUs and TPUs round the factors by default."""
         exact = self.params["embedding"].dtype == jnp.float32
         return jax.default_matmul_precision("highest" if exact else "default")
 
@@ -117,16 +117,16 @@ class Model:
 
 
 def from_pretrained(directory: str | Path, dtype: DTypeLike = "float32") -> Model:
-    """The model of a checkpoint's directory, in whose `dtype` its weights are kept and its activations computed.
+    """The model of a checkpoint's directory, with weights and activations in `dtype`.
 
-    Of a run's directory it is the newest checkpoint, averaged where the run has averages.  What
-    `deepseek-jax convert --to orbax` wrote is read too.
+    The directory is that of a released model, of a run (its newest checkpoint, averaged if the run keeps averages) or
+    of the output of `deepseek-jax convert --to orbax`.
 
-    `dtype` is one of DTYPES, by its name or as numpy's or jax's: "bfloat16" or jnp.bfloat16.
-    Router biases, and of V4 the hyper-connections, sinks and biases of positions, are float32 in any case, as released.
+    `dtype` is one of DTYPES, by its name or as a numpy or jax type: "bfloat16" or jnp.bfloat16.  Router biases and, in
+    V4, hyper-connections, sinks and position biases stay float32, as released.
 
-    Raises UserError where the directory holds no checkpoint or one that does not fit its config.json, and where `dtype`
-    is too small for a weight.
+    Raises UserError if the directory holds no checkpoint or one that does not fit its config.json, and if a weight is
+    too large for `dtype`.
     """
     dtype, directory = _name_of(dtype), Path(directory)
     if record.is_run(directory):
@@ -140,9 +140,9 @@ def from_pretrained(directory: str | Path, dtype: DTypeLike = "float32") -> Mode
 
 
 def from_config(config: ModelConfig | str | Path, seed: int = 0, dtype: DTypeLike = "float32") -> Model:
-    """A new model, its parameters drawn as a run with `train.seed=seed` begins with them.
+    """A new model, with the same initial parameters as a run with `train.seed=seed`.
 
-    `config` is a ModelConfig or the file of an experiment, such as configs/v3_tiny.py.  `dtype` as in
+    `config` is a ModelConfig or the path of an experiment's config, such as configs/v3_tiny.py.  `dtype` as in
     `from_pretrained`.
     """
     if not isinstance(config, ModelConfig):
@@ -151,15 +151,15 @@ def from_config(config: ModelConfig | str | Path, seed: int = 0, dtype: DTypeLik
             raise UserError(f"{config} is of a hybrid network; from_config makes language models.")
         config = experiment.model
     dtype, seed = _name_of(dtype), _whole(seed, "seed", 0, MOST)
-    drawn_as = "bfloat16" if dtype == "bfloat16" else "float32"  # kernels that draw float16 round otherwise
+    drawn_as = "bfloat16" if dtype == "bfloat16" else "float32"  # a kernel that draws float16 rounds differently
     params, buffers = _drawn(config, drawn_as, jax.random.key(seed))
     return _model(config, dtype, params if drawn_as == dtype else cast(config, params, dtype), buffers)
 
 
 def save_pretrained(model: Model, directory: str | Path, spelling: str = "huggingface"):
-    """Writes config.json and safetensors, as `from_pretrained` and Hugging Face read them.
+    """Writes config.json and safetensors files, which `from_pretrained` and Hugging Face can read.
 
-    `spelling` "deepseek" gives V4's tensors and config.json the names that DeepSeek ships them under.
+    `spelling` "deepseek" gives V4's tensors and config.json the names under which DeepSeek ships them.
     """
     if spelling not in SPELLINGS:
         raise UserError(f"spelling is {spelling!r}; it must be one of {', '.join(SPELLINGS)}.")
@@ -181,16 +181,16 @@ def generate(
     seed: int = 0,
     speculative: bool = False,
 ) -> Int[np.ndarray, "B N"]:
-    """The next `max_new_tokens` of each prompt, the likeliest ones unless `temperature` is above 0.
+    """The next `max_new_tokens` of each prompt, greedily chosen unless `temperature` is above 0.
 
-    Above 0 they are drawn, with `seed`: of the `top_k` likeliest (0: of all), and of these of the fewest that together
-    have probability `top_p` (1: of all).
+    Above 0 they are sampled, with `seed`, from the `top_k` likeliest (0: from all), and of these from the fewest that
+    together have probability `top_p` (1: from all).
 
-    Prompts may differ in length.  Once a row has had `eos` it goes on with nothing else.  `speculative` drafts with the
-    model's MTP modules: the same tokens in fewer steps; in bfloat16, where two score almost alike, another may come.
-    How many drafts were accepted is logged as information, texts past max_position_embeddings as a warning.
+    Prompts may differ in length.  After the first `eos` of a row, the rest of it is `eos`.  `speculative` drafts with
+    the model's MTP modules: the same tokens in fewer steps, though in bfloat16 near-ties may be decided differently.
+    The number of accepted drafts is logged at level INFO, texts past max_position_embeddings at level WARNING.
 
-    Raises UserError for an empty prompt, tokens that the model does not know, and `speculative` without MTP modules.
+    Raises UserError for an empty prompt, tokens outside the vocabulary, and `speculative` without MTP modules.
     """
     prompts = model._checked_prompts(prompts)
     max_new_tokens = _whole(max_new_tokens, "max_new_tokens", 0, MOST_NEW_TOKENS)
@@ -221,14 +221,14 @@ def trace(
     *,
     edit: Edit | None = None,
 ) -> Trace:
-    """What flows between the sublayers, which experts each token chose with what weight, and the logits.
+    """The residual stream between the sublayers, the experts and weights chosen by each token, and the logits.
 
-    `edit(layer, place, x)` gives what flows on instead of x, past "attention" and past "feed_forward" of each layer;
-    before the first the place is "embedding" and layer -1.  Padding as in a call of the model.  MTP modules, which come
-    after the last layer, have no part.
+    `edit(layer, place, x)` returns what replaces x in the stream, after "attention" and after "feed_forward" of each
+    layer; before the first one, place is "embedding" and layer -1.  `attention_mask` as in a call of the model.  MTP
+    modules, which come after the last layer, are left out.
 
-    Without `edit` a program is compiled once for each shape of the input, with it at every call: where many calls
-    differ by arrays alone, `jax.jit` a function of those arrays that calls this.
+    Without `edit` this is compiled once for each shape of the input, with it at every call: if many calls differ only
+    in arrays, `jax.jit` a function of those arrays that calls this.
     """
     rows = model._checked_rows(input_ids, attention_mask)
     run = compiling.jit(static_argnums=0)(functools.partial(_traced, edit=edit)) if edit else _unedited
@@ -237,10 +237,10 @@ def trace(
 
 
 def loss_and_grads(model: Model, input_ids: Int[Array, "B S"]) -> tuple[float, dict[str, Float[np.ndarray, "..."]]]:
-    """(mean cross-entropy of the next token in nats, its gradients by Hugging Face's names of the parameters).
+    """(mean cross-entropy of the next token in nats, its gradients by Hugging Face's parameter names).
 
-    Experts are fused as Hugging Face holds them: gate_up_proj [E, 2I, D], gate first, and down_proj [E, D, I].  MTP
-    modules have no part in this loss, so they have no gradients.
+    Experts are fused as in Hugging Face: gate_up_proj [E, 2I, D], gate first, and down_proj [E, D, I].  MTP modules do
+    not contribute to this loss, so they have no gradients.
     """
     input_ids = model._checked(input_ids)
     if input_ids.shape[1] < 2:
@@ -257,7 +257,7 @@ def _speculated(*given, **more) -> Int[np.ndarray, "B N"]:
 
 
 def _of_run(directory: Path, dtype: str) -> tuple[ModelConfig, dict, dict]:
-    from deepseek_jax.train.restore import restore_model  # half a second that others need not wait for
+    from deepseek_jax.train.restore import restore_model  # takes half a second, only needed here
 
     if record.read(directory).family != "language_model":
         raise UserError(f"{directory} holds a hybrid network; from_pretrained reads language models.")
@@ -268,14 +268,14 @@ def _of_run(directory: Path, dtype: str) -> tuple[ModelConfig, dict, dict]:
 
 
 def _of_orbax(directory: Path, dtype: str) -> tuple[ModelConfig, dict, dict]:
-    from deepseek_jax.convert import orbax_directory  # half a second that others need not wait for
+    from deepseek_jax.convert import orbax_directory  # takes half a second, only needed here
 
     config, params, buffers = orbax_directory.load(directory)
     return config, cast(config, params, dtype), buffers
 
 
 def _in_dtype(config: ModelConfig, dtype: str, params: dict) -> dict:
-    """Float32 parameters as a checkpoint in `dtype` keeps them."""
+    """Float32 parameters, cast as a checkpoint in `dtype` stores them."""
     return params if dtype == "float32" else cast(config, params, dtype)
 
 
@@ -285,7 +285,7 @@ def _model(config: ModelConfig, dtype: str, params: dict, buffers: dict, special
 
 
 def _name_of(dtype: DTypeLike) -> str:
-    """One of DTYPES."""
+    """The dtype's name, one of DTYPES; UserError for any other."""
     try:
         name = np.dtype(dtype).name
     except TypeError:
@@ -319,7 +319,7 @@ def _array(tokens, what: str) -> np.ndarray:
 
 @compiling.jit(static_argnums=(0, 1), least_memory=True)
 def _drawn(config: ModelConfig, dtype: str, key: Array) -> tuple[dict, dict]:
-    """Cast in here, each as it is drawn: all in float32 beside what drawing takes is several times the model."""
+    """(params, buffers), each cast as soon as it is drawn: all in float32 would take several times the memory."""
     params, buffers = initialise(config, key)[1:]
     if dtype != "float32":
         params = jax.tree.map(lambda leaf, kind: leaf.astype(kind), params, dtypes(config, params, dtype))

@@ -6,8 +6,8 @@ import re
 
 from deepseek_jax.errors import UserError
 
-MOST = 2**31 - 1  # of whole numbers: jax counts in 32 bits
-MOST_NEW_TOKENS = 10**9  # behind a prompt, both together must stay below MOST
+MOST = 2**31 - 1  # largest whole number: jax counts in 32 bits
+MOST_NEW_TOKENS = 10**9  # with their prompt they must stay below MOST
 
 
 def choice(key: str, value: str, allowed: tuple[str, ...]):
@@ -19,7 +19,7 @@ def choice(key: str, value: str, allowed: tuple[str, ...]):
 def at_least(section: str, config, low: float, *names: str):
     """Raises UserError for the first of these fields of `config`, a section of settings, that is below `low`.
 
-    Whole numbers may not exceed MOST either.
+    Also raises it for whole numbers above MOST.
     """
     for name in names:
         value = getattr(config, name)
@@ -46,7 +46,7 @@ def pattern(key: str, value: str):
 
 @functools.cache
 def parameter_group(group: str) -> tuple[re.Pattern, dict[str, float]]:
-    """A text of optimizer.groups as (pattern, {"lr": factor, "decay": factor}), each factor only where it is given."""
+    """Parses an entry of optimizer.groups into (pattern, {"lr": factor, "decay": factor}), given factors only."""
     try:
         pattern, *settings = group.split()
         given = {name: float(value) for name, value in (setting.split("=") for setting in settings)}

@@ -1,4 +1,4 @@
-"""How programs are traced and how hard XLA works on them."""
+"""How programs are traced, and with what options XLA compiles them."""
 
 import functools
 import os
@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 LEVEL = "xla_backend_optimization_level"
-# On CPUs XLA orders a program for its threads: what could be computed at once is begun at once, and lies in memory.
+# By default XLA schedules CPU programs for many threads: whatever can start does, and all the results take memory.
 LEAST_MEMORY = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 def under(mesh: Mesh, function: Callable) -> Callable:
-    """`function` with `mesh` as the current one of its trace, which is what models ask for (parallel/rules.py).
+    """`function`, traced with `mesh` as the current mesh, which models look up (parallel/rules.py).
 
-    The function itself where the mesh has one device: its program is then the same as without a mesh.
+    If the mesh has one device it is `function` itself: the program is then the same as without a mesh.
     """
     if mesh.size == 1:
         return function
@@ -30,9 +30,9 @@ def under(mesh: Mesh, function: Callable) -> Callable:
 
 
 def compiler_options(mesh: Mesh) -> dict | None:
-    """For `jax.jit`.  On CPUs LLVM's level 3 takes up to four times as long as level 2 and gives the same numbers.
+    """Options for `jax.jit`.  On CPUs, LLVM's level 3 compiles up to four times as long as level 2, for equal results.
 
-    A level that XLA_FLAGS names stays.
+    A level set in XLA_FLAGS is left alone.
     """
     return _options(mesh.devices.flat[0].platform)
 
@@ -43,12 +43,12 @@ def _options(platform: str) -> dict | None:
 
 
 def jit(static_argnums: int | tuple[int, ...], least_memory: bool = False) -> Callable:
-    """Decorates as `jax.jit`, with the options of the platform that jax computes on when the function is called.
+    """A decorator like `jax.jit`, with compiler options for the platform in use when the function is called.
 
-    `least_memory`: one thing after the other on CPUs, for programs whose parts are many, large and independent.
+    `least_memory`: on CPUs, compute one part after another, for programs with many large independent parts.
 
-    Asking for the platform when a file is imported would start jax before XLA_FLAGS and jax.distributed are set.
-    Inside another jit no options are given: XLA takes those of the outermost.
+    Looking up the platform at import would start jax before XLA_FLAGS and jax.distributed are set.  Inside another jit
+    no options are passed: XLA uses those of the outermost.
     """
 
     def decorate(function):
@@ -69,5 +69,5 @@ def jit(static_argnums: int | tuple[int, ...], least_memory: bool = False) -> Ca
 
 
 def _inside_another(args) -> bool:
-    """Under jax.jit even a constant is a tracer; under jax.grad only what is differentiated is."""
+    """Whether a transform traces the call: jax.jit makes even a constant a tracer, jax.grad only its arguments."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in (*jax.tree.leaves(args), jnp.zeros(())))

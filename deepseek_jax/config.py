@@ -1,4 +1,4 @@
-"""The schema of an experiment: every setting, its type and its default stand here and nowhere else."""
+"""The schema of an experiment: every setting with its type and default, defined here and nowhere else."""
 
 import dataclasses
 
@@ -14,14 +14,14 @@ from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.tasks.config import ObjectiveConfig
 from deepseek_jax.tune.config import TuneConfig
 
-# v3: the assistant answers at once.  v3.2, v4 (as V3.1 began it): it thinks before its answer, or says that it has not.
+# v3: the assistant answers directly.  v3.2, v4 (since V3.1): it reasons before the answer, or marks that it has not.
 CHAT_TEMPLATES = ("v3", "v3.2", "v4")
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """What is read.  `source` is a corpus (prose, literature, code, mix, or operations, which are conversations) or a
-    path: .txt, .jsonl or a directory.
+    """The text to train on.  `source` is a corpus (prose, literature, code, mix, or operations, which are
+    conversations) or a path: .txt, .jsonl or a directory.
     """
 
     source: str = "mix"
@@ -41,7 +41,7 @@ class DataConfig:
     prefetch: int = 4  # microbatches read ahead; 0: none, each is read when asked for
 
     def __post_init__(self):
-        if not self.source.strip():  # a path of no parts is the current directory
+        if not self.source.strip():  # an empty path would be the current directory
             raise UserError("data.source is empty; name a corpus, a file or a directory, or leave it out.")
         at_least("data", self, 2, "sequence_length")
         at_least("data", self, 0, "workers", "prefetch")
@@ -59,7 +59,7 @@ SCHEDULES = (
     *("exponential", "polynomial", "one_cycle", "warm_restarts", "plateau", "range"),
 )
 OPTIMIZERS = ("adam", "adamw", "muon", "sgd", "rmsprop", "adagrad", "lion")
-WITH_NESTEROV = ("adam", "adamw", "muon", "sgd", "rmsprop")  # those of them that have a use for optimizer.nesterov
+WITH_NESTEROV = ("adam", "adamw", "muon", "sgd", "rmsprop")  # those that support optimizer.nesterov
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +68,8 @@ class ScheduleConfig:
 
     name: str = "cosine"  # one of SCHEDULES
     warmup_steps: int = 0
-    # Share of the peak at the end of cosine, polynomial, one_cycle, wsd and each cycle of warm_restarts; where range
-    # begins.
+    # Share of the peak at the end of cosine, polynomial, one_cycle, wsd and each cycle of warm_restarts, and at the
+    # start of range.
     final_ratio: float = 0.1
     decay_ratio: float = 0.316  # factor of each drop: at a milestone, every `step_every` steps, or on a plateau
     milestones: tuple[float, ...] = (0.6, 0.9)
@@ -101,7 +101,7 @@ class ScheduleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """The Optax chain: clip by global norm, a direction, decoupled weight decay, schedule, groups."""
+    """The Optax chain: clipping by global norm, update direction, decoupled weight decay, schedule, groups."""
 
     name: str = "adamw"  # one of OPTIMIZERS; muon takes the matrices and leaves the rest to adamw (train/muon.py)
     peak_lr: float = 2.2e-4
@@ -138,13 +138,13 @@ class OptimizerConfig:
             self._check_rounding()
 
     def _check_rounding(self):
-        """A change of less than half a step of bfloat16, 0.4%, is rounded away, and a moment then stands still."""
+        """UserError if moments change by less per step than bfloat16 can represent, 0.4%, and so would never move."""
         if self.name == "adagrad":
             raise UserError(
                 "optimizer.moment_dtype is bfloat16, and what is remembered of adagrad changes by less a step than "
                 "that can show; set optimizer.moment_dtype=float32."
             )
-        kept = {"sgd": ("b1",), "lion": ("b2",)}.get(self.name, ("b1", "b2"))  # lion's b1 only mixes what it steps by
+        kept = {"sgd": ("b1",), "lion": ("b2",)}.get(self.name, ("b1", "b2"))  # lion stores nothing with b1
         for name in kept:
             if getattr(self, name) > 0.99:
                 raise UserError(
@@ -166,7 +166,7 @@ class LossConfig:
     z_loss: float = 0.0
     indexer_weight: float = 1.0  # of the divergence (KL) between attention and what its lightning indexer predicts
     indexer_warmup: float = 0.0625  # share of the run with dense attention: V3.2 warmed up for 1,000 of 16,000 steps
-    chunk_tokens: int = 2048  # tokens whose logits exist at one time
+    chunk_tokens: int = 2048  # tokens whose logits are in memory at a time
 
     def __post_init__(self):
         at_least("loss", self, 0, "mtp_weight", "mtp_weight_final", "sequence_balance", "batch_balance")
@@ -195,9 +195,9 @@ class RouterConfig:
 class TrainConfig:
     steps: int = 1000
     batch_size: int = 8  # sequences a step, over all devices
-    microbatch_size: int = 0  # sequences a forward pass, gradients accumulated over the rest; 0: the whole batch
-    pipeline_microbatches: int = 0  # that a forward pass is cut into where mesh.stage > 1; 0: as many as stages
-    pipeline_rounds: int = 1  # interleaved chunks a stage: more shorten the pipeline's bubble and send more
+    microbatch_size: int = 0  # sequences per forward pass; gradients add up over the batch; 0: the whole batch
+    pipeline_microbatches: int = 0  # pieces of a forward pass if mesh.stage > 1; 0: as many as stages
+    pipeline_rounds: int = 1  # interleaved chunks per stage: more shorten the pipeline's bubble but communicate more
     ramp_start: int = 0  # batch size at step 0, grown in equal stages of whole microbatches to `batch_size`; 0: no ramp
     ramp_stages: int = 4
     ramp_fraction: float = 0.0  # share of the steps over which the batch grows
@@ -238,7 +238,7 @@ class EvalConfig:
     every: int = 0  # steps between evaluations; 0: only at the end
     batch_size: int = 0  # sequences, or records; 0: train.batch_size, in its microbatches
     batches: int = 0  # of the held-out split at each evaluation during training; 0: all
-    final_batches: int = 0  # at the last one; 0: all, and baselines are scored on the same data
+    final_batches: int = 0  # at the final evaluation; 0: all, and baselines are scored on the same data
     samples: int = 2  # texts generated at the end
     sample_tokens: int = 96
 
@@ -269,7 +269,7 @@ class LogConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Devices along each axis of the mesh; one may be -1: what is left.  parallel/rules.py says what lies where.
+    """Devices along each axis of the mesh; one may be -1: all that are left.  parallel/rules.py says what each shards.
 
     The first axes run across the slowest links between devices, the last ones need the fastest.
     """
@@ -293,7 +293,7 @@ class StoppingConfig:
 
     metric: str = "val/loss"  # a number that evaluations write to metrics.jsonl
     highest: bool = False  # whether more is better
-    patience: int = 0  # evaluations without a better one before the run stops and takes back its best; 0: never
+    patience: int = 0  # evaluations without a better one before the run stops and restores the best; 0: never
     min_delta: float = 0.0  # an evaluation counts as better only by more than this
 
     def __post_init__(self):
@@ -302,11 +302,11 @@ class StoppingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StartConfig:
-    """The model that a run begins from; ignored where the run goes on from a checkpoint of its own."""
+    """The model that a run begins from; ignored if the run resumes from a checkpoint of its own."""
 
     checkpoint: str = ""  # a run directory, what `convert --to orbax` wrote, a released directory, a .pth; empty: none
-    best: bool = False  # of a run directory: the checkpoint of the best evaluation and not the newest
-    # Regular expression: parameters whose path matches are initialised anew and not read, as in "^head$|embedding".
+    best: bool = False  # of a run directory: the checkpoint of the best evaluation instead of the newest
+    # Regular expression: parameters whose path matches are initialised anew instead of read, as in "^head$|embedding".
     fresh: str = ""
 
     def __post_init__(self):
@@ -314,7 +314,7 @@ class StartConfig:
 
 
 def _check_together(experiment):
-    """UserError for settings of different sections that cannot both be meant."""
+    """UserError for settings of different sections that contradict each other."""
     if experiment.stopping.patience and not experiment.eval.every:
         raise UserError("stopping.patience counts evaluations, and eval.every is 0: there are none before the end.")
     by_layer = experiment.optimizer.layer_decay != 1 or experiment.optimizer.unfreeze

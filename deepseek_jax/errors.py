@@ -1,10 +1,10 @@
-"""What goes wrong through what a user gave, said in one sentence that tells what to do."""
+"""Errors caused by what a user gave, each reported in one sentence that says what to do."""
 
 import logging
 
-# Warnings: the work went on, but the user should know.  Information: what programs may like to know of it.
+# WARNING: the work went on, but the user should know.  INFO: details that calling programs may want.
 LOG = logging.getLogger("deepseek_jax")
 
 
 class UserError(ValueError):
-    """Shown by the command line as one line (of several faults in one file: a line each), exit code 2, no traceback."""
+    """Shown by the command line as one line (one each for several faults in a file), exit code 2, no traceback."""

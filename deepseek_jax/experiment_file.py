@@ -20,8 +20,8 @@ from deepseek_jax.errors import UserError
 def resolve(path: str | None, overrides: Mapping[str, object]) -> AnyExperiment:
     """The experiment of the config file `path` (None: the defaults) with `overrides` on top: dotted key to value.
 
-    Overrides come after `get_config()` has run, so what the file computes from a key does not follow it, unless the
-    file ties them with `config.get_ref`.
+    Overrides are applied after `get_config()` has run, so values that the file computes from an overridden key do not
+    change with it, unless the file links them with `config.get_ref`.
     """
     config = load(path) if path is not None else default_config()
     override(config, overrides, origin=path or "an experiment")
@@ -29,14 +29,14 @@ def resolve(path: str | None, overrides: Mapping[str, object]) -> AnyExperiment:
 
 
 def of_set(name: str, overrides: Mapping[str, object]) -> SupervisedExperiment:
-    """The defaults on the labelled set of that name, with `overrides` on top, which say what a file's columns are."""
+    """The default experiment on the labelled set `name`, with `overrides` on top, such as a file's dataset.columns."""
     config, origin = default_config("supervised"), "a labelled set"
     override(config, {"dataset.name": name, **overrides}, origin)
     return fields.build(config.to_dict(), origin)
 
 
 def load(path: str) -> ConfigDict:
-    """What `get_config()` of the Python file at `path` returns; UserError with file and line when it cannot be had."""
+    """What `get_config()` of the Python file at `path` returns; UserError with file and line if that fails."""
     if not Path(path).is_file():
         raise UserError(f"there is no config file {path}.")
     if Path(path).suffix != ".py":
@@ -58,7 +58,7 @@ def load(path: str) -> ConfigDict:
 
 
 def override(config: ConfigDict, overrides: Mapping[str, object], origin: str):
-    """Set dotted keys of `config`, in place, to values or what texts stand for; `origin` is named for unknown keys."""
+    """Sets dotted keys of `config` in place, parsing values given as text; errors name `origin`."""
     family = config.family
     known_keys = fields.leaf_types(family)
     for key, value in overrides.items():
@@ -80,7 +80,7 @@ def override(config: ConfigDict, overrides: Mapping[str, object], origin: str):
 
 
 def execute(name: str, path: str | Path) -> types.ModuleType:
-    """The module that the Python file at `path` makes."""
+    """Runs the Python file at `path` as a module called `name` and returns it."""
     loader = _FromSource(name, str(path))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
     loader.exec_module(module)
@@ -88,7 +88,7 @@ def execute(name: str, path: str | Path) -> types.ModuleType:
 
 
 class _FromSource(importlib.machinery.SourceFileLoader):
-    """Without bytecode, which would lie beside the file and be taken for what was changed within the same second."""
+    """Neither reads nor writes bytecode, which after a change within the same second would count as up to date."""
 
     def get_code(self, fullname: str) -> types.CodeType:
         return self.source_to_code(self.get_data(self.path), self.path)
@@ -96,7 +96,7 @@ class _FromSource(importlib.machinery.SourceFileLoader):
 
 @contextlib.contextmanager
 def importable(*folders: Path):
-    """Lets configs/a.py say `from configs import b`, a folder holding configs/, from wherever the command is run."""
+    """Lets configs/a.py say `from configs import b` wherever the command is run; `folders` are those with configs/."""
     sys.path[:0] = map(str, folders)
     try:
         yield
@@ -107,7 +107,7 @@ def importable(*folders: Path):
 
 @contextlib.contextmanager
 def explained(path: str):
-    """Turns whatever goes wrong in the config file into one sentence with the line of that file."""
+    """Turns any error in the config file into a UserError of one sentence with the line of that file."""
     try:
         yield
     except UserError:
@@ -129,9 +129,9 @@ OTHER_TYPE = re.compile(
 
 
 def _sentence(error: Exception) -> str:
-    """What ml_collections says of a key or a value, in the words that an override from the command line gets.
+    """An error of ml_collections about a key or a value, in the words used for overrides on the command line.
 
-    For an unknown key it lists all fields; the nearest one is said instead.
+    For an unknown key ml_collections lists all fields; this names the nearest one instead.
     """
     unknown = re.search(r'Key "(.+?)" does not exist', str(error))
     if unknown:

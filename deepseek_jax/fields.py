@@ -1,4 +1,4 @@
-"""The schema as dotted keys: which exist, what type each holds, and how text or a loose value becomes one.
+"""The schema as dotted keys: which exist, what type each has, and how text and other values are converted to it.
 
 A key is the path of a field of an experiment: "optimizer.schedule.name".  Types are int, float, bool, str and
 tuple[T, ...] of these; anything else in the schema is a section.  Each family of experiments has a schema of its own.
@@ -42,7 +42,7 @@ def flatten(values: Mapping, prefix: str = "") -> dict[str, object]:
 
 
 def nearest(key: str, *families: str) -> str:
-    """The end of a sentence on an unknown key: the known one most like it as a whole and in its last part, if any."""
+    """The end of a message about an unknown key: suggests the most similar known one, if any is similar enough."""
 
     def likeness(known: str) -> float:
         pairs = (key, known), (key.rpartition(".")[2], known.rpartition(".")[2])
@@ -53,7 +53,7 @@ def nearest(key: str, *families: str) -> str:
 
 
 def parse(key: str, text: str, family: str) -> object:
-    """The value that `text`, from a command line, stands for in the known key `key`; raises UserError if it is none."""
+    """Parses `text`, from a command line, as a value of the known key `key`; UserError if it is not one."""
     return _parse(key, text, leaf_types(family)[key])
 
 
@@ -98,7 +98,7 @@ def _wrong(key: str, value: object, kind: type) -> str:
 
 
 def wrong_type(name: str, value: str, kind: str) -> str:
-    """A sentence on the last part of a key that was given a value, as it is written, of another type than `kind`."""
+    """A message about a value, as written, of another type than the one named `kind`; `name`: last part of its key."""
     keys = {key for family in FAMILIES for key in leaf_types(family) if key.rpartition(".")[2] == name}
     (key,) = keys if len(keys) == 1 else (name,)
     expected = {each.__name__: words for each, words in EXPECTED.items()} | {"tuple": "a list"}
@@ -124,7 +124,7 @@ def check_family(family: object, origin: str):
 
 
 def checked(experiment: AnyExperiment) -> AnyExperiment:
-    """`experiment` as if it had been read from a file: a program may have put values of any type into it."""
+    """`experiment`, validated like one from a file: a program may have put values of any type into it."""
     if not isinstance(experiment, tuple(FAMILIES.values())):
         raise UserError(
             f"this is a {type(experiment).__name__}, not an experiment; experiment_file.resolve makes one of a config "

@@ -1,4 +1,4 @@
-"""What all pictures share: the look, the file, and names that a user gives (of classes, runs, columns) as written."""
+"""What all plots share: style, PNG export, and names from users (classes, runs, columns) shown exactly as written."""
 
 import io
 import math
@@ -23,15 +23,15 @@ def families() -> list[str]:
     return ["DejaVu Sans", *(name for name in FAMILIES if name in here)]
 
 
-PLAIN = {"parse_math": False, "family": families()}  # of matplotlib's Text; a "$" in a name is no formula
+PLAIN = {"parse_math": False, "family": families()}  # for matplotlib's Text: a "$" in a name starts no formula
 INK, FAINT, BLUE, ORANGE, GREEN = "#24292f", "#d0d7de", "#2563a8", "#d9730d", "#3c8c5a"
-MOST_INSIDE = 7  # names of a legend that lies among the lines
-MARK, LETTER, ROW = 0.55, 0.065, 0.18  # inches that a name takes below
+MOST_INSIDE = 7  # longest legend drawn inside the axes
+MARK, LETTER, ROW = 0.55, 0.065, 0.18  # inches of a legend's parts, below the axes
 STYLE = {"size": 9, "color": INK} | PLAIN
 
 
 def tidy(axes: Axes):
-    """The house's look: a faint grid, no frame."""
+    """The common style: a faint grid, no frame."""
     axes.grid(color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(which="both", labelsize=8, colors=INK, length=0)
@@ -41,7 +41,7 @@ def tidy(axes: Axes):
 
 
 def add_legend(axes: Axes, **settings):
-    """The legend of a picture whose lines have such names; of many below it, where it lies over none of them."""
+    """A legend whose labels are names from users, shown as written; a long one goes below the axes, off the lines."""
     lines, names = axes.get_legend_handles_labels()
     if len(names) <= MOST_INSIDE:
         legend = axes.legend(frameon=False, **settings)
@@ -55,9 +55,9 @@ def add_legend(axes: Axes, **settings):
 
 
 def png(figure: Figure, dpi: int = 120) -> bytes:
-    """The figure as the bytes of a file; one warning for all letters that no font here has."""
+    """The figure as the bytes of a PNG file; one warning for all letters that no font here has."""
     buffer = io.BytesIO()
-    with warnings.catch_warnings(record=True) as caught:  # matplotlib's are one a letter
+    with warnings.catch_warnings(record=True) as caught:  # matplotlib warns about each letter
         figure.savefig(buffer, format="png", dpi=dpi)
     if any("missing from font" in str(warning.message) for warning in caught):
         text = "a picture has boxes for letters that no font here has; install one with them, such as Noto Sans CJK."

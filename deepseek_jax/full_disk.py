@@ -1,4 +1,4 @@
-"""A full disk, in the words of whichever library met it."""
+"""Recognises a full disk in the errors of the libraries that run into it."""
 
 import errno
 import logging
@@ -13,14 +13,14 @@ SENTENCE = (
 
 
 def is_said_by(error: BaseException) -> bool:
-    """Whether there was no room left to write; tensorstore, which writes for Orbax, raises a ValueError of its own."""
+    """Whether the error means a full disk; tensorstore, which writes for Orbax, raises a ValueError of its own."""
     if isinstance(error, OSError):
         return error.errno in FULL
     return any(os.strerror(number) in str(error) for number in FULL)
 
 
 def say_once():
-    """Keeps the threads that write for Orbax from printing tracebacks of what the main thread raises as well."""
+    """Keeps Orbax's writing threads from printing tracebacks of errors that the main thread raises as well."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_is_other)
     if not isinstance(sys.unraisablehook, _ClosedLoopsPass):

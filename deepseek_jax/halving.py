@@ -10,12 +10,12 @@ HIGHEST = 0x7FFFFFFF  # above the bits of every float32
 
 
 def bits_of(numbers) -> Int[Array, "..."]:
-    """Whole numbers in the order of numbers that are at least 0."""
+    """The bit patterns of float32 `numbers`, all at least 0, as integers, which have the same order."""
     return jax.lax.bitcast_convert_type(numbers.astype(jnp.float32), jnp.int32)
 
 
 def last_that(fits: Callable[[Int[Array, "..."]], Bool[Array, "..."]], shape: Sequence[int]) -> Int[Array, "..."]:
-    """The highest bits below HIGHEST that fit, at each place of `shape`; 0 does, and all below one that does."""
+    """The highest integer below HIGHEST that `fits`, for each entry of `shape`; 0 fits, and all below one that does."""
 
     def halve(_, span):
         low, high = span

@@ -1,8 +1,8 @@
-"""Keeps the memory of a CPU step in the process between steps, and frees what many programs leave there.
+"""Keeps the memory of a CPU step in the process between steps, and frees compiled programs before they are too many.
 
 XLA's CPU client asks malloc for a step's temporary buffers anew each time.  glibc serves requests that large with
 mmap, so every step the kernel maps and clears each 4 KiB page again: 116,000 page faults and a quarter of the step's
-CPU time for configs/v3_tiny.py.  Kept in the heap, on huge pages where the kernel grants them, there are none.
+CPU time for configs/v3_tiny.py.  Buffers kept in the heap, on huge pages where the kernel grants them, cause none.
 """
 
 import ctypes
@@ -18,8 +18,8 @@ MOST_MAPPINGS = 20_000  # of the 65,530 that Linux grants a process
 def keep(reserve_bytes: int = 4 << 30) -> bool:
     """Makes malloc keep and reuse large blocks; call once, before the first computation.
 
-    `reserve_bytes` of address space (not of memory) are marked for huge pages.  False where the C library has no such
-    settings, which costs speed and nothing else.
+    `reserve_bytes` of address space (not of memory) are marked for huge pages.  Returns False if the C library has no
+    such settings, which only costs speed.
     """
     try:
         libc = ctypes.CDLL("libc.so.6", use_errno=True)
@@ -38,10 +38,10 @@ def keep(reserve_bytes: int = 4 << 30) -> bool:
 
 
 def free_programs(most: int = MOST_MAPPINGS):
-    """Lets jax's compiled programs go once the process has more than `most` memory mappings; call between runs.
+    """Clears jax's cache of compiled programs if the process has more than `most` memory mappings; call between runs.
 
-    A compiled kernel takes three mappings, a training run of a small decoder 1,200, and jax keeps them.  One mapping
-    too many ends the process with SIGSEGV, after some fifty runs.
+    A compiled kernel takes three mappings, a training run of a small decoder 1,200, and jax keeps them.  Exceeding the
+    limit, after some fifty runs, ends the process with SIGSEGV.
     """
     mappings = Path("/proc/self/maps")
     if mappings.exists() and mappings.read_bytes().count(b"\n") > most:

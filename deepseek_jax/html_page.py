@@ -1,4 +1,4 @@
-"""A page as one HTML file that needs no other: its look, its tables, the pictures in it."""
+"""Self-contained HTML pages: style, tables, embedded pictures."""
 
 import base64
 import html
@@ -13,7 +13,7 @@ STYLE = """
 
 
 def document(title: str, sections: Iterable[str], style: str = "") -> str:
-    """`sections` are HTML, the heading among them; `style` is CSS beside STYLE."""
+    """`sections`: HTML, including the heading; `style`: CSS in addition to STYLE."""
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title>\n<style>{STYLE}{style}</style>'
     return f'<!doctype html>\n<html lang="en">{head}\n' + "\n".join(sections) + "\n</html>\n"
 
@@ -27,7 +27,7 @@ def image(png: bytes, description: str) -> str:
 
 
 def table(heads: Sequence, rows: Iterable[Sequence]) -> str:
-    """Cells are escaped; floats are written with four digits.  Without `heads` the table has only `rows`."""
+    """Cells are escaped; floats have four significant digits.  Without `heads` the table has only `rows`."""
     lines = [_line("th", heads)] if heads else []
     return "<table>" + "".join([*lines, *(_line("td", row) for row in rows)]) + "</table>"
 

@@ -1,13 +1,13 @@
-"""Locks between processes by a file, which die with their holder however it ends; closing the file gives one up."""
+"""File locks between processes, released when the file is closed or the holder dies, however it ends."""
 
 import fcntl
 from typing import IO
 
 
 def take(lock: IO[str], *, wait: bool = False) -> bool:
-    """Whether this process holds the lock of the open file now, another one's end waited for if asked.
+    """Tries to lock the open file, or with `wait` blocks until it can; returns whether this process holds the lock.
 
-    OSError where the file system has no locks.
+    OSError if the file system has no locks.
     """
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -17,7 +17,7 @@ def take(lock: IO[str], *, wait: bool = False) -> bool:
 
 
 def sign(lock: IO[str], holder: str):
-    """Writes into the file who holds it, for those that find it held."""
+    """Writes into the file who holds the lock, for processes that find it taken."""
     lock.truncate(0)
     lock.write(holder)
     lock.flush()

@@ -22,36 +22,36 @@ from deepseek_jax.whole_files import write_text
 FILE, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
 PACKAGES = ("deepseek-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
-# Settings by the beginnings of their names, which change where a run computes and what it shows, not what it learns.
-# A mesh does change the result a little (order of sums, what router.capacity_factor drops); it is free all the same, so
-# that a run can go on on whatever devices there are.
+# Prefixes of settings that change where a run computes and what it shows, but not what it learns.  A mesh does change
+# the result a little (order of sums, what router.capacity_factor drops); it is free all the same, so that a run can be
+# resumed on whatever devices there are.
 NOT_LEARNED = ("mesh.", "checkpoint.", "log.", "data.directory", "dataset.directory", "data.workers", "data.prefetch")
-# How a step is computed, the same but for rounding: on other devices a run may need other ones.  To studies, which may
-# compare their speed, these make a difference.
+# How a step is computed, equal up to rounding: other devices may need other values.  Studies do tell these apart, as
+# they may compare their speed.
 COMPUTED = "train.pipeline_microbatches", "train.pipeline_rounds", "train.remat"
 FREE = (*NOT_LEARNED, *COMPUTED, "eval.")  # a run may be resumed with other values of these
-DROPPING = "train.on_nonfinite"  # free to become "skip": what a run did until then was finite
-JUDGING = ("eval.every", "eval.batch_size", "eval.batches")  # not free where evaluations may end the run
+DROPPING = "train.on_nonfinite"  # may be changed to "skip": all steps until then were finite
+JUDGING = ("eval.every", "eval.batch_size", "eval.batches")  # not free if evaluations may end the run
 
 
 def experiment_hash(experiment: AnyExperiment) -> str:
-    """16 hex digits that are equal exactly for equal settings, on every machine and Python."""
+    """16 hex digits that are equal if and only if all settings are, on every machine and Python version."""
     text = json.dumps(dataclasses.asdict(experiment), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def check_place(workdir: str | os.PathLike):
-    """Raises UserError where no run directory can be, before the work that leads to `claim`; leaves nothing there."""
+    """Raises UserError if no run directory can be made, before the work that precedes `claim`; leaves nothing there."""
     if Path(workdir).exists() and not Path(workdir).is_dir():
         raise UserError(f"{workdir} is no directory; give another --workdir.")
     writable.check_directory(Path(workdir), "made a run directory")
 
 
 def claim(workdir: str | os.PathLike, experiment: AnyExperiment, *, write: bool = True) -> float:
-    """Make `workdir` the run directory of `experiment`: write its config.json, new or with the changes that are free.
+    """Makes `workdir` the run directory of `experiment`: writes config.json, or updates settings that may change.
 
-    Gives when the run began, in seconds since 1970.  Without `write`, for all processes of a run but one, nothing is
-    written.  Raises UserError when the directory holds a run whose settings differ in what it learns.
+    Returns when the run began, in seconds since 1970.  Without `write` it only checks, as in all processes of a run but
+    one.  Raises UserError if the directory holds a run that differs in settings that may not change.
     """
     path, began = Path(workdir) / FILE, time.time()
     check_place(workdir)
@@ -84,10 +84,10 @@ def claim(workdir: str | os.PathLike, experiment: AnyExperiment, *, write: bool 
 
 @contextlib.contextmanager
 def held(workdir: str | os.PathLike) -> Iterator[None]:
-    """The block in which this process alone trains in `workdir`, which it makes; UserError where another does.
+    """A context in which only this process trains in `workdir`, which it creates; UserError if another one does.
 
-    The lock dies with its holder, however that ends.  A file system that has no locks is trusted.  A directory that was
-    made here, and in which nothing was begun, goes again.
+    The lock is released when its holder dies, however it ends.  On a file system without locks nothing is checked.  A
+    directory that was created here and stayed empty is removed again.
     """
     path = Path(workdir) / LOCK
     made = not path.parent.exists()
@@ -112,7 +112,7 @@ def held(workdir: str | os.PathLike) -> Iterator[None]:
 
 
 def read(workdir: str | os.PathLike) -> AnyExperiment:
-    """The experiment of a run directory; settings it did not know yet take their defaults."""
+    """The experiment of a run directory; settings added since it was written take their defaults."""
     path = Path(workdir) / FILE
     try:
         found = json.loads(path.read_text())
@@ -136,12 +136,12 @@ def is_release(directory: str | os.PathLike) -> bool:
 
 
 def is_run(directory: str | os.PathLike) -> bool:
-    """Whether it is a run's: told by its config.json, which is there before all else; others have such a file too."""
+    """Whether a directory is a run's, judged by the content of its config.json: released checkpoints have one too."""
     return {"experiment", "hash"} <= _entries(directory)
 
 
 def _entries(directory) -> set[str]:
-    """What a config.json has; nothing where it is none."""
+    """The keys of a directory's config.json; empty if there is none or it cannot be read."""
     try:
         found = json.loads((Path(directory) / FILE).read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -150,7 +150,7 @@ def _entries(directory) -> set[str]:
 
 
 def family(directory: str | os.PathLike) -> str:
-    """Of the model in a run directory or a checkpoint; UserError where there is neither."""
+    """The family of the model in a run directory or a checkpoint; UserError if it is neither."""
     if is_release(directory):
         return Experiment.family
     if not (Path(directory) / FILE).exists():
@@ -162,7 +162,7 @@ def family(directory: str | os.PathLike) -> str:
 
 
 def describe(experiment: AnyExperiment) -> dict:
-    """What config.json says, as a JSON-able dict."""
+    """The content of config.json, as a JSON-able dict."""
     return {
         "experiment": dataclasses.asdict(experiment),
         "hash": experiment_hash(experiment),
@@ -175,7 +175,7 @@ def describe(experiment: AnyExperiment) -> dict:
 
 @functools.cache
 def code_hash() -> str:
-    """16 hex digits of this package's source as it was when first asked, whether it was committed or not."""
+    """16 hex digits of a hash of this package's source at the first call, whether it is committed or not."""
     package, seen = Path(__file__).resolve().parent, hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         content = path.read_bytes()

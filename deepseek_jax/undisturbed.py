@@ -1,4 +1,4 @@
-"""Work that no signal breaks off in its middle."""
+"""Work that signals do not interrupt halfway."""
 
 import contextlib
 import signal
@@ -8,12 +8,12 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait for the end of the block, but a second of the same does not.
+    """Delays Ctrl-C and SIGTERM to the end of the block; a second one of the same kind takes effect at once.
 
-    For writing by Orbax: its threads would not hear of what ends the main one, and go on in a directory that is cleared
-    away meanwhile.
+    For writing with Orbax: its threads would not notice that the main thread has ended, and would go on writing into a
+    directory that is being removed.
     """
-    if threading.current_thread() is not threading.main_thread():  # which alone hears signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
         yield
         return
     came = []

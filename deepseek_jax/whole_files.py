@@ -1,4 +1,4 @@
-"""Files that are there whole or as they were before, also where the process is killed or the disk is full."""
+"""Writes files atomically: complete or as they were before, even if the process is killed or the disk is full."""
 
 import json
 import os
@@ -14,7 +14,7 @@ def write_json(path: Path, content: dict):
 
 
 def copy(source: Path, target: Path):
-    """They may be one file."""
+    """`source` and `target` may be the same file."""
     _write(target, source.read_bytes())
 
 

@@ -1,4 +1,4 @@
-"""Whether what a command is to write can be written, found out before its work."""
+"""Checks whether a command will be able to write its output, before it does its work."""
 
 import os
 import tempfile
@@ -8,7 +8,7 @@ from deepseek_jax.errors import UserError
 
 
 def check_file(path: Path):
-    """Raises UserError where no file can be written at `path`; leaves nothing there."""
+    """Raises UserError if no file can be written at `path`; leaves nothing there."""
     if not path.parent.is_dir():
         raise UserError(f"there is no directory {path.parent} to write {path.name} into.")
     if path.is_dir():
@@ -20,7 +20,7 @@ def check_file(path: Path):
 
 
 def check_directory(directory: Path, what: str = "made a directory"):
-    """Raises UserError where `directory` can be neither made nor written into; leaves nothing there."""
+    """Raises UserError (it "cannot be `what`") if `directory` can be neither made nor written into; leaves no file."""
     try:
         there = next(path for path in (directory, *directory.parents) if path.exists())
         tempfile.TemporaryDirectory(dir=there).cleanup()
