@@ -1,12 +1,12 @@
 """Cross-entropy through the output head, a chunk of the sequence at a time, so that [B, S, V] never exists whole.
 
-The gradient of a sum of losses is linear in one number that is known only later, so the forward pass makes the
-gradients chunk by chunk and the backward pass scales them: nothing is computed twice.
+The loss is a scalar, so its gradients are proportional to the cotangent that the backward pass supplies.  The forward
+pass computes them for a cotangent of 1, chunk by chunk, and the backward pass scales them: nothing is computed twice.
 
-On a mesh every device does so for its own tokens and its own part of the vocabulary.  What travels between devices are
-a few numbers a token, and sums of gradients, once and not once a chunk.
+On a mesh every device does this for its own tokens and its own part of the vocabulary.  Devices exchange a few numbers
+per token, and sums of gradients once, not once per chunk.
 
-B batch  S sequence  D model  V vocabulary  c positions a chunk
+B batch  S sequence  D model  V vocabulary  c positions per chunk
 """
 
 import functools
@@ -32,7 +32,7 @@ def cross_entropy(
     """(loss to differentiate, each token's negative log-likelihood in nats, which carries no gradient).
 
     loss = sum of weights * (nll + z_loss * logsumexp^2), logits and sums in float32.  A device holds the logits of
-    `chunk_tokens` at one time.
+    `chunk_tokens` tokens at a time.
     """
     loss, nll_BS = _cross_entropy(hidden_BSD, head_DV, targets_BS, weights_BS, z_loss, chunk_tokens)
     return loss, jax.lax.stop_gradient(nll_BS)
@@ -113,7 +113,7 @@ def _chosen(logits, targets):
 
 
 def _chunks(chunk_tokens: int, *arrays):
-    """[B, S, ...] as [chunks, B, c, ...] of no more than so many tokens each, filled up with zeros."""
+    """[B, S, ...] as [chunks, B, c, ...] of at most `chunk_tokens` tokens (c at least 1), padded with zeros."""
     positions = max(1, min(arrays[0].shape[1], chunk_tokens // arrays[0].shape[0]))
 
     def cut(array):
@@ -126,6 +126,6 @@ def _chunks(chunk_tokens: int, *arrays):
 
 
 def _unchunked(chunks, length: int):
-    """What `_chunks` cut as [B, length, ...] again."""
+    """The inverse of `_chunks`: [B, length, ...]."""
     count, batch, positions, *rest = chunks.shape
     return jnp.moveaxis(chunks, 0, 1).reshape(batch, count * positions, *rest)[:, :length]

@@ -1,9 +1,9 @@
 """What a batch, a loss and a metric are when the model predicts text.
 
 A batch holds tokens, segment_ids (0 is padding, documents count from 1), positions and domain_ids, each int32 [B, S];
-of conversations also answers, 1 for the tokens that are to be predicted, which are all of any other text.
-Every loss is a sum over tokens or sequences divided by a total of the whole batch, so that microbatches and devices
-add up to exactly the large batch.
+for conversations also answers, 1 for the tokens to be predicted (in other text, all are).
+Every loss is a sum over tokens or sequences divided by a total of the whole batch, so that the shares of microbatches
+and devices add up to exactly the loss of the large batch.
 
 B batch  S sequence  E experts
 """
@@ -17,13 +17,14 @@ from deepseek_jax.models.moe.balance import all_reports, batch_balance, is_repor
 from deepseek_jax.parallel.order import after
 from deepseek_jax.tasks.cross_entropy import cross_entropy
 
-OWN = "router/own/"  # before the names of what a router tells of its own
+OWN = "router/own/"  # prefix of metrics that a router defines itself
 
 
 def totals(batch: dict, depths: int) -> dict[str, jax.Array]:
-    """How many targets each depth has (1: the next token), tokens and sequences, in all of a batch [..., S].
+    """Counts over a whole batch [..., S], at least 1 each: tokens, sequences and, for each depth k up to `depths`,
 
-    seen_k: the tokens that have one k places on in their document, a target or not.
+    targets_k: targets k positions ahead (1: the next token);
+    seen_k: tokens whose document has a token k positions ahead, whether it is a target or not.
     """
     rows = {
         name: batch[name].reshape(-1, batch[name].shape[-1]) for name in ("segment_ids", "answers") if name in batch
@@ -36,22 +37,22 @@ def totals(batch: dict, depths: int) -> dict[str, jax.Array]:
 
 
 def targets(batch: dict, ahead: int) -> jax.Array:
-    """Where the token `ahead` places on is to be predicted [B, S]: in the same document, and an answer if any is."""
+    """[B, S]: whether the token `ahead` positions on is a target: in the same document and, in chats, an answer."""
     within = same_document(batch["segment_ids"], ahead)
     return within & (shift(batch["answers"], ahead) > 0) if "answers" in batch else within
 
 
 def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: LossConfig) -> tuple[jax.Array, dict]:
-    """The training loss of a microbatch's share, and a dict of shares that add up to the whole batch's metrics.
+    """A microbatch's share of the batch's training loss, and a dict of its shares of the batch's metrics, which add up.
 
-    loss/next and loss/mtp_k: mean nats a target; loss/balance: sequence-wise, mean over sequences, summed over layers;
-    loss/batch_balance, where it has a weight: over each microbatch, mean over sequences, summed over layers;
-    router/load: assignments an expert, nested as the buffers; router/entropy: mean over tokens, nested likewise.
-    router/own/NAME: what routers tell of their own (Routing.own), means over tokens, nested likewise.
-    router/dropped, where something may be: the share of assignments that experts had no room for.
-    Where attention picks its keys, loss/indexer (nats) and indexer/recall: means over tokens and layers.
-    `scheduled` holds the weight "mtp", whether indexers still warm up, "index_warmup" (None: they do not), and where a
-    router draws its "key".
+    loss/next, loss/mtp_k: mean nats per target; loss/balance: sequence-wise, mean over sequences, summed over layers;
+    loss/batch_balance, if it has a weight: over each microbatch, mean over sequences, summed over layers;
+    router/load: assignments per expert, nested like the buffers; router/entropy: mean over tokens, nested likewise;
+    router/own/NAME: metrics that routers define themselves (Routing.own), means over tokens, nested likewise;
+    router/dropped, if experts have a capacity: the share of assignments beyond it;
+    loss/indexer (nats) and indexer/recall, with sparse attention: means over tokens and layers.
+    `scheduled` holds "mtp", the weight of that loss; "index_warmup", whether indexers are still warming up (None: they
+    never do); and "key", a random key, if a router draws random numbers.
     """
     given = scheduled["index_warmup"], scheduled.get("key")
     output = model(batch["tokens"], batch["positions"], batch["segment_ids"], *given)
@@ -85,10 +86,10 @@ def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: Los
 
 
 def next_token_nll(model: Decoder, batch: dict, chunk_tokens: int) -> tuple[jax.Array, jax.Array, dict]:
-    """Each target's negative log-likelihood in nats and whether it counts; both [B, S], target t + 1 at t.
+    """(negative log-likelihoods in nats, whether each counts, expert counts); the former [B, S], of token t + 1 at t.
 
-    Where experts may have no room, also how many assignments were "dropped" of those that were "assigned", in the
-    layers that these numbers come through; else {}.
+    If experts have a capacity, the last holds how many assignments were "dropped" of those "assigned", in all layers
+    but the MTP modules; else it is {}.
     """
     output = model(batch["tokens"], batch["positions"], batch["segment_ids"])
     counted = targets(batch, 1)
@@ -110,7 +111,7 @@ def _predict(model, hidden, batch, depth, totals, config):
 
 
 def _batch_balance(reports: list, batch: dict, totals: dict) -> jax.Array:
-    """Summed over layers; a microbatch counts by its share of the batch's sequences."""
+    """The balance loss summed over layers, weighted by the microbatch's share of the batch's sequences."""
     layers = sum((batch_balance(router.load_E, router.share_E).sum() for router in reports), jnp.zeros(()))
     return layers * batch["tokens"].shape[0] / totals["sequences"]
 
@@ -118,8 +119,8 @@ def _batch_balance(reports: list, batch: dict, totals: dict) -> jax.Array:
 def _indexers(reports: dict, totals: dict) -> tuple[jax.Array, jax.Array]:
     """(divergence, recall), means over the tokens that a layer counts and over layers.
 
-    Indexers share no parameters, and AdamW does not see the scale of a gradient: a mean over layers trains them as a
-    sum would, and weighs less when gradients are clipped by their common norm.
+    Indexers share no parameters, and AdamW ignores the scale of a gradient: a mean over layers trains them as a sum
+    would, and adds less to the common norm by which gradients are clipped.
     """
     means = _a_token(reports, totals)
     layers = [means["layers"][name] for name in reports.get("layers", {})]
@@ -131,9 +132,9 @@ def _indexers(reports: dict, totals: dict) -> tuple[jax.Array, jax.Array]:
 
 
 def _a_token(sums: dict, totals: dict) -> dict:
-    """Sums over tokens, by layer, as means over those that the layer counts.
+    """Turns sums over tokens, nested by layer, into means over the tokens that each layer counts.
 
-    What an MTP module sees of a document ends with its targets.
+    An MTP module counts only tokens whose document still has the later token that the module takes as input.
     """
     mean = lambda tree, count: jax.tree.map(lambda total: total / count, tree)  # noqa: E731
     found = {part: mean(tree, totals["tokens"]) for part, tree in sums.items() if part != "mtp"}
@@ -147,13 +148,13 @@ def _mean_over_layers(arrays: list) -> jax.Array:
 
 
 def _own(routers: dict, totals: dict) -> dict:
-    """The means of each name that any router tells, nested as those routers are."""
+    """Means of the metrics that routers define themselves, nested like the routers that report them."""
     names = sorted({name for report in all_reports(routers) for name in report.own})
     return {f"{OWN}{name}": _a_token(_told(routers, name), totals) for name in names}
 
 
 def _told(node, name: str):
-    """What the routers tell by this name; None where none of them does."""
+    """The metric `name` of the routers that report it, nested like them; None if none does."""
     if is_report(node):
         return node.own.get(name)
     found = {key: _told(part, name) for key, part in node.items()}

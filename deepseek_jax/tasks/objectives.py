@@ -1,4 +1,4 @@
-"""Losses of supervised tasks, a number a record: weights and totals make them the mean of a batch of several parts.
+"""Losses of supervised tasks, a number per record; the caller weights them to a mean over all microbatches of a batch.
 
 B records  K classes  N numbers
 """
@@ -15,16 +15,16 @@ from deepseek_jax.tasks.config import ObjectiveConfig
 
 
 def cross_entropy(logits_BK: Float[Array, "B K"], batch: dict, config: ObjectiveConfig) -> Float[Array, "B"]:
-    """-sum over classes of label * log softmax; labels may be soft, and `label_smoothing` makes them so.
+    """-sum over classes of label * log softmax; labels may be soft.
 
-    The share that smoothing takes is spread over all classes (arXiv:1512.00567, section 7).
+    `label_smoothing` spreads that share of each label over all classes (arXiv:1512.00567, section 7).
     """
     labels_BK = optax.smooth_labels(batch["labels"], config.label_smoothing)
     return optax.softmax_cross_entropy(logits_BK, labels_BK)
 
 
 def focal(logits_BK: Float[Array, "B K"], batch: dict, config: ObjectiveConfig) -> Float[Array, "B"]:
-    """Each class's term of cross-entropy times (1 - p)^gamma: what is easy weighs little (arXiv:1708.02002)."""
+    """Cross-entropy with each class's term times (1 - p)^gamma: easy records weigh little (arXiv:1708.02002)."""
     labels_BK = optax.smooth_labels(batch["labels"], config.label_smoothing)
     log_p_BK = jax.nn.log_softmax(logits_BK)
     # 1 - p as the sum of the others: exact near p = 1, where the power's slope is steep.
@@ -41,7 +41,7 @@ def mae(numbers_BN: Float[Array, "B N"], batch: dict, config: ObjectiveConfig) -
 
 
 def huber(numbers_BN: Float[Array, "B N"], batch: dict, config: ObjectiveConfig) -> Float[Array, "B"]:
-    """Half the square up to `huber_delta`, a line of that slope beyond."""
+    """Half the squared error up to `huber_delta`, linear with that slope beyond."""
     return optax.huber_loss(numbers_BN, batch["targets"], delta=config.huber_delta).mean(axis=-1)
 
 
@@ -60,7 +60,7 @@ OBJECTIVES: dict[str, Callable] = {
 
 
 def penalty(params, config: ObjectiveConfig, counts: Callable[[tuple], bool]) -> Float[Array, ""]:
-    """l1 * sum |w| + l2 / 2 * sum w^2 over the parameters whose tree path `counts`; 0 where both are off."""
+    """l1 * sum |w| + l2 / 2 * sum w^2 over the parameters for whose path `counts` is true; 0 if both are off."""
     if not (config.l1 or config.l2):
         return jnp.zeros(())
     leaves = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params) if counts(path)]

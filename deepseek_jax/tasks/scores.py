@@ -1,4 +1,4 @@
-"""Scores of a supervised task on held-out records, on the host, by the libraries that define them; names of all.
+"""Scores of supervised tasks on held-out records, computed on the host by the libraries that define them; their names.
 
 R records  K classes  N numbers  P predicted boxes of a picture  M true ones
 """
@@ -10,18 +10,18 @@ import math
 import numpy as np
 
 BINS = 15  # of the calibration error, as in arXiv:1706.04599
-MOST_PEAKS = 100  # boxes a picture that the COCO measure looks at
+MOST_PEAKS = 100  # boxes per picture that COCO's measure considers
 HIGHER_IS_BETTER = {  # kind of answer -> its scores
     "classes": {"accuracy": True, "macro_f1": True, "calibration_error": False},
     "numbers": {"mse": False, "mae": False, "r2": True},
     "boxes": {"map50": True, "map": True},
 }
 NAMES = {kind: tuple(scores) for kind, scores in HIGHER_IS_BETTER.items()}
-OF_TEXT = {"loss": False, "bits_per_byte": False}  # those of held-out text (train/evaluate.py), likewise
+OF_TEXT = {"loss": False, "bits_per_byte": False}  # likewise for held-out text (train/evaluate.py)
 _OF_ALL = {name: higher for scores in (OF_TEXT, *HIGHER_IS_BETTER.values()) for name, higher in scores.items()}
 HIGHER = tuple(name for name, higher in _OF_ALL.items() if higher)
 LOWER = tuple(name for name, higher in _OF_ALL.items() if not higher)
-SIDE = 1000.0  # pixels of a side of the pictures that COCO is told of
+SIDE = 1000.0  # side in pixels that COCO is given for every picture
 
 
 def of_classes(probabilities_RK: np.ndarray, labels_R: np.ndarray) -> dict[str, float]:
@@ -39,26 +39,26 @@ def of_classes(probabilities_RK: np.ndarray, labels_R: np.ndarray) -> dict[str, 
 
 
 def calibration_error(confidence_R: np.ndarray, right_R: np.ndarray) -> float:
-    """Mean distance of confidence and accuracy over equally wide bins of confidence, by their share of the records."""
+    """Expected calibration error: mean |confidence - accuracy| of bins of equal width, weighted by their records."""
     bins_R = np.minimum((confidence_R * BINS).astype(int), BINS - 1)
     gaps = np.bincount(bins_R, weights=confidence_R - right_R, minlength=BINS)
     return float(np.abs(gaps).sum() / max(len(right_R), 1))
 
 
 def confusion(probabilities_RK: np.ndarray, labels_R: np.ndarray) -> np.ndarray:
-    """[K, K]: records of each true class (rows) by predicted class."""
+    """[K, K]: numbers of records by true class (rows) and predicted class (columns)."""
     from sklearn.metrics import confusion_matrix
 
     return confusion_matrix(labels_R, probabilities_RK.argmax(axis=1), labels=np.arange(probabilities_RK.shape[1]))
 
 
 def of_numbers(predicted_RN: np.ndarray, targets_RN: np.ndarray) -> dict[str, float]:
-    """mse, mae, r2 (mean over the numbers; NaN of a single record, which does not vary), in the units given."""
+    """mse, mae, r2 (mean over the N numbers; NaN for a single record, which has no variance), in the units given."""
     from sklearn.metrics import r2_score
 
     if not np.isfinite(predicted_RN).all():
         return _unknown("numbers")
-    # In float32 the square of a number above 1.8e19 is infinite, and r2 nothing.
+    # In float32 the square of a number above 1.8e19 is infinite, and r2 would be NaN.
     predicted_RN, targets_RN = (np.asarray(numbers, np.float64) for numbers in (predicted_RN, targets_RN))
     return {
         "mse": float(np.square(predicted_RN - targets_RN).mean()),
@@ -70,8 +70,8 @@ def of_numbers(predicted_RN: np.ndarray, targets_RN: np.ndarray) -> dict[str, fl
 def of_boxes(predictions: list[tuple], truths: list[tuple], classes: int) -> dict[str, float]:
     """mAP at IoU 0.5 and its mean over 0.5:0.95, as COCO measures them (pycocotools).
 
-    predictions: (boxes [P 4], classes [P], scores [P]) a picture; truths: (boxes [M 4], classes [M]) likewise; boxes
-    are y0 x0 y1 x1 in fractions of the picture.  NaN where there is no true box.
+    predictions: (boxes [P 4], classes [P], scores [P]) per picture; truths: (boxes [M 4], classes [M]) likewise; boxes
+    are y0 x0 y1 x1 in fractions of the picture.  NaN if there is no true box or a prediction is not finite.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -94,7 +94,7 @@ def of_boxes(predictions: list[tuple], truths: list[tuple], classes: int) -> dic
 
 
 def _unknown(kind: str) -> dict[str, float]:
-    """What is said of answers that are not finite: the scores of others would hide them."""
+    """NaN for every score, as for predictions that are not finite: scores of the others alone would hide them."""
     return dict.fromkeys(NAMES[kind], math.nan)
 
 
