@@ -1,4 +1,4 @@
-"""Continues prompts of different lengths: one compiled program of a prefill and loops of cached decoding steps.
+"""Continues prompts of different lengths, in one compiled program: a prefill, then loops of cached decoding steps.
 
 B batch  S prompt length  N new tokens
 """
@@ -27,9 +27,9 @@ def generate(
     sampling: Sampling = GREEDY,
     seed: int = 0,
 ) -> list[list[int]]:
-    """The tokens that follow each prompt, up to and without `eos`.
+    """The new tokens after each prompt, up to but without `eos`.
 
-    A prompt holds at least one token, the beginning-of-text token for a text from nothing.
+    A prompt needs at least one token: to generate from scratch, the beginning-of-text token.
     """
     return before_eos(new_tokens(model, prompts, max_new_tokens, eos=eos, sampling=sampling, seed=seed), eos)
 
@@ -43,7 +43,7 @@ def new_tokens(
     sampling: Sampling = GREEDY,
     seed: int = 0,
 ) -> Int[np.ndarray, "B N"]:
-    """As `generate`, in one array: `eos` and nothing else follows a row's first."""
+    """As `generate`, but as one array, in which a row's first `eos` is followed only by `eos`."""
     graphdef, params, buffers = model
     tokens_BS, padding_B = left_padded(prompts)
     lengths = cache_lengths(tokens_BS.shape[1], round_up(max_new_tokens))
@@ -57,7 +57,7 @@ def new_tokens(
 
 @compiling.jit(static_argnums=(8, 9))
 def _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, drawing, graphdef, lengths):
-    """New tokens [B, N], of which the first `wanted` mean something; caches grow to each of `lengths` in turn."""
+    """New tokens [B, N], of which the first `wanted` are valid; caches grow to each of `lengths` in turn."""
     model = CachedDecoder(merge(graphdef, params, buffers))
     batch, length = tokens_BS.shape
     positions_BS = jnp.arange(length) - padding_B[:, None]

@@ -1,4 +1,4 @@
-"""New inputs for a trained hybrid network, from files: read by the columns that it was trained on."""
+"""Reads new inputs for a trained hybrid network from files, by the columns that it was trained on."""
 
 import io
 import sys
@@ -20,9 +20,9 @@ TABLES = (".csv", ".jsonl")
 
 
 def read(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig) -> tuple[list[dict], Sequence]:
-    """Where each input comes from, as its answer is to say it ("file", "line"), and the inputs for Predictor.predict.
+    """(places, inputs): where each input comes from, {"file", "line"}, and the inputs for Predictor.predict.
 
-    UserError with all that is wrong with a file.
+    `columns`: those of the training's dataset.  UserError listing all faults of a file.
     """
     return READERS[known.model.input](paths, known, columns)
 
@@ -38,7 +38,7 @@ def _images(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig):
 
 
 def _texts(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig):
-    """Of a table the texts of its column, of any other file its lines."""
+    """The text column of each table, the lines of any other file."""
 
     def by_line(path):
         return _column(path, columns) if _suffix(path) in TABLES else numbered_lines(_text(path))
@@ -69,7 +69,7 @@ def _tables(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig):
 
 
 def _series(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig):
-    """Of each table the last window; its place is that of the last row."""
+    """The last window of each table; its place is the line of its last value."""
     (column,), length = known.names, known.model.length
     places, windows = [], []
     for path in paths:
@@ -87,7 +87,7 @@ READERS = {"image": _images, "text": _texts, "table": _tables, "series": _series
 
 
 def _records(path: str, needed: Sequence[str], value_of: Callable) -> dict:
-    """value_of(faults, line, row) of the records of a .csv or .jsonl, by line; UserError says all that is wrong."""
+    """{line: value_of(faults, line, row)} for the records of a .csv or .jsonl; UserError lists all faults."""
     faults = Faults(path)
     rows = rows_of(*_lines(path), list(needed), faults)
     found = {line: value_of(faults, line, row) for line, row in rows}
@@ -96,12 +96,12 @@ def _records(path: str, needed: Sequence[str], value_of: Callable) -> dict:
 
 
 def _lines(path: str) -> tuple[io.StringIO, str]:
-    """What `rows_of` takes of a file: its lines, and how they are to be read."""
+    """The arguments of `rows_of` for a file: its lines, and the suffix that says how to read them."""
     return io.StringIO(_text(path), newline=""), ".jsonl" if _suffix(path) == ".jsonl" else ".csv"
 
 
 def _in_order(paths: Sequence[str], by_line: Callable[[str], dict]) -> tuple[list[dict], list]:
-    """(places, inputs) of all that `by_line` gives of each path."""
+    """(places, inputs) from the {line: input} that `by_line` returns for each path."""
     found = [(path, line, each) for path in paths for line, each in by_line(path).items()]
     return [{"file": path, "line": line} for path, line, _ in found], [each for *_, each in found]
 

@@ -1,4 +1,4 @@
-"""What a trained hybrid network answers on new inputs, scaled and tokenized as those that it was trained on.
+"""Predictions of a trained hybrid network for new inputs, scaled and tokenized like its training data.
 
 B inputs  K classes  N numbers
 """
@@ -21,28 +21,28 @@ from deepseek_jax.train import known_set
 from deepseek_jax.train.restore import restore_model
 from deepseek_jax.train.supervised_program import answer
 
-MOST = 256  # inputs at once: memory grows with them
+MOST = 256  # inputs per batch: memory grows with it
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-    """`known.model` says which inputs it takes: see `predict`."""
+    """`known.model.input` says which kind of inputs it takes: see `predict`."""
 
     known: known_set.KnownSet
     tokenizer: Tokenizer | None
     model: tree.Parts
 
     def predict(self, inputs: np.ndarray | Sequence[str]) -> list[dict]:
-        """An answer for each of B inputs: {"class", "probability"}, {"numbers"} or {"boxes"}, ready for JSON.
+        """A prediction for each of B inputs: {"class", "probability"}, {"numbers"} or {"boxes"}, ready for JSON.
 
-        inputs: texts; images [B H W C] in [0, 1], or as bytes; tables [B C]; series [B S 1], whose forecast counts from
-        where they do, so of values relative to the last one it is relative too.
+        inputs: texts; images [B H W C] in [0, 1], or uint8; tables [B C]; series [B S 1], absolute or relative to their
+        last value; the forecast then is too.
         """
         if not self.known.season or not len(inputs):
             return self._predict(inputs)
         windows = np.asarray(inputs, np.float64)
         last_B = windows[:, -1, 0]
-        found = self._predict(windows - last_B[:, None, None])  # as series.windows cuts them
+        found = self._predict(windows - last_B[:, None, None])  # relative to the last, as series.windows does
         return [{"numbers": [last + x for x in each["numbers"]]} for each, last in zip(found, last_B.tolist())]
 
     def _predict(self, inputs) -> list[dict]:
@@ -55,11 +55,11 @@ class Predictor:
         return self._named(jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(inputs)], *parts)) if parts else []
 
     def _answers(self, inputs, lengths, start: int):
-        """Those to the inputs from `start` on, MOST or fewer; the last of all is asked again where they are fewer."""
+        """Predictions for MOST inputs from `start` on; a short last batch repeats the last input, to keep its shape."""
         rows = np.minimum(np.arange(start, start + min(MOST, len(inputs))), len(inputs) - 1)
         graphdef, params, buffers = self.model
         chosen = inputs[rows]
-        if lengths is None:  # scaled by the piece: standardising takes 28 bytes for each number
+        if lengths is None:  # scaled batch by batch: standardising takes 28 bytes per number
             chosen = self.known.scaling.inputs(as_unit(chosen) if self.known.model.input == "image" else chosen)
         outputs, _ = _run(graphdef, params, buffers, chosen, None if lengths is None else lengths[rows])
         return jax.device_get(answer(outputs, self.known.model.head))
@@ -79,7 +79,7 @@ def _run(graphdef, params, buffers, inputs, lengths):
 
 
 def _boxes(boxes, classes, scores, names) -> list[dict]:
-    """Those found, best first; y0 x0 y1 x1 as shares of the picture."""
+    """The boxes with a score of at least FOUND, best first; y0 x0 y1 x1 in fractions of the picture."""
     return [
         {"box": [round(float(side), 4) for side in box], "class": names[label], "score": round(float(score), 4)}
         for box, label, score in zip(boxes, classes, scores)
@@ -88,7 +88,7 @@ def _boxes(boxes, classes, scores, names) -> list[dict]:
 
 
 def load_predictor(workdir: str | Path, step: int | None = None) -> Predictor:
-    """From a run directory's newest intact checkpoint, or that of `step`; UserError where there is none."""
+    """The predictor of a run directory's newest intact checkpoint, or that of `step`; UserError if there is none."""
     workdir = Path(workdir)
     known = known_set.read(workdir)
     trained = restore_model(workdir, step)

@@ -1,4 +1,4 @@
-"""Prompts of different lengths as one array, and the new tokens as texts again.
+"""Prompts of different lengths as one array, and the new tokens as lists again.
 
 B batch  S prompt length  N new tokens
 """
@@ -16,7 +16,7 @@ NO_EOS = -1  # equals no token: nothing stops early
 
 
 def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens [B, S], padding [B]): all prompts end in the last column, behind as many zeros as `padding` says."""
+    """(tokens [B, S], padding [B]): all prompts end in the last column, after `padding` zeros."""
     refuse_empty(prompts)
     length = round_up(max(map(len, prompts)))
     tokens_BS = np.zeros((len(prompts), length), np.int32)
@@ -50,13 +50,13 @@ def round_up(length: int) -> int:
 
 
 def after_eos(tokens_BN: Int[Array, "B N"], eos: int) -> Int[Array, "B N"]:
-    """The tokens, with `eos` for all that follow a row's first."""
+    """The tokens, with all that follow a row's first `eos` replaced by `eos`."""
     is_eos_BN = tokens_BN == eos
     return jnp.where(jnp.cumsum(is_eos_BN, axis=1) > 0, eos, tokens_BN)
 
 
 def refuse_past(new_BN: np.ndarray, vocabulary: int):
-    """Of what `sampling.sample` says where scores are no numbers."""
+    """UserError if there are numbers past the vocabulary, which `sampling.sample` returns for NaN scores."""
     if rows := int((new_BN >= vocabulary).any(axis=1).sum()):
         raise UserError(
             f"the model's scores are NaN behind {rows} of {len(new_BN)} prompts; look for NaN, infinity or very large "
@@ -65,5 +65,5 @@ def refuse_past(new_BN: np.ndarray, vocabulary: int):
 
 
 def before_eos(tokens_BN: np.ndarray, eos: int) -> list[list[int]]:
-    """Each row's tokens up to and without its first `eos`."""
+    """Each row's tokens up to but without its first `eos`."""
     return [row[: row.index(eos)] if eos in row else row for row in tokens_BN.tolist()]

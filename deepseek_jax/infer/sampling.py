@@ -1,4 +1,4 @@
-"""From scores of the vocabulary to one token: greedy, temperature, top-k, top-p.
+"""From logits to a token: greedy, temperature, top-k, top-p.
 
 B batch  S places  V vocabulary
 """
@@ -15,13 +15,13 @@ from jaxtyping import Array, Float, Int, Key
 from deepseek_jax.errors import UserError
 from deepseek_jax.halving import bits_of, last_that
 
-COLDEST = 1e-30  # less is greedy
-NARROWEST = 1e-30  # share that a nucleus reaches at the least: what float32 takes for 0 would leave it empty
+COLDEST = 1e-30  # lower temperatures are greedy
+NARROWEST = 1e-30  # smallest top_p that is used: one that float32 rounds to 0 would leave no token
 
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """`temperature` 0 takes the best token; `top_k` 0 and `top_p` 1 leave all tokens in.  top_k is applied first."""
+    """`temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep all tokens.  top_k is applied first."""
 
     temperature: float = 0.0
     top_k: int = 0
@@ -45,7 +45,7 @@ class Sampling:
 
 
 def _as_float(number) -> float:
-    """Of one type whatever it was given as, on which a compiled program depends."""
+    """A Python float, whatever type was given: a compiled program depends on the type."""
     try:
         return float(np.asarray(number).item())
     except OverflowError:  # an int too large for one
@@ -55,7 +55,7 @@ def _as_float(number) -> float:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """Sampling for a compiled program, which another temperature or top_p does not compile anew."""
+    """Sampling as an argument of a compiled program, which another temperature or top_p does not recompile."""
 
     temperature: float
     top_p: float
@@ -68,16 +68,17 @@ GREEDY = Sampling()
 
 
 def token_keys(key: Key[Array, ""], steps_BS: Int[Array, "B S"]) -> Key[Array, "B S"]:
-    """The key of each token: its row and its number among the row's new tokens decide, not how it was reached."""
+    """The random key of each token, decided by its row and its index among the row's new tokens alone, so that plain
+    and speculative decoding draw alike."""
     rows_B = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(steps_BS.shape[0]))
     return jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(rows_B, steps_BS)
 
 
 def sample(logits_BSV: Float[Array, "B S V"], keys_BS: Key[Array, "B S"], drawing: Drawing) -> Int[Array, "B S"]:
-    """One token a place; a number past the vocabulary where scores are no numbers."""
+    """One token for each position; a number past the vocabulary if its scores are NaN."""
     if drawing.greedy:
         return best(logits_BSV)
-    # The largest becomes 0, so that no temperature makes it infinite.
+    # Shift the largest to 0, so that a low temperature does not make it infinite.
     logits_BSV = (logits_BSV - logits_BSV.max(axis=-1, keepdims=True)) / drawing.temperature
     if drawing.top_k:
         least_BS1 = jax.lax.top_k(logits_BSV, min(drawing.top_k, logits_BSV.shape[-1]))[0][..., -1:]
@@ -88,12 +89,13 @@ def sample(logits_BSV: Float[Array, "B S V"], keys_BS: Key[Array, "B S"], drawin
 
 
 def drawn(logits_BSV: Float[Array, "B S V"], keys_BS: Key[Array, "B S"]) -> Int[Array, "B S"]:
-    """Each token as often as its probability says: a block of some sqrt(V) tokens by its sum, then a token of it.
+    """Samples each token by its probability: first a block of some sqrt(V) tokens by its sum, then a token of it.
 
-    Two random numbers a draw.  One for each token (Gumbel's way) takes a CPU ten to twenty times as long.
+    This takes two random numbers per draw.  One for each token (the Gumbel-max trick) takes ten to twenty times as long
+    on a CPU.
     """
     V = logits_BSV.shape[-1]
-    N = math.isqrt(V - 1) + 1  # blocks, and tokens of each; the last ones are not full
+    N = math.isqrt(V - 1) + 1  # number of blocks, and of tokens in each; the last ones are not full
     shares_BSV = jnp.exp(logits_BSV - logits_BSV.max(axis=-1, keepdims=True))
     shares_BSNN = jnp.pad(shares_BSV, ((0, 0), (0, 0), (0, N * N - V))).reshape(*keys_BS.shape, N, N)
     points = jax.vmap(jax.vmap(lambda key: jax.random.uniform(key, (2, 1))))(keys_BS)
@@ -103,9 +105,9 @@ def drawn(logits_BSV: Float[Array, "B S V"], keys_BS: Key[Array, "B S"]) -> Int[
 
 
 def _where_sums_pass(points: Float[Array, "... 1"], shares: Float[Array, "... N"]) -> Int[Array, "..."]:
-    """The first place up to which `shares` add up to more than this part of their sum; N where that is no number.
+    """The first index at which the cumulative sum of `shares` exceeds `points` times their sum; N if that is NaN.
 
-    Never one whose share is 0, though sums that are not added up in turn may differ there by a rounding.
+    Never an index whose share is 0, even though a parallel cumulative sum may change there by rounding.
     """
     sums = jnp.where(shares > 0, jnp.cumsum(shares, axis=-1), 0)
     passed = sums > points * sums.max(axis=-1, keepdims=True)
@@ -113,9 +115,9 @@ def _where_sums_pass(points: Float[Array, "... 1"], shares: Float[Array, "... N"
 
 
 def best(logits: Float[Array, "... V"]) -> Int[Array, "..."]:
-    """The first of the highest, V where one is no number.
+    """The first index of the maximum; V if a logit is NaN.
 
-    This is `argmax` in two vectorised reductions, ten times faster than XLA's own on a CPU.
+    This is `argmax` as two vectorised reductions, ten times faster than XLA's own on a CPU.
     """
     top = logits.max(axis=-1, keepdims=True)
     places_V = jnp.arange(logits.shape[-1])
@@ -123,10 +125,11 @@ def best(logits: Float[Array, "... V"]) -> Int[Array, "..."]:
 
 
 def nucleus(logits: Float[Array, "... V"], top_p: Float[Array, ""] | float) -> Float[Array, "... V"]:
-    """Leaves the fewest best tokens, one at least, whose probabilities reach `top_p` (arXiv:1904.09751), and ties.
+    """Keeps the fewest best tokens, at least one, whose probabilities reach `top_p` (arXiv:1904.09751), and ties; the
+    others become -inf.
 
-    A token stays where those above it come to less than `top_p`.  How far below the best that goes is found by halving:
-    a sort takes XLA's CPU code 20 times as long.
+    A token stays if those above it sum to less than `top_p`.  The cut-off below the maximum is found by bisection: a
+    sort takes 20 times as long in XLA's CPU code.
     """
     probabilities = jax.nn.softmax(logits, axis=-1)
     below = bits_of(logits.max(axis=-1, keepdims=True) - logits)

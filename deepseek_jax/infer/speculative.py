@@ -1,14 +1,14 @@
-"""Decoding that drafts with the multi-token prediction modules and verifies with the model (V3, section 2.2.3).
+"""Speculative decoding: drafts with the multi-token prediction modules, verifies with the model (V3, section 2.2.3).
 
-A round decodes the newest token and k drafts after it in one chunk, keeps the drafts that are what the model itself
-says there, and one token more.  So the tokens are those of plain decoding, in fewer steps: greedy ones, and drawn ones
-too, because every token is drawn with its own key; a draft is kept just as often as it would have been drawn.  In
-bfloat16 a chunk rounds otherwise than single tokens do: where two tokens score almost alike, another may come.
+A round decodes the newest token and the k drafts after it in one chunk, accepts the leading drafts that equal the
+model's own choices, and adds one more token of the model.  So the tokens are those of plain decoding, in fewer steps,
+whether greedy or sampled: every token is sampled with its own key, so a draft is accepted just as often as it would
+have been sampled.  In bfloat16 a chunk rounds differently from single tokens: near-ties may be decided differently.
 
-Rows keep different numbers of drafts and so are at different positions.  What rejected drafts left in caches needs no
-clearing: no query sees positions after its own, and those are written again before one reaches them.
+Rows accept different numbers of drafts and so are at different positions.  Cache entries of rejected drafts need no
+clearing: no query attends to positions after its own, and they are overwritten before a query reaches them.
 
-B batch  S prompt length  N new tokens  T text length  k modules  C = k + 1 tokens a chunk
+B batch  S prompt length  N new tokens  T text length  k modules  C = k + 1 tokens per chunk
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from deepseek_jax.models.tree import Parts, merge
 
 @dataclasses.dataclass(frozen=True)
 class Acceptance:
-    """How many tokens were drafted in the rounds of all rows, and how many of them kept."""
+    """How many tokens were drafted in the rounds of all rows, and how many of them were accepted."""
 
     rounds: int
     drafted: int
@@ -53,7 +53,7 @@ def new_tokens(
     sampling: Sampling = GREEDY,
     seed: int = 0,
 ) -> tuple[Int[np.ndarray, "B N"], Acceptance]:
-    """What `generate.new_tokens` gives, and how many drafts it took."""
+    """(what `generate.new_tokens` returns, how many drafts were accepted); UserError without MTP modules."""
     graphdef, params, buffers = model
     if not params.get("mtp"):
         raise UserError(
@@ -62,7 +62,7 @@ def new_tokens(
         )
     tokens_BS, padding_B = left_padded(prompts)
     k = len(params["mtp"])
-    # The last round of a row ends up to k columns late, and its chunk and drafts reach 2 k more.
+    # The last round of a row may end k columns late, and its chunk and drafts reach 2 k columns further.
     lengths = cache_lengths(tokens_BS.shape[1], round_up(max_new_tokens) + 3 * k)
     key = jax.random.key(seed)
     new, rounds, accepted = _new_tokens(
@@ -76,10 +76,10 @@ def new_tokens(
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Speculated:
-    """Between two rounds.  Columns are those of the left-padded text, so new tokens begin at S in every row.
+    """The state between two rounds.  Columns are those of the left-padded text, so new tokens begin at S in every row.
 
-    `text_BT` holds in column `newest_B` the newest token that is certain, whose state is not computed yet, and k drafts
-    after it.  `recent` is the flow of the k - 1 columns before.
+    `text_BT` holds, in column `newest_B`, the newest accepted token, which is not decoded yet, and k drafts after it.
+    `recent`: the model's hidden states ("flow") of the k - 1 columns before.
     """
 
     text_BT: Int[Array, "B T"]
@@ -94,7 +94,7 @@ class Speculated:
 
 @compiling.jit(static_argnums=(8, 9))
 def _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, drawing, graphdef, lengths):
-    """(new tokens [B, N], of which the first `wanted` mean something, rounds, accepted drafts)."""
+    """(new tokens [B, N], of which the first `wanted` are valid; rounds; accepted drafts)."""
     model = CachedDecoder(merge(graphdef, params, buffers))
     speculation = Speculation(model, tokens_BS, padding_B, key, drawing, wanted, eos)
     k = speculation.k
@@ -110,7 +110,7 @@ def _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, drawing
 
 
 class Speculation:
-    """What stays the same through all rounds, and the steps of one."""
+    """What stays the same in all rounds, and the steps of a round."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class Speculation:
         self.last_column, self.eos = tokens_BS.shape[1] + wanted - 1, eos
 
     def start(self, lengths: tuple[int, ...]) -> Speculated:
-        """After the prompts: the first new token of each, and drafts behind it."""
+        """Prefills the prompts, chooses the first new token of each, and drafts the tokens after it."""
         (batch, length), k = self.tokens_BS.shape, self.k
         positions_BS = self._positions(jnp.arange(length)[None])
         real_BS = (positions_BS >= 0).astype(jnp.int32)
@@ -161,7 +161,7 @@ class Speculation:
         )
 
     def round(self, progress: Speculated) -> Speculated:
-        """One chunk verified and the next drafts made; rows that are done stay as they are."""
+        """Verifies one chunk and makes the next drafts; rows that are done stay as they are."""
         active_B, text_BT = ~progress.done_B, progress.text_BT
         chunk_BC = progress.newest_B[:, None] + jnp.arange(self.k + 1)
         x, caches = self.model.decode(_take(text_BT, chunk_BC), self._positions(chunk_BC), progress.caches)
@@ -183,10 +183,10 @@ class Speculation:
         return self._draft(progress, jnp.concatenate([progress.recent, x], axis=1), chunk_BC[:, :1], active_B)
 
     def _draft(self, progress, flow, before_B1, active_B) -> Speculated:
-        """k drafts after the newest tokens, from the flow of the 2 k columns around `before_B1`, the newest till now.
+        """Drafts k tokens after the newest, from the hidden states `flow` of the 2 k columns around `before_B1`.
 
-        A module looks as many tokens ahead as its depth, so the last k - 1 columns were filled from drafts in the round
-        before: they are computed again from the tokens that came instead.
+        `before_B1` is the newest column before this round.  A module looks as many tokens ahead as its depth, so its
+        last k - 1 columns were computed from drafts in that round, and are computed again from the accepted tokens.
         """
         k, newest_B1, text_BT = self.k, progress.newest_B[:, None], progress.text_BT
         window_BW = before_B1 + jnp.arange(1 - k, k + 1)
@@ -215,6 +215,6 @@ def _take(x: Array, columns_BS: Int[Array, "B S"]) -> Array:
 
 
 def _put(x_BT, columns_BS, new_BS, active_B):
-    """The rows of `x_BT` that are active, with new entries."""
+    """`x_BT` with `new_BS` written at `columns_BS` in the rows that are active."""
     columns_BS = jnp.where(active_B[:, None], columns_BS, x_BT.shape[1])  # past the end: dropped
     return x_BT.at[jnp.arange(x_BT.shape[0])[:, None], columns_BS].set(new_BS, mode="drop")
