@@ -46,7 +46,7 @@ def pattern(key: str, value: str):
 
 @functools.cache
 def parameter_group(group: str) -> tuple[re.Pattern, dict[str, float]]:
-    """Parses an entry of optimizer.groups into (pattern, {"lr": factor, "decay": factor}), given factors only."""
+    """Parses an entry of optimizer.groups: (pattern, {"lr": factor, "decay": factor}), without factors not given."""
     try:
         pattern, *settings = group.split()
         given = {name: float(value) for name, value in (setting.split("=") for setting in settings)}

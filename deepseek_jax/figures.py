@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
-# matplotlib's own font has no Chinese, Japanese or Korean; it takes each letter from the first of these that has it.
+# matplotlib's own font has no Chinese, Japanese or Korean; each character is taken from the first of these that has it.
 FAMILIES = (
     "Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
     "Microsoft YaHei", "SimHei", "PingFang SC", "Hiragino Sans GB", "Arial Unicode MS",
@@ -55,9 +55,9 @@ def add_legend(axes: Axes, **settings):
 
 
 def png(figure: Figure, dpi: int = 120) -> bytes:
-    """The figure as the bytes of a PNG file; one warning for all letters that no font here has."""
+    """The figure as the bytes of a PNG file; warns once about all characters that no installed font has."""
     buffer = io.BytesIO()
-    with warnings.catch_warnings(record=True) as caught:  # matplotlib warns about each letter
+    with warnings.catch_warnings(record=True) as caught:  # matplotlib warns about each character
         figure.savefig(buffer, format="png", dpi=dpi)
     if any("missing from font" in str(warning.message) for warning in caught):
         text = "a picture has boxes for letters that no font here has; install one with them, such as Noto Sans CJK."

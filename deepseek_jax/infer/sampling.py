@@ -48,7 +48,7 @@ def _as_float(number) -> float:
     """A Python float, whatever type was given: a compiled program depends on the type."""
     try:
         return float(np.asarray(number).item())
-    except OverflowError:  # an int too large for one
+    except OverflowError:  # an int too large for a float
         return math.inf
 
 

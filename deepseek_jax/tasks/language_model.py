@@ -134,7 +134,7 @@ def _indexers(reports: dict, totals: dict) -> tuple[jax.Array, jax.Array]:
 def _a_token(sums: dict, totals: dict) -> dict:
     """Turns sums over tokens, nested by layer, into means over the tokens that each layer counts.
 
-    An MTP module counts only tokens whose document still has the later token that the module takes as input.
+    An MTP module counts only tokens whose document also holds the later token that is the module's second input.
     """
     mean = lambda tree, count: jax.tree.map(lambda total: total / count, tree)  # noqa: E731
     found = {part: mean(tree, totals["tokens"]) for part, tree in sums.items() if part != "mtp"}

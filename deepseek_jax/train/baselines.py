@@ -9,7 +9,7 @@ from deepseek_jax.data.sets.scaling import Scaling, moments
 from deepseek_jax.data.sets.series import seasonal_naive
 from deepseek_jax.tasks.scores import of_numbers
 
-MOST_NUMBERS = 20_000_000  # in the training inputs; with more, fitting a baseline would take minutes
+MOST_NUMBERS = 20_000_000  # numbers in the training inputs; with more, fitting would take minutes
 
 
 def scores(dataset: Dataset) -> dict[str, float]:

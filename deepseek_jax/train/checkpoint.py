@@ -148,7 +148,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind, error, trace):
-        if not processes.is_lost_peer(error):  # finishing a checkpoint takes all processes
+        if not processes.is_lost_peer(error):  # closing waits for all processes
             self._manager.close()
 
     def _arrive(self, *, key: str, timeout_ms: int):

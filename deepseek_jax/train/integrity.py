@@ -15,7 +15,7 @@ import jax
 from deepseek_jax.parallel import processes
 
 RECORD = "checksums.json"
-UNSEALED = {RECORD, "_CHECKPOINT_METADATA"}  # Orbax adds the commit time to the latter afterwards
+UNSEALED = {RECORD, "_CHECKPOINT_METADATA"}  # Orbax adds the commit time to the latter file later
 CHUNK = 1 << 24
 
 

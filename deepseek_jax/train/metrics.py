@@ -99,7 +99,7 @@ def memory_bytes() -> int:
 class Taken(NamedTuple):
     """A finished step: when it ended, its `units` (tokens or records), and seconds spent on each kind of work."""
 
-    ended: float  # on time.perf_counter()
+    ended: float  # by time.perf_counter()
     units: int
     data_wait: float
     dispatch: float

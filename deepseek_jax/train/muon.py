@@ -53,7 +53,7 @@ def matrix_dims(path: str, axes: tuple[str | None, ...]) -> MatrixDims | None:
             return MatrixDims(counted, 1)
         case ("rank", None, None):  # the same for heads that are not sharded, as in an indexer
             return MatrixDims(counted, 1)
-        case ("heads", None, "rank"):  # a map for each group of heads (V4's grouped output)
+        case ("heads", None, "rank"):  # a matrix for each group of heads (V4's grouped output)
             return MatrixDims(counted + 1, 1)
         case ("heads", None, last) if last in WIDTHS:  # [heads, width of one, out]
             return MatrixDims(counted, 2)
@@ -69,7 +69,7 @@ def dims_of(axes: dict) -> dict:
 
 
 def scale_by_muon(axes: dict, others: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Muon's direction for the matrices, as told by the parameters' logical `axes`; that of `others` for the rest."""
+    """Muon's direction for matrices, recognised by the parameters' logical `axes`; that of `others` for the rest."""
     dims = dims_of(axes)
     labels = jax.tree.map(lambda dims: "others" if dims is None else "muon", dims, is_leaf=_is_dims)
 

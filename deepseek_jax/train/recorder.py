@@ -131,7 +131,7 @@ class Recorder:
 
 
 class Ends:
-    """When steps end, on time.perf_counter(), as seen by a thread that waits for each in turn.
+    """When steps end, by time.perf_counter(), as seen by a thread that waits for each in turn.
 
     The loop itself looks too late: at several steps at once before a pause, and after waiting for the next batch.
     """
@@ -146,7 +146,7 @@ class Ends:
         self._begun.put(result)
 
     def next(self) -> float:
-        """The end of the oldest step that was not asked for yet; blocks until it has ended."""
+        """The end of the oldest step not yet returned; blocks until that step has ended."""
         return self._ended.get()
 
     def close(self):

@@ -107,7 +107,7 @@ def prepare(experiment: AnyExperiment, console: Console) -> Setup:
     mesh = check(experiment)
     learning_rate(experiment.optimizer, experiment.train.steps)  # refuses impossible schedules before data is prepared
     placed = None
-    if experiment.family == "language_model" and mesh.size > 1:  # to fail before the corpus takes minutes
+    if experiment.family == "language_model" and mesh.size > 1:  # fail before a corpus takes minutes
         placed = _placed(experiment, as_trained(language_model_program(experiment, np.ones(1)), experiment), mesh)
     with bars.preparing(console) as report:
         task = TASKS[experiment.family](experiment, report)

@@ -154,8 +154,8 @@ class WeightsAndBiases:
         with _said(wandb):
             # A resumed run may have changed some of its settings.
             self._run = wandb.init(**about, config=settings, allow_val_change=True)
-        # Use our own step as the x axis: wandb's only ever increases, also when a run is resumed, and ignores rows of
-        # earlier steps, such as final scores and steps that are taken again.
+        # Plot against our own step: wandb's own only ever increases, even when a run is resumed, and rows of earlier
+        # steps would be ignored, such as final scores and steps that are taken again.
         self._run.define_metric("*", step_metric="step")
 
     def write(self, row: dict):

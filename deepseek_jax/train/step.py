@@ -33,7 +33,7 @@ def make_step(
     lr_at = schedules.learning_rate(experiment.optimizer, config.steps)
 
     def step(state: State, batch: dict) -> tuple[State, dict]:
-        updates_made = state["step"] - state["skipped"]  # as the schedule inside the optimizer counts
+        updates_made = state["step"] - state["skipped"]  # same count as in the optimizer's schedule
         loss_and_gradient = gradient_function(program, state, batch, updates_made)
         (loss, aux), gradient = _accumulate(loss_and_gradient, state["params"], batch)
         gradient_norm = optax.tree.norm(gradient)

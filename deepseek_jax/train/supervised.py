@@ -92,7 +92,7 @@ class SupervisedTask:
 
     def baselines(self, report: Report) -> dict[str, float]:
         found = baselines.scores(self.dataset) if processes.is_leader() else {}
-        processes.barrier()  # fitting may take longer than a computation of the others would wait for the leader
+        processes.barrier()  # fitting may take longer than the others' collectives would wait
         return found
 
     def check_beside(self, workdir: Path):
