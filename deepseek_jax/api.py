@@ -90,7 +90,7 @@ class Model:
             raise UserError("attention_mask holds other numbers than 1 (a token) and 0 (padding).")
         real = mask.astype(np.int32)
         if (np.abs(np.diff(np.pad(real, ((0, 0), (1, 1))), axis=1)).sum(axis=1) > 2).any():
-            raise UserError("attention_mask has padding between tokens of a row; it belongs before or behind them.")
+            raise UserError("attention_mask has padding between tokens of a row; it belongs before or after them.")
         positions = np.maximum(real.cumsum(axis=1, dtype=np.int32) - 1, 0)
         return input_ids, positions, real
 
@@ -112,7 +112,7 @@ class Model:
         outside = tokens[(tokens < 0) | (tokens >= self.config.vocab_size)]
         if outside.size:
             last = self.config.vocab_size - 1
-            raise UserError(f"token {outside[0]} is none of this model's; they go from 0 to {last}.")
+            raise UserError(f"token {outside[0]} is not in this model's vocabulary, which goes from 0 to {last}.")
         return tokens.astype(np.int32)
 
 
@@ -310,7 +310,7 @@ def _array(tokens, what: str) -> np.ndarray:
         return np.asarray(tokens)
     except jax.errors.TracerArrayConversionError:
         raise UserError(
-            f"{what} is traced by a transform of jax; call the model outside of it, or inside of it "
+            f"{what} is traced by a jax transform; call the model outside of it, or inside it call "
             "deepseek_jax.models.tree.merge(model.graphdef, model.params, model.buffers), as in docs/models.md."
         ) from None
     except ValueError:

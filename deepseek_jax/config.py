@@ -92,7 +92,7 @@ class ScheduleConfig:
         if needed and not getattr(self, needed):
             raise UserError(f"optimizer.schedule.{needed} is 0, a factor of {self.name}; it must be above 0.")
         if self.name == "plateau" and self.decay_ratio == 1:
-            raise UserError("optimizer.schedule.decay_ratio is 1, which lowers nothing on a plateau; make it less.")
+            raise UserError("optimizer.schedule.decay_ratio is 1, which lowers nothing on a plateau; set it below 1.")
         if self.name == "one_cycle" and self.warmup_steps:
             raise UserError(
                 "optimizer.schedule.one_cycle has a rise of its own; set optimizer.schedule.warmup_steps=0."
@@ -124,12 +124,12 @@ class OptimizerConfig:
         fraction("optimizer", self, "b1", "b2", "layer_decay", "unfreeze")
         for name in ("b1", "b2"):
             if getattr(self, name) == 1:
-                raise UserError(f"optimizer.{name} is 1, a moment that never moves; make it less.")
+                raise UserError(f"optimizer.{name} is 1, a moment that never moves; set it below 1.")
         if self.nesterov and self.name not in WITH_NESTEROV:
-            raise UserError(f"optimizer.nesterov is set, for which {self.name} has no use; leave it out.")
+            raise UserError(f"optimizer.nesterov is set, but {self.name} does not use it; leave it out.")
         if self.name == "adam" and self.weight_decay:
             raise UserError(
-                f"optimizer.weight_decay is {self.weight_decay}, and adam has none that is apart from the gradient; "
+                f"optimizer.weight_decay is {self.weight_decay}, but adam has no decoupled weight decay; "
                 "choose optimizer.name=adamw or set optimizer.weight_decay=0."
             )
         for group in self.groups:
@@ -141,16 +141,16 @@ class OptimizerConfig:
         """UserError if moments change by less per step than bfloat16 can represent, 0.4%, and so would never move."""
         if self.name == "adagrad":
             raise UserError(
-                "optimizer.moment_dtype is bfloat16, and what is remembered of adagrad changes by less a step than "
-                "that can show; set optimizer.moment_dtype=float32."
+                "optimizer.moment_dtype is bfloat16, in which the state of adagrad would stand still, as it changes by "
+                "too little per step; set optimizer.moment_dtype=float32."
             )
         kept = {"sgd": ("b1",), "lion": ("b2",)}.get(self.name, ("b1", "b2"))  # lion stores nothing with b1
         for name in kept:
             if getattr(self, name) > 0.99:
                 raise UserError(
-                    f"optimizer.moment_dtype is bfloat16, and what is remembered with optimizer.{name}="
-                    f"{getattr(self, name)} changes by less a step than that can show; set "
-                    f"optimizer.moment_dtype=float32, or optimizer.{name} to at most 0.99."
+                    f"optimizer.moment_dtype is bfloat16, in which moments of optimizer.{name}={getattr(self, name)} "
+                    "would stand still, as they change by too little per step; set optimizer.moment_dtype=float32, or "
+                    f"optimizer.{name} to at most 0.99."
                 )
 
 
@@ -223,7 +223,8 @@ class TrainConfig:
             )
         if self.ramp_start and not self.ramp_fraction:
             raise UserError(
-                f"train.ramp_start is {self.ramp_start} and train.ramp_fraction 0: give the ramp its share."
+                f"train.ramp_start is {self.ramp_start}, but train.ramp_fraction, the share of the run over which the "
+                "batch grows, is 0; set it too."
             )
         for name in ("batch_size", "ramp_start"):
             if self.microbatch_size and getattr(self, name) % self.microbatch_size:
@@ -320,7 +321,7 @@ def _check_together(experiment):
     by_layer = experiment.optimizer.layer_decay != 1 or experiment.optimizer.unfreeze
     if experiment.tune.experts and by_layer:
         raise UserError(
-            "optimizer.layer_decay and optimizer.unfreeze go by whole layers; leave them out beside tune.experts."
+            "optimizer.layer_decay and optimizer.unfreeze treat layers as a whole; leave them out with tune.experts."
         )
 
 
@@ -378,7 +379,7 @@ class SupervisedExperiment:
             given, default = getattr(self.train, name), getattr(TrainConfig(), name)
             if given != default:
                 raise UserError(
-                    f"train.{name} is {given}, for which the hybrid network has no use; leave it at {default}."
+                    f"train.{name} is {given}, but the hybrid network does not use it; leave it at {default}."
                 )
 
 

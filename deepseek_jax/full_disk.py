@@ -7,8 +7,8 @@ import sys
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SENTENCE = (
-    "the disk is full: make room and run this again.  A training goes on from its last checkpoint; what any other verb "
-    "has left is not whole, remove it."
+    "the disk is full: make room and run this again.  Training resumes from its last checkpoint; remove what any other "
+    "verb has left, as it is incomplete."
 )
 
 

@@ -43,7 +43,7 @@ def experiment_hash(experiment: AnyExperiment) -> str:
 def check_place(workdir: str | os.PathLike):
     """Raises UserError if no run directory can be made, before the work that precedes `claim`; leaves nothing there."""
     if Path(workdir).exists() and not Path(workdir).is_dir():
-        raise UserError(f"{workdir} is no directory; give another --workdir.")
+        raise UserError(f"{workdir} is not a directory; give another --workdir.")
     writable.check_directory(Path(workdir), "made a run directory")
 
 
@@ -59,7 +59,7 @@ def claim(workdir: str | os.PathLike, experiment: AnyExperiment, *, write: bool 
         raise UserError(f"{workdir} is the directory of data.source, whose files are texts; give another --workdir.")
     if not path.exists() and any((path.parent / CHECKPOINTS).glob("[0-9]*")):
         raise UserError(
-            f"{workdir} has checkpoints but no {FILE} that says of what; bring it back or give another --workdir."
+            f"{workdir} has checkpoints but no {FILE} that describes them; restore it or give another --workdir."
         )
     if path.exists():
         other = read(workdir)
@@ -100,7 +100,7 @@ def held(workdir: str | os.PathLike) -> Iterator[None]:
         if not alone:
             lock.seek(0)
             raise UserError(
-                f"another process trains in {workdir} ({lock.read()}); wait for its end or give another --workdir."
+                f"another process is training in {workdir} ({lock.read()}); wait for it or give another --workdir."
             )
         locks.sign(lock, f"process {os.getpid()} on {socket.gethostname()}")
         try:
@@ -118,11 +118,13 @@ def read(workdir: str | os.PathLike) -> AnyExperiment:
         found = json.loads(path.read_text())
         values = found["experiment"]
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{workdir} is no run directory: it has no {FILE}; `deepseek-jax train` makes one.") from None
+        raise UserError(
+            f"{workdir} is not a run directory: it has no {FILE}; `deepseek-jax train` makes one."
+        ) from None
     except (ValueError, RecursionError, KeyError, TypeError) as error:
         if isinstance(error, KeyError) and "model_type" in found:
             raise UserError(
-                f"{workdir} is a checkpoint and no run directory; `deepseek-jax quantize` makes one of it, and "
+                f"{workdir} is a checkpoint, not a run directory; `deepseek-jax quantize` makes one of it, and so does "
                 "`deepseek-jax train` with start.checkpoint."
             ) from None
         raise UserError(f"{path} is damaged: it is not JSON with an entry 'experiment'.") from None

@@ -14,7 +14,7 @@ def check_file(path: Path):
     if path.is_dir():
         raise UserError(f"{path} is a directory; name a file in it.")
     if path.exists() and not os.access(path, os.W_OK):
-        raise UserError(f"{path} may not be written over; name another file.")
+        raise UserError(f"{path} cannot be overwritten; name another file.")
     if not path.exists():
         check_directory(path.parent, "written into")
 

@@ -23,7 +23,7 @@ def finished(config: str, changes: dict[str, str], seed: int, directory: Path) -
         began, cpu_began = time.perf_counter(), time.process_time()
         found = train(resolve(config, changes | {"train.seed": str(seed)}), directory, Console(quiet=True))
         if "final/loss" not in found:
-            raise SystemExit(f"{directory}: stopped before its end; the same command goes on from there")
+            raise SystemExit(f"{directory}: stopped before its end; the same command resumes from there")
         found["minutes"] = (time.perf_counter() - began) / 60
         found["cpu_minutes"] = (time.process_time() - cpu_began) / 60
         scores.write_text(json.dumps(found, indent=2) + "\n")

@@ -30,7 +30,7 @@ def read(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig) -> tuple
 def _images(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig):
     for path in paths:
         if _suffix(path) in TABLES:
-            raise UserError(f"{path} is a table, and this network answers for pictures; give their files themselves.")
+            raise UserError(f"{path} is a table, but this network takes pictures; give the picture files themselves.")
     sizes = {name: getattr(known.model, name) for name in ("height", "width", "channels")}
     config = DatasetConfig(images=ImagesConfig(**sizes))
     images = np.stack([decode(_bytes(path), path, config) for path in paths])
@@ -45,15 +45,15 @@ def _texts(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig):
 
     places, texts = _in_order(paths, by_line)
     if not texts:
-        raise UserError("there is no text to answer for; write one a line.")
+        raise UserError("there is no text to predict for; write one per line.")
     return places, texts
 
 
 def _column(path: str, columns: ColumnsConfig) -> dict[int, str]:
     if not columns.text:
         raise UserError(
-            f"{path} is a table, and dataset.columns.text of the training names no column of texts; give files with a "
-            "text a line, that end otherwise than in .csv or .jsonl."
+            f"{path} is a table, but dataset.columns.text of the training names no column of texts; give files with a "
+            "text per line, whose names do not end in .csv or .jsonl."
         )
     return _records(path, [columns.text], lambda *place: text(*place, columns.text))
 
@@ -64,7 +64,7 @@ def _tables(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig):
 
     places, rows = _in_order(paths, lambda path: _records(path, known.names, numbers))
     if not rows:
-        raise UserError("there is no row to answer for.")
+        raise UserError("there is no row to predict for.")
     return places, rows
 
 
@@ -113,7 +113,7 @@ def _suffix(path: str) -> str:
 def _text(path: str) -> str:
     data = sys.stdin.buffer.read() if path == "-" else _bytes(path)
     if b"\0" in data:
-        raise UserError(f"{path} is no text in UTF-8, as it holds zero bytes; give texts or a table, saved as UTF-8.")
+        raise UserError(f"{path} is not text in UTF-8, as it holds zero bytes; give texts or a table, saved as UTF-8.")
     try:
         return data.decode("utf-8-sig")  # spreadsheets put a byte order mark (BOM) before the first name
     except UnicodeDecodeError as error:

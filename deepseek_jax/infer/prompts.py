@@ -59,7 +59,7 @@ def refuse_past(new_BN: np.ndarray, vocabulary: int):
     """UserError if there are numbers past the vocabulary, which `sampling.sample` returns for NaN scores."""
     if rows := int((new_BN >= vocabulary).any(axis=1).sum()):
         raise UserError(
-            f"the model's scores are NaN behind {rows} of {len(new_BN)} prompts; look for NaN, infinity or very large "
+            f"the model's scores are NaN after {rows} of {len(new_BN)} prompts; look for NaN, infinity or very large "
             "numbers in its parameters."
         )
 

@@ -69,13 +69,13 @@ def read(
     `best` of anything but a run.
     """
     if best and not (directory / checkpoint.DIRECTORY).is_dir():
-        raise UserError(f"{directory} is no run directory, of which start.best could mean an evaluation; leave it out.")
+        raise UserError(f"start.best is set, but {directory} is not a run directory; leave start.best out.")
     if directory.suffix == ".pth":
         params, buffers = efficientnet.load(directory)
         at = rules.replicated(mesh_of(HybridConfig()))
         return Found("supervised", None, *jax.tree.map(lambda leaf: jax.device_put(leaf, at), (params, buffers)))
     if not directory.is_dir():
-        raise UserError(f"{directory} is no directory; give that of a run or a checkpoint.")
+        raise UserError(f"{directory} is not a directory; give that of a run or a checkpoint.")
     if (directory / checkpoint.DIRECTORY).is_dir():
         trained = restore_model(directory, checkpoint.best_step(directory) if best else None, mesh_of)
         family = trained.experiment.family

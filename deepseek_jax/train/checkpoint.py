@@ -115,7 +115,7 @@ class Checkpoints:
         progress = Progress(**found["progress"])
         if progress.model_only:
             raise UserError(
-                f"{self._directory.parent} holds a model without the optimizer that a run goes on with; begin another "
+                f"{self._directory.parent} holds a model without the optimizer state that resuming needs; start a new "
                 f"run from it, with start.checkpoint={self._directory.parent} and a --workdir of its own."
             )
         return self.restore_step(step, abstract), progress
@@ -198,10 +198,10 @@ def newest_intact(directory: Path, say: Callable[[str], None] = LOG.warning, bel
         if damage is None:
             return step
         if processes.is_leader():
-            say(f"checkpoint {step} is passed over: {damage}")
+            say(f"checkpoint {step} is skipped: {damage}")
     if count:
         raise UserError(
-            f"none of the {count} checkpoints in {directory} is intact; delete that directory to begin again."
+            f"none of the {count} checkpoints in {directory} is intact; delete that directory to start over."
         )
     return None
 

@@ -39,8 +39,8 @@ def check(dataset: Dataset, workdir: Path):
         differ.append("tokenizer")
     if differ:
         raise UserError(
-            f"{dataset.name} is not what {workdir} was trained on: its {' and '.join(differ)} changed; bring back the "
-            "data of that time, or train on this in another --workdir."
+            f"{dataset.name} is not what {workdir} was trained on: its {' and '.join(differ)} changed; restore the "
+            "earlier data, or train on this in another --workdir."
         )
 
 

@@ -82,9 +82,9 @@ class LanguageModelTask:
         """UserError if the tokenizer differs from the saved one, whose token ids the model has learned."""
         if self.tokenizer.differs_from_that_in(workdir):
             raise UserError(
-                f"{workdir} was trained with another tokenizer than its data gives now: the texts, or the Python or "
-                "package that they come from, have changed since.  `eval`, `generate` and start.checkpoint go by the "
-                "tokenizer.json there; to train on the texts of now, give another --workdir."
+                f"{workdir} was trained with another tokenizer than its data yields now: the texts, or the Python or "
+                "package that they come from, have changed since.  `eval`, `generate` and start.checkpoint use the "
+                "tokenizer.json there; to train on the present texts, give another --workdir."
             )
 
     def keep_beside(self, workdir: Path):

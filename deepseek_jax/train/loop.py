@@ -86,7 +86,7 @@ def train(
                 if state is None:
                     state, done = checkpoints.restore(setup.abstract)
                     batches.restore(done.data)  # refuses other data, even for a finished run: its samples come from it
-                    console.print(f"going on from step {done.step}")
+                    console.print(f"resuming from step {done.step}")
                 goodput = Goodput(began, done.useful_seconds)
                 run = Run(setup, *programs(setup), workdir, console, goodput, profile, until, stopping)
                 last = experiment.train.steps if until is None else min(until, experiment.train.steps)
@@ -96,7 +96,7 @@ def train(
                 results = _finish(run, state, done)
                 finished = True
         except preemption.Stopped:
-            console.print(f"stopped by {stopping()} before all was scored; the same command makes up for it")
+            console.print(f"stopped by {stopping()} before the final scores were done; the same command makes them")
         finally:
             if leads:
                 report.write(workdir)  # also if the run failed: the report shows where
@@ -157,7 +157,7 @@ def _take_steps(
                             sinks.write({"step": step} | row)
                 interrupted = run.stopping()
                 if interrupted == preemption.INTERRUPTED:
-                    console.print(f"saving step {step}; a second Ctrl-C ends at once")
+                    console.print(f"saving step {step}; a second Ctrl-C stops at once")
                 best = evaluating and done.best_step == step
                 ending = done.stopped or (last and not done.owes_evaluation)
                 if ending:
@@ -169,11 +169,11 @@ def _take_steps(
                 if ending or pausing:
                     break
                 if interrupted:
-                    console.print(f"stopped by {interrupted} after step {step}; the same command goes on from there")
+                    console.print(f"stopped by {interrupted} after step {step}; the same command resumes from there")
                     break
                 recorder.resume()
         except NotFinite as failure:
-            console.print(f"{failure}; looking for the place where it began ...")
+            console.print(f"{failure}; searching for the operation where it began ...")
             raise UserError(_explain(setup, state, failure.step, done)) from None
         finally:
             recorder.close()
@@ -262,9 +262,9 @@ def _take_back_best(setup: Setup, state: State, done: Progress, step: int, check
         return state, done
     why = f"no better {stopping.metric} in {done.waited} evaluations; " if done.stopped else ""
     if not checkpoints.is_intact(done.best_step):
-        console.print(f"{why}the checkpoint of step {done.best_step}, the best, is damaged: the last parameters stay")
+        console.print(f"{why}the best checkpoint, of step {done.best_step}, is damaged: keeping the last parameters")
         return state, dataclasses.replace(done, best_step=step)
-    console.print(f"{why}the parameters of step {done.best_step} are taken back")
+    console.print(f"{why}restoring the parameters of step {done.best_step}")
     return checkpoints.restore_step(done.best_step, setup.abstract), done
 
 
@@ -291,5 +291,5 @@ def _explain(setup: Setup, state: State, step: Started, done: Progress) -> str:
     there = f"The last checkpoint is of step {done.step}" if done.step else "There is no checkpoint yet"
     return (
         f"step {step.number} is not finite; it began {where}.  {there}; the same command with train.on_nonfinite=skip "
-        "drops such steps, or begin another run, in a --workdir of its own, with a lower optimizer.peak_lr."
+        "drops such steps, or start a new run, in a --workdir of its own, with a lower optimizer.peak_lr."
     )

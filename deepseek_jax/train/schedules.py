@@ -46,7 +46,7 @@ def learning_rate(optimizer: OptimizerConfig, steps: int) -> optax.Schedule:
         shaped_by = SHAPED_BY.get(schedule.name, "")
         raise UserError(
             f"optimizer.schedule.name={schedule.name} has phases that end at steps {', '.join(map(str, ends))} of "
-            f"{steps}; they must rise and end before train.steps: mend {shaped_by}warmup_steps or train.steps."
+            f"{steps}; they must rise and end before train.steps: change {shaped_by}warmup_steps or train.steps."
         )
     warmup = optax.linear_schedule(0.0, peak, schedule.warmup_steps)
     return optax.join_schedules([warmup, *pieces], ends)

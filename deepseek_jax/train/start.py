@@ -29,7 +29,7 @@ def check(experiment: AnyExperiment):
     for name in ("fresh", "best"):
         if getattr(start, name) and not start.checkpoint:
             raise UserError(
-                f"start.{name} is of start.checkpoint, which is empty; name one, or leave start.{name} out."
+                f"start.{name} applies to start.checkpoint, which is empty; name one, or leave start.{name} out."
             )
     for name in ("ramp_fraction", "ramp_stages"):
         if getattr(train, name) != getattr(default, name) and not train.ramp_start:
@@ -156,8 +156,8 @@ def _of_other_data(setup: Setup) -> Iterator[str]:
         if sorted(there) == sorted(here):
             otherwise = "" if name == "names" else ", or begin with a new head, by start.fresh=head"
             raise UserError(
-                f"{start.checkpoint} was trained with the {key} {', '.join(there)}, which stand in another order here; "
-                f"give dataset.columns.{key} in that one{otherwise}."
+                f"{start.checkpoint} was trained with the {key} {', '.join(there)}, which are in another order here; "
+                f"give dataset.columns.{key} in that order{otherwise}."
             )
         yield f"the {key} are {reprlib.repr(there)} and here {reprlib.repr(here)}"
     if not known_set.alike(known.scaling, dataset.scaling):

@@ -17,8 +17,8 @@ from deepseek_jax.errors import LOG, UserError
 from deepseek_jax.undisturbed import undisturbed
 
 FULL = (
-    "deepseek-jax: the disk is full: make room and run this again.  A training goes on from its last checkpoint; what "
-    "any other verb has left is not whole, remove it.\n"
+    "deepseek-jax: the disk is full: make room and run this again.  Training resumes from its last checkpoint; remove "
+    "what any other verb has left, as it is incomplete.\n"
 )
 GENERATE = ["generate", "--workdir", "x"]
 TRAIN = ["--config", "x", "--workdir", "y"]

@@ -118,7 +118,7 @@ def test_text_is_typed_by_the_field(key, text, value):
             "optimizer.groups has 'foo'; write a regular expression and factors, as in 'head lr=10 decay=0'.",
         ),
         ("train.seed", "-1", "train.seed is -1; it must be at least 0."),
-        ("optimizer.b1", "1.0", "optimizer.b1 is 1, a moment that never moves; make it less."),
+        ("optimizer.b1", "1.0", "optimizer.b1 is 1, a moment that never moves; set it below 1."),
     ],
 )
 def test_what_an_override_can_get_wrong(in_repository, key, text, message):

@@ -54,7 +54,7 @@ def test_a_directory_of_the_other_family_or_none_is_refused(tmp_path):
     record.claim(tmp_path, EXPERIMENT)
     with pytest.raises(UserError, match="holds a run of the family language_model"):
         record.claim(tmp_path, SupervisedExperiment())
-    with pytest.raises(UserError, match="is no directory"):
+    with pytest.raises(UserError, match="is not a directory"):
         record.claim(tmp_path / record.FILE, EXPERIMENT)
 
 
@@ -124,7 +124,7 @@ def test_a_run_among_its_own_texts_is_refused(tmp_path):
 
 def test_checkpoints_of_nobody_knows_what_are_refused(tmp_path):
     (tmp_path / "checkpoints" / "10").mkdir(parents=True)
-    with pytest.raises(UserError, match="has checkpoints but no config.json that says of what"):
+    with pytest.raises(UserError, match="has checkpoints but no config.json that describes them"):
         record.claim(tmp_path, EXPERIMENT)
 
 
@@ -138,12 +138,12 @@ def test_settings_that_an_old_run_does_not_know_take_their_defaults(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "is no run directory: it has no config.json"),
+        (None, "is not a run directory: it has no config.json"),
         ('{"experi', "is damaged"),
         ("[]", "is damaged"),
         ("{}", "is damaged"),
         pytest.param("[" * 10**5, "is damaged", id="nested"),
-        ('{"model_type": "deepseek_v3"}', "is a checkpoint and no run directory; `deepseek-jax quantize` makes one"),
+        ('{"model_type": "deepseek_v3"}', "is a checkpoint, not a run directory; `deepseek-jax quantize` makes one"),
         ('{"experiment": {"model": {"layers": 3}}}', "sets an unknown key, model.layers"),
         ('{"experiment": {"train": {"steps": "x"}}}', "train.steps is 'x'; it must be a whole number."),
     ],

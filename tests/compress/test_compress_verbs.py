@@ -221,7 +221,7 @@ def test_a_release_is_read_as_one(folder, deepseek_jax):
             ("prune", "{run}", "{new}", "--method", "heads", "--scope", "layer"),
             "of single weights; --method is heads",
         ),
-        (("prune", "{new}", "{new}"), "is no directory; give that of a run or a checkpoint"),
+        (("prune", "{new}", "{new}"), "is not a directory; give that of a run or a checkpoint"),
         (("quantize", "{run}", "{new}", "--weights", "int4", "--group", "7"), "quantize.group is 7, which divides"),
         (("quantize", "{run}", "{new}", "--weights", "int4", "--release"), "--release writes fp8 and fp4, not int4"),
         (("quantize", "{run}", "{new}", "--weights", "fp4", "--release"), "FP4 is the form of V4's experts"),

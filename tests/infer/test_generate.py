@@ -60,7 +60,7 @@ def test_a_text_ends_before_its_eos(model):
 def test_scores_that_are_no_numbers_are_refused(model, sampling):
     graphdef, params, buffers = model
     damaged = params | {"embedding": params["embedding"].at[9].set(jnp.nan)}  # what the second prompt says
-    with pytest.raises(UserError, match="scores are NaN behind 1 of 3 prompts; look for NaN"):
+    with pytest.raises(UserError, match="scores are NaN after 1 of 3 prompts; look for NaN"):
         new_tokens((graphdef, damaged, buffers), PROMPTS, 1, sampling=sampling)
 
 

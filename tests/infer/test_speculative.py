@@ -54,7 +54,7 @@ def test_each_row_ends_with_its_eos(model):
 def test_scores_that_are_no_numbers_are_refused(model):
     graphdef, params, buffers = model
     damaged = params | {"embedding": params["embedding"].at[4].set(jnp.nan)}  # what the second prompt says
-    with pytest.raises(UserError, match="scores are NaN behind 1 of 2 prompts"):
+    with pytest.raises(UserError, match="scores are NaN after 1 of 2 prompts"):
         speculative.new_tokens((graphdef, damaged, buffers), [[5], [4]], 1)
 
 

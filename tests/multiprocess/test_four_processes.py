@@ -29,6 +29,6 @@ def test_a_checkpoint_of_four_goes_on_in_one_and_in_two_on_other_meshes(tmp_path
         ("two", ["mesh.expert=2", "mesh.tensor=2", "mesh.data=1"], {"count": 2}),
     ]:
         shutil.copytree(tmp_path / "four", tmp_path / name)
-        assert f"going on from step {saved}" in trained(tmp_path, name, STEPS, *mesh, **size)
+        assert f"resuming from step {saved}" in trained(tmp_path, name, STEPS, *mesh, **size)
         np.testing.assert_allclose(curve(tmp_path / name), curve(unbroken), rtol=1e-5, err_msg=name)
         assert loads(tmp_path / name) == loads(unbroken), name

@@ -45,17 +45,17 @@ def test_a_run_killed_stopped_and_resumed_on_other_processes_has_the_curve_of_on
 
     before = last_saved(workdir)
     with train(directory, "broken", STEPS, count=2, environment=SLOWLY) as group:
-        group.wait_until(lambda: "going on" in group.said(0) and last_step(workdir) > before)
+        group.wait_until(lambda: "resuming" in group.said(0) and last_step(workdir) > before)
         group.send(1, signal.SIGTERM)  # to the one that writes nothing
         assert group.finish() == [0, 0]
         saved = last_saved(workdir)
-        assert f"going on from step {before}" in group.said(0)
+        assert f"resuming from step {before}" in group.said(0)
         assert f"stopped by SIGTERM after step {saved}" in group.said(0)
         assert saved == last_step(workdir) < 20
         assert "deepseek-jax" not in group.said(1) and "stopped" not in group.said(1)
 
     resumed = trained(directory, "broken", STEPS, "mesh.data=1", "mesh.fsdp=2", count=1)
-    assert f"going on from step {saved}" in resumed
+    assert f"resuming from step {saved}" in resumed
     np.testing.assert_allclose(curve(workdir), curve(alone), rtol=1e-5)
     assert loads(workdir) == loads(alone)
 
@@ -170,8 +170,8 @@ def test_processes_share_the_checking_of_a_checkpoint(directory, alone):
     with Group(directory, "-c", CHECKS, str(directory / "checkpoints"), count=2) as group:
         assert group.finish() == [0, 0], group.said(0) + group.said(1)
         said = [group.said(number).splitlines() for number in (0, 1)]
-    assert f"checkpoint 20 is passed over: {harmed} is missing or was changed" in said[0]
-    assert not any("passed over" in line for line in said[1])
+    assert f"checkpoint 20 is skipped: {harmed} is missing or was changed" in said[0]
+    assert not any("is skipped" in line for line in said[1])
     (first, some), (second, others) = (map(int, lines[-1].split()) for lines in said)
     assert first == second == 16
     assert some + others == len(files[newest]) + len(files[before]) and abs(some - others) <= 2

@@ -108,7 +108,7 @@ def test_killed_between_and_during_checkpoints_then_interrupted_then_terminated_
     assert f"stopped by SIGTERM after step {saved}" in said
     assert saved == last_step(workdir) < STOPPED
 
-    assert f"going on from step {saved}" in finish(start(directory, workdir))
+    assert f"resuming from step {saved}" in finish(start(directory, workdir))
     assert measured(workdir) == measured(unbroken)
     assert [row["step"] for row in rows(workdir) if "loss/next" in row] == list(range(1, STOPPED + 1))
     left, right = restore_model(workdir), restore_model(unbroken)

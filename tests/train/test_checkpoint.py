@@ -1,4 +1,4 @@
-"""What is kept, what is passed over, what comes back."""
+"""What is kept, what is skipped, what comes back."""
 
 import errno
 import json
@@ -150,7 +150,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(opened, said, tm
         restored, progress = checkpoints.restore(abstract())
         assert progress.step == int(restored["step"]) == 1
         checkpoints.save(state(2), Progress(2))  # the damaged one does not stand in the way
-    assert len(said) == 1 and said[0].startswith("checkpoint 2 is passed over")
+    assert len(said) == 1 and said[0].startswith("checkpoint 2 is skipped")
     assert checkpoint.newest_intact(tmp_path / "checkpoints") == 2
 
 
@@ -184,7 +184,7 @@ def test_when_all_are_damaged_the_run_does_not_start_over_in_silence(opened, tmp
 def test_a_run_does_not_go_on_from_a_model_alone(opened):
     with opened() as checkpoints:
         checkpoints.save(state(1), Progress(1, model_only=True))
-    with opened() as checkpoints, pytest.raises(UserError, match=r"begin another run from it, with start\.checkpoint="):
+    with opened() as checkpoints, pytest.raises(UserError, match=r"start a new run from it, with start\.checkpoint="):
         checkpoints.restore(abstract())
 
 

@@ -143,8 +143,8 @@ def test_where_the_best_is_damaged_the_last_parameters_stay(tmp_path, monkeypatc
     best, last = min(held_out, key=held_out.get), max(held_out)
     console.file.seek(0)
     said = console.file.read()
-    assert f"the checkpoint of step {best}, the best, is damaged: the last parameters stay" in said
-    assert said.count("the last parameters stay") == 1
+    assert f"the best checkpoint, of step {best}, is damaged: keeping the last parameters" in said
+    assert said.count("keeping the last parameters") == 1
     assert checked == [best]
     assert scores["final/loss"] == held_out[last] > held_out[best]
     assert rows[-1]["stopping/kept_step"] == last == best + 4

@@ -282,7 +282,7 @@ def test_a_run_whose_texts_have_changed_is_refused_and_keeps_its_tokenizer(tmp_p
     before = {name: (workdir / name).read_bytes() for name in ("tokenizer.json", "config.json")}
     for state in ("paused", "finished"):
         texts.write_text(as_trained + others)
-        with pytest.raises(UserError, match="another tokenizer than its data gives now"):
+        with pytest.raises(UserError, match="another tokenizer than its data yields now"):
             train(experiment, workdir, quiet())
         assert before == {name: (workdir / name).read_bytes() for name in before}
         texts.write_text(as_trained)
@@ -310,7 +310,7 @@ def test_sigterm_while_the_last_checkpoint_is_written_or_the_run_is_scored_loses
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint.Checkpoints, "__exit__", closed)
         assert "final/loss" not in train(config, workdir, stopped := quiet())
-    assert "stopped by SIGTERM before all was scored" in stopped.file.getvalue()
+    assert "stopped by SIGTERM before the final scores were done" in stopped.file.getvalue()
     assert preemption.heard() == preemption.TERMINATED
     assert checkpoint.newest_intact(workdir / "checkpoints") == 6 and (workdir / "report.html").exists()
 
@@ -335,7 +335,7 @@ def test_a_run_directory_in_which_another_process_trains_is_refused(directory):
     config, workdir = tiny.experiment(directory, steps=6), directory / "shared"
     with (
         record.held(workdir),
-        pytest.raises(UserError, match=rf"another process trains in .* \(process {os.getpid()} on"),
+        pytest.raises(UserError, match=rf"another process is training in .* \(process {os.getpid()} on"),
     ):
         train(config, workdir, quiet())
     assert not workdir.exists()

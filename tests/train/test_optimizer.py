@@ -123,7 +123,7 @@ def test_each_optimizer_remembers_by_its_own_rates(name, expected):
 @pytest.mark.parametrize("name", ["adagrad", "lion", "own"])
 def test_nesterov_is_refused_where_it_would_do_nothing(name, monkeypatch):
     monkeypatch.setattr("deepseek_jax.config.OPTIMIZERS", (*OPTIMIZERS, "own"))
-    with pytest.raises(UserError, match=f"optimizer.nesterov is set, for which {name} has no use"):
+    with pytest.raises(UserError, match=f"optimizer.nesterov is set, but {name} does not use it"):
         OptimizerConfig(name=name, nesterov=True)
 
 

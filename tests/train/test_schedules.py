@@ -130,7 +130,7 @@ def test_phases_that_overlap_are_refused():
     with pytest.raises(UserError, match="phases that end at steps 70, 60, 90 of 100"):
         rate(steps=100, name="multi_step", warmup_steps=70)
     with pytest.raises(
-        UserError, match=r"schedule.name=multi_step .* 90, 10 of 100; .* mend milestones, warmup_steps or"
+        UserError, match=r"schedule.name=multi_step .* 90, 10 of 100; .* change milestones, warmup_steps or"
     ):
         rate(steps=100, name="multi_step", warmup_steps=0, milestones=(0.9, 0.1))
 

@@ -250,9 +250,9 @@ def test_a_run_that_begins_from_one_of_other_data_says_how_it_differs(table, qui
         return said
 
     assert not say()
-    with pytest.raises(UserError, match="trained with the features age, size, which stand in another order here; give"):
+    with pytest.raises(UserError, match="trained with the features age, size, which are in another order here; give"):
         say(features=("size", "age"))
-    with pytest.raises(UserError, match="classes a, b, .* give dataset.columns.classes in that one, or begin with a"):
+    with pytest.raises(UserError, match="classes a, b, .* give dataset.columns.classes in that order, or begin with a"):
         say(classes=("b", "a"))
     new_head = dataclasses.replace(begun.start, fresh="head")
     assert not say(dataclasses.replace(begun, start=new_head), classes=("b", "a"))
@@ -376,14 +376,14 @@ def test_a_table_without_the_texts(mail, tmp_path, deepseek_jax, monkeypatch):
     assert deepseek_jax(*argv)[::2] == (2, expected)
     monkeypatch.setattr(record, "read", lambda *_: SupervisedExperiment())  # as of the set `services`
     status, _, err = deepseek_jax(*argv)
-    assert status == 2 and "new.csv is a table, and dataset.columns.text of the training names no column" in err
+    assert status == 2 and "new.csv is a table, but dataset.columns.text of the training names no column" in err
 
 
 @pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "buy\n".encode("utf-16")])
 def test_files_that_are_no_text(mail, tmp_path, deepseek_jax, data):
     (tmp_path / "new").write_bytes(data)
     status, out, err = deepseek_jax("predict", "--workdir", f"{mail[0]}/run", f"{tmp_path}/new")
-    assert (status, out, err.count("\n")) == (2, "", 1) and "new is no text in UTF-8, as it holds zero bytes;" in err
+    assert (status, out, err.count("\n")) == (2, "", 1) and "new is not text in UTF-8, as it holds zero bytes;" in err
 
 
 @pytest.mark.parametrize("name", ["new.txt", "new.csv"])
@@ -415,7 +415,7 @@ def test_a_table_that_changed_after_training(table, deepseek_jax, quiet, changed
         (("eval", "--source", "code"), "--source is for language models"),
         (("predict", "missing.png"), "cannot read missing.png"),
         (("predict", __file__), "does not decode as an image"),
-        (("predict", "photos.csv"), "photos.csv is a table, and this network answers for pictures; give their files"),
+        (("predict", "photos.csv"), "photos.csv is a table, but this network takes pictures; give the picture files"),
         (("predict", str(Path(__file__).parent)), "tests/train is a directory; give the files in it, such as /"),
     ],
 )

@@ -235,7 +235,7 @@ def test_layers_that_wait_have_no_part_in_the_norm(params):
 
 
 def test_rates_by_layer_do_not_go_with_single_experts():
-    with pytest.raises(UserError, match="leave them out beside tune.experts"):
+    with pytest.raises(UserError, match="leave them out with tune.experts"):
         Experiment(tune=TuneConfig(experts="1: 0"), optimizer=OptimizerConfig(layer_decay=0.9))
-    with pytest.raises(UserError, match="leave them out beside tune.experts"):
+    with pytest.raises(UserError, match="leave them out with tune.experts"):
         SupervisedExperiment(tune=TuneConfig(experts="1: 0"), optimizer=OptimizerConfig(unfreeze=0.5))

@@ -100,9 +100,9 @@ def test_what_does_not_fit_is_named(base):
         begun(base, model=dataclasses.replace(base[1].model, tie_word_embeddings=True))
     with pytest.raises(UserError, match="'nowhere', which is found in no parameter's path"):
         begun(base, fresh="nowhere")
-    with pytest.raises(UserError, match="is no directory"):
+    with pytest.raises(UserError, match="is not a directory"):
         begun(base, "nowhere")
-    with pytest.raises(UserError, match="is no run directory, of which start.best"):
+    with pytest.raises(UserError, match="start.best is set, but .* is not a run directory"):
         begun(base, "nowhere", best=True)
     with pytest.raises(UserError, match="is no regular expression"):
         StartConfig(fresh="(")
@@ -152,8 +152,8 @@ def test_of_a_run_that_keeps_an_average_it_is_the_model(base):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"start.fresh": "^head"}, "start.fresh is of start.checkpoint, which is empty; name one"),
-        ({"start.best": "true"}, "start.best is of start.checkpoint, which is empty; name one"),
+        ({"start.fresh": "^head"}, "start.fresh applies to start.checkpoint, which is empty; name one"),
+        ({"start.best": "true"}, "start.best applies to start.checkpoint, which is empty; name one"),
         (
             {"train.ramp_fraction": "0.3"},
             "train.ramp_fraction is 0.3 and train.ramp_start 0, so that the batch does not",
