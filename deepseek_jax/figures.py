@@ -26,7 +26,7 @@ def families() -> list[str]:
 PLAIN = {"parse_math": False, "family": families()}  # for matplotlib's Text: a "$" in a name starts no formula
 INK, FAINT, BLUE, ORANGE, GREEN = "#24292f", "#d0d7de", "#2563a8", "#d9730d", "#3c8c5a"
 MOST_INSIDE = 7  # longest legend drawn inside the axes
-MARK, LETTER, ROW = 0.55, 0.065, 0.18  # inches of a legend's parts, below the axes
+MARK, LETTER, ROW = 0.55, 0.065, 0.18  # inches: a line's sample, a character, a row
 STYLE = {"size": 9, "color": INK} | PLAIN
 
 
