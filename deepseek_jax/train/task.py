@@ -58,9 +58,9 @@ class Task(Protocol):
         """The names of the scores that `scores` returns on "val"; () if nothing is held out for it."""
 
     def baselines(self, report: Report) -> dict[str, float]:
-        """What the final scores stand beside, by the name of each; every process asks, and the leading one is told.
+        """Scores to compare the final scores with, by name.  Collective; returns {} in all processes but the leader.
 
-        `report` is told how far those are that take long.
+        `report` receives the progress of those that take long.
         """
 
     def check_beside(self, workdir: Path):
