@@ -1,1 +1,1 @@
-"""Models made smaller: pruned, rounded to few bits, and trained so that they bear it."""
+"""Making models smaller: pruning, quantisation, and training that compensates for both."""

@@ -1,4 +1,4 @@
-"""Products of few bits, simulated: FP8 as DeepSeek-V3 trains with it, int8 activations; and one that only watches.
+"""Simulated low-precision matrix products: FP8 as in DeepSeek-V3's training, int8 activations; and one that observes.
 
 R rows  I inputs  O outputs
 """
@@ -17,16 +17,17 @@ from deepseek_jax.compress.rounding import FP8_MOST, Format, rounded, to_e4m3
 from deepseek_jax.convert.quantised import FP8_BLOCK
 from deepseek_jax.models.arithmetic import PLAIN, Arithmetic
 
-HIGH_PRECISION = re.compile(r"^head/|indexer/weights$")  # beside what is no product here: see docs/compression.md
+# Matrix products kept in high precision.  Embeddings, norms etc. are no products in this sense: docs/compression.md.
+HIGH_PRECISION = re.compile(r"^head/|indexer/weights$")
 
 
 @dataclasses.dataclass(frozen=True)
 class Fp8(Arithmetic):
-    """Every product of e4m3 numbers, summed in float32 (V3, section 3.3).
+    """All three products of a linear layer take e4m3 operands and accumulate in float32 (V3, section 3.3).
 
-    Activations and gradients have a scale a tile of 128 along what is summed over, weights one a block of 128 x 128.
-    The weight's gradient sums over tokens: there the activations of the forward pass, already rounded, are rounded
-    again in tiles of 128 tokens (section 3.5.2).
+    Activations and gradients have one scale per tile of 128 along the dimension that is summed over, weights one per
+    block of 128 x 128.  The weight's gradient sums over tokens, so for it the activations, already rounded in the
+    forward pass, are rounded again in tiles of 128 tokens (section 3.5.2).
     """
 
     def rows(self, x: Float[Array, "... R I"]) -> Float[Array, "... R I"]:
@@ -46,7 +47,7 @@ class Fp8(Arithmetic):
 
 
 def in_tiles(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
-    """x as e4m3 numbers with a scale, its largest over 448, a tile of 128 along `axis`; float32."""
+    """x rounded to e4m3, as float32.  Each tile of 128 along `axis` has its own scale: its largest magnitude / 448."""
     x = jnp.moveaxis(x.astype(jnp.float32), axis, -1)
     size = x.shape[-1]
     tiles = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -size % FP8_BLOCK)])
@@ -59,14 +60,14 @@ def in_tiles(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
 
 @dataclasses.dataclass(frozen=True)
 class Int8(Arithmetic):
-    """Activations in 255 steps between -range and range, or, where `range` is 0, those of each row's largest number.
+    """Activations rounded to 255 levels between -range and range; if `range` is 0, each row's largest magnitude is it.
 
-    Weights are as they come: quantize.weights rounds them.  Their gradients are of the numbers that they met, those of
-    activations pass straight through (arXiv:1308.3432).
+    Weights are not changed here (quantize.weights rounds them).  Their gradients are computed from the rounded
+    activations; gradients of activations pass straight through the rounding (arXiv:1308.3432).
     """
 
     range: float = 0.0
-    axes: tuple[str, ...] = ()  # of the mesh, along which each device has a part of a row
+    axes: tuple[str, ...] = ()  # mesh axes over which each row is split
 
     def split_over(self, axes: tuple[str, ...]) -> Arithmetic:
         return dataclasses.replace(self, axes=axes)
@@ -87,9 +88,9 @@ class Int8(Arithmetic):
 
 @dataclasses.dataclass(frozen=True)
 class Watching(Arithmetic):
-    """Plain products, but what comes as a weight's gradient is the sum of |x / unit|^power over rows, for every output.
+    """Plain products, but a weight's "gradient" is the sum of |x / unit|^power over rows, repeated for every output.
 
-    Rows without a gradient, which decide nothing, do not count: padding and empty slots of experts.
+    Rows whose output gradient is zero (padding, empty expert slots) have no effect on the loss and are not counted.
     """
 
     power: int = 2
@@ -103,7 +104,7 @@ class Watching(Arithmetic):
 
 
 def chooser(config: ArithmeticConfig) -> Callable[[str, int], Arithmetic]:
-    """Which arithmetic the parameter of a path and number of dimensions carries."""
+    """A function (path, number of dimensions) -> the Arithmetic that this parameter's products use."""
     if config.kind == "plain":
         return lambda path, rank: PLAIN
     ranges = dict(each.rsplit("=", 1) for each in config.ranges)
@@ -120,7 +121,7 @@ def chooser(config: ArithmeticConfig) -> Callable[[str, int], Arithmetic]:
 
 
 def watching(power: int, units: Mapping[str, float]) -> Callable[[str, int], Arithmetic]:
-    """Every product watches its input, in units by its weight's path, of 1 where they have none."""
+    """A function like `chooser`'s that makes every product `Watching`; `units` by weight path, 1 where missing."""
 
     def choose(path: str, rank: int) -> Arithmetic:
         matrix = matrix_of(path, rank)

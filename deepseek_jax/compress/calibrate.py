@@ -1,7 +1,7 @@
-"""What flows into each matrix, on average over training batches: from one backward pass of the loss.
+"""Statistics of each matrix's inputs over training batches, collected by backward passes of the loss.
 
-Products that watch (compress/arithmetic.py) hand the sums over tokens back in the place of their weight's gradient, so
-they come for every layer of a stack and every expert, wherever these lie, and add up over batches and devices.
+`Watching` products (compress/arithmetic.py) return sums over tokens in place of their weight's gradient.  Autodiff thus
+collects them for every layer of a stack and every expert, on any mesh, and adds them up over devices.
 
 N matrices  I inputs
 """
@@ -25,17 +25,17 @@ from deepseek_jax.train.evaluate import bytes_a_target
 from deepseek_jax.train.program import Program, language_model_program
 from deepseek_jax.train.supervised_program import supervised_program
 
-# Of the norms that lead to the largest number, the second in units of the first, so that neither overflows: up to 1e9
-# and for 1e5 equal rows.  Over R rows the second is at least the largest number, and R^(1/28) of that if all are equal.
+# A high p-norm approximates the maximum.  The 28-norm is taken in units of the 4-norm, so that neither overflows for
+# inputs up to 1e9 and 1e5 equal rows.  Over R rows it is at least the maximum, and at most R^(1/28) times that.
 NORMS = 4, 28
 
 
 def input_sums(
     measure: Measure, given: Source, batches: int, power: int = 2, units: Mapping[str, float] = MappingProxyType({})
 ) -> dict[str, Float[Array, "N I"]]:
-    """By path, the sum of |x / unit|^power over tokens (of experts: those routed there) of `batches` training batches.
+    """By path of a matrix, the sum of |x / unit|^power of its inputs x over the tokens of `batches` training batches.
 
-    Of an expert's down projection, x has been multiplied with the routing weight.
+    For experts only the tokens routed to them count; inputs of their down projections include the routing weight.
     """
     program = _watching_program(measure, watching(power, units))
     sums = jax.jit(jax.grad(lambda params, batch: _loss(program, params, given.buffers, batch)))
@@ -49,7 +49,7 @@ def input_sums(
 
 
 def largest_inputs(measure: Measure, given: Source, batches: int) -> dict[str, float]:
-    """By path, the largest number that flows into any layer of the stack, or a little more; without those with none."""
+    """By path, the largest |input| over all layers of the stack, or a few percent more; only paths that have inputs."""
     found: dict[str, float] = {}
     for power in NORMS:
         sums = input_sums(measure, given, batches, power, found)
@@ -63,14 +63,14 @@ def largest_inputs(measure: Measure, given: Source, batches: int) -> dict[str, f
 def _watching_program(measure: Measure, choose: Callable[[str, int], Arithmetic]) -> Program:
     task = measure.setup.task
     if task.experiment.family == "supervised":
-        # The gradient of a penalty on the weights would lie on the sums.
+        # The gradient of a weight penalty would be added to the sums.
         plain = dataclasses.replace(task.experiment.objective, l1=0.0, l2=0.0)
         return supervised_program(dataclasses.replace(task.experiment, objective=plain), task.model, choose)
     return language_model_program(task.experiment, bytes_a_target(task.corpus), choose)
 
 
 def _loss(program: Program, params, buffers, batch) -> Array:
-    """Of the first microbatch, as at the end of the run."""
+    """The loss of the batch's first microbatch, with all schedules at their final values."""
     scheduled = program.scheduled(jnp.int32(2**30)) | {"microbatch": 0}
     first = jax.tree.map(lambda leaf: leaf[0], batch)
     return program.loss(params, buffers, first, program.totals(batch), scheduled)[0]

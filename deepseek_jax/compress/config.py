@@ -1,4 +1,4 @@
-"""What an experiment says on compression while it trains."""
+"""The sections of an experiment that configure compression during training: prune, quantize and arithmetic."""
 
 import dataclasses
 import math
@@ -15,20 +15,21 @@ STORED = ("none", "int8", "int4", "fp8", "fp4")
 
 @dataclasses.dataclass(frozen=True)
 class PruneConfig:
-    """Weights that stay zero.
+    """Pruning: weights that are held at zero.
 
-    method  zeros      weights that are zero in the model that the run begins from (start.checkpoint) stay zero
-            magnitude  more and more of the smallest weights, by a cubic schedule (arXiv:1710.01878, equation 1)
-    scope   of what `sparsity` is a share: each matrix ("layer"), each output of each ("output"), all of them ("global")
+    method  zeros      weights that are zero in the initial model (start.checkpoint) stay zero
+            magnitude  a growing share of the smallest weights, by a cubic schedule (arXiv:1710.01878, equation 1)
+    scope   where the share `sparsity` is taken: in each matrix ("layer"), each output of each matrix ("output"), or
+            among the weights of all matrices together ("global")
     """
 
     method: str = "none"  # none, zeros, magnitude
     sparsity: float = 0.5  # share of the weights that are zero at the end
-    pattern: str = ""  # "2:4": of every 4 inputs in a row 2 stay; `sparsity` is then ignored
+    pattern: str = ""  # "2:4": of every 4 consecutive inputs 2 stay; `sparsity` is then ignored
     scope: str = "layer"
     paths: str = ""  # regular expression: prune matrices whose path matches; empty: all but embedding, head and routers
     begin: float = 0.0  # share of the run after which pruning begins
-    end: float = 0.6  # share of the run at which `sparsity` is reached, and the zeros are fixed
+    end: float = 0.6  # share of the run at which `sparsity` is reached; the masks are fixed from then on
     every: int = 10  # steps between updates of the masks
 
     def __post_init__(self):
@@ -50,7 +51,7 @@ def check_sparsity(key: str, sparsity: float):
 
 
 def parse_pattern(key: str, text: str) -> tuple[int, int]:
-    """(n, m) of "n:m": of every m inputs in a row n stay.
+    """(n, m) of "n:m": of every m consecutive inputs n stay.
 
     >>> parse_pattern("prune.pattern", "2:4")
     (2, 4)
@@ -62,7 +63,7 @@ def parse_pattern(key: str, text: str) -> tuple[int, int]:
 
 
 def removed_by(pattern: str) -> float:
-    """The share of the weights that go.
+    """The share of weights that a pattern removes.
 
     >>> removed_by("1:4")
     0.75
@@ -73,17 +74,17 @@ def removed_by(pattern: str) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class QuantizeConfig:
-    """Weight matrices in few bits.
+    """Weight matrices in low precision.
 
-    weights      int8, int4 (a scale an output or a group of its inputs), fp8 (e4m3, blocks of 128 x 128), fp4 (e2m1,
-                 groups of 32 inputs)
-    trained      true: float32 weights are trained, and rounded in each forward pass (straight-through,
-                 arXiv:1308.3432); false: the matrices are kept rounded, and only the other parameters are trained
+    weights      int8, int4 (one scale per output or per group of its inputs), fp8 (e4m3, one per block of 128 x 128),
+                 fp4 (e2m1, one per group of 32 inputs)
+    trained      true: float32 weights are trained and rounded in each forward pass (straight-through gradients,
+                 arXiv:1308.3432); false: the matrices are stored rounded, and only the other parameters are trained
     """
 
     weights: str = "none"  # none, int8, int4, fp8, fp4
-    group: int = 0  # inputs that share a scale, of int8 and int4; 0: all of an output's
-    # Regular expression: matrices whose path matches; empty: all, but for fp8 and fp4 not embedding and head.
+    group: int = 0  # int8 and int4: how many inputs share a scale; 0: all inputs of an output
+    # Regular expression: matrices whose path matches; empty: all, except embedding and head for fp8 and fp4.
     paths: str = ""
     trained: bool = False
 
@@ -100,14 +101,14 @@ class ArithmeticConfig:
     """How products of activations and weights are computed, in training and afterwards.
 
     kind  plain   in train.dtype
-          fp8     simulated as DeepSeek-V3 trains: e4m3 in tiles of 128 (activations, gradients) and blocks of 128 x 128
-                  (weights), summed in float32; embedding, heads, routers, norms and the attention core are plain
-          int8    inputs rounded to int8, by `ranges` or each row's largest number
+          fp8     DeepSeek-V3's training, simulated: e4m3 in tiles of 128 (activations, gradients) and blocks of
+                  128 x 128 (weights), summed in float32; embedding, heads, routers, norms and attention core are plain
+          int8    inputs rounded to int8, over the range in `ranges` or else up to each row's largest magnitude
     """
 
     kind: str = "plain"
     paths: str = ""  # regular expression: matrices whose path matches; empty: all but heads and routers
-    ranges: tuple[str, ...] = ()  # "PATH=LARGEST": a matrix's largest input, as `quantize --activations int8` finds it
+    ranges: tuple[str, ...] = ()  # "PATH=LARGEST": the largest input of a matrix; `quantize --activations` fills it in
 
     def __post_init__(self):
         choice("arithmetic.kind", self.kind, ("plain", "fp8", "int8"))

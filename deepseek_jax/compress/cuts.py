@@ -1,8 +1,9 @@
-"""Units that go as a whole: heads, hidden units, channels, experts.  Arrays shrink, and nothing is left to mask.
+"""Structured pruning: removes whole heads, hidden units, channels or experts.  Arrays shrink; no masks are left.
 
-A cut is a set of units, any of which can leave the model when every array gives up the places that belong to it.
+A cut describes units that can be removed one by one, and the indices of every array that belong to each unit.
 
-N sets of units: one a layer of a stack, of routed experts one an expert   U units   R places a unit has in a dimension
+N sets of units, one per layer of a stack (for units inside routed experts: one per expert)
+U units of a set   R indices that a unit has in a dimension
 """
 
 import dataclasses
@@ -18,7 +19,10 @@ from deepseek_jax.models.tree import flatten, unflatten
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A dimension of the array at `path`, counted after the leading ones of its cut; `places` [R, U] in it."""
+    """A dimension of the array at `path`; column u of `places` [R, U] holds the indices there that belong to unit u.
+
+    `dim` does not count the leading dimensions of its cut.
+    """
 
     path: str
     dim: int
@@ -27,7 +31,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """`leading` dimensions of each array number sets of units, which are chosen set by set; `keep` of each stay."""
+    """The first `leading` dimensions of each array enumerate sets of units; `keep` units of each set stay."""
 
     parts: tuple[Part, ...]
     leading: int
@@ -35,12 +39,12 @@ class Cut:
 
 
 def kept(size: int, share: float) -> int:
-    """How many of `size` units stay when the share goes: at least one."""
+    """How many of `size` units stay when `share` of them is removed: at least one."""
     return max(1, round(size * (1 - share)))
 
 
 def plain(path: str, dim: int, units: int) -> Part:
-    """A dimension in which each unit has the place of its number."""
+    """A dimension in which unit u owns exactly index u."""
     return Part(path, dim, np.arange(units)[None])
 
 
@@ -51,7 +55,10 @@ def arrays(given: Source) -> dict[str, np.ndarray]:
 
 
 def importance(cut: Cut, flat: dict[str, np.ndarray], moments: Moments) -> np.ndarray:
-    """[N, U]: the energy of what each unit adds to the products that read it, on the calibrating batches."""
+    """[N, U]: the energy (sum of squares) that each unit adds to the outputs of the matrices that read it.
+
+    It is the sum of w^2 times the inputs' sums of squares, `moments`, over those weights.
+    """
     total = 0.0
     for part in cut.parts:
         weight, matrix = flat[part.path], matrix_of(part.path, flat[part.path].ndim)
@@ -74,9 +81,9 @@ def strongest(score_NU: np.ndarray, keep: int) -> np.ndarray:
 
 
 def remove(given: Source, model, choices: list[tuple[Cut, np.ndarray]]) -> Removed:
-    """The source with `model` as its config and, of each cut, only the units [N, U] that are true."""
+    """The source with `model` as its config, and of each cut only the units whose choice [N, U] is true."""
     flat = arrays(given)
-    stays = {}  # by path and dimension, so that several cuts may take places of one
+    stays = {}  # by path and dimension, as several cuts may remove indices from the same one
     for cut, chosen in choices:
         for part in cut.parts:
             at = part.path, cut.leading + part.dim
@@ -103,7 +110,7 @@ def _by_set(array, leading) -> np.ndarray:
 
 
 def with_arrays(given: Source, model, flat: dict[str, np.ndarray]) -> Source:
-    """The source with `model` as its config and arrays by path instead of its own."""
+    """The source with `model` as its config and the arrays `flat`, by path, in place of its own."""
     params, buffers = (
         unflatten({path: flat[path] for path in flatten(tree)}) for tree in (given.params, given.buffers)
     )

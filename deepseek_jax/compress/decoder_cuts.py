@@ -1,6 +1,6 @@
-"""Heads and hidden units of the decoders: which arrays hold a unit, and the config that is left.
+"""Heads and hidden units of the decoders: which arrays hold each unit, and the config of the smaller model.
 
-H heads  G key-value heads  d a head's width  g groups of the output
+H heads  G key-value heads
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ def _one_of_each_group(config: ModelConfig) -> np.ndarray:
     return np.arange(config.num_attention_heads).reshape(config.o_groups, -1)
 
 
-TOGETHER = {  # [R, U]: the heads that leave a layer of this attention together
+TOGETHER = {  # by kind of attention, heads [R, U]: those of a column can only be removed together
     "gqa": _with_their_key,
     "mla": _alone,
     "dsa": _alone,
@@ -38,14 +38,14 @@ TOGETHER = {  # [R, U]: the heads that leave a layer of this attention together
 
 
 def heads(config: ModelConfig, flat: dict[str, np.ndarray], share: float) -> tuple[ModelConfig, list[Cut]]:
-    """Of grouped queries a key-value head goes with its queries; of V4 one head of each group of the output."""
+    """Attention heads: in GQA a key-value head goes with all its query heads, in V4 one head of every output group."""
     H, G, kinds = config.num_attention_heads, config.num_key_value_heads, set(config.attention_kinds)
     if unknown := sorted(kinds - TOGETHER.keys()):
         raise UserError(
             f"heads cannot go: which arrays hold those of {unknown[0]} is not known; "
             "deepseek_jax/compress/decoder_cuts.py would have to say it"
         )
-    step = math.lcm(*(len(TOGETHER[kind](config)) for kind in kinds))  # every layer is left as many heads
+    step = math.lcm(*(len(TOGETHER[kind](config)) for kind in kinds))  # all layers must keep equally many heads
     left = step * kept(H // step, share)
     cuts = []
     for prefix in _prefixes(flat, "attention/", ("out", "out_up")):
@@ -58,7 +58,7 @@ def heads(config: ModelConfig, flat: dict[str, np.ndarray], share: float) -> tup
 
 
 def _kind(prefix: str, config: ModelConfig) -> str:
-    """The attention of "layers/1-3/attention/" or "mtp/0/block/attention/"."""
+    """The kind of attention at a prefix such as "layers/1-3/attention/" or "mtp/0/block/attention/"."""
     part, name = prefix.split("/")[:2]
     return config.attention_kinds[layers_of(name)[0] if part == "layers" else config.num_hidden_layers + int(name)]
 
@@ -74,14 +74,14 @@ def _attention(prefix: str, config: ModelConfig, together: np.ndarray):
 
 
 def hidden(config: ModelConfig, flat: dict[str, np.ndarray], share: float) -> tuple[ModelConfig, list[Cut]]:
-    """Units of dense feed-forwards."""
+    """Hidden units of dense feed-forward layers."""
     size, keep = config.intermediate_size, kept(config.intermediate_size, share)
     cuts = [_feed_forward(prefix, flat, size, keep) for prefix in _prefixes(flat, "feed_forward/", ("gate",))]
     return dataclasses.replace(config, intermediate_size=keep), cuts
 
 
 def expert_hidden(config: ModelConfig, flat: dict[str, np.ndarray], share: float) -> tuple[ModelConfig, list[Cut]]:
-    """Units of routed and of shared experts, whose width is one."""
+    """Hidden units of routed and shared experts, which have the same width (moe_intermediate_size)."""
     size, keep, shared = (
         config.moe_intermediate_size,
         kept(config.moe_intermediate_size, share),
@@ -101,7 +101,7 @@ def _feed_forward(prefix: str, flat, size: int, keep: int) -> Cut:
 
 
 def _prefixes(flat, ending: str, names: tuple[str, ...]) -> list[str]:
-    """Paths of modules that end so and have one of these parameters."""
+    """The module paths that end in `ending` and hold a parameter of one of these `names`."""
     return sorted({path.rpartition("/")[0] + "/" for path in flat if path.endswith(tuple(ending + n for n in names))})
 
 

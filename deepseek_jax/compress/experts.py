@@ -1,9 +1,9 @@
-"""Routed experts taken out by how much they add, or merged into those that stay.
+"""Removing the routed experts that contribute least, or merging them into those that stay.
 
-What an expert adds is its load times the size of its output: the energy of its down projection's output over the
-calibrating tokens, each weighted as the router does.
+An expert's contribution, its load times the size of its output, is measured as the energy of its down projection's
+output over the calibration tokens, each weighted by the router.
 
-L layers of a stack  E experts  I expert width
+L layers of a stack  E experts  I expert width  D model
 """
 
 import dataclasses
@@ -24,20 +24,21 @@ KERNELS = "gate", "up", "down"
 
 
 def drop(given: Source, settings: PruneConfig, moments: Moments) -> Removed:
-    """Each group of experts loses equally many, so that the router's groups stay as they are."""
+    """Removes equally many experts from each of the router's groups, so that the groups stay equally large."""
     return _removed(given, settings, moments, merge=False)
 
 
 def merge(given: Source, settings: PruneConfig, moments: Moments) -> Removed:
-    """Each expert that goes is averaged, by what they add, into the one of its group that the router takes most alike.
+    """Averages each removed expert into the kept one of its group whose router weights are most similar.
 
-    Hidden units are matched first: an expert is the same in any order of them (arXiv:2310.01334).
+    The average is weighted by contribution.  Hidden units are matched first, as permuting an expert's hidden units
+    does not change its output (arXiv:2310.01334).
     """
     return _removed(given, settings, moments, merge=True)
 
 
 def check(given: Source, settings: PruneConfig) -> ModelConfig:
-    """The config that is left; UserError where there are no experts, or too few."""
+    """The smaller model's config; UserError if there are no routed experts, or too few would be left."""
     if given.experiment.family != "language_model" or not set(given.model.feed_forward_kinds) - {"dense"}:
         raise UserError(f"{given.directory} has no routed experts; prune heads, hidden units or single weights.")
     return _smaller(given.model, settings.sparsity)
@@ -62,7 +63,7 @@ def _removed(given, settings, moments, *, merge) -> Removed:
 
 
 def energy(down: np.ndarray, moments) -> np.ndarray:
-    """[L, E]: of a stack's down projections [L, E, I, D] or one layer's [E, I, D]."""
+    """Each expert's output energy [L, E], from a stack's down projections [L, E, I, D] or one layer's [E, I, D]."""
     I, D = down.shape[-2:]
     flowing = np.asarray(moments, np.float64).reshape(-1, down.shape[-3], I)
     return np.einsum("leid,lei->le", down.astype(np.float64).reshape(*flowing.shape, D) ** 2, flowing)
@@ -73,7 +74,7 @@ def _groups(config: ModelConfig) -> int:
 
 
 def _smaller(config: ModelConfig, share: float) -> ModelConfig:
-    """The config with so many experts less; UserError where a token would not find as many as it needs."""
+    """The config with `share` of the experts removed; UserError if fewer are left than a token has to choose."""
     groups = _groups(config)
     reached = 1 if groups == 1 else config.topk_group
     size, keep = config.n_routed_experts // groups, cuts.kept(config.n_routed_experts // groups, share)
@@ -84,7 +85,7 @@ def _smaller(config: ModelConfig, share: float) -> ModelConfig:
         )
     least = -(-config.num_experts_per_tok // reached)
     if groups > 1 and config.topk_method == "noaux_tc":
-        least = max(least, 2)  # a group's score is that of its two best
+        least = max(least, 2)  # a group's score is the sum of its two best experts'
     if keep < least:
         raise UserError(
             f"--sparsity {share} leaves {keep} of {size} experts in each of {groups} groups, but a token takes "
@@ -105,7 +106,7 @@ def _strongest_of_groups(added_LE, groups: int, keep: int) -> np.ndarray:
 
 
 def _heirs(router: np.ndarray, stays_LE, groups: int) -> np.ndarray:
-    """[L, E]: of each expert the one that stands for it: itself, or the kept one of its group scored most alike."""
+    """[L, E]: the expert that replaces each: itself, or the kept one of its group with the closest router column."""
     L, E = stays_LE.shape
     columns = router.reshape(L, -1, E)
     columns = columns / np.maximum(np.linalg.norm(columns, axis=1, keepdims=True), 1e-30)
@@ -116,7 +117,7 @@ def _heirs(router: np.ndarray, stays_LE, groups: int) -> np.ndarray:
 
 
 def _average(flat, layer: str, added_LE, heirs_LE):
-    """Puts into each heir's place the average of those that it stands for."""
+    """Replaces each heir in `flat` by the weighted average of the experts that it stands for, itself included."""
     names = [f"{layer}experts/{name}" for name in KERNELS]
     shapes = {name: flat[name].shape for name in names}
     stacked = {name: flat[name].reshape(added_LE.shape + flat[name].shape[-2:]).copy() for name in names}
@@ -133,14 +134,17 @@ def _average(flat, layer: str, added_LE, heirs_LE):
 
 
 def _matched(own: list[np.ndarray], other: list[np.ndarray]) -> list[np.ndarray]:
-    """gate, up [D, I] and down [I, D] of `other`, its hidden units in the order in which they are most like `own`."""
+    """gate, up [D, I] and down [I, D] of `other`, with its hidden units permuted to match those of `own` best."""
     alike = own[0].T @ other[0] + own[1].T @ other[1] + own[2] @ other[2].T
     order = linear_sum_assignment(alike, maximize=True)[1]
     return [other[0][:, order], other[1][:, order], other[2][order]]
 
 
 def _renumbered(table: np.ndarray, stays_LE, heirs_LE) -> np.ndarray:
-    """Tokens' experts [L, V, K] by their heirs' new numbers; where two have one heir, the next one that is free."""
+    """A hash router's token-to-expert table [L, V, K] with every expert replaced by its heir's new number.
+
+    Where two experts of a token have the same heir, the second moves on to the next number not yet taken.
+    """
     new_LE = np.cumsum(stays_LE, axis=1) - 1
     keep, found = int(stays_LE[0].sum()), table.reshape(len(stays_LE), *table.shape[-2:]).copy()
     for number in range(len(found)):

@@ -1,7 +1,4 @@
-"""Heads, recurrent units and channels of the hybrid network: which arrays hold a unit, and the config that is left.
-
-C channels  H recurrent units of a direction  w columns of the map
-"""
+"""Heads, recurrent units and channels of the hybrid: which arrays hold each unit, and the smaller model's config."""
 
 import dataclasses
 
@@ -22,7 +19,7 @@ def heads(config: HybridConfig, flat: dict[str, np.ndarray], share: float) -> tu
 
 
 def units(config: HybridConfig, flat: dict[str, np.ndarray], share: float) -> tuple[HybridConfig, list[Cut]]:
-    """Units of each direction of each recurrent layer."""
+    """Recurrent units, chosen separately in each direction of each layer."""
     if config.recurrent.kind == "none":
         return config, []
     if config.attention.num_heads and config.attention.norm:
@@ -48,7 +45,7 @@ def _next_layer(layer: int, ways, places) -> list[Part]:
 
 
 def _readers(config: HybridConfig, places) -> list[Part]:
-    """What reads the sequence after the recurrence, and what attention adds to it."""
+    """The parts that read the recurrence's output: the head, and attention, whose output is added to it."""
     if config.head == "boxes":
         raise UserError("units cannot go: a head of boxes convolves as many channels as it is given")
     head = [Part("head/kernel", 0, places)]
@@ -59,7 +56,7 @@ def _readers(config: HybridConfig, places) -> list[Part]:
 
 
 def channels(config: HybridConfig, flat: dict[str, np.ndarray], share: float) -> tuple[HybridConfig, list[Cut]]:
-    """Channels of each convolution; those of a block stay equally many."""
+    """Channels of each convolution; all convolutions of a block keep equally many."""
     convolution = config.convolution
     if not convolution.filters:
         return config, []
@@ -97,7 +94,7 @@ def _readers_of_map(config: HybridConfig, size: int) -> list[Part]:
 
 
 def _check_channels(config: HybridConfig):
-    """Only what leaves all other numbers as they are can go."""
+    """Raises UserError where removing a channel would change what the other channels compute, or cannot be done."""
     convolution, reason = config.convolution, ""
     if convolution.kind != "blocks":
         reason = f"the blocks of {convolution.kind} hand the same channels from one to the next"

@@ -1,9 +1,9 @@
-"""Which weights stay: the largest of each matrix, output or model, or so many of every few inputs in a row.
+"""Pruning masks: keep the largest weights of each matrix, output or model, or n of every m consecutive inputs.
 
-Masks are true where a weight stays.  Thresholds are found by counting, so that they are exact, need no sort, and are
-the same however the arrays are spread over devices.
+Masks are true where a weight stays.  Thresholds are found by counting, so they are exact, need no sort, and do not
+depend on how the arrays are sharded.
 
-N matrices  I inputs  O outputs  K weights that are compared with each other
+N matrices  I inputs  O outputs
 """
 
 import functools
@@ -19,13 +19,15 @@ from deepseek_jax.compress.matrices import Matrix
 from deepseek_jax.errors import UserError
 from deepseek_jax.halving import HIGHEST, bits_of, last_that
 
-LEAP = 0x1E3779B1  # odd, and the golden ratio's part of 2^31: multiples of it lie evenly between 0 and 2^31
+# 2^32 / the golden ratio, modulo 2^31 and odd: its multiples modulo 2^31 are distinct and spread evenly.
+LEAP = 0x1E3779B1
 
 
 def largest(scores: dict[str, Float[Array, "..."]], chosen: dict[str, Matrix], sparsity, scope: str) -> dict:
-    """Masks by path that leave out the share `sparsity` with the lowest scores (at least 0), of each by itself.
+    """Masks by path that drop the share `sparsity` of weights with the lowest scores, which must not be negative.
 
-    Exactly that share, rounded to whole weights, also where scores are equal.  `sparsity` may be traced.
+    The share is dropped from each layer or output, or from all matrices together ("global"), as `scope` says: exactly,
+    rounded to whole weights, even where scores are equal.  `sparsity` may be a traced number.
     """
     folded = {path: matrix.fold(scores[path]) for path, matrix in chosen.items()}
     axes = {"global": (0, 1, 2), "layer": (1, 2), "output": (1,)}[scope]
@@ -36,7 +38,7 @@ def largest(scores: dict[str, Float[Array, "..."]], chosen: dict[str, Matrix], s
 
 
 def _kept(scores: list[Float[Array, "N I O"]], sparsity, axes: tuple[int, ...]) -> list[Bool[Array, "N I O"]]:
-    """All but the share `sparsity` of all the scores along `axes`, the lowest; of equal ones by their places."""
+    """True for all but the lowest share `sparsity` of the scores along `axes`; ties are broken by `_places`."""
     compared = sum(math.prod(score.shape[axis] for axis in axes) for score in scores)
     if compared > HIGHEST:
         raise UserError(f"{compared:,} weights are too many to compare with each other; choose the scope layer.")
@@ -56,7 +58,7 @@ def _kept(scores: list[Float[Array, "N I O"]], sparsity, axes: tuple[int, ...]) 
     limit = last_that(lambda limit: below(limit) <= gone, shape)
     of_equal = gone - below(limit)
     first_kept = jax.lax.cond(
-        (of_equal > 0).any(),  # never, where all scores differ
+        (of_equal > 0).any(),  # false if all scores differ
         lambda: last_that(lambda place: count(equal_before(place)) <= of_equal, shape),
         lambda: jnp.zeros(shape, jnp.int32),
     )
@@ -64,26 +66,26 @@ def _kept(scores: list[Float[Array, "N I O"]], sparsity, axes: tuple[int, ...]) 
 
 
 def _places(shapes: list[tuple[int, int, int]]) -> list[Int[Array, "N I O"]]:
-    """Numbers that differ among up to 2^31 weights, and whose order leaps evenly over all of them.
+    """A number per weight by which ties are broken: distinct for up to 2^31 weights, and in a scattered order.
 
-    In the order of rows and columns equal weights would all go from the same first inputs: a model in four bits, where
-    most are equal to others, would lose its first heads.
+    In row-major order equal weights would all be dropped from the first inputs: a 4-bit model, where most weights are
+    equal to others, would lose its first heads.
     """
     places, before = [], 0
     for N, I, O in shapes:
         n, i, o = (jax.lax.broadcasted_iota(jnp.int32, (N, I, O), axis) for axis in range(3))
-        places.append((((n * I + i) * O + o + before) * LEAP) & HIGHEST)  # what overflows changes no low bit
+        places.append((((n * I + i) * O + o + before) * LEAP) & HIGHEST)  # overflow leaves the low bits right
         before = (before + N * I * O) & HIGHEST
     return places
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def of_pattern(score_NIO: Float[Array, "N I O"], n: int, m: int) -> Bool[Array, "N I O"]:
-    """The n highest scores (at least 0) of every m inputs in a row stay, exactly; of equal ones the later."""
+    """True for exactly n of every m consecutive inputs: the highest scores (not negative), later ones among equals."""
     N, I, O = score_NIO.shape
     grouped, place = bits_of(score_NIO).reshape(N, I // m, m, O), jnp.arange(m)[:, None]
 
-    # All pairs are compared: to sort rows this short takes XLA's CPU code fifty times as long.
+    # All pairs are compared: sorting rows this short is fifty times slower in XLA's CPU code.
     def count(rival, above):
         bits = jax.lax.dynamic_slice_in_dim(grouped, rival, 1, axis=2)
         return above + ((bits > grouped) | ((bits == grouped) & (rival > place)))
@@ -93,16 +95,17 @@ def of_pattern(score_NIO: Float[Array, "N I O"], n: int, m: int) -> Bool[Array, 
 
 
 def by_pattern(scores: dict[str, Float[Array, "..."]], chosen: dict[str, Matrix], pattern: str) -> dict:
-    """Masks by path in which `pattern` ("2:4") holds along every output's inputs."""
+    """Masks by path that follow `pattern` ("2:4": 2 of every 4 stay) along the inputs of every output."""
     n, m = parse_pattern("pattern", pattern)
     folded = {path: matrix.fold(scores[path]) for path, matrix in chosen.items()}
     return {path: of_pattern(score, n, m).reshape(scores[path].shape) for path, score in folded.items()}
 
 
 def that_divide(chosen: dict[str, Matrix], params: dict, m: int, key: str, given: bool) -> dict[str, Matrix]:
-    """The matrices whose inputs come in whole groups of `m`.
+    """The matrices whose number of inputs is a multiple of `m`.
 
-    Raises UserError, naming the setting `key`, where none does, or one does not that was asked for by name (`given`).
+    Raises UserError, naming the setting `key`, if there is none, or if the user named the matrices (`given`) and not
+    all of them fit.
     """
     inputs = {path: matrix.inputs_of(params[path].shape) for path, matrix in chosen.items()}
     fitting = {path: matrix for path, matrix in chosen.items() if inputs[path] % m == 0}
@@ -115,5 +118,5 @@ def that_divide(chosen: dict[str, Matrix], params: dict, m: int, key: str, given
 
 
 def count(mask: Bool[Array, "... O"]) -> int:
-    """How many stay: added up in 64 bits, as a stack of experts has more than 2^31 weights."""
+    """How many weights stay: summed in 64 bits, as a stack of experts can have more than 2^31 weights."""
     return int(np.asarray(mask.sum(axis=-1)).sum(dtype=np.int64))

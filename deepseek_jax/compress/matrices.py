@@ -1,7 +1,7 @@
-"""Which parameters are matrices, and which of their dimensions are summed over: told from paths and ranks alone.
+"""Which parameters are matrices, and which of their dimensions a product sums over: told from paths and ranks alone.
 
-An array of any model here is some dimensions that number matrices (layers of a stack, experts), then those that a
-product sums over, then those of its outputs.  All methods see it as one array [N, I, O].
+Every weight array has leading dimensions that enumerate matrices (layers of a stack, experts), then input dimensions,
+which a product sums over, then output dimensions.  All compression methods see it folded to [N, I, O].
 
 N matrices  I inputs  O outputs
 """
@@ -19,19 +19,19 @@ from deepseek_jax.models.tree import flatten, is_vector
 LINEAR, TABLE, CONTROL = "linear", "table", "control"
 
 _CONTROL = re.compile(r"(router|_residual|stream_head|depthwise)/")
-_HEAD = re.compile(r"^head(?!/shared/)")  # a detector's `shared` is one more convolution
-_STATE = ("mean", "variance", "table")  # of buffers that are no matrices
+_HEAD = re.compile(r"^head(?!/shared/)")  # a detector's head/shared is an ordinary convolution
+_STATE = ("mean", "variance", "table")  # buffers that are no matrices
 _ALL_BUT_LAST = re.compile(r"attention/out$|(convolutions/\d+|shortcut|head/shared|stem|parts/\w+)/kernel$")
 
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """`leading` dimensions number matrices, the `inputs` after them are summed over, the rest are outputs.
+    """The first `leading` dimensions enumerate matrices, the next `inputs` ones are summed over, the rest are outputs.
 
     kind  linear   multiplied with activations: in attention, feed-forward, experts, convolution, recurrence
-          table    the embedding, whose rows are taken (each is a matrix of one output), and the heads
-          control  routers, hyper-connections and depthwise convolutions: few numbers that decide much; no method here
-                   touches them
+          table    the embedding, whose rows are looked up (each counts as a matrix with one output), and the heads
+          control  routers, hyper-connections and depthwise convolutions: few weights with a large effect, which no
+                   compression method touches
     """
 
     kind: str
@@ -39,13 +39,13 @@ class Matrix:
     inputs: int
 
     def fold(self, array):
-        """[N, I, O]."""
+        """The array reshaped to [N, I, O]."""
         shape = array.shape
         numbers, inputs = shape[: self.leading], shape[self.leading : self.leading + self.inputs]
         return array.reshape(math.prod(numbers), math.prod(inputs), -1)
 
     def split(self, dims: tuple) -> tuple[tuple, tuple, tuple]:
-        """What is given a dimension, as (of the leading ones, of the inputs, of the outputs)."""
+        """A tuple with an entry per dimension (a shape, names), split into (leading, inputs, outputs)."""
         last = self.leading + self.inputs
         return dims[: self.leading], dims[self.leading : last], dims[last:]
 
@@ -54,7 +54,7 @@ class Matrix:
 
 
 def matrix_of(path: str, rank: int) -> Matrix | None:
-    """The geometry of the parameter at `path` ("layers/1-3/attention/out"), None for vectors.
+    """The geometry of the parameter with `rank` dimensions at `path`, None for vectors.
 
     >>> matrix_of("layers/1-3/attention/out", 4)
     Matrix(kind='linear', leading=1, inputs=2)
@@ -70,21 +70,21 @@ def matrix_of(path: str, rank: int) -> Matrix | None:
 
 
 def is_product(path: str, matrix: Matrix) -> bool:
-    """Whether an Arithmetic can be given to it: not to the vocabulary's head, which is computed a chunk at a time."""
+    """Whether an Arithmetic can be attached to it: not to the vocabulary's head, which is computed chunk by chunk."""
     return matrix.kind == LINEAR or path.startswith("head/")
 
 
 def matrices(params: dict[str, object]) -> dict[str, Matrix]:
-    """Every matrix among arrays by path; routers and the like left out, and adapters beside matrices."""
+    """The matrices among `params`, both by path; without those of kind "control" and without adapters."""
     own = {path: leaf for path, leaf in params.items() if not path.startswith(f"{ADAPTERS}/")}
     found = {path: matrix_of(path, len(leaf.shape)) for path, leaf in own.items()}
     return {path: matrix for path, matrix in found.items() if matrix and matrix.kind != CONTROL}
 
 
 def chosen(params: dict[str, object], pattern: str, key: str, kinds: tuple[str, ...]) -> dict[str, Matrix]:
-    """The matrices in whose path `pattern` is found; all of these `kinds` where it is empty.
+    """The matrices whose path matches the regular expression `pattern`; if it is empty, all of these `kinds`.
 
-    Raises UserError, naming the setting `key`, for a pattern that no path has.
+    Raises UserError, naming the setting `key`, for a pattern that matches no path.
     """
     every = matrices(params)
     if not pattern:
@@ -97,7 +97,7 @@ def chosen(params: dict[str, object], pattern: str, key: str, kinds: tuple[str, 
 
 
 def by_matrix(nested: dict) -> dict[str, dict]:
-    """What stands for matrices or beside them, by a matrix's path: each a dict of its parts ("scales", "a") by name."""
+    """Packed matrices or adapters by the path of their matrix: each a dict of its arrays by name ("scales", "a")."""
     found = {}
     for path, array in flatten(nested).items():
         matrix, _, part = path.rpartition("/")
@@ -106,7 +106,7 @@ def by_matrix(nested: dict) -> dict[str, dict]:
 
 
 def ranks(axes: dict[str, tuple]) -> dict:
-    """Something with as many dimensions as each array whose axes these are."""
+    """By path, a stand-in array with the right number of dimensions, for functions that look at nothing else."""
     return {path: jax.ShapeDtypeStruct((1,) * len(names), "float32") for path, names in axes.items()}
 
 

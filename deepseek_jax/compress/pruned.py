@@ -1,6 +1,6 @@
-"""Training under masks: weights that were pruned stay zero, and gradual pruning takes more of them as it goes.
+"""Training with masks: pruned weights stay zero, and gradual pruning removes more of them during the run.
 
-Masks are buffers, so checkpoints hold them and every mesh spreads them as the weights they belong to.
+Masks are buffers, so checkpoints contain them, and they are sharded like the weights they belong to.
 """
 
 import jax
@@ -15,11 +15,14 @@ from deepseek_jax.models.view import View
 
 
 def pruned_view(config: PruneConfig, steps: int) -> View:
-    """buffers: {"model": the model's, "masks": bool arrays nested as the weights they belong to}."""
+    """The view whose buffers are {"model": the model's, "masks": bool arrays nested like the weights they belong to}.
+
+    `steps` is the length of the run, to which config.begin and config.end refer.
+    """
 
     def split(params, buffers):
         flat = flatten(params)
-        pruned_matrices(config, flat)  # what does not fit is said here, and not in the middle of a run
+        pruned_matrices(config, flat)  # raises for a pattern that does not fit now, not in the middle of a run
         found = {path: flat[path] for path in chosen(flat, config.paths, "prune.paths", (LINEAR,))}
         keep = (lambda weight: weight != 0) if config.method == "zeros" else lambda weight: jnp.ones(weight.shape, bool)
         found = {path: keep(weight) for path, weight in found.items()}
@@ -42,7 +45,7 @@ def pruned_view(config: PruneConfig, steps: int) -> View:
 
 
 def pruned_matrices(config: PruneConfig, flat: dict) -> dict[str, Matrix]:
-    """The matrices that `config` prunes; those that its pattern does not fit are left whole where none was named."""
+    """The matrices that `config` prunes.  If it names no paths, those that its pattern does not fit are skipped."""
     found = chosen(flat, config.paths, "prune.paths", (LINEAR,))
     if not config.pattern:
         return found
@@ -50,7 +53,7 @@ def pruned_matrices(config: PruneConfig, flat: dict) -> dict[str, Matrix]:
 
 
 def masked(params: dict, masks: dict) -> dict:
-    """Zeros where a mask is false, whatever lies there; no gradient goes into them."""
+    """`params` with zeros where a mask is false, even in place of NaN; these weights get no gradient."""
     flat, kept = flatten(params), flatten(masks)
     found = {path: _zeros_where_false(mask, flat[path]) for path, mask in kept.items()}
     return unflatten(flat | found)
@@ -61,26 +64,26 @@ def _zeros_where_false(mask, weight):
 
 
 def sparsity_at(config: PruneConfig, steps: int, update) -> jax.Array:
-    """s (1 - (1 - t)^3), with t from 0 at `begin` to 1 at `end` of the run (arXiv:1710.01878, equation 1)."""
+    """sparsity (1 - (1 - t)^3), where t rises from 0 at `begin` to 1 at `end` (arXiv:1710.01878, equation 1)."""
     first, last = _looks(config, steps)
     t = jnp.where(update < last, jnp.clip((update - first) / max(last - first, 1), 0.0, 1.0), 1.0)
     return config.sparsity * (1 - (1 - t) ** 3)
 
 
 def updates_to_prune(config: PruneConfig, steps: int) -> int:
-    """Updates until the masks are final: models before that are not yet as sparse as was asked for."""
+    """How many updates until the masks are final; models before that are less sparse than was asked for."""
     return _looks(config, steps)[1] + 1 if config.method == "magnitude" else 0
 
 
 def _looks(config: PruneConfig, steps: int) -> tuple[int, int]:
-    """The first update after which weights are pruned, and the last."""
+    """The first and the last update after which masks are recomputed."""
     return tuple(min(round(share * steps), steps - 1) for share in (config.begin, config.end))
 
 
 def _looked_at(config, steps, params, kept, update):
-    """The masks after the update of this number.  What was taken stays away: its score is 0."""
+    """The masks after update number `update`.  Pruned weights stay pruned, because their score is 0."""
     first, last = _looks(config, steps)
-    # The last look is at `last` itself, whatever `every` is, so that the sparsity asked for is reached.
+    # Also at `last`, which `every` need not hit, so that the sparsity asked for is reached.
     due = (update >= first) & (update <= last) & (((update - first) % config.every == 0) | (update == last))
 
     def look(kept):

@@ -1,4 +1,4 @@
-"""One-shot pruning: a smaller model of a trained one, what it lost, and the page that says where."""
+"""One-shot pruning: makes a smaller model from a trained one, measures the loss, and writes a report (pruning.html)."""
 
 import dataclasses
 from pathlib import Path
@@ -20,7 +20,7 @@ METHODS = {
     "experts": Method(experts.drop, calibrated=True, check=experts.check),
     "merge-experts": Method(experts.merge, calibrated=True, check=experts.check),
 }
-assert tuple(METHODS) == METHOD_NAMES  # which the command line knows without importing this
+assert tuple(METHODS) == METHOD_NAMES  # listed separately so that the command line need not import this module
 
 
 def prune(
@@ -34,11 +34,11 @@ def prune(
     batches: int,
     console: Console,
 ) -> Removed:
-    """Writes the run directory `target`.
+    """Prunes `given` by `method`, writes the run directory `target` and returns the pruned model.
 
-    The loss of `batches` validation batches is measured at the sparsity asked for and at those of `curve`; as many
-    training batches calibrate.  `early`: the same run at another step, whose weights the masks are laid on, and whose
-    losses these are.  A pattern says itself what share goes, and has no curve.
+    The loss on `batches` validation batches is measured at `settings.sparsity` and at each sparsity of `curve`; equally
+    many training batches are used for calibration.  `early`: the same run at an earlier step; the masks are applied to
+    its weights, and the losses are of the result.  An N:M pattern fixes the sparsity, so `curve` is ignored.
     """
     if settings.pattern:
         settings, curve = dataclasses.replace(settings, sparsity=removed_by(settings.pattern)), []
@@ -53,7 +53,7 @@ def prune(
         if early:
             removed = dataclasses.replace(removed, source=weights.on_early(removed.source, early))
         smaller, share = removed.source, removed.share
-        of_size = measure if smaller.model == given.model else Measure(smaller)  # its data said what it has to say
+        of_size = measure if smaller.model == given.model else Measure(smaller)  # prints no data messages again
         losses[share] = _loss(of_size, smaller, batches)
         console.print(f"{share:.0%} removed: validation loss {losses[share]:.4f}, before {losses[0.0]:.4f}")
         if each == settings:

@@ -1,6 +1,6 @@
-"""Models whose matrices have few bits: kept as such, or trained as float32 and rounded wherever they are used.
+"""Training with quantised matrices: stored in low precision, or trained in float32 and rounded wherever they are used.
 
-Kept ones lie among the buffers: no optimizer sees them, and checkpoints hold the small type itself.
+Stored ones are buffers: the optimizer does not see them, and checkpoints contain the small type itself.
 """
 
 import functools
@@ -16,7 +16,7 @@ from deepseek_jax.models.tree import flatten, unflatten
 from deepseek_jax.models.view import View
 from deepseek_jax.parallel.rules import RULES, STORED
 
-KEPT = "rounded"  # among the buffers
+KEPT = "rounded"  # key of the packed matrices among the buffers
 
 
 def quantized_view(config: QuantizeConfig) -> View:
@@ -24,13 +24,13 @@ def quantized_view(config: QuantizeConfig) -> View:
 
 
 def rounded_matrices(config: QuantizeConfig, flat: dict) -> dict[str, Matrix]:
-    """The matrices that `config` rounds, among arrays (or whatever has dimensions) by path."""
+    """The matrices that `config` rounds; `flat` holds arrays, or stand-ins with the same dimensions, by path."""
     kinds = (LINEAR, TABLE) if config.weights in ("int8", "int4") else (LINEAR,)
     return chosen(flat, config.paths, "quantize.paths", kinds)
 
 
 def check_group(config: QuantizeConfig, flat: dict):
-    """Raises UserError where groups of this size fit no matrix; one that they do not fit has a smaller last group."""
+    """Raises UserError if config.group divides the inputs of no matrix.  Others get a smaller last group."""
     inputs = {matrix.inputs_of(flat[path].shape) for path, matrix in rounded_matrices(config, flat).items()}
     if config.group and all(size % config.group for size in inputs):
         fitting = [str(size) for size in (256, 128, 64, 32, 16, 8) if any(of % size == 0 for of in inputs)]
@@ -60,7 +60,7 @@ def _straight_through(config: QuantizeConfig) -> View:
 
 def _rounded_weight(matrix, form, weight):
     new = rounded(matrix.fold(weight), form).reshape(weight.shape)
-    return jax.lax.stop_gradient(new) + (weight - jax.lax.stop_gradient(weight))  # which adds zeros
+    return jax.lax.stop_gradient(new) + (weight - jax.lax.stop_gradient(weight))  # value 0, gradient 1
 
 
 def _kept(config: QuantizeConfig) -> View:
@@ -92,25 +92,26 @@ def _kept(config: QuantizeConfig) -> View:
 
 
 def _of_values(path, names, form):
-    """Names of the dimensions of a matrix's values.
+    """Logical axes of a matrix's packed values.
 
-    Of four bits two inputs share a byte: pairs lie whole where a mesh divides the inputs and not the pairs.
+    In four bits two inputs share a byte.  The tuple (None, name) lets the pairs stay unsharded where the mesh divides
+    the number of inputs but not that of pairs.
     """
     leading, inputs, outputs = matrix_of(path, len(names)).split(names)
     return (*leading, *inputs[:-1], (None, inputs[-1]), *outputs) if form.four_bits else names
 
 
 def _of_scales(path, names, form):
-    """Names of the dimensions of a matrix's scales.
+    """Logical axes of a matrix's scales.
 
-    Where the mesh splits the matrix's inputs, its scales are split along the outputs: groups of inputs are few and
-    rarely divide.
+    Where the matrix is sharded along its inputs, its scales are sharded along the outputs instead: there are few
+    groups of inputs, and their number is rarely divisible.
     """
     leading, inputs, outputs = matrix_of(path, len(names)).split(names)
     if form.kind == "fp8":
         return (*leading, None, None)
     found = [*leading, None, *outputs]
     if apart := [name for name in inputs if RULES.get(name) == RULES[STORED]]:
-        wide = len(leading) + 1 if outputs else len(leading) - 1  # of a table each row is a matrix
+        wide = len(leading) + 1 if outputs else len(leading) - 1  # each row of a table is a matrix
         found[wide] = (found[wide], *apart)
     return tuple(found)

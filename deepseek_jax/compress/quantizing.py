@@ -1,4 +1,4 @@
-"""Quantisation after training: the run directory, or the release, of a model in few bits, and what it lost."""
+"""Post-training quantisation: writes the model as a run directory or a release, and measures how the loss changes."""
 
 import dataclasses
 from pathlib import Path
@@ -24,10 +24,11 @@ def quantize(
     measure: Measure | None = None,
     batches: int = 0,
 ):
-    """Writes a run directory; `activations` are rounded too by what `batches` training batches of `measure` have.
+    """Writes a run directory of the model quantised as `config` says.
 
-    Ranges are one a path, the largest of all layers of its stack.  Experts' down projections have none, but the largest
-    number of each row: what flows into them is weighted before the product or after, by the way that is fastest.
+    `activations` ("int8" or None): also round activations, over ranges found on `batches` training batches of
+    `measure`.  There is one range per path, the largest over all layers of its stack.  Experts' down projections get
+    none and use each row's largest magnitude: their inputs may include the routing weight or not, whichever is faster.
     """
     sections = {"quantize": config}
     if activations:
@@ -38,7 +39,7 @@ def quantize(
 
 
 def release(given: Source, target: Path, config: QuantizeConfig, progress: Progress = unseen):
-    """Writes safetensors and config.json as DeepSeek publishes them; `progress` counts bytes."""
+    """Writes safetensors and config.json in DeepSeek's release format; `progress` counts bytes written."""
     if given.experiment.family != "language_model":
         raise UserError(f"{given.directory} holds a hybrid network; DeepSeek's release format is for language models.")
     released.save(target, given.model, given.params, given.buffers, config.weights, progress)
@@ -46,9 +47,9 @@ def release(given: Source, target: Path, config: QuantizeConfig, progress: Progr
 
 
 def print_loss(measure: Measure, given: Source, made: Path, batches: int, console: Console):
-    """The loss of `batches` validation batches of the model that was written at `made`, beside that before."""
+    """Prints the loss of the model written to `made` on `batches` validation batches, beside that of `given`."""
     written = source.read(made)
-    # Of a release, which says neither how it was trained nor on what, the data is the given model's.
+    # A release does not say on what it was trained, so the given model's data is used.
     experiment = dataclasses.replace(given.experiment, arithmetic=written.experiment.arithmetic)
     after = dataclasses.replace(given, experiment=experiment, params=written.params, buffers=written.buffers)
     of_after = measure if experiment.arithmetic == given.experiment.arithmetic else Measure(after)

@@ -1,6 +1,6 @@
-"""Checkpoints as DeepSeek publishes them: FP8 e4m3 in blocks of 128 x 128 (V3), FP4 e2m1 for V4's routed experts.
+"""Checkpoints in DeepSeek's release format: FP8 e4m3 in blocks of 128 x 128 (V3), FP4 e2m1 for V4's routed experts.
 
-Every other matrix and all vectors stay as they are: embedding, head, routers, norms, the projection into MTP modules.
+Everything else is not quantised: embedding, head, routers, norms, the projection into MTP modules.
 
 o out  i in
 """
@@ -24,13 +24,13 @@ from deepseek_jax.convert.safetensors_file import DTYPES, Output
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 
-KEPT = re.compile(r"mtp/\d+/project|indexer/weights$|compressor/")  # matrices that releases hold in bfloat16
+KEPT = re.compile(r"mtp/\d+/project|indexer/weights$|compressor/")  # matrices that releases leave in bfloat16
 
 
 def save(directory: Path, config: ModelConfig, params: dict, buffers: dict, kind: str, progress: Progress = unseen):
-    """Writes what `from_pretrained` reads: matrices as `kind`, "fp8", or "fp4" for routed experts and fp8 for others.
+    """Writes a release that `from_pretrained` reads.  `kind`: "fp8", or "fp4" (routed experts in fp4, others in fp8).
 
-    V4's scales are powers of two (e8m0) under V4's names, those of models before it float32.
+    V4's scales are powers of two (e8m0) under V4's tensor names; those of earlier models are float32.
     """
     v4 = writing.is_v4(config)
     if kind == "fp4" and not v4:
@@ -46,7 +46,7 @@ def save(directory: Path, config: ModelConfig, params: dict, buffers: dict, kind
 
 
 def _changed(kind: str, v4: bool, path: str, output: Output) -> list[Output]:
-    """What is written of a tensor [o, i] of our array at `path`."""
+    """The tensors to write for `output`, made from our array at `path`: packed values and scales, or it unchanged."""
     matrix = matrix_of(path, 4)  # with any number of dimensions a vector could not have
     if len(output.shape) != 2 or matrix is None or matrix.kind != LINEAR or KEPT.search(path):
         return [output]
@@ -67,7 +67,7 @@ def _changed(kind: str, v4: bool, path: str, output: Output) -> list[Output]:
 
 
 def _part(output: Output, form: Format, name: str) -> np.ndarray:
-    """Values or scales, as they lie in the file."""
+    """The "values" or "scales" in the type that the file stores."""
     part = np.asarray(_packed(output.array(), form, name))
     if form.kind == "fp4":
         return part.view(np.int8) if name == "values" else part.view(ml_dtypes.float8_e8m0fnu)
@@ -76,5 +76,5 @@ def _part(output: Output, form: Format, name: str) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _packed(matrix_oi, form: Format, name: str) -> Array:
-    """Of the other part XLA computes nothing that this one does not need."""
+    """One part of `pack`, compiled by itself so that XLA skips what only the other part needs."""
     return pack(matrix_oi.astype(jnp.float32).T, Matrix(LINEAR, leading=0, inputs=1), form)[name].T

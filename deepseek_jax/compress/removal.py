@@ -1,4 +1,4 @@
-"""What a way of pruning is given and what it gives."""
+"""The interface of pruning methods: their inputs and results."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,10 +13,10 @@ Moments = dict[str, Float[Array, "N I"]]  # sums of squares of each matrix's inp
 
 @dataclasses.dataclass(frozen=True)
 class Removed:
-    """A smaller model.
+    """A pruned model.
 
-    left   of each array that lost something how many numbers stay, and of how many
-    share  of the single weights, or units, among which was chosen: what went, which whole units only come near to
+    left   by path of each pruned array: (how many of its numbers stay, how many there were)
+    share  the share of the candidate weights or units that was removed; whole units only approximate the sparsity asked
     """
 
     source: Source
@@ -26,10 +26,10 @@ class Removed:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """remove(given, settings, moments) -> Removed; `settings.sparsity` is the share of what goes.
+    """remove(given, settings, moments) -> Removed; `settings.sparsity` is the share to remove.
 
-    `calibrated`: whether it looks at `moments`, which are None else.  `check` raises UserError for what `remove` would
-    refuse of (given, settings), before anything is calibrated.
+    `calibrated`: whether `remove` needs `moments`; if not, they are None.  `check(given, settings)` raises UserError
+    for whatever `remove` would refuse, so that this is known before the calibration.
     """
 
     remove: Callable[[Source, PruneConfig, Moments | None], Removed]

@@ -1,4 +1,4 @@
-"""pruning.html: what a pruned model lost, and where its weights went."""
+"""pruning.html: a pruned model's loss, and how much was removed of each matrix."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ FILE = "pruning.html"
 
 
 def write(directory: Path, method: str, losses: dict[float, float], at: float, left: dict[str, tuple[int, int]]):
-    """`losses` by the share removed, `at` the share that was taken; `left`: see removal.Removed."""
+    """Writes the page.  `losses`: by share removed; `at`: the share removed from this model; `left`: see `Removed`."""
     kept, total = (sum(pair[place] for pair in left.values()) for place in (0, 1))
     loss = f"validation loss {losses[at]:.4f}, before {losses[0.0]:.4f}"
     sentences = f"{1 - kept / total:.1%} of {total:,} weights gone; {loss}."

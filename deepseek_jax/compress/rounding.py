@@ -1,7 +1,7 @@
-"""Matrices as few bits and scales: int8 and int4 with a scale an output or a group of inputs, FP8 and FP4 by blocks.
+"""Quantising matrices: int8 and int4 with a scale per output or group of inputs, FP8 and FP4 with one per block.
 
-Everything here works on arrays [N, I, O] (compress/matrices.py).  Values have the small type that lies on the disk;
-`unpacked` of them is what the model computes with, in float32.  Edge groups and blocks are smaller.
+Functions work on arrays [N, I, O] (compress/matrices.py).  Values are stored in the small type; the model computes with
+the float32 numbers that `unpacked` returns.  Groups and blocks at an edge may be smaller.
 
 N matrices  I inputs  O outputs  G groups of inputs  B blocks of outputs
 """
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from deepseek_jax.compress.matrices import Matrix
 from deepseek_jax.convert.quantised import FP4_BLOCK, FP4_VALUES, FP8_BLOCK
 
-INTEGERS = {"int8": 127.0, "int4": 7.0}  # the largest; symmetric, so -128 and -8 are not used
+INTEGERS = {"int8": 127.0, "int4": 7.0}  # largest magnitudes; symmetric, so -128 and -8 are not used
 FP8_MOST, FP4_MOST = 448.0, 6.0  # the largest numbers of e4m3 and e2m1
 MANTISSA = 23  # bits of float32 below the exponent
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65)  # shares of the largest weight at which int4 may saturate
@@ -25,9 +25,9 @@ CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65)  # shares of the largest we
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """`kind`: int8, int4, fp8 or fp4; `group`: inputs that share a scale (0: all), of int8 and int4 alone.
+    """`kind`: int8, int4, fp8 or fp4; `group`: how many inputs share a scale (0: all), only for int8 and int4.
 
-    `powers`: whether fp8's scales are powers of two, as V4's release has them; fp4's always are.
+    `powers`: whether fp8's scales are powers of two, as in V4's release; those of fp4 always are.
     """
 
     kind: str
@@ -44,10 +44,10 @@ class Format:
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def pack(weight: Float[Array, "..."], matrix: Matrix, form: Format) -> dict[str, Array]:
-    """{"values", "scales"}: values in the weight's own dimensions, scales [leading dimensions, G, B or outputs].
+    """{"values": in the weight's own dimensions, "scales": [*leading dimensions, G, B (fp8) or *output dimensions]}.
 
-    Two numbers of four bits lie in a byte, the even input in the low bits, where the weight's last dimension of inputs
-    is even; else each has its own.  Scales are float32, those of fp4 the bytes of powers of two (e8m0).
+    If the weight's last input dimension is even, 4-bit numbers are packed along it two per byte, the even input in the
+    low bits; otherwise each takes a byte.  Scales are float32, except those of fp4: exponents of 2 as bytes (e8m0).
     """
     values, scales = packed(matrix.fold(weight), form)
     leading, inputs, outputs = matrix.split(weight.shape)
@@ -65,7 +65,7 @@ def pack(weight: Float[Array, "..."], matrix: Matrix, form: Format) -> dict[str,
 
 
 def unpack(found: dict[str, Array], matrix: Matrix, form: Format) -> Float[Array, "..."]:
-    """The weight that `pack` left, in float32."""
+    """The rounded weight, in float32, from what `pack` returned."""
     values, (leading, inputs, outputs) = found["values"], matrix.split(found["values"].shape)
     scales = found["scales"].reshape(math.prod(leading), found["scales"].shape[len(leading)], -1)
     folded = matrix.fold(values)
@@ -76,7 +76,7 @@ def unpack(found: dict[str, Array], matrix: Matrix, form: Format) -> Float[Array
 
 
 def packed(weight_NIO: Float[Array, "N I O"], form: Format) -> tuple[Array, Array]:
-    """(values [N, I, O], scales [N, G, O], of fp8 [N, G, B]); values of four bits are codes in uint8."""
+    """(values [N, I, O], scales [N, G, O], for fp8 [N, G, B]); 4-bit values are uint8 codes, not yet two per byte."""
     weight_NIO = weight_NIO.astype(jnp.float32)
     if form.kind == "fp8":
         scales = fp8_scales(weight_NIO)
@@ -92,12 +92,12 @@ def packed(weight_NIO: Float[Array, "N I O"], form: Format) -> tuple[Array, Arra
 
 
 def to_e4m3(quotients: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Numbers over their scales as float8_e4m3fn: one may end up a rounding above 448, which would become NaN."""
+    """Quotients of weight and scale as float8_e4m3fn; clipped, as rounding may leave one above 448, which is NaN."""
     return jnp.clip(quotients, -FP8_MOST, FP8_MOST).astype(jnp.float8_e4m3fn)
 
 
 def unpacked(values, scales, form: Format) -> Float[Array, "N I O"]:
-    """float32, from what `packed` gave."""
+    """The rounded matrices, in float32, from what `packed` returned."""
     if form.kind == "fp8":
         return values.astype(jnp.float32) * _over_blocks(scales, values.shape)
     if form.kind == "fp4":
@@ -108,7 +108,7 @@ def unpacked(values, scales, form: Format) -> Float[Array, "N I O"]:
 
 
 def rounded(weight_NIO: Float[Array, "N I O"], form: Format) -> Float[Array, "N I O"]:
-    """What is left of a matrix when it has been packed."""
+    """The matrices rounded to `form` and back to float32."""
     return unpacked(*packed(weight_NIO, form), form)
 
 
@@ -117,7 +117,7 @@ def _over_groups(scales_NGO, inputs: int, form: Format):
 
 
 def _grouped(weight_NIO, size: int):
-    """[N, G, size, O], the last group filled up with zeros."""
+    """[N, G, size, O], the last group padded with zeros."""
     N, I, O = weight_NIO.shape
     return jnp.pad(weight_NIO, ((0, 0), (0, -I % size), (0, 0))).reshape(N, -1, size, O)
 
@@ -130,7 +130,7 @@ def _integer_scales(weight_NIO, form):
 
 
 def _best_clip(grouped, scales, most):
-    """Of each group, the share of its scale with the smallest squared error: 4 bits are too few to hold outliers."""
+    """Each group's scale times the share in CLIPS with the least squared error: with 4 bits, clipping outliers pays."""
 
     def error(share):
         tried = scales * share
@@ -142,7 +142,7 @@ def _best_clip(grouped, scales, most):
 
 
 def fp8_scales(weight_NIO: Float[Array, "N I O"]) -> Float[Array, "N G B"]:
-    """The largest number of each block of 128 x 128, over 448 (V3, section 3.3.2)."""
+    """The largest magnitude of each block of 128 x 128, divided by 448 (V3, section 3.3.2)."""
     N, I, O = weight_NIO.shape
     padded = jnp.pad(jnp.abs(weight_NIO), ((0, 0), (0, -I % FP8_BLOCK), (0, -O % FP8_BLOCK)))
     largest = padded.reshape(N, -(-I // FP8_BLOCK), FP8_BLOCK, -1, FP8_BLOCK).max(axis=(2, 4))
@@ -155,7 +155,7 @@ def _over_blocks(scales_NGB, shape):
 
 
 def fp4_scales(weight_NIO: Float[Array, "N I O"]) -> Float[Array, "N G O"]:
-    """The smallest power of two that brings each group of 32 inputs within 6 (V4's experts)."""
+    """The smallest powers of two by which groups of 32 inputs, divided, do not exceed 6 (V4's experts)."""
     largest = jnp.abs(_grouped(weight_NIO, FP4_BLOCK)).max(axis=2)
     return power_at_least(jnp.maximum(largest, 2.0**-100) / FP4_MOST)
 
@@ -163,7 +163,7 @@ def fp4_scales(weight_NIO: Float[Array, "N I O"]) -> Float[Array, "N G O"]:
 def power_at_least(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """The smallest normal power of two that is not below x > 0.
 
-    By bits: jnp.exp2 of most whole numbers is no power of two where XLA compiles for a CPU, but one beside it.
+    Computed on the bits, because XLA's CPU jnp.exp2 of most integers is not a power of two but a neighbouring float.
     """
     bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32)
     exponent = (bits + (1 << MANTISSA) - 1) >> MANTISSA  # any bit of the mantissa carries into it
@@ -171,19 +171,19 @@ def power_at_least(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _exponents(scales) -> Array:
-    """Powers of two as the byte that e8m0 holds them in."""
+    """The e8m0 byte (biased exponent) of each power of two."""
     return (jax.lax.bitcast_convert_type(scales, jnp.int32) >> MANTISSA).astype(jnp.uint8)
 
 
 def _of_exponents(found) -> Array:
-    """The powers of two that `_exponents` gave."""
+    """The powers of two with these e8m0 bytes, in float32: the inverse of `_exponents`."""
     return jax.lax.bitcast_convert_type(found.astype(jnp.int32) << MANTISSA, jnp.float32)
 
 
 def _fp4_code(numbers) -> Array:
-    """The four bits of each number, rounded to the nearest of e2m1, ties to even.
+    """The 4-bit e2m1 code of each number, rounded to nearest, ties to even.
 
-    By comparing: jnp.float4_e2m1fn is rounded to twice in one of the ways in which XLA's CPU compiler writes kernels.
+    Comparisons replace a cast to jnp.float4_e2m1fn, which rounds twice in some kernels of XLA's CPU compiler.
     """
     sizes, codes = jnp.abs(numbers), 8 * jnp.signbit(numbers).astype(jnp.uint8)
     for code, halfway in enumerate((FP4_VALUES[:7] + FP4_VALUES[1:8]) / 2):

@@ -1,7 +1,7 @@
-"""Where a model that is to be made smaller comes from, and where the smaller one goes: run directories.
+"""Reading the model to compress, and writing the compressed one as a run directory.
 
-What is written goes through `eval`, `generate` and `predict` as any run does, and training begins from it with
-start.checkpoint.  It holds parameters and buffers alone: no optimizer, so that its bytes are those of the model.
+`eval`, `generate` and `predict` accept that directory like any run's, and training can start from it with
+start.checkpoint.  It contains only parameters and buffers, no optimizer state, so its size is that of the model.
 """
 
 import dataclasses
@@ -22,14 +22,14 @@ from deepseek_jax.train.checkpoint import Checkpoints, Progress
 from deepseek_jax.train.restore import restore_model
 from deepseek_jax.undisturbed import undisturbed
 
-BESIDE = (tokenizer.TOKENIZER, tokenizer.NAMES, known_set.FILE)  # what a run directory may have beside its checkpoints
+BESIDE = (tokenizer.TOKENIZER, tokenizer.NAMES, known_set.FILE)  # files of a run that belong to its model
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A model with dense float32 arrays; of one that was released the experiment is only the defaults and its sizes.
+    """A model with dense float32 arrays.  For a released model, `experiment` is the default one with its sizes.
 
-    `model` has all sizes, also those that the data decided.
+    `model` has all sizes, including those that the data decided (classes, columns); `experiment.model` may lack them.
     """
 
     directory: Path
@@ -41,7 +41,7 @@ class Source:
 
 
 def read(directory: str | Path, step: int | None = None) -> Source:
-    """The model of a run directory (its newest checkpoint, or that of `step`), of Orbax's or of a released one."""
+    """The model of a run directory (its newest checkpoint, or that of `step`), an Orbax directory or a release."""
     directory = Path(directory)
     if (directory / checkpoint.DIRECTORY).is_dir():
         trained = restore_model(directory, step)
@@ -57,23 +57,23 @@ def read(directory: str | Path, step: int | None = None) -> Source:
 
 
 def with_model(source: Source, model: ModelConfig | HybridConfig, params: dict, buffers: dict) -> Source:
-    """The source with another model in it."""
+    """The source with its model's config and arrays replaced."""
     experiment = dataclasses.replace(source.experiment, model=model)
     return dataclasses.replace(source, experiment=experiment, model=model, params=params, buffers=buffers)
 
 
 def asking_for(source: Source, **sections) -> Source:
-    """The source with these sections of its experiment (prune, quantize) and no others that ask for views."""
-    train = dataclasses.replace(source.experiment.train, ema_decay=0.0)  # what was read are the averages already
+    """The source with these `sections` in its experiment (prune, quantize); all others that ask for views are off."""
+    train = dataclasses.replace(source.experiment.train, ema_decay=0.0)  # the weights read are the averages already
     sections = {"start": StartConfig(), "train": train} | sections
     experiment = dataclasses.replace(views.plain(source.experiment), **sections)
     return dataclasses.replace(source, experiment=experiment)
 
 
 def write(directory: str | Path, source: Source):
-    """Makes a run directory of the source's model as its experiment keeps it (train/views.py)."""
+    """Writes a run directory with the source's model in the form that its experiment stores (train/views.py)."""
     directory, experiment = Path(directory), source.experiment
-    params, buffers = views.split(experiment, source.params, source.buffers)  # what does not fit leaves no directory
+    params, buffers = views.split(experiment, source.params, source.buffers)  # may raise, so it precedes mkdir
     record.claim(directory, experiment)
     for name in BESIDE:
         if (source.directory / name).exists():
@@ -85,17 +85,17 @@ def write(directory: str | Path, source: Source):
 
 
 def bytes_of(directory: Path) -> int:
-    """Of all checkpoints in a run directory, or of a directory of files as they are."""
+    """Bytes on disk of all checkpoints in a run directory, or of all files in any other directory."""
     inside = directory / checkpoint.DIRECTORY
     return sum(path.stat().st_size for path in (inside if inside.is_dir() else directory).rglob("*") if path.is_file())
 
 
 def describe_bytes(made: Path, given: Source) -> str:
-    """What a smaller model takes on the disk."""
+    """A line on the size on disk of the model at `made`, beside that of the float32 arrays of `given`."""
     size, before = bytes_of(made), dense_bytes(given)
     return f"{made}: {size:,} bytes, {size / before:.1%} of what float32 arrays take"
 
 
 def dense_bytes(of: Source) -> int:
-    """What the model's arrays take as they are."""
+    """Bytes that the model's arrays occupy in their present dtypes."""
     return sum(leaf.nbytes for leaf in jax.tree.leaves((of.params, of.buffers)))

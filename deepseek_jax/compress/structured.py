@@ -1,4 +1,4 @@
-"""Heads, hidden units, recurrent units and channels taken out of any model: a smaller one is left, without masks."""
+"""Structured pruning methods: remove heads, hidden or recurrent units, or channels, so that arrays really shrink."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from deepseek_jax.compress.removal import Moments, Removed
 from deepseek_jax.compress.source import Source
 from deepseek_jax.errors import UserError
 
-FINDERS = {  # (config, arrays, share) -> (the smaller config, what can be cut for it)
+FINDERS = {  # (config, arrays by path, share to remove) -> (the smaller config, the cuts that lead to it)
     "language_model": {
         "heads": decoder_cuts.heads,
         "hidden": decoder_cuts.hidden,
@@ -19,7 +19,7 @@ FINDERS = {  # (config, arrays, share) -> (the smaller config, what can be cut f
 
 
 def remover(kind: str) -> Callable[[Source, PruneConfig, Moments], Removed]:
-    """What takes out units of this kind: of each layer those that add least to what is computed from them."""
+    """A function that removes units of this kind: in each layer those that contribute least (`cuts.importance`)."""
 
     def remove(given: Source, settings: PruneConfig, moments: Moments) -> Removed:
         model, found = _cuts(kind, given, settings.sparsity)
@@ -31,7 +31,7 @@ def remover(kind: str) -> Callable[[Source, PruneConfig, Moments], Removed]:
 
 
 def checker(kind: str) -> Callable[[Source, PruneConfig], object]:
-    """What raises UserError where the model has no units of this kind, or too few."""
+    """A function that raises UserError if the model has no units of this kind, or none would go at this sparsity."""
     return lambda given, settings: _cuts(kind, given, settings.sparsity)
 
 
@@ -45,7 +45,7 @@ def _cuts(kind: str, given: Source, share: float):
 
 
 def _found(kind: str, given: Source, share: float):
-    """(the smaller config, what is cut for it); UserError, without a full stop, where nothing is."""
+    """(the smaller config, its cuts); UserError, its text without a full stop, if there is nothing to remove."""
     finders = FINDERS[given.experiment.family]
     if kind not in finders:
         raise UserError(f"--method {kind} is not for {given.directory}")

@@ -1,4 +1,4 @@
-"""Single weights taken out: by size, or by size times what flows through (Wanda, arXiv:2306.11695).
+"""Unstructured pruning: zeroes single weights by magnitude, or magnitude times input norm (Wanda, arXiv:2306.11695).
 
 N matrices  I inputs
 """
@@ -20,7 +20,7 @@ from deepseek_jax.models.tree import flatten, unflatten
 
 
 def check_weighed(given: Source, settings: PruneConfig):
-    """Raises UserError where Wanda is to prune what `calibrate.input_sums` measures no inputs of."""
+    """Raises UserError if Wanda is to prune a matrix whose inputs `calibrate.input_sums` does not measure."""
     for path, matrix in pruned_matrices(settings, flatten(given.params)).items():
         if not is_product(path, matrix):
             raise UserError(
@@ -29,12 +29,12 @@ def check_weighed(given: Source, settings: PruneConfig):
 
 
 def remove(given: Source, settings: PruneConfig, moments: Moments | None) -> Removed:
-    """The weights that score lowest become zeros."""
+    """The model with its lowest-scoring weights set to zero."""
     return under(given, find_masks(given.params, settings, moments), settings)
 
 
 def find_masks(params: dict, settings: PruneConfig, moments: Moments | None) -> dict[str, Array]:
-    """By path; Wanda's where there are moments, else those of magnitude."""
+    """Masks by path: Wanda's if `moments` are given, otherwise by magnitude."""
     flat = flatten(params)
     chosen = pruned_matrices(settings, flat)
     scores = {path: score(flat[path], matrix, moments and moments[path]) for path, matrix in chosen.items()}
@@ -45,14 +45,14 @@ def find_masks(params: dict, settings: PruneConfig, moments: Moments | None) -> 
 
 
 def score(weight: Float[Array, "..."], matrix: Matrix, moments: Float[Array, "N I"] | None) -> Float[Array, "..."]:
-    """|w|, times the norm of its input where that is known."""
+    """|w|, times the norm of its input if `moments` (the input's sums of squares) are given."""
     if moments is None:
         return jnp.abs(weight)
     return (jnp.abs(matrix.fold(weight)) * jnp.sqrt(moments)[:, :, None]).reshape(weight.shape)
 
 
 def under(given: Source, found: dict[str, Array], settings: PruneConfig) -> Removed:
-    """The model with zeros where masks are false, as an experiment that keeps them (prune.method "zeros")."""
+    """The model with zeros where masks `found` are false; its experiment keeps them zero (prune.method "zeros")."""
     params = masked(given.params, unflatten(found))
     keeping = PruneConfig(method="zeros", paths=settings.paths)
     pruned = dataclasses.replace(source.asking_for(given, prune=keeping), params=params)
@@ -62,7 +62,7 @@ def under(given: Source, found: dict[str, Array], settings: PruneConfig) -> Remo
 
 
 def on_early(pruned: Source, early: Source) -> Source:
-    """The zeros of a pruned model in what it was at an earlier step: "rewinding" (arXiv:1912.05671)."""
+    """The weights of an earlier step with the zeros of a pruned model: "rewinding" (arXiv:1912.05671)."""
     flat, before = flatten(pruned.params), flatten(early.params)
     chosen = pruned_matrices(pruned.experiment.prune, flat)
     zeros = unflatten({path: flat[path] != 0 for path in chosen})
