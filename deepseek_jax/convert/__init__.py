@@ -1,1 +1,1 @@
-"""Checkpoints of other programs, read and written."""
+"""Reading and writing the checkpoints of other programs."""

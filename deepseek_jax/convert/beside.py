@@ -1,4 +1,4 @@
-"""What lies beside a checkpoint's tensors for other programs, and goes along when it is written anew."""
+"""Files beside a checkpoint's tensors that other programs need, copied along when it is converted."""
 
 import json
 import shutil
@@ -20,9 +20,9 @@ FILES = (
 
 
 def carry(source: Path, target: Path):
-    """Copies those of the files that `source` has, and what its config.json says of tokens into that of `target`.
+    """Copies those of FILES that `source` has, and writes its special tokens' ids into the config.json of `target`.
 
-    That of a run says nothing of them, its tokenizer does; without, transformers takes those of the released models.
+    Without these ids transformers would assume those of the released models.
     """
     for name in FILES:
         if (source / name).is_file():
@@ -33,7 +33,7 @@ def carry(source: Path, target: Path):
 
 
 def special_tokens(source: Path) -> dict:
-    """What config.json says of them, of a run's directory what its tokenizer does."""
+    """The special tokens' ids by config.json key: from config.json, or for a run directory from its tokenizer."""
     if not (record.is_run(source) and (source / TOKENIZER).is_file()):
         return read_tokens(source)
     tokenizer = Tokenizer(source / TOKENIZER)

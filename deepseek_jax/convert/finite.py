@@ -1,6 +1,6 @@
-"""Whether the tensors of a checkpoint are numbers: NaN and infinity are signs of a damaged or a diverged one.
+"""Checks tensors for NaN and infinity, which indicate a damaged file or a diverged run.
 
-Bits are compared, not numbers: of bfloat16 that takes a twentieth of numpy's time, 0.04 s for half a gigabyte.
+Bit patterns are compared, not numbers: for bfloat16 this takes a twentieth of numpy's time, 0.04 s for half a gigabyte.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import numpy as np
 
 from deepseek_jax.errors import UserError
 
-# Of each type: integers of its width, and the bits of the least number that is not finite.
+# By dtype: signed and unsigned integers of its width, and its lowest non-negative bit pattern that is not finite.
 BITS = {
     np.dtype(np.float64): (np.int64, np.uint64, 0x7FF0 << 48),
     np.dtype(np.float32): (np.int32, np.uint32, 0x7F80 << 16),
@@ -22,7 +22,7 @@ BITS = {
 
 
 def is_finite(array: np.ndarray) -> bool:
-    """Whether no number of it is NaN or infinite; true of whole numbers."""
+    """Whether no number in the array is NaN or infinite; true for integers."""
     if array.dtype not in BITS or not array.size:
         return True
     signed, unsigned, least = BITS[array.dtype]
@@ -37,7 +37,7 @@ class Findings:
     names: list[str] = dataclasses.field(default_factory=list)
 
     def look(self, name: str, given: np.ndarray, cast: np.ndarray):
-        """Notes `name` where what it is `cast` to is not finite; UserError where only the cast made it so."""
+        """Notes `name` if its `cast` array has NaN or infinity; UserError if `given` had none (the cast overflowed)."""
         if is_finite(cast):
             return
         if is_finite(given):
@@ -48,7 +48,7 @@ class Findings:
         self.names.append(name)
 
     def tell(self, say: Callable[[str], None], where):
-        """One sentence on the tensors of `where`, if there are any to tell of."""
+        """Reports the noted tensors of the file or directory `where` in one sentence, if there are any."""
         if count := len(set(self.names)):
             what = f"NaN or infinity in {count} tensors, such as" if count > 1 else "NaN or infinity in"
             say(f"{where} holds {what} {self.names[0]}; a release that does is damaged, copy it again.")

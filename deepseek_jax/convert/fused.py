@@ -1,6 +1,6 @@
-"""Hugging Face holds all experts of a layer in two arrays, gate above up in the first: [E, 2I, D] and [E, D, I].
+"""Hugging Face stores all experts of a layer in two arrays: gate stacked on up [E, 2I, D], and down [E, D, I].
 
-Their rows lie in the order of one expert's matrices after the other's, so both ways are a matter of offsets.
+The matrices of one expert follow those of another, each contiguous, so splitting and joining only take offsets.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ APART = re.compile(r"(.*\.experts)\.(\d+)\.(gate|up|down)_proj\.weight")
 
 
 def apart(entries: Iterable[tuple[str, Entry]]) -> Iterator[tuple[str, Entry]]:
-    """Entries of a file, with each expert's matrices in place of the arrays that hold those of all."""
+    """The file's entries (name, where it is), with each fused array replaced by one entry per expert and matrix."""
     for name, entry in entries:
         match = FUSED.fullmatch(name)
         parts = PARTS[match[2]] if match else ()
@@ -32,7 +32,7 @@ def apart(entries: Iterable[tuple[str, Entry]]) -> Iterator[tuple[str, Entry]]:
 
 
 def together(outputs: list[Output]) -> list[Output]:
-    """Tensors to be written, with those of a layer's experts as two."""
+    """The tensors to write, with the matrices of a layer's experts joined into two arrays."""
     others, fused = [], {}
     for output in outputs:
         match = APART.fullmatch(output.name)

@@ -1,4 +1,4 @@
-"""What each model_type of a config.json says, and what it takes for granted: one entry a generation."""
+"""Which fields the config.json of each model_type contains, and which it implies: one entry per model generation."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -24,11 +24,11 @@ OF_V4 = (
     "num_hash_layers hc_mult hc_sinkhorn_iters hc_eps"
 ).split()
 
-# Fields that say which layer is of which kind, in more than one way.
+# Fields that say which layer is of which kind; they overlap.
 SCHEDULE = ("layer_types", "mlp_layer_types", "first_k_dense_replace", "num_hash_layers")
 FEED_FORWARDS_IN_ORDER = ("dense", "hash_moe", "moe")
 
-# What a generation has nothing of, unless it says so.
+# Implied in every generation that does not name the field itself.
 WITHOUT = {
     "mlp_bias": False,
     "swiglu_limit": 0.0,
@@ -42,10 +42,10 @@ WITHOUT = {
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
-    """`keys` stand in its config.json under the names of ModelConfig's fields; `implied` fields are always so.
+    """A config.json of this generation has `keys`, named as in ModelConfig; `implied` fields always have these values.
 
-    Where the file gives an implied field another value, it is another model; `disregarded` ones have no meaning.
-    Where `demands` says no, a file could say the model, but other programs would not compute it.
+    A file that gives an implied field another value is refused, except for `disregarded` fields, which are ignored.
+    If `demands(config)` is false, a file could express the model, but other programs would not compute it correctly.
     """
 
     model_type: str
@@ -58,7 +58,7 @@ class Generation:
     demands: Callable[[ModelConfig], bool] = lambda config: True
 
     def describes(self, config: ModelConfig) -> bool:
-        """Whether a config.json of this generation can say all that matters of `config`."""
+        """Whether a config.json of this generation can fully express `config`."""
         attentions, feed_forwards = config.attention_kinds, config.feed_forward_kinds[: config.num_hidden_layers]
         return (
             set(attentions) <= set(self.attentions)
@@ -96,7 +96,7 @@ GENERATIONS = (
         {**SOFTMAX, **UNGROUPED, "topk_method": "greedy", "routed_scaling_factor": 1.0, "rope_interleave": False},
         demands=lambda config: config.num_experts_per_tok > 1 or not config.norm_topk_prob,
     ),
-    # norm_topk_prob of V2: Hugging Face disregards it, DeepSeek's code would normalise; all released files say false.
+    # V2's norm_topk_prob: Hugging Face ignores it, DeepSeek's code would normalise; all released files say false.
     _generation(
         "deepseek_v2", "DeepseekV2ForCausalLM", ("mla",), ("dense", "moe"),
         [*LATENT, *DENSE, *EXPERTS, *IN_GROUPS, "first_k_dense_replace", "topk_method", "mlp_bias"],
@@ -123,12 +123,12 @@ GENERATIONS = (
 
 
 def _new_fields() -> list[dataclasses.Field]:
-    """Those of ModelConfig that no generation has heard of: of a size or a switch of one's own."""
+    """Fields of ModelConfig that no generation mentions: sizes or switches that a researcher added."""
     heard_of = {"rope_theta", "rope_scaling", *SCHEDULE}
     heard_of = heard_of.union(*((*each.keys, *each.implied, *each.disregarded) for each in GENERATIONS))
     return [field for field in dataclasses.fields(ModelConfig) if field.name not in heard_of]
 
 
 def generation_of(config: ModelConfig) -> Generation | None:
-    """The released generation that `config` belongs to; None for a mixture of several."""
+    """The released generation whose config.json can express `config`; None if there is none."""
     return next((generation for generation in GENERATIONS if generation.describes(config)), None)

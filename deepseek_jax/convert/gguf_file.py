@@ -1,7 +1,7 @@
-"""Models of llama.cpp: a GGUF file as a checkpoint of Llama's layers, its blocks of few bits as float numbers.
+"""Models of llama.cpp: converts a GGUF file to a Llama checkpoint, dequantising its low-bit blocks.
 
-GGUF keeps queries and keys in the order of pairs that rotate together; the layers here, as Hugging Face's, rotate the
-first half of a head with the second.
+In GGUF the two dimensions of a head that RoPE rotates together are adjacent; the layers here, like Hugging Face's,
+pair the first half of a head with the second, so queries and keys are permuted.
 """
 
 import functools
@@ -33,9 +33,9 @@ MODEL = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "outpu
 
 
 def rewrite(source: Path, target: Path, *, dtype: str = "float32", progress: Progress = unseen, say: Say = LOG.warning):
-    """Writes config.json and safetensors; one tensor at a time is made whole.  `say` is told of NaN.
+    """Writes config.json and safetensors, dequantising one tensor at a time.  `say` gets a warning about NaN.
 
-    Raises UserError for other models than Llama's, and where the library gguf is not installed.
+    Raises UserError for architectures other than Llama, and if the library gguf is not installed.
     """
     reader = _open(source)
     config = _config(reader, source)
@@ -54,12 +54,12 @@ def _open(source):
         raise UserError("a .gguf file is read by the library gguf: pip install gguf.") from None
     try:
         return gguf.GGUFReader(source)
-    except (OSError, ValueError, IndexError) as error:  # the last of a file that ends in its header
+    except (OSError, ValueError, IndexError) as error:  # IndexError: the file ends within its header
         raise UserError(f"{source} is no GGUF file that can be read: {error}.") from None
 
 
 def _config(reader, source) -> dict:
-    """A config.json of Llama's."""
+    """The config.json of the file's Llama model, as a dict."""
 
     def field(name, default=None):
         found = reader.get_field(name)
@@ -79,7 +79,7 @@ def _config(reader, source) -> dict:
     return {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
-        "vocab_size": int(embedding.shape[1]),  # GGUF counts dimensions from the inside
+        "vocab_size": int(embedding.shape[1]),  # GGUF lists dimensions innermost first
         "hidden_size": width,
         "intermediate_size": field("llama.feed_forward_length"),
         "num_hidden_layers": field("llama.block_count"),
@@ -99,7 +99,7 @@ def _config(reader, source) -> dict:
 
 
 def _names(config) -> set[str]:
-    """Those of all tensors of such a model."""
+    """Hugging Face's names of all tensors of a model with this config.json."""
     model = config_json.from_json(config)
     places = jax.tree_util.tree_map_with_path(lambda path, _: place(within(path), model), abstract_trees(model))
     return {name for where in jax.tree.leaves(places) for name in where.names.values()}

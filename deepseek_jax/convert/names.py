@@ -1,8 +1,8 @@
-"""Where each of our arrays lies in a checkpoint: rules under the prefix of a layer, in one of three spellings.
+"""The names of the tensors that hold each of our arrays: a layer's prefix and a rule's name, in one of three spellings.
 
 huggingface  the names of V1 to V3.2, and those of Hugging Face's modules for V4
-deepseek     V4's own names; the same as huggingface for all models before it
-saved        what Hugging Face's save_pretrained makes of V4: DeepSeek's names, some of them changed; read, not written
+deepseek     V4's own names; the same as huggingface for all earlier models
+saved        what Hugging Face's save_pretrained writes for V4: DeepSeek's names, some of them changed; only read here
 """
 
 import dataclasses
@@ -20,16 +20,16 @@ SPELLINGS = ("huggingface", "deepseek")
 
 HEADS = {"lm_head.weight", "head.weight"}
 
-# Each MTP module of V3 ships copies of these: written, and compared where they are read.
+# V3's MTP modules each contain a copy of these tensors: we write the copies, and compare them when reading.
 MTP_COPIES = {"embed_tokens.weight": "model.embed_tokens.weight", "shared_head.head.weight": "lm_head.weight"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where one of our arrays lies.
+    """The tensors that hold one of our arrays.
 
-    `names` are their tensors by the index that each has in our array's leading dimensions: the layer in its stack, then
-    the expert, where there are such.
+    `names`: tensor names by index into our array's leading dimensions: the layer in its stack, then the expert, as far
+    as the array has these; a single () otherwise.
     """
 
     rule: Rule
@@ -37,19 +37,22 @@ class Place:
 
     @property
     def leading(self) -> int:
-        """The number of leading dimensions."""
+        """How many leading dimensions of our array enumerate tensors."""
         return len(next(iter(self.names)))
 
 
 def spelling_of(names: Collection[str]) -> str:
-    """The spelling that tensors are named in."""
+    """The spelling of a checkpoint, told from the `names` of its tensors."""
     if "layers.0.attn_norm.weight" in names:
         return "deepseek"
     return "saved" if "model.layers.0.attn_norm.weight" in names else "huggingface"
 
 
 def place(path: str, config: ModelConfig, spelling: str = "huggingface") -> Place:
-    """The place of our array at `path` ("layers/1-3/attention/out") of the parameters or buffers."""
+    """The place of our array at `path` ("layers/1-3/attention/out") in the parameters or buffers.
+
+    Raises UserError for an array of a released model's config that released checkpoints have no name for.
+    """
     path = path.split("/")
     if path[0] == "layers":  # layers / first-last / ...
         layers = layers_of(path[1])
@@ -72,14 +75,14 @@ def layer_prefix(number: int, spelling: str = "huggingface") -> str:
 
 
 def mtp_prefix(depth: int, config: ModelConfig) -> str:
-    """V3 numbers its MTP modules on after the last layer."""
+    """The prefix of an MTP module's tensor names; V3 numbers the modules as further layers."""
     return f"mtp.{depth}." if config.hc_mult else layer_prefix(config.num_hidden_layers + depth)
 
 
 def may_be_left(name: str, config: ModelConfig, names: Collection[str]) -> bool:
-    """Whether a checkpoint of these `names` may hold this tensor although no array of ours is made of it.
+    """Whether a checkpoint with tensors `names` may contain `name` although the model does not use it.
 
-    Past the last layer only MTP modules may be left over; their `enorm` tells them apart.
+    Beyond the last layer only the tensors of MTP modules may be unused; a module is recognised by its `enorm`.
     """
     if name in HEADS:
         return config.tie_word_embeddings
@@ -106,7 +109,7 @@ def _place(rule, prefixes, config, spelling, *, stacked):
 
 
 def _as_saved(name):
-    """What save_pretrained makes of one of DeepSeek's names for V4."""
+    """The name that save_pretrained writes in place of one of DeepSeek's names for V4."""
     if name == "head.weight":
         return name
     name = re.sub(r"^embed\.", "embed_tokens.", re.sub(r"^hc_head_", "hc_head.hc_", name))
@@ -123,7 +126,7 @@ def _layer_rule(path, config, number):
 def _find(rules, path, config, of=""):
     ours = ".".join(path)
     found = next((rule for rule in rules if rule.ours == ours), None)
-    if found is None and generation_of(config) is None:  # nobody else reads these
+    if found is None and generation_of(config) is None:  # no other program reads such a model
         return of_your_own(ours)
     if found is None:
         raise UserError(f"released checkpoints have no name for {ours}{of}; add one to deepseek_jax/convert/rules.py.")

@@ -1,6 +1,7 @@
-"""A model without its training: config.json beside parameters and buffers as Orbax writes them.
+"""A model without optimizer state: config.json beside an Orbax checkpoint of its parameters and buffers.
 
-Reads back in the type and into the shardings that are asked for, in parts, and on other devices than it was written on.
+It can be loaded in another dtype, with other shardings and on other devices than it was saved with; each process reads
+only its parts.
 """
 
 import json
@@ -19,9 +20,9 @@ from deepseek_jax.undisturbed import undisturbed
 
 
 def save(directory: Path, config: ModelConfig, params: dict, buffers: dict, *, dtype: str | None = None):
-    """`dtype` of the parameters but for those that rules.py keeps in float32, None as they are.
+    """Writes `directory`.  `dtype`: that of the parameters, except those that rules.py keeps in float32; None: theirs.
 
-    Raises UserError where it is too small for a number.
+    Raises UserError if a number overflows `dtype`.
     """
     if dtype:
         params = cast(config, params, dtype)
@@ -43,7 +44,10 @@ def read_config(directory: Path) -> ModelConfig:
 def load(
     directory: Path, *, dtype: str | None = None, shardings: tuple[dict, dict] | None = None
 ) -> tuple[ModelConfig, dict, dict]:
-    """(config, params, buffers); `dtype` of the parameters, None as stored; without `shardings` on the first device."""
+    """(config, params, buffers).  `dtype`: that of the parameters, None as stored.
+
+    `shardings` are nested like (params, buffers); without them the arrays are put on the first device.
+    """
     directory = Path(directory).absolute()
     if not is_one(directory):
         raise UserError(f"{directory} has no directory {ARRAYS}; give what `deepseek-jax convert --to orbax` wrote.")

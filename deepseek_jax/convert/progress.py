@@ -1,21 +1,21 @@
-"""How far a conversion is, for whoever wants to show it, and what it came upon."""
+"""Progress reports of a conversion, and a record of the NaN and infinity found during it."""
 
 import dataclasses
 from collections.abc import Callable
 
 from deepseek_jax.convert.finite import Findings
 
-Progress = Callable[[int, int], None]  # (what is done, all there is to do)
-Say = Callable[[str], None]  # is told what a user should know
+Progress = Callable[[int, int], None]  # called with (amount done, total amount)
+Say = Callable[[str], None]  # called with a message for the user
 
 
 def unseen(done: int, total: int):
-    """The Progress of those who do not look."""
+    """A Progress that shows nothing."""
 
 
 @dataclasses.dataclass
 class Tally:
-    """Adds up what is done and tells it."""
+    """Adds up the amount done and reports it to `progress`."""
 
     progress: Progress
     total: int

@@ -14,20 +14,20 @@ FP4_BLOCK = 32  # columns that share a scale
 _BYTES = np.arange(256, dtype=np.uint8)
 FP8_VALUES = _BYTES.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
 FP4_VALUES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
-# Two float32 as one number of eight bytes, for numpy fetches those several times as fast; low bits: the even column.
+# Both values of a byte as one 8-byte number, which numpy looks up several times as fast; low bits: the even column.
 FP4_PAIRS = np.stack([FP4_VALUES[_BYTES & 15], FP4_VALUES[_BYTES >> 4]], axis=-1).view(np.float64)[:, 0]
 
 
 def is_packed(dtype: np.dtype) -> bool:
-    """Whether a quantised matrix of this type holds two numbers a byte."""
+    """Whether a quantised matrix of this dtype holds two numbers per byte (FP4)."""
     return dtype in (np.int8, np.uint8)
 
 
 def dequantise(name: str, weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """weight[o, i] times the scale of its block (multiplied, though files call it scale_inv); edge blocks are smaller.
 
-    FP8: scale[ceil(o/128), ceil(i/128)].  FP4: weight[o, i/2] of bytes, scale[o, ceil(i/32)].  Scales in bytes are the
-    exponents of e8m0, as they are where a library has no type for it; UserError for other whole numbers.
+    FP8: scale[ceil(o/128), ceil(i/128)].  FP4: weight[o, i/2] of bytes, scale[o, ceil(i/32)].  uint8 scales are read as
+    e8m0 exponents, as written by libraries without a type for these; UserError for other integer types.
     """
     if scale.dtype == np.uint8:
         scale = scale.view(ml_dtypes.float8_e8m0fnu)

@@ -1,4 +1,4 @@
-"""Reads checkpoints: every tensor straight into its place of our arrays, one at a time."""
+"""Reads checkpoints: one tensor at a time, each straight into its place in our arrays."""
 
 import dataclasses
 import functools
@@ -18,13 +18,13 @@ from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.tree import path_of
 
-Ranges = tuple[range, ...]  # a part of an array: one for each of its dimensions
+Ranges = tuple[range, ...]  # a part of an array: one range per dimension
 
 
 def read_config(directory: Path) -> ModelConfig:
-    """The config of a checkpoint, without MTP modules where the files have none.
+    """The config of a checkpoint, without MTP modules if the files contain none.
 
-    Hugging Face drops them when it saves a model, and leaves config.json as it is.
+    Hugging Face drops these modules when it saves a model, but leaves config.json unchanged.
     """
     path = Path(directory) / "config.json"
     if not path.exists():
@@ -43,7 +43,7 @@ def read_config(directory: Path) -> ModelConfig:
 
 
 def read_tokens(directory: Path) -> dict[str, Any]:
-    """What config.json, where there is one, says of special tokens: no part of the model, but other programs ask."""
+    """The special tokens' ids in config.json, if there is one: not part of the model, but other programs need them."""
     path = Path(directory) / "config.json"
     values = read_json(path) if path.is_file() else {}
     return {key: values[key] for key in config_json.TOKENS if key in values}
@@ -58,16 +58,15 @@ def load(
     progress: Progress = unseen,
     say: Say = LOG.warning,
 ) -> tuple[dict, dict]:
-    """(params, buffers), as `models.tree.split` gives them for a `Decoder` of `config`.
+    """(params, buffers), nested as `models.tree.split` returns them for a `Decoder` of `config`.
 
-    `dtype` is that of the parameters but for those that rules.py keeps in float32; None is as stored (bfloat16 where
-    quantised).  Tensors are read one at a time, each into its place of our array: a numpy array, or with `shardings`,
-    nested like the result, an array of jax of which the devices here get their parts.  This process reads the tensors
-    that its devices have a share in, each once; `progress` counts them.
+    `dtype`: that of the parameters, except those that rules.py keeps in float32; None: as stored (bfloat16 where
+    quantised).  The result has numpy arrays, or with `shardings`, nested like the result, jax arrays of which the local
+    devices hold their parts.  Each process reads only the tensors that its devices need a part of, each once and one at
+    a time; `progress` counts tensors.
 
-    Raises UserError where a tensor is missing, has another shape, or would be left over: nothing is dropped in
-    silence but the modules past those that `config` has.  So it does where `dtype` is too small for a number; `say` is
-    told of NaN.
+    Raises UserError if a tensor is missing, has another shape or would be unused (nothing is dropped silently except
+    MTP modules beyond those of `config`), or if a number overflows `dtype`.  `say` gets a warning about NaN.
     """
     tensors, abstract = Tensors(directory), abstract_trees(config)
     places = locate(tensors, config, abstract)
@@ -87,7 +86,7 @@ def load(
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """One of our arrays: as it lies in a checkpoint, and as it is to lie on devices (`sharding` None: on none)."""
+    """One of our arrays: its tensors in a checkpoint, and its sharding on devices (None: a numpy array)."""
 
     tensors: Tensors
     where: Place
@@ -98,25 +97,25 @@ class _Source:
 
     @property
     def count(self) -> int:
-        """The number of tensors that this process reads."""
+        """How many tensors this process reads for it."""
         return sum(len(self._names(leading)) for leading in self._groups())
 
     def read(self, tally: Tally) -> np.ndarray | jax.Array:
-        """The array; beside its devices, the host holds the parts of one group at a time."""
+        """Reads the array.  The host holds only the parts of one group of devices at a time."""
         placed = []
         for leading, devices_of in self._groups().items():
             parts = self._parts(leading, list(devices_of), tally)
             for part, devices in zip(parts, devices_of.values(), strict=True):
                 placed += [part if device is None else jax.device_put(part, device) for device in devices]
-            jax.block_until_ready(placed)  # until it is there, a part stays in the host's memory
+            jax.block_until_ready(placed)  # a part stays in host memory until it has been transferred
         if self.sharding is None:
             return placed[0]
         return jax.make_array_from_single_device_arrays(self.shape, self.sharding, placed)
 
     def _groups(self) -> dict[Ranges, dict[Ranges, list]]:
-        """The devices here by what they hold: by layers and experts, then by what they hold of each.
+        """The local devices, grouped by the layers and experts they hold, then by the part they hold of each.
 
-        Those with the same layers and experts need the same tensors, and those with others need none of them.
+        Devices with the same layers and experts need the same tensors; groups have no tensor in common.
         """
         whole = {None: tuple(slice(None) for _ in self.shape)}
         held = whole if self.sharding is None else self.sharding.addressable_devices_indices_map(self.shape)
@@ -128,7 +127,7 @@ class _Source:
         return groups
 
     def _names(self, leading: Ranges) -> dict[tuple[int, ...], str]:
-        """The tensors of these layers and experts, by their place among them."""
+        """The names of the tensors of these layers and experts, by index within `leading`."""
         return {
             tuple(number - each.start for number, each in zip(at, leading, strict=True)): name
             for at, name in self.where.names.items()
@@ -136,13 +135,13 @@ class _Source:
         }
 
     def _parts(self, leading: Ranges, cuts: list[Ranges], tally: Tally) -> list[np.ndarray]:
-        """What each of `cuts` leaves of these layers and experts; their tensors are read one after the other."""
+        """One array per cut: that part of these layers and experts.  Their tensors are read one after the other."""
         parts = [np.empty([len(each) for each in leading + cut], self.dtype) for cut in cuts]
         for at, name in self._names(leading).items():
             tensor = self.where.rule.to_ours(self.tensors[name], self.config)
             for part, cut in zip(parts, cuts, strict=True):
                 given = tensor[tuple(slice(each.start, each.stop) for each in cut)]
-                with np.errstate(over="ignore"):  # refused below, by the tensor's name
+                with np.errstate(over="ignore"):  # `look` refuses an overflow, naming the tensor
                     copy(part, at, given)
                 tally.findings.look(name, given, part[at])
             tally.add(1)
@@ -150,7 +149,7 @@ class _Source:
 
 
 def locate(tensors: Tensors, config: ModelConfig, abstract: tuple[dict, dict]) -> tuple[dict, dict]:
-    """The place of every array; UserError where the tensors are not those of the model."""
+    """The Place of every array, nested like `abstract`; UserError if the tensors are not those of the model."""
     spelling = spelling_of(tensors.names)
     places = jax.tree_util.tree_map_with_path(lambda path, _: place(within(path), config, spelling), abstract)
     known, directory = set(), tensors.directory
@@ -173,7 +172,7 @@ def locate(tensors: Tensors, config: ModelConfig, abstract: tuple[dict, dict]) -
 
 
 def _check_copies(tensors, config, spelling):
-    """Files may hold the embedding and the head again: as the head that is tied, and in each MTP module."""
+    """UserError if a repeated embedding or head (a tied head, an MTP module's copies) differs from the original."""
     tied = "its config.json says that they are one (tie_word_embeddings)"
     shared = "MTP modules have none of their own here; num_nextn_predict_layers 0 in its config.json leaves them out"
     embedding = place("embedding", config, spelling).names[()]
@@ -190,16 +189,16 @@ def _same_numbers(tensors, *names):
     if len({tensors.shape(name) for name in names}) > 1:
         return False
     one, other = (tensors[name] for name in names)
-    if one.dtype == other.dtype:  # as bits: NaN, which others warn of, equals itself
+    if one.dtype == other.dtype:  # as bits, so that NaN equals itself; it is reported elsewhere
         one, other = (array.view(f"u{array.itemsize}") for array in (one, other))
     return np.array_equal(one, other)
 
 
 def abstract_trees(config: ModelConfig) -> tuple[dict, dict]:
-    """Shapes of the parameters and the buffers, without making them."""
+    """(params, buffers) as shapes and dtypes, without allocating them."""
     return jax.eval_shape(lambda: initialise(config, jax.random.key(0))[1:])
 
 
 def within(path: tuple) -> str:
-    """A path of jax's into one tree of a tuple of trees, as text."""
+    """A jax key path into a tuple of trees as text, without the index of the tree."""
     return path_of(path[1:])

@@ -6,14 +6,14 @@ from typing import Any
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig, RopeScaling
 
-# Said beside the scaling of V4, whose rotations are never magnified.
+# Keys beside V4's scaling that are no fields of ours, as written; its rotations are never magnified.
 OF_V4 = {"attention_factor": 1.0, "partial_rotary_factor": None}
 
 
 def read(values: dict[str, Any]) -> dict[str, Any]:
-    """The fields of ModelConfig on rotary embeddings.
+    """The rotary fields of ModelConfig, from the contents of a config.json.
 
-    Where a file has both spellings, programs differ in which they take, so they must say the same.
+    If a file has both spellings, programs differ in which one they use, so both must say the same.
     """
     given = [values[key] for key in ("rope_parameters", "rope_scaling") if values.get(key)]
     first, *second = [_fields(rope, values) for rope in given or [{}]]
@@ -23,7 +23,7 @@ def read(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fields(rope, values):
-    if rope.keys() & {"main", "compress"}:  # V4: of attentions that compress, and of others, which are never extended
+    if rope.keys() & {"main", "compress"}:  # V4: compressed attention, and the rest, whose context is never extended
         if not (isinstance(rope.get("main"), dict) and isinstance(rope.get("compress"), dict)):
             raise UserError(f"config.json has rope_parameters {rope}; give an object for main and one for compress.")
         theta, extended = _scaling(rope["main"], 10000.0)
@@ -40,18 +40,18 @@ def _fields(rope, values):
 
 
 def can_say(scaling: RopeScaling) -> bool:
-    """Whether `read` gives this scaling back: files hold both magnitudes or neither."""
+    """Whether a file can express this scaling: `read` would return it.  Files have both magnitudes or neither."""
     return scaling.factor <= 1 or bool(scaling.mscale if scaling.mscale_all_dim else scaling.mscale == 1)
 
 
 def write(config: ModelConfig) -> dict[str, Any]:
-    """As DeepSeek writes it."""
+    """The keys rope_theta and rope_scaling, as DeepSeek writes them."""
     scaling = dict(dataclasses.asdict(config.rope_scaling), type="yarn") if config.rope_scaling.factor > 1 else None
     return {"rope_theta": config.rope_theta, "rope_scaling": scaling}
 
 
 def write_compressed(config: ModelConfig) -> dict[str, Any]:
-    """As Hugging Face writes it for V4."""
+    """The key rope_parameters, as Hugging Face writes it for V4."""
     share = {"partial_rotary_factor": config.qk_rope_head_dim / config.head_dim}
     main = {"rope_type": "default", "rope_theta": config.rope_theta} | share
     compress = {"rope_type": "default", "rope_theta": config.compress_rope_theta} | share
@@ -61,7 +61,7 @@ def write_compressed(config: ModelConfig) -> dict[str, Any]:
 
 
 def _scaling(rope, theta):
-    """(theta, scaling): fields of RopeScaling, none where the context is not extended."""
+    """(theta, the fields of RopeScaling as a dict: empty if the context is not extended)."""
     theta = rope.get("rope_theta", theta)
     kinds = {str(rope[key]) for key in ("rope_type", "type") if key in rope}
     if not kinds and "factor" in rope:
@@ -73,14 +73,14 @@ def _scaling(rope, theta):
     if kinds != {"yarn"} or not given.keys() <= known:
         what = ", ".join([*kinds, *given])
         raise UserError(f"config.json extends rotary embeddings by {what}; only yarn with {sorted(known)} can be read.")
-    for key in ("factor", "original_max_position_embeddings"):  # without the second, programs take different ones
+    for key in ("factor", "original_max_position_embeddings"):  # without the second, programs assume different defaults
         if key not in given:
             raise UserError(f"config.json extends rotary embeddings by yarn without {key}; give it.")
     return theta, given | _magnitudes(given.get("mscale"), given.get("mscale_all_dim"))
 
 
 def _magnitudes(mscale, mscale_all_dim):
-    """Where only one of the two is given, Hugging Face scales the rotated dimensions as if `mscale` were 1."""
+    """The two magnitudes as RopeScaling has them.  If only mscale is given, Hugging Face computes as if it were 1."""
     if mscale_all_dim and not mscale:
         raise UserError("config.json gives mscale_all_dim without mscale; give both.")
     return {"mscale": mscale if mscale_all_dim else 1.0, "mscale_all_dim": mscale_all_dim or 0.0}

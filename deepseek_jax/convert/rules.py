@@ -1,8 +1,8 @@
-"""Which tensor of a released checkpoint is which of our arrays: one table, read in both directions.
+"""Which tensor of a released checkpoint corresponds to which of our arrays: one table, used in both directions.
 
-Theirs: [out, in] matrices, one tensor an expert and a layer.  Ours: [in, out] with the heads apart, experts and equal
-layers stacked.  V1 to V3.2 are published under one set of names, which Hugging Face goes on with for V4 where DeepSeek
-has names of its own: a rule gives both.
+Theirs: [out, in] matrices, one tensor per expert and layer.  Ours: [in, out], heads in a dimension of their own,
+experts and equal layers stacked.  V1 to V3.2 share one set of names; for V4 Hugging Face continues it, but DeepSeek
+uses new names, so a rule has both.
 
 D model  Q query rank  C key-value rank  K experts a token  V vocabulary or value dims  o out  i in
 d, e a head's width  m tokens in a block  c compressor's width
@@ -21,16 +21,16 @@ from deepseek_jax.models.config import ModelConfig
 SIZES = {"H": "num_attention_heads", "G": "num_key_value_heads", "h": "index_n_heads", "g": "o_groups"}
 
 MATRIX, SAME_MATRIX, VECTOR = "o i -> i o", "o i -> o i", "D -> D"
-AS_OURS = "... -> ..."  # whatever its dimensions
+AS_OURS = "... -> ..."  # unchanged, whatever its dimensions
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """`layout` is an einops pattern from their tensor to a layer's array of ours, where all dimensions are apart.
+    """`layout` is an einops pattern from their tensor to our array of one layer, which has no merged dimensions.
 
-    A name with "{expert}" stands for one tensor for each routed expert, and our array has a dimension more, its first.
-    `deepseek` is the name in V4's own files, None for what V4 does not have.  `float32`: in whatever type the others
-    are asked for, because the released files, otherwise bfloat16, have it so.
+    A name with "{expert}" stands for one tensor per routed expert; our array then has a leading dimension for experts.
+    `deepseek` is the name in V4's own files, None for tensors that V4 lacks.  `float32`: stays in float32 whatever
+    dtype is asked for, as in the released files, whose other tensors are bfloat16.
     """
 
     ours: str
@@ -47,7 +47,7 @@ class Rule:
         return self.deepseek if deepseek and self.deepseek else self.hugging_face
 
     def dtype(self, asked: str | None) -> str | None:
-        """That of our array where a model of type `asked` is wanted, None for as it is stored."""
+        """The dtype of our array in a model of dtype `asked`; None: as stored."""
         return "float32" if asked and self.float32 else asked
 
     def to_ours(self, tensor: np.ndarray, config: ModelConfig) -> np.ndarray:
@@ -58,7 +58,7 @@ class Rule:
         return rearrange(array, f"{ours} -> {theirs}", **self._sizes(config))
 
     def shape_of_theirs(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """From the shape of ours."""
+        """The shape of their tensor, given that of our array (of one layer and expert)."""
         if self.layout == AS_OURS:
             return shape
         theirs, ours = self.layout.split(" -> ")
@@ -73,7 +73,7 @@ class Rule:
 
 
 def of_your_own(ours: str) -> Rule:
-    """For an array that no released model has: it lies in the file as it is here, under its own name."""
+    """The rule for an array that no released model has: stored unchanged under its own path."""
     return Rule(ours, AS_OURS, ours)
 
 

@@ -1,6 +1,6 @@
-"""A safetensors file, read and written a tensor at a time: a header in JSON, its length before it, then the data.
+"""Reads and writes safetensors files one tensor at a time: 8 bytes with the header's length, a JSON header, the data.
 
-The library of that name reads FP8 and its scales only through other frameworks, and writes only whole files.
+The library safetensors reads FP8 and its scales only through other frameworks, and can only write whole files.
 """
 
 import dataclasses
@@ -30,12 +30,12 @@ DTYPES = {
     "U8": np.dtype(np.uint8),
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-LFS = b"version https://git-lfs"  # how a pointer begins
+LFS = b"version https://git-lfs"  # the first bytes of a Git LFS pointer
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """Where a tensor lies: `start` counts bytes from the beginning of the file."""
+    """Where a tensor is stored: `start` is its offset in bytes from the beginning of the file."""
 
     file: Path
     start: int
@@ -53,7 +53,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """A tensor to be written; `pieces` make its bytes one after the other, each when its turn comes."""
+    """A tensor to write; `pieces` are called one after another to produce consecutive parts of its data."""
 
     name: str
     dtype: np.dtype
@@ -77,12 +77,12 @@ class Output:
             tally.add(array.nbytes)
 
     def _cast(self, array):
-        with np.errstate(over="ignore"):  # `write` refuses it by the tensor's name
+        with np.errstate(over="ignore"):  # `write` refuses an overflow, naming the tensor
             return np.asarray(array).astype(self.dtype, copy=False)
 
 
 def entries(file: Path) -> Iterator[tuple[str, Entry]]:
-    """What the header of a safetensors file says: its length in 8 bytes, then JSON, then the data."""
+    """(name, where it is) of each tensor, from the file's header; UserError if the file is damaged."""
     header, start = _header(file)
     if file.stat().st_size < start + max((of["data_offsets"][1] for of in header.values()), default=0):
         raise UserError(f"{file} is cut short; copy it again.")
@@ -97,7 +97,7 @@ def entries(file: Path) -> Iterator[tuple[str, Entry]]:
 
 
 def _header(file) -> tuple[dict[str, dict], int]:
-    """(the header, where the data begins)."""
+    """(the header, the offset at which the data begins)."""
     if not file.is_file():
         raise UserError(f"{file} is missing; copy it there.")
     with file.open("rb") as stream:
@@ -113,7 +113,7 @@ def _header(file) -> tuple[dict[str, dict], int]:
 
 
 def _parsed(text: bytes) -> dict[str, dict] | None:
-    """A header without its remarks; None where it is none."""
+    """The header without its metadata; None if the text is not a valid header."""
     try:
         header = json.loads(text)
     except (ValueError, RecursionError):
@@ -125,7 +125,7 @@ def _parsed(text: bytes) -> dict[str, dict] | None:
 
 
 def _is_complete(of) -> bool:
-    """Whether this tells where a tensor lies."""
+    """Whether this entry of a header has a valid dtype, shape and data_offsets."""
     if not (isinstance(of, dict) and of.keys() >= {"dtype", "shape", "data_offsets"}):
         return False
     shape, offsets = of["shape"], of["data_offsets"]
@@ -135,7 +135,7 @@ def _is_complete(of) -> bool:
 
 
 def write(path: Path, outputs: list[Output], tally: Tally):
-    """A file of these; `tally` counts bytes."""
+    """Writes a file of these tensors; `tally` counts bytes."""
     outputs = sorted(outputs, key=lambda output: -output.dtype.itemsize)  # keeps every tensor aligned
     header, start = {"__metadata__": {"format": "pt"}}, 0
     for output in outputs:

@@ -1,4 +1,4 @@
-"""Tensors written into one safetensors file, or into numbered ones with an index where there is too much for one."""
+"""Writes tensors into one safetensors file, or into numbered ones with an index if they are too large for one."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ SHARD_BYTES = 5 * 10**9
 
 
 def write(directory: Path, outputs: list[Output], shard_bytes: int, progress: Progress) -> Findings:
-    """What was not finite of it; `progress` counts bytes."""
+    """Writes the tensors and returns which were not finite; `progress` counts bytes."""
     tally, shards = Tally(progress, sum(output.nbytes for output in outputs)), list(_shards(outputs, shard_bytes))
     if len(shards) == 1:
         safetensors_file.write(directory / SINGLE, outputs, tally)
@@ -26,7 +26,7 @@ def write(directory: Path, outputs: list[Output], shard_bytes: int, progress: Pr
 
 def _write_several(directory, shards, tally):
     file_of = {}
-    (directory / INDEX).unlink(missing_ok=True)  # an earlier save's would make one model of its files and of these
+    (directory / INDEX).unlink(missing_ok=True)  # an old index would mix an earlier save's files with these
     for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         safetensors_file.write(directory / file, shard, tally)
@@ -37,7 +37,7 @@ def _write_several(directory, shards, tally):
 
 
 def _remove_all_but(directory: Path, written: set[str]):
-    """What an earlier save left would be read in the place of this one's files."""
+    """Removes the files of an earlier save, which would be read instead of this one's."""
     for path in (directory / SINGLE, directory / INDEX, *directory.glob("model-*-of-*.safetensors")):
         if path.name not in written:
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint by name, each read from its place in its file at the moment it is asked for."""
+"""The tensors of a checkpoint by name, each read from its file only when it is asked for."""
 
 import json
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ from deepseek_jax.errors import UserError
 
 QUANTISED = (DTYPES["F8_E4M3"], DTYPES["I8"], DTYPES["U8"])
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-ARRAYS = "model"  # where Orbax's lie, which orbax_directory.py reads
+ARRAYS = "model"  # subdirectory of Orbax's arrays, which orbax_directory.py reads
 
 
 class Tensors:
-    """The tensors of a directory, in one file or in many; quantised ones appear as the matrices they stand for.
+    """The tensors of a directory, in one file or many; quantised ones are returned dequantised.
 
-    `names` are those of all tensors but the scales.  Experts that lie in one array appear one by one.
+    `names` are those of all tensors except scales.  Experts fused into one array appear as separate tensors.
     """
 
     def __init__(self, directory: Path):
@@ -50,11 +50,11 @@ class Tensors:
         return (*entry.shape[:-1], 2 * entry.shape[-1]) if packed else entry.shape
 
     def dtype(self, name: str) -> np.dtype:
-        """As stored; of quantised matrices the type that they were trained in."""
+        """The dtype as stored; for quantised matrices bfloat16, the type of the released models' other tensors."""
         return DTYPES["BF16"] if name in self._scales else self._entries[name].dtype
 
     def _stored(self) -> Iterator[tuple[str, Entry]]:
-        """What the files hold; none may have what another has, as one of the two would be dropped in silence."""
+        """All files' entries; UserError if two files hold the same tensor, as one would be dropped silently."""
         file_of = {}
         for file in self._files():
             for name, entry in entries(file):
@@ -83,7 +83,7 @@ class Tensors:
 
 
 def read_json(path: Path) -> dict:
-    """The object in a file beside the tensors."""
+    """The JSON object in a file; UserError if it cannot be read or is none."""
     try:
         values = json.loads(path.read_text())
     except OSError as error:
@@ -96,7 +96,7 @@ def read_json(path: Path) -> dict:
 
 
 def _scales(entries) -> Iterator[tuple[str, str]]:
-    """(the name of a quantised matrix, that of its scales), in V3's spelling and in V4's."""
+    """(name of a quantised matrix, name of its scales) pairs, in V3's and V4's spelling."""
     for name, entry in entries.items():
         stem = name.removesuffix(".weight")
         for scale in (f"{stem}.weight_scale_inv", f"{stem}.scale"):

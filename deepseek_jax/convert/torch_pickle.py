@@ -1,7 +1,7 @@
-"""Arrays of a .pth file as torch wrote them before version 1.6, without torch and without running what it holds.
+"""Reads the arrays of a .pth file in torch's format before version 1.6, without torch and without running its code.
 
-The file is pickles one after another (a magic number, a version, the machine, the arrays, their storages' keys), then
-each storage: how many numbers it has, and the numbers.
+The file is a sequence of pickles (a magic number, a version, the machine, the arrays, their storages' keys), then each
+storage: its number of elements, and the elements.
 """
 
 import collections
@@ -19,7 +19,7 @@ DTYPES = {"FloatStorage": np.float32, "DoubleStorage": np.float64, "LongStorage"
 
 
 def load(path: Path) -> dict[str, np.ndarray]:
-    """Arrays by name; UserError for another kind of file."""
+    """The file's arrays by name; UserError for another kind of file."""
     if zipfile.is_zipfile(path):
         raise UserError(
             f"{path} is an archive, as torch writes since 1.6; load it with torch and save it with "
@@ -50,7 +50,7 @@ def _load(stream) -> dict[str, np.ndarray]:
 
 
 class _Arrays(pickle.Unpickler):
-    """Knows tensors and dicts of them, and nothing else that a pickle might name."""
+    """An unpickler that only accepts tensors and dicts of them, and refuses anything else that a pickle names."""
 
     def __init__(self, stream):
         super().__init__(stream)
@@ -71,6 +71,6 @@ class _Arrays(pickle.Unpickler):
 
 
 def _view(storage, offset, shape, strides, *_):
-    """A tensor's part of a storage, which is filled later; ValueError where it would reach beyond it."""
+    """A tensor's view into its storage, whose data is read later; ValueError if it would reach beyond the storage."""
     strides = tuple(stride * storage.itemsize for stride in strides)
     return np.ndarray(shape, storage.dtype, storage, offset * storage.itemsize, strides)

@@ -1,6 +1,6 @@
-"""V4's config.json in DeepSeek's spelling (compress_ratios) and Hugging Face's (layer_types, compress_rates), and ours.
+"""V4's config.json in DeepSeek's spelling (compress_ratios) or Hugging Face's (layer_types, compress_rates), and ours.
 
-A layer's ratio is 0 for window attention and else the number of tokens in a block: 4 for csa, another for hca.
+A layer's ratio is 0 for window attention, otherwise the number of tokens in a block: 4 for csa, any other for hca.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from deepseek_jax.convert import rope_json
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 
-CSA_RATE = 4  # DeepSeek's files have no other way to tell csa from hca
+CSA_RATE = 4  # in DeepSeek's files, only this ratio distinguishes csa from hca
 KINDS = {
     "sliding_attention": "window",
     "compressed_sparse_attention": "csa",
@@ -18,13 +18,13 @@ KINDS = {
 
 
 def read(values: dict[str, Any]) -> dict[str, Any]:
-    """`values` with what they say in either spelling under the names of ModelConfig's fields."""
+    """`values`, in either spelling, with the layer schedule added under the names of ModelConfig's fields."""
     schedule = _from_ratios(values) if values.get("compress_ratios") else _from_types(values)
     return values | schedule | {"qk_rope_head_dim": _rope_head_dim(values)}
 
 
 def write(values: dict[str, Any], config: ModelConfig, spelling: str) -> dict[str, Any]:
-    """`values` by our fields' names in one of the spellings."""
+    """`values`, by names of ModelConfig's fields, converted to `spelling`."""
     values = {key: value for key, value in values.items() if key not in ("csa_rate", "hca_rate")}
     values["num_key_value_heads"] = 1
     if spelling == "deepseek":
@@ -68,13 +68,13 @@ def _from_types(values):
 
 
 def _with_mtp(kinds, values):
-    """MTP modules attend over the window where the list of layers leaves them out."""
+    """`kinds` completed for MTP modules: if the list of layers leaves them out, they use window attention."""
     total = (values.get("num_hidden_layers") or 0) + (values.get("num_nextn_predict_layers") or 0)
     return kinds + ["window"] * (total - len(kinds))
 
 
 def _rope_head_dim(values):
-    """Newer files of Hugging Face's give the share of a head alone; None where neither is said."""
+    """qk_rope_head_dim; newer Hugging Face files only give it as a share of head_dim.  None if neither is given."""
     said, head_dim, share = (values.get(key) for key in ("qk_rope_head_dim", "head_dim", "partial_rotary_factor"))
     return round(head_dim * share) if said is None and head_dim and share is not None else said
 

@@ -36,11 +36,11 @@ def save(
     values: Mapping[str, Any] = MappingProxyType({}),
     say: Say = LOG.warning,
 ):
-    """Writes what `load` reads; `progress` counts bytes.
+    """Writes a checkpoint that `load` reads; `progress` counts bytes.
 
-    `dtype`: see `rewrite`.  `spelling` is "huggingface" or "deepseek": they differ for V4.  Files hold up to
-    `shard_bytes`.  `change` gives what is written of each tensor of our array at a path; `values` are further ones of
-    config.json.  `say` is told of NaN.
+    `dtype`: see `rewrite`.  `spelling`: "huggingface" or "deepseek", which differ for V4.  Files hold up to
+    `shard_bytes`.  `change(path, output)` returns the tensors to write in place of `output`, a tensor of our array at
+    `path`; `values` are added to config.json.  `say` gets a warning about NaN.
     """
     outputs = _outputs(config, (params, buffers), spelling, change, dtype)
     _publish(directory, config, outputs, spelling, shard_bytes, progress, values).tell(say, directory)
@@ -56,11 +56,11 @@ def rewrite(
     progress: Progress = unseen,
     say: Say = LOG.warning,
 ):
-    """A checkpoint in another spelling, type or division into files, without ever holding more than one tensor.
+    """Writes a checkpoint again in another spelling, dtype or file size, with no more than one tensor in memory.
 
-    `dtype` None keeps every tensor's, bfloat16 where quantised.  Buffers, such as a router's bias, keep theirs always,
-    and what rules.py says is float32 in any other.
-    `say` is told of NaN.  Raises UserError where `dtype` is too small for a number, and where `target` is `source`.
+    `dtype` None keeps that of every tensor (bfloat16 where quantised).  Buffers, such as a router's bias, always keep
+    theirs, and tensors that rules.py marks are float32 in any other `dtype`.
+    `say` gets a warning about NaN.  Raises UserError if a number overflows `dtype`, or if `target` is `source`.
     """
     if Path(source).resolve() == Path(target).resolve():
         raise UserError(f"{source} would be written over while it is read; give another directory.")
@@ -77,16 +77,16 @@ def rewrite(
 
 
 def export(config: ModelConfig, *trees: dict, fuse: bool = False) -> dict[str, np.ndarray]:
-    """Arrays by Hugging Face's names and in its layout, from trees nested as the parameters or buffers (gradients too).
+    """Arrays by Hugging Face's names and in its layout, from trees nested like parameters or buffers (e.g. gradients).
 
-    `fuse` gathers a layer's experts in two arrays, as Hugging Face's modules do.
+    `fuse` joins a layer's experts into two arrays, as Hugging Face's modules do.
     """
     outputs = _outputs(config, trees, "huggingface")
     return {output.name: output.array() for output in (fused.together(outputs) if fuse else outputs)}
 
 
 def _written(path, rule, dtype, stored) -> np.dtype:
-    """The type of a tensor where a model of `dtype` is asked for."""
+    """The dtype in which a tensor of type `stored` is written if a model of `dtype` is asked for."""
     is_buffer = path[0].idx == 1
     return np.dtype(rule.dtype(None if is_buffer else dtype) or stored)
 
@@ -104,7 +104,7 @@ def _outputs(config, trees, spelling, change=lambda path, output: [output], dtyp
 
 
 def _at_hand(array):
-    """The array of one CPU as numpy's, which copies nothing; others come over piece by piece."""
+    """A numpy view of an array on one CPU; other arrays unchanged, to be fetched from their devices piece by piece."""
     own = isinstance(array, jax.Array) and {device.platform for device in array.devices()} == {"cpu"}
     return np.asarray(array) if own and len(array.devices()) == 1 else array
 
@@ -120,7 +120,7 @@ _part = jax.jit(lambda array, at: array[at])
 def _publish(directory, config, outputs, spelling, shard_bytes, progress, further=MappingProxyType({})):
     directory = Path(directory)
     values = config_json.to_json(config, spelling) | {"torch_dtype": outputs[0].dtype.name} | further
-    directory.mkdir(parents=True, exist_ok=True)  # what no config.json can say has left none
+    directory.mkdir(parents=True, exist_ok=True)  # not before to_json, which may raise
     (directory / "config.json").write_text(json.dumps(values, indent=2) + "\n")
     outputs = outputs + _mtp_copies(config, {output.name: output for output in outputs})
     if is_v4(config) and spelling == "huggingface":
@@ -129,7 +129,7 @@ def _publish(directory, config, outputs, spelling, shard_bytes, progress, furthe
 
 
 def _mtp_copies(config, outputs):
-    """What each MTP module of V3 ships beside its own tensors."""
+    """The copies of embedding and head that each of V3's MTP modules contains beside its own tensors."""
     return [
         dataclasses.replace(
             outputs.get(original, outputs["model.embed_tokens.weight"]), name=mtp_prefix(depth, config) + copy
@@ -140,11 +140,11 @@ def _mtp_copies(config, outputs):
 
 
 def _spelling(config, spelling):
-    """Of names: all models before V4, and mixtures, have one."""
+    """The spelling of tensor names: models before V4, and mixtures of generations, have only one."""
     return spelling if is_v4(config) else "huggingface"
 
 
 def is_v4(config: ModelConfig) -> bool:
-    """Whether DeepSeek's names and Hugging Face's differ."""
+    """Whether this is a V4 model, for which DeepSeek's tensor names and Hugging Face's differ."""
     generation = generation_of(config)
     return generation is not None and generation.model_type == "deepseek_v4"
