@@ -1,1 +1,1 @@
-"""What a pod would say of an experiment, without a pod: bytes a device, a compiled step, what it would cost."""
+"""What an experiment would need on a pod, found out without one: bytes per device, a compiled step, estimated time."""

@@ -1,4 +1,4 @@
-"""The communication of a compiled program: what moves, among which devices, how often.
+"""The communication of a compiled program: which collectives run, among which devices, how often, with how many bytes.
 
 n devices in a group
 """
@@ -11,7 +11,7 @@ import numpy as np
 
 from deepseek_jax.pods.hlo import Program, place, scopes, size
 
-# Bytes that each device sends for one byte that it brings, by the algorithms that send least (rings).
+# Bytes that each device sends per byte of its operand, with the algorithms that send least (rings).
 SENT = {
     "all-gather": lambda n: n - 1,
     "all-reduce": lambda n: 2 * (n - 1) / n,
@@ -24,23 +24,23 @@ SENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One instruction.  `group`: the devices of its first group, by their place in the mesh; others are like it."""
+    """One instruction.  `group`: its first group of devices, as indices into the mesh; its other groups are alike."""
 
     kind: str
     group: tuple[int, ...]
-    operand: int  # bytes that a device brings, each time
-    times: int  # a step
+    operand: int  # bytes of a device's operands, per execution
+    times: int  # executions per step
     scopes: str
-    place: str = ""  # file:line, where the compiler knows them
+    place: str = ""  # file:line in the source, if known
 
     @property
     def sent(self) -> float:
-        """Bytes a device sends a step."""
+        """Bytes that a device sends per step."""
         return self.times * self.operand * SENT[self.kind](len(self.group))
 
 
 def collectives(program: Program, num_devices: int) -> list[Collective]:
-    """All that involve more than one device."""
+    """All collectives of a program that involve more than one device."""
     found = []
     for each, computation, times, fused in program.executed():
         kind = each.opcode.removesuffix("-start")
@@ -49,7 +49,7 @@ def collectives(program: Program, num_devices: int) -> list[Collective]:
         group = first_group(each.attributes, num_devices)
         if len(group) == 1:
             continue
-        if kind == "all-reduce" and fused:  # with a slice of the result: a TPU's way to scatter
+        if kind == "all-reduce" and fused:  # fused with a slice of its result: how TPUs write a reduce-scatter
             kind = "reduce-scatter"
         brought = each.operands[:1] if kind == "ragged-all-to-all" else each.operands
         operand = sum(size(computation[name].shape) for name in brought)
@@ -59,7 +59,7 @@ def collectives(program: Program, num_devices: int) -> list[Collective]:
 
 
 def totals(found: Iterable[Collective]) -> dict[str, tuple[int, float]]:
-    """(how often a step, bytes that a device sends) of each kind that there is, the most bytes first."""
+    """(executions per step, bytes that a device sends per step) by kind, the most bytes first."""
     sums = {}
     for each in found:
         times, sent = sums.get(each.kind, (0, 0.0))
@@ -68,7 +68,7 @@ def totals(found: Iterable[Collective]) -> dict[str, tuple[int, float]]:
 
 
 def first_group(attributes: str, num_devices: int) -> tuple[int, ...]:
-    """The devices that talk to each other, from whichever of XLA's four spellings stands there."""
+    """The first group of communicating devices, in whichever of XLA's four notations; all devices if none is given."""
     if pairs := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", attributes):
         return int(pairs[1]), int(pairs[2])
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
@@ -85,7 +85,7 @@ def first_group(attributes: str, num_devices: int) -> tuple[int, ...]:
 
 
 def _iota(text: str) -> np.ndarray:
-    """[64,16]T(1,0): the numbers from 0 on in this shape, transposed, in a row."""
+    """The flat list that XLA's notation [64,16]T(1,0) means: 0, 1, ... reshaped to [64,16], transposed by (1,0)."""
     dims, _, order = text.partition("T")
     numbers = np.arange(np.prod(_ints(dims))).reshape(_ints(dims))
     return numbers.transpose(_ints(order) if order else None).ravel()

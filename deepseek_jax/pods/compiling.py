@@ -1,4 +1,4 @@
-"""This project's own training step, compiled for a mesh of devices that are not here."""
+"""Compiles the training step for a mesh of devices that this machine does not have."""
 
 import dataclasses
 import time
@@ -15,16 +15,16 @@ from deepseek_jax.train.step import compile_step, make_step
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """`executable` is None where memory does not suffice; `refusal` is then what the compiler says."""
+    """`executable` is None if the step does not fit into memory; `refusal` is then the compiler's message."""
 
     executable: jax.stages.Compiled | None
     refusal: str
     seconds: float
-    remarks: list[str]  # of the compiler, on arrays that it could not move but by bringing them whole to every device
+    remarks: list[str]  # the compiler's, on arrays that it could reshard only by replicating them on every device
 
 
 def compile_for(abstract: Abstract, mesh: Mesh) -> Outcome:
-    """Raises what is neither success nor a lack of memory."""
+    """Compiles the step.  A lack of memory is part of the Outcome; any other error of the compiler is raised."""
     experiment = abstract.experiment
     ema = experiment.train.ema_decay > 0
     state = abstract_state(abstract.program, abstract.optimizer, mesh, ema)

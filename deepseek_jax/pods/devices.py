@@ -1,4 +1,4 @@
-"""The devices of a topology that is not here, as the compiler knows them."""
+"""Descriptions of devices that this machine does not have, from the platform's compiler."""
 
 import importlib.util
 import mmap
@@ -8,25 +8,26 @@ from pathlib import Path
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel.topology import Topology
 
-# The compiler of a platform: its module, the extra that installs it, and the environment that it wants where there is
-# no such device.  Jax itself runs on the CPU, and warnings are let through, for they are read (compiling.py).
+# By platform: the compiler's module and the extra that installs it.
 COMPILERS = {"tpu": ("libtpu", "tpu"), "cuda": ("jax_plugins.xla_cuda13", "gpu")}
+# Environment variables that compilers need on a machine without such devices.  Jax itself runs on the CPU; warnings are
+# let through, because remarks.py reads them.
 COMMON = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "1"}
 ENVIRONMENTS = {
-    # libtpu asks its machine what TPU it is part of; where there is none it must be told not to.  Nor is there anything
-    # that two processes which compile at once would have to share: a lock file of its own refuses the second.
+    # libtpu queries which TPU its machine belongs to, and must be told not to where there is none.  Its lock file would
+    # refuse a second process, although processes that only compile share nothing.
     "tpu": {
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-8",
         "TPU_WORKER_HOSTNAMES": "localhost",
     },
-    # CUB's sort asks the device for its scratch space while compiling; XLA's own does not.
+    # CUB's sort queries the device for its scratch size during compilation; XLA's own sort does not.
     "cuda": {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "XLA_FLAGS": "--xla_gpu_enable_cub_radix_sort=false"},
 }
 OF_CHIPS = {
-    # libtpu's threads overflow their stacks of a megabyte, and with JAX_OPTIMIZATION_LEVEL=O1 a check of what hands
-    # collectives to the SparseCores fails; either aborts.
+    # libtpu's threads overflow their 1 MiB stacks, and with JAX_OPTIMIZATION_LEVEL=O1 a check fails in the code that
+    # offloads collectives to the SparseCores; either one aborts the process.
     "tpu7x": {
         "LIBTPU_INIT_ARGS": " ".join(
             [
@@ -38,8 +39,8 @@ OF_CHIPS = {
         )
     }
 }
-FLAGS = "XLA_FLAGS", "LIBTPU_INIT_ARGS"  # a user's follow ours, and the last of equal ones counts
-# What the CUDA plugin calls the chips of parallel/chips.py in the descriptions that lie within its library.
+FLAGS = "XLA_FLAGS", "LIBTPU_INIT_ARGS"  # the user's flags are appended to ours, because the last of equal ones counts
+# Names of the chips of parallel/chips.py in the device descriptions inside the CUDA plugin's library.
 DESCRIBED = {
     "a100": b"NVIDIA A100-SXM4-80GB",
     "h100": b"NVIDIA H100 80GB HBM3",
@@ -52,12 +53,12 @@ DESCRIBED = {
 def installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package that it is part of
+    except ModuleNotFoundError:  # its parent package is missing
         return False
 
 
 def prepare(topology: Topology):
-    """Call before jax is imported; UserError where the compiler for these chips is not installed."""
+    """Sets environment variables, so call it before jax is imported; UserError if the compiler is not installed."""
     platform = topology.chip.platform
     module, extra = COMPILERS[platform]
     if not installed(module):
@@ -71,7 +72,7 @@ def prepare(topology: Topology):
 
 
 def devices_of(topology: Topology) -> list:
-    """For a mesh to compile for; nothing can run on them."""
+    """The topology's devices, for a mesh to compile for; nothing can run on them."""
     from jax.experimental import topologies
 
     if topology.chip.platform == "cuda":
@@ -87,7 +88,7 @@ def devices_of(topology: Topology) -> list:
 
 
 def _description(topology: Topology) -> str:
-    """XLA's description of a GPU, a text that lies in the plugin's library between two zero bytes."""
+    """XLA's description of a GPU: a text between two zero bytes inside the plugin's shared library."""
     package = Path(importlib.util.find_spec(COMPILERS["cuda"][0]).origin).parent
     name = b'device_description_str: "%s"' % DESCRIBED[topology.chip.name]
     with (package / "xla_cuda_plugin.so").open("rb") as file:

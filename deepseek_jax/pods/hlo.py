@@ -1,6 +1,6 @@
-"""Compiled HLO as text, read far enough to know which instructions run, how often, and how large their results are.
+"""Parses compiled HLO text just far enough to tell which instructions run, how often, and how large their results are.
 
-XLA's own cost analysis counts the body of a loop once; here it counts as often as the loop runs.
+XLA's own cost analysis counts the body of a loop once; here it counts once per iteration.
 """
 
 import dataclasses
@@ -13,14 +13,14 @@ from pathlib import Path
 import deepseek_jax
 
 PACKAGE = Path(deepseek_jax.__file__).parent
-# Have helpers that move arrays for others: the line to look at is the one that calls them.
+# Files of helpers that move arrays on behalf of others; the line of interest is their caller's.
 HELPERS = tuple(f"deepseek_jax/{path}" for path in ("parallel/rules.py", "models/tree.py", "models/layers.py"))
-BITS = {"pred": 8, "token": 0, "opaque": 0}  # of types whose name does not say it
+BITS = {"pred": 8, "token": 0, "opaque": 0}  # sizes of the types whose name does not contain it
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
 _CALLED = re.compile(r"(?:calls|body|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _SCOPES = re.compile(r'op_name="([^"]*)"')
-_NAMED = re.compile(r'source_file="([^"]+)" source_line=(\d+)')  # in metadata, as XLA wrote it before it had frames
+_NAMED = re.compile(r'source_file="([^"]+)" source_line=(\d+)')  # in the metadata of XLA versions without stack frames
 _FRAME = re.compile(r"stack_frame_id=(\d+)")
 
 
@@ -30,12 +30,12 @@ class Instruction:
     opcode: str
     shape: str  # as written: bf16[8,128]{1,0:T(8,128)}, or several in parentheses
     operands: tuple[str, ...]
-    attributes: str  # what stands behind the operands
+    attributes: str  # the text after the operands; a constant's value
     root: bool
 
     @property
     def called(self) -> list[str]:
-        """The computations that it runs; a reduction's scalar function is none."""
+        """Names of the computations that it runs; the scalar function of a reduction or sort does not count."""
         if self.opcode in ("all-reduce", "reduce-scatter", "reduce", "sort", "scatter", "all-reduce-start"):
             return []
         branches = re.findall(r"[\w.\-]+", found[1]) if (found := _BRANCHES.search(self.attributes)) else []
@@ -44,7 +44,7 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Frame:
-    """A call on the stack of Python at the time when an instruction was traced.  `caller`: its number, 0 if none."""
+    """A frame of Python's call stack when an instruction was traced.  `caller`: the caller's number, 0 if none."""
 
     file: str
     line: int
@@ -52,12 +52,12 @@ class Frame:
 
 
 def scopes(metadata: str) -> str:
-    """The named scopes that an instruction belongs to, as JAX writes them; "" if it does not say."""
+    """The named scopes (op_name) in an instruction's metadata, as JAX writes them; "" if there are none."""
     return found[1] if (found := _SCOPES.search(metadata)) else ""
 
 
 def place(metadata: str, frames: dict[int, Frame]) -> str:
-    """file:line of this project's own innermost call, as the metadata of an instruction says; "" if it does not."""
+    """file:line of the innermost call within this package, from an instruction's metadata; "" if unknown."""
     if named := _NAMED.search(metadata):
         return f"{named[1]}:{named[2]}"
     number = int(found[1]) if (found := _FRAME.search(metadata)) else 0
@@ -71,16 +71,16 @@ def place(metadata: str, frames: dict[int, Frame]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """Computations by name, each its instructions by name."""
+    """A parsed module.  `computations`: by name, each a dict of its instructions by name."""
 
     computations: dict[str, dict[str, Instruction]]
     entry: str
-    frames: dict[int, Frame]  # by their number in metadata
+    frames: dict[int, Frame]  # by stack_frame_id
 
     def executed(self) -> Iterator[tuple[Instruction, dict[str, Instruction], int, bool]]:
-        """(instruction, its computation, how often it runs, whether it is part of a fusion), of all that run.
+        """(instruction, its computation, how often it runs, whether it is inside a fusion) of every reachable one.
 
-        Of a conditional every branch counts.  A loop whose length is not written counts once (`unknown_loops`).
+        All branches of a conditional count.  A loop of unknown length counts as one iteration (`unknown_loops`).
         """
         yield from self._run(self.entry, 1, False)
 
@@ -93,11 +93,11 @@ class Program:
                 yield from self._run(called, inner, fused or each.opcode == "fusion")
 
     def trips(self, loop: Instruction) -> int | None:
-        """How often a while loop runs: as XLA noted it, or the one number that its condition compares with."""
+        """A while loop's iterations: as annotated by XLA, or the only constant in its condition; None if unknown."""
         if known := re.search(r'known_trip_count"?:\{"?n"?:"?(\d+)', loop.attributes):
             return int(known[1])
         condition = list(self.computations[re.search(r"condition=%?([\w.\-]+)", loop.attributes)[1]].values())
-        fused = [self.computations[name] for each in condition for name in each.called]  # as GPUs have it
+        fused = [self.computations[name] for each in condition for name in each.called]  # on GPUs
         inside = [*condition, *(each for computation in fused for each in computation.values())]
         limits = [each for each in inside if each.opcode == "constant" and each.shape.startswith("s32[]")]
         return int(limits[0].attributes) if len(limits) == 1 and limits[0].attributes.isdigit() else None
@@ -108,7 +108,7 @@ class Program:
 
 
 def parse(text: str) -> Program:
-    """The program of `jax.stages.Compiled.as_text()`."""
+    """The Program in the text that `jax.stages.Compiled.as_text()` returns."""
     computations, entry, current = {}, "", {}
     for line in text.splitlines():
         if found := _INSTRUCTION.match(line):
@@ -122,11 +122,11 @@ def parse(text: str) -> Program:
 
 
 def _frames(text: str) -> dict[int, Frame]:
-    """From the tables before the first computation; {} where there are none."""
+    """Stack frames by number, from the tables before the first computation; {} if there are none."""
     tables = {name: _table(text, name) for name in ("FileNames", "FileLocations", "StackFrames")}
     locations = {number: _numbers(row) for number, row in tables["FileLocations"].items()}
     frames = {number: _numbers(row) for number, row in tables["StackFrames"].items()}
-    # The first has no caller.  What XLA writes there stands for none, and is 1: all callers' numbers are one too high.
+    # The first frame has no caller, but XLA writes parent_frame_id=1 there: all callers' numbers are one too high.
     none = next(iter(frames.values()), {}).get("parent_frame_id", 0)
     return {
         number: Frame(
@@ -139,7 +139,7 @@ def _frames(text: str) -> dict[int, Frame]:
 
 
 def _table(text: str, name: str) -> dict[int, str]:
-    """Rows by their number: those below a line that is the table's name, `12 {line=7 column=4}`."""
+    """Rows by number, such as `12 {line=7 column=4}`, that follow the line with the table's name."""
     found = re.search(rf"^{name}\n((?:\d+ .*\n)*)", text, re.M)
     rows = (row.split(" ", 1) for row in found[1].splitlines()) if found else ()
     return {int(number): row for number, row in rows}
@@ -162,7 +162,7 @@ def _instruction(found: re.Match) -> Instruction:
 
 
 def _closing(text: str, opening: int) -> int:
-    """The place of the parenthesis that closes the one at `opening`."""
+    """The index of the parenthesis that closes the one at index `opening`."""
     depth = 0
     for place in range(opening, len(text)):
         depth += {"(": 1, ")": -1}.get(text[place], 0)
@@ -172,9 +172,9 @@ def _closing(text: str, opening: int) -> int:
 
 
 def size(shape: str, memory: int | None = None) -> int:
-    """Bytes of a shape, of all its parts if it has several; with `memory` only of those that lie in that space.
+    """Bytes of a shape, or of all parts of a tuple; with `memory`, only of the parts in that memory space.
 
-    Layouts end with S(n) where the array does not lie in the main memory, 0, but in a faster one.
+    A layout that ends with S(n) puts the array into memory space n instead of main memory, which is 0.
     """
     total = 0
     for kind, dims, layout in re.findall(r"\b([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?", shape):

@@ -1,6 +1,6 @@
-"""Bytes that a training step takes on each device, from shapes alone.
+"""Bytes that a training step needs on each device, from shapes alone.
 
-Exact: what lies there between steps, and the gradients.  Estimated: activations, whose peak the compiler decides.
+State kept between steps and gradients are exact; activations are estimated, as the compiler decides their peak.
 
 D model  F width of a feed-forward  H heads  K experts a token  n streams  V vocabulary
 """
@@ -26,23 +26,24 @@ from deepseek_jax.train.moments import map_moments
 BYTES = {"float32": 4, "bfloat16": 2}
 
 ACTIVATIONS = """\
-activations, an estimate, of one microbatch on a device: what the backward pass keeps of every layer (remat full: its
-input; dots: the results of its matrix products too; none: all its intermediates), twice the intermediates of the
-widest layer while it is computed again, that layer's gathered weights and their gradient, one chunk of logits, and the
-gathered head with its gradient.  Weights that adapters, masks or rounding change are there a second time, changed:
-one layer's at a time, with remat none those of all.  A pipeline keeps what it does of its layers in every turn, idle
-ones too, and has a stage's own layers and their gradients beside what is stored, changed ones twice.  Of V3 on
-v5p:8x8x16 it gives three quarters of what the compiler takes; `deepseek-jax compile` says what that is."""
+activations, an estimate for one microbatch on one device, is the sum of: what the backward pass keeps of every layer
+(remat full: its input; dots: also the results of its matrix products; none: all its intermediates), twice the
+intermediates of the widest layer while it is recomputed, the largest layer's gathered weights and their gradient, one
+chunk of logits, and the gathered head with its gradient.  Weights that adapters, masks or rounding change exist a
+second time in changed form: one layer's at a time, or with remat none those of all layers.  A pipeline keeps
+activations for every turn, idle ones too, and holds a stage's own layers and their gradients beside what is stored,
+changed ones twice.  For V3 on v5p:8x8x16 this estimate is three quarters of what the compiler needs;
+`deepseek-jax compile` gives the exact size."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes a device."""
+    """Bytes per device."""
 
     parameters: int
-    buffers: int  # frozen weights, masks and rounded matrices too
-    moments: int
-    averages: int  # train.ema_decay
+    buffers: int  # including frozen weights, masks and rounded matrices
+    moments: int  # of the optimizer
+    averages: int  # of the parameters, if train.ema_decay is set
     gradients: int
     activations: int
 
@@ -52,7 +53,7 @@ class Memory:
 
 
 def of_step(abstract: Abstract, mesh: AbstractMesh) -> tuple[list[Placement], Memory]:
-    """(the tensors of parameters and of what views keep of them, the bytes of a step) on each device of a mesh."""
+    """(placements of the parameters and of the arrays that views keep beside them, a step's Memory), per device."""
     program, state = abstract.program, abstract.state
     params = placements(mesh, program.axes, state["params"])
     buffers = placements(mesh, program.buffer_axes, state["buffers"])
@@ -65,7 +66,7 @@ def of_step(abstract: Abstract, mesh: AbstractMesh) -> tuple[list[Placement], Me
         others=lambda leaf: everywhere(leaf) if leaf.shape else None,
     )
     size = _size(params)
-    accumulated = abstract.batch["tokens"].shape[0] > 1  # then a sum over microbatches lies beside the newest gradient
+    accumulated = abstract.batch["tokens"].shape[0] > 1  # if so, their sum exists beside the newest gradient
     memory = Memory(
         parameters=size,
         buffers=_size(buffers),
@@ -81,7 +82,7 @@ def of_step(abstract: Abstract, mesh: AbstractMesh) -> tuple[list[Placement], Me
 
 
 def _named(path, tensor):
-    """By what a view calls it, and not by how many views lie around that one."""
+    """The tensor named as in its own view, without a leading "model" for each view around that one."""
     first = next(place for place, name in enumerate(path) if name != "model")
     return dataclasses.replace(tensor, name="/".join(path[first:]))
 
@@ -105,7 +106,7 @@ def _activations(abstract: Abstract, mesh: AbstractMesh) -> int:
         numbers, copies = tokens * sum(kept), 0
     else:
         numbers, copies = _pipeline(abstract, mesh, tensors, tokens, kept)
-        numbers += 2 * tokens * mesh.shape["stage"] * streams  # every stage has what enters, and its gradient
+        numbers += 2 * tokens * mesh.shape["stage"] * streams  # every stage holds the input and its gradient
     logits = 2 * 4 * min(abstract.experiment.loss.chunk_tokens, tokens) * config.vocab_size // split
     head = config.hidden_size * config.vocab_size * (size + 4) // split
     working = tokens * size * 2 * max(widths)
@@ -114,7 +115,7 @@ def _activations(abstract: Abstract, mesh: AbstractMesh) -> int:
 
 
 def _room(config: ModelConfig, tokens: int, devices: int, capacity_factor: float) -> float:
-    """Rows of a device's buffer for routed tokens, by those that fill it where all experts are asked alike."""
+    """Rows in a device's buffer for routed tokens, divided by the rows that a perfectly balanced load would fill."""
     if devices == 1 or not config.n_routed_experts:
         return 1.0
     chosen = config.num_experts_per_tok
@@ -123,7 +124,7 @@ def _room(config: ModelConfig, tokens: int, devices: int, capacity_factor: float
 
 
 def _model(abstract: Abstract, mesh: AbstractMesh) -> tuple[list[Placement], list[Placement]]:
-    """(the parameters that the model computes with, those of them that views make of what is trained and kept)."""
+    """(the parameters that the model computes with, those among them that views compute from what is stored)."""
     program, state = abstract.program, abstract.state
     to_params = jax.make_jaxpr(lambda *given: program.to_model(*given)[0], return_shape=True)
     traced, shapes = to_params(state["params"], state["buffers"])
@@ -133,7 +134,7 @@ def _model(abstract: Abstract, mesh: AbstractMesh) -> tuple[list[Placement], lis
 
 
 def _changed(tensors: list[Placement], mesh: AbstractMesh, remat: str) -> int:
-    """Bytes of weights that views make, and of their gradients, for more than a layer's time (models/made.py)."""
+    """Bytes of weights computed by views, and of their gradients, that outlive one layer's turn (models/made.py)."""
     if mesh.shape["stage"] > 1:
         return 2 * _size(tensors)
     stacked = [tensor for tensor in tensors if stack_of(tensor.name)]
@@ -142,7 +143,7 @@ def _changed(tensors: list[Placement], mesh: AbstractMesh, remat: str) -> int:
 
 
 def _pipeline(abstract, mesh, tensors, tokens, kept) -> tuple[int, int]:
-    """(numbers that a pipeline keeps for the backward pass, bytes of a stage's own layers and their gradients)."""
+    """(numbers that a device keeps for the backward pass, bytes of its stage's own layers and their gradients)."""
     train, stacks, stages = abstract.experiment.train, pipelined(abstract.experiment.model), mesh.shape["stage"]
     inside = [number for stack in stacks for number in stack.layers]
     outside = [layer for number, layer in enumerate(kept) if number not in inside]
@@ -155,9 +156,9 @@ def _pipeline(abstract, mesh, tensors, tokens, kept) -> tuple[int, int]:
 
 
 def _width(config: ModelConfig, kind: LayerKind, split: int, room: float) -> int:
-    """Numbers a token in one layer's intermediates, attention's scores not counted (none of them exists whole).
+    """Numbers per token in one layer's intermediates, without attention scores (which are never materialised whole).
 
-    Rows of experts exist as they are sent, received, sorted, and back again, with `room` to spare for each.
+    Rows routed to experts are counted as sent, received, sorted and on the way back, each times `room` (see `_room`).
     """
     D, streams = config.hidden_size, config.hc_mult or 1
     cost = attention_cost(config, kind.attention)
@@ -171,7 +172,7 @@ def _width(config: ModelConfig, kind: LayerKind, split: int, room: float) -> int
 
 
 def _gathered(tensors: list[Placement], mesh: AbstractMesh, size: int) -> int:
-    """The largest single layer, gathered over fsdp in the activations' type, and its gradient in float32."""
+    """Bytes of the largest single layer, gathered over fsdp in the activations' dtype, and its float32 gradient."""
     layers = {}
     for tensor in tensors:
         part, _, rest = tensor.name.partition("/")

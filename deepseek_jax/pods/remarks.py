@@ -1,7 +1,7 @@
-"""Parts what XLA writes past Python to standard error: its remarks into a list, all else on to standard error.
+"""Filters what XLA's C++ code writes to standard error: its remarks go into a list, the rest passes through.
 
-A compiler that aborts takes this process along, so what it says last has to be read by another one: this file, run as a
-program, in which nothing but Python's own library may be imported.
+A compiler that aborts kills its process, so its last words must be read by another one: this file, run as a program.
+It must therefore import nothing but the standard library.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ REMARK = re.compile(rb"nvoluntary full rematerialization")
 
 @contextlib.contextmanager
 def captured_remarks() -> Iterator[list[str]]:
-    """On arrays that could only be moved by bringing them whole to every device; the list is filled at the end."""
+    """Yields a list of remarks on arrays that could be resharded only by replicating them; it is filled at the end."""
     remarks = []
     with tempfile.NamedTemporaryFile("w+", errors="replace") as file:
         command = [sys.executable, "-I", __file__, file.name]
-        # A session of its own: Ctrl-C is for this process alone, and the other one ends with what it reads.
+        # In a session of its own, so that Ctrl-C reaches only this process; the sieve ends when its input does.
         sieve = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
         outside = os.dup(2)
         os.dup2(sieve.stdin.fileno(), 2)

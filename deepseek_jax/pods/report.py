@@ -1,4 +1,4 @@
-"""What the compiler made of a step: the numbers, and the page that says them."""
+"""The report on a compiled step: its memory, estimated times and communication, as JSON and as a page of text."""
 
 import dataclasses
 import json
@@ -18,17 +18,17 @@ from deepseek_jax.pods.text import amount, duration, table, verdict
 from deepseek_jax.train.abstract import Abstract
 from deepseek_jax.train.flops import training_flops
 
-OF_TRACING = ("jit(step)", "while", "body", "closed_call", "checkpoint", "eval_jaxpr")  # parts of names, not of models
+OF_TRACING = ("jit(step)", "while", "body", "closed_call", "checkpoint", "eval_jaxpr")  # scopes that JAX adds
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Bytes and times are a device's and a step's.  Where it does not compile only what stands first is known."""
+    """Bytes and seconds are per device and step.  If it does not fit, the fields after `rematerialised` are unset."""
 
     topology: str
     mesh: dict[str, int]
     tokens: int
-    flops: float  # of the model, over all devices (train/flops.py)
+    flops: float  # of the model, summed over all devices (train/flops.py)
     compile_seconds: float
     fits: bool
     verdict: str
@@ -36,13 +36,13 @@ class Report:
     rematerialised: tuple[str, ...] = ()
     arguments: int = 0  # parameters, optimizer, buffers, batch
     temporaries: int = 0
-    results: int = 0  # those that do not take an argument's place
+    results: int = 0  # without those that reuse an argument's buffer
     compute_seconds: float = 0.0
     memory_seconds: float = 0.0
     network_seconds: float = 0.0
-    utilisation: tuple[float, float] = (0.0, 0.0)  # if nothing overlaps, and if all does
+    utilisation: tuple[float, float] = (0.0, 0.0)  # (if nothing overlaps, if everything does)
     collectives: dict[str, tuple[int, float]] = dataclasses.field(default_factory=dict)
-    largest: tuple[str, ...] = ()  # of the collectives
+    largest: tuple[str, ...] = ()  # descriptions of the collectives that send most
     unknown_loops: int = 0
 
 
@@ -97,14 +97,14 @@ def _compiled(flops: float, executable: jax.stages.Compiled, program: hlo.Progra
 
 
 def source(scopes: str, place: str) -> str:
-    """Where an instruction comes from: the place in the model and, where the compiler knows it, the line."""
+    """Where an instruction comes from: its scope in the model and, if known, file:line."""
     return ", ".join(filter(None, (scope(scopes), place)))
 
 
 def scope(op_name: str) -> str:
     """jit(step)/transpose(jvp(layers_3-60))/while/body/moe/experts/dot as layers_3-60/moe/experts/dot, backward.
 
-    Of several operations that XLA has made one, the first, and how many more there are.
+    For several operations that XLA has merged: the first one, and the number of others.
     """
     first, *others = op_name.lstrip("(").split(":")
     names = [name for name in first.split("/") if name not in OF_TRACING]
@@ -115,14 +115,14 @@ def scope(op_name: str) -> str:
 
 
 def page(found: Report) -> str:
-    """Plain text that is Markdown too."""
+    """The report as plain text that is also valid Markdown."""
     lines = [found.verdict, ""]
     if found.refusal:
         lines += ["    " + line for line in found.refusal.splitlines()]
     else:
         lines += [_indented(table(_numbers(found), "lr")), ""]
         sums = [(kind, f"{times:,}", amount(sent)) for kind, (times, sent) in found.collectives.items()]
-        rows = [("collective", "a step", "sent by a device"), *sums]
+        rows = [("collective", "per step", "sent by a device"), *sums]
         lines += ["Communication:", "", _indented(table(rows, "lrr")), "", *(f"- {each}" for each in found.largest)]
     if found.unknown_loops:
         lines += ["", f"{found.unknown_loops} loops of unknown length are counted as if they ran once."]
@@ -139,14 +139,14 @@ def _numbers(found: Report) -> list[tuple[str, str]]:
         ("compiled in", f"{found.compile_seconds:,.0f} s"),
         ("arguments (parameters, optimizer, batch)", amount(found.arguments)),
         ("temporaries", amount(found.temporaries)),
-        ("results beside the arguments", amount(found.results)),
-        ("tokens a step", f"{found.tokens:,}"),
-        ("model FLOPs a step", f"{found.flops:.3g}"),
-        ("estimate: computing, remat included", duration(found.compute_seconds)),
+        ("results besides updated arguments", amount(found.results)),
+        ("tokens per step", f"{found.tokens:,}"),
+        ("model FLOPs per step", f"{found.flops:.3g}"),
+        ("estimate: compute, remat included", duration(found.compute_seconds)),
         ("estimate: memory traffic", duration(found.memory_seconds)),
         ("estimate: communication", duration(found.network_seconds)),
-        ("a step no faster than, all overlapping", f"{duration(fastest)}, utilisation {high:.0%}"),
-        ("and if nothing overlaps", f"{duration(slowest)}, utilisation {low:.0%}"),
+        ("step time at best, all overlapping", f"{duration(fastest)}, utilisation {high:.0%}"),
+        ("step time if nothing overlaps", f"{duration(slowest)}, utilisation {low:.0%}"),
     ]
 
 
@@ -155,7 +155,7 @@ def _indented(text: str) -> str:
 
 
 def save(found: Report, executable: jax.stages.Compiled | None, directory: Path):
-    """report.json, report.md and, where there is an executable, step.hlo."""
+    """Writes report.json, report.md and, if there is an executable, step.hlo to `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "report.json").write_text(json.dumps(dataclasses.asdict(found), indent=2) + "\n")
     (directory / "report.md").write_text(page(found))

@@ -1,7 +1,7 @@
-"""How fast a compiled step could be: an estimate from what it computes, moves in memory and sends.
+"""How fast a compiled step could be: an estimate from its computation, memory traffic and communication.
 
-A bound, not a forecast: each of the three runs at the vendor's peak.  If they overlap entirely the longest is the time
-of a step, if not at all their sum is; a real step lies beyond the first.
+It is a bound, not a forecast: each of the three runs at the vendor's peak.  A step takes as long as the longest of them
+if they overlap entirely, and as their sum if not at all; a real step takes longer than the former.
 """
 
 import dataclasses
@@ -12,21 +12,21 @@ from deepseek_jax.parallel.chips import Chip
 from deepseek_jax.pods.collectives import Collective
 from deepseek_jax.pods.hlo import Instruction, Program, size
 
-# Results that are no new bytes: views, and what its own instructions account for.
+# Instructions that write nothing new: views, and those whose bytes are counted in the computations they run.
 FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "conditional", "call", "after-all"}
 FREE |= {"copy-done", "call-done", "async-done", "iota", "partition-id", "replica-id", "opt-barrier"}
-UNDER_WAY = "-start", "-update"  # of what runs beside others; their shapes name operands too, those of "-done" do not
-COMPUTED_AGAIN = {"none": 1.0, "dots": 1.0, "full": 4 / 3}  # of the products of a step, by train.remat
+UNDER_WAY = "-start", "-update"  # asynchronous; "-done" is counted instead, as shapes of these include the operands
+COMPUTED_AGAIN = {"none": 1.0, "dots": 1.0, "full": 4 / 3}  # factor on a step's FLOPs, by train.remat
 
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """Seconds a step of each kind of work, and the share of the peak that useful work would be."""
+    """Seconds per step for each kind of work, if each ran alone at the hardware's peak."""
 
     compute: float
     memory: float
     network: float
-    useful: float  # of `compute`, the share that is not done for the second time
+    useful: float  # share of `compute` that is not recomputation (remat)
 
     @property
     def fastest(self) -> float:
@@ -37,23 +37,23 @@ class Roofline:
         return self.compute + self.memory + self.network
 
     def utilisation(self, seconds: float) -> float:
-        """The model FLOPs of a step of so many seconds, as a share of what the chips could do."""
+        """Model FLOPs utilisation (MFU) of a step that takes `seconds`."""
         return self.compute * self.useful / seconds
 
 
 def roofline(program: Program, found: list[Collective], flops: float, remat: str, chip: Chip, devices) -> Roofline:
-    """`flops` of a step over all devices; `devices` in the order of the mesh."""
+    """The Roofline of a program.  `flops`: a step's, summed over all devices; `devices`: in the order of the mesh."""
     again = COMPUTED_AGAIN[remat]
     return Roofline(
         compute=flops * again / (len(devices) * chip.peak),
-        memory=2 * bytes_written(program) / chip.bandwidth,  # what is written is read once, at the least
+        memory=2 * bytes_written(program) / chip.bandwidth,  # whatever is written is read at least once
         network=sum(each.sent / bandwidth(each.group, chip, devices) for each in found),
         useful=1 / again,
     )
 
 
 def bytes_written(program: Program) -> int:
-    """To a device's main memory, a step."""
+    """Bytes written to a device's main memory per step."""
     return sum(
         times * _written(each, program)
         for each, _, times, fused in program.executed()
@@ -62,7 +62,7 @@ def bytes_written(program: Program) -> int:
 
 
 def _written(each: Instruction, program: Program) -> int:
-    """A slice that is put into a larger array writes only itself."""
+    """Bytes of its result; a dynamic-update-slice writes only the slice, not the whole array."""
     if each.opcode == "fusion":
         fusion = program.computations[each.called[0]]
         (root,) = (inner for inner in fusion.values() if inner.root)
@@ -79,9 +79,9 @@ def _updated(result: Instruction, computation: dict) -> int:
 
 
 def bandwidth(group: tuple[int, ...], chip: Chip, devices) -> float:
-    """Bytes/s that a device can send to others of a group: by the links of the torus' dimensions that the group spans.
+    """Bytes per second that a device can send within a group: over the links of the torus dimensions that it spans.
 
-    A group of GPUs that reaches beyond a host is as fast as its network.
+    A group of GPUs on several hosts is as fast as the network between hosts.
     """
     if chip.platform == "cuda":
         inside = len({place // chip.island for place in group}) == 1

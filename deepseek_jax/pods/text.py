@@ -1,4 +1,4 @@
-"""Tables as plain text: wider than a terminal where they must be, so that they can be searched and compared."""
+"""Plain-text tables: never wrapped, even if wider than a terminal, so that they can be searched and compared."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ TIMES = (1, "s"), (1e-3, "ms"), (1e-6, "µs")
 
 
 def table(rows: Sequence[Sequence[str]], right: str = "") -> str:
-    """Aligned columns; `right` has an r for each column that is set flush right, and any other letter for the rest."""
+    """Rows in aligned columns; `right` has a letter per column: r for right-aligned, any other for left-aligned."""
     sides = [str.rjust if side == "r" else str.ljust for side in right.ljust(len(rows[0]))]
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ("  ".join(set_to(cell, width) for set_to, cell, width in zip(sides, row, widths)) for row in rows)
@@ -15,12 +15,12 @@ def table(rows: Sequence[Sequence[str]], right: str = "") -> str:
 
 
 def amount(size: float, digits: int = 2) -> str:
-    """Bytes in the largest unit of which they are a tenth at least."""
+    """Bytes as text, in the largest unit of which they are at least a tenth: 0.75 GiB."""
     return _in_one_of(UNITS, size, digits)
 
 
 def duration(seconds: float) -> str:
-    """As `amount`: 46.52 s, 0.36 ms."""
+    """Seconds as text, in a unit chosen as in `amount`: 46.52 s, 0.36 ms."""
     return _in_one_of(TIMES, seconds, digits=2)
 
 
@@ -30,7 +30,7 @@ def _in_one_of(units, size: float, digits: int) -> str:
 
 
 def verdict(needed: int, topology) -> str:
-    """Whether so many bytes fit into a device's memory, and by how much."""
+    """A line on whether `needed` bytes fit into a device's memory, or how many are too much."""
     room = topology.chip.memory - needed
     takes = amount(needed, 1).removesuffix(" GiB")
     share = f"{takes} of {topology.chip.memory / 2**30:,.1f} GiB a device of {topology.name}"

@@ -1,1 +1,1 @@
-"""What of a trained model is trained further: by path, by layer, by expert, or adapters of low rank beside it."""
+"""Fine-tuning only a part of a model, chosen by path, layer or expert, or low-rank adapters beside it (LoRA, DoRA)."""

@@ -1,4 +1,4 @@
-"""What an experiment says on how much of its model is trained."""
+"""The section of an experiment that says which part of its model is trained."""
 
 import dataclasses
 import re
@@ -9,9 +9,9 @@ from deepseek_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-    """Adapters of low rank beside matrices: W + alpha / rank * A B (arXiv:2106.09685).
+    """Low-rank adapters beside matrices: W + alpha / rank * A B (LoRA, arXiv:2106.09685).
 
-    `dora` gives each output a length of its own, magnitude * (W + ...) / |W + ...| (arXiv:2402.09353).
+    `dora` also learns the norm of each output's weights: magnitude * (W + ...) / |W + ...| (arXiv:2402.09353).
     """
 
     rank: int = 0  # 0: no adapters
@@ -30,15 +30,15 @@ class LoraConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TuneConfig:
-    """What is trained; the rest stays as the run began, and the optimizer keeps no state for it.
+    """Which parameters are trained; the others keep their initial values and have no optimizer state.
 
-    With adapters they alone are trained, and the parameters that `train` names.
+    With adapters, only these are trained, and the parameters that match `train` if it is set.
     """
 
     train: str = ""  # regular expression: train only parameters whose path matches; empty: all
     freeze: str = ""  # regular expression: do not train parameters whose path matches
-    last_layers: int = 0  # train only the last N layers and what follows them; 0: all
-    experts: str = ""  # train only these routed experts, by layer: "1: 3 5 7; 2: 0 4" (as deepseek-jax esft picks them)
+    last_layers: int = 0  # train only the last N layers and whatever follows them; 0: all
+    experts: str = ""  # train only these routed experts, by layer: "1: 3 5 7; 2: 0 4" (`deepseek-jax esft` picks some)
     lora: LoraConfig = LoraConfig()
 
     def __post_init__(self):
@@ -62,7 +62,7 @@ class TuneConfig:
 
 
 def experts_of(text: str) -> dict[int, list[int]]:
-    """{layer: its experts} of "layer: experts; ...".
+    """{layer: its experts} from "layer: experts; ..."; UserError if it cannot be parsed.
 
     >>> experts_of("1: 3 5; 2: 0")
     {1: [3, 5], 2: [0]}

@@ -1,4 +1,4 @@
-"""Expert-specialised fine-tuning: which routed experts a task uses (ESFT, arXiv:2407.01906, section 3.2).
+"""Expert-specialised fine-tuning: chooses the routed experts that a task uses most (ESFT, arXiv:2407.01906, 3.2).
 
 E experts
 """
@@ -7,14 +7,13 @@ import numpy as np
 
 from deepseek_jax.errors import UserError
 
-SCORES = ("token", "gate")  # the share of assignments, the share of routing weight
+SCORES = ("token", "gate")  # an expert's share of token assignments, or of routing weight
 
 
 def choose(shares: dict[int, np.ndarray], threshold: float) -> dict[int, list[int]]:
-    """Of each layer the fewest experts whose shares [E], which sum to 1, come to `threshold` together.
+    """By layer, the fewest experts whose shares [E] (of a sum of 1) together reach `threshold`.
 
-    The paper trains with 0.2 of the token share and 0.1 of the gate score; of models with fewer experts each has more
-    of both.
+    The paper uses 0.2 for the token share and 0.1 for the gate score.  With fewer experts, each has a larger share.
     """
     if not 0 < threshold <= 1:
         raise UserError(f"the threshold is {threshold}; it is a share of all use, above 0 and at most 1.")
@@ -27,7 +26,7 @@ def choose(shares: dict[int, np.ndarray], threshold: float) -> dict[int, list[in
 
 
 def as_setting(chosen: dict[int, list[int]]) -> str:
-    """The value of tune.experts.
+    """The chosen experts written as a value of tune.experts.
 
     >>> as_setting({1: [3, 5], 2: [0]})
     '1: 3 5; 2: 0'

@@ -1,7 +1,7 @@
 """Training a part of a model: whole arrays by path, the last layers of a stack, or single experts.
 
-What is not trained lies among the buffers: it gets no gradient and no optimizer sees it.  Of an array of which some
-rows are trained those lie among the parameters, and the whole array, as the run began, among the buffers.
+Frozen arrays are buffers: they get no gradient, and the optimizer does not see them.  If only some rows of an array are
+trained, these rows are a parameter, and the whole initial array is a buffer.
 """
 
 import re
@@ -18,13 +18,13 @@ from deepseek_jax.models.view import View
 from deepseek_jax.parallel.rules import EXPERT_ROWS
 from deepseek_jax.tune.config import TuneConfig, experts_of
 
-KEPT = "frozen"  # among the buffers
+KEPT = "frozen"  # key of the frozen arrays among the buffers
 EXPERTS = re.compile(r"layers/[^/]+/feed_forward/experts/(gate|up|down)$")
-Rows = tuple[np.ndarray, ...]  # array[rows] are those that are trained; () is all of it
+Rows = tuple[np.ndarray, ...]  # array[rows] is trained; (): all of it
 
 
 def frozen_view(config: TuneConfig) -> View:
-    """buffers: {"model": the model's, "frozen": what is not trained, or not all of it}."""
+    """The view whose buffers are {"model": the model's, "frozen": arrays that are not, or only partly, trained}."""
 
     def split(params, buffers):
         flat = flatten(params)
@@ -53,9 +53,9 @@ def frozen_view(config: TuneConfig) -> View:
 
 
 def trained_rows(config: TuneConfig, paths: Iterable[str]) -> dict[str, Rows]:
-    """What is trained: the paths of arrays, and which of their rows.  Adapters always are.
+    """Which rows are trained, by path, of all arrays that are trained at least in part.  Adapters always are.
 
-    Raises UserError where a setting finds nothing.
+    Raises UserError if a setting matches nothing, or nothing is left to train.
     """
     paths = list(paths)
     own = [path for path in paths if not path.startswith(f"{ADAPTERS}/")]
@@ -108,7 +108,7 @@ def _by_expert(config, paths) -> dict[str, Rows]:
 
 
 def _check_experts(config, flat):
-    """A row that is not there would be read and written in silence."""
+    """UserError for an expert that does not exist: JAX clamps or drops out-of-range indices silently."""
     most = max((max(experts) for experts in experts_of(config.experts).values()), default=-1)
     for path, rows in ((path, leaf.shape[1]) for path, leaf in flat.items() if EXPERTS.match(path)):
         if most >= rows:
@@ -116,7 +116,7 @@ def _check_experts(config, flat):
 
 
 def _check_rounded(config, buffers, params):
-    """Rounded matrices lie among the buffers, where nothing is trained: no parameter's path is theirs."""
+    """UserError for settings that match only matrices stored rounded: those are buffers, which are not trained."""
     kept = [path.rpartition("/")[0] for path in flatten(buffers.get(ROUNDED, {}))]
     own = [path for path in params if not path.startswith(f"{ADAPTERS}/")]
     for name, mend in (

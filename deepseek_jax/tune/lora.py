@@ -1,7 +1,8 @@
-"""Adapters of low rank beside matrices (LoRA, arXiv:2106.09685), with outputs of learned length (DoRA, 2402.09353).
+"""Low-rank adapters beside matrices (LoRA, arXiv:2106.09685), also with learned output norms (DoRA, 2402.09353).
 
-The model computes with W + alpha / rank * A B, made by each layer of a stack when it runs: whatever multiplies by a
-matrix, fused experts too, works as it is.  A matrix's sum and its gradient exist for a moment, its moments never.
+The model computes with W + alpha / rank * A B, which each layer of a stack computes when it runs; so any code that
+multiplies by a matrix, fused experts too, works unchanged.  The sum and its gradient exist for one layer at a time;
+optimizer state exists only for A and B.
 
 N matrices  I inputs  O outputs  r rank
 """
@@ -22,13 +23,14 @@ from deepseek_jax.models.tree import flatten, unflatten
 from deepseek_jax.models.view import View
 from deepseek_jax.tune.config import LoraConfig
 
-TINY = 1e-30  # of a length: less counts as zero
+TINY = 1e-30  # shorter weight vectors count as zero
 
-Adapter = dict[str, Array]  # a [leading dims, input dims, r], b [leading dims, r, output dims]; of DoRA also scale
+# a [*leading dims, *input dims, r], b [*leading dims, r, *output dims]; for DoRA also scale [*leading, *output dims]
+Adapter = dict[str, Array]
 
 
 def adapters_view(config: LoraConfig, seed: int) -> View:
-    """params: the model's, and {"adapters": an Adapter by the path of each matrix}."""
+    """The view whose parameters are the model's and {"adapters": an Adapter at the path of each adapted matrix}."""
 
     def split(params, buffers):
         flat = flatten(params)
@@ -50,7 +52,7 @@ def adapters_view(config: LoraConfig, seed: int) -> View:
 
 
 def adapted(config: LoraConfig, flat: dict) -> dict[str, Matrix]:
-    """The matrices that get adapters, among arrays by path; UserError where the pattern finds none."""
+    """The matrices that get adapters, among the arrays `flat` by path; UserError if config.paths matches none."""
     found = chosen(flat, config.paths, "tune.lora.paths", (LINEAR,))
     if "embedding" in found:
         raise UserError(f"tune.lora.paths is {config.paths!r}, which is found in embedding, no matrix of a product.")
@@ -58,9 +60,9 @@ def adapted(config: LoraConfig, flat: dict) -> dict[str, Matrix]:
 
 
 def new_adapter(config: LoraConfig, path: str, weight: Float[Array, "..."], seed: int) -> Adapter:
-    """A is uniform as the library peft draws it, B zero: the model is what it was.
+    """The initial adapter: A uniform as in the library peft, B zero, so that the model is unchanged at first.
 
-    Raises UserError for a rank that saves nothing.
+    Raises UserError for a rank at which the adapter is no smaller than the matrix.
     """
     matrix = matrix_of(path, weight.ndim)
     leading, inputs, outputs = matrix.split(weight.shape)
@@ -77,16 +79,16 @@ def new_adapter(config: LoraConfig, path: str, weight: Float[Array, "..."], seed
 
 
 def merge(params: dict, adapters: dict[str, Adapter], config: LoraConfig) -> dict:
-    """The model's parameters with the adapters in them: one float32 sum a weight, and with DoRA a product.
+    """The model's parameters with the adapters merged in: one float32 sum per weight, and with DoRA a product.
 
-    Without DoRA `unmerge` gives the weights back to 2^-24 (|W| + |W + update|) each, exactly where the update is zero.
+    Without DoRA, `unmerge` restores each weight to within 2^-24 (|W| + |W + update|), exactly if its update is zero.
     """
     flat = flatten(params)
     return unflatten(flat | {path: merged(flat[path], one, path, config) for path, one in adapters.items()})
 
 
 def unmerge(params: dict, adapters: dict[str, Adapter], config: LoraConfig) -> dict:
-    """What `merge` was given, but for rounding; UserError for DoRA, whose lengths forget those of the weights."""
+    """The inverse of `merge`, except for rounding; UserError for DoRA, which replaces the norms of the weights."""
     if config.dora:
         raise UserError(
             "adapters with DoRA cannot be taken out again: what lengths the weights had is not kept in them."
@@ -96,19 +98,19 @@ def unmerge(params: dict, adapters: dict[str, Adapter], config: LoraConfig) -> d
 
 
 def merged(weight: Float[Array, "..."], adapter: Adapter, path: str, config: LoraConfig) -> Float[Array, "..."]:
-    """One matrix with its adapter."""
+    """The matrix at `path` with its adapter merged in."""
     total = weight + update(adapter, path, config)
     if "scale" not in adapter:
         return total
     matrix = matrix_of(path, weight.ndim)
-    # The length is a constant to the gradient (section 4.3), which saves memory and changes little.
-    # An output whose weights are all zero, as pruning may leave it, stays zero.
+    # The norm is treated as a constant in the gradient (DoRA, section 4.3), which saves memory and changes little.
+    # An output whose weights are all zero, which pruning may cause, stays zero.
     factor = adapter["scale"] / jnp.maximum(jax.lax.stop_gradient(lengths(total, matrix)), TINY)
     return total * factor.reshape(_over_inputs(matrix, weight.shape))
 
 
 def update(adapter: Adapter, path: str, config: LoraConfig) -> Float[Array, "..."]:
-    """alpha / rank * A B, as the matrix it is added to."""
+    """alpha / rank * A B, in the shape of the matrix that it is added to."""
     a, b, leading = adapter["a"], adapter["b"], geometry(path, adapter).leading
     N, r = math.prod(a.shape[:leading]), a.shape[-1]
     product_NIO = a.reshape(N, -1, r) @ b.reshape(N, r, -1)
@@ -116,7 +118,7 @@ def update(adapter: Adapter, path: str, config: LoraConfig) -> Float[Array, "...
 
 
 def lengths(weight: Float[Array, "..."], matrix: Matrix) -> Float[Array, "..."]:
-    """The Euclidean length of what makes each output, in the dimensions that number matrices and outputs."""
+    """The Euclidean norm of each output's weights: [*leading dims, *output dims], float32."""
     inputs = tuple(range(matrix.leading, matrix.leading + matrix.inputs))
     return jnp.sqrt(jnp.square(weight.astype(jnp.float32)).sum(axis=inputs))
 
@@ -126,7 +128,7 @@ def nested(adapters: dict[str, Adapter]) -> dict:
 
 
 def geometry(path: str, adapter: Adapter) -> Matrix:
-    """Of the matrix that an adapter belongs to."""
+    """The geometry of the matrix at `path`, to which the adapter belongs."""
     a, b = adapter["a"], adapter["b"]
     return matrix_of(path, a.ndim + b.ndim - 2 - matrix_of(path, a.ndim).leading)
 

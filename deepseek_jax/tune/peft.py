@@ -1,9 +1,9 @@
-"""Adapters as the library peft keeps them: adapter_config.json beside adapter_model.safetensors.
+"""Reads and writes adapters in the format of the library peft: adapter_config.json and adapter_model.safetensors.
 
-Theirs are matrices lora_A [r, in] and lora_B [out, r] a linear layer, under the name that the layer has in released
-checkpoints; of experts too, one by one, as DeepSeek's files name them (transformers fuses experts, so peft itself puts
-no such adapters beside them).  The hybrid network is in no library: its layers are named as its parameters are, and
-a convolution is the matrix [height x width x channels in, channels out] that it multiplies patches by.
+The file has matrices lora_A [r, in] and lora_B [out, r] per linear layer, under the layer's name in released
+checkpoints.  Experts have their own, one by one, under the names in DeepSeek's files (transformers fuses experts, so
+peft itself cannot adapt them this way).  No library has the hybrid network: its layers are named like its parameters,
+and a convolution counts as the matrix [height x width x input channels, output channels] that patches multiply.
 
 r rank
 """
@@ -36,7 +36,7 @@ CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 PARTS = {"a": ".lora_A.weight", "b": ".lora_B.weight", "scale": ".lora_magnitude_vector"}
 
-# What an adapter_config.json may say beyond what is read here; anything else is another method.
+# Keys of adapter_config.json that must have these values or be empty; anything else would be another method.
 NEUTRAL = {
     "bias": "none",
     "fan_in_fan_out": False,
@@ -55,11 +55,11 @@ NEUTRAL = {
     "velora_config": None,
     "monteclora_config": None,
 }
-CHANGES_WEIGHTS = "pissa", "olora", "corda", "lora_ga"  # init_lora_weights that take from the base what adapters hold
+CHANGES_WEIGHTS = "pissa", "olora", "corda", "lora_ga"  # init_lora_weights that also change the base model's weights
 
 
 def save(directory: Path, model: ModelConfig | HybridConfig, adapters: dict[str, Adapter], config: LoraConfig):
-    """Writes what `load` and peft's PeftModel.from_pretrained read."""
+    """Writes adapters so that `load` and peft's PeftModel.from_pretrained can read them."""
     tensors, layers = {}, []
     for path, adapter in adapters.items():
         matrix = geometry(path, adapter)
@@ -87,15 +87,15 @@ def save(directory: Path, model: ModelConfig | HybridConfig, adapters: dict[str,
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
-        "target_modules": sorted(layers),  # whole names: the last part alone would mean experts and shared ones alike
+        "target_modules": sorted(layers),  # full names: the last part alone would match routed and shared experts
     }
     (directory / CONFIG).write_text(json.dumps(about, indent=2) + "\n")
 
 
 def load(directory: Path, model: ModelConfig | HybridConfig) -> tuple[dict[str, Adapter], LoraConfig]:
-    """(adapters by the path of our matrix, their config), as numpy arrays; zero for layers of a stack that have none.
+    """(adapters of numpy arrays by the path of our matrix, their config); zeros for layers of a stack that have none.
 
-    Raises UserError where they are not those of this model, or of another method than LoRA and DoRA.
+    Raises UserError if they do not fit this model, or use a method other than LoRA and DoRA.
     """
     directory = Path(directory)
     config = _read_config(directory)
@@ -127,7 +127,7 @@ def load(directory: Path, model: ModelConfig | HybridConfig) -> tuple[dict[str, 
 def layer_names(path: str, model: ModelConfig | HybridConfig, leading: int) -> dict[tuple[int, ...], str]:
     """The names of the linear layers in our array at `path`, by their index in its `leading` dimensions.
 
-    Empty where one tensor of theirs holds several of those matrices.
+    Empty if one tensor of a released checkpoint holds several of those matrices.
     """
     if isinstance(model, HybridConfig):
         return {(): path.replace("/", ".")}
@@ -136,7 +136,7 @@ def layer_names(path: str, model: ModelConfig | HybridConfig, leading: int) -> d
 
 
 def _shapes(model) -> dict:
-    """Of the parameters, without making them."""
+    """The model's parameters as shapes, without allocating them."""
     if isinstance(model, HybridConfig):
         return tree.split(jax.eval_shape(lambda: Hybrid(model, rngs=nnx.Rngs(params=0))))[1]
     return abstract_trees(model)[0]
