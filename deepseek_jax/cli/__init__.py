@@ -1,1 +1,1 @@
-"""The command line: one file a verb.  A verb imports jax inside its `run`, so that --help answers at once."""
+"""The command line, one file per verb.  Verbs import jax inside their `run`, so that --help answers at once."""

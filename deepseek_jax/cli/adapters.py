@@ -13,11 +13,12 @@ def add_to(verbs):
         verbs,
         "adapters",
         None,
-        "save low-rank adapters in the format of peft, merge them into a model, take them out",
+        "save low-rank adapters in the format of the library peft, merge them into a model, or subtract them again",
         """\
-A run with tune.lora trains adapters.  `save` writes them as the library peft reads them; `merge` adds such a directory
-to a checkpoint, whoever made either; `unmerge` subtracts it again, which gives the weights back but for rounding.
-A run's own adapters are merged wherever the run is used: eval, generate and convert see the sum.
+A run with tune.lora trains adapters (LoRA or DoRA).  `save` writes them in the format of the library peft; `merge`
+adds adapters in that format to the weights of a checkpoint, whatever program made either; `unmerge` subtracts LoRA
+adapters again, which restores the weights except for rounding.  A run's own adapters need no merging to be used: eval,
+generate and convert read the run with its adapters merged.
 
 examples:
   deepseek-jax adapters save runs/lora adapters/
@@ -25,23 +26,21 @@ examples:
   deepseek-jax adapters unmerge v3_tiny_tuned adapters/ v3_tiny_again""",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    save = actions.add_parser("save", help="the adapters of a run as a directory of peft's")
-    save.add_argument(
-        "workdir", type=named, metavar="RUN", help="run directory of a training with tune.lora.rank above 0"
-    )
+    save = actions.add_parser("save", help="write the adapters of a run in peft's format")
+    save.add_argument("workdir", type=named, metavar="RUN", help="run directory, trained with tune.lora.rank above 0")
     save.add_argument("target", type=named, metavar="OUT", help="the directory to write")
     save.set_defaults(run=run_save, takes_overrides=False)
-    for action, what in (("merge", "added to"), ("unmerge", "subtracted from")):
-        one = actions.add_parser(action, help=f"adapters {what} a checkpoint")
+    for action, what in (("merge", "add adapters to"), ("unmerge", "subtract adapters from")):
+        one = actions.add_parser(action, help=f"{what} the weights of a checkpoint")
         one.add_argument(
-            "source", type=named, metavar="IN", help="a run directory, what convert wrote, or released files"
+            "source", type=named, metavar="IN", help="a run directory, a released checkpoint or the output of convert"
         )
-        one.add_argument("adapters", type=named, metavar="ADAPTERS", help="the directory of adapters")
+        one.add_argument("adapters", type=named, metavar="ADAPTERS", help="the directory with the adapters")
         one.add_argument(
             "target",
             type=named,
             metavar="OUT",
-            help="the directory to write: safetensors, or a run directory of a hybrid network",
+            help="the directory to write: safetensors, or for a hybrid network a run directory",
         )
         one.set_defaults(run=run_merge, action=action, takes_overrides=False)
 
@@ -61,29 +60,29 @@ def run_save(args):
     peft.save(Path(args.target), experiment.model, adapters, lora)
     print(f"wrote {args.target}: {sum(array.size for one in adapters.values() for array in one.values()):,} numbers")
     for also in _moved_beside(experiment):
-        print(f"not in it, only in {args.workdir}: {also}")
+        print(f"not included, only in {args.workdir}: {also}")
     if _is_dropped_by_peft(experiment, adapters):
         print(
-            "the library peft drops those of dense and shared feed-forwards beside routed experts, unsaid: give it "
-            "what `deepseek-jax adapters merge` makes, or train without them (tune.lora.paths)"
+            "the library peft silently drops adapters of dense and shared feed-forwards in models with routed experts: "
+            "give it the output of `deepseek-jax adapters merge`, or train without them (tune.lora.paths)"
         )
 
 
 def _moved_beside(experiment) -> list[str]:
-    """What training moves beside the adapters, and a directory of adapters has no place for."""
+    """Descriptions of what training changed besides the adapters, for which peft's format has no place."""
     model, found = experiment.model, []
     if experiment.tune.train:
-        found.append(f"what tune.train={experiment.tune.train!r} trained whole")
+        found.append(f"the parameters that tune.train={experiment.tune.train!r} trained in full")
     if experiment.family == "supervised":
         if model.convolution.norm == "batch":
-            found.append("the averages of the batch norms, which followed the data")
+            found.append("the running averages of the batch norms, which training updated")
     elif experiment.router.bias_update_rate and model.topk_method == "noaux_tc" and model.num_moe_layers:
-        found.append("the routers' biases; router.bias_update_rate=0 leaves them as they were")
+        found.append("the routers' biases, which training updated; router.bias_update_rate=0 keeps them fixed")
     return found
 
 
 def _is_dropped_by_peft(experiment, adapters) -> bool:
-    """peft 0.21 takes every gate, up and down projection for one of the experts that transformers 5 fuses."""
+    """Whether peft drops some: version 0.21 takes every gate, up and down projection for a fused expert's."""
     of_tokens = [path for path in adapters if "/feed_forward/" in path and "/experts/" not in path]
     return experiment.family == "language_model" and bool(experiment.model.num_moe_layers and of_tokens)
 

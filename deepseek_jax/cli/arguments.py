@@ -1,4 +1,4 @@
-"""From the words of a command line to the arguments of one verb."""
+"""Parses the command line into the arguments of one verb."""
 
 import argparse
 import difflib
@@ -33,7 +33,7 @@ OVERRIDE = "--config."
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are UserErrors, and whose option names must be written out."""
+    """An ArgumentParser that raises UserError, and does not accept abbreviated option names."""
 
     def __init__(self, **settings):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
@@ -42,9 +42,9 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see `{self.prog} --help`.")
 
     def parse_known_args(self, args=None, namespace=None):
-        """Complains of what is unknown here: in the verb's own parser, not in the one that called it.
+        """Refuses unknown words in the verb's own parser, so that the error names the verb, not in the outer one.
 
-        Of options before anything else: one that is missing is often one that is misspelt.
+        Unknown options are refused first: if a required option seems missing, it is often misspelt.
         """
         if args is not None and (option := self._unknown_option(args)):
             self.error(f"unknown option {option}{self._nearest(option)}")
@@ -54,9 +54,9 @@ class Parser(argparse.ArgumentParser):
         return namespace, unknown
 
     def _unknown_option(self, words: Sequence[str]) -> str:
-        """The first option that is not known here; "" where all are, or help is asked for."""
+        """The first option that is not known here; "" if there is none, or help is asked for."""
         known, before = self._option_string_actions, None
-        if self._subparsers:  # what follows the verb is its own
+        if self._subparsers:  # options after the verb are its own parser's
             words = list(itertools.takewhile(lambda word: word.startswith("-"), words))
         if {"-h", "--help"} & set(words):
             return ""
@@ -64,14 +64,15 @@ class Parser(argparse.ArgumentParser):
             name, takes_value = word.partition("=")[0], before in known and known[before].nargs is None
             if word == "--":
                 return ""
-            # As argparse sees it: what has a space is no option, and what an option lacks is told of that one.
+            # As in argparse, a word with a space is no option.  After an option that takes a value, argparse itself
+            # complains that the value is missing.
             if word.startswith("--") and " " not in word and name not in known and not takes_value:
                 return name
             before = word
         return ""
 
     def _nearest(self, option: str) -> str:
-        """What `option` may have been meant for; dots and what follows them are of --config.KEY."""
+        """A hint, `(did you mean ...?)`, with the most similar known option, or ""; a dot suggests --config.KEY."""
         name, dot, key = option.partition(".")
         known = [option.removeprefix("--") for option in self._option_string_actions if option.startswith("--")]
         near = difflib.get_close_matches(name.removeprefix("--"), ["config"] if dot else known, n=1)
@@ -80,10 +81,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def read(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments of the verb in `argv`, its function `run`, and `overrides`: dotted key to text."""
+    """The arguments of the verb in `argv`, with its function as `run`, and `overrides`, texts by dotted config key."""
     parser = Parser(
         prog="deepseek-jax",
-        description="Train, take apart and rebuild DeepSeek's language models in JAX.",
+        description="Train, evaluate, compress and convert DeepSeek's language models in JAX, and a hybrid network of\n"
+        "convolution, LSTM/GRU and attention for images, texts, tables and series.",
         epilog="example: deepseek-jax train --config configs/v3_tiny.py --workdir runs/v3_tiny",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
@@ -92,13 +94,13 @@ def read(argv: Sequence[str]) -> argparse.Namespace:
     words, overrides = split_overrides(argv)
     args = parser.parse_args(words)
     if overrides and not args.takes_overrides:
-        parser.error(f"{OVERRIDE}{next(iter(overrides))} has no use here, where the run directory says the experiment")
+        parser.error(f"{OVERRIDE}{next(iter(overrides))} cannot be set for this verb, which uses no config file")
     args.overrides = overrides
     return args
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """`argv` without its `--config.key=value` and `--config.key value`, and these as a dict; the last of a key wins.
+    """`argv` without its `--config.key=value` or `--config.key value`, and these as a dict; the last of a key wins.
 
     >>> split_overrides(["train", "--config.mesh.data", "-1", "--config.train.steps=3"])
     (['train'], {'mesh.data': '-1', 'train.steps': '3'})

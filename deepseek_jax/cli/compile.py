@@ -13,11 +13,11 @@ def add_to(verbs):
         verbs,
         "compile",
         run,
-        "compile a training step for a pod that is not here, and say whether it fits",
+        "compile a training step for a TPU or GPU cluster that you need not have, and report whether it fits",
         f"""\
-No TPU or GPU is needed, only the compiler: in the checkout pip install -e '.[tpu]' or '.[gpu]'.  A large model
-takes minutes and several GB of memory.
-JAX_OPTIMIZATION_LEVEL=O1 in the environment compiles faster and says nearly the same.
+No TPU or GPU is needed, only its compiler; in the checkout, run pip install -e '.[tpu]' or '.[gpu]'.  The report shows
+memory, estimated step time and communication.  A large model takes minutes and several GB of memory to compile;
+JAX_OPTIMIZATION_LEVEL=O1 in the environment makes it faster, with nearly the same report.
 
 {options.OVERRIDES_HELP}
 
@@ -29,7 +29,7 @@ examples:
     )
     pods.add_options(parser)
     parser.add_argument(
-        "--out", type=named, metavar="DIR", help="save the report (report.md, report.json) and the HLO there"
+        "--out", type=named, metavar="DIR", help="also save the report (report.md, report.json) and the HLO here"
     )
 
 
@@ -40,7 +40,7 @@ def run(args):
     from deepseek_jax.pods import devices
 
     devices.prepare(topology)
-    runtime.prepare(cache=False)  # an executable for devices that are not here can be written there but not be read
+    runtime.prepare(cache=False)  # the cache can store an executable for absent devices, but not load it again
     from deepseek_jax.parallel.mesh import make_mesh
     from deepseek_jax.pods import report
     from deepseek_jax.pods.compiling import compile_for

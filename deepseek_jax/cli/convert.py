@@ -12,14 +12,15 @@ def add_to(verbs):
         verbs,
         "convert",
         run,
-        "rewrite a checkpoint in another spelling, type or format",
+        "convert a checkpoint to another format, dtype or naming of its tensors",
         """\
-IN is a directory of safetensors files as Hugging Face or DeepSeek publish them, quantised or not, a run directory of
-`deepseek-jax train` (its newest checkpoint), what --to orbax wrote, or a .gguf file of a Llama.  OUT is made.
+IN is a directory of safetensors files as published on Hugging Face, quantised or not; a run directory of
+`deepseek-jax train` (its newest checkpoint is converted); a directory that --to orbax wrote; or a .gguf file of a Llama
+model.  OUT is created.
 
-Released files become safetensors a tensor at a time, so they may be larger than memory; --to orbax, and what it wrote,
-take up to three times the memory of the model's arrays.  Quantised matrices become bfloat16 unless --dtype says
-otherwise; a router's bias stays float32.
+Released files are converted to safetensors one tensor at a time, so they may be larger than memory.  Writing or reading
+an Orbax directory takes up to three times the memory of the model's arrays.  Quantised matrices become bfloat16 unless
+--dtype says otherwise; a router's bias stays float32.
 
 examples:
   deepseek-jax convert DeepSeek-V3 v3_bfloat16
@@ -31,12 +32,16 @@ examples:
     )
     parser.add_argument("source", type=named, metavar="IN", help="the checkpoint to read")
     parser.add_argument("target", type=named, metavar="OUT", help="the directory to write")
-    parser.add_argument("--to", choices=("safetensors", "orbax"), default="safetensors", help="default: safetensors")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as stored")
+    parser.add_argument(
+        "--to", choices=("safetensors", "orbax"), default="safetensors", help="format of OUT; default: safetensors"
+    )
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="dtype of the weights in OUT; default: as in IN"
+    )
     parser.add_argument(
         "--spelling",
         choices=("huggingface", "deepseek"),
-        help="of names and config.json, which differ for V4; default: huggingface",
+        help="whose names of tensors and config.json keys to write, which differ for V4; default: huggingface",
     )
 
 
@@ -60,13 +65,13 @@ def _check(args, source):
     if not (source.is_dir() or (source.is_file() and source.suffix == ".gguf")):
         raise UserError(f"{source} is no directory; give that of a checkpoint, or a .gguf file.")
     if source.is_file() and args.to == "orbax":
-        raise UserError(f"{source} becomes safetensors; convert these to orbax.")
+        raise UserError(f"{source} can only be converted to safetensors; convert these to orbax afterwards.")
     if args.to == "orbax" and args.spelling:
-        raise UserError("--spelling has no use with --to orbax, whose arrays have our names.")
+        raise UserError("--spelling cannot be used with --to orbax, which writes this package's own names.")
 
 
 def _convert(args, source, target, **told):
-    """`told`: whom progress and warnings go to."""
+    """`told`: the callbacks `progress` and `say`."""
     from deepseek_jax.convert import gguf_file, huggingface, orbax_directory
 
     if source.is_file():
@@ -84,7 +89,7 @@ def _convert(args, source, target, **told):
 
 
 def _ours(source):
-    """(config, params, buffers) of a directory that we wrote, as stored; None for others."""
+    """(config, params, buffers), as stored, of a run or Orbax directory of this package; None for other directories."""
     from deepseek_jax import record
     from deepseek_jax.convert import orbax_directory
     from deepseek_jax.train import checkpoint

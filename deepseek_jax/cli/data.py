@@ -1,4 +1,4 @@
-"""deepseek-jax data prepare, data inspect, data show and data check."""
+"""deepseek-jax data prepare, data inspect, data show, data check."""
 
 from pathlib import Path
 
@@ -13,7 +13,8 @@ examples:
   deepseek-jax data {verb} --source my_texts/ --config.model.vocab_size=4096"""
 
 SHOW = """\
-Keys of dataset.* can be set as in a config, and those of augment.*, which are then the augmentations that are shown.
+NAME is a labelled set that comes with this package, tfds:NAME, or a path to your own: a .csv or .jsonl file, or a
+directory.  Keys dataset.* and augment.* can be set as in a config; augmentations set by augment.* are shown.
 
 examples:
   deepseek-jax data show scenes --augment
@@ -22,10 +23,11 @@ examples:
   deepseek-jax data show services --augment --output texts.html"""
 
 CHECK = """\
-Looks for duplicates, leakage between splits, empty or broken records, outliers, label doubts and what training does not
-cover.  Of a labelled set it also writes a filter list for dataset.exclude: strike out what you judge otherwise.
+Looks for duplicates, leakage between splits, empty or broken records, outliers, doubtful labels, and held-out data that
+the training data does not cover.  Writes a page, and for a labelled set also a filter list for dataset.exclude: delete
+the lines of records that you want to keep.
 
-Keys of dataset.* (a labelled set) or data.* (a corpus) can be set as in a config.
+Keys dataset.* (for a labelled set) or data.* (for a corpus) can be set as in a config.
 
 examples:
   deepseek-jax data check mnist5k
@@ -34,11 +36,11 @@ examples:
 
 
 def add_to(verbs):
-    data = options.add_verb(verbs, "data", None, "prepare a corpus and its tokenizer, or look into data", "")
+    data = options.add_verb(verbs, "data", None, "prepare a corpus and its tokenizer, or show and check data", "")
     actions = data.add_subparsers(title="verbs", metavar="VERB", required=True)
     for name, run, summary in (
-        ("prepare", run_prepare, "read, split, tokenize and store a corpus, and show sizes and what was skipped"),
-        ("inspect", run_inspect, "show sizes of a corpus, what was skipped, and packed rows as training sees them"),
+        ("prepare", run_prepare, "read, split, tokenize and store a corpus, and show its sizes and what was skipped"),
+        ("inspect", run_inspect, "show a corpus's sizes, what was skipped, and packed rows as training sees them"),
     ):
         more = options.OVERRIDES_HELP + "\n" + EXAMPLES.format(verb=name)
         parser = options.add_verb(actions, name, run, summary, more, takes_overrides=True)
@@ -50,25 +52,26 @@ def add_to(verbs):
             "--source",
             type=named,
             metavar="NAME",
-            help="a corpus (prose, literature, code, mix; operations, which needs data.chat) or a path",
+            help="a corpus by name (prose, literature, code, mix; operations, which needs data.chat), or a path to "
+            "your own texts",
         )
     show = options.add_verb(
         actions,
         "show",
         run_show,
-        "write a page that shows a labelled set, and what augmentations do to it",
+        "write an HTML page that shows a labelled set, and the effect of augmentations on it",
         SHOW,
         takes_overrides=True,
     )
     show.add_argument(
         "name", type=named, metavar="NAME", help="digits, mnist5k, fashion, services, scenes, diabetes, co2 ..."
     )
-    show.add_argument("--augment", action="store_true", help="records before and after each augmentation")
+    show.add_argument("--augment", action="store_true", help="show records before and after each augmentation")
     show.add_argument("--output", type=named, metavar="FILE", help="the page to write; default: NAME.html")
     check = options.add_verb(
-        actions, "check", run_check, "look for faults of a labelled set or a corpus", CHECK, takes_overrides=True
+        actions, "check", run_check, "look for faults in a labelled set or a corpus", CHECK, takes_overrides=True
     )
-    check.add_argument("name", type=named, metavar="NAME", help="a labelled set (see data show), a corpus or a path")
+    check.add_argument("name", type=named, metavar="NAME", help="a labelled set (see data show), a corpus, or a path")
     check.add_argument("--output", type=named, metavar="FILE", help="the page to write; default: NAME-check.html")
     check.add_argument(
         "--exclude", type=named, metavar="FILE", help="the filter list to write; default: NAME-exclude.txt"
@@ -76,7 +79,7 @@ def add_to(verbs):
 
 
 def run_prepare(args):
-    """The tables alone: the rows are what inspect is for."""
+    """Shows only tables; `inspect` shows rows too."""
     _show(args, rows=False)
 
 
@@ -90,7 +93,7 @@ def _show(args, rows: bool):
     source = {} if args.source is None else {"data.source": args.source}
     experiment = resolve(args.config, source | args.overrides)
     if experiment.family != "language_model":
-        raise UserError(f"{args.config} is of a hybrid network; `deepseek-jax data show` shows its labelled set.")
+        raise UserError(f"{args.config} is for a hybrid network; `deepseek-jax data show` shows its labelled set.")
     runtime.prepare()
     from rich.console import Console
 
@@ -136,7 +139,7 @@ def run_check(args):
     from deepseek_jax.train.bars import preparing
 
     if args.exclude and data_check.names_corpus(args.name, args.overrides):
-        raise UserError("--exclude is for labelled sets; training leaves no documents of a corpus out by a list.")
+        raise UserError("--exclude is for labelled sets; documents of a corpus cannot be excluded by a list.")
     with preparing(Console(markup=False)) as progress:
         records, findings = data_check.check(args.name, args.overrides, progress)
     for note in records.notes:

@@ -1,4 +1,4 @@
-"""What `data check NAME` is asked to check: a labelled set or a corpus."""
+"""`data check NAME`: decides whether NAME is a labelled set or a corpus, and runs the checks."""
 
 import pathlib
 from collections.abc import Mapping
@@ -15,11 +15,14 @@ from deepseek_jax.data.sets.rows import READERS
 from deepseek_jax.errors import UserError
 
 SHIPPED = (*CORPORA, "mix")  # corpora by name
-PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}  # names of their files end so
+PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}  # suffixes of image files
 
 
 def check(name: str, overrides: Mapping[str, str], report: Report) -> tuple[AllRecords, list[Finding]]:
-    """`overrides`: dotted keys of the config and their texts.  UserError for what is neither a set nor a corpus."""
+    """(all records, what the checks found).  `overrides`: texts by dotted config key.
+
+    UserError if `name` is neither a labelled set, a corpus nor a path.
+    """
     if not _names_any(name):
         raise UserError(
             f"{name!r} is neither a labelled set ({', '.join(SOURCES)}, tfds:NAME), nor a corpus "
@@ -36,9 +39,9 @@ def _names_any(name: str) -> bool:
 
 
 def names_corpus(name: str, overrides: Mapping[str, str]) -> bool:
-    """A .jsonl is either; it is a labelled set where the overrides say what its columns are.
+    """Whether `name` is a corpus.  A .jsonl file can be either: a labelled set if overrides set keys of dataset.*.
 
-    A name that ships is what ships, whatever lies under that name in the working directory.
+    Names that this package knows take precedence over files of that name in the working directory.
     """
     if name in SHIPPED or name in SOURCES:
         return name in SHIPPED
@@ -49,6 +52,6 @@ def names_corpus(name: str, overrides: Mapping[str, str]) -> bool:
 
 
 def _holds_pictures(path: pathlib.Path) -> bool:
-    """Whether most of the files there are pictures, which are no text whatever else lies among them."""
+    """Whether most of the files at `path` are images, so that it is no corpus of texts."""
     suffixes = [file.suffix.lower() for file in source_files(path)]
     return 2 * sum(suffix in PICTURES for suffix in suffixes) > len(suffixes)

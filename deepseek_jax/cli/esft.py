@@ -10,10 +10,10 @@ def add_to(verbs):
         verbs,
         "esft",
         run,
-        "choose the routed experts that a task uses, to train only those (ESFT)",
+        "choose the routed experts that a task uses most, to train only those (ESFT, arXiv:2407.01906)",
         f"""\
-Runs the model that the config begins from (start.checkpoint) over some of its training text, and prints of each layer
-the fewest experts that do --threshold of the work together, as a setting to train with.
+Runs the model that the config starts from (start.checkpoint) on some of the config's training text.  Prints the fewest
+experts of each layer that together do the share --threshold of the work, as a value for tune.experts.
 
 {options.OVERRIDES_HELP}
 
@@ -23,14 +23,16 @@ example:
         takes_overrides=True,
     )
     options.add_config(parser)
-    parser.add_argument("--threshold", type=number(float, 0, 1), required=True, metavar="P", help="share of the work")
+    parser.add_argument(
+        "--threshold", type=number(float, 0, 1), required=True, metavar="P", help="share of the work, from 0 to 1"
+    )
     parser.add_argument(
         "--score",
         choices=("token", "gate"),
         default="token",
-        help="work is the share of tokens sent to an expert, or of routing weight; default: token",
+        help="measure work by the tokens sent to an expert, or by their routing weight (gate); default: token",
     )
-    options.add_batches(parser, "microbatches", default=32)
+    options.add_batches(parser, "how many microbatches to run", default=32)
 
 
 def run(args):
@@ -38,14 +40,14 @@ def run(args):
 
     experiment = resolve(args.config, args.overrides)
     if experiment.family != "language_model":
-        raise UserError(f"{args.config} is of a hybrid network, which has no experts; give one of a language model.")
+        raise UserError(f"{args.config} is for a hybrid network, which has no experts; give one for a language model.")
     runtime.prepare()
     from rich.console import Console
 
     from deepseek_jax.train.expert_use import expert_use
     from deepseek_jax.tune.esft import as_setting, choose
 
-    console = Console(stderr=True, markup=False)  # the setting alone goes to standard output
+    console = Console(stderr=True, markup=False)  # standard output gets only the setting
     shares = expert_use(experiment, args.batches, console)[args.score]
     chosen = choose(shares, args.threshold)
     for layer, experts in chosen.items():

@@ -13,14 +13,14 @@ def add_to(verbs):
         verbs,
         "eval",
         run,
-        "score a trained or a released model on text that it was not trained on",
+        "score a trained or released model on data that it was not trained on",
         """\
-Scores of language models are bits a byte, so they compare between models with different tokenizers and with gzip and
-xz.  The data is what the run held out, or that of --source: the held-out part of a corpus, or all of a file or
-directory.  A hybrid network is scored on the test split of its set, beside the plain model for such data.
+Language models are scored in bits per byte of text, so that models with different tokenizers, gzip and xz can be
+compared.  The text is what the run held out, or with --source the held-out part of a corpus, or all of a file or
+directory.  A hybrid network is scored on the test split of its data set, next to a simple baseline for such data.
 
-A released model (config.json, safetensors files, tokenizer.json) needs a --source.  Its texts are cut into rows of 512
-tokens; with longer ones it knows more of what came before, and bits a byte fall.
+A released model (config.json, safetensors files, tokenizer.json) needs --source.  Its text is cut into rows of 512
+tokens by default; longer rows give the model more context, so that bits per byte fall.
 
 examples:
   deepseek-jax eval --workdir runs/v3_tiny
@@ -30,31 +30,31 @@ examples:
     )
     options.add_run(parser, options.RUN_OR_RELEASE)
     parser.add_argument(
-        "--source", type=named, metavar="NAME", help="other data: a corpus, a .txt, a .jsonl or a directory"
+        "--source", type=named, metavar="NAME", help="other text: a corpus, a .txt or .jsonl file, or a directory"
     )
     parser.add_argument(
-        "--sequence-length", type=number(int, 2), metavar="N", help="tokens a row; default: as in training, or 512"
+        "--sequence-length", type=number(int, 2), metavar="N", help="tokens per row; default: as in training, or 512"
     )
     parser.add_argument(
         "--batch-size",
         type=number(int, 1),
         metavar="N",
-        help="sequences at a time, or the next number that the devices divide",
+        help="how many sequences to score at a time; rounded up to a multiple of the devices",
     )
 
 
 def run(args):
     from deepseek_jax import record
 
-    family = record.family(args.workdir)  # what is wrong is said before the seconds that jax takes
+    family = record.family(args.workdir)  # errors are raised before jax is imported, which takes seconds
     for name in ("source", "sequence_length") if family == "supervised" else ():
         if getattr(args, name) is not None:
             raise UserError(
                 f"--{name.replace('_', '-')} is for language models; a hybrid network is scored on the test split of "
-                "its own set."
+                "its own data set."
             )
     if record.is_release(args.workdir) and args.source is None:
-        raise UserError(f"{args.workdir} is a released checkpoint, which has no text of its own; name some: --source.")
+        raise UserError(f"{args.workdir} is a released checkpoint, without text of its own; name some with --source.")
     runtime.prepare()
     from deepseek_jax.cli import evaluate_supervised
     from deepseek_jax.parallel import processes
@@ -80,13 +80,13 @@ def _language_model(args):
     score = processes.compiled_by_all(scoring.compiled_score())
     scores = scoring.task.scores(score, trained.params, trained.buffers, batches)
     if not scores:
-        raise UserError(f"{scoring.experiment.data.source} holds out no text to score; set data.held_out above 0.")
+        raise UserError(f"no text of {scoring.experiment.data.source} is held out to score; set data.held_out above 0.")
     which = f"step {trained.step} of {args.workdir}" if trained.step else args.workdir
     data = scoring.experiment.data
     with bars.preparing(console) as report:
         compressed = bits_per_byte(corpus, report) if processes.is_leader() else {}
-        processes.barrier()  # it may take longer than the others would wait
-    what = f"{which} on {data.source} in rows of {data.sequence_length} tokens, bits a byte:"
+        processes.barrier()  # compressing may take longer than the other processes' timeout
+    what = f"{which} on {data.source} in rows of {data.sequence_length} tokens, bits per byte:"
     console.print(what, highlight=False, soft_wrap=True)
     warning = beyond([data.sequence_length], scoring.experiment.model.max_position_embeddings, "a row")
     if warning and processes.is_leader():
@@ -95,7 +95,7 @@ def _language_model(args):
 
 
 def _scoring_experiment(experiment, args):
-    """The model's experiment on the devices that are here, with its tokenizer and the data that is asked for."""
+    """The model's experiment, adapted to the local devices, with its tokenizer and the data that `args` ask for."""
     from deepseek_jax.data import tokenizer
     from deepseek_jax.data.corpora import CORPORA
     from deepseek_jax.train.scoring import for_scoring
@@ -111,7 +111,7 @@ def _scoring_experiment(experiment, args):
 
 
 def _table(scores: dict, compressors: dict[str, dict], sizes: dict[str, int]):
-    """A row a domain and one for all of it: the model's bits a byte beside each compressor's on the same bytes."""
+    """A table with a row per domain and one for the total: bits per byte of the model and of each compressor."""
     from rich.table import Table
 
     table = Table()

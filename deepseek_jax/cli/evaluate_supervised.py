@@ -1,4 +1,4 @@
-"""deepseek-jax eval, of a run of the hybrid network."""
+"""deepseek-jax eval for a run of the hybrid network."""
 
 from pathlib import Path
 
@@ -25,8 +25,8 @@ def run(args):
     if not scores:
         share = experiment.dataset.test
         raise UserError(
-            f"{experiment.dataset.name} holds out nothing to score: dataset.test is {share} and comes to no record; "
-            "raise it."
+            f"nothing of {experiment.dataset.name} is held out to score: dataset.test is {share}, which is less than "
+            "one record; raise it."
         )
     what = f"step {trained.step} of {args.workdir} on the test split of {experiment.dataset.name}:"
     console.print(what, highlight=False, soft_wrap=True)

@@ -13,10 +13,10 @@ def add_to(verbs):
         verbs,
         "find-lr",
         run,
-        "train briefly while the learning rate grows, and suggest one",
+        "train briefly with a growing learning rate, and suggest one (a learning-rate range test)",
         f"""\
-The rate grows from --low to --high by equal factors.  What is suggested is the rate at which the loss falls fastest;
-look at the curve before you believe it: some of its points are printed, and --picture draws it.
+The rate grows from --low to --high by the same factor every step.  The suggestion is the rate at which the loss falls
+fastest; look at the curve before you trust it: some of its points are printed, and --picture draws it.
 
 {options.OVERRIDES_HELP}
 
@@ -25,10 +25,14 @@ example:
         takes_overrides=True,
     )
     options.add_config(parser)
-    parser.add_argument("--low", type=number(float, 1e-12), default=1e-6, metavar="RATE", help="default: 1e-6")
-    parser.add_argument("--high", type=number(float, 1e-12), default=1.0, metavar="RATE", help="default: 1")
-    parser.add_argument("--steps", type=number(int, 3), default=200, metavar="N", help="default: 200")
-    parser.add_argument("--picture", type=named, metavar="FILE", help="draw the curve into this PNG; default: none")
+    parser.add_argument(
+        "--low", type=number(float, 1e-12), default=1e-6, metavar="RATE", help="first learning rate; default: 1e-6"
+    )
+    parser.add_argument(
+        "--high", type=number(float, 1e-12), default=1.0, metavar="RATE", help="last learning rate; default: 1"
+    )
+    parser.add_argument("--steps", type=number(int, 3), default=200, metavar="N", help="training steps; default: 200")
+    parser.add_argument("--picture", type=named, metavar="FILE", help="draw the loss curve to this PNG file")
 
 
 def run(args):
@@ -51,5 +55,5 @@ def run(args):
     where = ""
     if args.picture is not None:
         Path(args.picture).write_bytes(found.picture())
-        where = f"   (the curve is in {args.picture})"
+        where = f"   (see the curve in {args.picture})"
     console.print(f"--config.optimizer.peak_lr={found.suggested:.2g}{where}", highlight=False)

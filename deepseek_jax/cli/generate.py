@@ -15,15 +15,15 @@ def add_to(verbs):
         verbs,
         "generate",
         run,
-        "continue prompts with a trained or a released model",
+        "continue prompts with a trained or released language model",
         """\
-Prompts of different lengths run as one batch.  Each is printed with its continuation, divided by a line when there
-are several; a model that was trained on conversations is asked the prompt.  A model with multi-token prediction modules
-can draft with them: --speculative gives the same texts (in bfloat16, where two tokens score almost alike, another may
-come), and says how many drafts were right.
+Prompts of different lengths run as one batch.  Each is printed with its continuation, separated by a line if there are
+several; a model that was trained on conversations gets each prompt as a user's message.  A model with multi-token
+prediction (MTP) modules can draft tokens with them: --speculative yields the same texts (in bfloat16, another token may
+be chosen where two score almost equally), and reports how many drafts were accepted.
 
-Of a released model the directory holds config.json, the safetensors files and tokenizer.json.  It is computed in the
-type that it is stored in; `deepseek-jax convert --dtype` makes another.  One that answers is asked with --chat.
+For a released model, the directory contains config.json, safetensors files and tokenizer.json.  It is computed in the
+dtype in which it is stored; `deepseek-jax convert --dtype` writes it in another.  A chat model needs --chat.
 
 examples:
   deepseek-jax generate --workdir runs/v3_tiny --prompt "In the beginning" --prompt "def main("
@@ -38,32 +38,40 @@ examples:
         "--prompt", action="append", type=text, metavar="TEXT", help="text to continue; may be repeated"
     )
     prompts.add_argument(
-        "--prompts", type=named, metavar="FILE", help="a file of prompts, one a line; - reads standard input"
+        "--prompts", type=named, metavar="FILE", help="a file of prompts, one per line; - reads standard input"
     )
     parser.add_argument(
-        "--max-new-tokens", type=number(int, 1, MOST_NEW_TOKENS), default=128, metavar="N", help="default: 128"
+        "--max-new-tokens",
+        type=number(int, 1, MOST_NEW_TOKENS),
+        default=128,
+        metavar="N",
+        help="tokens to generate per prompt, at most; default: 128",
     )
-    parser.add_argument("--temperature", type=number(float, 0), default=0.0, metavar="T", help="default: 0, greedy")
-    parser.add_argument("--top-k", type=number(int, 1), metavar="K", help="draw from the K likeliest tokens")
+    parser.add_argument(
+        "--temperature", type=number(float, 0), default=0.0, metavar="T", help="default: 0, greedy decoding"
+    )
+    parser.add_argument("--top-k", type=number(int, 1), metavar="K", help="sample from the K likeliest tokens")
     parser.add_argument(
         "--top-p",
         type=number(float, 0, 1),
         metavar="P",
-        help="draw from the likeliest tokens that make up the share P",
+        help="sample from the likeliest tokens whose probabilities together reach P",
     )
-    parser.add_argument("--seed", type=number(int, 0, MOST), metavar="N", help="of the drawing; default: 0")
+    parser.add_argument("--seed", type=number(int, 0, MOST), metavar="N", help="random seed for sampling; default: 0")
     parser.add_argument(
-        "--chat", metavar="TEMPLATE", help="ask the prompts as a user would: v3, v3.2 or v4; of a run, its data.chat"
+        "--chat",
+        metavar="TEMPLATE",
+        help="format each prompt as a user's message: v3, v3.2 or v4; default: the run's data.chat",
     )
-    parser.add_argument("--speculative", action="store_true", help="draft with the multi-token prediction modules")
+    parser.add_argument("--speculative", action="store_true", help="draft tokens with the MTP modules, to be faster")
 
 
 def read_prompts(args) -> list[str]:
-    """The prompts that the options name; empty lines of a file are none."""
+    """The prompts given by --prompt or --prompts; empty lines of a file are skipped."""
     if args.prompt:
         return args.prompt
     try:
-        # Bytes: in the C locale Python reads what is not UTF-8 from standard input as halves of surrogates.
+        # Read as bytes: in the C locale, Python turns invalid UTF-8 on standard input into lone surrogates.
         data = sys.stdin.buffer.read() if args.prompts == "-" else Path(args.prompts).read_bytes()
         given = data.decode("utf-8-sig")  # some editors begin a file with a byte order mark (BOM)
     except (OSError, UnicodeDecodeError) as error:
@@ -71,7 +79,7 @@ def read_prompts(args) -> list[str]:
         raise UserError(f"cannot read prompts from {args.prompts}: {reason}.") from None
     prompts = lines(given)
     if not prompts:
-        raise UserError(f"{args.prompts} has no prompts; write one a line.")
+        raise UserError(f"{args.prompts} has no prompts; write one per line.")
     return prompts
 
 
@@ -79,7 +87,7 @@ def _check_drawing(args):
     given = [name for name in ("top_k", "top_p", "seed") if getattr(args, name) is not None]
     if given and not args.temperature:
         option = f"--{given[0].replace('_', '-')}"
-        raise UserError(f"{option} is of drawing, and without --temperature nothing is drawn; add --temperature 1.")
+        raise UserError(f"{option} only affects sampling; add --temperature 1, as without it decoding is greedy.")
 
 
 def run(args):
@@ -88,8 +96,8 @@ def run(args):
     from deepseek_jax import checking, record
     from deepseek_jax.config import CHAT_TEMPLATES
 
-    if record.family(args.workdir) != "language_model":  # said before the seconds that jax takes
-        raise UserError(f"{args.workdir} holds no language model; answers of a hybrid network come from `predict`.")
+    if record.family(args.workdir) != "language_model":  # checked before jax is imported, which takes seconds
+        raise UserError(f"{args.workdir} holds no language model; use `predict` for a hybrid network.")
     if args.chat is not None:
         checking.choice("--chat", args.chat, CHAT_TEMPLATES)
     runtime.prepare()
@@ -121,7 +129,7 @@ def run(args):
     for place, (prompt, more) in enumerate(zip(prompts, continued, strict=True)):
         if place:
             console.rule()
-        print(prompt + "\n" * bool(template) + tokenizer.decode(more))  # to the letter: rich would read it
+        print(prompt + "\n" * bool(template) + tokenizer.decode(more))  # rich would interpret markup
     lengths = [len(given) + len(more) for given, more in zip(tokens, continued, strict=True)]
     if warning := beyond(lengths, trained.experiment.model.max_position_embeddings):
         runtime.warn(warning)

@@ -12,7 +12,7 @@ def add_to(verbs):
         verbs,
         "inspect",
         run,
-        "show a model's layers, parameters, cache and FLOPs, without making it",
+        "show a model's layers, parameters, cache size and FLOPs, without allocating it",
         f"""\
 {options.OVERRIDES_HELP}
 
@@ -23,9 +23,15 @@ examples:
     )
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--model", type=named, metavar="NAME", help="a released model: v1-7b, v2-lite, v3, v4-pro ...")
-    given.add_argument("--config", type=named, metavar="FILE", help="a Python file with get_config()")
-    parser.add_argument("--length", type=number(int, 1), default=4096, metavar="N", help="tokens; default: 4096")
-    parser.add_argument("--dtype", choices=tuple(BYTES), default="bfloat16", help="of the cache; default: bfloat16")
+    given.add_argument(
+        "--config", type=named, metavar="FILE", help="a Python file with get_config(), such as configs/v3_tiny.py"
+    )
+    parser.add_argument(
+        "--length", type=number(int, 1), default=4096, metavar="N", help="context length in tokens; default: 4096"
+    )
+    parser.add_argument(
+        "--dtype", choices=tuple(BYTES), default="bfloat16", help="dtype of the cache; default: bfloat16"
+    )
 
 
 def run(args):
@@ -44,17 +50,17 @@ def _model(args):
 
         experiment = resolve(args.config, args.overrides)
         if experiment.family != "language_model":
-            raise UserError(f"{args.config} is of a hybrid network; inspect shows language models only.")
+            raise UserError(f"{args.config} is for a hybrid network; inspect shows language models only.")
         return experiment.model
     if args.overrides:
-        raise UserError("--config.KEY=VALUE changes a --config; a released model is as it is.")
+        raise UserError("--config.KEY=VALUE overrides keys of a --config; it cannot change a released --model.")
     from deepseek_jax.models.presets import preset
 
     return preset(args.model)
 
 
 def _table(title, *columns):
-    """The first column leftward, the others rightward; without a heading where `columns` are empty."""
+    """A table with its first column left-aligned, the others right-aligned; no header if all `columns` are empty."""
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", show_header=any(columns))

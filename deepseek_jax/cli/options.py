@@ -13,42 +13,48 @@ from deepseek_jax import writable
 from deepseek_jax.data.plain_text import is_utf8
 from deepseek_jax.errors import UserError
 
-RUN_OR_RELEASE = "run directory of a training, or a checkpoint: released files, or what `convert` wrote"
+RUN_OR_RELEASE = "run directory written by `train`, a released checkpoint, or the output of `convert`"
 
 OVERRIDES_HELP = """\
-Any key of the config can be set on top of it, by its dotted name:
+Any key of the config can be overridden by its dotted name:
   --config.optimizer.peak_lr=3e-4  --config.train.steps 200  --config.optimizer.schedule.milestones=0.5,0.8
-deepseek_jax/config.py lists the keys with their defaults."""
+deepseek_jax/config.py lists all keys and their defaults."""
 
 
 def add_verb(
     verbs, name: str, run: Callable | None, summary: str, more: str, *, takes_overrides: bool = False
 ) -> argparse.ArgumentParser:
-    """A verb's parser: `summary` is its line in the list of verbs, `more` follows the options in its own --help."""
+    """Adds a verb's parser: `summary` is its line in the list of verbs, `more` ends its own --help."""
     parser = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=more)
     parser.set_defaults(run=run, takes_overrides=takes_overrides)
     return parser
 
 
 def add_config(parser: argparse.ArgumentParser):
-    parser.add_argument("--config", type=named, required=True, metavar="FILE", help="a Python file with get_config()")
+    parser.add_argument(
+        "--config",
+        type=named,
+        required=True,
+        metavar="FILE",
+        help="the experiment: a Python file with get_config(), such as configs/v3_tiny.py",
+    )
 
 
-def add_run(parser: argparse.ArgumentParser, what: str = "run directory of a training"):
-    """The options that name a trained model; `what` directories --workdir takes."""
+def add_run(parser: argparse.ArgumentParser, what: str = "run directory written by `train`"):
+    """Adds the options that name a trained model; `what` is the help of --workdir."""
     parser.add_argument("--workdir", type=named, required=True, metavar="DIR", help=what)
     _add_checkpoint(parser, "give --workdir it")
 
 
 def add_source(parser: argparse.ArgumentParser):
-    """The model that a verb takes, and the directory that it makes of it."""
+    """Adds the arguments for the model that a verb reads, and the directory that it writes."""
     parser.add_argument("source", type=named, metavar="IN", help="a run directory or a checkpoint")
-    parser.add_argument("target", type=named, metavar="OUT", help="the directory to make")
+    parser.add_argument("target", type=named, metavar="OUT", help="the directory to create")
     _add_checkpoint(parser, "give it as IN")
 
 
 def read_source(args: argparse.Namespace):
-    """What `add_source` names, as a compress.source.Source; reading a large one takes a while, which is shown."""
+    """Reads the model named by `add_source`'s arguments, a compress.source.Source, while a progress bar is shown."""
     from deepseek_jax.compress import source
     from deepseek_jax.train import bars
 
@@ -59,28 +65,27 @@ def read_source(args: argparse.Namespace):
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser, instead: str):
-    """`instead`: what to do with a directory, which is the model that was meant."""
+    """`instead`: the advice in the error for a directory, which is meant as the model."""
 
     def step(text: str) -> int:
         if Path(text).is_dir() and not text.isdecimal():
-            raise argparse.ArgumentTypeError(f"{text} is a directory, and this is the number of a step; {instead}")
+            raise argparse.ArgumentTypeError(f"{text} is a directory, not the number of a step; {instead}")
         return number(int, 0)(text)
 
-    parser.add_argument("--checkpoint", type=step, metavar="STEP", help="of a run; default: the newest checkpoint")
+    parser.add_argument("--checkpoint", type=step, metavar="STEP", help="step of a run's checkpoint; default: newest")
 
 
 def add_batches(parser: argparse.ArgumentParser, what: str, default: int = 4):
-    """How many batches a verb looks at; `what` they are."""
+    """Adds the option for how many batches a verb uses; `what` is its help."""
     parser.add_argument(
         "--batches", type=number(int, 1), default=default, metavar="N", help=f"{what}; default: {default}"
     )
 
 
 def into_free_directory(run: Callable) -> Callable:
-    """Of a verb that makes the directory `args.target`, which must hold nothing yet.
+    """Decorates the `run` of a verb that creates the directory `args.target`, which must be empty or absent.
 
-    Where the work fails, is interrupted or terminated nothing of it stays there, so that the same command can be given
-    again.
+    If the work fails or is interrupted or terminated, everything in it is removed, so that the command can be repeated.
     """
 
     @functools.wraps(run)
@@ -100,10 +105,10 @@ def into_free_directory(run: Callable) -> Callable:
 
 @contextlib.contextmanager
 def _ended_by_sigterm():
-    """Raises SystemExit where the signal comes, which by itself would end the process with all that it has begun."""
+    """Turns SIGTERM into SystemExit, so that cleanup runs; by default it would end the process at once."""
 
     def end(signum, frame):
-        raise SystemExit(128 + signum)  # the status that shells give
+        raise SystemExit(128 + signum)  # the status that shells report
 
     before = signal.signal(signal.SIGTERM, end)
     try:
@@ -114,14 +119,14 @@ def _ended_by_sigterm():
 
 def _check_free(directory: Path):
     if directory.is_file():
-        raise UserError(f"{directory} is a file; give a directory that is not there yet.")
+        raise UserError(f"{directory} is a file; give a directory that does not exist yet.")
     writable.check_directory(directory)
     if directory.exists() and any(directory.iterdir()):
-        raise UserError(f"{directory} is not empty; give a directory that is not there yet.")
+        raise UserError(f"{directory} is not empty; give a directory that does not exist yet.")
 
 
 def _clear(directory: Path, keep: bool):
-    with contextlib.suppress(OSError):  # why the work failed is what has to be told
+    with contextlib.suppress(OSError):  # the error to report is the one that made the work fail
         for path in directory.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         if not keep:
@@ -129,7 +134,7 @@ def _clear(directory: Path, keep: bool):
 
 
 def named(text: str) -> str:
-    """An argparse type: the name of a file, a directory or a source, as which pathlib would take "" for "."."""
+    """An argparse type: a non-empty name of a file, directory or source; pathlib would read "" as "."."""
     if not text.strip():
         raise argparse.ArgumentTypeError("the name is empty; give one")
     return text

@@ -10,8 +10,11 @@ def add_to(verbs):
         verbs,
         "plan",
         run,
-        "say what would lie where on a pod, and how many bytes, without a device",
+        "show how a model would be sharded on a TPU or GPU cluster, and whether it fits, without any device",
         f"""\
+Prints, for each parameter, the mesh axes that split it and a device's part of it, then the bytes per device that a
+training step needs.  Activations are estimated; `deepseek-jax compile` gives the exact size.
+
 {options.OVERRIDES_HELP}
 
 examples:
@@ -20,7 +23,7 @@ examples:
         takes_overrides=True,
     )
     pods.add_options(parser)
-    parser.add_argument("--all", action="store_true", help="a row for each tensor, not for each kind of tensor")
+    parser.add_argument("--all", action="store_true", help="print a row for every tensor, not for every kind of tensor")
 
 
 def run(args):
@@ -49,7 +52,7 @@ _HEADINGS = ("tensor", "layers", "dimensions / mesh axes", "a device's part", "M
 
 
 def _row(name, group):
-    """Of tensors that are alike: in how many layers, then the dimensions of one layer, each with what splits it."""
+    """A row for equal tensors: name, number of layers, one layer's dimensions and mesh axes, a device's part, MiB."""
     from deepseek_jax.parallel.plan import STACKED
 
     stacked = [tensor.logical[:1] and tensor.logical[0] in STACKED for tensor in group]

@@ -1,4 +1,4 @@
-"""What `plan` and `compile` share: an experiment on a cluster that is not here."""
+"""The options that `plan` and `compile` share: an experiment and the cluster that it would run on."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -13,12 +13,19 @@ if TYPE_CHECKING:  # jax is imported when a verb runs
 
 def add_options(parser: argparse.ArgumentParser):
     options.add_config(parser)
-    parser.add_argument("--topology", required=True, metavar="NAME", help="chips: v5p:8x8x16, h100:128x8 ...")
-    parser.add_argument("--mesh", metavar="AXES", help="sizes of mesh axes over the config's: fsdp=64,expert=8")
+    parser.add_argument(
+        "--topology",
+        required=True,
+        metavar="NAME",
+        help="chip and grid of the cluster: a TPU torus such as v5p:8x8x16, or hosts x GPUs such as h100:128x8",
+    )
+    parser.add_argument(
+        "--mesh", metavar="AXES", help="sizes of mesh axes, which override the config's: fsdp=64,expert=8"
+    )
 
 
 def read(args: argparse.Namespace) -> "tuple[AnyExperiment, Topology]":
-    """The experiment with the mesh that is asked for, and the cluster."""
+    """(the experiment, with the mesh that --mesh asks for; the cluster)."""
     from deepseek_jax.experiment_file import resolve
     from deepseek_jax.parallel import topology
 
@@ -27,7 +34,7 @@ def read(args: argparse.Namespace) -> "tuple[AnyExperiment, Topology]":
 
 
 def _axes(text: str | None) -> dict[str, str]:
-    """ "fsdp=64,expert=8" as a dict; whether there are such axes the config's schema says."""
+    """ "fsdp=64,expert=8" as a dict; whether these axes exist is checked with the config."""
     pairs = [part.partition("=") for part in text.split(",")] if text else []
     for name, equals, size in pairs:
         if not (name and equals and size):

@@ -13,13 +13,17 @@ def add_to(verbs):
         verbs,
         "predict",
         run,
-        "answer for new inputs with a trained hybrid network",
+        "predict classes, numbers, boxes or a forecast for new inputs, with a trained hybrid network",
         """\
-Inputs are scaled and tokenized as those of the training.  What is read depends on what the network was trained on:
-images: image files; text: files of texts, one a line, - for standard input, or .csv and .jsonl files with the column
-of the training's texts; tables: .csv or .jsonl files with the columns of the training; series: .csv or .jsonl files
-with the column of the training, whose last row the forecast follows.  Answers are JSON, one a line, each with its
-"file" and, of all but images, the "line" of it that it answers; blank lines have no answer.
+Inputs are scaled and tokenized as in training.  Which files are read depends on what the network was trained on:
+  images   image files
+  text     text files with one text per line (- reads standard input), or .csv or .jsonl files with the text column of
+           the training data
+  tables   .csv or .jsonl files with the columns of the training data
+  series   .csv or .jsonl files with the column of the training data; the forecast follows the last row
+
+Predictions are printed as JSON, one per line, each with the "file" and, except for images, the "line" that it belongs
+to.  Blank lines are skipped.
 
 examples:
   deepseek-jax predict --workdir runs/mnist seven.png
@@ -28,7 +32,7 @@ examples:
     )
     options.add_run(parser)
     parser.add_argument(
-        "inputs", type=named, nargs="+", metavar="FILE", help="image files, files of texts, .csv or .jsonl files"
+        "inputs", type=named, nargs="+", metavar="FILE", help="image files, text files, or .csv or .jsonl files"
     )
 
 
@@ -37,8 +41,8 @@ def run(args):
     from deepseek_jax.infer import inputs
     from deepseek_jax.train import known_set
 
-    if record.family(args.workdir) == "language_model":  # what is wrong is said before the seconds that jax takes
-        raise UserError(f"{args.workdir} holds a language model; its answers come from `generate`.")
+    if record.family(args.workdir) == "language_model":  # checked before jax is imported, which takes seconds
+        raise UserError(f"{args.workdir} holds a language model; use `generate` for it.")
     known = known_set.read(Path(args.workdir))
     columns = record.read(args.workdir).dataset.columns
     places, given = inputs.read(args.inputs, known, columns)

@@ -14,13 +14,14 @@ def add_to(verbs):
         verbs,
         "prune",
         run,
-        "take weights, heads, units or experts out of a trained model",
+        "remove weights, heads, units or experts from a trained model",
         """\
-IN is a run directory, a released checkpoint or what `convert --to orbax` wrote; OUT is made: a run directory that eval,
-generate and predict read, with pruning.html on what it cost and where weights were removed.  Data of the run (of a
-released model: the corpus "mix", as tokens of the tokenizer.json beside it) measures and calibrates.
+IN is a run directory, a released checkpoint or the output of `convert --to orbax`.  OUT is created: a run directory
+that eval, generate and predict accept, with pruning.html on the change in loss and where weights were removed.  Methods
+are calibrated, and the loss is measured, on the run's own data; for a released model, on the corpus "mix", tokenized
+with the tokenizer.json in IN.
 
-Single weights, by magnitude or wanda, become zeros; fine-tuning begins from OUT and keeps them:
+--method magnitude and wanda set single weights to zero.  To fine-tune OUT and keep these weights at zero:
   deepseek-jax train --config configs/v3_tiny.py --workdir runs/tuned --config.start.checkpoint=runs/half \\
       --config.prune.method=zeros
 
@@ -32,16 +33,43 @@ examples:
   deepseek-jax prune runs/v3_tiny runs/ticket --sparsity 0.8 --rewind 300""",
     )
     options.add_source(parser)
-    parser.add_argument("--method", choices=METHOD_NAMES, default="magnitude", help="default: magnitude")
-    parser.add_argument("--sparsity", type=float, metavar="SHARE", help="share to remove; default: 0.5")
-    parser.add_argument("--pattern", default="", metavar="N:M", help="keep N of every M inputs in a row, as in 2:4")
-    parser.add_argument("--scope", choices=SCOPES, help="what the share is of; default: layer, for wanda output")
-    parser.add_argument("--paths", default="", metavar="REGEX", help="which matrices; default: all but tables, routers")
     parser.add_argument(
-        "--rewind", type=number(int, 0), metavar="STEP", help="put the masks on the weights of that checkpoint"
+        "--method",
+        choices=METHOD_NAMES,
+        default="magnitude",
+        help="what to remove, and how it is chosen (see docs/compression.md); default: magnitude",
     )
-    options.add_batches(parser, "of training to calibrate, of validation to measure")
-    parser.add_argument("--curve", type=float, nargs="*", default=[], metavar="SHARE", help="further shares to measure")
+    parser.add_argument("--sparsity", type=float, metavar="SHARE", help="share to remove, from 0 to 1; default: 0.5")
+    parser.add_argument(
+        "--pattern",
+        default="",
+        metavar="N:M",
+        help="instead of a share, keep N of every M consecutive inputs, as in 2:4",
+    )
+    parser.add_argument(
+        "--scope",
+        choices=SCOPES,
+        help="where the share is taken: in each matrix (layer), in each output of each matrix, or over all matrices "
+        "together; default: layer, for wanda output",
+    )
+    parser.add_argument(
+        "--paths",
+        default="",
+        metavar="REGEX",
+        help="prune matrices whose path matches; default: all except embedding, head and routers",
+    )
+    parser.add_argument(
+        "--rewind", type=number(int, 0), metavar="STEP", help="zero the weights of this earlier checkpoint instead"
+    )
+    options.add_batches(parser, "how many training batches calibrate, and validation batches measure the loss")
+    parser.add_argument(
+        "--curve",
+        type=float,
+        nargs="*",
+        default=[],
+        metavar="SHARE",
+        help="also measure the loss at these shares, for pruning.html",
+    )
 
 
 @options.into_free_directory
@@ -70,16 +98,16 @@ def run(args):
 
 
 def _check(args, sparsity: float):
-    """What can be told before the seconds that jax takes."""
+    """The checks that do not need jax, whose import takes seconds."""
     check_sparsity("--sparsity", sparsity)
     pattern("--paths", args.paths)
     if args.pattern:
         parse_pattern("--pattern", args.pattern)
         if args.sparsity is not None or args.curve:
             share = f"{removed_by(args.pattern):.0%}"
-            raise UserError(f"--pattern {args.pattern} removes {share}; leave out --sparsity and --curve beside it.")
+            raise UserError(f"--pattern {args.pattern} always removes {share}; leave out --sparsity and --curve.")
     for share in args.curve:
         check_sparsity("--curve", share)
     of_weights = args.pattern or args.scope or args.paths or args.rewind is not None
     if args.method not in ("magnitude", "wanda") and of_weights:
-        raise UserError(f"--pattern, --scope, --paths and --rewind are of single weights; --method is {args.method}.")
+        raise UserError(f"--pattern, --scope, --paths and --rewind are for single weights; --method is {args.method}.")

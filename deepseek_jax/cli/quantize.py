@@ -13,14 +13,15 @@ def add_to(verbs):
         verbs,
         "quantize",
         run,
-        "keep a trained model's matrices in few bits",
+        "store a trained model's matrices in int8, int4, fp8 or fp4",
         """\
-IN is a run directory, a released checkpoint or what `convert --to orbax` wrote; OUT is made: a run directory whose
-checkpoint holds the small type, and which eval, generate and predict read.  With --activations the inputs of products
-are rounded too, by ranges that training batches of the run give.  With --release OUT is what DeepSeek publishes, read
-by from_pretrained and convert.  What it cost is printed, by validation batches of the run, and what it saved.
+IN is a run directory, a released checkpoint or the output of `convert --to orbax`.  OUT is created: a run directory
+whose checkpoint is stored in the small type, and which eval, generate and predict accept; or with --release, files in
+DeepSeek's format, which from_pretrained and convert accept.  With --activations, the inputs of matrix products are
+rounded too, over ranges found on the run's training batches.  Prints the loss on the run's validation batches before
+and after, and the size of OUT.
 
-The model is held in float32; all in all that takes up to twice the memory of its float32 arrays.
+The model is held in float32; in total this takes up to twice the memory of its float32 arrays.
 
 examples:
   deepseek-jax quantize runs/v3_tiny runs/v3_int8 --weights int8 --activations int8
@@ -28,20 +29,32 @@ examples:
   deepseek-jax quantize runs/v3_tiny v3_fp8 --weights fp8 --release""",
     )
     options.add_source(parser)
-    parser.add_argument("--weights", choices=STORED[1:], required=True, help="the type of the matrices")
+    parser.add_argument("--weights", choices=STORED[1:], required=True, help="the type to store matrices in")
     parser.add_argument(
-        "--group", type=number(int, 0), default=0, metavar="N", help="inputs that share one scale; default: all"
+        "--group",
+        type=number(int, 0),
+        default=0,
+        metavar="N",
+        help="for int8 and int4: how many inputs of an output share a scale; default: all",
     )
-    parser.add_argument("--paths", default="", metavar="REGEX", help="which matrices; default: all that it is for")
-    parser.add_argument("--activations", choices=("int8",), help="what inputs of products are rounded to")
+    parser.add_argument(
+        "--paths",
+        default="",
+        metavar="REGEX",
+        help="quantise matrices whose path matches; default: all except routers, for fp8 and fp4 also except embedding "
+        "and head",
+    )
+    parser.add_argument("--activations", choices=("int8",), help="also round the inputs of matrix products to this")
     parser.add_argument(
         "--batches",
         type=number(int, 0),
         metavar="N",
-        help="of validation to measure the loss, of training to calibrate; 0: do not measure; default: 4, of what is "
-        "no run directory, and so has no data of its own, 0 without --activations",
+        help="how many validation batches measure the loss (0: do not measure it), and training batches calibrate "
+        "--activations; default: 4, but 0 if IN is not a run directory, so has no data, and --activations is not given",
     )
-    parser.add_argument("--release", action="store_true", help="write safetensors as DeepSeek does; of fp8 and fp4")
+    parser.add_argument(
+        "--release", action="store_true", help="write safetensors in DeepSeek's release format; for fp8 and fp4"
+    )
 
 
 @options.into_free_directory
@@ -70,9 +83,9 @@ def run(args):
 
 
 def _batches(args) -> int:
-    """A release has no data of its own: preparing some takes minutes, and scoring a large one hours."""
+    """--batches or its default: a release is not scored unless asked, as preparing data and scoring may take hours."""
     if args.activations and args.batches == 0:
-        raise UserError("--activations is calibrated on batches; leave out --batches 0.")
+        raise UserError("--activations needs batches for its calibration; leave out --batches 0.")
     if args.batches is None:
         from deepseek_jax import record
 
@@ -84,5 +97,5 @@ def _checked(args) -> QuantizeConfig:
     if args.release and args.weights not in ("fp8", "fp4"):
         raise UserError(f"--release writes fp8 and fp4, not {args.weights}.")
     if args.release and (args.paths or args.activations):
-        raise UserError("--release has no use for --paths and --activations: the format says what is rounded.")
+        raise UserError("--release excludes --paths and --activations: its format determines what is rounded.")
     return QuantizeConfig(weights=args.weights, group=args.group, paths=args.paths)

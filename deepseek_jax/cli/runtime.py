@@ -1,4 +1,4 @@
-"""What a verb sets up before jax computes anything."""
+"""The process-wide setup that a verb does before jax is imported, and warnings."""
 
 import logging
 import os
@@ -13,7 +13,7 @@ from deepseek_jax.errors import LOG
 def prepare(cache: bool = True):
     """Call before jax is imported: keeps compiled programs between runs, memory between steps, and libraries quiet.
 
-    What the environment already says stays as it is, but for the compilation cache where `cache` is false.
+    Environment variables that are already set stay as they are, except that cache=False disables the compilation cache.
     """
     if cache:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "deepseek_jax" / "xla"))
@@ -27,25 +27,25 @@ def prepare(cache: bool = True):
     full_disk.say_once()
     if not LOG.handlers:
         LOG.addHandler(_Said())
-    LOG.propagate = False  # libraries give the root logger handlers, which would say it again
+    LOG.propagate = False  # libraries add handlers to the root logger, which would print it again
 
 
 def warn(sentence: str):
-    """A warning: the work went on, but the user should know."""
+    """Prints a warning to standard error."""
     print(f"deepseek-jax: {sentence}", file=sys.stderr)
 
 
 class _Said(logging.Handler):
-    """Warnings of the rooms below look as what else the command line says."""
+    """Prints warnings logged by the package in the same form as the command line's own messages."""
 
     def emit(self, record: logging.LogRecord):
         warn(record.getMessage())
 
 
 def threads_of(host_devices: int) -> str:
-    """Threads of XLA's pool, for PJRT_NPROC.
+    """The number of threads in XLA's pool for this many simulated host devices, as a value of PJRT_NPROC.
 
-    Devices wait for each other inside of the pool, in several collectives at once.  XLA makes a thread for each device;
-    when all of them wait, nobody can arrive, and after 40 s XLA ends the process.
+    Devices block a thread of the pool while they wait for others in a collective, possibly in several at once.  With
+    XLA's one thread per device all may be blocked, so that no device can arrive, and XLA aborts after 40 s.
     """
     return str(4 * host_devices)

@@ -1,4 +1,4 @@
-"""deepseek-jax study run, study report, study list and study diff."""
+"""deepseek-jax study run, study report, study list, study diff."""
 
 from pathlib import Path
 
@@ -7,17 +7,18 @@ from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import named, number
 from deepseek_jax.errors import UserError
 
-ROOT = Path("runs/studies")  # as in studies/runs.py, which a --help need not import
+ROOT = Path("runs/studies")  # as in studies/runs.py, which --help should not have to import
 FILES = """\
-A study file may lie anywhere: it says `from deepseek_jax.studies import Study, Variant`; docs/studies.md shows one."""
+A study file is a Python file, anywhere, that defines a variable `study`, with `from deepseek_jax.studies import Study,
+Variant`; docs/studies.md shows one."""
 
 RUN = f"""\
 {FILES}
 
-What is done is not done again; what was killed goes on from its last checkpoint; a variant that fails is written down
-with its reason and the others go on, and the exit code is 2 in the end.  Every run keeps its directory below
-runs/studies.  Other workers may be started at any time, on any machine that shares this directory and its file locks:
-they divide what is left.
+Finished runs are not repeated, and interrupted ones resume from their last checkpoint.  If a run fails, the reason is
+recorded, the others continue, and the exit code is 2 at the end.  Every run keeps its directory below runs/studies.
+More workers can be started at any time, on any machine that shares this directory and its file locks; they divide the
+remaining runs.
 
 examples:
   deepseek-jax study run experiments/studies/balance.py
@@ -25,9 +26,9 @@ examples:
   deepseek-jax study run experiments/studies/balance.py --slurm | sbatch"""
 
 REPORT = """\
-Writes report.md, report.html, results.json and pictures into results/NAME, beside a folder that is called studies, as
-in experiments/results/balance, else beside the file.  Where no run is here, the page is made from the results.json that
-is there.
+Writes report.md, report.html, results.json and pictures to a directory results/NAME next to the study file, or, if the
+file is in a directory called studies, next to that: experiments/results/balance.  If there are no runs on this machine,
+the report is made from an existing results.json.
 
 example:
   deepseek-jax study report experiments/studies/balance.py"""
@@ -45,27 +46,29 @@ example:
 
 
 def add_to(verbs):
-    study = options.add_verb(verbs, "study", None, "test claims: run studies, report them, list their verdicts", "")
+    study = options.add_verb(verbs, "study", None, "run ablation studies and sweeps, and report their verdicts", "")
     actions = study.add_subparsers(title="verbs", metavar="VERB", required=True)
-    run_ = options.add_verb(actions, "run", run, "do what is not yet done of studies and sweeps", RUN)
-    run_.add_argument("files", nargs="+", metavar="FILE", type=Path, help="Python files with a variable study")
+    run_ = options.add_verb(actions, "run", run, "run whatever is unfinished in studies and sweeps", RUN)
+    run_.add_argument("files", nargs="+", metavar="FILE", type=Path, help="study files (see below)")
     run_.add_argument("--jobs", type=number(int, 1), default=1, metavar="N", help="worker processes; default: 1")
     run_.add_argument("--retry", action="store_true", help="try failed runs again")
     where = run_.add_mutually_exclusive_group()
-    where.add_argument("--here", action="store_true", help="in this process, without workers")
-    where.add_argument("--index", type=number(int, 0), metavar="I", help="run number I alone, in this process")
-    where.add_argument("--slurm", action="store_true", help="print a script for sbatch, an array with a task a run")
-    report = options.add_verb(actions, "report", run_report, "write the page of a study", REPORT)
-    report.add_argument("files", nargs="+", metavar="FILE", type=Path, help="Python files with a variable study")
-    report.add_argument("--output", type=named, metavar="DIR", help="default: results/NAME, see below")
+    where.add_argument("--here", action="store_true", help="run in this process, without worker processes")
+    where.add_argument("--index", type=number(int, 0), metavar="I", help="only do run number I, in this process")
+    where.add_argument("--slurm", action="store_true", help="print an sbatch script: a job array with a task per run")
+    report = options.add_verb(actions, "report", run_report, "write the report of a study", REPORT)
+    report.add_argument("files", nargs="+", metavar="FILE", type=Path, help="study files")
+    report.add_argument("--output", type=named, metavar="DIR", help="where to write; default: results/NAME, see below")
     listing = options.add_verb(actions, "list", run_list, "show studies with their verdicts", LIST)
-    listing.add_argument("files", nargs="*", metavar="FILE", type=Path, help="default: experiments/studies/*.py")
-    root = {"type": Path, "default": ROOT, "metavar": "DIR", "help": "where runs are kept"}
+    listing.add_argument(
+        "files", nargs="*", metavar="FILE", type=Path, help="study files; default: experiments/studies/*.py"
+    )
+    root = {"type": Path, "default": ROOT, "metavar": "DIR", "help": f"where runs are kept; default: {ROOT}"}
     for parser in (run_, report, listing):
         parser.add_argument("--root", **root)
-    diff = options.add_verb(actions, "diff", run_diff, "show in which settings two runs differ", DIFF)
+    diff = options.add_verb(actions, "diff", run_diff, "show the settings in which two runs differ", DIFF)
     diff.add_argument("left", type=Path, metavar="DIR", help="a run directory")
-    diff.add_argument("right", type=Path, metavar="DIR", help="another")
+    diff.add_argument("right", type=Path, metavar="DIR", help="another run directory")
 
 
 def run(args):
@@ -96,32 +99,32 @@ def run(args):
         for study in loaded:
             if older := runs.of_other_code(runs.plan(study, args.root)):
                 say(
-                    f"{study.name}: {len(older)} of its runs were trained by other code than there is now; to train "
-                    f"them anew give another --root, or delete their directories ({older[0].directory} is one)"
+                    f"{study.name}: {len(older)} of its runs were trained by a different version of the code; to "
+                    f"repeat them, give another --root, or delete their directories ({older[0].directory} is one)"
                 )
         _check_failures(loaded, args.root, args.index)
 
 
 def _state(study, root: Path) -> str:
-    """How far its runs are, for the beginning of a sentence."""
+    """The state of the study's runs, as the beginning of a sentence."""
     from deepseek_jax.studies import running
 
     if left := len(running.to_do(study, root)):
         return f"{left} runs left"
     if failed := len(running.failed(study, root)):
-        return f"{failed} runs failed, and none is left to do"
+        return f"{failed} runs failed, and none are left to do"
     return "all runs are done"
 
 
 def _check_failures(studies, root: Path, index: int | None):
-    """UserError where a run failed, now or before: a script must not take what came out for the whole."""
+    """UserError if a run failed, now or earlier, so that a script does not take incomplete results for complete."""
     from deepseek_jax.studies import running
 
     failed = {study.name: len(runs) for study in studies if (runs := running.failed(study, root, index))}
     if failed:
         counts = ", ".join(f"{count} of {name}" for name, count in failed.items())
         raise UserError(
-            f"runs failed: {counts}; `deepseek-jax study report` says why, mend that and run this again with --retry."
+            f"runs failed: {counts}; `deepseek-jax study report` says why.  Fix that, and run this again with --retry."
         )
 
 

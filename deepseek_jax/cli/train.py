@@ -12,15 +12,15 @@ def add_to(verbs):
         verbs,
         "train",
         run,
-        "train an experiment, or go on with one, in a run directory",
+        "train a model in a run directory, or resume the run that is there",
         f"""\
-The corpus is prepared if it is not there yet.  Started again with the same run directory, a run goes on from its last
-checkpoint; SIGTERM and a first Ctrl-C save one before they end it, a second Ctrl-C ends at once.
+The corpus is prepared first if that has not been done.  Started again with the same run directory, a run resumes from
+its last checkpoint.  SIGTERM and the first Ctrl-C save a checkpoint and end the run; a second Ctrl-C ends it at once.
 
 {options.OVERRIDES_HELP}
 
-Several processes started with the same command train as one where SLURM, Kubernetes, Open MPI or Cloud TPU started
-them, or JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say who they are; see docs/hosts.md.
+To train in several processes, start them all with the same command, by SLURM, Kubernetes, Open MPI or on Cloud TPU, or
+with JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID set in each; see docs/hosts.md.
 
 examples:
   deepseek-jax train --config configs/v3_tiny.py --workdir runs/v3_tiny
@@ -29,15 +29,15 @@ examples:
     )
     options.add_config(parser)
     parser.add_argument(
-        "--workdir", type=named, required=True, metavar="DIR", help="run directory: made, or gone on with"
+        "--workdir", type=named, required=True, metavar="DIR", help="run directory: created, or resumed if it exists"
     )
     parser.add_argument(
-        "--profile", type=_steps, default=range(0), metavar="FIRST:LAST", help="steps to trace with jax.profiler"
+        "--profile", type=_steps, default=range(0), metavar="FIRST:LAST", help="trace these steps with jax.profiler"
     )
     parser.add_argument(
         "--fail-when-stopped",
         action="store_true",
-        help="end with status 75, not 0, where SIGTERM stopped the run: for schedulers that start again what failed",
+        help="exit with status 75, not 0, if SIGTERM stopped the run: for schedulers that restart only failed jobs",
     )
 
 
@@ -58,7 +58,7 @@ def run(args) -> int:
     experiment = resolve(args.config, args.overrides)
     asked, steps = args.profile, experiment.train.steps
     if asked and asked.start > steps:
-        raise UserError(f"--profile begins at step {asked.start}, and train.steps is {steps}; name steps up to that.")
+        raise UserError(f"--profile begins at step {asked.start}, but train.steps is {steps}; name steps up to that.")
     runtime.prepare()
     from deepseek_jax.parallel import processes
     from deepseek_jax.train import preemption, profile
@@ -69,7 +69,7 @@ def run(args) -> int:
         train(experiment, args.workdir, profile=asked)
         if asked and processes.is_leader() and profile.traces(args.workdir) == before:
             runtime.warn(
-                f"nothing was traced: of the steps {asked[0]} to {asked[-1]} of --profile none was left to take, or "
-                "the run ended before them; name steps that are still to come."
+                f"nothing was traced: the steps {asked[0]} to {asked[-1]} of --profile were done already, or the run "
+                "ended before them; name steps that are still to come."
             )
     return processes.AGAIN if args.fail_when_stopped and preemption.heard() else 0

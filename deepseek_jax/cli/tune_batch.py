@@ -9,10 +9,10 @@ def add_to(verbs):
         verbs,
         "tune-batch",
         run,
-        "find the largest batch that fits the memory, and the fastest",
+        "find the largest batch size that fits into memory, and the fastest one",
         f"""\
-Batch sizes double; each step is compiled and weighed, and run where it fits.  What is measured is speed, not what the
-batch size does to learning.
+Batch sizes are doubled; for each one the step is compiled, its memory is read off, and it is run if it fits.  Only
+speed is measured, not how the batch size affects learning.
 
 {options.OVERRIDES_HELP}
 
@@ -23,7 +23,7 @@ examples:
     )
     options.add_config(parser)
     parser.add_argument(
-        "--memory-gb", type=number(float, 0.001), metavar="GB", help="for one device; default: what is there"
+        "--memory-gb", type=number(float, 0.001), metavar="GB", help="memory limit per device; default: all it has"
     )
 
 
@@ -40,11 +40,11 @@ def run(args):
     limit = args.memory_gb * 1e9 if args.memory_gb else None
     for trial in trials(experiment, limit):
         found.append(trial)
-        speed = f"{trial.speed:10,.1f} a second" if trial.seconds else "does not fit"
+        speed = f"{trial.speed:10,.1f} per second" if trial.seconds else "does not fit"
         console.print(f"batch {trial.batch_size:7,}  {trial.bytes / 1e6:10,.1f} MB  {speed}", highlight=False)
     fitting = [trial for trial in found if trial.seconds]
     if not fitting:
-        console.print("not even the smallest fits; make the model or the sequences smaller.")
+        console.print("not even the smallest batch fits; make the model or the sequences smaller.")
         return
     fastest, largest = max(fitting, key=lambda trial: trial.speed), fitting[-1]
     which = "largest tried, larger ones may fit" if largest is found[-1] else "largest that fits"

@@ -119,10 +119,10 @@ def test_steps_to_trace_that_are_not_taken_are_said(deepseek_jax, folder):
     status, _, err = deepseek_jax(*words, "3:4")
     assert (status, err) == (
         2,
-        "deepseek-jax: --profile begins at step 3, and train.steps is 2; name steps up to that.\n",
+        "deepseek-jax: --profile begins at step 3, but train.steps is 2; name steps up to that.\n",
     )
     status, _, err = deepseek_jax(*words, "1:2")  # which were taken before
-    assert status == 0 and "nothing was traced: of the steps 1 to 2 of --profile none was left" in err
+    assert status == 0 and "nothing was traced: the steps 1 to 2 of --profile were done already" in err
 
 
 def test_a_batch_that_the_mesh_does_not_divide(python, folder):
@@ -183,7 +183,7 @@ def test_generate_continues_prompts_of_different_lengths(deepseek_jax, folder):
 def test_predict_is_not_for_language_models(deepseek_jax, folder):
     assert deepseek_jax("predict", "--workdir", f"{folder}/run", f"{folder}/text.jsonl")[::2] == (
         2,
-        f"deepseek-jax: {folder}/run holds a language model; its answers come from `generate`.\n",
+        f"deepseek-jax: {folder}/run holds a language model; use `generate` for it.\n",
     )
 
 
@@ -235,7 +235,7 @@ def test_eval_of_a_released_checkpoint_is_that_of_its_run(deepseek_jax, folder, 
     status, of_run, _ = deepseek_jax("eval", "--workdir", f"{folder}/run", *argv)
     assert status == 0 and "in rows of 64 tokens" in of_run
     status, out, _ = deepseek_jax("eval", "--workdir", str(released), *argv, "--sequence-length", "64")
-    table = of_run.partition("bits a byte:\n")[2]
+    table = of_run.partition("bits per byte:\n")[2]
     assert status == 0 and table and out.endswith(table)
     assert "in rows of 256 tokens" in deepseek_jax("eval", "--workdir", str(released), *argv)[1]
     status, _, err = deepseek_jax("eval", "--workdir", str(released), *argv, "--sequence-length", "300")
@@ -259,10 +259,10 @@ def test_from_pretrained_reads_a_run_as_what_convert_makes_of_it(folder, release
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["eval"], "released is a released checkpoint, which has no text of its own; name some: --source."),
+        (["eval"], "released is a released checkpoint, without text of its own; name some with --source."),
         (["eval", "--source", "code", "--checkpoint", "3"], "has no steps; leave --checkpoint out."),
         (["generate", "--prompt", "a", "--chat", "v5"], "--chat is 'v5'; choose one of v3, v3.2, v4."),
-        (["generate", "--prompt", "a", "--checkpoint", "/"], "/ is a directory, and this is the number of a step;"),
+        (["generate", "--prompt", "a", "--checkpoint", "/"], "/ is a directory, not the number of a step;"),
     ],
 )
 def test_what_a_released_checkpoint_cannot_do(deepseek_jax, released, words, message):

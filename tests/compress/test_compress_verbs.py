@@ -57,7 +57,7 @@ def test_prune_leaves_a_run_with_zeros_and_a_page(folder, deepseek_jax):
     assert "50.0% of" in page and "layers/1-1/feed_forward/experts/up" in page and "data:image/png" in page
     assert "gone; validation loss " in page
     assert deepseek_jax("generate", "--workdir", f"{folder}/half", "--prompt", "a", "--max-new-tokens", "2")[0] == 0
-    assert deepseek_jax(*command)[2].endswith("half is not empty; give a directory that is not there yet.\n")
+    assert deepseek_jax(*command)[2].endswith("half is not empty; give a directory that does not exist yet.\n")
 
 
 def test_wanda_weighs_with_what_flows_in(folder, deepseek_jax):
@@ -132,7 +132,7 @@ def test_structured_pruning_leaves_a_smaller_run(folder, deepseek_jax, method, c
     small, large = (sum(leaf.size for leaf in weights(folder / name).values()) for name in (method, "run"))
     assert small < large
     status, out, _ = deepseek_jax("eval", "--workdir", f"{folder}/{method}")
-    assert status == 0 and "bits a byte" in out
+    assert status == 0 and "bits per byte" in out
 
 
 @pytest.mark.slow
@@ -193,7 +193,7 @@ def test_quantize_measures_only_what_has_data(folder, deepseek_jax, tmp_path, mo
         assert {"reading", "to"} <= set(out.split()), "a bar while it is read, one while it is written"
     options = "--weights", "int8", "--activations", "int8", "--batches", "0"
     status, _, err = deepseek_jax("quantize", f"{folder}/run", f"{tmp_path}/none", *options)
-    assert status == 2 and "--activations is calibrated on batches; leave out --batches 0." in err
+    assert status == 2 and "--activations needs batches for its calibration; leave out --batches 0." in err
 
 
 @pytest.mark.slow
@@ -212,14 +212,14 @@ def test_a_release_is_read_as_one(folder, deepseek_jax):
         (("prune", "{run}", "{new}", "--pattern", "5:7"), "inputs, into which groups of 7 do not fit; groups of 2, 4"),
         (
             ("prune", "{run}", "{new}", "--pattern", "1:4", "--sparsity", "0.5"),
-            "--pattern 1:4 removes 75%; leave out --sparsity and --curve beside it.",
+            "--pattern 1:4 always removes 75%; leave out --sparsity and --curve.",
         ),
         (("prune", "{run}", "{new}", "--pattern", "2:4", "--curve", "0.25"), "--pattern 2:4 removes 50%; leave out"),
         (("prune", "{run}", "{new}", "--paths", "nowhere"), "is 'nowhere', which is found in no matrix's path"),
         (("prune", "{run}", "{new}", "--method", "units"), "--method units is not for"),
         (
             ("prune", "{run}", "{new}", "--method", "heads", "--scope", "layer"),
-            "of single weights; --method is heads",
+            "for single weights; --method is heads",
         ),
         (("prune", "{new}", "{new}"), "is not a directory; give that of a run or a checkpoint"),
         (("quantize", "{run}", "{new}", "--weights", "int4", "--group", "7"), "quantize.group is 7, which divides"),

@@ -133,7 +133,7 @@ def test_quantised_becomes_bfloat16(deepseek_jax, tmp_path):
     [
         (["nowhere", "out"], "nowhere is no directory"),
         ([str(V3), "."], "is not empty"),
-        ([str(V3), "something"], "something is a file; give a directory that is not there yet."),
+        ([str(V3), "something"], "something is a file; give a directory that does not exist yet."),
         ([str(V3), "out", "--to", "orbax", "--spelling", "deepseek"], "no use"),
     ],
 )

@@ -230,7 +230,7 @@ def test_candidates_that_cannot_be_configured_are_said_once_and_end_the_command_
     assert second.startswith("rate: 11 4: failed: the budget gives it 10 steps, but optimizer.schedule.name=")
     assert third.startswith("rate: 11 99: failed: ")
     assert len(rest) == (3 if here else 1) and len(trainer.trained) == 3
-    assert here or rest[0].startswith("rate: 3 runs failed, and none is left to do; ")
+    assert here or rest[0].startswith("rate: 3 runs failed, and none are left to do; ")
     assert status == 2 and "runs failed: 3 of rate;" in err
 
 
@@ -427,11 +427,12 @@ def test_a_changed_study_leaves_its_old_runs_out(make, trainer, root):
 def test_runs_by_other_code_are_told_of(make, trainer, root, deepseek_jax, monkeypatch):
     loaded = make()
     words = "study", "run", str(loaded.path), "--root", str(root), "--here"
-    assert "other code" not in deepseek_jax(*words)[1] and len(trainer.trained) == 6
+    assert "different version of the code" not in deepseek_jax(*words)[1] and len(trainer.trained) == 6
     monkeypatch.setattr(record, "code_hash", lambda: "another")
-    assert "rate: 6 of its runs were trained by other code than there is now" in deepseek_jax(*words)[1]
+    assert "rate: 6 of its runs were trained by a different version of the code; to" in deepseek_jax(*words)[1]
     more = make(text=STUDY.replace("seeds=3", "seeds=4"))
-    assert "rate: 6 of its runs were trained by other code" in deepseek_jax(*words)[1] and len(trainer.trained) == 8
+    assert "rate: 6 of its runs were trained by a different version of" in deepseek_jax(*words)[1]
+    assert len(trainer.trained) == 8
     assert "trained by 2 versions of the code" in (report.write(more, root)[0] / "report.md").read_text()
 
 

@@ -87,7 +87,7 @@ def test_find_lr_leaves_no_file_that_was_not_asked_for(deepseek_jax, tmp_path, m
     assert out.split("rate ")[-1].split()[0] == "1"  # the last that is tried is --high
     assert re.search(r"^--config\.optimizer\.peak_lr=\S+$", out, re.M)
     status, out, _ = deepseek_jax(*argv, "--picture", "lr.png")
-    assert status == 0 and out.endswith("   (the curve is in lr.png)\n")
+    assert status == 0 and out.endswith("   (see the curve in lr.png)\n")
     assert (tmp_path / "lr.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -58,7 +58,7 @@ def test_saved_merged_and_taken_out(runs, deepseek_jax, tmp_path):
     base, adapted = runs
     saved, merged, back = (str(tmp_path / name) for name in ("saved", "merged", "back"))
     status, told, _ = deepseek_jax("adapters", "save", str(adapted), saved)
-    assert status == 0 and "not in it" not in told
+    assert status == 0 and "not included" not in told
     assert deepseek_jax("adapters", "merge", str(base), saved, merged)[0] == 0
     jax.tree.map(np.testing.assert_array_equal, parameters(merged), parameters(adapted))
     assert deepseek_jax("adapters", "unmerge", merged, saved, back)[0] == 0
@@ -81,7 +81,7 @@ def test_what_adapters_cannot_hold_is_said(runs, deepseek_jax, tmp_path):
     steps = dataclasses.replace(experiment.train, steps=1)
     train(dataclasses.replace(experiment, model=model, tune=tune, train=steps), tmp_path / "run", QUIET)
     status, told, _ = deepseek_jax("adapters", "save", str(tmp_path / "run"), str(tmp_path / "saved"))
-    assert status == 0 and "batch norms" in told and "tune.train='^head' trained whole" in told
+    assert status == 0 and "batch norms" in told and "tune.train='^head' trained in full" in told
     status, _, error = deepseek_jax("adapters", "merge", str(base), str(tmp_path / "saved"), str(tmp_path / "merged"))
     assert status == 0, error
 
