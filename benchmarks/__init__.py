@@ -1,1 +1,1 @@
-"""How fast the package is, beside programs that do the same."""
+"""Benchmarks: the package's speed and memory, compared with programs that do the same."""

@@ -1,4 +1,4 @@
-"""All the benchmarks: training, decoding, and the start of a run, beside the rivals at hand."""
+"""Runs the main benchmarks: training, decoding, and the start of a run, against the rivals that are installed."""
 
 from benchmarks import decode_speed, options, startup, train_speed
 

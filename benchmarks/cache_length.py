@@ -1,10 +1,10 @@
-"""What a token costs after how many tokens, for each generation's attention: does it grow with what no query sees?
+"""Decoding time per token by context length, for each generation's attention: does it grow with keys no query sees?
 
     python -m benchmarks.cache_length --json out.json
 
-Greedy steps of the tiny configs without their MTP modules, batch 1, float32, behind caches of so many places, with new
-weights: which tokens come does not change the work.  A case is the best of REPETITIONS runs of STEPS tokens, less that
-of one token, in wall and in CPU time: on a busy machine only the second means something.
+Greedy decoding with the tiny configs without MTP modules, batch 1, float32, with caches of each length and random
+weights, as the tokens do not affect the cost.  Each case is the best of REPETITIONS runs of STEPS tokens minus that of
+one token, in wall and CPU time; on a busy machine only CPU time is meaningful.
 """
 
 import argparse
@@ -19,7 +19,7 @@ STEPS, REPETITIONS = 33, 5
 
 
 def measure_config(name: str) -> dict[int, dict[str, float]]:
-    """{places: milliseconds a token}"""
+    """{cache length: {"wall": ..., "cpu": milliseconds per token}}"""
     import jax
 
     from deepseek_jax.experiment_file import resolve
@@ -32,7 +32,7 @@ def measure_config(name: str) -> dict[int, dict[str, float]]:
 
 
 def _decode(graphdef, params, buffers, places, start, stop):
-    """The last of the tokens at places `start` to `stop`, of a cache whose earlier places hold zeros."""
+    """Decodes positions `start` to `stop` with a cache that holds zeros before them; returns the last token."""
     import jax
     import jax.numpy as jnp
 

@@ -1,4 +1,4 @@
-"""Contestants in processes of their own, measured in turn: A B A B, so that a busy machine disturbs all alike."""
+"""Measures contestants, each in its own process, in turn (A B A B), so that a busy machine affects all equally."""
 
 import json
 import statistics
@@ -7,13 +7,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-Measured = dict[str, list[float]]  # "seconds" and "cpu_seconds" of each repetition, and what else a contestant tells
+Measured = dict[str, list[float]]  # "seconds" and "cpu_seconds" of each repetition, and whatever else was measured
 
 
 class Worker:
-    """A script that keeps its model ready and does a round of work when told; it answers through `serve.py`.
+    """A script in its own process that keeps its model loaded and does a round of work on request (see `serve.py`).
 
-    What the script prints else goes to `log`, whose end is shown if the script dies.
+    Its other output goes to the file `log`, whose last lines are shown if the script dies.
     """
 
     def __init__(self, command: list[str], log: Path):
@@ -46,7 +46,7 @@ class Worker:
 
 
 def alternate(contestants: dict[str, Callable[[], Measured]], rounds: int) -> dict[str, list[Measured]]:
-    """`rounds` rounds of each contestant in turn, after one that is not counted: compilers and caches warm up in it."""
+    """`rounds` rounds of each contestant in turn, after one uncounted round that warms up compilers and caches."""
     results = {name: [] for name in contestants}
     for number in range(rounds + 1):
         for name, play in contestants.items():
@@ -58,7 +58,7 @@ def alternate(contestants: dict[str, Callable[[], Measured]], rounds: int) -> di
 
 
 def summary(rounds: list[Measured], tokens: int) -> dict[str, float]:
-    """Medians over all repetitions of all rounds; `tokens` are those of one repetition."""
+    """Medians over all repetitions of all rounds, and rates; `tokens` is how many one repetition processes."""
     pooled = {key: [value for measured in rounds for value in measured[key]] for key in rounds[0]}
     medians = {key: statistics.median(values) for key, values in pooled.items()}
     by_round = [tokens / statistics.median(measured["seconds"]) for measured in rounds]
@@ -73,9 +73,9 @@ def summary(rounds: list[Measured], tokens: int) -> dict[str, float]:
 
 
 def table(title: str, summaries: dict[str, dict[str, float]], unit: str = "tokens") -> str:
-    """One row a contestant; the ratios say how many times as fast the first one is as the row's.
+    """One row per contestant; its ratios say how many times as fast the first contestant is.
 
-    `unit` is what `summary` was told the number of, in place of tokens.
+    `unit`: what `summary` counted, if not tokens.
     """
     first = next(iter(summaries.values()))
     head = f"{title:38} {unit + '/s':>9} {'rounds':>15} {'CPU s':>8} {'ratio':>6} {'CPU ratio':>9}"

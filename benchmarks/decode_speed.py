@@ -1,4 +1,4 @@
-"""Greedy decoding, tokens a second of v3_tiny without MTP, float32, prefill counted, beside the rival at hand.
+"""Greedy decoding in tokens per second, including prefill: v3_tiny without MTP, float32, against the installed rival.
 
 python -m benchmarks.decode_speed --rival-python HF/bin/python --json out.json
 """
@@ -9,7 +9,7 @@ from benchmarks import options
 from benchmarks.contest import alternate, summary, table
 from benchmarks.sizes import DECODE_BATCHES, NEW, PROMPT
 
-REPETITIONS = 3  # a round
+REPETITIONS = 3  # per round
 
 
 def measure(args, logs):

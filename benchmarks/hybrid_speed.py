@@ -1,4 +1,4 @@
-"""Training images a second of the reference hybrid network, 128 of 28 x 28, float32, AdamW, beside PyTorch's.
+"""Training speed of the reference hybrid network: batches of 128 28 x 28 images, float32, AdamW, against PyTorch.
 
 python -m benchmarks.hybrid_speed --rival-python HF/bin/python --json out.json
 """
@@ -28,7 +28,7 @@ def measure(args, logs):
 
 
 def _contestants(workers, sequence):
-    """PyTorch plays twice: all steps attend, as its users write it, and the last one alone, as ours."""
+    """PyTorch takes part twice: with attention for all steps, as usual there, and only for the last, like ours."""
     sizes = {"sequence": sequence, "batch": BATCH, "steps": STEPS}
     contestants = {name: functools.partial(worker.round, **sizes) for name, worker in workers.items()}
     if "PyTorch" in workers:

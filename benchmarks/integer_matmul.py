@@ -1,4 +1,4 @@
-"""Whether XLA's CPU code multiplies integers faster than floats: int8 x int8 into int32 beside float32 and bfloat16.
+"""Does XLA's CPU code multiply integers faster than floats?  int8 x int8 into int32, against float32 and bfloat16.
 
 python -m benchmarks.integer_matmul
 """
@@ -25,7 +25,7 @@ def main():
 
 
 def seconds(kind: str, rows: int, inputs: int, outputs: int) -> float:
-    """Of one product, the fastest of five tries."""
+    """Seconds per product, the best of five trials."""
     dtype, result = KINDS[kind]
     x = jax.random.randint(jax.random.key(0), (rows, inputs), -127, 128)
     w = jax.random.randint(jax.random.key(1), (inputs, outputs), -127, 128)

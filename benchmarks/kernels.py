@@ -1,9 +1,9 @@
-"""Attention and the experts' products by kernels, beside plain XLA and the peak of a large product, on what is at hand.
+"""Kernels for attention and the experts' products, against plain XLA and a large matrix product, on the local device.
 
 python -m benchmarks.kernels
 
-On a GPU with tokamax (extra `gpu`, Python 3.12), on a TPU with what JAX brings.  On a CPU there are no kernels: the
-plain forms are timed alone, at a small size.
+On a GPU the kernels are tokamax's (extra `gpu`, Python 3.12), on a TPU those in JAX.  On a CPU there are none: only the
+plain forms are timed, at a small size.
 """
 
 import functools
@@ -19,12 +19,12 @@ from deepseek_jax.models.attention import core, kernels
 from deepseek_jax.models.moe import grouped
 
 REPETITIONS = 10
-# Batch, sequence, heads, key width, value width: a layer of DeepSeek-V3 cut to 16 heads; and what a CPU is given.
+# Batch, sequence, heads, key width, value width: a layer of DeepSeek-V3 with only 16 heads; and a small case for CPUs.
 ATTENTION, ATTENTION_SMALL = (4, 4096, 16, 192, 128), (1, 512, 4, 192, 128)
 # Rows, their width, the product's width, experts.
 GROUPED = [(131_072, 1024, 512, 32), (131_072, 512, 1024, 32), (32_768, 2048, 1408, 64)]
 GROUPED_SMALL = [(2048, 256, 128, 8)]
-DOCUMENTS = 4  # in a row, of random lengths
+DOCUMENTS = 4  # per row on average, of random lengths
 
 
 def main():
@@ -69,7 +69,7 @@ def _library() -> str:
 
 
 def _row(title, f, arguments, flops, peak):
-    """`flops` are those forward; backward are twice as many."""
+    """Times `f`, forward and with its gradient, and prints a row.  `flops`: of the forward pass; backward has twice."""
 
     def both(*arguments):
         out, pull = jax.vjp(f, *arguments)
@@ -93,7 +93,7 @@ def _normal(seed, shape):
 
 
 def _seconds(f, *arguments) -> float:
-    """Median of a call; the first compiles and is not counted."""
+    """The median time of a call, without the first one, which compiles."""
     jax.block_until_ready(f(*arguments))
     times = []
     for _ in range(REPETITIONS):

@@ -1,8 +1,8 @@
-"""Greedy decoding up to a length of 4,096, v3_tiny without MTP, float32, beside the rival at hand.
+"""Greedy decoding up to a length of 4,096: v3_tiny without MTP, float32, against the rival that is installed.
 
 python -m benchmarks.long_decode --rival-python HF/bin/python --json out.json
 
-Texts that end at several lengths tell what a token costs where much or little is before it.
+Texts of several lengths show how the cost of a token depends on the number of tokens before it.
 """
 
 import functools
@@ -35,7 +35,7 @@ def measure(args, logs):
 
 
 def _by_length(seconds: dict[int, dict[str, float]]) -> str:
-    """Milliseconds a token between each length and the next; the first includes the prefill."""
+    """A table of milliseconds per token between each length and the next; the first includes the prefill."""
     starts = [PROMPT, *LONG]
     head = f"{'milliseconds a token, from to':38}" + "".join(f"{f'{a}-{b}':>12}" for a, b in zip(starts, LONG))
     rows = []

@@ -1,4 +1,4 @@
-"""The command line that the benchmarks share: which rivals are at hand, where results go."""
+"""The command line that benchmarks share: which rivals are installed, and where results go."""
 
 import argparse
 import importlib.util
@@ -15,12 +15,12 @@ from deepseek_jax.convert.config_json import to_json
 
 
 def run(description: str, *measures: Callable[[argparse.Namespace, Path], tuple[str, dict]]):
-    """Each of `measures(args, directory of logs)` gives a text to print and what --json keeps."""
+    """Runs each measure(args, directory for logs), which returns (a text to print, results for --json)."""
     args = _parse(description)
     results = {"cores": len(os.sched_getaffinity(0)), "load_before": os.getloadavg()}
     if results["load_before"][0] > 0.5:
         print("The machine is busy: trust the ratios a little and the rates not at all.", file=sys.stderr)
-    logs = Path(tempfile.mkdtemp(prefix="deepseek_jax-benchmark-"))  # kept: it is what is read when a worker dies
+    logs = Path(tempfile.mkdtemp(prefix="deepseek_jax-benchmark-"))  # kept, to be read when a worker dies
     for measure in measures:
         text, measured = measure(args, logs)
         print(f"\n{text}")
@@ -48,8 +48,8 @@ def start_torch(python: str, logs: Path) -> Worker:
 def _parse(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     here = sys.executable if all(map(importlib.util.find_spec, ("torch", "transformers"))) else None
-    parser.add_argument("--rival-python", default=here, metavar="PYTHON", help="one with torch and transformers")
-    parser.add_argument("--maxtext-python", metavar="PYTHON", help="one with maxtext (training only)")
-    parser.add_argument("--rounds", type=int, default=4, metavar="N", help="of each contestant, in turn (default: 4)")
+    parser.add_argument("--rival-python", default=here, metavar="PYTHON", help="Python with torch, transformers")
+    parser.add_argument("--maxtext-python", metavar="PYTHON", help="Python with maxtext (training only)")
+    parser.add_argument("--rounds", type=int, default=4, metavar="N", help="rounds of each contestant (default: 4)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write everything measured")
     return parser.parse_args()

@@ -1,10 +1,10 @@
-"""What idle turns and rounds of a pipeline cost: processor time and memory beside plain layers.
+"""The cost of a pipeline's idle turns and rounds: CPU time and memory, compared with plain layers.
 
     python -m benchmarks.pipeline
 
-Sixteen dense layers of width 512 over 48 sequences of 128 tokens, forward and backward, remat full, on host devices.
-They share the machine's cores, so idle turns show as processor time: a stage without a microbatch computes all the
-same.  On accelerators they are waiting time.
+Sixteen dense layers of width 512 on 48 sequences of 128 tokens, forward and backward, remat full, on simulated host
+devices.  These share the machine's cores, so idle turns show up as CPU time, as a stage without a microbatch computes
+all the same.  On accelerators idle turns are waiting time.
 
 N stages  R rounds  M microbatches
 """
@@ -32,7 +32,7 @@ def main():
 
 
 def measure(N: int, R: int, M: int):
-    """(processor seconds of a gradient, bytes of temporaries a device, the schedule)."""
+    """(CPU seconds per gradient, bytes of temporaries per device, the schedule)."""
     import jax
     import jax.numpy as jnp
     from flax import nnx

@@ -1,11 +1,10 @@
-"""What a step sends on 2, 4 and 8 devices at the same global batch: the compiled bytes beside the theory's.
+"""Bytes that a step sends on 2, 4 and 8 devices at the same global batch: in the compiled program, and by theory.
 
     python -m benchmarks.scaling --picture docs/pictures/scaling.png
 
 Compiles configs/v3_tiny.py without its MTP module for host devices, along one mesh axis at a time; nothing is run.
 
-n devices along the axis  P bytes of parameters that lie apart along it, R of the others  T tokens of the batch
-D model  L layers  K experts a token
+n devices along the axis
 """
 
 import argparse
@@ -23,7 +22,7 @@ OVERRIDES = {"model.num_nextn_predict_layers": "0", "model.num_attention_heads":
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--picture", type=Path, help="a PNG of the table")
+    parser.add_argument("--picture", type=Path, help="also draw the table to this PNG")
     picture = parser.parse_args().picture
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={max(SIZES)}"
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -38,7 +37,7 @@ def main():
 
 
 def measure(axis: str, n: int) -> tuple[float, float, dict[str, float]]:
-    """(bytes that a device sends a step, the theory's, the former by kind) for n devices along `axis`."""
+    """(bytes that a device sends per step, those by theory, the former by collective) for n devices along `axis`."""
     import jax
 
     from deepseek_jax.config import MeshConfig
@@ -59,8 +58,8 @@ def measure(axis: str, n: int) -> tuple[float, float, dict[str, float]]:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    apart: int  # bytes of parameters that are spread over the axis
-    whole: int  # of the others
+    apart: int  # bytes of parameters that are sharded over the axis
+    whole: int  # bytes of those that are replicated
     tokens: int
     model: object
 
@@ -79,27 +78,28 @@ def sizes(abstract, mesh) -> Sizes:
     return Sizes(apart, whole, math.prod(abstract.batch["tokens"].shape), abstract.experiment.model)
 
 
-# By rings, which send least.  all-reduce of x bytes: 2 (n-1)/n x; gathering or scattering them: (n-1)/n x.
+# Bytes that a device sends per step, with ring algorithms, which send least: 2 (n-1)/n x for an all-reduce of x bytes,
+# (n-1)/n x for an all-gather or a reduce-scatter.
 
 
 def _data(n: int, of: Sizes) -> float:
-    """Gradients are summed."""
+    """All-reduce of all gradients."""
     return 2 * (n - 1) / n * (of.apart + of.whole)
 
 
 def _fsdp(n: int, of: Sizes) -> float:
-    """Weights are gathered once a step, without remat; their gradients are scattered; the others' are summed."""
+    """All-gather of sharded weights once (no remat), reduce-scatter of their gradients, all-reduce of the others'."""
     return 2 * (n - 1) / n * (of.apart + of.whole)
 
 
 def _tensor(n: int, of: Sizes) -> float:
-    """Activations are summed after attention and feed-forward, forward and backward; and around embedding and head."""
+    """All-reduce of activations after attention and feed-forward, forward and backward, and at embedding and head."""
     activations = of.tokens * of.model.hidden_size * FLOAT
     return 2 * (n - 1) / n * activations * (4 * of.model.num_hidden_layers + 2)
 
 
 def _expert(n: int, of: Sizes) -> float:
-    """Each token goes to its experts and back, forward and backward; gradients of what all hold are summed."""
+    """Tokens go to their experts and back, forward and backward; all-reduce of the replicated weights' gradients."""
     layers = sum(kind != "dense" for kind in of.model.feed_forward_kinds)
     copies = of.tokens / n * of.model.num_experts_per_tok * of.model.hidden_size * FLOAT
     return 4 * layers * (n - 1) / n * copies + 2 * (n - 1) / n * of.whole
@@ -109,7 +109,7 @@ THEORY = {"data": _data, "fsdp": _fsdp, "tensor": _tensor, "expert": _expert}
 
 
 def draw(found: dict) -> bytes:
-    """A panel for each axis: bytes in the compiled program and by theory, over devices."""
+    """A PNG with a panel per axis: bytes in the compiled program and by theory, against the number of devices."""
     from matplotlib.figure import Figure
 
     from deepseek_jax.figures import BLUE, ORANGE, STYLE, png, tidy

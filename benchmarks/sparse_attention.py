@@ -1,11 +1,11 @@
-"""How V3.2's attention grows with the length: all pairs scored and masked, against picked keys gathered.
+"""How the cost of V3.2's attention grows with length: scoring and masking all pairs, or gathering the selected keys.
 
     python -m benchmarks.sparse_attention --json out.json
 
-One layer of small heads, one sequence, the 512 keys of every query picked by the indexer in both forms; forward is the
-output and the indexer's divergence, backward their gradients for all parameters and the input.  Each case runs in a
-process of its own, which tells what XLA plans for temporaries and how far its memory grew.  The masked form is left out
-where it would take more than three quarters of the memory that is free; what it would take is told all the same.
+One layer with small heads, one sequence; in both forms the indexer selects 512 keys per query.  Forward computes the
+output and the indexer's divergence, backward their gradients for all parameters and the input.  Each case runs in its
+own process, which reports XLA's planned temporaries and how much its memory grew.  A case that would take more than
+three quarters of the free memory is not run; only its planned temporaries are reported.
 """
 
 import argparse
@@ -22,7 +22,7 @@ MEBI, KIBI = 2**20, 2**10
 
 
 def measure_case(form: str, length: int) -> dict[str, dict]:
-    """{"forward": ..., "backward": ...}: temp_bytes, and where it ran: peak_bytes, seconds, cpu_seconds (the best)."""
+    """{"forward": ..., "backward": ...}: temp_bytes, and if it was run peak_bytes and the best seconds, cpu_seconds."""
     import jax
 
     layer, params, x = _layer(form, length)
@@ -88,7 +88,7 @@ def _free_bytes() -> int:
 
 
 def table(results: dict) -> str:
-    """A row for each length and direction; a ratio is gathered over masked, and "-" what did not run."""
+    """A row per length and direction; ratios are gathered / masked, and "-" marks cases that were not run."""
     columns = [("temp_bytes", "temporaries, MiB", MEBI), ("peak_bytes", "grown, MiB", MEBI)]
     columns += [("seconds", "seconds", 1), ("cpu_seconds", "CPU seconds", 1)]
     names = "".join(f"{form:>9}" for form in FORMS) + f"{'ratio':>7}"

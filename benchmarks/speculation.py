@@ -1,8 +1,8 @@
-"""Speculative decoding of a trained model beside plain decoding, and how many of its drafts are accepted.
+"""Speculative against plain decoding of a trained model, and the share of its drafts that is accepted.
 
     python -m benchmarks.speculation --workdir runs/v3_tiny --json out.json
 
-64 greedy tokens after 32 of held-out text, in turn with and without drafts; the tokens are the same, which is checked.
+Generates 64 greedy tokens after 32 of held-out text, in turn with and without drafts, and checks that they are equal.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from benchmarks.sizes import DECODE_BATCHES, NEW, PROMPT
 
 
 def measure(workdir: Path, rounds: int) -> dict[str, dict]:
-    """{batch: the contest's summaries and the acceptance}"""
+    """{batch size: {"summaries": by contestant, "acceptance": text}}"""
     import numpy as np
 
     from deepseek_jax.data.pipeline import open_corpus
@@ -48,7 +48,7 @@ def measure(workdir: Path, rounds: int) -> dict[str, dict]:
 
 
 def held_out_prompts(corpus, batch: int) -> list[list[int]]:
-    """As many pieces of held-out text, of all domains in turn, each from another place."""
+    """`batch` prompts of held-out text, from all domains in turn, each from a different place in its text."""
     texts = [corpus.held_out_text(domain) for domain in corpus.domains]
     prompts = []
     for row in range(batch):
@@ -62,7 +62,7 @@ def held_out_prompts(corpus, batch: int) -> list[list[int]]:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="a run of a model with MTP modules")
-    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="of each, in turn (default: 9)")
+    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="rounds of each (default: 9)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write everything measured")
     args = parser.parse_args()
     from deepseek_jax.cli import runtime

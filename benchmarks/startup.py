@@ -1,4 +1,4 @@
-"""Seconds from the command to its first step, cold and warm, and what a running step waits for besides computing.
+"""Seconds from the command to the first step, cold and warm, and a running step's overhead besides computing.
 
     python -m benchmarks.startup --json out.json
 
@@ -17,8 +17,8 @@ from pathlib import Path
 from benchmarks import options
 
 CONFIG = str(Path(__file__).parents[1] / "configs/v3_tiny.py")
-STEPS = 60  # to wait for
-SETTLED = 10  # steps left out: what is compiled or filled at the start
+STEPS = 60  # length of the run
+SETTLED = 10  # first steps that are not counted, while programs compile and buffers fill
 
 
 def measure(args, logs):
@@ -60,7 +60,7 @@ def _run(logs: Path, *words: str, **environment: str) -> subprocess.Popen:
 
 
 def _rows_until(step: int, process, metrics: Path) -> list[dict]:
-    """The rows of training, once there is one of that step; the first of a run has no times."""
+    """Waits for this step, then returns all rows of training in metrics.jsonl; a run's first row has no times."""
     while process.poll() is None:
         lines = metrics.read_text().splitlines() if metrics.exists() else []
         rows = [json.loads(line) for line in lines if line.endswith("}")]

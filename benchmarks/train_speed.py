@@ -1,4 +1,4 @@
-"""Training tokens a second of v3_tiny without MTP, 8 x 256, float32, AdamW, dropless, beside the rivals at hand.
+"""Training speed of v3_tiny without MTP: 8 x 256 tokens, float32, AdamW, dropless, against the installed rivals.
 
 python -m benchmarks.train_speed --rival-python HF/bin/python --maxtext-python MAXTEXT/bin/python --json out.json
 """
@@ -10,7 +10,7 @@ from benchmarks.contest import alternate, summary, table
 from benchmarks.rivals.maxtext import MaxText
 from benchmarks.sizes import BATCH, EXPERIMENT, SEQUENCE
 
-STEPS = 6  # a round
+STEPS = 6  # per round
 
 
 def measure(args, logs):

@@ -1,4 +1,4 @@
-"""The hybrid network for studies: MNIST-5k at a rate that stays, with early stopping.
+"""The hybrid network for studies: MNIST-5k at a constant learning rate, with early stopping.
 
 deepseek-jax train --config configs/hybrid_small.py --workdir runs/small
 """

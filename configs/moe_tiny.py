@@ -15,5 +15,5 @@ def get_config():
     config.model.update(layer_types=("gqa",), num_key_value_heads=4, head_dim=64, rope_interleave=False)
     config.model.update(scoring_func="softmax", topk_method="greedy", n_group=1, topk_group=1)
     config.model.update(norm_topk_prob=False, routed_scaling_factor=1.0, num_nextn_predict_layers=0)
-    config.loss.sequence_balance = 1e-3  # no bias balances the loads here; DeepSeekMoE-16B's factor
+    config.loss.sequence_balance = 1e-3  # there is no balancing bias; DeepSeekMoE-16B's factor
     return config

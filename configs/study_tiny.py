@@ -1,8 +1,8 @@
-"""The base of the studies: DeepSeek-V3 without MTP, small enough that a core trains it in a quarter of a minute.
+"""The base config of the studies: DeepSeek-V3 without MTP, small enough to train in a quarter of a minute on one core.
 
     deepseek-jax train --config configs/study_tiny.py --workdir runs/study_tiny
 
-The final score reads 32,768 held-out tokens, the same in every run, and no more.
+The final score uses only 32,768 held-out tokens, the same in every run.
 """
 
 from configs import v3_tiny

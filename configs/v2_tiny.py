@@ -14,5 +14,5 @@ def get_config():
     config = v3_tiny.get_config()
     config.model.update(scoring_func="softmax", topk_method="group_limited_greedy", norm_topk_prob=False)
     config.model.update(routed_scaling_factor=4.0, num_nextn_predict_layers=0)
-    config.loss.sequence_balance = 3e-3  # no bias balances the loads here; V2's expert-level factor
+    config.loss.sequence_balance = 3e-3  # there is no balancing bias; V2's expert-level factor
     return config

@@ -1,11 +1,11 @@
-"""DeepSeek-V3.2, 671B parameters: V3 whose attention sees the 2,048 keys that its indexer picks (V3.2-Exp).
+"""DeepSeek-V3.2, 671B parameters: V3 with attention over the 2,048 keys that an indexer selects (V3.2-Exp).
 
     deepseek-jax compile --config configs/v32_671b.py --topology v5p:8x8x8
 
-Compiled for 512 TPU v5p: 75.4 of 95 GiB a chip (14.0 arguments, 61.4 temporaries), in 3 minutes beside other work with
-JAX_OPTIMIZATION_LEVEL=O1.  A step of 62.9M tokens takes between 189 s, if all hides behind memory traffic, and 328 s,
-if nothing does: a utilisation of 37% to 22%, by peaks alone.  At 4,096 tokens its attention masks, and scores go
-through memory a block of queries at a time: that is the traffic.
+Compiled for 512 TPU v5p: 75.4 of 95 GiB per chip (14.0 arguments, 61.4 temporaries), in 3 minutes beside other work
+with JAX_OPTIMIZATION_LEVEL=O1.  A step of 62.9M tokens takes 189 s if everything overlaps with memory traffic, 328 s if
+nothing overlaps: a utilisation of 37% to 22%, at the hardware's peak rates.  The traffic comes from attention: at 4,096
+tokens it masks full scores, which pass through memory one block of queries at a time.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from deepseek_jax.models.presets import preset
 def get_config():
     config = v3_671b.get_config()
     config.model.update(dataclasses.asdict(preset("v3.2")))
-    config.loss.indexer_warmup = 0.0  # the sparse stage: what warms up runs dense, from a checkpoint of V3
+    config.loss.indexer_warmup = 0.0  # the sparse stage; the dense warm-up stage starts from a V3 checkpoint
     config.train.microbatch_size = 512
     config.mesh.fsdp = 32
     config.checkpoint.every = 10  # half an hour of steps

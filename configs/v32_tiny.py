@@ -1,8 +1,8 @@
-"""DeepSeek-V3.2 in miniature: v3_tiny whose attention sees the 64 keys that its indexer picks; 10.5M parameters.
+"""DeepSeek-V3.2 in miniature: v3_tiny with attention over the 64 keys that an indexer selects; 10.5M parameters.
 
     deepseek-jax train --config configs/v32_tiny.py --workdir runs/v32_tiny
 
-In the first sixteenth of the steps attention is dense and its indexer warms up.
+In the first sixteenth of the steps attention is dense while the indexer warms up.
 
 Two cores, 1,956 tokens/s.  Held-out bits per byte after 200 steps (--config.train.steps=200): 1.888.
 """

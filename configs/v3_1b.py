@@ -1,10 +1,10 @@
-"""DeepSeek-V3 of a billion parameters for one GPU: 32 experts top-4, one shared, MLA, one MTP module, bfloat16.
+"""DeepSeek-V3 with a billion parameters for one GPU: MLA, top-4 of 32 experts, one shared, one MTP module, bfloat16.
 
     deepseek-jax train --config configs/v3_1b.py --workdir runs/v3_1b
 
-948M parameters, 287M of a token, and 60M of the MTP module.  On an H200 a microbatch of four sequences takes 57 GB, one
-of sixteen asked for 142.  Only its first steps have been taken (loss 10.56); compiling took over three minutes there,
-and speed and scores have not been measured.
+948M parameters, 287M active per token, and 60M in the MTP module.  On an H200 a microbatch of four sequences takes 57
+GB, and one of sixteen would need 142 GB.  Only the first steps have been run (loss 10.56); compiling took over three
+minutes there, and speed and scores have not been measured.
 """
 
 from deepseek_jax.config import default_config

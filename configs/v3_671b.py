@@ -4,17 +4,17 @@
     deepseek-jax compile --config configs/v3_671b.py --topology v5p:8x8x8 --mesh fsdp=32 \\
       --config.train.microbatch_size=512
 
-Compiled on two cores with JAX_OPTIMIZATION_LEVEL=O1, tokens going to experts by the ragged all-to-all on TPUs.  A step
-of 62.9M tokens takes between the first time, if all else hides behind what takes longest, and the second, if nothing
-does, by peaks alone.
+Compiled on two cores with JAX_OPTIMIZATION_LEVEL=O1; on TPUs tokens are sent to experts by ragged all-to-all.  The
+column "step" has the time of 62.9M tokens at the hardware's peak rates, first if computation, memory traffic and
+communication overlap entirely, then if nothing overlaps.
 
     devices      GiB of memory   arguments   temporaries   step              utilisation   compiled in
     1,024 v5p    49.9 of 95      6.9         43.0          47 s to 107 s     75% to 33%    2 min
     512 v5p      70.7 of 95      13.8        56.9          93 s to 199 s     75% to 35%    4 min beside other work
     1,024 H100   68.8 of 74.5    6.9         61.9          188 s to 294 s    9% to 6%      7 min beside other work
 
-The H100s (--topology h100:128x8) send over hosts' networks what TPUs send over their torus: this mesh is not theirs.
-On 256 v5p `plan` counts 81.6, and it counts 17 too few on 512.
+H100s (--topology h100:128x8) send over the network between hosts what TPUs send over their torus: this mesh does not
+suit them.  For 256 v5p `plan` estimates 81.6 GiB; its estimate for 512 is 17 GiB too low.
 """
 
 import dataclasses
@@ -30,10 +30,10 @@ def get_config():
     config.train.update(steps=235_000, batch_size=15_360, microbatch_size=1024, dtype="bfloat16", remat="full")
     config.optimizer.update(peak_lr=2.2e-4, moment_dtype="bfloat16")  # parameters and gradients stay float32
     config.optimizer.schedule.update(name="v3", warmup_steps=2000)
-    config.router.capacity_factor = 1.5  # room for dispatch; what is dropped is counted (router/dropped)
-    config.mesh.update(fsdp=64, expert=16)  # data, which is left out, takes what a larger pod has besides
-    # Half an hour of steps.  A lost host costs these at most, and what is taken while 5.5 TB are written and read once
-    # more for their checksums; training goes on beside that.
+    config.router.capacity_factor = 1.5  # buffer size for dispatch; router/dropped counts overflow
+    config.mesh.update(fsdp=64, expert=16)  # the axis data takes the remaining devices of a larger pod
+    # Half an hour of steps.  A lost host costs at most these steps, and those taken while a checkpoint of 5.5 TB is
+    # written, and read again for its checksums, in the background.
     config.checkpoint.every = 20
     config.eval.update(every=1000, batches=4)
     return config

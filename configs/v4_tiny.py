@@ -1,9 +1,9 @@
-"""DeepSeek-V4 in miniature: v3_tiny with a window, CSA and HCA, four hyper-connected streams, and experts in every
-layer, the first by hash; 11.7M parameters.
+"""DeepSeek-V4 in miniature: v3_tiny with window, CSA and HCA attention, four hyper-connected streams, and experts in
+every layer, the first with hash routing; 11.7M parameters.
 
     deepseek-jax train --config configs/v4_tiny.py --workdir runs/v4_tiny
 
-A step takes 1.35 times the CPU seconds of v3_tiny's: a quarter of that goes into the streams, which double its memory.
+A step takes 1.35 times the CPU time of v3_tiny's; a quarter of it is due to the streams, which also double the memory.
 
 Two cores, 1,704 tokens/s.  Held-out bits per byte after 200 steps (--config.train.steps=200): 1.935.
 """

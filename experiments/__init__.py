@@ -1,4 +1,4 @@
-"""Studies say `from experiments import Study, Variant`."""
+"""Names for study files: `from experiments import Study, Variant`."""
 
 from deepseek_jax.studies import Claim, Halving, LogUniform, Study, Sweep, Variant
 

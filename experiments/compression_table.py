@@ -1,10 +1,10 @@
-"""What each way of making a model smaller costs and saves: V3-tiny and the hybrid on MNIST-5k, beside themselves dense.
+"""What each way of compressing a model costs and saves: V3-tiny, and the hybrid on MNIST-5k, against the dense models.
 
     python -m experiments.compression_table --v3 runs/v3_tiny --hybrid runs/hybrid_mnist --workdir runs/compression
 
-The runs are those of configs/v3_tiny.py and configs/hybrid_mnist.py, trained before.  What is finished is not made
-again, so the command may be stopped and repeated; --time measures speeds, on a quiet machine.  The table of both goes
-to experiments/results/compression.md.
+The runs must have been trained before, with configs/v3_tiny.py and configs/hybrid_mnist.py.  Finished models are not
+made again, so the command may be stopped and repeated; --time measures speeds, which needs a quiet machine.  The table
+for both models goes to experiments/results/compression.md.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from deepseek_jax.cli import runtime
 
 RESULT = Path("experiments/results/compression.md")
 SCORED, CALIBRATING = 8, 4  # batches of the language model; the hybrid is scored on its whole test split
-TUNED = {  # further training of what was pruned
+TUNED = {  # fine-tuning of pruned models
     "v3": {"train.steps": "30", "optimizer.peak_lr": "3e-4", "optimizer.schedule.warmup_steps": "5"},
     "hybrid": {"train.steps": "200", "optimizer.peak_lr": "1e-3"},
 }
@@ -61,7 +61,7 @@ def main():
     parser.add_argument("--v3", type=Path, help="a run of configs/v3_tiny.py")
     parser.add_argument("--hybrid", type=Path, help="a run of configs/hybrid_mnist.py")
     parser.add_argument("--workdir", type=Path, default=Path("runs/compression"))
-    parser.add_argument("--only", default="", metavar="REGEX", help="rows in whose name this is found; default: all")
+    parser.add_argument("--only", default="", metavar="REGEX", help="make only rows whose name matches; default: all")
     parser.add_argument("--time", action="store_true", help="measure speeds of what has been made")
     args = parser.parse_args()
     runtime.prepare()
@@ -80,7 +80,7 @@ def main():
 
 
 class Maker:
-    """Makes and scores the smaller models of one run, each in a directory of its own with row.json beside it."""
+    """Makes and scores the compressed models of one run, each in its own directory NAME with NAME.json beside it."""
 
     def __init__(self, model: str, run: Path, workdir: Path, only: str):
         from deepseek_jax.compress import source
@@ -101,7 +101,7 @@ class Maker:
             self.row(f"{name}, fine-tuned", lambda directory, name=name: self.fine_tuned(directory, name))
 
     def row(self, name: str, make):
-        """Makes the directory of this name and writes its scores and bytes down, unless they are there."""
+        """Makes this model by `make(directory)`, scores it and writes its row, unless the row exists."""
         from deepseek_jax.compress import source
 
         directory = self.directory(name)
@@ -109,7 +109,7 @@ class Maker:
         if row.exists() or not re.search(self.only, name):
             return
         if not directory.exists():
-            begun = directory.with_suffix(".begun")  # of a command that was stopped, half of a model may be left
+            begun = directory.with_suffix(".begun")  # an interrupted command may have left half a model
             shutil.rmtree(begun, ignore_errors=True)
             make(begun)
             begun.rename(directory)
@@ -129,7 +129,7 @@ class Maker:
         return self.measure if plain else Measure(made)
 
     def small(self, directory: Path) -> Path:
-        """The directory, or one beside it with the same model and no optimizer."""
+        """The directory, or for a training run one beside it with the same model, without the optimizer."""
         from deepseek_jax.compress import source
 
         if not (directory / "metrics.jsonl").exists():
@@ -174,7 +174,7 @@ class Maker:
         train(dataclasses.replace(experiment, model=begun.model, prune=begun.prune), directory, Console(quiet=True))
 
     def time_all(self):
-        """Seconds a batch of scoring, of every model that does not compute what the dense one computes."""
+        """Adds seconds per scored batch to the rows of the dense model and of those that compute something else."""
         from deepseek_jax.compress import source
 
         for row in sorted(self.workdir.glob("*.json")):
@@ -199,7 +199,7 @@ def size(made) -> int:
 
 
 def table(model: str, workdir: Path) -> str:
-    """Markdown: every model's loss and accuracy, bytes and speed, beside those of the dense one."""
+    """A Markdown table of every model's loss, accuracy, bytes and speed, compared with the dense one."""
     rows = {row["name"]: row for row in (json.loads(path.read_text()) for path in workdir.glob("*.json"))}
     dense, accurate = rows["dense"], model == "hybrid"
     names = [name for name in ("dense", *QUANTISED, *WEIGHTS, *STRUCTURED[model]) if name in rows]

@@ -1,9 +1,9 @@
-"""How far the loss of training in simulated FP8 lies from that in float32, over the same run of V3-tiny.
+"""How much the training loss in simulated FP8 differs from that in float32, for the same run of V3-tiny.
 
     python -m experiments.fp8_loss runs/v3_tiny runs/v3_fp8
 
-The runs are those of configs/v3_tiny.py, the second with --config.arithmetic.kind=fp8; either may have been stopped
-early.  DeepSeek-V3's report (section 3.3, appendix B.1) wants less than 0.25% between losses that are averaged.
+Both are runs of configs/v3_tiny.py, the second with --config.arithmetic.kind=fp8; either may have been stopped early.
+DeepSeek-V3's report (section 3.3, appendix B.1) states less than 0.25% between averaged losses.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""The scores that the hybrid configs promise, as the mean of three seeds, beside the plain model for each set.
+"""The scores stated in the hybrid configs: the mean of three seeds, next to a simple baseline for each data set.
 
     python -m experiments.hybrid_scores --workdir runs/hybrid_scores
 
-Minutes are of a run from its config to its report, the rival's fit included.  The table goes to
+Minutes are those of a whole run, from its config to its report, including the baseline's fit.  The table goes to
 experiments/results/hybrid_scores.md.
 """
 
@@ -15,7 +15,7 @@ from experiments.runs import finished
 
 SEEDS = (0, 1, 2)
 RESULT = Path("experiments/results/hybrid_scores.md")
-MEASURED = {  # config -> (the score, the rival's)
+MEASURED = {  # config -> (name of the score, name of the baseline's score)
     "hybrid_mnist": ("accuracy", "logistic regression, accuracy"),
     "hybrid_text": ("accuracy", "TF-IDF + logistic regression, accuracy"),
     "hybrid_detect": ("map50", None),

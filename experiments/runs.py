@@ -1,4 +1,4 @@
-"""Runs of a config with changes and seeds, each in a directory of its own; what is finished is not run again."""
+"""Runs a config with changes and seeds, each run in its own directory; finished runs are not repeated."""
 
 import json
 import time
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-SCORES = "scores.json"  # below a run directory: the final scores and what they cost
+SCORES = "scores.json"  # in a run directory: the final scores and the run's time
 
 
 def finished(config: str, changes: dict[str, str], seed: int, directory: Path) -> dict[str, float]:
-    """The final scores of `config` with the dotted keys `changes` and this seed, trained now or before.
+    """The final scores of `config` with the overrides `changes` (by dotted key) and this seed, trained now or before.
 
-    Beside them minutes, from the config to the report, and cpu_minutes, of all cores together; of a run that was
-    interrupted, those of its last part.  SystemExit where the run was stopped by SIGTERM.
+    Also "minutes", from the config to the report, and "cpu_minutes", over all cores; for a run that was interrupted,
+    only those of its last part.  SystemExit if SIGTERM stops the run.
     """
     from deepseek_jax.experiment_file import resolve
     from deepseek_jax.train.loop import train

@@ -1,4 +1,4 @@
-"""Features trained on ImageNet beside none: configs/hybrid_transfer.py at equal steps, three seeds each.
+"""Features trained on ImageNet against training from scratch: configs/hybrid_transfer.py, equal steps, three seeds.
 
     python -m experiments.transfer --workdir runs/transfer
 

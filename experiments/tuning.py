@@ -1,4 +1,4 @@
-"""Ways of training v3_tiny further on literature, beside training all of it: loss, numbers trained, memory.
+"""Methods of fine-tuning v3_tiny on literature, against training all of it: loss, trained parameters, memory.
 
     python -m experiments.tuning --base runs/v3_tiny --workdir runs/tuning
 
@@ -23,7 +23,7 @@ from experiments.runs import finished
 
 RESULT = Path("experiments/results/tuning.md")
 EXPERTS = "(chosen)"
-METHODS = {  # a line of the table -> (config, changes)
+METHODS = {  # row of the table -> (config, overrides)
     "all of it": ("tune_tiny", {}),
     "LoRA of rank 2, everywhere": ("lora_tiny", {}),
     "DoRA of rank 2, everywhere": ("lora_tiny", {"tune.lora.dora": "True"}),
@@ -37,8 +37,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, default=Path("runs/v3_tiny"))
     parser.add_argument("--workdir", type=Path, default=Path("runs/tuning"))
-    parser.add_argument("--threshold", type=float, default=0.35, help="of ESFT, by token share")
-    parser.add_argument("methods", nargs="*", type=int, help="numbers of lines, from 0; default: all")
+    parser.add_argument("--threshold", type=float, default=0.35, help="for ESFT, by token share")
+    parser.add_argument("methods", nargs="*", type=int, help="rows of the table, from 0; default: all")
     args = parser.parse_args()
     runtime.prepare()
     args.workdir.mkdir(parents=True, exist_ok=True)
@@ -70,14 +70,14 @@ def main():
 
 
 def once(path: Path, make):
-    """What `make` gives, kept in a file."""
+    """The result of `make()`, or of an earlier call, cached as JSON at `path`."""
     if not path.exists():
         path.write_text(json.dumps(make()) + "\n")
     return json.loads(path.read_text())
 
 
 def held_out_loss(experiment) -> float:
-    """Of the model that the experiment begins from, in nats a token."""
+    """The held-out loss of the model that the experiment starts from, in nats per token."""
     setup = prepare(experiment, QUIET)
     state, batches = first_state(setup, print), setup.held_out_batches("final")
     return setup.task.scores(setup.compiled_score(), state["params"], state["buffers"], batches)["loss"]
@@ -89,7 +89,7 @@ def experts(base: dict, threshold: float) -> str:
 
 
 def trained(experiment) -> tuple[int, float]:
-    """How many numbers are trained, and their share of the model's."""
+    """(how many parameters are trained, their number as a share of the model's)."""
     program = prepare(experiment, QUIET).program
     own = program.model or program
     size = lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))  # noqa: E731
