@@ -43,7 +43,7 @@ def run(args):
     print(f"\nbytes a device\n\n{text.table(_bytes(found, topology.chip), 'lr')}\n\n{memory.ACTIVATIONS}\n")
     refused, verdict = refusals(experiment, mesh), text.verdict(found.total, topology)
     goes = not refused and all(tensor.divides for tensor in tensors)
-    print(verdict if goes else f"does not go onto this mesh; by its bytes alone it {verdict}")
+    print(verdict if goes else f"cannot run on this mesh; by its bytes alone it {verdict}")
     for warning in refused + problems(mesh, tensors, experiment.model.n_routed_experts):
         print(f"warning: {warning}")
 

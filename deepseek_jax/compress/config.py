@@ -42,7 +42,9 @@ class PruneConfig:
         if self.pattern:
             parse_pattern("prune.pattern", self.pattern)
         if self.begin > self.end:
-            raise UserError(f"prune.begin is {self.begin} and prune.end {self.end}; pruning ends after it begins.")
+            raise UserError(
+                f"prune.begin is {self.begin} and prune.end {self.end}; pruning must not end before it begins."
+            )
 
 
 def check_sparsity(key: str, sparsity: float):
@@ -58,7 +60,7 @@ def parse_pattern(key: str, text: str) -> tuple[int, int]:
     """
     match = re.fullmatch(r"(\d+):(\d+)", text)
     if not match or not 0 < int(match[1]) < int(match[2]):
-        raise UserError(f"{key} is {text!r}; write how many of how many inputs in a row stay, as in 2:4.")
+        raise UserError(f"{key} is {text!r}; write N:M, as in 2:4, to keep N of every M consecutive inputs.")
     return int(match[1]), int(match[2])
 
 
@@ -93,7 +95,9 @@ class QuantizeConfig:
         at_least("quantize", self, 0, "group")
         pattern("quantize.paths", self.paths)
         if self.group and self.weights not in ("int8", "int4"):
-            raise UserError(f"quantize.group is {self.group}, which int8 and int4 have; {self.weights} has its own.")
+            raise UserError(
+                f"quantize.group is {self.group}, which is for int8 and int4; {self.weights} has fixed groups."
+            )
 
 
 @dataclasses.dataclass(frozen=True)

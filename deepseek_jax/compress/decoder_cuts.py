@@ -42,8 +42,8 @@ def heads(config: ModelConfig, flat: dict[str, np.ndarray], share: float) -> tup
     H, G, kinds = config.num_attention_heads, config.num_key_value_heads, set(config.attention_kinds)
     if unknown := sorted(kinds - TOGETHER.keys()):
         raise UserError(
-            f"heads cannot go: which arrays hold those of {unknown[0]} is not known; "
-            "deepseek_jax/compress/decoder_cuts.py would have to say it"
+            f"heads cannot be removed: it is not known which arrays hold those of {unknown[0]}; "
+            "add it to deepseek_jax/compress/decoder_cuts.py"
         )
     step = math.lcm(*(len(TOGETHER[kind](config)) for kind in kinds))  # all layers must keep equally many heads
     left = step * kept(H // step, share)

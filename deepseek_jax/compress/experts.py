@@ -80,8 +80,8 @@ def _smaller(config: ModelConfig, share: float) -> ModelConfig:
     size, keep = config.n_routed_experts // groups, cuts.kept(config.n_routed_experts // groups, share)
     if keep == size:
         raise UserError(
-            f"--sparsity {share} takes none of {size} experts in each of {groups} groups, which go whole: one of them "
-            f"is {1 / size:.3g}."
+            f"--sparsity {share} removes none of {size} experts in each of {groups} groups: one of them is already a "
+            f"share of {1 / size:.3g}."
         )
     least = -(-config.num_experts_per_tok // reached)
     if groups > 1 and config.topk_method == "noaux_tc":

@@ -23,7 +23,7 @@ def units(config: HybridConfig, flat: dict[str, np.ndarray], share: float) -> tu
     if config.recurrent.kind == "none":
         return config, []
     if config.attention.num_heads and config.attention.norm:
-        raise UserError("units cannot go: attention.norm takes their mean, which would change")
+        raise UserError("units cannot be removed: attention.norm takes their mean, which would change")
     size, keep = config.recurrent.hidden_size, kept(config.recurrent.hidden_size, share)
     ways = DIRECTIONS[: 1 + config.recurrent.bidirectional]
     cuts = []
@@ -47,7 +47,7 @@ def _next_layer(layer: int, ways, places) -> list[Part]:
 def _readers(config: HybridConfig, places) -> list[Part]:
     """The parts that read the recurrence's output: the head, and attention, whose output is added to it."""
     if config.head == "boxes":
-        raise UserError("units cannot go: a head of boxes convolves as many channels as it is given")
+        raise UserError("units cannot be removed: a head of boxes convolves as many channels as it is given")
     head = [Part("head/kernel", 0, places)]
     if not config.attention.num_heads:
         return head
@@ -105,4 +105,4 @@ def _check_channels(config: HybridConfig):
     elif config.recurrent.kind == "none" and (config.attention.num_heads or config.head == "boxes"):
         reason = "attention or boxes would have to shrink with them; a recurrence between would not"
     if reason:
-        raise UserError(f"channels cannot go: {reason}")
+        raise UserError(f"channels cannot be removed: {reason}")

@@ -112,8 +112,8 @@ def that_divide(chosen: dict[str, Matrix], params: dict, m: int, key: str, given
     if given and len(fitting) < len(chosen) or not fitting:
         path = next(path for path in chosen if path not in fitting)
         divisors = [size for size in (2, 4, 8, 16, 32, 64, 128) if inputs[path] % size == 0]
-        fit = f"groups of {', '.join(map(str, divisors))} do" if divisors else "leave it out of the paths"
-        raise UserError(f"{key}: {path} has {inputs[path]} inputs, into which groups of {m} do not fit; {fit}.")
+        fit = f"groups of {', '.join(map(str, divisors))} fit" if divisors else "leave it out of the paths"
+        raise UserError(f"{key}: {path} has {inputs[path]} inputs, not a multiple of {m}; {fit}.")
     return fitting
 
 

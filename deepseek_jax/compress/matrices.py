@@ -92,7 +92,7 @@ def chosen(params: dict[str, object], pattern: str, key: str, kinds: tuple[str, 
     found = {path: matrix for path, matrix in every.items() if re.search(pattern, path)}
     if not found:
         there = ", ".join(_some(every))
-        raise UserError(f"{key} is {pattern!r}, which is found in no matrix's path; there are {there}.")
+        raise UserError(f"{key} is {pattern!r}, which matches no matrix's path; there are {there}.")
     return found
 
 

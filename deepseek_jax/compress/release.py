@@ -34,7 +34,7 @@ def save(directory: Path, config: ModelConfig, params: dict, buffers: dict, kind
     """
     v4 = writing.is_v4(config)
     if kind == "fp4" and not v4:
-        raise UserError("FP4 is the form of V4's experts; --weights fp8 is that of V1 to V3.2.")
+        raise UserError("FP4 is only for V4's experts; --weights fp8 is for V1 to V3.2.")
     quantisation = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic"}
     quantisation |= {"weight_block_size": [FP8_BLOCK, FP8_BLOCK]} | ({"scale_fmt": "ue8m0"} if v4 else {})
     values = {"quantization_config": quantisation}
@@ -57,7 +57,9 @@ def _changed(kind: str, v4: bool, path: str, output: Output) -> list[Output]:
     of_scales = DTYPES["F8_E8M0"] if v4 else DTYPES["F32"]
     if form.kind == "fp4":
         if columns % 2:
-            raise UserError(f"{output.name} has {columns} columns, and FP4 packs two a byte; --weights fp8 takes any.")
+            raise UserError(
+                f"{output.name} has {columns} columns, and FP4 packs two per byte; --weights fp8 takes any."
+            )
         blocks = rows, -(-columns // FP4_BLOCK)
         packed = Output(output.name, DTYPES["I8"], (rows, columns // 2), (values,))
     else:

@@ -52,7 +52,7 @@ def read(directory: str | Path, step: int | None = None) -> Source:
         raise UserError(f"{directory} is no run directory and has no checkpoint of step {step}; leave the step out.")
     found = any_checkpoint.read(directory)
     if found.config is None:
-        raise UserError(f"{directory} is a part of a network; give the run directory of a whole one.")
+        raise UserError(f"{directory} holds only a part of a network; give the run directory of a whole one.")
     return Source(directory, any_checkpoint.experiment_of(found.config), 0, found.config, found.params, found.buffers)
 
 

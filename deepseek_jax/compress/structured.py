@@ -48,12 +48,12 @@ def _found(kind: str, given: Source, share: float):
     """(the smaller config, its cuts); UserError, its text without a full stop, if there is nothing to remove."""
     finders = FINDERS[given.experiment.family]
     if kind not in finders:
-        raise UserError(f"--method {kind} is not for {given.directory}")
+        raise UserError(f"--method {kind} does not apply to {given.directory}")
     model, found = finders[kind](given.model, cuts.arrays(given), share)
     if not found:
         raise UserError(f"{given.directory} has no {kind} to take out")
     if model == given.model:
-        raise UserError(f"--sparsity {share} takes none of the {kind}, which go whole")
+        raise UserError(f"--sparsity {share} removes none of the {kind}, which are removed whole")
     return model, found
 
 

@@ -24,7 +24,7 @@ def check_weighed(given: Source, settings: PruneConfig):
     for path, matrix in pruned_matrices(settings, flatten(given.params)).items():
         if not is_product(path, matrix):
             raise UserError(
-                f"wanda has no measure of what flows into {path}; give --paths without it, or --method magnitude."
+                f"wanda cannot measure the inputs of {path}; give --paths without it, or --method magnitude."
             )
 
 

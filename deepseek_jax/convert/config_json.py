@@ -138,7 +138,7 @@ def _value(values, key, model_type):
     absent = key in values and values[key] is None
     meanings = OPTIONAL | NULL_MEANS if absent else OPTIONAL | values
     if key not in meanings:
-        raise UserError(f"config.json has no {key}; a checkpoint of {model_type} must say it.")
+        raise UserError(f"config.json has no {key}; a checkpoint of {model_type} must have it.")
     return meanings.get(key)
 
 

@@ -64,7 +64,7 @@ def _config(reader, source) -> dict:
     def field(name, default=None):
         found = reader.get_field(name)
         if found is None and default is None:
-            raise UserError(f"{source} says nothing of {name}.")
+            raise UserError(f"{source} has no {name}.")
         return default if found is None else found.contents()
 
     if (architecture := field("general.architecture")) != "llama":

@@ -158,14 +158,16 @@ def locate(tensors: Tensors, config: ModelConfig, abstract: tuple[dict, dict]) -
         known.update(where.names.values())
         for name in where.names.values():
             if name not in tensors.names:
-                raise UserError(f"{directory} has no tensor {name} of {shape}; its config.json tells of another model.")
+                raise UserError(
+                    f"{directory} has no tensor {name} of {shape}; its config.json describes another model."
+                )
             if tensors.shape(name) != shape:
                 raise UserError(f"{directory} has {name} of {tensors.shape(name)}; its config.json asks for {shape}.")
     left = [name for name in tensors.names - known if not may_be_left(name, config, tensors.names)]
     if left:
         raise UserError(
             f"{directory} has {len(left)} tensors that this model does not know, such as {min(left)}; its config.json "
-            "tells of another model."
+            "describes another model."
         )
     _check_copies(tensors, config, spelling)
     return places
@@ -173,8 +175,8 @@ def locate(tensors: Tensors, config: ModelConfig, abstract: tuple[dict, dict]) -
 
 def _check_copies(tensors, config, spelling):
     """UserError if a repeated embedding or head (a tied head, an MTP module's copies) differs from the original."""
-    tied = "its config.json says that they are one (tie_word_embeddings)"
-    shared = "MTP modules have none of their own here; num_nextn_predict_layers 0 in its config.json leaves them out"
+    tied = "its config.json ties them (tie_word_embeddings)"
+    shared = "MTP modules share them here; num_nextn_predict_layers 0 in its config.json leaves these modules out"
     embedding = place("embedding", config, spelling).names[()]
     head = embedding if config.tie_word_embeddings else place("head", config, spelling).names[()]
     copies = [(name, embedding, tied) for name in sorted(HEADS) if config.tie_word_embeddings]

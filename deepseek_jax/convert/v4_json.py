@@ -53,7 +53,7 @@ def _from_ratios(values):
 def _from_types(values):
     missing = {"layer_types", "compress_rates"} - values.keys()
     if missing:
-        raise UserError(f"config.json has no compress_ratios and no {min(missing)}; a V4 checkpoint must say it.")
+        raise UserError(f"config.json has no compress_ratios and no {min(missing)}; a V4 checkpoint must have it.")
     unknown = set(values["layer_types"]) - KINDS.keys()
     if unknown:
         raise UserError(f"config.json has a layer of type {min(unknown)}; V4 has {', '.join(KINDS)}.")

@@ -49,7 +49,7 @@ class TuneConfig:
             experts_of(self.experts)
             for name in ("train", "freeze", "last_layers"):
                 if getattr(self, name):
-                    raise UserError(f"tune.experts says all that is trained of the model; leave out tune.{name}.")
+                    raise UserError(f"tune.experts alone decides which parameters are trained; leave out tune.{name}.")
         if self.lora.rank and not self.train and (self.freeze or self.last_layers):
             raise UserError(
                 "tune.freeze and tune.last_layers choose among the model's own parameters, of which tune.lora trains "

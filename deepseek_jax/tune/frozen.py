@@ -71,7 +71,7 @@ def _by_path(config, paths) -> list[str]:
         pattern = getattr(config, name)
         if pattern and not any(re.search(pattern, path) for path in paths):
             raise UserError(
-                f"tune.{name} is {pattern!r}, which is found in no parameter's path; there are {paths[0]}, {paths[-1]}."
+                f"tune.{name} is {pattern!r}, which matches no parameter's path; there are {paths[0]}, {paths[-1]}."
             )
     if config.lora.rank and not config.train:
         return []

@@ -55,7 +55,9 @@ def adapted(config: LoraConfig, flat: dict) -> dict[str, Matrix]:
     """The matrices that get adapters, among the arrays `flat` by path; UserError if config.paths matches none."""
     found = chosen(flat, config.paths, "tune.lora.paths", (LINEAR,))
     if "embedding" in found:
-        raise UserError(f"tune.lora.paths is {config.paths!r}, which is found in embedding, no matrix of a product.")
+        raise UserError(
+            f"tune.lora.paths is {config.paths!r}, which matches the embedding; adapters need matrix products."
+        )
     return found
 
 
@@ -69,8 +71,10 @@ def new_adapter(config: LoraConfig, path: str, weight: Float[Array, "..."], seed
     I, O = math.prod(inputs), math.prod(outputs)
     if config.rank * (I + O) >= I * O:
         most = -(-I * O // (I + O)) - 1
-        fitting = f"at most {most} does" if most else "none does; name others in tune.lora.paths"
-        raise UserError(f"tune.lora.rank is {config.rank}, which saves nothing on {path} of {I} x {O}; {fitting}.")
+        fitting = f"at most {most} would" if most else "none would; name others in tune.lora.paths"
+        raise UserError(
+            f"tune.lora.rank is {config.rank}, too large to save anything on {path} of {I} x {O}; {fitting}."
+        )
     key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(path.encode()))
     bound = 1 / math.sqrt(I)
     a = jax.random.uniform(key, (*leading, *inputs, config.rank), jnp.float32, -bound, bound)
@@ -91,7 +95,7 @@ def unmerge(params: dict, adapters: dict[str, Adapter], config: LoraConfig) -> d
     """The inverse of `merge`, except for rounding; UserError for DoRA, which replaces the norms of the weights."""
     if config.dora:
         raise UserError(
-            "adapters with DoRA cannot be taken out again: what lengths the weights had is not kept in them."
+            "adapters with DoRA cannot be subtracted again: they do not contain the norms that the weights had."
         )
     flat = flatten(params)
     return unflatten(flat | {path: flat[path] - update(one, path, config) for path, one in adapters.items()})

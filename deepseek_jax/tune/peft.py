@@ -66,7 +66,7 @@ def save(directory: Path, model: ModelConfig | HybridConfig, adapters: dict[str,
         names = layer_names(path, model, matrix.leading)
         if not names:
             raise UserError(
-                f"{path} is several matrices in one tensor, beside which peft has no adapters; leave it out."
+                f"{path} holds several matrices in one tensor, for which peft has no adapters; leave it out."
             )
         for at, layer in names.items():
             layers.append(layer)
@@ -170,7 +170,9 @@ def _read_config(directory) -> LoraConfig:
         raise UserError(f"{directory} has no {CONFIG}; give the directory of adapters as the library peft saves them.")
     about = read_json(path)
     if about.get("peft_type") != "LORA":
-        raise UserError(f"{path} is of the method {about.get('peft_type')}; only LORA, with use_dora or not, is read.")
+        raise UserError(
+            f"{path} uses the method {about.get('peft_type')}; only LORA, with or without use_dora, is read."
+        )
     for key, value in NEUTRAL.items():
         if about.get(key) and about[key] != value:
             raise UserError(f"{path} has {key} = {about[key]!r}, which is not read; only {value!r} is.")
@@ -178,7 +180,9 @@ def _read_config(directory) -> LoraConfig:
         raise UserError(f"{path} has no {min(missing)}; the library peft writes it.")
     if str(about.get("init_lora_weights")).startswith(CHANGES_WEIGHTS):
         how = about["init_lora_weights"]
-        raise UserError(f"{path} begins by {how}, which changes the base; save it with peft as plain LoRA.")
+        raise UserError(
+            f"{path} was initialised by {how}, which changes the base weights; save it with peft as plain LoRA."
+        )
     rank, alpha = convert(f"{path}'s r", about["r"], int), convert(f"{path}'s lora_alpha", about["lora_alpha"], float)
     if rank < 1:
         raise UserError(f"{path}'s r is {rank}; it must be at least 1.")

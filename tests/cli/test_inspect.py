@@ -16,4 +16,7 @@ def test_a_config_with_overrides(deepseek_jax):
 
 def test_what_cannot_be_shown_is_said(deepseek_jax):
     assert "no released model 'v9'" in deepseek_jax("inspect", "--model", "v9")[2]
-    assert "cannot change a released --model" in deepseek_jax("inspect", "--model", "v3", "--config.model.hidden_size=8")[2]
+    assert (
+        "cannot change a released --model"
+        in deepseek_jax("inspect", "--model", "v3", "--config.model.hidden_size=8")[2]
+    )

@@ -127,10 +127,10 @@ def test_warnings(deepseek_jax):
     assert "mesh.expert is 32, more than the 16 experts" in several
     uneven = deepseek_jax(*TINY, "--mesh", "data=2,tensor=4", "--config.model.num_attention_heads=6")[1]
     assert "attention/out has heads = 6, which is not divisible by the 4 devices of mesh.tensor;" in uneven
-    assert "\ndoes not go onto this mesh; by its bytes alone it fits: " in uneven
+    assert "\ncannot run on this mesh; by its bytes alone it fits: " in uneven
     odd = deepseek_jax(*TINY, "--config.train.batch_size=12")[1]
     assert "train.batch_size is 12, which is not divisible by the 8 devices that share a batch" in odd
-    assert "\ndoes not go onto this mesh; " in odd
+    assert "\ncannot run on this mesh; " in odd
     staged = deepseek_jax(*TINY, "--mesh", "data=4,stage=2", "--config.train.pipeline_microbatches=4")[1]
     assert "train.batch_size is 8; 4 pipeline microbatches, each shared by 4 devices, need a multiple of 16" in staged
     short = deepseek_jax(*TINY, "--mesh", "data=2,stage=4", "--config.train.pipeline_rounds=2")[1]

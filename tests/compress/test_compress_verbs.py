@@ -208,15 +208,15 @@ def test_a_release_is_read_as_one(folder, deepseek_jax):
     ("words", "message"),
     [
         (("prune", "{run}", "{new}", "--sparsity", "1.5"), "--sparsity is 1.5; it must lie between 0 and 1"),
-        (("prune", "{run}", "{new}", "--pattern", "4:2"), "--pattern is '4:2'; write how many of how many"),
-        (("prune", "{run}", "{new}", "--pattern", "5:7"), "inputs, into which groups of 7 do not fit; groups of 2, 4"),
+        (("prune", "{run}", "{new}", "--pattern", "4:2"), "--pattern is '4:2'; write N:M, as in 2:4"),
+        (("prune", "{run}", "{new}", "--pattern", "5:7"), "inputs, not a multiple of 7; groups of 2, 4"),
         (
             ("prune", "{run}", "{new}", "--pattern", "1:4", "--sparsity", "0.5"),
             "--pattern 1:4 always removes 75%; leave out --sparsity and --curve.",
         ),
         (("prune", "{run}", "{new}", "--pattern", "2:4", "--curve", "0.25"), "--pattern 2:4 removes 50%; leave out"),
-        (("prune", "{run}", "{new}", "--paths", "nowhere"), "is 'nowhere', which is found in no matrix's path"),
-        (("prune", "{run}", "{new}", "--method", "units"), "--method units is not for"),
+        (("prune", "{run}", "{new}", "--paths", "nowhere"), "is 'nowhere', which matches no matrix's path"),
+        (("prune", "{run}", "{new}", "--method", "units"), "--method units does not apply to"),
         (
             ("prune", "{run}", "{new}", "--method", "heads", "--scope", "layer"),
             "for single weights; --method is heads",
@@ -224,10 +224,10 @@ def test_a_release_is_read_as_one(folder, deepseek_jax):
         (("prune", "{new}", "{new}"), "is not a directory; give that of a run or a checkpoint"),
         (("quantize", "{run}", "{new}", "--weights", "int4", "--group", "7"), "quantize.group is 7, which divides"),
         (("quantize", "{run}", "{new}", "--weights", "int4", "--release"), "--release writes fp8 and fp4, not int4"),
-        (("quantize", "{run}", "{new}", "--weights", "fp4", "--release"), "FP4 is the form of V4's experts"),
+        (("quantize", "{run}", "{new}", "--weights", "fp4", "--release"), "FP4 is only for V4's experts"),
         (
             ("quantize", "{run}", "{new}", "--weights", "fp8", "--group", "7"),
-            "which int8 and int4 have; fp8 has",
+            "which is for int8 and int4; fp8 has",
         ),
     ],
 )
@@ -258,10 +258,10 @@ def test_a_model_without_its_tokenizer_is_not_measured_by_another(folder, deepse
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("units",), "--method units is not for"),
+        (("units",), "--method units does not apply to"),
         (("experts", "--sparsity", "0.99"), "--sparsity 0.99 leaves 1 of 4 experts in each of 2 groups"),
-        (("wanda", "--paths", "head|q_up"), "wanda has no measure of what flows into head; give --paths without"),
-        (("wanda", "--paths", "embedding"), "wanda has no measure of what flows into embedding; give"),
+        (("wanda", "--paths", "head|q_up"), "wanda cannot measure the inputs of head; give --paths without"),
+        (("wanda", "--paths", "embedding"), "wanda cannot measure the inputs of embedding; give"),
     ],
 )
 def test_what_cannot_go_is_said_before_data_is_read(folder, deepseek_jax, monkeypatch, words, message):

@@ -105,9 +105,9 @@ def test_a_pattern_that_does_not_divide_says_what_would():
     nine = {"stem": jax.ShapeDtypeStruct((9, 8), "float32"), "out": jax.ShapeDtypeStruct((4, 3, 8), "float32")}
     chosen = {"stem": Matrix("linear", 0, 1), "out": OUT}
     assert list(masks.that_divide(chosen, nine, 4, "prune.pattern", given=False)) == ["out"]
-    with pytest.raises(UserError, match="stem has 9 inputs, into which groups of 4 do not fit; leave it out"):
+    with pytest.raises(UserError, match="stem has 9 inputs, not a multiple of 4; leave it out"):
         masks.that_divide(chosen, nine, 4, "prune.pattern", given=True)
-    with pytest.raises(UserError, match="out has 12 inputs, into which groups of 8 do not fit; groups of 2, 4 do"):
+    with pytest.raises(UserError, match="out has 12 inputs, not a multiple of 8; groups of 2, 4 fit"):
         masks.that_divide({"out": OUT}, nine, 8, "prune.pattern", given=False)
 
 
@@ -115,7 +115,7 @@ def test_a_pattern_that_does_not_divide_says_what_would():
     ("settings", "message"),
     [
         ({"sparsity": 1.0}, "prune.sparsity is 1.0; it must lie between 0 and 1, both excluded"),
-        ({"pattern": "4:2"}, "prune.pattern is '4:2'; write how many of how many inputs"),
+        ({"pattern": "4:2"}, "prune.pattern is '4:2'; write N:M, as in 2:4, to keep"),
         ({"paths": "["}, r"prune.paths is '\[', which is no regular expression"),
         ({"begin": 0.8}, "prune.begin is 0.8 and prune.end 0.6"),
     ],

@@ -67,5 +67,5 @@ def test_a_pattern_that_no_path_has_names_some():
         "layers/1-6/feed_forward/experts/up",
         "mtp/0/block/feed_forward/experts/up",
     }
-    with pytest.raises(UserError, match="is 'expert/', which is found in no matrix's path; there are embed"):
+    with pytest.raises(UserError, match="is 'expert/', which matches no matrix's path; there are embed"):
         chosen(params, "expert/", "prune.paths", (LINEAR,))

@@ -104,9 +104,9 @@ def test_training_under_rounding_learns():
 def test_groups_that_fit_nothing_are_named(model):
     with pytest.raises(UserError, match=r"quantize.group is 24, which divides the inputs of no matrix here .*16"):
         quantized_view(QuantizeConfig("int8", 24)).split(*model)
-    with pytest.raises(UserError, match="quantize.group is 32, which int8 and int4 have; fp8 has its own"):
+    with pytest.raises(UserError, match="quantize.group is 32, which is for int8 and int4; fp8 has fixed groups"):
         QuantizeConfig("fp8", 32)
-    with pytest.raises(UserError, match="quantize.paths is 'nothing', which is found in no matrix's path"):
+    with pytest.raises(UserError, match="quantize.paths is 'nothing', which matches no matrix's path"):
         quantized_view(QuantizeConfig("int8", paths="nothing")).split(*model)
 
 

@@ -67,12 +67,12 @@ def test_the_file_holds_the_small_type(tmp_path):
 
 def test_fp4_is_refused_before_v4(tmp_path):
     given = source_of(V3)
-    with pytest.raises(UserError, match="FP4 is the form of V4's experts; --weights fp8"):
+    with pytest.raises(UserError, match="FP4 is only for V4's experts; --weights fp8"):
         release.save(tmp_path, V3, given.params, given.buffers, "fp4")
 
 
 def test_fp4_of_an_odd_width_is_refused(tmp_path):
     given = source_of(dataclasses.replace(V4, moe_intermediate_size=33, num_nextn_predict_layers=0))
-    with pytest.raises(UserError, match="w2.weight has 33 columns, and FP4 packs two a byte; --weights fp8"):
+    with pytest.raises(UserError, match="w2.weight has 33 columns, and FP4 packs two per byte; --weights fp8"):
         release.save(tmp_path / "out", given.model, given.params, given.buffers, "fp4")
     assert not (tmp_path / "out").exists()

@@ -176,15 +176,15 @@ def test_units_are_matched_before_experts_are_averaged():
     ("method", "model", "share", "message"),
     [
         (experts.drop, V3, 0.9, "leaves 1 of 2 experts in each of 4 groups, but a token takes 2 from 2: at most 0"),
-        (experts.merge, V3, 0.2, "takes none of 2 experts in each of 4 groups, which go whole: one of them is 0.5"),
-        (structured.remover("heads"), V3, 0.05, "takes none of the heads, which go whole.  Prune hidden, expert-hid"),
+        (experts.merge, V3, 0.2, "removes none of 2 experts in each of 4 groups: one of them is already a"),
+        (structured.remover("heads"), V3, 0.05, "removes none of the heads, which are removed whole.  Prune hidden"),
         (experts.drop, dataclasses.replace(GQA, mlp_layer_types=("dense",)), 0.5, "has no routed experts"),
-        (structured.remover("channels"), V3, 0.5, "channels is not for runs/x.  Prune heads, hidden, expert-hidden or"),
-        (structured.remover("channels"), TEXT, 0.5, "channels cannot go: a group norm takes means"),
+        (structured.remover("channels"), V3, 0.5, "channels does not apply to runs/x.  Prune heads, hidden, exp"),
+        (structured.remover("channels"), TEXT, 0.5, "channels cannot be removed: a group norm takes means"),
         (structured.remover("channels"), LITE, 0.5, "of efficientnet_lite0 hand .* Prune heads, units or single"),
         (structured.remover("channels"), BARE, 0.5, "the same channels .* to the next.  Prune single weights instead"),
         (structured.remover("heads"), BARE, 0.5, "runs/x has no heads to take out.  Prune single weights instead"),
-        (structured.remover("units"), TEXT, 0.5, "units cannot go: attention.norm .*  Prune heads or single weights"),
+        (structured.remover("units"), TEXT, 0.5, "units cannot be removed: attention.norm .*  Prune heads or single"),
     ],
 )  # fmt: skip
 def test_what_cannot_go_is_said(method, model, share, message):
@@ -220,7 +220,7 @@ def test_an_heir_is_the_average_by_what_its_members_add():
 def test_heads_of_an_attention_of_ones_own_do_not_go_half(monkeypatch):
     given = source_of(V3)
     monkeypatch.delitem(decoder_cuts.TOGETHER, "mla")
-    with pytest.raises(UserError, match="heads cannot go: which arrays hold those of mla is not known"):
+    with pytest.raises(UserError, match="it is not known which arrays hold those of mla"):
         structured.remover("heads")(given, PruneConfig(sparsity=0.5), even(given))
 
 

@@ -147,7 +147,9 @@ def test_layers_that_the_config_does_not_count_are_refused(tmp_path, name):
     values |= {"num_hidden_layers": depth, "num_nextn_predict_layers": 0}
     lists = ("layer_types", "mlp_layer_types", "compress_ratios")
     path.write_text(json.dumps(values | {key: values[key][:depth] for key in lists if key in values}))
-    with pytest.raises(UserError, match=rf"does not know, such as (model\.)?layers\.{depth}\..*tells of another model"):
+    with pytest.raises(
+        UserError, match=rf"does not know, such as (model\.)?layers\.{depth}\..*describes another model"
+    ):
         huggingface.load(directory, huggingface.read_config(directory))
 
 

@@ -89,7 +89,7 @@ def test_a_view_gives_the_model_back_and_gradients_only_to_what_is_trained(param
     [
         (
             {"train": "nowhere"},
-            "tune.train is 'nowhere', which is found in no parameter's path; there are embedding",
+            "tune.train is 'nowhere', which matches no parameter's path; there are embedding",
         ),
         ({"train": "head", "freeze": "head"}, "leaves nothing to train"),
         ({"last_layers": 5}, "tune.last_layers is 5; the model has 4"),

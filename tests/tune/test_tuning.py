@@ -78,7 +78,7 @@ def test_the_verbs_save_merge_and_score(base, lora, deepseek_jax, tmp_path):
     assert (there.rank, there.alpha, there.dora) == (2, 16.0, True)
     assert adapters.keys() == restore_adapters(lora[1])[1].keys()
     status, _, error = deepseek_jax("adapters", "unmerge", str(merged), str(out), str(tmp_path / "back"))
-    assert status == 2 and "DoRA cannot be taken out again" in error
+    assert status == 2 and "DoRA cannot be subtracted again" in error
     status, _, error = deepseek_jax("adapters", "save", str(base[2]), str(tmp_path / "none"))
     assert status == 2 and "has no adapters" in error
 
