@@ -134,7 +134,7 @@ def test_quantised_becomes_bfloat16(deepseek_jax, tmp_path):
         (["nowhere", "out"], "nowhere is no directory"),
         ([str(V3), "."], "is not empty"),
         ([str(V3), "something"], "something is a file; give a directory that does not exist yet."),
-        ([str(V3), "out", "--to", "orbax", "--spelling", "deepseek"], "no use"),
+        ([str(V3), "out", "--to", "orbax", "--spelling", "deepseek"], "cannot be used with --to orbax"),
     ],
 )
 def test_what_cannot_be_done_is_said(deepseek_jax, tmp_path, monkeypatch, words, message):
