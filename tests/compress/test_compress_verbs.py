@@ -214,7 +214,7 @@ def test_a_release_is_read_as_one(folder, deepseek_jax):
             ("prune", "{run}", "{new}", "--pattern", "1:4", "--sparsity", "0.5"),
             "--pattern 1:4 always removes 75%; leave out --sparsity and --curve.",
         ),
-        (("prune", "{run}", "{new}", "--pattern", "2:4", "--curve", "0.25"), "--pattern 2:4 always removes 50%; leave out"),
+        (("prune", "{run}", "{new}", "--pattern", "2:4", "--curve", "0.25"), "--pattern 2:4 always removes 50%"),
         (("prune", "{run}", "{new}", "--paths", "nowhere"), "is 'nowhere', which matches no matrix's path"),
         (("prune", "{run}", "{new}", "--method", "units"), "--method units does not apply to"),
         (

@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_named(base):
         UserError, match="head does not fit: .* and this model has none; there model.tie_word_embeddings"
     ):
         begun(base, model=dataclasses.replace(base[1].model, tie_word_embeddings=True))
-    with pytest.raises(UserError, match="'nowhere', which matches no parameter's path"):
+    with pytest.raises(UserError, match="'nowhere', which is found in no parameter's path"):
         begun(base, fresh="nowhere")
     with pytest.raises(UserError, match="is not a directory"):
         begun(base, "nowhere")
