@@ -185,7 +185,12 @@ def test_quantize_keeps_integers_and_eval_reads_them(folder, deepseek_jax):
 
 def test_quantize_measures_only_what_has_data(folder, deepseek_jax, tmp_path, monkeypatch):
     """A release has none of its own; a run's may lie elsewhere."""
-    monkeypatch.setattr("deepseek_jax.compress.measure.Measure", None)
+
+    class Unwanted:
+        def __init__(self, *_, **__):
+            pytest.fail("nothing is to be measured")
+
+    monkeypatch.setattr("deepseek_jax.compress.quantizing.Measure", Unwanted)
     for given, options in ((V3, ()), (folder / "run", ("--batches", "0"))):
         target = tmp_path / given.name
         status, out, _ = deepseek_jax("quantize", f"{given}", f"{target}", "--weights", "int4", *options)
