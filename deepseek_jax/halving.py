@@ -9,12 +9,14 @@ from jaxtyping import Array, Bool, Int
 HIGHEST = 0x7FFFFFFF  # above the bits of every float32
 
 
-def bits_of(numbers) -> Int[Array, "..."]:
+def ordered_bits(numbers) -> Int[Array, "..."]:
     """The bit patterns of float32 `numbers`, all at least 0, as integers, which have the same order."""
     return jax.lax.bitcast_convert_type(numbers.astype(jnp.float32), jnp.int32)
 
 
-def last_that(fits: Callable[[Int[Array, "..."]], Bool[Array, "..."]], shape: Sequence[int]) -> Int[Array, "..."]:
+def largest_satisfying(
+    fits: Callable[[Int[Array, "..."]], Bool[Array, "..."]], shape: Sequence[int]
+) -> Int[Array, "..."]:
     """The highest integer below HIGHEST that `fits`, for each entry of `shape`; 0 fits, and all below one that does."""
 
     def halve(_, span):

@@ -136,13 +136,13 @@ class Maker:
             return directory
         alone = directory.with_name(directory.name + "_alone")
         if not alone.exists():
-            source.write(alone, source.asking_for(source.read(directory)))
+            source.write(alone, source.with_sections(source.read(directory)))
         return alone
 
     def dense(self, directory: Path):
         from deepseek_jax.compress import source
 
-        source.write(directory, source.asking_for(self.given))
+        source.write(directory, source.with_sections(self.given))
 
     def quantised(self, directory: Path, weights: str, group: int = 0, activations: str | None = None):
         from deepseek_jax.compress.config import QuantizeConfig

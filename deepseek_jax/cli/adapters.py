@@ -98,7 +98,7 @@ def run_merge(args):
     work = lora.merge if args.action == "merge" else lora.unmerge
     changed = dataclasses.replace(given, params=work(given.params, adapters, config))
     if given.experiment.family == "supervised":
-        source.write(target, source.asking_for(changed))
+        source.write(target, source.with_sections(changed))
     else:
         _write_released(target, changed)
     print(f"wrote {target}")

@@ -98,7 +98,7 @@ def _scoring_experiment(experiment, args):
     """The model's experiment, adapted to the local devices, with its tokenizer and the data that `args` ask for."""
     from deepseek_jax.data import tokenizer
     from deepseek_jax.data.corpora import CORPORA
-    from deepseek_jax.train.scoring import for_scoring
+    from deepseek_jax.train.scoring import scoring_experiment
 
     beside = tokenizer.of_model(args.workdir, experiment.model.vocab_size)
     length = args.sequence_length or experiment.data.sequence_length
@@ -107,7 +107,7 @@ def _scoring_experiment(experiment, args):
         own = args.source not in (*CORPORA, "mix") and Path(args.source).exists()
         whole = 1.0 if own else data.held_out
         data = dataclasses.replace(data, source=args.source, held_out=whole)
-    return for_scoring(dataclasses.replace(experiment, data=data), args.batch_size or 0)
+    return scoring_experiment(dataclasses.replace(experiment, data=data), args.batch_size or 0)
 
 
 def _table(scores: dict, compressors: dict[str, dict], sizes: dict[str, int]):

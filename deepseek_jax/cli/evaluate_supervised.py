@@ -8,17 +8,17 @@ from rich.table import Table
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 from deepseek_jax.parallel.mesh import mesh_of_scored
-from deepseek_jax.train import bars, known_set, setup
+from deepseek_jax.train import bars, dataset_record, setup
 from deepseek_jax.train.restore import restore_model
-from deepseek_jax.train.scoring import for_scoring
+from deepseek_jax.train.scoring import scoring_experiment
 
 
 def run(args):
     console = Console(quiet=not processes.is_leader(), markup=False)
     trained = restore_model(args.workdir, args.checkpoint, mesh_of_scored)
-    experiment = for_scoring(trained.experiment, args.batch_size or 0)
+    experiment = scoring_experiment(trained.experiment, args.batch_size or 0)
     scoring = setup.prepare(experiment, console)
-    known_set.check(scoring.task.dataset, Path(args.workdir))
+    dataset_record.check(scoring.task.dataset, Path(args.workdir))
     batches = scoring.held_out_batches("final")
     score = processes.compiled_by_all(scoring.compiled_score())
     scores = scoring.task.scores(score, trained.params, trained.buffers, batches)

@@ -39,11 +39,11 @@ examples:
 def run(args):
     from deepseek_jax import record
     from deepseek_jax.infer import inputs
-    from deepseek_jax.train import known_set
+    from deepseek_jax.train import dataset_record
 
     if record.family(args.workdir) == "language_model":  # checked before jax is imported, which takes seconds
         raise UserError(f"{args.workdir} holds a language model; use `generate` for it.")
-    known = known_set.read(Path(args.workdir))
+    known = dataset_record.read(Path(args.workdir))
     columns = record.read(args.workdir).dataset.columns
     places, given = inputs.read(args.inputs, known, columns)
     runtime.prepare()

@@ -87,7 +87,7 @@ class Int8(Arithmetic):
 
 
 @dataclasses.dataclass(frozen=True)
-class Watching(Arithmetic):
+class InputStatistics(Arithmetic):
     """Plain products, but a weight's "gradient" is the sum of |x / unit|^power over rows, repeated for every output.
 
     Rows whose output gradient is zero (padding, empty expert slots) have no effect on the loss and are not counted.
@@ -121,10 +121,10 @@ def chooser(config: ArithmeticConfig) -> Callable[[str, int], Arithmetic]:
 
 
 def watching(power: int, units: Mapping[str, float]) -> Callable[[str, int], Arithmetic]:
-    """A function like `chooser`'s that makes every product `Watching`; `units` by weight path, 1 where missing."""
+    """A function like `chooser`'s: every product gets `InputStatistics`; `units` by weight path, 1 where missing."""
 
     def choose(path: str, rank: int) -> Arithmetic:
         matrix = matrix_of(path, rank)
-        return Watching(power, units.get(path, 1.0)) if matrix and is_product(path, matrix) else PLAIN
+        return InputStatistics(power, units.get(path, 1.0)) if matrix and is_product(path, matrix) else PLAIN
 
     return choose

@@ -1,7 +1,7 @@
 """Statistics of each matrix's inputs over training batches, collected by backward passes of the loss.
 
-`Watching` products (compress/arithmetic.py) return sums over tokens in place of their weight's gradient.  Autodiff thus
-collects them for every layer of a stack and every expert, on any mesh, and adds them up over devices.
+`InputStatistics` products (compress/arithmetic.py) return sums over tokens in place of the weight's gradient.  Autodiff
+thus collects them for every layer of a stack and every expert, on any mesh, and adds them up over devices.
 
 N matrices  I inputs
 """

@@ -52,13 +52,13 @@ def _removed(given, settings, moments, *, merge) -> Removed:
         cut = _cut(layer, flat, config.n_routed_experts, smaller.n_routed_experts)
         added_LE = energy(flat[path], moments[path])
         stays_LE = _strongest_of_groups(added_LE, groups, smaller.n_routed_experts)
-        heirs_LE = _heirs(flat[layer + "router/kernel"], stays_LE, groups)
+        heirs_LE = _replacements(flat[layer + "router/kernel"], stays_LE, groups)
         if merge:
             _average(flat, layer, added_LE, heirs_LE)
         if layer + "router/table" in flat:
             tables[layer + "router/table"] = _renumbered(flat[layer + "router/table"], stays_LE, heirs_LE)
         choices.append((cut, stays_LE))
-    averaged = cuts.with_arrays(source.asking_for(given), config, flat | tables)
+    averaged = cuts.with_arrays(source.with_sections(given), config, flat | tables)
     return cuts.remove(averaged, smaller, choices)
 
 
@@ -105,7 +105,7 @@ def _strongest_of_groups(added_LE, groups: int, keep: int) -> np.ndarray:
     return cuts.strongest(by_group, keep // groups).reshape(added_LE.shape)
 
 
-def _heirs(router: np.ndarray, stays_LE, groups: int) -> np.ndarray:
+def _replacements(router: np.ndarray, stays_LE, groups: int) -> np.ndarray:
     """[L, E]: the expert that replaces each: itself, or the kept one of its group with the closest router column."""
     L, E = stays_LE.shape
     columns = router.reshape(L, -1, E)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from deepseek_jax.compress.config import parse_pattern
 from deepseek_jax.compress.matrices import Matrix
 from deepseek_jax.errors import UserError
-from deepseek_jax.halving import HIGHEST, bits_of, last_that
+from deepseek_jax.halving import HIGHEST, largest_satisfying, ordered_bits
 
 # 2^32 / the golden ratio, modulo 2^31 and odd: its multiples modulo 2^31 are distinct and spread evenly.
 LEAP = 0x1E3779B1
@@ -43,7 +43,10 @@ def _kept(scores: list[Float[Array, "N I O"]], sparsity, axes: tuple[int, ...]) 
     if compared > HIGHEST:
         raise UserError(f"{compared:,} weights are too many to compare with each other; choose the scope layer.")
     gone = jnp.round(jnp.asarray(sparsity, jnp.float32) * compared).astype(jnp.int32)
-    bits, shape = [bits_of(score) for score in scores], [1 if a in axes else n for a, n in enumerate(scores[0].shape)]
+    bits, shape = (
+        [ordered_bits(score) for score in scores],
+        [1 if a in axes else n for a, n in enumerate(scores[0].shape)],
+    )
 
     def count(masks):
         return sum(mask.sum(axes, keepdims=True, dtype=jnp.int32) for mask in masks)
@@ -55,11 +58,11 @@ def _kept(scores: list[Float[Array, "N I O"]], sparsity, axes: tuple[int, ...]) 
         places = _places([score.shape for score in scores])
         return [(each == limit) & (before < place) for each, before in zip(bits, places)]
 
-    limit = last_that(lambda limit: below(limit) <= gone, shape)
+    limit = largest_satisfying(lambda limit: below(limit) <= gone, shape)
     of_equal = gone - below(limit)
     first_kept = jax.lax.cond(
         (of_equal > 0).any(),  # false if all scores differ
-        lambda: last_that(lambda place: count(equal_before(place)) <= of_equal, shape),
+        lambda: largest_satisfying(lambda place: count(equal_before(place)) <= of_equal, shape),
         lambda: jnp.zeros(shape, jnp.int32),
     )
     return [(each >= limit) & ~equal for each, equal in zip(bits, equal_before(first_kept))]
@@ -83,7 +86,7 @@ def _places(shapes: list[tuple[int, int, int]]) -> list[Int[Array, "N I O"]]:
 def of_pattern(score_NIO: Float[Array, "N I O"], n: int, m: int) -> Bool[Array, "N I O"]:
     """True for exactly n of every m consecutive inputs: the highest scores (not negative), later ones among equals."""
     N, I, O = score_NIO.shape
-    grouped, place = bits_of(score_NIO).reshape(N, I // m, m, O), jnp.arange(m)[:, None]
+    grouped, place = ordered_bits(score_NIO).reshape(N, I // m, m, O), jnp.arange(m)[:, None]
 
     # All pairs are compared: sorting rows this short is fifty times slower in XLA's CPU code.
     def count(rival, above):
@@ -101,7 +104,7 @@ def by_pattern(scores: dict[str, Float[Array, "..."]], chosen: dict[str, Matrix]
     return {path: of_pattern(score, n, m).reshape(scores[path].shape) for path, score in folded.items()}
 
 
-def that_divide(chosen: dict[str, Matrix], params: dict, m: int, key: str, given: bool) -> dict[str, Matrix]:
+def divisible_by(chosen: dict[str, Matrix], params: dict, m: int, key: str, given: bool) -> dict[str, Matrix]:
     """The matrices whose number of inputs is a multiple of `m`.
 
     Raises UserError, naming the setting `key`, if there is none, or if the user named the matrices (`given`) and not

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from deepseek_jax.compress import masks
 from deepseek_jax.compress.config import PruneConfig, parse_pattern
 from deepseek_jax.compress.matrices import LINEAR, Matrix, chosen, ranks
-from deepseek_jax.models.made import made, materialised
+from deepseek_jax.models.lazy import lazy_weight, materialised
 from deepseek_jax.models.tree import flatten, unflatten
 from deepseek_jax.models.view import View
 
@@ -30,7 +30,7 @@ def pruned_view(config: PruneConfig, steps: int) -> View:
 
     def weights(params, buffers, update):
         flat, kept = flatten(params), flatten(buffers["masks"])
-        found = {path: made(path, _zeros_where_false, mask, flat[path]) for path, mask in kept.items()}
+        found = {path: lazy_weight(path, _zeros_where_false, mask, flat[path]) for path, mask in kept.items()}
         return unflatten(flat | found), buffers["model"]
 
     def axes(params, buffers):
@@ -39,7 +39,7 @@ def pruned_view(config: PruneConfig, steps: int) -> View:
         return params, {"model": buffers, "masks": unflatten(found)}
 
     def update(params, buffers, update):
-        return buffers | {"masks": _looked_at(config, steps, materialised(params), buffers["masks"], update)}
+        return buffers | {"masks": _updated_masks(config, steps, materialised(params), buffers["masks"], update)}
 
     return View(split, weights, axes, update) if config.method == "magnitude" else View(split, weights, axes)
 
@@ -49,7 +49,7 @@ def pruned_matrices(config: PruneConfig, flat: dict) -> dict[str, Matrix]:
     found = chosen(flat, config.paths, "prune.paths", (LINEAR,))
     if not config.pattern:
         return found
-    return masks.that_divide(found, flat, parse_pattern("", config.pattern)[1], "prune.pattern", bool(config.paths))
+    return masks.divisible_by(found, flat, parse_pattern("", config.pattern)[1], "prune.pattern", bool(config.paths))
 
 
 def masked(params: dict, masks: dict) -> dict:
@@ -65,24 +65,24 @@ def _zeros_where_false(mask, weight):
 
 def sparsity_at(config: PruneConfig, steps: int, update) -> jax.Array:
     """sparsity (1 - (1 - t)^3), where t rises from 0 at `begin` to 1 at `end` (arXiv:1710.01878, equation 1)."""
-    first, last = _looks(config, steps)
+    first, last = _mask_update_span(config, steps)
     t = jnp.where(update < last, jnp.clip((update - first) / max(last - first, 1), 0.0, 1.0), 1.0)
     return config.sparsity * (1 - (1 - t) ** 3)
 
 
 def updates_to_prune(config: PruneConfig, steps: int) -> int:
     """How many updates until the masks are final; models before that are less sparse than was asked for."""
-    return _looks(config, steps)[1] + 1 if config.method == "magnitude" else 0
+    return _mask_update_span(config, steps)[1] + 1 if config.method == "magnitude" else 0
 
 
-def _looks(config: PruneConfig, steps: int) -> tuple[int, int]:
+def _mask_update_span(config: PruneConfig, steps: int) -> tuple[int, int]:
     """The first and the last update after which masks are recomputed."""
     return tuple(min(round(share * steps), steps - 1) for share in (config.begin, config.end))
 
 
-def _looked_at(config, steps, params, kept, update):
+def _updated_masks(config, steps, params, kept, update):
     """The masks after update number `update`.  Pruned weights stay pruned, because their score is 0."""
-    first, last = _looks(config, steps)
+    first, last = _mask_update_span(config, steps)
     # Also at `last`, which `every` need not hit, so that the sparsity asked for is reached.
     due = (update >= first) & (update <= last) & (((update - first) % config.every == 0) | (update == last))
 

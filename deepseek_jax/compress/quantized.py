@@ -11,7 +11,7 @@ from deepseek_jax.compress.config import QuantizeConfig
 from deepseek_jax.compress.matrices import LINEAR, TABLE, Matrix, by_matrix, chosen, matrix_of, ranks
 from deepseek_jax.compress.rounding import Format, pack, rounded, unpack
 from deepseek_jax.errors import UserError
-from deepseek_jax.models.made import made
+from deepseek_jax.models.lazy import lazy_weight
 from deepseek_jax.models.tree import flatten, unflatten
 from deepseek_jax.models.view import View
 from deepseek_jax.parallel.rules import RULES, STORED
@@ -52,7 +52,7 @@ def _straight_through(config: QuantizeConfig) -> View:
     def weights(params, buffers, update):
         flat = flatten(params)
         for path, matrix in rounded_matrices(config, flat).items():
-            flat[path] = made(path, functools.partial(_rounded_weight, matrix, form_of(config)), flat[path])
+            flat[path] = lazy_weight(path, functools.partial(_rounded_weight, matrix, form_of(config)), flat[path])
         return unflatten(flat), buffers["model"]
 
     return View(split, weights, axes=lambda params, buffers: (params, {"model": buffers}))
@@ -76,7 +76,7 @@ def _kept(config: QuantizeConfig) -> View:
         flat = flatten(params)
         for path, packed in by_matrix(buffers[KEPT]).items():
             matrix = matrix_of(path, packed["values"].ndim)
-            flat[path] = made(path, functools.partial(unpack, matrix=matrix, form=form), packed)
+            flat[path] = lazy_weight(path, functools.partial(unpack, matrix=matrix, form=form), packed)
         return unflatten(flat), buffers["model"]
 
     def axes(params, buffers):

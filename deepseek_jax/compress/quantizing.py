@@ -35,7 +35,7 @@ def quantize(
         largest = largest_inputs(measure, given, batches)
         ranges = tuple(f"{path}={each:.6g}" for path, each in largest.items() if not path.endswith("experts/down"))
         sections["arithmetic"] = ArithmeticConfig(kind=activations, paths=config.paths, ranges=ranges)
-    source.write(target, source.asking_for(given, **sections))
+    source.write(target, source.with_sections(given, **sections))
 
 
 def release(given: Source, target: Path, config: QuantizeConfig, progress: Progress = unseen):

@@ -14,15 +14,15 @@ import jax
 from deepseek_jax import record
 from deepseek_jax.config import AnyExperiment, CheckpointConfig, StartConfig
 from deepseek_jax.data import tokenizer
+from deepseek_jax.delay_signals import delay_signals
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.hybrid_config import HybridConfig
-from deepseek_jax.train import any_checkpoint, checkpoint, known_set, views
+from deepseek_jax.train import any_checkpoint, checkpoint, dataset_record, views
 from deepseek_jax.train.checkpoint import Checkpoints, Progress
 from deepseek_jax.train.restore import restore_model
-from deepseek_jax.undisturbed import undisturbed
 
-BESIDE = (tokenizer.TOKENIZER, tokenizer.NAMES, known_set.FILE)  # files of a run that belong to its model
+BESIDE = (tokenizer.TOKENIZER, tokenizer.NAMES, dataset_record.FILE)  # files of a run that belong to its model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def read(directory: str | Path, step: int | None = None) -> Source:
     if (directory / checkpoint.DIRECTORY).is_dir():
         trained = restore_model(directory, step)
         experiment = trained.experiment
-        model = known_set.read(directory).model if experiment.family == "supervised" else experiment.model
+        model = dataset_record.read(directory).model if experiment.family == "supervised" else experiment.model
         return Source(directory, experiment, trained.step, model, trained.params, trained.buffers)
     if step is not None:
         raise UserError(f"{directory} is no run directory and has no checkpoint of step {step}; leave the step out.")
@@ -62,11 +62,11 @@ def with_model(source: Source, model: ModelConfig | HybridConfig, params: dict, 
     return dataclasses.replace(source, experiment=experiment, model=model, params=params, buffers=buffers)
 
 
-def asking_for(source: Source, **sections) -> Source:
+def with_sections(source: Source, **sections) -> Source:
     """The source with these `sections` in its experiment (prune, quantize); all others that ask for views are off."""
     train = dataclasses.replace(source.experiment.train, ema_decay=0.0)  # the weights read are the averages already
     sections = {"start": StartConfig(), "train": train} | sections
-    experiment = dataclasses.replace(views.plain(source.experiment), **sections)
+    experiment = dataclasses.replace(views.without_views(source.experiment), **sections)
     return dataclasses.replace(source, experiment=experiment)
 
 
@@ -79,8 +79,8 @@ def write(directory: str | Path, source: Source):
         if (source.directory / name).exists():
             shutil.copyfile(source.directory / name, directory / name)
     if experiment.family == "supervised":
-        known_set.replace_model(directory, source.model)
-    with undisturbed(), Checkpoints(directory, CheckpointConfig(), logging.info) as checkpoints:
+        dataset_record.replace_model(directory, source.model)
+    with delay_signals(), Checkpoints(directory, CheckpointConfig(), logging.info) as checkpoints:
         checkpoints.save({"params": params, "buffers": buffers}, Progress(step=source.step, model_only=True))
 
 

@@ -25,7 +25,7 @@ def remover(kind: str) -> Callable[[Source, PruneConfig, Moments], Removed]:
         model, found = _cuts(kind, given, settings.sparsity)
         flat = cuts.arrays(given)
         choices = [(cut, cuts.strongest(cuts.importance(cut, flat, moments), cut.keep)) for cut in found]
-        return cuts.remove(source.asking_for(given), model, choices)
+        return cuts.remove(source.with_sections(given), model, choices)
 
     return remove
 

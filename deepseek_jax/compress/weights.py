@@ -55,7 +55,7 @@ def under(given: Source, found: dict[str, Array], settings: PruneConfig) -> Remo
     """The model with zeros where masks `found` are false; its experiment keeps them zero (prune.method "zeros")."""
     params = masked(given.params, unflatten(found))
     keeping = PruneConfig(method="zeros", paths=settings.paths)
-    pruned = dataclasses.replace(source.asking_for(given, prune=keeping), params=params)
+    pruned = dataclasses.replace(source.with_sections(given, prune=keeping), params=params)
     left = {path: (masks.count(mask), mask.size) for path, mask in found.items()}
     kept, total = map(sum, zip(*left.values()))
     return Removed(pruned, left, 1 - kept / total)

@@ -14,9 +14,9 @@ from deepseek_jax.convert import config_json
 from deepseek_jax.convert.casting import cast
 from deepseek_jax.convert.reading import abstract_trees
 from deepseek_jax.convert.tensors import ARRAYS, read_json
+from deepseek_jax.delay_signals import delay_signals
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
-from deepseek_jax.undisturbed import undisturbed
 
 
 def save(directory: Path, config: ModelConfig, params: dict, buffers: dict, *, dtype: str | None = None):
@@ -29,7 +29,7 @@ def save(directory: Path, config: ModelConfig, params: dict, buffers: dict, *, d
     directory = Path(directory).absolute()
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "config.json").write_text(json.dumps(config_json.to_json(config), indent=2) + "\n")
-    with undisturbed(), ocp.StandardCheckpointer() as checkpointer:
+    with delay_signals(), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory / ARRAYS, {"params": params, "buffers": buffers})
 
 

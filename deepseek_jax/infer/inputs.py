@@ -14,12 +14,12 @@ from deepseek_jax.data.sets.images import decode
 from deepseek_jax.data.sets.own_series import values_of
 from deepseek_jax.data.sets.rows import number, rows_of, text
 from deepseek_jax.errors import UserError
-from deepseek_jax.train.known_set import KnownSet
+from deepseek_jax.train.dataset_record import DatasetRecord
 
 TABLES = (".csv", ".jsonl")
 
 
-def read(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig) -> tuple[list[dict], Sequence]:
+def read(paths: Sequence[str], known: DatasetRecord, columns: ColumnsConfig) -> tuple[list[dict], Sequence]:
     """(places, inputs): where each input comes from, {"file", "line"}, and the inputs for Predictor.predict.
 
     `columns`: those of the training's dataset.  UserError listing all faults of a file.
@@ -27,7 +27,7 @@ def read(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig) -> tuple
     return READERS[known.model.input](paths, known, columns)
 
 
-def _images(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig):
+def _images(paths: Sequence[str], known: DatasetRecord, columns: ColumnsConfig):
     for path in paths:
         if _suffix(path) in TABLES:
             raise UserError(f"{path} is a table, but this network takes pictures; give the picture files themselves.")
@@ -37,7 +37,7 @@ def _images(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig):
     return [{"file": path} for path in paths], images
 
 
-def _texts(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig):
+def _texts(paths: Sequence[str], known: DatasetRecord, columns: ColumnsConfig):
     """The text column of each table, the lines of any other file."""
 
     def by_line(path):
@@ -58,7 +58,7 @@ def _column(path: str, columns: ColumnsConfig) -> dict[int, str]:
     return _records(path, [columns.text], lambda *place: text(*place, columns.text))
 
 
-def _tables(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig):
+def _tables(paths: Sequence[str], known: DatasetRecord, columns: ColumnsConfig):
     def numbers(*place):
         return [number(*place, name) for name in known.names]
 
@@ -68,7 +68,7 @@ def _tables(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig):
     return places, rows
 
 
-def _series(paths: Sequence[str], known: KnownSet, columns: ColumnsConfig):
+def _series(paths: Sequence[str], known: DatasetRecord, columns: ColumnsConfig):
     """The last window of each table; its place is the line of its last value."""
     (column,), length = known.names, known.model.length
     places, windows = [], []

@@ -17,7 +17,7 @@ from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer
 from deepseek_jax.models import tree
 from deepseek_jax.models.hybrid_config import HEADS
 from deepseek_jax.tasks.detection import FOUND
-from deepseek_jax.train import known_set
+from deepseek_jax.train import dataset_record
 from deepseek_jax.train.restore import restore_model
 from deepseek_jax.train.supervised_program import answer
 
@@ -28,7 +28,7 @@ MOST = 256  # inputs per batch: memory grows with it
 class Predictor:
     """`known.model.input` says which kind of inputs it takes: see `predict`."""
 
-    known: known_set.KnownSet
+    known: dataset_record.DatasetRecord
     tokenizer: Tokenizer | None
     model: tree.Parts
 
@@ -90,7 +90,7 @@ def _boxes(boxes, classes, scores, names) -> list[dict]:
 def load_predictor(workdir: str | Path, step: int | None = None) -> Predictor:
     """The predictor of a run directory's newest intact checkpoint, or that of `step`; UserError if there is none."""
     workdir = Path(workdir)
-    known = known_set.read(workdir)
+    known = dataset_record.read(workdir)
     trained = restore_model(workdir, step)
     tokenizer = Tokenizer(workdir / TOKENIZER) if known.model.input == "text" else None
     return Predictor(known, tokenizer, (trained.graphdef, trained.params, trained.buffers))

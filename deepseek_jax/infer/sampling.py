@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from deepseek_jax.errors import UserError
-from deepseek_jax.halving import bits_of, last_that
+from deepseek_jax.halving import largest_satisfying, ordered_bits
 
 COLDEST = 1e-30  # lower temperatures are greedy
 NARROWEST = 1e-30  # smallest top_p that is used: one that float32 rounds to 0 would leave no token
@@ -85,10 +85,10 @@ def sample(logits_BSV: Float[Array, "B S V"], keys_BS: Key[Array, "B S"], drawin
         logits_BSV = jnp.where(logits_BSV < least_BS1, -jnp.inf, logits_BSV)
     if drawing.nucleus:
         logits_BSV = nucleus(logits_BSV, drawing.top_p)
-    return drawn(logits_BSV, keys_BS)
+    return sample_categorical(logits_BSV, keys_BS)
 
 
-def drawn(logits_BSV: Float[Array, "B S V"], keys_BS: Key[Array, "B S"]) -> Int[Array, "B S"]:
+def sample_categorical(logits_BSV: Float[Array, "B S V"], keys_BS: Key[Array, "B S"]) -> Int[Array, "B S"]:
     """Samples each token by its probability: first a block of some sqrt(V) tokens by its sum, then a token of it.
 
     This takes two random numbers per draw.  One for each token (the Gumbel-max trick) takes ten to twenty times as long
@@ -132,9 +132,9 @@ def nucleus(logits: Float[Array, "... V"], top_p: Float[Array, ""] | float) -> F
     sort takes 20 times as long in XLA's CPU code.
     """
     probabilities = jax.nn.softmax(logits, axis=-1)
-    below = bits_of(logits.max(axis=-1, keepdims=True) - logits)
+    below = ordered_bits(logits.max(axis=-1, keepdims=True) - logits)
 
     def stays(place):
         return jnp.where(below < place, probabilities, 0).sum(axis=-1, keepdims=True) < top_p
 
-    return jnp.where(below > last_that(stays, (*logits.shape[:-1], 1)), -jnp.inf, logits)
+    return jnp.where(below > largest_satisfying(stays, (*logits.shape[:-1], 1)), -jnp.inf, logits)

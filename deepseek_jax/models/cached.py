@@ -89,13 +89,13 @@ class CachedDecoder:
         return self.modules[depth - 1].enter(handed_on, self.model.embed(ahead_BS))
 
     def _hidden(self, x, depth):
-        return self.modules[depth - 1].leave(x) if depth else self.model.norm(self.model.leave(x))
+        return self.modules[depth - 1].leave(x) if depth else self.model.norm(self.model.merge_streams(x))
 
     def _empty(self, blocks, batch, max_length):
         return tuple(block.attention.empty_cache(batch, max_length, self.model.dtype) for block in blocks)
 
     def _through(self, context, caches, step):
-        x, written = self.model.enter(context.tokens_BS), []
+        x, written = self.model.embed_streams(context.tokens_BS), []
         for block, cache in zip(self.layers, caches, strict=True):
             x, cache = step(block, x, cache)
             written.append(cache)

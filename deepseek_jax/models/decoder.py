@@ -16,7 +16,7 @@ from deepseek_jax.models.block import Block
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import RMSNorm
-from deepseek_jax.models.made import materialised, of_layer
+from deepseek_jax.models.lazy import materialised, of_layer
 from deepseek_jax.models.mhc import StreamHead
 from deepseek_jax.models.moe.balance import RouterReport
 from deepseek_jax.models.mtp import make_mtp
@@ -98,14 +98,14 @@ class Decoder(nnx.Module):
         context = self.context(tokens_BS, positions_BS, segment_ids_BS)
         keys_BS = None if key is None else jax.random.split(key, tokens_BS.shape)
         context = dataclasses.replace(context, index_warmup=index_warmup, keys_BS=keys_BS)
-        x, reports = self.enter(tokens_BS), {}
+        x, reports = self.embed_streams(tokens_BS), {}
         for stacks in groups(self.config):
             names = [each.name for each in stacks]
             with jax.named_scope("layers_" + "_".join(names)):
                 run = self._pipeline if stacks == pipelined(self.config) else self._scan
                 x, found = run([self.layers[name] for name in names], x, context.for_layer(stacks[0].layers.start))
             reports |= zip(names, found)
-        hidden_BSD = self.norm(self.leave(x))
+        hidden_BSD = self.norm(self.merge_streams(x))
         mtp, mtp_reports = self._predict_further(x if self.config.hc_mult else hidden_BSD, context)
         routers, indexers = (_of_layers(part, reports, mtp_reports) for part in ("router", "indexer"))
         return Output(hidden_BSD, mtp, routers, indexers)
@@ -130,12 +130,12 @@ class Decoder(nnx.Module):
             embedded_BSD, x = lookup(self.embedding[...], tokens_BS, x)
             return x, embedded_BSD.astype(self.dtype)
 
-    def enter(self, tokens_BS: Int[Array, "B S"]) -> Array:
+    def embed_streams(self, tokens_BS: Int[Array, "B S"]) -> Array:
         """The first layer's input: the embedding [B S D], or with hyper-connections n copies of it [B S n D]."""
         x_BSD, n = self.embed(tokens_BS), self.config.hc_mult
         return jnp.repeat(x_BSD[:, :, None], n, axis=2) if n else x_BSD
 
-    def leave(self, x) -> Float[Array, "B S D"]:
+    def merge_streams(self, x) -> Float[Array, "B S D"]:
         """The final norm's input, from the last layer's output: hyper-connected streams are merged into one state."""
         return self.stream_head(x) if self.config.hc_mult else x
 

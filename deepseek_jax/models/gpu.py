@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 
 
-def at_hand(dtype) -> bool:
+def kernels_available(dtype) -> bool:
     """Whether to use GPU kernels: there must be a GPU, which determines what they support, and a 16-bit `dtype`."""
     return jax.default_backend() == "gpu" and dtype in (jnp.bfloat16, jnp.float16)
 
 
 def library(dtype):
     """The tokamax module, or None to leave the work to XLA.  Its kernels query the GPU already at trace time."""
-    return _tokamax() if at_hand(dtype) else None
+    return _tokamax() if kernels_available(dtype) else None
 
 
 @functools.cache

@@ -44,7 +44,7 @@ def traced(
     """Runs the model without its multi-token prediction and records a Trace; `edit`: see deepseek_jax.trace."""
     change = _checked(edit) if edit else lambda layer, place, x: x
     context = model.context(tokens_BS, positions_BS, segment_ids_BS)
-    x = entered = change(-1, "embedding", model.enter(tokens_BS))
+    x = entered = change(-1, "embedding", model.embed_streams(tokens_BS))
     past_attention, past_feed_forward, routing = [], [], {}
     for layer, block in enumerate(unstacked(model)):
         x = change(layer, "attention", block.through_attention(x, context)[0])
@@ -54,7 +54,7 @@ def traced(
         past_feed_forward.append(x)
         if chosen is not None:
             routing[layer] = chosen
-    return Trace(entered, past_attention, past_feed_forward, routing, model.logits(model.norm(model.leave(x))))
+    return Trace(entered, past_attention, past_feed_forward, routing, model.logits(model.norm(model.merge_streams(x))))
 
 
 def _checked(edit: Edit) -> Edit:

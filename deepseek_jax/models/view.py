@@ -12,7 +12,7 @@ class View:
         {"model": the model's, ...}, which also hold whatever else the view keeps from the optimizer.
     weights(params, buffers, update) -> (params, buffers): the inverse.  It is traced into the loss, so gradients flow
         through it.  `update` is the update's number, None outside training.  Weights of stacked layers may be lazy, to
-        be computed in each layer (models/made.py).
+        be computed in each layer (models/lazy.py).
     axes(params, buffers) -> (params, buffers): like `split`, for the trees of logical axes.
     update(params, buffers, update) -> buffers: called after each optimizer update; by default returns them unchanged.
     """

@@ -15,14 +15,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from deepseek_jax.parallel.current import current_mesh
-from deepseek_jax.parallel.rules import RULES, divided
+from deepseek_jax.parallel.rules import RULES, mapped_axes
 
 AXIS = RULES["sequence"]
 
 
 def parts() -> int:
     """The number of devices that a sequence is sharded over in the current shard_map: 1 outside `on_each_device`."""
-    return current_mesh().shape[AXIS] if divided(AXIS) else 1
+    return current_mesh().shape[AXIS] if mapped_axes(AXIS) else 1
 
 
 def first_index(length: int) -> int | Int[Array, ""]:

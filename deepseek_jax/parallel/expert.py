@@ -19,8 +19,8 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from deepseek_jax.models.moe.dispatch import Slots, allot, collect, copy_to_slots
 from deepseek_jax.parallel.current import current_mesh, platform
-from deepseek_jax.parallel.local import BY_TOKEN, as_it_lies, on_each_device
-from deepseek_jax.parallel.rules import RULES, divided, total, varying, varying_as
+from deepseek_jax.parallel.local import BY_TOKEN, on_each_device, stored_axes
+from deepseek_jax.parallel.rules import RULES, mapped_axes, total, varying, varying_as
 
 
 def tokenwise(f: Callable, modules: tuple, x_BSD: Float[Array, "B S D"], *known_BS: Shaped[Array, "B S"]):
@@ -33,7 +33,7 @@ def tokenwise(f: Callable, modules: tuple, x_BSD: Float[Array, "B S D"], *known_
         found = f(*modules, x_BSD.reshape(-1, x_BSD.shape[-1]), *(each_BS.reshape(-1) for each_BS in known_BS))
         return jax.tree.map(lambda leaf: leaf.reshape(*x_BSD.shape[:2], *leaf.shape[1:]), found)
 
-    arguments = as_it_lies(modules), BY_TOKEN, *(BY_TOKEN for _ in known_BS)
+    arguments = stored_axes(modules), BY_TOKEN, *(BY_TOKEN for _ in known_BS)
     return on_each_device(of_device, arguments, BY_TOKEN)(modules, x_BSD, *known_BS)
 
 
@@ -52,8 +52,8 @@ def exchange(
     past the last, means none.  To be called inside `tokenwise`.
     """
     arguments = varying_as(x_TD, (x_TD, experts_TK, weights_TK, kernels))  # as each device has its own tokens
-    x_TD, experts_TK, weights_TK, kernels = varying(arguments, divided(RULES["expert_mlp"]))
-    if divided(RULES["experts"]):
+    x_TD, experts_TK, weights_TK, kernels = varying(arguments, mapped_axes(RULES["expert_mlp"]))
+    if mapped_axes(RULES["experts"]):
         y_TD, dropped_T = _over_devices(compute, x_TD, experts_TK, weights_TK, kernels, capacity_factor)
     else:
         y_TD, dropped_T = compute(x_TD, experts_TK, weights_TK, *kernels), None

@@ -23,7 +23,7 @@ def on_each_device(function: Callable, arguments: tuple, result) -> Callable:
     return rules.shard_map(function, _specs(arguments), _specs(result), check_vma=False)
 
 
-def as_it_lies(module):
+def stored_axes(module):
     """The logical axes of a module's parameters, for `on_each_device`: each device gets the shards that it holds."""
     return jax.tree.map(axes_of, module, is_leaf=is_variable)
 
@@ -37,4 +37,4 @@ def _specs(axes_tree):
     def names(node):
         return isinstance(node, tuple) and all(name is None or isinstance(name, str) for name in node)
 
-    return jax.tree.map(lambda axes: rules.open_spec(axes) if axes else PartitionSpec(), axes_tree, is_leaf=names)
+    return jax.tree.map(lambda axes: rules.unmapped_spec(axes) if axes else PartitionSpec(), axes_tree, is_leaf=names)

@@ -23,7 +23,7 @@ def after(x: jax.Array, *earlier: jax.Array) -> jax.Array:
     return x
 
 
-def at_once(tree, specs, on_devices: Callable):
+def available_together(tree, specs, on_devices: Callable):
     """The arrays of `tree`, sharded by `specs`, unchanged but made available only once all are; gradients likewise.
 
     Gathering weights then waits for activations, and gradients of activations for those of weights.  `on_devices` is

@@ -36,8 +36,8 @@ from deepseek_jax.parallel.rules import (
     STORED,
     axis_size,
     constrain,
-    open_spec,
     shard_map,
+    unmapped_spec,
     varying,
 )
 
@@ -160,7 +160,7 @@ def _own_layers(stacks, schedule: Schedule):
 
     def specs(leading):
         def spec(param):
-            return open_spec(tuple(leading if axis == PIPELINED else axis for axis in axes_of(param)))
+            return unmapped_spec(tuple(leading if axis == PIPELINED else axis for axis in axes_of(param)))
 
         return jax.tree.map(spec, stacks, is_leaf=is_variable)
 

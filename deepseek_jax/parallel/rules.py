@@ -148,7 +148,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def open_axes() -> frozenset[str]:
+def unmapped_axes() -> frozenset[str]:
     """The mesh axes with several devices over which the surrounding code is not already mapped by `jax.shard_map`."""
     mesh = current_mesh()
     if mesh is None:
@@ -157,7 +157,7 @@ def open_axes() -> frozenset[str]:
     return frozenset(name for name, kind in kinds if kind == AxisType.Auto and mesh.shape[name] > 1)
 
 
-def divided(axes: str | tuple[str, ...]) -> tuple[str, ...]:
+def mapped_axes(axes: str | tuple[str, ...]) -> tuple[str, ...]:
     """Those of the given mesh axes with several devices over which the surrounding code is mapped by `jax.shard_map`.
 
     Collectives are possible and needed only along these.
@@ -170,9 +170,9 @@ def divided(axes: str | tuple[str, ...]) -> tuple[str, ...]:
 def shard_map(f: Callable, in_axes: tuple, out_axes, **options) -> Callable:
     """`f` mapped by `jax.shard_map` over all mesh axes that the surrounding code is not already mapped over.
 
-    `in_axes` and `out_axes` are trees of PartitionSpecs from `open_spec`.  Returns `f` itself without `open_axes`.
+    `in_axes` and `out_axes` are trees of PartitionSpecs from `unmapped_spec`.  Returns `f` itself if no axis is left.
     """
-    if not open_axes():
+    if not unmapped_axes():
         return f
     mesh = current_mesh()
     # Includes axes of one device: XLA handles a shard_map over all axes best.
@@ -181,12 +181,14 @@ def shard_map(f: Callable, in_axes: tuple, out_axes, **options) -> Callable:
     if platform() != "cpu":
         return run
     same = functools.partial(jax.shard_map, axis_names=names, check_vma=False)
-    return lambda *arrays: order.at_once(run(*order.at_once(arrays, in_axes, same)), out_axes, same)
+    return lambda *arrays: order.available_together(
+        run(*order.available_together(arrays, in_axes, same)), out_axes, same
+    )
 
 
-def open_spec(axes: tuple[str | None, ...]) -> PartitionSpec:
-    """`partition_spec` restricted to the `open_axes`."""
-    free = open_axes()
+def unmapped_spec(axes: tuple[str | None, ...]) -> PartitionSpec:
+    """`partition_spec` restricted to the `unmapped_axes`."""
+    free = unmapped_axes()
 
     def keep(mesh_axes):
         names = (mesh_axes,) if isinstance(mesh_axes, str) else mesh_axes or ()
@@ -201,7 +203,7 @@ def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     XLA infers the sharding of most activations; use this where it would choose badly.  Mesh axes that the surrounding
     code is already mapped over by `jax.shard_map` are not affected.
     """
-    return jax.lax.with_sharding_constraint(x, open_spec(axes)) if open_axes() else x
+    return jax.lax.with_sharding_constraint(x, unmapped_spec(axes)) if unmapped_axes() else x
 
 
 def constrain_tokens(x: jax.Array) -> jax.Array:
@@ -219,9 +221,9 @@ def gathered(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     stored = [dim for dim, axis in enumerate(axes) if axis in ONLY_STORED]
     if not stored:
         return x
-    if names := divided(RULES[STORED]):
-        return jax.lax.all_gather(varying(x, divided(TOKENS_OF_LAYER)), names, axis=stored[0], tiled=True)
-    return _gathered(x, axes) if RULES[STORED] in open_axes() else x
+    if names := mapped_axes(RULES[STORED]):
+        return jax.lax.all_gather(varying(x, mapped_axes(TOKENS_OF_LAYER)), names, axis=stored[0], tiled=True)
+    return _gathered(x, axes) if RULES[STORED] in unmapped_axes() else x
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -233,8 +235,8 @@ _gathered.defvjp(lambda x, axes: (_gathered(x, axes), None), lambda axes, _, dx:
 
 
 def total(x: jax.Array, axes: str | tuple[str, ...]) -> jax.Array:
-    """The sum over devices along those of the given mesh axes that the surrounding code is mapped over (`divided`)."""
-    names = divided(axes)
+    """The sum over devices along those of the given mesh axes that the surrounding code is mapped over."""
+    names = mapped_axes(axes)
     return jax.lax.psum(x, names) if names else x
 
 

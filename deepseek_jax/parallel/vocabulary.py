@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from deepseek_jax.parallel.local import BY_TOKEN, on_each_device
-from deepseek_jax.parallel.rules import RULES, STORED, TOKENS, divided, gathered, open_spec, shard_map, total
+from deepseek_jax.parallel.rules import RULES, STORED, TOKENS, gathered, mapped_axes, shard_map, total, unmapped_spec
 
 HEAD = (STORED, "vocab")
 SUM = ()  # logical axes of a scalar result that is the same on every device
@@ -33,7 +33,7 @@ def on_vocabulary_shards(f: Callable, results: tuple[tuple, ...]) -> Callable:
 
 def highest(x: Array) -> Array:
     """The maximum over all parts of the vocabulary."""
-    names = divided(RULES["vocab"])
+    names = mapped_axes(RULES["vocab"])
     return jax.lax.pmax(x, names) if names else x
 
 
@@ -47,19 +47,19 @@ def over_tokens(x: Array) -> Array:
     return total(x, TOKENS)
 
 
-def as_head(x_DV: Float[Array, "D V"]) -> Float[Array, "D V"]:
+def reduce_head_gradient(x_DV: Float[Array, "D V"]) -> Float[Array, "D V"]:
     """Reduces a head-shaped array over all devices' tokens; each device gets the rows of the head that it stores."""
-    if names := divided(RULES[STORED]):
+    if names := mapped_axes(RULES[STORED]):
         x_DV = jax.lax.psum_scatter(x_DV, names, scatter_dimension=0, tiled=True)
     return total(x_DV, tuple(axis for axis in TOKENS if axis != RULES[STORED]))
 
 
-def among(targets: Int[Array, "..."], size: int) -> tuple[Int[Array, "..."], Array | None]:
+def local_targets(targets: Int[Array, "..."], size: int) -> tuple[Int[Array, "..."], Array | None]:
     """Returns (targets as indices into this device's `size` entries of the vocabulary, whether they are within these).
 
     The second is None if the vocabulary is not sharded.
     """
-    names = divided(RULES["vocab"])
+    names = mapped_axes(RULES["vocab"])
     if not names:
         return targets, None
     targets = targets - jax.lax.axis_index(names) * size
@@ -80,11 +80,11 @@ def lookup(
 
     def of_device(table_VD, tokens_BS, beside):
         table_VD = gathered(table_VD, ("vocab", STORED))
-        here_BS, inside_BS = among(tokens_BS, table_VD.shape[0])
+        here_BS, inside_BS = local_targets(tokens_BS, table_VD.shape[0])
         if inside_BS is None:
             return jnp.take(table_VD, here_BS, axis=0), beside
         rows_BSD = jnp.take(table_VD, here_BS, axis=0, mode="clip")
         return over_vocabulary(jnp.where(inside_BS[..., None], rows_BSD, 0)), beside
 
-    tokens, table = open_spec(BY_TOKEN), open_spec(("vocab", STORED))
+    tokens, table = unmapped_spec(BY_TOKEN), unmapped_spec(("vocab", STORED))
     return shard_map(of_device, (table, tokens, tokens), (tokens, tokens))(table_VD, tokens_BS, beside)

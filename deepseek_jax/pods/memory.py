@@ -134,7 +134,7 @@ def _model(abstract: Abstract, mesh: AbstractMesh) -> tuple[list[Placement], lis
 
 
 def _changed(tensors: list[Placement], mesh: AbstractMesh, remat: str) -> int:
-    """Bytes of weights computed by views, and of their gradients, that outlive one layer's turn (models/made.py)."""
+    """Bytes of weights computed by views, and of their gradients, that outlive one layer's turn (models/lazy.py)."""
     if mesh.shape["stage"] > 1:
         return 2 * _size(tensors)
     stacked = [tensor for tensor in tensors if stack_of(tensor.name)]

@@ -15,7 +15,10 @@ from deepseek_jax.pods.hlo import Instruction, Program, size
 # Instructions that write nothing new: views, and those whose bytes are counted in the computations they run.
 FREE = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while", "conditional", "call", "after-all"}
 FREE |= {"copy-done", "call-done", "async-done", "iota", "partition-id", "replica-id", "opt-barrier"}
-UNDER_WAY = "-start", "-update"  # asynchronous; "-done" is counted instead, as shapes of these include the operands
+ASYNC_SUFFIXES = (
+    "-start",
+    "-update",
+)  # asynchronous; "-done" is counted instead, as shapes of these include the operands
 COMPUTED_AGAIN = {"none": 1.0, "dots": 1.0, "full": 4 / 3}  # factor on a step's FLOPs, by train.remat
 
 
@@ -57,7 +60,7 @@ def bytes_written(program: Program) -> int:
     return sum(
         times * _written(each, program)
         for each, _, times, fused in program.executed()
-        if not fused and each.opcode not in FREE and not each.opcode.endswith(UNDER_WAY)
+        if not fused and each.opcode not in FREE and not each.opcode.endswith(ASYNC_SUFFIXES)
     )
 
 

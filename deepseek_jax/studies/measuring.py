@@ -93,7 +93,7 @@ def held_out_scores(trained: Trained) -> dict[str, float]:
     from deepseek_jax.train import setup, views
 
     # What is edited are the weights of the model itself, whatever its training kept of them.
-    scoring = setup.prepare(views.plain(trained.experiment), Console(quiet=True))
+    scoring = setup.prepare(views.without_views(trained.experiment), Console(quiet=True))
     batches = scoring.held_out_batches("final", trained.experiment.eval.final_batches)
     found = scoring.task.scores(scoring.compiled_score(), trained.params, trained.buffers, batches)
     return finite({f"final/{name}": value for name, value in found.items()})

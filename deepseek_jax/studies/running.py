@@ -110,14 +110,14 @@ def _check(studies: Sequence[Loaded], root: Path):
 def _check_here(planned: Sequence[Run], loaded: Loaded):
     """UserError for a variant of a study that cannot be trained on the devices of this machine."""
     from deepseek_jax.train import setup, sinks, start
-    from deepseek_jax.train.checkpoint import are_in
+    from deepseek_jax.train.checkpoint import has_checkpoints
 
     study = loaded.study
     left = [] if isinstance(study, Sweep) else [run for run in planned if run.unmeasured or not _done(run, loaded)]
     for run in {run.variant.name: run for run in left}.values():
         experiment = run.experiment or resolve(study.base, dict(run.variant.changes))  # of which only steps are unknown
         try:
-            if not are_in(run.directory):
+            if not has_checkpoints(run.directory):
                 start.check(experiment)
             sinks.check_sinks(experiment.log)
             setup.check(experiment)

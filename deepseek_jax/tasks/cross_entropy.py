@@ -17,7 +17,15 @@ from jaxtyping import Array, Float, Int
 
 from deepseek_jax.parallel import vocabulary
 from deepseek_jax.parallel.local import BY_TOKEN
-from deepseek_jax.parallel.vocabulary import HEAD, SUM, among, as_head, highest, over_tokens, over_vocabulary
+from deepseek_jax.parallel.vocabulary import (
+    HEAD,
+    SUM,
+    highest,
+    local_targets,
+    over_tokens,
+    over_vocabulary,
+    reduce_head_gradient,
+)
 
 
 def cross_entropy(
@@ -71,7 +79,7 @@ def _value_and_gradients(z_loss, chunk_tokens, hidden_BSD, head_DV, targets_BS, 
         nll, normaliser, probabilities = _likelihood(hidden, head_DV, targets)
         total += (weights * (nll + z_loss * jnp.square(normaliser))).sum()
         dlogits = probabilities * (weights * (1 + 2 * z_loss * normaliser))[..., None]
-        here, _ = among(targets, head_DV.shape[1])
+        here, _ = local_targets(targets, head_DV.shape[1])
         dlogits -= jnp.where(vocabulary_V == here[..., None], weights[..., None], 0.0)
         dlogits = dlogits.astype(hidden.dtype)
         dhead_DV += jnp.einsum("BcD,BcV->DV", hidden, dlogits, preferred_element_type=jnp.float32)
@@ -83,7 +91,12 @@ def _value_and_gradients(z_loss, chunk_tokens, hidden_BSD, head_DV, targets_BS, 
     )
     length = targets_BS.shape[1]
     dhidden_BSD = over_vocabulary(_unchunked(dhidden, length))
-    return over_tokens(total), _unchunked(nll, length), dhidden_BSD, as_head(dhead_DV).astype(head_DV.dtype)
+    return (
+        over_tokens(total),
+        _unchunked(nll, length),
+        dhidden_BSD,
+        reduce_head_gradient(dhead_DV).astype(head_DV.dtype),
+    )
 
 
 def _backward(z_loss, chunk_tokens, gradients, cotangents):
@@ -107,7 +120,7 @@ def _likelihood(hidden, head_DV, targets):
 
 def _chosen(logits, targets):
     """The logits of the targets, one of which may lie in another device's part of the vocabulary."""
-    here, inside = among(targets, logits.shape[-1])
+    here, inside = local_targets(targets, logits.shape[-1])
     chosen = jnp.take_along_axis(logits, here[..., None], axis=-1, mode=None if inside is None else "clip")[..., 0]
     return chosen if inside is None else over_vocabulary(jnp.where(inside, chosen, 0.0))
 

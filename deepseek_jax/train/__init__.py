@@ -4,8 +4,9 @@ a run           setup (all before the first step), start (the initial model), lo
 model families  task (their interface to the loop), language_model, supervised, supervised_program
 optimization    optimizer, schedules, muon, moments, by_depth, groups (of parameters), views (adapters, masks, rounding)
 stopping        early_stopping, preemption (signals), nonfinite (where a NaN began), refusals (before the first step)
-saving          checkpoint, integrity (checksums), restore, any_checkpoint (of any kind), known_set (dataset.json)
-reporting       recorder, metrics, sinks, bars, goodput, flops, shown (names), summary, report, plots, verdict, places
+saving          checkpoint, integrity (checksums), restore, any_checkpoint (of any kind), dataset_record
+reporting       recorder, metrics, sinks, bars, goodput, flops, shown (names), summary, report, plots, verdict,
+                sampled_indices
 scoring         evaluate, scoring, baselines, answers (pictures), samples (texts)
 other tools     lr_range, batch_sizes, expert_use, abstract (without data or devices), profile, program_cache
 """

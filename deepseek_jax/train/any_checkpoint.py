@@ -17,7 +17,7 @@ from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.parallel import rules
 from deepseek_jax.parallel.mesh import MeshOf, mesh_of_used
-from deepseek_jax.train import checkpoint, known_set
+from deepseek_jax.train import checkpoint, dataset_record
 from deepseek_jax.train.program import replicated_axes
 from deepseek_jax.train.restore import TrainedModel, restore_model, structure
 
@@ -79,7 +79,7 @@ def read(
     if (directory / checkpoint.DIRECTORY).is_dir():
         trained = restore_model(directory, checkpoint.best_step(directory) if best else None, mesh_of)
         family = trained.experiment.family
-        config = known_set.read(directory).model if family == "supervised" else trained.experiment.model
+        config = dataset_record.read(directory).model if family == "supervised" else trained.experiment.model
         return Found(family, config, trained.params, trained.buffers)
     if orbax_directory.is_one(directory):
         load = lambda directory, config, **how: orbax_directory.load(directory, **how)[1:]  # noqa: E731

@@ -26,7 +26,7 @@ DIRECTORY = record.CHECKPOINTS  # below a run directory
 # Time limit for writing and sealing a checkpoint.  For the checksums the leader reads all of it back, terabytes for a
 # large model; Orbax's default of 20 minutes would end the run.  A dead process is noticed sooner, by its heartbeat.
 SAVING_SECONDS = 4 * 3600
-ASIDE = ".aside"  # suffix of a checkpoint's directory while it is being replaced
+REPLACED = ".aside"  # suffix of a checkpoint's directory while it is being replaced
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Checkpoints:
         self._pending = False  # whether the outcome of the last save is still unknown
         self._failed, self._thread = False, threading.get_ident()
         if processes.is_leader():
-            _bring_back(self._directory)
+            _finish_replacements(self._directory)
         processes.barrier()
         newest = preservation.LatestN(config.keep)
         best = preservation.BestN(n=1, get_metric_fn=_score, reverse=True)
@@ -90,7 +90,7 @@ class Checkpoints:
         again = progress.step in self._manager.all_steps()
         if again:
             if processes.is_leader():
-                (self._directory / str(progress.step)).rename(self._directory / f"{progress.step}{ASIDE}")
+                (self._directory / str(progress.step)).rename(self._directory / f"{progress.step}{REPLACED}")
             processes.barrier()
             self._manager.reload()
         self._manager.save(progress.step, args=ocp.args.Composite(**parts), metrics={"score": score})
@@ -98,7 +98,7 @@ class Checkpoints:
         if again:
             self.wait()
             if processes.is_leader():
-                _bring_back(self._directory)
+                _finish_replacements(self._directory)
 
     def restore(self, abstract: State) -> tuple[State, Progress] | None:
         """The newest intact checkpoint, its arrays sharded like `abstract`; None if there are no checkpoints.
@@ -165,10 +165,10 @@ class Checkpoints:
             integrity.record(unnamed)
 
 
-def _bring_back(directory: Path):
+def _finish_replacements(directory: Path):
     """Deletes checkpoints that were set aside and replaced, and restores those whose replacement never appeared."""
-    for aside in directory.glob(f"*{ASIDE}"):
-        there = aside.with_name(aside.name.removesuffix(ASIDE))
+    for aside in directory.glob(f"*{REPLACED}"):
+        there = aside.with_name(aside.name.removesuffix(REPLACED))
         if there.exists():
             shutil.rmtree(aside)
         else:
@@ -207,17 +207,17 @@ def newest_intact(directory: Path, say: Callable[[str], None] = LOG.warning, bel
 
 
 def _steps(directory: Path) -> set[int]:
-    names = (path.name.removesuffix(ASIDE) for path in directory.glob("*"))
+    names = (path.name.removesuffix(REPLACED) for path in directory.glob("*"))
     return {int(name) for name in names if name.isdigit()}
 
 
 def _place(directory: Path, step: int) -> Path:
     """The directory of a step's checkpoint: still the one set aside if a run was killed while replacing it."""
-    there, aside = directory / str(step), directory / f"{step}{ASIDE}"
+    there, aside = directory / str(step), directory / f"{step}{REPLACED}"
     return aside if aside.exists() and not there.exists() else there
 
 
-def are_in(workdir: Path) -> bool:
+def has_checkpoints(workdir: Path) -> bool:
     """Whether the run directory has a checkpoint, intact or not."""
     return bool(_steps(Path(workdir) / DIRECTORY))
 

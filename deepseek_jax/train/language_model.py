@@ -78,7 +78,7 @@ class LanguageModelTask:
         processes.barrier()  # compressing may take longer than the others' collectives would wait
         return found
 
-    def check_beside(self, workdir: Path):
+    def check_data_files(self, workdir: Path):
         """UserError if the tokenizer differs from the saved one, whose token ids the model has learned."""
         if self.tokenizer.differs_from_that_in(workdir):
             raise UserError(
@@ -87,7 +87,7 @@ class LanguageModelTask:
                 "tokenizer.json there; to train on the present texts, give another --workdir."
             )
 
-    def keep_beside(self, workdir: Path):
+    def save_data_files(self, workdir: Path):
         self.tokenizer.save(workdir)
 
     def results(self, state: State, workdir: Path, score: Callable, held_out: Iterable[Batch]) -> list[str]:

@@ -17,7 +17,7 @@ from deepseek_jax.data.batches import TrainBatches
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 from deepseek_jax.train import bars, early_stopping, preemption, program_cache, report, schedules, start, summary
-from deepseek_jax.train.checkpoint import Checkpoints, Progress, are_in
+from deepseek_jax.train.checkpoint import Checkpoints, Progress, has_checkpoints
 from deepseek_jax.train.goodput import Goodput
 from deepseek_jax.train.metrics import by_layer
 from deepseek_jax.train.nonfinite import bad_parameter, find_origin
@@ -66,14 +66,14 @@ def train(
     """
     experiment, workdir, leads = fields.checked(experiment), Path(workdir), processes.is_leader()
     record.claim(workdir, experiment, write=False)  # refuse early: preparing the corpus may take hours
-    if not are_in(workdir):
+    if not has_checkpoints(workdir):
         start.check(experiment)
     check_sinks(experiment.log)
     console = console or Console(quiet=not leads, markup=False)  # file names may contain brackets
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every file it writes
     setup = prepare(experiment, console)
     early_stopping.check(experiment.stopping, tuple(f"val/{name}" for name in setup.task.measured()))
-    setup.check_room()
+    setup.check_memory()
     batches = setup.train_batches()
     shown, finished, results = setup.task.shown, False, []
     alone = record.held(workdir) if leads else contextlib.nullcontext()
@@ -111,13 +111,13 @@ def _begin(setup: Setup, workdir: Path, console: Console) -> tuple[State | None,
     The time is in seconds since 1970.  A run that cannot be started or resumed claims and changes nothing.
     """
     leads, state = processes.is_leader(), None
-    if processes.broadcast_from_leader(are_in(workdir)):
-        setup.task.check_beside(workdir)
+    if processes.broadcast_from_leader(has_checkpoints(workdir)):
+        setup.task.check_data_files(workdir)
     else:
         state = start.first_state(setup, console.print)
     began = record.claim(workdir, setup.experiment, write=leads)
     if leads:
-        setup.task.keep_beside(workdir)
+        setup.task.save_data_files(workdir)
     processes.check_shared(workdir / record.FILE)
     return state, began
 
@@ -161,7 +161,7 @@ def _take_steps(
                 best = evaluating and done.best_step == step
                 ending = done.stopped or (last and not done.owes_evaluation)
                 if ending:
-                    state, done = _take_back_best(setup, state, done, step, checkpoints, console)
+                    state, done = _restore_best(setup, state, done, step, checkpoints, console)
                 if saving or best or ending or interrupted:
                     useful = run.goodput.useful_seconds
                     done = dataclasses.replace(done, step=step, data=batches.state(), useful_seconds=useful)
@@ -223,7 +223,7 @@ def _due(every: int, step: int) -> bool:
 
 def _scores(run: Run, state: State, split: str, limit: int) -> dict[str, float]:
     """<split>/* scores on the first `limit` held-out batches (0: all), the same ones at each evaluation."""
-    held_out = preemption.unless(run.stopping, run.setup.held_out_batches(split, limit))
+    held_out = preemption.until_stopped(run.stopping, run.setup.held_out_batches(split, limit))
     found = run.setup.task.scores(run.score, *scored_model(state), held_out)
     return {f"{split}/{key}": value for key, value in found.items()}
 
@@ -232,7 +232,7 @@ def _finish(run: Run, state: State, done: Progress) -> list[str]:
     """Computes final scores if missing or made with other settings; returns the task's results.  May raise Stopped."""
     if not summary.is_scored(run.workdir, run.setup.experiment.eval):
         _score_finally(run, state, done)
-    held_out = preemption.unless(run.stopping, run.setup.held_out_batches("final"))
+    held_out = preemption.until_stopped(run.stopping, run.setup.held_out_batches("final"))
     return run.setup.task.results(state, run.workdir, run.score, held_out)
 
 
@@ -255,7 +255,7 @@ def _score_finally(run: Run, state: State, done: Progress):
         sinks.write({"step": done.step} | found)
 
 
-def _take_back_best(setup: Setup, state: State, done: Progress, step: int, checkpoints: Checkpoints, console: Console):
+def _restore_best(setup: Setup, state: State, done: Progress, step: int, checkpoints: Checkpoints, console: Console):
     """(the state of the best evaluation if early stopping is on, else `state`; the progress that goes with it)."""
     stopping = setup.experiment.stopping
     if not stopping.patience or done.best_step in (0, step):

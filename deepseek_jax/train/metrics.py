@@ -96,7 +96,7 @@ def memory_bytes() -> int:
     return peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-class Taken(NamedTuple):
+class FinishedStep(NamedTuple):
     """A finished step: when it ended, its `units` (tokens or records), and seconds spent on each kind of work."""
 
     ended: float  # by time.perf_counter()
@@ -119,7 +119,7 @@ class Clock:
 
     def __init__(self, unit: str):
         self._unit, self._since = unit, 0.0
-        self._steps: list[Taken] = []
+        self._steps: list[FinishedStep] = []
         self._new = 0
 
     def start(self, now: float):
@@ -128,7 +128,7 @@ class Clock:
         self._since += away
         self._steps = [step._replace(ended=step.ended + away) for step in self._steps]
 
-    def step(self, taken: Taken):
+    def step(self, taken: FinishedStep):
         self._steps.append(taken)
         self._new += 1
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 
-def remembered_in(dtype: str, inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+def with_state_dtype(dtype: str, inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
     """`inner` with its state stored in `dtype` between steps, and cast to float32 when a step computes with it.
 
     As in V3 (arXiv:2412.19437, section 3.3.2).  Rounding to bfloat16 changes a moment by at most 0.4% per step, beside

@@ -10,7 +10,7 @@ from deepseek_jax.models.tree import is_vector
 from deepseek_jax.train import schedules
 from deepseek_jax.train.by_depth import by_depth
 from deepseek_jax.train.groups import factors
-from deepseek_jax.train.moments import remembered_in
+from deepseek_jax.train.moments import with_state_dtype
 from deepseek_jax.train.muon import scale_by_muon
 
 
@@ -39,7 +39,7 @@ def make_optimizer(
     `update` takes the step's loss as `value`, on which the schedule "plateau" is based.
     """
     of_clipped = (
-        remembered_in(config.moment_dtype, _direction(config, axes)),
+        with_state_dtype(config.moment_dtype, _direction(config, axes)),
         _decayed(config),
         optax.scale_by_learning_rate(schedules.learning_rate(config, steps)),
         _scaled(config),
@@ -52,7 +52,7 @@ def make_optimizer(
     return optax.with_extra_args_support(optax.chain(clip, *of_clipped))
 
 
-def lowered(opt_state) -> jax.Array | float:
+def plateau_factor(opt_state) -> jax.Array | float:
     """The factor by which the schedule "plateau" has lowered the learning rate so far; 1 for other schedules."""
     is_plateau = lambda node: isinstance(node, contrib.ReduceLROnPlateauState)  # noqa: E731
     found = [node.scale for node in jax.tree.leaves(opt_state, is_leaf=is_plateau) if is_plateau(node)]

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from deepseek_jax.figures import BLUE, GREEN, INK, ORANGE, STYLE, png, tidy
-from deepseek_jax.train.places import places
+from deepseek_jax.train.sampled_indices import sampled_indices
 from deepseek_jax.train.shown import Shown
 
 
@@ -121,5 +121,5 @@ def _series(rows: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _smooth(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(steps, running medians over a twentieth of the run, which single spikes do not bend)."""
-    reach, at = max(len(values) // 40, 1), places(len(values))
+    reach, at = max(len(values) // 40, 1), sampled_indices(len(values))
     return steps[at], np.array([np.median(values[max(0, i - reach) : i + reach + 1]) for i in at])

@@ -18,7 +18,7 @@ class Stopped(Exception):
     """A signal ends the work under way, which the resumed run does again."""
 
 
-def unless(stopping: Callable[[], str], batches: Iterable) -> Iterator:
+def until_stopped(stopping: Callable[[], str], batches: Iterable) -> Iterator:
     """Yields the batches; raises Stopped instead of yielding the next one if `stopping()` names a signal."""
     for batch in batches:
         if stopping():

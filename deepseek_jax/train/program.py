@@ -18,7 +18,7 @@ from deepseek_jax.models.arithmetic import Arithmetic, give
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import Decoder, initialise
 from deepseek_jax.models.flops import attention_a_token
-from deepseek_jax.models.made import materialised
+from deepseek_jax.models.lazy import materialised
 from deepseek_jax.models.moe.balance import update_biases
 from deepseek_jax.models.moe.router import ROUTERS
 from deepseek_jax.tasks import language_model
@@ -82,7 +82,7 @@ def replicated_axes(axes: dict) -> dict:
     return jax.tree.map(lambda names: (None,) * len(names), axes, is_leaf=lambda node: isinstance(node, tuple))
 
 
-def drawn(key: jax.Array, scheduled: dict) -> jax.Array:
+def microbatch_key(key: jax.Array, scheduled: dict) -> jax.Array:
     """The random key of an update's microbatch: a resumed run draws what an uninterrupted one would have drawn."""
     return jax.random.fold_in(jax.random.fold_in(key, scheduled["update"]), scheduled["microbatch"])
 
@@ -125,7 +125,7 @@ def language_model_program(
 
     def loss(params, buffers, batch, totals, scheduled):
         model = tree.merge(graphdef, params, buffers)
-        scheduled = scheduled | ({"key": drawn(key, scheduled)} if draws else {})
+        scheduled = scheduled | ({"key": microbatch_key(key, scheduled)} if draws else {})
         value, aux = language_model.loss(model, batch, totals, scheduled, experiment.loss)
         return value, aux | _counts(batch, config, bytes_a_target)
 

@@ -12,7 +12,7 @@ import jax
 
 from deepseek_jax.config import AnyExperiment
 from deepseek_jax.train.goodput import Goodput
-from deepseek_jax.train.metrics import Clock, Taken, train_row
+from deepseek_jax.train.metrics import Clock, FinishedStep, train_row
 from deepseek_jax.train.task import Task
 
 AHEAD = 2  # steps queued on the device beyond the running one; more would only hold batches in memory
@@ -105,7 +105,7 @@ class Recorder:
             self._start_clock(ended)
         else:
             units = self._task.size(step.batch)
-            self._clock.step(Taken(ended, units, step.data_wait, step.dispatch, overhead))
+            self._clock.step(FinishedStep(ended, units, step.data_wait, step.dispatch, overhead))
         stopping = failed and self._experiment.train.on_nonfinite == "stop"
         last = step.number == self._experiment.train.steps
         if step.number % self._experiment.log.every == 0 or step.number == 1 or last or failed:

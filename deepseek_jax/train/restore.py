@@ -18,7 +18,7 @@ from deepseek_jax.models.hybrid import Hybrid
 from deepseek_jax.parallel import rules
 from deepseek_jax.parallel.mesh import MeshOf, mesh_of_used
 from deepseek_jax.parallel.rules import abstract_on
-from deepseek_jax.train import checkpoint, known_set, views
+from deepseek_jax.train import checkpoint, dataset_record, views
 from deepseek_jax.train.program import replicated_axes
 from deepseek_jax.train.state import scored_model
 from deepseek_jax.tune import lora
@@ -91,7 +91,7 @@ def _decoder(experiment: Experiment, workdir: Path):
 
 
 def _hybrid(experiment: SupervisedExperiment, workdir: Path):
-    model, dtype = known_set.read(workdir).model, experiment.train.dtype
+    model, dtype = dataset_record.read(workdir).model, experiment.train.dtype
     make = lambda: Hybrid(model, rngs=nnx.Rngs(params=0), dtype=dtype)  # noqa: E731
     return tree.split(give(jax.eval_shape(make), chooser(experiment.arithmetic)))
 

@@ -7,10 +7,10 @@ import jax
 from deepseek_jax.config import AnyExperiment
 from deepseek_jax.parallel.mesh import inference_config
 from deepseek_jax.train.schedules import microbatch_size
-from deepseek_jax.train.views import plain
+from deepseek_jax.train.views import without_views
 
 
-def for_scoring(experiment: AnyExperiment, batch_size: int = 0) -> AnyExperiment:
+def scoring_experiment(experiment: AnyExperiment, batch_size: int = 0) -> AnyExperiment:
     """The experiment without views, on a mesh of all devices, with batch sizes rounded up to what these can share.
 
     `batch_size`: of held-out batches; 0: as the experiment says.
@@ -21,7 +21,8 @@ def for_scoring(experiment: AnyExperiment, batch_size: int = 0) -> AnyExperiment
     batches = {"microbatch_size": micro, "batch_size": _divided(train.batch_size, micro)}
     train = dataclasses.replace(train, **batches, ramp_start=0, ramp_fraction=0.0)
     evaluation = dataclasses.replace(evaluation, batch_size=size)
-    return dataclasses.replace(plain(experiment), train=train, eval=evaluation, mesh=inference_config(experiment.model))
+    mesh = inference_config(experiment.model)
+    return dataclasses.replace(without_views(experiment), train=train, eval=evaluation, mesh=mesh)
 
 
 def _divided(size: int, parts: int) -> int:

@@ -22,7 +22,7 @@ from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import Program, language_model_program
 from deepseek_jax.train.refusals import refusals
 from deepseek_jax.train.schedules import learning_rate, microbatch_size, microbatches
-from deepseek_jax.train.state import State, abstract_state, check_room
+from deepseek_jax.train.state import State, abstract_state, check_memory
 from deepseek_jax.train.step import compile_score, compile_step, make_step
 from deepseek_jax.train.supervised import SupervisedTask
 from deepseek_jax.train.task import Task
@@ -69,7 +69,7 @@ class Setup:
         share = Share(self.mesh, size)
         return map(share.place, self.task.held_out_batches(split, limit * pieces, size, share.rows))
 
-    def check_room(self):
+    def check_memory(self):
         """UserError if the state and a step are certain to exceed this machine's memory.
 
         Counts the batch, which the host makes, and, if CPUs compute, the activations between layers that the backward
@@ -80,7 +80,7 @@ class Setup:
         of_a_step = train.batch_size * in_batch
         if devices[0].platform == "cpu":
             of_a_step += microbatch_size(train) * between_layers
-        check_room(self.abstract, of_a_step * len(self.mesh.local_devices) // len(devices), self.task.sized_by)
+        check_memory(self.abstract, of_a_step * len(self.mesh.local_devices) // len(devices), self.task.sized_by)
 
     def compiled_step(self) -> jax.stages.Wrapped:
         """step(state, batch) -> (state, metrics), compiled when it is first called; donates `state`."""

@@ -16,7 +16,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.fields import flatten
 from deepseek_jax.models import tree
 from deepseek_jax.parallel import rules
-from deepseek_jax.train import any_checkpoint, known_set
+from deepseek_jax.train import any_checkpoint, dataset_record
 from deepseek_jax.train.any_checkpoint import Found
 from deepseek_jax.train.program import Program
 from deepseek_jax.train.setup import Setup
@@ -145,11 +145,11 @@ def _of_other_data(setup: Setup) -> Iterator[str]:
     UserError if it has the same names in another order: weights would meet other columns than they have learned from.
     """
     start = setup.experiment.start
-    if setup.experiment.family != "supervised" or not (Path(start.checkpoint) / known_set.FILE).exists():
+    if setup.experiment.family != "supervised" or not (Path(start.checkpoint) / dataset_record.FILE).exists():
         return
-    known, dataset = known_set.read(Path(start.checkpoint)), setup.task.dataset
+    known, dataset = dataset_record.read(Path(start.checkpoint)), setup.task.dataset
     new_head = start.fresh and re.search(start.fresh, "head")
-    for name, key in known_set.NAMED.items():
+    for name, key in dataset_record.NAMED.items():
         there, here = getattr(known, name), getattr(dataset, name)
         if there == here or (new_head and name != "names"):
             continue
@@ -160,5 +160,5 @@ def _of_other_data(setup: Setup) -> Iterator[str]:
                 f"give dataset.columns.{key} in that order{otherwise}."
             )
         yield f"the {key} are {reprlib.repr(there)} and here {reprlib.repr(here)}"
-    if not known_set.alike(known.scaling, dataset.scaling):
+    if not dataset_record.alike(known.scaling, dataset.scaling):
         yield "data was standardised by other means and deviations"

@@ -75,7 +75,7 @@ def make_state(program: Program, optimizer: optax.GradientTransformation, abstra
 
     Raises UserError if CPU devices would have to hold more than this machine's memory.
     """
-    check_room(abstract)
+    check_memory(abstract)
     shardings = shardings_of(abstract)
 
     def make(model):
@@ -86,7 +86,7 @@ def make_state(program: Program, optimizer: optax.GradientTransformation, abstra
     return jax.jit(make, **options)(model)
 
 
-def check_room(abstract: State, of_a_step: int = 0, smaller: str = ""):
+def check_memory(abstract: State, of_a_step: int = 0, smaller: str = ""):
     """UserError if CPU devices would have to hold more than this machine's memory.
 
     XLA reports when other devices are full; with an array too large for a CPU's memory it hangs.  `of_a_step`: bytes

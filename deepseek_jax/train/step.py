@@ -15,7 +15,7 @@ from deepseek_jax.compiling import compiler_options, under
 from deepseek_jax.config import AnyExperiment
 from deepseek_jax.parallel import rules
 from deepseek_jax.train import schedules
-from deepseek_jax.train.optimizer import lowered
+from deepseek_jax.train.optimizer import plateau_factor
 from deepseek_jax.train.program import Program
 from deepseek_jax.train.state import State, shardings_of
 
@@ -64,7 +64,7 @@ def make_step(
             "loss/total": loss,
             "grad_norm": gradient_norm,
             "param_norm": optax.tree.norm(state["params"]),
-            "learning_rate": lr_at(updates_made) * lowered(state["opt_state"]),
+            "learning_rate": lr_at(updates_made) * plateau_factor(state["opt_state"]),
             "skipped": state["skipped"],
         }
         return state, metrics

@@ -22,7 +22,7 @@ from deepseek_jax.models.hybrid_config import HEADS, HybridConfig
 from deepseek_jax.parallel import processes
 from deepseek_jax.tasks import scores
 from deepseek_jax.tasks.config import OF_BOXES, OF_CLASSES, OF_NUMBERS
-from deepseek_jax.train import answers, baselines, known_set
+from deepseek_jax.train import answers, baselines, dataset_record
 from deepseek_jax.train.report import PICTURES
 from deepseek_jax.train.schedules import microbatch_size
 from deepseek_jax.train.shown import SHOWN
@@ -95,12 +95,12 @@ class SupervisedTask:
         processes.barrier()  # fitting may take longer than the others' collectives would wait
         return found
 
-    def check_beside(self, workdir: Path):
-        if (workdir / known_set.FILE).exists():
-            known_set.check(self.dataset, workdir)
+    def check_data_files(self, workdir: Path):
+        if (workdir / dataset_record.FILE).exists():
+            dataset_record.check(self.dataset, workdir)
 
-    def keep_beside(self, workdir: Path):
-        known_set.write(self.dataset, self.model, workdir)
+    def save_data_files(self, workdir: Path):
+        dataset_record.write(self.dataset, self.model, workdir)
 
     def results(self, state: State, workdir: Path, score: Callable, held_out: Iterable[Batch]) -> list[str]:
         """Draws the predictions on the test split into pictures/ of the run directory; returns no texts."""

@@ -20,7 +20,7 @@ from deepseek_jax.tasks import detection
 from deepseek_jax.tasks.objectives import OBJECTIVES, penalty
 from deepseek_jax.tasks.scores import MOST_PEAKS
 from deepseek_jax.train.optimizer import decays
-from deepseek_jax.train.program import Program, drawn, replicated_axes
+from deepseek_jax.train.program import Program, microbatch_key, replicated_axes
 
 NORM_MOMENTUM = 0.1  # of batch norms' running averages, as in PyTorch
 
@@ -42,7 +42,7 @@ def supervised_program(
     axes, buffer_axes = tree.logical_axes(abstract)
 
     def loss(params, buffers, batch, totals, scheduled):
-        key = drawn(jax.random.key(batch["seed"][0]), scheduled)
+        key = microbatch_key(jax.random.key(batch["seed"][0]), scheduled)
         network = tree.merge(graphdef, params, buffers)
         outputs, statistics = network(batch["inputs"], batch.get("lengths"), key=key)
         share_B = batch["weights"] / totals["weights"]

@@ -63,10 +63,10 @@ class Task(Protocol):
         `report` receives the progress of those that take long.
         """
 
-    def check_beside(self, workdir: Path):
-        """UserError if what `keep_beside` once wrote into the run directory does not match this task's data."""
+    def check_data_files(self, workdir: Path):
+        """UserError if what `save_data_files` once wrote into the run directory does not match this task's data."""
 
-    def keep_beside(self, workdir: Path):
+    def save_data_files(self, workdir: Path):
         """Writes into the run directory what is needed to use the parameters, such as the tokenizer."""
 
     def results(self, state: State, workdir: Path, score: Callable, held_out: Iterable[Batch]) -> list[str]:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from deepseek_jax.train.places import places
+from deepseek_jax.train.sampled_indices import sampled_indices
 from deepseek_jax.train.shown import Shown
 
 # Thresholds beyond which a person should look.  They come from watching runs, not from a paper.
@@ -43,7 +43,7 @@ def _finite(trained: list[dict]):
 def _trends(trained: list[dict], name: str):
     stretch = max(len(trained) // 10, 1)
     loss = np.array([row[name] for row in trained])
-    medians = [np.median(loss[i : i + stretch]) for i in places(len(loss) - stretch + 1)]
+    medians = [np.median(loss[i : i + stretch]) for i in sampled_indices(len(loss) - stretch + 1)]
     if medians[-1] > LOSS_RISE * np.nanmin(medians):
         yield f"the loss rose to {medians[-1]:.3f} from {np.nanmin(medians):.3f} at its best"
     norm = np.array([row["grad_norm"] for row in trained])

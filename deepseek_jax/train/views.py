@@ -8,7 +8,7 @@ import dataclasses
 from deepseek_jax.compress.pruned import pruned_view
 from deepseek_jax.compress.quantized import quantized_view
 from deepseek_jax.config import AnyExperiment
-from deepseek_jax.models.made import materialised
+from deepseek_jax.models.lazy import materialised
 from deepseek_jax.models.view import View
 from deepseek_jax.train.program import Program
 from deepseek_jax.tune.frozen import frozen_view
@@ -70,7 +70,7 @@ def weights(experiment: AnyExperiment, params: dict, buffers: dict) -> tuple[dic
     return materialised(params), buffers
 
 
-def plain(experiment: AnyExperiment) -> AnyExperiment:
+def without_views(experiment: AnyExperiment) -> AnyExperiment:
     """The experiment without its views, for code that takes the weights of the model itself.
 
     It has no groups of parameters either, as these may name adapters, which are merged into the weights.

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from deepseek_jax.compress.matrices import LINEAR, Matrix, by_matrix, chosen, matrix_of, ranks
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.depth import ADAPTERS
-from deepseek_jax.models.made import made
+from deepseek_jax.models.lazy import lazy_weight
 from deepseek_jax.models.tree import flatten, unflatten
 from deepseek_jax.models.view import View
 from deepseek_jax.tune.config import LoraConfig
@@ -40,7 +40,7 @@ def adapters_view(config: LoraConfig, seed: int) -> View:
     def weights(params, buffers, update):
         flat = flatten({name: tree for name, tree in params.items() if name != ADAPTERS})
         for path, adapter in by_matrix(params[ADAPTERS]).items():
-            flat[path] = made(path, functools.partial(merged, path=path, config=config), flat[path], adapter)
+            flat[path] = lazy_weight(path, functools.partial(merged, path=path, config=config), flat[path], adapter)
         return unflatten(flat), buffers["model"]
 
     def axes(params, buffers):

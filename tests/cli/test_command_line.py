@@ -13,8 +13,8 @@ import pytest
 from deepseek_jax import __main__, record
 from deepseek_jax.cli import arguments, options, runtime
 from deepseek_jax.config import Experiment
+from deepseek_jax.delay_signals import delay_signals
 from deepseek_jax.errors import LOG, UserError
-from deepseek_jax.undisturbed import undisturbed
 
 FULL = (
     "deepseek-jax: the disk is full: make room and run this again.  Training resumes from its last checkpoint; remove "
@@ -243,15 +243,15 @@ def test_a_verb_that_is_terminated_leaves_nothing_of_what_it_made(tmp_path):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_waits_for_what_is_undisturbed_and_a_second_does_not(signum):
+def test_a_signal_is_delayed_and_a_second_is_not(signum):
     heard, before = [], signal.getsignal(signum)
     signal.signal(signum, lambda signum, frame: heard.append(signum))
     try:
-        with undisturbed():
+        with delay_signals():
             signal.raise_signal(signum)
             assert heard == []
         assert heard == [signum]
-        with undisturbed():
+        with delay_signals():
             signal.raise_signal(signum)
             signal.raise_signal(signum)
             assert heard == [signum] * 2

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from deepseek_jax.compress.arithmetic import Fp8, Int8, Watching, chooser, in_tiles
+from deepseek_jax.compress.arithmetic import Fp8, InputStatistics, Int8, chooser, in_tiles
 from deepseek_jax.compress.config import ArithmeticConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.arithmetic import PLAIN, give, multiply, of
 from deepseek_jax.models.convolution import Convolution
 from deepseek_jax.models.layers import linear
-from deepseek_jax.models.moe.blocks import How
-from deepseek_jax.models.moe.experts import every_expert, in_blocks, in_rooms, ragged
+from deepseek_jax.models.moe.blocks import ExpertOptions
+from deepseek_jax.models.moe.experts import every_expert, in_blocks, ragged, with_fixed_capacity
 
 
 def normal(seed, *shape):
@@ -53,13 +53,13 @@ def test_all_three_products_are_of_rounded_operands():
     assert 0.01 < float(jnp.linalg.norm(y - x @ w) / jnp.linalg.norm(x @ w)) < 0.06  # and it did round
 
 
-@pytest.mark.parametrize("way", [every_expert, in_blocks, in_rooms, ragged])
+@pytest.mark.parametrize("way", [every_expert, in_blocks, with_fixed_capacity, ragged])
 def test_experts_are_each_a_product(way):
     """Every way gives what one expert after the other gives; tokens that share a tile of 128 differ by the way."""
     tokens, E, D, I = 60, 3, 160, 136
     x, kernels = normal(0, tokens, D), [normal(1, E, D, I), normal(2, E, D, I), normal(3, E, I, D)]
     chosen = jax.random.randint(jax.random.key(4), (tokens, 1), 0, E)
-    weight, how = jnp.ones((tokens, 1)), How(gate_up=Int8(), down=Int8())
+    weight, how = jnp.ones((tokens, 1)), ExpertOptions(gate_up=Int8(), down=Int8())
 
     def one_by_one(x, chosen, weight, gate, up, down, how):
         y = 0.0
@@ -76,12 +76,12 @@ def test_experts_are_each_a_product(way):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3 * float(jnp.abs(other).max()))
 
 
-@pytest.mark.parametrize("way", [every_expert, in_blocks, in_rooms])
+@pytest.mark.parametrize("way", [every_expert, in_blocks, with_fixed_capacity])
 def test_no_block_of_fp8_lies_across_gate_and_up(way):
     """Of a width that is no multiple of 128, and with an up so large that it would take the gate's small numbers."""
     tokens, E, D, I = 70, 3, 96, 48
     x, kernels = normal(0, tokens, D), [normal(1, E, D, I), 3000 * normal(2, E, D, I), normal(3, E, I, D)]
-    chosen, how = jax.random.randint(jax.random.key(4), (tokens, 1), 0, E), How(gate_up=Fp8(), down=Fp8())
+    chosen, how = jax.random.randint(jax.random.key(4), (tokens, 1), 0, E), ExpertOptions(gate_up=Fp8(), down=Fp8())
 
     def with_gradient(way):
         y, pull = jax.vjp(lambda x: way(x, chosen, jnp.ones((tokens, 1)), *kernels, how), x)
@@ -91,14 +91,14 @@ def test_no_block_of_fp8_lies_across_gate_and_up(way):
         np.testing.assert_allclose(one, other, atol=1e-3 * float(jnp.abs(other).max()))
 
 
-@pytest.mark.parametrize("way", [every_expert, in_blocks, in_rooms, ragged])
+@pytest.mark.parametrize("way", [every_expert, in_blocks, with_fixed_capacity, ragged])
 def test_what_flows_into_down_is_weighted_by_the_router(way):
     """In every way, so that a range or the energy of an expert is the same wherever it was watched."""
     tokens, E, D, I = 70, 3, 6, 5
     x, kernels = normal(0, tokens, D), [normal(1, E, D, I), normal(2, E, D, I), normal(3, E, I, D)]
     chosen = jax.random.permutation(jax.random.key(4), jnp.tile(jnp.arange(E), (tokens, 1)), 1, independent=True)[:, :2]
     weight = jax.random.uniform(jax.random.key(5), (tokens, 2))
-    how = How(gate_up=Watching(), down=Watching())
+    how = ExpertOptions(gate_up=InputStatistics(), down=InputStatistics())
     loss = lambda gate, up, down: jnp.square(way(x, chosen, weight, gate, up, down, how)).sum()  # noqa: E731
     found = jax.grad(loss, argnums=2)(*kernels)
 
@@ -109,12 +109,12 @@ def test_what_flows_into_down_is_weighted_by_the_router(way):
     np.testing.assert_allclose(found, np.repeat(expected_EI[..., None], D, -1), rtol=1e-4)
 
 
-@pytest.mark.parametrize("way", [every_expert, in_blocks, in_rooms])
+@pytest.mark.parametrize("way", [every_expert, in_blocks, with_fixed_capacity])
 def test_a_range_of_down_is_of_weighted_units_in_every_way(way):
     """Units of small weight do not saturate where the largest weighted one does not."""
     x, kernels = normal(0, 70, 6), [normal(1, 3, 6, 5), normal(2, 3, 6, 5), normal(3, 3, 5, 6)]
     chosen, weight = jnp.tile(jnp.arange(2), (70, 1)), jnp.tile(jnp.array([0.1, 0.02]), (70, 1))
-    how = How(down=Int8(1.0))
+    how = ExpertOptions(down=Int8(1.0))
     arguments = x, chosen, weight, *kernels, how
     np.testing.assert_allclose(way(*arguments), ragged(*arguments), rtol=1e-4, atol=1e-4)
 
@@ -141,7 +141,7 @@ class Layer(nnx.Module):
 
 @pytest.mark.parametrize("power", [2, 8])
 def test_watching_products_hand_back_what_flowed_in(power):
-    layer = give(Layer(normal(0, 6, 4)), lambda path, rank: Watching(power))
+    layer = give(Layer(normal(0, 6, 4)), lambda path, rank: InputStatistics(power))
     x = normal(1, 5, 7, 6).at[0].set(0.0)
     graphdef, params = nnx.split(layer)
 
@@ -158,7 +158,7 @@ def test_a_convolution_by_patches_is_the_convolution(rank):
     convolution = Convolution(rank, 3, 5, 3, bias=True, raw=True, rngs=nnx.Rngs(params=0))
     x = normal(0, 2, *(7, 6)[:rank], 3)
     plain = convolution(x)
-    give(convolution, lambda path, rank: Watching())  # whose products are plain
+    give(convolution, lambda path, rank: InputStatistics())  # whose products are plain
     np.testing.assert_allclose(convolution(x), plain, atol=1e-5)
 
 
@@ -184,7 +184,7 @@ def test_high_precision_stays_where_v3_keeps_it():
 def test_parameters_without_an_arithmetic_are_multiplied_plainly():
     layer = Layer(normal(0, 6, 4))
     assert of(layer.out) is PLAIN and of(give(layer, lambda path, rank: PLAIN).out) is PLAIN
-    assert dataclasses.replace(How()) == How()
+    assert dataclasses.replace(ExpertOptions()) == ExpertOptions()
     jaxpr = str(jax.make_jaxpr(lambda x, w: multiply(x, w, PLAIN))(normal(0, 3, 6), normal(1, 6, 4)))
     assert "custom_vjp" not in jaxpr
 

@@ -111,7 +111,7 @@ def test_sigterm_waits_for_the_checkpoint_that_is_written(folder, tmp_path, monk
 def test_the_names_of_a_tokenizers_tokens_go_along(folder, tmp_path):
     given = shutil.copytree(folder / "run", tmp_path / "run")
     (given / "tokenizer_config.json").write_text("{}")
-    source.write(tmp_path / "out", source.asking_for(source.read(given)))
+    source.write(tmp_path / "out", source.with_sections(source.read(given)))
     assert (tmp_path / "out" / "tokenizer_config.json").exists()
 
 
@@ -321,6 +321,6 @@ def test_the_largest_input_is_bounded_from_near(folder):
     decoder = merge(model.graphdef, model.params, model.buffers)
     batch = {name: leaf[0] for name, leaf in next(iter(measure.training_batches(1))).items()}
     first = jax.tree.map(lambda leaf: leaf[0], decoder.layers["0-0"])
-    x = first.attention_norm(decoder.enter(batch["tokens"]))
+    x = first.attention_norm(decoder.embed_streams(batch["tokens"]))
     seen = float(jnp.abs(x[batch["segment_ids"] > 0]).max())
     assert seen <= largest["layers/0-0/attention/q_down"] < 1.1 * seen

@@ -104,11 +104,11 @@ def test_of_equal_scores_in_a_group_the_later_stay(n, m):
 def test_a_pattern_that_does_not_divide_says_what_would():
     nine = {"stem": jax.ShapeDtypeStruct((9, 8), "float32"), "out": jax.ShapeDtypeStruct((4, 3, 8), "float32")}
     chosen = {"stem": Matrix("linear", 0, 1), "out": OUT}
-    assert list(masks.that_divide(chosen, nine, 4, "prune.pattern", given=False)) == ["out"]
+    assert list(masks.divisible_by(chosen, nine, 4, "prune.pattern", given=False)) == ["out"]
     with pytest.raises(UserError, match="stem has 9 inputs, not a multiple of 4; leave it out"):
-        masks.that_divide(chosen, nine, 4, "prune.pattern", given=True)
+        masks.divisible_by(chosen, nine, 4, "prune.pattern", given=True)
     with pytest.raises(UserError, match="out has 12 inputs, not a multiple of 8; groups of 2, 4 fit"):
-        masks.that_divide({"out": OUT}, nine, 8, "prune.pattern", given=False)
+        masks.divisible_by({"out": OUT}, nine, 8, "prune.pattern", given=False)
 
 
 @pytest.mark.parametrize(

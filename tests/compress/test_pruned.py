@@ -11,7 +11,7 @@ import pytest
 from deepseek_jax.compress.config import PruneConfig
 from deepseek_jax.compress.pruned import pruned_view, sparsity_at
 from deepseek_jax.config import CheckpointConfig
-from deepseek_jax.models.made import materialised
+from deepseek_jax.models.lazy import materialised
 from deepseek_jax.models.tree import flatten, unflatten
 from deepseek_jax.train.checkpoint import Checkpoints, Progress
 from deepseek_jax.train.state import shardings_of

@@ -16,7 +16,7 @@ from deepseek_jax.compress.rounding import Format, rounded
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
 from deepseek_jax.models.decoder import Decoder, initialise
-from deepseek_jax.models.made import materialised
+from deepseek_jax.models.lazy import materialised
 from deepseek_jax.models.tree import flatten
 from deepseek_jax.parallel import rules
 from deepseek_jax.train import views

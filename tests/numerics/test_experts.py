@@ -13,16 +13,16 @@ from deepseek_jax.models.arithmetic import PLAIN, Arithmetic
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.layers import SwiGLU
 from deepseek_jax.models.moe import experts as experts_module
-from deepseek_jax.models.moe.blocks import How
-from deepseek_jax.models.moe.dispatch import RARELY, TILE, allot, plan, room_for
+from deepseek_jax.models.moe.blocks import ExpertOptions
+from deepseek_jax.models.moe.dispatch import OVERFLOW_PROBABILITY, TILE, allot, plan, sufficient_capacity
 from deepseek_jax.models.moe.experts import (
     MOST_FOR_FEW,
     chosen_experts,
     every_expert,
     in_blocks,
-    in_rooms,
     plainly,
     ragged,
+    with_fixed_capacity,
 )
 from deepseek_jax.models.tree import merge, split
 
@@ -47,7 +47,7 @@ def _choices(rng, tokens, loads):
     return np.tile([3, 1], (tokens, 1))  # three experts get nothing, two get every token
 
 
-@pytest.mark.parametrize("way", [chosen_experts, every_expert, in_blocks, in_rooms, ragged])
+@pytest.mark.parametrize("way", [chosen_experts, every_expert, in_blocks, with_fixed_capacity, ragged])
 @pytest.mark.parametrize(
     "tokens, loads, limit",
     [
@@ -66,7 +66,7 @@ def test_value_and_gradients(way, tokens, loads, limit):
     experts = jnp.asarray(_choices(rng, tokens, loads), jnp.int32)
 
     def value_and_gradients(compute):
-        run = lambda x, weights, *kernels: compute(x, experts, weights, *kernels, How(limit))  # noqa: E731
+        run = lambda x, weights, *kernels: compute(x, experts, weights, *kernels, ExpertOptions(limit))  # noqa: E731
         y, pull_back = jax.vjp(run, x, weights, gate, up, down)
         return y, *pull_back(cotangent)
 
@@ -77,7 +77,7 @@ def test_value_and_gradients(way, tokens, loads, limit):
         np.testing.assert_allclose(got, expected, atol=1e-5 * scale, err_msg=name)
 
 
-@pytest.mark.parametrize("way", [chosen_experts, every_expert, in_blocks, in_rooms, ragged])
+@pytest.mark.parametrize("way", [chosen_experts, every_expert, in_blocks, with_fixed_capacity, ragged])
 def test_an_assignment_to_no_expert_adds_nothing(way):
     """As rows that another device left empty, or that are of experts elsewhere."""
     rng = np.random.default_rng(0)
@@ -85,7 +85,7 @@ def test_an_assignment_to_no_expert_adds_nothing(way):
     x, weights, *kernels = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
     experts = jnp.asarray(np.where(rng.random((300, 2)) < 0.4, E, _choices(rng, 300, "even")), jnp.int32)
     weights = jnp.where(experts == E, 0, weights)
-    arguments = x, experts, weights, *kernels, How()
+    arguments = x, experts, weights, *kernels, ExpertOptions()
     np.testing.assert_allclose(way(*arguments), _reference(*arguments), rtol=1e-5, atol=1e-5)
 
 
@@ -112,22 +112,22 @@ def test_what_a_platform_computes_for_rows_of_no_expert_reaches_nothing(down, mo
     x, weights, *kernels = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
     experts = jnp.asarray(np.where(rng.random((30, 2)) < 0.4, E, _choices(rng, 30, "even")), jnp.int32)
     weights = jnp.where(experts == E, 0, weights)
-    loss = lambda x, weights, *kernels: ragged(x, experts, weights, *kernels, How(down=down)).sum()  # noqa: E731
+    loss = lambda x, weights, *kernels: ragged(x, experts, weights, *kernels, ExpertOptions(down=down)).sum()  # noqa: E731
     for each in jax.tree.leaves(jax.value_and_grad(loss, argnums=(0, 1, 2, 3, 4))(x, weights, *kernels)):
         assert jnp.isfinite(each).all()
 
 
 @pytest.mark.parametrize("tokens, per_token, experts", [(8, 4, 16), (16, 4, 16), (64, 4, 16), (20, 8, 64)])
 def test_a_room_is_rarely_too_small_and_a_tile_less_often_is(tokens, per_token, experts):
-    rng, room = np.random.default_rng(0), room_for(tokens, per_token, experts)
+    rng, room = np.random.default_rng(0), sufficient_capacity(tokens, per_token, experts)
     draws = rng.permuted(np.tile(np.arange(experts), (4000, tokens, 1)), axis=-1)[..., :per_token]
     busiest = (draws.reshape(4000, -1, 1) == np.arange(experts)).sum(axis=1).max(axis=1)
-    assert (busiest > room).mean() < RARELY < (busiest > room - TILE).mean()
+    assert (busiest > room).mean() < OVERFLOW_PROBABILITY < (busiest > room - TILE).mean()
 
 
 @pytest.mark.parametrize("tokens, per_token, experts", [(3, 2, 2), (4, 4, 4), (1, 1, 8), (7, 2, 3)])
 def test_a_room_that_may_hold_all_is_too_small_for_none(tokens, per_token, experts):
-    assert room_for(tokens, per_token, experts) >= tokens
+    assert sufficient_capacity(tokens, per_token, experts) >= tokens
 
 
 def test_what_finds_no_room_has_the_slot_past_the_last():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deepseek_jax.models.attention.entries import meet_masked
+from deepseek_jax.models.attention.entries import offer_masked
 from deepseek_jax.models.cached import CachedDecoder, unstacked
 from deepseek_jax.models.decoder import Decoder
 
@@ -56,7 +56,7 @@ def _layers_with_an_indexer(config):
 def _choices(model, tokens_BS, positions_BS, segment_ids_BS):
     """By the goldens' names: the entries that each token picks [B S K], -1 where it sees no more."""
     context = model.context(tokens_BS, positions_BS, segment_ids_BS)
-    x, choices = model.enter(tokens_BS), {}
+    x, choices = model.embed_streams(tokens_BS), {}
     for layer, block in enumerate(unstacked(model)):
         if block.kind.attention == "csa":
             choices[f"indexer_{layer}_indices"] = _picked(block, x, context)
@@ -67,7 +67,7 @@ def _choices(model, tokens_BS, positions_BS, segment_ids_BS):
 def _picked(block, x, context):
     def meet(h_BSD):
         queries, _, entries = block.attention.queries_and_keys(block.attention_norm(h_BSD), context)
-        return h_BSD, meet_masked(queries, entries, block.attention.reach.topk, warmup=None)
+        return h_BSD, offer_masked(queries, entries, block.attention.reach.topk, warmup=None)
 
     _, met = block.attention_residual(x, meet)
     return jnp.where(jnp.take_along_axis(met.mask, met.best, axis=-1), met.best, -1)

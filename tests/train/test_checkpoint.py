@@ -131,9 +131,11 @@ def test_a_checkpoint_whose_replacement_never_came_is_there(opened, tmp_path):
     """The run was killed in between; who only reads finds it too."""
     save(opened, 3)
     directory = tmp_path / "checkpoints"
-    (directory / "3").rename(directory / f"3{checkpoint.ASIDE}")
-    shutil.copytree(directory / f"3{checkpoint.ASIDE}" / "progress", directory / "3.orbax-checkpoint-tmp" / "progress")
-    assert checkpoint.are_in(tmp_path)
+    (directory / "3").rename(directory / f"3{checkpoint.REPLACED}")
+    shutil.copytree(
+        directory / f"3{checkpoint.REPLACED}" / "progress", directory / "3.orbax-checkpoint-tmp" / "progress"
+    )
+    assert checkpoint.has_checkpoints(tmp_path)
     for step in (None, 3):
         assert checkpoint.read(tmp_path, {"step": abstract()["step"]}, step)[0] == 3
     assert checkpoint.best_step(tmp_path) == 7

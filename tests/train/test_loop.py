@@ -144,7 +144,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_before_the_next_one(di
     with pytest.raises(OSError, match="No space left"):
         train(config, directory / "full", quiet())
     assert 5 <= rows_of(directory / "full")[-1]["step"] < 9
-    assert not checkpoint.are_in(directory / "full")
+    assert not checkpoint.has_checkpoints(directory / "full")
 
 
 def test_a_run_that_keeps_an_average_is_scored_by_it():
@@ -178,7 +178,7 @@ def test_sigterm_during_an_evaluation_saves_at_once_and_the_evaluation_is_made_u
     train(config, directory / "unbroken", quiet())
     workdir, seen = directory / f"broken{step}", []
 
-    def unless(stopping, batches):
+    def until_stopped(stopping, batches):
         seen.append("evaluation")
         for number, batch in enumerate(ask(stopping, batches)):
             if len(seen) == step // 4 and number == 1:
@@ -186,8 +186,8 @@ def test_sigterm_during_an_evaluation_saves_at_once_and_the_evaluation_is_made_u
             yield batch
 
     with monkeypatch.context() as patched:
-        ask = preemption.unless
-        patched.setattr(preemption, "unless", unless)
+        ask = preemption.until_stopped
+        patched.setattr(preemption, "unless", until_stopped)
         train(config, workdir, stopped := quiet())
     assert f"stopped by SIGTERM after step {step}" in stopped.file.getvalue()
     assert [row["step"] for row in rows_of(workdir) if "val/loss" in row] == [4, 8][: step // 4 - 1]
@@ -365,6 +365,6 @@ def test_a_tokenizer_with_tokens_of_other_names_is_kept_with_them(directory):
     (given.parent / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "</s>", "other": 1}')
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, tokenizer=str(given)))
     task = prepare(config, quiet()).task
-    task.keep_beside(workdir)
+    task.save_data_files(workdir)
     kept = Tokenizer(workdir / "tokenizer.json")
     assert kept.named_beside == task.tokenizer.named_beside == {"bos": kept.bos, "eos": kept.eos}

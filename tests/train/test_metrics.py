@@ -54,7 +54,7 @@ def test_bits_per_byte():
 
 
 def taken(ended):
-    return metrics.Taken(ended, units=100, data_wait=0.1, dispatch=0.002, overhead=0.003)
+    return metrics.FinishedStep(ended, units=100, data_wait=0.1, dispatch=0.002, overhead=0.003)
 
 
 def started(now):

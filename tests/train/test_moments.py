@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from deepseek_jax.config import OptimizerConfig
-from deepseek_jax.train.moments import map_moments, remembered_in
+from deepseek_jax.train.moments import map_moments, with_state_dtype
 from deepseek_jax.train.optimizer import make_optimizer
 
 
@@ -40,7 +40,7 @@ def test_an_optimizer_that_asks_for_the_loss_is_given_it(dtype):
     by_loss = optax.GradientTransformationExtraArgs(
         lambda params: (), lambda updates, state, params=None, *, value, **more: (updates * value, state)
     )
-    updates, _ = remembered_in(dtype, by_loss).update(jnp.ones(2), (), value=3.0)
+    updates, _ = with_state_dtype(dtype, by_loss).update(jnp.ones(2), (), value=3.0)
     np.testing.assert_array_equal(updates, [3, 3])
 
 
@@ -49,13 +49,13 @@ def test_a_step_computes_with_float32():
     watching = optax.GradientTransformation(
         lambda params: jnp.ones(2), lambda updates, state, params=None: (updates, seen.append(state) or state)
     )
-    rounded = remembered_in("bfloat16", watching)
+    rounded = with_state_dtype("bfloat16", watching)
     rounded.update(jnp.ones(2), rounded.init(jnp.ones(2)))
     assert [state.dtype.name for state in seen] == ["float32"]
 
 
 def test_updates_differ_from_those_of_float32_by_rounding_only():
-    rounded, exact = (remembered_in(dtype, optax.scale_by_adam(b2=0.95)) for dtype in ("bfloat16", "float32"))
+    rounded, exact = (with_state_dtype(dtype, optax.scale_by_adam(b2=0.95)) for dtype in ("bfloat16", "float32"))
     params, rng = jnp.zeros(256), np.random.default_rng(0)
     states = [optimizer.init(params) for optimizer in (rounded, exact)]
     for _ in range(30):

@@ -14,7 +14,7 @@ from deepseek_jax.models import tree
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.presets import preset
 from deepseek_jax.train import groups
-from deepseek_jax.train.optimizer import decay_mask, lowered, make_optimizer
+from deepseek_jax.train.optimizer import decay_mask, make_optimizer, plateau_factor
 from tests.train import tiny
 
 CONSTANT = ScheduleConfig(name="constant")
@@ -163,4 +163,4 @@ def test_a_plateau_of_the_training_loss_lowers_the_rate():
     for loss in (4.0, 4.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0):  # the second look is the last better one
         updates, state = optimizer.update({"kernel": jnp.ones(1)}, state, params, value=loss)
         moved.append(-float(updates["kernel"][0]))
-    assert moved[:7] == [1.0] * 7 and moved[-1] == 0.5 == lowered(state), moved
+    assert moved[:7] == [1.0] * 7 and moved[-1] == 0.5 == plateau_factor(state), moved

@@ -64,7 +64,7 @@ def test_an_interrupt_that_is_ignored_stays_so():
 
 def test_batches_end_where_the_run_is_to_stop(handlers):
     with preemption.watch() as stopping:
-        batches = preemption.unless(stopping, range(5))
+        batches = preemption.until_stopped(stopping, range(5))
         assert next(batches) == 0
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(preemption.Stopped):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from deepseek_jax.train import places, plots, report, shown
+from deepseek_jax.train import plots, report, sampled_indices, shown
 from deepseek_jax.train.summary import final_scores
 from deepseek_jax.train.verdict import verdict
 
@@ -134,5 +134,5 @@ def test_a_long_run_has_no_more_medians_than_the_report_has_pixels(monkeypatch):
     rows = [row(step, 5 - step / 1000) for step in range(1, 3001)] + [row(step, 3.0) for step in range(3001, 4001)]
     assert plots.curves(rows, SHOWN).startswith(b"\x89PNG")
     assert verdict(rows, 4000, SHOWN)[1][1].startswith("the loss rose to 3.000 from 2.2")
-    assert len(counted) < 3 * places.MOST + 10
-    assert places.places(places.MOST).tolist() == list(range(places.MOST))
+    assert len(counted) < 3 * sampled_indices.MOST + 10
+    assert sampled_indices.sampled_indices(sampled_indices.MOST).tolist() == list(range(sampled_indices.MOST))

@@ -10,7 +10,7 @@ from deepseek_jax.config import EvalConfig, Experiment, MeshConfig, TrainConfig
 from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.parallel.mesh import inference_config
 from deepseek_jax.train.loop import train
-from deepseek_jax.train.scoring import for_scoring
+from deepseek_jax.train.scoring import scoring_experiment
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.tune.config import LoraConfig, TuneConfig
 from tests.train import tiny
@@ -28,9 +28,9 @@ print(sum(part.data.nbytes for leaf in jax.tree.leaves(params) for part in leaf.
 def test_batches_are_as_large_as_devices_divide_them(monkeypatch, devices, micro, size, evaluated):
     monkeypatch.setattr(jax, "device_count", lambda: devices)
     train = TrainConfig(batch_size=18, microbatch_size=6, ramp_start=6, ramp_fraction=0.5)
-    found = for_scoring(Experiment(train=train, eval=EvalConfig(batch_size=5), mesh=MeshConfig(tensor=64)))
+    found = scoring_experiment(Experiment(train=train, eval=EvalConfig(batch_size=5), mesh=MeshConfig(tensor=64)))
     assert (found.train.microbatch_size, found.train.batch_size, found.eval.batch_size) == (micro, size, evaluated)
-    assert for_scoring(Experiment(), 3).eval.batch_size == -(-3 // devices) * devices
+    assert scoring_experiment(Experiment(), 3).eval.batch_size == -(-3 // devices) * devices
     assert found.mesh == MeshConfig(fsdp=devices)
 
 
@@ -49,7 +49,7 @@ def test_groups_of_adapters_are_none_of_the_model_that_is_scored(tmp_path):
     groups = dataclasses.replace(given.optimizer, groups=("adapters/.*/b$ lr=16",))
     given = dataclasses.replace(given, tune=TuneConfig(lora=LoraConfig(rank=1)), optimizer=groups)
     prepare(given, Console(quiet=True))
-    prepare(for_scoring(given), Console(quiet=True))
+    prepare(scoring_experiment(given), Console(quiet=True))
 
 
 @pytest.mark.slow

@@ -86,7 +86,7 @@ def _split(source: Source, config: DatasetConfig) -> dict[str, Records]:
     shares = {"val": config.val, "test": config.test, "seed": config.seed}
     keys, origins = splitting.content_keys(records["inputs"]), source.origins
     if source.input == "table" and 2 * len(set(keys)) < len(keys):  # categories, say: that rows are equal says nothing
-        keys = origins = splitting.told_apart(origins or keys)
+        keys = origins = splitting.made_unique(origins or keys)
     if source.kind == "boxes":
         strata = splitting.rarest(records["box_labels"], len(source.class_names))
     else:

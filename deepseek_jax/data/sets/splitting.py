@@ -21,7 +21,7 @@ def content_keys(inputs: np.ndarray) -> list[bytes]:
     return [digest(content) for content in contents]
 
 
-def told_apart(keys: Sequence[bytes]) -> list[bytes]:
+def made_unique(keys: Sequence[bytes]) -> list[bytes]:
     """The first of equal keys as it is, and of the others digests with their number: all differ."""
     counts: collections.Counter[bytes] = collections.Counter()
     apart = []

@@ -24,7 +24,7 @@ from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import RMSNorm, linear
 from deepseek_jax.models.tree import weight, zeros
 from deepseek_jax.parallel.context import parts, tokens_before
-from deepseek_jax.parallel.local import BY_TOKEN, as_it_lies, on_each_device
+from deepseek_jax.parallel.local import BY_TOKEN, on_each_device, stored_axes
 
 
 class Compressor(nnx.Module):
@@ -50,7 +50,7 @@ class Compressor(nnx.Module):
         began.
         """
         with jax.named_scope("compress"):
-            compress = on_each_device(Compressor._compress, (as_it_lies(self), BY_TOKEN, BY_TOKEN), BY_TOKEN)
+            compress = on_each_device(Compressor._compress, (stored_axes(self), BY_TOKEN, BY_TOKEN), BY_TOKEN)
             return compress(self, self._project(x_BSD), dataclasses.replace(context, index_warmup=None))
 
     def _compress(self, new_BSe, context: Context) -> Keys:

@@ -85,7 +85,7 @@ def _attend_from(first, q_BSHK, segment_ids_BS, k_BTGK, v_BTGV, of_keys_BT, scal
     if not kernels.serve(q_BSHK.shape[1], k_BTGK.shape[1]):
         return causal_attend_blockwise(*arguments, **settings)
     ways = {"tpu": kernels.on_tpu, "default": causal_attend_blockwise}
-    if gpu.at_hand(q_BSHK.dtype):
+    if gpu.kernels_available(q_BSHK.dtype):
         ways["cuda"] = kernels.on_gpu
     by_platform = {platform: functools.partial(way, **settings) for platform, way in ways.items()}
     return jax.lax.platform_dependent(*arguments, **by_platform)

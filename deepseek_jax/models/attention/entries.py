@@ -21,7 +21,7 @@ from deepseek_jax.models.attention.selection import gather, mask_of, pick
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Met:
+class Offered:
     """The entries offered to each query and, if there is an indexer, its scores and picks among them."""
 
     values: Float[Array, "B S F d"]  # S is 1 if all queries are offered the same entries
@@ -48,24 +48,24 @@ class Attended:
     recall: Float[Array, "B ..."] | None
 
 
-def meet_all(queries: Queries, entries: Keys) -> Met:
+def offer_all(queries: Queries, entries: Keys) -> Offered:
     """Offers every entry that is complete at the query's position."""
-    return Met(entries.values[:, None], visible(queries, entries))
+    return Offered(entries.values[:, None], visible(queries, entries))
 
 
-def meet_masked(queries: Queries, entries: Keys, topk: int, warmup: Bool[Array, ""] | None) -> Met:
+def offer_masked(queries: Queries, entries: Keys, topk: int, warmup: Bool[Array, ""] | None) -> Offered:
     """Offers all entries but masks all except the `topk` best; if `warmup` is given and true, masks no visible one."""
     scores_BSE, visible_BSE = scores_of_all(queries.index, entries.index), visible(queries, entries)
     best_BSK = pick(scores_BSE, visible_BSE, topk)
     kept_BSE = mask_of(best_BSK, scores_BSE.shape[-1]) | (False if warmup is None else warmup)
-    return Met(entries.values[:, None], kept_BSE & visible_BSE, scores_BSE, best_BSK)
+    return Offered(entries.values[:, None], kept_BSE & visible_BSE, scores_BSE, best_BSK)
 
 
-def meet_gathered(queries: Queries, entries: Keys, topk: int) -> Met:
+def offer_gathered(queries: Queries, entries: Keys, topk: int) -> Offered:
     """Gathers the `topk` best entries for each query and offers only those."""
     visible_BSE = visible(queries, entries)
     best_BSK = pick(scores_of_all(queries.index, entries.index), visible_BSE, topk)
     mask_BSK = jnp.take_along_axis(visible_BSE, best_BSK, axis=-1)
     scores_BSK = scores_of_picked(queries.index, gather(entries.index, best_BSK))
     by_rank_BSK = jnp.broadcast_to(jnp.arange(best_BSK.shape[-1]), best_BSK.shape)
-    return Met(gather(entries.values, best_BSK), mask_BSK, scores_BSK, by_rank_BSK)
+    return Offered(gather(entries.values, best_BSK), mask_BSK, scores_BSK, by_rank_BSK)

@@ -18,7 +18,7 @@ from deepseek_jax.models.layers import RMSNorm, linear
 from deepseek_jax.models.rope import rotate
 from deepseek_jax.models.tree import used, weight, zeros
 from deepseek_jax.parallel.context import whole_sequence
-from deepseek_jax.parallel.local import BY_HEAD, BY_TOKEN, as_it_lies, on_each_device
+from deepseek_jax.parallel.local import BY_HEAD, BY_TOKEN, on_each_device, stored_axes
 
 LATENT_NORM_EPS = 1e-6  # of the two norms inside MLA, independent of rms_norm_eps (as in DeepSeek's code)
 
@@ -94,7 +94,7 @@ class LatentAttention(nnx.Module):
             return causal_attend(q_BSHd, k_BTHd, v_BTHV, segment_ids_BS, self.config.softmax_scale)
 
         with jax.named_scope("mla"):
-            attend = on_each_device(attend, (as_it_lies(self), BY_HEAD, BY_TOKEN, BY_TOKEN), BY_HEAD)
+            attend = on_each_device(attend, (stored_axes(self), BY_HEAD, BY_TOKEN, BY_TOKEN), BY_HEAD)
             return self._output(attend(self, q_BSHd, entry_BSe, context.segment_ids_BS), x_BSD)
 
     def _attend_absorbed(self, q_BSHd, cache_BTe, context):

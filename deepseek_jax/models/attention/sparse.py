@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from deepseek_jax.models.attention.core import softmax_average
-from deepseek_jax.models.attention.entries import Attended, meet_masked
+from deepseek_jax.models.attention.entries import Attended, offer_masked
 from deepseek_jax.models.attention.indexer import (
     Indexer,
     IndexerReport,
@@ -38,7 +38,7 @@ from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
 from deepseek_jax.models.tree import used
 from deepseek_jax.parallel.context import whole_sequence
-from deepseek_jax.parallel.local import BY_HEAD, BY_TOKEN, as_it_lies, on_each_device, over_heads
+from deepseek_jax.parallel.local import BY_HEAD, BY_TOKEN, on_each_device, over_heads, stored_axes
 
 BLOCK = 64  # queries per block when picked entries are gathered
 MASKED_BLOCK = 256  # queries per block when all keys are scored; larger, as each block reads all keys
@@ -114,7 +114,7 @@ class SparseLatentAttention(LatentAttention):
             return self._choose_form(queries, whole_sequence(keys), warmup)
 
         of_queries = Queries(BY_HEAD, BY_TOKEN, BY_TOKEN, BY_TOKEN)
-        arguments = as_it_lies(self), of_queries, BY_TOKEN, ()
+        arguments = stored_axes(self), of_queries, BY_TOKEN, ()
         attend = on_each_device(attend, arguments, Attended(BY_HEAD, BY_TOKEN, BY_TOKEN))
         return attend(self, queries, keys, warmup)
 
@@ -137,7 +137,7 @@ class SparseLatentAttention(LatentAttention):
 
             def attend(queries, shared):
                 keys, k_BHTd, v_BHTV = shared
-                met = meet_masked(queries, keys, self.config.index_topk, warmup)
+                met = offer_masked(queries, keys, self.config.index_topk, warmup)
                 q_BHSd = queries.values.swapaxes(1, 2) * self.config.softmax_scale
                 mixed_BHSV, weights_BHST = softmax_average(q_BHSd, k_BHTd, v_BHTV, met.mask[:, None])
                 return Attended(mixed_BHSV.swapaxes(1, 2), *met.learn(_over_heads(weights_BHST, axis=1)))

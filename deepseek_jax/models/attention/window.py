@@ -2,8 +2,8 @@
 
 Only one turn's scores are in memory at a time: the backward pass recomputes them, turn by turn.
 
-B batch  S queries  N blocks  W queries per block  T window keys per block  E entries  F entries offered (entries.Met)
-H heads  d head width
+B batch  S queries  N blocks  W queries per block  T window keys per block  E entries
+F entries offered (entries.Offered)  H heads  d head width
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from deepseek_jax.models.attention.entries import Attended, Met, meet_all, meet_gathered, meet_masked
+from deepseek_jax.models.attention.entries import Attended, Offered, offer_all, offer_gathered, offer_masked
 from deepseek_jax.models.attention.keys import Keys, Queries, visible
 from deepseek_jax.models.attention.selection import by_blocks
 from deepseek_jax.parallel.context import parts, tokens_before
@@ -74,13 +74,13 @@ def attend(
     flat = jax.tree.map(lambda x: x.reshape(x.shape[0], -1, *x.shape[3:]), queries)
 
     def masked():
-        return _mix(queries, tokens, meet_masked(flat, entries, reach.topk, warmup), sinks_H, reach.window)
+        return _mix(queries, tokens, offer_masked(flat, entries, reach.topk, warmup), sinks_H, reach.window)
 
     def gathered():
-        return _mix(queries, tokens, meet_gathered(flat, entries, reach.topk), sinks_H, reach.window)
+        return _mix(queries, tokens, offer_gathered(flat, entries, reach.topk), sinks_H, reach.window)
 
     if entries.index is None:
-        return _mix(queries, tokens, meet_all(flat, entries), sinks_H, reach.window)
+        return _mix(queries, tokens, offer_all(flat, entries), sinks_H, reach.window)
     if entries.values.shape[1] < GATHER_FROM * reach.topk:
         return masked()
     return gathered() if warmup is None else jax.lax.cond(warmup, masked, gathered)
@@ -90,12 +90,12 @@ def attention_map(
     queries: Queries, tokens: Keys, entries: Keys, sinks_H: Float[Array, " H"], reach: Reach
 ) -> Float[Array, "B H S S+E"]:
     """The full weights that `attend` gives to tokens [B S] and entries [B E], for inspection."""
-    met = meet_masked(queries, entries, reach.topk, None) if reach.topk else meet_all(queries, entries)
+    met = offer_masked(queries, entries, reach.topk, None) if reach.topk else offer_all(queries, entries)
     one_block = jax.tree.map(lambda x: x[:, None], (queries, tokens))
     return _weigh(*one_block, met, sinks_H, reach.window).swapaxes(1, 2)
 
 
-def _mix(queries: Queries, tokens: Keys, met: Met, sinks_H, window: int) -> Attended:
+def _mix(queries: Queries, tokens: Keys, met: Offered, sinks_H, window: int) -> Attended:
     B, N, W, H, _ = queries.values.shape
     T, dtype = tokens.values.shape[2], queries.values.dtype
     weights = _weigh(queries, tokens, met, sinks_H, window)
@@ -106,7 +106,7 @@ def _mix(queries: Queries, tokens: Keys, met: Met, sinks_H, window: int) -> Atte
     return Attended(mixed, *learned)
 
 
-def _weigh(queries: Queries, tokens: Keys, met: Met, sinks_H, window: int) -> Float[Array, "B S H T+F"]:
+def _weigh(queries: Queries, tokens: Keys, met: Offered, sinks_H, window: int) -> Float[Array, "B S H T+F"]:
     """One softmax over the window's tokens, the entries and the sink; the sink's share is left out."""
     B, N, W, H, d = queries.values.shape
     q_BNWHd, T = queries.values * d**-0.5, tokens.values.shape[2]

@@ -28,7 +28,7 @@ LARGE, SMALL, LARGE_FROM = 128, 32, 384
 
 
 @dataclasses.dataclass(frozen=True)
-class How:
+class ExpertOptions:
     """Static settings of the experts: `limit` (swiglu_limit), and the arithmetic of gate and up and that of down."""
 
     limit: float = 0.0
@@ -78,7 +78,7 @@ def blocked_feed_forward(
     gate_up_EDF: Float[Array, "E D F"],
     down_EID: Float[Array, "E I D"],
     layout: Plan,
-    how: How,
+    how: ExpertOptions,
 ) -> Float[Array, "T D"]:
     """For each token, the sum over its slots of weight * down(silu(gate(x)) * up(x)), using the slot's block's expert.
 

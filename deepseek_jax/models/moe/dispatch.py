@@ -108,13 +108,13 @@ def allot(target_TK: Int[Array, "T K"], targets: int, capacity: int, room: int |
 
 
 TILE = 5  # rows per tile of XLA's CPU matrix products: six rows take a quarter longer than five
-RARELY = 0.1  # the acceptable probability of `room_for` being too small
+OVERFLOW_PROBABILITY = 0.1  # the acceptable probability of `sufficient_capacity` being too small
 
 
-def room_for(tokens: int, per_token: int, experts: int) -> int:
-    """Slots per expert, a multiple of TILE, that suffice with probability at least 1 - RARELY if routing is random."""
+def sufficient_capacity(tokens: int, per_token: int, experts: int) -> int:
+    """Slots per expert, a multiple of TILE, that random routing exceeds with at most OVERFLOW_PROBABILITY."""
     more, room = 1.0, -1  # `more`: the probability that a given expert needs more than `room`
-    while experts * more > RARELY and room < tokens:
+    while experts * more > OVERFLOW_PROBABILITY and room < tokens:
         room += 1
         ways = math.comb(tokens, room) * per_token**room * (experts - per_token) ** (tokens - room)
         more -= ways / experts**tokens

@@ -14,20 +14,20 @@ from deepseek_jax.models import arithmetic
 from deepseek_jax.models.arithmetic import multiply
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.layers import silu_product
-from deepseek_jax.models.moe.blocks import GROUP, How, block_for, blocked_feed_forward
-from deepseek_jax.models.moe.dispatch import allot, collect, copy_to_slots, plan, room_for
+from deepseek_jax.models.moe.blocks import GROUP, ExpertOptions, block_for, blocked_feed_forward
+from deepseek_jax.models.moe.dispatch import allot, collect, copy_to_slots, plan, sufficient_capacity
 from deepseek_jax.models.moe.grouped import grouped_matmul
 from deepseek_jax.models.moe.router import Routing
 from deepseek_jax.models.tree import used, weight
 from deepseek_jax.parallel.current import current_mesh
 from deepseek_jax.parallel.expert import exchange
-from deepseek_jax.parallel.rules import RULES, divided
+from deepseek_jax.parallel.rules import RULES, mapped_axes
 
 # Gathering an expert's weights for one token and using them costs as much as this many plain reads of them (two cores).
 CHOSEN_COST = 2
-# Assignments up to which `in_rooms` (CPUs) or `every_expert` is used.  128 assignments to 16 experts of 256 x 128 take
-# 0.45 ms with in_rooms on two cores, 0.70 with every_expert and 1.03 with in_blocks.  With more, loads are uneven
-# because of the text, not by chance, and rooms are too small.
+# Assignments up to which `with_fixed_capacity` (CPUs) or `every_expert` is used.  128 assignments to 16 experts of
+# 256 x 128 take 0.45 ms by the former on two cores, 0.70 by the latter and 1.03 by `in_blocks`.  With more, loads are
+# uneven because of the text, not by chance, and a fixed capacity is too small.
 MOST_FOR_FEW = 128
 
 _PLAIN = jax.make_user_context(default_value=False)  # part of jit's cache key: inside it, programs are traced anew
@@ -59,8 +59,8 @@ class Experts(nnx.Module):
         """Returns (the sum, the number of each token's assignments that were dropped, or None if none can be)."""
         with jax.named_scope("experts"):
             kernels = [self._kernel(kernel, x_TD.dtype) for kernel in (self.gate, self.up, self.down)]
-            of_down = arithmetic.of(self.down).split_over(divided(RULES["expert_mlp"]))
-            how = How(self.limit, arithmetic.of(self.gate), of_down)
+            of_down = arithmetic.of(self.down).split_over(mapped_axes(RULES["expert_mlp"]))
+            how = ExpertOptions(self.limit, arithmetic.of(self.gate), of_down)
             compute = functools.partial(fastest, how=how)
             return exchange(compute, x_TD, routing.experts_TK, routing.weights_TK, kernels, capacity_factor)
 
@@ -75,7 +75,7 @@ def fastest(
     gate: Float[Array, "E D I"],
     up: Float[Array, "E D I"],
     down: Float[Array, "E I D"],
-    how: How,
+    how: ExpertOptions,
 ) -> Float[Array, "T D"]:
     """Uses the way that is fastest for this many assignments on the platform that this is compiled for.
 
@@ -89,12 +89,12 @@ def fastest(
     few = experts_TK.size <= MOST_FOR_FEW
     return jax.lax.platform_dependent(
         *arguments,
-        cpu=functools.partial(in_rooms if few else in_blocks, how=how),
+        cpu=functools.partial(with_fixed_capacity if few else in_blocks, how=how),
         default=functools.partial(every_expert if few else ragged, how=how),
     )
 
 
-def chosen_experts(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Float[Array, "T D"]:
+def chosen_experts(x_TD, experts_TK, weights_TK, gate, up, down, how: ExpertOptions) -> Float[Array, "T D"]:
     """Gathers each token's experts' weights: best for one or two tokens, which use few of all experts."""
     experts_A, (tokens, per_token) = experts_TK.reshape(-1), experts_TK.shape
     gate, up, down = (
@@ -106,7 +106,7 @@ def chosen_experts(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Fl
     return multiply(active_A1I, down, how.down).reshape(tokens, per_token, -1).sum(axis=1)
 
 
-def every_expert(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Float[Array, "T D"]:
+def every_expert(x_TD, experts_TK, weights_TK, gate, up, down, how: ExpertOptions) -> Float[Array, "T D"]:
     """Runs all experts on all tokens, with weight zero where not chosen: best if reading weights is the only cost."""
     chosen_TE = jnp.zeros((x_TD.shape[0], down.shape[0]), weights_TK.dtype)
     chosen_TE = chosen_TE.at[jnp.arange(x_TD.shape[0])[:, None], experts_TK].add(weights_TK)
@@ -125,12 +125,12 @@ def _each_on_its_rows(x_ERD, weight_ER1, gate, up, down, how):
     return fixed(multiply(active_ERI, down, how.down))
 
 
-def in_rooms(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Float[Array, "T D"]:
-    """Runs each expert on a fixed number of slots, `room_for`, that is almost always enough: for few tokens on CPUs.
+def with_fixed_capacity(x_TD, experts_TK, weights_TK, gate, up, down, how: ExpertOptions) -> Float[Array, "T D"]:
+    """Runs each expert on `sufficient_capacity` slots, which are almost always enough: for few tokens on CPUs.
 
     If it is not enough, falls back to `every_expert`.
     """
-    experts, room = down.shape[0], room_for(*experts_TK.shape, down.shape[0])
+    experts, room = down.shape[0], sufficient_capacity(*experts_TK.shape, down.shape[0])
     if room >= x_TD.shape[0]:
         return every_expert(x_TD, experts_TK, weights_TK, gate, up, down, how)
     slots = allot(experts_TK, experts, room)
@@ -146,14 +146,14 @@ def in_rooms(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Float[Ar
     return jax.lax.cond(without_room.any(), every, in_slots, x_TD, experts_TK, weights_TK, gate, up, down)
 
 
-def in_blocks(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Float[Array, "T D"]:
+def in_blocks(x_TD, experts_TK, weights_TK, gate, up, down, how: ExpertOptions) -> Float[Array, "T D"]:
     """Sorts assignments by expert into blocks of one expert each (blocks.py): for CPUs."""
     layout = plan(experts_TK, down.shape[0], block_for(experts_TK.size, down.shape[0]), GROUP)
     gate_up = jnp.concatenate([gate, up], axis=-1)
     return blocked_feed_forward(x_TD, layout.weight_of_slot(weights_TK), gate_up, down, layout, how)
 
 
-def ragged(x_TD, experts_TK, weights_TK, gate, up, down, how: How) -> Float[Array, "T D"]:
+def ragged(x_TD, experts_TK, weights_TK, gate, up, down, how: ExpertOptions) -> Float[Array, "T D"]:
     """Sorts assignments by expert and runs `grouped_matmul` on groups of any length: for accelerators."""
     layout = plan(experts_TK, down.shape[0], block=1)
     by_token = layout.token_of_slot, layout.slot_of_assignment

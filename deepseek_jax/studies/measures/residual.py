@@ -44,7 +44,7 @@ def _gains(graphdef, params, buffers, batch):
 def composite(model: Decoder, batch: dict[str, np.ndarray]) -> jax.Array:
     """The product [B S n n] of the matrices by which each sublayer mixes streams, from the first to the last."""
     context = model.context(batch["tokens"], batch["positions"], batch["segment_ids"])
-    x = model.enter(batch["tokens"])
+    x = model.embed_streams(batch["tokens"])
     product = jnp.eye(model.config.hc_mult)
     for block in _blocks(model):
         for residual, sublayer in _sublayers(block, context):

@@ -17,29 +17,29 @@ from deepseek_jax.models.tree import is_variable
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Made:
+class LazyWeight:
     """Stands for the stacked weight [n ...] that make(*parts) computes.
 
-    Each part is a tree of arrays [n ...], or of other Mades.  `make` must treat layers independently: given a single
-    layer's parts [1 ...], it returns that layer's weight.
+    Each part is a tree of arrays [n ...], or of other LazyWeights.  `make` must treat layers independently: given a
+    single layer's parts [1 ...], it returns that layer's weight.
     """
 
     parts: tuple
     make: Callable = dataclasses.field(metadata={"static": True})
 
 
-def made(path: str, make: Callable, *parts) -> Array | Made:
-    """make(*parts) for the weight at `path`: lazily (a Made) if that is in a stack of layers, else at once."""
-    return Made(parts, make) if stack_of(path) else make(*materialised(parts))
+def lazy_weight(path: str, make: Callable, *parts) -> Array | LazyWeight:
+    """make(*parts) for the weight at `path`: lazily (a LazyWeight) if that is in a stack of layers, else at once."""
+    return LazyWeight(parts, make) if stack_of(path) else make(*materialised(parts))
 
 
 def materialised(tree):
-    """The tree with every Made replaced by its array, for all layers of a stack at once."""
+    """The tree with every LazyWeight replaced by its array, for all layers of a stack at once."""
 
     def of(leaf):
-        return leaf.make(*materialised(leaf.parts)) if is_made(leaf) else leaf
+        return leaf.make(*materialised(leaf.parts)) if is_lazy(leaf) else leaf
 
-    return jax.tree.map(of, tree, is_leaf=is_made)
+    return jax.tree.map(of, tree, is_leaf=is_lazy)
 
 
 def of_layer(block):
@@ -47,10 +47,10 @@ def of_layer(block):
 
     def of(param):
         value = param.get_raw_value()
-        return param.replace(materialised(jax.tree.map(lambda part: part[None], value))[0]) if is_made(value) else param
+        return param.replace(materialised(jax.tree.map(lambda part: part[None], value))[0]) if is_lazy(value) else param
 
     return jax.tree.map(of, block, is_leaf=is_variable)
 
 
-def is_made(node) -> bool:
-    return isinstance(node, Made)
+def is_lazy(node) -> bool:
+    return isinstance(node, LazyWeight)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
+def delay_signals() -> Iterator[None]:
     """Delays Ctrl-C and SIGTERM to the end of the block; a second one of the same kind takes effect at once.
 
     For writing with Orbax: its threads would not notice that the main thread has ended, and would go on writing into a

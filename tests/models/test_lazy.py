@@ -83,6 +83,6 @@ def test_what_adapters_make_of_experts_never_exists_for_all_layers():
 def _shapes(jaxpr):
     """Of whatever is computed in a jaxpr and in those inside of it."""
     for equation in jaxpr.eqns:
-        yield from (made.aval.shape for made in equation.outvars)
+        yield from (lazy_weight.aval.shape for lazy_weight in equation.outvars)
         for inner in jaxprs_in_params(equation.params):
             yield from _shapes(inner)

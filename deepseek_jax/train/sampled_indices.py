@@ -8,6 +8,6 @@ import numpy as np
 MOST = 500
 
 
-def places(count: int) -> np.ndarray:
+def sampled_indices(count: int) -> np.ndarray:
     """Indices below `count`: all of them, or MOST evenly spaced ones from the first to the last."""
     return np.arange(count) if count <= MOST else np.linspace(0, count - 1, MOST).round().astype(int)

@@ -18,7 +18,7 @@ NAMED = {"names": "features", "class_names": "classes", "target_names": "targets
 
 
 @dataclasses.dataclass(frozen=True)
-class KnownSet:
+class DatasetRecord:
     """`model` has the sizes that the data decides; `names`: columns of a table or series; `season`: 0 if none."""
 
     model: HybridConfig
@@ -68,13 +68,13 @@ def replace_model(workdir: Path, model: HybridConfig):
     whole_files.write_json(workdir / FILE, about)
 
 
-def read(workdir: Path) -> KnownSet:
+def read(workdir: Path) -> DatasetRecord:
     """Reads dataset.json; UserError if the run directory has none."""
     try:
         about = json.loads((workdir / FILE).read_text())
     except (OSError, ValueError):
         raise UserError(f"{workdir} has no {FILE}; train a hybrid network there first.") from None
-    return KnownSet(
+    return DatasetRecord(
         model=build_section(HybridConfig, about["model"], "model."),
         scaling=Scaling(**{name: tuple(numbers) for name, numbers in about["scaling"].items()}),
         names=tuple(about["names"]),
