@@ -1,4 +1,4 @@
-"""Studies: a claim, variants that differ in one thing, paired seeds, and a verdict.  docs/studies.md tells how."""
+"""Studies: a claim, variants that differ in one thing, paired seeds, and a verdict.  See docs/studies.md."""
 
 from deepseek_jax.studies.claims import Claim
 from deepseek_jax.studies.study import Study, Variant

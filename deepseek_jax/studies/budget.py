@@ -1,6 +1,6 @@
-"""How many steps a budget allows: what all variants of a study spend alike.
+"""How many training steps a budget allows, so that all variants of a study spend the same.
 
-A step's tokens are places in rows, padding included.
+The tokens of a step are the positions of its rows, padding included.
 """
 
 import dataclasses
@@ -15,24 +15,24 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.train import schedules
 from deepseek_jax.whole_files import write_json
 
-TRIAL_STEPS = 30  # by which a variant's speed is measured where seconds are held equal
+TRIAL_STEPS = 30  # of the trial that measures a variant's speed if seconds are held equal
 
-FAILED = "failed"  # the one entry of the file of a trial that failed
+FAILED = "failed"  # the only key in the file of a failed trial
 
 
 class Unmeasured(UserError):
-    """A budget in seconds, of a variant whose speed is not known yet."""
+    """The budget is in seconds, and the variant's speed has not been measured yet."""
 
 
 class TrialFailed(UserError):
-    """A budget in seconds, of a variant in the trial of whose speed something went wrong."""
+    """The budget is in seconds, and the trial that should measure the variant's speed failed."""
 
 
 def steps(experiment: AnyExperiment, equal: str, budget: float, speed: Path | None) -> int:
-    """The most steps within the budget.
+    """The largest number of steps within the budget; UserError if it is less than one.
 
-    flops: of the model forward and backward, as the architecture counts them (train/flops.py).  seconds: at the speed
-    that a short trial measures once and keeps in the file `speed`, so that a resumed study has the same steps.
+    flops: of the model's forward and backward pass (train/flops.py).  seconds: at the speed that a short trial measures
+    once and stores in the file `speed`, so that a resumed study has the same number of steps.
     """
     allowed = budget  # in tokens or records
     if equal == "flops":
@@ -46,7 +46,7 @@ def steps(experiment: AnyExperiment, equal: str, budget: float, speed: Path | No
 
 
 def units(experiment: AnyExperiment) -> list[int]:
-    """Tokens (of other families, records) spent after each step."""
+    """Tokens (records, if not a language model) spent in total after each step."""
     train = experiment.train
     sizes = (schedules.batch_size(train, step) * _row(experiment) for step in range(train.steps))
     return list(itertools.accumulate(sizes))
@@ -57,7 +57,7 @@ def _row(experiment: AnyExperiment) -> int:
 
 
 def _most_steps(experiment: AnyExperiment, budget: float) -> int:
-    """By bisection: a ramp of the batch stretches with the steps, so their total is no plain product."""
+    """By bisection: a batch-size ramp grows longer with the steps, so the total is not proportional to them."""
 
     def fits(count):
         return _row(experiment) * schedules.sequences(dataclasses.replace(experiment.train, steps=count)) <= budget
@@ -72,19 +72,19 @@ def _most_steps(experiment: AnyExperiment, budget: float) -> int:
 
 
 def _flops_a_token(experiment: AnyExperiment) -> float:
-    """Mean over the places of a row, as if it were one document."""
+    """Training FLOPs per token, mean over the positions of a row that is a single document."""
     if experiment.family != "language_model":
         raise UserError("equal='flops' counts language models only; hold records, steps or seconds equal.")
     from deepseek_jax.models.flops import attention_a_token
     from deepseek_jax.train.flops import training_flops
 
-    seen = np.arange(1, experiment.data.sequence_length + 1)  # a process that only plans takes no device from workers
+    seen = np.arange(1, experiment.data.sequence_length + 1)  # no JAX: planning must not take a device from workers
     attention = float(attention_a_token(experiment.model, seen).mean())
     return training_flops(experiment.model, 1.0, attention)
 
 
 def forget_failure(speed: Path):
-    """Lets a trial that failed be tried again."""
+    """Deletes the file of a failed trial, so that it is tried again."""
     if speed.exists() and FAILED in json.loads(speed.read_text()):
         speed.unlink()
 
@@ -99,9 +99,9 @@ def _units_a_second(speed: Path) -> float:
 
 
 def measure_speed(experiment: AnyExperiment, speed: Path):
-    """Trains the experiment for TRIAL_STEPS and writes the median of its speed into the file `speed`.
+    """Trains the experiment for TRIAL_STEPS and writes its median throughput to the file `speed`.
 
-    Without its batch ramp, each stage of which would compile a step of its own.
+    Without the batch-size ramp: each of its stages would compile another training step.
     """
     from rich.console import Console
 
@@ -118,5 +118,5 @@ def measure_speed(experiment: AnyExperiment, speed: Path):
     scores = train(trial, speed.with_suffix(""), Console(quiet=True))
     found = [value for key, value in scores.items() if key.endswith("_per_second")]
     if not found:
-        raise KeyboardInterrupt  # SIGTERM came before there was any speed, and this process is to end
+        raise KeyboardInterrupt  # SIGTERM arrived before any speed was measured: end this process
     write_json(speed, {"per_second": found[0]})

@@ -1,13 +1,13 @@
 """Claims in words that a program can judge: "bias update <= sequence-wise loss; no different from batch-wise loss".
 
-A clause says between which bounds the paired difference of two variants lies.  With the margin m that counts:
+A clause gives bounds for the paired difference a - b of two variants.  With m the smallest difference that counts:
 
     a < b                     at most -m            a > b      at least m
     a <= b                    at most m             a >= b     at least -m
     a no different from b     between -m and m
 
-It holds where the 95% interval of the difference lies inside, does not where it lies outside, and cannot be told
-where it does both.  b may be a number; a left out is that of the clause before.
+It holds if the 95% interval of the difference is inside the bounds, and does not if it is outside; if the interval
+crosses a bound, the study cannot tell.  b may be a number.  A clause without a has the a of the clause before it.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.studies.differences import difference
 
 HOLDS, DOES_NOT, CANNOT_TELL = "holds", "does not", "cannot tell at this scale"
-NOT_MEASURED = "not measured"  # and the metric that no run has
-UNFINISHED = "unfinished"  # runs are missing: what the first of many seeds say is no verdict
-RELATIONS = {  # -> (lowest, highest) difference in margins
+NOT_MEASURED = "not measured"  # followed by the metric that no run has
+UNFINISHED = "unfinished"  # runs are missing: the first few seeds alone allow no verdict
+RELATIONS = {  # -> (lowest, highest) difference, in units of the margin
     "no different from": (-1, 1),
     "<=": (-math.inf, 1),
     ">=": (-1, math.inf),
@@ -32,8 +32,8 @@ RELATIONS = {  # -> (lowest, highest) difference in margins
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """What is claimed of a metric.  `margin`: the smallest difference that counts, in the metric's unit, or as text a
-    share of the right side's mean: "0.25%"."""
+    """A claim about a metric.  `margin`: the smallest difference that counts, a number in the metric's unit or a
+    percentage of the right side's mean as text: "0.25%"."""
 
     metric: str
     margin: float | str
@@ -44,14 +44,14 @@ class Claim:
         fraction(self.margin)
 
     def margin_beside(self, right: float) -> float:
-        """The margin in the metric's unit where the right side's mean is `right`."""
+        """The margin in the metric's unit, given the right side's mean."""
         share = fraction(self.margin)
         return abs(share * right) if isinstance(self.margin, str) else share
 
 
 @dataclasses.dataclass(frozen=True)
 class Clause:
-    """`right` is a variant's name, or a number."""
+    """`left` is a variant's name, `right` a variant's name or a number."""
 
     left: str
     relation: str
@@ -63,7 +63,7 @@ class Clause:
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """A clause, what became of it, and why."""
+    """A clause, its verdict, and the reason for it."""
 
     clause: Clause
     verdict: str
@@ -71,13 +71,13 @@ class Judged:
 
 
 def check_metric(metric: object):
-    """Of a claim or a sweep; UserError for what is no name."""
+    """UserError if the metric of a claim or a sweep is not a string."""
     if not isinstance(metric, str):
         raise UserError(f"metric is {metric!r}; write the name of a score in quotes, as 'final/loss'.")
 
 
 def fraction(margin: float | str) -> float:
-    """A margin as a number above 0: 0.0025 for "0.25%"; UserError for what is none."""
+    """A margin as a number above 0: 0.0025 for "0.25%"; UserError if it is not a valid margin."""
     percent = isinstance(margin, str) and margin.endswith("%")
     try:
         value = float(margin[:-1]) / 100 if percent else float(margin)
@@ -89,7 +89,7 @@ def fraction(margin: float | str) -> float:
 
 
 def parse(text: str, names: Sequence[str]) -> list[Clause]:
-    """The clauses of a claim about these variants; UserError for what cannot be read."""
+    """The clauses of a claim about the variants `names`; UserError if the text cannot be parsed."""
     clauses, left = [], None
     for part in filter(None, (part.strip() for part in text.split(";"))):
         relation = next((word for word in RELATIONS if re.search(rf"(^|\s){re.escape(word)}\s", part)), None)
@@ -129,8 +129,8 @@ def _number(text: str) -> float | None:
 def judge(
     claim: Claim, names: Sequence[str], values: Mapping[str, Mapping[int, float]], missing: Mapping[str, str]
 ) -> list[Judged]:
-    """Each clause of the claim; `values` are variant -> seed -> metric, `missing` says why some are not
-    there."""
+    """Judges each clause of the claim.  `values`: variant -> seed -> metric; `missing`: variant -> why values are
+    missing."""
     return [_judge(claim, clause, values, missing) for clause in parse(claim.text, names)]
 
 
@@ -159,7 +159,7 @@ def _judge(
 
 
 def overall(judged: Sequence[Judged]) -> str:
-    """Of all clauses together, which go by one metric: it holds where all do, and does not where any does not."""
+    """The verdict on all clauses of a claim together: it holds if all do, and does not if any does not."""
     verdicts = {each.verdict for each in judged}
     unmeasured = next((verdict for verdict in verdicts if verdict.startswith(NOT_MEASURED)), None)
     ranked = (UNFINISHED, DOES_NOT, CANNOT_TELL)
@@ -167,6 +167,6 @@ def overall(judged: Sequence[Judged]) -> str:
 
 
 def not_measured(claim: Claim, names: Sequence[str]) -> list[Judged]:
-    """The claim's clauses, of which nothing can be said at any scale."""
+    """The claim's clauses, with the verdict that no finished run has the metric."""
     verdict = f"{NOT_MEASURED}: {claim.metric}"
     return [Judged(clause, verdict, "no finished run has it") for clause in parse(claim.text, names)]

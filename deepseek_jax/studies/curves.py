@@ -1,4 +1,4 @@
-"""Loss curves of several seeds as one, and what a better loss is worth in time."""
+"""The mean of several seeds' loss curves, and speed-ups: how much sooner a variant reaches a loss."""
 
 import dataclasses
 import math
@@ -10,22 +10,23 @@ from deepseek_jax import fields
 from deepseek_jax.config import AnyExperiment
 from deepseek_jax.record import NOT_LEARNED
 
-POINTS = 64  # at which curves are compared
-REACH = 2  # neighbours on either side over which a curve is smoothed: a batch's loss wavers
+POINTS = 64  # of a mean curve
+REACH = 2  # neighbours on either side over which a curve is smoothed, as the losses of batches are noisy
 
 
-# What training losses are of; where one differs, the better model may have the higher one.  Dropout and augmentation
-# act in training alone.  A language model's curve is of the next token's loss, whatever else is minimised (`loss.`).
+# Prefixes of settings that change what a training loss measures: if one differs, the better model may have the higher
+# loss.  Dropout and augmentation act only in training.  `loss.` is not among them: a language model's curve is always
+# of the next-token loss, whatever else is minimised.
 OF_LOSS = ("data.", "dataset.", "augment.", "objective.", "model.dropout", "model.drop_path", "model.vocab_size")
 
-Curve = tuple[np.ndarray, np.ndarray, np.ndarray]  # spent, mean loss, standard deviation over seeds
+Curve = tuple[np.ndarray, np.ndarray, np.ndarray]  # tokens or records spent, mean loss, standard deviation over seeds
 
 
 def mean_curve(curves: Sequence[Sequence]) -> Curve:
-    """Smoothed, of the curves [[spent, loss], ...] of several seeds."""
+    """The smoothed mean of several seeds' curves [[spent, loss], ...], over the range that all of them cover."""
     spent = np.linspace(max(c[0][0] for c in curves), min(c[-1][0] for c in curves), POINTS)
     losses = np.array([np.interp(spent, *_smooth(np.array(curve, float))) for curve in curves])
-    with np.errstate(invalid="ignore"):  # of a curve that became infinite
+    with np.errstate(invalid="ignore"):  # a curve may have become infinite
         deviation = losses.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros(POINTS)
     return spent, losses.mean(axis=0), deviation
 
@@ -37,15 +38,16 @@ def _smooth(curve: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_variant(results: Mapping) -> dict[str, Curve]:
+    """Each variant's mean curve, of its runs that are long enough to smooth."""
     curves: dict[str, list] = {}
     for run in results["runs"]:
-        if len(run["curve"]) > REACH + 1:  # of fewer points each smoothed one is the mean of all
+        if len(run["curve"]) > REACH + 1:  # with fewer points, each smoothed one is the mean of all
             curves.setdefault(run["variant"], []).append(run["curve"])
     return {name: mean_curve(found) for name, found in curves.items()}
 
 
 def comparable(experiment: AnyExperiment, other: AnyExperiment) -> bool:
-    """Whether the training losses of two experiments are of the same data, seen and scored alike."""
+    """Whether the training losses of two experiments measure the same thing (OF_LOSS), so that lower is better."""
     return _of_loss(experiment) == _of_loss(other)
 
 
@@ -55,10 +57,10 @@ def _of_loss(experiment: AnyExperiment) -> dict:
 
 
 def speed_up(base: Curve, other: Curve, base_speed: float, speed: float) -> float:
-    """How many times sooner `other` is where the base ends, by training loss and throughput; below 1: later.
+    """How many times sooner `other` reaches the higher of the two final losses than `base` does; below 1: later.
 
-    Of the two, the one that ends lower is asked how much it had spent when it was where the other ends.  The rate of
-    its schedule was then not yet low, so this leans towards 1.  NaN where a curve ends in no number.
+    Time is tokens or records spent over throughput.  The curve that ends lower passes that loss before its learning
+    rate has decayed, so the estimate is biased towards 1.  NaN if a curve ends in NaN or infinity.
     """
     (spent, loss, _), (other_spent, other_loss, _) = base, other
     if not np.isfinite([loss[-1], other_loss[-1]]).all():
@@ -71,7 +73,7 @@ def speed_up(base: Curve, other: Curve, base_speed: float, speed: float) -> floa
 
 
 def reached(spent: np.ndarray, loss: np.ndarray, target: float) -> float:
-    """What was spent when the curve first came to `target`; it does come there."""
+    """What was spent when the curve first reached `target`, interpolated.  It must reach it."""
     place = int(np.argmax(loss <= target))
     if place == 0:
         return float(spent[0])

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 CONFIDENCE, RESAMPLES = 0.95, 9999
-ROUNDING = 1e-14  # of the scores, by which equal differences of them differ
+ROUNDING = 1e-14  # relative to the scores: differences closer than this are equal but for rounding
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """`low` to `high`: Student's 95% interval of the mean difference, by which verdicts are made.
+    """`low` to `high`: Student's 95% interval of the mean difference, on which verdicts are based.
 
     p_t: of the paired t test; p_bootstrap: twice the smaller share of resampled means on one side of 0.  With few pairs
-    the bootstrap is too sure of itself: it knows no difference that it has not seen.
+    the bootstrap is overconfident, as it can only resample the differences that it has.
     """
 
     mean: float
@@ -26,7 +26,7 @@ class Difference:
 
 
 def difference(left: Sequence[float], right: Sequence[float]) -> Difference:
-    """Of `left` minus `right`, pair by pair; at least two.  All NaN where one of them is no number."""
+    """The statistics of `left` minus `right`, at least two pairs.  All NaN if any score is NaN or infinite."""
     from scipy import stats  # takes half a second to import
 
     both = np.asarray([left, right], float)
@@ -34,7 +34,7 @@ def difference(left: Sequence[float], right: Sequence[float]) -> Difference:
         return Difference(*[math.nan] * 5)
     d = both[0] - both[1]
     mean = float(d.mean())
-    if np.ptp(d) <= ROUNDING * np.abs(both).max():  # equal differences: the interval is a point, and scipy divides by 0
+    if np.ptp(d) <= ROUNDING * np.abs(both).max():  # equal: the interval is a point, and scipy would divide by 0
         p = 1.0 if mean == 0 else 0.0
         return Difference(mean, mean, mean, p, p)
     test = stats.ttest_rel(left, right)

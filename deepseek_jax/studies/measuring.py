@@ -1,7 +1,7 @@
-"""After training: edits of a trained model, its scores once more, and what a study's measures say of it.
+"""After training: applies a variant's edit to the trained model, scores it again, and runs the study's measures on it.
 
-Everything is kept in the run's directory by the name and source of the function that gave it, so that nothing is
-measured twice, and nothing is mistaken for what an older function gave.  Of a measure that fails that is the reason.
+Each result is stored in the run's directory under the name and source hash of the function that computed it.  So
+nothing is measured twice, and no result of an older version of a function is used.  A failed measure leaves its reason.
 """
 
 import json
@@ -15,14 +15,14 @@ from deepseek_jax.studies.source_names import source_name
 from deepseek_jax.studies.study import Study, Variant
 from deepseek_jax.whole_files import write_json
 
-FOLDER = "measured"  # below a run directory
-FAILED = "failed"  # the one entry of what a measure that failed leaves
+FOLDER = "measured"  # in a run directory
+FAILED = "failed"  # the only key in the file of a failed measure
 
 
 def all_scores(run: Run, study: Study) -> dict[str, float] | None:
-    """Of a trained run and of the study's measures; None where something is not measured yet.
+    """The scores of a trained run and of the study's measures; None if something is not measured yet.
 
-    What the training scored of held-out data is not the edited model's, also where the latter has no number for it.
+    For an edited model, the training's scores on held-out data are left out, even those that it has no value for.
     """
     scores = dict(run.trained["scores"])
     if run.variant.edit:
@@ -36,14 +36,14 @@ def all_scores(run: Run, study: Study) -> dict[str, float] | None:
 
 
 def failures(run: Run, study: Study) -> Iterator[tuple[Path, str]]:
-    """(file, reason) of the measures that failed; the traceback lies beside the file."""
+    """(file, reason) of each failed measure; the traceback is beside the file, in a .txt."""
     for path in _files(run, study):
         if path.exists() and (reason := json.loads(path.read_text()).get(FAILED)):
             yield path, reason
 
 
 def measure(run: Run, study: Study):
-    """Measures what is not yet measured of a trained run; what fails leaves the scores of the others as they are."""
+    """Runs the measures that are still missing for a trained run; one that fails does not stop the others."""
     missing = [path for path in _files(run, study) if not path.exists()]
     if not missing:
         return
@@ -57,14 +57,14 @@ def measure(run: Run, study: Study):
 def _tried(function: Callable, trained: Trained, path: Path) -> dict:
     try:
         return finite(function(trained))
-    except Exception as error:  # a bug of the measure, or one that does not fit this variant
+    except Exception as error:  # a bug in the measure, or it does not fit this variant
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".txt").write_text(traceback.format_exc())
         return {FAILED: f"the measure {function.__name__} failed: {said(error)}"}
 
 
 def sources(variant: Variant, study: Study) -> list[str]:
-    """The names by which what the edit and the measures gave is kept; of code that changed they are others."""
+    """The names under which the results of the edit and the measures are stored; they change with the source."""
     edit = f"{source_name(variant.edit)}+" if variant.edit else ""
     names = (["scores"] if edit else []) + [source_name(function) for function in study.measures]
     return [edit + name for name in names]
@@ -75,7 +75,7 @@ def _files(run: Run, study: Study) -> list[Path]:
 
 
 def restore(run: Run) -> Trained:
-    """The trained model of a run, edited as its variant says."""
+    """The trained model of a run, with its variant's edit applied."""
     from deepseek_jax.train.restore import restore_model, structure
 
     found = restore_model(run.directory)
@@ -87,12 +87,12 @@ def restore(run: Run) -> Trained:
 
 
 def held_out_scores(trained: Trained) -> dict[str, float]:
-    """final/* of a model that was edited, on the data that its training was scored on."""
+    """The final/* scores of an edited model, on the same held-out data as those after training."""
     from rich.console import Console
 
     from deepseek_jax.train import setup, views
 
-    # What is edited are the weights of the model itself, whatever its training kept of them.
+    # An edit returns the model's own weights, not what was trained in their place (adapters, say).
     scoring = setup.prepare(views.without_views(trained.experiment), Console(quiet=True))
     batches = scoring.held_out_batches("final", trained.experiment.eval.final_batches)
     found = scoring.task.scores(scoring.compiled_score(), trained.params, trained.buffers, batches)

@@ -1,6 +1,6 @@
-"""Whether the runs of a study have the scores that its claims go by: asked before any is trained, and after the first.
+"""Checks that the runs of a study have the scores that its claims name: before any training and after the first run.
 
-Otherwise a misspelt name would only be found in the report, after all the training.
+Otherwise a misspelt name would be found only in the report, after all the training.
 """
 
 import contextlib
@@ -20,16 +20,17 @@ from deepseek_jax.studies.sweep import Sweep
 from deepseek_jax.tasks import scores
 from deepseek_jax.train.shown import SHOWN
 
-HIGHER = {*scores.HIGHER, "load_entropy", "indexer_recall", *(shown.speed for shown in SHOWN.values())}  # is better
-GIVES = "gives"  # an attribute of a measure: the names of all scores that it may give, where it says them
+# Scores of which higher is better.
+HIGHER = {*scores.HIGHER, "load_entropy", "indexer_recall", *(shown.speed for shown in SHOWN.values())}
+GIVES = "gives"  # an optional attribute of a measure: the names of all scores that it may return
 
 
 def check(loaded: Loaded):
-    """UserError for a metric that no run can have; one of a measure that does not say what it gives is let pass."""
+    """UserError for a metric that no run can have.  Not checked if some measure does not name its scores."""
     study = loaded.study
     known = _known(study)
     if not known:
-        return  # no variant can be configured, which is told of each
+        return  # no variant can be configured; reported elsewhere for each of them
     if isinstance(study, Sweep):
         if study.halving:
             known = {name for name in known if name.startswith("val/")}
@@ -45,9 +46,9 @@ def check(loaded: Loaded):
 
 
 def check_runs(loaded: Loaded, planned: Sequence[Run]):
-    """UserError for a metric that none of the finished runs has, though a claim goes by it of one of them.
+    """UserError for a metric of a claim that no finished run has, if a run of a variant in that claim has finished.
 
-    A score that a measure says it may give is waited for: it may be one that another seed has.
+    A score that a measure names in `gives` is exempt: a later seed may have it.
     """
     study, names = loaded.study, loaded.study.names
     wanted: dict[str, set] = {}
@@ -77,7 +78,7 @@ def _refuse_unknown(loaded: Loaded, metrics: Collection[str], known: Collection[
 
 
 def _instead(metric: str, known: Collection[str]) -> str:
-    """The end of a sentence: the names most like the metric, or all."""
+    """The end of an error message: the known names most like the metric, or all of them."""
     return f"choose one of {', '.join(difflib.get_close_matches(metric, sorted(known)) or sorted(known))}."
 
 
@@ -86,16 +87,16 @@ def _said(study: Study) -> set[str]:
 
 
 def _known(study: Study | Sweep) -> set[str]:
-    """What any of the variants may be scored by, beside what the measures give."""
+    """The scores that any of the variants may have, apart from those of measures."""
     found = set()
     for variant in study.variants:
-        with contextlib.suppress(UserError):  # told where its runs are planned
+        with contextlib.suppress(UserError):  # reported when its runs are planned
             found |= names_of(resolve(study.base, dict(variant.changes)))
     return found
 
 
 def names_of(experiment: AnyExperiment) -> set[str]:
-    """The scores that a run may have (outcome.summarise), as far as they can be told without its data."""
+    """The scores that a run may have (outcome.summarise), as far as that is known without its data."""
     shown = SHOWN[experiment.family]
     found = {"memory_bytes", shown.speed, *(name for name in shown.labels if name.startswith("final/"))}
     if experiment.family == "language_model":

@@ -1,4 +1,4 @@
-"""What is kept of a finished run: its scores, its curve, the loads of its experts, and what it took."""
+"""What is stored of a finished run: its scores, loss curve, expert loads, time and device."""
 
 import dataclasses
 import math
@@ -14,16 +14,16 @@ from deepseek_jax.studies import budget
 from deepseek_jax.train.shown import SHOWN
 from deepseek_jax.train.sinks import FILE, read_rows
 
-LATE = 0.2  # last share of the rows, over which what wavers is averaged
+LATE = 0.2  # last share of the rows, over which noisy metrics are averaged
 BALANCE = ("max_violation", "dead_experts", "load_entropy")
 
 
 def summarise(directory: Path, experiment: AnyExperiment, seconds: float) -> dict:
-    """JSON-able: scores {name: number}, curve [[tokens or records spent, loss]], shares {layer: [experts]}, seconds,
-    device.
+    """JSON-able: scores {name: number}, curve [[tokens or records spent, loss]], shares {layer: [per expert]},
+    parameters, seconds, device.
 
-    Scores are the final ones and those of the last evaluation before the end, or where early stopping took parameters
-    back, of theirs; the median speed, peak memory, and means over the last rows of what routers and indexers report.
+    Scores: the final ones; those of the last evaluation during training or, if early stopping went back to earlier
+    parameters, of the last one up to these; median speed; peak memory; late means of router and indexer metrics.
     """
     rows = list(read_rows(directory / FILE))
     shown = SHOWN[experiment.family]
@@ -58,7 +58,7 @@ def summarise(directory: Path, experiment: AnyExperiment, seconds: float) -> dic
 
 
 def _device() -> str:
-    """What this process computes on: of a run that went on elsewhere, where it ended."""
+    """The devices of this process: for a run that was resumed elsewhere, those on which it ended."""
     import jax
 
     device = jax.devices()[0]
@@ -66,7 +66,7 @@ def _device() -> str:
 
 
 def _parameters(experiment: AnyExperiment) -> dict[str, int]:
-    """total and active of a language model, MTP left out; {} of other families."""
+    """Total and active parameters of a language model, without MTP modules; {} for other families."""
     if experiment.family != "language_model":
         return {}
     from deepseek_jax.models.counts import census
@@ -76,22 +76,22 @@ def _parameters(experiment: AnyExperiment) -> dict[str, int]:
 
 
 def said(error: Exception) -> str:
-    """An exception in a line; one that is a sentence for the user as it is."""
+    """An exception's type and first line; the whole message of a UserError."""
     if isinstance(error, UserError):
         return str(error)
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
 
 
 def finite(scores: dict) -> dict[str, float]:
-    """Plain numbers, as JSON can hold them."""
+    """The scores that are finite, as Python floats: JSON has no NaN or infinity."""
     return {name: float(value) for name, value in scores.items() if np.isfinite(value)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """What a measure is given: a model with its experiment, and where it was trained.
+    """The argument of a measure: a trained model, its experiment and its run directory.
 
-    `merge(graphdef, params, buffers)` is the model; edits of a variant are made already.
+    `merge(graphdef, params, buffers)` is the model, with the variant's edit already applied.
     """
 
     experiment: AnyExperiment
@@ -102,5 +102,5 @@ class Trained:
 
     @property
     def model(self) -> tuple:
-        """As generation takes it."""
+        """The model in the form that `infer` takes."""
         return self.graphdef, self.params, self.buffers

@@ -1,4 +1,4 @@
-"""All studies at a glance, and what differs between two runs."""
+"""All studies at a glance, and the settings in which two runs differ."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ OF_FILE = f", of {results.FILE}"
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A study in the list."""
+    """A study's row in the list."""
 
     name: str
     question: str
@@ -53,7 +53,7 @@ def _of_sweep(loaded: Loaded, root: Path) -> tuple[str, str]:
 
 
 def files(folder: Path = FOLDER) -> list[Path]:
-    """The studies in a folder; UserError where there are none."""
+    """The study files in a folder; UserError if there are none."""
     found = sorted(path for path in folder.glob("*.py") if not path.name.startswith("_"))
     if not found:
         raise UserError(f"{folder} holds no study; name their files, or run this where experiments/studies is.")
@@ -61,7 +61,7 @@ def files(folder: Path = FOLDER) -> list[Path]:
 
 
 def diff(left: Path, right: Path) -> list[tuple[str, object, object]]:
-    """(key, value left, value right) of every setting in which two run directories differ; absent ones are None."""
+    """(key, left value, right value) of every setting in which two run directories differ; None for an absent one."""
     first, second = (fields.flatten(dataclasses.asdict(record.read(path))) for path in (left, right))
     keys = [*first, *(key for key in second if key not in first)]
     return [(key, first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)]

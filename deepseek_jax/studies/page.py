@@ -1,4 +1,4 @@
-"""A page as blocks, written as Markdown and as HTML."""
+"""A page as a list of blocks, rendered as Markdown or HTML."""
 
 import dataclasses
 import html
@@ -66,12 +66,12 @@ def _markdown(block: Block) -> str:
 
 
 def _cell(text: str) -> str:
-    """In a single line, as a row of a table is: a reason may have several."""
+    """The text on a single line, as a table row needs: a reason may have several lines."""
     return " ".join(map(str.strip, text.splitlines())).replace("|", "\\|")
 
 
 def page(title: str, blocks: Sequence[Block]) -> str:
-    """HTML that needs no other file."""
+    """Self-contained HTML."""
     return document(title, map(_html, blocks), STYLE)
 
 

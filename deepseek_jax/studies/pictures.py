@@ -1,4 +1,4 @@
-"""The pictures of a study's report: curves with bands over seeds, the metric of every seed, loads of experts."""
+"""The figures of a study's report: loss curves with bands over seeds, the metric of every seed, and expert loads."""
 
 import textwrap
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from deepseek_jax.train.shown import SHOWN
 COLOURS = ("#2563a8", "#d9730d", "#3c8c5a", "#a23b72", "#6b5b95", "#8c8c3c", "#5b8ca8", "#b04a4a", "#444444", "#7fb069")
 
 DASHES = ("-", "--", ":")
-TITLE = 46  # letters that a panel of loads is wide
+TITLE = 46  # characters that fit across a panel of loads
 
 
 def colour(place: int) -> str:
@@ -23,12 +23,12 @@ def colour(place: int) -> str:
 
 
 def line(place: int) -> dict[str, str]:
-    """How the curve of a variant is drawn: of more than there are colours, one that was used before is dashed."""
+    """The style of a variant's curve: when there are more variants than colours, reused colours are dashed."""
     return {"color": colour(place), "linestyle": DASHES[place // len(COLOURS) % len(DASHES)]}
 
 
 def losses(results: Mapping, names: list[str]) -> bytes | None:
-    """Training loss over what was spent, mean and one standard deviation over seeds; beside it, against the first."""
+    """Training loss over tokens or records, mean ± deviation over seeds; beside it, minus the first variant's."""
     found = curves.by_variant(results)
     if not found:
         return None
@@ -56,7 +56,7 @@ def losses(results: Mapping, names: list[str]) -> bytes | None:
 
 
 def seeds(results: Mapping, names: list[str], metric: str) -> bytes | None:
-    """The metric of every run, a row a variant, seeds joined by lines: whether pairs move together."""
+    """The metric of every run, a row per variant; lines join equal seeds and so show whether pairs move together."""
     found = values(results, metric)
     names = [name for name in names if name in found]
     if not names:
@@ -75,7 +75,7 @@ def seeds(results: Mapping, names: list[str], metric: str) -> bytes | None:
 
 
 def loads(results: Mapping, names: list[str]) -> bytes | None:
-    """Each expert's share of the last step's tokens over the mean, a row a layer and seed, a panel a variant."""
+    """Each expert's load at the last step over the mean load; a row per layer and seed, a panel per variant."""
     shares = {name: _shares(results, name) for name in names}
     shares = {name: rows for name, rows in shares.items() if rows}
     if not shares:
@@ -94,7 +94,7 @@ def loads(results: Mapping, names: list[str]) -> bytes | None:
         axes.set_title(textwrap.fill(name, TITLE), loc="left", **STYLE)
         axes.tick_params(labelsize=7, colors=INK, length=0)
         axes.set_yticks([])
-        axes.xaxis.get_major_locator().set_params(integer=True)  # there is no half of an expert
+        axes.xaxis.get_major_locator().set_params(integer=True)  # expert numbers
     for axes in panels[len(shares) :]:
         axes.axis("off")
     bar = figure.colorbar(image, ax=list(panels), pad=0.01)

@@ -1,6 +1,6 @@
-"""The page of a study: question, setting, table, verdict, pictures, cost and command.
+"""The report of a study: question, setting, table, verdict, figures, cost and command.
 
-Made from the study's file and its gathered results alone, without a clock, so that a page made twice is the same.
+It depends only on the study's file and its gathered results, not on the date, so making it twice gives equal files.
 """
 
 import json
@@ -30,13 +30,13 @@ from deepseek_jax.studies.study import EQUAL, Loaded, Study
 from deepseek_jax.studies.sweep import Sweep
 from deepseek_jax.whole_files import write_text
 
-FEW = 6  # pairs: fewer are all of one sign by chance at least once in sixteen times
+FEW = 6  # pairs: the differences of fewer have all the same sign by chance with a probability of 1/16 or more
 MARKDOWN, HTML = "report.md", "report.html"
-HIDDEN = ("val/", "memory_bytes", "final/bytes")  # scores that begin so are in no table unless a claim asks
+HIDDEN = ("val/", "memory_bytes", "final/bytes")  # prefixes of scores that are shown only if a claim uses them
 
 
 def write(loaded: Loaded, root: Path, folder: Path | None = None) -> tuple[Path, str]:
-    """Writes report.md, report.html, results.json and pictures; gives (the folder, the main verdict in a line)."""
+    """Writes report.md, report.html, results.json and figures; returns (the folder, the main verdict in a line)."""
     if isinstance(loaded.study, Sweep):
         results = sweep_report.gather(loaded, root)
         blocks, verdict = sweep_report.build(loaded, results), sweep_report.choice(loaded, results)
@@ -58,7 +58,7 @@ def write(loaded: Loaded, root: Path, folder: Path | None = None) -> tuple[Path,
 
 
 def dumps(results: Mapping) -> str:
-    """JSON with a line a run, so that git shows which changed."""
+    """JSON with one line per run, so that a git diff shows which runs changed."""
     kept = {key: value for key, value in results.items() if key != FROM_FILE}
     if not isinstance(kept["runs"], list):
         return json.dumps(kept, indent=1, sort_keys=True) + "\n"
@@ -138,7 +138,7 @@ def _table(loaded: Loaded, results: Mapping) -> Table:
 
 
 def _mean(values: list[float]) -> str:
-    """With the standard deviation, which a single value has none of, nor values of which one is no number."""
+    """The mean ± standard deviation; without the latter for a single value or if some value is not finite."""
     if not values:
         return ""
     spread = len(values) > 1 and all(map(math.isfinite, values))
@@ -146,7 +146,7 @@ def _mean(values: list[float]) -> str:
 
 
 def _compares(study: Study, name: str) -> bool:
-    """Whether the training loss of a variant says how it does beside the base; an edited one's is of another model."""
+    """Whether a variant's training loss is comparable with the base's: not if an edit changes the trained model."""
     base, variant = study.variants[0], study.variants[study.names.index(name)]
     experiments = (resolve(study.base, dict(each.changes)) for each in (base, variant))
     return not variant.edit and curves.comparable(*experiments)
@@ -158,14 +158,14 @@ def _parameters(results: Mapping, name: str) -> list[int]:
 
 
 def paired(found: Mapping[str, Mapping[int, float]], name: str, base: str) -> Difference | None:
-    """Of a variant minus the base, over the seeds that both have; None for fewer than two."""
+    """The difference of a variant minus the base over the seeds that both have; None for fewer than two."""
     left, right = found.get(name, {}), found.get(base, {})
     seeds = sorted(left.keys() & right.keys())
     return difference([left[s] for s in seeds], [right[s] for s in seeds]) if len(seeds) > 1 else None
 
 
 def _few_pairs(loaded: Loaded, results: Mapping) -> list[Block]:
-    """What a reader of the bootstrap's p value must know: it is the least there is once the pairs have one sign."""
+    """A caveat on the bootstrap's p value, which is the smallest possible once all differences have the same sign."""
     found, base = values(results, loaded.study.metric), loaded.study.names[0]
     pairs = [len(found[name].keys() & found[base].keys()) for name in found if name != base and base in found]
     fewest = min((count for count in pairs if count > 1), default=FEW)
@@ -199,7 +199,7 @@ def _failures(results: Mapping) -> list[Block]:
 
 
 def _further(loaded: Loaded, results: Mapping) -> list[Block]:
-    """Other scores, mean over seeds: those of the measures and claims, and what routers and indexers report."""
+    """Other scores, mean over seeds: of measures and further claims, and router and indexer metrics."""
     names = {name for run in results["runs"] for name in run["scores"]} - {loaded.study.metric, speed_key(results)}
     asked = {claim.metric for claim in loaded.study.further}
     shown = sorted(name for name in names if name in asked or not name.startswith(HIDDEN))
