@@ -1,4 +1,4 @@
-"""A study's numbers, gathered from its runs: what reports are made of, and what is committed as results.json."""
+"""A study's results, gathered from its runs: the input of its report, and committed as results.json."""
 
 import dataclasses
 import json
@@ -18,13 +18,13 @@ from deepseek_jax.studies.study import Loaded
 from deepseek_jax.train.shown import SHOWN
 
 FILE = "results.json"
-FROM_FILE = "from_file"  # of results that were read from it; not written to it
+FROM_FILE = "from_file"  # key that marks results that were read from FILE; not written to it
 
 
 def gather(loaded: Loaded, root: Path) -> dict:
     """JSON-able: settings of the study, each finished run, why others or measures failed, what is missing or stale.
 
-    From the run directories, or from the study's committed results where none of its runs was made here.
+    From the run directories; if none of its runs was made here, from the study's committed results if these have more.
     """
     planned = runs_.plan(loaded, root)
     finished = [entry for run in planned if run.trained and not run.failure and (entry := _entry(run, loaded))]
@@ -64,22 +64,22 @@ def _entry(run: Run, loaded: Loaded) -> dict | None:
 
 
 def _of(run: Run, loaded: Loaded) -> dict:
-    """By which a result is known as this run's.  No identity: there cannot be an experiment."""
+    """The fields that identify a run's entry; `identity` is None if its experiment is invalid."""
     identity = runs_.identity(run.experiment) if run.experiment else None
     found = {"variant": run.variant.name, "seed": run.seed, "identity": identity}
     return found | {"sources": sources(run.variant, loaded.study)}
 
 
 def _made_here(loaded: Loaded, planned: list[Run], root: Path) -> bool:
-    """Whether any run was trained for this study, or failed; not one that another study has in common with it."""
+    """Whether any run failed or was trained in this study's own folder; runs in another study's folder do not count."""
     own = root / loaded.name
     return any(run.failed.exists() or (run.trained and run.directory.parent == own) for run in planned)
 
 
 def _committed(loaded: Loaded, planned: list[Run], impossible: list[dict]) -> dict:
-    """What the file holds of the runs that there are now; `impossible` are those that cannot be configured.
+    """The committed results of the runs that the study has now; `impossible`: the runs that cannot be configured.
 
-    Entries of older versions have no sources, and failures of such no identity, by which they could be left out.
+    A field that an entry lacks counts as equal: entries of older versions have no sources, and failures no identity.
     """
     content = json.loads((loaded.results / FILE).read_text())
     known = [_of(run, loaded) for run in planned if run.experiment]
@@ -89,13 +89,13 @@ def _committed(loaded: Loaded, planned: list[Run], impossible: list[dict]) -> di
 
     kept, failed = (list(filter(current, content[kind])) for kind in ("runs", "failed"))
     failed += impossible
-    stale = len(content["runs"]) - len(kept)  # what was stale where these were made is not here
+    stale = len(content["runs"]) - len(kept)  # those counted where the file was made are not known here
     missing = len(planned) - len(kept) - len(failed)
     return content | {"runs": kept, "failed": failed, "missing": missing, "stale": stale}
 
 
 def devices(results: Mapping) -> list[str]:
-    """Those that the runs were trained on; for older runs in a results.json that where it was made."""
+    """The devices that the runs were trained on; an older results.json has only one, that of where it was made."""
     unknown = results.get("device", "a device that was not written down")
     return sorted({run.get("device", unknown) for run in results["runs"]})
 
@@ -110,8 +110,8 @@ def values(results: Mapping, metric: str) -> dict[str, dict[int, float]]:
 
 
 def verdicts(loaded: Loaded, results: Mapping) -> list[list[Judged]]:
-    """For each claim of the study, the main one first, its clauses judged; none where runs are missing, whose seeds may
-    say otherwise."""
+    """For each claim of the study, the main one first, its judged clauses.  While runs are missing, the verdict is
+    "unfinished", as further seeds may change it."""
     failed = {each["variant"]: f"seed {each['seed']} failed: {each['reason']}" for each in results["failed"]}
     judged, names = [], loaded.study.names
     for claim in loaded.study.claims:
@@ -129,7 +129,7 @@ def _so_far(judged: Judged) -> Judged:
 
 
 def main_verdict(loaded: Loaded, results: Mapping) -> str:
-    """Of all clauses of the study's main claim."""
+    """The verdict on the study's main claim, in words."""
     found = overall(verdicts(loaded, results)[0])
     if found == UNFINISHED:
         found += f" ({progress(results)})"
@@ -138,14 +138,14 @@ def main_verdict(loaded: Loaded, results: Mapping) -> str:
 
 
 def progress(results: Mapping) -> str:
-    """How many runs have come to an end; those that failed have."""
+    """How many runs have ended, failed ones included: "4 of 9 runs"."""
     ended = len(results["runs"]) + len(results["failed"])
     return f"{ended} of {ended + results['missing']} runs"
 
 
 def _unmeasured(results: Mapping, metric: str) -> dict[str, str]:
-    """Of runs that ended without this metric, as one that counts tokens to a loss that was never reached: left out,
-    the rest of their variant would look better than it is.  So of those where it is NaN or infinite."""
+    """Variant -> why, if one of its runs ended without a finite value of this metric: a loss was never reached, say.
+    If only such runs were left out, their variant would look better than it is."""
     found = {}
     for run in results["runs"]:
         if not math.isfinite(score := run["scores"].get(metric, math.nan)):
@@ -155,7 +155,7 @@ def _unmeasured(results: Mapping, metric: str) -> dict[str, str]:
 
 
 def need_some(results: Mapping, loaded: Loaded):
-    """Raises UserError where there is nothing to report."""
+    """Raises UserError if there is nothing to report."""
     if not results["runs"] and not results["failed"]:
         command = runs_.command("run", loaded, results.get("root", ROOT))
         raise UserError(f"{loaded.path} has no finished run; `{command}` makes them.")

@@ -1,7 +1,7 @@
-"""Running a study: what is not done yet, in worker processes that each train many runs in turn.
+"""Runs the unfinished part of a study, in worker processes that each train many runs in turn.
 
-A worker shares jax's start and compiled programs between its runs.  Runs are claimed by locks, so any number of
-workers, started by anybody, divide them; what a killed worker left is gone on with from its last checkpoint.
+A worker shares JAX's start-up and compiled programs between its runs.  Runs are claimed by locks, so any number of
+workers, started by anyone, can share the work; a run whose worker was killed resumes from its last checkpoint.
 """
 
 import math
@@ -29,12 +29,12 @@ from deepseek_jax.studies.sweep import Sweep
 from deepseek_jax.train.sinks import FILE
 from deepseek_jax.whole_files import write_json, write_text
 
-PARENT = "DEEPSEEK_JAX_STUDY_PARENT"  # in a worker's environment: the process without which it should not go on
+PARENT = "DEEPSEEK_JAX_STUDY_PARENT"  # in a worker's environment: the id of its parent process, with which it ends
 Say = Callable[[str], None]
 
 
 def to_do(loaded: Loaded, root: Path) -> list[Run]:
-    """Runs without a result; failed ones have one, and so have those that a sweep has stopped."""
+    """The runs that are still to be done; failed ones are not among them, nor those that a sweep has stopped."""
     planned = runs_.plan(loaded, root)
     if isinstance(loaded.study, Sweep) and not any(run.unmeasured for run in planned):
         rung = sweeping.rungs(loaded, root)[-1]
@@ -43,7 +43,7 @@ def to_do(loaded: Loaded, root: Path) -> list[Run]:
 
 
 def _done(run: Run, loaded: Loaded, share: float = 1.0) -> bool:
-    """Whether a run has its scores; of a sweep, that after `share` of its steps."""
+    """Whether a run has failed or has its scores; in a sweep, the score after `share` of its steps."""
     if run.failure:
         return True
     if isinstance(loaded.study, Sweep):
@@ -52,9 +52,9 @@ def _done(run: Run, loaded: Loaded, share: float = 1.0) -> bool:
 
 
 def failed(loaded: Loaded, root: Path, index: int | None = None) -> list[Run]:
-    """The failed runs, or number `index` if it is one.
+    """The failed runs; with `index`, only run number `index`, if it failed.
 
-    Of a sweep that comes to a choice only those that cannot be configured: that others diverge is what it finds out.
+    For a sweep with runs that did not fail, only those that cannot be configured: divergence is one of its findings.
     """
     planned = runs_.plan(loaded, root)
     found = [run for run in _chosen(planned, index) if run.failure]
@@ -68,7 +68,7 @@ def _chosen(planned: list[Run], index: int | None) -> list[Run]:
 
 
 def forget_failures(loaded: Loaded, root: Path):
-    """Lets failed runs and measures be tried again."""
+    """Deletes the records of failed runs, measures and speed trials, so that they are tried again."""
     for run in runs_.plan(loaded, root):
         run.failed.unlink(missing_ok=True)
         for path, _ in failures(run, loaded.study):
@@ -77,14 +77,14 @@ def forget_failures(loaded: Loaded, root: Path):
 
 
 def work(studies: Sequence[Loaded], root: Path, say: Say = print, index: int | None = None):
-    """Does in this process what is left of the studies; of one study only run number `index`, if given."""
+    """Does the remaining work of the studies in this process; with `index`, only run number `index` of a study."""
     _end_with_parent()
     _check(studies, root)
     for loaded in studies:
         stated.keep(loaded, root)
         _check_here(_chosen(runs_.plan(loaded, root), index), loaded)
-        runs_.measure_speeds(loaded, root, say if is_worker() else lambda text: None)  # else told with the others
-        runs_.check_configured(loaded, root)  # now that its steps are known
+        runs_.measure_speeds(loaded, root, say if is_worker() else lambda text: None)  # else reported below
+        runs_.check_configured(loaded, root)  # again, now that its steps are known
     for loaded in studies:
         planned = runs_.plan(loaded, root)
         if index is not None and not 0 <= index < len(planned):
@@ -100,7 +100,7 @@ def work(studies: Sequence[Loaded], root: Path, say: Say = print, index: int | N
 
 
 def _check(studies: Sequence[Loaded], root: Path):
-    """UserError for what would only be found after training, and for what nothing could be trained of."""
+    """UserError for mistakes that would otherwise be found only after training, and if nothing can be trained."""
     for loaded in studies:
         runs_.check_configured(loaded, root)
         runs_.check_different(loaded)
@@ -108,14 +108,14 @@ def _check(studies: Sequence[Loaded], root: Path):
 
 
 def _check_here(planned: Sequence[Run], loaded: Loaded):
-    """UserError for a variant of a study that cannot be trained on the devices of this machine."""
+    """UserError for a variant of a study, not a sweep, that cannot be trained on the devices of this machine."""
     from deepseek_jax.train import setup, sinks, start
     from deepseek_jax.train.checkpoint import has_checkpoints
 
     study = loaded.study
     left = [] if isinstance(study, Sweep) else [run for run in planned if run.unmeasured or not _done(run, loaded)]
     for run in {run.variant.name: run for run in left}.values():
-        experiment = run.experiment or resolve(study.base, dict(run.variant.changes))  # of which only steps are unknown
+        experiment = run.experiment or resolve(study.base, dict(run.variant.changes))  # only its steps are unknown
         try:
             if not has_checkpoints(run.directory):
                 start.check(experiment)
@@ -128,9 +128,9 @@ def _check_here(planned: Sequence[Run], loaded: Loaded):
 
 
 def _divide(chosen: Sequence[Run], peers: Sequence[Run], loaded: Loaded, root: Path, say: Say, share: float = 1.0):
-    """Does the runs that no other worker has; then waits for those that one has, and takes over what it leaves.
+    """Does the runs that no other worker holds; then waits for the others, and does those that are left undone.
 
-    `peers`: the runs of which some must have the metric; else it is no fault of one run.
+    `peers`: the runs of which some must have the metric; if none has, the fault is the metric's and not a run's.
     """
 
     def attempt(run: Run, *, wait: bool) -> bool:
@@ -146,7 +146,7 @@ def _divide(chosen: Sequence[Run], peers: Sequence[Run], loaded: Loaded, root: P
 
 
 def _check_measured(run: Run, peers: Sequence[Run], loaded: Loaded, share: float):
-    """UserError where none of the runs has the metric; a candidate alone without it fails."""
+    """UserError if none of `peers` has the metric.  In a sweep, a single candidate without it counts as failed."""
     if not isinstance(loaded.study, Sweep):
         metrics.check_runs(loaded, peers)
     elif not _done(run, loaded, share):
@@ -161,30 +161,30 @@ def _check_measured(run: Run, peers: Sequence[Run], loaded: Loaded, share: float
 
 
 def is_worker() -> bool:
-    """Whether this process works for another one, which tells what has become of all."""
+    """Whether this process was started by another one, which does the reporting."""
     return PARENT in os.environ
 
 
 def _tell_problems(loaded: Loaded, planned: Sequence[Run], say: Say):
-    """A line for each variant that cannot be configured, or failed in the trial of its speed before."""
+    """Reports each variant that cannot be configured, or whose speed trial failed earlier."""
     found = [run for run in planned if run.problem and not run.unmeasured]
     for name, problem in {run.variant.name: run.problem for run in found}.items():
         say(f"{loaded.name}: {name}: failed: {problem}")
 
 
 def _finish(run: Run, loaded: Loaded, say: Say, share: float):
-    """Trains a run, as far as `share` of its steps, and measures it; or writes down why that cannot be."""
-    host_memory.free_programs()  # of the runs before
+    """Trains a run up to `share` of its steps and measures it; or records why that failed."""
+    host_memory.free_programs()  # of earlier runs
     began = time.monotonic()
     try:
         until = sweeping.step_at(run, share) if share < 1 else None
         if not run.trained and not _train(run, until):
-            raise KeyboardInterrupt  # SIGTERM: the checkpoint is saved, and this process is to end
+            raise KeyboardInterrupt  # SIGTERM: the checkpoint is saved; end this process
         if run.trained:
             measure(run, loaded.study)
     except UserError as error:
         runs_.fail(run, str(error))
-    except Exception as error:  # a bug or a full memory: the other variants are worth having
+    except Exception as error:  # a bug, or out of memory: the other runs can still be done
         runs_.fail(run, said(error))
         run.failed.with_suffix(".txt").write_text(traceback.format_exc())
     outcome = f"failed: {run.failure}" if run.failure else _score(run, loaded) if run.trained else f"at {share:.0%}"
@@ -192,7 +192,7 @@ def _finish(run: Run, loaded: Loaded, say: Say, share: float):
 
 
 def _train(run: Run, until: int | None) -> bool:
-    """Whether the training came to its end, or as far as the step `until`."""
+    """Trains the run; returns whether it reached its end or the step `until`."""
     from rich.console import Console
 
     from deepseek_jax.train import preemption, program_cache
@@ -214,7 +214,7 @@ def _train(run: Run, until: int | None) -> bool:
                 "nothing is held out, so nothing is measured: data.held_out or dataset.test comes to no record; raise "
                 "it."
             )
-        return until is not None and (reached or 0) >= until  # further where it trained for a later rung
+        return until is not None and (reached or 0) >= until  # more if it was trained for a later rung
     write_json(run.directory / TRAINED, summarise(run.directory, run.experiment, seconds))
     return True
 
@@ -227,9 +227,9 @@ def _score(run: Run, loaded: Loaded) -> str:
 
 
 def spread(paths: Sequence[Path], jobs: int, root: Path, say: Say = print):
-    """Does what is left of the studies in the files `paths` in `jobs` worker processes.
+    """Does the remaining work of the studies in the files `paths` in `jobs` worker processes.
 
-    A worker that dies, as one that the system kills for its memory, is replaced, and its run counts as failed.
+    A worker that dies, for example killed when memory runs out, is replaced, and its run counts as failed.
     """
     from deepseek_jax.studies.study import load
 
@@ -260,7 +260,7 @@ def spread(paths: Sequence[Path], jobs: int, root: Path, say: Say = print):
                     raise KeyboardInterrupt
                 left = todo()
                 _bury(worker, left, root, say)
-                if any(run.unmeasured for run in left):  # another worker would die of the same trial
+                if any(run.unmeasured for run in left):  # another worker would die in the same trial
                     raise UserError("a worker died while it measured speeds; make the variants that it began smaller.")
                 if todo():
                     workers.append(subprocess.Popen(command, env=environment))
@@ -280,7 +280,7 @@ def _bury(worker: subprocess.Popen, left: list[Run], root: Path, say: Say):
 
 
 def _end_with_parent():
-    """A worker whose parent was killed saves a checkpoint and ends, so that nobody trains behind one's back."""
+    """If the parent is killed, its workers save a checkpoint and end: no training goes on unnoticed."""
     parent = os.environ.get(PARENT)
     if parent is None:
         return

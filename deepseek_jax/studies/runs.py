@@ -1,7 +1,7 @@
-"""The runs of a study: which experiment each is, in which directory it lives, and what has become of it.
+"""The runs of a study: each one's experiment, directory and state.
 
-A run's directory is named by its variant, its seed and a hash of its experiment.  So a study that was changed asks for
-other directories and never reads the old ones, and a run that another study made of the same experiment is found.
+A run's directory is named by its variant, its seed and a hash of its experiment.  So a changed study uses other
+directories and never reads the old ones, and a run of the same experiment that another study made is found.
 """
 
 import contextlib
@@ -27,8 +27,8 @@ from deepseek_jax.train import schedules
 from deepseek_jax.whole_files import write_json, write_text
 
 ROOT = Path("runs/studies")
-TRAINED = "trained.json"  # in a run directory: what came out
-# These change where a run computes and what it shows, not what it learns nor its scores.
+TRAINED = "trained.json"  # in a run directory: the summary of a finished training
+# Prefixes of settings that change where a run computes and what it shows, but neither what it learns nor its scores.
 ELSEWHERE = (*record.NOT_LEARNED, "eval.sample")  # eval.samples, eval.sample_tokens
 
 
@@ -36,9 +36,9 @@ ELSEWHERE = (*record.NOT_LEARNED, "eval.sample")  # eval.samples, eval.sample_to
 class Run:
     """One training of a study, and what is measured of it.
 
-    `failed`: the file that says why it failed, in the study's own folder: variants and studies may share a directory.
-    `problem`: why there cannot be an experiment at all, if so.
-    `unmeasured`: it only waits for a trial to measure its speed (equal="seconds"); that is its problem so far.
+    `failed`: a file with the reason if it failed; in the study's own folder, as several may share a run directory.
+    `problem`: why it has no valid experiment, if so.
+    `unmeasured`: the only problem is that a trial has yet to measure its speed (equal="seconds").
     """
 
     variant: Variant
@@ -51,12 +51,12 @@ class Run:
 
     @property
     def trained(self) -> dict | None:
-        """What train left behind, None where it has not finished."""
+        """The summary of the training (outcome.summarise); None if it has not finished."""
         return _read(self.directory / TRAINED)
 
     @property
     def code(self) -> str | None:
-        """The hash of the package that trained it last (record.code_hash), None where that was not written down."""
+        """The hash of the code that trained it last (record.code_hash); None if that was not recorded."""
         return (_read(self.directory / record.FILE) or {}).get("code")
 
     @property
@@ -68,21 +68,21 @@ class Run:
 
 
 def command(verb: str, loaded: Loaded, root: str | Path) -> str:
-    """What `verb`, run or report, of a study is typed as, from where this process runs."""
+    """The command line for `verb` (run or report) of a study, relative to the working directory."""
     option = "" if Path(root) == ROOT else f" --root {shlex.quote(str(root))}"
     return f"deepseek-jax study {verb} {shlex.quote(loaded.shown_path)}{option}"
 
 
 def commands(loaded: Loaded, root: str | Path) -> str:
-    """The lines that make a study's runs and its page."""
+    """The command lines that make a study's runs and its report."""
     return "\n".join(command(verb, loaded, root) for verb in ("run", "report"))
 
 
 def plan(loaded: Loaded, root: Path) -> list[Run]:
-    """All runs of a study, seed by seed, so that early pairs are complete."""
+    """All runs of a study, seed by seed, so that complete pairs come early."""
     study, found, shared = loaded.study, [], {}
     called = slugs(study.names)
-    resolve(study.base, {})  # a base that cannot be is no variant's fault
+    resolve(study.base, {})  # an invalid base is not any variant's fault
     for seed in range(study.seeds):
         for variant in study.variants:
             try:
@@ -95,19 +95,19 @@ def plan(loaded: Loaded, root: Path) -> list[Run]:
                 same = identity(experiment)
                 name = f"{called[variant.name]}-{seed}-{same}"
                 directory = _directory(root / loaded.name / name, f"-{seed}-{same}", root)
-                if not (directory / record.FILE).exists():  # then the first variant of this experiment is to begin it
+                if not (directory / record.FILE).exists():  # not begun: the first variant with this experiment does it
                     directory = shared.setdefault(same, directory)
                 found.append(Run(variant, seed, experiment, directory, root / loaded.name / "failed" / f"{name}.json"))
     return found
 
 
 def check_different(loaded: Loaded):
-    """UserError where two variants would share their trainings and so all scores, as if that were found."""
+    """UserError if two variants would share all trainings and scores: it would look like a finding."""
     found = {}
     for variant in loaded.study.variants:
         try:
             learnt = identity(resolve(loaded.study.base, dict(variant.changes)))
-        except UserError:  # told where its runs are planned
+        except UserError:  # reported when its runs are planned
             continue
         first = found.setdefault((learnt, variant.edit and source_name(variant.edit)), variant.name)
         if first != variant.name:
@@ -118,12 +118,12 @@ def check_different(loaded: Loaded):
 
 
 def check_configured(loaded: Loaded, root: Path):
-    """UserError where a variant of a study, or each candidate of a sweep, cannot be trained as it is configured."""
+    """UserError if a variant of a study, or every candidate of a sweep, cannot be trained as configured."""
     study, found = loaded.study, []
     for variant in study.variants:
         try:
             experiment_of(study, variant, 0, root / loaded.name)
-        except (budget.Unmeasured, budget.TrialFailed):  # no fault of the configuration
+        except (budget.Unmeasured, budget.TrialFailed):  # not an error of the configuration
             continue
         except UserError as error:
             found.append(f"{variant.name}: {error}")
@@ -144,43 +144,43 @@ def experiment_of(study: Study, variant: Variant, seed: int, folder: Path) -> An
 
 
 def speed_file(study: Study, variant: Variant, folder: Path) -> Path:
-    """Where a trial's speed is kept, in the study's folder: for all seeds, and not for what was so called before."""
+    """The file for a variant's speed, in the study's folder: one for all seeds; a changed variant gets another."""
     return folder / f"{slug(variant.name)}-{identity(resolve(study.base, dict(variant.changes)))}.speed.json"
 
 
 def measure_speeds(loaded: Loaded, root: Path, say: Callable[[str], None]):
-    """Of the variants that need one for their budget and have none yet; `say` is told of trials that fail."""
+    """Runs the speed trials that the budget needs and that are still missing; reports failed ones to `say`."""
     for variant in loaded.study.variants:
         try:
             experiment_of(loaded.study, variant, 0, root / loaded.name)
         except budget.Unmeasured:
             _measure_speed(loaded, variant, root, say)
-        except UserError:  # told where its runs are planned
+        except UserError:  # reported when its runs are planned
             continue
 
 
 def _measure_speed(loaded: Loaded, variant: Variant, root: Path, say: Callable[[str], None]):
     speed = speed_file(loaded.study, variant, root / loaded.name)
-    with _locked(root, f"{loaded.name}-{speed.stem}", wait=True):  # another worker may be at it
+    with _locked(root, f"{loaded.name}-{speed.stem}", wait=True):  # another worker may be measuring it
         if not speed.exists():
             try:
                 budget.measure_speed(resolve(loaded.study.base, dict(variant.changes)), speed)
-            except Exception as error:  # as of a run: the other variants are worth having
+            except Exception as error:  # as for a run: the other variants can still be run
                 write_json(speed, {budget.FAILED: said(error)})
                 write_text(speed.with_suffix(".txt"), traceback.format_exc())
                 say(f"{loaded.name}: {variant.name}: failed: the trial of its speed failed: {said(error)}")
 
 
 def forget_failed_speeds(loaded: Loaded, root: Path):
-    """Lets trials that failed be tried again."""
+    """Deletes the records of failed speed trials, so that they are tried again."""
     for path in (root / loaded.name).glob("*.speed.json"):
         budget.forget_failure(path)
 
 
 def identity(experiment: AnyExperiment) -> str:
-    """8 hex digits, equal for experiments that learn the same.
+    """A hash of 8 hex digits, equal for experiments that learn the same.
 
-    Of what differs from the defaults alone: a setting that is new, and off, leaves runs what they were.
+    Only settings that differ from their defaults count, so adding a setting, off by default, changes no run's identity.
     """
     defaults = _settings(FAMILIES[experiment.family]())
     own = {key: value for key, value in _settings(experiment).items() if value != defaults[key] or key == "family"}
@@ -193,25 +193,25 @@ def _settings(experiment: AnyExperiment) -> dict:
 
 
 def _directory(own: Path, suffix: str, root: Path) -> Path:
-    """Where the experiment of that suffix was begun, by whichever study and variant; else `own`, to begin it."""
+    """The directory in which the experiment with this suffix was begun, by any study and variant; else `own`."""
     others = sorted(path.parent for path in root.glob(f"*/*{suffix}/{record.FILE}"))
     return own if own in others or not others else others[0]
 
 
 def stale(loaded: Loaded, runs: list[Run], root: Path) -> list[Path]:
-    """Finished runs in the study's folder that belong to no run it has now: those of an older version of it."""
+    """Finished runs in the study's folder that are not among its present runs: those of an older version of it."""
     current = {run.directory for run in runs}
     return sorted(path.parent for path in (root / loaded.name).glob(f"*/{TRAINED}") if path.parent not in current)
 
 
 def of_other_code(runs: list[Run]) -> list[Run]:
-    """The finished ones that this package, as it is, may not have trained alike."""
+    """The finished runs that another version of this package trained, perhaps differently."""
     return [run for run in runs if run.trained and run.code not in (None, record.code_hash())]
 
 
 def held(run: Run, root: Path, *, wait: bool = False) -> contextlib.AbstractContextManager[bool]:
-    """Whether this process may work on the run: no other does, here or on machines with which the file system shares
-    its locks.  The lock dies with its holder."""
+    """Locks a run; the context's value is whether this process now holds it.  It also excludes processes on other
+    machines if the file system shares its locks.  A lock ends with the process that holds it."""
     return _locked(root, run.directory.name, wait=wait)
 
 
@@ -229,14 +229,14 @@ def _locked(root: Path, name: str, *, wait: bool) -> Iterator[bool]:
 
 
 def holder(run: Run, root: Path) -> int | None:
-    """The process that last worked on the run and did not end well."""
+    """The id of the process that holds the run's lock, or held it last and never released it; else None."""
     path = root / ".locks" / run.directory.name
     text = path.read_text() if path.exists() else ""
     return int(text) if text else None
 
 
 def fail(run: Run, reason: str):
-    """Writes down why a run has no result."""
+    """Records why a run has no result."""
     write_json(run.failed, {"reason": reason})
 
 

@@ -1,4 +1,4 @@
-"""A study as a SLURM array: one task a run, each the same command with its number."""
+"""A study as a SLURM job array: one task per run, all with the same command and the task's number."""
 
 import shlex
 from pathlib import Path
@@ -27,7 +27,7 @@ exit $status
 
 
 def script(loaded: Loaded, root: Path) -> str:
-    """What `sbatch` takes; runs that are done end at once."""
+    """The script to pass to `sbatch`; tasks whose run is already done end at once."""
     path = shlex.quote(loaded.shown_path)
     command = f'deepseek-jax study run {path} --root {shlex.quote(str(root))} --index "$SLURM_ARRAY_TASK_ID"'
     return SCRIPT.format(name=slug(loaded.name) or "study", last=len(plan(loaded, root)) - 1, command=command)

@@ -1,4 +1,4 @@
-"""The names by which what edits and measures gave is kept: two that compute differently have two."""
+"""Names under which the results of edits and measures are stored: functions that compute differently differ in name."""
 
 import hashlib
 import inspect
@@ -13,10 +13,10 @@ from deepseek_jax.errors import UserError
 
 
 def source_name(function: Callable) -> str:
-    """The function's name and a hash of its source and of the values that it was made with.
+    """The function's name and a hash of its source and of the values that it captures.
 
-    So what an older version of it gave, or another one of the same factory, is not taken for its own.  UserError for
-    what has no source of its own, or holds what is written differently in each process.
+    So a result of an older version, or of another function from the same factory, is not mistaken for its own.
+    UserError for a lambda or anything else not made by `def`, and for a captured value whose text differs by process.
     """
     if not inspect.isfunction(function) or function.__name__ == "<lambda>":
         raise UserError(f"a study's edits and measures are functions by `def`, which {function!r} is not; write one.")
@@ -24,7 +24,7 @@ def source_name(function: Callable) -> str:
 
 
 def _written(function: Callable, outer: tuple) -> str:
-    """Source, and what the function holds of variables and defaults.  `outer`: the functions by which one came here."""
+    """Source, captured variables and defaults, as text.  `outer`: the chain of functions that led to this one."""
     outer += (function,)
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     held = {name: cell.cell_contents for name, cell in cells} | (function.__kwdefaults__ or {})
@@ -37,7 +37,7 @@ def _value(value: object, outer: tuple) -> str:
     if inspect.isfunction(value):
         return value.__name__ if any(value is each for each in outer) else _written(value, outer)
     with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
-        text = pprint.pformat(value, width=1)  # sets in order, which on one line they are not
+        text = pprint.pformat(value, width=1)  # sorts sets, as it does not if they fit on a line
     if re.search(r" at 0x[0-9a-f]", text):
         raise UserError(f"{outer[0].__name__} holds {text}, which is another in each process; give it numbers or text.")
     return text

@@ -1,4 +1,4 @@
-"""What a study claimed before its runs were there: kept beside them, so that a margin fitted to them is told."""
+"""What a study claimed before its first run: stored beside the runs, so that a margin fitted to them is reported."""
 
 import json
 from collections.abc import Mapping
@@ -9,11 +9,11 @@ from deepseek_jax.studies.study import Loaded, Study
 from deepseek_jax.studies.sweep import Sweep
 from deepseek_jax.whole_files import write_json
 
-FILE = "stated.json"  # in the study's folder below the root
+FILE = "stated.json"  # in the study's folder under the root
 
 
 def keep(loaded: Loaded, root: Path):
-    """Writes the claims down; what was written before a run was finished stays."""
+    """Stores the claims.  Once a run has finished, claims that were stored before are not replaced."""
     if isinstance(loaded.study, Sweep):
         return
     claims = _claims(loaded.study)
@@ -23,7 +23,7 @@ def keep(loaded: Loaded, root: Path):
 
 
 def read(loaded: Loaded, root: Path) -> list[dict] | None:
-    """As `keep` wrote them, the main one first; None where it has not."""
+    """The claims that `keep` stored, the main one first; None if there are none."""
     path = root / loaded.name / FILE
     return json.loads(path.read_text())["claims"] if path.exists() else None
 
@@ -33,12 +33,12 @@ def _claims(study: Study) -> list[dict]:
 
 
 def main_changed(study: Study, stated: list[dict] | None) -> bool:
-    """Whether what is called the study's verdict is of another claim; unknown of runs that no `keep` came before."""
+    """Whether the main claim differs from the one stated before the runs; False if none was stored."""
     return stated is not None and _claims(study)[0] != stated[0]
 
 
 def changes(study: Study, stated: list[dict] | None) -> str:
-    """What is claimed otherwise than it was stated, in words; "" for nothing."""
+    """The differences between the present claims and those stated before, in words; "" if there are none."""
     now = _claims(study)
     if stated is None or now == stated:
         return ""

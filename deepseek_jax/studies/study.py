@@ -1,4 +1,4 @@
-"""What a study is: a question, a base config, variants, seeds, a budget held equal, and a claim made before any run."""
+"""What a study is: a question, a base config, variants, seeds, an equal budget, and a claim made before any run."""
 
 import dataclasses
 import itertools
@@ -25,7 +25,7 @@ EQUAL = ("tokens", "records", "flops", "seconds", "steps")
 class Variant:
     """The base with some dotted keys changed: {"router.bias_update_rate": 0.0}.
 
-    `edit`: a function (experiment, params, buffers) -> the same three, of the trained model before it is scored.
+    `edit`: a function (experiment, params, buffers) -> the same three, applied to the trained model before scoring.
     """
 
     name: str
@@ -40,18 +40,18 @@ class Variant:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """One question.  The first variant is what the others are compared with.
+    """One question.  The first variant is the one that the others are compared with.
 
     base      a config file; each variant changes some of its keys
-    seeds     0, 1, ..., each the same in every variant: pairs
-    equal     what all variants spend alike: tokens, records, flops, seconds (at the speed measured here) or steps
-    budget    how much of it a run may spend; it decides train.steps
-    metric    a score of a run, such as final/loss, or what one of `measures` gives
-    margin    the smallest difference that counts: a number, or a share of the right side as "0.25%"
+    seeds     how many; every variant is trained with seeds 0, 1, ..., which makes pairs
+    equal     what all variants spend equally: tokens, records, flops, seconds (at the speed measured here) or steps
+    budget    how much of it a run may spend; it determines train.steps
+    metric    a score of a run, such as final/loss, or of one of `measures`
+    margin    the smallest difference that counts: a number, or a percentage of the right side's mean as "0.25%"
     claim     see claims.py
     further   claims about other metrics
-    measures  functions of a trained run (studies/measures/) that give more scores: {name: number}
-    larger    what somebody with a GPU or a pod would run instead, in words
+    measures  functions of a trained run (studies/measures/) that return further scores {name: number}
+    larger    what to run instead on a GPU or a pod, in words
     """
 
     base: str
@@ -83,12 +83,12 @@ class Study:
 
     @property
     def claims(self) -> list[Claim]:
-        """The main one first."""
+        """All claims, the main one first."""
         return [Claim(self.metric, self.margin, self.claim), *self.further]
 
 
 def check_size(seeds: int, budget: float):
-    """Of a study or a sweep; UserError where it would train nothing."""
+    """UserError if a study or sweep of this size would train nothing."""
     if not isinstance(seeds, numbers.Integral) or not isinstance(budget, numbers.Real):
         raise UserError(f"seeds is {seeds!r} and budget {budget!r}; write a whole number of seeds, and a number.")
     if seeds < 1 or budget <= 0:
@@ -97,7 +97,7 @@ def check_size(seeds: int, budget: float):
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A study as its file gives it.  `question` is the file's docstring."""
+    """A study as loaded from its file; `question` is the file's docstring."""
 
     path: Path
     question: str
@@ -109,25 +109,25 @@ class Loaded:
 
     @property
     def shown_path(self) -> str:
-        """The path as a command names it, from where this process runs."""
+        """The path for use in a command: relative to the working directory if it is inside."""
         path, here = self.path.resolve(), Path.cwd().resolve()
         return str(path.relative_to(here)) if path.is_relative_to(here) else str(self.path)
 
     @property
     def results(self) -> Path:
-        """Where its report goes: beside the folder `studies`, or beside a file that lies elsewhere."""
+        """The folder of its report: in `results`, beside the folder `studies` or beside a file in any other folder."""
         folder = self.path.parent
-        beside = folder.resolve().name == "studies"  # "." has no name
+        beside = folder.resolve().name == "studies"  # resolved: "." has no name
         return Path(os.path.normpath(folder / ".." if beside else folder)) / "results" / self.name
 
 
 def slug(name: str) -> str:
-    """The name of a variant or a study as part of a file's or of a command's."""
+    """The name of a variant or a study in a form for file names and commands."""
     return re.sub(r"[^a-z0-9.+-]+", "_", name.lower()).strip("_")
 
 
 def slugs(names: Sequence[str]) -> dict[str, str]:
-    """A slug of its own for each name: those of "lr < 1" and "lr > 1" are alike, and of "γ" nothing is left."""
+    """A unique slug for each name: `slug` gives "lr < 1" and "lr > 1" the same one, and "γ" an empty one."""
     found: dict[str, str] = {}
     for name in names:
         alone = slug(name) or "variant"
@@ -137,7 +137,7 @@ def slugs(names: Sequence[str]) -> dict[str, str]:
 
 
 def load(path: str | Path) -> Loaded:
-    """The study in a Python file, as its variable `study`; UserError, with file and line, where it cannot be had."""
+    """The study in a Python file's variable `study`; UserError, with file and line, if it cannot be loaded."""
     from deepseek_jax.experiment_file import execute, explained, importable
 
     path = Path(path)

@@ -1,4 +1,4 @@
-"""Sweeps: many candidates of one config, of which hopeless ones are stopped early by a stated rule."""
+"""Sweeps: many candidates of one config, with the unpromising ones stopped early by a stated rule."""
 
 import dataclasses
 import itertools
@@ -16,7 +16,7 @@ from deepseek_jax.studies.study import EQUAL, Variant, check_size
 
 @dataclasses.dataclass(frozen=True)
 class LogUniform:
-    """Numbers between `low` and `high`, whose logarithms are drawn evenly."""
+    """Random numbers between `low` and `high` whose logarithm is uniform, to three significant digits."""
 
     low: float
     high: float
@@ -27,8 +27,8 @@ class LogUniform:
 
 @dataclasses.dataclass(frozen=True)
 class Halving:
-    """Successive halving (arXiv:1502.07943): at each of `rungs`, shares of the steps, the best `keep` of those that
-    are left go on, by the mean over seeds of the metric, measured at the same step of the same schedule."""
+    """Successive halving (arXiv:1502.07943): at each of `rungs`, shares of the steps, the best share `keep` of the
+    remaining candidates goes on, by the metric's mean over seeds, measured at the same step of the same schedule."""
 
     rungs: Sequence[float] = (0.25, 0.5)
     keep: float = 0.5
@@ -39,7 +39,7 @@ class Halving:
             raise UserError(f"halving has rungs={self.rungs}, keep={self.keep}; write rising shares between 0 and 1.")
 
     def survivors(self, scores: Mapping[str, float]) -> list[str]:
-        """The names that go on, in the order given; at least one.  Lower is better, and a failed one is infinite."""
+        """The names that go on, at least one, in the given order.  Lower is better; a failed one scores infinity."""
         count = max(1, math.ceil(self.keep * len(scores)))
         cost = {name: score if math.isfinite(score) else math.inf for name, score in scores.items()}
         best = sorted(cost, key=lambda name: (cost[name], list(cost).index(name)))[:count]
@@ -50,14 +50,14 @@ class Halving:
 class Sweep:
     """A search over config fields.
 
-    search    key -> values, each combination a candidate (a grid); or, with `samples`, also LogUniform.  Instead of a
-              value of one key, {label: changes} sets several keys together: {"width": {"64": {...}, "128": {...}}}
-    samples   how many random candidates; 0: the grid
-    across    a key of `search` over which one choice of the others should hold: the report picks the choice whose loss
-              is at worst least above the best at each value of it
-    halving   when hopeless candidates are stopped; None: never.  With `across`, a choice goes on at all its values or
-              at none, by the same measure
-    metric    lower is better; with halving one that evaluations during training measure: val/...
+    search    key -> values, each combination a candidate (a grid); with `samples`, also LogUniform.  A mapping
+              {label: changes} as values sets several keys together: {"width": {"64": {...}, "128": {...}}}
+    samples   number of random candidates; 0: the grid
+    across    a key of `search`; one choice of the other keys should do well at all its values.  The report picks the
+              choice with the least regret: its largest excess over the best score at the same value
+    halving   when unpromising candidates are stopped; None: never.  With `across`, a choice goes on at all values or
+              at none, by its regret
+    metric    lower is better; with halving, one that is evaluated during training: val/...
     """
 
     base: str
@@ -114,15 +114,15 @@ class Sweep:
         return [variant.name for variant in self.variants]
 
     def survivors(self, scores: Mapping[str, float]) -> list[str]:
-        """The names of the candidates that `halving` lets go on."""
+        """The names of the candidates that go on by the rule of `halving`."""
         if not self.across:
             return self.halving.survivors(scores)
         left = self.halving.survivors(self.regrets(scores))
         return [name for name, (_, label) in self._places.items() if name in scores and label in left]
 
     def regrets(self, scores: Mapping[str, float]) -> dict[str, float]:
-        """Choice of the other keys -> how far it is at worst above the best at a value of `across`; infinite where it
-        was stopped or failed, and for all where nothing came out at one of the values."""
+        """Choice of the other keys -> its largest excess over the best score at the same value of `across`; infinite
+        if it has no score at some value, and for all choices if no candidate has a score at some value."""
         table = self.by_value(scores)
         labels = dict.fromkeys(label for name, (_, label) in self._places.items() if name in scores)
         best = {value: min(of.values(), default=math.nan) for value, of in table.items()}
@@ -130,7 +130,7 @@ class Sweep:
         return {label: max(of) if all(map(math.isfinite, of)) else math.inf for label, of in above.items()}
 
     def by_value(self, scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
-        """Value of `across` -> choice of the other keys -> score, of the candidates that have one."""
+        """Value of `across` -> choice of the other keys -> score, of the candidates with a finite score."""
         table: dict[str, dict[str, float]] = {value: {} for value, _ in self._places.values()}
         for name, (value, label) in self._places.items():
             if math.isfinite(scores.get(name, math.inf)):
@@ -139,7 +139,7 @@ class Sweep:
 
     @property
     def _places(self) -> dict[str, tuple[str, str]]:
-        """Each candidate's value of `across`, and its choice of the other keys."""
+        """Candidate -> (its value of `across`, its choice of the other keys)."""
         others = (" ".join(label for key, label in point.items() if key != self.across) for point in self.points)
         values = (point[self.across] for point in self.points)
         return dict(zip(self.names, zip(values, others, strict=True), strict=True))

@@ -1,4 +1,4 @@
-"""The picture of a sweep over two keys: a curve for each value of the one that a choice should hold across."""
+"""The figure of a sweep with `across`: one curve for each value of that key."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,10 @@ from deepseek_jax.studies.pictures import colour
 
 
 def across(table: Mapping[str, Mapping[str, float]], sweep) -> bytes | None:
-    """Scores over the choices, on a logarithmic axis where they are numbers."""
+    """Scores over the choices of the other keys, on a logarithmic axis if all of these are positive numbers.
+
+    `table`: as Sweep.by_value.
+    """
     labels = list(dict.fromkeys(label for of in table.values() for label in of))
     try:
         places = {label: float(label) for label in labels}
@@ -21,7 +24,7 @@ def across(table: Mapping[str, Mapping[str, float]], sweep) -> bytes | None:
     axes = figure.subplots()
     for place, (value, of) in enumerate(table.items()):
         points = sorted((places[label], score) for label, score in of.items())
-        x, y = [x for x, _ in points], [y for _, y in points]  # both empty where nothing came out
+        x, y = [x for x, _ in points], [y for _, y in points]  # both empty if there is no score
         axes.plot(x, y, "o-", color=colour(place), markersize=4, linewidth=1.4, label=f"{sweep.across} {value}")
     if logarithmic:
         axes.set_xscale("log")

@@ -1,4 +1,4 @@
-"""The page of a sweep: its candidates, rung by rung, and the choice it comes to."""
+"""The report of a sweep: its candidates, rung by rung, and the resulting choice."""
 
 import json
 import math
@@ -15,10 +15,10 @@ from deepseek_jax.studies.sweeping import rungs
 
 
 def gather(loaded: Loaded, root: Path) -> dict:
-    """JSON-able: each rung's share of the steps and scores, and what it cost.
+    """JSON-able: each rung's share of the steps and scores, and the minutes spent.
 
-    From the run directories where one has come to the first rung; else from the committed results, where they are of
-    the same candidates and metric.  UserError where there are none.
+    From the run directories if some candidate has reached the first rung; else from the committed results, if these
+    are of the same candidates and metric.  UserError if there are none.
     """
     found = rungs(loaded, root)
     runs = found[0].runs
@@ -43,7 +43,7 @@ def _committed(loaded: Loaded, identities: list[str], root: Path) -> dict:
     path = loaded.results / FILE
     content = json.loads(path.read_text()) if path.exists() else {}
     metric = loaded.study.metric
-    if content.get("identities") != identities or content.get("metric", metric) != metric:  # older ones do not say it
+    if content.get("identities") != identities or content.get("metric", metric) != metric:  # older files lack it
         where = loaded.shown_path
         raise UserError(f"{where} has no run that came to its first rung; `{command('run', loaded, root)}` makes them.")
     return content | {FROM_FILE: True}
@@ -54,7 +54,7 @@ def _finite(scores: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def choice(loaded: Loaded, results: Mapping) -> str:
-    """One line: the best candidate, or the one that holds across the values of `across`."""
+    """One line: the best candidate or, with `across`, the choice with the least regret."""
     last = {name: score for name, score in results["rungs"][-1]["scores"].items() if score is not None}
     if not results["complete"] or not last:
         return UNFINISHED
@@ -103,7 +103,7 @@ def build(loaded: Loaded, results: Mapping) -> list[Block]:
 
 
 def _table(loaded: Loaded, results: Mapping) -> Table:
-    """A candidate a row, best first: those that came furthest, then by score."""
+    """One row per candidate, best first: by how many rungs it reached, then by its last score."""
     scores = [rung["scores"] for rung in results["rungs"]]
 
     def rank(name):

@@ -1,4 +1,4 @@
-"""Running a sweep: rung by rung, each candidate trained as far as the rung, the worst of them no further."""
+"""The progress of a sweep, rung by rung: candidates are trained up to a rung, and only the best of them further."""
 
 import dataclasses
 import math
@@ -13,8 +13,8 @@ from deepseek_jax.train.sinks import FILE, read_rows
 
 @dataclasses.dataclass(frozen=True)
 class Rung:
-    """Where candidates are compared.  `scores`: name -> mean metric over seeds, infinite for a failed one; complete
-    where all that came so far are measured."""
+    """A comparison of candidates after `share` of the steps.  `runs`: those that came this far; `scores`: candidate ->
+    mean metric over seeds, infinite for a failed one; `complete`: all of `runs` are measured here."""
 
     share: float
     runs: list[Run]
@@ -23,7 +23,7 @@ class Rung:
 
 
 def rungs(loaded: Loaded, root: Path) -> list[Rung]:
-    """As far as the sweep has come: all rungs that are complete, and the first that is not; the last is the end."""
+    """All complete rungs and the first incomplete one.  The last rung of a sweep, 1.0, is the end of training."""
     sweep, found = loaded.study, []
     left = runs_.plan(loaded, root)
     shares = [*(sweep.halving.rungs if sweep.halving else ()), 1.0]
@@ -47,10 +47,10 @@ def step_at(run: Run, share: float) -> int:
 
 
 def score_at(run: Run, metric: str, share: float) -> float | None:
-    """The metric at that share of a run's steps; infinite if it failed, None where it has not come so far.
+    """The metric after that share of a run's steps; infinite if the run failed, None if it has not come that far.
 
-    A run that paused there was evaluated there.  Of one that went past, or ended before, it is the last evaluation up
-    to there, or else its first; where the end is what is asked of, that of the parameters that were kept.
+    A run that paused at that step was evaluated there.  For one that went further or ended before, it is the last
+    evaluation up to that step, or else the first; for a run that ended by then, that of the parameters it kept.
     """
     if run.failure:
         return math.inf

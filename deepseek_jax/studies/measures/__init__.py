@@ -1,6 +1,6 @@
-"""What studies measure of trained runs, beside their losses: functions Trained -> {score: number}.
+"""What studies measure of trained runs, besides their losses: functions Trained -> {score: number}.
 
-An attribute `gives` names the scores.  It stands beside the function: what is kept goes by a function's source.
+An attribute `gives` names the scores.  It is set outside the function, as stored results depend on a function's source.
 """
 
 from deepseek_jax.studies.measures.decoding import acceptance, cache_bytes, decode_speed

@@ -1,4 +1,4 @@
-"""What a model costs when it writes: its cache, its speed, and what drafts of its MTP modules save."""
+"""The cost of generation: size of the cache, decoding speed, and what MTP modules' drafts save."""
 
 import time
 
@@ -7,12 +7,12 @@ from deepseek_jax.models.counts import cache_size
 from deepseek_jax.studies.measures import text
 from deepseek_jax.studies.outcome import Trained
 
-PROMPTS, PROMPT, NEW = 4, 32, 64  # how many, their tokens, and tokens written after each
+PROMPTS, PROMPT, NEW = 4, 32, 64  # number of prompts, tokens of each, new tokens after each
 REPEATS = 3
 
 
 def cache_bytes(trained: Trained) -> dict[str, float]:
-    """float32 bytes that the cache of the main model grows by with a token, by the formula; the same for every seed."""
+    """Bytes by which the main model's float32 cache grows per token, computed by formula; the same for every seed."""
     growing, _ = cache_size(trained.experiment.model)
     return {"cache_bytes": 4 * growing}
 
@@ -21,7 +21,7 @@ cache_bytes.gives = ("cache_bytes",)
 
 
 def decode_speed(trained: Trained) -> dict[str, float]:
-    """Tokens a second, greedy, prompts side by side; the best of REPEATS, prefill included, compilation not."""
+    """Tokens per second of greedy decoding of a batch; the best of REPEATS, with prefill, without compilation."""
     given = text.prompts(trained, PROMPTS, PROMPT)
     return {"decode_tokens_per_second": PROMPTS * NEW / _seconds(generate.new_tokens, trained, given)}
 
@@ -30,7 +30,7 @@ decode_speed.gives = ("decode_tokens_per_second",)
 
 
 def acceptance(trained: Trained) -> dict[str, float]:
-    """Of greedy decoding with drafts: the share of them accepted, and how many times faster than without."""
+    """Greedy decoding with drafts: the share of them accepted, and how many times faster it is; {} without MTP."""
     if not trained.experiment.model.num_nextn_predict_layers:
         return {}
     given = text.prompts(trained, PROMPTS, PROMPT)

@@ -1,4 +1,4 @@
-"""What learning costs: tokens until a loss is reached, and the memory of a step."""
+"""The cost of training: tokens until a loss is reached, and the memory of a step."""
 
 import dataclasses
 import functools
@@ -17,16 +17,16 @@ from deepseek_jax.train.sinks import FILE, read_rows
 
 
 def tokens_to(loss: float) -> Callable[[Trained], dict[str, float]]:
-    """A measure: tokens (or records) and seconds of training until the smoothed training loss was at `loss`.
+    """Makes a measure: tokens (or records) and seconds of training until the smoothed training loss reached `loss`.
 
-    {} for a run that never came so far.
+    It returns {} for a run that never reached it.
     """
 
     def measure(trained: Trained) -> dict[str, float]:
         shown, spent = SHOWN[trained.experiment.family], budget.units(trained.experiment)
         rows = [row for row in read_rows(trained.directory / FILE) if shown.loss in row]
         spent_at, mean, _ = curves.mean_curve([[[spent[row["step"] - 1], row[shown.loss]] for row in rows]])
-        if not (mean <= loss).any():  # also where it became NaN
+        if not (mean <= loss).any():  # also if it is NaN
             return {}
         needed = curves.reached(spent_at, mean, loss)
         speed = statistics.median(row[shown.speed] for row in rows if shown.speed in row)
@@ -37,12 +37,12 @@ def tokens_to(loss: float) -> Callable[[Trained], dict[str, float]]:
 
 
 def step_memory(trained: Trained) -> dict[str, float]:
-    """Bytes that the compiled training step needs beside state and batch; the same for every seed."""
+    """Temporary bytes that the compiled training step needs besides state and batch; the same for every seed."""
     first = dataclasses.replace(trained.experiment.train, seed=0)
     return {"step_memory_bytes": _temporaries(dataclasses.replace(trained.experiment, train=first))}
 
 
-@functools.cache  # seeds of a variant that one worker measures compile the step once
+@functools.cache  # a worker that measures several seeds of a variant compiles the step once
 def _temporaries(experiment: AnyExperiment) -> int:
     ready = setup.prepare(experiment, Console(quiet=True))
     batch = ready.place([next(ready.train_batches())] * microbatches(experiment.train))

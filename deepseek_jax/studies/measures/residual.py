@@ -1,4 +1,4 @@
-"""How much the residual path of a model with streams amplifies what flows through all of its layers.
+"""How much the residual path of a model with hyper-connections amplifies its streams over all layers.
 
 B batch  S sequence  n streams
 """
@@ -18,10 +18,10 @@ from deepseek_jax.studies.outcome import Trained
 
 
 def composite_gain(trained: Trained) -> dict[str, float]:
-    """Of the product of all layers' mixing matrices: its largest absolute column sum, what the streams can grow by, and
-    its largest absolute row sum, what gradients can (mHC, section 3.1); means over held-out tokens.
+    """Of the product of all layers' mixing matrices: its largest absolute column sum, by which streams can grow, and
+    its largest absolute row sum, by which gradients can (mHC, section 3.1); means over held-out tokens.
 
-    1 of a plain residual, by definition.
+    1 for a plain residual connection, by definition.
     """
     if not trained.experiment.model.hc_mult:
         return {"composite_gain": 1.0, "composite_gain_backward": 1.0}
@@ -42,7 +42,7 @@ def _gains(graphdef, params, buffers, batch):
 
 
 def composite(model: Decoder, batch: dict[str, np.ndarray]) -> jax.Array:
-    """The product [B S n n] of the matrices by which each sublayer mixes streams, from the first to the last."""
+    """The product [B S n n] of all sublayers' stream-mixing matrices, first to last."""
     context = model.context(batch["tokens"], batch["positions"], batch["segment_ids"])
     x = model.embed_streams(batch["tokens"])
     product = jnp.eye(model.config.hc_mult)

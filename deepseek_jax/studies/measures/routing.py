@@ -1,4 +1,4 @@
-"""What experts have become: whether domains prefer some of them, and what a model loses without others.
+"""What experts have learned: whether domains prefer some of them, and what a model loses without others.
 
 E experts  N domains
 """
@@ -23,9 +23,9 @@ BATCHES = 4
 
 
 def specialisation(trained: Trained) -> dict[str, float]:
-    """How far the domains' loads lie apart: the Jensen-Shannon divergence in nats, mean over layers.
+    """How much expert loads differ between domains: the Jensen-Shannon divergence in nats, mean over layers.
 
-    0: each domain goes to all experts alike; ln N: no expert serves two domains.
+    0: all domains have the same loads; ln N: no expert serves two domains.  {} for a model without experts.
     """
     if not trained.experiment.model.num_moe_layers:
         return {}
@@ -43,7 +43,7 @@ def _batches(trained: Trained):
 
 
 def divergence(load_NE: np.ndarray) -> float:
-    """Between the rows' distributions, each row weighing the same; rows without any load take no part."""
+    """The Jensen-Shannon divergence of the rows' distributions, equally weighted; rows without any load are ignored."""
     load_NE = load_NE[load_NE.sum(axis=1) > 0]
     share_NE = load_NE / load_NE.sum(axis=1, keepdims=True)
     return float(_entropy(share_NE.mean(axis=0)) - np.mean([_entropy(share_E) for share_E in share_NE]))
@@ -56,7 +56,7 @@ def _entropy(share_E: np.ndarray) -> float:
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _loads(graphdef, params, buffers, batch, domains):
-    """Loads of each domain's tokens alone, nested as router/load, with the domain before the expert."""
+    """Loads [... N E] of each domain's tokens alone, nested like the metric router/load."""
     model = merge(graphdef, params, buffers)
 
     def of_domain(domain):
@@ -83,7 +83,7 @@ def _without(tree: dict, name: str) -> dict:
 
 
 def mask_top(count: int) -> Callable:
-    """An edit: each token's `count` best experts are passed over (DeepSeekMoE, section 4.5, figure 4)."""
+    """Makes an edit: each token's `count` best experts are passed over (DeepSeekMoE, section 4.5, figure 4)."""
 
     def edit(experiment: Experiment, params: dict, buffers: dict):
         model = dataclasses.replace(experiment.model, masked_top_experts=count)

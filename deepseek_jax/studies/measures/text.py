@@ -18,7 +18,7 @@ def batches(trained: Trained, count: int, rows: int = 32) -> list[dict[str, np.n
 
 
 def prompts(trained: Trained, count: int, length: int) -> list[list[int]]:
-    """The first `length` tokens of as many held-out rows that are full so far."""
+    """The first `length` tokens of up to `count` held-out rows that have no padding there."""
     (batch,) = batches(trained, 1)
     full = batch["segment_ids"][:, :length].all(axis=1)
     return batch["tokens"][full][:count, :length].tolist()
