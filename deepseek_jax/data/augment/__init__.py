@@ -1,1 +1,1 @@
-"""Records made to differ at each showing, their labels kept: images with their boxes, and text."""
+"""Augmentation: random, label-preserving changes of records at each showing, for images with their boxes and texts."""

@@ -1,4 +1,4 @@
-"""Whether an augmentation can serve a set, said before training begins."""
+"""Checks, before training begins, that the augmentation settings fit the set."""
 
 import numpy as np
 
@@ -8,15 +8,15 @@ from deepseek_jax.data.augment.geometry import keeping_boxes
 from deepseek_jax.data.sets.dataset import Dataset
 from deepseek_jax.errors import UserError
 
-PROBED = 128  # pictures looked at
-UNMOVED = 0.5  # share of them that may have to stay as they are
+PROBED = 128  # pictures tried
+UNMOVED = 0.5  # largest acceptable share of them for which no move keeps a box
 
 
 def check(config: AugmentConfig, dataset: Dataset, seed: int):
-    """UserError where `config` asks for what the set's input or labels do not allow.
+    """UserError if `config` asks for something that the set's input or labels do not allow.
 
-    That is also a geometry that pushes every box out of most pictures: those would train unaugmented, and the setting
-    would not do what it says.
+    This includes geometric changes that push every box out of most pictures: these would be trained on unaugmented,
+    and the setting would have almost no effect.
     """
     for kind, section in (("image", config.image), ("text", config.text)):
         if section.active and dataset.input != kind:

@@ -1,42 +1,42 @@
-"""A syntactic transform without a parser: the two clauses of an English sentence change places.
+"""A syntactic transform without a parser: it exchanges the two clauses of an English sentence.
 
     Although the bucket is empty, it cannot be deleted.   The bucket cannot be deleted, although it is empty.
     If you omit it, the default is used.                   The default is used if you omit it.
 
-Only sentences whose structure the words and commas alone show are touched; the others stay as they are.
+Only sentences whose structure is clear from words and commas alone are changed.
 """
 
 import re
 
-# Words that open a clause wherever they stand.  `when`, `while`, `since`, `after`, `before`, `until` and `as` are not
-# among those that may be moved to the front: there they often belong to a noun or a time ("the date when it ends").
-CONTRAST = ("although", "though", "whereas", "even though")  # set off by a comma on either side of the main clause
+# Words that open a clause wherever they are.  `when`, `while`, `since`, `after`, `before`, `until` and `as` are only in
+# IN_FRONT: in the middle of a sentence they often belong to a noun or a time ("the date when it ends").
+CONTRAST = ("although", "though", "whereas", "even though")  # take a comma also after the main clause
 ANYWHERE = (*CONTRAST, "if", "because", "unless", "even if")
 IN_FRONT = (*ANYWHERE, "when", "while", "since", "after", "before", "until", "once")
-# After these, `if` asks a question ("indicates if it is on"), and what follows cannot go elsewhere.
+# After these, `if` introduces a question ("indicates if it is on"), and its clause cannot be moved.
 ASKING = set(
     "whether indicate indicates indicating specify specifies specifying determine determines determining check checks "
     "checking see sees seeing know knows ask asks decide decides tell tells only even as and or but".split()
 )
-# Opening words that were capitals only because they opened the sentence.
+# First words that have a capital only because they begin the sentence.
 OPENERS = set(
     "a an the this that these those it its you your we our they their he she his her there each every all any some no "
     "use specify set if when in on at for to by with".split()
 )
 OPENING = re.compile(rf"({'|'.join(IN_FRONT)}) ", re.IGNORECASE)
 MIDDLE = re.compile(rf",? \b({'|'.join(sorted(ANYWHERE, key=len, reverse=True))}) ")  # "even if" before "if"
-COMMA = re.compile(r",\s")  # one inside a number or name parts nothing
-SENTENCE = re.compile(r".+?(?:[.!?]+\s+|\Z)", re.DOTALL)  # a full stop inside a name or number ends nothing
-SHORTEST = 3  # words of a clause
+COMMA = re.compile(r",\s")  # not a comma inside a number or name
+SENTENCE = re.compile(r".+?(?:[.!?]+\s+|\Z)", re.DOTALL)  # does not end at a full stop inside a name or number
+SHORTEST = 3  # words of a clause, its opening word included
 
 
 def sentences(text: str) -> list[str]:
-    """`text` cut after each sentence, with the spaces that follow it: joined again they give `text`."""
+    """`text` split into sentences, each with the spaces that follow it: joined, they are `text` again."""
     return SENTENCE.findall(text)
 
 
 def reorder(sentence: str) -> str | None:
-    """The sentence with its clauses exchanged, or None where its structure does not show."""
+    """The sentence with its clauses exchanged, or None if its structure is unclear."""
     match = re.fullmatch(r"(.*?)([.!?]*)(\s*)", sentence, re.DOTALL)
     body, end, space = match.groups()
     changed = _front_to_back(body) or _back_to_front(body)
@@ -44,7 +44,7 @@ def reorder(sentence: str) -> str | None:
 
 
 def _front_to_back(body: str) -> str | None:
-    """ "Although A, B" -> "B, although A"; of several commas none says where A ends."""
+    """ "Although A, B" -> "B, although A"; None if there are several commas, as any of them may end A."""
     opening = OPENING.match(body)
     parts = COMMA.split(body)
     if not opening or len(parts) != 2:
@@ -58,7 +58,7 @@ def _front_to_back(body: str) -> str | None:
 
 
 def _back_to_front(body: str) -> str | None:
-    """ "B, although A" -> "Although A, B"; only with no other comma and one such word."""
+    """ "B, although A" -> "Although A, B"; None if there are other commas or several words such as `although`."""
     found = list(MIDDLE.finditer(body))
     if len(found) != 1 or len(COMMA.findall(body)) > found[0].group().count(","):
         return None

@@ -1,4 +1,4 @@
-"""The schema of augmentation: how far records are changed at each showing.  All is off by default."""
+"""The settings of augmentation: how much records are changed at each showing.  All of it is off by default."""
 
 import dataclasses
 
@@ -8,18 +8,21 @@ from deepseek_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class ImageAugmentConfig:
-    """Applied in this order.  "Up to" means: drawn evenly between that and its opposite."""
+    """Image augmentations; "up to x": drawn uniformly from -x to x.
 
-    rotate: float = 0.0  # degrees, up to
-    scale: float = 0.0  # share that things grow or shrink by, up to
-    crop: float = 0.0  # share of height and width that is cut away, at most; the rest fills the picture
-    flip: float = 0.0  # chance of left becoming right
-    brightness: float = 0.0  # share that grey levels are multiplied up or down by, up to
-    noise: float = 0.0  # deviation of Gaussian noise; black to white is 1
+    The first four form one geometric move; the others follow in this order.
+    """
+
+    rotate: float = 0.0  # rotation in degrees, up to
+    scale: float = 0.0  # relative change of size, up to
+    crop: float = 0.0  # largest share of height and width that is cut away; the rest is enlarged to fill the picture
+    flip: float = 0.0  # probability of mirroring left to right
+    brightness: float = 0.0  # relative change of the grey levels, up to
+    noise: float = 0.0  # standard deviation of Gaussian noise; black is 0, white is 1
     cutout: float = 0.0  # side of a square set to black, as a share of the shorter side (arXiv:1708.04552)
     mixup: float = 0.0  # a of Beta(a, a): the share of another picture blended in (arXiv:1710.09412)
-    cutmix: float = 0.0  # the same, as the share of the area pasted from another picture (arXiv:1905.04899)
-    keep_box: float = 0.3  # share of a box that must stay visible; below it the box is dropped
+    cutmix: float = 0.0  # a of Beta(a, a): the share of the area pasted from another picture (arXiv:1905.04899)
+    keep_box: float = 0.3  # boxes of which a smaller share stays visible are dropped
 
     def __post_init__(self):
         at_least("augment.image", self, 0, "rotate", "noise", "mixup", "cutmix")
@@ -43,14 +46,14 @@ class ImageAugmentConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TextAugmentConfig:
-    """Applied in this order; shares are of the words of a text (Wei and Zou, arXiv:1901.11196)."""
+    """Text augmentations, applied in this order; shares are of the words of a text (Wei and Zou, arXiv:1901.11196)."""
 
-    reorder: float = 0.0  # chance that a sentence has its clauses exchanged: "Although A, B." and "B, although A."
-    synonyms: float = 0.0  # words replaced by a synonym, of those that have any
-    insert: float = 0.0  # synonyms of words of the text put at random places
-    swap: float = 0.0  # pairs of words exchanged
-    delete: float = 0.0  # words left out; at least one stays
-    thesaurus: str = "auto"  # wordnet, moby, or auto: WordNet where it is installed
+    reorder: float = 0.0  # probability of exchanging a sentence's clauses: "Although A, B." and "B, although A."
+    synonyms: float = 0.0  # share of words replaced by a synonym, among those that have one
+    insert: float = 0.0  # synonyms of words of the text inserted at random places, as a share of its words
+    swap: float = 0.0  # exchanges of two random words, as a share of the words
+    delete: float = 0.0  # probability of leaving out a word; at least one is kept
+    thesaurus: str = "auto"  # wordnet, moby, or auto: WordNet if it is installed, else Moby
 
     def __post_init__(self):
         fraction("augment.text", self, "reorder", "synonyms", "insert", "swap", "delete")
@@ -62,7 +65,7 @@ class TextAugmentConfig:
 
 
 def _is_changed(section, but: str) -> bool:
-    """Whether any setting `but` one, which does nothing by itself, is not its default."""
+    """Whether any setting differs from its default, apart from `but`, which does nothing by itself."""
     settings = [field for field in dataclasses.fields(section) if field.name != but]
     return any(getattr(section, field.name) != field.default for field in settings)
 

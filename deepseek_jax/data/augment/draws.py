@@ -1,4 +1,4 @@
-"""Random numbers of a record at one of its showings: the same whatever batch or process the record comes in.
+"""Random numbers for one showing of a record: they do not depend on the batch or process in which it is read.
 
 B records of a batch
 """
@@ -8,15 +8,15 @@ import hashlib
 
 import numpy as np
 
-TABLE = 1 << 20  # normal numbers drawn once
+TABLE = 1 << 20  # size of the table of normal random numbers
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Draws:
-    """Numbers that depend on nothing but the seed, the record, the epoch, how often the epoch showed it, and a name.
+    """Random numbers that depend only on the seed, record, epoch, earlier showings in that epoch, and a name.
 
-    They come from a hash of these, not from a generator that runs on, so an augmentation that is turned on or off
-    leaves the numbers of the others as they are.
+    They come from a hash of these and not from a generator with a state, so that turning one augmentation on or off
+    does not change the numbers of the others.
     """
 
     def __init__(self, seed: int, index_B: np.ndarray, epoch_B: np.ndarray, copy_B: np.ndarray):
@@ -37,22 +37,22 @@ class Draws:
         return (self.uniform(name) * high).astype(np.int64)
 
     def normal(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """float32 [B, *shape]: for each record a stretch of one table, from a place of its own.
+        """float32 [B, *shape]: for each record a section of one table, from a random start.
 
-        A generator for each record would take ten times as long; that two stretches may overlap, shifted, is as good
-        as independence for noise in pictures.
+        A generator for each record would take ten times as long.  Sections may overlap, but shifted, which for noise
+        in pictures is as good as independence.
         """
         steps = np.arange(np.prod(shape))
         return _normal_table()[(self.integers(name, TABLE)[:, None] + steps) % TABLE].reshape(-1, *shape)
 
     def again(self, name: str) -> "Draws":
-        """Other numbers for the same records."""
+        """A new, independent set of draws for the same records."""
         other = object.__new__(Draws)
         other._key_B = self._named(name)
         return other
 
     def generators(self, name: str) -> list[np.random.Generator]:
-        """A generator a record, for what needs many numbers."""
+        """A generator for each record, for augmentations that need many numbers."""
         return [np.random.Generator(np.random.SFC64(int(key))) for key in self._named(name)]
 
     def _named(self, name: str) -> np.ndarray:
@@ -66,9 +66,9 @@ def _normal_table() -> np.ndarray:
 
 
 def _mixed(x: np.ndarray) -> np.ndarray:
-    """A bijection of 64 bits in which each bit of the input moves half of the output's (splitmix64; Steele, Lea and
-    Flood, OOPSLA 2014)."""
-    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is meant
+    """A bijection of 64-bit integers in which each input bit flips about half of the output bits (splitmix64; Steele,
+    Lea and Flood, OOPSLA 2014)."""
+    with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is intended
         x = x + GOLDEN
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

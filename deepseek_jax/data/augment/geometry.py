@@ -1,6 +1,6 @@
-"""Pictures turned, sized, cropped and mirrored in one move, their boxes with them.
+"""Rotates, scales, crops and mirrors pictures and their boxes in a single affine transform, called a move.
 
-B pictures  H height  W width  C channels  M boxes a picture; points are (y, x), pixel i reaches from i to i + 1
+B pictures  H height  W width  C channels  M boxes per picture; points are (y, x), pixel i extends from i to i + 1
 """
 
 import dataclasses
@@ -10,24 +10,24 @@ import numpy as np
 from deepseek_jax.data.augment.config import ImageAugmentConfig
 from deepseek_jax.data.augment.draws import Draws
 
-RETRIES = 4  # other moves drawn for a picture that would lose all of its boxes
+RETRIES = 4  # further moves drawn for a picture that would lose all of its boxes
 
 
 @dataclasses.dataclass(frozen=True)
 class Moves:
-    """A point p of picture b goes to matrix[b] @ p + shift[b]."""
+    """Affine transforms: a point p of picture b goes to matrix[b] @ p + shift[b]."""
 
     matrix_B22: np.ndarray
     shift_B2: np.ndarray
 
     def where(self, mask_B: np.ndarray, other: "Moves") -> "Moves":
-        """The moves of `other` where the mask says so."""
+        """These moves, replaced by those of `other` where the mask is true."""
         matrix = np.where(mask_B[:, None, None], other.matrix_B22, self.matrix_B22)
         return Moves(matrix, np.where(mask_B[:, None], other.shift_B2, self.shift_B2))
 
 
 def draw_moves(config: ImageAugmentConfig, draws: Draws, height: int, width: int) -> Moves:
-    """About the centre: mirror, then scale and rotate; then a random window of the result fills the picture."""
+    """Random moves: mirror, scale and rotate about the centre, then enlarge a random window to the full picture."""
     angle_B = np.radians(draws.uniform("rotate", -config.rotate, config.rotate))
     scale_B = draws.uniform("scale", 1 - config.scale, 1 + config.scale)
     mirror_B = np.where(draws.uniform("flip") < config.flip, -1.0, 1.0)
@@ -41,7 +41,7 @@ def draw_moves(config: ImageAugmentConfig, draws: Draws, height: int, width: int
 
 
 def move(batch: dict, config: ImageAugmentConfig, draws: Draws) -> dict:
-    """`batch` with inputs [B H W C], and boxes [B M 4] if there are some, moved; see `keeping_boxes`."""
+    """Moves a batch's inputs [B H W C] and, if it has them, boxes [B M 4]; see `keeping_boxes`."""
     _, H, W, _ = batch["inputs"].shape
     if "boxes" in batch:
         moves, _ = keeping_boxes(batch, config, draws)
@@ -53,9 +53,9 @@ def move(batch: dict, config: ImageAugmentConfig, draws: Draws) -> dict:
 
 
 def keeping_boxes(batch: dict, config: ImageAugmentConfig, draws: Draws) -> tuple[Moves, np.ndarray]:
-    """Moves that leave every picture that has boxes at least one, and which pictures [B] had to stay as they are.
+    """Returns (random moves that leave every picture with boxes at least one, bool [B]: pictures left unmoved).
 
-    A move that would push all boxes out is drawn anew, RETRIES times; then the picture is not moved.
+    A move that would push all boxes out is drawn again, up to RETRIES times; after that the picture is not moved.
     """
     size = batch["inputs"].shape[1:3]
     had_B = (batch["box_labels"] >= 0).any(1)
@@ -77,10 +77,10 @@ def keeping_boxes(batch: dict, config: ImageAugmentConfig, draws: Draws) -> tupl
 def move_boxes(
     boxes_BM4: np.ndarray, labels_BM: np.ndarray, moves: Moves, height: int, width: int, keep: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes (y0 x0 y1 x1, shares of the picture) and labels after the moves.
+    """Boxes (y0 x0 y1 x1, shares of the picture's size) and labels after the moves.
 
-    A turned box becomes the upright one around it, cut at the picture's edge.  One of which less than `keep` is still
-    inside is dropped: label -1, all zeros.
+    A rotated box becomes its axis-aligned bounding box, clipped at the picture's edge.  If less than the share `keep`
+    of it is inside, it is dropped: label -1, all zeros.
     """
     size_4 = np.array([height, width] * 2, float)
     y0, x0, y1, x1 = np.moveaxis(boxes_BM4 * size_4, -1, 0)
@@ -93,19 +93,20 @@ def move_boxes(
 
 
 def drop_boxes(boxes_BM4, labels_BM, kept_BM):
+    """Sets the boxes outside the mask `kept_BM` to zeros and their labels to -1."""
     return np.where(kept_BM[..., None], boxes_BM4, np.float32(0)), np.where(kept_BM, labels_BM, np.int32(-1))
 
 
 def area(boxes: np.ndarray) -> np.ndarray:
-    """Of boxes [... 4], in their own units."""
+    """The areas [...] of boxes [... 4], in their own units."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def resample(images_BHWC: np.ndarray, moves: Moves) -> np.ndarray:
-    """float32 [B H W C] after the moves: each pixel from the four around where it came from; outside all is black."""
+    """The pictures, float32 [B H W C], after the moves, by bilinear interpolation; black outside the original."""
     B, H, W, C = images_BHWC.shape
     back_B22 = np.linalg.inv(moves.matrix_B22)
-    origin_B2 = np.einsum("Bij,Bj->Bi", back_B22, 0.5 - moves.shift_B2) - 0.5  # whence the centre of pixel 0, 0 came
+    origin_B2 = np.einsum("Bij,Bj->Bi", back_B22, 0.5 - moves.shift_B2) - 0.5  # source of the centre of pixel 0, 0
     back_B22, origin_B2 = back_B22.astype(np.float32), origin_B2.astype(np.float32)
     rows_H1, columns_W = np.arange(H, dtype=np.float32)[:, None], np.arange(W, dtype=np.float32)
     y_BHW, x_BHW = (
@@ -114,7 +115,7 @@ def resample(images_BHWC: np.ndarray, moves: Moves) -> np.ndarray:
     )
     top_BHW, left_BHW = np.floor(y_BHW), np.floor(x_BHW)
     down, right = (y_BHW - top_BHW)[..., None], (x_BHW - left_BHW)[..., None]
-    # A black frame, one pixel before and two after, so that every pixel that is looked at exists.
+    # A black frame, one pixel before and two after, so that every index below is valid.
     framed = np.pad(images_BHWC, ((0, 0), (1, 2), (1, 2), (0, 0))).reshape(-1, C)
     stride = W + 3
     at = (np.arange(B)[:, None, None] * (H + 3) + top_BHW.astype(np.int64) + 1) * stride + left_BHW.astype(np.int64) + 1

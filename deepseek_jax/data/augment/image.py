@@ -1,6 +1,6 @@
-"""Pictures changed one by one: geometry, grey levels, a hidden square.
+"""Augmentations of single pictures: geometry, brightness, noise and cutout.
 
-B pictures  H height  W width  C channels  M boxes a picture; grey levels in [0, 1]
+B pictures  H height  W width  C channels  M boxes per picture; grey levels in [0, 1]
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from deepseek_jax.data.augment.geometry import area, drop_boxes, move
 
 
 def augment_images(batch: dict, config: ImageAugmentConfig, draws: Draws) -> dict:
-    """`batch` with float32 inputs [B H W C], and boxes if there are some, changed as `draws` has it for each record."""
+    """Augments a batch with float32 inputs [B H W C], and boxes if it has any, by the random numbers of `draws`."""
     if config.moves:
         batch = move(batch, config, draws)
     images = batch["inputs"]
@@ -25,9 +25,9 @@ def augment_images(batch: dict, config: ImageAugmentConfig, draws: Draws) -> dic
 
 
 def cut_out(batch: dict, config: ImageAugmentConfig, draws: Draws) -> dict:
-    """A black square about a random point of each picture (DeVries and Taylor, arXiv:1708.04552).
+    """Cutout: a black square around a random point of each picture (DeVries and Taylor, arXiv:1708.04552).
 
-    A box of which it leaves too little is dropped; where that would leave a picture none, the picture is left whole.
+    A box of which it leaves too little visible is dropped; if a picture would lose all its boxes, it is not cut.
     """
     _, H, W, _ = batch["inputs"].shape
     half = config.cutout * min(H, W) / 2
@@ -35,7 +35,7 @@ def cut_out(batch: dict, config: ImageAugmentConfig, draws: Draws) -> dict:
     square_B4 = np.stack([y_B - half, x_B - half, y_B + half, x_B + half], -1).round()
     square_B4 = np.clip(square_B4, 0, [H, W, H, W])
     if "boxes" in batch:
-        share_B4 = (square_B4 / [H, W, H, W]).astype(np.float32)  # as boxes are, so that equal edges are equal
+        share_B4 = (square_B4 / [H, W, H, W]).astype(np.float32)  # the type of boxes, so that equal edges compare equal
         boxes, labels, whole_B = _uncovered(batch, share_B4, config.keep_box)
         square_B4 = np.where(whole_B[:, None], 0, square_B4)
         batch = batch | {"boxes": boxes, "box_labels": labels}
@@ -43,14 +43,14 @@ def cut_out(batch: dict, config: ImageAugmentConfig, draws: Draws) -> dict:
 
 
 def inside(boxes_B4: np.ndarray, height: int, width: int) -> np.ndarray:
-    """bool [B H W]: the pixels of one box in each picture, in pixels."""
+    """bool [B H W]: the pixels inside one box per picture; boxes y0 x0 y1 x1 in pixels."""
     y0, x0, y1, x1 = boxes_B4.T[..., None]
     rows, columns = np.arange(height), np.arange(width)
     return ((rows >= y0) & (rows < y1))[:, :, None] & ((columns >= x0) & (columns < x1))[:, None]
 
 
 def _uncovered(batch: dict, square_B4: np.ndarray, keep: float):
-    """Boxes and labels without those that the square hides, and the pictures [B] that it must leave whole."""
+    """(boxes and labels without those that the square hides, bool [B]: pictures that would lose all their boxes)."""
     boxes, labels = batch["boxes"], batch["box_labels"]
     low = np.maximum(boxes[..., :2], square_B4[:, None, :2])
     high = np.minimum(boxes[..., 2:], square_B4[:, None, 2:])

