@@ -1,1 +1,1 @@
-"""Sets to learn from with labels, numbers or boxes: images, text, tables and series."""
+"""Datasets for supervised learning: images, texts, tables and time series with classes, numbers or boxes as targets."""

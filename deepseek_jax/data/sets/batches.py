@@ -1,6 +1,6 @@
-"""Batches of a labelled set: augmented, standardised, balanced, by grain; any point of training can be resumed.
+"""Batches of a labelled set, by grain: augmented, standardised, balanced; training can be resumed at any batch.
 
-B records a batch  H height  W width  C channels or numbers  S steps  K classes  M boxes a picture
+B records per batch  H height  W width  C channels or numbers  S steps  K classes  M boxes per picture
 """
 
 import functools
@@ -24,10 +24,10 @@ from deepseek_jax.data.sets.vocabulary import encode
 
 # A batch holds inputs (float32 [B H W C], [B S C] or [B C], int32 [B S] for text), lengths int32 [B] for series and
 # text; labels float32 [B K] that sum to 1 | targets float32 [B C] | boxes float32 [B M 4] and box_labels int32 [B M];
-# weights float32 [B]: what a record counts, 0 for one that only fills up the last batch; and in training seed int32
-# [B], the run's for each record: what dropout is drawn from, so that no compiled program holds it.
+# weights float32 [B]: a record's weight in loss and scores, 0 for one that only fills up the last batch; in training
+# also seed int32 [B], the run's seed repeated: dropout gets it as data, so that it is not compiled into the program.
 
-PREFETCH = 4  # batches made ahead
+PREFETCH = 4  # batches prepared ahead
 PLAIN = AugmentConfig()  # every augmentation off
 
 
@@ -39,10 +39,10 @@ def train_batches(
     augment: AugmentConfig = PLAIN,
     start: int = 0,
 ) -> TrainBatches:
-    """Batches [batch_size ...] for ever, from batch `start` on; of each only the rows `chosen`, if any.
+    """Endless batches [batch_size ...] from number `start` on; with `chosen`, only these rows of each.
 
-    state() and restore(state) resume exactly.  A row is the same record, augmented alike, whoever else reads others.
-    UserError where the augmentation does not fit the set.
+    state() and restore(state) resume exactly.  A row does not depend on which other rows are read, or by which process.
+    UserError if the augmentation does not fit the set.
     """
     checks.check(augment, dataset, seed)
     order, maker = Order(dataset, seed), BatchMaker(dataset, augment, seed)
@@ -61,14 +61,14 @@ def train_batches(
 def held_out_batches(
     dataset: Dataset, split: str, batch_size: int, chosen: Sequence[int] | None = None
 ) -> Iterator[Batch]:
-    """Batches [batch_size ...] of every record of `split` once, as it is; the last filled up with weight 0.
+    """Batches [batch_size ...] of every record of `split` once, unaugmented; the last is filled up with weight 0.
 
-    Of each only the rows `chosen`, if any.
+    With `chosen`, only these rows of each batch.
     """
     count = len(dataset.splits[split]["ids"])
     for start in range(0, count, batch_size):
         places = _rows(np.arange(start, start + batch_size), chosen)
-        # What fills up is the first record again: zeros could be no record at all, such as a text without a word.
+        # Filled up with the first record: zeros may not be a valid record (a text without a word, for example).
         batch = finished(raw_batch(dataset, split, np.where(places < count, places, 0)), dataset)
         yield batch | {"weights": (places < count).astype(np.float32)}
 
@@ -78,12 +78,12 @@ def _rows(places: np.ndarray, chosen: Sequence[int] | None) -> np.ndarray:
 
 
 class Order:
-    """The places of endless training: `order[start:stop]` is int64 [B 3], for each place the record, the epoch,
-    and how often that epoch showed the record before."""
+    """The order of endless training: `order[start:stop]` is int64 [B 3], for each position the record, the epoch,
+    and how often that epoch has shown the record before."""
 
     def __init__(self, dataset: Dataset, seed: int):
         train = dataset.splits["train"]
-        self._epoch = functools.lru_cache(2)(  # a batch may lie in two
+        self._epoch = functools.lru_cache(2)(  # a batch may extend over two epochs
             lambda number: _epoch(len(train["ids"]), train.get("labels"), dataset.balance, seed, number)
         )
         self.places_per_epoch = len(self._epoch(0))
@@ -94,7 +94,7 @@ class Order:
 
 
 def _epoch(count: int, labels, balance: str, seed: int, number: int) -> np.ndarray:
-    """int64 [places 3]."""
+    """int64 [E 3]: one epoch of `Order`."""
     order = epoch_order(count, labels, balance, np.random.default_rng((seed, number)))
     by_record = np.argsort(order, kind="stable")
     first = np.searchsorted(order[by_record], order[by_record])
@@ -104,11 +104,11 @@ def _epoch(count: int, labels, balance: str, seed: int, number: int) -> np.ndarr
 
 
 class BatchMaker:
-    """From places [B 3] of the training stream to a batch, many records at once."""
+    """Makes a training batch from rows [B 3] of `Order`."""
 
     def __init__(self, dataset: Dataset, augment: AugmentConfig, seed: int):
         self.dataset, self.augment, self.seed = dataset, augment, seed
-        # Words are looked up in the thesaurus that is installed here; a run must not go on with another.
+        # The name of the installed thesaurus is part of the fingerprint: a run must not be resumed with another one.
         self.thesaurus_name, self._thesaurus = thesaurus_of(augment.text)
 
     def __call__(self, places_B3: np.ndarray) -> Batch:
@@ -116,7 +116,7 @@ class BatchMaker:
         return finished(self.augmented(index_B, Draws(self.seed, index_B, epoch_B, copy_B)), self.dataset)
 
     def augmented(self, index_B: np.ndarray, draws: Draws) -> Batch:
-        """As `raw_batch`, augmented."""
+        """A `raw_batch` of the training split, augmented."""
         batch = raw_batch(self.dataset, "train", index_B)
         image, text = self.augment.image, self.augment.text
         if image.active:
@@ -135,7 +135,7 @@ class BatchMaker:
 
     @functools.cached_property
     def _partners(self) -> np.ndarray:
-        """Records that pictures are mixed with."""
+        """The records that pictures may be mixed with."""
         return partners(len(self._train["ids"]), self._train.get("labels"), self.dataset.balance)
 
     @property
@@ -144,7 +144,7 @@ class BatchMaker:
 
 
 def raw_batch(dataset: Dataset, split: str, index_B: np.ndarray) -> Batch:
-    """The records as augmentation sees them: images in [0, 1], labels one-hot, nothing standardised yet."""
+    """A batch of records before augmentation: images in [0, 1], labels one-hot, nothing standardised yet."""
     records = dataset.splits[split]
     batch = {name: records[name][index_B] for name in records if name not in ("ids", "texts")}
     batch["weights"] = np.ones(len(index_B), np.float32)
@@ -158,7 +158,7 @@ def raw_batch(dataset: Dataset, split: str, index_B: np.ndarray) -> Batch:
 
 
 def finished(batch: Batch, dataset: Dataset) -> Batch:
-    """The same as the model and the loss see it."""
+    """A batch with inputs and numeric targets standardised, as model and loss expect them."""
     if dataset.input != "text":
         batch = batch | {"inputs": dataset.scaling.inputs(batch["inputs"])}
     if dataset.kind == "numbers":

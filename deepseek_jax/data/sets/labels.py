@@ -1,4 +1,4 @@
-"""The classes that a user's labels name, numbered."""
+"""Class numbers for a user's labels."""
 
 import math
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from deepseek_jax.data.sets.rows import SURROGATE
 def numbered_labels(
     faults: Faults, labels: Sequence[tuple[int, object]], column: str, classes: tuple[str, ...], of: str = "record"
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """Class names, in the order of numbers where all are whole numbers, and int32 for each of `labels`.
+    """(class names, the class number of each label as int32); whole numbers come first, in numeric order.
 
-    labels: each with its line; classes: those that there may be, none for those that occur; of: what a label is of.
+    labels: (line, label); classes: the permitted ones, () for those that occur; of: what a label belongs to.
     """
     named = [(line, _name(label)) for line, label in labels]
     names = classes or tuple(sorted({label for _, label in named}, key=_number_first))
     number_of = {name: number for number, name in enumerate(names)}
     for (line, label), (_, given) in zip(named, labels, strict=True):
-        if isinstance(given, list | dict):  # as text, each combination would be a class
+        if isinstance(given, list | dict):  # converted to text, each combination would be a class
             faults.add(line, f"{column} is {given!r}; every {of} has a single label")
         elif isinstance(given, float) and not math.isfinite(given):
             faults.add(line, f"{column} is {given}; mend the record or take it out")
@@ -42,6 +42,6 @@ def _name(label: object) -> str:
 
 
 def _number_first(name: str) -> tuple:
-    """Numbers by their digits: int() refuses those of thousands."""
+    """Sort key: whole numbers first, by their digits, as int() refuses numbers with thousands of them."""
     digits = name.lstrip("0")
     return (0, len(digits), digits, name) if name.isdecimal() else (1, 0, "", name)

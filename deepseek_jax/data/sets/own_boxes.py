@@ -1,6 +1,6 @@
-"""Boxes in a user's own pictures: each row of a .jsonl has a list of boxes, and one of their classes.
+"""Boxes in a user's own pictures: each row of a .jsonl has a list of boxes and a list of their classes.
 
-N pictures  M boxes of the picture that has most
+N pictures  M most boxes in a picture
 """
 
 import numpy as np
@@ -11,14 +11,14 @@ from deepseek_jax.data.sets.faults import Faults
 from deepseek_jax.data.sets.labels import numbered_labels
 from deepseek_jax.data.sets.rows import LARGEST, Row
 
-Size = tuple[int, int] | None  # height and width of a picture as a viewer shows its file; None where it was not read
-Pair = tuple[list[float], object]  # y0 x0 y1 x1 in shares of the picture, and the label
+Size = tuple[int, int] | None  # height and width of the upright picture in its file; None if it could not be read
+Pair = tuple[list[float], object]  # y0 x0 y1 x1 as shares of the picture's size, and the label
 
 
 def read(
     faults: Faults, rows: dict[int, Row], sizes: list[Size], columns: ColumnsConfig
 ) -> tuple[tuple[str, ...], Records]:
-    """Class names, and boxes [N M 4] and box_labels [N M] as dataset.py has them."""
+    """Class names, and boxes [N M 4] and box_labels [N M] as in dataset.py."""
     found = [_of_row(faults, line, row, size, columns) for (line, row), size in zip(rows.items(), sizes, strict=True)]
     labels = [(line, label) for line, pairs in zip(rows, found, strict=True) for _, label in pairs]
     names, numbers = numbered_labels(faults, labels, f"an entry of {columns.label}", columns.classes, of="box")
@@ -31,7 +31,7 @@ def read(
 
 
 def _of_row(faults: Faults, line: int, row: Row, size: Size, columns: ColumnsConfig) -> list[Pair]:
-    """None, and a fault, where there is not a label for each box."""
+    """The boxes of a row with their labels; [] and a fault if their numbers differ or they are not lists."""
     boxes, labels = row[columns.boxes], row[columns.label]
     for column, values in ((columns.boxes, boxes), (columns.label, labels)):
         if not isinstance(values, list):
@@ -46,7 +46,7 @@ def _of_row(faults: Faults, line: int, row: Row, size: Size, columns: ColumnsCon
 
 
 def _shares(faults: Faults, line: int, column: str, box: object, size: Size) -> list[float]:
-    """What is no box in the picture becomes zeros and a fault."""
+    """A box as shares y0 x0 y1 x1; zeros and a fault if it is not a valid box inside the picture."""
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         what = "a box must be four numbers: left, top, right and bottom"
     else:
@@ -64,5 +64,5 @@ def _shares(faults: Faults, line: int, column: str, box: object, size: Size) -> 
 
 
 def _is_number(side: object) -> bool:
-    """Neither JSON's true nor what float32 does not hold."""
+    """A number in the range of float32; JSON's true and false are not numbers."""
     return isinstance(side, int | float) and not isinstance(side, bool) and abs(side) <= LARGEST

@@ -1,4 +1,4 @@
-"""A user's own series: a .csv or .jsonl whose rows hold its values in the order of time."""
+"""A user's own time series: a .csv or .jsonl whose rows hold its values in order of time."""
 
 import dataclasses
 import pathlib
@@ -15,7 +15,7 @@ from deepseek_jax.errors import UserError
 
 
 def read(path: pathlib.Path, config: DatasetConfig) -> Source:
-    """The windows of one file; ids are the places of their first values, from 0."""
+    """The windows of one file's series; ids are the indices of their first values, from 0."""
     faults, column = Faults(path), config.columns.series
     with opened(path) as lines:
         _check_alone(config.columns)
@@ -26,7 +26,7 @@ def read(path: pathlib.Path, config: DatasetConfig) -> Source:
 
 
 def values_of(lines: Iterable[str], suffix: str, column: str, faults: Faults) -> dict[int, float]:
-    """The values by line.  An empty row within a .csv is a fault: it is how a row without a value may be written."""
+    """Line -> value.  An empty line inside a .csv is a fault, as it may be a row whose value is missing."""
     lines = list(lines)
     values = {line: number(faults, line, row, column) for line, row in rows_of(lines, suffix, [column], faults)}
     for line in empty_rows(lines) if suffix == ".csv" else ():

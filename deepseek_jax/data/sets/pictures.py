@@ -1,6 +1,6 @@
-"""Records as pictures (PNG) for a person to look at: images with boxes, series with what follows them.
+"""Records drawn as PNG pictures to look at: images with their boxes, series with their targets.
 
-B records  H height  W width  C channels  M boxes a picture
+B records  H height  W width  C channels  M boxes per picture  Z steps of the horizon
 """
 
 import numpy as np
@@ -13,13 +13,13 @@ SMALL = STYLE | {"size": 8}
 
 
 def grid(rows: dict[str, dict], class_names: tuple[str, ...]) -> bytes:
-    """A row of pictures for each batch, beside the batch's name; above stand labels or captions, boxes are drawn in."""
+    """A row of pictures for each batch in `rows`, with its name on the left; labels or captions above, boxes drawn."""
     count, H, W, C = next(iter(rows.values()))["inputs"].shape
     captioned = any("captions" in batch for batch in rows.values())
-    gap_y, gap_x = max(H // (2 if captioned else 4), 2), max(W // 12, 1)  # above each picture is room for its label
+    gap_y, gap_x = max(H // (2 if captioned else 4), 2), max(W // 12, 1)  # space above each picture for its label
     sheet = np.ones((len(rows) * (H + gap_y), count * (W + gap_x), C), np.float32)
     figure = Figure(figsize=(1.2 * count, 1.2 * count * sheet.shape[0] / sheet.shape[1]))
-    axes = figure.add_axes((0.02, 0, 0.98, 1))  # one for all: an Axes for each picture would take seconds
+    axes = figure.add_axes((0.02, 0, 0.98, 1))  # one Axes for all: one per picture would take seconds
     axes.set_axis_off()
     for line, (name, batch) in enumerate(rows.items()):
         y = line * (H + gap_y) + gap_y
@@ -47,7 +47,7 @@ def label_of(label_K: np.ndarray, class_names: tuple[str, ...]) -> str:
 
 
 def _draw_boxes(axes, y: int, x: int, boxes_M4: np.ndarray, labels_M: np.ndarray, class_names: tuple[str, ...]):
-    """In a picture whose corner is at y, x; boxes in pixels."""
+    """Draws boxes, in pixels, into the picture whose top left corner is at y, x."""
     for (y0, x0, y1, x1), label in zip(boxes_M4, labels_M, strict=True):
         if label >= 0:
             axes.add_patch(Rectangle((x + x0, y + y0), x1 - x0, y1 - y0, fill=False, color=ORANGE, linewidth=1.2))
@@ -55,7 +55,8 @@ def _draw_boxes(axes, y: int, x: int, boxes_M4: np.ndarray, labels_M: np.ndarray
 
 
 def curves(inputs_BSC: np.ndarray, targets_BZ: np.ndarray) -> bytes:
-    """Windows of series in blue, what follows in orange, from the last known value on: it may be a single one."""
+    """Windows of series in blue, their targets in orange; these lines start at the last known value, so that a single
+    target is visible."""
     figure = Figure(figsize=(2.6 * len(inputs_BSC), 2), layout="constrained")
     panels = figure.subplots(1, len(inputs_BSC), squeeze=False)[0]
     for axes, window, ahead in zip(panels, inputs_BSC[..., 0], targets_BZ, strict=True):

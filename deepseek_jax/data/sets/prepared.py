@@ -1,4 +1,4 @@
-"""Sets that tensorflow-datasets has prepared as array_record: pictures or texts, one class each."""
+"""Sets that tensorflow-datasets has prepared as array_record: pictures or texts with one class each."""
 
 import numpy as np
 
@@ -7,17 +7,17 @@ from deepseek_jax.data.sets.images import colours_dropped, decode, stack
 from deepseek_jax.data.sets.source import Source, numbered
 from deepseek_jax.errors import UserError
 
-SPLIT_OF = {"train": "train", "validation": "val", "test": "test"}  # what they are called there -> here
+SPLIT_OF = {"train": "train", "validation": "val", "test": "test"}  # names there -> names here
 
 
 def read(config: DatasetConfig) -> Source:
-    """Of the features image, or else text, and label."""
+    """The set `tfds:NAME`: its feature image, or else text, and its label.  UserError if it is not prepared."""
     import tensorflow_datasets as tfds
 
     name = config.name.removeprefix("tfds:")
     try:
         builder = tfds.builder(name, data_dir=config.directory or None)
-    except ValueError:  # also of a name that cannot be one
+    except ValueError:  # also raised for an invalid name
         raise UserError(f"tensorflow-datasets knows no set {name!r}, and none of that name is prepared.") from None
     features = builder.info.features
     if not builder.info.splits:
@@ -31,7 +31,7 @@ def read(config: DatasetConfig) -> Source:
             f"{config.name} has features {', '.join(sorted(features))}; a set with image or text, and a class as its "
             "label, is needed."
         )
-    # The bytes as they are stored: tensorflow-datasets would decode them with OpenCV or in another size.
+    # Undecoded: tensorflow-datasets would decode with OpenCV or to another size.
     decoders = {"image": tfds.decode.SkipDecoding()} if column == "image" else None
     values, labels, given, places = [], [], [], []
     for split, ours in SPLIT_OF.items():
@@ -54,7 +54,7 @@ def read(config: DatasetConfig) -> Source:
 
 
 def _pictures(files: list[bytes], places: list[str], config: DatasetConfig) -> tuple[np.ndarray, tuple[str, ...]]:
-    """uint8 [N H W C], and what is to be said of them."""
+    """(uint8 [N H W C], notes for the user)."""
     images = [decode(data, f"{config.name} {place}", config) for data, place in zip(files, places, strict=True)]
     return stack(images, places, config), colours_dropped(files, config)
 

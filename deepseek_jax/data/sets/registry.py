@@ -1,4 +1,4 @@
-"""From a set's name to the set, split, tokenized, with what standardises it."""
+"""Opens a set by name: reads, splits and tokenizes it, and fits its standardisation."""
 
 import dataclasses
 import pathlib
@@ -27,9 +27,9 @@ SOURCES: dict[str, Callable[[DatasetConfig], Source]] = {
 
 
 def open_set(config: DatasetConfig) -> Dataset:
-    """The set that `config.name` names, prepared first where that takes time; UserError where it cannot be had.
+    """Opens the set `config.name`; slow preparation is cached.  UserError if it cannot be read.
 
-    The same config gives the same records in the same splits, on every machine.
+    The same config results in the same records in the same splits on every machine.
     """
     source = _read(config)
     splits = _split(source, config)
@@ -85,7 +85,7 @@ def _split(source: Source, config: DatasetConfig) -> dict[str, Records]:
     records = source.records
     shares = {"val": config.val, "test": config.test, "seed": config.seed}
     keys, origins = splitting.content_keys(records["inputs"]), source.origins
-    if source.input == "table" and 2 * len(set(keys)) < len(keys):  # categories, say: that rows are equal says nothing
+    if source.input == "table" and 2 * len(set(keys)) < len(keys):  # of categories, say: equal rows need not be copies
         keys = origins = splitting.made_unique(origins or keys)
     if source.kind == "boxes":
         strata = splitting.rarest(records["box_labels"], len(source.class_names))
@@ -96,7 +96,7 @@ def _split(source: Source, config: DatasetConfig) -> dict[str, Records]:
 
 
 def _came_to_nothing(splits: dict[str, Records], config: DatasetConfig) -> tuple[str, ...]:
-    """A sentence for each split that has a share and no record."""
+    """A note for each split that has a share above 0 but no record."""
     shares = {"val": config.val, "test": config.test}
     return tuple(
         f"dataset.{name} is {share}, which comes to no record of {config.name}: the split {name} is empty."
@@ -110,7 +110,7 @@ def _where(records: Records, mask: np.ndarray) -> Records:
 
 
 def _listed(path: str, source: Source) -> list[int]:
-    """The ids of a filter list, one a line, # before a comment; UserError where it is none or that of another set."""
+    """The ids in a filter list: one per line, # begins a comment.  UserError for other content and unknown ids."""
     with rows.reading("dataset.exclude", path):
         data = pathlib.Path(path).expanduser().read_bytes()
     listed = []
@@ -131,7 +131,7 @@ def _tokenized(records: Records, tokenizer, length: int) -> Records:
 
 
 def _fit(source: Source, train: Records) -> Scaling:
-    """Of the training records, by channel (images, series) or column; text has nothing to standardise."""
+    """Fits the scaling on the training records, per channel (images, series) or column; none for text inputs."""
     if not len(train["ids"]):
         return Scaling()
     inputs, targets = ((), ()), ((), ())

@@ -1,4 +1,4 @@
-"""The rows of a user's .csv or .jsonl by their line, and what one of them holds: texts and numbers."""
+"""Reads the rows of a user's .csv or .jsonl with their line numbers, and texts and numbers from a row."""
 
 import contextlib
 import csv
@@ -14,16 +14,16 @@ from deepseek_jax.data.plain_text import is_utf8
 from deepseek_jax.data.sets.faults import Faults
 from deepseek_jax.errors import UserError
 
-csv.field_size_limit(2**31 - 1)  # the most on every platform: a text of more than 131,072 characters is one too
+csv.field_size_limit(2**31 - 1)  # the most on every platform; the default refuses texts of more than 131,072 characters
 
 Row = dict[str, object]  # column -> text (csv) or any value (jsonl)
 SURROGATE = "holds a lone surrogate (half of a character), which is no text; mend the record or take it out"
-LARGEST = float(np.finfo(np.float32).max)  # of numbers, which networks hold in float32
+LARGEST = float(np.finfo(np.float32).max)  # magnitude of a number, as networks use float32
 
 
 @contextlib.contextmanager
 def reading(key: str, path: pathlib.Path | str) -> Iterator[None]:
-    """UserError where the file that the setting `key` names is not there or cannot be read."""
+    """Turns errors into UserError if the file named by the setting `key` does not exist or cannot be read."""
     try:
         yield
     except FileNotFoundError:
@@ -34,7 +34,7 @@ def reading(key: str, path: pathlib.Path | str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def opened(path: pathlib.Path) -> Iterator[TextIO]:
-    """The lines of the file that dataset.name names, for `rows_of`; UserError where it cannot be read."""
+    """Opens the file named by dataset.name, for `rows_of`; UserError if it cannot be read."""
     newline = "" if path.suffix.lower() == ".csv" else None
     try:
         with reading("dataset.name", path), path.open(encoding="utf-8-sig", newline=newline) as lines:
@@ -44,10 +44,10 @@ def opened(path: pathlib.Path) -> Iterator[TextIO]:
 
 
 def rows_of(lines: Iterable[str], suffix: str, needed: list[str], faults: Faults) -> Iterator[tuple[int, Row]]:
-    """The records of a file by their line, those left out that are none or lack one of the columns `needed`.
+    """Yields (line number, row); rows that are broken or lack one of the columns `needed` become faults.
 
-    One after another: whoever keeps whole rows holds some twenty times the file.
-    `lines` as the file has them, ends included; `suffix` is one of READERS.
+    One at a time: keeping whole rows takes about twenty times the memory of the file.
+    `lines` must include their line ends; `suffix` is one of READERS.
     """
     return READERS[suffix](lines, needed, faults)
 
@@ -73,23 +73,23 @@ def _csv_rows(lines: Iterable[str], needed: list[str], faults: Faults) -> Iterat
                 yield line, dict(zip(header, fields))
             else:
                 faults.add(line, "the row has not as many fields as the header")
-    except csv.Error as error:  # where the next record begins is not known then
+    except csv.Error as error:  # the start of the next record is then unknown
         faults.add(line, f"{error}; what follows is not read")
 
 
 def _has_spaces(first: str, needed: list[str]) -> bool:
-    """Whether it is for spaces beside their names that the first line of a .csv lacks columns that are needed."""
+    """Whether more of the needed columns are found in a .csv's first line if spaces around names are ignored."""
     as_is, spaced = (set(next(csv.reader([first], skipinitialspace=skip), ())) for skip in (False, True))
     return len(as_is & {*needed}) < len({name.strip() for name in spaced} & {*needed})
 
 
 def named(header: Sequence[str]) -> str:
-    """The columns of a .csv, for a sentence."""
+    """The columns of a .csv, for an error message."""
     return ", ".join(name.strip() for name in header)
 
 
 def empty_rows(lines: Iterable[str]) -> list[int]:
-    """The lines of a .csv that are empty, but for those within a quoted text: `rows_of` passes over them."""
+    """The empty lines of a .csv, which `rows_of` skips; those inside a quoted text do not count."""
     reader = csv.reader(lines)
     return [reader.line_num for row in reader if not row]
 
@@ -117,7 +117,7 @@ READERS: dict[str, Callable[[Iterable[str], list[str], Faults], Iterator[tuple[i
 
 
 def text(faults: Faults, line: int, row: Row, column: str) -> str:
-    """What is no text becomes "" and a fault."""
+    """The text in a column; "" and a fault if it is not text or is blank."""
     value = row[column]
     if not isinstance(value, str) or not value.strip():
         faults.add(line, f"{column} is {value!r}; it must be text")
@@ -129,10 +129,10 @@ def text(faults: Faults, line: int, row: Row, column: str) -> str:
 
 
 def number(faults: Faults, line: int, row: Row, column: str) -> float:
-    """What is no number, or none that float32 holds, becomes 0 and a fault."""
+    """The number in a column; 0 and a fault if it is not a finite number in the range of float32."""
     value = row[column]
     try:
-        # float() would also take JSON's true, the text "40" and, as 12, what is spelt 1_2.
+        # float() would also accept JSON's true, the string "40" in a .jsonl, and "1_2" as 12.
         if isinstance(value, bool) or (isinstance(value, str) and (faults.typed or "_" in value)):
             raise ValueError
         found = float(value)

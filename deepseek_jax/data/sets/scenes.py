@@ -1,6 +1,6 @@
-"""Pictures to find things in: one to a few real digits on a noisy canvas, with boxes from their real outlines.
+"""A set for object detection: one or a few MNIST digits on a noisy canvas, with tight boxes around their ink.
 
-N scenes  M boxes a scene
+N scenes  M boxes per scene
 """
 
 import pathlib
@@ -14,17 +14,17 @@ from deepseek_jax.data.sets.dataset import SPLITS, Records
 from deepseek_jax.data.sets.source import Source, numbered
 from deepseek_jax.errors import UserError
 
-SIDES = 14, 28  # of a digit on the canvas, pixels: MNIST's frame of 28 made smaller, never larger
+SIDES = 14, 28  # smallest and largest side in pixels to which MNIST's frame of 28 is scaled
 INK = 64  # grey level from which a pixel belongs to the digit
 NOISE = 24  # grey levels: the background is uniform noise up to this
-NEAREST = 2  # pixels that the boxes of two digits keep apart
-VERSION = 1  # raised when a change here changes the pictures
+NEAREST = 2  # least distance in pixels between two digits' boxes
+VERSION = 1  # increase it when a change in this file changes the pictures
 
 
 def scenes(config: DatasetConfig) -> Source:
-    """`scenes.count` pictures of `scenes.canvas` pixels a side with 1 to `scenes.most` digits of MNIST-5k each.
+    """`scenes.count` square pictures with sides of `scenes.canvas` pixels and 1 to `scenes.most` digits of MNIST-5k.
 
-    The digits are split first, so that no digit in a test scene was seen in training.
+    The digits are split first, so that no digit in a test scene occurs in training.
     """
     settings = config.scenes
 
@@ -64,9 +64,9 @@ def _compose_all(config: DatasetConfig) -> Records:
 
 
 def _compose(digits: np.ndarray, labels: np.ndarray, canvas: int, most: int, rng: np.random.Generator) -> Records:
-    """One scene: inputs uint8 [canvas canvas 1], boxes [M 4] as shares of the canvas, box_labels [M].
+    """Composes a scene: inputs uint8 [canvas canvas 1], boxes [M 4] as shares of the canvas, box_labels [M].
 
-    A digit that finds no free place in twenty tries is left out; the first always finds one.
+    A digit for which twenty tries find no free place is left out; the first one always fits.
     """
     picture = rng.integers(0, NOISE, (canvas, canvas), dtype=np.uint8)
     boxes, found = np.zeros((most, 4), np.float32), np.full(most, -1, np.int32)
@@ -85,7 +85,7 @@ def _compose(digits: np.ndarray, labels: np.ndarray, canvas: int, most: int, rng
 
 
 def _outline(digit: np.ndarray, side: int) -> np.ndarray:
-    """The digit with its frame shrunk to `side` pixels, cut to the pixels that have ink."""
+    """The digit with its frame resized to `side` pixels, cropped to the pixels that have ink."""
     from PIL import Image
 
     small = np.asarray(Image.fromarray(digit).resize((side, side), Image.Resampling.BILINEAR))
@@ -94,7 +94,7 @@ def _outline(digit: np.ndarray, side: int) -> np.ndarray:
 
 
 def _free_place(shape, canvas: int, placed: list, rng: np.random.Generator) -> tuple[int, int, int, int] | None:
-    """A box y0 x0 y1 x1 of this shape that keeps clear of those placed; None where twenty tries found none."""
+    """A random box y0 x0 y1 x1 of this shape, away from the `placed` ones; None if twenty tries find none."""
     for _ in range(20):
         y0, x0 = (int(rng.integers(canvas - size + 1)) for size in shape)
         box = y0, x0, y0 + shape[0], x0 + shape[1]

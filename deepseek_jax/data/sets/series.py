@@ -1,4 +1,4 @@
-"""Forecasting: the next values of a series from a window of those before, split by time.
+"""Forecasting: predict the next values of a time series from a window of past ones; split by time.
 
 S steps of the window  Z steps of the horizon
 """
@@ -12,26 +12,26 @@ from deepseek_jax.errors import UserError
 
 
 def co2(config: DatasetConfig) -> Source:
-    """CO2 in the air of Mauna Loa, parts per million, 526 monthly means from March 1958 (weekly in statsmodels).
+    """CO2 in the air at Mauna Loa, parts per million, 526 monthly means from March 1958 (weekly in statsmodels).
 
-    The five months without a measurement, all before 1965, lie on the line between their neighbours.
+    The five months without a measurement, all before 1965, are interpolated linearly.
     """
     weekly = package("statsmodels.datasets", "statsmodels", "co2").co2.load().data["co2"]
     return windows("co2", weekly.resample("MS").mean().interpolate().to_numpy(), config, season=12)
 
 
 def temperatures(config: DatasetConfig) -> Source:
-    """8,759 hourly temperatures of a normal year in Seattle, degrees Fahrenheit."""
+    """8,759 hourly temperatures of a typical year in Seattle, in degrees Fahrenheit."""
     loaded = package("vega_datasets", "vega_datasets", "temperatures").local_data.seattle_temps()
     return windows("temperatures", loaded["temp"].to_numpy(), config, season=24)
 
 
 def windows(name: str, values: np.ndarray, config: DatasetConfig, season: int) -> Source:
-    """Every window of the series [T], relative to its own last value: a trend leads no window out of what was seen.
+    """Every window of the series `values` [T], relative to its last value, so that a trend stays in the known range.
 
-    The first values are to train on, the last to test.  A window is in the split in which all of its targets lie, and
-    may look back across the border, as a forecast does; windows whose targets lie on both sides are left out, so no
-    value is a target in two splits.  `season` is the set's own, where the config gives no other.
+    The first values are for training, the last for testing.  A window belongs to the split that contains all of its
+    targets; its inputs may reach back across the border, as in a real forecast.  Windows whose targets cross a border
+    are left out, so no value is a target in two splits.  `season`: the default, if the config sets none.
     """
     S, Z, season = config.series.window, config.series.horizon, config.series.season or season
     if S < season:
@@ -48,7 +48,7 @@ def windows(name: str, values: np.ndarray, config: DatasetConfig, season: int) -
     starts, given = [], []
     for (split, share), low, high in zip(shares.items(), borders, [*borders[1:], len(values)], strict=True):
         inside = range(max(low - S, 0), high - S - Z + 1)
-        if not inside and share:  # a share that rounds to no value too: windows cut for it would share values
+        if not inside and share:  # also if the share rounds to no value: a forecast needs Z targets of its own
             raise UserError(
                 f"{name} has {high - low} values for {split}; dataset.series.horizon needs {Z}: raise dataset.{split}, "
                 "or set it to 0."
@@ -68,7 +68,7 @@ def windows(name: str, values: np.ndarray, config: DatasetConfig, season: int) -
 
 
 def seasonal_naive(dataset: Dataset, inputs: np.ndarray) -> np.ndarray:
-    """[B Z] for raw inputs [B S 1]: each value is the one a season before it, the last season repeating for ever."""
+    """The naive forecast [B Z] for raw inputs [B S 1]: the last season, repeated."""
     Z, season = dataset.outputs, dataset.season
     last_season = inputs[:, -season:, 0]
     return last_season[:, np.arange(Z) % season]

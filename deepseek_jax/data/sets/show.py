@@ -1,4 +1,4 @@
-"""A page that shows a set: its splits and classes, some records, and what each augmentation makes of them."""
+"""A page that shows a set: its splits and classes, some records, and the effect of each augmentation on them."""
 
 import dataclasses
 import html
@@ -18,8 +18,8 @@ from deepseek_jax.html_page import document, heading, image, table
 
 RECORDS = 8  # shown of a set
 EPOCHS = 3  # showings of each record under an augmentation
-SEARCHED = 200  # texts that those shown are picked from
-# Strong enough to see; what a training uses is its own config's.
+SEARCHED = 200  # texts from which those to show are chosen
+# Strong enough to be visible; training uses its own config instead.
 SHOWN = {
     "image": AugmentConfig(
         ImageAugmentConfig(
@@ -31,7 +31,7 @@ SHOWN = {
 
 
 def shown_augmentation(dataset: Dataset) -> AugmentConfig:
-    """Every augmentation that fits the set, strong enough to see; UserError where none does."""
+    """Every augmentation that fits the set, strong enough to be visible; UserError if none does."""
     if dataset.input not in SHOWN:
         raise UserError(f"augmentations are of images and texts; {dataset.name} is of kind {dataset.input}.")
     augment = SHOWN[dataset.input]
@@ -41,7 +41,7 @@ def shown_augmentation(dataset: Dataset) -> AugmentConfig:
 
 
 def write(path: pathlib.Path, dataset: Dataset, augment: AugmentConfig | None = None):
-    """Writes the page; with `augment`, before and after each augmentation that is on in it, alone and all together."""
+    """Writes the page; with `augment`, also records before and after each of its active augmentations, and all."""
     sections = [heading(dataset.name), _facts(dataset), "<h2>Records of the training split</h2>", _records(dataset)]
     if augment:
         checks.check(augment, dataset, seed=0)
@@ -50,7 +50,7 @@ def write(path: pathlib.Path, dataset: Dataset, augment: AugmentConfig | None = 
 
 
 def alone(augment: AugmentConfig) -> Iterator[tuple[str, AugmentConfig]]:
-    """Each augmentation that is on, by its name and with all others off; last all of them together."""
+    """Yields (name, config) for each active augmentation with all others off, and last for all together."""
     for kind in ("image", "text"):
         section = getattr(augment, kind)
         off = type(section)()
@@ -77,7 +77,7 @@ def _pictures_before_and_after(maker: BatchMaker, name: str) -> str:
 
 
 def _texts_before_and_after(maker: BatchMaker, name: str) -> str:
-    """Of the first texts those that change: few have clauses to exchange."""
+    """A table of those among the first texts that change, as few have clauses to exchange."""
     texts = maker.dataset.splits["train"]["texts"][:SEARCHED]
     index = np.arange(len(texts))
     showings = [maker.texts(index, _draws(index, epoch)) for epoch in range(EPOCHS)]

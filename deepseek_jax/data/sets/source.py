@@ -1,4 +1,4 @@
-"""What a set is before it is split, and the packages that sets come in."""
+"""A set before it is split, and the import of packages that contain sets."""
 
 import dataclasses
 import importlib
@@ -11,13 +11,13 @@ from deepseek_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """All records of a set, columns as in dataset.py but for text, whose inputs are the texts themselves.
+    """All records of a set; columns as in dataset.py, except that the inputs of a text set are strings.
 
-    given: the split of each record where the source says it (a series by time, an official test set); None where
+    given: the split of each record if the source determines it (a series by time, an official test set); None if
     records are split by content.
     origins: a digest of each record's raw source (its file or row).  Records are split by it, so that image size or
     chosen columns do not change the split; None: by their inputs.
-    notes: what a person should know of how it was read, a sentence each.
+    notes: remarks for the user on how it was read, one sentence each.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Source:
 
 
 def package(module: str, project: str, of: str):
-    """The imported `module`; UserError that tells what to install where it is missing."""
+    """Imports `module` for the set `of`; UserError with the package to install if it is missing."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError:
@@ -42,5 +42,5 @@ def package(module: str, project: str, of: str):
 
 
 def numbered(count: int) -> np.ndarray:
-    """Ids of records that have no better name than their place."""
+    """Ids 0, 1, ... for records that have no others."""
     return np.arange(count, dtype=np.int64)

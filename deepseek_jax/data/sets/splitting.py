@@ -1,6 +1,6 @@
-"""Splits that depend on a seed and on what the records hold, not on where they stood: equal inputs stay together.
+"""Splits that depend on a seed and the records' content, not on their order; equal inputs get the same split.
 
-N pictures  M boxes of the picture that has most
+N pictures  M most boxes in a picture
 """
 
 import collections
@@ -12,8 +12,8 @@ import numpy as np
 
 
 def content_keys(inputs: np.ndarray) -> list[bytes]:
-    """A digest for each record of arrays [N ...] or texts [N]; texts that differ in case or spaces alone are equal, and
-    so are -0.0 and 0.0, whose bytes differ."""
+    """A digest for each record of arrays [N ...] or texts [N].  Texts that differ only in case or spaces get the same,
+    and so do -0.0 and 0.0, whose bytes differ."""
     if inputs.dtype == object:
         contents = (" ".join(text.lower().split()).encode() for text in inputs)
     else:
@@ -22,7 +22,7 @@ def content_keys(inputs: np.ndarray) -> list[bytes]:
 
 
 def made_unique(keys: Sequence[bytes]) -> list[bytes]:
-    """The first of equal keys as it is, and of the others digests with their number: all differ."""
+    """Makes keys unique: the first of equal ones is unchanged, the others are hashed together with their number."""
     counts: collections.Counter[bytes] = collections.Counter()
     apart = []
     for key in keys:
@@ -36,12 +36,12 @@ def digest(content: bytes) -> bytes:
 
 
 def rarest(box_labels_NM: np.ndarray, classes: int) -> np.ndarray:
-    """[N]: of each picture's classes the one with the fewest boxes in all (of equals the lower), -1 of one without any.
+    """[N]: each picture's class with the fewest boxes in the set (the lower one if equal), -1 for a picture without.
 
-    As strata they give rare classes their share of each split, which chance may leave without.
+    Used as strata, these give rare classes their share of each split; by chance a split might have none of them.
     """
     counts = np.bincount(box_labels_NM[box_labels_NM >= 0], minlength=classes)
-    rank = np.append(np.argsort(np.argsort(counts, kind="stable")), classes)  # the last, which -1 finds: of no box
+    rank = np.append(np.argsort(np.argsort(counts, kind="stable")), classes)  # the last, at index -1, is for no box
     labels = np.pad(box_labels_NM, ((0, 0), (0, 1)), constant_values=-1)
     return labels[np.arange(len(labels)), rank[labels].argmin(1)]
 
@@ -55,11 +55,11 @@ def by_content(
     origins: Sequence[bytes] | None = None,
     given: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The split's name for each record; each stratum (a class) is cut in the same shares, as `_counts` says.
+    """The split's name for each record; each stratum (class) is divided in the same proportions, see `_counts`.
 
-    Records with equal keys come into one split, and count in the stratum of the first of them.  A stratum that has a
-    record has one in training.  origins: what is cut by where it is not the keys, of equal ones by the lowest.
-    given: the splits that a source came with; those that it lacks are cut from its training records.
+    Records with equal keys get the same split and count as one, in the stratum of the first.  Every stratum keeps a
+    record in training.  origins: digests that order the records instead of the keys; of those with equal keys, the
+    lowest counts.  given: the source's own splits; val or test, if missing there, are taken from its training records.
     """
     split_of = np.full(len(keys), "train") if given is None else given.astype("<U5")
     val, test = (0.0 if (split_of == name).any() else share for name, share in (("val", val), ("test", test)))
@@ -87,11 +87,11 @@ def by_content(
 
 
 def _counts(share: float, sizes: Sequence[int], most: Sequence[int]) -> list[int]:
-    """How many records of each stratum a split gets: its share to the nearest record, `most` at the most.
+    """How many records of each stratum a split gets: its share, rounded, but no more than `most`.
 
-    Of many small strata that comes to little or nothing.  Where it is less than half of what was asked for, what is
-    rounded away is carried on to the next, so that some of them give a record.  One that has a single record gives
-    none, and has nothing to carry.
+    With many small strata, that may be few or none.  If it is less than half of the share in total, the remainder of
+    the rounding is carried over to the next stratum, so that some of them give a record.  Strata with a single record
+    give none and carry nothing over.
     """
     nearest = [min(round(share * size), limit) for size, limit in zip(sizes, most, strict=True)]
     if 2 * sum(nearest) >= share * sum(size for size in sizes if size > 1):

@@ -1,4 +1,4 @@
-"""Tables of numbers to predict numbers from."""
+"""Tables for regression: numbers predicted from numbers."""
 
 import numpy as np
 
@@ -9,8 +9,8 @@ from deepseek_jax.data.sets.source import Source, numbered, package
 def diabetes(config: DatasetConfig) -> Source:
     """442 patients, ten measurements each, and the progression of their disease a year later (Efron and others, 2004).
 
-    In the units that they were measured in, so that standardisation is fitted on the training split alone: the
-    scaled form that scikit-learn gives by default was fitted on all.
+    In their original units, so that standardisation is fitted on the training split alone: scikit-learn's default
+    scaling was fitted on all records.
     """
     loaded = package("sklearn.datasets", "scikit-learn", "diabetes").load_diabetes(scaled=False)
     records = {

@@ -1,4 +1,4 @@
-"""Token ids of labelled texts, by a BPE that saw the training split alone.
+"""Token ids of labelled texts, by a BPE tokenizer trained on the training split alone.
 
 N texts  S tokens kept of each
 """
@@ -13,7 +13,7 @@ from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer, train_bpe
 
 
 def train_tokenizer(texts: Sequence[str], config: DatasetConfig) -> Tokenizer:
-    """A tokenizer of `config.vocab_size` entries at most; made once for the same texts."""
+    """A tokenizer of at most `config.vocab_size` entries, trained on `texts` and cached."""
     entry = cache.root(config) / "tokenizers" / cache.digest(config.vocab_size, list(texts))
     make = lambda directory: train_bpe(texts, config.vocab_size, directory / TOKENIZER, "dataset.vocab_size")  # noqa: E731
     cache.build(entry, make)
@@ -21,7 +21,7 @@ def train_tokenizer(texts: Sequence[str], config: DatasetConfig) -> Tokenizer:
 
 
 def encode(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ids int32 [N S], padded, and lengths int32 [N], at least 1 each; of a longer text the first S tokens."""
+    """(ids int32 [N S], padded; lengths int32 [N], at least 1).  Longer texts are truncated to the first S tokens."""
     ids = np.full((len(texts), length), tokenizer.pad, np.int32)
     lengths = np.ones(len(texts), np.int32)
     for row, encoded in enumerate(tokenizer.encode_batch(list(texts))):
