@@ -1,1 +1,1 @@
-"""What is trained on: corpora, tokenizer, packing, and the stream of batches."""
+"""Training data: corpora, labelled sets, tokenizer, packing, and streams of batches."""

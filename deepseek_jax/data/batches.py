@@ -1,7 +1,7 @@
-"""Batches from rows, by grain: domains mixed by weight, sharded by process, read ahead in threads or processes.
+"""Batches from packed rows, by grain: domains mixed by weight, sharded by process, prefetched in threads or processes.
 
-Microbatch j holds the rows j * M to (j + 1) * M of the mixed stream, in this order.  A process reads those of them
-that it is asked for; no row depends on how many processes there are, so a run may be resumed on another number.
+Microbatch j consists of rows j * M to (j + 1) * M of the mixed stream, M rows in this order.  A process reads only the
+rows that it is asked for; rows do not depend on the number of processes, so a run may be resumed with another number.
 
 B rows that this process reads of a microbatch  S sequence length
 """
@@ -22,25 +22,25 @@ from deepseek_jax.data import cache
 from deepseek_jax.data.packing import PackedRows, Row
 from deepseek_jax.errors import UserError
 
-# tokens, segment_ids, positions, domain_ids, of conversations also answers: int32 [B, S]
+# tokens, segment_ids, positions, domain_ids; for conversations also answers: int32 [B, S]
 Batch = dict[str, np.ndarray]
 
 
 class TrainBatches(Iterator[Batch]):
-    """An endless iterator whose whole state is a position; `close()` ends what reads ahead.
+    """An endless iterator whose whole state is a position; `close()` ends its prefetching threads or processes.
 
-    `fingerprint` names all that the order depends on, so that a state is never restored on other data.
+    `fingerprint` identifies everything that the order depends on, so that a state is never restored on other data.
     """
 
     def __init__(self, read: Callable[[int], grain.DatasetIterator], start: int, fingerprint: str):
-        """`read(position)` gives the batches from there on."""
+        """`read(position)` returns the batches from that position on."""
         self._read, self._fingerprint = read, fingerprint
         self._seek(start)
 
     def _seek(self, position: int):
         self._position = position
         self._batches = self._read(position)
-        # Also at exit: grain's worker processes have to be told before the interpreter is taken down.
+        # A finalizer also runs at exit: grain's worker processes must be closed before the interpreter shuts down.
         self.close = weakref.finalize(self, self._batches.close)
 
     def __next__(self) -> Batch:
@@ -49,11 +49,11 @@ class TrainBatches(Iterator[Batch]):
         return batch
 
     def state(self) -> dict:
-        """What `restore` needs: JSON-able, the same in every process."""
+        """The state for `restore`: JSON-able, the same in every process."""
         return {"position": self._position, "fingerprint": self._fingerprint}
 
     def restore(self, state: dict):
-        """Goes on as if the iterator that gave `state` had; UserError when that one read other data."""
+        """Continues where the iterator that returned `state` was; UserError if that one read other data."""
         if state["fingerprint"] != self._fingerprint:
             raise UserError(
                 "the checkpoint was trained on other data (corpus, tokenizer, packing, mix, seed or microbatch size); "
@@ -66,16 +66,19 @@ class TrainBatches(Iterator[Batch]):
 def train_batches(
     domains: Sequence[PackedRows], weights: Sequence[float], microbatch: int, start: int, fingerprint: str, **options
 ) -> TrainBatches:
-    """Endless batches [B, S]; each row comes from one domain, and any stretch holds them in proportion."""
+    """Endless batches [B, S]; each row is from one domain, and any part of the stream mixes them by weight.
+
+    `fingerprint`: of the rows; `options`: see `_batches`.
+    """
     rows = grain.MapDataset.mix([grain.MapDataset.source(rows) for rows in domains], weights)
     fingerprint = cache.digest(fingerprint, microbatch)
     return TrainBatches(lambda position: _batches(rows, microbatch, position, **options), start, fingerprint)
 
 
 class HeldOutRows:
-    """Every held-out row once, domains interleaved, and empty rows up to a whole number of batches.
+    """Every held-out row of all domains once, then empty rows up to a whole number of batches.
 
-    The order is shuffled, the same at each call, so that the first batches alone stand for the whole.
+    In a fixed shuffled order, so that the first batches alone are representative of all.
     """
 
     def __init__(self, domains: Sequence[PackedRows], microbatch: int):
@@ -95,7 +98,7 @@ class HeldOutRows:
 
 
 def held_out_batches(domains: Sequence[PackedRows], microbatch: int, **options) -> Iterator[Batch]:
-    """Batches [B, S] of every held-out row, or of those of them that are `chosen`; see HeldOutRows."""
+    """Batches [B, S] of all held-out rows (see HeldOutRows), or of the rows `chosen` of each microbatch."""
     rows = HeldOutRows(domains, microbatch)
     if len(rows):
         with contextlib.closing(_batches(rows, microbatch, 0, **options)) as batches:
@@ -103,7 +106,7 @@ def held_out_batches(domains: Sequence[PackedRows], microbatch: int, **options) 
 
 
 class Chosen:
-    """Of every `microbatch` rows those at the places `chosen` [B], as one sequence."""
+    """The rows at the positions `chosen` [B] of every microbatch, as one sequence."""
 
     def __init__(self, rows: Sequence[Row], microbatch: int, chosen: Sequence[int]):
         self._rows, self._microbatch, self._chosen = rows, microbatch, [int(place) for place in chosen]
@@ -127,8 +130,8 @@ def _batches(
 
 
 def read_ahead(batches: grain.MapDataset, workers: int, prefetch: int) -> grain.DatasetIterator:
-    """The batches in turn, `prefetch` of them made ahead, in a thread or in `workers` processes."""
-    # One thread: packing holds the interpreter's lock, and the cores belong to the step.
+    """Iterates over the batches, `prefetch` of them prepared ahead in a thread or in `workers` processes."""
+    # One thread: packing holds the GIL, and the other cores are for the training step.
     threads = min(1, prefetch)
     batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch))
     if workers:
@@ -140,8 +143,8 @@ def read_ahead(batches: grain.MapDataset, workers: int, prefetch: int) -> grain.
 
 
 def _outlast_signals(number: int, count: int):
-    """For a reader process: Ctrl-C in a terminal and a scheduler's SIGTERM go to it too, but the run still has a step
-    to end and to save.  It ends with the run, also where that one is killed."""
+    """Makes a reader process ignore Ctrl-C and SIGTERM, which reach it too: the run still has to finish its step and
+    save.  The process ends with the run, even if that is killed."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()

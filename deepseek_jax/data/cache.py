@@ -1,4 +1,4 @@
-"""Prepared data on disk: made once, found by a hash of all that went into it, never seen half made."""
+"""Cache of prepared data on disk: made once, named by a hash of all its inputs, and never visible half-made."""
 
 import fcntl
 import hashlib
@@ -16,22 +16,22 @@ from deepseek_jax.errors import UserError
 
 
 def root(data: DataConfig | DatasetConfig) -> pathlib.Path:
-    """Where prepared data lives: `data.directory`, else $DEEPSEEK_JAX_DATA, else ~/.cache/deepseek_jax."""
+    """The directory of prepared data: `data.directory`, else $DEEPSEEK_JAX_DATA, else ~/.cache/deepseek_jax."""
     directory = data.directory or os.environ.get("DEEPSEEK_JAX_DATA") or "~/.cache/deepseek_jax"
     return pathlib.Path(directory).expanduser().absolute()
 
 
 def digest(*parts) -> str:
-    """A short name for JSON-able `parts`, equal on every machine and in every process."""
+    """A hash of JSON-able `parts`, 16 hex digits, the same on every machine and in every process."""
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def build(entry: pathlib.Path, make: Callable[[pathlib.Path], None]) -> pathlib.Path:
-    """`entry`, after `make(directory)` filled it if it was not there.
+    """Returns `entry`, a directory; if it does not exist, `make(directory)` fills it first.
 
-    `make` works in a directory beside it that is renamed when complete, so a process killed at any moment leaves no
-    half-made entry; the lock has processes that want the same entry wait for the first, and dies with its holder.
-    UserError where nothing can be written.
+    `make` works in a temporary directory beside it, which is renamed when complete, so a process killed at any moment
+    leaves no half-made entry.  Other processes that need the same entry wait for a lock, which ends with its holder.
+    UserError if nothing can be written.
     """
     if entry.exists():
         return entry
@@ -39,11 +39,11 @@ def build(entry: pathlib.Path, make: Callable[[pathlib.Path], None]) -> pathlib.
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not entry.exists():
             partial = entry.parent / f"{entry.name}.partial"
-            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed: the lock says it is gone
+            shutil.rmtree(partial, ignore_errors=True)  # left by a killed process: we hold the lock
             partial.mkdir()
             try:
                 make(partial)
-            except BaseException:  # what is asked for next may be another entry, which would leave this one for ever
+            except BaseException:  # a later call may be for another entry, so nobody would remove this one
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
             partial.rename(entry)

@@ -1,8 +1,8 @@
-"""Conversations as text with control tokens, and which of their tokens the assistant says: what is trained.
+"""Conversations as text with control tokens, and a mask of the assistant's tokens, which are the ones trained on.
 
-A conversation is a list of {"role", "content"}: perhaps one of "system", then "user" and "assistant" in turns, the last
-of them the assistant's, which may have "reasoning_content" beside its content.  Control tokens are found by name; a
-tokenizer that has none of a name spells it out in ordinary tokens.
+A conversation is a list of {"role", "content"}: an optional "system" message, then "user" and "assistant" in turns,
+ending with the assistant, whose messages may also have "reasoning_content".  Control tokens are looked up by name; if
+the tokenizer lacks one, its name is spelled in ordinary tokens.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ THINK, THOUGHT = "<think>", "</think>"
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """Some text of a conversation: `control`, the name of a token; `answer`, said by the assistant."""
+    """Part of a rendered conversation.  `control`: `text` is the name of a token; `answer`: the assistant says it."""
 
     text: str
     control: bool = False
@@ -27,7 +27,7 @@ class Piece:
 
 
 def checked(messages) -> list[dict]:
-    """The conversation; ValueError says what is wrong with it."""
+    """Returns the conversation if it is valid; else ValueError with the reason."""
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise ValueError("no list of messages")
     roles = [message.get("role") for message in messages]
@@ -43,9 +43,9 @@ def checked(messages) -> list[dict]:
 
 
 def render(messages: list[dict], template: str) -> list[Piece]:
-    """The pieces between the first bos and the last eos, which packing puts around every document.
+    """The pieces of a conversation, without the first bos and last eos, which packing puts around every document.
 
-    `template` is one of config.CHAT_TEMPLATES; v3.2 and v4 differ in tools alone, which are not written here.
+    `template` is one of config.CHAT_TEMPLATES; v3.2 and v4 differ only in tool calls, which are not supported here.
     """
     pieces, last = [], len(messages) - 1
     for number, message in enumerate(messages):
@@ -55,7 +55,7 @@ def render(messages: list[dict], template: str) -> list[Piece]:
         elif message["role"] == "user":
             pieces += [Piece(USER, control=True), Piece(content)]
         else:
-            # Earlier thoughts are left out, as they are when the model is asked again.
+            # The reasoning of earlier turns is left out, as it is at inference.
             thoughts = _thoughts(message) if number == last and template != "v3" else ""
             pieces += [Piece(ASSISTANT, control=True), *_opening(template, thoughts), Piece(content, answer=True)]
             pieces += [Piece(SPECIAL["eos"], control=True, answer=True)] if number < last else []
@@ -63,7 +63,7 @@ def render(messages: list[dict], template: str) -> list[Piece]:
 
 
 def _thoughts(message: dict) -> str:
-    """Sets from elsewhere have null where there are none."""
+    """The reasoning of a message; some datasets have null for none."""
     return message.get("reasoning_content") or ""
 
 
@@ -77,15 +77,15 @@ def _opening(template, thoughts) -> list[Piece]:
 
 
 def prompt(messages: list[dict], template: str, tokenizer: Tokenizer) -> list[int]:
-    """Token ids, with bos, up to where the assistant is to speak; `messages` end with the user's."""
+    """Token ids of a prompt, from bos up to where the assistant begins; `messages` must end with the user's."""
     asked = render([*messages, {"role": "assistant", "content": ""}], template)
     return [tokenizer.bos, *encode(asked, tokenizer)[0]]
 
 
 def encode(pieces: list[Piece], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """(token ids, 1 for each that is said by the assistant, else 0).
+    """(token ids, for each 1 if the assistant says it, else 0).
 
-    Each piece is encoded by itself, so that no token is half a question and half an answer.
+    Each piece is encoded separately, so that no token is partly question and partly answer.
     """
     ids, answers = [], []
     for piece in pieces:
@@ -97,7 +97,7 @@ def encode(pieces: list[Piece], tokenizer: Tokenizer) -> tuple[list[int], list[i
 
 
 def encode_document(text: str, template: str, tokenizer: Tokenizer) -> tuple[list[int], np.ndarray, int]:
-    """(token ids, answers, UTF-8 bytes of what the assistant says) of a conversation stored as JSON."""
+    """(token ids, answers as in `encode`, UTF-8 bytes of what the assistant says) of a conversation in JSON."""
     pieces = render(json.loads(text), template)
     said = sum(len(piece.text.encode()) for piece in pieces if piece.answer and not piece.control)
     ids, answers = encode(pieces, tokenizer)

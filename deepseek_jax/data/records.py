@@ -1,4 +1,4 @@
-"""What every dataset stored here shares: array_record by tensorflow-datasets, without TensorFlow and in silence."""
+"""Datasets stored as array_record by tensorflow-datasets, without TensorFlow and without its own output."""
 
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -7,29 +7,29 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
-BATCH = 512  # records looked up at once ...
-BATCH_BYTES = 16 << 20  # ... and fewer where they are long: they are in memory together
+BATCH = 512  # most records looked up at once ...
+BATCH_BYTES = 16 << 20  # ... and about the most bytes, as they are in memory together
 SPLITS = ("train", "held_out")
-SHARD_BYTES = 1 << 30  # of records in a file: the most that tensorflow-datasets puts in one
-Report = Callable[[str, int, int | None], None]  # what is being done, how much of it is done, of how many if known
+SHARD_BYTES = 1 << 30  # of records per file: the most that tensorflow-datasets puts in one
+Report = Callable[[str, int, int | None], None]  # (what is being done, how much is done, the total if known)
 
 
 def unseen(stage: str, done: int, total: int | None):
-    """A Report to nobody."""
+    """A Report that does nothing."""
 
 
 class LocalInfo(tfds.core.DatasetInfo):
-    """Of a dataset that is made here: the library's own asks a bucket of Google's what is known of its name."""
+    """Info of a locally made dataset: the library's own class would look up its name in a Google Cloud bucket."""
 
     def initialize_from_bucket(self):
-        """Nothing, instead of a request over the network and an empty directory in /tmp."""
+        """Does nothing, instead of a network request and an empty directory in /tmp."""
 
 
 class RecordBuilder(FileReaderBuilder, skip_registration=True):
-    """A builder that writes array_record in the order it generates, so that records can be found by number.
+    """A builder that writes array_record in the order of generation, so that records can be looked up by number.
 
     A record is written as soon as it is generated.  The library's own GeneratorBasedBuilder keeps all records of a
-    split to sort them, also where nothing is to be shuffled, and needs TensorFlow for more than 1 GB.
+    split for sorting, even without shuffling, and needs TensorFlow for more than 1 GB.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -44,7 +44,7 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
         raise NotImplementedError
 
     def records(self) -> Iterator[tuple[str, dict]]:
-        """Which of SPLITS, and what is in the record; splits may alternate, and one without a record does not exist."""
+        """Yields (one of SPLITS, record); splits may alternate, and a split without a record is not created."""
         raise NotImplementedError
 
     def _download_and_prepare(self, dl_manager, download_config):
@@ -64,7 +64,7 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
             disable_shuffling=True,
         )
 
-    # These two would print to stdout whatever the settings; `report` tells the user instead.
+    # The library's versions of these two print to stdout whatever the settings; `report` informs the user instead.
     def _log_download_bytes(self):
         pass
 
@@ -73,7 +73,7 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
 
 
 class SplitWriter:
-    """One split as array_record files ("shards"), which get their names when it is known how many there are."""
+    """Writes one split as array_record files ("shards"); they get their final names once their number is known."""
 
     def __init__(self, template: tfds.core.ShardedFileTemplate):
         self.template = template
@@ -106,13 +106,13 @@ class SplitWriter:
 
 
 def open_dataset(entry: pathlib.Path) -> tfds.core.DatasetBuilder:
-    """The one dataset stored below a cache entry."""
+    """Opens the dataset stored in a cache entry, which has exactly one."""
     (info,) = entry.glob("*/*/dataset_info.json")
     return tfds.builder_from_directory(info.parent)
 
 
 def batched(dataset: tfds.core.DatasetBuilder, split: str, numbers: Sequence[int]) -> Iterator[list[dict]]:
-    """The numbered records, many at a time: one lookup of BATCH is 4 times as fast as BATCH of one."""
+    """Yields lists of the records with these numbers: one lookup of BATCH is 4 times as fast as BATCH lookups."""
     source, info = dataset.as_data_source(split), dataset.info.splits[split]
     batch = min(BATCH, 1 + BATCH_BYTES * info.num_examples // info.num_bytes)
     for start in range(0, len(numbers), batch):
@@ -120,6 +120,6 @@ def batched(dataset: tfds.core.DatasetBuilder, split: str, numbers: Sequence[int
 
 
 def batched_texts(dataset: tfds.core.DatasetBuilder, split: str, numbers: Sequence[int]) -> Iterator[list[str]]:
-    """The texts of the numbered documents, as `batched`."""
+    """As `batched`, but only the texts of the documents."""
     for records in batched(dataset, split, numbers):
         yield [record["text"].decode() for record in records]

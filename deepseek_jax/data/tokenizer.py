@@ -1,7 +1,7 @@
 """Text to token ids and back: a byte-level BPE trained on the corpus, or a tokenizer.json from elsewhere.
 
-Special tokens are spelled as DeepSeek's tokenizer does; where one from elsewhere has no such bos or eos, files beside
-it name them, as they do beside Hugging Face's models.
+Special tokens have the names of DeepSeek's tokenizer.  If a tokenizer.json has no such bos or eos, their names are read
+from the files beside it, as in Hugging Face's model directories.
 """
 
 import itertools
@@ -17,8 +17,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from deepseek_jax import whole_files
 from deepseek_jax.errors import UserError
 
-TOKENIZER = "tokenizer.json"  # beside a model: what its text is encoded with
-NAMES = "tokenizer_config.json"  # beside that: the names of bos and eos, where they are not DeepSeek's
+TOKENIZER = "tokenizer.json"  # in a model's directory: its tokenizer
+NAMES = "tokenizer_config.json"  # beside it: the names of bos and eos, if they are not DeepSeek's
 SPECIAL = {
     "bos": "<｜begin▁of▁sentence｜>",
     "eos": "<｜end▁of▁sentence｜>",
@@ -27,9 +27,9 @@ SPECIAL = {
     "fim_hole": "<｜fim▁hole｜>",
     "fim_end": "<｜fim▁end｜>",
 }
-BESIDE = (NAMES, "config.json")  # what may say of a tokenizer from elsewhere which its tokens are
-PIECE = 1 << 20  # characters: a longer text is encoded in pieces of about so many ...
-GROUP = 16 << 20  # ... so many of them at once: a character takes 45 bytes of memory meanwhile
+BESIDE = (NAMES, "config.json")  # files that may name bos, eos and pad of a tokenizer from elsewhere
+PIECE = 1 << 20  # characters: longer texts are encoded in pieces of about this size ...
+GROUP = 16 << 20  # ... and in groups of this many characters, as encoding takes 45 bytes of memory for each
 BOUNDARY = re.compile(r"(?<=[^\W_])[ \n]")
 SMALLEST = len(pre_tokenizers.ByteLevel.alphabet()) + len(SPECIAL)  # every byte and every special token
 
@@ -37,20 +37,20 @@ SMALLEST = len(pre_tokenizers.ByteLevel.alphabet()) + len(SPECIAL)  # every byte
 class Tokenizer:
     """Encodes any text; `decode(encode(text)) == text` for a byte-level tokenizer.
 
-    bos, eos, pad, fim_begin, fim_hole, fim_end are token ids; where the file has none, pad is eos and the rest None.
-    `named_beside`: ids that tokenizer_config.json or config.json gives, where DeepSeek's bos or eos is missing; a bos
-    that neither gives is eos, as in GPT-2.
+    bos, eos, pad, fim_begin, fim_hole, fim_end are token ids; a missing pad is eos, a missing fim_* is None.
+    `named_beside`: ids from tokenizer_config.json or config.json, if DeepSeek's bos or eos is missing; if these have
+    only eos, bos is the same, as in GPT-2.
     """
 
     def __init__(self, path: str | pathlib.Path):
         self.path = pathlib.Path(path)
         description = _read_json(path)
         try:
-            # A document that spells a control token must not forge one: marked special, they can be switched off.
+            # Marked special, control tokens can be switched off in texts, where a document could forge them otherwise.
             for token in description.get("added_tokens", ()):
                 token["special"] = True
             self._backend = tokenizers.Tokenizer.from_str(json.dumps(description))
-        except Exception as error:  # the library raises bare Exception, and the list may hold anything
+        except Exception as error:  # the library raises bare Exception, and added_tokens may contain anything
             raise UserError(f"{path} is not a tokenizer.json that the tokenizers library can read: {error}.") from None
         self._backend.encode_special_tokens = True
         self._backend.no_padding()
@@ -70,13 +70,16 @@ class Tokenizer:
         self.fim_begin, self.fim_hole, self.fim_end = ids["fim_begin"], ids["fim_hole"], ids["fim_end"]
 
     def _find_beside(self) -> dict[str, int]:
-        """bos, eos and pad by the names in tokenizer_config.json, or by the numbers in config.json."""
+        """The ids of bos, eos and pad, by their names in tokenizer_config.json or their ids in config.json.
+
+        {} if neither has eos.
+        """
         names, numbers = (_read_json(path) if path.is_file() else {} for path in map(self.path.with_name, BESIDE))
         found = {}
         for token in ("bos", "eos", "pad"):
             name, number = names.get(f"{token}_token"), numbers.get(f"{token}_token_id")
             name = name.get("content") if isinstance(name, dict) else name
-            number = number[0] if isinstance(number, list) and number else number  # of several the first ends a text
+            number = number[0] if isinstance(number, list) and number else number  # of several, the first ends a text
             if isinstance(name, str) and (named := self._backend.token_to_id(name)) is not None:
                 found[token] = named
             elif type(number) is int and 0 <= number < self.vocab_size:
@@ -84,14 +87,14 @@ class Tokenizer:
         return {"bos": found["eos"]} | found if "eos" in found else {}
 
     def save(self, directory: pathlib.Path):
-        """Copies the file, with the names beside it where it needs them, so that it is read there as it is here."""
+        """Copies the file, and the names of `named_beside`, to a directory, where it then means the same."""
         whole_files.copy(self.path, directory / TOKENIZER)
         if self.named_beside:
             named = {f"{token}_token": self._backend.id_to_token(number) for token, number in self.named_beside.items()}
             whole_files.write_json(directory / NAMES, named)
 
     def differs_from_that_in(self, directory: str | pathlib.Path) -> bool:
-        """Whether a tokenizer.json is kept there and is another one."""
+        """Whether `directory` has a tokenizer.json with different content."""
         kept = pathlib.Path(directory) / TOKENIZER
         return kept.exists() and kept.read_bytes() != self.path.read_bytes()
 
@@ -100,7 +103,7 @@ class Tokenizer:
         return None not in (self.fim_begin, self.fim_hole, self.fim_end)
 
     def token(self, spelling: str) -> int | None:
-        """The id of a control token by DeepSeek's spelling; None where the vocabulary has none."""
+        """The id of a control token by its name in DeepSeek's tokenizer; None if the vocabulary lacks it."""
         if spelling in (SPECIAL["bos"], SPECIAL["eos"]):
             return self.bos if spelling == SPECIAL["bos"] else self.eos
         return self._backend.token_to_id(spelling)
@@ -110,14 +113,14 @@ class Tokenizer:
         return self._backend.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """As `encode`, int32 [tokens], many texts at once on all cores; long ones in pieces, which saves memory."""
+        """As `encode`, for many texts in parallel, each int32 [tokens]; long texts in pieces, to save memory."""
         cuts = [self._cuts(text) for text in texts]
         pieces = (text[a:b] for text, places in zip(texts, cuts, strict=True) for a, b in itertools.pairwise(places))
         encoded = self._encode_grouped(pieces)
         return [np.concatenate(list(itertools.islice(encoded, len(places) - 1))) for places in cuts]
 
     def _cuts(self, text: str) -> list[int]:
-        """From 0 to the text's length: the places between which each part gives the tokens that it has in the whole."""
+        """Ascending places from 0 to the text's length; the parts between them have the same tokens as the whole."""
         places = [0]
         while self._splits_at_boundaries and len(text) > places[-1] + PIECE:
             found = BOUNDARY.search(text, places[-1] + PIECE)
@@ -141,7 +144,7 @@ class Tokenizer:
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids`, special tokens spelled out; ids beyond the vocabulary give nothing."""
+        """The text of `ids`, with the names of special tokens; ids beyond the vocabulary are left out."""
         kept = [token for token in np.asarray(ids).tolist() if token < self.vocab_size]
         return self._backend.decode(kept, skip_special_tokens=False)
 
@@ -149,7 +152,7 @@ class Tokenizer:
 def train_bpe(texts: Iterable[str], vocab_size: int, path: pathlib.Path, key: str = "model.vocab_size"):
     """Writes a byte-level BPE of at most `vocab_size` entries (the setting `key`), trained on `texts`, to `path`.
 
-    Digits stand alone and the other splits are GPT-2's, so a merge never joins words, numbers or lines.
+    Each digit is a token; otherwise text is split as by GPT-2, so that merges never join words, numbers or lines.
     """
     check_trainable(vocab_size, key)
     bpe = tokenizers.Tokenizer(models.BPE())
@@ -168,7 +171,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, path: pathlib.Path, key: st
 
 
 def of_model(directory: str | pathlib.Path, vocab_size: int) -> Tokenizer:
-    """The tokenizer.json beside a model of `vocab_size` entries; UserError where there is none or one of more."""
+    """The tokenizer in a model's directory; UserError if there is none or it has more than `vocab_size` entries."""
     path = pathlib.Path(directory) / TOKENIZER
     if not path.exists():
         raise UserError(f"{directory} has no {TOKENIZER}, by which text becomes tokens; copy that of the model there.")
@@ -181,7 +184,7 @@ def of_model(directory: str | pathlib.Path, vocab_size: int) -> Tokenizer:
 
 
 def check_trainable(vocab_size: int, key: str = "model.vocab_size"):
-    """UserError when a tokenizer of so many entries (the setting `key`) cannot be trained."""
+    """UserError if a tokenizer of `vocab_size` entries (the setting `key`) cannot be trained."""
     if vocab_size < SMALLEST:
         raise UserError(
             f"{key} is {vocab_size}; a byte-level vocabulary needs at least {SMALLEST} entries: "
@@ -190,7 +193,7 @@ def check_trainable(vocab_size: int, key: str = "model.vocab_size"):
 
 
 def check_fits(tokenizer: Tokenizer, path: str, vocab_size: int, fim_rate: float):
-    """UserError when a given tokenizer cannot serve the model or the data's settings."""
+    """UserError if a given tokenizer does not fit the model or the data settings."""
     if tokenizer.vocab_size > vocab_size:
         raise UserError(
             f"{path} has {tokenizer.vocab_size} entries, model.vocab_size is {vocab_size}; "
@@ -201,10 +204,10 @@ def check_fits(tokenizer: Tokenizer, path: str, vocab_size: int, fim_rate: float
 
 
 def _splits_at_boundaries(description: dict) -> bool:
-    """Whether no token reaches over a BOUNDARY, and none depends on what stands beyond it.
+    """Whether no token extends across a BOUNDARY or depends on the text on its other side.
 
-    So it is by the splits of GPT-2: a space or line end begins a new one after a letter or digit, and they look ahead
-    from spaces alone and never back.  Of other patterns, and of what a normaliser changes, nothing is known.
+    This holds for GPT-2's splits: a space or newline after a letter or digit begins a new one, and the pattern looks
+    ahead only at spaces, and never back.  Other patterns and normalisers count as unknown, so False.
     """
     splits = description.get("pre_tokenizer") or {}
     *before, last = splits.get("pretokenizers") or [splits]

@@ -1,7 +1,7 @@
-"""Tokenised documents on disk: laid end to end, cut into array_record blocks, with an index of their lengths.
+"""Tokenised documents on disk: concatenated, divided into array_record blocks, with an index of their lengths.
 
-Blocks and not documents are the records, because one array_record lookup costs time in the number of records: 190 us
-for 75,000 documents, 50 us for the same tokens in blocks.  A row reads a few kilobytes, however long its documents.
+The records are blocks and not documents, because an array_record lookup takes longer the more records there are: 190 us
+with 75,000 documents, 50 us with the same tokens in blocks.  A row reads a few kilobytes, however long its documents.
 """
 
 import array
@@ -17,13 +17,13 @@ from deepseek_jax.data.chat import encode_document
 from deepseek_jax.data.records import SPLITS, RecordBuilder, Report, batched_texts, open_dataset
 from deepseek_jax.data.tokenizer import Tokenizer
 
-BLOCK = 4096  # tokens a record
+BLOCK = 4096  # tokens per record
 
 
 class Tokens(RecordBuilder, skip_registration=True):
     """The documents of a text corpus as token ids in blocks; bos and eos are not stored.
 
-    With a template `chat` documents are conversations, and beside each token stands whether the assistant says it.
+    With a template `chat`, documents are conversations, and "answers" marks the tokens that the assistant says.
     """
 
     def __init__(self, *, text: tfds.core.DatasetBuilder, tokenizer: Tokenizer, chat: str = "", **kwargs):
@@ -31,8 +31,8 @@ class Tokens(RecordBuilder, skip_registration=True):
         ids = np.uint16 if tokenizer.vocab_size <= 2**16 else np.int32
         self.kinds = {"ids": ids} | ({"answers": np.uint8} if chat else {})
         self.lengths = {split: array.array("q") for split in SPLITS}
-        self.bytes = dict.fromkeys(SPLITS, 0)  # of UTF-8 text, and one a document for what separates it from the next
-        self.answers = dict.fromkeys(SPLITS, 0)  # tokens that the assistant says
+        self.bytes = dict.fromkeys(SPLITS, 0)  # of UTF-8 text, plus one per document as a separator
+        self.answers = dict.fromkeys(SPLITS, 0)  # number of tokens that the assistant says
         self.digest = hashlib.blake2b(digest_size=8)
         super().__init__(**kwargs)
 
@@ -64,7 +64,7 @@ class Tokens(RecordBuilder, skip_registration=True):
         return arrays
 
     def _encoded(self, split) -> Iterator[list[dict]]:
-        """{"ids", of conversations also "answers"} of many documents at a time."""
+        """Yields lists of documents {"ids"}, for conversations also "answers", many at a time."""
         count = self.text.info.splits[split].num_examples
         for texts in batched_texts(self.text, split, range(count)):
             self.report(f"tokenizing {split}", len(self.lengths[split]), count)
@@ -84,7 +84,7 @@ class Tokens(RecordBuilder, skip_registration=True):
 def write_tokens(
     directory: pathlib.Path, text: tfds.core.DatasetBuilder, tokenizer: Tokenizer, report: Report, chat: str = ""
 ):
-    """Tokenises both splits of `text` into `directory`; see Tokens."""
+    """Tokenises both splits of `text` into `directory`, with their lengths and index.json; see Tokens."""
     builder = Tokens(text=text, tokenizer=tokenizer, chat=chat, report=report, data_dir=directory)
     builder.download_and_prepare()
     for split, lengths in builder.lengths.items():
@@ -97,7 +97,7 @@ def write_tokens(
 
 
 class TokenStore:
-    """One split of a tokenised corpus, open to random access: N documents, `lengths` [N] of tokens."""
+    """One split of a tokenised corpus with random access: N documents of `lengths` [N] tokens."""
 
     def __init__(self, entry: pathlib.Path, split: str):
         self.lengths = np.load(entry / f"{split}_lengths.npy")
@@ -108,7 +108,7 @@ class TokenStore:
         return len(self.lengths)
 
     def read(self, document: int, start: int, stop: int, part: str = "ids") -> np.ndarray:
-        """Token ids `start` to `stop` of a document, or of a conversation its "answers"."""
+        """Token ids `start` to `stop` of a document; with part "answers", a conversation's mask instead."""
         offset = int(self._starts[document])
         start, stop = start + offset, stop + offset
         first, last = start // BLOCK, -(-stop // BLOCK)
