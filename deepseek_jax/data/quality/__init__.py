@@ -1,1 +1,1 @@
-"""What is wrong with data before a model learns it: one kind of finding a file."""
+"""Data quality checks before training: one kind of finding per file."""

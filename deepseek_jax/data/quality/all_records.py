@@ -1,4 +1,4 @@
-"""All records of a set, or all documents of a corpus, one after another, as the checks look at them.
+"""All records of a set, or all documents of a corpus, concatenated over splits for the checks.
 
 N records of all splits together; a record's place is its row here
 """
@@ -10,16 +10,16 @@ import numpy as np
 from deepseek_jax.data.sets.dataset import Dataset
 from deepseek_jax.errors import UserError
 
-FEWEST = 20  # records; of fewer, no neighbour and no share says anything
+FEWEST = 20  # records; with fewer, neighbours and shares mean nothing
 
 
 @dataclasses.dataclass(frozen=True)
 class AllRecords:
-    """`input`: image, series, text or table.  ids [N]: numbers of a set's records, names of a corpus's documents.
+    """`input`: image, series, text or table.  ids [N]: ids of a set's records, or names of a corpus's documents.
 
-    inputs [N ...]: as Dataset has them, texts as objects; splits [N]: names, the one that is learned from is "train".
-    groups [N]: a record's class, or its domain in a corpus; None where a set asks for numbers or boxes.
-    tokens int32 [N 1 + S]: of texts of a set, all that a model sees: their length and their ids; else None.
+    inputs [N ...]: as in Dataset, but texts as strings; splits [N]: split names; "train" is the training split.
+    groups [N]: a record's class, or its domain in a corpus; None if a set's targets are numbers or boxes.
+    tokens int32 [N 1 + S]: for a set of texts, all that a model sees of each: its length and token ids; else None.
     """
 
     name: str
@@ -30,8 +30,8 @@ class AllRecords:
     groups: np.ndarray | None
     group_names: tuple[str, ...]
     tokens: np.ndarray | None = None
-    corpus: bool = False  # documents of a language model, which no filter list leaves out
-    notes: tuple[str, ...] = ()  # what a person should know of how they were read, a sentence each
+    corpus: bool = False  # documents of a language model; filter lists do not apply to them
+    notes: tuple[str, ...] = ()  # remarks for the user on how they were read, one sentence each
 
     def __post_init__(self):
         if len(self.ids) < FEWEST:
@@ -39,14 +39,14 @@ class AllRecords:
 
     @property
     def train(self) -> np.ndarray:
-        """bool [N]"""
+        """bool [N]: the mask of training records."""
         return self.splits == "train"
 
     def group_of(self, place: int) -> str:
         return "" if self.groups is None else self.group_names[self.groups[place]]
 
     def said(self, place: int) -> str:
-        """Which record it is, for a caption."""
+        """A record's id, split and group, for a caption."""
         return " ".join(filter(None, (f"{self.ids[place]}", self.splits[place], self.group_of(place))))
 
 

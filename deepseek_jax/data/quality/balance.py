@@ -7,7 +7,7 @@ from deepseek_jax.data.sets.dataset import Dataset, Records
 
 
 def class_balance(dataset: Dataset) -> Finding | None:
-    """None where a set asks for numbers, which have no class."""
+    """The class counts of each split; None if a set's targets are numbers, which have no classes."""
     if dataset.kind == "numbers":
         return None
     splits = {name: records for name, records in dataset.splits.items() if len(records["ids"])}
@@ -31,7 +31,7 @@ def class_balance(dataset: Dataset) -> Finding | None:
 
 
 def _labels(records: Records) -> np.ndarray:
-    """Of the records, or of all boxes in them."""
+    """The labels of the records, or of all boxes in them."""
     if "labels" in records:
         return records["labels"]
     labels_NM = records["box_labels"]

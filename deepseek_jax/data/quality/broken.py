@@ -1,6 +1,6 @@
-"""Records that hold nothing to learn from.
+"""Records that contain nothing to learn from.
 
-What cannot be read at all, or is not finite, does not come this far: opening the set refuses it with its place.
+Records that cannot be read or are not finite never get this far: opening the set refuses them.
 """
 
 import re
@@ -11,11 +11,11 @@ from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.finding import Finding
 
 _READABLE = re.compile(r"[^\W_]")
-_BROKEN = "\ufffd"  # what a decoder writes for bytes that are no text
+_BROKEN = "\ufffd"  # the replacement character that a decoder writes for invalid bytes
 
 
 def broken(records: AllRecords) -> Finding:
-    """Pictures and windows of a single value; texts without a letter or digit, or with characters lost in decoding."""
+    """Finds pictures and windows of a single value, texts without letters or digits, and texts decoded with losses."""
     reasons = _of_texts(records.inputs) if records.input == "text" else _of_numbers(records)
     listed = list(reasons.items())
     return Finding(
@@ -37,7 +37,7 @@ def _of_texts(texts: np.ndarray) -> dict[int, str]:
 
 
 def _of_numbers(records: AllRecords) -> dict[int, str]:
-    if records.input == "table":  # equal numbers in its columns may well be right
+    if records.input == "table":  # equal numbers in all columns may be correct
         return {}
     rows = records.inputs.reshape(len(records.ids), -1)
     return dict.fromkeys(np.flatnonzero(rows.max(1) == rows.min(1)).tolist(), "a single value throughout")

@@ -1,4 +1,4 @@
-"""Every check that fits a labelled set or a corpus."""
+"""Runs all checks that apply to a labelled set or a corpus."""
 
 from deepseek_jax.config import DataConfig
 from deepseek_jax.data.quality import (
@@ -21,7 +21,7 @@ from deepseek_jax.data.sets.dataset import Dataset
 
 
 def check_set(dataset: Dataset, report: Report = unseen) -> tuple[AllRecords, list[Finding]]:
-    """`report` is told of the checks that take time."""
+    """Runs the checks of a set; `report` receives the progress of the slow ones."""
     records = all_records(dataset)
     report("comparing records", 0, None)
     families = copies.find_copies(records, report)

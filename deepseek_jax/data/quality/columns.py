@@ -1,17 +1,17 @@
-"""Columns of a table from which nothing can be learned, and such as give the answer away."""
+"""Columns of a table from which nothing can be learned, and columns that give the answer away."""
 
 import numpy as np
 
 from deepseek_jax.data.quality.finding import Finding
 from deepseek_jax.data.sets.dataset import Dataset, Records
 
-FEWEST = 5  # records, of a class or in all, of fewer of which a column tells the answer by chance
-SAME = 1 - 1e-6  # correlation from which numbers are taken for the same, rounded
+FEWEST = 5  # records, of a class or in total; with fewer, a column may tell the answer by chance
+SAME = 1 - 1e-6  # correlation from which two columns count as equal but for rounding and unit
 SHOWN = 5  # names of columns in a sentence
 
 
 def columns(dataset: Dataset) -> Finding | None:
-    """None where the input is no table.  A column that tells the answer may be made from it, or be known after it."""
+    """None if the input is not a table.  A column that tells the answer may be derived from it, or known only later."""
     if dataset.input != "table":
         return None
     train = dataset.splits["train"]
@@ -35,7 +35,7 @@ def _listed(names: dict[str, str]) -> str:
 
 
 def _told(dataset: Dataset, train: Records, column: np.ndarray) -> str:
-    """What of the answer the column tells by itself; "" if it does not."""
+    """What the column alone reveals of the answer, in words; "" if nothing."""
     if dataset.kind == "classes":
         return "tells every class by itself" if _tells_classes(column, train["labels"]) else ""
     if len(column) < FEWEST:
@@ -47,7 +47,7 @@ def _told(dataset: Dataset, train: Records, column: np.ndarray) -> str:
 
 
 def _tells_classes(column: np.ndarray, labels: np.ndarray) -> bool:
-    """Whether each class has a range of values of its own; those of a few records are not looked at."""
+    """Whether each class has its own, separate range of values; classes of fewer than FEWEST records are ignored."""
     known = np.bincount(labels)[labels] >= FEWEST
     order = np.lexsort((labels[known], column[known]))
     values, classes = column[known][order], labels[known][order]

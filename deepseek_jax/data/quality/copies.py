@@ -1,5 +1,5 @@
-"""Which records are copies of which, whatever their splits: equal ones by a hash of their content, near ones by what
-they are, and texts also by their first tokens, where these are all that a model sees."""
+"""Which records are copies of each other, in any splits: equal ones by a hash of their content, near ones by a search
+for their kind of input, and texts also if their first tokens, all that a model sees, are equal."""
 
 import collections
 import dataclasses
@@ -16,15 +16,15 @@ from deepseek_jax.data.sets.scaling import moments
 from deepseek_jax.data.sets.splitting import content_keys
 
 EQUAL, NEAR = "equal", "nearly equal"
-FEW = 0.1  # of a table's rows; where more repeat others, what repeats is taken for how people are alike
+FEW = 0.1  # share of a table's rows; if more repeat others, repetition is taken to be normal in this table
 
 
 @dataclasses.dataclass(frozen=True)
 class Copies:
-    """content [N]: equal for equal records; seen [N]: for those in which a model sees no difference, which are others
-    than these where it reads the first `length` tokens of a text; family [N]: for copies of any kind.
+    """Arrays of group numbers.  content [N]: the same for equal records; seen [N]: the same for records that look equal
+    to a model, which reads only the first `length` tokens of a text; family [N]: the same for copies of any kind.
 
-    by_chance: rows of a table, as those of categories are, that may well be equal without being copies: so many are.
+    by_chance: so many rows of a table are equal (categories, say) that equal rows need not be copies.
     """
 
     content: np.ndarray
@@ -34,7 +34,7 @@ class Copies:
     by_chance: bool = False
 
     def families(self) -> list[np.ndarray]:
-        """Places of each family of two records or more, ascending."""
+        """The places, ascending, of each family of two or more records."""
         order = np.argsort(self.family, kind="stable")
         starts = np.flatnonzero(np.diff(self.family[order])) + 1
         return [family for family in np.split(order, starts) if len(family) > 1]
@@ -45,12 +45,12 @@ class Copies:
         return f"equal in its first {self.length:,} tokens" if self.seen[place] == self.seen[other] else NEAR
 
     def closest(self, place: int, others: np.ndarray) -> int:
-        """Of `others`, which are its copies, the first that is equal; else one that a model cannot tell from it."""
+        """The first of `others`, its copies, that equals `place`; else that does to a model; else the first."""
         closeness = 2 * (self.content[others] == self.content[place]) + (self.seen[others] == self.seen[place])
         return int(others[closeness.argmax()])
 
     def counts(self, kinds: Iterable[str]) -> tuple[int, int, str]:
-        """How many are equal and nearly equal, and what a sentence says of those that are so to a model alone."""
+        """(number of EQUAL in `kinds`, number of NEAR, a clause on those that look equal only to a model)."""
         count = collections.Counter(kinds)
         seen = count.total() - count[EQUAL] - count[NEAR]
         rest = f"; {seen:,} more in their first {self.length:,} tokens (dataset.length), all that a model sees"
@@ -58,9 +58,9 @@ class Copies:
 
 
 def find_copies(records: AllRecords, report: Report = unseen) -> Copies:
-    """Near copies are looked for among texts, pictures and table rows; windows of a series overlap by design.
+    """Finds equal records, and near copies among texts, pictures and table rows; not series, whose windows overlap.
 
-    Those on which a series stands still are no copies either: they are equal wherever it does.
+    Windows in which a series does not change do not count as copies either: all of them are equal.
     """
     keys = content_keys(records.inputs)
     if records.input == "series":
@@ -72,7 +72,7 @@ def find_copies(records: AllRecords, report: Report = unseen) -> Copies:
     if records.tokens is not None:
         _, seen = np.unique(content_keys(records.tokens), return_inverse=True)
         length = records.tokens.shape[1] - 1
-    inputs = records.inputs[first]  # each content once: many equal records would be all of each other's neighbours
+    inputs = records.inputs[first]  # each content once: many equal records would fill each other's neighbour lists
     if records.input == "text":
         pairs = near_texts.near_pairs(inputs, report)
     elif records.input == "image":
@@ -91,6 +91,6 @@ def find_copies(records: AllRecords, report: Report = unseen) -> Copies:
 
 
 def _joined(pairs: np.ndarray, count: int) -> np.ndarray:
-    """The number of each of `count` things' family: what pairs [P 2] connect, over any number of steps."""
+    """The family number of each of `count` items: the connected components of the graph with edges `pairs` [P 2]."""
     links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
     return connected_components(links, directed=False)[1]

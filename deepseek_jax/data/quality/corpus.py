@@ -1,4 +1,4 @@
-"""The documents of a language model's corpus, as the checks look at them; their domains stand for classes."""
+"""The documents of a language model's corpus as AllRecords, with domains in place of classes."""
 
 import collections
 import json
@@ -15,13 +15,13 @@ from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.finding import Finding
 from deepseek_jax.data.records import Report, batched, open_dataset
 
-MOST_BYTES = 100_000_000  # of text that is compared: minutes, and 2 GB for what it is compared by
+MOST_BYTES = 100_000_000  # of text to compare: takes minutes, and 2 GB of memory for the index
 
 
 def all_documents(data: DataConfig, report: Report) -> tuple[AllRecords, Finding | None, Finding]:
-    """Every document of every domain, and what was skipped in reading; text that is not prepared is prepared first.
+    """(every document of every domain, a finding if that is only a sample, a finding on records skipped in reading).
 
-    Of more than MOST_BYTES a sample, and between the two the finding that says so.
+    Text that is not prepared is prepared first.  Of more than MOST_BYTES, a sample is used.
     """
     sources = list(parse_weights(data))
     names = domain_names(sources)
@@ -52,9 +52,9 @@ def all_documents(data: DataConfig, report: Report) -> tuple[AllRecords, Finding
 
 
 def _shares(sizes: Mapping[str, int]) -> dict[str, float]:
-    """The share of each split's documents that is looked at: small splits whole, and of large ones equally many bytes.
+    """The share of documents to use of each split, given their bytes: small splits whole, the same bytes of large ones.
 
-    So what is held out, mostly the smaller part, is compared to as much of training as there is time for.
+    So held-out text, mostly the smaller part, is compared to as much of training as there is time for.
     """
     shares, left = {}, MOST_BYTES
     for place, split in enumerate(sorted(sizes, key=sizes.__getitem__)):
@@ -64,7 +64,7 @@ def _shares(sizes: Mapping[str, int]) -> dict[str, float]:
 
 
 def _sample(looked: int, count: int) -> Finding | None:
-    """None where every document was looked at."""
+    """A finding that only a sample was used; None if all documents were."""
     if looked == count:
         return None
     return Finding(

@@ -1,4 +1,4 @@
-"""Does what is trained on cover what is judged on: by class or domain, and in bytes."""
+"""Does the training data cover the held-out data: by class for a set, by domain and in bytes for a corpus."""
 
 import numpy as np
 
@@ -6,13 +6,13 @@ from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.finding import Finding
 from deepseek_jax.data.quality.sampling import among, sampled
 
-WITHIN = 0.95  # share of training records whose nearest other training record is no farther than what counts as near
+WITHIN = 0.95  # defines "near": this share of training records have another training record as near or nearer
 
 
 def coverage(records: AllRecords, vectors_ND: np.ndarray) -> Finding:
-    """The share of each class's held-out records that have a training record near them.
+    """The share of each class's held-out records that have a training record near them (see WITHIN).
 
-    Near is as near as 95% of training records are to another; so about 95% is what a split by chance gives.
+    For a random split, it is about 95%.
     """
     from sklearn.neighbors import NearestNeighbors
 

@@ -1,6 +1,6 @@
-"""Labels that contradict what a model, fitted without the record, is sure of (confident learning, arXiv:1911.00068).
+"""Labels that contradict a confident model fitted without the record (confident learning, arXiv:1911.00068).
 
-N records  K classes  D numbers a record
+N records  K classes  D numbers per record
 """
 
 import numpy as np
@@ -10,23 +10,23 @@ from deepseek_jax.data.quality.features import phrase_weights
 from deepseek_jax.data.quality.finding import Finding
 
 FOLDS = 5
-# Of the errors of always answering the largest class, the share that the model must avoid for its doubts to count.  In
-# tables of two even classes without a wrong label, one that avoided 16% doubted 41% of the records "surely".
+# The model must avoid this share of the errors of always answering the largest class, or its doubts do not count.  In
+# tables of two equal classes without a wrong label, a model that avoided 16% doubted 41% of the records "surely".
 AVOIDED = 0.2
-FEWEST = 10  # records of a class, so that each fold leaves some to learn it from
+FEWEST = 10  # records of a class, so that each fold leaves enough to learn it from
 
 
 def doubts(records: AllRecords, vectors_ND: np.ndarray) -> Finding | None:
-    """Training records ranked by how little the model believes in their label; None where records have no class.
+    """Training records that the model classifies differently, least believed label first; None without classes.
 
-    Those that confident learning (cleanlab) takes for errors are to leave out.  The model learns from training
-    records alone, so that no held-out label decides what training sees.  Where it hardly learns anything, what it
-    doubts is for a person to judge.
+    The label errors that confident learning (cleanlab) finds are proposed for leaving out.  The model is fitted on
+    training records alone, so that no held-out label influences training.  If it learns hardly anything, its doubts are
+    left to the user to judge (`certain` is false).
     """
     if records.groups is None:
         return None
     features = phrase_weights(records.inputs, records.train) if records.input == "text" else vectors_ND
-    # Numbers of classes without gaps, as cleanlab wants them, and without those too small to learn.
+    # Leaves out classes that are too small, and renumbers the others without gaps, as cleanlab requires.
     counts = np.bincount(records.groups[records.train], minlength=len(records.group_names))
     (places,) = np.nonzero(records.train & (counts >= FEWEST)[records.groups])
     classes, labels = np.unique(records.groups[places], return_inverse=True)
@@ -61,7 +61,7 @@ def doubts(records: AllRecords, vectors_ND: np.ndarray) -> Finding | None:
 
 
 def find_doubts(features, labels: np.ndarray, model) -> tuple[np.ndarray, set[int], np.ndarray]:
-    """Rows whose out-of-fold answer is another class, least believed label first; which are errors; all answers [N]."""
+    """(rows whose out-of-fold answer is not their label, least believed first; rows that are errors; answers [N])."""
     from cleanlab.filter import find_label_issues
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
@@ -70,18 +70,18 @@ def find_doubts(features, labels: np.ndarray, model) -> tuple[np.ndarray, set[in
     answers = chance_NK.argmax(1)
     believed = chance_NK[np.arange(len(labels)), labels]
     ranked = np.argsort(believed, kind="stable")
-    # Of each class as many as are estimated to be wrong: of the paper's rules the one that finds most flipped digits.
+    # Prunes as many per class as are estimated to be wrong: of the paper's rules, the best at finding flipped digits.
     settings = {"filter_by": "prune_by_class", "return_indices_ranked_by": "self_confidence", "n_jobs": 1}
     errors = find_label_issues(labels, chance_NK, **settings)
     return ranked[(answers != labels)[ranked]], set(errors.tolist()), answers
 
 
 def classifier(kind: str, fewest: int):
-    """A model that needs seconds, not a training; it learns from `fewest` records of a class or more.
+    """A classifier that is fitted in seconds; each class must have at least `fewest` records in a fold's training part.
 
-    Two that err differently, their chances averaged.  Texts: logistic regression and naive Bayes.  Else nearest
-    neighbours, and a normal distribution for each class, which has as many dimensions as `fewest` records determine:
-    the first, in which records differ most.
+    It averages the probabilities of two models that err differently.  For texts: logistic regression and naive Bayes.
+    Otherwise: nearest neighbours, and a normal distribution per class, in as many of the leading dimensions (in which
+    records differ most) as `fewest` records determine.
     """
     from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
     from sklearn.ensemble import VotingClassifier

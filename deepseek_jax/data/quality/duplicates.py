@@ -1,4 +1,4 @@
-"""Records that are in one split more than once."""
+"""Records that occur more than once in a split."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from deepseek_jax.data.quality.finding import Finding
 
 
 def duplicates(records: AllRecords, copies: Copies) -> Finding:
-    """Of each family one record of a split stays, the first that is labelled as most are; the others are duplicates."""
+    """Keeps one record per family and split, the first with the most frequent label there; the rest are duplicates."""
     first_of, contradicting = {}, 0
     for family in copies.families():
         for split in np.unique(records.splits[family]):
@@ -46,6 +46,6 @@ def _first_of_most(members: np.ndarray, groups: np.ndarray | None) -> int:
 
 
 def _labelled(records: AllRecords, place: int, first: int) -> str:
-    """Where its label is another one, both."""
+    """A clause naming both labels if they differ, else ""."""
     label, other = records.group_of(place), records.group_of(first)
     return "" if label == other else f", which is labelled {other}, this {label}"

@@ -1,6 +1,6 @@
-"""Records as short vectors in which what is alike is near: for outliers, coverage and label doubts.
+"""Records as short feature vectors, in which similar records are near: for outliers, coverage and label doubts.
 
-N records  H height  W width  O orientations  D numbers a record
+N records  H height  W width  O orientations  D numbers per record
 """
 
 import functools
@@ -13,23 +13,24 @@ from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.near_vectors import unit
 from deepseek_jax.data.sets.dataset import as_unit
 
-DIMENSIONS = 32  # kept of the principal components
+DIMENSIONS = 32  # principal components to keep
 ORIENTATIONS = 8
-CELLS = 7  # a side, that a picture's gradients are gathered in; 8 x 8 pictures: one for each pixel
-PIECE = 1024  # pictures at once
+CELLS = 7  # per side, in which a picture's gradients are pooled; for 8 x 8 pictures, one per pixel
+PIECE = 1024  # pictures processed at once
 
 
-@np.errstate(invalid="ignore")  # scikit-learn divides by the variance, which a single training record has none of
+@np.errstate(invalid="ignore")  # scikit-learn divides by the variance, which is 0 for a single training record
 def vectors(records: AllRecords) -> np.ndarray:
-    """float32 [N D], D at most DIMENSIONS.  What is fitted is fitted on the training records alone.
+    """Feature vectors, float32 [N D] with D at most DIMENSIONS, fitted on the training records alone.
 
-    Pictures: histograms of gradients; texts: TF-IDF (latent semantic analysis); series and tables: standardised.
+    Principal components of: pictures' histograms of gradients; texts' TF-IDF (latent semantic analysis); standardised
+    values of series and tables.
     """
     from sklearn.decomposition import PCA, TruncatedSVD
 
     if records.input == "text":
         counts = term_weights(records.inputs, records.train)
-        if counts.shape[1] == 1:  # of a single word or sign throughout, which nothing can be made less
+        if counts.shape[1] == 1:  # a single term in all texts; it cannot be reduced further
             return counts.toarray().astype(np.float32)
         reduce = TruncatedSVD(min(DIMENSIONS, counts.shape[1]), random_state=0)
         return unit(reduce.fit(counts[records.train]).transform(counts)).astype(np.float32)
@@ -39,9 +40,9 @@ def vectors(records: AllRecords) -> np.ndarray:
 
 
 def term_weights(texts: np.ndarray, known: np.ndarray):
-    """Sparse [N, words]: 1 + log(count), weighed by how few of the texts `known` (a mask) have the word, at length 1.
+    """TF-IDF, sparse [N, words]: 1 + log(count), times inverse frequency in the texts `known` (a mask), at length 1.
 
-    A word that none of these has counts nothing.  Where they have no words, only signs, each sign is one.
+    Words that occur in none of these are ignored.  If these have no words, each other character counts as a word.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -52,9 +53,9 @@ def term_weights(texts: np.ndarray, known: np.ndarray):
 
 
 def phrase_weights(texts: np.ndarray, known: np.ndarray):
-    """As `term_weights`, of words and pairs of words, and beside them of runs of 3 to 5 letters: [N, 2 ** 18].
+    """As `term_weights`, for words and pairs of words, and for sequences of 3 to 5 characters: sparse [N, 2 ** 18].
 
-    Terms are numbered by a hash, so that a set of any size has as many.
+    Terms are numbered by a hash, so that their number does not depend on the size of the set.
     """
     from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
     from sklearn.pipeline import make_pipeline, make_union
@@ -66,22 +67,22 @@ def phrase_weights(texts: np.ndarray, known: np.ndarray):
 
 
 def gradients(images: np.ndarray) -> np.ndarray:
-    """float32 [N D]: how much the grey level changes, by direction and place (Dalal and Triggs, CVPR 2005).
+    """float32 [N D]: histograms of oriented gradients (Dalal and Triggs, CVPR 2005).
 
-    Cells are blurred into each other, and the square root is taken of each one's share of the whole, so that a stroke
-    moved by a pixel or drawn fainter stays near.
+    Cells are blurred into each other, and each value becomes the square root of its share of the picture's total, so
+    that a stroke that is moved by a pixel or drawn fainter stays near.
     """
     pieces = (images[at : at + PIECE] for at in range(0, len(images), PIECE))
     return np.concatenate([_gradients(as_unit(piece).mean(-1)) for piece in pieces])
 
 
 def _gradients(grey_NHW: np.ndarray) -> np.ndarray:
-    # A picture of one row has no gradient across rows: the row is looked at twice.
+    # A picture of a single row or column has no gradient across it, so that row or column is duplicated.
     grey_NHW = np.pad(grey_NHW, [(0, 0), *((0, int(side == 1)) for side in grey_NHW.shape[1:])], mode="edge")
     up, across = np.gradient(grey_NHW, axis=(1, 2))
     turn = np.arctan2(up, across) / (2 * np.pi) * ORIENTATIONS
     apart = np.abs((turn[..., None] - np.arange(ORIENTATIONS) + ORIENTATIONS / 2) % ORIENTATIONS - ORIENTATIONS / 2)
-    strength_NHWO = np.hypot(up, across)[..., None] * np.clip(1 - apart, 0, 1)  # shared by the two directions beside it
+    strength_NHWO = np.hypot(up, across)[..., None] * np.clip(1 - apart, 0, 1)  # shared by the two nearest directions
     cell = max(1, min(grey_NHW.shape[1:]) // CELLS)
     blurred = gaussian_filter(strength_NHWO, (0, cell / 2, cell / 2, 0))
     rows = blurred[:, cell // 2 :: cell, cell // 2 :: cell].reshape(len(grey_NHW), -1)

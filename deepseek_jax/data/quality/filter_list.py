@@ -1,4 +1,4 @@
-"""The filter list that training reads (`dataset.exclude`): ids, one a line, what follows # is for a person."""
+"""The filter list that training reads (`dataset.exclude`): one id per line; # begins a comment for the user."""
 
 import pathlib
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ HEAD = """\
 
 
 def write(path: pathlib.Path, records: AllRecords, findings: Sequence[Finding]) -> int:
-    """Writes the list and gives how many records it leaves out; held-out records stay, so they are not in it."""
+    """Writes the list; returns how many records it leaves out.  Only training records are listed."""
     certain = [finding for finding in findings if finding.certain]
-    # Those left out for what they are: where one of them was to stay for its copies, leaving these out too leaves none.
+    # Records left out for their own sake.  If the copy that was to be kept is among them, its duplicates must stay in.
     alone = {place for finding in certain for place in finding.doubtful if place not in finding.kept}
     listed = alone | {place for finding in certain for place, kept in finding.kept.items() if kept not in alone}
     listed = {place for place in listed if records.train[place]}
@@ -25,7 +25,7 @@ def write(path: pathlib.Path, records: AllRecords, findings: Sequence[Finding]) 
         if new:
             lines.append(f"\n# {finding.title}\n")
         for place, why in new.items():
-            # A class may be named in several lines, and a comment ends with its own.
+            # A class name may contain newlines, but a comment ends with its line.
             lines.append(f"{'' if place in listed else '# '}{records.ids[place]}  # {' '.join(why.split())}\n")
         written |= new.keys() & listed
     path.write_text("".join(lines), "utf-8")

@@ -1,19 +1,19 @@
-"""What a check found, in a form that the page, the terminal and the filter list are all made from."""
+"""The result of a check, from which the page, the terminal output and the filter list are all made."""
 
 import dataclasses
 from collections.abc import Iterable
 
-Shown = tuple[int, str]  # the place of a record, and what stands above it
+Shown = tuple[int, str]  # the place of a record, and its caption
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """`sentence` says it in words and numbers.
+    """`sentence` states it in words and numbers.
 
-    heads, rows: a table.  examples: rows of records by name; where there are two rows, those above each other belong
-    together.  doubtful: place -> reason, records that training should leave out; for a person to judge where
-    `certain` is false: they stand in the filter list as comments.  kept: place -> the equal record that training keeps;
-    where another finding leaves that one out, its copy is for a person to judge too.
+    heads, rows: a table.  examples: rows of records by name; two rows are aligned, record by record.  doubtful:
+    place -> reason, for records that training should leave out; if `certain` is false, the filter list has them only
+    as comments, for the user to judge.  kept: place -> the copy that training keeps instead; if another finding leaves
+    that one out, this one too becomes a comment.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""Records to learn from that stand, equal or nearly, in a split that is to judge what was learned."""
+"""Training records that are also, exactly or nearly, in a held-out split."""
 
 from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.copies import Copies
@@ -6,7 +6,7 @@ from deepseek_jax.data.quality.finding import Finding
 
 
 def leaks(records: AllRecords, copies: Copies) -> Finding:
-    """All training records of a family that has a held-out one; held-out records stay, so scores stay comparable."""
+    """Training records with a held-out copy are to be left out; held-out records stay, so scores stay comparable."""
     seen_in = {}
     for family in copies.families():
         held_out = family[~records.train[family]]

@@ -1,6 +1,6 @@
-"""Texts that are nearly equal: MinHash and locality-sensitive hashing find pairs to look at, and each is then measured.
+"""Texts that are nearly equal: MinHash and locality-sensitive hashing find candidate pairs, which are then measured.
 
-(Broder, "On the resemblance and containment of documents", 1997; that near copies in training text do harm, and this
+(Broder, "On the resemblance and containment of documents", 1997; the harm of near copies in training text and this
 two-step search: Lee and others, arXiv:2107.06499.)
 """
 
@@ -11,16 +11,16 @@ import numpy as np
 
 from deepseek_jax.data.records import Report, unseen
 
-LETTERS = 5  # a shingle: so many bytes in a row of the text's words in lower case
-ALIKE = 0.8  # shared shingles / all shingles (Jaccard) from which two texts are near copies
-# Of pairs at ALIKE the search, tuned to a lower likeness, overlooks one in ten thousand.
+LETTERS = 5  # consecutive bytes of the text's lower-case words that make a shingle
+ALIKE = 0.8  # Jaccard similarity of shingles from which two texts are near copies
+# Tuned to this lower similarity, the search misses one in ten thousand pairs at ALIKE.
 SEARCHED_AT = 0.6
-PIECE = 1000  # texts between two reports
+PIECE = 1000  # texts between two progress reports
 _WORD = re.compile(r"\w+")
 
 
 def near_pairs(texts: np.ndarray, report: Report = unseen) -> Iterator[tuple[int, int]]:
-    """Pairs (earlier, later) of places of texts at least ALIKE; of a text's copies at least one pair."""
+    """Yields pairs (earlier, later) of places of near copies: for each text that has earlier copies, one pair."""
     from datasketch import MinHash, MinHashLSH
 
     index, empty = MinHashLSH(threshold=SEARCHED_AT), MinHash(hashfunc=int)
@@ -29,21 +29,21 @@ def near_pairs(texts: np.ndarray, report: Report = unseen) -> Iterator[tuple[int
         if place % PIECE == 0:
             report("looking for copies", place, len(texts))
         found = shingles(text)
-        sketch = empty.copy()  # shares the permutations, which take longer to draw than a paragraph to sketch
+        sketch = empty.copy()  # shares the permutations: drawing them takes longer than sketching a paragraph
         sketch.update_batch(_mixed(found).tolist())
         for other in sorted(index.query(sketch)):
             if jaccard(known[other], found) >= ALIKE:
                 yield other, place
                 break
-        # Every text is kept, also a copy: the next copy may be like this one alone.
+        # Copies are indexed too: a later copy may be similar only to this one.
         index.insert(place, sketch)
         known.append(found)
 
 
 def shingles(text: str) -> np.ndarray:
-    """uint64, ascending, none twice: each is LETTERS bytes of the text without punctuation, case and spacing.
+    """The distinct shingles, ascending uint64: each is LETTERS bytes of the text without punctuation, case and spacing.
 
-    Of a text of signs alone, as it is: without them all such texts would be equal.
+    A text without words is used unchanged: without punctuation, all such texts would be equal.
     """
     words = " ".join(_WORD.findall(text.lower())) or text
     runs = np.lib.stride_tricks.sliding_window_view(np.frombuffer(words.encode().ljust(LETTERS), np.uint8), LETTERS)
@@ -57,5 +57,5 @@ def jaccard(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:
-    """Spread over 32 bits, which is what a sketch hashes (Knuth's multiplicative hash, with 2^64 / golden ratio)."""
+    """Hashes values to 32 bits, as MinHash expects (Knuth's multiplicative hash, with 2^64 / golden ratio)."""
     return (values * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)

@@ -1,6 +1,6 @@
 """Pictures and table rows that are nearly equal, by their nearest neighbours.
 
-N records  H height  W width  C channels  D numbers a record
+N records  H height  W width  C channels  D numbers per record
 """
 
 import math
@@ -11,22 +11,23 @@ import numpy as np
 from deepseek_jax.data.records import Report, unseen
 from deepseek_jax.data.sets.dataset import as_unit
 
-SIDE = 16  # pixels that pictures are averaged down to at most: noise and JPEG's traces go, the picture stays
+SIDE = 16  # most pixels per side; larger pictures are averaged down, which removes noise and JPEG artefacts
 NEIGHBOURS = 10
-# Numbers a record up to which a tree finds neighbours sooner than comparing all: of 20,000 rows of 5 columns in 0.3 s
-# for 0.9, of 8 in 1.6 for 1.0.
+# Numbers per record up to which a tree is faster than brute force: for 20,000 rows, 0.3 s against 0.9 s with 5 columns,
+# but 1.6 s against 1.0 s with 8.
 FEW = 6
-PIECE = 5000  # rows between two reports
-# A copy is nearer than this share of the distance to the tenth neighbour.  No distance would do for all sets and
-# classes: two ones of MNIST are nearer to each other than two noisy copies of an eight.
+PIECE = 5000  # rows between two progress reports
+# Near copies are closer than this share of the distance to the tenth neighbour.  No absolute distance suits all sets
+# and classes: two ones of MNIST are closer to each other than two noisy copies of an eight.
 CLOSER = 0.4
-BY_CHANCE = 1e-6  # or, with few numbers a record, than this happens by chance: in D dimensions CLOSER ** D
+# In D dimensions that happens by chance with probability CLOSER ** D; for small D, a smaller share keeps it to this.
+BY_CHANCE = 1e-6
 
 
 def near_pairs(vectors: np.ndarray, report: Report = unseen) -> Iterator[tuple[int, int]]:
-    """Pairs (earlier, later) of rows [N D] that are far closer to each other than either is to its other neighbours.
+    """Yields pairs (earlier, later) of rows [N D] that are far closer to each other than to their other neighbours.
 
-    More than NEIGHBOURS near copies of one record hide each other.
+    More than NEIGHBOURS near copies of one record are not found, as they hide each other.
     """
     if len(vectors) < 2:
         return
@@ -39,7 +40,7 @@ def near_pairs(vectors: np.ndarray, report: Report = unseen) -> Iterator[tuple[i
 
 
 def _neighbours(vectors: np.ndarray, count: int, report: Report) -> tuple[np.ndarray, np.ndarray]:
-    """Distances and places [N count] of each row's nearest others, ascending."""
+    """Distances and places [N count] of each row's `count` nearest other rows, by ascending distance."""
     from sklearn.neighbors import NearestNeighbors
 
     algorithm = "kd_tree" if vectors.shape[1] <= FEW else "brute"  # squared distances by matrix products
@@ -49,14 +50,14 @@ def _neighbours(vectors: np.ndarray, count: int, report: Report) -> tuple[np.nda
         report("looking for copies", start, len(vectors))
         distance, index = known.kneighbors(vectors[start : start + PIECE])
         other = index != np.arange(start, start + len(index))[:, None]
-        other[other.all(1), 0] = False  # where more than `count` are as near as the row is to itself
+        other[other.all(1), 0] = False  # more than `count` equal rows, so that the row itself is not among the results
         distances.append(distance[other].reshape(-1, count))
         places.append(index[other].reshape(-1, count))
     return np.concatenate(distances), np.concatenate(places)
 
 
 def picture_vectors(inputs: np.ndarray) -> np.ndarray:
-    """float32 [N D] of pictures [N H W C]: averaged down, with mean 0 and length 1, so light and contrast fall out."""
+    """float32 [N D] of pictures [N H W C]: averaged down, at mean 0 and length 1, to ignore brightness and contrast."""
     N, H, W, C = inputs.shape
     factor = math.ceil(max(H, W) / SIDE)
     grown = np.pad(inputs, ((0, 0), (0, -H % factor), (0, -W % factor), (0, 0)), mode="edge")
@@ -66,5 +67,5 @@ def picture_vectors(inputs: np.ndarray) -> np.ndarray:
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
-    """Rows [N D] at length 1; a row of zeros stays."""
+    """Rows [N D] scaled to length 1; rows of zeros stay zero."""
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)

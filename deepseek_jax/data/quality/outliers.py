@@ -1,6 +1,6 @@
 """Records unlike all others: those far from their nearest neighbours (Ramaswamy and others, SIGMOD 2000).
 
-N records  D numbers a record
+N records  D numbers per record
 """
 
 import numpy as np
@@ -16,15 +16,15 @@ FAR = 3.5  # robust deviations above the median (Iglewicz and Hoaglin, 1993)
 
 
 def outliers(records: AllRecords, vectors_ND: np.ndarray) -> Finding:
-    """Farthest first; for a person to judge: what is rare may be just what a model should see.
+    """Outliers, farthest first, for the user to judge: a rare record may be just what a model should see.
 
-    Pictures are compared by their pixels and texts by all their words: in `vectors_ND`, which keep what most records
-    differ in, the strange ones of a kind all look alike.
+    Pictures are compared by pixels and texts by all words, as `vectors_ND` keeps only the directions in which most
+    records differ, and in these, outliers of a kind look alike.
     """
     if records.input == "image":
         score = strangeness(picture_vectors(records.inputs))
     else:
-        # Held-out words count too: a text of words that training does not know would be at zero, near all others.
+        # Words of held-out texts count too: otherwise a text of unknown words would be a vector of zeros, near others.
         everywhere = np.full(len(records.ids), True)
         score = strangeness(term_weights(records.inputs, everywhere) if records.input == "text" else vectors_ND)
     places = [place for place in np.argsort(-score).tolist() if score[place] > FAR]
@@ -40,20 +40,20 @@ def outliers(records: AllRecords, vectors_ND: np.ndarray) -> Finding:
 def strangeness(vectors_ND) -> np.ndarray:
     """[N]: the log of the mean distance to the nearest neighbours, in robust deviations above its median.
 
-    Of a large set the neighbours are looked for in a sample.
+    `vectors_ND` may be sparse.  In a large set, neighbours are searched for in a sample.
 
-    vectors_ND: an array or a sparse one.  The deviation is that of the upper half: near copies are no measure of it.
-    Where it is none, as in a table of categories whose rows mostly stand there often, nothing says what is far.
+    The deviation is that of the upper half, so that near copies do not make it smaller.  If it is zero, as in a table
+    of categories in which most rows occur often, nothing can be called far, and the result is zeros.
     """
     from sklearn.neighbors import NearestNeighbors
 
     places = sampled(vectors_ND.shape[0])
     known = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(places) - 1)).fit(vectors_ND[places])
     distance = np.empty(vectors_ND.shape[0])
-    distance[places] = known.kneighbors()[0].mean(1)  # asked without rows, it leaves each row itself out
+    distance[places] = known.kneighbors()[0].mean(1)  # without an argument, it excludes each row itself
     rest = np.setdiff1d(np.arange(len(distance)), places)
     if len(rest):
         distance[rest] = known.kneighbors(vectors_ND[rest])[0].mean(1)
     far = np.log(np.maximum(distance, 1e-9))
-    spread = 1.4826 * (np.quantile(far, 0.75) - np.median(far))  # the deviation, for a normal distribution
+    spread = 1.4826 * (np.quantile(far, 0.75) - np.median(far))  # if normal, the standard deviation
     return (far - np.median(far)) / spread if spread > 1e-6 else np.zeros_like(far)

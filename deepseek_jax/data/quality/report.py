@@ -1,4 +1,4 @@
-"""The page that shows what the checks found, with records that a person can look at."""
+"""The HTML page with the results of the checks and the records concerned."""
 
 import html
 import itertools
@@ -12,11 +12,11 @@ from deepseek_jax.data.sets import pictures
 from deepseek_jax.data.sets.dataset import as_unit
 from deepseek_jax.html_page import document, heading, image, table
 
-ACROSS = 8  # pictures a row
-MOST = 24  # records shown of a finding
-LETTERS = 400  # shown of a text
+ACROSS = 8  # pictures per row
+MOST = 24  # records shown per finding
+LETTERS = 400  # characters shown of a text
 TABLE_ROWS = 200
-CAPTION = 17  # letters of a line above a picture
+CAPTION = 17  # characters per line above a picture
 
 
 def write(path: pathlib.Path, records: AllRecords, findings: Sequence[Finding]):
@@ -66,7 +66,7 @@ def _curves(records: AllRecords, examples: dict[str, list[Shown]]) -> str:
 
 
 def _rows(records: AllRecords, examples: dict[str, list[Shown]]) -> str:
-    """Texts and table rows; those that belong together below each other."""
+    """A table of texts or table rows; records that belong together are below each other."""
     together = itertools.chain.from_iterable(
         [(name, *shown) for name, shown in zip(examples, column, strict=True)]
         for column in zip(*examples.values(), strict=True)
