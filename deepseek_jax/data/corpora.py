@@ -73,7 +73,7 @@ class TextCorpus(RecordBuilder, skip_registration=True):
             yield split, {"text": document.text, "document": document.name, "group": document.group}
 
     def _hold_out(self) -> tuple[set[str], int]:
-        """The groups to hold out, and how many documents there are."""
+        """(the groups to hold out, the number of documents)."""
         sizes, count, total = collections.Counter(), 0, self.source_bytes()
         for document in self.documents(self.skipped):
             if count % REPORTED == 0:

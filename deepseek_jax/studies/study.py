@@ -16,7 +16,7 @@ from deepseek_jax.studies.claims import Claim, parse
 from deepseek_jax.studies.source_names import source_name
 
 if TYPE_CHECKING:
-    from deepseek_jax.studies.sweep import Sweep  # which imports this file
+    from deepseek_jax.studies.sweep import Sweep  # not at run time: it imports this file
 
 EQUAL = ("tokens", "records", "flops", "seconds", "steps")
 

@@ -142,7 +142,7 @@ def _on_white(image):
 
 
 def stack(images: list[np.ndarray], places: list[str], config: DatasetConfig) -> np.ndarray:
-    """Images of one size as an array; UserError that says where in the set one of another size stands."""
+    """Stacks images of one size; UserError naming the one of `places` where the first of another size is."""
     for place, image in zip(places, images, strict=True):
         if image.shape != images[0].shape:
             sizes = ["{} x {}".format(*each.shape[:2]) for each in (images[0], image)]

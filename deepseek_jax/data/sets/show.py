@@ -16,7 +16,7 @@ from deepseek_jax.data.sets.dataset import Dataset
 from deepseek_jax.errors import UserError
 from deepseek_jax.html_page import document, heading, image, table
 
-RECORDS = 8  # shown of a set
+RECORDS = 8  # number of records shown
 EPOCHS = 3  # showings of each record under an augmentation
 SEARCHED = 200  # texts from which those to show are chosen
 # Strong enough to be visible; training uses its own config instead.
