@@ -29,7 +29,7 @@ class Piece:
 def checked(messages) -> list[dict]:
     """Returns the conversation if it is valid; else ValueError with the reason."""
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise ValueError("no list of messages")
+        raise ValueError("not a list of messages")
     roles = [message.get("role") for message in messages]
     turns = roles[1:] if roles[:1] == ["system"] else roles
     if not turns or turns != ["user", "assistant"] * (len(turns) // 2):

@@ -97,7 +97,9 @@ def source_files(path: pathlib.Path) -> list[pathlib.Path]:
     if not path.is_dir():
         return [path]
     if record.is_run(path):
-        raise UserError(f"{path} is a run directory and no source of text; keep texts and runs in directories apart.")
+        raise UserError(
+            f"{path} is a run directory, not a source of text; keep texts and runs in separate directories."
+        )
     below = sorted(path.rglob("*"))
     runs = {file.parent for file in below if file.name == record.FILE and record.is_run(file.parent)}
     shown = (file for file in below if not is_hidden(file, path))

@@ -120,7 +120,9 @@ def prepare_text(data: DataConfig, source: str, root: pathlib.Path, report: Repo
     if source in CORPORA:
         name, corpus, settings = source, CORPORA[source], {}
         if corpus.conversations and not data.chat:
-            raise UserError(f"data.source: {source} are conversations; set data.chat, to {CHAT_TEMPLATES[0]} say.")
+            raise UserError(
+                f"data.source: {source} are conversations; set data.chat, for example to {CHAT_TEMPLATES[0]}."
+            )
         if data.chat and not corpus.conversations:
             raise UserError(f"data.source: {source} is text; leave data.chat empty.")
     elif _path(source).is_file() or _path(source).is_dir():  # not a pipe, which can be read only once
@@ -150,7 +152,7 @@ def _check_apart(root: pathlib.Path, source: pathlib.Path):
     place, texts = root.resolve(), source.resolve()
     if place.is_relative_to(texts) and not is_hidden(place, texts):
         raise UserError(
-            f"prepared data would lie in {root}, among the texts of {source}; give another data.directory, "
+            f"prepared data would be written to {root}, among the texts of {source}; give another data.directory, "
             "or set DEEPSEEK_JAX_DATA."
         )
 

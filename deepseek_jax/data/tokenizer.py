@@ -62,8 +62,8 @@ class Tokenizer:
         ids |= self.named_beside
         if ids["bos"] is None or ids["eos"] is None:
             raise UserError(
-                f"{path} has no {SPECIAL['bos']} or no {SPECIAL['eos']}; documents need both as tokens.  If it calls "
-                f"them otherwise, name them beside it in {NAMES}, as bos_token and eos_token."
+                f"{path} has no {SPECIAL['bos']} or no {SPECIAL['eos']}; documents need both as tokens.  If it has "
+                f"other names for them, give these in {NAMES} beside it, as bos_token and eos_token."
             )
         self.bos, self.eos = ids["bos"], ids["eos"]
         self.pad = self.eos if ids["pad"] is None else ids["pad"]
@@ -174,7 +174,7 @@ def of_model(directory: str | pathlib.Path, vocab_size: int) -> Tokenizer:
     """The tokenizer in a model's directory; UserError if there is none or it has more than `vocab_size` entries."""
     path = pathlib.Path(directory) / TOKENIZER
     if not path.exists():
-        raise UserError(f"{directory} has no {TOKENIZER}, by which text becomes tokens; copy that of the model there.")
+        raise UserError(f"{directory} has no {TOKENIZER}, which is needed to tokenize text; copy the model's there.")
     tokenizer = Tokenizer(path)
     if tokenizer.vocab_size > vocab_size:
         raise UserError(
@@ -200,7 +200,9 @@ def check_fits(tokenizer: Tokenizer, path: str, vocab_size: int, fim_rate: float
             f"set model.vocab_size to at least {tokenizer.vocab_size}."
         )
     if fim_rate and not tokenizer.has_fim:
-        raise UserError(f"{path} has no {SPECIAL['fim_begin']}; set data.fim_rate=0 to train without filling in.")
+        raise UserError(
+            f"{path} has no {SPECIAL['fim_begin']}; set data.fim_rate=0 to train without fill-in-the-middle."
+        )
 
 
 def _splits_at_boundaries(description: dict) -> bool:
@@ -225,5 +227,5 @@ def _read_json(path) -> dict:
     except (ValueError, RecursionError):
         raise UserError(f"data.tokenizer: {path} is not JSON; give a tokenizer.json.") from None
     if not isinstance(description, dict):
-        raise UserError(f"data.tokenizer: {path} holds no object; give a tokenizer.json.")
+        raise UserError(f"data.tokenizer: {path} is not a JSON object; give a tokenizer.json.")
     return description

@@ -74,7 +74,7 @@ def _most_steps(experiment: AnyExperiment, budget: float) -> int:
 def _flops_a_token(experiment: AnyExperiment) -> float:
     """Training FLOPs per token, mean over the positions of a row that is a single document."""
     if experiment.family != "language_model":
-        raise UserError("equal='flops' counts language models only; hold records, steps or seconds equal.")
+        raise UserError("equal='flops' is for language models only; use records, steps or seconds.")
     from deepseek_jax.models.flops import attention_a_token
     from deepseek_jax.train.flops import training_flops
 
@@ -91,10 +91,10 @@ def forget_failure(speed: Path):
 
 def _units_a_second(speed: Path) -> float:
     if not speed.exists():
-        raise Unmeasured(f"its speed is not measured yet: {speed} is not there.")
+        raise Unmeasured(f"its speed has not been measured yet: there is no file {speed}.")
     found = json.loads(speed.read_text())
     if FAILED in found:
-        raise TrialFailed(f"the trial of its speed failed: {found[FAILED]}")
+        raise TrialFailed(f"the trial that measures its speed failed: {found[FAILED]}")
     return found["per_second"]
 
 

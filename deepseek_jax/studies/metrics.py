@@ -38,7 +38,7 @@ def check(loaded: Loaded):
             known |= {"loss/total", *(shown.loss for shown in SHOWN.values())}  # rows of training have these
         lower = {name for name in known if name.rpartition("/")[2] not in HIGHER}
         if study.metric in known - lower:
-            why = f"of {study.metric!r} more is better, and a sweep looks for the least"
+            why = f"higher is better for {study.metric!r}, but a sweep minimises its metric"
             raise UserError(f"{loaded.shown_path}: {why}; {_instead(study.metric, lower)}")
         _refuse_unknown(loaded, [study.metric], lower)
     elif all(hasattr(function, GIVES) for function in study.measures):

@@ -12,7 +12,7 @@ from deepseek_jax.studies.sweep import Sweep
 
 FOLDER = Path("experiments/studies")
 NOT_RUN = "not run yet"
-OF_FILE = f", of {results.FILE}"
+OF_FILE = f", from {results.FILE}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ def files(folder: Path = FOLDER) -> list[Path]:
     """The study files in a folder; UserError if there are none."""
     found = sorted(path for path in folder.glob("*.py") if not path.name.startswith("_"))
     if not found:
-        raise UserError(f"{folder} holds no study; name their files, or run this where experiments/studies is.")
+        raise UserError(f"{folder} contains no study; name study files, or run this where experiments/studies is.")
     return found
 
 

@@ -45,7 +45,7 @@ def write(loaded: Loaded, root: Path, folder: Path | None = None) -> tuple[Path,
         need_some(results, loaded)
         blocks, verdict = build(loaded, results), main_verdict(loaded, results)
     if results.get(FROM_FILE):
-        verdict += f" (of its {FILE}: {root} has no run of it)"
+        verdict += f" (from its {FILE}: {root} has no run of it)"
     folder = folder or loaded.results
     folder.mkdir(parents=True, exist_ok=True)
     for block in blocks:
@@ -171,7 +171,7 @@ def _few_pairs(loaded: Loaded, results: Mapping) -> list[Block]:
     fewest = min((count for count in pairs if count > 1), default=FEW)
     if fewest >= FEW:
         return []
-    warning = "knows no differences but these and is too sure of itself; verdicts go by Student's interval alone."
+    warning = "can resample only these differences and is overconfident; verdicts use Student's interval alone."
     return [Paragraph(f"With {fewest} pairs the bootstrap {warning}")]
 
 
@@ -192,7 +192,7 @@ def _failures(results: Mapping) -> list[Block]:
         if rows := [[each["variant"], str(each["seed"]), each["reason"]] for each in results.get(kind, ())]:
             blocks.append(Table([kind, "seed", "reason"], rows))
     if results["missing"]:
-        blocks.append(Paragraph(f"{results['missing']} runs are not there yet."))
+        blocks.append(Paragraph(f"{results['missing']} runs are still missing."))
     if results["stale"]:
         blocks.append(Paragraph(f"{results['stale']} stale runs, of an older version of this study, are left out."))
     return blocks

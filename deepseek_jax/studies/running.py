@@ -255,7 +255,7 @@ def spread(paths: Sequence[Path], jobs: int, root: Path, say: Say = print):
                 if worker.returncode == 0:
                     continue
                 if 0 < worker.returncode != 130:
-                    raise UserError("a worker could not go on; what it said stands above.")
+                    raise UserError("a worker stopped with an error; see its message above.")
                 if worker.returncode in (130, -signal.SIGTERM):
                     raise KeyboardInterrupt
                 left = todo()

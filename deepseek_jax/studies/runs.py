@@ -139,7 +139,7 @@ def experiment_of(study: Study, variant: Variant, seed: int, folder: Path) -> An
     try:
         schedules.learning_rate(changed.optimizer, steps)
     except UserError as error:
-        raise UserError(f"the budget gives it {steps} steps, but {error}") from None
+        raise UserError(f"the budget allows it {steps} steps, but {error}") from None
     return dataclasses.replace(changed, train=dataclasses.replace(changed.train, steps=steps))
 
 
@@ -168,7 +168,7 @@ def _measure_speed(loaded: Loaded, variant: Variant, root: Path, say: Callable[[
             except Exception as error:  # as for a run: the other variants can still be run
                 write_json(speed, {budget.FAILED: said(error)})
                 write_text(speed.with_suffix(".txt"), traceback.format_exc())
-                say(f"{loaded.name}: {variant.name}: failed: the trial of its speed failed: {said(error)}")
+                say(f"{loaded.name}: {variant.name}: failed: the trial that measures its speed failed: {said(error)}")
 
 
 def forget_failed_speeds(loaded: Loaded, root: Path):

@@ -16,7 +16,7 @@ SCRIPT = """\
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output={name}-%a.log
-# A task that is sent SIGTERM saves a checkpoint and is queued again; it goes on from there.
+# A task that is sent SIGTERM saves a checkpoint and is queued again; it resumes from that.
 set -uo pipefail
 {command} &
 trap 'kill -TERM $!' TERM

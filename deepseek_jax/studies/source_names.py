@@ -19,7 +19,7 @@ def source_name(function: Callable) -> str:
     UserError for a lambda or anything else not made by `def`, and for a captured value whose text differs by process.
     """
     if not inspect.isfunction(function) or function.__name__ == "<lambda>":
-        raise UserError(f"a study's edits and measures are functions by `def`, which {function!r} is not; write one.")
+        raise UserError(f"a study's edits and measures must be functions defined with `def`, but one is {function!r}.")
     return f"{function.__name__}-{hashlib.sha256(_written(function, ()).encode()).hexdigest()[:8]}"
 
 
@@ -39,5 +39,5 @@ def _value(value: object, outer: tuple) -> str:
     with np.printoptions(threshold=sys.maxsize, floatmode="unique"):
         text = pprint.pformat(value, width=1)  # sorts sets, as it does not if they fit on a line
     if re.search(r" at 0x[0-9a-f]", text):
-        raise UserError(f"{outer[0].__name__} holds {text}, which is another in each process; give it numbers or text.")
+        raise UserError(f"{outer[0].__name__} uses {text}, which differs between processes; give it numbers or text.")
     return text

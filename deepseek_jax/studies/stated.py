@@ -43,8 +43,8 @@ def changes(study: Study, stated: list[dict] | None) -> str:
     if stated is None or now == stated:
         return ""
     sides = {
-        "Stated before its runs were there": [claim for claim in stated if claim not in now],
-        "Claimed only since": [claim for claim in now if claim not in stated],
+        "Stated before its first run": [claim for claim in stated if claim not in now],
+        "Claimed only since then": [claim for claim in now if claim not in stated],
     }
     told = [f"{when}: {'; and '.join(map(_words, claims))}." for when, claims in sides.items() if claims]
     return " ".join(["What this study claims was changed after its first run.", *told])

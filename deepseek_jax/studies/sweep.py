@@ -78,7 +78,7 @@ class Sweep:
             raise UserError(f"across is {self.across!r}; choose one of {', '.join(self.search)}.")
         if self.across and self.samples:
             raise UserError(
-                f"across wants each choice at every value of {self.across}, which random candidates are not; leave "
+                f"across needs each choice at every value of {self.across}, which random candidates are not; leave "
                 "samples out and write a grid."
             )
         drawn = [key for key, values in self.search.items() if isinstance(values, LogUniform)]

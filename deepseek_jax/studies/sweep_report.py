@@ -45,7 +45,7 @@ def _committed(loaded: Loaded, identities: list[str], root: Path) -> dict:
     metric = loaded.study.metric
     if content.get("identities") != identities or content.get("metric", metric) != metric:  # older files lack it
         where = loaded.shown_path
-        raise UserError(f"{where} has no run that came to its first rung; `{command('run', loaded, root)}` makes them.")
+        raise UserError(f"{where} has no run that reached its first rung; `{command('run', loaded, root)}` makes them.")
     return content | {FROM_FILE: True}
 
 

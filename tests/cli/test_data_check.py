@@ -159,7 +159,7 @@ def test_what_it_would_write_is_looked_at_first(deepseek_jax, tmp_path, monkeypa
         (["few.CSV", "--config.dataset.columns.classes=a,b,a"], "dataset.columns.classes has 'a' twice"),
         (["photos/b.png"], "'photos/b.png' is neither a set (digits"),
         (["few.txt", "--exclude", "list.txt"], "--exclude is for labelled sets; documents"),
-        (["few.txt", "--config.data.held_out=0"], "few has 1 records; a check needs 20"),
+        (["few.txt", "--config.data.held_out=0"], "few has 1 records; a check needs at least 20"),
     ],
 )
 def test_what_cannot_be_checked(deepseek_jax, tmp_path, monkeypatch, arguments, message):

@@ -46,7 +46,7 @@ def test_the_augmentations_that_are_asked_for(deepseek_jax, tmp_path):
 def test_what_cannot_be_shown(deepseek_jax, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, _, err = deepseek_jax("data", "show", "co2", "--augment")
-    assert status == 2 and err == "deepseek-jax: augmentations are of images and texts; co2 is of kind series.\n"
+    assert status == 2 and err == "deepseek-jax: augmentations are for images and texts; co2 is of kind series.\n"
     status, _, err = deepseek_jax("data", "show", "digit")
     assert status == 2 and "'digit' is neither a set (digits, mnist5k" in err
     status, _, err = deepseek_jax("data", "show", "digits", "--config.dataset.vall=0")

@@ -274,7 +274,7 @@ def test_a_released_checkpoint_without_its_tokenizer_or_with_another(deepseek_ja
     v3 = shutil.copytree(Path(__file__).parents[1] / "goldens/v3", tmp_path / "v3")
     argv = "generate", "--workdir", str(v3), "--prompt", "a"
     status, _, err = deepseek_jax(*argv)
-    expected = f"{v3} has no tokenizer.json, by which text becomes tokens; copy that of the model there."
+    expected = f"{v3} has no tokenizer.json, which is needed to tokenize text; copy the model's there."
     assert (status, err) == (2, f"deepseek-jax: {expected}\n")
     shutil.copyfile(released / "tokenizer.json", v3 / "tokenizer.json")
     status, _, err = deepseek_jax(*argv)

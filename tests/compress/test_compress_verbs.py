@@ -256,7 +256,7 @@ def test_a_model_without_its_tokenizer_is_not_measured_by_another(folder, deepse
     shutil.copytree(folder / "run", tmp_path / "run", ignore=shutil.ignore_patterns("tokenizer.json"))
     verb, *options = words
     status, _, err = deepseek_jax(verb, f"{tmp_path}/run", f"{tmp_path}/new", *options)
-    assert status == 2 and "run has no tokenizer.json, by which text becomes tokens; copy that of the model" in err
+    assert status == 2 and "run has no tokenizer.json, which is needed to tokenize text; copy the model's" in err
     assert not (tmp_path / "new").exists()
 
 

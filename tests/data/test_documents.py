@@ -157,5 +157,5 @@ def test_runs_among_the_texts_are_no_texts(tmp_path):
     (tmp_path / "runs" / "mine" / "checkpoints" / "notes").write_text("a step")
     assert UserText.provenance(str(tmp_path), "text") == before and read(tmp_path)[0] == documents
     assert [document.name for document in documents] == ["a.txt", "site/config.json", "site/metrics.jsonl:1"]
-    with pytest.raises(UserError, match="mine is a run directory and no source of text; keep texts and runs"):
+    with pytest.raises(UserError, match="mine is a run directory, not a source of text; keep texts and runs"):
         read(tmp_path / "runs" / "mine")

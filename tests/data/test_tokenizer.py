@@ -116,7 +116,7 @@ def test_foreign_tokenizer_is_found_by_names(tmp_path):
 
 
 def test_foreign_tokenizer_without_eos(tmp_path):
-    with pytest.raises(UserError, match="end▁of▁sentence.* name them beside it in tokenizer_config.json"):
+    with pytest.raises(UserError, match="end▁of▁sentence.* give these in tokenizer_config.json beside it"):
         Tokenizer(foreign(tmp_path, "bos"))
 
 

@@ -61,7 +61,7 @@ def test_flops_are_those_that_a_run_counts():
 
 def test_seconds_go_by_a_measured_speed(tmp_path):
     speed = tmp_path / "low.speed.json"
-    with pytest.raises(budget.Unmeasured, match="speed is not measured yet"):
+    with pytest.raises(budget.Unmeasured, match="speed has not been measured yet"):
         budget.steps(PLAIN, "seconds", 10, speed)
     speed.write_text(json.dumps({"per_second": 512.0}))
     assert budget.steps(PLAIN, "seconds", 10, speed) == 20

@@ -64,11 +64,11 @@ def test_functions_whose_name_would_not_last_are_refused():
     study = settings | {"metric": "final/loss", "margin": 1, "claim": "a < b"}
     variants = lambda edit: [Variant("a"), Variant("b", edit=edit)]  # noqa: E731
     partial = functools.partial(scaled, 0.5)
-    with pytest.raises(UserError, match="functions by `def`, which functools.partial.* is not; write one."):
+    with pytest.raises(UserError, match="functions defined with `def`, but one is functools.partial"):
         Study(**study, variants=variants(partial))
-    with pytest.raises(UserError, match="functions by `def`"):
+    with pytest.raises(UserError, match="functions defined with `def`"):
         Study(**study, variants=variants(None), measures=[lambda trained: {}])
-    with pytest.raises(UserError, match="^edit holds <object object at .*; give it numbers or text."):
+    with pytest.raises(UserError, match="^edit uses <object object at .*; give it numbers or text."):
         Study(**study, variants=variants(scaled(object())))
-    with pytest.raises(UserError, match="functions by `def`"):
+    with pytest.raises(UserError, match="functions defined with `def`"):
         Sweep(**settings, search={"a": [1]}, measures=(partial,))

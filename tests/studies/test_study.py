@@ -119,8 +119,8 @@ def test_a_claim_that_was_changed_after_its_runs_is_told(make, trainer, root, tm
         folder, verdict = report.write(changed, made_of)
         assert verdict.startswith(other)
         assert (
-            "Stated before its runs were there: high < low (by `final/loss`, margin 0.05). "
-            "Claimed only since: high < low (by `final/loss`, margin 0.5)." in (folder / "report.md").read_text()
+            "Stated before its first run: high < low (by `final/loss`, margin 0.05). "
+            "Claimed only since then: high < low (by `final/loss`, margin 0.5)." in (folder / "report.md").read_text()
         )
 
 
@@ -156,8 +156,8 @@ def test_broken_variants_are_told_and_the_others_go_on(make, trainer, root):
     [
         ('"optimizer.peek_lr": 1.0', "has no key optimizer.peek_lr; did you mean optimizer.peak_lr?"),
         ('"train.batch_size": 99', "a budget of 2560 tokens is less than one step"),
-        ('"optimizer.schedule.warmup_steps": 11', "the budget gives it 10 steps, but optimizer.schedule.name="),
-        ('"optimizer.schedule.warmup_steps": 6, "train.batch_size": 8', "the budget gives it 5 steps, but opt"),
+        ('"optimizer.schedule.warmup_steps": 11', "the budget allows it 10 steps, but optimizer.schedule.name="),
+        ('"optimizer.schedule.warmup_steps": 6, "train.batch_size": 8', "the budget allows it 5 steps, but opt"),
     ],
 )
 def test_a_variant_that_cannot_be_trained_as_configured_refuses_its_study(
@@ -198,7 +198,7 @@ def test_a_variant_that_cannot_be_trained_here_refuses_its_study(make, trainer, 
 def test_a_schedule_that_the_steps_by_the_clock_are_too_few_for_refuses_its_study(make, trainer, root, monkeypatch):
     text = STUDY.replace("budget=2_560", 'budget=1.0, equal="seconds"')
     monkeypatch.setattr(runs.budget, "measure_speed", lambda experiment, speed: write_speed(speed))
-    with pytest.raises(UserError, match="rate.py: odd: the budget gives it 10 steps, but optimizer.schedule.name="):
+    with pytest.raises(UserError, match="rate.py: odd: the budget allows it 10 steps, but optimizer.schedule.name="):
         running.work([make('Variant("odd", {"optimizer.schedule.warmup_steps": 11}),', text)], root, QUIET)
     assert trainer.trained == []
 
@@ -227,7 +227,7 @@ def test_candidates_that_cannot_be_configured_are_said_once_and_end_the_command_
     status, out, err = deepseek_jax("study", "run", str(loaded.path), *options)
     first, second, third, *rest = out.splitlines()
     assert first.startswith("rate: 0 99: failed: a budget of 2560 tokens is less than one step")
-    assert second.startswith("rate: 11 4: failed: the budget gives it 10 steps, but optimizer.schedule.name=")
+    assert second.startswith("rate: 11 4: failed: the budget allows it 10 steps, but optimizer.schedule.name=")
     assert third.startswith("rate: 11 99: failed: ")
     assert len(rest) == (3 if here else 1) and len(trainer.trained) == 3
     assert here or rest[0].startswith("rate: 3 runs failed, and none are left to do; ")
@@ -284,10 +284,10 @@ def test_a_variant_whose_speed_cannot_be_measured_is_told_and_the_others_go_on(m
         monkeypatch.setattr(runs.budget, "measure_speed", lambda *_: pytest.fail())
     reason = "MemoryError: RESOURCE_EXHAUSTED: 1 TiB"
     assert [line for line in told if "high" in line] == [
-        f"rate: high: failed: the trial of its speed failed: {reason}"
+        f"rate: high: failed: the trial that measures its speed failed: {reason}"
     ] * 2
     assert (
-        f"| high | 2 | the trial of its speed failed: {reason} |"
+        f"| high | 2 | the trial that measures its speed failed: {reason} |"
         in (report.write(loaded, root)[0] / "report.md").read_text()
     )
     running.forget_failures(loaded, root)
@@ -471,9 +471,9 @@ def test_failures_here_are_not_hidden_by_committed_results(make, trainer, root, 
     loaded = make()
     running.work([loaded], root, QUIET)
     report.write(loaded, root)
-    assert overview.lines([loaded.path], tmp_path / "no_runs_here")[0].runs == "6 of 6, of results.json"
+    assert overview.lines([loaded.path], tmp_path / "no_runs_here")[0].runs == "6 of 6, from results.json"
     _, said, _ = deepseek_jax("study", "report", str(loaded.path), "--root", str(tmp_path / "no_runs_here"))
-    assert said.endswith(f": holds (of its results.json: {tmp_path / 'no_runs_here'} has no run of it)\n")
+    assert said.endswith(f": holds (from its results.json: {tmp_path / 'no_runs_here'} has no run of it)\n")
 
     train = trainer.__class__.__call__
 
@@ -523,7 +523,7 @@ def test_runs_that_another_study_made_do_not_hide_committed_results(make, traine
     other = loaded.path.with_name("other.py")
     other.write_text(loaded.path.read_text().replace("0.2}", "0.3}"))
     running.work([load(other)], tmp_path / "others", QUIET)
-    assert overview.lines([loaded.path], tmp_path / "others")[0].runs == "6 of 6, of results.json"
+    assert overview.lines([loaded.path], tmp_path / "others")[0].runs == "6 of 6, from results.json"
 
 
 def test_the_page_compares_with_the_first_variant(make, trainer, root, monkeypatch):
@@ -544,7 +544,7 @@ def test_the_page_compares_with_the_first_variant(make, trainer, root, monkeypat
     (other,) = (line.split(" | ") for line in text.splitlines() if line.startswith("| other data | 2 | "))
     assert other[6:8] == ["3,000", ""], "of other data a loss says nothing of the time saved"
     assert "\n6 trainings, " in text and "\n| `val/loss` | " in text
-    assert "\nWith 2 pairs the bootstrap knows no differences but these and is too sure of itself;" in text
+    assert "\nWith 2 pairs the bootstrap can resample only these differences and is overconfident;" in text
     many = make(text=STUDY.replace("seeds=3", "seeds=6"))
     running.work([many], root, QUIET)
     assert "too sure" not in (report.write(many, root)[0] / "report.md").read_text()

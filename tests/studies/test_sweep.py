@@ -97,13 +97,13 @@ def test_hopeless_candidates_are_stopped_rung_by_rung(make, trainer, tmp_path):
     assert (folder / "report.md").read_text() == before
     _, of_file = report.write(loaded, tmp_path / "no_runs_here")
     assert (folder / "report.md").read_text() == before
-    assert of_file == f"{choice} (of its results.json: {tmp_path / 'no_runs_here'} has no run of it)"
+    assert of_file == f"{choice} (from its results.json: {tmp_path / 'no_runs_here'} has no run of it)"
     (line,) = overview.lines([loaded.path], tmp_path / "no_runs_here")
-    assert (line.runs, line.verdict) == ("5 candidates, of results.json", choice)
-    with pytest.raises(UserError, match="no run that came to its first rung"):  # of which these are no scores
+    assert (line.runs, line.verdict) == ("5 candidates, from results.json", choice)
+    with pytest.raises(UserError, match="no run that reached its first rung"):  # of which these are no scores
         other = make(text=TEXT.replace("halving", 'metric="val/bits_per_byte",\n    halving'))
         report.write(other, tmp_path / "no_runs_here")
-    with pytest.raises(UserError, match="no run that came to its first rung.* --root .*no_runs_here` makes them"):
+    with pytest.raises(UserError, match="no run that reached its first rung.* --root .*no_runs_here` makes them"):
         report.write(make(text=TEXT.replace("5_120", "2_560")), tmp_path / "no_runs_here")
 
 
@@ -218,7 +218,7 @@ def test_halving_goes_by_evaluations_alone(make, trainer, tmp_path):
 )
 def test_a_metric_of_which_more_is_better_would_choose_the_worst(base, metric):
     sweep = Sweep(base=f"{ROOT}/configs/{base}.py", budget=1, search={"optimizer.peak_lr": (0.1, 0.2)}, metric=metric)
-    with pytest.raises(UserError, match=f"of '{metric}' more is better, and a sweep looks for the least; choose one"):
+    with pytest.raises(UserError, match=f"higher is better for '{metric}', but a sweep minimises its metric"):
         metrics.check(Loaded(Path("rate.py"), "Which rate?", sweep))
 
 

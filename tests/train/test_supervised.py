@@ -299,7 +299,7 @@ def test_faults_of_a_table_to_answer_are_said_together(table, tmp_path, deepseek
     assert deepseek_jax(*argv)[::2] == (
         2,
         f"deepseek-jax: {tmp_path}/new.csv has 2 faults:\n  line 2: size is 'x'; it must be a number.\n"
-        "  line 3: the row has not as many fields as the header.\n",
+        "  line 3: the row does not have as many fields as the header.\n",
     )
     (tmp_path / "new.csv").write_text("age,length\n1,2\n")
     expected = f"deepseek-jax: {tmp_path}/new.csv has no column 'size'; its columns are age, length.\n"

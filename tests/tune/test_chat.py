@@ -66,7 +66,7 @@ def test_control_tokens_are_found_by_name_and_never_forged(tokenizer):
 @pytest.mark.parametrize(
     ("messages", "reason"),
     [
-        ("text", "no list of messages"),
+        ("text", "not a list of messages"),
         (TURNS[1:2], "not user and assistant in turns"),
         (TURNS[2:], "not user and assistant in turns"),
         ([TURNS[1], {"role": "assistant", "content": " "}], "a message without text"),

@@ -35,7 +35,7 @@ class AllRecords:
 
     def __post_init__(self):
         if len(self.ids) < FEWEST:
-            raise UserError(f"{self.name} has {len(self.ids)} records; a check needs {FEWEST} to tell anything.")
+            raise UserError(f"{self.name} has {len(self.ids)} records; a check needs at least {FEWEST}.")
 
     @property
     def train(self) -> np.ndarray:

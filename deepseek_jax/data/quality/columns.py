@@ -23,7 +23,7 @@ def columns(dataset: Dataset) -> Finding | None:
             telling[name] = told
     sentences = (
         f"{len(constant):,} of {len(dataset.names):,} columns never change in training{_listed(constant)}",
-        f"{len(telling):,} tell the answer alone{_listed(telling)}",
+        f"{len(telling):,} give the answer away{_listed(telling)}",
     )
     rows = tuple((constant | telling).items())
     return Finding("Columns", "; ".join(sentences), heads=("column", "what it does"), rows=rows)
@@ -37,12 +37,12 @@ def _listed(names: dict[str, str]) -> str:
 def _told(dataset: Dataset, train: Records, column: np.ndarray) -> str:
     """What the column alone reveals of the answer, in words; "" if nothing."""
     if dataset.kind == "classes":
-        return "tells every class by itself" if _tells_classes(column, train["labels"]) else ""
+        return "alone determines the class" if _tells_classes(column, train["labels"]) else ""
     if len(column) < FEWEST:
         return ""
     for name, target in zip(dataset.target_names, train["targets"].T, strict=True):
         if abs(np.corrcoef(column, target)[0, 1]) > SAME:
-            return f"is {name}, or that in another unit"
+            return f"equals {name}, perhaps in another unit"
     return ""
 
 

@@ -31,7 +31,7 @@ def doubts(records: AllRecords, vectors_ND: np.ndarray) -> Finding | None:
     (places,) = np.nonzero(records.train & (counts >= FEWEST)[records.groups])
     classes, labels = np.unique(records.groups[places], return_inverse=True)
     small = len(counts) - len(classes)
-    beside = f"; {small:,} classes of fewer than {FEWEST} training records were not looked at" if small else ""
+    beside = f"; {small:,} classes of fewer than {FEWEST} training records were not checked" if small else ""
     if len(classes) < 2:
         return Finding("Label doubts", f"not looked for{beside}")
     least = int(counts[classes].min())
@@ -52,8 +52,8 @@ def doubts(records: AllRecords, vectors_ND: np.ndarray) -> Finding | None:
         beside += f"; it answers {right:.0%} right, and {largest:.0%} are of the largest class: its doubts say little"
     return Finding(
         title="Label doubts",
-        sentence=f"{len(reasons):,} of {len(places):,} training records are labelled otherwise than a model fitted "
-        f"without them answers, {len(wrong):,} of them so surely that the label is doubtful{beside}",
+        sentence=f"{len(reasons):,} of {len(places):,} training records have a label that a model fitted without "
+        f"them does not predict, {len(wrong):,} of them so clearly that the label is doubtful{beside}",
         examples={"": listed} if listed else {},
         doubtful=wrong,
         certain=bool(learned),

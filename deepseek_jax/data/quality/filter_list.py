@@ -7,7 +7,7 @@ from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.finding import Finding
 
 HEAD = """\
-# Training records of {name} to leave out, for dataset.exclude.  Delete the lines that you judge otherwise;
+# Training records of {name} to leave out, for dataset.exclude.  Delete the lines of records that you want to keep;
 # lines that begin with # leave nothing out: delete the # in front of an id to leave that record out too.
 """
 

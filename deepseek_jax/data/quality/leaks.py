@@ -18,7 +18,7 @@ def leaks(records: AllRecords, copies: Copies) -> Finding:
     equal, near, rest = copies.counts(kinds.values())
     return Finding(
         title="Leakage",
-        sentence=f"{equal:,} training records stand in {' or '.join(names)} exactly, {near:,} nearly{rest}"
+        sentence=f"{equal:,} training records are also in {' or '.join(names)} exactly, {near:,} nearly{rest}"
         if names
         else "nothing is held out, so nothing can leak",
         examples={

@@ -89,7 +89,7 @@ def _kinds(columns: ColumnsConfig, path: pathlib.Path) -> tuple[str, str]:
         )
     if bool(columns.label) == bool(columns.targets):
         raise UserError(
-            f"dataset.columns: name what is asked for in one of label and targets, as in dataset.columns.label=NAME"
+            f"dataset.columns: name the target in one of label and targets, as in dataset.columns.label=NAME"
             f"{_there(path)}."
         )
     for key in ("features", "targets"):
@@ -100,7 +100,7 @@ def _kinds(columns: ColumnsConfig, path: pathlib.Path) -> tuple[str, str]:
     for name in (columns.label, *columns.targets):
         if name in columns.features:
             raise UserError(
-                f"dataset.columns: {name} is asked for, and among the features it would answer itself; take it out "
+                f"dataset.columns: {name} is a target, and as a feature it would give itself away; take it out "
                 "of dataset.columns.features."
             )
     return given[0], "boxes" if columns.boxes else "classes" if columns.label else "numbers"
@@ -164,7 +164,7 @@ def _picture(faults: Faults, line: int, row: Row, config: DatasetConfig) -> tupl
     except UserError as error:
         faults.add(line, str(error).rstrip("."))
     except ValueError:
-        faults.add(line, f"{config.columns.image} is {name!r}, which no file can be called")
+        faults.add(line, f"{config.columns.image} is {name!r}, which is not a valid file name")
     return None, None, b""
 
 

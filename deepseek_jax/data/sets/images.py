@@ -105,7 +105,7 @@ def colours_dropped(files: Iterable[bytes], config: DatasetConfig) -> tuple[str,
     for data in itertools.islice(files, LOOKED_AT):
         if np.ptp(decode_full_size(data, config.name, in_colour), axis=-1).max() > COLOURFUL:
             return (
-                f"{config.name} has pictures in colour, which dataset.images.channels=1 brings to grey; 3 keeps them.",
+                f"{config.name} has pictures in colour, which dataset.images.channels=1 turns to grey; 3 keeps them.",
             )
     return ()
 

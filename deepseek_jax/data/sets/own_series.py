@@ -43,5 +43,5 @@ def _check_alone(columns: ColumnsConfig):
         if given:
             raise UserError(
                 f"dataset.columns.series is given, and dataset.columns.{name} too; leave one of them out: a series is "
-                "input and answer by itself, and is split by time."
+                "both input and target, and is split by time."
             )

@@ -77,7 +77,7 @@ def _check_no_columns(config: DatasetConfig):
     given = [field.name for field in dataclasses.fields(config.columns) if getattr(config.columns, field.name)]
     if given:
         raise UserError(
-            f"dataset.columns.{given[0]} is of a .csv or .jsonl, and dataset.name is {config.name}; name your file."
+            f"dataset.columns.{given[0]} is for a .csv or .jsonl, but dataset.name is {config.name}; name your file."
         )
 
 
@@ -119,7 +119,7 @@ def _listed(path: str, source: Source) -> list[int]:
         try:
             listed += [int(entry)] if entry else []
         except ValueError:
-            raise UserError(f"dataset.exclude: {path} must hold an id a line; line {number} has none.") from None
+            raise UserError(f"dataset.exclude: {path} must have one id per line; line {number} has none.") from None
     if unknown := set(listed) - set(source.records["ids"].tolist()):
         raise UserError(f"dataset.exclude: {path} lists record {min(unknown)}, which {source.name} does not have.")
     return listed

@@ -17,7 +17,7 @@ from deepseek_jax.errors import UserError
 csv.field_size_limit(2**31 - 1)  # the most on every platform; the default refuses texts of more than 131,072 characters
 
 Row = dict[str, object]  # column -> text (csv) or any value (jsonl)
-SURROGATE = "holds a lone surrogate (half of a character), which is no text; mend the record or take it out"
+SURROGATE = "contains a lone surrogate (half of a character), which is not text; mend the record or take it out"
 LARGEST = float(np.finfo(np.float32).max)  # magnitude of a number, as networks use float32
 
 
@@ -72,7 +72,7 @@ def _csv_rows(lines: Iterable[str], needed: list[str], faults: Faults) -> Iterat
             if len(fields) == len(header):
                 yield line, dict(zip(header, fields))
             else:
-                faults.add(line, "the row has not as many fields as the header")
+                faults.add(line, "the row does not have as many fields as the header")
     except csv.Error as error:  # the start of the next record is then unknown
         faults.add(line, f"{error}; what follows is not read")
 

@@ -36,7 +36,7 @@ def windows(name: str, values: np.ndarray, config: DatasetConfig, season: int) -
     S, Z, season = config.series.window, config.series.horizon, config.series.season or season
     if S < season:
         raise UserError(
-            f"dataset.series.window is {S}; {name} needs its season, {season}, or the naive forecast fails."
+            f"dataset.series.window is {S}; {name} needs at least its season, {season}, for the naive forecast."
         )
     trained = round((1 - config.val - config.test) * len(values))
     if trained < S + Z:

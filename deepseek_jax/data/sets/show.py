@@ -33,7 +33,7 @@ SHOWN = {
 def shown_augmentation(dataset: Dataset) -> AugmentConfig:
     """Every augmentation that fits the set, strong enough to be visible; UserError if none does."""
     if dataset.input not in SHOWN:
-        raise UserError(f"augmentations are of images and texts; {dataset.name} is of kind {dataset.input}.")
+        raise UserError(f"augmentations are for images and texts; {dataset.name} is of kind {dataset.input}.")
     augment = SHOWN[dataset.input]
     if dataset.kind != "classes":  # blending needs labels of classes
         augment = dataclasses.replace(augment, image=dataclasses.replace(augment.image, mixup=0.0, cutmix=0.0))

@@ -28,8 +28,8 @@ def test_a_column_that_never_changes_and_one_that_tells_the_classes(table):
     kind = rng.integers(0, 3, 200)
     helps, code, coarse = rng.normal(size=200) + 3 * kind, 10.0 - 4 * kind + rng.random(200), np.minimum(kind, 1)
     found = columns(table({"label": "kind"}, helps=helps, unit=[5] * 200, code=code, coarse=coarse, kind=kind))
-    assert found.sentence == "1 of 4 columns never change in training (unit); 1 tell the answer alone (code)"
-    assert dict(found.rows) == {"unit": "is 5 in every training record", "code": "tells every class by itself"}
+    assert found.sentence == "1 of 4 columns never change in training (unit); 1 give the answer away (code)"
+    assert dict(found.rows) == {"unit": "is 5 in every training record", "code": "alone determines the class"}
 
 
 def test_a_column_that_is_the_number_asked_for(table):
@@ -38,15 +38,15 @@ def test_a_column_that_is_the_number_asked_for(table):
     helps, pounds = kilos + rng.normal(size=100) / 10, np.round(kilos / 0.4536, 2)
     dataset = table({"targets": ("kilos",)}, helps=helps, pounds=pounds, kilos=kilos)
     (found,) = (finding for finding in check_set(dataset)[1] if finding.title == "Columns")
-    assert found.sentence == "0 of 2 columns never change in training; 1 tell the answer alone (pounds)"
-    assert found.rows == (("pounds", "is kilos, or that in another unit"),)
+    assert found.sentence == "0 of 2 columns never change in training; 1 give the answer away (pounds)"
+    assert found.rows == (("pounds", "equals kilos, perhaps in another unit"),)
 
 
 def test_of_few_records_chance_tells_the_answer(table):
     """A single record of a class is at an end of one column in ten."""
     values = np.arange(20.0)
     found = columns(table({"label": "kind"}, a=values, b=-values, kind=[*"aaaaaaaaaaaaaaaaaabb"]))
-    assert found.sentence.endswith("; 0 tell the answer alone")
+    assert found.sentence.endswith("; 0 give the answer away")
 
 
 def test_pictures_have_no_columns(digits):

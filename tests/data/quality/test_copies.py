@@ -122,6 +122,6 @@ def test_texts_that_a_model_cannot_tell_apart(tmp_path):
         held_out = np.isin(opening, opening[~records.train]) & records.train
         assert sorted(leaked.doubtful) == (np.flatnonzero(held_out).tolist() if repeated else [])
         more = f"; {held_out.sum()} more in their first 32 tokens (dataset.length), all that a model sees"
-        assert leaked.sentence == "0 training records stand in val or test exactly, 0 nearly" + more * repeated
+        assert leaked.sentence == "0 training records are also in val or test exactly, 0 nearly" + more * repeated
         assert ("more in their first 32 tokens" in repeats.sentence) == repeated
         assert all(why.startswith("equal in its first 32 tokens to") for why in leaked.doubtful.values())

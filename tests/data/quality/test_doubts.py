@@ -59,7 +59,7 @@ def test_classes_too_small_to_learn(seen):
     few = np.isin(np.arange(len(records.ids)), rare[:-5])
     fewer = {name: getattr(records, name)[~few] for name in ("ids", "splits", "inputs", "groups")}
     finding = doubts(dataclasses.replace(records, **fewer), vectors_ND[~few])
-    assert "1 classes of fewer than 10 training records were not looked at" in finding.sentence
+    assert "1 classes of fewer than 10 training records were not checked" in finding.sentence
 
 
 @pytest.mark.parametrize("count", [10, 16, 32])

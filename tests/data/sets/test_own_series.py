@@ -48,7 +48,7 @@ def test_the_naive_forecast_of_a_file_is_its_last_value_unless_a_season_is_given
     np.testing.assert_allclose(test["targets"] - seasonal_naive(dataset, test["inputs"]), 4)
     assert open_set(DatasetConfig(name="co2", series=SeriesConfig(season=6))).season == 6
     assert open_set(DatasetConfig(name="co2")).season == 12
-    with pytest.raises(UserError, match="window is 8; t.csv needs its season, 9"):
+    with pytest.raises(UserError, match="window is 8; t.csv needs at least its season, 9"):
         open_set(own(table, season=9))
     with pytest.raises(UserError, match="dataset.series.season is -1"):
         SeriesConfig(season=-1)
@@ -60,7 +60,7 @@ def test_the_naive_forecast_of_a_file_is_its_last_value_unless_a_season_is_given
         ("x,", "t.csv line 62: level is ''; it must be a number"),
         ("x,low", "t.csv line 62: level is 'low'; it must be a number"),
         ("x,inf", "t.csv line 62: level is inf; mend"),
-        ("x", "t.csv line 62: the row has not as many fields as the header"),
+        ("x", "t.csv line 62: the row does not have as many fields as the header"),
         ("\nx,1", "t.csv line 62: the line is empty; a series has a value of level in each"),
     ],
 )

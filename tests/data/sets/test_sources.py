@@ -100,7 +100,7 @@ def test_the_naive_forecast_repeats_the_last_season():
     dataset = open_set_of(source)
     test = dataset.splits["test"]
     assert (series.seasonal_naive(dataset, test["inputs"]) == test["targets"]).all()
-    with pytest.raises(UserError, match="window is 10; rounds needs its season, 12"):
+    with pytest.raises(UserError, match="window is 10; rounds needs at least its season, 12"):
         series.windows("rounds", values, config, season=12)
     with pytest.raises(UserError, match="short has 14 values to train on; .* need 17"):
         series.windows("short", values[:20], config, season=5)

@@ -219,7 +219,7 @@ def test_a_filter_list_takes_records_out_of_training_alone(opened, uneven, tmp_p
     with pytest.raises(UserError, match="lists record 100, which uneven does not have"):
         opened(uneven, exclude=str(tmp_path / "filter.txt"))
     (tmp_path / "filter.txt").write_text("3\nthe first\n")
-    with pytest.raises(UserError, match="must hold an id a line; line 2 has none"):
+    with pytest.raises(UserError, match="must have one id per line; line 2 has none"):
         opened(uneven, exclude=str(tmp_path / "filter.txt"))
     with pytest.raises(UserError, match="there is no file"):
         opened(uneven, exclude="nowhere.txt")
@@ -235,7 +235,7 @@ def test_settings_that_cannot_be():
     with pytest.raises(UserError, match="dataset.vocab_size is 10+; it must be at most 2147483647"):
         DatasetConfig(vocab_size=10**20)
     with pytest.raises(
-        UserError, match="dataset.columns.text is of a .csv or .jsonl, and dataset.name is digits; name"
+        UserError, match="dataset.columns.text is for a .csv or .jsonl, but dataset.name is digits; name"
     ):
         open_set(DatasetConfig(columns=ColumnsConfig(text="body", label="folder")))
     with pytest.raises(UserError, match="neither a set .digits, mnist5k"):
