@@ -27,7 +27,7 @@ OPENING = re.compile(rf"({'|'.join(IN_FRONT)}) ", re.IGNORECASE)
 MIDDLE = re.compile(rf",? \b({'|'.join(sorted(ANYWHERE, key=len, reverse=True))}) ")  # "even if" before "if"
 COMMA = re.compile(r",\s")  # not a comma inside a number or name
 SENTENCE = re.compile(r".+?(?:[.!?]+\s+|\Z)", re.DOTALL)  # does not end at a full stop inside a name or number
-SHORTEST = 3  # words of a clause, its opening word included
+SHORTEST = 3  # words of a clause with its opening word; a main clause, which has none, needs one less
 
 
 def sentences(text: str) -> list[str]:

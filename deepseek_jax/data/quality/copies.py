@@ -45,7 +45,7 @@ class Copies:
         return f"equal in its first {self.length:,} tokens" if self.seen[place] == self.seen[other] else NEAR
 
     def closest(self, place: int, others: np.ndarray) -> int:
-        """The first of `others`, its copies, that equals `place`; else that does to a model; else the first."""
+        """The best of `others`, its copies: the first equal one, else the first equal to a model, else the first."""
         closeness = 2 * (self.content[others] == self.content[place]) + (self.seen[others] == self.seen[place])
         return int(others[closeness.argmax()])
 
