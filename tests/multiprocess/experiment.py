@@ -1,4 +1,7 @@
-"""tests/train/tiny.py as a config file: DeepSeek-V3 in miniature, its text and prepared corpus in $TINY."""
+"""tests/train/tiny.py as a config file: DeepSeek-V3 in miniature, with its text and prepared corpus in $TINY.
+
+Further environment variables slow steps or evaluation down, or let writing a checkpoint fail as on a full disk.
+"""
 
 import dataclasses
 import errno
@@ -16,7 +19,7 @@ def get_config():
     config = default_config()
     config.update(dataclasses.asdict(tiny.experiment(Path(os.environ["TINY"]), tiny.ROUTED)))
     config.train.update(batch_size=16, microbatch_size=8)
-    config.optimizer.peak_lr = 1e-3  # two experts as good as equal for a token are rare, and flip with the last bit
+    config.optimizer.peak_lr = 1e-3  # small, as near ties between experts, which rounding could flip, must stay rare
     config.eval.update(every=0, samples=0)
     config.checkpoint.every = 4
     for variable, method in (("SECONDS_A_STEP", "place_step"), ("SECONDS_A_HELD_OUT_BATCH", "place")):

@@ -1,4 +1,4 @@
-"""Processes on this machine that train as one, as a scheduler would start them: by variables, with the same command."""
+"""Several processes on this machine that train one run, started as a scheduler would: one command, JAX_* variables."""
 
 import json
 import os
@@ -13,12 +13,15 @@ from pathlib import Path
 from tests import quickly
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 600  # seconds that anything may take here; a busy machine compiles slowly
+PATIENCE = 600  # timeout in seconds of every wait here; a busy machine compiles slowly
 TRAIN = ("-m", "deepseek_jax", "train", "--config", str(ROOT / "tests" / "multiprocess" / "experiment.py"))
 
 
 class Group:
-    """`count` processes of `python ARGUMENTS`, each with `devices` devices, output in files of `directory`."""
+    """`count` processes that run `python ARGUMENTS`, each with `devices` devices; output goes to files in `directory`.
+
+    A context manager that kills the processes on exit.
+    """
 
     def __init__(
         self, directory: Path, *arguments: str, count: int, devices: int = 2, environment: Mapping[str, str] = {}
@@ -52,7 +55,7 @@ class Group:
         self._processes[number].send_signal(how)
 
     def finish(self, *numbers: int) -> list[int]:
-        """Exit statuses of the processes with these numbers, by default of all, when they have ended."""
+        """Waits for the processes with these numbers (by default all) to end, and returns their exit statuses."""
         waited = [self._processes[number] for number in numbers] or self._processes
         return [process.wait(timeout=PATIENCE) for process in waited]
 
@@ -69,20 +72,20 @@ class Group:
 
 
 def train(directory: Path, workdir: str, *overrides: str, options: Sequence[str] = (), count: int = 1, **how) -> Group:
-    """`options`: of the verb; `how`: devices, environment of Group."""
+    """Starts `deepseek-jax train`.  `options`: of the verb; `how`: devices and environment, as for Group."""
     settings = [f"--config.{override}" for override in overrides]
     return Group(directory, *TRAIN, "--workdir", workdir, *options, *settings, count=count, **how)
 
 
 def trained(directory: Path, workdir: str, *overrides: str, **size: int) -> str:
-    """What the leading process said of a training that ends well."""
+    """Trains to the end, which must succeed, and returns the output of the leader process."""
     with train(directory, workdir, *overrides, **size) as group:
         assert not any(group.finish()), "\n".join(group.said(n) for n in range(size.get("count", 1)))
         return group.said(0)
 
 
 def rows(workdir: Path) -> list[dict]:
-    """The rows of training steps that are written by now."""
+    """The training steps' rows of metrics.jsonl that have been written so far."""
     path = workdir / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return [row for row in (json.loads(line) for line in lines if line.endswith("}")) if "loss/next" in row]
@@ -97,7 +100,7 @@ def curve(workdir: Path) -> list[tuple[int, float, float]]:
 
 
 def loads(workdir: Path) -> list[dict]:
-    """What depends on the loads of the experts alone: exact, where no router's choice differs."""
+    """A metric of expert loads alone: as loads are counts, it is exactly equal unless some router chose differently."""
     return [row["router/load_entropy"] for row in rows(workdir)]
 
 

@@ -1,4 +1,4 @@
-"""What ends one process of a run ends all of them, soon, and says why; and what else each takes part in."""
+"""A failure of one process soon ends all processes of the run, with a reason; and collective work that all share."""
 
 import re
 import signal
@@ -17,7 +17,7 @@ def directory(tmp_path_factory):
     return tmp_path_factory.mktemp("failures")
 
 
-def test_when_one_freezes_the_other_ends_within_a_minute(directory):
+def test_when_one_process_freezes_the_other_ends_within_a_minute(directory):
     with train(directory, "frozen", "train.steps=1000000", count=2) as group:
         group.wait_until(lambda: last_step(directory / "frozen") >= 5)
         group.send(1, signal.SIGSTOP)
@@ -27,7 +27,7 @@ def test_when_one_freezes_the_other_ends_within_a_minute(directory):
         assert "another task died" in group.said(0) or "another process ended" in group.said(0)
 
 
-def test_when_the_leading_process_is_killed_the_other_ends_within_a_minute(directory):
+def test_when_the_leader_is_killed_the_other_process_ends_within_a_minute(directory):
     with train(directory, "leaderless", "train.steps=1000000", count=2) as group:
         group.wait_until(lambda: last_step(directory / "leaderless") >= 5)
         group.send(0, signal.SIGKILL)
@@ -48,7 +48,7 @@ with processes.together():
 """
 
 
-def test_when_one_fails_it_says_why_and_the_others_end_too(directory):
+def test_when_one_process_fails_it_says_why_and_the_others_end_too(directory):
     with Group(directory, "-c", FAILS, count=2) as group:
         statuses = group.finish()
         assert statuses[1] == 2
@@ -56,8 +56,8 @@ def test_when_one_fails_it_says_why_and_the_others_end_too(directory):
         assert statuses[0] != 0 and "another" in group.said(0)
 
 
-def test_a_checkpoint_that_one_cannot_write_ends_all_of_them(directory):
-    """The other's writing thread waits for it, for hours, and both train on."""
+def test_a_checkpoint_that_one_process_cannot_write_ends_all_processes(directory):
+    """Otherwise the other's writer thread would wait for it for hours, while both train on."""
     overrides = "train.steps=1000000", "checkpoint.every=20"
     with train(directory, "full", *overrides, count=2, environment={"FULL_DISK": "yes"}) as group:
         assert group.finish() == [2, processes.AGAIN]
@@ -65,7 +65,7 @@ def test_a_checkpoint_that_one_cannot_write_ends_all_of_them(directory):
         assert "another process ended" in group.said(1)
 
 
-def test_a_step_that_is_not_finite_is_traced_to_its_place_by_all(directory):
+def test_every_process_names_the_place_where_a_step_became_non_finite(directory):
     overrides = "train.steps=10", "optimizer.peak_lr=1e30", "optimizer.clip_norm=0"
     with train(directory, "exploded", *overrides, count=2) as group:
         assert group.finish() == [2, 2]
@@ -76,7 +76,7 @@ def test_a_step_that_is_not_finite_is_traced_to_its_place_by_all(directory):
             assert re.search(pattern, group.said(number)), group.said(number)
 
 
-def test_scores_and_samples_are_those_of_one_process(directory):
+def test_two_processes_give_the_scores_and_samples_of_one(directory):
     overrides = "train.steps=6", "eval.samples=2", "eval.sample_tokens=8"
     trained(directory, "one", *overrides, "mesh.fsdp=4", "mesh.data=1", devices=4)
     trained(directory, "two", *overrides, "mesh.fsdp=4", "mesh.data=1", count=2)

@@ -1,4 +1,4 @@
-"""Four processes with two devices each, and going on from their checkpoint in fewer and on other meshes."""
+"""Four processes with two devices each, whose checkpoint is then resumed by fewer processes and on other meshes."""
 
 import shutil
 import signal
@@ -12,15 +12,15 @@ from tests.multiprocess.group import curve, last_step, loads, train, trained
 pytestmark = pytest.mark.slow
 
 STEPS = "train.steps=12"
-INTERRUPT = signal.SIGINT if callable(signal.getsignal(signal.SIGINT)) else signal.SIGTERM  # background jobs ignore it
+INTERRUPT = signal.SIGINT if callable(signal.getsignal(signal.SIGINT)) else signal.SIGTERM  # ignored in background jobs
 
 
-def test_a_checkpoint_of_four_goes_on_in_one_and_in_two_on_other_meshes(tmp_path):
+def test_a_checkpoint_of_four_processes_resumes_in_one_and_in_two_on_other_meshes(tmp_path):
     trained(tmp_path, "unbroken", STEPS, devices=8)
     unbroken = tmp_path / "unbroken"
     with train(tmp_path, "four", STEPS, count=4) as group:
         group.wait_until(lambda: last_step(tmp_path / "four") >= 3)
-        group.send(2, INTERRUPT)  # passed on as SIGTERM, so that all save after the same step
+        group.send(2, INTERRUPT)  # this process tells the others, so that all save after the same step
         assert group.finish() == [0, 0, 0, 0], [group.said(number) for number in range(4)]
     saved = checkpoint.newest_intact(tmp_path / "four" / "checkpoints")
     assert saved == last_step(tmp_path / "four") < 12

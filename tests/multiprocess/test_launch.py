@@ -1,4 +1,4 @@
-"""experiments/launch: the scripts parse, and what they call is there; what a process alone, or half told, does."""
+"""experiments/launch: the scripts parse and restart sensibly; what `connect` does alone or with missing variables."""
 
 import math
 import os
@@ -19,7 +19,7 @@ SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_a_script_is_sound(script):
+def test_a_launch_script_parses_and_calls_train(script):
     subprocess.run(["bash", "-n", script], check=True)
     assert "deepseek-jax train --config" in script.read_text()
     if shutil.which("shellcheck"):
@@ -27,12 +27,12 @@ def test_a_script_is_sound(script):
 
 
 @pytest.mark.parametrize("name", ["slurm.sh", "jobset.yaml"])
-def test_what_starts_a_run_again_can_tell_a_stopped_one(name):
+def test_launchers_that_restart_runs_ask_for_a_status_that_tells_a_stopped_run(name):
     assert "--fail-when-stopped" in (LAUNCH / name).read_text()
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_a_script_without_arguments_says_what_it_wants(script):
+def test_a_launch_script_without_arguments_says_which_are_missing(script):
     result = subprocess.run(["bash", script], capture_output=True, text=True)
     assert result.returncode and re.search(r": [124]: (a config|name of the TPU)", result.stderr)
 
@@ -40,7 +40,7 @@ def test_a_script_without_arguments_says_what_it_wants(script):
 @pytest.mark.parametrize(
     ("status", "restarts", "again"), [(0, 0, False), (1, 0, True), (2, 0, False), (75, 8, True), (75, 9, False)]
 )
-def test_a_slurm_job_queues_again_where_that_may_help(tmp_path, status, restarts, again):
+def test_a_slurm_job_requeues_itself_only_where_that_may_help(tmp_path, status, restarts, again):
     for program, ends in (("srun", f"exit {status}"), ("scontrol", 'echo "$@"')):
         (tmp_path / program).write_text(f"#!/bin/sh\n{ends}\n")
         (tmp_path / program).chmod(0o755)
@@ -51,7 +51,7 @@ def test_a_slurm_job_queues_again_where_that_may_help(tmp_path, status, restarts
     assert result.returncode == (0 if again else status)
 
 
-def test_the_jobset_fails_where_no_restart_mends():
+def test_the_jobset_fails_for_good_on_errors_that_no_restart_mends():
     spec = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())["spec"]
     (rule,) = spec["failurePolicy"]["rules"]
     assert rule == {"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
@@ -75,7 +75,7 @@ def test_the_jobset_starts_the_verb_once_on_each_host():
     assert chips == spec["parallelism"] * container["resources"]["limits"]["google.com/tpu"]
 
 
-def test_a_machine_alone_connects_to_nothing(monkeypatch):
+def test_a_single_process_connects_to_nothing(monkeypatch):
     monkeypatch.delenv("JAX_NUM_PROCESSES", raising=False)
     processes.connect()
     assert not jax.distributed.is_initialized() and processes.is_leader()
@@ -99,7 +99,7 @@ def test_a_machine_alone_connects_to_nothing(monkeypatch):
         ({"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES is 'two'; it must be a whole number"),
     ],
 )
-def test_a_process_that_is_half_told_who_it_is_refuses(monkeypatch, variables, message):
+def test_incomplete_or_malformed_process_variables_are_refused(monkeypatch, variables, message):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""Two processes with two devices each: the curve of one, data by shares, SIGTERM, SIGKILL, and going on alone."""
+"""Two processes with two devices each: the loss curve of one, SIGTERM, SIGKILL, resuming alone, who reads what."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from deepseek_jax.train import checkpoint
 from tests.multiprocess.group import Group, curve, last_step, loads, train, trained
 
 STEPS = "train.steps=20"
-SLOWLY = {"SECONDS_A_STEP": "1"}  # so that a signal is heard long before the last step, however busy the machine is
+SLOWLY = {"SECONDS_A_STEP": "1"}  # so that a signal arrives long before the last step, however busy the machine is
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +23,12 @@ def directory(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(directory):
-    """One process with as many devices as the two together, never stopped."""
+    """The run directory of one process with as many devices as the two together, never stopped."""
     trained(directory, "alone", STEPS, devices=4)
     return directory / "alone"
 
 
-def test_a_run_killed_stopped_and_resumed_on_other_processes_has_the_curve_of_one(directory, alone):
+def test_a_run_killed_terminated_and_resumed_by_one_process_has_the_unbroken_curve(directory, alone):
     workdir = directory / "broken"
     with train(directory, "broken", STEPS, count=2, environment=SLOWLY) as group:
         group.wait_until(lambda: last_saved(workdir) >= 4)
@@ -36,17 +36,17 @@ def test_a_run_killed_stopped_and_resumed_on_other_processes_has_the_curve_of_on
         killed = time.monotonic()
         (status,) = group.finish(0)
         assert time.monotonic() - killed < 60
-        if status == 75:  # it was in a computation that both take part in
+        if status == 75:  # it was in a collective computation with the other
             last_line = group.said(0).strip().splitlines()[-1]
             assert last_line.startswith("deepseek-jax: process 0 of 2: another process ended")
             assert "start all of them again" in last_line
-        else:  # it waited for the other to save: jax ends it after 30 seconds without a sign of life
+        else:  # it waited for the other to save: jax aborts it after 30 seconds without a heartbeat
             assert status == -signal.SIGABRT and "another task died" in group.said(0)
 
     before = last_saved(workdir)
     with train(directory, "broken", STEPS, count=2, environment=SLOWLY) as group:
         group.wait_until(lambda: "resuming" in group.said(0) and last_step(workdir) > before)
-        group.send(1, signal.SIGTERM)  # to the one that writes nothing
+        group.send(1, signal.SIGTERM)  # not to the leader, which writes the files
         assert group.finish() == [0, 0]
         saved = last_saved(workdir)
         assert f"resuming from step {before}" in group.said(0)
@@ -118,7 +118,7 @@ with processes.together():
 """
 
 
-def test_each_process_reads_the_rows_that_its_devices_hold(directory):
+def test_each_process_reads_only_the_rows_that_its_devices_hold(directory):
     with Group(directory, "-c", SHARES, count=2) as group:
         assert group.finish() == [0, 0], group.said(0) + group.said(1)
         assert all(group.said(number).strip().endswith("same") for number in (0, 1))
@@ -137,11 +137,11 @@ with processes.together():
 
 
 @pytest.mark.slow
-def test_no_process_gives_up_on_a_leader_that_comes_late(directory):
-    """gloo alone would, after 30 seconds."""
+def test_processes_wait_for_a_late_leader(directory):
+    """gloo's collectives alone would time out after 30 seconds."""
     with Group(directory, "-c", LATE_LEADER, count=2) as group:
         assert group.finish() == [0, 0], group.said(0) + group.said(1)
-        assert all("7" in group.said(number).splitlines() for number in (0, 1))  # beside lines of gloo's own
+        assert all("7" in group.said(number).splitlines() for number in (0, 1))  # among lines that gloo prints
 
 
 CHECKS = """
@@ -161,7 +161,7 @@ with processes.together():
 
 @pytest.mark.slow
 def test_processes_share_the_checking_of_a_checkpoint(directory, alone):
-    """And agree on what one of them finds: in the newest, a file that the second process reads was changed."""
+    """And they agree on what one of them finds: in the newest, a file that the second process checks was changed."""
     shutil.copytree(alone / "checkpoints", directory / "checkpoints")
     newest, before = (directory / f"checkpoints/{step}" for step in (20, 16))
     files = {step: sorted(json.loads((step / "checksums.json").read_text())) for step in (newest, before)}
@@ -208,7 +208,7 @@ with processes.together():
 """
 
 
-def test_each_process_reads_the_experts_that_its_devices_hold(directory):
+def test_each_process_reads_only_the_experts_that_its_devices_hold(directory):
     released = Path(__file__).parents[1] / "goldens/v3"
     with Group(directory, "-c", RELEASED, str(released), count=2) as group:
         assert group.finish() == [0, 0], group.said(0) + group.said(1)

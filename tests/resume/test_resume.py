@@ -1,6 +1,6 @@
 """A run that is killed at any moment and resumed gives the same losses, bit for bit, as one that never stopped.
 
-It has all that a run may carry from step to step: MTP, moving averages, a batch that grows, patience that runs out.
+The run has every kind of state that is carried between steps: MTP, moving averages, a batch-size ramp, early stopping.
 """
 
 import json
@@ -18,7 +18,7 @@ from deepseek_jax.train import checkpoint
 from deepseek_jax.train.restore import restore_model
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS, STOPPED = 40, 32  # all there would be, and where patience ends: three evaluations after the first
+STEPS, STOPPED = 40, 32  # configured steps; the step at which patience runs out, three evaluations after the first
 SCRIPT = """
 import pathlib, signal, sys
 from deepseek_jax.train.loop import train
@@ -27,7 +27,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in jobs of a
 directory, workdir = map(pathlib.Path, sys.argv[1:])
 train(tiny.carrying_all(directory), workdir)
 """
-CLOCKS = ("seconds", "per_second", "bytes", "goodput")  # what may differ between two runs: times and memory, no more
+CLOCKS = ("seconds", "per_second", "bytes", "goodput")  # endings of the only keys that may differ: times and memory
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def rows(workdir: Path) -> list[dict]:
 
 
 def measured(workdir: Path) -> list[dict]:
-    """The rows without what the clock said."""
+    """The rows of metrics.jsonl without times and memory."""
     return [{key: value for key, value in row.items() if not key.endswith(CLOCKS)} for row in rows(workdir)]
 
 
@@ -83,7 +83,7 @@ def unbroken(directory):
     return workdir
 
 
-def test_killed_between_and_during_checkpoints_then_interrupted_then_terminated_then_finished(directory, unbroken):
+def test_resume_is_bit_exact_after_two_sigkills_ctrl_c_and_sigterm(directory, unbroken):
     workdir = directory / "broken"
     process = start(directory, workdir)
     stop_when(process, lambda: last_step(workdir) >= 8, signal.SIGKILL)
@@ -98,7 +98,7 @@ def test_killed_between_and_during_checkpoints_then_interrupted_then_terminated_
     stop_when(process, lambda: last_step(workdir) >= 18, signal.SIGINT)
     said, _ = process.communicate(timeout=300)
     saved = checkpoint.newest_intact(workdir / "checkpoints")
-    assert process.returncode == -signal.SIGINT  # as Python ends where nobody catches KeyboardInterrupt
+    assert process.returncode == -signal.SIGINT  # Python re-raises the signal where nobody catches KeyboardInterrupt
     assert f"stopped by Ctrl-C after step {saved}; the same command" in said and saved == last_step(workdir)
 
     process = start(directory, workdir)
@@ -120,7 +120,7 @@ def test_killed_between_and_during_checkpoints_then_interrupted_then_terminated_
             np.testing.assert_array_equal(one, other)
 
 
-def test_a_finished_run_shows_its_scores_again_and_changes_nothing(directory, unbroken):
+def test_training_a_finished_run_again_shows_its_scores_and_changes_nothing(directory, unbroken):
     before = rows(unbroken)
     assert "validation bits per byte" in finish(start(directory, unbroken))
     assert rows(unbroken) == before
