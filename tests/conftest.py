@@ -1,4 +1,4 @@
-"""What holds for the whole suite.  This file is read before any test imports jax."""
+"""Settings and fixtures of the whole suite.  pytest loads this file before any test imports jax."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from tests import quickly
 
 ROOT = Path(__file__).resolve().parent.parent
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # tolerances are for float32 on a CPU
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the tests' tolerances assume float32 on a CPU
 os.environ.setdefault("XLA_FLAGS", quickly.FLAGS)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -22,9 +22,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 @pytest.fixture(scope="session")
 def python(tmp_path_factory):
-    """Runs `python ARGUMENTS` in another process, in an empty directory: python(*arguments, devices=1).
+    """Returns python(*arguments, devices=1), which runs `python ARGUMENTS` in another process, in an empty directory.
 
-    `flags` are XLA's; "" compiles as users do.
+    `flags` go into XLA_FLAGS, in addition to the number of host devices; with "" XLA compiles as it does for users.
     """
 
     def run(*arguments: str, devices: int = 1, flags: str = quickly.FLAGS) -> subprocess.CompletedProcess:
@@ -42,20 +42,20 @@ def python(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def logs(monkeypatch):
-    """Each test begins with the logger of a program, which verbs of an earlier one took for the command line."""
+    """Lets log records propagate again, which a verb run by an earlier test turns off for the command line."""
     monkeypatch.setattr(LOG, "propagate", True)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def room_for_code():
-    """A worker that keeps the programs of the whole suite ends with SIGSEGV."""
+    """Frees compiled programs after each module: a worker that keeps those of the whole suite dies with SIGSEGV."""
     yield
     host_memory.free_programs()
 
 
 @pytest.fixture
 def deepseek_jax(capsys):
-    """Runs the command line in this process: (exit status, standard output, standard error)."""
+    """Returns deepseek_jax(*argv), which runs the command line in this process: (exit status, stdout, stderr)."""
     from deepseek_jax.__main__ import main
 
     def run(*argv: str) -> tuple[int, str, str]:

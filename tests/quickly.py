@@ -1,8 +1,8 @@
-"""How XLA compiles in tests, which run most of their programs but once.
+"""XLA flags with which the tests compile quickly, as they run most programs only once.
 
-LLVM's optimisations would take half of the suite's time.  Of the two ways in which the XLA of jax 0.10 writes kernels
-the newer one takes a third of what is left; jax 0.12 has no other.  tests/test_compiling.py compares with what users
-run.
+LLVM's optimisations would take half of the suite's time.  jax 0.10's XLA has two code generators for CPU kernels, and
+the newer one, fusion emitters, would take a third of the remaining time; jax 0.12 has no other.
+tests/test_compiling.py checks that steps compiled this way agree with those that users run.
 """
 
 import importlib.metadata

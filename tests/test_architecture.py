@@ -1,11 +1,11 @@
-"""The one direction of imports that docs/architecture.md promises, and names of tests that pytest can tell apart."""
+"""Imports run in the one direction that docs/architecture.md promises, and test files have distinct names."""
 
 import ast
 import collections
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "deepseek_jax"
-HIGHER = {  # what each room must not know of
+HIGHER = {  # the subpackages that each one must not import
     "models": {"tasks", "data", "convert", "compress", "tune", "infer", "train", "studies", "pods", "cli", "api"},
     "tasks": {"convert", "compress", "tune", "infer", "train", "studies", "pods", "cli", "api"},
     "data": {"convert", "compress", "tune", "infer", "train", "studies", "pods", "cli", "api"},
@@ -21,7 +21,7 @@ HIGHER = {  # what each room must not know of
 
 
 def imported(path: Path) -> set[str]:
-    """Dotted names of what a file imports, inside of functions too."""
+    """Dotted names of everything that a file imports, also inside functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and not node.level:
@@ -31,7 +31,7 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def test_lower_rooms_know_nothing_of_higher_ones():
+def test_lower_subpackages_do_not_import_higher_ones():
     against = [
         f"{path.relative_to(PACKAGE)} imports {name}"
         for room, higher in HIGHER.items()
@@ -42,7 +42,7 @@ def test_lower_rooms_know_nothing_of_higher_ones():
     assert not against
 
 
-def test_the_package_knows_nothing_of_its_users_and_rivals():
+def test_the_package_imports_neither_its_users_nor_torch_or_transformers():
     strangers = {"configs", "experiments", "benchmarks", "tests", "torch", "transformers"}
     against = [
         f"{path.relative_to(PACKAGE)} imports {name}"
@@ -53,7 +53,7 @@ def test_the_package_knows_nothing_of_its_users_and_rivals():
     assert not against
 
 
-def test_no_two_files_of_tests_have_one_name():
-    """pytest imports them by it alone: of two it collects one, and only the whole suite has both."""
+def test_no_two_test_files_have_the_same_name():
+    """pytest imports test files by base name: two of the same name break the collection of the whole suite."""
     names = collections.Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
     assert not [name for name, count in names.items() if count > 1]

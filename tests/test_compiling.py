@@ -1,4 +1,4 @@
-"""How hard XLA works on a step: as users have it, as tests/quickly.py has it, and as somebody names it."""
+"""XLA's optimisation level: the package's default, the suite's (tests/quickly.py), and one set in XLA_FLAGS."""
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from tests import quickly
 from tests.train import tiny, toy
 
 
-def test_a_level_that_is_named_stays(monkeypatch):
+def test_an_optimisation_level_in_xla_flags_is_respected(monkeypatch):
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     monkeypatch.setenv("XLA_FLAGS", f"--xla_cpu_enable_fast_math=false --{LEVEL}=1")
     assert compiler_options(mesh) is None
@@ -21,7 +21,7 @@ def test_a_level_that_is_named_stays(monkeypatch):
     assert compiler_options(mesh) == {LEVEL: 2}
 
 
-def test_a_function_is_compiled_for_the_platform_that_is_there_when_it_is_called(monkeypatch):
+def test_compiler_options_are_chosen_at_the_first_call(monkeypatch):
     given, jit = [], jax.jit
     monkeypatch.setattr(jax, "jit", lambda function, **how: given.append(how) or jit(function, **how))
     monkeypatch.delenv("XLA_FLAGS")
@@ -35,7 +35,7 @@ def test_a_function_is_compiled_for_the_platform_that_is_there_when_it_is_called
     assert given == [{"static_argnums": 1, "compiler_options": {LEVEL: 2}}]
 
 
-def test_a_program_that_is_to_take_the_least_memory(monkeypatch):
+def test_least_memory_adds_its_compiler_options(monkeypatch):
     given, jit = [], jax.jit
     monkeypatch.setattr(jax, "jit", lambda function, **how: given.append(how) or jit(function, **how))
     monkeypatch.delenv("XLA_FLAGS")
@@ -43,7 +43,7 @@ def test_a_program_that_is_to_take_the_least_memory(monkeypatch):
     assert given == [{"static_argnums": 1, "compiler_options": {LEVEL: 2} | compiling.LEAST_MEMORY}]
 
 
-def test_inside_of_another_program_it_has_no_options_of_its_own(monkeypatch):
+def test_a_compiled_function_works_inside_jit_grad_and_vmap(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS")
 
     @compiling.jit(static_argnums=1)
@@ -55,7 +55,7 @@ def test_inside_of_another_program_it_has_no_options_of_its_own(monkeypatch):
     np.testing.assert_array_equal(jax.vmap(lambda x: power(x, 2))(np.ones(2)), 1)
 
 
-def test_steps_are_the_same_as_users_and_as_this_suite_compile_them(tmp_path, monkeypatch):
+def test_the_suites_xla_flags_give_the_steps_that_users_get(tmp_path, monkeypatch):
     config = tiny.experiment(tmp_path)
     newer_way = {quickly.NEWER_WAY: True} if quickly.HAS_BOTH else {}
     rng, losses = np.random.default_rng(0), []

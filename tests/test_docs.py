@@ -1,4 +1,4 @@
-"""What the documents promise is there: every command line parses, every piece of Python runs, every link leads on."""
+"""The documents are true: every command line parses, every block of Python runs, every link has a target."""
 
 import contextlib
 import re
@@ -20,12 +20,12 @@ DOCUMENTS = sorted(
 PROGRAM = re.compile(r"^\s*(?:\$ )?(?:time )?(?:deepseek-jax|python -m deepseek_jax) +(\S.*)")
 CONTINUED = re.compile(r"\\\n\s*")
 COMPLAINT = "deepseek-jax: "
-STANDS_FOR = re.compile(r"^[A-Z_]+$|^\.\.\.$")  # FILE, OUT, ...
+STANDS_FOR = re.compile(r"^[A-Z_]+$|^\.\.\.$")  # placeholders: FILE, OUT, ...
 
 
 def commands(document: Path) -> list[tuple[list[str], str]]:
-    """(the words after the program's name, up to a comment or what the shell does with the output; what is shown as the
-    complaint about them) of each."""
+    """For each command line in a document: (its arguments, up to a comment, pipe or redirection; the error message that
+    the document shows below it, or "")."""
     lines = CONTINUED.sub("", document.read_text()).splitlines()
     found = []
     for line, after in zip(lines, [*lines[1:], ""]):
@@ -41,7 +41,7 @@ def _words(line: str) -> list[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_command_lines_are_understood(document, monkeypatch):
+def test_command_lines_in_documents_parse_or_fail_as_shown(document, monkeypatch):
     monkeypatch.chdir(ROOT)
     for words, complaint in commands(document):
         if any(map(STANDS_FOR.match, words)):
@@ -55,7 +55,7 @@ def test_command_lines_are_understood(document, monkeypatch):
             assert complaint == f"{COMPLAINT}{caught.value}"
 
 
-def test_there_are_command_lines():
+def test_the_documents_contain_command_lines():
     assert sum(len(commands(document)) for document in DOCUMENTS) > 60
 
 
@@ -69,8 +69,8 @@ def blocks(name: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(), re.DOTALL | re.MULTILINE)
 
 
-def test_a_model_is_taken_apart_as_written(monkeypatch, tmp_path):
-    """docs/models.md on a small model of V3.2, which has all that it speaks of."""
+def test_the_code_in_docs_models_runs(monkeypatch, tmp_path):
+    """Runs the code of docs/models.md on a tiny V3.2, which has every part that the page mentions."""
     whole, new, traced, apart, inside = blocks("docs/models.md")
     monkeypatch.chdir(tmp_path)
     names = {"input_ids": np.arange(24).reshape(2, 12) % 50, "prompts": [[1, 2, 3], [4, 5]]}
@@ -82,7 +82,7 @@ def test_a_model_is_taken_apart_as_written(monkeypatch, tmp_path):
     np.testing.assert_allclose(names["found"].logits, names["scores"].logits, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(names["patched"].feed_forward[1][:, 3], names["state"][:, 5])
     assert names["experts"].shape == (2, 12, names["model"].config.num_experts_per_tok)
-    exec(apart.replace('"1-3"', '"1-2"'), names)  # this model has a layer less than v3_tiny
+    exec(apart.replace('"1-3"', '"1-2"'), names)  # this model has one layer fewer than v3_tiny
     assert names["lens"].shape == names["scores"].logits.shape
     assert not names["changed"].params["layers"]["1-2"]["feed_forward"]["experts"]["down"][0, 5].any()
     exec(inside, names)
@@ -90,7 +90,7 @@ def test_a_model_is_taken_apart_as_written(monkeypatch, tmp_path):
     np.testing.assert_allclose(after, names["found"].feed_forward[2], rtol=1e-4, atol=1e-4)
 
 
-def test_settings_and_studies_are_as_written(monkeypatch):
+def test_settings_and_studies_in_documents_run(monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(str(ROOT))
     for name in ("README.md", "docs/studies.md"):

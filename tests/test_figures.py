@@ -5,14 +5,14 @@ from matplotlib.font_manager import FontEntry, fontManager
 from deepseek_jax import figures
 
 
-def test_fonts_that_the_machine_has_stand_behind_matplotlibs_own(monkeypatch):
+def test_installed_fonts_are_fallbacks_for_matplotlibs_own(monkeypatch):
     monkeypatch.setattr(fontManager, "ttflist", [FontEntry(name="NanumGothic"), FontEntry(name="SimHei")])
     assert figures.families() == ["DejaVu Sans", "SimHei", "NanumGothic"]
     monkeypatch.setattr(fontManager, "ttflist", [])
     assert figures.families() == ["DejaVu Sans"]
 
 
-def test_a_legend_shows_names_as_they_are_written():
+def test_a_legend_shows_names_with_dollars_and_underscores_verbatim():
     axes = Figure().subplots()
     axes.plot([0, 1], label="$10 or $20_")
     figures.add_legend(axes, fontsize=7)
@@ -20,8 +20,8 @@ def test_a_legend_shows_names_as_they_are_written():
     assert text.get_text() == "$10 or $20_" and not text.get_parse_math()
 
 
-def test_a_legend_of_many_names_lies_below_the_lines():
-    """As wide as the picture, whose lines it would hide."""
+def test_a_legend_of_many_names_is_put_below_the_plot():
+    """Inside the plot it would hide the lines."""
     figure = Figure(figsize=(6, 3), layout="constrained")
     axes = figure.subplots()
     for place in range(10):
@@ -34,9 +34,9 @@ def test_a_legend_of_many_names_lies_below_the_lines():
     assert bounds.y1 < axes.get_tightbbox().y0 and bounds.x1 <= figure.bbox.x1
 
 
-def test_letters_that_no_font_has_are_said_once():
+def test_letters_that_no_font_has_are_warned_of_once():
     figure = Figure()
-    figure.text(0, 0.5, "\ue000\ue001 cat")  # of Unicode's private use
+    figure.text(0, 0.5, "\ue000\ue001 cat")  # from Unicode's private use area, which no font covers
     with pytest.warns(UserWarning) as said:
         assert figures.png(figure).startswith(b"\x89PNG")
     assert [str(each.message)[:33] for each in said] == ["a picture has boxes for letters t"]

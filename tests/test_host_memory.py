@@ -1,4 +1,4 @@
-"""What compiled programs leave in a process."""
+"""Freeing the memory mappings that compiled programs leave in a process."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from deepseek_jax import host_memory
 
 
-def test_programs_are_let_go_of_only_where_there_are_many():
+def test_programs_are_freed_only_above_the_limit():
     double = jax.jit(lambda x: 2 * x)
     double(jnp.ones(3))
     host_memory.free_programs(most=1 << 30)

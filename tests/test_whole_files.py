@@ -1,4 +1,4 @@
-"""What is written is there whole, or not at all."""
+"""Files are written whole or not at all."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def test_a_file_may_be_copied_onto_itself(tmp_path):
         assert path.read_bytes() == "ä".encode() and [*tmp_path.iterdir()] == [path]
 
 
-def test_what_was_there_stays_where_writing_fails(tmp_path, monkeypatch):
+def test_the_old_file_stays_where_writing_fails(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     whole_files.write_json(path, {"a": 1})
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError))

@@ -1,4 +1,4 @@
-"""A router of one's own that draws: as `TopKRouter`, but noise takes part in the choice while it learns."""
+"""A custom router that draws random numbers: `TopKRouter` with noise added to the scores it chooses by in training."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""A real experiment in miniature, on the topics of `help()`: it compiles in seconds and steps in milliseconds."""
+"""A real experiment in miniature, on the topics of Python's `help()`: compiles in seconds, steps take milliseconds."""
 
 import dataclasses
 import json
@@ -42,11 +42,11 @@ MOE = dataclasses.replace(
     n_group=2,
     topk_group=1,
 )
-ROUTED = dataclasses.replace(MOE, num_hidden_layers=1, first_k_dense_replace=0)  # its layer of experts alone
+ROUTED = dataclasses.replace(MOE, num_hidden_layers=1, first_k_dense_replace=0)  # a single layer, with experts
 
 
 def experiment(directory: Path, model: ModelConfig = DENSE, steps: int = 40) -> Experiment:
-    """Its text and its prepared corpus lie in `directory`."""
+    """A short run of `model`.  Writes the text to `directory`, where its prepared corpus is stored too."""
     text = directory / "topics.jsonl"
     if not text.exists():
         text.write_text("".join(json.dumps({"text": topic}) + "\n" for _, topic in sorted(topics.topics.items())))
@@ -62,7 +62,10 @@ def experiment(directory: Path, model: ModelConfig = DENSE, steps: int = 40) -> 
 
 
 def carrying_all(directory: Path) -> Experiment:
-    """Evaluates every 8 steps, where no second one is so much better that it would count."""
+    """A run that carries every kind of state between steps: MTP, EMA, a batch-size ramp, early stopping.
+
+    It evaluates every 8 steps.  No evaluation improves on the first by `min_delta`, so patience always runs out.
+    """
     given = experiment(directory, dataclasses.replace(ROUTED, num_nextn_predict_layers=1))
     return dataclasses.replace(
         given,

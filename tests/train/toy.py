@@ -1,4 +1,4 @@
-"""A program small enough to compile at once: weighted least squares on floats, with a router-like buffer."""
+"""A program that compiles in no time: weighted least squares, with a buffer that is updated like a router's bias."""
 
 import dataclasses
 
@@ -58,7 +58,7 @@ def start(config: Experiment, *, task: Program | None = None, devices=None):
 
 
 def batch(microbatches: int, size: int, seed: int = 0) -> dict:
-    """[K, M, ...]; weights are like numbers of tokens, unequal over the rows."""
+    """A batch [K microbatches, M rows, ...]; as token counts would, the weights differ from row to row."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(microbatches * size, WIDTH)).astype(np.float32)
     y = rng.normal(size=microbatches * size).astype(np.float32)
