@@ -1,4 +1,4 @@
-"""Pictures of answers, whatever the classes are called."""
+"""Figures that compare answers with the truth, for class names and sizes that matplotlib might trip over."""
 
 import io
 import types
@@ -11,11 +11,11 @@ from deepseek_jax.data.sets import pictures
 from deepseek_jax.figures import INK, ORANGE
 from deepseek_jax.train import answers
 
-PRICES = ("$10_$20", "under $10", "$5%^$6")  # as formulas, two of them are broken
+PRICES = ("$10_$20", "under $10", "$5%^$6")  # two would be invalid as mathtext formulas
 PNG = b"\x89PNG"
 
 
-def test_names_of_classes_are_no_formulas():
+def test_class_names_with_dollar_signs_are_not_parsed_as_formulas():
     assert answers.confusion(np.eye(3, dtype=int), PRICES).startswith(PNG)
     here = np.array([[[0.1, 0.1, 0.5, 0.5]]])
     found = {"boxes": here, "box_labels": np.array([[0]]), "answer": (here, np.array([[2]]), np.array([[0.9]]))}
@@ -35,13 +35,13 @@ def test_of_many_classes_those_with_the_most_mistakes_are_shown():
 
 
 def painted(png: bytes, colour: str) -> int:
-    """How many pixels of a picture have it."""
+    """The number of pixels of roughly this colour in a PNG picture."""
     pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), int)
     return int((np.abs(pixels - 255 * np.array(to_rgb(colour))).max(-1) < 32).sum())
 
 
-def test_a_forecast_of_a_single_step_is_seen():
-    """Beside the picture of one without a value, in which only the legend has the colours."""
+def test_a_forecast_of_a_single_step_is_visible():
+    """Compared with the figure of a forecast without values, in which only the legend has the colours."""
     of_series, changes = types.SimpleNamespace(season=1), np.sin(np.arange(60.0))[:, None]
     drawn, empty = (answers.numbers(values, values + 1, of_series) for values in (changes, np.full((60, 1), np.nan)))
     assert all(painted(drawn, colour) > painted(empty, colour) + 500 for colour in (INK, ORANGE))

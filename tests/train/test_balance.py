@@ -1,4 +1,4 @@
-"""The bias update does what it is for: on a batch of real text, an unbalanced router becomes an even one."""
+"""The bias update evens out an unbalanced router's loads on a batch of real text; the batch-wise balance loss."""
 
 import dataclasses
 
@@ -38,8 +38,8 @@ def test_the_bias_update_moves_loads_towards_balance(tmp_path):
     assert max(excess[-10:]) < 0.3 * excess[0]
 
 
-def test_a_bias_keeps_its_type_where_the_rate_has_another():
-    """As with jax_enable_x64, where schedules are of float64 and what a step returns must be what it was given."""
+def test_a_bias_keeps_its_dtype_where_the_rate_has_another():
+    """With jax_enable_x64 schedules are float64, but a step must return its state in the dtypes that it was given."""
     bias, load = np.zeros(2, np.float32), np.array([3.0, 1.0], np.float32)
     with jax.enable_x64(True):
         moved = update_bias(jax.numpy.asarray(bias), load, jax.numpy.float64(0.5), recentre=True)
@@ -47,18 +47,18 @@ def test_a_bias_keeps_its_type_where_the_rate_has_another():
 
 
 def test_batch_balance_is_the_loss_over_all_tokens_together():
-    """arXiv:2412.19437, equations 17 to 20, with the batch in the sequence's place; the loads have no gradient."""
+    """arXiv:2412.19437, equations 17 to 20, over the batch instead of a sequence; the loads have no gradient."""
     rng = np.random.default_rng(0)
     load, share = rng.integers(0, 9, (2, 4)).astype(np.float32), rng.random((2, 4)).astype(np.float32)
-    frequency = load * 4 / load.sum(axis=1, keepdims=True)  # K T is the sum of the loads
+    frequency = load * 4 / load.sum(axis=1, keepdims=True)  # the loads sum to K T
     probability = share / share.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(batch_balance(load, share), (frequency * probability).sum(axis=1), rtol=1e-6)
     assert not np.any(jax.grad(lambda load: batch_balance(load, share).sum())(load))
-    assert batch_balance(0 * load, 0 * share).tolist() == [0, 0]  # of a microbatch that is all padding
+    assert batch_balance(0 * load, 0 * share).tolist() == [0, 0]  # a microbatch that is all padding
 
 
 def test_two_uneven_sequences_may_make_an_even_batch():
-    """Each sequence prefers its own experts: the sequence-wise loss is high, the batch-wise one at its least, 1."""
+    """Each sequence prefers its own experts: the sequence-wise loss is high, the batch-wise one at its minimum, 1."""
     load_BE, share_BE = np.array([[8.0, 0.0], [0.0, 8.0]]), np.array([[7.0, 1.0], [1.0, 7.0]])
     assert batch_balance(load_BE.sum(axis=0), share_BE.sum(axis=0)) == 1
     assert np.all(np.asarray(batch_balance(load_BE, share_BE)) == 1.75)

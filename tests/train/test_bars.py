@@ -1,4 +1,4 @@
-"""What a log shows of bars: those under way, once a minute, and all of them at the end."""
+"""Progress bars in a log, which is not a terminal: active bars are printed once a minute, and all at the end."""
 
 import io
 
@@ -11,7 +11,7 @@ from deepseek_jax.train import bars
 
 @pytest.fixture
 def log(monkeypatch):
-    """(a console that is no terminal, its lines so far, a clock that `pass_seconds` moves)."""
+    """(a console that is no terminal, a function that returns its lines so far, pass_seconds(n) to move the clock)."""
     now = [1000.0]
     monkeypatch.setattr(bars.time, "monotonic", lambda: now[0])
     console = Console(file=io.StringIO(), width=100)
@@ -36,7 +36,7 @@ def test_training_is_logged_once_a_minute(log):
     assert lines()[3] == "saved" and "20/20" in lines()[4]
 
 
-def test_a_stage_is_over_when_the_next_begins(log):
+def test_a_stage_counts_as_done_when_the_next_begins(log):
     console, lines, pass_seconds = log
     with bars.preparing(console) as report:
         report("reading", 0, None)
@@ -47,7 +47,7 @@ def test_a_stage_is_over_when_the_next_begins(log):
     assert [line.split()[0] for line in lines()[2:]] == ["reading", "storing"]
 
 
-def test_a_conversion_has_no_end_until_it_tells_one(capsys):
+def test_a_conversion_shows_its_share_once_its_total_is_known(capsys):
     with bars.converting("IN[1] to OUT") as show:
         show(30, 40)
     assert "IN[1] to OUT" in (out := capsys.readouterr().out) and "75%" in out.splitlines()[-1]
@@ -60,7 +60,7 @@ def test_nothing_is_printed_where_nothing_is_prepared(log):
     assert lines() in ([], [""])
 
 
-def test_a_terminal_gets_no_lines_of_its_own(monkeypatch):
+def test_a_terminal_gets_no_logged_lines(monkeypatch):
     console = Console(file=io.StringIO(), width=100, force_terminal=True, force_interactive=True)
     printed = []
     monkeypatch.setattr(console, "print", lambda *args, **kwargs: printed.append(args))

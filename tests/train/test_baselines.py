@@ -1,4 +1,4 @@
-"""The plain model beside a network learns from what the network learns from."""
+"""Baselines: the simple model that a network is compared with learns from the same data."""
 
 import dataclasses
 
@@ -18,8 +18,8 @@ def opened(folder, columns: ColumnsConfig, rows: list[str], header: str):
     return open_set(settings)
 
 
-def test_of_texts_numbers_are_foretold_by_their_words(tmp_path):
-    """By the ids of their tokens, which are names and no numbers, R2 is about 0."""
+def test_numbers_are_predicted_from_the_words_of_texts(tmp_path):
+    """From token ids, which are labels and not quantities, R2 would be about 0."""
     rng = np.random.default_rng(0)
     stars = rng.integers(0, 6, 120)
     rows = [f"{' '.join(rng.permutation(['good'] * n + ['bad'] * (5 - n)))} film {i},{n}" for i, n in enumerate(stars)]
@@ -34,7 +34,7 @@ def test_texts_without_a_word_have_no_baseline(tmp_path):
     assert baselines.scores(opened(tmp_path, ColumnsConfig(text="text", label="kind"), rows, "text,kind")) == {}
 
 
-def test_of_pictures_numbers_are_foretold_by_grey_levels_as_the_network_sees_them(tmp_path, monkeypatch):
+def test_numbers_are_predicted_from_the_standardised_pixels_of_pictures(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for number in range(40):
         Image.fromarray(rng.integers(0, 256, (4, 4), np.uint8)).save(tmp_path / f"{number}.png")
@@ -48,8 +48,8 @@ def test_of_pictures_numbers_are_foretold_by_grey_levels_as_the_network_sees_the
 
 
 @pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
-def test_of_columns_as_they_are_the_plain_model_converges_too(tmp_path):
-    """It answered 36% right and not 97%; of other columns a library's warning said that it had not converged."""
+def test_the_baseline_converges_on_columns_that_are_not_standardised(tmp_path):
+    """On columns that were not standardised it once stopped before it converged, with an accuracy of 36%, not 97%."""
     rng = np.random.default_rng(0)
     values = rng.normal(size=(200, 5))
     kinds = np.digitize(values.sum(1) + rng.normal(size=200) / 4, [-1, 1])

@@ -1,4 +1,4 @@
-"""What is kept, what is skipped, what comes back."""
+"""Checkpoints: which are kept, which are passed over as damaged, and what is restored."""
 
 import errno
 import json
@@ -76,7 +76,7 @@ def never_sealed(directory):
     (directory / "checksums.json").unlink()
 
 
-def test_everything_comes_back(opened):
+def test_state_and_progress_are_restored(opened):
     save(opened, 1, 3)
     with opened() as checkpoints:
         restored, progress = checkpoints.restore(abstract())
@@ -86,8 +86,8 @@ def test_everything_comes_back(opened):
         np.testing.assert_array_equal(left, right)
 
 
-def test_what_could_not_be_written_is_heard_of_without_another_save(opened, monkeypatch):
-    """It is written in the background, and the disk may fill meanwhile."""
+def test_a_failed_background_write_is_raised_without_another_save(opened, monkeypatch):
+    """Checkpoints are written in the background, and the disk may fill meanwhile."""
 
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -108,7 +108,7 @@ def test_what_could_not_be_written_is_heard_of_without_another_save(opened, monk
         assert checkpoints.is_intact(3)
 
 
-def test_an_empty_directory_has_none(opened):
+def test_an_empty_directory_restores_nothing(opened):
     with opened() as checkpoints:
         assert checkpoints.restore(abstract()) is None
 
@@ -123,12 +123,12 @@ def test_a_step_that_is_saved_again_is_replaced(opened, tmp_path):
     with opened() as checkpoints:
         for waited in (0, 3):
             checkpoints.save(state(1), Progress(1, waited=waited))
-        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]  # nothing is left aside
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]  # nothing is set aside any more
         assert checkpoints.restore(abstract())[1].waited == 3
 
 
-def test_a_checkpoint_whose_replacement_never_came_is_there(opened, tmp_path):
-    """The run was killed in between; who only reads finds it too."""
+def test_a_checkpoint_set_aside_for_an_unfinished_replacement_is_found(opened, tmp_path):
+    """The run was killed between setting the old one aside and completing the new one; readers must find the old."""
     save(opened, 3)
     directory = tmp_path / "checkpoints"
     (directory / "3").rename(directory / f"3{checkpoint.REPLACED}")
@@ -156,7 +156,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(opened, said, tm
     assert checkpoint.newest_intact(tmp_path / "checkpoints") == 2
 
 
-def test_a_damaged_checkpoint_is_none_of_the_newest_few(opened, tmp_path):
+def test_a_damaged_checkpoint_does_not_count_among_those_kept(opened, tmp_path):
     save(opened, 1, 3)
     flip_a_bit(tmp_path / "checkpoints" / "3")
     with opened(keep=1) as checkpoints:
@@ -171,19 +171,19 @@ def test_a_half_written_checkpoint_is_no_checkpoint(opened, said, tmp_path):
     shutil.copytree(directory / "1", directory / "2.orbax-checkpoint-tmp")
     with opened() as checkpoints:
         assert checkpoints.restore(abstract())[1].step == 1
-        checkpoints.save(state(2), Progress(2))  # the half does not stand in the way
+        checkpoints.save(state(2), Progress(2))  # the half-written one does not stand in the way
     assert steps(tmp_path) == [1, 2] and not said
     assert checkpoint.newest_intact(directory) == 2
 
 
-def test_when_all_are_damaged_the_run_does_not_start_over_in_silence(opened, tmp_path):
+def test_when_all_checkpoints_are_damaged_restoring_fails(opened, tmp_path):
     save(opened, 1)
     flip_a_bit(tmp_path / "checkpoints" / "1")
     with opened() as checkpoints, pytest.raises(UserError, match="none of the 1 checkpoints"):
         checkpoints.restore(abstract())
 
 
-def test_a_run_does_not_go_on_from_a_model_alone(opened):
+def test_a_run_does_not_resume_from_a_checkpoint_without_optimizer_state(opened):
     with opened() as checkpoints:
         checkpoints.save(state(1), Progress(1, model_only=True))
     with opened() as checkpoints, pytest.raises(UserError, match=r"start a new run from it, with start\.checkpoint="):
@@ -199,7 +199,7 @@ def test_parameters_alone_can_be_read(opened, tmp_path):
 
 @pytest.fixture
 def checked(monkeypatch):
-    """The files whose checksum was asked for: step/path."""
+    """A list that collects the files whose checksums are computed, as step/path."""
     found, checksum = [], integrity._crc32
 
     def watched(path):
@@ -216,8 +216,8 @@ def sealed(tmp_path, step: int, below: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize("step", [None, 1])
-def test_what_is_read_is_checked_once(opened, tmp_path, checked, step):
-    """Checking reads all of a checkpoint, which may be terabytes."""
+def test_each_file_of_a_checkpoint_that_is_read_is_checked_once(opened, tmp_path, checked, step):
+    """Checking reads a whole checkpoint, which may be terabytes."""
     save(opened, 1)
     checked.clear()
     checkpoint.read(tmp_path, {"params": abstract()["params"]}, step)
@@ -234,7 +234,7 @@ def reading(opened, tmp_path) -> int:
 
 
 @pytest.mark.parametrize("take", [going_on, reading])
-def test_a_damaged_one_is_passed_over_and_none_is_checked_twice(opened, tmp_path, checked, take):
+def test_a_damaged_checkpoint_is_passed_over_and_no_file_is_checked_twice(opened, tmp_path, checked, take):
     save(opened, 1, 2)
     flip_a_bit(tmp_path / "checkpoints" / "2")
     checked.clear()
@@ -243,12 +243,12 @@ def test_a_damaged_one_is_passed_over_and_none_is_checked_twice(opened, tmp_path
     assert len(checked) == len(set(checked))
 
 
-def test_the_best_is_checked_and_of_the_newest_what_it_knows(opened, tmp_path, checked):
+def test_best_step_checks_only_the_progress_of_the_newest_checkpoint(opened, tmp_path, checked):
     save(opened, 7, 8, scores={7: 0.5})
     checked.clear()
     assert checkpoint.best_step(tmp_path) == 7
     assert sorted(checked) == sealed(tmp_path, 8, "progress") != []
-    flip_a_bit(tmp_path / "checkpoints" / "8")  # in an array, which is not that of the best
+    flip_a_bit(tmp_path / "checkpoints" / "8")  # in an array, but `best_step` reads only the progress
     assert checkpoint.best_step(tmp_path) == 7
 
 

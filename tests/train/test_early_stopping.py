@@ -1,4 +1,4 @@
-"""When a run has waited long enough, and that its best parameters come back."""
+"""Early stopping: when patience runs out, and that the parameters of the best evaluation are restored."""
 
 import dataclasses
 import json
@@ -47,11 +47,11 @@ def test_a_metric_may_be_better_when_higher():
     assert course(StoppingConfig("val/accuracy", highest=True, patience=1), [0.5, 0.6, 0.6])[-1] == (2, 1, True)
 
 
-def test_without_patience_nothing_stops_and_the_best_is_known_all_the_same():
+def test_without_patience_nothing_stops_but_the_best_is_still_recorded():
     assert course(StoppingConfig(), [1.0, 2.0, 3.0])[-1] == (1, 2, False)
 
 
-def test_what_is_no_number_is_never_the_best():
+def test_a_nan_score_is_never_the_best():
     assert course(StoppingConfig(patience=9), [float("nan"), 2.0, float("nan")])[-1] == (2, 1, False)
 
 
@@ -64,7 +64,7 @@ def test_a_metric_that_is_not_measured_is_named():
         Experiment(stopping=StoppingConfig(patience=2))
 
 
-def test_a_score_of_which_more_is_better_is_not_stopped_by_at_its_worst():
+def test_a_direction_that_contradicts_the_metric_is_refused():
     measured = tuple(f"val/{name}" for kind in NAMES.values() for name in kind)
     lower = {"val/calibration_error", "val/mse", "val/mae"}
     for metric in lower | {"val/loss", "val/bits_per_byte/prose"}:
@@ -78,12 +78,12 @@ def test_a_score_of_which_more_is_better_is_not_stopped_by_at_its_worst():
             check(StoppingConfig(metric), measured)
 
 
-def test_an_evaluation_without_the_metric_says_nothing():
+def test_an_evaluation_without_the_metric_changes_nothing():
     assert judge(StoppingConfig("val/f1", patience=1), Progress(), {"val/loss": 1.0}, 1) == Progress()
 
 
 def getting_worse(directory):
-    """An experiment of far too large steps, whose last score is of the same batches as those before."""
+    """An experiment with far too high a learning rate.  Its final score is on the same batches as its evaluations."""
     experiment = tiny.experiment(directory)
     return dataclasses.replace(
         experiment,
@@ -95,7 +95,7 @@ def getting_worse(directory):
 
 @pytest.fixture
 def checked(monkeypatch):
-    """The steps of the checkpoints that were checked."""
+    """A list that collects the steps of the checkpoints that are checked for damage."""
     found, damage = [], integrity.damage
 
     def watched(directory, *below):
@@ -106,7 +106,7 @@ def checked(monkeypatch):
     return found
 
 
-def test_a_run_that_gets_worse_stops_and_takes_back_its_best(tmp_path, checked):
+def test_a_run_that_gets_worse_stops_and_restores_its_best_parameters(tmp_path, checked):
     experiment, console = getting_worse(tmp_path), Console(file=(tmp_path / "log").open("w"))
     scores = train(experiment, tmp_path / "run", console)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -126,7 +126,7 @@ def test_a_run_that_gets_worse_stops_and_takes_back_its_best(tmp_path, checked):
     np.testing.assert_array_equal(*(model.params["norm"]["scale"] for model in kept))
 
 
-def test_where_the_best_is_damaged_the_last_parameters_stay(tmp_path, monkeypatch, checked):
+def test_where_the_best_checkpoint_is_damaged_the_last_parameters_stay(tmp_path, monkeypatch, checked):
     is_intact = Checkpoints.is_intact
 
     def is_intact_after_harm(checkpoints, step):
@@ -152,14 +152,14 @@ def test_where_the_best_is_damaged_the_last_parameters_stay(tmp_path, monkeypatc
 
 
 def test_a_model_that_is_still_being_pruned_is_not_the_best(tmp_path, monkeypatch):
-    """A run that learns, stopped as if more loss were better: its first evaluation would be the best of all."""
+    """With `highest` set, a falling loss makes the first evaluation the best, but it precedes the end of pruning."""
     monkeypatch.setattr(early_stopping, "check", lambda *_: None)
     given = getting_worse(tmp_path)
     experiment = dataclasses.replace(
         given,
         optimizer=dataclasses.replace(given.optimizer, peak_lr=0.1),
         stopping=StoppingConfig(patience=2, highest=True),
-        prune=PruneConfig(method="magnitude", sparsity=0.75, end=0.3),  # of 40 steps: the 13th takes the last weights
+        prune=PruneConfig(method="magnitude", sparsity=0.75, end=0.3),  # of 40 steps, the 13th prunes the last weights
     )
     train(experiment, tmp_path / "run", Console(quiet=True))
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""What a run of text does beside its scores when it ends: no more of the held-out text is read than it takes."""
+"""Samples and compressor baselines at the end of a text run read no more of the held-out text than they need."""
 
 import dataclasses
 import gzip
@@ -22,7 +22,7 @@ from tests.train import tiny
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Two domains; the documents of the first are as short as can be."""
+    """Two domains, the first with the shortest possible documents."""
     directory = tmp_path_factory.mktemp("corpus")
     data = tiny.experiment(directory).data
     (directory / "short.jsonl").write_text("".join(json.dumps({"text": f"{n}"}) + "\n" for n in range(400)))
@@ -31,8 +31,8 @@ def corpus(tmp_path_factory):
 
 
 @pytest.fixture
-def new(corpus):
-    """The corpus as long as nothing of it was compressed."""
+def uncompressed(corpus):
+    """The corpus without stored results of earlier compressions."""
     shutil.rmtree(pathlib.Path(corpus.data.directory) / "compressed", ignore_errors=True)
     return corpus
 
@@ -44,7 +44,7 @@ def task_of(corpus: Corpus, count: int = 0):
     return task
 
 
-def test_samples_begin_as_the_text_does_and_read_little_of_each_domain_once(corpus, tmp_path, monkeypatch):
+def test_sample_prompts_are_held_out_openings_and_little_text_is_read_for_them(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(samples, "generate", lambda model, tokens, *rest, **options: [[]] * len(tokens))
     whole = [corpus.held_out_text(domain) for domain in corpus.domains]
     read, original = [], corpus.held_out_text
@@ -55,8 +55,8 @@ def test_samples_begin_as_the_text_does_and_read_little_of_each_domain_once(corp
     assert len(read) == 2 and all(len(part) < len(text) for part, text in zip(read, whole, strict=True))
 
 
-def test_compressors_are_given_all_text_once_in_the_process_that_writes_them(new, monkeypatch):
-    corpus = new
+def test_only_the_leader_compresses_the_held_out_text(uncompressed, monkeypatch):
+    corpus = uncompressed
     texts = [corpus.held_out_text(domain) for domain in corpus.domains]
     size, told, met = sum(map(len, texts)), [], []
     expected = {
@@ -68,20 +68,21 @@ def test_compressors_are_given_all_text_once_in_the_process_that_writes_them(new
     assert ask() == expected and [done for _, done, of in told if of == size] == [0, len(texts[0])]
     monkeypatch.setattr(processes, "is_leader", lambda: False)
     assert ask() == {} and len(told) == 2
-    assert met == [2, 2]  # the others wait until it is done
+    assert met == [2, 2]  # both processes reach the barrier after the leader's work
 
 
-def test_what_was_compressed_once_is_not_again_and_no_two_texts_are_taken_for_one(new):
-    first = compressors.bits_per_byte(new)
+def test_compressed_sizes_are_stored_and_each_text_has_its_own(uncompressed):
+    first = compressors.bits_per_byte(uncompressed)
     told = []
-    assert compressors.bits_per_byte(new, lambda *stage: told.append(stage)) == first and not told
-    assert compressors.total_bits_per_byte(new) == {name: bits["total"] for name, bits in first.items()}
-    assert all(len(set(bits.values())) == 3 for bits in first.values())  # of two domains and of both
+    assert compressors.bits_per_byte(uncompressed, lambda *stage: told.append(stage)) == first and not told
+    assert compressors.total_bits_per_byte(uncompressed) == {name: bits["total"] for name, bits in first.items()}
+    assert all(len(set(bits.values())) == 3 for bits in first.values())  # one for each domain and one for both
 
 
-def test_data_that_can_only_be_read_is_compressed_each_time(new, monkeypatch):
+def test_compressed_sizes_need_no_writable_directory(uncompressed, monkeypatch):
     def refuse(path, content):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(whole_files, "write_json", refuse)
-    assert compressors.total_bits_per_byte(new) == compressors.total_bits_per_byte(new) != {}
+    first = compressors.total_bits_per_byte(uncompressed)
+    assert compressors.total_bits_per_byte(uncompressed) == first != {}

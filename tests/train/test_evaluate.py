@@ -24,7 +24,7 @@ BATCHES = [
 ]
 
 
-def test_bytes_a_target_survives_an_empty_domain():
+def test_bytes_per_target_of_an_empty_domain_is_zero():
     np.testing.assert_array_equal(bytes_a_target(Corpus), [4, 3, 0])
 
 
@@ -45,14 +45,14 @@ def test_some_batches_count_their_share_of_the_bytes():
     assert evaluate(score, None, None, BATCHES[:1], Corpus)["bytes"] == 30 * 4 + 80 * 3
 
 
-def test_sums_over_batches_are_of_64_bits():
+def test_sums_over_batches_are_accumulated_in_64_bits():
     each = {"targets": np.ones(3, np.float32)}
     batches = [each | {"nats": np.float32([nats, 0, 0])} for nats in (2**24, 1, 1)]
     assert evaluate(score, None, None, batches, Corpus)["loss"] == (2**24 + 2) / 9
 
 
-def test_what_experts_had_no_room_for_is_a_share_of_assignments():
-    """Of which a token has several, in each layer."""
+def test_dropped_is_a_share_of_expert_assignments():
+    """Assignments, not tokens: each token has several in every layer."""
     batches = [batch | {"dropped": np.float32(6), "assigned": np.float32(1200)} for batch in BATCHES]
     assert evaluate(score, None, None, batches, Corpus)["dropped"] == 12 / 2400
 

@@ -12,13 +12,13 @@ from deepseek_jax.train.flops import peak_flops, training_flops
 V3 = ModelConfig(num_nextn_predict_layers=0)
 
 
-def test_active_parameters_are_those_of_v3():
-    """37.55B activated: the ones that are multiplied, the embedding that is looked up, and the norms."""
+def test_activated_parameters_of_v3_match_the_paper():
+    """37.55B are activated per token: multiplied parameters, the embedding table, and the norms."""
     embedding, norms = V3.vocab_size * V3.hidden_size, 61 * (2 * 7168 + 1536 + 512) + 7168
     assert multiplied(V3) + embedding + norms == 37_552_282_624
 
 
-def test_a_tiny_model_by_hand():
+def test_flops_of_a_tiny_model_by_hand():
     config = ModelConfig(
         vocab_size=10,
         hidden_size=4,
@@ -47,7 +47,7 @@ def test_a_tiny_model_by_hand():
     assert training_flops(config, tokens=5, attention=810) == 6 * (5 * multiplied(config) + 810)
 
 
-def test_a_query_without_low_rank_is_one_product():
+def test_a_query_projection_without_low_rank_is_one_product():
     direct = dataclasses.replace(V3, q_lora_rank=0)
     D, H, wide = V3.hidden_size, V3.num_attention_heads, V3.qk_head_dim
     difference = D * H * wide - (D * 1536 + 1536 * H * wide)
@@ -65,7 +65,7 @@ def test_a_query_without_low_rank_is_one_product():
         ("cpu", None),
     ],
 )
-def test_peaks_are_found_by_the_longest_name(kind, peak):
+def test_peak_flops_are_looked_up_by_the_longest_matching_name(kind, peak):
     class Device:
         device_kind = kind
 

@@ -1,4 +1,4 @@
-"""What counts as useful time, over restarts."""
+"""Goodput: which time counts as useful, also over restarts."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_only_time_between_start_and_stop_is_useful(clock):
     assert run.useful_seconds == pytest.approx(70) and run.share == pytest.approx(0.7)
 
 
-def test_a_restart_counts_what_the_checkpoint_kept_and_all_the_time_that_passed(clock):
+def test_after_a_restart_lost_steps_and_queueing_are_not_useful_time(clock):
     first = Goodput(began=1000.0, useful_seconds=0.0)
     first.start()
     clock(50)

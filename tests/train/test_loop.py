@@ -1,4 +1,4 @@
-"""The loop on a real model in miniature: what it writes, and how it fails."""
+"""The training loop on a tiny real model: what it writes, what it refuses, and how it stops and fails."""
 
 import dataclasses
 import errno
@@ -47,7 +47,7 @@ def quiet() -> Console:
 
 def test_a_run_writes_its_directory(directory):
     console, experiment = quiet(), tiny.experiment(directory)
-    complete = EvalConfig(every=16, batches=4)  # all that is held out, baselines, samples
+    complete = EvalConfig(every=16, batches=4)  # all held-out batches, with baselines and samples
     scores = train(dataclasses.replace(experiment, eval=complete), directory / "run", console)
     names = {path.name for path in (directory / "run").iterdir()}
     assert {"config.json", "metrics.jsonl", "checkpoints", "report.html", "samples.txt", "tokenizer.json"} <= names
@@ -65,8 +65,8 @@ def test_a_run_writes_its_directory(directory):
 
 
 def test_compiling_for_a_larger_batch_is_no_part_of_any_steps_time(directory, monkeypatch):
-    """Nor is a step's share of the batch before it: FLOPs a second go with tokens a second."""
-    monkeypatch.setattr(metrics, "SPAN", 0.0)  # a single short step is timed too
+    """Nor is a step timed by the batch size before it: FLOPs per second stay proportional to tokens per second."""
+    monkeypatch.setattr(metrics, "SPAN", 0.0)  # so that even a single short step is timed
     given = tiny.experiment(directory, steps=8)
     ramp = dataclasses.replace(given.train, microbatch_size=1, ramp_start=1, ramp_stages=2, ramp_fraction=0.5)
     brief = EvalConfig(batches=1, final_batches=1, samples=0)
@@ -75,10 +75,10 @@ def test_compiling_for_a_larger_batch_is_no_part_of_any_steps_time(directory, mo
     timed = [row for row in rows if "step_seconds" in row]
     assert [row["step"] for row in rows if row not in timed] == [1, 3, 5]
     a_token = [row["flops_per_second"] / row["tokens_per_second"] for row in timed]
-    assert a_token == pytest.approx([a_token[0]] * len(timed), rel=0.1)  # where documents meet there is less to attend
+    assert a_token == pytest.approx([a_token[0]] * len(timed), rel=0.1)  # attention varies with document lengths
 
 
-def test_a_step_that_is_not_finite_stops_the_run_and_names_the_place(directory, monkeypatch):
+def test_a_non_finite_step_stops_the_run_and_names_the_operation(directory, monkeypatch):
     updates, gradient_function = [], loop.gradient_function
     monkeypatch.setattr(
         loop, "gradient_function", lambda *given: updates.append(int(given[-1])) or gradient_function(*given)
@@ -103,7 +103,7 @@ def test_a_directory_of_another_experiment_is_refused_before_data_is_prepared(di
 
 
 def test_a_state_larger_than_the_memory_is_refused_before_a_run_begins(directory, monkeypatch):
-    """XLA would wait for an array that no CPU's memory can hold, and not end on SIGTERM either."""
+    """XLA would wait forever to allocate an array that exceeds the CPU's memory, and ignore SIGTERM meanwhile."""
     monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(total=100_000))
     with pytest.raises(
         UserError, match=r"parameters and optimizer take 0.0 GiB, and this machine has 0.0 GiB of memory;"
@@ -120,7 +120,7 @@ def test_a_state_larger_than_the_memory_is_refused_before_a_run_begins(directory
     ],
 )
 def test_a_step_larger_than_the_memory_is_refused_before_a_run_begins(directory, section, change, smaller):
-    """The system would kill the process without a word, when config.json is written."""
+    """Otherwise the kernel would kill the process without a message, after config.json has been written."""
     config = tiny.experiment(directory)
     config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **change)})
     with pytest.raises(UserError, match=rf"a step takes at least .* GiB beside the 0.0 GiB .*; lower {smaller}\."):
@@ -136,7 +136,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_before_the_next_one(di
 
     def begin_late(run, state, step, batches):
         if step > 5:
-            time.sleep(1)  # for the thread that writes
+            time.sleep(1)  # lets the writer thread fail first
         return begin(run, state, step, batches)
 
     monkeypatch.setattr(integrity, "record", full)
@@ -147,7 +147,7 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_before_the_next_one(di
     assert not checkpoint.has_checkpoints(directory / "full")
 
 
-def test_a_run_that_keeps_an_average_is_scored_by_it():
+def test_a_run_with_ema_is_scored_by_the_average():
     task = types.SimpleNamespace(scores=lambda score, params, buffers, held_out: {"loss": params})
     setup = types.SimpleNamespace(task=task, held_out_batches=lambda split, limit: ())
     run, state = types.SimpleNamespace(setup=setup, score=None, stopping=str), {"params": 1.0, "buffers": {}}
@@ -155,8 +155,8 @@ def test_a_run_that_keeps_an_average_is_scored_by_it():
     assert loop._scores(run, state | {"ema": {"params": 2.0, "buffers": {}}}, "val", 0) == {"val/loss": 2.0}
 
 
-def test_microbatches_change_nothing_of_what_is_scored(directory):
-    """They save memory; a score that moved with them would compare runs of different data."""
+def test_the_microbatch_size_does_not_change_the_held_out_batches(directory):
+    """They only save memory; otherwise scores of runs with different microbatch sizes could not be compared."""
     experiment = tiny.experiment(directory)
     found = []
     for size in (1, 2, 4):
@@ -169,8 +169,8 @@ def test_microbatches_change_nothing_of_what_is_scored(directory):
 
 
 @pytest.mark.parametrize("step", [4, 8])
-def test_sigterm_during_an_evaluation_saves_at_once_and_the_evaluation_is_made_up_for(directory, monkeypatch, step):
-    """In the middle of a run and at its end: rows and parameters are those of a run that was never stopped."""
+def test_sigterm_during_an_evaluation_saves_at_once_and_resuming_repeats_the_evaluation(directory, monkeypatch, step):
+    """Both in mid-run and at the end, rows and parameters become those of a run that was never stopped."""
     config = tiny.experiment(directory, tiny.ROUTED, steps=8)
     config = dataclasses.replace(
         config, eval=EvalConfig(every=4, batches=4, samples=0), stopping=StoppingConfig(patience=3, min_delta=100.0)
@@ -192,7 +192,7 @@ def test_sigterm_during_an_evaluation_saves_at_once_and_the_evaluation_is_made_u
     assert f"stopped by SIGTERM after step {step}" in stopped.file.getvalue()
     assert [row["step"] for row in rows_of(workdir) if "val/loss" in row] == [4, 8][: step // 4 - 1]
     made_up_for = next(row for row in rows_of(directory / "unbroken") if row["step"] == step and "val/loss" in row)
-    with (workdir / "metrics.jsonl").open("a") as file:  # by a run that was killed before it saved the next checkpoint
+    with (workdir / "metrics.jsonl").open("a") as file:  # as if a resumed run had written it, then been killed
         file.write(json.dumps(made_up_for) + "\n")
     scores = train(config, workdir, quiet())
     assert "final/loss" in scores and not list((workdir / "checkpoints").glob("*aside*"))
@@ -214,8 +214,8 @@ def timeless(workdir):
     return [{key: value for key, value in row.items() if not key.endswith(clocks)} for row in rows_of(workdir)]
 
 
-def test_shares_of_experts_are_of_the_step_that_they_stand_at(directory):
-    """Whether that step has a row or not, and whether the run began before it or went on there."""
+def test_expert_shares_belong_to_the_step_of_their_row(directory):
+    """`router/share` at a step is the same whether that step is logged or not and whether the run resumed before it."""
     config = tiny.experiment(directory, tiny.ROUTED, steps=6)
     config = dataclasses.replace(config, eval=EvalConfig(every=2, batches=1, samples=0))
     shares = {}
@@ -238,7 +238,7 @@ def test_an_experiment_of_wrong_types_is_refused_before_anything_is_written(dire
     assert not (directory / "typed").exists()
 
 
-def test_what_cannot_be_begun_leaves_the_directory_to_another_experiment(directory, monkeypatch):
+def test_a_run_that_fails_to_start_does_not_claim_its_directory(directory, monkeypatch):
     config = tiny.experiment(directory, steps=6)
     missing = dataclasses.replace(config, start=StartConfig(checkpoint=str(directory / "nothing")))
     with pytest.raises(UserError, match="nothing"):
@@ -260,8 +260,8 @@ def test_what_cannot_be_begun_leaves_the_directory_to_another_experiment(directo
         train(config, directory / "begun", quiet())
 
 
-def test_a_run_of_which_nothing_is_held_out_writes_no_row_of_scores(directory):
-    """Its tokenizer may lie in the run directory itself, and be given from there."""
+def test_a_run_without_held_out_text_writes_no_row_of_scores(directory):
+    """Here the configured tokenizer also lies in the run directory itself, which must be allowed."""
     config = tiny.experiment(directory, steps=8)
     given = directory / "own" / "tokenizer.json"
     given.parent.mkdir()
@@ -274,7 +274,7 @@ def test_a_run_of_which_nothing_is_held_out_writes_no_row_of_scores(directory):
 
 
 def test_a_run_whose_texts_have_changed_is_refused_and_keeps_its_tokenizer(tmp_path):
-    """Paused or finished: its model knows tokens by the numbers of the tokenizer that lies beside it."""
+    """Whether paused or finished: the model is useless without the tokenizer whose token ids it was trained on."""
     experiment, workdir = tiny.experiment(tmp_path, steps=6), tmp_path / "run"
     texts = tmp_path / "topics.jsonl"
     as_trained, others = texts.read_text(), "".join(json.dumps({"text": "zq " * n}) + "\n" for n in range(200, 300))
@@ -297,7 +297,7 @@ def test_a_run_whose_texts_have_changed_is_refused_and_keeps_its_tokenizer(tmp_p
 
 
 def test_sigterm_while_the_last_checkpoint_is_written_or_the_run_is_scored_loses_neither(directory, monkeypatch):
-    """A scheduler sends it at its time limit, whatever the run is about, and a second one when it has had enough."""
+    """A scheduler sends SIGTERM at its time limit, whatever the run is doing, and may send a second one soon after."""
     config = dataclasses.replace(tiny.experiment(directory, steps=6), checkpoint=CheckpointConfig())
     workdir = directory / "ended"
     close = checkpoint.Checkpoints.__exit__
@@ -318,7 +318,7 @@ def test_sigterm_while_the_last_checkpoint_is_written_or_the_run_is_scored_loses
         signal.raise_signal(signal.SIGINT)
         return score(*given)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in jobs of a script's background
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as background jobs of a script ignore SIGINT
     try:
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             score = LanguageModelTask.scores
@@ -331,7 +331,7 @@ def test_sigterm_while_the_last_checkpoint_is_written_or_the_run_is_scored_loses
 
 
 def test_a_run_directory_in_which_another_process_trains_is_refused(directory):
-    """Both would write its rows, and each clear away what the other is writing of a checkpoint."""
+    """Both would write rows, and each would delete the checkpoint that the other has half written."""
     config, workdir = tiny.experiment(directory, steps=6), directory / "shared"
     with (
         record.held(workdir),
@@ -339,12 +339,12 @@ def test_a_run_directory_in_which_another_process_trains_is_refused(directory):
     ):
         train(config, workdir, quiet())
     assert not workdir.exists()
-    with record.held(workdir):  # nobody holds it any longer
+    with record.held(workdir):  # the lock was released
         pass
 
 
 def test_a_finished_run_is_scored_again_with_other_settings(directory):
-    """Its config.json says these; what the old scores were compared with goes too."""
+    """The new scores' row names these settings and replaces the old one, baselines included."""
     config, workdir = tiny.experiment(directory, steps=6), directory / "rescored"
     for batches in (0, 1):
         few = dataclasses.replace(config, eval=EvalConfig(batches=1, final_batches=batches, samples=0))
@@ -356,7 +356,7 @@ def test_a_finished_run_is_scored_again_with_other_settings(directory):
             assert not [key for key in row if not is_documented(key)]
 
 
-def test_a_tokenizer_with_tokens_of_other_names_is_kept_with_them(directory):
+def test_a_tokenizer_is_copied_with_the_names_of_its_special_tokens(directory):
     config = tiny.experiment(directory)
     text = prepare(config, quiet()).task.tokenizer.path.read_text()
     given, workdir = directory / "llama" / "tokenizer.json", directory / "of_llama"

@@ -1,4 +1,4 @@
-"""The mesh, the rules table, and that a run on eight devices computes what one device does."""
+"""The mesh, the table of sharding rules, and that a run on eight devices computes what one device does."""
 
 import dataclasses
 
@@ -61,8 +61,8 @@ for direction in directions:
 """
 
 
-def test_an_optimizer_may_remember_other_shapes_than_those_of_the_parameters(python):
-    """What has its parameter's shape lies as that does, rows, maxima and histories are on every device."""
+def test_optimizer_state_may_have_other_shapes_than_the_parameters(python):
+    """State with a parameter's shape is sharded like it; factored rows, maxima and histories are replicated."""
     result = python("-c", OWN, devices=8)
     assert result.stdout.split() == ["2", "2", "2"], result.stderr
 
@@ -84,21 +84,21 @@ def test_one_device_is_the_trivial_mesh():
 def test_a_mesh_that_does_not_fit_the_devices_is_refused(sizes, there, message):
     with pytest.raises(UserError, match=message) as refusal:
         axis_sizes(MeshConfig(**sizes), there)
-    assert "XLA_FLAGS" not in str(refusal.value)  # it may be a plan for another machine
+    assert "XLA_FLAGS" not in str(refusal.value)  # the sizes may be meant for another machine
 
 
-def test_how_to_have_more_devices_for_a_trial_is_said():
+def test_too_few_devices_are_refused_with_the_flag_that_simulates_more():
     count = len(jax.devices())
     with pytest.raises(UserError, match=rf"XLA_FLAGS=--xla_force_host_platform_device_count={2 * count} simulates"):
         make_mesh(MeshConfig(fsdp=2 * count))
 
 
-def test_two_axes_cannot_both_take_the_rest():
+def test_two_axes_of_minus_one_are_refused():
     with pytest.raises(UserError, match="mesh.data and mesh.fsdp are both -1"):
         make_mesh(MeshConfig(data=-1, fsdp=-1))
 
 
-def test_an_axis_of_no_devices_is_refused():
+def test_an_axis_of_zero_devices_is_refused():
     with pytest.raises(UserError, match="mesh.tensor is 0"):
         MeshConfig(tensor=0)
 
@@ -134,7 +134,7 @@ def test_the_table_maps_logical_axes():
 
 
 def constraints(mesh, x, axes):
-    """The sharding constraints in the trace of `constrain` under a mesh."""
+    """The PartitionSpecs of the sharding constraints that `constrain` adds under a mesh."""
     with jax.sharding.use_abstract_mesh(mesh):
         jaxpr = jax.make_jaxpr(lambda x: rules.constrain(x, axes))(x)
     return [equation.params["sharding"].spec for equation in jaxpr.eqns]
@@ -143,7 +143,7 @@ def constraints(mesh, x, axes):
 def test_activations_are_constrained_by_their_logical_axes():
     x = jnp.ones((8, 4, 2))
     (spec,) = constraints(abstract_mesh(data=2, fsdp=2, context=2), x, ("batch", "sequence", None))
-    assert spec == PartitionSpec(("data", "fsdp"), ("context",), None)  # expert has one device
+    assert spec == PartitionSpec(("data", "fsdp"), ("context",), None)  # the expert axis has one device and is left out
 
 
 def test_one_device_has_nothing_to_constrain():
@@ -152,7 +152,7 @@ def test_one_device_has_nothing_to_constrain():
     assert rules.constrain(x, ("batch", "sequence")) is x
 
 
-def test_axes_that_are_divided_by_hand_are_left_alone():
+def test_constrain_leaves_manual_shard_map_axes_alone():
     mesh, specs = abstract_mesh(data=2, tensor=2), []
 
     def inner(x):

@@ -1,4 +1,4 @@
-"""Rows of metrics.jsonl: balance of experts, the clock, and the sinks they go to."""
+"""Rows of metrics.jsonl: expert balance, step times, and the sinks to which rows are written."""
 
 import dataclasses
 import errno
@@ -34,8 +34,8 @@ def test_router_health_is_named_by_layer():
     assert health["router/entropy"] == pytest.approx({"1": 1.3, "2": 0.1, "mtp 0": 0.7})
 
 
-def test_layers_come_in_their_order_and_modules_after_them():
-    """Names in a tree of arrays are sorted as text."""
+def test_layers_are_in_numerical_order_and_mtp_modules_after_them():
+    """JAX sorts the keys of dicts as strings, so "10-10" would come before "2-3"."""
     nested = {"layers": {"10-10": [1.0], "2-3": [1.0, 1.0]}, "mtp": {"0": {"block": 1.0}}}
     assert list(metrics.by_layer(nested)) == ["2", "3", "10", "mtp 0"]
 
@@ -44,7 +44,7 @@ def test_a_dense_model_has_no_router_health():
     assert metrics.router_health({"layers": {}}, {"layers": {}}) == {}
 
 
-def test_one_expert_takes_all_and_is_no_nan():
+def test_a_single_expert_has_health_metrics_without_nan():
     health = metrics.router_health({"layers": {"0-0": np.array([[8.0]])}}, {"layers": {"0-0": np.array([0.0])}})
     assert health["router/load_entropy"] == {"0": 0} and health["router/max_violation"] == {"0": 0}
 
@@ -63,7 +63,7 @@ def started(now):
     return clock
 
 
-def test_clock_gives_means_a_step():
+def test_a_lap_gives_means_per_step():
     clock = started(10.0)
     for ended in (10.5, 11.0, 11.1, 12.0):
         clock.step(taken(ended))
@@ -89,21 +89,21 @@ def test_a_pause_is_left_out_of_a_lap_and_what_was_before_it_is_not():
     clock.step(taken(10.2))
     assert clock.lap()["step_seconds"] == pytest.approx((3 + 0.2) / 4)
     clock.start(20.0)
-    clock.step(taken(20.04))  # too short a lap: the step before the pause comes along
+    clock.step(taken(20.04))  # too short a lap: the step before the pause is averaged in
     assert clock.lap()["step_seconds"] == pytest.approx((0.2 + 0.04) / 2)
 
 
-def test_a_lap_too_short_to_tell_takes_earlier_steps_along():
+def test_a_lap_too_short_to_measure_includes_earlier_steps():
     clock = started(0.0)
     seconds = []
-    for ended in (0.06, 0.119, 0.12, 0.18, 0.48):  # the second was seen late
+    for ended in (0.06, 0.119, 0.12, 0.18, 0.48):  # the end of the second was seen late
         clock.step(taken(ended))
         seconds.append(clock.lap().get("step_seconds", 0))
     assert seconds == pytest.approx([0, 0.0595, 0.04, 0.04, 0.3])
 
 
-def test_a_run_too_short_to_tell_has_no_times():
-    """Two steps that ended while the end of the first was waited for gave 71 million records a second."""
+def test_a_run_too_short_to_measure_has_no_times():
+    """Two steps whose ends were seen at almost the same moment once gave 71 million records a second."""
     clock = started(10.0)
     for ended in (10.000003, 10.000005):
         clock.step(taken(ended))
@@ -125,9 +125,9 @@ def test_rows_after_the_checkpoint_are_dropped_on_resuming(tmp_path):
     assert list(read_rows(tmp_path / "metrics.jsonl")) == rows
 
 
-def test_numbers_that_are_not_finite_are_null_in_json_and_nan_to_who_reads_rows(tmp_path):
+def test_non_finite_numbers_are_null_in_json_and_read_back_as_nan(tmp_path):
     row = {"step": 1, "loss/total": math.inf, "router/entropy": {"1": math.nan, "2": 0.5}, "router/share": {"1": [0.5]}}
-    for step in (0, 1):  # written, and kept by the run that goes on
+    for step in (0, 1):  # first written, then kept when the run resumes
         with Sinks(tmp_path, Experiment(log=LogConfig(tensorboard=False)), resumed_at=step) as sinks:
             if not step:
                 sinks.write(row)
@@ -154,7 +154,7 @@ def test_tensorboard_gets_events(tmp_path):
     assert b"loss/next" in file.read_bytes()
 
 
-def test_tensorboard_tells_of_a_full_disk_at_once(tmp_path, monkeypatch):
+def test_tensorboard_raises_at_once_on_a_full_disk(tmp_path, monkeypatch):
     from tensorboardX.event_file_writer import EventsWriter
 
     def full(self):
@@ -166,7 +166,7 @@ def test_tensorboard_tells_of_a_full_disk_at_once(tmp_path, monkeypatch):
         sinks.write({"step": 1, "loss/next": math.nan})
 
 
-def test_wandb_gets_rows_by_a_step_of_ours_as_its_own_only_rises(tmp_path, monkeypatch):
+def test_wandb_gets_rows_with_our_step_as_step_metric(tmp_path, monkeypatch):
     told, about = unittest.mock.Mock(), {}
     init = lambda **given: about.update(given) or told  # noqa: E731
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, Error=OSError))
@@ -181,7 +181,7 @@ def test_wandb_gets_rows_by_a_step_of_ours_as_its_own_only_rises(tmp_path, monke
     assert about["config"]["optimizer.peak_lr"] == Experiment().optimizer.peak_lr and about["allow_val_change"]
 
 
-def test_wandb_that_is_missing_or_does_not_know_the_user_is_said_before_there_is_work_to_lose(tmp_path, monkeypatch):
+def test_wandb_that_is_missing_or_not_logged_in_is_refused_before_data_is_prepared(tmp_path, monkeypatch):
     wanted = dataclasses.replace(tiny.experiment(tmp_path), log=LogConfig(tensorboard=False, wandb_project="p"))
     login = unittest.mock.Mock(side_effect=OSError("No API key configured. Use `wandb login` to log in."))
     for module, message in (
@@ -194,7 +194,7 @@ def test_wandb_that_is_missing_or_does_not_know_the_user_is_said_before_there_is
     assert not (tmp_path / "run").exists() and not (tmp_path / "prepared").exists()
 
 
-def test_a_language_models_row_has_bits_a_byte_and_the_share_of_all_devices(monkeypatch):
+def test_a_language_models_row_has_bits_per_byte_and_utilisation_of_all_devices(monkeypatch):
     device = types.SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3")
     monkeypatch.setattr(metrics.jax, "devices", lambda: [device, device])
     measured = {"loss/next": 2.0, "targets": 90.0, "tokens": 100.0, "bytes": 360.0, "attention": 5e3}

@@ -1,4 +1,4 @@
-"""Optimizer moments that are kept in bfloat16."""
+"""Optimizer moments stored in bfloat16."""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def test_moments_are_found_by_path_and_shape():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_optimizer_that_asks_for_the_loss_is_given_it(dtype):
-    """As the whole chain is, for the plateau."""
+    """The chain passes `value=loss` on, which the plateau schedule needs too."""
     by_loss = optax.GradientTransformationExtraArgs(
         lambda params: (), lambda updates, state, params=None, *, value, **more: (updates * value, state)
     )
@@ -44,7 +44,7 @@ def test_an_optimizer_that_asks_for_the_loss_is_given_it(dtype):
     np.testing.assert_array_equal(updates, [3, 3])
 
 
-def test_a_step_computes_with_float32():
+def test_moments_are_cast_to_float32_for_the_update():
     seen = []
     watching = optax.GradientTransformation(
         lambda params: jnp.ones(2), lambda updates, state, params=None: (updates, seen.append(state) or state)
@@ -54,7 +54,7 @@ def test_a_step_computes_with_float32():
     assert [state.dtype.name for state in seen] == ["float32"]
 
 
-def test_updates_differ_from_those_of_float32_by_rounding_only():
+def test_updates_differ_from_float32_by_rounding_only():
     rounded, exact = (with_state_dtype(dtype, optax.scale_by_adam(b2=0.95)) for dtype in ("bfloat16", "float32"))
     params, rng = jnp.zeros(256), np.random.default_rng(0)
     states = [optimizer.init(params) for optimizer in (rounded, exact)]

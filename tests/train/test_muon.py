@@ -1,4 +1,4 @@
-"""Muon beside plain numpy: which parameters it takes, each expert's matrix on its own, and the size of its update."""
+"""Muon against plain numpy: which parameters it updates, one matrix per expert, and the size of its updates."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ from tests.train import tiny
 
 
 def newton_schulz(x):
-    """One matrix, float64, as V4 describes it: eight steps and two."""
+    """Of one matrix in float64, as V4 describes: eight steps with one set of coefficients, two with another."""
     x = np.asarray(x, np.float64)
     x = x / np.linalg.norm(x)
     for a, b, c in [(3.4445, -4.7750, 2.0315)] * 8 + [(2.0, -1.5, 0.5)] * 2:
@@ -37,7 +37,7 @@ def newton_schulz(x):
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (6, 20), (20, 6)])
-def test_one_matrix_as_numpy_and_nearly_the_polar_factor(shape):
+def test_orthogonalise_matches_numpy_and_is_nearly_the_polar_factor(shape):
     x = np.random.default_rng(0).normal(size=shape)
     found = np.asarray(orthogonalise(jnp.asarray(x, jnp.float32)))
     np.testing.assert_allclose(found, newton_schulz(x), atol=2e-4)
@@ -45,7 +45,7 @@ def test_one_matrix_as_numpy_and_nearly_the_polar_factor(shape):
     np.testing.assert_allclose(found, u @ v, atol=0.02)
 
 
-def test_stacked_experts_are_matrices_of_their_own():
+def test_each_stacked_expert_is_orthogonalised_on_its_own():
     """[layers, experts, in, out]: scaling one expert's momentum changes no other's update, nor its own."""
     momentum = np.random.default_rng(1).normal(size=(2, 3, 5, 7)).astype(np.float32)
     louder = momentum.copy()
@@ -57,7 +57,7 @@ def test_stacked_experts_are_matrices_of_their_own():
     np.testing.assert_allclose(np.sqrt((update**2).mean((-2, -1))), 0.18, rtol=0.02)
 
 
-def test_heads_are_one_side_of_a_matrix():
+def test_heads_are_flattened_into_one_side_of_a_matrix():
     momentum = np.random.default_rng(2).normal(size=(4, 3, 5)).astype(np.float32)
     into_heads = orthogonal_update(jnp.asarray(momentum), matrix_dims("q_up", ("rank", "heads", None)))
     np.testing.assert_allclose(
@@ -69,7 +69,7 @@ def test_heads_are_one_side_of_a_matrix():
     )
 
 
-def test_grouped_outputs_are_a_matrix_a_group():
+def test_grouped_outputs_are_one_matrix_per_group():
     momentum = np.random.default_rng(2).normal(size=(2, 3, 5)).astype(np.float32)
     update = orthogonal_update(jnp.asarray(momentum), matrix_dims("out_down", ("heads", None, "rank")))
     expected = [newton_schulz(group) * 0.18 * 5**0.5 for group in momentum]
@@ -82,7 +82,7 @@ def names_with_adam(module) -> set[str]:
     return {jax.tree_util.keystr(path, simple=True, separator="/") for path, dims in found if dims is None}
 
 
-def test_what_of_a_decoder_stays_with_adam():
+def test_which_parameters_of_a_decoder_stay_with_adam():
     model = jax.eval_shape(lambda: Decoder(dataclasses.replace(V4, hc_mult=2), rngs=nnx.Rngs(params=jax.random.key(0))))
     left = names_with_adam(model)
     assert {"embedding", "head", "norm/scale", "layers/0-0/feed_forward/router/kernel"} <= left
@@ -100,8 +100,8 @@ def test_kernels_of_convolutions_and_gates_stay_with_adam():
     assert names_with_adam(LSTM(4, 8, raw=False, rngs=rngs)) == {"input", "state", "bias"}
 
 
-def test_lengths_of_adapters_stay_with_adam():
-    """Those of a head's outputs lie in [heads, width of one], and are no matrix."""
+def test_dora_magnitudes_stay_with_adam():
+    """DoRA's magnitudes of a per-head projection are [heads, head width], which is not a matrix to orthogonalise."""
     tune = TuneConfig(lora=LoraConfig(rank=2, dora=True))
     experiment = Experiment(model=tiny.DENSE, tune=tune, optimizer=OptimizerConfig(name="muon"))
     axes = as_trained(language_model_program(experiment, np.ones(1)), experiment).axes
@@ -110,7 +110,7 @@ def test_lengths_of_adapters_stay_with_adam():
 
 
 def test_two_steps_of_the_chain():
-    """Nesterov momentum of 0.95 for the matrix, AdamW for the norm, one learning rate and decay for both."""
+    """Nesterov momentum of 0.95 for the matrix, AdamW for the norm; both share one learning rate and weight decay."""
     config = OptimizerConfig(
         name="muon", peak_lr=0.1, weight_decay=0.5, clip_norm=0.0, schedule=ScheduleConfig(name="constant")
     )
@@ -130,7 +130,7 @@ def test_two_steps_of_the_chain():
     np.testing.assert_allclose(updates["norm"]["scale"], -0.1 * mean / square**0.5, rtol=1e-5)
 
 
-def test_moments_in_bfloat16_leave_the_coefficients_alone():
+def test_bfloat16_moments_leave_the_newton_schulz_coefficients_in_float32():
     config = OptimizerConfig(name="muon", moment_dtype="bfloat16", schedule=ScheduleConfig(name="constant"))
     program_axes, params = {"kernel": ("embed", "mlp")}, {"kernel": jnp.ones((4, 4))}
     state = make_optimizer(config, steps=10, axes=program_axes).init(params)
@@ -138,8 +138,8 @@ def test_moments_in_bfloat16_leave_the_coefficients_alone():
     assert [leaf.shape for leaf in floating if leaf.dtype == jnp.bfloat16] == [(4, 4)]
 
 
-def test_moments_lie_as_their_parameters_and_each_has_one_owner():
-    """Momentum where Muon is, two moments where AdamW is, and nothing in place of what the other has."""
+def test_each_parameter_has_the_moments_of_one_optimizer_only():
+    """Muon's parameters have one moment and AdamW's two; neither stores anything for the other's parameters."""
     experiment = Experiment(model=tiny.MOE, optimizer=OptimizerConfig(name="muon"))
     program = language_model_program(experiment, np.ones(1))
     optimizer = make_optimizer(experiment.optimizer, 10, program.axes)

@@ -1,4 +1,4 @@
-"""The search for the first number that is not finite, on a stack of layers under scan and checkpoint."""
+"""The search for the first non-finite number, on a stack of layers under jax.lax.scan and jax.checkpoint."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def loss(params, x):
 
     with jax.named_scope("layers"):
         x, _ = jax.lax.scan(jax.checkpoint(layer), x, params)
-    masked = jnp.where(jnp.arange(WIDTH) < 2, x, -jnp.inf)  # -inf before a softmax is no fault
+    masked = jnp.where(jnp.arange(WIDTH) < 2, x, -jnp.inf)  # -inf before a softmax is intended
     return jax.nn.log_softmax(masked)[:, :2].sum()
 
 
@@ -32,7 +32,7 @@ X = jnp.ones((2, WIDTH))
 gradient = jax.value_and_grad(loss)
 
 
-def test_nothing_is_found_where_all_is_well(params):
+def test_nothing_is_found_where_everything_is_finite(params):
     assert find_origin(gradient, params, X) is None
     assert bad_parameter(params) is None
 
@@ -46,8 +46,8 @@ def test_overflow_in_one_layer_of_a_stack_is_named(params, layer):
     assert "test_nonfinite.py" in origin.source
 
 
-def test_a_gradient_that_is_not_finite_is_named_though_the_loss_is_finite(params):
-    params["feed_forward"] = params["feed_forward"].at[1].set(0)  # the slope of a square root at 0
+def test_a_non_finite_gradient_is_located_though_the_loss_is_finite(params):
+    params["feed_forward"] = params["feed_forward"].at[1].set(0)  # the square root has an infinite slope at 0
     assert jnp.isfinite(loss(params, X))
     assert find_origin(gradient, params, X).scope == "layers[1]/feed_forward"
 
@@ -58,7 +58,7 @@ def test_a_bad_parameter_is_named_with_its_layer(params):
     assert find_origin(gradient, params, X).scope == "layers[2]/attention"
 
 
-def test_a_call_is_opened():
+def test_the_search_enters_jitted_calls():
     def calls(x):
         with jax.named_scope("outer"):
             return jax.jit(lambda x: jnp.log(x - 2))(x)
@@ -68,6 +68,6 @@ def test_a_call_is_opened():
 
 
 def test_a_scan_that_runs_backward_is_searched_backward():
-    """The third of its iterations takes the logarithm of -0.5, and is number 1."""
+    """The third iteration takes the logarithm of -0.5; as the scan runs from index 3 down, it has index 1."""
     count_down = lambda start: jax.lax.scan(lambda x, _: (x - 1, jnp.log(x)), start, jnp.zeros(4), reverse=True)  # noqa: E731
     assert find_origin(count_down, jnp.float32(1.5)).scope == "scan[1]"

@@ -1,4 +1,4 @@
-"""The chain: what is clipped, what decays, what each optimizer does in one step."""
+"""The optimizer chain: clipping, weight decay, the first steps of each optimizer, parameter groups, the plateau."""
 
 import dataclasses
 
@@ -39,7 +39,7 @@ def test_weight_decay_spares_norms_biases_and_embeddings_of_the_real_model():
     assert mask["head"] and all(jax.tree.leaves(mask["layers"]["1-1"]["feed_forward"]))
 
 
-def test_weight_decay_goes_by_the_last_name_alone_in_v4():
+def test_weight_decay_in_v4_is_decided_by_the_last_part_of_a_path():
     params = jax.eval_shape(lambda: initialise(preset("v4-flash"), jax.random.key(0)))[1]
     mask = tree.by_path(decay_mask(params))
     spared = {path.split("/")[-1] for path, decays in mask.items() if not decays}
@@ -110,8 +110,8 @@ def test_each_optimizers_first_step(name, settings, expected):
         ("adagrad", -0.5 / (0.1 + 9 + 0.25) ** 0.5),
     ],
 )
-def test_each_optimizer_remembers_by_its_own_rates(name, expected):
-    """The second step, of -0.5 after 3: in the first no moment has anything to forget."""
+def test_each_optimizers_second_step_decays_its_moments_as_configured(name, expected):
+    """Checked in a second step, with gradient -0.5 after 3: the first would not show the decay of the moments."""
     plain = {"name": name, "peak_lr": 1.0, "b1": 0.5, "b2": 0.75, "weight_decay": 0.0, "clip_norm": 0.0}
     optimizer, params = make_optimizer(OptimizerConfig(schedule=CONSTANT, **plain), steps=10), {"kernel": jnp.zeros(1)}
     state = optimizer.init(params)
@@ -127,7 +127,7 @@ def test_nesterov_is_refused_where_it_would_do_nothing(name, monkeypatch):
         OptimizerConfig(name=name, nesterov=True)
 
 
-def test_an_optimizer_that_nothing_makes_is_named(monkeypatch):
+def test_a_listed_optimizer_without_an_implementation_raises_a_key_error(monkeypatch):
     monkeypatch.setattr("deepseek_jax.config.OPTIMIZERS", ("forgotten",))
     with pytest.raises(KeyError, match="forgotten"):
         make_optimizer(OptimizerConfig(name="forgotten"), steps=10)
@@ -143,12 +143,12 @@ def test_groups_scale_learning_rate_and_decay_by_path():
 
 
 @pytest.mark.parametrize("group", ["head", "head lr=x", "head speed=2", "", "( lr=1", "head lr=-1"])
-def test_a_group_that_says_nothing_is_refused(group):
+def test_a_malformed_group_is_refused(group):
     with pytest.raises(UserError, match="optimizer.groups"):
         OptimizerConfig(groups=("head lr=1", group))
 
 
-def test_a_group_of_no_parameter_is_refused():
+def test_a_group_that_matches_no_parameter_is_refused():
     with pytest.raises(UserError, match="optimizer.groups: no trained parameter's path has 'heed'; there are head, "):
         groups.check(("head lr=1", "heed lr=1"), {"head": jnp.ones(1)})
 
@@ -160,7 +160,7 @@ def test_a_plateau_of_the_training_loss_lowers_the_rate():
     )
     params = {"kernel": jnp.zeros(1)}
     state, moved = optimizer.init(params), []
-    for loss in (4.0, 4.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0):  # the second look is the last better one
+    for loss in (4.0, 4.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0):  # only the second pair of steps is better
         updates, state = optimizer.update({"kernel": jnp.ones(1)}, state, params, value=loss)
         moved.append(-float(updates["kernel"][0]))
     assert moved[:7] == [1.0] * 7 and moved[-1] == 0.5 == plateau_factor(state), moved

@@ -1,4 +1,4 @@
-"""A router of one's own: what it tells comes into the rows of metrics.jsonl, and it may draw noise."""
+"""A custom router: what it reports appears in the rows of metrics.jsonl, and it may draw noise."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ class Telling(router.TopKRouter):
 
 @pytest.fixture
 def batch():
-    """[2, 16], of which the last four places of each row are padding."""
+    """[2, 16]; the last four positions of each row are padding."""
     rows = {name: np.zeros((2, LENGTH), np.int32) for name in ("tokens", "segment_ids", "positions", "domain_ids")}
     rows["tokens"][:, :-4] = np.random.default_rng(0).integers(1, MODEL.vocab_size, (2, LENGTH - 4))
     rows["segment_ids"][:, :-4], rows["positions"][:, :-4] = 1, np.arange(LENGTH - 4)
@@ -36,7 +36,7 @@ def batch():
 
 
 def started():
-    """(parameters, buffers, a jitted function of these, a batch, an update and a microbatch that gives aux, program)"""
+    """(parameters, buffers, jitted measure(params, buffers, batch, update, microbatch) -> aux of the loss, program)."""
     program = language_model_program(EXPERIMENT, np.array([4.0]))
 
     @jax.jit
@@ -52,28 +52,28 @@ def row_of(batch) -> dict:
     return metrics.language_model_row(jax.device_get(measure(*model, batch, 0, 0)), {}, MODEL)
 
 
-def test_what_it_tells_of_tokens_is_in_the_row_by_layer(batch, monkeypatch):
+def test_what_a_router_reports_of_tokens_is_in_the_row_by_layer(batch, monkeypatch):
     monkeypatch.setitem(router.ROUTERS, "moe", Telling)
     row = row_of(batch)
-    layers = [layer for layer in row["router/entropy"] if layer != "1"]  # that one chooses by a table
+    layers = [layer for layer in row["router/entropy"] if layer != "1"]  # layer 1 routes by a hash table
     assert "mtp 0" in layers and "2" in layers
     assert row["router/own/ones"] == pytest.approx(dict.fromkeys(layers, 1.0))  # padding is left out
     assert all(0 < best <= MODEL.routed_scaling_factor for best in row["router/own/best"].values())
 
 
-def test_other_routers_tell_nothing(batch):
+def test_other_routers_report_nothing_of_their_own(batch):
     assert not any(name.startswith("router/own") for name in row_of(batch))
 
 
-def test_every_number_that_a_loss_measures_of_routers_is_in_the_row():
+def test_every_router_metric_of_the_loss_is_in_the_row():
     measured = {"bytes": 0.0, "router/load": {}, "router/entropy": {}, "router/z_loss": np.float32(0.5)}
     assert metrics.language_model_row(measured, {}, MODEL) == {"router/z_loss": 0.5}
 
 
-def test_one_that_draws_does_so_anew_for_each_update_microbatch_layer_and_token(batch, monkeypatch):
+def test_a_router_draws_new_noise_for_each_update_microbatch_layer_and_token(batch, monkeypatch):
     monkeypatch.setitem(router.ROUTERS, "moe", NoisyRouter)
     params, buffers, measure, program = started()
-    for kernel in (params["layers"]["2-2"], params["mtp"]["0"]["block"]):  # no score prefers any expert
+    for kernel in (params["layers"]["2-2"], params["mtp"]["0"]["block"]):  # equal scores, so the noise decides
         kernel["feed_forward"]["router"]["kernel"] *= 0
     given = params, buffers, batch
     first = [measure(*given, update, microbatch) for update, microbatch in ((0, 0), (0, 1), (1, 0), (1, 1))]
@@ -89,7 +89,7 @@ def test_one_that_draws_does_so_anew_for_each_update_microbatch_layer_and_token(
     assert scored[0] == scored[1] == plain  # held-out text is scored without noise
 
 
-def test_where_none_draws_the_loss_knows_no_key(batch):
+def test_without_a_drawing_router_the_loss_has_no_random_key(batch):
     *model, measure, program = started()
     assert program.scheduled(0).keys() == {"mtp", "index_warmup"}
     assert "random_" not in str(jax.make_jaxpr(measure)(*model, batch, 0, 0))

@@ -1,4 +1,4 @@
-"""Sets of one's own through the command line: trained on, measured, and asked for what was not there in training."""
+"""A user's own labelled sets through the command line: training, scoring, and predictions for new inputs."""
 
 import json
 
@@ -24,7 +24,7 @@ def get_config():
 
 @pytest.fixture
 def trained(tmp_path, deepseek_jax, monkeypatch):
-    """Trains a small network on tmp_path / name: trained(name, *keys) gives the run directory and its scores."""
+    """trained(name, *keys) trains a small network on tmp_path / name and returns (run directory, its scores)."""
     monkeypatch.chdir(tmp_path)
 
     def train(name: str, *keys: str) -> tuple[str, dict]:
@@ -38,7 +38,7 @@ def trained(tmp_path, deepseek_jax, monkeypatch):
     return train
 
 
-def test_boxes(tmp_path, trained, deepseek_jax):
+def test_boxes_are_learned_scored_and_predicted(tmp_path, trained, deepseek_jax):
     rng = np.random.default_rng(0)
     rows = []
     for number in range(40):
@@ -64,7 +64,7 @@ def test_boxes(tmp_path, trained, deepseek_jax):
     found = [json.loads(line) for line in out.splitlines()]
     assert status == 0 and [each["file"] for each in found] == ["2.png", "large.png"]
     left, top, right, bottom = rows[2]["boxes"][0]
-    for each in found:  # in shares of the picture, whatever its size
+    for each in found:  # coordinates are fractions of the picture, whatever its size
         y0, x0, y1, x1 = each["boxes"][0]["box"]
         assert top < 8 * (y0 + y1) < bottom and left < 16 * (x0 + x1) < right
     words = [f"--config.{key}" for key in columns]
@@ -73,7 +73,7 @@ def test_boxes(tmp_path, trained, deepseek_jax):
     assert "<td>white</td>" in (tmp_path / "t.jsonl.html").read_text()
 
 
-def test_a_series(tmp_path, trained, deepseek_jax):
+def test_a_series_is_learned_scored_and_forecast(tmp_path, trained, deepseek_jax):
     values = [1000 + 10 * np.sin(2 * np.pi * step / 12) for step in range(240)]
 
     def write(name, values):

@@ -1,4 +1,4 @@
-"""The step of each config lowers for a TPU, which need not be here: its kernels refuse what they cannot do."""
+"""The step of each config lowers for a TPU, even without one: lowering fails for shapes that kernels do not support."""
 
 from pathlib import Path
 
@@ -16,13 +16,13 @@ from deepseek_jax.train.state import abstract_state
 from deepseek_jax.train.step import compile_step, make_step
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-LONG = 1024  # tokens a row, from which attention has a kernel
+LONG = 1024  # tokens per row, enough for attention to use its kernel
 OTHERS = ("v1", "moe", "v2", "v3", "v32", "v4")
 
 
 @pytest.mark.parametrize("name", ["study", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_the_step_lowers_for_a_tpu(name):
-    """In bfloat16, with kernels for attention and for experts, of widths that fill no tile among them."""
+    """In bfloat16, with kernels for attention and experts, some of them at widths that do not fill a tile."""
     experiment = experiment_file.resolve(str(CONFIGS / f"{name}_tiny.py"), {"train.dtype": "bfloat16"})
     mesh, train = make_mesh(MeshConfig(data=1), jax.devices()[:1]), experiment.train
     program = language_model_program(experiment, np.array([4.0]))

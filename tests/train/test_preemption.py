@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as the loop hears of them."""
+"""SIGTERM and Ctrl-C as the training loop learns of them."""
 
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -13,15 +13,15 @@ from deepseek_jax.train import preemption
 
 @pytest.fixture
 def handlers():
-    """What there was before a test has to be there again after it."""
-    outside = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in jobs of a script's background
+    """Checks that a test leaves the signal handlers as they were before it."""
+    outside = signal.signal(signal.SIGINT, signal.default_int_handler)  # as background jobs of a script ignore SIGINT
     terminate = signal.getsignal(signal.SIGTERM)
     yield
     assert signal.getsignal(signal.SIGTERM) is terminate
     assert signal.signal(signal.SIGINT, outside) is signal.default_int_handler
 
 
-def test_a_first_interrupt_is_heard_between_steps_and_raised_when_all_is_saved(handlers):
+def test_a_first_interrupt_is_reported_to_the_loop_and_raised_on_leaving(handlers):
     with pytest.raises(KeyboardInterrupt), preemption.watch() as stopping:
         assert stopping() == ""
         signal.raise_signal(signal.SIGINT)
@@ -40,7 +40,7 @@ def test_a_second_interrupt_ends_at_once(handlers):
     assert reached == ["first"]
 
 
-def test_what_stops_a_run_otherwise_is_raised_itself(handlers):
+def test_another_error_is_raised_in_place_of_the_interrupt(handlers):
     with pytest.raises(UserError), preemption.watch():
         signal.raise_signal(signal.SIGINT)
         raise UserError("step 3 is not finite.")
@@ -52,7 +52,7 @@ def test_sigterm_raises_nothing(handlers):
         assert stopping() == preemption.TERMINATED
 
 
-def test_an_interrupt_that_is_ignored_stays_so():
+def test_an_ignored_interrupt_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with preemption.watch() as stopping:
@@ -62,7 +62,7 @@ def test_an_interrupt_that_is_ignored_stays_so():
         signal.signal(signal.SIGINT, before)
 
 
-def test_batches_end_where_the_run_is_to_stop(handlers):
+def test_iterating_over_batches_raises_stopped_after_a_signal(handlers):
     with preemption.watch() as stopping:
         batches = preemption.until_stopped(stopping, range(5))
         assert next(batches) == 0
@@ -71,7 +71,7 @@ def test_batches_end_where_the_run_is_to_stop(handlers):
             next(batches)
 
 
-def test_of_several_processes_all_are_told_of_it(handlers, monkeypatch):
+def test_an_interrupt_of_one_process_stops_all_at_the_same_step(handlers, monkeypatch):
     told = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(preemption.os, "kill", lambda process, number: told.append(number))
@@ -83,7 +83,7 @@ def test_of_several_processes_all_are_told_of_it(handlers, monkeypatch):
         assert [stopping() for _ in range(3)] == ["", preemption.INTERRUPTED, preemption.INTERRUPTED]
 
 
-def test_in_another_thread_nothing_stops_a_run(handlers):
+def test_outside_the_main_thread_signals_are_not_watched(handlers):
     def watched():
         with preemption.watch() as stopping:
             return stopping()

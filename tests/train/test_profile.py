@@ -1,4 +1,4 @@
-"""--profile: a trace of the steps that were asked for, with the scopes of the architecture."""
+"""--profile: a trace of the requested steps, with the model's named scopes."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from deepseek_jax.train.loop import train
 from tests.train import tiny
 
 
-def test_a_trace_lies_in_the_run_directory(tmp_path):
+def test_a_trace_with_the_models_scopes_is_written_to_the_run_directory(tmp_path):
     train(tiny.experiment(tmp_path, steps=6), tmp_path / "run", Console(file=io.StringIO()), profile=range(3, 5))
     (trace,) = (tmp_path / "run" / "profile").rglob("*.xplane.pb")
     names = {line.name for plane in ProfileData.from_file(str(trace)).planes for line in plane.lines}
@@ -25,6 +25,6 @@ def test_a_trace_lies_in_the_run_directory(tmp_path):
 
 
 @pytest.mark.parametrize("steps", ["10", "4:3", "0:2", "a:b", "1:2:3"])
-def test_what_is_no_range_of_steps_is_refused(deepseek_jax, steps):
+def test_a_malformed_range_of_steps_is_refused(deepseek_jax, steps):
     status, _, error = deepseek_jax("train", "--config", "x.py", "--workdir", "x", "--profile", steps)
     assert status == 2 and f"{steps!r} is not a range of steps such as 10:13" in error

@@ -1,4 +1,4 @@
-"""The language model as the step sees it: what it counts, and that packed microbatches add up to the large batch."""
+"""The language model's program: what it counts, its losses, and that packed microbatches add up to the large batch."""
 
 import dataclasses
 import types
@@ -38,7 +38,7 @@ ROWS = [[5, 7], [2, 3, 4], [12], [1, 1, 1]]  # lengths of the documents packed i
 
 @pytest.fixture(scope="module")
 def batch():
-    """[4, 12]"""
+    """A packed batch, [4 rows, 12 tokens], of two domains in turn."""
     rng = np.random.default_rng(0)
     names = "tokens", "segment_ids", "positions", "domain_ids"
     rows = {name: np.zeros((len(ROWS), LENGTH), np.int32) for name in names}
@@ -57,7 +57,7 @@ def batch():
 def experiment():
     sparse = {"layer_types": ("dsa",), "index_n_heads": 2, "index_head_dim": 8, "index_topk": 4}
     model = dataclasses.replace(tiny.DENSE, num_nextn_predict_layers=1, **sparse)
-    loss = LossConfig(indexer_warmup=0.0)  # scores are those of sparse attention
+    loss = LossConfig(indexer_warmup=0.0)  # sparse attention from the first step, as in scoring
     return Experiment(model=model, loss=loss, train=TrainConfig(steps=10), optimizer=OptimizerConfig())
 
 
@@ -87,8 +87,8 @@ def test_packed_microbatches_with_unequal_tokens_add_up_to_the_large_batch(progr
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-7, err_msg=jax.tree_util.keystr(path))
 
 
-def test_the_step_of_a_moe_model_with_mtp_is_that_of_the_large_batch(batch):
-    """Parameters, the bias that loads move, and all that is measured, after two steps of plain gradient descent."""
+def test_microbatched_steps_of_a_moe_model_with_mtp_equal_those_of_the_large_batch(batch):
+    """Compared after two steps of plain gradient descent: parameters, the routers' biases and all measurements."""
     model = dataclasses.replace(tiny.ROUTED, num_nextn_predict_layers=1)
     optimizer = OptimizerConfig(name="sgd", b1=0.0, peak_lr=0.1, schedule=ScheduleConfig(name="constant"))
     loss = LossConfig(sequence_balance=0.01, z_loss=1e-3)
@@ -133,8 +133,8 @@ def test_parameters_are_the_same_each_time_and_differ_by_seed(program, experimen
     assert (language_model_program(other, BYTES).make_parameters()[0]["embedding"] != again["embedding"]).any()
 
 
-def test_what_layers_report_is_a_share_of_what_each_counts():
-    """Of 8 tokens in the layers, and in MTP modules of the 6 and 4 that have one so far on, an answer or not."""
+def test_router_and_indexer_reports_are_averaged_over_the_tokens_each_layer_counts():
+    """Layers count 8 tokens; MTP modules the 6 and 4 whose target lies in their document, whether an answer or not."""
 
     def report(dropped, entropy):
         dropped, entropy = jnp.asarray(dropped), jnp.asarray(entropy)
@@ -168,8 +168,8 @@ def test_what_layers_report_is_a_share_of_what_each_counts():
 
 
 @pytest.mark.parametrize("recentre", [False, True])
-def test_biases_move_as_configured_until_they_rest(recentre):
-    """For half of ten updates."""
+def test_router_biases_move_as_configured_until_bias_update_until(recentre):
+    """They rest after half of ten updates."""
     router = RouterConfig(bias_update_rate=0.1, bias_update_until=0.5, recentre_bias=recentre)
     program = language_model_program(Experiment(model=tiny.ROUTED, router=router, train=TrainConfig(steps=10)), BYTES)
     buffers = {"layers": {"1-1": {"feed_forward": {"router": {"bias": jnp.zeros((1, 4))}}}}}
@@ -179,8 +179,8 @@ def test_biases_move_as_configured_until_they_rest(recentre):
     np.testing.assert_array_equal(resting, 0)
 
 
-def test_what_a_batch_has_nothing_of_divides_by_one():
-    """As one that is padding alone: its sums are zeros."""
+def test_totals_are_at_least_one():
+    """Such as a batch of padding alone, whose totals would be zeros."""
     totals = language_model.totals({"segment_ids": jnp.zeros((1, 4), jnp.int32)}, 2)
     assert set(map(float, totals.values())) == {1.0}
 
@@ -190,7 +190,7 @@ SPARSE = {"layer_types": ("dsa",), "index_n_heads": 2, "index_head_dim": 8, "ind
 
 @pytest.fixture(scope="module")
 def weighed(batch):
-    """weighed(**loss) -> (value, aux, model) of a model with two MTP modules, experts and indexers."""
+    """weighed(**settings of LossConfig) -> (value, aux, model), for a model with two MTP modules, experts, indexers."""
     model = dataclasses.replace(tiny.MOE, num_nextn_predict_layers=2, initializer_range=0.3, **SPARSE)
     scheduled = {"mtp": 0.4, "index_warmup": None}
 
@@ -213,7 +213,7 @@ def test_the_loss_is_the_sum_of_its_parts_by_their_weights(weighed):
     np.testing.assert_allclose(value, np.dot([1, 0.2, 0.2, 0.03, 0.05, 0.7], parts), rtol=1e-5)
 
 
-def test_every_prediction_has_its_z_loss(weighed, batch):
+def test_every_prediction_depth_has_its_z_loss(weighed, batch):
     (without, *_), (value, aux, model) = (weighed(z_loss=z_loss) for z_loss in (0.0, 0.1))
     output = jax.jit(type(model).__call__)(model, batch["tokens"], batch["positions"], batch["segment_ids"])
     means = []
@@ -227,7 +227,7 @@ def test_every_prediction_has_its_z_loss(weighed, batch):
     np.testing.assert_allclose(value - without, 0.1 * np.dot([1, 0.2, 0.2], means), rtol=1e-4)
 
 
-def test_each_depth_counts_the_tokens_that_have_one_so_far_on(weighed, batch):
+def test_each_mtp_depth_routes_only_tokens_whose_target_is_in_their_document(weighed, batch):
     _, aux, _ = weighed()
     load, segments = aux["router/load"], batch["segment_ids"]
     for depth, of in enumerate([load["layers"]["1-1"][0], *(load["mtp"][k]["block"] for k in ("0", "1"))]):
@@ -235,8 +235,8 @@ def test_each_depth_counts_the_tokens_that_have_one_so_far_on(weighed, batch):
         assert of.sum() == 2 * seen.sum()
 
 
-def test_layers_that_choose_by_a_table_are_balanced_by_no_loss(batch):
-    model = dataclasses.replace(tiny.MOE, num_hash_layers=1)  # its only layer of experts
+def test_hash_routed_layers_have_no_balance_loss(batch):
+    model = dataclasses.replace(tiny.MOE, num_hash_layers=1)  # the only layer with experts
     given = Experiment(model=model, loss=LossConfig(batch_balance=0.05), train=TrainConfig(steps=10))
     program = language_model_program(given, BYTES)
     scheduled = {"mtp": 0.0, "index_warmup": None}
@@ -245,7 +245,7 @@ def test_layers_that_choose_by_a_table_are_balanced_by_no_loss(batch):
 
 
 def test_microbatches_share_the_batch_wise_loss(batch):
-    """Of four equal ones each has a quarter."""
+    """Each of four equal microbatches contributes a quarter."""
     given = Experiment(model=tiny.ROUTED, loss=LossConfig(batch_balance=0.05), train=TrainConfig(steps=10))
     program = language_model_program(given, BYTES)
     model, scheduled = program.make_parameters(), {"mtp": 0.0, "index_warmup": None}
@@ -255,8 +255,8 @@ def test_microbatches_share_the_batch_wise_loss(batch):
     np.testing.assert_allclose(4 * share["loss/batch_balance"], alone["loss/batch_balance"], rtol=1e-6)
 
 
-def test_the_program_of_many_attentions_is_the_same_in_every_process():
-    """The order of a set of texts is not: what was compiled would be looked for in vain at the next start."""
+def test_rope_tables_of_several_attention_kinds_are_in_a_fixed_order():
+    """Iterating over a set of strings would give another order, and so miss XLA's compile cache, in each process."""
     kinds = ("window", "hca", "csa")
     config = dataclasses.replace(V4, layer_types=kinds)
     ids = jnp.zeros((1, LENGTH), jnp.int32)

@@ -1,4 +1,4 @@
-"""Programs are shared by runs that differ in their seed, and by no others."""
+"""Compiled programs are shared by runs that differ only in their seed."""
 
 import collections
 import dataclasses
@@ -33,7 +33,7 @@ def test_seeds_share_their_programs(tmp_path):
 
 
 def first_step(experiment) -> dict:
-    """What is measured in it, by the programs that are kept."""
+    """The measurements of an experiment's first step, computed with the cached program."""
     setup = prepare(experiment, Console(quiet=True))
     batches = setup.train_batches()
     microbatches = [next(batches), next(batches)]
@@ -41,7 +41,7 @@ def first_step(experiment) -> dict:
     return jax.device_get(program_cache.cached(setup)[0](state, setup.place(microbatches))[1])
 
 
-def test_a_router_that_draws_does_so_from_its_own_seed(tmp_path, monkeypatch):
+def test_a_cached_program_draws_noise_from_the_current_runs_seed(tmp_path, monkeypatch):
     monkeypatch.setitem(router.ROUTERS, "moe", NoisyRouter)
     monkeypatch.setattr(program_cache, "_cache", collections.OrderedDict())
     experiment = tiny.experiment(tmp_path, tiny.ROUTED)
@@ -52,7 +52,7 @@ def test_a_router_that_draws_does_so_from_its_own_seed(tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, after, alone)
 
 
-def test_only_the_latest_are_kept(tmp_path, monkeypatch):
+def test_only_the_latest_programs_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(program_cache, "MOST", 1)
     experiment = tiny.experiment(tmp_path)
     longer = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, steps=99))
@@ -63,7 +63,7 @@ def test_only_the_latest_are_kept(tmp_path, monkeypatch):
     assert program_cache.cached(one) is not first
 
 
-def test_a_study_of_ten_variants_finds_them_again_at_the_next_seed(tmp_path, monkeypatch):
+def test_the_programs_of_ten_variants_are_all_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(program_cache, "_cache", collections.OrderedDict())
     experiment = tiny.experiment(tmp_path)
     setup = prepare(experiment, Console(quiet=True))
@@ -76,8 +76,8 @@ def test_a_study_of_ten_variants_finds_them_again_at_the_next_seed(tmp_path, mon
     assert all(one is other for one, other in zip(first, again, strict=True))
 
 
-def test_a_run_sees_what_was_changed_since_the_one_before(tmp_path, monkeypatch):
-    """In a notebook, say: nothing of the experiment tells."""
+def test_a_run_uses_code_that_was_changed_since_the_run_before(tmp_path, monkeypatch):
+    """As in a notebook, where a function is replaced and the experiment's settings do not show it."""
     experiment = tiny.experiment(tmp_path, tiny.ROUTED, steps=8)
     experiment = dataclasses.replace(experiment, eval=EvalConfig(batches=1, final_batches=1, samples=0))
     first = train(experiment, tmp_path / "first", Console(quiet=True))
@@ -88,10 +88,10 @@ def test_a_run_sees_what_was_changed_since_the_one_before(tmp_path, monkeypatch)
 
 
 class Other(router.TopKRouter):
-    """Another of the same name in ROUTERS."""
+    """Another router, registered under the same name in ROUTERS."""
 
 
-def test_another_part_of_the_same_name_is_another_program(tmp_path, monkeypatch):
+def test_another_router_under_the_same_name_is_another_program(tmp_path, monkeypatch):
     experiment = tiny.experiment(tmp_path, tiny.ROUTED)
     before = program_cache.cached(prepare(experiment, Console(quiet=True)))
     monkeypatch.setitem(router.ROUTERS, "moe", Other)
@@ -99,7 +99,7 @@ def test_another_part_of_the_same_name_is_another_program(tmp_path, monkeypatch)
 
 
 def test_other_text_at_the_same_place_is_another_program(tmp_path):
-    """How many bytes a token stands for is part of it."""
+    """The mean bytes per token are compiled into the program."""
     experiment = tiny.experiment(tmp_path)
     before = program_cache.cached(prepare(experiment, Console(quiet=True)))
     (tmp_path / "topics.jsonl").write_text("".join(json.dumps({"text": f"{n} " + "ab" * 500}) + "\n" for n in range(9)))

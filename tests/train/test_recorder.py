@@ -1,4 +1,4 @@
-"""Rows of metrics.jsonl as the steps end, not as the loop comes to look."""
+"""Rows of metrics.jsonl time steps by when they end on the device, not by when the loop looks at them."""
 
 import threading
 import time
@@ -13,7 +13,10 @@ from tests.train import tiny
 
 
 class Skipped(int):
-    """A count of skipped steps that the device gives `seconds` after it was asked; it is there at `ended`."""
+    """A count of skipped steps that becomes ready `seconds` after it was made, like a device array.
+
+    `ended` is when `block_until_ready` saw it ready.
+    """
 
     def __new__(cls, seconds: float):
         self = super().__new__(cls, 0)
@@ -27,9 +30,9 @@ class Skipped(int):
 
 @pytest.fixture
 def recorded(tmp_path, monkeypatch):
-    """(rows, seconds of each step but the first) of seven steps of 20 ms, the data of each 60 ms in coming.
+    """(rows, true seconds of each step but the first) of seven steps of 20 ms, each after 60 ms of loading data.
 
-    A pause before the sixth takes a second.
+    Before the sixth there is a pause of a second.
     """
     monkeypatch.setattr(metrics, "SPAN", 0.0)
     written = []
@@ -59,7 +62,7 @@ def rows(recorded):
 
 
 def test_each_row_has_the_time_of_its_own_step(recorded):
-    """At a pause the loop looks at three steps at once, of which two were over long before."""
+    """At a pause the loop looks at three steps at once, two of which ended long before."""
     rows, seconds = recorded
     assert [row["step"] for row in rows] == list(range(1, 8)) and "step_seconds" not in rows[0]
     assert [row["step_seconds"] for row in rows[1:]] == pytest.approx(seconds, abs=0.02)
@@ -68,7 +71,7 @@ def test_each_row_has_the_time_of_its_own_step(recorded):
     )
 
 
-def test_what_python_took_is_no_less_than_nothing(rows):
+def test_overhead_is_never_negative(rows):
     assert all(row["overhead_seconds"] >= 0 for row in rows[1:])
 
 

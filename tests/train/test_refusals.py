@@ -1,4 +1,4 @@
-"""What a mesh cannot take of an experiment, said at once and in one place."""
+"""Everything in an experiment that does not fit the mesh is reported together."""
 
 import dataclasses
 
@@ -10,8 +10,8 @@ from tests.train import tiny
 from tests.train.test_mesh import abstract_mesh
 
 
-def test_all_that_does_not_go_onto_the_mesh_is_said(tmp_path):
-    """Microbatches of 2 sequences of 64 tokens, a dense layer and one with experts."""
+def test_every_setting_that_does_not_fit_the_mesh_is_reported(tmp_path):
+    """For microbatches of 2 sequences of 64 tokens, and a model of one dense layer and one with experts."""
     experiment = dataclasses.replace(tiny.experiment(tmp_path, tiny.MOE), eval=EvalConfig(batch_size=6))
     assert refusals(experiment, abstract_mesh()) == []
     batch, scored, length = refusals(experiment, abstract_mesh(data=4, context=3))
@@ -29,6 +29,6 @@ def test_all_that_does_not_go_onto_the_mesh_is_said(tmp_path):
         ({"data": 5}, "train.batch_size is"),
     ],
 )
-def test_records_of_a_hybrid_network_stay_whole(sizes, said):
+def test_meshes_that_would_split_records_of_a_hybrid_network_are_refused(sizes, said):
     (refused,) = refusals(SupervisedExperiment(), abstract_mesh(**sizes))
     assert said in refused

@@ -30,12 +30,12 @@ SHOWN = shown.SHOWN["language_model"]
 
 
 def run(**changes):
-    """Forty rows of a run that learns; `changes` are of the last eight."""
+    """Forty rows of a run that learns; `changes` apply to the last eight."""
     return [row(step, 5 - step / 10, **(changes if step > 32 else {})) for step in range(1, 41)]
 
 
 @pytest.mark.parametrize("norm", [0.0, float("nan")])
-def test_gradients_that_are_zero_are_drawn_without_a_warning(recwarn, norm):
+def test_zero_and_nan_gradient_norms_are_plotted_without_a_warning(recwarn, norm):
     assert plots.curves([row(step, grad_norm=norm) for step in (1, 2)], SHOWN).startswith(b"\x89PNG")
     assert not recwarn.list
 
@@ -55,7 +55,7 @@ def test_a_run_that_learns_is_healthy():
 @pytest.mark.parametrize(
     "changes, complaint",
     [
-        ({"loss": 3.0}, "the loss rose to 3.000 from"),  # of 5.0 at the beginning
+        ({"loss": 3.0}, "the loss rose to 3.000 from"),  # it began at 5.0
         ({"grad_norm": 30.0}, "the gradient norm is growing"),
         ({"grad_norm": float("nan")}, "the loss or gradient of step 40 is not finite"),
         ({"skipped": 1}, "1 step was dropped"),
@@ -65,7 +65,7 @@ def test_a_run_that_learns_is_healthy():
         ({"data_wait_seconds": 0.09}, "of the time went into waiting for data"),
     ],
 )
-def test_what_is_wrong_is_said(changes, complaint):
+def test_the_verdict_names_what_is_wrong(changes, complaint):
     loss = changes.pop("loss", None)
     rows = run(**changes)
     if loss:
@@ -82,13 +82,13 @@ def test_an_expert_that_is_idle_for_a_moment_is_not_dead():
 
 
 def test_a_run_that_hardly_waits_for_data_is_healthy():
-    for seconds, healthy in ((0.004, True), (0.006, False)):  # of steps of 0.1
+    for seconds, healthy in ((0.004, True), (0.006, False)):  # of 0.1 per step
         rows = [row(step, 5 - step / 10, data_wait_seconds=seconds) for step in range(1, 41)]
         assert verdict(rows, 40, SHOWN)[0] is healthy
     assert verdict(rows, 40, SHOWN)[1][1].endswith("waiting for data; raise data.workers or data.prefetch")
 
 
-def test_a_labelled_set_has_no_readers_to_be_more_of():
+def test_a_labelled_set_is_not_advised_to_raise_data_workers():
     rows = [{**row(step, data_wait_seconds=0.01), "loss/fit": 3.0} for step in range(1, 41)]
     assert verdict(rows, 40, shown.SHOWN["supervised"])[1][1].endswith("went into waiting for data")
 
@@ -97,7 +97,7 @@ def test_a_run_without_steps_is_not_called_healthy():
     assert verdict([], 10, SHOWN) == (False, ["no step has finished yet"])
 
 
-def test_of_a_finished_run_the_last_scores_the_median_speed_and_the_latest_goodput_count(tmp_path):
+def test_final_scores_are_the_last_scores_median_speed_and_latest_goodput(tmp_path):
     speeds = [row(step, tokens_per_second=speed) for step, speed in enumerate((10.0, 900.0, 520.0, 480.0), 1)]
     rows = [*speeds, {"step": 2, "goodput": 0.5}, {"step": 3, "goodput": 0.75, "final/loss": 2.5, "val/loss": 2.0}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -127,8 +127,8 @@ def test_a_run_without_rows_gets_no_page(tmp_path):
     assert report.write(tmp_path) is None
 
 
-def test_a_long_run_has_no_more_medians_than_the_report_has_pixels(monkeypatch):
-    """One of a stretch at every row took the square of a run's rows: minutes for some 100,000."""
+def test_a_long_run_computes_no_more_medians_than_the_report_has_points(monkeypatch):
+    """A running median at every row took quadratic time: minutes for 100,000 rows."""
     median, counted = np.median, []
     monkeypatch.setattr(np, "median", lambda *given, **more: counted.append(1) or median(*given, **more))
     rows = [row(step, 5 - step / 1000) for step in range(1, 3001)] + [row(step, 3.0) for step in range(3001, 4001)]

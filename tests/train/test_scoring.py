@@ -1,4 +1,4 @@
-"""A trained model on devices that it was not trained on: spread over them, in batches that they divide."""
+"""Scoring on other devices than those of training: parameters are sharded over them, and batches fit them."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ print(sum(part.data.nbytes for leaf in jax.tree.leaves(params) for part in leaf.
 
 
 @pytest.mark.parametrize("devices, micro, size, evaluated", [(1, 6, 18, 5), (4, 8, 24, 8), (8, 8, 24, 8)])
-def test_batches_are_as_large_as_devices_divide_them(monkeypatch, devices, micro, size, evaluated):
+def test_scoring_batches_are_rounded_up_to_a_multiple_of_the_devices(monkeypatch, devices, micro, size, evaluated):
     monkeypatch.setattr(jax, "device_count", lambda: devices)
     train = TrainConfig(batch_size=18, microbatch_size=6, ramp_start=6, ramp_fraction=0.5)
     found = scoring_experiment(Experiment(train=train, eval=EvalConfig(batch_size=5), mesh=MeshConfig(tensor=64)))
@@ -38,7 +38,7 @@ def test_batches_are_as_large_as_devices_divide_them(monkeypatch, devices, micro
     "model, devices, spread",
     [(tiny.MOE, 8, 8), (tiny.MOE, 3, 1), (tiny.MOE, 12, 4), (dataclasses.replace(tiny.MOE, kv_lora_rank=18), 8, 2)],
 )
-def test_parameters_lie_spread_over_as_many_devices_as_divide_them(monkeypatch, model, devices, spread):
+def test_parameters_are_sharded_over_as_many_devices_as_divide_them(monkeypatch, model, devices, spread):
     monkeypatch.setattr(jax, "device_count", lambda: devices)
     assert inference_config(model) == MeshConfig(fsdp=spread)
     assert inference_config(HybridConfig()) == MeshConfig(), "whole on each"
@@ -53,10 +53,10 @@ def test_groups_of_adapters_are_none_of_the_model_that_is_scored(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_of_one_device_is_spread_and_scored_on_four(tmp_path, python):
+def test_a_run_of_one_device_is_sharded_and_scored_alike_on_four(tmp_path, python):
     train(tiny.experiment(tmp_path, tiny.ROUTED, steps=6), tmp_path / "run", Console(quiet=True))
     spread = python("-c", SPREAD, str(tmp_path / "run"), devices=4)
-    assert float(spread.stdout) < 2, spread.stderr  # whole on each it would be 4
+    assert float(spread.stdout) < 2, spread.stderr  # replicated on each it would be 4
     rows = [
         python("-m", "deepseek_jax", "eval", "--workdir", str(tmp_path / "run"), devices=count) for count in (1, 3, 4)
     ]

@@ -1,4 +1,4 @@
-"""Searches before a run: a learning rate, a batch size."""
+"""Searches before a run: `find-lr` for a learning rate and `tune-batch` for a batch size."""
 
 import dataclasses
 import re
@@ -30,14 +30,14 @@ def test_the_steepest_fall_before_the_minimum_is_suggested():
 
 
 def test_the_noise_of_the_first_batches_suggests_nothing():
-    """The running mean of one batch and that of two differ by more than ten steps of learning."""
+    """The smoothed loss of the first batch differs from that of two by more than ten steps of learning make."""
     rates = np.logspace(-5, 0, 51)
     losses = 2 - np.tanh(2 * (np.log10(rates) + 3))
     losses[0] += 0.9
     assert steepest(rates, losses) == pytest.approx(1e-3)
 
 
-def test_a_loss_that_never_falls_is_said():
+def test_a_loss_that_never_falls_is_refused():
     with pytest.raises(UserError, match="never fell"):
         steepest(np.logspace(-3, 0, 10), np.arange(10.0))
 
@@ -54,7 +54,7 @@ def test_range_test_of_a_real_network_stops_where_it_diverges():
 
 
 def test_the_range_ends_at_a_gradient_that_is_not_finite(monkeypatch):
-    """Such a step is dropped: its rate would come twice."""
+    """Such a step is dropped, so its rate would appear twice."""
     monkeypatch.setattr(lr_range, "prepare", lambda *_: types.SimpleNamespace(task=SupervisedTask))
     losses = [(5.0, 0), (4.0, 0), (2.0, 0), (2.0, 0), (1.9, 1), (1.8, 1)]
     rows = [{"loss/fit": loss, "learning_rate": 2.0**n, "skipped": skipped} for n, (loss, skipped) in enumerate(losses)]
@@ -77,14 +77,14 @@ def get_config():
 """
 
 
-def test_find_lr_leaves_no_file_that_was_not_asked_for(deepseek_jax, tmp_path, monkeypatch):
+def test_find_lr_writes_a_picture_only_on_request(deepseek_jax, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(CONFIG)
     argv = "find-lr", "--config", "mine.py", "--steps", "60", "--low", "1e-3", "--high", "1"
     status, out, _ = deepseek_jax(*argv)
     assert status == 0 and [path.name for path in tmp_path.glob("*.png")] == []
     assert re.search(r"^rate +0\.001 +loss \d+\.\d{4}$", out, re.M) and len(re.findall("^rate ", out, re.M)) <= 12
-    assert out.split("rate ")[-1].split()[0] == "1"  # the last that is tried is --high
+    assert out.split("rate ")[-1].split()[0] == "1"  # the last rate tried is --high
     assert re.search(r"^--config\.optimizer\.peak_lr=\S+$", out, re.M)
     status, out, _ = deepseek_jax(*argv, "--picture", "lr.png")
     assert status == 0 and out.endswith("   (see the curve in lr.png)\n")
@@ -108,7 +108,7 @@ def test_batches_double_until_one_does_not_fit():
 @pytest.mark.parametrize(
     "room, said", [(3_000, "largest that fits: "), (10**12, "largest tried, larger ones may fit: ")]
 )
-def test_a_largest_batch_that_met_no_limit_is_not_called_so(deepseek_jax, tmp_path, monkeypatch, room, said):
+def test_tune_batch_tells_a_limit_from_the_end_of_its_trials(deepseek_jax, tmp_path, monkeypatch, room, said):
     monkeypatch.setattr(batch_sizes, "available_bytes", lambda: room)
     monkeypatch.setattr(batch_sizes, "MOST_DOUBLINGS", 16 if room == 3_000 else 2)
     (tmp_path / "mine.py").write_text(CONFIG)

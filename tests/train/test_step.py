@@ -1,4 +1,4 @@
-"""The step on a toy program: accumulation, averaging, buffers, and what happens to numbers that are not finite."""
+"""The training step on a toy program: gradient accumulation, averages, buffers, and non-finite numbers."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ def poisoned(batch: dict) -> dict:
 
 
 def test_accumulation_equals_the_large_batch():
-    """Microbatches have unequal sums of weights: means of means would differ."""
+    """Microbatches have unequal total weights, so a mean of their means would differ."""
     config = toy.experiment()
     (whole, step), (parts, _) = toy.start(config), toy.start(config)
     large = toy.batch(1, 12)
@@ -49,7 +49,7 @@ def test_buffers_are_updated_from_the_whole_batch_and_get_no_gradient():
     assert jax.tree.structure(state["params"]) == jax.tree.structure({"kernel": 0, "norm": {"scale": 0}})
 
 
-def test_buffers_are_updated_by_the_new_parameters():
+def test_buffers_are_updated_with_the_new_parameters():
     task = dataclasses.replace(
         toy.program(), update_buffers=lambda params, buffers, aux, update: {"bias": params["kernel"].sum()}
     )
@@ -58,8 +58,8 @@ def test_buffers_are_updated_by_the_new_parameters():
     np.testing.assert_allclose(state["buffers"]["bias"], state["params"]["kernel"].sum(), rtol=1e-6)
 
 
-def test_each_microbatch_is_told_its_number():
-    """From which a loss draws what is to differ between them."""
+def test_the_loss_is_given_each_microbatchs_number():
+    """A loss derives its random key from it, so that microbatches get different noise."""
 
     def loss(params, buffers, batch, totals, scheduled):
         value, aux = toy.program().loss(params, buffers, batch, totals, scheduled)
@@ -71,7 +71,7 @@ def test_each_microbatch_is_told_its_number():
 
 
 def test_moving_averages_follow_parameters_and_buffers():
-    """Those after each update, 0.9^age of each; where the run began is no part of it, nor a step that was skipped."""
+    """The mean of the values after each update, weighted by 0.9^age; initial values and skipped steps do not count."""
     state, step = toy.start(toy.experiment(ema_decay=0.9, on_nonfinite="skip"))
     after = []
     for seed in range(3):
@@ -82,7 +82,7 @@ def test_moving_averages_follow_parameters_and_buffers():
         np.testing.assert_allclose(left, np.average(rest, axis=0, weights=[0.81, 0.9, 1]), rtol=1e-6, atol=2e-7)
 
 
-def test_a_table_among_the_buffers_is_not_averaged():
+def test_an_integer_buffer_is_copied_and_not_averaged():
     program = dataclasses.replace(
         toy.program(),
         make_parameters=lambda: (toy.program().make_parameters()[0], {"table": jnp.zeros(2, jnp.int32)}),
@@ -94,7 +94,7 @@ def test_a_table_among_the_buffers_is_not_averaged():
     np.testing.assert_array_equal(state["ema"]["buffers"]["table"], [1, 1])
 
 
-def test_metrics_say_what_was_done():
+def test_metrics_are_the_norms_and_rate_of_the_step():
     config = toy.experiment()
     state, step = toy.start(config)
     before = numbers(state["params"])
@@ -106,7 +106,7 @@ def test_metrics_say_what_was_done():
     np.testing.assert_allclose(metrics["param_norm"], length, rtol=1e-6)
     assert int(state["step"]) == 1 and int(metrics["skipped"]) == 0
     state, step = toy.start(toy.with_optimizer(config, clip_norm=1e-3))
-    assert step(state, toy.batch(1, 6))[1]["grad_norm"] == metrics["grad_norm"] > 1  # as it was before it was clipped
+    assert step(state, toy.batch(1, 6))[1]["grad_norm"] == metrics["grad_norm"] > 1  # the norm before clipping
 
 
 def test_skip_drops_a_step_that_is_not_finite_and_counts_it():
@@ -124,18 +124,18 @@ def test_skip_drops_a_step_that_is_not_finite_and_counts_it():
         assert_same(state["params"], before["params"])
 
 
-def test_stop_leaves_the_state_as_it_was_whatever_follows():
+def test_stop_leaves_the_state_as_it_was_in_all_further_steps():
     state, step = toy.start(toy.experiment(on_nonfinite="stop"))
     state, _ = step(state, toy.batch(1, 6))
     before = jax.tree.map(np.array, {key: value for key, value in state.items() if key != "skipped"})
     state, _ = step(state, poisoned(toy.batch(1, 6)))
-    state, metrics = step(state, toy.batch(1, 6))  # was queued before the loop could see the first
+    state, metrics = step(state, toy.batch(1, 6))  # already queued when the loop sees the failure
     assert int(metrics["skipped"]) == 2
     assert_same({key: state[key] for key in before}, before)
 
 
-def test_a_gradient_that_is_not_finite_counts_too():
-    """The square root of 0 is finite, its slope is not."""
+def test_a_non_finite_gradient_of_a_finite_loss_is_skipped():
+    """The square root of 0 is finite, its derivative is not."""
 
     def loss(params, buffers, batch, totals, weights):
         value = jnp.sqrt(0 * params["kernel"].sum())
@@ -146,7 +146,7 @@ def test_a_gradient_that_is_not_finite_counts_too():
     assert metrics["loss/total"] == 0 and int(state["skipped"]) == 1
 
 
-def test_a_loss_that_is_not_finite_counts_though_its_gradient_is():
+def test_a_non_finite_loss_with_a_finite_gradient_is_skipped():
     def loss(params, buffers, batch, totals, weights):
         value = params["kernel"].sum() + jnp.inf
         return value, {"loss/next": value, "load": jnp.zeros(())}
@@ -156,8 +156,8 @@ def test_a_loss_that_is_not_finite_counts_though_its_gradient_is():
     assert np.isfinite(metrics["grad_norm"]) and int(state["skipped"]) == 1
 
 
-def test_the_learning_rate_is_told_as_a_plateau_of_the_loss_lowered_it():
-    """The gradient is the same in all steps, the loss is what the batch says."""
+def test_the_learning_rate_metric_includes_the_plateau():
+    """The gradient is zero in all steps; the loss is the mean of the batch's targets."""
 
     def loss(params, buffers, batch, totals, weights):
         value = batch["y"].mean() + 0 * params["kernel"].sum()
@@ -194,8 +194,8 @@ def test_shapes_of_the_state_survive_a_step():
     assert jax.tree.map(jnp.shape, state) == shapes
 
 
-def test_what_changes_over_a_run_goes_by_the_updates_that_were_made():
-    """A skipped step has none: the loss, the buffers and the learning rate see the next number once more."""
+def test_schedules_count_updates_not_steps():
+    """A skipped step makes none: the loss, the buffers and the learning rate see the same update number again."""
 
     def loss(params, buffers, batch, totals, scheduled):
         value, aux = toy.program().loss(params, buffers, batch, totals, scheduled)

@@ -1,4 +1,4 @@
-"""The hybrid network on the loop: it learns, resumes, is scored, and answers on new inputs as it did in training."""
+"""The hybrid network in the training loop: it learns, resumes, is scored, and predicts as it was scored."""
 
 import csv
 import dataclasses
@@ -49,7 +49,7 @@ MODEL = HybridConfig(
 
 
 def experiment(**changes) -> SupervisedExperiment:
-    """scikit-learn's digits."""
+    """A small network on scikit-learn's digits, with `changes` to the experiment's sections."""
     return dataclasses.replace(
         SupervisedExperiment(
             model=MODEL,
@@ -76,7 +76,7 @@ def run(tmp_path_factory, quiet):
     return workdir, train(experiment(), workdir, quiet)
 
 
-def test_digits_are_learned_and_stand_beside_logistic_regression(run):
+def test_digits_are_learned_and_scored_beside_logistic_regression(run):
     _, scores = run
     assert scores["final/accuracy"] > 0.9 and scores["final/macro_f1"] > 0.9
     assert scores["final/logistic regression, accuracy"] > 0.9
@@ -90,15 +90,15 @@ def test_a_batch_larger_than_the_memory_is_refused_before_a_run_begins(tmp_path,
     assert not (tmp_path / "large").exists()
 
 
-def test_the_run_directory_shows_what_is_confused(run):
+def test_the_run_directory_shows_the_confusion_matrix(run):
     workdir, _ = run
     assert (workdir / "pictures/confusion.png").read_bytes().startswith(b"\x89PNG")
     page = (workdir / "report.html").read_text()
     assert "Confusion" in page and "finished, best held-out loss" in page
 
 
-def test_an_interrupted_run_goes_on_bit_for_bit(run, tmp_path, quiet, monkeypatch):
-    """Dropout, augmentation and the averages of batch norms included."""
+def test_an_interrupted_run_resumes_bit_for_bit(run, tmp_path, quiet, monkeypatch):
+    """Including dropout, augmentation and the running averages of batch norms."""
     workdir, scores = run
 
     saved = checkpoint.Checkpoints.save
@@ -117,7 +117,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(run, tmp_path, quiet, monkeypatc
     assert measured[0] == measured[1]
 
 
-def test_what_fails_after_the_last_step_loses_no_step(tmp_path, quiet, monkeypatch):
+def test_a_failure_after_the_last_step_loses_no_step(tmp_path, quiet, monkeypatch):
     few = experiment(train=TrainConfig(steps=3, batch_size=64), checkpoint=CheckpointConfig())
 
     def fail(*_):
@@ -126,7 +126,7 @@ def test_what_fails_after_the_last_step_loses_no_step(tmp_path, quiet, monkeypat
     with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="baselines"):
         patched.setattr(SupervisedTask, "baselines", fail)
         train(few, tmp_path, quiet)
-    monkeypatch.setattr(loop, "_take_steps", fail)  # there is nothing left to train
+    monkeypatch.setattr(loop, "_take_steps", fail)  # must not be called: all steps were taken
     scores = train(few, tmp_path, quiet)
     assert scores["final/loss"] > 0 and "final/logistic regression, accuracy" in scores
     assert train(few, tmp_path, quiet) == scores
@@ -137,7 +137,7 @@ def test_without_a_test_split_a_run_ends_unscored(tmp_path, quiet):
     assert not any(name.startswith("final/") for name in train(few, tmp_path, quiet))
 
 
-def test_every_measure_has_its_name(run):
+def test_the_declared_metric_names_are_those_that_are_written(run):
     workdir, _ = run
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     names = {name.removeprefix("val/") for row in rows for name in row if name.startswith("val/")}
@@ -157,8 +157,8 @@ def test_a_predictor_answers_as_the_run_scored(run):
     assert (np.array(answers) == test["labels"]).mean() == pytest.approx(scores["final/accuracy"])
 
 
-def test_many_pictures_are_standardised_by_the_piece(run, monkeypatch):
-    """Whole they took 26 bytes for each of their own; as bytes and as numbers up to 1 they are answered alike."""
+def test_many_pictures_are_standardised_in_chunks(run, monkeypatch):
+    """All at once took 26 times the memory of the pictures.  Bytes and numbers up to 1 get the same answers."""
     predictor = load_predictor(run[0])
     pictures = np.random.default_rng(0).integers(0, 256, (600, 8, 8, 1)).astype(np.uint8)
     scaled, inputs = [], Scaling.inputs
@@ -181,14 +181,14 @@ def test_eval_and_predict_from_the_command_line(run, tmp_path, deepseek_jax):
     found = json.loads(out)
     assert status == 0 and found["class"] == str(load_digits().target[0]) and found["file"] == str(picture)
     exif = Image.Exif()
-    exif[0x0112] = 6  # as a phone that was held upright stores it
+    exif[0x0112] = 6  # orientation tag of a phone held upright: the viewer has to rotate
     with Image.open(picture) as upright:
         upright.transpose(Image.Transpose.ROTATE_90).save(picture, exif=exif)
     assert json.loads(deepseek_jax("predict", "--workdir", str(workdir), str(picture))[1]) == found
 
 
 def test_running_averages_of_batch_norms_move_by_a_tenth_towards_a_batch():
-    """As PyTorch's do, whose momentum says the same."""
+    """As in PyTorch, whose default momentum is 0.1."""
     program = supervised_program(experiment(), MODEL)
     moved = program.update_buffers({}, {"mean": jnp.float32(2)}, {"statistics": {"mean": jnp.float32(12)}}, 1)
     assert moved["mean"] == pytest.approx(3)
@@ -199,7 +199,7 @@ def write_table(path, shift: int = 0, kinds: str = "ab"):
     path.write_text("\n".join(["age,size,kind", *rows]) + "\n")
 
 
-def test_a_network_that_would_see_the_last_row_alone_is_not_begun(tmp_path):
+def test_a_network_that_would_see_only_the_last_row_is_refused(tmp_path):
     blind = HybridConfig(recurrent=RecurrentConfig("none"), attention=AttentionConfig(0))
     with pytest.raises(UserError, match="last of 4 steps knows nothing of the others; set model.readout to mean or"):
         train(experiment(model=blind), tmp_path / "run")
@@ -208,7 +208,7 @@ def test_a_network_that_would_see_the_last_row_alone_is_not_begun(tmp_path):
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory, quiet):
-    """A run on a user's own table."""
+    """The folder of a user's own table and a run on it."""
     folder = tmp_path_factory.mktemp("table")
     write_table(folder / "t.csv")
     train(of_table(folder), folder / "run", quiet)
@@ -233,14 +233,14 @@ def of_table(folder) -> SupervisedExperiment:
 
 
 @pytest.mark.parametrize("sizes", [{"batch_size": 1}, {"batch_size": 8, "microbatch_size": 1}])
-def test_batch_norms_of_a_single_record_of_a_table_are_not_begun(table, tmp_path, sizes):
+def test_batch_norm_over_a_single_record_of_a_table_is_refused(table, tmp_path, sizes):
     normed = dataclasses.replace(of_table(table).model, convolution=ConvolutionConfig((8,), norm="batch"))
     alone = dataclasses.replace(of_table(table), model=normed, train=TrainConfig(steps=1, **sizes))
     with pytest.raises(UserError, match="norm is batch, which of a single record .* raise train.microbatch_size"):
         train(alone, tmp_path / "run")
 
 
-def test_a_run_that_begins_from_one_of_other_data_says_how_it_differs(table, quiet):
+def test_starting_from_a_run_on_other_data_says_how_the_data_differ(table, quiet):
     begun = dataclasses.replace(of_table(table), start=StartConfig(checkpoint=str(table / "run")))
 
     def say(experiment=begun, **columns) -> list[str]:
@@ -265,7 +265,7 @@ def test_a_run_that_begins_from_one_of_other_data_says_how_it_differs(table, qui
     ]
 
 
-def test_answers_to_a_table_say_which_line_they_are_of(table, tmp_path, deepseek_jax):
+def test_predictions_for_a_table_name_file_and_line(table, tmp_path, deepseek_jax):
     new, more = tmp_path / "new.csv", tmp_path / "more.csv"
     new.write_text('note,size,age\n"two\nlines",1,2\n\nx,3,4\n')
     more.write_text("age,size\n5,6\n")
@@ -277,7 +277,7 @@ def test_answers_to_a_table_say_which_line_they_are_of(table, tmp_path, deepseek
 
 
 @pytest.mark.parametrize("entry", ["", "nan", "-inf", "1e39", "x"])
-def test_an_entry_of_a_table_that_is_no_number(table, tmp_path, deepseek_jax, entry):
+def test_a_table_entry_that_is_not_a_finite_number_is_refused_with_its_line(table, tmp_path, deepseek_jax, entry):
     (tmp_path / "new.csv").write_text(f"age,size\n1,2\n\n{entry},3\n")
     status, _, err = deepseek_jax("predict", "--workdir", f"{table}/run", f"{tmp_path}/new.csv")
     assert status == 2 and err.count("\n") == 1
@@ -287,13 +287,13 @@ def test_an_entry_of_a_table_that_is_no_number(table, tmp_path, deepseek_jax, en
 
 
 @pytest.mark.parametrize(("entry", "said"), [("true", "True"), ('"40"', "'40'")])
-def test_an_entry_in_json_that_is_no_number(table, tmp_path, deepseek_jax, entry, said):
+def test_a_json_entry_that_is_not_a_number_is_refused_with_its_line(table, tmp_path, deepseek_jax, entry, said):
     (tmp_path / "new.jsonl").write_text(f'{{"age": {entry}, "size": 3}}\n')
     status, _, err = deepseek_jax("predict", "--workdir", f"{table}/run", f"{tmp_path}/new.jsonl")
     assert (status, err) == (2, f"deepseek-jax: {tmp_path}/new.jsonl line 1: age is {said}; it must be a number.\n")
 
 
-def test_faults_of_a_table_to_answer_are_said_together(table, tmp_path, deepseek_jax):
+def test_all_faults_of_a_table_to_predict_are_reported_together(table, tmp_path, deepseek_jax):
     argv = "predict", "--workdir", f"{table}/run", f"{tmp_path}/new.csv"
     (tmp_path / "new.csv").write_text("age,size\n1,x\n2\n3,4\n")
     assert deepseek_jax(*argv)[::2] == (
@@ -308,7 +308,7 @@ def test_faults_of_a_table_to_answer_are_said_together(table, tmp_path, deepseek
 
 @pytest.fixture(scope="module")
 def mail(tmp_path_factory, quiet):
-    """A run on the texts of a user's own table."""
+    """The folder of a table with texts and a run on it, and the table's rows."""
     folder = tmp_path_factory.mktemp("mail")
     bodies = ("buy {} now\nit is cheap, very", "the meeting, number {}")
     rows = [{"body": bodies[number % 2].format(number), "folder": "ab"[number % 2]} for number in range(60)]
@@ -335,7 +335,7 @@ def write_rows(path, rows: list[dict]):
         writer.writerows(rows)
 
 
-def test_of_a_table_the_texts_are_answered_and_not_the_lines(mail, tmp_path, deepseek_jax):
+def test_predictions_for_texts_in_a_table_use_the_text_column_not_whole_lines(mail, tmp_path, deepseek_jax):
     folder, rows = mail
     texts = [row["body"].replace("\n", " ") for row in rows[:3]]
     rows = [{"number": str(number), "body": text} for number, text in enumerate(texts)]
@@ -353,7 +353,7 @@ def test_of_a_table_the_texts_are_answered_and_not_the_lines(mail, tmp_path, dee
     assert status == 0 and len(out.splitlines()) == 60
 
 
-def test_embeddings_of_another_tokenizer_are_refused_unless_new(mail, tmp_path, quiet):
+def test_starting_from_another_tokenizers_embeddings_is_refused_unless_they_are_fresh(mail, tmp_path, quiet):
     folder, _ = mail
     other = shutil.copytree(folder / "run", tmp_path / "other")
     (other / "tokenizer.json").write_text("{}")
@@ -368,34 +368,34 @@ def test_embeddings_of_another_tokenizer_are_refused_unless_new(mail, tmp_path, 
     begin(other, fresh="embedding")
 
 
-def test_a_table_without_the_texts(mail, tmp_path, deepseek_jax, monkeypatch):
+def test_a_table_without_the_text_column_is_refused(mail, tmp_path, deepseek_jax, monkeypatch):
     folder, _ = mail
     write_rows(tmp_path / "new.csv", [{"text": "buy", "folder": "a"}])
     argv = "predict", "--workdir", f"{folder}/run", f"{tmp_path}/new.csv"
     expected = f"deepseek-jax: {tmp_path}/new.csv has no column 'body'; its columns are text, folder.\n"
     assert deepseek_jax(*argv)[::2] == (2, expected)
-    monkeypatch.setattr(record, "read", lambda *_: SupervisedExperiment())  # as of the set `services`
+    monkeypatch.setattr(record, "read", lambda *_: SupervisedExperiment())  # as if trained on a built-in set
     status, _, err = deepseek_jax(*argv)
     assert status == 2 and "new.csv is a table, but dataset.columns.text of the training names no column" in err
 
 
 @pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "buy\n".encode("utf-16")])
-def test_files_that_are_no_text(mail, tmp_path, deepseek_jax, data):
+def test_binary_files_are_refused_as_text(mail, tmp_path, deepseek_jax, data):
     (tmp_path / "new").write_bytes(data)
     status, out, err = deepseek_jax("predict", "--workdir", f"{mail[0]}/run", f"{tmp_path}/new")
     assert (status, out, err.count("\n")) == (2, "", 1) and "new is not text in UTF-8, as it holds zero bytes;" in err
 
 
 @pytest.mark.parametrize("name", ["new.txt", "new.csv"])
-def test_texts_of_another_encoding(mail, tmp_path, deepseek_jax, name):
-    """As training refuses them; other letters in place of some would be another text."""
+def test_texts_that_are_not_utf8_are_refused_with_the_line(mail, tmp_path, deepseek_jax, name):
+    """Refused as in training: replacing the undecodable letters would change the text."""
     (tmp_path / name).write_bytes("body\ncafé now\n".encode("latin-1"))
     expected = f"deepseek-jax: {tmp_path}/{name} is not UTF-8 in line 2; save it in that encoding.\n"
     assert deepseek_jax("predict", "--workdir", f"{mail[0]}/run", f"{tmp_path}/{name}") == (2, "", expected)
 
 
 @pytest.mark.parametrize(("changed", "what"), [({"kinds": "abc"}, "class_names"), ({"shift": 100}, "scaling")])
-def test_a_table_that_changed_after_training(table, deepseek_jax, quiet, changed, what):
+def test_a_table_that_changed_after_training_is_refused(table, deepseek_jax, quiet, changed, what):
     kept = (table / "run/dataset.json").read_bytes()
     write_table(table / "t.csv", **changed)
     try:
@@ -419,12 +419,12 @@ def test_a_table_that_changed_after_training(table, deepseek_jax, quiet, changed
         (("predict", str(Path(__file__).parent)), "tests/train is a directory; give the files in it, such as /"),
     ],
 )
-def test_what_does_not_fit_the_run_is_said(run, deepseek_jax, argv, sentence):
+def test_commands_that_do_not_fit_the_run_are_refused(run, deepseek_jax, argv, sentence):
     status, _, err = deepseek_jax(argv[0], "--workdir", str(run[0]), *argv[1:])
     assert status == 2 and sentence in err
 
 
-def test_seeds_updates_and_microbatches_have_dropout_of_their_own():
+def test_seeds_updates_and_microbatches_each_have_their_own_dropout():
     setup = prepare(experiment(), Console(quiet=True))
     params, buffers = setup.program.make_parameters()
     batch = next(setup.train_batches())
@@ -460,7 +460,7 @@ def test_numbers_are_scored_in_the_units_of_the_data():
     assert scores_of(found, dataset) == pytest.approx(expected) and expected["mae"] == pytest.approx(1)
 
 
-def test_microbatches_share_the_penalty_and_what_batch_norms_saw():
+def test_microbatches_share_the_penalty_and_batch_norm_statistics():
     objective = ObjectiveConfig(l1=1e-3, l2=1e-2)
     setup = prepare(experiment(objective=objective), Console(quiet=True))
     (params, buffers), batches = setup.program.make_parameters(), setup.train_batches()

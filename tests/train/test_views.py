@@ -1,4 +1,4 @@
-"""Views: what is trained and what is kept beside it, one laid around another, against the program without them."""
+"""Views (models/view.py): a program trained through one view wrapped in another."""
 
 import functools
 
@@ -14,7 +14,7 @@ from deepseek_jax.train.step import make_step
 from deepseek_jax.train.views import viewed
 from tests.train import toy
 
-# Only `kernel` is trained; the norm lies in the buffers.
+# Only `kernel` is trained; the norm moves to the buffers.
 FREEZE = View(
     split=lambda params, buffers: (
         {"kernel": params["kernel"]},
@@ -23,7 +23,7 @@ FREEZE = View(
     weights=lambda params, buffers, update: (params | buffers["frozen"], buffers["model"]),
     axes=lambda params, buffers: ({"kernel": params["kernel"]}, {"model": buffers, "frozen": {"norm": params["norm"]}}),
 )
-# The first number of the kernel is 0, and the mask counts the updates.
+# Masks the kernel's first number to 0, and counts the updates in a buffer.
 MASK = View(
     split=lambda params, buffers: (
         params,
@@ -40,7 +40,7 @@ def program():
     return viewed(viewed(toy.program(), FREEZE), MASK)
 
 
-def test_what_is_trained_becomes_the_model_and_comes_back(program):
+def test_trained_arrays_become_the_models_weights_and_back(program):
     params, buffers = program.make_parameters()
     assert list(params) == ["kernel"]
     model, own = program.to_model(params, buffers)
@@ -51,7 +51,7 @@ def test_what_is_trained_becomes_the_model_and_comes_back(program):
     assert jax.tree.structure(again) == jax.tree.structure((params, buffers))
 
 
-def test_axes_are_like_what_is_trained_and_kept(program):
+def test_axes_match_the_trained_and_kept_arrays(program):
     params, buffers = program.make_parameters()
     is_names = lambda node: isinstance(node, tuple)  # noqa: E731
     for axes, arrays in ((program.axes, params), (program.buffer_axes, buffers)):
@@ -59,7 +59,7 @@ def test_axes_are_like_what_is_trained_and_kept(program):
         assert lengths == jax.tree.map(jnp.ndim, arrays)
 
 
-def test_a_step_moves_what_is_trained_and_leaves_the_rest(program):
+def test_a_step_moves_what_is_trained_and_nothing_else(program):
     experiment = toy.experiment(ema_decay=0.9)
     optimizer = make_optimizer(experiment.optimizer, 10)
     state = initial_state(program, *program.make_parameters(), optimizer, ema=True)
@@ -72,5 +72,5 @@ def test_a_step_moves_what_is_trained_and_leaves_the_rest(program):
     np.testing.assert_array_equal(kept["model"]["frozen"]["norm"]["scale"], np.ones(toy.WIDTH))
     assert after["ema"]["buffers"].keys() == {"model"} and after["ema"]["buffers"]["model"].keys() == {"model"}
     same = functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=3e-7)
-    jax.tree.map(same, scored_model(after), (after["params"], kept))  # of a single update, that one
-    assert metrics["loss/total"] == pytest.approx(81.0)  # (2 + 3 + 4) squared: the masked number takes no part
+    jax.tree.map(same, scored_model(after), (after["params"], kept))  # the average of a single update is its result
+    assert metrics["loss/total"] == pytest.approx(81.0)  # (2 + 3 + 4) squared, without the masked number
