@@ -1,4 +1,4 @@
-"""Every attention on its own, in miniature: value and gradients on any mesh of eight host devices, and what travels.
+"""Each kind of attention alone, in miniature: values, gradients and communication on any mesh of eight host devices.
 
     python -m tests.sharding.attentions data=2,context=4    prints a JSON object: mesh -> attention -> findings
 
@@ -27,7 +27,7 @@ from deepseek_jax.parallel import rules
 from deepseek_jax.parallel.mesh import make_mesh
 from tests.sharding.curves import read
 
-BATCH, LENGTH = 4, 48  # 12 tokens on each of 4 devices: no multiple of a window, nor of an hca run
+BATCH, LENGTH = 4, 48  # 12 tokens on each of 4 devices, so that windows and runs of hca cross device boundaries
 
 BASE = ModelConfig(
     hidden_size=32,
@@ -47,7 +47,7 @@ BASE = ModelConfig(
     o_groups=2,
     o_lora_rank=8,
     attention_bias=False,
-    initializer_range=0.3,  # far from uniform attention
+    initializer_range=0.3,  # large enough that attention is far from uniform
 )
 
 
@@ -72,7 +72,7 @@ CASES = {
 
 
 def packed(batch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """(segment ids, positions) of documents that lie across whatever boundaries there are; padding on both sides."""
+    """(segment ids, positions) [B S] of documents at random boundaries, with left and right padding in some rows."""
     rng, columns = np.random.default_rng(0), np.arange(length)
     starts = [np.sort(rng.choice(columns[1:], size=row % 4, replace=False)) for row in range(batch)]
     segment_ids = np.stack([1 + np.searchsorted(start, columns, side="right") for start in starts]).astype(np.int32)
@@ -82,9 +82,10 @@ def packed(batch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def program(mesh: dict[str, int], case: Case, batch: int = BATCH, length: int = LENGTH):
-    """(value and gradients, compiled; what makes its arguments): params, x [B S D], segment ids and positions [B S].
+    """(compiled value and gradients; a function that makes their arguments).
 
-    The value is of the sum of all outputs, each token's with a weight of its own, and of what an indexer reports.
+    The arguments are params, x [B S D], segment ids and positions [B S].  The value is a weighted sum of all outputs,
+    with a different weight for each, plus what the indexer reports, if there is one.
     """
     config, kind = case.config, case.kind
 
@@ -113,7 +114,7 @@ def program(mesh: dict[str, int], case: Case, batch: int = BATCH, length: int = 
     compiled = jax.jit(with_gradients).lower(*shapes).compile()
 
     def arguments():
-        """Parameters far from where they begin: none is zero."""
+        """Parameters are moved away from their initial values, so that none is zero."""
         rng = np.random.default_rng(1)
         params = jax.tree.map(lambda p: p + 0.2 * rng.normal(size=p.shape).astype(np.float32), split(make())[1])
         return jax.device_put((params, rng.normal(size=x.shape).astype(np.float32), *where), at)
@@ -122,11 +123,11 @@ def program(mesh: dict[str, int], case: Case, batch: int = BATCH, length: int = 
 
 
 def travelling(compiled) -> dict[str, list[int]]:
-    """Collective -> bytes of the result of each array of floats that it brings from device to device."""
+    """Maps each kind of collective to the sorted bytes of the float32 results that it moves between devices."""
     found = {}
     for line in compiled.as_text().splitlines():
         match = re.search(r"= (.*) (all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all)\(", line)
-        if not match or re.search(r"replica_groups=(\{\{\d+\}|\[\d+,1\])", line):  # groups of one device
+        if not match or re.search(r"replica_groups=(\{\{\d+\}|\[\d+,1\])", line):  # groups of one device move nothing
             continue
         for shape in re.findall(r"f32\[([\d,]*)\]", match[1]):
             size = math.prod(int(size) for size in shape.split(",") if size)
@@ -135,7 +136,10 @@ def travelling(compiled) -> dict[str, list[int]]:
 
 
 def main(*meshes: str):
-    """Each array's largest difference from what one device computes, as a share of the array's largest number."""
+    """Prints, for each mesh and case, the communication and each array's largest error relative to one device.
+
+    Errors are relative to the array's largest absolute value.
+    """
     found = {mesh: {} for mesh in meshes}
     for name, case in CASES.items():
         compiled, arguments = program({}, case)

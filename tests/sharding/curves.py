@@ -1,9 +1,9 @@
-"""Loss curves of tiny models on any mesh of eight host devices, to be compared with those of one.
+"""Loss curves of tiny models on any mesh of eight host devices, for comparison with those of one device.
 
     python -m tests.sharding.curves v3 data=8 fsdp=2,expert=4    prints a JSON object: mesh -> curve
     python -m tests.sharding.curves v3+muon data=8               with another optimizer
-    python -m tests.sharding.curves v3+noisy data=8              with routers that draw
-    python -m tests.sharding.curves v4+bfloat16+blocks data=8    activations in bfloat16, queries a few at a time
+    python -m tests.sharding.curves v3+noisy data=8              with routers that draw noise
+    python -m tests.sharding.curves v4+bfloat16+blocks data=8    activations in bfloat16, queries in small blocks
 
 B batch  S sequence  E experts
 """
@@ -35,7 +35,7 @@ STEPS, BATCH, LENGTH, VOCABULARY = 20, 8, 32, 128
 V3 = ModelConfig(
     vocab_size=VOCABULARY,
     hidden_size=32,
-    num_hidden_layers=7,  # six with experts: enough to be scanned
+    num_hidden_layers=7,  # six with experts, enough for them to be scanned
     first_k_dense_replace=1,
     intermediate_size=64,
     num_attention_heads=8,
@@ -77,14 +77,14 @@ V4 = dataclasses.replace(
     topk_group=1,
     num_nextn_predict_layers=0,
 )
-V4_MTP = dataclasses.replace(  # pairs enough to be scanned, beside whose loop the MTP module's gradients are sent
+V4_MTP = dataclasses.replace(  # enough pairs to be scanned, so the MTP module communicates beside a loop that does too
     V4, num_hidden_layers=12, layer_types=("csa", "hca") * 6, num_hash_layers=0, num_nextn_predict_layers=1
 )
 MODELS = {"v3": V3, "v32": V32, "v4": V4, "v4mtp": V4_MTP}
 
 
 def experiment(model: ModelConfig, optimizer: str = "adamw", dtype: str = "float32") -> Experiment:
-    """Balance losses weigh enough for their gradients to show."""
+    """A run of `model` with balance losses weighted strongly enough for errors in their gradients to show."""
     return Experiment(
         model=model,
         optimizer=OptimizerConfig(name=optimizer, peak_lr=1e-3, schedule=ScheduleConfig(name="constant")),
@@ -94,7 +94,7 @@ def experiment(model: ModelConfig, optimizer: str = "adamw", dtype: str = "float
 
 
 def packed(step: int, batch: int = BATCH, length: int = LENGTH) -> dict[str, np.ndarray]:
-    """[B S]: rows of documents of any length, some with padding at the end."""
+    """A batch of arrays [B S] for this step: rows of documents of random length, some with padding at the end."""
     rng = np.random.default_rng(step)
     rows = {name: np.zeros((batch, length), np.int32) for name in ("tokens", "segment_ids", "positions", "domain_ids")}
     for row in range(batch):
@@ -109,7 +109,10 @@ def packed(step: int, batch: int = BATCH, length: int = LENGTH) -> dict[str, np.
 
 
 def curve(experiment: Experiment, mesh: dict[str, int], steps: int = STEPS) -> dict[str, list]:
-    """loss, grad_norm and load (of all layers, one after another) of each step, float32; the step's collectives."""
+    """Trains and returns loss, grad_norm and load of each step, and the step's collectives.
+
+    The loads of all layers are concatenated.
+    """
     state, step, mesh = start(experiment, mesh)
     batches = [
         jax.device_put({name: rows[None] for name, rows in rows.items()}, batch_sharding(mesh, leading=1))
@@ -132,7 +135,7 @@ def losses(experiment: Experiment, mesh: dict[str, int], steps: int = STEPS) -> 
 
 
 def start(experiment: Experiment, mesh: dict[str, int]):
-    """(state, compiled step, mesh); {} is one device."""
+    """(state, compiled step, mesh); `mesh` {} is one device."""
     mesh = make_mesh(MeshConfig(**{"data": 1} | mesh), jax.devices() if mesh else jax.devices()[:1])
     program = language_model_program(experiment, np.array([4.0]))
     optimizer = make_optimizer(experiment.optimizer, experiment.train.steps, program.axes)
@@ -142,7 +145,7 @@ def start(experiment: Experiment, mesh: dict[str, int]):
 
 
 def collectives(hlo: str) -> dict[str, list[str]]:
-    """The results of each kind of collective in a compiled program, as "f32[8,32]"."""
+    """The shapes, as "f32[8,32]", of the results of each kind of collective in a compiled program."""
     kinds = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
     found = {}
     for results, kind in re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", hlo):
@@ -151,13 +154,13 @@ def collectives(hlo: str) -> dict[str, list[str]]:
 
 
 def read(mesh: str) -> dict[str, int]:
-    """The sizes in "fsdp=2,expert=4"; none in "one"."""
+    """Parses a mesh such as "fsdp=2,expert=4" into sizes by axis; "one" is {}."""
     pairs = (each.split("=") for each in mesh.split(",")) if mesh != "one" else ()
     return {axis: int(size) for axis, size in pairs}
 
 
 def attend_in_small_blocks():
-    """Sequences this short would else be attended in one block."""
+    """Lowers the block sizes of attention, as sequences this short would otherwise be a single block."""
     window.QUERIES_A_TURN = 16
     sparse.SparseLatentAttention.by_mask.__defaults__ = (None, 8)
     sparse.SparseLatentAttention.by_gathering.__defaults__ = (sparse.pick_causally, 8)

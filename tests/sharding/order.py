@@ -1,6 +1,6 @@
-"""Which collectives of a compiled program XLA's CPU runtime may mix up: deepseek_jax/parallel/order.py says why.
+"""Finds collectives in a compiled program that XLA's CPU runtime may confuse; deepseek_jax/parallel/order.py says why.
 
-No run shows it for certain, for it depends on what each device does when.
+Running the program shows this unreliably, as it is a race between devices.
 """
 
 import re
@@ -10,7 +10,10 @@ from deepseek_jax.pods.collectives import SENT
 
 
 def unordered(text: str) -> list[str]:
-    """ "A beside B" for every loop or conditional A that sends and B that sends alike and does not need A's result."""
+    """ "A beside B" for every loop or conditional A and later instruction B that may confuse their collectives.
+
+    That is, both use the same kind of collective on the same channel, and B does not depend on A's result.
+    """
     program, found = hlo.parse(text), []
     for computation in program.computations.values():
         each = list(computation.values())
@@ -27,7 +30,7 @@ def unordered(text: str) -> list[str]:
 
 
 def sent_by(program: hlo.Program, each: hlo.Instruction) -> set[tuple[str, str]]:
-    """The (kind, channel) of everything that an instruction sends, with all that it calls."""
+    """The (kind, channel) of every collective of an instruction, including those in the computations it calls."""
     if each.opcode in SENT:
         return {(each.opcode, re.search(r"channel_id=(\d+)", each.attributes)[1])}
     called = [inner for name in each.called for inner in program.computations[name].values()]

@@ -1,8 +1,8 @@
-"""What tests of the pipeline measure on host devices.  Each prints JSON.
+"""Measurements on host devices for tests/sharding/test_pipeline.py.  Each command prints JSON.
 
-python -m tests.sharding.pipelined schedules     turns, and how far results are from those of plain layers
+python -m tests.sharding.pipelined schedules     number of turns, and the error relative to layers without a pipeline
 python -m tests.sharding.pipelined curves v3     loss curves on one device and on a mesh with stages
-python -m tests.sharding.pipelined layout        where parameters lie, what is sent, what checkpoints hold
+python -m tests.sharding.pipelined layout        how parameters are sharded, what is sent, whether checkpoints move
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from tests.sharding import curves
 
 
 def v3(layers: int):
-    """One dense layer, and so many with experts."""
+    """A model of one dense layer and this many layers with experts."""
     return dataclasses.replace(curves.V3, num_hidden_layers=1 + layers)
 
 
@@ -34,7 +34,7 @@ def v4(pairs: int):
         curves.V4,
         num_hidden_layers=2 * pairs,
         layer_types=("csa", "hca") * pairs,
-        mlp_layer_types=("hash_moe", "moe") * pairs,  # what the hash is of travels with the microbatch
+        mlp_layer_types=("hash_moe", "moe") * pairs,  # hash routing needs the microbatch's tokens in every stage
     )
 
 
@@ -44,7 +44,7 @@ MESHES = {  # model, mesh, pipeline microbatches, rounds
     "v3 uneven": (v3(6), "stage=4,data=2", 4, 1),
     "v3 context": (v3(5), "stage=2,context=2,tensor=2", 4, 2),
     "v4": (v4(4), "stage=2,fsdp=2,tensor=2", 4, 2),
-    # Not more layers: of eighteen, data=8 alone is 2e-4 from one device in the second step, for rounding tips choices.
+    # Not more layers: with eighteen, even data=8 differs by 2e-4 in the second step, as rounding flips expert choices.
     "v4 uneven": (v4(5), "stage=4,data=2", 4, 1),
 }
 
@@ -67,7 +67,10 @@ SCHEDULES = [  # stages, rounds, microbatches, layers
 
 
 def schedules() -> list[dict]:
-    """Of layers that have no gradient at zero: the turns, and the worst error beside plain layers."""
+    """For each of SCHEDULES: the turns, and the worst error relative to layers without a pipeline.
+
+    The layers divide by the norm of their input, so an empty turn that computed on zeros would give NaN gradients.
+    """
     return [
         {"turns": turns, "stages": N, "rounds": R, "microbatches": M, "error": error}
         for N, R, M, layers in SCHEDULES
@@ -87,7 +90,7 @@ def schedule(stages: int, rounds: int, microbatches: int, layers: int) -> tuple[
     x_BSD, shift_BS = jax.random.normal(keys[1], (batch, length, width)), jax.random.normal(keys[2], (batch, length))
 
     @jax.checkpoint
-    def layer(stack, x_BSD, context, number, _=None):  # no layer here asks which it is
+    def layer(stack, x_BSD, context, number, _=None):  # the last argument, the layer's index, is not needed
         kernel, bias = (jax.lax.dynamic_index_in_dim(stack[name][...], number, 0, False) for name in ("kernel", "bias"))
         x_BSD = x_BSD / jnp.linalg.norm(x_BSD, axis=-1, keepdims=True) @ kernel + bias
         return x_BSD + context["shift"][..., None] * context["scale"], jnp.exp(x_BSD).sum()
@@ -111,11 +114,11 @@ def schedule(stages: int, rounds: int, microbatches: int, layers: int) -> tuple[
 
     (turns, found), (_, expected) = measure(stages), measure(1)
     errors = jax.tree.map(lambda a, b: float(np.abs(a - b).max() / np.abs(b).max()), found, expected)
-    return turns, float(np.max(jax.tree.leaves(errors)))  # of which NaN is the largest
+    return turns, float(np.max(jax.tree.leaves(errors)))  # np.max gives NaN if there is one
 
 
 def _turns(jaxpr) -> int | None:
-    """Length of the loop in which states are passed on."""
+    """Length of the scan that passes states from stage to stage; None if there is none."""
     for equation in jaxpr.eqns:
         body = equation.params.get("jaxpr")
         if body is not None:
@@ -128,14 +131,14 @@ def _turns(jaxpr) -> int | None:
 
 
 def loss_curves(name: str) -> list[dict]:
-    """On one device, on the mesh."""
+    """[the curve on one device, the curve on the case's mesh]"""
     model, mesh, microbatches, rounds = MESHES[name]
     config = experiment(model, microbatches, rounds)
     return [curves.curve(config, {}), curves.curve(config, curves.read(mesh))]
 
 
 def layout() -> dict:
-    """Of V3 over two stages, and of the checkpoints that it and one device save and the other restores."""
+    """How V3 is sharded over two stages, and whether checkpoints restore from stages to one device and back."""
     config = experiment(v3(4), 0, 2)
     (state, step, mesh), (alone, _, _) = curves.start(config, {"stage": 2, "data": 4}), curves.start(config, {})
     rows = {name: rows[None] for name, rows in curves.packed(0).items()}
@@ -151,7 +154,7 @@ def layout() -> dict:
 
 
 def _held(stacks: dict) -> dict[str, float]:
-    """The share of each stack's numbers that a device has."""
+    """The share of each stack's numbers that one device stores."""
     shares = {}
     for name, stack in stacks.items():
         here = sum(leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(stack))
@@ -164,7 +167,7 @@ def _spell(array) -> str:
 
 
 def _same_after(saved, like) -> bool:
-    """Whether a state is what it was when it has been restored to where the arrays of another lie."""
+    """Whether a state, saved and then restored with the shardings of `like`, has these and its old values."""
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
     with tempfile.TemporaryDirectory() as directory:
         with Checkpoints(directory, CheckpointConfig(), say=print) as checkpoints:

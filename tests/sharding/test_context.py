@@ -1,4 +1,4 @@
-"""Attention with the sequence spread over devices: what one device computes, and nothing travels that need not."""
+"""Attention with the sequence sharded (mesh.context): equal to one device, with no needless communication."""
 
 import json
 import math
@@ -14,7 +14,7 @@ REST = ["context=8", "fsdp=2,context=2,tensor=2"]
 
 @pytest.fixture(scope="module")
 def findings(python):
-    """findings(meshes) -> {mesh: {case: findings}}, all in one process."""
+    """findings(meshes) -> {mesh: {case: {"errors", "travelling"}}}, computed in one process and remembered."""
     known = {}
 
     def run(meshes: list[str]) -> dict:
@@ -29,40 +29,40 @@ def findings(python):
 
 @pytest.mark.parametrize("mesh", QUICK)
 @pytest.mark.parametrize("case", CASES)
-def test_attention(findings, case, mesh):
+def test_sharded_attention_equals_that_of_one_device(findings, case, mesh):
     check(findings(QUICK)[mesh][case]["errors"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", REST)
 @pytest.mark.parametrize("case", CASES)
-def test_attention_on_every_mesh(findings, case, mesh):
+def test_attention_on_more_meshes(findings, case, mesh):
     check(findings(REST)[mesh][case]["errors"])
 
 
 def check(errors: dict[str, float]):
-    """Of value, outputs and all gradients: documents and windows of these rows lie across every boundary."""
+    """Compares the value, outputs and all gradients; documents and windows of the rows cross device boundaries."""
     wrong = {name: error for name, error in errors.items() if not error < 1e-5}
     assert not wrong
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_no_more_travels_than_others_attend_to(findings, case):
-    """Bytes of everything gathered, handed on, and in the backward pass summed, on data=2,context=4."""
+def test_devices_exchange_only_what_others_attend_to(findings, case):
+    """Compares the bytes gathered, passed between neighbours, and reduced in the backward pass, on data=2,context=4."""
     found = findings(QUICK)["data=2,context=4"][case]["travelling"]
     kind, config = CASES[case].kind, CASES[case].config
     gathered, handed_on = attended_to(kind, config, devices=4)
-    rows = 4 * BATCH // 2  # float32, of half of the batch
+    rows = 4 * BATCH // 2  # 4 bytes per number, for half of the batch
     assert found.get("all-gather", []) == sorted(rows * numbers for numbers in gathered)
     assert found.get("reduce-scatter", []) == sorted(rows * numbers // 4 for numbers in gathered)
-    assert sum(found.get("collective-permute", [])) == 2 * rows * handed_on  # there, and gradients back
+    assert sum(found.get("collective-permute", [])) == 2 * rows * handed_on  # forwards, and gradients back
     assert "all-to-all" not in found
 
 
 def attended_to(kind: str, config: ModelConfig, devices: int) -> tuple[list[int], int]:
-    """Numbers a row: of each array that every device needs whole; all that one is handed by another."""
+    """Numbers per row: (of each array that every device gathers whole, in total received by collective-permute)."""
     latents = LENGTH * (config.kv_lora_rank + config.qk_rope_head_dim)
-    swapped = LENGTH // devices // 2 * config.num_attention_heads  # queries of half of the tokens, and what they mixed
+    swapped = LENGTH // devices // 2 * config.num_attention_heads  # half of the queries, and their outputs, are swapped
     if kind == "gqa":
         return [LENGTH * config.num_key_value_heads * config.head_dim] * 2, swapped * 2 * config.head_dim
     if kind == "mla":

@@ -1,4 +1,4 @@
-"""Experts spread over devices give what they give on one, with gradients, and say what they drop."""
+"""Expert parallelism gives the outputs and gradients of one device, and reports what it drops."""
 
 import json
 
@@ -98,7 +98,7 @@ def run(mesh):
 
 one = run(make_mesh(MeshConfig(), jax.devices()[:1]))
 for left, right in zip(run(make_mesh(MeshConfig(data=1, expert=2, tensor=2))), one, strict=True):
-    # A number that is nearly between two steps may go either way.
+    # A number that is almost half-way between two steps may be rounded either way.
     error = jnp.linalg.norm(jax.device_get(left) - jax.device_get(right)) / jnp.linalg.norm(jax.device_get(right))
     print(float(error))
 """
@@ -118,7 +118,7 @@ sent_PP = rng.integers(0, C + 1, (P, P)).astype(np.int32)  # from, to
 rows, weights = rng.normal(size=(2, P * P * C, D)).astype(np.float32)
 
 def ragged_all_to_all(operand, output, input_offsets, send_sizes, output_offsets, recv_sizes, *, axis_name):
-    \"\"\"By its documentation: slices of any length, written where the sender says.\"\"\"
+    \"\"\"As documented: copies slices of any length to where their sender says.\"\"\"
     gather = lambda x: jax.lax.all_gather(x, axis_name)
     operands, starts, sizes, places = map(gather, (operand, input_offsets, send_sizes, output_offsets))
     here, row = jax.lax.axis_index(axis_name), jnp.arange(output.shape[0])
@@ -155,8 +155,8 @@ print(json.dumps({
 """
 
 
-def test_on_tpus_only_filled_rows_travel(python):
-    """The TPU's form, its collective played by others, brings what the padded one does; so does its gradient."""
+def test_on_tpus_only_filled_rows_are_sent(python):
+    """The ragged all-to-all of TPUs, emulated here, moves what the padded one does, and so does its gradient."""
     result = python("-c", RAGGED, devices=8)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
@@ -164,34 +164,34 @@ def test_on_tpus_only_filled_rows_travel(python):
     assert found["on tpu"] == [2, 0], "there and back"
 
 
-def test_eight_devices_compute_what_one_does(python):
+def test_experts_on_eight_devices_compute_what_one_does(python):
     result = python("-c", EIGHT, devices=8)
     assert result.stdout.strip() == "same", result.stderr
 
 
-def test_a_row_has_one_scale_on_however_many_devices_it_lies(python):
+def test_int8_scales_are_of_whole_rows_when_rows_are_sharded(python):
     result = python("-c", INT8, devices=4)
     assert result.returncode == 0, result.stderr
     assert max(map(float, result.stdout.split())) < 1e-3
 
 
 @pytest.mark.parametrize("factor, rows", [(0.0, (32, False)), (1.0, (17, True)), (9.0, (32, False))])
-def test_room_is_for_the_worst_case_or_for_a_multiple_of_the_mean(factor, rows):
-    """16 tokens choose 4 experts among 8, of which 2 are on each of 4 devices; one row stays empty."""
+def test_rows_per_device_are_the_worst_case_or_a_multiple_of_the_mean(factor, rows):
+    """16 tokens choose 4 of 8 experts, 2 on each of 4 devices.  Where rows may be dropped, one more row stays empty."""
     assert rows_a_device(16, 4, 2, 4, factor) == rows
 
 
-def test_much_room_stays_in_whole_tiles():
+def test_large_numbers_of_rows_are_whole_tiles():
     assert rows_a_device(4096, 8, 16, 16, 1.5) == (3072, True)
 
 
-def test_assignments_lie_in_order_by_device():
+def test_assignments_are_grouped_in_order_by_device():
     slots = slots_by_device(jnp.array([[1, 0], [1, 1]]), devices=2, capacity=4, bounded=False)
     np.testing.assert_array_equal(slots.assignment_of_slot, [1, 4, 4, 4, 0, 2, 3, 4])
     np.testing.assert_array_equal(slots.slot_of_assignment, [[4, 0], [5, 6]])
 
 
-def test_what_has_no_room_points_at_a_slot_that_is_empty():
+def test_dropped_assignments_point_at_an_empty_slot():
     slots = slots_by_device(jnp.array([[1, 0], [1, 1]]), devices=2, capacity=3, bounded=True)
     np.testing.assert_array_equal(slots.assignment_of_slot, [1, 4, 4, 0, 2, 4])
     np.testing.assert_array_equal(slots.slot_of_assignment, [[3, 0], [4, 5]])

@@ -31,7 +31,7 @@ table = HybridConfig(
     input="table", channels=3, outputs=3, convolution=ConvolutionConfig((8,)),
     recurrent=RecurrentConfig("gru", 8), attention=AttentionConfig(2, 8, residual=True),
 )
-# Records differ more from device to device than inside one: statistics of one device alone would be far off.
+# Records differ more between devices than on one, so batch norms that saw only one device would be far off.
 shift = jnp.arange(16.0)
 images = jax.random.normal(jax.random.key(0), (16, 8, 8, 1)) + shift[:, None, None, None]
 texts = jax.random.randint(jax.random.key(0), (16, 12), 0, 24) * (shift[:, None] > 4)
@@ -94,14 +94,14 @@ print(json.dumps(losses))
 
 
 @pytest.mark.slow
-def test_eight_devices_compute_what_one_does(python):
+def test_the_hybrid_network_on_eight_devices_computes_what_one_does(python):
     result = python("-c", EIGHT, devices=8)
     assert result.stdout.strip() == "same", result.stderr
 
 
 @pytest.mark.slow
 def test_the_loss_falls_on_eight_devices_as_on_one(python):
-    """Twenty steps on digits with augmentation, dropout, a batch norm and two microbatches."""
+    """Twenty steps on digits with augmentation, dropout, batch norm and two microbatches."""
     curves = {}
     for devices, sizes in ((1, {"data": 1}), (8, {"data": 4, "tensor": 2})):
         result = python("-c", CURVE, json.dumps(sizes), devices=devices)
@@ -111,6 +111,6 @@ def test_the_loss_falls_on_eight_devices_as_on_one(python):
     np.testing.assert_allclose(curves[8], curves[1], rtol=1e-4)
 
 
-def test_records_are_not_cut_into_pieces(python):
+def test_a_context_axis_is_refused_for_the_hybrid_network(python):
     result = python("-c", CURVE, json.dumps({"data": 1, "context": 2}), devices=2)
     assert "mesh.context is 2; it splits sequences of tokens" in result.stderr

@@ -1,8 +1,8 @@
 """Any mesh gives the loss curve of one device: 20 steps in float32 on packed documents.
 
-Loss and gradient norm agree to 1e-5 and routers' loads exactly.  Loads are counts, so a single other choice of expert
-would show; sums of other order differ by some 1e-7 and could tip a choice that is nearly a tie.  With these seeds and
-this learning rate none is tipped in 20 steps; a run long enough would meet one.
+Loss and gradient norm agree to 1e-5 and routers' loads exactly.  Loads are counts, so a single different choice of
+expert would show.  Sums in another order differ by some 1e-7 and could flip a choice that is nearly a tie.  With these
+seeds and this learning rate none is flipped in 20 steps; in a long enough run one would be.
 """
 
 import json
@@ -32,7 +32,7 @@ DRAWN = ["fsdp=2,expert=2,tensor=2", "data=2,context=2,expert=2"]
 
 @pytest.fixture(scope="module")
 def curves(python):
-    """curves(model, meshes) -> {mesh: curve}, all in one process."""
+    """curves(model, meshes) -> {mesh: curve}, with "one" for one device; computed in one process and remembered."""
     known = {}
 
     def run(model: str, meshes: list[str]) -> dict:
@@ -50,21 +50,21 @@ def cases(meshes: dict[str, list[str]]) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("model, mesh", cases(QUICK))
-def test_mesh(curves, model, mesh):
+def test_a_mesh_has_the_curve_of_one_device(curves, model, mesh):
     check(curves(model, QUICK[model]), mesh)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", DRAWN)
-def test_what_routers_draw_depends_on_no_mesh(curves, mesh):
-    check(curves("v3+noisy", DRAWN), mesh, norms=5e-5)  # in one of twenty steps 1.2e-5, with losses and loads the same
+def test_router_noise_does_not_depend_on_the_mesh(curves, mesh):
+    check(curves("v3+noisy", DRAWN), mesh, norms=5e-5)  # the norm is off by 1.2e-5 in one step, losses and loads agree
 
 
 @pytest.mark.slow
 def test_scanned_layers_beside_an_mtp_module(curves):
-    """Four steps: on data=8 alone too the sixth differs by 2e-5, for rounding has tipped a choice of experts.
+    """Only four steps are compared: in the sixth, even data=8 differs by 2e-5, as rounding flips a choice of experts.
 
-    In the third the gradients' norm differs by 1.3e-5 under the suite's flags, by 6e-6 as users compile.
+    In the third the gradient norm differs by 1.3e-5 with the suite's XLA flags, by 6e-6 with those of users.
     """
     found = curves("v4mtp", ["fsdp=2,expert=2,tensor=2"])
     one, many = ({name: found[mesh][name][:4] for name in ("loss", "grad_norm", "load")} for mesh in found)
@@ -73,7 +73,7 @@ def test_scanned_layers_beside_an_mtp_module(curves):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model, mesh", cases(REST))
-def test_every_mesh(curves, model, mesh):
+def test_more_meshes_have_the_curve_of_one_device(curves, model, mesh):
     check(curves(model, REST[model]), mesh)
 
 
@@ -90,23 +90,23 @@ def check(found: dict, mesh: str, norms: float = 1e-5):
     "mesh, kinds",
     [("data=8", {"all-reduce"}), ("tensor=8", {"all-reduce"}), ("expert=8", {"all-reduce", "all-to-all"})],
 )
-def test_an_axis_communicates_as_it_should(curves, mesh, kinds):
-    """Copies add up gradients, parts of a product add up, tokens travel to their experts: nothing else moves."""
+def test_an_axis_uses_only_the_expected_collectives(curves, mesh, kinds):
+    """Replicas sum gradients, tensor shards sum partial products, tokens are sent to their experts: nothing else."""
     assert set(curves("v3", REST["v3"])[mesh]["collectives"]) == kinds
 
 
 @pytest.mark.slow
 def test_fsdp_gathers_weights_and_never_activations(curves):
-    """Every float that is gathered is a parameter: no activation's number of tokens is among the shapes."""
+    """No gathered shape begins with batch and length, [8, 32] or [256], except that of an experts' kernel."""
     gathered = curves("v3", REST["v3"])["fsdp=8"]["collectives"]["all-gather"]
     batches = [shape for shape in gathered if shape.startswith(("f32[8,32,", "f32[256,"))]
-    experts = {"f32[8,32,16]"}  # gate and up of eight experts
+    experts = {"f32[8,32,16]"}  # gate and up kernels of eight experts
     assert set(batches) <= experts, batches
 
 
 @pytest.mark.slow
 def test_context_gathers_latents_and_swaps_queries(curves):
-    """Of 16 + 4 numbers a token for 8 heads of 8; queries and values of half of a device's four tokens."""
+    """Latents of 16 + 4 numbers per token are gathered; queries and outputs of half of a device's 4 tokens swapped."""
     found = curves("v3", REST["v3"])["context=8"]["collectives"]
     assert floats(found["all-gather"]) == {"f32[8,32,20]"}
     assert floats(found["reduce-scatter"]) == {"f32[8,4,20]"}, "its gradient"
@@ -119,8 +119,8 @@ def floats(shapes: list[str]) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["fsdp=2,expert=2,tensor=2", "fsdp=8"])
-def test_muon_takes_whole_matrices_wherever_they_lie(curves, mesh):
-    """Newton-Schulz raises small singular values, and what rounding made of them: hence the wider tolerance."""
+def test_muon_orthogonalises_whole_matrices_on_any_mesh(curves, mesh):
+    """The tolerance is wider because Newton-Schulz amplifies small singular values, and with them rounding errors."""
     found = curves("v3+muon", ["fsdp=2,expert=2,tensor=2", "fsdp=8"])
     one, many = found["one"], found[mesh]
     assert one["loss"][-1] < one["loss"][0] - 0.05
@@ -131,7 +131,7 @@ def test_muon_takes_whole_matrices_wherever_they_lie(curves, mesh):
 @pytest.mark.parametrize("model", ["v32", "v4"])
 @pytest.mark.parametrize("mesh", ["fsdp=2,expert=2,tensor=2", "data=2,context=4"])
 def test_blocks_of_queries_and_bfloat16(curves, model, mesh):
-    """In float32 as exact as all else; in bfloat16 as near to that as one device is."""
+    """In float32 as exact as without blocks; in bfloat16 as close to float32 as a single device is."""
     meshes = ["fsdp=2,expert=2,tensor=2", "data=2,context=4"]
     found = curves(f"{model}+blocks", meshes)
     check(found, mesh)
@@ -139,5 +139,5 @@ def test_blocks_of_queries_and_bfloat16(curves, model, mesh):
     for name in "one", mesh:
         np.testing.assert_allclose(rounded[name]["loss"], found["one"]["loss"], rtol=1e-2, err_msg=name)
         errors = np.array(rounded[name]["loss"]) / found["one"]["loss"] - 1
-        assert np.sqrt(np.square(errors).mean()) < 2.5e-3, name  # one step of twenty may be 5e-3 off
+        assert np.sqrt(np.square(errors).mean()) < 2.5e-3, name  # a single step may be off by 5e-3
         np.testing.assert_allclose(rounded[name]["grad_norm"], found["one"]["grad_norm"], rtol=0.1, err_msg=name)

@@ -1,4 +1,4 @@
-"""What is sent beside a loop or a conditional that sends is found, and `after` puts it in order."""
+"""`unordered` finds collectives that may run beside a loop or conditional with such; `after` puts them in order."""
 
 import json
 
@@ -35,7 +35,7 @@ print(json.dumps({
 """
 
 
-def test_what_may_meet_on_host_devices_is_found_and_can_be_put_in_order(python):
+def test_unordered_collectives_are_found_and_after_puts_them_in_order(python):
     result = python("-c", MIXED, devices=2)
     assert result.returncode == 0, result.stderr
     found = {name: len(pairs) for name, pairs in json.loads(result.stdout).items()}

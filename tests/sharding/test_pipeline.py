@@ -1,4 +1,4 @@
-"""Layers spread over stages: the schedule, equality with one device, where parameters lie and what is sent."""
+"""Pipeline stages: the schedule, equality with one device, how parameters are sharded and what is sent."""
 
 import json
 
@@ -28,32 +28,32 @@ def measured(python):
     return run
 
 
-def test_turns_are_as_many_as_the_schedule_says_and_empty_ones_change_nothing(measured):
+def test_the_pipeline_takes_the_scheduled_turns_and_empty_ones_change_nothing(measured):
     found = measured("schedules")
     assert len(found) == len(SCHEDULES)
     for each in found:
         assert each["turns"] == each["microbatches"] * each["rounds"] + each["stages"] - 1
-        assert each["error"] < 2e-6, each  # NaN is not
+        assert each["error"] < 2e-6, each  # also fails for NaN
 
 
 SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, marks=SLOW if case != "v3" else ()) for case in MESHES])
-def test_stages_give_the_curve_of_one_device(measured, case):
-    as_users = {"flags": ""} if case == "v4" else {}  # under the suite's flags rounding tips a choice in the 16th step
+def test_pipelined_training_has_the_curve_of_one_device(measured, case):
+    as_users = {"flags": ""} if case == "v4" else {}  # the suite's flags round a choice the other way in step 16
     alone, many = measured("curves", case, **as_users)
     assert np.mean(alone["loss"][-5:]) < np.mean(alone["loss"][:5]), "a model that does not learn would hide much"
     np.testing.assert_allclose(many["loss"], alone["loss"], rtol=1e-5)
-    # Microbatches add up in another order: in one of twenty steps of "v3 context" the norm is off by 1.9e-5, of
-    # "v4 uneven" by 1.3e-4.
+    # Microbatches are summed in another order: in one of twenty steps the norm is off by 1.9e-5 in "v3 context" and by
+    # 1.3e-4 in "v4 uneven".
     norms = 3e-4 if case == "v4 uneven" else 5e-5
     np.testing.assert_allclose(many["grad_norm"], alone["grad_norm"], rtol=norms)
     assert many["load"] == alone["load"]
 
 
 @SLOW
-def test_stages_store_parts_of_all_layers_and_pass_on_activations(measured):
+def test_stages_store_parts_of_all_layers_and_send_only_activations(measured):
     found = measured("layout")
     for part in ("parameters", "moments"):
         assert found[part]["0-0"] == 1 and 0.5 < found[part]["1-4"] < 0.51, "half, but for norms and biases"
@@ -76,7 +76,7 @@ def test_a_batch_without_equal_microbatches_is_refused():
     with pytest.raises(UserError, match="train.batch_size is 24; .* multiple of 16"):
         pipeline.check(mesh(stage=4, data=2), 8, "train.batch_size", 24)
     pipeline.check(mesh(stage=4, data=2), 8, "train.batch_size", 32)
-    pipeline.check(mesh(data=2), 8, "train.batch_size", 2)  # without stages the number has no meaning
+    pipeline.check(mesh(data=2), 8, "train.batch_size", 2)  # without stages the setting has no effect
 
 
 def test_the_smallest_batch_has_a_sequence_for_every_device_in_every_microbatch():
@@ -87,24 +87,24 @@ def test_the_smallest_batch_has_a_sequence_for_every_device_in_every_microbatch(
         pipeline.check(devices, microbatches, "train.batch_size", size)
 
 
-def test_the_longest_run_of_layers_is_the_pipeline():
+def test_the_longest_stack_of_layers_is_pipelined():
     expected = {"v2-lite": ["1-26"], "v3": ["3-60"], "v4-flash": ["3-41by2", "4-42by2"]}
     for name, stacks in expected.items():
         assert [stack.name for stack in schedule.pipelined(presets.PRESETS[name])] == stacks
 
 
-def test_any_number_of_layers_is_filled_up_to_equal_chunks():
+def test_any_number_of_layers_is_padded_to_equal_chunks():
     v3 = pipeline.Schedule(layers=58, stages=16, rounds=2, microbatches=32)
     assert (v3.chunk, v3.filled, v3.turns) == (2, 64, 79)
 
 
-def test_more_parts_than_layers_are_refused():
+def test_more_pipeline_parts_than_layers_are_refused():
     stack = {"kernel": jnp.zeros((6, 4))}
     with pytest.raises(UserError, match=r"4 stages \(mesh.stage\) times 2 \(train.pipeline_rounds\).* 6 layers"):
         under(mesh(stage=4), lambda: pipeline.run(None, stack, jnp.zeros((8, 4)), {}, rounds=2))()
 
 
-def test_they_are_refused_before_data_is_prepared_and_a_run_directory_claimed(tmp_path, monkeypatch):
+def test_too_many_pipeline_parts_are_refused_before_data_is_prepared(tmp_path, monkeypatch):
     monkeypatch.setattr(setup, "make_mesh", lambda config: mesh(stage=2))
     with pytest.raises(UserError, match=r"2 stages .* than the 1 layer that can be pipelined; lower one"):
         setup.prepare(tiny.experiment(tmp_path, tiny.MOE), Console(quiet=True))
@@ -120,7 +120,7 @@ def test_heads_that_a_mesh_does_not_divide_are_refused_before_data_is_prepared(t
     assert not (tmp_path / "prepared").exists()
 
 
-def test_stages_store_what_they_can_divide():
+def test_pipelined_parameters_are_sharded_over_stages_too():
     spec = rules.partition_spec(("pipelined_layers", "experts", "embed", "expert_mlp"))
     assert spec == PartitionSpec(None, "expert", ("fsdp", "stage"), "tensor")
     shapes = {"kernel": jax.ShapeDtypeStruct((58, 36), "float32")}
@@ -129,8 +129,8 @@ def test_stages_store_what_they_can_divide():
         rules.shardings(mesh(stage=4, fsdp=2), {"kernel": ("pipelined_layers", "embed")}, shapes)
 
 
-def test_training_and_plan_give_one_advice_on_what_does_not_divide():
-    """By the first name of the dimension, and without mesh axes of one device."""
+def test_training_and_plan_give_the_same_advice_on_dimensions_that_do_not_divide():
+    """A dimension with two logical axes is named by the first; mesh axes of one device are not mentioned."""
     axes, shapes = {"kernel": ("layers", ("heads", "embed"))}, {"kernel": jax.ShapeDtypeStruct((4, 6), "float32")}
     with pytest.raises(UserError) as refused:
         rules.shardings(mesh(tensor=4), axes, shapes)

@@ -1,4 +1,4 @@
-"""deepseek-jax compile: reading compiled programs, and what is said of them."""
+"""deepseek-jax compile: parsing compiled programs (HLO text), and the report on them."""
 
 import json
 import os
@@ -54,7 +54,7 @@ print(json.dumps({
 
 
 def test_collectives_of_a_compiled_program(python):
-    """What a loop runs counts as often as the loop; bytes are those that a ring sends."""
+    """A collective in a loop counts once for each iteration; bytes are those that a ring algorithm sends."""
     result = python("-c", EIGHT, devices=8)
     assert result.returncode == 0, result.stderr
     read = json.loads(result.stdout)
@@ -82,7 +82,7 @@ def test_collectives_of_a_compiled_program(python):
         ("replica_groups={}, to_apply=%add", tuple(range(8))),
     ],
 )
-def test_every_spelling_of_a_group(attributes, group):
+def test_every_spelling_of_replica_groups_is_parsed(attributes, group):
     assert first_group(attributes, 8) == group
 
 
@@ -110,15 +110,15 @@ ENTRY %main (p: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
 """
 
 
-def test_a_loop_runs_as_often_as_its_condition_says():
-    """As TPU programs write it: no trip count, layouts with tiles, operations that start and end."""
+def test_a_loops_trip_count_is_read_from_its_condition():
+    """As TPU programs are written: no trip count, tiled layouts, asynchronous pairs of -start and -done."""
     program = hlo.parse(PROGRAM)
     assert program.entry == "main" and program.unknown_loops == 0
     runs = {each.name: times for each, _, times, _ in program.executed()}
     assert runs["loop"] == 1 and runs["gathered-start"] == 58
 
 
-def test_a_loop_whose_condition_is_fused_as_on_gpus():
+def test_a_trip_count_in_a_fused_condition_is_found():
     compared = "  ROOT %less = pred[] compare(%i, %limit), direction=LT"
     i = "  %i = s32[] get-tuple-element(%at.1), index=0"
     fused = [
@@ -188,12 +188,12 @@ ENTRY %main (p: f32[100,8], q: f32[1,8], i.1: s32[]) -> f32[4,8] {
   ROOT %loop = f32[4,8]{1,0} while(%x), condition=%never, body=%outer, backend_config={"known_trip_count":{"n":"3"}}
 }
 """
-# Of 32 bytes a row: one that is put and two of the fusion, eight, two and four, and four in 3 x 5 turns of one branch;
-# the other writes to the faster memory.
+# Rows of 32 bytes: 1 + 2 by %fused, 8 by %large, 2 by %part.1, 4 by %sent, and 4 by %sine in each of 3 x 5 iterations.
+# The other branch, %near, writes to the faster memory, S(1), which does not count.
 WRITTEN = 32 * (1 + 2 + 8 + 2 + 4 + 3 * 5 * 4)
 
 
-def test_what_a_program_writes_and_sends():
+def test_bytes_written_and_collectives_of_a_program():
     program = hlo.parse(WRITES)
     assert program.unknown_loops == 0
     assert bytes_written(program) == WRITTEN
@@ -201,14 +201,14 @@ def test_what_a_program_writes_and_sends():
     assert found == [("reduce-scatter", (0, 1, 2, 3), 8 * 32, 1), ("ragged-all-to-all", (0, 4), 4 * 32, 1)]
 
 
-def test_a_loop_of_which_two_limits_could_be_meant_is_counted_once():
+def test_a_loop_with_an_ambiguous_limit_is_unknown_and_counted_once():
     program = hlo.parse(PROGRAM.replace("  %counter", "  %other = s32[]{:T(128)} constant(7)\n  %counter"))
     assert program.unknown_loops == 1
     assert {each.name: times for each, _, times, _ in program.executed()}["gathered-start"] == 1
 
 
 def test_a_report_says_what_fits_and_how_fast_it_could_be():
-    """By the vendors' peaks: what is computed again is no use, what takes an argument's place takes no memory."""
+    """Times are by the vendors' peaks.  Rematerialised FLOPs are not useful; aliased results take no extra memory."""
     topology = parse("h100:1x8")
     experiment = Experiment(model=tiny.MOE, train=TrainConfig(remat="full"))
     abstract = types.SimpleNamespace(experiment=experiment, batch={"tokens": np.zeros((2, 4, 64), np.int32)})
@@ -240,12 +240,12 @@ def test_sizes_of_shapes():
     assert hlo.size("bf16[4,8]{1,0:T(8,128)(2,1)S(1)}", memory=0) == 0
 
 
-def test_totals_begin_with_what_sends_most():
+def test_totals_are_sorted_by_bytes_sent():
     few, many = (Collective(kind, (0, 1), 8, times, "") for kind, times in (("all-gather", 1), ("all-reduce", 9)))
     assert list(totals([few, many, few]).items()) == [("all-reduce", (9, 72)), ("all-gather", (2, 16))]
 
 
-def test_a_group_has_the_links_of_the_dimensions_that_it_spans():
+def test_a_groups_bandwidth_follows_from_the_torus_dimensions_it_spans():
     class Device:
         def __init__(self, *coords):
             self.coords = coords
@@ -267,11 +267,11 @@ def test_a_group_has_the_links_of_the_dimensions_that_it_spans():
         ("", "a place without a name"),
     ],
 )
-def test_places_in_the_model_as_the_report_names_them(op_name, expected):
+def test_op_names_are_shortened_to_places_in_the_model(op_name, expected):
     assert scope(op_name) == expected
 
 
-def test_the_line_follows_where_it_is_known():
+def test_the_source_line_follows_the_place_where_it_is_known():
     assert source("jit(step)/mtp/dot", "models/mtp.py:7") == "mtp/dot, models/mtp.py:7"
     assert source("jit(step)/mtp/dot", "") == "mtp/dot"
 
@@ -279,18 +279,18 @@ def test_the_line_follows_where_it_is_known():
 @pytest.mark.parametrize(
     "seconds, text", [(106.424, "106.42 s"), (0.1, "0.10 s"), (0.0364, "36.40 ms"), (9e-6, "9.00 µs"), (0, "0.00 µs")]
 )
-def test_short_times_are_no_zeros(seconds, text):
+def test_durations_are_written_in_a_fitting_unit(seconds, text):
     assert duration(seconds) == text
 
 
-def test_verdicts():
+def test_the_verdict_says_whether_the_memory_suffices():
     topology = parse("v5p:2x2x1")
     assert verdict(90 * 2**30, topology) == "fits: 90.0 of 95.0 GiB a device of v5p:2x2x1"
     assert verdict(100 * 2**30, topology) == ("does not fit: 100.0 of 95.0 GiB a device of v5p:2x2x1, 5.0 GiB too much")
     assert verdict(50 * 2**20, topology) == "fits: 50.0 MiB of 95.0 GiB a device of v5p:2x2x1"
 
 
-def test_what_is_no_remark_goes_on_to_standard_error(capfd):
+def test_compiler_remarks_are_captured_and_other_output_passes_to_stderr(capfd):
     remark = b"W0 [SPMD] Involuntary full rematerialization. %dot\n"
     with captured_remarks() as remarks:
         os.write(2, b"first\n" + remark + b"last")
@@ -300,7 +300,7 @@ def test_what_is_no_remark_goes_on_to_standard_error(capfd):
     assert capfd.readouterr().err == "first\nlast."
 
 
-def test_the_last_words_of_a_compiler_that_aborts_are_heard(python):
+def test_the_message_of_a_compiler_that_aborts_reaches_stderr(python):
     program = """
 import os
 from deepseek_jax.pods.remarks import captured_remarks
@@ -312,8 +312,8 @@ with captured_remarks():
     assert result.returncode == -signal.SIGABRT and "Check failed: what the matter is" in result.stderr
 
 
-# The head of a program that this project's step was compiled to, most rows left out.  The frames: `main`, which calls
-# `run`, `Block.__call__`, `constrain_tokens`, `constrain`; Optax's global norm, called by the step.
+# The beginning of one of this project's compiled steps, with most rows left out.  Its stack frames lead from `main` to
+# `Block._attend` and on to `constrain`, and from the step to Optax's `tree_norm`.
 TABLES = """HloModule jit_step, is_scheduled=true, entry_computation_layout={()->f32[]}, num_partitions=8
 
 FileNames
@@ -359,15 +359,15 @@ ENTRY %main () -> f32[] {
     "metadata, expected",
     [
         ('op_name="a" stack_frame_id=2', "deepseek_jax/__main__.py:70"),
-        ('op_name="a" stack_frame_id=4', "deepseek_jax/models/block.py:86"),  # says where it is to lie
-        ('op_name="a" stack_frame_id=6', "deepseek_jax/train/step.py:54"),  # calls Optax
+        ('op_name="a" stack_frame_id=4', "deepseek_jax/models/block.py:86"),  # which calls `constrain`
+        ('op_name="a" stack_frame_id=6', "deepseek_jax/train/step.py:54"),  # which calls Optax
         ('op_name="a" stack_frame_id=1', ""),
         ('op_name="a" stack_frame_id=7', ""),
         ('op_name="a"', ""),
-        ('op_name="a" source_file="a.py" source_line=7', "a.py:7"),  # as XLA wrote it before
+        ('op_name="a" source_file="a.py" source_line=7', "a.py:7"),  # as older versions of XLA write it
     ],
 )
-def test_lines_of_ours_that_metadata_names(metadata, expected):
+def test_metadata_leads_to_the_innermost_line_of_this_package(metadata, expected):
     frames = hlo.parse(TABLES.replace("ROOT", str(hlo.PACKAGE.parent))).frames
     assert hlo.place(metadata, frames) == expected
     assert all((hlo.PACKAGE.parent / name).is_file() for name in hlo.HELPERS)
@@ -379,7 +379,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from deepseek_jax.pods import hlo
 from deepseek_jax.pods.remarks import captured_remarks
 
-jax.config.update("jax_enable_compilation_cache", False)  # of what is read there nothing is remarked
+jax.config.update("jax_enable_compilation_cache", False)  # programs read from it cause no remarks
 mesh = jax.make_mesh((2, 2, 2), ("a", "b", "c"), (AxisType.Auto,) * 3)
 rows, columns = (NamedSharding(mesh, spec) for spec in (P(("a", "b")), P(None, "c")))
 text = '''
@@ -398,8 +398,8 @@ print(json.dumps([(hlo.scopes(each), hlo.place(each, frames)) for each in remark
 """
 
 
-def test_a_remark_of_the_compiler_leads_to_its_line(python):
-    """As this XLA writes both: the remark on standard error, and the frames that it means in the program."""
+def test_a_compiler_remark_leads_to_its_source_line(python):
+    """With what this XLA really prints: the remark on standard error and the program with the stack frames."""
     result = python("-c", REMATERIALISED, devices=8)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout) == [
@@ -450,7 +450,7 @@ def test_a_step_for_eight_accelerators(platform, command, moves_tokens, python, 
         ("h100:1x8", "XLA_FLAGS", "--theirs=1", "--xla_gpu_enable_cub_radix_sort=false --theirs=1"),
     ],
 )
-def test_flags_of_a_compiler_precede_those_that_a_user_gives(name, variable, given, asked, monkeypatch):
+def test_required_compiler_flags_precede_those_that_a_user_gives(name, variable, given, asked, monkeypatch):
     environment = {} if given is None else {variable: given}
     monkeypatch.setattr(os, "environ", environment)
     monkeypatch.setattr(compilers, "installed", lambda module: True)
@@ -459,9 +459,9 @@ def test_flags_of_a_compiler_precede_those_that_a_user_gives(name, variable, giv
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("level", ["UNKNOWN", "O1"])  # the default, and the one that is quicker
+@pytest.mark.parametrize("level", ["UNKNOWN", "O1"])  # the default, and the level that compiles faster
 def test_a_step_for_eight_tpu7x(level, python, monkeypatch):
-    """libtpu aborts at both without what devices.py tells it."""
+    """At either level libtpu aborts without the flags in pods/devices.py."""
     if not is_installed("tpu"):
         pytest.skip("libtpu is not installed")
     monkeypatch.setenv("JAX_OPTIMIZATION_LEVEL", level)
@@ -471,8 +471,8 @@ def test_a_step_for_eight_tpu7x(level, python, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_spread_sequence_has_its_kernel_on_a_tpu(python, tmp_path):
-    """Splash attention, whose mask is the same on every device, for queries whose place depends on the device."""
+def test_a_sharded_sequence_uses_splash_attention_on_a_tpu(python, tmp_path):
+    """Splash attention has one static mask, but the positions of a device's queries depend on the device."""
     if not is_installed("tpu"):
         pytest.skip("libtpu is not installed")
     widths = ("qk_nope_head_dim=128", "qk_rope_head_dim=64", "v_head_dim=128", "num_nextn_predict_layers=0")
