@@ -1,4 +1,4 @@
-"""The interface that other programs call, on a model whose numbers Hugging Face computed too."""
+"""The public API, on a model whose numbers Hugging Face computed too (tests/goldens/v3)."""
 
 import dataclasses
 import subprocess
@@ -46,12 +46,12 @@ def test_importing_the_package_does_not_import_jax():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_a_name_that_is_not_there():
+def test_an_unknown_name_raises_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'generat'"):
         deepseek_jax.generat  # noqa: B018
 
 
-def test_logits(model, expected):
+def test_logits_and_mtp_logits_are_those_of_hugging_face(model, expected):
     scores = model(expected["input_ids"])
     assert scores.logits.dtype == np.float32
     np.testing.assert_allclose(scores.logits, expected["logits"], **CLOSE)
@@ -60,10 +60,10 @@ def test_logits(model, expected):
 
 
 @pytest.mark.parametrize("left", [True, False])
-def test_padding_on_either_side(model, expected, left):
+def test_padding_on_either_side_changes_no_logits(model, expected, left):
     mask = expected["pad_mask"].astype(bool)
     tokens = expected["pad_ids"].copy()
-    tokens[~mask] = 7  # what padding holds is of no account
+    tokens[~mask] = 7  # what padding contains must not matter
     if not left:
         turn = [np.argsort(~row, kind="stable") for row in mask]
         tokens, turned = (np.stack([row[order] for row, order in zip(rows, turn)]) for rows in (tokens, mask))
@@ -80,7 +80,7 @@ def test_generate_takes_lists_and_arrays(model, expected):
     np.testing.assert_array_equal(deepseek_jax.generate(model, prompts.tolist(), max_new_tokens=16), tokens)
 
 
-def test_numbers_of_any_whole_type_mean_the_same(model, expected):
+def test_token_ids_of_any_integer_type_give_the_same_logits(model, expected):
     given, length = expected["input_ids"], int(expected["gen_prompt_len"])
     logits = model(given).logits
     for same in (given.astype(np.int64), given.astype(np.uint16), given.tolist(), jax.numpy.asarray(given)):
@@ -89,25 +89,25 @@ def test_numbers_of_any_whole_type_mean_the_same(model, expected):
     np.testing.assert_array_equal(deepseek_jax.generate(model, prompts), expected["gen_tokens"])
 
 
-def test_a_model_equals_itself_alone(model):
+def test_a_model_is_hashable_and_equals_only_itself(model):
     assert {model: "found"}[model] == "found"
     assert model != dataclasses.replace(model)
 
 
-def test_few_tokens_and_none(model, expected):
+def test_generate_of_one_token_and_of_none(model, expected):
     prompts = expected["input_ids"][:, : int(expected["gen_prompt_len"])]
     np.testing.assert_array_equal(deepseek_jax.generate(model, prompts, 1), expected["gen_tokens"][:, :1])
     assert deepseek_jax.generate(model, prompts, 0).shape == (len(prompts), 0)
 
 
-def test_one_token_is_a_sequence(model, expected):
+def test_a_sequence_may_be_a_single_token(model, expected):
     scores = model(expected["input_ids"][:, :1])
     np.testing.assert_allclose(scores.logits, expected["logits"][:, :1], **CLOSE)
     assert scores.mtp_logits[0].shape == scores.logits.shape
 
 
-def test_modules_may_look_past_the_end(model):
-    """Of one token the second module has none to look at; what it scores then means nothing."""
+def test_mtp_modules_may_look_past_the_end_of_a_short_sequence(model):
+    """With one token the second MTP module has no token to look at; its logits are then meaningless but present."""
     config = dataclasses.replace(model.config, num_nextn_predict_layers=2)
     deeper = api.Model(config, *initialise(config, jax.random.key(0)))
     assert [logits.shape for logits in deeper([[1]]).mtp_logits] == [(1, 1, config.vocab_size)] * 2
@@ -115,14 +115,14 @@ def test_modules_may_look_past_the_end(model):
 
 @pytest.mark.parametrize("dtype, precision", [("float32", "highest"), ("bfloat16", None)])
 def test_float32_is_not_rounded_on_any_device(model, expected, monkeypatch, dtype, precision):
-    """The products of GPUs and TPUs take other float32 factors than they are given, unless they are asked not to."""
+    """GPUs and TPUs round the factors of float32 products unless told otherwise, so the precision must be set."""
     seen = []
     monkeypatch.setattr(api, "_scores", lambda *_: seen.append(jax.config.jax_default_matmul_precision))
     deepseek_jax.from_pretrained(V3, dtype=dtype)(expected["input_ids"])
     assert seen == [precision or "default"]
 
 
-def test_another_thread_than_the_one_that_imported_reads_and_continues(expected):
+def test_models_can_be_read_and_used_in_other_threads(expected):
     prompts = expected["input_ids"][:, : int(expected["gen_prompt_len"])]
     with ThreadPoolExecutor(1) as thread:
         model = thread.submit(deepseek_jax.from_pretrained, V3).result()
@@ -144,7 +144,7 @@ def test_how_many_drafts_were_accepted_is_logged(model, expected, caplog):
     assert [found for found in caplog.messages if "drafts accepted" in found and found.startswith("speculation: ")]
 
 
-def test_texts_past_what_the_model_was_made_for_are_logged(model, caplog):
+def test_texts_longer_than_max_position_embeddings_are_warned_of(model, caplog):
     deepseek_jax.generate(model, [[1, 2]], max_new_tokens=254)
     assert not caplog.records
     deepseek_jax.generate(model, [[1, 2, 3], [1]], max_new_tokens=254)
@@ -152,7 +152,7 @@ def test_texts_past_what_the_model_was_made_for_are_logged(model, caplog):
     assert record.getMessage().startswith("1 of 2 texts have up to 257 tokens, and the model was made for 256 (max_")
 
 
-def test_what_is_saved_is_read_again(model, tmp_path):
+def test_a_saved_model_is_read_back_identically(model, tmp_path):
     deepseek_jax.save_pretrained(model, tmp_path)
     again = deepseek_jax.from_pretrained(tmp_path)
     assert again.config == model.config
@@ -178,8 +178,8 @@ def test_bfloat16_is_read_and_written_as_such(model, tmp_path):
 
 
 @pytest.mark.parametrize("stored, dtype", [("bfloat16", "float32"), ("float32", "bfloat16")])
-def test_what_orbax_wrote_is_read_in_either_type(tmp_path, stored, dtype):
-    """And what V4 ships in float32 stays so."""
+def test_an_orbax_checkpoint_is_read_in_either_dtype(tmp_path, stored, dtype):
+    """The arrays that V4 ships in float32 stay float32."""
     official = V3.parent / "v4/official"
     config = huggingface.read_config(official)
     orbax_directory.save(tmp_path, config, *huggingface.load(official, config), dtype=stored)
@@ -193,21 +193,21 @@ def test_what_orbax_wrote_is_read_in_either_type(tmp_path, stored, dtype):
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.dtype("bfloat16"), np.dtype(jnp.bfloat16)])
-def test_a_type_may_be_given_as_jax_has_it(dtype):
+def test_a_dtype_may_be_given_as_a_jax_or_numpy_dtype(dtype):
     embedding = deepseek_jax.from_pretrained(V3, dtype=dtype).params["embedding"]
     expected = deepseek_jax.from_pretrained(V3, dtype="bfloat16").params["embedding"]
     assert embedding.dtype == jnp.bfloat16 and (embedding == expected).all()
 
 
-def test_bfloat16_is_close(model, expected):
+def test_bfloat16_logits_are_close_to_float32(model, expected):
     rough = deepseek_jax.from_pretrained(V3, dtype="bfloat16")
     logits = rough(expected["input_ids"]).logits
     assert logits.dtype == np.float32
     assert 0 < np.abs(logits - expected["logits"]).mean() < 0.05 * np.abs(expected["logits"]).mean()
 
 
-def test_float16_has_losses_and_gradients_of_more_rows_than_few_experts_serve():
-    """Of more than 128 choices of experts, which other kernels compute: megablox refused the type on every platform."""
+def test_float16_has_losses_and_gradients_for_many_rows():
+    """Over 128 expert assignments take another path, for which megablox, which refuses float16, must not be traced."""
     golden = V3.parent / "moe"
     expected = np.load(golden / "expected.npz")
     model = deepseek_jax.from_pretrained(golden, dtype="float16")
@@ -264,12 +264,12 @@ def test_float16_has_losses_and_gradients_of_more_rows_than_few_experts_serve():
         (lambda model: deepseek_jax.from_pretrained(V3, dtype=16), "dtype is 16; it must be one of float32"),
     ],
 )
-def test_what_is_refused(model, call, message):
+def test_invalid_arguments_are_refused(model, call, message):
     with pytest.raises(UserError, match=message):
         call(model)
 
 
-def test_a_new_model_is_that_of_a_run_before_its_first_step(tmp_path):
+def test_from_config_gives_the_initial_model_of_a_training_run(tmp_path):
     experiment = tiny.experiment(tmp_path, tiny.MOE)
     experiment = dataclasses.replace(experiment, train=dataclasses.replace(experiment.train, seed=3))
     setup = prepare(experiment, Console(quiet=True))
@@ -280,7 +280,7 @@ def test_a_new_model_is_that_of_a_run_before_its_first_step(tmp_path):
     assert not (made.params["embedding"] == deepseek_jax.from_config(tiny.MOE).params["embedding"]).all()
 
 
-def test_a_new_model_of_an_experiments_file_and_of_a_type(tmp_path):
+def test_from_config_takes_an_experiments_file_and_a_dtype(tmp_path):
     config = deepseek_jax.from_config(ROOT / "configs/v3_tiny.py", dtype="bfloat16")
     assert config.config.n_routed_experts == 16 and config.params["head"].dtype == jnp.bfloat16
     assert config.buffers["layers"]["1-3"]["feed_forward"]["router"]["bias"].dtype == jnp.float32
@@ -290,21 +290,21 @@ def test_a_new_model_of_an_experiments_file_and_of_a_type(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_new_model_of_fewer_bits_is_that_of_float32_cast(dtype):
+def test_a_new_model_in_16_bits_is_the_float32_one_cast(dtype):
     whole, made = (deepseek_jax.from_config(tiny.MOE, seed=3, dtype=each) for each in ("float32", dtype))
     expected = cast(tiny.MOE, whole.params, dtype)
     same = lambda *each: np.testing.assert_array_equal(*map(np.asarray, each), strict=True)  # noqa: E731
     jax.tree.map(same, made.params, expected)
 
 
-def test_a_new_model_whose_numbers_are_too_large_for_its_type_is_refused():
+def test_a_new_model_whose_numbers_overflow_its_dtype_is_refused():
     wide = dataclasses.replace(tiny.MOE, initializer_range=1e5)
     with pytest.raises(UserError, match="holds numbers beyond 65,504, the largest of float16"):
         deepseek_jax.from_config(wide, dtype="float16")
 
 
-def test_arrays_of_a_new_model_are_drawn_one_after_the_other():
-    """All were drawn at once and cast afterwards, which took 4.8 times the memory of a bfloat16 model."""
+def test_arrays_of_a_new_model_are_drawn_one_at_a_time():
+    """Drawing all of them at once and casting afterwards took 4.8 times the memory of a bfloat16 model."""
     config = dataclasses.replace(tiny.MOE, hidden_size=128, moe_intermediate_size=256, n_routed_experts=16)
     key, drawn = jax.random.key(0), api._drawn.__wrapped__
     largest = max(4 * leaf.size for leaf in jax.tree.leaves(api.from_config(config).params))
@@ -316,13 +316,13 @@ def test_arrays_of_a_new_model_are_drawn_one_after_the_other():
 @pytest.mark.parametrize(
     "file, message", [("none.py", "no config file none.py"), ("hybrid_mnist.py", "hybrid network")]
 )
-def test_what_no_new_model_is_made_of(file, message):
+def test_from_config_refuses_missing_files_and_hybrid_networks(file, message):
     with pytest.raises(UserError, match=message):
         deepseek_jax.from_config(ROOT / "configs" / file if file.startswith("hybrid") else file)
 
 
-def test_a_run_in_a_type_that_is_too_small_for_a_number_is_refused(tmp_path, monkeypatch):
-    """As such a released checkpoint is: it was read, with infinity for the number."""
+def test_reading_a_run_whose_numbers_overflow_the_dtype_is_refused(tmp_path, monkeypatch):
+    """As for a released checkpoint: it used to be read, with infinity for the number."""
     experiment = tiny.experiment(tmp_path, tiny.MOE)
     record.claim(tmp_path, experiment)
     _, params, buffers = initialise(experiment.model, jax.random.key(0))
@@ -335,7 +335,7 @@ def test_a_run_in_a_type_that_is_too_small_for_a_number_is_refused(tmp_path, mon
         deepseek_jax.from_pretrained(tmp_path, "float16")
 
 
-def test_a_run_of_a_hybrid_network_is_named_as_such(tmp_path):
+def test_from_pretrained_refuses_a_run_of_a_hybrid_network(tmp_path):
     record.claim(tmp_path, SupervisedExperiment())
     with pytest.raises(UserError, match="holds a hybrid network; from_pretrained reads language models"):
         deepseek_jax.from_pretrained(tmp_path)

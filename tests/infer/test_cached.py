@@ -1,4 +1,4 @@
-"""What decoding remembers, in bytes: for each kind of attention the formula that its paper promises."""
+"""The size in bytes of the decoding cache, for each kind of attention by the formula in its paper."""
 
 import jax
 import jax.numpy as jnp
@@ -17,14 +17,14 @@ DEEP = {"num_hidden_layers": 61, "first_k_dense_replace": 61}
 
 
 @pytest.mark.parametrize("dtype, size", [("float32", 4), ("bfloat16", 2)])
-def test_mla_remembers_one_latent_and_one_rotated_key_a_token(dtype, size):
-    """The released V3: 512 + 64 numbers a layer and token (V2, table 1), and as many for each MTP module."""
+def test_mla_caches_one_latent_and_one_rotated_key_per_token(dtype, size):
+    """As released: 512 + 64 numbers per layer and token (DeepSeek-V2, table 1), and as many for each MTP module."""
     config = ModelConfig(layer_types=("mla",), **DEEP)
     per_token = (config.kv_lora_rank + config.qk_rope_head_dim) * size
     assert cache_bytes(config, dtype, batch=2, max_length=48) == (2 * 48 * 61 * per_token, 2 * 48 * 1 * per_token)
 
 
-def test_gqa_remembers_a_key_and_a_value_for_each_group():
+def test_gqa_caches_a_key_and_a_value_for_each_group():
     """DeepSeek-LLM 67B's eight groups of 128 dimensions."""
     config = ModelConfig(layer_types=("gqa",), num_key_value_heads=8, num_nextn_predict_layers=0, **DEEP)
     assert cache_bytes(config, "bfloat16", batch=3, max_length=32) == (3 * 32 * 61 * 2 * 8 * 128 * 2, 0)
@@ -32,7 +32,7 @@ def test_gqa_remembers_a_key_and_a_value_for_each_group():
 
 @pytest.mark.parametrize("name", ["v1-67b", "v2-lite", "v3", "v3.2", "v4-flash", "v4-pro"])
 def test_caches_of_released_models_grow_as_their_formulas_say(name):
-    """Per token beyond what V4 holds from the start; 512 divides into V4's blocks of 4 and of 128 tokens."""
+    """Only growth is compared, as V4 also has a constant part.  512 tokens are whole runs of V4's 4 and 128."""
     config = preset(name)
     (short, _), (long, _) = (
         cache_bytes(config, "bfloat16", batch=1, max_length=max_length) for max_length in (1024, 1536)
@@ -40,8 +40,8 @@ def test_caches_of_released_models_grow_as_their_formulas_say(name):
     assert long - short == 512 * cache_size(config)[0] * 2
 
 
-def test_modules_past_the_tenth_run_in_their_turn():
-    """The structure that parameters are put into has its modules in the order of text, "10" before "2"."""
+def test_more_than_ten_mtp_modules_run_in_numerical_order():
+    """Merging parameters into a model sorts its modules by name as strings, "10" before "2"."""
     sizes = {"vocab_size": 8, "hidden_size": 4, "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 2}
     config = ModelConfig(
         layer_types=("gqa",), mlp_layer_types=("dense",), num_hidden_layers=1, first_k_dense_replace=0,
@@ -57,7 +57,7 @@ def test_modules_past_the_tenth_run_in_their_turn():
 
 
 def cache_bytes(config, dtype, batch, max_length):
-    """(of the layers, of the MTP modules), without making the model."""
+    """Bytes of the caches of (the layers, the MTP modules), computed without allocating the model."""
 
     def caches():
         model = CachedDecoder(merge(*initialise(config, jax.random.key(0), dtype=dtype)))

@@ -1,4 +1,4 @@
-"""Generation as a user calls it, on an untrained model: what it says does not matter, only what it depends on."""
+"""Generation with an untrained model: the tokens are meaningless, but what they depend on is tested."""
 
 import jax
 import jax.numpy as jnp
@@ -25,14 +25,14 @@ def model():
     return initialise(CONFIG, jax.random.key(0))
 
 
-def test_prompts_of_different_lengths_go_as_they_would_alone(model):
+def test_prompts_of_different_lengths_continue_as_they_would_alone(model):
     together = generate(model, PROMPTS, 12, eos=NO_EOS)
     assert together == [generate(model, [prompt], 12, eos=NO_EOS)[0] for prompt in PROMPTS]
     assert [len(tokens) for tokens in together] == [12, 12, 12]
 
 
-def test_each_token_is_the_best_after_all_before_it(model):
-    """Of the whole text read at once, without a cache."""
+def test_greedy_tokens_are_the_argmax_of_a_full_forward_pass(model):
+    """Compared with the argmax of the whole text in one forward pass without a cache."""
     graphdef, *arrays = model
     found = generate(model, PROMPTS, 12, eos=NO_EOS)
     tokens = jnp.asarray([[*prompt, *new, *[0] * (20 - len(prompt))] for prompt, new in zip(PROMPTS, found)])
@@ -57,14 +57,14 @@ def test_a_text_ends_before_its_eos(model):
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(1.0)], ids=["greedy", "drawn"])
-def test_scores_that_are_no_numbers_are_refused(model, sampling):
+def test_nan_scores_are_refused(model, sampling):
     graphdef, params, buffers = model
-    damaged = params | {"embedding": params["embedding"].at[9].set(jnp.nan)}  # what the second prompt says
+    damaged = params | {"embedding": params["embedding"].at[9].set(jnp.nan)}  # the second prompt's token
     with pytest.raises(UserError, match="scores are NaN after 1 of 3 prompts; look for NaN"):
         new_tokens((graphdef, damaged, buffers), PROMPTS, 1, sampling=sampling)
 
 
-def test_caches_that_grow_change_nothing(model, monkeypatch):
+def test_growing_caches_change_no_token(model, monkeypatch):
     whole = generate(model, PROMPTS, 40, eos=NO_EOS)
     monkeypatch.setattr(cache_lengths, "SHORTEST", 16)
     assert cache_lengths.cache_lengths(32, 64) == (48, 72, 96)
@@ -72,13 +72,13 @@ def test_caches_that_grow_change_nothing(model, monkeypatch):
 
 
 @pytest.mark.parametrize("length, steps", [(32, 64), (32, 4064), (4000, 96), (512, 512)])
-def test_stages_hold_the_prompt_and_then_all(length, steps):
+def test_cache_lengths_hold_the_prompt_first_and_everything_last(length, steps):
     lengths = cache_lengths.cache_lengths(length, steps)
     assert len(lengths) <= cache_lengths.STAGES and list(lengths) == sorted(set(lengths))
     assert lengths[0] > length and lengths[-1] == length + steps
 
 
-def test_the_seed_decides_what_is_drawn(model):
+def test_the_seed_determines_the_sampled_tokens(model):
     def draw(seed):
         return generate(model, PROMPTS, 12, eos=NO_EOS, sampling=Sampling(1.0, top_k=50, top_p=0.95), seed=seed)
 

@@ -14,7 +14,7 @@ LOGITS = jnp.log(PROBABILITIES)
 
 
 def frequencies(sampling: Sampling, draws: int = 4000) -> np.ndarray:
-    """Two rows, each token with its own key."""
+    """Relative frequencies of the four tokens in `draws` samples: two rows, each position with its own key."""
     keys = token_keys(jax.random.key(0), jnp.broadcast_to(jnp.arange(draws // 2), (2, draws // 2)))
     tokens = sample(jnp.broadcast_to(LOGITS, (*keys.shape, 4)), keys, sampling.drawing())
     return np.bincount(np.asarray(tokens).reshape(-1), minlength=4) / draws
@@ -31,7 +31,7 @@ def test_a_temperature_near_zero_takes_the_best(temperature):
     assert frequencies(Sampling(temperature), draws=8).tolist() == [0, 1, 0, 0]
 
 
-def test_another_temperature_or_share_is_no_other_program():
+def test_other_temperatures_and_top_p_do_not_recompile():
     compiled = jax.jit(sample)
     keys, logits = token_keys(jax.random.key(0), jnp.arange(2)[None]), jnp.zeros((1, 2, 4))
     for temperature, top_p in (
@@ -42,8 +42,8 @@ def test_another_temperature_or_share_is_no_other_program():
     assert compiled._cache_size() == 1
 
 
-def test_a_token_has_its_own_key():
-    """By its row and its number, in whatever shape they are asked for."""
+def test_each_token_has_its_own_key():
+    """A key depends on the row and the token's number alone, whatever the shape of the request."""
     keys = jax.random.key_data(token_keys(jax.random.key(0), jnp.arange(8).reshape(2, 4)))
     assert len({tuple(key) for key in np.asarray(keys).reshape(8, -1)}) == 8
     later = jax.random.key_data(token_keys(jax.random.key(0), jnp.array([[2], [6]])))
@@ -52,12 +52,12 @@ def test_a_token_has_its_own_key():
     assert (first != second).any()
 
 
-def test_temperature_one_draws_from_the_model():
+def test_temperature_one_samples_the_models_distribution():
     np.testing.assert_allclose(frequencies(Sampling(1.0)), PROBABILITIES, atol=0.03)
 
 
-def test_draws_from_many_tokens():
-    """1,000 in blocks of 32, the last one short, every seventh out; chi-squared of 999 degrees."""
+def test_samples_from_a_large_vocabulary_have_the_right_distribution():
+    """1,000 tokens, sampled in blocks of 32 of which the last is short, every seventh excluded; chi-squared test."""
     logits = np.random.default_rng(0).normal(0, 1, 1000).astype(np.float32)
     logits[::7] = -np.inf
     count = 200_000
@@ -74,25 +74,25 @@ def test_draws_from_many_tokens():
 
 
 @pytest.mark.parametrize("vocabulary", [1, 2, 3, 4, 5, 9, 10, 17])
-def test_small_vocabularies_are_drawn_whole(vocabulary):
+def test_every_token_of_a_small_vocabulary_is_sampled(vocabulary):
     keys = token_keys(jax.random.key(0), jnp.arange(1000)[None])
     tokens = sample(jnp.zeros((1, 1000, vocabulary)), keys, Sampling(1.0).drawing())
     assert np.unique(tokens).tolist() == list(range(vocabulary))
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(1.0), Sampling(0.5, top_k=2, top_p=0.9)])
-def test_scores_that_are_no_numbers_name_no_token(sampling):
+def test_nan_scores_give_a_token_outside_the_vocabulary(sampling):
     keys = token_keys(jax.random.key(0), jnp.arange(3)[None])
     logits = jnp.broadcast_to(LOGITS, (1, 3, 4)).at[0, 1, 2].set(jnp.nan)
     tokens = np.asarray(sample(logits, keys, sampling.drawing()))[0]
     assert tokens[1] >= 4 and (tokens[[0, 2]] < 4).all()
 
 
-def test_temperature_sharpens():
+def test_a_temperature_below_one_sharpens_the_distribution():
     np.testing.assert_allclose(frequencies(Sampling(0.5)), PROBABILITIES**2 / (PROBABILITIES**2).sum(), atol=0.03)
 
 
-def test_top_k_leaves_k():
+def test_top_k_keeps_the_k_best():
     np.testing.assert_allclose(frequencies(Sampling(1.0, top_k=2)), [0, 5 / 8, 0, 3 / 8], atol=0.03)
     np.testing.assert_allclose(frequencies(Sampling(1.0, top_k=99)), PROBABILITIES, atol=0.03)
 
@@ -106,7 +106,7 @@ NUCLEI = [(0.01, [1]), (0.5, [1]), (0.51, [1, 3]), (0.9, [0, 1, 3]), (0.999, [0,
 
 
 @pytest.mark.parametrize("top_p, kept", NUCLEI)
-def test_top_p_leaves_the_fewest_that_reach_it(top_p, kept):
+def test_top_p_keeps_the_fewest_tokens_that_reach_it(top_p, kept):
     assert np.flatnonzero(np.isfinite(nucleus(LOGITS[None], top_p)[0])).tolist() == kept
 
 
@@ -121,23 +121,23 @@ def test_top_p_leaves_the_fewest_that_reach_it(top_p, kept):
         {"top_p": 1.5},
     ],
 )
-def test_settings_out_of_range(settings):
+def test_sampling_settings_out_of_range_are_refused(settings):
     with pytest.raises(UserError, match=next(iter(settings))):
         Sampling(**settings)
 
 
 @pytest.mark.parametrize("settings", [{"temperature": "1"}, {"top_k": "2"}, {"top_p": None}])
-def test_settings_that_are_no_numbers(settings):
+def test_sampling_settings_that_are_not_numbers_are_refused(settings):
     with pytest.raises(UserError, match=r"(temperature|top_k|top_p) is ('\d'|None); it must be a number\."):
         Sampling(**settings)
 
 
-def test_settings_may_be_numbers_of_arrays():
+def test_sampling_settings_may_be_numpy_or_jax_scalars():
     assert Sampling(np.float32(1), np.int64(2), jnp.float32(0.5)) == Sampling(1.0, 2, 0.5)
 
 
 @pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9, 0.9999])
-def test_a_nucleus_of_many_tokens_with_ties_and_some_that_are_out(top_p):
+def test_a_nucleus_of_many_tokens_with_ties_and_excluded_tokens(top_p):
     logits = np.random.default_rng(0).normal(0, 3, (4, 5000)).round(2).astype(np.float32)
     logits[:, ::7] = -np.inf
     left = np.asarray(jax.jit(nucleus)(logits, top_p))
@@ -148,5 +148,5 @@ def test_a_nucleus_of_many_tokens_with_ties_and_some_that_are_out(top_p):
 
 
 def test_top_k_comes_before_top_p():
-    """Of two tokens the better has 5/8, which reaches 0.6; of all it has 1/2, which does not."""
+    """Among the top 2 tokens the better has 5/8, which reaches top_p=0.6; among all it has 1/2, which does not."""
     assert frequencies(Sampling(1.0, top_k=2, top_p=0.6), draws=400).tolist() == [0, 1, 0, 0]

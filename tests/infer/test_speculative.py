@@ -1,4 +1,4 @@
-"""Speculation changes how tokens are reached, never which."""
+"""Speculative decoding gives exactly the tokens of plain decoding, in fewer rounds."""
 
 import dataclasses
 
@@ -29,13 +29,16 @@ def config(depths: int) -> ModelConfig:
 
 @pytest.fixture(scope="module")
 def model():
-    """Untrained, but of so few tokens that many drafts are right by chance; one module is what tests/numerics has."""
+    """Untrained, but with so small a vocabulary that many drafts are right by chance.
+
+    It has two MTP modules; one is tested in tests/numerics.
+    """
     return initialise(config(2), jax.random.key(1))
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.7, top_k=5, top_p=0.9)], ids=["greedy", "drawn"])
-def test_the_tokens_are_those_of_plain_decoding(model, sampling):
-    """Rows of different prompts accept different numbers of drafts, in one batch."""
+def test_speculative_tokens_equal_those_of_plain_decoding(model, sampling):
+    """The rows of one batch accept different numbers of drafts."""
     plain = generate.new_tokens(model, PROMPTS, 40, sampling=sampling, seed=3)
     tokens, acceptance = speculative.new_tokens(model, PROMPTS, 40, sampling=sampling, seed=3)
     np.testing.assert_array_equal(tokens, plain)
@@ -51,15 +54,15 @@ def test_each_row_ends_with_its_eos(model):
     assert (tokens[0, 6:] == eos).all() and (tokens != free).any()
 
 
-def test_scores_that_are_no_numbers_are_refused(model):
+def test_nan_scores_are_refused(model):
     graphdef, params, buffers = model
-    damaged = params | {"embedding": params["embedding"].at[4].set(jnp.nan)}  # what the second prompt says
+    damaged = params | {"embedding": params["embedding"].at[4].set(jnp.nan)}  # the second prompt's token
     with pytest.raises(UserError, match="scores are NaN after 1 of 2 prompts"):
         speculative.new_tokens((graphdef, damaged, buffers), [[5], [4]], 1)
 
 
-def test_caches_that_grow_lose_nothing(model, monkeypatch):
-    """Nor does the last of them end too soon for rows that others are ahead of; most prompts have no padding."""
+def test_growing_caches_lose_no_token(model, monkeypatch):
+    """Rows that accept fewer drafts lag behind and must not be cut off; most prompts here have no padding."""
     drawn = {"sampling": Sampling(0.3), "seed": 8}
     plain = generate.new_tokens(model, MANY, 2 * LENGTH_MULTIPLE, **drawn)
     at_once = speculative.new_tokens(model, MANY, 2 * LENGTH_MULTIPLE, **drawn)
@@ -70,15 +73,15 @@ def test_caches_that_grow_lose_nothing(model, monkeypatch):
         assert acceptance == at_once[1]
 
 
-def test_a_text_that_ends_with_its_first_token_takes_no_round(model):
-    """For no more are wanted, or for it is the eos."""
+def test_a_text_of_one_token_takes_no_round(model):
+    """Because no more tokens are wanted, or because the first is the eos."""
     plain = generate.new_tokens(model, PROMPTS[:1], 40)
     for wanted, eos in ((1, NO_EOS), (40, int(plain[0, 0]))):
         tokens, acceptance = speculative.new_tokens(model, PROMPTS[:1], wanted, eos=eos)
         assert (tokens == plain[0, 0]).all() and (acceptance.rounds, acceptance.rate) == (0, 0)
 
 
-def test_rows_that_have_ended_count_no_more(model):
+def test_ended_rows_no_longer_count_in_the_acceptance(model):
     _, together = speculative.new_tokens(model, MANY, 40)
     alone = [speculative.new_tokens(model, [prompt], 40)[1] for prompt in MANY]
     assert len({each.rounds for each in alone}) > 1
@@ -87,8 +90,9 @@ def test_rows_that_have_ended_count_no_more(model):
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_drafts_are_what_the_modules_say_of_the_whole_text(model, prompt):
-    """Their caches, rejected drafts overwritten, stand for the text: rounds counted on a full forward pass agree."""
+def test_drafts_equal_the_modules_predictions_in_a_full_forward_pass(model, prompt):
+    """The modules' caches, with rejected drafts overwritten, must match the text: simulating the rounds with the drafts
+    of a full forward pass gives the same counts."""
     graphdef, params, buffers = model
     depths = len(params["mtp"])
     _, acceptance = speculative.new_tokens(model, [prompt], 24)
@@ -104,8 +108,8 @@ def test_drafts_are_what_the_modules_say_of_the_whole_text(model, prompt):
     assert (acceptance.rounds, acceptance.accepted) == (rounds, accepted)
 
 
-def test_drafts_that_are_always_right_save_their_rounds():
-    """Layers that add nothing leave a chain: the next token depends on this one alone, and the modules know it."""
+def test_drafts_that_are_always_right_save_two_rounds_of_three():
+    """With layers that add nothing the next token depends on the current one alone, and the modules predict it."""
     graphdef, params, buffers = initialise(config(2), jax.random.key(1))
     silent = ("out", "down")
 
@@ -120,11 +124,11 @@ def test_drafts_that_are_always_right_save_their_rounds():
     tokens, acceptance = speculative.new_tokens(model, PROMPTS, 40)
     np.testing.assert_array_equal(tokens, generate.new_tokens(model, PROMPTS, 40))
     assert acceptance.rate == 1.0
-    assert acceptance.rounds == 3 * 13  # the prefill gives one token, a round three
+    assert acceptance.rounds == 3 * 13  # 1 token from the prefill, 3 from each round
 
 
-def test_rings_have_room_for_the_drafts_of_many_modules():
-    """What a rejected draft takes the place of is read no more, however many of them there are."""
+def test_ring_buffers_have_room_for_the_drafts_of_many_modules():
+    """Sliding-window caches are ring buffers: rejected drafts must not overwrite entries that are still needed."""
     attention = {"layer_types": ("hca", "window"), "sliding_window": 6, "hca_rate": 4, "o_groups": 1, "o_lora_rank": 8}
     window = dataclasses.replace(config(12), head_dim=16, mlp_layer_types=("dense",), **attention)
     model = initialise(window, jax.random.key(1))

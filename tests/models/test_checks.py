@@ -1,4 +1,4 @@
-"""What a decoder can be made of: every attention beside every feed-forward, and a sentence for what cannot be."""
+"""Checks of ModelConfig: every attention combines with every feed-forward, and impossible settings are refused."""
 
 import dataclasses
 import itertools
@@ -21,7 +21,7 @@ SMALL = ModelConfig(
 
 
 @pytest.mark.parametrize("attention, feed_forward, streams", [*itertools.product(OF_ATTENTION, FEED_FORWARD, (0, 4))])
-def test_every_combination_can_be(attention, feed_forward, streams):
+def test_every_attention_combines_with_every_feed_forward(attention, feed_forward, streams):
     changes = {"layer_types": (attention,), "mlp_layer_types": (feed_forward,), "hc_mult": streams}
     config = dataclasses.replace(SMALL, **changes)
     assert config.attention_kinds == (attention,) * 5
@@ -94,6 +94,6 @@ def of(attention: str, **changes) -> dict:
         ({"rope_scaling": RopeScaling(beta_fast=1.0, beta_slow=32.0)}, r"beta_slow \(32.0\) between 0 and beta_fast"),
     ],
 )
-def test_what_cannot_be_is_said_at_once(changes, message):
+def test_impossible_settings_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
         dataclasses.replace(SMALL, **changes)

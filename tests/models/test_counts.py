@@ -1,4 +1,4 @@
-"""Every released size against its known number of parameters, to the unit, and caches and FLOPs against hand counts."""
+"""Parameter counts of every released model against known numbers, exactly; caches and attention against hand counts."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from deepseek_jax.models.flops import attention_a_token
 from deepseek_jax.models.presets import PRESETS, preset
 
 KNOWN = json.loads((Path(__file__).parents[1] / "goldens/param_counts.json").read_text())
-GROUPS = {  # ours -> theirs
+GROUPS = {  # our names -> those in param_counts.json
     "embedding": "embed",
     "attention": "attention",
     "compressor": "compressor",
@@ -25,7 +25,7 @@ GROUPS = {  # ours -> theirs
     "hyper-connections": "mHC",
     "head": "lm_head",
 }
-FROM_PARTS = {  # the first models: 2 V D + L (attention + feed-forward + 2 D) + D, by hand
+FROM_PARTS = {  # the first models, by hand: 2 V D + L (attention + feed-forward + 2 D) + D
     "v1-7b": 2 * 102400 * 4096 + 30 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096) + 4096,
     "v1-67b": 2 * 102400 * 8192 + 95 * (2 * 8192**2 + 2 * 8192 * 1024 + 3 * 8192 * 22016 + 2 * 8192) + 8192,
     "moe-16b": 2 * 102400 * 2048
@@ -47,13 +47,13 @@ def test_parameters_of_the_released_models(name):
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_buffers_of_the_released_models(name):
-    """Those of the main model; each MTP module has one router's bias more."""
+    """Of the main model alone; each MTP module adds a router's bias."""
     config = preset(name).without_mtp()
     assert census(config).buffers == sum(KNOWN[name]["buffers"].values())
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_presets_say_what_the_released_configs_say(name):
+def test_presets_agree_with_the_released_configs(name):
     config = preset(name)
     own_words = ("compress_ratios", "rope_parameters", "rope_scaling", "num_key_value_heads", "q_lora_rank")
     for key, value in KNOWN[name]["config"].items():
@@ -71,7 +71,7 @@ def test_parameters_of_the_first_models(name):
     assert census(preset(name)).main.total == FROM_PARTS[name]
 
 
-def test_names_are_taken_in_any_case_and_others_refused():
+def test_preset_names_are_case_insensitive_and_unknown_ones_refused():
     assert preset("V4-Pro") == PRESETS["v4-pro"] and preset("r1") == preset("v3.1") == preset("v3")
     with pytest.raises(UserError, match="no released model 'v5'.*v4-pro"):
         preset("v5")
@@ -91,20 +91,20 @@ def test_cache_sizes(name, growing, constant):
     assert cache_size(preset(name)) == (growing, constant)
 
 
-def test_rates_of_kinds_that_no_layer_has_may_be_zero():
+def test_compression_rates_of_unused_attention_kinds_may_be_zero():
     config = preset("v3")
     assert cache_size(dataclasses.replace(config, csa_rate=0, hca_rate=0)) == cache_size(config)
 
 
-def test_caches_as_generation_makes_them():
+def test_cache_made_includes_what_generation_adds():
     assert cache_made(preset("v3"), 1024) == 1024 * cache_size(preset("v3"))[0]
-    csa = (2 * 4 + 8) * 4 * (512 + 128)  # what two blocks of 4 tokens and 8 drafts bring to keys and gates, twice wide
+    csa = (2 * 4 + 8) * 4 * (512 + 128)  # keys and gates, of double width, for two runs of 4 tokens and 8 drafts
     hca = (128 + 8) * 2 * 512
     growing, constant = cache_size(preset("v4-pro"))
     assert cache_made(preset("v4-pro"), 1024) == 1024 * growing + constant + 61 * 8 * 512 + 30 * csa + 31 * hca
 
 
-def test_what_multi_head_attention_would_cache():
+def test_multi_head_cache_is_what_plain_attention_would_cache():
     assert multi_head_cache(preset("v1-67b")) == 8 * cache_size(preset("v1-67b"))[0]
     assert multi_head_cache(preset("v3")) == 61 * 128 * (128 + 64 + 128)
 
@@ -114,7 +114,7 @@ def test_what_multi_head_attention_would_cache():
     [
         ("gqa", 10, 10 * 2 * 8, 0),
         ("dsa", 3, 3 * (6 + 5), 3),
-        ("dsa", 10, 4 * (6 + 5), 10),  # of all keys the indexer keeps index_topk
+        ("dsa", 10, 4 * (6 + 5), 10),  # the indexer scores all 10 keys and keeps index_topk
         ("window", 10, 6 * 2 * 8, 0),
         ("csa", 11, (6 + 4) * 2 * 8, 5),
         ("csa", 5, (5 + 2) * 2 * 8, 2),
@@ -134,5 +134,5 @@ def test_attention_of_each_kind_by_hand(kind, seen, pairs, scored):
     config = dataclasses.replace(
         preset("v3"), layer_types=(kind,), num_hidden_layers=3, num_key_value_heads=1, o_groups=1, **sizes, **index
     )
-    layers = 3 + 1  # and the MTP module
+    layers = 3 + 1  # one of them in the MTP module
     assert attention_a_token(config, seen) == layers * (2 * pairs + 3 * 7 * scored)

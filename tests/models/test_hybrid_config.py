@@ -1,4 +1,4 @@
-"""What a hybrid network cannot be is said by the key that has to change."""
+"""HybridConfig: impossible settings are refused with the key to change, and sizes that follow from the settings."""
 
 import dataclasses
 
@@ -50,17 +50,17 @@ def table(filters: int, norm: str) -> HybridConfig:
         ),
     ],
 )
-def test_what_cannot_be_is_refused(make, message):
+def test_impossible_hybrid_settings_are_refused(make, message):
     with pytest.raises(UserError, match=message):
         make()
 
 
 @pytest.mark.parametrize(("filters", "norm"), [(24, "group"), (2, "layer"), (33, "batch"), (1, "none")])
-def test_norms_that_leave_something_of_a_table(filters, norm):
+def test_norms_that_keep_a_tables_information_are_accepted(filters, norm):
     table(filters, norm)
 
 
-def test_the_map_shrinks_by_every_pool_and_rounds_up():
+def test_map_size_is_halved_by_every_pool_and_rounded_up():
     config = HybridConfig(height=28, width=30, convolution=ConvolutionConfig((8, 8, 8)))
     assert config.map_size == (4, 4)
     unpooled = dataclasses.replace(config, convolution=ConvolutionConfig((8, 8), pool="none"))
@@ -70,12 +70,12 @@ def test_the_map_shrinks_by_every_pool_and_rounds_up():
 @pytest.mark.parametrize(
     ("convolution", "size"),
     [
-        (ConvolutionConfig((8,), enlarge=2), (14, 15)),  # blocks enlarge nothing
-        (ConvolutionConfig((), kind="efficientnet_lite0", enlarge=2), (28, 30)),  # no convolution at all
+        (ConvolutionConfig((8,), enlarge=2), (14, 15)),  # plain blocks ignore `enlarge`
+        (ConvolutionConfig((), kind="efficientnet_lite0", enlarge=2), (28, 30)),  # no filters: no convolution
         (ConvolutionConfig(kind="efficientnet_lite0", stages=2, enlarge=2), (14, 15)),
     ],
 )
-def test_an_extractor_resizes_by_its_own_settings_alone(convolution, size):
+def test_map_size_ignores_settings_of_other_extractors(convolution, size):
     assert HybridConfig(height=28, width=30, convolution=convolution).map_size == size
 
 
@@ -93,9 +93,9 @@ NEITHER = {"recurrent": RecurrentConfig("none"), "attention": AttentionConfig(0)
         (HybridConfig(attention=AttentionConfig(0)), False),
         (HybridConfig(input="table", **NEITHER), False),
         (HybridConfig(head="boxes", **NEITHER), False),
-        (HybridConfig(height=2, **NEITHER), False),  # the pool leaves a single row
+        (HybridConfig(height=2, **NEITHER), False),  # pooling leaves a single row
         (HybridConfig(height=2, sequence="cells", **NEITHER), True),
     ],
 )
-def test_a_network_whose_head_sees_one_step_of_many(config, blind):
+def test_networks_whose_head_sees_one_step_of_many_are_recognised(config, blind):
     assert config.reads_one_step_of_many is blind

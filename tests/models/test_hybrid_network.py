@@ -1,4 +1,4 @@
-"""The hybrid network: what goes in and comes out, padding that changes nothing, noise, stages left out."""
+"""The hybrid network: outputs, padding that must not matter, noise, batch norms, stages that are left out."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ IMAGE = HybridConfig(height=9, width=7, channels=2, convolution=ConvolutionConfi
 
 @functools.cache
 def network(config, **options):
-    """(parameters, buffers, a compiled call of them): taken apart and put together, as training runs it."""
+    """(parameters, buffers, jitted call(params, buffers, inputs, lengths, key)) of a network split as in training."""
     graphdef, params, buffers = tree.split(Hybrid(config, rngs=nnx.Rngs(params=0), **options))
 
     def call(params, buffers, inputs, lengths=None, key=None):
@@ -45,7 +45,7 @@ def network(config, **options):
 
 
 def run(config, *given, **options):
-    """(outputs, statistics) of a new network, of inputs, lengths and a key."""
+    """(outputs, batch-norm statistics) of a new network for `given`: inputs, and optionally lengths and a key."""
     params, buffers, call = network(config, **options)
     return call(params, buffers, *given)
 
@@ -64,7 +64,7 @@ def inputs_of(config, batch=3, seed=0):
 
 @pytest.mark.parametrize("config", [SERIES, TEXT, dataclasses.replace(SERIES, readout="max")], ids=lambda c: c.input)
 def test_padding_changes_nothing(config):
-    """A record gives in a padded batch what it gives alone, whatever the padding holds."""
+    """A record has the same outputs in a padded batch as alone, whatever the padding contains."""
     inputs, lengths = inputs_of(config), jnp.array([5, config.length, 1])
     padding = jnp.arange(config.length) >= lengths[:, None]
     filled = [jnp.where(padding[(...,) + (None,) * (inputs.ndim - 2)], fill, inputs) for fill in (0, 7)]
@@ -75,7 +75,7 @@ def test_padding_changes_nothing(config):
         np.testing.assert_allclose(zeros[number], alone[0], rtol=1e-5, atol=1e-6)
 
 
-def test_padding_is_no_part_of_what_batch_norms_see():
+def test_batch_norm_statistics_exclude_padding():
     config = dataclasses.replace(SERIES, convolution=ConvolutionConfig((4,), norm="batch", pool="none"))
     inputs, lengths = inputs_of(config, batch=2), jnp.array([6, 6])
     _, whole = run(config, inputs[:, :6], None, jax.random.key(0))
@@ -104,7 +104,7 @@ def test_a_table_alone_is_linear_regression():
     np.testing.assert_allclose(run(config, x)[0], x @ params["head"]["kernel"] + params["head"]["bias"], rtol=1e-6)
 
 
-def test_boxes_cover_the_map():
+def test_a_box_head_predicts_for_every_cell_of_the_map():
     config = dataclasses.replace(IMAGE, head="boxes", sequence="cells", outputs=5, height=10, width=8)
     outputs, _ = run(config, inputs_of(config))
     assert config.map_size == (5, 4)
@@ -113,18 +113,18 @@ def test_boxes_cover_the_map():
         "size": (5, 4, 2),
         "offset": (5, 4, 2),
     }
-    assert 0.02 < jax.nn.sigmoid(outputs["heat"]).mean() < 0.3  # few cells are thought to be centres
+    assert 0.02 < jax.nn.sigmoid(outputs["heat"]).mean() < 0.3  # a new network finds few centres
 
 
-def test_the_last_step_alone_attends_as_all_would():
-    """With the last readout only one query is computed; the mean of a sequence of one step sees the same."""
+def test_attention_of_the_last_step_alone_equals_that_of_all_steps():
+    """readout="last" computes only the last query.  All steps here are equal, so the mean over all must be the same."""
     last = dataclasses.replace(SERIES, convolution=NO_CONVOLUTION, recurrent=NO_RECURRENCE)
     x = jnp.broadcast_to(inputs_of(last)[:, :1], (3, 4, 3))
-    mean = dataclasses.replace(last, readout="mean")  # of equal steps
+    mean = dataclasses.replace(last, readout="mean")
     np.testing.assert_allclose(run(last, x)[0], run(mean, x)[0], rtol=1e-5, atol=1e-6)
 
 
-def test_without_attention_the_last_readout_is_where_each_direction_has_seen_all():
+def test_the_last_readout_takes_each_direction_where_it_has_seen_all_steps():
     config = dataclasses.replace(
         SERIES,
         convolution=NO_CONVOLUTION,
@@ -144,8 +144,8 @@ def test_without_attention_the_last_readout_is_where_each_direction_has_seen_all
     np.testing.assert_allclose(call(params, {}, x, lengths)[0], call(other, {}, backwards, lengths)[0], rtol=1e-5)
 
 
-def test_batch_norms_learn_what_inference_uses():
-    """After many equal batches inference by the averages gives what training by the batch gave."""
+def test_running_averages_converge_to_the_batch_statistics():
+    """After many updates with one batch, inference with running averages equals training with batch statistics."""
     config = dataclasses.replace(IMAGE, convolution=ConvolutionConfig((4, 6), convs_per_block=2, norm="batch"))
     params, buffers, call = network(config)
     x = 5 + 3 * inputs_of(config, batch=64)
@@ -159,7 +159,7 @@ def test_batch_norms_learn_what_inference_uses():
     np.testing.assert_allclose(after, trained, atol=0.01)
 
 
-def test_noise_needs_a_key_and_follows_it():
+def test_dropout_is_only_applied_with_a_key_and_determined_by_it():
     config = dataclasses.replace(TEXT, dropout=0.5, drop_path=0.5)
     inputs = inputs_of(config)
     still, _ = run(config, inputs)
@@ -169,7 +169,7 @@ def test_noise_needs_a_key_and_follows_it():
     assert np.abs(first - other).max() > 1e-3 and np.abs(first - still).max() > 1e-3
 
 
-def test_dropout_keeps_the_mean_and_drop_path_whole_records():
+def test_dropout_keeps_the_mean_and_drop_path_drops_whole_records():
     x, key = jnp.ones((200, 50)), jax.random.key(0)
     dropped = dropout(x, 0.25, key)
     assert set(np.unique(dropped)) == {0, np.float32(4 / 3)}
@@ -186,20 +186,20 @@ def test_bfloat16_follows_float32():
 
 
 def test_more_than_ten_layers_run_in_their_order():
-    """Taken apart and put together, names are sorted as text: "10" before "2"."""
+    """Splitting and merging sorts names as strings, "10" before "2".  Each layer has its own width, so order shows."""
     config = dataclasses.replace(SERIES, convolution=ConvolutionConfig((2, 3) * 6, pool="none"))
     assert run(config, inputs_of(config))[0].shape == (3, 2)
 
 
-def test_an_lstm_begins_by_remembering():
-    """The bias of its forget gate, the second of i, f, g and o."""
+def test_an_lstms_forget_gate_bias_starts_at_one():
+    """The bias of the forget gate, the second of i, f, g and o, starts at 1."""
     params, _, _ = network(SERIES)
     bias_GH = params["recurrent"]["layers"]["0"]["forwards"]["bias"]
     assert bias_GH.tolist() == [[0.0] * 6, [1.0] * 6, [0.0] * 6, [0.0] * 6]
 
 
 def test_no_gradient_is_lost_in_a_max_pool_however_xla_rounds():
-    """XLA computes a pool's input anew for its gradient; the largest of a window was looked for by its old value."""
+    """XLA may recompute a pool's input for the gradient and round differently; a maximum found by equality is lost."""
     config = HybridConfig(
         height=8,
         width=8,

@@ -1,4 +1,4 @@
-"""Weights that layers make for themselves, against a model that is given them made."""
+"""Weights that each layer computes from adapters, masks or rounding, against a model with precomputed weights."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ SECTIONS = {
 
 
 def setting(sections, model, remat="none"):
-    """(program, what is trained, what is kept, a batch)."""
+    """(program, trained parameters, buffers, a batch) of an experiment with these sections."""
     experiment = training.experiment(**sections)
     train = dataclasses.replace(experiment.train, remat=remat)
     experiment = dataclasses.replace(experiment, model=model, train=train)
@@ -49,7 +49,7 @@ def given(program, batch):
 @pytest.mark.parametrize(
     "name", [pytest.param("lengths over masks over four bits", marks=pytest.mark.slow), "rounded as they train"]
 )
-def test_losses_and_gradients_are_those_of_the_weights_made_before(name):
+def test_losses_and_gradients_equal_those_with_precomputed_weights(name):
     program, params, buffers, batch = setting(SECTIONS[name], SMALL)
 
     def in_layers(params):
@@ -64,8 +64,8 @@ def test_losses_and_gradients_are_those_of_the_weights_made_before(name):
 
 
 @pytest.mark.slow
-def test_what_adapters_make_of_experts_never_exists_for_all_layers():
-    """Of the frozen experts there is the array that the step is given; nothing of their size comes out of anything."""
+def test_adapted_experts_never_exist_for_all_layers_at_once():
+    """The frozen experts are an input; no operation has a result of the size of all layers' experts."""
     program, params, buffers, batch = setting(SECTIONS["adapters"], curves.V3, remat="full")
     experts = buffers["frozen"]["layers"]["1-6"]["feed_forward"]["experts"]
     sizes = {experts[name].shape for name in ("gate", "up", "down")}
@@ -81,7 +81,7 @@ def test_what_adapters_make_of_experts_never_exists_for_all_layers():
 
 
 def _shapes(jaxpr):
-    """Of whatever is computed in a jaxpr and in those inside of it."""
+    """The shapes of all results computed in a jaxpr and those nested in it."""
     for equation in jaxpr.eqns:
         yield from (lazy_weight.aval.shape for lazy_weight in equation.outvars)
         for inner in jaxprs_in_params(equation.params):

@@ -1,4 +1,4 @@
-"""A trace with edits; what flows, and what is chosen, is compared with others' numbers in numerics/test_oracle.py."""
+"""`trace` with edits.  What it records is compared with other programs' numbers in numerics/test_oracle.py."""
 
 import dataclasses
 
@@ -22,12 +22,12 @@ def model(request):
 
 
 def at(place, change):
-    """An edit of the last layer's `place`."""
+    """An edit that applies `change` to the state after `place` ("attention" or "feed_forward") of the last layer."""
     last = tiny.MOE.num_hidden_layers - 1
     return lambda layer, where, x: change(x) if (layer, where) == (last, place) else x
 
 
-def test_each_place_is_given_in_turn_and_nothing_else_is_changed(model):
+def test_edit_is_called_for_each_place_in_order_and_returning_x_changes_nothing(model):
     seen = []
     found = deepseek_jax.trace(model, HERE, edit=lambda *where_x: seen.append(where_x[:2]) or where_x[2])
     layers = range(model.config.num_hidden_layers)
@@ -35,7 +35,7 @@ def test_each_place_is_given_in_turn_and_nothing_else_is_changed(model):
     np.testing.assert_allclose(found.logits, model(HERE).logits, rtol=1e-5, atol=1e-5)
 
 
-def test_a_patch_flows_on(model):
+def test_a_patched_state_flows_on_to_the_logits(model):
     other = deepseek_jax.trace(model, THERE)
     last, row = len(other.attention) - 1, np.s_[1]
     patched = deepseek_jax.trace(model, HERE, edit=at("attention", lambda x: x.at[row].set(other.attention[last][row])))
@@ -44,7 +44,7 @@ def test_a_patch_flows_on(model):
     np.testing.assert_allclose(patched.logits[0], model(HERE).logits[0], rtol=1e-5, atol=1e-5)
 
 
-def test_what_an_edit_captures_may_be_traced(model):
+def test_values_captured_by_an_edit_may_be_traced(model):
     def first_logit(scale):
         return deepseek_jax.trace(model, HERE, edit=at("feed_forward", lambda x: x * scale)).logits[0, -1, 0]
 
@@ -56,6 +56,6 @@ def test_what_an_edit_captures_may_be_traced(model):
 
 
 @pytest.mark.parametrize(("given", "named"), [(lambda x: None, "None"), (lambda x: x[:1], r"an array \(1, ")])
-def test_an_edit_gives_an_array_like_the_one_it_was_given(model, given, named):
+def test_an_edit_that_returns_another_shape_or_nothing_is_refused(model, given, named):
     with pytest.raises(UserError, match=f"edit returned {named}.* for layer 1, attention; its shape must be that of x"):
         deepseek_jax.trace(model, HERE, edit=at("attention", given))
