@@ -187,7 +187,7 @@ def test_bfloat16_follows_float32():
 
 def test_more_than_ten_layers_run_in_their_order():
     """Splitting and merging sorts names as strings, "10" before "2".  Each layer has its own width, so order shows."""
-    config = dataclasses.replace(SERIES, convolution=ConvolutionConfig((2, 3) * 6, pool="none"))
+    config = dataclasses.replace(SERIES, convolution=ConvolutionConfig(tuple(range(2, 14)), pool="none"))
     assert run(config, inputs_of(config))[0].shape == (3, 2)
 
 
