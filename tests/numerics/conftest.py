@@ -1,4 +1,4 @@
-"""The tiny models of tests/goldens as ours, beside what other programs computed with them."""
+"""The tiny models of tests/goldens, loaded as this package's models, with what other programs computed with them."""
 
 import dataclasses
 import functools
@@ -39,7 +39,7 @@ class Golden:
 
     @property
     def batch(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`input_ids`, positions and segment ids: one unpadded document a row."""
+        """`input_ids`, positions and segment ids [B, S]: one unpadded document per row."""
         tokens = self.expected["input_ids"]
         positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
         return tokens, positions, np.ones_like(tokens)
@@ -58,14 +58,14 @@ def every_golden(request) -> Golden:
     scope="session", params=[*GENERATIONS, *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS)]
 )
 def golden(request) -> Golden:
-    """Variants differ from their generation in sizes and options that logits and gradients show (`every_golden`)."""
+    """Variants are marked slow: the tests of logits and gradients (`every_golden`) show what they change."""
     return load(request.param)
 
 
 @functools.cache
 def load(name: str) -> Golden:
     directory = GOLDENS / name
-    # Hugging Face leaves V4's multi-token prediction out; the same weights in DeepSeek's spelling have it.
+    # Hugging Face leaves out V4's multi-token prediction; the same weights under DeepSeek's names (official/) have it.
     weights = directory / "official" if (directory / "official").exists() else directory
     config = huggingface.read_config(weights)
     graphdef, _, _ = split(jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0))))

@@ -1,4 +1,4 @@
-"""Latent attention: the absorbed form of decoding against the expanded form of training, and who sees whom.
+"""Latent attention: the absorbed form of decoding against the expanded form of training; causal masks.
 
 B batch  S sequence  T cache places
 """
@@ -33,14 +33,14 @@ decode = jax.jit(LatentAttention.decode)
 
 
 def _context(positions_BS):
-    """Of rows that hold one document."""
+    """The context of rows with one document each."""
     ones = jnp.ones_like(positions_BS)
     ropes = {"mla": rope.tables(CONFIG, "mla", positions_BS)}
     return Context(ones, positions_BS, ones, counted_BS=ones > 0, rope=ropes)
 
 
 def test_absorbed_decoding_equals_expanded_attention():
-    """One token at a time over the latent cache, or all at once over expanded keys and values: the same outputs."""
+    """One token at a time over the latent cache gives the outputs of all at once over expanded keys and values."""
     B, S, places = 2, 9, 12
     attention = LatentAttention(CONFIG, "mla", rngs=nnx.Rngs(params=0))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(B, S, 32)), jnp.float32)
@@ -52,7 +52,7 @@ def test_absorbed_decoding_equals_expanded_attention():
         np.testing.assert_allclose(y[:, 0], expanded[:, place], atol=1e-5)
 
 
-def test_scores_know_only_how_far_apart_tokens_are():
+def test_attention_depends_only_on_relative_positions():
     attention = LatentAttention(CONFIG, "mla", rngs=nnx.Rngs(params=0))
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 32)), jnp.float32)
     positions = jnp.broadcast_to(jnp.arange(9), (2, 9))
@@ -73,7 +73,7 @@ def test_prefill_leaves_what_decoding_would_have_written():
 
 @pytest.mark.parametrize("length", [1, 128, 300])
 def test_causal_attention_in_blocks_is_a_softmax_average(length):
-    """Value and gradients, with two documents and padding in a row, in one block and in several."""
+    """Outputs and gradients, for rows with two documents or padding, in one block and in several."""
     rng, scale = np.random.default_rng(2), 0.7
     shapes = (2, length, 3, 6), (2, length, 3, 6), (2, length, 3, 5), (2, length, 3, 5)
     q, k, v, cotangent = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
@@ -95,21 +95,21 @@ def test_causal_attention_in_blocks_is_a_softmax_average(length):
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
-def test_nobody_sees_padding_and_padding_sees_nobody():
+def test_padding_neither_attends_nor_is_attended_to():
     segments = jnp.asarray([[0, 0, 1, 1, 0]])
     mask = causal_mask(segments, jnp.arange(5), segments)
     assert np.asarray(mask[0]).nonzero()[0].tolist() == [2, 3, 3]
     assert np.asarray(mask[0]).nonzero()[1].tolist() == [2, 2, 3]
 
 
-def test_softmax_of_nothing_is_zero_and_so_is_its_gradient():
+def test_a_fully_masked_softmax_and_its_gradient_are_zero():
     scores, mask = jnp.asarray([[1.0, 2.0], [3.0, 4.0]]), jnp.asarray([[True, True], [False, False]])
     gradient = jax.grad(lambda s: masked_softmax(s, mask)[:, 0].sum())(scores)
     np.testing.assert_allclose(masked_softmax(scores, mask), [[1 / (1 + np.e), np.e / (1 + np.e)], [0, 0]], rtol=1e-6)
     assert np.isfinite(gradient).all() and (gradient[1] == 0).all()
 
 
-def test_tokens_see_their_own_document_up_to_themselves():
+def test_tokens_attend_causally_within_their_document():
     segments = np.array([[1, 1, 2, 2, 2, 0], [1, 2, 2, 3, 0, 0], [0, 0, 1, 1, 2, 2]])
     places = np.arange(6)
     same = (segments[:, :, None] == segments[:, None]) & (segments[:, :, None] > 0)

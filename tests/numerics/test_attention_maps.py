@@ -1,6 +1,6 @@
-"""Attention maps: values weighted by them are what attention itself gives, in every layer of every generation.
+"""Attention maps: averaging the values by them gives attention's output, for each kind in every generation.
 
-B batch  S sequence  T what is attended to  H heads  V value width
+B batch  S sequence  T keys  H heads  V value width
 """
 
 import jax
@@ -10,8 +10,8 @@ import numpy as np
 from deepseek_jax.models.cached import unstacked
 
 
-def test_a_map_weighs_as_attention_does(golden):
-    """Two documents a row and padding: rows of a map add up to 1, or less with a sink, and keep to what is in sight."""
+def test_attention_maps_reproduce_the_attentions_output(golden):
+    """With two documents and padding in a row: a map's rows sum to 1 (less with a sink) and are 0 where masked."""
     model, (tokens, _, _) = golden.model, golden.batch
     places = jnp.arange(tokens.shape[1])
     first = tokens.shape[1] // 3
@@ -32,7 +32,7 @@ def test_a_map_weighs_as_attention_does(golden):
 
 
 def _both_ways(attention, h_BSD, context):
-    """(the map, the output by it, the output of the attention itself)."""
+    """(the map, the output computed from it, the output of the attention itself)."""
     map_BHST = attention.attention_map(h_BSD, context)
     values_BTHV = _values(attention, h_BSD, context)
     mixed_BSHV = jnp.einsum("BHST,BTHV->BSHV", map_BHST, values_BTHV)

@@ -1,4 +1,4 @@
-"""Models in bfloat16: what they say is what they say in float32 but for rounding, and they learn.
+"""Models in bfloat16: their outputs are those of float32 except for rounding, and they learn.
 
 B batch  S sequence
 """
@@ -40,10 +40,11 @@ def directory_of(name):
 
 
 @pytest.mark.parametrize("name", ["v4", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
-def test_logits_are_those_of_float32_but_for_rounding(name):
-    """In the mean: where two experts or keys score alike, rounding may turn a choice, and with it a token's logits.
+def test_bfloat16_logits_are_those_of_float32_but_for_rounding(name):
+    """Means are compared: where two experts or keys score almost equally, rounding may flip a choice and so the logits.
 
-    V3.2's random indexer scores so many keys alike that of its picks only the first are judged, of all keys there are.
+    V3.2's untrained indexer scores so many keys alike that only the first index_topk positions are compared, at which
+    every key is picked.
     """
     expected = dict(np.load(GOLDENS / name / "expected.npz"))
     model = deepseek_jax.from_pretrained(directory_of(name), dtype="bfloat16")
@@ -56,14 +57,14 @@ def test_logits_are_those_of_float32_but_for_rounding(name):
 
 
 def relative_error(found, expected, judged=None):
-    """The mean difference of the first `judged` places' logits, as a share of the mean size of all."""
+    """Mean absolute error of the logits of the first `judged` positions, relative to the mean absolute value of all."""
     return np.abs(found - expected)[:, :judged].mean() / np.abs(expected).mean()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["v4", *OTHERS])
-def test_training_goes_down(name):
-    """Parameters in float32, activations in bfloat16, every loss on, a few steps on one batch."""
+def test_the_loss_falls_in_bfloat16(name):
+    """A few steps on one batch with float32 parameters, bfloat16 activations, and all losses."""
     config = huggingface.read_config(directory_of(name))
     graphdef, _, _ = split(jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0), dtype="bfloat16")))
     params, buffers = huggingface.load(directory_of(name), config)
@@ -91,8 +92,8 @@ def test_training_goes_down(name):
     assert np.isfinite(losses).all() and losses[-1] < losses[0] - 0.02, losses
 
 
-def test_gradients_of_what_all_blocks_share_are_summed_in_float32():
-    """A thousand ones added one by one: in bfloat16 the sum would stop growing at 256."""
+def test_gradients_of_arguments_shared_by_blocks_are_summed_in_float32():
+    """A thousand ones are added one by one; in bfloat16 the sum would stop growing at 256."""
     x = jnp.ones((1, 1000), jnp.bfloat16)
     grad = jax.jit(jax.grad(lambda shared: by_blocks(jnp.multiply, 1, x, shared).astype(jnp.float32).sum()))
     assert grad(jnp.bfloat16(1)) == 1000
@@ -107,7 +108,7 @@ def of_latents(query, entries):
 
 
 def of_window(query, entries):
-    """The first key is near, the second compressed: one softmax over both."""
+    """The first key is in the window, the second is a compressed entry; one softmax covers both."""
     one = jnp.ones((1, 1), jnp.int32)
     queries = Queries(query[:, None, :, None] * query.shape[-1] ** 0.5, one[None], one[None], None)
     near, far = Keys(entries[:, None, :1], one[None], one[None], None), Keys(entries[:, 1:], one, one, None)
@@ -116,7 +117,7 @@ def of_window(query, entries):
 
 @pytest.mark.parametrize("attend", [of_heads, of_latents, of_window])
 def test_scores_reach_the_softmax_in_float32(attend):
-    """256 and 257, which bfloat16 cannot tell apart."""
+    """The scores are 256 and 257, which are equal in bfloat16."""
     query, entries = jnp.bfloat16([[[256, 1, 0, 0]]]), jnp.bfloat16([[[1, 0, 0, 0], [1, 1, 0, 0]]])
     np.testing.assert_allclose(jax.jit(attend)(query, entries)[1], jax.nn.sigmoid(1.0), atol=2e-3)
 
@@ -133,8 +134,8 @@ def of_streams(config):
 
 
 @pytest.mark.parametrize("part", [of_router, of_streams])
-def test_what_chooses_and_mixes_multiplies_all_bits_of_float32(part):
-    """Said to the compiler: GPUs and TPUs round factors unless told, and the CPU of this test does not."""
+def test_routers_and_hyper_connections_multiply_at_full_float32_precision(part):
+    """Checked in the lowered program: GPUs and TPUs round factors unless told otherwise, but the CPU here does not."""
     products = [line for line in jax.jit(part(CONFIG)).lower().as_text().splitlines() if "dot_general" in line]
     assert products
     assert all("precision = [HIGHEST, HIGHEST]" in line for line in products), products

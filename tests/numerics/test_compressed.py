@@ -1,4 +1,4 @@
-"""V4's attentions against the plain reference beside this file: padding, packing, caches, long rows.
+"""V4's attentions against v4_reference.py: padding, packing, caches, long rows.
 
 B batch  S sequence  D model
 """
@@ -43,7 +43,7 @@ decode = jax.jit(lambda attention, x, context, cache: attention.decode(x, contex
 
 @pytest.fixture(scope="module", params=KINDS)
 def attention(request):
-    """With every parameter large enough to matter."""
+    """An attention of each kind, with every parameter large enough to affect the output."""
     module = CompressedAttention(CONFIG, request.param, rngs=nnx.Rngs(params=0))
     rng = np.random.default_rng(1)
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape) * (1 if x.ndim < 2 else 0.4), x.dtype), module)
@@ -54,7 +54,7 @@ def states(*shape):
 
 
 def context(positions, segment_ids=None):
-    """Of tokens at these positions [B S], in one document where nothing else is said."""
+    """The context of tokens at these positions [B S], by default in one document per row."""
     positions = jnp.asarray(positions)
     segment_ids = jnp.ones_like(positions) if segment_ids is None else jnp.asarray(segment_ids)
     ropes = {kind: rope.tables(CONFIG, kind, positions) for kind in KINDS}
@@ -62,14 +62,14 @@ def context(positions, segment_ids=None):
 
 
 def packed(lengths):
-    """Positions and segment ids of a row of documents and padding (negative lengths)."""
+    """(positions, segment ids) of a row of documents of these lengths; negative lengths are padding."""
     positions = np.concatenate([np.arange(abs(length)) for length in lengths])
     numbers = np.cumsum([length > 0 for length in lengths]) * (np.array(lengths) > 0)
     return positions, np.repeat(numbers, np.abs(lengths))
 
 
-def test_padded_and_packed_documents_are_as_alone(attention):
-    """Also a row shorter than a window, and documents shorter than what one entry takes."""
+def test_padded_and_packed_documents_match_the_reference_of_each_alone(attention):
+    """Includes documents shorter than the window, and shorter than one compressed entry."""
     rows = ([-3, 23, 2, 12], [11, 29], [40], [-31, 4, -5])
     positions, segments = (np.stack(part) for part in zip(*map(packed, rows)))
     x = states(len(rows), 40)
@@ -86,11 +86,11 @@ def test_padded_and_packed_documents_are_as_alone(attention):
 
 
 def test_cached_decoding_in_odd_chunks(attention):
-    """Rows of different lengths, padded left and right; tokens that are rejected leave nothing behind."""
+    """Rows of different lengths, padded left and right; rejected draft tokens must leave no trace in the cache."""
     x, total, prompts = states(3, 40), 40, np.array([13, 2, 10])
     expected, _ = call(attention, x, context(np.broadcast_to(np.arange(total), (3, total))))
     length = prompts.max()
-    starts = np.array([0, length - 2, 0])  # of the prompt in its row: the second is padded on the left
+    starts = np.array([0, length - 2, 0])  # where each prompt begins in its row: the second is left-padded
     places = np.arange(length) - starts[:, None]
     real = (places >= 0) & (places < prompts[:, None])
     rows, places = np.arange(3)[:, None], np.clip(places, 0, None)
@@ -119,8 +119,8 @@ def test_padding_in_a_decoded_chunk_writes_nothing(attention):
     np.testing.assert_allclose(y, expected[:, 10:], rtol=1e-4, atol=1e-4)
 
 
-def test_turns_and_gathered_picks_change_nothing(attention, monkeypatch):
-    """Long rows are attended a turn at a time, with few picks of many entries gathered; short ones at once."""
+def test_blocks_of_queries_and_gathered_picks_change_nothing(attention, monkeypatch):
+    """Long rows are attended in blocks of queries, and few picks among many entries are gathered instead of masked."""
     x, (positions, segments) = states(1, 60), packed([-2, 41, 17])
     inputs = x, context(positions[None], segments[None])
 
@@ -152,7 +152,7 @@ def test_an_indexer_learns_from_its_divergence_alone(attention):
 
 
 @pytest.mark.parametrize("attention", ["csa"], indirect=True)
-def test_while_indexers_warm_up_all_entries_are_seen(attention, monkeypatch):
+def test_while_indexers_warm_up_all_entries_are_attended_to(attention, monkeypatch):
     x, here = states(1, 40), context(np.arange(40)[None])
     of_all = CompressedAttention(dataclasses.replace(CONFIG, index_topk=40), "csa", rngs=nnx.Rngs(params=0))
     expected, _ = call(nnx.merge(nnx.graphdef(of_all), nnx.state(attention)), x, here)
@@ -165,7 +165,7 @@ def test_while_indexers_warm_up_all_entries_are_seen(attention, monkeypatch):
 
 
 def test_a_sink_takes_its_share_however_large_it_is():
-    """And where nothing is seen, nothing is left to others."""
+    """And where everything is masked, all weights are 0."""
     scores_HT, sinks_H = jnp.asarray([[1.0, 2.0], [1.0, 2.0]]), jnp.asarray([0.5, 300.0])
     weights_HT = window.sink_softmax(scores_HT, jnp.asarray([True, True]), sinks_H)
     share = np.exp([1.0, 2.0]) / np.exp([1.0, 2.0, 0.5]).sum()
@@ -175,10 +175,10 @@ def test_a_sink_takes_its_share_however_large_it_is():
     np.testing.assert_array_equal(window.sink_softmax(scores_HT, jnp.asarray([False, False]), sinks_H), 0)
 
 
-def test_the_cache_grows_with_entries_alone(attention):
-    """A ring for the window and one for tokens not yet in an entry; then T / rate entries."""
+def test_the_cache_grows_by_compressed_entries_alone(attention):
+    """A ring buffer for the window and one for tokens not yet compressed, of constant sizes; then T / rate entries."""
     sizes = {T: sum(x.size for x in jax.tree.leaves(attention.empty_cache(1, T, jnp.float32))) for T in (1500, 3000)}
-    widths = {"window": 0, "csa": 12 + 6, "hca": 12}  # of an entry, and of the indexer's key to it
+    widths = {"window": 0, "csa": 12 + 6, "hca": 12}  # an entry, and the indexer's key for it
     rate = {"window": 1, "csa": 3, "hca": 5}[attention.kind]
     assert sizes[3000] - sizes[1500] == 1500 // rate * widths[attention.kind]
     rings = {"window": 0, "csa": (6 + 8) * 4 * (12 + 6), "hca": (5 + 8) * 2 * 12}

@@ -1,4 +1,4 @@
-"""The chunked cross-entropy, whose gradients are made in its forward pass, against plain log-softmax."""
+"""The chunked cross-entropy, which computes gradients in its forward pass, against plain log-softmax."""
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,8 @@ def _plain(hidden, head, targets, weights, z_loss):
 
 @pytest.mark.parametrize("chunk_tokens", [1, 6, 1000])
 @pytest.mark.parametrize("z_loss", [0.0, 0.1])
-def test_value_and_gradients(chunk_tokens, z_loss):
-    """Chunks of one position, chunks that do not divide the sequence, and one chunk."""
+def test_chunked_cross_entropy_has_the_plain_value_and_gradients(chunk_tokens, z_loss):
+    """With chunks of one position, chunks that do not divide the sequence, and a single chunk."""
     rng = np.random.default_rng(0)
     hidden, head = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((B, S, D), (D, V)))
     targets, weights = jnp.asarray(rng.integers(0, V, (B, S))), jnp.asarray(rng.integers(0, 2, (B, S)), jnp.float32)

@@ -1,4 +1,4 @@
-"""Routed experts against a loop over experts, with gradients, however uneven the loads; the dense feed-forward."""
+"""Every way to compute routed experts against a loop over experts, with gradients; the dense feed-forward."""
 
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def _reference(x_TD, experts_TK, weights_TK, gate, up, down, how):
 def _choices(rng, tokens, loads):
     if loads == "even":
         return np.stack([rng.permutation(E)[:2] for _ in range(tokens)])
-    return np.tile([3, 1], (tokens, 1))  # three experts get nothing, two get every token
+    return np.tile([3, 1], (tokens, 1))  # two experts get every token, the others none
 
 
 @pytest.mark.parametrize("way", [chosen_experts, every_expert, in_blocks, with_fixed_capacity, ragged])
@@ -55,11 +55,11 @@ def _choices(rng, tokens, loads):
         (300, "even", 0.0),
         (300, "even", 1.0),
         (257, "two experts only", 0.0),
-        (1200, "even", 0.0),  # so many that blocks are large
+        (1200, "even", 0.0),  # enough tokens for large blocks
     ],
 )
-def test_value_and_gradients(way, tokens, loads, limit):
-    """A limit of 1 clamps a good part of gates and ups, which then have no gradient."""
+def test_each_way_has_the_outputs_and_gradients_of_the_loop(way, tokens, loads, limit):
+    """A limit of 1 clamps many of the gate and up activations, whose gradient is then 0."""
     rng = np.random.default_rng(0)
     shapes = (tokens, D), (tokens, 2), (E, D, WIDTH), (E, D, WIDTH), (E, WIDTH, D), (tokens, D)
     x, weights, gate, up, down, cotangent = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
@@ -79,7 +79,7 @@ def test_value_and_gradients(way, tokens, loads, limit):
 
 @pytest.mark.parametrize("way", [chosen_experts, every_expert, in_blocks, with_fixed_capacity, ragged])
 def test_an_assignment_to_no_expert_adds_nothing(way):
-    """As rows that another device left empty, or that are of experts elsewhere."""
+    """Expert index E stands for none, as in rows left empty by another device or routed to experts elsewhere."""
     rng = np.random.default_rng(0)
     shapes = (300, D), (300, 2), (E, D, WIDTH), (E, D, WIDTH), (E, WIDTH, D)
     x, weights, *kernels = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
@@ -90,8 +90,8 @@ def test_an_assignment_to_no_expert_adds_nothing(way):
 
 
 @pytest.mark.parametrize("down", [PLAIN, Arithmetic()], ids=["plain", "weighted before"])
-def test_what_a_platform_computes_for_rows_of_no_expert_reaches_nothing(down, monkeypatch):
-    """Neither sums nor gradients, were it NaN: as kernels may leave it in rows past the last group."""
+def test_nan_in_rows_of_no_expert_reaches_neither_outputs_nor_gradients(down, monkeypatch):
+    """Kernels may leave anything, even NaN, in rows past the last group; neither outputs nor gradients may see it."""
 
     known = lambda x, counts: (jnp.arange(x.shape[0]) < counts.sum())[:, None]  # noqa: E731
 
@@ -118,7 +118,7 @@ def test_what_a_platform_computes_for_rows_of_no_expert_reaches_nothing(down, mo
 
 
 @pytest.mark.parametrize("tokens, per_token, experts", [(8, 4, 16), (16, 4, 16), (64, 4, 16), (20, 8, 64)])
-def test_a_room_is_rarely_too_small_and_a_tile_less_often_is(tokens, per_token, experts):
+def test_the_capacity_is_rarely_too_small_but_a_tile_less_often_would_be(tokens, per_token, experts):
     rng, room = np.random.default_rng(0), sufficient_capacity(tokens, per_token, experts)
     draws = rng.permuted(np.tile(np.arange(experts), (4000, tokens, 1)), axis=-1)[..., :per_token]
     busiest = (draws.reshape(4000, -1, 1) == np.arange(experts)).sum(axis=1).max(axis=1)
@@ -126,19 +126,19 @@ def test_a_room_is_rarely_too_small_and_a_tile_less_often_is(tokens, per_token, 
 
 
 @pytest.mark.parametrize("tokens, per_token, experts", [(3, 2, 2), (4, 4, 4), (1, 1, 8), (7, 2, 3)])
-def test_a_room_that_may_hold_all_is_too_small_for_none(tokens, per_token, experts):
+def test_the_capacity_for_few_tokens_holds_them_all(tokens, per_token, experts):
     assert sufficient_capacity(tokens, per_token, experts) >= tokens
 
 
-def test_what_finds_no_room_has_the_slot_past_the_last():
-    slots = allot(jnp.array([[1, 0], [1, 2], [1, 0]]), targets=2, capacity=2)  # a third for 1, and one for nobody
+def test_assignments_without_room_get_the_slot_past_the_last():
+    slots = allot(jnp.array([[1, 0], [1, 2], [1, 0]]), targets=2, capacity=2)  # a third for expert 1, and one for none
     np.testing.assert_array_equal(slots.slot_of_assignment, [[2, 0], [3, 4], [4, 1]])
     np.testing.assert_array_equal(slots.assignment_of_slot, [1, 5, 0, 2])
 
 
 @pytest.mark.parametrize("block", [1, 4])
 def test_plan_gives_every_assignment_its_own_slot(block):
-    experts = np.random.default_rng(1).integers(0, E - 1, size=(20, 3))  # the last expert gets none
+    experts = np.random.default_rng(1).integers(0, E - 1, size=(20, 3))  # the last expert gets no tokens
     layout = plan(jnp.asarray(experts, jnp.int32), E, block)
     slots = np.asarray(layout.slot_of_assignment).reshape(-1)
     assert len(set(slots.tolist())) == slots.size
@@ -163,8 +163,11 @@ def test_dense_feed_forward_with_biases_and_clamp(limit):
     np.testing.assert_allclose(merge(graphdef, p, {})(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_plainly_every_transform_works_and_no_program_of_before_is_taken():
-    """docs/models.md: gradients row by row under vmap, and gradients of gradients, of a whole model."""
+def test_under_plainly_vmap_and_second_derivatives_of_a_model_work():
+    """As docs/models.md says: per-row gradients under vmap, and second derivatives, of a whole model.
+
+    Inside `plainly()`, functions that were compiled before are compiled anew.
+    """
     model = deepseek_jax.from_pretrained(Path(__file__).parents[1] / "goldens/v3")
     length = MOST_FOR_FEW // model.config.num_experts_per_tok + 1
     tokens = jnp.arange(2 * length).reshape(2, length) * 7 % model.config.vocab_size
@@ -178,7 +181,7 @@ def test_plainly_every_transform_works_and_no_program_of_before_is_taken():
     down, gradient = model.params["layers"]["1-2"]["feed_forward"]["experts"]["down"], jax.jit(jax.grad(loss))
     expected = [gradient(down, row) for row in tokens]
     for_all_rows = jax.jit(jax.vmap(gradient, (None, 0)))
-    with pytest.raises(NotImplementedError, match="ragged_dot vmap over any dim but 0 - NYI"):  # as the document says
+    with pytest.raises(NotImplementedError, match="ragged_dot vmap over any dim but 0 - NYI"):  # documented there too
         for_all_rows(down, tokens)
     with plainly():
         by_row = for_all_rows(down, tokens)
@@ -192,6 +195,6 @@ def test_plainly_every_transform_works_and_no_program_of_before_is_taken():
 
 
 def _with_down(layer, down):
-    """The parameters of a layer's stack with these output kernels of its experts."""
+    """The parameters of a stack of layers with its experts' `down` kernels replaced."""
     feed_forward = layer["feed_forward"]
     return layer | {"feed_forward": feed_forward | {"experts": feed_forward["experts"] | {"down": down}}}

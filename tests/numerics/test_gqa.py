@@ -1,4 +1,4 @@
-"""Grouped-query attention against a loop over heads, and its cache against the whole text at once.
+"""Grouped-query attention against a loop over heads, and cached decoding against the whole sequence at once.
 
 B batch  S sequence  H heads  G key-value heads  d head width
 """
@@ -29,7 +29,7 @@ def _config(groups, **changes):
 
 
 def _attention(config):
-    """With biases that are not zero, where it has them."""
+    """An attention whose biases, if any, are not zero."""
     graphdef, params, _ = split(GroupedQueryAttention(config, "gqa", rngs=nnx.Rngs(params=0)))
     rng = np.random.default_rng(2)
     biases = {name: jnp.asarray(rng.normal(size=params[name].shape), jnp.float32) for name in params if "bias" in name}
@@ -47,7 +47,7 @@ def _inputs(length=S):
 
 
 def _by_head(attention, x_SD, groups):
-    """One row, a head and a token at a time, in float64."""
+    """The reference for one row: a head and a token at a time, in float64."""
     part = {name: np.asarray(param, np.float64) for name, param in split(attention)[1].items()}
 
     def project(name, head, place):
@@ -69,7 +69,7 @@ def _by_head(attention, x_SD, groups):
 
 
 @pytest.mark.parametrize("groups, bias", [(1, False), (2, True), (4, False)])
-def test_attention_head_by_head(groups, bias):
+def test_attention_equals_a_loop_over_heads(groups, bias):
     config, x = _config(groups, attention_bias=bias), _inputs()
     attention = _attention(config)
     ours = attend_all(attention, x, _context(config, jnp.broadcast_to(jnp.arange(S), (B, S))))
@@ -106,8 +106,8 @@ def test_prefill_leaves_what_decoding_would_have_written():
 
 
 @pytest.mark.parametrize("length", [7, 300])
-def test_shared_keys_are_as_good_as_repeated_ones(length):
-    """Value and gradients, with two documents in a row, in one block and in several."""
+def test_shared_keys_give_what_repeated_keys_give(length):
+    """Outputs and gradients, with two documents per row, in one block and in several."""
     rng, groups = np.random.default_rng(1), 2
     shapes = (B, length, H, d), (B, length, groups, d), (B, length, groups, 5), (B, length, H, 5)
     q, k, v, cotangent = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)

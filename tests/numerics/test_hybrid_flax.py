@@ -1,4 +1,4 @@
-"""The hybrid network's parts compute what flax.linen's do with the same parameters."""
+"""The hybrid network's parts compute what flax.linen's modules compute with the same parameters."""
 
 import functools
 
@@ -23,7 +23,7 @@ def normal(*shape, seed=0):
 
 
 def same(ours, theirs, x):
-    """`ours(x)` and `theirs(x)` agree, and so does what flows back to x."""
+    """Checks that `ours(x)` and `theirs(x)` agree, and so do their gradients with respect to x."""
 
     def both(call):
         y, back = jax.vjp(call, x)
@@ -35,14 +35,14 @@ def same(ours, theirs, x):
 
 @functools.cache
 def theirs(module):
-    """linen's parameters, none of them zero."""
+    """Random variables for a linen module, none of them zero."""
     variables = module.init(jax.random.key(0), normal(B, S, I))
     return jax.tree.map(lambda leaf: normal(*leaf.shape, seed=leaf.size) / 3, variables)
 
 
 @pytest.mark.parametrize(("cell", "linen_cell", "gates"), [(LSTM, linen.LSTMCell, "ifgo"), (GRU, linen.GRUCell, "rzn")])
-def test_cells(cell, linen_cell, gates):
-    """linen's LSTM has its bias on the state's side, its GRU on the input's but for the candidate, which has both."""
+def test_recurrent_cells_equal_linens(cell, linen_cell, gates):
+    """linen's LSTM has its biases on the state's side; its GRU on the input's side, and for the candidate on both."""
     layer = linen.RNN(linen_cell(H))
     variables = theirs(layer)
     (given,) = variables["params"].values()
@@ -58,7 +58,7 @@ def test_cells(cell, linen_cell, gates):
 
 
 @pytest.mark.parametrize("rank", [1, 2])
-def test_convolutions(rank):
+def test_convolutions_equal_linens(rank):
     layer = linen.Conv(H, (3,) * rank)
     x = normal(B, S, *(7,) * (rank - 1), I)
     params = layer.init(jax.random.key(0), x)["params"]
@@ -66,7 +66,7 @@ def test_convolutions(rank):
     same(lambda x: tree.merge(graphdef, params, {})(x), lambda x: layer.apply({"params": params}, x), x)
 
 
-def test_attention_whose_heads_do_not_divide_the_features():
+def test_attention_whose_heads_do_not_divide_the_features_equals_linens():
     layer = linen.MultiHeadDotProductAttention(num_heads=4, qkv_features=4 * 12)
     given = theirs(layer)["params"]
     names = {"q": "query", "k": "key", "v": "value", "out": "out"}

@@ -21,12 +21,12 @@ EXPECTED = np.load(Path(__file__).parents[1] / "goldens/hybrid/expected.npz")
 
 
 def golden(case: str) -> dict[str, np.ndarray]:
-    """The arrays of one case, by what follows its name."""
+    """The arrays of one case, by their names without "CASE/"."""
     return {name.removeprefix(f"{case}/"): EXPECTED[name] for name in EXPECTED if name.startswith(f"{case}/")}
 
 
 def of(arrays: dict, kind: str) -> dict[str, np.ndarray]:
-    """The "weight"s or the "gradient"s by PyTorch's names."""
+    """The arrays of kind "weight" or "gradient" by PyTorch's names."""
     return {name.removeprefix(f"{kind}/"): value for name, value in arrays.items() if name.startswith(f"{kind}/")}
 
 
@@ -35,7 +35,10 @@ def channels_last(x):
 
 
 def check(call, params, arrays, gradients, layout=lambda x: x):
-    """`call(params, x)` gives y, and for dy the gradients; `layout` is from PyTorch's order of dimensions to ours."""
+    """Checks that `call(params, x)` gives y, and its vjp of dy gives `gradients` and dx.
+
+    `layout` brings arrays from PyTorch's order of dimensions to ours.
+    """
     x, y, dy, dx = (layout(arrays[name]) for name in ("x", "y", "dy", "dx"))
     run = jax.jit(lambda params, x, dy: (lambda y, back: (y, *back(dy)))(*jax.vjp(call, params, x)))
     found_y, found_gradients, found_dx = run(params, x, dy)
@@ -47,7 +50,7 @@ def check(call, params, arrays, gradients, layout=lambda x: x):
 
 
 def kernel(weight):
-    """[out, in, ...] as [..., in, out]"""
+    """A PyTorch kernel [out, in, ...] as ours [..., in, out]."""
     return np.moveaxis(weight, (0, 1), (-1, -2))
 
 
@@ -56,7 +59,10 @@ def conv(weights):
 
 
 def cell(kind: str, weights: dict, suffix: str) -> dict:
-    """One layer's one direction; of the biases on the state, which the input's repeat, the GRU's last third is left."""
+    """Our parameters of one direction of one layer.
+
+    PyTorch's biases on the state duplicate those on the input, except for the last third of a GRU's.
+    """
     gates = {"lstm": 4, "gru": 3}[kind]
     split = {name: weights[f"{name}_{suffix}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")}
     split = {name: value.reshape(gates, -1, *value.shape[1:]) for name, value in split.items()}
@@ -77,7 +83,7 @@ def layers(kind: str, weights: dict, config: RecurrentConfig) -> dict:
 
 
 def heads(in_weight, in_bias, out_weight, out_bias, H: int) -> dict:
-    """q, k and v one after another, then the output."""
+    """Our attention parameters, from PyTorch's concatenated q, k and v projections and its output projection."""
     F = in_weight.shape[1]
     params = {"out": out_weight.T.reshape(H, -1, F), "out_bias": out_bias}
     for name, weight, bias in zip("qkv", np.split(in_weight, 3), np.split(in_bias, 3), strict=True):
@@ -85,7 +91,7 @@ def heads(in_weight, in_bias, out_weight, out_bias, H: int) -> dict:
     return params
 
 
-def test_the_whole_reference_model():
+def test_the_whole_reference_model_equals_pytorchs():
     arrays = golden("model")
     config = HybridConfig(height=8, width=8, sequence="cells")
 
@@ -109,7 +115,7 @@ def test_the_whole_reference_model():
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 @pytest.mark.parametrize("deep", [False, True], ids=["plain", "stacked, bidirectional, of unequal lengths"])
-def test_recurrence(kind, deep):
+def test_recurrent_layers_equal_pytorchs(kind, deep):
     arrays = golden(f"{kind}_deep" if deep else kind)
     config = RecurrentConfig(kind, hidden_size=6, layers=2 if deep else 1, bidirectional=deep)
     graphdef, _, _ = tree.split(Recurrent(config, 5, raw=True, rngs=nnx.Rngs(params=0)))
@@ -140,11 +146,11 @@ def check_convolution(case, rank, into, out, size):
 
 
 @pytest.mark.parametrize("kind", ["max", "average"])
-def test_pools_whose_last_windows_are_not_whole(kind):
+def test_pools_with_incomplete_last_windows_equal_pytorchs(kind):
     check(lambda params, x: pool(x, None, kind, 3)[0], {}, golden(f"{kind}_pool"), {}, channels_last)
 
 
-def test_batch_norm_in_training_and_after():
+def test_batch_norm_in_training_and_inference_equals_pytorchs():
     arrays = golden("batch_norm")
     graphdef, _, buffers = tree.split(BatchNorm(4))
     params = lambda given: {"scale": given["weight"], "bias": given["bias"]}  # noqa: E731
@@ -165,7 +171,7 @@ def test_batch_norm_in_training_and_after():
     check(infer, params(of(arrays, "weight")), arrays, params(of(arrays, "gradient")), channels_last)
 
 
-def test_attention_with_padding():
+def test_attention_with_padding_equals_pytorchs():
     arrays = golden("attention")
     config = AttentionConfig(num_heads=4, key_dim=6)
     graphdef, _, _ = tree.split(SelfAttention(config, 24, rngs=nnx.Rngs(params=0)))

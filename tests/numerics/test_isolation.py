@@ -1,4 +1,4 @@
-"""Documents packed into one row know nothing of each other, to the last bit."""
+"""Documents packed into one row do not influence each other, to the last bit."""
 
 import jax
 import jax.numpy as jnp
@@ -16,21 +16,21 @@ POSITIONS = np.concatenate([np.arange(length, dtype=np.int32) for length in LENG
 
 @jax.jit
 def losses(model, tokens):
-    """Each token's nll of the next token, and of the one after it where the model has MTP; [1, S] each."""
+    """By depth, the NLL [1, S] of the next token, and of the one after it where the model has MTP."""
     output, ones = model(tokens, POSITIONS, SEGMENTS), jnp.ones(tokens.shape)
     hidden = {1: output.hidden} | {depth: state for depth, state in enumerate(output.mtp, start=2)}
     return {d: cross_entropy(state, model.head_weight(), shift(tokens, d), ones)[1] for d, state in hidden.items()}
 
 
 @pytest.mark.parametrize("changed", [1, 2, 3])
-def test_changing_a_document_moves_no_other(golden, changed):
+def test_changing_a_document_changes_no_loss_in_others(golden, changed):
     tokens = golden.expected["input_ids"][:1, :96]
     if tokens.shape[1] < SEGMENTS.shape[1]:
         tokens = np.resize(tokens, SEGMENTS.shape)
     other = np.where(SEGMENTS == changed, (tokens + 7) % golden.config.vocab_size, tokens)
     before, after = losses(golden.model, tokens), losses(golden.model, other)
     for depth in before:
-        # The last tokens of a document have a target in the next one; the loss leaves them out.
+        # The targets of a document's last tokens are in the next document; the loss leaves these out.
         inside = np.asarray(shift(SEGMENTS, depth)) == SEGMENTS
         np.testing.assert_array_equal(*(np.asarray(x[depth])[inside & (SEGMENTS != changed)] for x in (before, after)))
         own = inside & (SEGMENTS == changed)

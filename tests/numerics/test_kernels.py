@@ -1,4 +1,4 @@
-"""Kernels of accelerators: in interpret mode they agree with the plain paths, and each platform gets its own."""
+"""Accelerator kernels: in interpret mode they agree with the plain paths, and each platform gets its own."""
 
 import functools
 import types
@@ -19,7 +19,7 @@ CUDNN = "__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward"
 
 
 def value_and_gradients(f, *arguments):
-    """Of a sum that weighs every number of f's result differently."""
+    """Value and gradients of a sum of f's results in which each has a different weight."""
 
     def total(*arguments):
         out = f(*arguments)
@@ -40,12 +40,12 @@ def attention_inputs(length, heads=2, key_heads=1, width=48, value_width=32, dty
 
 
 def packed(length):
-    """Two documents and padding, with ends that fall within the kernel's blocks."""
+    """Segment ids of two documents and padding, which end inside the kernel's blocks."""
     return jnp.asarray(np.repeat([1, 2, 0], [100, length - 130, 30])[None], jnp.int32)
 
 
 def test_splash_attention_is_causal_attention_within_documents():
-    """Keys wider than values, one key head for two of queries, padding that gives and gets nothing."""
+    """With keys wider than values, one key head for two query heads, and padding, whose output must be 0."""
     inputs, segment_ids = attention_inputs(256), packed(256)
     splash = lambda *qkv: kernels.on_tpu(*qkv, segment_ids, segment_ids, scale=SCALE, interpret=True)  # noqa: E731
     plain = lambda *qkv: core.causal_attend_blockwise(*qkv, segment_ids, segment_ids, scale=SCALE)  # noqa: E731
@@ -53,8 +53,8 @@ def test_splash_attention_is_causal_attention_within_documents():
     assert not splash(*inputs)[0, -30:].any()
 
 
-def test_splash_attention_from_any_place_in_a_row():
-    """Of queries 128 to 255 of 512 tokens: where the sequence is spread, its place is known only to the device."""
+def test_splash_attention_for_queries_at_a_traced_offset():
+    """For queries 128 to 255 of 512: on a sharded sequence, `first` is a traced value that depends on the device."""
     inputs, segment_ids = attention_inputs(512), packed(512)
 
     def of_some(attend, q, k, v, first):
@@ -71,7 +71,7 @@ def test_splash_attention_from_any_place_in_a_row():
 
 @pytest.mark.parametrize("counts", [[100, 0, 120, 30], [0, 0, 0, 0], [300, 0, 0, 0]])
 def test_megablox_is_ragged_dot(counts):
-    """Groups that are empty, rows of no group, numbers of rows that no tile divides."""
+    """With empty groups, rows of no group, and numbers of rows that are not a multiple of a tile."""
     rng = np.random.default_rng(1)
     rows, matrices = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((300, 64), (4, 64, 32)))
     counts = jnp.asarray(counts, jnp.int32)
@@ -87,7 +87,7 @@ def test_megablox_is_ragged_dot(counts):
 
 
 def lowered(f, platform, *arguments) -> str:
-    """The program of f and its gradients for a platform that need not be here."""
+    """The program text of f and its gradients, lowered for a platform that need not be present."""
     gradients = functools.partial(value_and_gradients, f)
     allowed = [export.DisabledSafetyCheck.custom_call(name) for name in CUDNN]
     return export.export(jax.jit(gradients), platforms=(platform,), disabled_checks=allowed)(*arguments).mlir_module()
@@ -97,11 +97,11 @@ def attend(q, k, v):
     return core.causal_attend(q, k, v, packed(q.shape[1]), SCALE)
 
 
-def test_each_platform_gets_its_attention(monkeypatch):
+def test_each_platform_gets_its_attention_kernel(monkeypatch):
     inputs = attention_inputs(512, dtype=jnp.bfloat16)
     assert "splash" in lowered(attend, "tpu", *inputs)
     assert "custom_call" not in lowered(attend, "cpu", *inputs)
-    # cuDNN is asked only where a GPU answers for it.
+    # cuDNN attention is chosen only where a GPU and its versions allow it; pretend that they do.
     monkeypatch.setattr(gpu, "at_hand", lambda dtype: True)
     monkeypatch.setattr(gpu, "_tokamax", lambda: None)
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91100)
@@ -113,13 +113,13 @@ def test_each_platform_gets_its_attention(monkeypatch):
         assert all(name in program for name in CUDNN)
 
 
-def test_short_sequences_are_no_business_of_kernels():
+def test_short_sequences_use_no_attention_kernel():
     assert "custom_call" not in lowered(attend, "tpu", *attention_inputs(256))
 
 
 @pytest.mark.parametrize("features, out", [(128, 128), (96, 48), (7168, 2048)])
 def test_each_platform_gets_its_grouped_product(features, out):
-    """Whatever the widths: a TPU's tiles hold lanes by the 128."""
+    """Also for widths that are not multiples of a TPU's 128 lanes."""
     arguments = jnp.zeros((512, features), jnp.bfloat16), jnp.zeros((4, features, out), jnp.bfloat16)
     counts = jnp.full((4,), 128, jnp.int32)
     product = functools.partial(grouped.grouped_matmul, counts_E=counts)
@@ -128,7 +128,7 @@ def test_each_platform_gets_its_grouped_product(features, out):
 
 
 class Library:
-    """What of tokamax is called, written out; its own kernels trace only where a GPU is."""
+    """Plain versions of the tokamax functions that are used; tokamax itself can be traced only on a GPU machine."""
 
     def __init__(self):
         self.asked = []
@@ -156,8 +156,8 @@ def library(monkeypatch):
     jax.clear_caches()
 
 
-def test_gpus_attend_by_the_library_where_it_is(library):
-    """What it is told of documents and of places is causal attention within documents, padding left out."""
+def test_gpus_use_tokamax_attention_where_it_is_installed(library):
+    """The mask that it is given means causal attention within documents, without padding."""
     inputs, segment_ids = attention_inputs(512), packed(512)
     found = kernels.on_gpu(*inputs, segment_ids, segment_ids, scale=SCALE)
     expected = core.causal_attend_blockwise(*inputs, segment_ids, segment_ids, scale=SCALE)
@@ -168,7 +168,7 @@ def test_gpus_attend_by_the_library_where_it_is(library):
     assert library.asked == ["attention"] * 2
 
 
-def test_gpus_multiply_by_the_library_where_it_is(library):
+def test_gpus_use_tokamax_ragged_dot_where_it_is_installed(library):
     arguments = jnp.zeros((512, 128), jnp.bfloat16), jnp.zeros((4, 128, 128), jnp.bfloat16)
     product = functools.partial(grouped.grouped_matmul, counts_E=jnp.full((4,), 128, jnp.int32))
     lowered(product, "cuda", *arguments)
@@ -184,7 +184,7 @@ def test_gpus_multiply_by_the_library_where_it_is(library):
         ("gpu", jnp.bfloat16, False, False),
     ],
 )
-def test_the_library_is_for_16_bits_on_a_gpu(monkeypatch, backend, dtype, installed, there):
+def test_tokamax_is_used_only_for_16_bits_on_a_gpu(monkeypatch, backend, dtype, installed, there):
     module = types.ModuleType("tokamax")
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: installed or None)

@@ -1,4 +1,4 @@
-"""Hyper-connections: the maps as the paper has them, and a beginning that is a plain residual.
+"""Hyper-connections: the maps as in the paper, and an initialisation that is a plain residual connection.
 
 B batch  S sequence  n streams  D model
 """
@@ -20,7 +20,7 @@ STREAMS = np.random.default_rng(0).normal(size=(2, 5, n, D)).astype(np.float32)
 
 
 def learned(module):
-    """With parameters that are no longer those of the beginning."""
+    """The module with random parameters in place of its initial ones."""
     rng = np.random.default_rng(1)
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), module)
 
@@ -33,7 +33,7 @@ def behind_a_norm(x):
     return sublayer(x / jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True)))
 
 
-def test_streams_are_read_written_and_mixed():
+def test_hyper_connections_follow_the_papers_equations():
     module = learned(HyperConnection(CONFIG, rngs=nnx.Rngs(params=0)))
     kernel, bias, scale = (np.asarray(part[...], np.float64) for part in (module.kernel, module.bias, module.scale))
     found, report = module(STREAMS, sublayer)
@@ -52,7 +52,7 @@ def test_streams_are_read_written_and_mixed():
         np.testing.assert_allclose(found[place], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_mixing_neither_grows_nor_fades_streams():
+def test_sinkhorn_gives_doubly_stochastic_matrices():
     logits = np.random.default_rng(2).normal(size=(50, 4, 4))
     matrix = sinkhorn(jnp.asarray(logits, jnp.float32), iterations=20, eps=1e-6)
     np.testing.assert_allclose(matrix.sum(axis=-2), 1, atol=1e-4)
@@ -61,8 +61,8 @@ def test_mixing_neither_grows_nor_fades_streams():
 
 
 @pytest.mark.parametrize("streams", [1, 4])
-def test_equal_streams_begin_as_one_plain_residual(streams):
-    """Up to the small part of the maps that the streams themselves decide, and hc_eps."""
+def test_initial_hyper_connections_act_as_a_plain_residual_on_equal_streams(streams):
+    """Except for hc_eps and the small part of the maps that depends on the streams."""
     config = ModelConfig(hidden_size=D, hc_mult=streams, hc_sinkhorn_iters=20, initializer_range=0.02)
     x_BSnD = np.repeat(STREAMS[:, :, :1], streams, axis=2)
     found, _ = HyperConnection(config, rngs=nnx.Rngs(params=0))(x_BSnD, behind_a_norm)
@@ -81,7 +81,7 @@ def test_the_head_reads_streams_without_mixing_them():
     np.testing.assert_allclose(module(STREAMS), (pre[..., None] * x).sum(axis=2), rtol=1e-4, atol=1e-4)
 
 
-def test_free_maps_are_biases_and_a_bounded_part_of_the_streams():
+def test_free_maps_follow_the_original_hyper_connections():
     """arXiv:2409.19606, with one scale for each map."""
     module = learned(HyperConnection(dataclasses.replace(CONFIG, hc_manifold=False), rngs=nnx.Rngs(params=0)))
     kernel, bias, scale = (np.asarray(part[...], np.float64) for part in (module.kernel, module.bias, module.scale))

@@ -1,4 +1,4 @@
-"""Any attention beside any feed-forward in either residual form: each combination learns, and decodes as it scores.
+"""Each attention with each feed-forward in either residual form has gradients, and decodes as it scores.
 
 B batch  S sequence
 """
@@ -49,7 +49,7 @@ SIZES = dict(
 
 
 def config(feed_forwards, streams):
-    """A layer of every attention."""
+    """A model with one layer of each kind of attention, and these feed-forwards in order."""
     return ModelConfig(
         **SIZES,
         num_hidden_layers=len(KINDS),
@@ -66,8 +66,8 @@ TURNS = [(turn, streams) for turn in range(len(FEED_FORWARD)) for streams in (2,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("turn, streams", TURNS)
-def test_every_combination_learns_and_decodes(turn, streams):
-    """Each layer has another attention; over the turns, each attention meets each feed-forward."""
+def test_every_combination_has_gradients_and_decodes_as_it_scores(turn, streams):
+    """Each layer has a different attention; over the turns, each attention is paired with each feed-forward."""
     kinds = itertools.islice(itertools.cycle(FEED_FORWARD), turn, turn + len(KINDS))
     make = jax.jit(initialise, static_argnums=0)
     graphdef, params, buffers = make(config(kinds, streams), jax.random.key(turn))
@@ -80,12 +80,12 @@ def test_every_combination_learns_and_decodes(turn, streams):
 
 
 def _learn_and_decode(graphdef, params, buffers, tokens_BS):
-    """(gradients, logits of all places, the same by a prefill and an odd chunk)."""
+    """(gradients, logits of all positions at once, the same logits by a prefill and one decoded chunk)."""
     positions = jnp.broadcast_to(jnp.arange(S), tokens_BS.shape)
     segment_ids = jnp.ones_like(positions)
 
     def loss(params):
-        """Of the next token and of indexers: whatever any parameter learns from."""
+        """A loss of the logits plus the indexers' divergences, so that every parameter gets a gradient."""
         model = merge(graphdef, params, buffers)
         output = model(tokens_BS, positions, segment_ids)
         logits = model.logits(output.hidden)

@@ -1,6 +1,6 @@
-"""Whole models against what others computed: states, choices, losses, gradients, cached decoding.
+"""Whole models against what other programs computed: hidden states, routing, losses, gradients, cached decoding.
 
-B batch  S sequence  T cache places
+B batch  S sequence
 """
 
 import functools
@@ -30,13 +30,13 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-4}  # logits reach 50 in v2_plain
 forward = jax.jit(Decoder.__call__)
 
 
-def test_logits(every_golden):
+def test_logits_are_those_of_the_reference(every_golden):
     hidden = forward(every_golden.model, *every_golden.batch).hidden
     np.testing.assert_allclose(hidden, every_golden.expected["final_hidden"], **CLOSE)
     np.testing.assert_allclose(every_golden.model.logits(hidden), every_golden.expected["logits"], **CLOSE)
 
 
-def test_multi_token_prediction(golden):
+def test_mtp_states_and_logits_are_those_of_the_reference(golden):
     if not golden.config.num_nextn_predict_layers:
         pytest.skip("this golden model has no MTP module")
     (hidden,) = forward(golden.model, *golden.batch).mtp
@@ -44,8 +44,8 @@ def test_multi_token_prediction(golden):
     np.testing.assert_allclose(golden.model.logits(hidden)[:, :-1], golden.expected["mtp_logits"], **CLOSE)
 
 
-def test_left_padding(golden):
-    """Padding is segment 0: real tokens do not see it, whether the model runs at once or fills a cache."""
+def test_left_padding_changes_nothing(golden):
+    """Padding is segment 0 and is not attended to, whether the model runs at once or fills a cache."""
     if "pad_ids" not in golden.expected:
         pytest.skip("Hugging Face gets this model's padding wrong: see test_v4.py")
     tokens, mask, positions = (golden.expected[f"pad_{name}"] for name in ("ids", "mask", "pos"))
@@ -61,7 +61,7 @@ def test_left_padding(golden):
 
 
 def test_cached_decoding_in_odd_chunks(golden):
-    """Rows at different positions: the second prompt is two tokens shorter, so padded on the left."""
+    """The rows are at different positions: the second prompt is two tokens shorter, and left-padded."""
     tokens, rows, behind = golden.expected["input_ids"], np.arange(2)[:, None], np.asarray([[0], [2]])
     caches = jax.jit(_empty_caches, static_argnums=1)(golden.model, tokens.shape)
     ends = np.cumsum([7, *(1, 5) * 5])
@@ -75,7 +75,7 @@ def test_cached_decoding_in_odd_chunks(golden):
 
 
 def test_greedy_decoding_with_a_cache(golden):
-    """By the programs of the test above: the prompt in chunks, then each likeliest token."""
+    """The prompt in chunks, then each most likely token, with the compiled functions of the test above."""
     length, expected = int(golden.expected["gen_prompt_len"]), golden.expected["gen_tokens"]
     prompt, ones = golden.expected["input_ids"][:, :length], np.ones_like(golden.expected["input_ids"])
     caches = jax.jit(_empty_caches, static_argnums=1)(golden.model, ones.shape)
@@ -93,8 +93,8 @@ def test_greedy_decoding_with_a_cache(golden):
 
 
 @pytest.mark.parametrize("speculative", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_generate(golden, speculative):
-    """As a user calls it: prompts in lists, padded to a common length inside.  Without drafts, test_api.py does."""
+def test_generate_gives_the_references_tokens(golden, speculative):
+    """Through the public API, with prompts as lists.  Plain decoding of V3 is tested in test_api.py too."""
     if speculative and not golden.config.num_nextn_predict_layers:
         pytest.skip("this golden model has no MTP module")
     length, steps = int(golden.expected["gen_prompt_len"]), golden.expected["gen_tokens"].shape[1]
@@ -103,11 +103,11 @@ def test_generate(golden, speculative):
     np.testing.assert_array_equal(tokens, golden.expected["gen_tokens"])
 
 
-def test_each_layer_and_each_router(golden):
+def test_hidden_states_and_routing_of_each_layer_are_those_of_the_reference(golden):
     found = deepseek_jax.trace(golden.as_users_have_it, golden.expected["input_ids"])
     np.testing.assert_allclose(found.logits, golden.expected["logits"], **CLOSE)
     for index, state in enumerate([found.embedding, *found.feed_forward]):
-        if f"hs_{index}" in golden.expected:  # of the first row alone where there are streams
+        if f"hs_{index}" in golden.expected:  # with hyper-connections, of the first row alone
             expected = golden.expected[f"hs_{index}"]
             ours = state[0] if golden.config.hc_mult else state
             np.testing.assert_allclose(ours, expected, **CLOSE, err_msg=f"after layer {index}")
@@ -120,7 +120,7 @@ def test_each_layer_and_each_router(golden):
         np.testing.assert_allclose(weights, expected_weights, **CLOSE, err_msg=f"layer {index}")
 
 
-def test_losses(golden):
+def test_losses_are_those_of_the_reference(golden):
     batch, totals = _one_document_a_row(golden.batch)
     output, weights = forward(golden.model, *golden.batch), {"mtp": 0.0, "index_warmup": None}
 
@@ -135,7 +135,7 @@ def test_losses(golden):
 
 
 class AlreadyRun:
-    """A model that need not be compiled once more to know its losses."""
+    """Stands for a model whose output is known, so that its losses compile without it."""
 
     def __init__(self, model, output):
         self.config, self.head_weight, self.output = model.config, model.head_weight, output
@@ -147,7 +147,7 @@ class AlreadyRun:
 @pytest.mark.parametrize(
     "every_golden", [*GENERATIONS, *VARIANTS[:-1], pytest.param("v4_r128", marks=pytest.mark.slow)], indirect=True
 )
-def test_gradients(every_golden):
+def test_gradients_are_those_of_the_reference(every_golden):
     loss, grads = deepseek_jax.loss_and_grads(every_golden.as_users_have_it, every_golden.expected["input_ids"])
     np.testing.assert_allclose(loss, every_golden.expected["loss"], **CLOSE)
     _compare_gradients(every_golden, grads)
@@ -156,7 +156,7 @@ def test_gradients(every_golden):
 
 
 def _compare_gradients(golden, grads):
-    """Every parameter's by its norm, some element by element, under Hugging Face's names."""
+    """Compares the norm of every parameter's gradient, and some gradients whole, by Hugging Face's names."""
     for name, norm in zip(golden.expected["grad_names"], golden.expected["grad_norms"], strict=True):
         np.testing.assert_allclose(np.linalg.norm(_gradient(grads, name)), norm, rtol=1e-4, err_msg=name)
     for key in (key for key in golden.expected if key.startswith("grad__")):
@@ -166,7 +166,7 @@ def _compare_gradients(golden, grads):
 
 
 def _gradient(grads, name):
-    """By the name of a golden model: some goldens name every expert's matrices, which ours are parts of."""
+    """The gradient of this name.  Some goldens name each expert's matrices, which are slices of our fused arrays."""
     match = re.fullmatch(r"(.*\.experts\.)(\d+)\.(gate|up|down)_proj\.weight", name)
     if match is None:
         return grads[name]
@@ -176,8 +176,8 @@ def _gradient(grads, name):
     return np.split(grads[f"{fused}gate_up_proj"][expert], 2)[("gate", "up").index(part)]
 
 
-def test_each_indexer(golden):
-    """The keys that every query picks, without those it may not see: they only make up the number."""
+def test_each_indexer_picks_the_references_keys(golden):
+    """Compares the keys that each query picks, ignoring invisible ones, which only fill up the fixed number."""
     if "dsa" not in golden.config.attention_kinds:
         pytest.skip("no attention of this golden model picks its keys")
     tokens, positions, segment_ids = golden.batch
@@ -193,8 +193,8 @@ def test_each_indexer(golden):
         np.testing.assert_array_equal(ours, theirs, err_msg=f"layer {index}")
 
 
-def test_gathered_attention_and_its_gradients(golden, monkeypatch):
-    """As above, where sequences this short would mask; and indexers learn beside the language model, not from it."""
+def test_gathered_attention_has_the_references_loss_and_gradients(golden, monkeypatch):
+    """Sequences this short would be masked, so gathering is forced.  Indexers get gradients from their own loss."""
     if "dsa" not in golden.config.attention_kinds:
         pytest.skip("no attention of this golden model picks its keys")
     monkeypatch.setattr(sparse, "SPARSE_FROM", 1)
@@ -215,25 +215,25 @@ def test_gathered_attention_and_its_gradients(golden, monkeypatch):
     for name, grad in grads.items():
         if "indexer" in name:
             assert np.abs(grad).max() > 0, name
-        elif name.startswith(modules):  # whose own loss weighs nothing here
+        elif name.startswith(modules):  # the MTP loss has weight 0 here
             assert not grad.any(), name
 
 
 def _one_document_a_row(golden_batch):
-    """(a batch as training has it, its totals)."""
+    """(a batch as in training, its totals)."""
     batch = dict(zip(("tokens", "positions", "segment_ids"), golden_batch, strict=True))
     return batch, language_model.totals(batch, depths=2)
 
 
 def _by_expert(experts_TK, weights_TK):
-    """Choices sorted by the expert's number: their order means nothing."""
+    """(experts, weights) of each token sorted by expert, as the order of choices has no meaning."""
     experts_TK, weights_TK = (np.asarray(array).reshape(-1, array.shape[-1]) for array in (experts_TK, weights_TK))
     order = np.argsort(experts_TK, axis=1)
     return tuple(np.take_along_axis(array, order, axis=1) for array in (experts_TK, weights_TK))
 
 
 def _picks(model, states, context):
-    """What the indexer of each layer picks, given the state before it: [B, S, index_topk]."""
+    """The keys that each layer's indexer picks, [B, S, index_topk], from the hidden state before the layer."""
     picks = []
     for block, x in zip(unstacked(model), states):
         queries, keys = block.attention.queries_and_keys(block.attention_norm(x), context)

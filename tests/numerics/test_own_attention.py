@@ -1,4 +1,4 @@
-"""A latent attention of one's own whose output is gated by what came in: one function is all that it replaces."""
+"""A custom latent attention whose output is gated by its input: overriding `_output` is all that it takes."""
 
 import dataclasses
 
@@ -15,7 +15,7 @@ from tests.train import tiny
 
 
 class Gated:
-    """Values pass as far as the first of a token's numbers says."""
+    """A mixin: attention's output is multiplied by the sigmoid of the token's first input channel."""
 
     def _output(self, mixed_BSHV, x_BSD):
         return super()._output(mixed_BSHV * jax.nn.sigmoid(x_BSD[..., :1, None]), x_BSD)
@@ -25,8 +25,8 @@ class Gated:
     ("of", "kind", "topk"),
     [(LatentAttention, "mla", 4), (SparseLatentAttention, "dsa", 4), (SparseLatentAttention, "dsa", 64)],
 )
-def test_a_gate_opens_alike_at_once_and_with_a_cache(of, kind, topk):
-    """topk 4 of 12 places: the sparse one gathers from its cache; of 64 it attends to all."""
+def test_a_custom_gate_acts_alike_in_full_attention_and_cached_decoding(of, kind, topk):
+    """With index_topk 4 of 12 positions, sparse attention gathers from its cache; with 64 it attends to all."""
     index = {"index_topk": topk, "index_n_heads": 2, "index_head_dim": 16}
     config = dataclasses.replace(tiny.DENSE, layer_types=(kind,), **index)
     decoder, x = Decoder(config, rngs=nnx.Rngs(params=0)), jax.random.normal(jax.random.key(1), (2, 12, 32))

@@ -14,11 +14,11 @@ RELEASED = ModelConfig(
     qk_rope_head_dim=64,
     rope_scaling=RopeScaling(factor=40.0, original_max_position_embeddings=4096),
 )
-FAR = [0, 1, 4095, 4096, 163_839]  # the first, around the original context, the last of the extended one
+FAR = [0, 1, 4095, 4096, 163_839]  # the first positions, the end of the original context and of the extended one
 
 
 def test_yarn_keeps_fast_pairs_and_slows_down_slow_ones():
-    """Of the released model's 32 pairs, 0..10 turn more than 32 times over 4,096 tokens, 23.. less than once."""
+    """Of V3's 32 pairs, 0 to 10 turn more than 32 times over 4,096 tokens, and 23 and later less than once."""
     plain = 10000.0 ** (-np.arange(32) / 32)
     ours = rope.frequencies(64, 10000.0, RELEASED.rope_scaling)
     np.testing.assert_allclose(ours[:11], plain[:11], rtol=1e-12)
@@ -28,7 +28,7 @@ def test_yarn_keeps_fast_pairs_and_slows_down_slow_ones():
 
 
 def test_yarns_ramp_may_end_beyond_the_last_pair():
-    """As in DeepSeek's code, which cuts it at the dimension and not at the number of pairs: here it ends at pair 4."""
+    """As in DeepSeek's code, which bounds it by the dimension, not by the last pair, 3: here it ends at pair 4."""
     plain, ramp = 1000.0 ** (-np.arange(4) / 4), np.array([0, 0, 1 / 3, 2 / 3])
     ours = rope.frequencies(8, 1000.0, RopeScaling(factor=4.0, original_max_position_embeddings=4096))
     np.testing.assert_allclose(ours, plain * (1 - ramp) + plain / 4 * ramp, rtol=1e-12)
@@ -46,8 +46,8 @@ def test_softmax_scale_of_the_released_model():
 
 
 @pytest.mark.parametrize("mscale, mscale_all_dim", [(1.0, 1.0), (1.0, 0.707), (0.707, 1.0)])
-def test_tables_at_every_distance(mscale, mscale_all_dim):
-    """float32 angles are off by their rounding, which grows with the position, and by nothing else."""
+def test_tables_are_exact_but_for_rounding_at_every_distance(mscale, mscale_all_dim):
+    """The only error is the rounding of float32 angles, which grows with the position."""
     scaling = RopeScaling(40.0, 4096, mscale=mscale, mscale_all_dim=mscale_all_dim)
     config = ModelConfig(qk_rope_head_dim=64, rope_scaling=scaling)
     cos, sin = rope.tables(config, "mla", jnp.asarray([FAR]))

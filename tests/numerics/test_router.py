@@ -1,4 +1,4 @@
-"""The routers against plain loops: scores, groups, biases, the table, weights, and where gradients go."""
+"""The routers against plain loops: scores, groups, biases, the hash table, weights, gradients, balance."""
 
 import dataclasses
 
@@ -54,7 +54,7 @@ def _scores(logits, scoring_func):
 
 
 def _reference(x, kernel, bias, config, masked=-np.inf):
-    """(sorted experts, their weights) of one token, as the papers word it."""
+    """(sorted experts, their weights) of one token, following the papers step by step."""
     affinity = _scores(x @ kernel, config.scoring_func)
     choice = affinity + (bias if config.topk_method == "noaux_tc" else 0)
     if config.topk_method != "greedy":
@@ -69,7 +69,7 @@ def _reference(x, kernel, bias, config, masked=-np.inf):
 
 
 @pytest.mark.parametrize("changes", GENERATIONS)
-def test_choice_and_weights(changes):
+def test_routers_of_each_generation_choose_and_weigh_as_in_the_papers(changes):
     config, rng = _config(**changes), np.random.default_rng(0)
     x, bias = rng.normal(size=(T, D)), rng.normal(-0.6, 0.4, size=E)
     routing, kernel = _route(config, x, bias)
@@ -81,14 +81,14 @@ def test_choice_and_weights(changes):
 
 
 @pytest.mark.parametrize(("known", "field"), [("SCORING", "scoring_func"), ("TOPK", "topk_method")])
-def test_a_name_that_nothing_computes_is_no_other_router(known, field, monkeypatch):
+def test_a_listed_name_without_an_implementation_raises_a_key_error(known, field, monkeypatch):
     monkeypatch.setattr(f"deepseek_jax.models.checks.{known}", ("forgotten", *getattr(checks, known)))
     with pytest.raises(KeyError, match="forgotten"):
         _route(_config(**{field: "forgotten"}), np.ones((T, D)), np.zeros(E))
 
 
 def test_masked_experts_lose_against_negative_scores():
-    """With every score + bias below 0, masking other groups by 0 would choose from them."""
+    """Where every score + bias is negative, masking the other groups with 0 would choose from them."""
     config, rng = _config(), np.random.default_rng(1)
     x, bias = rng.normal(size=(T, D)), rng.normal(-3.0, 0.4, size=E)
     routing, kernel = _route(config, x, bias)
@@ -102,14 +102,14 @@ def test_masked_experts_lose_against_negative_scores():
 
 @pytest.mark.parametrize("best, kept_groups", [(1, [0, 1, 0, 1]), (2, [1, 0, 1, 0])])
 def test_groups_are_scored_by_their_best(best, kept_groups):
-    """Groups 1 and 3 have the best experts; groups 0 and 2 have the two best together."""
+    """Groups 1 and 3 have the best single experts; groups 0 and 2 have the best sums of two."""
     choice = jnp.asarray([[0.6, 0.6, 0.0, 0.9, 0.1, 0.0, 0.7, 0.5, 0.0, 0.8, 0.2, 0.1]])
     kept = np.isfinite(keep_best_groups(choice, n_group=4, topk_group=2, best=best)[0])
     np.testing.assert_array_equal(kept, np.repeat(kept_groups, 3))
 
 
 @pytest.mark.parametrize("logit", [-200.0, -50.0, 0.0, 200.0])
-def test_root_of_softplus_has_a_finite_slope(logit):
+def test_the_square_root_of_softplus_has_a_finite_gradient(logit):
     value, slope = jax.value_and_grad(lambda x: scores(x, jnp.ones((1, 1)), "sqrtsoftplus")[0, 0])(
         jnp.full((1, 1), logit)
     )
@@ -136,17 +136,17 @@ def test_table_gives_every_expert_equally_many_tokens(vocabulary, experts, per_t
     whole_rounds = vocabulary // experts * per_token
     uses = np.bincount(table.reshape(-1), minlength=experts)
     assert whole_rounds <= uses.min() and uses.max() <= whole_rounds + per_token
-    if vocabulary == 96:  # company changes: far more sets of experts than the 12 that fixed neighbours would make
+    if vocabulary == 96:  # experts are combined anew in each round: far more sets than the 12 of fixed neighbours
         assert len({frozenset(row) for row in table.tolist()}) > 40
 
 
-def test_neighbours_in_the_vocabulary_part():
+def test_neighbouring_tokens_do_not_get_neighbouring_experts():
     table = np.asarray(balanced_table(jax.random.key(0), 1024, 32, 2))
-    assert (table[1:] == (table[:-1] + 1) % 32).all(axis=1).mean() < 0.1  # as they would within a round in order
+    assert (table[1:] == (table[:-1] + 1) % 32).all(axis=1).mean() < 0.1  # in a table filled in order nearly all would
 
 
-def test_scores_are_of_a_kernel_of_32_bits_whatever_the_activations_have():
-    """The two experts' kernels are the same number in bfloat16."""
+def test_scores_are_computed_in_float32_for_bfloat16_activations():
+    """The kernels of the two experts would be equal in bfloat16."""
     kernel = jnp.array([[1.0, 1.0 + 2**-12]])
     found = scores(jnp.ones((1, 1), jnp.bfloat16), kernel, "sigmoid")
     assert found.dtype == jnp.float32 and found[0, 0] < found[0, 1]
@@ -166,8 +166,8 @@ def test_gradients_pass_through_the_weights_only():
     np.testing.assert_array_equal(to_buffers["bias"], 0)
 
 
-def test_even_choices_cost_one_with_places_that_name_no_expert():
-    """As of a router that takes fewer experts where it is sure: half of the places are empty."""
+def test_the_balance_loss_of_even_choices_is_one_even_with_empty_places():
+    """As with a router that takes fewer experts where it is sure: half of the K places are empty (expert E)."""
     experts = np.arange(12).reshape(12, 1) % E
     full = Routing(jnp.asarray(experts), jnp.ones((12, 1)), jnp.ones((12, E)))
     empty = dataclasses.replace(
@@ -179,13 +179,13 @@ def test_even_choices_cost_one_with_places_that_name_no_expert():
         np.testing.assert_allclose(report(routing, jnp.ones((1, 12), bool)).balance, 1, rtol=1e-6)
 
 
-def test_balance_loss_and_load_count_only_what_counts():
-    """Equations 17 to 20, a sequence at a time, over the tokens that count."""
+def test_balance_loss_and_loads_exclude_uncounted_tokens():
+    """DeepSeek-V3's equations 17 to 20, for each sequence over the tokens that count."""
     rng, lengths = np.random.default_rng(3), [7, 4]
     scores = rng.uniform(0.1, 0.9, size=(2, 7, E))
     experts = np.argsort(-scores, axis=-1)[..., :K]
     counted = np.arange(7) < np.asarray(lengths)[:, None]
-    weights = 2.5 * rng.uniform(0.1, 1.0, size=(14, K))  # of which only the shares count
+    weights = 2.5 * rng.uniform(0.1, 1.0, size=(14, K))  # only their shares matter
     routing = Routing(
         jnp.asarray(experts.reshape(14, K)), jnp.asarray(weights), jnp.asarray(scores.reshape(14, E), jnp.float32)
     )
@@ -208,7 +208,7 @@ def test_balance_loss_and_load_count_only_what_counts():
     assert ours.dropped == dropped.reshape(2, 7)[counted].sum()
 
 
-def test_only_what_balances_has_a_gradient():
+def test_loads_gates_and_entropy_have_no_gradient():
     scores, weights = jnp.asarray([[0.6, 0.1, 0.3], [0.2, 0.1, 0.4]]), jnp.asarray([[0.5, 0.3], [0.7, 0.2]])
 
     def looked_at(scores, weights):
@@ -219,7 +219,7 @@ def test_only_what_balances_has_a_gradient():
         np.testing.assert_array_equal(gradient, 0)
 
 
-def test_scores_that_underflow_are_reported_and_weighed_as_nothing():
+def test_scores_that_underflow_to_zero_give_zero_weights_not_nan():
     scores, experts = jnp.asarray([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]), jnp.asarray([[0], [1]])
     weights_TK = weights(scores, experts, _config(num_experts_per_tok=1, routed_scaling_factor=2.0))
     assert weights_TK.tolist() == [[2.0], [0.0]]
@@ -227,18 +227,18 @@ def test_scores_that_underflow_are_reported_and_weighed_as_nothing():
     assert (ours.gate_E.tolist(), ours.share_E.tolist(), float(ours.entropy)) == ([1, 0, 0], [1, 0, 0], 0)
 
 
-def test_bias_moves_against_the_load_by_its_sign():
+def test_bias_moves_by_the_sign_of_the_load_error():
     bias, load = jnp.asarray([0.0, 0.5, -0.5, 0.0]), jnp.asarray([100.0, 1.0, 30.0, 29.0])
     np.testing.assert_allclose(
         update_bias(bias, load, 0.001, recentre=False), [-0.001, 0.501, -0.499, 0.001], rtol=1e-5
     )
-    two = jnp.stack([bias, bias + 1])  # of a stack of layers: each has its own mean
+    two = jnp.stack([bias, bias + 1])  # a stack of two layers, each with its own mean
     np.testing.assert_allclose(update_bias(two, load, 0.1, recentre=True).mean(axis=-1), [0.0, 0.0], atol=1e-7)
     np.testing.assert_array_equal(update_bias(bias, jnp.full(4, 7.0), 0.001, recentre=False), bias)
 
 
 def test_only_routers_with_a_bias_are_updated():
-    """As a model's buffers are nested; stacks of greedy routers have none."""
+    """The buffers are nested as in a model; routers without a bias have no entry or another one."""
     router = {"feed_forward": {"router": {"bias": jnp.zeros((2, 4))}}}
     table = {"feed_forward": {"router": {"table": jnp.zeros((1, 9, 2), jnp.int32)}}}
     buffers = {"layers": {"1-1": table, "2-3": router}, "mtp": {"0": {"block": jax.tree.map(lambda x: x[0], router)}}}
@@ -265,8 +265,8 @@ def test_round_robin_gives_every_expert_the_same_load_and_weighs_by_the_scores()
     np.testing.assert_allclose(routing.weights_TK, expected, rtol=1e-5)
 
 
-def test_shares_are_of_each_tokens_scores():
-    """A token whose scores are all high weighs no more than others in the batch-wise loss."""
+def test_shares_are_normalised_per_token():
+    """Scores are normalised per token, so one whose scores are all high weighs no more in the batch-wise loss."""
     scores = jnp.asarray([[0.2, 0.1, 0.1], [0.9, 0.0, 0.9]])
     ours = report(Routing(jnp.asarray([[0], [2]]), jnp.ones((2, 1)), scores), jnp.ones((1, 2), bool))
     np.testing.assert_allclose(ours.share_E, [0.5 + 0.5, 0.25, 0.25 + 0.5], rtol=1e-6)

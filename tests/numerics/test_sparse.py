@@ -42,7 +42,7 @@ CONFIG = ModelConfig(
     index_topk=8,
     initializer_range=0.3,
 )
-SHORT, LONG = 20, SPARSE_FROM * CONFIG.index_topk + 28  # by masking, by gathering
+SHORT, LONG = 20, SPARSE_FROM * CONFIG.index_topk + 28  # lengths at which keys are masked, and gathered
 SPLIT = 17  # where the second document of a row begins
 
 
@@ -52,7 +52,7 @@ def attention(**changes) -> SparseLatentAttention:
 
 
 def context(length, *, packed=False, warmup=None) -> Context:
-    """Of two rows with one document; where `packed`, the second has two, and padding at its end."""
+    """The context of two rows of one document; with `packed` the second has two documents and padding at its end."""
     places = np.arange(length)
     segments, positions = np.ones((2, length), np.int32), np.stack([places, places])
     if packed:
@@ -82,8 +82,8 @@ def by_gathering(attention, x, context, block):
     return attention.by_gathering(queries, keys, block=block)
 
 
-def test_both_forms_agree_in_value_and_gradients():
-    """In one block and in several, with documents packed in a row: the loss weighs every output."""
+def test_masking_and_gathering_agree_in_value_and_gradients():
+    """In one block and in several, with packed documents.  The loss weights every output differently."""
     graphdef, params = nnx.split(attention())
     x, around = states(LONG), context(LONG, packed=True)
 
@@ -100,8 +100,8 @@ def test_both_forms_agree_in_value_and_gradients():
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5)
 
 
-def test_each_query_picks_the_best_of_what_it_sees():
-    """Against loops over numpy."""
+def test_each_query_picks_the_best_visible_keys():
+    """Compared with plain loops in numpy."""
     around = context(LONG, packed=True)
 
     @jax.jit
@@ -120,8 +120,8 @@ def test_each_query_picks_the_best_of_what_it_sees():
 
 
 @pytest.mark.parametrize("length", [SHORT, LONG])
-def test_it_is_latent_attention_where_every_key_is_kept(length):
-    """Whether because index_topk is no fewer than the keys, or because the indexer still warms up."""
+def test_sparse_attention_is_latent_attention_where_every_key_is_kept(length):
+    """Every key is kept if index_topk is at least the number of keys, or while the indexer warms up."""
     x, module, plain = states(length), attention(), LatentAttention(CONFIG, "mla", rngs=nnx.Rngs(params=0))
     for name in ("q_down", "q_norm", "q_up", "kv_down", "kv_norm", "kv_up", "out"):
         setattr(plain, name, getattr(module, name))
@@ -139,7 +139,7 @@ def test_it_is_latent_attention_where_every_key_is_kept(length):
 
 @pytest.mark.parametrize("places, chunks", [(8, [5, 3]), (LONG, [LONG]), (LONG, [LONG - 11, 1, 7, 3])])
 def test_cached_decoding_in_chunks_equals_attention_at_once(places, chunks):
-    """The first chunk fills the cache; with 8 places every key is kept."""
+    """The first chunk prefills the cache; with 8 positions (index_topk) every key is kept."""
     module, x, whole = attention(), states(places), context(places)
     expected, _ = call(module, x, whole)
     cache, start = module.empty_cache(2, places, jnp.float32), 0
@@ -153,8 +153,8 @@ def test_cached_decoding_in_chunks_equals_attention_at_once(places, chunks):
 
 
 @pytest.mark.parametrize("length", [SHORT + 10, LONG])
-def test_documents_in_a_row_know_nothing_of_each_other(length):
-    """To the last bit; and a document among others is as it is alone."""
+def test_packed_documents_do_not_influence_each_other(length):
+    """They are isolated to the last bit, and a document among others has the outputs that it has alone."""
     module, around = attention(), context(length, packed=True)
     for changed, kept in ((1, 2), (2, 1), (0, 1)):
         other = jnp.where((around.segment_ids_BS == changed)[..., None], states(length, seed=1), states(length))
@@ -168,7 +168,7 @@ def test_documents_in_a_row_know_nothing_of_each_other(length):
 
 @pytest.mark.parametrize("length", [SHORT, LONG])
 def test_the_indexer_learns_from_its_divergence_alone(length):
-    """And nothing else learns from that."""
+    """And no other parameter, nor the input, gets a gradient from the divergence."""
     graphdef, params = nnx.split(attention())
 
     @jax.jit
@@ -188,8 +188,8 @@ def test_the_indexer_learns_from_its_divergence_alone(length):
         assert (still == 0).all() and np.abs(learns).max() > 1e-4, jax.tree_util.keystr(path)
 
 
-def test_descending_its_divergence_teaches_the_indexer():
-    """The attention stays as it is, and the better half of the picked keys comes to hold more of it."""
+def test_minimising_its_divergence_teaches_the_indexer():
+    """With attention fixed, the better half of the picked keys comes to hold more of its weight."""
     graphdef, indexer, rest = nnx.split(attention(), lambda path, _: path[0] == "indexer", ...)
     around, optimizer = context(SHORT, warmup=jnp.asarray(True)), optax.adam(3e-2)
 
@@ -212,7 +212,7 @@ def test_descending_its_divergence_teaches_the_indexer():
     assert learned.recall[-1] > learned.recall[0] + 0.1 * around.counted_BS.sum()
 
 
-def test_divergence_is_that_of_the_definition():
+def test_divergence_is_the_kl_divergence_by_definition():
     rng = np.random.default_rng(3)
     scores, attention = rng.normal(size=(2, 3, 7)), rng.uniform(size=(2, 3, 7))
     visible = rng.uniform(size=(2, 3, 7)) < 0.6
@@ -225,7 +225,7 @@ def test_divergence_is_that_of_the_definition():
         q = np.exp(scores[b, s][seen]) / np.exp(scores[b, s][visible[b, s]]).sum()
         np.testing.assert_allclose(ours[b, s], (p * np.log(p / q)).sum(), atol=1e-5)
     of_little = kl_of_indexer(jnp.asarray(scores), jnp.asarray(1e-6 * attention), jnp.asarray(visible))
-    np.testing.assert_allclose(of_little, ours, atol=1e-5)  # V4's window and sink may leave entries next to nothing
+    np.testing.assert_allclose(of_little, ours, atol=1e-5)  # V4's window and sink may leave entries almost no weight
     gradient = jax.grad(lambda scores: kl_of_indexer(scores, jnp.asarray(attention), jnp.asarray(visible)).sum())
     gradient = gradient(jnp.asarray(scores))
     assert np.isfinite(gradient).all() and (gradient[~visible] == 0).all()
@@ -240,8 +240,8 @@ def test_picked_keys_score_as_they_do_among_all():
 
 
 @pytest.mark.parametrize("backward", [False, True])
-def test_memory_grows_with_the_length_and_not_with_its_square(backward):
-    """Twice the length: twice the temporaries, where a mask of all pairs would take four times."""
+def test_memory_grows_linearly_with_the_length(backward):
+    """Twice the length takes twice the temporaries; a mask of all pairs would take four times."""
     graphdef, params = nnx.split(attention(index_topk=4))
 
     def loss(params, x):
@@ -260,8 +260,8 @@ def test_blocks_need_not_divide_the_length():
     np.testing.assert_array_equal(by_blocks(lambda x, factor: factor * x, 4, x, jnp.float32(2)), 2 * x)
 
 
-def test_index_heads_are_weighed_by_the_released_scale():
-    """1 / sqrt(heads width), as DeepSeek's code: no choice depends on it, but what the divergence teaches does."""
+def test_index_heads_are_weighted_by_the_released_scale():
+    """1 / sqrt(heads * width), as in DeepSeek's code: it affects no choice of keys, but the divergence."""
     module, x = attention(), states(SHORT)
     queries, _ = module.queries_and_keys(x, context(SHORT))
     expected = np.asarray(x, np.float64) @ np.asarray(module.indexer.weights[...], np.float64)
@@ -269,6 +269,6 @@ def test_index_heads_are_weighed_by_the_released_scale():
     np.testing.assert_allclose(queries.index.weight_BSh, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_recall_is_the_share_on_the_better_half_of_the_picked():
+def test_recall_is_the_attention_share_of_the_better_half_of_picked_keys():
     attention_BSk = jnp.asarray([[[0.5, 0.2, 0.1, 0.05, 0.05], [0.4, 0.0, 0.0, 0.0, 0.0]]])
     np.testing.assert_allclose(recall_of_indexer(attention_BSk, jnp.asarray([[1.0, 0.5]])), [[0.8, 0.8]], rtol=1e-6)

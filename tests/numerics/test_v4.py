@@ -1,4 +1,4 @@
-"""What only V4 has: a choice of entries, and padding that Hugging Face's compressors take for tokens.
+"""What only V4 has: indexers over compressed entries; and padding, which Hugging Face's compressors take for tokens.
 
 B batch  S sequence
 """
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.parametrize("golden", MODELS, indirect=True)
 
 
 def test_padding_on_either_side_changes_nothing(golden):
-    """Two prompts, each padded on the left, the right and both, against the logits without padding."""
+    """Prompts padded on the left, on the right and on both sides, against the logits without padding."""
     given, expected = golden.expected["input_ids"], golden.expected["logits"]
     length = given.shape[1] - 5
     rows, padding = np.array([0, 1, 0]), np.array([[5, 0], [0, 11], [3, 6]])
@@ -31,8 +31,8 @@ def test_padding_on_either_side_changes_nothing(golden):
         np.testing.assert_allclose(logits[real], expected[rows[:, None], positions][real], **CLOSE)
 
 
-def test_each_indexer(golden):
-    """The entries that every token picks; those that it may not see only make up their number."""
+def test_each_v4_indexer_picks_the_references_entries(golden):
+    """Compares the entries that each token picks, with -1 for invisible ones, which only fill up the number."""
     choices = jax.jit(_choices)(golden.model, *golden.batch)
     assert choices.keys() == {f"indexer_{layer}_indices" for layer in _layers_with_an_indexer(golden.config)}
     for name, chosen in choices.items():
@@ -54,7 +54,7 @@ def _layers_with_an_indexer(config):
 
 
 def _choices(model, tokens_BS, positions_BS, segment_ids_BS):
-    """By the goldens' names: the entries that each token picks [B S K], -1 where it sees no more."""
+    """The entries that each token picks [B S K], -1 where no more are visible; by their names in the goldens."""
     context = model.context(tokens_BS, positions_BS, segment_ids_BS)
     x, choices = model.embed_streams(tokens_BS), {}
     for layer, block in enumerate(unstacked(model)):

@@ -1,6 +1,6 @@
-"""V4's attention of one document, token by token in float64: the formulas as the paper has them, and no speed.
+"""A slow reference of V4's attention over one document: the paper's formulas, token by token in float64.
 
-S tokens  D model  H heads  d head width  m rate
+S tokens  D model  H heads  d head width  E compressed entries  m compression rate
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from deepseek_jax.models import rope
 
 
 def attend(attention, x_SD):
-    """(output [S D], how far each token's indexer is from the attention that its entries get, in nats [S])."""
+    """(output [S D], KL divergence [S] in nats from each token's attention over picked entries to its indexer's)."""
     config, kind = attention.config, attention.kind
     q_SQ = rms(x_SD @ value(attention.q_down), config) * value(attention.q_norm.scale)
     q_SHd = turn(rms(np.einsum("SQ,QHd->SHd", q_SQ, value(attention.q_up)), config), attention)
@@ -37,7 +37,7 @@ def attend(attention, x_SD):
 
 
 def compress(compressor, attention, x_SD):
-    """An entry for every full run of tokens; csa's are made of two runs, the first entry's of one."""
+    """An entry [E d] for every full run of m tokens.  Entries of csa cover the run before too, but for the first."""
     m, d, two = compressor.rate, compressor.width, attention.kind == "csa"
     contents, gates = x_SD @ value(compressor.kv), x_SD @ value(compressor.gate)
     bias, entries = value(compressor.position_bias), []
@@ -63,7 +63,7 @@ def index(attention, x_SD, q_SQ):
 
 
 def turn(x, attention, *, back=False, positions=None):
-    """Every pair of the last channels as a complex number, turned by its angle."""
+    """Applies rotary embeddings: each pair of the last channels as a complex number, rotated by its angle."""
     config = attention.config
     plain = attention.kind == "window"
     theta, scaling = (
