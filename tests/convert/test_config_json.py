@@ -1,4 +1,4 @@
-"""config.json of every generation: both spellings, the round trip, and what is said where one cannot be read."""
+"""config.json of every generation: both spellings, the round trip, and refusals of files that cannot be read."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ GOLDENS = Path(__file__).parents[1] / "goldens"
 BEFORE_V4 = ("v2", "v2_lite", "v2_plain", "v3", "v3_plain", "v32")
 V4 = ("v4", "v4_r128")
 
-# The released 7B base model and the 16B mixture, less what says nothing of the computation.
+# The released 7B base model and the 16B mixture, without keys that do not affect the computation.
 LLAMA_7B = {
     "model_type": "llama",
     "hidden_act": "silu",
@@ -71,8 +71,8 @@ def test_config_survives_the_round_trip(name, spelling):
     assert config_json.from_json(written) == config
 
 
-def test_the_first_models():
-    """Llama's blocks, plain and with experts chosen greedily by softmax."""
+def test_configs_of_the_first_models_are_read():
+    """DeepSeek-LLM has Llama's blocks; DeepSeekMoE adds experts chosen greedily by softmax."""
     config = config_json.from_json(LLAMA_7B)
     assert set(config.attention_kinds) == {"gqa"} and set(config.feed_forward_kinds) == {"dense"}
     assert (config.head_dim, config.rope_interleave) == (128, False)
@@ -83,7 +83,7 @@ def test_the_first_models():
         assert config_json.from_json(config_json.to_json(each)) == each
 
 
-def test_the_schedule_of_v4():
+def test_the_layer_kinds_of_v4_are_read():
     config = config_json.from_json(values("v4/official/config.json"))
     assert config.attention_kinds == ("window", "hca", "csa", "csa", "hca", "window", "window")
     assert config.feed_forward_kinds == ("hash_moe",) * 3 + ("moe",) * 4
@@ -100,19 +100,19 @@ def test_a_mixture_of_generations_is_written_field_by_field():
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("v4", {"swiglu_limit": 0.0}),  # transformers clamps to it
+        ("v4", {"swiglu_limit": 0.0}),  # transformers would clamp to 0
         ("v4", {"hc_mult": 0}),
         ("v4", {"n_shared_experts": 2}),
-        ("moe", {"num_experts_per_tok": 1, "norm_topk_prob": True}),  # DeepSeek's code leaves a single score alone
+        ("moe", {"num_experts_per_tok": 1, "norm_topk_prob": True}),  # DeepSeek's code leaves a single score as it is
     ],
 )
-def test_what_other_programs_would_not_compute_is_written_field_by_field(name, change):
+def test_models_that_other_programs_would_compute_differently_are_written_field_by_field(name, change):
     config = dataclasses.replace(config_json.from_json(values(f"{name}/config.json")), **change)
     assert config_json.to_json(config)["model_type"] == "deepseek_jax"
 
 
-def test_a_field_of_ones_own_is_written(monkeypatch):
-    """No generation has heard of it, so the model is none of theirs where it is not off."""
+def test_a_custom_field_is_written_and_read_back(monkeypatch):
+    """No generation has such a field, so where it is not at its default the model_type is ours."""
     fields = [("embedding_scale", float, dataclasses.field(default=1.0))]
     own = dataclasses.make_dataclass("Own", fields, bases=(ModelConfig,), frozen=True)
     for module in (config_json, generations):
@@ -123,13 +123,13 @@ def test_a_field_of_ones_own_is_written(monkeypatch):
     assert config_json.from_json(json.loads(json.dumps(config_json.to_json(on)))) == on
 
 
-def test_a_section_that_is_none_is_named():
+def test_a_section_that_is_null_is_refused_by_name():
     written = config_json.to_json(dataclasses.replace(config_json.from_json(values("v3/config.json")), hc_mult=2))
     with pytest.raises(UserError, match="config.json's rope_scaling is None; it must be an object"):
         config_json.from_json(written | {"rope_scaling": None})
 
 
-def test_a_field_of_another_code_base_is_refused():
+def test_an_unknown_field_is_refused():
     written = config_json.to_json(dataclasses.replace(config_json.from_json(values("v3/config.json")), hc_mult=2))
     with pytest.raises(UserError, match="config.json has embedding_scale 3.0, which is no field of ModelConfig"):
         config_json.from_json(written | {"embedding_scale": 3.0})
@@ -149,20 +149,20 @@ def test_a_field_of_another_code_base_is_refused():
         ("v3", {"rope_scaling": RopeScaling(factor=4.0, mscale=0.0, mscale_all_dim=1.0)}),
     ],
 )
-def test_what_no_release_says_comes_back_all_the_same(name, change):
+def test_settings_that_no_release_has_survive_the_round_trip(name, change):
     config = dataclasses.replace(config_json.from_json(values(f"{name}/config.json")), **change)
     assert config_json.from_json(json.loads(json.dumps(config_json.to_json(config)))) == config
 
 
-def test_rates_that_deepseek_has_no_word_for_are_refused():
+def test_compression_rates_that_deepseeks_spelling_cannot_express_are_refused():
     config = dataclasses.replace(config_json.from_json(values("v4/config.json")), csa_rate=8)
     with pytest.raises(UserError, match="csa_rate 8"):
         config_json.to_json(config, "deepseek")
     assert config_json.from_json(config_json.to_json(config, "huggingface")) == config
 
 
-def test_norm_topk_prob_of_v2_is_disregarded():
-    """As in Hugging Face; `tests/goldens/v2_plain` says true and does not normalise."""
+def test_norm_topk_prob_of_v2_is_ignored():
+    """As in Hugging Face: the golden v2_plain has norm_topk_prob true and does not normalise."""
     assert values("v2_plain/config.json")["norm_topk_prob"]
     assert not config_json.from_json(values("v2_plain/config.json")).norm_topk_prob
 
@@ -179,14 +179,14 @@ def test_norm_topk_prob_of_v2_is_disregarded():
         {"rope_parameters": YARN | {"mscale_all_dim": 1.0}},
     ],
 )
-def test_what_is_not_computed_is_refused(change):
+def test_unsupported_computations_are_refused(change):
     with pytest.raises(UserError, match="config.json"):
         config_json.from_json(values("v3/config.json") | change)
 
 
 @pytest.mark.parametrize("name", ["v3", "v4", "v4/official"])
 @pytest.mark.parametrize("key", ["num_hidden_layers", "num_nextn_predict_layers", "n_routed_experts"])
-def test_what_no_memory_could_list_is_refused(name, key):
+def test_absurdly_large_counts_are_refused(name, key):
     given = values(f"{name}/config.json") | {key: 10**12}
     with pytest.raises(UserError, match=f"config.json has {key} 1,000,000,000,000; it must be at most 100,000."):
         config_json.from_json(given)
@@ -201,7 +201,7 @@ def test_what_no_memory_could_list_is_refused(name, key):
         ({"rope_parameters": {"main": {}, "compress": YARN | {"attention_factor": 1.5}}}, "attention_factor 1.5"),
     ],
 )
-def test_what_v4_cannot_be_is_refused(change, message):
+def test_impossible_v4_configs_are_refused(change, message):
     with pytest.raises(UserError, match=message):
         config_json.from_json(values("v4/official/config.json") | change)
 
@@ -249,27 +249,27 @@ def test_a_missing_key_is_named(name, missing):
         ("v4/official", {"compress_ratios": 4}, "compress_ratios is 4; it must be a list"),
     ],
 )
-def test_a_value_of_another_type_is_named(name, change, message):
+def test_a_value_of_the_wrong_type_is_refused_by_name(name, change, message):
     with pytest.raises(UserError, match=message):
         config_json.from_json(values(f"{name}/config.json") | change)
 
 
 @pytest.mark.parametrize("missing", ["factor", "original_max_position_embeddings"])
 def test_yarn_without_a_number_is_refused(missing):
-    """Of the length that was trained, transformers takes max_position_embeddings and DeepSeek's code 4,096."""
+    """Defaults differ: for a missing original length transformers takes max_position_embeddings, DeepSeek 4,096."""
     rope = {key: value for key, value in YARN.items() if key != missing}
     with pytest.raises(UserError, match=f"yarn without {missing}; give it"):
         config_json.from_json(values("v3/config.json") | {"rope_parameters": rope})
 
 
-def test_a_factor_without_its_kind_is_refused():
-    """transformers warns that it extends nothing; in silence that is another model."""
+def test_a_rope_factor_without_rope_type_is_refused():
+    """transformers ignores the factor with a warning; ignoring it silently would compute another model."""
     with pytest.raises(UserError, match="extends rotary embeddings by 4.0, but has no rope_type"):
         config_json.from_json(values("v3/config.json") | {"rope_parameters": {"factor": 4.0}})
 
 
-def test_two_spellings_of_rotary_embeddings_that_differ_are_refused():
-    """Who extends a context adds rope_scaling, which transformers then takes for all; we took rope_parameters."""
+def test_contradicting_rope_parameters_and_rope_scaling_are_refused():
+    """transformers would follow rope_scaling, which is added to extend a context; this package rope_parameters."""
     plain = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
     extended = values("v3/config.json") | {"rope_scaling": YARN}
     with pytest.raises(UserError, match="rope_parameters and rope_scaling that say different things; leave one"):
@@ -278,31 +278,31 @@ def test_two_spellings_of_rotary_embeddings_that_differ_are_refused():
     assert same.rope_scaling.factor == 4.0
 
 
-def test_an_interleaving_of_null_is_refused():
-    """transformers takes it for false, and an absent one for true."""
+def test_a_null_rope_interleave_is_refused():
+    """transformers takes null for false, but a missing value for true."""
     with pytest.raises(UserError, match="rope_interleave null"):
         config_json.from_json(values("v3/config.json") | {"rope_interleave": None})
 
 
-def test_a_single_score_of_the_first_mixtures_is_left_alone():
-    """As DeepSeek's code does: normalised, each would be 1."""
+def test_the_score_of_a_single_expert_is_not_normalised_in_deepseek_moe():
+    """As in DeepSeek's code: normalised, every score would be 1."""
     assert config_json.from_json(MOE_16B | {"norm_topk_prob": True}).norm_topk_prob
     one = config_json.from_json(MOE_16B | {"norm_topk_prob": True, "num_experts_per_tok": 1})
     assert not one.norm_topk_prob
     assert config_json.to_json(one)["model_type"] == "deepseek"
 
 
-def test_null_is_no_size():
+def test_a_null_size_counts_as_missing():
     with pytest.raises(UserError, match="has no hidden_size"):
         config_json.from_json(values("v3/config.json") | {"hidden_size": None})
 
 
-def test_yarn_without_magnitudes_scales_only_the_rotated_dimensions():
-    """Hugging Face takes mscale for 1 and leaves the softmax alone; see `tests/goldens` for both given."""
+def test_yarn_without_mscales_scales_only_the_rotated_dimensions():
+    """As in Hugging Face: mscale defaults to 1 and the softmax scale is unchanged.  The goldens have both given."""
     scaling = config_json.from_json(values("v3/config.json") | {"rope_parameters": YARN}).rope_scaling
     assert scaling == RopeScaling(factor=4.0, original_max_position_embeddings=64, mscale=1.0, mscale_all_dim=0.0)
     assert scaling.magnitude(scaling.mscale_all_dim) == 1.0
 
 
-def test_the_defaults_are_v3():
+def test_the_default_model_config_is_v3():
     assert config_json.to_json(ModelConfig())["model_type"] == "deepseek_v3"

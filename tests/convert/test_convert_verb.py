@@ -1,4 +1,4 @@
-"""deepseek-jax convert: from every format into every other, and what is said where it cannot."""
+"""deepseek-jax convert: from every format into every other, and the messages where that is impossible."""
 
 import dataclasses
 import json
@@ -24,8 +24,8 @@ from deepseek_jax.models.tree import by_path
 V3 = Path(__file__).parents[1] / "goldens/v3"
 
 
-def test_there_and_back(deepseek_jax, tmp_path):
-    """Safetensors to orbax and back is the identity; the tokenizer goes along."""
+def test_orbax_and_back_is_the_identity(deepseek_jax, tmp_path):
+    """Safetensors to Orbax and back is the identity; the tokenizer is copied along."""
     source = shutil.copytree(V3, tmp_path / "source")
     (source / "tokenizer.json").write_text("{}")
     assert deepseek_jax("convert", str(source), str(tmp_path / "orbax"), "--to", "orbax")[0] == 0
@@ -37,8 +37,8 @@ def test_there_and_back(deepseek_jax, tmp_path):
     assert (tmp_path / "back/tokenizer.json").read_text() == "{}"
 
 
-def test_what_other_programs_read_goes_along(deepseek_jax, tmp_path):
-    """Files that chat programs look for, and the tokens that config.json names."""
+def test_files_and_token_ids_for_other_programs_are_carried_along(deepseek_jax, tmp_path):
+    """Files that chat programs look for, and the token ids in config.json."""
     source = shutil.copytree(V3, tmp_path / "source")
     (source / "chat_template.jinja").write_text("{{ messages }}")
     tokens = {"bos_token_id": 100, "eos_token_id": [101, 102], "pad_token_id": None}
@@ -55,8 +55,8 @@ def test_what_other_programs_read_goes_along(deepseek_jax, tmp_path):
         assert (directory / "generation_config.json").exists() == (source / "generation_config.json").exists()
 
 
-def test_the_tokens_of_a_run_are_those_of_its_tokenizer(tmp_path):
-    """transformers would take a Llama's: its eos is the number of our pad."""
+def test_token_ids_of_a_run_are_taken_from_its_tokenizer(tmp_path):
+    """Without them transformers would use Llama's defaults, whose eos has the id of our pad."""
     record.claim(tmp_path / "run", Experiment())
     train_bpe(["a text"], SMALLEST, tmp_path / "run" / "tokenizer.json")
     (tmp_path / "out").mkdir()
@@ -68,7 +68,7 @@ def test_the_tokens_of_a_run_are_those_of_its_tokenizer(tmp_path):
     assert written == expected
 
 
-def test_a_model_of_no_generation_is_read_again_with_its_tokens(deepseek_jax, tmp_path):
+def test_a_model_of_no_released_generation_keeps_its_token_ids(deepseek_jax, tmp_path):
     config = dataclasses.replace(huggingface.read_config(V3), masked_top_experts=1)
     source, out = tmp_path / "source", tmp_path / "out"
     huggingface.save(source, config, *huggingface.load(V3, config))
@@ -80,7 +80,7 @@ def test_a_model_of_no_generation_is_read_again_with_its_tokens(deepseek_jax, tm
     assert huggingface.read_config(out) == config
 
 
-def test_orbax_output_is_a_start(deepseek_jax, tmp_path):
+def test_orbax_output_can_be_loaded(deepseek_jax, tmp_path):
     out = tmp_path / "orbax"
     assert deepseek_jax("convert", str(V3), str(out), "--to", "orbax", "--dtype", "bfloat16")[0] == 0
     config, params, buffers = orbax_directory.load(out, dtype="float32")
@@ -92,8 +92,8 @@ def test_orbax_output_is_a_start(deepseek_jax, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, buffers, expected_buffers)
 
 
-def test_sigterm_waits_for_what_orbax_writes(tmp_path, monkeypatch):
-    """What is cleared away after it must not be written any more."""
+def test_sigterm_waits_until_orbax_has_written(tmp_path, monkeypatch):
+    """After SIGTERM the output is deleted, so nothing may still be writing to it."""
     config, out, heard = huggingface.read_config(V3), tmp_path / "out", []
     save = ocp.StandardCheckpointer.save
 
@@ -118,7 +118,7 @@ def test_a_damaged_config_beside_orbax_is_named(deepseek_jax, tmp_path, content)
     assert status == 2 and f"{tmp_path}/config.json " in error
 
 
-def test_quantised_becomes_bfloat16(deepseek_jax, tmp_path):
+def test_a_quantised_checkpoint_becomes_bfloat16(deepseek_jax, tmp_path):
     source = V3.parent / "v3_fp8"
     assert deepseek_jax("convert", str(source), str(tmp_path / "out"))[0] == 0
     values = json.loads((tmp_path / "out/config.json").read_text())
@@ -137,7 +137,7 @@ def test_quantised_becomes_bfloat16(deepseek_jax, tmp_path):
         ([str(V3), "out", "--to", "orbax", "--spelling", "deepseek"], "cannot be used with --to orbax"),
     ],
 )
-def test_what_cannot_be_done_is_said(deepseek_jax, tmp_path, monkeypatch, words, message):
+def test_impossible_conversions_are_refused(deepseek_jax, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "something").touch()
     status, _, error = deepseek_jax("convert", *words)
@@ -157,7 +157,7 @@ MATRIX = "model.layers.0.self_attn.q_a_proj.weight"
 
 @pytest.fixture
 def with_number(tmp_path):
-    """with_number(x): a checkpoint in which one number of MATRIX, and one of another matrix, is x."""
+    """with_number(x) makes a checkpoint in which one number of MATRIX and one of another matrix is x."""
 
     def make(number: float) -> Path:
         source = shutil.copytree(V3, tmp_path / f"with {number}")
@@ -173,7 +173,7 @@ def with_number(tmp_path):
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("words", [[], ["--to", "orbax"], ["--dtype", "bfloat16"]], ids=" ".join)
-def test_what_is_no_number_is_said(deepseek_jax, tmp_path, with_number, number, words):
+def test_nan_and_infinity_are_warned_of(deepseek_jax, tmp_path, with_number, number, words):
     source = with_number(number)
     status, _, error = deepseek_jax("convert", str(source), str(tmp_path / "out"), *words)
     assert status == 0 and error.count("\n") == 1
@@ -181,7 +181,7 @@ def test_what_is_no_number_is_said(deepseek_jax, tmp_path, with_number, number, 
     assert error.endswith("a release that does is damaged, copy it again.\n")
 
 
-def test_who_reads_a_damaged_checkpoint_in_a_program_is_told(caplog, with_number):
+def test_loading_a_checkpoint_with_nan_from_python_logs_a_warning(caplog, with_number):
     source = with_number(np.nan)
     huggingface.load(source, huggingface.read_config(source))
     huggingface.load(V3, huggingface.read_config(V3))
@@ -191,20 +191,20 @@ def test_who_reads_a_damaged_checkpoint_in_a_program_is_told(caplog, with_number
 
 
 @pytest.mark.parametrize("words", [[], ["--to", "orbax"]], ids=" ".join)
-def test_a_type_that_is_too_small_for_a_number_is_refused(deepseek_jax, tmp_path, with_number, words):
+def test_numbers_beyond_the_range_of_the_dtype_are_refused(deepseek_jax, tmp_path, with_number, words):
     source = with_number(1e6)
     status, _, error = deepseek_jax("convert", str(source), str(tmp_path / "out"), "--dtype", "float16", *words)
     assert status == 2 and error.count("\n") == 1 and error.startswith("deepseek-jax: model.layers.")
     assert error.endswith(
         "weight holds numbers beyond 65,504, the largest of float16; take another dtype, such as float32.\n"
     )
-    assert not (tmp_path / "out").exists()  # so that the same command can be given another --dtype
+    assert not (tmp_path / "out").exists()  # so that the command can be repeated with another --dtype
     assert deepseek_jax("convert", str(source), str(tmp_path / "rough"), "--dtype", "bfloat16")[2] == ""
 
 
 @pytest.mark.parametrize("words", [[], ["--to", "orbax"]], ids=" ".join)
-def test_what_we_wrote_is_rounded_as_a_release_is(deepseek_jax, tmp_path, words):
-    """Hyper-connections stay float32; a number that a type has not is refused."""
+def test_our_own_checkpoints_are_cast_like_released_ones(deepseek_jax, tmp_path, words):
+    """Hyper-connections stay float32; a number beyond the range of the dtype is refused."""
     config = dataclasses.replace(huggingface.read_config(V3), hc_mult=2, num_hidden_layers=1, first_k_dense_replace=1)
     params, buffers = jax.tree.map(lambda leaf: np.full(leaf.shape, 1 / 3, leaf.dtype), abstract_trees(config))
     orbax_directory.save(tmp_path / "ours", config, params, buffers)
@@ -220,7 +220,7 @@ def test_what_we_wrote_is_rounded_as_a_release_is(deepseek_jax, tmp_path, words)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, *map(np.dtype, ("bfloat16", "float8_e4m3fn"))])
-def test_every_number_is_told_from_what_is_none(dtype):
+def test_is_finite_tells_numbers_from_nan_and_infinity_in_every_dtype(dtype):
     info = ml_dtypes.finfo(dtype)
     numbers = np.array([0, -0.0, float(info.max), float(info.min), float(info.smallest_subnormal)], dtype)
     assert finite.is_finite(numbers) and finite.is_finite(numbers[:0]) and finite.is_finite(np.array([2**31 - 1]))

@@ -1,4 +1,4 @@
-"""Copies in strips are those of numpy, whatever the order in memory, the type and the width of the last strip."""
+"""Copying in strips equals numpy's copies for any memory order, dtype and width of the last strip."""
 
 import ml_dtypes
 import numpy as np
@@ -12,7 +12,7 @@ ORDERS = [(0, 1, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1)]
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.int8])
 @pytest.mark.parametrize("order", ORDERS)
-def test_into_a_place_of_a_stack(order, dtype):
+def test_copy_into_one_entry_of_a_stack(order, dtype):
     given = GIVEN.transpose(order)
     into = np.zeros((2, *given.shape), dtype)
     copy(into, (1,), given)
@@ -21,7 +21,7 @@ def test_into_a_place_of_a_stack(order, dtype):
 
 
 @pytest.mark.parametrize("given", [*(GIVEN.transpose(order) for order in ORDERS), GIVEN[0].T, GIVEN[0, 0, ::2]])
-def test_contiguous(given):
+def test_contiguous_copies_only_where_needed(given):
     copied = contiguous(given)
     assert copied.flags.c_contiguous and (copied is given) == given.flags.c_contiguous
     np.testing.assert_array_equal(copied, given)

@@ -1,4 +1,4 @@
-"""Reading and writing released checkpoints, and what is said where one does not fit."""
+"""Reading and writing released checkpoints, and refusals of those that do not fit or are damaged."""
 
 import json
 import shutil
@@ -20,13 +20,13 @@ GOLDENS = Path(__file__).parents[1] / "goldens"
 
 @pytest.fixture(params=["v3", "v3_plain"])
 def directory(request, tmp_path):
-    """A copy of a golden checkpoint, to be spoilt."""
+    """A copy of a golden checkpoint that a test may damage."""
     return shutil.copytree(GOLDENS / request.param, tmp_path / "checkpoint")
 
 
 @pytest.mark.parametrize("shard_bytes", [10**9, 10**5])
 def test_weights_survive_the_round_trip(directory, tmp_path, shard_bytes):
-    """Every tensor comes back bit for bit under its own name, from one file and from many."""
+    """Every tensor is written bit for bit under its own name, into one file or many."""
     config = huggingface.read_config(directory)
     trees = huggingface.load(directory, config)
     huggingface.save(tmp_path / "out", config, *trees, shard_bytes=shard_bytes)
@@ -41,7 +41,7 @@ def test_weights_survive_the_round_trip(directory, tmp_path, shard_bytes):
 
 
 def test_another_save_leaves_nothing_of_the_one_before(directory, tmp_path):
-    """An index that was left would be read in the place of the new file."""
+    """A remaining index of an earlier save would be read instead of the new file."""
     config = huggingface.read_config(directory)
     params, buffers = huggingface.load(directory, config)
     other = jax.tree.map(np.ones_like, params)
@@ -59,17 +59,17 @@ def test_bfloat16_is_read_as_float32(directory):
     np.testing.assert_array_equal(params["norm"]["scale"], rounded["model.norm.weight"].astype(np.float32))
 
 
-def test_types_can_be_asked_for_or_kept(directory):
+def test_dtypes_can_be_requested_or_kept(directory):
     config = huggingface.read_config(directory)
     params, buffers = huggingface.load(directory, config, dtype="bfloat16")
     assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"bfloat16"}
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(buffers)} == {"float32"}  # a router's bias is kept whole
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(buffers)} == {"float32"}  # a router's bias stays float32
     kept, _ = huggingface.load(directory, config, dtype=None)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(kept)} == {"float32"}
 
 
-def test_what_v4_ships_in_float32_stays_so(tmp_path):
-    """Hyper-connections, sinks and biases of positions, whatever type the rest is asked for."""
+def test_arrays_that_v4_ships_in_float32_stay_float32(tmp_path):
+    """Hyper-connections, sinks and position biases, whatever dtype is requested for the rest."""
     directory, kept = GOLDENS / "v4/official", ("hc_", "ape", "attn_sink", "gate.bias", "tid2eid")
     trees = huggingface.load(directory, huggingface.read_config(directory), dtype="bfloat16")
     huggingface.save(tmp_path / "saved", huggingface.read_config(directory), *trees, spelling="deepseek")
@@ -82,7 +82,7 @@ def test_what_v4_ships_in_float32_stays_so(tmp_path):
             assert written[name].tobytes() == expected.tobytes(), name
 
 
-def test_modules_that_the_config_leaves_out_are_not_read():
+def test_mtp_modules_that_the_config_leaves_out_are_not_read():
     values = json.loads((GOLDENS / "v3/config.json").read_text()) | {"num_nextn_predict_layers": 0}
     params, buffers = huggingface.load(GOLDENS / "v3", config_json.from_json(values))
     assert "mtp" not in params and "mtp" not in buffers
@@ -138,8 +138,8 @@ def test_experts_that_lie_alone_and_in_one_array_are_refused(directory):
 
 
 @pytest.mark.parametrize("name", ["v2", "v3", "v3_plain", "v32", "v4", "v4/official"])
-def test_layers_that_the_config_does_not_count_are_refused(tmp_path, name):
-    """MTP modules may be left; a layer past the last is none, whatever num_nextn_predict_layers says."""
+def test_layers_beyond_num_hidden_layers_are_refused(tmp_path, name):
+    """MTP modules may remain unread, but a decoder layer past num_hidden_layers is not mistaken for one."""
     directory = shutil.copytree(GOLDENS / name, tmp_path / "checkpoint")
     path = directory / "config.json"
     values = json.loads(path.read_text())
@@ -184,7 +184,7 @@ def file_of(header: bytes) -> bytes:
         (file_of(b'{"a": {"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}}'), "is no safetensors file"),
     ],
 )
-def test_what_is_no_safetensors_file_is_said(directory, content, message):
+def test_malformed_safetensors_files_are_refused(directory, content, message):
     (directory / "model.safetensors").write_bytes(content)
     with pytest.raises(UserError, match=message):
         Tensors(directory)
@@ -201,14 +201,14 @@ def test_what_is_no_safetensors_file_is_said(directory, content, message):
         ("model.safetensors.index.json", '{"weight_map": {"lm_head.weight": 1}}', "has no weight_map"),
     ],
 )
-def test_damaged_json_is_named(directory, name, content, message):
+def test_damaged_json_is_refused_by_name(directory, name, content, message):
     (directory / name).write_text(content)
     with pytest.raises(UserError, match=message):
         huggingface.load(directory, huggingface.read_config(directory))
 
 
-def test_a_head_of_its_own_beside_a_config_that_ties_it(directory):
-    """A copy of the embedding is none."""
+def test_a_separate_head_is_refused_where_the_config_ties_it(directory):
+    """A head that is a copy of the embedding is accepted."""
     path, tensors = directory / "config.json", load_file(directory / "model.safetensors")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"tie_word_embeddings": True}))
     config = huggingface.read_config(directory)
@@ -221,8 +221,8 @@ def test_a_head_of_its_own_beside_a_config_that_ties_it(directory):
 
 @pytest.mark.parametrize("copy", ["embed_tokens.weight", "shared_head.head.weight"])
 @pytest.mark.parametrize("change", [lambda tensor: 2 * tensor, lambda tensor: tensor[:3]])
-def test_copies_of_mtp_modules_that_differ_are_refused(tmp_path, copy, change):
-    """They are not read, so a module with an embedding or a head of its own would be another one here, unsaid."""
+def test_mtp_modules_whose_embedding_or_head_is_no_copy_are_refused(tmp_path, copy, change):
+    """The copies are not read: a module with a different embedding or head would silently be computed wrongly."""
     directory = shutil.copytree(GOLDENS / "v3", tmp_path / "checkpoint")
     path, tensors = directory / "config.json", load_file(directory / "model.safetensors")
     name = f"model.layers.{json.loads(path.read_text())['num_hidden_layers']}.{copy}"
@@ -252,8 +252,8 @@ def test_a_tensor_in_two_files_is_refused(directory, tmp_path):
         huggingface.load(out, config)
 
 
-def test_a_save_that_is_cut_off_is_no_mixture_of_two(directory, tmp_path, monkeypatch):
-    """Numbered files of an earlier save beside those of this one would be read as one model."""
+def test_an_interrupted_save_leaves_no_mixture_of_two(directory, tmp_path, monkeypatch):
+    """Otherwise numbered files of the earlier save and of this one would be read together as one model."""
     config, out = huggingface.read_config(directory), tmp_path / "out"
     params, buffers = huggingface.load(directory, config)
     huggingface.save(out, config, params, buffers, shard_bytes=10**5)
@@ -271,8 +271,8 @@ def test_a_save_that_is_cut_off_is_no_mixture_of_two(directory, tmp_path, monkey
         huggingface.load(out, config)
 
 
-def test_modules_that_were_not_saved_are_left_out(directory):
-    """Hugging Face writes num_nextn_predict_layers of the model it read, and no such module."""
+def test_mtp_modules_missing_from_the_files_are_left_out_of_the_config(directory):
+    """Hugging Face keeps num_nextn_predict_layers in config.json but does not save the MTP modules."""
     config = huggingface.read_config(directory)
     rest = {
         name: tensor
@@ -291,14 +291,14 @@ def test_a_directory_without_a_checkpoint_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin"])
-def test_torchs_own_files_are_named(tmp_path, name):
+def test_torch_bin_files_are_refused_by_name(tmp_path, name):
     (tmp_path / name).touch()
     with pytest.raises(UserError, match="holds torch's .bin files, which are not read; load them once by transformers"):
         Tensors(tmp_path)
 
 
 def test_a_checkpoint_is_not_rewritten_over_itself(directory):
-    """It was read from files that were being written: nothing of it was left."""
+    """It would be read from the files that are being written, and be lost."""
     before = (directory / "model.safetensors").read_bytes()
     with pytest.raises(UserError, match="would be written over while it is read"):
         huggingface.rewrite(directory, directory / ".." / directory.name, dtype="bfloat16")

@@ -1,4 +1,4 @@
-"""Low-precision matrices against their definition, number by number."""
+"""Dequantised FP8 and FP4 matrices against their definition, number by number."""
 
 from pathlib import Path
 
@@ -41,27 +41,27 @@ def test_fp4_pairs_have_the_even_column_in_the_low_bits():
             assert dequantise("w", packed, scale)[row, column] == expected
 
 
-def test_scales_of_another_shape_are_named():
+def test_scales_of_the_wrong_shape_are_refused():
     weight, scale = np.zeros((146, 160), ml_dtypes.float8_e4m3fn), np.ones((1, 2), np.float32)
     with pytest.raises(UserError, match=r"scales of w have shape \(1, 2\); a matrix of \(146, 160\) has \(2, 2\)"):
         dequantise("w", weight, scale)
 
 
-def test_scales_in_bytes_are_exponents():
-    """Libraries without a type for e8m0 write it as bytes; as whole numbers they made other weights, unsaid."""
+def test_scales_stored_as_bytes_are_read_as_e8m0():
+    """Libraries without an e8m0 type store scales as bytes; taking these as integers would silently change weights."""
     weight, scale = np.ones((2, 3), ml_dtypes.float8_e4m3fn), np.full((1, 1), 2**-5, ml_dtypes.float8_e8m0fnu)
     np.testing.assert_array_equal(dequantise("w", weight, scale.view(np.uint8)), np.full((2, 3), 2**-5, np.float32))
 
 
-def test_scales_in_other_whole_numbers_are_refused():
+def test_scales_in_other_integer_types_are_refused():
     weight, scale = np.ones((2, 3), ml_dtypes.float8_e4m3fn), np.ones((1, 1), np.int32)
     with pytest.raises(UserError, match="scales of w are of type int32; they must be floating, or bytes of e8m0"):
         dequantise("w", weight, scale)
 
 
 @pytest.mark.parametrize("name", ["v3_fp8", "v4_quant/official"])
-def test_matrices_without_their_scales_are_named(tmp_path, name):
-    """Read as they are, they would be numbers of any size."""
+def test_quantised_matrices_without_scales_are_refused(tmp_path, name):
+    """Without its scale a block's values could have any magnitude."""
     held = dict(entries(GOLDENS / name / "model.safetensors"))
     kept = {name: entry for name, entry in held.items() if not name.endswith((".scale", "_scale_inv"))}
     outputs = [Output(name, entry.dtype, entry.shape, (entry.read,)) for name, entry in kept.items()]
@@ -70,8 +70,8 @@ def test_matrices_without_their_scales_are_named(tmp_path, name):
         Tensors(tmp_path)
 
 
-def test_scales_beside_a_matrix_that_is_not_quantised_are_not_its_own(tmp_path):
-    """Multiplied out and with its scales left, its bytes would be taken for FP8."""
+def test_scales_of_a_matrix_that_is_not_quantised_are_not_applied(tmp_path):
+    """A matrix that was dequantised while its scales remained in the file must not be scaled again."""
     weight, scale = np.ones((4, 6), ml_dtypes.bfloat16), np.ones((1, 1), np.float32)
     outputs = [
         Output(name, array.dtype, array.shape, (lambda array=array: array,))

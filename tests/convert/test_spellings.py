@@ -1,4 +1,4 @@
-"""Every generation's checkpoint, read in each spelling and written in each, comes out the same to the last bit."""
+"""Every generation's checkpoint, read and written in each spelling of tensor names, is the same to the last bit."""
 
 import dataclasses
 from pathlib import Path
@@ -18,7 +18,7 @@ from deepseek_jax.models.moe import router
 from deepseek_jax.models.tree import ones, zeros
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
-CHECKPOINTS = {  # with the spelling each is in
+CHECKPOINTS = {  # and the spelling that each has
     "v1": "huggingface",
     "moe": "huggingface",
     "v2": "huggingface",
@@ -37,8 +37,8 @@ def raw(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_round_trip(name, tmp_path):
-    """Through our arrays and from file to file; the original's spelling gives the original's bytes."""
+def test_checkpoints_survive_the_round_trip_in_each_spelling(name, tmp_path):
+    """By loading and saving, and by rewriting file to file; in the original's spelling, with the original's bytes."""
     directory = GOLDENS / name
     assert spelling_of(Tensors(directory).names) == CHECKPOINTS[name]
     config = huggingface.read_config(directory)
@@ -53,25 +53,25 @@ def test_round_trip(name, tmp_path):
         jax.tree.map(np.testing.assert_array_equal, huggingface.load(saved, config), trees)
 
 
-def test_what_hugging_face_saves_of_v4_is_what_deepseek_ships_without_mtp():
+def test_v4_as_saved_by_hugging_face_equals_the_official_one_without_mtp():
     saved, official = (huggingface.read_config(GOLDENS / name) for name in ("v4", "v4/official"))
     assert saved == official.without_mtp()
     ours, theirs = huggingface.load(GOLDENS / "v4", saved), huggingface.load(GOLDENS / "v4/official", saved)
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
-def test_hugging_face_holds_the_experts_of_v4_in_two_arrays(tmp_path):
+def test_hugging_faces_spelling_fuses_the_experts_of_v4_into_two_arrays(tmp_path):
     huggingface.rewrite(GOLDENS / "v4/official", tmp_path / "out", spelling="huggingface")
     held = dict(entries(tmp_path / "out/model.safetensors"))
     config = huggingface.read_config(GOLDENS / "v4/official")
     E, D, I = config.n_routed_experts, config.hidden_size, config.moe_intermediate_size
     assert held["model.layers.0.mlp.experts.gate_up_proj"].shape == (E, 2 * I, D)
     assert held["model.layers.0.mlp.experts.down_proj"].shape == (E, D, I)
-    assert held["mtp.0.ffn.experts.0.w1.weight"].shape == (I, D)  # for which Hugging Face has no names
+    assert held["mtp.0.ffn.experts.0.w1.weight"].shape == (I, D)  # MTP, for which Hugging Face has no names
 
 
-def test_quantised_v4_is_multiplied_out(tmp_path):
-    """FP8 and FP4 as matrices of [out, in]; what they should be is for the oracle of the whole model to say."""
+def test_quantised_v4_is_dequantised_when_rewritten(tmp_path):
+    """FP8 and FP4 become [out, in] matrices.  That their values are right is checked by numerics/test_oracle.py."""
     directory = GOLDENS / "v4_quant/official"
     config = huggingface.read_config(directory)
     huggingface.rewrite(directory, tmp_path / "out", spelling="deepseek")
@@ -82,8 +82,8 @@ def test_quantised_v4_is_multiplied_out(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, kept, params)  # scales are powers of two: bfloat16 loses nothing
 
 
-def test_an_array_that_no_released_model_has_is_named():
-    """As of an attention of one's own."""
+def test_an_array_without_a_name_in_released_checkpoints_is_refused():
+    """Such as one of a custom attention."""
     config = huggingface.read_config(GOLDENS / "v3")
     with pytest.raises(UserError, match="no name for attention.memory of mla attention; add one to .*rules.py"):
         place("layers/0-0/attention/memory", config)
@@ -95,8 +95,8 @@ class ScaledRouter(router.TopKRouter):
         self.scale, self.temperature = ones(config.n_routed_experts), zeros((), ())
 
 
-def test_arrays_of_ones_own_lie_under_their_own_names(tmp_path, monkeypatch):
-    """Where the model is of no released generation; each MTP module has its own too."""
+def test_custom_arrays_are_saved_under_their_own_names(tmp_path, monkeypatch):
+    """In a model of no released generation, including the arrays of each MTP module."""
     monkeypatch.setitem(router.ROUTERS, "moe", ScaledRouter)
     config = dataclasses.replace(huggingface.read_config(GOLDENS / "v3"), scoring_func="softmax")
     params, buffers = initialise(config, jax.random.key(0))[1:]

@@ -1,4 +1,4 @@
-"""Checkpoints larger than memory: tensors come and go one at a time, and devices read no more than their part."""
+"""Checkpoints larger than memory: tensors are handled one at a time, and devices read only their shards."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ V3 = Path(__file__).parents[1] / "goldens/v3"
 
 @pytest.fixture
 def most_alive(monkeypatch):
-    """The most bytes of tensors, as read from files, that were there at one time."""
+    """A list with one number: the peak bytes of tensors, as read from files, that were alive at the same time."""
     alive, most, read = {}, [0], Entry.read
 
     def watched(entry):
@@ -46,12 +46,12 @@ def largest(directory):
     return max(tensors[name].nbytes for name in tensors.names)
 
 
-def test_loading_holds_one_tensor(sharded_by_file, most_alive):
+def test_loading_holds_one_tensor_at_a_time(sharded_by_file, most_alive):
     huggingface.load(sharded_by_file, huggingface.read_config(sharded_by_file))
-    assert 0 < most_alive[0] <= 2 * largest(V3)  # one is read while the one before it is let go
+    assert 0 < most_alive[0] <= 2 * largest(V3)  # one may be read before the last is freed
 
 
-def test_rewriting_holds_one_tensor_and_changes_no_byte(sharded_by_file, tmp_path, most_alive):
+def test_rewriting_holds_one_tensor_at_a_time_and_changes_no_byte(sharded_by_file, tmp_path, most_alive):
     huggingface.rewrite(sharded_by_file, tmp_path / "whole")
     assert 0 < most_alive[0] <= 2 * largest(V3)
     written, original = load_file(tmp_path / "whole/model.safetensors"), load_file(V3 / "model.safetensors")
@@ -98,7 +98,7 @@ assert all(written[name].tobytes() == original[name].tobytes() for name in origi
 """
 
 
-def test_each_device_reads_and_writes_its_part(python):
+def test_each_device_reads_its_shards_and_saving_gathers_them(python):
     done = python("-c", FOUR_DEVICES, str(V3), devices=4)
     assert done.returncode == 0, done.stderr
 
@@ -142,8 +142,8 @@ for sizes in ({"fsdp": 2, "data": 4}, {"fsdp": 2, "expert": 4}, {"fsdp": 2, "ten
 """
 
 
-def test_devices_that_share_a_tensor_share_its_reading(python):
-    """Matrices in FP8 and their scales, cut in parts of every kind: each is read, and decoded, once."""
+def test_a_tensor_shared_by_devices_is_read_once(python):
+    """FP8 matrices and their scales, sharded in various ways, are each read and decoded only once."""
     done = python("-c", EIGHT_DEVICES, str(V3.parent / "v3_fp8"), devices=8)
     assert done.returncode == 0, done.stderr
 
@@ -171,7 +171,7 @@ print(peak() - before)
 
 @pytest.mark.slow
 def test_a_process_grows_by_no_more_than_the_largest_tensor(python, tmp_path):
-    """400 MB of weights, of which the largest matrix has 4 MB: it, and it in another type."""
+    """Rewriting 400 MB of weights, of which the largest matrix has 4 MB, needs about that matrix in both dtypes."""
     small, large, layers = V3.parent / "v1", tmp_path / "checkpoint", 24
     shapes = {"model.embed_tokens.weight": (2048, 512), "lm_head.weight": (2048, 512), "model.norm.weight": (512,)}
     for prefix in (f"model.layers.{number}" for number in range(layers)):
@@ -193,7 +193,7 @@ def test_a_process_grows_by_no_more_than_the_largest_tensor(python, tmp_path):
     assert int(done.stdout) < 4 * largest < total / 20
 
 
-def test_progress_counts_what_is_written(tmp_path):
+def test_save_progress_counts_bytes_written(tmp_path):
     config, told = huggingface.read_config(V3), []
     trees = huggingface.load(V3, config)
     huggingface.save(tmp_path / "out", config, *trees, progress=lambda *counts: told.append(counts))
@@ -203,14 +203,14 @@ def test_progress_counts_what_is_written(tmp_path):
 
 
 def outputs(*sizes: int) -> list[Output]:
-    """Tensors of so many bytes."""
+    """Output tensors of these sizes in bytes."""
     return [
         Output(f"t{number}", np.dtype(np.uint8), (size,), (lambda size=size: np.ones(size, np.uint8),))
         for number, size in enumerate(sizes)
     ]
 
 
-def test_files_are_filled_and_only_a_tensor_that_is_larger_by_itself_exceeds_one(tmp_path):
+def test_files_are_filled_up_and_only_a_single_larger_tensor_exceeds_the_limit(tmp_path):
     shards.write(tmp_path, outputs(40, 8, 8, 8, 4, 30), 16, unseen)
     file_of = json.loads((tmp_path / INDEX).read_text())["weight_map"]
     assert [int(file_of[f"t{number}"][6:11]) for number in range(6)] == [1, 2, 2, 3, 3, 4]
@@ -218,8 +218,8 @@ def test_files_are_filled_and_only_a_tensor_that_is_larger_by_itself_exceeds_one
 
 
 @pytest.mark.parametrize("length", range(1, 9))
-def test_tensors_lie_where_their_type_may_be_read(tmp_path, length):
-    """Whatever comes before them: the header's length follows from the names."""
+def test_tensors_are_aligned_to_their_item_size(tmp_path, length):
+    """Whatever precedes them: the header's length varies with the length of the names."""
     number = Output("n" * length, np.dtype(np.float32), (1,), (lambda: np.ones(1, np.float32),))
     write(tmp_path / "a.safetensors", [*outputs(3), number], Tally(unseen, 7))
     found = dict(entries(tmp_path / "a.safetensors"))
@@ -232,7 +232,7 @@ def test_shapes_are_known_before_a_tensor_is_read(name):
     assert all(tensors.shape(each) == tensors[each].shape for each in tensors.names)
 
 
-def test_a_save_that_breaks_off_leaves_no_index_of_the_one_before(tmp_path):
+def test_a_failed_save_leaves_no_index_of_the_one_before(tmp_path):
     shards.write(tmp_path, outputs(16, 16), 16, unseen)
     broken = dataclasses.replace(outputs(16)[0], pieces=(lambda: 1 // 0,))
     with pytest.raises(ZeroDivisionError):
@@ -240,8 +240,8 @@ def test_a_save_that_breaks_off_leaves_no_index_of_the_one_before(tmp_path):
     assert not (tmp_path / INDEX).exists()
 
 
-def test_a_copy_of_ours_is_enough(tmp_path):
-    """Nothing is read from the directory that a checkpoint was loaded from once it is loaded."""
+def test_a_loaded_model_does_not_need_its_source_files(tmp_path):
+    """After loading, nothing more is read from the source directory."""
     source = shutil.copytree(V3, tmp_path / "source")
     config = huggingface.read_config(source)
     trees = huggingface.load(source, config)
