@@ -1,4 +1,4 @@
-"""Products of few bits against their definition; watching products against sums of what flows in."""
+"""Low-precision products against their definition; watching products against sums of their inputs."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ def normal(seed, *shape):
 
 
 def tiles_of_128(x):
-    """1 x 128 tiles, as DeepSeek's act_quant: numpy, one tile at a time."""
+    """Rounds x to FP8 in 1 x 128 tiles as DeepSeek's act_quant does, in numpy, one tile at a time."""
     x, found = np.asarray(x, np.float32), np.empty(x.shape, np.float32)
     for row in np.ndindex(x.shape[:-1]):
         for start in range(0, x.shape[-1], 128):
@@ -35,13 +35,13 @@ def tiles_of_128(x):
     return found
 
 
-def test_activations_have_a_scale_a_tile():
+def test_fp8_activations_have_one_scale_per_tile():
     x = normal(0, 3, 5, 200) * jnp.exp(3 * normal(1, 200))
     np.testing.assert_allclose(in_tiles(x, -1), tiles_of_128(x), rtol=3e-7)
     np.testing.assert_allclose(in_tiles(x.swapaxes(1, 2), -2), tiles_of_128(x).swapaxes(1, 2), rtol=3e-7)
 
 
-def test_all_three_products_are_of_rounded_operands():
+def test_forward_and_both_backward_products_have_rounded_operands():
     x, w, dy, how = normal(0, 300, 160), normal(1, 160, 140), normal(2, 300, 140), Fp8()
     y, pull = jax.vjp(lambda x, w: multiply(x, w, how), x, w)
     dx, dw = pull(dy)
@@ -50,12 +50,15 @@ def test_all_three_products_are_of_rounded_operands():
     np.testing.assert_allclose(dx, tiles_of_128(dy) @ w8.T, rtol=1e-6, atol=1e-4)
     by_token = tiles_of_128(tiles_of_128(x).T), tiles_of_128(dy.T)
     np.testing.assert_allclose(dw, by_token[0] @ by_token[1].T, rtol=1e-6, atol=1e-4)
-    assert 0.01 < float(jnp.linalg.norm(y - x @ w) / jnp.linalg.norm(x @ w)) < 0.06  # and it did round
+    assert 0.01 < float(jnp.linalg.norm(y - x @ w) / jnp.linalg.norm(x @ w)) < 0.06  # rounding had an effect
 
 
 @pytest.mark.parametrize("way", [every_expert, in_blocks, with_fixed_capacity, ragged])
-def test_experts_are_each_a_product(way):
-    """Every way gives what one expert after the other gives; tokens that share a tile of 128 differ by the way."""
+def test_every_way_gives_each_experts_own_int8_product(way):
+    """Every way gives the results of one expert after the other.
+
+    INT8, as FP8's tiles of 128 contain different tokens in each way.
+    """
     tokens, E, D, I = 60, 3, 160, 136
     x, kernels = normal(0, tokens, D), [normal(1, E, D, I), normal(2, E, D, I), normal(3, E, I, D)]
     chosen = jax.random.randint(jax.random.key(4), (tokens, 1), 0, E)
@@ -77,8 +80,8 @@ def test_experts_are_each_a_product(way):
 
 
 @pytest.mark.parametrize("way", [every_expert, in_blocks, with_fixed_capacity])
-def test_no_block_of_fp8_lies_across_gate_and_up(way):
-    """Of a width that is no multiple of 128, and with an up so large that it would take the gate's small numbers."""
+def test_no_fp8_block_spans_gate_and_up(way):
+    """The width is no multiple of 128; `up` is so large that in a shared block the gate would be rounded to 0."""
     tokens, E, D, I = 70, 3, 96, 48
     x, kernels = normal(0, tokens, D), [normal(1, E, D, I), 3000 * normal(2, E, D, I), normal(3, E, I, D)]
     chosen, how = jax.random.randint(jax.random.key(4), (tokens, 1), 0, E), ExpertOptions(gate_up=Fp8(), down=Fp8())
@@ -92,8 +95,8 @@ def test_no_block_of_fp8_lies_across_gate_and_up(way):
 
 
 @pytest.mark.parametrize("way", [every_expert, in_blocks, with_fixed_capacity, ragged])
-def test_what_flows_into_down_is_weighted_by_the_router(way):
-    """In every way, so that a range or the energy of an expert is the same wherever it was watched."""
+def test_the_watched_inputs_of_down_are_weighted_by_the_router(way):
+    """In every way, so that ranges and energies of experts do not depend on the way in which they were measured."""
     tokens, E, D, I = 70, 3, 6, 5
     x, kernels = normal(0, tokens, D), [normal(1, E, D, I), normal(2, E, D, I), normal(3, E, I, D)]
     chosen = jax.random.permutation(jax.random.key(4), jnp.tile(jnp.arange(E), (tokens, 1)), 1, independent=True)[:, :2]
@@ -110,8 +113,8 @@ def test_what_flows_into_down_is_weighted_by_the_router(way):
 
 
 @pytest.mark.parametrize("way", [every_expert, in_blocks, with_fixed_capacity])
-def test_a_range_of_down_is_of_weighted_units_in_every_way(way):
-    """Units of small weight do not saturate where the largest weighted one does not."""
+def test_an_int8_range_of_down_applies_to_weighted_units_in_every_way(way):
+    """Units of tokens with a small router weight must not saturate where the largest weighted unit does not."""
     x, kernels = normal(0, 70, 6), [normal(1, 3, 6, 5), normal(2, 3, 6, 5), normal(3, 3, 5, 6)]
     chosen, weight = jnp.tile(jnp.arange(2), (70, 1)), jnp.tile(jnp.array([0.1, 0.02]), (70, 1))
     how = ExpertOptions(down=Int8(1.0))
@@ -126,8 +129,8 @@ def test_int8_rounds_inputs_to_their_range():
 
 
 @pytest.mark.parametrize("range", [0.0, 0.5])
-def test_int8_weights_learn_from_the_numbers_that_they_met(range):
-    """A gradient of unrounded inputs would be of another product, by far where the range saturates."""
+def test_int8_gradients_use_the_rounded_inputs(range):
+    """Gradients with unrounded inputs would belong to another product, most so where inputs saturate."""
     how, x, w, dy = Int8(range), normal(0, 9, 6), normal(1, 6, 4), normal(2, 9, 4)
     dx, dw = jax.vjp(lambda x, w: multiply(x, w, how), x, w)[1](dy)
     np.testing.assert_allclose(dw, how.rows(x).T @ dy, rtol=1e-5, atol=1e-6)
@@ -140,29 +143,29 @@ class Layer(nnx.Module):
 
 
 @pytest.mark.parametrize("power", [2, 8])
-def test_watching_products_hand_back_what_flowed_in(power):
+def test_watching_products_return_sums_of_their_inputs_as_gradients(power):
     layer = give(Layer(normal(0, 6, 4)), lambda path, rank: InputStatistics(power))
     x = normal(1, 5, 7, 6).at[0].set(0.0)
     graphdef, params = nnx.split(layer)
 
     def loss(params):
         y = linear(x, nnx.merge(graphdef, params).out)
-        return jnp.square(y[1:]).sum()  # the first row decides nothing, so it does not count
+        return jnp.square(y[1:]).sum()  # the first row has no gradient, so it must not count
 
     gradient = jax.grad(loss)(params)["out"][...]
     np.testing.assert_allclose(gradient, np.repeat((np.abs(x[1:]) ** power).sum((0, 1))[:, None], 4, 1), rtol=1e-5)
 
 
 @pytest.mark.parametrize("rank", [1, 2])
-def test_a_convolution_by_patches_is_the_convolution(rank):
+def test_a_convolution_by_patches_equals_the_plain_one(rank):
     convolution = Convolution(rank, 3, 5, 3, bias=True, raw=True, rngs=nnx.Rngs(params=0))
     x = normal(0, 2, *(7, 6)[:rank], 3)
     plain = convolution(x)
-    give(convolution, lambda path, rank: InputStatistics())  # whose products are plain
+    give(convolution, lambda path, rank: InputStatistics())  # exact products, but by patches
     np.testing.assert_allclose(convolution(x), plain, atol=1e-5)
 
 
-def test_high_precision_stays_where_v3_keeps_it():
+def test_layers_that_v3_keeps_in_high_precision_stay_so():
     choose = chooser(ArithmeticConfig(kind="fp8"))
     assert choose("layers/1-3/attention/q_down", 3) == choose("mtp/0/project", 2) == Fp8()
     for path, rank in (
@@ -190,6 +193,6 @@ def test_parameters_without_an_arithmetic_are_multiplied_plainly():
 
 
 @pytest.mark.parametrize("given", ["out", "out=", "out=-1", "out=0", "out=1.2.3", "out=.", "out=1e999"])
-def test_ranges_that_are_none(given):
+def test_malformed_ranges_are_refused(given):
     with pytest.raises(UserError, match="write a path and its largest input"):
         ArithmeticConfig(ranges=(given,))

@@ -1,4 +1,4 @@
-"""prune and quantize on a small run, what they leave, and what a user can get wrong."""
+"""prune and quantize on a small run: their output, and what a user can get wrong."""
 
 import dataclasses
 import io
@@ -32,7 +32,7 @@ V3 = Path(__file__).parents[1] / "goldens/v3"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A language model's run directory of six steps, `run`."""
+    """A folder with `run`, the run directory of a language model trained for six steps."""
     folder = tmp_path_factory.mktemp("compress")
     train(tiny.experiment(folder, tiny.MOE, steps=6), folder / "run")
     return folder
@@ -42,7 +42,7 @@ def weights(workdir) -> dict:
     return flatten(restore_model(workdir).params)
 
 
-def test_prune_leaves_a_run_with_zeros_and_a_page(folder, deepseek_jax):
+def test_prune_writes_a_run_with_zeros_and_a_page(folder, deepseek_jax):
     command = "prune", f"{folder}/run", f"{folder}/half", "--sparsity", "0.5", "--curve", "0.25"
     status, out, err = deepseek_jax(*command)
     assert (status, err) == (0, "")
@@ -60,7 +60,7 @@ def test_prune_leaves_a_run_with_zeros_and_a_page(folder, deepseek_jax):
     assert deepseek_jax(*command)[2].endswith("half is not empty; give a directory that does not exist yet.\n")
 
 
-def test_wanda_weighs_with_what_flows_in(folder, deepseek_jax):
+def test_wanda_scores_weights_by_the_norm_of_their_inputs(folder, deepseek_jax):
     assert deepseek_jax("prune", f"{folder}/run", f"{folder}/wanda", "--method", "wanda", "--pattern", "2:4")[0] == 0
     given = source.read(folder / "run")
     moments = input_sums(Measure(given), given, 4)
@@ -68,7 +68,7 @@ def test_wanda_weighs_with_what_flows_in(folder, deepseek_jax):
     score = np.abs(given.params["layers"]["1-1"]["feed_forward"]["experts"]["down"])
     score = (score * np.sqrt(np.asarray(moments[path]).reshape(*score.shape[:-1], 1))).reshape(1, 8, 8, 4, 32)
     kept = np.asarray(weights(folder / "wanda")[path] != 0).reshape(score.shape)
-    assert (kept.sum(axis=3) == 2).mean() > 0.99  # an expert that no token came to has no moments
+    assert (kept.sum(axis=3) == 2).mean() > 0.99  # except experts without tokens
     for one, mask in zip(score[0, 0].swapaxes(1, 2).reshape(-1, 4), kept[0, 0].swapaxes(1, 2).reshape(-1, 4)):
         assert one[mask].min() >= one[~mask].max()
     largest = largest_inputs(Measure(given), given, 1)
@@ -84,15 +84,15 @@ def test_wanda_weighs_with_what_flows_in(folder, deepseek_jax):
         (("--method", "heads"), "layer"),
     ],
 )
-def test_the_share_is_of_each_output_for_wanda(folder, deepseek_jax, tmp_path, monkeypatch, options, expected):
+def test_the_default_scope_is_each_output_for_wanda(folder, deepseek_jax, tmp_path, monkeypatch, options, expected):
     asked = []
     monkeypatch.setattr(pruning, "prune", lambda given, target, method, settings, **_: asked.append(settings.scope))
     assert deepseek_jax("prune", f"{folder}/run", f"{tmp_path}/out", *options)[0] == 0
     assert asked == [expected]
 
 
-def test_sigterm_waits_for_the_checkpoint_that_is_written(folder, tmp_path, monkeypatch):
-    """What is cleared away after it must not be written any more."""
+def test_sigterm_waits_until_the_checkpoint_is_written(folder, tmp_path, monkeypatch):
+    """After SIGTERM the output is deleted, so nothing may still be writing to it."""
     given, save, heard = source.read(folder / "run"), Checkpoints.save, []
 
     def terminated(self, *arguments):
@@ -108,14 +108,14 @@ def test_sigterm_waits_for_the_checkpoint_that_is_written(folder, tmp_path, monk
     assert heard == [given.step]
 
 
-def test_the_names_of_a_tokenizers_tokens_go_along(folder, tmp_path):
+def test_tokenizer_config_json_is_copied_along(folder, tmp_path):
     given = shutil.copytree(folder / "run", tmp_path / "run")
     (given / "tokenizer_config.json").write_text("{}")
     source.write(tmp_path / "out", source.with_sections(source.read(given)))
     assert (tmp_path / "out" / "tokenizer_config.json").exists()
 
 
-def test_a_pattern_says_what_share_goes(folder, deepseek_jax):
+def test_a_pattern_determines_the_share_that_is_removed(folder, deepseek_jax):
     status, out, _ = deepseek_jax("prune", f"{folder}/run", f"{folder}/quarter", "--pattern", "1:4")
     assert status == 0 and "75% removed: validation loss" in out and out.count("removed") == 1
     assert "75.0% of" in (folder / "quarter" / "pruning.html").read_text()
@@ -123,7 +123,7 @@ def test_a_pattern_says_what_share_goes(folder, deepseek_jax):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "changed"), [("heads", "num_attention_heads"), ("experts", "n_routed_experts")])
-def test_structured_pruning_leaves_a_smaller_run(folder, deepseek_jax, method, changed):
+def test_structured_pruning_writes_a_smaller_run(folder, deepseek_jax, method, changed):
     command = "prune", f"{folder}/run", f"{folder}/{method}", "--method", method, "--sparsity", "0.4"
     status, out, _ = deepseek_jax(*command)
     assert status == 0 and "50% removed: validation loss" in out
@@ -136,14 +136,14 @@ def test_structured_pruning_leaves_a_smaller_run(folder, deepseek_jax, method, c
 
 
 @pytest.mark.slow
-def test_rewinding_lays_the_zeros_on_earlier_weights(folder, deepseek_jax):
+def test_prune_rewinds_to_an_existing_checkpoint_only(folder, deepseek_jax):
     run = folder / "run"
     last = restore_model(run).step
     assert deepseek_jax("prune", f"{run}", f"{folder}/ticket", "--rewind", f"{last}", "--sparsity", "0.8")[0] == 0
     assert "has no checkpoint of step 1" in deepseek_jax("prune", f"{run}", f"{folder}/none", "--rewind", "1")[2]
 
 
-def test_what_is_rewound_is_the_early_model_and_its_loss_is_told(folder, tmp_path):
+def test_rewinding_applies_the_masks_to_the_early_model_and_reports_its_loss(folder, tmp_path):
     given, told = source.read(folder / "run"), io.StringIO()
     params, buffers = (jax.tree.map(lambda leaf: 1.25 * leaf + 0.01, each) for each in (given.params, given.buffers))
     early = dataclasses.replace(given, step=3, params=params, buffers=buffers)
@@ -156,7 +156,7 @@ def test_what_is_rewound_is_the_early_model_and_its_loss_is_told(folder, tmp_pat
     for path, leaf in found.items():
         np.testing.assert_array_equal(leaf, np.where(leaf == 0, 0, before[path]), err_msg=path)
     zeros = found["layers/1-1/attention/out"] == 0
-    own = np.abs(given.params["layers"]["1-1"]["attention"]["out"])  # of these sizes, not the early ones, masks are
+    own = np.abs(given.params["layers"]["1-1"]["attention"]["out"])  # masks follow these, not the early weights
     assert zeros.mean() == pytest.approx(0.5, abs=0.01) and own[zeros].max() <= own[~zeros].min()
     measure = Measure(written)
     of_written, dense = (measure.scores(each.params, each.buffers, 1, "val")["loss"] for each in (written, early))
@@ -178,19 +178,19 @@ def test_quantize_keeps_integers_and_eval_reads_them(folder, deepseek_jax):
     for path, leaf in weights(folder / "int8").items():
         np.testing.assert_allclose(leaf, weights(folder / "run")[path], atol=0.01 * float(np.abs(leaf).max()))
     trained = restore_model(folder / "int8")
-    assert trained.graphdef != restore_model(folder / "run").graphdef  # it carries the arithmetic
+    assert trained.graphdef != restore_model(folder / "run").graphdef  # it includes the arithmetic
     assert deepseek_jax("eval", "--workdir", f"{folder}/int8")[0] == 0
     assert jax.tree.leaves(trained.params)[0].dtype == np.float32
 
 
-def test_quantize_measures_only_what_has_data(folder, deepseek_jax, tmp_path, monkeypatch):
-    """A release has none of its own; a run's may lie elsewhere."""
+def test_quantize_skips_the_measurement_without_data(folder, deepseek_jax, tmp_path, monkeypatch):
+    """A released model has no data; --batches 0 skips the measurement for a run whose data is not at hand."""
 
-    class Unwanted:
+    class Refusing:
         def __init__(self, *_, **__):
-            pytest.fail("nothing is to be measured")
+            pytest.fail("nothing must be measured")
 
-    monkeypatch.setattr("deepseek_jax.compress.quantizing.Measure", Unwanted)
+    monkeypatch.setattr("deepseek_jax.compress.quantizing.Measure", Refusing)
     for given, options in ((V3, ()), (folder / "run", ("--batches", "0"))):
         target = tmp_path / given.name
         status, out, _ = deepseek_jax("quantize", f"{given}", f"{target}", "--weights", "int4", *options)
@@ -202,7 +202,7 @@ def test_quantize_measures_only_what_has_data(folder, deepseek_jax, tmp_path, mo
 
 
 @pytest.mark.slow
-def test_a_release_is_read_as_one(folder, deepseek_jax):
+def test_quantize_release_output_can_be_quantized_again(folder, deepseek_jax):
     status, out, _ = deepseek_jax("quantize", f"{folder}/run", f"{folder}/fp8", "--weights", "fp8", "--release")
     assert status == 0 and "validation loss" in out
     assert (folder / "fp8" / "model.safetensors").exists() and (folder / "fp8" / "tokenizer.json").exists()
@@ -236,14 +236,14 @@ def test_a_release_is_read_as_one(folder, deepseek_jax):
         ),
     ],
 )
-def test_what_cannot_be_is_one_sentence(folder, deepseek_jax, words, message):
+def test_impossible_options_are_refused_in_one_sentence(folder, deepseek_jax, words, message):
     status, _, err = deepseek_jax(*(word.format(run=folder / "run", new=folder / "new") for word in words))
     assert status == 2 and err.count("\n") == 1 and message in err
     assert not (folder / "new").exists()
 
 
 @pytest.mark.parametrize("words", [("quantize", "--weights", "int8", "--checkpoint"), ("prune", "--rewind")])
-def test_a_release_has_no_steps(deepseek_jax, tmp_path, words):
+def test_a_step_of_a_released_model_is_refused(deepseek_jax, tmp_path, words):
     verb, *options = words
     status, _, err = deepseek_jax(verb, str(V3), str(tmp_path / "out"), *options, "77")
     assert status == 2 and err.endswith("is no run directory and has no checkpoint of step 77; leave the step out.\n")
@@ -252,7 +252,7 @@ def test_a_release_has_no_steps(deepseek_jax, tmp_path, words):
 @pytest.mark.parametrize(
     "words", [("prune", "--sparsity", "0.5"), ("quantize", "--weights", "int8", "--activations", "int8")]
 )
-def test_a_model_without_its_tokenizer_is_not_measured_by_another(folder, deepseek_jax, tmp_path, words):
+def test_a_model_without_its_tokenizer_is_refused(folder, deepseek_jax, tmp_path, words):
     shutil.copytree(folder / "run", tmp_path / "run", ignore=shutil.ignore_patterns("tokenizer.json"))
     verb, *options = words
     status, _, err = deepseek_jax(verb, f"{tmp_path}/run", f"{tmp_path}/new", *options)
@@ -269,7 +269,7 @@ def test_a_model_without_its_tokenizer_is_not_measured_by_another(folder, deepse
         (("wanda", "--paths", "embedding"), "wanda cannot measure the inputs of embedding; give"),
     ],
 )
-def test_what_cannot_go_is_said_before_data_is_read(folder, deepseek_jax, monkeypatch, words, message):
+def test_impossible_pruning_is_refused_before_data_is_read(folder, deepseek_jax, monkeypatch, words, message):
     monkeypatch.setattr(pruning, "Measure", None)
     status, _, err = deepseek_jax("prune", f"{folder}/run", f"{folder}/new", "--method", *words)
     assert status == 2 and message in err
@@ -287,7 +287,7 @@ def test_moments_add_up_over_batches(folder, monkeypatch):
         np.testing.assert_allclose(moments, parts[0][path] + parts[1][path], rtol=1e-5, err_msg=path)
 
 
-def test_a_penalty_on_the_weights_is_not_taken_for_what_flows_in(tmp_path):
+def test_weight_penalties_do_not_enter_the_input_moments(tmp_path):
     (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{k},{2 * k}\n" for k in range(20)))
     plain = SupervisedExperiment(
         model=HybridConfig(
@@ -310,8 +310,11 @@ def test_a_penalty_on_the_weights_is_not_taken_for_what_flows_in(tmp_path):
     assert largest_inputs(Measure(given), given, 1)
 
 
-def test_the_largest_input_is_bounded_from_near(folder):
-    """Of what the first products see; in units of the bound, that and norms of a higher power are hardly below 1."""
+def test_the_largest_input_is_bounded_closely(folder):
+    """`largest_inputs` is an upper bound, but close: high-power norms in units of it are hardly below 1.
+
+    It is also compared with the true maximum of the first layer's inputs.
+    """
     given, model = source.read(folder / "run"), restore_model(folder / "run")
     measure = Measure(given)
     largest = largest_inputs(measure, given, 1)

@@ -1,4 +1,4 @@
-"""Masks against sorting: the right weights go, exactly as many as asked for, whatever they are compared with."""
+"""Pruning masks against sorting: in each scope the smallest weights go, exactly as many as requested."""
 
 import types
 
@@ -46,16 +46,16 @@ def test_each_output_loses_its_smallest(scores):
     np.testing.assert_array_equal(mask, score > np.sort(score, axis=1)[:, 1:2])
 
 
-def test_all_are_compared_with_all(scores):
+def test_global_scope_compares_all_matrices(scores):
     found = masks.largest(scores, CHOSEN, 0.5, "global")
     flat = np.concatenate([np.ravel(scores[path]) for path in CHOSEN])
     kept = np.concatenate([np.ravel(found[path]) for path in CHOSEN])
     np.testing.assert_array_equal(kept, flat > np.sort(flat)[flat.size // 2 - 1])
-    assert found["experts"].mean() < 0.5 < found["out"].mean()  # whose scores are larger
+    assert found["experts"].mean() < 0.5 < found["out"].mean()  # `out` has larger scores
 
 
-def test_counts_are_not_of_32_bits():
-    """In miniature, as 2^31 weights take gigabytes: sums of each row are, and sums of these must not be."""
+def test_weights_are_counted_in_64_bits():
+    """A stand-in for 2^32 weights, which would take gigabytes: row sums may be 32-bit, their sum must not."""
     rows = jnp.full(4, 2**30, jnp.int32)
     assert masks.count(types.SimpleNamespace(sum=lambda axis: rows)) == 2**32
     mask = jnp.arange(24).reshape(2, 3, 4) % 5 > 0
@@ -64,8 +64,8 @@ def test_counts_are_not_of_32_bits():
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.9])
 @pytest.mark.parametrize(("scope", "compared"), [("layer", 1280), ("output", 64), ("global", 3840)])
-def test_of_equal_scores_as_many_go_as_are_asked_for(scope, compared, share):
-    """Four sizes alone, as weights of few bits are: most are equal to many others."""
+def test_exactly_the_requested_share_goes_despite_ties(scope, compared, share):
+    """Scores take only four values, as those of quantised weights do, so ties are the rule."""
     scores = np.random.default_rng(0).integers(0, 4, (3, 64, 20)).astype(np.float32)
     mask = np.asarray(masks.largest({"w": scores}, {"w": Matrix("linear", 1, 1)}, share, scope)["w"])
     order = {"layer": (3, -1), "output": (3, 64, 20), "global": (1, -1)}[scope]
@@ -75,7 +75,7 @@ def test_of_equal_scores_as_many_go_as_are_asked_for(scope, compared, share):
 
 
 @pytest.mark.parametrize("scope", ["layer", "output"])
-def test_equal_weights_go_evenly_from_everywhere(scope):
+def test_among_equal_weights_those_removed_are_spread_evenly(scope):
     mask = np.asarray(masks.largest({"w": np.ones((64, 48))}, {"w": Matrix("linear", 0, 1)}, 0.5, scope)["w"])
     assert mask.mean() == 0.5
     for each in (mask.mean(axis=1), mask.mean(axis=0)):
@@ -94,14 +94,14 @@ def test_a_pattern_holds_along_the_inputs_of_every_output(scores, stay):
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 4), (5, 6), (1, 12)])
-def test_of_equal_scores_in_a_group_the_later_stay(n, m):
+def test_among_equal_scores_in_a_group_the_later_stay(n, m):
     scores = np.random.default_rng(0).integers(0, 3, (2, 12, 7)).astype(np.float32)
     order = np.argsort(scores.reshape(2, -1, m, 7), axis=2, kind="stable")
     expected = np.argsort(order, axis=2) >= m - n
     np.testing.assert_array_equal(masks.of_pattern(scores, n, m), expected.reshape(scores.shape))
 
 
-def test_a_pattern_that_does_not_divide_says_what_would():
+def test_a_pattern_that_does_not_divide_is_refused_with_those_that_do():
     nine = {"stem": jax.ShapeDtypeStruct((9, 8), "float32"), "out": jax.ShapeDtypeStruct((4, 3, 8), "float32")}
     chosen = {"stem": Matrix("linear", 0, 1), "out": OUT}
     assert list(masks.divisible_by(chosen, nine, 4, "prune.pattern", given=False)) == ["out"]
@@ -120,13 +120,13 @@ def test_a_pattern_that_does_not_divide_says_what_would():
         ({"begin": 0.8}, "prune.begin is 0.8 and prune.end 0.6"),
     ],
 )
-def test_settings_that_cannot_be(settings, message):
+def test_impossible_prune_settings_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         PruneConfig(**settings)
 
 
-def test_matrices_are_ranked_one_after_the_other(monkeypatch):
-    """All at once took a model in float32 three times its memory beside it."""
+def test_matrices_are_ranked_one_at_a_time(monkeypatch):
+    """Ranking all at once took three times the memory of a float32 model, in addition to the model."""
     keys, settings = jax.random.split(jax.random.key(0)), PruneConfig(sparsity=0.5, scope="layer")
     params = {"head": jax.random.normal(keys[0], (8, 5)), "feed_forward": {"up": jax.random.normal(keys[1], (8, 6))}}
     given, jit = [], jax.jit

@@ -1,4 +1,4 @@
-"""Every parameter of every model has its geometry, by its path alone."""
+"""`matrix_of` tells from a parameter's path which of its dimensions are inputs and outputs, for every model."""
 
 import dataclasses
 import math
@@ -27,7 +27,7 @@ def shapes(config) -> dict:
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_decoders(name):
+def test_parameters_of_decoders_are_classified_by_path(name):
     config, kinds = DECODERS[name], {}
     for path, leaf in shapes(config).items():
         matrix = matrix_of(path, leaf.ndim)
@@ -43,7 +43,7 @@ def test_decoders(name):
 
 
 @pytest.mark.parametrize("config", [IMAGE, SERIES, TEXT], ids=["image", "series", "text"])
-def test_hybrids(config):
+def test_parameters_of_hybrid_networks_are_classified_by_path(config):
     window = config.convolution.kernel_size ** (2 if config.input == "image" else 1)
     for path, leaf in shapes(config).items():
         matrix = matrix_of(path, leaf.ndim)
@@ -61,7 +61,7 @@ def leaf_of(shape):
     return jax.numpy.zeros(shape.shape)
 
 
-def test_a_pattern_that_no_path_has_names_some():
+def test_a_pattern_that_matches_no_path_is_refused_with_examples():
     params = shapes(MODELS["v3"])
     assert set(chosen(params, "experts/up", "prune.paths", (LINEAR,))) == {
         "layers/1-6/feed_forward/experts/up",

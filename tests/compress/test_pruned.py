@@ -1,4 +1,4 @@
-"""Pruning while training: the schedule, zeros that stay, masks that survive a checkpoint and any mesh."""
+"""Pruning while training: the schedule, zeros that stay zero, masks in checkpoints and on any mesh."""
 
 import json
 import math
@@ -18,14 +18,14 @@ from deepseek_jax.train.state import shardings_of
 from tests.compress import training
 
 
-def test_the_schedule_is_cubic():
+def test_the_sparsity_schedule_is_cubic():
     config = PruneConfig(method="magnitude", sparsity=0.8, begin=0.1, end=0.5)
     at = [float(sparsity_at(config, 100, jnp.asarray(step))) for step in (0, 10, 30, 50, 90)]
     assert at == pytest.approx([0, 0, 0.8 * (1 - 0.5**3), 0.8, 0.8])
 
 
 @pytest.mark.parametrize("begin", [0.0, 1.0])
-def test_what_ends_with_the_run_is_reached_by_its_last_update(begin):
+def test_a_schedule_that_ends_with_the_run_reaches_its_sparsity_in_the_last_update(begin):
     config = PruneConfig(method="magnitude", sparsity=0.5, begin=begin, end=1.0, every=100)
     view, params = pruned_view(config, 10), {"attention": {"out": jnp.arange(1.0, 17).reshape(4, 4)}}
     params, buffers = view.split(params, {})
@@ -36,7 +36,7 @@ def test_what_ends_with_the_run_is_reached_by_its_last_update(begin):
 
 @pytest.fixture(scope="module")
 def gradual():
-    """(state before each step and after the last, abstract state, compiled step, mesh)."""
+    """(the states before each step and after the last, abstract state, compiled step, mesh)."""
     state, step, abstract, mesh = training.start(training.experiment(), {})
     states = [jax.device_get(state)]
     for number in range(training.STEPS):
@@ -50,7 +50,7 @@ def weights(state) -> dict:
     return flatten(materialised(view.weights(state["params"], state["buffers"], None)[0]))
 
 
-def test_more_and_more_weights_go_and_none_comes_back(gradual):
+def test_more_and_more_weights_are_pruned_and_none_returns(gradual):
     states, *_ = gradual
     paths = flatten(states[0]["buffers"]["masks"])
     assert "embedding" not in paths and not any("router" in path for path in paths)
@@ -66,7 +66,7 @@ def _zeros(arrays) -> float:
     return sum(int((array == 0).sum()) for array in arrays) / sum(array.size for array in arrays)
 
 
-def test_masks_are_part_of_a_checkpoint_and_go_on_bit_for_bit(gradual, tmp_path):
+def test_masks_are_checkpointed_and_training_resumes_bit_for_bit(gradual, tmp_path):
     states, abstract, step, mesh = gradual
     half = training.STEPS // 2
     with Checkpoints(tmp_path, CheckpointConfig(), print) as checkpoints:
@@ -79,8 +79,8 @@ def test_masks_are_part_of_a_checkpoint_and_go_on_bit_for_bit(gradual, tmp_path)
         np.testing.assert_array_equal(one, other)
 
 
-def test_zeros_of_the_start_stay(gradual):
-    """A model with holes, as `prune` leaves it: its zeros take part in no step."""
+def test_initial_zeros_stay_zero(gradual):
+    """With method "zeros", the zeros of a model that `prune` wrote stay zero in further training."""
     config = PruneConfig(method="zeros", paths="experts/")
     model = weights(gradual[0][-1])
     params, buffers = pruned_view(config, 10).split(unflatten(model), {})
@@ -91,7 +91,7 @@ def test_zeros_of_the_start_stay(gradual):
         np.testing.assert_array_equal(after[path], expected)
 
 
-def test_no_gradient_goes_where_a_mask_is_false():
+def test_masked_weights_get_no_gradient():
     view = pruned_view(PruneConfig(method="zeros"), 10)
     params, buffers = view.split({"attention": {"q": jnp.array([[1.0, 0.0], [2.0, 3.0]])}}, {})
     gradient = jax.grad(lambda params: view.weights(params, buffers, 1)[0]["attention"]["q"].sum())(params)
@@ -99,7 +99,7 @@ def test_no_gradient_goes_where_a_mask_is_false():
 
 
 @pytest.mark.slow
-def test_eight_devices_prune_and_train_beside_four_bits_as_one(python):
+def test_pruning_and_qlora_on_eight_devices_equal_one_device(python):
     result = python("-m", "tests.compress.training", "one", "fsdp=2,expert=2,tensor=2", devices=8)
     assert result.returncode == 0, result.stderr
     one, many = json.loads(result.stdout).values()
@@ -109,7 +109,7 @@ def test_eight_devices_prune_and_train_beside_four_bits_as_one(python):
     assert many["masks"] == one["masks"]
 
 
-def test_what_is_taken_stays_away_however_large_it_lies_there():
+def test_pruned_weights_stay_pruned_however_large_they_become():
     config = PruneConfig(method="magnitude", sparsity=0.5, end=0.8, every=4)
     rising = {"attention": {"out": jnp.arange(1.0, 65).reshape(8, 8)}}
     view, falling = pruned_view(config, 10), {"attention": {"out": rising["attention"]["out"][::-1]}}
@@ -119,7 +119,7 @@ def test_what_is_taken_stays_away_however_large_it_lies_there():
     assert not early[:3].any() and not late[:3].any() and late.sum() == 32
 
 
-def test_masks_change_only_when_a_look_is_due():
+def test_masks_change_only_every_few_updates():
     config = PruneConfig(method="magnitude", sparsity=0.5, begin=0.2, end=0.8, every=4)
     view, weights = pruned_view(config, 10), {"attention": {"out": jnp.arange(1.0, 65).reshape(8, 8)}}
     weights, buffers = view.split(weights, {})
@@ -129,4 +129,4 @@ def test_masks_change_only_when_a_look_is_due():
         if (after["masks"]["attention"]["out"] != buffers["masks"]["attention"]["out"]).any():
             changed.append(number)
         buffers = after
-    assert changed == [6, 8]  # the look at 2 takes nothing yet
+    assert changed == [6, 8]  # at 2, where pruning begins, the sparsity is still 0

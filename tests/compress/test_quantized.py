@@ -1,4 +1,4 @@
-"""Few bits among the buffers, or in every forward pass: what is trained, what is kept, what is computed with."""
+"""Quantised weights stored in the buffers, or rounded in every forward pass: what is trained, stored and computed."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ def model():
 
 
 @pytest.mark.parametrize("config", [QuantizeConfig("int8"), QuantizeConfig("int4", 16), QuantizeConfig("fp4")])
-def test_what_is_kept_has_the_small_type_and_comes_back(model, config):
+def test_stored_weights_have_the_small_dtype_and_are_the_rounded_ones(model, config):
     view, flat = quantized_view(config), flatten(model[0])
     params, buffers = jax.jit(view.split)(*model)
     back, own = jax.jit(lambda *kept: materialised(view.weights(*kept, None)))(params, buffers)
@@ -55,7 +55,7 @@ def _rounded(path, leaf, form):
 @pytest.mark.parametrize(
     "config", [QuantizeConfig("int4", 16), QuantizeConfig("fp8"), QuantizeConfig("int8", 0, "", True)]
 )
-def test_axes_are_like_what_is_trained_and_kept(model, config):
+def test_axes_match_the_trained_and_stored_arrays(model, config):
     axes = tree.logical_axes(jax.eval_shape(lambda: Decoder(training.MODEL, rngs=nnx.Rngs(params=0))))
     view = quantized_view(config)
     for names, arrays in zip(view.axes(*axes), jax.eval_shape(view.split, *model), strict=True):
@@ -64,8 +64,8 @@ def test_axes_are_like_what_is_trained_and_kept(model, config):
 
 
 @pytest.mark.parametrize("kind", ["int4", "fp4"])
-def test_a_mesh_that_divides_a_model_divides_what_is_kept_of_it(kind):
-    """Two inputs share a byte: 24 go onto 8 devices, 12 bytes of them do not and lie whole on each."""
+def test_packed_weights_are_sharded_where_the_mesh_divides_them(kind):
+    """Two 4-bit inputs share a byte: 24 inputs divide over 8 devices, but their 12 bytes do not and are replicated."""
     config, view = dataclasses.replace(training.MODEL, hidden_size=24), quantized_view(QuantizeConfig(kind))
     axes = tree.logical_axes(jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0))))
     kept = jax.eval_shape(lambda: view.split(*initialise(config, jax.random.key(0))[1:]))
@@ -74,7 +74,7 @@ def test_a_mesh_that_divides_a_model_divides_what_is_kept_of_it(kind):
     assert (gate, down) == (PartitionSpec(None, None, "tensor"), PartitionSpec(None, "tensor", "fsdp"))
 
 
-def test_gradients_go_straight_through(model):
+def test_gradients_pass_straight_through_rounding(model):
     view = quantized_view(QuantizeConfig("int4", 16, paths="experts/", trained=True))
     params, buffers = view.split(*model)
 
@@ -91,7 +91,7 @@ def test_gradients_go_straight_through(model):
 
 
 @pytest.mark.slow
-def test_training_under_rounding_learns():
+def test_training_with_rounded_weights_learns():
     config = QuantizeConfig("int4", 16, trained=True)
     state, step, _, mesh = training.start(training.experiment(prune=PruneConfig(), quantize=config), {})
     losses = []
@@ -101,7 +101,7 @@ def test_training_under_rounding_learns():
     assert losses[-1] < losses[0] - 0.02
 
 
-def test_groups_that_fit_nothing_are_named(model):
+def test_groups_and_paths_that_fit_no_matrix_are_refused(model):
     with pytest.raises(UserError, match=r"quantize.group is 24, which divides the inputs of no matrix here .*16"):
         quantized_view(QuantizeConfig("int8", 24)).split(*model)
     with pytest.raises(UserError, match="quantize.group is 32, which is for int8 and int4; fp8 has fixed groups"):
@@ -111,7 +111,7 @@ def test_groups_that_fit_nothing_are_named(model):
 
 
 def test_adapters_are_trained_over_four_bits(model):
-    """QLoRA: nothing but adapters is trained, and what they lie beside is kept in the small type."""
+    """QLoRA: only the adapters are trained; the weights that they modify are stored in 4 bits."""
     tune, config = TuneConfig(lora=LoraConfig(rank=2)), QuantizeConfig("int4", 16)
     experiment = training.experiment(prune=PruneConfig(), quantize=config, tune=tune)
     params, buffers = jax.jit(lambda *model: views.split(experiment, *model))(*model)
@@ -119,7 +119,7 @@ def test_adapters_are_trained_over_four_bits(model):
     back, own = jax.jit(lambda *kept: views.weights(experiment, *kept))(params, buffers)
     plain = quantized_view(config)
     expected, _ = jax.jit(lambda *model: materialised(plain.weights(*plain.split(*model), None)))(*model)
-    jax.tree.map(lambda *each: np.testing.assert_allclose(*each, rtol=3e-7), back, expected)  # adapters begin as zeros
+    jax.tree.map(lambda *each: np.testing.assert_allclose(*each, rtol=3e-7), back, expected)  # adapters begin at zero
     assert jax.tree.structure(own) == jax.tree.structure(model[1])
     axes = tree.logical_axes(jax.eval_shape(lambda: Decoder(training.MODEL, rngs=nnx.Rngs(params=0))))
     for names, arrays in zip(views.axes(experiment, *axes), (params, buffers), strict=True):

@@ -1,4 +1,4 @@
-"""What is written as DeepSeek publishes it comes back as its rule says, number by number."""
+"""Models written in the quantised formats that DeepSeek publishes are read back as the rounded weights, exactly."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ V4 = dataclasses.replace(MODELS["v4"], moe_intermediate_size=64)
         pytest.param("fp4", V4, id="v4-fp4"),
     ],
 )
-def test_from_pretrained_reads_what_was_rounded(kind, model, tmp_path):
+def test_from_pretrained_reads_the_rounded_weights(kind, model, tmp_path):
     given = source_of(model)
     release.save(tmp_path, model, given.params, given.buffers, kind)
     read, v4 = from_pretrained(tmp_path), bool(model.hc_mult)
@@ -43,7 +43,7 @@ def test_from_pretrained_reads_what_was_rounded(kind, model, tmp_path):
             fp4 = kind == "fp4" and "/experts/" in path
             form = Format("fp4") if fp4 else Format("fp8", powers=v4)
             types.add(form.kind)
-            if not path.endswith("out_down"):  # whose groups share blocks there
+            if not path.endswith("out_down"):  # in the release its groups share FP8 blocks
                 leaf = rounded(matrix.fold(leaf), form).reshape(leaf.shape)
             else:
                 joined = np.moveaxis(np.asarray(leaf), -3, -2).reshape(*leaf.shape[:-3], leaf.shape[-2], -1)
@@ -55,7 +55,7 @@ def test_from_pretrained_reads_what_was_rounded(kind, model, tmp_path):
     assert config["quantization_config"]["weight_block_size"] == [128, 128]
 
 
-def test_the_file_holds_the_small_type(tmp_path):
+def test_the_release_file_holds_fp8_and_scales(tmp_path):
     given = source_of(V3)
     release.save(tmp_path, V3, given.params, given.buffers, "fp8")
     tensors = Tensors(tmp_path)

@@ -1,4 +1,4 @@
-"""Few bits against their definition, and against what reads the released format."""
+"""Rounding to few bits against its definition, and against the reader of the released formats."""
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +29,9 @@ def test_the_error_is_at_most_half_a_step(weight, form):
         error = np.abs(new[:, start : start + size] - group)
         if form.kind == "int8":
             assert (error <= largest / 127 / 2 * 1.001).all()
-        elif form.kind == "int4":  # what saturates may be off by what was clipped
+        elif form.kind == "int4":  # clipped values may be off by up to 0.35 of the largest
             assert (error <= np.maximum(largest / 7 / 2, 0.35 * largest) * 1.001).all()
-        elif form.kind == "fp4":  # steps of 2 between 4 and 6, of the largest power that fits
+        elif form.kind == "fp4":  # relative, as steps are largest between 4 and 6
             assert (error <= np.maximum(np.abs(group) / 4, largest / 6 / 2) * 1.001).all()
         else:
             assert (error <= np.abs(group) / 16 * 1.001 + 2.3e-6 * np.abs(weight).max()).all()
@@ -50,10 +50,10 @@ def test_rounding_twice_is_rounding_once(weight, form):
         ("embedding", (6, 64)),
         ("layers/1-2/attention/out", (2, 4, 16, 10)),
         ("layers/1-2/feed_forward/experts/up", (2, 3, 96, 10)),
-        ("convolution/blocks/0/convolutions/0/kernel", (3, 3, 1, 8)),  # nine inputs: none can share a byte
+        ("convolution/blocks/0/convolutions/0/kernel", (3, 3, 1, 8)),  # nine inputs cannot be packed in pairs
     ],
 )
-def test_packed_arrays_come_back_as_they_were(form, path, shape):
+def test_packed_arrays_unpack_to_the_rounded_ones(form, path, shape):
     matrix = matrix_of(path, len(shape))
     weight = jax.random.normal(jax.random.key(0), shape)
     found = pack(weight, matrix, form)
@@ -71,8 +71,8 @@ def test_zeros_stay_zeros(weight):
         np.testing.assert_array_equal(rounded(jnp.zeros((1, 64, 4)), form), 0)
 
 
-def test_fp8_is_what_readers_of_the_release_compute(weight):
-    """Theirs are [out, in]; blocks at the edges are smaller."""
+def test_fp8_is_what_the_reader_of_releases_computes(weight):
+    """Released matrices are [out, in], and their blocks at the edges may be smaller."""
     matrix = Matrix("linear", 0, 1)
     found = pack(weight[0], matrix, Format("fp8"))
     theirs = np.asarray(found["values"]).T.copy(), np.asarray(found["scales"]).T.copy()
@@ -80,7 +80,7 @@ def test_fp8_is_what_readers_of_the_release_compute(weight):
     np.testing.assert_array_equal(dequantise("w", *theirs), unpack(found, matrix, Format("fp8")).T)
 
 
-def test_fp4_is_what_readers_of_the_release_compute(weight):
+def test_fp4_is_what_the_reader_of_releases_computes(weight):
     matrix = Matrix("linear", 0, 1)
     found = pack(weight[0], matrix, Format("fp4"))
     scales = np.asarray(found["scales"]).view(ml_dtypes.float8_e8m0fnu)
@@ -88,7 +88,7 @@ def test_fp4_is_what_readers_of_the_release_compute(weight):
     np.testing.assert_array_equal(read, unpack(found, matrix, Format("fp4")).T)
 
 
-def test_powers_of_two_are_exact():
+def test_power_at_least_is_exact_for_powers_of_two():
     exponents = np.arange(-126, 120)
     powers = np.ldexp(np.float32(1), exponents)
     for compiled in (power_at_least, jax.jit(power_at_least)):
@@ -98,7 +98,7 @@ def test_powers_of_two_are_exact():
 
 
 @pytest.mark.parametrize("scale", [1e-5, 3e-4, 6e-3, 1e3, 1e5])
-def test_scales_of_any_size_are_those_that_readers_of_v4_see(weight, scale):
+def test_scales_of_any_magnitude_survive_e8m0(weight, scale):
     matrix, small = Matrix("linear", 0, 1), scale * weight[0]
     for form, most in ((Format("fp4"), 0.15), (Format("fp8", powers=True), 0.03)):
         found = pack(small, matrix, form)
@@ -111,7 +111,7 @@ def test_scales_of_any_size_are_those_that_readers_of_v4_see(weight, scale):
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_fp4_takes_the_nearest_number_and_of_two_the_even_one(sign):
+def test_fp4_rounds_to_nearest_with_ties_to_even(sign):
     numbers = [0.1, 0.3, 0.9, 2.6, 4.9, 5.1, 1.8, 6.0] + [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0]
     nearest = [0.0, 0.5, 1.0, 3.0, 4.0, 6.0, 2.0, 6.0] + [0.00, 1.00, 1.00, 2.00, 2.0, 4.0, 4.0]
     found = rounded(sign * jnp.array(numbers)[None, :, None], Format("fp4"))[0, :, 0]
@@ -119,7 +119,7 @@ def test_fp4_takes_the_nearest_number_and_of_two_the_even_one(sign):
     np.testing.assert_array_equal(found, np.array(sign * np.array(numbers), ml_dtypes.float4_e2m1fn))
 
 
-def test_int4_clips_where_that_errs_less():
+def test_int4_clips_where_that_reduces_the_error():
     outlier = jnp.concatenate([jax.random.normal(jax.random.key(0), (63,)), jnp.array([8.0])])[None, :, None]
     plain = jnp.round(outlier / (8 / 7)) * (8 / 7)
     assert jnp.square(rounded(outlier, Format("int4")) - outlier).sum() < jnp.square(plain - outlier).sum()

@@ -1,4 +1,4 @@
-"""Smaller models compute what the large ones compute with zeros in the places of what went."""
+"""Structurally pruned models compute what the large ones compute with zeros in place of the removed parts."""
 
 import dataclasses
 from pathlib import Path
@@ -84,7 +84,7 @@ def _outputs(graphdef, params, buffers):
 
 
 def even(of: Source) -> dict:
-    """Moments as if every input were alike."""
+    """Input moments as if all inputs had the same magnitude."""
     flat = flatten(of.params)
     linear = {path: each for path, each in matrices(flat).items() if each.kind == LINEAR}
     return {path: jnp.ones(each.fold(flat[path]).shape[:2]) for path, each in linear.items()}
@@ -94,7 +94,7 @@ SLOW = ("gqa", "v4", "shallow")
 
 
 @pytest.mark.parametrize("name", [pytest.param(each, marks=SLOWLY) if each in SLOW else each for each in CASES])
-def test_a_smaller_model_is_the_large_one_with_zeros(name):
+def test_a_pruned_model_computes_what_the_large_one_with_zeros_does(name):
     model, kinds = CASES[name]
     smaller = large = source_of(model)
     for kind in kinds:
@@ -107,7 +107,7 @@ def test_a_smaller_model_is_the_large_one_with_zeros(name):
 
 
 def zeroed(given: Source, kind: str) -> Source:
-    """The whole model with zeros for whatever would go."""
+    """The unpruned model with zeros in place of everything that pruning half of `kind` would remove."""
     flat = {path: np.array(leaf) for path, leaf in cuts.arrays(given).items()}
     _, found = structured.FINDERS[given.experiment.family][kind](given.model, flat, 0.5)
     choices = [(cut, cuts.strongest(cuts.importance(cut, flat, even(given)), cut.keep)) for cut in found]
@@ -120,7 +120,7 @@ def zeroed(given: Source, kind: str) -> Source:
     return cuts.with_arrays(given, given.model, flat)
 
 
-def test_what_adds_least_goes():
+def test_units_with_the_least_effect_are_removed():
     given = source_of(V3)
     weak = given.params["layers"]["0-0"]["feed_forward"]["down"].at[:, ::2].multiply(1e-3)
     given.params["layers"]["0-0"]["feed_forward"]["down"] = weak
@@ -129,7 +129,7 @@ def test_what_adds_least_goes():
     assert removed.left["layers/0-0/feed_forward/down"] == (weak.size // 2, weak.size) and removed.share == 0.5
 
 
-def test_the_share_that_is_told_is_of_what_went_whole():
+def test_the_reported_share_is_of_whole_heads_removed():
     given = source_of(V3)
     removed = structured.remover("heads")(given, PruneConfig(sparsity=0.3), even(given))
     assert removed.source.model.num_attention_heads == 6 and removed.share == 0.25
@@ -140,8 +140,8 @@ def test_the_share_that_is_told_is_of_what_went_whole():
     "model",
     [pytest.param(dataclasses.replace(V3, n_group=2, topk_group=1), id="v3"), pytest.param(V4, id="v4", marks=SLOWLY)],
 )
-def test_experts_nobody_is_sent_to_are_not_missed(method, model):
-    """Every second expert is a copy of the one before, and gets next to nothing of what the other gets."""
+def test_removing_unused_experts_keeps_the_others(method, model):
+    """Every second expert is a copy of the one before it and receives almost no tokens; these are removed."""
     given = source_of(model)
     flat = {path: np.array(leaf) for path, leaf in cuts.arrays(given).items()}
     for path, leaf in flat.items():
@@ -187,14 +187,14 @@ def test_units_are_matched_before_experts_are_averaged():
         (structured.remover("units"), TEXT, 0.5, "units cannot be removed: attention.norm .*  Prune heads or single"),
     ],
 )  # fmt: skip
-def test_what_cannot_go_is_said(method, model, share, message):
+def test_impossible_structured_pruning_is_refused(method, model, share, message):
     given = source_of(model)
     with pytest.raises(UserError, match=message):
         method(given, PruneConfig(sparsity=share), even(given))
 
 
-def test_what_an_expert_adds_is_the_energy_of_its_output():
-    """Of inputs that are not correlated: each unit's mean square times the square of what it is multiplied with."""
+def test_expert_energy_is_the_expected_squared_output():
+    """For uncorrelated units: the sum over units of its second moment times the squared norm of its output weights."""
     rng = np.random.default_rng(0)
     down, moments = rng.normal(size=(2, 3, 5, 4)), rng.uniform(size=(6, 5))
     expected = [
@@ -204,8 +204,8 @@ def test_what_an_expert_adds_is_the_energy_of_its_output():
     np.testing.assert_allclose(experts.energy(down, moments), expected)
 
 
-def test_an_heir_is_the_average_by_what_its_members_add():
-    """Two copies but for their scale: 3/4 of one and 1/4 of the other; the third stands for itself."""
+def test_merged_experts_are_averaged_by_their_energy():
+    """Expert 1 is twice expert 0: they merge into 3/4 of one plus 1/4 of the other.  Expert 2 stays alone."""
     rng = np.random.default_rng(0)
     flat = {f"layers/0-0/feed_forward/experts/{name}": rng.normal(size=(1, 3, 4, 4)) for name in experts.KERNELS}
     for leaf in flat.values():
@@ -217,14 +217,14 @@ def test_an_heir_is_the_average_by_what_its_members_add():
         np.testing.assert_array_equal(leaf[0, 2], before[path][0, 2])
 
 
-def test_heads_of_an_attention_of_ones_own_do_not_go_half(monkeypatch):
+def test_heads_of_an_unregistered_attention_are_refused(monkeypatch):
     given = source_of(V3)
     monkeypatch.delitem(decoder_cuts.TOGETHER, "mla")
     with pytest.raises(UserError, match="it is not known which arrays hold those of mla"):
         structured.remover("heads")(given, PruneConfig(sparsity=0.5), even(given))
 
 
-def test_heads_of_ones_own_attention_take_their_key_heads_along(monkeypatch):
+def test_pruning_heads_of_a_custom_attention_prunes_its_key_heads(monkeypatch):
     monkeypatch.setitem(KINDS, "own", KINDS["gqa"])
     monkeypatch.setitem(checks.OF_ATTENTION, "own", checks.OF_ATTENTION["gqa"])
     monkeypatch.setitem(decoder_cuts.TOGETHER, "own", decoder_cuts.TOGETHER["gqa"])

@@ -1,4 +1,4 @@
-"""Tiny models trained while they are pruned or beside rounded weights, on any mesh of eight host devices.
+"""Tiny models trained with gradual pruning, or with adapters over 4-bit weights, on any mesh of eight host devices.
 
 python -m tests.compress.training one fsdp=2,tensor=2    prints a JSON object: mesh -> losses of both, and the masks
 """
@@ -30,14 +30,14 @@ FOUR_BITS, ADAPTERS = QuantizeConfig(weights="int4", group=8), TuneConfig(lora=L
 
 
 def experiment(**sections) -> Experiment:
-    """`sections` of the experiment that are not the defaults; of pruning, unless it is one of them, GRADUAL."""
+    """An experiment with these `sections` replaced; `prune` is GRADUAL unless it is among them."""
     whole = curves.experiment(MODEL)
     train = dataclasses.replace(whole.train, steps=STEPS)
     return dataclasses.replace(whole, train=train, **{"prune": GRADUAL} | sections)
 
 
 def start(experiment: Experiment, mesh: dict[str, int]):
-    """(state, compiled step, its abstract state, mesh); {} is one device."""
+    """(state, compiled step, abstract state, mesh); `mesh` {} is one device."""
     mesh = make_mesh(MeshConfig(**{"data": 1} | mesh), jax.devices() if mesh else jax.devices()[:1])
     program = as_trained(language_model_program(experiment, np.array([4.0])), experiment)
     optimizer = make_optimizer(experiment.optimizer, experiment.train.steps)
