@@ -41,6 +41,7 @@ def test_files_and_token_ids_for_other_programs_are_carried_along(deepseek_jax, 
     """Files that chat programs look for, and the token ids in config.json."""
     source = shutil.copytree(V3, tmp_path / "source")
     (source / "chat_template.jinja").write_text("{{ messages }}")
+    (source / "generation_config.json").write_text('{"temperature": 0.6}')
     tokens = {"bos_token_id": 100, "eos_token_id": [101, 102], "pad_token_id": None}
     values = json.loads((source / "config.json").read_text()) | tokens
     (source / "config.json").write_text(json.dumps(values))
@@ -52,7 +53,7 @@ def test_files_and_token_ids_for_other_programs_are_carried_along(deepseek_jax, 
         written = json.loads((directory / "config.json").read_text())
         assert {key: written[key] for key in tokens} == tokens
         assert (directory / "chat_template.jinja").read_text() == "{{ messages }}"
-        assert (directory / "generation_config.json").exists() == (source / "generation_config.json").exists()
+        assert (directory / "generation_config.json").read_text() == '{"temperature": 0.6}'
 
 
 def test_token_ids_of_a_run_are_taken_from_its_tokenizer(tmp_path):
