@@ -12,8 +12,6 @@ import pytest
 from deepseek_jax.__main__ import main
 from deepseek_jax.train.setup import Setup
 
-pytest.importorskip("deepseek_jax.train.loop")
-
 CONFIG = """
 from deepseek_jax.config import default_config
 
@@ -167,7 +165,6 @@ def test_a_checkpoint_that_is_not_there(deepseek_jax, folder):
 
 
 def test_generate_continues_prompts_of_different_lengths(deepseek_jax, folder):
-    pytest.importorskip("deepseek_jax.infer.generate")
     (folder / "prompts.txt").write_text("The class statement\n\nA\n")
     argv = "--workdir", f"{folder}/run", "--prompts", f"{folder}/prompts.txt", "--max-new-tokens", "4"
     status, out, _ = deepseek_jax("generate", *argv)
@@ -209,7 +206,6 @@ def released(folder):
 
 
 def test_generate_takes_a_released_checkpoint(deepseek_jax, folder, released):
-    pytest.importorskip("deepseek_jax.infer.generate")
     argv = "--prompt", "The class statement", "--max-new-tokens", "8"
     status, out, err = deepseek_jax("generate", "--workdir", str(released), *argv)
     assert (status, err) == (0, "") and out == deepseek_jax("generate", "--workdir", f"{folder}/run", *argv)[1]
