@@ -58,7 +58,7 @@ def test_python_m_deepseek_jax_is_the_command(python):
     assert (done.returncode, done.stderr) == (2, "deepseek-jax: there is no config file missing.py.\n")
 
 
-def test_a_misspelt_key_costs_one_line(python, pytestconfig):
+def test_a_misspelt_key_is_refused_in_one_line(python, pytestconfig):
     config = str(pytestconfig.rootpath / "configs" / "v3_tiny.py")
     argv = "train", "--config", config, "--workdir", "x", "--config.model.n_routed_expert=32"
     done = python("-m", "deepseek_jax", *argv)
@@ -142,14 +142,14 @@ def test_a_misspelt_key_costs_one_line(python, pytestconfig):
         (["data", "inspect", *HYBRID], "for a hybrid network; `deepseek-jax data show` shows its labelled set."),
     ],
 )
-def test_refusals(deepseek_jax, argv, message):
+def test_invalid_command_lines_are_refused_in_one_line(deepseek_jax, argv, message):
     status, out, err = deepseek_jax(*argv)
     assert (status, out) == (2, "")
     assert err.startswith("deepseek-jax: ") and err.count("\n") == 1 and message in err
 
 
-def test_prompts_that_are_not_utf8(deepseek_jax, monkeypatch, tmp_path):
-    """Also where the locale is C, as in containers: there Python takes such bytes for halves of surrogates."""
+def test_prompts_that_are_not_utf8_are_refused(deepseek_jax, monkeypatch, tmp_path):
+    """Also in the C locale, common in containers, where Python decodes such bytes from stdin as lone surrogates."""
     (tmp_path / "prompts.txt").write_bytes(b"caf\xe9\n")
     piped = io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8", errors="surrogateescape")
     monkeypatch.setattr(sys, "stdin", piped)
@@ -159,7 +159,7 @@ def test_prompts_that_are_not_utf8(deepseek_jax, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("verb", (["eval"], ["generate", "--prompt", "a"]), ids=lambda verb: verb[0])
-def test_a_directory_that_holds_no_model(deepseek_jax, tmp_path, verb):
+def test_a_directory_without_a_model_is_refused(deepseek_jax, tmp_path, verb):
     (tmp_path / "model.safetensors").touch()
     for given in (tmp_path, tmp_path / "model.safetensors", tmp_path / "absent"):
         status, _, err = deepseek_jax(*verb, "--workdir", str(given))
@@ -168,13 +168,13 @@ def test_a_directory_that_holds_no_model(deepseek_jax, tmp_path, verb):
 
 
 @pytest.mark.parametrize("verb", (["eval"], ["generate", "--prompt", "a"]), ids=lambda verb: verb[0])
-def test_a_run_without_a_checkpoint(deepseek_jax, tmp_path, verb):
+def test_a_run_without_a_checkpoint_is_refused(deepseek_jax, tmp_path, verb):
     record.claim(tmp_path, Experiment())
     status, _, err = deepseek_jax(*verb, "--workdir", str(tmp_path))
     assert (status, err) == (2, f"deepseek-jax: {tmp_path} has no checkpoint yet; train it first.\n")
 
 
-def test_overrides_are_told_from_options():
+def test_overrides_are_split_from_options():
     argv = ["train", "--config", "x.py", "--config.mesh.data", "-1", "--config.train.steps=3", "--config.train.steps=4"]
     words, overrides = arguments.split_overrides([*argv, "--config.data.tokenizer="])
     assert words == ["train", "--config", "x.py"]
@@ -188,7 +188,7 @@ def test_overrides_are_told_from_options():
         (KeyboardInterrupt(), 130, "deepseek-jax: interrupted.\n"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, FULL),
         (
-            ValueError(  # as tensorstore says it, which writes for Orbax
+            ValueError(  # as raised by tensorstore, with which Orbax writes
                 'RESOURCE_EXHAUSTED: Error writing "params.embedding/0.0" in OCDBT database at local file "x": Failed '
                 "to write 70493 bytes to file 4: No space left on device [os_error_code='28']"
             ),
@@ -205,7 +205,7 @@ def test_overrides_are_told_from_options():
         ),
     ],
 )
-def test_exit_codes(monkeypatch, capsys, raised, status, shown):
+def test_exceptions_become_exit_codes_and_messages(monkeypatch, capsys, raised, status, shown):
     def read(argv):
         raise raised
 
@@ -215,7 +215,7 @@ def test_exit_codes(monkeypatch, capsys, raised, status, shown):
 
 
 @pytest.mark.parametrize("was_there", [False, True])
-def test_a_verb_that_is_interrupted_leaves_nothing_of_what_it_made(tmp_path, was_there):
+def test_an_interrupted_verb_removes_its_unfinished_output(tmp_path, was_there):
     target = tmp_path / "out"
     if was_there:
         target.mkdir()
@@ -231,7 +231,7 @@ def test_a_verb_that_is_interrupted_leaves_nothing_of_what_it_made(tmp_path, was
     assert [path.name for path in tmp_path.rglob("*")] == ["out"] * was_there
 
 
-def test_a_verb_that_is_terminated_leaves_nothing_of_what_it_made(tmp_path):
+def test_a_terminated_verb_removes_its_unfinished_output(tmp_path):
     target, before = tmp_path / "out", signal.getsignal(signal.SIGTERM)
 
     @options.into_free_directory
@@ -239,7 +239,7 @@ def test_a_verb_that_is_terminated_leaves_nothing_of_what_it_made(tmp_path):
         (target / "checkpoints/1").mkdir(parents=True)
         signal.raise_signal(signal.SIGTERM)
 
-    signal.signal(signal.SIGTERM, lambda signum, frame: None)  # so that nothing else ends this process
+    signal.signal(signal.SIGTERM, lambda signum, frame: None)  # so that the signal does not end the test run
     try:
         with pytest.raises(SystemExit) as ended:
             run(SimpleNamespace(target=str(target)))
@@ -249,7 +249,7 @@ def test_a_verb_that_is_terminated_leaves_nothing_of_what_it_made(tmp_path):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_delayed_and_a_second_is_not(signum):
+def test_undisturbed_delays_a_first_signal_but_not_a_second(signum):
     heard, before = [], signal.getsignal(signum)
     signal.signal(signum, lambda signum, frame: heard.append(signum))
     try:
@@ -267,23 +267,23 @@ def test_a_signal_is_delayed_and_a_second_is_not(signum):
         signal.signal(signum, before)
 
 
-def test_warnings_look_as_what_else_is_said_and_are_said_once(capsys, caplog):
+def test_warnings_look_like_other_messages_and_are_printed_once(capsys, caplog):
     for _ in range(2):
         runtime.prepare()
     LOG.warning("a matrix holds NaN")
     assert capsys.readouterr().err == "deepseek-jax: a matrix holds NaN\n"
-    assert not caplog.records  # the root logger has handlers, once absl is imported
+    assert not caplog.records  # not repeated by the root logger, which has handlers once absl is imported
 
 
 @pytest.mark.parametrize("library", ["absl", "asyncio"])
-def test_threads_do_not_say_of_a_full_disk_what_the_main_one_says(caplog, library):
+def test_a_full_disk_is_not_reported_by_background_threads_too(caplog, library):
     runtime.prepare()
     for error in (ValueError("Failed writing: No space left on device"), ValueError("another")):
         logging.getLogger(library).error("a thread raised", exc_info=error)
     assert [str(record.exc_info[1]) for record in caplog.records] == ["another"]
 
 
-def test_writes_that_nobody_waits_for_any_more_end_unsaid(monkeypatch):
+def test_abandoned_background_writes_end_silently(monkeypatch):
     shown = []
     monkeypatch.setattr(sys, "unraisablehook", lambda args: shown.append(str(args.exc_value)))
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""A config file and overrides become a checked experiment, or a sentence."""
+"""A config file and overrides become a checked experiment, or an error message."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ def in_repository(monkeypatch, pytestconfig):
 
 @pytest.fixture
 def config_file(tmp_path):
-    """Writes a config file whose get_config() has the given body, and gives its path."""
+    """config_file(body) writes a config file whose get_config() has this body, and returns its path."""
 
     def write(body: str) -> str:
         head = "from deepseek_jax.config import default_config\n\ndef get_config():\n    config = default_config()\n"
@@ -43,23 +43,23 @@ def for_pods(pytestconfig):
     return {name: each for name, each in found.items() if abs(math.prod(dataclasses.astuple(each.mesh))) > 1}
 
 
-def test_configs_for_pods_save_on_the_way(for_pods):
-    """Or a lost host would cost all steps since the first."""
+def test_configs_for_pods_save_and_evaluate_during_the_run(for_pods):
+    """Otherwise losing a host would cost all steps since the first."""
     assert set(for_pods) == {"v2_236b", "v3_671b", "v32_671b", "v4_flash", "v4_pro"}
     assert all(each.checkpoint.every > 0 and each.eval.every > 0 for each in for_pods.values())
 
 
-def test_configs_for_pods_take_what_a_larger_pod_has(for_pods):
+def test_configs_for_pods_use_all_devices_of_a_larger_pod(for_pods):
     for each in for_pods.values():
         devices = each.mesh.fsdp * each.mesh.expert
         assert [axis_sizes(each.mesh, times * devices)["data"] for times in (1, 2)] == [1, 2]
 
 
-def test_defaults_survive_the_way_there_and_back():
+def test_defaults_survive_the_round_trip_through_a_config_dict():
     assert fields.build(default_config().to_dict(), origin="defaults") == Experiment()
 
 
-def test_every_setting_has_a_type_that_text_can_give_and_a_default_of_that_type():
+def test_every_default_has_its_fields_type_and_can_be_parsed_from_text():
     defaults = fields.flatten(default_config().to_dict())
     for key, kind in fields.leaf_types("language_model").items():
         assert fields.convert(key, defaults[key], kind) == defaults[key]
@@ -84,7 +84,7 @@ def test_every_setting_has_a_type_that_text_can_give_and_a_default_of_that_type(
         ("optimizer.groups", "(head lr=10, (q|k) decay=0)", ("head lr=10", "(q|k) decay=0")),
     ],
 )
-def test_text_is_typed_by_the_field(key, text, value):
+def test_overrides_are_parsed_as_the_type_of_their_field(key, text, value):
     parsed = fields.parse(key, text, "language_model")
     assert parsed == value and type(parsed) is type(value)
 
@@ -121,7 +121,7 @@ def test_text_is_typed_by_the_field(key, text, value):
         ("optimizer.b1", "1.0", "optimizer.b1 is 1, a moment that never moves; set it below 1."),
     ],
 )
-def test_what_an_override_can_get_wrong(in_repository, key, text, message):
+def test_wrong_overrides_are_refused(in_repository, key, text, message):
     with pytest.raises(UserError) as error:
         experiment_file.resolve(TINY, {key: text})
     assert str(error.value) == message
@@ -156,12 +156,12 @@ def test_what_an_override_can_get_wrong(in_repository, key, text, message):
         ({"stopping.patience": "2", "eval.every": "0"}, "stopping.patience counts evaluations"),
     ],
 )
-def test_settings_that_cannot_both_be_meant(in_repository, overrides, message):
+def test_contradictory_settings_are_refused(in_repository, overrides, message):
     with pytest.raises(UserError, match=re.escape(message)):
         experiment_file.resolve(TINY, overrides)
 
 
-def test_experiments_that_a_program_makes_are_checked():
+def test_experiments_made_in_python_are_checked():
     of = lambda **train: dataclasses.replace(Experiment(), train=dataclasses.replace(Experiment().train, **train))  # noqa: E731
     mixed = dataclasses.replace(Experiment(), optimizer=OptimizerConfig(peak_lr=1, groups=["head lr=2"]))
     assert fields.checked(mixed).optimizer == OptimizerConfig(peak_lr=1.0, groups=("head lr=2",))
@@ -176,7 +176,7 @@ def test_experiments_that_a_program_makes_are_checked():
 
 
 @pytest.mark.parametrize(("name", "unused"), [("sgd", "b2"), ("lion", "b1")])
-def test_moments_may_be_bfloat16_whatever_the_decay_of_one_that_is_not_kept(name, unused):
+def test_bfloat16_moments_ignore_decay_rates_that_the_optimizer_does_not_use(name, unused):
     OptimizerConfig(name=name, moment_dtype="bfloat16", **{unused: 0.999})
 
 
@@ -201,13 +201,13 @@ def test_moments_may_be_bfloat16_whatever_the_decay_of_one_that_is_not_kept(name
         ("with config.unlocked(): del config.train\nreturn config", "what it returns lacks train.batch_size."),
     ],
 )
-def test_what_a_config_file_can_get_wrong(config_file, body, message):
+def test_wrong_config_files_are_refused(config_file, body, message):
     with pytest.raises(UserError) as error:
         experiment_file.resolve(config_file(body), {})
     assert message in str(error.value)
 
 
-def test_a_config_file_that_is_none(tmp_path):
+def test_missing_files_and_files_without_get_config_are_refused(tmp_path):
     (tmp_path / "empty.py").write_text("")
     (tmp_path / "run.json").write_text("{}")
     for name, message in (
@@ -219,7 +219,7 @@ def test_a_config_file_that_is_none(tmp_path):
             experiment_file.load(str(tmp_path / name))
 
 
-def test_a_config_reads_its_siblings_from_any_directory(tmp_path, monkeypatch):
+def test_a_config_imports_its_siblings_from_any_working_directory(tmp_path, monkeypatch):
     folder = tmp_path / "sibling_configs"
     folder.mkdir()
     (folder / "common.py").write_text("STEPS = 7\n")
@@ -235,15 +235,15 @@ def test_a_config_reads_its_siblings_from_any_directory(tmp_path, monkeypatch):
     assert experiment_file.resolve(str(folder / "mine.py"), {}).train.steps == 7
 
 
-def test_a_file_is_read_as_it_is_now(config_file, tmp_path):
-    """Changed within a second, to something as long; and nothing is left beside it."""
+def test_a_config_file_is_never_read_from_a_stale_cache(config_file, tmp_path):
+    """Even if changed within a second to another text of the same length, and without leaving a __pycache__."""
     for steps in "345":
         path = config_file(f"config.train.steps = {steps}\nreturn config")
         assert experiment_file.load(path).train.steps == int(steps)
     assert len([*tmp_path.iterdir()]) == 1
 
 
-def test_an_override_reaches_what_a_file_ties_to_the_key(config_file):
+def test_an_override_reaches_settings_tied_to_the_key_by_reference(config_file):
     path = config_file("config.model.max_position_embeddings = config.data.get_ref('sequence_length')\nreturn config")
     experiment = experiment_file.resolve(path, {"data.sequence_length": "64"})
     assert experiment.model.max_position_embeddings == experiment.data.sequence_length == 64

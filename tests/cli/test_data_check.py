@@ -1,4 +1,4 @@
-"""deepseek-jax data check: a page to read, a filter list that training takes, and one sentence for what cannot be."""
+"""deepseek-jax data check: a report page, a filter list for training, and one-sentence refusals."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from deepseek_jax.data.sets.registry import open_set
 
 @pytest.fixture
 def table(tmp_path):
-    """300 rows of two classes; ten rows stand twice, ten are of the other class."""
+    """A .csv of 300 rows of two classes, the first ten labelled wrongly, and copies of the last ten appended."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 300)
     rows = rng.normal(size=(300, 4)) + 4 * labels[:, None]
@@ -27,24 +27,24 @@ def table(tmp_path):
 COLUMNS = ["--config.dataset.columns.features=w,x,y,z", "--config.dataset.columns.label=kind"]
 
 
-def test_a_filter_list_that_training_takes(deepseek_jax, table, monkeypatch):
+def test_the_filter_list_lists_planted_faults_and_training_applies_it(deepseek_jax, table, monkeypatch):
     from deepseek_jax.data.sets.config import ColumnsConfig
 
     monkeypatch.chdir(table.parent)
-    # Nothing held out, so that every fault is one of training.
+    # Nothing is held out, so every fault is in the training split, which the filter list covers.
     none = ["--config.dataset.val=0", "--config.dataset.test=0"]
     status, out, err = deepseek_jax("data", "check", str(table), *COLUMNS, *none)
     assert (status, err) == (0, "") and "nothing is held out" in out and "wrote table-check.html" in out
     listed = (table.parent / "table-exclude.txt").read_text().splitlines()
     ids = {int(line.split("#")[0]) for line in listed if line and line[0] != "#"}
-    assert set(range(302, 312)) <= ids  # the repeated rows, whose lines come last
-    assert len(set(range(2, 12)) & ids) >= 9 and len(ids) < 25  # the wrong labels
+    assert set(range(302, 312)) <= ids  # the appended copies
+    assert len(set(range(2, 12)) & ids) >= 9 and len(ids) < 25  # nearly all wrong labels, and few others
     columns = ColumnsConfig(features=("w", "x", "y", "z"), label="kind")
     kept = open_set(DatasetConfig(str(table), val=0, test=0, columns=columns, exclude="table-exclude.txt"))
     assert set(kept.splits["train"]["ids"].tolist()) == set(range(2, 312)) - ids
 
 
-def test_a_page_with_pictures(deepseek_jax, tmp_path):
+def test_the_page_for_pictures_has_all_sections(deepseek_jax, tmp_path):
     page, exclude = tmp_path / "page.html", tmp_path / "list.txt"
     status, out, err = deepseek_jax("data", "check", "digits", "--output", str(page), "--exclude", str(exclude))
     assert (status, err) == (0, "")
@@ -55,8 +55,8 @@ def test_a_page_with_pictures(deepseek_jax, tmp_path):
         "looking for label doubts",
         "looking for outliers",
     ]
-    places = [out.rindex(stage) for stage in (*stages, "looking for outliers", "looking at coverage", "Leakage: ")]
-    assert places == sorted(places)  # each with its time, before what was found
+    places = [out.rindex(stage) for stage in (*stages, "looking at coverage", "Leakage: ")]
+    assert places == sorted(places)  # the stages in order, then the findings
     text = page.read_text()
     titles = [
         "Leakage",
@@ -74,7 +74,7 @@ def test_a_page_with_pictures(deepseek_jax, tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_single_training_record_covers_nothing_that_can_be_told(deepseek_jax, tmp_path, monkeypatch):
+def test_coverage_of_a_single_training_record_is_reported_as_unknown(deepseek_jax, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = [f"{row},{row**2},{'val' if row else 'train'}" for row in range(30)]
     (tmp_path / "table.csv").write_text("\n".join(["x,y,split", *lines]) + "\n")
@@ -84,7 +84,7 @@ def test_a_single_training_record_covers_nothing_that_can_be_told(deepseek_jax, 
     assert (status, err) == (0, "") and "Coverage: the only training record has no other" in out
 
 
-def test_a_set_that_ships_is_meant_by_its_name(tmp_path, monkeypatch):
+def test_a_built_in_set_takes_precedence_over_a_directory_of_its_name(tmp_path, monkeypatch):
     from deepseek_jax.cli.data_check import names_corpus
 
     monkeypatch.chdir(tmp_path)
@@ -93,7 +93,7 @@ def test_a_set_that_ships_is_meant_by_its_name(tmp_path, monkeypatch):
     assert not names_corpus("digits", {}) and names_corpus("./digits", {}) and names_corpus("code", {})
 
 
-def test_a_corpus(deepseek_jax, tmp_path, monkeypatch):
+def test_a_text_corpus_is_checked_for_copies_and_broken_records(deepseek_jax, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEEPSEEK_JAX_DATA", str(tmp_path / "cache"))
     texts = [text for _, text in sorted(topics.topics.items())]
@@ -103,12 +103,12 @@ def test_a_corpus(deepseek_jax, tmp_path, monkeypatch):
     assert (status, err) == (0, "") and "1 record was skipped in reading" in out
     page = (tmp_path / "topics-check.html").read_text()
     assert "topics.jsonl:1: broken JSON" in page and "<td>held_out</td><td>topics</td>" in page
-    assert "topics.jsonl:2" in page  # with its copy, in one split or in two
+    assert "topics.jsonl:2" in page  # listed with its copy
     assert not (tmp_path / "topics-exclude.txt").exists()
 
 
-def test_of_a_large_corpus_a_sample_is_looked_at(deepseek_jax, tmp_path, monkeypatch):
-    """What is held out is looked at whole, as it is the smaller part; what is drawn is the same every time."""
+def test_a_sample_of_a_large_corpus_is_checked(deepseek_jax, tmp_path, monkeypatch):
+    """All held-out documents are checked, as they are few; the training sample is the same every time."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEEPSEEK_JAX_DATA", str(tmp_path / "cache"))
     rng = np.random.default_rng(0)
@@ -127,10 +127,10 @@ def test_of_a_large_corpus_a_sample_is_looked_at(deepseek_jax, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("name", ["few-check.html", "few-exclude.txt"])
-def test_what_it_would_write_is_looked_at_first(deepseek_jax, tmp_path, monkeypatch, name):
+def test_unwritable_outputs_are_refused_before_anything_is_read(deepseek_jax, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).mkdir()
-    status, out, err = deepseek_jax("data", "check", "few.csv")  # which is not even there
+    status, out, err = deepseek_jax("data", "check", "few.csv")  # a file that does not exist
     assert (status, out, err) == (2, "", f"deepseek-jax: {name} is a directory; name a file in it.\n")
 
 
@@ -162,7 +162,7 @@ def test_what_it_would_write_is_looked_at_first(deepseek_jax, tmp_path, monkeypa
         (["few.txt", "--config.data.held_out=0"], "few has 1 records; a check needs at least 20"),
     ],
 )
-def test_what_cannot_be_checked(deepseek_jax, tmp_path, monkeypatch, arguments, message):
+def test_sources_that_cannot_be_checked_are_refused(deepseek_jax, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEEPSEEK_JAX_DATA", str(tmp_path / "cache"))
     (tmp_path / "few.txt").write_text("A single document.\n")
@@ -173,7 +173,7 @@ def test_what_cannot_be_checked(deepseek_jax, tmp_path, monkeypatch, arguments, 
         (tmp_path / "photos" / name).touch()
     status, out, err = deepseek_jax("data", "check", *arguments)
     assert status == 2 and err.count("\n") == 1 and message in err, err
-    assert not out.strip() or arguments[0].endswith(".txt")  # of text the stages of preparing it
+    assert not out.strip() or arguments[0].endswith(".txt")  # preparing a text prints its stages
     assert not list(tmp_path.glob("*.html"))
 
 

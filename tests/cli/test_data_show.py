@@ -1,11 +1,11 @@
-"""deepseek-jax data show: a page with the set, its records, and what each augmentation makes of them."""
+"""deepseek-jax data show: a page with the set, its records, and the effect of each augmentation."""
 
 import re
 
 from deepseek_jax.data.sets.show import SHOWN, alone
 
 
-def test_a_page_with_every_augmentation(deepseek_jax, tmp_path):
+def test_augment_shows_every_augmentation(deepseek_jax, tmp_path):
     page = tmp_path / "digits.html"
     status, out, err = deepseek_jax("data", "show", "digits", "--augment", "--output", str(page))
     assert (status, out, err) == (0, f"wrote {page}\n", "")
@@ -17,7 +17,7 @@ def test_a_page_with_every_augmentation(deepseek_jax, tmp_path):
     assert "<td>train</td><td>1,259</td>" in text
 
 
-def test_pages_of_other_kinds(deepseek_jax, tmp_path, monkeypatch):
+def test_pages_of_tables_and_series(deepseek_jax, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("diabetes", "co2"):
         assert deepseek_jax("data", "show", name)[0] == 0
@@ -25,7 +25,7 @@ def test_pages_of_other_kinds(deepseek_jax, tmp_path, monkeypatch):
     assert (tmp_path / "co2.html").read_text().count("data:image/png") == 1
 
 
-def test_a_table_of_ones_own_by_what_its_columns_are(deepseek_jax, tmp_path, monkeypatch):
+def test_a_users_own_table_is_shown_by_its_columns(deepseek_jax, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rows = [f"{number},{number % 7},{'ab'[number % 2]}" for number in range(40)]
     (tmp_path / "t.csv").write_text("\n".join(["age,size,kind", *rows]) + "\n")
@@ -35,7 +35,7 @@ def test_a_table_of_ones_own_by_what_its_columns_are(deepseek_jax, tmp_path, mon
     assert "<td>train</td><td>40</td>" in (tmp_path / "t.csv.html").read_text()
 
 
-def test_the_augmentations_that_are_asked_for(deepseek_jax, tmp_path):
+def test_only_the_configured_augmentations_are_shown(deepseek_jax, tmp_path):
     page = tmp_path / "page.html"
     words = "--config.augment.image.rotate=7", "--config.dataset.seed=3"
     assert deepseek_jax("data", "show", "digits", *words, "--output", str(page))[0] == 0
@@ -43,7 +43,7 @@ def test_the_augmentations_that_are_asked_for(deepseek_jax, tmp_path):
     assert headings == ["Classes", "Records of the training split", "rotate 7", "all together"]
 
 
-def test_what_cannot_be_shown(deepseek_jax, tmp_path, monkeypatch):
+def test_sets_and_augmentations_that_cannot_be_shown_are_refused(deepseek_jax, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, _, err = deepseek_jax("data", "show", "co2", "--augment")
     assert status == 2 and err == "deepseek-jax: augmentations are for images and texts; co2 is of kind series.\n"
@@ -54,7 +54,7 @@ def test_what_cannot_be_shown(deepseek_jax, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_augmentations_are_shown_alone():
+def test_augmentations_are_shown_one_by_one_and_together():
     shown = dict(alone(SHOWN["text"]))
     assert list(shown) == ["reorder 1", "synonyms 0.3", "insert 0.2", "swap 0.2", "delete 0.2", "all together"]
     assert shown["swap 0.2"].text.swap == 0.2 and shown["swap 0.2"].text.delete == 0

@@ -1,4 +1,4 @@
-"""deepseek-jax plan: what lies where on a cluster that is not here."""
+"""deepseek-jax plan: how a model would be sharded over a cluster, and the memory that each device would need."""
 
 import re
 
@@ -19,7 +19,7 @@ def gib(output: str, row: str) -> float:
     return float(number.replace(",", "")) / {"KiB": 2**20, "MiB": 2**10, "GiB": 1}[unit]
 
 
-def test_what_is_split_and_what_it_takes(deepseek_jax):
+def test_sharded_dimensions_and_memory_are_shown(deepseek_jax):
     status, output, _ = deepseek_jax(*TINY, "--mesh", "data=1,fsdp=2,expert=4")
     assert status == 0
     assert re.search(r"feed_forward/experts/gate +4 +experts 16 / expert, embed 256 / fsdp, .* 4 x 128 x 128", output)
@@ -27,13 +27,13 @@ def test_what_is_split_and_what_it_takes(deepseek_jax):
     assert "fits: " in output and "of 16.0 GiB a device of v5e:2x4" in output and "warning" not in output
 
 
-def test_a_row_for_each_tensor(deepseek_jax):
+def test_all_shows_a_row_for_each_tensor(deepseek_jax):
     output = deepseek_jax(*TINY, "--all")[1]
     assert "layers/1-3/feed_forward/experts/gate" in output and "mtp/0/block/attention/out" in output
 
 
 def test_bytes_are_those_of_the_parameters(deepseek_jax):
-    """V3 whole on every device: parameters and gradients in float32, two moments in bfloat16."""
+    """V3 replicated on every device: parameters and gradients in float32, two moments in bfloat16."""
     from deepseek_jax.models.presets import preset
 
     words = "--config configs/v3_671b.py --topology v5p:2x2x2 --mesh data=8,fsdp=1,expert=1".split()
@@ -46,10 +46,10 @@ def test_bytes_are_those_of_the_parameters(deepseek_jax):
     assert "does not fit" in output
 
 
-def test_small_sizes_are_no_zeros(deepseek_jax):
+def test_small_sizes_are_not_shown_as_zero(deepseek_jax):
     output = deepseek_jax(*TINY)[1]
-    assert re.search(r"^parameters +39\.\d\d MiB$", output, re.M)  # 10.4M of four bytes
-    assert re.search(r"^norm/scale .* 0\.00098$", output, re.M)  # 256 of them
+    assert re.search(r"^parameters +39\.\d\d MiB$", output, re.M)  # 10.4M parameters of 4 bytes
+    assert re.search(r"^norm/scale .* 0\.00098$", output, re.M)  # 256 numbers of 4 bytes, in MiB
     assert not re.search(r" 0\.0+( |$)", output, re.M)
 
 
@@ -57,11 +57,11 @@ def test_small_sizes_are_no_zeros(deepseek_jax):
     "size, text",
     [(5 * 2**40, "5,120.00 GiB"), (2**30, "1.00 GiB"), (2**27, "0.12 GiB"), (2**26, "64.00 MiB"), (300, "0.29 KiB")],
 )
-def test_bytes_in_the_unit_that_fits(size, text):
+def test_bytes_are_written_in_a_fitting_unit(size, text):
     assert amount(size) == text
 
 
-def test_microbatches_keep_a_second_gradient(deepseek_jax):
+def test_microbatches_need_a_second_gradient(deepseek_jax):
     whole, parts = (
         deepseek_jax(*TINY, "--config.train.batch_size=32", f"--config.train.microbatch_size={size}")[1]
         for size in (32, 16)
@@ -69,7 +69,7 @@ def test_microbatches_keep_a_second_gradient(deepseek_jax):
     assert gib(parts, "gradients") == pytest.approx(2 * gib(whole, "gradients"), rel=1e-3)
 
 
-def test_a_pipeline_stores_parts_of_all_layers_and_keeps_what_every_turn_leaves(deepseek_jax):
+def test_a_pipeline_shards_all_layers_and_more_microbatches_need_less_activation_memory(deepseek_jax):
     words = *TINY, "--mesh", "data=1,stage=2,fsdp=4", "--config.train.batch_size=64", "--config.train.remat=dots"
     few, many = (deepseek_jax(*words, f"--config.train.pipeline_microbatches={count}")[1] for count in (2, 16))
     assert re.search(r"feed_forward/experts/gate +3 +experts 16, embed 256 / fsdp x stage, .* 16 x 32 x 128", few)
@@ -77,8 +77,8 @@ def test_a_pipeline_stores_parts_of_all_layers_and_keeps_what_every_turn_leaves(
     assert gib(many, r"activations \(estimate\)") < gib(few, r"activations \(estimate\)")
 
 
-def test_without_a_capacity_factor_there_is_room_for_the_worst_case(deepseek_jax):
-    """A token may choose both of a device's experts: two rows there, four times the half of an even load."""
+def test_without_a_capacity_factor_the_worst_case_is_planned_for(deepseek_jax):
+    """A token may choose both experts of one device: two rows there, four times the even load of half a row."""
     words = *TINY, "--mesh", "data=1,expert=8", "--config.train.remat=none", "--config.router.capacity_factor"
     even, worst, without, beyond = (
         gib(deepseek_jax(*words, factor)[1], r"activations \(estimate\)") for factor in ("1", "3.9", "0", "100")
@@ -86,8 +86,11 @@ def test_without_a_capacity_factor_there_is_room_for_the_worst_case(deepseek_jax
     assert even < worst <= without == beyond
 
 
-def test_what_is_not_trained_lies_there_too(deepseek_jax):
-    """Adapters beside a frozen model whose masks go on pruning: the model and a byte a mask, and weights made anew."""
+def test_frozen_weights_and_masks_are_counted(deepseek_jax):
+    """With adapters and pruning masks, buffers hold the frozen model and a byte per mask entry.
+
+    The activations include the weights that are computed from them.
+    """
     whole = deepseek_jax(*TINY)[1]
     words = "--config.tune.lora.rank=2", "--config.prune.method=magnitude", "--config.prune.sparsity=0.5"
     tuned = deepseek_jax(*TINY, *words, "--config.train.ema_decay=0.9")[1]
@@ -102,7 +105,7 @@ def test_what_is_not_trained_lies_there_too(deepseek_jax):
     assert re.search(r"^masks/feed_forward/experts/gate +4 +experts 16, embed 256", tuned, re.M)
 
 
-def test_scales_of_groups_lie_apart_where_the_mesh_divides_their_outputs(deepseek_jax):
+def test_quantisation_scales_are_sharded_where_the_mesh_divides_their_outputs(deepseek_jax):
     words = "--config.quantize.weights=int4", "--config.quantize.group=32"
     output = deepseek_jax(*TINY, "--mesh", "data=1,fsdp=8", *words)[1]
     assert re.search(
@@ -112,17 +115,17 @@ def test_scales_of_groups_lie_apart_where_the_mesh_divides_their_outputs(deepsee
     assert re.search(r"^rounded/attention/q_up/scales +5 +- 4, heads 4, - 48 ", output, re.M), "4 heads on 8 devices"
 
 
-def test_a_device_may_have_one_expert_and_no_less():
+def test_more_devices_than_experts_are_refused():
     mesh = abstract_mesh(MeshConfig(expert=8), 8)
     assert problems(mesh, [], 8) == []
     assert problems(mesh, [], 7)[0].startswith("mesh.expert is 8, more than the 7 experts")
 
 
-def test_what_does_not_divide_takes_the_larger_part():
+def test_bytes_of_an_uneven_shard_are_those_of_the_larger_part():
     assert Placement("out", (5, 3), 4, ("embed", None), (("fsdp",), ()), (2, 1)).bytes_a_device == 3 * 3 * 4
 
 
-def test_warnings(deepseek_jax):
+def test_settings_that_do_not_fit_the_mesh_are_warned_of(deepseek_jax):
     several = deepseek_jax(*TINY, "--topology", "v5e:4x8", "--mesh", "data=1,expert=32")[1]
     assert "mesh.expert is 32, more than the 16 experts" in several
     uneven = deepseek_jax(*TINY, "--mesh", "data=2,tensor=4", "--config.model.num_attention_heads=6")[1]
@@ -153,14 +156,14 @@ def test_warnings(deepseek_jax):
         (["--topology", "h100"], "hosts and the GPUs of a host, for example h100:16x8"),
     ],
 )
-def test_what_cannot_be_planned_is_said_in_one_sentence(deepseek_jax, words, reason):
+def test_impossible_plans_are_refused_in_one_sentence(deepseek_jax, words, reason):
     status, _, error = deepseek_jax(*TINY, *words)
     assert status == 2 and reason in error and error.count("\n") == 1
 
 
-def test_devices_of_a_topology():
+def test_the_number_of_devices_follows_from_the_topology():
     assert topology.parse("v5p:8x8x16").num_devices == 1024
-    assert topology.parse("tpu7x:4x4x4").num_devices == 128  # two devices a chip
+    assert topology.parse("tpu7x:4x4x4").num_devices == 128  # two devices per chip
     assert topology.parse("H100:128x8").name == "h100:128x8"
 
 
@@ -168,6 +171,6 @@ def test_devices_of_a_topology():
     "kind, name",
     [("TPU v5p", "v5p"), ("TPU v5", "v5p"), ("TPU v5 lite", "v5e"), ("TPU v6 lite", "v6e"), ("TPU7x", "tpu7x")],
 )
-def test_chips_are_known_by_what_jax_calls_them(kind, name):
+def test_chips_are_found_by_jaxs_device_kind(kind, name):
     assert chip_of(kind) is CHIPS[name]
     assert chip_of("cpu") is None

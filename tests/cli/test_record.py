@@ -1,4 +1,4 @@
-"""config.json: what is written comes back, and a run directory belongs to one experiment."""
+"""config.json of a run: it is read back as written, and a run directory belongs to one experiment."""
 
 import dataclasses
 import errno
@@ -22,12 +22,12 @@ from deepseek_jax.studies import runs
 EXPERIMENT = Experiment(train=TrainConfig(steps=7))
 
 
-def test_the_experiment_comes_back_from_the_run_directory(tmp_path):
+def test_the_experiment_is_read_back_from_the_run_directory(tmp_path):
     record.claim(tmp_path / "new" / "run", EXPERIMENT)
     assert record.read(tmp_path / "new" / "run") == EXPERIMENT
 
 
-def test_config_json_says_the_software(tmp_path):
+def test_config_json_records_the_software(tmp_path):
     record.claim(tmp_path, EXPERIMENT)
     written = json.loads((tmp_path / "config.json").read_text())
     assert written["hash"] == record.experiment_hash(EXPERIMENT)
@@ -36,7 +36,7 @@ def test_config_json_says_the_software(tmp_path):
     assert written["code"] == record.code_hash() and len(written["code"]) == 16
 
 
-def test_the_hash_tells_settings_apart_and_nothing_else():
+def test_the_hash_depends_on_the_settings_alone():
     assert record.experiment_hash(EXPERIMENT) == record.experiment_hash(Experiment(train=TrainConfig(steps=7)))
     assert record.experiment_hash(EXPERIMENT) != record.experiment_hash(Experiment())
 
@@ -50,7 +50,7 @@ def test_a_run_directory_refuses_another_experiment(tmp_path):
     assert record.read(tmp_path) == EXPERIMENT
 
 
-def test_a_directory_of_the_other_family_or_none_is_refused(tmp_path):
+def test_a_run_of_the_other_family_and_a_file_are_refused_as_run_directory(tmp_path):
     record.claim(tmp_path, EXPERIMENT)
     with pytest.raises(UserError, match="holds a run of the family language_model"):
         record.claim(tmp_path, SupervisedExperiment())
@@ -58,7 +58,7 @@ def test_a_directory_of_the_other_family_or_none_is_refused(tmp_path):
         record.claim(tmp_path / record.FILE, EXPERIMENT)
 
 
-def test_a_place_where_nothing_can_be_made_is_told_from_one_where_it_can(tmp_path):
+def test_check_place_refuses_impossible_paths_without_creating_anything(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file/run cannot be made a run directory: Not a directory; give another."):
         record.check_place(tmp_path / "file" / "run")
@@ -66,7 +66,7 @@ def test_a_place_where_nothing_can_be_made_is_told_from_one_where_it_can(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_run_goes_on_with_other_logging(tmp_path):
+def test_a_run_may_resume_with_other_logging(tmp_path):
     record.claim(tmp_path, EXPERIMENT)
     other = dataclasses.replace(EXPERIMENT, log=LogConfig(every=3))
     record.claim(tmp_path, other)
@@ -74,7 +74,7 @@ def test_a_run_goes_on_with_other_logging(tmp_path):
 
 
 @pytest.mark.parametrize("changed", [{"pipeline_microbatches": 4}, {"pipeline_rounds": 2}, {"remat": "full"}])
-def test_a_run_goes_on_with_what_another_mesh_needs(tmp_path, changed):
+def test_a_run_may_resume_with_other_pipeline_and_remat_settings(tmp_path, changed):
     record.claim(tmp_path, EXPERIMENT)
     other = dataclasses.replace(EXPERIMENT, train=dataclasses.replace(EXPERIMENT.train, **changed))
     record.claim(tmp_path, other)
@@ -82,7 +82,7 @@ def test_a_run_goes_on_with_what_another_mesh_needs(tmp_path, changed):
     assert runs.identity(other) != runs.identity(EXPERIMENT), "studies may compare their speed"
 
 
-def test_a_run_goes_on_where_prepared_data_lies_elsewhere(tmp_path):
+def test_a_run_may_resume_with_prepared_data_elsewhere(tmp_path):
     experiment = SupervisedExperiment()
     record.claim(tmp_path, experiment)
     moved = dataclasses.replace(experiment, dataset=dataclasses.replace(experiment.dataset, directory="/data"))
@@ -91,8 +91,8 @@ def test_a_run_goes_on_where_prepared_data_lies_elsewhere(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["every", "batch_size", "batches"])
-def test_evaluations_that_may_end_a_run_stay_as_they_are(tmp_path, key):
-    """When they are and what they are of; what is looked at afterwards may change."""
+def test_with_early_stopping_a_run_may_not_resume_with_other_evaluations(tmp_path, key):
+    """With early stopping, when evaluations take place and on which batches is fixed; the final scoring may change."""
     before = EvalConfig(every=2, batch_size=4, batches=8)
     after = dataclasses.replace(before, **{key: 5})
     patient = dataclasses.replace(EXPERIMENT, eval=before, stopping=StoppingConfig(patience=3))
@@ -106,7 +106,7 @@ def test_evaluations_that_may_end_a_run_stay_as_they_are(tmp_path, key):
         record.claim(tmp_path / "impatient", dataclasses.replace(EXPERIMENT, eval=eval))
 
 
-def test_a_run_may_begin_to_drop_steps_and_not_to_stop_at_them(tmp_path):
+def test_a_run_may_switch_to_skipping_non_finite_steps_but_not_back(tmp_path):
     drops = dataclasses.replace(EXPERIMENT, train=dataclasses.replace(EXPERIMENT.train, on_nonfinite="skip"))
     record.claim(tmp_path, EXPERIMENT)
     record.claim(tmp_path, drops)
@@ -115,20 +115,20 @@ def test_a_run_may_begin_to_drop_steps_and_not_to_stop_at_them(tmp_path):
         record.claim(tmp_path, EXPERIMENT)
 
 
-def test_a_run_among_its_own_texts_is_refused(tmp_path):
+def test_a_run_directory_that_is_the_source_of_its_texts_is_refused(tmp_path):
     experiment = dataclasses.replace(EXPERIMENT, data=DataConfig(source=str(tmp_path)))
     with pytest.raises(UserError, match="is the directory of data.source"):
         record.claim(tmp_path / ".", experiment)
     assert not list(tmp_path.iterdir())
 
 
-def test_checkpoints_of_nobody_knows_what_are_refused(tmp_path):
+def test_a_directory_with_checkpoints_but_no_config_json_is_refused(tmp_path):
     (tmp_path / "checkpoints" / "10").mkdir(parents=True)
     with pytest.raises(UserError, match="has checkpoints but no config.json that describes them"):
         record.claim(tmp_path, EXPERIMENT)
 
 
-def test_settings_that_an_old_run_does_not_know_take_their_defaults(tmp_path):
+def test_settings_missing_in_an_old_config_json_take_their_defaults(tmp_path):
     values = dataclasses.asdict(EXPERIMENT)
     del values["optimizer"]["schedule"], values["log"]
     (tmp_path / "config.json").write_text(json.dumps({"experiment": values}))
@@ -148,14 +148,14 @@ def test_settings_that_an_old_run_does_not_know_take_their_defaults(tmp_path):
         ('{"experiment": {"train": {"steps": "x"}}}', "train.steps is 'x'; it must be a whole number."),
     ],
 )
-def test_a_config_json_that_cannot_be_read(tmp_path, text, message):
+def test_an_unreadable_config_json_is_refused(tmp_path, text, message):
     if text is not None:
         (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match=message):
         record.read(tmp_path)
 
 
-def test_a_file_system_without_locks_is_trusted(tmp_path, monkeypatch):
+def test_on_a_file_system_without_locks_runs_are_not_locked(tmp_path, monkeypatch):
     def flock(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 

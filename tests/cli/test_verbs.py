@@ -29,12 +29,12 @@ def get_config():
 """
 
 DENSE = "--config.model.num_hidden_layers=1", "--config.model.num_nextn_predict_layers=0"
-BRIEF = *DENSE, "--config.train.steps=1", "--config.eval.samples=0"  # where another model's name or text is all
+BRIEF = *DENSE, "--config.train.steps=1", "--config.eval.samples=0"  # for tests that only need some run
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A config file, its text, and the run directory that `train` made of them."""
+    """A folder with a config file (mine.py), its text, and the run directory `run` that `train` made with them."""
     folder = tmp_path_factory.mktemp("verbs")
     texts = [topics.topics[name] for name in sorted(topics.topics)[:20]]
     (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def train(deepseek_jax, folder):
-    """train with overrides, in the run directory `run` unless another is named."""
+    """train(*overrides, workdir="run") runs the verb `train` in this directory of `folder`."""
 
     def run(*overrides: str, workdir: str = "run"):
         return deepseek_jax("train", "--config", f"{folder}/mine.py", "--workdir", f"{folder}/{workdir}", *overrides)
@@ -53,7 +53,7 @@ def train(deepseek_jax, folder):
     return run
 
 
-def test_train_leaves_a_run_directory(folder):
+def test_train_writes_a_run_directory(folder):
     names = {path.name for path in (folder / "run").iterdir()}
     assert {"config.json", "tokenizer.json", "metrics.jsonl", "checkpoints", "report.html", "tensorboard"} <= names
 
@@ -65,7 +65,7 @@ def test_train_leaves_a_run_directory(folder):
         ("--config.train.batch_size=3", "holds another experiment: train.batch_size is 2 there and 3 here"),
     ],
 )
-def test_a_run_directory_of_another_experiment(train, override, message):
+def test_a_run_directory_of_another_experiment_is_refused(train, override, message):
     status, _, err = train(override)
     assert status == 2 and message in err and err.count("\n") == 1
 
@@ -78,12 +78,12 @@ def test_a_run_directory_of_another_experiment(train, override, message):
         ("--config.mesh.expert=3", "needs a multiple of 3 devices, and there is 1: change"),
     ],
 )
-def test_what_train_refuses(train, override, message):
+def test_train_refuses_impossible_settings_in_one_line(train, override, message):
     status, _, err = train(override, workdir="refused")
     assert status == 2 and message in err and err.count("\n") == 1
 
 
-def test_a_run_directory_that_cannot_be_made_is_said_before_the_data_is_prepared(train, folder):
+def test_an_impossible_run_directory_is_refused_before_data_is_prepared(train, folder):
     status, _, err = train("--config.data.source=no/such/text", workdir="text.jsonl/run")
     assert (status, err) == (
         2,
@@ -91,13 +91,13 @@ def test_a_run_directory_that_cannot_be_made_is_said_before_the_data_is_prepared
     )
 
 
-def test_a_tokenizer_that_the_model_has_no_room_for(train, folder):
+def test_a_tokenizer_larger_than_the_vocabulary_is_refused(train, folder):
     tokenizer = f"--config.data.tokenizer={folder}/run/tokenizer.json"
     status, _, err = train(tokenizer, "--config.model.vocab_size=300", workdir="refused")
     assert status == 2 and "set model.vocab_size to at least 512" in err
 
 
-def test_a_scheduler_can_tell_a_run_that_was_stopped_from_a_finished_one(train, monkeypatch):
+def test_fail_when_stopped_tells_a_stopped_run_from_a_finished_one(train, monkeypatch):
     place = Setup.place
 
     def stopped(setup, batches):
@@ -112,18 +112,18 @@ def test_a_scheduler_can_tell_a_run_that_was_stopped_from_a_finished_one(train, 
     assert [train(*options, "--fail-when-stopped", workdir="stopped")[0] for _ in range(2)] == [0, 0]
 
 
-def test_steps_to_trace_that_are_not_taken_are_said(deepseek_jax, folder):
+def test_steps_to_profile_that_are_not_taken_are_reported(deepseek_jax, folder):
     words = "train", "--config", f"{folder}/mine.py", "--workdir", f"{folder}/run", "--profile"
     status, _, err = deepseek_jax(*words, "3:4")
     assert (status, err) == (
         2,
         "deepseek-jax: --profile begins at step 3, but train.steps is 2; name steps up to that.\n",
     )
-    status, _, err = deepseek_jax(*words, "1:2")  # which were taken before
+    status, _, err = deepseek_jax(*words, "1:2")  # steps that the finished run has already taken
     assert status == 0 and "nothing was traced: the steps 1 to 2 of --profile were done already" in err
 
 
-def test_a_batch_that_the_mesh_does_not_divide(python, folder):
+def test_a_batch_that_the_mesh_does_not_divide_is_refused_by_train(python, folder):
     argv = "train", "--config", f"{folder}/mine.py", "--workdir", f"{folder}/refused", "--config.train.batch_size=3"
     done = python("-m", "deepseek_jax", *argv, devices=2)
     assert done.returncode == 2 and "train.batch_size" in done.stderr and done.stderr.count("\n") == 1
@@ -135,12 +135,12 @@ def test_eval_scores_beside_compressors(deepseek_jax, folder):
     assert "step 2" in out and "gzip -9" in out and "xz -9" in out and "total" in out
 
 
-def test_what_was_skipped_is_said_once(deepseek_jax, train, folder):
+def test_skipped_records_are_reported_once(deepseek_jax, train, folder):
     text = folder / "broken.jsonl"
     text.write_text((folder / "text.jsonl").read_text() + '{"text":\n')
     source = f"--config.data.source={text}"
     place = f"broken: 1 record was skipped, the first: {text}:21: broken JSON; all in {folder}/data/text/broken-"
-    for _ in range(2):  # prepared, and found again
+    for _ in range(2):  # first prepared, then found in the cache
         status, out, _ = train(source, *BRIEF, workdir="of_broken")
         assert status == 0 and out.count("skipped,") == 1 and place in out
     status, out, _ = deepseek_jax("eval", "--workdir", f"{folder}/of_broken")
@@ -151,7 +151,7 @@ def test_what_was_skipped_is_said_once(deepseek_jax, train, folder):
     assert status == 0 and out.count("skipped,") == 1 and place in out
 
 
-def test_eval_of_an_earlier_checkpoint_on_all_of_another_text(deepseek_jax, folder):
+def test_eval_of_an_earlier_checkpoint_on_another_text(deepseek_jax, folder):
     (folder / "other.txt").write_text("Another text, which is one document.\n" * 5)
     argv = "--workdir", f"{folder}/run", "--checkpoint", "1", "--source", f"{folder}/other.txt", "--batch-size", "1"
     status, out, _ = deepseek_jax("eval", *argv)
@@ -159,7 +159,7 @@ def test_eval_of_an_earlier_checkpoint_on_all_of_another_text(deepseek_jax, fold
     assert "step 1" in out and "other.txt" in out
 
 
-def test_a_checkpoint_that_is_not_there(deepseek_jax, folder):
+def test_a_missing_checkpoint_is_refused_with_those_that_exist(deepseek_jax, folder):
     status, _, err = deepseek_jax("eval", "--workdir", f"{folder}/run", "--checkpoint", "7")
     assert (status, err) == (2, f"deepseek-jax: {folder}/run has no checkpoint of step 7; it has 1, 2.\n")
 
@@ -184,10 +184,10 @@ def test_predict_is_not_for_language_models(deepseek_jax, folder):
     )
 
 
-def test_texts_past_what_the_model_was_made_for_are_said(deepseek_jax, folder):
-    """max_position_embeddings is 256."""
+def test_texts_longer_than_max_position_embeddings_are_warned_of(deepseek_jax, folder):
+    """The model's max_position_embeddings is 256."""
     argv = "generate", "--workdir", f"{folder}/run", "--max-new-tokens", "4"
-    status, out, err = deepseek_jax(*argv, "--prompt", "0" * 400)  # a digit is a token
+    status, out, err = deepseek_jax(*argv, "--prompt", "0" * 400)  # each digit is one token
     assert status == 0 and out.startswith("0" * 400)
     sentence = (
         "tokens, and the model was made for 256 (max_position_embeddings); do not rely on what comes after these."
@@ -200,12 +200,12 @@ def test_texts_past_what_the_model_was_made_for_are_said(deepseek_jax, folder):
 
 @pytest.fixture(scope="module")
 def released(folder):
-    """The run as `convert` writes it: config.json, safetensors, tokenizer.json."""
+    """The directory to which `convert` wrote the run: config.json, safetensors, tokenizer.json."""
     assert main(["convert", f"{folder}/run", f"{folder}/released"]) == 0
     return folder / "released"
 
 
-def test_generate_takes_a_released_checkpoint(deepseek_jax, folder, released):
+def test_generate_continues_with_a_released_checkpoint(deepseek_jax, folder, released):
     argv = "--prompt", "The class statement", "--max-new-tokens", "8"
     status, out, err = deepseek_jax("generate", "--workdir", str(released), *argv)
     assert (status, err) == (0, "") and out == deepseek_jax("generate", "--workdir", f"{folder}/run", *argv)[1]
@@ -216,7 +216,7 @@ def test_generate_takes_a_released_checkpoint(deepseek_jax, folder, released):
     assert status == 0 and asked.startswith("The class statement\n") and asked != out
 
 
-def test_a_released_checkpoint_in_bfloat16_is_computed_in_it(deepseek_jax, folder, released):
+def test_a_bfloat16_checkpoint_is_computed_in_bfloat16(deepseek_jax, folder, released):
     from deepseek_jax.train.any_checkpoint import read_trained
 
     assert deepseek_jax("convert", str(released), f"{folder}/rough", "--dtype", "bfloat16")[0] == 0
@@ -225,7 +225,7 @@ def test_a_released_checkpoint_in_bfloat16_is_computed_in_it(deepseek_jax, folde
     assert deepseek_jax("generate", "--workdir", f"{folder}/rough", "--prompt", "A", "--max-new-tokens", "2")[0] == 0
 
 
-def test_eval_of_a_released_checkpoint_is_that_of_its_run(deepseek_jax, folder, released):
+def test_eval_of_a_released_checkpoint_equals_that_of_its_run(deepseek_jax, folder, released):
     (folder / "scored.txt").write_text("A text that neither was trained on.\n" * 9)
     argv = "--source", f"{folder}/scored.txt", "--batch-size", "2"
     status, of_run, _ = deepseek_jax("eval", "--workdir", f"{folder}/run", *argv)
@@ -239,7 +239,7 @@ def test_eval_of_a_released_checkpoint_is_that_of_its_run(deepseek_jax, folder, 
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_from_pretrained_reads_a_run_as_what_convert_makes_of_it(folder, released, dtype):
+def test_from_pretrained_reads_a_run_like_its_converted_checkpoint(folder, released, dtype):
     import jax
     import numpy as np
 
@@ -261,12 +261,12 @@ def test_from_pretrained_reads_a_run_as_what_convert_makes_of_it(folder, release
         (["generate", "--prompt", "a", "--checkpoint", "/"], "/ is a directory, not the number of a step;"),
     ],
 )
-def test_what_a_released_checkpoint_cannot_do(deepseek_jax, released, words, message):
+def test_options_that_a_released_checkpoint_cannot_serve_are_refused(deepseek_jax, released, words, message):
     status, _, err = deepseek_jax(*words, "--workdir", str(released))
     assert status == 2 and message in err and err.count("\n") == 1
 
 
-def test_a_released_checkpoint_without_its_tokenizer_or_with_another(deepseek_jax, tmp_path, released):
+def test_a_released_checkpoint_without_or_with_a_wrong_tokenizer_is_refused(deepseek_jax, tmp_path, released):
     v3 = shutil.copytree(Path(__file__).parents[1] / "goldens/v3", tmp_path / "v3")
     argv = "generate", "--workdir", str(v3), "--prompt", "a"
     status, _, err = deepseek_jax(*argv)
@@ -277,15 +277,15 @@ def test_a_released_checkpoint_without_its_tokenizer_or_with_another(deepseek_ja
     assert status == 2 and "has 512 entries and the model 256; copy the model's own there." in err
 
 
-def test_names_with_brackets_are_said_whole(deepseek_jax, train, folder, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "300")  # one line holds them
+def test_names_with_brackets_are_not_taken_for_markup(deepseek_jax, train, folder, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")  # so that rich does not wrap the names
     text = folder / "some [bold].jsonl"
     text.write_text((folder / "text.jsonl").read_text())
     status, out, _ = train(f"--config.data.source={text}", *BRIEF, workdir="r[adam]")
     assert status == 0 and f"{folder}/r[adam]" in out
     directory = f"--config.data.directory={folder}/data"
     status, out, _ = deepseek_jax("data", "prepare", "--source", str(text), directory)
-    assert status == 0 and out.count("│ some [bold] │") == 2  # a row for each split
+    assert status == 0 and out.count("│ some [bold] │") == 2  # one row per split
 
 
 @pytest.mark.parametrize("action", ["prepare", "inspect"])
