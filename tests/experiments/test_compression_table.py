@@ -1,4 +1,4 @@
-"""The table of smaller models: shown of what is made, kept only where it is whole."""
+"""The table of compressed models: partial results are printed, only complete ones replace the saved table."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from deepseek_jax.cli import runtime
 from experiments import compression_table
 
 
-def test_half_a_table_does_not_replace_a_whole_one(tmp_path, monkeypatch, capsys):
+def test_a_partial_table_does_not_replace_a_complete_one(tmp_path, monkeypatch, capsys):
     kept = tmp_path / "compression.md"
     kept.write_text("both\n")
     monkeypatch.setattr(runtime, "prepare", lambda: None)

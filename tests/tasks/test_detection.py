@@ -1,4 +1,4 @@
-"""Boxes: targets, loss and decoding agree with each other and with what can be counted by hand."""
+"""Object detection: targets, loss and decoding agree with each other and with hand-computed values."""
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +6,14 @@ import numpy as np
 
 from deepseek_jax.tasks import detection
 
-# The second's centre is in the last cell.
+# [picture, box, (top, left, bottom, right)]; the centre of the second box is in the grid's last cell.
 BOXES = jnp.array([[[0.1, 0.2, 0.3, 0.6], [0.8, 0.7, 1.0, 1.0], [0, 0, 0, 0]], [[0.0, 0.0, 1.0, 1.0]] + [[0] * 4] * 2])
 LABELS = jnp.array([[1, 0, -1], [2, -1, -1]])
 GRID, CLASSES = (8, 6), 3
 
 
 def perfect():
-    """Outputs that say exactly what the boxes are."""
+    """Network outputs that predict BOXES exactly."""
     centre, size = (BOXES[..., :2] + BOXES[..., 2:]) / 2 * jnp.array(GRID), BOXES[..., 2:] - BOXES[..., :2]
     outputs = {
         "heat": np.full((2, *GRID, CLASSES), -20.0),
@@ -28,7 +28,7 @@ def perfect():
     return {name: jnp.asarray(value, jnp.float32) for name, value in outputs.items()}
 
 
-def test_what_is_perfect_decodes_to_the_boxes():
+def test_perfect_outputs_decode_to_the_boxes():
     boxes, classes, scores = detection.decode(perfect(), peaks=2)
     assert [sorted(row) for row in classes.tolist()][0] == [0, 1] and classes[1, 0] == 2
     order = jnp.argsort(-classes[0])
@@ -36,15 +36,15 @@ def test_what_is_perfect_decodes_to_the_boxes():
     np.testing.assert_allclose(boxes[1, 0], BOXES[1, 0], atol=1e-6)
     assert (scores[0] > 0.99).all() and scores[1, 1] < 0.01
     wider, _, _ = detection.decode(perfect() | {"size": 2 * perfect()["size"]}, peaks=2)
-    np.testing.assert_array_equal(wider[1, 0], BOXES[1, 0])  # no box reaches beyond the picture
+    np.testing.assert_array_equal(wider[1, 0], BOXES[1, 0])  # boxes are clipped to the picture
 
 
-def test_no_box_is_turned_inside_out():
+def test_negative_sizes_give_no_inverted_boxes():
     boxes, _, _ = detection.decode(perfect() | {"size": -perfect()["size"]}, peaks=2)
     assert (boxes[..., :2] <= boxes[..., 2:]).all()
 
 
-def test_what_is_perfect_costs_nothing_and_everything_else_something():
+def test_only_perfect_outputs_have_zero_loss():
     weights = {"size_weight": 1.0, "offset_weight": 1.0}
     np.testing.assert_allclose(detection.loss(perfect(), BOXES, LABELS, **weights), 0, atol=1e-5)
     for name in ("heat", "size", "offset"):
@@ -53,28 +53,28 @@ def test_what_is_perfect_costs_nothing_and_everything_else_something():
         assert (detection.loss(off, BOXES, LABELS, **weights) > 0.1).all(), name
 
 
-def test_sizes_off_the_centres_do_not_matter():
+def test_sizes_are_learned_only_at_box_centres():
     def of_size(size):
         return detection.loss(perfect() | {"size": size}, BOXES, LABELS, size_weight=1.0, offset_weight=0.0).sum()
 
     slope = np.asarray(jax.grad(of_size)(jnp.ones((2, *GRID, 2)) * 2))
-    assert (np.abs(slope).sum(axis=-1) > 0).sum() == 3  # as many cells as boxes
+    assert (np.abs(slope).sum(axis=-1) > 0).sum() == 3  # one cell for each box
 
 
-def test_bumps_are_as_wide_as_their_boxes():
-    cell, size = jnp.array([[[4, 3]]]), jnp.array([[[0.75, 0.5]]])  # deviations of 1 and 0.5 cells
+def test_heat_targets_are_gaussians_as_wide_as_their_boxes():
+    cell, size = jnp.array([[[4, 3]]]), jnp.array([[[0.75, 0.5]]])  # standard deviations of 1 and 0.5 cells
     heat = detection.heat_targets(cell, size, jnp.array([[0]]), (*GRID, 1))[0, :, :, 0]
     np.testing.assert_allclose([heat[4, 3], heat[5, 3], heat[4, 4]], [1, np.exp(-0.5), np.exp(-2)], rtol=1e-6)
 
 
-def test_a_picture_without_boxes_learns_that_there_are_none():
+def test_a_picture_without_boxes_has_a_loss_on_its_heat():
     outputs = jax.tree.map(jnp.zeros_like, perfect())
     value = detection.loss(outputs, BOXES * 0, LABELS * 0 - 1, size_weight=1.0, offset_weight=1.0)
     np.testing.assert_allclose(value, GRID[0] * GRID[1] * CLASSES * 0.25 * np.log(2), rtol=1e-5)
 
 
-def test_the_focal_loss_is_that_of_the_paper():
-    """Equation 1, cell by cell: by how far off it is, around a centre the less the nearer it is, over the boxes."""
+def test_the_heat_loss_is_the_papers_focal_loss():
+    """CenterNet's equation 1, cell by cell: negatives near a centre count less, and the sum is divided by the boxes."""
     logits = np.random.default_rng(0).normal(size=(2, *GRID, CLASSES))
     expected = np.zeros(2)
     for (picture, *cell, label), p in np.ndenumerate(1 / (1 + np.exp(-logits))):
@@ -89,13 +89,13 @@ def test_the_focal_loss_is_that_of_the_paper():
     np.testing.assert_allclose(found, expected / [2, 1], rtol=1e-4)
 
 
-def test_sizes_and_offsets_cost_their_distance_a_box():
+def test_size_and_offset_losses_are_distances_per_box():
     for name, weights in (("size", (3.0, 0.0)), ("offset", (0.0, 3.0))):
         off = perfect() | {name: perfect()[name] + 0.25}
         np.testing.assert_allclose(detection.loss(off, BOXES, LABELS, *weights), 3 * 2 * 0.25, rtol=1e-4)
 
 
-def test_where_bumps_of_a_class_meet_the_higher_counts():
+def test_overlapping_heat_targets_of_a_class_take_the_maximum():
     cells, sizes = jnp.array([[[4, 2], [4, 4]]]), jnp.full((1, 2, 2), 0.75)
     both, *alone = (
         detection.heat_targets(cells[:, of], sizes[:, of], jnp.zeros((1, len(of)), int), (*GRID, 1))
@@ -104,7 +104,7 @@ def test_where_bumps_of_a_class_meet_the_higher_counts():
     np.testing.assert_array_equal(both, np.maximum(*alone))
 
 
-def test_what_a_neighbour_of_its_class_tops_is_no_peak():
+def test_a_cell_below_a_neighbour_of_its_class_is_no_peak():
     heat = np.full((1, *GRID, CLASSES), -20.0, np.float32)
     heat[0, 2, 2, 0], heat[0, 2, 3, 0], heat[0, 3, 3, 1], heat[0, 6, 1, 0] = 3.0, 2.5, 2.0, 1.0
     outputs = {"heat": jnp.asarray(heat), "size": jnp.zeros((1, *GRID, 2)), "offset": jnp.zeros((1, *GRID, 2))}

@@ -29,7 +29,7 @@ def test_label_smoothing_spreads_its_share_over_all_classes():
     np.testing.assert_allclose(found, -((0.7 * LABELS + 0.1) * np.log(P)).sum(1), 1e-6)
 
 
-def test_focal_loss_discounts_what_is_easy():
+def test_focal_loss_discounts_easy_records():
     found = value("focal", LOGITS, {"labels": LABELS}, focal_gamma=2.0)
     p = P[[0, 1], [0, 2]]
     np.testing.assert_allclose(found, -((1 - p) ** 2) * np.log(p), 1e-5)
@@ -44,7 +44,7 @@ def test_focal_loss_of_a_certain_class_has_a_finite_gradient():
     assert np.isfinite(slope(jnp.array([[90.0, -90.0, 0.0]]))).all()
 
 
-def test_losses_of_numbers():
+def test_mse_mae_and_huber_follow_their_formulas():
     batch = {"targets": jnp.array([[1.0, 2.0], [0.0, 0.0]])}
     predicted = jnp.array([[1.5, 0.0], [0.0, 4.0]])
     np.testing.assert_allclose(value("mse", predicted, batch), [(0.25 + 4) / 2, 8])
@@ -53,7 +53,7 @@ def test_losses_of_numbers():
     np.testing.assert_allclose(value("huber", predicted, batch, huber_delta=3.0), [(0.125 + 2) / 2, 7.5 / 2])
 
 
-def test_penalties_count_the_parameters_they_are_given():
+def test_penalties_cover_only_the_selected_parameters():
     params = {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([7.0])}
     config = ObjectiveConfig(l1=0.5, l2=0.1)
     found = penalty(params, config, counts=lambda path: "kernel" in str(path[0]))
@@ -73,6 +73,6 @@ def test_penalties_count_the_parameters_they_are_given():
         ({"huber_delta": 0.0}, "above 0"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(setting, sentence):
+def test_impossible_objectives_are_refused(setting, sentence):
     with pytest.raises(UserError, match=sentence):
         ObjectiveConfig(**setting)
