@@ -1,4 +1,5 @@
-"""python -m tests.tune.on_mesh DIRECTORY CHECKPOINT: the same start on four devices as on one, in parts."""
+"""python -m tests.tune.on_mesh DIRECTORY CHECKPOINT: checks that a run starts with the checkpoint's model on four
+devices, sharded over them."""
 
 import dataclasses
 import sys

@@ -1,4 +1,4 @@
-"""Adapters: the algebra of merging, what is trained, and peft's own files and logits."""
+"""Low-rank adapters: the algebra of merging, DoRA, and files and logits of the peft library."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from deepseek_jax.tune import lora, peft
 from deepseek_jax.tune.config import LoraConfig
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
-PATHS = {  # of a matrix each: heads apart, experts fused, several dimensions summed over, convolution
+PATHS = {  # one parameter of each geometry: outputs by head, fused experts, inputs by head, a convolution
     "layers/0-1/attention/q": (2, 6, 2, 4),
     "layers/0-1/feed_forward/experts/gate": (2, 3, 6, 8),
     "layers/0-1/attention/out": (2, 2, 4, 6),
@@ -29,7 +29,7 @@ PATHS = {  # of a matrix each: heads apart, experts fused, several dimensions su
 
 
 def some(config: LoraConfig, seed: int = 0) -> tuple[dict, dict]:
-    """(weights, adapters with nothing zero in them), both by path."""
+    """(weights, adapters without zeros), both by path."""
     draw = np.random.default_rng(seed)
     weights = {path: jnp.asarray(draw.normal(size=shape), jnp.float32) for path, shape in PATHS.items()}
     adapters = {path: lora.new_adapter(config, path, weight, seed) for path, weight in weights.items()}
@@ -38,7 +38,7 @@ def some(config: LoraConfig, seed: int = 0) -> tuple[dict, dict]:
     return weights, adapters
 
 
-def test_a_merged_matrix_is_the_sum_of_each_layer_and_expert():
+def test_merging_adds_each_layers_and_experts_own_product():
     config = LoraConfig(rank=1, alpha=3.0)
     weights, adapters = some(config)
     for path, weight in weights.items():
@@ -52,7 +52,7 @@ def test_a_merged_matrix_is_the_sum_of_each_layer_and_expert():
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_unmerging_gives_weights_back_to_the_rounding_of_two_sums():
+def test_unmerging_restores_weights_up_to_the_rounding_of_two_sums():
     config = LoraConfig(rank=1)
     weights, adapters = some(config)
     merged = lora.merge(tree.unflatten(dict(weights)), adapters, config)
@@ -63,7 +63,7 @@ def test_unmerging_gives_weights_back_to_the_rounding_of_two_sums():
         assert np.abs(there[path] - weight).max() > 0.1
 
 
-def test_dora_gives_each_output_its_length():
+def test_dora_gives_each_output_its_magnitude():
     config = LoraConfig(rank=1, dora=True)
     weights, adapters = some(config)
     for path, weight in weights.items():
@@ -83,7 +83,7 @@ def test_an_output_of_zeros_stays_zero_under_dora():
     np.testing.assert_allclose(lora.merged(weight, adapter, "x", LoraConfig(rank=2, dora=True)), weight, atol=1e-6)
 
 
-def test_a_rank_that_saves_nothing_is_refused():
+def test_ranks_that_save_nothing_and_paths_of_no_matrix_are_refused():
     with pytest.raises(
         UserError, match=r"tune.lora.rank is 4, too large to save anything on x of 6 x 8; at most 3 would"
     ):
@@ -101,7 +101,7 @@ slow = pytest.mark.slow
     "name", ["v1_dora", "v3_lora", pytest.param("v1_lora", marks=slow), pytest.param("v3_dora", marks=slow)]
 )
 def test_logits_are_those_of_peft(name):
-    """tests/goldens/peft/make_goldens.py made adapters with the library and ran them in transformers."""
+    """The adapters and logits were made with peft and transformers by tests/goldens/peft/make_goldens.py."""
     base, expected = api.from_pretrained(GOLDENS / name[:2]), np.load(GOLDENS / "peft" / name / "expected.npz")
     adapters, config = peft.load(GOLDENS / "peft" / name, base.config)
     params = jax.jit(lambda params, adapters: lora.merge(params, adapters, config))(base.params, adapters)
@@ -111,7 +111,7 @@ def test_logits_are_those_of_peft(name):
 
 
 @pytest.mark.parametrize("name", ["v1_dora", "v3_lora"])
-def test_peft_files_come_back_as_they_were(name, tmp_path):
+def test_peft_files_survive_the_round_trip(name, tmp_path):
     model = huggingface.read_config(GOLDENS / name[:2])
     adapters, config = peft.load(GOLDENS / "peft" / name, model)
     peft.save(tmp_path, model, adapters, config)
@@ -123,7 +123,7 @@ def test_peft_files_come_back_as_they_were(name, tmp_path):
     assert (about["r"], about["lora_alpha"], about["use_dora"]) == (config.rank, config.alpha, config.dora)
 
 
-def test_what_peft_files_do_not_fit_is_said(tmp_path):
+def test_peft_files_that_do_not_fit_are_refused(tmp_path):
     model = huggingface.read_config(GOLDENS / "v1")
     with pytest.raises(UserError, match="has no adapter_config.json"):
         peft.load(tmp_path, model)
@@ -146,7 +146,7 @@ def test_what_peft_files_do_not_fit_is_said(tmp_path):
         ({"lora_alpha": "16"}, "adapter_config.json's lora_alpha is '16'; it must be a finite number"),
     ],
 )
-def test_a_value_of_another_type_in_peft_files_is_named(tmp_path, change, message):
+def test_a_value_of_the_wrong_type_in_adapter_config_is_refused(tmp_path, change, message):
     directory = shutil.copytree(GOLDENS / "peft/v1_lora", tmp_path / "adapters")
     about = json.loads((directory / peft.CONFIG).read_text())
     (directory / peft.CONFIG).write_text(json.dumps(about | change))
@@ -154,8 +154,8 @@ def test_a_value_of_another_type_in_peft_files_is_named(tmp_path, change, messag
         peft.load(directory, huggingface.read_config(GOLDENS / "v1"))
 
 
-def test_rank_stabilised_adapters_are_scaled_by_the_root_of_their_rank(tmp_path):
-    """alpha / sqrt(rank), arXiv:2312.03732."""
+def test_rank_stabilised_adapters_are_scaled_by_the_square_root_of_their_rank(tmp_path):
+    """rsLoRA scales by alpha / sqrt(rank), arXiv:2312.03732."""
     directory = shutil.copytree(GOLDENS / "peft/v1_lora", tmp_path / "adapters")
     about = json.loads((directory / peft.CONFIG).read_text())
     assert about["r"] > 1
@@ -165,7 +165,7 @@ def test_rank_stabilised_adapters_are_scaled_by_the_root_of_their_rank(tmp_path)
 
 
 def test_a_transposed_adapter_is_refused(tmp_path):
-    """It has as many numbers, in another order."""
+    """It has as many numbers, but in another order."""
     directory = shutil.copytree(GOLDENS / "peft/v1_lora", tmp_path / "adapters")
     tensors = load_file(directory / peft.TENSORS)
     name = next(name for name in tensors if name.endswith(peft.PARTS["a"]))
@@ -177,7 +177,7 @@ def test_a_transposed_adapter_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_lengths_are_constants_to_the_gradient_under_dora(path):
+def test_dora_treats_the_norm_of_the_weight_as_a_constant_in_gradients(path):
     config = LoraConfig(rank=1, dora=True)
     weights, adapters = some(config)
     weight, adapter = weights[path], adapters[path]

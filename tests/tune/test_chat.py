@@ -1,4 +1,4 @@
-"""Conversations: the templates, the mask of answers through packing and into the loss, and what is refused."""
+"""Conversations: chat templates, the mask of answers from packing to the loss, and refusals."""
 
 import dataclasses
 import io
@@ -24,7 +24,7 @@ TURNS = [
     {"role": "user", "content": "2+2?"},
     {"role": "assistant", "content": "4", "reasoning_content": "two twos"},
 ]
-# As DeepSeek's own templates write these messages, from bos to eos.
+# What DeepSeek's own templates make of TURNS, between bos and the last eos.
 WRITTEN = {
     "v3": "Be brief.<｜User｜>1+1?<｜Assistant｜>2<｜end▁of▁sentence｜><｜User｜>2+2?<｜Assistant｜>4",
     "v3.2": "Be brief.<｜User｜>1+1?<｜Assistant｜></think>2<｜end▁of▁sentence｜>"
@@ -35,7 +35,7 @@ SAID = {"v3": ["2", "<｜end▁of▁sentence｜>", "4"], "v3.2": ["2", "<｜end�
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    """Bytes alone, and of the control tokens of conversations only the user's."""
+    """A tokenizer of bytes alone, which of a conversation's control tokens has only the user's."""
     path = tmp_path_factory.mktemp("chat") / "tokenizer.json"
     train_bpe([], 400, path)
     description = json.loads(path.read_text())
@@ -46,7 +46,7 @@ def tokenizer(tmp_path_factory):
 
 
 @pytest.mark.parametrize("template", ["v3", "v3.2"])
-def test_templates_write_what_deepseek_writes(template):
+def test_templates_equal_deepseeks(template):
     pieces = chat.render(chat.checked(TURNS), template)
     assert "".join(piece.text for piece in pieces) == WRITTEN[template]
     assert [piece.text for piece in pieces if piece.answer] == SAID[template]
@@ -74,12 +74,12 @@ def test_control_tokens_are_found_by_name_and_never_forged(tokenizer):
         ([{"role": "user"}, TURNS[2]], "a message without text"),
     ],
 )
-def test_what_is_no_conversation_is_named(messages, reason):
+def test_malformed_conversations_are_refused(messages, reason):
     with pytest.raises(ValueError, match=reason):
         chat.checked(messages)
 
 
-def test_thoughts_that_are_null_are_none():
+def test_null_reasoning_content_counts_as_none():
     talk = [TURNS[1], TURNS[2] | {"reasoning_content": None}]
     assert chat.render(chat.checked(talk), "v3.2") == chat.render(
         [TURNS[1], {"role": "assistant", "content": "2"}], "v4"
@@ -87,7 +87,7 @@ def test_thoughts_that_are_null_are_none():
 
 
 @pytest.mark.parametrize(("held_out", "found"), [(0.2, 20), (0.0, 0)])
-def test_samples_answer_the_held_out_questions_from_the_first_again_after_the_last(corpus, held_out, found):
+def test_samples_use_the_held_out_questions_cyclically(corpus, held_out, found):
     data = dataclasses.replace(corpus.data, held_out=held_out)
     held = open_corpus(data, 400)
     heads = [held.held_out_text(held.domains[0])] * 20
@@ -100,7 +100,7 @@ def test_samples_answer_the_held_out_questions_from_the_first_again_after_the_la
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory, tokenizer):
-    """Forty questions of unequal length, two records that are none."""
+    """Forty conversations of unequal length, and two invalid records."""
     directory = tmp_path_factory.mktemp("chats")
     talks = [
         [{"role": "user", "content": "q" * (number % 7 + 1)}, {"role": "assistant", "content": "z" * (number % 5 + 1)}]
@@ -120,7 +120,7 @@ def corpus(tmp_path_factory, tokenizer):
     return open_corpus(data, 400)
 
 
-def test_packed_rows_know_what_is_answered(corpus, tokenizer):
+def test_packed_rows_mark_the_tokens_of_answers(corpus, tokenizer):
     assert corpus.parts[0].skipped["count"] == 2
     rows = [row for batch in corpus.held_out_batches(4) for row in map(dict, _rows(batch))]
     asked = 0
@@ -134,7 +134,7 @@ def test_packed_rows_know_what_is_answered(corpus, tokenizer):
     assert corpus.held_out_bytes["talks"] == letters
 
 
-def test_sizes_are_of_what_is_answered(corpus):
+def test_held_out_sizes_count_answers_only(corpus):
     description = describe(corpus)
     sizes = description["domains"]["talks"]["held_out"]
     assert sizes["answers"] + sizes["documents"] == corpus.held_out_targets["talks"]
@@ -148,8 +148,8 @@ def test_sizes_are_of_what_is_answered(corpus):
     )
 
 
-def test_compressors_stand_beside_no_answers(corpus):
-    """They would be given the questions to compress too."""
+def test_there_are_no_compressor_baselines_for_conversations(corpus):
+    """Compressors would have to compress the questions too, so their scores would not be comparable."""
     assert corpus.held_out_bytes["talks"] > 0
     assert compressors.bits_per_byte(corpus) == compressors.total_bits_per_byte(corpus) == {}
 
@@ -175,7 +175,7 @@ def test_only_answers_are_targets_at_every_depth(corpus):
         assert counts[f"targets_{depth}"] == expected.sum() and counts[f"seen_{depth}"] == same.sum()
 
 
-def test_the_data_section_refuses_what_cannot_be(corpus):
+def test_contradictory_chat_settings_are_refused(corpus):
     with pytest.raises(UserError, match="data.chat needs data.tokenizer"):
         DataConfig(chat="v3", fim_rate=0.0)
     with pytest.raises(UserError, match="data.fim_rate is 0.1; conversations"):

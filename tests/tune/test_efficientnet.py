@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: the published weights give the published features, and are where a hybrid network begins."""
+"""EfficientNet-Lite0: the published weights give the published features, and a hybrid network can start from them."""
 
 import dataclasses
 import importlib.util
@@ -49,11 +49,11 @@ def test_features_are_those_of_the_published_code(weights, stages):
 
 
 def _like(shapes, found):
-    """The part of what was found that the network has."""
+    """The part of the nested dict `found` whose keys are in `shapes`."""
     return {name: _like(of, found[name]) if isinstance(of, dict) else found[name] for name, of in shapes.items()}
 
 
-def test_a_hybrid_network_begins_with_its_features(weights):
+def test_a_hybrid_network_starts_with_the_published_weights(weights):
     convolution = ConvolutionConfig(kind="efficientnet_lite0", stages=2, enlarge=4)
     experiment = SupervisedExperiment(
         model=HybridConfig(convolution=convolution),
@@ -73,14 +73,14 @@ def test_a_hybrid_network_begins_with_its_features(weights):
     jax.tree.map(np.testing.assert_array_equal, partly["blocks"], state["params"]["convolution"]["blocks"])
 
 
-def test_other_files_are_refused(tmp_path):
+def test_files_that_are_no_efficientnet_are_refused(tmp_path):
     path = tmp_path / "x.pth"
     path.write_bytes(b"PK")
     with pytest.raises(UserError, match="cannot read .*/absent.pth: No such file or directory.$"):
         efficientnet.load(tmp_path / "absent.pth")
     with pytest.raises(UserError, match="is no .pth file of arrays"):
         efficientnet.load(path)
-    path.write_bytes(b"\x8e" + b"\xff" * 8)  # as many bytes as eight bytes can count
+    path.write_bytes(b"\x8e" + b"\xff" * 8)  # a pickled string that claims 2^64 - 1 bytes
     with pytest.raises(UserError, match="is no .pth file of arrays"):
         efficientnet.load(path)
     with zipfile.ZipFile(path, "w"):
@@ -96,24 +96,24 @@ def test_other_files_are_refused(tmp_path):
         efficientnet.load(path)
 
 
-def test_a_tensor_reaches_no_further_than_its_storage():
+def test_a_view_beyond_its_storage_is_refused():
     storage = np.zeros(6, np.float32)
     view = torch_pickle._view(storage, 1, (2, 2), (1, 2))
-    storage[:] = np.arange(6)  # its numbers come later in the file
+    storage[:] = np.arange(6)  # in the file, the numbers follow the views
     np.testing.assert_array_equal(view, [[1, 3], [2, 4]])
     for beyond in ((3, (2, 2), (1, 2)), (0, (7,), (1,)), (0, (2,), (-1,))):
         with pytest.raises(ValueError):
             torch_pickle._view(storage, *beyond)
 
 
-def test_its_kernels_are_summed_over_space_and_channels():
+def test_convolution_kernels_sum_over_space_and_input_channels():
     for path in ("stem/kernel", "blocks/1/parts/expand/kernel"):
         assert matrix_of(f"convolution/{path}", 4).split((3, 3, 8, 16)) == ((), (3, 3, 8), (16,))
     assert matrix_of("convolution/blocks/1/parts/depthwise/kernel", 4).kind == CONTROL
 
 
-def test_what_flows_into_its_kernels_is_watched():
-    """Everywhere but in depthwise ones; that it is, changes nothing of the features."""
+def test_inputs_of_kernels_are_watched():
+    """In all kernels but depthwise ones, and without changing the features."""
     network = EfficientNetLite(2, 1, rngs=nnx.Rngs(params=0))
     x = jax.random.uniform(jax.random.key(1), (2, 9, 10, 3))
     plain = jax.jit(lambda network, x: network(x, training=False)[0])(network, x)
@@ -121,15 +121,15 @@ def test_what_flows_into_its_kernels_is_watched():
     run = jax.jit(lambda params: tree.merge(graphdef, params, buffers)(x, training=False)[0])
     np.testing.assert_allclose(run(params), plain, atol=1e-5)
     sums = jax.grad(lambda params: run(params).sum())(params)
-    # The middle of the stem's window sees every second place: of 9 from the first on, of 10 from the second.
+    # The centre of the stem's window is at every second place, from the first of 9 rows and the second of 10 columns.
     middle = jnp.square((255 * x - 127) / 128)[:, ::2, 1::2].sum((0, 1, 2))
     np.testing.assert_allclose(sums["stem"]["kernel"][1, 1, :, 0], middle, rtol=1e-4)
     first = sums["blocks"]["1"]["parts"]
     assert (first["expand"]["kernel"] >= 0).all() and (first["project"]["kernel"] >= 0).all()
-    assert (first["depthwise"]["kernel"] < 0).any()  # its gradient, as ever
+    assert (first["depthwise"]["kernel"] < 0).any()  # an ordinary gradient
 
 
-def test_sizes_that_cannot_be_are_refused():
+def test_impossible_efficientnet_settings_are_refused():
     with pytest.raises(UserError, match="stages is 8; there are 7"):
         ConvolutionConfig(kind="efficientnet_lite0", stages=8)
     with pytest.raises(UserError, match="it needs images, but input is series"):

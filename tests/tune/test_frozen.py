@@ -1,4 +1,4 @@
-"""What of a model is trained: by path, by layer, by expert; the rest stays to the bit and has no optimizer state."""
+"""Training only some parameters, chosen by path, layer or expert: the rest is unchanged, to the bit."""
 
 import jax
 import jax.numpy as jnp
@@ -35,12 +35,12 @@ def params():
 
 
 def trained(**settings) -> dict:
-    """The first layers' rows that are trained, by path; None for all of an array."""
+    """For each trained path, the index arrays of its trained entries; None for the whole array."""
     found = trained_rows(TuneConfig(**settings), SHAPES)
     return {path: [index.tolist() for index in rows] or None for path, rows in found.items()}
 
 
-def test_what_is_trained_is_said_by_path_layer_or_expert():
+def test_trained_parameters_are_chosen_by_path_layer_or_expert():
     assert trained(train="^head$|norm") == {"norm/scale": None, "head": None}
     assert trained(train="attention", freeze="0-0") == {"layers/1-3/attention/q": None}
     last = {path: [[1, 2]] for path in SHAPES if "1-3" in path} | {"norm/scale": None, "head": None}
@@ -59,7 +59,7 @@ def test_with_adapters_nothing_else_is_trained_unless_named():
 @pytest.mark.parametrize(
     "settings", [{"train": "head"}, {"last_layers": 2}, {"experts": "1: 3 0; 3: 2"}, {"freeze": "embed"}]
 )
-def test_a_view_gives_the_model_back_and_gradients_only_to_what_is_trained(params, settings):
+def test_a_frozen_view_restores_the_model_and_only_trained_entries_get_gradients(params, settings):
     view = frozen_view(TuneConfig(**settings))
     kept, buffers = view.split(params, {"bias": 1})
     whole, own = view.weights(kept, buffers, None)
@@ -69,7 +69,7 @@ def test_a_view_gives_the_model_back_and_gradients_only_to_what_is_trained(param
     def loss(kept):
         return sum((leaf**2).sum() for leaf in jax.tree.leaves(view.weights(kept, buffers, None)[0]))
 
-    moved = jax.tree.map(lambda leaf, slope: leaf - slope, kept, jax.grad(loss)(kept))  # becomes -leaf
+    moved = jax.tree.map(lambda leaf, slope: leaf - slope, kept, jax.grad(loss)(kept))  # leaf - 2 leaf = -leaf
     after = flatten(view.weights(moved, buffers, None)[0])
     rows = trained_rows(TuneConfig(**settings), SHAPES)
     for path, before in flatten(params).items():
@@ -96,12 +96,12 @@ def test_a_view_gives_the_model_back_and_gradients_only_to_what_is_trained(param
         ({"experts": "0: 1"}, "tune.experts names layer 0, which has no routed experts"),
     ],
 )
-def test_settings_that_find_nothing_are_refused(settings, said):
+def test_tune_settings_that_match_nothing_are_refused(settings, said):
     with pytest.raises(UserError, match=said):
         trained(**settings)
 
 
-def test_experts_are_written_by_layer(params):
+def test_the_experts_setting_is_parsed_and_checked(params):
     assert experts_of(esft.as_setting({1: [0, 3], 12: [2]})) == {1: [0, 3], 12: [2]}
     for text in ("1: a", "1: 2; 1: 3", "1"):
         with pytest.raises(UserError, match="write each layer once"):
@@ -114,7 +114,7 @@ def test_experts_are_written_by_layer(params):
         TuneConfig(experts="1: 2", train="head")
 
 
-def test_experts_that_are_kept_rounded_cannot_be_trained(params):
+def test_quantised_experts_cannot_be_trained(params):
     def views(**settings):
         return quantized_view(QuantizeConfig(weights="int4", **settings)), frozen_view(TuneConfig(experts="1: 3"))
 
@@ -139,7 +139,7 @@ def test_experts_that_are_kept_rounded_cannot_be_trained(params):
         ({"freeze": "embedding|head"}, "embedding", "leave it out"),
     ],
 )
-def test_a_pattern_that_finds_only_what_is_kept_rounded_says_so(params, settings, found, mend):
+def test_a_pattern_that_matches_only_quantised_matrices_is_refused(params, settings, found, mend):
     tuning = frozen_view(TuneConfig(**settings))
     said = f"nothing but what quantize.weights keeps rounded and untrained, such as {found}; {mend}"
     with pytest.raises(UserError, match=said):
@@ -148,7 +148,7 @@ def test_a_pattern_that_finds_only_what_is_kept_rounded_says_so(params, settings
     jax.eval_shape(lambda: tuning.split(*quantized_view(trained).split(params, {})))
 
 
-def test_the_fewest_experts_that_do_the_work_are_chosen():
+def test_esft_chooses_the_fewest_experts_that_reach_the_threshold():
     shares = {1: np.array([0.1, 0.4, 0.3, 0.2]), 2: np.array([0.25, 0.25, 0.25, 0.25]), 3: np.array([0, 1.0, 0, 0])}
     assert esft.choose(shares, 0.7) == {1: [1, 2], 2: [0, 1, 2], 3: [1]}
     assert esft.choose(shares, 1.0) == {1: [0, 1, 2, 3], 2: [0, 1, 2, 3], 3: [1]}
@@ -176,7 +176,7 @@ def test_distances_count_layers_from_the_output():
 
 
 def steps(count: int, params: dict, **settings) -> dict:
-    """Parameters after some steps of SGD with gradients of one, at a constant rate of 1."""
+    """Parameters by path after `count` of 10 steps of SGD with gradients of 1 and a constant rate of 1."""
     schedule = ScheduleConfig(name="constant")
     config = OptimizerConfig(
         name="sgd", peak_lr=1.0, b1=0.0, weight_decay=0.0, clip_norm=0.0, schedule=schedule, **settings
@@ -189,23 +189,23 @@ def steps(count: int, params: dict, **settings) -> dict:
     return flatten(params)
 
 
-def test_rates_fall_with_the_distance_from_the_output(params):
+def test_layer_decay_lowers_rates_with_the_distance_from_the_output(params):
     moved = {path: -leaf for path, leaf in steps(1, jax.tree.map(jnp.zeros_like, params), layer_decay=0.5).items()}
     np.testing.assert_allclose(moved["head"], 1.0)
     np.testing.assert_allclose(moved["layers/1-3/attention/q"][:, 0, 0, 0], [0.125, 0.25, 0.5])
     np.testing.assert_allclose(moved["embedding"], 0.5**5)
 
 
-def test_layers_wait_for_their_turn(params):
-    """Five distances over half of ten steps: each layer begins a step after the one above it."""
+def test_layers_are_unfrozen_one_after_another(params):
+    """Five distances over half of ten steps: each layer starts one step after the one above it."""
     moved = {path: -leaf for path, leaf in steps(4, jax.tree.map(jnp.zeros_like, params), unfreeze=0.5).items()}
     np.testing.assert_array_equal(moved["head"], 4.0)
     np.testing.assert_array_equal(moved["layers/1-3/attention/q"][:, 0, 0, 0], [1.0, 2.0, 3.0])
     np.testing.assert_array_equal(moved["embedding"], 0.0)
 
 
-def test_a_layer_that_waited_begins_with_steps_of_the_rate(params):
-    """Adam's first ones would be over five times as large had it counted a thousand steps without gradients."""
+def test_adams_first_steps_of_an_unfrozen_layer_have_the_size_of_the_rate(params):
+    """Had Adam's bias correction counted the thousand steps of waiting, the first steps would be five times larger."""
     schedule = ScheduleConfig(name="constant")
     config = OptimizerConfig(
         name="adamw", peak_lr=1.0, b2=0.999, weight_decay=0.0, clip_norm=0.0, schedule=schedule, unfreeze=0.5
@@ -223,8 +223,8 @@ def test_a_layer_that_waited_begins_with_steps_of_the_rate(params):
     np.testing.assert_allclose(sizes[1000:], 1.0, rtol=1e-3)
 
 
-def test_layers_that_wait_have_no_part_in_the_norm(params):
-    """The first of ten steps moves what comes after the layers, as if there were nothing else."""
+def test_frozen_layers_do_not_count_in_the_clipped_norm(params):
+    """In the first step only the parameters after the layers move, and clipping takes only their norm."""
     schedule = ScheduleConfig(name="constant")
     config = OptimizerConfig(
         name="sgd", peak_lr=1.0, b1=0.0, weight_decay=0.0, clip_norm=1.0, schedule=schedule, unfreeze=0.9
@@ -234,7 +234,7 @@ def test_layers_that_wait_have_no_part_in_the_norm(params):
     np.testing.assert_allclose(optax.tree.norm(updates), 1.0, rtol=1e-6)
 
 
-def test_rates_by_layer_do_not_go_with_single_experts():
+def test_layer_decay_and_unfreeze_are_refused_with_single_experts():
     with pytest.raises(UserError, match="leave them out with tune.experts"):
         Experiment(tune=TuneConfig(experts="1: 0"), optimizer=OptimizerConfig(layer_decay=0.9))
     with pytest.raises(UserError, match="leave them out with tune.experts"):

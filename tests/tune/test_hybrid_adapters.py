@@ -1,4 +1,4 @@
-"""Adapters of the hybrid network through the verbs: saved, merged into the run they began from, taken out again."""
+"""Adapters of the hybrid network on the command line: saved, merged into the base run, and unmerged again."""
 
 import dataclasses
 
@@ -34,7 +34,7 @@ MODEL = HybridConfig(
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """(run directory of all parameters, that of adapters trained from it)."""
+    """(run directory of a fully trained network, run directory of adapters trained on top of it)."""
     base, adapted = (tmp_path_factory.mktemp("hybrid") / name for name in ("base", "adapted"))
     experiment = SupervisedExperiment(
         model=MODEL,
@@ -54,7 +54,7 @@ def parameters(directory) -> dict[str, np.ndarray]:
     return {path: np.asarray(leaf) for path, leaf in tree.by_path(restore_model(directory).params).items()}
 
 
-def test_saved_merged_and_taken_out(runs, deepseek_jax, tmp_path):
+def test_adapters_are_saved_merged_and_unmerged(runs, deepseek_jax, tmp_path):
     base, adapted = runs
     saved, merged, back = (str(tmp_path / name) for name in ("saved", "merged", "back"))
     status, told, _ = deepseek_jax("adapters", "save", str(adapted), saved)
@@ -72,8 +72,8 @@ def test_saved_merged_and_taken_out(runs, deepseek_jax, tmp_path):
     assert status == 0 and "accuracy" in told
 
 
-def test_what_adapters_cannot_hold_is_said(runs, deepseek_jax, tmp_path):
-    """Averages of batch norms move with the data; a run that has them says that they stay behind."""
+def test_save_says_what_adapters_cannot_include(runs, deepseek_jax, tmp_path):
+    """The averages of batch norms change in training too; `save` says that adapters do not include them."""
     base, _ = runs
     model = dataclasses.replace(MODEL, convolution=ConvolutionConfig(filters=(8,), norm="batch"))
     experiment = record.read(base)

@@ -1,4 +1,4 @@
-"""SmolLM2-135M out of its GGUF file: the grouped-query decoder computes what transformers does with it."""
+"""SmolLM2-135M from its GGUF file: the grouped-query decoder computes the logits of transformers."""
 
 import importlib.util
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_logits_are_those_of_transformers(deepseek_jax, tmp_path):
     np.testing.assert_allclose(normaliser, expected["normaliser"], atol=1e-4)
 
 
-def test_what_is_no_gguf_file_is_said(deepseek_jax, tmp_path):
+def test_a_malformed_gguf_file_is_refused(deepseek_jax, tmp_path):
     pytest.importorskip("gguf")
     source = tmp_path / "model.gguf"
     source.write_bytes(b"no model")
@@ -44,7 +44,7 @@ def test_a_gguf_file_without_one_of_its_tensors_is_refused(deepseek_jax, tmp_pat
 
 
 def _write_llama(path: Path, without: str):
-    """One layer of 2 heads of width 4."""
+    """Writes a GGUF file with one layer of 2 heads of width 4, but without the tensor `without`."""
     writer = pytest.importorskip("gguf").GGUFWriter(path, "llama")
     writer.add_block_count(1)
     writer.add_context_length(16)

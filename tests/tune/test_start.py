@@ -1,4 +1,4 @@
-"""What a run begins from: checkpoints of every kind, what is left new, and what is said where they do not fit."""
+"""start.checkpoint: runs that start from checkpoints of every kind, fresh parts, and refusals where they do not fit."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ QUIET = Console(quiet=True)
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """(directory, experiment, run directory) of a trained model whose average is kept too."""
+    """(directory, experiment, run directory) of a trained model with EMA."""
     directory = tmp_path_factory.mktemp("start")
     experiment = tiny.experiment(directory, steps=6)
     experiment = dataclasses.replace(
@@ -41,7 +41,7 @@ def base(tmp_path_factory):
 
 
 def begun(base, checkpoint=None, model=None, **start):
-    """The first state of a run that begins there, and what was said."""
+    """(the first state of a run that starts from `checkpoint`, by default that of `base`; messages)."""
     directory, experiment, workdir = base
     start = StartConfig(checkpoint=str(checkpoint or workdir), **start)
     data = dataclasses.replace(experiment.data, tokenizer=str(workdir / "tokenizer.json"))
@@ -54,7 +54,7 @@ def assert_equal(left, right):
     jax.tree.map(np.testing.assert_array_equal, left, right)
 
 
-def test_begins_with_the_average_of_a_run(base):
+def test_a_run_starts_with_the_ema_of_another(base):
     state, said = begun(base)
     trained = restore_model(base[2])
     assert_equal(state["params"], trained.params)
@@ -62,7 +62,7 @@ def test_begins_with_the_average_of_a_run(base):
     assert all(not leaf.any() for leaf in jax.tree.leaves(state["opt_state"]))
 
 
-def test_begins_with_the_best_step(base):
+def test_a_run_starts_with_the_best_step_of_another(base):
     _, experiment, workdir = base
     rows = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     scores = {row["step"]: row["val/loss"] for row in rows if "val/loss" in row}
@@ -71,13 +71,13 @@ def test_begins_with_the_best_step(base):
 
 
 @pytest.mark.parametrize("kind", [orbax_directory, huggingface])
-def test_begins_with_a_converted_model(base, tmp_path, kind):
+def test_a_run_starts_with_a_converted_model(base, tmp_path, kind):
     trained = restore_model(base[2])
     kind.save(tmp_path / "model", base[1].model, trained.params, trained.buffers)
     assert_equal(begun(base, tmp_path / "model")[0]["params"], trained.params)
 
 
-def test_a_new_vocabulary_leaves_the_rest(base):
+def test_fresh_embeddings_of_another_vocabulary_leave_the_rest(base):
     model = dataclasses.replace(base[1].model, vocab_size=410)
     state, said = begun(base, model=model, fresh="^head$|embedding")
     trained = restore_model(base[2])
@@ -86,7 +86,7 @@ def test_a_new_vocabulary_leaves_the_rest(base):
     assert said == [f"beginning from {base[2]}, where model.vocab_size is 400 and here 410"]
 
 
-def test_what_does_not_fit_is_named(base):
+def test_start_checkpoints_that_do_not_fit_are_refused(base):
     model = dataclasses.replace(base[1].model, intermediate_size=48)
     with pytest.raises(
         UserError,
@@ -108,7 +108,7 @@ def test_what_does_not_fit_is_named(base):
         StartConfig(fresh="(")
 
 
-def test_another_tokenizer_is_refused_unless_embeddings_are_new(base, tmp_path):
+def test_another_tokenizer_is_refused_unless_embeddings_are_fresh(base, tmp_path):
     copy = shutil.copytree(base[2], tmp_path / "copy")
     (copy / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="another tokenizer; set data.tokenizer=.*copy/tokenizer.json"):
@@ -116,7 +116,7 @@ def test_another_tokenizer_is_refused_unless_embeddings_are_new(base, tmp_path):
     begun(base, copy, fresh="embedding|^head$")
 
 
-def test_a_resumed_run_does_not_look_at_it(base, tmp_path):
+def test_a_resumed_run_does_not_need_its_start_checkpoint(base, tmp_path):
     source = shutil.copytree(base[2], tmp_path / "source")
     experiment = dataclasses.replace(
         base[1],
@@ -131,7 +131,7 @@ def test_a_resumed_run_does_not_look_at_it(base, tmp_path):
 
 
 @pytest.mark.slow
-def test_on_a_mesh_each_device_reads_its_part(base, tmp_path, python):
+def test_on_a_mesh_the_starting_parameters_are_sharded(base, tmp_path, python):
     trained = restore_model(base[2])
     huggingface.save(tmp_path / "model", base[1].model, trained.params, trained.buffers)
     for where in (base[2], tmp_path / "model"):
@@ -139,7 +139,7 @@ def test_on_a_mesh_each_device_reads_its_part(base, tmp_path, python):
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_of_a_run_that_keeps_an_average_it_is_the_model(base):
+def test_restore_model_gives_the_ema_of_a_run_that_has_it(base):
     trained = restore_model(base[2])
     like = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), trained.params
@@ -161,8 +161,8 @@ def test_of_a_run_that_keeps_an_average_it_is_the_model(base):
         ({"train.ramp_stages": "3"}, "train.ramp_stages is 3 and train.ramp_start 0"),
     ],
 )
-def test_settings_that_would_do_nothing_are_refused_before_data_is_prepared(tmp_path, settings, message):
-    """Of a new run: an older one may have them in its config.json, and is still read and gone on with."""
+def test_settings_without_effect_are_refused_before_data_is_prepared(tmp_path, settings, message):
+    """Only for a new run: an old run with such settings in its config.json can still be read and resumed."""
     experiment = experiment_file.resolve(str(ROOT / "configs" / "v3_tiny.py"), settings)
     with pytest.raises(UserError, match=re.escape(message)):
         train(experiment, tmp_path / "run", QUIET)

@@ -1,4 +1,4 @@
-"""Tuning on the real loop: what is trained moves, the rest does not, checkpoints go on, and the verbs do their part."""
+"""Fine-tuning in the training loop: only trained parameters change; `adapters` and `esft` on the command line."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ LORA = TuneConfig(lora=LoraConfig(rank=2, dora=True))
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    """(directory, experiment of a mixture of experts that begins from a trained one, that one's run directory)."""
+    """(directory, experiment of an MoE that starts from a trained one, run directory of the trained one)."""
     directory = tmp_path_factory.mktemp("tuning")
     experiment = tiny.experiment(directory, tiny.MOE, steps=8)
     experiment = dataclasses.replace(experiment, eval=EvalConfig(samples=0, batches=1), checkpoint=CheckpointConfig())
@@ -47,14 +47,14 @@ def lora(base):
 
 
 @pytest.mark.slow
-def test_adapters_are_all_that_moves(base, lora):
+def test_only_adapted_weights_change(base, lora):
     before, after = (tree.by_path(restore_model(workdir).params) for workdir in (base[2], lora[1]))
     still = {path for path in before if (np.asarray(before[path]) == np.asarray(after[path])).all()}
     assert {"embedding", "head", "layers/1-1/feed_forward/router/kernel"} <= still
     assert "layers/1-1/feed_forward/experts/gate" not in still and "layers/0-0/attention/out" not in still
 
 
-def test_the_optimizer_remembers_adapters_alone(tmp_path):
+def test_optimizer_state_is_kept_for_adapters_alone(tmp_path):
     setup = prepare(dataclasses.replace(tiny.experiment(tmp_path, tiny.MOE), tune=LORA), QUIET)
     trained = sum(leaf.size for leaf in jax.tree.leaves(setup.abstract["params"]))
     moments = sum(leaf.size for leaf in jax.tree.leaves(setup.abstract["opt_state"]) if leaf.ndim)
@@ -64,8 +64,8 @@ def test_the_optimizer_remembers_adapters_alone(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_verbs_save_merge_and_score(base, lora, deepseek_jax, tmp_path):
-    """What peft's files and the base make is what the run itself computes with."""
+def test_adapters_are_saved_merged_and_not_unmerged_with_dora(base, lora, deepseek_jax, tmp_path):
+    """The saved adapters merged into the base give the weights that the run itself computes with."""
     out, merged = tmp_path / "adapters", tmp_path / "merged"
     status, told, _ = deepseek_jax("adapters", "save", str(lora[1]), str(out))
     assert status == 0 and "peft silently drops adapters of dense and shared feed-forwards" in told  # tiny.MOE has both
@@ -84,7 +84,7 @@ def test_the_verbs_save_merge_and_score(base, lora, deepseek_jax, tmp_path):
 
 
 @pytest.mark.slow
-def test_experts_are_chosen_and_trained_alone(base, deepseek_jax, tmp_path):
+def test_esft_chooses_experts_and_only_these_are_trained(base, deepseek_jax, tmp_path):
     directory, experiment, workdir = base
     config = tmp_path / "experiment.py"
     config.write_text(CONFIG.format(directory=directory, workdir=workdir))
@@ -123,8 +123,8 @@ def get_config():
 """
 
 
-def test_token_scores_count_assignments_and_gate_scores_weigh_them(tmp_path):
-    """The same experts, with shares of their own: a router of larger weights has gates that are far from even."""
+def test_token_scores_count_assignments_and_gate_scores_weight_them(tmp_path):
+    """Both count the same experts, with different shares: large router weights make the gates far from even."""
     experiment = tiny.experiment(tmp_path, dataclasses.replace(tiny.MOE, initializer_range=0.3))
     found = expert_use(experiment, 1, Console(quiet=True))
     (token_E,), (gate_E,) = found["token"].values(), found["gate"].values()
