@@ -1,4 +1,4 @@
-"""Study files in an empty directory, and a trainer that takes no time."""
+"""Fixtures: study files in an empty directory, and a fake trainer that takes no time."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def trainer(monkeypatch):
 
 @pytest.fixture
 def make(tmp_path):
-    """make(further="", text=STUDY): a study file, loaded."""
+    """make(further="", text=STUDY) writes a study file, with `further` variants, and loads it."""
     (tmp_path / "base.py").write_text(CONFIG)
 
     def write_and_load(further="", text=STUDY):

@@ -1,4 +1,4 @@
-"""A trainer that takes no time: its loss follows from the experiment, so reports can be compared."""
+"""A fake trainer that takes no time: its losses are computed from the experiment, so reports can be compared."""
 
 import json
 import random
@@ -39,11 +39,11 @@ def get_config():
 
 
 class Killed(BaseException):
-    """What SIGKILL is to a process: nothing below catches it."""
+    """Stands for SIGKILL: not an Exception, so nothing in the package catches it."""
 
 
 class Trainer:
-    """Stands for deepseek_jax.train.loop.train.  `kill_at`: how many more runs it lets finish before it dies."""
+    """Stands for deepseek_jax.train.loop.train.  After `kill_at` more runs it raises Killed in the middle of one."""
 
     def __init__(self):
         self.kill_at, self.trained = None, []
@@ -56,7 +56,7 @@ class Trainer:
         record.claim(workdir, experiment)
         steps = experiment.train.steps
         rows = [row(experiment, step) for step in range(1, (until or steps) + 1)]
-        if self.kill_at == 0:  # in the middle: half of its rows are there
+        if self.kill_at == 0:  # killed in the middle: half of the rows are written
             write(workdir, rows[: len(rows) // 2])
             raise Killed
         if until is not None:
@@ -71,7 +71,7 @@ class Trainer:
 
 
 def row(experiment, step):
-    of_data = f"{experiment.train.seed} {step}"  # the same in all variants
+    of_data = f"{experiment.train.seed} {step}"  # noise that all variants share, as if from the data
     noise = random.Random(of_data).gauss(0, 0.1)
     own = random.Random(f"{identity(experiment)} {step}").gauss(0, 0.005)
     loss = 5 - 0.2 * step - 2 * experiment.optimizer.peak_lr + noise + own

@@ -1,4 +1,4 @@
-"""What is held equal: steps from tokens, FLOPs or seconds, also where the batch grows."""
+"""Budgets: steps that spend equal tokens, FLOPs or seconds, also with a batch-size ramp."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ PLAIN = Experiment(data=DataConfig(sequence_length=64), train=TrainConfig(batch_
 RAMP = TrainConfig(batch_size=8, microbatch_size=2, ramp_start=2, ramp_stages=3, ramp_fraction=0.5)
 
 
-def test_tokens():
+def test_steps_of_a_token_budget_are_rounded_down():
     assert budget.steps(PLAIN, "tokens", 2560, None) == 10
     assert budget.steps(PLAIN, "tokens", 2815, None) == 10
     assert budget.steps(PLAIN, "steps", 7, None) == 7
@@ -34,13 +34,13 @@ def test_a_growing_batch_spends_the_same_tokens_in_more_steps():
 
 @pytest.mark.parametrize("fraction", [0.1, 0.37, 1.0])
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 100, 1009])
-def test_what_all_steps_spend_is_the_sum_of_each(steps, fraction):
+def test_total_sequences_are_the_sum_over_steps(steps, fraction):
     for train in (PLAIN.train, RAMP, dataclasses.replace(RAMP, ramp_stages=6)):
         train = dataclasses.replace(train, steps=steps, ramp_fraction=fraction)
         assert 64 * schedules.sequences(train) == budget.units(dataclasses.replace(PLAIN, train=train))[-1]
 
 
-def test_a_large_budget_takes_no_list_of_its_steps(monkeypatch):
+def test_a_large_budget_without_a_ramp_builds_no_list_of_steps(monkeypatch):
     monkeypatch.setattr(budget, "units", lambda experiment: pytest.fail())
     assert budget.steps(PLAIN, "tokens", 10**11, None) == 10**11 // 256
 
@@ -52,14 +52,14 @@ def test_flops_give_a_wider_model_fewer_steps():
     assert 1.5 * few < many
 
 
-def test_flops_are_those_that_a_run_counts():
+def test_flops_of_a_budget_are_those_that_a_run_counts():
     experiment = dataclasses.replace(PLAIN, model=tiny.DENSE)
     row = float(attention_a_token(tiny.DENSE, jnp.arange(1, 65)).sum())
     ten_steps = training_flops(tiny.DENSE, 10 * 4 * 64, 10 * 4 * row)
     assert [budget.steps(experiment, "flops", share * ten_steps, None) for share in (0.999, 1.001)] == [9, 10]
 
 
-def test_seconds_go_by_a_measured_speed(tmp_path):
+def test_a_budget_of_seconds_needs_a_measured_speed(tmp_path):
     speed = tmp_path / "low.speed.json"
     with pytest.raises(budget.Unmeasured, match="speed has not been measured yet"):
         budget.steps(PLAIN, "seconds", 10, speed)
@@ -68,21 +68,21 @@ def test_seconds_go_by_a_measured_speed(tmp_path):
 
 
 @pytest.mark.parametrize("equal", ["tokens", "flops", "seconds"])
-def test_less_than_a_step(tmp_path, equal):
+def test_a_budget_of_less_than_a_step_is_refused(tmp_path, equal):
     speed = tmp_path / "low.speed.json"
     speed.write_text(json.dumps({"per_second": 2.0}))
     with pytest.raises(UserError, match=f"^a budget of 10 {equal} is less than one step"):
         budget.steps(PLAIN, equal, 10, speed)
 
 
-def test_a_trial_that_is_stopped_has_not_failed(tmp_path, monkeypatch):
+def test_a_stopped_speed_trial_counts_as_interrupted_not_failed(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "train", lambda *_: {})
     with pytest.raises(KeyboardInterrupt):
         budget.measure_speed(PLAIN, tmp_path / "speed.json")
     assert not (tmp_path / "speed.json").exists()
 
 
-def test_a_speed_is_tried_without_the_ramp(tmp_path, monkeypatch):
+def test_speed_is_measured_without_the_batch_ramp(tmp_path, monkeypatch):
     tried = []
     monkeypatch.setattr(loop, "train", lambda trial, *_: tried.append(trial) or {"tokens_per_second": 7.0})
     budget.measure_speed(dataclasses.replace(PLAIN, train=RAMP), tmp_path / "speed.json")

@@ -1,4 +1,4 @@
-"""Curves of runs: how many rows say enough to compare them by, and what a better one is worth in time."""
+"""Loss curves of runs: how many rows are needed to compare them, and the speed-up of a better one."""
 
 import numpy as np
 import pytest
@@ -15,45 +15,45 @@ def of_rows(count: int, above: float = 0.0) -> dict:
 
 
 def speed_up_of_runs(count: int, above: float) -> float | None:
-    """Of a variant whose loss lies `above` the base's, equally fast."""
+    """The speed-up of a variant with the base's throughput, whose loss is higher by `above`; None without curves."""
     runs = [of_rows(count) | {"variant": "base"}, of_rows(count, above) | {"variant": "other"}]
     found = by_variant({"runs": runs})
     return speed_up(found["base"], found["other"], 1.0, 1.0) if found else None
 
 
-def test_rows_so_few_that_smoothing_leaves_no_slope_are_not_compared():
-    """A hair's breadth of difference was then a speed-up of 0.3: the base is `there` from its first row on."""
+def test_curves_of_too_few_rows_are_not_compared():
+    """Over three rows a difference of 1e-4 came out as a speed-up of 0.3, as smoothing made the curves flat."""
     assert speed_up_of_runs(3, 1e-4) is None
     for count in (4, 5, 20):
         np.testing.assert_allclose(speed_up_of_runs(count, 1e-4), 1.0, atol=1e-3)
 
 
 def falling(to: float):
-    """From a loss of 4 in a straight line over 100 tokens."""
+    """A mean curve (tokens, loss, deviation) that falls linearly from 4 over 100 tokens."""
     return np.linspace(0, 100, 51), np.linspace(4, to, 51), np.zeros(51)
 
 
-def test_a_curve_that_ends_lower_was_sooner_where_the_other_ends():
-    low, high = falling(to=1), falling(to=2)  # the lower one has come to 2 after two thirds of its tokens
+def test_speed_up_is_by_when_the_lower_curve_reaches_the_others_end():
+    low, high = falling(to=1), falling(to=2)  # the lower reaches 2 after two thirds of its tokens
     assert speed_up(high, low, 10.0, 10.0) == pytest.approx(3 / 2)
     assert speed_up(low, high, 10.0, 10.0) == pytest.approx(2 / 3)
     assert speed_up(high, low, 10.0, 5.0) == pytest.approx(3 / 4)  # at half the throughput
 
 
 @pytest.mark.parametrize("end", [np.nan, np.inf])
-def test_a_curve_that_ends_in_no_number_is_worth_none(end):
+def test_a_curve_that_ends_in_nan_or_infinity_has_no_speed_up(end):
     whole, lost = falling(to=1), falling(to=2)
     lost[1][40:] = end
     assert np.isnan([speed_up(whole, lost, 1.0, 1.0), speed_up(lost, whole, 1.0, 1.0)]).all()
 
 
-def test_a_mean_curve_is_of_what_all_seeds_spent():
+def test_a_mean_curve_covers_what_all_seeds_spent():
     one, other = ([[at, loss] for at, loss in zip(range(first, 101, 2), falling(to=2)[1])] for first in (0, 10))
     spent, loss, deviation = mean_curve([one, other])
     assert (spent[0], spent[-1]) == (10, 100) and (np.diff(loss) < 0).all() and (deviation > 0).all()
     assert not mean_curve([one])[2].any()
-    np.testing.assert_allclose(deviation[16:48], 0.2 / 2**0.5, rtol=1e-6)  # of two that differ by 0.2
-    np.testing.assert_allclose(loss[16:48], 4.1 - spent[16:48] / 50, rtol=1e-6)  # smoothed, a line stays one
+    np.testing.assert_allclose(deviation[16:48], 0.2 / 2**0.5, rtol=1e-6)  # the two differ by 0.2
+    np.testing.assert_allclose(loss[16:48], 4.1 - spent[16:48] / 50, rtol=1e-6)  # smoothing preserves a line
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,6 @@ def test_a_mean_curve_is_of_what_all_seeds_spent():
         ("study_tiny", {"model.vocab_size": 512}, False),
     ],
 )
-def test_training_losses_compare_where_they_are_of_the_same(base, changes, same):
+def test_training_losses_are_comparable_only_on_the_same_data_and_objective(base, changes, same):
     path = f"{ROOT}/configs/{base}.py"
     assert curves.comparable(resolve(path, {}), resolve(path, changes)) is same

@@ -1,4 +1,4 @@
-"""A real study, killed with SIGKILL in the middle of a run and started again, gives the report of an unbroken one."""
+"""A real study that is killed with SIGKILL and started again gives the report of one that was never stopped."""
 
 import fcntl
 import json
@@ -52,7 +52,7 @@ study = Study(
     measures=[cache_bytes, specialisation],
 )
 '''
-DIVERGED = 2  # the exit status of a study with a variant that does
+DIVERGED = 2  # exit status of a study with a variant that diverges
 CLOCKS = ("per_second", "memory_bytes", "goodput")
 
 
@@ -79,7 +79,7 @@ def finish(process, status=0):
 
 
 def numbers(folder, root):
-    """All that a report holds but what clocks said and where its runs lie."""
+    """The results.json of a report, without times, memory and the path of the runs."""
     finish(start(folder, root, "report", "--output", str(root / "report")))
     found = json.loads((root / "report" / "results.json").read_text())
     assert found.pop("root") == str(root)
@@ -100,7 +100,7 @@ def killed_when(process, condition):
 
 
 @pytest.mark.slow
-def test_killed_at_any_time_and_run_again(folder):
+def test_a_study_killed_twice_and_resumed_has_the_unbroken_report(folder):
     said = finish(start(folder, folder / "unbroken"), DIVERGED)
     assert said.count("final/loss") == 6 and said.count("failed: step") == 2
     unbroken = numbers(folder, folder / "unbroken")
@@ -117,7 +117,7 @@ def test_killed_at_any_time_and_run_again(folder):
 
 
 def wait_for_worker(root):
-    """A worker whose parent was killed saves and ends by itself."""
+    """Waits until the worker of a killed parent has saved and ended, which it does by itself."""
     deadline = time.monotonic() + 120
     while any(map(held, (root / ".locks").glob("*"))):
         assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""What is measured of trained models, on models made by hand."""
+"""Measures and edits of trained models, on untrained or hand-made ones."""
 
 import dataclasses
 import json
@@ -40,7 +40,7 @@ def trained(model, seed=0) -> Trained:
     return Trained(Experiment(model=model), Path("nowhere"), *initialise(model, jax.random.key(seed)))
 
 
-def test_cache_of_latent_attention():
+def test_cache_bytes_of_latent_attention():
     assert cache_bytes(trained(tiny.MOE)) == {"cache_bytes": 4 * 2 * (16 + 8)}
 
 
@@ -59,7 +59,7 @@ def test_memory_of_a_step_grows_with_its_batch(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("end", "reached"), [(2.0, True), (4.0, False), (np.nan, False)])
-def test_tokens_until_a_loss(tmp_path, end, reached):
+def test_tokens_to_a_loss_are_measured_only_if_it_is_reached(tmp_path, end, reached):
     base = tiny.experiment(tmp_path)  # steps of 4 x 64 tokens
     rows = [{"step": step, "loss/next": 5.0 if step < 20 else end, "tokens_per_second": 64.0} for step in range(1, 41)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -70,20 +70,20 @@ def test_tokens_until_a_loss(tmp_path, end, reached):
         assert found["seconds_to_3.0"] == found["tokens_to_3.0"] / 64
 
 
-def test_divergence_of_loads():
+def test_divergence_of_loads_is_between_normalised_rows():
     assert divergence(np.array([[3.0, 1.0], [3.0, 1.0]])) == pytest.approx(0)
-    assert divergence(np.array([[4.0, 0.0], [0.0, 1.0]])) == pytest.approx(np.log(2))  # a row weighs as a distribution
+    assert divergence(np.array([[4.0, 0.0], [0.0, 1.0]])) == pytest.approx(np.log(2))  # rows are normalised
     assert divergence(np.array([[4.0, 0.0], [0.0, 0.0]])) == pytest.approx(0)
 
 
-def test_loads_are_of_each_domains_tokens_alone():
+def test_loads_count_one_domains_tokens_alone():
     found = trained(tiny.MOE)
     batch = BATCH | {"domain_ids": jnp.broadcast_to(jnp.arange(2)[:, None], (2, 8))}
     (load_LNE,) = jax.tree.leaves(_loads.__wrapped__(found.graphdef, found.params, found.buffers, batch, 1))
-    np.testing.assert_array_equal(load_LNE.sum(axis=-1), [[8 * 2]])  # experts of the first domain's tokens
+    np.testing.assert_array_equal(load_LNE.sum(axis=-1), [[8 * 2]])  # assignments of the first domain's 8 tokens
 
 
-def test_the_shared_expert_for_one_more_routed():
+def test_an_edit_replaces_the_shared_expert_by_one_more_routed():
     found = trained(tiny.MOE)
     experiment, params, buffers = shared_for_routed(found.experiment, found.params, found.buffers)
     assert (experiment.model.n_shared_experts, experiment.model.num_experts_per_tok) == (0, 3)
@@ -94,7 +94,7 @@ def test_the_shared_expert_for_one_more_routed():
         shared_for_routed(experiment, params, buffers)
 
 
-def test_masked_experts_are_each_tokens_best():
+def test_mask_top_masks_each_tokens_best_experts():
     found = trained(tiny.MOE)
     experiment, *_ = mask_top(2)(found.experiment, found.params, found.buffers)
     router = lambda model: merge(initialise(model, jax.random.key(0))[0], found.params, found.buffers)  # noqa: E731
@@ -107,7 +107,7 @@ def test_masked_experts_are_each_tokens_best():
     np.testing.assert_array_equal(last, four[:, 2:])
 
 
-def test_what_an_edit_is_called():
+def test_edits_of_one_factory_have_distinct_names():
     names = {source_name(mask_top(1)), source_name(mask_top(2)), source_name(shared_for_routed)}
     assert len(names) == 3 and all(name.startswith(("mask_top_", "shared_for_routed-")) for name in names)
 
@@ -115,8 +115,8 @@ def test_what_an_edit_is_called():
 STREAMS = dataclasses.replace(tiny.MOE, hc_mult=3)
 
 
-def test_composite_of_free_hyper_connections_is_the_product_of_their_matrices():
-    """With the dynamic part off, each matrix is its bias, so the product is numpy's."""
+def test_composite_of_free_hyper_connections_is_the_product_of_matrices():
+    """Without the dynamic part each matrix is its bias, so numpy can compute the product."""
     found = trained(dataclasses.replace(STREAMS, hc_manifold=False))
     rng = np.random.default_rng(0)
     matrices = []
@@ -144,8 +144,11 @@ def test_composite_of_free_hyper_connections_is_the_product_of_their_matrices():
     np.testing.assert_allclose(product, np.broadcast_to(expected, product.shape), rtol=1e-4, atol=1e-4)
 
 
-def test_streams_begin_as_one_residual_and_only_the_manifold_bounds_them():
-    """New models of the same key: plain, free, and on the manifold give the same states, but for small kernels."""
+def test_new_models_with_streams_have_the_states_of_a_plain_residual():
+    """Plain, free and manifold-constrained models with the same weights have nearly the same states.
+
+    They differ by the small initial kernels of the hyper-connections.
+    """
     models = (tiny.MOE, dataclasses.replace(STREAMS, hc_manifold=False), STREAMS)
     plain, free, manifold = (trained(model) for model in models)
     shared = lambda streams: {  # noqa: E731
@@ -169,8 +172,8 @@ def test_a_plain_residual_has_gain_one():
     assert composite_gain(trained(tiny.MOE))["composite_gain"] == 1
 
 
-def test_gains_are_the_largest_sums_of_columns_and_rows_over_real_tokens(monkeypatch):
-    """Streams are mixed as rows: x @ matrix grows by its columns, gradients by its rows."""
+def test_gains_are_mean_largest_column_and_row_sums_over_real_tokens(monkeypatch):
+    """The streams are mixed as a row vector: x @ matrix grows by column sums, gradients by row sums."""
     matrices = jnp.array([[[1.0, -2.0], [3.0, 0.5]], [[0.0, 1.0], [0.0, 1.0]], [[9.0, 9.0], [9.0, 9.0]]])[None]
     batch = {"segment_ids": np.array([[1, 1, 0]])}
     monkeypatch.setattr(residual, "merge", lambda *model: None)
@@ -181,15 +184,15 @@ def test_gains_are_the_largest_sums_of_columns_and_rows_over_real_tokens(monkeyp
     assert found == {"composite_gain": (4 + 2) / 2, "composite_gain_backward": (3.5 + 1) / 2}
 
 
-def test_prompts_are_the_rows_that_are_full_so_far(monkeypatch):
+def test_prompts_are_rows_without_padding_in_their_length(monkeypatch):
     batch = {"tokens": np.arange(32).reshape(4, 8), "segment_ids": np.ones((4, 8), int)}
     batch["segment_ids"][1, 3:], batch["segment_ids"][2, 4:] = 0, 0
     monkeypatch.setattr(text, "batches", lambda trained, count: [batch])
     assert text.prompts(None, 2, 4) == [[0, 1, 2, 3], [16, 17, 18, 19]]
 
 
-def test_a_speed_up_is_the_time_without_drafts_over_that_with_them(monkeypatch):
-    """The best of the repeats; what compiles first is none of them."""
+def test_decode_speed_up_is_the_time_without_drafts_over_that_with_drafts(monkeypatch):
+    """The fastest repeat counts; the first call, which compiles, is not one of them."""
     model = dataclasses.replace(tiny.MOE, num_nextn_predict_layers=1)
     found = Trained(Experiment(model=model), Path("nowhere"), None, {}, {})
     seconds = {"generate": [60.0, 6.0, 8.0, 7.0], "speculative": [2.0, 60.0, 4.0, 2.0, 3.0]}

@@ -1,4 +1,4 @@
-"""Edited models and their scores."""
+"""Scores and measures of edited models."""
 
 import dataclasses
 import types
@@ -17,7 +17,7 @@ from deepseek_jax.train.program import language_model_program
 from tests.train import tiny
 
 
-def test_an_edited_model_is_scored_without_what_its_training_kept(tmp_path):
+def test_an_edited_model_is_scored_without_its_trainings_view(tmp_path):
     base = tiny.experiment(tmp_path)
     pruned = dataclasses.replace(base, prune=PruneConfig(method="magnitude"))
     model = initialise(base.model, jax.random.key(0))
@@ -25,7 +25,7 @@ def test_an_edited_model_is_scored_without_what_its_training_kept(tmp_path):
     assert found == plain and found["final/loss"] > 0
 
 
-def test_measures_see_the_arithmetic_that_an_edit_asks_for(tmp_path, monkeypatch):
+def test_measures_see_the_arithmetic_set_by_an_edit(tmp_path, monkeypatch):
     plain = tiny.experiment(tmp_path)
     fp8 = dataclasses.replace(plain, arithmetic=ArithmeticConfig("fp8"))
     trained = restore.TrainedModel(plain, 0, *initialise(plain.model, jax.random.key(0)))

@@ -1,4 +1,4 @@
-"""What is kept of a run, from its rows."""
+"""The summary of a run that a study keeps, computed from its rows."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ from deepseek_jax.train import checkpoint, loop, preemption
 from tests.train import tiny
 
 
-def test_scores_are_the_last_ones_and_what_wavers_is_a_mean_of_the_last_fifth(tmp_path):
+def test_scores_are_the_last_ones_and_noisy_metrics_means_of_the_last_fifth(tmp_path):
     model = dataclasses.replace(tiny.MOE, num_nextn_predict_layers=1)
     experiment = Experiment(model=model, data=DataConfig(sequence_length=64), train=TrainConfig(steps=10, batch_size=4))
     rows = [
@@ -41,8 +41,8 @@ def test_scores_are_the_last_ones_and_what_wavers_is_a_mean_of_the_last_fifth(tm
     assert found["curve"][0] == [256, 4.9] and found["curve"][-1] == [2560, 4.0]
 
 
-def test_a_run_that_a_signal_stops_before_its_scores_has_not_failed(tmp_path, monkeypatch):
-    """All its steps are saved; where nothing stopped it, it has no scores because nothing is held out."""
+def test_a_run_stopped_by_a_signal_before_scoring_has_not_failed(tmp_path, monkeypatch):
+    """Its steps are all saved.  Without a signal, missing scores mean that nothing is held out, which is an error."""
     signals = [signal.SIGTERM]
 
     def train(*_, **__):

@@ -1,4 +1,4 @@
-"""What edits and measures give is kept under names that tell those of one factory apart."""
+"""Results of edits and measures are stored under names that distinguish functions made by one factory."""
 
 import functools
 import subprocess
@@ -35,7 +35,7 @@ def by_default(factor):
 
 
 LONG = [np.arange(2000.0), np.arange(2000.0)]
-LONG[1][1000] = 0  # where a repr has but dots
+LONG[1][1000] = 0  # in the part that numpy's repr abbreviates
 
 
 @pytest.mark.parametrize(
@@ -47,19 +47,19 @@ LONG[1][1000] = 0  # where a repr has but dots
         [lambda: scaled(LONG[0]), lambda: scaled(LONG[1])],
     ],
 )
-def test_functions_of_one_factory_are_told_apart(makers):
+def test_functions_of_one_factory_have_distinct_stable_names(makers):
     once, again = ([source_name(make()) for make in makers] for _ in range(2))
     assert once == again and len(set(once)) == len(makers)
 
 
-def test_names_last_from_process_to_process():
+def test_names_are_the_same_in_every_process():
     words = "frozenset({'a', 'b', 'c', 'd', 'e', 'f'})"
     code = "from tests.studies.test_source_names import *; print(source_name(scaled({}, times(2))))"
     out = subprocess.run([sys.executable, "-c", code.format(words)], cwd=ROOT, capture_output=True, text=True)
     assert out.stdout.strip() == source_name(scaled(frozenset("abcdef"), times(2)))
 
 
-def test_functions_whose_name_would_not_last_are_refused():
+def test_functions_without_a_stable_name_are_refused():
     settings = {"base": "x.py", "budget": 1}
     study = settings | {"metric": "final/loss", "margin": 1, "claim": "a < b"}
     variants = lambda edit: [Variant("a"), Variant("b", edit=edit)]  # noqa: E731

@@ -1,4 +1,4 @@
-"""Study files: what is run, resumed, left out and reported, with a trainer that takes no time."""
+"""Study files: what is run, resumed, left out and reported, with a fake trainer."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def files_of(folder, *, but=()):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in but}
 
 
-def test_a_study_from_its_file_to_its_verdict(make, trainer, root):
+def test_a_study_is_trained_judged_and_reported(make, trainer, root):
     loaded = make()
     running.work([loaded], root, QUIET)
     assert len(trainer.trained) == 6
@@ -54,7 +54,7 @@ def test_a_study_from_its_file_to_its_verdict(make, trainer, root):
     assert f"deepseek-jax study report {loaded.path} --root {root}\n" in text
 
 
-def test_a_report_made_twice_is_the_same_and_so_is_one_from_its_own_results(make, trainer, root, tmp_path):
+def test_a_report_is_reproducible_also_from_its_results_json(make, trainer, root, tmp_path):
     loaded = make()
     running.work([loaded], root, QUIET)
     folder, _ = report.write(loaded, root)
@@ -65,7 +65,7 @@ def test_a_report_made_twice_is_the_same_and_so_is_one_from_its_own_results(make
     assert files_of(folder) == first
 
 
-def test_killed_in_the_middle_and_run_again(make, trainer, root, tmp_path):
+def test_a_killed_study_resumes_and_trains_nothing_twice(make, trainer, root, tmp_path):
     loaded = make()
     running.work([loaded], root / "unbroken", QUIET)
     whole, _ = report.write(loaded, root / "unbroken", tmp_path / "whole")
@@ -76,10 +76,10 @@ def test_killed_in_the_middle_and_run_again(make, trainer, root, tmp_path):
             running.work([loaded], root / "broken", QUIET)
     trainer.kill_at = None
     running.work([loaded], root / "broken", QUIET)
-    assert len(trainer.trained) == len(set(trainer.trained)) == 6  # nothing was done twice
+    assert len(trainer.trained) == len(set(trainer.trained)) == 6  # no run was trained twice
     broken, _ = report.write(loaded, root / "broken", tmp_path / "broken")
     files = files_of(broken, but={"results.json"})
-    files = {name: content.replace(b"/broken", b"/unbroken") for name, content in files.items()}  # --root of commands
+    files = {name: content.replace(b"/broken", b"/unbroken") for name, content in files.items()}  # --root in commands
     assert files == files_of(whole, but={"results.json"})
     numbers = [json.loads((folder / "results.json").read_text())["runs"] for folder in (broken, whole)]
     timeless = [[{key: value for key, value in run.items() if key != "seconds"} for run in runs] for runs in numbers]
@@ -87,7 +87,7 @@ def test_killed_in_the_middle_and_run_again(make, trainer, root, tmp_path):
 
 
 def test_a_study_without_all_its_runs_has_no_verdict(make, trainer, root):
-    """The first of many seeds may say what all together do not."""
+    """The first few seeds may suggest what all seeds together do not show."""
     loaded = make(text=STUDY.replace("seeds=3", "seeds=8"))
     trainer.kill_at = 4
     with pytest.raises(Killed):
@@ -102,20 +102,20 @@ def test_a_study_without_all_its_runs_has_no_verdict(make, trainer, root):
     assert report.write(loaded, root)[1] == "holds"
 
 
-def test_a_claim_that_was_changed_after_its_runs_is_told(make, trainer, root, tmp_path):
+def test_a_claim_changed_after_its_first_run_is_marked(make, trainer, root, tmp_path):
     first = make(text=STUDY.replace("0.05", "0.07"))
     trainer.kill_at = 0
     with pytest.raises(Killed):
         running.work([first], root, QUIET)
     trainer.kill_at, loaded = None, make()
-    running.work([loaded], root, QUIET)  # no run was there yet, so this margin is stated before too
+    running.work([loaded], root, QUIET)  # the first had no finished run, so this margin still counts as stated before
     folder, verdict = report.write(loaded, root)
     assert verdict == "holds" and "changed after its first run" not in (folder / "report.md").read_text()
     changed = make(text=STUDY.replace("0.05", "0.5"))
     running.work([changed], root, QUIET)
     other = "does not, by a claim that was changed after its first run"
     assert overview.lines([changed.path], root)[0].verdict == other
-    for made_of in (root, tmp_path / "no_runs_here"):  # results.json knows it too
+    for made_of in (root, tmp_path / "no_runs_here"):  # also from results.json alone
         folder, verdict = report.write(changed, made_of)
         assert verdict.startswith(other)
         assert (
@@ -125,7 +125,7 @@ def test_a_claim_that_was_changed_after_its_runs_is_told(make, trainer, root, tm
 
 
 def test_the_time_spent_is_never_half_written(make, trainer, root, tmp_path):
-    """A full disk or a kill would leave an empty file, of which every further call would fail."""
+    """Otherwise a full disk or a kill could leave an empty file, on which every further call would fail."""
     loaded = make()
     trainer.kill_at = 0
     with pytest.raises(Killed):
@@ -137,7 +137,7 @@ def test_the_time_spent_is_never_half_written(make, trainer, root, tmp_path):
     assert float(spent.read_text()) >= 0 and not as_it_was.samefile(spent), "replaced by a whole one, not emptied first"
 
 
-def test_broken_variants_are_told_and_the_others_go_on(make, trainer, root):
+def test_failing_variants_are_reported_and_the_others_are_trained(make, trainer, root):
     loaded = make('Variant("diverges", {"optimizer.peak_lr": 2.0}), Variant("large", {"optimizer.peak_lr": 0.9}),')
     running.work([loaded], root, QUIET)
     folder, verdict = report.write(loaded, root)
@@ -203,25 +203,13 @@ def test_a_schedule_that_the_steps_by_the_clock_are_too_few_for_refuses_its_stud
     assert trainer.trained == []
 
 
-CANDIDATES = '''"""Which batch, and which rise?"""
-
-from experiments import Sweep
-
-study = Sweep(
-    base="{base}",
-    budget=2_560,
-    search={{"optimizer.schedule.warmup_steps": (0, 11), "train.batch_size": (2, 4, 99)}},
-)
-'''
-
-
 @pytest.mark.parametrize("here", [True, False])
-def test_candidates_that_cannot_be_configured_are_said_once_and_end_the_command_with_2(
+def test_candidates_that_cannot_be_configured_are_reported_once_and_exit_with_2(
     make, trainer, root, deepseek_jax, here
 ):
-    """A grid may have some; the others are worth having."""
+    """A grid may contain some; the others are trained."""
     loaded = make(text=CANDIDATES)
-    if not here:  # what is left then starts no worker
+    if not here:  # train the valid ones before, so that no worker is started
         running.work([loaded], root, QUIET)
     options = ["--root", str(root)] + ["--here"] * here
     status, out, err = deepseek_jax("study", "run", str(loaded.path), *options)
@@ -234,13 +222,25 @@ def test_candidates_that_cannot_be_configured_are_said_once_and_end_the_command_
     assert status == 2 and "runs failed: 3 of rate;" in err
 
 
+CANDIDATES = '''"""Which batch, and which rise?"""
+
+from experiments import Sweep
+
+study = Sweep(
+    base="{base}",
+    budget=2_560,
+    search={{"optimizer.schedule.warmup_steps": (0, 11), "train.batch_size": (2, 4, 99)}},
+)
+'''
+
+
 def test_a_sweep_without_a_candidate_that_can_be_configured_is_refused(make, trainer, root):
     loaded = make(text=CANDIDATES.replace("(2, 4, 99)", "(98, 99)"))
     with pytest.raises(UserError, match="rate.py: 0 98: a budget of 2560 tokens is less than one step"):
         running.work([loaded], root, QUIET)
 
 
-def test_workers_of_another_process_leave_it_to_that_one(make, trainer, root, deepseek_jax, monkeypatch):
+def test_workers_leave_reporting_of_failures_to_their_parent(make, trainer, root, deepseek_jax, monkeypatch):
     monkeypatch.setenv(running.PARENT, "1")
     monkeypatch.setattr(running, "_end_with_parent", lambda: None)
     path = make(text=CANDIDATES).path
@@ -260,7 +260,7 @@ def test_planning_takes_no_device(make, root):
     assert found.returncode == 0 and "--array=0-5" in found.stdout, found.stderr
 
 
-def test_speeds_that_are_not_measured_yet_are_no_failure(make, trainer, root, monkeypatch):
+def test_unmeasured_speeds_are_measured_and_no_failure(make, trainer, root, monkeypatch):
     loaded = make(text=STUDY.replace("budget=2_560", 'budget=1.0, equal="seconds"'))
     assert len(running.to_do(loaded, root)) == 6
     monkeypatch.setattr(runs.budget, "measure_speed", lambda experiment, speed: write_speed(speed))
@@ -268,8 +268,8 @@ def test_speeds_that_are_not_measured_yet_are_no_failure(make, trainer, root, mo
     assert len(trainer.trained) == 6 and not running.to_do(loaded, root) and not running.failed(loaded, root)
 
 
-def test_a_variant_whose_speed_cannot_be_measured_is_told_and_the_others_go_on(make, trainer, root, monkeypatch):
-    """As one that is too large for the memory there is."""
+def test_a_variant_whose_speed_trial_fails_is_reported_and_not_tried_again(make, trainer, root, monkeypatch):
+    """Such as a variant that is too large for the memory."""
 
     def measure(experiment, speed):
         if experiment.optimizer.peak_lr == 0.2:
@@ -294,11 +294,11 @@ def test_a_variant_whose_speed_cannot_be_measured_is_told_and_the_others_go_on(m
     assert {run.variant.name for run in running.to_do(loaded, root)} == {"high"}
 
 
-def test_a_changed_variant_has_a_speed_of_its_own(make, trainer, root, monkeypatch):
+def test_a_changed_variants_speed_is_measured_anew(make, trainer, root, monkeypatch):
     tried, text = [], STUDY.replace("budget=2_560", 'budget=1.0, equal="seconds"')
 
     def measure(experiment, speed):
-        record.claim(speed.with_suffix(""), experiment)  # where the trial is trained
+        record.claim(speed.with_suffix(""), experiment)  # the run directory of the trial
         tried.append(experiment.optimizer.peak_lr)
         write_speed(speed)
 
@@ -332,19 +332,19 @@ def test_a_budget_of_no_step_is_refused_before_anything_is_trained(make, trainer
 
 
 @pytest.mark.parametrize("path", overview.files(ROOT / "experiments" / "studies"), ids=lambda path: path.stem)
-def test_the_studies_here_go_by_what_is_measured(path, monkeypatch):
+def test_the_repositorys_studies_use_existing_metrics(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     metrics.check(load(path))
 
 
-def test_a_score_of_ones_own_of_held_out_text_is_known_to_studies_and_to_early_stopping(monkeypatch):
+def test_a_custom_text_score_is_known_to_studies_and_early_stopping(monkeypatch):
     monkeypatch.setitem(scores.OF_TEXT, "likely", True)
     assert {"val/likely", "final/likely"} <= metrics.names_of(Experiment())
     assert "likely" in evaluate.names(types.SimpleNamespace(domains=("one",), held_out_targets={"one": 7}))
 
 
-def test_variants_that_learn_the_same_are_refused_before_anything_is_trained(make, trainer, root, deepseek_jax):
-    """Their difference is 0, whatever was meant: a place, as here, or a value that is the base's."""
+def test_variants_that_do_not_differ_are_refused_before_anything_is_trained(make, trainer, root, deepseek_jax):
+    """Their difference would be exactly 0: they change only logging, or set a value that the base already has."""
     for changes in ('"log.every": 5', '"optimizer.peak_lr": 0.1'):
         path = make(f'Variant("same", {{{changes}}}),').path
         status, out, err = deepseek_jax("study", "run", str(path), "--root", str(root), "--here")
@@ -361,16 +361,16 @@ def with_gap(of_measure, gives=""):
     return text.replace('claim="high < low",', FURTHER.format(of_measure))
 
 
-def test_a_measure_may_say_what_it_gives(make, trainer, root, monkeypatch):
+def test_a_measure_may_declare_the_names_of_its_scores(make, trainer, root, monkeypatch):
     monkeypatch.setattr(measuring, "restore", lambda run: run)
     with pytest.raises(UserError, match="no run measures 'gaps'; choose one of gap.$"):
         running.work([make(text=with_gap("gap", "gap.gives = ['gap']"))], root, QUIET)
     assert trainer.trained == []
-    running.work([make(text=with_gap("gap", "gap.gives = ['gap', 'gaps']"))], root, QUIET)  # not of these seeds
+    running.work([make(text=with_gap("gap", "gap.gives = ['gap', 'gaps']"))], root, QUIET)  # only declared
     assert len(trainer.trained) == 6
 
 
-def test_of_other_measures_the_first_run_shows_what_they_do_not_give(make, trainer, root, monkeypatch):
+def test_a_score_missing_from_an_undeclared_measure_stops_after_the_first_run(make, trainer, root, monkeypatch):
     monkeypatch.setattr(measuring, "restore", lambda run: run)
     loaded = make(text=with_gap("gap"))
     for _ in range(2):  # the second time there is no need to train
@@ -384,7 +384,7 @@ def test_of_other_measures_the_first_run_shows_what_they_do_not_give(make, train
     assert main == UNFINISHED
 
 
-def test_a_report_on_a_metric_that_no_run_has(make, trainer, root):
+def test_a_metric_that_no_run_has_is_reported_as_not_measured(make, trainer, root):
     running.work([make()], root, QUIET)
     loaded = make(text=STUDY.replace('"final/loss"', '"final/Los"'))
     folder, verdict = report.write(loaded, root)
@@ -392,7 +392,7 @@ def test_a_report_on_a_metric_that_no_run_has(make, trainer, root):
     assert f"**N{verdict[1:]}.** high < low: not measured: final/Los" in (folder / "report.md").read_text()
 
 
-def test_a_measure_that_fails_costs_no_other_score(make, trainer, root, monkeypatch):
+def test_a_failing_measure_costs_no_other_score(make, trainer, root, monkeypatch):
     monkeypatch.setattr(measuring, "restore", lambda run: run)
     text = STUDY.replace("from experiments", "def gap(run):\n    return {{'gap': 1 / run.seed}}\n\n\nfrom experiments")
     text = text.replace('claim="high < low"', 'claim="high < low", measures=[gap]')
@@ -420,11 +420,11 @@ def test_a_changed_study_leaves_its_old_runs_out(make, trainer, root):
     running.work([changed], root, QUIET)
     text = (report.write(changed, root)[0] / "report.md").read_text()
     assert "6 stale runs, of an older version of this study, are left out." in text
-    assert results.gather(make(), root)["stale"] == 6  # back again: the old ones count, the new ones are stale
+    assert results.gather(make(), root)["stale"] == 6  # changed back: the old runs count again, the new ones are stale
     assert len(results.gather(make(), root)["runs"]) == 6
 
 
-def test_runs_by_other_code_are_told_of(make, trainer, root, deepseek_jax, monkeypatch):
+def test_runs_trained_by_other_code_are_reported(make, trainer, root, deepseek_jax, monkeypatch):
     loaded = make()
     words = "study", "run", str(loaded.path), "--root", str(root), "--here"
     assert "different version of the code" not in deepseek_jax(*words)[1] and len(trainer.trained) == 6
@@ -436,8 +436,8 @@ def test_runs_by_other_code_are_told_of(make, trainer, root, deepseek_jax, monke
     assert "trained by 2 versions of the code" in (report.write(more, root)[0] / "report.md").read_text()
 
 
-def test_the_devices_are_those_of_the_runs(make, trainer, root, monkeypatch):
-    """Not that of a login node, where the page is made."""
+def test_the_report_names_the_devices_of_the_runs(make, trainer, root, monkeypatch):
+    """Not those of the machine that writes the report, which may be a login node."""
     loaded, where = make(), "8 x NVIDIA H100"
     monkeypatch.setattr("os.cpu_count", lambda: 99)
     monkeypatch.setattr(outcome, "_device", lambda: where)
@@ -447,7 +447,7 @@ def test_the_devices_are_those_of_the_runs(make, trainer, root, monkeypatch):
     (first, *_, last) = sorted(root.glob(f"*/*/{runs.TRAINED}"))
     first.write_text(first.read_text().replace(where, "96 CPU cores"))
     trained = json.loads(last.read_text())
-    del trained["device"]  # as of runs that did not say it
+    del trained["device"]  # as in old runs, which did not record it
     last.write_text(json.dumps(trained))
     text = (report.write(loaded, root)[0] / "report.md").read_text()
     there = f"{where} and 96 CPU cores and a device that was not written down"
@@ -466,8 +466,8 @@ def test_committed_results_of_an_older_version_are_not_mixed_in(make, trainer, r
     assert {run["variant"] for run in found["runs"]} == {"low"} and found["missing"] == found["stale"] == 3
 
 
-def test_failures_here_are_not_hidden_by_committed_results(make, trainer, root, tmp_path, monkeypatch, deepseek_jax):
-    """As of a code that breaks a variant which an older one could train."""
+def test_new_failures_are_not_hidden_by_committed_results(make, trainer, root, tmp_path, monkeypatch, deepseek_jax):
+    """As when a change of the code breaks a variant that used to train."""
     loaded = make()
     running.work([loaded], root, QUIET)
     report.write(loaded, root)
@@ -498,8 +498,8 @@ def test_failures_here_are_not_hidden_by_committed_results(make, trainer, root, 
     )
 
 
-def test_what_a_changed_measure_or_edit_gave_before_is_not_its_own(make, trainer, root, tmp_path, monkeypatch):
-    """In results.json neither."""
+def test_scores_of_a_changed_measure_or_edit_are_discarded(make, trainer, root, tmp_path, monkeypatch):
+    """Neither in run directories nor in results.json."""
     monkeypatch.setattr(measuring, "restore", lambda run: run)
     monkeypatch.setattr(measuring, "held_out_scores", lambda trained: {"final/loss": 9.0})
     edit = "def spoil(*model):\n    return model\n\n\nfrom experiments import"
@@ -516,7 +516,7 @@ def test_what_a_changed_measure_or_edit_gave_before_is_not_its_own(make, trainer
         assert len(results.gather(changed, root)["runs"]) == left
 
 
-def test_runs_that_another_study_made_do_not_hide_committed_results(make, trainer, root, tmp_path):
+def test_runs_of_another_study_do_not_hide_committed_results(make, trainer, root, tmp_path):
     loaded = make()
     running.work([loaded], root, QUIET)
     report.write(loaded, root)
@@ -527,7 +527,7 @@ def test_runs_that_another_study_made_do_not_hide_committed_results(make, traine
 
 
 def test_the_page_compares_with_the_first_variant(make, trainer, root, monkeypatch):
-    """Here one that is half as fast, by the paired differences of two seeds."""
+    """By the paired differences of two seeds.  The first variant here is half as fast as the second."""
     row = fake.row
     speed = lambda experiment: {"tokens_per_second": 1e4 * experiment.optimizer.peak_lr}  # noqa: E731
     monkeypatch.setattr(fake, "row", lambda experiment, step: row(experiment, step) | speed(experiment))
@@ -550,8 +550,8 @@ def test_the_page_compares_with_the_first_variant(make, trainer, root, monkeypat
     assert "too sure" not in (report.write(many, root)[0] / "report.md").read_text()
 
 
-def test_a_run_that_ended_without_the_metric_leaves_its_claim_open(make):
-    """The rest of its variant would look better than it is."""
+def test_a_claim_cannot_be_judged_if_a_run_ended_without_the_metric(make):
+    """The variant's remaining runs alone could look better than the variant is."""
     losses = {"low": [5.0, 5.1, 5.2], "high": [4.0, 4.1, None]}
     ended = [
         {"variant": name, "seed": seed, "scores": {"final/loss": loss} if loss else {}}
@@ -564,8 +564,8 @@ def test_a_run_that_ended_without_the_metric_leaves_its_claim_open(make):
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("lost", [float("nan"), float("inf")])
-def test_a_run_whose_metric_is_no_number_leaves_its_claim_open(make, trainer, root, monkeypatch, lost):
-    """As where each step was dropped (train.on_nonfinite=skip)."""
+def test_a_claim_cannot_be_judged_if_a_metric_is_not_finite(make, trainer, root, monkeypatch, lost):
+    """As after a run whose every step was skipped (train.on_nonfinite=skip)."""
     row = fake.row
     broken = lambda experiment: experiment.optimizer.peak_lr == 0.2 and experiment.train.seed == 1  # noqa: E731
     of = lambda experiment, step: row(experiment, step) | ({"loss/next": lost} if broken(experiment) else {})  # noqa: E731
@@ -578,8 +578,8 @@ def test_a_run_whose_metric_is_no_number_leaves_its_claim_open(make, trainer, ro
     assert "| high | 3 | " in text and "[+nan, +nan]" in text
 
 
-def test_an_edited_model_has_the_scores_of_its_edit(make, trainer, root, monkeypatch):
-    """It shares the training of another variant, whose curve is not its own."""
+def test_an_edited_variant_has_the_scores_of_its_edited_model(make, trainer, root, monkeypatch):
+    """It shares its training with another variant, but must not be given that one's scores and speed-up."""
     monkeypatch.setattr(measuring, "restore", lambda run: run)
     monkeypatch.setattr(measuring, "held_out_scores", lambda trained: {"final/loss": 9.0})
     edit = "def spoil(*model):\n    return model\n\n\nfrom experiments import"
@@ -593,8 +593,8 @@ def test_an_edited_model_has_the_scores_of_its_edit(make, trainer, root, monkeyp
     assert speed_ups["| spoilt"] == "" != speed_ups["| high"]
 
 
-def test_an_edited_model_without_a_finite_score_has_none(make, trainer, root, monkeypatch):
-    """That of the unedited one, whose training it shares, would be reported as its own."""
+def test_an_edited_model_without_scores_does_not_inherit_any(make, trainer, root, monkeypatch):
+    """Otherwise the score of the unedited model, whose training it shares, would be reported for it."""
     monkeypatch.setattr(measuring, "restore", lambda run: run)
     monkeypatch.setattr(measuring, "held_out_scores", lambda trained: {})
     edit = "def spoil(*model):\n    return model\n\n\nfrom experiments import"
@@ -618,7 +618,7 @@ def test_runs_of_the_same_experiment_are_shared_between_studies(make, trainer, r
 
 
 def test_a_new_setting_that_is_off_does_not_make_runs_stale(make):
-    """The identity is of what differs from the defaults, whatever else there is."""
+    """A run's identity covers only settings that differ from their defaults and matter for learning."""
     (run, *_) = runs.plan(make(), runs.ROOT)
     experiment = dataclasses.replace(run.experiment, log=dataclasses.replace(run.experiment.log, every=3))
     assert runs.identity(experiment) == runs.identity(run.experiment)
@@ -637,7 +637,7 @@ def test_a_new_setting_that_is_off_does_not_make_runs_stale(make):
     assert len(set(map(runs.identity, learnt))) == len(learnt)
 
 
-def test_one_run_of_an_array(make, trainer, root, deepseek_jax):
+def test_one_run_of_a_slurm_array_is_trained_by_index(make, trainer, root, deepseek_jax):
     loaded = make()
     script = slurm.script(loaded, root)
     assert "#SBATCH --array=0-5" in script and '--index "$SLURM_ARRAY_TASK_ID"' in script
@@ -647,7 +647,7 @@ def test_one_run_of_an_array(make, trainer, root, deepseek_jax):
     assert status == 2 and "has runs 0 to 5" in err
 
 
-def test_an_array_of_a_study_whose_name_has_spaces(make, root):
+def test_a_slurm_script_has_a_valid_job_name(make, root):
     loaded = make()
     spaced = loaded.path.rename(loaded.path.with_name("Rate and more.py"))
     script = slurm.script(load(spaced), root)
@@ -656,15 +656,15 @@ def test_an_array_of_a_study_whose_name_has_spaces(make, root):
     assert "--job-name=study\n" in slurm.script(load(without_latin), root)
 
 
-def test_one_seed_has_a_mean_and_no_spread(make, trainer, root):
+def test_a_single_seed_has_a_mean_but_no_deviation(make, trainer, root):
     alone = make(text=STUDY.replace("seeds=3", "seeds=1"))
     running.work([alone], root, QUIET)
     text = (report.write(alone, root)[0] / "report.md").read_text()
     assert "| low | 1 | " in text and "±" not in text.partition("## Results")[2].replace("mean ± sd", "")
 
 
-def test_a_report_of_runs_that_no_row_has_the_speed_of(make, trainer, root, monkeypatch):
-    """As where the batch grows at every step that has one."""
+def test_a_report_without_any_measured_speed(make, trainer, root, monkeypatch):
+    """As when the batch grows at every logged step, so that none is timed."""
     write = fake.write
     without = lambda rows: [{key: row[key] for key in row if key != "tokens_per_second"} for row in rows]  # noqa: E731
     monkeypatch.setattr(fake, "write", lambda workdir, rows: write(workdir, without(rows)))
@@ -674,7 +674,7 @@ def test_a_report_of_runs_that_no_row_has_the_speed_of(make, trainer, root, monk
     assert "| high | 3 | " in text and "1,000" not in text
 
 
-def test_a_study_file_anywhere_reads_what_lies_where_the_command_is_run(make, tmp_path, monkeypatch):
+def test_a_study_file_can_import_from_the_working_directory(make, tmp_path, monkeypatch):
     (tmp_path / "helpers_of_studies.py").touch()
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "a" / "b" / "c" / "mine.py"
@@ -684,7 +684,7 @@ def test_a_study_file_anywhere_reads_what_lies_where_the_command_is_run(make, tm
     assert load(path).study.names == ["low", "high"]
 
 
-def test_a_report_goes_beside_the_folder_of_studies_from_wherever_it_is_named(make, monkeypatch):
+def test_results_go_beside_the_folder_of_studies_for_any_working_directory(make, monkeypatch):
     path = make().path
     expected = path.parent.parent / "results" / "rate"
     for here, named in (("/", path), (path.parent, "rate.py"), (path.parent, "./rate.py"), (path.parent.parent, None)):
@@ -697,13 +697,13 @@ def test_a_report_goes_beside_the_folder_of_studies_from_wherever_it_is_named(ma
 
 
 @pytest.mark.parametrize("words", [["report", "--output"], ["run", "--root"]])
-def test_where_nothing_can_be_written(make, root, deepseek_jax, words):
+def test_impossible_output_directories_are_refused(make, root, deepseek_jax, words):
     path, (verb, option) = make().path, words
     status, _, err = deepseek_jax("study", verb, str(path), "--root", str(root), option, str(path))
     assert status == 2 and err == f"deepseek-jax: {path} cannot be made a directory: Not a directory; give another.\n"
 
 
-def test_list_and_diff(make, trainer, root, deepseek_jax):
+def test_list_shows_verdicts_and_diff_shows_settings(make, trainer, root, deepseek_jax):
     loaded = make()
     assert overview.lines([loaded.path], root)[0].verdict == "not run yet"
     running.work([loaded], root, QUIET)
@@ -716,13 +716,13 @@ def test_list_and_diff(make, trainer, root, deepseek_jax):
     assert (status, out) == (0, "optimizer.peak_lr: 0.1 in the first, 0.2 in the second\n")
 
 
-def test_brackets_in_a_question_are_no_markup(make, root, deepseek_jax):
+def test_brackets_in_a_question_are_not_taken_for_markup(make, root, deepseek_jax):
     loaded = make(text=STUDY.replace("Is a higher rate better?", "Is [bold] or [/bold] better?"))
     status, out, _ = deepseek_jax("study", "list", str(loaded.path), "--root", str(root))
     assert status == 0 and "[bold]" in out and "[/bold]" in out
 
 
-def test_a_report_of_nothing(make, root, deepseek_jax):
+def test_a_report_without_runs_is_refused(make, root, deepseek_jax):
     status, _, err = deepseek_jax("study", "report", str(make().path), "--root", str(root))
     assert status == 2 and "has no finished run; `deepseek-jax study run" in err and err.count("\n") == 1
     assert f" --root {root}` makes them" in err
@@ -743,12 +743,12 @@ def test_a_report_of_nothing(make, root, deepseek_jax):
         (("seeds=3", "seeds=three"), "rate.py line 8: NameError"),
     ],
 )
-def test_study_files_that_cannot_be(make, change, message):
+def test_invalid_study_files_are_refused(make, change, message):
     with pytest.raises(UserError, match=message):
         make(text=STUDY.replace(*change))
 
 
-def test_variants_named_in_any_alphabet_or_alike_but_for_signs(make, trainer, root):
+def test_variants_may_have_any_names_and_get_distinct_directories(make, trainer, root):
     text = STUDY.replace('"low"', '"γ"').replace('"high"', '"β"').replace("high < low", "β < γ")
     loaded = make('Variant("lr < 1", {"optimizer.peak_lr": 0.3}), Variant("lr > 1", {"optimizer.peak_lr": 2.0}),', text)
     running.work([loaded], root, QUIET)
@@ -759,13 +759,13 @@ def test_variants_named_in_any_alphabet_or_alike_but_for_signs(make, trainer, ro
     assert list(slugs(["A", "a", "a_2", "a 2"]).values()) == ["a", "a_2", "a_2_2", "a_2_3"]
 
 
-def test_what_budget_and_seeds_decide_is_no_variants_to_change():
+def test_variants_may_not_set_steps_or_seeds():
     with pytest.raises(UserError, match="^'longer' sets train.steps, which budget and seeds decide for all; leave"):
         Variant("longer", {"train.steps": 400})
     with pytest.raises(UserError, match="^'7' sets train.seed"):
         Sweep(base="x.py", budget=1, search={"train.seed": (7, 8)})
 
 
-def test_a_missing_file(tmp_path):
+def test_a_missing_study_file_is_refused(tmp_path):
     with pytest.raises(UserError, match="there is no study"):
         load(tmp_path / "none.py")

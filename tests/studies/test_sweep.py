@@ -1,4 +1,4 @@
-"""Sweeps: the candidates of a grid and of chance, who is stopped at which rung, and the rate that transfers."""
+"""Sweeps: grid and random candidates, successive halving, and a choice that holds across widths."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ study = Sweep(
 QUIET = lambda text: None  # noqa: E731
 
 
-def test_a_grid_and_bundles():
+def test_a_grid_may_contain_bundles_of_settings():
     sweep = Sweep(
         base="x.py",
         budget=1,
@@ -43,17 +43,17 @@ def test_a_grid_and_bundles():
     assert sweep.variants[1].changes == {"model.hidden_size": 8, "model.head_dim": 2, "optimizer.peak_lr": 0.2}
 
 
-def test_random_candidates_are_the_same_each_time():
+def test_random_candidates_are_reproducible_and_log_uniform():
     search = {"optimizer.peak_lr": LogUniform(1e-4, 1e-1), "optimizer.name": ("sgd", "lion")}
     sweep = Sweep(base="x.py", budget=1, search=search, samples=20)
     assert sweep.names == Sweep(base="x.py", budget=1, search=search, samples=20).names
     rates = [float(variant.changes["optimizer.peak_lr"]) for variant in sweep.variants]
     assert all(1e-4 <= rate <= 1e-1 for rate in rates) and min(rates) < 1e-3 and max(rates) > 1e-2
-    assert 1e-3 < statistics.median(rates) < 1e-2  # of even draws one in ten lies below
+    assert 1e-3 < statistics.median(rates) < 1e-2  # uniform draws would mostly be above
     assert {variant.changes["optimizer.name"] for variant in sweep.variants} == {"sgd", "lion"}
 
 
-def test_searches_that_cannot_be():
+def test_impossible_searches_are_refused():
     with pytest.raises(UserError, match="5 candidates only 2 differ"):
         Sweep(base="x.py", budget=1, search={"a": [1, 2]}, samples=5)
     with pytest.raises(UserError, match="each choice at every value of a, which random candidates are not; leave"):
@@ -63,7 +63,7 @@ def test_searches_that_cannot_be():
     assert Sweep(base="x.py", budget=1, search={"w": {8: {"a": 1}}}).variants[0].changes == {"a": 1}
 
 
-def test_the_rule_of_halving():
+def test_halving_keeps_the_best_share():
     halving = Halving(keep=0.5)
     assert halving.survivors({"a": 3.0, "b": 1.0, "c": float("inf"), "d": 2.0, "e": 2.5}) == ["b", "d", "e"]
     assert halving.survivors({"a": 1.0, "b": 1.0}) == ["a"]
@@ -71,12 +71,12 @@ def test_the_rule_of_halving():
 
 
 @pytest.mark.parametrize("settings", [{"rungs": (0.5, 0.25)}, {"rungs": (1.0,)}, {"rungs": ()}, {"keep": 1.0}])
-def test_halving_that_cannot_be(settings):
+def test_invalid_halving_is_refused(settings):
     with pytest.raises(UserError, match="rising shares"):
         Halving(**settings)
 
 
-def test_hopeless_candidates_are_stopped_rung_by_rung(make, trainer, tmp_path):
+def test_the_worst_candidates_are_stopped_at_each_rung(make, trainer, tmp_path):
     loaded, root = make(text=TEXT), tmp_path / "runs"
     running.work([loaded], root, QUIET)
     first, second, end = rungs(loaded, root)
@@ -85,7 +85,7 @@ def test_hopeless_candidates_are_stopped_rung_by_rung(make, trainer, tmp_path):
     assert first.scores["2.0"] == float("inf")
     stopped = next((root / "rate").glob("0.1-0-*"))
     steps = [json.loads(line)["step"] for line in (stopped / "metrics.jsonl").read_text().splitlines()]
-    assert max(steps) == 5  # a quarter of 20
+    assert max(steps) == 5  # 25% of 20 steps
     assert not running.to_do(loaded, root) and not running.failed(loaded, root)
     folder, choice = report.write(loaded, root)
     assert choice.startswith("0.4: val/loss")
@@ -100,14 +100,14 @@ def test_hopeless_candidates_are_stopped_rung_by_rung(make, trainer, tmp_path):
     assert of_file == f"{choice} (from its results.json: {tmp_path / 'no_runs_here'} has no run of it)"
     (line,) = overview.lines([loaded.path], tmp_path / "no_runs_here")
     assert (line.runs, line.verdict) == ("5 candidates, from results.json", choice)
-    with pytest.raises(UserError, match="no run that reached its first rung"):  # of which these are no scores
+    with pytest.raises(UserError, match="no run that reached its first rung"):  # scores of another metric
         other = make(text=TEXT.replace("halving", 'metric="val/bits_per_byte",\n    halving'))
         report.write(other, tmp_path / "no_runs_here")
     with pytest.raises(UserError, match="no run that reached its first rung.* --root .*no_runs_here` makes them"):
         report.write(make(text=TEXT.replace("5_120", "2_560")), tmp_path / "no_runs_here")
 
 
-def test_candidates_are_compared_by_the_mean_over_seeds(make, trainer, tmp_path):
+def test_candidates_are_compared_by_their_mean_over_seeds_at_the_rung(make, trainer, tmp_path):
     loaded, root = make(text=TEXT.replace("budget=5_120,", "budget=5_120, seeds=2,")), tmp_path / "runs"
     running.work([loaded], root, QUIET)
     first = rungs(loaded, root)[0]
@@ -123,8 +123,8 @@ def test_a_rung_is_the_nearest_step():
     assert [step_at(of(100), 0.29), step_at(of(10), 0.25), step_at(of(2), 0.1)] == [29, 2, 1]
 
 
-def test_a_candidate_whose_score_is_no_number_is_not_chosen(make, trainer, tmp_path, monkeypatch):
-    """As that of a rate at which each step was dropped (train.on_nonfinite=skip)."""
+def test_a_candidate_with_a_nan_score_is_not_chosen(make, trainer, tmp_path, monkeypatch):
+    """Such as with a learning rate at which every step was skipped (train.on_nonfinite=skip)."""
 
     def row(experiment, step):
         lost = {"val/loss": math.nan} if experiment.optimizer.peak_lr == 0.1 else {}
@@ -144,7 +144,7 @@ def test_a_metric_that_no_candidate_measures_stops_the_sweep(make, trainer, tmp_
     with pytest.raises(UserError, match="rate.py: no run measures 'final/loss'; choose one of val/loss."):
         running.work([told], tmp_path / "runs", QUIET)
     assert not list((tmp_path / "runs").glob("rate/*"))
-    found = make(text=text.replace("{metric}", "val/dropped"))  # some runs have it
+    found = make(text=text.replace("{metric}", "val/dropped"))  # a metric that only some kinds of runs have
     with pytest.raises(UserError, match="0.1, seed 0 measured no val/dropped after 25% of its steps; name a metric"):
         running.work([found], tmp_path / "runs", QUIET)
     assert len(list((tmp_path / "runs").glob("rate/*"))) == 1 and not running.failed(found, tmp_path / "runs")
@@ -153,8 +153,8 @@ def test_a_metric_that_no_candidate_measures_stops_the_sweep(make, trainer, tmp_
 GRID = TEXT.replace("halving=Halving(rungs=(0.25, 0.5), keep=0.5),", "")
 
 
-def test_halving_of_candidates_that_are_trained_already(make, trainer, tmp_path):
-    """They were evaluated at other steps than the rungs', or only at the end."""
+def test_already_trained_candidates_can_be_halved(make, trainer, tmp_path):
+    """They were evaluated at other steps than the rungs, or only at the end; the nearest evaluation counts."""
     root = tmp_path / "runs"
     running.work([make(text=GRID)], root, QUIET)
     for path in root.glob("rate/*/metrics.jsonl"):
@@ -170,7 +170,7 @@ def test_halving_of_candidates_that_are_trained_already(make, trainer, tmp_path)
         assert first.scores[name] == fake.row(run.experiment, step)["val/loss"]
 
 
-def test_rungs_that_are_changed_go_on_from_where_candidates_are(make, trainer, tmp_path):
+def test_changed_rungs_resume_from_the_candidates_checkpoints(make, trainer, tmp_path):
     root = tmp_path / "runs"
     running.work([make(text=TEXT.replace("(0.25, 0.5)", "(0.5,)"))], root, QUIET)
     (stopped,) = root.glob("rate/0.1-0-*")
@@ -182,8 +182,8 @@ def test_rungs_that_are_changed_go_on_from_where_candidates_are(make, trainer, t
     assert rungs(loaded, root)[-1].complete and not running.to_do(loaded, root)
 
 
-def test_a_candidate_that_stopped_early_is_scored_by_what_it_kept(make, trainer, tmp_path, monkeypatch):
-    """Before a rung, that is what it is compared with there; its last evaluation was of parameters that are gone."""
+def test_a_candidate_that_stopped_early_is_scored_by_its_kept_step(make, trainer, tmp_path, monkeypatch):
+    """At later rungs too it is compared by the kept step; its last evaluation was of parameters that it discarded."""
 
     def write(workdir, rows):
         if "0.4" in workdir.name:
@@ -205,8 +205,8 @@ def test_a_candidate_that_stopped_early_is_scored_by_what_it_kept(make, trainer,
     assert end.complete and first.scores["0.4"] == end.scores["0.4"] == 0.5
 
 
-def test_halving_goes_by_evaluations_alone(make, trainer, tmp_path):
-    """Rows of training are written every log.every steps, not where candidates pause."""
+def test_halving_by_a_training_metric_is_refused(make, trainer, tmp_path):
+    """Training rows are written every log.every steps, which need not be the steps of the rungs."""
     text = TEXT.replace("budget=5_120,", 'budget=5_120, metric="loss/total",')
     with pytest.raises(UserError, match="no run measures 'loss/total'; choose one of val/bits"):
         running.work([make(text=text)], tmp_path / "runs", QUIET)
@@ -216,14 +216,14 @@ def test_halving_goes_by_evaluations_alone(make, trainer, tmp_path):
     ("base", "metric"),
     [("hybrid_mnist", "val/accuracy"), ("hybrid_mnist", "records_per_second"), ("v3_tiny", "load_entropy")],
 )
-def test_a_metric_of_which_more_is_better_would_choose_the_worst(base, metric):
+def test_a_metric_of_which_more_is_better_is_refused_for_a_sweep(base, metric):
     sweep = Sweep(base=f"{ROOT}/configs/{base}.py", budget=1, search={"optimizer.peak_lr": (0.1, 0.2)}, metric=metric)
     with pytest.raises(UserError, match=f"higher is better for '{metric}', but a sweep minimises its metric"):
         metrics.check(Loaded(Path("rate.py"), "Which rate?", sweep))
 
 
-def test_candidates_that_another_worker_has_are_left_to_it(make, trainer, tmp_path, monkeypatch):
-    """And waited for only when nothing else is left."""
+def test_candidates_held_by_another_worker_are_left_to_it(make, trainer, tmp_path, monkeypatch):
+    """They are waited for only when nothing else is left."""
     loaded, root, asked = make(text=GRID), tmp_path / "runs", []
     planned, held = runs.plan(loaded, root), runs.held
 
@@ -240,7 +240,7 @@ def test_candidates_that_another_worker_has_are_left_to_it(make, trainer, tmp_pa
 WIDTHS = TEXT.replace("search={{", 'across="width", search={{"width": {{"8": {{}}, "16": {{"train.batch_size": 8}}}}, ')
 
 
-def test_the_rate_that_holds_across_widths(make):
+def test_regret_of_a_choice_is_its_worst_loss_above_the_best_over_widths(make):
     sweep = make(text=WIDTHS).study
     scores = {"8 0.1": 3.0, "8 0.2": 2.0, "8 0.3": 2.2, "16 0.1": 1.0, "16 0.2": 1.6, "16 0.3": 1.1, "16 0.4": 0.9}
     regrets = {"0.1": pytest.approx(1.0), "0.2": pytest.approx(0.7), "0.3": pytest.approx(0.2), "0.4": math.inf}
@@ -249,14 +249,14 @@ def test_the_rate_that_holds_across_widths(make):
     assert set(sweep.regrets(narrow).values()) == {math.inf}, "nothing came out at width 16"
 
 
-def test_a_width_at_which_nothing_came_out_has_no_point_in_the_picture(monkeypatch):
+def test_a_width_without_finite_scores_has_no_point_in_the_picture(monkeypatch):
     monkeypatch.setattr(sweep_picture, "png", lambda figure: figure)
     sweep = Sweep(base="x.py", budget=1, search={"width": {"8": {}, "16": {}}, "rate": (0.1, 0.2)}, across="width")
     (axes,) = sweep_picture.across(sweep.by_value({"16 0.1": 0.9, "16 0.2": 1.6, "8 0.1": math.inf}), sweep).axes
     assert [list(line.get_ydata()) for line in axes.lines] == [[], [0.9, 1.6]]
 
 
-def test_choices_that_are_no_numbers_stand_at_the_axis_by_name(monkeypatch):
+def test_the_axis_is_labelled_with_names_if_choices_are_not_numbers(monkeypatch):
     monkeypatch.setattr(sweep_picture, "png", lambda figure: figure)
     search = {"width": {"8": {}, "16": {}}, "optimizer.name": ("adamw", "muon"), "rate": (0.1, 0.2)}
     sweep = Sweep(base="x.py", budget=1, search=search, across="width")
@@ -264,7 +264,7 @@ def test_choices_that_are_no_numbers_stand_at_the_axis_by_name(monkeypatch):
     assert [label.get_text() for label in axes.get_xticklabels()] == ["adamw 0.1", "adamw 0.2", "muon 0.1", "muon 0.2"]
 
 
-def test_halving_keeps_a_choice_at_every_width_or_at_none():
+def test_halving_keeps_a_choice_at_every_width_or_at_none_of_them():
     sweep = Sweep(
         base="x.py",
         budget=1,
@@ -272,7 +272,7 @@ def test_halving_keeps_a_choice_at_every_width_or_at_none():
         across="width",
         halving=Halving(keep=0.5),
     )
-    scores = {"8 0.1": 3.0, "8 0.2": 2.0, "8 0.3": 2.2, "16 0.1": 0.9, "16 0.2": 1.6, "16 0.3": 1.1}  # 16 is better
+    scores = {"8 0.1": 3.0, "8 0.2": 2.0, "8 0.3": 2.2, "16 0.1": 0.9, "16 0.2": 1.6, "16 0.3": 1.1}  # lower at 16
     left = sweep.survivors(scores)
     assert left == ["8 0.2", "8 0.3", "16 0.2", "16 0.3"]
     assert sweep.survivors({name: scores[name] for name in left}) == ["8 0.3", "16 0.3"]
@@ -280,10 +280,10 @@ def test_halving_keeps_a_choice_at_every_width_or_at_none():
     assert sweep.survivors(failed) == ["8 0.1", "8 0.2", "16 0.1", "16 0.2"]
 
 
-def test_a_sweep_across_widths_with_halving_comes_to_a_choice(make, trainer, tmp_path):
+def test_a_sweep_across_widths_with_halving_makes_a_choice(make, trainer, tmp_path):
     loaded, root = make(text=WIDTHS), tmp_path / "runs"
     running.work([loaded], root, QUIET)
-    ends = [run.variant.name for run in rungs(loaded, root)[-1].runs]  # width 8 has the lower loss at any rate
+    ends = [run.variant.name for run in rungs(loaded, root)[-1].runs]  # both widths, though 8 has lower losses
     assert ends == ["8 0.3", "8 0.4", "16 0.3", "16 0.4"]
     folder, choice = report.write(loaded, root)
     assert choice.startswith("0.4 holds across width: at worst 0.0")
