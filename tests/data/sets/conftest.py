@@ -1,4 +1,4 @@
-"""A small set of each kind, without files and without waiting."""
+"""Fixtures: small sets that are quickly opened."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from deepseek_jax.data.sets.source import Source, numbered
 
 @pytest.fixture(scope="session")
 def config(tmp_path_factory) -> DatasetConfig:
-    """Digits, prepared in a directory of this test run."""
+    """The config of digits, prepared in a temporary directory."""
     return DatasetConfig(directory=str(tmp_path_factory.mktemp("sets")))
 
 
@@ -22,7 +22,7 @@ def digits(config) -> Dataset:
 
 @pytest.fixture
 def opened(monkeypatch, tmp_path):
-    """Opens a Source as a set: opened(source, **settings of DatasetConfig)."""
+    """opened(source, **settings of DatasetConfig) opens a Source as a set."""
 
     def open_it(source: Source, **settings) -> Dataset:
         monkeypatch.setitem(registry.SOURCES, source.name, lambda config: source)
@@ -33,7 +33,7 @@ def opened(monkeypatch, tmp_path):
 
 @pytest.fixture
 def uneven() -> Source:
-    """Three classes of 60, 30 and 10 pictures of 4 x 4; the first pixel tells the record."""
+    """Three classes of 60, 30 and 10 random 4 x 4 pictures."""
     rng = np.random.default_rng(0)
     inputs = rng.random((100, 4, 4, 1), np.float32)
     labels = np.repeat(np.arange(3), [60, 30, 10]).astype(np.int32)

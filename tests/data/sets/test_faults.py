@@ -1,4 +1,4 @@
-"""What is wrong with a user's set is said in one sentence that names the place, and nothing is left out in silence."""
+"""Faults of a user's set are reported with file and line, and no record is silently left out."""
 
 import dataclasses
 import json
@@ -19,13 +19,13 @@ TABLE = ColumnsConfig(features=("age", "size"), label="kind")
 
 
 def write_csv(path, rows=(), header="age,size,kind"):
-    """Thirty good records, and before them `rows`."""
+    """Writes a .csv of `rows` followed by thirty good records, and returns its name."""
     good = [f"{number},{number * 2},{'ab'[number % 2]}" for number in range(30)]
     path.write_text("\n".join([header, *rows, *good]) + "\n")
     return str(path)
 
 
-def test_a_column_that_is_there_twice_is_refused(tmp_path):
+def test_two_columns_of_the_same_name_are_refused(tmp_path):
     name = write_csv(tmp_path / "t.csv", header="age,age,kind")
     with pytest.raises(UserError, match="has several columns 'age'; give each a name of its own."):
         open_set(DatasetConfig(name=name, columns=ColumnsConfig(features=("age",), label="kind")))
@@ -38,7 +38,7 @@ def test_an_open_quote_in_the_first_row_is_after_the_header(tmp_path):
 
 
 @pytest.mark.parametrize("header", ["age, size ,kind", 'age, "size", kind', "age,size\t, kind"])
-def test_spaces_beside_the_names_of_columns_are_none_of_them(tmp_path, header):
+def test_spaces_around_column_names_are_ignored(tmp_path, header):
     rows = [f'{number}, {number * 2}, "b, too"' for number in range(30, 40)]
     name = write_csv(tmp_path / "t.csv", rows, header)
     dataset = open_set(DatasetConfig(name=name, columns=TABLE))
@@ -48,8 +48,8 @@ def test_spaces_beside_the_names_of_columns_are_none_of_them(tmp_path, header):
         open_set(DatasetConfig(name=name, columns=ColumnsConfig(features=("age", "weight"), label="kind")))
 
 
-def test_of_a_table_numbers_are_kept_not_its_rows(tmp_path):
-    """Rows take many times the file; what splits are made from is a digest of the whole row, as ever."""
+def test_reading_a_table_does_not_keep_its_rows_in_memory(tmp_path):
+    """Rows as dicts would take many times the file's size.  Splits still depend on a digest of the whole row."""
     values = np.random.default_rng(0).normal(size=(2000, 20))
     names = [f"column_{number}" for number in range(20)]
     rows = [dict(zip([*names, "café", "kind"], [*map(str, row), f"é{n}", "ab"[n % 2]])) for n, row in enumerate(values)]
@@ -68,11 +68,11 @@ def test_of_a_table_numbers_are_kept_not_its_rows(tmp_path):
     assert source.origins == [digest(json.dumps(row, sort_keys=True).encode()) for row in rows]
 
 
-def test_a_table_is_read_whole(tmp_path):
+def test_every_row_of_a_table_is_read(tmp_path):
     dataset = open_set(DatasetConfig(name=write_csv(tmp_path / "t.csv"), columns=TABLE))
     assert dataset.kind == "classes" and dataset.class_names == ("a", "b") and dataset.names == ("age", "size")
     ids = np.concatenate([records["ids"] for records in dataset.splits.values()])
-    assert sorted(ids.tolist()) == list(range(2, 32))  # the lines of the file
+    assert sorted(ids.tolist()) == list(range(2, 32))  # line numbers
     test = dataset.splits["test"]
     assert (test["inputs"][:, 1] == 2 * test["inputs"][:, 0]).all()
     assert (test["inputs"][:, 0] % 2 == test["labels"]).all() and (test["ids"] == test["inputs"][:, 0] + 2).all()
@@ -105,13 +105,13 @@ def test_a_table_is_read_whole(tmp_path):
         ("1,2,a", dataclasses.replace(TABLE, split="kind"), "line 2: kind is 'a'; it must be train, val or test"),
     ],
 )  # fmt: skip
-def test_faults_of_a_table(tmp_path, row, columns, message):
+def test_faults_of_a_table_are_refused(tmp_path, row, columns, message):
     name = write_csv(tmp_path / "t.csv", [row] if row else [])
     with pytest.raises(UserError, match=message):
         open_set(DatasetConfig(name=name, columns=columns))
 
 
-def test_all_faults_of_a_table_are_said_at_once(tmp_path):
+def test_all_faults_of_a_table_are_reported_at_once(tmp_path):
     rows = ["old,1,a", "1,2,a", "1,2", "3,nan,"]
     with pytest.raises(UserError) as error:
         open_set(DatasetConfig(name=write_csv(tmp_path / "t.csv", rows), columns=TABLE))
@@ -133,7 +133,7 @@ def test_many_faults_are_counted(tmp_path):
     assert lines[9] == "  line 11: age is 'old'; it must be a number."
 
 
-def test_all_faults_of_texts_and_of_pictures_are_said_at_once(tmp_path, pictures):
+def test_all_faults_of_texts_and_pictures_are_reported_at_once(tmp_path, pictures):
     lines = ["{", '{"words": "a"}', '{"words": " ", "kind": "a"}', '{"words": "a", "kind": "a"}']
     (tmp_path / "t.jsonl").write_text("\n".join(lines) + "\n")
     columns = ColumnsConfig(text="words", label="kind")
@@ -160,15 +160,15 @@ def test_all_faults_of_texts_and_of_pictures_are_said_at_once(tmp_path, pictures
         (r'{"words": "a", "kind": "\ud83d"}', "t.jsonl line 1: kind contains a lone surrogate"),
     ],
 )
-def test_faults_of_texts(tmp_path, line, message):
+def test_faults_of_texts_are_refused(tmp_path, line, message):
     (tmp_path / "t.jsonl").write_text(line + "\n")
     columns = ColumnsConfig(text="words", label="kind")
     with pytest.raises(UserError, match=message):
         open_set(DatasetConfig(name=str(tmp_path / "t.jsonl"), columns=columns))
 
 
-def test_labels_that_are_numbers(tmp_path):
-    """However they are spelt in JSON, in their order, and of any length."""
+def test_numeric_labels_are_read_and_ordered(tmp_path):
+    """They may be spelt in any way in JSON and have any length; classes are in numerical order where possible."""
     labels = ["10", "2", "2.0", '"2"', "0.5", f'"{"9" * 5000}"']
     lines = [f'{{"age": {place}, "kind": {label}}}\n' for place, label in enumerate(labels)]
     (tmp_path / "t.jsonl").write_text("".join(lines))
@@ -179,14 +179,14 @@ def test_labels_that_are_numbers(tmp_path):
 
 
 @pytest.mark.parametrize(("value", "said"), [("true", "True"), ('"40"', "'40'"), ("null", "None"), ("[1]", r"\[1\]")])
-def test_what_is_no_number_in_json(tmp_path, value, said):
+def test_json_values_that_are_not_numbers_are_refused(tmp_path, value, said):
     (tmp_path / "t.jsonl").write_text(f'{{"age": {value}, "kind": "a"}}\n')
     columns = ColumnsConfig(features=("age",), label="kind")
     with pytest.raises(UserError, match=f"t.jsonl line 1: age is {said}; it must be a number"):
         open_set(DatasetConfig(name=str(tmp_path / "t.jsonl"), columns=columns))
 
 
-def test_texts_of_a_user_with_splits_of_their_own(tmp_path):
+def test_a_users_texts_are_read_with_their_own_splits(tmp_path):
     splits = ["train"] * 8 + ["test"] * 4
     rows = [{"words": f"word {n}", "kind": n % 2, "part": split} for n, split in enumerate(splits)]
     (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n\n" for row in rows))
@@ -206,14 +206,14 @@ def test_texts_of_a_user_with_splits_of_their_own(tmp_path):
             open_set(dataclasses.replace(settings, name=str(tmp_path / name)))
 
 
-def test_a_vocabulary_too_small_for_all_bytes(tmp_path):
+def test_a_vocabulary_too_small_for_all_bytes_is_refused(tmp_path):
     (tmp_path / "t.jsonl").write_text('{"words": "a", "kind": 0}\n{"words": "b", "kind": 1}\n')
     columns = ColumnsConfig(text="words", label="kind")
     with pytest.raises(UserError, match="^dataset.vocab_size is 100; a byte-level vocabulary needs at least 262"):
         open_set(DatasetConfig(str(tmp_path / "t.jsonl"), columns=columns, vocab_size=100, directory=str(tmp_path)))
 
 
-def test_a_long_text_in_a_csv(tmp_path):
+def test_a_long_text_in_a_csv_is_read_whole(tmp_path):
     rows = [f"{'word ' * 30_000}{number},{number % 2}" for number in range(2)]
     (tmp_path / "t.csv").write_text("\n".join(["words,kind", *rows]))
     columns = ColumnsConfig(text="words", label="kind")
@@ -222,8 +222,8 @@ def test_a_long_text_in_a_csv(tmp_path):
     assert [len(text) for text in texts] == [150_001] * 2
 
 
-def test_a_mark_before_the_first_line(tmp_path):
-    """As editors on Windows put it."""
+def test_a_byte_order_mark_is_ignored(tmp_path):
+    """The byte order mark that editors on Windows write."""
     rows = [json.dumps({"words": f"word {n}", "kind": n % 2}) for n in range(12)]
     (tmp_path / "t.jsonl").write_text("\n".join(rows), encoding="utf-8-sig")
     columns = ColumnsConfig(text="words", label="kind")
@@ -233,7 +233,7 @@ def test_a_mark_before_the_first_line(tmp_path):
 
 @pytest.fixture
 def pictures(tmp_path):
-    """A .csv of twelve pictures of 6 x 5 in files of their own, and its config."""
+    """The config of a set of twelve 6 x 5 pictures: a .csv and the picture files."""
     for number in range(12):
         Image.fromarray(np.full((6, 5, 3), 20 * number, np.uint8)).save(tmp_path / f"{number}.png")
     rows = [f"{number}.png,{number % 2}" for number in range(12)]
@@ -241,13 +241,13 @@ def pictures(tmp_path):
     return DatasetConfig(name=str(tmp_path / "t.csv"), columns=ColumnsConfig(image="file", label="label"))
 
 
-def test_pictures_of_a_user(pictures):
+def test_a_users_pictures_are_read(pictures):
     assert open_set(pictures).shape() == {"height": 6, "width": 5, "channels": 1}
     colour = open_set(dataclasses.replace(pictures, images=ImagesConfig(channels=3)))
     assert (colour.splits["train"]["inputs"] == colour.splits["train"]["inputs"][:, :1, :1, :1]).all()
 
 
-def test_colours_are_not_dropped_in_silence(pictures, tmp_path):
+def test_dropping_colours_is_noted(pictures, tmp_path):
     assert not open_set(pictures).notes
     Image.new("RGB", (5, 6), (200, 30, 30)).save(tmp_path / "11.png")
     (note,) = open_set(pictures).notes
@@ -255,7 +255,7 @@ def test_colours_are_not_dropped_in_silence(pictures, tmp_path):
     assert not open_set(dataclasses.replace(pictures, images=ImagesConfig(channels=3))).notes
 
 
-def test_a_picture_that_does_not_decode(pictures, tmp_path):
+def test_a_picture_that_does_not_decode_is_refused(pictures, tmp_path):
     whole = (tmp_path / "7.png").read_bytes()
     for data, reason in ((b"no picture", "the format is unknown"), (whole[:48], "truncated")):
         (tmp_path / "7.png").write_bytes(data)
@@ -270,7 +270,7 @@ def test_a_picture_that_does_not_decode(pictures, tmp_path):
         open_set(pictures)
 
 
-def test_a_picture_of_16_bits_keeps_its_greys(tmp_path):
+def test_a_16_bit_picture_is_scaled_to_8_bits(tmp_path):
     greys = np.arange(0, 256, 4, dtype=np.uint16).reshape(8, 8)
     Image.fromarray(greys * 257).save(tmp_path / "deep.png")
     read = decode((tmp_path / "deep.png").read_bytes(), "deep.png", DatasetConfig())
@@ -278,7 +278,7 @@ def test_a_picture_of_16_bits_keeps_its_greys(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
-def test_a_picture_of_32_bits_has_no_greys(tmp_path, kind):
+def test_a_32_bit_picture_is_refused(tmp_path, kind):
     Image.fromarray(np.eye(8, dtype=kind)).save(tmp_path / "deep.tiff")
     with pytest.raises(UserError, match="deep.tiff does not decode as an image: its pixels are numbers of 32 bits"):
         decode((tmp_path / "deep.tiff").read_bytes(), "deep.tiff", DatasetConfig())
@@ -287,7 +287,7 @@ def test_a_picture_of_32_bits_has_no_greys(tmp_path, kind):
 @pytest.mark.parametrize("suffix", ["png", "jpg", "tiff", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_picture_is_read_as_a_viewer_shows_it(tmp_path, orientation, suffix):
-    """Cameras and phones store what the sensor saw, and how it was held in the EXIF block."""
+    """Cameras store the picture as the sensor saw it, and in an EXIF tag how the camera was held."""
     pixels = np.zeros((32, 48, 3), np.uint8)
     pixels[:8, :16], pixels[24:, :8] = 255, 128
     exif = Image.Exif()
@@ -298,7 +298,7 @@ def test_a_picture_is_read_as_a_viewer_shows_it(tmp_path, orientation, suffix):
         expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     np.testing.assert_array_equal(read, expected)
     assert read.shape == ((48, 32, 3) if orientation > 4 else (32, 48, 3))
-    if orientation == 6:  # held upright, which is how most photos are taken: the stored left edge is the top
+    if orientation == 6:  # a phone held upright, the most common case: the stored left edge is the top
         assert read[:16, -8:].min() > 200 and read[:16, :16].max() < 200
 
 
@@ -311,29 +311,29 @@ def test_a_picture_with_a_broken_exif_block_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "L"])
-def test_what_can_be_seen_through_is_white(tmp_path, mode):
-    """A black stroke on nothing, as drawing programs save it."""
+def test_transparent_pixels_become_white(tmp_path, mode):
+    """A black stroke on a transparent background, as drawing programs save it."""
     drawing = Image.new("RGBA", (6, 4), (0, 0, 0, 0))
     drawing.paste((0, 0, 0, 255), (2, 0, 4, 4))
     drawing.putpixel((0, 0), (0, 0, 0, 128))
     if "A" in mode:
         drawing.convert(mode).save(tmp_path / "drawing.png")
-    else:  # one colour that stands for nothing
+    else:  # one colour marked as transparent
         Image.fromarray(np.uint8([[0, 7, 1, 1, 7, 7]] * 4)).convert(mode).save(tmp_path / "drawing.png", transparency=7)
     read = decode((tmp_path / "drawing.png").read_bytes(), "drawing", DatasetConfig())[..., 0]
     assert (read[:, [1, 4, 5]] == 255).all() and (read[:, 2:4] <= 1).all()
     assert read[0, 0] == (127 if "A" in mode else 0)
 
 
-def test_pictures_of_two_sizes(pictures, tmp_path):
+def test_pictures_of_two_sizes_are_refused_without_a_size_to_resize_to(pictures, tmp_path):
     Image.fromarray(np.zeros((8, 9), np.uint8)).save(tmp_path / "3.png")
     with pytest.raises(UserError, match="first image is 6 x 5, that of line 5 is 8 x 9; set dataset.images.height"):
         open_set(pictures)
     assert open_set(dataclasses.replace(pictures, images=ImagesConfig(4, 4))).shape()["height"] == 4
 
 
-def test_faults_of_any_set(uneven, opened):
-    """Sets that did not come from a file are checked too."""
+def test_faults_of_built_in_sets_are_refused(uneven, opened):
+    """Sets that are not read from a user's file are checked too."""
 
     def broken(**columns):
         return dataclasses.replace(uneven, records=uneven.records | columns)
@@ -358,7 +358,7 @@ def test_faults_of_any_set(uneven, opened):
 
 
 @pytest.mark.parametrize("box", [(0.5, 0.1, 0.4, 0.9), (-0.1, 0, 1, 1), (0, 0, 1, 1.1)])
-def test_boxes_that_are_none(uneven, opened, box):
+def test_invalid_boxes_are_refused(uneven, opened, box):
     boxes = np.tile(np.float32([0, 0, 1, 1]), (100, 2, 1))
     boxes[5, 1] = box
     records = {name: uneven.records[name] for name in ("ids", "inputs")} | {"boxes": boxes}
@@ -366,19 +366,19 @@ def test_boxes_that_are_none(uneven, opened, box):
     source = dataclasses.replace(uneven, kind="boxes", records=records, class_names=("a", "b"))
     with pytest.raises(UserError, match="uneven: record 5 has box .* it must be y0 x0 y1 x1"):
         opened(source)
-    records["box_labels"][5, 1] = -1  # what is no box may hold anything
+    records["box_labels"][5, 1] = -1  # without a label it is not a box, and may hold anything
     assert opened(source).outputs == 2
 
 
-def test_how_a_file_is_read_is_told_once_not_for_each_number(tmp_path, monkeypatch):
+def test_the_format_of_a_file_is_determined_once_not_per_number(tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(faults, "is_jsonl", told.append)
     open_set(DatasetConfig(name=write_csv(tmp_path / "t.csv"), columns=TABLE))
     assert len(told) == 1
 
 
-def test_numbers_that_never_change_are_refused(tmp_path):
-    """Both were trained on, and scored."""
+def test_constant_targets_are_refused(tmp_path):
+    """Constant targets used to be trained on and scored."""
     (tmp_path / "t.csv").write_text("\n".join(["x,y,z", *(f"{number},{number * 2},5" for number in range(20))]))
     columns = ColumnsConfig(features=("x",), targets=("y", "z"))
     sentence = "t.csv: z is 5 in every training record; take it out of dataset.columns.targets.$"
@@ -387,7 +387,7 @@ def test_numbers_that_never_change_are_refused(tmp_path):
     of_series = {"columns": ColumnsConfig(series="z"), "series": SeriesConfig(window=3, horizon=2)}
     with pytest.raises(UserError, match="t.csv: z never changes in training; there is nothing to forecast.$"):
         open_set(DatasetConfig(name=str(tmp_path / "t.csv"), **of_series, val=0, test=0))
-    of_series["columns"] = ColumnsConfig(series="x")  # it grows evenly, and can be forecast
+    of_series["columns"] = ColumnsConfig(series="x")  # rises evenly, and can be forecast
     assert len(open_set(DatasetConfig(name=str(tmp_path / "t.csv"), **of_series, val=0, test=0)).splits["train"]["ids"])
 
 

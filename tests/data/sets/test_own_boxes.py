@@ -1,4 +1,4 @@
-"""Boxes in a user's own pictures: read as drawn, kept with their picture, refused with file and line."""
+"""Boxes in a user's own pictures: read, moved with their picture, and refused with file and line if invalid."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ WHOLE = {"val": 0.0, "test": 0.0}
 
 
 def write(folder, rows: list[dict], **settings) -> DatasetConfig:
-    """Of rows with boxes and labels; each picture is 40 high and 20 wide, white in its first box."""
+    """Writes a set of these rows (boxes and labels); each picture is 40 high, 20 wide, and white in its first box."""
     lines = []
     for number, row in enumerate(rows):
         pixels = np.full((40, 20), number, np.uint8)
@@ -32,7 +32,7 @@ def write(folder, rows: list[dict], **settings) -> DatasetConfig:
 
 
 def drawn(count: int) -> list[dict]:
-    """Rows with 0, 1 and 2 boxes in turn, of the classes cat and dog."""
+    """Rows with 0, 1 and 2 boxes in turn, of classes dog and cat."""
     rows = []
     for number in range(count):
         boxes = [[2 + number % 5, 4, 10 + number % 5, 20], [0, 30, 20, 40]][: number % 3]
@@ -40,7 +40,7 @@ def drawn(count: int) -> list[dict]:
     return rows
 
 
-def test_boxes_are_shares_of_the_picture(tmp_path):
+def test_boxes_are_stored_as_fractions_of_the_picture(tmp_path):
     train = open_set(write(tmp_path, drawn(3), **WHOLE)).splits["train"]
     assert train["boxes"].shape == (3, 2, 4) and train["boxes"].dtype == np.float32
     assert train["box_labels"].tolist() == [[-1, -1], [1, -1], [1, 0]]
@@ -58,11 +58,11 @@ def test_each_split_has_its_share_of_a_rare_class(tmp_path, seed):
 
 
 @pytest.mark.parametrize("size", [(0, 0), (20, 40)])
-def test_boxes_lie_where_the_picture_is_seen(tmp_path, size):
-    """Turned by its EXIF block, and brought to another size."""
+def test_boxes_match_rotated_and_resized_pictures(tmp_path, size):
+    """Also in pictures that are rotated by their EXIF tag and resized."""
     settings = write(tmp_path, drawn(3), images=ImagesConfig(*size), **WHOLE)
     exif = Image.Exif()
-    exif[0x0112] = 6  # as a phone that was held upright stores it
+    exif[0x0112] = 6  # the orientation tag of a phone held upright
     for number in range(3):
         with Image.open(tmp_path / f"{number}.png") as upright:
             upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / f"{number}.png", exif=exif)
@@ -76,7 +76,7 @@ def test_boxes_lie_where_the_picture_is_seen(tmp_path, size):
 def test_boxes_move_with_their_picture(tmp_path):
     rows = [{"boxes": [[2 + number, 4, 10 + number, 20]], "labels": ["cat"]} for number in range(8)]
     dataset = open_set(write(tmp_path, rows, **WHOLE))
-    assert dataset.class_names == ("cat",)  # to find things needs no second class
+    assert dataset.class_names == ("cat",)  # a single class suffices for detection
     batch = next(train_batches(dataset, 8, seed=0, augment=AugmentConfig(image=ImageAugmentConfig(flip=1.0))))
     raw = batch["inputs"] * np.float32(dataset.scaling.input_deviation) + np.float32(dataset.scaling.input_mean)
     for picture, box in zip(raw[..., 0], batch["boxes"][:, 0], strict=True):
@@ -84,7 +84,7 @@ def test_boxes_move_with_their_picture(tmp_path):
         assert (picture[y0:y1, x0:x1] > 0.9).all() and (picture > 0.9).sum() == (y1 - y0) * (x1 - x0) == 128
 
 
-def test_splits_by_content_or_by_a_column_and_records_left_out(tmp_path):
+def test_sets_with_boxes_can_be_split_by_content_or_column_and_filtered(tmp_path):
     by_content = open_set(write(tmp_path, drawn(30)))
     assert [len(records["ids"]) for records in by_content.splits.values()] == [21, 3, 6]
     (tmp_path / "left_out.txt").write_text(str(by_content.splits["train"]["ids"][0]))
@@ -111,7 +111,7 @@ def test_splits_by_content_or_by_a_column_and_records_left_out(tmp_path):
         ([[1, 2, 3, 10**400]], ["cat"], "a box must be four numbers"),
         ([[3, 2, 3, 4]], ["cat"], r"boxes has \[3, 2, 3, 4\]; right must be more than left, and bottom more than top"),
         ([[1, 5, 3, 4]], ["cat"], "bottom more than top"),
-        ([[1, 2, 1 + 1e-9, 4]], ["cat"], "right must be more than left"),  # float32 cannot tell the sides apart
+        ([[1, 2, 1 + 1e-9, 4]], ["cat"], "right must be more than left"),  # equal in float32
         ([[1, 2, 20.5, 4]], ["cat"], "the picture ends at right 20 and bottom 40, and begins at 0"),
         ([[1, 2, 3, 41]], ["cat"], "the picture ends at right 20 and bottom 40"),
         ([[-1, 2, 3, 4]], ["cat"], "and begins at 0"),
@@ -119,7 +119,7 @@ def test_splits_by_content_or_by_a_column_and_records_left_out(tmp_path):
         ([[1, 2, 3, 4]], ["cow"], "an entry of labels is 'cow', which is none of dataset.columns.classes .cat, dog"),
     ],
 )  # fmt: skip
-def test_faults_of_boxes(tmp_path, boxes, labels, said):
+def test_faulty_boxes_are_refused_with_file_and_line(tmp_path, boxes, labels, said):
     settings = write(tmp_path, drawn(3), columns=dataclasses.replace(COLUMNS, classes=("cat", "dog")))
     with (tmp_path / "t.jsonl").open("a") as file:
         file.write(json.dumps({"file": "0.png", "boxes": boxes, "labels": labels}) + "\n")
@@ -127,7 +127,7 @@ def test_faults_of_boxes(tmp_path, boxes, labels, said):
         open_set(settings)
 
 
-def test_all_faults_of_boxes_are_said_at_once(tmp_path):
+def test_all_faults_of_boxes_are_reported_at_once(tmp_path):
     settings = write(tmp_path, drawn(3))
     rows = [{"file": "no.png", "boxes": [[1, 2, 99, 4]], "labels": ["cat"]}, {"file": "0.png", "labels": []}]
     rows.append({"file": "0.png", "boxes": [[1, 2, 1, 4], [1, 2, 3, 99]], "labels": ["cat", None]})
@@ -146,20 +146,20 @@ def test_all_faults_of_boxes_are_said_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("empty", ["train", "val", "test"])
-def test_a_split_without_any_box(tmp_path, empty):
-    """Nothing is learned from it; a score of it is none, and early stopping would stop on it."""
+def test_a_split_without_any_box_is_refused(tmp_path, empty):
+    """Training would learn nothing from it; its score would be NaN, on which early stopping would stop."""
     rows = [row | {"part": split} for split in ("train", "val", "test") for row in drawn(3)]
     rows = [row | {"boxes": [], "labels": []} if row["part"] == empty else row for row in rows]
     with pytest.raises(UserError, match=f"t.jsonl: no picture of the split {empty} has a box to find; add some"):
         open_set(write(tmp_path, rows, columns=dataclasses.replace(COLUMNS, split="part")))
 
 
-def test_pictures_without_any_box(tmp_path):
+def test_a_set_without_any_box_is_refused(tmp_path):
     with pytest.raises(UserError, match="t.jsonl: no picture of the split train has a box to find"):
         open_set(write(tmp_path, [{"boxes": [], "labels": []}] * 4))
 
 
-def test_columns_that_boxes_need(tmp_path):
+def test_columns_that_do_not_go_with_boxes_are_refused(tmp_path):
     (tmp_path / "t.csv").write_text("file,boxes,labels\n0.png,[],[]\n")
     with pytest.raises(UserError, match="a .csv such as .*t.csv holds no lists; give boxes in a .jsonl"):
         open_set(DatasetConfig(name=str(tmp_path / "t.csv"), columns=COLUMNS))

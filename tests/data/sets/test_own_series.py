@@ -1,4 +1,4 @@
-"""A user's own series: every value of the file in the order of its rows, none left out in silence."""
+"""A user's own series: every value of the file in order of its rows; rows that cannot be read are refused."""
 
 import dataclasses
 import json
@@ -26,7 +26,7 @@ def table(tmp_path):
     return tmp_path / "t.csv"
 
 
-def test_windows_are_those_of_the_file(table):
+def test_windows_are_cut_from_the_values_of_the_file(table):
     dataset = open_set(dataclasses.replace(own(table), standardise=False))
     assert (dataset.name, dataset.names, dataset.target_names) == ("t.csv", ("level",), ("+1", "+2", "+3"))
     assert dataset.shape() == {"length": 8, "channels": 1} and dataset.season == 1
@@ -40,7 +40,7 @@ def test_windows_are_those_of_the_file(table):
     assert (lines.splits["test"]["inputs"] == test["inputs"]).all()
 
 
-def test_the_naive_forecast_of_a_file_is_its_last_value_unless_a_season_is_given(table):
+def test_the_naive_forecast_is_the_last_value_or_that_of_the_given_season(table):
     dataset = open_set(own(table))
     assert not seasonal_naive(dataset, dataset.splits["test"]["inputs"]).any()
     dataset = open_set(own(table, season=4))
@@ -64,18 +64,18 @@ def test_the_naive_forecast_of_a_file_is_its_last_value_unless_a_season_is_given
         ("\nx,1", "t.csv line 62: the line is empty; a series has a value of level in each"),
     ],
 )
-def test_faults_of_a_series(table, row, said):
+def test_faulty_rows_of_a_series_are_refused(table, row, said):
     table.write_text(table.read_text().rstrip() + f"\n{row}\n\n")
     with pytest.raises(UserError, match=said):
         open_set(own(table))
 
 
-def test_a_row_may_have_empty_lines_within_a_text(table):
+def test_a_quoted_text_may_contain_empty_lines(table):
     table.write_text(table.read_text().replace("day 3,", '"day 3\n\n \nwarm",'))
     assert len(open_set(own(table)).splits["train"]["ids"]) == 42 - 8 - 3 + 1
 
 
-def test_what_is_no_series(table):
+def test_impossible_series_are_refused(table):
     for name, given in {"text": "day", "features": ("day",), "label": "day", "boxes": "day", "split": "day"}.items():
         columns = dataclasses.replace(ColumnsConfig(series="level"), **{name: given})
         with pytest.raises(UserError, match=f"dataset.columns.series is given, and dataset.columns.{name} too; leave"):

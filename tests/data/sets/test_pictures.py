@@ -1,11 +1,11 @@
-"""Pictures of records."""
+"""Figures that show records of a set."""
 
 import numpy as np
 import pytest
 
 from deepseek_jax.data.sets import pictures
 
-PRICES = ("$10_$20", "under $10")  # as a formula, the first is broken
+PRICES = ("$10_$20", "under $10")  # the first would be an invalid mathtext formula
 
 
 @pytest.mark.parametrize(
@@ -15,10 +15,10 @@ PRICES = ("$10_$20", "under $10")  # as a formula, the first is broken
         {"boxes": np.array([[[0.1, 0.1, 0.5, 0.5]]]), "box_labels": np.array([[0]])},
     ],
 )
-def test_names_of_classes_are_no_formulas(answers):
+def test_class_names_are_not_parsed_as_formulas(answers):
     assert pictures.grid({"train": {"inputs": np.zeros((1, 16, 16, 1))} | answers}, PRICES).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_any_number_of_windows_is_drawn(count):
+def test_one_or_several_windows_are_drawn(count):
     assert pictures.curves(np.zeros((count, 8, 1)), np.zeros((count, 2))).startswith(b"\x89PNG")

@@ -1,5 +1,5 @@
-"""Batches: the same whatever the start and the number of processes, each record as its split, its class and its place
-in the epoch have it."""
+"""Batches of labelled sets: they do not depend on where a run resumes or the number of processes; class balancing and
+augmentation."""
 
 import dataclasses
 import json
@@ -42,7 +42,7 @@ def test_shapes_and_labels(digits):
     assert (batch["labels"].sum(1) == 1).all() and (batch["weights"] == 1).all()
 
 
-def test_an_epoch_shows_each_record_once_in_an_order_of_its_own(digits):
+def test_an_epoch_shows_each_record_once_in_its_own_order(digits):
     order = Order(digits, seed=0)
     E = order.places_per_epoch
     first, second = order[0:E], order[E : 2 * E]
@@ -53,7 +53,7 @@ def test_an_epoch_shows_each_record_once_in_an_order_of_its_own(digits):
 
 
 @pytest.mark.parametrize("augment", [AugmentConfig(), STRONG])
-def test_resumes_anywhere_across_epochs(digits, augment):
+def test_set_batches_resume_at_any_position_across_epochs(digits, augment):
     per_epoch = len(digits.splits["train"]["ids"]) // 16
     whole = take(train_batches(digits, 16, seed=3, augment=augment, start=per_epoch - 2), 5)
     for position in range(3):
@@ -75,13 +75,13 @@ def test_processes_share_one_order(digits):
                 assert same(mine[step], {name: values[process::processes] for name, values in batch.items()})
 
 
-def test_the_batch_that_a_record_comes_in_does_not_matter(digits):
+def test_records_do_not_depend_on_the_batch_size(digits):
     wide = next(train_batches(digits, 24, seed=0, augment=STRONG))
     narrow = take(train_batches(digits, 8, seed=0, augment=STRONG), 3)
     assert same(wide, {name: np.concatenate([batch[name] for batch in narrow]) for name in wide})
 
 
-def test_other_data_is_not_resumed(digits, config):
+def test_resuming_on_another_set_or_settings_is_refused(digits, config):
     state = train_batches(digits, 16, seed=0).state()
     other_split = open_set(dataclasses.replace(config, seed=1))
     for other in (
@@ -95,7 +95,7 @@ def test_other_data_is_not_resumed(digits, config):
             other.restore(state)
 
 
-def test_held_out_is_read_once_and_filled_with_what_counts_nothing(digits):
+def test_held_out_records_are_read_once_and_padded_with_weight_zero(digits):
     records = digits.splits["val"]
     batches = list(held_out_batches(digits, "val", 48))
     counted = np.concatenate([batch["weights"] for batch in batches])
@@ -107,7 +107,7 @@ def test_held_out_is_read_once_and_filled_with_what_counts_nothing(digits):
     assert all((halves[1][step]["inputs"] == batch["inputs"][1::2]).all() for step, batch in enumerate(batches))
 
 
-def test_numbers_come_standardised(config):
+def test_numbers_are_standardised(config):
     dataset = open_set(DatasetConfig(name="diabetes"))
     targets = np.concatenate([batch["targets"] for batch in take(train_batches(dataset, 31, seed=0), 10)])
     assert len(targets) == 310 and abs(targets.mean()) < 1e-5 and abs(targets.std() - 1) < 1e-5
@@ -119,7 +119,7 @@ def test_numbers_come_standardised(config):
     )
 
 
-def test_weights_make_classes_weigh_alike(opened, uneven):
+def test_balance_by_weights_gives_classes_equal_total_weight(opened, uneven):
     dataset = opened(uneven, balance="weights")
     batches = take(train_batches(dataset, 10, seed=0), 7)  # 70 records: one epoch
     of_class = sum((batch["labels"] * batch["weights"][:, None]).sum(0) for batch in batches)
@@ -128,7 +128,7 @@ def test_weights_make_classes_weigh_alike(opened, uneven):
     assert set(np.concatenate([b["weights"] for b in held_out_batches(dataset, "val", 10)])) == {1.0}
 
 
-def test_sampling_shows_classes_equally_often():
+def test_balance_by_sampling_shows_classes_equally_often():
     labels = np.repeat([0, 1, 2], [60, 30, 10])
     rng = np.random.default_rng(0)
     shown = []
@@ -136,12 +136,12 @@ def test_sampling_shows_classes_equally_often():
         order = epoch_order(100, labels, "sampling", rng)
         shown.append(np.bincount(labels[order]).tolist())
         assert sorted(shown[-1]) == [33, 33, 34]
-        assert len(set(order[labels[order] == 0])) == (labels[order] == 0).sum()  # a large class: none twice
-        assert set(order[labels[order] == 2]) == set(range(90, 100))  # a small one: all, some four times
-    assert len({tuple(counts) for counts in shown}) > 1  # the odd place is not always the same class's
+        assert len(set(order[labels[order] == 0])) == (labels[order] == 0).sum()  # from a large class, none twice
+        assert set(order[labels[order] == 2]) == set(range(90, 100))  # from a small one, all, some of them four times
+    assert len({tuple(counts) for counts in shown}) > 1  # the remaining place goes to different classes
 
 
-def test_oversampling_leaves_none_out(opened, uneven):
+def test_balance_by_oversampling_shows_every_record(opened, uneven):
     labels = np.repeat([0, 1, 2], [60, 30, 10])
     order = epoch_order(100, labels, "oversampling", np.random.default_rng(0))
     assert np.bincount(labels[order]).tolist() == [60, 60, 60] and set(order) == set(range(100))
@@ -152,7 +152,7 @@ def test_oversampling_leaves_none_out(opened, uneven):
     assert sorted(shown[:, 2]) == list(range(6))
 
 
-def test_the_same_record_twice_in_an_epoch_is_augmented_twice(opened, uneven):
+def test_repeats_of_a_record_in_an_epoch_are_augmented_differently(opened, uneven):
     dataset = opened(uneven, balance="oversampling", standardise=False)
     augment = AugmentConfig(image=ImageAugmentConfig(brightness=0.5))
     batch = next(train_batches(dataset, 126, seed=0, augment=augment))
@@ -163,7 +163,7 @@ def test_the_same_record_twice_in_an_epoch_is_augmented_twice(opened, uneven):
 
 
 @pytest.mark.parametrize(("balance", "shares"), [("none", (0.6, 0.3, 0.1)), ("sampling", (1 / 3, 1 / 3, 1 / 3))])
-def test_what_is_mixed_in_is_balanced_as_what_is_shown(opened, uneven, balance, shares):
+def test_mixup_partners_are_balanced_too(opened, uneven, balance, shares):
     dataset = opened(uneven, balance=balance)
     halves = AugmentConfig(image=ImageAugmentConfig(mixup=1e4))
     batches = take(train_batches(dataset, 70, seed=0, augment=halves), 30)
@@ -173,7 +173,7 @@ def test_what_is_mixed_in_is_balanced_as_what_is_shown(opened, uneven, balance, 
     assert set(partners(len(labels), labels, balance)) == set(range(len(labels)))
 
 
-def test_text_comes_with_lengths_and_is_tokenized_anew_where_it_is_augmented(tmp_path):
+def test_texts_have_lengths_and_augmented_ones_are_tokenized_again(tmp_path):
     from deepseek_jax.data.augment.config import TextAugmentConfig
     from deepseek_jax.data.sets.config import ColumnsConfig
 
@@ -198,7 +198,7 @@ def test_text_comes_with_lengths_and_is_tokenized_anew_where_it_is_augmented(tmp
         )
 
 
-def test_of_a_long_text_the_first_tokens_are_kept_and_counted():
+def test_long_texts_are_truncated():
     tokenizer = types.SimpleNamespace(pad=9, encode_batch=lambda texts: [[1, 2, 3, 4, 5], [6], []])
     ids, lengths = encode(["long", "short", "empty"], tokenizer, 3)
     assert ids.tolist() == [[1, 2, 3], [6, 9, 9], [9, 9, 9]] and lengths.tolist() == [3, 1, 1]

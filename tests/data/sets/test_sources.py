@@ -1,4 +1,4 @@
-"""What each named set holds; those that are large, or installed elsewhere, are read from a small likeness."""
+"""What each built-in set contains; large or not installed ones are replaced by small imitations."""
 
 import gzip
 import io
@@ -12,8 +12,8 @@ from deepseek_jax.data.sets.registry import open_set
 from deepseek_jax.errors import UserError
 
 
-def test_scenes_show_each_digit_in_one_split_and_box_it_tightly(monkeypatch, config):
-    """Sixty "digits" that are full squares of a grey level of their own."""
+def test_scenes_use_each_digit_in_one_split_and_box_it_tightly(monkeypatch, config):
+    """Sixty stand-ins for digits: full squares, each with its own grey level."""
     levels = np.arange(100, 160).astype(np.uint8)
     squares = np.broadcast_to(levels[:, None, None, None], (60, 28, 28, 1)).copy()
     monkeypatch.setattr(images, "mnist_digits", lambda config: (squares, np.arange(60) % 10))
@@ -24,7 +24,7 @@ def test_scenes_show_each_digit_in_one_split_and_box_it_tightly(monkeypatch, con
         found = np.unique(picture[picture >= 100])
         assert 1 <= len(found) <= (labels >= 0).sum()
         seen[split] |= set(found.tolist())
-        for level in found if len(found) == (labels >= 0).sum() else ():  # none of them twice
+        for level in found if len(found) == (labels >= 0).sum() else ():  # only if no digit occurs twice
             rows, columns_ = np.nonzero(picture[:, :, 0] == level)
             box = np.array([rows.min(), columns_.min(), rows.max() + 1, columns_.max() + 1]) / 64
             (place,) = np.nonzero(np.abs(boxes - box).max(-1) < 1e-6)[0]
@@ -34,13 +34,13 @@ def test_scenes_show_each_digit_in_one_split_and_box_it_tightly(monkeypatch, con
     assert not (seen["train"] & seen["val"] or seen["train"] & seen["test"] or seen["val"] & seen["test"])
 
 
-def test_a_share_of_scenes_that_holds_no_digit_is_refused(config):
+def test_a_split_of_scenes_without_any_digit_is_refused(config):
     settings = ScenesConfig(count=20000, canvas=48)
     with pytest.raises(UserError, match="dataset.val is 5e-05, of 5,000 digits too small a share to make scenes from"):
         open_set(DatasetConfig(name="scenes", directory=config.directory, val=5e-5, scenes=settings))
 
 
-def test_scenes_of_real_digits(config):
+def test_scenes_of_real_digits_have_their_shape_and_splits(config):
     settings = ScenesConfig(count=50, canvas=48, most=2)
     dataset = open_set(DatasetConfig(name="scenes", directory=config.directory, scenes=settings))
     assert dataset.kind == "boxes" and dataset.shape() == {"height": 48, "width": 48, "channels": 1}
@@ -49,7 +49,7 @@ def test_scenes_of_real_digits(config):
     assert len(set(ids.tolist())) == 50
 
 
-def test_services_keep_what_belongs_to_one_service(monkeypatch, tmp_path):
+def test_services_keeps_only_paragraphs_of_a_single_service(monkeypatch, tmp_path):
     sentence = "the parameter {} of {} is of a length that makes this paragraph long enough to be kept in the set"
 
     def models():
@@ -84,12 +84,12 @@ def test_a_series_is_split_by_time(name, season, count):
     assert np.isfinite(test["inputs"]).all() and (test["inputs"][:, -1] == 0).all()
 
 
-def test_a_split_of_a_series_that_holds_no_window_is_refused():
-    """Cut from training instead, its targets would be trained on."""
+def test_a_split_of_a_series_without_a_window_is_refused():
+    """If the split were taken from training windows instead, its targets would be trained on."""
     with pytest.raises(UserError, match="co2 has 5 values for val; dataset.series.horizon needs 12"):
         open_set(DatasetConfig(name="co2", val=0.01, test=0.2))
     with pytest.raises(UserError, match="co2 has 0 values for val"):
-        open_set(DatasetConfig(name="co2", val=0.0001, test=0.2))  # not cut from windows that share their values
+        open_set(DatasetConfig(name="co2", val=0.0001, test=0.2))  # not filled from training windows
     assert not len(open_set(DatasetConfig(name="co2", val=0.0, test=0.2)).splits["val"]["ids"])
 
 
@@ -122,7 +122,7 @@ def test_diabetes_is_in_its_own_units():
     assert dataset.splits["train"]["inputs"][:, 0].max() > 60  # years
 
 
-def test_fashion_from_its_files(monkeypatch, tmp_path):
+def test_fashion_is_read_from_its_files(monkeypatch, tmp_path):
     def write(name: str, values: np.ndarray):
         sizes = b"".join(size.to_bytes(4, "big") for size in values.shape)
         (tmp_path / name).write_bytes(gzip.compress(bytes([0, 0, 8, values.ndim]) + sizes + values.tobytes()))
@@ -139,7 +139,7 @@ def test_fashion_from_its_files(monkeypatch, tmp_path):
         open_set(DatasetConfig(name="fashion"))
 
 
-def test_an_image_set_of_tensorflow_datasets(tmp_path):
+def test_an_image_set_of_tensorflow_datasets_is_read(tmp_path):
     import tensorflow_datasets as tfds
     from PIL import Image
 
@@ -179,7 +179,7 @@ def test_an_image_set_of_tensorflow_datasets(tmp_path):
 
 
 def tiny_texts(directory, label):
-    """Prepares a set of 20 reviews to learn from and 6 to test on, with such a feature as their label."""
+    """Prepares a set of 20 training and 6 test reviews whose label is this tfds feature; returns its config."""
     import tensorflow_datasets as tfds
 
     class TinyTexts(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -203,7 +203,7 @@ def tiny_texts(directory, label):
     return DatasetConfig(name="tfds:tiny_texts", directory=str(directory), vocab_size=300)
 
 
-def test_a_set_of_texts_of_tensorflow_datasets(tmp_path):
+def test_a_text_set_of_tensorflow_datasets_is_read(tmp_path):
     import tensorflow_datasets as tfds
 
     dataset = open_set(tiny_texts(tmp_path / "classes", tfds.features.ClassLabel(names=["bad", "good"])))
