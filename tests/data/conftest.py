@@ -1,4 +1,4 @@
-"""A small corpus that is in every Python: the topics of `help()`, as JSONL."""
+"""Fixtures: a small corpus that every Python has, the topics of `help()`, as JSONL."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ LENGTH = 32
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory) -> DataConfig:
-    """Two domains: half of the topics each."""
+    """Two domains with half of the topics each, mixed 3 to 1."""
     directory = tmp_path_factory.mktemp("data")
     texts = [text for _, text in sorted(topics.topics.items())]
     for name, part in ("even", texts[::2]), ("odd", texts[1::2]):
@@ -37,5 +37,5 @@ def corpus(data):
 
 @pytest.fixture(scope="session")
 def plain(data):
-    """The same corpus without filling in the middle."""
+    """The same corpus without fill-in-the-middle (FIM)."""
     return open_corpus(dataclasses.replace(data, fim_rate=0.0), VOCAB)

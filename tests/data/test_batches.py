@@ -1,4 +1,4 @@
-"""Batches: the same whatever the start, the number of processes or the readers; mixed as asked."""
+"""Batches do not depend on where a run resumes or the number of processes or readers; domains mix as configured."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ def same(first, second):
     )
 
 
-def test_resumes_anywhere(corpus):
+def test_batches_resume_at_any_position(corpus):
     whole = take(corpus.train_batches(4, seed=0), 12)
     for position in (0, 1, 5):
         first = corpus.train_batches(4, seed=0)
@@ -41,15 +41,15 @@ def test_resumes_anywhere(corpus):
         assert second.state()["position"] == position + 6
 
 
-def test_one_row_a_batch(corpus):
-    """Of these there are more than of any other size: their number must still be one that len() can give."""
+def test_batches_of_one_row_are_the_rows_of_larger_ones(corpus):
+    """Batches of one row are the most numerous; their number must not exceed what len() can return."""
     whole = take(corpus.train_batches(4, seed=0), 2)
     rows = take(corpus.train_batches(1, seed=0), 8)
     for key in whole[0]:
         assert (np.concatenate([row[key] for row in rows]) == np.concatenate([batch[key] for batch in whole])).all()
 
 
-def test_order_goes_on_across_epochs(corpus):
+def test_starting_at_a_position_works_across_epochs(corpus):
     rows = [corpus.train_rows(domain, 0).rows_per_epoch for domain in (0, 1)]
     start = 3 * sum(rows) // 4
     whole = take(corpus.train_batches(4, seed=0, start=start - 2), 4)
@@ -57,7 +57,7 @@ def test_order_goes_on_across_epochs(corpus):
 
 
 @pytest.mark.parametrize("parts", [[range(0, 4), range(4, 8)], [[0, 1], [2, 3], [4, 5], [6, 7]], [[0, 5], [1, 2, 3]]])
-def test_processes_read_the_rows_they_are_asked_for(corpus, parts):
+def test_processes_read_only_the_chosen_rows(corpus, parts):
     whole = take(corpus.train_batches(8, seed=0, start=1), 3)
     for chosen in parts:
         part = corpus.train_batches(8, seed=0, chosen=chosen)
@@ -66,13 +66,13 @@ def test_processes_read_the_rows_they_are_asked_for(corpus, parts):
         assert part.state() == {**corpus.train_batches(8, seed=0).state(), "position": 4}
 
 
-def test_mix_keeps_the_shares_and_rows_are_pure(corpus):
+def test_domains_have_their_shares_and_each_row_one_domain(corpus):
     domains = np.concatenate([batch["domain_ids"] for batch in take(corpus.train_batches(8, seed=0), 20)])
     assert (domains == domains[:, :1]).all()
     assert abs((domains[:, 0] == 0).mean() - 0.75) < 0.01
 
 
-def test_other_data_is_not_resumed(corpus, plain, data):
+def test_resuming_on_other_data_is_refused(corpus, plain, data):
     state = corpus.train_batches(4, seed=0).state()
     same_tokens = {"tokenizer": str(corpus.tokenizer.path), "weights": data.weights.replace("=3", "=2")}
     reweighted = open_corpus(dataclasses.replace(data, **same_tokens), VOCAB)
@@ -82,7 +82,7 @@ def test_other_data_is_not_resumed(corpus, plain, data):
             other.restore(state)
 
 
-def test_held_out_is_read_once_and_counted(corpus):
+def test_held_out_batches_have_every_target_once(corpus):
     batches = list(corpus.held_out_batches(8))
     assert all(batch["tokens"].shape == (8, corpus.data.sequence_length) for batch in batches)
     targets = np.zeros(len(corpus.domains), int)
@@ -105,13 +105,13 @@ def test_workers_and_prefetch_change_nothing(corpus, data):
         batches.close()
 
 
-def test_readers_go_on_after_the_signals_that_a_terminal_or_a_scheduler_sends_them_too(corpus, data):
+def test_readers_survive_sigint_and_sigterm(corpus, data):
     batches = open_corpus(dataclasses.replace(data, workers=1), VOCAB).train_batches(4, seed=0)
     first = take(batches, 1)
     for reader in multiprocessing.active_children():
         for each in (signal.SIGINT, signal.SIGTERM):
             os.kill(reader.pid, each)
-    time.sleep(0.5)  # for which one that died would be dead
+    time.sleep(0.5)  # time for a reader to die of the signal
     assert multiprocessing.active_children()
     assert same(first + take(batches, 11), take(corpus.train_batches(4, seed=0), 12))
     batches.close()
@@ -134,14 +134,14 @@ if __name__ == "__main__":
 """
 
 
-def test_readers_end_with_a_run_that_is_killed(python, tmp_path):
+def test_readers_end_when_their_run_is_killed(python, tmp_path):
     (tmp_path / "abandoned.py").write_text(ABANDONED)
     began = time.monotonic()
-    ended = python(str(tmp_path / "abandoned.py"))  # waits for the reader too, which has its output
+    ended = python(str(tmp_path / "abandoned.py"))  # waits for the reader too, which inherits stdout
     assert ended.returncode == -signal.SIGKILL and time.monotonic() - began < 50
 
 
-def test_the_first_held_out_rows_stand_for_the_whole(corpus):
+def test_domains_are_spread_evenly_over_held_out_rows(corpus):
     rows = np.concatenate(
         [batch["domain_ids"][batch["segment_ids"].any(axis=1)] for batch in corpus.held_out_batches(4)]
     )

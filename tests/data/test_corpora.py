@@ -1,4 +1,4 @@
-"""Corpora: real text behind each name, and splits that share no group."""
+"""Corpora: real text behind each name, and splits that have no group of documents in common."""
 
 import collections
 
@@ -32,7 +32,7 @@ def test_one_document_cannot_be_split():
         hold_out({"a": 10}, 0.02)
 
 
-def test_literature_is_the_whole_book():
+def test_literature_is_the_whole_bible():
     documents = list(CORPORA["literature"].documents(None, Skipped()))
     assert len(documents) == 1189 and len({document.group for document in documents}) == 66
     assert documents[0].text.startswith("In the beginning God created")
@@ -41,7 +41,7 @@ def test_literature_is_the_whole_book():
 
 
 @pytest.mark.parametrize("name", ["literature", "code"])
-def test_splits_share_no_group(name, tmp_path):
+def test_splits_have_no_group_in_common(name, tmp_path):
     builder = CORPORA[name](held_out=0.02, data_dir=tmp_path)
     builder.download_and_prepare()
     groups = collections.defaultdict(set)
@@ -55,21 +55,21 @@ def test_splits_share_no_group(name, tmp_path):
     assert 0.01 < sizes["held_out"] / sizes.total() <= 0.02
 
 
-def test_prose_paragraphs_are_clean():
+def test_prose_paragraphs_are_without_markup():
     from deepseek_jax.data.corpora import Prose
 
     text = "<p>A first paragraph &amp; its <code>code</code>, long enough to keep.</p> <ul> <li>short</li> </ul>"
     assert list(Prose.paragraphs({"documentation": text})) == ["A first paragraph & its code, long enough to keep."]
 
 
-def test_no_document_at_all(tmp_path):
+def test_a_source_without_documents_is_refused(tmp_path):
     (tmp_path / "a.jsonl").write_text("{\n{\n")
     builder = UserText(path=tmp_path / "a.jsonl", text_field="text", held_out=0.1, data_dir=tmp_path / "out")
     with pytest.raises(UserError, match="2 records were skipped"):
         builder.download_and_prepare()
 
 
-def test_reading_and_storing_say_how_far_they_are(tmp_path, monkeypatch):
+def test_reading_and_storing_report_their_progress(tmp_path, monkeypatch):
     monkeypatch.setattr(corpora, "REPORTED", 1)
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.jsonl").write_text('{"text": "a"}\nbroken\n{"text": "b"}\n')
@@ -81,7 +81,7 @@ def test_reading_and_storing_say_how_far_they_are(tmp_path, monkeypatch):
     assert reports == [*reading, *(("storing", done, 3) for done in range(3))]
 
 
-def test_a_single_document_beside_what_was_skipped(tmp_path):
+def test_a_single_document_is_refused_with_what_was_skipped(tmp_path):
     (tmp_path / "a.jsonl").write_text('{\n{"text": "a"}\n[]\n')
     builder = UserText(path=tmp_path / "a.jsonl", text_field="text", held_out=0.1, data_dir=tmp_path / "out")
     said = r"single document \(2 records were skipped, the first: .*a.jsonl:1: broken JSON\), so none can be held out"

@@ -1,4 +1,4 @@
-"""A user's files: what is malformed is skipped, counted and placed; nothing else is lost."""
+"""Reading a user's files: malformed records are skipped, counted and reported with their line; nothing else is lost."""
 
 import codecs
 import gzip
@@ -19,7 +19,7 @@ def read(path, field="text"):
     return list(read_source(path, field, skipped)), skipped
 
 
-def test_jsonl_skips_only_what_is_malformed(tmp_path):
+def test_only_malformed_lines_of_jsonl_are_skipped(tmp_path):
     path = tmp_path / "a.jsonl"
     bad = [b'{"text": ', b"[1]", b'{"other": "x"}', b'{"text": 3}', b'{"text": " "}', b'{"text": "\xff"}']
     bad += [b'{"text": "\\ud800"}', b"[" * 5000]
@@ -41,7 +41,7 @@ def test_jsonl_skips_only_what_is_malformed(tmp_path):
     assert skipped.as_dict()["count"] == len(bad)
 
 
-def test_the_mark_that_some_editors_put_first_is_no_text(tmp_path):
+def test_a_byte_order_mark_is_not_part_of_the_text(tmp_path):
     for name, content in ("a.jsonl", '{"text": "x"}\n'), ("b.txt", "x"), ("c/d.md", "x"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(codecs.BOM_UTF8 + content.encode())
@@ -53,7 +53,7 @@ def test_the_mark_that_some_editors_put_first_is_no_text(tmp_path):
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
 @pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "below/a.md"])
 def test_a_file_of_another_encoding_is_skipped_whole(tmp_path, name, encoding):
-    """Read line by line most of one in UTF-16 is UTF-8 too: letters with a NUL after each."""
+    """Most lines of a UTF-16 file are valid UTF-8 too, with a NUL after each letter, and would be accepted."""
     (tmp_path / "below").mkdir()
     (tmp_path / name).write_text("some lines\n" * 9, encoding)
     documents, skipped = read(tmp_path / name.split("/")[0])
@@ -62,7 +62,7 @@ def test_a_file_of_another_encoding_is_skipped_whole(tmp_path, name, encoding):
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "below/a.md"])
 @pytest.mark.parametrize(
-    "packed, what",
+    "start, kind",
     [
         (gzip.compress(b"text\n", mtime=0), "gzip, unpack it"),
         (lzma.compress(b"text\n"), "xz, unpack it"),
@@ -72,12 +72,12 @@ def test_a_file_of_another_encoding_is_skipped_whole(tmp_path, name, encoding):
     ],
     ids=["gzip", "xz", "zstd", "zip", "parquet"],
 )
-def test_a_packed_file_is_skipped_whole(tmp_path, name, packed, what):
-    """Also the lines of it that are UTF-8."""
+def test_a_compressed_or_binary_file_is_skipped_whole(tmp_path, name, start, kind):
+    """Even if some of its lines are valid UTF-8."""
     (tmp_path / "below").mkdir()
-    (tmp_path / name).write_bytes(packed + b'\nsome lines\n{"text": "x"}\n')
+    (tmp_path / name).write_bytes(start + b'\nsome lines\n{"text": "x"}\n')
     documents, skipped = read(tmp_path / name.split("/")[0])
-    assert not documents and skipped.places == [f"{tmp_path / name}:1: {what}"]
+    assert not documents and skipped.places == [f"{tmp_path / name}:1: {kind}"]
 
 
 def test_a_number_of_thousands_of_digits_is_broken_json(tmp_path):
@@ -87,15 +87,15 @@ def test_a_number_of_thousands_of_digits_is_broken_json(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "below/a.md"])
-def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
+def test_an_unreadable_file_is_refused_by_name(tmp_path, name):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
-    path.symlink_to("/proc/self/mem")  # its first byte is an error of input and output
+    path.symlink_to("/proc/self/mem")  # reading its first byte raises an I/O error
     with pytest.raises(UserError, match=f"{path} cannot be read .Input/output error.; mend it or take it out of"):
         read(tmp_path / name.split("/")[0])
 
 
-def test_text_field_is_the_users(tmp_path):
+def test_the_text_field_is_configurable(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"body": "x"}\n')
     assert [document.text for document in read(path, "body")[0]] == ["x"]
@@ -123,7 +123,7 @@ def test_text_without_blank_lines_is_cut_at_line_ends(tmp_path):
     assert [document.name for document in documents] == ["a.txt:1", "a.txt:2980", "a.txt:5959", "a.txt:8938"]
 
 
-def test_directory_reads_a_document_a_file_and_records_from_jsonl(tmp_path):
+def test_a_directory_gives_a_document_per_file_and_per_jsonl_line(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "config").write_text("hidden")
@@ -144,14 +144,14 @@ def test_empty_text_is_reported(tmp_path):
     assert not documents and skipped.places == [f"{path}:1: empty document"]
 
 
-def test_runs_among_the_texts_are_no_texts(tmp_path):
+def test_run_directories_among_the_texts_are_ignored(tmp_path):
     (tmp_path / "a.txt").write_text("a text")
     (tmp_path / "site").mkdir()
     for name, content in ("config.json", '{"experiment": 3}'), ("metrics.jsonl", '{"text": "of a program"}'):
         (tmp_path / "site" / name).write_text(content)
     documents, before = read(tmp_path)[0], UserText.provenance(str(tmp_path), "text")
     record.claim(tmp_path / "runs" / "mine", Experiment())
-    assert UserText.provenance(str(tmp_path), "text") == before  # from the first moment on
+    assert UserText.provenance(str(tmp_path), "text") == before  # as soon as a run claims the directory
     (tmp_path / "runs" / "mine" / "metrics.jsonl").write_text('{"text": "a row"}\n')
     (tmp_path / "runs" / "mine" / "checkpoints").mkdir()
     (tmp_path / "runs" / "mine" / "checkpoints" / "notes").write_text("a step")

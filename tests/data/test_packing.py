@@ -1,4 +1,4 @@
-"""Packing: each token of the stream is a target once, documents stay apart, and FIM only rearranges."""
+"""Packing: each token of the stream is a target exactly once, documents are separate, and FIM only rearranges them."""
 
 import collections
 import json
@@ -24,7 +24,7 @@ def in_stream_order(rows: PackedRows, number=0):
 
 
 def stream(rows: PackedRows, number=0):
-    """The stream that an epoch's rows were cut from: the first token, and what each row adds."""
+    """The token stream that an epoch's rows were cut from; each row repeats the last token of the one before."""
     tokens = []
     for row in in_stream_order(rows, number):
         real = row["tokens"][row["segment_ids"] > 0].tolist()
@@ -34,7 +34,7 @@ def stream(rows: PackedRows, number=0):
 
 
 def documents(rows: PackedRows, number=0):
-    """The stream cut after each eos, bos and eos taken off."""
+    """The documents of an epoch's stream, without bos and eos."""
     found, tokens = [], stream(rows, number)
     while tokens:
         end = tokens.index(rows.eos) + 1
@@ -48,7 +48,7 @@ def stored(store: TokenStore):
     return [store.read(i, 0, int(n)).tolist() for i, n in enumerate(store.lengths)]
 
 
-def test_every_document_once_an_epoch_and_nothing_else(plain):
+def test_an_epoch_has_every_document_once_and_nothing_else(plain):
     rows = plain.train_rows(0, seed=1)
     expected = sorted(stored(rows.store))
     assert sorted(documents(rows, 0)) == sorted(documents(rows, 1)) == expected
@@ -62,7 +62,7 @@ def test_every_token_is_a_target_exactly_once(plain):
         segments = row["segment_ids"]
         valid = (segments[1:] == segments[:-1]) & (segments[1:] > 0)
         targets.update(row["tokens"][1:][valid].tolist())
-    # All but the first of each document, its bos, which nothing precedes.
+    # All tokens but each document's bos, which no token precedes.
     expected = collections.Counter(token for document in stored(rows.store) for token in [*document, rows.eos])
     assert targets == expected
 
@@ -97,7 +97,7 @@ def test_fim_rearranges_the_right_share_and_loses_nothing(corpus):
     assert cut == round(corpus.data.fim_rate * len(rows.store))
 
 
-def test_held_out_is_never_rearranged(corpus):
+def test_held_out_documents_are_never_rearranged_for_fim(corpus):
     for batch in corpus.held_out_batches(4):
         assert not np.isin(batch["tokens"], corpus.train_rows(0, seed=0).sentinels).any()
 
@@ -111,8 +111,8 @@ def test_rows_are_random_access(corpus):
     assert any((rows[i]["tokens"] != other[i]["tokens"]).any() for i in range(3))
 
 
-def test_each_epoch_and_domain_has_an_order_of_its_own(plain):
-    """Of rows too: those that share documents come apart."""
+def test_each_epoch_and_domain_has_its_own_order(plain):
+    """Rows are shuffled too, so that those that share a document are separated."""
     one = plain.train_rows(0, seed=3)
     other = PackedRows(one.store, plain.tokenizer, sequence_length=LENGTH, fim_rate=0.0, domain=1, seed=3)
     epochs = [one.epoch(0), one.epoch(1), other.epoch(0)]
@@ -132,7 +132,10 @@ def test_store_reads_across_blocks(corpus):
 
 
 def written(directory, corpus, *ids: list[int]) -> str:
-    """The digest of a store of which a tokenizer of 70,000 entries makes these of the first texts, 7 of all others."""
+    """Writes a store with these ids for the first texts, and [7] for all others, and returns its digest.
+
+    The vocabulary has 70,000 entries.
+    """
     directory.mkdir()
     tokenizer = types.SimpleNamespace(
         vocab_size=70_000, encode_batch=lambda texts: [*ids, *[[7]] * (len(texts) - len(ids))]
@@ -141,28 +144,28 @@ def written(directory, corpus, *ids: list[int]) -> str:
     return json.loads((directory / "index.json").read_text())["digest"]
 
 
-def test_numbers_beyond_16_bits_are_kept(corpus, tmp_path):
+def test_token_ids_beyond_16_bits_are_kept(corpus, tmp_path):
     written(tmp_path / "large", corpus, [65_535, 65_536, 69_999])
     assert TokenStore(tmp_path / "large", "train").read(0, 0, 3).tolist() == [65_535, 65_536, 69_999]
 
 
-def test_the_digest_tells_where_documents_end(corpus, tmp_path):
+def test_the_digest_depends_on_document_boundaries(corpus, tmp_path):
     assert written(tmp_path / "one", corpus, [1, 2], [3]) != written(tmp_path / "other", corpus, [1], [2, 3])
 
 
 @pytest.mark.parametrize("stream_length, rows", [(0, 0), (1, 0), (2, 1), (32, 1), (33, 2), (63, 2), (64, 3)])
-def test_rows_in(stream_length, rows):
+def test_number_of_rows_in_a_stream(stream_length, rows):
     assert rows_in(stream_length, 32) == rows
 
 
-def test_a_document_may_be_cut_at_its_ends():
+def test_fim_may_cut_a_document_at_its_ends():
     from deepseek_jax.data.packing import Epoch
 
     cuts = Epoch(np.full(400, 3), 32, 1.0, (0,)).cuts
     assert set(cuts[:, 0]) == set(cuts[:, 1]) == {0, 1, 2, 3} and (cuts[:, 0] <= cuts[:, 1]).all()
 
 
-def test_each_epoch_cuts_documents_of_its_own():
+def test_each_epoch_rearranges_other_documents():
     from deepseek_jax.data.packing import Epoch
 
     epochs = (Epoch(np.full(40, 3), 32, 0.5, (number,)) for number in range(2))

@@ -1,4 +1,4 @@
-"""Preparing: complete or not at all, once, and honest about what the scores are measured on."""
+"""Preparing a corpus: complete or not at all, and only once; held-out sizes and compressor scores."""
 
 import dataclasses
 import gzip
@@ -40,18 +40,18 @@ assert "tensorflow" not in sys.modules
 
 
 def prepare_apart(data: DataConfig, kill_at: str) -> int:
-    """The return code of a process that prepares `data` and dies at the stage `kill_at`."""
+    """The return code of a process that prepares `data` and kills itself at the stage `kill_at`."""
     command = [sys.executable, "-c", PREPARE, json.dumps(dataclasses.asdict(data)), kill_at]
     return subprocess.run(command, env={**os.environ, "PYTHONPATH": os.getcwd()}, check=False).returncode
 
 
 def entries(data: DataConfig) -> set[str]:
-    """Complete entries of the cache."""
+    """Names of the complete entries of the cache."""
     found = pathlib.Path(data.directory).glob("*/*")
     return {entry.name for entry in found if entry.suffix not in (".lock", ".partial")}
 
 
-def test_killed_at_any_stage_leaves_nothing_half_made(data, corpus, tmp_path):
+def test_preparing_killed_at_any_stage_leaves_nothing_half_made(data, corpus, tmp_path):
     data = dataclasses.replace(data, directory=str(tmp_path))
     for complete, stage in enumerate(STAGES):
         assert prepare_apart(data, stage) == -signal.SIGKILL
@@ -62,7 +62,7 @@ def test_killed_at_any_stage_leaves_nothing_half_made(data, corpus, tmp_path):
     assert digests == [part.index["digest"] for part in corpus.parts]
 
 
-def test_where_nothing_can_be_written(tmp_path):
+def test_an_unwritable_data_directory_is_refused(tmp_path):
     (tmp_path / "notes.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
     (tmp_path / "file").touch()
     cache = tmp_path / "file" / "cache"
@@ -70,7 +70,7 @@ def test_where_nothing_can_be_written(tmp_path):
         open_corpus(DataConfig(source=str(tmp_path / "notes.jsonl"), directory=str(cache)), VOCAB)
 
 
-def test_second_time_makes_nothing(data, corpus):
+def test_a_prepared_corpus_is_not_prepared_again(data, corpus):
     def report(stage, done, total):
         raise AssertionError(stage)
 
@@ -90,7 +90,7 @@ def test_a_changed_file_is_prepared_again(tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["notes: reading", "notes: storing"])
-def test_a_source_that_changes_while_it_is_read_is_refused_and_leaves_nothing(tmp_path, stage):
+def test_a_source_that_changes_while_it_is_prepared_is_refused_and_leaves_nothing(tmp_path, stage):
     path, cache = tmp_path / "notes.jsonl", tmp_path / "cache"
     path.write_text('{"text": "one"}\n{"text": "two"}\n')
 
@@ -106,13 +106,13 @@ def test_a_source_that_changes_while_it_is_read_is_refused_and_leaves_nothing(tm
     assert open_corpus(data, VOCAB).parts[0].index["bytes"]["train"] > 0
 
 
-def test_a_pipe_is_no_source(tmp_path):
+def test_a_pipe_is_refused_as_a_source(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="pipe' is neither a corpus .* nor a file or directory"):
         open_corpus(DataConfig(source=str(tmp_path / "pipe"), directory=str(tmp_path / "cache")), VOCAB)
 
 
-def test_what_was_skipped_is_a_sentence(tmp_path):
+def test_skipped_records_are_summarised_in_a_sentence(tmp_path):
     path = tmp_path / "notes.jsonl"
     data = DataConfig(source=str(path), directory=str(tmp_path / "cache"), held_out=0.5)
     for broken, named in ((0, None), (2, "all"), (1001, "the first 100")):
@@ -122,7 +122,7 @@ def test_what_was_skipped_is_a_sentence(tmp_path):
         assert part.skipped_sentence == (f"{first}; {named} in {part.text}/skipped.json" if broken else "")
 
 
-def test_held_out_bytes_are_those_of_the_text(corpus):
+def test_held_out_bytes_are_those_of_the_decoded_tokens(corpus):
     for name, part in zip(corpus.domains, corpus.parts, strict=True):
         text = corpus.held_out_text(name)
         store = part.store("held_out")
@@ -132,7 +132,7 @@ def test_held_out_bytes_are_those_of_the_text(corpus):
         assert "".join(text + "\0" for text in decoded).encode() == text
 
 
-def test_compressors_are_scored_on_exactly_these_bytes(corpus):
+def test_compressors_are_scored_on_exactly_the_held_out_bytes(corpus):
     scores = bits_per_byte(corpus)
     assert set(scores) == {"gzip -9", "xz -9"} and set(scores["xz -9"]) == {*corpus.domains, "total"}
     text = corpus.held_out_text(corpus.domains[0])
@@ -140,14 +140,14 @@ def test_compressors_are_scored_on_exactly_these_bytes(corpus):
     assert total_bits_per_byte(corpus) == {name: bits["total"] for name, bits in scores.items()}
 
 
-def test_nothing_held_out_on_request(data, tmp_path):
+def test_held_out_zero_holds_nothing_out(data, tmp_path):
     corpus = open_corpus(dataclasses.replace(data, held_out=0.0, directory=str(tmp_path)), VOCAB)
     assert list(corpus.held_out_batches(4)) == [] and set(corpus.held_out_bytes.values()) == {0}
     assert bits_per_byte(corpus)["xz -9"] == total_bits_per_byte(corpus) == {}
 
 
-def test_text_that_is_only_scored(tmp_path, corpus):
-    """All of a single file is held out, with a tokenizer from elsewhere; there is nothing to train anything on."""
+def test_a_text_may_be_held_out_entirely(tmp_path, corpus):
+    """With held_out=1 all of a single file is held out; nothing is left to train a tokenizer or a model on."""
     (tmp_path / "one.txt").write_text("a single document")
     data = DataConfig(source=str(tmp_path / "one.txt"), directory=str(tmp_path / "cache"), held_out=1.0)
     with pytest.raises(UserError, match="no text to train a tokenizer on; give data.tokenizer."):
@@ -159,7 +159,7 @@ def test_text_that_is_only_scored(tmp_path, corpus):
         scored.train_batches(1, seed=0)
 
 
-def test_a_source_may_have_as_long_a_name_as_a_file_system_takes(tmp_path):
+def test_a_source_may_have_the_longest_possible_file_name(tmp_path):
     path = tmp_path / ("ü" * 118 + ".txt")
     path.write_text("a text")
     data = DataConfig(source=str(path), directory=str(tmp_path / "cache"), held_out=0.0)
@@ -175,12 +175,12 @@ def test_a_given_tokenizer_is_used(data, corpus):
         open_corpus(given, 300)
 
 
-def test_source_that_is_not_there(tmp_path):
+def test_a_missing_source_is_refused(tmp_path):
     with pytest.raises(UserError, match="neither a corpus .* nor a file"):
         open_corpus(DataConfig(source="prosa", directory=str(tmp_path)), VOCAB)
 
 
-def test_prepared_data_among_its_own_texts_is_refused(tmp_path):
+def test_a_data_directory_among_its_own_texts_is_refused(tmp_path):
     (tmp_path / "a.txt").write_text("words " * 50)
     data = DataConfig(source=str(tmp_path), directory=str(tmp_path / "prepared"), held_out=0.5, sequence_length=8)
     with pytest.raises(UserError, match="among the texts of .*; give another data.directory"):
@@ -188,7 +188,7 @@ def test_prepared_data_among_its_own_texts_is_refused(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_weights():
+def test_domain_weights_are_parsed_and_normalised():
     assert parse_weights(DataConfig(source="code")) == {"code": 1.0}
     assert parse_weights(DataConfig(weights="prose=3, a=b.txt=1")) == {"prose": 0.75, "a=b.txt": 0.25}
     for weights in ("prose", "prose=x", "prose=1,prose=2", "prose=0", "prose=-1,code=2", "prose=nan", "", "code=1,=1"):
@@ -209,8 +209,8 @@ def test_description_shows_sizes_and_a_packed_row(corpus):
     assert "segment 1" in console.file.getvalue()
 
 
-def test_nobody_elsewhere_is_asked_and_nothing_is_left_beside(tmp_path, monkeypatch):
-    """tensorflow-datasets would look a new name up in a bucket of Google's, and leave an empty directory in /tmp."""
+def test_preparing_needs_no_network_and_leaves_no_temporary_files(tmp_path, monkeypatch):
+    """By itself tensorflow-datasets would look the name up in a Google bucket, and leave a directory in /tmp."""
     (tmp_path / "one.txt").write_text("A text of one file.\n" * 200)
     (beside := tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(beside))

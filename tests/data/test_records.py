@@ -1,4 +1,4 @@
-"""What is stored here is written as it comes, however much it is, and read by number."""
+"""Stored records are written in the order they come in, without keeping them in memory, and read by index."""
 
 import dataclasses
 import tracemalloc
@@ -14,7 +14,7 @@ from deepseek_jax.data.records import RecordBuilder, batched_texts, open_dataset
 
 
 class Numbers(RecordBuilder, skip_registration=True):
-    """Every tenth number is held out; `size` is that of a record's text."""
+    """`count` records with a number and a text of `size` letters; every tenth is held out."""
 
     def __init__(self, count, size, **kwargs):
         self.count, self.size = count, size
@@ -30,7 +30,7 @@ class Numbers(RecordBuilder, skip_registration=True):
 
 @pytest.fixture
 def no_room(monkeypatch):
-    """tensorflow-datasets as it is with more than 1 GB of records: it wants TensorFlow to put them by."""
+    """Makes tensorflow-datasets act as for more than 1 GB of records, which it would store with TensorFlow."""
     monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", 1000)
 
 
@@ -47,7 +47,7 @@ def test_shards_hold_the_records_in_order(no_room, monkeypatch, tmp_path):
     assert files == ["dataset_info.json", "features.json", "numbers-held_out.array_record-00000-of-00001", *shards]
 
 
-def test_no_records_are_kept(tmp_path):
+def test_written_records_are_not_kept_in_memory(tmp_path):
     builder = Numbers(50, 1_000_000, data_dir=tmp_path)
     tracemalloc.start()
     builder.download_and_prepare()
@@ -56,7 +56,7 @@ def test_no_records_are_kept(tmp_path):
     assert peak < 20_000_000
 
 
-def test_a_corpus_is_the_same_however_large_it_is(no_room, monkeypatch, data, corpus, tmp_path):
+def test_a_corpus_in_many_shards_is_the_same(no_room, monkeypatch, data, corpus, tmp_path):
     monkeypatch.setattr(records, "SHARD_BYTES", 10_000)
     again = open_corpus(dataclasses.replace(data, directory=str(tmp_path)), 600)
     assert [part.index for part in again.parts] == [part.index for part in corpus.parts]
@@ -64,7 +64,7 @@ def test_a_corpus_is_the_same_however_large_it_is(no_room, monkeypatch, data, co
     assert again.parts[0].dataset.info.splits["train"].num_shards > 1
 
 
-def test_few_texts_are_looked_up_at_once_where_they_are_long(tmp_path):
+def test_batches_of_long_texts_are_small(tmp_path):
     for size, expected in (1_000_000, [17, 17, 11]), (1000, [45]):
         Numbers(50, size, data_dir=tmp_path / str(size)).download_and_prepare()
         batches = batched_texts(open_dataset(tmp_path / str(size)), "train", range(45))

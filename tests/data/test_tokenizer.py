@@ -1,4 +1,4 @@
-"""Text survives the tokenizer whatever it holds; a tokenizer from elsewhere that cannot serve says why."""
+"""Any text survives the tokenizer; a foreign tokenizer that cannot be used is refused with the reason."""
 
 import json
 
@@ -28,7 +28,7 @@ def tokenizer(tmp_path_factory):
 
 
 @pytest.mark.parametrize("text", ODD)
-def test_round_trip(tokenizer, text):
+def test_any_text_survives_encoding_and_decoding(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
     assert tokenizer.encode_batch([text, "x"])[0].tolist() == tokenizer.encode(text)
 
@@ -84,23 +84,23 @@ def test_decode_spells_special_tokens_and_drops_unknown_ids(tokenizer):
     assert tokenizer.decode(ids) == f"{SPECIAL['bos']}cat{SPECIAL['eos']}"
 
 
-def test_digits_stand_alone(tokenizer):
+def test_each_digit_is_a_token(tokenizer):
     assert len(tokenizer.encode("1984")) == 4
 
 
-def test_training_is_deterministic_and_keeps_to_the_size(tokenizer, tmp_path):
+def test_training_is_deterministic_and_respects_the_size(tokenizer, tmp_path):
     train_bpe(["the cat sat on the mat in 1984 and 1985\n"] * 50, 300, tmp_path / "again.json")
     again = Tokenizer(tmp_path / "again.json")
     assert again.vocab_size <= 300 and again.encode("the cat sat") == tokenizer.encode("the cat sat")
 
 
-def test_vocabulary_smaller_than_the_bytes(tmp_path):
+def test_a_vocabulary_smaller_than_the_bytes_is_refused(tmp_path):
     with pytest.raises(UserError, match=f"at least {SMALLEST}"):
         train_bpe(["x"], 200, tmp_path / "tokenizer.json")
 
 
 def foreign(tmp_path, *names):
-    """A word-level tokenizer.json with the special tokens `names`, flagged as DeepSeek flags its FIM tokens."""
+    """Writes a word-level tokenizer.json with the special tokens `names`, flagged like DeepSeek's FIM tokens."""
     words = ["a", "b", *(SPECIAL.get(name, name) for name in names)]
     flags = dict.fromkeys(("special", "normalized", "single_word", "lstrip", "rstrip"), False)
     added = [{"id": i, "content": word, **flags} for i, word in enumerate(words) if i > 1]
@@ -110,12 +110,12 @@ def foreign(tmp_path, *names):
     return path
 
 
-def test_foreign_tokenizer_is_found_by_names(tmp_path):
+def test_special_tokens_of_a_foreign_tokenizer_are_found_by_name(tmp_path):
     tokenizer = Tokenizer(foreign(tmp_path, "bos", "eos"))
     assert (tokenizer.bos, tokenizer.eos, tokenizer.pad, tokenizer.has_fim) == (2, 3, 3, False)
 
 
-def test_foreign_tokenizer_without_eos(tmp_path):
+def test_a_foreign_tokenizer_without_eos_is_refused(tmp_path):
     with pytest.raises(UserError, match="end▁of▁sentence.* give these in tokenizer_config.json beside it"):
         Tokenizer(foreign(tmp_path, "bos"))
 
@@ -129,7 +129,7 @@ def test_foreign_tokenizer_without_eos(tmp_path):
         pytest.param({"eos_token": "</s>"}, {"bos_token_id": 2, "eos_token_id": 99}, (2, 3, 3), id="by-both"),
     ],
 )
-def test_tokens_of_other_names_are_found_beside_and_named_where_it_is_saved(tmp_path, names, config, expected):
+def test_special_tokens_named_in_files_beside_the_tokenizer_are_found_and_saved(tmp_path, names, config, expected):
     path = foreign(tmp_path, "<s>", "</s>")
     for name, content in (("tokenizer_config.json", names), ("config.json", config)):
         if content is not None:
@@ -140,7 +140,7 @@ def test_tokens_of_other_names_are_found_beside_and_named_where_it_is_saved(tmp_
         assert tokenizer.token(SPECIAL["eos"]) == expected[1] and tokenizer.token("<｜User｜>") is None
 
 
-def test_what_files_beside_say_wrongly_is_no_token(tmp_path):
+def test_wrong_special_tokens_in_files_beside_are_ignored(tmp_path):
     path = foreign(tmp_path, "<s>", "</s>")
     (tmp_path / "tokenizer_config.json").write_text('{"bos_token": 7, "eos_token": "nowhere"}')
     (tmp_path / "config.json").write_text('{"bos_token_id": true, "eos_token_id": 4}')
@@ -148,14 +148,14 @@ def test_what_files_beside_say_wrongly_is_no_token(tmp_path):
         Tokenizer(path)
 
 
-def test_names_beside_deepseeks_own_tokens_are_not_asked_for(tmp_path):
+def test_deepseeks_own_special_tokens_take_precedence_over_files_beside(tmp_path):
     path = foreign(tmp_path, "bos", "eos")
     (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "a", "eos_token": "b"}')
     Tokenizer(path).save(tmp_path / "run")
     assert Tokenizer(path).eos == 3 and not (tmp_path / "run/tokenizer_config.json").exists()
 
 
-def test_foreign_tokenizer_that_does_not_fit(tmp_path):
+def test_a_foreign_tokenizer_that_does_not_fit_the_model_is_refused(tmp_path):
     path = foreign(tmp_path, "bos", "eos")
     with pytest.raises(UserError, match="set model.vocab_size to at least 4"):
         check_fits(Tokenizer(path), path, 3, 0.0)
@@ -175,7 +175,7 @@ def test_foreign_tokenizer_that_does_not_fit(tmp_path):
         ('{"added_tokens": ["<s>"]}', "is not a tokenizer.json"),
     ],
 )
-def test_not_a_tokenizer(tmp_path, content, message):
+def test_files_that_are_no_tokenizer_are_refused(tmp_path, content, message):
     path = tmp_path / "tokenizer.json"
     if content is not None:
         path.write_text(content)

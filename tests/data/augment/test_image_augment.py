@@ -1,4 +1,4 @@
-"""Pictures and their boxes move together; nothing depends on the batch; labels are those of the pixels."""
+"""Image augmentation: boxes move with their pictures, labels follow the pixels, draws do not depend on the batch."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ def draws(count=B, seed=0, epoch=0, first=0):
 
 @pytest.fixture
 def squares():
-    """One white rectangle a picture, and its box."""
+    """Black pictures, each with one white rectangle and its box."""
     rng = np.random.default_rng(0)
     pictures, boxes = np.zeros((B, H, W, 1), np.float32), np.zeros((B, 2, 4), np.float32)
     for picture, box in zip(pictures, boxes, strict=True):
@@ -48,7 +48,7 @@ def outline(picture, threshold=0.5):
         ImageAugmentConfig(scale=0.2, crop=0.15, flip=0.5),
     ],
 )
-def test_boxes_go_where_the_pixels_go(squares, config):
+def test_boxes_move_with_the_pixels(squares, config):
     moved = move(squares, config, draws())
     assert (moved["box_labels"] == squares["box_labels"]).all()
     for picture, boxes in zip(moved["inputs"], moved["boxes"], strict=True):
@@ -57,7 +57,7 @@ def test_boxes_go_where_the_pixels_go(squares, config):
     assert np.abs(moved["boxes"] - squares["boxes"]).max() > 0.02
 
 
-def test_a_turned_box_is_the_one_around_it(squares):
+def test_a_rotated_box_encloses_the_rotated_pixels(squares):
     moved = move(squares, ImageAugmentConfig(rotate=30), draws())
     for picture, boxes in zip(moved["inputs"], moved["boxes"], strict=True):
         inside = outline(picture)
@@ -65,8 +65,8 @@ def test_a_turned_box_is_the_one_around_it(squares):
         assert (boxes[0][2:] * [H, W] >= inside[2:] * [H, W] - 1).all()
 
 
-def test_whole_moves_are_exact():
-    """A quarter turn and a mirror, against numpy's."""
+def test_moves_by_whole_pixels_are_exact():
+    """A quarter turn and a mirror image, compared with numpy."""
     pictures = np.random.default_rng(0).random((2, 6, 6, 3), np.float32)
     quarter = Moves(np.array([[[0.0, 1], [-1, 0]], [[1, 0], [0, -1]]]), np.array([[0.0, 6], [0, 6]]))
     turned = resample(pictures, quarter)
@@ -76,24 +76,24 @@ def test_whole_moves_are_exact():
     assert (resample(pictures, nothing) == pictures).all()
 
 
-def test_what_comes_from_outside_is_black():
+def test_pixels_from_outside_the_picture_are_black():
     moves = Moves(np.eye(2)[None], np.array([[2.0, -3.0]]))
     moved = resample(np.ones((1, 6, 6, 1), np.float32), moves)[0, :, :, 0]
     assert (moved[:2] == 0).all() and (moved[:, 3:] == 0).all() and (moved[2:, :3] == 1).all()
 
 
-def test_boxes_are_cut_at_the_edge_and_dropped_below_their_share():
+def test_boxes_are_clipped_at_the_edge_and_dropped_below_keep_box():
     boxes = np.float32([[[0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 1.0, 1.0]]])
     labels = np.int32([[1, 2]])
-    left = Moves(np.eye(2)[None], np.array([[0.0, -40.0]]))  # 0.4 of the width: a fifth of the first box is left
+    left = Moves(np.eye(2)[None], np.array([[0.0, -40.0]]))  # 0.4 of the width, which leaves a fifth of the first box
     kept, kept_labels = move_boxes(boxes, labels, left, 100, 100, keep=0.15)
     assert np.allclose(kept[0], [[0, 0, 0.5, 0.1], [0.5, 0.1, 1, 0.6]]) and kept_labels.tolist() == [[1, 2]]
     kept, kept_labels = move_boxes(boxes, labels, left, 100, 100, keep=0.25)
     assert np.allclose(kept[0], [[0, 0, 0, 0], [0.5, 0.1, 1, 0.6]]) and kept_labels.tolist() == [[-1, 2]]
 
 
-def test_a_picture_that_would_lose_every_box_is_drawn_anew_or_stays(squares):
-    """Windows of a tenth to all of the picture often miss the one box."""
+def test_a_picture_that_would_lose_every_box_is_drawn_again_or_left_as_it_is(squares):
+    """Crops of a tenth to all of the picture often lose its only box."""
     config = ImageAugmentConfig(crop=0.9, keep_box=0.9)
     first = draw_moves(config, draws(), H, W)
     _, labels = move_boxes(squares["boxes"], squares["box_labels"], first, H, W, config.keep_box)
@@ -107,7 +107,7 @@ def test_a_picture_that_would_lose_every_box_is_drawn_anew_or_stays(squares):
     assert (moved["box_labels"][:, 0] == 3).all()
 
 
-def test_a_picture_without_boxes_is_moved_all_the_same(squares):
+def test_a_picture_without_boxes_is_moved_too(squares):
     empty = squares | {"box_labels": np.full((B, 2), -1, np.int32)}
     moves, stayed = keeping_boxes(empty, ImageAugmentConfig(crop=0.9, keep_box=0.9), draws())
     assert not stayed.any() and (moves.matrix_B22[:, 0, 0] > 1).all()
@@ -130,8 +130,8 @@ def test_cutout_hides_a_square_but_never_every_box(squares):
         assert (label >= 0) == ((picture[y0:y1, x0:x1] == 0).mean() <= 0.2 + 1e-6)
 
 
-def test_a_box_that_is_wholly_hidden_is_dropped_whatever_is_kept(squares):
-    """Beside one that covers the picture, so that the square stays."""
+def test_a_wholly_hidden_box_is_dropped_even_with_keep_box_zero(squares):
+    """A second box covers the whole picture, so that the square is not rejected."""
     boxes = squares["boxes"].copy()
     boxes[:, 1] = 0, 0, 1, 1
     two = {"inputs": np.ones_like(squares["inputs"]), "boxes": boxes, "box_labels": np.tile(np.int32([3, 4]), (B, 1))}
@@ -143,7 +143,7 @@ def test_a_box_that_is_wholly_hidden_is_dropped_whatever_is_kept(squares):
     assert ((cut["box_labels"][:, 0] >= 0) == shown).all() and not all(shown) and (cut["box_labels"][:, 1] == 4).all()
 
 
-def test_grey_levels():
+def test_brightness_and_noise_have_their_ranges_and_are_clipped():
     pictures = np.full((B, 30, 30, 1), 0.5, np.float32)
     bright = augment_images({"inputs": pictures}, ImageAugmentConfig(brightness=0.2), draws())["inputs"]
     levels = bright[:, 0, 0, 0]
@@ -156,7 +156,7 @@ def test_grey_levels():
 
 
 def mixed(config, count=400):
-    """Black pictures of class 0 with white ones of class 1."""
+    """Black pictures of class 0, mixed with white ones of class 1 and of weight 3."""
     black = {"inputs": np.zeros((count, 20, 20, 1), np.float32), "labels": np.tile(np.float32([1, 0]), (count, 1))}
     white = {"inputs": 1 - black["inputs"], "labels": 1 - black["labels"], "weights": np.full(count, 3, np.float32)}
     return mix(black | {"weights": np.ones(count, np.float32)}, white, config, draws(count))
@@ -165,7 +165,7 @@ def mixed(config, count=400):
 @pytest.mark.parametrize(
     "config", [ImageAugmentConfig(mixup=0.4), ImageAugmentConfig(cutmix=1.0), ImageAugmentConfig(mixup=1, cutmix=1)]
 )
-def test_labels_are_those_of_the_pixels_each_with_the_weight_of_its_record(config):
+def test_mixed_labels_and_weights_follow_the_pixels(config):
     batch = mixed(config)
     share = batch["inputs"].mean((1, 2, 3))
     assert np.allclose(batch["weights"][:, None] * batch["labels"], np.stack([1 - share, 3 * share], 1), atol=1e-5)
@@ -174,12 +174,12 @@ def test_labels_are_those_of_the_pixels_each_with_the_weight_of_its_record(confi
     assert grey > 0.5 if not config.cutmix else grey == 0 if not config.mixup else 0.4 < grey < 0.6
 
 
-def test_the_share_follows_its_distribution():
+def test_mixup_shares_follow_the_beta_distribution():
     share = mixed(ImageAugmentConfig(mixup=0.4))["inputs"].mean((1, 2, 3))
     assert abs(share.mean() - 0.5) < 0.05 and abs(share.var() - 1 / (4 * (2 * 0.4 + 1))) < 0.02
 
 
-def test_numbers_depend_on_record_epoch_copy_seed_and_name_alone():
+def test_draws_depend_on_record_epoch_copy_seed_and_name_alone():
     whole, part = draws(), draws(8, first=8)
     assert (whole.uniform("a")[8:16] == part.uniform("a")).all()
     assert (whole.normal("n", (3, 3))[8:16] == part.normal("n", (3, 3))).all()
@@ -193,7 +193,7 @@ def test_numbers_depend_on_record_epoch_copy_seed_and_name_alone():
         Draws(0, zeros, index, zeros),
     ]
     for other in others:
-        assert (whole.uniform("a") == other.uniform("a")).sum() <= 1  # record 0 of the last is the same showing
+        assert (whole.uniform("a") == other.uniform("a")).sum() <= 1  # in the last, record 0 has the same draw
     assert not (whole.uniform("a") == whole.uniform("b")).any()
     many = draws(20_000).uniform("a", -1, 3)
     assert abs(many.mean() - 1) < 0.03 and abs(many.var() - 16 / 12) < 0.03 and many.min() >= -1 and many.max() < 3
@@ -209,7 +209,7 @@ def detection(squares) -> Dataset:
     )
 
 
-def test_what_does_not_fit_the_set_is_refused(squares, digits_like):
+def test_augmentations_that_do_not_fit_the_set_are_refused(squares, digits_like):
     three = squares | {"box_labels": np.stack([np.arange(B) % 4, np.full(B, -1)], 1).astype(np.int32)}
     boxes = detection(three)
     checks.check(AugmentConfig(image=ImageAugmentConfig(rotate=10, crop=0.2)), boxes, 0)
@@ -231,7 +231,7 @@ def digits_like() -> Dataset:
     return Dataset("words", "classes", "text", {"train": records, "val": empty, "test": empty}, ("a", "b"))
 
 
-def test_settings_that_leave_nothing():
+def test_image_augmentations_out_of_range_are_refused():
     for name in ("scale", "crop"):
         with pytest.raises(UserError, match=f"augment.image.{name} is 1, which leaves nothing"):
             ImageAugmentConfig(**{name: 1.0})
@@ -245,7 +245,7 @@ def test_settings_that_leave_nothing():
     )
 
 
-def test_moves_go_as_far_as_they_may_either_way():
+def test_scale_and_rotation_cover_their_range():
     sized = draw_moves(ImageAugmentConfig(scale=0.3), draws(400), H, W).matrix_B22[:, 0, 0]
     assert 0.7 <= sized.min() < 0.72 and 1.28 < sized.max() <= 1.3
     turned = draw_moves(ImageAugmentConfig(rotate=20), draws(400), H, W).matrix_B22
@@ -253,7 +253,7 @@ def test_moves_go_as_far_as_they_may_either_way():
     assert -20 <= degrees.min() < -19 and 19 < degrees.max() <= 20
 
 
-def test_windows_lie_anywhere_in_the_picture():
+def test_crop_windows_are_uniform_over_the_picture():
     moves = draw_moves(ImageAugmentConfig(crop=0.5), draws(400), 20, 30)
     window_B = 1 / moves.matrix_B22[:, 0, 0]
     place_B2 = -moves.shift_B2 * window_B[:, None] / (1 - window_B)[:, None] / [20, 30]

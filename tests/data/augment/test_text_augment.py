@@ -1,4 +1,4 @@
-"""Texts are changed by as much as is asked, keep their words' case and punctuation, and never vanish."""
+"""Text augmentation: texts change by the configured share, keep case and punctuation, and are never emptied."""
 
 import collections
 
@@ -33,12 +33,12 @@ def test_synonyms_keep_case_and_punctuation(rng):
     changed = replace(WORDS, 1.0, rng, lookup)
     assert changed[0] in ("Big:", "Of great size:") and changed[2] == "pail," and changed[5] == "void,"
     assert [word for word in changed if word in WORDS] == ["the", "which", "is", "holds", "no", "(yet)."]
-    assert WORDS[0] == "Large:"  # the given list is left as it was
+    assert WORDS[0] == "Large:"  # the argument is not modified
     counts = [sum(new != old for new, old in zip(replace(WORDS, 0.3, rng, lookup), WORDS)) for _ in range(400)]
     assert abs(np.mean(counts) - 0.3 * 4) < 0.15
 
 
-def test_no_synonym_for_names_and_function_words(rng):
+def test_names_and_function_words_are_not_replaced(rng):
     words = ["THE", "the", "API", "iPhone", "x", "42", "3rd", "--"]
     assert replace(words, 1.0, rng, lambda word: ("wrong",)) == words
     names = "Ask Amazon Simple Storage. Then store it".split()
@@ -57,10 +57,10 @@ def test_swaps_move_words_and_keep_them(rng):
     changed = swap(WORDS, 0.2, rng)
     assert sorted(changed) == sorted(WORDS) and changed != WORDS
     assert swap(["alone"], 1.0, rng) == ["alone"] and swap([], 1.0, rng) == []
-    assert all(swap(["one", "other"], 0.5, rng) == ["other", "one"] for _ in range(9))  # never a word with itself
+    assert all(swap(["one", "other"], 0.5, rng) == ["other", "one"] for _ in range(9))  # never with itself
 
 
-def test_deletion_leaves_the_order_and_at_least_a_word(rng):
+def test_deletion_keeps_the_order_and_at_least_one_word(rng):
     kept = [delete(WORDS, 0.4, rng) for _ in range(200)]
     assert abs(np.mean([len(words) for words in kept]) - 6) < 0.4
     rest = iter(WORDS)
@@ -79,7 +79,7 @@ def test_deletion_leaves_the_order_and_at_least_a_word(rng):
         ("If it exceeds 1,000 bytes, the request fails.", "The request fails if it exceeds 1,000 bytes."),
     ],
 )
-def test_clauses_change_places_in_both_directions(one, other):
+def test_clauses_are_reordered_in_both_directions(one, other):
     assert reorder(one) == other and reorder(other) == one
 
 
@@ -87,9 +87,9 @@ def test_clauses_change_places_in_both_directions(one, other):
     "sentence",
     [
         "The bucket is empty.",
-        "Indicates if the bucket is empty.",  # a question, no condition
-        "If red, green, or blue is given, it is used.",  # which comma ends the clause does not show
-        "Specify the date when the job starts.",  # a clause of the noun
+        "Indicates if the bucket is empty.",  # an indirect question, not a condition
+        "If red, green, or blue is given, it is used.",  # it is ambiguous which comma ends the clause
+        "Specify the date when the job starts.",  # the clause belongs to the noun
         "It runs if asked and stops if told to.",
         "Use it, if you can, with care.",
         "If so, stop.",
@@ -97,17 +97,17 @@ def test_clauses_change_places_in_both_directions(one, other):
         "",
     ],
 )
-def test_sentences_that_do_not_show_their_structure_stay(sentence):
+def test_sentences_of_unclear_structure_are_not_reordered(sentence):
     assert reorder(sentence) is None
 
 
-def test_sentences_are_cut_where_they_end():
+def test_text_is_split_into_sentences():
     given = "Version 1.2 is old. See e.g. docs.python.org for it!  Why? Because"
     assert sentences(given) == ["Version 1.2 is old. ", "See e.g. ", "docs.python.org for it!  ", "Why? ", "Because"]
     assert sentences("... and so on.") == ["... ", "and so on."] and sentences("") == []
 
 
-def test_texts_depend_on_their_draws_alone():
+def test_augmented_texts_depend_on_their_draws_alone():
     config = TextAugmentConfig(synonyms=0.5, insert=0.2, swap=0.2, delete=0.2, reorder=0.5)
     texts = [" ".join(WORDS), "If it is empty, the bucket is large. Stop."] * 4
     index, epoch = np.arange(8), np.zeros(8, int)
@@ -116,7 +116,7 @@ def test_texts_depend_on_their_draws_alone():
     assert augment_texts(texts, config, lookup, Draws(0, index, epoch + 1, epoch)) != whole
     assert all(changed.strip() for changed in whole) and whole != texts
     alone = TextAugmentConfig(delete=0.2)
-    both = TextAugmentConfig(delete=0.2, swap=1e-9)  # on, and too rare to change a word
+    both = TextAugmentConfig(delete=0.2, swap=1e-9)  # enabled, but too rare to change a word
     numbers = Draws(0, index, epoch, epoch)
     assert augment_texts(texts, alone, None, numbers) == augment_texts(texts, both, None, numbers)
     everything = TextAugmentConfig(delete=1.0)
@@ -127,14 +127,14 @@ def test_texts_depend_on_their_draws_alone():
     assert untouched == ["two  spaces"]
 
 
-def test_moby_knows_its_words():
+def test_moby_has_synonyms():
     synonyms = thesaurus.moby()
     assert synonyms("quickly")[:2] == ("promptly", "swiftly") and "quickly" not in synonyms("quickly")
     assert len(synonyms("image")) == thesaurus.NEAREST and "picture" in synonyms("image")
     assert synonyms("xyzzy") == ()
 
 
-WORDNET = {  # two senses of "large" as an adjective, the second met more often as a noun's; offsets as in wndb(5WN)
+WORDNET = {  # "large" is an adjective and, more rarely, an adverb; the format is that of wndb(5WN)
     "data.noun": "  licence\n00000010 03 n 02 pail 0 bucket 0 000 | a vessel  \n",
     "data.verb": "",
     "data.adj": "00000000 00 a 03 large 0 big 0 of_great_size(p) 0 000 | big  \n",
@@ -155,9 +155,9 @@ def test_wordnet_gives_the_most_frequent_sense(monkeypatch, tmp_path):
     assert synonyms("large") == ("big", "of great size") and synonyms("bucket") == ("pail",) and synonyms("no") == ()
 
 
-def test_without_wordnet(monkeypatch, tmp_path):
+def test_without_wordnet_moby_is_used(monkeypatch, tmp_path):
     monkeypatch.setattr(thesaurus, "WORDNET", tmp_path / "nowhere")
     assert text.thesaurus_of(TextAugmentConfig(synonyms=0.1))[0] == "moby"
-    assert text.thesaurus_of(TextAugmentConfig(swap=0.1)) == ("none", None)  # which looks no word up
+    assert text.thesaurus_of(TextAugmentConfig(swap=0.1)) == ("none", None)  # swapping needs no thesaurus
     with pytest.raises(UserError, match="install Debian's package wordnet-base, or set it to moby"):
         text.thesaurus_of(TextAugmentConfig(insert=0.1, thesaurus="wordnet"))

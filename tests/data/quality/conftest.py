@@ -1,4 +1,4 @@
-"""Sets with planted faults."""
+"""Fixtures: sets with planted faults."""
 
 import dataclasses
 
@@ -17,7 +17,10 @@ def digits() -> Dataset:
 
 @pytest.fixture
 def planted(digits):
-    """Digits with `records` (columns as in Dataset, but for ids) appended to a split: (the set, the new ids)."""
+    """planted(split, **columns) appends records (all columns of a Dataset but ids) to a split of digits.
+
+    Returns (the new set, the ids of these records).
+    """
 
     def plant(split: str, **records) -> tuple[Dataset, list[int]]:
         ids = np.arange(10_000, 10_000 + len(records["inputs"]))

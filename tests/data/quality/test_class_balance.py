@@ -1,4 +1,4 @@
-"""How many of each class there are, of records and of boxes."""
+"""The class balance table: counts of each class, of records and of boxes."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from deepseek_jax.data.sets.dataset import Dataset
 from deepseek_jax.data.sets.registry import open_set
 
 
-def test_records_of_each_class(digits):
+def test_records_of_each_class_are_counted(digits):
     train, test = (np.bincount(digits.splits[name]["labels"]) for name in ("train", "test"))
     found = class_balance(digits)
     assert found.heads == ("class", "train", "val", "test", "share of train")
@@ -17,8 +17,8 @@ def test_records_of_each_class(digits):
     assert class_balance(open_set(DatasetConfig(name="diabetes"))) is None
 
 
-def test_boxes_of_each_class():
-    """Of pictures with up to two; -1 says that there is none."""
+def test_boxes_of_each_class_are_counted():
+    """Pictures with up to two boxes; the label -1 means no box."""
 
     def records(box_labels: list) -> dict:
         boxes = np.tile(np.float32([0, 0, 1, 1]), (len(box_labels), 2, 1))

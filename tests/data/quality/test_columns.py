@@ -1,4 +1,4 @@
-"""Columns that never change, and such as are the answer, are named; those that merely help are not."""
+"""Columns that never change or give away the answer are reported; merely useful ones are not."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from deepseek_jax.data.sets.registry import open_set
 
 @pytest.fixture
 def table(tmp_path):
-    """The set of a table with columns given by name, of which those in `asked` are asked for."""
+    """table(asked, **values): a set with these columns, of which those named in `asked` (ColumnsConfig) are answers."""
 
     def written(asked: dict, **values):
         rows = zip(*values.values(), strict=True)
@@ -23,7 +23,7 @@ def table(tmp_path):
     return written
 
 
-def test_a_column_that_never_changes_and_one_that_tells_the_classes(table):
+def test_constant_columns_and_columns_that_give_away_the_class_are_reported(table):
     rng = np.random.default_rng(0)
     kind = rng.integers(0, 3, 200)
     helps, code, coarse = rng.normal(size=200) + 3 * kind, 10.0 - 4 * kind + rng.random(200), np.minimum(kind, 1)
@@ -32,7 +32,7 @@ def test_a_column_that_never_changes_and_one_that_tells_the_classes(table):
     assert dict(found.rows) == {"unit": "is 5 in every training record", "code": "alone determines the class"}
 
 
-def test_a_column_that_is_the_number_asked_for(table):
+def test_a_column_that_is_the_target_in_another_unit_is_reported(table):
     rng = np.random.default_rng(0)
     kilos = rng.normal(70, 10, 100)
     helps, pounds = kilos + rng.normal(size=100) / 10, np.round(kilos / 0.4536, 2)
@@ -42,8 +42,8 @@ def test_a_column_that_is_the_number_asked_for(table):
     assert found.rows == (("pounds", "equals kilos, perhaps in another unit"),)
 
 
-def test_of_few_records_chance_tells_the_answer(table):
-    """A single record of a class is at an end of one column in ten."""
+def test_with_few_records_no_column_is_said_to_give_away_the_answer(table):
+    """With a single record of a class, it is an extreme of one column in ten by chance."""
     values = np.arange(20.0)
     found = columns(table({"label": "kind"}, a=values, b=-values, kind=[*"aaaaaaaaaaaaaaaaaabb"]))
     assert found.sentence.endswith("; 0 give the answer away")

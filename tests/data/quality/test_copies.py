@@ -1,4 +1,4 @@
-"""Planted copies are found, wherever they stand, and records that are merely alike are not."""
+"""Planted copies are found within and across splits, and records that are merely similar are not."""
 
 import json
 
@@ -28,7 +28,7 @@ def copied(digits, split, change):
 
 
 @pytest.mark.parametrize(("change", "kind"), [(np.copy, "equal"), (noisy, "nearly equal")])
-def test_duplicates_of_pictures(digits, planted, change, kind):
+def test_duplicate_pictures_are_found(digits, planted, change, kind):
     dataset, ids = planted("train", **copied(digits, "train", change))
     records = all_records(dataset)
     found = duplicates(records, find_copies(records)).doubtful
@@ -38,8 +38,8 @@ def test_duplicates_of_pictures(digits, planted, change, kind):
 
 
 @pytest.mark.parametrize("change", [np.copy, noisy])
-def test_leaks_of_pictures(digits, planted, change):
-    """Those that training reads are listed, not those that scores come from."""
+def test_training_copies_of_test_pictures_are_found(digits, planted, change):
+    """The training copies are listed, not the test records that they duplicate."""
     dataset, ids = planted("train", **copied(digits, "test", change))
     records = all_records(dataset)
     listed = leaks(records, find_copies(records)).doubtful
@@ -47,14 +47,14 @@ def test_leaks_of_pictures(digits, planted, change):
     assert records.train[list(listed)].all() and len(listed) < COUNT + 10
 
 
-def test_copies_that_contradict_each_other(digits, planted):
+def test_copies_with_different_labels_are_reported(digits, planted):
     first = {name: digits.splits["train"][name][:1] for name in ("inputs", "labels")}
     dataset, _ = planted("train", inputs=first["inputs"], labels=(first["labels"] + 1) % 10)
     records = all_records(dataset)
     assert "1 families of copies carry different labels" in duplicates(records, find_copies(records)).sentence
 
 
-def test_windows_on_which_a_series_stands_still_are_no_copies():
+def test_constant_windows_of_a_series_are_not_copies():
     windows = np.random.default_rng(0).normal(size=(30, 8, 1)).astype(np.float32)
     windows[5:20] = 0
     windows[29] = windows[3]
@@ -69,7 +69,7 @@ def texts_of(count: int, words: int = 25) -> list[str]:
 
 
 def edited(text: str, rng) -> str:
-    """One word exchanged, another case, other punctuation."""
+    """The text with one word exchanged, in upper case, and with other punctuation."""
     words = text.split()
     words[rng.integers(len(words))] = "changed"
     return ", ".join(words).upper() + "."
@@ -81,8 +81,8 @@ def records_of(texts, splits) -> AllRecords:
 
 
 @pytest.mark.parametrize("change", [lambda text, rng: "  " + text.title(), edited])
-def test_copies_of_texts(change):
-    """100 texts, of which 30 are repeated in training and 30 stand in the test split."""
+def test_copies_of_texts_are_found(change):
+    """100 training texts, 30 of which have a copy in training and 30 in the test split."""
     texts, rng = texts_of(100), np.random.default_rng(1)
     copies = [change(text, rng) for text in texts[:60]]
     records = records_of(texts + copies, ["train"] * 130 + ["test"] * 30)
@@ -91,25 +91,26 @@ def test_copies_of_texts(change):
     assert sorted(leaks(records, found).doubtful) == list(range(30, 60))
 
 
-def test_texts_of_signs_alone_are_no_copies_of_each_other():
+def test_texts_of_punctuation_alone_are_compared_by_it():
     assert list(near_texts.near_pairs(np.array(["+-+-+-+-", "*/*/*/*/", "+-+-+-+-+"], object))) == [(0, 2)]
 
 
-def test_likeness_of_texts():
+def test_similarity_of_texts_is_jaccards_over_shingles():
     a, b = (near_texts.shingles(text) for text in ("Abc, defg", "abc defgh"))
     assert len(a) == 4 and near_texts.jaccard(a, b) == 4 / 5
     assert len(near_texts.shingles("?")) == 1
 
 
 def test_rows_of_few_columns_are_near_only_when_copied():
-    """In two dimensions the nearest of ten is often far nearer than the tenth, by chance alone."""
+    """In two dimensions the nearest neighbour is often far nearer than the tenth, by chance alone."""
     rows = np.random.default_rng(0).normal(size=(300, 2))
     assert not list(near_pairs(rows)) and not list(near_pairs(rows[:1]))
     assert list(near_pairs(np.concatenate([rows, rows[7:8] + 1e-7])))[0] == (7, 300)
 
 
-def test_texts_that_a_model_cannot_tell_apart(tmp_path):
-    """Ten openings of four texts each, which are all that the model reads: as whole texts, none is like another."""
+def test_texts_that_are_equal_in_the_tokens_a_model_sees_are_found(tmp_path):
+    """Ten openings, each shared by four texts.  A model that reads only the openings cannot tell these apart, though as
+    whole texts they are not similar."""
     openings, rests = texts_of(10, 40), texts_of(80, 150)[40:]
     lines = [json.dumps({"text": f"{openings[n % 10]} {rest}", "kind": n % 2}) for n, rest in enumerate(rests)]
     (tmp_path / "long.jsonl").write_text("\n".join(lines))

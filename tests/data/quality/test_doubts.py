@@ -1,4 +1,4 @@
-"""Flipped labels, strange records and empty ones are found; a set without them gives few."""
+"""Flipped labels, outliers and empty records are found, and few false ones in a clean set."""
 
 import dataclasses
 import re
@@ -21,7 +21,7 @@ def seen(digits):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_flipped_labels_are_the_first_doubts(seen, seed):
+def test_flipped_labels_are_the_strongest_doubts(seen, seed):
     records, vectors_ND = seen
     rng = np.random.default_rng(seed)
     (train,) = np.nonzero(records.train)
@@ -35,12 +35,12 @@ def test_flipped_labels_are_the_first_doubts(seen, seed):
     assert len(finding.doubtful) <= 1.2 * len(flipped)
 
 
-def test_clean_labels_are_left_alone(seen):
+def test_few_clean_labels_are_doubted(seen):
     assert len(doubts(*seen).doubtful) < 5
 
 
-def test_doubts_of_a_model_that_learns_nothing_leave_nothing_out():
-    """Labels by chance: nearly half of the records were left out, for contradicting what nothing tells."""
+def test_doubts_of_a_model_that_learns_nothing_exclude_no_record():
+    """Labels are random.  Nearly half of the records contradict a model that learned nothing, which means nothing."""
     rng = np.random.default_rng(0)
     inputs, labels = rng.normal(size=(400, 5)).astype(np.float32), rng.integers(0, 2, 400)
     records = AllRecords("chance", "table", np.arange(400), np.full(400, "train"), inputs, labels, ("a", "b"))
@@ -53,7 +53,7 @@ def test_doubts_of_a_model_that_learns_nothing_leave_nothing_out():
     assert doubts(learned, vectors(learned)).certain
 
 
-def test_classes_too_small_to_learn(seen):
+def test_classes_too_small_to_learn_are_not_judged(seen):
     records, vectors_ND = seen
     rare = np.flatnonzero(records.train & (records.groups == 3))
     few = np.isin(np.arange(len(records.ids)), rare[:-5])
@@ -63,7 +63,7 @@ def test_classes_too_small_to_learn(seen):
 
 
 @pytest.mark.parametrize("count", [10, 16, 32])
-def test_doubts_of_classes_with_fewer_records_than_dimensions(count):
+def test_wrong_labels_are_found_with_fewer_records_than_dimensions(count):
     labels = np.repeat([0, 1], count)
     rng = np.random.default_rng(0)
     inputs = (rng.normal(size=(2 * count, 6, 6, 1)) * 0.05 + 0.5).astype(np.float32)
@@ -76,7 +76,7 @@ def test_doubts_of_classes_with_fewer_records_than_dimensions(count):
     assert sorted(doubts(records, vectors_ND).doubtful) == [0, 2 * count - 1]
 
 
-def test_strange_pictures(planted):
+def test_noise_pictures_are_outliers(planted):
     rng = np.random.default_rng(0)
     strange = np.concatenate([rng.random((10, 8, 8, 1)), np.tile(np.eye(8)[None, ..., None], (1, 1, 1, 1))])
     dataset, ids = planted("train", inputs=strange.astype(np.float32), labels=np.zeros(11, np.int32))
@@ -86,21 +86,21 @@ def test_strange_pictures(planted):
     assert len(finding.doubtful) < 20 and not finding.certain
 
 
-def test_empty_pictures(planted):
+def test_blank_pictures_are_broken(planted):
     blank = np.zeros((2, 8, 8, 1), np.float32)
     dataset, ids = planted("train", inputs=blank, labels=np.zeros(2, np.int32))
     records = all_records(dataset)
     assert records.ids[list(broken(records).doubtful)].tolist() == ids
 
 
-def test_broken_texts():
+def test_texts_without_letters_or_badly_decoded_are_broken():
     texts = ["a good text"] * 20 + [" -- ", "caf\ufffd"]
     records = AllRecords("t", "text", np.arange(22), np.array(["train"] * 22), np.array(texts, object), None, ())
     assert broken(records).doubtful == {20: "no letter or digit", 21: "characters lost in decoding"}
 
 
 def test_coverage_by_class(seen):
-    """A class of which training has nothing is the one that is not covered."""
+    """Only a class without training records is not covered."""
     records, vectors_ND = seen
     keep = ~(records.train & (records.groups == 4))
     fewer = {name: getattr(records, name)[keep] for name in ("ids", "splits", "inputs", "groups")}
@@ -109,13 +109,13 @@ def test_coverage_by_class(seen):
     assert shares.pop("4") < 50 and min(shares.values()) > 85
 
 
-def test_texts_of_signs_alone_are_compared_by_them():
+def test_texts_of_punctuation_alone_have_terms():
     texts = np.array(["+ - +", "* / *"] * 15, object)
     weights = term_weights(texts, np.full(len(texts), True)).toarray()
     assert weights[0] @ weights[2] == pytest.approx(1) and weights[0] @ weights[1] == 0
 
 
-def test_strange_texts():
+def test_a_text_in_another_language_is_an_outlier():
     rng = np.random.default_rng(0)
     words = np.array([f"word{number}" for number in range(40)])
     texts = [" ".join(rng.choice(words, 20)) for _ in range(200)] + ["Au commencement la terre etait informe et vide"]

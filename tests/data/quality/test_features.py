@@ -1,4 +1,4 @@
-"""Vectors and scores of records that have little to tell them by."""
+"""Feature vectors and outlier scores of degenerate records."""
 
 import numpy as np
 import pytest
@@ -14,16 +14,16 @@ def records_of(inputs: np.ndarray, kind: str) -> AllRecords:
 
 
 @pytest.mark.parametrize("shape", [(1, 9), (9, 1), (1, 1)])
-def test_pictures_of_a_single_row_or_column(shape):
+def test_pictures_of_a_single_row_or_column_have_finite_vectors(shape):
     found = vectors(records_of(np.random.default_rng(0).random((40, *shape, 1), np.float32), "image"))
     assert len(found) == 40 and np.isfinite(found).all()
 
 
-def test_texts_of_a_single_sign():
+def test_texts_of_a_single_punctuation_mark_have_vectors():
     assert vectors(records_of(np.array(["!"] * 40, object), "text")).tolist() == [[1.0]] * 40
 
 
-def test_among_rows_that_stand_there_often_none_is_said_to_be_far():
+def test_among_many_equal_rows_none_is_an_outlier():
     rng, far = np.random.default_rng(0), [[0, 5], [7, 1]]
     assert not strangeness(np.concatenate([rng.integers(0, 2, (200, 2)), far]).astype(float)).any()
     assert set(np.argsort(-strangeness(np.concatenate([rng.normal(size=(200, 2)) / 5, far])))[:2]) == {200, 201}

@@ -1,4 +1,4 @@
-"""The filter list: what training reads of it again."""
+"""The filter list: which records are excluded from training, and which are only suggested to a person."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from deepseek_jax.data.quality.finding import Finding
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\u2028"])
-def test_a_reason_stays_in_its_line(tmp_path, end):
+def test_a_reason_with_line_breaks_stays_in_its_line(tmp_path, end):
     columns = {"ids": np.arange(20), "splits": np.full(20, "train"), "inputs": np.zeros((20, 1)), "groups": None}
     records = AllRecords("set", "table", group_names=(), **columns)
     found = [
@@ -29,7 +29,7 @@ def listed_of(path, records, findings) -> list[int]:
 
 
 def eleven_times(wrong: int) -> AllRecords:
-    """Texts, the first eleven one, the `wrong`th of which is labelled otherwise."""
+    """20 texts, the first 11 of which are equal; of these, number `wrong` has another label."""
     words = np.random.default_rng(0).integers(100, 1000, (20, 12))
     words[:11] = words[0]
     inputs = np.array([" ".join(map(str, row)) for row in words], object)
@@ -38,7 +38,7 @@ def eleven_times(wrong: int) -> AllRecords:
     return AllRecords("mail", "text", np.arange(20), np.full(20, "train"), inputs, groups, ("ham", "spam"))
 
 
-def test_of_copies_one_of_the_usual_label_stays(tmp_path):
+def test_one_copy_with_the_majority_label_is_kept(tmp_path):
     records = eleven_times(wrong=0)
     found = duplicates.duplicates(records, copies.find_copies(records))
     doubt = Finding("Label doubts", "", doubtful={0: "labelled spam, looks like ham"})
@@ -47,7 +47,7 @@ def test_of_copies_one_of_the_usual_label_stays(tmp_path):
     assert "# equal to 1, which is labelled ham, this spam\n" in (tmp_path / "list.txt").read_text()
 
 
-def test_a_copy_of_what_is_left_out_is_for_a_person_to_judge(tmp_path):
+def test_copies_of_an_excluded_record_are_only_suggested(tmp_path):
     records = eleven_times(wrong=20)
     found = duplicates.duplicates(records, copies.find_copies(records))
     doubts = Finding("Label doubts", "", doubtful={0: "labelled ham, looks like spam", 5: "likewise"})
@@ -55,7 +55,7 @@ def test_a_copy_of_what_is_left_out_is_for_a_person_to_judge(tmp_path):
     assert "\n# 1  # equal to 0\n" in (tmp_path / "list.txt").read_text()
 
 
-def test_equal_rows_of_categories_are_for_a_person_to_judge(tmp_path):
+def test_equal_rows_of_categories_are_only_suggested(tmp_path):
     inputs = (np.arange(40)[:, None] % 4).astype(np.float32)
     splits = np.repeat(["train", "test"], [30, 10])
     records = AllRecords("people", "table", np.arange(40), splits, inputs, None, ())

@@ -1,4 +1,4 @@
-"""Of a large set the neighbours are looked for in a sample: what is far from all is far from that too."""
+"""Large sets are compared with a random sample only: a record that is far from all others is far from these too."""
 
 import numpy as np
 import pytest
@@ -13,14 +13,14 @@ COUNT, FAR = 600, 5
 
 @pytest.fixture
 def records():
-    """A table of rows that are alike, and FAR others at its end; every fourth is held out."""
+    """A table of similar rows, with FAR outliers at its end; every fourth row is held out."""
     rng = np.random.default_rng(0)
     rows = np.concatenate([rng.normal(size=(COUNT - FAR, 3)), 30 * rng.normal(size=(FAR, 3))]).astype(np.float32)
     splits = np.where(np.arange(COUNT) % 4, "train", "test")
     return AllRecords("rows", "table", np.arange(COUNT), splits, rows, None, ())
 
 
-def test_outliers_and_coverage_of_a_sample(records, monkeypatch):
+def test_outliers_and_coverage_are_found_with_a_sample(records, monkeypatch):
     whole = outliers(records, records.inputs), coverage(records, records.inputs)
     assert not any("drawn at random" in finding.sentence for finding in whole)
     monkeypatch.setattr(sampling, "MOST", 100)
@@ -32,8 +32,8 @@ def test_outliers_and_coverage_of_a_sample(records, monkeypatch):
     assert outliers(records, records.inputs) == far
 
 
-def test_copies_are_found_alike_by_a_tree_and_in_pieces(monkeypatch):
-    """Also where a row has more equal ones than are asked for."""
+def test_a_tree_and_pieces_find_the_same_copies(monkeypatch):
+    """Also where a row has more equal rows than the number of neighbours that are looked up."""
     rows = np.random.default_rng(0).normal(size=(400, 4))
     rows[-3:] = rows[:3] + 1e-6
     rows[50:70] = rows[49]
