@@ -7,7 +7,7 @@ Needs torch and transformers (written against 2.13.0 and 5.23.0); the tests need
 v1   DeepSeek-LLM by transformers' LlamaForCausalLM, with grouped keys and every bias that a Llama can have
 moe  DeepSeekMoE-16B, of which transformers has no model, by reference.py; on v1 that must agree with transformers
 
-A seed counts only if no choice of experts and no greedy token is close to a tie, which rounding could turn.
+A seed is used only if no choice of experts and no greedy token is so close to a tie that rounding could flip it.
 """
 
 import itertools
@@ -24,7 +24,7 @@ from torch.nn import functional
 
 HERE = Path(__file__).parent
 SEQUENCES, TOKENS, PROMPT, NEW_TOKENS, PADDING = 2, 64, 21, 16, 11
-SMALLEST_TOPK_GAP, SMALLEST_ARGMAX_GAP = 2e-5, 1e-3  # relative
+SMALLEST_TOPK_GAP, SMALLEST_ARGMAX_GAP = 2e-5, 1e-3  # relative to the largest score or logit
 
 LLAMA = {
     "vocab_size": 256,
@@ -67,7 +67,7 @@ MOE = LLAMA | {
     "aux_loss_alpha": 0.001,
     "seq_aux": True,
 }
-WHOLE_GRADIENTS = {  # the others by their norms
+WHOLE_GRADIENTS = {  # kept whole; of the others only the norms
     "v1": "embed_tokens.weight layers.2.self_attn.q_proj.weight layers.2.self_attn.k_proj.weight "
     "layers.2.self_attn.v_proj.bias layers.2.mlp.gate_proj.bias",
     "moe": "embed_tokens.weight layers.2.self_attn.q_proj.weight layers.2.mlp.gate.weight "
@@ -76,7 +76,7 @@ WHOLE_GRADIENTS = {  # the others by their norms
 
 
 class Llama:
-    """transformers' Llama, called as `Reference` is and remembering the same."""
+    """transformers' Llama with the interface of `Reference`."""
 
     choices, smallest_gap = {}, math.inf
 
@@ -87,7 +87,7 @@ class Llama:
         self.parameters = dict(self.model.named_parameters())
 
     def __call__(self, ids_BS, mask_BS):
-        last = []  # what transformers calls the last hidden state has passed the final norm
+        last = []  # the last layer's output, as transformers' last hidden state has passed the final norm
         hook = self.model.model.layers[-1].register_forward_hook(lambda module, given, out: last.append(out))
         out = self.model(ids_BS, attention_mask=mask_BS, position_ids=positions(mask_BS), output_hidden_states=True)
         hook.remove()
@@ -96,7 +96,7 @@ class Llama:
 
 
 def parameter_shapes(config: dict) -> dict[str, tuple[int, ...]]:
-    """Of every parameter, by its name in a checkpoint."""
+    """The shape of every parameter, by its name in a checkpoint."""
     V, D = config["vocab_size"], config["hidden_size"]
     G_d = D // config["num_attention_heads"] * config["num_key_value_heads"]
     shapes = {"model.embed_tokens.weight": (V, D), "model.norm.weight": (D,), "lm_head.weight": (V, D)}
@@ -127,7 +127,7 @@ def parameter_shapes(config: dict) -> dict[str, tuple[int, ...]]:
 
 
 def random_parameters(config: dict, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Large enough that every part matters: with a trained model's small ones, errors would hide."""
+    """Random parameters so large that every part matters; with small ones, errors could go unnoticed."""
 
     def draw(name, shape):
         if "norm" in name:
@@ -139,7 +139,7 @@ def random_parameters(config: dict, generator: torch.Generator) -> dict[str, tor
 
 
 def expected(model: Reference | Llama, ids_BS: torch.Tensor, whole: list[str]) -> dict[str, np.ndarray]:
-    """What README.md lists; `whole` names the gradients to keep element by element."""
+    """The arrays that README.md lists; `whole` names the gradients to keep whole."""
     logits, hidden = model(ids_BS, torch.ones_like(ids_BS))
     loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids_BS[:, 1:].flatten())
     found = {"input_ids": ids_BS.int(), "logits": logits, "loss": loss, "final_hidden": hidden}
@@ -156,7 +156,7 @@ def expected(model: Reference | Llama, ids_BS: torch.Tensor, whole: list[str]) -
 
 
 def greedy(model: Reference | Llama, ids_BS: torch.Tensor) -> dict:
-    """The continuation of a prompt, by a full forward pass for each token: no cache that could be wrong."""
+    """The greedy continuation of a prompt, by a full forward pass for each token, so that no cache can be wrong."""
     steps = []
     for _ in range(NEW_TOKENS):
         steps.append(model(ids_BS, torch.ones_like(ids_BS))[0][:, -1])
@@ -179,7 +179,7 @@ def argmax_gap(logits: np.ndarray) -> float:
 
 
 def make(name: str, config: dict, kind: type[Reference] | type[Llama]):
-    """Writes the golden `name` of the first seed without near ties."""
+    """Writes the golden `name` with the first seed without near ties, and returns (parameters, arrays)."""
     whole = [f"model.{parameter}" for parameter in WHOLE_GRADIENTS[name].split()]
     for seed in itertools.count():
         generator = torch.Generator().manual_seed(seed)
@@ -202,14 +202,14 @@ def make(name: str, config: dict, kind: type[Reference] | type[Llama]):
 
 
 def spellings(model: Reference | Llama, config: dict) -> dict[str, dict]:
-    """The config.json as transformers writes it, where it knows the model, and as DeepSeek does."""
+    """config.json files by name: as transformers writes it, if it knows the model, and as DeepSeek does."""
     if isinstance(model, Reference):
         return {"config.json": config}
     return {"config.json": model.config.to_diff_dict(), "config_hub_style.json": config}
 
 
 def check_reference(config: dict, parameters: dict[str, torch.Tensor], arrays: dict[str, np.ndarray]):
-    """Llama's part of the reference computes what transformers' Llama does."""
+    """Checks that the reference computes what transformers' Llama does, on a model without experts."""
     ours = expected(Reference(config, parameters), torch.from_numpy(arrays["input_ids"]).long(), [])
     order = [list(arrays["grad_names"]).index(name) for name in ours.pop("grad_names")]
     np.testing.assert_allclose(ours.pop("grad_norms"), arrays["grad_norms"][order], rtol=1e-4)

@@ -1,7 +1,7 @@
-"""The decoder of DeepSeekMoE-16B in plain PyTorch: a reference to compare with, not to run.
+"""The decoder of DeepSeekMoE-16B in plain PyTorch: a reference to compare with, not meant to be fast.
 
 Llama's layers (arXiv:2302.13971), some with routed and shared experts (arXiv:2401.06066, section 3).  Every expert
-works on every token, keys are repeated for every head, and there is no cache: nothing that could be got wrong twice.
+computes every token, keys are repeated for every head, and there is no cache, so it shares no trick with our code.
 
 B sequences  S tokens  H heads  d head width  K experts a token
 """
@@ -13,15 +13,16 @@ from torch.nn import functional
 
 
 def positions(mask_BS: torch.Tensor) -> torch.Tensor:
-    """Counted from each row's first token that is not padding."""
+    """Positions [B, S], counted from each row's first token that is not padding."""
     return (mask_BS.cumsum(-1) - 1).clamp(min=0)
 
 
 class Reference:
-    """`parameters` by their names in a checkpoint.
+    """A model with `parameters` by their names in a checkpoint.
 
-    Remembers of its last call the `states` before and after each layer, and each router's (experts, weights) in
-    `choices`; `smallest_gap` is how near a router was to another choice, relative to its best score.
+    After a call, `states` has the hidden states before and after each layer, and `choices` each router's (experts,
+    weights).  `smallest_gap`, over all calls, is the smallest margin by which a router chose, relative to its best
+    score.
     """
 
     def __init__(self, config: dict, parameters: dict[str, torch.Tensor]):
@@ -29,7 +30,7 @@ class Reference:
         self.states, self.choices, self.smallest_gap = [], {}, math.inf
 
     def __call__(self, ids_BS: torch.Tensor, mask_BS: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(logits, state after the final norm); tokens where the mask is 0 are seen by nobody."""
+        """(logits, state after the final norm); tokens where the mask is 0 are not attended to."""
         x = self.parameters["model.embed_tokens.weight"][ids_BS]
         self.states, self.choices = [x], {}
         for layer in range(self.config["num_hidden_layers"]):
@@ -65,7 +66,7 @@ class Reference:
         return self.linear(f"{prefix}o_proj", torch.einsum("bhst,bthd->bshd", weights, v).flatten(2))
 
     def rotate(self, x, positions_BS):
-        """Dimensions i and i + d/2 as a complex number, turned by position * theta^(-2i/d)."""
+        """Rotates dimensions i and i + d/2, as a complex number, by position * theta^(-2i/d)."""
         half = x.shape[-1] // 2
         speeds = self.config["rope_theta"] ** (-torch.arange(half) / half)
         angles = (positions_BS[..., None] * speeds)[:, :, None]
@@ -73,7 +74,7 @@ class Reference:
         return torch.cat([turned.real, turned.imag], dim=-1)
 
     def mixture(self, layer, x):
-        """Equations 9 to 11: softmax over all experts, the K best keep their share, shared experts always work."""
+        """Equations 9 to 11: softmax over all experts, of which the K best keep their share, plus shared experts."""
         prefix, K = f"model.layers.{layer}.mlp.", self.config["num_experts_per_tok"]
         scores = torch.softmax(self.linear(prefix + "gate", x), dim=-1)
         best, order = scores.sort(dim=-1, descending=True)

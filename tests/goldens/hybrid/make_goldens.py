@@ -1,10 +1,10 @@
-"""Makes expected.npz beside this file: what PyTorch computes with the parts of the hybrid network and with the whole.
+"""Makes expected.npz beside this file: what PyTorch computes with the hybrid network's parts and with the whole.
 
     python tests/goldens/hybrid/make_goldens.py
 
 Needs torch (written against 2.13.0); the tests do not.  Keys of a case: CASE/x, CASE/y, CASE/dy (drawn at random),
-CASE/dx, CASE/weight/NAME and CASE/gradient/NAME by PyTorch's names, and what else a case is given.  The gradients are
-those of (y * dy).sum().
+CASE/dx, CASE/weight/NAME and CASE/gradient/NAME by PyTorch's names, and further arguments of a case.  The gradients
+are those of (y * dy).sum().
 """
 
 import json
@@ -21,7 +21,7 @@ B, S = 3, 7  # records, and steps of a sequence
 
 
 class Packed(nn.Module):
-    """An LSTM or a GRU over sequences of unequal lengths; biases that say the same twice are said once."""
+    """An LSTM or GRU over sequences of unequal lengths; `once` zeroes biases that duplicate others."""
 
     def __init__(self, kind: type[nn.LSTM] | type[nn.GRU], **options):
         super().__init__()
@@ -39,7 +39,7 @@ class Packed(nn.Module):
 
 
 class Attention(nn.Module):
-    """torch's own, whose heads divide the features; padded steps ask in vain, and give zeros here."""
+    """torch's attention, whose heads divide the features; outputs of padded steps are set to zero."""
 
     def __init__(self):
         super().__init__()
@@ -51,7 +51,7 @@ class Attention(nn.Module):
 
 
 class Reference(nn.Module):
-    """32 filters of 3 x 3, a pool of 2 x 2, an LSTM of 64 over the cells, 4 heads of 64, classes from the last step."""
+    """32 3 x 3 filters, a 2 x 2 pool, an LSTM of 64 over the cells, 4 heads of 64, 10 classes from the last step."""
 
     def __init__(self):
         super().__init__()
@@ -73,7 +73,7 @@ class Reference(nn.Module):
 
 
 def computed(case: str, function, x: torch.Tensor, **given) -> dict[str, np.ndarray]:
-    """The keys of one case, of a module drawn anew or of a plain function."""
+    """The arrays of one case, by key, for a module or a plain function."""
     weights = dict(function.named_parameters()) if isinstance(function, nn.Module) else {}
     weights = {name: weight for name, weight in weights.items() if weight.requires_grad}
     x = x.requires_grad_()
@@ -83,7 +83,7 @@ def computed(case: str, function, x: torch.Tensor, **given) -> dict[str, np.ndar
     found = {"x": x, "y": y, "dy": dy, "dx": dx} | given
     found |= {f"weight/{name}": weight for name, weight in weights.items()}
     found |= {f"gradient/{name}": gradient for name, gradient in zip(weights, gradients, strict=True)}
-    # Copies: running averages move on.
+    # Copies, as the running averages go on changing.
     return {f"{case}/{name}": np.array(value.detach().numpy()) for name, value in found.items()}
 
 
@@ -107,7 +107,7 @@ def convolution() -> dict[str, np.ndarray]:
 
 
 def batch_norm() -> dict[str, np.ndarray]:
-    """Training, then inference by the running averages that it left; they began at 0 and 1, momentum 0.1."""
+    """Training, then inference with the running averages that it left; they start at 0 and 1, with momentum 0.1."""
     norm = nn.BatchNorm2d(4)
     nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
     arrays = computed("batch_norm", norm, 2 + 3 * torch.randn(B, 4, 5, 8))

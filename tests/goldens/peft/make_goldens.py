@@ -1,11 +1,11 @@
-"""Makes tests/goldens/peft: adapters in the format of the library peft, and transformers' logits with them.
+"""Makes tests/goldens/peft: adapters in the format of the peft library, and transformers' logits with them.
 
     python tests/goldens/peft/make_goldens.py
 
 Needs torch, transformers and peft (written against 2.13.0, 5.23.0 and 0.21.2); the tests need none of them.  The
-models are tests/goldens/v1 (Llama) and v3 (DeepSeek-V3).  Where it can, peft makes the files; adapters of single
-experts, which transformers fuses, are written under the names of DeepSeek's own layers, and peft fuses them as it reads
-them.
+models are tests/goldens/v1 (Llama) and v3 (DeepSeek-V3).  Where possible, peft makes the files.  As transformers fuses
+experts, adapters of single experts are written here under the names of DeepSeek's own layers, and peft fuses them when
+it reads them.
 """
 
 import json
@@ -45,11 +45,14 @@ def made_by_peft(name: str, dora: bool, directory: Path):
 
 
 def with_experts(name: str, directory: Path):
-    """Adds experts, one by one, to what peft made of attention; of other feed-forwards it would then read none."""
+    """Adds adapters of each expert to those that peft made for attention.
+
+    There are none for other feed-forwards, which peft would not read beside those of experts.
+    """
     tensors = load_file(directory / "adapter_model.safetensors")
     for key, weight in load_file(HERE.parent / name / "model.safetensors").items():
         layer = key.removesuffix(".weight")
-        if ".mlp.experts." in layer and ".layers.3." not in layer:  # the fourth is an MTP module
+        if ".mlp.experts." in layer and ".layers.3." not in layer:  # layer 3 is an MTP module
             into = f"base_model.model.{layer}.lora_"
             tensors[f"{into}A.weight"] = torch.randn(RANK, weight.shape[1]) * 0.1
             tensors[f"{into}B.weight"] = torch.randn(weight.shape[0], RANK) * 0.1

