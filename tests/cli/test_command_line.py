@@ -249,7 +249,7 @@ def test_a_terminated_verb_removes_its_unfinished_output(tmp_path):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_undisturbed_delays_a_first_signal_but_not_a_second(signum):
+def test_delay_signals_holds_back_a_first_signal_but_not_a_second(signum):
     heard, before = [], signal.getsignal(signum)
     signal.signal(signum, lambda signum, frame: heard.append(signum))
     try:

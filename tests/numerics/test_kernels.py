@@ -102,7 +102,7 @@ def test_each_platform_gets_its_attention_kernel(monkeypatch):
     assert "splash" in lowered(attend, "tpu", *inputs)
     assert "custom_call" not in lowered(attend, "cpu", *inputs)
     # cuDNN attention is chosen only where a GPU and its versions allow it; pretend that they do.
-    monkeypatch.setattr(gpu, "at_hand", lambda dtype: True)
+    monkeypatch.setattr(gpu, "kernels_available", lambda dtype: True)
     monkeypatch.setattr(gpu, "_tokamax", lambda: None)
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91100)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)

@@ -187,7 +187,7 @@ def test_sigterm_during_an_evaluation_saves_at_once_and_resuming_repeats_the_eva
 
     with monkeypatch.context() as patched:
         ask = preemption.until_stopped
-        patched.setattr(preemption, "unless", until_stopped)
+        patched.setattr(preemption, "until_stopped", until_stopped)
         train(config, workdir, stopped := quiet())
     assert f"stopped by SIGTERM after step {step}" in stopped.file.getvalue()
     assert [row["step"] for row in rows_of(workdir) if "val/loss" in row] == [4, 8][: step // 4 - 1]

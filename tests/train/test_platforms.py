@@ -31,6 +31,6 @@ def test_the_step_lowers_for_a_tpu(name):
     step = compile_step(make_step(program, optimizer, experiment), state)
     names = "tokens", "segment_ids", "positions", "domain_ids"
     batch = {name: jax.ShapeDtypeStruct((1, 2, LONG), np.int32) for name in names}
-    plateau_factor = export.export(step, platforms=["tpu"])(state, batch).mlir_module()
+    lowered = export.export(step, platforms=["tpu"])(state, batch).mlir_module()
     if name in ("study", "moe", "v2", "v3"):
-        assert "tpu_custom_call" in plateau_factor
+        assert "tpu_custom_call" in lowered
