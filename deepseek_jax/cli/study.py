@@ -91,7 +91,7 @@ def run(args):
     if args.here or args.index is not None:
         running.work(loaded, args.root, say, args.index)
     else:
-        running.spread(args.files, args.jobs, args.root, say)
+        running.run_in_workers(args.files, args.jobs, args.root, say)
         for study in loaded:
             command = runs.command("report", study, args.root)
             say(f"{study.name}: {_state(study, args.root)}; `{command}` writes the page")

@@ -12,7 +12,7 @@ from deepseek_jax.compress.config import ArithmeticConfig, QuantizeConfig
 from deepseek_jax.compress.measure import Measure
 from deepseek_jax.compress.source import Source
 from deepseek_jax.convert import beside
-from deepseek_jax.convert.progress import Progress, unseen
+from deepseek_jax.convert.progress import Progress, no_report
 from deepseek_jax.errors import UserError
 
 
@@ -38,7 +38,7 @@ def quantize(
     source.write(target, source.with_sections(given, **sections))
 
 
-def release(given: Source, target: Path, config: QuantizeConfig, progress: Progress = unseen):
+def release(given: Source, target: Path, config: QuantizeConfig, progress: Progress = no_report):
     """Writes safetensors and config.json in DeepSeek's release format; `progress` counts bytes written."""
     if given.experiment.family != "language_model":
         raise UserError(f"{given.directory} holds a hybrid network; DeepSeek's release format is for language models.")

@@ -18,7 +18,7 @@ from jaxtyping import Array
 from deepseek_jax.compress.matrices import LINEAR, Matrix, matrix_of
 from deepseek_jax.compress.rounding import Format, pack
 from deepseek_jax.convert import writing
-from deepseek_jax.convert.progress import Progress, unseen
+from deepseek_jax.convert.progress import Progress, no_report
 from deepseek_jax.convert.quantised import FP4_BLOCK, FP8_BLOCK
 from deepseek_jax.convert.safetensors_file import DTYPES, Output
 from deepseek_jax.errors import UserError
@@ -27,7 +27,7 @@ from deepseek_jax.models.config import ModelConfig
 KEPT = re.compile(r"mtp/\d+/project|indexer/weights$|compressor/")  # matrices that releases leave in bfloat16
 
 
-def save(directory: Path, config: ModelConfig, params: dict, buffers: dict, kind: str, progress: Progress = unseen):
+def save(directory: Path, config: ModelConfig, params: dict, buffers: dict, kind: str, progress: Progress = no_report):
     """Writes a release that `from_pretrained` reads.  `kind`: "fp8", or "fp4" (routed experts in fp4, others in fp8).
 
     V4's scales are powers of two (e8m0) under V4's tensor names; those of earlier models are float32.

@@ -13,7 +13,7 @@ import numpy as np
 
 from deepseek_jax.convert import config_json, shards
 from deepseek_jax.convert.names import place
-from deepseek_jax.convert.progress import Progress, Say, unseen
+from deepseek_jax.convert.progress import Progress, Say, no_report
 from deepseek_jax.convert.reading import abstract_trees, within
 from deepseek_jax.convert.safetensors_file import Output
 from deepseek_jax.errors import LOG, UserError
@@ -32,7 +32,9 @@ LAYER = {
 MODEL = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
-def rewrite(source: Path, target: Path, *, dtype: str = "float32", progress: Progress = unseen, say: Say = LOG.warning):
+def rewrite(
+    source: Path, target: Path, *, dtype: str = "float32", progress: Progress = no_report, say: Say = LOG.warning
+):
     """Writes config.json and safetensors, dequantising one tensor at a time.  `say` gets a warning about NaN.
 
     Raises UserError for architectures other than Llama, and if the library gguf is not installed.

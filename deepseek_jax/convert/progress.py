@@ -9,7 +9,7 @@ Progress = Callable[[int, int], None]  # called with (amount done, total amount)
 Say = Callable[[str], None]  # called with a message for the user
 
 
-def unseen(done: int, total: int):
+def no_report(done: int, total: int):
     """A Progress that shows nothing."""
 
 

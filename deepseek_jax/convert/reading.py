@@ -11,7 +11,7 @@ import numpy as np
 from deepseek_jax.convert import config_json
 from deepseek_jax.convert.copying import copy
 from deepseek_jax.convert.names import HEADS, MTP_COPIES, Place, may_be_left, mtp_prefix, place, spelling_of
-from deepseek_jax.convert.progress import Progress, Say, Tally, unseen
+from deepseek_jax.convert.progress import Progress, Say, Tally, no_report
 from deepseek_jax.convert.tensors import Tensors, read_json
 from deepseek_jax.errors import LOG, UserError
 from deepseek_jax.models.config import ModelConfig
@@ -55,7 +55,7 @@ def load(
     *,
     dtype: str | None = "float32",
     shardings: tuple[dict, dict] | None = None,
-    progress: Progress = unseen,
+    progress: Progress = no_report,
     say: Say = LOG.warning,
 ) -> tuple[dict, dict]:
     """(params, buffers), nested as `models.tree.split` returns them for a `Decoder` of `config`.

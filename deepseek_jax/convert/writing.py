@@ -14,7 +14,7 @@ import numpy as np
 from deepseek_jax.convert import config_json, fused, shards
 from deepseek_jax.convert.generations import generation_of
 from deepseek_jax.convert.names import MTP_COPIES, mtp_prefix, place
-from deepseek_jax.convert.progress import Progress, Say, unseen
+from deepseek_jax.convert.progress import Progress, Say, no_report
 from deepseek_jax.convert.reading import abstract_trees, locate, read_config, within
 from deepseek_jax.convert.safetensors_file import Output
 from deepseek_jax.convert.tensors import Tensors
@@ -31,7 +31,7 @@ def save(
     dtype: str | None = None,
     spelling: str = "huggingface",
     shard_bytes: int = shards.SHARD_BYTES,
-    progress: Progress = unseen,
+    progress: Progress = no_report,
     change: Callable[[str, Output], list[Output]] = lambda path, output: [output],
     values: Mapping[str, Any] = MappingProxyType({}),
     say: Say = LOG.warning,
@@ -53,7 +53,7 @@ def rewrite(
     dtype: str | None = None,
     spelling: str = "huggingface",
     shard_bytes: int = shards.SHARD_BYTES,
-    progress: Progress = unseen,
+    progress: Progress = no_report,
     say: Say = LOG.warning,
 ):
     """Writes a checkpoint again in another spelling, dtype or file size, with no more than one tensor in memory.

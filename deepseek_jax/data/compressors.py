@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from deepseek_jax import whole_files
 from deepseek_jax.data import cache
 from deepseek_jax.data.pipeline import Corpus
-from deepseek_jax.data.records import Report, unseen
+from deepseek_jax.data.records import Report, no_report
 
 COMPRESSORS = {
     "gzip -9": lambda: zlib.compressobj(level=9, wbits=16 + zlib.MAX_WBITS),  # 16: with a gzip header
@@ -18,7 +18,7 @@ COMPRESSORS = {
 }
 
 
-def bits_per_byte(corpus: Corpus, report: Report = unseen) -> dict[str, dict[str, float]]:
+def bits_per_byte(corpus: Corpus, report: Report = no_report) -> dict[str, dict[str, float]]:
     """compressor -> domain or "total" -> bits per byte, of exactly the bytes that the model's score divides by.
 
     The total is for all domains compressed as one stream, which is no harder for a compressor than one per domain.
@@ -31,7 +31,7 @@ def bits_per_byte(corpus: Corpus, report: Report = unseen) -> dict[str, dict[str
     return {name: {part: of[name] for part, of in bits.items() if of} for name in COMPRESSORS}
 
 
-def total_bits_per_byte(corpus: Corpus, report: Report = unseen) -> dict[str, float]:
+def total_bits_per_byte(corpus: Corpus, report: Report = no_report) -> dict[str, float]:
     """compressor -> only the total of `bits_per_byte`, which is faster; {} if nothing is held out."""
     return {} if corpus.data.chat else _bits(corpus, corpus.domains, report)
 

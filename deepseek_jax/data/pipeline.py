@@ -6,14 +6,14 @@ from deepseek_jax.config import DataConfig
 from deepseek_jax.data import batches, cache
 from deepseek_jax.data.packing import PackedRows
 from deepseek_jax.data.prepare import Domain, prepare_domains
-from deepseek_jax.data.records import Report, batched_texts, unseen
+from deepseek_jax.data.records import Report, batched_texts, no_report
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.errors import UserError
 
 SEPARATOR = b"\0"  # ends each held-out document, as the model's eos token does
 
 
-def open_corpus(data: DataConfig, vocab_size: int, report: Report = unseen) -> "Corpus":
+def open_corpus(data: DataConfig, vocab_size: int, report: Report = no_report) -> "Corpus":
     """Opens the corpus, preparing what is missing; `report(stage, done, total)` receives the progress."""
     tokenizer, domains = prepare_domains(data, vocab_size, report)
     return Corpus(data, tokenizer, domains)

@@ -14,7 +14,7 @@ SHARD_BYTES = 1 << 30  # of records per file: the most that tensorflow-datasets 
 Report = Callable[[str, int, int | None], None]  # (what is being done, how much is done, the total if known)
 
 
-def unseen(stage: str, done: int, total: int | None):
+def no_report(stage: str, done: int, total: int | None):
     """A Report that does nothing."""
 
 
@@ -35,7 +35,7 @@ class RecordBuilder(FileReaderBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
     HOMEPAGE = LICENSE = None
 
-    def __init__(self, report: Report = unseen, **kwargs):
+    def __init__(self, report: Report = no_report, **kwargs):
         self.report = report
         tfds.disable_progress_bar()
         super().__init__(file_format="array_record", **kwargs)

@@ -17,7 +17,7 @@ REACH = 2  # neighbours on either side over which a curve is smoothed, as the lo
 # Prefixes of settings that change what a training loss measures: if one differs, the better model may have the higher
 # loss.  Dropout and augmentation act only in training.  `loss.` is not among them: a language model's curve is always
 # of the next-token loss, whatever else is minimised.
-OF_LOSS = ("data.", "dataset.", "augment.", "objective.", "model.dropout", "model.drop_path", "model.vocab_size")
+LOSS_SETTINGS = ("data.", "dataset.", "augment.", "objective.", "model.dropout", "model.drop_path", "model.vocab_size")
 
 Curve = tuple[np.ndarray, np.ndarray, np.ndarray]  # tokens or records spent, mean loss, standard deviation over seeds
 
@@ -53,7 +53,9 @@ def comparable(experiment: AnyExperiment, other: AnyExperiment) -> bool:
 
 def _of_loss(experiment: AnyExperiment) -> dict:
     flat = fields.flatten(dataclasses.asdict(experiment))
-    return {key: value for key, value in flat.items() if key.startswith(OF_LOSS) and not key.startswith(NOT_LEARNED)}
+    return {
+        key: value for key, value in flat.items() if key.startswith(LOSS_SETTINGS) and not key.startswith(NOT_LEARNED)
+    }
 
 
 def speed_up(base: Curve, other: Curve, base_speed: float, speed: float) -> float:

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from deepseek_jax.studies.outcome import Trained, finite, said
+from deepseek_jax.studies.outcome import Trained, error_summary, finite
 from deepseek_jax.studies.runs import Run
 from deepseek_jax.studies.source_names import source_name
 from deepseek_jax.studies.study import Study, Variant
@@ -60,7 +60,7 @@ def _tried(function: Callable, trained: Trained, path: Path) -> dict:
     except Exception as error:  # a bug in the measure, or it does not fit this variant
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".txt").write_text(traceback.format_exc())
-        return {FAILED: f"the measure {function.__name__} failed: {said(error)}"}
+        return {FAILED: f"the measure {function.__name__} failed: {error_summary(error)}"}
 
 
 def sources(variant: Variant, study: Study) -> list[str]:

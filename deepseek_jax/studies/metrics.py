@@ -42,7 +42,7 @@ def check(loaded: Loaded):
             raise UserError(f"{loaded.shown_path}: {why}; {_instead(study.metric, lower)}")
         _refuse_unknown(loaded, [study.metric], lower)
     elif all(hasattr(function, GIVES) for function in study.measures):
-        _refuse_unknown(loaded, [claim.metric for claim in study.claims], known | _said(study))
+        _refuse_unknown(loaded, [claim.metric for claim in study.claims], known | _names_from_measures(study))
 
 
 def check_runs(loaded: Loaded, planned: Sequence[Run]):
@@ -53,7 +53,7 @@ def check_runs(loaded: Loaded, planned: Sequence[Run]):
     study, names = loaded.study, loaded.study.names
     wanted: dict[str, set] = {}
     for claim in study.claims:
-        if claim.metric not in _said(study):
+        if claim.metric not in _names_from_measures(study):
             sides = {side for clause in parse(claim.text, names) for side in (clause.left, clause.right)}
             wanted.setdefault(claim.metric, set()).update(sides)
     without, there = [], set()
@@ -82,7 +82,7 @@ def _instead(metric: str, known: Collection[str]) -> str:
     return f"choose one of {', '.join(difflib.get_close_matches(metric, sorted(known)) or sorted(known))}."
 
 
-def _said(study: Study) -> set[str]:
+def _names_from_measures(study: Study) -> set[str]:
     return {name for function in study.measures for name in getattr(function, GIVES, ())}
 
 

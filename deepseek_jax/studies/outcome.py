@@ -75,7 +75,7 @@ def _parameters(experiment: AnyExperiment) -> dict[str, int]:
     return {"total": counts.total, "active": counts.activated}
 
 
-def said(error: Exception) -> str:
+def error_summary(error: Exception) -> str:
     """An exception's type and first line; the whole message of a UserError."""
     if isinstance(error, UserError):
         return str(error)

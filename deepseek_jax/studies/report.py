@@ -141,8 +141,8 @@ def _mean(values: list[float]) -> str:
     """The mean ± standard deviation; without the latter for a single value or if some value is not finite."""
     if not values:
         return ""
-    spread = len(values) > 1 and all(map(math.isfinite, values))
-    return f"{statistics.mean(values):.4f}" + (f" ± {statistics.stdev(values):.4f}" if spread else "")
+    varies = len(values) > 1 and all(map(math.isfinite, values))
+    return f"{statistics.mean(values):.4f}" + (f" ± {statistics.stdev(values):.4f}" if varies else "")
 
 
 def _compares(study: Study, name: str) -> bool:

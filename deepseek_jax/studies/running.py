@@ -22,7 +22,7 @@ from deepseek_jax.experiment_file import resolve
 from deepseek_jax.studies import metrics, stated, sweeping
 from deepseek_jax.studies import runs as runs_
 from deepseek_jax.studies.measuring import all_scores, failures, measure
-from deepseek_jax.studies.outcome import said, summarise
+from deepseek_jax.studies.outcome import error_summary, summarise
 from deepseek_jax.studies.runs import TRAINED, Run
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.studies.sweep import Sweep
@@ -36,10 +36,10 @@ Say = Callable[[str], None]
 def to_do(loaded: Loaded, root: Path) -> list[Run]:
     """The runs that are still to be done; failed ones are not among them, nor those that a sweep has stopped."""
     planned = runs_.plan(loaded, root)
-    if isinstance(loaded.study, Sweep) and not any(run.unmeasured for run in planned):
+    if isinstance(loaded.study, Sweep) and not any(run.awaits_speed_trial for run in planned):
         rung = sweeping.rungs(loaded, root)[-1]
         return [run for run in rung.runs if not _done(run, loaded, rung.share)]
-    return [run for run in planned if run.unmeasured or not _done(run, loaded)]
+    return [run for run in planned if run.awaits_speed_trial or not _done(run, loaded)]
 
 
 def _done(run: Run, loaded: Loaded, share: float = 1.0) -> bool:
@@ -113,7 +113,9 @@ def _check_here(planned: Sequence[Run], loaded: Loaded):
     from deepseek_jax.train.checkpoint import has_checkpoints
 
     study = loaded.study
-    left = [] if isinstance(study, Sweep) else [run for run in planned if run.unmeasured or not _done(run, loaded)]
+    if isinstance(study, Sweep):  # its candidates may fail one by one
+        return
+    left = [run for run in planned if run.awaits_speed_trial or not _done(run, loaded)]
     for run in {run.variant.name: run for run in left}.values():
         experiment = run.experiment or resolve(study.base, dict(run.variant.changes))  # only its steps are unknown
         try:
@@ -167,7 +169,7 @@ def is_worker() -> bool:
 
 def _tell_problems(loaded: Loaded, planned: Sequence[Run], say: Say):
     """Reports each variant that cannot be configured, or whose speed trial failed earlier."""
-    found = [run for run in planned if run.problem and not run.unmeasured]
+    found = [run for run in planned if run.problem and not run.awaits_speed_trial]
     for name, problem in {run.variant.name: run.problem for run in found}.items():
         say(f"{loaded.name}: {name}: failed: {problem}")
 
@@ -185,7 +187,7 @@ def _finish(run: Run, loaded: Loaded, say: Say, share: float):
     except UserError as error:
         runs_.fail(run, str(error))
     except Exception as error:  # a bug, or out of memory: the other runs can still be done
-        runs_.fail(run, said(error))
+        runs_.fail(run, error_summary(error))
         run.failed.with_suffix(".txt").write_text(traceback.format_exc())
     outcome = f"failed: {run.failure}" if run.failure else _score(run, loaded) if run.trained else f"at {share:.0%}"
     say(f"{loaded.name}: {run}: {outcome}  ({time.monotonic() - began:.0f} s)")
@@ -226,7 +228,7 @@ def _score(run: Run, loaded: Loaded) -> str:
     return "; ".join([found, *failed])
 
 
-def spread(paths: Sequence[Path], jobs: int, root: Path, say: Say = print):
+def run_in_workers(paths: Sequence[Path], jobs: int, root: Path, say: Say = print):
     """Does the remaining work of the studies in the files `paths` in `jobs` worker processes.
 
     A worker that dies, for example killed when memory runs out, is replaced, and its run counts as failed.
@@ -259,8 +261,8 @@ def spread(paths: Sequence[Path], jobs: int, root: Path, say: Say = print):
                 if worker.returncode in (130, -signal.SIGTERM):
                     raise KeyboardInterrupt
                 left = todo()
-                _bury(worker, left, root, say)
-                if any(run.unmeasured for run in left):  # another worker would die in the same trial
+                _mark_died(worker, left, root, say)
+                if any(run.awaits_speed_trial for run in left):  # another worker would die in the same trial
                     raise UserError("a worker died while it measured speeds; make the variants that it began smaller.")
                 if todo():
                     workers.append(subprocess.Popen(command, env=environment))
@@ -271,9 +273,9 @@ def spread(paths: Sequence[Path], jobs: int, root: Path, say: Say = print):
             worker.wait()
 
 
-def _bury(worker: subprocess.Popen, left: list[Run], root: Path, say: Say):
+def _mark_died(worker: subprocess.Popen, left: list[Run], root: Path, say: Say):
     for run in left:
-        if runs_.holder(run, root) == worker.pid:
+        if runs_.last_lock_holder(run, root) == worker.pid:
             name = signal.Signals(-worker.returncode).name
             runs_.fail(run, f"its process died of {name}" + ("; out of memory?" if name == "SIGKILL" else ""))
             say(f"{run}: failed: {run.failure}")

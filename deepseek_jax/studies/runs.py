@@ -19,7 +19,7 @@ from deepseek_jax.config import FAMILIES, AnyExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.studies import budget
-from deepseek_jax.studies.outcome import said
+from deepseek_jax.studies.outcome import error_summary
 from deepseek_jax.studies.source_names import source_name
 from deepseek_jax.studies.study import Loaded, Study, Variant, slug, slugs
 from deepseek_jax.studies.sweep import Sweep
@@ -29,7 +29,7 @@ from deepseek_jax.whole_files import write_json, write_text
 ROOT = Path("runs/studies")
 TRAINED = "trained.json"  # in a run directory: the summary of a finished training
 # Prefixes of settings that change where a run computes and what it shows, but neither what it learns nor its scores.
-ELSEWHERE = (*record.NOT_LEARNED, "eval.sample")  # eval.samples, eval.sample_tokens
+NOT_IN_IDENTITY = (*record.NOT_LEARNED, "eval.sample")  # eval.samples, eval.sample_tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Run:
 
     `failed`: a file with the reason if it failed; in the study's own folder, as several may share a run directory.
     `problem`: why it has no valid experiment, if so.
-    `unmeasured`: the only problem is that a trial has yet to measure its speed (equal="seconds").
+    `awaits_speed_trial`: the only problem is that a trial has yet to measure its speed (equal="seconds").
     """
 
     variant: Variant
@@ -47,7 +47,7 @@ class Run:
     directory: Path
     failed: Path
     problem: str = ""
-    unmeasured: bool = False
+    awaits_speed_trial: bool = False
 
     @property
     def trained(self) -> dict | None:
@@ -166,9 +166,10 @@ def _measure_speed(loaded: Loaded, variant: Variant, root: Path, say: Callable[[
             try:
                 budget.measure_speed(resolve(loaded.study.base, dict(variant.changes)), speed)
             except Exception as error:  # as for a run: the other variants can still be run
-                write_json(speed, {budget.FAILED: said(error)})
+                write_json(speed, {budget.FAILED: error_summary(error)})
                 write_text(speed.with_suffix(".txt"), traceback.format_exc())
-                say(f"{loaded.name}: {variant.name}: failed: the trial that measures its speed failed: {said(error)}")
+                why = f"the trial that measures its speed failed: {error_summary(error)}"
+                say(f"{loaded.name}: {variant.name}: failed: {why}")
 
 
 def forget_failed_speeds(loaded: Loaded, root: Path):
@@ -189,7 +190,7 @@ def identity(experiment: AnyExperiment) -> str:
 
 def _settings(experiment: AnyExperiment) -> dict:
     flat = fields.flatten(dataclasses.asdict(experiment))
-    return {key: value for key, value in flat.items() if not key.startswith(ELSEWHERE)}
+    return {key: value for key, value in flat.items() if not key.startswith(NOT_IN_IDENTITY)}
 
 
 def _directory(own: Path, suffix: str, root: Path) -> Path:
@@ -228,7 +229,7 @@ def _locked(root: Path, name: str, *, wait: bool) -> Iterator[bool]:
         lock.truncate(0)
 
 
-def holder(run: Run, root: Path) -> int | None:
+def last_lock_holder(run: Run, root: Path) -> int | None:
     """The id of the process that holds the run's lock, or held it last and never released it; else None."""
     path = root / ".locks" / run.directory.name
     text = path.read_text() if path.exists() else ""

@@ -58,7 +58,7 @@ class SupervisedTask:
 
     def bytes_a_record(self) -> tuple[int, int]:
         """Counts nothing between layers, where networks differ too much."""
-        one = batches.finished(batches.raw_batch(self.dataset, "train", np.arange(1)), self.dataset)
+        one = batches.standardised_batch(batches.raw_batch(self.dataset, "train", np.arange(1)), self.dataset)
         return sum(array.nbytes for array in one.values()), 0
 
     def size(self, batch: dict) -> int:

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from deepseek_jax.convert import huggingface, shards
-from deepseek_jax.convert.progress import Tally, unseen
+from deepseek_jax.convert.progress import Tally, no_report
 from deepseek_jax.convert.safetensors_file import Entry, Output, entries, write
 from deepseek_jax.convert.tensors import INDEX, Tensors
 
@@ -186,7 +186,7 @@ def test_a_process_grows_by_no_more_than_the_largest_tensor(python, tmp_path):
     (large / "config.json").write_text(json.dumps(values | {"attention_bias": False, "mlp_bias": False}))
     float32 = np.dtype(np.float32)
     outputs = [Output(name, float32, shape, (lambda of=shape: np.ones(of, float32),)) for name, shape in shapes.items()]
-    write(large / "model.safetensors", outputs, Tally(unseen, 0))
+    write(large / "model.safetensors", outputs, Tally(no_report, 0))
     done = python("-c", REWRITE, str(small), str(large), str(tmp_path))
     assert done.returncode == 0, done.stderr
     largest, total = max(output.nbytes for output in outputs), sum(output.nbytes for output in outputs)
@@ -211,7 +211,7 @@ def outputs(*sizes: int) -> list[Output]:
 
 
 def test_files_are_filled_up_and_only_a_single_larger_tensor_exceeds_the_limit(tmp_path):
-    shards.write(tmp_path, outputs(40, 8, 8, 8, 4, 30), 16, unseen)
+    shards.write(tmp_path, outputs(40, 8, 8, 8, 4, 30), 16, no_report)
     file_of = json.loads((tmp_path / INDEX).read_text())["weight_map"]
     assert [int(file_of[f"t{number}"][6:11]) for number in range(6)] == [1, 2, 2, 3, 3, 4]
     assert len(list(tmp_path.glob("*.safetensors"))) == 4
@@ -221,7 +221,7 @@ def test_files_are_filled_up_and_only_a_single_larger_tensor_exceeds_the_limit(t
 def test_tensors_are_aligned_to_their_item_size(tmp_path, length):
     """Whatever precedes them: the header's length varies with the length of the names."""
     number = Output("n" * length, np.dtype(np.float32), (1,), (lambda: np.ones(1, np.float32),))
-    write(tmp_path / "a.safetensors", [*outputs(3), number], Tally(unseen, 7))
+    write(tmp_path / "a.safetensors", [*outputs(3), number], Tally(no_report, 7))
     found = dict(entries(tmp_path / "a.safetensors"))
     assert found[number.name].start % 4 == 0 and found[number.name].read() == 1
 
@@ -233,10 +233,10 @@ def test_shapes_are_known_before_a_tensor_is_read(name):
 
 
 def test_a_failed_save_leaves_no_index_of_the_one_before(tmp_path):
-    shards.write(tmp_path, outputs(16, 16), 16, unseen)
+    shards.write(tmp_path, outputs(16, 16), 16, no_report)
     broken = dataclasses.replace(outputs(16)[0], pieces=(lambda: 1 // 0,))
     with pytest.raises(ZeroDivisionError):
-        shards.write(tmp_path, [*outputs(16), broken], 16, unseen)
+        shards.write(tmp_path, [*outputs(16), broken], 16, no_report)
     assert not (tmp_path / INDEX).exists()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deepseek_jax.data.packing import PackedRows, rows_in
-from deepseek_jax.data.records import unseen
+from deepseek_jax.data.records import no_report
 from deepseek_jax.data.tokens import BLOCK, TokenStore, write_tokens
 from tests.data.conftest import LENGTH
 
@@ -140,7 +140,7 @@ def written(directory, corpus, *ids: list[int]) -> str:
     tokenizer = types.SimpleNamespace(
         vocab_size=70_000, encode_batch=lambda texts: [*ids, *[[7]] * (len(texts) - len(ids))]
     )
-    write_tokens(directory, corpus.parts[0].dataset, tokenizer, unseen)
+    write_tokens(directory, corpus.parts[0].dataset, tokenizer, no_report)
     return json.loads((directory / "index.json").read_text())["digest"]
 
 

@@ -101,8 +101,8 @@ def killed_when(process, condition):
 
 @pytest.mark.slow
 def test_a_study_killed_twice_and_resumed_has_the_unbroken_report(folder):
-    said = finish(start(folder, folder / "unbroken"), DIVERGED)
-    assert said.count("final/loss") == 6 and said.count("failed: step") == 2
+    error_summary = finish(start(folder, folder / "unbroken"), DIVERGED)
+    assert error_summary.count("final/loss") == 6 and error_summary.count("failed: step") == 2
     unbroken = numbers(folder, folder / "unbroken")
     assert len(unbroken["runs"]) == 6 and {each["variant"] for each in unbroken["failed"]} == {"diverges"}
 

@@ -472,8 +472,8 @@ def test_new_failures_are_not_hidden_by_committed_results(make, trainer, root, t
     running.work([loaded], root, QUIET)
     report.write(loaded, root)
     assert overview.lines([loaded.path], tmp_path / "no_runs_here")[0].runs == "6 of 6, from results.json"
-    _, said, _ = deepseek_jax("study", "report", str(loaded.path), "--root", str(tmp_path / "no_runs_here"))
-    assert said.endswith(f": holds (from its results.json: {tmp_path / 'no_runs_here'} has no run of it)\n")
+    _, error_summary, _ = deepseek_jax("study", "report", str(loaded.path), "--root", str(tmp_path / "no_runs_here"))
+    assert error_summary.endswith(f": holds (from its results.json: {tmp_path / 'no_runs_here'} has no run of it)\n")
 
     train = trainer.__class__.__call__
 

@@ -16,11 +16,11 @@ from deepseek_jax.data.quality import (
 from deepseek_jax.data.quality.all_records import AllRecords, all_records
 from deepseek_jax.data.quality.corpus import all_documents
 from deepseek_jax.data.quality.finding import Finding
-from deepseek_jax.data.records import Report, unseen
+from deepseek_jax.data.records import Report, no_report
 from deepseek_jax.data.sets.dataset import Dataset
 
 
-def check_set(dataset: Dataset, report: Report = unseen) -> tuple[AllRecords, list[Finding]]:
+def check_set(dataset: Dataset, report: Report = no_report) -> tuple[AllRecords, list[Finding]]:
     """Runs the checks of a set; `report` receives the progress of the slow ones."""
     records = all_records(dataset)
     report("comparing records", 0, None)
@@ -43,7 +43,7 @@ def check_set(dataset: Dataset, report: Report = unseen) -> tuple[AllRecords, li
     return records, [finding for finding in findings if finding]
 
 
-def check_corpus(data: DataConfig, report: Report = unseen) -> tuple[AllRecords, list[Finding]]:
+def check_corpus(data: DataConfig, report: Report = no_report) -> tuple[AllRecords, list[Finding]]:
     records, sample, unread = all_documents(data, report)
     report("comparing records", 0, None)
     families = copies.find_copies(records, report)

@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from deepseek_jax.data.quality import near_texts, near_vectors
 from deepseek_jax.data.quality.all_records import AllRecords
-from deepseek_jax.data.records import Report, unseen
+from deepseek_jax.data.records import Report, no_report
 from deepseek_jax.data.sets.scaling import moments
 from deepseek_jax.data.sets.splitting import content_keys
 
@@ -57,7 +57,7 @@ class Copies:
         return count[EQUAL], count[NEAR], rest if seen else ""
 
 
-def find_copies(records: AllRecords, report: Report = unseen) -> Copies:
+def find_copies(records: AllRecords, report: Report = no_report) -> Copies:
     """Finds equal records, and near copies among texts, pictures and table rows; not series, whose windows overlap.
 
     Windows in which a series does not change do not count as copies either: all of them are equal.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from deepseek_jax.data.records import Report, unseen
+from deepseek_jax.data.records import Report, no_report
 
 LETTERS = 5  # consecutive bytes of the text's lower-case words that make a shingle
 ALIKE = 0.8  # Jaccard similarity of shingles from which two texts are near copies
@@ -19,7 +19,7 @@ PIECE = 1000  # texts between two progress reports
 _WORD = re.compile(r"\w+")
 
 
-def near_pairs(texts: np.ndarray, report: Report = unseen) -> Iterator[tuple[int, int]]:
+def near_pairs(texts: np.ndarray, report: Report = no_report) -> Iterator[tuple[int, int]]:
     """Yields pairs (earlier, later) of places of near copies: for each text that has earlier copies, one pair."""
     from datasketch import MinHash, MinHashLSH
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from deepseek_jax.data.records import Report, unseen
+from deepseek_jax.data.records import Report, no_report
 from deepseek_jax.data.sets.dataset import as_unit
 
 SIDE = 16  # most pixels per side; larger pictures are averaged down, which removes noise and JPEG artefacts
@@ -24,7 +24,7 @@ CLOSER = 0.4
 BY_CHANCE = 1e-6
 
 
-def near_pairs(vectors: np.ndarray, report: Report = unseen) -> Iterator[tuple[int, int]]:
+def near_pairs(vectors: np.ndarray, report: Report = no_report) -> Iterator[tuple[int, int]]:
     """Yields pairs (earlier, later) of rows [N D] that are far closer to each other than to their other neighbours.
 
     More than NEIGHBOURS near copies of one record are not found, as they hide each other.

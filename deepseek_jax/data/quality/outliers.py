@@ -22,11 +22,11 @@ def outliers(records: AllRecords, vectors_ND: np.ndarray) -> Finding:
     records differ, and in these, outliers of a kind look alike.
     """
     if records.input == "image":
-        score = strangeness(picture_vectors(records.inputs))
+        score = outlier_scores(picture_vectors(records.inputs))
     else:
         # Words of held-out texts count too: otherwise a text of unknown words would be a vector of zeros, near others.
         everywhere = np.full(len(records.ids), True)
-        score = strangeness(term_weights(records.inputs, everywhere) if records.input == "text" else vectors_ND)
+        score = outlier_scores(term_weights(records.inputs, everywhere) if records.input == "text" else vectors_ND)
     places = [place for place in np.argsort(-score).tolist() if score[place] > FAR]
     return Finding(
         title="Outliers",
@@ -37,7 +37,7 @@ def outliers(records: AllRecords, vectors_ND: np.ndarray) -> Finding:
     )
 
 
-def strangeness(vectors_ND) -> np.ndarray:
+def outlier_scores(vectors_ND) -> np.ndarray:
     """[N]: the log of the mean distance to the nearest neighbours, in robust deviations above its median.
 
     `vectors_ND` may be sparse.  In a large set, neighbours are searched for in a sample.

@@ -69,7 +69,7 @@ def held_out_batches(
     for start in range(0, count, batch_size):
         places = _rows(np.arange(start, start + batch_size), chosen)
         # Filled up with the first record: zeros may not be a valid record (a text without a word, for example).
-        batch = finished(raw_batch(dataset, split, np.where(places < count, places, 0)), dataset)
+        batch = standardised_batch(raw_batch(dataset, split, np.where(places < count, places, 0)), dataset)
         yield batch | {"weights": (places < count).astype(np.float32)}
 
 
@@ -113,7 +113,7 @@ class BatchMaker:
 
     def __call__(self, places_B3: np.ndarray) -> Batch:
         index_B, epoch_B, copy_B = places_B3.T
-        return finished(self.augmented(index_B, Draws(self.seed, index_B, epoch_B, copy_B)), self.dataset)
+        return standardised_batch(self.augmented(index_B, Draws(self.seed, index_B, epoch_B, copy_B)), self.dataset)
 
     def augmented(self, index_B: np.ndarray, draws: Draws) -> Batch:
         """A `raw_batch` of the training split, augmented."""
@@ -157,7 +157,7 @@ def raw_batch(dataset: Dataset, split: str, index_B: np.ndarray) -> Batch:
     return batch
 
 
-def finished(batch: Batch, dataset: Dataset) -> Batch:
+def standardised_batch(batch: Batch, dataset: Dataset) -> Batch:
     """A batch with inputs and numeric targets standardised, as model and loss expect them."""
     if dataset.input != "text":
         batch = batch | {"inputs": dataset.scaling.inputs(batch["inputs"])}

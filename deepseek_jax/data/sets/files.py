@@ -34,7 +34,7 @@ def read(path: pathlib.Path, config: DatasetConfig) -> Source:
     with opened(path) as lines:
         input_kind, kind = _kinds(columns, path)
         found = rows_of(lines, path.suffix.lower(), _needed(columns), faults)
-        rows, inputs, targets, origins = _condensed(found, input_kind, columns, faults)
+        rows, inputs, targets, origins = _collect_needed(found, input_kind, columns, faults)
     sizes: list[Size] = []
     if input_kind == "image":
         pictures = [_picture(faults, line, row, config) for line, row in rows.items()]
@@ -121,7 +121,7 @@ def _needed(columns: ColumnsConfig) -> list[str]:
     return [name for name in (*single, *columns.features, *columns.targets) if name]
 
 
-def _condensed(
+def _collect_needed(
     found: Iterable[tuple[int, Row]], kind: str, columns: ColumnsConfig, faults: Faults
 ) -> tuple[dict[int, Row], np.ndarray | None, np.ndarray, list[bytes]]:
     """Keeps only what is needed of each record read: (line -> row of the single columns, inputs, targets, digests).

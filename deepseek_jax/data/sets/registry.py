@@ -52,7 +52,7 @@ def open_set(config: DatasetConfig) -> Dataset:
         balance=config.balance,
         tokenizer=tokenizer,
         season=source.season,
-        notes=source.notes + _came_to_nothing(splits, config),
+        notes=source.notes + _empty_split_notes(splits, config),
     )
 
 
@@ -95,7 +95,7 @@ def _split(source: Source, config: DatasetConfig) -> dict[str, Records]:
     return {name: _where(records, split_of == name) for name in SPLITS}
 
 
-def _came_to_nothing(splits: dict[str, Records], config: DatasetConfig) -> tuple[str, ...]:
+def _empty_split_notes(splits: dict[str, Records], config: DatasetConfig) -> tuple[str, ...]:
     """A note for each split that has a share above 0 but no record."""
     shares = {"val": config.val, "test": config.test}
     return tuple(

@@ -5,7 +5,7 @@ import pytest
 
 from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.features import vectors
-from deepseek_jax.data.quality.outliers import strangeness
+from deepseek_jax.data.quality.outliers import outlier_scores
 
 
 def records_of(inputs: np.ndarray, kind: str) -> AllRecords:
@@ -25,5 +25,5 @@ def test_texts_of_a_single_punctuation_mark_have_vectors():
 
 def test_among_many_equal_rows_none_is_an_outlier():
     rng, far = np.random.default_rng(0), [[0, 5], [7, 1]]
-    assert not strangeness(np.concatenate([rng.integers(0, 2, (200, 2)), far]).astype(float)).any()
-    assert set(np.argsort(-strangeness(np.concatenate([rng.normal(size=(200, 2)) / 5, far])))[:2]) == {200, 201}
+    assert not outlier_scores(np.concatenate([rng.integers(0, 2, (200, 2)), far]).astype(float)).any()
+    assert set(np.argsort(-outlier_scores(np.concatenate([rng.normal(size=(200, 2)) / 5, far])))[:2]) == {200, 201}
