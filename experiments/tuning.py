@@ -92,7 +92,10 @@ def trained(experiment) -> tuple[int, float]:
     """(how many parameters are trained, their number as a share of the model's)."""
     program = prepare(experiment, QUIET).program
     own = program.model or program
-    size = lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))  # noqa: E731
+
+    def size(tree):
+        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
     count = size(jax.eval_shape(program.make_parameters)[0])
     return count, count / size(jax.eval_shape(own.make_parameters)[0])
 

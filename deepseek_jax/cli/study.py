@@ -87,7 +87,10 @@ def run(args):
     if args.retry:
         for study in loaded:
             running.forget_failures(study, args.root)
-    say = lambda text: print(text, flush=True)  # noqa: E731
+
+    def say(text):
+        return print(text, flush=True)
+
     if args.here or args.index is not None:
         running.work(loaded, args.root, say, args.index)
     else:

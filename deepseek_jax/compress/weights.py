@@ -40,7 +40,10 @@ def find_masks(params: dict, settings: PruneConfig, moments: Moments | None) -> 
     scores = {path: score(flat[path], matrix, moments and moments[path]) for path, matrix in chosen.items()}
     if settings.pattern:
         return masks.by_pattern(scores, chosen, settings.pattern)
-    largest = lambda scores: masks.largest(scores, chosen, settings.sparsity, settings.scope)  # noqa: E731
+
+    def largest(scores):
+        return masks.largest(scores, chosen, settings.sparsity, settings.scope)
+
     return compiling.jit(static_argnums=(), least_memory=True)(largest)(scores)
 
 

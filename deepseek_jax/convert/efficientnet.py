@@ -39,5 +39,8 @@ def load(path: Path) -> tuple[dict, dict]:
 
 def _convolution(arrays, prefix, convolution, norm) -> tuple[dict, dict]:
     kernel = np.ascontiguousarray(arrays[f"{prefix}{convolution}.weight"].transpose(2, 3, 1, 0))
-    names = lambda of: {ours: arrays[f"{prefix}{norm}.{theirs}"] for ours, theirs in of.items()}  # noqa: E731
+
+    def names(of):
+        return {ours: arrays[f"{prefix}{norm}.{theirs}"] for ours, theirs in of.items()}
+
     return {"kernel": kernel, "norm": names(NORM)}, {"norm": names(STATISTICS)}

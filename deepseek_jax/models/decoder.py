@@ -69,7 +69,10 @@ class Decoder(nnx.Module):
         for stacks in groups(config):
             axis = "pipelined_layers" if stacks == pipelined(config) else "layers"
             for each in stacks:
-                make = lambda key, kind=each.kind: Block(config, kind, rngs=nnx.Rngs(params=key))  # noqa: E731
+
+                def make(key, kind=each.kind):
+                    return Block(config, kind, rngs=nnx.Rngs(params=key))
+
                 self.layers[each.name] = stack(make, rngs.params(), len(each.layers), axis)
         if config.hc_mult:
             self.stream_head = StreamHead(config, rngs=rngs)

@@ -106,7 +106,10 @@ class Sweep:
         if not self.samples:
             return [dict(zip(axes, labels)) for labels in itertools.product(*axes.values())]
         rng = np.random.default_rng(0)
-        draw = lambda key: str(self.search[key].draw(rng)) if axes[key] is None else str(rng.choice(axes[key]))  # noqa: E731
+
+        def draw(key):
+            return str(self.search[key].draw(rng)) if axes[key] is None else str(rng.choice(axes[key]))
+
         return [{key: draw(key) for key in axes} for _ in range(self.samples)]
 
     @property

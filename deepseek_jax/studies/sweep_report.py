@@ -111,5 +111,8 @@ def _table(loaded: Loaded, results: Mapping) -> Table:
         return -len(reached), reached[-1] if reached else math.inf
 
     head = [loaded.study.metric + " of", *(f"after {rung['share']:.0%}" for rung in results["rungs"])]
-    cell = lambda of, name: "failed" if name in of and of[name] is None else f"{of[name]:.4f}" if name in of else ""  # noqa: E731
+
+    def cell(of, name):
+        return "failed" if name in of and of[name] is None else f"{of[name]:.4f}" if name in of else ""
+
     return Table(head, [[name, *(cell(of, name) for of in scores)] for name in sorted(loaded.study.names, key=rank)])

@@ -136,7 +136,10 @@ def _a_token(sums: dict, totals: dict) -> dict:
 
     An MTP module counts only tokens whose document also holds the later token that is the module's second input.
     """
-    mean = lambda tree, count: jax.tree.map(lambda total: total / count, tree)  # noqa: E731
+
+    def mean(tree, count):
+        return jax.tree.map(lambda total: total / count, tree)
+
     found = {part: mean(tree, totals["tokens"]) for part, tree in sums.items() if part != "mtp"}
     if "mtp" in sums:
         found["mtp"] = {depth: mean(tree, totals[f"seen_{int(depth) + 1}"]) for depth, tree in sums["mtp"].items()}

@@ -82,7 +82,10 @@ def read(
         config = dataset_record.read(directory).model if family == "supervised" else trained.experiment.model
         return Found(family, config, trained.params, trained.buffers)
     if orbax_directory.is_one(directory):
-        load = lambda directory, config, **how: orbax_directory.load(directory, **how)[1:]  # noqa: E731
+
+        def load(directory, config, **how):
+            return orbax_directory.load(directory, **how)[1:]
+
         return _of_files(directory, orbax_directory.read_config(directory), load, mesh_of, dtype)
     return _of_files(directory, huggingface.read_config(directory), huggingface.load, mesh_of, dtype)
 

@@ -62,7 +62,10 @@ def matrix_dims(path: str, axes: tuple[str | None, ...]) -> MatrixDims | None:
 
 def dims_of(axes: dict) -> dict:
     """A tree like `axes`, which has a tuple of axis names per parameter, of MatrixDims or None."""
-    is_names = lambda node: isinstance(node, tuple)  # noqa: E731
+
+    def is_names(node):
+        return isinstance(node, tuple)
+
     return jax.tree_util.tree_map_with_path(
         lambda path, names: matrix_dims(path_of(path), names), axes, is_leaf=is_names
     )

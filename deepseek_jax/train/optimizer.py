@@ -54,7 +54,10 @@ def make_optimizer(
 
 def plateau_factor(opt_state) -> jax.Array | float:
     """The factor by which the schedule "plateau" has lowered the learning rate so far; 1 for other schedules."""
-    is_plateau = lambda node: isinstance(node, contrib.ReduceLROnPlateauState)  # noqa: E731
+
+    def is_plateau(node):
+        return isinstance(node, contrib.ReduceLROnPlateauState)
+
     found = [node.scale for node in jax.tree.leaves(opt_state, is_leaf=is_plateau) if is_plateau(node)]
     return found[0] if found else 1.0
 

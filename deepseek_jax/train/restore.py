@@ -86,13 +86,18 @@ def structure(experiment: AnyExperiment, workdir: Path) -> tuple[nnx.GraphDef, d
 
 
 def _decoder(experiment: Experiment, workdir: Path):
-    make = lambda: Decoder(experiment.model, rngs=nnx.Rngs(params=0), dtype=experiment.train.dtype)  # noqa: E731
+    def make():
+        return Decoder(experiment.model, rngs=nnx.Rngs(params=0), dtype=experiment.train.dtype)
+
     return tree.split(give(jax.eval_shape(make), chooser(experiment.arithmetic)))
 
 
 def _hybrid(experiment: SupervisedExperiment, workdir: Path):
     model, dtype = dataset_record.read(workdir).model, experiment.train.dtype
-    make = lambda: Hybrid(model, rngs=nnx.Rngs(params=0), dtype=dtype)  # noqa: E731
+
+    def make():
+        return Hybrid(model, rngs=nnx.Rngs(params=0), dtype=dtype)
+
     return tree.split(give(jax.eval_shape(make), chooser(experiment.arithmetic)))
 
 

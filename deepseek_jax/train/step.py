@@ -94,7 +94,10 @@ def _averages(averages: dict, now: dict, decay: float, updates_made) -> dict:
     section 3), so the first update replaces the initial values, which would else linger for 1 / (1 - decay) updates.
     """
     rest = (1 - decay) / -jnp.expm1((updates_made + 1) * math.log(decay))
-    move = lambda old, new: old + rest * (new - old) if jnp.issubdtype(old.dtype, jnp.floating) else new  # noqa: E731
+
+    def move(old, new):
+        return old + rest * (new - old) if jnp.issubdtype(old.dtype, jnp.floating) else new
+
     return jax.tree.map(move, averages, now)
 
 

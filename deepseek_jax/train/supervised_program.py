@@ -36,7 +36,10 @@ def supervised_program(
     """
     objective = experiment.objective
     objective_of = OBJECTIVES[objective.name]
-    make = lambda: Hybrid(model, rngs=nnx.Rngs(params=experiment.train.seed), dtype=experiment.train.dtype)  # noqa: E731
+
+    def make():
+        return Hybrid(model, rngs=nnx.Rngs(params=experiment.train.seed), dtype=experiment.train.dtype)
+
     abstract = jax.eval_shape(make)
     graphdef, _, _ = tree.split(give(abstract, choose or chooser(experiment.arithmetic)))
     axes, buffer_axes = tree.logical_axes(abstract)

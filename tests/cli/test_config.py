@@ -162,7 +162,9 @@ def test_contradictory_settings_are_refused(in_repository, overrides, message):
 
 
 def test_experiments_made_in_python_are_checked():
-    of = lambda **train: dataclasses.replace(Experiment(), train=dataclasses.replace(Experiment().train, **train))  # noqa: E731
+    def of(**train):
+        return dataclasses.replace(Experiment(), train=dataclasses.replace(Experiment().train, **train))
+
     mixed = dataclasses.replace(Experiment(), optimizer=OptimizerConfig(peak_lr=1, groups=["head lr=2"]))
     assert fields.checked(mixed).optimizer == OptimizerConfig(peak_lr=1.0, groups=("head lr=2",))
     for wrong, message in [

@@ -100,7 +100,10 @@ def test_the_watched_inputs_of_down_are_weighted_by_the_router(way):
     chosen = jax.random.permutation(jax.random.key(4), jnp.tile(jnp.arange(E), (tokens, 1)), 1, independent=True)[:, :2]
     weight = jax.random.uniform(jax.random.key(5), (tokens, 2))
     how = ExpertOptions(gate_up=InputStatistics(), down=InputStatistics())
-    loss = lambda gate, up, down: jnp.square(way(x, chosen, weight, gate, up, down, how)).sum()  # noqa: E731
+
+    def loss(gate, up, down):
+        return jnp.square(way(x, chosen, weight, gate, up, down, how)).sum()
+
     found = jax.grad(loss, argnums=2)(*kernels)
 
     weight_TE = jnp.zeros((tokens, E)).at[jnp.arange(tokens)[:, None], chosen].add(weight)

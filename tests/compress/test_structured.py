@@ -59,7 +59,10 @@ def source_of(model) -> Source:
     experiment = (SupervisedExperiment if family == "supervised" else Experiment)(model=model)
     _, *arrays = tree.split(module(model))
     draw = np.random.default_rng(1)
-    noise = lambda leaf: 0.1 * draw.normal(size=leaf.shape) if leaf.dtype == "float32" else 0  # noqa: E731
+
+    def noise(leaf):
+        return 0.1 * draw.normal(size=leaf.shape) if leaf.dtype == "float32" else 0
+
     params, buffers = jax.tree.map(lambda leaf: jnp.asarray(leaf + noise(leaf), leaf.dtype), arrays)
     return Source(Path("runs/x"), experiment, 0, model, params, jax.tree.map(jnp.abs, buffers))
 

@@ -186,9 +186,15 @@ def test_an_orbax_checkpoint_is_read_in_either_dtype(tmp_path, stored, dtype):
     found = deepseek_jax.from_pretrained(tmp_path, dtype)
     expected = deepseek_jax.from_pretrained(official, "bfloat16")
     assert found.config == expected.config
-    types = lambda model: jax.tree.map(lambda leaf: leaf.dtype, (model.params, model.buffers))  # noqa: E731
+
+    def types(model):
+        return jax.tree.map(lambda leaf: leaf.dtype, (model.params, model.buffers))
+
     assert types(found) == types(deepseek_jax.from_pretrained(official, dtype))
-    same = lambda one, other: np.testing.assert_array_equal(*(np.asarray(x, np.float32) for x in (one, other)))  # noqa: E731
+
+    def same(one, other):
+        return np.testing.assert_array_equal(*(np.asarray(x, np.float32) for x in (one, other)))
+
     jax.tree.map(same, (found.params, found.buffers), (expected.params, expected.buffers))
 
 
@@ -293,7 +299,10 @@ def test_from_config_takes_an_experiments_file_and_a_dtype(tmp_path):
 def test_a_new_model_in_16_bits_is_the_float32_one_cast(dtype):
     whole, made = (deepseek_jax.from_config(tiny.MOE, seed=3, dtype=each) for each in ("float32", dtype))
     expected = cast(tiny.MOE, whole.params, dtype)
-    same = lambda *each: np.testing.assert_array_equal(*map(np.asarray, each), strict=True)  # noqa: E731
+
+    def same(*each):
+        return np.testing.assert_array_equal(*map(np.asarray, each), strict=True)
+
     jax.tree.map(same, made.params, expected)
 
 

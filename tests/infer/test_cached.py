@@ -50,7 +50,10 @@ def test_more_than_ten_mtp_modules_run_in_numerical_order():
     made = Decoder(config, rngs=nnx.Rngs(params=0))
     put_together = merge(*split(made))
     tokens = jnp.arange(6)[None]
-    predict = lambda model: jax.jit(lambda: model(tokens, tokens, jnp.ones_like(tokens)).mtp)()  # noqa: E731
+
+    def predict(model):
+        return jax.jit(lambda: model(tokens, tokens, jnp.ones_like(tokens)).mtp)()
+
     jax.tree.map(np.testing.assert_array_equal, predict(made), predict(put_together))
     for depth, module in enumerate(CachedDecoder(put_together).modules):
         np.testing.assert_array_equal(module.project[...], made.mtp[str(depth)].project[...])

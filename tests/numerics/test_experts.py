@@ -66,7 +66,9 @@ def test_each_way_has_the_outputs_and_gradients_of_the_loop(way, tokens, loads, 
     experts = jnp.asarray(_choices(rng, tokens, loads), jnp.int32)
 
     def value_and_gradients(compute):
-        run = lambda x, weights, *kernels: compute(x, experts, weights, *kernels, ExpertOptions(limit))  # noqa: E731
+        def run(x, weights, *kernels):
+            return compute(x, experts, weights, *kernels, ExpertOptions(limit))
+
         y, pull_back = jax.vjp(run, x, weights, gate, up, down)
         return y, *pull_back(cotangent)
 
@@ -93,7 +95,8 @@ def test_an_assignment_to_no_expert_adds_nothing(way):
 def test_nan_in_rows_of_no_expert_reaches_neither_outputs_nor_gradients(down, monkeypatch):
     """Kernels may leave anything, even NaN, in rows past the last group; neither outputs nor gradients may see it."""
 
-    known = lambda x, counts: (jnp.arange(x.shape[0]) < counts.sum())[:, None]  # noqa: E731
+    def known(x, counts):
+        return (jnp.arange(x.shape[0]) < counts.sum())[:, None]
 
     @jax.custom_vjp
     def poisoned(x, kernel, counts):
@@ -112,7 +115,10 @@ def test_nan_in_rows_of_no_expert_reaches_neither_outputs_nor_gradients(down, mo
     x, weights, *kernels = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
     experts = jnp.asarray(np.where(rng.random((30, 2)) < 0.4, E, _choices(rng, 30, "even")), jnp.int32)
     weights = jnp.where(experts == E, 0, weights)
-    loss = lambda x, weights, *kernels: ragged(x, experts, weights, *kernels, ExpertOptions(down=down)).sum()  # noqa: E731
+
+    def loss(x, weights, *kernels):
+        return ragged(x, experts, weights, *kernels, ExpertOptions(down=down)).sum()
+
     for each in jax.tree.leaves(jax.value_and_grad(loss, argnums=(0, 1, 2, 3, 4))(x, weights, *kernels)):
         assert jnp.isfinite(each).all()
 

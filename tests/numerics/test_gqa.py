@@ -83,7 +83,10 @@ def test_cached_decoding_in_chunks_with_rows_at_different_positions(groups):
     attention = _attention(config)
     whole = attend_all(attention, x, _context(config, jnp.broadcast_to(jnp.arange(S), (B, S))))
     prompt = jnp.arange(4) - behind  # positions; negative ones are padding
-    x_of = lambda places: x[jnp.arange(B)[:, None], jnp.maximum(places, 0)]  # noqa: E731
+
+    def x_of(places):
+        return x[jnp.arange(B)[:, None], jnp.maximum(places, 0)]
+
     context = _context(config, jnp.maximum(prompt, 0), prompt >= 0)
     y, cache = fill(attention, x_of(prompt), context, attention.empty_cache(B, 12, jnp.float32))
     for row, padding in enumerate(behind[:, 0]):

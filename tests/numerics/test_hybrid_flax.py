@@ -46,14 +46,20 @@ def test_recurrent_cells_equal_linens(cell, linen_cell, gates):
     layer = linen.RNN(linen_cell(H))
     variables = theirs(layer)
     (given,) = variables["params"].values()
-    stacked = lambda side: jnp.stack([given[f"{side}{gate}"]["kernel"] for gate in gates], axis=1)  # noqa: E731
+
+    def stacked(side):
+        return jnp.stack([given[f"{side}{gate}"]["kernel"] for gate in gates], axis=1)
+
     biased = "h" if cell is LSTM else "i"
     params = {"input": stacked("i"), "state": stacked("h")}
     params["bias"] = jnp.stack([given[f"{biased}{gate}"]["bias"] for gate in gates])
     if cell is GRU:
         params["state_bias"] = given["hn"]["bias"]
     graphdef, _, _ = tree.split(cell(I, H, raw=True, rngs=nnx.Rngs(params=0)))
-    ours = lambda x: run(tree.merge(graphdef, params, {}), x, None)  # noqa: E731
+
+    def ours(x):
+        return run(tree.merge(graphdef, params, {}), x, None)
+
     same(ours, lambda x: layer.apply(variables, x), normal(B, S, I, seed=1))
 
 
@@ -74,5 +80,8 @@ def test_attention_whose_heads_do_not_divide_the_features_equals_linens():
     params |= {f"{ours}_bias": given[name]["bias"] for ours, name in names.items()}
     graphdef, _, _ = tree.split(SelfAttention(AttentionConfig(4, key_dim=12), I, rngs=nnx.Rngs(params=0)))
     real = jnp.arange(S) < jnp.array([[2], [6], [1]])
-    ours = lambda x: tree.merge(graphdef, params, {})(x, x, real, 0.0, None)  # noqa: E731
+
+    def ours(x):
+        return tree.merge(graphdef, params, {})(x, x, real, 0.0, None)
+
     same(ours, lambda x: layer.apply({"params": given}, x, mask=real[:, None, None]), normal(B, S, I, seed=1))

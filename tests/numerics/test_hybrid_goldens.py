@@ -108,8 +108,13 @@ def test_the_whole_reference_model_equals_pytorchs():
         }
 
     graphdef, _, buffers = tree.split(Hybrid(config, rngs=nnx.Rngs(params=0)))
-    run = lambda params, x: tree.merge(graphdef, params, buffers)(x)[0]  # noqa: E731
-    layout = lambda x: channels_last(x) if x.ndim == 4 else x  # noqa: E731
+
+    def run(params, x):
+        return tree.merge(graphdef, params, buffers)(x)[0]
+
+    def layout(x):
+        return channels_last(x) if x.ndim == 4 else x
+
     check(run, params(of(arrays, "weight")), arrays, params(of(arrays, "gradient")), layout)
 
 
@@ -120,7 +125,10 @@ def test_recurrent_layers_equal_pytorchs(kind, deep):
     config = RecurrentConfig(kind, hidden_size=6, layers=2 if deep else 1, bidirectional=deep)
     graphdef, _, _ = tree.split(Recurrent(config, 5, raw=True, rngs=nnx.Rngs(params=0)))
     real = real_steps(arrays["lengths"], arrays["x"].shape[1]) if deep else None
-    run = lambda params, x: tree.merge(graphdef, params, {})(x, real, 0.0, None)  # noqa: E731
+
+    def run(params, x):
+        return tree.merge(graphdef, params, {})(x, real, 0.0, None)
+
     weights, gradients = (
         {name.removeprefix("net."): value for name, value in of(arrays, which).items()}
         for which in ("weight", "gradient")
@@ -141,7 +149,10 @@ def check_convolution(case, rank, into, out, size):
     arrays = golden(case)
     made = Convolution(rank, into, out, size, bias=True, raw=True, rngs=nnx.Rngs(params=0))
     graphdef, _, _ = tree.split(made)
-    run = lambda params, x: tree.merge(graphdef, params, {})(x)  # noqa: E731
+
+    def run(params, x):
+        return tree.merge(graphdef, params, {})(x)
+
     check(run, conv(of(arrays, "weight")), arrays, conv(of(arrays, "gradient")), channels_last)
 
 
@@ -153,7 +164,9 @@ def test_pools_with_incomplete_last_windows_equal_pytorchs(kind):
 def test_batch_norm_in_training_and_inference_equals_pytorchs():
     arrays = golden("batch_norm")
     graphdef, _, buffers = tree.split(BatchNorm(4))
-    params = lambda given: {"scale": given["weight"], "bias": given["bias"]}  # noqa: E731
+
+    def params(given):
+        return {"scale": given["weight"], "bias": given["bias"]}
 
     def train(params, x):
         return tree.merge(graphdef, params, buffers)(x, None, training=True)[0]
@@ -167,7 +180,10 @@ def test_batch_norm_in_training_and_inference_equals_pytorchs():
         np.testing.assert_allclose(moved[name], arrays[name], rtol=1e-5, atol=1e-6)
 
     arrays = golden("batch_norm_inference")
-    infer = lambda params, x: tree.merge(graphdef, params, moved)(x, None, training=False)[0]  # noqa: E731
+
+    def infer(params, x):
+        return tree.merge(graphdef, params, moved)(x, None, training=False)[0]
+
     check(infer, params(of(arrays, "weight")), arrays, params(of(arrays, "gradient")), channels_last)
 
 

@@ -47,8 +47,13 @@ def packed(length):
 def test_splash_attention_is_causal_attention_within_documents():
     """With keys wider than values, one key head for two query heads, and padding, whose output must be 0."""
     inputs, segment_ids = attention_inputs(256), packed(256)
-    splash = lambda *qkv: kernels.on_tpu(*qkv, segment_ids, segment_ids, scale=SCALE, interpret=True)  # noqa: E731
-    plain = lambda *qkv: core.causal_attend_blockwise(*qkv, segment_ids, segment_ids, scale=SCALE)  # noqa: E731
+
+    def splash(*qkv):
+        return kernels.on_tpu(*qkv, segment_ids, segment_ids, scale=SCALE, interpret=True)
+
+    def plain(*qkv):
+        return core.causal_attend_blockwise(*qkv, segment_ids, segment_ids, scale=SCALE)
+
     agree(value_and_gradients(splash, *inputs), value_and_gradients(plain, *inputs))
     assert not splash(*inputs)[0, -30:].any()
 
@@ -65,7 +70,10 @@ def test_splash_attention_for_queries_at_a_traced_offset():
     plain = functools.partial(of_some, core.causal_attend_blockwise, first=jnp.int32(128))
     found = value_and_gradients(splash, *inputs)
     agree(found, value_and_gradients(plain, *inputs))
-    whole = lambda *qkv: core.causal_attend_blockwise(*qkv, segment_ids, segment_ids, scale=SCALE)  # noqa: E731
+
+    def whole(*qkv):
+        return core.causal_attend_blockwise(*qkv, segment_ids, segment_ids, scale=SCALE)
+
     agree(splash(*inputs), whole(*inputs)[:, 128:256])
 
 

@@ -31,7 +31,10 @@ def test_a_custom_gate_acts_alike_in_full_attention_and_cached_decoding(of, kind
     config = dataclasses.replace(tiny.DENSE, layer_types=(kind,), **index)
     decoder, x = Decoder(config, rngs=nnx.Rngs(params=0)), jax.random.normal(jax.random.key(1), (2, 12, 32))
     places = jnp.broadcast_to(jnp.arange(12), (2, 12))
-    context = lambda part: decoder.context(places[:, part], places[:, part], jnp.ones_like(places[:, part]))  # noqa: E731
+
+    def context(part):
+        return decoder.context(places[:, part], places[:, part], jnp.ones_like(places[:, part]))
+
     gated, plain = (make(config, kind, rngs=nnx.Rngs(params=0)) for make in (type("Own", (Gated, of), {}), of))
     whole, first, rest = slice(None), slice(5), slice(5, None)
     expected = plain(x, context(whole))[0] * jax.nn.sigmoid(x[..., :1])

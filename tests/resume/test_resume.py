@@ -90,7 +90,10 @@ def test_resume_is_bit_exact_after_two_sigkills_ctrl_c_and_sigterm(directory, un
     process.wait()
 
     process = start(directory, workdir)
-    being_written = lambda: last_step(workdir) >= 15 and any((workdir / "checkpoints").glob("*tmp*"))  # noqa: E731
+
+    def being_written():
+        return last_step(workdir) >= 15 and any((workdir / "checkpoints").glob("*tmp*"))
+
     stop_when(process, being_written, signal.SIGKILL)
     process.wait()
 

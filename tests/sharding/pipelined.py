@@ -100,7 +100,10 @@ def schedule(stages: int, rounds: int, microbatches: int, layers: int) -> tuple[
         if pipeline.stages() > 1:
             y_BSD, sums_L = pipeline.run(layer, stack, x_BSD, context, microbatches, rounds)
         else:
-            one = lambda x_BSD, number: layer(stack, x_BSD, context, number)  # noqa: E731
+
+            def one(x_BSD, number):
+                return layer(stack, x_BSD, context, number)
+
             y_BSD, sums_L = jax.lax.scan(one, x_BSD, jnp.arange(layers))
         return (y_BSD * shift_BS[..., None]).sum() + (sums_L**2).sum(), (y_BSD, sums_L)
 

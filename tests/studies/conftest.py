@@ -14,7 +14,10 @@ def trainer(monkeypatch):
     trainer = Trainer()
     monkeypatch.setattr(loop, "train", trainer)
     monkeypatch.setattr(outcome, "_parameters", lambda experiment: {"total": 10**6, "active": 5 * 10**5})
-    newest = lambda folder: max((int(path.name) for path in folder.glob("*")), default=None)  # noqa: E731
+
+    def newest(folder):
+        return max((int(path.name) for path in folder.glob("*")), default=None)
+
     monkeypatch.setattr(checkpoint, "newest_intact", newest)
     return trainer
 

@@ -107,7 +107,10 @@ def test_a_study_killed_twice_and_resumed_has_the_unbroken_report(folder):
     assert len(unbroken["runs"]) == 6 and {each["variant"] for each in unbroken["failed"]} == {"diverges"}
 
     broken = folder / "broken"
-    begun = lambda: sum(len(path.read_text().splitlines()) for path in broken.glob("*/*/metrics.jsonl"))  # noqa: E731
+
+    def begun():
+        return sum(len(path.read_text().splitlines()) for path in broken.glob("*/*/metrics.jsonl"))
+
     for rows in (6, 30):  # within the first run, within the second
         killed_when(start(folder, broken), lambda rows=rows: begun() >= rows)
         wait_for_worker(broken)

@@ -97,7 +97,10 @@ def test_an_edit_replaces_the_shared_expert_by_one_more_routed():
 def test_mask_top_masks_each_tokens_best_experts():
     found = trained(tiny.MOE)
     experiment, *_ = mask_top(2)(found.experiment, found.params, found.buffers)
-    router = lambda model: merge(initialise(model, jax.random.key(0))[0], found.params, found.buffers)  # noqa: E731
+
+    def router(model):
+        return merge(initialise(model, jax.random.key(0))[0], found.params, found.buffers)
+
     whole, masked = (
         jax.tree.map(lambda leaf: leaf[0], router(dataclasses.replace(model, n_group=1, topk_group=1)).layers["1-1"])
         for model in (dataclasses.replace(tiny.MOE, num_experts_per_tok=4), experiment.model)
@@ -151,9 +154,12 @@ def test_new_models_with_streams_have_the_states_of_a_plain_residual():
     """
     models = (tiny.MOE, dataclasses.replace(STREAMS, hc_manifold=False), STREAMS)
     plain, free, manifold = (trained(model) for model in models)
-    shared = lambda streams: {  # noqa: E731
-        name: jax.tree.map(lambda leaf: leaf, part) for name, part in streams.params.items() if name != "layers"
-    }
+
+    def shared(streams):
+        return {
+            name: jax.tree.map(lambda leaf: leaf, part) for name, part in streams.params.items() if name != "layers"
+        }
+
     for streams in (free, manifold):
         layers = {
             name: {key: plain.params["layers"][name].get(key, own) for key, own in block.items()}

@@ -62,7 +62,10 @@ def test_names_are_the_same_in_every_process():
 def test_functions_without_a_stable_name_are_refused():
     settings = {"base": "x.py", "budget": 1}
     study = settings | {"metric": "final/loss", "margin": 1, "claim": "a < b"}
-    variants = lambda edit: [Variant("a"), Variant("b", edit=edit)]  # noqa: E731
+
+    def variants(edit):
+        return [Variant("a"), Variant("b", edit=edit)]
+
     partial = functools.partial(scaled, 0.5)
     with pytest.raises(UserError, match="functions defined with `def`, but one is functools.partial"):
         Study(**study, variants=variants(partial))

@@ -25,7 +25,9 @@ from tests.conftest import ROOT
 from tests.studies import fake
 from tests.studies.fake import STUDY, Killed
 
-QUIET = lambda text: None  # noqa: E731
+
+def QUIET(text):
+    return None
 
 
 @pytest.fixture
@@ -529,7 +531,10 @@ def test_runs_of_another_study_do_not_hide_committed_results(make, trainer, root
 def test_the_page_compares_with_the_first_variant(make, trainer, root, monkeypatch):
     """By the paired differences of two seeds.  The first variant here is half as fast as the second."""
     row = fake.row
-    speed = lambda experiment: {"tokens_per_second": 1e4 * experiment.optimizer.peak_lr}  # noqa: E731
+
+    def speed(experiment):
+        return {"tokens_per_second": 1e4 * experiment.optimizer.peak_lr}
+
     monkeypatch.setattr(fake, "row", lambda experiment, step: row(experiment, step) | speed(experiment))
     text = STUDY.replace("seeds=3", "seeds=2").replace("from experiments import", "from experiments import Claim,")
     text = text.replace('claim="high < low",', 'claim="high < low", further=[Claim("val/loss", 1, "high < low")],')
@@ -567,8 +572,13 @@ def test_a_claim_cannot_be_judged_if_a_run_ended_without_the_metric(make):
 def test_a_claim_cannot_be_judged_if_a_metric_is_not_finite(make, trainer, root, monkeypatch, lost):
     """As after a run whose every step was skipped (train.on_nonfinite=skip)."""
     row = fake.row
-    broken = lambda experiment: experiment.optimizer.peak_lr == 0.2 and experiment.train.seed == 1  # noqa: E731
-    of = lambda experiment, step: row(experiment, step) | ({"loss/next": lost} if broken(experiment) else {})  # noqa: E731
+
+    def broken(experiment):
+        return experiment.optimizer.peak_lr == 0.2 and experiment.train.seed == 1
+
+    def of(experiment, step):
+        return row(experiment, step) | ({"loss/next": lost} if broken(experiment) else {})
+
     monkeypatch.setattr(fake, "row", of)
     loaded = make()
     running.work([loaded], root, QUIET)
@@ -666,7 +676,10 @@ def test_a_single_seed_has_a_mean_but_no_deviation(make, trainer, root):
 def test_a_report_without_any_measured_speed(make, trainer, root, monkeypatch):
     """As when the batch grows at every logged step, so that none is timed."""
     write = fake.write
-    without = lambda rows: [{key: row[key] for key in row if key != "tokens_per_second"} for row in rows]  # noqa: E731
+
+    def without(rows):
+        return [{key: row[key] for key in row if key != "tokens_per_second"} for row in rows]
+
     monkeypatch.setattr(fake, "write", lambda workdir, rows: write(workdir, without(rows)))
     loaded = make()
     running.work([loaded], root, QUIET)

@@ -29,7 +29,10 @@ study = Sweep(
     halving=Halving(rungs=(0.25, 0.5), keep=0.5),
 )
 '''
-QUIET = lambda text: None  # noqa: E731
+
+
+def QUIET(text):
+    return None
 
 
 def test_a_grid_may_contain_bundles_of_settings():
@@ -119,7 +122,9 @@ def test_candidates_are_compared_by_their_mean_over_seeds_at_the_rung(make, trai
 
 
 def test_a_rung_is_the_nearest_step():
-    of = lambda steps: types.SimpleNamespace(experiment=types.SimpleNamespace(train=TrainConfig(steps=steps)))  # noqa: E731
+    def of(steps):
+        return types.SimpleNamespace(experiment=types.SimpleNamespace(train=TrainConfig(steps=steps)))
+
     assert [step_at(of(100), 0.29), step_at(of(10), 0.25), step_at(of(2), 0.1)] == [29, 2, 1]
 
 
@@ -194,9 +199,10 @@ def test_a_candidate_that_stopped_early_is_scored_by_its_kept_step(make, trainer
         write_all(workdir, rows)
 
     write_all, train = fake.write, trainer.__class__.__call__
-    whole = lambda self, experiment, workdir, console=None, until=None, programs=None: train(  # noqa: E731
-        self, experiment, workdir, until=None if "0.4" in workdir.name else until
-    )
+
+    def whole(self, experiment, workdir, console=None, until=None, programs=None):
+        return train(self, experiment, workdir, until=None if "0.4" in workdir.name else until)
+
     monkeypatch.setattr(fake, "write", write)
     monkeypatch.setattr(trainer.__class__, "__call__", whole)
     loaded, root = make(text=TEXT), tmp_path / "runs"

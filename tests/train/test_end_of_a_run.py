@@ -64,7 +64,10 @@ def test_only_the_leader_compresses_the_held_out_text(uncompressed, monkeypatch)
         "xz -9": 8 * len(lzma.compress(b"".join(texts), preset=9)) / size,
     }
     monkeypatch.setattr(processes, "barrier", lambda: met.append(len(told)))
-    ask = lambda: task_of(corpus).baselines(lambda *stage: told.append(stage))  # noqa: E731
+
+    def ask():
+        return task_of(corpus).baselines(lambda *stage: told.append(stage))
+
     assert ask() == expected and [done for _, done, of in told if of == size] == [0, len(texts[0])]
     monkeypatch.setattr(processes, "is_leader", lambda: False)
     assert ask() == {} and len(told) == 2

@@ -168,7 +168,10 @@ def test_tensorboard_raises_at_once_on_a_full_disk(tmp_path, monkeypatch):
 
 def test_wandb_gets_rows_with_our_step_as_step_metric(tmp_path, monkeypatch):
     told, about = unittest.mock.Mock(), {}
-    init = lambda **given: about.update(given) or told  # noqa: E731
+
+    def init(**given):
+        return about.update(given) or told
+
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init, Error=OSError))
     with Sinks(tmp_path, Experiment(log=LogConfig(tensorboard=False, wandb_project="p")), resumed_at=0) as sinks:
         sinks.write({"step": 1, "loss/next": 1.5})

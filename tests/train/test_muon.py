@@ -144,7 +144,10 @@ def test_each_parameter_has_the_moments_of_one_optimizer_only():
     program = language_model_program(experiment, np.ones(1))
     optimizer = make_optimizer(experiment.optimizer, 10, program.axes)
     state = abstract_state(program, optimizer, make_mesh(experiment.mesh), ema=False)
-    count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree) if leaf.ndim)  # noqa: E731
+
+    def count(tree):
+        return sum(leaf.size for leaf in jax.tree.leaves(tree) if leaf.ndim)
+
     with_adam = names_with_adam(jax.eval_shape(lambda: Decoder(tiny.MOE, rngs=nnx.Rngs(params=jax.random.key(0)))))
     adam = sum(leaf.size for path, leaf in tree.by_path(state["params"]).items() if path in with_adam)
     assert count(state["opt_state"]) == count(state["params"]) + adam

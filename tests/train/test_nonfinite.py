@@ -69,5 +69,8 @@ def test_the_search_enters_jitted_calls():
 
 def test_a_scan_that_runs_backward_is_searched_backward():
     """The third iteration takes the logarithm of -0.5; as the scan runs from index 3 down, it has index 1."""
-    count_down = lambda start: jax.lax.scan(lambda x, _: (x - 1, jnp.log(x)), start, jnp.zeros(4), reverse=True)  # noqa: E731
+
+    def count_down(start):
+        return jax.lax.scan(lambda x, _: (x - 1, jnp.log(x)), start, jnp.zeros(4), reverse=True)
+
     assert find_origin(count_down, jnp.float32(1.5)).scope == "scan[1]"

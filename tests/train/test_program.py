@@ -154,7 +154,9 @@ def test_router_and_indexer_reports_are_averaged_over_the_tokens_each_layer_coun
     class AlreadyRun:
         config = types.SimpleNamespace(num_experts_per_tok=2)
         head_weight = staticmethod(lambda: jnp.ones((3, 5)))
-        __call__ = lambda self, *_: output  # noqa: E731
+
+        def __call__(self, *_):
+            return output
 
     totals = language_model.totals(batch, 3)
     scheduled = {"mtp": 0.0, "index_warmup": None}

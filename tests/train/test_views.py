@@ -53,7 +53,10 @@ def test_trained_arrays_become_the_models_weights_and_back(program):
 
 def test_axes_match_the_trained_and_kept_arrays(program):
     params, buffers = program.make_parameters()
-    is_names = lambda node: isinstance(node, tuple)  # noqa: E731
+
+    def is_names(node):
+        return isinstance(node, tuple)
+
     for axes, arrays in ((program.axes, params), (program.buffer_axes, buffers)):
         lengths = jax.tree.map(len, axes, is_leaf=is_names)
         assert lengths == jax.tree.map(jnp.ndim, arrays)

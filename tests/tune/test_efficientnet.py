@@ -40,7 +40,10 @@ def weights() -> Path:
 @pytest.mark.parametrize("stages", [3, 7])
 def test_features_are_those_of_the_published_code(weights, stages):
     params, buffers = efficientnet.load(weights)
-    make = lambda: EfficientNetLite(stages, 1, rngs=nnx.Rngs(params=jax.random.key(0)))  # noqa: E731
+
+    def make():
+        return EfficientNetLite(stages, 1, rngs=nnx.Rngs(params=jax.random.key(0)))
+
     graphdef, shapes, buffer_shapes = tree.split(jax.eval_shape(make))
     taken = [_like(*pair) for pair in ((shapes, params["convolution"]), (buffer_shapes, buffers["convolution"]))]
     expected = np.load(EXPECTED)
@@ -65,7 +68,10 @@ def test_a_hybrid_network_starts_with_the_published_weights(weights):
     state, stem = first_state(setup, print), efficientnet.load(weights)[0]["convolution"]["stem"]
     np.testing.assert_array_equal(state["params"]["convolution"]["stem"]["kernel"], stem["kernel"])
     fresh = first_state(dataclasses.replace(setup, experiment=SupervisedExperiment()), print)
-    as_drawn = lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6)  # noqa: E731
+
+    def as_drawn(x, y):
+        return np.testing.assert_allclose(x, y, atol=1e-6)
+
     jax.tree.map(as_drawn, state["params"]["head"], fresh["params"]["head"])
     asked = dataclasses.replace(experiment, start=dataclasses.replace(experiment.start, fresh="convolution/stem"))
     partly = first_state(dataclasses.replace(setup, experiment=asked), print)["params"]["convolution"]

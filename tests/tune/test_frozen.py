@@ -79,7 +79,10 @@ def test_a_frozen_view_restores_the_model_and_only_trained_entries_get_gradients
         np.testing.assert_allclose(after[path], expected, rtol=1e-6, err_msg=path)
     axes = unflatten({path: tuple(map(str, range(len(of)))) for path, of in SHAPES.items()})
     of_kept, of_buffers = view.axes(axes, {})
-    lengths = lambda tree: jax.tree.map(len, tree, is_leaf=lambda node: isinstance(node, tuple))  # noqa: E731
+
+    def lengths(tree):
+        return jax.tree.map(len, tree, is_leaf=lambda node: isinstance(node, tuple))
+
     assert lengths(of_kept) == jax.tree.map(jnp.ndim, kept)
     assert lengths(of_buffers["frozen"]) == jax.tree.map(jnp.ndim, buffers["frozen"])
 

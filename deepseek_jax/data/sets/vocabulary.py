@@ -15,7 +15,10 @@ from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer, train_bpe
 def train_tokenizer(texts: Sequence[str], config: DatasetConfig) -> Tokenizer:
     """A tokenizer of at most `config.vocab_size` entries, trained on `texts` and cached."""
     entry = cache.root(config) / "tokenizers" / cache.digest(config.vocab_size, list(texts))
-    make = lambda directory: train_bpe(texts, config.vocab_size, directory / TOKENIZER, "dataset.vocab_size")  # noqa: E731
+
+    def make(directory):
+        return train_bpe(texts, config.vocab_size, directory / TOKENIZER, "dataset.vocab_size")
+
     cache.build(entry, make)
     return Tokenizer(entry / TOKENIZER)
 
