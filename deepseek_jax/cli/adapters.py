@@ -66,6 +66,11 @@ def run_save(args):
             "the library peft silently drops adapters of dense and shared feed-forwards in models with routed experts: "
             "give it the output of `deepseek-jax adapters merge`, or train without them (tune.lora.paths)"
         )
+    if any(path.endswith("/out_down") for path in adapters):
+        print(
+            "the library peft cannot read adapters of the single groups of attention/out_down: "
+            "give it the output of `deepseek-jax adapters merge`, or train without them (tune.lora.paths)"
+        )
 
 
 def _moved_beside(experiment) -> list[str]:

@@ -2,8 +2,10 @@
 
 The file has matrices lora_A [r, in] and lora_B [out, r] per linear layer, under the layer's name in released
 checkpoints.  Experts have their own, one by one, under the names in DeepSeek's files (transformers fuses experts, so
-peft itself cannot adapt them this way).  No library has the hybrid network: its layers are named like its parameters,
-and a convolution counts as the matrix [height x width x input channels, output channels] that patches multiply.
+peft itself cannot adapt them this way).  So have the groups of V4's output projection, one tensor in released files:
+the group's number follows the layer's name.  No library has the hybrid network: its layers are named like its
+parameters, and a convolution counts as the matrix [height x width x input channels, output channels] that patches
+multiply.
 
 r rank
 """
@@ -63,12 +65,7 @@ def save(directory: Path, model: ModelConfig | HybridConfig, adapters: dict[str,
     tensors, layers = {}, []
     for path, adapter in adapters.items():
         matrix = geometry(path, adapter)
-        names = layer_names(path, model, matrix.leading)
-        if not names:
-            raise UserError(
-                f"{path} holds several matrices in one tensor, for which peft has no adapters; leave it out."
-            )
-        for at, layer in names.items():
+        for at, layer in layer_names(path, model, matrix.leading).items():
             layers.append(layer)
             for part, array in adapter.items():
                 tensors[PREFIX + layer + PARTS[part]] = _theirs(part, np.asarray(array[at], np.float32))
@@ -125,14 +122,15 @@ def load(directory: Path, model: ModelConfig | HybridConfig) -> tuple[dict[str, 
 
 
 def layer_names(path: str, model: ModelConfig | HybridConfig, leading: int) -> dict[tuple[int, ...], str]:
-    """The names of the linear layers in our array at `path`, by their index in its `leading` dimensions.
-
-    Empty if one tensor of a released checkpoint holds several of those matrices.
-    """
+    """The names of the linear layers in our array at `path`, by their index in its `leading` dimensions."""
     if isinstance(model, HybridConfig):
         return {(): path.replace("/", ".")}
     where = place(path, model)
-    return {at: name.removesuffix(".weight") for at, name in where.names.items()} if where.leading == leading else {}
+    names = {at: name.removesuffix(".weight") for at, name in where.names.items()}
+    if where.leading == leading:
+        return names
+    # V4's grouped output: one tensor of a released checkpoint, but a matrix and so an adapter for each group.
+    return {(*at, group): f"{name}.{group}" for at, name in names.items() for group in range(model.o_groups)}
 
 
 def _shapes(model) -> dict:
