@@ -1,4 +1,4 @@
-"""A custom latent attention whose output is gated by its input: overriding `_output` is all that it takes."""
+"""A custom attention whose output is gated by its input: overriding `_output` is all that it takes."""
 
 import dataclasses
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from deepseek_jax.models.attention.gqa import GroupedQueryAttention
 from deepseek_jax.models.attention.mla import LatentAttention
 from deepseek_jax.models.attention.sparse import SparseLatentAttention
 from deepseek_jax.models.decoder import Decoder
@@ -23,12 +24,17 @@ class Gated:
 
 @pytest.mark.parametrize(
     ("of", "kind", "topk"),
-    [(LatentAttention, "mla", 4), (SparseLatentAttention, "dsa", 4), (SparseLatentAttention, "dsa", 64)],
+    [
+        (GroupedQueryAttention, "gqa", 4),
+        (LatentAttention, "mla", 4),
+        (SparseLatentAttention, "dsa", 4),
+        (SparseLatentAttention, "dsa", 64),
+    ],
 )
 def test_a_custom_gate_acts_alike_in_full_attention_and_cached_decoding(of, kind, topk):
     """With index_topk 4 of 12 positions, sparse attention gathers from its cache; with 64 it attends to all."""
-    index = {"index_topk": topk, "index_n_heads": 2, "index_head_dim": 16}
-    config = dataclasses.replace(tiny.DENSE, layer_types=(kind,), **index)
+    sizes = {"index_topk": topk, "index_n_heads": 2, "index_head_dim": 16, "num_key_value_heads": 1, "head_dim": 8}
+    config = dataclasses.replace(tiny.DENSE, layer_types=(kind,), **sizes)
     decoder, x = Decoder(config, rngs=nnx.Rngs(params=0)), jax.random.normal(jax.random.key(1), (2, 12, 32))
     places = jnp.broadcast_to(jnp.arange(12), (2, 12))
 

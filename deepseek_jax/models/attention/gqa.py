@@ -43,7 +43,7 @@ class GroupedQueryAttention(nnx.Module):
 
     def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Float[Array, "B S D"], None]:
         """Every token attends to the tokens of this call, in its own document and up to its own position."""
-        return self._among_themselves(*self._project(x_BSD, context), context), None
+        return self._among_themselves(*self._project(x_BSD, context), x_BSD, context), None
 
     def attention_map(self, x_BSD: Float[Array, "B S D"], context: Context) -> Float[Array, "B H S S"]:
         """Attention weights of every token over all tokens, for inspection."""
@@ -60,7 +60,7 @@ class GroupedQueryAttention(nnx.Module):
         """Like a call; returns (output, the filled cache)."""
         q_BSHd, k_BSGd, v_BSGd = self._project(x_BSD, context)
         cache = _remember(cache, (k_BSGd, v_BSGd), context)
-        return self._among_themselves(q_BSHd, k_BSGd, v_BSGd, context), cache
+        return self._among_themselves(q_BSHd, k_BSGd, v_BSGd, x_BSD, context), cache
 
     def decode(self, x_BSD: Float[Array, "B S D"], context: Context, cache: Cache) -> tuple[Array, Cache]:
         """Adds these tokens to the cache and attends to it; returns (output, the updated cache)."""
@@ -68,7 +68,7 @@ class GroupedQueryAttention(nnx.Module):
         k_BGTd, v_BGTd = cache = _remember(cache, new, context)
         with jax.named_scope("gqa_cached"):
             mask_BST = written_before(context.positions_BS, k_BGTd.shape[2])
-            return self._output(attend(q_BSHd, k_BGTd, v_BGTd, mask_BST, self._scale)), cache
+            return self._output(attend(q_BSHd, k_BGTd, v_BGTd, mask_BST, self._scale), x_BSD), cache
 
     @property
     def _scale(self) -> float:
@@ -82,15 +82,16 @@ class GroupedQueryAttention(nnx.Module):
             k_BSGd = rotate(linear(x_BSD, self.k, self.k_bias), *cos_sin, interleave=interleave)
             return q_BSHd, k_BSGd, linear(x_BSD, self.v, self.v_bias)
 
-    def _among_themselves(self, q_BSHd, k_BSGd, v_BSGd, context):
+    def _among_themselves(self, q_BSHd, k_BSGd, v_BSGd, x_BSD, context):
         def attend_whole(q_BSHd, k_BSGd, v_BSGd, segment_ids_BS):
             return causal_attend(q_BSHd, *whole_sequence((k_BSGd, v_BSGd)), segment_ids_BS, self._scale)
 
         with jax.named_scope("gqa"):
             attend_whole = on_each_device(attend_whole, (BY_HEAD, BY_HEAD, BY_HEAD, BY_TOKEN), BY_HEAD)
-            return self._output(attend_whole(q_BSHd, k_BSGd, v_BSGd, context.segment_ids_BS))
+            return self._output(attend_whole(q_BSHd, k_BSGd, v_BSGd, context.segment_ids_BS), x_BSD)
 
-    def _output(self, mixed_BSHd):
+    def _output(self, mixed_BSHd, x_BSD):
+        """Output projection.  `x_BSD`, the layer's input, is for subclasses that override this to gate values by it."""
         return linear(mixed_BSHd, self.out, self.out_bias, contract=2)
 
 
