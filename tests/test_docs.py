@@ -3,6 +3,7 @@
 import contextlib
 import re
 import shlex
+import types
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 from deepseek_jax.cli import arguments
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
+from deepseek_jax.train import setup
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(
@@ -102,3 +104,18 @@ def test_settings_and_studies_in_documents_run(monkeypatch):
     assert names["get_config"]().model.num_hidden_layers == 4
     (sets,) = blocks("docs/hybrid_data.md")
     exec("from deepseek_jax.data.sets.config import *\n" + sets, {})
+
+
+def test_the_code_in_docs_runs_runs(monkeypatch, tmp_path):
+    """All but the training itself: what a run wrote is read, and the loss of one's own is defined."""
+    read, own = blocks("docs/runs.md")
+    (tmp_path / "runs/x").mkdir(parents=True)
+    (tmp_path / "runs/x/metrics.jsonl").write_text('{"step": 1, "loss/next": 2.5}\n{"step": 1, "val/loss": 2.4}\n')
+    monkeypatch.chdir(tmp_path)
+    plotted = []
+    exec(read, {"plt": types.SimpleNamespace(plot=lambda *lines: plotted.append(lines))})
+    assert plotted == [([1], [2.5])]
+    monkeypatch.setattr(setup, "TASKS", dict(setup.TASKS))
+    names = {}
+    exec(own[: own.index("scores = train(")], names)
+    assert setup.TASKS["language_model"] is names["Penalised"]

@@ -94,9 +94,9 @@ def has_scores(row: dict, beginning: str) -> bool:
     return any(key.startswith(beginning) for key in row)
 
 
-def read_rows(path: Path) -> Iterator[dict]:
+def read_rows(path: str | Path) -> Iterator[dict]:
     """The rows of a metrics.jsonl, with NaN for non-finite values; stops at a line that was cut short."""
-    with path.open() as file:
+    with open(path) as file:
         for line in file:
             try:
                 row = json.loads(line)
