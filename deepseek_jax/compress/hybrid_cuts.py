@@ -9,6 +9,8 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.models.recurrent import DIRECTIONS
 
+ONE_MATRIX = ("classes", "numbers")  # heads that read all their input by the matrix head/kernel
+
 
 def heads(config: HybridConfig, flat: dict[str, np.ndarray], share: float) -> tuple[HybridConfig, list[Cut]]:
     size, keep = config.attention.num_heads, kept(config.attention.num_heads, share)
@@ -48,11 +50,20 @@ def _readers(config: HybridConfig, places) -> list[Part]:
     """The parts that read the recurrence's output: the head, and attention, whose output is added to it."""
     if config.head == "boxes":
         raise UserError("units cannot be removed: a head of boxes convolves as many channels as it is given")
-    head = [Part("head/kernel", 0, places)]
+    head = _head(config, places, "units")
     if not config.attention.num_heads:
         return head
     asking = [Part(f"attention/{name}", 0, places) for name in ("q", "k", "v")]
     return [*asking, Part("attention/out", 2, places), Part("attention/out_bias", 0, places), *head]
+
+
+def _head(config: HybridConfig, places, removed: str) -> list[Part]:
+    if config.head not in ONE_MATRIX:
+        raise UserError(
+            f"{removed} cannot be removed: it is not known which arrays of the head {config.head} read them; "
+            "add it to deepseek_jax/compress/hybrid_cuts.py"
+        )
+    return [Part("head/kernel", 0, places)]
 
 
 def channels(config: HybridConfig, flat: dict[str, np.ndarray], share: float) -> tuple[HybridConfig, list[Cut]]:
@@ -88,7 +99,7 @@ def _readers_of_map(config: HybridConfig, size: int) -> list[Part]:
     columns = config.map_size[1] if rows else 1
     places = np.arange(columns * size).reshape(columns, size)
     if config.recurrent.kind == "none":
-        return [Part("head/kernel", 0, places)]
+        return _head(config, places, "channels")
     ways = DIRECTIONS[: 1 + config.recurrent.bidirectional]
     return _next_layer(0, ways, places)
 

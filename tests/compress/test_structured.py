@@ -15,7 +15,7 @@ from deepseek_jax.compress.matrices import LINEAR, matrices
 from deepseek_jax.compress.source import Source
 from deepseek_jax.config import Experiment, SupervisedExperiment
 from deepseek_jax.errors import UserError
-from deepseek_jax.models import checks, tree
+from deepseek_jax.models import checks, hybrid_config, tree
 from deepseek_jax.models.attention.kinds import KINDS
 from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.hybrid import Hybrid
@@ -42,6 +42,7 @@ DEEP = HybridConfig(
 )  # fmt: skip
 LITE = dataclasses.replace(DEEP, channels=3, convolution=ConvolutionConfig(kind="efficientnet_lite0", stages=1))
 BARE = dataclasses.replace(LITE, recurrent=RecurrentConfig("none"), attention=AttentionConfig(num_heads=0))
+PLAIN = dataclasses.replace(IMAGE, recurrent=RecurrentConfig("none"), attention=AttentionConfig(num_heads=0))
 
 SLOWLY = pytest.mark.slow
 CASES = {
@@ -225,6 +226,14 @@ def test_heads_of_an_unregistered_attention_are_refused(monkeypatch):
     monkeypatch.delitem(decoder_cuts.TOGETHER, "mla")
     with pytest.raises(UserError, match="it is not known which arrays hold those of mla"):
         structured.remover("heads")(given, PruneConfig(sparsity=0.5), even(given))
+
+
+@pytest.mark.parametrize(("method", "model"), [("units", DEEP), ("channels", PLAIN)])
+def test_what_an_unregistered_head_reads_is_not_removed(method, model, monkeypatch):
+    monkeypatch.setitem(hybrid_config.HEADS, "own", "numbers")
+    given = source_of(dataclasses.replace(model, head="own"))
+    with pytest.raises(UserError, match=f"{method} cannot be removed: it is not known .* of the head own read them"):
+        structured.remover(method)(given, PruneConfig(sparsity=0.5), even(given))
 
 
 def test_pruning_heads_of_a_custom_attention_prunes_its_key_heads(monkeypatch):
