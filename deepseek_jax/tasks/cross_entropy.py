@@ -9,6 +9,7 @@ per token, and sums of gradients once, not once per chunk.
 B batch  S sequence  D model  V vocabulary  c positions per chunk
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -28,6 +29,14 @@ from deepseek_jax.parallel.vocabulary import (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """See `cross_entropy`, which takes them as arguments."""
+
+    z_loss: float
+    chunk_tokens: int
+
+
 def cross_entropy(
     hidden_BSD: Float[Array, "B S D"],
     head_DV: Float[Array, "D V"],
@@ -42,43 +51,44 @@ def cross_entropy(
     loss = sum of weights * (nll + z_loss * logsumexp^2), logits and sums in float32.  A device holds the logits of
     `chunk_tokens` tokens at a time.
     """
-    loss, nll_BS = _cross_entropy(hidden_BSD, head_DV, targets_BS, weights_BS, z_loss, chunk_tokens)
+    options = Options(z_loss, chunk_tokens)
+    loss, nll_BS = _cross_entropy(hidden_BSD, head_DV, targets_BS, weights_BS, options)
     return loss, jax.lax.stop_gradient(nll_BS)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _cross_entropy(hidden_BSD, head_DV, targets_BS, weights_BS, z_loss, chunk_tokens):
-    value = vocabulary.on_vocabulary_shards(functools.partial(_value, z_loss, chunk_tokens), (SUM, BY_TOKEN))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _cross_entropy(hidden_BSD, head_DV, targets_BS, weights_BS, options):
+    value = vocabulary.on_vocabulary_shards(functools.partial(_value, options), (SUM, BY_TOKEN))
     return value(hidden_BSD, head_DV, targets_BS, weights_BS)
 
 
-def _forward(hidden_BSD, head_DV, targets_BS, weights_BS, z_loss, chunk_tokens):
+def _forward(hidden_BSD, head_DV, targets_BS, weights_BS, options):
     both = vocabulary.on_vocabulary_shards(
-        functools.partial(_value_and_gradients, z_loss, chunk_tokens), (SUM, BY_TOKEN, BY_TOKEN, HEAD)
+        functools.partial(_value_and_gradients, options), (SUM, BY_TOKEN, BY_TOKEN, HEAD)
     )
     total, nll_BS, dhidden_BSD, dhead_DV = both(hidden_BSD, head_DV, targets_BS, weights_BS)
     return (total, nll_BS), (dhidden_BSD, dhead_DV)
 
 
-def _value(z_loss, chunk_tokens, hidden_BSD, head_DV, targets_BS, weights_BS):
+def _value(options, hidden_BSD, head_DV, targets_BS, weights_BS):
     def chunk(total, each):
         hidden, targets, weights = each
         nll, normaliser, _ = _likelihood(hidden, head_DV, targets)
-        return total + (weights * (nll + z_loss * jnp.square(normaliser))).sum(), nll
+        return total + _loss(options, weights, nll, normaliser), nll
 
-    total, nll = jax.lax.scan(chunk, jnp.zeros(()), _chunks(chunk_tokens, hidden_BSD, targets_BS, weights_BS))
+    total, nll = jax.lax.scan(chunk, jnp.zeros(()), _chunks(options.chunk_tokens, hidden_BSD, targets_BS, weights_BS))
     return over_tokens(total), _unchunked(nll, targets_BS.shape[1])
 
 
-def _value_and_gradients(z_loss, chunk_tokens, hidden_BSD, head_DV, targets_BS, weights_BS):
+def _value_and_gradients(options, hidden_BSD, head_DV, targets_BS, weights_BS):
     vocabulary_V = jnp.arange(head_DV.shape[1])
 
     def chunk(carry, each):
         total, dhead_DV = carry
         hidden, targets, weights = each
         nll, normaliser, probabilities = _likelihood(hidden, head_DV, targets)
-        total += (weights * (nll + z_loss * jnp.square(normaliser))).sum()
-        dlogits = probabilities * (weights * (1 + 2 * z_loss * normaliser))[..., None]
+        total += _loss(options, weights, nll, normaliser)
+        dlogits = probabilities * (weights * (1 + 2 * options.z_loss * normaliser))[..., None]
         here, _ = local_targets(targets, head_DV.shape[1])
         dlogits -= jnp.where(vocabulary_V == here[..., None], weights[..., None], 0.0)
         dlogits = dlogits.astype(hidden.dtype)
@@ -87,7 +97,7 @@ def _value_and_gradients(z_loss, chunk_tokens, hidden_BSD, head_DV, targets_BS, 
 
     start = jnp.zeros(()), jnp.zeros(head_DV.shape, jnp.float32)
     (total, dhead_DV), (nll, dhidden) = jax.lax.scan(
-        chunk, start, _chunks(chunk_tokens, hidden_BSD, targets_BS, weights_BS)
+        chunk, start, _chunks(options.chunk_tokens, hidden_BSD, targets_BS, weights_BS)
     )
     length = targets_BS.shape[1]
     dhidden_BSD = over_vocabulary(_unchunked(dhidden, length))
@@ -99,13 +109,18 @@ def _value_and_gradients(z_loss, chunk_tokens, hidden_BSD, head_DV, targets_BS, 
     )
 
 
-def _backward(z_loss, chunk_tokens, gradients, cotangents):
+def _backward(options, gradients, cotangents):
     dhidden_BSD, dhead_DV = gradients
     dloss = cotangents[0]
     return (dloss * dhidden_BSD).astype(dhidden_BSD.dtype), (dloss * dhead_DV).astype(dhead_DV.dtype), None, None
 
 
 _cross_entropy.defvjp(_forward, _backward)
+
+
+def _loss(options, weights, nll, normaliser):
+    """Of one chunk; `_value_and_gradients` has its gradient by the logits."""
+    return (weights * (nll + options.z_loss * jnp.square(normaliser))).sum()
 
 
 def _likelihood(hidden, head_DV, targets):
