@@ -9,6 +9,7 @@ from rich.table import Table
 
 from deepseek_jax.config import EvalConfig
 from deepseek_jax.parallel import processes
+from deepseek_jax.tasks.scores import HIGHER, LOWER
 from deepseek_jax.train.shown import Shown
 from deepseek_jax.train.sinks import FILE, has_scores, read_rows
 
@@ -48,7 +49,7 @@ def show(console: Console, workdir: Path, shown: Shown, results: list[str]):
     scores = final_scores(workdir, shown)
     table = Table(show_header=False)
     timing = {shown.speed: (f"{shown.unit}/s", ",.0f"), GOODPUT: ("goodput, share of wall time in steps", ".1%")}
-    for name, (label, form) in (shown.labels | timing).items():
+    for name, (label, form) in (shown.labels | _without_label(shown) | timing).items():
         if name in scores:
             table.add_row(label, format(scores[name], form))
     table.add_row("run directory", str(workdir))
@@ -56,3 +57,9 @@ def show(console: Console, workdir: Path, shown: Shown, results: list[str]):
     for number, result in enumerate(results, start=1):
         console.rule(f"sample {number}")
         console.print(result, markup=False, highlight=False)
+
+
+def _without_label(shown: Shown) -> dict[str, tuple[str, str]]:
+    """Scores that nobody gave a label, such as one of a user's own, are shown by their names."""
+    names = {FINAL + name: name for name in (*HIGHER, *LOWER)}
+    return {key: (name, ".5g") for key, name in names.items() if key not in shown.labels}

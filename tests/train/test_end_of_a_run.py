@@ -1,4 +1,4 @@
-"""Samples and compressor baselines at the end of a text run read no more of the held-out text than they need."""
+"""What a run ends with: its table of scores; samples and baselines, which read no more held-out text than they need."""
 
 import dataclasses
 import gzip
@@ -9,14 +9,16 @@ import shutil
 import types
 
 import pytest
+from rich.console import Console
 
 from deepseek_jax import whole_files
 from deepseek_jax.config import EvalConfig, Experiment
 from deepseek_jax.data import compressors
 from deepseek_jax.data.pipeline import Corpus, open_corpus
 from deepseek_jax.parallel import processes
-from deepseek_jax.train import samples
+from deepseek_jax.train import samples, summary
 from deepseek_jax.train.language_model import LanguageModelTask
+from deepseek_jax.train.shown import SHOWN
 from tests.train import tiny
 
 
@@ -89,3 +91,13 @@ def test_compressed_sizes_need_no_writable_directory(uncompressed, monkeypatch):
     monkeypatch.setattr(whole_files, "write_json", refuse)
     first = compressors.total_bits_per_byte(uncompressed)
     assert compressors.total_bits_per_byte(uncompressed) == first != {}
+
+
+def test_a_score_without_a_label_is_in_the_table_under_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(summary, "LOWER", (*summary.LOWER, "median_error"))
+    row = {"step": 3, "final/mse": 0.25, "final/median_error": 0.125, "final/loss/part": 1.0}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    with (console := Console(width=120)).capture() as captured:
+        summary.show(console, tmp_path, SHOWN["supervised"], [])
+    shown = [line.strip("│ ").split() for line in captured.get().splitlines() if line.startswith("│")]
+    assert shown[:2] == [["test", "mean", "squared", "error", "│", "0.25"], ["median_error", "│", "0.125"]]
