@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from deepseek_jax.errors import UserError
 from deepseek_jax.studies.outcome import Trained, error_summary, finite
 from deepseek_jax.studies.runs import Run
 from deepseek_jax.studies.source_names import source_name
@@ -81,7 +82,12 @@ def restore(run: Run) -> Trained:
     found = restore_model(run.directory)
     experiment, params, buffers, graphdef = found.experiment, found.params, found.buffers, found.graphdef
     if run.variant.edit:
-        experiment, params, buffers = run.variant.edit(experiment, params, buffers)
+        edited = run.variant.edit(experiment, params, buffers)
+        if not (isinstance(edited, (tuple, list)) and len(edited) == 3):
+            raise UserError(
+                f"the edit {run.variant.edit.__name__} must return (experiment, params, buffers), as it was given them."
+            )
+        experiment, params, buffers = edited
         graphdef, _, _ = structure(experiment, run.directory)
     return Trained(experiment, run.directory, graphdef, params, buffers)
 

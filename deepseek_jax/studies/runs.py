@@ -97,7 +97,9 @@ def plan(loaded: Loaded, root: Path) -> list[Run]:
                 directory = _directory(root / loaded.name / name, f"-{seed}-{same}", root)
                 if not (directory / record.FILE).exists():  # not begun: the first variant with this experiment does it
                     directory = shared.setdefault(same, directory)
-                found.append(Run(variant, seed, experiment, directory, root / loaded.name / "failed" / f"{name}.json"))
+                edit = f"-{source_name(variant.edit)}" if variant.edit else ""  # a changed edit has not failed
+                failed = root / loaded.name / "failed" / f"{name}{edit}.json"
+                found.append(Run(variant, seed, experiment, directory, failed))
     return found
 
 

@@ -20,7 +20,7 @@ from deepseek_jax.studies.differences import difference
 from deepseek_jax.studies.study import Variant, load, slugs
 from deepseek_jax.studies.sweep import Sweep
 from deepseek_jax.tasks import scores
-from deepseek_jax.train import evaluate
+from deepseek_jax.train import evaluate, restore
 from tests.conftest import ROOT
 from tests.studies import fake
 from tests.studies.fake import STUDY, Killed
@@ -601,6 +601,23 @@ def test_an_edited_variant_has_the_scores_of_its_edited_model(make, trainer, roo
     assert results.values(results.gather(loaded, root), "final/loss")["spoilt"] == dict.fromkeys(range(3), 9.0)
     speed_ups = {line.split(" | ")[0]: line.split(" | ")[7] for line in text.splitlines() if " | 1,000 | " in line}
     assert speed_ups["| spoilt"] == "" != speed_ups["| high"]
+
+
+def test_an_edit_that_failed_is_tried_again_once_it_is_changed(make, trainer, root, monkeypatch):
+    trained = types.SimpleNamespace(experiment=None, params={}, buffers={}, graphdef=None)
+    monkeypatch.setattr(restore, "restore_model", lambda directory: trained)
+    monkeypatch.setattr(restore, "structure", lambda experiment, directory: (None, {}, {}))
+    monkeypatch.setattr(measuring, "held_out_scores", lambda trained: {"final/loss": 9.0})
+    edit = "def spoil(*model):\n    return model[1:]\n\n\nfrom experiments import"
+    text = STUDY.replace("from experiments import", edit)
+    loaded = make('Variant("spoilt", edit=spoil),', text)
+    running.work([loaded], root, QUIET)
+    reason = "the edit spoil must return (experiment, params, buffers), as it was given them."
+    assert [run.failure for run in running.failed(loaded, root)] == 3 * [reason]
+    mended = make('Variant("spoilt", edit=spoil),', text.replace("model[1:]", "model"))
+    assert len(running.to_do(mended, root)) == 3 and not running.failed(mended, root)
+    running.work([mended], root, QUIET)
+    assert results.values(results.gather(mended, root), "final/loss")["spoilt"] == dict.fromkeys(range(3), 9.0)
 
 
 def test_an_edited_model_without_scores_does_not_inherit_any(make, trainer, root, monkeypatch):
