@@ -2,11 +2,17 @@
 
 from collections.abc import Callable
 
+import jax
+from flax import nnx
+
 from deepseek_jax.compress import cuts, decoder_cuts, hybrid_cuts, source
 from deepseek_jax.compress.config import PruneConfig
 from deepseek_jax.compress.removal import Moments, Removed
 from deepseek_jax.compress.source import Source
 from deepseek_jax.errors import UserError
+from deepseek_jax.models import tree
+from deepseek_jax.models.decoder import Decoder
+from deepseek_jax.models.hybrid import Hybrid
 
 FINDERS = {  # (config, arrays by path, share to remove) -> (the smaller config, the cuts that lead to it)
     "language_model": {
@@ -25,9 +31,25 @@ def remover(kind: str) -> Callable[[Source, PruneConfig, Moments], Removed]:
         model, found = _cuts(kind, given, settings.sparsity)
         flat = cuts.arrays(given)
         choices = [(cut, cuts.strongest(cuts.importance(cut, flat, moments), cut.keep)) for cut in found]
-        return cuts.remove(source.with_sections(given), model, choices)
+        removed = cuts.remove(source.with_sections(given), model, choices)
+        _check_shapes(kind, removed.source)
+        return removed
 
     return remove
+
+
+def _check_shapes(kind: str, smaller: Source):
+    """UserError if the smaller model has an array of another shape: one that should have been cut but is in no cut."""
+    make, file = (Hybrid, "hybrid") if smaller.experiment.family == "supervised" else (Decoder, "decoder")
+    abstract = jax.eval_shape(lambda: make(smaller.model, rngs=nnx.Rngs(params=0)))
+    _, params, buffers = tree.split(abstract)
+    found = cuts.arrays(smaller)
+    for path, needed in (tree.flatten(params) | tree.flatten(buffers)).items():
+        if found[path].shape != needed.shape:
+            raise UserError(
+                f"{kind} cannot be removed: {path} would keep the shape {found[path].shape}, and the smaller model "
+                f"needs {needed.shape}; add it to deepseek_jax/compress/{file}_cuts.py."
+            )
 
 
 def checker(kind: str) -> Callable[[Source, PruneConfig], object]:

@@ -244,3 +244,20 @@ def test_pruning_heads_of_a_custom_attention_prunes_its_key_heads(monkeypatch):
     smaller = structured.remover("heads")(given, PruneConfig(sparsity=0.5), even(given)).source
     assert smaller.model.num_key_value_heads == GQA.num_key_value_heads // 2
     assert np.isfinite(outputs(smaller)).all()
+
+
+def test_an_array_of_a_custom_attention_that_is_in_no_cut_is_named(monkeypatch):
+    class Own(KINDS["gqa"]):
+        def __init__(self, config, kind, *, rngs):
+            super().__init__(config, kind, rngs=rngs)
+            self.gate = tree.zeros((config.hidden_size, config.num_attention_heads), ("embed", "heads"))
+
+    monkeypatch.setitem(KINDS, "own", Own)
+    monkeypatch.setitem(checks.OF_ATTENTION, "own", checks.OF_ATTENTION["gqa"])
+    monkeypatch.setitem(decoder_cuts.TOGETHER, "own", decoder_cuts.TOGETHER["gqa"])
+    given = source_of(dataclasses.replace(GQA, layer_types=("own",), qk_rope_head_dim=GQA.head_dim))
+    stays = (
+        r"attention/gate would keep the shape \(1, 32, 8\), and the smaller model needs \(1, 32, 4\); .*decoder_cuts"
+    )
+    with pytest.raises(UserError, match=stays):
+        structured.remover("heads")(given, PruneConfig(sparsity=0.5), even(given))
