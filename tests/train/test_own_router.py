@@ -61,6 +61,16 @@ def test_what_a_router_reports_of_tokens_is_in_the_row_by_layer(batch, monkeypat
     assert all(0 < best <= MODEL.routed_scaling_factor for best in row["router/own/best"].values())
 
 
+def test_a_router_that_does_not_choose_by_scores_has_no_balance_loss(batch, monkeypatch):
+    def balance():
+        *model, measure, _ = started()
+        return float(measure(*model, batch, 0, 0)["loss/balance"])
+
+    assert balance() > 0
+    monkeypatch.setitem(router.ROUTERS, "moe", type("Fixed", (Telling,), {"by_scores": False}))
+    assert balance() == 0  # nor has the hash table of layer 1
+
+
 def test_other_routers_report_nothing_of_their_own(batch):
     assert not any(name.startswith("router/own") for name in row_of(batch))
 

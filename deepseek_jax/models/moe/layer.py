@@ -23,11 +23,10 @@ from deepseek_jax.parallel.expert import tokenwise
 class MixtureOfExperts(nnx.Module):
     """Routed experts, chosen for each token, plus the shared experts as one SwiGLU that every token passes through.
 
-    `kind`: "moe", where scores choose the experts, or "hash_moe", where a table does.
+    `kind`: a name in `ROUTERS`, such as "moe", where scores choose the experts, or "hash_moe", where a table does.
     """
 
     def __init__(self, config: ModelConfig, kind: str, *, rngs: nnx.Rngs):
-        self.kind = kind
         self.router = ROUTERS[kind](config, rngs=rngs)
         self.experts = Experts(config, rngs=rngs)
         if config.n_shared_experts:
@@ -46,7 +45,7 @@ class MixtureOfExperts(nnx.Module):
 
     def report(self, routing: Routing, context: Context) -> RouterReport:
         found = report(routing, context.counted_BS)
-        if self.kind == "hash_moe":  # a balance loss on scores cannot change what the table chooses
+        if not getattr(self.router, "by_scores", True):  # a balance loss on scores could not change the choice
             none = {name: jnp.zeros_like(getattr(found, name)) for name in ("balance", "share_E")}
             found = dataclasses.replace(found, **none)
         return found

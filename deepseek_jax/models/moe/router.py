@@ -71,6 +71,8 @@ class TopKRouter(nnx.Module):
 class HashRouter(nnx.Module):
     """Looks the experts up in a table by token id (arXiv:2106.04426); scores determine only the weights (V4)."""
 
+    by_scores = False  # has no balance loss
+
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.kernel = _kernel(config, rngs)
