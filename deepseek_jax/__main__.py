@@ -45,7 +45,7 @@ def _no_room(error: RuntimeError) -> str:
     said = str(error).removeprefix("RESOURCE_EXHAUSTED: ").split("\n")[0].split(" [")[0].rstrip(".")
     return (
         f"the device's memory is too small ({said}).  Training needs less with a smaller train.microbatch_size, over "
-        "more devices, or, of a language model, with train.remat set to dots or full; `generate` with fewer "
+        "more devices, or for a language model with train.remat set to dots or full; `generate` with fewer "
         "--max-new-tokens or prompts; every verb with smaller batches or bfloat16."
     )
 

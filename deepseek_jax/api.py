@@ -148,7 +148,7 @@ def from_config(config: ModelConfig | str | Path, seed: int = 0, dtype: DTypeLik
     if not isinstance(config, ModelConfig):
         experiment = resolve(str(config), {})
         if experiment.family != "language_model":
-            raise UserError(f"{config} is of a hybrid network; from_config makes language models.")
+            raise UserError(f"{config} describes a hybrid network; from_config makes language models.")
         config = experiment.model
     dtype, seed = _name_of(dtype), _whole(seed, "seed", 0, MOST)
     drawn_as = "bfloat16" if dtype == "bfloat16" else "float32"  # a kernel that draws float16 rounds differently
@@ -162,7 +162,7 @@ def save_pretrained(model: Model, directory: str | Path, spelling: str = "huggin
     `spelling` "deepseek" gives V4's tensors and config.json the names under which DeepSeek ships them.
     """
     if spelling not in SPELLINGS:
-        raise UserError(f"spelling is {spelling!r}; it must be one of {', '.join(SPELLINGS)}.")
+        raise UserError(f"spelling is {spelling!r}; choose one of {', '.join(SPELLINGS)}.")
     if Path(directory).is_file():
         raise UserError(f"{directory} is a file; give a directory.")
     arrays = model.params, model.buffers
@@ -291,7 +291,7 @@ def _name_of(dtype: DTypeLike) -> str:
     except TypeError:
         name = None
     if name not in DTYPES:
-        raise UserError(f"dtype is {dtype!r}; it must be one of {', '.join(DTYPES)}.")
+        raise UserError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
     return name
 
 

@@ -41,7 +41,7 @@ def pattern(key: str, value: str):
     try:
         re.compile(value)
     except re.error as error:
-        raise UserError(f"{key} is {value!r}, which is no regular expression: {error}.") from None
+        raise UserError(f"{key} is {value!r}, which is not a regular expression: {error}.") from None
 
 
 @functools.cache

@@ -69,7 +69,9 @@ def override(config: ConfigDict, overrides: Mapping[str, object], origin: str):
             raise UserError(f"{origin} has no key {key}{fields.nearest(key, family)}")
         section, _, name = key.rpartition(".")
         if not section:
-            raise UserError(f"{key} is {family} in {origin}, which decides what can be set; give a config of another.")
+            raise UserError(
+                f"{key} is {family} in {origin}, which decides what can be set; give a config of another family."
+            )
         node = config
         for part in section.split("."):
             node = node[part]

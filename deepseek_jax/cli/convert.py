@@ -63,7 +63,7 @@ def run(args):
 
 def _check(args, source):
     if not (source.is_dir() or (source.is_file() and source.suffix == ".gguf")):
-        raise UserError(f"{source} is no directory; give that of a checkpoint, or a .gguf file.")
+        raise UserError(f"{source} is not a directory; give that of a checkpoint, or a .gguf file.")
     if source.is_file() and args.to == "orbax":
         raise UserError(f"{source} can only be converted to safetensors; convert these to orbax afterwards.")
     if args.to == "orbax" and args.spelling:

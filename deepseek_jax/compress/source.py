@@ -49,7 +49,7 @@ def read(directory: str | Path, step: int | None = None) -> Source:
         model = dataset_record.read(directory).model if experiment.family == "supervised" else experiment.model
         return Source(directory, experiment, trained.step, model, trained.params, trained.buffers)
     if step is not None:
-        raise UserError(f"{directory} is no run directory and has no checkpoint of step {step}; leave the step out.")
+        raise UserError(f"{directory} is not a run directory and has no checkpoint of step {step}; leave the step out.")
     found = any_checkpoint.read(directory)
     if found.config is None:
         raise UserError(f"{directory} holds only a part of a network; give the run directory of a whole one.")

@@ -73,7 +73,7 @@ def _found(kind: str, given: Source, share: float):
         raise UserError(f"--method {kind} does not apply to {given.directory}")
     model, found = finders[kind](given.model, cuts.arrays(given), share)
     if not found:
-        raise UserError(f"{given.directory} has no {kind} to take out")
+        raise UserError(f"{given.directory} has no {kind} to remove")
     if model == given.model:
         raise UserError(f"--sparsity {share} removes none of the {kind}, which are removed whole")
     return model, found

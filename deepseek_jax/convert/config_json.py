@@ -146,7 +146,7 @@ def _from_fields(values):
     known = ModelConfig.__dataclass_fields__
     if unknown := sorted(values.keys() - known.keys() - BESIDE):
         raise UserError(
-            f"config.json has {unknown[0]} {values[unknown[0]]!r}, which is no field of ModelConfig; take it out, or "
+            f"config.json has {unknown[0]} {values[unknown[0]]!r}, which is not a field of ModelConfig; remove it, or "
             "add that field."
         )
     return _built({key: value for key, value in values.items() if key in known})

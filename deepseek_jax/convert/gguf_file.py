@@ -57,7 +57,7 @@ def _open(source):
     try:
         return gguf.GGUFReader(source)
     except (OSError, ValueError, IndexError) as error:  # IndexError: the file ends within its header
-        raise UserError(f"{source} is no GGUF file that can be read: {error}.") from None
+        raise UserError(f"{source} is not a GGUF file that can be read: {error}.") from None
 
 
 def _config(reader, source) -> dict:

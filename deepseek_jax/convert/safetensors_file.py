@@ -108,7 +108,7 @@ def _header(file) -> tuple[dict[str, dict], int]:
         stream.seek(8)
         header = _parsed(stream.read(start - 8)) if start <= file.stat().st_size else None
     if header is None:
-        raise UserError(f"{file} is no safetensors file, or a damaged one; copy it again.")
+        raise UserError(f"{file} is not a safetensors file, or is damaged; copy it again.")
     return header, start
 
 

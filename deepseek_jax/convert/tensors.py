@@ -87,11 +87,11 @@ def read_json(path: Path) -> dict:
     try:
         values = json.loads(path.read_text())
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        raise UserError(f"cannot read {path}: {error.strerror}.") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON: {error}.") from None
+        raise UserError(f"{path} is not JSON: {error}.") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path} holds no JSON object.")
+        raise UserError(f"{path} is not a JSON object.")
     return values
 
 

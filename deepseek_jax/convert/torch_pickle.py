@@ -32,7 +32,7 @@ def load(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"cannot read {path}: {error.strerror}.") from None
     except (pickle.UnpicklingError, *DAMAGED) as error:
         reason = str(error) or type(error).__name__
-        raise UserError(f"{path} is no .pth file of arrays that can be read: {reason}.") from None
+        raise UserError(f"{path} is not a .pth file of arrays that can be read: {reason}.") from None
 
 
 def _load(stream) -> dict[str, np.ndarray]:

@@ -44,7 +44,10 @@ def _from_ratios(values):
     ratios = values["compress_ratios"]
     others = sorted(set(ratios) - {0, CSA_RATE})
     if len(others) > 1:
-        raise UserError(f"config.json has layers with {' and '.join(map(str, others))} tokens in a block; one can be.")
+        raise UserError(
+            f"config.json has compress_ratios {' and '.join(map(str, others))}; beside 0 and {CSA_RATE}, only one "
+            "other can be read."
+        )
     kinds = {0: "window", CSA_RATE: "csa"} | dict.fromkeys(others, "hca")
     rates = {"csa_rate": CSA_RATE, "hca_rate": others[0] if others else ModelConfig.hca_rate}
     return {"layer_types": _with_mtp([kinds[ratio] for ratio in ratios], values)} | rates

@@ -118,7 +118,8 @@ def _opened(path: pathlib.Path) -> Iterator[BinaryIO]:
         with path.open("rb") as file:
             yield file
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); mend it or take it out of the source.") from None
+        mend = "make it readable, or remove it from the source"
+        raise UserError(f"cannot read {path}: {error.strerror}; {mend}.") from None
 
 
 def _is_otherwise_encoded(file: BinaryIO, path: pathlib.Path, skipped: Skipped) -> bool:

@@ -145,9 +145,9 @@ def _check_experts(config):
     if config.topk_method in WITHOUT_GROUPS:
         groups, kept = 1, 1
     if config.scoring_func not in SCORING:
-        raise UserError(f"model.scoring_func is {config.scoring_func!r}; it must be one of {', '.join(SCORING)}.")
+        raise UserError(f"model.scoring_func is {config.scoring_func!r}; choose one of {', '.join(SCORING)}.")
     if config.topk_method not in TOPK:
-        raise UserError(f"model.topk_method is {config.topk_method!r}; it must be one of {', '.join(TOPK)}.")
+        raise UserError(f"model.topk_method is {config.topk_method!r}; choose one of {', '.join(TOPK)}.")
     if groups < 1 or experts % groups:
         raise UserError(f"model.n_routed_experts ({experts}) must be a multiple of n_group ({groups}).")
     if not 1 <= kept <= groups:

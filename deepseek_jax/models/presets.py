@@ -147,5 +147,5 @@ PRESETS = {
 def preset(name: str) -> ModelConfig:
     """The config of a released model; `name` is case-insensitive.  Raises UserError for an unknown name."""
     if name.lower() not in PRESETS:
-        raise UserError(f"there is no released model {name!r}; give one of {', '.join(PRESETS)}.")
+        raise UserError(f"there is no released model {name!r}; choose one of {', '.join(PRESETS)}.")
     return PRESETS[name.lower()]

@@ -29,7 +29,7 @@ def parse(text: str) -> Topology:
     """Parses a topology's name; raises UserError for an unknown chip or a grid with the wrong number of dimensions."""
     name, _, grid = text.lower().partition(":")
     if name not in CHIPS:
-        raise UserError(f"there is no chip {name!r} in --topology {text}; give one of {', '.join(CHIPS)}.")
+        raise UserError(f"there is no chip {name!r} in --topology {text}; choose one of {', '.join(CHIPS)}.")
     dims, what, example = _grid_of(CHIPS[name])
     if not re.fullmatch(rf"[1-9]\d*(x[1-9]\d*){{{dims - 1}}}", grid):
         raise UserError(f"--topology {text} must give the {what}, for example {name}:{example}.")

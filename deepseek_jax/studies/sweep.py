@@ -28,7 +28,7 @@ class LogUniform:
 @dataclasses.dataclass(frozen=True)
 class Halving:
     """Successive halving (arXiv:1502.07943): at each of `rungs`, shares of the steps, the best share `keep` of the
-    remaining candidates goes on, by the metric's mean over seeds, measured at the same step of the same schedule."""
+    remaining candidates continues, by the metric's mean over seeds, measured at the same step of the same schedule."""
 
     rungs: Sequence[float] = (0.25, 0.5)
     keep: float = 0.5
@@ -39,7 +39,7 @@ class Halving:
             raise UserError(f"halving has rungs={self.rungs}, keep={self.keep}; write rising shares between 0 and 1.")
 
     def survivors(self, scores: Mapping[str, float]) -> list[str]:
-        """The names that go on, at least one, in the given order.  Lower is better; a failed one scores infinity."""
+        """The names that continue, at least one, in the given order.  Lower is better; a failed one scores infinity."""
         count = max(1, math.ceil(self.keep * len(scores)))
         cost = {name: score if math.isfinite(score) else math.inf for name, score in scores.items()}
         best = sorted(cost, key=lambda name: (cost[name], list(cost).index(name)))[:count]
@@ -55,7 +55,7 @@ class Sweep:
     samples   number of random candidates; 0: the grid
     across    a key of `search`; one choice of the other keys should do well at all its values.  The report picks the
               choice with the least regret: its largest excess over the best score at the same value
-    halving   when unpromising candidates are stopped; None: never.  With `across`, a choice goes on at all values or
+    halving   when unpromising candidates are stopped; None: never.  With `across`, a choice continues at all values or
               at none, by its regret
     metric    lower is better; with halving, one that is evaluated during training: val/...
     """
@@ -91,7 +91,7 @@ class Sweep:
         count, different = len(self.names), len(set(self.names))
         if different < count:
             raise UserError(
-                f"of the search's {count} candidates only {different} differ; lower samples, or mend the grid."
+                f"of the search's {count} candidates only {different} differ; lower samples, or correct the grid."
             )
 
     @property
@@ -117,7 +117,7 @@ class Sweep:
         return [variant.name for variant in self.variants]
 
     def survivors(self, scores: Mapping[str, float]) -> list[str]:
-        """The names of the candidates that go on by the rule of `halving`."""
+        """The names of the candidates that continue by the rule of `halving`."""
         if not self.across:
             return self.halving.survivors(scores)
         left = self.halving.survivors(self.regrets(scores))

@@ -74,7 +74,7 @@ def build(loaded: Loaded, results: Mapping) -> list[Block]:
     whole = f", each choice at all values of `{sweep.across}` or at none" if sweep.across else ""
     rule = (
         f"Stopped early: after {', '.join(f'{share:.0%}' for share in sweep.halving.rungs)} of the steps the best "
-        f"{sweep.halving.keep:.0%} by `{sweep.metric}` go on{whole}."
+        f"{sweep.halving.keep:.0%} by `{sweep.metric}` continue{whole}."
         if sweep.halving
         else "None is stopped early."
     )

@@ -28,8 +28,8 @@ class ObjectiveConfig:
             raise UserError(f"objective.label_smoothing is {self.label_smoothing}; it must be from 0 to below 1.")
         if self.label_smoothing and self.name not in OF_CLASSES:
             raise UserError(
-                f"objective.label_smoothing is {self.label_smoothing}, but {self.name} is no loss of classes; set it "
-                f"to 0, or objective.name to {' or '.join(OF_CLASSES)}."
+                f"objective.label_smoothing is {self.label_smoothing}, but {self.name} is not a loss of classes; set "
+                f"it to 0, or objective.name to {' or '.join(OF_CLASSES)}."
             )
         for name in ("focal_gamma", "size_weight", "offset_weight", "l1", "l2"):
             if getattr(self, name) < 0:

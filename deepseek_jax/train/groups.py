@@ -13,8 +13,8 @@ def check(groups: tuple[str, ...], params):
     for pattern, _ in map(parameter_group, groups):
         if not any(pattern.search(path) for path in paths):
             raise UserError(
-                f"optimizer.groups: no trained parameter's path has {pattern.pattern!r}; there are {paths[0]}, "
-                f"{paths[-1]}."
+                f"optimizer.groups has {pattern.pattern!r}, which matches no trained parameter's path; there are "
+                f"{paths[0]}, {paths[-1]}."
             )
 
 

@@ -50,7 +50,10 @@ def first_state(setup: Setup, say: Callable[[str], None]) -> State:
     if start.checkpoint:
         found = any_checkpoint.read(Path(start.checkpoint), lambda _: setup.mesh, best=start.best)
         if found.family != setup.experiment.family:
-            raise UserError(f"start.checkpoint is {start.checkpoint}, a model of the family {found.family}.")
+            raise UserError(
+                f"start.checkpoint is {start.checkpoint}, a model of the family {found.family}; "
+                f"this experiment is of the family {setup.experiment.family}."
+            )
         model = _fitted(setup, found)
         _check_tokenizer(setup)
         if different := ", ".join(filter(None, (_different(setup, found), *_of_other_data(setup)))):
@@ -81,7 +84,7 @@ def _new_paths(fresh: str, paths: Iterable[str]) -> set[str]:
     if fresh and not new:
         names = [_name(path) for path in paths]
         raise UserError(
-            f"start.fresh is {fresh!r}, which is found in no parameter's path; there are {names[0]}, {names[-1]}."
+            f"start.fresh is {fresh!r}, which matches no parameter's path; there are {names[0]}, {names[-1]}."
         )
     return new
 
@@ -112,7 +115,7 @@ def _check(setup: Setup, found: Found, path: str, here, there):
     because = _different(setup, found) or "the names of layers differ"
     raise UserError(
         f"{name} does not fit: {directory} {sizes[0]} and this model {sizes[1]}; there {because}.  Make them equal, or "
-        f"set start.fresh to a pattern that is found in {name}."
+        f"set start.fresh to a pattern that matches {name}."
     )
 
 

@@ -127,8 +127,8 @@ def _check_rounded(config, buffers, params):
         found = [path for path in kept if pattern and re.search(pattern, path)]
         if found and not any(re.search(pattern, path) for path in own):
             raise UserError(
-                f"tune.{name} is {pattern!r}, which is found in nothing but what quantize.weights keeps rounded and "
-                f"untrained, such as {found[0]}; {mend}."
+                f"tune.{name} is {pattern!r}, which matches only what quantize.weights keeps rounded and untrained, "
+                f"such as {found[0]}; {mend}."
             )
     layers = {layer for path in filter(EXPERTS.match, kept) for layer in layers_of(stack_of(path))}
     if rounded := layers & experts_of(config.experts).keys():

@@ -199,8 +199,8 @@ def test_overrides_are_split_from_options():
             RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 142GiB with allocator x. [a='']"),
             2,
             "deepseek-jax: the device's memory is too small (Out of memory while trying to allocate 142GiB with "
-            "allocator x).  Training needs less with a smaller train.microbatch_size, over more devices, or, of a "
-            "language model, with train.remat set to dots or full; `generate` with fewer --max-new-tokens or prompts; "
+            "allocator x).  Training needs less with a smaller train.microbatch_size, over more devices, or for a "
+            "language model with train.remat set to dots or full; `generate` with fewer --max-new-tokens or prompts; "
             "every verb with smaller batches or bfloat16.\n",
         ),
     ],

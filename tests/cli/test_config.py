@@ -99,7 +99,7 @@ def test_overrides_are_parsed_as_the_type_of_their_field(key, text, value):
         (
             "family",
             "supervised",
-            f"family is language_model in {TINY}, which decides what can be set; give a config of another.",
+            f"family is language_model in {TINY}, which decides what can be set; give a config of another family.",
         ),
         ("model", "1", f"model is a section of {TINY}; set one of its keys, such as model.vocab_size."),
         ("train.steps", "many", "train.steps is 'many'; it must be a whole number."),

@@ -246,7 +246,8 @@ def test_impossible_options_are_refused_in_one_sentence(folder, deepseek_jax, wo
 def test_a_step_of_a_released_model_is_refused(deepseek_jax, tmp_path, words):
     verb, *options = words
     status, _, err = deepseek_jax(verb, str(V3), str(tmp_path / "out"), *options, "77")
-    assert status == 2 and err.endswith("is no run directory and has no checkpoint of step 77; leave the step out.\n")
+    assert status == 2
+    assert err.endswith("is not a run directory and has no checkpoint of step 77; leave the step out.\n")
 
 
 @pytest.mark.parametrize(

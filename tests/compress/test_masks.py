@@ -116,7 +116,7 @@ def test_a_pattern_that_does_not_divide_is_refused_with_those_that_do():
     [
         ({"sparsity": 1.0}, "prune.sparsity is 1.0; it must lie between 0 and 1, both excluded"),
         ({"pattern": "4:2"}, "prune.pattern is '4:2'; write N:M, as in 2:4, to keep"),
-        ({"paths": "["}, r"prune.paths is '\[', which is no regular expression"),
+        ({"paths": "["}, r"prune.paths is '\[', which is not a regular expression"),
         ({"begin": 0.8}, "prune.begin is 0.8 and prune.end 0.6"),
     ],
 )

@@ -187,7 +187,7 @@ def test_units_are_matched_before_experts_are_averaged():
         (structured.remover("channels"), TEXT, 0.5, "channels cannot be removed: a group norm takes means"),
         (structured.remover("channels"), LITE, 0.5, "of efficientnet_lite0 hand .* Prune heads, units or single"),
         (structured.remover("channels"), BARE, 0.5, "the same channels .* to the next.  Prune single weights instead"),
-        (structured.remover("heads"), BARE, 0.5, "runs/x has no heads to take out.  Prune single weights instead"),
+        (structured.remover("heads"), BARE, 0.5, "runs/x has no heads to remove.  Prune single weights instead"),
         (structured.remover("units"), TEXT, 0.5, "units cannot be removed: attention.norm .*  Prune heads or single"),
     ],
 )  # fmt: skip

@@ -131,7 +131,7 @@ def test_a_section_that_is_null_is_refused_by_name():
 
 def test_an_unknown_field_is_refused():
     written = config_json.to_json(dataclasses.replace(config_json.from_json(values("v3/config.json")), hc_mult=2))
-    with pytest.raises(UserError, match="config.json has embedding_scale 3.0, which is no field of ModelConfig"):
+    with pytest.raises(UserError, match="config.json has embedding_scale 3.0, which is not a field of ModelConfig"):
         config_json.from_json(written | {"embedding_scale": 3.0})
     assert config_json.from_json(written | {"torch_dtype": "bfloat16"}) == config_json.from_json(written)
 

@@ -132,7 +132,7 @@ def test_a_quantised_checkpoint_becomes_bfloat16(deepseek_jax, tmp_path):
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["nowhere", "out"], "nowhere is no directory"),
+        (["nowhere", "out"], "nowhere is not a directory"),
         ([str(V3), "."], "is not empty"),
         ([str(V3), "something"], "something is a file; give a directory that does not exist yet."),
         ([str(V3), "out", "--to", "orbax", "--spelling", "deepseek"], "cannot be used with --to orbax"),

@@ -168,20 +168,20 @@ def file_of(header: bytes) -> bytes:
     "content, message",
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
-        (b"\xff" * 16, "is no safetensors file"),
-        (file_of(b"[]"), "is no safetensors file"),
-        pytest.param(file_of(b"[" * 10**5), "is no safetensors file", id="nested"),
-        (file_of(b'{"a": {"dtype": "F32"}}'), "is no safetensors file"),
+        (b"\xff" * 16, "is not a safetensors file"),
+        (file_of(b"[]"), "is not a safetensors file"),
+        pytest.param(file_of(b"[" * 10**5), "is not a safetensors file", id="nested"),
+        (file_of(b'{"a": {"dtype": "F32"}}'), "is not a safetensors file"),
         (file_of(b'{"a": {"dtype": "C64", "shape": [1], "data_offsets": [0, 8]}}'), "holds a as C64"),
         (
             file_of(b'{"a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 8]}}'),
             r"holds a in 8 bytes, but \(2, 2\) takes 16",
         ),
-        (file_of(b'{"a": {"dtype": "F32", "shape": 2, "data_offsets": [0, 8]}}'), "is no safetensors file"),
-        (file_of(b'{"a": {"dtype": "F32", "shape": [2.0], "data_offsets": [0, 8]}}'), "is no safetensors file"),
-        (file_of(b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}'), "is no safetensors file"),
-        (file_of(b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [8]}}'), "is no safetensors file"),
-        (file_of(b'{"a": {"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}}'), "is no safetensors file"),
+        (file_of(b'{"a": {"dtype": "F32", "shape": 2, "data_offsets": [0, 8]}}'), "is not a safetensors file"),
+        (file_of(b'{"a": {"dtype": "F32", "shape": [2.0], "data_offsets": [0, 8]}}'), "is not a safetensors file"),
+        (file_of(b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}'), "is not a safetensors file"),
+        (file_of(b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [8]}}'), "is not a safetensors file"),
+        (file_of(b'{"a": {"dtype": ["F32"], "shape": [2], "data_offsets": [0, 8]}}'), "is not a safetensors file"),
     ],
 )
 def test_malformed_safetensors_files_are_refused(directory, content, message):
@@ -193,11 +193,11 @@ def test_malformed_safetensors_files_are_refused(directory, content, message):
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("config.json", "{", "config.json is no JSON"),
-        ("config.json", "[]", "config.json holds no JSON object"),
-        pytest.param("config.json", "[" * 10**5, "config.json is no JSON", id="nested"),
+        ("config.json", "{", "config.json is not JSON"),
+        ("config.json", "[]", "config.json is not a JSON object"),
+        pytest.param("config.json", "[" * 10**5, "config.json is not JSON", id="nested"),
         ("model.safetensors.index.json", "{}", "has no weight_map"),
-        ("model.safetensors.index.json", "{", "index.json is no JSON"),
+        ("model.safetensors.index.json", "{", "index.json is not JSON"),
         ("model.safetensors.index.json", '{"weight_map": {"lm_head.weight": 1}}', "has no weight_map"),
     ],
 )

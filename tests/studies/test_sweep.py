@@ -93,7 +93,7 @@ def test_the_worst_candidates_are_stopped_at_each_rung(make, trainer, tmp_path):
     folder, choice = report.write(loaded, root)
     assert choice.startswith("0.4: val/loss")
     text = (folder / "report.md").read_text()
-    assert "after 25%, 50% of the steps the best 50% by `val/loss` go on" in text and "| 2.0 | failed |" in text
+    assert "after 25%, 50% of the steps the best 50% by `val/loss` continue" in text and "| 2.0 | failed |" in text
     assert f"deepseek-jax study report {loaded.path} --root {root}\n" in text
     before = text
     report.write(loaded, root)
@@ -293,4 +293,5 @@ def test_a_sweep_across_widths_with_halving_makes_a_choice(make, trainer, tmp_pa
     assert ends == ["8 0.3", "8 0.4", "16 0.3", "16 0.4"]
     folder, choice = report.write(loaded, root)
     assert choice.startswith("0.4 holds across width: at worst 0.0")
-    assert "by `val/loss` go on, each choice at all values of `width` or at none." in (folder / "report.md").read_text()
+    text = (folder / "report.md").read_text()
+    assert "by `val/loss` continue, each choice at all values of `width` or at none." in text

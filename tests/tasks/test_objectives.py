@@ -68,7 +68,7 @@ def test_penalties_cover_only_the_selected_parameters():
     [
         ({"name": "hinge"}, "choose one of cross_entropy, focal"),
         ({"label_smoothing": 1.0}, "below 1"),
-        ({"name": "mse", "label_smoothing": 0.1}, "label_smoothing is 0.1, but mse is no loss of classes; set it to 0"),
+        ({"name": "mse", "label_smoothing": 0.1}, "label_smoothing is 0.1, but mse is not a loss of classes; set"),
         ({"l1": -1.0}, "objective.l1"),
         ({"huber_delta": 0.0}, "above 0"),
     ],

@@ -248,7 +248,7 @@ def test_a_run_that_fails_to_start_does_not_claim_its_directory(directory, monke
         raise UserError("nothing to read")
 
     of_nothing = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, groups=("nosuch lr=0.1",)))
-    with pytest.raises(UserError, match="no trained parameter's path has 'nosuch'"):
+    with pytest.raises(UserError, match="'nosuch', which matches no trained parameter's path"):
         train(of_nothing, directory / "begun", quiet())
     with monkeypatch.context() as patch, pytest.raises(UserError, match="nothing to read"):
         patch.setattr(Setup, "train_batches", unreadable)

@@ -84,10 +84,10 @@ def test_files_that_are_no_efficientnet_are_refused(tmp_path):
     path.write_bytes(b"PK")
     with pytest.raises(UserError, match="cannot read .*/absent.pth: No such file or directory.$"):
         efficientnet.load(tmp_path / "absent.pth")
-    with pytest.raises(UserError, match="is no .pth file of arrays"):
+    with pytest.raises(UserError, match="is not a .pth file of arrays"):
         efficientnet.load(path)
     path.write_bytes(b"\x8e" + b"\xff" * 8)  # a pickled string that claims 2^64 - 1 bytes
-    with pytest.raises(UserError, match="is no .pth file of arrays"):
+    with pytest.raises(UserError, match="is not a .pth file of arrays"):
         efficientnet.load(path)
     with zipfile.ZipFile(path, "w"):
         pass

@@ -144,7 +144,7 @@ def test_quantised_experts_cannot_be_trained(params):
 )
 def test_a_pattern_that_matches_only_quantised_matrices_is_refused(params, settings, found, mend):
     tuning = frozen_view(TuneConfig(**settings))
-    said = f"nothing but what quantize.weights keeps rounded and untrained, such as {found}; {mend}"
+    said = f"matches only what quantize.weights keeps rounded and untrained, such as {found}; {mend}"
     with pytest.raises(UserError, match=said):
         jax.eval_shape(lambda: tuning.split(*quantized_view(QuantizeConfig(weights="int8")).split(params, {})))
     trained = QuantizeConfig(weights="int8", trained=True)

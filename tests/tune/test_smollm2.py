@@ -31,7 +31,7 @@ def test_a_malformed_gguf_file_is_refused(deepseek_jax, tmp_path):
     source = tmp_path / "model.gguf"
     source.write_bytes(b"no model")
     status, _, error = deepseek_jax("convert", str(source), str(tmp_path / "out"))
-    assert status == 2 and "is no GGUF file that can be read" in error
+    assert status == 2 and "is not a GGUF file that can be read" in error
 
 
 @pytest.mark.parametrize("missing", ["token_embd", "output_norm", "blk.0.attn_q"])

@@ -98,13 +98,13 @@ def test_start_checkpoints_that_do_not_fit_are_refused(base):
         UserError, match="head does not fit: .* and this model has none; there model.tie_word_embeddings"
     ):
         begun(base, model=dataclasses.replace(base[1].model, tie_word_embeddings=True))
-    with pytest.raises(UserError, match="'nowhere', which is found in no parameter's path"):
+    with pytest.raises(UserError, match="'nowhere', which matches no parameter's path"):
         begun(base, fresh="nowhere")
     with pytest.raises(UserError, match="is not a directory"):
         begun(base, "nowhere")
     with pytest.raises(UserError, match="start.best is set, but .* is not a run directory"):
         begun(base, "nowhere", best=True)
-    with pytest.raises(UserError, match="is no regular expression"):
+    with pytest.raises(UserError, match="is not a regular expression"):
         StartConfig(fresh="(")
 
 

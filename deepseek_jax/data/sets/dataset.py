@@ -105,7 +105,7 @@ def _check_records(dataset: Dataset, records: Records):
             what = f" in {names[place[-1]]}" if names else ""
             raise UserError(
                 f"{dataset.name}: record {records['ids'][place[0]]} has {values[tuple(place)]}{what}; "
-                "mend it or take it out."
+                "correct it or remove it."
             )
     _check_labels(dataset, records, records.get("labels"), 0)
     if "boxes" in records:

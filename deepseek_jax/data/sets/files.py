@@ -160,7 +160,7 @@ def _picture(faults: Faults, line: int, row: Row, config: DatasetConfig) -> tupl
         picture = decode_full_size(data, str(file), config)
         return resized(picture, config), picture.shape[:2], digest(data)
     except OSError as error:
-        faults.add(line, f"{file} cannot be read ({error.strerror})")
+        faults.add(line, f"cannot read {file}: {error.strerror}")
     except UserError as error:
         faults.add(line, str(error).rstrip("."))
     except ValueError:

@@ -24,7 +24,7 @@ def numbered_labels(
         if isinstance(given, list | dict):  # converted to text, each combination would be a class
             faults.add(line, f"{column} is {given!r}; every {of} has a single label")
         elif isinstance(given, float) and not math.isfinite(given):
-            faults.add(line, f"{column} is {given}; mend the record or take it out")
+            faults.add(line, f"{column} is {given}; correct the record or remove it")
         elif not label:
             faults.add(line, f"{column} is empty; every {of} needs a label")
         elif not is_utf8(label):

@@ -17,7 +17,7 @@ from deepseek_jax.errors import UserError
 csv.field_size_limit(2**31 - 1)  # the most on every platform; the default refuses texts of more than 131,072 characters
 
 Row = dict[str, object]  # column -> text (csv) or any value (jsonl)
-SURROGATE = "contains a lone surrogate (half of a character), which is not text; mend the record or take it out"
+SURROGATE = "contains a lone surrogate (half of a character), which is not text; correct the record or remove it"
 LARGEST = float(np.finfo(np.float32).max)  # magnitude of a number, as networks use float32
 
 
@@ -29,7 +29,7 @@ def reading(key: str, path: pathlib.Path | str) -> Iterator[None]:
     except FileNotFoundError:
         raise UserError(f"{key}: there is no file {path}.") from None
     except OSError as error:
-        raise UserError(f"{key}: {path} cannot be read ({error.strerror}); name a file.") from None
+        raise UserError(f"{key}: cannot read {path}: {error.strerror}; name a file.") from None
 
 
 @contextlib.contextmanager
@@ -141,5 +141,5 @@ def number(faults: Faults, line: int, row: Row, column: str) -> float:
         return 0.0
     if abs(found) <= LARGEST:
         return found
-    faults.add(line, f"{column} is {found}; mend the record or take it out")
+    faults.add(line, f"{column} is {found}; correct the record or remove it")
     return 0.0

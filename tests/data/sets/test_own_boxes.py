@@ -137,7 +137,7 @@ def test_all_faults_of_boxes_are_reported_at_once(tmp_path):
         open_set(settings)
     assert [line.split(";")[0] for line in str(error.value).splitlines()] == [
         f"{tmp_path}/t.jsonl has 5 faults:",
-        f"  line 4: {tmp_path}/no.png cannot be read (No such file or directory).",
+        f"  line 4: cannot read {tmp_path}/no.png: No such file or directory.",
         "  line 5: no key 'boxes'.",
         "  line 6: boxes has [1, 2, 1, 4]",
         "  line 6: boxes has [1, 2, 3, 99]",
