@@ -1,4 +1,4 @@
-"""The schema of an experiment: every setting with its type and default, defined here and nowhere else."""
+"""The schema of an experiment: every setting with its type and default; those of some sections are imported."""
 
 import dataclasses
 

@@ -26,12 +26,11 @@ examples:
   deepseek-jax adapters unmerge v3_tiny_tuned adapters/ v3_tiny_again""",
     )
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    save = actions.add_parser("save", help="write the adapters of a run in peft's format")
+    save = options.add_verb(actions, "save", run_save, "write the adapters of a run in peft's format", "")
     save.add_argument("workdir", type=named, metavar="RUN", help="run directory, trained with tune.lora.rank above 0")
     save.add_argument("target", type=named, metavar="OUT", help="the directory to write")
-    save.set_defaults(run=run_save, takes_overrides=False)
     for action, what in (("merge", "add adapters to"), ("unmerge", "subtract adapters from")):
-        one = actions.add_parser(action, help=f"{what} the weights of a checkpoint")
+        one = options.add_verb(actions, action, run_merge, f"{what} the weights of a checkpoint", "")
         one.add_argument(
             "source", type=named, metavar="IN", help="a run directory, a released checkpoint or the output of convert"
         )
@@ -42,7 +41,7 @@ examples:
             metavar="OUT",
             help="the directory to write: safetensors, or for a hybrid network a run directory",
         )
-        one.set_defaults(run=run_merge, action=action, takes_overrides=False)
+        one.set_defaults(action=action)
 
 
 @options.into_free_directory

@@ -13,8 +13,8 @@ examples:
   deepseek-jax data {verb} --source my_texts/ --config.model.vocab_size=4096"""
 
 SHOW = """\
-NAME is a labelled set that comes with this package, tfds:NAME, or a path to your own: a .csv or .jsonl file, or a
-directory.  Keys dataset.* and augment.* can be set as in a config; augmentations set by augment.* are shown.
+NAME is a labelled set that comes with this package, tfds:NAME, or the path of your own .csv or .jsonl file.  Keys
+dataset.* and augment.* can be set as in a config; augmentations set by augment.* are shown.
 
 examples:
   deepseek-jax data show scenes --augment

@@ -18,7 +18,7 @@ RUN_OR_RELEASE = "run directory written by `train`, a released checkpoint, or th
 OVERRIDES_HELP = """\
 Any key of the config can be overridden by its dotted name:
   --config.optimizer.peak_lr=3e-4  --config.train.steps 200  --config.optimizer.schedule.milestones=0.5,0.8
-deepseek_jax/config.py lists all keys and their defaults."""
+All keys and their defaults are in deepseek_jax/config.py and the files that it imports sections from."""
 
 
 def add_verb(

@@ -56,7 +56,8 @@ examples:
         "--paths",
         default="",
         metavar="REGEX",
-        help="prune matrices whose path matches; default: all except embedding, head and routers",
+        help="prune matrices whose path matches; default: all except embedding and head.  Routers, hyper-connections "
+        "and depthwise convolutions are never pruned",
     )
     parser.add_argument(
         "--rewind", type=number(int, 0), metavar="STEP", help="zero the weights of this earlier checkpoint instead"

@@ -41,8 +41,8 @@ examples:
         "--paths",
         default="",
         metavar="REGEX",
-        help="quantise matrices whose path matches; default: all except routers, for fp8 and fp4 also except embedding "
-        "and head",
+        help="quantise matrices whose path matches; default: all, for fp8 and fp4 except embedding and head.  Routers, "
+        "hyper-connections and depthwise convolutions are never quantised",
     )
     parser.add_argument("--activations", choices=("int8",), help="also round the inputs of matrix products to this")
     parser.add_argument(

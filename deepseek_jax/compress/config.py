@@ -27,7 +27,7 @@ class PruneConfig:
     sparsity: float = 0.5  # share of the weights that are zero at the end
     pattern: str = ""  # "2:4": of every 4 consecutive inputs 2 stay; `sparsity` is then ignored
     scope: str = "layer"
-    paths: str = ""  # regular expression: prune matrices whose path matches; empty: all but embedding, head and routers
+    paths: str = ""  # regular expression: prune matrices whose path matches; empty: all but embedding and head
     begin: float = 0.0  # share of the run after which pruning begins
     end: float = 0.6  # share of the run at which `sparsity` is reached; the masks are fixed from then on
     every: int = 10  # steps between updates of the masks
