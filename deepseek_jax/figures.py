@@ -35,6 +35,8 @@ def tidy(axes: Axes):
     axes.grid(color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(which="both", labelsize=8, colors=INK, length=0)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_offset_text().set(size=8, color=INK)  # the "1e-3" above the axis, which tick_params leaves large
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(FAINT)

@@ -34,6 +34,15 @@ def test_a_legend_of_many_names_is_put_below_the_plot():
     assert bounds.y1 < axes.get_tightbbox().y0 and bounds.x1 <= figure.bbox.x1
 
 
+def test_the_factor_above_an_axis_is_as_large_as_its_numbers():
+    axes = Figure().subplots()
+    axes.plot([0, 3e-6])
+    figures.tidy(axes)
+    figures.png(axes.figure)
+    factor, number = axes.yaxis.get_offset_text(), axes.yaxis.get_majorticklabels()[0]
+    assert factor.get_text() == "1e\N{MINUS SIGN}6" and factor.get_size() == number.get_size()
+
+
 def test_letters_that_no_font_has_are_warned_of_once():
     figure = Figure()
     figure.text(0, 0.5, "\ue000\ue001 cat")  # from Unicode's private use area, which no font covers
