@@ -95,7 +95,8 @@ class ScheduleConfig:
             raise UserError("optimizer.schedule.decay_ratio is 1, which lowers nothing on a plateau; set it below 1.")
         if self.name == "one_cycle" and self.warmup_steps:
             raise UserError(
-                "optimizer.schedule.one_cycle has a rise of its own; set optimizer.schedule.warmup_steps=0."
+                "optimizer.schedule.name is one_cycle, which has a rise of its own; set "
+                "optimizer.schedule.warmup_steps=0."
             )
 
 

@@ -130,7 +130,7 @@ def test_wrong_overrides_are_refused(in_repository, key, text, message):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"optimizer.schedule.name": "one_cycle"}, "one_cycle has a rise of its own"),
+        ({"optimizer.schedule.name": "one_cycle"}, "schedule.name is one_cycle, which has a rise of its own"),
         ({"optimizer.schedule.name": "exponential", "optimizer.schedule.decay_ratio": "0"}, "must be above 0"),
         ({"optimizer.schedule.name": "range", "optimizer.schedule.final_ratio": "0"}, "must be above 0"),
         ({"optimizer.schedule.name": "plateau", "optimizer.schedule.decay_ratio": "1"}, "lowers nothing"),
