@@ -3,7 +3,6 @@
 import contextlib
 import re
 import shlex
-import types
 from pathlib import Path
 
 import jax
@@ -103,7 +102,7 @@ def test_settings_and_studies_in_documents_run(monkeypatch):
     exec(blocks("docs/configs.md")[0], names)
     assert names["get_config"]().model.num_hidden_layers == 4
     (sets,) = blocks("docs/hybrid_data.md")
-    exec("from deepseek_jax.data.sets.config import *\n" + sets, {})
+    exec(sets, {})
 
 
 def test_the_code_in_docs_runs_runs(monkeypatch, tmp_path):
@@ -113,7 +112,8 @@ def test_the_code_in_docs_runs_runs(monkeypatch, tmp_path):
     (tmp_path / "runs/x/metrics.jsonl").write_text('{"step": 1, "loss/next": 2.5}\n{"step": 1, "val/loss": 2.4}\n')
     monkeypatch.chdir(tmp_path)
     plotted = []
-    exec(read, {"plt": types.SimpleNamespace(plot=lambda *lines: plotted.append(lines))})
+    monkeypatch.setattr("matplotlib.pyplot.plot", lambda *lines: plotted.append(lines))
+    exec(read, {})
     assert plotted == [([1], [2.5])]
     monkeypatch.setattr(setup, "TASKS", dict(setup.TASKS))
     names = {}
