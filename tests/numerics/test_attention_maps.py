@@ -36,8 +36,8 @@ def _both_ways(attention, h_BSD, context):
     map_BHST = attention.attention_map(h_BSD, context)
     values_BTHV = _values(attention, h_BSD, context)
     mixed_BSHV = jnp.einsum("BHST,BTHV->BSHV", map_BHST, values_BTHV)
-    own = {"gqa": (), "mla": (h_BSD,), "dsa": (h_BSD,)}.get(attention.kind, (context,))
-    return map_BHST, attention._output(mixed_BSHV, *own), attention(h_BSD, context)[0]
+    given = h_BSD if attention.kind in ("gqa", "mla", "dsa") else context
+    return map_BHST, attention._output(mixed_BSHV, given), attention(h_BSD, context)[0]
 
 
 def _values(attention, h_BSD, context):

@@ -282,7 +282,8 @@ def test_a_table_entry_that_is_not_a_finite_number_is_refused_with_its_line(tabl
     status, _, err = deepseek_jax("predict", "--workdir", f"{table}/run", f"{tmp_path}/new.csv")
     assert status == 2 and err.count("\n") == 1
     assert (
-        f"new.csv line 4: age is {entry!r}; it must be" in err or f"new.csv line 4: age is {float(entry)}; mend" in err
+        f"new.csv line 4: age is {entry!r}; it must be" in err
+        or f"new.csv line 4: age is {float(entry)}; correct" in err
     )
 
 

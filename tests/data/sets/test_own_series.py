@@ -59,7 +59,7 @@ def test_the_naive_forecast_is_the_last_value_or_that_of_the_given_season(table)
     [
         ("x,", "t.csv line 62: level is ''; it must be a number"),
         ("x,low", "t.csv line 62: level is 'low'; it must be a number"),
-        ("x,inf", "t.csv line 62: level is inf; mend"),
+        ("x,inf", "t.csv line 62: level is inf; correct"),
         ("x", "t.csv line 62: the row does not have as many fields as the header"),
         ("\nx,1", "t.csv line 62: the line is empty; a series has a value of level in each"),
     ],
