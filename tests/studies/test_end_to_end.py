@@ -117,7 +117,7 @@ def test_a_study_killed_twice_and_resumed_has_the_unbroken_report(folder):
     finish(start(folder, broken), DIVERGED)
     assert numbers(folder, broken) == unbroken
     again = finish(start(folder, broken), DIVERGED)
-    assert "2 runs failed, and none is left to do" in again and "final/loss" not in again, "nothing is trained again"
+    assert "2 runs failed, and none are left to do" in again and "final/loss" not in again, "nothing is trained again"
 
 
 def wait_for_worker(root):
