@@ -1,5 +1,6 @@
 """deepseek-jax study run, study report, study list, study diff."""
 
+import functools
 from pathlib import Path
 
 from deepseek_jax import writable
@@ -88,9 +89,7 @@ def run(args):
         for study in loaded:
             running.forget_failures(study, args.root)
 
-    def say(text):
-        return print(text, flush=True)
-
+    say = functools.partial(print, flush=True)
     if args.here or args.index is not None:
         running.work(loaded, args.root, say, args.index)
     else:

@@ -60,11 +60,9 @@ def test_a_checkpoint_that_one_process_cannot_write_ends_all_processes(directory
     """Otherwise the other's writer thread would wait for it for hours, while both train on."""
     overrides = "train.steps=1000000", "checkpoint.every=20"
     with train(directory, "full", *overrides, count=2, environment={"FULL_DISK": "yes"}) as group:
-        statuses = group.finish()
-        assert statuses[0] == 2 and "deepseek-jax: process 0 of 2: the disk is full: " in group.said(0)
-        # On a busy machine jax may notice first that the other process is gone, and abort.
-        assert statuses[1] in (processes.AGAIN, -signal.SIGABRT)
-        assert "another task died" in group.said(1) or "another process ended" in group.said(1)
+        assert group.finish() == [2, processes.AGAIN]
+        assert "deepseek-jax: process 0 of 2: the disk is full: " in group.said(0)
+        assert "another process ended" in group.said(1)
 
 
 def test_every_process_names_the_place_where_a_step_became_non_finite(directory):
