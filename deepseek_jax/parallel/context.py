@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from deepseek_jax.parallel.current import current_mesh
-from deepseek_jax.parallel.rules import RULES, mapped_axes
+from deepseek_jax.parallel.rules import mapped_axes, only_axis
 
-AXIS = RULES["sequence"]
+AXIS = only_axis("sequence")
 
 
 def parts() -> int:

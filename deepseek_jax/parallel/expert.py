@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from deepseek_jax.models.moe.dispatch import Slots, allot, collect, copy_to_slots
 from deepseek_jax.parallel.current import current_mesh, platform
 from deepseek_jax.parallel.local import BY_TOKEN, on_each_device, stored_axes
-from deepseek_jax.parallel.rules import RULES, mapped_axes, total, varying, varying_as
+from deepseek_jax.parallel.rules import RULES, mapped_axes, only_axis, total, varying, varying_as
 
 
 def tokenwise(f: Callable, modules: tuple, x_BSD: Float[Array, "B S D"], *known_BS: Shaped[Array, "B S"]):
@@ -61,7 +61,7 @@ def exchange(
 
 
 def _over_devices(compute, x_TD, experts_TK, weights_TK, kernels, capacity_factor):
-    devices, local = current_mesh().shape[RULES["experts"]], kernels[0].shape[0]
+    devices, local = current_mesh().shape[only_axis("experts")], kernels[0].shape[0]
     capacity, bounded = rows_a_device(*experts_TK.shape, local, devices, capacity_factor)
     slots = slots_by_device(experts_TK // local, devices, capacity, bounded)
     expert_Z = jnp.take((experts_TK % local).reshape(-1), slots.assignment_of_slot, mode="fill", fill_value=local)
@@ -98,15 +98,15 @@ swap.defvjp(lambda rows_ZD, *counts: (swap(rows_ZD, *counts), counts), _swap_bac
 
 
 def _swap_whole(rows_Z):
-    return jax.lax.all_to_all(rows_Z, RULES["experts"], split_axis=0, concat_axis=0, tiled=True)
+    return jax.lax.all_to_all(rows_Z, only_axis("experts"), split_axis=0, concat_axis=0, tiled=True)
 
 
 def _swap_filled(rows_ZD, sent_P, received_P):
     capacity = rows_ZD.shape[0] // sent_P.size
     blocks_P = capacity * jnp.arange(sent_P.size, dtype=jnp.int32)
-    here_P = jnp.full_like(blocks_P, capacity * jax.lax.axis_index(RULES["experts"]))  # this device's block there
+    here_P = jnp.full_like(blocks_P, capacity * jax.lax.axis_index(only_axis("experts")))  # this device's block there
     placed = blocks_P, sent_P, here_P, received_P
-    return jax.lax.ragged_all_to_all(rows_ZD, jnp.zeros_like(rows_ZD), *placed, axis_name=RULES["experts"])
+    return jax.lax.ragged_all_to_all(rows_ZD, jnp.zeros_like(rows_ZD), *placed, axis_name=only_axis("experts"))
 
 
 MANY = 128  # rows; from here on losing one does not matter, and adding one would misalign the kernels' tiles

@@ -12,7 +12,7 @@ from deepseek_jax.config import MeshConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.hybrid_config import HybridConfig
-from deepseek_jax.parallel.rules import RULES, axis_size
+from deepseek_jax.parallel.rules import RULES, axis_size, only_axis
 
 MeshOf = Callable[[ModelConfig | HybridConfig], Mesh]  # chooses the mesh on which to place a model
 
@@ -92,7 +92,7 @@ def check_batch(mesh: Mesh, name: str, size: int):
 
 def check_sequence(mesh: Mesh, name: str, length: int):
     """Raises UserError unless `length` is a multiple of the devices that share a sequence; `name` is the setting."""
-    _check(mesh, name, length, "sequence", f"a sequence (mesh.{RULES['sequence']})")
+    _check(mesh, name, length, "sequence", f"a sequence (mesh.{only_axis('sequence')})")
 
 
 def _check(mesh, name, size, logical, shared):

@@ -36,12 +36,13 @@ from deepseek_jax.parallel.rules import (
     STORED,
     axis_size,
     constrain,
+    only_axis,
     shard_map,
     unmapped_spec,
     varying,
 )
 
-STAGE = RULES["stages"]
+STAGE = only_axis("stages")
 
 
 @dataclasses.dataclass(frozen=True)

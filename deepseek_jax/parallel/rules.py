@@ -44,11 +44,24 @@ RULES = {
     "microbatch": ("data", "fsdp", "expert"),
     "sequence": "context",
 }
+# From here on all are tuples of mesh axes.
+RULES = {name: (over,) if isinstance(over, str) else over or () for name, over in RULES.items()}
 # Between steps each pipelined layer is sharded over all stages, as if by fsdp; parallel/pipeline.py collects each
 # stage's layers.
-RULES_OF_PIPELINED = RULES | dict.fromkeys((STORED, RANK), (RULES[STORED], RULES["stages"]))
-TOKENS = *RULES["batch"], RULES["sequence"]  # the mesh axes that split tokens
-TOKENS_OF_LAYER = *RULES["microbatch"], RULES["sequence"]  # those that split tokens in every layer, pipelined or not
+RULES_OF_PIPELINED = RULES | {name: RULES[name] + RULES["stages"] for name in (STORED, RANK)}
+TOKENS = RULES["batch"] + RULES["sequence"]  # the mesh axes that split tokens
+TOKENS_OF_LAYER = RULES["microbatch"] + RULES["sequence"]  # those that split tokens in every layer, pipelined or not
+
+
+def only_axis(logical: str) -> str:
+    """The mesh axis of a logical axis whose code takes exactly one; raises ValueError if it has another number."""
+    if len(RULES[logical]) != 1:
+        raise ValueError(
+            f"the table in deepseek_jax/parallel/rules.py must map {logical!r} to one mesh axis, not {RULES[logical]}; "
+            "to leave it whole, give that axis one device."
+        )
+    return RULES[logical][0]
+
 
 # For each dimension a logical name, None, or several names: then it is sharded over the mesh axes of all of them.
 Axes = tuple[str | tuple[str | None, ...] | None, ...]
@@ -84,8 +97,7 @@ def _names(axis) -> tuple[str, ...]:
 
 
 def _all_of(rules, axis):
-    found = [rules[name] for name in _names(axis)]
-    over = tuple(name for each in found for name in ((each,) if isinstance(each, str) else each or ()))
+    over = tuple(mesh_axis for name in _names(axis) for mesh_axis in rules[name])
     return over if len(over) > 1 else over[0] if over else None
 
 
@@ -221,9 +233,10 @@ def gathered(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     stored = [dim for dim, axis in enumerate(axes) if axis in ONLY_STORED]
     if not stored:
         return x
-    if names := mapped_axes(RULES[STORED]):
+    over = RULES[axes[stored[0]]]
+    if names := mapped_axes(over):
         return jax.lax.all_gather(varying(x, mapped_axes(TOKENS_OF_LAYER)), names, axis=stored[0], tiled=True)
-    return _gathered(x, axes) if RULES[STORED] in unmapped_axes() else x
+    return x if unmapped_axes().isdisjoint(over) else _gathered(x, axes)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

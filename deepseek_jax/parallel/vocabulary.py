@@ -51,7 +51,7 @@ def reduce_head_gradient(x_DV: Float[Array, "D V"]) -> Float[Array, "D V"]:
     """Reduces a head-shaped array over all devices' tokens; each device gets the rows of the head that it stores."""
     if names := mapped_axes(RULES[STORED]):
         x_DV = jax.lax.psum_scatter(x_DV, names, scatter_dimension=0, tiled=True)
-    return total(x_DV, tuple(axis for axis in TOKENS if axis != RULES[STORED]))
+    return total(x_DV, tuple(axis for axis in TOKENS if axis not in RULES[STORED]))
 
 
 def local_targets(targets: Int[Array, "..."], size: int) -> tuple[Int[Array, "..."], Array | None]:

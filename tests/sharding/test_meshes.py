@@ -54,6 +54,22 @@ def test_a_mesh_has_the_curve_of_one_device(curves, model, mesh):
     check(curves(model, QUICK[model]), mesh)
 
 
+def test_an_edited_table_of_rules_has_the_curve_of_one_device(python):
+    """Parameters stored over two mesh axes, a vocabulary and experts' widths that are not sharded."""
+    edits = 'STORED: "fsdp"->STORED: ("data", "fsdp")', '"vocab": "tensor"->"vocab": None'
+    edits += ('"expert_mlp": "tensor"->"expert_mlp": None',)
+    mesh = "data=2,fsdp=2,tensor=2"
+    result = python("-m", "tests.sharding.edited_rules", *edits, "v3", "one", mesh, devices=8)
+    assert result.returncode == 0, result.stderr
+    check(json.loads(result.stdout), mesh)
+
+
+def test_a_table_with_two_mesh_axes_where_only_one_works_is_refused(python):
+    edit = '"sequence": "context"->"sequence": ("context", "tensor")'
+    result = python("-m", "tests.sharding.edited_rules", edit, "v3", "one")
+    assert "rules.py must map 'sequence' to one mesh axis, not ('context', 'tensor')" in result.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", DRAWN)
 def test_router_noise_does_not_depend_on_the_mesh(curves, mesh):
@@ -99,6 +115,7 @@ def test_an_axis_uses_only_the_expected_collectives(curves, mesh, kinds):
 def test_fsdp_gathers_weights_and_never_activations(curves):
     """No gathered shape begins with batch and length, [8, 32] or [256], except that of an experts' kernel."""
     gathered = curves("v3", REST["v3"])["fsdp=8"]["collectives"]["all-gather"]
+    assert "f32[32,64]" in gathered, "the gate of the dense layer"
     batches = [shape for shape in gathered if shape.startswith(("f32[8,32,", "f32[256,"))]
     experts = {"f32[8,32,16]"}  # gate and up kernels of eight experts
     assert set(batches) <= experts, batches
