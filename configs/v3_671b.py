@@ -1,4 +1,4 @@
-"""DeepSeek-V3, 671B parameters, as released (arXiv:2412.19437), with its batch of 15,360 sequences of 4,096 tokens.
+"""DeepSeek-V3, 671B parameters, pretrained as in section 4.2 of arXiv:2412.19437: 14.8T tokens in rows of 4,096.
 
     deepseek-jax compile --config configs/v3_671b.py --topology v5p:8x8x16
     deepseek-jax compile --config configs/v3_671b.py --topology v5p:8x8x8 --mesh fsdp=32 \\
@@ -15,6 +15,10 @@ communication overlap entirely, then if nothing overlaps.
 
 H100s (--topology h100:128x8) send over the network between hosts what TPUs send over their torus: this mesh does not
 suit them.  For 256 v5p `plan` estimates 81.6 GiB; its estimate for 512 is 17 GiB too low.
+
+The paper's batch grows from 3,072 sequences over the first 469B tokens: --config.train.ramp_start=3072
+--config.train.ramp_fraction=0.0614 --config.train.steps=242700.  The released weights, whose context YaRN has extended,
+take --config.model.rope_scaling.factor=40.
 """
 
 import dataclasses
@@ -26,6 +30,8 @@ from deepseek_jax.models.presets import preset
 def get_config():
     config = default_config()
     config.model.update(dataclasses.asdict(preset("v3")))
+    config.model.initializer_range = 0.006  # released config.json files say 0.02
+    config.model.rope_scaling.factor = 1.0  # YaRN extends the context only after pretraining; section 4.3
     config.data.sequence_length = 4096
     config.train.update(steps=235_000, batch_size=15_360, microbatch_size=1024, dtype="bfloat16", remat="full")
     config.optimizer.update(peak_lr=2.2e-4, moment_dtype="bfloat16")  # parameters and gradients stay float32
