@@ -78,7 +78,7 @@ def _moved_beside(experiment) -> list[str]:
     if experiment.tune.train:
         found.append(f"the parameters that tune.train={experiment.tune.train!r} trained in full")
     if experiment.family == "supervised":
-        if model.convolution.norm == "batch":
+        if model.convolution.has_batch_norms:
             found.append("the running averages of the batch norms, which training updated")
     elif experiment.router.bias_update_rate and model.topk_method == "noaux_tc" and model.num_moe_layers:
         found.append("the routers' biases, which training updated; router.bias_update_rate=0 keeps them fixed")

@@ -55,6 +55,10 @@ class ConvolutionConfig:
             return self.enlarge, efficientnet.reduction(self.stages)
         return 1, self.pool_size ** len(self.filters) if self.pool != "none" else 1
 
+    @property
+    def has_batch_norms(self) -> bool:
+        return bool(self.filters) and (self.norm == "batch" or self.kind == "efficientnet_lite0")
+
 
 @dataclasses.dataclass(frozen=True)
 class RecurrentConfig:

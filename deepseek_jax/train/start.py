@@ -70,6 +70,11 @@ def _fitted(setup: Setup, found: Found) -> tuple[dict, dict]:
     ours, theirs = tree.by_path(shapes), tree.by_path((found.params, found.buffers))
     new = _new_paths(setup.experiment.start.fresh, ours | theirs)
     if found.config is None:  # part of a network: what it lacks is new, what only it has is ignored
+        if not ours.keys() & theirs.keys():
+            raise UserError(
+                f"{setup.experiment.start.checkpoint} holds EfficientNet-Lite0, of which this model has no part; set "
+                "model.convolution.kind=efficientnet_lite0 and leave model.convolution.filters at its default."
+            )
         new |= ours.keys() ^ theirs.keys()
     for path in ours | theirs:
         if path not in new:

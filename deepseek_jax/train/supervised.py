@@ -70,8 +70,7 @@ class SupervisedTask:
                 "model.readout is last, and without recurrence and attention the last of "
                 f"{self.model.steps} steps knows nothing of the others; set model.readout to mean or max."
             )
-        convolution = self.model.convolution
-        batch_norms = convolution.filters and convolution.norm == "batch"
+        batch_norms = self.model.convolution.has_batch_norms
         if self.model.input == "table" and batch_norms and microbatch_size(self.experiment.train) == 1:
             raise UserError(
                 "model.convolution.norm is batch, which of a single record of a table leaves 0; raise "

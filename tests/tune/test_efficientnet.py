@@ -79,6 +79,16 @@ def test_a_hybrid_network_starts_with_the_published_weights(weights):
     jax.tree.map(np.testing.assert_array_equal, partly["blocks"], state["params"]["convolution"]["blocks"])
 
 
+def test_a_network_without_the_extractor_does_not_start_from_its_weights(monkeypatch):
+    """It would share no parameter with the file, and all of it would be newly initialised."""
+    _, *theirs = tree.split(EfficientNetLite(1, 1, rngs=nnx.Rngs(params=0)))
+    monkeypatch.setattr(efficientnet, "load", lambda path: tuple({"convolution": part} for part in theirs))
+    start = StartConfig(checkpoint="features.pth")
+    setup = prepare(SupervisedExperiment(dataset=DatasetConfig(name="digits"), start=start), Console(quiet=True))
+    with pytest.raises(UserError, match="features.pth holds EfficientNet-Lite0, of which this model has no part; set"):
+        first_state(setup, print)
+
+
 def test_files_that_are_no_efficientnet_are_refused(tmp_path):
     path = tmp_path / "x.pth"
     path.write_bytes(b"PK")

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from deepseek_jax import record
+from deepseek_jax.cli import adapters
 from deepseek_jax.config import (
     CheckpointConfig,
     EvalConfig,
@@ -84,6 +85,17 @@ def test_save_says_what_adapters_cannot_include(runs, deepseek_jax, tmp_path):
     assert status == 0 and "batch norms" in told and "tune.train='^head' trained in full" in told
     status, _, error = deepseek_jax("adapters", "merge", str(base), str(tmp_path / "saved"), str(tmp_path / "merged"))
     assert status == 0, error
+
+
+def test_batch_norms_are_named_wherever_there_are_any():
+    """EfficientNet-Lite0 has them whatever model.convolution.norm is; a network without a convolution has none."""
+    for convolution, there in (
+        (ConvolutionConfig(kind="efficientnet_lite0"), True),
+        (ConvolutionConfig(filters=(), norm="batch"), False),
+    ):
+        model = HybridConfig(convolution=convolution)
+        said = adapters._moved_beside(SupervisedExperiment(model=model, tune=TuneConfig(lora=LoraConfig(rank=2))))
+        assert any("batch norms" in line for line in said) == there
 
 
 def test_adapters_of_another_network_are_refused(runs, deepseek_jax, tmp_path):
