@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from deepseek_jax.compress.pruned import pruned_matrices
 from deepseek_jax.config import AnyExperiment, TrainConfig
 from deepseek_jax.data.tokenizer import TOKENIZER
 from deepseek_jax.errors import UserError
@@ -37,6 +38,13 @@ def check(experiment: AnyExperiment):
                 f"train.{name} is {getattr(train, name)} and train.ramp_start 0, so that the batch does not grow; set "
                 f"train.ramp_start, or leave train.{name} out."
             )
+    if experiment.tune.lora.rank and not experiment.tune.lora.alpha:
+        raise UserError("tune.lora.alpha is 0, which multiplies what adapters add; set it to another number.")
+    if experiment.prune.method == "zeros" and experiment.tune.lora.rank and not experiment.tune.train:
+        raise UserError(
+            "prune.method is zeros, but tune.lora trains only adapters, which are added to zeros too; leave one of "
+            "them out."
+        )
 
 
 def first_state(setup: Setup, say: Callable[[str], None]) -> State:
@@ -55,6 +63,8 @@ def first_state(setup: Setup, say: Callable[[str], None]) -> State:
                 f"this experiment is of the family {setup.experiment.family}."
             )
         model = _fitted(setup, found)
+        if setup.experiment.prune.method == "zeros":
+            _check_zeros(setup, model[0])
         _check_tokenizer(setup)
         if different := ", ".join(filter(None, (_different(setup, found), *_of_other_data(setup)))):
             say(f"beginning from {start.checkpoint}, where {different}")
@@ -76,11 +86,27 @@ def _fitted(setup: Setup, found: Found) -> tuple[dict, dict]:
                 "model.convolution.kind=efficientnet_lite0 and leave model.convolution.filters at its default."
             )
         new |= ours.keys() ^ theirs.keys()
+    if ours.keys() <= new:
+        fresh, directory = setup.experiment.start.fresh, setup.experiment.start.checkpoint
+        raise UserError(f"start.fresh is {fresh!r}, which leaves nothing of {directory} to begin from; narrow it down.")
     for path in ours | theirs:
         if path not in new:
             _check(setup, found, path, ours.get(path), theirs.get(path))
     taken = theirs | _made(own, setup.mesh, shapes, new & ours.keys())
     return jax.tree_util.tree_map_with_path(lambda path, _: taken[tree.path_of(path)], shapes)
+
+
+def _check_zeros(setup: Setup, params: dict):
+    """UserError if no weight that prune.method=zeros would hold is zero."""
+    start, prune = setup.experiment.start, setup.experiment.prune
+    flat = tree.flatten(params)
+    weights = [flat[path] for path in pruned_matrices(prune, flat)]
+    if not jax.jit(lambda weights: sum((weight == 0).any() for weight in weights))(weights):
+        where = f" in the matrices of prune.paths, {prune.paths!r}" if prune.paths else ""
+        raise UserError(
+            f"prune.method is zeros, but {start.checkpoint} has none{where}; begin from what `deepseek-jax prune` "
+            "wrote, or leave prune.method out."
+        )
 
 
 def _new_paths(fresh: str, paths: Iterable[str]) -> set[str]:

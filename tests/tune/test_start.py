@@ -11,14 +11,17 @@ import pytest
 from rich.console import Console
 
 from deepseek_jax import experiment_file
-from deepseek_jax.config import CheckpointConfig, EvalConfig, StartConfig
+from deepseek_jax.compress import pruning, source
+from deepseek_jax.compress.config import PruneConfig
+from deepseek_jax.config import CheckpointConfig, EvalConfig, Experiment, StartConfig
 from deepseek_jax.convert import huggingface, orbax_directory
 from deepseek_jax.errors import UserError
 from deepseek_jax.train import checkpoint
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.restore import restore_model
 from deepseek_jax.train.setup import prepare
-from deepseek_jax.train.start import first_state
+from deepseek_jax.train.start import check, first_state
+from deepseek_jax.tune.config import LoraConfig, TuneConfig
 from tests.conftest import ROOT
 from tests.train import tiny
 
@@ -60,6 +63,42 @@ def test_a_run_starts_with_the_ema_of_another(base):
     assert_equal(state["params"], trained.params)
     assert not said and state["step"] == 0
     assert all(not leaf.any() for leaf in jax.tree.leaves(state["opt_state"]))
+
+
+def test_a_pattern_that_leaves_nothing_to_begin_from_is_refused(base):
+    with pytest.raises(UserError, match="start.fresh is '.', which leaves nothing of .*/base to begin from"):
+        begun(base, fresh=".")
+
+
+def test_zeros_can_only_stay_where_there_are_some(base, tmp_path):
+    """A dense checkpoint named by mistake would be trained as a dense model without a word."""
+    directory, experiment, workdir = base
+    keeping = dataclasses.replace(experiment, prune=PruneConfig(method="zeros"))
+    with pytest.raises(UserError, match="prune.method is zeros, but .*/base has none; begin from what `deepseek-jax"):
+        begun((directory, keeping, workdir))
+    elsewhere = dataclasses.replace(keeping, prune=PruneConfig(method="zeros", paths="feed_forward/"))
+    how, half = PruneConfig(paths="attention/"), tmp_path / "half"
+    pruning.prune(source.read(workdir), half, "magnitude", how, curve=[], early=None, batches=1, console=QUIET)
+    with pytest.raises(UserError, match="has none in the matrices of prune.paths, 'feed_forward/'; begin from"):
+        begun((directory, elsewhere, workdir), half)
+    params = begun((directory, keeping, workdir), half)[0]["params"]
+    assert (params["layers"]["0-0"]["attention"]["out"] == 0).mean() > 0.4
+
+
+def test_adapters_that_add_nothing_are_refused():
+    with pytest.raises(UserError, match="tune.lora.alpha is 0, which multiplies what adapters add"):
+        check(Experiment(tune=TuneConfig(lora=LoraConfig(rank=2, alpha=0.0))))
+
+
+def test_zeros_that_adapters_would_fill_are_refused():
+    experiment = Experiment(
+        prune=PruneConfig(method="zeros"),
+        tune=TuneConfig(lora=LoraConfig(rank=2)),
+        start=StartConfig(checkpoint="runs/half"),
+    )
+    with pytest.raises(UserError, match="prune.method is zeros, but tune.lora trains only adapters"):
+        check(experiment)
+    check(dataclasses.replace(experiment, tune=dataclasses.replace(experiment.tune, train="^head$")))
 
 
 def test_a_run_starts_with_the_best_step_of_another(base):
