@@ -21,6 +21,7 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from deepseek_jax.compress.matrices import CONTROL, matrix_of
+from deepseek_jax.convert.finite import is_finite
 from deepseek_jax.convert.names import place
 from deepseek_jax.convert.reading import abstract_trees
 from deepseek_jax.convert.safetensors_file import entries
@@ -153,6 +154,11 @@ def _ours(part, layer, entry, shape):
         there = "none" if entry is None else entry.shape
         raise UserError(f"the adapter of {layer} has {PARTS[part][1:]} of {there}; this model needs {theirs}.")
     array = entry.read().astype(np.float32)
+    if not is_finite(array):
+        raise UserError(
+            f"the adapter of {layer} holds NaN or infinity in {PARTS[part][1:]}: its file is damaged, or its training "
+            "diverged."
+        )
     return (array if part == "scale" else array.T).reshape(shape)
 
 

@@ -166,6 +166,15 @@ def test_a_value_of_the_wrong_type_in_adapter_config_is_refused(tmp_path, change
         peft.load(directory, huggingface.read_config(GOLDENS / "v1"))
 
 
+def test_adapters_that_are_not_finite_are_refused(tmp_path):
+    directory = shutil.copytree(GOLDENS / "peft/v1_lora", tmp_path / "adapters")
+    tensors = load_file(directory / peft.TENSORS)
+    name = next(name for name in tensors if name.endswith(peft.PARTS["a"]))
+    save_file(tensors | {name: np.full_like(tensors[name], np.nan)}, directory / peft.TENSORS)
+    with pytest.raises(UserError, match="the adapter of model.layers.0.* holds NaN or infinity in lora_A.weight"):
+        peft.load(directory, huggingface.read_config(GOLDENS / "v1"))
+
+
 def test_rank_stabilised_adapters_are_scaled_by_the_square_root_of_their_rank(tmp_path):
     """rsLoRA scales by alpha / sqrt(rank), arXiv:2312.03732."""
     directory = shutil.copytree(GOLDENS / "peft/v1_lora", tmp_path / "adapters")
