@@ -15,6 +15,7 @@ MIXED = "deepseek_jax"  # model_type of models that fit no released one: the fil
 
 # Keys of which this package supports only one value; another one is refused.
 FIXED = {"hidden_act": "silu", "moe_layer_freq": 1}
+UNHEARD_OF = {"is_causal": True, "per_layer_config": None}  # transformers obeys them, but no file has them
 
 # Keys that may accompany a model's sizes in a file; `convert` writes TOKENS (beside.py).
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -95,7 +96,9 @@ def _check(values, generation):
         if (values.get(key) or 0) > checks.MOST:
             raise UserError(f"config.json has {key} {values[key]:,}; it must be at most {checks.MOST:,}.")
     implied = {key: value for key, value in generation.implied.items() if key not in generation.disregarded}
-    for key, only in (FIXED | {key: value for key, value in implied.items() if key not in SCHEDULE}).items():
+    for key, only in (
+        FIXED | UNHEARD_OF | {key: value for key, value in implied.items() if key not in SCHEDULE}
+    ).items():
         given = values.get(key, only)
         if only != (NULL_MEANS.get(key) if given is None else given):
             raise UserError(f"config.json has {key} {given!r}; of {generation.model_type}, only {only!r} can be read.")

@@ -15,12 +15,21 @@ KINDS = {
     "compressed_sparse_attention": "csa",
     "heavily_compressed_attention": "hca",
 }
+COMPRESSING = ("csa", "hca")
 
 
 def read(values: dict[str, Any]) -> dict[str, Any]:
     """`values`, in either spelling, with the layer schedule added under the names of ModelConfig's fields."""
-    schedule = _from_ratios(values) if values.get("compress_ratios") else _from_types(values)
-    return values | schedule | {"qk_rope_head_dim": _rope_head_dim(values)}
+    if values.get("swiglu_limit") == 0:
+        raise UserError("config.json has swiglu_limit 0, to which transformers would clamp all; it must be above 0.")
+    schedule = _schedule(values)
+    for name in ("compress_rates", "layer_types"):
+        if name not in schedule:
+            raise UserError(f"config.json has no compress_ratios and no {name}; a V4 checkpoint must have it.")
+    rates = {kind: getattr(ModelConfig, f"{kind}_rate") for kind in COMPRESSING} | schedule["compress_rates"][1]
+    rates = {f"{kind}_rate": rate for kind, rate in rates.items()}
+    kinds = _of_depth(*schedule["layer_types"], values)
+    return values | rates | {"layer_types": kinds, "qk_rope_head_dim": _rope_head_dim(values)}
 
 
 def write(values: dict[str, Any], config: ModelConfig, spelling: str) -> dict[str, Any]:
@@ -34,14 +43,38 @@ def write(values: dict[str, Any], config: ModelConfig, spelling: str) -> dict[st
         "layer_types": [names[kind] for kind in config.attention_kinds],  # Hugging Face drops those of MTP modules
         "mlp_layer_types": list(config.feed_forward_kinds[: config.num_hidden_layers]),
         "compress_rates": {names["csa"]: config.csa_rate, names["hca"]: config.hca_rate},
-        "partial_rotary_factor": config.qk_rope_head_dim / config.head_dim,
+        "partial_rotary_factor": rope_json.share(config),
     }
     others = {key: value for key, value in values.items() if key not in ("num_hash_layers", "rope_scaling")}
     return others | layers | rope_json.write_compressed(config)
 
 
-def _from_ratios(values):
-    ratios = values["compress_ratios"]
+def _schedule(values):
+    """{"layer_types": (the key that says it, kinds), "compress_rates": (the key that says it, rates by kind)}.
+
+    A file may say the same by several keys.  Programs differ in which one they follow, so all must agree.
+    """
+    schedule = {}
+    for key, says in (("compress_ratios", _from_ratios), ("layer_types", _from_types), ("compress_rates", _from_rates)):
+        for name, said in says(values[key]).items() if values.get(key) else ():
+            first, known = schedule.setdefault(name, (key, said))
+            if not _agree(known, said):
+                raise UserError(f"config.json has {first} and {key} that say different things; leave one.")
+    for kind in COMPRESSING:  # older files; transformers lets these decide
+        rate = values.get(f"compress_rate_{kind}")
+        if rate is not None and rate != schedule.get("compress_rates", (None, {}))[1].get(kind):
+            raise UserError(f"config.json has compress_rate_{kind} {rate}; give it in compress_rates instead.")
+    return schedule
+
+
+def _agree(one, other):
+    """Whether two lists of kinds, of which one may go on to the MTP modules, or two tables of rates say the same."""
+    if isinstance(one, list):
+        return all(kind == same for kind, same in zip(one, other, strict=False))
+    return all(one[kind] == other[kind] for kind in one.keys() & other.keys())
+
+
+def _from_ratios(ratios):
     others = sorted(set(ratios) - {0, CSA_RATE})
     if len(others) > 1:
         raise UserError(
@@ -49,37 +82,50 @@ def _from_ratios(values):
             "other can be read."
         )
     kinds = {0: "window", CSA_RATE: "csa"} | dict.fromkeys(others, "hca")
-    rates = {"csa_rate": CSA_RATE, "hca_rate": others[0] if others else ModelConfig.hca_rate}
-    return {"layer_types": _with_mtp([kinds[ratio] for ratio in ratios], values)} | rates
+    rates = {kind: rate for rate, kind in kinds.items() if rate in ratios and rate}
+    return {"layer_types": [kinds[ratio] for ratio in ratios], "compress_rates": rates}
 
 
-def _from_types(values):
-    missing = {"layer_types", "compress_rates"} - values.keys()
-    if missing:
-        raise UserError(f"config.json has no compress_ratios and no {min(missing)}; a V4 checkpoint must have it.")
-    unknown = set(values["layer_types"]) - KINDS.keys()
+def _from_types(types):
+    unknown = set(types) - KINDS.keys()
     if unknown:
         raise UserError(f"config.json has a layer of type {min(unknown)}; V4 has {', '.join(KINDS)}.")
-    rates = {KINDS.get(name): rate for name, rate in values["compress_rates"].items()}
-    if not {"csa", "hca"} <= rates.keys():
+    return {"layer_types": [KINDS[kind] for kind in types]}
+
+
+def _from_rates(given):
+    rates = {KINDS.get(name): rate for name, rate in given.items()}
+    if not rates.keys() >= set(COMPRESSING):
         raise UserError("config.json has compress_rates without those of both compressed attentions; give both.")
-    return {
-        "layer_types": _with_mtp([KINDS[kind] for kind in values["layer_types"]], values),
-        "csa_rate": rates["csa"],
-        "hca_rate": rates["hca"],
-    }
+    return {"compress_rates": {kind: rates[kind] for kind in COMPRESSING}}
 
 
-def _with_mtp(kinds, values):
-    """`kinds` completed for MTP modules: if the list of layers leaves them out, they use window attention."""
-    total = (values.get("num_hidden_layers") or 0) + (values.get("num_nextn_predict_layers") or 0)
-    return kinds + ["window"] * (total - len(kinds))
+def _of_depth(key, kinds, values):
+    """`kinds` of all layers, then of all MTP modules: these use window attention where the list leaves them out.
+
+    The list may go on to modules that are left out, as Hugging Face's lists may.
+    """
+    depth, modules = (values.get(name) or 0 for name in ("num_hidden_layers", "num_nextn_predict_layers"))
+    if len(kinds) < depth:
+        raise UserError(f"config.json has {key} of {len(kinds)} layers; num_hidden_layers says otherwise.")
+    return (kinds + ["window"] * modules)[: depth + modules]
 
 
 def _rope_head_dim(values):
-    """qk_rope_head_dim; newer Hugging Face files only give it as a share of head_dim.  None if neither is given."""
+    """qk_rope_head_dim; newer Hugging Face files only give it as a share of head_dim.  None if neither is given.
+
+    If a file gives both, transformers follows the share and DeepSeek's code does not, so they must agree.
+    """
     said, head_dim, share = (values.get(key) for key in ("qk_rope_head_dim", "head_dim", "partial_rotary_factor"))
-    return round(head_dim * share) if said is None and head_dim and share is not None else said
+    if not head_dim or share is None:
+        return said
+    width = int(head_dim * share)
+    if said not in (None, width):
+        raise UserError(
+            f"config.json has qk_rope_head_dim {said}, but partial_rotary_factor {share} of head_dim {head_dim} is "
+            f"{width}; leave one."
+        )
+    return width
 
 
 def _ratios(config):

@@ -206,6 +206,83 @@ def test_impossible_v4_configs_are_refused(change, message):
         config_json.from_json(values("v4/official/config.json") | change)
 
 
+def rotated(part: str, without: str = "", **change) -> dict:
+    """The golden's rope_parameters, of which `part` (main or compress) is changed."""
+    ropes = values("v4/config.json")["rope_parameters"]
+    kept = {key: value for key, value in ropes[part].items() if key != without}
+    return {"rope_parameters": ropes | {part: kept | change}}
+
+
+KINDS = ["sliding_attention", "heavily_compressed_attention"]
+RATES = {"compressed_sparse_attention": 4, "heavily_compressed_attention": 32}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("v4", {"swiglu_limit": 0.0}, "swiglu_limit 0, to which transformers would clamp all"),
+        ("v4", {"partial_rotary_factor": 0.25}, "qk_rope_head_dim 8, but partial_rotary_factor 0.25 of head_dim 16"),
+        ("v4/official", {"partial_rotary_factor": 0.25}, "qk_rope_head_dim 8, but partial_rotary_factor 0.25"),
+        ("v4", rotated("main", partial_rotary_factor=1.0), "in main partial_rotary_factor 1.0 of head_dim 16 is 16"),
+        ("v4", rotated("compress", partial_rotary_factor=0.25), "in compress partial_rotary_factor 0.25"),
+        ("v4", rotated("main", partial_rotary_factor="half"), "partial_rotary_factor of main is 'half'"),
+        (
+            "v4",
+            rotated("main", without="partial_rotary_factor") | {"partial_rotary_factor": None},
+            "in main partial_rotary_factor 1.0 of head_dim 16 is 16",
+        ),
+        ("v4", rotated("compress", without="rope_theta"), "no rope_theta in compress"),
+        ("v4", rotated("compress", without="attention_factor"), "compress without attention_factor; give 1.0"),
+        ("v4", {"rope_parameters": YARN | {"rope_theta": 77.0}}, "rope_theta 10000.0 and 77.0"),
+        ("v4", {"compress_rate_hca": 32}, "compress_rate_hca 32; give it in compress_rates instead"),
+        ("v4/official", {"compress_rate_csa": 8}, "compress_rate_csa 8"),
+        ("v4/official", {"layer_types": KINDS * 3}, "compress_ratios and layer_types that say different things"),
+        ("v4/official", {"compress_rates": RATES}, "compress_ratios and compress_rates that say different things"),
+        ("v4", {"layer_types": KINDS}, "layer_types of 2 layers; num_hidden_layers says otherwise"),
+        ("v4/official", {"compress_ratios": [0, 16, 4]}, "compress_ratios of 3 layers"),
+        ("v3", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+        ("v3", {"original_max_position_embeddings": 32}, "original_max_position_embeddings 32 and 64"),
+        ("v3", {"is_causal": False}, "is_causal False"),
+        ("v3", {"per_layer_config": {"1": {"rms_norm_eps": 0.1}}}, "per_layer_config"),
+    ],
+)
+def test_files_of_which_transformers_computes_another_model_are_refused(name, change, message):
+    """Each key was ignored, or read by its name alone, while transformers follows it or what it leaves out."""
+    with pytest.raises(UserError, match=message):
+        config_json.from_json(values(f"{name}/config.json") | change)
+
+
+def test_keys_of_v4_that_say_the_same_twice_are_read():
+    original, both = values("v4/config.json"), values("v4/official/config.json")
+    both |= {key: original[key] for key in ("layer_types", "compress_rates", "partial_rotary_factor")}
+    both |= {"compress_rate_csa": 4, "compress_rate_hca": 16}
+    assert config_json.from_json(both) == config_json.from_json(original)
+
+
+def test_the_base_of_main_is_rope_theta_where_it_has_none_itself():
+    """As in transformers."""
+    given = values("v4/config.json") | rotated("main", without="rope_theta") | {"rope_theta": 77.0}
+    assert config_json.from_json(given).rope_theta == 77.0
+
+
+def test_compress_ratios_may_go_on_to_mtp_modules_that_are_left_out():
+    given = values("v4/official/config.json")
+    assert len(given["compress_ratios"]) > given["num_hidden_layers"]
+    config = config_json.from_json(given | {"num_nextn_predict_layers": 0})
+    assert config == config_json.from_json(given).without_mtp()
+
+
+@pytest.mark.parametrize(("head_dim", "width"), [(88, 30), (104, 60), (184, 26), (512, 64)])
+def test_transformers_gets_back_the_rotated_dims_of_v4(head_dim, width):
+    """It cuts off head_dim * partial_rotary_factor, and 88 * (30 / 88) is 29.999..."""
+    sizes = {"head_dim": head_dim, "qk_rope_head_dim": width, "index_head_dim": 64}
+    config = dataclasses.replace(config_json.from_json(values("v4/config.json")), **sizes)
+    written = config_json.to_json(config)
+    for each in (written, *written["rope_parameters"].values()):
+        assert int(head_dim * each["partial_rotary_factor"]) == width
+    assert config_json.from_json(written) == config
+
+
 @pytest.mark.parametrize(
     "name, missing",
     [
