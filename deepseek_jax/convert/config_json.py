@@ -32,8 +32,19 @@ OPTIONAL = {
     "tie_word_embeddings": False,
 }
 
+# Models whose files list the feed-forward of every layer; transformers ignores such a list in those of others.
+LISTS_FEED_FORWARDS = ("deepseek_v32", "deepseek_v4")
+
 # Keys that may be null, with the value that null means.
 NULL_MEANS = {"q_lora_rank": 0, "n_shared_experts": 0, "n_group": 1, "topk_group": 1}
+
+# Other names under which transformers reads some keys; the last only where a model has no such key itself.
+ALSO_NAMED = {
+    "num_local_experts": "n_routed_experts",
+    "num_experts": "n_routed_experts",
+    "num_mtp_layers": "num_nextn_predict_layers",
+    "intermediate_size": "moe_intermediate_size",
+}
 
 # Types of the values, by key; some keys are not fields of ModelConfig, or are JSON objects in files.
 HELD = typing.get_type_hints(ModelConfig) | {
@@ -58,6 +69,7 @@ def from_json(values: dict[str, Any]) -> ModelConfig:
     if generation is None:
         known = ", ".join(each.model_type for each in GENERATIONS)
         raise UserError(f"config.json has model_type {model_type!r}; it must be one of {known}.")
+    values = _by_one_name(values, generation)
     _check(values, generation)
     values = {key: value for key, value in values.items() if value is not None or key in NULL_MEANS}
     values = _in_our_terms(values, generation)
@@ -84,6 +96,22 @@ def to_json(config: ModelConfig, spelling: str = "huggingface") -> dict[str, Any
     if generation.model_type == "deepseek_v4":
         values = v4_json.write(values, config, spelling)
     return values | FIXED | {"model_type": generation.model_type, "architectures": [generation.architecture]}
+
+
+def _by_one_name(values, generation):
+    """`values` without ALSO_NAMED; UserError where a file has both names with different values."""
+    values = dict(values)
+    for other, key in ALSO_NAMED.items():
+        if key not in generation.keys or other in generation.keys or values.get(other) is None:
+            continue
+        given = values.pop(other)
+        if values.get(key) not in (None, given):
+            raise UserError(
+                f"config.json has {key} {values[key]!r} and {other} {given!r}, which mean the same to transformers; "
+                "leave one."
+            )
+        values[key] = given
+    return values
 
 
 def _check(values, generation):
@@ -120,10 +148,10 @@ def _in_our_terms(values, generation):
         values = v4_json.read(values)
     else:
         values = {key: value for key, value in values.items() if key != "layer_types"}  # implied
-    return _counted(values)
+    return _counted(values, generation)
 
 
-def _counted(values):
+def _counted(values, generation):
     """`values` with `mlp_layer_types` replaced by counts of leading layers, where these determine it."""
     kinds = ["moe" if kind == "sparse" else kind for kind in values.get("mlp_layer_types") or ()]
     if not kinds:
@@ -131,10 +159,20 @@ def _counted(values):
     if len(kinds) != values.get("num_hidden_layers"):
         raise UserError(f"config.json has mlp_layer_types of {len(kinds)} layers; num_hidden_layers says otherwise.")
     dense, hashed = kinds.count("dense"), kinds.count("hash_moe")
+    leading = values.get("first_k_dense_replace", dense)
+    if generation.model_type not in LISTS_FEED_FORWARDS and kinds != _first_dense(leading, len(kinds)):
+        raise UserError(
+            f"config.json has mlp_layer_types that is not first_k_dense_replace {leading}, the key that programs read "
+            f"of {generation.model_type}; leave that."
+        )
     values = values | {"first_k_dense_replace": dense, "num_hash_layers": hashed, "mlp_layer_types": kinds}
     if kinds == ["dense"] * dense + ["hash_moe"] * hashed + ["moe"] * kinds.count("moe"):
         del values["mlp_layer_types"]
     return values
+
+
+def _first_dense(leading, layers):
+    return ["dense" if index < leading else "moe" for index in range(layers)]
 
 
 def _value(values, key, model_type):

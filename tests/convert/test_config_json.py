@@ -243,6 +243,11 @@ RATES = {"compressed_sparse_attention": 4, "heavily_compressed_attention": 32}
         ("v3", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
         ("v3", {"original_max_position_embeddings": 32}, "original_max_position_embeddings 32 and 64"),
         ("v3", {"is_causal": False}, "is_causal False"),
+        ("v3", {"num_local_experts": 8}, "n_routed_experts 12 and num_local_experts 8"),
+        ("v32", {"num_experts": 8}, "n_routed_experts 12 and num_experts 8"),
+        ("v3", {"num_mtp_layers": 2}, "num_nextn_predict_layers 1 and num_mtp_layers 2"),
+        ("v4", {"intermediate_size": 24}, "moe_intermediate_size 20 and intermediate_size 24"),
+        ("v3", {"mlp_layer_types": ["sparse", "dense", "sparse"]}, "not first_k_dense_replace 1, the key that"),
         ("v3", {"per_layer_config": {"1": {"rms_norm_eps": 0.1}}}, "per_layer_config"),
     ],
 )
@@ -250,6 +255,29 @@ def test_files_of_which_transformers_computes_another_model_are_refused(name, ch
     """Each key was ignored, or read by its name alone, while transformers follows it or what it leaves out."""
     with pytest.raises(UserError, match=message):
         config_json.from_json(values(f"{name}/config.json") | change)
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "key"),
+    [
+        ("v3", "num_local_experts", "n_routed_experts"),
+        ("v3", "num_mtp_layers", "num_nextn_predict_layers"),
+        ("v4", "intermediate_size", "moe_intermediate_size"),
+    ],
+)
+def test_other_names_of_transformers_are_read(name, other, key):
+    given = values(f"{name}/config.json")
+    renamed = given | {other: given[key]}
+    del renamed[key]
+    assert config_json.from_json(renamed) == config_json.from_json(given | {other: given[key]})
+    assert config_json.from_json(renamed) == config_json.from_json(given)
+
+
+def test_a_list_of_feed_forwards_that_says_the_same_is_read():
+    """transformers writes it for V3.2 and V4 alone."""
+    given = values("v3/config.json")
+    listed = given | {"mlp_layer_types": ["dense", "sparse", "sparse"]}
+    assert config_json.from_json(listed) == config_json.from_json(given)
 
 
 def test_keys_of_v4_that_say_the_same_twice_are_read():
