@@ -23,7 +23,11 @@ def heading(title: str) -> str:
 
 
 def image(png: bytes, description: str) -> str:
-    return f'<img alt="{html.escape(description)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    return f'<img alt="{html.escape(description)}" src="{data_url(png)}">'
+
+
+def data_url(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def table(heads: Sequence, rows: Iterable[Sequence]) -> str:

@@ -1,11 +1,11 @@
 """A page as a list of blocks, rendered as Markdown or HTML."""
 
 import dataclasses
-import html
-import re
 from collections.abc import Sequence
 
-from deepseek_jax.html_page import document, image
+from markdown_it import MarkdownIt
+
+from deepseek_jax.html_page import data_url, document
 
 STYLE = """
  td, th { font-size: .92em }  pre { background: #f6f8fa; padding: .6em 1em; border-radius: 4px }
@@ -20,7 +20,7 @@ class Heading:
 
 @dataclasses.dataclass(frozen=True)
 class Paragraph:
-    """Text; **bold** and `code` are marked as in Markdown."""
+    """Text in Markdown."""
 
     text: str
 
@@ -71,30 +71,10 @@ def _cell(text: str) -> str:
 
 
 def page(title: str, blocks: Sequence[Block]) -> str:
-    """Self-contained HTML."""
-    return document(title, map(_html, blocks), STYLE)
+    """Self-contained HTML: the Markdown rendered, with its pictures inside.  HTML in texts is shown as written."""
 
+    def embedded(block):
+        return dataclasses.replace(block, file=data_url(block.png)) if isinstance(block, Picture) else block
 
-def _html(block: Block) -> str:
-    match block:
-        case Heading(text, level):
-            return f"<h{level}>{_inline(text)}</h{level}>"
-        case Paragraph(text):
-            return f"<p>{_inline(text)}</p>"
-        case Table(head, rows):
-            lines = [_row("th", head), *(_row("td", row) for row in rows)]
-            return "<table>\n" + "\n".join(lines) + "\n</table>"
-        case Code(text):
-            return f"<pre>{html.escape(text)}</pre>"
-        case Picture(_, alt, png):
-            return image(png, alt)
-
-
-def _row(tag: str, cells: Sequence[str]) -> str:
-    return "<tr>" + "".join(f"<{tag}>{_inline(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-
-def _inline(text: str) -> str:
-    text = html.escape(text, quote=False)
-    text = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", text)
-    return re.sub(r"`(.+?)`", r"<code>\1</code>", text)
+    renderer = MarkdownIt("commonmark", {"html": False}).enable("table")
+    return document(title, [renderer.render(markdown([embedded(block) for block in blocks]))], STYLE)
