@@ -47,7 +47,7 @@ def by_variant(results: Mapping) -> dict[str, Curve]:
 
 
 def comparable(experiment: AnyExperiment, other: AnyExperiment) -> bool:
-    """Whether the training losses of two experiments measure the same thing (OF_LOSS), so that lower is better."""
+    """Whether the training losses of two experiments measure the same (LOSS_SETTINGS), so that lower is better."""
     return _of_loss(experiment) == _of_loss(other)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from deepseek_jax.studies import runs
 from deepseek_jax.studies.study import Loaded, Study
-from deepseek_jax.studies.sweep import Sweep
 from deepseek_jax.whole_files import write_json
 
 FILE = "stated.json"  # in the study's folder under the root
@@ -14,7 +13,7 @@ FILE = "stated.json"  # in the study's folder under the root
 
 def keep(loaded: Loaded, root: Path):
     """Stores the claims.  Once a run has finished, claims that were stored before are not replaced."""
-    if isinstance(loaded.study, Sweep):
+    if not loaded.study.claims:  # a sweep
         return
     claims = _claims(loaded.study)
     before = read(loaded, root)

@@ -10,7 +10,6 @@ import numpy as np
 from deepseek_jax.checking import choice
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies.claims import check_metric
-from deepseek_jax.studies.source_names import source_name
 from deepseek_jax.studies.study import EQUAL, Variant, check_size
 
 
@@ -70,7 +69,8 @@ class Sweep:
     halving: Halving | None = None
     across: str = ""
     larger: str = ""
-    measures: tuple = ()
+
+    claims = measures = ()  # those of a Study
 
     def __post_init__(self):
         choice("equal", self.equal, EQUAL)
@@ -86,8 +86,6 @@ class Sweep:
             raise UserError(f"the search over {drawn[0]} is random: say how many samples to draw.")
         check_size(self.seeds, self.budget)
         check_metric(self.metric)
-        for function in self.measures:
-            source_name(function)
         count, different = len(self.names), len(set(self.names))
         if different < count:
             raise UserError(
