@@ -12,12 +12,11 @@ import numpy as np
 
 from deepseek_jax.config import AnyExperiment
 from deepseek_jax.errors import UserError
+from deepseek_jax.studies import reasons
 from deepseek_jax.train import schedules
 from deepseek_jax.whole_files import write_json
 
 TRIAL_STEPS = 30  # of the trial that measures a variant's speed if seconds are held equal
-
-FAILED = "failed"  # the only key in the file of a failed trial
 
 
 class Unmeasured(UserError):
@@ -83,19 +82,12 @@ def _flops_a_token(experiment: AnyExperiment) -> float:
     return training_flops(experiment.model, 1.0, attention)
 
 
-def forget_failure(speed: Path):
-    """Deletes the file of a failed trial, so that it is tried again."""
-    if speed.exists() and FAILED in json.loads(speed.read_text()):
-        speed.unlink()
-
-
 def _units_a_second(speed: Path) -> float:
     if not speed.exists():
         raise Unmeasured(f"its speed has not been measured yet: there is no file {speed}.")
-    found = json.loads(speed.read_text())
-    if FAILED in found:
-        raise TrialFailed(f"the trial that measures its speed failed: {found[FAILED]}")
-    return found["per_second"]
+    if reason := reasons.read(speed):
+        raise TrialFailed(f"the trial that measures its speed failed: {reason}")
+    return json.loads(speed.read_text())["per_second"]
 
 
 def measure_speed(experiment: AnyExperiment, speed: Path):

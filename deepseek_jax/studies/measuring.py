@@ -5,19 +5,18 @@ nothing is measured twice, and no result of an older version of a function is us
 """
 
 import json
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from deepseek_jax.errors import UserError
-from deepseek_jax.studies.outcome import Trained, error_summary, finite
+from deepseek_jax.studies import reasons
+from deepseek_jax.studies.outcome import Trained, finite
 from deepseek_jax.studies.runs import Run
 from deepseek_jax.studies.source_names import source_name
 from deepseek_jax.studies.study import Study, Variant
 from deepseek_jax.whole_files import write_json
 
 FOLDER = "measured"  # in a run directory
-FAILED = "failed"  # the only key in the file of a failed measure
 
 
 def all_scores(run: Run, study: Study) -> dict[str, float] | None:
@@ -31,15 +30,14 @@ def all_scores(run: Run, study: Study) -> dict[str, float] | None:
     for path in _files(run, study):
         if not path.exists():
             return None
-        found = json.loads(path.read_text())
-        scores |= {} if FAILED in found else found
+        scores |= {} if reasons.read(path) else json.loads(path.read_text())
     return scores
 
 
 def failures(run: Run, study: Study) -> Iterator[tuple[Path, str]]:
     """(file, reason) of each failed measure; the traceback is beside the file, in a .txt."""
     for path in _files(run, study):
-        if path.exists() and (reason := json.loads(path.read_text()).get(FAILED)):
+        if reason := reasons.read(path):
             yield path, reason
 
 
@@ -51,17 +49,14 @@ def measure(run: Run, study: Study):
     trained = restore(run)
     functions = {source_name(function): function for function in study.measures}
     for path in missing:
-        name = path.stem.rpartition("+")[2]
-        write_json(path, _tried(functions[name], trained, path) if name in functions else held_out_scores(trained))
-
-
-def _tried(function: Callable, trained: Trained, path: Path) -> dict:
-    try:
-        return finite(function(trained))
-    except Exception as error:  # a bug in the measure, or it does not fit this variant
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.with_suffix(".txt").write_text(traceback.format_exc())
-        return {FAILED: f"the measure {function.__name__} failed: {error_summary(error)}"}
+        function = functions.get(path.stem.rpartition("+")[2])
+        if function is None:  # "scores"
+            write_json(path, held_out_scores(trained))
+            continue
+        try:
+            write_json(path, finite(function(trained)))
+        except Exception as error:  # a bug in the measure, or it does not fit this variant
+            reasons.write(path, f"the measure {function.__name__} failed: {reasons.summary(error)}", error)
 
 
 def sources(variant: Variant, study: Study) -> list[str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from deepseek_jax.config import AnyExperiment
-from deepseek_jax.errors import UserError
 from deepseek_jax.studies import budget
 from deepseek_jax.train.shown import SHOWN
 from deepseek_jax.train.sinks import FILE, read_rows
@@ -73,13 +72,6 @@ def _parameters(experiment: AnyExperiment) -> dict[str, int]:
 
     counts = census(experiment.model).main
     return {"total": counts.total, "active": counts.activated}
-
-
-def error_summary(error: Exception) -> str:
-    """An exception's type and first line; the whole message of a UserError."""
-    if isinstance(error, UserError):
-        return str(error)
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
 
 
 def finite(scores: dict) -> dict[str, float]:

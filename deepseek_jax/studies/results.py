@@ -28,8 +28,7 @@ def gather(loaded: Loaded, root: Path) -> dict:
     """
     planned = runs_.plan(loaded, root)
     finished = [entry for run in planned if run.trained and not run.failure and (entry := _entry(run, loaded))]
-    without_score = [run for run in planned if run.failure and not run.awaits_speed_trial]
-    failed = [_of(run, loaded) | {"reason": run.failure} for run in without_score]
+    failed = [_of(run, loaded) | {"reason": run.failure} for run in planned if run.failure]
     unmeasured = [
         {"variant": run.variant.name, "seed": run.seed, "reason": reason}
         for run in planned

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,10 +18,10 @@ from deepseek_jax import host_memory
 from deepseek_jax.data.prepare import given_tokenizer
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
-from deepseek_jax.studies import metrics, stated, sweeping
+from deepseek_jax.studies import metrics, reasons, stated, sweeping
 from deepseek_jax.studies import runs as runs_
 from deepseek_jax.studies.measuring import all_scores, failures, measure
-from deepseek_jax.studies.outcome import error_summary, summarise
+from deepseek_jax.studies.outcome import summarise
 from deepseek_jax.studies.runs import TRAINED, Run
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.studies.sweep import Sweep
@@ -35,11 +34,10 @@ Say = Callable[[str], None]
 
 def to_do(loaded: Loaded, root: Path) -> list[Run]:
     """The runs that are still to be done; failed ones are not among them, nor those that a sweep has stopped."""
-    planned = runs_.plan(loaded, root)
-    if isinstance(loaded.study, Sweep) and not any(run.awaits_speed_trial for run in planned):
+    if isinstance(loaded.study, Sweep):
         rung = sweeping.rungs(loaded, root)[-1]
         return [run for run in rung.runs if not _done(run, loaded, rung.share)]
-    return [run for run in planned if run.awaits_speed_trial or not _done(run, loaded)]
+    return [run for run in runs_.plan(loaded, root) if not _done(run, loaded)]
 
 
 def _done(run: Run, loaded: Loaded, share: float = 1.0) -> bool:
@@ -73,7 +71,9 @@ def forget_failures(loaded: Loaded, root: Path):
         run.failed.unlink(missing_ok=True)
         for path, _ in failures(run, loaded.study):
             path.unlink()
-    runs_.forget_failed_speeds(loaded, root)
+    for speed in (root / loaded.name).glob("*.speed.json"):
+        if reasons.read(speed):
+            speed.unlink()
 
 
 def work(studies: Sequence[Loaded], root: Path, say: Say = print, index: int | None = None):
@@ -115,7 +115,7 @@ def _check_here(planned: Sequence[Run], loaded: Loaded):
     study = loaded.study
     if isinstance(study, Sweep):  # its candidates may fail one by one
         return
-    left = [run for run in planned if run.awaits_speed_trial or not _done(run, loaded)]
+    left = [run for run in planned if not _done(run, loaded)]
     for run in {run.variant.name: run for run in left}.values():
         experiment = run.experiment or resolve(study.base, dict(run.variant.changes))  # only its steps are unknown
         try:
@@ -159,7 +159,7 @@ def _check_measured(run: Run, peers: Sequence[Run], loaded: Loaded, share: float
                 f"{loaded.shown_path}: {run} measured no {metric} after {share:.0%} of its steps; "
                 f"name a metric that {run.directory}/{FILE} has."
             )
-        runs_.fail(run, f"it measured no {metric} after {share:.0%} of its steps.")
+        reasons.write(run.failed, f"it measured no {metric} after {share:.0%} of its steps.")
 
 
 def is_worker() -> bool:
@@ -169,8 +169,7 @@ def is_worker() -> bool:
 
 def _tell_problems(loaded: Loaded, planned: Sequence[Run], say: Say):
     """Reports each variant that cannot be configured, or whose speed trial failed earlier."""
-    found = [run for run in planned if run.problem and not run.awaits_speed_trial]
-    for name, problem in {run.variant.name: run.problem for run in found}.items():
+    for name, problem in {run.variant.name: run.problem for run in planned if run.problem}.items():
         say(f"{loaded.name}: {name}: failed: {problem}")
 
 
@@ -184,11 +183,8 @@ def _finish(run: Run, loaded: Loaded, say: Say, share: float):
             raise KeyboardInterrupt  # SIGTERM: the checkpoint is saved; end this process
         if run.trained:
             measure(run, loaded.study)
-    except UserError as error:
-        runs_.fail(run, str(error))
-    except Exception as error:  # a bug, or out of memory: the other runs can still be done
-        runs_.fail(run, error_summary(error))
-        run.failed.with_suffix(".txt").write_text(traceback.format_exc())
+    except Exception as error:  # a loss that is not finite, out of memory, a bug: the other runs can still be done
+        reasons.write(run.failed, reasons.summary(error), error)
     outcome = f"failed: {run.failure}" if run.failure else _score(run, loaded) if run.trained else f"at {share:.0%}"
     say(f"{loaded.name}: {run}: {outcome}  ({time.monotonic() - began:.0f} s)")
 
@@ -262,7 +258,7 @@ def run_in_workers(paths: Sequence[Path], jobs: int, root: Path, say: Say = prin
                     raise KeyboardInterrupt
                 left = todo()
                 _mark_died(worker, left, root, say)
-                if any(run.awaits_speed_trial for run in left):  # another worker would die in the same trial
+                if not all(run.experiment for run in left):  # another worker would die in the same speed trial
                     raise UserError("a worker died while it measured speeds; make the variants that it began smaller.")
                 if todo():
                     workers.append(subprocess.Popen(command, env=environment))
@@ -277,7 +273,7 @@ def _mark_died(worker: subprocess.Popen, left: list[Run], root: Path, say: Say):
     for run in left:
         if runs_.last_lock_holder(run, root) == worker.pid:
             name = signal.Signals(-worker.returncode).name
-            runs_.fail(run, f"its process died of {name}" + ("; out of memory?" if name == "SIGKILL" else ""))
+            reasons.write(run.failed, f"its process died of {name}" + ("; out of memory?" if name == "SIGKILL" else ""))
             say(f"{run}: failed: {run.failure}")
 
 

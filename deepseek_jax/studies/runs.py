@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import shlex
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,13 +17,11 @@ from deepseek_jax import fields, locks, record
 from deepseek_jax.config import FAMILIES, AnyExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
-from deepseek_jax.studies import budget
-from deepseek_jax.studies.outcome import error_summary
+from deepseek_jax.studies import budget, reasons
 from deepseek_jax.studies.source_names import source_name
 from deepseek_jax.studies.study import Loaded, Study, Variant, slug, slugs
 from deepseek_jax.studies.sweep import Sweep
 from deepseek_jax.train import schedules
-from deepseek_jax.whole_files import write_json, write_text
 
 ROOT = Path("runs/studies")
 TRAINED = "trained.json"  # in a run directory: the summary of a finished training
@@ -37,8 +34,8 @@ class Run:
     """One training of a study, and what is measured of it.
 
     `failed`: a file with the reason if it failed; in the study's own folder, as several may share a run directory.
-    `problem`: why it has no valid experiment, if so.
-    `awaits_speed_trial`: the only problem is that a trial has yet to measure its speed (equal="seconds").
+    `experiment`: None if it is not valid, for which `problem` is the reason, or if its number of steps is not known
+    yet, as a trial has yet to measure its speed (equal="seconds").
     """
 
     variant: Variant
@@ -47,7 +44,6 @@ class Run:
     directory: Path
     failed: Path
     problem: str = ""
-    awaits_speed_trial: bool = False
 
     @property
     def trained(self) -> dict | None:
@@ -61,7 +57,7 @@ class Run:
 
     @property
     def failure(self) -> str | None:
-        return self.problem or (_read(self.failed) or {}).get("reason")
+        return self.problem or reasons.read(self.failed)
 
     def __str__(self):
         return f"{self.variant.name}, seed {self.seed}"
@@ -89,8 +85,8 @@ def plan(loaded: Loaded, root: Path) -> list[Run]:
                 experiment = experiment_of(study, variant, seed, root / loaded.name)
             except UserError as error:
                 nowhere = root / loaded.name / called[variant.name]
-                waits = isinstance(error, budget.Unmeasured)
-                found.append(Run(variant, seed, None, nowhere, nowhere / "failed.json", str(error), waits))
+                problem = "" if isinstance(error, budget.Unmeasured) else str(error)
+                found.append(Run(variant, seed, None, nowhere, nowhere / "failed.json", problem))
             else:
                 same = identity(experiment)
                 name = f"{called[variant.name]}-{seed}-{same}"
@@ -168,16 +164,9 @@ def _measure_speed(loaded: Loaded, variant: Variant, root: Path, say: Callable[[
             try:
                 budget.measure_speed(resolve(loaded.study.base, dict(variant.changes)), speed)
             except Exception as error:  # as for a run: the other variants can still be run
-                write_json(speed, {budget.FAILED: error_summary(error)})
-                write_text(speed.with_suffix(".txt"), traceback.format_exc())
-                why = f"the trial that measures its speed failed: {error_summary(error)}"
-                say(f"{loaded.name}: {variant.name}: failed: {why}")
-
-
-def forget_failed_speeds(loaded: Loaded, root: Path):
-    """Deletes the records of failed speed trials, so that they are tried again."""
-    for path in (root / loaded.name).glob("*.speed.json"):
-        budget.forget_failure(path)
+                why = reasons.summary(error)
+                reasons.write(speed, why, error)
+                say(f"{loaded.name}: {variant.name}: failed: the trial that measures its speed failed: {why}")
 
 
 def identity(experiment: AnyExperiment) -> str:
@@ -236,11 +225,6 @@ def last_lock_holder(run: Run, root: Path) -> int | None:
     path = root / ".locks" / run.directory.name
     text = path.read_text() if path.exists() else ""
     return int(text) if text else None
-
-
-def fail(run: Run, reason: str):
-    """Records why a run has no result."""
-    write_json(run.failed, {"reason": reason})
 
 
 def _read(path: Path) -> dict | None:

@@ -54,8 +54,10 @@ def score_at(run: Run, metric: str, share: float) -> float | None:
     """
     if run.failure:
         return math.inf
-    path, step, trained = run.directory / FILE, step_at(run, share), run.trained
-    rows = list(read_rows(path)) if path.exists() else []
+    path, trained = run.directory / FILE, run.trained
+    if not path.exists():  # not begun
+        return None
+    rows, step = list(read_rows(path)), step_at(run, share)
     last = max((row["step"] for row in rows), default=0)
     if trained and last <= step and metric in trained["scores"]:
         return trained["scores"][metric]

@@ -148,6 +148,10 @@ def test_failing_variants_are_reported_and_the_others_are_trained(make, trainer,
     assert "| diverges | 0 | step 3 is not finite; it began in the parameter head[0]. |" in text
     assert "| large | 1 | MemoryError: RESOURCE_EXHAUSTED: 1 TiB |" in text
     assert not running.to_do(loaded, root)
+    (kept,) = root.glob("rate/failed/large-1-*.json")
+    assert 'raise MemoryError("RESOURCE_EXHAUSTED: 1 TiB")' in kept.with_suffix(".txt").read_text()
+    kept.write_text('{"reason": "it was too large"}')  # as older versions wrote it
+    assert [run.failure for run in running.failed(loaded, root) if run.failed == kept] == ["it was too large"]
     running.forget_failures(loaded, root)
     assert {run.variant.name for run in running.to_do(loaded, root)} == {"diverges", "large"}
 

@@ -1,0 +1,30 @@
+"""Why a run, a measure or a speed trial failed: the content of a file, so that it is reported and not tried again."""
+
+import json
+import traceback
+from pathlib import Path
+
+from deepseek_jax.errors import UserError
+from deepseek_jax.whole_files import write_json, write_text
+
+KEYS = ("failed", "reason")  # the only key of such a file; the second that of a run's in older versions
+
+
+def write(path: Path, reason: str, error: Exception | None = None):
+    """Writes the file `path` and, if an error is given, its traceback beside it in a .txt."""
+    write_json(path, {KEYS[0]: reason})
+    if error:
+        write_text(path.with_suffix(".txt"), "".join(traceback.format_exception(error)))
+
+
+def read(path: Path) -> str | None:
+    """The reason in the file; None if it has none, but numbers, or does not exist."""
+    content = json.loads(path.read_text()) if path.exists() else {}
+    return next((text for key in KEYS if isinstance(text := content.get(key), str)), None)
+
+
+def summary(error: Exception) -> str:
+    """An exception's type and first line; the whole message of a UserError."""
+    if isinstance(error, UserError):
+        return str(error)
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
