@@ -40,7 +40,11 @@ def _of_study(loaded: Loaded, root: Path) -> tuple[str, str]:
     runs = f"{finished} of {finished + failed + found['missing']}"
     runs += f", {failed} failed" * bool(failed) + f", {found['stale']} stale" * bool(found["stale"])
     runs += OF_FILE * (results.FROM_FILE in found)
-    return runs, results.main_verdict(loaded, found) if finished or failed else NOT_RUN
+    try:
+        results.need_some(found, loaded)
+    except UserError:
+        return runs, NOT_RUN
+    return runs, results.main_verdict(loaded, found)
 
 
 def _of_sweep(loaded: Loaded, root: Path) -> tuple[str, str]:

@@ -155,10 +155,13 @@ def _unmeasured(results: Mapping, metric: str) -> dict[str, str]:
 
 
 def need_some(results: Mapping, loaded: Loaded):
-    """Raises UserError if there is nothing to report."""
-    if not results["runs"] and not results["failed"]:
-        command = runs_.command("run", loaded, results.get("root", ROOT))
-        raise UserError(f"{loaded.path} has no finished run; `{command}` makes them.")
+    """Raises UserError if there is nothing to report: no run has ended, or none can begin."""
+    if results["runs"]:
+        return
+    root = Path(results.get("root", ROOT))
+    runs_.check_configured(loaded, root)
+    if not results["failed"]:
+        raise UserError(f"{loaded.path} has no finished run; `{runs_.command('run', loaded, root)}` makes them.")
 
 
 def speed_key(results: Mapping) -> str:

@@ -176,6 +176,9 @@ def test_a_variant_that_cannot_be_trained_as_configured_refuses_its_study(
     status, out, err = deepseek_jax("study", "run", str(whole), str(loaded.path), *options)
     assert (status, out, trainer.trained) == (2, "", [])
     assert "/rate.py: odd: " in err and why in err and err.count("\n") == 1
+    report_err = deepseek_jax("study", "report", str(loaded.path), "--root", str(root))[2]
+    assert report_err == err and not loaded.results.exists(), "a page without any run would have said: cannot tell"
+    assert overview.lines([loaded.path], root)[0].verdict == overview.NOT_RUN
 
 
 @pytest.mark.parametrize(
