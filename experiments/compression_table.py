@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 
 from deepseek_jax.cli import runtime
+from experiments.runs import publish
 
-RESULT = Path("experiments/results/compression.md")
 SCORED, CALIBRATING = 8, 4  # batches of the language model; the hybrid is scored on its whole test split
 TUNED = {  # fine-tuning of pruned models
     "v3": {"train.steps": "30", "optimizer.peak_lr": "3e-4", "optimizer.schedule.warmup_steps": "5"},
@@ -72,11 +72,8 @@ def main():
     made = [model for model in CONFIGS if (args.workdir / model / "dense.json").exists()]
     if not made:
         parser.error(f"{args.workdir} holds no smaller model yet; name a run by --v3 or --hybrid")
-    text = "\n".join(table(model, args.workdir / model) for model in made)
-    if len(made) == len(CONFIGS):
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(text)
-    print(text)
+    tables = "\n".join(table(model, args.workdir / model) for model in made)
+    publish("compression", tables, complete=len(made) == len(CONFIGS))
 
 
 class Maker:

@@ -1,53 +1,63 @@
-"""The scores stated in the hybrid configs: the mean of three seeds, next to a simple baseline for each data set.
+"""The scores of the hybrid configs over three seeds, beside simple baselines, and the benefit of pretrained weights.
 
-    python -m experiments.hybrid_scores --workdir runs/hybrid_scores
+    python -m experiments.hybrid_scores              the table of docs/hybrid.md
+    python -m experiments.hybrid_scores transfer     that of docs/tuning.md: features trained on ImageNet, or new ones
 
-Minutes are those of a whole run, from its config to its report, including the baseline's fit.  The table goes to
-experiments/results/hybrid_scores.md.
+CPU minutes are those of a whole run, from its config to its report, including the baselines' fit.  The table goes to
+experiments/results.
 """
 
 import argparse
+import re
 import statistics
 from pathlib import Path
 
 from deepseek_jax.cli import runtime
-from experiments.runs import finished
+from deepseek_jax.studies.page import Table, markdown
+from deepseek_jax.studies.study import slug
+from experiments.runs import finished, publish
 
 SEEDS = (0, 1, 2)
-RESULT = Path("experiments/results/hybrid_scores.md")
-MEASURED = {  # config -> (name of the score, name of the baseline's score)
-    "hybrid_mnist": ("accuracy", "logistic regression, accuracy"),
-    "hybrid_text": ("accuracy", "TF-IDF + logistic regression, accuracy"),
-    "hybrid_detect": ("map50", None),
-    "hybrid_regress": ("r2", "ridge regression, r2"),
-    "hybrid_series": ("mae", "seasonal naive, mae"),
+TABLES = {  # table -> row -> (config, overrides, name of the score)
+    "hybrid_scores": {
+        "hybrid_mnist": ("hybrid_mnist", {}, "accuracy"),
+        "hybrid_detect": ("hybrid_detect", {}, "map50"),
+        "hybrid_regress": ("hybrid_regress", {}, "r2"),
+        "hybrid_series": ("hybrid_series", {}, "mae"),
+        "hybrid_text": ("hybrid_text", {}, "accuracy"),
+    },
+    "transfer": {
+        "EfficientNet-Lite0's features": ("hybrid_transfer", {}, "accuracy"),
+        "the same network, newly initialised": ("hybrid_transfer", {"start.checkpoint": ""}, "accuracy"),
+    },
 }
+HEAD = ("run", "score", "mean of 3 seeds", "each seed", "baseline", "CPU minutes")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", type=Path, default=Path("runs/hybrid_scores"))
-    names = ", ".join(MEASURED)
-    parser.add_argument("configs", nargs="*", default=list(MEASURED), metavar="CONFIG", help=f"default: all of {names}")
+    parser.add_argument("table", nargs="?", default="hybrid_scores", choices=TABLES)
+    parser.add_argument("--workdir", type=Path, help="where runs are kept; default: runs/TABLE")
+    parser.add_argument("--only", default="", metavar="REGEX", help="only rows whose name matches; default: all")
     args = parser.parse_args()
-    if unknown := [config for config in args.configs if config not in MEASURED]:
-        parser.error(f"there is no measured config {unknown[0]}; name some of {names}")
     runtime.prepare()
-    rows = ["| config | score | mean of 3 seeds | each seed | plain model | minutes | CPU minutes |"]
-    rows.append("|---|---|---|---|---|---|---|")
-    for config in args.configs:
-        score, rival = MEASURED[config]
-        runs = [finished(f"configs/{config}.py", {}, seed, args.workdir / f"{config}_{seed}") for seed in SEEDS]
-        found = [run[f"final/{score}"] for run in runs]
-        beside = f"{runs[0][f'final/{rival}']:.4f} ({rival.rpartition(',')[0]})" if rival else ""
-        seeds = ", ".join(f"{value:.4f}" for value in found)
-        cost = " | ".join(f"{statistics.mean(run[name] for run in runs):.1f}" for name in ("minutes", "cpu_minutes"))
-        rows.append(f"| `{config}` | {score} | {statistics.mean(found):.4f} | {seeds} | {beside} | {cost} |")
-    table = "\n".join(rows) + "\n"
-    if len(args.configs) == len(MEASURED):
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(table)
-    print(table)
+    workdir, table = args.workdir or Path("runs", args.table), TABLES[args.table]
+    rows = [row(name, *how, workdir) for name, how in table.items() if re.search(args.only, name)]
+    publish(args.table, markdown([Table(HEAD, rows)]), complete=len(rows) == len(table))
+
+
+def row(name: str, config: str, changes: dict[str, str], score: str, workdir: Path) -> list[str]:
+    runs = [finished(f"configs/{config}.py", changes, seed, workdir / f"{slug(name)}_{seed}") for seed in SEEDS]
+    found = [run[f"final/{score}"] for run in runs]
+    baselines = {key[len("final/") : -len(f", {score}")]: runs[0][key] for key in runs[0] if key.endswith(f", {score}")}
+    return [
+        f"`{name}`" if name == config else name,
+        score,
+        f"{statistics.mean(found):.4f}",
+        ", ".join(f"{value:.4f}" for value in found),
+        ", ".join(f"{value:.4f} ({baseline})" for baseline, value in baselines.items()),
+        f"{statistics.mean(run['cpu_minutes'] for run in runs):.1f}",
+    ]
 
 
 if __name__ == "__main__":

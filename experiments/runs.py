@@ -1,4 +1,4 @@
-"""Runs a config with changes and seeds, each run in its own directory; finished runs are not repeated."""
+"""Runs a config with changes and seeds, each run in its own directory, and publishes a table of what came of them."""
 
 import json
 import time
@@ -6,7 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from deepseek_jax.whole_files import write_text
+
 SCORES = "scores.json"  # in a run directory: the final scores and the run's time
+RESULTS = Path("experiments/results")
 
 
 def finished(config: str, changes: dict[str, str], seed: int, directory: Path) -> dict[str, float]:
@@ -29,3 +32,10 @@ def finished(config: str, changes: dict[str, str], seed: int, directory: Path) -
         scores.write_text(json.dumps(found, indent=2) + "\n")
         print(f"{directory}: {json.dumps(found)}", flush=True)
     return json.loads(scores.read_text())
+
+
+def publish(name: str, table: str, complete: bool):
+    """Prints a table in Markdown; a complete one becomes experiments/results/NAME.md."""
+    if complete:
+        write_text(RESULTS / f"{name}.md", table)
+    print(table)

@@ -15,13 +15,17 @@ from rich.console import Console
 
 from deepseek_jax.cli import runtime
 from deepseek_jax.experiment_file import resolve
+from deepseek_jax.studies.page import Table, markdown
 from deepseek_jax.train.expert_use import expert_use
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.start import first_state
 from deepseek_jax.tune.esft import as_setting, choose
-from experiments.runs import finished
+from experiments.runs import finished, publish
 
-RESULT = Path("experiments/results/tuning.md")
+HEAD = (
+    *("trained", "numbers trained", "share of all", "moments", "held-out loss, nats"),
+    *("loss relative to training all of it", "share of its gain"),
+)
 EXPERTS = "(chosen)"
 METHODS = {  # row of the table -> (config, overrides)
     "all of it": ("tune_tiny", {}),
@@ -45,12 +49,7 @@ def main():
     base = {"start.checkpoint": str(args.base), "data.tokenizer": str(args.base / "tokenizer.json")}
     before = once(args.workdir / "before.json", lambda: held_out_loss(resolve("configs/tune_tiny.py", base)))
     chosen = once(args.workdir / "experts.json", lambda: experts(base, args.threshold))
-    rows = [
-        "| trained | numbers | share | moments | held-out loss, nats | beside all of it | of its gain |",
-        "|---|---|---|---|---|---|---|",
-        f"| nothing: as the run begins | 0 | 0% | 0 | {before:.4f} | | |",
-    ]
-    whole = None
+    rows, whole = [["nothing: as the run begins", "0", "0%", "0", f"{before:.4f}", "", ""]], None
     for number in args.methods or range(len(METHODS)):
         (name, (config, changes)) = list(METHODS.items())[number]
         changes = base | {key: chosen if value == EXPERTS else value for key, value in changes.items()}
@@ -58,15 +57,10 @@ def main():
         loss = finished(f"configs/{config}.py", changes, 0, run)["final/loss"]
         count, share = trained(resolve(f"configs/{config}.py", changes))
         whole = loss if number == 0 else whole
-        beside = f"{loss / whole - 1:+.2%} | {(before - loss) / (before - whole):.0%}" if whole else "|"
+        beside = [f"{loss / whole - 1:+.2%}", f"{(before - loss) / (before - whole):.0%}"] if whole else ["", ""]
         name = name.format(experts=sum(len(part.split(":")[1].split()) for part in chosen.split(";")))
-        moments = f"{8 * count / 1e6:.1f} MB"
-        rows.append(f"| {name} | {count:,} | {share:.2%} | {moments} | {loss:.4f} | {beside} |")
-    table = "\n".join(rows) + "\n"
-    if len(rows) == len(METHODS) + 3:
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(table)
-    print(table)
+        rows.append([name, f"{count:,}", f"{share:.2%}", f"{8 * count / 1e6:.1f} MB", f"{loss:.4f}", *beside])
+    publish("tuning", markdown([Table(HEAD, rows)]), complete=len(rows) == len(METHODS) + 1)
 
 
 def once(path: Path, make):

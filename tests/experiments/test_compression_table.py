@@ -6,14 +6,14 @@ import sys
 import pytest
 
 from deepseek_jax.cli import runtime
-from experiments import compression_table
+from experiments import compression_table, runs
 
 
 def test_a_partial_table_does_not_replace_a_complete_one(tmp_path, monkeypatch, capsys):
     kept = tmp_path / "compression.md"
     kept.write_text("both\n")
     monkeypatch.setattr(runtime, "prepare", lambda: None)
-    monkeypatch.setattr(compression_table, "RESULT", kept)
+    monkeypatch.setattr(runs, "RESULTS", tmp_path)
     monkeypatch.setattr(sys, "argv", ["compression_table", "--workdir", str(tmp_path)])
     with pytest.raises(SystemExit):
         compression_table.main()
