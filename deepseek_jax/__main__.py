@@ -4,7 +4,7 @@ import os
 import sys
 
 from deepseek_jax import full_disk
-from deepseek_jax.cli import arguments
+from deepseek_jax.cli import arguments, runtime
 from deepseek_jax.errors import UserError
 
 
@@ -15,6 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     try:
         args = arguments.read(sys.argv[1:] if argv is None else argv)
+        runtime.prepare(args.compile_cache)
         return args.run(args) or 0
     except UserError as error:
         print(f"deepseek-jax: {error}", file=sys.stderr)

@@ -3,7 +3,7 @@
 import dataclasses
 from pathlib import Path
 
-from deepseek_jax.cli import options, runtime
+from deepseek_jax.cli import options
 from deepseek_jax.cli.options import named
 from deepseek_jax.errors import UserError
 
@@ -51,7 +51,6 @@ def run_save(args):
     lora = record.read(args.workdir).tune.lora
     if not lora.rank:
         raise UserError(f"{args.workdir} has no adapters; train with tune.lora.rank above 0.")
-    runtime.prepare()
     from deepseek_jax.train.restore import restore_adapters
     from deepseek_jax.tune import peft
 
@@ -93,7 +92,6 @@ def _is_dropped_by_peft(experiment, adapters) -> bool:
 
 @options.into_free_directory
 def run_merge(args):
-    runtime.prepare()
     from deepseek_jax.compress import source
     from deepseek_jax.tune import lora, peft
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from deepseek_jax import writable
-from deepseek_jax.cli import options, pods, runtime
+from deepseek_jax.cli import options, pods
 from deepseek_jax.cli.options import named
 from deepseek_jax.errors import UserError
 
@@ -27,6 +27,8 @@ examples:
       --config.train.microbatch_size=512 --out reports/v2""",
         takes_overrides=True,
     )
+    # The compile cache can store an executable for absent devices, but not load it again.
+    parser.set_defaults(compile_cache=False)
     pods.add_options(parser)
     parser.add_argument(
         "--out", type=named, metavar="DIR", help="also save the report (report.md, report.json) and the HLO here"
@@ -40,7 +42,6 @@ def run(args):
     from deepseek_jax.pods import devices
 
     devices.prepare(topology)
-    runtime.prepare(cache=False)  # the cache can store an executable for absent devices, but not load it again
     from deepseek_jax.parallel.mesh import make_mesh
     from deepseek_jax.pods import report
     from deepseek_jax.pods.compiling import compile_for

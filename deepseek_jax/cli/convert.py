@@ -49,7 +49,6 @@ examples:
 def run(args):
     source, target = Path(args.source), Path(args.target)
     _check(args, source)
-    runtime.prepare()
     from deepseek_jax.convert import beside
     from deepseek_jax.train import bars
 

@@ -94,14 +94,11 @@ def _show(args, rows: bool):
     experiment = resolve(args.config, source | args.overrides)
     if experiment.family != "language_model":
         raise UserError(f"{args.config} is for a hybrid network; `deepseek-jax data show` shows its labelled set.")
-    runtime.prepare()
-    from rich.console import Console
-
     from deepseek_jax.data import inspect
     from deepseek_jax.data.pipeline import open_corpus
     from deepseek_jax.train.bars import preparing
 
-    console = Console(markup=False)
+    console = runtime.console()
     with preparing(console) as report:
         corpus = open_corpus(experiment.data, experiment.model.vocab_size, report)
     description = inspect.describe(corpus)
@@ -132,15 +129,13 @@ def run_check(args):
     page, listed = Path(args.output or f"{stem}-check.html"), Path(args.exclude or f"{stem}-exclude.txt")
     for path in (page, listed):
         writable.check_file(path)
-    from rich.console import Console
-
     from deepseek_jax.cli import data_check
     from deepseek_jax.data.quality import filter_list, report
     from deepseek_jax.train.bars import preparing
 
     if args.exclude and data_check.names_corpus(args.name, args.overrides):
         raise UserError("--exclude is for labelled sets; documents of a corpus cannot be excluded by a list.")
-    with preparing(Console(markup=False)) as progress:
+    with preparing(runtime.console()) as progress:
         records, findings = data_check.check(args.name, args.overrides, progress)
     for note in records.notes:
         print(note)

@@ -41,16 +41,13 @@ def run(args):
     experiment = resolve(args.config, args.overrides)
     if experiment.family != "language_model":
         raise UserError(f"{args.config} is for a hybrid network, which has no experts; give one for a language model.")
-    runtime.prepare()
-    from rich.console import Console
-
     from deepseek_jax.train.expert_use import expert_use
     from deepseek_jax.tune.esft import as_setting, choose
 
-    console = Console(stderr=True, markup=False)  # standard output gets only the setting
+    console = runtime.console(stderr=True)  # standard output gets only the setting
     shares = expert_use(experiment, args.batches, console)[args.score]
     chosen = choose(shares, args.threshold)
     for layer, experts in chosen.items():
         share = shares[layer][experts].sum()
-        console.print(f"layer {layer}: {len(experts)} of {len(shares[layer])} experts do {share:.1%}", highlight=False)
+        console.print(f"layer {layer}: {len(experts)} of {len(shares[layer])} experts do {share:.1%}")
     print(as_setting(chosen))

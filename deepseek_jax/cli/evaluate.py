@@ -55,7 +55,6 @@ def run(args):
             )
     if record.is_release(args.workdir) and args.source is None:
         raise UserError(f"{args.workdir} is a released checkpoint, without text of its own; name some with --source.")
-    runtime.prepare()
     from deepseek_jax.cli import evaluate_supervised
     from deepseek_jax.parallel import processes
 
@@ -64,8 +63,6 @@ def run(args):
 
 
 def _language_model(args):
-    from rich.console import Console
-
     from deepseek_jax.data.compressors import bits_per_byte
     from deepseek_jax.infer.prompts import beyond
     from deepseek_jax.parallel import processes
@@ -73,7 +70,7 @@ def _language_model(args):
     from deepseek_jax.train import bars, setup
     from deepseek_jax.train.any_checkpoint import read_trained
 
-    console = Console(quiet=not processes.is_leader(), markup=False)
+    console = runtime.console(quiet=not processes.is_leader())
     trained = read_trained(args.workdir, args.checkpoint, mesh_of_scored)
     scoring = setup.prepare(_scoring_experiment(trained.experiment, args), console)
     corpus, batches = scoring.task.corpus, scoring.held_out_batches("final")
@@ -87,7 +84,7 @@ def _language_model(args):
         compressed = bits_per_byte(corpus, report) if processes.is_leader() else {}
         processes.barrier()  # compressing may take longer than the other processes' timeout
     what = f"{which} on {data.source} in rows of {data.sequence_length} tokens, bits per byte:"
-    console.print(what, highlight=False, soft_wrap=True)
+    console.print(what)
     warning = beyond([data.sequence_length], scoring.experiment.model.max_position_embeddings, "a row")
     if warning and processes.is_leader():
         runtime.warn(warning)
@@ -112,11 +109,7 @@ def _scoring_experiment(experiment, args):
 
 def _table(scores: dict, compressors: dict[str, dict], sizes: dict[str, int]):
     """A table with a row per domain and one for the total: bits per byte of the model and of each compressor."""
-    from rich.table import Table
-
-    table = Table()
-    for heading in ("held-out text", "bytes", "model", *compressors):
-        table.add_column(heading, justify="left" if heading == "held-out text" else "right")
+    table = runtime.table("", "held-out text", "bytes", "model", *compressors)
     rows = {domain: scores[f"bits_per_byte/{domain}"] for domain in sizes if f"bits_per_byte/{domain}" in scores}
     for name, score in (rows | {"total": scores["bits_per_byte"]}).items():
         size = sizes.get(name, sum(sizes.values()))

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from deepseek_jax.cli import runtime
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 from deepseek_jax.parallel.mesh import mesh_of_scored
@@ -14,7 +14,7 @@ from deepseek_jax.train.scoring import scoring_experiment
 
 
 def run(args):
-    console = Console(quiet=not processes.is_leader(), markup=False)
+    console = runtime.console(quiet=not processes.is_leader())
     trained = restore_model(args.workdir, args.checkpoint, mesh_of_scored)
     experiment = scoring_experiment(trained.experiment, args.batch_size or 0)
     scoring = setup.prepare(experiment, console)
@@ -29,7 +29,7 @@ def run(args):
             "one record; raise it."
         )
     what = f"step {trained.step} of {args.workdir} on the test split of {experiment.dataset.name}:"
-    console.print(what, highlight=False, soft_wrap=True)
+    console.print(what)
     table = Table(show_header=False)
     with bars.preparing(console) as report:
         baselines = scoring.task.baselines(report)

@@ -43,17 +43,14 @@ def run(args):
     if args.picture is not None:
         writable.check_file(Path(args.picture))
     experiment = resolve(args.config, args.overrides)
-    runtime.prepare()
-    from rich.console import Console
-
     from deepseek_jax.train.lr_range import range_test
 
-    console = Console(markup=False)
+    console = runtime.console()
     found = range_test(experiment, args.low, args.high, args.steps, console)
     for rate, loss in found.points():
-        console.print(f"rate {rate:8.2g}  loss {loss:.4f}", highlight=False)
+        console.print(f"rate {rate:8.2g}  loss {loss:.4f}")
     where = ""
     if args.picture is not None:
         Path(args.picture).write_bytes(found.picture())
         where = f"   (see the curve in {args.picture})"
-    console.print(f"--config.optimizer.peak_lr={found.suggested:.2g}{where}", highlight=False)
+    console.print(f"--config.optimizer.peak_lr={found.suggested:.2g}{where}")

@@ -100,9 +100,6 @@ def run(args):
         raise UserError(f"{args.workdir} holds no language model; use `predict` for a hybrid network.")
     if args.chat is not None:
         checking.choice("--chat", args.chat, CHAT_TEMPLATES)
-    runtime.prepare()
-    from rich.console import Console
-
     from deepseek_jax.data import chat
     from deepseek_jax.data.tokenizer import of_model
     from deepseek_jax.infer import generate, speculative
@@ -125,7 +122,7 @@ def run(args):
     else:
         new, acceptance = generate.new_tokens(model, tokens, args.max_new_tokens, **options), None
     continued = before_eos(new, tokenizer.eos)
-    console = Console()
+    console = runtime.console()
     for place, (prompt, more) in enumerate(zip(prompts, continued, strict=True)):
         if place:
             console.rule()

@@ -36,10 +36,7 @@ examples:
 
 def run(args):
     config = _model(args)
-    runtime.prepare()
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = runtime.console()
     for table in (_layers(config), _parameters(config), _work(config, args.length, BYTES[args.dtype])):
         console.print(table)
 
@@ -59,20 +56,10 @@ def _model(args):
     return preset(args.model)
 
 
-def _table(title, *columns):
-    """A table with its first column left-aligned, the others right-aligned; no header if all `columns` are empty."""
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", show_header=any(columns))
-    for column in columns:
-        table.add_column(column, justify="left" if not table.columns else "right")
-    return table
-
-
 def _layers(config):
     from deepseek_jax.models.schedule import groups, layer_kinds
 
-    table = _table("layers", "which", "how many", "attention", "feed-forward")
+    table = runtime.table("layers", "which", "how many", "attention", "feed-forward")
     for layers, kind in ((stack.layers, stack.kind) for stacks in groups(config) for stack in stacks):
         through = f" to {layers[-1]}" if len(layers) > 1 else ""
         step = f" by {layers.step}" if layers.step > 1 else ""
@@ -87,7 +74,7 @@ def _parameters(config):
     from deepseek_jax.models.counts import census
 
     found = census(config)
-    table = _table("parameters", "", "all", "of a token")
+    table = runtime.table("parameters", "", "all", "of a token")
     for group, size in found.main.groups.items():
         table.add_row(group, f"{size:,}", f"{found.main.of_a_token(group):,}")
     table.add_section()
@@ -105,7 +92,7 @@ def _work(config, length, bytes_a_number):
 
     growing, constant = (size * bytes_a_number for size in cache_size(config))
     ours, plain = growing * length + constant, multi_head_cache(config) * bytes_a_number
-    table = _table(f"at {length:,} tokens, {bytes_a_number} bytes a number", "", "")
+    table = runtime.table(f"at {length:,} tokens, {bytes_a_number} bytes a number", "", "")
     table.add_row("cache, bytes a token", f"{growing:,.10g}")
     table.add_row("cache, bytes from the start", f"{constant:,}")
     table.add_row("cache, bytes in all", f"{ours:,.0f}")

@@ -26,7 +26,7 @@ def add_verb(
 ) -> argparse.ArgumentParser:
     """Adds a verb's parser: `summary` is its line in the list of verbs, `more` ends its own --help."""
     parser = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=more)
-    parser.set_defaults(run=run, takes_overrides=takes_overrides)
+    parser.set_defaults(run=run, takes_overrides=takes_overrides, compile_cache=True)
     return parser
 
 
@@ -53,15 +53,12 @@ def add_source(parser: argparse.ArgumentParser):
     _add_checkpoint(parser, "give it as IN")
 
 
-def read_source(args: argparse.Namespace):
-    """Reads the model named by `add_source`'s arguments, a compress.source.Source, while a progress bar is shown."""
+def read_source(args: argparse.Namespace, console):
+    """Reads the model named by `add_source`'s arguments, a compress.source.Source."""
     from deepseek_jax.compress import source
-    from deepseek_jax.train import bars
 
-    with bars.converting(f"reading {args.source}") as show:
-        given = source.read(args.source, args.checkpoint)
-        show(1, 1)
-    return given
+    with console.status("reading the model"):
+        return source.read(args.source, args.checkpoint)
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser, instead: str):

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from deepseek_jax.cli import options, pods, runtime
+from deepseek_jax.cli import options, pods
 
 
 def add_to(verbs):
@@ -28,7 +28,6 @@ examples:
 
 def run(args):
     experiment, topology = pods.read(args)
-    runtime.prepare()
     from deepseek_jax.parallel.plan import abstract_mesh, grouped, problems
     from deepseek_jax.pods import memory, text
     from deepseek_jax.train.abstract import describe

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from deepseek_jax.cli import options, runtime
+from deepseek_jax.cli import options
 from deepseek_jax.cli.options import named
 from deepseek_jax.errors import UserError
 
@@ -46,7 +46,6 @@ def run(args):
     known = dataset_record.read(Path(args.workdir))
     columns = record.read(args.workdir).dataset.columns
     places, given = inputs.read(args.inputs, known, columns)
-    runtime.prepare()
     from deepseek_jax.infer.predict import load_predictor
 
     for place, found in zip(places, load_predictor(args.workdir, args.checkpoint).predict(given), strict=True):

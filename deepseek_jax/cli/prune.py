@@ -77,14 +77,11 @@ examples:
 def run(args):
     sparsity = 0.5 if args.sparsity is None else args.sparsity
     _check(args, sparsity)
-    runtime.prepare()
-    from rich.console import Console
-
     from deepseek_jax.compress import pruning, source
 
     scope = args.scope or ("output" if args.method == "wanda" else "layer")
-    console = Console(highlight=False, markup=False)
-    given = options.read_source(args)
+    console = runtime.console()
+    given = options.read_source(args, console)
     pruning.prune(
         given,
         Path(args.target),
@@ -95,7 +92,7 @@ def run(args):
         batches=args.batches,
         console=console,
     )
-    console.print(source.describe_bytes(Path(args.target), given), soft_wrap=True)
+    console.print(source.describe_bytes(Path(args.target), given))
 
 
 def _check(args, sparsity: float):

@@ -61,25 +61,22 @@ examples:
 def run(args):
     target, config = Path(args.target), _checked(args)
     batches = _batches(args)
-    runtime.prepare()
-    from rich.console import Console
-
     from deepseek_jax.compress import quantizing, source
     from deepseek_jax.compress.measure import Measure
     from deepseek_jax.train import bars
 
-    console = Console(highlight=False, markup=False)
-    given = options.read_source(args)
+    console = runtime.console()
+    given = options.read_source(args, console)
     measure = Measure(given, console) if args.activations else None
-    with bars.converting(f"{args.source} to {target}") as show:
-        if args.release:
+    if args.release:
+        with bars.converting(f"{args.source} to {target}") as show:
             quantizing.release(given, target, config, show)
-        else:
+    else:
+        with console.status("quantizing"):
             quantizing.quantize(given, target, config, args.activations, measure, batches)
-            show(1, 1)
     if batches:
         quantizing.print_loss(measure or Measure(given, console), given, target, batches, console)
-    console.print(source.describe_bytes(target, given), soft_wrap=True)
+    console.print(source.describe_bytes(target, given))
 
 
 def _batches(args) -> int:

@@ -10,12 +10,12 @@ from deepseek_jax import full_disk, host_memory
 from deepseek_jax.errors import LOG
 
 
-def prepare(cache: bool = True):
+def prepare(compile_cache: bool = True):
     """Call before jax is imported: keeps compiled programs between runs, memory between steps, and libraries quiet.
 
-    Environment variables that are already set stay as they are, except that cache=False disables the compilation cache.
+    Environment variables that are already set stay as they are; only `compile_cache` False disables the cache anyway.
     """
-    if cache:
+    if compile_cache:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "deepseek_jax" / "xla"))
     else:
         os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
@@ -28,6 +28,21 @@ def prepare(cache: bool = True):
     if not LOG.handlers:
         LOG.addHandler(_Said())
     LOG.propagate = False  # libraries add handlers to the root logger, which would print it again
+
+
+def console(**settings):
+    """A rich Console that leaves text as it is: [brackets] in file names stay, and no line is broken."""
+    from rich.console import Console
+
+    return Console(markup=False, highlight=False, soft_wrap=True, **settings)
+
+
+def table(title: str, *columns: str):
+    """A rich Table, its first column left-aligned, the others right-aligned; no header if all `columns` are empty."""
+    from rich.table import Column, Table
+
+    aligned = (Column(name, justify="right" if number else "left") for number, name in enumerate(columns))
+    return Table(*aligned, title=title, title_justify="left", show_header=any(columns))
 
 
 def warn(sentence: str):

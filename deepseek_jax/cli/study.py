@@ -73,7 +73,6 @@ def add_to(verbs):
 
 
 def run(args):
-    runtime.prepare()
     from deepseek_jax.studies import running, runs, slurm
     from deepseek_jax.studies.study import load
 
@@ -131,7 +130,6 @@ def _check_failures(studies, root: Path, index: int | None):
 
 
 def run_report(args):
-    runtime.prepare()
     from deepseek_jax.studies import report
     from deepseek_jax.studies.study import load
 
@@ -145,18 +143,14 @@ def run_report(args):
 
 
 def run_list(args):
-    runtime.prepare()
-    from rich.console import Console
     from rich.table import Table
 
     from deepseek_jax.studies import overview
 
-    table = Table()
-    for heading in ("study", "question", "runs", "verdict"):
-        table.add_column(heading)
+    table = Table("study", "question", "runs", "verdict")
     for line in overview.lines(args.files or overview.files(), args.root):
         table.add_row(line.name, line.question, line.runs, line.verdict)
-    Console(markup=False).print(table)
+    runtime.console().print(table)
 
 
 def run_diff(args):

@@ -59,7 +59,6 @@ def run(args) -> int:
     asked, steps = args.profile, experiment.train.steps
     if asked and asked.start > steps:
         raise UserError(f"--profile begins at step {asked.start}, but train.steps is {steps}; name steps up to that.")
-    runtime.prepare()
     from deepseek_jax.parallel import processes
     from deepseek_jax.train import preemption, profile
     from deepseek_jax.train.loop import train

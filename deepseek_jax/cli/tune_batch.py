@@ -31,21 +31,18 @@ def run(args):
     from deepseek_jax.experiment_file import resolve
 
     experiment = resolve(args.config, args.overrides)
-    runtime.prepare()
-    from rich.console import Console
-
     from deepseek_jax.train.batch_sizes import trials
 
-    console, found = Console(markup=False), []
+    console, found = runtime.console(), []
     limit = args.memory_gb * 1e9 if args.memory_gb else None
     for trial in trials(experiment, limit):
         found.append(trial)
         speed = f"{trial.speed:10,.1f} per second" if trial.seconds else "does not fit"
-        console.print(f"batch {trial.batch_size:7,}  {trial.bytes / 1e6:10,.1f} MB  {speed}", highlight=False)
+        console.print(f"batch {trial.batch_size:7,}  {trial.bytes / 1e6:10,.1f} MB  {speed}")
     fitting = [trial for trial in found if trial.seconds]
     if not fitting:
         console.print("not even the smallest batch fits; make the model or the sequences smaller.")
         return
     fastest, largest = max(fitting, key=lambda trial: trial.speed), fitting[-1]
     which = "largest tried, larger ones may fit" if largest is found[-1] else "largest that fits"
-    console.print(f"{which}: {largest.batch_size}; fastest: {fastest.batch_size}", highlight=False)
+    console.print(f"{which}: {largest.batch_size}; fastest: {fastest.batch_size}")

@@ -275,6 +275,18 @@ def test_warnings_look_like_other_messages_and_are_printed_once(capsys, caplog):
     assert not caplog.records  # not repeated by the root logger, which has handlers once absl is imported
 
 
+@pytest.mark.parametrize(("verb", "cache"), [(["compile", *POD], False), (["study", "diff", "x", "y"], True)])
+def test_only_compile_does_without_the_compile_cache(deepseek_jax, monkeypatch, verb, cache):
+    asked = []
+    monkeypatch.setattr(runtime, "prepare", asked.append)
+    assert deepseek_jax(*verb)[0] == 2 and asked == [cache]
+
+
+def test_the_console_leaves_brackets_and_long_lines_as_they_are(capsys):
+    runtime.console().print(line := "see runs[1]/[bold]x.png " * 20)
+    assert capsys.readouterr().out == line + "\n"
+
+
 @pytest.mark.parametrize("library", ["absl", "asyncio"])
 def test_a_full_disk_is_not_reported_by_background_threads_too(caplog, library):
     runtime.prepare()
