@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from deepseek_jax import compiling, record
-from deepseek_jax.checking import MOST, MOST_NEW_TOKENS
+from deepseek_jax.checking import MOST, MOST_NEW_TOKENS, require_family
 from deepseek_jax.convert import beside, huggingface
 from deepseek_jax.convert.casting import cast, dtypes
 from deepseek_jax.convert.names import SPELLINGS
@@ -147,8 +147,7 @@ def from_config(config: ModelConfig | str | Path, seed: int = 0, dtype: DTypeLik
     """
     if not isinstance(config, ModelConfig):
         experiment = resolve(str(config), {})
-        if experiment.family != "language_model":
-            raise UserError(f"{config} describes a hybrid network; from_config makes language models.")
+        require_family("language_model", experiment.family, config, "from_config makes language models")
         config = experiment.model
     dtype, seed = _name_of(dtype), _whole(seed, "seed", 0, MOST)
     drawn_as = "bfloat16" if dtype == "bfloat16" else "float32"  # a kernel that draws float16 rounds differently
@@ -259,8 +258,8 @@ def _speculated(*given, **more) -> Int[np.ndarray, "B N"]:
 def _of_run(directory: Path, dtype: str) -> tuple[ModelConfig, dict, dict]:
     from deepseek_jax.train.restore import restore_model  # takes half a second, only needed here
 
-    if record.read(directory).family != "language_model":
-        raise UserError(f"{directory} holds a hybrid network; from_pretrained reads language models.")
+    found = record.read(directory).family
+    require_family("language_model", found, directory, "from_pretrained reads language models")
     trained = restore_model(directory)
     config = trained.experiment.model
     params, buffers = jax.device_get((trained.params, trained.buffers))

@@ -16,6 +16,13 @@ def choice(key: str, value: str, allowed: tuple[str, ...]):
         raise UserError(f"{key} is {value!r}; choose one of {', '.join(allowed)}.")
 
 
+def require_family(wanted: str, family: str, where, instead: str):
+    """Raises UserError unless the model of the config file or directory `where` is of the `wanted` family."""
+    if family != wanted:
+        what = {"language_model": "a language model", "supervised": "a hybrid network"}[family]
+        raise UserError(f"{where} has {what}; {instead}.")
+
+
 def at_least(section: str, config, low: float, *names: str):
     """Raises UserError for the first of these fields of `config`, a section of settings, that is below `low`.
 

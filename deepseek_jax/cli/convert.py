@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from deepseek_jax.checking import require_family
 from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import named
 from deepseek_jax.errors import UserError
@@ -98,7 +99,6 @@ def _ours(source):
         return orbax_directory.load(source)
     if not (source / checkpoint.DIRECTORY).is_dir():
         return None
-    if record.read(source).family != "language_model":
-        raise UserError(f"{source} holds a hybrid network; convert writes language models.")
+    require_family("language_model", record.read(source).family, source, "convert writes language models")
     trained = restore_model(source)
     return trained.experiment.model, trained.params, trained.buffers

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from deepseek_jax import writable
+from deepseek_jax.checking import require_family
 from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import named
 from deepseek_jax.errors import UserError
@@ -92,8 +93,8 @@ def _show(args, rows: bool):
 
     source = {} if args.source is None else {"data.source": args.source}
     experiment = resolve(args.config, source | args.overrides)
-    if experiment.family != "language_model":
-        raise UserError(f"{args.config} is for a hybrid network; `deepseek-jax data show` shows its labelled set.")
+    instead = "`deepseek-jax data show` shows its labelled set"
+    require_family("language_model", experiment.family, args.config, instead)
     from deepseek_jax.data import inspect
     from deepseek_jax.data.pipeline import open_corpus
     from deepseek_jax.train.bars import preparing

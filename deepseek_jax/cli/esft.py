@@ -1,8 +1,8 @@
 """deepseek-jax esft."""
 
+from deepseek_jax.checking import require_family
 from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import number
-from deepseek_jax.errors import UserError
 
 
 def add_to(verbs):
@@ -39,8 +39,8 @@ def run(args):
     from deepseek_jax.experiment_file import resolve
 
     experiment = resolve(args.config, args.overrides)
-    if experiment.family != "language_model":
-        raise UserError(f"{args.config} is for a hybrid network, which has no experts; give one for a language model.")
+    instead = "give a config of a language model with experts"
+    require_family("language_model", experiment.family, args.config, instead)
     from deepseek_jax.train.expert_use import expert_use
     from deepseek_jax.tune.esft import as_setting, choose
 

@@ -96,8 +96,8 @@ def run(args):
     from deepseek_jax import checking, record
     from deepseek_jax.config import CHAT_TEMPLATES
 
-    if record.family(args.workdir) != "language_model":  # checked before jax is imported, which takes seconds
-        raise UserError(f"{args.workdir} holds no language model; use `predict` for a hybrid network.")
+    found = record.family(args.workdir)  # checked before jax is imported, which takes seconds
+    checking.require_family("language_model", found, args.workdir, "use `predict` for it")
     if args.chat is not None:
         checking.choice("--chat", args.chat, CHAT_TEMPLATES)
     from deepseek_jax.data import chat

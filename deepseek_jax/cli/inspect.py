@@ -1,5 +1,6 @@
 """deepseek-jax inspect."""
 
+from deepseek_jax.checking import require_family
 from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import named, number
 from deepseek_jax.errors import UserError
@@ -46,8 +47,7 @@ def _model(args):
         from deepseek_jax.experiment_file import resolve
 
         experiment = resolve(args.config, args.overrides)
-        if experiment.family != "language_model":
-            raise UserError(f"{args.config} is for a hybrid network; inspect shows language models only.")
+        require_family("language_model", experiment.family, args.config, "inspect shows language models only")
         return experiment.model
     if args.overrides:
         raise UserError("--config.KEY=VALUE overrides keys of a --config; it cannot change a released --model.")

@@ -3,9 +3,9 @@
 import json
 from pathlib import Path
 
+from deepseek_jax.checking import require_family
 from deepseek_jax.cli import options
 from deepseek_jax.cli.options import named
-from deepseek_jax.errors import UserError
 
 
 def add_to(verbs):
@@ -41,8 +41,8 @@ def run(args):
     from deepseek_jax.infer import inputs
     from deepseek_jax.train import dataset_record
 
-    if record.family(args.workdir) == "language_model":  # checked before jax is imported, which takes seconds
-        raise UserError(f"{args.workdir} holds a language model; use `generate` for it.")
+    found = record.family(args.workdir)  # checked before jax is imported, which takes seconds
+    require_family("supervised", found, args.workdir, "use `generate` for it")
     known = dataset_record.read(Path(args.workdir))
     columns = record.read(args.workdir).dataset.columns
     places, given = inputs.read(args.inputs, known, columns)

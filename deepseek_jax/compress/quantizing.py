@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from deepseek_jax.checking import require_family
 from deepseek_jax.compress import release as released
 from deepseek_jax.compress import source
 from deepseek_jax.compress.calibrate import largest_inputs
@@ -13,7 +14,6 @@ from deepseek_jax.compress.measure import Measure
 from deepseek_jax.compress.source import Source
 from deepseek_jax.convert import beside
 from deepseek_jax.convert.progress import Progress, no_report
-from deepseek_jax.errors import UserError
 
 
 def quantize(
@@ -40,8 +40,8 @@ def quantize(
 
 def release(given: Source, target: Path, config: QuantizeConfig, progress: Progress = no_report):
     """Writes safetensors and config.json in DeepSeek's release format; `progress` counts bytes written."""
-    if given.experiment.family != "language_model":
-        raise UserError(f"{given.directory} holds a hybrid network; DeepSeek's release format is for language models.")
+    instead = "DeepSeek's release format is for language models"
+    require_family("language_model", given.experiment.family, given.directory, instead)
     released.save(target, given.model, given.params, given.buffers, config.weights, progress)
     beside.carry(given.directory, target)
 

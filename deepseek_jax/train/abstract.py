@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import optax
 
+from deepseek_jax.checking import require_family
 from deepseek_jax.config import AnyExperiment, Experiment
-from deepseek_jax.errors import UserError
 from deepseek_jax.train import groups
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import Program, language_model_program
@@ -34,8 +34,7 @@ class Abstract:
 
 def describe(experiment: AnyExperiment) -> Abstract:
     """The abstract training step of a language model; UserError for other families."""
-    if experiment.family != "language_model":
-        raise UserError(f"family is {experiment.family!r}; plan and compile know language models only.")
+    require_family("language_model", experiment.family, "the config", "plan and compile know language models only")
     program = as_trained(language_model_program(experiment, np.ones(1)), experiment)
     optimizer = make_optimizer(experiment.optimizer, experiment.train.steps, program.axes)
     ema = experiment.train.ema_decay > 0

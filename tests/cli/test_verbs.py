@@ -180,7 +180,7 @@ def test_generate_continues_prompts_of_different_lengths(deepseek_jax, folder):
 def test_predict_is_not_for_language_models(deepseek_jax, folder):
     assert deepseek_jax("predict", "--workdir", f"{folder}/run", f"{folder}/text.jsonl")[::2] == (
         2,
-        f"deepseek-jax: {folder}/run holds a language model; use `generate` for it.\n",
+        f"deepseek-jax: {folder}/run has a language model; use `generate` for it.\n",
     )
 
 

@@ -149,7 +149,7 @@ def test_a_run_of_a_hybrid_network_is_refused(deepseek_jax, tmp_path):
     record.claim(tmp_path / "run", SupervisedExperiment())
     (tmp_path / "run" / "checkpoints").mkdir()
     status, _, error = deepseek_jax("convert", str(tmp_path / "run"), str(tmp_path / "out"))
-    assert status == 2 and error.endswith("run holds a hybrid network; convert writes language models.\n")
+    assert status == 2 and error.endswith("run has a hybrid network; convert writes language models.\n")
     assert not (tmp_path / "out").exists()
 
 

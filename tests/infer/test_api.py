@@ -346,5 +346,5 @@ def test_reading_a_run_whose_numbers_overflow_the_dtype_is_refused(tmp_path, mon
 
 def test_from_pretrained_refuses_a_run_of_a_hybrid_network(tmp_path):
     record.claim(tmp_path, SupervisedExperiment())
-    with pytest.raises(UserError, match="holds a hybrid network; from_pretrained reads language models"):
+    with pytest.raises(UserError, match="has a hybrid network; from_pretrained reads language models"):
         deepseek_jax.from_pretrained(tmp_path)

@@ -412,7 +412,7 @@ def test_a_table_that_changed_after_training_is_refused(table, deepseek_jax, qui
 @pytest.mark.parametrize(
     "argv, sentence",
     [
-        (("generate", "--prompt", "x"), "holds no language model"),
+        (("generate", "--prompt", "x"), "has a hybrid network; use `predict` for it."),
         (("eval", "--source", "code"), "--source is for language models"),
         (("predict", "missing.png"), "cannot read missing.png"),
         (("predict", __file__), "does not decode as an image"),
