@@ -1,6 +1,7 @@
 """Recognises a full disk in the errors of the libraries that run into it."""
 
 import errno
+import functools
 import logging
 import os
 import sys
@@ -23,21 +24,15 @@ def say_once():
     """Keeps Orbax's writing threads from printing tracebacks of errors that the main thread raises as well."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).addFilter(_is_other)
-    if not isinstance(sys.unraisablehook, _ClosedLoopsPass):
-        sys.unraisablehook = _ClosedLoopsPass(sys.unraisablehook)
+    if getattr(sys.unraisablehook, "func", None) is not _without_closed_loops:
+        sys.unraisablehook = functools.partial(_without_closed_loops, sys.unraisablehook)
 
 
 def _is_other(record: logging.LogRecord) -> bool:
     return not (record.exc_info and record.exc_info[1] and is_said_by(record.exc_info[1]))
 
 
-class _ClosedLoopsPass:
-    """Drops "Event loop is closed", which Orbax's other writers raise after the first has failed; all else goes to
-    `before`."""
-
-    def __init__(self, before):
-        self.before = before
-
-    def __call__(self, args):
-        if str(args.exc_value) != "Event loop is closed":
-            self.before(args)
+def _without_closed_loops(hook, args):
+    """Drops "Event loop is closed", which Orbax's other writers raise after the first has failed."""
+    if str(args.exc_value) != "Event loop is closed":
+        hook(args)

@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from deepseek_jax import fields, locks, writable
+from deepseek_jax import fields, files
 from deepseek_jax.config import AnyExperiment, Experiment
 from deepseek_jax.errors import UserError
-from deepseek_jax.whole_files import write_text
+from deepseek_jax.files import read_json, write_json
 
 FILE, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
 PACKAGES = ("deepseek-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
@@ -44,7 +44,7 @@ def check_place(workdir: str | os.PathLike):
     """Raises UserError if no run directory can be made, before the work that precedes `claim`; leaves nothing there."""
     if Path(workdir).exists() and not Path(workdir).is_dir():
         raise UserError(f"{workdir} is not a directory; give another --workdir.")
-    writable.check_directory(Path(workdir), "made a run directory")
+    files.check_directory(Path(workdir), "made a run directory")
 
 
 def claim(workdir: str | os.PathLike, experiment: AnyExperiment, *, write: bool = True) -> float:
@@ -66,7 +66,7 @@ def claim(workdir: str | os.PathLike, experiment: AnyExperiment, *, write: bool 
         if other.family != experiment.family:
             raise UserError(f"{workdir} holds a run of the family {other.family}; give another --workdir.")
         there = fields.flatten(dataclasses.asdict(other))
-        began = json.loads(path.read_text()).get("began", began)
+        began = read_json(path).get("began", began)
         here = fields.flatten(dataclasses.asdict(experiment))
         judging = JUDGING if experiment.stopping.patience else ()
         bound = [key for key in here if key in judging or not key.startswith(FREE)]
@@ -78,7 +78,7 @@ def claim(workdir: str | os.PathLike, experiment: AnyExperiment, *, write: bool 
             more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
             raise UserError(f"{workdir} holds another experiment: {differences}{more}; give another --workdir.")
     if write:
-        write_text(path, json.dumps(describe(experiment) | {"began": began}, indent=2) + "\n")
+        write_json(path, describe(experiment) | {"began": began})
     return began
 
 
@@ -94,7 +94,7 @@ def held(workdir: str | os.PathLike) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as lock:
         try:
-            alone = locks.take(lock)
+            alone = files.lock(lock)
         except OSError:
             alone = True
         if not alone:
@@ -102,7 +102,7 @@ def held(workdir: str | os.PathLike) -> Iterator[None]:
             raise UserError(
                 f"another process is training in {workdir} ({lock.read()}); wait for it or give another --workdir."
             )
-        locks.sign(lock, f"process {os.getpid()} on {socket.gethostname()}")
+        files.sign(lock, f"process {os.getpid()} on {socket.gethostname()}")
         try:
             yield
         finally:
@@ -114,21 +114,17 @@ def held(workdir: str | os.PathLike) -> Iterator[None]:
 def read(workdir: str | os.PathLike) -> AnyExperiment:
     """The experiment of a run directory; settings added since it was written take their defaults."""
     path = Path(workdir) / FILE
-    try:
-        found = json.loads(path.read_text())
-        values = found["experiment"]
-    except (FileNotFoundError, NotADirectoryError):
+    if not path.exists():
+        raise UserError(f"{workdir} is not a run directory: it has no {FILE}; `deepseek-jax train` makes one.")
+    found = read_json(path)
+    if "experiment" in found:
+        return fields.build(found["experiment"], origin=str(path))
+    if "model_type" in found:
         raise UserError(
-            f"{workdir} is not a run directory: it has no {FILE}; `deepseek-jax train` makes one."
-        ) from None
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        if isinstance(error, KeyError) and "model_type" in found:
-            raise UserError(
-                f"{workdir} is a checkpoint, not a run directory; `deepseek-jax quantize` makes one of it, and so does "
-                "`deepseek-jax train` with start.checkpoint."
-            ) from None
-        raise UserError(f"{path} is damaged: it is not JSON with an entry 'experiment'.") from None
-    return fields.build(values, origin=str(path))
+            f"{workdir} is a checkpoint, not a run directory; `deepseek-jax quantize` makes one of it, and so does "
+            "`deepseek-jax train` with start.checkpoint."
+        )
+    raise UserError(f"{path} is damaged: it has no entry 'experiment'.")
 
 
 def is_release(directory: str | os.PathLike) -> bool:
@@ -145,10 +141,9 @@ def is_run(directory: str | os.PathLike) -> bool:
 def _entries(directory) -> set[str]:
     """The keys of a directory's config.json; empty if there is none or it cannot be read."""
     try:
-        found = json.loads((Path(directory) / FILE).read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return set(read_json(Path(directory) / FILE))
+    except UserError:
         return set()
-    return set(found) if isinstance(found, dict) else set()
 
 
 def family(directory: str | os.PathLike) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from deepseek_jax.whole_files import write_text
+from deepseek_jax.files import write_text
 
 SCORES = "scores.json"  # in a run directory: the final scores and the run's time
 RESULTS = Path("experiments/results")

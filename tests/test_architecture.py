@@ -53,6 +53,17 @@ def test_the_package_imports_neither_its_users_nor_torch_or_transformers():
     assert not against
 
 
+def test_files_are_written_whole_except_where_the_user_names_them():
+    named = {"cli/find_lr.py", "data/quality/filter_list.py", "data/quality/report.py", "data/sets/show.py"}
+    plain = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in ("write_text", "write_bytes")
+    }
+    assert plain == named | {"files.py"}
+
+
 def test_no_two_test_files_have_the_same_name():
     """pytest imports test files by base name: two of the same name break the collection of the whole suite."""
     names = collections.Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))

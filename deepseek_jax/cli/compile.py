@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deepseek_jax import writable
+from deepseek_jax import files
 from deepseek_jax.cli import options, pods
 from deepseek_jax.cli.options import named
 from deepseek_jax.errors import UserError
@@ -37,7 +37,7 @@ examples:
 
 def run(args):
     if args.out is not None:
-        writable.check_directory(Path(args.out))
+        files.check_directory(Path(args.out))
     experiment, topology = pods.read(args)
     from deepseek_jax.pods import devices
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deepseek_jax import writable
+from deepseek_jax import files
 from deepseek_jax.checking import require_family
 from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import named
@@ -108,7 +108,7 @@ def _show(args, rows: bool):
 
 def run_show(args):
     path = Path(args.output or f"{args.name.replace(':', '_')}.html")
-    writable.check_file(path)
+    files.check_file(path)
     from deepseek_jax.data.sets import show
     from deepseek_jax.data.sets.registry import open_set
     from deepseek_jax.experiment_file import of_set
@@ -129,7 +129,7 @@ def run_check(args):
     stem = Path(args.name.replace(":", "_")).expanduser().absolute().stem
     page, listed = Path(args.output or f"{stem}-check.html"), Path(args.exclude or f"{stem}-exclude.txt")
     for path in (page, listed):
-        writable.check_file(path)
+        files.check_file(path)
     from deepseek_jax.cli import data_check
     from deepseek_jax.data.quality import filter_list, report
     from deepseek_jax.train.bars import preparing

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deepseek_jax import writable
+from deepseek_jax import files
 from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import named, number
 from deepseek_jax.errors import UserError
@@ -41,7 +41,7 @@ def run(args):
     if args.low >= args.high:
         raise UserError(f"--low is {args.low} and --high {args.high}; the rate has to grow.")
     if args.picture is not None:
-        writable.check_file(Path(args.picture))
+        files.check_file(Path(args.picture))
     experiment = resolve(args.config, args.overrides)
     from deepseek_jax.train.lr_range import range_test
 

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from deepseek_jax import writable
+from deepseek_jax import files
 from deepseek_jax.data.plain_text import is_utf8
 from deepseek_jax.errors import UserError
 
@@ -117,7 +117,7 @@ def _ended_by_sigterm():
 def _check_free(directory: Path):
     if directory.is_file():
         raise UserError(f"{directory} is a file; give a directory that does not exist yet.")
-    writable.check_directory(directory)
+    files.check_directory(directory)
     if directory.exists() and any(directory.iterdir()):
         raise UserError(f"{directory} is not empty; give a directory that does not exist yet.")
 

@@ -3,7 +3,7 @@
 import functools
 from pathlib import Path
 
-from deepseek_jax import writable
+from deepseek_jax import files
 from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import named, number
 from deepseek_jax.errors import UserError
@@ -83,7 +83,7 @@ def run(args):
         if args.slurm:
             print(slurm.script(loaded[0], args.root), end="")
             return
-    writable.check_directory(args.root)
+    files.check_directory(args.root)
     if args.retry:
         for study in loaded:
             running.forget_failures(study, args.root)
@@ -137,7 +137,7 @@ def run_report(args):
         raise UserError("--output takes one study.")
     for loaded in map(load, args.files):
         target = loaded.results if args.output is None else Path(args.output)
-        writable.check_directory(target)
+        files.check_directory(target)
         folder, verdict = report.write(loaded, args.root, target)
         print(f"{folder}: {verdict}")
 

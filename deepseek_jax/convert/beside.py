@@ -1,14 +1,13 @@
 """Files beside a checkpoint's tensors that other programs need, copied along when it is converted."""
 
-import json
 import shutil
 from pathlib import Path
 
 from deepseek_jax import record
 from deepseek_jax.convert.config_json import TOKENS
 from deepseek_jax.convert.reading import read_tokens
-from deepseek_jax.convert.tensors import read_json
 from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer
+from deepseek_jax.files import read_json, write_json
 
 FILES = (
     "tokenizer.json",
@@ -29,7 +28,7 @@ def carry(source: Path, target: Path):
             shutil.copyfile(source / name, target / name)
     if tokens := special_tokens(source):
         there = target / "config.json"
-        there.write_text(json.dumps(read_json(there) | tokens, indent=2) + "\n")
+        write_json(there, read_json(there) | tokens)
 
 
 def special_tokens(source: Path) -> dict:

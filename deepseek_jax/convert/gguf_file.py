@@ -5,7 +5,6 @@ pair the first half of a head with the second, so queries and keys are permuted.
 """
 
 import functools
-import json
 from pathlib import Path
 
 import jax
@@ -17,6 +16,7 @@ from deepseek_jax.convert.progress import Progress, Say, no_report
 from deepseek_jax.convert.reading import abstract_trees, within
 from deepseek_jax.convert.safetensors_file import Output
 from deepseek_jax.errors import LOG, UserError
+from deepseek_jax.files import write_json
 
 LAYER = {
     "attn_q": "self_attn.q_proj",
@@ -44,8 +44,7 @@ def rewrite(
     outputs = [_output(tensor, config, np.dtype(dtype), source) for tensor in reader.tensors]
     if missing := _names(config) - {output.name for output in outputs}:
         raise UserError(f"{source} has no {min(missing)}; a part of a model that is split, or a damaged copy.")
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "config.json").write_text(json.dumps(config | {"torch_dtype": dtype}, indent=2) + "\n")
+    write_json(target / "config.json", config | {"torch_dtype": dtype})
     shards.write(target, outputs, shards.SHARD_BYTES, progress).tell(say, source)
 
 

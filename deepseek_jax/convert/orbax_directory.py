@@ -4,7 +4,6 @@ It can be loaded in another dtype, with other shardings and on other devices tha
 only its parts.
 """
 
-import json
 from pathlib import Path
 
 import jax
@@ -13,9 +12,10 @@ import orbax.checkpoint as ocp
 from deepseek_jax.convert import config_json
 from deepseek_jax.convert.casting import cast
 from deepseek_jax.convert.reading import abstract_trees
-from deepseek_jax.convert.tensors import ARRAYS, read_json
+from deepseek_jax.convert.tensors import ARRAYS
 from deepseek_jax.delay_signals import delay_signals
 from deepseek_jax.errors import UserError
+from deepseek_jax.files import read_json, write_json
 from deepseek_jax.models.config import ModelConfig
 
 
@@ -27,8 +27,7 @@ def save(directory: Path, config: ModelConfig, params: dict, buffers: dict, *, d
     if dtype:
         params = cast(config, params, dtype)
     directory = Path(directory).absolute()
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps(config_json.to_json(config), indent=2) + "\n")
+    write_json(directory / "config.json", config_json.to_json(config))
     with delay_signals(), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory / ARRAYS, {"params": params, "buffers": buffers})
 

@@ -12,8 +12,9 @@ from deepseek_jax.convert import config_json
 from deepseek_jax.convert.copying import copy
 from deepseek_jax.convert.names import HEADS, MTP_COPIES, Place, may_be_left, mtp_prefix, place, spelling_of
 from deepseek_jax.convert.progress import Progress, Say, Tally, no_report
-from deepseek_jax.convert.tensors import Tensors, read_json
+from deepseek_jax.convert.tensors import Tensors
 from deepseek_jax.errors import LOG, UserError
+from deepseek_jax.files import read_json
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.tree import path_of

@@ -1,6 +1,5 @@
 """Writes tensors into one safetensors file, or into numbered ones with an index if they are too large for one."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from deepseek_jax.convert.finite import Findings
 from deepseek_jax.convert.progress import Progress, Tally
 from deepseek_jax.convert.safetensors_file import Output
 from deepseek_jax.convert.tensors import INDEX, SINGLE
+from deepseek_jax.files import write_json
 
 SHARD_BYTES = 5 * 10**9
 
@@ -31,8 +31,8 @@ def _write_several(directory, shards, tally):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         safetensors_file.write(directory / file, shard, tally)
         file_of |= {output.name: file for output in shard}
-    index = {"metadata": {"total_size": tally.total}, "weight_map": file_of}
-    (directory / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    index = {"metadata": {"total_size": tally.total}, "weight_map": dict(sorted(file_of.items()))}
+    write_json(directory / INDEX, index)
     _remove_all_but(directory, {INDEX, *file_of.values()})
 
 

@@ -1,6 +1,5 @@
 """The tensors of a checkpoint by name, each read from its file only when it is asked for."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from deepseek_jax.convert import fused
 from deepseek_jax.convert.quantised import dequantise, is_packed
 from deepseek_jax.convert.safetensors_file import DTYPES, Entry, entries
 from deepseek_jax.errors import UserError
+from deepseek_jax.files import read_json
 
 QUANTISED = (DTYPES["F8_E4M3"], DTYPES["I8"], DTYPES["U8"])
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -80,19 +80,6 @@ class Tensors:
                 "by its save_pretrained, as safetensors."
             )
         raise UserError(f"{given} holds neither {SINGLE} nor {INDEX}; give the directory of a checkpoint.")
-
-
-def read_json(path: Path) -> dict:
-    """The JSON object in a file; UserError if it cannot be read or is none."""
-    try:
-        values = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}.") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} is not a JSON object.")
-    return values
 
 
 def _scales(entries) -> Iterator[tuple[str, str]]:

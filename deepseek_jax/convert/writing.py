@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +18,7 @@ from deepseek_jax.convert.reading import abstract_trees, locate, read_config, wi
 from deepseek_jax.convert.safetensors_file import Output
 from deepseek_jax.convert.tensors import Tensors
 from deepseek_jax.errors import LOG, UserError
+from deepseek_jax.files import write_json
 from deepseek_jax.models.config import ModelConfig
 
 
@@ -120,8 +120,7 @@ _part = jax.jit(lambda array, at: array[at])
 def _publish(directory, config, outputs, spelling, shard_bytes, progress, further=MappingProxyType({})):
     directory = Path(directory)
     values = config_json.to_json(config, spelling) | {"torch_dtype": outputs[0].dtype.name} | further
-    directory.mkdir(parents=True, exist_ok=True)  # not before to_json, which may raise
-    (directory / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+    write_json(directory / "config.json", values)
     outputs = outputs + _mtp_copies(config, {output.name: output for output in outputs})
     if is_v4(config) and spelling == "huggingface":
         outputs = fused.together(outputs)

@@ -1,6 +1,5 @@
 """Cache of prepared data on disk: made once, named by a hash of all its inputs, and never visible half-made."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -9,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from typing import IO
 
-from deepseek_jax import full_disk
+from deepseek_jax import files, full_disk
 from deepseek_jax.config import DataConfig
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.errors import UserError
@@ -36,7 +35,7 @@ def build(entry: pathlib.Path, make: Callable[[pathlib.Path], None]) -> pathlib.
     if entry.exists():
         return entry
     with _opened(entry.parent / f"{entry.name}.lock") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        files.lock(lock, wait=True)
         if not entry.exists():
             partial = entry.parent / f"{entry.name}.partial"
             shutil.rmtree(partial, ignore_errors=True)  # left by a killed process: we hold the lock

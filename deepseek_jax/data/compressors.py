@@ -1,16 +1,15 @@
 """How well general-purpose compressors compress the held-out text: baselines for a language model."""
 
 import contextlib
-import json
 import lzma
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from deepseek_jax import whole_files
 from deepseek_jax.data import cache
 from deepseek_jax.data.pipeline import Corpus
 from deepseek_jax.data.records import Report, no_report
+from deepseek_jax.files import read_json, write_json
 
 COMPRESSORS = {
     "gzip -9": lambda: zlib.compressobj(level=9, wbits=16 + zlib.MAX_WBITS),  # 16: with a gzip header
@@ -44,11 +43,11 @@ def _bits(corpus: Corpus, domains: Sequence[str], report: Report) -> dict[str, f
     texts = [part.text.name for part in corpus.parts if part.name in domains]  # they contain a hash of all inputs
     kept = cache.root(corpus.data) / "compressed" / f"{cache.digest(texts)}.json"
     if kept.exists():
-        sizes = json.loads(kept.read_text())
+        sizes = read_json(kept)
     else:
         sizes = _compressed(corpus, domains, report, size)
         with contextlib.suppress(OSError):  # the cache may be read-only, if others prepared the data
-            whole_files.write_json(kept, sizes)
+            write_json(kept, sizes)
     return {name: 8 * sizes[name] / size for name in COMPRESSORS}
 
 

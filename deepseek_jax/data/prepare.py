@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import json
 import pathlib
 from collections.abc import Iterable
 
@@ -18,6 +17,7 @@ from deepseek_jax.data.records import Report, batched_texts, open_dataset
 from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer, check_fits, check_trainable, train_bpe
 from deepseek_jax.data.tokens import TokenStore, write_tokens
 from deepseek_jax.errors import UserError
+from deepseek_jax.files import read_json, write_json
 
 SAMPLE_BYTES = 8_000_000  # of training text for training the tokenizer
 LONGEST_NAME = 100  # bytes of a source's name in file names: file systems allow 255, and suffixes are added to it
@@ -35,12 +35,12 @@ class Domain:
 
     @functools.cached_property
     def index(self) -> dict:
-        return json.loads((self.tokens / "index.json").read_text())
+        return read_json(self.tokens / "index.json")
 
     @property
     def skipped(self) -> dict:
         """The skipped records as in Skipped.as_dict: count, reasons -> count, the first places."""
-        return json.loads((self.text / SKIPPED).read_text())
+        return read_json(self.text / SKIPPED)
 
     @property
     def skipped_sentence(self) -> str:
@@ -141,7 +141,7 @@ def prepare_text(data: DataConfig, source: str, root: pathlib.Path, report: Repo
         builder.download_and_prepare()
         if corpus.provenance(**settings) != provenance:  # it is read twice, and `key` is of the earlier state
             raise UserError(f"{source} changed while it was read; run this again when nothing writes into it.")
-        (directory / SKIPPED).write_text(json.dumps(builder.skipped.as_dict()))
+        write_json(directory / SKIPPED, builder.skipped.as_dict())
 
     short = name.encode()[:LONGEST_NAME].decode(errors="ignore")
     return cache.build(root / "text" / f"{short}-{key}", make)

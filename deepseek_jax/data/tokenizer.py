@@ -14,8 +14,8 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from deepseek_jax import whole_files
 from deepseek_jax.errors import UserError
+from deepseek_jax.files import read_json, write_bytes, write_json
 
 TOKENIZER = "tokenizer.json"  # in a model's directory: its tokenizer
 NAMES = "tokenizer_config.json"  # beside it: the names of bos and eos, if they are not DeepSeek's
@@ -44,7 +44,10 @@ class Tokenizer:
 
     def __init__(self, path: str | pathlib.Path):
         self.path = pathlib.Path(path)
-        description = _read_json(path)
+        try:
+            description = read_json(path)
+        except UserError as error:
+            raise UserError(f"data.tokenizer: {str(error).rstrip('.')}; give a tokenizer.json.") from None
         try:
             # Marked special, control tokens can be switched off in texts, where a document could forge them otherwise.
             for token in description.get("added_tokens", ()):
@@ -74,7 +77,7 @@ class Tokenizer:
 
         {} if neither has eos.
         """
-        names, numbers = (_read_json(path) if path.is_file() else {} for path in map(self.path.with_name, BESIDE))
+        names, numbers = (read_json(path) if path.is_file() else {} for path in map(self.path.with_name, BESIDE))
         found = {}
         for token in ("bos", "eos", "pad"):
             name, number = names.get(f"{token}_token"), numbers.get(f"{token}_token_id")
@@ -88,10 +91,10 @@ class Tokenizer:
 
     def save(self, directory: pathlib.Path):
         """Copies the file, and the names of `named_beside`, to a directory, where it then means the same."""
-        whole_files.copy(self.path, directory / TOKENIZER)
+        write_bytes(directory / TOKENIZER, self.path.read_bytes())  # they may be the same file
         if self.named_beside:
             named = {f"{token}_token": self._backend.id_to_token(number) for token, number in self.named_beside.items()}
-            whole_files.write_json(directory / NAMES, named)
+            write_json(directory / NAMES, named)
 
     def differs_from_that_in(self, directory: str | pathlib.Path) -> bool:
         """Whether `directory` has a tokenizer.json with different content."""
@@ -215,17 +218,3 @@ def _splits_at_boundaries(description: dict) -> bool:
     *before, last = splits.get("pretokenizers") or [splits]
     of_gpt2 = last.get("type") == "ByteLevel" and last.get("use_regex", True) and not last.get("add_prefix_space", True)
     return of_gpt2 and all(part["type"] == "Digits" for part in before) and not description.get("normalizer")
-
-
-def _read_json(path) -> dict:
-    try:
-        description = json.loads(pathlib.Path(path).read_text("utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"data.tokenizer: there is no file {path}.") from None
-    except OSError as error:
-        raise UserError(f"data.tokenizer: cannot read {path}: {error.strerror}; give a tokenizer.json.") from None
-    except (ValueError, RecursionError):
-        raise UserError(f"data.tokenizer: {path} is not JSON; give a tokenizer.json.") from None
-    if not isinstance(description, dict):
-        raise UserError(f"data.tokenizer: {path} is not a JSON object; give a tokenizer.json.")
-    return description

@@ -6,7 +6,6 @@ with 75,000 documents, 50 us with the same tokens in blocks.  A row reads a few 
 
 import array
 import hashlib
-import json
 import pathlib
 from collections.abc import Iterator
 
@@ -16,6 +15,7 @@ import tensorflow_datasets as tfds
 from deepseek_jax.data.chat import encode_document
 from deepseek_jax.data.records import SPLITS, RecordBuilder, Report, batched_texts, open_dataset
 from deepseek_jax.data.tokenizer import Tokenizer
+from deepseek_jax.files import write_json
 
 BLOCK = 4096  # tokens per record
 
@@ -93,7 +93,7 @@ def write_tokens(
     index = {"digest": builder.digest.hexdigest(), "bytes": builder.bytes} | (
         {"answers": builder.answers} if chat else {}
     )
-    (directory / "index.json").write_text(json.dumps(index))
+    write_json(directory / "index.json", index)
 
 
 class TokenStore:

@@ -1,13 +1,13 @@
 """The report on a compiled step: its memory, estimated times and communication, as JSON and as a page of text."""
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
+from deepseek_jax.files import write_json, write_text
 from deepseek_jax.models.flops import attention_a_token
 from deepseek_jax.parallel.topology import Topology
 from deepseek_jax.pods import hlo
@@ -156,8 +156,7 @@ def _indented(text: str) -> str:
 
 def save(found: Report, executable: jax.stages.Compiled | None, directory: Path):
     """Writes report.json, report.md and, if there is an executable, step.hlo to `directory`."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "report.json").write_text(json.dumps(dataclasses.asdict(found), indent=2) + "\n")
-    (directory / "report.md").write_text(page(found))
+    write_json(directory / "report.json", dataclasses.asdict(found))
+    write_text(directory / "report.md", page(found))
     if executable is not None:
-        (directory / "step.hlo").write_text(executable.as_text())
+        write_text(directory / "step.hlo", executable.as_text())

@@ -5,16 +5,15 @@ The tokens of a step are the positions of its rows, padding included.
 
 import dataclasses
 import itertools
-import json
 from pathlib import Path
 
 import numpy as np
 
 from deepseek_jax.config import AnyExperiment
 from deepseek_jax.errors import UserError
+from deepseek_jax.files import read_json, write_json
 from deepseek_jax.studies import reasons
 from deepseek_jax.train import schedules
-from deepseek_jax.whole_files import write_json
 
 TRIAL_STEPS = 30  # of the trial that measures a variant's speed if seconds are held equal
 
@@ -87,7 +86,7 @@ def _units_a_second(speed: Path) -> float:
         raise Unmeasured(f"its speed has not been measured yet: there is no file {speed}.")
     if reason := reasons.read(speed):
         raise TrialFailed(f"the trial that measures its speed failed: {reason}")
-    return json.loads(speed.read_text())["per_second"]
+    return read_json(speed)["per_second"]
 
 
 def measure_speed(experiment: AnyExperiment, speed: Path):

@@ -4,17 +4,16 @@ Each result is stored in the run's directory under the name and source hash of t
 nothing is measured twice, and no result of an older version of a function is used.  A failed measure leaves its reason.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from deepseek_jax.errors import UserError
+from deepseek_jax.files import read_json, write_json
 from deepseek_jax.studies import reasons
 from deepseek_jax.studies.outcome import Trained, finite
 from deepseek_jax.studies.runs import Run
 from deepseek_jax.studies.source_names import source_name
 from deepseek_jax.studies.study import Study, Variant
-from deepseek_jax.whole_files import write_json
 
 FOLDER = "measured"  # in a run directory
 
@@ -30,7 +29,7 @@ def all_scores(run: Run, study: Study) -> dict[str, float] | None:
     for path in _files(run, study):
         if not path.exists():
             return None
-        scores |= {} if reasons.read(path) else json.loads(path.read_text())
+        scores |= {} if reasons.read(path) else read_json(path)
     return scores
 
 

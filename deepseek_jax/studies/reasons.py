@@ -1,11 +1,10 @@
 """Why a run, a measure or a speed trial failed: the content of a file, so that it is reported and not tried again."""
 
-import json
 import traceback
 from pathlib import Path
 
 from deepseek_jax.errors import UserError
-from deepseek_jax.whole_files import write_json, write_text
+from deepseek_jax.files import read_json, write_json, write_text
 
 KEYS = ("failed", "reason")  # the only key of such a file; the second that of a run's in older versions
 
@@ -19,7 +18,7 @@ def write(path: Path, reason: str, error: Exception | None = None):
 
 def read(path: Path) -> str | None:
     """The reason in the file; None if it has none, but numbers, or does not exist."""
-    content = json.loads(path.read_text()) if path.exists() else {}
+    content = read_json(path) if path.exists() else {}
     return next((text for key in KEYS if isinstance(text := content.get(key), str)), None)
 
 

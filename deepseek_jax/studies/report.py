@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deepseek_jax.experiment_file import resolve
+from deepseek_jax.files import write_bytes, write_text
 from deepseek_jax.studies import curves, stated, sweep_report
 from deepseek_jax.studies.claims import Judged
 from deepseek_jax.studies.differences import Difference, difference
@@ -28,7 +29,6 @@ from deepseek_jax.studies.results import (
 from deepseek_jax.studies.runs import ROOT, commands
 from deepseek_jax.studies.study import EQUAL, Loaded, Study
 from deepseek_jax.studies.sweep import Sweep
-from deepseek_jax.whole_files import write_text
 
 FEW = 6  # pairs: the differences of fewer have all the same sign by chance with a probability of 1/16 or more
 MARKDOWN, HTML = "report.md", "report.html"
@@ -47,10 +47,9 @@ def write(loaded: Loaded, root: Path, folder: Path | None = None) -> tuple[Path,
     if results.get(FROM_FILE):
         verdict += f" (from its {FILE}: {root} has no run of it)"
     folder = folder or loaded.results
-    folder.mkdir(parents=True, exist_ok=True)
     for block in blocks:
         if isinstance(block, Picture):
-            (folder / block.file).write_bytes(block.png)
+            write_bytes(folder / block.file, block.png)
     write_text(folder / MARKDOWN, markdown(blocks))
     write_text(folder / HTML, page(loaded.name, blocks))
     write_text(folder / FILE, dumps(results))

@@ -1,7 +1,6 @@
 """A study's results, gathered from its runs: the input of its report, and committed as results.json."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from deepseek_jax.config import FAMILIES
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
+from deepseek_jax.files import read_json
 from deepseek_jax.studies import runs as runs_
 from deepseek_jax.studies import stated
 from deepseek_jax.studies.claims import UNFINISHED, Judged, judge, not_measured, overall
@@ -81,7 +81,7 @@ def _committed(loaded: Loaded, planned: list[Run], impossible: list[dict]) -> di
 
     A field that an entry lacks counts as equal: entries of older versions have no sources, and failures no identity.
     """
-    content = json.loads((loaded.results / FILE).read_text())
+    content = read_json(loaded.results / FILE)
     known = [_of(run, loaded) for run in planned if run.experiment]
 
     def current(entry: dict) -> bool:

@@ -18,6 +18,7 @@ from deepseek_jax import host_memory
 from deepseek_jax.data.prepare import given_tokenizer
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
+from deepseek_jax.files import write_json, write_text
 from deepseek_jax.studies import metrics, reasons, stated, sweeping
 from deepseek_jax.studies import runs as runs_
 from deepseek_jax.studies.measuring import all_scores, failures, measure
@@ -26,7 +27,6 @@ from deepseek_jax.studies.runs import TRAINED, Run
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.studies.sweep import Sweep
 from deepseek_jax.train.sinks import FILE
-from deepseek_jax.whole_files import write_json, write_text
 
 PARENT = "DEEPSEEK_JAX_STUDY_PARENT"  # in a worker's environment: the id of its parent process, with which it ends
 Say = Callable[[str], None]

@@ -13,10 +13,11 @@ import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from deepseek_jax import fields, locks, record
+from deepseek_jax import fields, files, record
 from deepseek_jax.config import FAMILIES, AnyExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
+from deepseek_jax.files import read_json
 from deepseek_jax.studies import budget, reasons
 from deepseek_jax.studies.source_names import source_name
 from deepseek_jax.studies.study import Loaded, Study, Variant, slug, slugs
@@ -212,10 +213,10 @@ def _locked(root: Path, name: str, *, wait: bool) -> Iterator[bool]:
     folder = root / ".locks"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / name).open("a+") as lock:
-        if not locks.take(lock, wait=wait):
+        if not files.lock(lock, wait=wait):
             yield False
             return
-        locks.sign(lock, str(os.getpid()))
+        files.sign(lock, str(os.getpid()))
         yield True
         lock.truncate(0)
 
@@ -228,4 +229,4 @@ def last_lock_holder(run: Run, root: Path) -> int | None:
 
 
 def _read(path: Path) -> dict | None:
-    return json.loads(path.read_text()) if path.exists() else None
+    return read_json(path) if path.exists() else None

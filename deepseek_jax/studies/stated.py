@@ -1,12 +1,11 @@
 """What a study claimed before its first run: stored beside the runs, so that a margin fitted to them is reported."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from deepseek_jax.files import read_json, write_json
 from deepseek_jax.studies import runs
 from deepseek_jax.studies.study import Loaded, Study
-from deepseek_jax.whole_files import write_json
 
 FILE = "stated.json"  # in the study's folder under the root
 
@@ -24,7 +23,7 @@ def keep(loaded: Loaded, root: Path):
 def read(loaded: Loaded, root: Path) -> list[dict] | None:
     """The claims that `keep` stored, the main one first; None if there are none."""
     path = root / loaded.name / FILE
-    return json.loads(path.read_text())["claims"] if path.exists() else None
+    return read_json(path)["claims"] if path.exists() else None
 
 
 def _claims(study: Study) -> list[dict]:

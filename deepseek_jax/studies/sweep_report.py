@@ -1,11 +1,11 @@
 """The report of a sweep: its candidates, rung by rung, and the resulting choice."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from deepseek_jax.errors import UserError
+from deepseek_jax.files import read_json
 from deepseek_jax.studies.claims import UNFINISHED
 from deepseek_jax.studies.page import Block, Code, Heading, Paragraph, Picture, Table
 from deepseek_jax.studies.results import FILE, FROM_FILE
@@ -41,7 +41,7 @@ def gather(loaded: Loaded, root: Path) -> dict:
 
 def _committed(loaded: Loaded, identities: list[str], root: Path) -> dict:
     path = loaded.results / FILE
-    content = json.loads(path.read_text()) if path.exists() else {}
+    content = read_json(path) if path.exists() else {}
     metric = loaded.study.metric
     if content.get("identities") != identities or content.get("metric", metric) != metric:  # older files lack it
         where = loaded.shown_path

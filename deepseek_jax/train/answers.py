@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 
 from deepseek_jax.data.sets.dataset import Dataset, as_unit
 from deepseek_jax.figures import BLUE, FAINT, GREEN, INK, ORANGE, PLAIN, STYLE, png, tidy
+from deepseek_jax.files import write_bytes
 from deepseek_jax.tasks import scores
 from deepseek_jax.tasks.detection import FOUND
 
@@ -19,17 +20,16 @@ SAME_PLACE = 0.08  # boxes nearer than this share of the picture have their labe
 
 def draw(found: dict, dataset: Dataset, directory: Path):
     """Writes a PNG of the predictions on the test split; `found` is what supervised.collect returned for it."""
-    directory.mkdir(parents=True, exist_ok=True)
     if dataset.kind == "classes":
         matrix = scores.confusion(found["answer"], found["labels"].argmax(axis=1))
-        (directory / "confusion.png").write_bytes(confusion(matrix, dataset.class_names))
+        write_bytes(directory / "confusion.png", confusion(matrix, dataset.class_names))
     elif dataset.kind == "numbers":
         undo = dataset.scaling.undo_targets
         pairs = undo(found["answer"]), undo(found["targets"])
-        (directory / "numbers.png").write_bytes(numbers(*pairs, dataset))
+        write_bytes(directory / "numbers.png", numbers(*pairs, dataset))
     else:
         images = as_unit(dataset.splits["test"]["inputs"][:SHOWN_PICTURES])
-        (directory / "boxes.png").write_bytes(boxes(images, found, dataset.class_names))
+        write_bytes(directory / "boxes.png", boxes(images, found, dataset.class_names))
 
 
 def confusion(matrix_KK: np.ndarray, names: tuple[str, ...]) -> bytes:

@@ -1,16 +1,15 @@
 """dataset.json of a run directory: what a trained network must know about its labelled set to predict without it."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
 
-from deepseek_jax import whole_files
 from deepseek_jax.data.sets.dataset import Dataset
 from deepseek_jax.data.sets.scaling import Scaling
 from deepseek_jax.errors import UserError
 from deepseek_jax.fields import build_section
+from deepseek_jax.files import read_json, write_json
 from deepseek_jax.models.hybrid_config import HybridConfig
 
 FILE = "dataset.json"
@@ -57,23 +56,22 @@ def write(dataset: Dataset, model: HybridConfig, workdir: Path):
     """Writes dataset.json and, for texts, tokenizer.json into the run directory."""
     about = {name: getattr(dataset, name) for name in ("names", "class_names", "target_names", "season")}
     about |= {"scaling": dataclasses.asdict(dataset.scaling), "model": dataclasses.asdict(model)}
-    whole_files.write_json(workdir / FILE, about)
+    write_json(workdir / FILE, about)
     if dataset.tokenizer:
         dataset.tokenizer.save(workdir)
 
 
 def replace_model(workdir: Path, model: HybridConfig):
     """Replaces the network's config in dataset.json, after its sizes have changed."""
-    about = json.loads((workdir / FILE).read_text()) | {"model": dataclasses.asdict(model)}
-    whole_files.write_json(workdir / FILE, about)
+    about = read_json(workdir / FILE) | {"model": dataclasses.asdict(model)}
+    write_json(workdir / FILE, about)
 
 
 def read(workdir: Path) -> DatasetRecord:
     """Reads dataset.json; UserError if the run directory has none."""
-    try:
-        about = json.loads((workdir / FILE).read_text())
-    except (OSError, ValueError):
-        raise UserError(f"{workdir} has no {FILE}; train a hybrid network there first.") from None
+    if not (workdir / FILE).exists():
+        raise UserError(f"{workdir} has no {FILE}; train a hybrid network there first.")
+    about = read_json(workdir / FILE)
     return DatasetRecord(
         model=build_section(HybridConfig, about["model"], "model."),
         scaling=Scaling(**{name: tuple(numbers) for name, numbers in about["scaling"].items()}),

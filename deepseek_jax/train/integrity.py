@@ -5,13 +5,14 @@ not notice is a byte changed later, by a disk or a copy.  Files are read in para
 second, and checkpoints of large models have terabytes.
 """
 
-import json
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
 
+from deepseek_jax.errors import UserError
+from deepseek_jax.files import read_json, write_json
 from deepseek_jax.parallel import processes
 
 RECORD = "checksums.json"
@@ -24,8 +25,7 @@ def record(directory: Path):
     files = _files(directory)
     with ThreadPoolExecutor() as threads:
         sums = zip(files, threads.map(_crc32, files), strict=True)
-        text = json.dumps({str(path.relative_to(directory)): total for path, total in sums})
-    (directory / RECORD).write_text(text)
+        write_json(directory / RECORD, {str(path.relative_to(directory)): total for path, total in sums})
 
 
 def damage(directory: Path, below: str = "") -> str | None:
@@ -48,8 +48,8 @@ def damage(directory: Path, below: str = "") -> str | None:
 
 def _recorded(directory: Path) -> dict[str, int] | None:
     try:
-        return json.loads((directory / RECORD).read_text())
-    except (OSError, ValueError):
+        return read_json(directory / RECORD)
+    except UserError:
         return None
 
 

@@ -1,11 +1,11 @@
 """report.html: one page that shows whether a run is healthy, made from its metrics.jsonl, config.json and pictures/."""
 
 import html
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from deepseek_jax import record, whole_files
+from deepseek_jax import record
+from deepseek_jax.files import read_json, write_text
 from deepseek_jax.html_page import document, heading, image, table
 from deepseek_jax.train.shown import SHOWN, Shown
 from deepseek_jax.train.sinks import FILE, read_rows
@@ -27,14 +27,14 @@ def write(workdir: str | Path) -> Path | None:
     workdir = Path(workdir)
     if not (workdir / FILE).exists():
         return None
-    rows, config = list(read_rows(workdir / FILE)), json.loads((workdir / record.FILE).read_text())
+    rows, config = list(read_rows(workdir / FILE)), read_json(workdir / record.FILE)
     experiment = config["experiment"]
     shown = SHOWN[experiment.get("family", "language_model")]
     healthy, sentences = verdict(rows, experiment["train"]["steps"], shown)
     word, colour = ("Healthy", GOOD) if healthy else ("Look here", BAD)
     sections = _sections(rows, workdir, shown)
     path = workdir / "report.html"
-    whole_files.write_text(path, page(workdir, _origin(config), word, colour, "; ".join(sentences) + ".", sections))
+    write_text(path, page(workdir, _origin(config), word, colour, "; ".join(sentences) + ".", sections))
     return path
 
 

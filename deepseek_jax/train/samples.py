@@ -7,6 +7,7 @@ from pathlib import Path
 from deepseek_jax.config import Experiment
 from deepseek_jax.data import chat
 from deepseek_jax.data.pipeline import SEPARATOR, Corpus
+from deepseek_jax.files import write_text
 from deepseek_jax.infer.generate import generate
 from deepseek_jax.infer.sampling import Sampling
 from deepseek_jax.parallel import processes
@@ -45,7 +46,7 @@ def write_samples(experiment: Experiment, corpus: Corpus, program: Program, stat
     continued = generate(model, tokens, config.sample_tokens, eos=tokenizer.eos, sampling=SAMPLING, seed=seed)
     texts = [prompt + tokenizer.decode(new) for prompt, new in zip(prompts, continued, strict=True)]
     if processes.is_leader():
-        (workdir / FILE).write_text(BAR.join(texts) + "\n")
+        write_text(workdir / FILE, BAR.join(texts) + "\n")
     return texts
 
 

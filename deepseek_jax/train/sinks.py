@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from deepseek_jax import fields, whole_files
+from deepseek_jax import fields
 from deepseek_jax.config import AnyExperiment, LogConfig
 from deepseek_jax.errors import UserError
+from deepseek_jax.files import write_text
 from deepseek_jax.parallel import processes
 
 FILE = "metrics.jsonl"
@@ -63,7 +64,7 @@ class JsonLines:
             rows = (row for row in read_rows(path) if row["step"] <= resumed_at)
             if again:
                 rows = (row for row in rows if not (row["step"] == resumed_at and has_scores(row, again)))
-            whole_files.write_text(path, "".join(_line(row) for row in rows))
+            write_text(path, "".join(_line(row) for row in rows))
         self._file = path.open("a")
 
     def write(self, row: dict):

@@ -11,7 +11,6 @@ r rank
 """
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 
@@ -25,9 +24,9 @@ from deepseek_jax.convert.finite import is_finite
 from deepseek_jax.convert.names import place
 from deepseek_jax.convert.reading import abstract_trees
 from deepseek_jax.convert.safetensors_file import entries
-from deepseek_jax.convert.tensors import read_json
 from deepseek_jax.errors import UserError
 from deepseek_jax.fields import convert
+from deepseek_jax.files import read_json, write_json
 from deepseek_jax.models import tree
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.hybrid import Hybrid
@@ -87,7 +86,7 @@ def save(directory: Path, model: ModelConfig | HybridConfig, adapters: dict[str,
         "inference_mode": True,
         "target_modules": sorted(layers),  # full names: the last part alone would match routed and shared experts
     }
-    (directory / CONFIG).write_text(json.dumps(about, indent=2) + "\n")
+    write_json(directory / CONFIG, about)
 
 
 def load(directory: Path, model: ModelConfig | HybridConfig) -> tuple[dict[str, Adapter], LoraConfig]:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from deepseek_jax import locks, record
+from deepseek_jax import files, record
 from deepseek_jax.config import (
     DataConfig,
     EvalConfig,
@@ -139,10 +139,10 @@ def test_settings_missing_in_an_old_config_json_take_their_defaults(tmp_path):
     ("text", "message"),
     [
         (None, "is not a run directory: it has no config.json"),
-        ('{"experi', "is damaged"),
-        ("[]", "is damaged"),
-        ("{}", "is damaged"),
-        pytest.param("[" * 10**5, "is damaged", id="nested"),
+        ('{"experi', "config.json is not JSON"),
+        ("[]", "config.json is not a JSON object"),
+        ("{}", "config.json is damaged: it has no entry 'experiment'"),
+        pytest.param("[" * 10**5, "config.json is not JSON", id="nested"),
         ('{"model_type": "deepseek_v3"}', "is a checkpoint, not a run directory; `deepseek-jax quantize` makes one"),
         ('{"experiment": {"model": {"layers": 3}}}', "sets an unknown key, model.layers"),
         ('{"experiment": {"train": {"steps": "x"}}}', "train.steps is 'x'; it must be a whole number."),
@@ -159,6 +159,6 @@ def test_on_a_file_system_without_locks_runs_are_not_locked(tmp_path, monkeypatc
     def flock(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(locks.fcntl, "flock", flock)
+    monkeypatch.setattr(files.fcntl, "flock", flock)
     with record.held(tmp_path / "run"), record.held(tmp_path / "run"):
         pass

@@ -11,7 +11,6 @@ import types
 import pytest
 from rich.console import Console
 
-from deepseek_jax import whole_files
 from deepseek_jax.config import EvalConfig, Experiment
 from deepseek_jax.data import compressors
 from deepseek_jax.data.pipeline import Corpus, open_corpus
@@ -88,7 +87,7 @@ def test_compressed_sizes_need_no_writable_directory(uncompressed, monkeypatch):
     def refuse(path, content):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(whole_files, "write_json", refuse)
+    monkeypatch.setattr(compressors, "write_json", refuse)
     first = compressors.total_bits_per_byte(uncompressed)
     assert compressors.total_bits_per_byte(uncompressed) == first != {}
 

@@ -1,7 +1,6 @@
 """The documents of a language model's corpus as AllRecords, with domains in place of classes."""
 
 import collections
-import json
 import math
 from collections.abc import Mapping
 
@@ -14,6 +13,7 @@ from deepseek_jax.data.prepare import SKIPPED, domain_names, parse_weights, prep
 from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.finding import Finding
 from deepseek_jax.data.records import Report, batched, open_dataset
+from deepseek_jax.files import read_json
 
 MOST_BYTES = 100_000_000  # of text to compare: takes minutes, and 2 GB of memory for the index
 
@@ -26,7 +26,7 @@ def all_documents(data: DataConfig, report: Report) -> tuple[AllRecords, Finding
     sources = list(parse_weights(data))
     names = domain_names(sources)
     entries = [prepare_text(data, source, cache.root(data), report) for source in sources]
-    skipped = {name: json.loads((entry / SKIPPED).read_text()) for name, entry in zip(names, entries, strict=True)}
+    skipped = {name: read_json(entry / SKIPPED) for name, entry in zip(names, entries, strict=True)}
     datasets = [open_dataset(entry) for entry in entries]
     splits = [
         (number, split, of) for number, dataset in enumerate(datasets) for split, of in dataset.info.splits.items()

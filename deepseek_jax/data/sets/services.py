@@ -11,6 +11,7 @@ from deepseek_jax.data import cache
 from deepseek_jax.data.corpora import Prose, service_models
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.data.sets.source import Source, numbered, package
+from deepseek_jax.files import write_text
 
 CLASSES = 20
 MOST = 800  # paragraphs per service, so that classes do not differ too much in size
@@ -22,7 +23,7 @@ def services(config: DatasetConfig) -> Source:
     botocore = package("botocore", "botocore", "services")
 
     def make(directory: pathlib.Path):
-        (directory / "paragraphs.json").write_text(json.dumps(_read()))
+        write_text(directory / "paragraphs.json", json.dumps(_read()))
 
     entry = cache.root(config) / "sets" / f"services-{cache.digest(botocore.__version__, CLASSES, MOST, SHORTEST)}"
     paragraphs = json.loads((cache.build(entry, make) / "paragraphs.json").read_text())
