@@ -53,11 +53,13 @@ class TextAugmentConfig:
     insert: float = 0.0  # synonyms of words of the text inserted at random places, as a share of its words
     swap: float = 0.0  # exchanges of two random words, as a share of the words
     delete: float = 0.0  # probability of leaving out a word; at least one is kept
-    thesaurus: str = "auto"  # wordnet, moby, or auto: WordNet if it is installed, else Moby
+    thesaurus: str = "moby"  # or wordnet, whose files have to be installed
 
     def __post_init__(self):
         fraction("augment.text", self, "reorder", "synonyms", "insert", "swap", "delete")
-        choice("augment.text.thesaurus", self.thesaurus, ("auto", "wordnet", "moby"))
+        if self.thesaurus == "auto":  # in the config.json of an earlier version
+            object.__setattr__(self, "thesaurus", "moby")
+        choice("augment.text.thesaurus", self.thesaurus, ("moby", "wordnet"))
 
     @property
     def active(self) -> bool:

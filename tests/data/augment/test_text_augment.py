@@ -150,14 +150,16 @@ def test_wordnet_gives_the_most_frequent_sense(monkeypatch, tmp_path):
     for name, content in WORDNET.items():
         (tmp_path / name).write_text(content)
     monkeypatch.setattr(thesaurus, "WORDNET", tmp_path)
-    name, synonyms = thesaurus.open_thesaurus("auto")
+    name, synonyms = text.thesaurus_of(TextAugmentConfig(synonyms=0.1, thesaurus="wordnet"))
     assert name == "wordnet"
     assert synonyms("large") == ("big", "of great size") and synonyms("bucket") == ("pail",) and synonyms("no") == ()
 
 
-def test_without_wordnet_moby_is_used(monkeypatch, tmp_path):
+@pytest.mark.parametrize("settings", [{}, {"thesaurus": "auto"}])  # auto: in config.json of an earlier version
+def test_moby_is_used_unless_wordnet_is_named(monkeypatch, tmp_path, settings):
+    monkeypatch.setattr(thesaurus, "WORDNET", tmp_path)
+    assert text.thesaurus_of(TextAugmentConfig(synonyms=0.1, **settings))[0] == "moby"
     monkeypatch.setattr(thesaurus, "WORDNET", tmp_path / "nowhere")
-    assert text.thesaurus_of(TextAugmentConfig(synonyms=0.1))[0] == "moby"
     assert text.thesaurus_of(TextAugmentConfig(swap=0.1)) == ("none", None)  # swapping needs no thesaurus
     with pytest.raises(UserError, match="install Debian's package wordnet-base, or set it to moby"):
         text.thesaurus_of(TextAugmentConfig(insert=0.1, thesaurus="wordnet"))

@@ -8,6 +8,7 @@ import types
 import numpy as np
 import pytest
 
+from deepseek_jax.data import cache
 from deepseek_jax.data.augment.config import AugmentConfig, ImageAugmentConfig
 from deepseek_jax.data.sets.balance import class_weights, epoch_order, partners
 from deepseek_jax.data.sets.batches import Order, held_out_batches, train_batches
@@ -64,6 +65,12 @@ def test_set_batches_resume_at_any_position_across_epochs(digits, augment):
         next(second)
         second.restore(state)
         assert all(map(same, take(second, 2), whole[position : position + 2]))
+
+
+def test_runs_of_versions_with_another_default_thesaurus_can_be_resumed(digits):
+    then = repr(AugmentConfig()).replace("thesaurus='moby'", "thesaurus='auto'")
+    state = {"position": 2, "fingerprint": cache.digest(digits.fingerprint, then, "none", 3, 16)}
+    train_batches(digits, 16, seed=3, augment=AugmentConfig()).restore(state)
 
 
 def test_processes_share_one_order(digits):
