@@ -53,12 +53,9 @@ def run(args):
     from deepseek_jax.convert import beside
     from deepseek_jax.train import bars
 
-    warnings = []
-    with bars.converting(f"{source} to {target}") as show:
-        _convert(args, source, target, progress=show, say=warnings.append)
+    with bars.stages(runtime.console()) as report:
+        _convert(args, source, target, report)
     beside.carry(source, target)
-    for warning in dict.fromkeys(warnings):
-        runtime.warn(warning)
 
 
 def _check(args, source):
@@ -70,22 +67,21 @@ def _check(args, source):
         raise UserError("--spelling cannot be used with --to orbax, which writes this package's own names.")
 
 
-def _convert(args, source, target, **told):
-    """`told`: the callbacks `progress` and `say`."""
+def _convert(args, source, target, report):
     from deepseek_jax.convert import gguf_file, huggingface, orbax_directory
 
     if source.is_file():
-        return gguf_file.rewrite(source, target, dtype=args.dtype or "float32", **told)
+        return gguf_file.rewrite(source, target, dtype=args.dtype or "float32", report=report)
     spelling = args.spelling or "huggingface"
     ours = _ours(source)
     if ours is None and args.to == "safetensors":
-        return huggingface.rewrite(source, target, dtype=args.dtype, spelling=spelling, **told)
+        return huggingface.rewrite(source, target, dtype=args.dtype, spelling=spelling, report=report)
     if ours is None:
         config = huggingface.read_config(source)
-        ours = config, *huggingface.load(source, config, dtype=args.dtype, **told)
+        ours = config, *huggingface.load(source, config, dtype=args.dtype, report=report)
     if args.to == "orbax":
         return orbax_directory.save(target, *ours, dtype=args.dtype)
-    return huggingface.save(target, *ours, dtype=args.dtype, spelling=spelling, **told)
+    return huggingface.save(target, *ours, dtype=args.dtype, spelling=spelling, report=report)
 
 
 def _ours(source):

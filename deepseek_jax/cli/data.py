@@ -97,10 +97,10 @@ def _show(args, rows: bool):
     require_family("language_model", experiment.family, args.config, instead)
     from deepseek_jax.data import inspect
     from deepseek_jax.data.pipeline import open_corpus
-    from deepseek_jax.train.bars import preparing
+    from deepseek_jax.train.bars import stages
 
     console = runtime.console()
-    with preparing(console) as report:
+    with stages(console) as report:
         corpus = open_corpus(experiment.data, experiment.model.vocab_size, report)
     description = inspect.describe(corpus)
     console.print(inspect.render(description if rows else description | {"rows": {}}))
@@ -132,11 +132,11 @@ def run_check(args):
         files.check_file(path)
     from deepseek_jax.cli import data_check
     from deepseek_jax.data.quality import filter_list, report
-    from deepseek_jax.train.bars import preparing
+    from deepseek_jax.train.bars import stages
 
     if args.exclude and data_check.names_corpus(args.name, args.overrides):
         raise UserError("--exclude is for labelled sets; documents of a corpus cannot be excluded by a list.")
-    with preparing(runtime.console()) as progress:
+    with stages(runtime.console()) as progress:
         records, findings = data_check.check(args.name, args.overrides, progress)
     for note in records.notes:
         print(note)

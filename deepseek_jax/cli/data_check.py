@@ -9,10 +9,10 @@ from deepseek_jax.data.documents import source_files
 from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.check import check_corpus, check_set
 from deepseek_jax.data.quality.finding import Finding
-from deepseek_jax.data.records import Report
 from deepseek_jax.data.sets.registry import SOURCES, open_set
 from deepseek_jax.data.sets.rows import READERS
 from deepseek_jax.errors import UserError
+from deepseek_jax.reporting import Report
 
 SHIPPED = (*CORPORA, "mix")  # corpora by name
 PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}  # suffixes of image files

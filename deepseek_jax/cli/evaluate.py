@@ -80,7 +80,7 @@ def _language_model(args):
         raise UserError(f"no text of {scoring.experiment.data.source} is held out to score; set data.held_out above 0.")
     which = f"step {trained.step} of {args.workdir}" if trained.step else args.workdir
     data = scoring.experiment.data
-    with bars.preparing(console) as report:
+    with bars.stages(console) as report:
         compressed = bits_per_byte(corpus, report) if processes.is_leader() else {}
         processes.barrier()  # compressing may take longer than the other processes' timeout
     what = f"{which} on {data.source} in rows of {data.sequence_length} tokens, bits per byte:"

@@ -31,7 +31,7 @@ def run(args):
     what = f"step {trained.step} of {args.workdir} on the test split of {experiment.dataset.name}:"
     console.print(what)
     table = Table(show_header=False)
-    with bars.preparing(console) as report:
+    with bars.stages(console) as report:
         baselines = scoring.task.baselines(report)
     for name, value in (scores | baselines).items():
         table.add_row(name, f"{value:.5g}")

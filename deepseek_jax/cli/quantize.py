@@ -69,8 +69,8 @@ def run(args):
     given = options.read_source(args, console)
     measure = Measure(given, console) if args.activations else None
     if args.release:
-        with bars.converting(f"{args.source} to {target}") as show:
-            quantizing.release(given, target, config, show)
+        with bars.stages(console) as report:
+            quantizing.release(given, target, config, report)
     else:
         with console.status("quantizing"):
             quantizing.quantize(given, target, config, args.activations, measure, batches)

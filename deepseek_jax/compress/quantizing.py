@@ -13,7 +13,7 @@ from deepseek_jax.compress.config import ArithmeticConfig, QuantizeConfig
 from deepseek_jax.compress.measure import Measure
 from deepseek_jax.compress.source import Source
 from deepseek_jax.convert import beside
-from deepseek_jax.convert.progress import Progress, no_report
+from deepseek_jax.reporting import Report, no_report
 
 
 def quantize(
@@ -38,11 +38,11 @@ def quantize(
     source.write(target, source.with_sections(given, **sections))
 
 
-def release(given: Source, target: Path, config: QuantizeConfig, progress: Progress = no_report):
-    """Writes safetensors and config.json in DeepSeek's release format; `progress` counts bytes written."""
+def release(given: Source, target: Path, config: QuantizeConfig, report: Report = no_report):
+    """Writes safetensors and config.json in DeepSeek's release format; `report` counts bytes written."""
     instead = "DeepSeek's release format is for language models"
     require_family("language_model", given.experiment.family, given.directory, instead)
-    released.save(target, given.model, given.params, given.buffers, config.weights, progress)
+    released.save(target, given.model, given.params, given.buffers, config.weights, report)
     beside.carry(given.directory, target)
 
 

@@ -18,16 +18,16 @@ from jaxtyping import Array
 from deepseek_jax.compress.matrices import LINEAR, Matrix, matrix_of
 from deepseek_jax.compress.rounding import Format, pack
 from deepseek_jax.convert import writing
-from deepseek_jax.convert.progress import Progress, no_report
 from deepseek_jax.convert.quantised import FP4_BLOCK, FP8_BLOCK
 from deepseek_jax.convert.safetensors_file import DTYPES, Output
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.reporting import Report, no_report
 
 KEPT = re.compile(r"mtp/\d+/project|indexer/weights$|compressor/")  # matrices that releases leave in bfloat16
 
 
-def save(directory: Path, config: ModelConfig, params: dict, buffers: dict, kind: str, progress: Progress = no_report):
+def save(directory: Path, config: ModelConfig, params: dict, buffers: dict, kind: str, report: Report = no_report):
     """Writes a release that `from_pretrained` reads.  `kind`: "fp8", or "fp4" (routed experts in fp4, others in fp8).
 
     V4's scales are powers of two (e8m0) under V4's tensor names; those of earlier models are float32.
@@ -42,7 +42,7 @@ def save(directory: Path, config: ModelConfig, params: dict, buffers: dict, kind
         values["expert_dtype"] = "fp4"
     change = functools.partial(_changed, kind, v4)
     spelling = "deepseek" if v4 else "huggingface"
-    writing.save(directory, config, params, buffers, spelling=spelling, change=change, values=values, progress=progress)
+    writing.save(directory, config, params, buffers, spelling=spelling, change=change, values=values, report=report)
 
 
 def _changed(kind: str, v4: bool, path: str, output: Output) -> list[Output]:

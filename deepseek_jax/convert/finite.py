@@ -4,12 +4,11 @@ Bit patterns are compared, not numbers: for bfloat16 this takes a twentieth of n
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import ml_dtypes
 import numpy as np
 
-from deepseek_jax.errors import UserError
+from deepseek_jax.errors import LOG, UserError
 
 # By dtype: signed and unsigned integers of its width, and its lowest non-negative bit pattern that is not finite.
 BITS = {
@@ -47,8 +46,8 @@ class Findings:
             )
         self.names.append(name)
 
-    def tell(self, say: Callable[[str], None], where):
-        """Reports the noted tensors of the file or directory `where` in one sentence, if there are any."""
+    def warn(self, where):
+        """Logs a warning of the noted tensors of the file or directory `where` in one sentence, if there are any."""
         if count := len(set(self.names)):
             what = f"NaN or infinity in {count} tensors, such as" if count > 1 else "NaN or infinity in"
-            say(f"{where} holds {what} {self.names[0]}; a release that does is damaged, copy it again.")
+            LOG.warning(f"{where} holds {what} {self.names[0]}; a release that does is damaged, copy it again.")

@@ -12,11 +12,11 @@ import numpy as np
 
 from deepseek_jax.convert import config_json, shards
 from deepseek_jax.convert.names import place
-from deepseek_jax.convert.progress import Progress, Say, no_report
 from deepseek_jax.convert.reading import abstract_trees, within
 from deepseek_jax.convert.safetensors_file import Output
-from deepseek_jax.errors import LOG, UserError
+from deepseek_jax.errors import UserError
 from deepseek_jax.files import write_json
+from deepseek_jax.reporting import Report, no_report
 
 LAYER = {
     "attn_q": "self_attn.q_proj",
@@ -32,10 +32,8 @@ LAYER = {
 MODEL = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 
 
-def rewrite(
-    source: Path, target: Path, *, dtype: str = "float32", progress: Progress = no_report, say: Say = LOG.warning
-):
-    """Writes config.json and safetensors, dequantising one tensor at a time.  `say` gets a warning about NaN.
+def rewrite(source: Path, target: Path, *, dtype: str = "float32", report: Report = no_report):
+    """Writes config.json and safetensors, dequantising one tensor at a time; logs a warning about NaN.
 
     Raises UserError for architectures other than Llama, and if the library gguf is not installed.
     """
@@ -45,7 +43,7 @@ def rewrite(
     if missing := _names(config) - {output.name for output in outputs}:
         raise UserError(f"{source} has no {min(missing)}; a part of a model that is split, or a damaged copy.")
     write_json(target / "config.json", config | {"torch_dtype": dtype})
-    shards.write(target, outputs, shards.SHARD_BYTES, progress).tell(say, source)
+    shards.write(target, outputs, shards.SHARD_BYTES, report).warn(source)
 
 
 def _open(source):

@@ -11,13 +11,14 @@ import numpy as np
 from deepseek_jax.convert import config_json
 from deepseek_jax.convert.copying import copy
 from deepseek_jax.convert.names import HEADS, MTP_COPIES, Place, may_be_left, mtp_prefix, place, spelling_of
-from deepseek_jax.convert.progress import Progress, Say, Tally, no_report
+from deepseek_jax.convert.tally import Tally
 from deepseek_jax.convert.tensors import Tensors
-from deepseek_jax.errors import LOG, UserError
+from deepseek_jax.errors import UserError
 from deepseek_jax.files import read_json
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.tree import path_of
+from deepseek_jax.reporting import Report, no_report
 
 Ranges = tuple[range, ...]  # a part of an array: one range per dimension
 
@@ -56,18 +57,17 @@ def load(
     *,
     dtype: str | None = "float32",
     shardings: tuple[dict, dict] | None = None,
-    progress: Progress = no_report,
-    say: Say = LOG.warning,
+    report: Report = no_report,
 ) -> tuple[dict, dict]:
     """(params, buffers), nested as `models.tree.split` returns them for a `Decoder` of `config`.
 
     `dtype`: that of the parameters, except those that rules.py keeps in float32; None: as stored (bfloat16 where
     quantised).  The result has numpy arrays, or with `shardings`, nested like the result, jax arrays of which the local
     devices hold their parts.  Each process reads only the tensors that its devices need a part of, each once and one at
-    a time; `progress` counts tensors.
+    a time; `report` counts tensors.
 
     Raises UserError if a tensor is missing, has another shape or would be unused (nothing is dropped silently except
-    MTP modules beyond those of `config`), or if a number overflows `dtype`.  `say` gets a warning about NaN.
+    MTP modules beyond those of `config`), or if a number overflows `dtype`.  Logs a warning about NaN.
     """
     tensors, abstract = Tensors(directory), abstract_trees(config)
     places = locate(tensors, config, abstract)
@@ -79,9 +79,9 @@ def load(
     of_params, of_buffers = zip(abstract, places, *([shardings] if shardings else []), strict=True)
     params = jax.tree.map(functools.partial(source, dtype=dtype), *of_params)
     buffers = jax.tree.map(lambda leaf, *rest: source(leaf, *rest, dtype=leaf.dtype), *of_buffers)
-    tally = Tally(progress, sum(each.count for each in jax.tree.leaves((params, buffers))))
+    tally = Tally(report, "reading", sum(each.count for each in jax.tree.leaves((params, buffers))))
     arrays = jax.tree.map(lambda each: each.read(tally), (params, buffers))
-    tally.findings.tell(say, directory)
+    tally.findings.warn(directory)
     return arrays
 
 

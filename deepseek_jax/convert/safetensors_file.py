@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from deepseek_jax.convert.copying import contiguous
-from deepseek_jax.convert.progress import Tally
+from deepseek_jax.convert.tally import Tally
 from deepseek_jax.errors import UserError
 
 DTYPES = {

@@ -5,17 +5,19 @@ from pathlib import Path
 
 from deepseek_jax.convert import safetensors_file
 from deepseek_jax.convert.finite import Findings
-from deepseek_jax.convert.progress import Progress, Tally
 from deepseek_jax.convert.safetensors_file import Output
+from deepseek_jax.convert.tally import Tally
 from deepseek_jax.convert.tensors import INDEX, SINGLE
 from deepseek_jax.files import write_json
+from deepseek_jax.reporting import Report
 
 SHARD_BYTES = 5 * 10**9
 
 
-def write(directory: Path, outputs: list[Output], shard_bytes: int, progress: Progress) -> Findings:
-    """Writes the tensors and returns which were not finite; `progress` counts bytes."""
-    tally, shards = Tally(progress, sum(output.nbytes for output in outputs)), list(_shards(outputs, shard_bytes))
+def write(directory: Path, outputs: list[Output], shard_bytes: int, report: Report) -> Findings:
+    """Writes the tensors and returns which were not finite; `report` counts bytes."""
+    tally = Tally(report, "writing", sum(output.nbytes for output in outputs))
+    shards = list(_shards(outputs, shard_bytes))
     if len(shards) == 1:
         safetensors_file.write(directory / SINGLE, outputs, tally)
         _remove_all_but(directory, {SINGLE})

@@ -13,13 +13,13 @@ import numpy as np
 from deepseek_jax.convert import config_json, fused, shards
 from deepseek_jax.convert.generations import generation_of
 from deepseek_jax.convert.names import MTP_COPIES, mtp_prefix, place
-from deepseek_jax.convert.progress import Progress, Say, no_report
 from deepseek_jax.convert.reading import abstract_trees, locate, read_config, within
 from deepseek_jax.convert.safetensors_file import Output
 from deepseek_jax.convert.tensors import Tensors
-from deepseek_jax.errors import LOG, UserError
+from deepseek_jax.errors import UserError
 from deepseek_jax.files import write_json
 from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.reporting import Report, no_report
 
 
 def save(
@@ -31,19 +31,18 @@ def save(
     dtype: str | None = None,
     spelling: str = "huggingface",
     shard_bytes: int = shards.SHARD_BYTES,
-    progress: Progress = no_report,
+    report: Report = no_report,
     change: Callable[[str, Output], list[Output]] = lambda path, output: [output],
     values: Mapping[str, Any] = MappingProxyType({}),
-    say: Say = LOG.warning,
 ):
-    """Writes a checkpoint that `load` reads; `progress` counts bytes.
+    """Writes a checkpoint that `load` reads; `report` counts bytes.
 
     `dtype`: see `rewrite`.  `spelling`: "huggingface" or "deepseek", which differ for V4.  Files hold up to
     `shard_bytes`.  `change(path, output)` returns the tensors to write in place of `output`, a tensor of our array at
-    `path`; `values` are added to config.json.  `say` gets a warning about NaN.
+    `path`; `values` are added to config.json.  Logs a warning about NaN.
     """
     outputs = _outputs(config, (params, buffers), spelling, change, dtype)
-    _publish(directory, config, outputs, spelling, shard_bytes, progress, values).tell(say, directory)
+    _publish(directory, config, outputs, spelling, shard_bytes, report, values).warn(directory)
 
 
 def rewrite(
@@ -53,14 +52,13 @@ def rewrite(
     dtype: str | None = None,
     spelling: str = "huggingface",
     shard_bytes: int = shards.SHARD_BYTES,
-    progress: Progress = no_report,
-    say: Say = LOG.warning,
+    report: Report = no_report,
 ):
     """Writes a checkpoint again in another spelling, dtype or file size, with no more than one tensor in memory.
 
     `dtype` None keeps that of every tensor (bfloat16 where quantised).  Buffers, such as a router's bias, always keep
     theirs, and tensors that rules.py marks are float32 in any other `dtype`.
-    `say` gets a warning about NaN.  Raises UserError if a number overflows `dtype`, or if `target` is `source`.
+    Logs a warning about NaN.  Raises UserError if a number overflows `dtype`, or if `target` is `source`.
     """
     if Path(source).resolve() == Path(target).resolve():
         raise UserError(f"{source} would be written over while it is read; give another directory.")
@@ -73,7 +71,7 @@ def rewrite(
             kind = _written(path, where.rule, dtype, tensors.dtype(name))
             read = functools.partial(tensors.__getitem__, name)
             outputs.append(Output(target_names[at], kind, tensors.shape(name), (read,)))
-    _publish(target, config, outputs, spelling, shard_bytes, progress).tell(say, source)
+    _publish(target, config, outputs, spelling, shard_bytes, report).warn(source)
 
 
 def export(config: ModelConfig, *trees: dict, fuse: bool = False) -> dict[str, np.ndarray]:
@@ -117,14 +115,14 @@ def _theirs(rule, array, at, config):
 _part = jax.jit(lambda array, at: array[at])
 
 
-def _publish(directory, config, outputs, spelling, shard_bytes, progress, further=MappingProxyType({})):
+def _publish(directory, config, outputs, spelling, shard_bytes, report, further=MappingProxyType({})):
     directory = Path(directory)
     values = config_json.to_json(config, spelling) | {"torch_dtype": outputs[0].dtype.name} | further
     write_json(directory / "config.json", values)
     outputs = outputs + _mtp_copies(config, {output.name: output for output in outputs})
     if is_v4(config) and spelling == "huggingface":
         outputs = fused.together(outputs)
-    return shards.write(directory, outputs, shard_bytes, progress)
+    return shards.write(directory, outputs, shard_bytes, report)
 
 
 def _mtp_copies(config, outputs):

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from deepseek_jax.data import cache
 from deepseek_jax.data.pipeline import Corpus
-from deepseek_jax.data.records import Report, no_report
 from deepseek_jax.files import read_json, write_json
+from deepseek_jax.reporting import Report, no_report
 
 COMPRESSORS = {
     "gzip -9": lambda: zlib.compressobj(level=9, wbits=16 + zlib.MAX_WBITS),  # 16: with a gzip header

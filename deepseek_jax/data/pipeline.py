@@ -6,9 +6,10 @@ from deepseek_jax.config import DataConfig
 from deepseek_jax.data import batches, cache
 from deepseek_jax.data.packing import PackedRows
 from deepseek_jax.data.prepare import Domain, prepare_domains
-from deepseek_jax.data.records import Report, batched_texts, no_report
+from deepseek_jax.data.records import batched_texts
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.errors import UserError
+from deepseek_jax.reporting import Report, no_report
 
 SEPARATOR = b"\0"  # ends each held-out document, as the model's eos token does
 

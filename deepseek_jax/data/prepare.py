@@ -13,11 +13,12 @@ from deepseek_jax.config import CHAT_TEMPLATES, DataConfig
 from deepseek_jax.data import cache
 from deepseek_jax.data.corpora import CORPORA, UserText
 from deepseek_jax.data.documents import is_hidden, skipped_sentence
-from deepseek_jax.data.records import Report, batched_texts, open_dataset
+from deepseek_jax.data.records import batched_texts, open_dataset
 from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer, check_fits, check_trainable, train_bpe
 from deepseek_jax.data.tokens import TokenStore, write_tokens
 from deepseek_jax.errors import UserError
 from deepseek_jax.files import read_json, write_json
+from deepseek_jax.reporting import Report
 
 SAMPLE_BYTES = 8_000_000  # of training text for training the tokenizer
 LONGEST_NAME = 100  # bytes of a source's name in file names: file systems allow 255, and suffixes are added to it

@@ -1,21 +1,18 @@
 """Datasets stored as array_record by tensorflow-datasets, without TensorFlow and without its own output."""
 
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
 
+from deepseek_jax.reporting import Report, no_report
+
 BATCH = 512  # most records looked up at once ...
 BATCH_BYTES = 16 << 20  # ... and about the most bytes, as they are in memory together
 SPLITS = ("train", "held_out")
 SHARD_BYTES = 1 << 30  # of records per file: the most that tensorflow-datasets puts in one
-Report = Callable[[str, int, int | None], None]  # (what is being done, how much is done, the total if known)
-
-
-def no_report(stage: str, done: int, total: int | None):
-    """A Report that does nothing."""
 
 
 class LocalInfo(tfds.core.DatasetInfo):

@@ -13,9 +13,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from deepseek_jax.data.chat import encode_document
-from deepseek_jax.data.records import SPLITS, RecordBuilder, Report, batched_texts, open_dataset
+from deepseek_jax.data.records import SPLITS, RecordBuilder, batched_texts, open_dataset
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.files import write_json
+from deepseek_jax.reporting import Report
 
 BLOCK = 4096  # tokens per record
 

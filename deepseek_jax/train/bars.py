@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from deepseek_jax.reporting import Report
+
 LOG_SECONDS = 60.0
 
 
@@ -35,10 +37,11 @@ class Bars(Progress):
 
 
 @contextlib.contextmanager
-def preparing(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
-    """A bar for each stage of data preparation: yields `report(stage, done, total)`, whose first call shows a bar."""
+def stages(console: Console) -> Iterator[Report]:
+    """A bar for each stage of long work, shown from its first report on."""
     named = TextColumn("{task.description}", markup=False)
-    with Bars(SpinnerColumn(), named, BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), console=console) as bar:
+    left = TimeRemainingColumn(elapsed_when_finished=True)
+    with Bars(SpinnerColumn(), named, BarColumn(), TaskProgressColumn(), left, console=console) as bar:
         tasks = {}
 
         def finish():
@@ -53,15 +56,6 @@ def preparing(console: Console) -> Iterator[Callable[[str, int, int | None], Non
 
         yield report
         finish()
-
-
-@contextlib.contextmanager
-def converting(description: str) -> Iterator[Callable[[int, int], None]]:
-    """The bar of a conversion between directories: yields `show(done, total)`; it pulses until the first call."""
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    with Bars(*columns) as bars:
-        bar = bars.add_task(description, total=None)
-        yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
 @contextlib.contextmanager

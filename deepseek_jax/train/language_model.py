@@ -13,9 +13,9 @@ from deepseek_jax.data.batches import Batch, TrainBatches
 from deepseek_jax.data.corpora import CORPORA
 from deepseek_jax.data.pipeline import open_corpus
 from deepseek_jax.data.prepare import parse_weights
-from deepseek_jax.data.records import Report
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
+from deepseek_jax.reporting import Report
 from deepseek_jax.train.abstract import FIELDS
 from deepseek_jax.train.evaluate import bytes_a_target, evaluate, names
 from deepseek_jax.train.metrics import language_model_row

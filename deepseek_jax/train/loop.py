@@ -244,7 +244,7 @@ def _score_finally(run: Run, state: State, done: Progress):
     if run.stopping():
         raise preemption.Stopped  # baselines may take longer than the grace period
     if not experiment.eval.final_batches:  # baselines are scored on all held-out data
-        with bars.preparing(run.console) as report_baselines:
+        with bars.stages(run.console) as report_baselines:
             found |= {f"final/{name}": value for name, value in task.baselines(report_baselines).items()}
     if experiment.stopping.patience and done.best_step:
         found["stopping/kept_step"] = done.best_step  # the step whose parameters were scored

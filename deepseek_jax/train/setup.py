@@ -109,7 +109,7 @@ def prepare(experiment: AnyExperiment, console: Console) -> Setup:
     placed = None
     if experiment.family == "language_model" and mesh.size > 1:  # fail before a corpus takes minutes
         placed = _placed(experiment, as_trained(language_model_program(experiment, np.ones(1)), experiment), mesh)
-    with bars.preparing(console) as report:
+    with bars.stages(console) as report:
         task = TASKS[experiment.family](experiment, report)
         processes.barrier()
     for note in task.notes:

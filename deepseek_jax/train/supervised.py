@@ -13,13 +13,13 @@ import numpy as np
 
 from deepseek_jax.config import SupervisedExperiment
 from deepseek_jax.data.batches import Batch, TrainBatches
-from deepseek_jax.data.records import Report
 from deepseek_jax.data.sets import batches
 from deepseek_jax.data.sets.dataset import Dataset
 from deepseek_jax.data.sets.registry import open_set
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.hybrid_config import HEADS, HybridConfig
 from deepseek_jax.parallel import processes
+from deepseek_jax.reporting import Report
 from deepseek_jax.tasks import scores
 from deepseek_jax.tasks.config import OF_BOXES, OF_CLASSES, OF_NUMBERS
 from deepseek_jax.train import answers, baselines, dataset_record

@@ -6,11 +6,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from deepseek_jax.convert.progress import Tally, no_report
 from deepseek_jax.convert.quantised import dequantise
 from deepseek_jax.convert.safetensors_file import Output, entries, write
+from deepseek_jax.convert.tally import Tally
 from deepseek_jax.convert.tensors import Tensors
 from deepseek_jax.errors import UserError
+from deepseek_jax.reporting import no_report
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 
@@ -65,7 +66,7 @@ def test_quantised_matrices_without_scales_are_refused(tmp_path, name):
     held = dict(entries(GOLDENS / name / "model.safetensors"))
     kept = {name: entry for name, entry in held.items() if not name.endswith((".scale", "_scale_inv"))}
     outputs = [Output(name, entry.dtype, entry.shape, (entry.read,)) for name, entry in kept.items()]
-    write(tmp_path / "model.safetensors", outputs, Tally(no_report, 0))
+    write(tmp_path / "model.safetensors", outputs, Tally(no_report, "writing", 0))
     with pytest.raises(UserError, match=r"has \S+ in (int8|float8_e4m3fn), but no scales of it"):
         Tensors(tmp_path)
 
@@ -77,7 +78,7 @@ def test_scales_of_a_matrix_that_is_not_quantised_are_not_applied(tmp_path):
         Output(name, array.dtype, array.shape, (lambda array=array: array,))
         for name, array in {"a.weight": weight, "a.weight_scale_inv": scale}.items()
     ]
-    write(tmp_path / "model.safetensors", outputs, Tally(no_report, 0))
+    write(tmp_path / "model.safetensors", outputs, Tally(no_report, "writing", 0))
     tensors = Tensors(tmp_path)
     assert tensors.names == {"a.weight", "a.weight_scale_inv"}
     np.testing.assert_array_equal(tensors["a.weight"], weight)

@@ -11,9 +11,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from deepseek_jax.convert import huggingface, shards
-from deepseek_jax.convert.progress import Tally, no_report
 from deepseek_jax.convert.safetensors_file import Entry, Output, entries, write
+from deepseek_jax.convert.tally import Tally
 from deepseek_jax.convert.tensors import INDEX, Tensors
+from deepseek_jax.reporting import no_report
 
 V3 = Path(__file__).parents[1] / "goldens/v3"
 
@@ -74,7 +75,7 @@ from deepseek_jax.convert import huggingface, shards
 directory = Path(sys.argv[1])
 config = huggingface.read_config(directory)
 once, read = [], []
-whole = huggingface.load(directory, config, progress=lambda *told: once.append(told))
+whole = huggingface.load(directory, config, report=lambda *told: once.append(told))
 mesh = Mesh(np.array(jax.devices()), ("four",))
 
 
@@ -85,12 +86,12 @@ def sharding(path, leaf):
 
 
 shardings = jax.tree_util.tree_map_with_path(sharding, whole)
-placed = huggingface.load(directory, config, shardings=shardings, progress=lambda *told: read.append(told))
+placed = huggingface.load(directory, config, shardings=shardings, report=lambda *told: read.append(told))
 jax.tree.map(np.testing.assert_array_equal, placed, whole)
 assert jax.tree.all(jax.tree.map(lambda leaf, at: leaf.sharding == at, placed, shardings))
 experts = placed[0]["layers"]["1-2"]["feed_forward"]["experts"]["gate"]
 assert experts.addressable_shards[0].data.shape[1] == config.n_routed_experts // 4
-assert read == once and read[-1] == (len(read), len(read)), "no tensor is read twice"
+assert read == once and read[-1] == ("reading", len(read), len(read)), "no tensor is read twice"
 huggingface.save(Path("saved"), config, *placed)
 written, original = (load_file(path / "model.safetensors") for path in (Path("saved"), directory))
 assert written.keys() == original.keys()
@@ -134,11 +135,11 @@ for sizes in ({"fsdp": 2, "data": 4}, {"fsdp": 2, "expert": 4}, {"fsdp": 2, "ten
     assert any(not each.is_fully_replicated for each in jax.tree.leaves(shardings)), sizes
     begins.clear()
     told = []
-    placed = huggingface.load(directory, config, shardings=shardings, progress=lambda *counts: told.append(counts))
+    placed = huggingface.load(directory, config, shardings=shardings, report=lambda *counts: told.append(counts))
     jax.tree.map(np.testing.assert_array_equal, placed, whole)
     jax.tree.map(lambda leaf, at: leaf.sharding == at or sys.exit(f"{leaf.sharding} is not {at}"), placed, shardings)
     assert sorted(begins) == sorted(entry.start for _, entry in entries(directory / "model.safetensors")), sizes
-    assert told == [(done, len(told)) for done in range(1, len(told) + 1)], sizes
+    assert told == [("reading", done, len(told)) for done in range(1, len(told) + 1)], sizes
 """
 
 
@@ -186,7 +187,7 @@ def test_a_process_grows_by_no_more_than_the_largest_tensor(python, tmp_path):
     (large / "config.json").write_text(json.dumps(values | {"attention_bias": False, "mlp_bias": False}))
     float32 = np.dtype(np.float32)
     outputs = [Output(name, float32, shape, (lambda of=shape: np.ones(of, float32),)) for name, shape in shapes.items()]
-    write(large / "model.safetensors", outputs, Tally(no_report, 0))
+    write(large / "model.safetensors", outputs, Tally(no_report, "writing", 0))
     done = python("-c", REWRITE, str(small), str(large), str(tmp_path))
     assert done.returncode == 0, done.stderr
     largest, total = max(output.nbytes for output in outputs), sum(output.nbytes for output in outputs)
@@ -196,10 +197,10 @@ def test_a_process_grows_by_no_more_than_the_largest_tensor(python, tmp_path):
 def test_save_progress_counts_bytes_written(tmp_path):
     config, told = huggingface.read_config(V3), []
     trees = huggingface.load(V3, config)
-    huggingface.save(tmp_path / "out", config, *trees, progress=lambda *counts: told.append(counts))
+    huggingface.save(tmp_path / "out", config, *trees, report=lambda *counts: told.append(counts))
     header = 8 + int.from_bytes((tmp_path / "out/model.safetensors").read_bytes()[:8], "little")
     written = (tmp_path / "out/model.safetensors").stat().st_size - header
-    assert told[-1] == (written, written) and sorted(told) == told
+    assert told[-1] == ("writing", written, written) and sorted(told) == told
 
 
 def outputs(*sizes: int) -> list[Output]:
@@ -221,7 +222,7 @@ def test_files_are_filled_up_and_only_a_single_larger_tensor_exceeds_the_limit(t
 def test_tensors_are_aligned_to_their_item_size(tmp_path, length):
     """Whatever precedes them: the header's length varies with the length of the names."""
     number = Output("n" * length, np.dtype(np.float32), (1,), (lambda: np.ones(1, np.float32),))
-    write(tmp_path / "a.safetensors", [*outputs(3), number], Tally(no_report, 7))
+    write(tmp_path / "a.safetensors", [*outputs(3), number], Tally(no_report, "writing", 7))
     found = dict(entries(tmp_path / "a.safetensors"))
     assert found[number.name].start % 4 == 0 and found[number.name].read() == 1
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from deepseek_jax.data.packing import PackedRows, rows_in
-from deepseek_jax.data.records import no_report
 from deepseek_jax.data.tokens import BLOCK, TokenStore, write_tokens
+from deepseek_jax.reporting import no_report
 from tests.data.conftest import LENGTH
 
 

@@ -197,13 +197,13 @@ with processes.together():
     found = any_checkpoint.read(directory, lambda _: make_mesh(MeshConfig(data=1, expert=4)))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, (found.params, found.buffers))
     asked.clear()
-    trees = huggingface.load(directory, config, shardings=shardings, progress=lambda *counts: told.append(counts))
+    trees = huggingface.load(directory, config, shardings=shardings, report=lambda *counts: told.append(counts))
     read = list(asked)
     for ours, whole in zip(*map(jax.tree.leaves, (trees, huggingface.load(directory, config))), strict=True):
         for shard in ours.addressable_shards:
             np.testing.assert_array_equal(shard.data, whole[shard.index])
     experts = {int(match[1]) for name in read if (match := re.search("experts[.]([0-9]+)[.]", name))}
-    once = len(read) == len(set(read)) and told[-1] == (len(read), len(read))
+    once = len(read) == len(set(read)) and told[-1] == ("reading", len(read), len(read))
     print(json.dumps([once, sorted(experts)]))
 """
 

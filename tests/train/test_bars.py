@@ -38,7 +38,7 @@ def test_training_is_logged_once_a_minute(log):
 
 def test_a_stage_counts_as_done_when_the_next_begins(log):
     console, lines, pass_seconds = log
-    with bars.preparing(console) as report:
+    with bars.stages(console) as report:
         report("reading", 0, None)
         assert "reading" in lines()[0]
         pass_seconds(60)
@@ -48,14 +48,14 @@ def test_a_stage_counts_as_done_when_the_next_begins(log):
 
 
 def test_a_conversion_shows_its_share_once_its_total_is_known(capsys):
-    with bars.converting("IN[1] to OUT") as show:
-        show(30, 40)
-    assert "IN[1] to OUT" in (out := capsys.readouterr().out) and "75%" in out.splitlines()[-1]
+    with bars.stages(Console()) as report:
+        report("IN[1] to OUT", 30, 40)
+        assert "IN[1] to OUT" in (out := capsys.readouterr().out) and "75%" in out.splitlines()[-1]
 
 
 def test_nothing_is_printed_where_nothing_is_prepared(log):
     console, lines, _ = log
-    with bars.preparing(console):
+    with bars.stages(console):
         pass
     assert lines() in ([], [""])
 

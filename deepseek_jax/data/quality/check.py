@@ -16,8 +16,8 @@ from deepseek_jax.data.quality import (
 from deepseek_jax.data.quality.all_records import AllRecords, all_records
 from deepseek_jax.data.quality.corpus import all_documents
 from deepseek_jax.data.quality.finding import Finding
-from deepseek_jax.data.records import Report, no_report
 from deepseek_jax.data.sets.dataset import Dataset
+from deepseek_jax.reporting import Report, no_report
 
 
 def check_set(dataset: Dataset, report: Report = no_report) -> tuple[AllRecords, list[Finding]]:

@@ -11,9 +11,9 @@ from scipy.sparse.csgraph import connected_components
 
 from deepseek_jax.data.quality import near_texts, near_vectors
 from deepseek_jax.data.quality.all_records import AllRecords
-from deepseek_jax.data.records import Report, no_report
 from deepseek_jax.data.sets.scaling import moments
 from deepseek_jax.data.sets.splitting import content_keys
+from deepseek_jax.reporting import Report, no_report
 
 EQUAL, NEAR = "equal", "nearly equal"
 FEW = 0.1  # share of a table's rows; if more repeat others, repetition is taken to be normal in this table

@@ -12,8 +12,9 @@ from deepseek_jax.data.documents import records_were
 from deepseek_jax.data.prepare import SKIPPED, domain_names, parse_weights, prepare_text
 from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.finding import Finding
-from deepseek_jax.data.records import Report, batched, open_dataset
+from deepseek_jax.data.records import batched, open_dataset
 from deepseek_jax.files import read_json
+from deepseek_jax.reporting import Report
 
 MOST_BYTES = 100_000_000  # of text to compare: takes minutes, and 2 GB of memory for the index
 

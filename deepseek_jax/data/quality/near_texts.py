@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from deepseek_jax.data.records import Report, no_report
+from deepseek_jax.reporting import Report, no_report
 
 LETTERS = 5  # consecutive bytes of the text's lower-case words that make a shingle
 ALIKE = 0.8  # Jaccard similarity of shingles from which two texts are near copies

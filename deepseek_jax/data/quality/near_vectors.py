@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from deepseek_jax.data.records import Report, no_report
 from deepseek_jax.data.sets.dataset import as_unit
+from deepseek_jax.reporting import Report, no_report
 
 SIDE = 16  # most pixels per side; larger pictures are averaged down, which removes noise and JPEG artefacts
 NEIGHBOURS = 10
