@@ -18,9 +18,9 @@ from jaxtyping import Array, Float, Int
 
 from deepseek_jax import compiling, record
 from deepseek_jax.checking import MOST, MOST_NEW_TOKENS, require_family
+from deepseek_jax.choices import DTYPES, SPELLINGS
 from deepseek_jax.convert import beside, huggingface
 from deepseek_jax.convert.casting import cast, dtypes
-from deepseek_jax.convert.names import SPELLINGS
 from deepseek_jax.convert.tensors import ARRAYS
 from deepseek_jax.errors import LOG, UserError
 from deepseek_jax.experiment_file import resolve
@@ -33,8 +33,6 @@ from deepseek_jax.models.decoder import Decoder, initialise, same_document, shif
 from deepseek_jax.models.traced import Edit, Trace, traced
 from deepseek_jax.models.tree import merge, split
 from deepseek_jax.tasks.cross_entropy import cross_entropy
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 @jax.tree_util.register_dataclass
@@ -122,8 +120,8 @@ def from_pretrained(directory: str | Path, dtype: DTypeLike = "float32") -> Mode
     The directory is that of a released model, of a run (its newest checkpoint, averaged if the run keeps averages) or
     of the output of `deepseek-jax convert --to orbax`.
 
-    `dtype` is one of DTYPES, by its name or as a numpy or jax type: "bfloat16" or jnp.bfloat16.  Router biases and, in
-    V4, hyper-connections, sinks and position biases stay float32, as released.
+    `dtype` is float32, bfloat16 or float16, by its name or as a numpy or jax type: "bfloat16" or jnp.bfloat16.  Router
+    biases and, in V4, hyper-connections, sinks and position biases stay float32, as released.
 
     Raises UserError if the directory holds no checkpoint or one that does not fit its config.json, and if a weight is
     too large for `dtype`.

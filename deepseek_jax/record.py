@@ -19,7 +19,7 @@ from deepseek_jax.config import AnyExperiment, Experiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.files import read_json, write_json
 
-FILE, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
+CONFIG_FILE, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
 PACKAGES = ("deepseek-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
 # Prefixes of settings that change where a run computes and what it shows, but not what it learns.  A mesh does change
@@ -53,13 +53,13 @@ def claim(workdir: str | os.PathLike, experiment: AnyExperiment, *, write: bool 
     Returns when the run began, in seconds since 1970.  Without `write` it only checks, as in all processes of a run but
     one.  Raises UserError if the directory holds a run that differs in settings that may not change.
     """
-    path, began = Path(workdir) / FILE, time.time()
+    path, began = Path(workdir) / CONFIG_FILE, time.time()
     check_place(workdir)
     if isinstance(experiment, Experiment) and path.parent.resolve() == Path(experiment.data.source).resolve():
         raise UserError(f"{workdir} is the directory of data.source, whose files are texts; give another --workdir.")
     if not path.exists() and any((path.parent / CHECKPOINTS).glob("[0-9]*")):
         raise UserError(
-            f"{workdir} has checkpoints but no {FILE} that describes them; restore it or give another --workdir."
+            f"{workdir} has checkpoints but no {CONFIG_FILE} that describes them; restore it or give another --workdir."
         )
     if path.exists():
         other = read(workdir)
@@ -113,9 +113,9 @@ def held(workdir: str | os.PathLike) -> Iterator[None]:
 
 def read(workdir: str | os.PathLike) -> AnyExperiment:
     """The experiment of a run directory; settings added since it was written take their defaults."""
-    path = Path(workdir) / FILE
+    path = Path(workdir) / CONFIG_FILE
     if not path.exists():
-        raise UserError(f"{workdir} is not a run directory: it has no {FILE}; `deepseek-jax train` makes one.")
+        raise UserError(f"{workdir} is not a run directory: it has no {CONFIG_FILE}; `deepseek-jax train` makes one.")
     found = read_json(path)
     if "experiment" in found:
         return fields.build(found["experiment"], origin=str(path))
@@ -141,7 +141,7 @@ def is_run(directory: str | os.PathLike) -> bool:
 def _entries(directory) -> set[str]:
     """The keys of a directory's config.json; empty if there is none or it cannot be read."""
     try:
-        return set(read_json(Path(directory) / FILE))
+        return set(read_json(Path(directory) / CONFIG_FILE))
     except UserError:
         return set()
 
@@ -150,10 +150,10 @@ def family(directory: str | os.PathLike) -> str:
     """The family of the model in a run directory or a checkpoint; UserError if it is neither."""
     if is_release(directory):
         return Experiment.family
-    if not (Path(directory) / FILE).exists():
+    if not (Path(directory) / CONFIG_FILE).exists():
         raise UserError(
-            f"{directory} is neither a run directory nor a checkpoint: it has no {FILE}; give the directory of a "
-            "training, or of a released model."
+            f"{directory} is neither a run directory nor a checkpoint: it has no {CONFIG_FILE}; give the directory of "
+            "a training, or of a released model."
         )
     return read(directory).family
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from deepseek_jax.checking import require_family
+from deepseek_jax.choices import DTYPES, SPELLINGS
 from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import named
 from deepseek_jax.errors import UserError
@@ -36,12 +37,10 @@ examples:
     parser.add_argument(
         "--to", choices=("safetensors", "orbax"), default="safetensors", help="format of OUT; default: safetensors"
     )
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), help="dtype of the weights in OUT; default: as in IN"
-    )
+    parser.add_argument("--dtype", choices=DTYPES, help="dtype of the weights in OUT; default: as in IN")
     parser.add_argument(
         "--spelling",
-        choices=("huggingface", "deepseek"),
+        choices=SPELLINGS,
         help="whose names of tensors and config.json keys to write, which differ for V4; default: huggingface",
     )
 

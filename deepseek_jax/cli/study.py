@@ -4,11 +4,11 @@ import functools
 from pathlib import Path
 
 from deepseek_jax import files
+from deepseek_jax.choices import STUDIES_ROOT
 from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import named, number
 from deepseek_jax.errors import UserError
 
-ROOT = Path("runs/studies")  # as in studies/runs.py, which --help should not have to import
 FILES = """\
 A study file is a Python file, anywhere, that defines a variable `study`, with `from deepseek_jax.studies import Study,
 Variant`; docs/studies.md shows one."""
@@ -64,9 +64,9 @@ def add_to(verbs):
     listing.add_argument(
         "files", nargs="*", metavar="FILE", type=Path, help="study files; default: experiments/studies/*.py"
     )
-    root = {"type": Path, "default": ROOT, "metavar": "DIR", "help": f"where runs are kept; default: {ROOT}"}
     for parser in (run_, report, listing):
-        parser.add_argument("--root", **root)
+        where = "where runs are kept; default: %(default)s"
+        parser.add_argument("--root", type=Path, default=STUDIES_ROOT, metavar="DIR", help=where)
     diff = options.add_verb(actions, "diff", run_diff, "show the settings in which two runs differ", DIFF)
     diff.add_argument("left", type=Path, metavar="DIR", help="a run directory")
     diff.add_argument("right", type=Path, metavar="DIR", help="another run directory")

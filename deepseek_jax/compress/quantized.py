@@ -16,7 +16,7 @@ from deepseek_jax.models.tree import flatten, unflatten
 from deepseek_jax.models.view import View
 from deepseek_jax.parallel.rules import RULES, STORED
 
-KEPT = "rounded"  # key of the packed matrices among the buffers
+ROUNDED = "rounded"  # key of the packed matrices among the buffers
 
 
 def quantized_view(config: QuantizeConfig) -> View:
@@ -70,11 +70,11 @@ def _kept(config: QuantizeConfig) -> View:
         flat = flatten(params)
         check_group(config, flat)
         found = {path: pack(flat.pop(path), matrix, form) for path, matrix in rounded_matrices(config, flat).items()}
-        return unflatten(flat), {"model": buffers, KEPT: unflatten(found)}
+        return unflatten(flat), {"model": buffers, ROUNDED: unflatten(found)}
 
     def weights(params, buffers, update):
         flat = flatten(params)
-        for path, packed in by_matrix(buffers[KEPT]).items():
+        for path, packed in by_matrix(buffers[ROUNDED]).items():
             matrix = matrix_of(path, packed["values"].ndim)
             flat[path] = lazy_weight(path, functools.partial(unpack, matrix=matrix, form=form), packed)
         return unflatten(flat), buffers["model"]
@@ -86,7 +86,7 @@ def _kept(config: QuantizeConfig) -> View:
             path: {"values": _of_values(path, names, form), "scales": _of_scales(path, names, form)}
             for path, names in found.items()
         }
-        return unflatten(flat), {"model": buffers, KEPT: unflatten(found)}
+        return unflatten(flat), {"model": buffers, ROUNDED: unflatten(found)}
 
     return View(split, weights, axes)
 

@@ -19,12 +19,12 @@ from deepseek_jax.compress.matrices import LINEAR, Matrix, matrix_of
 from deepseek_jax.compress.rounding import Format, pack
 from deepseek_jax.convert import writing
 from deepseek_jax.convert.quantised import FP4_BLOCK, FP8_BLOCK
-from deepseek_jax.convert.safetensors_file import DTYPES, Output
+from deepseek_jax.convert.safetensors_file import SAFETENSORS_DTYPES, Output
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.reporting import Report, no_report
 
-KEPT = re.compile(r"mtp/\d+/project|indexer/weights$|compressor/")  # matrices that releases leave in bfloat16
+IN_BFLOAT16 = re.compile(r"mtp/\d+/project|indexer/weights$|compressor/")  # matrices that releases leave in bfloat16
 
 
 def save(directory: Path, config: ModelConfig, params: dict, buffers: dict, kind: str, report: Report = no_report):
@@ -48,23 +48,23 @@ def save(directory: Path, config: ModelConfig, params: dict, buffers: dict, kind
 def _changed(kind: str, v4: bool, path: str, output: Output) -> list[Output]:
     """The tensors to write for `output`, made from our array at `path`: packed values and scales, or it unchanged."""
     matrix = matrix_of(path, 4)  # with any number of dimensions a vector could not have
-    if len(output.shape) != 2 or matrix is None or matrix.kind != LINEAR or KEPT.search(path):
+    if len(output.shape) != 2 or matrix is None or matrix.kind != LINEAR or IN_BFLOAT16.search(path):
         return [output]
     form = Format("fp4") if kind == "fp4" and "/experts/" in path else Format("fp8", powers=v4)
     values, scales = (functools.partial(_part, output, form, name) for name in ("values", "scales"))
     rows, columns = output.shape
     scale = output.name.removesuffix(".weight") + (".scale" if v4 else ".weight_scale_inv")
-    of_scales = DTYPES["F8_E8M0"] if v4 else DTYPES["F32"]
+    of_scales = SAFETENSORS_DTYPES["F8_E8M0"] if v4 else SAFETENSORS_DTYPES["F32"]
     if form.kind == "fp4":
         if columns % 2:
             raise UserError(
                 f"{output.name} has {columns} columns, and FP4 packs two per byte; --weights fp8 takes any."
             )
         blocks = rows, -(-columns // FP4_BLOCK)
-        packed = Output(output.name, DTYPES["I8"], (rows, columns // 2), (values,))
+        packed = Output(output.name, SAFETENSORS_DTYPES["I8"], (rows, columns // 2), (values,))
     else:
         blocks = -(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK)
-        packed = Output(output.name, DTYPES["F8_E4M3"], (rows, columns), (values,))
+        packed = Output(output.name, SAFETENSORS_DTYPES["F8_E4M3"], (rows, columns), (values,))
     return [packed, Output(scale, of_scales, blocks, (scales,))]
 
 

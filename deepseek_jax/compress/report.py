@@ -10,7 +10,7 @@ from deepseek_jax.files import write_text
 from deepseek_jax.html_page import image, table
 from deepseek_jax.train.report import GOOD, page
 
-FILE = "pruning.html"
+PRUNING_FILE = "pruning.html"
 
 
 def write(directory: Path, method: str, losses: dict[float, float], at: float, left: dict[str, tuple[int, int]]):
@@ -23,7 +23,7 @@ def write(directory: Path, method: str, losses: dict[float, float], at: float, l
         "<h2>What stays</h2>" + table((), [(path, f"{kept:,} of {total:,}") for path, (kept, total) in left.items()]),
     ]
     content = page(directory, f"pruned by {method}", "Pruned", GOOD, sentences, sections)
-    write_text(directory / FILE, content)
+    write_text(directory / PRUNING_FILE, content)
 
 
 def drawn(losses: dict[float, float], at: float, left: dict[str, tuple[int, int]]) -> bytes:

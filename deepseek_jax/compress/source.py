@@ -19,10 +19,10 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.train import any_checkpoint, checkpoint, dataset_record, views
-from deepseek_jax.train.checkpoint import Checkpoints, Progress
+from deepseek_jax.train.checkpoint import Checkpoints, RunPosition
 from deepseek_jax.train.restore import restore_model
 
-BESIDE = (tokenizer.TOKENIZER, tokenizer.NAMES, dataset_record.FILE)  # files of a run that belong to its model
+MODEL_FILES = (tokenizer.TOKENIZER, tokenizer.NAMES, dataset_record.DATASET_FILE)  # of a run: they go with its model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,13 +75,13 @@ def write(directory: str | Path, source: Source):
     directory, experiment = Path(directory), source.experiment
     params, buffers = views.split(experiment, source.params, source.buffers)  # may raise, so it precedes mkdir
     record.claim(directory, experiment)
-    for name in BESIDE:
+    for name in MODEL_FILES:
         if (source.directory / name).exists():
             shutil.copyfile(source.directory / name, directory / name)
     if experiment.family == "supervised":
         dataset_record.replace_model(directory, source.model)
     with delay_signals(), Checkpoints(directory, CheckpointConfig(), logging.info) as checkpoints:
-        checkpoints.save({"params": params, "buffers": buffers}, Progress(step=source.step, model_only=True))
+        checkpoints.save({"params": params, "buffers": buffers}, RunPosition(step=source.step, model_only=True))
 
 
 def bytes_of(directory: Path) -> int:

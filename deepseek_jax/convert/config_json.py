@@ -19,8 +19,8 @@ UNHEARD_OF = {"is_causal": True, "per_layer_config": None}  # transformers obeys
 
 # Keys that may accompany a model's sizes in a file; `convert` writes TOKENS (beside.py).
 TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
-BESIDE = {"model_type", "architectures", "dtype", "torch_dtype", "expert_dtype", *FIXED, *TOKENS}
-BESIDE |= {"quantization_config", "transformers_version"}
+OTHER_KEYS = {"model_type", "architectures", "dtype", "torch_dtype", "expert_dtype", *FIXED, *TOKENS}
+OTHER_KEYS |= {"quantization_config", "transformers_version"}
 
 # Keys that files may leave out, with their defaults; every other key of a generation is required.
 OPTIONAL = {
@@ -185,7 +185,7 @@ def _value(values, key, model_type):
 
 def _from_fields(values):
     known = ModelConfig.__dataclass_fields__
-    if unknown := sorted(values.keys() - known.keys() - BESIDE):
+    if unknown := sorted(values.keys() - known.keys() - OTHER_KEYS):
         raise UserError(
             f"config.json has {unknown[0]} {values[unknown[0]]!r}, which is not a field of ModelConfig; remove it, or "
             "add that field."

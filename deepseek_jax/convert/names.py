@@ -16,8 +16,6 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.schedule import layers_of
 
-SPELLINGS = ("huggingface", "deepseek")
-
 HEADS = {"lm_head.weight", "head.weight"}
 
 # V3's MTP modules each contain a copy of these tensors: we write the copies, and compare them when reading.

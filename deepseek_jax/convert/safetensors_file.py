@@ -17,7 +17,7 @@ from deepseek_jax.convert.copying import contiguous
 from deepseek_jax.convert.tally import Tally
 from deepseek_jax.errors import UserError
 
-DTYPES = {
+SAFETENSORS_DTYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
@@ -29,7 +29,7 @@ DTYPES = {
     "I8": np.dtype(np.int8),
     "U8": np.dtype(np.uint8),
 }
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
+SAFETENSORS_NAMES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
 LFS = b"version https://git-lfs"  # the first bytes of a Git LFS pointer
 
 
@@ -87,10 +87,10 @@ def entries(file: Path) -> Iterator[tuple[str, Entry]]:
     if file.stat().st_size < start + max((of["data_offsets"][1] for of in header.values()), default=0):
         raise UserError(f"{file} is cut short; copy it again.")
     for name, of in header.items():
-        if of["dtype"] not in DTYPES:
-            raise UserError(f"{file} holds {name} as {of['dtype']}; only {', '.join(DTYPES)} can be read.")
+        if of["dtype"] not in SAFETENSORS_DTYPES:
+            raise UserError(f"{file} holds {name} as {of['dtype']}; only {', '.join(SAFETENSORS_DTYPES)} can be read.")
         first, end = of["data_offsets"]
-        entry = Entry(file, start + first, DTYPES[of["dtype"]], tuple(of["shape"]))
+        entry = Entry(file, start + first, SAFETENSORS_DTYPES[of["dtype"]], tuple(of["shape"]))
         if entry.nbytes != end - first:
             raise UserError(f"{file} holds {name} in {end - first} bytes, but {entry.shape} takes {entry.nbytes}.")
         yield name, entry
@@ -140,7 +140,7 @@ def write(path: Path, outputs: list[Output], tally: Tally):
     header, start = {"__metadata__": {"format": "pt"}}, 0
     for output in outputs:
         offsets = [start, start + output.nbytes]
-        header[output.name] = {"dtype": NAMES[output.dtype], "shape": output.shape, "data_offsets": offsets}
+        header[output.name] = {"dtype": SAFETENSORS_NAMES[output.dtype], "shape": output.shape, "data_offsets": offsets}
         start += output.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

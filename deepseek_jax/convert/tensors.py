@@ -7,11 +7,11 @@ import numpy as np
 
 from deepseek_jax.convert import fused
 from deepseek_jax.convert.quantised import dequantise, is_packed
-from deepseek_jax.convert.safetensors_file import DTYPES, Entry, entries
+from deepseek_jax.convert.safetensors_file import SAFETENSORS_DTYPES, Entry, entries
 from deepseek_jax.errors import UserError
 from deepseek_jax.files import read_json
 
-QUANTISED = (DTYPES["F8_E4M3"], DTYPES["I8"], DTYPES["U8"])
+QUANTISED = (SAFETENSORS_DTYPES["F8_E4M3"], SAFETENSORS_DTYPES["I8"], SAFETENSORS_DTYPES["U8"])
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ARRAYS = "model"  # subdirectory of Orbax's arrays, which orbax_directory.py reads
 
@@ -51,7 +51,7 @@ class Tensors:
 
     def dtype(self, name: str) -> np.dtype:
         """The dtype as stored; for quantised matrices bfloat16, the type of the released models' other tensors."""
-        return DTYPES["BF16"] if name in self._scales else self._entries[name].dtype
+        return SAFETENSORS_DTYPES["BF16"] if name in self._scales else self._entries[name].dtype
 
     def _stored(self) -> Iterator[tuple[str, Entry]]:
         """All files' entries; UserError if two files hold the same tensor, as one would be dropped silently."""

@@ -15,7 +15,7 @@ from deepseek_jax.errors import UserError
 
 MAGIC = 0x1950A86A20F9469CFC6C
 DAMAGED = EOFError, ValueError, LookupError, AttributeError, TypeError, ImportError, OverflowError, MemoryError
-DTYPES = {"FloatStorage": np.float32, "DoubleStorage": np.float64, "LongStorage": np.int64, "HalfStorage": np.float16}
+STORAGES = {"FloatStorage": np.float32, "DoubleStorage": np.float64, "LongStorage": np.int64, "HalfStorage": np.float16}
 
 
 def load(path: Path) -> dict[str, np.ndarray]:
@@ -61,8 +61,8 @@ class _Arrays(pickle.Unpickler):
             return collections.OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _view
-        if module == "torch" and name in DTYPES:
-            return DTYPES[name]
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
         raise pickle.UnpicklingError(f"it holds {module}.{name}")
 
     def persistent_load(self, saved):

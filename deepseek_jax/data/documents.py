@@ -101,7 +101,7 @@ def source_files(path: pathlib.Path) -> list[pathlib.Path]:
             f"{path} is a run directory, not a source of text; keep texts and runs in separate directories."
         )
     below = sorted(path.rglob("*"))
-    runs = {file.parent for file in below if file.name == record.FILE and record.is_run(file.parent)}
+    runs = {file.parent for file in below if file.name == record.CONFIG_FILE and record.is_run(file.parent)}
     shown = (file for file in below if not is_hidden(file, path))
     return [file for file in shown if file.is_file() and runs.isdisjoint(file.parents)]
 

@@ -27,7 +27,7 @@ SPECIAL = {
     "fim_hole": "<｜fim▁hole｜>",
     "fim_end": "<｜fim▁end｜>",
 }
-BESIDE = (NAMES, "config.json")  # files that may name bos, eos and pad of a tokenizer from elsewhere
+TOKEN_NAME_FILES = (NAMES, "config.json")  # files that may name bos, eos and pad of a tokenizer from elsewhere
 PIECE = 1 << 20  # characters: longer texts are encoded in pieces of about this size ...
 GROUP = 16 << 20  # ... and in groups of this many characters, as encoding takes 45 bytes of memory for each
 BOUNDARY = re.compile(r"(?<=[^\W_])[ \n]")
@@ -77,7 +77,9 @@ class Tokenizer:
 
         {} if neither has eos.
         """
-        names, numbers = (read_json(path) if path.is_file() else {} for path in map(self.path.with_name, BESIDE))
+        names, numbers = (
+            read_json(path) if path.is_file() else {} for path in map(self.path.with_name, TOKEN_NAME_FILES)
+        )
         found = {}
         for token in ("bos", "eos", "pad"):
             name, number = names.get(f"{token}_token"), numbers.get(f"{token}_token_id")

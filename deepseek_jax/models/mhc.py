@@ -18,7 +18,7 @@ from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.layers import exact_linear
 from deepseek_jax.models.tree import constant, weight
 
-KEPT = 0.9  # share of each stream that stays in place when streams are mixed, at initialisation
+STAY_SHARE = 0.9  # share of each stream that stays in place when streams are mixed, at initialisation
 INITIAL_SCALE = 0.01  # of the input-dependent part of the maps, at initialisation
 
 
@@ -38,7 +38,7 @@ class HyperConnection(nnx.Module):
         self.config = config
         self.kernel = weight(rngs.params(), (n * D, (2 + n) * n), ("embed", None), config.initializer_range)
         if config.hc_manifold:
-            stay = math.log(KEPT * (n - 1) / (1 - KEPT)) if n > 1 else 0.0
+            stay = math.log(STAY_SHARE * (n - 1) / (1 - STAY_SHARE)) if n > 1 else 0.0
             bias = [jnp.full((n,), equal_share(n)), jnp.zeros((n,)), stay * jnp.eye(n).ravel()]
         else:
             bias = [jnp.full((n,), 1 / n), jnp.ones((n,)), jnp.eye(n).ravel()]

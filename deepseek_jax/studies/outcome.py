@@ -11,7 +11,7 @@ import numpy as np
 from deepseek_jax.config import AnyExperiment
 from deepseek_jax.studies import budget
 from deepseek_jax.train.shown import SHOWN
-from deepseek_jax.train.sinks import FILE, read_rows
+from deepseek_jax.train.sinks import METRICS_FILE, read_rows
 
 LATE = 0.2  # last share of the rows, over which noisy metrics are averaged
 BALANCE = ("max_violation", "dead_experts", "load_entropy")
@@ -24,7 +24,7 @@ def summarise(directory: Path, experiment: AnyExperiment, seconds: float) -> dic
     Scores: the final ones; those of the last evaluation during training or, if early stopping went back to earlier
     parameters, of the last one up to these; median speed; peak memory; late means of router and indexer metrics.
     """
-    rows = list(read_rows(directory / FILE))
+    rows = list(read_rows(directory / METRICS_FILE))
     shown = SHOWN[experiment.family]
     trained = [row for row in rows if shown.loss in row]
     late = trained[-max(round(LATE * len(trained)), 1) :]

@@ -12,7 +12,7 @@ from deepseek_jax.studies.sweep import Sweep
 
 FOLDER = Path("experiments/studies")
 NOT_RUN = "not run yet"
-OF_FILE = f", from {results.FILE}"
+OF_FILE = f", from {results.RESULTS_FILE}"
 
 
 @dataclasses.dataclass(frozen=True)

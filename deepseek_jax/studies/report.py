@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
+from deepseek_jax.choices import STUDIES_ROOT
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.files import write_bytes, write_text
 from deepseek_jax.studies import curves, stated, sweep_report
@@ -16,8 +17,8 @@ from deepseek_jax.studies.claims import Judged
 from deepseek_jax.studies.differences import Difference, difference
 from deepseek_jax.studies.page import Block, Code, Heading, Paragraph, Picture, Table, markdown, page
 from deepseek_jax.studies.results import (
-    FILE,
     FROM_FILE,
+    RESULTS_FILE,
     devices,
     gather,
     main_verdict,
@@ -26,7 +27,7 @@ from deepseek_jax.studies.results import (
     values,
     verdicts,
 )
-from deepseek_jax.studies.runs import ROOT, commands
+from deepseek_jax.studies.runs import commands
 from deepseek_jax.studies.study import EQUAL, Loaded, Study
 from deepseek_jax.studies.sweep import Sweep
 
@@ -45,14 +46,14 @@ def write(loaded: Loaded, root: Path, folder: Path | None = None) -> tuple[Path,
         need_some(results, loaded)
         blocks, verdict = build(loaded, results), main_verdict(loaded, results)
     if results.get(FROM_FILE):
-        verdict += f" (from its {FILE}: {root} has no run of it)"
+        verdict += f" (from its {RESULTS_FILE}: {root} has no run of it)"
     folder = folder or loaded.results
     for block in blocks:
         if isinstance(block, Picture):
             write_bytes(folder / block.file, block.png)
     write_text(folder / MARKDOWN, markdown(blocks))
     write_text(folder / HTML, page(loaded.name, blocks))
-    write_text(folder / FILE, dumps(results))
+    write_text(folder / RESULTS_FILE, dumps(results))
     return folder, verdict
 
 
@@ -243,5 +244,5 @@ def _cost(loaded: Loaded, results: Mapping) -> list[Block]:
     text = f"{len(seconds)} trainings, {sum(seconds.values()) / 60:.1f} minutes in all"
     text += f" on {' and '.join(devices(results))}." if seconds else "."
     blocks = [Heading("Cost and command"), Paragraph(text)]
-    blocks.append(Code(commands(loaded, results.get("root", ROOT))))
+    blocks.append(Code(commands(loaded, results.get("root", STUDIES_ROOT))))
     return blocks + ([Paragraph(f"Larger: {loaded.study.larger}")] if loaded.study.larger else [])

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from deepseek_jax.choices import STUDIES_ROOT
 from deepseek_jax.config import FAMILIES
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
@@ -13,12 +14,12 @@ from deepseek_jax.studies import runs as runs_
 from deepseek_jax.studies import stated
 from deepseek_jax.studies.claims import UNFINISHED, Judged, judge, not_measured, overall
 from deepseek_jax.studies.measuring import all_scores, failures, sources
-from deepseek_jax.studies.runs import ROOT, Run
+from deepseek_jax.studies.runs import Run
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.train.shown import SHOWN
 
-FILE = "results.json"
-FROM_FILE = "from_file"  # key that marks results that were read from FILE; not written to it
+RESULTS_FILE = "results.json"
+FROM_FILE = "from_file"  # key that marks results that were read from RESULTS_FILE; not written to it
 
 
 def gather(loaded: Loaded, root: Path) -> dict:
@@ -34,7 +35,7 @@ def gather(loaded: Loaded, root: Path) -> dict:
         for run in planned
         for _, reason in failures(run, loaded.study)
     ]
-    if (loaded.results / FILE).exists() and not _made_here(loaded, planned, root):
+    if (loaded.results / RESULTS_FILE).exists() and not _made_here(loaded, planned, root):
         committed = _committed(loaded, planned, failed)
         if len(committed["runs"]) > len(finished):
             return committed | {FROM_FILE: True}
@@ -81,7 +82,7 @@ def _committed(loaded: Loaded, planned: list[Run], impossible: list[dict]) -> di
 
     A field that an entry lacks counts as equal: entries of older versions have no sources, and failures no identity.
     """
-    content = read_json(loaded.results / FILE)
+    content = read_json(loaded.results / RESULTS_FILE)
     known = [_of(run, loaded) for run in planned if run.experiment]
 
     def current(entry: dict) -> bool:
@@ -158,7 +159,7 @@ def need_some(results: Mapping, loaded: Loaded):
     """Raises UserError if there is nothing to report: no run has ended, or none can begin."""
     if results["runs"]:
         return
-    root = Path(results.get("root", ROOT))
+    root = Path(results.get("root", STUDIES_ROOT))
     runs_.check_configured(loaded, root)
     if not results["failed"]:
         raise UserError(f"{loaded.path} has no finished run; `{runs_.command('run', loaded, root)}` makes them.")

@@ -26,7 +26,7 @@ from deepseek_jax.studies.outcome import summarise
 from deepseek_jax.studies.runs import TRAINED, Run
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.studies.sweep import Sweep
-from deepseek_jax.train.sinks import FILE
+from deepseek_jax.train.sinks import METRICS_FILE
 
 PARENT = "DEEPSEEK_JAX_STUDY_PARENT"  # in a worker's environment: the id of its parent process, with which it ends
 Say = Callable[[str], None]
@@ -157,7 +157,7 @@ def _check_measured(run: Run, peers: Sequence[Run], loaded: Loaded, share: float
         if not any(score is not None and score < math.inf for score in scores):
             raise UserError(
                 f"{loaded.shown_path}: {run} measured no {metric} after {share:.0%} of its steps; "
-                f"name a metric that {run.directory}/{FILE} has."
+                f"name a metric that {run.directory}/{METRICS_FILE} has."
             )
         reasons.write(run.failed, f"it measured no {metric} after {share:.0%} of its steps.")
 

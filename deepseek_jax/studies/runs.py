@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from deepseek_jax import fields, files, record
+from deepseek_jax.choices import STUDIES_ROOT
 from deepseek_jax.config import FAMILIES, AnyExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
@@ -24,7 +25,6 @@ from deepseek_jax.studies.study import Loaded, Study, Variant, slug, slugs
 from deepseek_jax.studies.sweep import Sweep
 from deepseek_jax.train import schedules
 
-ROOT = Path("runs/studies")
 TRAINED = "trained.json"  # in a run directory: the summary of a finished training
 # Prefixes of settings that change where a run computes and what it shows, but neither what it learns nor its scores.
 NOT_IN_IDENTITY = (*record.NOT_LEARNED, "eval.sample")  # eval.samples, eval.sample_tokens
@@ -54,7 +54,7 @@ class Run:
     @property
     def code(self) -> str | None:
         """The hash of the code that trained it last (record.code_hash); None if that was not recorded."""
-        return (_read(self.directory / record.FILE) or {}).get("code")
+        return (_read(self.directory / record.CONFIG_FILE) or {}).get("code")
 
     @property
     def failure(self) -> str | None:
@@ -66,7 +66,7 @@ class Run:
 
 def command(verb: str, loaded: Loaded, root: str | Path) -> str:
     """The command line for `verb` (run or report) of a study, relative to the working directory."""
-    option = "" if Path(root) == ROOT else f" --root {shlex.quote(str(root))}"
+    option = "" if Path(root) == STUDIES_ROOT else f" --root {shlex.quote(str(root))}"
     return f"deepseek-jax study {verb} {shlex.quote(loaded.shown_path)}{option}"
 
 
@@ -92,7 +92,8 @@ def plan(loaded: Loaded, root: Path) -> list[Run]:
                 same = identity(experiment)
                 name = f"{called[variant.name]}-{seed}-{same}"
                 directory = _directory(root / loaded.name / name, f"-{seed}-{same}", root)
-                if not (directory / record.FILE).exists():  # not begun: the first variant with this experiment does it
+                if not (directory / record.CONFIG_FILE).exists():
+                    # Not begun: the first variant with this experiment does it.
                     directory = shared.setdefault(same, directory)
                 edit = f"-{source_name(variant.edit)}" if variant.edit else ""  # a changed edit has not failed
                 failed = root / loaded.name / "failed" / f"{name}{edit}.json"
@@ -187,7 +188,7 @@ def _settings(experiment: AnyExperiment) -> dict:
 
 def _directory(own: Path, suffix: str, root: Path) -> Path:
     """The directory in which the experiment with this suffix was begun, by any study and variant; else `own`."""
-    others = sorted(path.parent for path in root.glob(f"*/*{suffix}/{record.FILE}"))
+    others = sorted(path.parent for path in root.glob(f"*/*{suffix}/{record.CONFIG_FILE}"))
     return own if own in others or not others else others[0]
 
 

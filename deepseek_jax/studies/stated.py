@@ -7,7 +7,7 @@ from deepseek_jax.files import read_json, write_json
 from deepseek_jax.studies import runs
 from deepseek_jax.studies.study import Loaded, Study
 
-FILE = "stated.json"  # in the study's folder under the root
+STATED_FILE = "stated.json"  # in the study's folder under the root
 
 
 def keep(loaded: Loaded, root: Path):
@@ -17,12 +17,12 @@ def keep(loaded: Loaded, root: Path):
     claims = _claims(loaded.study)
     before = read(loaded, root)
     if before is None or before != claims and not any(run.trained for run in runs.plan(loaded, root)):
-        write_json(root / loaded.name / FILE, {"claims": claims})
+        write_json(root / loaded.name / STATED_FILE, {"claims": claims})
 
 
 def read(loaded: Loaded, root: Path) -> list[dict] | None:
     """The claims that `keep` stored, the main one first; None if there are none."""
-    path = root / loaded.name / FILE
+    path = root / loaded.name / STATED_FILE
     return read_json(path)["claims"] if path.exists() else None
 
 

@@ -4,12 +4,13 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from deepseek_jax.choices import STUDIES_ROOT
 from deepseek_jax.errors import UserError
 from deepseek_jax.files import read_json
 from deepseek_jax.studies.claims import UNFINISHED
 from deepseek_jax.studies.page import Block, Code, Heading, Paragraph, Picture, Table
-from deepseek_jax.studies.results import FILE, FROM_FILE
-from deepseek_jax.studies.runs import ROOT, command, commands, identity
+from deepseek_jax.studies.results import FROM_FILE, RESULTS_FILE
+from deepseek_jax.studies.runs import command, commands, identity
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.studies.sweeping import rungs
 
@@ -40,7 +41,7 @@ def gather(loaded: Loaded, root: Path) -> dict:
 
 
 def _committed(loaded: Loaded, identities: list[str], root: Path) -> dict:
-    path = loaded.results / FILE
+    path = loaded.results / RESULTS_FILE
     content = read_json(path) if path.exists() else {}
     metric = loaded.study.metric
     if content.get("identities") != identities or content.get("metric", metric) != metric:  # older files lack it
@@ -98,7 +99,7 @@ def build(loaded: Loaded, results: Mapping) -> list[Block]:
             [Picture("across.png", f"{sweep.metric} for each value of {sweep.across}", picture)] if picture else []
         )
     blocks += [Heading("Cost and command"), Paragraph(f"{results['runs']} runs, {results['minutes']} minutes in all.")]
-    blocks.append(Code(commands(loaded, results.get("root", ROOT))))
+    blocks.append(Code(commands(loaded, results.get("root", STUDIES_ROOT))))
     return blocks + ([Paragraph(f"Larger: {sweep.larger}")] if sweep.larger else [])
 
 

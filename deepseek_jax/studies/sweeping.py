@@ -8,7 +8,7 @@ from pathlib import Path
 from deepseek_jax.studies import runs as runs_
 from deepseek_jax.studies.runs import Run
 from deepseek_jax.studies.study import Loaded
-from deepseek_jax.train.sinks import FILE, read_rows
+from deepseek_jax.train.sinks import METRICS_FILE, read_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ def score_at(run: Run, metric: str, share: float) -> float | None:
     """
     if run.failure:
         return math.inf
-    path, trained = run.directory / FILE, run.trained
+    path, trained = run.directory / METRICS_FILE, run.trained
     if not path.exists():  # not begun
         return None
     rows, step = list(read_rows(path)), step_at(run, share)

@@ -30,7 +30,7 @@ REPLACED = ".aside"  # suffix of a checkpoint's directory while it is being repl
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
+class RunPosition:
     """How far a run has come, beside its state: steps taken, position in the data, best score.  JSON-able.
 
     `best_score`: of stopping.metric, negated if higher is better; `waited`: evaluations since then; `stopped`: patience
@@ -75,7 +75,7 @@ class Checkpoints:
             ),
         )
 
-    def save(self, state: State, progress: Progress, score: float = math.inf):
+    def save(self, state: State, progress: RunPosition, score: float = math.inf):
         """Waits until the last save is on disk, then starts the next; returns when the arrays are copied.
 
         `score` is that of this step's parameters, lower is better; infinite if it was not measured.  If the step has a
@@ -100,7 +100,7 @@ class Checkpoints:
             if processes.is_leader():
                 _finish_replacements(self._directory)
 
-    def restore(self, abstract: State) -> tuple[State, Progress] | None:
+    def restore(self, abstract: State) -> tuple[State, RunPosition] | None:
         """The newest intact checkpoint, its arrays sharded like `abstract`; None if there are no checkpoints.
 
         Deletes newer ones, which are damaged.  UserError if all are damaged or it holds no optimizer state.
@@ -112,7 +112,7 @@ class Checkpoints:
             if later > step:  # damaged, but Orbax would keep it as one of the newest
                 self._manager.delete(later)
         found = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
-        progress = Progress(**found["progress"])
+        progress = RunPosition(**found["progress"])
         if progress.model_only:
             raise UserError(
                 f"{self._directory.parent} holds a model without the optimizer state that resuming needs; start a new "
@@ -255,4 +255,4 @@ def best_step(workdir: Path) -> int | None:
     if newest is None:
         return None
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-        return Progress(**checkpointer.restore(_place(directory, newest) / "progress")).best_step or None
+        return RunPosition(**checkpointer.restore(_place(directory, newest) / "progress")).best_step or None

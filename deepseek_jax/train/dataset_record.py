@@ -12,7 +12,7 @@ from deepseek_jax.fields import build_section
 from deepseek_jax.files import read_json, write_json
 from deepseek_jax.models.hybrid_config import HybridConfig
 
-FILE = "dataset.json"
+DATASET_FILE = "dataset.json"
 NAMED = {"names": "features", "class_names": "classes", "target_names": "targets"}  # -> keys of dataset.columns
 
 
@@ -56,22 +56,22 @@ def write(dataset: Dataset, model: HybridConfig, workdir: Path):
     """Writes dataset.json and, for texts, tokenizer.json into the run directory."""
     about = {name: getattr(dataset, name) for name in ("names", "class_names", "target_names", "season")}
     about |= {"scaling": dataclasses.asdict(dataset.scaling), "model": dataclasses.asdict(model)}
-    write_json(workdir / FILE, about)
+    write_json(workdir / DATASET_FILE, about)
     if dataset.tokenizer:
         dataset.tokenizer.save(workdir)
 
 
 def replace_model(workdir: Path, model: HybridConfig):
     """Replaces the network's config in dataset.json, after its sizes have changed."""
-    about = read_json(workdir / FILE) | {"model": dataclasses.asdict(model)}
-    write_json(workdir / FILE, about)
+    about = read_json(workdir / DATASET_FILE) | {"model": dataclasses.asdict(model)}
+    write_json(workdir / DATASET_FILE, about)
 
 
 def read(workdir: Path) -> DatasetRecord:
     """Reads dataset.json; UserError if the run directory has none."""
-    if not (workdir / FILE).exists():
-        raise UserError(f"{workdir} has no {FILE}; train a hybrid network there first.")
-    about = read_json(workdir / FILE)
+    if not (workdir / DATASET_FILE).exists():
+        raise UserError(f"{workdir} has no {DATASET_FILE}; train a hybrid network there first.")
+    about = read_json(workdir / DATASET_FILE)
     return DatasetRecord(
         model=build_section(HybridConfig, about["model"], "model."),
         scaling=Scaling(**{name: tuple(numbers) for name, numbers in about["scaling"].items()}),

@@ -6,7 +6,7 @@ import math
 from deepseek_jax.config import StoppingConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.tasks.scores import HIGHER, LOWER
-from deepseek_jax.train.checkpoint import Progress
+from deepseek_jax.train.checkpoint import RunPosition
 
 
 def check(config: StoppingConfig, measured: tuple[str, ...]):
@@ -27,7 +27,7 @@ def check(config: StoppingConfig, measured: tuple[str, ...]):
         )
 
 
-def judge(config: StoppingConfig, done: Progress, scores: dict[str, float], step: int) -> Progress:
+def judge(config: StoppingConfig, done: RunPosition, scores: dict[str, float], step: int) -> RunPosition:
     """The progress after the evaluation of `step`: the best so far, how many have passed since, whether to stop.
 
     `scores` may lack the metric: nothing was held out, or the first batches held nothing of its domain.

@@ -17,7 +17,7 @@ from deepseek_jax.data.batches import TrainBatches
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 from deepseek_jax.train import bars, early_stopping, preemption, program_cache, report, schedules, start, summary
-from deepseek_jax.train.checkpoint import Checkpoints, Progress, has_checkpoints
+from deepseek_jax.train.checkpoint import Checkpoints, RunPosition, has_checkpoints
 from deepseek_jax.train.goodput import Goodput
 from deepseek_jax.train.metrics import by_layer
 from deepseek_jax.train.nonfinite import bad_parameter, find_origin
@@ -82,7 +82,7 @@ def train(
         state, began = _begin(setup, workdir, console)
         try:
             with Checkpoints(workdir, experiment.checkpoint, say=console.print) as checkpoints:
-                done = Progress()
+                done = RunPosition()
                 if state is None:
                     state, done = checkpoints.restore(setup.abstract)
                     batches.restore(done.data)  # refuses other data, even for a finished run: its samples come from it
@@ -118,13 +118,13 @@ def _begin(setup: Setup, workdir: Path, console: Console) -> tuple[State | None,
     began = record.claim(workdir, setup.experiment, write=leads)
     if leads:
         setup.task.save_data_files(workdir)
-    processes.check_shared(workdir / record.FILE)
+    processes.check_shared(workdir / record.CONFIG_FILE)
     return state, began
 
 
 def _take_steps(
-    run: Run, state: State, done: Progress, batches: TrainBatches, checkpoints: Checkpoints
-) -> tuple[State, Progress]:
+    run: Run, state: State, done: RunPosition, batches: TrainBatches, checkpoints: Checkpoints
+) -> tuple[State, RunPosition]:
     """Takes the remaining steps, up to `run.until`, early stopping or a signal; saves before it returns."""
     setup, console, experiment = run.setup, run.console, run.setup.experiment
     steps, begun = experiment.train.steps, done.step
@@ -199,7 +199,7 @@ def _start_step(run: Run, state: State, step: int, batches: TrainBatches) -> tup
     return state, Started(step, batch, measured, waited, time.thread_time() - worked)
 
 
-def _evaluated(run: Run, state: State, done: Progress, step: int):
+def _evaluated(run: Run, state: State, done: RunPosition, step: int):
     """(the progress after evaluating `step`, its scores); if a signal interrupts, (progress that owes the scores, {}).
 
     After a signal, the grace period is needed for the checkpoint: an evaluation may take longer.
@@ -228,7 +228,7 @@ def _scores(run: Run, state: State, split: str, limit: int) -> dict[str, float]:
     return {f"{split}/{key}": value for key, value in found.items()}
 
 
-def _finish(run: Run, state: State, done: Progress) -> list[str]:
+def _finish(run: Run, state: State, done: RunPosition) -> list[str]:
     """Computes final scores if missing or made with other settings; returns the task's results.  May raise Stopped."""
     if not summary.is_scored(run.workdir, run.setup.experiment.eval):
         _score_finally(run, state, done)
@@ -236,7 +236,7 @@ def _finish(run: Run, state: State, done: Progress) -> list[str]:
     return run.setup.task.results(state, run.workdir, run.score, held_out)
 
 
-def _score_finally(run: Run, state: State, done: Progress):
+def _score_finally(run: Run, state: State, done: RunPosition):
     """Writes the row of final scores.  Their checkpoint exists already, so a resumed run can redo what fails here."""
     experiment, task = run.setup.experiment, run.setup.task
     with run.console.status("scoring all that is held out"):
@@ -255,7 +255,7 @@ def _score_finally(run: Run, state: State, done: Progress):
         sinks.write({"step": done.step} | found)
 
 
-def _restore_best(setup: Setup, state: State, done: Progress, step: int, checkpoints: Checkpoints, console: Console):
+def _restore_best(setup: Setup, state: State, done: RunPosition, step: int, checkpoints: Checkpoints, console: Console):
     """(the state of the best evaluation if early stopping is on, else `state`; the progress that goes with it)."""
     stopping = setup.experiment.stopping
     if not stopping.patience or done.best_step in (0, step):
@@ -275,7 +275,7 @@ def _router_shares(load: dict) -> dict:
     return {"router/share": shares} if shares else {}
 
 
-def _explain(setup: Setup, state: State, step: Started, done: Progress) -> str:
+def _explain(setup: Setup, state: State, step: Started, done: RunPosition) -> str:
     """Says where the first non-finite number came from, by running the step again operation by operation."""
     where = bad_parameter(state["params"])
     if where:

@@ -8,7 +8,7 @@ from deepseek_jax import record
 from deepseek_jax.files import read_json, write_text
 from deepseek_jax.html_page import document, heading, image, table
 from deepseek_jax.train.shown import SHOWN, Shown
-from deepseek_jax.train.sinks import FILE, read_rows
+from deepseek_jax.train.sinks import METRICS_FILE, read_rows
 from deepseek_jax.train.summary import scores_in
 from deepseek_jax.train.verdict import verdict
 
@@ -25,9 +25,9 @@ STYLE = """
 def write(workdir: str | Path) -> Path | None:
     """Writes report.html into a run directory and returns its path; None if the run has no rows yet."""
     workdir = Path(workdir)
-    if not (workdir / FILE).exists():
+    if not (workdir / METRICS_FILE).exists():
         return None
-    rows, config = list(read_rows(workdir / FILE)), read_json(workdir / record.FILE)
+    rows, config = list(read_rows(workdir / METRICS_FILE)), read_json(workdir / record.CONFIG_FILE)
     experiment = config["experiment"]
     shown = SHOWN[experiment.get("family", "language_model")]
     healthy, sentences = verdict(rows, experiment["train"]["steps"], shown)

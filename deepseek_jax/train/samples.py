@@ -14,7 +14,7 @@ from deepseek_jax.parallel import processes
 from deepseek_jax.train.program import Program
 from deepseek_jax.train.state import State, scored_model
 
-FILE = "samples.txt"
+SAMPLES_FILE = "samples.txt"
 PROMPT = 48  # bytes of held-out text that a sample continues
 SAMPLING = Sampling(temperature=0.8, top_p=0.95)
 BAR = "\n" + "-" * 80 + "\n"
@@ -46,7 +46,7 @@ def write_samples(experiment: Experiment, corpus: Corpus, program: Program, stat
     continued = generate(model, tokens, config.sample_tokens, eos=tokenizer.eos, sampling=SAMPLING, seed=seed)
     texts = [prompt + tokenizer.decode(new) for prompt, new in zip(prompts, continued, strict=True)]
     if processes.is_leader():
-        write_text(workdir / FILE, BAR.join(texts) + "\n")
+        write_text(workdir / SAMPLES_FILE, BAR.join(texts) + "\n")
     return texts
 
 

@@ -15,7 +15,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.files import write_text
 from deepseek_jax.parallel import processes
 
-FILE = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
 UNFLUSHED = 10  # seconds between flushes for TensorBoard: each waits for the disk
 
 
@@ -38,7 +38,7 @@ class Sinks:
         self._sinks, config = [], experiment.log
         if not processes.is_leader():
             return
-        self._sinks.append(JsonLines(workdir / FILE, resumed_at, again))
+        self._sinks.append(JsonLines(workdir / METRICS_FILE, resumed_at, again))
         if config.tensorboard:
             self._sinks.append(TensorBoard(workdir / "tensorboard", resumed_at))
         if config.wandb_project:

@@ -179,7 +179,7 @@ def _of_other_data(setup: Setup) -> Iterator[str]:
     UserError if it has the same names in another order: weights would meet other columns than they have learned from.
     """
     start = setup.experiment.start
-    if setup.experiment.family != "supervised" or not (Path(start.checkpoint) / dataset_record.FILE).exists():
+    if setup.experiment.family != "supervised" or not (Path(start.checkpoint) / dataset_record.DATASET_FILE).exists():
         return
     known, dataset = dataset_record.read(Path(start.checkpoint)), setup.task.dataset
     new_head = start.fresh and re.search(start.fresh, "head")

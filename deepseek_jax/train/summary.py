@@ -11,14 +11,14 @@ from deepseek_jax.config import EvalConfig
 from deepseek_jax.parallel import processes
 from deepseek_jax.tasks.scores import HIGHER, LOWER
 from deepseek_jax.train.shown import Shown
-from deepseek_jax.train.sinks import FILE, has_scores, read_rows
+from deepseek_jax.train.sinks import METRICS_FILE, has_scores, read_rows
 
 GOODPUT, FINAL, SETTINGS = "goodput", "final/", "eval"  # keys of rows; FINAL is a prefix of keys
 
 
 def final_scores(workdir: Path, shown: Shown) -> dict[str, float]:
     """`scores_in` the metrics.jsonl of a run; {} if there is none."""
-    return scores_in(read_rows(workdir / FILE), shown) if (workdir / FILE).exists() else {}
+    return scores_in(read_rows(workdir / METRICS_FILE), shown) if (workdir / METRICS_FILE).exists() else {}
 
 
 def scores_in(rows: Iterable[dict], shown: Shown) -> dict[str, float]:
@@ -38,7 +38,7 @@ def scored_with(config: EvalConfig) -> dict[str, int]:
 
 def is_scored(workdir: Path, config: EvalConfig) -> bool:
     """Whether the run has final scores, made with these settings.  Collective: every process must call it."""
-    path, wanted = workdir / FILE, scored_with(config)
+    path, wanted = workdir / METRICS_FILE, scored_with(config)
     rows = (row for row in read_rows(path) if has_scores(row, FINAL)) if processes.is_leader() and path.exists() else ()
     found = any(row.get(SETTINGS, wanted) == wanted for row in rows)  # older runs did not store the settings
     return bool(processes.broadcast_from_leader(int(found)))

@@ -95,7 +95,7 @@ class SupervisedTask:
         return found
 
     def check_data_files(self, workdir: Path):
-        if (workdir / dataset_record.FILE).exists():
+        if (workdir / dataset_record.DATASET_FILE).exists():
             dataset_record.check(self.dataset, workdir)
 
     def save_data_files(self, workdir: Path):

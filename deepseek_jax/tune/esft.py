@@ -7,8 +7,6 @@ import numpy as np
 
 from deepseek_jax.errors import UserError
 
-SCORES = ("token", "gate")  # an expert's share of token assignments, or of routing weight
-
 
 def choose(shares: dict[int, np.ndarray], threshold: float) -> dict[int, list[int]]:
     """By layer, the fewest experts whose shares [E] (of a sum of 1) together reach `threshold`.

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from deepseek_jax.compress.quantized import KEPT as ROUNDED
+from deepseek_jax.compress.quantized import ROUNDED
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.depth import ADAPTERS, before_layers, distances, stack_of
 from deepseek_jax.models.schedule import layers_of
@@ -18,7 +18,7 @@ from deepseek_jax.models.view import View
 from deepseek_jax.parallel.rules import EXPERT_ROWS
 from deepseek_jax.tune.config import TuneConfig, experts_of
 
-KEPT = "frozen"  # key of the frozen arrays among the buffers
+FROZEN = "frozen"  # key of the frozen arrays among the buffers
 EXPERTS = re.compile(r"layers/[^/]+/feed_forward/experts/(gate|up|down)$")
 Rows = tuple[np.ndarray, ...]  # array[rows] is trained; (): all of it
 
@@ -33,10 +33,10 @@ def frozen_view(config: TuneConfig) -> View:
         _check_experts(config, flat)
         kept = {path: leaf for path, leaf in flat.items() if trained.get(path) != ()}
         params = {path: flat[path][rows] if rows else flat[path] for path, rows in trained.items()}
-        return unflatten(params), {"model": buffers, KEPT: unflatten(kept)}
+        return unflatten(params), {"model": buffers, FROZEN: unflatten(kept)}
 
     def weights(params, buffers, update):
-        trained, flat = flatten(params), flatten(buffers[KEPT])
+        trained, flat = flatten(params), flatten(buffers[FROZEN])
         for path, rows in trained_rows(config, trained | flat).items():
             flat[path] = flat[path].at[rows].set(trained[path]) if rows else trained[path]
         return unflatten(flat), buffers["model"]
@@ -47,7 +47,7 @@ def frozen_view(config: TuneConfig) -> View:
         trained = trained_rows(config, flat)
         kept = {path: names for path, names in flat.items() if trained.get(path) != ()}
         params = {path: _axes_of_rows(flat[path], rows) for path, rows in trained.items()}
-        return unflatten(params), {"model": buffers, KEPT: unflatten(kept)}
+        return unflatten(params), {"model": buffers, FROZEN: unflatten(kept)}
 
     return View(split, weights, axes)
 

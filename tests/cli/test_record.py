@@ -55,7 +55,7 @@ def test_a_run_of_the_other_family_and_a_file_are_refused_as_run_directory(tmp_p
     with pytest.raises(UserError, match="holds a run of the family language_model"):
         record.claim(tmp_path, SupervisedExperiment())
     with pytest.raises(UserError, match="is not a directory"):
-        record.claim(tmp_path / record.FILE, EXPERIMENT)
+        record.claim(tmp_path / record.CONFIG_FILE, EXPERIMENT)
 
 
 def test_check_place_refuses_impossible_paths_without_creating_anything(tmp_path):

@@ -13,7 +13,7 @@ from deepseek_jax.compress.pruned import pruned_view, sparsity_at
 from deepseek_jax.config import CheckpointConfig
 from deepseek_jax.models.lazy import materialised
 from deepseek_jax.models.tree import flatten, unflatten
-from deepseek_jax.train.checkpoint import Checkpoints, Progress
+from deepseek_jax.train.checkpoint import Checkpoints, RunPosition
 from deepseek_jax.train.state import shardings_of
 from tests.compress import training
 
@@ -70,7 +70,7 @@ def test_masks_are_checkpointed_and_training_resumes_bit_for_bit(gradual, tmp_pa
     states, abstract, step, mesh = gradual
     half = training.STEPS // 2
     with Checkpoints(tmp_path, CheckpointConfig(), print) as checkpoints:
-        checkpoints.save(jax.device_put(states[half], shardings_of(abstract)), Progress(half))
+        checkpoints.save(jax.device_put(states[half], shardings_of(abstract)), RunPosition(half))
         checkpoints.wait()
         state, _ = checkpoints.restore(abstract)
     for number in range(half, training.STEPS):

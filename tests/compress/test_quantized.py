@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from deepseek_jax.compress.config import PruneConfig, QuantizeConfig
 from deepseek_jax.compress.matrices import matrix_of
-from deepseek_jax.compress.quantized import KEPT, quantized_view
+from deepseek_jax.compress.quantized import ROUNDED, quantized_view
 from deepseek_jax.compress.rounding import Format, rounded
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
@@ -70,7 +70,9 @@ def test_packed_weights_are_sharded_where_the_mesh_divides_them(kind):
     axes = tree.logical_axes(jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0))))
     kept = jax.eval_shape(lambda: view.split(*initialise(config, jax.random.key(0))[1:]))
     _, at = (rules.shardings(abstract_mesh(fsdp=8), *each) for each in zip(view.axes(*axes), kept))
-    gate, down = (flatten(at[KEPT])[f"layers/1-1/feed_forward/shared/{name}/values"].spec for name in ("gate", "down"))
+    gate, down = (
+        flatten(at[ROUNDED])[f"layers/1-1/feed_forward/shared/{name}/values"].spec for name in ("gate", "down")
+    )
     assert (gate, down) == (PartitionSpec(None, None, "tensor"), PartitionSpec(None, "tensor", "fsdp"))
 
 

@@ -10,7 +10,7 @@ import pytest
 from deepseek_jax.api import from_pretrained
 from deepseek_jax.compress import release, rounding
 from deepseek_jax.compress.matrices import LINEAR, matrix_of
-from deepseek_jax.compress.release import KEPT
+from deepseek_jax.compress.release import IN_BFLOAT16
 from deepseek_jax.compress.rounding import Format
 from deepseek_jax.convert.tensors import Tensors
 from deepseek_jax.errors import UserError
@@ -39,7 +39,7 @@ def test_from_pretrained_reads_the_rounded_weights(kind, model, tmp_path):
     types = set()
     for path, leaf in flatten(given.params).items():
         matrix = matrix_of(path, leaf.ndim)
-        if matrix and matrix.kind == LINEAR and not KEPT.search(path):
+        if matrix and matrix.kind == LINEAR and not IN_BFLOAT16.search(path):
             fp4 = kind == "fp4" and "/experts/" in path
             form = Format("fp4") if fp4 else Format("fp8", powers=v4)
             types.add(form.kind)

@@ -20,7 +20,7 @@ from deepseek_jax.config import CheckpointConfig, Experiment, MeshConfig
 from deepseek_jax.parallel import pipeline
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.rules import batch_sharding
-from deepseek_jax.train.checkpoint import Checkpoints, Progress
+from deepseek_jax.train.checkpoint import Checkpoints, RunPosition
 from tests.sharding import curves
 
 
@@ -174,7 +174,7 @@ def _same_after(saved, like) -> bool:
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
     with tempfile.TemporaryDirectory() as directory:
         with Checkpoints(directory, CheckpointConfig(), say=print) as checkpoints:
-            checkpoints.save(saved, Progress(step=1))
+            checkpoints.save(saved, RunPosition(step=1))
             checkpoints.wait()
             restored, _ = checkpoints.restore(abstract)
     lie = jax.tree.map(lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim), restored, like)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from deepseek_jax import record
+from deepseek_jax.choices import STUDIES_ROOT
 from deepseek_jax.config import Experiment, SupervisedExperiment
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.errors import UserError
@@ -467,7 +468,7 @@ def test_committed_results_of_an_older_version_are_not_mixed_in(make, trainer, r
     loaded = make()
     running.work([loaded], root, QUIET)
     folder, _ = report.write(loaded, root)
-    committed = folder / results.FILE
+    committed = folder / results.RESULTS_FILE
     committed.write_text(committed.read_text().replace('"device": "', '"device": "not '))
     assert "not " not in str(results.devices(results.gather(loaded, root))), "the runs are here"
     changed = make(text=STUDY.replace("0.2}", "0.3}"))
@@ -653,7 +654,7 @@ def test_runs_of_the_same_experiment_are_shared_between_studies(make, trainer, r
 
 def test_a_new_setting_that_is_off_does_not_make_runs_stale(make):
     """A run's identity covers only settings that differ from their defaults and matter for learning."""
-    (run, *_) = runs.plan(make(), runs.ROOT)
+    (run, *_) = runs.plan(make(), STUDIES_ROOT)
     experiment = dataclasses.replace(run.experiment, log=dataclasses.replace(run.experiment.log, every=3))
     assert runs.identity(experiment) == runs.identity(run.experiment)
     shown = dataclasses.replace(run.experiment.eval, samples=2, sample_tokens=7)

@@ -14,7 +14,7 @@ import pytest
 from deepseek_jax.config import CheckpointConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.train import checkpoint, integrity
-from deepseek_jax.train.checkpoint import Checkpoints, Progress
+from deepseek_jax.train.checkpoint import Checkpoints, RunPosition
 
 OPTIMIZER = optax.adam(1e-3)
 
@@ -48,7 +48,7 @@ def steps(tmp_path) -> list[int]:
 def save(opened, *values: int, scores: dict | None = None):
     with opened() as checkpoints:
         for value in values:
-            progress = Progress(value, {"position": value * 10}, 0.5, 7)
+            progress = RunPosition(value, {"position": value * 10}, 0.5, 7)
             checkpoints.save(state(value), progress, (scores or {}).get(value, float("inf")))
 
 
@@ -80,7 +80,7 @@ def test_state_and_progress_are_restored(opened):
     save(opened, 1, 3)
     with opened() as checkpoints:
         restored, progress = checkpoints.restore(abstract())
-    assert progress == Progress(3, {"position": 30}, 0.5, 7)
+    assert progress == RunPosition(3, {"position": 30}, 0.5, 7)
     assert jax.tree.structure(restored) == jax.tree.structure(state(3))
     for left, right in zip(jax.tree.leaves(restored), jax.tree.leaves(state(3)), strict=True):
         np.testing.assert_array_equal(left, right)
@@ -94,17 +94,17 @@ def test_a_failed_background_write_is_raised_without_another_save(opened, monkey
 
     with opened() as checkpoints:
         checkpoints.check()  # nothing was saved
-        checkpoints.save(state(1), Progress(1))
+        checkpoints.save(state(1), RunPosition(1))
         checkpoints.wait()
         checkpoints.check()
         monkeypatch.setattr(integrity, "record", full)
-        checkpoints.save(state(2), Progress(2))
+        checkpoints.save(state(2), RunPosition(2))
         with pytest.raises(OSError, match="No space"):
             for _ in range(1000):
                 checkpoints.check()
                 time.sleep(0.02)
         monkeypatch.undo()
-        checkpoints.save(state(3), Progress(3))
+        checkpoints.save(state(3), RunPosition(3))
         assert checkpoints.is_intact(3)
 
 
@@ -122,7 +122,7 @@ def test_the_newest_and_the_best_are_kept_across_restarts(opened, tmp_path):
 def test_a_step_that_is_saved_again_is_replaced(opened, tmp_path):
     with opened() as checkpoints:
         for waited in (0, 3):
-            checkpoints.save(state(1), Progress(1, waited=waited))
+            checkpoints.save(state(1), RunPosition(1, waited=waited))
         assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]  # nothing is set aside any more
         assert checkpoints.restore(abstract())[1].waited == 3
 
@@ -151,7 +151,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(opened, said, tm
     with opened() as checkpoints:
         restored, progress = checkpoints.restore(abstract())
         assert progress.step == int(restored["step"]) == 1
-        checkpoints.save(state(2), Progress(2))  # the damaged one does not stand in the way
+        checkpoints.save(state(2), RunPosition(2))  # the damaged one does not stand in the way
     assert len(said) == 1 and said[0].startswith("checkpoint 2 is skipped")
     assert checkpoint.newest_intact(tmp_path / "checkpoints") == 2
 
@@ -161,7 +161,7 @@ def test_a_damaged_checkpoint_does_not_count_among_those_kept(opened, tmp_path):
     flip_a_bit(tmp_path / "checkpoints" / "3")
     with opened(keep=1) as checkpoints:
         checkpoints.restore(abstract())
-        checkpoints.save(state(2), Progress(2))
+        checkpoints.save(state(2), RunPosition(2))
     assert steps(tmp_path) == [2]
 
 
@@ -171,7 +171,7 @@ def test_a_half_written_checkpoint_is_no_checkpoint(opened, said, tmp_path):
     shutil.copytree(directory / "1", directory / "2.orbax-checkpoint-tmp")
     with opened() as checkpoints:
         assert checkpoints.restore(abstract())[1].step == 1
-        checkpoints.save(state(2), Progress(2))  # the half-written one does not stand in the way
+        checkpoints.save(state(2), RunPosition(2))  # the half-written one does not stand in the way
     assert steps(tmp_path) == [1, 2] and not said
     assert checkpoint.newest_intact(directory) == 2
 
@@ -185,7 +185,7 @@ def test_when_all_checkpoints_are_damaged_restoring_fails(opened, tmp_path):
 
 def test_a_run_does_not_resume_from_a_checkpoint_without_optimizer_state(opened):
     with opened() as checkpoints:
-        checkpoints.save(state(1), Progress(1, model_only=True))
+        checkpoints.save(state(1), RunPosition(1, model_only=True))
     with opened() as checkpoints, pytest.raises(UserError, match=r"start a new run from it, with start\.checkpoint="):
         checkpoints.restore(abstract())
 
@@ -269,4 +269,4 @@ def test_a_run_without_checkpoints_cannot_be_read(tmp_path):
 
 
 def test_progress_is_json(opened, tmp_path):
-    assert json.loads(json.dumps(vars(Progress())))["best_score"] == float("inf")
+    assert json.loads(json.dumps(vars(RunPosition())))["best_score"] == float("inf")

@@ -13,7 +13,7 @@ from deepseek_jax.config import Experiment, OptimizerConfig, ScheduleConfig, Sto
 from deepseek_jax.errors import UserError
 from deepseek_jax.tasks.scores import NAMES
 from deepseek_jax.train import early_stopping, integrity, plots, restore
-from deepseek_jax.train.checkpoint import Checkpoints, Progress
+from deepseek_jax.train.checkpoint import Checkpoints, RunPosition
 from deepseek_jax.train.early_stopping import check, judge
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.shown import SHOWN
@@ -22,7 +22,7 @@ from tests.train import tiny
 
 def course(config, values):
     """(best step, evaluations waited, stopped) after each evaluation."""
-    done, seen = Progress(), []
+    done, seen = RunPosition(), []
     for step, value in enumerate(values, start=1):
         done = judge(config, done, {config.metric: value}, step)
         seen.append((done.best_step, done.waited, done.stopped))
@@ -79,7 +79,7 @@ def test_a_direction_that_contradicts_the_metric_is_refused():
 
 
 def test_an_evaluation_without_the_metric_changes_nothing():
-    assert judge(StoppingConfig("val/f1", patience=1), Progress(), {"val/loss": 1.0}, 1) == Progress()
+    assert judge(StoppingConfig("val/f1", patience=1), RunPosition(), {"val/loss": 1.0}, 1) == RunPosition()
 
 
 def getting_worse(directory):

@@ -13,7 +13,7 @@ from deepseek_jax.studies.outcome import Trained
 from deepseek_jax.train import setup
 from deepseek_jax.train.schedules import microbatches
 from deepseek_jax.train.shown import SHOWN
-from deepseek_jax.train.sinks import FILE, read_rows
+from deepseek_jax.train.sinks import METRICS_FILE, read_rows
 
 
 def tokens_to(loss: float) -> Callable[[Trained], dict[str, float]]:
@@ -24,7 +24,7 @@ def tokens_to(loss: float) -> Callable[[Trained], dict[str, float]]:
 
     def measure(trained: Trained) -> dict[str, float]:
         shown, spent = SHOWN[trained.experiment.family], budget.units(trained.experiment)
-        rows = [row for row in read_rows(trained.directory / FILE) if shown.loss in row]
+        rows = [row for row in read_rows(trained.directory / METRICS_FILE) if shown.loss in row]
         spent_at, mean, _ = curves.mean_curve([[[spent[row["step"] - 1], row[shown.loss]] for row in rows]])
         if not (mean <= loss).any():  # also if it is NaN
             return {}
