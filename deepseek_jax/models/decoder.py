@@ -33,14 +33,15 @@ REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveab
 class Output:
     """Normed final states: `hidden` predicts the next token, `mtp[k]` the token k + 2 positions ahead.
 
-    `routers` holds a report for each stack with MoE layers, nested as the buffers are; the first dimension of its
-    arrays is the layer.  `indexers` likewise holds one for each stack with sparse attention (dsa, csa).
+    `routers` holds a report for each stack of MoE layers and each MTP module that has one, by the path of its
+    parameters ("layers/1-3", "mtp/0/block"); in a stack's, the first dimension of every array is the layer.  `indexers`
+    likewise holds those of sparse attention (dsa, csa).
     """
 
     hidden: Float[Array, "B S D"]
     mtp: tuple[Float[Array, "B S D"], ...]
-    routers: dict[str, dict[str, RouterReport]]
-    indexers: dict[str, dict[str, IndexerReport]]
+    routers: dict[str, RouterReport]
+    indexers: dict[str, IndexerReport]
 
 
 class Decoder(nnx.Module):
@@ -107,10 +108,14 @@ class Decoder(nnx.Module):
             with jax.named_scope("layers_" + "_".join(names)):
                 run = self._pipeline if stacks == pipelined(self.config) else self._scan
                 x, found = run([self.layers[name] for name in names], x, context.for_layer(stacks[0].layers.start))
-            reports |= zip(names, found)
+            reports |= zip((f"layers/{name}" for name in names), found)
         hidden_BSD = self.norm(self.merge_streams(x))
         mtp, mtp_reports = self._predict_further(x if self.config.hc_mult else hidden_BSD, context)
-        routers, indexers = (_of_layers(part, reports, mtp_reports) for part in ("router", "indexer"))
+        reports |= mtp_reports
+        routers, indexers = (
+            {path: found for path, report in reports.items() if (found := getattr(report, part)) is not None}
+            for part in ("router", "indexer")
+        )
         return Output(hidden_BSD, mtp, routers, indexers)
 
     def logits(self, hidden_BSD: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
@@ -208,19 +213,9 @@ class Decoder(nnx.Module):
                 tokens_BS=shift(context.tokens_BS, depth),
                 counted_BS=same_document(context.segment_ids_BS, depth),
             )
-            x, hidden_BSD, reports[name] = module(*self.embed_beside(x, ahead.tokens_BS), ahead)
+            x, hidden_BSD, reports[f"mtp/{name}/block"] = module(*self.embed_beside(x, ahead.tokens_BS), ahead)
             states.append(hidden_BSD)
         return tuple(states), reports
-
-
-def _of_layers(part: str, layers: dict, mtp: dict) -> dict:
-    """One field of the layers' reports, nested as parameters and buffers are, for the layers that have it."""
-    layers, mtp = (
-        {name: getattr(report, part) for name, report in reports.items() if getattr(report, part) is not None}
-        for reports in (layers, mtp)
-    )
-    nested = {"layers": layers, "mtp": {name: {"block": report} for name, report in mtp.items()}}
-    return {name: found for name, found in nested.items() if found}
 
 
 def shift(x_BS: Int[Array, "B S"], ahead: int) -> Int[Array, "B S"]:

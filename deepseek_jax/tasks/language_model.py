@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from deepseek_jax.config import LossConfig
 from deepseek_jax.models.decoder import Decoder, same_document, shift
-from deepseek_jax.models.moe.balance import all_reports, batch_balance, is_report, of_reports
+from deepseek_jax.models.moe.balance import batch_balance
 from deepseek_jax.parallel.order import after
 from deepseek_jax.tasks.cross_entropy import cross_entropy
 
@@ -47,8 +47,8 @@ def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: Los
 
     loss/next, loss/mtp_k: mean nats per target; loss/balance: sequence-wise, mean over sequences, summed over layers;
     loss/batch_balance, if it has a weight: over each microbatch, mean over sequences, summed over layers;
-    router/load: assignments per expert, nested like the buffers; router/entropy: mean over tokens, nested likewise;
-    router/own/NAME: metrics that routers define themselves (Routing.own), means over tokens, nested likewise;
+    router/load: assignments per expert, keyed as Output.routers; router/entropy: mean over tokens, keyed likewise;
+    router/own/NAME: metrics that routers define themselves (Routing.own), means over tokens, keyed likewise;
     router/dropped, if experts have a capacity: the share of assignments beyond it;
     loss/indexer (nats) and indexer/recall, with sparse attention: means over tokens and layers.
     `scheduled` holds "mtp", the weight of that loss; "index_warmup", whether indexers are still warming up (None: they
@@ -64,7 +64,7 @@ def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: Los
         hidden = after(hidden, value)
         further_loss, parts[f"loss/mtp_{depth - 1}"] = _predict(model, hidden, batch, depth, totals, config)
         value += scheduled["mtp"] / len(output.mtp) * further_loss
-    reports = all_reports(output.routers)
+    reports = [report for _, report in sorted(output.routers.items())]
     parts["loss/balance"] = (
         sum(router.balance.sum() for router in reports) / totals["sequences"] if reports else jnp.zeros(())
     )
@@ -73,16 +73,22 @@ def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: Los
         parts["loss/batch_balance"] = _batch_balance(reports, batch, totals)
         value += config.batch_balance * parts["loss/batch_balance"]
     if reports and reports[0].dropped is not None:
-        dropped = jax.tree.leaves(_a_token(of_reports(output.routers, "dropped"), totals))
+        dropped = _a_token({block: report.dropped for block, report in sorted(output.routers.items())}, totals)
         parts["router/dropped"] = _mean_over_layers(dropped) / model.config.num_experts_per_tok
     if output.indexers:
-        parts["loss/indexer"], parts["indexer/recall"] = _indexers(output.indexers, totals)
+        # Indexers share no parameters, and AdamW ignores the scale of a gradient: a mean over layers trains them as a
+        # sum would, and adds less to the common norm by which gradients are clipped.
+        for name, field in (("loss/indexer", "divergence"), ("indexer/recall", "recall")):
+            sums = {block: getattr(report, field) for block, report in output.indexers.items()}
+            parts[name] = _mean_over_layers(_a_token(sums, totals))
         value += config.indexer_weight * parts["loss/indexer"]
-    routers = {
-        "router/load": of_reports(output.routers, "load_E"),
-        "router/entropy": _a_token(of_reports(output.routers, "entropy"), totals),
-    }
-    return value, parts | routers | _own(output.routers, totals) | {"loss/total": value}
+    entropies = {block: report.entropy for block, report in output.routers.items()}
+    parts["router/load"] = {block: report.load_E for block, report in output.routers.items()}
+    parts["router/entropy"] = _a_token(entropies, totals)
+    for name in sorted({name for report in reports for name in report.own}):
+        told = {block: report.own[name] for block, report in output.routers.items() if name in report.own}
+        parts[OWN + name] = _a_token(told, totals)
+    return value, parts | {"loss/total": value}
 
 
 def next_token_nll(model: Decoder, batch: dict, chunk_tokens: int) -> tuple[jax.Array, jax.Array, dict]:
@@ -95,7 +101,7 @@ def next_token_nll(model: Decoder, batch: dict, chunk_tokens: int) -> tuple[jax.
     counted = targets(batch, 1)
     next_tokens, ones = shift(batch["tokens"], 1), counted.astype(jnp.float32)
     _, nll = cross_entropy(output.hidden, model.head_weight(), next_tokens, ones, chunk_tokens=chunk_tokens)
-    reports = all_reports(output.routers.get("layers", {}))
+    reports = [report for block, report in sorted(output.routers.items()) if block.startswith("layers/")]
     if not reports or reports[0].dropped is None:
         return nll, counted, {}
     dropped, assigned = (sum(getattr(report, name).sum() for report in reports) for name in ("dropped", "load_E"))
@@ -116,49 +122,18 @@ def _batch_balance(reports: list, batch: dict, totals: dict) -> jax.Array:
     return layers * batch["tokens"].shape[0] / totals["sequences"]
 
 
-def _indexers(reports: dict, totals: dict) -> tuple[jax.Array, jax.Array]:
-    """(divergence, recall), means over the tokens that a layer counts and over layers.
-
-    Indexers share no parameters, and AdamW ignores the scale of a gradient: a mean over layers trains them as a sum
-    would, and adds less to the common norm by which gradients are clipped.
-    """
-    means = _a_token(reports, totals)
-    layers = [means["layers"][name] for name in reports.get("layers", {})]
-    layers += [means["mtp"][depth]["block"] for depth in reports.get("mtp", {})]
-    divergence, recall = (
-        _mean_over_layers([getattr(mean, name) for mean in layers]) for name in ("divergence", "recall")
-    )
-    return divergence, recall
-
-
-def _a_token(sums: dict, totals: dict) -> dict:
-    """Turns sums over tokens, nested by layer, into means over the tokens that each layer counts.
+def _a_token(sums: dict[str, jax.Array], totals: dict) -> dict[str, jax.Array]:
+    """Turns sums over tokens, keyed as Output.routers, into means over the tokens that each layer counts.
 
     An MTP module counts only tokens whose document also holds the later token that is the module's second input.
     """
 
-    def mean(tree, count):
-        return jax.tree.map(lambda total: total / count, tree)
+    def counted(block):
+        part, name, *_ = block.split("/")
+        return totals[f"seen_{int(name) + 1}" if part == "mtp" else "tokens"]
 
-    found = {part: mean(tree, totals["tokens"]) for part, tree in sums.items() if part != "mtp"}
-    if "mtp" in sums:
-        found["mtp"] = {depth: mean(tree, totals[f"seen_{int(depth) + 1}"]) for depth, tree in sums["mtp"].items()}
-    return found
+    return {block: total / counted(block) for block, total in sums.items()}
 
 
-def _mean_over_layers(arrays: list) -> jax.Array:
-    return jnp.concatenate([jnp.ravel(each) for each in arrays]).mean()
-
-
-def _own(routers: dict, totals: dict) -> dict:
-    """Means of the metrics that routers define themselves, nested like the routers that report them."""
-    names = sorted({name for report in all_reports(routers) for name in report.own})
-    return {f"{OWN}{name}": _a_token(_told(routers, name), totals) for name in names}
-
-
-def _told(node, name: str):
-    """The metric `name` of the routers that report it, nested like them; None if none does."""
-    if is_report(node):
-        return node.own.get(name)
-    found = {key: _told(part, name) for key, part in node.items()}
-    return {key: part for key, part in found.items() if part is not None} or None
+def _mean_over_layers(arrays: dict[str, jax.Array]) -> jax.Array:
+    return jnp.concatenate([jnp.ravel(each) for each in arrays.values()]).mean()

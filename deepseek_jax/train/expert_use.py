@@ -13,7 +13,6 @@ from deepseek_jax.compiling import compiler_options, under
 from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
-from deepseek_jax.models.moe.balance import of_reports
 from deepseek_jax.train.metrics import by_layer
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.start import first_state
@@ -31,8 +30,8 @@ def expert_use(experiment: Experiment, batches: int, console: Console) -> dict[s
 
     def use(params, buffers, batch):
         model = tree.merge(graphdef, params, buffers)
-        routers = model(batch["tokens"], batch["positions"], batch["segment_ids"]).routers
-        return {"token": of_reports(routers, "load_E"), "gate": of_reports(routers, "gate_E")}
+        routers = model(batch["tokens"], batch["positions"], batch["segment_ids"]).routers.items()
+        return {"token": {block: r.load_E for block, r in routers}, "gate": {block: r.gate_E for block, r in routers}}
 
     use = jax.jit(under(setup.mesh, use), compiler_options=compiler_options(setup.mesh))
     total = None

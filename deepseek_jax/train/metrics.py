@@ -78,14 +78,16 @@ def router_health(load: dict, entropy: dict) -> dict:
     return {f"router/{name}": values for name, values in health.items()}
 
 
-def by_layer(nested: dict) -> dict[str, np.ndarray]:
-    """The routers' reports keyed by layer: {"layers": {"1-3": [L, ...]}, "mtp": {"0": {"block": [...]}}} has the keys
-    "1", "2", "3" and "mtp 0"."""
-    layers = {}
-    for stack, values in nested.get("layers", {}).items():
-        layers |= {str(number): np.asarray(value) for number, value in zip(layers_of(stack), values, strict=True)}
-    layers = dict(sorted(layers.items(), key=lambda layer: int(layer[0])))
-    return layers | {f"mtp {name}": np.asarray(value["block"]) for name, value in nested.get("mtp", {}).items()}
+def by_layer(by_block: dict) -> dict[str, np.ndarray]:
+    """From block to layer: {"layers/1-3": [L, ...], "mtp/0/block": [...]} has the keys "1", "2", "3" and "mtp 0"."""
+    layers, modules = {}, {}
+    for block, values in by_block.items():
+        part, name, *_ = block.split("/")
+        if part == "mtp":
+            modules[f"mtp {name}"] = np.asarray(values)
+        else:
+            layers |= {number: np.asarray(value) for number, value in zip(layers_of(name), values, strict=True)}
+    return {str(number): layers[number] for number in sorted(layers)} | modules
 
 
 def memory_bytes() -> int:

@@ -238,13 +238,13 @@ def test_bias_moves_by_the_sign_of_the_load_error():
 
 
 def test_only_routers_with_a_bias_are_updated():
-    """The buffers are nested as in a model; routers without a bias have no entry or another one."""
+    """The buffers are those of a model; routers without a bias have no entry or another one."""
     router = {"feed_forward": {"router": {"bias": jnp.zeros((2, 4))}}}
     table = {"feed_forward": {"router": {"table": jnp.zeros((1, 9, 2), jnp.int32)}}}
     buffers = {"layers": {"1-1": table, "2-3": router}, "mtp": {"0": {"block": jax.tree.map(lambda x: x[0], router)}}}
     load = jnp.asarray([4.0, 0.0, 1.0, 1.0])
-    loads = {"layers": {"0-0": load[None], "1-1": load[None], "2-3": jnp.stack([load, -load])}}
-    loads["mtp"] = {"0": {"block": load}}
+    loads = {"layers/0-0": load[None], "layers/1-1": load[None], "layers/2-3": jnp.stack([load, -load])}
+    loads["mtp/0/block"] = load
     updated = update_biases(buffers, loads, 0.1, recentre=False)
     assert jax.tree.structure(updated) == jax.tree.structure(buffers)
     step = np.asarray([-0.1, 0.1, 0.1, 0.1])

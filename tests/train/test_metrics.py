@@ -20,10 +20,10 @@ from deepseek_jax.train.sinks import Sinks, flat, read_rows
 from tests.train import tiny
 
 LOAD = {
-    "layers": {"1-2": np.array([[4.0, 4, 4, 4], [16, 0, 0, 0]])},
-    "mtp": {"0": {"block": np.array([8.0, 8, 0, 0])}},
+    "layers/1-2": np.array([[4.0, 4, 4, 4], [16, 0, 0, 0]]),
+    "mtp/0/block": np.array([8.0, 8, 0, 0]),
 }
-ENTROPY = {"layers": {"1-2": np.array([1.3, 0.1])}, "mtp": {"0": {"block": np.array(0.7)}}}
+ENTROPY = {"layers/1-2": np.array([1.3, 0.1]), "mtp/0/block": np.array(0.7)}
 
 
 def test_router_health_is_named_by_layer():
@@ -36,16 +36,16 @@ def test_router_health_is_named_by_layer():
 
 def test_layers_are_in_numerical_order_and_mtp_modules_after_them():
     """JAX sorts the keys of dicts as strings, so "10-10" would come before "2-3"."""
-    nested = {"layers": {"10-10": [1.0], "2-3": [1.0, 1.0]}, "mtp": {"0": {"block": 1.0}}}
-    assert list(metrics.by_layer(nested)) == ["2", "3", "10", "mtp 0"]
+    by_block = {"layers/10-10": [1.0], "layers/2-3": [1.0, 1.0], "mtp/0/block": 1.0}
+    assert list(metrics.by_layer(by_block)) == ["2", "3", "10", "mtp 0"]
 
 
 def test_a_dense_model_has_no_router_health():
-    assert metrics.router_health({"layers": {}}, {"layers": {}}) == {}
+    assert metrics.router_health({}, {}) == {}
 
 
 def test_a_single_expert_has_health_metrics_without_nan():
-    health = metrics.router_health({"layers": {"0-0": np.array([[8.0]])}}, {"layers": {"0-0": np.array([0.0])}})
+    health = metrics.router_health({"layers/0-0": np.array([[8.0]])}, {"layers/0-0": np.array([0.0])})
     assert health["router/load_entropy"] == {"0": 0} and health["router/max_violation"] == {"0": 0}
 
 

@@ -87,10 +87,10 @@ def test_a_router_draws_new_noise_for_each_update_microbatch_layer_and_token(bat
         kernel["feed_forward"]["router"]["kernel"] *= 0
     given = params, buffers, batch
     first = [measure(*given, update, microbatch) for update, microbatch in ((0, 0), (0, 1), (1, 0), (1, 1))]
-    loads = [np.asarray(aux["router/load"]["layers"]["2-2"][0]) for aux in first]
+    loads = [np.asarray(aux["router/load"]["layers/2-2"][0]) for aux in first]
     assert all((one != other).any() for number, one in enumerate(loads) for other in loads[:number])
     assert max((load > 0).sum() for load in loads) > EXPERIMENT.model.num_experts_per_tok  # tokens differ
-    assert any((aux["router/load"]["mtp"]["0"]["block"] != load).any() for aux, load in zip(first, loads, strict=True))
+    assert any((aux["router/load"]["mtp/0/block"] != load).any() for aux, load in zip(first, loads, strict=True))
     again = measure(*given, 1, 0)
     assert all(jax.tree.leaves(jax.tree.map(lambda one, other: (one == other).all(), first[2], again)))
     scored = [jax.jit(program.score)(*given)["nats"] for _ in range(2)]

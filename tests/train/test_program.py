@@ -146,10 +146,10 @@ def test_router_and_indexer_reports_are_averaged_over_the_tokens_each_layer_coun
     batch["answers"] = jnp.asarray([[0, 0, 1, 1, 0, 0, 0, 1, 0]])
     layers, modules = report([8.0, 4.0], [16.0, 4.0]), [report(1.0, 8.0), report(3.0, 2.0)]
     hidden = jnp.ones((1, 9, 3))
-    mtp = {str(number): {"block": module} for number, module in enumerate(modules)}
-    indexers = {"layers": {"1-2": IndexerReport(jnp.asarray([16.0, 4.0]), jnp.asarray([8.0, 2.0]))}}
-    indexers["mtp"] = {"1": {"block": IndexerReport(jnp.asarray(2.0), jnp.asarray(1.0))}}
-    output = Output(hidden, (hidden, hidden), {"layers": {"1-2": layers}, "mtp": mtp}, indexers)
+    mtp = {f"mtp/{number}/block": module for number, module in enumerate(modules)}
+    indexers = {"layers/1-2": IndexerReport(jnp.asarray([16.0, 4.0]), jnp.asarray([8.0, 2.0]))}
+    indexers["mtp/1/block"] = IndexerReport(jnp.asarray(2.0), jnp.asarray(1.0))
+    output = Output(hidden, (hidden, hidden), {"layers/1-2": layers} | mtp, indexers)
 
     class AlreadyRun:
         config = types.SimpleNamespace(num_experts_per_tok=2)
@@ -162,8 +162,8 @@ def test_router_and_indexer_reports_are_averaged_over_the_tokens_each_layer_coun
     scheduled = {"mtp": 0.0, "index_warmup": None}
     _, parts = language_model.loss(AlreadyRun(), batch, totals, scheduled, LossConfig())
     np.testing.assert_allclose(parts["router/dropped"], np.mean([8 / 8, 4 / 8, 1 / 6, 3 / 4]) / 2, rtol=1e-6)
-    np.testing.assert_allclose(parts["router/entropy"]["layers"]["1-2"], [2.0, 0.5], rtol=1e-6)
-    found = [parts["router/entropy"]["mtp"][number]["block"] for number in mtp]
+    np.testing.assert_allclose(parts["router/entropy"]["layers/1-2"], [2.0, 0.5], rtol=1e-6)
+    found = [parts["router/entropy"][block] for block in mtp]
     np.testing.assert_allclose(found, [8 / 6, 2 / 4], rtol=1e-6)
     learned = parts["loss/indexer"], parts["indexer/recall"]
     np.testing.assert_allclose(learned, np.mean([[2, 1], [0.5, 0.25], [2 / 4, 1 / 4]], axis=0), rtol=1e-6)
@@ -175,7 +175,7 @@ def test_router_biases_move_as_configured_until_bias_update_until(recentre):
     router = RouterConfig(bias_update_rate=0.1, bias_update_until=0.5, recentre_bias=recentre)
     program = language_model_program(Experiment(model=tiny.ROUTED, router=router, train=TrainConfig(steps=10)), BYTES)
     buffers = {"layers": {"1-1": {"feed_forward": {"router": {"bias": jnp.zeros((1, 4))}}}}}
-    aux = {"router/load": {"layers": {"1-1": jnp.asarray([[6.0, 1.0, 1.0, 0.0]])}}}
+    aux = {"router/load": {"layers/1-1": jnp.asarray([[6.0, 1.0, 1.0, 0.0]])}}
     moved, resting = (jax.tree.leaves(program.update_buffers({}, buffers, aux, update))[0] for update in (4, 5))
     np.testing.assert_allclose(moved, [np.array([-0.1, 0.1, 0.1, 0.1]) - 0.05 * recentre], rtol=1e-5)
     np.testing.assert_array_equal(resting, 0)
@@ -232,7 +232,7 @@ def test_every_prediction_depth_has_its_z_loss(weighed, batch):
 def test_each_mtp_depth_routes_only_tokens_whose_target_is_in_their_document(weighed, batch):
     _, aux, _ = weighed()
     load, segments = aux["router/load"], batch["segment_ids"]
-    for depth, of in enumerate([load["layers"]["1-1"][0], *(load["mtp"][k]["block"] for k in ("0", "1"))]):
+    for depth, of in enumerate([load["layers/1-1"][0], load["mtp/0/block"], load["mtp/1/block"]]):
         seen = (segments[:, depth:] > 0) & (segments[:, depth:] == segments[:, : segments.shape[1] - depth])
         assert of.sum() == 2 * seen.sum()
 

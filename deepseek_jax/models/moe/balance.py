@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from deepseek_jax.models.moe.router import Routing
+from deepseek_jax.models.tree import flatten, unflatten
 
 
 @jax.tree_util.register_dataclass
@@ -29,20 +30,6 @@ class RouterReport:
     entropy: Float[Array, ""]  # of the normalised scores, in nats, summed over tokens
     dropped: Float[Array, ""] | None  # assignments dropped for lack of room; None if none can be
     own: dict[str, Float[Array, ""]] = dataclasses.field(default_factory=dict)  # Routing.own, summed over tokens
-
-
-def is_report(node) -> bool:
-    return isinstance(node, RouterReport)
-
-
-def all_reports(routers: dict) -> list[RouterReport]:
-    """A flat list of the reports in Output.routers, which are nested as the model's layers are."""
-    return jax.tree.leaves(routers, is_leaf=is_report)
-
-
-def of_reports(routers: dict, name: str) -> dict:
-    """The field `name` of every router's report, nested as the reports are."""
-    return jax.tree.map(lambda report: getattr(report, name), routers, is_leaf=is_report)
 
 
 def report(routing: Routing, counted_BS: Bool[Array, "B S"]) -> RouterReport:
@@ -95,14 +82,8 @@ def update_bias(
 def update_biases(buffers: dict, loads: dict, rate, recentre: bool) -> dict:
     """Applies `update_bias` to every router that has a bias (topk_method noaux_tc); all others are unchanged.
 
-    `loads` holds load_E arrays, nested like `buffers` down to the layer stack that contains the router.
+    `loads`: each router's load_E, keyed as Output.routers.
     """
-    if isinstance(loads, dict):
-        updated = {
-            name: update_biases(buffers[name], load, rate, recentre) for name, load in loads.items() if name in buffers
-        }
-        return buffers | updated
-    router = buffers["feed_forward"]["router"]
-    if "bias" in router:
-        router = router | {"bias": update_bias(router["bias"], loads, rate, recentre)}
-    return buffers | {"feed_forward": buffers["feed_forward"] | {"router": router}}
+    flat, of_bias = flatten(buffers), {f"{block}/feed_forward/router/bias": load for block, load in loads.items()}
+    moved = {path: update_bias(flat[path], load, rate, recentre) for path, load in of_bias.items() if path in flat}
+    return unflatten(flat | moved)

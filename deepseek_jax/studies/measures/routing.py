@@ -13,7 +13,6 @@ import numpy as np
 
 from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
-from deepseek_jax.models.moe.balance import of_reports
 from deepseek_jax.models.tree import merge
 from deepseek_jax.studies.measures import text
 from deepseek_jax.studies.outcome import Trained
@@ -56,13 +55,13 @@ def _entropy(share_E: np.ndarray) -> float:
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _loads(graphdef, params, buffers, batch, domains):
-    """Loads [... N E] of each domain's tokens alone, nested like the metric router/load."""
+    """Loads [... N E] of each domain's tokens alone, keyed like the metric router/load."""
     model = merge(graphdef, params, buffers)
 
     def of_domain(domain):
         segment_ids = jnp.where(batch["domain_ids"] == domain, batch["segment_ids"], 0)
         routers = model(batch["tokens"], batch["positions"], segment_ids).routers
-        return of_reports(routers, "load_E")
+        return {block: report.load_E for block, report in routers.items()}
 
     return jax.tree.map(lambda *of: jnp.stack(of, axis=-2), *(of_domain(domain) for domain in range(domains)))
 
