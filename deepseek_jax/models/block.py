@@ -9,10 +9,10 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from deepseek_jax.models.attention.indexer import IndexerReport
 from deepseek_jax.models.attention.kinds import make_attention
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
@@ -30,10 +30,13 @@ Cache = Any  # one layer's cache: a pytree of arrays whose form depends on the a
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class LayerReport:
-    """Statistics of a layer's router and indexer; None for a part that the layer does not have."""
+    """Statistics of a layer: of its router, None in a dense layer, and what its attention tells, by name.
+
+    The latter are sums over counted tokens, as the router's are.
+    """
 
     router: RouterReport | None
-    indexer: IndexerReport | None
+    attention: dict[str, Float[Array, ""]]
 
 
 class Block(nnx.Module):
@@ -53,10 +56,11 @@ class Block(nnx.Module):
 
     def __call__(self, x: Float[Array, "B S ..."], context: Context) -> tuple[Float[Array, "B S ..."], LayerReport]:
         """Returns (the next x, the layer's report); tokens attend to the tokens of this call only, not to a cache."""
-        x, indexer = self.through_attention(x, context)
+        x, told = self.through_attention(x, context)
+        attention = {name: jnp.where(context.counted_BS, each_BS, 0.0).sum() for name, each_BS in (told or {}).items()}
         x, routing = self.through_feed_forward(x, context)
         router = None if routing is None else self.feed_forward.report(routing, context)
-        return x, LayerReport(router, indexer)
+        return x, LayerReport(router, attention)
 
     def prefill(self, x: Float[Array, "B S ..."], context: Context, cache: Cache) -> tuple[Array, Cache]:
         """Like a call, for the first tokens of each row; returns (the next x, the filled cache)."""
@@ -70,8 +74,8 @@ class Block(nnx.Module):
 
     def through_attention(
         self, x: Float[Array, "B S ..."], context: Context
-    ) -> tuple[Float[Array, "B S ..."], IndexerReport | None]:
-        """The first half of a call; returns (x between the two sublayers, the indexer's report)."""
+    ) -> tuple[Float[Array, "B S ..."], dict[str, Float[Array, "B S"]]]:
+        """The first half of a call; returns (x between the two sublayers, what the attention tells of each token)."""
         return self._attend(x, lambda h: self.attention(h, context))
 
     def through_feed_forward(

@@ -11,7 +11,6 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from deepseek_jax.models import rope
-from deepseek_jax.models.attention.indexer import IndexerReport
 from deepseek_jax.models.block import Block
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
@@ -34,14 +33,14 @@ class Output:
     """Normed final states: `hidden` predicts the next token, `mtp[k]` the token k + 2 positions ahead.
 
     `routers` holds a report for each stack of MoE layers and each MTP module that has one, by the path of its
-    parameters ("layers/1-3", "mtp/0/block"); in a stack's, the first dimension of every array is the layer.  `indexers`
-    likewise holds those of sparse attention (dsa, csa).
+    parameters ("layers/1-3", "mtp/0/block"); in a stack's, the first dimension of every array is the layer.
+    `attentions` likewise holds what every attention tells, by name: sums over tokens.
     """
 
     hidden: Float[Array, "B S D"]
     mtp: tuple[Float[Array, "B S D"], ...]
     routers: dict[str, RouterReport]
-    indexers: dict[str, IndexerReport]
+    attentions: dict[str, dict[str, Float[Array, "..."]]]
 
 
 class Decoder(nnx.Module):
@@ -112,11 +111,9 @@ class Decoder(nnx.Module):
         hidden_BSD = self.norm(self.merge_streams(x))
         mtp, mtp_reports = self._predict_further(x if self.config.hc_mult else hidden_BSD, context)
         reports |= mtp_reports
-        routers, indexers = (
-            {path: found for path, report in reports.items() if (found := getattr(report, part)) is not None}
-            for part in ("router", "indexer")
-        )
-        return Output(hidden_BSD, mtp, routers, indexers)
+        routers = {path: report.router for path, report in reports.items() if report.router is not None}
+        attentions = {path: report.attention for path, report in reports.items()}
+        return Output(hidden_BSD, mtp, routers, attentions)
 
     def logits(self, hidden_BSD: Float[Array, "B S D"]) -> Float[Array, "B S V"]:
         """float32 logits; training computes them in chunks instead (tasks/cross_entropy.py)."""

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from deepseek_jax.config import LossConfig
+from deepseek_jax.models.attention.indexer import DIVERGENCE, RECALL
 from deepseek_jax.models.decoder import Decoder, same_document, shift
 from deepseek_jax.models.moe.balance import batch_balance
 from deepseek_jax.parallel.order import after
 from deepseek_jax.tasks.cross_entropy import cross_entropy
 
-OWN = "router/own/"  # prefix of metrics that a router defines itself
+OF_ATTENTION, OF_ROUTER = OWN = "attention/own/", "router/own/"  # prefixes of metrics that a part defines itself
 
 
 def totals(batch: dict, depths: int) -> dict[str, jax.Array]:
@@ -48,7 +49,8 @@ def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: Los
     loss/next, loss/mtp_k: mean nats per target; loss/balance: sequence-wise, mean over sequences, summed over layers;
     loss/batch_balance, if it has a weight: over each microbatch, mean over sequences, summed over layers;
     router/load: assignments per expert, keyed as Output.routers; router/entropy: mean over tokens, keyed likewise;
-    router/own/NAME: metrics that routers define themselves (Routing.own), means over tokens, keyed likewise;
+    router/own/NAME, attention/own/NAME: metrics that routers (Routing.own) and attentions (attention/kinds.py) define
+    themselves, means over tokens, keyed likewise;
     router/dropped, if experts have a capacity: the share of assignments beyond it;
     loss/indexer (nats) and indexer/recall, with sparse attention: means over tokens and layers.
     `scheduled` holds "mtp", the weight of that loss; "index_warmup", whether indexers are still warming up (None: they
@@ -75,19 +77,18 @@ def loss(model: Decoder, batch: dict, totals: dict, scheduled: dict, config: Los
     if reports and reports[0].dropped is not None:
         dropped = _a_token({block: report.dropped for block, report in sorted(output.routers.items())}, totals)
         parts["router/dropped"] = _mean_over_layers(dropped) / model.config.num_experts_per_tok
-    if output.indexers:
+    told = _by_name(output.attentions, totals)
+    if DIVERGENCE in told:
         # Indexers share no parameters, and AdamW ignores the scale of a gradient: a mean over layers trains them as a
         # sum would, and adds less to the common norm by which gradients are clipped.
-        for name, field in (("loss/indexer", "divergence"), ("indexer/recall", "recall")):
-            sums = {block: getattr(report, field) for block, report in output.indexers.items()}
-            parts[name] = _mean_over_layers(_a_token(sums, totals))
+        parts["loss/indexer"], parts["indexer/recall"] = (_mean_over_layers(told.pop(n)) for n in (DIVERGENCE, RECALL))
         value += config.indexer_weight * parts["loss/indexer"]
     entropies = {block: report.entropy for block, report in output.routers.items()}
     parts["router/load"] = {block: report.load_E for block, report in output.routers.items()}
     parts["router/entropy"] = _a_token(entropies, totals)
-    for name in sorted({name for report in reports for name in report.own}):
-        told = {block: report.own[name] for block, report in output.routers.items() if name in report.own}
-        parts[OWN + name] = _a_token(told, totals)
+    parts |= {OF_ATTENTION + name: means for name, means in told.items()}
+    told = _by_name({block: report.own for block, report in output.routers.items()}, totals)
+    parts |= {OF_ROUTER + name: means for name, means in told.items()}
     return value, parts | {"loss/total": value}
 
 
@@ -133,6 +134,12 @@ def _a_token(sums: dict[str, jax.Array], totals: dict) -> dict[str, jax.Array]:
         return totals[f"seen_{int(name) + 1}" if part == "mtp" else "tokens"]
 
     return {block: total / counted(block) for block, total in sums.items()}
+
+
+def _by_name(told: dict[str, dict[str, jax.Array]], totals: dict) -> dict[str, dict[str, jax.Array]]:
+    """From sums by name, in each block that has them, to means a token by block, for each name."""
+    names = sorted({name for sums in told.values() for name in sums})
+    return {name: _a_token({block: own[name] for block, own in told.items() if name in own}, totals) for name in names}
 
 
 def _mean_over_layers(arrays: dict[str, jax.Array]) -> jax.Array:

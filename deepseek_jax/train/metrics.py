@@ -35,9 +35,9 @@ def train_row(step: int, measured: dict, timing: dict) -> dict:
 def language_model_row(measured: dict, timing: dict, model: ModelConfig) -> dict:
     """A language model's part of a row: bits per byte, FLOP/s and utilisation, indexers, expert balance.
 
-    Scalars that the loss reported under indexer/ and router/ are copied, and values under router/own/ by layer.
+    Scalars that the loss reported under attention/, indexer/ and router/ are copied, and values under OWN by layer.
     """
-    told = {name: value for name, value in measured.items() if name.startswith(("indexer/", "router/"))}
+    told = {name: value for name, value in measured.items() if name.startswith(("attention/", "indexer/", "router/"))}
     row = {name: float(value) for name, value in told.items() if not isinstance(value, dict)}
     for name in (name for name in told if name.startswith(OWN)):
         row[name] = {layer: float(value) for layer, value in by_layer(told[name]).items()}

@@ -15,6 +15,7 @@ from v4_reference import attend
 from deepseek_jax.models import rope
 from deepseek_jax.models.attention import window
 from deepseek_jax.models.attention.compressed import CompressedAttention
+from deepseek_jax.models.attention.indexer import DIVERGENCE
 from deepseek_jax.models.config import ModelConfig, RopeScaling
 from deepseek_jax.models.context import Context
 
@@ -73,7 +74,7 @@ def test_padded_and_packed_documents_match_the_reference_of_each_alone(attention
     rows = ([-3, 23, 2, 12], [11, 29], [40], [-31, 4, -5])
     positions, segments = (np.stack(part) for part in zip(*map(packed, rows)))
     x = states(len(rows), 40)
-    y, report = call(attention, x, context(positions, segments))
+    y, told = call(attention, x, context(positions, segments))
     divergence = 0.0
     for row, documents in enumerate(segments):
         for number in set(documents) - {0}:
@@ -82,7 +83,7 @@ def test_padded_and_packed_documents_match_the_reference_of_each_alone(attention
             np.testing.assert_allclose(y[row, own], expected, rtol=1e-4, atol=1e-4)
             divergence += of_tokens.sum()
     if attention.kind == "csa":
-        np.testing.assert_allclose(report.divergence, divergence, rtol=1e-4)
+        np.testing.assert_allclose(told[DIVERGENCE][segments > 0].sum(), divergence, rtol=1e-4)
 
 
 def test_cached_decoding_in_odd_chunks(attention):
@@ -136,14 +137,19 @@ def test_blocks_of_queries_and_gathered_picks_change_nothing(attention, monkeypa
 
 
 def both_losses(attention, x, context):
-    y, report = attention(x, context)
-    return (y**2).sum() + (0.0 if report is None else report.divergence)
+    y, told = attention(x, context)
+    return (y**2).sum() + (told[DIVERGENCE].sum() if told else 0.0)
 
 
 @pytest.mark.parametrize("attention", ["csa"], indirect=True)
 def test_an_indexer_learns_from_its_divergence_alone(attention):
     x, here = states(1, 40), context(np.arange(40)[None])
-    grad = jax.grad(lambda part, *a: (call(*a, here)[0] ** 2).sum() if part else call(*a, here)[1].divergence, (1, 2))
+
+    def part(of_output, attention, x):
+        y, told = call(attention, x, here)
+        return (y**2).sum() if of_output else told[DIVERGENCE].sum()
+
+    grad = jax.grad(part, (1, 2))
     for output, (of_parameters, of_x) in ((True, grad(True, attention, x)), (False, grad(False, attention, x))):
         assert (of_x != 0).any() == output
         for path, leaf in jax.tree_util.tree_leaves_with_path(of_parameters):

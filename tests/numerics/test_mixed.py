@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deepseek_jax.models.attention.indexer import IndexerReport
+from deepseek_jax.models.attention.indexer import DIVERGENCE
 from deepseek_jax.models.attention.kinds import KINDS
 from deepseek_jax.models.cached import CachedDecoder
 from deepseek_jax.models.checks import FEED_FORWARD
@@ -89,9 +89,9 @@ def _learn_and_decode(graphdef, params, buffers, tokens_BS):
         model = merge(graphdef, params, buffers)
         output = model(tokens_BS, positions, segment_ids)
         logits = model.logits(output.hidden)
-        learned = jax.tree.leaves(output.indexers, is_leaf=lambda node: isinstance(node, IndexerReport))
+        learned = [told[DIVERGENCE].sum() for told in output.attentions.values() if DIVERGENCE in told]
         nll = -jax.nn.log_softmax(logits)[..., 0].mean()
-        return nll + sum(report.divergence.sum() for report in learned), logits
+        return nll + sum(learned), logits
 
     grads, logits = jax.grad(loss, has_aux=True)(params)
     cached = CachedDecoder(merge(graphdef, params, buffers))

@@ -18,7 +18,7 @@ from deepseek_jax.config import (
     TrainConfig,
 )
 from deepseek_jax.models import tree
-from deepseek_jax.models.attention.indexer import IndexerReport
+from deepseek_jax.models.attention.indexer import DIVERGENCE, RECALL
 from deepseek_jax.models.decoder import Decoder, Output, shift
 from deepseek_jax.models.flops import attention_a_token
 from deepseek_jax.models.moe.balance import RouterReport
@@ -147,9 +147,9 @@ def test_router_and_indexer_reports_are_averaged_over_the_tokens_each_layer_coun
     layers, modules = report([8.0, 4.0], [16.0, 4.0]), [report(1.0, 8.0), report(3.0, 2.0)]
     hidden = jnp.ones((1, 9, 3))
     mtp = {f"mtp/{number}/block": module for number, module in enumerate(modules)}
-    indexers = {"layers/1-2": IndexerReport(jnp.asarray([16.0, 4.0]), jnp.asarray([8.0, 2.0]))}
-    indexers["mtp/1/block"] = IndexerReport(jnp.asarray(2.0), jnp.asarray(1.0))
-    output = Output(hidden, (hidden, hidden), {"layers/1-2": layers} | mtp, indexers)
+    attentions = {"layers/1-2": {DIVERGENCE: jnp.asarray([16.0, 4.0]), RECALL: jnp.asarray([8.0, 2.0])}}
+    attentions |= {"mtp/0/block": {}, "mtp/1/block": {DIVERGENCE: jnp.asarray(2.0), RECALL: jnp.asarray(1.0)}}
+    output = Output(hidden, (hidden, hidden), {"layers/1-2": layers} | mtp, attentions)
 
     class AlreadyRun:
         config = types.SimpleNamespace(num_experts_per_tok=2)

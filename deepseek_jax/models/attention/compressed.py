@@ -15,7 +15,6 @@ from deepseek_jax.models import arithmetic, rope
 from deepseek_jax.models.attention.block_indexer import BlockIndexer
 from deepseek_jax.models.attention.compressor import Compressor
 from deepseek_jax.models.attention.entries import Attended
-from deepseek_jax.models.attention.indexer import IndexerReport, report
 from deepseek_jax.models.attention.keys import Keys, Queries
 from deepseek_jax.models.attention.ring import empty_ring, ring_positions, write_ring
 from deepseek_jax.models.attention.window import Reach, attend, attend_in_turns, attention_map
@@ -55,15 +54,11 @@ class CompressedAttention(nnx.Module):
 
     def __call__(
         self, x_BSD: Float[Array, "B S D"], context: Context
-    ) -> tuple[Float[Array, "B S D"], IndexerReport | None]:
-        """Every token attends to its window and to the entries complete at its position, in its own document.
-
-        Returns (output, the indexer's report; None except for csa).
-        """
+    ) -> tuple[Float[Array, "B S D"], dict[str, Array]]:
+        """Every token attends to its window and to the entries complete at its position, in its own document."""
         queries, tokens, entries = self.queries_and_keys(x_BSD, context)
         found = self._attend(queries, tokens, entries, context.index_warmup)
-        learned = report(found.divergence, found.recall, context.counted_BS) if self.kind == "csa" else None
-        return self._output(found.mixed, context), learned
+        return self._output(found.mixed, context), found.told
 
     def attention_map(self, x_BSD: Float[Array, "B S D"], context: Context) -> Float[Array, "B H S S+E"]:
         """Attention weights of each token over all tokens, then all entries; the rest up to 1 goes to the sink."""

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from deepseek_jax.models.attention.indexer import (
+    DIVERGENCE,
+    RECALL,
     kl_of_indexer,
     recall_of_indexer,
     scores_of_all,
@@ -46,6 +48,11 @@ class Attended:
     mixed: Float[Array, "B ... H d"]
     divergence: Float[Array, "B ..."] | None
     recall: Float[Array, "B ..."] | None
+
+    @property
+    def told(self) -> dict[str, Array]:
+        """What the attention tells of each token (kinds.py)."""
+        return {} if self.divergence is None else {DIVERGENCE: self.divergence, RECALL: self.recall}
 
 
 def offer_all(queries: Queries, entries: Keys) -> Offered:

@@ -41,9 +41,9 @@ class GroupedQueryAttention(nnx.Module):
         self.v_bias = zeros((G, d), ("heads", None)) if biased else None
         self.out_bias = zeros((D,), ("embed",)) if biased else None
 
-    def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Float[Array, "B S D"], None]:
+    def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Float[Array, "B S D"], dict]:
         """Every token attends to the tokens of this call, in its own document and up to its own position."""
-        return self._among_themselves(*self._project(x_BSD, context), x_BSD, context), None
+        return self._among_themselves(*self._project(x_BSD, context), x_BSD, context), {}
 
     def attention_map(self, x_BSD: Float[Array, "B S D"], context: Context) -> Float[Array, "B H S S"]:
         """Attention weights of every token over all tokens, for inspection."""
@@ -59,13 +59,13 @@ class GroupedQueryAttention(nnx.Module):
     def prefill(self, x_BSD: Float[Array, "B S D"], context: Context, cache: Cache) -> tuple[Array, Cache]:
         """Like a call; returns (output, the filled cache)."""
         q_BSHd, k_BSGd, v_BSGd = self._project(x_BSD, context)
-        cache = _remember(cache, (k_BSGd, v_BSGd), context)
+        cache = remember(cache, (k_BSGd, v_BSGd), context)
         return self._among_themselves(q_BSHd, k_BSGd, v_BSGd, x_BSD, context), cache
 
     def decode(self, x_BSD: Float[Array, "B S D"], context: Context, cache: Cache) -> tuple[Array, Cache]:
         """Adds these tokens to the cache and attends to it; returns (output, the updated cache)."""
         q_BSHd, *new = self._project(x_BSD, context)
-        k_BGTd, v_BGTd = cache = _remember(cache, new, context)
+        k_BGTd, v_BGTd = cache = remember(cache, new, context)
         with jax.named_scope("gqa_cached"):
             mask_BST = written_before(context.positions_BS, k_BGTd.shape[2])
             return self._output(attend(q_BSHd, k_BGTd, v_BGTd, mask_BST, self._scale), x_BSD), cache
@@ -95,7 +95,7 @@ class GroupedQueryAttention(nnx.Module):
         return linear(mixed_BSHd, self.out, self.out_bias, contract=2)
 
 
-def _remember(cache, new, context):
+def remember(cache, new, context):
     """The cache with new keys and values [B S G d] written at their positions."""
     write_heads = jax.vmap(write, in_axes=(1, 2, None, None), out_axes=1)
     return tuple(

@@ -21,6 +21,7 @@ from deepseek_jax.models.tree import weight
 
 KEY_NORM_EPS = 1e-6  # independent of rms_norm_eps (as in DeepSeek's code)
 FEW_QUERIES = 4  # queries per row, as when decoding, up to which all heads are computed in one product
+DIVERGENCE, RECALL = "indexer/divergence", "indexer/recall"  # what sparse attention tells of each token
 UNSEEN = -1e30  # score of an invisible key: finite, so that 0 * its log-probability is 0 and not NaN
 
 
@@ -120,19 +121,3 @@ def recall_of_indexer(attention_by_score: Float[Array, "B S k"], total: Float[Ar
     half = -(-attention_by_score.shape[-1] // 2)
     recall = attention_by_score[..., :half].sum(axis=-1) / jnp.maximum(total, 1e-30)
     return jax.lax.stop_gradient(recall)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class IndexerReport:
-    """How well one layer's indexer predicts its attention, summed over counted tokens (Context.counted_BS)."""
-
-    divergence: Float[Array, ""]  # sum of `kl_of_indexer`, in nats
-    recall: Float[Array, ""]  # sum of `recall_of_indexer`
-
-
-def report(
-    divergence_BS: Float[Array, "B S"], recall_BS: Float[Array, "B S"], counted_BS: Bool[Array, "B S"]
-) -> IndexerReport:
-    """Sums over the tokens of `counted_BS`, as the router's report does."""
-    return IndexerReport(*(jnp.where(counted_BS, each_BS, 0.0).sum() for each_BS in (divergence_BS, recall_BS)))

@@ -43,10 +43,10 @@ class LatentAttention(nnx.Module):
         self.kv_down_bias = zeros((C + R,), ("latent",)) if biased else None
         self.out_bias = zeros((D,), ("embed",)) if biased else None
 
-    def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Float[Array, "B S D"], None]:
+    def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Float[Array, "B S D"], dict]:
         """Every token attends to the tokens of this call, in its own document and up to its own position."""
         _, q_BSHd, entry_BSe = self._project(x_BSD, context)
-        return self._attend_expanded(x_BSD, q_BSHd, entry_BSe, context), None
+        return self._attend_expanded(x_BSD, q_BSHd, entry_BSe, context), {}
 
     def attention_map(self, x_BSD: Float[Array, "B S D"], context: Context) -> Float[Array, "B H S S"]:
         """Attention weights of every token over all tokens, for inspection."""

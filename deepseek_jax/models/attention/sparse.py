@@ -17,10 +17,8 @@ from deepseek_jax.models.attention.core import softmax_average
 from deepseek_jax.models.attention.entries import Attended, offer_masked
 from deepseek_jax.models.attention.indexer import (
     Indexer,
-    IndexerReport,
     kl_of_indexer,
     recall_of_indexer,
-    report,
     scores_of_picked,
 )
 from deepseek_jax.models.attention.keys import Keys, Queries, visible
@@ -69,11 +67,11 @@ class SparseLatentAttention(LatentAttention):
         super().__init__(config, kind, rngs=rngs)
         self.indexer = Indexer(config, rngs=rngs)
 
-    def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Array, IndexerReport]:
-        """Every token attends to its picked keys among the tokens of this call; returns (output, indexer's report)."""
+    def __call__(self, x_BSD: Float[Array, "B S D"], context: Context) -> tuple[Array, dict[str, Array]]:
+        """Every token attends to its picked keys among the tokens of this call; tells how well the indexer predicts."""
         queries, keys = self.queries_and_keys(x_BSD, context)
         found = self._attend(queries, keys, context.index_warmup)
-        return self._output(found.mixed, x_BSD), report(found.divergence, found.recall, context.counted_BS)
+        return self._output(found.mixed, x_BSD), found.told
 
     def attention_map(self, x_BSD: Float[Array, "B S D"], context: Context) -> Float[Array, "B H S S"]:
         """Attention weights of every token over all tokens, for inspection; zero for keys that are not picked."""
