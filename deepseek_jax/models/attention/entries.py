@@ -18,7 +18,7 @@ from deepseek_jax.models.attention.indexer import (
     scores_of_picked,
 )
 from deepseek_jax.models.attention.keys import Keys, Queries, visible
-from deepseek_jax.models.attention.selection import gather, mask_of, pick
+from deepseek_jax.models.attention.selection import gather, mask_of, pick, visible_picked
 
 
 @jax.tree_util.register_dataclass
@@ -29,13 +29,13 @@ class Offered:
     values: Float[Array, "B S F d"]  # S is 1 if all queries are offered the same entries
     mask: Bool[Array, "B S F"]  # those that the query attends to
     index_scores: Float[Array, "B S F"] | None = None
-    best: Int[Array, "B S K"] | None = None  # indices of the picks into F, best first
+    best: Int[Array, "B S K"] | None = None  # indices of the picks into F, best first; None: F are the picks
 
     def learn(self, attention_BSF: Float[Array, "B S F"]) -> tuple[Array, Array] | tuple[None, None]:
         """The indexer's (divergence [B S], recall [B S]), given the attention on each entry summed over heads."""
         if self.index_scores is None:
             return None, None
-        best_BSK = jnp.take_along_axis(attention_BSF, self.best, axis=-1)
+        best_BSK = attention_BSF if self.best is None else jnp.take_along_axis(attention_BSF, self.best, axis=-1)
         divergence_BS = kl_of_indexer(self.index_scores, attention_BSF, self.mask)
         return divergence_BS, recall_of_indexer(best_BSK, attention_BSF.sum(axis=-1))
 
@@ -70,9 +70,12 @@ def offer_masked(queries: Queries, entries: Keys, topk: int, warmup: Bool[Array,
 
 def offer_gathered(queries: Queries, entries: Keys, topk: int) -> Offered:
     """Gathers the `topk` best entries for each query and offers only those."""
-    visible_BSE = visible(queries, entries)
-    best_BSK = pick(scores_of_all(queries.index, entries.index), visible_BSE, topk)
-    mask_BSK = jnp.take_along_axis(visible_BSE, best_BSK, axis=-1)
-    scores_BSK = scores_of_picked(queries.index, gather(entries.index, best_BSK))
-    by_rank_BSK = jnp.broadcast_to(jnp.arange(best_BSK.shape[-1]), best_BSK.shape)
-    return Offered(gather(entries.values, best_BSK), mask_BSK, scores_BSK, by_rank_BSK)
+    scores_BSE = scores_of_all(queries.index, entries.index)
+    return offer_picked(queries, entries, pick(scores_BSE, visible(queries, entries), topk))
+
+
+def offer_picked(queries: Queries, entries: Keys, picked_BSK: Int[Array, "B S K"]) -> Offered:
+    """Gathers the picked entries, best first, for each query and offers only those."""
+    mask_BSK = visible_picked(queries, entries, picked_BSK)
+    scores_BSK = scores_of_picked(queries.index, gather(entries.index, picked_BSK))
+    return Offered(gather(entries.values, picked_BSK), mask_BSK, scores_BSK)

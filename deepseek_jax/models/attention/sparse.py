@@ -14,23 +14,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from deepseek_jax.models.attention.core import softmax_average
-from deepseek_jax.models.attention.entries import Attended, offer_masked
-from deepseek_jax.models.attention.indexer import (
-    Indexer,
-    kl_of_indexer,
-    recall_of_indexer,
-    scores_of_picked,
-)
+from deepseek_jax.models.attention.entries import Attended, offer_masked, offer_picked
+from deepseek_jax.models.attention.indexer import Indexer
 from deepseek_jax.models.attention.keys import Keys, Queries, visible
 from deepseek_jax.models.attention.mla import LatentAttention
-from deepseek_jax.models.attention.selection import (
-    by_blocks,
-    gather,
-    mask_of,
-    pick_by_blocks,
-    pick_causally,
-    visible_picked,
-)
+from deepseek_jax.models.attention.selection import by_blocks, mask_of, pick_by_blocks, pick_causally
 from deepseek_jax.models.cache import write
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
@@ -149,19 +137,13 @@ class SparseLatentAttention(LatentAttention):
 
         def attend(block_of_both, shared):
             (queries, picked_BSk), (keys, kv_up_CHe) = block_of_both, shared
-            kept_BSk = visible_picked(queries, keys, picked_BSk)
-            entry_BSke = gather(keys.values, picked_BSk)
-            scores_BSk = scores_of_picked(queries.index, gather(keys.index, picked_BSk))
+            met = offer_picked(queries, keys, picked_BSk)
             # Each query has its own keys: S acts as a batch dimension, and the query's heads as the queries.
             mixed_BSHC, weights_BSHk = softmax_average(
-                self._absorb(queries.values, kv_up_CHe), entry_BSke, entry_BSke[..., :C], kept_BSk[:, :, None]
+                self._absorb(queries.values, kv_up_CHe), met.values, met.values[..., :C], met.mask[:, :, None]
             )
-            attention_BSk = _over_heads(weights_BSHk, axis=2)
-            return Attended(
-                self._release(mixed_BSHC, kv_up_CHe),
-                kl_of_indexer(scores_BSk, attention_BSk, kept_BSk),
-                recall_of_indexer(attention_BSk, attention_BSk.sum(axis=-1)),
-            )
+            learned = met.learn(_over_heads(weights_BSHk, axis=2))
+            return Attended(self._release(mixed_BSHC, kv_up_CHe), *learned)
 
         with jax.named_scope("dsa_by_gathering"):
             picked_BSk = pick_keys(queries, keys, self.config.index_topk, block)
