@@ -39,7 +39,7 @@ def merge(given: Source, settings: PruneConfig, moments: Moments) -> Removed:
 
 def check(given: Source, settings: PruneConfig) -> ModelConfig:
     """The smaller model's config; UserError if there are no routed experts, or too few would be left."""
-    if given.experiment.family != "language_model" or not set(given.model.feed_forward_kinds) - {"dense"}:
+    if given.experiment.family != "language_model" or not given.model.num_moe_layers:
         raise UserError(f"{given.directory} has no routed experts; prune heads, hidden units or single weights.")
     return _smaller(given.model, settings.sparsity)
 

@@ -16,9 +16,9 @@ from jaxtyping import Array, Float
 from deepseek_jax.models.attention.kinds import make_attention
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
-from deepseek_jax.models.layers import RMSNorm, SwiGLU
+from deepseek_jax.models.feed_forward import make_feed_forward
+from deepseek_jax.models.layers import RMSNorm
 from deepseek_jax.models.moe.balance import RouterReport
-from deepseek_jax.models.moe.layer import MixtureOfExperts
 from deepseek_jax.models.moe.router import Routing
 from deepseek_jax.models.residual import make_residual
 from deepseek_jax.models.schedule import LayerKind
@@ -49,10 +49,7 @@ class Block(nnx.Module):
         self.attention = make_attention(config, kind.attention, rngs=rngs)
         self.feed_forward_residual = make_residual(config, rngs=rngs)
         self.feed_forward_norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        if kind.feed_forward == "dense":
-            self.feed_forward = SwiGLU(config, config.intermediate_size, rngs=rngs)
-        else:
-            self.feed_forward = MixtureOfExperts(config, kind.feed_forward, rngs=rngs)
+        self.feed_forward = make_feed_forward(config, kind.feed_forward, rngs=rngs)
 
     def __call__(self, x: Float[Array, "B S ..."], context: Context) -> tuple[Float[Array, "B S ..."], LayerReport]:
         """Returns (the next x, the layer's report); tokens attend to the tokens of this call only, not to a cache."""
@@ -82,15 +79,9 @@ class Block(nnx.Module):
         self, x: Float[Array, "B S ..."], context: Context
     ) -> tuple[Float[Array, "B S ..."], Routing | None]:
         """The second half of a call; returns (the next x, each token's experts, or None in a dense layer)."""
-        x, routing = self.feed_forward_residual(x, lambda h: self._feed_forward(self.feed_forward_norm(h), context))
+        x, routing = self.feed_forward_residual(x, lambda h: self.feed_forward(self.feed_forward_norm(h), context))
         return constrain_tokens(x), routing
 
     def _attend(self, x, attend):
         x, attended = self.attention_residual(x, lambda h: attend(self.attention_norm(h)))
         return constrain_tokens(x), attended
-
-    def _feed_forward(self, x_BSD, context):
-        if self.kind.feed_forward == "dense":
-            with jax.named_scope("feed_forward"):
-                return self.feed_forward(x_BSD), None
-        return self.feed_forward(x_BSD, context)

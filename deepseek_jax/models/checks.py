@@ -15,12 +15,8 @@ OF_ATTENTION = {  # every kind of attention, and the sizes it needs
     "hca": (*WINDOWED, "hca_rate"),
 }
 OF_V4 = {"window", "csa", "hca"}
-OF_FEED_FORWARD = {
-    "dense": ("intermediate_size",),
-    "moe": ("moe_intermediate_size",),
-    "hash_moe": ("moe_intermediate_size",),
-}
-FEED_FORWARD = tuple(OF_FEED_FORWARD)
+EXPERTS = ("moe_intermediate_size",)
+OF_FEED_FORWARD = {"dense": ("intermediate_size",), "moe": EXPERTS, "hash_moe": EXPERTS}  # likewise
 NOT_NEGATIVE = (
     "num_nextn_predict_layers q_lora_rank qk_rope_head_dim n_shared_experts hc_mult num_hash_layers swiglu_limit "
     "masked_top_experts rms_norm_eps hc_eps initializer_range"
@@ -50,10 +46,15 @@ def check(config):
             _positive(config, sizes[kind], f"{kind} {what}")
     _check_rope(config)
     _check_attention(config, set(config.attention_kinds))
-    if set(config.feed_forward_kinds) - {"dense"}:
+    if any(map(has_experts, config.feed_forward_kinds)):
         _check_experts(config)
     if config.hc_mult:
         _positive(config, ("hc_sinkhorn_iters",), "a model with hyper-connections")
+
+
+def has_experts(feed_forward: str) -> bool:
+    """Whether a kind of feed-forward has routed experts; if so it needs their size."""
+    return set(EXPERTS) <= set(OF_FEED_FORWARD[feed_forward])
 
 
 def _positive(config, names, what):
@@ -65,7 +66,7 @@ def _positive(config, names, what):
 
 def _check_schedule(config):
     depth, further = config.num_hidden_layers, config.num_nextn_predict_layers
-    for name, known in (("layer_types", tuple(OF_ATTENTION)), ("mlp_layer_types", FEED_FORWARD)):
+    for name, known in (("layer_types", OF_ATTENTION), ("mlp_layer_types", OF_FEED_FORWARD)):
         given = getattr(config, name)
         for kind in given:
             if kind not in known:

@@ -134,7 +134,7 @@ class ModelConfig:
     @property
     def num_moe_layers(self) -> int:
         """Number of layers with routed experts, not counting MTP modules."""
-        return sum(kind != "dense" for kind in self.feed_forward_kinds[: self.num_hidden_layers])
+        return sum(map(checks.has_experts, self.feed_forward_kinds[: self.num_hidden_layers]))
 
     def without_mtp(self) -> "ModelConfig":
         """The config of the main model alone, without MTP modules."""

@@ -20,7 +20,7 @@ class LayerKind:
     """What determines a layer's structure; layers of the same kind can be stacked."""
 
     attention: str  # one of checks.OF_ATTENTION
-    feed_forward: str  # one of checks.FEED_FORWARD
+    feed_forward: str  # one of checks.OF_FEED_FORWARD
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 from jax.sharding import AbstractMesh
 
 from deepseek_jax.models.attention.costs import attention_cost
+from deepseek_jax.models.checks import has_experts
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.depth import stack_of
 from deepseek_jax.models.schedule import LayerKind, layer_kinds, pipelined
@@ -163,11 +164,11 @@ def _width(config: ModelConfig, kind: LayerKind, split: int, room: float) -> int
     D, streams = config.hidden_size, config.hc_mult or 1
     cost = attention_cost(config, kind.attention)
     attention = cost.ranks + cost.heads // split
-    if kind.feed_forward == "dense":
-        feed_forward = 3 * config.intermediate_size // split
-    else:
+    if has_experts(kind.feed_forward):
         K, F = config.num_experts_per_tok, config.moe_intermediate_size
         feed_forward = round(room * K) * (6 * D + 3 * F // split) + config.n_shared_experts * 3 * F // split
+    else:
+        feed_forward = 3 * config.intermediate_size // split
     return attention + feed_forward + 4 * D + (4 * streams * D if config.hc_mult else 0)
 
 

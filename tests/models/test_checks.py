@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from deepseek_jax.errors import UserError
-from deepseek_jax.models.checks import FEED_FORWARD, OF_ATTENTION
+from deepseek_jax.models.checks import OF_ATTENTION, OF_FEED_FORWARD
 from deepseek_jax.models.config import ModelConfig, RopeScaling
 
 SMALL = ModelConfig(
@@ -20,7 +20,7 @@ SMALL = ModelConfig(
 )
 
 
-@pytest.mark.parametrize("attention, feed_forward, streams", [*itertools.product(OF_ATTENTION, FEED_FORWARD, (0, 4))])
+@pytest.mark.parametrize("attention, feed_forward, streams", itertools.product(OF_ATTENTION, OF_FEED_FORWARD, (0, 4)))
 def test_every_attention_combines_with_every_feed_forward(attention, feed_forward, streams):
     changes = {"layer_types": (attention,), "mlp_layer_types": (feed_forward,), "hc_mult": streams}
     config = dataclasses.replace(SMALL, **changes)

@@ -13,7 +13,7 @@ import pytest
 from deepseek_jax.models.attention.indexer import DIVERGENCE
 from deepseek_jax.models.attention.kinds import KINDS
 from deepseek_jax.models.cached import CachedDecoder
-from deepseek_jax.models.checks import FEED_FORWARD
+from deepseek_jax.models.checks import OF_FEED_FORWARD
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.tree import merge
@@ -61,14 +61,14 @@ def config(feed_forwards, streams):
     )
 
 
-TURNS = [(turn, streams) for turn in range(len(FEED_FORWARD)) for streams in (2, 0)]
+TURNS = [(turn, streams) for turn in range(len(OF_FEED_FORWARD)) for streams in (2, 0)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("turn, streams", TURNS)
 def test_every_combination_has_gradients_and_decodes_as_it_scores(turn, streams):
     """Each layer has a different attention; over the turns, each attention is paired with each feed-forward."""
-    kinds = itertools.islice(itertools.cycle(FEED_FORWARD), turn, turn + len(KINDS))
+    kinds = itertools.islice(itertools.cycle(OF_FEED_FORWARD), turn, turn + len(KINDS))
     make = jax.jit(initialise, static_argnums=0)
     graphdef, params, buffers = make(config(kinds, streams), jax.random.key(turn))
     tokens = np.random.default_rng(0).integers(0, SIZES["vocab_size"], (B, S)).astype(np.int32)

@@ -63,6 +63,4 @@ def _blocks(model: Decoder) -> list[Block]:
 
 def _sublayers(block: Block, context):
     yield block.attention_residual, lambda h: block.attention(block.attention_norm(h), context)
-    dense = block.kind.feed_forward == "dense"
-    compute = (lambda h: (block.feed_forward(h), None)) if dense else (lambda h: block.feed_forward(h, context))
-    yield block.feed_forward_residual, lambda h: compute(block.feed_forward_norm(h))
+    yield block.feed_forward_residual, lambda h: block.feed_forward(block.feed_forward_norm(h), context)
