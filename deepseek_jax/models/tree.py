@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, traverse_util
 
-from deepseek_jax.parallel.rules import gathered
+from deepseek_jax.errors import UserError
+from deepseek_jax.parallel.rules import FEATURES, STORED, gathered
 
 # Set for all threads: nnx.set_graph_mode and the like would only affect the thread that imports this.
 flax.config.update("nnx_graph_mode", False)
@@ -107,10 +108,21 @@ def unflatten(flat: dict[str, object]) -> dict:
 
 
 def logical_axes(model) -> tuple[dict, dict]:
-    """(of parameters, of buffers): dicts nested like those of `split`, with each array's tuple of logical axes."""
+    """(of parameters, of buffers): dicts nested like those of `split`, with each array's tuple of logical axes.
+
+    UserError for an output projection of heads under a name by which its inputs would not be recognised.
+    """
 
     def names(state):
         return jax.tree.map(lambda v: v.out_sharding, state, is_leaf=is_variable)
 
     _, params, buffers = nnx.split(model, nnx.Param, Buffer)
-    return tuple(nnx.to_pure_dict(names(state)) for state in (params, buffers))
+    params, buffers = (nnx.to_pure_dict(names(state)) for state in (params, buffers))
+    for path, axes in flatten(params).items():
+        of_heads = axes[axes.index("heads") :] if "heads" in axes else ()
+        if len(of_heads) > 2 and axes[-1] in (STORED, FEATURES) and path.rpartition("/")[2] != "out":
+            raise UserError(
+                f"the parameter {path} projects heads to the model's width and must be called out: compression and "
+                "adapters know by that name which of its dimensions are inputs (docs/architecture.md)."
+            )
+    return params, buffers

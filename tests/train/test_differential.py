@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from deepseek_jax.config import Experiment, TrainConfig
+from deepseek_jax.errors import UserError
 from deepseek_jax.models import checks
 from deepseek_jax.models.attention import costs, kinds
 from deepseek_jax.models.cached import CachedDecoder, unstacked
@@ -23,14 +24,18 @@ DEPTH = {"num_hidden_layers": 2, "first_k_dense_replace": 2, "num_nextn_predict_
 LENGTH, PROMPT = 12, 5
 
 
+def program_of(patch, attention):
+    patch.setitem(kinds.KINDS, "own", attention)
+    patch.setitem(checks.OF_ATTENTION, "own", checks.OF_ATTENTION["gqa"])
+    patch.setitem(costs.COSTS, "own", costs.COSTS["gqa"])
+    model = dataclasses.replace(tiny.DENSE, layer_types=("own",), **SIZES, **DEPTH)
+    return language_model_program(Experiment(model=model, train=TrainConfig(steps=10)), np.array([4.0]))
+
+
 @pytest.fixture(scope="module")
 def program():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(kinds.KINDS, "differential", DifferentialAttention)
-        patch.setitem(checks.OF_ATTENTION, "differential", checks.OF_ATTENTION["gqa"])
-        patch.setitem(costs.COSTS, "differential", costs.COSTS["gqa"])
-        model = dataclasses.replace(tiny.DENSE, layer_types=("differential",), **SIZES, **DEPTH)
-        yield language_model_program(Experiment(model=model, train=TrainConfig(steps=10)), np.array([4.0]))
+        yield program_of(patch, DifferentialAttention)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +86,18 @@ def test_what_an_attention_tells_can_be_a_term_of_the_loss(program, measure):
     after, _ = measure(jax.tree.map(lambda value, slope: value - 10 * slope, params, gradient))
     totals = (sum(means.sum() for means in aux["attention/own/entropy_0"].values()) for aux in (before, after))
     assert next(totals) > next(totals)
+
+
+def test_an_output_projection_under_another_name_is_refused(monkeypatch):
+    """Compression and adapters would take its heads for its only inputs."""
+
+    class Renamed(DifferentialAttention):
+        def __init__(self, config, kind, *, rngs):
+            super().__init__(config, kind, rngs=rngs)
+            self.proj, self.out = self.out, None
+
+    with pytest.raises(UserError, match="^the parameter layers/0-1/attention/proj .* must be called out: compression"):
+        program_of(monkeypatch, Renamed)
 
 
 def test_its_decoding_agrees_with_its_call(program, batch):
