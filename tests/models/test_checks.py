@@ -20,7 +20,10 @@ SMALL = ModelConfig(
 )
 
 
-@pytest.mark.parametrize("attention, feed_forward, streams", itertools.product(OF_ATTENTION, OF_FEED_FORWARD, (0, 4)))
+COMBINATIONS = [*itertools.product(OF_ATTENTION, OF_FEED_FORWARD, (0, 4))]
+
+
+@pytest.mark.parametrize("attention, feed_forward, streams", COMBINATIONS)
 def test_every_attention_combines_with_every_feed_forward(attention, feed_forward, streams):
     changes = {"layer_types": (attention,), "mlp_layer_types": (feed_forward,), "hc_mult": streams}
     config = dataclasses.replace(SMALL, **changes)
