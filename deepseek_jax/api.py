@@ -21,7 +21,6 @@ from deepseek_jax.checking import MOST, MOST_NEW_TOKENS, require_family
 from deepseek_jax.choices import DTYPES, SPELLINGS
 from deepseek_jax.convert import beside, huggingface
 from deepseek_jax.convert.casting import cast, dtypes
-from deepseek_jax.convert.tensors import ARRAYS
 from deepseek_jax.errors import LOG, UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.infer import generate as plain
@@ -127,10 +126,8 @@ def from_pretrained(directory: str | Path, dtype: DTypeLike = "float32") -> Mode
     too large for `dtype`.
     """
     dtype, directory = _name_of(dtype), Path(directory)
-    if record.is_run(directory):
-        config, params, buffers = _of_run(directory, dtype)
-    elif (directory / ARRAYS).is_dir():
-        config, params, buffers = _of_orbax(directory, dtype)
+    if record.kind(directory) in ("run", "orbax"):
+        config, params, buffers = _of_this_package(directory, dtype)
     else:
         config = huggingface.read_config(directory)
         params, buffers = huggingface.load(directory, config, dtype=dtype)
@@ -253,27 +250,13 @@ def _speculated(*given, **more) -> Int[np.ndarray, "B N"]:
     return new
 
 
-def _of_run(directory: Path, dtype: str) -> tuple[ModelConfig, dict, dict]:
-    from deepseek_jax.train.restore import restore_model  # takes half a second, only needed here
+def _of_this_package(directory: Path, dtype: str) -> tuple[ModelConfig, dict, dict]:
+    from deepseek_jax.train import any_checkpoint  # takes half a second, only needed here
 
-    found = record.read(directory).family
-    require_family("language_model", found, directory, "from_pretrained reads language models")
-    trained = restore_model(directory)
-    config = trained.experiment.model
-    params, buffers = jax.device_get((trained.params, trained.buffers))
-    return config, _in_dtype(config, dtype, params), buffers
-
-
-def _of_orbax(directory: Path, dtype: str) -> tuple[ModelConfig, dict, dict]:
-    from deepseek_jax.convert import orbax_directory  # takes half a second, only needed here
-
-    config, params, buffers = orbax_directory.load(directory)
-    return config, cast(config, params, dtype), buffers
-
-
-def _in_dtype(config: ModelConfig, dtype: str, params: dict) -> dict:
-    """Float32 parameters, cast as a checkpoint in `dtype` stores them."""
-    return params if dtype == "float32" else cast(config, params, dtype)
+    require_family("language_model", record.family(directory), directory, "from_pretrained reads language models")
+    found = any_checkpoint.read(directory, dtype=None)
+    params, buffers = jax.device_get((found.params, found.buffers))
+    return found.config, cast(found.config, params, dtype), buffers
 
 
 def _model(config: ModelConfig, dtype: str, params: dict, buffers: dict, special_tokens: dict | None = None) -> Model:

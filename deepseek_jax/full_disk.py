@@ -7,10 +7,7 @@ import os
 import sys
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-SENTENCE = (
-    "the disk is full: make room and run this again.  Training resumes from its last checkpoint; remove what any other "
-    "verb has left, as it is incomplete."
-)
+SENTENCE = "the disk is full: make room and run this again.  Training resumes from its last checkpoint."
 
 
 def is_said_by(error: BaseException) -> bool:

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from deepseek_jax import fields, files
 from deepseek_jax.config import AnyExperiment, Experiment
@@ -20,6 +21,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.files import read_json, write_json
 
 CONFIG_FILE, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
+ARRAYS = "model"  # beside config.json in the output of `convert --to orbax`
 PACKAGES = ("deepseek-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
 # Prefixes of settings that change where a run computes and what it shows, but not what it learns.  A mesh does change
@@ -93,11 +95,7 @@ def held(workdir: str | os.PathLike) -> Iterator[None]:
     made = not path.parent.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as lock:
-        try:
-            alone = files.lock(lock)
-        except OSError:
-            alone = True
-        if not alone:
+        if files.is_taken(lock):
             lock.seek(0)
             raise UserError(
                 f"another process is training in {workdir} ({lock.read()}); wait for it or give another --workdir."
@@ -127,28 +125,24 @@ def read(workdir: str | os.PathLike) -> AnyExperiment:
     raise UserError(f"{path} is damaged: it has no entry 'experiment'.")
 
 
-def is_release(directory: str | os.PathLike) -> bool:
-    """Whether a directory holds a checkpoint without its training: released files, or what `convert` wrote."""
-    found = _entries(directory)
-    return "model_type" in found and "experiment" not in found
-
-
-def is_run(directory: str | os.PathLike) -> bool:
-    """Whether a directory is a run's, judged by the content of its config.json: released checkpoints have one too."""
-    return {"experiment", "hash"} <= _entries(directory)
-
-
-def _entries(directory) -> set[str]:
-    """The keys of a directory's config.json; empty if there is none or it cannot be read."""
+def kind(directory: str | os.PathLike) -> Literal["run", "orbax", "release"] | None:
+    """What a directory holds, judged by its config.json: a run, with checkpoints or none yet, or a model without its
+    training, as `convert --to orbax` writes it or in released files.  None if it is none of these.
+    """
     try:
-        return set(read_json(Path(directory) / CONFIG_FILE))
+        found = set(read_json(Path(directory) / CONFIG_FILE))
     except UserError:
-        return set()
+        return None
+    if "experiment" in found:
+        return "run" if "hash" in found else None
+    if "model_type" not in found:
+        return None
+    return "orbax" if (Path(directory) / ARRAYS).is_dir() else "release"
 
 
 def family(directory: str | os.PathLike) -> str:
     """The family of the model in a run directory or a checkpoint; UserError if it is neither."""
-    if is_release(directory):
+    if kind(directory) in ("orbax", "release"):
         return Experiment.family
     if not (Path(directory) / CONFIG_FILE).exists():
         raise UserError(

@@ -11,11 +11,11 @@ import argparse
 import dataclasses
 import json
 import re
-import shutil
 import time
 from pathlib import Path
 
 from deepseek_jax.cli import runtime
+from deepseek_jax.files import made_whole, write_json
 from experiments.runs import publish
 
 SCORED, CALIBRATING = 8, 4  # batches of the language model; the hybrid is scored on its whole test split
@@ -80,10 +80,10 @@ class Maker:
     """Makes and scores the compressed models of one run, each in its own directory NAME with NAME.json beside it."""
 
     def __init__(self, model: str, run: Path, workdir: Path, only: str):
-        from deepseek_jax.compress import source
         from deepseek_jax.compress.measure import Measure
+        from deepseek_jax.train import any_checkpoint
 
-        self.model, self.workdir, self.only, self.given = model, workdir, only, source.read(run)
+        self.model, self.workdir, self.only, self.given = model, workdir, only, any_checkpoint.read(run)
         self.measure, self.moments = Measure(self.given), None
         self.batches = SCORED if model == "v3" else 0
 
@@ -100,20 +100,19 @@ class Maker:
     def row(self, name: str, make):
         """Makes this model by `make(directory)`, scores it and writes its row, unless the row exists."""
         from deepseek_jax.compress import source
+        from deepseek_jax.train import any_checkpoint
 
         directory = self.directory(name)
         row = directory.with_suffix(".json")
         if row.exists() or not re.search(self.only, name):
             return
         if not directory.exists():
-            begun = directory.with_suffix(".begun")  # an interrupted command may have left half a model
-            shutil.rmtree(begun, ignore_errors=True)
-            make(begun)
-            begun.rename(directory)
-        made = source.read(directory)
+            with made_whole(directory) as begun:
+                make(begun)
+        made = any_checkpoint.read(directory)
         scores = self.measure_of(made).scores(made.params, made.buffers, self.batches)
         found = {"name": name, "disk": source.bytes_of(self.small(directory)), "parameters": size(made)} | scores
-        row.write_text(json.dumps(found) + "\n")
+        write_json(row, found)
         print(json.dumps(found), flush=True)
 
     def directory(self, name: str) -> Path:
@@ -122,18 +121,20 @@ class Maker:
     def measure_of(self, made):
         from deepseek_jax.compress.measure import Measure
 
-        plain = made.model == self.given.model and made.experiment.arithmetic == self.given.experiment.arithmetic
+        plain = made.config == self.given.config and made.experiment.arithmetic == self.given.experiment.arithmetic
         return self.measure if plain else Measure(made)
 
     def small(self, directory: Path) -> Path:
         """The directory, or for a training run one beside it with the same model, without the optimizer."""
         from deepseek_jax.compress import source
+        from deepseek_jax.train import any_checkpoint
 
         if not (directory / "metrics.jsonl").exists():
             return directory
         alone = directory.with_name(directory.name + "_alone")
         if not alone.exists():
-            source.write(alone, source.with_sections(source.read(directory)))
+            with made_whole(alone) as begun:
+                source.write(begun, source.with_sections(any_checkpoint.read(directory)))
         return alone
 
     def dense(self, directory: Path):
@@ -172,11 +173,11 @@ class Maker:
 
     def time_all(self):
         """Adds seconds per scored batch to the rows of the dense model and of those that compute something else."""
-        from deepseek_jax.compress import source
+        from deepseek_jax.train import any_checkpoint
 
         for row in sorted(self.workdir.glob("*.json")):
             found = json.loads(row.read_text())
-            made = source.read(row.with_suffix(""))
+            made = any_checkpoint.read(row.with_suffix(""))
             measure = self.measure_of(made)
             if "seconds" in found or (measure is self.measure and found["name"] != "dense"):
                 continue
@@ -186,7 +187,7 @@ class Maker:
                 began = time.perf_counter()
                 measure.scores(made.params, made.buffers, 4)
                 seconds.append((time.perf_counter() - began) / 4)
-            row.write_text(json.dumps(found | {"seconds": min(seconds)}) + "\n")
+            write_json(row, found | {"seconds": min(seconds)})
 
 
 def size(made) -> int:

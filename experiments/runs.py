@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from deepseek_jax.files import write_text
+from deepseek_jax.files import write_json, write_text
 
 SCORES = "scores.json"  # in a run directory: the final scores and the run's time
 RESULTS = Path("experiments/results")
@@ -29,7 +29,7 @@ def finished(config: str, changes: dict[str, str], seed: int, directory: Path) -
             raise SystemExit(f"{directory}: stopped before its end; the same command resumes from there")
         found["minutes"] = (time.perf_counter() - began) / 60
         found["cpu_minutes"] = (time.process_time() - cpu_began) / 60
-        scores.write_text(json.dumps(found, indent=2) + "\n")
+        write_json(scores, found)
         print(f"{directory}: {json.dumps(found)}", flush=True)
     return json.loads(scores.read_text())
 

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from deepseek_jax.cli import runtime
 from deepseek_jax.experiment_file import resolve
+from deepseek_jax.files import write_json
 from deepseek_jax.studies.page import Table, markdown
 from deepseek_jax.train.expert_use import expert_use
 from deepseek_jax.train.setup import prepare
@@ -66,7 +67,7 @@ def main():
 def once(path: Path, make):
     """The result of `make()`, or of an earlier call, cached as JSON at `path`."""
     if not path.exists():
-        path.write_text(json.dumps(make()) + "\n")
+        write_json(path, make())
     return json.loads(path.read_text())
 
 

@@ -1,11 +1,11 @@
 """deepseek-jax adapters."""
 
 import dataclasses
-from pathlib import Path
 
 from deepseek_jax.cli import options
 from deepseek_jax.cli.options import named
 from deepseek_jax.errors import UserError
+from deepseek_jax.files import made_whole
 
 
 def add_to(verbs):
@@ -44,18 +44,18 @@ examples:
         one.set_defaults(action=action)
 
 
-@options.into_free_directory
 def run_save(args):
     from deepseek_jax import record
 
     lora = record.read(args.workdir).tune.lora
     if not lora.rank:
         raise UserError(f"{args.workdir} has no adapters; train with tune.lora.rank above 0.")
-    from deepseek_jax.train.restore import restore_adapters
-    from deepseek_jax.tune import peft
+    with made_whole(args.target) as directory:
+        from deepseek_jax.train.restore import restore_adapters
+        from deepseek_jax.tune import peft
 
-    experiment, adapters = restore_adapters(args.workdir)
-    peft.save(Path(args.target), experiment.model, adapters, lora)
+        experiment, adapters = restore_adapters(args.workdir)
+        peft.save(directory, experiment.model, adapters, lora)
     print(f"wrote {args.target}: {sum(array.size for one in adapters.values() for array in one.values()):,} numbers")
     for also in _moved_beside(experiment):
         print(f"not included, only in {args.workdir}: {also}")
@@ -90,24 +90,19 @@ def _is_dropped_by_peft(experiment, adapters) -> bool:
     return experiment.family == "language_model" and bool(experiment.model.num_moe_layers and of_tokens)
 
 
-@options.into_free_directory
 def run_merge(args):
-    from deepseek_jax.compress import source
-    from deepseek_jax.tune import lora, peft
+    with made_whole(args.target) as directory:
+        from deepseek_jax.compress import source
+        from deepseek_jax.convert import beside, huggingface
+        from deepseek_jax.train import any_checkpoint
+        from deepseek_jax.tune import lora, peft
 
-    given, target = source.read(args.source), Path(args.target)
-    adapters, config = peft.load(args.adapters, given.model)
-    work = lora.merge if args.action == "merge" else lora.unmerge
-    changed = dataclasses.replace(given, params=work(given.params, adapters, config))
-    if given.experiment.family == "supervised":
-        source.write(target, source.with_sections(changed))
-    else:
-        _write_released(target, changed)
-    print(f"wrote {target}")
-
-
-def _write_released(target: Path, changed):
-    from deepseek_jax.convert import beside, huggingface
-
-    huggingface.save(target, changed.model, changed.params, changed.buffers)
-    beside.carry(changed.directory, target)
+        given = any_checkpoint.read(args.source)
+        adapters, config = peft.load(args.adapters, given.config)
+        params = (lora.merge if args.action == "merge" else lora.unmerge)(given.params, adapters, config)
+        if given.experiment.family == "supervised":
+            source.write(directory, source.with_sections(dataclasses.replace(given, params=params)))
+        else:
+            huggingface.save(directory, given.config, params, given.buffers)
+            beside.carry(given.directory, directory)
+    print(f"wrote {args.target}")

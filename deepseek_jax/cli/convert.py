@@ -7,6 +7,7 @@ from deepseek_jax.choices import DTYPES, SPELLINGS
 from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import named
 from deepseek_jax.errors import UserError
+from deepseek_jax.files import made_whole
 
 
 def add_to(verbs):
@@ -45,16 +46,16 @@ examples:
     )
 
 
-@options.into_free_directory
 def run(args):
     source, target = Path(args.source), Path(args.target)
     _check(args, source)
-    from deepseek_jax.convert import beside
-    from deepseek_jax.train import bars
+    with made_whole(target) as directory:
+        from deepseek_jax.convert import beside
+        from deepseek_jax.train import bars
 
-    with bars.stages(runtime.console()) as report:
-        _convert(args, source, target, report)
-    beside.carry(source, target)
+        with bars.stages(runtime.console()) as report:
+            _convert(args, source, directory, report)
+        beside.carry(source, directory)
 
 
 def _check(args, source):
@@ -67,33 +68,22 @@ def _check(args, source):
 
 
 def _convert(args, source, target, report):
+    from deepseek_jax import record
     from deepseek_jax.convert import gguf_file, huggingface, orbax_directory
+    from deepseek_jax.train import any_checkpoint
 
     if source.is_file():
         return gguf_file.rewrite(source, target, dtype=args.dtype or "float32", report=report)
     spelling = args.spelling or "huggingface"
-    ours = _ours(source)
-    if ours is None and args.to == "safetensors":
+    if record.kind(source) in ("run", "orbax"):
+        require_family("language_model", record.family(source), source, "convert writes language models")
+        found = any_checkpoint.read(source, dtype=None)
+        model = found.config, found.params, found.buffers
+    elif args.to == "safetensors":
         return huggingface.rewrite(source, target, dtype=args.dtype, spelling=spelling, report=report)
-    if ours is None:
+    else:
         config = huggingface.read_config(source)
-        ours = config, *huggingface.load(source, config, dtype=args.dtype, report=report)
+        model = config, *huggingface.load(source, config, dtype=args.dtype, report=report)
     if args.to == "orbax":
-        return orbax_directory.save(target, *ours, dtype=args.dtype)
-    return huggingface.save(target, *ours, dtype=args.dtype, spelling=spelling, report=report)
-
-
-def _ours(source):
-    """(config, params, buffers), as stored, of a run or Orbax directory of this package; None for other directories."""
-    from deepseek_jax import record
-    from deepseek_jax.convert import orbax_directory
-    from deepseek_jax.train import checkpoint
-    from deepseek_jax.train.restore import restore_model
-
-    if orbax_directory.is_one(source):
-        return orbax_directory.load(source)
-    if not (source / checkpoint.DIRECTORY).is_dir():
-        return None
-    require_family("language_model", record.read(source).family, source, "convert writes language models")
-    trained = restore_model(source)
-    return trained.experiment.model, trained.params, trained.buffers
+        return orbax_directory.save(target, *model, dtype=args.dtype)
+    return huggingface.save(target, *model, dtype=args.dtype, spelling=spelling, report=report)

@@ -53,7 +53,7 @@ def run(args):
                 f"--{name.replace('_', '-')} is for language models; a hybrid network is scored on the test split of "
                 "its own data set."
             )
-    if record.is_release(args.workdir) and args.source is None:
+    if record.kind(args.workdir) != "run" and args.source is None:
         raise UserError(f"{args.workdir} is a released checkpoint, without text of its own; name some with --source.")
     from deepseek_jax.cli import evaluate_supervised
     from deepseek_jax.parallel import processes
@@ -67,11 +67,10 @@ def _language_model(args):
     from deepseek_jax.infer.prompts import beyond
     from deepseek_jax.parallel import processes
     from deepseek_jax.parallel.mesh import mesh_of_scored
-    from deepseek_jax.train import bars, setup
-    from deepseek_jax.train.any_checkpoint import read_trained
+    from deepseek_jax.train import any_checkpoint, bars, setup
 
     console = runtime.console(quiet=not processes.is_leader())
-    trained = read_trained(args.workdir, args.checkpoint, mesh_of_scored)
+    trained = any_checkpoint.read(args.workdir, args.checkpoint, mesh_of_scored, dtype=None)
     scoring = setup.prepare(_scoring_experiment(trained.experiment, args), console)
     corpus, batches = scoring.task.corpus, scoring.held_out_batches("final")
     score = processes.compiled_by_all(scoring.compiled_score())

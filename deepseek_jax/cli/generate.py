@@ -105,11 +105,10 @@ def run(args):
     from deepseek_jax.infer import generate, speculative
     from deepseek_jax.infer.prompts import before_eos, beyond
     from deepseek_jax.infer.sampling import Sampling
-    from deepseek_jax.train.any_checkpoint import read_trained
+    from deepseek_jax.train import any_checkpoint
 
-    trained = read_trained(args.workdir, args.checkpoint)
+    trained = any_checkpoint.read(args.workdir, args.checkpoint, dtype=None)
     tokenizer = of_model(args.workdir, trained.experiment.model.vocab_size)
-    model = trained.graphdef, trained.params, trained.buffers
     if template := args.chat or trained.experiment.data.chat:
         asked = ([{"role": "user", "content": prompt}] for prompt in prompts)
         tokens = [chat.prompt(messages, template, tokenizer) for messages in asked]
@@ -118,9 +117,9 @@ def run(args):
     sampling = Sampling(args.temperature, args.top_k or 0, 1.0 if args.top_p is None else args.top_p)
     options = {"eos": tokenizer.eos, "sampling": sampling, "seed": args.seed or 0}
     if args.speculative:
-        new, acceptance = speculative.new_tokens(model, tokens, args.max_new_tokens, **options)
+        new, acceptance = speculative.new_tokens(trained.model, tokens, args.max_new_tokens, **options)
     else:
-        new, acceptance = generate.new_tokens(model, tokens, args.max_new_tokens, **options), None
+        new, acceptance = generate.new_tokens(trained.model, tokens, args.max_new_tokens, **options), None
     continued = before_eos(new, tokenizer.eos)
     console = runtime.console()
     for place, (prompt, more) in enumerate(zip(prompts, continued, strict=True)):

@@ -1,17 +1,11 @@
 """Options and texts that several verbs share."""
 
 import argparse
-import contextlib
-import functools
 import math
-import shutil
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from deepseek_jax import files
 from deepseek_jax.data.plain_text import is_utf8
-from deepseek_jax.errors import UserError
 
 RUN_OR_RELEASE = "run directory written by `train`, a released checkpoint, or the output of `convert`"
 
@@ -54,11 +48,11 @@ def add_source(parser: argparse.ArgumentParser):
 
 
 def read_source(args: argparse.Namespace, console):
-    """Reads the model named by `add_source`'s arguments, a compress.source.Source."""
-    from deepseek_jax.compress import source
+    """Reads the model named by `add_source`'s arguments, a train.restore.Trained."""
+    from deepseek_jax.train import any_checkpoint
 
     with console.status("reading the model"):
-        return source.read(args.source, args.checkpoint)
+        return any_checkpoint.read(args.source, args.checkpoint)
 
 
 def _add_checkpoint(parser: argparse.ArgumentParser, instead: str):
@@ -77,57 +71,6 @@ def add_batches(parser: argparse.ArgumentParser, what: str, default: int = 4):
     parser.add_argument(
         "--batches", type=number(int, 1), default=default, metavar="N", help=f"{what}; default: {default}"
     )
-
-
-def into_free_directory(run: Callable) -> Callable:
-    """Decorates the `run` of a verb that creates the directory `args.target`, which must be empty or absent.
-
-    If the work fails or is interrupted or terminated, everything in it is removed, so that the command can be repeated.
-    """
-
-    @functools.wraps(run)
-    def run_whole(args):
-        target = Path(args.target)
-        _check_free(target)
-        was_there = target.exists()
-        try:
-            with _ended_by_sigterm():
-                run(args)
-        except BaseException:
-            _clear(target, was_there)
-            raise
-
-    return run_whole
-
-
-@contextlib.contextmanager
-def _ended_by_sigterm():
-    """Turns SIGTERM into SystemExit, so that cleanup runs; by default it would end the process at once."""
-
-    def end(signum, frame):
-        raise SystemExit(128 + signum)  # the status that shells report
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _check_free(directory: Path):
-    if directory.is_file():
-        raise UserError(f"{directory} is a file; give a directory that does not exist yet.")
-    files.check_directory(directory)
-    if directory.exists() and any(directory.iterdir()):
-        raise UserError(f"{directory} is not empty; give a directory that does not exist yet.")
-
-
-def _clear(directory: Path, keep: bool):
-    with contextlib.suppress(OSError):  # the error to report is the one that made the work fail
-        for path in directory.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if not keep:
-            directory.rmdir()
 
 
 def named(text: str) -> str:

@@ -7,6 +7,7 @@ from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import number
 from deepseek_jax.compress.config import METHOD_NAMES, SCOPES, PruneConfig, check_sparsity, parse_pattern, removed_by
 from deepseek_jax.errors import UserError
+from deepseek_jax.files import made_whole
 
 
 def add_to(verbs):
@@ -73,25 +74,26 @@ examples:
     )
 
 
-@options.into_free_directory
 def run(args):
     sparsity = 0.5 if args.sparsity is None else args.sparsity
     _check(args, sparsity)
-    from deepseek_jax.compress import pruning, source
-
-    scope = args.scope or ("output" if args.method == "wanda" else "layer")
     console = runtime.console()
-    given = options.read_source(args, console)
-    pruning.prune(
-        given,
-        Path(args.target),
-        args.method,
-        PruneConfig(sparsity=sparsity, pattern=args.pattern, scope=scope, paths=args.paths),
-        curve=args.curve,
-        early=None if args.rewind is None else source.read(args.source, args.rewind),
-        batches=args.batches,
-        console=console,
-    )
+    with made_whole(args.target) as directory:
+        from deepseek_jax.compress import pruning, source
+        from deepseek_jax.train import any_checkpoint
+
+        scope = args.scope or ("output" if args.method == "wanda" else "layer")
+        given = options.read_source(args, console)
+        pruning.prune(
+            given,
+            directory,
+            args.method,
+            PruneConfig(sparsity=sparsity, pattern=args.pattern, scope=scope, paths=args.paths),
+            curve=args.curve,
+            early=None if args.rewind is None else any_checkpoint.read(args.source, args.rewind),
+            batches=args.batches,
+            console=console,
+        )
     console.print(source.describe_bytes(Path(args.target), given))
 
 

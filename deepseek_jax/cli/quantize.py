@@ -6,6 +6,7 @@ from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import number
 from deepseek_jax.compress.config import STORED, QuantizeConfig
 from deepseek_jax.errors import UserError
+from deepseek_jax.files import made_whole
 
 
 def add_to(verbs):
@@ -57,23 +58,23 @@ examples:
     )
 
 
-@options.into_free_directory
 def run(args):
     target, config = Path(args.target), _checked(args)
     batches = _batches(args)
-    from deepseek_jax.compress import quantizing, source
-    from deepseek_jax.compress.measure import Measure
-    from deepseek_jax.train import bars
-
     console = runtime.console()
-    given = options.read_source(args, console)
-    measure = Measure(given, console) if args.activations else None
-    if args.release:
-        with bars.stages(console) as report:
-            quantizing.release(given, target, config, report)
-    else:
-        with console.status("quantizing"):
-            quantizing.quantize(given, target, config, args.activations, measure, batches)
+    with made_whole(target) as directory:
+        from deepseek_jax.compress import quantizing, source
+        from deepseek_jax.compress.measure import Measure
+        from deepseek_jax.train import bars
+
+        given = options.read_source(args, console)
+        measure = Measure(given, console) if args.activations else None
+        if args.release:
+            with bars.stages(console) as report:
+                quantizing.release(given, directory, config, report)
+        else:
+            with console.status("quantizing"):
+                quantizing.quantize(given, directory, config, args.activations, measure, batches)
     if batches:
         quantizing.print_loss(measure or Measure(given, console), given, target, batches, console)
     console.print(source.describe_bytes(target, given))
@@ -86,7 +87,7 @@ def _batches(args) -> int:
     if args.batches is None:
         from deepseek_jax import record
 
-        return 4 if args.activations or record.is_run(args.source) else 0
+        return 4 if args.activations or record.kind(args.source) == "run" else 0
     return args.batches
 
 

@@ -18,11 +18,11 @@ from jaxtyping import Array, Float
 from deepseek_jax.compress.arithmetic import watching
 from deepseek_jax.compress.matrices import is_product, matrices
 from deepseek_jax.compress.measure import Measure
-from deepseek_jax.compress.source import Source
 from deepseek_jax.models.arithmetic import Arithmetic
 from deepseek_jax.models.tree import flatten
 from deepseek_jax.train.evaluate import bytes_a_target
 from deepseek_jax.train.program import Program, language_model_program
+from deepseek_jax.train.restore import Trained
 from deepseek_jax.train.supervised_program import supervised_program
 
 # A high p-norm approximates the maximum.  The 28-norm is taken in units of the 4-norm, so that neither overflows for
@@ -31,7 +31,7 @@ NORMS = 4, 28
 
 
 def input_sums(
-    measure: Measure, given: Source, batches: int, power: int = 2, units: Mapping[str, float] = MappingProxyType({})
+    measure: Measure, given: Trained, batches: int, power: int = 2, units: Mapping[str, float] = MappingProxyType({})
 ) -> dict[str, Float[Array, "N I"]]:
     """By path of a matrix, the sum of |x / unit|^power of its inputs x over the tokens of `batches` training batches.
 
@@ -48,7 +48,7 @@ def input_sums(
     return {path: matrix.fold(flat[path])[:, :, 0] for path, matrix in watched.items()}
 
 
-def largest_inputs(measure: Measure, given: Source, batches: int) -> dict[str, float]:
+def largest_inputs(measure: Measure, given: Trained, batches: int) -> dict[str, float]:
     """By path, the largest |input| over all layers of the stack, or a few percent more; only paths that have inputs."""
     found: dict[str, float] = {}
     for power in NORMS:

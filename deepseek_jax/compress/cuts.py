@@ -13,8 +13,9 @@ import numpy as np
 
 from deepseek_jax.compress.matrices import matrix_of
 from deepseek_jax.compress.removal import Moments, Removed
-from deepseek_jax.compress.source import Source, with_model
+from deepseek_jax.compress.source import with_model
 from deepseek_jax.models.tree import flatten, unflatten
+from deepseek_jax.train.restore import Trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +49,7 @@ def plain(path: str, dim: int, units: int) -> Part:
     return Part(path, dim, np.arange(units)[None])
 
 
-def arrays(given: Source) -> dict[str, np.ndarray]:
+def arrays(given: Trained) -> dict[str, np.ndarray]:
     """Parameters and buffers by path; no path is in both."""
     found = flatten(given.params) | flatten(given.buffers)
     return {path: np.asarray(leaf) for path, leaf in found.items()}
@@ -80,7 +81,7 @@ def strongest(score_NU: np.ndarray, keep: int) -> np.ndarray:
     return rank < keep
 
 
-def remove(given: Source, model, choices: list[tuple[Cut, np.ndarray]]) -> Removed:
+def remove(given: Trained, model, choices: list[tuple[Cut, np.ndarray]]) -> Removed:
     """The source with `model` as its config, and of each cut only the units whose choice [N, U] is true."""
     flat = arrays(given)
     stays = {}  # by path and dimension, as several cuts may remove indices from the same one
@@ -109,7 +110,7 @@ def _by_set(array, leading) -> np.ndarray:
     return array.reshape(math.prod(array.shape[:leading]), *array.shape[leading:])
 
 
-def with_arrays(given: Source, model, flat: dict[str, np.ndarray]) -> Source:
+def with_arrays(given: Trained, model, flat: dict[str, np.ndarray]) -> Trained:
     """The source with `model` as its config and the arrays `flat`, by path, in place of its own."""
     params, buffers = (
         unflatten({path: flat[path] for path in flatten(tree)}) for tree in (given.params, given.buffers)

@@ -15,20 +15,20 @@ from deepseek_jax.compress import cuts, source
 from deepseek_jax.compress.config import PruneConfig
 from deepseek_jax.compress.cuts import Cut, plain
 from deepseek_jax.compress.removal import Moments, Removed
-from deepseek_jax.compress.source import Source
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.checks import WITHOUT_GROUPS
 from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.train.restore import Trained
 
 KERNELS = "gate", "up", "down"
 
 
-def drop(given: Source, settings: PruneConfig, moments: Moments) -> Removed:
+def drop(given: Trained, settings: PruneConfig, moments: Moments) -> Removed:
     """Removes equally many experts from each of the router's groups, so that the groups stay equally large."""
     return _removed(given, settings, moments, merge=False)
 
 
-def merge(given: Source, settings: PruneConfig, moments: Moments) -> Removed:
+def merge(given: Trained, settings: PruneConfig, moments: Moments) -> Removed:
     """Averages each removed expert into the kept one of its group whose router weights are most similar.
 
     The average is weighted by contribution.  Hidden units are matched first, as permuting an expert's hidden units
@@ -37,15 +37,15 @@ def merge(given: Source, settings: PruneConfig, moments: Moments) -> Removed:
     return _removed(given, settings, moments, merge=True)
 
 
-def check(given: Source, settings: PruneConfig) -> ModelConfig:
+def check(given: Trained, settings: PruneConfig) -> ModelConfig:
     """The smaller model's config; UserError if there are no routed experts, or too few would be left."""
-    if given.experiment.family != "language_model" or not given.model.num_moe_layers:
+    if given.experiment.family != "language_model" or not given.config.num_moe_layers:
         raise UserError(f"{given.directory} has no routed experts; prune heads, hidden units or single weights.")
-    return _smaller(given.model, settings.sparsity)
+    return _smaller(given.config, settings.sparsity)
 
 
 def _removed(given, settings, moments, *, merge) -> Removed:
-    config, smaller = given.model, check(given, settings)
+    config, smaller = given.config, check(given, settings)
     flat, choices, tables, groups = cuts.arrays(given), [], {}, _groups(config)
     for path in sorted(path for path in flat if path.endswith("experts/down")):
         layer = path.removesuffix("experts/down")

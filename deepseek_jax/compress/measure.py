@@ -5,19 +5,19 @@ import dataclasses
 import jax
 from rich.console import Console
 
-from deepseek_jax.compress.source import Source
 from deepseek_jax.data import tokenizer
 from deepseek_jax.train import setup
+from deepseek_jax.train.restore import Trained
 from deepseek_jax.train.scoring import scoring_experiment
 
 
 class Measure:
     """Scores models that have the source's shapes on its run's data; all of them share one compiled function."""
 
-    def __init__(self, source: Source, console: Console | None = None):
+    def __init__(self, source: Trained, console: Console | None = None):
         experiment = scoring_experiment(source.experiment)
         if experiment.family == "language_model":
-            beside = tokenizer.of_model(source.directory, source.model.vocab_size)  # the one it was trained with
+            beside = tokenizer.of_model(source.directory, source.config.vocab_size)  # the one it was trained with
             data = dataclasses.replace(experiment.data, tokenizer=str(beside.path))
             experiment = dataclasses.replace(experiment, data=data)
         self.setup = setup.prepare(experiment, console or Console(quiet=True))

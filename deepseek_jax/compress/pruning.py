@@ -10,8 +10,8 @@ from deepseek_jax.compress.calibrate import input_sums
 from deepseek_jax.compress.config import METHOD_NAMES, UNITS, PruneConfig, removed_by
 from deepseek_jax.compress.measure import Measure
 from deepseek_jax.compress.removal import Method, Removed
-from deepseek_jax.compress.source import Source
 from deepseek_jax.errors import UserError
+from deepseek_jax.train.restore import Trained
 
 METHODS = {
     "magnitude": Method(weights.remove),
@@ -24,13 +24,13 @@ assert tuple(METHODS) == METHOD_NAMES  # listed separately so that the command l
 
 
 def prune(
-    given: Source,
+    given: Trained,
     target: Path,
     method: str,
     settings: PruneConfig,
     *,
     curve: list[float],
-    early: Source | None,
+    early: Trained | None,
     batches: int,
     console: Console,
 ) -> Removed:
@@ -53,7 +53,7 @@ def prune(
         if early:
             removed = dataclasses.replace(removed, source=weights.on_early(removed.source, early))
         smaller, share = removed.source, removed.share
-        of_size = measure if smaller.model == given.model else Measure(smaller)  # prints no data messages again
+        of_size = measure if smaller.config == given.config else Measure(smaller)  # prints no data messages again
         losses[share] = _loss(of_size, smaller, batches)
         console.print(f"{share:.0%} removed: validation loss {losses[share]:.4f}, before {losses[0.0]:.4f}")
         if each == settings:
@@ -63,7 +63,7 @@ def prune(
     return wanted
 
 
-def _loss(measure: Measure, of: Source, batches: int) -> float:
+def _loss(measure: Measure, of: Trained, batches: int) -> float:
     scores = measure.scores(of.params, of.buffers, batches, "val")
     if not scores:
         raise UserError(

@@ -11,13 +11,14 @@ from deepseek_jax.compress import source
 from deepseek_jax.compress.calibrate import largest_inputs
 from deepseek_jax.compress.config import ArithmeticConfig, QuantizeConfig
 from deepseek_jax.compress.measure import Measure
-from deepseek_jax.compress.source import Source
 from deepseek_jax.convert import beside
 from deepseek_jax.reporting import Report, no_report
+from deepseek_jax.train import any_checkpoint
+from deepseek_jax.train.restore import Trained
 
 
 def quantize(
-    given: Source,
+    given: Trained,
     target: Path,
     config: QuantizeConfig,
     activations: str | None = None,
@@ -38,17 +39,17 @@ def quantize(
     source.write(target, source.with_sections(given, **sections))
 
 
-def release(given: Source, target: Path, config: QuantizeConfig, report: Report = no_report):
+def release(given: Trained, target: Path, config: QuantizeConfig, report: Report = no_report):
     """Writes safetensors and config.json in DeepSeek's release format; `report` counts bytes written."""
     instead = "DeepSeek's release format is for language models"
     require_family("language_model", given.experiment.family, given.directory, instead)
-    released.save(target, given.model, given.params, given.buffers, config.weights, report)
+    released.save(target, given.config, given.params, given.buffers, config.weights, report)
     beside.carry(given.directory, target)
 
 
-def print_loss(measure: Measure, given: Source, made: Path, batches: int, console: Console):
+def print_loss(measure: Measure, given: Trained, made: Path, batches: int, console: Console):
     """Prints the loss of the model written to `made` on `batches` validation batches, beside that of `given`."""
-    written = source.read(made)
+    written = any_checkpoint.read(made)
     # A release does not say on what it was trained, so the given model's data is used.
     experiment = dataclasses.replace(given.experiment, arithmetic=written.experiment.arithmetic)
     after = dataclasses.replace(given, experiment=experiment, params=written.params, buffers=written.buffers)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from jaxtyping import Array, Float
 
 from deepseek_jax.compress.config import PruneConfig
-from deepseek_jax.compress.source import Source
+from deepseek_jax.train.restore import Trained
 
 Moments = dict[str, Float[Array, "N I"]]  # sums of squares of each matrix's inputs (compress/calibrate.py)
 
@@ -19,7 +19,7 @@ class Removed:
     share  the share of the candidate weights or units that was removed; whole units only approximate the sparsity asked
     """
 
-    source: Source
+    source: Trained
     left: dict[str, tuple[int, int]]
     share: float
 
@@ -32,6 +32,6 @@ class Method:
     for whatever `remove` would refuse, so that this is known before the calibration.
     """
 
-    remove: Callable[[Source, PruneConfig, Moments | None], Removed]
+    remove: Callable[[Trained, PruneConfig, Moments | None], Removed]
     calibrated: bool = False
-    check: Callable[[Source, PruneConfig], object] = lambda given, settings: None
+    check: Callable[[Trained, PruneConfig], object] = lambda given, settings: None

@@ -14,12 +14,12 @@ from deepseek_jax.compress.config import PruneConfig
 from deepseek_jax.compress.matrices import Matrix, is_product
 from deepseek_jax.compress.pruned import masked, pruned_matrices
 from deepseek_jax.compress.removal import Moments, Removed
-from deepseek_jax.compress.source import Source
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.tree import flatten, unflatten
+from deepseek_jax.train.restore import Trained
 
 
-def check_weighed(given: Source, settings: PruneConfig):
+def check_weighed(given: Trained, settings: PruneConfig):
     """Raises UserError if Wanda is to prune a matrix whose inputs `calibrate.input_sums` does not measure."""
     for path, matrix in pruned_matrices(settings, flatten(given.params)).items():
         if not is_product(path, matrix):
@@ -28,7 +28,7 @@ def check_weighed(given: Source, settings: PruneConfig):
             )
 
 
-def remove(given: Source, settings: PruneConfig, moments: Moments | None) -> Removed:
+def remove(given: Trained, settings: PruneConfig, moments: Moments | None) -> Removed:
     """The model with its lowest-scoring weights set to zero."""
     return under(given, find_masks(given.params, settings, moments), settings)
 
@@ -54,7 +54,7 @@ def score(weight: Float[Array, "..."], matrix: Matrix, moments: Float[Array, "N 
     return (jnp.abs(matrix.fold(weight)) * jnp.sqrt(moments)[:, :, None]).reshape(weight.shape)
 
 
-def under(given: Source, found: dict[str, Array], settings: PruneConfig) -> Removed:
+def under(given: Trained, found: dict[str, Array], settings: PruneConfig) -> Removed:
     """The model with zeros where masks `found` are false; its experiment keeps them zero (prune.method "zeros")."""
     params = masked(given.params, unflatten(found))
     keeping = PruneConfig(method="zeros", paths=settings.paths)
@@ -64,7 +64,7 @@ def under(given: Source, found: dict[str, Array], settings: PruneConfig) -> Remo
     return Removed(pruned, left, 1 - kept / total)
 
 
-def on_early(pruned: Source, early: Source) -> Source:
+def on_early(pruned: Trained, early: Trained) -> Trained:
     """The weights of an earlier step with the zeros of a pruned model: "rewinding" (arXiv:1912.05671)."""
     flat, before = flatten(pruned.params), flatten(early.params)
     chosen = pruned_matrices(pruned.experiment.prune, flat)

@@ -33,7 +33,7 @@ def carry(source: Path, target: Path):
 
 def special_tokens(source: Path) -> dict:
     """The special tokens' ids by config.json key: from config.json, or for a run directory from its tokenizer."""
-    if not (record.is_run(source) and (source / TOKENIZER).is_file()):
+    if not (record.kind(source) == "run" and (source / TOKENIZER).is_file()):
         return read_tokens(source)
     tokenizer = Tokenizer(source / TOKENIZER)
     return dict(zip(TOKENS, (tokenizer.bos, tokenizer.eos, tokenizer.pad), strict=True))

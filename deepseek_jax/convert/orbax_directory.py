@@ -12,11 +12,10 @@ import orbax.checkpoint as ocp
 from deepseek_jax.convert import config_json
 from deepseek_jax.convert.casting import cast
 from deepseek_jax.convert.reading import abstract_trees
-from deepseek_jax.convert.tensors import ARRAYS
-from deepseek_jax.delay_signals import delay_signals
-from deepseek_jax.errors import UserError
 from deepseek_jax.files import read_json, write_json
 from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.record import ARRAYS
+from deepseek_jax.uninterrupted import uninterrupted
 
 
 def save(directory: Path, config: ModelConfig, params: dict, buffers: dict, *, dtype: str | None = None):
@@ -28,12 +27,8 @@ def save(directory: Path, config: ModelConfig, params: dict, buffers: dict, *, d
         params = cast(config, params, dtype)
     directory = Path(directory).absolute()
     write_json(directory / "config.json", config_json.to_json(config))
-    with delay_signals(), ocp.StandardCheckpointer() as checkpointer:
+    with uninterrupted(), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory / ARRAYS, {"params": params, "buffers": buffers})
-
-
-def is_one(directory: Path) -> bool:
-    return (Path(directory) / ARRAYS).is_dir()
 
 
 def read_config(directory: Path) -> ModelConfig:
@@ -41,16 +36,13 @@ def read_config(directory: Path) -> ModelConfig:
 
 
 def load(
-    directory: Path, *, dtype: str | None = None, shardings: tuple[dict, dict] | None = None
-) -> tuple[ModelConfig, dict, dict]:
-    """(config, params, buffers).  `dtype`: that of the parameters, None as stored.
+    directory: Path, config: ModelConfig, *, dtype: str | None = None, shardings: tuple[dict, dict] | None = None
+) -> tuple[dict, dict]:
+    """(params, buffers).  `dtype`: that of the parameters, None as stored.
 
     `shardings` are nested like (params, buffers); without them the arrays are put on the first device.
     """
     directory = Path(directory).absolute()
-    if not is_one(directory):
-        raise UserError(f"{directory} has no directory {ARRAYS}; give what `deepseek-jax convert --to orbax` wrote.")
-    config = read_config(directory)
     params, buffers = abstract_trees(config)
     first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     of_params, of_buffers = shardings or jax.tree.map(lambda _: first, (params, buffers))
@@ -61,7 +53,7 @@ def load(
             "buffers": _target(buffers, stored["buffers"], of_buffers, None),
         }
         arrays = checkpointer.restore(directory / ARRAYS, target)
-    return config, arrays["params"], arrays["buffers"]
+    return arrays["params"], arrays["buffers"]
 
 
 def _target(abstract, stored, shardings, dtype):

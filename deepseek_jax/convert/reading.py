@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from deepseek_jax import record
 from deepseek_jax.convert import config_json
 from deepseek_jax.convert.copying import copy
 from deepseek_jax.convert.names import HEADS, MTP_COPIES, Place, may_be_left, mtp_prefix, place, spelling_of
@@ -32,7 +33,7 @@ def read_config(directory: Path) -> ModelConfig:
     if not path.exists():
         raise UserError(f"{directory} has no config.json; give the directory of a checkpoint.")
     values = read_json(path)
-    if "experiment" in values and "model_type" not in values:
+    if record.kind(directory) == "run":
         raise UserError(
             f"{directory} is a run directory; give what `deepseek-jax convert {directory} OUT` makes of its newest "
             "checkpoint."

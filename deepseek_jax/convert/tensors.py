@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deepseek_jax import record
 from deepseek_jax.convert import fused
 from deepseek_jax.convert.quantised import dequantise, is_packed
 from deepseek_jax.convert.safetensors_file import SAFETENSORS_DTYPES, Entry, entries
@@ -13,7 +14,6 @@ from deepseek_jax.files import read_json
 
 QUANTISED = (SAFETENSORS_DTYPES["F8_E4M3"], SAFETENSORS_DTYPES["I8"], SAFETENSORS_DTYPES["U8"])
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-ARRAYS = "model"  # subdirectory of Orbax's arrays, which orbax_directory.py reads
 
 
 class Tensors:
@@ -72,7 +72,7 @@ class Tensors:
         if (self.directory / SINGLE).exists():
             return [self.directory / SINGLE]
         given = self.directory
-        if (given / ARRAYS).is_dir():
+        if record.kind(given) == "orbax":
             raise UserError(f"{given} holds Orbax's arrays; give what `deepseek-jax convert {given} OUT` makes.")
         if any(given.glob("pytorch_model*.bin")):
             raise UserError(

@@ -42,7 +42,7 @@ def save(
     `path`; `values` are added to config.json.  Logs a warning about NaN.
     """
     outputs = _outputs(config, (params, buffers), spelling, change, dtype)
-    _publish(directory, config, outputs, spelling, shard_bytes, report, values).warn(directory)
+    _publish(directory, config, outputs, spelling, shard_bytes, report, values).warn(directory.name)
 
 
 def rewrite(

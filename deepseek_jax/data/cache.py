@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Callable
 from typing import IO
 
@@ -28,24 +27,16 @@ def digest(*parts) -> str:
 def build(entry: pathlib.Path, make: Callable[[pathlib.Path], None]) -> pathlib.Path:
     """Returns `entry`, a directory; if it does not exist, `make(directory)` fills it first.
 
-    `make` works in a temporary directory beside it, which is renamed when complete, so a process killed at any moment
-    leaves no half-made entry.  Other processes that need the same entry wait for a lock, which ends with its holder.
-    UserError if nothing can be written.
+    Other processes that need the same entry wait for a lock, which ends with its holder.  UserError if nothing can be
+    written.
     """
     if entry.exists():
         return entry
     with _opened(entry.parent / f"{entry.name}.lock") as lock:
         files.lock(lock, wait=True)
         if not entry.exists():
-            partial = entry.parent / f"{entry.name}.partial"
-            shutil.rmtree(partial, ignore_errors=True)  # left by a killed process: we hold the lock
-            partial.mkdir()
-            try:
-                make(partial)
-            except BaseException:  # a later call may be for another entry, so nobody would remove this one
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
-            partial.rename(entry)
+            with files.made_whole(entry) as directory:
+                make(directory)
     return entry
 
 

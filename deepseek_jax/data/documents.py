@@ -96,12 +96,12 @@ def source_files(path: pathlib.Path) -> list[pathlib.Path]:
     """
     if not path.is_dir():
         return [path]
-    if record.is_run(path):
+    if record.kind(path) == "run":
         raise UserError(
             f"{path} is a run directory, not a source of text; keep texts and runs in separate directories."
         )
     below = sorted(path.rglob("*"))
-    runs = {file.parent for file in below if file.name == record.CONFIG_FILE and record.is_run(file.parent)}
+    runs = {file.parent for file in below if file.name == record.CONFIG_FILE and record.kind(file.parent) == "run"}
     shown = (file for file in below if not is_hidden(file, path))
     return [file for file in shown if file.is_file() and runs.isdisjoint(file.parents)]
 

@@ -93,4 +93,4 @@ def load_predictor(workdir: str | Path, step: int | None = None) -> Predictor:
     known = dataset_record.read(workdir)
     trained = restore_model(workdir, step)
     tokenizer = Tokenizer(workdir / TOKENIZER) if known.model.input == "text" else None
-    return Predictor(known, tokenizer, (trained.graphdef, trained.params, trained.buffers))
+    return Predictor(known, tokenizer, trained.model)

@@ -4,16 +4,21 @@ Each result is stored in the run's directory under the name and source hash of t
 nothing is measured twice, and no result of an older version of a function is used.  A failed measure leaves its reason.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from deepseek_jax.errors import UserError
 from deepseek_jax.files import read_json, write_json
 from deepseek_jax.studies import reasons
-from deepseek_jax.studies.outcome import Trained, finite
+from deepseek_jax.studies.outcome import finite
 from deepseek_jax.studies.runs import Run
 from deepseek_jax.studies.source_names import source_name
 from deepseek_jax.studies.study import Study, Variant
+
+if TYPE_CHECKING:  # takes a second, and most calls find everything measured
+    from deepseek_jax.train.restore import Trained
 
 FOLDER = "measured"  # in a run directory
 
@@ -69,24 +74,24 @@ def _files(run: Run, study: Study) -> list[Path]:
     return [run.directory / FOLDER / f"{name}.json" for name in sources(run.variant, study)]
 
 
-def restore(run: Run) -> Trained:
+def restore(run: Run) -> "Trained":
     """The trained model of a run, with its variant's edit applied."""
-    from deepseek_jax.train.restore import restore_model, structure
+    from deepseek_jax.train.restore import restore_model, sizes
 
-    found = restore_model(run.directory)
-    experiment, params, buffers, graphdef = found.experiment, found.params, found.buffers, found.graphdef
-    if run.variant.edit:
-        edited = run.variant.edit(experiment, params, buffers)
-        if not (isinstance(edited, (tuple, list)) and len(edited) == 3):
-            raise UserError(
-                f"the edit {run.variant.edit.__name__} must return (experiment, params, buffers), as it was given them."
-            )
-        experiment, params, buffers = edited
-        graphdef, _, _ = structure(experiment, run.directory)
-    return Trained(experiment, run.directory, graphdef, params, buffers)
+    trained = restore_model(run.directory)
+    if not run.variant.edit:
+        return trained
+    edited = run.variant.edit(trained.experiment, trained.params, trained.buffers)
+    if not (isinstance(edited, (tuple, list)) and len(edited) == 3):
+        raise UserError(
+            f"the edit {run.variant.edit.__name__} must return (experiment, params, buffers), as it was given them."
+        )
+    experiment, params, buffers = edited
+    config = sizes(experiment, run.directory)
+    return dataclasses.replace(trained, experiment=experiment, config=config, params=params, buffers=buffers)
 
 
-def held_out_scores(trained: Trained) -> dict[str, float]:
+def held_out_scores(trained: "Trained") -> dict[str, float]:
     """The final/* scores of an edited model, on the same held-out data as those after training."""
     from rich.console import Console
 

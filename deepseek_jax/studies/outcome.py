@@ -1,6 +1,5 @@
 """What is stored of a finished run: its scores, loss curve, expert loads, time and device."""
 
-import dataclasses
 import math
 import os
 import statistics
@@ -77,22 +76,3 @@ def _parameters(experiment: AnyExperiment) -> dict[str, int]:
 def finite(scores: dict) -> dict[str, float]:
     """The scores that are finite, as Python floats: JSON has no NaN or infinity."""
     return {name: float(value) for name, value in scores.items() if np.isfinite(value)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Trained:
-    """The argument of a measure: a trained model, its experiment and its run directory.
-
-    `merge(graphdef, params, buffers)` is the model, with the variant's edit already applied.
-    """
-
-    experiment: AnyExperiment
-    directory: Path
-    graphdef: object
-    params: dict
-    buffers: dict
-
-    @property
-    def model(self) -> tuple:
-        """The model in the form that `infer` takes."""
-        return self.graphdef, self.params, self.buffers

@@ -11,15 +11,16 @@ import jax
 from jax.sharding import Mesh
 
 from deepseek_jax.compress.pruned import pruned_matrices
-from deepseek_jax.config import AnyExperiment, TrainConfig
+from deepseek_jax.config import AnyExperiment, SupervisedExperiment, TrainConfig
+from deepseek_jax.convert import efficientnet
 from deepseek_jax.data.tokenizer import TOKENIZER
 from deepseek_jax.errors import UserError
 from deepseek_jax.fields import flatten
 from deepseek_jax.models import tree
 from deepseek_jax.parallel import rules
 from deepseek_jax.train import any_checkpoint, dataset_record
-from deepseek_jax.train.any_checkpoint import Found
 from deepseek_jax.train.program import Program
+from deepseek_jax.train.restore import Trained
 from deepseek_jax.train.setup import Setup
 from deepseek_jax.train.state import State, make_state
 
@@ -56,10 +57,10 @@ def first_state(setup: Setup, say: Callable[[str], None]) -> State:
     start, model = setup.experiment.start, None
     setup.task.check_new()
     if start.checkpoint:
-        found = any_checkpoint.read(Path(start.checkpoint), lambda _: setup.mesh, best=start.best)
-        if found.family != setup.experiment.family:
+        found = _read(setup)
+        if found.experiment.family != setup.experiment.family:
             raise UserError(
-                f"start.checkpoint is {start.checkpoint}, a model of the family {found.family}; "
+                f"start.checkpoint is {start.checkpoint}, a model of the family {found.experiment.family}; "
                 f"this experiment is of the family {setup.experiment.family}."
             )
         model = _fitted(setup, found)
@@ -73,7 +74,18 @@ def first_state(setup: Setup, say: Callable[[str], None]) -> State:
     return make_state(setup.program, setup.optimizer, setup.abstract, model)
 
 
-def _fitted(setup: Setup, found: Found) -> tuple[dict, dict]:
+def _read(setup: Setup) -> Trained:
+    """The model of start.checkpoint.  A .pth file is EfficientNet-Lite0, the convolution of a hybrid network: a part,
+    sized by its arrays alone, so that its config is None.
+    """
+    start, path = setup.experiment.start, Path(setup.experiment.start.checkpoint)
+    if path.suffix == ".pth" and not start.best:
+        arrays = jax.device_put(efficientnet.load(path), rules.replicated(setup.mesh))
+        return Trained(path, SupervisedExperiment(), 0, None, *arrays)
+    return any_checkpoint.read(path, mesh_of=lambda _: setup.mesh, best=start.best)
+
+
+def _fitted(setup: Setup, found: Trained) -> tuple[dict, dict]:
     """(params, buffers) of the run's model: the checkpoint's, or new ones if start.fresh matches their path."""
     own = setup.program.model or setup.program
     shapes = jax.eval_shape(own.make_parameters)
@@ -138,7 +150,7 @@ def _name(path: str) -> str:
     return path.partition("/")[2]
 
 
-def _check(setup: Setup, found: Found, path: str, here, there):
+def _check(setup: Setup, found: Trained, path: str, here, there):
     if here is not None and there is not None and here.shape == there.shape:
         return
     sizes = ["has none" if leaf is None else f"has {leaf.shape}" for leaf in (there, here)]
@@ -150,7 +162,7 @@ def _check(setup: Setup, found: Found, path: str, here, there):
     )
 
 
-def _different(setup: Setup, found: Found) -> str:
+def _different(setup: Setup, found: Trained) -> str:
     """The model settings in which the checkpoint differs: "model.vocab_size is 4096 and here 400"; "" if none."""
     if found.config is None:
         return ""

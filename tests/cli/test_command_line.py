@@ -4,7 +4,6 @@ import errno
 import io
 import logging
 import re
-import signal
 import sys
 import unittest.mock
 from pathlib import Path
@@ -13,15 +12,11 @@ from types import SimpleNamespace
 import pytest
 
 from deepseek_jax import __main__, record
-from deepseek_jax.cli import arguments, options, runtime
+from deepseek_jax.cli import arguments, runtime
 from deepseek_jax.config import Experiment
-from deepseek_jax.delay_signals import delay_signals
 from deepseek_jax.errors import LOG, UserError
 
-FULL = (
-    "deepseek-jax: the disk is full: make room and run this again.  Training resumes from its last checkpoint; remove "
-    "what any other verb has left, as it is incomplete.\n"
-)
+FULL = "deepseek-jax: the disk is full: make room and run this again.  Training resumes from its last checkpoint.\n"
 GENERATE = ["generate", "--workdir", "x"]
 TRAIN = ["--config", "x", "--workdir", "y"]
 POD = ["--config", "x", "--topology", "v5p:8x8x8"]
@@ -167,11 +162,24 @@ def test_a_directory_without_a_model_is_refused(deepseek_jax, tmp_path, verb):
         assert status == 2 and err == f"deepseek-jax: {expected} a training, or of a released model.\n"
 
 
-@pytest.mark.parametrize("verb", (["eval"], ["generate", "--prompt", "a"]), ids=lambda verb: verb[0])
-def test_a_run_without_a_checkpoint_is_refused(deepseek_jax, tmp_path, verb):
-    record.claim(tmp_path, Experiment())
-    status, _, err = deepseek_jax(*verb, "--workdir", str(tmp_path))
-    assert (status, err) == (2, f"deepseek-jax: {tmp_path} has no checkpoint yet; train it first.\n")
+@pytest.mark.parametrize(
+    "words",
+    [
+        "eval --workdir {run}",
+        "generate --workdir {run} --prompt a",
+        "convert {run} {out}",
+        "convert {run} {out} --to orbax",
+        "prune {run} {out}",
+        "quantize {run} {out} --weights int8",
+        "adapters merge {run} {run} {out}",
+    ],
+)
+def test_a_run_without_a_checkpoint_is_refused(deepseek_jax, tmp_path, words):
+    run, out = tmp_path / "run", tmp_path / "out"
+    record.claim(run, Experiment())
+    status, _, err = deepseek_jax(*words.format(run=run, out=out).split())
+    assert (status, err) == (2, f"deepseek-jax: {run} has no checkpoint yet; train it first.\n")
+    assert not out.exists()
 
 
 def test_overrides_are_split_from_options():
@@ -212,59 +220,6 @@ def test_exceptions_become_exit_codes_and_messages(monkeypatch, capsys, raised, 
     monkeypatch.setattr(arguments, "read", read)
     assert __main__.main([]) == status
     assert capsys.readouterr().err == shown
-
-
-@pytest.mark.parametrize("was_there", [False, True])
-def test_an_interrupted_verb_removes_its_unfinished_output(tmp_path, was_there):
-    target = tmp_path / "out"
-    if was_there:
-        target.mkdir()
-
-    @options.into_free_directory
-    def run(args):
-        (target / "checkpoints/1").mkdir(parents=True)
-        (target / "config.json").write_text("{}")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(SimpleNamespace(target=str(target)))
-    assert [path.name for path in tmp_path.rglob("*")] == ["out"] * was_there
-
-
-def test_a_terminated_verb_removes_its_unfinished_output(tmp_path):
-    target, before = tmp_path / "out", signal.getsignal(signal.SIGTERM)
-
-    @options.into_free_directory
-    def run(args):
-        (target / "checkpoints/1").mkdir(parents=True)
-        signal.raise_signal(signal.SIGTERM)
-
-    signal.signal(signal.SIGTERM, lambda signum, frame: None)  # so that the signal does not end the test run
-    try:
-        with pytest.raises(SystemExit) as ended:
-            run(SimpleNamespace(target=str(target)))
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert ended.value.code == 143 and not any(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_delay_signals_holds_back_a_first_signal_but_not_a_second(signum):
-    heard, before = [], signal.getsignal(signum)
-    signal.signal(signum, lambda signum, frame: heard.append(signum))
-    try:
-        with delay_signals():
-            signal.raise_signal(signum)
-            assert heard == []
-        assert heard == [signum]
-        with delay_signals():
-            signal.raise_signal(signum)
-            signal.raise_signal(signum)
-            assert heard == [signum] * 2
-        signal.raise_signal(signum)
-        assert heard == [signum] * 4
-    finally:
-        signal.signal(signum, before)
 
 
 def test_warnings_look_like_other_messages_and_are_printed_once(capsys, caplog):

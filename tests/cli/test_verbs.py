@@ -217,10 +217,10 @@ def test_generate_continues_with_a_released_checkpoint(deepseek_jax, folder, rel
 
 
 def test_a_bfloat16_checkpoint_is_computed_in_bfloat16(deepseek_jax, folder, released):
-    from deepseek_jax.train.any_checkpoint import read_trained
+    from deepseek_jax.train import any_checkpoint
 
     assert deepseek_jax("convert", str(released), f"{folder}/rough", "--dtype", "bfloat16")[0] == 0
-    trained = read_trained(f"{folder}/rough")
+    trained = any_checkpoint.read(f"{folder}/rough", dtype=None)
     assert trained.params["embedding"].dtype.name == trained.experiment.train.dtype == "bfloat16"
     assert deepseek_jax("generate", "--workdir", f"{folder}/rough", "--prompt", "A", "--max-new-tokens", "2")[0] == 0
 
@@ -256,7 +256,10 @@ def test_from_pretrained_reads_a_run_like_its_converted_checkpoint(folder, relea
     ("words", "message"),
     [
         (["eval"], "released is a released checkpoint, without text of its own; name some with --source."),
-        (["eval", "--source", "code", "--checkpoint", "3"], "has no steps; leave --checkpoint out."),
+        (
+            ["eval", "--source", "code", "--checkpoint", "3"],
+            "is not a run directory and has no checkpoint of step 3; leave the step out.",
+        ),
         (["generate", "--prompt", "a", "--chat", "v5"], "--chat is 'v5'; choose one of v3, v3.2, v4."),
         (["generate", "--prompt", "a", "--checkpoint", "/"], "/ is a directory, not the number of a step;"),
     ],

@@ -22,6 +22,7 @@ from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 from deepseek_jax.models.tree import flatten, merge
 from deepseek_jax.tasks.config import ObjectiveConfig
+from deepseek_jax.train import any_checkpoint
 from deepseek_jax.train.checkpoint import Checkpoints, newest_intact
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.restore import restore_model
@@ -62,7 +63,7 @@ def test_prune_writes_a_run_with_zeros_and_a_page(folder, deepseek_jax):
 
 def test_wanda_scores_weights_by_the_norm_of_their_inputs(folder, deepseek_jax):
     assert deepseek_jax("prune", f"{folder}/run", f"{folder}/wanda", "--method", "wanda", "--pattern", "2:4")[0] == 0
-    given = source.read(folder / "run")
+    given = any_checkpoint.read(folder / "run")
     moments = input_sums(Measure(given), given, 4)
     path = "layers/1-1/feed_forward/experts/down"
     score = np.abs(given.params["layers"]["1-1"]["feed_forward"]["experts"]["down"])
@@ -91,27 +92,24 @@ def test_the_default_scope_is_each_output_for_wanda(folder, deepseek_jax, tmp_pa
     assert asked == [expected]
 
 
-def test_sigterm_waits_until_the_checkpoint_is_written(folder, tmp_path, monkeypatch):
-    """After SIGTERM the output is deleted, so nothing may still be writing to it."""
-    given, save, heard = source.read(folder / "run"), Checkpoints.save, []
+def test_ctrl_c_waits_until_the_checkpoint_is_written(folder, tmp_path, monkeypatch):
+    """After it the output is deleted, so nothing may still be writing to it."""
+    given, save = any_checkpoint.read(folder / "run"), Checkpoints.save
 
-    def terminated(self, *arguments):
+    def interrupted(self, *arguments):
         save(self, *arguments)
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Checkpoints, "save", terminated)
-    before = signal.signal(signal.SIGTERM, lambda *_: heard.append(newest_intact(tmp_path / "out" / "checkpoints")))
-    try:
+    monkeypatch.setattr(Checkpoints, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
         source.write(tmp_path / "out", given)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert heard == [given.step]
+    assert newest_intact(tmp_path / "out" / "checkpoints") == given.step
 
 
 def test_tokenizer_config_json_is_copied_along(folder, tmp_path):
     given = shutil.copytree(folder / "run", tmp_path / "run")
     (given / "tokenizer_config.json").write_text("{}")
-    source.write(tmp_path / "out", source.with_sections(source.read(given)))
+    source.write(tmp_path / "out", source.with_sections(any_checkpoint.read(given)))
     assert (tmp_path / "out" / "tokenizer_config.json").exists()
 
 
@@ -144,13 +142,13 @@ def test_prune_rewinds_to_an_existing_checkpoint_only(folder, deepseek_jax):
 
 
 def test_rewinding_applies_the_masks_to_the_early_model_and_reports_its_loss(folder, tmp_path):
-    given, told = source.read(folder / "run"), io.StringIO()
+    given, told = any_checkpoint.read(folder / "run"), io.StringIO()
     params, buffers = (jax.tree.map(lambda leaf: 1.25 * leaf + 0.01, each) for each in (given.params, given.buffers))
     early = dataclasses.replace(given, step=3, params=params, buffers=buffers)
     assert jax.tree.leaves(buffers)
     settings, console = PruneConfig(sparsity=0.5), Console(file=told)
     pruning.prune(given, tmp_path / "out", "magnitude", settings, curve=[], early=early, batches=1, console=console)
-    written = source.read(tmp_path / "out")
+    written = any_checkpoint.read(tmp_path / "out")
     jax.tree.map(np.testing.assert_array_equal, written.buffers, early.buffers)
     found, before = (flatten(each.params) for each in (written, early))
     for path, leaf in found.items():
@@ -168,7 +166,7 @@ def test_quantize_keeps_integers_and_eval_reads_them(folder, deepseek_jax):
     options = "--weights", "int8", "--activations", "int8"
     status, out, err = deepseek_jax("quantize", f"{folder}/run", f"{folder}/int8", *options)
     assert (status, err) == (0, "") and "% of what float32 arrays take" in out
-    written, given = source.read(folder / "int8"), source.read(folder / "run")
+    written, given = any_checkpoint.read(folder / "int8"), any_checkpoint.read(folder / "run")
     assert written.experiment.arithmetic != given.experiment.arithmetic
     losses = [Measure(each).scores(each.params, each.buffers, 4, "val")["loss"] for each in (written, given)]
     assert losses[0] != losses[1] and "validation loss {:.4f}, before {:.4f}".format(*losses) in out
@@ -278,7 +276,7 @@ def test_impossible_pruning_is_refused_before_data_is_read(folder, deepseek_jax,
 
 
 def test_moments_add_up_over_batches(folder, monkeypatch):
-    given = source.read(folder / "run")
+    given = any_checkpoint.read(folder / "run")
     measure = Measure(given)
     batches, whole = list(measure.training_batches(2)), input_sums(measure, given, 2)
     parts = []
@@ -304,7 +302,7 @@ def test_weight_penalties_do_not_enter_the_input_moments(tmp_path):
     )
     pulled = dataclasses.replace(plain, objective=ObjectiveConfig(name="mse", l1=100.0, l2=100.0))
     train(pulled, tmp_path / "run")
-    given = source.read(tmp_path / "run")
+    given = any_checkpoint.read(tmp_path / "run")
     unpulled = dataclasses.replace(given, experiment=plain)
     expected = input_sums(Measure(unpulled), unpulled, 1)
     for path, moments in input_sums(Measure(given), given, 1).items():
@@ -317,7 +315,7 @@ def test_the_largest_input_is_bounded_closely(folder):
 
     It is also compared with the true maximum of the first layer's inputs.
     """
-    given, model = source.read(folder / "run"), restore_model(folder / "run")
+    given, model = any_checkpoint.read(folder / "run"), restore_model(folder / "run")
     measure = Measure(given)
     largest = largest_inputs(measure, given, 1)
     higher = input_sums(measure, given, 1, power=64, units=largest)

@@ -74,5 +74,5 @@ def test_fp4_is_refused_before_v4(tmp_path):
 def test_fp4_of_an_odd_width_is_refused(tmp_path):
     given = source_of(dataclasses.replace(V4, moe_intermediate_size=33, num_nextn_predict_layers=0))
     with pytest.raises(UserError, match="w2.weight has 33 columns, and FP4 packs two per byte; --weights fp8"):
-        release.save(tmp_path / "out", given.model, given.params, given.buffers, "fp4")
+        release.save(tmp_path / "out", given.config, given.params, given.buffers, "fp4")
     assert not (tmp_path / "out").exists()

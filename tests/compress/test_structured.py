@@ -12,7 +12,6 @@ from flax import nnx
 from deepseek_jax.compress import cuts, decoder_cuts, experts, structured
 from deepseek_jax.compress.config import PruneConfig
 from deepseek_jax.compress.matrices import LINEAR, matrices
-from deepseek_jax.compress.source import Source
 from deepseek_jax.config import Experiment, SupervisedExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import checks, hybrid_config, tree
@@ -21,6 +20,7 @@ from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.hybrid import Hybrid
 from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 from deepseek_jax.models.tree import flatten
+from deepseek_jax.train.restore import Trained
 from tests.models.test_hybrid_network import IMAGE, TEXT
 from tests.sharding.curves import MODELS
 
@@ -55,7 +55,7 @@ CASES = {
 }
 
 
-def source_of(model) -> Source:
+def source_of(model) -> Trained:
     family = "supervised" if isinstance(model, HybridConfig) else "language_model"
     experiment = (SupervisedExperiment if family == "supervised" else Experiment)(model=model)
     _, *arrays = tree.split(module(model))
@@ -65,15 +65,15 @@ def source_of(model) -> Source:
         return 0.1 * draw.normal(size=leaf.shape) if leaf.dtype == "float32" else 0
 
     params, buffers = jax.tree.map(lambda leaf: jnp.asarray(leaf + noise(leaf), leaf.dtype), arrays)
-    return Source(Path("runs/x"), experiment, 0, model, params, jax.tree.map(jnp.abs, buffers))
+    return Trained(Path("runs/x"), experiment, 0, model, params, jax.tree.map(jnp.abs, buffers))
 
 
 def module(model):
     return (Hybrid if isinstance(model, HybridConfig) else Decoder)(model, rngs=nnx.Rngs(params=0))
 
 
-def outputs(of: Source):
-    return _outputs(tree.split(jax.eval_shape(lambda: module(of.model)))[0], of.params, of.buffers)
+def outputs(of: Trained):
+    return _outputs(tree.split(jax.eval_shape(lambda: module(of.config)))[0], of.params, of.buffers)
 
 
 @jax.jit(static_argnums=0)
@@ -87,7 +87,7 @@ def _outputs(graphdef, params, buffers):
     return network.logits(network(tokens, positions, jnp.ones((2, 16), jnp.int32)).hidden)
 
 
-def even(of: Source) -> dict:
+def even(of: Trained) -> dict:
     """Input moments as if all inputs had the same magnitude."""
     flat = flatten(of.params)
     linear = {path: each for path, each in matrices(flat).items() if each.kind == LINEAR}
@@ -104,16 +104,16 @@ def test_a_pruned_model_computes_what_the_large_one_with_zeros_does(name):
     for kind in kinds:
         smaller = structured.remover(kind)(smaller, PruneConfig(sparsity=0.5), even(smaller)).source
         large = zeroed(large, kind)
-    assert smaller.model != model and smaller.experiment.model == smaller.model
+    assert smaller.config != model and smaller.experiment.model == smaller.config
     shapes = jax.tree.map(jnp.shape, (smaller.params, smaller.buffers))
-    assert shapes == jax.tree.map(jnp.shape, tree.split(jax.eval_shape(lambda: module(smaller.model)))[1:])
+    assert shapes == jax.tree.map(jnp.shape, tree.split(jax.eval_shape(lambda: module(smaller.config)))[1:])
     np.testing.assert_allclose(outputs(smaller), outputs(large), rtol=1e-5, atol=1e-5)
 
 
-def zeroed(given: Source, kind: str) -> Source:
+def zeroed(given: Trained, kind: str) -> Trained:
     """The unpruned model with zeros in place of everything that pruning half of `kind` would remove."""
     flat = {path: np.array(leaf) for path, leaf in cuts.arrays(given).items()}
-    _, found = structured.FINDERS[given.experiment.family][kind](given.model, flat, 0.5)
+    _, found = structured.FINDERS[given.experiment.family][kind](given.config, flat, 0.5)
     choices = [(cut, cuts.strongest(cuts.importance(cut, flat, even(given)), cut.keep)) for cut in found]
     for cut, chosen in choices:
         assert (chosen.sum(axis=1) == cut.keep).all()
@@ -121,7 +121,7 @@ def zeroed(given: Source, kind: str) -> Source:
             sets = flat[part.path].reshape(len(chosen), *flat[part.path].shape[cut.leading :])
             for one, units in zip(sets, chosen, strict=True):
                 np.moveaxis(one, part.dim, 0)[part.places[:, ~units].ravel()] = 0
-    return cuts.with_arrays(given, given.model, flat)
+    return cuts.with_arrays(given, given.config, flat)
 
 
 def test_units_with_the_least_effect_are_removed():
@@ -136,7 +136,7 @@ def test_units_with_the_least_effect_are_removed():
 def test_the_reported_share_is_of_whole_heads_removed():
     given = source_of(V3)
     removed = structured.remover("heads")(given, PruneConfig(sparsity=0.3), even(given))
-    assert removed.source.model.num_attention_heads == 6 and removed.share == 0.25
+    assert removed.source.config.num_attention_heads == 6 and removed.share == 0.25
 
 
 @pytest.mark.parametrize("method", [experts.drop, experts.merge])
@@ -157,7 +157,7 @@ def test_removing_unused_experts_keeps_the_others(method, model):
     for path in (path for path in moments if path.endswith("experts/down")):
         moments[path] = moments[path].reshape(-1, 8, moments[path].shape[1]).at[:, 1::2].multiply(1e-6)
     smaller = method(given, PruneConfig(sparsity=0.5), moments).source
-    assert smaller.model.n_routed_experts == 4
+    assert smaller.config.n_routed_experts == 4
     for path, leaf in cuts.arrays(smaller).items():
         if "/experts/" in path:
             every = np.moveaxis(flat[path], leaf.ndim - 3, 0)[::2]
@@ -242,7 +242,7 @@ def test_pruning_heads_of_a_custom_attention_prunes_its_key_heads(monkeypatch):
     monkeypatch.setitem(decoder_cuts.TOGETHER, "own", decoder_cuts.TOGETHER["gqa"])
     given = source_of(dataclasses.replace(GQA, layer_types=("own",), qk_rope_head_dim=GQA.head_dim))
     smaller = structured.remover("heads")(given, PruneConfig(sparsity=0.5), even(given)).source
-    assert smaller.model.num_key_value_heads == GQA.num_key_value_heads // 2
+    assert smaller.config.num_key_value_heads == GQA.num_key_value_heads // 2
     assert np.isfinite(outputs(smaller)).all()
 
 

@@ -130,7 +130,7 @@ def watched(entry):
 Entry.read = watched
 for sizes in ({"fsdp": 2, "data": 4}, {"fsdp": 2, "expert": 4}, {"fsdp": 2, "tensor": 2, "data": 2}):
     mesh = make_mesh(MeshConfig(**({"data": 1} | sizes)))
-    found = any_checkpoint.read(directory, lambda _: mesh)
+    found = any_checkpoint.read(directory, mesh_of=lambda _: mesh)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, (found.params, found.buffers))
     assert any(not each.is_fully_replicated for each in jax.tree.leaves(shardings)), sizes
     begins.clear()

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ from deepseek_jax.convert.casting import cast
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.moe.experts import MOST_FOR_FEW
+from deepseek_jax.train.restore import Trained
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.state import make_state
 from tests.train import tiny
@@ -335,13 +335,18 @@ def test_reading_a_run_whose_numbers_overflow_the_dtype_is_refused(tmp_path, mon
     experiment = tiny.experiment(tmp_path, tiny.MOE)
     record.claim(tmp_path, experiment)
     _, params, buffers = initialise(experiment.model, jax.random.key(0))
-    trained = SimpleNamespace(
-        experiment=experiment, params=params | {"head": params["head"].at[0, 0].set(1e6)}, buffers=buffers
-    )
-    monkeypatch.setattr("deepseek_jax.train.restore.restore_model", lambda directory: trained)
+    params |= {"head": params["head"].at[0, 0].set(1e6)}
+    trained = Trained(tmp_path, experiment, 0, experiment.model, params, buffers)
+    monkeypatch.setattr("deepseek_jax.train.any_checkpoint.restore_model", lambda *_: trained)
     assert deepseek_jax.from_pretrained(tmp_path, "bfloat16").params["head"].dtype == jnp.bfloat16
     with pytest.raises(UserError, match="^head holds numbers beyond 65,504, the largest of float16"):
         deepseek_jax.from_pretrained(tmp_path, "float16")
+
+
+def test_from_pretrained_refuses_a_run_without_a_checkpoint(tmp_path):
+    record.claim(tmp_path, tiny.experiment(tmp_path))
+    with pytest.raises(UserError, match="has no checkpoint yet; train it first.$"):
+        deepseek_jax.from_pretrained(tmp_path)
 
 
 def test_from_pretrained_refuses_a_run_of_a_hybrid_network(tmp_path):

@@ -194,7 +194,7 @@ Tensors.__getitem__ = lambda tensors, name: asked.append(name) or get(tensors, n
 
 with processes.together():
     config = huggingface.read_config(directory)
-    found = any_checkpoint.read(directory, lambda _: make_mesh(MeshConfig(data=1, expert=4)))
+    found = any_checkpoint.read(directory, mesh_of=lambda _: make_mesh(MeshConfig(data=1, expert=4)))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, (found.params, found.buffers))
     asked.clear()
     trees = huggingface.load(directory, config, shardings=shardings, report=lambda *counts: told.append(counts))

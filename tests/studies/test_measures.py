@@ -27,9 +27,9 @@ from deepseek_jax.studies.measures import (
 )
 from deepseek_jax.studies.measures.residual import composite
 from deepseek_jax.studies.measures.routing import _loads, divergence
-from deepseek_jax.studies.outcome import Trained
 from deepseek_jax.studies.source_names import source_name
 from deepseek_jax.train import setup
+from deepseek_jax.train.restore import Trained
 from tests.train import tiny
 
 TOKENS = jnp.arange(16).reshape(2, 8)
@@ -37,7 +37,11 @@ BATCH = {"tokens": TOKENS, "positions": jnp.broadcast_to(jnp.arange(8), (2, 8)),
 
 
 def trained(model, seed=0) -> Trained:
-    return Trained(Experiment(model=model), Path("nowhere"), *initialise(model, jax.random.key(seed)))
+    return made_of(Experiment(model=model), *initialise(model, jax.random.key(seed))[1:])
+
+
+def made_of(experiment, params=None, buffers=None, directory=Path("nowhere")) -> Trained:
+    return Trained(directory, experiment, 0, experiment.model, params or {}, buffers or {})
 
 
 def test_cache_bytes_of_latent_attention():
@@ -51,7 +55,7 @@ def test_memory_of_a_step_grows_with_its_batch(tmp_path, monkeypatch):
     def memory(size, seed=0):
         train = dataclasses.replace(base.train, batch_size=size, microbatch_size=0, seed=seed)
         experiment = dataclasses.replace(base, train=train)
-        return step_memory(Trained(experiment, tmp_path, *initialise(base.model, jax.random.key(0))))
+        return step_memory(made_of(experiment, *initialise(base.model, jax.random.key(0))[1:]))
 
     assert memory(16)["step_memory_bytes"] > 1.5 * memory(4)["step_memory_bytes"] > 0
     assert memory(4, seed=1) == memory(4), "a claim goes by all seeds"
@@ -63,7 +67,7 @@ def test_tokens_to_a_loss_are_measured_only_if_it_is_reached(tmp_path, end, reac
     base = tiny.experiment(tmp_path)  # steps of 4 x 64 tokens
     rows = [{"step": step, "loss/next": 5.0 if step < 20 else end, "tokens_per_second": 64.0} for step in range(1, 41)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = tokens_to(3.0)(Trained(base, tmp_path, None, {}, {}))
+    found = tokens_to(3.0)(made_of(base, directory=tmp_path))
     assert (found == {}) is not reached
     if reached:
         assert found["tokens_to_3.0"] == pytest.approx(20 * 256, rel=0.05)
@@ -186,7 +190,7 @@ def test_gains_are_mean_largest_column_and_row_sums_over_real_tokens(monkeypatch
     monkeypatch.setattr(residual, "composite", lambda model, batch: matrices)
     monkeypatch.setattr(residual.text, "batches", lambda trained, count, rows: [batch])
     with jax.disable_jit():
-        found = composite_gain(Trained(Experiment(model=STREAMS), Path("nowhere"), None, {}, {}))
+        found = composite_gain(made_of(Experiment(model=STREAMS)))
     assert found == {"composite_gain": (4 + 2) / 2, "composite_gain_backward": (3.5 + 1) / 2}
 
 
@@ -200,7 +204,7 @@ def test_prompts_are_rows_without_padding_in_their_length(monkeypatch):
 def test_decode_speed_up_is_the_time_without_drafts_over_that_with_drafts(monkeypatch):
     """The fastest repeat counts; the first call, which compiles, is not one of them."""
     model = dataclasses.replace(tiny.MOE, num_nextn_predict_layers=1)
-    found = Trained(Experiment(model=model), Path("nowhere"), None, {}, {})
+    found = made_of(Experiment(model=model))
     seconds = {"generate": [60.0, 6.0, 8.0, 7.0], "speculative": [2.0, 60.0, 4.0, 2.0, 3.0]}
     clock = [0.0]
 

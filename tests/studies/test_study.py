@@ -612,9 +612,8 @@ def test_an_edited_variant_has_the_scores_of_its_edited_model(make, trainer, roo
 
 
 def test_an_edit_that_failed_is_tried_again_once_it_is_changed(make, trainer, root, monkeypatch):
-    trained = types.SimpleNamespace(experiment=None, params={}, buffers={}, graphdef=None)
+    trained = restore.Trained(root, Experiment(), 0, Experiment().model, {}, {})
     monkeypatch.setattr(restore, "restore_model", lambda directory: trained)
-    monkeypatch.setattr(restore, "structure", lambda experiment, directory: (None, {}, {}))
     monkeypatch.setattr(measuring, "held_out_scores", lambda trained: {"final/loss": 9.0})
     edit = "def spoil(*model):\n    return model[1:]\n\n\nfrom experiments import"
     text = STUDY.replace("from experiments import", edit)

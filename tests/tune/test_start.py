@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from deepseek_jax import experiment_file
-from deepseek_jax.compress import pruning, source
+from deepseek_jax import experiment_file, record
+from deepseek_jax.compress import pruning
 from deepseek_jax.compress.config import PruneConfig
 from deepseek_jax.config import CheckpointConfig, EvalConfig, Experiment, StartConfig
 from deepseek_jax.convert import huggingface, orbax_directory
 from deepseek_jax.errors import UserError
-from deepseek_jax.train import checkpoint
+from deepseek_jax.train import any_checkpoint, checkpoint
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.restore import restore_model
 from deepseek_jax.train.setup import prepare
@@ -78,7 +78,7 @@ def test_zeros_can_only_stay_where_there_are_some(base, tmp_path):
         begun((directory, keeping, workdir))
     elsewhere = dataclasses.replace(keeping, prune=PruneConfig(method="zeros", paths="feed_forward/"))
     how, half = PruneConfig(paths="attention/"), tmp_path / "half"
-    pruning.prune(source.read(workdir), half, "magnitude", how, curve=[], early=None, batches=1, console=QUIET)
+    pruning.prune(any_checkpoint.read(workdir), half, "magnitude", how, curve=[], early=None, batches=1, console=QUIET)
     with pytest.raises(UserError, match="has none in the matrices of prune.paths, 'feed_forward/'; begin from"):
         begun((directory, elsewhere, workdir), half)
     params = begun((directory, keeping, workdir), half)[0]["params"]
@@ -125,7 +125,7 @@ def test_fresh_embeddings_of_another_vocabulary_leave_the_rest(base):
     assert said == [f"beginning from {base[2]}, where model.vocab_size is 400 and here 410"]
 
 
-def test_start_checkpoints_that_do_not_fit_are_refused(base):
+def test_start_checkpoints_that_do_not_fit_are_refused(base, tmp_path):
     model = dataclasses.replace(base[1].model, intermediate_size=48)
     with pytest.raises(
         UserError,
@@ -143,6 +143,9 @@ def test_start_checkpoints_that_do_not_fit_are_refused(base):
         begun(base, "nowhere")
     with pytest.raises(UserError, match="start.best is set, but .* is not a run directory"):
         begun(base, "nowhere", best=True)
+    record.claim(tmp_path / "untrained", base[1])
+    with pytest.raises(UserError, match="untrained has no checkpoint yet; train it first.$"):
+        begun(base, tmp_path / "untrained")
     with pytest.raises(UserError, match="is not a regular expression"):
         StartConfig(fresh="(")
 

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from deepseek_jax.config import AnyExperiment
 from deepseek_jax.studies import budget, curves
-from deepseek_jax.studies.outcome import Trained
 from deepseek_jax.train import setup
+from deepseek_jax.train.restore import Trained
 from deepseek_jax.train.schedules import microbatches
 from deepseek_jax.train.shown import SHOWN
 from deepseek_jax.train.sinks import METRICS_FILE, read_rows
