@@ -6,6 +6,7 @@ CPU time for configs/v3_tiny.py.  Buffers kept in the heap, on huge pages where 
 """
 
 import ctypes
+import functools
 import gc
 from pathlib import Path
 
@@ -15,8 +16,9 @@ HUGE_PAGE = 2 << 20
 MOST_MAPPINGS = 20_000  # of the 65,530 that Linux grants a process
 
 
+@functools.cache
 def keep(reserve_bytes: int = 4 << 30) -> bool:
-    """Makes malloc keep and reuse large blocks; call once, before the first computation.
+    """Makes malloc keep and reuse large blocks; call before the first computation.  Further calls do nothing.
 
     `reserve_bytes` of address space (not of memory) are marked for huge pages.  Returns False if the C library has no
     such settings, which only costs speed.

@@ -4,9 +4,8 @@ import logging
 import os
 import re
 import sys
-from pathlib import Path
 
-from deepseek_jax import full_disk, host_memory
+from deepseek_jax import disk_cache, full_disk, host_memory
 from deepseek_jax.errors import LOG
 
 
@@ -16,10 +15,9 @@ def prepare(compile_cache: bool = True):
     Environment variables that are already set stay as they are; only `compile_cache` False disables the cache anyway.
     """
     if compile_cache:
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path.home() / ".cache" / "deepseek_jax" / "xla"))
+        disk_cache.keep_programs()
     else:
         os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
     if host_devices := re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", "")):
         os.environ.setdefault("PJRT_NPROC", threads_of(int(host_devices[1])))

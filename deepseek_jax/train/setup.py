@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 from rich.console import Console
 
+from deepseek_jax import disk_cache, host_memory
 from deepseek_jax.config import AnyExperiment
 from deepseek_jax.data.batches import Batch, TrainBatches
 from deepseek_jax.errors import UserError
@@ -102,8 +103,11 @@ def check(experiment: AnyExperiment) -> Mesh:
 def prepare(experiment: AnyExperiment, console: Console) -> Setup:
     """Checks the experiment against the devices, prepares the data if it is missing, and traces the model.
 
-    Prints notes on how the data was read.  UserError for settings that cannot work.
+    Prints notes on how the data was read.  UserError for settings that cannot work.  Keeps memory between steps and
+    compiled programs between processes: the command line has seen to that before, a script has not.
     """
+    host_memory.keep()
+    disk_cache.keep_programs()
     mesh = check(experiment)
     learning_rate(experiment.optimizer, experiment.train.steps)  # refuses impossible schedules before data is prepared
     placed = None
