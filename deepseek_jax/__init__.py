@@ -3,21 +3,43 @@
 model = deepseek_jax.from_pretrained(directory)
 scores = model(input_ids).logits
 tokens = deepseek_jax.generate(model, prompts, max_new_tokens=16)
+text = model.tokenizer.decode(tokens[0])
 states = deepseek_jax.trace(model, input_ids).feed_forward
 
-These names are imported from deepseek_jax/api.py, and jax with it, at their first use, so that `import deepseek_jax`
-and the command line stay light.
+experiment = deepseek_jax.resolve("configs/v3_tiny.py", {"train.steps": 100})
+scores = deepseek_jax.run_experiment(experiment, "runs/x")
+
+These names are imported from their modules, and jax with most of them, at their first use, so that `import
+deepseek_jax` and the command line stay light.
 """
 
-__all__ = ["Model", "from_config", "from_pretrained", "generate", "loss_and_grads", "save_pretrained", "trace"]
+import importlib
+
+_MODULES = {  # by public name: where it is defined
+    "Model": "api",
+    "ModelConfig": "models.config",
+    "Tokenizer": "data.tokenizer",
+    "from_config": "api",
+    "from_pretrained": "api",
+    "generate": "api",
+    "loss_and_grads": "api",
+    "merge": "models.tree",
+    "preset": "models.presets",
+    "read_rows": "train.sinks",
+    "resolve": "experiment_file",
+    "run_experiment": "train.loop",
+    "save_pretrained": "api",
+    "trace": "api",
+}
+_SPELT = {"run_experiment": "train"}  # there; here that is the name of a subpackage
+
+__all__ = list(_MODULES)
 
 
 def __getattr__(name):
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from deepseek_jax import api
-
-    return getattr(api, name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), _SPELT.get(name, name))
 
 
 def __dir__():

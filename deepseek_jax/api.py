@@ -5,6 +5,7 @@ B batch  S sequence  V vocabulary  N new tokens  E experts  I expert width  D mo
 
 import dataclasses
 import functools
+import json
 import operator
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from deepseek_jax.checking import MOST, MOST_NEW_TOKENS, require_family
 from deepseek_jax.choices import DTYPES, SPELLINGS
 from deepseek_jax.convert import beside, huggingface
 from deepseek_jax.convert.casting import cast, dtypes
+from deepseek_jax.data.tokenizer import Tokenizer, TokenizerFile
 from deepseek_jax.errors import LOG, UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.infer import generate as plain
@@ -46,9 +48,21 @@ class Scores:
     mtp_logits: list[Float[Array, "B S V"]] | None
 
 
+class _Entries(dict):
+    """Entries of config.json that nobody changes, so that they can be part of a pytree's structure."""
+
+    def __hash__(self):
+        return hash(json.dumps(self, sort_keys=True))
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("params", "buffers"),
+    meta_fields=("config", "graphdef", "special_tokens", "tokenizer_file"),
+)
 @dataclasses.dataclass(frozen=True, eq=False)  # arrays have no truth value: compare by identity
 class Model:
-    """A decoder's structure and arrays.  Every function below is compiled once for each shape of its input.
+    """A decoder's structure and arrays, a pytree.  Functions below are compiled once for each shape of their input.
 
     `special_tokens`: config.json's entries about them, saved again for other programs.
     """
@@ -58,6 +72,15 @@ class Model:
     params: dict
     buffers: dict
     special_tokens: dict = dataclasses.field(default_factory=dict)
+    tokenizer_file: TokenizerFile | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "special_tokens", _Entries(self.special_tokens))
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """That of the directory that the model comes from, read when it is first asked for; None if it has none."""
+        return self.tokenizer_file and self.tokenizer_file.tokenizer
 
     def __call__(self, input_ids: Int[Array, "B S"], attention_mask: Int[Array, "B S"] | None = None) -> Scores:
         """The scores at every position.  `attention_mask`: 1 for tokens, 0 for padding, on the left or the right."""
@@ -71,8 +94,8 @@ class Model:
         return jax.default_matmul_precision("highest" if exact else "default")
 
     def _checked(self, input_ids) -> np.ndarray:
-        """`input_ids` as int32 [B, S]."""
-        input_ids = _array(input_ids, "input_ids")
+        """`input_ids` as int32 [B, S].  Of an array that a jax transform traces only shape and type can be checked."""
+        input_ids = input_ids if _is_traced(input_ids) else _array(input_ids, "input_ids")
         if input_ids.ndim != 2 or not input_ids.size:
             raise UserError(f"input_ids has shape {input_ids.shape}; give token numbers as [batch, sequence].")
         return self._known(input_ids, "input_ids")
@@ -80,15 +103,18 @@ class Model:
     def _checked_rows(self, input_ids, attention_mask) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tokens, positions and segment ids, int32 [B, S]."""
         input_ids = self._checked(input_ids)
-        mask = np.ones_like(input_ids) if attention_mask is None else _array(attention_mask, "attention_mask")
+        mask = np.ones(input_ids.shape, np.int32) if attention_mask is None else attention_mask
+        if not _is_traced(mask):
+            mask = _array(mask, "attention_mask")
         if mask.shape != input_ids.shape:
             raise UserError(f"attention_mask is {mask.shape} and input_ids {input_ids.shape}; give both one shape.")
-        if not np.isin(mask, (0, 1)).all():
-            raise UserError("attention_mask holds other numbers than 1 (a token) and 0 (padding).")
         real = mask.astype(np.int32)
-        if (np.abs(np.diff(np.pad(real, ((0, 0), (1, 1))), axis=1)).sum(axis=1) > 2).any():
-            raise UserError("attention_mask has padding between tokens of a row; it belongs before or after them.")
-        positions = np.maximum(real.cumsum(axis=1, dtype=np.int32) - 1, 0)
+        if not _is_traced(mask):
+            if not np.isin(mask, (0, 1)).all():
+                raise UserError("attention_mask holds other numbers than 1 (a token) and 0 (padding).")
+            if (np.abs(np.diff(np.pad(real, ((0, 0), (1, 1))), axis=1)).sum(axis=1) > 2).any():
+                raise UserError("attention_mask has padding between tokens of a row; it belongs before or after them.")
+        positions = (real.cumsum(axis=1, dtype=np.int32) - 1).clip(0)
         return input_ids, positions, real
 
     def _checked_prompts(self, prompts) -> list[np.ndarray]:
@@ -106,6 +132,8 @@ class Model:
     def _known(self, tokens: np.ndarray, what: str) -> np.ndarray:
         if tokens.size and tokens.dtype.kind not in "iu":
             raise UserError(f"{what} is of type {tokens.dtype.name}; give token numbers, which are whole.")
+        if _is_traced(tokens):
+            return tokens.astype(np.int32)
         outside = tokens[(tokens < 0) | (tokens >= self.config.vocab_size)]
         if outside.size:
             last = self.config.vocab_size - 1
@@ -131,7 +159,8 @@ def from_pretrained(directory: str | Path, dtype: DTypeLike = "float32") -> Mode
     else:
         config = huggingface.read_config(directory)
         params, buffers = huggingface.load(directory, config, dtype=dtype)
-    return _model(config, dtype, params, buffers, beside.special_tokens(directory))
+    tokenizer = TokenizerFile.of(directory, config.vocab_size)
+    return _model(config, dtype, params, buffers, beside.special_tokens(directory), tokenizer)
 
 
 def from_config(config: ModelConfig | str | Path, seed: int = 0, dtype: DTypeLike = "float32") -> Model:
@@ -236,7 +265,7 @@ def loss_and_grads(model: Model, input_ids: Int[Array, "B S"]) -> tuple[float, d
     Experts are fused as in Hugging Face: gate_up_proj [E, 2I, D], gate first, and down_proj [E, D, I].  MTP modules do
     not contribute to this loss, so they have no gradients.
     """
-    input_ids = model._checked(input_ids)
+    input_ids = model._checked(_array(input_ids, "input_ids"))
     if input_ids.shape[1] < 2:
         raise UserError("input_ids has one token a row; the loss of the next token needs at least two.")
     with model.exact_products():
@@ -259,9 +288,9 @@ def _of_this_package(directory: Path, dtype: str) -> tuple[ModelConfig, dict, di
     return found.config, cast(found.config, params, dtype), buffers
 
 
-def _model(config: ModelConfig, dtype: str, params: dict, buffers: dict, special_tokens: dict | None = None) -> Model:
+def _model(config: ModelConfig, dtype: str, params: dict, buffers: dict, *beside) -> Model:
     graphdef, _, _ = split(jax.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(params=0), dtype=dtype)))
-    return Model(config, graphdef, *jax.tree.map(jnp.asarray, (params, buffers)), special_tokens or {})
+    return Model(config, graphdef, *jax.tree.map(jnp.asarray, (params, buffers)), *beside)
 
 
 def _name_of(dtype: DTypeLike) -> str:
@@ -285,13 +314,17 @@ def _whole(number, what: str, least: int, most: int) -> int:
     return found
 
 
+def _is_traced(tokens) -> bool:
+    return isinstance(tokens, jax.core.Tracer)
+
+
 def _array(tokens, what: str) -> np.ndarray:
     try:
         return np.asarray(tokens)
     except jax.errors.TracerArrayConversionError:
         raise UserError(
-            f"{what} is traced by a jax transform; call the model outside of it, or inside it call "
-            "deepseek_jax.models.tree.merge(model.graphdef, model.params, model.buffers), as in docs/models.md."
+            f"{what} is traced by a jax transform or holds numbers that are; calls of the model and `trace` take a "
+            "traced array, `generate` and `loss_and_grads` belong outside of transforms."
         ) from None
     except ValueError:
         raise UserError(f"{what} has rows of different lengths; pad them, attention_mask too.") from None

@@ -4,6 +4,9 @@ Special tokens have the names of DeepSeek's tokenizer.  If a tokenizer.json has 
 from the files beside it, as in Hugging Face's model directories.
 """
 
+import dataclasses
+import functools
+import hashlib
 import itertools
 import json
 import pathlib
@@ -152,6 +155,26 @@ class Tokenizer:
         """The text of `ids`, with the names of special tokens; ids beyond the vocabulary are left out."""
         kept = [token for token in np.asarray(ids).tolist() if token < self.vocab_size]
         return self._backend.decode(kept, skip_special_tokens=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerFile:
+    """The tokenizer.json of a model's directory, which is read when it is first used; equal if the content is."""
+
+    directory: pathlib.Path = dataclasses.field(compare=False)
+    vocab_size: int  # the model's
+    content: str  # a hash
+
+    @classmethod
+    def of(cls, directory: pathlib.Path, vocab_size: int) -> "TokenizerFile | None":
+        """None if there is no such file."""
+        path = directory / TOKENIZER
+        return cls(directory, vocab_size, hashlib.sha256(path.read_bytes()).hexdigest()) if path.is_file() else None
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """UserError as `of_model`."""
+        return of_model(self.directory, self.vocab_size)
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, path: pathlib.Path, key: str = "model.vocab_size"):

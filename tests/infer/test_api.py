@@ -1,6 +1,7 @@
 """The public API, on a model whose numbers Hugging Face computed too (tests/goldens/v3)."""
 
 import dataclasses
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +19,11 @@ from deepseek_jax import api, compiling, record
 from deepseek_jax.config import SupervisedExperiment
 from deepseek_jax.convert import huggingface, orbax_directory
 from deepseek_jax.convert.casting import cast
+from deepseek_jax.data.tokenizer import Tokenizer, train_bpe
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.moe.experts import MOST_FOR_FEW
+from deepseek_jax.train import loop
 from deepseek_jax.train.restore import Trained
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.state import make_state
@@ -44,6 +47,36 @@ def expected():
 def test_importing_the_package_does_not_import_jax():
     code = "import sys, deepseek_jax as d; assert 'jax' not in sys.modules; d.generate; assert 'jax' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_every_public_name_is_found_and_none_hides_a_subpackage():
+    found = {name: getattr(deepseek_jax, name) for name in deepseek_jax.__all__}
+    assert found["run_experiment"] is loop.train and found["Tokenizer"] is Tokenizer
+    assert set(found) <= set(dir(deepseek_jax))
+    assert not [name for name in found if (Path(deepseek_jax.__file__).parent / name).exists()]
+
+
+def test_the_tokenizer_of_a_directory_is_read_at_its_first_use(tmp_path, model):
+    assert model.tokenizer is None
+    directory = shutil.copytree(V3, tmp_path / "model")
+    (directory / "tokenizer.json").write_text("{}")
+    damaged = deepseek_jax.from_pretrained(directory)
+    with pytest.raises(UserError, match="is not a tokenizer.json"):
+        damaged.tokenizer  # noqa: B018
+    train_bpe(["in the beginning"] * 9, 262, directory / "tokenizer.json")
+    larger = deepseek_jax.from_pretrained(directory)
+    with pytest.raises(UserError, match="has 262 entries and the model 256"):
+        larger.tokenizer  # noqa: B018
+
+
+def test_text_goes_in_and_comes_out_of_a_runs_model(tmp_path):
+    experiment = tiny.experiment(tmp_path, steps=6)
+    loop.train(experiment, tmp_path / "run", Console(quiet=True), until=1)
+    model, other = (deepseek_jax.from_pretrained(tmp_path / "run") for _ in range(2))
+    assert model.tokenizer is model.tokenizer
+    assert model.tokenizer.decode(model.tokenizer.encode("the print statement")) == "the print statement"
+    assert jax.tree.structure(model) == jax.tree.structure(other)
+    assert jax.device_put(model).tokenizer is model.tokenizer
 
 
 def test_an_unknown_name_raises_attribute_error():
@@ -92,6 +125,40 @@ def test_token_ids_of_any_integer_type_give_the_same_logits(model, expected):
 def test_a_model_is_hashable_and_equals_only_itself(model):
     assert {model: "found"}[model] == "found"
     assert model != dataclasses.replace(model)
+
+
+def test_a_model_passes_through_jax_as_any_pytree(model, expected):
+    """Structure, config and tokenizer are static; models of one structure are one type of tree."""
+    again = deepseek_jax.from_pretrained(V3)
+    assert jax.tree.structure(again) == jax.tree.structure(model)
+    doubled = jax.tree.map(jnp.add, model, again)
+    np.testing.assert_array_equal(doubled.params["embedding"], 2 * model.params["embedding"])
+    assert doubled.config is model.config and doubled.special_tokens == model.special_tokens
+    placed = jax.device_put(model, jax.devices()[0])
+    np.testing.assert_array_equal(placed(expected["input_ids"]).logits, model(expected["input_ids"]).logits)
+
+
+def test_a_call_may_be_traced_with_the_model_and_its_input_as_arguments(model, expected):
+    ids, mask = jnp.asarray(expected["pad_ids"]), jnp.asarray(expected["pad_mask"])
+    plain = model(ids, mask)
+    traced = jax.jit(lambda model, *rows: model(*rows))(model, ids, mask)
+    jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours, theirs, **CLOSE), traced, plain)
+    states = jax.jit(lambda model, ids: deepseek_jax.trace(model, ids).feed_forward)(model, ids)
+    np.testing.assert_allclose(states[1], deepseek_jax.trace(model, ids).feed_forward[1], **CLOSE)
+
+
+def test_gradients_by_a_model_are_those_of_loss_and_grads(model, expected):
+    ids = jnp.asarray(expected["input_ids"])
+
+    def loss(model):
+        likelihood = jnp.take_along_axis(jax.nn.log_softmax(model(ids).logits[:, :-1]), ids[:, 1:, None], axis=-1)
+        return -likelihood.mean()
+
+    value, grads = jax.jit(jax.value_and_grad(loss))(model)
+    assert isinstance(grads, api.Model)
+    expected_value, by_name = deepseek_jax.loss_and_grads(model, ids)
+    assert float(value) == pytest.approx(expected_value, rel=1e-5)
+    np.testing.assert_allclose(grads.params["embedding"], by_name["model.embed_tokens.weight"], **CLOSE)
 
 
 def test_generate_of_one_token_and_of_none(model, expected):
@@ -252,7 +319,10 @@ def test_float16_has_losses_and_gradients_for_many_rows():
         (lambda model: deepseek_jax.generate(model, [[1]], seed=2**70), "seed is"),
         (lambda model: deepseek_jax.generate(model, [[1]], temperature=float("nan")), "temperature is nan"),
         (lambda model: deepseek_jax.generate(model, [[1]], temperature=np.ones(2)), r"temperature is array\("),
-        (lambda model: jax.jit(lambda ids: model(ids).logits)(jnp.ones((1, 2), int)), "input_ids is traced by"),
+        (lambda model: jax.jit(lambda x: model([[x, 1]]).logits)(1), "input_ids is traced by a jax transform or holds"),
+        (lambda model: jax.jit(lambda ids: deepseek_jax.loss_and_grads(model, ids))(jnp.eye(2)), "input_ids is traced"),
+        (lambda model: jax.jit(lambda ids: model(ids).logits)(jnp.eye(2)), "input_ids is of type float32"),
+        (lambda model: jax.jit(lambda ids: model(ids).logits)(jnp.arange(2)), "input_ids has shape"),
         (lambda model: jax.jit(lambda ids: deepseek_jax.generate(model, ids))(jnp.eye(2)), "a prompt is traced"),
         (lambda model: model([[1, 2, 3]], [[1, 0, 1]]), "padding between tokens"),
         (lambda model: deepseek_jax.save_pretrained(model, "out", spelling="torch"), "spelling is 'torch'"),
