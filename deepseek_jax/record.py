@@ -49,11 +49,15 @@ def check_place(workdir: str | os.PathLike):
     files.check_directory(Path(workdir), "made a run directory")
 
 
-def claim(workdir: str | os.PathLike, experiment: AnyExperiment, *, write: bool = True) -> float:
+def claim(
+    workdir: str | os.PathLike, experiment: AnyExperiment, change: str | None = None, *, write: bool = True
+) -> float:
     """Makes `workdir` the run directory of `experiment`: writes config.json, or updates settings that may change.
 
+    `change`: the name of the function that changes the experiment's program, if one does.
+
     Returns when the run began, in seconds since 1970.  Without `write` it only checks, as in all processes of a run but
-    one.  Raises UserError if the directory holds a run that differs in settings that may not change.
+    one.  Raises UserError if the directory holds a run that differs in settings that may not change, or in `change`.
     """
     path, began = Path(workdir) / CONFIG_FILE, time.time()
     check_place(workdir)
@@ -68,7 +72,8 @@ def claim(workdir: str | os.PathLike, experiment: AnyExperiment, *, write: bool 
         if other.family != experiment.family:
             raise UserError(f"{workdir} holds a run of the family {other.family}; give another --workdir.")
         there = fields.flatten(dataclasses.asdict(other))
-        began = read_json(path).get("began", began)
+        entries = read_json(path)
+        began = entries.get("began", began)
         here = fields.flatten(dataclasses.asdict(experiment))
         judging = JUDGING if experiment.stopping.patience else ()
         bound = [key for key in here if key in judging or not key.startswith(FREE)]
@@ -79,8 +84,13 @@ def claim(workdir: str | os.PathLike, experiment: AnyExperiment, *, write: bool 
             differences = ", ".join(f"{key} is {there[key]} there and {here[key]} here" for key in changed[:3])
             more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
             raise UserError(f"{workdir} holds another experiment: {differences}{more}; give another --workdir.")
+        if entries.get("change") != change:
+            raise UserError(
+                f"{workdir} holds a run with change={entries.get('change')}, and here it is {change}; call train from "
+                "Python with the same `change` (docs/runs.md), or give another --workdir."
+            )
     if write:
-        write_json(path, describe(experiment) | {"began": began})
+        write_json(path, describe(experiment) | {"began": began, "change": change})
     return began
 
 

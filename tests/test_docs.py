@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 from deepseek_jax.cli import arguments
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
-from deepseek_jax.train import setup
+from deepseek_jax.train.sinks import read_rows
+from tests.train import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(
@@ -105,9 +107,9 @@ def test_settings_and_studies_in_documents_run(monkeypatch):
     exec(sets, {})
 
 
-def test_the_code_in_docs_runs_runs(monkeypatch, tmp_path):
-    """All but the training itself: what a run wrote is read, and the loss of one's own is defined."""
-    read, own = blocks("docs/runs.md")
+def test_the_code_in_docs_runs_runs(monkeypatch, tmp_path, capsys):
+    """On a tiny experiment: what a run wrote is read, a loss and a loop of one's own train."""
+    read, own, loop = blocks("docs/runs.md")
     (tmp_path / "runs/x").mkdir(parents=True)
     (tmp_path / "runs/x/metrics.jsonl").write_text('{"step": 1, "loss/next": 2.5}\n{"step": 1, "val/loss": 2.4}\n')
     monkeypatch.chdir(tmp_path)
@@ -115,7 +117,14 @@ def test_the_code_in_docs_runs_runs(monkeypatch, tmp_path):
     monkeypatch.setattr("matplotlib.pyplot.plot", lambda *lines: plotted.append(lines))
     exec(read, {})
     assert plotted == [([1], [2.5])]
-    monkeypatch.setattr(setup, "TASKS", dict(setup.TASKS))
-    names = {}
-    exec(own[: own.index("scores = train(")], names)
-    assert setup.TASKS["language_model"] is names["Penalised"]
+    experiment = tiny.experiment(tmp_path, steps=6)
+    monkeypatch.setattr("deepseek_jax.resolve", lambda path, overrides: experiment, raising=False)
+    (tmp_path / "own.py").write_text(own)  # a file: `change` is known by its source
+    assert "final/loss" in runpy.run_path("own.py")["scores"]
+    (tmp_path / "runs/penalised/config.json").read_text().index('"change": "penalised-')
+    assert all(row["loss/squares"] > 0 for row in read_rows("runs/penalised/metrics.jsonl") if "loss/next" in row)
+    capsys.readouterr()
+    exec(loop, {})
+    losses = [float(loss) for loss in re.findall(r"^\d (\S+)$", capsys.readouterr().out, re.MULTILINE)]
+    rows = [row["loss/next"] for row in read_rows("runs/penalised/metrics.jsonl") if "loss/next" in row]
+    assert losses == pytest.approx(rows, rel=1e-3)  # a penalty this small hardly changes the losses

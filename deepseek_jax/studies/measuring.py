@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from deepseek_jax.errors import UserError
 from deepseek_jax.files import read_json, write_json
+from deepseek_jax.source_names import source_name
 from deepseek_jax.studies import reasons
 from deepseek_jax.studies.outcome import finite
 from deepseek_jax.studies.runs import Run
-from deepseek_jax.studies.source_names import source_name
 from deepseek_jax.studies.study import Study, Variant
 
 if TYPE_CHECKING:  # takes a second, and most calls find everything measured

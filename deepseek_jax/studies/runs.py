@@ -19,8 +19,8 @@ from deepseek_jax.config import FAMILIES, AnyExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.files import read_json
+from deepseek_jax.source_names import source_name
 from deepseek_jax.studies import budget, reasons
-from deepseek_jax.studies.source_names import source_name
 from deepseek_jax.studies.study import Loaded, Study, Variant, slug, slugs
 from deepseek_jax.studies.sweep import Sweep
 from deepseek_jax.train import schedules

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from deepseek_jax.checking import choice
 from deepseek_jax.errors import UserError
+from deepseek_jax.source_names import source_name
 from deepseek_jax.studies.claims import Claim, parse
-from deepseek_jax.studies.source_names import source_name
 
 if TYPE_CHECKING:
     from deepseek_jax.studies.sweep import Sweep  # not at run time: it imports this file

@@ -16,12 +16,14 @@ from deepseek_jax.config import AnyExperiment, TrainConfig
 from deepseek_jax.data.batches import TrainBatches
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
+from deepseek_jax.source_names import source_name
 from deepseek_jax.train import bars, early_stopping, preemption, program_cache, report, schedules, start, summary
 from deepseek_jax.train.checkpoint import Checkpoints, RunPosition, has_checkpoints
 from deepseek_jax.train.goodput import Goodput
 from deepseek_jax.train.metrics import by_layer
 from deepseek_jax.train.nonfinite import bad_parameter, find_origin
 from deepseek_jax.train.profile import Profile
+from deepseek_jax.train.program import Program
 from deepseek_jax.train.recorder import NotFinite, Recorder, Started
 from deepseek_jax.train.setup import Setup, prepare
 from deepseek_jax.train.sinks import Sinks, check_sinks
@@ -55,23 +57,26 @@ def train(
     profile: range = range(0),
     until: int | None = None,
     programs: Callable[[Setup], tuple[Callable, Callable]] = program_cache.compiled,
+    change: Callable[[Program], Program] | None = None,
 ) -> dict[str, float]:
     """Trains in `workdir`, resuming from its newest intact checkpoint if there is one; returns the final scores.
 
     In a multi-process run every process calls this; only the leader writes files and prints.  On SIGTERM to any
     process, and after step `until` (which is evaluated first), it saves a checkpoint and returns.  On Ctrl-C it saves
     one and raises KeyboardInterrupt; a multi-process run returns instead.  A profiler trace of the steps `profile` goes
-    into the run directory.  `programs` returns the compiled step and score.  Raises UserError for what the user can
-    fix, and at a non-finite step if train.on_nonfinite is "stop".
+    into the run directory.  `programs` returns the compiled step and score.  `change` returns the program to train
+    instead of the experiment's own (docs/runs.md); a run belongs to one such function, known by its source.  Raises
+    UserError for what the user can fix, and at a non-finite step if train.on_nonfinite is "stop".
     """
     experiment, workdir, leads = fields.checked(experiment), Path(workdir), processes.is_leader()
-    record.claim(workdir, experiment, write=False)  # refuse early: preparing the corpus may take hours
+    changed_by = change and source_name(change)
+    record.claim(workdir, experiment, changed_by, write=False)  # refuse early: preparing the corpus may take hours
     if not has_checkpoints(workdir):
         start.check(experiment)
     check_sinks(experiment.log)
     console = console or Console(quiet=not leads, markup=False)  # file names may contain brackets
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every file it writes
-    setup = prepare(experiment, console)
+    setup = prepare(experiment, console, change)
     early_stopping.check(experiment.stopping, tuple(f"val/{name}" for name in setup.task.measured()))
     setup.check_memory()
     batches = setup.train_batches()
@@ -79,7 +84,7 @@ def train(
     alone = record.held(workdir) if leads else contextlib.nullcontext()
     # Signals are caught to the end: the last checkpoint is still being written when the steps are over.
     with alone, preemption.watch() as stopping:
-        state, began = _begin(setup, workdir, console)
+        state, began = _begin(setup, workdir, changed_by, console)
         try:
             with Checkpoints(workdir, experiment.checkpoint, say=console.print) as checkpoints:
                 done = RunPosition()
@@ -105,7 +110,7 @@ def train(
     return summary.final_scores(workdir, shown)
 
 
-def _begin(setup: Setup, workdir: Path, console: Console) -> tuple[State | None, float]:
+def _begin(setup: Setup, workdir: Path, changed_by: str | None, console: Console) -> tuple[State | None, float]:
     """Claims the directory; returns (the initial state, or None if there are checkpoints, when the run first began).
 
     The time is in seconds since 1970.  A run that cannot be started or resumed claims and changes nothing.
@@ -115,7 +120,7 @@ def _begin(setup: Setup, workdir: Path, console: Console) -> tuple[State | None,
         setup.task.check_data_files(workdir)
     else:
         state = start.first_state(setup, console.print)
-    began = record.claim(workdir, setup.experiment, write=leads)
+    began = record.claim(workdir, setup.experiment, changed_by, write=leads)
     if leads:
         setup.task.save_data_files(workdir)
     processes.check_shared(workdir / record.CONFIG_FILE)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -100,30 +100,33 @@ def check(experiment: AnyExperiment) -> Mesh:
     return mesh
 
 
-def prepare(experiment: AnyExperiment, console: Console) -> Setup:
+def prepare(experiment: AnyExperiment, console: Console, change: Callable[[Program], Program] | None = None) -> Setup:
     """Checks the experiment against the devices, prepares the data if it is missing, and traces the model.
 
-    Prints notes on how the data was read.  UserError for settings that cannot work.  Keeps memory between steps and
-    compiled programs between processes: the command line has seen to that before, a script has not.
+    `change` returns the program to train instead of the experiment's own.  Prints notes on how the data was read.
+    UserError for settings that cannot work.  Keeps memory between steps and compiled programs between processes: the
+    command line has seen to that before, a script has not.
     """
     host_memory.keep()
     disk_cache.keep_programs()
     mesh = check(experiment)
     learning_rate(experiment.optimizer, experiment.train.steps)  # refuses impossible schedules before data is prepared
-    placed = None
     if experiment.family == "language_model" and mesh.size > 1:  # fail before a corpus takes minutes
-        placed = _placed(experiment, as_trained(language_model_program(experiment, np.ones(1)), experiment), mesh)
+        _placed(experiment, as_trained(language_model_program(experiment, np.ones(1)), experiment), mesh)
     with bars.stages(console) as report:
         task = TASKS[experiment.family](experiment, report)
         processes.barrier()
+    if change:
+        changed = change(task.program)
+        task.program = dataclasses.replace(changed, made_of=(*changed.made_of, change))
     for note in task.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
-    optimizer, abstract = placed or _placed(experiment, task.program, mesh)
+    optimizer, abstract = _placed(experiment, task.program, mesh)
     return Setup(experiment, mesh, task, optimizer, abstract)
 
 
 def _placed(experiment, program, mesh) -> tuple[optax.GradientTransformationExtraArgs, State]:
-    """(the optimizer, the abstract state); only a hybrid network's sizes depend on the data."""
+    """(the optimizer, the abstract state)."""
     optimizer = make_optimizer(experiment.optimizer, experiment.train.steps, program.axes)
     abstract = abstract_state(program, optimizer, mesh, ema=experiment.train.ema_decay > 0)
     groups.check(experiment.optimizer.groups, abstract["params"])

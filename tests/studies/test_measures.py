@@ -14,6 +14,7 @@ from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.tree import merge
+from deepseek_jax.source_names import source_name
 from deepseek_jax.studies.measures import (
     cache_bytes,
     composite_gain,
@@ -27,7 +28,6 @@ from deepseek_jax.studies.measures import (
 )
 from deepseek_jax.studies.measures.residual import composite
 from deepseek_jax.studies.measures.routing import _loads, divergence
-from deepseek_jax.studies.source_names import source_name
 from deepseek_jax.train import setup
 from deepseek_jax.train.restore import Trained
 from tests.train import tiny

@@ -1,4 +1,4 @@
-"""Names under which the results of edits and measures are stored: functions that compute differently differ in name."""
+"""Names of a user's functions in what is stored: functions that compute differently differ in name."""
 
 import hashlib
 import inspect
@@ -16,10 +16,14 @@ def source_name(function: Callable) -> str:
     """The function's name and a hash of its source and of the values that it captures.
 
     So a result of an older version, or of another function from the same factory, is not mistaken for its own.
-    UserError for a lambda or anything else not made by `def`, and for a captured value whose text differs by process.
+    UserError for a lambda or anything else not made by `def`, for one without a readable source, and for a captured
+    value whose text differs by process.
     """
     if not inspect.isfunction(function) or function.__name__ == "<lambda>":
-        raise UserError(f"a study's edits and measures must be functions defined with `def`, but one is {function!r}.")
+        raise UserError(
+            f"edits and measures of studies, and changes of programs, must be functions defined with `def`, but one is "
+            f"{function!r}."
+        )
     return f"{function.__name__}-{hashlib.sha256(_written(function, ()).encode()).hexdigest()[:8]}"
 
 
@@ -30,7 +34,16 @@ def _written(function: Callable, outer: tuple) -> str:
     held = {name: cell.cell_contents for name, cell in cells} | (function.__kwdefaults__ or {})
     held |= dict(enumerate(function.__defaults__ or ()))
     written = [f"{name}={_value(value, outer)}" for name, value in held.items()]
-    return "\n".join([inspect.getsource(function), *written])
+    return "\n".join([_source(function), *written])
+
+
+def _source(function: Callable) -> str:
+    try:
+        return inspect.getsource(function)
+    except OSError:
+        raise UserError(
+            f"{function.__name__} is known by its source, which cannot be read; define it in a file or a notebook."
+        ) from None
 
 
 def _value(value: object, outer: tuple) -> str:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from deepseek_jax.errors import UserError
+from deepseek_jax.source_names import source_name
 from deepseek_jax.studies import Study, Sweep, Variant
-from deepseek_jax.studies.source_names import source_name
 from tests.conftest import ROOT
 
 
@@ -54,7 +54,7 @@ def test_functions_of_one_factory_have_distinct_stable_names(makers):
 
 def test_names_are_the_same_in_every_process():
     words = "frozenset({'a', 'b', 'c', 'd', 'e', 'f'})"
-    code = "from tests.studies.test_source_names import *; print(source_name(scaled({}, times(2))))"
+    code = "from tests.test_source_names import *; print(source_name(scaled({}, times(2))))"
     out = subprocess.run([sys.executable, "-c", code.format(words)], cwd=ROOT, capture_output=True, text=True)
     assert out.stdout.strip() == source_name(scaled(frozenset("abcdef"), times(2)))
 

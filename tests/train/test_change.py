@@ -1,0 +1,112 @@
+"""Training a changed program: it takes part in the step, on any mesh, and a run belongs to one such function."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import pytest
+from rich.console import Console
+
+from deepseek_jax import record
+from deepseek_jax.config import EvalConfig, MeshConfig
+from deepseek_jax.errors import UserError
+from deepseek_jax.train.loop import train
+from deepseek_jax.train.sinks import read_rows
+from tests.train import tiny
+
+QUIET = Console(quiet=True)
+
+
+def brief(directory, **mesh):
+    found = tiny.experiment(directory, steps=6)
+    brief = EvalConfig(batches=1, final_batches=1, samples=0)
+    return dataclasses.replace(found, eval=brief, mesh=MeshConfig(**mesh))
+
+
+def with_a_parameter(weight):
+    """A change by which one number, of weight `weight` in the loss, is trained beside the model's parameters."""
+
+    def changed(program):
+        def model(params):
+            return {name: leaf for name, leaf in params.items() if name != "pull"}
+
+        def make_parameters():
+            params, buffers = program.make_parameters()
+            return params | {"pull": jnp.ones(2)}, buffers
+
+        def loss(params, *rest):
+            value, aux = program.loss(model(params), *rest)
+            pull = weight * jnp.square(params["pull"]).sum()
+            return value + pull, aux | {"loss/pull": pull}
+
+        return dataclasses.replace(
+            program,
+            axes=program.axes | {"pull": (None,)},
+            make_parameters=make_parameters,
+            loss=loss,
+            update_buffers=lambda params, *rest: program.update_buffers(model(params), *rest),
+            score=lambda params, *rest: program.score(model(params), *rest),
+            to_model=lambda params, buffers: program.to_model(model(params), buffers),
+        )
+
+    return changed
+
+
+def pulls(workdir) -> list[float]:
+    return [row["loss/pull"] for row in read_rows(workdir / "metrics.jsonl") if "loss/pull" in row]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("changed")
+    train(brief(directory), directory / "run", QUIET, until=3, change=with_a_parameter(0.5))
+    return directory
+
+
+ON_TWO = """
+import sys
+from pathlib import Path
+from tests.train.test_change import *
+
+directory = Path(sys.argv[1])
+train(brief(directory, fsdp=2), directory / "two", QUIET, until=3, change=with_a_parameter(0.5))
+print(*pulls(directory / "two"))
+"""
+
+
+def test_a_parameter_of_ones_own_is_trained_on_two_devices_as_on_one(run, python):
+    one = pulls(run / "run")
+    assert len(one) == 3 and one[-1] < one[0]
+    result = python("-c", ON_TWO, str(run), devices=2)
+    assert [float(word) for word in result.stdout.split()] == pytest.approx(one, rel=1e-5), result.stderr
+
+
+def test_a_run_is_resumed_with_the_same_change_only(run):
+    name = json.loads((run / "run/config.json").read_text())["change"]
+    assert name.startswith("changed-")
+    for other, shown in ((None, "None"), (with_a_parameter(0.25), "changed-")):
+        with pytest.raises(UserError) as refused:
+            train(brief(run), run / "run", QUIET, change=other)
+        assert str(refused.value).startswith(f"{run}/run holds a run with change={name}, and here it is {shown}")
+    assert "final/loss" in train(brief(run), run / "run", QUIET, change=with_a_parameter(0.5))
+    assert len(pulls(run / "run")) == 6
+
+
+def test_a_run_directory_of_before_has_no_change(tmp_path):
+    record.claim(tmp_path, brief(tmp_path))
+    path = tmp_path / record.FILE
+    written = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in written.items() if key != "change"}))
+    record.claim(tmp_path, brief(tmp_path))
+    with pytest.raises(UserError, match="holds a run with change=None, and here it is mine-12"):
+        record.claim(tmp_path, brief(tmp_path), "mine-12")
+
+
+def test_a_change_without_a_name_is_refused(tmp_path):
+    with pytest.raises(UserError, match="must be functions defined with `def`, but one is <function .*<lambda>"):
+        train(brief(tmp_path), tmp_path / "run", QUIET, change=lambda program: program)
+    names = {}
+    exec("def change(program):\n    return program", names)
+    with pytest.raises(UserError, match="^change is known by its source, which cannot be read; define it in a file"):
+        train(brief(tmp_path), tmp_path / "run", QUIET, change=names["change"])
+    assert not (tmp_path / "run").exists()
