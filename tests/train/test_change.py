@@ -11,6 +11,7 @@ from deepseek_jax import record
 from deepseek_jax.config import EvalConfig, MeshConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.train.loop import train
+from deepseek_jax.train.restore import restore_model
 from deepseek_jax.train.sinks import read_rows
 from tests.train import tiny
 
@@ -90,6 +91,7 @@ def test_a_run_is_resumed_with_the_same_change_only(run):
         assert str(refused.value).startswith(f"{run}/run holds a run with change={name}, and here it is {shown}")
     assert "final/loss" in train(brief(run), run / "run", QUIET, change=with_a_parameter(0.5))
     assert len(pulls(run / "run")) == 6
+    assert "pull" not in restore_model(run / "run").params  # readers of runs load the model
 
 
 def test_a_run_directory_of_before_has_no_change(tmp_path):
