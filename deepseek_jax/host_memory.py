@@ -18,7 +18,9 @@ MOST_MAPPINGS = 20_000  # of the 65,530 that Linux grants a process
 
 @functools.cache
 def keep(reserve_bytes: int = 4 << 30) -> bool:
-    """Makes malloc keep and reuse large blocks; call before the first computation.  Further calls do nothing.
+    """Makes malloc keep and reuse large blocks; call before jax starts its threads, with the first use of its devices.
+
+    Memory that threads from before ask for is still mapped anew at each step.  Further calls do nothing.
 
     `reserve_bytes` of address space (not of memory) are marked for huge pages.  Returns False if the C library has no
     such settings, which only costs speed.

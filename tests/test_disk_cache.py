@@ -53,3 +53,24 @@ def test_before_jax_is_imported_the_environment_is_set(python):
     code += "disk_cache.keep_programs()\nassert 'jax' not in sys.modules\nimport jax\n"
     result = python("-c", code + "print(jax.config.jax_compilation_cache_dir)")
     assert result.stdout.strip().endswith("/.cache/deepseek_jax/xla"), result.stderr
+
+
+EARLY = """
+from pathlib import Path
+from jax._src import xla_bridge
+from rich.console import Console
+from deepseek_jax import host_memory
+from deepseek_jax.train.loop import train
+from tests.train import tiny
+
+started = []
+host_memory.keep = lambda: started.append(xla_bridge.backends_are_initialized())
+train(tiny.experiment(Path.cwd(), steps=6), "run", Console(quiet=True), until=1)
+print(started[0])
+"""
+
+
+def test_training_keeps_memory_before_jax_starts_its_threads(python):
+    """Later it has no effect: each thread has an arena of its own by then, which gives memory back after each step."""
+    result = python("-c", EARLY)
+    assert result.stdout.strip() == "False", result.stderr

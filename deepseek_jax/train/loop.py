@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from deepseek_jax import fields, record
+from deepseek_jax import fields, host_memory, record
 from deepseek_jax.compress.pruned import updates_to_prune
 from deepseek_jax.config import AnyExperiment, TrainConfig
 from deepseek_jax.data.batches import TrainBatches
@@ -68,6 +68,7 @@ def train(
     instead of the experiment's own (docs/runs.md); a run belongs to one such function, known by its source.  Raises
     UserError for what the user can fix, and at a non-finite step if train.on_nonfinite is "stop".
     """
+    host_memory.keep()  # here, as the next line starts jax's threads
     experiment, workdir, leads = fields.checked(experiment), Path(workdir), processes.is_leader()
     changed_by = change and source_name(change)
     record.claim(workdir, experiment, changed_by, write=False)  # refuse early: preparing the corpus may take hours
