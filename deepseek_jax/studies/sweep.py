@@ -9,7 +9,6 @@ import numpy as np
 
 from deepseek_jax.checking import choice
 from deepseek_jax.errors import UserError
-from deepseek_jax.source_names import source_name
 from deepseek_jax.studies.claims import check_metric
 from deepseek_jax.studies.study import EQUAL, Variant, check_size
 

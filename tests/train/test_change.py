@@ -96,7 +96,7 @@ def test_a_run_is_resumed_with_the_same_change_only(run):
 
 def test_a_run_directory_of_before_has_no_change(tmp_path):
     record.claim(tmp_path, brief(tmp_path))
-    path = tmp_path / record.FILE
+    path = tmp_path / "config.json"
     written = json.loads(path.read_text())
     path.write_text(json.dumps({key: value for key, value in written.items() if key != "change"}))
     record.claim(tmp_path, brief(tmp_path))
