@@ -95,7 +95,8 @@ def run_merge(args):
         from deepseek_jax.compress import source
         from deepseek_jax.convert import beside, huggingface
         from deepseek_jax.train import any_checkpoint
-        from deepseek_jax.tune import lora, peft
+        from deepseek_jax.tune import peft
+        from deepseek_jax.views import lora
 
         given = any_checkpoint.read(args.source)
         adapters, config = peft.load(args.adapters, given.config)

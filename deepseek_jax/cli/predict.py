@@ -38,7 +38,7 @@ examples:
 
 def run(args):
     from deepseek_jax import record
-    from deepseek_jax.infer import inputs
+    from deepseek_jax.predict import inputs
     from deepseek_jax.train import dataset_record
 
     found = record.family(args.workdir)  # checked before jax is imported, which takes seconds
@@ -46,7 +46,7 @@ def run(args):
     known = dataset_record.read(Path(args.workdir))
     columns = record.read(args.workdir).dataset.columns
     places, given = inputs.read(args.inputs, known, columns)
-    from deepseek_jax.infer.predict import load_predictor
+    from deepseek_jax.predict.predict import load_predictor
 
     for place, found in zip(places, load_predictor(args.workdir, args.checkpoint).predict(given), strict=True):
         print(json.dumps(place | found, ensure_ascii=False))

@@ -1,1 +1,1 @@
-"""Making models smaller: pruning, quantisation, and training that compensates for both."""
+"""Making trained models smaller: pruning and quantisation.  Training under either is a view (views/)."""

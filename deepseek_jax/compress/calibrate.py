@@ -1,6 +1,6 @@
 """Statistics of each matrix's inputs over training batches, collected by backward passes of the loss.
 
-`InputStatistics` products (compress/arithmetic.py) return sums over tokens in place of the weight's gradient.  Autodiff
+`InputStatistics` products (views/arithmetic.py) return sums over tokens in place of the weight's gradient.  Autodiff
 thus collects them for every layer of a stack and every expert, on any mesh, and adds them up over devices.
 
 N matrices  I inputs
@@ -15,8 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from deepseek_jax.compress.arithmetic import watching
-from deepseek_jax.compress.matrices import is_product, matrices
 from deepseek_jax.compress.measure import Measure
 from deepseek_jax.models.arithmetic import Arithmetic
 from deepseek_jax.models.tree import flatten
@@ -24,6 +22,8 @@ from deepseek_jax.train.evaluate import bytes_a_target
 from deepseek_jax.train.program import Program, language_model_program
 from deepseek_jax.train.restore import Trained
 from deepseek_jax.train.supervised_program import supervised_program
+from deepseek_jax.views.arithmetic import watching
+from deepseek_jax.views.matrices import is_product, matrices
 
 # A high p-norm approximates the maximum.  The 28-norm is taken in units of the 4-norm, so that neither overflows for
 # inputs up to 1e9 and 1e5 equal rows.  Over R rows it is at least the maximum, and at most R^(1/28) times that.

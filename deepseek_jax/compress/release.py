@@ -15,14 +15,14 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Array
 
-from deepseek_jax.compress.matrices import LINEAR, Matrix, matrix_of
-from deepseek_jax.compress.rounding import Format, pack
 from deepseek_jax.convert import writing
 from deepseek_jax.convert.quantised import FP4_BLOCK, FP8_BLOCK
 from deepseek_jax.convert.safetensors_file import SAFETENSORS_DTYPES, Output
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.reporting import Report, no_report
+from deepseek_jax.views.matrices import LINEAR, Matrix, matrix_of
+from deepseek_jax.views.rounding import Format, pack
 
 IN_BFLOAT16 = re.compile(r"mtp/\d+/project|indexer/weights$|compressor/")  # matrices that releases leave in bfloat16
 

@@ -9,14 +9,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from deepseek_jax import compiling
-from deepseek_jax.compress import masks, source
+from deepseek_jax.compress import source
 from deepseek_jax.compress.config import PruneConfig
-from deepseek_jax.compress.matrices import Matrix, is_product
-from deepseek_jax.compress.pruned import masked, pruned_matrices
 from deepseek_jax.compress.removal import Moments, Removed
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.tree import flatten, unflatten
 from deepseek_jax.train.restore import Trained
+from deepseek_jax.views import masks
+from deepseek_jax.views.matrices import Matrix, is_product
+from deepseek_jax.views.pruned import masked, pruned_matrices
 
 
 def check_weighed(given: Trained, settings: PruneConfig):

@@ -6,7 +6,7 @@ import numpy as np
 from deepseek_jax.convert.finite import Findings
 from deepseek_jax.convert.names import place
 from deepseek_jax.models.config import ModelConfig
-from deepseek_jax.models.tree import path_of
+from deepseek_jax.parallel.logical import path_of
 
 
 def dtypes(config: ModelConfig, params: dict, dtype: str) -> dict:

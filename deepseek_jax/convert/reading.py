@@ -18,7 +18,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.files import read_json
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import initialise
-from deepseek_jax.models.tree import path_of
+from deepseek_jax.parallel.logical import path_of
 from deepseek_jax.reporting import Report, no_report
 
 Ranges = tuple[range, ...]  # a part of an array: one range per dimension

@@ -13,7 +13,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from deepseek_jax.models.tree import is_variable, path_of
+from deepseek_jax.parallel.logical import is_variable, path_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from deepseek_jax.models.lazy import materialised, of_layer
 from deepseek_jax.models.mhc import StreamHead
 from deepseek_jax.models.moe.balance import RouterReport
 from deepseek_jax.models.mtp import make_mtp
-from deepseek_jax.models.schedule import MOST_UNROLLED, groups, layer_kinds, pipelined
+from deepseek_jax.models.schedule import groups, layer_kinds, pipelined
 from deepseek_jax.models.tree import Parts, in_order, split, stack, weight
 from deepseek_jax.parallel import pipeline
 from deepseek_jax.parallel.vocabulary import lookup
@@ -178,7 +178,7 @@ class Decoder(nnx.Module):
         if depth == 1:  # as in small V4 models: a scan of one layer takes longer to trace, differentiate and compile
             x, reports = layer(x, jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), (stacks, numbers)))
             return x, jax.tree.map(lambda leaf: leaf[None], reports)
-        return jax.lax.scan(layer, x, (stacks, numbers), unroll=depth <= MOST_UNROLLED)
+        return jax.lax.scan(layer, x, (stacks, numbers), unroll=depth <= pipeline.MOST_UNROLLED)
 
     def _layer(self, blocks, x, context, index=None):
         """Runs one layer of each stack in turn; returns (the next x, their reports).

@@ -7,7 +7,7 @@ import numpy as np
 
 from deepseek_jax.models.schedule import layers_of
 
-ADAPTERS = "adapters"  # first key in the paths of adapter arrays, kept alongside the model's own (tune/lora.py)
+ADAPTERS = "adapters"  # first key in the paths of adapter arrays, kept alongside the model's own (views/lora.py)
 
 
 def distances(rows: Mapping[str, int | None]) -> dict[str, np.ndarray]:

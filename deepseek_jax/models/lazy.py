@@ -12,7 +12,7 @@ import jax
 from jaxtyping import Array
 
 from deepseek_jax.models.depth import stack_of
-from deepseek_jax.models.tree import is_variable
+from deepseek_jax.parallel.logical import is_variable
 
 
 @jax.tree_util.register_dataclass

@@ -10,9 +10,6 @@ import re
 from deepseek_jax.models.config import ModelConfig
 
 LONGEST_PERIOD = 8  # of alternating layers
-# Scans of at most so many layers are unrolled.  A scan compiles a single layer, but copies what each layer saves for
-# the backward pass.
-MOST_UNROLLED = 4
 
 
 @dataclasses.dataclass(frozen=True)

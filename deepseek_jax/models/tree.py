@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx, traverse_util
 
 from deepseek_jax.errors import UserError
+from deepseek_jax.parallel.logical import axes_of, is_variable, path_of
 from deepseek_jax.parallel.rules import FEATURES, STORED, gathered
 
 # Set for all threads: nnx.set_graph_mode and the like would only affect the thread that imports this.
@@ -50,16 +51,6 @@ def used(param: nnx.Param, dtype) -> jax.Array:
     return gathered(value, axes_of(param))
 
 
-def axes_of(param: nnx.Variable) -> tuple[str | None, ...]:
-    """The logical axes of a variable's present dimensions: inside a scan over layers it has lost the first one."""
-    return param.out_sharding[-param[...].ndim :]
-
-
-def is_variable(node) -> bool:
-    """For `is_leaf` of jax.tree.map: makes a module's variables the leaves, instead of their arrays."""
-    return isinstance(node, nnx.Variable)
-
-
 def stack(make, key, count: int, axis: str = "layers"):
     """`count` modules made by `make(key)`, as one module whose arrays have a leading dimension named `axis`."""
     make = nnx.transform_metadata(make, in_axes=0, out_axes=0, partition=axis)
@@ -85,11 +76,6 @@ def merge(graphdef: nnx.GraphDef, params: dict, buffers: dict):
 def is_vector(name: str) -> bool:
     """Whether parameters with this last path component are vectors; their rank does not tell, as stacking adds one."""
     return name in ("scale", "sinks") or name.endswith("bias")
-
-
-def path_of(path: tuple) -> str:
-    """A JAX key path as text, e.g. "layers/1-3/attention/out"."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def by_path(nested) -> dict[str, object]:

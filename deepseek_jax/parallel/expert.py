@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
-from deepseek_jax.models.moe.dispatch import Slots, allot, collect, copy_to_slots
 from deepseek_jax.parallel.current import current_mesh, platform
+from deepseek_jax.parallel.dispatch import Slots, allot, collect, copy_to_slots
 from deepseek_jax.parallel.local import BY_TOKEN, on_each_device, stored_axes
 from deepseek_jax.parallel.rules import RULES, mapped_axes, only_axis, total, varying, varying_as
 

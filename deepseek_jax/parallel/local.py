@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax
 from jax.sharding import PartitionSpec
 
-from deepseek_jax.models.tree import axes_of, is_variable
 from deepseek_jax.parallel import rules
+from deepseek_jax.parallel.logical import axes_of, is_variable
 
 BY_TOKEN = ("batch", "sequence")
 BY_HEAD = ("batch", "sequence", "heads")

@@ -26,9 +26,8 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from deepseek_jax.errors import UserError
-from deepseek_jax.models.schedule import MOST_UNROLLED
-from deepseek_jax.models.tree import axes_of, is_variable
 from deepseek_jax.parallel.current import current_mesh
+from deepseek_jax.parallel.logical import axes_of, is_variable
 from deepseek_jax.parallel.rules import (
     PIPELINED,
     RANK,
@@ -43,6 +42,9 @@ from deepseek_jax.parallel.rules import (
 )
 
 STAGE = only_axis("stages")
+# Scans of at most so many layers are unrolled.  A scan compiles a single layer, but copies what each layer saves for
+# the backward pass.
+MOST_UNROLLED = 4
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import jax
 from jax.sharding import AbstractMesh
 
 from deepseek_jax.config import MeshConfig
-from deepseek_jax.models.tree import path_of
+from deepseek_jax.parallel.logical import path_of
 from deepseek_jax.parallel.mesh import axis_sizes
 from deepseek_jax.parallel.rules import PIPELINED, axis_size, several, spec_on, undivided
 

@@ -21,7 +21,7 @@ from deepseek_jax.parallel.current import current_mesh, platform
 # hybrid network.  PIPELINED: see RULES.
 STORED, RANK, FEATURES, PIPELINED = "embed", "rank", "features_in", "pipelined_layers"
 ONLY_STORED = STORED, RANK, FEATURES
-EXPERT_ROWS = "expert_rows"  # selected (layer, expert) pairs in one dimension (tune/frozen.py): few, so replicated
+EXPERT_ROWS = "expert_rows"  # selected (layer, expert) pairs in one dimension (views/frozen.py): few, so replicated
 
 RULES = {
     "layers": None,  # scanned over, so every device holds its shard of each layer

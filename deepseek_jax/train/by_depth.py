@@ -9,6 +9,7 @@ import optax
 
 from deepseek_jax.models import tree
 from deepseek_jax.models.depth import distances, stack_of
+from deepseek_jax.parallel.logical import path_of
 
 
 class ByDepthState(NamedTuple):
@@ -50,7 +51,7 @@ def _distances(params):
     far = distances({path: leaf.shape[0] if stack_of(path) else None for path, leaf in flat.items()})
 
     def of(path, leaf):
-        each = far[tree.path_of(path)].astype(np.float32)
+        each = far[path_of(path)].astype(np.float32)
         return each.reshape(-1, *(1,) * (leaf.ndim - 1)) if each.ndim else each
 
     return jax.tree_util.tree_map_with_path(of, params)

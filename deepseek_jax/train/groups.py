@@ -4,7 +4,7 @@ import jax
 
 from deepseek_jax.checking import parameter_group
 from deepseek_jax.errors import UserError
-from deepseek_jax.models.tree import path_of
+from deepseek_jax.parallel.logical import path_of
 
 
 def check(groups: tuple[str, ...], params):

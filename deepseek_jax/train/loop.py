@@ -11,7 +11,6 @@ from pathlib import Path
 from rich.console import Console
 
 from deepseek_jax import fields, host_memory, record
-from deepseek_jax.compress.pruned import updates_to_prune
 from deepseek_jax.config import AnyExperiment, TrainConfig
 from deepseek_jax.data.batches import TrainBatches
 from deepseek_jax.errors import UserError
@@ -29,6 +28,7 @@ from deepseek_jax.train.setup import Setup, prepare
 from deepseek_jax.train.sinks import Sinks, check_sinks
 from deepseek_jax.train.state import State, scored_model
 from deepseek_jax.train.step import gradient_function
+from deepseek_jax.views.pruned import updates_to_prune
 
 
 @dataclasses.dataclass(frozen=True)

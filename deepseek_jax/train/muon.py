@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from deepseek_jax.models.tree import is_vector, path_of
+from deepseek_jax.models.tree import is_vector
+from deepseek_jax.parallel.logical import path_of
 from deepseek_jax.parallel.rules import EXPERT_ROWS, PIPELINED
 
 MOMENTUM = 0.95

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core, source_info_util
 
-from deepseek_jax.models import tree
+from deepseek_jax.parallel.logical import path_of
 
 NAMELESS = re.compile(r"(?:jvp|transpose|vmap|rematted_computation|checkpoint)\b|[()]")
 
@@ -41,7 +41,7 @@ def bad_parameter(params) -> str | None:
     """Name of the first parameter that is not finite, with the index in its first dimension (in a stack, the layer)."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if bad(leaf):
-            name = tree.path_of(path)
+            name = path_of(path)
             index = next(i for i in range(leaf.shape[0]) if bad(leaf[i])) if leaf.ndim else ""
             return f"{name}[{index}]"
     return None

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from deepseek_jax.compress.arithmetic import chooser
 from deepseek_jax.config import Experiment
 from deepseek_jax.models import tree
 from deepseek_jax.models.arithmetic import Arithmetic, give
@@ -23,6 +22,7 @@ from deepseek_jax.models.moe.balance import update_biases
 from deepseek_jax.models.moe.router import ROUTERS
 from deepseek_jax.tasks import language_model
 from deepseek_jax.train import schedules
+from deepseek_jax.views.arithmetic import chooser
 
 
 def _as_they_are(params, buffers):

@@ -8,9 +8,7 @@ import jax
 from flax import nnx
 
 from deepseek_jax import record
-from deepseek_jax.compress.arithmetic import chooser
 from deepseek_jax.compress.config import ArithmeticConfig
-from deepseek_jax.compress.matrices import by_matrix
 from deepseek_jax.config import AnyExperiment
 from deepseek_jax.models import tree
 from deepseek_jax.models.arithmetic import give
@@ -24,7 +22,9 @@ from deepseek_jax.parallel.rules import abstract_on
 from deepseek_jax.train import checkpoint, dataset_record, views
 from deepseek_jax.train.program import replicated_axes
 from deepseek_jax.train.state import scored_model
-from deepseek_jax.tune import lora
+from deepseek_jax.views import lora
+from deepseek_jax.views.arithmetic import chooser
+from deepseek_jax.views.matrices import by_matrix
 
 
 @dataclasses.dataclass(frozen=True)

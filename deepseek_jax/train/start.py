@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from deepseek_jax.compress.pruned import pruned_matrices
 from deepseek_jax.config import AnyExperiment, SupervisedExperiment, TrainConfig
 from deepseek_jax.convert import efficientnet
 from deepseek_jax.data.tokenizer import TOKENIZER
@@ -23,6 +22,7 @@ from deepseek_jax.train.program import Program
 from deepseek_jax.train.restore import Trained
 from deepseek_jax.train.setup import Setup
 from deepseek_jax.train.state import State, make_state
+from deepseek_jax.views.pruned import pruned_matrices
 
 
 def check(experiment: AnyExperiment):

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from deepseek_jax.compress.arithmetic import chooser
 from deepseek_jax.config import SupervisedExperiment
 from deepseek_jax.models import tree
 from deepseek_jax.models.arithmetic import Arithmetic, give
@@ -21,6 +20,7 @@ from deepseek_jax.tasks.objectives import OBJECTIVES, penalty
 from deepseek_jax.tasks.scores import MOST_PEAKS
 from deepseek_jax.train.optimizer import decays
 from deepseek_jax.train.program import Program, microbatch_key, replicated_axes
+from deepseek_jax.views.arithmetic import chooser
 
 NORM_MOMENTUM = 0.1  # of batch norms' running averages, as in PyTorch
 

@@ -5,14 +5,14 @@ A view wraps a program; the step, the loop and checkpoints see only what is trai
 
 import dataclasses
 
-from deepseek_jax.compress.pruned import pruned_view
-from deepseek_jax.compress.quantized import quantized_view
 from deepseek_jax.config import AnyExperiment
 from deepseek_jax.models.lazy import materialised
-from deepseek_jax.models.view import View
 from deepseek_jax.train.program import Program
-from deepseek_jax.tune.frozen import frozen_view
-from deepseek_jax.tune.lora import adapters_view
+from deepseek_jax.views.frozen import frozen_view
+from deepseek_jax.views.lora import adapters_view
+from deepseek_jax.views.pruned import pruned_view
+from deepseek_jax.views.quantized import quantized_view
+from deepseek_jax.views.view import View
 
 SECTIONS = ("tune", "prune", "quantize")  # sections of an experiment that ask for views
 

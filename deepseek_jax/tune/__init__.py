@@ -1,1 +1,1 @@
-"""Fine-tuning only a part of a model, chosen by path, layer or expert, or low-rank adapters beside it (LoRA, DoRA)."""
+"""Around fine-tuning: the file format of PEFT, and which experts a task uses.  Adapters are a view (views/lora.py)."""

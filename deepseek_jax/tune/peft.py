@@ -19,7 +19,6 @@ import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
-from deepseek_jax.compress.matrices import CONTROL, matrix_of
 from deepseek_jax.convert.finite import is_finite
 from deepseek_jax.convert.names import place
 from deepseek_jax.convert.reading import abstract_trees
@@ -32,7 +31,8 @@ from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.hybrid import Hybrid
 from deepseek_jax.models.hybrid_config import HybridConfig
 from deepseek_jax.tune.config import LoraConfig
-from deepseek_jax.tune.lora import Adapter, geometry
+from deepseek_jax.views.lora import Adapter, geometry
+from deepseek_jax.views.matrices import CONTROL, matrix_of
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from deepseek_jax.api import from_pretrained
-from deepseek_jax.compress import release, rounding
-from deepseek_jax.compress.matrices import LINEAR, matrix_of
+from deepseek_jax.compress import release
 from deepseek_jax.compress.release import IN_BFLOAT16
-from deepseek_jax.compress.rounding import Format
 from deepseek_jax.convert.tensors import Tensors
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.tree import flatten
+from deepseek_jax.views import rounding
+from deepseek_jax.views.matrices import LINEAR, matrix_of
+from deepseek_jax.views.rounding import Format
 from tests.compress.test_structured import source_of
 from tests.sharding.curves import MODELS
 

@@ -11,7 +11,6 @@ from flax import nnx
 
 from deepseek_jax.compress import cuts, decoder_cuts, experts, structured
 from deepseek_jax.compress.config import PruneConfig
-from deepseek_jax.compress.matrices import LINEAR, matrices
 from deepseek_jax.config import Experiment, SupervisedExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import checks, hybrid_config, tree
@@ -21,6 +20,7 @@ from deepseek_jax.models.hybrid import Hybrid
 from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 from deepseek_jax.models.tree import flatten
 from deepseek_jax.train.restore import Trained
+from deepseek_jax.views.matrices import LINEAR, matrices
 from tests.models.test_hybrid_network import IMAGE, TEXT
 from tests.sharding.curves import MODELS
 

@@ -14,7 +14,6 @@ from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.layers import SwiGLU
 from deepseek_jax.models.moe import experts as experts_module
 from deepseek_jax.models.moe.blocks import ExpertOptions
-from deepseek_jax.models.moe.dispatch import OVERFLOW_PROBABILITY, TILE, allot, plan, sufficient_capacity
 from deepseek_jax.models.moe.experts import (
     MOST_FOR_FEW,
     chosen_experts,
@@ -25,6 +24,7 @@ from deepseek_jax.models.moe.experts import (
     with_fixed_capacity,
 )
 from deepseek_jax.models.tree import merge, split
+from deepseek_jax.parallel.dispatch import OVERFLOW_PROBABILITY, TILE, allot, plan, sufficient_capacity
 
 E, D, WIDTH = 5, 8, 6
 

@@ -72,7 +72,7 @@ print("same")
 
 INT8 = """
 import jax, jax.numpy as jnp, numpy as np
-from deepseek_jax.compress.arithmetic import Int8
+from deepseek_jax.views.arithmetic import Int8
 from deepseek_jax.config import MeshConfig
 from deepseek_jax.models.arithmetic import give
 from deepseek_jax.models.decoder import Decoder

@@ -27,8 +27,8 @@ from deepseek_jax.data.augment.config import AugmentConfig, ImageAugmentConfig
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.data.sets.scaling import Scaling
 from deepseek_jax.errors import UserError
-from deepseek_jax.infer.predict import load_predictor
 from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.predict.predict import load_predictor
 from deepseek_jax.tasks.config import ObjectiveConfig
 from deepseek_jax.tasks.objectives import penalty
 from deepseek_jax.tasks.scores import NAMES, of_boxes, of_numbers

@@ -1,4 +1,4 @@
-"""Views (models/view.py): a program trained through one view wrapped in another."""
+"""Views (views/view.py): a program trained through one view wrapped in another."""
 
 import functools
 
@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deepseek_jax.models.view import View
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.state import initial_state, scored_model
 from deepseek_jax.train.step import make_step
 from deepseek_jax.train.views import viewed
+from deepseek_jax.views.view import View
 from tests.train import toy
 
 # Only `kernel` is trained; the norm moves to the buffers.

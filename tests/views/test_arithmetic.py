@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from deepseek_jax.compress.arithmetic import Fp8, InputStatistics, Int8, chooser, in_tiles
 from deepseek_jax.compress.config import ArithmeticConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.arithmetic import PLAIN, give, multiply, of
@@ -15,6 +14,7 @@ from deepseek_jax.models.convolution import Convolution
 from deepseek_jax.models.layers import linear
 from deepseek_jax.models.moe.blocks import ExpertOptions
 from deepseek_jax.models.moe.experts import every_expert, in_blocks, ragged, with_fixed_capacity
+from deepseek_jax.views.arithmetic import Fp8, InputStatistics, Int8, chooser, in_tiles
 
 
 def normal(seed, *shape):

@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from deepseek_jax.compress.matrices import LINEAR, Matrix, by_matrix, chosen, matrix_of, ranks
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.depth import ADAPTERS
 from deepseek_jax.models.lazy import lazy_weight
 from deepseek_jax.models.tree import flatten, unflatten
-from deepseek_jax.models.view import View
 from deepseek_jax.tune.config import LoraConfig
+from deepseek_jax.views.matrices import LINEAR, Matrix, by_matrix, chosen, matrix_of, ranks
+from deepseek_jax.views.view import View
 
 TINY = 1e-30  # shorter weight vectors count as zero
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from deepseek_jax.compress.config import ArithmeticConfig
-from deepseek_jax.compress.matrices import is_product, matrix_of
-from deepseek_jax.compress.rounding import FP8_MOST, Format, rounded, to_e4m3
 from deepseek_jax.convert.quantised import FP8_BLOCK
 from deepseek_jax.models.arithmetic import PLAIN, Arithmetic
+from deepseek_jax.views.matrices import is_product, matrix_of
+from deepseek_jax.views.rounding import FP8_MOST, Format, rounded, to_e4m3
 
 # Matrix products kept in high precision.  Embeddings, norms etc. are no products in this sense: docs/compression.md.
 HIGH_PRECISION = re.compile(r"^head/|indexer/weights$")

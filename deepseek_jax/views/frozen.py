@@ -9,14 +9,14 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from deepseek_jax.compress.quantized import ROUNDED
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.depth import ADAPTERS, before_layers, distances, stack_of
 from deepseek_jax.models.schedule import layers_of
 from deepseek_jax.models.tree import flatten, unflatten
-from deepseek_jax.models.view import View
 from deepseek_jax.parallel.rules import EXPERT_ROWS
 from deepseek_jax.tune.config import TuneConfig, experts_of
+from deepseek_jax.views.quantized import ROUNDED
+from deepseek_jax.views.view import View
 
 FROZEN = "frozen"  # key of the frozen arrays among the buffers
 EXPERTS = re.compile(r"layers/[^/]+/feed_forward/experts/(gate|up|down)$")

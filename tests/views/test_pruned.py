@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from deepseek_jax.compress.config import PruneConfig
-from deepseek_jax.compress.pruned import pruned_view, sparsity_at
 from deepseek_jax.config import CheckpointConfig
 from deepseek_jax.models.lazy import materialised
 from deepseek_jax.models.tree import flatten, unflatten
 from deepseek_jax.train.checkpoint import Checkpoints, RunPosition
 from deepseek_jax.train.state import shardings_of
-from tests.compress import training
+from deepseek_jax.views.pruned import pruned_view, sparsity_at
+from tests.views import training
 
 
 def test_the_sparsity_schedule_is_cubic():
@@ -100,7 +100,7 @@ def test_masked_weights_get_no_gradient():
 
 @pytest.mark.slow
 def test_pruning_and_qlora_on_eight_devices_equal_one_device(python):
-    result = python("-m", "tests.compress.training", "one", "fsdp=2,expert=2,tensor=2", devices=8)
+    result = python("-m", "tests.views.training", "one", "fsdp=2,expert=2,tensor=2", devices=8)
     assert result.returncode == 0, result.stderr
     one, many = json.loads(result.stdout).values()
     for name in ("pruned", "rounded"):

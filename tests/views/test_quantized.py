@@ -10,9 +10,6 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from deepseek_jax.compress.config import PruneConfig, QuantizeConfig
-from deepseek_jax.compress.matrices import matrix_of
-from deepseek_jax.compress.quantized import ROUNDED, quantized_view
-from deepseek_jax.compress.rounding import Format, rounded
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
 from deepseek_jax.models.decoder import Decoder, initialise
@@ -21,8 +18,11 @@ from deepseek_jax.models.tree import flatten
 from deepseek_jax.parallel import rules
 from deepseek_jax.train import views
 from deepseek_jax.tune.config import LoraConfig, TuneConfig
-from tests.compress import training
+from deepseek_jax.views.matrices import matrix_of
+from deepseek_jax.views.quantized import ROUNDED, quantized_view
+from deepseek_jax.views.rounding import Format, rounded
 from tests.train.test_mesh import abstract_mesh
+from tests.views import training
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from deepseek_jax import api
-from deepseek_jax.compress.matrices import matrix_of
 from deepseek_jax.convert import huggingface
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
-from deepseek_jax.tune import lora, peft
+from deepseek_jax.tune import peft
 from deepseek_jax.tune.config import LoraConfig
+from deepseek_jax.views import lora
+from deepseek_jax.views.matrices import matrix_of
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 PATHS = {  # one parameter of each geometry: outputs by head, fused experts, inputs by head, a convolution

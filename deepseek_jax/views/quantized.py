@@ -8,13 +8,13 @@ import functools
 import jax
 
 from deepseek_jax.compress.config import QuantizeConfig
-from deepseek_jax.compress.matrices import LINEAR, TABLE, Matrix, by_matrix, chosen, matrix_of, ranks
-from deepseek_jax.compress.rounding import Format, pack, rounded, unpack
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.lazy import lazy_weight
 from deepseek_jax.models.tree import flatten, unflatten
-from deepseek_jax.models.view import View
 from deepseek_jax.parallel.rules import RULES, STORED
+from deepseek_jax.views.matrices import LINEAR, TABLE, Matrix, by_matrix, chosen, matrix_of, ranks
+from deepseek_jax.views.rounding import Format, pack, rounded, unpack
+from deepseek_jax.views.view import View
 
 ROUNDED = "rounded"  # key of the packed matrices among the buffers
 

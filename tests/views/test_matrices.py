@@ -7,12 +7,12 @@ import jax
 import pytest
 from flax import nnx
 
-from deepseek_jax.compress.matrices import CONTROL, LINEAR, TABLE, chosen, matrix_of
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.hybrid import Hybrid
 from deepseek_jax.models.tree import flatten
+from deepseek_jax.views.matrices import CONTROL, LINEAR, TABLE, chosen, matrix_of
 from tests.models.test_hybrid_network import IMAGE, SERIES, TEXT
 from tests.sharding.curves import MODELS
 

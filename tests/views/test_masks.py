@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from deepseek_jax import compiling
-from deepseek_jax.compress import masks, weights
+from deepseek_jax.compress import weights
 from deepseek_jax.compress.config import PruneConfig
-from deepseek_jax.compress.matrices import Matrix
-from deepseek_jax.compress.pruned import pruned_matrices
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.tree import flatten
+from deepseek_jax.views import masks
+from deepseek_jax.views.matrices import Matrix
+from deepseek_jax.views.pruned import pruned_matrices
 
 EXPERTS = Matrix("linear", leading=2, inputs=1)  # [layers, experts, inputs, outputs]
 OUT = Matrix("linear", leading=0, inputs=2)  # [heads, values, outputs]

@@ -1,6 +1,6 @@
 """Quantising matrices: int8 and int4 with a scale per output or group of inputs, FP8 and FP4 with one per block.
 
-Functions work on arrays [N, I, O] (compress/matrices.py).  Values are stored in the small type; the model computes with
+Functions work on arrays [N, I, O] (views/matrices.py).  Values are stored in the small type; the model computes with
 the float32 numbers that `unpacked` returns.  Groups and blocks at an edge may be smaller.
 
 N matrices  I inputs  O outputs  G groups of inputs  B blocks of outputs
@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from deepseek_jax.compress.matrices import Matrix
 from deepseek_jax.convert.quantised import FP4_BLOCK, FP4_VALUES, FP8_BLOCK
+from deepseek_jax.views.matrices import Matrix
 
 INTEGERS = {"int8": 127.0, "int4": 7.0}  # largest magnitudes; symmetric, so -128 and -8 are not used
 FP8_MOST, FP4_MOST = 448.0, 6.0  # the largest numbers of e4m3 and e2m1

@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from deepseek_jax.compress.config import parse_pattern
-from deepseek_jax.compress.matrices import Matrix
 from deepseek_jax.errors import UserError
 from deepseek_jax.halving import HIGHEST, largest_satisfying, ordered_bits
+from deepseek_jax.views.matrices import Matrix
 
 # 2^32 / the golden ratio, modulo 2^31 and odd: its multiples modulo 2^31 are distinct and spread evenly.
 LEAP = 0x1E3779B1

@@ -6,12 +6,12 @@ Masks are buffers, so checkpoints contain them, and they are sharded like the we
 import jax
 import jax.numpy as jnp
 
-from deepseek_jax.compress import masks
 from deepseek_jax.compress.config import PruneConfig, parse_pattern
-from deepseek_jax.compress.matrices import LINEAR, Matrix, chosen, ranks
 from deepseek_jax.models.lazy import lazy_weight, materialised
 from deepseek_jax.models.tree import flatten, unflatten
-from deepseek_jax.models.view import View
+from deepseek_jax.views import masks
+from deepseek_jax.views.matrices import LINEAR, Matrix, chosen, ranks
+from deepseek_jax.views.view import View
 
 
 def pruned_view(config: PruneConfig, steps: int) -> View:

@@ -1,0 +1,1 @@
+"""Answers of a trained hybrid network for files and rows that a user names."""
