@@ -46,7 +46,7 @@ class Golden:
 
 
 GENERATIONS = ["v1", "moe", "v2", "v3", "v32", "v4"]
-VARIANTS = ["v2_lite", "v2_plain", "v3_plain", "v3_fp8", "v4_r128"]
+VARIANTS = ["v2_lite", "v2_plain", "v3_plain", "v3_fp8", "v4_quant", "v4_r128"]
 
 
 @pytest.fixture(scope="session", params=[*GENERATIONS, *VARIANTS])
@@ -54,12 +54,21 @@ def every_golden(request) -> Golden:
     return load(request.param)
 
 
-@pytest.fixture(
-    scope="session", params=[*GENERATIONS, *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS)]
-)
+def names(having: str = "logits") -> list:
+    """The goldens whose expected.npz has this key, as parameters.  Variants are marked slow."""
+    found = [name for name in (*GENERATIONS, *VARIANTS) if having in np.load(GOLDENS / name / "expected.npz").files]
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in VARIANTS)) for name in found]
+
+
+@pytest.fixture(scope="session", params=names())
 def golden(request) -> Golden:
-    """Variants are marked slow: the tests of logits and gradients (`every_golden`) show what they change."""
+    """Variants are slow: the tests of logits and gradients (`every_golden`) show what they change."""
     return load(request.param)
+
+
+def goldens_with(key: str):
+    """Decorates a test of `golden` that needs this key of expected.npz: only the goldens that have it are tested."""
+    return pytest.mark.parametrize("golden", names(key), indirect=True)
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from deepseek_jax.models.cached import CachedDecoder, unstacked
 from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.tree import merge
 from deepseek_jax.tasks import language_model
-from tests.numerics.conftest import GENERATIONS, VARIANTS
+from tests.numerics.conftest import GENERATIONS, VARIANTS, goldens_with
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-4}  # logits reach 50 in v2_plain
 
@@ -36,18 +36,16 @@ def test_logits_are_those_of_the_reference(every_golden):
     np.testing.assert_allclose(every_golden.model.logits(hidden), every_golden.expected["logits"], **CLOSE)
 
 
+@goldens_with("mtp_logits")
 def test_mtp_states_and_logits_are_those_of_the_reference(golden):
-    if not golden.config.num_nextn_predict_layers:
-        pytest.skip("this golden model has no MTP module")
     (hidden,) = forward(golden.model, *golden.batch).mtp
     np.testing.assert_allclose(hidden[:, :-1], golden.expected["mtp_hidden"], **CLOSE)
     np.testing.assert_allclose(golden.model.logits(hidden)[:, :-1], golden.expected["mtp_logits"], **CLOSE)
 
 
+@goldens_with("pad_ids")  # Hugging Face gets V4's padding wrong: see test_v4.py
 def test_left_padding_changes_nothing(golden):
     """Padding is segment 0 and is not attended to, whether the model runs at once or fills a cache."""
-    if "pad_ids" not in golden.expected:
-        pytest.skip("Hugging Face gets this model's padding wrong: see test_v4.py")
     tokens, mask, positions = (golden.expected[f"pad_{name}"] for name in ("ids", "mask", "pos"))
     model, real = golden.model, mask == 1
     expected = golden.expected["pad_logits"][real]
@@ -92,11 +90,19 @@ def test_greedy_decoding_with_a_cache(golden):
     np.testing.assert_array_equal(tokens[:, length:], expected)
 
 
-@pytest.mark.parametrize("speculative", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_generate_gives_the_references_tokens(golden, speculative):
-    """Through the public API, with prompts as lists.  Plain decoding of V3 is tested in test_api.py too."""
-    if speculative and not golden.config.num_nextn_predict_layers:
-        pytest.skip("this golden model has no MTP module")
+@pytest.mark.slow
+def test_generate_gives_the_references_tokens(golden):
+    """Plain decoding of V3 is tested in test_api.py too."""
+    _generates_the_references_tokens(golden, speculative=False)
+
+
+@goldens_with("mtp_logits")
+def test_speculation_gives_the_references_tokens(golden):
+    _generates_the_references_tokens(golden, speculative=True)
+
+
+def _generates_the_references_tokens(golden, speculative):
+    """Through the public API, with prompts as lists."""
     length, steps = int(golden.expected["gen_prompt_len"]), golden.expected["gen_tokens"].shape[1]
     prompts = golden.expected["input_ids"][:, :length].tolist()
     tokens = deepseek_jax.generate(golden.as_users_have_it, prompts, steps, speculative=speculative)
@@ -145,7 +151,9 @@ class AlreadyRun:
 
 
 @pytest.mark.parametrize(
-    "every_golden", [*GENERATIONS, *VARIANTS[:-1], pytest.param("v4_r128", marks=pytest.mark.slow)], indirect=True
+    "every_golden",
+    [*GENERATIONS, *VARIANTS[:-2], *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS[-2:])],
+    indirect=True,
 )
 def test_gradients_are_those_of_the_reference(every_golden):
     loss, grads = deepseek_jax.loss_and_grads(every_golden.as_users_have_it, every_golden.expected["input_ids"])
@@ -176,10 +184,9 @@ def _gradient(grads, name):
     return np.split(grads[f"{fused}gate_up_proj"][expert], 2)[("gate", "up").index(part)]
 
 
+@goldens_with("indexer_0_indices")
 def test_each_indexer_picks_the_references_keys(golden):
     """Compares the keys that each query picks, ignoring invisible ones, which only fill up the fixed number."""
-    if "dsa" not in golden.config.attention_kinds:
-        pytest.skip("no attention of this golden model picks its keys")
     tokens, positions, segment_ids = golden.batch
     found = deepseek_jax.trace(golden.as_users_have_it, tokens)
     states = [found.embedding, *found.feed_forward]
@@ -193,10 +200,9 @@ def test_each_indexer_picks_the_references_keys(golden):
         np.testing.assert_array_equal(ours, theirs, err_msg=f"layer {index}")
 
 
+@goldens_with("indexer_0_indices")
 def test_gathered_attention_has_the_references_loss_and_gradients(golden, monkeypatch):
     """Sequences this short would be masked, so gathering is forced.  Indexers get gradients from their own loss."""
-    if "dsa" not in golden.config.attention_kinds:
-        pytest.skip("no attention of this golden model picks its keys")
     monkeypatch.setattr(sparse, "SPARSE_FROM", 1)
     batch, totals = _one_document_a_row(golden.batch)
 
