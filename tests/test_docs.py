@@ -1,24 +1,31 @@
 """The documents are true: every command line parses, every block of Python runs, every link has a target."""
 
 import contextlib
+import dataclasses
 import re
 import runpy
 import shlex
+import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+import deepseek_jax
 from deepseek_jax.cli import arguments
+from deepseek_jax.data.tokenizer import train_bpe
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
+from deepseek_jax.models.presets import preset
 from deepseek_jax.train.sinks import read_rows
 from tests.train import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(
-    [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("configs/*.py"), *ROOT.glob("experiments/**/*.md")]
+    path
+    for pattern in ("*.md", "docs/*.md", "benchmarks/*.md", "experiments/**/*.md", "configs/*.py")
+    for path in ROOT.glob(pattern)
 )
 PROGRAM = re.compile(r"^\s*(?:\$ )?(?:time )?(?:deepseek-jax|python -m deepseek_jax) +(\S.*)")
 CONTINUED = re.compile(r"\\\n\s*")
@@ -62,14 +69,40 @@ def test_the_documents_contain_command_lines():
     assert sum(len(commands(document)) for document in DOCUMENTS) > 60
 
 
-@pytest.mark.parametrize("document", [path for path in DOCUMENTS if path.suffix == ".md"], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "document", [path for path in DOCUMENTS if path.suffix == ".md"], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_links_lead_somewhere(document):
-    targets = re.findall(r"\]\(([^)#\s]+)", document.read_text())
-    assert [each for each in targets if "://" not in each and not (document.parent / each).exists()] == []
+    links = re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", document.read_text())
+    for target, anchor in ((target, anchor) for target, anchor in links if "://" not in target):
+        path = document.parent / target if target else document
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), f"{target}#{anchor}"
+
+
+def anchors(document: Path) -> set[str]:
+    """What GitHub makes of a document's headings: lower case, without punctuation, a hyphen for each space."""
+    headings = re.findall(r"^#+ +(.+?) *$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def blocks(name: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_the_code_in_the_readme_runs(monkeypatch, tmp_path):
+    """On a tiny V2-Lite with a tokenizer of bytes, in a directory of the name that README.md gives to it."""
+    (block,) = (block for block in blocks("README.md") if "from_pretrained" in block)
+    train_bpe([], 400, tmp_path / "tokenizer.json")
+    sizes = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 32, "moe_intermediate_size": 16}
+    sizes |= {"vocab_size": 400, "n_routed_experts": 8, "num_attention_heads": 2, "kv_lora_rank": 16}
+    config = dataclasses.replace(preset("v2-lite"), **sizes)
+    deepseek_jax.save_pretrained(deepseek_jax.from_config(config), tmp_path / "v2_lite")
+    shutil.copy(tmp_path / "tokenizer.json", tmp_path / "v2_lite")
+    monkeypatch.chdir(tmp_path)
+    names = {"input_ids": np.arange(24).reshape(2, 12), "prompts": [[1, 2, 3], [4, 5]]}
+    exec(block, names)
+    assert names["tokens"].shape[-1] == 16 and names["loss"] > 0 and names["found"].logits.shape == (2, 12, 400)
 
 
 def test_the_code_in_docs_models_runs(monkeypatch, tmp_path):

@@ -1,5 +1,7 @@
 """deepseek-jax inspect: a model's layers, parameters and cache at a glance."""
 
+from tests.conftest import ROOT
+
 
 def test_a_released_model_is_shown_with_its_counts(deepseek_jax):
     status, output, _ = deepseek_jax("inspect", "--model", "v3", "--length", "1000")
@@ -9,7 +11,7 @@ def test_a_released_model_is_shown_with_its_counts(deepseek_jax):
 
 
 def test_a_config_is_shown_with_overrides(deepseek_jax):
-    words = "inspect --config configs/v3_tiny.py --config.model.num_hidden_layers=7".split()
+    words = f"inspect --config {ROOT}/configs/v3_tiny.py --config.model.num_hidden_layers=7".split()
     status, output, _ = deepseek_jax(*words)
     assert status == 0 and "1 to 6" in output and "MTP module 0" in output
 

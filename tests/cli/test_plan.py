@@ -10,8 +10,9 @@ from deepseek_jax.parallel import topology
 from deepseek_jax.parallel.chips import CHIPS, chip_of
 from deepseek_jax.parallel.plan import Placement, abstract_mesh, problems
 from deepseek_jax.pods.text import amount
+from tests.conftest import ROOT
 
-TINY = "plan", "--config", "configs/v3_tiny.py", "--topology", "v5e:2x4"
+TINY = "plan", "--config", str(ROOT / "configs/v3_tiny.py"), "--topology", "v5e:2x4"
 
 
 def gib(output: str, row: str) -> float:
@@ -36,7 +37,7 @@ def test_bytes_are_those_of_the_parameters(deepseek_jax):
     """V3 replicated on every device: parameters and gradients in float32, two moments in bfloat16."""
     from deepseek_jax.models.presets import preset
 
-    words = "--config configs/v3_671b.py --topology v5p:2x2x2 --mesh data=8,fsdp=1,expert=1".split()
+    words = f"--config {ROOT}/configs/v3_671b.py --topology v5p:2x2x2 --mesh data=8,fsdp=1,expert=1".split()
     words.append("--config.train.microbatch_size=15360")
     output = deepseek_jax("plan", *words)[1]
     found = census(preset("v3"))

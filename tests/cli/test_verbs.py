@@ -19,10 +19,10 @@ def get_config():
     config = default_config()
     config.model.update(vocab_size=512, hidden_size=32, num_hidden_layers=2, intermediate_size=64)
     config.model.update(num_attention_heads=2, q_lora_rank=16, kv_lora_rank=16)
-    config.model.update(qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8, max_position_embeddings=256)
+    config.model.update(qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8, max_position_embeddings=64)
     config.model.update(first_k_dense_replace=1, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
     config.model.update(n_group=1, topk_group=1, num_nextn_predict_layers=1)
-    config.data.update(source="{folder}/text.jsonl", directory="{folder}/data", sequence_length=64, held_out=0.1)
+    config.data.update(source="{folder}/text.jsonl", directory="{folder}/data", sequence_length=32, held_out=0.1)
     config.train.update(steps=2, batch_size=2)
     config.checkpoint.every = 1
     return config
@@ -185,17 +185,15 @@ def test_predict_is_not_for_language_models(deepseek_jax, folder):
 
 
 def test_texts_longer_than_max_position_embeddings_are_warned_of(deepseek_jax, folder):
-    """The model's max_position_embeddings is 256."""
+    """The model's max_position_embeddings is 64."""
     argv = "generate", "--workdir", f"{folder}/run", "--max-new-tokens", "4"
-    status, out, err = deepseek_jax(*argv, "--prompt", "0" * 400)  # each digit is one token
-    assert status == 0 and out.startswith("0" * 400)
-    sentence = (
-        "tokens, and the model was made for 256 (max_position_embeddings); do not rely on what comes after these."
-    )
-    assert re.fullmatch(rf"deepseek-jax: the text has 40\d {re.escape(sentence)}\n", err)
-    status, _, err = deepseek_jax(*argv, "--prompt", "0" * 254, "--prompt", "0")
-    assert status == 0 and err.startswith("deepseek-jax: 1 of 2 texts have up to 25")
-    assert deepseek_jax(*argv, "--prompt", "0" * 200)[2] == ""
+    status, out, err = deepseek_jax(*argv, "--prompt", "0" * 70)  # each digit is one token
+    assert status == 0 and out.startswith("0" * 70)
+    sentence = "tokens, and the model was made for 64 (max_position_embeddings); do not rely on what comes after these."
+    assert re.fullmatch(rf"deepseek-jax: the text has 7\d {re.escape(sentence)}\n", err)
+    status, _, err = deepseek_jax(*argv, "--prompt", "0" * 62, "--prompt", "0")
+    assert status == 0 and err.startswith("deepseek-jax: 1 of 2 texts have up to 6")
+    assert deepseek_jax(*argv, "--prompt", "0" * 40)[2] == ""
 
 
 @pytest.fixture(scope="module")
@@ -229,13 +227,13 @@ def test_eval_of_a_released_checkpoint_equals_that_of_its_run(deepseek_jax, fold
     (folder / "scored.txt").write_text("A text that neither was trained on.\n" * 9)
     argv = "--source", f"{folder}/scored.txt", "--batch-size", "2"
     status, of_run, _ = deepseek_jax("eval", "--workdir", f"{folder}/run", *argv)
-    assert status == 0 and "in rows of 64 tokens" in of_run
-    status, out, _ = deepseek_jax("eval", "--workdir", str(released), *argv, "--sequence-length", "64")
+    assert status == 0 and "in rows of 32 tokens" in of_run
+    status, out, _ = deepseek_jax("eval", "--workdir", str(released), *argv, "--sequence-length", "32")
     table = of_run.partition("bits per byte:\n")[2]
     assert status == 0 and table and out.endswith(table)
-    assert "in rows of 256 tokens" in deepseek_jax("eval", "--workdir", str(released), *argv)[1]
-    status, _, err = deepseek_jax("eval", "--workdir", str(released), *argv, "--sequence-length", "300")
-    assert status == 0 and "a row has 300 tokens, and the model was made for 256 (max_position_embeddings);" in err
+    assert "in rows of 64 tokens" in deepseek_jax("eval", "--workdir", str(released), *argv)[1]
+    status, _, err = deepseek_jax("eval", "--workdir", str(released), *argv, "--sequence-length", "80")
+    assert status == 0 and "a row has 80 tokens, and the model was made for 64 (max_position_embeddings);" in err
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

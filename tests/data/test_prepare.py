@@ -20,6 +20,7 @@ from deepseek_jax.data.inspect import describe, render
 from deepseek_jax.data.pipeline import open_corpus
 from deepseek_jax.data.prepare import parse_weights, prepare_text
 from deepseek_jax.errors import UserError
+from tests.conftest import ROOT
 
 VOCAB = 600
 
@@ -42,7 +43,7 @@ assert "tensorflow" not in sys.modules
 def prepare_apart(data: DataConfig, kill_at: str) -> int:
     """The return code of a process that prepares `data` and kills itself at the stage `kill_at`."""
     command = [sys.executable, "-c", PREPARE, json.dumps(dataclasses.asdict(data)), kill_at]
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": os.getcwd()}, check=False).returncode
+    return subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False).returncode
 
 
 def entries(data: DataConfig) -> set[str]:

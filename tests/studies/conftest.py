@@ -7,6 +7,21 @@ from tests.studies.fake import CONFIG, STUDY, Trainer
 
 
 @pytest.fixture
+def drawn():
+    """For a test whose pictures are really drawn."""
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request, monkeypatch):
+    """Elsewhere pictures are empty files: nobody looks at them, and drawing took a third of the time."""
+    from deepseek_jax.studies import pictures, sweep_picture
+
+    if "drawn" not in request.fixturenames:
+        for module in (pictures, sweep_picture):
+            monkeypatch.setattr(module, "png", lambda figure: b"")
+
+
+@pytest.fixture
 def trainer(monkeypatch):
     from deepseek_jax.studies import outcome
     from deepseek_jax.train import checkpoint, loop

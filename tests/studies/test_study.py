@@ -40,7 +40,7 @@ def files_of(folder, *, but=()):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in but}
 
 
-def test_a_study_is_trained_judged_and_reported(make, trainer, root):
+def test_a_study_is_trained_judged_and_reported(make, trainer, root, drawn):
     loaded = make()
     running.work([loaded], root, QUIET)
     assert len(trainer.trained) == 6
@@ -51,6 +51,7 @@ def test_a_study_is_trained_judged_and_reported(make, trainer, root):
     assert "`optimizer.peak_lr=0.2`" in text and "3 paired seeds" in text and "same tokens: 2,560" in text
     assert "high < low | `final/loss` | 0.05 | holds | difference -0." in text
     assert "loss.png" in text and "<img" in (folder / "report.html").read_text()
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
     found = json.loads((folder / "results.json").read_text())
     assert [len(run["curve"]) for run in found["runs"]] == [10] * 6  # 2,560 tokens in steps of 4 x 64
     assert f"deepseek-jax study run {loaded.path} --root {root}\n" in text
@@ -560,7 +561,7 @@ def test_the_page_compares_with_the_first_variant(make, trainer, root, monkeypat
     assert "\nWith 2 pairs the bootstrap can resample only these differences and is overconfident;" in text
     many = make(text=STUDY.replace("seeds=3", "seeds=6"))
     running.work([many], root, QUIET)
-    assert "too sure" not in (report.write(many, root)[0] / "report.md").read_text()
+    assert "is overconfident" not in (report.write(many, root)[0] / "report.md").read_text()
 
 
 def test_a_claim_cannot_be_judged_if_a_run_ended_without_the_metric(make):

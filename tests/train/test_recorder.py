@@ -28,17 +28,22 @@ class Skipped(int):
         self.ended = time.perf_counter()
 
 
-@pytest.fixture
-def recorded(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
     """(rows, true seconds of each step but the first) of seven steps of 20 ms, each after 60 ms of loading data.
 
     Before the sixth there is a pause of a second.
     """
-    monkeypatch.setattr(metrics, "SPAN", 0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "SPAN", 0.0)
+        return _record(tmp_path_factory.mktemp("recorded"))
+
+
+def _record(folder):
     written = []
     task = types.SimpleNamespace(size=lambda batch: 100, row=lambda *_: {}, shown=SHOWN["language_model"])
     goodput = types.SimpleNamespace(start=lambda: None, stop=lambda: None, share=1.0)
-    recorder = Recorder(tiny.experiment(tmp_path), task, written.append, lambda *_: None, goodput, skipped=0)
+    recorder = Recorder(tiny.experiment(folder), task, written.append, lambda *_: None, goodput, skipped=0)
     scalars = dict.fromkeys(["loss/next", *metrics.STEP_SCALARS], 1.0)
     steps, begun = [], {}
     for number in range(1, 8):

@@ -3,12 +3,14 @@
 import dataclasses
 import io
 import json
+import math
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from deepseek_jax.config import DataConfig
+from deepseek_jax import api
+from deepseek_jax.config import DataConfig, EvalConfig, OptimizerConfig
 from deepseek_jax.data import chat, compressors
 from deepseek_jax.data.inspect import describe, render
 from deepseek_jax.data.pipeline import SEPARATOR, open_corpus
@@ -16,6 +18,8 @@ from deepseek_jax.data.tokenizer import Tokenizer, train_bpe
 from deepseek_jax.errors import UserError
 from deepseek_jax.tasks import language_model
 from deepseek_jax.train import samples
+from deepseek_jax.train.loop import train
+from tests.train import tiny
 
 TURNS = [
     {"role": "system", "content": "Be brief."},
@@ -152,6 +156,22 @@ def test_there_are_no_compressor_baselines_for_conversations(corpus):
     """Compressors would have to compress the questions too, so their scores would not be comparable."""
     assert corpus.held_out_bytes["talks"] > 0
     assert compressors.bits_per_byte(corpus) == compressors.total_bits_per_byte(corpus) == {}
+
+
+def test_a_run_trains_on_answers_and_generates_from_wrapped_prompts(corpus, tokenizer, deepseek_jax, tmp_path):
+    evaluation = EvalConfig(every=0, batches=1, final_batches=1, samples=1, sample_tokens=4)
+    experiment = dataclasses.replace(
+        tiny.experiment(tmp_path, steps=2), data=corpus.data, optimizer=OptimizerConfig(), eval=evaluation
+    )
+    scores = train(experiment, tmp_path / "run", Console(quiet=True))
+    assert math.isfinite(scores["final/loss"])
+    asked = json.loads(_texts(corpus)[0])[0]["content"]
+    assert (tmp_path / "run/samples.txt").read_text().startswith(f"{asked}\n")
+    words = "generate", "--workdir", str(tmp_path / "run"), "--prompt", "qq", "--max-new-tokens", "4"
+    status, answer, _ = deepseek_jax(*words)
+    wrapped = chat.prompt([{"role": "user", "content": "qq"}], "v3", tokenizer)
+    said = api.generate(api.from_pretrained(tmp_path / "run"), [wrapped], 4, eos=tokenizer.eos)[0]
+    assert status == 0 and answer == f"qq\n{tokenizer.decode(said)}\n"
 
 
 def _rows(batch):

@@ -14,6 +14,7 @@ from deepseek_jax.train.expert_use import expert_use
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.restore import restore_adapters, restore_model
 from deepseek_jax.train.setup import prepare
+from deepseek_jax.train.state import make_state
 from deepseek_jax.tune import peft
 from deepseek_jax.tune.config import LoraConfig, TuneConfig
 from tests.train import tiny
@@ -95,7 +96,26 @@ def test_esft_chooses_experts_and_only_these_are_trained(base, deepseek_jax, tmp
     assert status == 0 and by_gate.startswith("1: ")
     train(dataclasses.replace(experiment, tune=TuneConfig(experts=chosen.strip())), directory / "esft", QUIET)
     before, after = (tree.by_path(restore_model(path).params) for path in (workdir, directory / "esft"))
-    experts = [int(expert) for expert in chosen.split(":")[1].split()]
+    _only_these_experts_moved(before, after, [int(expert) for expert in chosen.split(":")[1].split()])
+
+
+def test_two_steps_change_the_chosen_experts_alone(tmp_path):
+    experiment = dataclasses.replace(tiny.experiment(tmp_path, tiny.ROUTED), tune=TuneConfig(experts="0: 1 4 6"))
+    setup = prepare(experiment, QUIET)
+    state, batches = make_state(setup.program, setup.optimizer, setup.abstract), setup.train_batches()
+
+    def weights():
+        params, _ = setup.program.to_model(state["params"], state["buffers"])
+        return jax.tree.map(np.array, tree.by_path(params))
+
+    before, step = weights(), setup.compiled_step()
+    for _ in range(2):
+        state, _ = step(state, setup.place([next(batches), next(batches)]))
+    _only_these_experts_moved(before, weights(), [1, 4, 6])
+
+
+def _only_these_experts_moved(before, after, experts):
+    """Of parameters by path."""
     for path in before:
         moved = np.asarray(before[path]) != np.asarray(after[path])
         if "/experts/" in path:
