@@ -138,7 +138,7 @@ def random_parameters(config: dict, generator: torch.Generator) -> dict[str, tor
     return {name: draw(name, shape).requires_grad_() for name, shape in parameter_shapes(config).items()}
 
 
-def expected(model: Reference | Llama, ids_BS: torch.Tensor, whole: list[str]) -> dict[str, np.ndarray]:
+def expected(model: Reference | Llama, ids_BS: torch.Tensor, whole: list[str], prompt=PROMPT) -> dict[str, np.ndarray]:
     """The arrays that README.md lists; `whole` names the gradients to keep whole."""
     logits, hidden = model(ids_BS, torch.ones_like(ids_BS))
     loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids_BS[:, 1:].flatten())
@@ -147,22 +147,23 @@ def expected(model: Reference | Llama, ids_BS: torch.Tensor, whole: list[str]) -
     for layer, (experts, weights) in model.choices.items():
         found |= {f"router_{layer}_indices": experts, f"router_{layer}_weights": weights}
     names = list(model.parameters)
-    grads = dict(zip(names, torch.autograd.grad(loss, list(model.parameters.values())), strict=True))
+    given = list(model.parameters.values())
+    grads = dict(zip(names, torch.autograd.grad(loss, given, materialize_grads=True), strict=True))
     found |= {"grad_names": np.array(names), "grad_norms": np.array([grads[name].norm().item() for name in names])}
     found |= {f"grad__{name}": grads[name] for name in whole}
     with torch.no_grad():
-        found |= greedy(model, ids_BS[:, :PROMPT]) | left_padded(model, ids_BS)
+        found |= greedy(model, ids_BS[:, :prompt]) | left_padded(model, ids_BS)
     return {name: value.detach().numpy() if torch.is_tensor(value) else value for name, value in found.items()}
 
 
 def greedy(model: Reference | Llama, ids_BS: torch.Tensor) -> dict:
     """The greedy continuation of a prompt, by a full forward pass for each token, so that no cache can be wrong."""
-    steps = []
+    steps, prompt = [], ids_BS.shape[1]
     for _ in range(NEW_TOKENS):
         steps.append(model(ids_BS, torch.ones_like(ids_BS))[0][:, -1])
         ids_BS = torch.cat([ids_BS, steps[-1].argmax(-1, keepdim=True)], dim=1)
-    tokens = ids_BS[:, PROMPT:].int()
-    return {"gen_prompt_len": np.int64(PROMPT), "gen_tokens": tokens, "gen_logits": torch.stack(steps, dim=1)}
+    tokens = ids_BS[:, prompt:].int()
+    return {"gen_prompt_len": np.int64(prompt), "gen_tokens": tokens, "gen_logits": torch.stack(steps, dim=1)}
 
 
 def left_padded(model: Reference | Llama, ids_BS: torch.Tensor) -> dict:
