@@ -4,6 +4,7 @@
     python -m tests.sharding.curves v3+muon data=8               with another optimizer
     python -m tests.sharding.curves v3+noisy data=8              with routers that draw noise
     python -m tests.sharding.curves v4+bfloat16+blocks data=8    activations in bfloat16, queries in small blocks
+    python -m tests.sharding.curves v3+longer fsdp=8             rows of 40 tokens, a number that no weight has
 
 B batch  S sequence  E experts
 """
@@ -31,6 +32,7 @@ from tests.sharding.order import unordered
 from tests.train.noisy import NoisyRouter
 
 STEPS, BATCH, LENGTH, VOCABULARY = 20, 8, 32, 128
+LONGER = 40
 
 V3 = ModelConfig(
     vocab_size=VOCABULARY,
@@ -108,7 +110,7 @@ def packed(step: int, batch: int = BATCH, length: int = LENGTH) -> dict[str, np.
     return rows
 
 
-def curve(experiment: Experiment, mesh: dict[str, int], steps: int = STEPS) -> dict[str, list]:
+def curve(experiment: Experiment, mesh: dict[str, int], steps: int = STEPS, length: int = LENGTH) -> dict[str, list]:
     """Trains and returns loss, grad_norm and load of each step, and the step's collectives.
 
     The loads of all layers are concatenated.
@@ -116,7 +118,7 @@ def curve(experiment: Experiment, mesh: dict[str, int], steps: int = STEPS) -> d
     state, step, mesh = start(experiment, mesh)
     batches = [
         jax.device_put({name: rows[None] for name, rows in rows.items()}, batch_sharding(mesh, leading=1))
-        for rows in (packed(number, experiment.train.batch_size) for number in range(steps))
+        for rows in (packed(number, experiment.train.batch_size, length) for number in range(steps))
     ]
     step = step.lower(state, batches[0]).compile()
     assert not (mixed := unordered(step.as_text())), f"what may meet what on host devices: {mixed}"
@@ -174,7 +176,8 @@ def main(model: str, *meshes: str):
         ROUTERS["moe"] = NoisyRouter
     dtype = "bfloat16" if "bfloat16" in options else "float32"
     given = experiment(MODELS[name], "muon" if "muon" in options else "adamw", dtype)
-    print(json.dumps({mesh: curve(given, read(mesh)) for mesh in meshes}))
+    length = LONGER if "longer" in options else LENGTH
+    print(json.dumps({mesh: curve(given, read(mesh), length=length) for mesh in meshes}))
 
 
 if __name__ == "__main__":

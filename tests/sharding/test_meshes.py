@@ -113,12 +113,10 @@ def test_an_axis_uses_only_the_expected_collectives(curves, mesh, kinds):
 
 @pytest.mark.slow
 def test_fsdp_gathers_weights_and_never_activations(curves):
-    """No gathered shape begins with batch and length, [8, 32] or [256], except that of an experts' kernel."""
-    gathered = curves("v3", REST["v3"])["fsdp=8"]["collectives"]["all-gather"]
-    assert "f32[32,20]" in gathered, "kv_down"
-    batches = [shape for shape in gathered if shape.startswith(("f32[8,32,", "f32[256,"))]
-    experts = {"f32[8,32,16]"}  # gate and up kernels of eight experts
-    assert set(batches) <= experts, batches
+    """No gathered shape begins with batch and length, [8, 40] or [320]; no weight does either."""
+    gathered = curves("v3+longer", ["fsdp=8"])["fsdp=8"]["collectives"]["all-gather"]
+    assert {"f32[32,20]", "f32[8,32,16]"} <= set(gathered), "kv_down, and the gate and up kernels of eight experts"
+    assert [shape for shape in gathered if shape.startswith(("f32[8,40,", "f32[320,"))] == []
 
 
 @pytest.mark.slow
