@@ -48,12 +48,12 @@ SIZES = dict(
 )
 
 
-def config(feed_forwards, streams):
-    """A model with one layer of each kind of attention, and these feed-forwards in order."""
+def config(feed_forwards, streams, attentions=KINDS):
+    """A model with one layer of each of these kinds of attention, and these feed-forwards in order."""
     return ModelConfig(
         **SIZES,
-        num_hidden_layers=len(KINDS),
-        layer_types=tuple(KINDS),
+        num_hidden_layers=len(attentions),
+        layer_types=tuple(attentions),
         mlp_layer_types=tuple(feed_forwards),
         num_nextn_predict_layers=0,
         hc_mult=streams,
@@ -69,8 +69,17 @@ TURNS = [(turn, streams) for turn in range(len(OF_FEED_FORWARD)) for streams in 
 def test_every_combination_has_gradients_and_decodes_as_it_scores(turn, streams):
     """Each layer has a different attention; over the turns, each attention is paired with each feed-forward."""
     kinds = itertools.islice(itertools.cycle(OF_FEED_FORWARD), turn, turn + len(KINDS))
+    _has_gradients_and_decodes_as_it_scores(config(kinds, streams), turn)
+
+
+def test_a_combination_has_gradients_and_decodes_as_it_scores():
+    """Two attentions of different generations in one model; the test above has all."""
+    _has_gradients_and_decodes_as_it_scores(config(("dense", "moe"), 2, ("dsa", "gqa")), 0)
+
+
+def _has_gradients_and_decodes_as_it_scores(config, seed):
     make = jax.jit(initialise, static_argnums=0)
-    graphdef, params, buffers = make(config(kinds, streams), jax.random.key(turn))
+    graphdef, params, buffers = make(config, jax.random.key(seed))
     tokens = np.random.default_rng(0).integers(0, SIZES["vocab_size"], (B, S)).astype(np.int32)
     run = jax.jit(_learn_and_decode, static_argnums=0)
     grads, logits, decoded = run(graphdef, params, buffers, tokens)
