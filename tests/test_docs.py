@@ -91,7 +91,7 @@ def blocks(name: str) -> list[str]:
 
 
 def test_the_code_in_the_readme_runs(monkeypatch, tmp_path):
-    """On a tiny V2-Lite with a tokenizer of bytes, in a directory of the name that README.md gives to it."""
+    """On a tiny V2-Lite with a tokenizer of bytes, in the directory that README.md names, and a tiny experiment."""
     (block,) = (block for block in blocks("README.md") if "from_pretrained" in block)
     train_bpe([], 400, tmp_path / "tokenizer.json")
     sizes = {"num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 32, "moe_intermediate_size": 16}
@@ -100,9 +100,16 @@ def test_the_code_in_the_readme_runs(monkeypatch, tmp_path):
     deepseek_jax.save_pretrained(deepseek_jax.from_config(config), tmp_path / "v2_lite")
     shutil.copy(tmp_path / "tokenizer.json", tmp_path / "v2_lite")
     monkeypatch.chdir(tmp_path)
-    names = {"input_ids": np.arange(24).reshape(2, 12), "prompts": [[1, 2, 3], [4, 5]]}
+
+    def resolve_smaller(path, overrides):
+        resolve(str(ROOT / path), overrides)
+        return tiny.experiment(tmp_path, steps=6)
+
+    monkeypatch.setattr("deepseek_jax.resolve", resolve_smaller, raising=False)
+    names = {"input_ids": np.arange(24).reshape(2, 12)}
     exec(block, names)
-    assert names["tokens"].shape[-1] == 16 and names["loss"] > 0 and names["found"].logits.shape == (2, 12, 400)
+    assert "final/loss" in names["scores"] and names["tokens"].shape == (1, 16)
+    assert names["loss"] > 0 and names["found"].logits.shape == (2, 12, 400)
 
 
 def test_the_code_in_docs_models_runs(monkeypatch, tmp_path):
