@@ -10,12 +10,12 @@ import pytest
 from deepseek_jax import host_memory
 from deepseek_jax.cli.runtime import threads_of
 from deepseek_jax.errors import LOG
-from tests import quickly
+from tests import xla_flags
 
 ROOT = Path(__file__).resolve().parent.parent
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the tests' tolerances assume float32 on a CPU
-os.environ.setdefault("XLA_FLAGS", quickly.FLAGS)
+os.environ.setdefault("XLA_FLAGS", xla_flags.FAST_COMPILE)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
@@ -27,7 +27,7 @@ def python(tmp_path_factory):
     `flags` go into XLA_FLAGS, in addition to the number of host devices; with "" XLA compiles as it does for users.
     """
 
-    def run(*arguments: str, devices: int = 1, flags: str = quickly.FLAGS) -> subprocess.CompletedProcess:
+    def run(*arguments: str, devices: int = 1, flags: str = xla_flags.FAST_COMPILE) -> subprocess.CompletedProcess:
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         flags = f"{flags} --xla_force_host_platform_device_count={devices}"
         threads = {"PJRT_NPROC": threads_of(devices)} if devices > 1 else {}
@@ -41,13 +41,13 @@ def python(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def logs(monkeypatch):
+def propagate_logs(monkeypatch):
     """Lets log records propagate again, which a verb run by an earlier test turns off for the command line."""
     monkeypatch.setattr(LOG, "propagate", True)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def room_for_code():
+def free_compiled_programs():
     """Frees compiled programs after each module: a worker that keeps those of the whole suite dies with SIGSEGV."""
     yield
     host_memory.free_programs()

@@ -1,4 +1,4 @@
-"""XLA's optimisation level: the package's default, the suite's (tests/quickly.py), and one set in XLA_FLAGS."""
+"""XLA's optimisation level: the package's default, the suite's (tests/xla_flags.py), and one set in XLA_FLAGS."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from deepseek_jax.config import MeshConfig
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.train import step
 from deepseek_jax.train.program import language_model_program
-from tests import quickly
+from tests import xla_flags
 from tests.train import tiny, toy
 
 
@@ -57,7 +57,7 @@ def test_a_compiled_function_works_inside_jit_grad_and_vmap(monkeypatch):
 
 def test_the_suites_xla_flags_give_the_steps_that_users_get(tmp_path, monkeypatch):
     config = tiny.experiment(tmp_path)
-    newer_way = {quickly.NEWER_WAY: True} if quickly.HAS_BOTH else {}
+    newer_way = {xla_flags.FUSION_EMITTERS: True} if xla_flags.EMITTERS_OPTIONAL else {}
     rng, losses = np.random.default_rng(0), []
     tokens = rng.integers(1, config.model.vocab_size, (1, 2, 16)).astype(np.int32)
     ones = np.ones_like(tokens)

@@ -15,7 +15,7 @@ from deepseek_jax.models.feature_norms import updated_buffers
 from deepseek_jax.models.hybrid import Hybrid
 from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 from deepseek_jax.models.regularisation import drop_path, dropout
-from tests import quickly
+from tests import xla_flags
 
 NO_CONVOLUTION, NO_RECURRENCE, NO_ATTENTION = ConvolutionConfig(()), RecurrentConfig("none"), AttentionConfig(0)
 SMALL = {"recurrent": RecurrentConfig("lstm", 6), "attention": AttentionConfig(2, 4)}
@@ -218,7 +218,7 @@ def test_no_gradient_is_lost_in_a_max_pool_however_xla_rounds():
 
     with jax.disable_jit():
         expected = jax.grad(loss)(params)
-    newer = {quickly.NEWER_WAY: True} if quickly.HAS_BOTH else {}
+    newer = {xla_flags.FUSION_EMITTERS: True} if xla_flags.EMITTERS_OPTIONAL else {}
     for options in ({LEVEL: 0} | newer, {LEVEL: 0}, {LEVEL: 2} | newer):
         found = jax.jit(jax.grad(loss), compiler_options=options)(params)
         for left, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):

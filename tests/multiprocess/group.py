@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests import quickly
+from tests import xla_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 600  # timeout in seconds of every wait here; a busy machine compiles slowly
@@ -26,7 +26,7 @@ class Group:
     def __init__(
         self, directory: Path, *arguments: str, count: int, devices: int = 2, environment: Mapping[str, str] = {}
     ):
-        flags = f"{quickly.FLAGS} --xla_force_host_platform_device_count={devices}"
+        flags = f"{xla_flags.FAST_COMPILE} --xla_force_host_platform_device_count={devices}"
         common = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, "TINY": str(directory)} | environment
         if count > 1:
             common |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{_free_port()}", "JAX_NUM_PROCESSES": str(count)}
@@ -48,7 +48,7 @@ class Group:
         deadline = time.monotonic() + PATIENCE
         while not condition():
             ended = [number for number, process in enumerate(self._processes) if process.poll() is not None]
-            assert not ended and time.monotonic() < deadline, self.said(ended[0] if ended else 0)
+            assert not ended and time.monotonic() < deadline, self.output(ended[0] if ended else 0)
             time.sleep(0.02)
 
     def send(self, number: int, how: signal.Signals):
@@ -59,7 +59,7 @@ class Group:
         waited = [self._processes[number] for number in numbers] or self._processes
         return [process.wait(timeout=PATIENCE) for process in waited]
 
-    def said(self, number: int) -> str:
+    def output(self, number: int) -> str:
         return self._outputs[number].read_text(errors="replace")
 
     def __enter__(self) -> "Group":
@@ -71,17 +71,19 @@ class Group:
             process.wait()
 
 
-def train(directory: Path, workdir: str, *overrides: str, options: Sequence[str] = (), count: int = 1, **how) -> Group:
+def start_training(
+    directory: Path, workdir: str, *overrides: str, options: Sequence[str] = (), count: int = 1, **how
+) -> Group:
     """Starts `deepseek-jax train`.  `options`: of the verb; `how`: devices and environment, as for Group."""
     settings = [f"--config.{override}" for override in overrides]
     return Group(directory, *TRAIN, "--workdir", workdir, *options, *settings, count=count, **how)
 
 
-def trained(directory: Path, workdir: str, *overrides: str, **size: int) -> str:
+def train_to_end(directory: Path, workdir: str, *overrides: str, **size: int) -> str:
     """Trains to the end, which must succeed, and returns the output of the leader process."""
-    with train(directory, workdir, *overrides, **size) as group:
-        assert not any(group.finish()), "\n".join(group.said(n) for n in range(size.get("count", 1)))
-        return group.said(0)
+    with start_training(directory, workdir, *overrides, **size) as group:
+        assert not any(group.finish()), "\n".join(group.output(n) for n in range(size.get("count", 1)))
+        return group.output(0)
 
 
 def rows(workdir: Path) -> list[dict]:
@@ -99,7 +101,7 @@ def curve(workdir: Path) -> list[tuple[int, float, float]]:
     return [(row["step"], row["loss/total"], row["grad_norm"]) for row in rows(workdir)]
 
 
-def loads(workdir: Path) -> list[dict]:
+def load_entropies(workdir: Path) -> list[dict]:
     """A metric of expert loads alone: as loads are counts, it is exactly equal unless some router chose differently."""
     return [row["router/load_entropy"] for row in rows(workdir)]
 

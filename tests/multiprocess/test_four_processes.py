@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from deepseek_jax.train import checkpoint
-from tests.multiprocess.group import curve, last_step, loads, train, trained
+from tests.multiprocess.group import curve, last_step, load_entropies, start_training, train_to_end
 
 pytestmark = pytest.mark.slow
 
@@ -16,12 +16,12 @@ INTERRUPT = signal.SIGINT if callable(signal.getsignal(signal.SIGINT)) else sign
 
 
 def test_a_checkpoint_of_four_processes_resumes_in_one_and_in_two_on_other_meshes(tmp_path):
-    trained(tmp_path, "unbroken", STEPS, devices=8)
+    train_to_end(tmp_path, "unbroken", STEPS, devices=8)
     unbroken = tmp_path / "unbroken"
-    with train(tmp_path, "four", STEPS, count=4) as group:
+    with start_training(tmp_path, "four", STEPS, count=4) as group:
         group.wait_until(lambda: last_step(tmp_path / "four") >= 3)
         group.send(2, INTERRUPT)  # this process tells the others, so that all save after the same step
-        assert group.finish() == [0, 0, 0, 0], [group.said(number) for number in range(4)]
+        assert group.finish() == [0, 0, 0, 0], [group.output(number) for number in range(4)]
     saved = checkpoint.newest_intact(tmp_path / "four" / "checkpoints")
     assert saved == last_step(tmp_path / "four") < 12
     for name, mesh, size in [
@@ -29,6 +29,6 @@ def test_a_checkpoint_of_four_processes_resumes_in_one_and_in_two_on_other_meshe
         ("two", ["mesh.expert=2", "mesh.tensor=2", "mesh.data=1"], {"count": 2}),
     ]:
         shutil.copytree(tmp_path / "four", tmp_path / name)
-        assert f"resuming from step {saved}" in trained(tmp_path, name, STEPS, *mesh, **size)
+        assert f"resuming from step {saved}" in train_to_end(tmp_path, name, STEPS, *mesh, **size)
         np.testing.assert_allclose(curve(tmp_path / name), curve(unbroken), rtol=1e-5, err_msg=name)
-        assert loads(tmp_path / name) == loads(unbroken), name
+        assert load_entropies(tmp_path / name) == load_entropies(unbroken), name

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from deepseek_jax.train import checkpoint
-from tests.multiprocess.group import Group, curve, last_step, loads, train, trained
+from tests.multiprocess.group import Group, curve, last_step, load_entropies, start_training, train_to_end
 
 STEPS = "train.steps=20"
 SLOWLY = {"SECONDS_A_STEP": "1"}  # so that a signal arrives long before the last step, however busy the machine is
@@ -24,40 +24,40 @@ def directory(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(directory):
     """The run directory of one process with as many devices as the two together, never stopped."""
-    trained(directory, "alone", STEPS, devices=4)
+    train_to_end(directory, "alone", STEPS, devices=4)
     return directory / "alone"
 
 
 def test_a_run_killed_terminated_and_resumed_by_one_process_has_the_unbroken_curve(directory, alone):
     workdir = directory / "broken"
-    with train(directory, "broken", STEPS, count=2, environment=SLOWLY) as group:
+    with start_training(directory, "broken", STEPS, count=2, environment=SLOWLY) as group:
         group.wait_until(lambda: last_saved(workdir) >= 4)
         group.send(1, signal.SIGKILL)
         killed = time.monotonic()
         (status,) = group.finish(0)
         assert time.monotonic() - killed < 60
         if status == 75:  # it was in a collective computation with the other
-            last_line = group.said(0).strip().splitlines()[-1]
+            last_line = group.output(0).strip().splitlines()[-1]
             assert last_line.startswith("deepseek-jax: process 0 of 2: another process ended")
             assert "start all of them again" in last_line
         else:  # it waited for the other to save: jax aborts it after 30 seconds without a heartbeat
-            assert status == -signal.SIGABRT and "another task died" in group.said(0)
+            assert status == -signal.SIGABRT and "another task died" in group.output(0)
 
     before = last_saved(workdir)
-    with train(directory, "broken", STEPS, count=2, environment=SLOWLY) as group:
-        group.wait_until(lambda: "resuming" in group.said(0) and last_step(workdir) > before)
+    with start_training(directory, "broken", STEPS, count=2, environment=SLOWLY) as group:
+        group.wait_until(lambda: "resuming" in group.output(0) and last_step(workdir) > before)
         group.send(1, signal.SIGTERM)  # not to the leader, which writes the files
         assert group.finish() == [0, 0]
         saved = last_saved(workdir)
-        assert f"resuming from step {before}" in group.said(0)
-        assert f"stopped by SIGTERM after step {saved}" in group.said(0)
+        assert f"resuming from step {before}" in group.output(0)
+        assert f"stopped by SIGTERM after step {saved}" in group.output(0)
         assert saved == last_step(workdir) < 20
-        assert "deepseek-jax" not in group.said(1) and "stopped" not in group.said(1)
+        assert "deepseek-jax" not in group.output(1) and "stopped" not in group.output(1)
 
-    resumed = trained(directory, "broken", STEPS, "mesh.data=1", "mesh.fsdp=2", count=1)
+    resumed = train_to_end(directory, "broken", STEPS, "mesh.data=1", "mesh.fsdp=2", count=1)
     assert f"resuming from step {saved}" in resumed
     np.testing.assert_allclose(curve(workdir), curve(alone), rtol=1e-5)
-    assert loads(workdir) == loads(alone)
+    assert load_entropies(workdir) == load_entropies(alone)
 
 
 @pytest.mark.slow
@@ -65,13 +65,15 @@ def test_sigterm_is_heard_by_all_during_an_evaluation(directory):
     few = "train.steps=6", "eval.every=4", "checkpoint.every=0", "eval.batches=8"
     workdir = directory / "evaluated"
     slowly = {"SECONDS_A_HELD_OUT_BATCH": "2"}
-    with train(directory, "evaluated", *few, options=["--fail-when-stopped"], count=2, environment=slowly) as group:
+    with start_training(
+        directory, "evaluated", *few, options=["--fail-when-stopped"], count=2, environment=slowly
+    ) as group:
         group.wait_until(lambda: last_step(workdir) == 4)
         group.send(1, signal.SIGTERM)
         assert group.finish() == [75, 75]
-        assert "stopped by SIGTERM after step 4" in group.said(0)
+        assert "stopped by SIGTERM after step 4" in group.output(0)
     assert last_saved(workdir) == 4 and not _evaluated(workdir)
-    trained(directory, "evaluated", *few, count=2)
+    train_to_end(directory, "evaluated", *few, count=2)
     assert _evaluated(workdir) == [4, 6]
 
 
@@ -120,8 +122,8 @@ with processes.together():
 
 def test_each_process_reads_only_the_rows_that_its_devices_hold(directory):
     with Group(directory, "-c", SHARES, count=2) as group:
-        assert group.finish() == [0, 0], group.said(0) + group.said(1)
-        assert all(group.said(number).strip().endswith("same") for number in (0, 1))
+        assert group.finish() == [0, 0], group.output(0) + group.output(1)
+        assert all(group.output(number).strip().endswith("same") for number in (0, 1))
 
 
 LATE_LEADER = """
@@ -140,8 +142,8 @@ with processes.together():
 def test_processes_wait_for_a_late_leader(directory):
     """gloo's collectives alone would time out after 30 seconds."""
     with Group(directory, "-c", LATE_LEADER, count=2) as group:
-        assert group.finish() == [0, 0], group.said(0) + group.said(1)
-        assert all("7" in group.said(number).splitlines() for number in (0, 1))  # among lines that gloo prints
+        assert group.finish() == [0, 0], group.output(0) + group.output(1)
+        assert all("7" in group.output(number).splitlines() for number in (0, 1))  # among lines that gloo prints
 
 
 CHECKS = """
@@ -168,8 +170,8 @@ def test_processes_share_the_checking_of_a_checkpoint(directory, alone):
     harmed = files[newest][1]
     (newest / harmed).write_bytes((newest / harmed).read_bytes()[:-1])
     with Group(directory, "-c", CHECKS, str(directory / "checkpoints"), count=2) as group:
-        assert group.finish() == [0, 0], group.said(0) + group.said(1)
-        said = [group.said(number).splitlines() for number in (0, 1)]
+        assert group.finish() == [0, 0], group.output(0) + group.output(1)
+        said = [group.output(number).splitlines() for number in (0, 1)]
     assert f"checkpoint 20 is skipped: {harmed} is missing or was changed" in said[0]
     assert not any("is skipped" in line for line in said[1])
     (first, some), (second, others) = (map(int, lines[-1].split()) for lines in said)
@@ -211,7 +213,7 @@ with processes.together():
 def test_each_process_reads_only_the_experts_that_its_devices_hold(directory):
     released = Path(__file__).parents[1] / "goldens/v3"
     with Group(directory, "-c", RELEASED, str(released), count=2) as group:
-        assert group.finish() == [0, 0], group.said(0) + group.said(1)
-        said = [json.loads(group.said(number).splitlines()[-1]) for number in (0, 1)]
+        assert group.finish() == [0, 0], group.output(0) + group.output(1)
+        said = [json.loads(group.output(number).splitlines()[-1]) for number in (0, 1)]
     experts = json.loads((released / "config.json").read_text())["n_routed_experts"]
     assert said == [[True, list(range(experts // 2))], [True, list(range(experts // 2, experts))]]

@@ -34,7 +34,7 @@ class Golden:
         return merge(self.graphdef, self.params, self.buffers)
 
     @property
-    def as_users_have_it(self) -> deepseek_jax.Model:
+    def api_model(self) -> deepseek_jax.Model:
         return deepseek_jax.Model(self.config, self.graphdef, self.params, self.buffers)
 
     @property

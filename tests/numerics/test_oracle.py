@@ -54,7 +54,7 @@ def test_left_padding_changes_nothing(golden):
     caches = jax.jit(_empty_caches, static_argnums=1)(model, tokens.shape)
     logits, _ = _prefill_chunk(model, tokens, positions, mask, caches)
     np.testing.assert_allclose(logits[real], expected, **CLOSE)
-    found = deepseek_jax.trace(golden.as_users_have_it, tokens, mask)
+    found = deepseek_jax.trace(golden.api_model, tokens, mask)
     np.testing.assert_allclose(found.logits[real], expected, **CLOSE)
 
 
@@ -105,12 +105,12 @@ def _generates_the_references_tokens(golden, speculative):
     """Through the public API, with prompts as lists."""
     length, steps = int(golden.expected["gen_prompt_len"]), golden.expected["gen_tokens"].shape[1]
     prompts = golden.expected["input_ids"][:, :length].tolist()
-    tokens = deepseek_jax.generate(golden.as_users_have_it, prompts, steps, speculative=speculative)
+    tokens = deepseek_jax.generate(golden.api_model, prompts, steps, speculative=speculative)
     np.testing.assert_array_equal(tokens, golden.expected["gen_tokens"])
 
 
 def test_hidden_states_and_routing_of_each_layer_are_those_of_the_reference(golden):
-    found = deepseek_jax.trace(golden.as_users_have_it, golden.expected["input_ids"])
+    found = deepseek_jax.trace(golden.api_model, golden.expected["input_ids"])
     np.testing.assert_allclose(found.logits, golden.expected["logits"], **CLOSE)
     for index, state in enumerate([found.embedding, *found.feed_forward]):
         if f"hs_{index}" in golden.expected:  # with hyper-connections, of the first row alone
@@ -156,7 +156,7 @@ class AlreadyRun:
     indirect=True,
 )
 def test_gradients_are_those_of_the_reference(every_golden):
-    loss, grads = deepseek_jax.loss_and_grads(every_golden.as_users_have_it, every_golden.expected["input_ids"])
+    loss, grads = deepseek_jax.loss_and_grads(every_golden.api_model, every_golden.expected["input_ids"])
     np.testing.assert_allclose(loss, every_golden.expected["loss"], **CLOSE)
     _compare_gradients(every_golden, grads)
     for name in every_golden.meta.get("params_without_gradient", ()):
@@ -188,7 +188,7 @@ def _gradient(grads, name):
 def test_each_indexer_picks_the_references_keys(golden):
     """Compares the keys that each query picks, ignoring invisible ones, which only fill up the fixed number."""
     tokens, positions, segment_ids = golden.batch
-    found = deepseek_jax.trace(golden.as_users_have_it, tokens)
+    found = deepseek_jax.trace(golden.api_model, tokens)
     states = [found.embedding, *found.feed_forward]
     visible = np.tril(np.ones((tokens.shape[1],) * 2, bool))
     picks = jax.jit(_picks)(golden.model, states, golden.model.context(tokens, positions, segment_ids))

@@ -29,7 +29,7 @@ def abstract() -> dict:
 
 
 @pytest.fixture
-def said():
+def output():
     return []
 
 

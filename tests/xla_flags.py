@@ -7,6 +7,6 @@ tests/test_compiling.py checks that steps compiled this way agree with those tha
 
 import importlib.metadata
 
-NEWER_WAY = "xla_cpu_use_fusion_emitters"
-HAS_BOTH = importlib.metadata.version("jax").startswith("0.10.")
-FLAGS = "--xla_backend_optimization_level=0" + f" --{NEWER_WAY}=false" * HAS_BOTH
+FUSION_EMITTERS = "xla_cpu_use_fusion_emitters"
+EMITTERS_OPTIONAL = importlib.metadata.version("jax").startswith("0.10.")
+FAST_COMPILE = "--xla_backend_optimization_level=0" + f" --{FUSION_EMITTERS}=false" * EMITTERS_OPTIONAL
