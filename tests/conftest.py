@@ -1,9 +1,11 @@
 """Settings and fixtures of the whole suite.  pytest loads this file before any test imports jax."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -18,6 +20,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the tests' tolerances assume fl
 os.environ.setdefault("XLA_FLAGS", xla_flags.FAST_COMPILE)
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that a shell starts with & ignores Ctrl-C
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +58,10 @@ def free_compiled_programs():
 
 @pytest.fixture
 def deepseek_jax(capsys):
-    """Returns deepseek_jax(*argv), which runs the command line in this process: (exit status, stdout, stderr)."""
+    """Returns deepseek_jax(*argv), which runs the command line in this process: (exit status, stdout, stderr).
+
+    After the test, the environment is as before: some verbs change it for the process that they expect to have alone.
+    """
     from deepseek_jax.__main__ import main
 
     def run(*argv: str) -> tuple[int, str, str]:
@@ -65,4 +71,5 @@ def deepseek_jax(capsys):
             status = stopped.code
         return status, *capsys.readouterr()
 
-    return run
+    with mock.patch.dict(os.environ):
+        yield run
