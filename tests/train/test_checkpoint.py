@@ -29,7 +29,7 @@ def abstract() -> dict:
 
 
 @pytest.fixture
-def output():
+def said():
     return []
 
 
