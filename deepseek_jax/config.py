@@ -21,7 +21,7 @@ CHAT_TEMPLATES = ("v3", "v3.2", "v4")
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """The text to train on.  `source` is a corpus (prose, literature, code, mix, or operations, which are
-    conversations) or a path: .txt, .jsonl or a directory.
+    conversations) or a path: .txt, .jsonl, .parquet or a directory.
     """
 
     source: str = "mix"

@@ -30,7 +30,10 @@ examples:
     )
     options.add_run(parser, options.RUN_OR_RELEASE)
     parser.add_argument(
-        "--source", type=named, metavar="NAME", help="other text: a corpus, a .txt or .jsonl file, or a directory"
+        "--source",
+        type=named,
+        metavar="NAME",
+        help="other text: a corpus, a file (.txt, .jsonl, .parquet) or a directory",
     )
     parser.add_argument(
         "--sequence-length", type=number(int, 2), metavar="N", help="tokens per row; default: as in training, or 512"

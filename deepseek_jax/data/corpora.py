@@ -23,15 +23,14 @@ import tensorflow_datasets as tfds
 
 from deepseek_jax.data.documents import (
     Document,
-    Skipped,
-    is_jsonl,
+    holds_records,
     read_chats,
     read_file,
     read_source,
-    skipped_sentence,
     source_files,
 )
 from deepseek_jax.data.records import RecordBuilder
+from deepseek_jax.data.skipped import Skipped, skipped_sentence
 from deepseek_jax.errors import UserError
 
 REPORTED = 100  # documents between two progress reports
@@ -208,7 +207,9 @@ class Code(TextCorpus):
 
 
 class UserText(TextCorpus):
-    """A user's own .txt, .jsonl or directory of files; with `chats`, the conversations in .jsonl files."""
+    """A user's own texts, see documents.read_source; with `chats`, the conversations in .jsonl and .parquet files."""
+
+    VERSION = tfds.core.Version("1.1.0")  # 1.0.0 did not read compressed files and Parquet
 
     def __init__(self, *, path: str, text_field: str, chats: bool = False, **kwargs):
         self.path, self.text_field, self.chats = pathlib.Path(path), text_field, chats
@@ -221,7 +222,7 @@ class UserText(TextCorpus):
 
     def source_bytes(self):
         files = source_files(self.path)
-        return sum(file.stat().st_size for file in files if is_jsonl(file) or not self.chats)
+        return sum(file.stat().st_size for file in files if holds_records(file) or not self.chats)
 
     def documents(self, skipped):
         if self.chats:

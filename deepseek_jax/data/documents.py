@@ -1,12 +1,10 @@
-"""Documents, reading them from the user's own files, and a record of what could not be read.
+"""Documents, and reading them from the user's own files.
 
-A source is a .txt file, a .jsonl file with the text under one key, or a directory, in which every .jsonl is read as
-records and every other file is one document.
+A source is a .txt file, a .jsonl or .parquet file with the text under one key, or a directory, in which those two are
+read as records and every other file is one document.  Any but .parquet may be compressed (data/opening.py).
 """
 
 import codecs
-import collections
-import contextlib
 import json
 import pathlib
 from collections.abc import Callable, Iterator
@@ -14,19 +12,12 @@ from typing import BinaryIO, NamedTuple
 
 from deepseek_jax import record
 from deepseek_jax.data import chat
+from deepseek_jax.data.opening import opened, other_contents, plain_name
+from deepseek_jax.data.parquet import is_parquet, parquet_values
 from deepseek_jax.data.plain_text import is_utf8
+from deepseek_jax.data.skipped import Skipped
 from deepseek_jax.errors import UserError
 
-# First bytes of files that are not UTF-8, although some of their lines may be so by chance -> the reason to report.
-OTHER_MARKS = dict.fromkeys(  # UTF-32-LE begins as UTF-16-LE
-    (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE), "UTF-16 or UTF-32, save it as UTF-8"
-) | {
-    b"\x1f\x8b": "gzip, unpack it",
-    b"\x28\xb5\x2f\xfd": "Zstandard, unpack it",
-    b"\xfd7zXZ": "xz, unpack it",
-    b"PK\x03\x04": "zip, unpack it",
-    b"PAR1\x15": "Parquet, save it as .jsonl",  # the letters alone may begin a text
-}
 SECTION_BYTES = 8192  # a .txt is divided into documents of about this size, at blank lines
 
 
@@ -36,52 +27,32 @@ class Document(NamedTuple):
     text: str
 
 
-class Skipped:
-    """Counts skipped records by reason, and keeps the first places as `file:line: reason`.
-
-    `read`: bytes of the files read so far, skipped or not.
-    """
-
-    PLACES = 100
-
-    def __init__(self):
-        self.reasons = collections.Counter()
-        self.places: list[str] = []
-        self.read = 0
-
-    def add(self, path, line: int, reason: str):
-        self.reasons[reason] += 1
-        if len(self.places) < self.PLACES:
-            self.places.append(f"{path}:{line}: {reason}")
-
-    def as_dict(self) -> dict:
-        return {"count": self.reasons.total(), "reasons": dict(self.reasons), "places": self.places}
-
-
-def skipped_sentence(skipped: dict) -> str:
-    """A sentence on Skipped.as_dict for the user, without its full stop; "" if nothing was skipped."""
-    count, places = skipped["count"], skipped["places"]
-    return f"{records_were(count)} skipped, the first: {places[0]}" if count else ""
-
-
-def records_were(count: int) -> str:
-    """The beginning of a sentence on `count` records: "1 record was" or "5 records were"."""
-    return "1 record was" if count == 1 else f"{count:,} records were"
-
-
 def read_source(path: pathlib.Path, text_field: str, skipped: Skipped) -> Iterator[Document]:
     """Yields the documents in the file or directory `path`, in sorted order; each is a group of its own."""
-    if path.is_dir():
-        for file in source_files(path):
-            name = file.relative_to(path).as_posix()
-            if is_jsonl(file):
-                yield from read_jsonl(file, name, text_field, skipped)
-            else:
-                yield from read_file(file, name, name, skipped)
-    elif is_jsonl(path):
-        yield from read_jsonl(path, path.name, text_field, skipped)
-    else:
-        yield from read_sections(path, path.name, skipped)
+    for file in source_files(path):
+        name = _name_in(path, file)
+        if holds_records(file):
+            yield from read_records(file, name, text_field, skipped, _text_of)
+        elif file == path:
+            yield from read_sections(file, name, skipped)
+        else:
+            yield from read_file(file, name, name, skipped)
+
+
+def read_chats(path: pathlib.Path, skipped: Skipped) -> Iterator[Document]:
+    """Yields the conversations in all records at `path`, each under "messages", as JSON texts."""
+    for file in source_files(path):
+        if holds_records(file):
+            yield from read_records(file, _name_in(path, file), "messages", skipped, _chat_of)
+
+
+def _name_in(path: pathlib.Path, file: pathlib.Path) -> str:
+    return file.name if file == path else file.relative_to(path).as_posix()
+
+
+def holds_records(path: pathlib.Path) -> bool:
+    """Whether a file has a document in each line or row, by its name."""
+    return is_jsonl(plain_name(path)) or is_parquet(path)
 
 
 def is_jsonl(path: str | pathlib.Path) -> bool:
@@ -111,32 +82,12 @@ def is_hidden(path: pathlib.Path, below: pathlib.Path) -> bool:
     return any(part[0] == "." for part in path.relative_to(below).parts)
 
 
-@contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """Opens a file; UserError if it cannot be read, even if reading fails only in the middle."""
-    try:
-        with path.open("rb") as file:
-            yield file
-    except OSError as error:
-        mend = "make it readable, or remove it from the source"
-        raise UserError(f"cannot read {path}: {error.strerror}; {mend}.") from None
-
-
-def _is_otherwise_encoded(file: BinaryIO, path: pathlib.Path, skipped: Skipped) -> bool:
-    """Whether the file begins with one of OTHER_MARKS; if so, adds it to `skipped`."""
-    found = [what for mark, what in OTHER_MARKS.items() if file.peek(len(mark)).startswith(mark)]
-    if found:
-        skipped.add(path, 1, found[0])
-    return bool(found)
-
-
 def read_file(path: pathlib.Path, name: str, group: str, skipped: Skipped) -> Iterator[Document]:
     """Yields a whole file as one document, or nothing if it is skipped."""
-    with _opened(path) as file:
-        if _is_otherwise_encoded(file, path, skipped):
+    with opened(path, skipped.count) as file:
+        if _holds_something_else(file, path, skipped):
             return
         data = file.read()
-    skipped.read += len(data)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -148,35 +99,48 @@ def read_file(path: pathlib.Path, name: str, group: str, skipped: Skipped) -> It
         skipped.add(path, 1, "empty document")
 
 
-def read_chats(path: pathlib.Path, skipped: Skipped) -> Iterator[Document]:
-    """Yields the conversations of one or all .jsonl files at `path`, one per line under "messages", as JSON texts."""
-    for file in source_files(path):
-        if is_jsonl(file):
-            name = file.relative_to(path).as_posix() if path.is_dir() else file.name
-            yield from read_jsonl(file, name, "messages", skipped, _record_chat)
+def _holds_something_else(file: BinaryIO, path: pathlib.Path, skipped: Skipped) -> bool:
+    """Whether the file holds no UTF-8, by its first bytes; if so, adds it to `skipped`."""
+    reason = other_contents(file)
+    if reason:
+        skipped.add(path, 1, reason)
+    return bool(reason)
 
 
-def read_jsonl(
-    path: pathlib.Path, name: str, text_field: str, skipped: Skipped, read: Callable[[bytes, str], str] | None = None
+def read_records(
+    path: pathlib.Path, name: str, field: str, skipped: Skipped, text_of: Callable[[object, str], str]
 ) -> Iterator[Document]:
-    """Yields one document per line, from the key `text_field`; blank lines are neither records nor skipped ones.
+    """Yields one document per record; `text_of(value, field)` makes its text of what it has under the key `field`.
 
-    `read(line, text_field)` returns a line's text or raises ValueError; None: `_record_text`.
+    `text_of` raises ValueError with the reason to skip a record.
     """
-    with _opened(path) as lines:
-        if _is_otherwise_encoded(lines, path, skipped):
+    values = parquet_values if is_parquet(path) else _jsonl_values
+    for number, value in values(path, field, skipped):
+        try:
+            text = text_of(value, field)
+        except ValueError as error:
+            skipped.add(path, number, str(error))
+        else:
+            yield Document(f"{name}:{number}", f"{name}:{number}", text)
+
+
+def _jsonl_values(path: pathlib.Path, field: str, skipped: Skipped) -> Iterator[tuple[int, object]]:
+    """Yields (line, what it has under `field`); blank lines are neither records nor skipped ones."""
+    with opened(path, skipped.count) as lines:
+        if _holds_something_else(lines, path, skipped):
             return
         for number, line in enumerate(lines, 1):
-            skipped.read += len(line)
             line = _without_bom(line, number)
             if not line.strip():
                 continue
             try:
-                text = (read or _record_text)(line, text_field)
-            except ValueError as error:
-                skipped.add(path, number, str(error))
+                record = json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError:
+                skipped.add(path, number, "not UTF-8")
+            except (ValueError, RecursionError):  # ValueError also for a number with thousands of digits
+                skipped.add(path, number, "broken JSON")
             else:
-                yield Document(f"{name}:{number}", f"{name}:{number}", text)
+                yield number, record.get(field) if isinstance(record, dict) else None
 
 
 def _without_bom(line: bytes, number: int) -> bytes:
@@ -184,24 +148,11 @@ def _without_bom(line: bytes, number: int) -> bytes:
     return line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
 
 
-def _record(line: bytes):
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None
-    except (ValueError, RecursionError):  # ValueError also for a number with thousands of digits
-        raise ValueError("broken JSON") from None
+def _chat_of(messages: object, field: str) -> str:
+    return json.dumps(chat.checked(messages), ensure_ascii=False)
 
 
-def _record_chat(line: bytes, field: str) -> str:
-    record = _record(line)
-    return json.dumps(chat.checked(record.get(field) if isinstance(record, dict) else None), ensure_ascii=False)
-
-
-def _record_text(line: bytes, text_field: str) -> str:
-    """The text of one JSONL record; ValueError with the reason if it has none."""
-    record = _record(line)
-    text = record.get(text_field) if isinstance(record, dict) else None
+def _text_of(text: object, text_field: str) -> str:
     if not isinstance(text, str):
         raise ValueError(f"no text under {text_field!r} (data.text_field)")
     if not text.strip():
@@ -218,11 +169,10 @@ def read_sections(path: pathlib.Path, name: str, skipped: Skipped) -> Iterator[D
     skipped, but not the rest of their section.
     """
     section, size, first = [], 0, 1
-    with _opened(path) as lines:
-        if _is_otherwise_encoded(lines, path, skipped):
+    with opened(path, skipped.count) as lines:
+        if _holds_something_else(lines, path, skipped):
             return
         for number, line in enumerate(lines, 1):
-            skipped.read += len(line)
             line = _without_bom(line, number)
             try:
                 section.append(line.decode("utf-8"))

@@ -12,8 +12,9 @@ import tensorflow_datasets as tfds
 from deepseek_jax.config import CHAT_TEMPLATES, DataConfig
 from deepseek_jax.data import cache
 from deepseek_jax.data.corpora import CORPORA, UserText
-from deepseek_jax.data.documents import is_hidden, skipped_sentence
+from deepseek_jax.data.documents import is_hidden
 from deepseek_jax.data.records import batched_texts, open_dataset
+from deepseek_jax.data.skipped import skipped_sentence
 from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer, check_fits, check_trainable, train_bpe
 from deepseek_jax.data.tokens import TokenStore, write_tokens
 from deepseek_jax.errors import UserError

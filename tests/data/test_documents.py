@@ -5,12 +5,15 @@ import gzip
 import json
 import lzma
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from deepseek_jax import record
 from deepseek_jax.config import Experiment
 from deepseek_jax.data.corpora import UserText
-from deepseek_jax.data.documents import SECTION_BYTES, Skipped, read_source
+from deepseek_jax.data.documents import SECTION_BYTES, read_chats, read_source
+from deepseek_jax.data.skipped import Skipped
 from deepseek_jax.errors import UserError
 
 
@@ -64,20 +67,97 @@ def test_a_file_of_another_encoding_is_skipped_whole(tmp_path, name, encoding):
 @pytest.mark.parametrize(
     "start, kind",
     [
-        (gzip.compress(b"text\n", mtime=0), "gzip, unpack it"),
-        (lzma.compress(b"text\n"), "xz, unpack it"),
-        (b"\x28\xb5\x2f\xfd", "Zstandard, unpack it"),
         (b"PK\x03\x04", "zip, unpack it"),
-        (b"PAR1\x15", "Parquet, save it as .jsonl"),
+        (b"PAR1\x15", "Parquet, whose name must end in .parquet"),
+        (b"a.py".ljust(257, b"\0") + b"ustar", "tar, unpack it"),
+        (gzip.compress(b"a.py".ljust(257, b"\0") + b"ustar\n", mtime=0), "tar, unpack it"),
     ],
-    ids=["gzip", "xz", "zstd", "zip", "parquet"],
+    ids=["zip", "parquet", "tar", "tar.gz"],
 )
-def test_a_compressed_or_binary_file_is_skipped_whole(tmp_path, name, start, kind):
+def test_an_archive_or_binary_file_is_skipped_whole(tmp_path, name, start, kind):
     """Even if some of its lines are valid UTF-8."""
     (tmp_path / "below").mkdir()
-    (tmp_path / name).write_bytes(start + b'\nsome lines\n{"text": "x"}\n')
+    (tmp_path / name).write_bytes(start if kind.startswith("tar") else start + b'\nsome lines\n{"text": "x"}\n')
     documents, skipped = read(tmp_path / name.split("/")[0])
     assert not documents and skipped.places == [f"{tmp_path / name}:1: {kind}"]
+
+
+def zstandard(data: bytes) -> bytes:
+    target = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(target, "zstd") as stream:
+        stream.write(data)
+    return target.getvalue().to_pybytes()
+
+
+COMPRESS = {"gz": gzip.compress, "zst": zstandard, "xz": lzma.compress}
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "below/a.md"])
+def test_a_compressed_file_is_read_as_what_it_holds(tmp_path, name, suffix):
+    (tmp_path / "below").mkdir()
+    text = "".join(json.dumps({"text": f"{n} " + "word " * 900}) + "\n\n" for n in range(90)).encode()
+    (tmp_path / name).write_bytes(text)
+    plain = read(tmp_path / name.split("/")[0])[0]
+    (tmp_path / name).unlink()
+    packed = tmp_path / f"{name}.{suffix}"
+    packed.write_bytes(COMPRESS[suffix](text[:9000]) + COMPRESS[suffix](text[9000:]))  # in two frames, as pzstd writes
+    documents, skipped = read(packed if packed.parent == tmp_path else packed.parent)
+    assert [document.text for document in documents] == [document.text for document in plain]
+    assert len(plain) == {"a.jsonl": 90, "a.txt": 45, "below/a.md": 1}[name]
+    assert not skipped.places and skipped.read == packed.stat().st_size  # bytes of the file, which progress compares
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_a_file_that_cannot_be_unpacked_is_refused_by_name(tmp_path, suffix):
+    path = tmp_path / f"a.jsonl.{suffix}"
+    path.write_bytes(COMPRESS[suffix](b'{"text": "x"}\n' * 99)[:-9])
+    with pytest.raises(UserError, match=f"{path} is cut off or damaged: it cannot be unpacked to its end; fetch it"):
+        read(path)
+
+
+def parquet(path, **columns):
+    pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=100)
+    return path
+
+
+def test_rows_of_parquet_are_documents(tmp_path):
+    texts = ["first", None, " ", *(f"text {n}" for n in range(300))]
+    path = parquet(tmp_path / "a.parquet", id=range(303), body=texts)
+    documents, skipped = read(path, "body")
+    assert [document.text for document in documents] == ["first", *texts[3:]]
+    assert [document.name for document in documents[:2]] == ["a.parquet:1", "a.parquet:4"]
+    assert skipped.places == [f"{path}:2: no text under 'body' (data.text_field)", f"{path}:3: empty document"]
+    documents, skipped = read(path)
+    assert not documents and skipped.places == [f"{path}:1: no column 'text'"]
+
+
+def test_a_row_of_parquet_that_is_not_utf8_is_skipped(tmp_path):
+    broken = pyarrow.array([b"good", b"\xff", b"last"]).view(pyarrow.string())
+    documents, skipped = read(parquet(tmp_path / "a.parquet", text=broken))
+    assert [document.text for document in documents] == ["good", "last"]
+    assert skipped.places == [f"{tmp_path}/a.parquet:2: not UTF-8"]
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+def test_a_damaged_parquet_is_refused_by_name(tmp_path, share):
+    path = parquet(tmp_path / "a.parquet", text=[f"text {n}" for n in range(300)])
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(UserError, match=f"{path} is damaged or not Parquet; fetch it again, rename it, or remove it"):
+        read(path)
+
+
+def test_conversations_are_read_from_parquet(tmp_path):
+    turns = [{"role": "user", "content": "why?"}, {"role": "assistant", "content": "so", "reasoning_content": "hm"}]
+    path = parquet(tmp_path / "a.parquet", messages=[turns, turns[:1], None])
+    skipped = Skipped()
+    (document,) = read_chats(path, skipped)
+    said = [{key: text for key, text in turn.items() if text} for turn in json.loads(document.text)]
+    assert said == turns
+    assert [place.rpartition(":")[2] for place in skipped.places] == [
+        " not user and assistant in turns",
+        " not a list of messages",
+    ]
 
 
 def test_a_number_of_thousands_of_digits_is_broken_json(tmp_path):

@@ -8,11 +8,11 @@ import numpy as np
 
 from deepseek_jax.config import DataConfig
 from deepseek_jax.data import cache
-from deepseek_jax.data.documents import records_were
 from deepseek_jax.data.prepare import SKIPPED, domain_names, parse_weights, prepare_text
 from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.finding import Finding
 from deepseek_jax.data.records import batched, open_dataset
+from deepseek_jax.data.skipped import records_were
 from deepseek_jax.files import read_json
 from deepseek_jax.reporting import Report
 
