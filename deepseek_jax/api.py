@@ -180,8 +180,9 @@ def from_config(config: ModelConfig | str | Path, seed: int = 0, dtype: DTypeLik
 
 
 def save_pretrained(model: Model, directory: str | Path, spelling: str = "huggingface"):
-    """Writes config.json and safetensors files, which `from_pretrained` and Hugging Face can read.
+    """Writes config.json and safetensors files, which `from_pretrained` and Hugging Face can read, and the tokenizer.
 
+    The tokenizer's files are copied from the directory that the model was loaded from, if they are still there.
     `spelling` "deepseek" gives V4's tensors and config.json the names under which DeepSeek ships them.
     """
     if spelling not in SPELLINGS:
@@ -190,6 +191,8 @@ def save_pretrained(model: Model, directory: str | Path, spelling: str = "huggin
         raise UserError(f"{directory} is a file; give a directory.")
     arrays = model.params, model.buffers
     huggingface.save(Path(directory), model.config, *arrays, spelling=spelling, values=model.special_tokens)
+    if model.tokenizer_file:
+        beside.copy_files(model.tokenizer_file.directory, Path(directory))
 
 
 def generate(

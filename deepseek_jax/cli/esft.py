@@ -39,6 +39,7 @@ def run(args):
     from deepseek_jax.experiment_file import resolve
 
     experiment = resolve(args.config, args.overrides)
+    runtime.warn_of_unused(experiment, args.overrides)
     instead = "give a config of a language model with experts"
     require_family("language_model", experiment.family, args.config, instead)
     from deepseek_jax.train.expert_use import expert_use

@@ -43,6 +43,7 @@ def run(args):
     if args.picture is not None:
         files.check_file(Path(args.picture))
     experiment = resolve(args.config, args.overrides)
+    runtime.warn_of_unused(experiment, args.overrides)
     from deepseek_jax.train.lr_range import range_test
 
     console = runtime.console()

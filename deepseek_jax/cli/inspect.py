@@ -47,6 +47,7 @@ def _model(args):
         from deepseek_jax.experiment_file import resolve
 
         experiment = resolve(args.config, args.overrides)
+        runtime.warn_of_unused(experiment, args.overrides)
         require_family("language_model", experiment.family, args.config, "inspect shows language models only")
         return experiment.model
     if args.overrides:

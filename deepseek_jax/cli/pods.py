@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from deepseek_jax.cli import options
+from deepseek_jax.cli import options, runtime
 from deepseek_jax.errors import UserError
 
 if TYPE_CHECKING:  # jax is imported when a verb runs
@@ -30,7 +30,9 @@ def read(args: argparse.Namespace) -> "tuple[AnyExperiment, Topology]":
     from deepseek_jax.parallel import topology
 
     overrides = args.overrides | {f"mesh.{axis}": size for axis, size in _axes(args.mesh).items()}
-    return resolve(args.config, overrides), topology.parse(args.topology)
+    experiment = resolve(args.config, overrides)
+    runtime.warn_of_unused(experiment, args.overrides)
+    return experiment, topology.parse(args.topology)
 
 
 def _axes(text: str | None) -> dict[str, str]:

@@ -48,6 +48,14 @@ def warn(sentence: str):
     print(f"deepseek-jax: {sentence}", file=sys.stderr)
 
 
+def warn_of_unused(experiment, overrides):
+    """Warns of each override that has no effect on the experiment."""
+    from deepseek_jax import unused
+
+    for sentence in unused.sentences(experiment, overrides):
+        warn(sentence)
+
+
 class _Said(logging.Handler):
     """Prints warnings logged by the package in the same form as the command line's own messages."""
 

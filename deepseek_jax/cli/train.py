@@ -64,6 +64,8 @@ def run(args) -> int:
     from deepseek_jax.train.loop import train
 
     with processes.together():
+        if processes.is_leader():
+            runtime.warn_of_unused(experiment, args.overrides)
         before = profile.traces(args.workdir)
         train(experiment, args.workdir, profile=asked)
         if asked and processes.is_leader() and profile.traces(args.workdir) == before:

@@ -31,6 +31,7 @@ def run(args):
     from deepseek_jax.experiment_file import resolve
 
     experiment = resolve(args.config, args.overrides)
+    runtime.warn_of_unused(experiment, args.overrides)
     from deepseek_jax.train.batch_sizes import trials
 
     console, found = runtime.console(), []

@@ -23,12 +23,17 @@ def carry(source: Path, target: Path):
 
     Without these ids transformers would assume those of the released models.
     """
-    for name in FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+    copy_files(source, target)
     if tokens := special_tokens(source):
         there = target / "config.json"
         write_json(there, read_json(there) | tokens)
+
+
+def copy_files(source: Path, target: Path):
+    """Copies those of FILES that `source` has."""
+    for name in FILES:
+        if (source / name).is_file() and source.resolve() != target.resolve():
+            shutil.copyfile(source / name, target / name)
 
 
 def special_tokens(source: Path) -> dict:

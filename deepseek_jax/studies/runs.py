@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from deepseek_jax import fields, files, record
+from deepseek_jax import fields, files, record, unused
 from deepseek_jax.choices import STUDIES_ROOT
 from deepseek_jax.config import FAMILIES, AnyExperiment
 from deepseek_jax.errors import UserError
@@ -106,13 +106,15 @@ def check_different(loaded: Loaded):
     found = {}
     for variant in loaded.study.variants:
         try:
-            learnt = identity(resolve(loaded.study.base, dict(variant.changes)))
+            experiment = resolve(loaded.study.base, dict(variant.changes))
         except UserError:  # reported when its runs are planned
             continue
+        learnt = identity(experiment, without=unused.idle_keys(experiment))
         first = found.setdefault((learnt, variant.edit and source_name(variant.edit)), variant.name)
         if first != variant.name:
+            why = "".join(f" ({sentence[:-1]})" for sentence in unused.sentences(experiment, variant.changes)[:1])
             raise UserError(
-                f"{loaded.shown_path}: {first} and {variant.name} differ in nothing that learning depends on; "
+                f"{loaded.shown_path}: {first} and {variant.name} differ in nothing that learning depends on{why}; "
                 "leave one out, or change it."
             )
 
@@ -171,13 +173,17 @@ def _measure_speed(loaded: Loaded, variant: Variant, root: Path, say: Callable[[
                 say(f"{loaded.name}: {variant.name}: failed: the trial that measures its speed failed: {why}")
 
 
-def identity(experiment: AnyExperiment) -> str:
-    """A hash of 8 hex digits, equal for experiments that learn the same.
+def identity(experiment: AnyExperiment, without: Collection[str] = ()) -> str:
+    """A hash of 8 hex digits, equal for experiments that learn the same; `without` are keys to leave out.
 
     Only settings that differ from their defaults count, so adding a setting, off by default, changes no run's identity.
     """
-    defaults = _settings(FAMILIES[experiment.family]())
-    own = {key: value for key, value in _settings(experiment).items() if value != defaults[key] or key == "family"}
+    settings, defaults = _settings(experiment), _settings(FAMILIES[experiment.family]())
+    own = {
+        key: value
+        for key, value in settings.items()
+        if (value != defaults[key] and key not in without) or key == "family"
+    }
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:8]
 
 

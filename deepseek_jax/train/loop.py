@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -42,6 +43,8 @@ class Run:
     setup: Setup
     step: Callable
     score: Callable
+    batches: TrainBatches
+    checkpoints: Checkpoints
     workdir: Path
     console: Console
     goodput: Goodput
@@ -94,10 +97,11 @@ def train(
                     batches.restore(done.data)  # refuses other data, even for a finished run: its samples come from it
                     console.print(f"resuming from step {done.step}")
                 goodput = Goodput(began, done.useful_seconds)
-                run = Run(setup, *programs(setup), workdir, console, goodput, profile, until, stopping)
+                step, score = programs(setup)
+                run = Run(setup, step, score, batches, checkpoints, workdir, console, goodput, profile, until, stopping)
                 last = experiment.train.steps if until is None else min(until, experiment.train.steps)
                 if not done.stopped and (done.step < last or done.owes_evaluation):
-                    state, done = _take_steps(run, state, done, batches, checkpoints)
+                    state, done = _take_steps(run, state, done)
             if done.stopped or (done.step == experiment.train.steps and not done.owes_evaluation):
                 results = _finish(run, state, done)
                 finished = True
@@ -128,9 +132,7 @@ def _begin(setup: Setup, workdir: Path, changed_by: str | None, console: Console
     return state, began
 
 
-def _take_steps(
-    run: Run, state: State, done: RunPosition, batches: TrainBatches, checkpoints: Checkpoints
-) -> tuple[State, RunPosition]:
+def _take_steps(run: Run, state: State, done: RunPosition) -> tuple[State, RunPosition]:
     """Takes the remaining steps, up to `run.until`, early stopping or a signal; saves before it returns."""
     setup, console, experiment = run.setup, run.console, run.setup.experiment
     steps, begun = experiment.train.steps, done.step
@@ -145,37 +147,22 @@ def _take_steps(
                     profile.before(step)
                     if _grows(experiment.train, step):
                         recorder.restart()
-                    state, started = _start_step(run, state, step, batches)
+                    state, started = _start_step(run, state, step)
                     recorder.follow(started)  # waits for earlier steps
                     profile.after(step)
-                    checkpoints.check()
+                    run.checkpoints.check()
 
-                last, pausing = step == steps, step == run.until
-                evaluating = last or pausing or _due(experiment.eval.every, step) or step == begun
-                saving = last or pausing or _due(experiment.checkpoint.every, step)
-                if not (evaluating or saving or run.stopping()):
+                due = _due_after(run, step, repeated=step == begun)
+                if not (due.evaluation or due.checkpoint or run.stopping()):
                     continue
                 recorder.pause()  # rows must be written before the checkpoint that a resumed run trusts
-                if evaluating:
+                if due.evaluation:
                     done, scores = _evaluated(run, state, done, step)
                     for row in (_router_shares(recorder.last_load()), scores):
                         if row:
                             sinks.write({"step": step} | row)
-                interrupted = run.stopping()
-                if interrupted == preemption.INTERRUPTED:
-                    console.print(f"saving step {step}; a second Ctrl-C stops at once")
-                best = evaluating and done.best_step == step
-                ending = done.stopped or (last and not done.owes_evaluation)
-                if ending:
-                    state, done = _restore_best(setup, state, done, step, checkpoints, console)
-                if saving or best or ending or interrupted:
-                    useful = run.goodput.useful_seconds
-                    done = dataclasses.replace(done, step=step, data=batches.state(), useful_seconds=useful)
-                    checkpoints.save(state, done, done.best_score if best else math.inf)
-                if ending or pausing:
-                    break
-                if interrupted:
-                    console.print(f"stopped by {interrupted} after step {step}; the same command resumes from there")
+                state, done, over = _saved(run, state, done, step, due)
+                if over:
                     break
                 recorder.resume()
         except NotFinite as failure:
@@ -192,17 +179,63 @@ def _grows(train: TrainConfig, step: int) -> bool:
     return step > 1 and schedules.microbatches(train, step - 1) > schedules.microbatches(train, step - 2)
 
 
-def _start_step(run: Run, state: State, step: int, batches: TrainBatches) -> tuple[State, Started]:
+def _start_step(run: Run, state: State, step: int) -> tuple[State, Started]:
     """Returns (the next state, the step under way).  The state passed in is donated and must not be used again."""
     train = run.setup.experiment.train
     asked = time.perf_counter()
     count = schedules.microbatches(train, step - 1)
-    microbatches = [next(batches) for _ in range(count)]
+    microbatches = [next(run.batches) for _ in range(count)]
     waited = time.perf_counter() - asked
     batch = run.setup.place(microbatches)
     worked = time.thread_time()
     state, measured = run.step(state, batch)
     return state, Started(step, batch, measured, waited, time.thread_time() - worked)
+
+
+class Due(NamedTuple):
+    """What is to be done after a step: `pause` is the end of this process's part, `last` that of the experiment."""
+
+    evaluation: bool
+    checkpoint: bool
+    pause: bool
+    last: bool
+
+
+def _due_after(run: Run, step: int, repeated: bool) -> Due:
+    """`repeated`: whether the step itself was taken earlier, and only its evaluation was interrupted."""
+    experiment = run.setup.experiment
+    last, pause = step == experiment.train.steps, step == run.until
+    return Due(
+        evaluation=last or pause or repeated or _is_multiple(step, experiment.eval.every),
+        checkpoint=last or pause or _is_multiple(step, experiment.checkpoint.every),
+        pause=pause,
+        last=last,
+    )
+
+
+def _is_multiple(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _saved(run: Run, state: State, done: RunPosition, step: int, due: Due) -> tuple[State, RunPosition, bool]:
+    """Saves what is due, the best evaluation, and before the run ends; (state, progress, whether no step follows).
+
+    At the end of training with early stopping, the state returned and saved is that of the best evaluation.
+    """
+    interrupted = run.stopping()
+    if interrupted == preemption.INTERRUPTED:
+        run.console.print(f"saving step {step}; a second Ctrl-C stops at once")
+    best = due.evaluation and done.best_step == step
+    ending = done.stopped or (due.last and not done.owes_evaluation)
+    if ending:
+        state, done = _restore_best(run, state, done, step)
+    if due.checkpoint or best or ending or interrupted:
+        useful = run.goodput.useful_seconds
+        done = dataclasses.replace(done, step=step, data=run.batches.state(), useful_seconds=useful)
+        run.checkpoints.save(state, done, done.best_score if best else math.inf)
+    if interrupted and not (ending or due.pause):
+        run.console.print(f"stopped by {interrupted} after step {step}; the same command resumes from there")
+    return state, done, bool(ending or due.pause or interrupted)
 
 
 def _evaluated(run: Run, state: State, done: RunPosition, step: int):
@@ -218,13 +251,9 @@ def _evaluated(run: Run, state: State, done: RunPosition, step: int):
     pruned = step - int(state["skipped"]) >= updates_to_prune(experiment.prune, experiment.train.steps)
     # Not judged: an evaluation due only to a pause, and any before pruning is complete, as going back to it would bring
     # pruned weights back.
-    if step == experiment.train.steps or (pruned and _due(experiment.eval.every, step)):
+    if step == experiment.train.steps or (pruned and _is_multiple(step, experiment.eval.every)):
         done = early_stopping.judge(experiment.stopping, done, scores, step)
     return dataclasses.replace(done, owes_evaluation=False), scores
-
-
-def _due(every: int, step: int) -> bool:
-    return every > 0 and step % every == 0
 
 
 def _scores(run: Run, state: State, split: str, limit: int) -> dict[str, float]:
@@ -261,17 +290,19 @@ def _score_finally(run: Run, state: State, done: RunPosition):
         sinks.write({"step": done.step} | found)
 
 
-def _restore_best(setup: Setup, state: State, done: RunPosition, step: int, checkpoints: Checkpoints, console: Console):
+def _restore_best(run: Run, state: State, done: RunPosition, step: int) -> tuple[State, RunPosition]:
     """(the state of the best evaluation if early stopping is on, else `state`; the progress that goes with it)."""
-    stopping = setup.experiment.stopping
+    stopping = run.setup.experiment.stopping
     if not stopping.patience or done.best_step in (0, step):
         return state, done
     why = f"no better {stopping.metric} in {done.waited} evaluations; " if done.stopped else ""
-    if not checkpoints.is_intact(done.best_step):
-        console.print(f"{why}the best checkpoint, of step {done.best_step}, is damaged: keeping the last parameters")
+    if not run.checkpoints.is_intact(done.best_step):
+        run.console.print(
+            f"{why}the best checkpoint, of step {done.best_step}, is damaged: keeping the last parameters"
+        )
         return state, dataclasses.replace(done, best_step=step)
-    console.print(f"{why}restoring the parameters of step {done.best_step}")
-    return checkpoints.restore_step(done.best_step, setup.abstract), done
+    run.console.print(f"{why}restoring the parameters of step {done.best_step}")
+    return run.checkpoints.restore_step(done.best_step, run.setup.abstract), done
 
 
 def _router_shares(load: dict) -> dict:

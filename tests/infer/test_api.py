@@ -77,6 +77,10 @@ def test_text_goes_in_and_comes_out_of_a_runs_model(tmp_path):
     assert model.tokenizer.decode(model.tokenizer.encode("the print statement")) == "the print statement"
     assert jax.tree.structure(model) == jax.tree.structure(other)
     assert jax.device_put(model).tokenizer is model.tokenizer
+    for _ in range(2):  # the second time in the place where it comes from
+        deepseek_jax.save_pretrained(model, tmp_path / "copy")
+        model = deepseek_jax.from_pretrained(tmp_path / "copy")
+        assert model.tokenizer_file == other.tokenizer_file
 
 
 def test_an_unknown_name_raises_attribute_error():

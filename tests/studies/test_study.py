@@ -355,12 +355,15 @@ def test_a_custom_text_score_is_known_to_studies_and_early_stopping(monkeypatch)
 
 
 def test_variants_that_do_not_differ_are_refused_before_anything_is_trained(make, trainer, root, deepseek_jax):
-    """Their difference would be exactly 0: they change only logging, or set a value that the base already has."""
-    for changes in ('"log.every": 5', '"optimizer.peak_lr": 0.1'):
+    """Their difference would be exactly 0: they set what does not matter, or a value that the base already has."""
+    lora = " (tune.lora.dora has no effect: tune.lora.rank is 0)"
+    for changes, why in ('"log.every": 5', ""), ('"optimizer.peak_lr": 0.1', ""), ('"tune.lora.dora": True', lora):
         path = make(f'Variant("same", {{{changes}}}),').path
         status, out, err = deepseek_jax("study", "run", str(path), "--root", str(root), "--here")
         assert (status, out, trainer.trained) == (2, "", [])
-        assert err.endswith("low and same differ in nothing that learning depends on; leave one out, or change it.\n")
+        assert err.endswith(
+            f"low and same differ in nothing that learning depends on{why}; leave one out, or change it.\n"
+        )
 
 
 FURTHER = """claim="high < low", further=[Claim("gaps", 1, "low < high")], measures=[{0}],"""

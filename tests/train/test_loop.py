@@ -134,10 +134,10 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_before_the_next_one(di
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    def begin_late(run, state, step, batches):
+    def begin_late(run, state, step):
         if step > 5:
             time.sleep(1)  # lets the writer thread fail first
-        return begin(run, state, step, batches)
+        return begin(run, state, step)
 
     monkeypatch.setattr(integrity, "record", full)
     monkeypatch.setattr(loop, "_start_step", begin_late)

@@ -1,0 +1,163 @@
+"""Settings that are said to have no effect have none, and the others of the same tables have one."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import pytest
+from rich.console import Console
+
+from deepseek_jax import fields, unused
+from deepseek_jax.config import (
+    FAMILIES,
+    OPTIMIZERS,
+    SCHEDULES,
+    DataConfig,
+    Experiment,
+    OptimizerConfig,
+    PruneConfig,
+    ScheduleConfig,
+    SupervisedExperiment,
+    TrainConfig,
+)
+from deepseek_jax.data.sets.config import DatasetConfig
+from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.train.optimizer import make_optimizer
+from deepseek_jax.train.schedules import learning_rate
+from deepseek_jax.train.setup import prepare
+from tests.train import tiny
+
+OTHERS = {  # valid values of settings that are not numbers
+    "prune.scope": "global",
+    "prune.pattern": "2:4",
+    "optimizer.schedule.milestones": (0.3, 0.7),
+    "arithmetic.ranges": ("out=3.5",),
+    "data.weights": "prose=1",
+    "data.text_field": "body",
+    "augment.text.thesaurus": "wordnet",
+    "model.sequence": "cells",
+    "model.convolution.norm": "batch",
+    "model.convolution.activation": "tanh",
+    "model.convolution.pool": "average",
+    "model.convolution.kind": "blocks",  # the other kind uses some of the settings
+}
+
+
+def other(key: str, value):
+    """Another valid value of a setting."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str | tuple):
+        return OTHERS.get(key, "something")
+    return value + 2 if isinstance(value, int) else value + 0.03
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "plateau"])  # which waits for the loss
+def test_schedules_depend_on_the_rest(name):
+    def rates(schedule):
+        rate = learning_rate(OptimizerConfig(schedule=schedule), 100)
+        return [float(rate(step)) for step in range(0, 100, 3)]
+
+    plain = ScheduleConfig(name=name, step_every=11)
+    for key, users in unused.OF_SCHEDULE.items():
+        value = other(f"optimizer.schedule.{key}", getattr(plain, key))
+        assert (rates(dataclasses.replace(plain, **{key: value})) != rates(plain)) == (name in users), key
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_depend_on_the_rest(name):
+    params = {"kernel": jnp.array([[0.3, -0.2], [0.1, 0.4]]), "scale": jnp.array([0.5, -1.0])}
+    axes = {"kernel": ("embed", "mlp"), "scale": ("embed",)}
+
+    def after_three_steps(config):
+        optimizer, now = make_optimizer(config, 9, axes), params
+        state = optimizer.init(now)
+        for factor in (0.1, -0.01, -0.1):
+            gradients = {name: leaf * factor for name, leaf in params.items()}
+            updates, state = optimizer.update(gradients, state, now, value=jnp.array(1.0))
+            now = {name: leaf + updates[name] for name, leaf in now.items()}
+        return [leaf.tolist() for leaf in now.values()]
+
+    plain = OptimizerConfig(name=name, weight_decay=0.0, eps=1e-4)
+    for key, users in unused.OF_OPTIMIZER.items():
+        changed = dataclasses.replace(plain, **{key: getattr(plain, key) * 0.5})
+        assert (after_three_steps(changed) != after_three_steps(plain)) == (name in users), key
+
+
+def with_other_values(experiment, keys):
+    values = dataclasses.asdict(experiment)
+    for key in keys:
+        *sections, name = key.split(".")
+        node = values
+        for section in sections:
+            node = node[section]
+        node[name] = other(key, node[name])
+    return fields.build(values, "a test")
+
+
+def step_of(experiment) -> str:
+    """The text of the training step's program."""
+    setup = prepare(experiment, Console(quiet=True))
+    batches = setup.train_batches()
+    count = max(experiment.train.batch_size // (experiment.train.microbatch_size or experiment.train.batch_size), 1)
+    batch = setup.place([next(batches) for _ in range(count)])
+    return setup.compiled_step().lower(setup.abstract, batch).as_text()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return tmp_path_factory.mktemp("corpus")
+
+
+@pytest.mark.parametrize("model", ["mla", "gqa", "experts without biases"])
+def test_the_program_of_a_decoder_does_not_depend_on_them(corpus, model):
+    config = {
+        "mla": tiny.MOE,
+        "gqa": dataclasses.replace(tiny.DENSE, layer_types=("gqa",), num_key_value_heads=1, head_dim=8),
+        "experts without biases": dataclasses.replace(tiny.ROUTED, topk_method="greedy", n_group=1, topk_group=1),
+    }[model]
+    experiment = tiny.experiment(corpus, config)
+    keys = unused.idle_keys(experiment).keys() & fields.leaf_types("language_model").keys()
+    keys -= {"loss.sequence_balance", "loss.batch_balance"}  # without experts: weights of a loss of 0
+    assert len(keys) > 40
+    assert step_of(with_other_values(experiment, keys)) == step_of(experiment)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        HybridConfig(recurrent=RecurrentConfig(kind="none"), readout="mean"),
+        HybridConfig(convolution=ConvolutionConfig(filters=()), attention=AttentionConfig(num_heads=0)),
+    ],
+    ids=["no recurrence", "no convolution, no attention"],
+)
+def test_the_program_of_a_hybrid_network_does_not_depend_on_them(model):
+    sized = dataclasses.replace(model, height=8, width=8)
+    experiment = SupervisedExperiment(model=sized, dataset=DatasetConfig(name="digits"), train=TrainConfig(steps=9))
+    idle = unused.idle_keys(experiment).keys() & fields.leaf_types("supervised").keys()
+    keys = [key for key in idle if "pipeline" not in key]  # refused for hybrid networks
+    assert step_of(with_other_values(experiment, keys)) == step_of(experiment)
+
+
+@pytest.mark.parametrize(
+    "experiment, key, why",
+    [
+        (Experiment(), "tune.lora.dora", "tune.lora.rank is 0"),
+        (Experiment(), "start.fresh", "start.checkpoint is ''"),
+        (Experiment(prune=PruneConfig("magnitude", pattern="2:4")), "prune.sparsity", "prune.pattern is 2:4"),
+        (Experiment(), "model.csa_rate", "the model's attention is mla"),
+        (Experiment(), "loss.indexer_weight", "the model has no indexer"),
+        (Experiment(model=tiny.DENSE), "router.bias_update_rate", "the model has no routed experts"),
+        (Experiment(data=DataConfig(source="prose")), "data.weights", "data.source is prose"),
+        (SupervisedExperiment(), "objective.huber_delta", "objective.name is cross_entropy"),
+        (SupervisedExperiment(), "model.vocab_size", "model.input is image"),
+    ],
+)
+def test_the_reason_is_said(experiment, key, why):
+    assert unused.sentences(experiment, ["train.steps", key]) == [f"{key} has no effect: {why}."]
+
+
+def test_every_key_exists():
+    known = {key for family in FAMILIES for key in fields.leaf_types(family)}
+    listed = {key for _, _, keys in unused.SWITCHES for key in keys} | {switch for switch, _, _ in unused.SWITCHES}
+    listed |= {f"{section}.{key}" for section, uses in unused.CHOICES.items() for key in uses}
+    assert listed | {*unused.OF_EXPERTS, *unused.ROPE} <= known
