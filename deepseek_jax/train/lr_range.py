@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.lib.stride_tricks import sliding_window_view
 from rich.console import Console
 
 from deepseek_jax.config import AnyExperiment, ScheduleConfig
@@ -20,6 +21,7 @@ SHOWN = 12  # points of the curve printed as text
 MEMORY = 0.9  # weight of the previous value in the running mean
 # Steps ignored at the start: the running mean of so few batches is noisy, and noise has the steepest slope.
 SETTLED = round(1 / (1 - MEMORY))
+WINDOW = 2 * SETTLED + 1  # steps over which a slope is taken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +91,14 @@ def _steps(setup: Setup, say: Callable[[str], None]) -> Iterator[dict]:
 def steepest(rates: np.ndarray, losses: np.ndarray) -> float:
     """The rate at which the loss falls fastest, before its minimum; UserError if it never falls.
 
-    Ignores the first SETTLED steps, but no more than half of those before the minimum.
+    Ignores the first SETTLED steps, but no more than half of those before the minimum.  Slopes are those of straight
+    lines through WINDOW steps, as between single steps the noise of batches is steeper than any learning.
     """
     stop = int(np.argmin(losses)) + 1 if len(losses) else 0
     if stop < 3:
         raise UserError("the loss never fell: begin with a lower rate (--low), or look at the data.")
-    slope = np.gradient(losses[:stop], np.log(rates[:stop]))
     first = min(SETTLED, stop // 2)
-    return float(rates[first + int(np.argmin(slope[first:]))])
+    width = max(2, min(WINDOW, (stop - first) // 2))
+    around = np.arange(width) - (width - 1) / 2  # rates rise by equal factors, so that steps measure their log
+    slopes = sliding_window_view(losses[first:stop], width) @ around
+    return float(rates[first + int(np.argmin(slopes)) + (width - 1) // 2])

@@ -37,6 +37,18 @@ def test_the_noise_of_the_first_batches_suggests_nothing():
     assert steepest(rates, losses) == pytest.approx(1e-3)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_the_noise_of_later_batches_suggests_nothing(seed):
+    """Between two steps noise is steeper than learning: its steepest fall may be where the rate is too low to learn."""
+    rates = np.logspace(-6, 0, 200)
+    noise = np.random.default_rng(seed).normal(0, 0.5, len(rates))
+    mean, losses = 0.0, []
+    for step, loss in enumerate(2 - np.tanh(2 * (np.log10(rates) + 2.5)) + noise, start=1):
+        mean = lr_range.MEMORY * mean + (1 - lr_range.MEMORY) * loss
+        losses.append(mean / (1 - lr_range.MEMORY**step))
+    assert 1e-3 < steepest(rates, np.array(losses)) < 3e-2
+
+
 def test_a_loss_that_never_falls_is_refused():
     with pytest.raises(UserError, match="never fell"):
         steepest(np.logspace(-3, 0, 10), np.arange(10.0))
