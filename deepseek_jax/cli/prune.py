@@ -103,9 +103,11 @@ def _check(args, sparsity: float):
     pattern("--paths", args.paths)
     if args.pattern:
         parse_pattern("--pattern", args.pattern)
-        if args.sparsity is not None or args.curve:
-            share = f"{removed_by(args.pattern):.0%}"
-            raise UserError(f"--pattern {args.pattern} always removes {share}; leave out --sparsity and --curve.")
+        if args.sparsity is not None or args.curve or args.scope:
+            share = f"{removed_by(args.pattern):.0%} of each output"
+            raise UserError(
+                f"--pattern {args.pattern} always removes {share}; leave out --sparsity, --curve and --scope."
+            )
     for share in args.curve:
         check_sparsity("--curve", share)
     of_weights = args.pattern or args.scope or args.paths or args.rewind is not None

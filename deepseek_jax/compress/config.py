@@ -25,7 +25,8 @@ class PruneConfig:
 
     method: str = "none"  # none, zeros, magnitude
     sparsity: float = 0.5  # share of the weights that are zero at the end
-    pattern: str = ""  # "2:4": of every 4 consecutive inputs 2 stay; `sparsity` is then ignored
+    # "2:4": of every 4 consecutive inputs 2 stay, in training all from `begin` on; `sparsity`, `scope` are then ignored
+    pattern: str = ""
     scope: str = "layer"
     paths: str = ""  # regular expression: prune matrices whose path matches; empty: all but embedding and head
     begin: float = 0.0  # share of the run after which pruning begins
@@ -96,7 +97,7 @@ class QuantizeConfig:
         pattern("quantize.paths", self.paths)
         if self.group and self.weights not in ("int8", "int4"):
             raise UserError(
-                f"quantize.group is {self.group}, which is for int8 and int4; {self.weights} has fixed groups."
+                f"quantize.group is {self.group}, which is for int8 and int4; quantize.weights is {self.weights}."
             )
 
 

@@ -216,7 +216,11 @@ def test_quantize_release_output_can_be_quantized_again(folder, deepseek_jax):
         (("prune", "{run}", "{new}", "--pattern", "5:7"), "inputs, not a multiple of 7; groups of 2, 4"),
         (
             ("prune", "{run}", "{new}", "--pattern", "1:4", "--sparsity", "0.5"),
-            "--pattern 1:4 always removes 75%; leave out --sparsity and --curve.",
+            "--pattern 1:4 always removes 75% of each output; leave out --sparsity, --curve and --scope.",
+        ),
+        (
+            ("prune", "{run}", "{new}", "--pattern", "2:4", "--scope", "global"),
+            "--pattern 2:4 always removes 50% of each output; leave out",
         ),
         (("prune", "{run}", "{new}", "--pattern", "2:4", "--curve", "0.25"), "--pattern 2:4 always removes 50%"),
         (("prune", "{run}", "{new}", "--paths", "nowhere"), "is 'nowhere', which matches no matrix's path"),
@@ -231,7 +235,7 @@ def test_quantize_release_output_can_be_quantized_again(folder, deepseek_jax):
         (("quantize", "{run}", "{new}", "--weights", "fp4", "--release"), "FP4 is only for V4's experts"),
         (
             ("quantize", "{run}", "{new}", "--weights", "fp8", "--group", "7"),
-            "which is for int8 and int4; fp8 has",
+            "which is for int8 and int4; quantize.weights is fp8",
         ),
     ],
 )

@@ -106,7 +106,7 @@ def test_training_with_rounded_weights_learns():
 def test_groups_and_paths_that_fit_no_matrix_are_refused(model):
     with pytest.raises(UserError, match=r"quantize.group is 24, which divides the inputs of no matrix here .*16"):
         quantized_view(QuantizeConfig("int8", 24)).split(*model)
-    with pytest.raises(UserError, match="quantize.group is 32, which is for int8 and int4; fp8 has fixed groups"):
+    with pytest.raises(UserError, match="quantize.group is 32, which is for int8 and int4; quantize.weights is fp8"):
         QuantizeConfig("fp8", 32)
     with pytest.raises(UserError, match="quantize.paths is 'nothing', which matches no matrix's path"):
         quantized_view(QuantizeConfig("int8", paths="nothing")).split(*model)
