@@ -73,7 +73,7 @@ def main():
     if not made:
         parser.error(f"{args.workdir} holds no smaller model yet; name a run by --v3 or --hybrid")
     tables = "\n".join(table(model, args.workdir / model) for model in made)
-    publish("compression", tables, complete=len(made) == len(CONFIGS))
+    publish("compression", tables, complete=all(is_complete(model, args.workdir / model) for model in CONFIGS))
 
 
 class Maker:
@@ -190,6 +190,22 @@ class Maker:
             write_json(row, found | {"seconds": min(seconds)})
 
 
+def names(model: str) -> list[str]:
+    """The rows of a model's table, in order."""
+    plain = ["dense", *QUANTISED, *WEIGHTS, *STRUCTURED[model]]
+    return [each for name in plain for each in (name, *([f"{name}, fine-tuned"] if name in FINE_TUNED else []))]
+
+
+def is_complete(model: str, workdir: Path) -> bool:
+    """Whether all rows of the model's table have been made."""
+    return set(names(model)) <= rows_of(workdir).keys()
+
+
+def rows_of(workdir: Path) -> dict[str, dict]:
+    """The rows that have been made, by name."""
+    return {row["name"]: row for row in (json.loads(path.read_text()) for path in workdir.glob("*.json"))}
+
+
 def size(made) -> int:
     import jax
 
@@ -198,14 +214,12 @@ def size(made) -> int:
 
 def table(model: str, workdir: Path) -> str:
     """A Markdown table of every model's loss, accuracy, bytes and speed, compared with the dense one."""
-    rows = {row["name"]: row for row in (json.loads(path.read_text()) for path in workdir.glob("*.json"))}
+    rows = rows_of(workdir)
     dense, accurate = rows["dense"], model == "hybrid"
-    names = [name for name in ("dense", *QUANTISED, *WEIGHTS, *STRUCTURED[model]) if name in rows]
-    names = [each for name in names for each in (name, f"{name}, fine-tuned") if each in rows]
     heading = f"| {'hybrid, MNIST-5k' if accurate else 'V3-tiny'} | loss | change |{' accuracy |' if accurate else ''}"
     lines = [f"{heading} parameters | bytes on disk | of dense | time a batch |"]
     lines.append("|---|" + "---:|" * (7 if accurate else 6))
-    for name in names:
+    for name in filter(rows.__contains__, names(model)):
         row = rows[name]
         change = row["loss"] / dense["loss"] - 1
         accuracy = f" {row['accuracy']:.1%} |" if accurate else ""
