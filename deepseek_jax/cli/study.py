@@ -76,17 +76,21 @@ def run(args):
     from deepseek_jax.studies import running, runs, slurm
     from deepseek_jax.studies.study import load
 
+    if args.jobs > 1 and (args.here or args.slurm or args.index is not None):
+        raise UserError(
+            "--jobs is for worker processes, of which --here, --index and --slurm start none; leave it out."
+        )
     loaded = [load(path) for path in args.files]
     if args.slurm or args.index is not None:
         if len(loaded) > 1:
             raise UserError("--slurm and --index take one study.")
         if args.slurm:
-            print(slurm.script(loaded[0], args.root), end="")
+            print(slurm.script(loaded[0], args.root, args.retry), end="")
             return
     files.check_directory(args.root)
     if args.retry:
         for study in loaded:
-            running.forget_failures(study, args.root)
+            running.forget_failures(study, args.root, args.index)
 
     say = functools.partial(print, flush=True)
     if args.here or args.index is not None:

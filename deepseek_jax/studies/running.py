@@ -65,9 +65,12 @@ def _chosen(planned: list[Run], index: int | None) -> list[Run]:
     return planned if index is None else planned[index : index + 1]
 
 
-def forget_failures(loaded: Loaded, root: Path):
-    """Deletes the records of failed runs, measures and speed trials, so that they are tried again."""
-    for run in runs_.plan(loaded, root):
+def forget_failures(loaded: Loaded, root: Path, index: int | None = None):
+    """Deletes the records of failed runs, measures and speed trials, so that they are tried again.
+
+    With `index`, of the runs only number `index`: the others would not be tried again, and their reasons would be lost.
+    """
+    for run in _chosen(runs_.plan(loaded, root), index):
         run.failed.unlink(missing_ok=True)
         for path, _ in failures(run, loaded.study):
             path.unlink()

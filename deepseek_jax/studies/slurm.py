@@ -26,8 +26,11 @@ exit $status
 """
 
 
-def script(loaded: Loaded, root: Path) -> str:
-    """The script to pass to `sbatch`; tasks whose run is already done end at once."""
+def script(loaded: Loaded, root: Path, retry: bool = False) -> str:
+    """The script to pass to `sbatch`; tasks whose run is already done end at once, or failed ones if not `retry`."""
     path = shlex.quote(loaded.shown_path)
-    command = f'deepseek-jax study run {path} --root {shlex.quote(str(root))} --index "$SLURM_ARRAY_TASK_ID"'
+    command = (
+        f'deepseek-jax study run {path} --root {shlex.quote(str(root))} --index "$SLURM_ARRAY_TASK_ID"'
+        + " --retry" * retry
+    )
     return SCRIPT.format(name=slug(loaded.name) or "study", last=len(plan(loaded, root)) - 1, command=command)

@@ -685,6 +685,23 @@ def test_one_run_of_a_slurm_array_is_trained_by_index(make, trainer, root, deeps
     assert status == 2 and "has runs 0 to 5" in err
 
 
+def test_retrying_one_run_keeps_the_failures_of_the_others(make, trainer, root, deepseek_jax):
+    """They would not be tried again in this process, and their reasons would be lost."""
+    loaded = make('Variant("diverges", {"optimizer.peak_lr": 2.0}),')
+    running.work([loaded], root, QUIET)
+    words = "study", "run", str(loaded.path), "--root", str(root)
+    assert deepseek_jax(*words, "--index", "2", "--retry")[0] == 2
+    assert [run.seed for run in running.failed(loaded, root)] == [0, 1, 2] and not running.to_do(loaded, root)
+    status, out, _ = deepseek_jax(*words, "--slurm", "--retry")
+    assert status == 0 and '--index "$SLURM_ARRAY_TASK_ID" --retry &\n' in out
+
+
+@pytest.mark.parametrize("options", [["--here"], ["--index", "0"], ["--slurm"]])
+def test_jobs_are_refused_where_none_are_started(make, trainer, root, deepseek_jax, options):
+    status, _, err = deepseek_jax("study", "run", str(make().path), "--root", str(root), "--jobs", "2", *options)
+    assert status == 2 and "--jobs is for worker processes, of which" in err and not trainer.trained
+
+
 def test_a_slurm_script_has_a_valid_job_name(make, root):
     loaded = make()
     spaced = loaded.path.rename(loaded.path.with_name("Rate and more.py"))
