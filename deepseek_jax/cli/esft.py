@@ -3,6 +3,7 @@
 from deepseek_jax.checking import require_family
 from deepseek_jax.cli import options, runtime
 from deepseek_jax.cli.options import number
+from deepseek_jax.errors import UserError
 
 
 def add_to(verbs):
@@ -24,7 +25,7 @@ example:
     )
     options.add_config(parser)
     parser.add_argument(
-        "--threshold", type=number(float, 0, 1), required=True, metavar="P", help="share of the work, from 0 to 1"
+        "--threshold", type=number(float, 0, 1), required=True, metavar="P", help="share of the work, above 0 up to 1"
     )
     parser.add_argument(
         "--score",
@@ -38,6 +39,8 @@ example:
 def run(args):
     from deepseek_jax.experiment_file import resolve
 
+    if not args.threshold:
+        raise UserError("--threshold is 0, for which no expert is needed; give a share above 0, such as 0.35.")
     experiment = resolve(args.config, args.overrides)
     runtime.warn_of_unused(experiment, args.overrides)
     instead = "give a config of a language model with experts"

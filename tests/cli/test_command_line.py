@@ -133,6 +133,7 @@ def test_a_misspelt_key_is_refused_in_one_line(python, pytestconfig):
         (["adapters", "merge", "x", "y", __file__], "is a file; give a directory that does not exist yet."),
         (["prune", "x", "out", "--method", "heads", "--rewind", "0"], "are for single weights; --method is heads."),
         (["inspect", *HYBRID], "hybrid_mnist.py has a hybrid network; inspect shows language models only."),
+        (["esft", *HYBRID, "--threshold", "0"], "--threshold is 0, for which no expert is needed; give a share"),
         (["esft", *HYBRID, "--threshold", "0.4"], "has a hybrid network; give a config of a language model with"),
         (["data", "inspect", *HYBRID], "has a hybrid network; `deepseek-jax data show` shows its labelled set."),
     ],
