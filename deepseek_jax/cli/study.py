@@ -160,5 +160,6 @@ def run_list(args):
 def run_diff(args):
     from deepseek_jax.studies import overview
 
-    for key, left, right in overview.diff(args.left, args.right):
+    for key, *sides in overview.diff(args.left, args.right):
+        left, right = ("empty" if side in ("", ()) else side for side in sides)
         print(f"{key}: {left} in the first, {right} in the second")

@@ -774,6 +774,15 @@ def test_list_shows_verdicts_and_diff_shows_settings(make, trainer, root, deepse
     assert (status, out) == (0, "optimizer.peak_lr: 0.1 in the first, 0.2 in the second\n")
 
 
+def test_diff_says_which_setting_is_empty(make, trainer, root, deepseek_jax):
+    loaded = make('Variant("tuned", {"tune.freeze": "embedding", "optimizer.groups": "head lr=2"}),')
+    running.work([loaded], root, QUIET)
+    plain, tuned = (next((root / "rate").glob(f"{name}-0-*")) for name in ("low", "tuned"))
+    _, out, _ = deepseek_jax("study", "diff", str(plain), str(tuned))
+    assert "tune.freeze: empty in the first, embedding in the second" in out
+    assert "optimizer.groups: empty in the first, ('head lr=2',) in the second" in out
+
+
 def test_brackets_in_a_question_are_not_taken_for_markup(make, root, deepseek_jax):
     loaded = make(text=STUDY.replace("Is a higher rate better?", "Is [bold] or [/bold] better?"))
     status, out, _ = deepseek_jax("study", "list", str(loaded.path), "--root", str(root))
