@@ -1,9 +1,9 @@
 """A syntactic transform without a parser: it exchanges the two clauses of an English sentence.
 
-    Although the bucket is empty, it cannot be deleted.   The bucket cannot be deleted, although it is empty.
-    If you omit it, the default is used.                   The default is used if you omit it.
+    Although the bucket is empty, it cannot be deleted.   It cannot be deleted, although the bucket is empty.
+    If you omit it, the default is used.                  The default is used if you omit it.
 
-Only sentences whose structure is clear from words and commas alone are changed.
+Pronouns stay where they are.  Only sentences whose structure is clear from words and commas alone are changed.
 """
 
 import re
