@@ -51,7 +51,7 @@ examples:
         "--scope",
         choices=SCOPES,
         help="where the share is taken: in each matrix (layer), in each output of each matrix, or over all matrices "
-        "together; default: layer, for wanda output",
+        "together; default: layer, for wanda output; not with --pattern",
     )
     parser.add_argument(
         "--paths",
