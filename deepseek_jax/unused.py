@@ -45,7 +45,6 @@ SWITCHES = (  # a key, the value that turns something off, and the keys that the
     ("quantize.weights", "none", _keys("quantize", "paths trained")),
     ("arithmetic.kind", "plain", _keys("arithmetic", "paths ranges")),
     ("arithmetic.kind", "fp8", ("arithmetic.ranges",)),
-    ("train.ramp_start", 0, _keys("train", "ramp_stages ramp_fraction")),
     ("eval.samples", 0, ("eval.sample_tokens",)),
     ("router.bias_update_rate", 0, _keys("router", "bias_update_until recentre_bias")),
     ("mesh.stage", 1, _keys("train", "pipeline_microbatches pipeline_rounds")),
@@ -85,7 +84,7 @@ def idle_keys(experiment: AnyExperiment) -> dict[str, str]:
         if _value(experiment, switch) == off:
             found |= dict.fromkeys(keys, f"{switch} is {off or repr(off)}")
     if experiment.prune.pattern:
-        found.setdefault("prune.sparsity", f"prune.pattern is {experiment.prune.pattern}")
+        found = dict.fromkeys(_keys("prune", "sparsity scope"), f"prune.pattern is {experiment.prune.pattern}") | found
     return found | (_of_decoder if experiment.family == "language_model" else _of_hybrid)(experiment)
 
 

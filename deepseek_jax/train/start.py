@@ -39,17 +39,9 @@ def check(experiment: AnyExperiment):
                 f"train.{name} is {getattr(train, name)} and train.ramp_start 0, so that the batch does not grow; set "
                 f"train.ramp_start, or leave train.{name} out."
             )
-    tune, prune, quantize = experiment.tune, experiment.prune, experiment.quantize
-    for name, given, switch, is_on in (
-        ("tune.lora.dora", tune.lora.dora, "tune.lora.rank", tune.lora.rank),
-        ("quantize.trained", quantize.trained, "quantize.weights", quantize.weights != "none"),
-        ("prune.pattern", prune.pattern, "prune.method", prune.method != "none"),
-    ):
-        if given and not is_on:
-            raise UserError(f"{name} has no effect without {switch}; set {switch}, or leave {name} out.")
-    if tune.lora.rank and not tune.lora.alpha:
+    if experiment.tune.lora.rank and not experiment.tune.lora.alpha:
         raise UserError("tune.lora.alpha is 0, which multiplies what adapters add; set it to another number.")
-    if prune.method == "zeros" and tune.lora.rank and not tune.train:
+    if experiment.prune.method == "zeros" and experiment.tune.lora.rank and not experiment.tune.train:
         raise UserError(
             "prune.method is zeros, but tune.lora trains only adapters, which are added to zeros too; leave one of "
             "them out."

@@ -201,9 +201,6 @@ def test_restore_model_gives_the_ema_of_a_run_that_has_it(base):
             "train.ramp_fraction is 0.3 and train.ramp_start 0, so that the batch does not",
         ),
         ({"train.ramp_stages": "3"}, "train.ramp_stages is 3 and train.ramp_start 0"),
-        ({"tune.lora.dora": "true"}, "tune.lora.dora has no effect without tune.lora.rank; set tune.lora.rank, or"),
-        ({"quantize.trained": "true"}, "quantize.trained has no effect without quantize.weights; set quantize.weights"),
-        ({"prune.pattern": "2:4"}, "prune.pattern has no effect without prune.method; set prune.method, or leave"),
     ],
 )
 def test_settings_without_effect_are_refused_before_data_is_prepared(tmp_path, settings, message):
