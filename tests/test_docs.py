@@ -168,3 +168,16 @@ def test_the_code_in_docs_runs_runs(monkeypatch, tmp_path, capsys):
     losses = [float(loss) for loss in re.findall(r"^\d (\S+)$", capsys.readouterr().out, re.MULTILINE)]
     rows = [row["loss/next"] for row in read_rows("runs/penalised/metrics.jsonl") if "loss/next" in row]
     assert losses == pytest.approx(rows, rel=1e-3)  # a penalty this small hardly changes the losses
+
+
+def test_configs_state_the_scores_and_speeds_of_the_readme():
+    """Both are measured anew now and then; the readme has the whole output of v3_tiny's own run, beside its table."""
+    readme = (ROOT / "README.md").read_text()
+    shown = {
+        name: cells for name, *cells in re.findall(r"^\| `(\w+)_tiny` \|.*\| (\S+) \| (\S+) \|$", readme, re.MULTILINE)
+    }
+    shown["v3"] = re.search(r"bits per byte +│ (\S+)(?s:.*?)tokens/s +│ (\S+)", readme).groups()
+    assert len(shown) == 6
+    for name, (bits, speed) in shown.items():
+        docstring = (ROOT / f"configs/{name}_tiny.py").read_text().split('"""')[1]
+        assert f"{speed} tokens/s" in docstring and re.search(rf"bits per byte.*: {bits}\b", docstring), name
