@@ -41,21 +41,26 @@ def stages(console: Console) -> Iterator[Report]:
     """A bar for each stage of long work, shown from its first report on."""
     named = TextColumn("{task.description}", markup=False)
     left = TimeRemainingColumn(elapsed_when_finished=True)
-    with Bars(SpinnerColumn(), named, BarColumn(), TaskProgressColumn(), left, console=console) as bar:
-        tasks = {}
+    bar, tasks = Bars(SpinnerColumn(), named, BarColumn(), TaskProgressColumn(), left, console=console), {}
 
-        def finish():
-            for task in tasks.values():
-                bar.update(task, total=1, completed=1)
+    def finish():
+        for task in tasks.values():
+            bar.update(task, total=1, completed=1)
 
-        def report(stage: str, done: int, total: int | None):
-            if stage not in tasks:
-                finish()  # stages run one after another
-                tasks[stage] = bar.add_task(stage, total=total)
-            bar.update(tasks[stage], completed=done, total=total)
+    def report(stage: str, done: int, total: int | None):
+        if not tasks:
+            bar.start()  # not before: a log would get an empty line for bars that never show
+        if stage not in tasks:
+            finish()  # stages run one after another
+            tasks[stage] = bar.add_task(stage, total=total)
+        bar.update(tasks[stage], completed=done, total=total)
 
+    try:
         yield report
         finish()
+    finally:
+        if tasks:
+            bar.stop()
 
 
 @contextlib.contextmanager
