@@ -42,10 +42,14 @@ def new_tokens(
     eos: int = NO_EOS,
     sampling: Sampling = GREEDY,
     seed: int = 0,
+    padded_to: int = 1,
 ) -> Int[np.ndarray, "B N"]:
-    """As `generate`, but as one array, in which a row's first `eos` is followed only by `eos`."""
+    """As `generate`, but as one array, in which a row's first `eos` is followed only by `eos`.
+
+    `padded_to`: the least number of tokens that prompts are padded to; a program is compiled for each length.
+    """
     graphdef, params, buffers = model
-    tokens_BS, padding_B = left_padded(prompts)
+    tokens_BS, padding_B = left_padded(prompts, padded_to)
     lengths = cache_lengths(tokens_BS.shape[1], round_up(max_new_tokens))
     key = jax.random.key(seed)
     wanted, drawing = max_new_tokens, sampling.drawing()

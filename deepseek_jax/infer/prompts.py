@@ -15,10 +15,10 @@ LENGTH_MULTIPLE = 32  # prompts and new tokens are padded to multiples of this, 
 NO_EOS = -1  # equals no token: nothing stops early
 
 
-def left_padded(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens [B, S], padding [B]): all prompts end in the last column, after `padding` zeros."""
+def left_padded(prompts: Sequence[Sequence[int]], at_least: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens [B, S], padding [B]): all prompts end in the last column, after `padding` zeros; S >= `at_least`."""
     refuse_empty(prompts)
-    length = round_up(max(map(len, prompts)))
+    length = round_up(max(at_least, *map(len, prompts)))
     tokens_BS = np.zeros((len(prompts), length), np.int32)
     padding_B = np.array([length - len(prompt) for prompt in prompts], np.int32)
     for row, prompt, padding in zip(tokens_BS, prompts, padding_B):
@@ -47,6 +47,11 @@ def beyond(lengths: Sequence[int], most: int, one: str = "the text") -> str | No
 
 def round_up(length: int) -> int:
     return -(-length // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+
+
+def power_of_two(length: int) -> int:
+    """As `round_up`, but to one of fewer lengths, for callers with many batches."""
+    return max(LENGTH_MULTIPLE, 1 << (int(length) - 1).bit_length())
 
 
 def after_eos(tokens_BN: Int[Array, "B N"], eos: int) -> Int[Array, "B N"]:
