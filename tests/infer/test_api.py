@@ -1,6 +1,7 @@
 """The public API, on a model whose numbers Hugging Face computed too (tests/goldens/v3)."""
 
 import dataclasses
+import importlib
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,14 @@ def expected():
 def test_importing_the_package_does_not_import_jax():
     code = "import sys, deepseek_jax as d; assert 'jax' not in sys.modules; d.generate; assert 'jax' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_harness_says_what_to_install(monkeypatch):
+    for name in ("lm_eval", "lm_eval.api.model"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "deepseek_jax.harness", raising=False)
+    with pytest.raises(UserError, match="pip install 'lm_eval>=0.4.13'"):
+        importlib.import_module("deepseek_jax.harness")
 
 
 def test_every_public_name_is_found_and_none_hides_a_subpackage():

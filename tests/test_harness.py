@@ -1,0 +1,136 @@
+"""lm-evaluation-harness scores models of this package, with the numbers of its own `hf` (tests/goldens/harness)."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from deepseek_jax import api
+from deepseek_jax.errors import UserError
+from deepseek_jax.train import loop
+from tests.conftest import ROOT
+from tests.train import tiny
+
+lm_eval = pytest.importorskip("lm_eval")
+
+from lm_eval.api.instance import Instance  # noqa: E402
+from lm_eval.tasks import TaskManager  # noqa: E402
+
+from deepseek_jax.harness import HarnessModel  # noqa: E402
+
+GOLDENS = ROOT / "tests/goldens"
+EXPECTED = json.loads((GOLDENS / "harness/expected.json").read_text())
+TASKS = {
+    "choice": "output_type: multiple_choice\ndoc_to_choice: ['the', 'of', 'and']\ndoc_to_target: '{{label}}'",
+    "rolling": "output_type: loglikelihood_rolling\ndoc_to_target: '{{text}}'\nmetric_list: [{metric: bits_per_byte}]",
+    "generation": "output_type: generate_until\ndoc_to_target: '{{text}}'\n"
+    "generation_kwargs: {until: ['e'], max_gen_toks: 8}\nmetric_list: [{metric: exact_match}]",
+}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """The model of tests/goldens/v3 with a tokenizer."""
+    path = shutil.copytree(GOLDENS / "v3", tmp_path_factory.mktemp("harness") / "v3")
+    shutil.copy(GOLDENS / "harness/tokenizer.json", path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(directory):
+    return HarnessModel(directory, batch_size=4)
+
+
+def requests(*arguments) -> list[Instance]:
+    return [Instance(request_type="", doc={}, arguments=tuple(each), idx=0) for each in arguments]
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_scores_are_those_of_hf(directory, bos):
+    model = HarnessModel(directory, batch_size=4, add_bos_token=bos)
+    given, expected = EXPECTED["given"], EXPECTED["expected by add_bos_token"][str(bos)]
+    found = model.loglikelihood(requests(*given["loglikelihood"]))
+    assert found == [(pytest.approx(nats, abs=1e-4), greedy) for nats, greedy in expected["loglikelihood"]]
+    rolling = model.loglikelihood_rolling(requests(*given["loglikelihood_rolling"]))
+    assert rolling == pytest.approx(expected["loglikelihood_rolling"], rel=1e-6)
+    assert model.generate_until(requests(*given["generate_until"])) == expected["generate_until"]
+
+
+def test_a_model_in_memory_is_scored_as_its_directory(directory, model):
+    pair = requests(["Licensed", " under"])
+    assert HarnessModel(api.from_pretrained(directory)).loglikelihood(pair)[0] == pytest.approx(
+        model.loglikelihood(pair)[0]
+    )
+
+
+def test_a_run_is_scored_at_any_of_its_checkpoints(tmp_path):
+    loop.train(tiny.experiment(tmp_path, steps=10), tmp_path / "run", Console(quiet=True))
+    text = "the print statement"
+    newest, before = (HarnessModel(tmp_path / "run", checkpoint=step, max_length=64) for step in (None, 5))
+    tokens = [newest.tokenizer.bos, *newest.tokenizer.encode(text)]
+    logits = api.from_pretrained(tmp_path / "run")([tokens]).logits[0, :-1]
+    nats = np.asarray(jax.nn.log_softmax(logits))[np.arange(len(tokens) - 1), tokens[1:]].sum()
+    assert newest.loglikelihood(requests(["", text]))[0][0] == pytest.approx(nats, abs=1e-4)
+    assert before.loglikelihood(requests(["", text]))[0][0] != pytest.approx(nats, abs=1e-3)
+    with pytest.raises(UserError, match="is a run, scored as it was trained"):
+        HarnessModel(tmp_path / "run", dtype="bfloat16")
+
+
+def test_repeated_prompts_are_sampled_anew(model):
+    prompts = requests(*[["Licensed", {"do_sample": True, "temperature": 2.0, "max_gen_toks": 12}]] * 8)  # two batches
+    assert len(set(model.generate_until(prompts))) == 8
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"repetition_penalty": 1.2}, "generation_kwargs has repetition_penalty"),
+        ({"num_beams": 4}, "generation_kwargs has num_beams"),
+        ({"max_gen_toks": 256}, "max_gen_toks is 256; it must be less than max_length, 256"),
+    ],
+)
+def test_generation_that_cannot_be_is_refused(model, settings, message):
+    with pytest.raises(UserError, match=message):
+        model.generate_until(requests(["Licensed", settings]))
+
+
+def test_what_cannot_be_scored_is_refused(directory, model):
+    with pytest.raises(UserError, match="max_length is 256; a continuation has"):
+        model.loglikelihood(requests(["Licensed", " under" * 300]))
+    with pytest.raises(UserError, match="batch_size is auto; give the number"):
+        HarnessModel(directory, batch_size="auto")
+    with pytest.raises(UserError, match="dtype is 'auto'"):
+        HarnessModel(directory, dtype="auto")
+    with pytest.raises(UserError, match="has no tokenizer.json beside it"):
+        HarnessModel(GOLDENS / "v3")
+
+
+def test_whole_tasks_run(directory, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    docs = [{"text": text, "label": 0} for text in ("subject to", "the terms", "and conditions of this License")]
+    (tmp_path / "docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+    data = f"dataset_path: json\ndataset_kwargs: {{data_files: {tmp_path / 'docs.jsonl'}}}\ntest_split: train\n"
+    for name, lines in TASKS.items():
+        text = "" if name == "rolling" else "{{text}}"
+        (tmp_path / f"{name}.yaml").write_text(f"task: own_{name}\n{data}doc_to_text: '{text}'\n{lines}\n")
+    found = lm_eval.simple_evaluate(
+        model="deepseek_jax",
+        model_args={"pretrained": str(directory)},
+        batch_size=4,
+        device="cuda:0",  # what the command line passes by default
+        tasks=[f"own_{name}" for name in TASKS],
+        task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
+        bootstrap_iters=0,
+    )["results"]
+    assert 0 <= found["own_choice"]["acc,none"] <= 1
+    assert 0 < found["own_rolling"]["bits_per_byte,none"] < 20
+    assert found["own_generation"]["exact_match,none"] == 0
+
+
+def test_the_command_line_ends_with_one_sentence(python, tmp_path):
+    arguments = ("run", "--model", "deepseek_jax", "--model_args", f"pretrained={tmp_path}/none", "--tasks", "wikitext")
+    found = python("-m", "deepseek_jax.harness", *arguments)
+    assert found.returncode == 2 and "deepseek_jax.harness: " in found.stderr.splitlines()[-1]
