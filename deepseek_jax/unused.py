@@ -38,7 +38,6 @@ def _keys(section: str, names: str) -> tuple[str, ...]:
 
 BLOCKS = _keys("model.convolution", "kernel_size convs_per_block norm activation pool pool_size residual")
 SWITCHES = (  # a key, the value that turns something off, and the keys that then do nothing
-    ("start.checkpoint", "", _keys("start", "best fresh")),
     ("tune.lora.rank", 0, _keys("tune.lora", "alpha paths dora")),
     ("prune.method", "none", _keys("prune", "sparsity pattern scope paths begin end every")),
     ("prune.method", "zeros", _keys("prune", "sparsity pattern scope begin end every")),

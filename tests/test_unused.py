@@ -142,7 +142,6 @@ def test_the_program_of_a_hybrid_network_does_not_depend_on_them(model):
     "experiment, key, why",
     [
         (Experiment(), "tune.lora.dora", "tune.lora.rank is 0"),
-        (Experiment(), "start.fresh", "start.checkpoint is ''"),
         (Experiment(prune=PruneConfig("magnitude", pattern="2:4")), "prune.sparsity", "prune.pattern is 2:4"),
         (Experiment(), "model.csa_rate", "the model's attention is mla"),
         (Experiment(), "loss.indexer_weight", "the model has no indexer"),
