@@ -24,8 +24,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite that a shell
 
 
 @pytest.fixture(scope="session")
-def python(tmp_path_factory):
-    """Returns python(*arguments, devices=1), which runs `python ARGUMENTS` in another process, in an empty directory.
+def run_python(tmp_path_factory):
+    """Returns run_python(*arguments, devices=1), which runs `python ARGUMENTS` in a new process and empty directory.
 
     `flags` go into XLA_FLAGS, in addition to the number of host devices; with "" XLA compiles as it does for users.
     """
@@ -57,8 +57,8 @@ def free_compiled_programs():
 
 
 @pytest.fixture
-def deepseek_jax(capsys):
-    """Returns deepseek_jax(*argv), which runs the command line in this process: (exit status, stdout, stderr).
+def run_command(capsys):
+    """Returns run_command(*argv), which runs the command line in this process: (exit status, stdout, stderr).
 
     After the test, the environment is as before: some verbs change it for the process that they expect to have alone.
     """

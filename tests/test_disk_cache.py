@@ -41,17 +41,17 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         (MINE, "disk_cache.keep_programs()", "mine"),
     ],
 )
-def test_programs_are_kept_on_disk_unless_the_user_has_named_a_directory(python, before, call, directory):
-    result = python("-c", SCRIPT.format(before=before, call=call))
+def test_programs_are_kept_on_disk_unless_the_user_has_named_a_directory(run_python, before, call, directory):
+    result = run_python("-c", SCRIPT.format(before=before, call=call))
     assert result.returncode == 0, result.stderr
     place, count = result.stdout.split()
     assert place.endswith(f"/{directory}") and int(count) == 1
 
 
-def test_before_jax_is_imported_the_environment_is_set(python):
+def test_before_jax_is_imported_the_environment_is_set(run_python):
     code = "import os, sys\nfrom deepseek_jax import disk_cache\nos.environ.pop('JAX_COMPILATION_CACHE_DIR')\n"
     code += "disk_cache.keep_programs()\nassert 'jax' not in sys.modules\nimport jax\n"
-    result = python("-c", code + "print(jax.config.jax_compilation_cache_dir)")
+    result = run_python("-c", code + "print(jax.config.jax_compilation_cache_dir)")
     assert result.stdout.strip().endswith("/.cache/deepseek_jax/xla"), result.stderr
 
 
@@ -70,7 +70,7 @@ print(started[0])
 """
 
 
-def test_training_keeps_memory_before_jax_starts_its_threads(python):
+def test_training_keeps_memory_before_jax_starts_its_threads(run_python):
     """Later it has no effect: each thread has an arena of its own by then, which gives memory back after each step."""
-    result = python("-c", EARLY)
+    result = run_python("-c", EARLY)
     assert result.stdout.strip() == "False", result.stderr

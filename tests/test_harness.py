@@ -130,7 +130,7 @@ def test_whole_tasks_run(directory, tmp_path, monkeypatch):
     assert found["own_generation"]["exact_match,none"] == 0
 
 
-def test_the_command_line_ends_with_one_sentence(python, tmp_path):
+def test_the_command_line_ends_with_one_sentence(run_python, tmp_path):
     arguments = ("run", "--model", "deepseek_jax", "--model_args", f"pretrained={tmp_path}/none", "--tasks", "wikitext")
-    found = python("-m", "deepseek_jax.harness", *arguments)
+    found = run_python("-m", "deepseek_jax.harness", *arguments)
     assert found.returncode == 2 and "deepseek_jax.harness: " in found.stderr.splitlines()[-1]

@@ -22,9 +22,9 @@ PODS = [match for path in sorted(CONFIGS.glob("*.py")) for match in COMPILE.find
 
 
 @pytest.mark.parametrize("config, options", PODS)
-def test_a_pod_config_fits_the_topology_in_its_docstring(deepseek_jax, config, options):
+def test_a_pod_config_fits_the_topology_in_its_docstring(run_command, config, options):
     words = options.replace("\\", " ").split()
-    status, output, _ = deepseek_jax("plan", "--config", str(ROOT / config), *words)
+    status, output, _ = run_command("plan", "--config", str(ROOT / config), *words)
     assert status == 0
     assert output.splitlines()[-1].startswith("fits: "), output[-500:]
 

@@ -25,14 +25,14 @@ VERBS = (["train"], ["eval"], ["generate"], ["data", "prepare"], ["data", "inspe
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
-def test_help_has_an_example(deepseek_jax, verb):
-    status, out, err = deepseek_jax(*verb, "--help")
+def test_help_has_an_example(run_command, verb):
+    status, out, err = run_command(*verb, "--help")
     assert (status, err) == (0, "")
     assert f"\n  deepseek-jax {' '.join(verb)} " in out.partition("examples:")[2]
 
 
-def test_help_lists_every_verb(deepseek_jax):
-    _, out, _ = deepseek_jax("--help")
+def test_help_lists_every_verb(run_command):
+    _, out, _ = run_command("--help")
     verbs = unittest.mock.MagicMock()
     for module in arguments.VERBS:
         module.add_to(verbs)
@@ -41,22 +41,22 @@ def test_help_lists_every_verb(deepseek_jax):
     assert [name for name in names if not re.search(rf"^    {name}\b", out, re.M)] == []
 
 
-def test_help_does_not_wait_for_jax(python):
+def test_help_does_not_wait_for_jax(run_python):
     show = "import sys; from deepseek_jax import __main__; sys.argv[1:] = ['train', '--help']\n"
     show += "try: __main__.main()\nexcept SystemExit: assert not {'jax', 'rich', 'ml_collections'} & set(sys.modules)"
-    done = python("-c", show)
+    done = run_python("-c", show)
     assert done.returncode == 0, done.stderr
 
 
-def test_python_m_deepseek_jax_is_the_command(python):
-    done = python("-m", "deepseek_jax", "train", "--config", "missing.py", "--workdir", "run")
+def test_python_m_deepseek_jax_is_the_command(run_python):
+    done = run_python("-m", "deepseek_jax", "train", "--config", "missing.py", "--workdir", "run")
     assert (done.returncode, done.stderr) == (2, "deepseek-jax: there is no config file missing.py.\n")
 
 
-def test_a_misspelt_key_is_refused_in_one_line(python, pytestconfig):
+def test_a_misspelt_key_is_refused_in_one_line(run_python, pytestconfig):
     config = str(pytestconfig.rootpath / "configs" / "v3_tiny.py")
     argv = "train", "--config", config, "--workdir", "x", "--config.model.n_routed_expert=32"
-    done = python("-m", "deepseek_jax", *argv)
+    done = run_python("-m", "deepseek_jax", *argv)
     message = f"deepseek-jax: {config} has no key model.n_routed_expert; did you mean model.n_routed_experts?\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
 
@@ -138,27 +138,27 @@ def test_a_misspelt_key_is_refused_in_one_line(python, pytestconfig):
         (["data", "inspect", *HYBRID], "has a hybrid network; `deepseek-jax data show` shows its labelled set."),
     ],
 )
-def test_invalid_command_lines_are_refused_in_one_line(deepseek_jax, argv, message):
-    status, out, err = deepseek_jax(*argv)
+def test_invalid_command_lines_are_refused_in_one_line(run_command, argv, message):
+    status, out, err = run_command(*argv)
     assert (status, out) == (2, "")
     assert err.startswith("deepseek-jax: ") and err.count("\n") == 1 and message in err
 
 
-def test_prompts_that_are_not_utf8_are_refused(deepseek_jax, monkeypatch, tmp_path):
+def test_prompts_that_are_not_utf8_are_refused(run_command, monkeypatch, tmp_path):
     """Also in the C locale, common in containers, where Python decodes such bytes from stdin as lone surrogates."""
     (tmp_path / "prompts.txt").write_bytes(b"caf\xe9\n")
     piped = io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8", errors="surrogateescape")
     monkeypatch.setattr(sys, "stdin", piped)
     for given in (f"{tmp_path}/prompts.txt", "-"):
-        status, _, err = deepseek_jax(*GENERATE, "--prompts", given)
+        status, _, err = run_command(*GENERATE, "--prompts", given)
         assert status == 2 and err.startswith(f"deepseek-jax: cannot read prompts from {given}: 'utf-8' codec can't")
 
 
 @pytest.mark.parametrize("verb", (["eval"], ["generate", "--prompt", "a"]), ids=lambda verb: verb[0])
-def test_a_directory_without_a_model_is_refused(deepseek_jax, tmp_path, verb):
+def test_a_directory_without_a_model_is_refused(run_command, tmp_path, verb):
     (tmp_path / "model.safetensors").touch()
     for given in (tmp_path, tmp_path / "model.safetensors", tmp_path / "absent"):
-        status, _, err = deepseek_jax(*verb, "--workdir", str(given))
+        status, _, err = run_command(*verb, "--workdir", str(given))
         expected = f"{given} is neither a run directory nor a checkpoint: it has no config.json; give the directory of"
         assert status == 2 and err == f"deepseek-jax: {expected} a training, or of a released model.\n"
 
@@ -175,10 +175,10 @@ def test_a_directory_without_a_model_is_refused(deepseek_jax, tmp_path, verb):
         "adapters merge {run} {run} {out}",
     ],
 )
-def test_a_run_without_a_checkpoint_is_refused(deepseek_jax, tmp_path, words):
+def test_a_run_without_a_checkpoint_is_refused(run_command, tmp_path, words):
     run, out = tmp_path / "run", tmp_path / "out"
     record.claim(run, Experiment())
-    status, _, err = deepseek_jax(*words.format(run=run, out=out).split())
+    status, _, err = run_command(*words.format(run=run, out=out).split())
     assert (status, err) == (2, f"deepseek-jax: {run} has no checkpoint yet; train it first.\n")
     assert not out.exists()
 
@@ -232,10 +232,10 @@ def test_warnings_look_like_other_messages_and_are_printed_once(capsys, caplog):
 
 
 @pytest.mark.parametrize(("verb", "cache"), [(["compile", *POD], False), (["study", "diff", "x", "y"], True)])
-def test_only_compile_does_without_the_compile_cache(deepseek_jax, monkeypatch, verb, cache):
+def test_only_compile_does_without_the_compile_cache(run_command, monkeypatch, verb, cache):
     asked = []
     monkeypatch.setattr(runtime, "prepare", asked.append)
-    assert deepseek_jax(*verb)[0] == 2 and asked == [cache]
+    assert run_command(*verb)[0] == 2 and asked == [cache]
 
 
 def test_the_console_leaves_brackets_and_long_lines_as_they_are(capsys):

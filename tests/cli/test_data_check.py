@@ -27,13 +27,13 @@ def table(tmp_path):
 COLUMNS = ["--config.dataset.columns.features=w,x,y,z", "--config.dataset.columns.label=kind"]
 
 
-def test_the_filter_list_lists_planted_faults_and_training_applies_it(deepseek_jax, table, monkeypatch):
+def test_the_filter_list_lists_planted_faults_and_training_applies_it(run_command, table, monkeypatch):
     from deepseek_jax.data.sets.config import ColumnsConfig
 
     monkeypatch.chdir(table.parent)
     # Nothing is held out, so every fault is in the training split, which the filter list covers.
     none = ["--config.dataset.val=0", "--config.dataset.test=0"]
-    status, out, err = deepseek_jax("data", "check", str(table), *COLUMNS, *none)
+    status, out, err = run_command("data", "check", str(table), *COLUMNS, *none)
     assert (status, err) == (0, "") and "nothing is held out" in out and "wrote table-check.html" in out
     listed = (table.parent / "table-exclude.txt").read_text().splitlines()
     ids = {int(line.split("#")[0]) for line in listed if line and line[0] != "#"}
@@ -44,9 +44,9 @@ def test_the_filter_list_lists_planted_faults_and_training_applies_it(deepseek_j
     assert set(kept.splits["train"]["ids"].tolist()) == set(range(2, 312)) - ids
 
 
-def test_the_page_for_pictures_has_all_sections(deepseek_jax, tmp_path):
+def test_the_page_for_pictures_has_all_sections(run_command, tmp_path):
     page, exclude = tmp_path / "page.html", tmp_path / "list.txt"
-    status, out, err = deepseek_jax("data", "check", "digits", "--output", str(page), "--exclude", str(exclude))
+    status, out, err = run_command("data", "check", "digits", "--output", str(page), "--exclude", str(exclude))
     assert (status, err) == (0, "")
     stages = [
         "comparing records",
@@ -74,13 +74,13 @@ def test_the_page_for_pictures_has_all_sections(deepseek_jax, tmp_path):
 
 
 @pytest.mark.filterwarnings("error")
-def test_coverage_of_a_single_training_record_is_reported_as_unknown(deepseek_jax, tmp_path, monkeypatch):
+def test_coverage_of_a_single_training_record_is_reported_as_unknown(run_command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = [f"{row},{row**2},{'val' if row else 'train'}" for row in range(30)]
     (tmp_path / "table.csv").write_text("\n".join(["x,y,split", *lines]) + "\n")
     columns = {"features": "x", "targets": "y", "split": "split"}
     given = [f"--config.dataset.columns.{name}={column}" for name, column in columns.items()]
-    status, out, err = deepseek_jax("data", "check", "table.csv", *given)
+    status, out, err = run_command("data", "check", "table.csv", *given)
     assert (status, err) == (0, "") and "Coverage: the only training record has no other" in out
 
 
@@ -93,13 +93,13 @@ def test_a_built_in_set_takes_precedence_over_a_directory_of_its_name(tmp_path, 
     assert not names_corpus("digits", {}) and names_corpus("./digits", {}) and names_corpus("code", {})
 
 
-def test_a_text_corpus_is_checked_for_copies_and_broken_records(deepseek_jax, tmp_path, monkeypatch):
+def test_a_text_corpus_is_checked_for_copies_and_broken_records(run_command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEEPSEEK_JAX_DATA", str(tmp_path / "cache"))
     texts = [text for _, text in sorted(topics.topics.items())]
     lines = [json.dumps({"text": text}) for text in texts + [text.replace("the", "this", 1) for text in texts[:5]]]
     (tmp_path / "topics.jsonl").write_text("\n".join(["{", *lines]) + "\n")
-    status, out, err = deepseek_jax("data", "check", "topics.jsonl", "--config.data.held_out=0.2")
+    status, out, err = run_command("data", "check", "topics.jsonl", "--config.data.held_out=0.2")
     assert (status, err) == (0, "") and "1 record was skipped in reading" in out
     page = (tmp_path / "topics-check.html").read_text()
     assert "topics.jsonl:1: broken JSON" in page and "<td>held_out</td><td>topics</td>" in page
@@ -107,7 +107,7 @@ def test_a_text_corpus_is_checked_for_copies_and_broken_records(deepseek_jax, tm
     assert not (tmp_path / "topics-exclude.txt").exists()
 
 
-def test_a_sample_of_a_large_corpus_is_checked(deepseek_jax, tmp_path, monkeypatch):
+def test_a_sample_of_a_large_corpus_is_checked(run_command, tmp_path, monkeypatch):
     """All held-out documents are checked, as they are few; the training sample is the same every time."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEEPSEEK_JAX_DATA", str(tmp_path / "cache"))
@@ -115,10 +115,10 @@ def test_a_sample_of_a_large_corpus_is_checked(deepseek_jax, tmp_path, monkeypat
     lines = [json.dumps({"text": " ".join(map(str, rng.integers(1000, 9999, 20)))}) for _ in range(400)]
     (tmp_path / "large.jsonl").write_text("\n".join(lines) + "\n")
     command = ["data", "check", "large.jsonl", "--config.data.held_out=0.2"]
-    whole = deepseek_jax(*command)[1]
+    whole = run_command(*command)[1]
     assert "Sample:" not in whole and "400 documents of 1 domains" in whole
     monkeypatch.setattr(corpus, "MOST_BYTES", 30_000)
-    sampled = [deepseek_jax(*command) for _ in range(2)]
+    sampled = [run_command(*command) for _ in range(2)]
     sentences = [out[out.index("Sample: ") :] for _, out, _ in sampled]
     assert sentences[0] == sentences[1] and [status for status, *_ in sampled] == [0, 0]
     looked = int(re.match(r"Sample: (\d+) of 400 documents were looked at, drawn at random", sentences[0])[1])
@@ -127,10 +127,10 @@ def test_a_sample_of_a_large_corpus_is_checked(deepseek_jax, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("name", ["few-check.html", "few-exclude.txt"])
-def test_unwritable_outputs_are_refused_before_anything_is_read(deepseek_jax, tmp_path, monkeypatch, name):
+def test_unwritable_outputs_are_refused_before_anything_is_read(run_command, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / name).mkdir()
-    status, out, err = deepseek_jax("data", "check", "few.csv")  # a file that does not exist
+    status, out, err = run_command("data", "check", "few.csv")  # a file that does not exist
     assert (status, out, err) == (2, "", f"deepseek-jax: {name} is a directory; name a file in it.\n")
 
 
@@ -162,7 +162,7 @@ def test_unwritable_outputs_are_refused_before_anything_is_read(deepseek_jax, tm
         (["few.txt", "--config.data.held_out=0"], "few has 1 records; a check needs at least 20"),
     ],
 )
-def test_sources_that_cannot_be_checked_are_refused(deepseek_jax, tmp_path, monkeypatch, arguments, message):
+def test_sources_that_cannot_be_checked_are_refused(run_command, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEEPSEEK_JAX_DATA", str(tmp_path / "cache"))
     (tmp_path / "few.txt").write_text("A single document.\n")
@@ -171,15 +171,15 @@ def test_sources_that_cannot_be_checked_are_refused(deepseek_jax, tmp_path, monk
     (tmp_path / "photos").mkdir()
     for name in ("a.JPG", "b.png", "notes.txt"):
         (tmp_path / "photos" / name).touch()
-    status, out, err = deepseek_jax("data", "check", *arguments)
+    status, out, err = run_command("data", "check", *arguments)
     assert status == 2 and err.count("\n") == 1 and message in err, err
     assert not out.strip() or arguments[0].endswith(".txt")  # preparing a text prints its stages
     assert not list(tmp_path.glob("*.html"))
 
 
-def test_what_is_to_be_known_of_a_set_is_said_and_stands_on_the_page(deepseek_jax, table, monkeypatch):
+def test_what_is_to_be_known_of_a_set_is_said_and_stands_on_the_page(run_command, table, monkeypatch):
     monkeypatch.chdir(table.parent)
-    status, out, err = deepseek_jax("data", "check", str(table), *COLUMNS, "--config.dataset.val=0.0001")
+    status, out, err = run_command("data", "check", str(table), *COLUMNS, "--config.dataset.val=0.0001")
     note = f"dataset.val is 0.0001, which comes to no record of {table}: the split val is empty."
     assert (status, err) == (0, "") and f"{note}\n" in out
     assert f"<p>{note}</p>" in (table.parent / "table-check.html").read_text()

@@ -44,11 +44,11 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def train(deepseek_jax, folder):
+def train(run_command, folder):
     """train(*overrides, workdir="run") runs the verb `train` in this directory of `folder`."""
 
     def run(*overrides: str, workdir: str = "run"):
-        return deepseek_jax("train", "--config", f"{folder}/mine.py", "--workdir", f"{folder}/{workdir}", *overrides)
+        return run_command("train", "--config", f"{folder}/mine.py", "--workdir", f"{folder}/{workdir}", *overrides)
 
     return run
 
@@ -112,30 +112,30 @@ def test_fail_when_stopped_tells_a_stopped_run_from_a_finished_one(train, monkey
     assert [train(*options, "--fail-when-stopped", workdir="stopped")[0] for _ in range(2)] == [0, 0]
 
 
-def test_steps_to_profile_that_are_not_taken_are_reported(deepseek_jax, folder):
+def test_steps_to_profile_that_are_not_taken_are_reported(run_command, folder):
     words = "train", "--config", f"{folder}/mine.py", "--workdir", f"{folder}/run", "--profile"
-    status, _, err = deepseek_jax(*words, "3:4")
+    status, _, err = run_command(*words, "3:4")
     assert (status, err) == (
         2,
         "deepseek-jax: --profile begins at step 3, but train.steps is 2; name steps up to that.\n",
     )
-    status, _, err = deepseek_jax(*words, "1:2")  # steps that the finished run has already taken
+    status, _, err = run_command(*words, "1:2")  # steps that the finished run has already taken
     assert status == 0 and "nothing was traced: the steps 1 to 2 of --profile were done already" in err
 
 
-def test_a_batch_that_the_mesh_does_not_divide_is_refused_by_train(python, folder):
+def test_a_batch_that_the_mesh_does_not_divide_is_refused_by_train(run_python, folder):
     argv = "train", "--config", f"{folder}/mine.py", "--workdir", f"{folder}/refused", "--config.train.batch_size=3"
-    done = python("-m", "deepseek_jax", *argv, devices=2)
+    done = run_python("-m", "deepseek_jax", *argv, devices=2)
     assert done.returncode == 2 and "train.batch_size" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_eval_scores_beside_compressors(deepseek_jax, folder):
-    status, out, _ = deepseek_jax("eval", "--workdir", f"{folder}/run")
+def test_eval_scores_beside_compressors(run_command, folder):
+    status, out, _ = run_command("eval", "--workdir", f"{folder}/run")
     assert status == 0
     assert "step 2" in out and "gzip -9" in out and "xz -9" in out and "total" in out
 
 
-def test_skipped_records_are_reported_once(deepseek_jax, train, folder):
+def test_skipped_records_are_reported_once(run_command, train, folder):
     text = folder / "broken.jsonl"
     text.write_text((folder / "text.jsonl").read_text() + '{"text":\n')
     source = f"--config.data.source={text}"
@@ -143,57 +143,57 @@ def test_skipped_records_are_reported_once(deepseek_jax, train, folder):
     for _ in range(2):  # first prepared, then found in the cache
         status, out, _ = train(source, *BRIEF, workdir="of_broken")
         assert status == 0 and out.count("skipped,") == 1 and place in out
-    status, out, _ = deepseek_jax("eval", "--workdir", f"{folder}/of_broken")
+    status, out, _ = run_command("eval", "--workdir", f"{folder}/of_broken")
     assert status == 0 and out.count("skipped,") == 1 and place in out
-    assert "skipped" not in deepseek_jax("eval", "--workdir", f"{folder}/run")[1]
+    assert "skipped" not in run_command("eval", "--workdir", f"{folder}/run")[1]
     cut = "prune", f"{folder}/of_broken", f"{folder}/cut", "--method", "hidden", "--batches", "1"
-    status, out, _ = deepseek_jax(*cut)
+    status, out, _ = run_command(*cut)
     assert status == 0 and out.count("skipped,") == 1 and place in out
 
 
-def test_eval_of_an_earlier_checkpoint_on_another_text(deepseek_jax, folder):
+def test_eval_of_an_earlier_checkpoint_on_another_text(run_command, folder):
     (folder / "other.txt").write_text("Another text, which is one document.\n" * 5)
     argv = "--workdir", f"{folder}/run", "--checkpoint", "1", "--source", f"{folder}/other.txt", "--batch-size", "1"
-    status, out, _ = deepseek_jax("eval", *argv)
+    status, out, _ = run_command("eval", *argv)
     assert status == 0
     assert "step 1" in out and "other.txt" in out
 
 
-def test_a_missing_checkpoint_is_refused_with_those_that_exist(deepseek_jax, folder):
-    status, _, err = deepseek_jax("eval", "--workdir", f"{folder}/run", "--checkpoint", "7")
+def test_a_missing_checkpoint_is_refused_with_those_that_exist(run_command, folder):
+    status, _, err = run_command("eval", "--workdir", f"{folder}/run", "--checkpoint", "7")
     assert (status, err) == (2, f"deepseek-jax: {folder}/run has no checkpoint of step 7; it has 1, 2.\n")
 
 
-def test_generate_continues_prompts_of_different_lengths(deepseek_jax, folder):
+def test_generate_continues_prompts_of_different_lengths(run_command, folder):
     (folder / "prompts.txt").write_text("The class statement\n\nA\n")
     argv = "--workdir", f"{folder}/run", "--prompts", f"{folder}/prompts.txt", "--max-new-tokens", "4"
-    status, out, _ = deepseek_jax("generate", *argv)
+    status, out, _ = run_command("generate", *argv)
     assert status == 0
     assert "The class statement" in out and "\nA" in out
-    sampled = [deepseek_jax("generate", *argv, "--temperature", "1", "--seed", seed)[1] for seed in ("1", "1", "2")]
+    sampled = [run_command("generate", *argv, "--temperature", "1", "--seed", seed)[1] for seed in ("1", "1", "2")]
     assert sampled[0] == sampled[1] != sampled[2]
-    status, speculated, err = deepseek_jax("generate", *argv, "--speculative")
+    status, speculated, err = run_command("generate", *argv, "--speculative")
     assert (status, speculated) == (0, out)
     assert re.fullmatch(r"speculation: \d of \d drafts accepted \(.*%\) in \d rounds\n", err)
 
 
-def test_predict_is_not_for_language_models(deepseek_jax, folder):
-    assert deepseek_jax("predict", "--workdir", f"{folder}/run", f"{folder}/text.jsonl")[::2] == (
+def test_predict_is_not_for_language_models(run_command, folder):
+    assert run_command("predict", "--workdir", f"{folder}/run", f"{folder}/text.jsonl")[::2] == (
         2,
         f"deepseek-jax: {folder}/run has a language model; use `generate` for it.\n",
     )
 
 
-def test_texts_longer_than_max_position_embeddings_are_warned_of(deepseek_jax, folder):
+def test_texts_longer_than_max_position_embeddings_are_warned_of(run_command, folder):
     """The model's max_position_embeddings is 64."""
     argv = "generate", "--workdir", f"{folder}/run", "--max-new-tokens", "4"
-    status, out, err = deepseek_jax(*argv, "--prompt", "0" * 70)  # each digit is one token
+    status, out, err = run_command(*argv, "--prompt", "0" * 70)  # each digit is one token
     assert status == 0 and out.startswith("0" * 70)
     sentence = "tokens, and the model was made for 64 (max_position_embeddings); do not rely on what comes after these."
     assert re.fullmatch(rf"deepseek-jax: the text has 7\d {re.escape(sentence)}\n", err)
-    status, _, err = deepseek_jax(*argv, "--prompt", "0" * 62, "--prompt", "0")
+    status, _, err = run_command(*argv, "--prompt", "0" * 62, "--prompt", "0")
     assert status == 0 and err.startswith("deepseek-jax: 1 of 2 texts have up to 6")
-    assert deepseek_jax(*argv, "--prompt", "0" * 40)[2] == ""
+    assert run_command(*argv, "--prompt", "0" * 40)[2] == ""
 
 
 @pytest.fixture(scope="module")
@@ -203,36 +203,36 @@ def released(folder):
     return folder / "released"
 
 
-def test_generate_continues_with_a_released_checkpoint(deepseek_jax, folder, released):
+def test_generate_continues_with_a_released_checkpoint(run_command, folder, released):
     argv = "--prompt", "The class statement", "--max-new-tokens", "8"
-    status, out, err = deepseek_jax("generate", "--workdir", str(released), *argv)
-    assert (status, err) == (0, "") and out == deepseek_jax("generate", "--workdir", f"{folder}/run", *argv)[1]
-    assert deepseek_jax("generate", "--workdir", str(released), *argv, "--speculative")[1] == out
-    assert deepseek_jax("convert", str(released), f"{folder}/orbax", "--to", "orbax")[0] == 0
-    assert deepseek_jax("generate", "--workdir", f"{folder}/orbax", *argv)[1] == out
-    status, asked, _ = deepseek_jax("generate", "--workdir", str(released), *argv, "--chat", "v3")
+    status, out, err = run_command("generate", "--workdir", str(released), *argv)
+    assert (status, err) == (0, "") and out == run_command("generate", "--workdir", f"{folder}/run", *argv)[1]
+    assert run_command("generate", "--workdir", str(released), *argv, "--speculative")[1] == out
+    assert run_command("convert", str(released), f"{folder}/orbax", "--to", "orbax")[0] == 0
+    assert run_command("generate", "--workdir", f"{folder}/orbax", *argv)[1] == out
+    status, asked, _ = run_command("generate", "--workdir", str(released), *argv, "--chat", "v3")
     assert status == 0 and asked.startswith("The class statement\n") and asked != out
 
 
-def test_a_bfloat16_checkpoint_is_computed_in_bfloat16(deepseek_jax, folder, released):
+def test_a_bfloat16_checkpoint_is_computed_in_bfloat16(run_command, folder, released):
     from deepseek_jax.train import any_checkpoint
 
-    assert deepseek_jax("convert", str(released), f"{folder}/rough", "--dtype", "bfloat16")[0] == 0
+    assert run_command("convert", str(released), f"{folder}/rough", "--dtype", "bfloat16")[0] == 0
     trained = any_checkpoint.read(f"{folder}/rough", dtype=None)
     assert trained.params["embedding"].dtype.name == trained.experiment.train.dtype == "bfloat16"
-    assert deepseek_jax("generate", "--workdir", f"{folder}/rough", "--prompt", "A", "--max-new-tokens", "2")[0] == 0
+    assert run_command("generate", "--workdir", f"{folder}/rough", "--prompt", "A", "--max-new-tokens", "2")[0] == 0
 
 
-def test_eval_of_a_released_checkpoint_equals_that_of_its_run(deepseek_jax, folder, released):
+def test_eval_of_a_released_checkpoint_equals_that_of_its_run(run_command, folder, released):
     (folder / "scored.txt").write_text("A text that neither was trained on.\n" * 9)
     argv = "--source", f"{folder}/scored.txt", "--batch-size", "2"
-    status, of_run, _ = deepseek_jax("eval", "--workdir", f"{folder}/run", *argv)
+    status, of_run, _ = run_command("eval", "--workdir", f"{folder}/run", *argv)
     assert status == 0 and "in rows of 32 tokens" in of_run
-    status, out, _ = deepseek_jax("eval", "--workdir", str(released), *argv, "--sequence-length", "32")
+    status, out, _ = run_command("eval", "--workdir", str(released), *argv, "--sequence-length", "32")
     table = of_run.partition("bits per byte:\n")[2]
     assert status == 0 and table and out.endswith(table)
-    assert "in rows of 64 tokens" in deepseek_jax("eval", "--workdir", str(released), *argv)[1]
-    status, _, err = deepseek_jax("eval", "--workdir", str(released), *argv, "--sequence-length", "80")
+    assert "in rows of 64 tokens" in run_command("eval", "--workdir", str(released), *argv)[1]
+    status, _, err = run_command("eval", "--workdir", str(released), *argv, "--sequence-length", "80")
     assert status == 0 and "a row has 80 tokens, and the model was made for 64 (max_position_embeddings);" in err
 
 
@@ -262,35 +262,35 @@ def test_from_pretrained_reads_a_run_like_its_converted_checkpoint(folder, relea
         (["generate", "--prompt", "a", "--checkpoint", "/"], "/ is a directory, not the number of a step;"),
     ],
 )
-def test_options_that_a_released_checkpoint_cannot_serve_are_refused(deepseek_jax, released, words, message):
-    status, _, err = deepseek_jax(*words, "--workdir", str(released))
+def test_options_that_a_released_checkpoint_cannot_serve_are_refused(run_command, released, words, message):
+    status, _, err = run_command(*words, "--workdir", str(released))
     assert status == 2 and message in err and err.count("\n") == 1
 
 
-def test_a_released_checkpoint_without_or_with_a_wrong_tokenizer_is_refused(deepseek_jax, tmp_path, released):
+def test_a_released_checkpoint_without_or_with_a_wrong_tokenizer_is_refused(run_command, tmp_path, released):
     v3 = shutil.copytree(Path(__file__).parents[1] / "goldens/v3", tmp_path / "v3")
     argv = "generate", "--workdir", str(v3), "--prompt", "a"
-    status, _, err = deepseek_jax(*argv)
+    status, _, err = run_command(*argv)
     expected = f"{v3} has no tokenizer.json, which is needed to tokenize text; copy the model's there."
     assert (status, err) == (2, f"deepseek-jax: {expected}\n")
     shutil.copyfile(released / "tokenizer.json", v3 / "tokenizer.json")
-    status, _, err = deepseek_jax(*argv)
+    status, _, err = run_command(*argv)
     assert status == 2 and "has 512 entries and the model 256; copy the model's own there." in err
 
 
-def test_names_with_brackets_are_not_taken_for_markup(deepseek_jax, train, folder, monkeypatch):
+def test_names_with_brackets_are_not_taken_for_markup(run_command, train, folder, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")  # so that rich does not wrap the names
     text = folder / "some [bold].jsonl"
     text.write_text((folder / "text.jsonl").read_text())
     status, out, _ = train(f"--config.data.source={text}", *BRIEF, workdir="r[adam]")
     assert status == 0 and f"{folder}/r[adam]" in out
     directory = f"--config.data.directory={folder}/data"
-    status, out, _ = deepseek_jax("data", "prepare", "--source", str(text), directory)
+    status, out, _ = run_command("data", "prepare", "--source", str(text), directory)
     assert status == 0 and out.count("│ some [bold] │") == 2  # one row per split
 
 
 @pytest.mark.parametrize("action", ["prepare", "inspect"])
-def test_data_shows_the_corpus(deepseek_jax, folder, action):
-    status, out, _ = deepseek_jax("data", action, "--config", f"{folder}/mine.py")
+def test_data_shows_the_corpus(run_command, folder, action):
+    status, out, _ = run_command("data", action, "--config", f"{folder}/mine.py")
     assert status == 0
     assert "512 entries" in out and ("A packed row" in out) == (action == "inspect")

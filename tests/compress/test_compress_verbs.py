@@ -43,9 +43,9 @@ def weights(workdir) -> dict:
     return flatten(restore_model(workdir).params)
 
 
-def test_prune_writes_a_run_with_zeros_and_a_page(folder, deepseek_jax):
+def test_prune_writes_a_run_with_zeros_and_a_page(folder, run_command):
     command = "prune", f"{folder}/run", f"{folder}/half", "--sparsity", "0.5", "--curve", "0.25"
-    status, out, err = deepseek_jax(*command)
+    status, out, err = run_command(*command)
     assert (status, err) == (0, "")
     assert "25% removed: validation loss" in out and "50% removed: validation loss" in out
     assert f"half: {source.bytes_of(folder / 'half'):,} bytes" in out.replace("\n", "")
@@ -57,12 +57,12 @@ def test_prune_writes_a_run_with_zeros_and_a_page(folder, deepseek_jax):
     page = (folder / "half" / "pruning.html").read_text()
     assert "50.0% of" in page and "layers/1-1/feed_forward/experts/up" in page and "data:image/png" in page
     assert "gone; validation loss " in page
-    assert deepseek_jax("generate", "--workdir", f"{folder}/half", "--prompt", "a", "--max-new-tokens", "2")[0] == 0
-    assert deepseek_jax(*command)[2].endswith("half is not empty; give a directory that does not exist yet.\n")
+    assert run_command("generate", "--workdir", f"{folder}/half", "--prompt", "a", "--max-new-tokens", "2")[0] == 0
+    assert run_command(*command)[2].endswith("half is not empty; give a directory that does not exist yet.\n")
 
 
-def test_wanda_scores_weights_by_the_norm_of_their_inputs(folder, deepseek_jax):
-    assert deepseek_jax("prune", f"{folder}/run", f"{folder}/wanda", "--method", "wanda", "--pattern", "2:4")[0] == 0
+def test_wanda_scores_weights_by_the_norm_of_their_inputs(folder, run_command):
+    assert run_command("prune", f"{folder}/run", f"{folder}/wanda", "--method", "wanda", "--pattern", "2:4")[0] == 0
     given = any_checkpoint.read(folder / "run")
     moments = input_sums(Measure(given), given, 4)
     path = "layers/1-1/feed_forward/experts/down"
@@ -85,10 +85,10 @@ def test_wanda_scores_weights_by_the_norm_of_their_inputs(folder, deepseek_jax):
         (("--method", "heads"), "layer"),
     ],
 )
-def test_the_default_scope_is_each_output_for_wanda(folder, deepseek_jax, tmp_path, monkeypatch, options, expected):
+def test_the_default_scope_is_each_output_for_wanda(folder, run_command, tmp_path, monkeypatch, options, expected):
     asked = []
     monkeypatch.setattr(pruning, "prune", lambda given, target, method, settings, **_: asked.append(settings.scope))
-    assert deepseek_jax("prune", f"{folder}/run", f"{tmp_path}/out", *options)[0] == 0
+    assert run_command("prune", f"{folder}/run", f"{tmp_path}/out", *options)[0] == 0
     assert asked == [expected]
 
 
@@ -113,32 +113,32 @@ def test_tokenizer_config_json_is_copied_along(folder, tmp_path):
     assert (tmp_path / "out" / "tokenizer_config.json").exists()
 
 
-def test_a_pattern_determines_the_share_that_is_removed(folder, deepseek_jax):
-    status, out, _ = deepseek_jax("prune", f"{folder}/run", f"{folder}/quarter", "--pattern", "1:4")
+def test_a_pattern_determines_the_share_that_is_removed(folder, run_command):
+    status, out, _ = run_command("prune", f"{folder}/run", f"{folder}/quarter", "--pattern", "1:4")
     assert status == 0 and "75% removed: validation loss" in out and out.count("removed") == 1
     assert "75.0% of" in (folder / "quarter" / "pruning.html").read_text()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "changed"), [("heads", "num_attention_heads"), ("experts", "n_routed_experts")])
-def test_structured_pruning_writes_a_smaller_run(folder, deepseek_jax, method, changed):
+def test_structured_pruning_writes_a_smaller_run(folder, run_command, method, changed):
     command = "prune", f"{folder}/run", f"{folder}/{method}", "--method", method, "--sparsity", "0.4"
-    status, out, _ = deepseek_jax(*command)
+    status, out, _ = run_command(*command)
     assert status == 0 and "50% removed: validation loss" in out
     config = json.loads((folder / method / "config.json").read_text())["experiment"]["model"]
     assert config[changed] == getattr(tiny.MOE, changed) // 2
     small, large = (sum(leaf.size for leaf in weights(folder / name).values()) for name in (method, "run"))
     assert small < large
-    status, out, _ = deepseek_jax("eval", "--workdir", f"{folder}/{method}")
+    status, out, _ = run_command("eval", "--workdir", f"{folder}/{method}")
     assert status == 0 and "bits per byte" in out
 
 
 @pytest.mark.slow
-def test_prune_rewinds_to_an_existing_checkpoint_only(folder, deepseek_jax):
+def test_prune_rewinds_to_an_existing_checkpoint_only(folder, run_command):
     run = folder / "run"
     last = restore_model(run).step
-    assert deepseek_jax("prune", f"{run}", f"{folder}/ticket", "--rewind", f"{last}", "--sparsity", "0.8")[0] == 0
-    assert "has no checkpoint of step 1" in deepseek_jax("prune", f"{run}", f"{folder}/none", "--rewind", "1")[2]
+    assert run_command("prune", f"{run}", f"{folder}/ticket", "--rewind", f"{last}", "--sparsity", "0.8")[0] == 0
+    assert "has no checkpoint of step 1" in run_command("prune", f"{run}", f"{folder}/none", "--rewind", "1")[2]
 
 
 def test_rewinding_applies_the_masks_to_the_early_model_and_reports_its_loss(folder, tmp_path):
@@ -162,9 +162,9 @@ def test_rewinding_applies_the_masks_to_the_early_model_and_reports_its_loss(fol
     assert f"validation loss {of_written:.4f}, before {dense:.4f}" in (tmp_path / "out" / "pruning.html").read_text()
 
 
-def test_quantize_keeps_integers_and_eval_reads_them(folder, deepseek_jax):
+def test_quantize_keeps_integers_and_eval_reads_them(folder, run_command):
     options = "--weights", "int8", "--activations", "int8"
-    status, out, err = deepseek_jax("quantize", f"{folder}/run", f"{folder}/int8", *options)
+    status, out, err = run_command("quantize", f"{folder}/run", f"{folder}/int8", *options)
     assert (status, err) == (0, "") and "% of what float32 arrays take" in out
     written, given = any_checkpoint.read(folder / "int8"), any_checkpoint.read(folder / "run")
     assert written.experiment.arithmetic != given.experiment.arithmetic
@@ -177,11 +177,11 @@ def test_quantize_keeps_integers_and_eval_reads_them(folder, deepseek_jax):
         np.testing.assert_allclose(leaf, weights(folder / "run")[path], atol=0.01 * float(np.abs(leaf).max()))
     trained = restore_model(folder / "int8")
     assert trained.graphdef != restore_model(folder / "run").graphdef  # it includes the arithmetic
-    assert deepseek_jax("eval", "--workdir", f"{folder}/int8")[0] == 0
+    assert run_command("eval", "--workdir", f"{folder}/int8")[0] == 0
     assert jax.tree.leaves(trained.params)[0].dtype == np.float32
 
 
-def test_quantize_skips_the_measurement_without_data(folder, deepseek_jax, tmp_path, monkeypatch):
+def test_quantize_skips_the_measurement_without_data(folder, run_command, tmp_path, monkeypatch):
     """A released model has no data; --batches 0 skips the measurement for a run whose data is not at hand."""
 
     class Refusing:
@@ -192,20 +192,20 @@ def test_quantize_skips_the_measurement_without_data(folder, deepseek_jax, tmp_p
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes the output for a terminal
     for given, options in ((V3, ()), (folder / "run", ("--batches", "0"))):
         target = tmp_path / given.name
-        status, out, _ = deepseek_jax("quantize", f"{given}", f"{target}", "--weights", "int4", *options)
+        status, out, _ = run_command("quantize", f"{given}", f"{target}", "--weights", "int4", *options)
         assert status == 0 and "loss" not in out and "bytes" in out
         assert "reading the model" in out and "quantizing" in out, "a terminal shows what is being done"
     options = "--weights", "int8", "--activations", "int8", "--batches", "0"
-    status, _, err = deepseek_jax("quantize", f"{folder}/run", f"{tmp_path}/none", *options)
+    status, _, err = run_command("quantize", f"{folder}/run", f"{tmp_path}/none", *options)
     assert status == 2 and "--activations needs batches for its calibration; leave out --batches 0." in err
 
 
 @pytest.mark.slow
-def test_quantize_release_output_can_be_quantized_again(folder, deepseek_jax):
-    status, out, _ = deepseek_jax("quantize", f"{folder}/run", f"{folder}/fp8", "--weights", "fp8", "--release")
+def test_quantize_release_output_can_be_quantized_again(folder, run_command):
+    status, out, _ = run_command("quantize", f"{folder}/run", f"{folder}/fp8", "--weights", "fp8", "--release")
     assert status == 0 and "validation loss" in out
     assert (folder / "fp8" / "model.safetensors").exists() and (folder / "fp8" / "tokenizer.json").exists()
-    assert deepseek_jax("quantize", f"{folder}/fp8", f"{folder}/again", "--weights", "int4", "--group", "16")[0] == 0
+    assert run_command("quantize", f"{folder}/fp8", f"{folder}/again", "--weights", "int4", "--group", "16")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -239,16 +239,16 @@ def test_quantize_release_output_can_be_quantized_again(folder, deepseek_jax):
         ),
     ],
 )
-def test_impossible_options_are_refused_in_one_sentence(folder, deepseek_jax, words, message):
-    status, _, err = deepseek_jax(*(word.format(run=folder / "run", new=folder / "new") for word in words))
+def test_impossible_options_are_refused_in_one_sentence(folder, run_command, words, message):
+    status, _, err = run_command(*(word.format(run=folder / "run", new=folder / "new") for word in words))
     assert status == 2 and err.count("\n") == 1 and message in err
     assert not (folder / "new").exists()
 
 
 @pytest.mark.parametrize("words", [("quantize", "--weights", "int8", "--checkpoint"), ("prune", "--rewind")])
-def test_a_step_of_a_released_model_is_refused(deepseek_jax, tmp_path, words):
+def test_a_step_of_a_released_model_is_refused(run_command, tmp_path, words):
     verb, *options = words
-    status, _, err = deepseek_jax(verb, str(V3), str(tmp_path / "out"), *options, "77")
+    status, _, err = run_command(verb, str(V3), str(tmp_path / "out"), *options, "77")
     assert status == 2
     assert err.endswith("is not a run directory and has no checkpoint of step 77; leave the step out.\n")
 
@@ -256,10 +256,10 @@ def test_a_step_of_a_released_model_is_refused(deepseek_jax, tmp_path, words):
 @pytest.mark.parametrize(
     "words", [("prune", "--sparsity", "0.5"), ("quantize", "--weights", "int8", "--activations", "int8")]
 )
-def test_a_model_without_its_tokenizer_is_refused(folder, deepseek_jax, tmp_path, words):
+def test_a_model_without_its_tokenizer_is_refused(folder, run_command, tmp_path, words):
     shutil.copytree(folder / "run", tmp_path / "run", ignore=shutil.ignore_patterns("tokenizer.json"))
     verb, *options = words
-    status, _, err = deepseek_jax(verb, f"{tmp_path}/run", f"{tmp_path}/new", *options)
+    status, _, err = run_command(verb, f"{tmp_path}/run", f"{tmp_path}/new", *options)
     assert status == 2 and "run has no tokenizer.json, which is needed to tokenize text; copy the model's" in err
     assert not (tmp_path / "new").exists()
 
@@ -273,9 +273,9 @@ def test_a_model_without_its_tokenizer_is_refused(folder, deepseek_jax, tmp_path
         (("wanda", "--paths", "embedding"), "wanda cannot measure the inputs of embedding; give"),
     ],
 )
-def test_impossible_pruning_is_refused_before_data_is_read(folder, deepseek_jax, monkeypatch, words, message):
+def test_impossible_pruning_is_refused_before_data_is_read(folder, run_command, monkeypatch, words, message):
     monkeypatch.setattr(pruning, "Measure", None)
-    status, _, err = deepseek_jax("prune", f"{folder}/run", f"{folder}/new", "--method", *words)
+    status, _, err = run_command("prune", f"{folder}/run", f"{folder}/new", "--method", *words)
     assert status == 2 and message in err
 
 

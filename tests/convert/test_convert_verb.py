@@ -24,12 +24,12 @@ from deepseek_jax.models.tree import by_path
 V3 = Path(__file__).parents[1] / "goldens/v3"
 
 
-def test_orbax_and_back_is_the_identity(deepseek_jax, tmp_path):
+def test_orbax_and_back_is_the_identity(run_command, tmp_path):
     """Safetensors to Orbax and back is the identity; the tokenizer is copied along."""
     source = shutil.copytree(V3, tmp_path / "source")
     (source / "tokenizer.json").write_text("{}")
-    assert deepseek_jax("convert", str(source), str(tmp_path / "orbax"), "--to", "orbax")[0] == 0
-    assert deepseek_jax("convert", str(tmp_path / "orbax"), str(tmp_path / "back"))[0] == 0
+    assert run_command("convert", str(source), str(tmp_path / "orbax"), "--to", "orbax")[0] == 0
+    assert run_command("convert", str(tmp_path / "orbax"), str(tmp_path / "back"))[0] == 0
     written, original = load_file(tmp_path / "back/model.safetensors"), load_file(V3 / "model.safetensors")
     assert written.keys() == original.keys()
     for name in original:
@@ -37,7 +37,7 @@ def test_orbax_and_back_is_the_identity(deepseek_jax, tmp_path):
     assert (tmp_path / "back/tokenizer.json").read_text() == "{}"
 
 
-def test_files_and_token_ids_for_other_programs_are_carried_along(deepseek_jax, tmp_path):
+def test_files_and_token_ids_for_other_programs_are_carried_along(run_command, tmp_path):
     """Files that chat programs look for, and the token ids in config.json."""
     source = shutil.copytree(V3, tmp_path / "source")
     (source / "chat_template.jinja").write_text("{{ messages }}")
@@ -45,10 +45,10 @@ def test_files_and_token_ids_for_other_programs_are_carried_along(deepseek_jax, 
     tokens = {"bos_token_id": 100, "eos_token_id": [101, 102], "pad_token_id": None}
     values = json.loads((source / "config.json").read_text()) | tokens
     (source / "config.json").write_text(json.dumps(values))
-    assert deepseek_jax("convert", str(source), str(tmp_path / "orbax"), "--to", "orbax")[0] == 0
-    assert deepseek_jax("convert", str(tmp_path / "orbax"), str(tmp_path / "back"))[0] == 0
+    assert run_command("convert", str(source), str(tmp_path / "orbax"), "--to", "orbax")[0] == 0
+    assert run_command("convert", str(tmp_path / "orbax"), str(tmp_path / "back"))[0] == 0
     release = ("--weights", "fp8", "--release")
-    assert deepseek_jax("quantize", str(source), str(tmp_path / "fp8"), *release)[0] == 0
+    assert run_command("quantize", str(source), str(tmp_path / "fp8"), *release)[0] == 0
     for directory in (tmp_path / "orbax", tmp_path / "back", tmp_path / "fp8"):
         written = json.loads((directory / "config.json").read_text())
         assert {key: written[key] for key in tokens} == tokens
@@ -69,21 +69,21 @@ def test_token_ids_of_a_run_are_taken_from_its_tokenizer(tmp_path):
     assert written == expected
 
 
-def test_a_model_of_no_released_generation_keeps_its_token_ids(deepseek_jax, tmp_path):
+def test_a_model_of_no_released_generation_keeps_its_token_ids(run_command, tmp_path):
     config = dataclasses.replace(huggingface.read_config(V3), masked_top_experts=1)
     source, out = tmp_path / "source", tmp_path / "out"
     huggingface.save(source, config, *huggingface.load(V3, config))
     values = json.loads((source / "config.json").read_text())
     assert values["model_type"] == "deepseek_jax"
     (source / "config.json").write_text(json.dumps(values | {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}))
-    assert deepseek_jax("convert", str(source), str(out))[0] == 0
+    assert run_command("convert", str(source), str(out))[0] == 0
     assert json.loads((out / "config.json").read_text())["eos_token_id"] == 1
     assert huggingface.read_config(out) == config
 
 
-def test_orbax_output_can_be_loaded(deepseek_jax, tmp_path):
+def test_orbax_output_can_be_loaded(run_command, tmp_path):
     out = tmp_path / "orbax"
-    assert deepseek_jax("convert", str(V3), str(out), "--to", "orbax", "--dtype", "bfloat16")[0] == 0
+    assert run_command("convert", str(V3), str(out), "--to", "orbax", "--dtype", "bfloat16")[0] == 0
     config = orbax_directory.read_config(out)
     params, buffers = orbax_directory.load(out, config, dtype="float32")
     expected, expected_buffers = huggingface.load(V3, config, dtype="bfloat16")
@@ -110,16 +110,16 @@ def test_ctrl_c_waits_until_orbax_has_written(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", pytest.param("[" * 10**5, id="nested")])
-def test_a_damaged_config_beside_orbax_is_named(deepseek_jax, tmp_path, content):
+def test_a_damaged_config_beside_orbax_is_named(run_command, tmp_path, content):
     (tmp_path / orbax_directory.ARRAYS).mkdir()
     (tmp_path / "config.json").write_text(content)
-    status, _, error = deepseek_jax("convert", str(tmp_path), str(tmp_path / "out"))
+    status, _, error = run_command("convert", str(tmp_path), str(tmp_path / "out"))
     assert status == 2 and f"{tmp_path}/config.json " in error
 
 
-def test_a_quantised_checkpoint_becomes_bfloat16(deepseek_jax, tmp_path):
+def test_a_quantised_checkpoint_becomes_bfloat16(run_command, tmp_path):
     source = V3.parent / "v3_fp8"
-    assert deepseek_jax("convert", str(source), str(tmp_path / "out"))[0] == 0
+    assert run_command("convert", str(source), str(tmp_path / "out"))[0] == 0
     values = json.loads((tmp_path / "out/config.json").read_text())
     assert "quantization_config" not in values
     written = load_file(tmp_path / "out/model.safetensors")
@@ -136,17 +136,17 @@ def test_a_quantised_checkpoint_becomes_bfloat16(deepseek_jax, tmp_path):
         ([str(V3), "out", "--to", "orbax", "--spelling", "deepseek"], "cannot be used with --to orbax"),
     ],
 )
-def test_impossible_conversions_are_refused(deepseek_jax, tmp_path, monkeypatch, words, message):
+def test_impossible_conversions_are_refused(run_command, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "something").touch()
-    status, _, error = deepseek_jax("convert", *words)
+    status, _, error = run_command("convert", *words)
     assert status == 2 and message in error and "Traceback" not in error
 
 
-def test_a_run_of_a_hybrid_network_is_refused(deepseek_jax, tmp_path):
+def test_a_run_of_a_hybrid_network_is_refused(run_command, tmp_path):
     record.claim(tmp_path / "run", SupervisedExperiment())
     (tmp_path / "run" / "checkpoints").mkdir()
-    status, _, error = deepseek_jax("convert", str(tmp_path / "run"), str(tmp_path / "out"))
+    status, _, error = run_command("convert", str(tmp_path / "run"), str(tmp_path / "out"))
     assert status == 2 and error.endswith("run has a hybrid network; convert writes language models.\n")
     assert not (tmp_path / "out").exists()
 
@@ -172,9 +172,9 @@ def with_number(tmp_path):
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("words", [[], ["--to", "orbax"], ["--dtype", "bfloat16"]], ids=" ".join)
-def test_nan_and_infinity_are_warned_of(deepseek_jax, tmp_path, with_number, number, words):
+def test_nan_and_infinity_are_warned_of(run_command, tmp_path, with_number, number, words):
     source = with_number(number)
-    status, _, error = deepseek_jax("convert", str(source), str(tmp_path / "out"), *words)
+    status, _, error = run_command("convert", str(source), str(tmp_path / "out"), *words)
     assert status == 0 and error.count("\n") == 1
     assert f"{source} holds NaN or infinity in 2 tensors, such as model.layers." in error
     assert error.endswith("a release that does is damaged, copy it again.\n")
@@ -190,31 +190,31 @@ def test_loading_a_checkpoint_with_nan_from_python_logs_a_warning(caplog, with_n
 
 
 @pytest.mark.parametrize("words", [[], ["--to", "orbax"]], ids=" ".join)
-def test_numbers_beyond_the_range_of_the_dtype_are_refused(deepseek_jax, tmp_path, with_number, words):
+def test_numbers_beyond_the_range_of_the_dtype_are_refused(run_command, tmp_path, with_number, words):
     source = with_number(1e6)
-    status, _, error = deepseek_jax("convert", str(source), str(tmp_path / "out"), "--dtype", "float16", *words)
+    status, _, error = run_command("convert", str(source), str(tmp_path / "out"), "--dtype", "float16", *words)
     assert status == 2 and error.count("\n") == 1 and error.startswith("deepseek-jax: model.layers.")
     assert error.endswith(
         "weight holds numbers beyond 65,504, the largest of float16; take another dtype, such as float32.\n"
     )
     assert not (tmp_path / "out").exists()  # so that the command can be repeated with another --dtype
-    assert deepseek_jax("convert", str(source), str(tmp_path / "rough"), "--dtype", "bfloat16")[2] == ""
+    assert run_command("convert", str(source), str(tmp_path / "rough"), "--dtype", "bfloat16")[2] == ""
 
 
 @pytest.mark.parametrize("words", [[], ["--to", "orbax"]], ids=" ".join)
-def test_our_own_checkpoints_are_cast_like_released_ones(deepseek_jax, tmp_path, words):
+def test_our_own_checkpoints_are_cast_like_released_ones(run_command, tmp_path, words):
     """Hyper-connections stay float32; a number beyond the range of the dtype is refused."""
     config = dataclasses.replace(huggingface.read_config(V3), hc_mult=2, num_hidden_layers=1, first_k_dense_replace=1)
     params, buffers = jax.tree.map(lambda leaf: np.full(leaf.shape, 1 / 3, leaf.dtype), abstract_trees(config))
     orbax_directory.save(tmp_path / "ours", config, params, buffers)
     ours, large, out = (str(tmp_path / name) for name in ("ours", "large", "out"))
-    assert deepseek_jax("convert", ours, out, "--dtype", "bfloat16", *words)[0] == 0
+    assert run_command("convert", ours, out, "--dtype", "bfloat16", *words)[0] == 0
     read = orbax_directory.load(out, config)[0] if words else huggingface.load(out, config, dtype=None)[0]
     of_params = {path: leaf.dtype.name for path, leaf in by_path(read).items()}
     assert of_params["embedding"] == of_params["norm/scale"] == "bfloat16"
     assert {of_params[path] for path in of_params if "residual" in path or "stream_head" in path} == {"float32"}
     orbax_directory.save(tmp_path / "large", config, params | {"head": params["head"] * 1e6}, buffers)
-    status, _, error = deepseek_jax("convert", large, out + "16", "--dtype", "float16", *words)
+    status, _, error = run_command("convert", large, out + "16", "--dtype", "float16", *words)
     assert status == 2 and "head" in error and "holds numbers beyond 65,504, the largest of float16" in error
 
 

@@ -99,8 +99,8 @@ assert all(written[name].tobytes() == original[name].tobytes() for name in origi
 """
 
 
-def test_each_device_reads_its_shards_and_saving_gathers_them(python):
-    done = python("-c", FOUR_DEVICES, str(V3), devices=4)
+def test_each_device_reads_its_shards_and_saving_gathers_them(run_python):
+    done = run_python("-c", FOUR_DEVICES, str(V3), devices=4)
     assert done.returncode == 0, done.stderr
 
 
@@ -143,9 +143,9 @@ for sizes in ({"fsdp": 2, "data": 4}, {"fsdp": 2, "expert": 4}, {"fsdp": 2, "ten
 """
 
 
-def test_a_tensor_shared_by_devices_is_read_once(python):
+def test_a_tensor_shared_by_devices_is_read_once(run_python):
     """FP8 matrices and their scales, sharded in various ways, are each read and decoded only once."""
-    done = python("-c", EIGHT_DEVICES, str(V3.parent / "v3_fp8"), devices=8)
+    done = run_python("-c", EIGHT_DEVICES, str(V3.parent / "v3_fp8"), devices=8)
     assert done.returncode == 0, done.stderr
 
 
@@ -171,7 +171,7 @@ print(peak() - before)
 
 
 @pytest.mark.slow
-def test_a_process_grows_by_no_more_than_the_largest_tensor(python, tmp_path):
+def test_a_process_grows_by_no_more_than_the_largest_tensor(run_python, tmp_path):
     """Rewriting 400 MB of weights, of which the largest matrix has 4 MB, needs about that matrix in both dtypes."""
     small, large, layers = V3.parent / "v1", tmp_path / "checkpoint", 24
     shapes = {"model.embed_tokens.weight": (2048, 512), "lm_head.weight": (2048, 512), "model.norm.weight": (512,)}
@@ -188,7 +188,7 @@ def test_a_process_grows_by_no_more_than_the_largest_tensor(python, tmp_path):
     float32 = np.dtype(np.float32)
     outputs = [Output(name, float32, shape, (lambda of=shape: np.ones(of, float32),)) for name, shape in shapes.items()]
     write(large / "model.safetensors", outputs, Tally(no_report, "writing", 0))
-    done = python("-c", REWRITE, str(small), str(large), str(tmp_path))
+    done = run_python("-c", REWRITE, str(small), str(large), str(tmp_path))
     assert done.returncode == 0, done.stderr
     largest, total = max(output.nbytes for output in outputs), sum(output.nbytes for output in outputs)
     assert int(done.stdout) < 4 * largest < total / 20

@@ -134,10 +134,10 @@ if __name__ == "__main__":
 """
 
 
-def test_readers_end_when_their_run_is_killed(python, tmp_path):
+def test_readers_end_when_their_run_is_killed(run_python, tmp_path):
     (tmp_path / "abandoned.py").write_text(ABANDONED)
     began = time.monotonic()
-    ended = python(str(tmp_path / "abandoned.py"))  # waits for the reader too, which inherits stdout
+    ended = run_python(str(tmp_path / "abandoned.py"))  # waits for the reader too, which inherits stdout
     assert ended.returncode == -signal.SIGKILL and time.monotonic() - began < 50
 
 

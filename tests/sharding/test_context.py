@@ -13,13 +13,13 @@ REST = ["context=8", "fsdp=2,context=2,tensor=2"]
 
 
 @pytest.fixture(scope="module")
-def findings(python):
+def findings(run_python):
     """findings(meshes) -> {mesh: {case: {"errors", "travelling"}}}, computed in one process and remembered."""
     known = {}
 
     def run(meshes: list[str]) -> dict:
         if (key := tuple(meshes)) not in known:
-            result = python("-m", "tests.sharding.attentions", *meshes, devices=8)
+            result = run_python("-m", "tests.sharding.attentions", *meshes, devices=8)
             assert result.returncode == 0, result.stderr
             known[key] = json.loads(result.stdout)
         return known[key]

@@ -155,22 +155,22 @@ print(json.dumps({
 """
 
 
-def test_on_tpus_only_filled_rows_are_sent(python):
+def test_on_tpus_only_filled_rows_are_sent(run_python):
     """The ragged all-to-all of TPUs, emulated here, moves what the padded one does, and so does its gradient."""
-    result = python("-c", RAGGED, devices=8)
+    result = run_python("-c", RAGGED, devices=8)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["same"] == [True, True] and found["moved"] > 0
     assert found["on tpu"] == [2, 0], "there and back"
 
 
-def test_experts_on_eight_devices_compute_what_one_does(python):
-    result = python("-c", EIGHT, devices=8)
+def test_experts_on_eight_devices_compute_what_one_does(run_python):
+    result = run_python("-c", EIGHT, devices=8)
     assert result.stdout.strip() == "same", result.stderr
 
 
-def test_int8_scales_are_of_whole_rows_when_rows_are_sharded(python):
-    result = python("-c", INT8, devices=4)
+def test_int8_scales_are_of_whole_rows_when_rows_are_sharded(run_python):
+    result = run_python("-c", INT8, devices=4)
     assert result.returncode == 0, result.stderr
     assert max(map(float, result.stdout.split())) < 1e-3
 

@@ -98,29 +98,29 @@ print(json.dumps(losses))
 
 
 @pytest.mark.slow
-def test_the_hybrid_network_on_eight_devices_computes_what_one_does(python):
-    result = python("-c", SEVERAL, "8", devices=8)
+def test_the_hybrid_network_on_eight_devices_computes_what_one_does(run_python):
+    result = run_python("-c", SEVERAL, "8", devices=8)
     assert result.stdout.strip() == "same", result.stderr
 
 
-def test_the_hybrid_network_on_four_devices_computes_what_one_does(python):
+def test_the_hybrid_network_on_four_devices_computes_what_one_does(run_python):
     """A table, whose network compiles fastest; the others are slow tests."""
-    result = python("-c", SEVERAL, "4", devices=4)
+    result = run_python("-c", SEVERAL, "4", devices=4)
     assert result.stdout.strip() == "same", result.stderr
 
 
 @pytest.mark.slow
-def test_the_loss_falls_on_eight_devices_as_on_one(python):
+def test_the_loss_falls_on_eight_devices_as_on_one(run_python):
     """Twenty steps on digits with augmentation, dropout, batch norm and two microbatches."""
     curves = {}
     for devices, sizes in ((1, {"data": 1}), (8, {"data": 4, "tensor": 2})):
-        result = python("-c", CURVE, json.dumps(sizes), devices=devices)
+        result = run_python("-c", CURVE, json.dumps(sizes), devices=devices)
         assert result.returncode == 0, result.stderr
         curves[devices] = json.loads(result.stdout)
     assert curves[1][-1] < curves[1][0] - 0.5
     np.testing.assert_allclose(curves[8], curves[1], rtol=1e-4)
 
 
-def test_a_context_axis_is_refused_for_the_hybrid_network(python):
-    result = python("-c", CURVE, json.dumps({"data": 1, "context": 2}), devices=2)
+def test_a_context_axis_is_refused_for_the_hybrid_network(run_python):
+    result = run_python("-c", CURVE, json.dumps({"data": 1, "context": 2}), devices=2)
     assert "mesh.context is 2; it splits sequences of tokens" in result.stderr

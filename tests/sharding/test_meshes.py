@@ -31,13 +31,13 @@ DRAWN = ["fsdp=2,expert=2,tensor=2", "data=2,context=2,expert=2"]
 
 
 @pytest.fixture(scope="module")
-def curves(python):
+def curves(run_python):
     """curves(model, meshes) -> {mesh: curve}, with "one" for one device; computed in one process and remembered."""
     known = {}
 
     def run(model: str, meshes: list[str]) -> dict:
         if (key := (model, *meshes)) not in known:
-            result = python("-m", "tests.sharding.curves", model, "one", *meshes, devices=8)
+            result = run_python("-m", "tests.sharding.curves", model, "one", *meshes, devices=8)
             assert result.returncode == 0, result.stderr
             known[key] = json.loads(result.stdout)
         return known[key]
@@ -54,19 +54,19 @@ def test_a_mesh_has_the_curve_of_one_device(curves, model, mesh):
     check(curves(model, QUICK[model]), mesh)
 
 
-def test_an_edited_table_of_rules_has_the_curve_of_one_device(python):
+def test_an_edited_table_of_rules_has_the_curve_of_one_device(run_python):
     """Parameters stored over two mesh axes, a vocabulary and experts' widths that are not sharded."""
     edits = 'STORED: "fsdp"->STORED: ("data", "fsdp")', '"vocab": "tensor"->"vocab": None'
     edits += ('"expert_mlp": "tensor"->"expert_mlp": None',)
     mesh = "data=2,fsdp=2,tensor=2"
-    result = python("-m", "tests.sharding.edited_rules", *edits, "v3", "one", mesh, devices=8)
+    result = run_python("-m", "tests.sharding.edited_rules", *edits, "v3", "one", mesh, devices=8)
     assert result.returncode == 0, result.stderr
     check(json.loads(result.stdout), mesh)
 
 
-def test_a_table_with_two_mesh_axes_where_only_one_works_is_refused(python):
+def test_a_table_with_two_mesh_axes_where_only_one_works_is_refused(run_python):
     edit = '"sequence": "context"->"sequence": ("context", "tensor")'
-    result = python("-m", "tests.sharding.edited_rules", edit, "v3", "one")
+    result = run_python("-m", "tests.sharding.edited_rules", edit, "v3", "one")
     assert "rules.py must map 'sequence' to one mesh axis, not ('context', 'tensor')" in result.stderr
 
 

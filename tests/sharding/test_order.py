@@ -35,8 +35,8 @@ print(json.dumps({
 """
 
 
-def test_unordered_collectives_are_found_and_after_puts_them_in_order(python):
-    result = python("-c", MIXED, devices=2)
+def test_unordered_collectives_are_found_and_after_puts_them_in_order(run_python):
+    result = run_python("-c", MIXED, devices=2)
     assert result.returncode == 0, result.stderr
     found = {name: len(pairs) for name, pairs in json.loads(result.stdout).items()}
     assert {name for name, count in found.items() if count} == {"two loops", "loop and conditional"}, found

@@ -19,9 +19,9 @@ from tests.train import tiny
 
 
 @pytest.fixture
-def measured(python):
+def measured(run_python):
     def run(*arguments, **options):
-        result = python("-m", "tests.sharding.pipelined", *arguments, devices=8, **options)
+        result = run_python("-m", "tests.sharding.pipelined", *arguments, devices=8, **options)
         assert result.returncode == 0, result.stderr
         return json.loads(result.stdout)
 

@@ -53,9 +53,9 @@ print(json.dumps({
 """
 
 
-def test_collectives_of_a_compiled_program(python):
+def test_collectives_of_a_compiled_program(run_python):
     """A collective in a loop counts once for each iteration; bytes are those that a ring algorithm sends."""
-    result = python("-c", EIGHT, devices=8)
+    result = run_python("-c", EIGHT, devices=8)
     assert result.returncode == 0, result.stderr
     read = json.loads(result.stdout)
     assert read["loops"] == 0
@@ -300,7 +300,7 @@ def test_compiler_remarks_are_captured_and_other_output_passes_to_stderr(capfd):
     assert capfd.readouterr().err == "first\nlast."
 
 
-def test_the_message_of_a_compiler_that_aborts_reaches_stderr(python):
+def test_the_message_of_a_compiler_that_aborts_reaches_stderr(run_python):
     program = """
 import os
 from deepseek_jax.pods.remarks import captured_remarks
@@ -308,7 +308,7 @@ with captured_remarks():
     os.write(2, b"F0 Check failed: what the matter is")
     os.abort()
 """
-    result = python("-c", program)
+    result = run_python("-c", program)
     assert result.returncode == -signal.SIGABRT and "Check failed: what the matter is" in result.stderr
 
 
@@ -398,9 +398,9 @@ print(json.dumps([(hlo.scopes(each), hlo.place(each, frames)) for each in remark
 """
 
 
-def test_a_compiler_remark_leads_to_its_source_line(python):
+def test_a_compiler_remark_leads_to_its_source_line(run_python):
     """With what this XLA really prints: the remark on standard error and the program with the stack frames."""
-    result = python("-c", REMATERIALISED, devices=8)
+    result = run_python("-c", REMATERIALISED, devices=8)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout) == [
         ["jit(moved)/layers/sharding_constraint", "deepseek_jax/models/moved.py:4"],
@@ -417,10 +417,10 @@ def is_installed(platform: str) -> bool:
 
 
 @pytest.mark.parametrize("platform, command, extra", [("tpu", TINY, "tpu"), ("cuda", GPUS, "gpu")])
-def test_without_the_compiler_the_extra_is_named(platform, command, extra, deepseek_jax):
+def test_without_the_compiler_the_extra_is_named(platform, command, extra, run_command):
     if is_installed(platform):
         pytest.skip(f"the extra [{extra}] is installed")
-    status, _, error = deepseek_jax(*command)
+    status, _, error = run_command(*command)
     assert status == 2 and f"'.[{extra}]'" in error and error.count("\n") == 1
 
 
@@ -428,15 +428,15 @@ def test_without_the_compiler_the_extra_is_named(platform, command, extra, deeps
 @pytest.mark.parametrize(
     "platform, command, moves_tokens", [("tpu", TINY, "ragged-all-to-all"), ("cuda", GPUS, "all-to-all")]
 )
-def test_a_step_for_eight_accelerators(platform, command, moves_tokens, python, tmp_path):
+def test_a_step_for_eight_accelerators(platform, command, moves_tokens, run_python, tmp_path):
     if not is_installed(platform):
         pytest.skip(f"{compilers.COMPILERS[platform][0]} is not installed")
-    result = python("-m", "deepseek_jax", *command, "--out", str(tmp_path))
+    result = run_python("-m", "deepseek_jax", *command, "--out", str(tmp_path))
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["fits"] and moves_tokens in report["collectives"] and report["unknown_loops"] == 0
     assert "fits: " in result.stdout and (tmp_path / "step.hlo").stat().st_size > 10_000
-    refused = python("-m", "deepseek_jax", *command, "--config.train.batch_size=65536")
+    refused = run_python("-m", "deepseek_jax", *command, "--config.train.batch_size=65536")
     assert refused.returncode == 0 and refused.stdout.startswith("does not fit")
 
 
@@ -460,25 +460,25 @@ def test_required_compiler_flags_precede_those_that_a_user_gives(name, variable,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("level", ["UNKNOWN", "O1"])  # the default, and the level that compiles faster
-def test_a_step_for_eight_tpu7x(level, python, monkeypatch):
+def test_a_step_for_eight_tpu7x(level, run_python, monkeypatch):
     """At either level libtpu aborts without the flags in pods/devices.py."""
     if not is_installed("tpu"):
         pytest.skip("libtpu is not installed")
     monkeypatch.setenv("JAX_OPTIMIZATION_LEVEL", level)
-    result = python("-m", "deepseek_jax", *(each.replace("v5e:2x4", "tpu7x:2x2x1") for each in TINY))
+    result = run_python("-m", "deepseek_jax", *(each.replace("v5e:2x4", "tpu7x:2x2x1") for each in TINY))
     assert result.returncode == 0, result.stderr
     assert "fits: " in result.stdout
 
 
 @pytest.mark.slow
-def test_a_sharded_sequence_uses_splash_attention_on_a_tpu(python, tmp_path):
+def test_a_sharded_sequence_uses_splash_attention_on_a_tpu(run_python, tmp_path):
     """Splash attention has one static mask, but the positions of a device's queries depend on the device."""
     if not is_installed("tpu"):
         pytest.skip("libtpu is not installed")
     widths = ("qk_nope_head_dim=128", "qk_rope_head_dim=64", "v_head_dim=128", "num_nextn_predict_layers=0")
     options = [f"--config.model.{width}" for width in widths] + ["--config.data.sequence_length=4096"]
     command = *TINY[:-1], "data=2,context=4", *options, "--out", str(tmp_path)
-    result = python("-m", "deepseek_jax", *command)
+    result = run_python("-m", "deepseek_jax", *command)
     assert result.returncode == 0, result.stderr
     program = (tmp_path / "step.hlo").read_text()
     assert all(name in program for name in ("splash_mha_fwd", "splash_mha_dkv", "splash_mha_dq"))

@@ -169,16 +169,16 @@ def test_failing_variants_are_reported_and_the_others_are_trained(make, trainer,
     ],
 )
 def test_a_variant_that_cannot_be_trained_as_configured_refuses_its_study(
-    make, trainer, root, tmp_path, deepseek_jax, changes, why, here
+    make, trainer, root, tmp_path, run_command, changes, why, here
 ):
     """Before the others are trained, whose verdict would have to wait for it; the study after it too."""
     whole = make().path.rename(tmp_path / "whole.py")
     loaded = make(f'Variant("odd", {{{changes}}}),')
     options = ["--root", str(root)] + ["--here"] * here
-    status, out, err = deepseek_jax("study", "run", str(whole), str(loaded.path), *options)
+    status, out, err = run_command("study", "run", str(whole), str(loaded.path), *options)
     assert (status, out, trainer.trained) == (2, "", [])
     assert "/rate.py: odd: " in err and why in err and err.count("\n") == 1
-    report_err = deepseek_jax("study", "report", str(loaded.path), "--root", str(root))[2]
+    report_err = run_command("study", "report", str(loaded.path), "--root", str(root))[2]
     assert report_err == err and not loaded.results.exists(), "a page without any run would have said: cannot tell"
     assert overview.lines([loaded.path], root)[0].verdict == overview.NOT_RUN
 
@@ -215,15 +215,13 @@ def test_a_schedule_that_the_steps_by_the_clock_are_too_few_for_refuses_its_stud
 
 
 @pytest.mark.parametrize("here", [True, False])
-def test_candidates_that_cannot_be_configured_are_reported_once_and_exit_with_2(
-    make, trainer, root, deepseek_jax, here
-):
+def test_candidates_that_cannot_be_configured_are_reported_once_and_exit_with_2(make, trainer, root, run_command, here):
     """A grid may contain some; the others are trained."""
     loaded = make(text=CANDIDATES)
     if not here:  # train the valid ones before, so that no worker is started
         running.work([loaded], root, QUIET)
     options = ["--root", str(root)] + ["--here"] * here
-    status, out, err = deepseek_jax("study", "run", str(loaded.path), *options)
+    status, out, err = run_command("study", "run", str(loaded.path), *options)
     first, second, third, *rest = out.splitlines()
     assert first.startswith("rate: 0 99: failed: a budget of 2560 tokens is less than one step")
     assert second.startswith("rate: 11 4: failed: the budget allows it 10 steps, but optimizer.schedule.name=")
@@ -251,11 +249,11 @@ def test_a_sweep_without_a_candidate_that_can_be_configured_is_refused(make, tra
         running.work([loaded], root, QUIET)
 
 
-def test_workers_leave_reporting_of_failures_to_their_parent(make, trainer, root, deepseek_jax, monkeypatch):
+def test_workers_leave_reporting_of_failures_to_their_parent(make, trainer, root, run_command, monkeypatch):
     monkeypatch.setenv(running.PARENT, "1")
     monkeypatch.setattr(running, "_end_with_parent", lambda: None)
     path = make(text=CANDIDATES).path
-    status, out, _ = deepseek_jax("study", "run", str(path), "--root", str(root), "--here")
+    status, out, _ = run_command("study", "run", str(path), "--root", str(root), "--here")
     assert status == 0 and "0 99" not in out
 
 
@@ -325,19 +323,19 @@ def write_speed(path):
     path.write_text(json.dumps({"per_second": 2560.0}))
 
 
-def test_a_misspelt_metric_is_refused_before_anything_is_trained(make, trainer, root, deepseek_jax):
+def test_a_misspelt_metric_is_refused_before_anything_is_trained(make, trainer, root, run_command):
     path = make(text=STUDY.replace('"final/loss"', '"final/los"')).path
     for options in (["--here"], []):
-        status, out, err = deepseek_jax("study", "run", str(path), "--root", str(root), *options)
+        status, out, err = run_command("study", "run", str(path), "--root", str(root), *options)
         assert (status, out, trainer.trained) == (2, "", [])
         assert err.endswith("rate.py: no run measures 'final/los'; choose one of final/loss, val/loss, final/bytes.\n")
 
 
 @pytest.mark.parametrize("equal", ["budget=255", 'equal="steps", budget=0.5'])
-def test_a_budget_of_no_step_is_refused_before_anything_is_trained(make, trainer, root, deepseek_jax, equal):
+def test_a_budget_of_no_step_is_refused_before_anything_is_trained(make, trainer, root, run_command, equal):
     path = make(text=STUDY.replace("budget=2_560", equal)).path
     for options in (["--here"], []):
-        status, out, err = deepseek_jax("study", "run", str(path), "--root", str(root), *options)
+        status, out, err = run_command("study", "run", str(path), "--root", str(root), *options)
         assert (status, out, trainer.trained) == (2, "", [])
         assert "rate.py: low: a budget of " in err and "is less than one step" in err
 
@@ -354,12 +352,12 @@ def test_a_custom_text_score_is_known_to_studies_and_early_stopping(monkeypatch)
     assert "likely" in evaluate.names(types.SimpleNamespace(domains=("one",), held_out_targets={"one": 7}))
 
 
-def test_variants_that_do_not_differ_are_refused_before_anything_is_trained(make, trainer, root, deepseek_jax):
+def test_variants_that_do_not_differ_are_refused_before_anything_is_trained(make, trainer, root, run_command):
     """Their difference would be exactly 0: they set what does not matter, or a value that the base already has."""
     lora = " (tune.lora.dora has no effect: tune.lora.rank is 0)"
     for changes, why in ('"log.every": 5', ""), ('"optimizer.peak_lr": 0.1', ""), ('"tune.lora.dora": True', lora):
         path = make(f'Variant("same", {{{changes}}}),').path
-        status, out, err = deepseek_jax("study", "run", str(path), "--root", str(root), "--here")
+        status, out, err = run_command("study", "run", str(path), "--root", str(root), "--here")
         assert (status, out, trainer.trained) == (2, "", [])
         assert err.endswith(
             f"low and same differ in nothing that learning depends on{why}; leave one out, or change it.\n"
@@ -438,14 +436,14 @@ def test_a_changed_study_leaves_its_old_runs_out(make, trainer, root):
     assert len(results.gather(make(), root)["runs"]) == 6
 
 
-def test_runs_trained_by_other_code_are_reported(make, trainer, root, deepseek_jax, monkeypatch):
+def test_runs_trained_by_other_code_are_reported(make, trainer, root, run_command, monkeypatch):
     loaded = make()
     words = "study", "run", str(loaded.path), "--root", str(root), "--here"
-    assert "different version of the code" not in deepseek_jax(*words)[1] and len(trainer.trained) == 6
+    assert "different version of the code" not in run_command(*words)[1] and len(trainer.trained) == 6
     monkeypatch.setattr(record, "code_hash", lambda: "another")
-    assert "rate: 6 of its runs were trained by a different version of the code; to" in deepseek_jax(*words)[1]
+    assert "rate: 6 of its runs were trained by a different version of the code; to" in run_command(*words)[1]
     more = make(text=STUDY.replace("seeds=3", "seeds=4"))
-    assert "rate: 6 of its runs were trained by a different version of" in deepseek_jax(*words)[1]
+    assert "rate: 6 of its runs were trained by a different version of" in run_command(*words)[1]
     assert len(trainer.trained) == 8
     assert "trained by 2 versions of the code" in (report.write(more, root)[0] / "report.md").read_text()
 
@@ -480,13 +478,13 @@ def test_committed_results_of_an_older_version_are_not_mixed_in(make, trainer, r
     assert {run["variant"] for run in found["runs"]} == {"low"} and found["missing"] == found["stale"] == 3
 
 
-def test_new_failures_are_not_hidden_by_committed_results(make, trainer, root, tmp_path, monkeypatch, deepseek_jax):
+def test_new_failures_are_not_hidden_by_committed_results(make, trainer, root, tmp_path, monkeypatch, run_command):
     """As when a change of the code breaks a variant that used to train."""
     loaded = make()
     running.work([loaded], root, QUIET)
     report.write(loaded, root)
     assert overview.lines([loaded.path], tmp_path / "no_runs_here")[0].runs == "6 of 6, from results.json"
-    _, error_summary, _ = deepseek_jax("study", "report", str(loaded.path), "--root", str(tmp_path / "no_runs_here"))
+    _, error_summary, _ = run_command("study", "report", str(loaded.path), "--root", str(tmp_path / "no_runs_here"))
     assert error_summary.endswith(f": holds (from its results.json: {tmp_path / 'no_runs_here'} has no run of it)\n")
 
     train = trainer.__class__.__call__
@@ -675,30 +673,30 @@ def test_a_new_setting_that_is_off_does_not_make_runs_stale(make):
     assert len(set(map(runs.identity, learnt))) == len(learnt)
 
 
-def test_one_run_of_a_slurm_array_is_trained_by_index(make, trainer, root, deepseek_jax):
+def test_one_run_of_a_slurm_array_is_trained_by_index(make, trainer, root, run_command):
     loaded = make()
     script = slurm.script(loaded, root)
     assert "#SBATCH --array=0-5" in script and '--index "$SLURM_ARRAY_TASK_ID"' in script
-    status, out, _ = deepseek_jax("study", "run", str(loaded.path), "--root", str(root), "--index", "3")
+    status, out, _ = run_command("study", "run", str(loaded.path), "--root", str(root), "--index", "3")
     assert status == 0 and len(trainer.trained) == 1 and out.startswith("rate: high, seed 1: final/loss")
-    status, _, err = deepseek_jax("study", "run", str(loaded.path), "--root", str(root), "--index", "6")
+    status, _, err = run_command("study", "run", str(loaded.path), "--root", str(root), "--index", "6")
     assert status == 2 and "has runs 0 to 5" in err
 
 
-def test_retrying_one_run_keeps_the_failures_of_the_others(make, trainer, root, deepseek_jax):
+def test_retrying_one_run_keeps_the_failures_of_the_others(make, trainer, root, run_command):
     """They would not be tried again in this process, and their reasons would be lost."""
     loaded = make('Variant("diverges", {"optimizer.peak_lr": 2.0}),')
     running.work([loaded], root, QUIET)
     words = "study", "run", str(loaded.path), "--root", str(root)
-    assert deepseek_jax(*words, "--index", "2", "--retry")[0] == 2
+    assert run_command(*words, "--index", "2", "--retry")[0] == 2
     assert [run.seed for run in running.failed(loaded, root)] == [0, 1, 2] and not running.to_do(loaded, root)
-    status, out, _ = deepseek_jax(*words, "--slurm", "--retry")
+    status, out, _ = run_command(*words, "--slurm", "--retry")
     assert status == 0 and '--index "$SLURM_ARRAY_TASK_ID" --retry &\n' in out
 
 
 @pytest.mark.parametrize("options", [["--here"], ["--index", "0"], ["--slurm"]])
-def test_jobs_are_refused_where_none_are_started(make, trainer, root, deepseek_jax, options):
-    status, _, err = deepseek_jax("study", "run", str(make().path), "--root", str(root), "--jobs", "2", *options)
+def test_jobs_are_refused_where_none_are_started(make, trainer, root, run_command, options):
+    status, _, err = run_command("study", "run", str(make().path), "--root", str(root), "--jobs", "2", *options)
     assert status == 2 and "--jobs is for worker processes, of which" in err and not trainer.trained
 
 
@@ -755,42 +753,42 @@ def test_results_go_beside_the_folder_of_studies_for_any_working_directory(make,
 
 
 @pytest.mark.parametrize("words", [["report", "--output"], ["run", "--root"]])
-def test_impossible_output_directories_are_refused(make, root, deepseek_jax, words):
+def test_impossible_output_directories_are_refused(make, root, run_command, words):
     path, (verb, option) = make().path, words
-    status, _, err = deepseek_jax("study", verb, str(path), "--root", str(root), option, str(path))
+    status, _, err = run_command("study", verb, str(path), "--root", str(root), option, str(path))
     assert status == 2 and err == f"deepseek-jax: {path} cannot be made a directory: Not a directory; give another.\n"
 
 
-def test_list_shows_verdicts_and_diff_shows_settings(make, trainer, root, deepseek_jax):
+def test_list_shows_verdicts_and_diff_shows_settings(make, trainer, root, run_command):
     loaded = make()
     assert overview.lines([loaded.path], root)[0].verdict == "not run yet"
     running.work([loaded], root, QUIET)
     (line,) = overview.lines([loaded.path], root)
     assert (line.name, line.runs, line.verdict) == ("rate", "6 of 6", "holds")
-    status, out, _ = deepseek_jax("study", "list", str(loaded.path), "--root", str(root))
+    status, out, _ = run_command("study", "list", str(loaded.path), "--root", str(root))
     assert status == 0 and "holds" in out
     low, high = (next((root / "rate").glob(f"{name}-0-*")) for name in ("low", "high"))
-    status, out, _ = deepseek_jax("study", "diff", str(low), str(high))
+    status, out, _ = run_command("study", "diff", str(low), str(high))
     assert (status, out) == (0, "optimizer.peak_lr: 0.1 in the first, 0.2 in the second\n")
 
 
-def test_diff_says_which_setting_is_empty(make, trainer, root, deepseek_jax):
+def test_diff_says_which_setting_is_empty(make, trainer, root, run_command):
     loaded = make('Variant("tuned", {"tune.freeze": "embedding", "optimizer.groups": "head lr=2"}),')
     running.work([loaded], root, QUIET)
     plain, tuned = (next((root / "rate").glob(f"{name}-0-*")) for name in ("low", "tuned"))
-    _, out, _ = deepseek_jax("study", "diff", str(plain), str(tuned))
+    _, out, _ = run_command("study", "diff", str(plain), str(tuned))
     assert "tune.freeze: empty in the first, embedding in the second" in out
     assert "optimizer.groups: empty in the first, ('head lr=2',) in the second" in out
 
 
-def test_brackets_in_a_question_are_not_taken_for_markup(make, root, deepseek_jax):
+def test_brackets_in_a_question_are_not_taken_for_markup(make, root, run_command):
     loaded = make(text=STUDY.replace("Is a higher rate better?", "Is [bold] or [/bold] better?"))
-    status, out, _ = deepseek_jax("study", "list", str(loaded.path), "--root", str(root))
+    status, out, _ = run_command("study", "list", str(loaded.path), "--root", str(root))
     assert status == 0 and "[bold]" in out and "[/bold]" in out
 
 
-def test_a_report_without_runs_is_refused(make, root, deepseek_jax):
-    status, _, err = deepseek_jax("study", "report", str(make().path), "--root", str(root))
+def test_a_report_without_runs_is_refused(make, root, run_command):
+    status, _, err = run_command("study", "report", str(make().path), "--root", str(root))
     assert status == 2 and "has no finished run; `deepseek-jax study run" in err and err.count("\n") == 1
     assert f" --root {root}` makes them" in err
 

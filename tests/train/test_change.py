@@ -75,10 +75,10 @@ print(*pulls(directory / "two"))
 """
 
 
-def test_a_parameter_of_ones_own_is_trained_on_two_devices_as_on_one(run, python):
+def test_a_parameter_of_ones_own_is_trained_on_two_devices_as_on_one(run, run_python):
     one = pulls(run / "run")
     assert len(one) == 3 and one[-1] < one[0]
-    result = python("-c", ON_TWO, str(run), devices=2)
+    result = run_python("-c", ON_TWO, str(run), devices=2)
     assert [float(word) for word in result.stdout.split()] == pytest.approx(one, rel=1e-5), result.stderr
 
 

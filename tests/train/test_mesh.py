@@ -37,8 +37,8 @@ print("same")
 """
 
 
-def test_eight_devices_compute_what_one_does(python):
-    result = python("-c", EIGHT, devices=8)
+def test_eight_devices_compute_what_one_does(run_python):
+    result = run_python("-c", EIGHT, devices=8)
     assert result.stdout.strip() == "same", result.stderr
 
 
@@ -61,9 +61,9 @@ for direction in directions:
 """
 
 
-def test_optimizer_state_may_have_other_shapes_than_the_parameters(python):
+def test_optimizer_state_may_have_other_shapes_than_the_parameters(run_python):
     """State with a parameter's shape is sharded like it; factored rows, maxima and histories are replicated."""
-    result = python("-c", OWN, devices=8)
+    result = run_python("-c", OWN, devices=8)
     assert result.stdout.split() == ["2", "2", "2"], result.stderr
 
 

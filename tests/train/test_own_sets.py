@@ -23,14 +23,14 @@ def get_config():
 
 
 @pytest.fixture
-def trained(tmp_path, deepseek_jax, monkeypatch):
+def trained(tmp_path, run_command, monkeypatch):
     """trained(name, *keys) trains a small network on tmp_path / name and returns (run directory, its scores)."""
     monkeypatch.chdir(tmp_path)
 
     def train(name: str, *keys: str) -> tuple[str, dict]:
         (tmp_path / "small.py").write_text(SMALL)
         words = [f"--config.{key}" for key in (f"dataset.name={name}", *keys)]
-        status, _, err = deepseek_jax("train", "--config", "small.py", "--workdir", "run", *words)
+        status, _, err = run_command("train", "--config", "small.py", "--workdir", "run", *words)
         assert status == 0, err
         rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
         return "run", {name: value for row in rows for name, value in row.items()}
@@ -38,7 +38,7 @@ def trained(tmp_path, deepseek_jax, monkeypatch):
     return train
 
 
-def test_boxes_are_learned_scored_and_predicted(tmp_path, trained, deepseek_jax):
+def test_boxes_are_learned_scored_and_predicted(tmp_path, trained, run_command):
     rng = np.random.default_rng(0)
     rows = []
     for number in range(40):
@@ -56,11 +56,11 @@ def test_boxes_are_learned_scored_and_predicted(tmp_path, trained, deepseek_jax)
     stopping = "stopping.metric=val/map50", "stopping.highest=True", "stopping.patience=9"
     run, scores = trained("t.jsonl", *columns, *keys, *length, *stopping)
     assert scores["final/map50"] > 0.3
-    status, out, _ = deepseek_jax("eval", "--workdir", run)
+    status, out, _ = run_command("eval", "--workdir", run)
     assert status == 0 and f"{scores['final/map50']:.5g}" in out
     with Image.open(tmp_path / "2.png") as picture:
         picture.resize((320, 200)).save(tmp_path / "large.png")
-    status, out, _ = deepseek_jax("predict", "--workdir", run, "2.png", "large.png")
+    status, out, _ = run_command("predict", "--workdir", run, "2.png", "large.png")
     found = [json.loads(line) for line in out.splitlines()]
     assert status == 0 and [each["file"] for each in found] == ["2.png", "large.png"]
     left, top, right, bottom = rows[2]["boxes"][0]
@@ -68,12 +68,12 @@ def test_boxes_are_learned_scored_and_predicted(tmp_path, trained, deepseek_jax)
         y0, x0, y1, x1 = each["boxes"][0]["box"]
         assert top < 8 * (y0 + y1) < bottom and left < 16 * (x0 + x1) < right
     words = [f"--config.{key}" for key in columns]
-    assert deepseek_jax("data", "check", "t.jsonl", *words)[0] == 0
-    assert deepseek_jax("data", "show", "t.jsonl", "--augment", *words)[0] == 0
+    assert run_command("data", "check", "t.jsonl", *words)[0] == 0
+    assert run_command("data", "show", "t.jsonl", "--augment", *words)[0] == 0
     assert "<td>white</td>" in (tmp_path / "t.jsonl.html").read_text()
 
 
-def test_a_series_is_learned_scored_and_forecast(tmp_path, trained, deepseek_jax):
+def test_a_series_is_learned_scored_and_forecast(tmp_path, trained, run_command):
     values = [1000 + 10 * np.sin(2 * np.pi * step / 12) for step in range(240)]
 
     def write(name, values):
@@ -84,20 +84,20 @@ def test_a_series_is_learned_scored_and_forecast(tmp_path, trained, deepseek_jax
     keys = "model.recurrent.kind=gru", "objective.name=mse", "train.steps=200", "eval.every=100"
     run, scores = trained("t.csv", *columns, *keys)
     assert scores["final/mae"] < 1 < scores["final/seasonal naive, mae"] and scores["final/ridge regression, mae"] < 0.1
-    status, out, _ = deepseek_jax("eval", "--workdir", run)
+    status, out, _ = run_command("eval", "--workdir", run)
     assert status == 0 and f"{scores['final/mae']:.5g}" in out
     write("new.csv", values[:236])
-    status, out, _ = deepseek_jax("predict", "--workdir", run, "new.csv")
+    status, out, _ = run_command("predict", "--workdir", run, "new.csv")
     found = json.loads(out)
     assert status == 0 and (found["file"], found["line"]) == ("new.csv", 237)
     np.testing.assert_allclose(found["numbers"], values[236:], atol=2)
     write("new.csv", values[:23])
-    status, _, err = deepseek_jax("predict", "--workdir", run, "new.csv")
+    status, _, err = run_command("predict", "--workdir", run, "new.csv")
     assert (status, err) == (2, "deepseek-jax: new.csv has 23 values of level; this network forecasts from 24.\n")
     write("new.csv", [*values[:30], "x"])
-    status, _, err = deepseek_jax("predict", "--workdir", run, "new.csv")
+    status, _, err = run_command("predict", "--workdir", run, "new.csv")
     assert (status, err) == (2, "deepseek-jax: new.csv line 32: level is 'x'; it must be a number.\n")
     words = [f"--config.{key}" for key in columns]
-    assert deepseek_jax("data", "check", "t.csv", *words)[0] == 0
-    assert deepseek_jax("data", "show", "t.csv", *words)[0] == 0
+    assert run_command("data", "check", "t.csv", *words)[0] == 0
+    assert run_command("data", "show", "t.csv", *words)[0] == 0
     assert (tmp_path / "t.csv.html").read_text().count("data:image/png") == 1

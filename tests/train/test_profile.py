@@ -25,6 +25,6 @@ def test_a_trace_with_the_models_scopes_is_written_to_the_run_directory(tmp_path
 
 
 @pytest.mark.parametrize("steps", ["10", "4:3", "0:2", "a:b", "1:2:3"])
-def test_a_malformed_range_of_steps_is_refused(deepseek_jax, steps):
-    status, _, error = deepseek_jax("train", "--config", "x.py", "--workdir", "x", "--profile", steps)
+def test_a_malformed_range_of_steps_is_refused(run_command, steps):
+    status, _, error = run_command("train", "--config", "x.py", "--workdir", "x", "--profile", steps)
     assert status == 2 and f"{steps!r} is not a range of steps such as 10:13" in error

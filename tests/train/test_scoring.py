@@ -53,14 +53,15 @@ def test_groups_of_adapters_are_none_of_the_model_that_is_scored(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_of_one_device_is_sharded_and_scored_alike_on_four(tmp_path, python):
+def test_a_run_of_one_device_is_sharded_and_scored_alike_on_four(tmp_path, run_python):
     train(tiny.experiment(tmp_path, tiny.ROUTED, steps=6), tmp_path / "run", Console(quiet=True))
-    spread = python("-c", SPREAD, str(tmp_path / "run"), devices=4)
+    spread = run_python("-c", SPREAD, str(tmp_path / "run"), devices=4)
     assert float(spread.stdout) < 2, spread.stderr  # replicated on each it would be 4
     rows = [
-        python("-m", "deepseek_jax", "eval", "--workdir", str(tmp_path / "run"), devices=count) for count in (1, 3, 4)
+        run_python("-m", "deepseek_jax", "eval", "--workdir", str(tmp_path / "run"), devices=count)
+        for count in (1, 3, 4)
     ]
     one, three, four = ([line for line in each.stdout.splitlines() if "total" in line] for each in rows)
     assert one == three == four and one, [each.stderr for each in rows]
-    cut = python("-m", "deepseek_jax", "prune", str(tmp_path / "run"), "out", "--method", "wanda", devices=4)
+    cut = run_python("-m", "deepseek_jax", "prune", str(tmp_path / "run"), "out", "--method", "wanda", devices=4)
     assert cut.returncode == 0, cut.stderr

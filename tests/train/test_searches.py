@@ -89,16 +89,16 @@ def get_config():
 """
 
 
-def test_find_lr_writes_a_picture_only_on_request(deepseek_jax, tmp_path, monkeypatch):
+def test_find_lr_writes_a_picture_only_on_request(run_command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(CONFIG)
     argv = "find-lr", "--config", "mine.py", "--steps", "60", "--low", "1e-3", "--high", "1"
-    status, out, _ = deepseek_jax(*argv)
+    status, out, _ = run_command(*argv)
     assert status == 0 and [path.name for path in tmp_path.glob("*.png")] == []
     assert re.search(r"^rate +0\.001 +loss \d+\.\d{4}$", out, re.M) and len(re.findall("^rate ", out, re.M)) <= 12
     assert out.split("rate ")[-1].split()[0] == "1"  # the last rate tried is --high
     assert re.search(r"^--config\.optimizer\.peak_lr=\S+$", out, re.M)
-    status, out, _ = deepseek_jax(*argv, "--picture", "lr.png")
+    status, out, _ = run_command(*argv, "--picture", "lr.png")
     assert status == 0 and out.endswith("   (see the curve in lr.png)\n")
     assert (tmp_path / "lr.png").read_bytes().startswith(b"\x89PNG")
 
@@ -120,10 +120,10 @@ def test_batches_double_until_one_does_not_fit():
 @pytest.mark.parametrize(
     "room, said", [(3_000, "largest that fits: "), (10**12, "largest tried, larger ones may fit: ")]
 )
-def test_tune_batch_tells_a_limit_from_the_end_of_its_trials(deepseek_jax, tmp_path, monkeypatch, room, said):
+def test_tune_batch_tells_a_limit_from_the_end_of_its_trials(run_command, tmp_path, monkeypatch, room, said):
     monkeypatch.setattr(batch_sizes, "available_bytes", lambda: room)
     monkeypatch.setattr(batch_sizes, "MOST_DOUBLINGS", 16 if room == 3_000 else 2)
     (tmp_path / "mine.py").write_text(CONFIG)
-    status, out, _ = deepseek_jax("tune-batch", "--config", str(tmp_path / "mine.py"))
+    status, out, _ = run_command("tune-batch", "--config", str(tmp_path / "mine.py"))
     assert status == 0 and out.splitlines()[-1].startswith(said)
     assert ("does not fit" in out) == (room == 3_000)

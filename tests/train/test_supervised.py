@@ -168,23 +168,23 @@ def test_many_pictures_are_standardised_in_chunks(run, monkeypatch):
     assert predictor.predict(pictures.astype(np.float32) / 255) == found
 
 
-def test_eval_and_predict_from_the_command_line(run, tmp_path, deepseek_jax):
+def test_eval_and_predict_from_the_command_line(run, tmp_path, run_command):
     from PIL import Image
     from sklearn.datasets import load_digits
 
     workdir, scores = run
-    status, out, _ = deepseek_jax("eval", "--workdir", str(workdir))
+    status, out, _ = run_command("eval", "--workdir", str(workdir))
     assert status == 0 and f"{scores['final/accuracy']:.5g}" in out
     picture = tmp_path / "digit.png"
     Image.fromarray((load_digits().images[0] * 255 / 16).astype(np.uint8)).save(picture)
-    status, out, _ = deepseek_jax("predict", "--workdir", str(workdir), str(picture))
+    status, out, _ = run_command("predict", "--workdir", str(workdir), str(picture))
     found = json.loads(out)
     assert status == 0 and found["class"] == str(load_digits().target[0]) and found["file"] == str(picture)
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation tag of a phone held upright: the viewer has to rotate
     with Image.open(picture) as upright:
         upright.transpose(Image.Transpose.ROTATE_90).save(picture, exif=exif)
-    assert json.loads(deepseek_jax("predict", "--workdir", str(workdir), str(picture))[1]) == found
+    assert json.loads(run_command("predict", "--workdir", str(workdir), str(picture))[1]) == found
 
 
 def test_running_averages_of_batch_norms_move_by_a_tenth_towards_a_batch():
@@ -265,11 +265,11 @@ def test_starting_from_a_run_on_other_data_says_how_the_data_differ(table, quiet
     ]
 
 
-def test_predictions_for_a_table_name_file_and_line(table, tmp_path, deepseek_jax):
+def test_predictions_for_a_table_name_file_and_line(table, tmp_path, run_command):
     new, more = tmp_path / "new.csv", tmp_path / "more.csv"
     new.write_text('note,size,age\n"two\nlines",1,2\n\nx,3,4\n')
     more.write_text("age,size\n5,6\n")
-    status, out, _ = deepseek_jax("predict", "--workdir", f"{table}/run", str(new), str(more))
+    status, out, _ = run_command("predict", "--workdir", f"{table}/run", str(new), str(more))
     found = [json.loads(line) for line in out.splitlines()]
     assert status == 0
     assert [(each["file"], each["line"]) for each in found] == [(str(new), 3), (str(new), 5), (str(more), 2)]
@@ -277,9 +277,9 @@ def test_predictions_for_a_table_name_file_and_line(table, tmp_path, deepseek_ja
 
 
 @pytest.mark.parametrize("entry", ["", "nan", "-inf", "1e39", "x"])
-def test_a_table_entry_that_is_not_a_finite_number_is_refused_with_its_line(table, tmp_path, deepseek_jax, entry):
+def test_a_table_entry_that_is_not_a_finite_number_is_refused_with_its_line(table, tmp_path, run_command, entry):
     (tmp_path / "new.csv").write_text(f"age,size\n1,2\n\n{entry},3\n")
-    status, _, err = deepseek_jax("predict", "--workdir", f"{table}/run", f"{tmp_path}/new.csv")
+    status, _, err = run_command("predict", "--workdir", f"{table}/run", f"{tmp_path}/new.csv")
     assert status == 2 and err.count("\n") == 1
     assert (
         f"new.csv line 4: age is {entry!r}; it must be" in err
@@ -288,23 +288,23 @@ def test_a_table_entry_that_is_not_a_finite_number_is_refused_with_its_line(tabl
 
 
 @pytest.mark.parametrize(("entry", "said"), [("true", "True"), ('"40"', "'40'")])
-def test_a_json_entry_that_is_not_a_number_is_refused_with_its_line(table, tmp_path, deepseek_jax, entry, said):
+def test_a_json_entry_that_is_not_a_number_is_refused_with_its_line(table, tmp_path, run_command, entry, said):
     (tmp_path / "new.jsonl").write_text(f'{{"age": {entry}, "size": 3}}\n')
-    status, _, err = deepseek_jax("predict", "--workdir", f"{table}/run", f"{tmp_path}/new.jsonl")
+    status, _, err = run_command("predict", "--workdir", f"{table}/run", f"{tmp_path}/new.jsonl")
     assert (status, err) == (2, f"deepseek-jax: {tmp_path}/new.jsonl line 1: age is {said}; it must be a number.\n")
 
 
-def test_all_faults_of_a_table_to_predict_are_reported_together(table, tmp_path, deepseek_jax):
+def test_all_faults_of_a_table_to_predict_are_reported_together(table, tmp_path, run_command):
     argv = "predict", "--workdir", f"{table}/run", f"{tmp_path}/new.csv"
     (tmp_path / "new.csv").write_text("age,size\n1,x\n2\n3,4\n")
-    assert deepseek_jax(*argv)[::2] == (
+    assert run_command(*argv)[::2] == (
         2,
         f"deepseek-jax: {tmp_path}/new.csv has 2 faults:\n  line 2: size is 'x'; it must be a number.\n"
         "  line 3: the row does not have as many fields as the header.\n",
     )
     (tmp_path / "new.csv").write_text("age,length\n1,2\n")
     expected = f"deepseek-jax: {tmp_path}/new.csv has no column 'size'; its columns are age, length.\n"
-    assert deepseek_jax(*argv)[::2] == (2, expected)
+    assert run_command(*argv)[::2] == (2, expected)
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +336,7 @@ def write_rows(path, rows: list[dict]):
         writer.writerows(rows)
 
 
-def test_predictions_for_texts_in_a_table_use_the_text_column_not_whole_lines(mail, tmp_path, deepseek_jax):
+def test_predictions_for_texts_in_a_table_use_the_text_column_not_whole_lines(mail, tmp_path, run_command):
     folder, rows = mail
     texts = [row["body"].replace("\n", " ") for row in rows[:3]]
     rows = [{"number": str(number), "body": text} for number, text in enumerate(texts)]
@@ -345,12 +345,12 @@ def test_predictions_for_texts_in_a_table_use_the_text_column_not_whole_lines(ma
     (tmp_path / "new.txt").write_text("\n".join(texts) + "\n")
     found = {}
     for name in ("new.csv", "new.JSONL", "new.txt"):
-        status, out, _ = deepseek_jax("predict", "--workdir", f"{folder}/run", f"{tmp_path}/{name}")
+        status, out, _ = run_command("predict", "--workdir", f"{folder}/run", f"{tmp_path}/{name}")
         answers = [json.loads(line) for line in out.splitlines()]
         assert status == 0 and [answer["line"] for answer in answers] == ([2, 3, 4] if name == "new.csv" else [1, 2, 3])
         found[name] = [(answer["class"], answer["probability"]) for answer in answers]
     assert found["new.csv"] == found["new.JSONL"] == found["new.txt"]
-    status, out, _ = deepseek_jax("predict", "--workdir", f"{folder}/run", f"{folder}/mail.csv")
+    status, out, _ = run_command("predict", "--workdir", f"{folder}/run", f"{folder}/mail.csv")
     assert status == 0 and len(out.splitlines()) == 60
 
 
@@ -369,38 +369,38 @@ def test_starting_from_another_tokenizers_embeddings_is_refused_unless_they_are_
     begin(other, fresh="embedding")
 
 
-def test_a_table_without_the_text_column_is_refused(mail, tmp_path, deepseek_jax, monkeypatch):
+def test_a_table_without_the_text_column_is_refused(mail, tmp_path, run_command, monkeypatch):
     folder, _ = mail
     write_rows(tmp_path / "new.csv", [{"text": "buy", "folder": "a"}])
     argv = "predict", "--workdir", f"{folder}/run", f"{tmp_path}/new.csv"
     expected = f"deepseek-jax: {tmp_path}/new.csv has no column 'body'; its columns are text, folder.\n"
-    assert deepseek_jax(*argv)[::2] == (2, expected)
+    assert run_command(*argv)[::2] == (2, expected)
     monkeypatch.setattr(record, "read", lambda *_: SupervisedExperiment())  # as if trained on a built-in set
-    status, _, err = deepseek_jax(*argv)
+    status, _, err = run_command(*argv)
     assert status == 2 and "new.csv is a table, but dataset.columns.text of the training names no column" in err
 
 
 @pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "buy\n".encode("utf-16")])
-def test_binary_files_are_refused_as_text(mail, tmp_path, deepseek_jax, data):
+def test_binary_files_are_refused_as_text(mail, tmp_path, run_command, data):
     (tmp_path / "new").write_bytes(data)
-    status, out, err = deepseek_jax("predict", "--workdir", f"{mail[0]}/run", f"{tmp_path}/new")
+    status, out, err = run_command("predict", "--workdir", f"{mail[0]}/run", f"{tmp_path}/new")
     assert (status, out, err.count("\n")) == (2, "", 1) and "new is not text in UTF-8, as it holds zero bytes;" in err
 
 
 @pytest.mark.parametrize("name", ["new.txt", "new.csv"])
-def test_texts_that_are_not_utf8_are_refused_with_the_line(mail, tmp_path, deepseek_jax, name):
+def test_texts_that_are_not_utf8_are_refused_with_the_line(mail, tmp_path, run_command, name):
     """Refused as in training: replacing the undecodable letters would change the text."""
     (tmp_path / name).write_bytes("body\ncafé now\n".encode("latin-1"))
     expected = f"deepseek-jax: {tmp_path}/{name} is not UTF-8 in line 2; save it in that encoding.\n"
-    assert deepseek_jax("predict", "--workdir", f"{mail[0]}/run", f"{tmp_path}/{name}") == (2, "", expected)
+    assert run_command("predict", "--workdir", f"{mail[0]}/run", f"{tmp_path}/{name}") == (2, "", expected)
 
 
 @pytest.mark.parametrize(("changed", "what"), [({"kinds": "abc"}, "class_names"), ({"shift": 100}, "scaling")])
-def test_a_table_that_changed_after_training_is_refused(table, deepseek_jax, quiet, changed, what):
+def test_a_table_that_changed_after_training_is_refused(table, run_command, quiet, changed, what):
     kept = (table / "run/dataset.json").read_bytes()
     write_table(table / "t.csv", **changed)
     try:
-        status, _, err = deepseek_jax("eval", "--workdir", f"{table}/run")
+        status, _, err = run_command("eval", "--workdir", f"{table}/run")
         assert status == 2 and "is not what" in err and what in err
         with pytest.raises(UserError, match="t.csv is not what .*run was trained on"):
             train(of_table(table), table / "run", quiet)
@@ -420,8 +420,8 @@ def test_a_table_that_changed_after_training_is_refused(table, deepseek_jax, qui
         (("predict", str(Path(__file__).parent)), "tests/train is a directory; give the files in it, such as /"),
     ],
 )
-def test_commands_that_do_not_fit_the_run_are_refused(run, deepseek_jax, argv, sentence):
-    status, _, err = deepseek_jax(argv[0], "--workdir", str(run[0]), *argv[1:])
+def test_commands_that_do_not_fit_the_run_are_refused(run, run_command, argv, sentence):
+    status, _, err = run_command(argv[0], "--workdir", str(run[0]), *argv[1:])
     assert status == 2 and sentence in err
 
 

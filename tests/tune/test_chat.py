@@ -158,7 +158,7 @@ def test_there_are_no_compressor_baselines_for_conversations(corpus):
     assert compressors.bits_per_byte(corpus) == compressors.total_bits_per_byte(corpus) == {}
 
 
-def test_a_run_trains_on_answers_and_generates_from_wrapped_prompts(corpus, tokenizer, deepseek_jax, tmp_path):
+def test_a_run_trains_on_answers_and_generates_from_wrapped_prompts(corpus, tokenizer, run_command, tmp_path):
     evaluation = EvalConfig(every=0, batches=1, final_batches=1, samples=1, sample_tokens=4)
     experiment = dataclasses.replace(
         tiny.experiment(tmp_path, steps=2), data=corpus.data, optimizer=OptimizerConfig(), eval=evaluation
@@ -168,7 +168,7 @@ def test_a_run_trains_on_answers_and_generates_from_wrapped_prompts(corpus, toke
     asked = json.loads(_texts(corpus)[0])[0]["content"]
     assert (tmp_path / "run/samples.txt").read_text().startswith(f"{asked}\n")
     words = "generate", "--workdir", str(tmp_path / "run"), "--prompt", "qq", "--max-new-tokens", "4"
-    status, answer, _ = deepseek_jax(*words)
+    status, answer, _ = run_command(*words)
     wrapped = chat.prompt([{"role": "user", "content": "qq"}], "v3", tokenizer)
     said = api.generate(api.from_pretrained(tmp_path / "run"), [wrapped], 4, eos=tokenizer.eos)[0]
     assert status == 0 and answer == f"qq\n{tokenizer.decode(said)}\n"

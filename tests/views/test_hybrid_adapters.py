@@ -55,25 +55,25 @@ def parameters(directory) -> dict[str, np.ndarray]:
     return {path: np.asarray(leaf) for path, leaf in tree.by_path(restore_model(directory).params).items()}
 
 
-def test_adapters_are_saved_merged_and_unmerged(runs, deepseek_jax, tmp_path):
+def test_adapters_are_saved_merged_and_unmerged(runs, run_command, tmp_path):
     base, adapted = runs
     saved, merged, back = (str(tmp_path / name) for name in ("saved", "merged", "back"))
-    status, told, _ = deepseek_jax("adapters", "save", str(adapted), saved)
+    status, told, _ = run_command("adapters", "save", str(adapted), saved)
     assert status == 0 and "not included" not in told
-    assert deepseek_jax("adapters", "merge", str(base), saved, merged)[0] == 0
+    assert run_command("adapters", "merge", str(base), saved, merged)[0] == 0
     jax.tree.map(np.testing.assert_array_equal, parameters(merged), parameters(adapted))
-    assert deepseek_jax("adapters", "unmerge", merged, saved, back)[0] == 0
+    assert run_command("adapters", "unmerge", merged, saved, back)[0] == 0
     before, there, after = map(parameters, (base, merged, back))
     moved = [path for path in before if (before[path] != there[path]).any()]
     assert any(path.startswith("convolution/") for path in moved) and "attention/q" in moved
     for path in before:
         bound = 2.0**-24 * (np.abs(before[path]) + np.abs(there[path]) + 1e-30) * 1.0001
         assert (np.abs(after[path] - before[path]) <= bound).all(), path
-    status, told, _ = deepseek_jax("eval", "--workdir", merged)
+    status, told, _ = run_command("eval", "--workdir", merged)
     assert status == 0 and "accuracy" in told
 
 
-def test_save_says_what_adapters_cannot_include(runs, deepseek_jax, tmp_path):
+def test_save_says_what_adapters_cannot_include(runs, run_command, tmp_path):
     """The averages of batch norms change in training too; `save` says that adapters do not include them."""
     base, _ = runs
     model = dataclasses.replace(MODEL, convolution=ConvolutionConfig(filters=(8,), norm="batch"))
@@ -81,9 +81,9 @@ def test_save_says_what_adapters_cannot_include(runs, deepseek_jax, tmp_path):
     tune = TuneConfig(train="^head", lora=LoraConfig(rank=2))
     steps = dataclasses.replace(experiment.train, steps=1)
     train(dataclasses.replace(experiment, model=model, tune=tune, train=steps), tmp_path / "run", QUIET)
-    status, told, _ = deepseek_jax("adapters", "save", str(tmp_path / "run"), str(tmp_path / "saved"))
+    status, told, _ = run_command("adapters", "save", str(tmp_path / "run"), str(tmp_path / "saved"))
     assert status == 0 and "batch norms" in told and "tune.train='^head' trained in full" in told
-    status, _, error = deepseek_jax("adapters", "merge", str(base), str(tmp_path / "saved"), str(tmp_path / "merged"))
+    status, _, error = run_command("adapters", "merge", str(base), str(tmp_path / "saved"), str(tmp_path / "merged"))
     assert status == 0, error
 
 
@@ -98,7 +98,7 @@ def test_batch_norms_are_named_wherever_there_are_any():
         assert any("batch norms" in line for line in said) == there
 
 
-def test_adapters_of_another_network_are_refused(runs, deepseek_jax, tmp_path):
+def test_adapters_of_another_network_are_refused(runs, run_command, tmp_path):
     out = str(tmp_path / "out")
-    status, _, error = deepseek_jax("adapters", "merge", str(runs[0]), str(GOLDENS / "peft/v3_lora"), out)
+    status, _, error = run_command("adapters", "merge", str(runs[0]), str(GOLDENS / "peft/v3_lora"), out)
     assert status == 2 and "which this model does not have" in error

@@ -99,8 +99,8 @@ def test_masked_weights_get_no_gradient():
 
 
 @pytest.mark.slow
-def test_pruning_and_qlora_on_eight_devices_equal_one_device(python):
-    result = python("-m", "tests.views.training", "one", "fsdp=2,expert=2,tensor=2", devices=8)
+def test_pruning_and_qlora_on_eight_devices_equal_one_device(run_python):
+    result = run_python("-m", "tests.views.training", "one", "fsdp=2,expert=2,tensor=2", devices=8)
     assert result.returncode == 0, result.stderr
     one, many = json.loads(result.stdout).values()
     for name in ("pruned", "rounded"):
