@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -13,8 +12,7 @@ from deepseek_jax import host_memory
 from deepseek_jax.cli.runtime import threads_of
 from deepseek_jax.errors import LOG
 from tests import xla_flags
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.paths import ROOT
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the tests' tolerances assume float32 on a CPU
 os.environ.setdefault("XLA_FLAGS", xla_flags.FAST_COMPILE)

@@ -1,10 +1,12 @@
-"""Imports run in the one direction that docs/architecture.md promises, and test files have distinct names."""
+"""Imports run in the one direction that docs/architecture.md promises, and test files can be moved and changed."""
 
 import ast
 import collections
 from pathlib import Path
 
-PACKAGE = Path(__file__).parents[1] / "deepseek_jax"
+from tests.paths import ROOT
+
+PACKAGE, TESTS = ROOT / "deepseek_jax", ROOT / "tests"
 ORDER = (  # each subpackage may import those before it
     *("parallel", "models", "tasks", "data", "convert", "views", "infer", "train"),
     *("compress", "tune", "predict", "studies", "pods", "cli"),
@@ -63,5 +65,16 @@ def test_files_are_written_whole_except_where_the_user_names_them():
 
 def test_no_two_test_files_have_the_same_name():
     """pytest imports test files by base name: two of the same name break the collection of the whole suite."""
-    names = collections.Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    names = collections.Counter(path.name for path in TESTS.rglob("test_*.py"))
     assert not [name for name, count in names.items() if count > 1]
+
+
+def test_test_files_share_helpers_by_plain_modules():
+    """A conftest.py would be loaded twice, and a test file has to stay free to change."""
+    against = [
+        f"{path.relative_to(TESTS)} imports {name}"
+        for path in TESTS.rglob("*.py")
+        for name in imported(path)
+        if name.startswith("tests.") and any(part.startswith(("test_", "conftest")) for part in name.split(".")[1:])
+    ]
+    assert not against

@@ -19,9 +19,9 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.models.presets import preset
 from deepseek_jax.train.sinks import read_rows
+from tests.paths import GOLDENS, ROOT
 from tests.train import tiny
 
-ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted(
     path
     for pattern in ("*.md", "docs/*.md", "benchmarks/*.md", "experiments/**/*.md", "configs/*.py")
@@ -117,7 +117,7 @@ def test_the_code_in_docs_models_runs(monkeypatch, tmp_path):
     whole, new, traced, apart, inside = blocks("docs/models.md")
     monkeypatch.chdir(tmp_path)
     names = {"input_ids": np.arange(24).reshape(2, 12) % 50, "prompts": [[1, 2, 3], [4, 5]]}
-    model = ROOT / "tests/goldens/v32"
+    model = GOLDENS / "v32"
     exec(whole.replace('"DeepSeek-V2-Lite", dtype="bfloat16"', f'"{model}"'), names)
     assert (tmp_path / "copy").is_dir() and names["tokens"].shape == (2, 16)
     exec(new.replace("layers=2", "layers=2, hidden_size=32, vocab_size=64, intermediate_size=16"), dict(names))

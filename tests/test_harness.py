@@ -11,7 +11,7 @@ from rich.console import Console
 from deepseek_jax import api
 from deepseek_jax.errors import UserError
 from deepseek_jax.train import loop
-from tests.conftest import ROOT
+from tests.paths import GOLDENS
 from tests.train import tiny
 
 lm_eval = pytest.importorskip("lm_eval")
@@ -21,7 +21,6 @@ from lm_eval.tasks import TaskManager  # noqa: E402
 
 from deepseek_jax.harness import HarnessModel  # noqa: E402
 
-GOLDENS = ROOT / "tests/goldens"
 EXPECTED = json.loads((GOLDENS / "harness/expected.json").read_text())
 TASKS = {
     "choice": "output_type: multiple_choice\ndoc_to_choice: ['the', 'of', 'and']\ndoc_to_target: '{{label}}'",

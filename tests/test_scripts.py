@@ -5,7 +5,7 @@ import runpy
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.paths import ROOT
 
 FILES = sorted(path for room in ("benchmarks", "experiments") for path in (ROOT / room).rglob("*.py"))
 RIVALS = ROOT / "benchmarks/rivals"  # scripts for other Pythons, which need not have this package

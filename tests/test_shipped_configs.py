@@ -14,7 +14,7 @@ from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.state import abstract_state
 from deepseek_jax.train.step import make_step
 from deepseek_jax.train.views import as_trained
-from tests.conftest import ROOT
+from tests.paths import ROOT
 
 CONFIGS = ROOT / "configs"
 COMPILE = re.compile(r"deepseek-jax compile --config (configs/\w+\.py) (--topology .*(?:\\\n.*)?)")

@@ -1,8 +1,6 @@
 """Results of edits and measures are stored under names that distinguish functions made by one factory."""
 
 import functools
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,29 +8,7 @@ import pytest
 from deepseek_jax.errors import UserError
 from deepseek_jax.source_names import source_name
 from deepseek_jax.studies import Study, Sweep, Variant
-from tests.conftest import ROOT
-
-
-def scaled(by, how=None):
-    def edit(experiment, params, buffers):
-        return experiment, how(params, by), buffers
-
-    return edit
-
-
-def times(factor):
-    def through(tree):
-        return {key: through(leaf) if isinstance(leaf, dict) else leaf * factor for key, leaf in tree.items()}
-
-    return through
-
-
-def by_default(factor):
-    def edit(experiment, params, buffers, *, by=factor):
-        return experiment, params * by, buffers
-
-    return edit
-
+from tests.edits import by_default, scaled, times
 
 LONG = [np.arange(2000.0), np.arange(2000.0)]
 LONG[1][1000] = 0  # in the part that numpy's repr abbreviates
@@ -52,11 +28,12 @@ def test_functions_of_one_factory_have_distinct_stable_names(makers):
     assert once == again and len(set(once)) == len(makers)
 
 
-def test_names_are_the_same_in_every_process():
-    words = "frozenset({'a', 'b', 'c', 'd', 'e', 'f'})"
-    code = "from tests.test_source_names import *; print(source_name(scaled({}, times(2))))"
-    out = subprocess.run([sys.executable, "-c", code.format(words)], cwd=ROOT, capture_output=True, text=True)
-    assert out.stdout.strip() == source_name(scaled(frozenset("abcdef"), times(2)))
+def test_names_are_the_same_in_every_process(run_python):
+    """Sets are ordered by the hashes of their strings, which differ between processes."""
+    edit = "scaled(frozenset('abcdef'), times(2))"
+    names = "from deepseek_jax.source_names import source_name; from tests.edits import scaled, times"
+    result = run_python("-c", f"{names}; print(source_name({edit}))")
+    assert result.stdout.strip() == source_name(scaled(frozenset("abcdef"), times(2))), result.stderr
 
 
 def test_functions_without_a_stable_name_are_refused():

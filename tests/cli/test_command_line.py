@@ -6,7 +6,6 @@ import logging
 import re
 import sys
 import unittest.mock
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,12 +14,13 @@ from deepseek_jax import __main__, record
 from deepseek_jax.cli import arguments, runtime
 from deepseek_jax.config import Experiment
 from deepseek_jax.errors import LOG, UserError
+from tests.paths import ROOT
 
 FULL = "deepseek-jax: the disk is full: make room and run this again.  Training resumes from its last checkpoint.\n"
 GENERATE = ["generate", "--workdir", "x"]
 TRAIN = ["--config", "x", "--workdir", "y"]
 POD = ["--config", "x", "--topology", "v5p:8x8x8"]
-HYBRID = ["--config", str(Path(__file__).parents[2] / "configs/hybrid_mnist.py")]
+HYBRID = ["--config", str(ROOT / "configs/hybrid_mnist.py")]
 VERBS = (["train"], ["eval"], ["generate"], ["data", "prepare"], ["data", "inspect"])
 
 

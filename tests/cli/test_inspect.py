@@ -1,6 +1,6 @@
 """deepseek-jax inspect: a model's layers, parameters and cache at a glance."""
 
-from tests.conftest import ROOT
+from tests.paths import ROOT
 
 
 def test_a_released_model_is_shown_with_its_counts(run_command):

@@ -10,7 +10,7 @@ from deepseek_jax.parallel import topology
 from deepseek_jax.parallel.chips import CHIPS, chip_of
 from deepseek_jax.parallel.plan import Placement, abstract_mesh, problems
 from deepseek_jax.pods.text import amount
-from tests.conftest import ROOT
+from tests.paths import ROOT
 
 TINY = "plan", "--config", str(ROOT / "configs/v3_tiny.py"), "--topology", "v5e:2x4"
 

@@ -4,13 +4,13 @@ import json
 import re
 import shutil
 import signal
-from pathlib import Path
 from pydoc_data import topics
 
 import pytest
 
 from deepseek_jax.__main__ import main
 from deepseek_jax.train.setup import Setup
+from tests.paths import GOLDENS
 
 CONFIG = """
 from deepseek_jax.config import default_config
@@ -268,7 +268,7 @@ def test_options_that_a_released_checkpoint_cannot_serve_are_refused(run_command
 
 
 def test_a_released_checkpoint_without_or_with_a_wrong_tokenizer_is_refused(run_command, tmp_path, released):
-    v3 = shutil.copytree(Path(__file__).parents[1] / "goldens/v3", tmp_path / "v3")
+    v3 = shutil.copytree(GOLDENS / "v3", tmp_path / "v3")
     argv = "generate", "--workdir", str(v3), "--prompt", "a"
     status, _, err = run_command(*argv)
     expected = f"{v3} has no tokenizer.json, which is needed to tokenize text; copy the model's there."

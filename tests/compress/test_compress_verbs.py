@@ -5,7 +5,6 @@ import io
 import json
 import shutil
 import signal
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +25,10 @@ from deepseek_jax.train import any_checkpoint
 from deepseek_jax.train.checkpoint import Checkpoints, newest_intact
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.restore import restore_model
+from tests.paths import GOLDENS
 from tests.train import tiny
 
-V3 = Path(__file__).parents[1] / "goldens/v3"
+V3 = GOLDENS / "v3"
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from deepseek_jax.models.tree import flatten
 from deepseek_jax.views import rounding
 from deepseek_jax.views.matrices import LINEAR, matrix_of
 from deepseek_jax.views.rounding import Format
-from tests.compress.test_structured import source_of
+from tests.compress.sources import source_of
 from tests.sharding.curves import MODELS
 
 rounded = jax.jit(rounding.rounded, static_argnums=1)

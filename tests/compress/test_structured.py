@@ -1,27 +1,24 @@
 """Structurally pruned models compute what the large ones compute with zeros in place of the removed parts."""
 
 import dataclasses
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from deepseek_jax.compress import cuts, decoder_cuts, experts, structured
 from deepseek_jax.compress.config import PruneConfig
-from deepseek_jax.config import Experiment, SupervisedExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import checks, hybrid_config, tree
 from deepseek_jax.models.attention.kinds import KINDS
-from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.hybrid import Hybrid
 from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 from deepseek_jax.models.tree import flatten
 from deepseek_jax.train.restore import Trained
 from deepseek_jax.views.matrices import LINEAR, matrices
-from tests.models.test_hybrid_network import IMAGE, TEXT
+from tests.compress.sources import module, source_of
+from tests.models.hybrids import IMAGE, TEXT
 from tests.sharding.curves import MODELS
 
 V3 = dataclasses.replace(MODELS["v3"], num_hidden_layers=2)
@@ -53,23 +50,6 @@ CASES = {
     "deep": (DEEP, ("heads", "units", "channels")),
     "shallow": (IMAGE, ("units", "channels")),
 }
-
-
-def source_of(model) -> Trained:
-    family = "supervised" if isinstance(model, HybridConfig) else "language_model"
-    experiment = (SupervisedExperiment if family == "supervised" else Experiment)(model=model)
-    _, *arrays = tree.split(module(model))
-    draw = np.random.default_rng(1)
-
-    def noise(leaf):
-        return 0.1 * draw.normal(size=leaf.shape) if leaf.dtype == "float32" else 0
-
-    params, buffers = jax.tree.map(lambda leaf: jnp.asarray(leaf + noise(leaf), leaf.dtype), arrays)
-    return Trained(Path("runs/x"), experiment, 0, model, params, jax.tree.map(jnp.abs, buffers))
-
-
-def module(model):
-    return (Hybrid if isinstance(model, HybridConfig) else Decoder)(model, rngs=nnx.Rngs(params=0))
 
 
 def outputs(of: Trained):

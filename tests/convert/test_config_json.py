@@ -2,15 +2,14 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
 
 from deepseek_jax.convert import config_json, generations
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig, RopeScaling
+from tests.paths import GOLDENS
 
-GOLDENS = Path(__file__).parents[1] / "goldens"
 BEFORE_V4 = ("v2", "v2_lite", "v2_plain", "v3", "v3_plain", "v32")
 V4 = ("v4", "v4_r128")
 

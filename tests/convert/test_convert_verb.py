@@ -20,8 +20,9 @@ from deepseek_jax.convert.reading import abstract_trees
 from deepseek_jax.data.tokenizer import SMALLEST, Tokenizer, train_bpe
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.tree import by_path
+from tests.paths import GOLDENS
 
-V3 = Path(__file__).parents[1] / "goldens/v3"
+V3 = GOLDENS / "v3"
 
 
 def test_orbax_and_back_is_the_identity(run_command, tmp_path):

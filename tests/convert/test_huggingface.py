@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import jax
 import ml_dtypes
@@ -14,8 +13,7 @@ from deepseek_jax.convert import config_json, huggingface, safetensors_file
 from deepseek_jax.convert.tensors import Tensors
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
-
-GOLDENS = Path(__file__).parents[1] / "goldens"
+from tests.paths import GOLDENS
 
 
 @pytest.fixture(params=["v3", "v3_plain"])

@@ -1,7 +1,5 @@
 """Dequantised FP8 and FP4 matrices against their definition, number by number."""
 
-from pathlib import Path
-
 import ml_dtypes
 import numpy as np
 import pytest
@@ -12,8 +10,7 @@ from deepseek_jax.convert.tally import Tally
 from deepseek_jax.convert.tensors import Tensors
 from deepseek_jax.errors import UserError
 from deepseek_jax.reporting import no_report
-
-GOLDENS = Path(__file__).parents[1] / "goldens"
+from tests.paths import GOLDENS
 
 
 @pytest.mark.parametrize("scale_type", [np.float32, ml_dtypes.float8_e8m0fnu])

@@ -16,8 +16,8 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.moe import router
 from deepseek_jax.models.tree import ones, zeros
+from tests.paths import GOLDENS
 
-GOLDENS = Path(__file__).parents[1] / "goldens"
 CHECKPOINTS = {  # and the spelling that each has
     "v1": "huggingface",
     "moe": "huggingface",

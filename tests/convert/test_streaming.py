@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 import weakref
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +14,9 @@ from deepseek_jax.convert.safetensors_file import Entry, Output, entries, write
 from deepseek_jax.convert.tally import Tally
 from deepseek_jax.convert.tensors import INDEX, Tensors
 from deepseek_jax.reporting import no_report
+from tests.paths import GOLDENS
 
-V3 = Path(__file__).parents[1] / "goldens/v3"
+V3 = GOLDENS / "v3"
 
 
 @pytest.fixture

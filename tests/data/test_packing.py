@@ -11,7 +11,6 @@ import pytest
 from deepseek_jax.data.packing import PackedRows, rows_in
 from deepseek_jax.data.tokens import BLOCK, TokenStore, write_tokens
 from deepseek_jax.reporting import no_report
-from tests.data.conftest import LENGTH
 
 
 def epoch_rows(rows: PackedRows, number=0):
@@ -114,7 +113,8 @@ def test_rows_are_random_access(corpus):
 def test_each_epoch_and_domain_has_its_own_order(plain):
     """Rows are shuffled too, so that those that share a document are separated."""
     one = plain.train_rows(0, seed=3)
-    other = PackedRows(one.store, plain.tokenizer, sequence_length=LENGTH, fim_rate=0.0, domain=1, seed=3)
+    length = plain.data.sequence_length
+    other = PackedRows(one.store, plain.tokenizer, sequence_length=length, fim_rate=0.0, domain=1, seed=3)
     epochs = [one.epoch(0), one.epoch(1), other.epoch(0)]
     for orders in ([epoch.documents.tolist() for epoch in epochs], [epoch.rows.tolist() for epoch in epochs]):
         assert len({tuple(order) for order in orders}) == 3

@@ -20,7 +20,7 @@ from deepseek_jax.data.inspect import describe, render
 from deepseek_jax.data.pipeline import open_corpus
 from deepseek_jax.data.prepare import parse_weights, prepare_text
 from deepseek_jax.errors import UserError
-from tests.conftest import ROOT
+from tests.paths import ROOT
 
 VOCAB = 600
 

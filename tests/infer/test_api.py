@@ -28,10 +28,10 @@ from deepseek_jax.train import loop
 from deepseek_jax.train.restore import Trained
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.state import make_state
+from tests.paths import GOLDENS, ROOT
 from tests.train import tiny
 
-ROOT = Path(__file__).parents[2]
-V3 = ROOT / "tests/goldens/v3"
+V3 = GOLDENS / "v3"
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 

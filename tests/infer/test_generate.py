@@ -8,14 +8,10 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.infer import cache_lengths
 from deepseek_jax.infer.generate import generate, new_tokens
 from deepseek_jax.infer.sampling import GREEDY, Sampling
-from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.tree import merge
+from tests.infer.untrained import CONFIG
 
-SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "q_lora_rank": 16}
-HEADS = {"num_attention_heads": 2, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
-EXPERTS = {"first_k_dense_replace": 1, "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-CONFIG = ModelConfig(**SIZES, **HEADS, **EXPERTS, n_group=1, topk_group=1, initializer_range=0.3)
 PROMPTS = [[5, 6, 7], [9] * 20, [11, 3, 8, 2, 40, 41]]
 NO_EOS = -1
 

@@ -10,7 +10,7 @@ from deepseek_jax.infer.likelihood import likelihoods
 from deepseek_jax.infer.prompts import power_of_two
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.tree import merge
-from tests.infer.test_generate import CONFIG
+from tests.infer.untrained import CONFIG
 
 ROWS = [[5, 6, 7, 8, 9], [9] * 40, [11], [11, 3]]
 

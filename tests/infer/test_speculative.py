@@ -14,17 +14,14 @@ from deepseek_jax.infer.sampling import Sampling
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import Decoder, initialise
 from deepseek_jax.models.tree import merge
+from tests.infer.untrained import CONFIG
 
-SIZES = {"vocab_size": 8, "hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "q_lora_rank": 16}
-HEADS = {"num_attention_heads": 2, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
-EXPERTS = {"first_k_dense_replace": 1, "n_routed_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 PROMPTS = [[5], [4] * 20, [1, 3, 2, 2, 6, 0]]
 MANY = [*PROMPTS, *np.random.default_rng(0).integers(0, 8, (8, LENGTH_MULTIPLE)).tolist()]
 
 
 def config(depths: int) -> ModelConfig:
-    groups = {"n_group": 1, "topk_group": 1, "num_nextn_predict_layers": depths, "initializer_range": 0.3}
-    return ModelConfig(**SIZES, **HEADS, **EXPERTS, **groups)
+    return dataclasses.replace(CONFIG, vocab_size=8, num_nextn_predict_layers=depths)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
 
@@ -10,8 +9,9 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.models.counts import cache_made, cache_size, census, multi_head_cache
 from deepseek_jax.models.flops import attention_a_token
 from deepseek_jax.models.presets import PRESETS, preset
+from tests.paths import GOLDENS
 
-KNOWN = json.loads((Path(__file__).parents[1] / "goldens/param_counts.json").read_text())
+KNOWN = json.loads((GOLDENS / "param_counts.json").read_text())
 GROUPS = {  # our names -> those in param_counts.json
     "embedding": "embed",
     "attention": "attention",

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tests import xla_flags
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 600  # timeout in seconds of every wait here; a busy machine compiles slowly
 TRAIN = ("-m", "deepseek_jax", "train", "--config", str(ROOT / "tests" / "multiprocess" / "experiment.py"))
 

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import jax
 import pytest
@@ -13,8 +12,9 @@ import yaml
 
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
+from tests.paths import ROOT
 
-LAUNCH = Path(__file__).resolve().parents[2] / "experiments" / "launch"
+LAUNCH = ROOT / "experiments" / "launch"
 SCRIPTS = sorted(LAUNCH.glob("*.sh"))
 
 

@@ -4,13 +4,13 @@ import json
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from deepseek_jax.train import checkpoint
 from tests.multiprocess.group import Group, curve, last_step, load_entropies, start_training, train_to_end
+from tests.paths import GOLDENS
 
 STEPS = "train.steps=20"
 SLOWLY = {"SECONDS_A_STEP": "1"}  # so that a signal arrives long before the last step, however busy the machine is
@@ -211,7 +211,7 @@ with processes.together():
 
 
 def test_each_process_reads_only_the_experts_that_its_devices_hold(directory):
-    released = Path(__file__).parents[1] / "goldens/v3"
+    released = GOLDENS / "v3"
     with Group(directory, "-c", RELEASED, str(released), count=2) as group:
         assert group.finish() == [0, 0], group.output(0) + group.output(1)
         said = [json.loads(group.output(number).splitlines()[-1]) for number in (0, 1)]

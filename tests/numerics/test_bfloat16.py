@@ -3,8 +3,6 @@
 B batch  S sequence
 """
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,8 +24,7 @@ from deepseek_jax.models.mhc import HyperConnection, StreamHead
 from deepseek_jax.models.moe.router import TopKRouter
 from deepseek_jax.models.tree import merge, split
 from deepseek_jax.tasks import language_model
-
-GOLDENS = Path(__file__).parents[1] / "goldens"
+from tests.paths import GOLDENS
 
 OTHERS = ("v1", "moe", "v2", "v3", "v32")
 STEPS = 4

@@ -1,7 +1,5 @@
 """Every way to compute routed experts against a loop over experts, with gradients; the dense feed-forward."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +23,7 @@ from deepseek_jax.models.moe.experts import (
 )
 from deepseek_jax.models.tree import merge, split
 from deepseek_jax.parallel.dispatch import OVERFLOW_PROBABILITY, TILE, allot, plan, sufficient_capacity
+from tests.paths import GOLDENS
 
 E, D, WIDTH = 5, 8, 6
 
@@ -174,7 +173,7 @@ def test_under_plainly_vmap_and_second_derivatives_of_a_model_work():
 
     Inside `plainly()`, functions that were compiled before are compiled anew.
     """
-    model = deepseek_jax.from_pretrained(Path(__file__).parents[1] / "goldens/v3")
+    model = deepseek_jax.from_pretrained(GOLDENS / "v3")
     length = MOST_FOR_FEW // model.config.num_experts_per_tok + 1
     tokens = jnp.arange(2 * length).reshape(2, length) * 7 % model.config.vocab_size
 

@@ -1,7 +1,5 @@
 """The hybrid network and its parts compute what PyTorch computed, forward and backward."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +14,9 @@ from deepseek_jax.models.hybrid_config import AttentionConfig, HybridConfig, Rec
 from deepseek_jax.models.pooling import pool, real_steps
 from deepseek_jax.models.recurrent import Recurrent
 from deepseek_jax.models.self_attention import SelfAttention
+from tests.paths import GOLDENS
 
-EXPECTED = np.load(Path(__file__).parents[1] / "goldens/hybrid/expected.npz")
+EXPECTED = np.load(GOLDENS / "hybrid/expected.npz")
 
 
 def golden(case: str) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ from deepseek_jax.models.cached import CachedDecoder, unstacked
 from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.tree import merge
 from deepseek_jax.tasks import language_model
-from tests.numerics.conftest import GENERATIONS, VARIANTS, goldens_with
+from tests.numerics.golden_models import GENERATIONS, VARIANTS, goldens_with
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-4}  # logits reach 50 in v2_plain
 

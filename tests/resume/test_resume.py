@@ -16,8 +16,8 @@ import pytest
 
 from deepseek_jax.train import checkpoint
 from deepseek_jax.train.restore import restore_model
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 STEPS, STOPPED = 40, 32  # configured steps; the step at which patience runs out, three evaluations after the first
 SCRIPT = """
 import pathlib, signal, sys

@@ -82,7 +82,7 @@ from rich.console import Console
 from deepseek_jax.config import MeshConfig
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.state import make_state
-from tests.train.test_supervised import experiment
+from tests.train.digits import experiment
 
 whole = experiment(mesh=MeshConfig(**json.loads(sys.argv[1])))
 setup = prepare(whole, Console(quiet=True))

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from deepseek_jax.pods.remarks import captured_remarks
 from deepseek_jax.pods.report import page, report, scope, source
 from deepseek_jax.pods.roofline import bandwidth, bytes_written
 from deepseek_jax.pods.text import duration, verdict
+from tests.paths import ROOT
 from tests.train import tiny
 
 EIGHT = """
@@ -407,7 +407,7 @@ def test_a_compiler_remark_leads_to_its_source_line(run_python):
     ]
 
 
-CONFIG = str(Path(__file__).parents[2] / "configs" / "v3_tiny.py")
+CONFIG = str(ROOT / "configs" / "v3_tiny.py")
 TINY = "compile", "--config", CONFIG, "--topology", "v5e:2x4", "--mesh", "data=1,fsdp=2,expert=4"
 GPUS = "compile", "--config", CONFIG, "--topology", "h100:1x8", "--mesh", "data=1,fsdp=2,expert=4"
 

@@ -6,7 +6,7 @@ import pytest
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.studies import curves
 from deepseek_jax.studies.curves import by_variant, mean_curve, speed_up
-from tests.conftest import ROOT
+from tests.paths import ROOT
 
 
 def of_rows(count: int, above: float = 0.0) -> dict:

@@ -10,7 +10,7 @@ from pydoc_data import topics
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.paths import ROOT
 
 CONFIG = """
 from deepseek_jax.config import default_config

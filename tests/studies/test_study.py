@@ -22,7 +22,7 @@ from deepseek_jax.studies.study import Variant, load, slugs
 from deepseek_jax.studies.sweep import Sweep
 from deepseek_jax.tasks import scores
 from deepseek_jax.train import evaluate, restore
-from tests.conftest import ROOT
+from tests.paths import ROOT
 from tests.studies import fake
 from tests.studies.fake import STUDY, Killed
 

@@ -15,7 +15,7 @@ from deepseek_jax.studies import metrics, overview, report, running, runs, sweep
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.studies.sweep import Halving, LogUniform, Sweep
 from deepseek_jax.studies.sweeping import rungs, score_at, step_at
-from tests.conftest import ROOT
+from tests.paths import ROOT
 from tests.studies import fake
 
 TEXT = '''"""Which rate?"""

@@ -1,60 +1,14 @@
 """Training a changed program: it takes part in the step, on any mesh, and a run belongs to one such function."""
 
-import dataclasses
 import json
 
-import jax.numpy as jnp
 import pytest
-from rich.console import Console
 
 from deepseek_jax import record
-from deepseek_jax.config import EvalConfig, MeshConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.restore import restore_model
-from deepseek_jax.train.sinks import read_rows
-from tests.train import tiny
-
-QUIET = Console(quiet=True)
-
-
-def brief(directory, **mesh):
-    found = tiny.experiment(directory, steps=6)
-    brief = EvalConfig(batches=1, final_batches=1, samples=0)
-    return dataclasses.replace(found, eval=brief, mesh=MeshConfig(**mesh))
-
-
-def with_a_parameter(weight):
-    """A change by which one number, of weight `weight` in the loss, is trained beside the model's parameters."""
-
-    def changed(program):
-        def model(params):
-            return {name: leaf for name, leaf in params.items() if name != "pull"}
-
-        def make_parameters():
-            params, buffers = program.make_parameters()
-            return params | {"pull": jnp.ones(2)}, buffers
-
-        def loss(params, *rest):
-            value, aux = program.loss(model(params), *rest)
-            pull = weight * jnp.square(params["pull"]).sum()
-            return value + pull, aux | {"loss/pull": pull}
-
-        return dataclasses.replace(
-            program,
-            axes=program.axes | {"pull": (None,)},
-            make_parameters=make_parameters,
-            loss=loss,
-            update_buffers=lambda params, *rest: program.update_buffers(model(params), *rest),
-            score=lambda params, *rest: program.score(model(params), *rest),
-            to_model=lambda params, buffers: program.to_model(model(params), buffers),
-        )
-
-    return changed
-
-
-def pulls(workdir) -> list[float]:
-    return [row["loss/pull"] for row in read_rows(workdir / "metrics.jsonl") if "loss/pull" in row]
+from tests.train.changed import QUIET, brief, pulls, with_a_parameter
 
 
 @pytest.fixture(scope="module")
@@ -64,21 +18,10 @@ def run(tmp_path_factory):
     return directory
 
 
-ON_TWO = """
-import sys
-from pathlib import Path
-from tests.train.test_change import *
-
-directory = Path(sys.argv[1])
-train(brief(directory, fsdp=2), directory / "two", QUIET, until=3, change=with_a_parameter(0.5))
-print(*pulls(directory / "two"))
-"""
-
-
 def test_a_parameter_of_ones_own_is_trained_on_two_devices_as_on_one(run, run_python):
     one = pulls(run / "run")
     assert len(one) == 3 and one[-1] < one[0]
-    result = run_python("-c", ON_TWO, str(run), devices=2)
+    result = run_python("-m", "tests.train.changed", str(run), devices=2)
     assert [float(word) for word in result.stdout.split()] == pytest.approx(one, rel=1e-5), result.stderr
 
 

@@ -25,7 +25,7 @@ from deepseek_jax.train.language_model import LanguageModelTask
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.restore import restore_model
 from deepseek_jax.train.setup import Setup, prepare
-from tests.conftest import ROOT
+from tests.paths import ROOT
 from tests.train import tiny
 
 

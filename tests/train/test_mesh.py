@@ -1,7 +1,5 @@
 """The mesh, the table of sharding rules, and that a run on eight devices computes what one device does."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -11,6 +9,7 @@ from deepseek_jax.config import MeshConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import rules
 from deepseek_jax.parallel.mesh import axis_sizes, check_batch, check_sequence, make_mesh
+from tests.sharding.meshes import abstract_mesh
 
 EIGHT = """
 import numpy as np, jax
@@ -101,11 +100,6 @@ def test_two_axes_of_minus_one_are_refused():
 def test_an_axis_of_zero_devices_is_refused():
     with pytest.raises(UserError, match="mesh.tensor is 0"):
         MeshConfig(tensor=0)
-
-
-def abstract_mesh(**sizes):
-    sizes = dataclasses.asdict(MeshConfig(data=1)) | sizes
-    return jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes), (AxisType.Auto,) * len(sizes))
 
 
 def test_a_batch_that_the_mesh_does_not_divide_is_refused():

@@ -1,7 +1,5 @@
 """The step of each config lowers for a TPU, even without one: lowering fails for shapes that kernels do not support."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
 import pytest
@@ -14,8 +12,9 @@ from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.state import abstract_state
 from deepseek_jax.train.step import compile_step, make_step
+from tests.paths import ROOT
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = ROOT / "configs"
 LONG = 1024  # tokens per row, enough for attention to use its kernel
 OTHERS = ("v1", "moe", "v2", "v3", "v32", "v4")
 

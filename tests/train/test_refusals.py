@@ -6,8 +6,8 @@ import pytest
 
 from deepseek_jax.config import EvalConfig, SupervisedExperiment
 from deepseek_jax.train.refusals import refusals
+from tests.sharding.meshes import abstract_mesh
 from tests.train import tiny
-from tests.train.test_mesh import abstract_mesh
 
 
 def test_every_setting_that_does_not_fit_the_mesh_is_reported(tmp_path):

@@ -18,7 +18,7 @@ from deepseek_jax.train import batch_sizes, lr_range
 from deepseek_jax.train.batch_sizes import trials
 from deepseek_jax.train.lr_range import range_test, steepest
 from deepseek_jax.train.supervised import SupervisedTask
-from tests.train.test_supervised import experiment
+from tests.train.digits import experiment
 
 NO_CONVOLUTION = ConvolutionConfig(filters=())
 

@@ -17,13 +17,11 @@ from deepseek_jax import record
 from deepseek_jax.config import (
     CheckpointConfig,
     EvalConfig,
-    LogConfig,
-    OptimizerConfig,
     StartConfig,
     SupervisedExperiment,
     TrainConfig,
 )
-from deepseek_jax.data.augment.config import AugmentConfig, ImageAugmentConfig
+from deepseek_jax.data.augment.config import AugmentConfig
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.data.sets.scaling import Scaling
 from deepseek_jax.errors import UserError
@@ -39,30 +37,7 @@ from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.start import first_state
 from deepseek_jax.train.supervised import SupervisedTask, scores_of
 from deepseek_jax.train.supervised_program import supervised_program
-
-MODEL = HybridConfig(
-    convolution=ConvolutionConfig(filters=(16,), norm="batch"),
-    recurrent=RecurrentConfig(hidden_size=32),
-    attention=AttentionConfig(num_heads=2, key_dim=16),
-    dropout=0.1,
-)
-
-
-def experiment(**changes) -> SupervisedExperiment:
-    """A small network on scikit-learn's digits, with `changes` to the experiment's sections."""
-    return dataclasses.replace(
-        SupervisedExperiment(
-            model=MODEL,
-            dataset=DatasetConfig(name="digits"),
-            augment=AugmentConfig(image=ImageAugmentConfig(rotate=5.0)),
-            optimizer=OptimizerConfig(peak_lr=1e-2),
-            train=TrainConfig(steps=120, batch_size=64, microbatch_size=32),
-            eval=EvalConfig(every=60, batch_size=128),
-            checkpoint=CheckpointConfig(every=25),
-            log=LogConfig(every=10, tensorboard=False),
-        ),
-        **changes,
-    )
+from tests.train.digits import MODEL, experiment
 
 
 @pytest.fixture(scope="module")

