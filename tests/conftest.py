@@ -11,7 +11,7 @@ import pytest
 from deepseek_jax import host_memory
 from deepseek_jax.cli.runtime import threads_of
 from deepseek_jax.errors import LOG
-from tests import xla_flags
+from tests import processes, xla_flags
 from tests.paths import ROOT
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the tests' tolerances assume float32 on a CPU
@@ -29,13 +29,13 @@ def run_python(tmp_path_factory):
     """
 
     def run(*arguments: str, devices: int = 1, flags: str = xla_flags.FAST_COMPILE) -> subprocess.CompletedProcess:
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        flags = f"{flags} --xla_force_host_platform_device_count={devices}"
         threads = {"PJRT_NPROC": threads_of(devices)} if devices > 1 else {}
-        environment = os.environ | {"PYTHONPATH": path, "XLA_FLAGS": flags} | threads
-        command = [sys.executable, *arguments]
         return subprocess.run(
-            command, cwd=tmp_path_factory.mktemp("python"), env=environment, capture_output=True, text=True
+            [sys.executable, *arguments],
+            cwd=tmp_path_factory.mktemp("python"),
+            env=processes.environment(devices, flags) | threads,
+            capture_output=True,
+            text=True,
         )
 
     return run

@@ -1,8 +1,6 @@
 """Files and directories are written whole or not at all, and JSON is read with a message for each fault."""
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -80,7 +78,7 @@ def test_nothing_is_left_of_a_directory_whose_making_failed(target, error):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
-def test_what_a_killed_process_left_is_replaced(target, signum):
+def test_what_a_killed_process_left_is_replaced(target, signum, run_python):
     command = (
         "import os, sys; from deepseek_jax.files import made_whole\n"
         "with made_whole(sys.argv[1]) as directory:\n"
@@ -88,7 +86,7 @@ def test_what_a_killed_process_left_is_replaced(target, signum):
         f"    os.kill(os.getpid(), {signum})"
     )
     for _ in range(2):
-        assert subprocess.run([sys.executable, "-c", command, str(target)], check=False).returncode == -signum
+        assert run_python("-c", command, str(target.absolute())).returncode == -signum
         assert not (target / "config.json").exists()
     with made_whole(target) as directory:
         fill(directory)

@@ -2,7 +2,6 @@
 
 import json
 import re
-from pydoc_data import topics
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from deepseek_jax.data.quality import corpus
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.data.sets.registry import open_set
+from tests.user_files import TOPICS, write_csv
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def table(tmp_path):
     rows = rng.normal(size=(300, 4)) + 4 * labels[:, None]
     labels[:10] = 1 - labels[:10]  # lines 2 to 11
     lines = [",".join([*(f"{value:.6f}" for value in row), "ab"[label]]) for row, label in zip(rows, labels)]
-    (tmp_path / "table.csv").write_text("\n".join(["w,x,y,z,kind", *lines, *lines[-10:]]) + "\n")
+    write_csv(tmp_path / "table.csv", "w,x,y,z,kind", [*lines, *lines[-10:]])
     return tmp_path / "table.csv"
 
 
@@ -77,7 +77,7 @@ def test_the_page_for_pictures_has_all_sections(run_command, tmp_path):
 def test_coverage_of_a_single_training_record_is_reported_as_unknown(run_command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lines = [f"{row},{row**2},{'val' if row else 'train'}" for row in range(30)]
-    (tmp_path / "table.csv").write_text("\n".join(["x,y,split", *lines]) + "\n")
+    write_csv(tmp_path / "table.csv", "x,y,split", lines)
     columns = {"features": "x", "targets": "y", "split": "split"}
     given = [f"--config.dataset.columns.{name}={column}" for name, column in columns.items()]
     status, out, err = run_command("data", "check", "table.csv", *given)
@@ -96,8 +96,7 @@ def test_a_built_in_set_takes_precedence_over_a_directory_of_its_name(tmp_path, 
 def test_a_text_corpus_is_checked_for_copies_and_broken_records(run_command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEEPSEEK_JAX_DATA", str(tmp_path / "cache"))
-    texts = [text for _, text in sorted(topics.topics.items())]
-    lines = [json.dumps({"text": text}) for text in texts + [text.replace("the", "this", 1) for text in texts[:5]]]
+    lines = [json.dumps({"text": text}) for text in TOPICS + [text.replace("the", "this", 1) for text in TOPICS[:5]]]
     (tmp_path / "topics.jsonl").write_text("\n".join(["{", *lines]) + "\n")
     status, out, err = run_command("data", "check", "topics.jsonl", "--config.data.held_out=0.2")
     assert (status, err) == (0, "") and "1 record was skipped in reading" in out

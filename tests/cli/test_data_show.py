@@ -3,6 +3,7 @@
 import re
 
 from deepseek_jax.data.sets.show import SHOWN, alone
+from tests.user_files import people, write_csv
 
 
 def test_augment_shows_every_augmentation(run_command, tmp_path):
@@ -27,8 +28,7 @@ def test_pages_of_tables_and_series(run_command, tmp_path, monkeypatch):
 
 def test_a_users_own_table_is_shown_by_its_columns(run_command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    rows = [f"{number},{number % 7},{'ab'[number % 2]}" for number in range(40)]
-    (tmp_path / "t.csv").write_text("\n".join(["age,size,kind", *rows]) + "\n")
+    write_csv(tmp_path / "t.csv", "age,size,kind", people(40))
     columns = "--config.dataset.columns.features=age,size", "--config.dataset.columns.label=kind"
     split = "--config.dataset.val=0", "--config.dataset.test=0"
     assert run_command("data", "show", "t.csv", *columns, *split) == (0, "wrote t.csv.html\n", "")

@@ -1,33 +1,20 @@
 """Every verb on one small run, and what a user can get wrong between verbs."""
 
-import json
+import dataclasses
 import re
 import shutil
 import signal
-from pydoc_data import topics
 
 import pytest
 
 from deepseek_jax.__main__ import main
+from deepseek_jax.config import CheckpointConfig, DataConfig, Experiment, TrainConfig
 from deepseek_jax.train.setup import Setup
 from tests.paths import GOLDENS
+from tests.train import tiny
+from tests.user_files import TOPICS, write_config, write_texts
 
-CONFIG = """
-from deepseek_jax.config import default_config
-
-def get_config():
-    config = default_config()
-    config.model.update(vocab_size=512, hidden_size=32, num_hidden_layers=2, intermediate_size=64)
-    config.model.update(num_attention_heads=2, q_lora_rank=16, kv_lora_rank=16)
-    config.model.update(qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8, max_position_embeddings=64)
-    config.model.update(first_k_dense_replace=1, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
-    config.model.update(n_group=1, topk_group=1, num_nextn_predict_layers=1)
-    config.data.update(source="{folder}/text.jsonl", directory="{folder}/data", sequence_length=32, held_out=0.1)
-    config.train.update(steps=2, batch_size=2)
-    config.checkpoint.every = 1
-    return config
-"""
-
+MODEL = dataclasses.replace(tiny.FOUR_EXPERTS, vocab_size=512, max_position_embeddings=64, num_nextn_predict_layers=1)
 DENSE = "--config.model.num_hidden_layers=1", "--config.model.num_nextn_predict_layers=0"
 BRIEF = *DENSE, "--config.train.steps=1", "--config.eval.samples=0"  # for tests that only need some run
 
@@ -36,10 +23,15 @@ BRIEF = *DENSE, "--config.train.steps=1", "--config.eval.samples=0"  # for tests
 def folder(tmp_path_factory):
     """A folder with a config file (mine.py), its text, and the run directory `run` that `train` made with them."""
     folder = tmp_path_factory.mktemp("verbs")
-    texts = [topics.topics[name] for name in sorted(topics.topics)[:20]]
-    (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    (folder / "mine.py").write_text(CONFIG.format(folder=folder))
-    assert main(["train", "--config", f"{folder}/mine.py", "--workdir", f"{folder}/run"]) == 0
+    source = write_texts(folder / "text.jsonl", TOPICS[:20])
+    experiment = Experiment(
+        model=MODEL,
+        data=DataConfig(source=source, directory=str(folder / "data"), sequence_length=32, held_out=0.1),
+        train=TrainConfig(steps=2, batch_size=2),
+        checkpoint=CheckpointConfig(every=1),
+    )
+    config = write_config(folder / "mine.py", experiment)
+    assert main(["train", "--config", config, "--workdir", f"{folder}/run"]) == 0
     return folder
 
 

@@ -1,13 +1,12 @@
 """Fixtures: a small corpus that every Python has, the topics of `help()`, as JSONL."""
 
 import dataclasses
-import json
-from pydoc_data import topics
 
 import pytest
 
 from deepseek_jax.config import DataConfig
 from deepseek_jax.data.pipeline import open_corpus
+from tests.user_files import TOPICS, write_texts
 
 VOCAB = 600
 LENGTH = 32
@@ -17,9 +16,8 @@ LENGTH = 32
 def data(tmp_path_factory) -> DataConfig:
     """Two domains with half of the topics each, mixed 3 to 1."""
     directory = tmp_path_factory.mktemp("data")
-    texts = [text for _, text in sorted(topics.topics.items())]
-    for name, part in ("even", texts[::2]), ("odd", texts[1::2]):
-        (directory / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in part))
+    write_texts(directory / "even.jsonl", TOPICS[::2])
+    write_texts(directory / "odd.jsonl", TOPICS[1::2])
     return DataConfig(
         source="mix",
         weights=f"{directory}/even.jsonl=3,{directory}/odd.jsonl=1",

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import shutil
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,9 +44,10 @@ def expected():
     return dict(np.load(V3 / "expected.npz"))
 
 
-def test_importing_the_package_does_not_import_jax():
+def test_importing_the_package_does_not_import_jax(run_python):
     code = "import sys, deepseek_jax as d; assert 'jax' not in sys.modules; d.generate; assert 'jax' in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    result = run_python("-c", code)
+    assert result.returncode == 0, result.stderr
 
 
 def test_the_harness_says_what_to_install(monkeypatch):

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from deepseek_jax.parallel import processes
-from tests.multiprocess.group import Group, last_step, start_training, train_to_end
+from tests.multiprocess.group import last_step, start_training, train_to_end
+from tests.processes import Group
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +50,7 @@ with processes.together():
 
 
 def test_when_one_process_fails_it_says_why_and_the_others_end_too(directory):
-    with Group(directory, "-c", FAILS, count=2) as group:
+    with Group(directory, "-c", FAILS, count=2, devices=2) as group:
         statuses = group.finish()
         assert statuses[1] == 2
         assert group.output(1).strip().splitlines()[-1] == "deepseek-jax: process 1 of 2: the corpus cannot be read."
@@ -59,7 +60,7 @@ def test_when_one_process_fails_it_says_why_and_the_others_end_too(directory):
 def test_a_checkpoint_that_one_process_cannot_write_ends_all_processes(directory):
     """Otherwise the other's writer thread would wait for it for hours, while both train on."""
     overrides = "train.steps=1000000", "checkpoint.every=20"
-    with start_training(directory, "full", *overrides, count=2, environment={"FULL_DISK": "yes"}) as group:
+    with start_training(directory, "full", *overrides, count=2, variables={"FULL_DISK": "yes"}) as group:
         assert group.finish() == [2, processes.AGAIN]
         assert "deepseek-jax: process 0 of 2: the disk is full: " in group.output(0)
         assert "another process ended" in group.output(1)

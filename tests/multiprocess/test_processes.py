@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from deepseek_jax.train import checkpoint
-from tests.multiprocess.group import Group, curve, last_step, load_entropies, start_training, train_to_end
+from tests.multiprocess.group import curve, last_step, load_entropies, start_training, train_to_end
 from tests.paths import GOLDENS
+from tests.processes import Group
 
 STEPS = "train.steps=20"
 SLOWLY = {"SECONDS_A_STEP": "1"}  # so that a signal arrives long before the last step, however busy the machine is
@@ -30,7 +31,7 @@ def alone(directory):
 
 def test_a_run_killed_terminated_and_resumed_by_one_process_has_the_unbroken_curve(directory, alone):
     workdir = directory / "broken"
-    with start_training(directory, "broken", STEPS, count=2, environment=SLOWLY) as group:
+    with start_training(directory, "broken", STEPS, count=2, variables=SLOWLY) as group:
         group.wait_until(lambda: last_saved(workdir) >= 4)
         group.send(1, signal.SIGKILL)
         killed = time.monotonic()
@@ -44,7 +45,7 @@ def test_a_run_killed_terminated_and_resumed_by_one_process_has_the_unbroken_cur
             assert status == -signal.SIGABRT and "another task died" in group.output(0)
 
     before = last_saved(workdir)
-    with start_training(directory, "broken", STEPS, count=2, environment=SLOWLY) as group:
+    with start_training(directory, "broken", STEPS, count=2, variables=SLOWLY) as group:
         group.wait_until(lambda: "resuming" in group.output(0) and last_step(workdir) > before)
         group.send(1, signal.SIGTERM)  # not to the leader, which writes the files
         assert group.finish() == [0, 0]
@@ -66,7 +67,7 @@ def test_sigterm_is_heard_by_all_during_an_evaluation(directory):
     workdir = directory / "evaluated"
     slowly = {"SECONDS_A_HELD_OUT_BATCH": "2"}
     with start_training(
-        directory, "evaluated", *few, options=["--fail-when-stopped"], count=2, environment=slowly
+        directory, "evaluated", *few, options=["--fail-when-stopped"], count=2, variables=slowly
     ) as group:
         group.wait_until(lambda: last_step(workdir) == 4)
         group.send(1, signal.SIGTERM)
@@ -121,7 +122,7 @@ with processes.together():
 
 
 def test_each_process_reads_only_the_rows_that_its_devices_hold(directory):
-    with Group(directory, "-c", SHARES, count=2) as group:
+    with Group(directory, "-c", SHARES, count=2, devices=2) as group:
         assert group.finish() == [0, 0], group.output(0) + group.output(1)
         assert all(group.output(number).strip().endswith("same") for number in (0, 1))
 
@@ -141,7 +142,7 @@ with processes.together():
 @pytest.mark.slow
 def test_processes_wait_for_a_late_leader(directory):
     """gloo's collectives alone would time out after 30 seconds."""
-    with Group(directory, "-c", LATE_LEADER, count=2) as group:
+    with Group(directory, "-c", LATE_LEADER, count=2, devices=2) as group:
         assert group.finish() == [0, 0], group.output(0) + group.output(1)
         assert all("7" in group.output(number).splitlines() for number in (0, 1))  # among lines that gloo prints
 
@@ -169,7 +170,7 @@ def test_processes_share_the_checking_of_a_checkpoint(directory, alone):
     files = {step: sorted(json.loads((step / "checksums.json").read_text())) for step in (newest, before)}
     harmed = files[newest][1]
     (newest / harmed).write_bytes((newest / harmed).read_bytes()[:-1])
-    with Group(directory, "-c", CHECKS, str(directory / "checkpoints"), count=2) as group:
+    with Group(directory, "-c", CHECKS, str(directory / "checkpoints"), count=2, devices=2) as group:
         assert group.finish() == [0, 0], group.output(0) + group.output(1)
         said = [group.output(number).splitlines() for number in (0, 1)]
     assert f"checkpoint 20 is skipped: {harmed} is missing or was changed" in said[0]
@@ -212,7 +213,7 @@ with processes.together():
 
 def test_each_process_reads_only_the_experts_that_its_devices_hold(directory):
     released = GOLDENS / "v3"
-    with Group(directory, "-c", RELEASED, str(released), count=2) as group:
+    with Group(directory, "-c", RELEASED, str(released), count=2, devices=2) as group:
         assert group.finish() == [0, 0], group.output(0) + group.output(1)
         said = [json.loads(group.output(number).splitlines()[-1]) for number in (0, 1)]
     experts = json.loads((released / "config.json").read_text())["n_routed_experts"]

@@ -4,11 +4,7 @@ The run has every kind of state that is carried between steps: MTP, moving avera
 """
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +12,9 @@ import pytest
 
 from deepseek_jax.train import checkpoint
 from deepseek_jax.train.restore import restore_model
-from tests.paths import ROOT
+from tests.processes import Group, to_end
 
 STEPS, STOPPED = 40, 32  # configured steps; the step at which patience runs out, three evaluations after the first
-SCRIPT = """
-import pathlib, signal, sys
-from deepseek_jax.train.loop import train
-from tests.train import tiny
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in jobs of a script's background
-directory, workdir = map(pathlib.Path, sys.argv[1:])
-train(tiny.carrying_all(directory), workdir)
-"""
 CLOCKS = ("seconds", "per_second", "bytes", "goodput")  # endings of the only keys that may differ: times and memory
 
 
@@ -35,30 +23,8 @@ def directory(tmp_path_factory):
     return tmp_path_factory.mktemp("resume")
 
 
-def start(directory: Path, workdir: Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(directory), str(workdir)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen) -> str:
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
-
-
-def stop_when(process: subprocess.Popen, condition, how: signal.Signals):
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    process.send_signal(how)
+def start(directory: Path, workdir: Path) -> Group:
+    return Group(directory, "-m", "tests.resume.carrying_all", str(directory), str(workdir))
 
 
 def rows(workdir: Path) -> list[dict]:
@@ -79,39 +45,39 @@ def last_step(workdir: Path) -> int:
 @pytest.fixture(scope="module")
 def unbroken(directory):
     workdir = directory / "unbroken"
-    finish(start(directory, workdir))
+    to_end(start(directory, workdir))
     return workdir
 
 
 def test_resume_is_bit_exact_after_two_sigkills_ctrl_c_and_sigterm(directory, unbroken):
     workdir = directory / "broken"
-    process = start(directory, workdir)
-    stop_when(process, lambda: last_step(workdir) >= 8, signal.SIGKILL)
-    process.wait()
-
-    process = start(directory, workdir)
+    with start(directory, workdir) as run:
+        run.wait_until(lambda: last_step(workdir) >= 8)
+        run.send(0, signal.SIGKILL)
 
     def being_written():
         return last_step(workdir) >= 15 and any((workdir / "checkpoints").glob("*tmp*"))
 
-    stop_when(process, being_written, signal.SIGKILL)
-    process.wait()
+    with start(directory, workdir) as run:
+        run.wait_until(being_written, pause=0.001)
+        run.send(0, signal.SIGKILL)
 
-    process = start(directory, workdir)
-    stop_when(process, lambda: last_step(workdir) >= 18, signal.SIGINT)
-    said, _ = process.communicate(timeout=300)
+    with start(directory, workdir) as run:
+        run.wait_until(lambda: last_step(workdir) >= 18, pause=0.001)
+        run.send(0, signal.SIGINT)
+        assert run.finish() == [-signal.SIGINT]  # Python re-raises the signal where nobody catches KeyboardInterrupt
     saved = checkpoint.newest_intact(workdir / "checkpoints")
-    assert process.returncode == -signal.SIGINT  # Python re-raises the signal where nobody catches KeyboardInterrupt
-    assert f"stopped by Ctrl-C after step {saved}; the same command" in said and saved == last_step(workdir)
+    assert f"stopped by Ctrl-C after step {saved}; the same command" in run.output() and saved == last_step(workdir)
 
-    process = start(directory, workdir)
-    stop_when(process, lambda: last_step(workdir) >= 22, signal.SIGTERM)
-    said = finish(process)
+    with start(directory, workdir) as run:
+        run.wait_until(lambda: last_step(workdir) >= 22, pause=0.001)
+        run.send(0, signal.SIGTERM)
+        said = to_end(run)
     saved = checkpoint.newest_intact(workdir / "checkpoints")
     assert f"stopped by SIGTERM after step {saved}" in said
     assert saved == last_step(workdir) < STOPPED
 
-    assert f"resuming from step {saved}" in finish(start(directory, workdir))
+    assert f"resuming from step {saved}" in to_end(start(directory, workdir))
     assert measured(workdir) == measured(unbroken)
     assert [row["step"] for row in rows(workdir) if "loss/next" in row] == list(range(1, STOPPED + 1))
     left, right = restore_model(workdir), restore_model(unbroken)
@@ -125,7 +91,7 @@ def test_resume_is_bit_exact_after_two_sigkills_ctrl_c_and_sigterm(directory, un
 
 def test_training_a_finished_run_again_shows_its_scores_and_changes_nothing(directory, unbroken):
     before = rows(unbroken)
-    assert "validation bits per byte" in finish(start(directory, unbroken))
+    assert "validation bits per byte" in to_end(start(directory, unbroken))
     assert rows(unbroken) == before
 
 

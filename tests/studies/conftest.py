@@ -3,7 +3,8 @@
 import pytest
 
 from deepseek_jax.studies.study import load
-from tests.studies.fake import CONFIG, STUDY, Trainer
+from tests.studies.fake import BASE, STUDY, Trainer
+from tests.user_files import write_config
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def trainer(monkeypatch):
 @pytest.fixture
 def make(tmp_path):
     """make(further="", text=STUDY) writes a study file, with `further` variants, and loads it."""
-    (tmp_path / "base.py").write_text(CONFIG)
+    write_config(tmp_path / "base.py", BASE)
 
     def write_and_load(further="", text=STUDY):
         folder = tmp_path / "experiments" / "studies"

@@ -1,11 +1,12 @@
 """A fake trainer that takes no time: its losses are computed from the experiment, so reports can be compared."""
 
-import json
 import random
 
 from deepseek_jax import record
+from deepseek_jax.config import DataConfig, Experiment, OptimizerConfig, TrainConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies.runs import identity
+from tests.user_files import write_jsonl
 
 STUDY = '''"""Is a higher rate better?"""
 
@@ -25,17 +26,11 @@ study = Study(
     claim="high < low",
 )
 '''
-CONFIG = """
-from deepseek_jax.config import default_config
-
-
-def get_config():
-    config = default_config()
-    config.data.sequence_length = 64
-    config.train.update(steps=1, batch_size=4)
-    config.optimizer.peak_lr = 0.1
-    return config
-"""
+BASE = Experiment(
+    data=DataConfig(sequence_length=64),
+    optimizer=OptimizerConfig(peak_lr=0.1),
+    train=TrainConfig(steps=1, batch_size=4),
+)
 
 
 class Killed(BaseException):
@@ -79,4 +74,4 @@ def row(experiment, step):
 
 
 def write(workdir, rows):
-    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(workdir / "metrics.jsonl", rows)

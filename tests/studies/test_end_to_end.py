@@ -3,34 +3,23 @@
 import fcntl
 import json
 import signal
-import subprocess
-import sys
 import time
-from pydoc_data import topics
 
 import pytest
 
-from tests.paths import ROOT
+from deepseek_jax.config import (
+    CheckpointConfig,
+    DataConfig,
+    EvalConfig,
+    Experiment,
+    LogConfig,
+    OptimizerConfig,
+    TrainConfig,
+)
+from tests.processes import Group, to_end
+from tests.train import tiny
+from tests.user_files import TOPICS, write_config, write_texts
 
-CONFIG = """
-from deepseek_jax.config import default_config
-
-
-def get_config():
-    config = default_config()
-    config.model.update(vocab_size=400, hidden_size=32, num_hidden_layers=2, intermediate_size=64)
-    config.model.update(num_attention_heads=2, q_lora_rank=16, kv_lora_rank=16, num_nextn_predict_layers=0)
-    config.model.update(qk_nope_head_dim=8, qk_rope_head_dim=8, v_head_dim=8, initializer_range=0.02)
-    config.model.update(first_k_dense_replace=1, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
-    config.model.update(n_group=1, topk_group=1)
-    config.data.update(source="{folder}/text.jsonl", directory="{folder}/data", sequence_length=64, held_out=0.1)
-    config.optimizer.update(peak_lr=3e-3)
-    config.train.update(batch_size=2)
-    config.eval.update(final_batches=2, batches=1, samples=0)
-    config.checkpoint.every = 4
-    config.log.update(every=1, tensorboard=False)
-    return config
-"""
 STUDY = '''"""Is a shared expert worth having?"""
 
 from deepseek_jax.studies.measures import cache_bytes, shared_for_routed, specialisation
@@ -59,28 +48,30 @@ CLOCKS = ("per_second", "memory_bytes", "goodput")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    texts = [topics.topics[name] for name in sorted(topics.topics)[:20]]
-    (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    (folder / "base.py").write_text(CONFIG.format(folder=folder))
+    source = write_texts(folder / "text.jsonl", TOPICS[:20])
+    base = Experiment(
+        model=tiny.FOUR_EXPERTS,
+        data=DataConfig(source=source, directory=str(folder / "data"), sequence_length=64, held_out=0.1),
+        optimizer=OptimizerConfig(peak_lr=3e-3),
+        train=TrainConfig(batch_size=2),
+        eval=EvalConfig(final_batches=2, batches=1, samples=0),
+        checkpoint=CheckpointConfig(every=4),
+        log=LogConfig(every=1, tensorboard=False),
+    )
+    write_config(folder / "base.py", base)
     (folder / "studies").mkdir()
     (folder / "studies" / "shared.py").write_text(STUDY.format(folder=folder))
     return folder
 
 
-def start(folder, root, verb="run", *options):
-    command = [sys.executable, "-m", "deepseek_jax", "study", verb, f"{folder}/studies/shared.py", "--root", str(root)]
-    return subprocess.Popen([*command, *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(process, status=0):
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == status, output
-    return output
+def start(folder, root, verb="run", *options) -> Group:
+    command = "-m", "deepseek_jax", "study", verb, f"{folder}/studies/shared.py", "--root", str(root)
+    return Group(folder, *command, *options)
 
 
 def numbers(folder, root):
     """The results.json of a report, without times, memory and the path of the runs."""
-    finish(start(folder, root, "report", "--output", str(root / "report")))
+    to_end(start(folder, root, "report", "--output", str(root / "report")))
     found = json.loads((root / "report" / "results.json").read_text())
     assert found.pop("root") == str(root)
     for run in found["runs"]:
@@ -89,19 +80,9 @@ def numbers(folder, root):
     return found
 
 
-def killed_when(process, condition):
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
-
 @pytest.mark.slow
 def test_a_study_killed_twice_and_resumed_has_the_unbroken_report(folder):
-    error_summary = finish(start(folder, folder / "unbroken"), DIVERGED)
+    error_summary = to_end(start(folder, folder / "unbroken"), DIVERGED)
     assert error_summary.count("final/loss") == 6 and error_summary.count("failed: step") == 2
     unbroken = numbers(folder, folder / "unbroken")
     assert len(unbroken["runs"]) == 6 and {each["variant"] for each in unbroken["failed"]} == {"diverges"}
@@ -112,11 +93,13 @@ def test_a_study_killed_twice_and_resumed_has_the_unbroken_report(folder):
         return sum(len(path.read_text().splitlines()) for path in broken.glob("*/*/metrics.jsonl"))
 
     for rows in (6, 30):  # within the first run, within the second
-        killed_when(start(folder, broken), lambda rows=rows: begun() >= rows)
+        with start(folder, broken) as study:
+            study.wait_until(lambda rows=rows: begun() >= rows)
+            study.send(0, signal.SIGKILL)
         wait_for_worker(broken)
-    finish(start(folder, broken), DIVERGED)
+    to_end(start(folder, broken), DIVERGED)
     assert numbers(folder, broken) == unbroken
-    again = finish(start(folder, broken), DIVERGED)
+    again = to_end(start(folder, broken), DIVERGED)
     assert "2 runs failed, and none are left to do" in again and "final/loss" not in again, "nothing is trained again"
 
 

@@ -1,7 +1,6 @@
 """Measures and edits of trained models, on untrained or hand-made ones."""
 
 import dataclasses
-import json
 import types
 from pathlib import Path
 
@@ -31,6 +30,7 @@ from deepseek_jax.studies.measures.routing import _loads, divergence
 from deepseek_jax.train import setup
 from deepseek_jax.train.restore import Trained
 from tests.train import tiny
+from tests.user_files import write_jsonl
 
 TOKENS = jnp.arange(16).reshape(2, 8)
 BATCH = {"tokens": TOKENS, "positions": jnp.broadcast_to(jnp.arange(8), (2, 8)), "segment_ids": jnp.ones_like(TOKENS)}
@@ -66,7 +66,7 @@ def test_memory_of_a_step_grows_with_its_batch(tmp_path, monkeypatch):
 def test_tokens_to_a_loss_are_measured_only_if_it_is_reached(tmp_path, end, reached):
     base = tiny.experiment(tmp_path)  # steps of 4 x 64 tokens
     rows = [{"step": step, "loss/next": 5.0 if step < 20 else end, "tokens_per_second": 64.0} for step in range(1, 41)]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(tmp_path / "metrics.jsonl", rows)
     found = tokens_to(3.0)(made_of(base, directory=tmp_path))
     assert (found == {}) is not reached
     if reached:

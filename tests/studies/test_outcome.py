@@ -1,7 +1,6 @@
 """The summary of a run that a study keeps, computed from its rows."""
 
 import dataclasses
-import json
 import signal
 import types
 
@@ -14,6 +13,7 @@ from deepseek_jax.studies import running
 from deepseek_jax.studies.outcome import summarise
 from deepseek_jax.train import checkpoint, loop, preemption
 from tests.train import tiny
+from tests.user_files import write_jsonl
 
 
 def test_scores_are_the_last_ones_and_noisy_metrics_means_of_the_last_fifth(tmp_path):
@@ -29,7 +29,7 @@ def test_scores_are_the_last_ones_and_noisy_metrics_means_of_the_last_fifth(tmp_
         for step in range(1, 11)
     ]
     evaluations = [{"step": 5, "val/loss": 4.5}, {"step": 10, "val/loss": 4.0, "final/loss": 3.9}]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows + evaluations))
+    write_jsonl(tmp_path / "metrics.jsonl", rows + evaluations)
     found = summarise(tmp_path, experiment, seconds=1.0)
     assert found["scores"] == pytest.approx(
         {"val/loss": 4.0, "final/loss": 3.9, "tokens_per_second": 55, "memory_bytes": 100, "max_violation": 10}

@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 import types
 from pathlib import Path
 
@@ -257,15 +254,11 @@ def test_workers_leave_reporting_of_failures_to_their_parent(make, trainer, root
     assert status == 0 and "0 99" not in out
 
 
-def test_planning_takes_no_device(make, root):
+def test_planning_takes_no_device(make, root, run_python, monkeypatch):
     """A process that only starts workers would take the memory of a GPU, or a TPU, from them."""
     path = make(text=STUDY.replace("budget=2_560", 'budget=1e10, equal="flops"')).path
-    planning = "from deepseek_jax.__main__ import main; main()"
-    words = ["study", "run", str(path), "--slurm", "--root", str(root)]
-    environment = os.environ | {"JAX_PLATFORMS": "nowhere"}  # which fails where devices are asked for
-    found = subprocess.run(
-        [sys.executable, "-c", planning, *words], env=environment, cwd=ROOT, capture_output=True, text=True
-    )
+    monkeypatch.setenv("JAX_PLATFORMS", "nowhere")  # which fails where devices are asked for
+    found = run_python("-m", "deepseek_jax", "study", "run", str(path), "--slurm", "--root", str(root))
     assert found.returncode == 0 and "--array=0-5" in found.stdout, found.stderr
 
 

@@ -10,11 +10,12 @@ from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.data.sets.registry import open_set
 from deepseek_jax.data.sets.scaling import Scaling
 from deepseek_jax.train import baselines
+from tests.user_files import write_csv
 
 
 def opened(folder, columns: ColumnsConfig, rows: list[str], header: str):
-    (folder / "t.csv").write_text("\n".join([header, *rows]) + "\n")
-    settings = DatasetConfig(name=str(folder / "t.csv"), columns=columns, vocab_size=300, directory=str(folder))
+    name = write_csv(folder / "t.csv", header, rows)
+    settings = DatasetConfig(name, columns=columns, vocab_size=300, directory=str(folder))
     return open_set(settings)
 
 

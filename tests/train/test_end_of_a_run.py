@@ -19,6 +19,7 @@ from deepseek_jax.train import samples, summary
 from deepseek_jax.train.language_model import LanguageModelTask
 from deepseek_jax.train.shown import SHOWN
 from tests.train import tiny
+from tests.user_files import write_texts
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def corpus(tmp_path_factory):
     """Two domains, the first with the shortest possible documents."""
     directory = tmp_path_factory.mktemp("corpus")
     data = tiny.experiment(directory).data
-    (directory / "short.jsonl").write_text("".join(json.dumps({"text": f"{n}"}) + "\n" for n in range(400)))
+    write_texts(directory / "short.jsonl", map(str, range(400)))
     both = f"{directory}/short.jsonl=1,{data.source}=1"
     return open_corpus(dataclasses.replace(data, source="mix", weights=both, held_out=0.5), 400)
 

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-SMALL = """
-from deepseek_jax.config import default_config
+from deepseek_jax.config import LogConfig, OptimizerConfig, SupervisedExperiment, TrainConfig
+from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+from tests.user_files import write_config, write_csv, write_jsonl
 
-
-def get_config():
-    config = default_config("supervised")
-    config.model.convolution.update(filters=(16,), kernel_size=5, norm="batch")
-    config.model.recurrent.kind = "none"
-    config.model.attention.num_heads = 0
-    config.optimizer.peak_lr = 1e-2
-    config.train.batch_size = 16
-    config.log.tensorboard = False
-    return config
-"""
+SMALL = SupervisedExperiment(
+    model=HybridConfig(
+        convolution=ConvolutionConfig(filters=(16,), kernel_size=5, norm="batch"),
+        recurrent=RecurrentConfig("none"),
+        attention=AttentionConfig(0),
+    ),
+    optimizer=OptimizerConfig(peak_lr=1e-2),
+    train=TrainConfig(batch_size=16),
+    log=LogConfig(tensorboard=False),
+)
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def trained(tmp_path, run_command, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def train(name: str, *keys: str) -> tuple[str, dict]:
-        (tmp_path / "small.py").write_text(SMALL)
+        write_config(tmp_path / "small.py", SMALL)
         words = [f"--config.{key}" for key in (f"dataset.name={name}", *keys)]
         status, _, err = run_command("train", "--config", "small.py", "--workdir", "run", *words)
         assert status == 0, err
@@ -49,7 +49,7 @@ def test_boxes_are_learned_scored_and_predicted(tmp_path, trained, run_command):
         box = [int(left), int(top), int(left) + 8, int(top) + 8]
         rows.append({"file": f"{number}.png", "boxes": [box], "labels": [["grey", "white"][number % 2]]})
     rows.append({"file": "0.png", "boxes": [], "labels": []})
-    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(tmp_path / "t.jsonl", rows)
     columns = "dataset.columns.image=file", "dataset.columns.boxes=boxes", "dataset.columns.label=labels"
     keys = "model.sequence=cells", "objective.name=boxes", "objective.size_weight=2.0", "augment.image.flip=0.5"
     length = "train.steps=150", "eval.every=50", "train.seed=1"
@@ -77,7 +77,7 @@ def test_a_series_is_learned_scored_and_forecast(tmp_path, trained, run_command)
     values = [1000 + 10 * np.sin(2 * np.pi * step / 12) for step in range(240)]
 
     def write(name, values):
-        (tmp_path / name).write_text("\n".join(["level", *map(str, values)]) + "\n")
+        write_csv(tmp_path / name, "level", map(str, values))
 
     write("t.csv", values[:200])
     columns = "dataset.columns.series=level", "dataset.series.window=24", "dataset.series.horizon=4"

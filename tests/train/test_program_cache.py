@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import json
 
 import jax
 import numpy as np
@@ -18,6 +17,7 @@ from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.state import make_state
 from tests.train import tiny
 from tests.train.noisy import NoisyRouter
+from tests.user_files import write_csv, write_texts
 
 
 def seeded(experiment, seed):
@@ -102,13 +102,13 @@ def test_other_text_at_the_same_place_is_another_program(tmp_path):
     """The mean bytes per token are compiled into the program."""
     experiment = tiny.experiment(tmp_path)
     before = program_cache.cached(prepare(experiment, Console(quiet=True)))
-    (tmp_path / "topics.jsonl").write_text("".join(json.dumps({"text": f"{n} " + "ab" * 500}) + "\n" for n in range(9)))
+    write_texts(tmp_path / "topics.jsonl", (f"{n} " + "ab" * 500 for n in range(9)))
     assert program_cache.cached(prepare(experiment, Console(quiet=True)))[0] is not before[0]
 
 
 def test_another_objective_or_other_classes_are_another_program(tmp_path, monkeypatch):
     def programs(seed=0):
-        path.write_text("x,kind\n" + "".join(f"{n},{n % classes}\n" for n in range(60)))
+        write_csv(path, "x,kind", (f"{n},{n % classes}" for n in range(60)))
         columns = {"dataset.columns.features": ("x",), "dataset.columns.label": "kind"}
         experiment = of_set(str(path), columns | {"train.seed": seed, "train.batch_size": 8})
         return program_cache.cached(prepare(experiment, Console(quiet=True)))

@@ -8,6 +8,7 @@ import pytest
 from deepseek_jax.train import plots, report, sampled_indices, shown
 from deepseek_jax.train.summary import final_scores
 from deepseek_jax.train.verdict import verdict
+from tests.user_files import write_jsonl
 
 
 def row(step, loss=3.0, **changes):
@@ -100,7 +101,7 @@ def test_a_run_without_steps_is_not_called_healthy():
 def test_final_scores_are_the_last_scores_median_speed_and_latest_goodput(tmp_path):
     speeds = [row(step, tokens_per_second=speed) for step, speed in enumerate((10.0, 900.0, 520.0, 480.0), 1)]
     rows = [*speeds, {"step": 2, "goodput": 0.5}, {"step": 3, "goodput": 0.75, "final/loss": 2.5, "val/loss": 2.0}]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(tmp_path / "metrics.jsonl", rows)
     assert final_scores(tmp_path, SHOWN) == {"final/loss": 2.5, "tokens_per_second": 500.0, "goodput": 0.75}
     assert final_scores(tmp_path / "elsewhere", SHOWN) == {}
 
@@ -114,7 +115,7 @@ def test_the_page_is_made_from_the_run_directory_alone(tmp_path):
         "router/share": {"1": [0.5, 0.5, 0.0, 0.0]},
     }
     rows = [*run(), evaluation]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(tmp_path / "metrics.jsonl", rows)
     config = {"experiment": {"train": {"steps": 40}}, "hash": "abc", "python": "3.11", "packages": {"jax": "1"}}
     (tmp_path / "config.json").write_text(json.dumps(config | {"git": None}))
     page = report.write(tmp_path).read_text()

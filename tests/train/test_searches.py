@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from deepseek_jax.config import OptimizerConfig
+from deepseek_jax.config import OptimizerConfig, SupervisedExperiment, TrainConfig
 from deepseek_jax.data.augment.config import AugmentConfig
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.errors import UserError
@@ -19,6 +19,7 @@ from deepseek_jax.train.batch_sizes import trials
 from deepseek_jax.train.lr_range import range_test, steepest
 from deepseek_jax.train.supervised import SupervisedTask
 from tests.train.digits import experiment
+from tests.user_files import write_config
 
 NO_CONVOLUTION = ConvolutionConfig(filters=())
 
@@ -74,24 +75,17 @@ def test_the_range_ends_at_a_gradient_that_is_not_finite(monkeypatch):
     assert range_test(experiment(), 1.0, 32.0, 6, Console(quiet=True)).rates.tolist() == [1, 2, 4, 8]
 
 
-CONFIG = """
-from deepseek_jax.config import default_config
-
-def get_config():
-    config = default_config("supervised")
-    config.dataset.update(name="diabetes")
-    config.model.recurrent.kind = "none"
-    config.model.attention.num_heads = 0
-    config.model.convolution.filters = ()
-    config.objective.name = "mse"
-    config.train.batch_size = 128
-    return config
-"""
+DIABETES = SupervisedExperiment(
+    dataset=DatasetConfig(name="diabetes"),
+    model=HybridConfig(recurrent=RecurrentConfig("none"), attention=AttentionConfig(0), convolution=NO_CONVOLUTION),
+    objective=ObjectiveConfig("mse"),
+    train=TrainConfig(batch_size=128),
+)
 
 
 def test_find_lr_writes_a_picture_only_on_request(run_command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text(CONFIG)
+    write_config(tmp_path / "mine.py", DIABETES)
     argv = "find-lr", "--config", "mine.py", "--steps", "60", "--low", "1e-3", "--high", "1"
     status, out, _ = run_command(*argv)
     assert status == 0 and [path.name for path in tmp_path.glob("*.png")] == []
@@ -105,10 +99,7 @@ def test_find_lr_writes_a_picture_only_on_request(run_command, tmp_path, monkeyp
 
 def test_batches_double_until_one_does_not_fit():
     small = experiment(
-        dataset=DatasetConfig(name="diabetes"),
-        augment=AugmentConfig(),
-        model=HybridConfig(recurrent=RecurrentConfig("none"), attention=AttentionConfig(0), convolution=NO_CONVOLUTION),
-        objective=ObjectiveConfig("mse"),
+        dataset=DIABETES.dataset, augment=AugmentConfig(), model=DIABETES.model, objective=DIABETES.objective
     )
     limit = 3_000
     found = list(trials(small, limit))
@@ -123,7 +114,7 @@ def test_batches_double_until_one_does_not_fit():
 def test_tune_batch_tells_a_limit_from_the_end_of_its_trials(run_command, tmp_path, monkeypatch, room, said):
     monkeypatch.setattr(batch_sizes, "available_bytes", lambda: room)
     monkeypatch.setattr(batch_sizes, "MOST_DOUBLINGS", 16 if room == 3_000 else 2)
-    (tmp_path / "mine.py").write_text(CONFIG)
+    write_config(tmp_path / "mine.py", DIABETES)
     status, out, _ = run_command("tune-batch", "--config", str(tmp_path / "mine.py"))
     assert status == 0 and out.splitlines()[-1].startswith(said)
     assert ("does not fit" in out) == (room == 3_000)

@@ -38,6 +38,7 @@ from deepseek_jax.train.start import first_state
 from deepseek_jax.train.supervised import SupervisedTask, scores_of
 from deepseek_jax.train.supervised_program import supervised_program
 from tests.train.digits import MODEL, experiment
+from tests.user_files import people, write_csv, write_jsonl
 
 
 @pytest.fixture(scope="module")
@@ -169,9 +170,8 @@ def test_running_averages_of_batch_norms_move_by_a_tenth_towards_a_batch():
     assert moved["mean"] == pytest.approx(3)
 
 
-def write_table(path, shift: int = 0, kinds: str = "ab"):
-    rows = [f"{number + shift},{number % 7},{kinds[number % len(kinds)]}" for number in range(60)]
-    path.write_text("\n".join(["age,size,kind", *rows]) + "\n")
+def write_table(path, **changed):
+    write_csv(path, "age,size,kind", people(60, **changed))
 
 
 def test_a_network_that_would_see_only_the_last_row_is_refused(tmp_path):
@@ -231,7 +231,7 @@ def test_starting_from_a_run_on_other_data_says_how_the_data_differ(table, quiet
         say(classes=("b", "a"))
     new_head = dataclasses.replace(begun.start, fresh="head")
     assert not say(dataclasses.replace(begun, start=new_head), classes=("b", "a"))
-    write_table(table / "u.csv", shift=9, kinds="ac")
+    write_table(table / "u.csv", older=9, kinds="ac")
     (table / "u.csv").write_text((table / "u.csv").read_text().replace("age", "years"))
     other = dataclasses.replace(begun, dataset=dataclasses.replace(begun.dataset, name=str(table / "u.csv")))
     assert say(other, features=("years", "size")) == [
@@ -316,7 +316,7 @@ def test_predictions_for_texts_in_a_table_use_the_text_column_not_whole_lines(ma
     texts = [row["body"].replace("\n", " ") for row in rows[:3]]
     rows = [{"number": str(number), "body": text} for number, text in enumerate(texts)]
     write_rows(tmp_path / "new.csv", rows)
-    (tmp_path / "new.JSONL").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(tmp_path / "new.JSONL", rows)
     (tmp_path / "new.txt").write_text("\n".join(texts) + "\n")
     found = {}
     for name in ("new.csv", "new.JSONL", "new.txt"):
@@ -370,7 +370,7 @@ def test_texts_that_are_not_utf8_are_refused_with_the_line(mail, tmp_path, run_c
     assert run_command("predict", "--workdir", f"{mail[0]}/run", f"{tmp_path}/{name}") == (2, "", expected)
 
 
-@pytest.mark.parametrize(("changed", "what"), [({"kinds": "abc"}, "class_names"), ({"shift": 100}, "scaling")])
+@pytest.mark.parametrize(("changed", "what"), [({"kinds": "abc"}, "class_names"), ({"older": 100}, "scaling")])
 def test_a_table_that_changed_after_training_is_refused(table, run_command, quiet, changed, what):
     kept = (table / "run/dataset.json").read_bytes()
     write_table(table / "t.csv", **changed)

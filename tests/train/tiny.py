@@ -1,9 +1,7 @@
 """A real experiment in miniature, on the topics of Python's `help()`: compiles in seconds, steps take milliseconds."""
 
 import dataclasses
-import json
 from pathlib import Path
-from pydoc_data import topics
 
 from deepseek_jax.config import (
     CheckpointConfig,
@@ -17,6 +15,7 @@ from deepseek_jax.config import (
     TrainConfig,
 )
 from deepseek_jax.models.config import ModelConfig
+from tests.user_files import TOPICS, write_texts
 
 DENSE = ModelConfig(
     vocab_size=400,
@@ -42,6 +41,7 @@ MOE = dataclasses.replace(
     n_group=2,
     topk_group=1,
 )
+FOUR_EXPERTS = dataclasses.replace(MOE, n_routed_experts=4, moe_intermediate_size=16, n_group=1)
 ROUTED = dataclasses.replace(MOE, num_hidden_layers=1, first_k_dense_replace=0)  # a single layer, with experts
 
 
@@ -49,7 +49,7 @@ def experiment(directory: Path, model: ModelConfig = DENSE, steps: int = 40) -> 
     """A short run of `model`.  Writes the text to `directory`, where its prepared corpus is stored too."""
     text = directory / "topics.jsonl"
     if not text.exists():
-        text.write_text("".join(json.dumps({"text": topic}) + "\n" for _, topic in sorted(topics.topics.items())))
+        write_texts(text, TOPICS)
     return Experiment(
         model=model,
         data=DataConfig(source=str(text), directory=str(directory / "prepared"), sequence_length=64, held_out=0.1),

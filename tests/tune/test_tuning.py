@@ -18,6 +18,7 @@ from deepseek_jax.train.state import make_state
 from deepseek_jax.tune import peft
 from deepseek_jax.tune.config import LoraConfig, TuneConfig
 from tests.train import tiny
+from tests.user_files import write_config
 
 QUIET = Console(quiet=True)
 LORA = TuneConfig(lora=LoraConfig(rank=2, dora=True))
@@ -87,9 +88,7 @@ def test_adapters_are_saved_merged_and_not_unmerged_with_dora(base, lora, run_co
 @pytest.mark.slow
 def test_esft_chooses_experts_and_only_these_are_trained(base, run_command, tmp_path):
     directory, experiment, workdir = base
-    config = tmp_path / "experiment.py"
-    config.write_text(CONFIG.format(directory=directory, workdir=workdir))
-    arguments = "--config", str(config), "--threshold", "0.4", "--batches", "2"
+    arguments = "--config", write_config(tmp_path / "experiment.py", experiment), "--threshold", "0.4", "--batches", "2"
     status, chosen, told = run_command("esft", *arguments)
     assert status == 0 and chosen.startswith("1: ") and "of 8 experts do" in told
     status, by_gate, _ = run_command("esft", *arguments, "--score", "gate")
@@ -122,25 +121,6 @@ def _only_these_experts_moved(before, after, experts):
             assert sorted(set(np.nonzero(moved)[1])) == experts, path
         else:
             assert not moved.any(), path
-
-
-CONFIG = """
-from deepseek_jax.config import default_config
-
-
-def get_config():
-    config = default_config()
-    config.model.update(vocab_size=400, hidden_size=32, num_hidden_layers=2, intermediate_size=64)
-    config.model.update(num_attention_heads=2, q_lora_rank=16, kv_lora_rank=16, qk_nope_head_dim=8)
-    config.model.update(qk_rope_head_dim=8, v_head_dim=8, first_k_dense_replace=1, num_nextn_predict_layers=0)
-    config.model.update(n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=32, n_group=2, topk_group=1)
-    config.model.initializer_range = 0.02
-    config.data.update(source="{directory}/topics.jsonl", directory="{directory}/prepared", sequence_length=64)
-    config.data.update(held_out=0.1, tokenizer="{workdir}/tokenizer.json")
-    config.train.update(steps=8, batch_size=4, microbatch_size=2)
-    config.start.checkpoint = "{workdir}"
-    return config
-"""
 
 
 def test_token_scores_count_assignments_and_gate_scores_weight_them(tmp_path):

@@ -7,6 +7,7 @@ from deepseek_jax.data.quality.check import check_set
 from deepseek_jax.data.quality.columns import columns
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.data.sets.registry import open_set
+from tests.user_files import write_csv
 
 
 @pytest.fixture
@@ -15,10 +16,9 @@ def table(tmp_path):
 
     def written(asked: dict, **values):
         rows = zip(*values.values(), strict=True)
-        lines = [",".join(values), *(",".join(map(str, row)) for row in rows)]
-        (tmp_path / "table.csv").write_text("\n".join(lines))
+        name = write_csv(tmp_path / "table.csv", ",".join(values), (",".join(map(str, row)) for row in rows))
         features = tuple(name for name in values if name not in np.ravel([*asked.values()]))
-        return open_set(DatasetConfig(str(tmp_path / "table.csv"), columns=ColumnsConfig(features=features, **asked)))
+        return open_set(DatasetConfig(name, columns=ColumnsConfig(features=features, **asked)))
 
     return written
 

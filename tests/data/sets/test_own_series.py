@@ -1,7 +1,6 @@
 """A user's own series: every value of the file in order of its rows; rows that cannot be read are refused."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig, SeriesCo
 from deepseek_jax.data.sets.registry import open_set
 from deepseek_jax.data.sets.series import seasonal_naive
 from deepseek_jax.errors import UserError
+from tests.user_files import write_jsonl
 
 VALUES = [100.0 + number + number % 4 for number in range(60)]
 
@@ -35,7 +35,7 @@ def test_windows_are_cut_from_the_values_of_the_file(table):
     start = int(test["ids"][0])
     np.testing.assert_allclose(test["inputs"][0, :, 0], np.array(VALUES[start : start + 8]) - VALUES[start + 7])
     np.testing.assert_allclose(test["targets"][0], np.array(VALUES[start + 8 : start + 11]) - VALUES[start + 7])
-    (table.parent / "t.JSONL").write_text("".join(json.dumps({"level": value}) + "\n" for value in VALUES))
+    write_jsonl(table.parent / "t.JSONL", ({"level": value} for value in VALUES))
     lines = open_set(dataclasses.replace(own(table.parent / "t.JSONL"), standardise=False))
     assert (lines.splits["test"]["inputs"] == test["inputs"]).all()
 

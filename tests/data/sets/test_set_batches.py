@@ -16,6 +16,7 @@ from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.data.sets.registry import open_set
 from deepseek_jax.data.sets.vocabulary import encode
 from deepseek_jax.errors import UserError
+from tests.user_files import write_csv
 
 STRONG = AugmentConfig(
     image=ImageAugmentConfig(rotate=20, crop=0.2, flip=0.5, noise=0.1, cutout=0.3, mixup=0.5, cutmix=1)
@@ -186,9 +187,9 @@ def test_texts_have_lengths_and_augmented_ones_are_tokenized_again(tmp_path):
 
     words = "alpha beta gamma delta epsilon zeta".split()
     rows = [f"{' '.join(words[n % 5 :] + [str(n)])},{n % 2}" for n in range(40)]
-    (tmp_path / "t.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+    name = write_csv(tmp_path / "t.csv", "text,label", rows)
     columns = ColumnsConfig(text="text", label="label")
-    config = DatasetConfig(name=str(tmp_path / "t.csv"), columns=columns, vocab_size=290, length=64)
+    config = DatasetConfig(name, columns=columns, vocab_size=290, length=64)
     dataset = open_set(dataclasses.replace(config, directory=str(tmp_path)))
     plain = next(train_batches(dataset, 28, seed=0))
     assert plain["inputs"].dtype == np.int32 and plain["inputs"].shape == (28, 64)

@@ -11,6 +11,7 @@ from deepseek_jax.data.sets.registry import open_set
 from deepseek_jax.data.sets.scaling import Scaling, moments
 from deepseek_jax.data.sets.splitting import by_content, content_keys, rarest
 from deepseek_jax.errors import UserError
+from tests.user_files import write_csv
 
 KEYS = [bytes([number]) for number in range(200)]
 STRATA = np.repeat([0, 1], [150, 50])
@@ -60,7 +61,7 @@ def categories(number: int) -> str:
 def test_rows_of_few_combinations_are_split_by_the_configured_shares(tmp_path):
     """If equal rows were kept together, six combinations would give splits of none or a third of the records."""
     path = tmp_path / "categories.csv"
-    path.write_text("\n".join(["a,b,kind", *map(categories, range(600))]))
+    write_csv(path, "a,b,kind", map(categories, range(600)))
     columns = ColumnsConfig(features=("a", "b"), label="kind")
     splits = open_set(DatasetConfig(name=str(path), columns=columns)).splits
     assert {name: len(records["ids"]) for name, records in splits.items()} == {"train": 420, "val": 60, "test": 120}
@@ -69,7 +70,7 @@ def test_rows_of_few_combinations_are_split_by_the_configured_shares(tmp_path):
 
 def test_splits_do_not_depend_on_the_selected_features(tmp_path):
     path = tmp_path / "wide.csv"
-    path.write_text("\n".join(["a,b,kind,c", *(f"{categories(number)},{number}.5" for number in range(600))]))
+    write_csv(path, "a,b,kind,c", (f"{categories(number)},{number}.5" for number in range(600)))
     few, all_three = (
         open_set(DatasetConfig(name=str(path), columns=ColumnsConfig(features=features, label="kind")))
         for features in (("a", "b"), ("a", "b", "c"))
