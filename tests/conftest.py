@@ -1,9 +1,11 @@
 """Settings and fixtures of the whole suite.  pytest loads this file before any test imports jax."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from unittest import mock
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from deepseek_jax import host_memory
 from deepseek_jax.cli.runtime import threads_of
 from deepseek_jax.errors import LOG
-from tests import processes, xla_flags
+from tests import call, processes, xla_flags
 from tests.paths import ROOT
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the tests' tolerances assume float32 on a CPU
@@ -37,6 +39,21 @@ def run_python(tmp_path_factory):
             capture_output=True,
             text=True,
         )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def on_devices(run_python):
+    """Returns on_devices(count, function, *arguments): what the function returns in a process with `count` devices.
+
+    It has to stand in a module beside the tests, as the process imports it.  What it is given and returns is JSON.
+    """
+
+    def run(count: int, function: Callable, *arguments, flags: str = xla_flags.FAST_COMPILE):
+        result = run_python(*call.words(function, *arguments), devices=count, flags=flags)
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout.splitlines()[-1])
 
     return run
 

@@ -14,6 +14,7 @@ from deepseek_jax.convert.safetensors_file import Entry, Output, entries, write
 from deepseek_jax.convert.tally import Tally
 from deepseek_jax.convert.tensors import INDEX, Tensors
 from deepseek_jax.reporting import no_report
+from tests.convert import placed
 from tests.paths import GOLDENS
 
 V3 = GOLDENS / "v3"
@@ -61,117 +62,17 @@ def test_rewriting_holds_one_tensor_at_a_time_and_changes_no_byte(sharded_by_fil
         assert written[name].tobytes() == original[name].tobytes(), name
 
 
-FOUR_DEVICES = """
-import sys
-from pathlib import Path
-
-import jax
-import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from safetensors.numpy import load_file
-
-from deepseek_jax.convert import huggingface, shards
-
-directory = Path(sys.argv[1])
-config = huggingface.read_config(directory)
-once, read = [], []
-whole = huggingface.load(directory, config, report=lambda *told: once.append(told))
-mesh = Mesh(np.array(jax.devices()), ("four",))
+def test_each_device_reads_its_shards_and_saving_gathers_them(on_devices):
+    on_devices(4, placed.read_and_saved, str(V3))
 
 
-def sharding(path, leaf):
-    if "experts" in [getattr(key, "key", None) for key in path]:
-        return NamedSharding(mesh, PartitionSpec(*[None] * (leaf.ndim - 3), "four"))
-    return NamedSharding(mesh, PartitionSpec())
-
-
-shardings = jax.tree_util.tree_map_with_path(sharding, whole)
-placed = huggingface.load(directory, config, shardings=shardings, report=lambda *told: read.append(told))
-jax.tree.map(np.testing.assert_array_equal, placed, whole)
-assert jax.tree.all(jax.tree.map(lambda leaf, at: leaf.sharding == at, placed, shardings))
-experts = placed[0]["layers"]["1-2"]["feed_forward"]["experts"]["gate"]
-assert experts.addressable_shards[0].data.shape[1] == config.n_routed_experts // 4
-assert read == once and read[-1] == ("reading", len(read), len(read)), "no tensor is read twice"
-huggingface.save(Path("saved"), config, *placed)
-written, original = (load_file(path / "model.safetensors") for path in (Path("saved"), directory))
-assert written.keys() == original.keys()
-assert all(written[name].tobytes() == original[name].tobytes() for name in original)
-"""
-
-
-def test_each_device_reads_its_shards_and_saving_gathers_them(run_python):
-    done = run_python("-c", FOUR_DEVICES, str(V3), devices=4)
-    assert done.returncode == 0, done.stderr
-
-
-EIGHT_DEVICES = """
-import sys
-from pathlib import Path
-
-import jax
-import numpy as np
-
-from deepseek_jax.config import MeshConfig
-from deepseek_jax.convert import huggingface, shards
-from deepseek_jax.convert.safetensors_file import Entry, entries
-from deepseek_jax.parallel.mesh import make_mesh
-from deepseek_jax.train import any_checkpoint
-
-directory = Path(sys.argv[1])
-config, begins = huggingface.read_config(directory), []
-read, whole = Entry.read, huggingface.load(directory, config)
-
-
-def watched(entry):
-    begins.append(entry.start)
-    return read(entry)
-
-
-Entry.read = watched
-for sizes in ({"fsdp": 2, "data": 4}, {"fsdp": 2, "expert": 4}, {"fsdp": 2, "tensor": 2, "data": 2}):
-    mesh = make_mesh(MeshConfig(**({"data": 1} | sizes)))
-    found = any_checkpoint.read(directory, mesh_of=lambda _: mesh)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, (found.params, found.buffers))
-    assert any(not each.is_fully_replicated for each in jax.tree.leaves(shardings)), sizes
-    begins.clear()
-    told = []
-    placed = huggingface.load(directory, config, shardings=shardings, report=lambda *counts: told.append(counts))
-    jax.tree.map(np.testing.assert_array_equal, placed, whole)
-    jax.tree.map(lambda leaf, at: leaf.sharding == at or sys.exit(f"{leaf.sharding} is not {at}"), placed, shardings)
-    assert sorted(begins) == sorted(entry.start for _, entry in entries(directory / "model.safetensors")), sizes
-    assert told == [("reading", done, len(told)) for done in range(1, len(told) + 1)], sizes
-"""
-
-
-def test_a_tensor_shared_by_devices_is_read_once(run_python):
+def test_a_tensor_shared_by_devices_is_read_once(on_devices):
     """FP8 matrices and their scales, sharded in various ways, are each read and decoded only once."""
-    done = run_python("-c", EIGHT_DEVICES, str(V3.parent / "v3_fp8"), devices=8)
-    assert done.returncode == 0, done.stderr
-
-
-REWRITE = """
-import resource
-import sys
-from pathlib import Path
-
-from deepseek_jax.convert import huggingface, shards
-
-small, large, out = map(Path, sys.argv[1:])
-
-
-def peak():
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-huggingface.rewrite(small, out / "small")  # what is loaded once, whatever the size
-before = peak()
-huggingface.rewrite(large, out / "large", dtype="bfloat16")
-print(peak() - before)
-"""
+    on_devices(8, placed.read_once, str(GOLDENS / "v3_fp8"))
 
 
 @pytest.mark.slow
-def test_a_process_grows_by_no_more_than_the_largest_tensor(run_python, tmp_path):
+def test_a_process_grows_by_no_more_than_the_largest_tensor(on_devices, tmp_path):
     """Rewriting 400 MB of weights, of which the largest matrix has 4 MB, needs about that matrix in both dtypes."""
     small, large, layers = V3.parent / "v1", tmp_path / "checkpoint", 24
     shapes = {"model.embed_tokens.weight": (2048, 512), "lm_head.weight": (2048, 512), "model.norm.weight": (512,)}
@@ -188,10 +89,9 @@ def test_a_process_grows_by_no_more_than_the_largest_tensor(run_python, tmp_path
     float32 = np.dtype(np.float32)
     outputs = [Output(name, float32, shape, (lambda of=shape: np.ones(of, float32),)) for name, shape in shapes.items()]
     write(large / "model.safetensors", outputs, Tally(no_report, "writing", 0))
-    done = run_python("-c", REWRITE, str(small), str(large), str(tmp_path))
-    assert done.returncode == 0, done.stderr
+    growth = on_devices(1, placed.growth, str(small), str(large), str(tmp_path))
     largest, total = max(output.nbytes for output in outputs), sum(output.nbytes for output in outputs)
-    assert int(done.stdout) < 4 * largest < total / 20
+    assert growth < 4 * largest < total / 20
 
 
 def test_save_progress_counts_bytes_written(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 
 from deepseek_jax.data.pipeline import open_corpus
 from deepseek_jax.errors import UserError
+from tests.data import abandoned
 
 VOCAB = 600
 
@@ -117,27 +118,9 @@ def test_readers_survive_sigint_and_sigterm(corpus, data):
     batches.close()
 
 
-ABANDONED = """
-import multiprocessing, os, signal, time
-from deepseek_jax.data import batches
-
-def read():
-    batches._outlast_signals(0, 1)
-    time.sleep(0.1)
-    os.kill(os.getppid(), signal.SIGKILL)
-    time.sleep(60)
-
-if __name__ == "__main__":
-    reader = multiprocessing.get_context("spawn").Process(target=read)
-    reader.start()
-    reader.join()
-"""
-
-
-def test_readers_end_when_their_run_is_killed(run_python, tmp_path):
-    (tmp_path / "abandoned.py").write_text(ABANDONED)
+def test_readers_end_when_their_run_is_killed(run_python):
     began = time.monotonic()
-    ended = run_python(str(tmp_path / "abandoned.py"))  # waits for the reader too, which inherits stdout
+    ended = run_python("-m", abandoned.__name__)  # waits for the reader too, which inherits stdout
     assert ended.returncode == -signal.SIGKILL and time.monotonic() - began < 50
 
 

@@ -7,8 +7,6 @@ import json
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import tempfile
 
 import pytest
@@ -20,30 +18,12 @@ from deepseek_jax.data.inspect import describe, render
 from deepseek_jax.data.pipeline import open_corpus
 from deepseek_jax.data.prepare import parse_weights, prepare_text
 from deepseek_jax.errors import UserError
-from tests.paths import ROOT
+from tests import call
+from tests.data import killed
 
 VOCAB = 600
 
 STAGES = ["even: storing", "odd: storing", "training a tokenizer", "even: tokenizing held_out", "odd: tokenizing train"]
-PREPARE = """
-import json, os, signal, sys
-from deepseek_jax.config import DataConfig
-from deepseek_jax.data.pipeline import open_corpus
-
-def report(stage, done, total):
-    if stage.startswith(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-corpus = open_corpus(DataConfig(**json.loads(sys.argv[1])), 600, report)
-next(corpus.train_batches(4, seed=0))
-assert "tensorflow" not in sys.modules
-"""
-
-
-def prepare_apart(data: DataConfig, kill_at: str) -> int:
-    """The return code of a process that prepares `data` and kills itself at the stage `kill_at`."""
-    command = [sys.executable, "-c", PREPARE, json.dumps(dataclasses.asdict(data)), kill_at]
-    return subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False).returncode
 
 
 def entries(data: DataConfig) -> set[str]:
@@ -52,12 +32,16 @@ def entries(data: DataConfig) -> set[str]:
     return {entry.name for entry in found if entry.suffix not in (".lock", ".partial")}
 
 
-def test_preparing_killed_at_any_stage_leaves_nothing_half_made(data, corpus, tmp_path):
+def test_preparing_killed_at_any_stage_leaves_nothing_half_made(data, corpus, tmp_path, run_python):
     data = dataclasses.replace(data, directory=str(tmp_path))
+
+    def prepare(kill_at: str) -> int:
+        return run_python(*call.words(killed.prepare, dataclasses.asdict(data), VOCAB, kill_at)).returncode
+
     for complete, stage in enumerate(STAGES):
-        assert prepare_apart(data, stage) == -signal.SIGKILL
+        assert prepare(stage) == -signal.SIGKILL
         assert len(entries(data)) == complete
-    assert prepare_apart(data, "no such stage") == 0
+    assert prepare("no such stage") == 0
     assert not list(tmp_path.glob("*/*.partial"))
     digests = [part.index["digest"] for part in open_corpus(data, VOCAB).parts]
     assert digests == [part.index["digest"] for part in corpus.parts]

@@ -7,6 +7,8 @@ import time
 import pytest
 
 from deepseek_jax.parallel import processes
+from tests import call
+from tests.multiprocess import programs
 from tests.multiprocess.group import last_step, start_training, train_to_end
 from tests.processes import Group
 
@@ -38,19 +40,8 @@ def test_when_the_leader_is_killed_the_other_process_ends_within_a_minute(direct
         assert "another task died" in group.output(1) or "another process ended" in group.output(1)
 
 
-FAILS = """
-from deepseek_jax.errors import UserError
-from deepseek_jax.parallel import processes
-
-with processes.together():
-    if not processes.is_leader():
-        raise UserError("the corpus cannot be read.")
-    processes.broadcast_from_leader(7)
-"""
-
-
 def test_when_one_process_fails_it_says_why_and_the_others_end_too(directory):
-    with Group(directory, "-c", FAILS, count=2, devices=2) as group:
+    with Group(directory, *call.words(programs.one_fails), count=2, devices=2) as group:
         statuses = group.finish()
         assert statuses[1] == 2
         assert group.output(1).strip().splitlines()[-1] == "deepseek-jax: process 1 of 2: the corpus cannot be read."

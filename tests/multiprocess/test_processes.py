@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from deepseek_jax.train import checkpoint
+from tests import call
+from tests.multiprocess import programs
 from tests.multiprocess.group import curve, last_step, load_entropies, start_training, train_to_end
 from tests.paths import GOLDENS
 from tests.processes import Group
@@ -87,79 +89,17 @@ def last_saved(workdir) -> int:
     return checkpoint.newest_intact(workdir / "checkpoints") or 0
 
 
-SHARES = """
-import jax, numpy as np
-from deepseek_jax.config import MeshConfig
-from deepseek_jax.parallel import processes
-from deepseek_jax.parallel.mesh import make_mesh
-from deepseek_jax.parallel.shares import Share
-
-M, S = 8, 6
-whole = [np.arange(k, k + M * S).reshape(M, S) for k in (0, 1000)]  # two microbatches
-
-with processes.together():
-    mine = jax.process_index()
-    for sizes, read in [
-        ({"data": 4}, [range(0, 4), range(4, 8)]),
-        ({"data": 1, "fsdp": 2, "tensor": 2}, [range(0, 4), range(4, 8)]),
-        ({"data": 2, "tensor": 2}, [range(0, 4), range(4, 8)]),
-        ({"data": 1, "tensor": 4}, [range(8), range(8)]),
-        ({"data": 2, "context": 2}, [range(0, 4), range(4, 8)]),
-        ({"stage": 2, "data": 2}, [range(0, 4), range(4, 8)]),  # outside of the pipeline stages share the batch
-        ({"data": 1, "context": 2, "tensor": 2}, [range(8), range(8)]),
-    ]:
-        share = Share(make_mesh(MeshConfig(**sizes)), M)
-        assert list(share.rows) == list(read[mine]), (sizes, share.rows)
-        placed = share.place_step([{"tokens": batch[share.rows]} for batch in whole])["tokens"]
-        assert placed.shape == (2, M, S)
-        for shard in placed.addressable_shards:
-            np.testing.assert_array_equal(shard.data, np.stack(whole)[shard.index])
-        (single,) = share.place({"tokens": whole[1][share.rows]}).values()
-        for shard in single.addressable_shards:
-            np.testing.assert_array_equal(shard.data, whole[1][shard.index])
-    print("same")
-"""
-
-
 def test_each_process_reads_only_the_rows_that_its_devices_hold(directory):
-    with Group(directory, "-c", SHARES, count=2, devices=2) as group:
+    with Group(directory, *call.words(programs.shares), count=2, devices=2) as group:
         assert group.finish() == [0, 0], group.output(0) + group.output(1)
-        assert all(group.output(number).strip().endswith("same") for number in (0, 1))
-
-
-LATE_LEADER = """
-import time
-import jax
-from deepseek_jax.parallel import processes
-
-with processes.together():
-    if jax.process_index() == 0:
-        time.sleep(35)  # as it checks a large checkpoint
-    print(processes.broadcast_from_leader(7 * (jax.process_index() == 0)))
-"""
 
 
 @pytest.mark.slow
 def test_processes_wait_for_a_late_leader(directory):
     """gloo's collectives alone would time out after 30 seconds."""
-    with Group(directory, "-c", LATE_LEADER, count=2, devices=2) as group:
+    with Group(directory, *call.words(programs.from_a_late_leader), count=2, devices=2) as group:
         assert group.finish() == [0, 0], group.output(0) + group.output(1)
         assert all("7" in group.output(number).splitlines() for number in (0, 1))  # among lines that gloo prints
-
-
-CHECKS = """
-import sys
-from pathlib import Path
-from deepseek_jax.errors import UserError
-from deepseek_jax.parallel import processes
-from deepseek_jax.train import checkpoint, integrity
-
-checked, checksum = [], integrity._crc32
-integrity._crc32 = lambda path: checked.append(path) or checksum(path)
-
-with processes.together():
-    print(checkpoint.newest_intact(Path(sys.argv[1]), say=print), len(checked))
-"""
 
 
 @pytest.mark.slow
@@ -170,50 +110,19 @@ def test_processes_share_the_checking_of_a_checkpoint(directory, alone):
     files = {step: sorted(json.loads((step / "checksums.json").read_text())) for step in (newest, before)}
     harmed = files[newest][1]
     (newest / harmed).write_bytes((newest / harmed).read_bytes()[:-1])
-    with Group(directory, "-c", CHECKS, str(directory / "checkpoints"), count=2, devices=2) as group:
+    with Group(directory, *call.words(programs.checked, str(directory / "checkpoints")), count=2, devices=2) as group:
         assert group.finish() == [0, 0], group.output(0) + group.output(1)
         said = [group.output(number).splitlines() for number in (0, 1)]
     assert f"checkpoint 20 is skipped: {harmed} is missing or was changed" in said[0]
     assert not any("is skipped" in line for line in said[1])
-    (first, some), (second, others) = (map(int, lines[-1].split()) for lines in said)
+    (first, some), (second, others) = (json.loads(lines[-1]) for lines in said)
     assert first == second == 16
     assert some + others == len(files[newest]) + len(files[before]) and abs(some - others) <= 2
 
 
-RELEASED = """
-import json, re, sys
-from pathlib import Path
-import jax, numpy as np
-from deepseek_jax.config import MeshConfig
-from deepseek_jax.convert import huggingface, reading
-from deepseek_jax.convert.tensors import Tensors
-from deepseek_jax.parallel import processes
-from deepseek_jax.parallel.mesh import make_mesh
-from deepseek_jax.train import any_checkpoint
-
-reading._check_copies = lambda *_: None  # which reads a few once more
-directory, asked, told, get = Path(sys.argv[1]), [], [], Tensors.__getitem__
-Tensors.__getitem__ = lambda tensors, name: asked.append(name) or get(tensors, name)
-
-with processes.together():
-    config = huggingface.read_config(directory)
-    found = any_checkpoint.read(directory, mesh_of=lambda _: make_mesh(MeshConfig(data=1, expert=4)))
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, (found.params, found.buffers))
-    asked.clear()
-    trees = huggingface.load(directory, config, shardings=shardings, report=lambda *counts: told.append(counts))
-    read = list(asked)
-    for ours, whole in zip(*map(jax.tree.leaves, (trees, huggingface.load(directory, config))), strict=True):
-        for shard in ours.addressable_shards:
-            np.testing.assert_array_equal(shard.data, whole[shard.index])
-    experts = {int(match[1]) for name in read if (match := re.search("experts[.]([0-9]+)[.]", name))}
-    once = len(read) == len(set(read)) and told[-1] == ("reading", len(read), len(read))
-    print(json.dumps([once, sorted(experts)]))
-"""
-
-
 def test_each_process_reads_only_the_experts_that_its_devices_hold(directory):
     released = GOLDENS / "v3"
-    with Group(directory, "-c", RELEASED, str(released), count=2, devices=2) as group:
+    with Group(directory, *call.words(programs.experts_read, str(released)), count=2, devices=2) as group:
         assert group.finish() == [0, 0], group.output(0) + group.output(1)
         said = [json.loads(group.output(number).splitlines()[-1]) for number in (0, 1)]
     experts = json.loads((released / "config.json").read_text())["n_routed_experts"]

@@ -136,8 +136,8 @@ def travelling(compiled) -> dict[str, list[int]]:
     return {collective: sorted(sizes) for collective, sizes in found.items()}
 
 
-def main(*meshes: str):
-    """Prints, for each mesh and case, the communication and each array's largest error relative to one device.
+def on_meshes(*meshes: str) -> dict:
+    """For each mesh and case, the communication and each array's largest error relative to one device.
 
     Errors are relative to the array's largest absolute value.
     """
@@ -151,8 +151,8 @@ def main(*meshes: str):
             errors = jax.tree.map(lambda a, b: float(np.abs(a - b).max() / np.abs(a).max()), one, many)
             worst = {jax.tree_util.keystr(path): error for path, error in jax.tree_util.tree_leaves_with_path(errors)}
             found[mesh][name] = {"errors": worst, "travelling": travelling(compiled)}
-    print(json.dumps(found))
+    return found
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    print(json.dumps(on_meshes(*sys.argv[1:])))

@@ -168,7 +168,8 @@ def attend_in_small_blocks():
     sparse.SparseLatentAttention.by_gathering.__defaults__ = (sparse.pick_causally, 8)
 
 
-def main(model: str, *meshes: str):
+def on_meshes(model: str, *meshes: str) -> dict:
+    """{mesh: its curve}; `model` is a name in MODELS, with options as above."""
     name, *options = model.split("+")
     if "blocks" in options:
         attend_in_small_blocks()
@@ -177,8 +178,8 @@ def main(model: str, *meshes: str):
     dtype = "bfloat16" if "bfloat16" in options else "float32"
     given = experiment(MODELS[name], "muon" if "muon" in options else "adamw", dtype)
     length = LONGER if "longer" in options else LENGTH
-    print(json.dumps({mesh: curve(given, read(mesh), length=length) for mesh in meshes}))
+    return {mesh: curve(given, read(mesh), length=length) for mesh in meshes}
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    print(json.dumps(on_meshes(*sys.argv[1:])))

@@ -1,7 +1,4 @@
-"""The loss curves of tests.sharding.curves after edits of the table in parallel/rules.py.
-
-python -m tests.sharding.edited_rules 'OLD->NEW' 'OLD->NEW' ... v3 one fsdp=2,tensor=2
-"""
+"""The loss curves of tests.sharding.curves after edits of the table in parallel/rules.py."""
 
 import importlib.util
 import sys
@@ -21,9 +18,9 @@ def edit(replacements: list[str]):
     exec(compile(source, spec.origin, "exec"), vars(sys.modules[NAME]))
 
 
-if __name__ == "__main__":
-    edits = [argument for argument in sys.argv[1:] if "->" in argument]
+def on_meshes(edits: list[str], model: str, *meshes: str) -> dict:
+    """{mesh: its curve}, as tests.sharding.curves gives it, after edits such as 'OLD->NEW'."""
     edit(edits)
     from tests.sharding import curves
 
-    curves.main(*sys.argv[1 + len(edits) :])
+    return curves.on_meshes(model, *meshes)

@@ -1,13 +1,6 @@
-"""Measurements on host devices for tests/sharding/test_pipeline.py.  Each command prints JSON.
-
-python -m tests.sharding.pipelined schedules     number of turns, and the error relative to layers without a pipeline
-python -m tests.sharding.pipelined curves v3     loss curves on one device and on a mesh with stages
-python -m tests.sharding.pipelined layout        how parameters are sharded, what is sent, whether checkpoints move
-"""
+"""Programs for eight devices, which measure pipelines: turns, loss curves, and what each stage stores and sends."""
 
 import dataclasses
-import json
-import sys
 import tempfile
 
 import jax
@@ -180,7 +173,3 @@ def _same_after(saved, like) -> bool:
     lie = jax.tree.map(lambda a, b: a.sharding.is_equivalent_to(b.sharding, a.ndim), restored, like)
     same = jax.tree.map(lambda a, b: np.array_equal(a, b), jax.device_get(restored), jax.device_get(saved))
     return all(jax.tree.leaves((lie, same)))
-
-
-if __name__ == "__main__":
-    print(json.dumps({"schedules": schedules, "curves": loss_curves, "layout": layout}[sys.argv[1]](*sys.argv[2:])))

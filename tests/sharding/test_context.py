@@ -1,11 +1,11 @@
 """Attention with the sequence sharded (mesh.context): equal to one device, with no needless communication."""
 
-import json
 import math
 
 import pytest
 
 from deepseek_jax.models.config import ModelConfig
+from tests.sharding import attentions
 from tests.sharding.attentions import BATCH, CASES, LENGTH
 
 QUICK = ["data=2,context=4"]
@@ -13,15 +13,13 @@ REST = ["context=8", "fsdp=2,context=2,tensor=2"]
 
 
 @pytest.fixture(scope="module")
-def findings(run_python):
+def findings(on_devices):
     """findings(meshes) -> {mesh: {case: {"errors", "travelling"}}}, computed in one process and remembered."""
     known = {}
 
     def run(meshes: list[str]) -> dict:
         if (key := tuple(meshes)) not in known:
-            result = run_python("-m", "tests.sharding.attentions", *meshes, devices=8)
-            assert result.returncode == 0, result.stderr
-            known[key] = json.loads(result.stdout)
+            known[key] = on_devices(8, attentions.on_meshes, *meshes)
         return known[key]
 
     return run

@@ -1,126 +1,29 @@
 """The hybrid network on several devices computes what it does on one: outputs, gradients, batch norms, loss curves."""
 
-import json
-
 import numpy as np
 import pytest
 
-SEVERAL = """
-import sys
-import jax, jax.numpy as jnp, numpy as np
-from flax import nnx
-from deepseek_jax.config import MeshConfig
-from deepseek_jax.models import tree
-from deepseek_jax.models.feature_norms import updated_buffers
-from deepseek_jax.models.hybrid import Hybrid
-from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
-from deepseek_jax.parallel import rules
-from deepseek_jax.parallel.mesh import make_mesh
-
-count = int(sys.argv[1])
-assert len(jax.devices()) == count
-image = HybridConfig(
-    height=8, width=8, outputs=3, dropout=0.1, drop_path=0.1,
-    convolution=ConvolutionConfig((8,), convs_per_block=2, norm="batch", residual=True),
-    recurrent=RecurrentConfig("lstm", 8, bidirectional=True), attention=AttentionConfig(4, 8),
-)
-text = HybridConfig(
-    input="text", vocab_size=24, embed_dim=8, length=12, outputs=3, readout="mean",
-    convolution=ConvolutionConfig((8,), norm="batch"),
-    recurrent=RecurrentConfig("gru", 8), attention=AttentionConfig(4, 8, residual=True, norm=True),
-)
-table = HybridConfig(
-    input="table", channels=3, outputs=3, convolution=ConvolutionConfig((8,)),
-    recurrent=RecurrentConfig("gru", 8), attention=AttentionConfig(2, 8, residual=True),
-)
-# Records differ more between devices than on one, so batch norms that saw only one device would be far off.
-shift = jnp.arange(16.0)
-images = jax.random.normal(jax.random.key(0), (16, 8, 8, 1)) + shift[:, None, None, None]
-texts = jax.random.randint(jax.random.key(0), (16, 12), 0, 24) * (shift[:, None] > 4)
-rows = jax.random.normal(jax.random.key(0), (16, 3))
-lengths = 1 + jnp.arange(16) % 12
-
-cases = (
-    (table, (rows, None), ({"data": 1, "fsdp": 2, "tensor": 2},)),
-) if count == 4 else (
-    (image, (images, None), ({"data": 8}, {"data": 2, "tensor": 4})),
-    (text, (texts, lengths), ({"data": 1, "fsdp": 4, "tensor": 2},)),
-    (table, (rows, None), ({"data": 2, "fsdp": 2, "tensor": 2},)),  # few steps: see gathered in rules.py
-)
-
-for config, batch, meshes in cases:
-    make = lambda: Hybrid(config, rngs=nnx.Rngs(params=0))
-    abstract = jax.eval_shape(make)
-    graphdef, axes = tree.split(abstract)[0], tree.logical_axes(abstract)[0]
-    params, buffers = jax.jit(lambda: tree.split(make())[1:])()
-
-    def loss(params, buffers, inputs, lengths):
-        outputs, seen = tree.merge(graphdef, params, buffers)(inputs, lengths, key=jax.random.key(1))
-        probabilities = jax.nn.log_softmax(outputs)
-        return -probabilities[jnp.arange(16), jnp.arange(16) % 3].mean(), (outputs, updated_buffers(buffers, seen, 0.1))
-
-    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    expected = run(params, buffers, *batch)
-    for sizes in meshes:
-        mesh = make_mesh(MeshConfig(**sizes))
-        with jax.set_mesh(mesh):
-            spread = jax.device_put(params, rules.shardings(mesh, axes, params))
-            kernel = spread["recurrent"]["layers"]["0"]["forwards"]["state"]
-            assert kernel.addressable_shards[0].data.shape[2] == 8 // mesh.shape["tensor"], kernel.sharding
-            sharded = jax.tree.map(lambda x: jax.device_put(x, rules.batch_sharding(mesh, dims=x.ndim)), batch)
-            found = run(spread, jax.device_put(buffers, rules.replicated(mesh)), *sharded)
-        for left, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-5 * max(1, np.abs(right).max()))
-print("same")
-"""
-
-
-CURVE = """
-import json, sys
-import jax
-from rich.console import Console
-from deepseek_jax.config import MeshConfig
-from deepseek_jax.train.setup import prepare
-from deepseek_jax.train.state import make_state
-from tests.train.digits import experiment
-
-whole = experiment(mesh=MeshConfig(**json.loads(sys.argv[1])))
-setup = prepare(whole, Console(quiet=True))
-run = setup.compiled_step()
-state, batches, losses = make_state(setup.program, setup.optimizer, setup.abstract), setup.train_batches(), []
-for _ in range(20):
-    state, measured = run(state, setup.place([next(batches), next(batches)]))
-    losses.append(float(measured["loss/total"]))
-kernel = state["params"]["recurrent"]["layers"]["0"]["forwards"]["state"]
-assert len(kernel.sharding.device_set) == len(jax.devices()), kernel.sharding
-print(json.dumps(losses))
-"""
+from tests import call
+from tests.sharding import hybrids
 
 
 @pytest.mark.slow
-def test_the_hybrid_network_on_eight_devices_computes_what_one_does(run_python):
-    result = run_python("-c", SEVERAL, "8", devices=8)
-    assert result.stdout.strip() == "same", result.stderr
+def test_the_hybrid_network_on_eight_devices_computes_what_one_does(on_devices):
+    on_devices(8, hybrids.on_several_devices)
 
 
-def test_the_hybrid_network_on_four_devices_computes_what_one_does(run_python):
+def test_the_hybrid_network_on_four_devices_computes_what_one_does(on_devices):
     """A table, whose network compiles fastest; the others are slow tests."""
-    result = run_python("-c", SEVERAL, "4", devices=4)
-    assert result.stdout.strip() == "same", result.stderr
+    on_devices(4, hybrids.on_several_devices)
 
 
 @pytest.mark.slow
-def test_the_loss_falls_on_eight_devices_as_on_one(run_python):
-    """Twenty steps on digits with augmentation, dropout, batch norm and two microbatches."""
-    curves = {}
-    for devices, sizes in ((1, {"data": 1}), (8, {"data": 4, "tensor": 2})):
-        result = run_python("-c", CURVE, json.dumps(sizes), devices=devices)
-        assert result.returncode == 0, result.stderr
-        curves[devices] = json.loads(result.stdout)
-    assert curves[1][-1] < curves[1][0] - 0.5
-    np.testing.assert_allclose(curves[8], curves[1], rtol=1e-4)
+def test_the_loss_falls_on_eight_devices_as_on_one(on_devices):
+    one = on_devices(1, hybrids.losses, {"data": 1})
+    assert one[-1] < one[0] - 0.5
+    np.testing.assert_allclose(on_devices(8, hybrids.losses, {"data": 4, "tensor": 2}), one, rtol=1e-4)
 
 
 def test_a_context_axis_is_refused_for_the_hybrid_network(run_python):
-    result = run_python("-c", CURVE, json.dumps({"data": 1, "context": 2}), devices=2)
+    result = run_python(*call.words(hybrids.losses, {"data": 1, "context": 2}), devices=2)
     assert "mesh.context is 2; it splits sequences of tokens" in result.stderr

@@ -5,10 +5,12 @@ expert would show.  Sums in another order differ by some 1e-7 and could flip a c
 seeds and this learning rate none is flipped in 20 steps; in a long enough run one would be.
 """
 
-import json
-
 import numpy as np
 import pytest
+
+from tests import call
+from tests.sharding import curves as programs
+from tests.sharding import edited_rules
 
 ALONE = ["data=8", "fsdp=8", "expert=8", "tensor=8", "context=8"]
 MIXED = [
@@ -31,15 +33,13 @@ DRAWN = ["fsdp=2,expert=2,tensor=2", "data=2,context=2,expert=2"]
 
 
 @pytest.fixture(scope="module")
-def curves(run_python):
+def curves(on_devices):
     """curves(model, meshes) -> {mesh: curve}, with "one" for one device; computed in one process and remembered."""
     known = {}
 
     def run(model: str, meshes: list[str]) -> dict:
         if (key := (model, *meshes)) not in known:
-            result = run_python("-m", "tests.sharding.curves", model, "one", *meshes, devices=8)
-            assert result.returncode == 0, result.stderr
-            known[key] = json.loads(result.stdout)
+            known[key] = on_devices(8, programs.on_meshes, model, "one", *meshes)
         return known[key]
 
     return run
@@ -54,19 +54,17 @@ def test_a_mesh_has_the_curve_of_one_device(curves, model, mesh):
     check(curves(model, QUICK[model]), mesh)
 
 
-def test_an_edited_table_of_rules_has_the_curve_of_one_device(run_python):
+def test_an_edited_table_of_rules_has_the_curve_of_one_device(on_devices):
     """Parameters stored over two mesh axes, a vocabulary and experts' widths that are not sharded."""
     edits = 'STORED: "fsdp"->STORED: ("data", "fsdp")', '"vocab": "tensor"->"vocab": None'
     edits += ('"expert_mlp": "tensor"->"expert_mlp": None',)
     mesh = "data=2,fsdp=2,tensor=2"
-    result = run_python("-m", "tests.sharding.edited_rules", *edits, "v3", "one", mesh, devices=8)
-    assert result.returncode == 0, result.stderr
-    check(json.loads(result.stdout), mesh)
+    check(on_devices(8, edited_rules.on_meshes, edits, "v3", "one", mesh), mesh)
 
 
 def test_a_table_with_two_mesh_axes_where_only_one_works_is_refused(run_python):
     edit = '"sequence": "context"->"sequence": ("context", "tensor")'
-    result = run_python("-m", "tests.sharding.edited_rules", edit, "v3", "one")
+    result = run_python(*call.words(edited_rules.on_meshes, [edit], "v3", "one"))
     assert "rules.py must map 'sequence' to one mesh axis, not ('context', 'tensor')" in result.stderr
 
 

@@ -1,7 +1,5 @@
 """Pipeline stages: the schedule, equality with one device, how parameters are sharded and what is sent."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,22 +12,13 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.models import presets, schedule
 from deepseek_jax.parallel import pipeline, plan, rules
 from deepseek_jax.train import setup
+from tests.sharding import pipelined
 from tests.sharding.pipelined import MESHES, SCHEDULES
 from tests.train import tiny
 
 
-@pytest.fixture
-def measured(run_python):
-    def run(*arguments, **options):
-        result = run_python("-m", "tests.sharding.pipelined", *arguments, devices=8, **options)
-        assert result.returncode == 0, result.stderr
-        return json.loads(result.stdout)
-
-    return run
-
-
-def test_the_pipeline_takes_the_scheduled_turns_and_empty_ones_change_nothing(measured):
-    found = measured("schedules")
+def test_the_pipeline_takes_the_scheduled_turns_and_empty_ones_change_nothing(on_devices):
+    found = on_devices(8, pipelined.schedules)
     assert len(found) == len(SCHEDULES)
     for each in found:
         assert each["turns"] == each["microbatches"] * each["rounds"] + each["stages"] - 1
@@ -40,9 +29,9 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, marks=SLOW if case != "v3" else ()) for case in MESHES])
-def test_pipelined_training_has_the_curve_of_one_device(measured, case):
+def test_pipelined_training_has_the_curve_of_one_device(on_devices, case):
     as_users = {"flags": ""} if case == "v4" else {}  # the suite's flags round a choice the other way in step 16
-    alone, many = measured("curves", case, **as_users)
+    alone, many = on_devices(8, pipelined.loss_curves, case, **as_users)
     assert np.mean(alone["loss"][-5:]) < np.mean(alone["loss"][:5]), "a model that does not learn would hide much"
     np.testing.assert_allclose(many["loss"], alone["loss"], rtol=1e-5)
     # Microbatches are summed in another order: in one of twenty steps the norm is off by 1.9e-5 in "v3 context" and by
@@ -53,8 +42,8 @@ def test_pipelined_training_has_the_curve_of_one_device(measured, case):
 
 
 @SLOW
-def test_stages_store_parts_of_all_layers_and_send_only_activations(measured):
-    found = measured("layout")
+def test_stages_store_parts_of_all_layers_and_send_only_activations(on_devices):
+    found = on_devices(8, pipelined.layout)
     for part in ("parameters", "moments"):
         assert found[part]["0-0"] == 1 and 0.5 < found[part]["1-4"] < 0.51, "half, but for norms and biases"
     assert found["passed on"] == ["f32[1,32,32]"], "the states of one microbatch"

@@ -21,43 +21,13 @@ from deepseek_jax.pods.report import page, report, scope, source
 from deepseek_jax.pods.roofline import bandwidth, bytes_written
 from deepseek_jax.pods.text import duration, verdict
 from tests.paths import ROOT
+from tests.sharding import compiled
 from tests.train import tiny
 
-EIGHT = """
-import json, jax, jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec as P
-from deepseek_jax.pods import hlo
-from deepseek_jax.pods.collectives import collectives
-from deepseek_jax.pods.roofline import bytes_written
 
-mesh = jax.make_mesh((2, 4), ("a", "b"), (AxisType.Auto,) * 2)
-
-def body(x):  # [16, 64] float32: 4 KiB
-    def turn(x, _):
-        whole = jax.lax.all_gather(jnp.sin(x), "b", tiled=True)          # 4 KiB to 3 others, 5 times
-        part = jax.lax.psum_scatter(whole * 2, "b", tiled=True)          # 3/4 of 16 KiB, 5 times
-        return jax.lax.all_to_all(part, "a", 1, 1, tiled=True), None     # 1/2 of 4 KiB, 5 times
-    x, _ = jax.lax.scan(turn, x, None, length=5)
-    x = jax.lax.ppermute(x, "b", [(i, (i + 1) % 4) for i in range(4)])   # 4 KiB
-    return jax.lax.psum(x, ("a", "b"))                                   # 2 x 7/8 of 4 KiB
-
-f = jax.shard_map(body, mesh=mesh, in_specs=P(("a", "b")), out_specs=P(), check_vma=False)
-program = hlo.parse(jax.jit(f).lower(jnp.zeros((128, 64))).compile().as_text())
-found = collectives(program, 8)
-print(json.dumps({
-    "loops": program.unknown_loops,
-    "written": bytes_written(program),
-    "found": {each.kind: (each.times, len(each.group), each.sent) for each in found},
-    "groups": {each.kind: each.group for each in found},
-}))
-"""
-
-
-def test_collectives_of_a_compiled_program(run_python):
+def test_collectives_of_a_compiled_program(on_devices):
     """A collective in a loop counts once for each iteration; bytes are those that a ring algorithm sends."""
-    result = run_python("-c", EIGHT, devices=8)
-    assert result.returncode == 0, result.stderr
-    read = json.loads(result.stdout)
+    read = on_devices(8, compiled.communication)
     assert read["loops"] == 0
     assert read["found"] == {
         "all-gather": [5, 4, 5 * 3 * 4096],
@@ -373,36 +343,9 @@ def test_metadata_leads_to_the_innermost_line_of_this_package(metadata, expected
     assert all((hlo.PACKAGE.parent / name).is_file() for name in hlo.HELPERS)
 
 
-REMATERIALISED = """
-import json, jax, jax.numpy as jnp
-from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from deepseek_jax.pods import hlo
-from deepseek_jax.pods.remarks import captured_remarks
-
-jax.config.update("jax_enable_compilation_cache", False)  # programs read from it cause no remarks
-mesh = jax.make_mesh((2, 2, 2), ("a", "b", "c"), (AxisType.Auto,) * 3)
-rows, columns = (NamedSharding(mesh, spec) for spec in (P(("a", "b")), P(None, "c")))
-text = '''
-def moved(x, w):
-    with jax.named_scope("layers"):
-        y = jax.lax.with_sharding_constraint(jnp.sin(x @ w).T, rows)
-        y = jax.lax.with_sharding_constraint(jnp.cos(y), columns)
-        return 2 * y.reshape(4, 4, 4, 4)
-'''
-exec(compile(text, str(hlo.PACKAGE / "models" / "moved.py"), "exec"))
-with captured_remarks() as remarks:
-    moved = jax.jit(moved, in_shardings=(rows, NamedSharding(mesh, P())))
-    compiled = moved.lower(jnp.ones((16, 16)), jnp.ones((16, 16))).compile()
-frames = hlo.parse(compiled.as_text()).frames
-print(json.dumps([(hlo.scopes(each), hlo.place(each, frames)) for each in remarks]))
-"""
-
-
-def test_a_compiler_remark_leads_to_its_source_line(run_python):
+def test_a_compiler_remark_leads_to_its_source_line(on_devices):
     """With what this XLA really prints: the remark on standard error and the program with the stack frames."""
-    result = run_python("-c", REMATERIALISED, devices=8)
-    assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout) == [
+    assert on_devices(8, compiled.remarks) == [
         ["jit(moved)/layers/sharding_constraint", "deepseek_jax/models/moved.py:4"],
     ]
 

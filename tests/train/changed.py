@@ -1,10 +1,6 @@
-"""A brief run of a program that is changed: it trains a number beside the model's parameters.
-
-python -m tests.train.changed DIRECTORY    trains it for three steps on two devices; prints the number's losses
-"""
+"""A brief run of a program that is changed: it trains a number beside the model's parameters."""
 
 import dataclasses
-import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -57,7 +53,8 @@ def pulls(workdir) -> list[float]:
     return [row["loss/pull"] for row in read_rows(workdir / "metrics.jsonl") if "loss/pull" in row]
 
 
-if __name__ == "__main__":
-    directory = Path(sys.argv[1])
+def on_two_devices(directory: str) -> list[float]:
+    """The number's losses in three steps."""
+    directory = Path(directory)
     train(brief(directory, fsdp=2), directory / "two", QUIET, until=3, change=with_a_parameter(0.5))
-    print(*pulls(directory / "two"))
+    return pulls(directory / "two")

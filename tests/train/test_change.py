@@ -8,6 +8,7 @@ from deepseek_jax import record
 from deepseek_jax.errors import UserError
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.restore import restore_model
+from tests.train import changed
 from tests.train.changed import QUIET, brief, pulls, with_a_parameter
 
 
@@ -18,11 +19,10 @@ def run(tmp_path_factory):
     return directory
 
 
-def test_a_parameter_of_ones_own_is_trained_on_two_devices_as_on_one(run, run_python):
+def test_a_parameter_of_ones_own_is_trained_on_two_devices_as_on_one(run, on_devices):
     one = pulls(run / "run")
     assert len(one) == 3 and one[-1] < one[0]
-    result = run_python("-m", "tests.train.changed", str(run), devices=2)
-    assert [float(word) for word in result.stdout.split()] == pytest.approx(one, rel=1e-5), result.stderr
+    assert on_devices(2, changed.on_two_devices, str(run)) == pytest.approx(one, rel=1e-5)
 
 
 def test_a_run_is_resumed_with_the_same_change_only(run):

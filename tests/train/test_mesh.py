@@ -9,61 +9,17 @@ from deepseek_jax.config import MeshConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import rules
 from deepseek_jax.parallel.mesh import axis_sizes, check_batch, check_sequence, make_mesh
+from tests.sharding import toys
 from tests.sharding.meshes import abstract_mesh
 
-EIGHT = """
-import numpy as np, jax
-from deepseek_jax.config import MeshConfig
-from tests.train import toy
-import dataclasses
 
-config = toy.with_optimizer(toy.experiment(ema_decay=0.9), name="adamw", weight_decay=0.1, clip_norm=1.0)
-spread = dataclasses.replace(config, mesh=MeshConfig(data=2, fsdp=4))
-assert len(jax.devices()) == 8
-(one, one_step), (many, many_step) = toy.start(config, devices=jax.devices()[:1]), toy.start(spread)
-kernel = many["params"]["kernel"]
-assert len(kernel.addressable_shards) == 8 and kernel.addressable_shards[0].data.shape == (1,), kernel.sharding
-moment = many["opt_state"][1].mu["kernel"]
-assert moment.sharding == kernel.sharding, "moments lie as their parameters do"
-for seed in range(3):
-    batch = toy.batch(2, 8, seed)
-    one, expected = one_step(one, batch)
-    many, found = many_step(many, batch)
-assert many["params"]["kernel"].sharding == kernel.sharding
-for left, right in zip(jax.tree.leaves((one, expected)), jax.tree.leaves((many, found)), strict=True):
-    np.testing.assert_allclose(left, right, rtol=1e-5)
-print("same")
-"""
+def test_eight_devices_compute_what_one_does(on_devices):
+    on_devices(8, toys.adamw)
 
 
-def test_eight_devices_compute_what_one_does(run_python):
-    result = run_python("-c", EIGHT, devices=8)
-    assert result.stdout.strip() == "same", result.stderr
-
-
-OWN = """
-import dataclasses, jax, numpy as np, optax
-from deepseek_jax.config import MeshConfig
-from deepseek_jax.train import optimizer
-from tests.train import toy
-
-directions = optax.scale_by_factored_rms(min_dim_size_to_factor=1), optax.scale_by_sm3(), optax.scale_by_lbfgs()
-one_device, spread = toy.experiment(), dataclasses.replace(toy.experiment(), mesh=MeshConfig(data=2, fsdp=4))
-for direction in directions:
-    optimizer._direction = lambda config, axes: direction
-    (one, one_step), (many, many_step) = toy.start(one_device, devices=jax.devices()[:1]), toy.start(spread)
-    for seed in range(2):
-        one, many = one_step(one, toy.batch(2, 8, seed))[0], many_step(many, toy.batch(2, 8, seed))[0]
-    for left, right in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
-        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
-    print(len({leaf.sharding.spec for leaf in jax.tree.leaves(many["opt_state"])}))
-"""
-
-
-def test_optimizer_state_may_have_other_shapes_than_the_parameters(run_python):
+def test_optimizer_state_may_have_other_shapes_than_the_parameters(on_devices):
     """State with a parameter's shape is sharded like it; factored rows, maxima and histories are replicated."""
-    result = run_python("-c", OWN, devices=8)
-    assert result.stdout.split() == ["2", "2", "2"], result.stderr
+    assert on_devices(8, toys.state_of_other_shapes) == [2, 2, 2]
 
 
 def test_one_device_is_the_trivial_mesh():

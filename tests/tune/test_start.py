@@ -24,6 +24,7 @@ from deepseek_jax.train.start import check, first_state
 from deepseek_jax.tune.config import LoraConfig, TuneConfig
 from tests.paths import ROOT
 from tests.train import tiny
+from tests.tune import on_mesh
 
 QUIET = Console(quiet=True)
 
@@ -173,12 +174,11 @@ def test_a_resumed_run_does_not_need_its_start_checkpoint(base, tmp_path):
 
 
 @pytest.mark.slow
-def test_on_a_mesh_the_starting_parameters_are_sharded(base, tmp_path, run_python):
+def test_on_a_mesh_the_starting_parameters_are_sharded(base, tmp_path, on_devices):
     trained = restore_model(base[2])
     huggingface.save(tmp_path / "model", base[1].model, trained.params, trained.buffers)
     for where in (base[2], tmp_path / "model"):
-        done = run_python("-m", "tests.tune.on_mesh", str(base[0]), str(where), devices=4)
-        assert done.returncode == 0, done.stdout + done.stderr
+        on_devices(4, on_mesh.check, str(base[0]), str(where))
 
 
 def test_restore_model_gives_the_ema_of_a_run_that_has_it(base):

@@ -1,6 +1,5 @@
 """Pruning while training: the schedule, zeros that stay zero, masks in checkpoints and on any mesh."""
 
-import json
 import math
 
 import jax
@@ -99,10 +98,8 @@ def test_masked_weights_get_no_gradient():
 
 
 @pytest.mark.slow
-def test_pruning_and_qlora_on_eight_devices_equal_one_device(run_python):
-    result = run_python("-m", "tests.views.training", "one", "fsdp=2,expert=2,tensor=2", devices=8)
-    assert result.returncode == 0, result.stderr
-    one, many = json.loads(result.stdout).values()
+def test_pruning_and_qlora_on_eight_devices_equal_one_device(on_devices):
+    one, many = on_devices(8, training.on_meshes, "one", "fsdp=2,expert=2,tensor=2").values()
     for name in ("pruned", "rounded"):
         np.testing.assert_allclose(many[name], one[name], rtol=1e-5, err_msg=name)
         assert all(math.isfinite(loss) for loss in one[name])

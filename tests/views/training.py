@@ -1,11 +1,6 @@
-"""Tiny models trained with gradual pruning, or with adapters over 4-bit weights, on any mesh of eight host devices.
-
-python -m tests.views.training one fsdp=2,tensor=2    prints a JSON object: mesh -> losses of both, and the masks
-"""
+"""Tiny models trained with gradual pruning, or with adapters over 4-bit weights, on any mesh of eight host devices."""
 
 import dataclasses
-import json
-import sys
 
 import jax
 import numpy as np
@@ -69,9 +64,6 @@ def both(mesh: dict[str, int]) -> dict:
     return {"pruned": pruned, "rounded": rounded, "masks": hexadecimal}
 
 
-def main(*meshes: str):
-    print(json.dumps({mesh: both(curves.read(mesh)) for mesh in meshes}))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def on_meshes(*meshes: str) -> dict:
+    """{mesh: losses of both, and the masks}"""
+    return {mesh: both(curves.read(mesh)) for mesh in meshes}
