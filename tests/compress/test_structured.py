@@ -19,7 +19,7 @@ from deepseek_jax.train.restore import Trained
 from deepseek_jax.views.matrices import LINEAR, matrices
 from tests.compress.sources import module, source_of
 from tests.models.hybrids import IMAGE, TEXT
-from tests.sharding.curves import MODELS
+from tests.parallel.curves import MODELS
 
 V3 = dataclasses.replace(MODELS["v3"], num_hidden_layers=2)
 GQA = dataclasses.replace(

@@ -11,7 +11,7 @@ from deepseek_jax.compress.config import PruneConfig, QuantizeConfig
 from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.views import as_trained
 from deepseek_jax.tune.config import LoraConfig, TuneConfig
-from tests.sharding import curves
+from tests.parallel import curves
 from tests.views import training
 
 SMALL = dataclasses.replace(training.MODEL, num_nextn_predict_layers=0)

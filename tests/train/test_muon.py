@@ -22,7 +22,7 @@ from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.state import abstract_state
 from deepseek_jax.train.views import as_trained
 from deepseek_jax.tune.config import LoraConfig, TuneConfig
-from tests.sharding.curves import V4
+from tests.parallel.curves import V4
 from tests.train import tiny
 
 

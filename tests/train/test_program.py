@@ -28,7 +28,7 @@ from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.state import abstract_state, make_state
 from deepseek_jax.train.step import compile_step, gradient_function, make_step
-from tests.sharding.curves import V4
+from tests.parallel.curves import V4
 from tests.train import tiny
 
 LENGTH = 12

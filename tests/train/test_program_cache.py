@@ -15,8 +15,8 @@ from deepseek_jax.train import program_cache
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.state import make_state
+from tests.models.noisy import NoisyRouter
 from tests.train import tiny
-from tests.train.noisy import NoisyRouter
 from tests.user_files import write_csv, write_texts
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from deepseek_jax.config import EvalConfig, SupervisedExperiment
 from deepseek_jax.train.refusals import refusals
-from tests.sharding.meshes import abstract_mesh
+from tests.parallel.meshes import abstract_mesh
 from tests.train import tiny
 
 

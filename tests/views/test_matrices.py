@@ -14,7 +14,7 @@ from deepseek_jax.models.hybrid import Hybrid
 from deepseek_jax.models.tree import flatten
 from deepseek_jax.views.matrices import CONTROL, LINEAR, TABLE, chosen, matrix_of
 from tests.models.hybrids import IMAGE, SERIES, TEXT
-from tests.sharding.curves import MODELS
+from tests.parallel.curves import MODELS
 
 GQA = dataclasses.replace(MODELS["v3"], layer_types=("gqa",), num_key_value_heads=2, head_dim=4, attention_bias=True)
 DECODERS = MODELS | {"gqa": GQA}

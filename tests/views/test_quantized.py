@@ -21,7 +21,7 @@ from deepseek_jax.tune.config import LoraConfig, TuneConfig
 from deepseek_jax.views.matrices import matrix_of
 from deepseek_jax.views.quantized import ROUNDED, quantized_view
 from deepseek_jax.views.rounding import Format, rounded
-from tests.sharding.meshes import abstract_mesh
+from tests.parallel.meshes import abstract_mesh
 from tests.views import training
 
 

@@ -16,7 +16,7 @@ from deepseek_jax.train.state import abstract_state, make_state
 from deepseek_jax.train.step import compile_step, make_step
 from deepseek_jax.train.views import as_trained
 from deepseek_jax.tune.config import LoraConfig, TuneConfig
-from tests.sharding import curves
+from tests.parallel import curves
 
 STEPS = 6
 MODEL = dataclasses.replace(curves.V3, num_hidden_layers=2, num_attention_heads=4)

@@ -24,7 +24,7 @@ from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.rules import replicated
 from deepseek_jax.tasks.language_model import next_token_nll
 from deepseek_jax.views.arithmetic import Int8
-from tests.sharding import curves
+from tests.parallel import curves
 
 B, S = 8, 64
 

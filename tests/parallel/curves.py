@@ -1,10 +1,10 @@
 """Loss curves of tiny models on any mesh of eight host devices, for comparison with those of one device.
 
-    python -m tests.sharding.curves v3 data=8 fsdp=2,expert=4    prints a JSON object: mesh -> curve
-    python -m tests.sharding.curves v3+muon data=8               with another optimizer
-    python -m tests.sharding.curves v3+noisy data=8              with routers that draw noise
-    python -m tests.sharding.curves v4+bfloat16+blocks data=8    activations in bfloat16, queries in small blocks
-    python -m tests.sharding.curves v3+longer fsdp=8             rows of 40 tokens, a number that no weight has
+    python -m tests.parallel.curves v3 data=8 fsdp=2,expert=4    prints a JSON object: mesh -> curve
+    python -m tests.parallel.curves v3+muon data=8               with another optimizer
+    python -m tests.parallel.curves v3+noisy data=8              with routers that draw noise
+    python -m tests.parallel.curves v4+bfloat16+blocks data=8    activations in bfloat16, queries in small blocks
+    python -m tests.parallel.curves v3+longer fsdp=8             rows of 40 tokens, a number that no weight has
 
 B batch  S sequence  E experts
 """
@@ -28,8 +28,8 @@ from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.state import abstract_state, make_state
 from deepseek_jax.train.step import compile_step, make_step
-from tests.sharding.order import unordered
-from tests.train.noisy import NoisyRouter
+from tests.models.noisy import NoisyRouter
+from tests.parallel.order import unordered
 
 STEPS, BATCH, LENGTH, VOCABULARY = 20, 8, 32, 128
 LONGER = 40

@@ -16,8 +16,8 @@ from deepseek_jax.models.cached import CachedDecoder, unstacked
 from deepseek_jax.models.tree import flatten, merge
 from deepseek_jax.train import metrics
 from deepseek_jax.train.program import language_model_program
+from tests.models.differential import DifferentialAttention
 from tests.train import tiny
-from tests.train.differential import DifferentialAttention
 
 SIZES = {"num_key_value_heads": 1, "head_dim": 16, "qk_rope_head_dim": 8}  # each half of a head is rotated
 DEPTH = {"num_hidden_layers": 2, "first_k_dense_replace": 2, "num_nextn_predict_layers": 1}

@@ -9,8 +9,8 @@ from deepseek_jax.config import MeshConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import rules
 from deepseek_jax.parallel.mesh import axis_sizes, check_batch, check_sequence, make_mesh
-from tests.sharding import toys
-from tests.sharding.meshes import abstract_mesh
+from tests.parallel import toys
+from tests.parallel.meshes import abstract_mesh
 
 
 def test_eight_devices_compute_what_one_does(on_devices):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from deepseek_jax.parallel.expert import rows_a_device, slots_by_device
-from tests.sharding import experts
+from tests.parallel import experts
 
 
 def test_on_tpus_only_filled_rows_are_sent(on_devices):

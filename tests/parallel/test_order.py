@@ -1,6 +1,6 @@
 """`unordered` finds collectives that may run beside a loop or conditional with such; `after` puts them in order."""
 
-from tests.sharding import unordered_programs
+from tests.parallel import unordered_programs
 
 
 def test_unordered_collectives_are_found_and_after_puts_them_in_order(on_devices):

@@ -11,8 +11,8 @@ from deepseek_jax.config import Experiment, TrainConfig
 from deepseek_jax.models.moe import router
 from deepseek_jax.train import metrics
 from deepseek_jax.train.program import language_model_program
+from tests.models.noisy import NoisyRouter
 from tests.train import tiny
-from tests.train.noisy import NoisyRouter
 
 MODEL = dataclasses.replace(tiny.MOE, num_hidden_layers=3, num_nextn_predict_layers=1, num_hash_layers=1)
 EXPERIMENT = Experiment(model=dataclasses.replace(MODEL, n_group=1), train=TrainConfig(steps=10))

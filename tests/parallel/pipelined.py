@@ -14,7 +14,7 @@ from deepseek_jax.parallel import pipeline
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.rules import batch_sharding
 from deepseek_jax.train.checkpoint import Checkpoints, RunPosition
-from tests.sharding import curves
+from tests.parallel import curves
 
 
 def v3(layers: int):

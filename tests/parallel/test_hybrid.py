@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests import call
-from tests.sharding import hybrids
+from tests.parallel import hybrids
 
 
 @pytest.mark.slow

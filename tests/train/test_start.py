@@ -23,8 +23,7 @@ from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.start import check, first_state
 from deepseek_jax.tune.config import LoraConfig, TuneConfig
 from tests.paths import ROOT
-from tests.train import tiny
-from tests.tune import on_mesh
+from tests.train import on_mesh, tiny
 
 QUIET = Console(quiet=True)
 

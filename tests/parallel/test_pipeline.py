@@ -12,8 +12,8 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.models import presets, schedule
 from deepseek_jax.parallel import pipeline, plan, rules
 from deepseek_jax.train import setup
-from tests.sharding import pipelined
-from tests.sharding.pipelined import MESHES, SCHEDULES
+from tests.parallel import pipelined
+from tests.parallel.pipelined import MESHES, SCHEDULES
 from tests.train import tiny
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests import call
-from tests.sharding import curves as programs
-from tests.sharding import edited_rules
+from tests.parallel import curves as programs
+from tests.parallel import edited_rules
 
 ALONE = ["data=8", "fsdp=8", "expert=8", "tensor=8", "context=8"]
 MIXED = [

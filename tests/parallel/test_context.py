@@ -5,8 +5,8 @@ import math
 import pytest
 
 from deepseek_jax.models.config import ModelConfig
-from tests.sharding import attentions
-from tests.sharding.attentions import BATCH, CASES, LENGTH
+from tests.parallel import attentions
+from tests.parallel.attentions import BATCH, CASES, LENGTH
 
 QUICK = ["data=2,context=4"]
 REST = ["context=8", "fsdp=2,context=2,tensor=2"]

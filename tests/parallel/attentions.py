@@ -1,6 +1,6 @@
 """Each kind of attention alone, in miniature: values, gradients and communication on any mesh of eight host devices.
 
-    python -m tests.sharding.attentions data=2,context=4    prints a JSON object: mesh -> attention -> findings
+    python -m tests.parallel.attentions data=2,context=4    prints a JSON object: mesh -> attention -> findings
 
 B batch  S sequence  D model
 """
@@ -25,7 +25,7 @@ from deepseek_jax.models.context import Context
 from deepseek_jax.models.tree import logical_axes, merge, split
 from deepseek_jax.parallel import rules
 from deepseek_jax.parallel.mesh import make_mesh
-from tests.sharding.curves import read
+from tests.parallel.curves import read
 
 BATCH, LENGTH = 4, 48  # 12 tokens on each of 4 devices, so that windows and runs of hca cross device boundaries
 

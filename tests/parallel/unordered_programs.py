@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
 from deepseek_jax.parallel.order import after
-from tests.sharding.order import unordered
+from tests.parallel.order import unordered
 
 
 def swap(v):

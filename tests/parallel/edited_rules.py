@@ -1,4 +1,4 @@
-"""The loss curves of tests.sharding.curves after edits of the table in parallel/rules.py."""
+"""The loss curves of tests.parallel.curves after edits of the table in parallel/rules.py."""
 
 import importlib.util
 import sys
@@ -19,8 +19,8 @@ def edit(replacements: list[str]):
 
 
 def on_meshes(edits: list[str], model: str, *meshes: str) -> dict:
-    """{mesh: its curve}, as tests.sharding.curves gives it, after edits such as 'OLD->NEW'."""
+    """{mesh: its curve}, as tests.parallel.curves gives it, after edits such as 'OLD->NEW'."""
     edit(edits)
-    from tests.sharding import curves
+    from tests.parallel import curves
 
     return curves.on_meshes(model, *meshes)
