@@ -39,8 +39,19 @@ def trainer(monkeypatch):
 
 
 @pytest.fixture
-def make(tmp_path):
-    """make(further="", text=STUDY) writes a study file, with `further` variants, and loads it."""
+def root(tmp_path):
+    """The directory for the runs of studies."""
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """make(further="", text=STUDY) writes a study file, with `further` variants, and loads it.
+
+    In an empty working directory, as paths below the working directory are shown without it.
+    """
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
     write_config(tmp_path / "base.py", BASE)
 
     def write_and_load(further="", text=STUDY):

@@ -1,5 +1,6 @@
 """A fake trainer that takes no time: its losses are computed from the experiment, so reports can be compared."""
 
+import json
 import random
 
 from deepseek_jax import record
@@ -24,6 +25,16 @@ study = Study(
         {further}
     ],
     claim="high < low",
+)
+'''
+CANDIDATES = '''"""Which batch, and which rise?"""
+
+from experiments import Sweep
+
+study = Sweep(
+    base="{base}",
+    budget=2_560,
+    search={{"optimizer.schedule.warmup_steps": (0, 11), "train.batch_size": (2, 4, 99)}},
 )
 '''
 BASE = Experiment(
@@ -75,3 +86,18 @@ def row(experiment, step):
 
 def write(workdir, rows):
     write_jsonl(workdir / "metrics.jsonl", rows)
+
+
+def files_of(folder, *, but=()) -> dict[str, bytes]:
+    """The content of each file in a folder, `but` for those named."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in but}
+
+
+def write_speed(path):
+    """As if the trial of a variant's speed had been made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"per_second": 2560.0}))
+
+
+def quiet(text: str):
+    """For tests that do not look at what a study tells."""

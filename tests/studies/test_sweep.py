@@ -17,6 +17,7 @@ from deepseek_jax.studies.sweep import Halving, LogUniform, Sweep
 from deepseek_jax.studies.sweeping import rungs, score_at, step_at
 from tests.paths import ROOT
 from tests.studies import fake
+from tests.studies.fake import quiet
 
 TEXT = '''"""Which rate?"""
 
@@ -29,10 +30,6 @@ study = Sweep(
     halving=Halving(rungs=(0.25, 0.5), keep=0.5),
 )
 '''
-
-
-def QUIET(text):
-    return None
 
 
 def test_a_grid_may_contain_bundles_of_settings():
@@ -81,7 +78,7 @@ def test_invalid_halving_is_refused(settings):
 
 def test_the_worst_candidates_are_stopped_at_each_rung(make, trainer, tmp_path):
     loaded, root = make(text=TEXT), tmp_path / "runs"
-    running.work([loaded], root, QUIET)
+    running.work([loaded], root, quiet)
     first, second, end = rungs(loaded, root)
     assert [run.variant.name for run in second.runs] == ["0.2", "0.3", "0.4"]
     assert [run.variant.name for run in end.runs] == ["0.3", "0.4"]
@@ -112,7 +109,7 @@ def test_the_worst_candidates_are_stopped_at_each_rung(make, trainer, tmp_path):
 
 def test_candidates_are_compared_by_their_mean_over_seeds_at_the_rung(make, trainer, tmp_path):
     loaded, root = make(text=TEXT.replace("budget=5_120,", "budget=5_120, seeds=2,")), tmp_path / "runs"
-    running.work([loaded], root, QUIET)
+    running.work([loaded], root, quiet)
     first = rungs(loaded, root)[0]
     one, other = (score_at(run, "val/loss", 0.25) for run in first.runs if run.variant.name == "0.2")
     assert one != other and first.scores["0.2"] == pytest.approx((one + other) / 2)
@@ -138,7 +135,7 @@ def test_a_candidate_with_a_nan_score_is_not_chosen(make, trainer, tmp_path, mon
     rows = fake.row
     monkeypatch.setattr(fake, "row", row)
     loaded, root = make(text=TEXT.replace("halving=Halving(rungs=(0.25, 0.5), keep=0.5),", "")), tmp_path / "runs"
-    running.work([loaded], root, QUIET)
+    running.work([loaded], root, quiet)
     folder, choice = report.write(loaded, root)
     assert choice.startswith("0.4: val/loss") and "| 0.1 | failed |" in (folder / "report.md").read_text()
 
@@ -147,11 +144,11 @@ def test_a_metric_that_no_candidate_measures_stops_the_sweep(make, trainer, tmp_
     text = TEXT.replace("budget=5_120,", 'budget=5_120, metric="{metric}",')
     told = make(text=text.replace("{metric}", "final/loss"))
     with pytest.raises(UserError, match="rate.py: no run measures 'final/loss'; choose one of val/loss."):
-        running.work([told], tmp_path / "runs", QUIET)
+        running.work([told], tmp_path / "runs", quiet)
     assert not list((tmp_path / "runs").glob("rate/*"))
     found = make(text=text.replace("{metric}", "val/dropped"))  # a metric that only some kinds of runs have
     with pytest.raises(UserError, match="0.1, seed 0 measured no val/dropped after 25% of its steps; name a metric"):
-        running.work([found], tmp_path / "runs", QUIET)
+        running.work([found], tmp_path / "runs", quiet)
     assert len(list((tmp_path / "runs").glob("rate/*"))) == 1 and not running.failed(found, tmp_path / "runs")
 
 
@@ -161,13 +158,13 @@ GRID = TEXT.replace("halving=Halving(rungs=(0.25, 0.5), keep=0.5),", "")
 def test_already_trained_candidates_can_be_halved(make, trainer, tmp_path):
     """They were evaluated at other steps than the rungs, or only at the end; the nearest evaluation counts."""
     root = tmp_path / "runs"
-    running.work([make(text=GRID)], root, QUIET)
+    running.work([make(text=GRID)], root, quiet)
     for path in root.glob("rate/*/metrics.jsonl"):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         only = (4, 8) if "0.4" in path.parent.name else (20,)
         fake.write(path.parent, [row for row in rows if row["step"] in only or "val/loss" not in row])
     loaded = make(text=TEXT)
-    running.work([loaded], root, QUIET)
+    running.work([loaded], root, quiet)
     first, *_, end = rungs(loaded, root)
     assert len(trainer.trained) == 4 and end.complete and [run.failure for run in end.runs] == [None, None]
     for name, step in {"0.4": 4, "0.3": 20}.items():
@@ -177,13 +174,13 @@ def test_already_trained_candidates_can_be_halved(make, trainer, tmp_path):
 
 def test_changed_rungs_resume_from_the_candidates_checkpoints(make, trainer, tmp_path):
     root = tmp_path / "runs"
-    running.work([make(text=TEXT.replace("(0.25, 0.5)", "(0.5,)"))], root, QUIET)
+    running.work([make(text=TEXT.replace("(0.25, 0.5)", "(0.5,)"))], root, quiet)
     (stopped,) = root.glob("rate/0.1-0-*")
     rows = (stopped / "metrics.jsonl").read_text().splitlines()
     loaded = make(text=TEXT)
     (run,) = (run for run in runs.plan(loaded, root) if run.directory == stopped)
     assert len(rows) == 10 and running._train(run, until=5)
-    running.work([loaded], root, QUIET)
+    running.work([loaded], root, quiet)
     assert rungs(loaded, root)[-1].complete and not running.to_do(loaded, root)
 
 
@@ -206,7 +203,7 @@ def test_a_candidate_that_stopped_early_is_scored_by_its_kept_step(make, trainer
     monkeypatch.setattr(fake, "write", write)
     monkeypatch.setattr(trainer.__class__, "__call__", whole)
     loaded, root = make(text=TEXT), tmp_path / "runs"
-    running.work([loaded], root, QUIET)
+    running.work([loaded], root, quiet)
     first, *_, end = rungs(loaded, root)
     assert end.complete and first.scores["0.4"] == end.scores["0.4"] == 0.5
 
@@ -215,7 +212,7 @@ def test_halving_by_a_training_metric_is_refused(make, trainer, tmp_path):
     """Training rows are written every log.every steps, which need not be the steps of the rungs."""
     text = TEXT.replace("budget=5_120,", 'budget=5_120, metric="loss/total",')
     with pytest.raises(UserError, match="no run measures 'loss/total'; choose one of val/bits"):
-        running.work([make(text=text)], tmp_path / "runs", QUIET)
+        running.work([make(text=text)], tmp_path / "runs", quiet)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +235,7 @@ def test_candidates_held_by_another_worker_are_left_to_it(make, trainer, tmp_pat
         return contextlib.nullcontext(False) if run.variant.name == "0.1" and not wait else held(run, root, wait=wait)
 
     monkeypatch.setattr(runs, "held", elsewhere)
-    running.work([loaded], root, QUIET)
+    running.work([loaded], root, quiet)
     names = [run.variant.name for run in planned]
     assert asked == [*((name, False) for name in names), ("0.1", True)]
 
@@ -288,7 +285,7 @@ def test_halving_keeps_a_choice_at_every_width_or_at_none_of_them():
 
 def test_a_sweep_across_widths_with_halving_makes_a_choice(make, trainer, tmp_path):
     loaded, root = make(text=WIDTHS), tmp_path / "runs"
-    running.work([loaded], root, QUIET)
+    running.work([loaded], root, quiet)
     ends = [run.variant.name for run in rungs(loaded, root)[-1].runs]  # both widths, though 8 has lower losses
     assert ends == ["8 0.3", "8 0.4", "16 0.3", "16 0.4"]
     folder, choice = report.write(loaded, root)
