@@ -1,11 +1,11 @@
 """Processes that train one run of tests/multiprocess/experiment.py, and what they have written of it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.paths import ROOT
 from tests.processes import Group, to_end
+from tests.progress import rows
 
 TRAIN = ("-m", "deepseek_jax", "train", "--config", str(ROOT / "tests" / "multiprocess" / "experiment.py"))
 
@@ -31,21 +31,15 @@ def train_to_end(directory: Path, workdir: str, *overrides: str, **size: int) ->
     return to_end(start_training(directory, workdir, *overrides, **size))
 
 
-def rows(workdir: Path) -> list[dict]:
-    """The training steps' rows of metrics.jsonl that have been written so far."""
-    path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [row for row in (json.loads(line) for line in lines if line.endswith("}")) if "loss/next" in row]
-
-
-def last_step(workdir: Path) -> int:
-    return max((row["step"] for row in rows(workdir)), default=0)
+def steps(workdir: Path) -> list[dict]:
+    """The rows of training steps alone."""
+    return [row for row in rows(workdir) if "loss/next" in row]
 
 
 def curve(workdir: Path) -> list[tuple[int, float, float]]:
-    return [(row["step"], row["loss/total"], row["grad_norm"]) for row in rows(workdir)]
+    return [(row["step"], row["loss/total"], row["grad_norm"]) for row in steps(workdir)]
 
 
 def load_entropies(workdir: Path) -> list[dict]:
     """A metric of expert loads alone: as loads are counts, it is exactly equal unless some router chose differently."""
-    return [row["router/load_entropy"] for row in rows(workdir)]
+    return [row["router/load_entropy"] for row in steps(workdir)]

@@ -9,8 +9,9 @@ import pytest
 from deepseek_jax.parallel import processes
 from tests import call
 from tests.multiprocess import programs
-from tests.multiprocess.group import last_step, start_training, train_to_end
+from tests.multiprocess.group import start_training, train_to_end
 from tests.processes import Group
+from tests.progress import last_step
 
 pytestmark = pytest.mark.slow
 

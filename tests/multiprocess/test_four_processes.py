@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from deepseek_jax.train import checkpoint
-from tests.multiprocess.group import curve, last_step, load_entropies, start_training, train_to_end
+from tests.multiprocess.group import curve, load_entropies, start_training, train_to_end
+from tests.progress import last_step
 
 pytestmark = pytest.mark.slow
 

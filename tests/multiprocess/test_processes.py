@@ -11,9 +11,10 @@ import pytest
 from deepseek_jax.train import checkpoint
 from tests import call
 from tests.multiprocess import programs
-from tests.multiprocess.group import curve, last_step, load_entropies, start_training, train_to_end
+from tests.multiprocess.group import curve, load_entropies, start_training, train_to_end
 from tests.paths import GOLDENS
 from tests.processes import Group
+from tests.progress import last_step
 
 STEPS = "train.steps=20"
 SLOWLY = {"SECONDS_A_STEP": "1"}  # so that a signal arrives long before the last step, however busy the machine is

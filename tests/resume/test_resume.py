@@ -3,7 +3,6 @@
 The run has every kind of state that is carried between steps: MTP, moving averages, a batch-size ramp, early stopping.
 """
 
-import json
 import signal
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from deepseek_jax.train import checkpoint
 from deepseek_jax.train.restore import restore_model
 from tests.processes import Group, to_end
+from tests.progress import last_step, rows
 
 STEPS, STOPPED = 40, 32  # configured steps; the step at which patience runs out, three evaluations after the first
 CLOCKS = ("seconds", "per_second", "bytes", "goodput")  # endings of the only keys that may differ: times and memory
@@ -27,19 +27,9 @@ def start(directory: Path, workdir: Path) -> Group:
     return Group(directory, "-m", "tests.resume.carrying_all", str(directory), str(workdir))
 
 
-def rows(workdir: Path) -> list[dict]:
-    path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
-
-
 def measured(workdir: Path) -> list[dict]:
     """The rows of metrics.jsonl without times and memory."""
     return [{key: value for key, value in row.items() if not key.endswith(CLOCKS)} for row in rows(workdir)]
-
-
-def last_step(workdir: Path) -> int:
-    return max((row["step"] for row in rows(workdir)), default=0)
 
 
 @pytest.fixture(scope="module")
