@@ -60,7 +60,7 @@ def test_a_run_of_the_other_family_and_a_file_are_refused_as_run_directory(tmp_p
 
 def test_check_place_refuses_impossible_paths_without_creating_anything(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file/run cannot be made a run directory: Not a directory; give another."):
+    with pytest.raises(UserError, match="file/run cannot be made a run directory: Not a directory"):
         record.check_place(tmp_path / "file" / "run")
     record.check_place(tmp_path / "new" / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

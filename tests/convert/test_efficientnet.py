@@ -86,7 +86,7 @@ def test_a_network_without_the_extractor_does_not_start_from_its_weights(monkeyp
     monkeypatch.setattr(efficientnet, "load", lambda path: tuple({"convolution": part} for part in theirs))
     start = StartConfig(checkpoint="features.pth")
     setup = prepare(SupervisedExperiment(dataset=DatasetConfig(name="digits"), start=start), Console(quiet=True))
-    with pytest.raises(UserError, match="features.pth holds EfficientNet-Lite0, of which this model has no part; set"):
+    with pytest.raises(UserError, match="features.pth holds EfficientNet-Lite0, of which this model has no part"):
         first_state(setup, print)
 
 
@@ -102,7 +102,7 @@ def test_files_that_are_no_efficientnet_are_refused(tmp_path):
         efficientnet.load(path)
     with zipfile.ZipFile(path, "w"):
         pass
-    with pytest.raises(UserError, match="x.pth is an archive, as torch writes since 1.6; load it with torch and save"):
+    with pytest.raises(UserError, match="x.pth is an archive, .* load it with torch"):
         efficientnet.load(path)
     path.write_bytes(pickle.dumps(torch_pickle.MAGIC) + pickle.dumps(1001) + pickle.dumps({}) + pickle.dumps(print))
     with pytest.raises(UserError, match="it holds builtins.print"):

@@ -129,9 +129,7 @@ def test_experts_that_lie_alone_and_in_one_array_are_refused(directory):
     tensors = load_file(directory / "model.safetensors")
     tensors["model.layers.1.mlp.experts.down_proj"] = np.zeros((12, 64, 20), np.float32)
     save_file(tensors, directory / "model.safetensors")
-    with pytest.raises(
-        UserError, match=r"holds model.layers.1.mlp.experts.\d+.down_proj.weight by itself and in an array"
-    ):
+    with pytest.raises(UserError, match=r"holds model.layers.1.mlp.experts.\d+.down_proj.weight by itself"):
         Tensors(directory)
 
 
@@ -291,7 +289,7 @@ def test_a_directory_without_a_checkpoint_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin"])
 def test_torch_bin_files_are_refused_by_name(tmp_path, name):
     (tmp_path / name).touch()
-    with pytest.raises(UserError, match="holds torch's .bin files, which are not read; load them once by transformers"):
+    with pytest.raises(UserError, match="holds torch's .bin files, .* transformers"):
         Tensors(tmp_path)
 
 

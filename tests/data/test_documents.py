@@ -112,7 +112,7 @@ def test_a_compressed_file_is_read_as_what_it_holds(tmp_path, name, suffix):
 def test_a_file_that_cannot_be_unpacked_is_refused_by_name(tmp_path, suffix):
     path = tmp_path / f"a.jsonl.{suffix}"
     path.write_bytes(COMPRESS[suffix](b'{"text": "x"}\n' * 99)[:-9])
-    with pytest.raises(UserError, match=f"{path} is cut off or damaged: it cannot be unpacked to its end; fetch it"):
+    with pytest.raises(UserError, match=f"{path} is cut off or damaged"):
         read(path)
 
 
@@ -143,7 +143,7 @@ def test_a_row_of_parquet_that_is_not_utf8_is_skipped(tmp_path):
 def test_a_damaged_parquet_is_refused_by_name(tmp_path, share):
     path = parquet(tmp_path / "a.parquet", text=[f"text {n}" for n in range(300)])
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(UserError, match=f"{path} is damaged or not Parquet; fetch it again, rename it, or remove it"):
+    with pytest.raises(UserError, match=f"{path} is damaged or not Parquet"):
         read(path)
 
 
@@ -171,7 +171,7 @@ def test_an_unreadable_file_is_refused_by_name(tmp_path, name):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.symlink_to("/proc/self/mem")  # reading its first byte raises an I/O error
-    with pytest.raises(UserError, match=f"cannot read {path}: Input/output error; make it readable, or remove it from"):
+    with pytest.raises(UserError, match=f"cannot read {path}: Input/output error"):
         read(tmp_path / name.split("/")[0])
 
 

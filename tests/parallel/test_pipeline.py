@@ -102,9 +102,7 @@ def test_too_many_pipeline_parts_are_refused_before_data_is_prepared(tmp_path, m
 
 def test_heads_that_a_mesh_does_not_divide_are_refused_before_data_is_prepared(tmp_path, monkeypatch):
     monkeypatch.setattr(setup, "make_mesh", lambda config: mesh(tensor=4))
-    with pytest.raises(
-        UserError, match="has heads = 2, which is not divisible by the 4 devices of mesh.tensor; choose"
-    ):
+    with pytest.raises(UserError, match="has heads = 2, .* the 4 devices of mesh.tensor"):
         setup.prepare(tiny.experiment(tmp_path, tiny.MOE), Console(quiet=True))
     assert not (tmp_path / "prepared").exists()
 

@@ -72,7 +72,7 @@ def test_starting_from_a_run_on_other_data_says_how_the_data_differ(table):
         return said
 
     assert not say()
-    with pytest.raises(UserError, match="trained with the features age, size, which are in another order here; give"):
+    with pytest.raises(UserError, match="the features age, size, which are in another order"):
         say(features=("size", "age"))
     with pytest.raises(UserError, match="classes a, b, .* give dataset.columns.classes in that order, or begin with a"):
         say(classes=("b", "a"))
@@ -186,7 +186,7 @@ def test_starting_from_another_tokenizers_embeddings_is_refused_unless_they_are_
         first_state(prepare(begun, QUIET), print)
 
     begin(folder / "run")
-    with pytest.raises(UserError, match="another tokenizer; begin with new embeddings, by start.fresh=embedding, or"):
+    with pytest.raises(UserError, match="another tokenizer; .* start.fresh=embedding"):
         begin(other)
     begin(other, fresh="embedding")
 

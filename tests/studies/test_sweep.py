@@ -56,7 +56,7 @@ def test_random_candidates_are_reproducible_and_log_uniform():
 def test_impossible_searches_are_refused():
     with pytest.raises(UserError, match="5 candidates only 2 differ"):
         Sweep(base="x.py", budget=1, search={"a": [1, 2]}, samples=5)
-    with pytest.raises(UserError, match="each choice at every value of a, which random candidates are not; leave"):
+    with pytest.raises(UserError, match="each choice at every value of a"):
         Sweep(base="x.py", budget=1, search={"a": [1, 2], "b": LogUniform(1, 2)}, samples=4, across="a")
     with pytest.raises(UserError, match="each must be above 0"):
         Sweep(base="x.py", budget=0, search={"a": [1]})
@@ -147,7 +147,7 @@ def test_a_metric_that_no_candidate_measures_stops_the_sweep(make, trainer, tmp_
         running.work([told], tmp_path / "runs", quiet)
     assert not list((tmp_path / "runs").glob("rate/*"))
     found = make(text=text.replace("{metric}", "val/dropped"))  # a metric that only some kinds of runs have
-    with pytest.raises(UserError, match="0.1, seed 0 measured no val/dropped after 25% of its steps; name a metric"):
+    with pytest.raises(UserError, match="0.1, seed 0 measured no val/dropped after 25%"):
         running.work([found], tmp_path / "runs", quiet)
     assert len(list((tmp_path / "runs").glob("rate/*"))) == 1 and not running.failed(found, tmp_path / "runs")
 

@@ -52,6 +52,6 @@ def test_a_change_without_a_name_is_refused(tmp_path):
         train(brief(tmp_path), tmp_path / "run", QUIET, change=lambda program: program)
     names = {}
     exec("def change(program):\n    return program", names)
-    with pytest.raises(UserError, match="^change is known by its source, which cannot be read; define it in a file"):
+    with pytest.raises(UserError, match="^change is known by its source, .* define it in a file"):
         train(brief(tmp_path), tmp_path / "run", QUIET, change=names["change"])
     assert not (tmp_path / "run").exists()

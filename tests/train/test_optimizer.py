@@ -149,7 +149,7 @@ def test_a_malformed_group_is_refused(group):
 
 
 def test_a_group_that_matches_no_parameter_is_refused():
-    with pytest.raises(UserError, match="groups has 'heed', which matches no trained parameter's path; there are head"):
+    with pytest.raises(UserError, match="groups has 'heed', .* there are head"):
         groups.check(("head lr=1", "heed lr=1"), {"head": jnp.ones(1)})
 
 

@@ -163,7 +163,7 @@ def test_running_averages_of_batch_norms_move_by_a_tenth_towards_a_batch():
 
 def test_a_network_that_would_see_only_the_last_row_is_refused(tmp_path):
     blind = HybridConfig(recurrent=RecurrentConfig("none"), attention=AttentionConfig(0))
-    with pytest.raises(UserError, match="last of 4 steps knows nothing of the others; set model.readout to mean or"):
+    with pytest.raises(UserError, match="last of 4 steps .* set model.readout to mean or"):
         train(experiment(model=blind), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -127,7 +127,7 @@ def test_quantised_experts_cannot_be_trained(params):
         lambda: tuning.split(*rounding.split(params, {})),
         lambda: tuning.axes(*rounding.axes(axes, {})),
     ):
-        with pytest.raises(UserError, match="tune.experts names layer 1, whose experts quantize.weights keeps rounded"):
+        with pytest.raises(UserError, match="tune.experts names layer 1, .* quantize.weights"):
             jax.eval_shape(together)
     for settings in ({"paths": "attention"}, {"trained": True}):
         rounding, tuning = views(**settings)

@@ -78,7 +78,7 @@ def test_a_quoted_text_may_contain_empty_lines(table):
 def test_impossible_series_are_refused(table):
     for name, given in {"text": "day", "features": ("day",), "label": "day", "boxes": "day", "split": "day"}.items():
         columns = dataclasses.replace(ColumnsConfig(series="level"), **{name: given})
-        with pytest.raises(UserError, match=f"dataset.columns.series is given, and dataset.columns.{name} too; leave"):
+        with pytest.raises(UserError, match=f"dataset.columns.series is given, and dataset.columns.{name} too"):
             open_set(dataclasses.replace(own(table), columns=columns))
     with pytest.raises(UserError, match="no column 'height'; its columns are day, level"):
         open_set(dataclasses.replace(own(table), columns=ColumnsConfig(series="height")))

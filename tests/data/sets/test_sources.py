@@ -36,7 +36,7 @@ def test_scenes_use_each_digit_in_one_split_and_box_it_tightly(monkeypatch, conf
 
 def test_a_split_of_scenes_without_any_digit_is_refused(config):
     settings = ScenesConfig(count=20000, canvas=48)
-    with pytest.raises(UserError, match="dataset.val is 5e-05, of 5,000 digits too small a share to make scenes from"):
+    with pytest.raises(UserError, match="dataset.val is 5e-05, of 5,000 digits too small"):
         open_set(DatasetConfig(name="scenes", directory=config.directory, val=5e-5, scenes=settings))
 
 
@@ -211,5 +211,5 @@ def test_a_text_set_of_tensorflow_datasets_is_read(tmp_path):
     assert [len(records["ids"]) for records in dataset.splits.values()] == [18, 2, 6]
     for records in dataset.splits.values():
         assert [text.startswith("grëat film") for text in records["texts"]] == records["labels"].astype(bool).tolist()
-    with pytest.raises(UserError, match="has features label, text; a set with image or text, and a class as its label"):
+    with pytest.raises(UserError, match="has features label, text; "):
         open_set(tiny_texts(tmp_path / "numbers", tfds.features.Scalar(np.int64)))

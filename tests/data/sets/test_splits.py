@@ -235,9 +235,7 @@ def test_impossible_dataset_settings_are_refused():
         DatasetConfig(balance="even")
     with pytest.raises(UserError, match="dataset.vocab_size is 10+; it must be at most 2147483647"):
         DatasetConfig(vocab_size=10**20)
-    with pytest.raises(
-        UserError, match="dataset.columns.text is for a .csv or .jsonl, but dataset.name is digits; name"
-    ):
+    with pytest.raises(UserError, match="dataset.columns.text is for .*, but dataset.name is digits"):
         open_set(DatasetConfig(columns=ColumnsConfig(text="body", label="folder")))
     with pytest.raises(UserError, match="neither a set .digits, mnist5k"):
         open_set(DatasetConfig(name="mnist"))
