@@ -5,29 +5,32 @@ from collections.abc import Iterable
 from deepseek_jax.config import AnyExperiment
 from deepseek_jax.models import checks
 from deepseek_jax.models.hybrid_config import NEEDED
+from deepseek_jax.tasks.config import OF_BOXES
 
-# Which of a section's choices use a key.
+# The keys that each choice of a section uses.  Nothing is said of choices that are not listed.
 OF_SCHEDULE = {
-    "final_ratio": ("cosine", "polynomial", "one_cycle", "wsd", "warm_restarts", "v3", "range"),
-    "decay_ratio": ("step", "multi_step", "exponential", "plateau"),
-    "milestones": ("multi_step",),
-    "step_every": ("step", "exponential", "plateau", "warm_restarts"),
-    "decay_fraction": ("wsd",),
-    "rise_fraction": ("one_cycle",),
-    "power": ("polynomial",),
-    "cycle_growth": ("warm_restarts",),
-    "patience": ("plateau",),
+    "constant": "",
+    "cosine": "final_ratio",
+    "step": "decay_ratio step_every",
+    "multi_step": "decay_ratio milestones",
+    "v3": "final_ratio",
+    "wsd": "final_ratio decay_fraction",
+    "exponential": "decay_ratio step_every",
+    "polynomial": "final_ratio power",
+    "one_cycle": "final_ratio rise_fraction",
+    "warm_restarts": "final_ratio step_every cycle_growth",
+    "plateau": "decay_ratio step_every patience",
+    "range": "final_ratio",
 }
-OF_OPTIMIZER = {
-    "b1": ("adam", "adamw", "muon", "sgd", "rmsprop", "lion"),
-    "b2": ("adam", "adamw", "muon", "rmsprop", "lion"),
-    "eps": ("adam", "adamw", "muon", "rmsprop", "adagrad"),
+OF_OPTIMIZER = dict.fromkeys(("adam", "adamw", "muon", "rmsprop"), "b1 b2 eps") | {
+    "sgd": "b1",
+    "adagrad": "eps",
+    "lion": "b1 b2",
 }
-OF_OBJECTIVE = {
-    "focal_gamma": ("focal",),
-    "huber_delta": ("huber",),
-    "size_weight": ("boxes",),
-    "offset_weight": ("boxes",),
+OF_OBJECTIVE = dict.fromkeys(("cross_entropy", "mse", "mae"), "") | {
+    "focal": "focal_gamma",
+    "huber": "huber_delta",
+    "boxes": "size_weight offset_weight",
 }
 CHOICES = {"optimizer": OF_OPTIMIZER, "optimizer.schedule": OF_SCHEDULE, "objective": OF_OBJECTIVE}
 
@@ -45,10 +48,12 @@ SWITCHES = (  # a key, the value that turns something off, and the keys that the
     ("arithmetic.kind", "plain", _keys("arithmetic", "paths ranges")),
     ("arithmetic.kind", "fp8", ("arithmetic.ranges",)),
     ("eval.samples", 0, ("eval.sample_tokens",)),
-    ("router.bias_update_rate", 0, _keys("router", "bias_update_until recentre_bias")),
+    ("router.bias_update_rate", 0, ("router.bias_update_until",)),
     ("mesh.stage", 1, _keys("train", "pipeline_microbatches pipeline_rounds")),
     ("mesh.expert", 1, ("router.capacity_factor",)),
     ("model.num_nextn_predict_layers", 0, _keys("loss", "mtp_weight mtp_weight_final mtp_switch")),
+    *(("model.topk_method", name, ("model.n_group", "model.topk_group")) for name in checks.WITHOUT_GROUPS),
+    ("model.hc_manifold", False, ("model.hc_sinkhorn_iters",)),
     ("model.hc_mult", 0, _keys("model", "hc_sinkhorn_iters hc_eps hc_manifold")),
     ("model.recurrent.kind", "none", _keys("model.recurrent", "hidden_size layers bidirectional")),
     ("model.attention.num_heads", 0, _keys("model.attention", "key_dim residual norm")),
@@ -64,6 +69,13 @@ OF_EXPERTS = (
     *_keys("loss", "sequence_balance batch_balance"),
     *_keys("router", "bias_update_rate bias_update_until recentre_bias capacity_factor"),
 )
+FILES = _keys("dataset.images", "height width channels")
+INPUTS = dict.fromkeys(("digits", "mnist5k", "fashion", "scenes"), "image") | {
+    "services": "text",
+    "diabetes": "table",
+    "co2": "series",
+    "temperatures": "series",
+}
 
 
 def sentences(experiment: AnyExperiment, keys: Iterable[str]) -> list[str]:
@@ -76,8 +88,8 @@ def idle_keys(experiment: AnyExperiment) -> dict[str, str]:
     """{key that has no effect: why}.  Not complete: of keys that are not listed, some may have none either."""
     found = {}
     for section, uses in CHOICES.items():
-        if (chosen := _value(experiment, f"{section}.name")) is not None:
-            unused = [key for key, users in uses.items() if chosen not in users]
+        if (chosen := _value(experiment, f"{section}.name")) in uses:
+            unused = set(" ".join(uses.values()).split()).difference(uses[chosen].split())
             found |= dict.fromkeys(_keys(section, " ".join(unused)), f"{section}.name is {chosen}")
     for switch, off, keys in SWITCHES:
         if _value(experiment, switch) == off:
@@ -102,12 +114,12 @@ def _of_decoder(experiment) -> dict[str, str]:
         (checks.OF_FEED_FORWARD, "feed-forward", sorted(set(model.feed_forward_kinds))),
     ):
         named, used = (set().union(*(sizes[kind] for kind in some)) for some in (sizes, chosen))
-        # Also used by kinds that do not need them.
-        unused = named - used - {"q_lora_rank", "qk_rope_head_dim"}
+        # Kinds other than gqa use these two, whether they need them or not.
+        unused = named - used - (set() if chosen == ["gqa"] else {"q_lora_rank", "qk_rope_head_dim"})
         found |= dict.fromkeys(_keys("model", " ".join(unused)), f"the model's {what} is {' and '.join(chosen)}")
     if "model.index_topk" in found:
         found |= dict.fromkeys(_keys("loss", "indexer_weight indexer_warmup"), "the model has no indexer")
-    if not {"csa", "hca"} & {*kinds}:
+    if {*kinds} <= {"gqa", "mla", "dsa", "window"}:
         found["model.compress_rope_theta"] = "the model has no compressing attention"
     if model.rope_scaling.factor == 1:
         found |= dict.fromkeys(ROPE, "model.rope_scaling.factor is 1")
@@ -127,11 +139,27 @@ def _of_decoder(experiment) -> dict[str, str]:
 
 
 def _of_hybrid(experiment) -> dict[str, str]:
-    model, text, found = experiment.model, experiment.augment.text, {}
-    sizes = {"height", "width", "vocab_size", "embed_dim", "length"}.difference(NEEDED[model.input])
-    found |= dict.fromkeys(_keys("model", " ".join(sizes)), f"model.input is {model.input}")
-    if model.input != "image":
-        found["model.sequence"] = f"model.input is {model.input}"
+    dataset, objective, text = experiment.dataset, experiment.objective.name, experiment.augment.text
+    found = dict.fromkeys(_keys("eval", "samples sample_tokens"), "only language models generate texts")
+    if kind := _input(dataset):
+        sizes = {"height", "width", "vocab_size", "embed_dim", "length"}.difference(NEEDED[kind])
+        unused = _keys("model", " ".join(sizes))
+        unused += () if kind == "image" else ("model.sequence", *FILES)
+        unused += () if kind == "text" else _keys("dataset", "vocab_size length")
+        unused += () if kind == "series" else _keys("dataset.series", "window horizon season")
+        found |= dict.fromkeys(unused, f"{dataset.name} is of kind {kind}")
+    if dataset.name in INPUTS:
+        unused = FILES if dataset.name == "scenes" else (*FILES, *_keys("dataset.scenes", "count canvas most"))
+        found |= dict.fromkeys(unused, f"dataset.name is {dataset.name}")
+    only_others = "model.readout" if objective in OF_BOXES else "augment.image.keep_box"
+    found[only_others] = f"objective.name is {objective}"
     if not (text.synonyms or text.insert):
         found["augment.text.thesaurus"] = "augment.text.synonyms and augment.text.insert are 0"
     return found
+
+
+def _input(dataset) -> str | None:
+    """What a set's records are, which decides model.input; None if it has to be read to know."""
+    columns = dataset.columns
+    named = {"series": columns.series, "text": columns.text, "image": columns.image, "table": columns.features}
+    return INPUTS.get(dataset.name) or next((kind for kind, column in named.items() if column), None)

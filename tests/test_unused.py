@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
+from deepseek_jax import config as schema
 from deepseek_jax import fields, unused
 from deepseek_jax.config import (
     FAMILIES,
@@ -15,11 +16,13 @@ from deepseek_jax.config import (
     Experiment,
     OptimizerConfig,
     PruneConfig,
+    RouterConfig,
     ScheduleConfig,
     SupervisedExperiment,
     TrainConfig,
 )
-from deepseek_jax.data.sets.config import DatasetConfig
+from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
+from deepseek_jax.data.sets.registry import SOURCES, open_set
 from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.schedules import learning_rate
@@ -58,9 +61,10 @@ def test_schedules_depend_on_the_rest(name):
         return [float(rate(step)) for step in range(0, 100, 3)]
 
     plain = ScheduleConfig(name=name, step_every=11)
-    for key, users in unused.OF_SCHEDULE.items():
+    for key in set(" ".join(unused.OF_SCHEDULE.values()).split()):
         value = other(f"optimizer.schedule.{key}", getattr(plain, key))
-        assert (rates(dataclasses.replace(plain, **{key: value})) != rates(plain)) == (name in users), key
+        used = key in unused.OF_SCHEDULE[name].split()
+        assert (rates(dataclasses.replace(plain, **{key: value})) != rates(plain)) == used, key
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -78,9 +82,12 @@ def test_optimizers_depend_on_the_rest(name):
         return [leaf.tolist() for leaf in now.values()]
 
     plain = OptimizerConfig(name=name, weight_decay=0.0, eps=1e-4)
-    for key, users in unused.OF_OPTIMIZER.items():
-        changed = dataclasses.replace(plain, **{key: getattr(plain, key) * 0.5})
-        assert (after_three_steps(changed) != after_three_steps(plain)) == (name in users), key
+    for key in ("b1", "b2", "eps"):
+        changed, used = (
+            dataclasses.replace(plain, **{key: getattr(plain, key) * 0.5}),
+            unused.OF_OPTIMIZER[name].split(),
+        )
+        assert (after_three_steps(changed) != after_three_steps(plain)) == (key in used), key
 
 
 def with_other_values(experiment, keys):
@@ -108,14 +115,15 @@ def corpus(tmp_path_factory):
     return tmp_path_factory.mktemp("corpus")
 
 
-@pytest.mark.parametrize("model", ["mla", "gqa", "experts without biases"])
+@pytest.mark.parametrize("model", ["mla", "gqa", "experts without biases", "unconstrained streams"])
 def test_the_program_of_a_decoder_does_not_depend_on_them(corpus, model):
-    config = {
+    models = {
         "mla": tiny.MOE,
         "gqa": dataclasses.replace(tiny.DENSE, layer_types=("gqa",), num_key_value_heads=1, head_dim=8),
         "experts without biases": dataclasses.replace(tiny.ROUTED, topk_method="greedy", n_group=1, topk_group=1),
-    }[model]
-    experiment = tiny.experiment(corpus, config)
+        "unconstrained streams": dataclasses.replace(tiny.DENSE, hc_mult=2, hc_manifold=False),
+    }
+    experiment = tiny.experiment(corpus, models[model])
     keys = unused.idle_keys(experiment).keys() & fields.leaf_types("language_model").keys()
     keys -= {"loss.sequence_balance", "loss.batch_balance"}  # without experts: weights of a loss of 0
     assert len(keys) > 40
@@ -148,7 +156,11 @@ def test_the_program_of_a_hybrid_network_does_not_depend_on_them(model):
         (Experiment(model=tiny.DENSE), "router.bias_update_rate", "the model has no routed experts"),
         (Experiment(data=DataConfig(source="prose")), "data.weights", "data.source is prose"),
         (SupervisedExperiment(), "objective.huber_delta", "objective.name is cross_entropy"),
-        (SupervisedExperiment(), "model.vocab_size", "model.input is image"),
+        (SupervisedExperiment(), "model.vocab_size", "digits is of kind image"),
+        (SupervisedExperiment(), "dataset.images.width", "dataset.name is digits"),
+        (SupervisedExperiment(), "dataset.scenes.most", "dataset.name is digits"),
+        (SupervisedExperiment(), "eval.samples", "only language models generate texts"),
+        (SupervisedExperiment(), "augment.image.keep_box", "objective.name is cross_entropy"),
     ],
 )
 def test_the_reason_is_said(experiment, key, why):
@@ -158,5 +170,39 @@ def test_the_reason_is_said(experiment, key, why):
 def test_every_key_exists():
     known = {key for family in FAMILIES for key in fields.leaf_types(family)}
     listed = {key for _, _, keys in unused.SWITCHES for key in keys} | {switch for switch, _, _ in unused.SWITCHES}
-    listed |= {f"{section}.{key}" for section, uses in unused.CHOICES.items() for key in uses}
-    assert listed | {*unused.OF_EXPERTS, *unused.ROPE} <= known
+    for section, uses in unused.CHOICES.items():
+        listed |= {f"{section}.{key}" for key in " ".join(uses.values()).split()}
+    assert listed | {*unused.OF_EXPERTS, *unused.ROPE, *unused.FILES} <= known
+
+
+def test_the_input_of_every_set_is_known():
+    assert unused.INPUTS.keys() == SOURCES.keys()
+    for name in ("digits", "diabetes", "co2"):  # the others take longer to read
+        assert open_set(DatasetConfig(name=name)).input == unused.INPUTS[name]
+
+
+@pytest.mark.parametrize(
+    "dataset, used, idle",
+    [
+        (DatasetConfig("services"), {"model.embed_dim", "dataset.length"}, {"model.sequence", "dataset.images.height"}),
+        (DatasetConfig("a.csv", columns=ColumnsConfig(text="a")), {"model.embed_dim"}, {"dataset.series.window"}),
+        (DatasetConfig("a.csv", columns=ColumnsConfig(image="a")), {"model.sequence", *unused.FILES}, {"model.length"}),
+        (DatasetConfig("tfds:a"), {"model.embed_dim", "model.sequence", *unused.FILES}, set()),
+        (DatasetConfig("scenes"), {"model.sequence", "dataset.scenes.most"}, {"model.embed_dim"}),
+    ],
+)
+def test_a_set_decides_which_settings_of_hybrid_networks_are_used(dataset, used, idle):
+    found = unused.idle_keys(SupervisedExperiment(dataset=dataset)).keys()
+    assert idle <= found and not used & found
+
+
+def test_nothing_is_said_of_a_part_of_ones_own(monkeypatch):
+    monkeypatch.setattr(schema, "OPTIMIZERS", ("own",))
+    monkeypatch.setattr(schema, "SCHEDULES", ("own",))
+    own = OptimizerConfig(name="own", schedule=ScheduleConfig(name="own"))
+    assert not [key for key in unused.idle_keys(Experiment(optimizer=own)) if key.startswith("optimizer.")]
+
+
+def test_biases_of_a_checkpoint_are_recentred_even_at_a_rate_of_0():
+    idle = unused.idle_keys(Experiment(router=RouterConfig(bias_update_rate=0.0)))
+    assert "router.bias_update_until" in idle and "router.recentre_bias" not in idle
