@@ -34,7 +34,10 @@ OTHER_MARKS = dict.fromkeys(  # UTF-32-LE begins as UTF-16-LE
     (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE), "UTF-16 or UTF-32, save it as UTF-8"
 ) | {
     b"PK\x03\x04": "zip, unpack it",
-    b"PAR1\x15": "Parquet, whose name must end in .parquet",  # the letters alone may begin a text
+    b"BZh91AY&SY": "bzip2, unpack it",
+    b"\x04\x22\x4d\x18": "LZ4, unpack it",
+    b"PAR1\x15": "Parquet, unpack it or end its name in .parquet",  # the letters alone may begin a text
+    **dict.fromkeys(UNPACKERS, "compressed twice, unpack it once"),  # one layer is gone before a file is looked at
 }
 TAR, TAR_AT = b"ustar", 257  # an archive of text files would otherwise pass for one text
 

@@ -8,6 +8,7 @@ from deepseek_jax.data.skipped import Skipped
 from deepseek_jax.errors import UserError
 
 ROWS = 64  # read at once: a row may be a whole book
+NAMED = 10  # columns named when the one asked for is missing
 
 
 def is_parquet(path: pathlib.Path) -> bool:
@@ -25,13 +26,15 @@ def parquet_values(path: pathlib.Path, column: str, skipped: Skipped) -> Iterato
     try:
         with opened(path, skipped.count) as stored:
             file = pyarrow.parquet.ParquetFile(stored)
-            if column not in file.schema_arrow.names:
-                skipped.add(path, 1, f"no column {column!r}")
+            names = file.schema_arrow.names
+            if column not in names:
+                skipped.add(path, 1, f"no column {column!r} among {', '.join(names[:NAMED])}")
                 return
             cells = (cell for batch in file.iter_batches(ROWS, columns=[column]) for cell in batch.column(0))
             for row, cell in enumerate(cells, 1):
                 try:
-                    yield row, cell.as_py()
+                    value = cell.as_py()
+                    yield row, value.decode() if isinstance(value, bytes) else value  # some writers do not mark texts
                 except UnicodeDecodeError:
                     skipped.add(path, row, "not UTF-8")
     except pyarrow.ArrowException:

@@ -1,5 +1,6 @@
 """Reading a user's files: malformed records are skipped, counted and reported with their line; nothing else is lost."""
 
+import bz2
 import codecs
 import gzip
 import json
@@ -68,16 +69,20 @@ def test_a_file_of_another_encoding_is_skipped_whole(tmp_path, name, encoding):
     "start, kind",
     [
         (b"PK\x03\x04", "zip, unpack it"),
-        (b"PAR1\x15", "Parquet, whose name must end in .parquet"),
+        (bz2.compress(b"x"), "bzip2, unpack it"),
+        (b"\x04\x22\x4d\x18", "LZ4, unpack it"),
+        (b"PAR1\x15", "Parquet, unpack it or end its name in .parquet"),
+        (gzip.compress(gzip.compress(b"x", mtime=0), mtime=0), "compressed twice, unpack it once"),
         (b"a.py".ljust(257, b"\0") + b"ustar", "tar, unpack it"),
         (gzip.compress(b"a.py".ljust(257, b"\0") + b"ustar\n", mtime=0), "tar, unpack it"),
     ],
-    ids=["zip", "parquet", "tar", "tar.gz"],
+    ids=["zip", "bz2", "lz4", "parquet", "gz.gz", "tar", "tar.gz"],
 )
 def test_an_archive_or_binary_file_is_skipped_whole(tmp_path, name, start, kind):
     """Even if some of its lines are valid UTF-8."""
     (tmp_path / "below").mkdir()
-    (tmp_path / name).write_bytes(start if kind.startswith("tar") else start + b'\nsome lines\n{"text": "x"}\n')
+    whole = kind.startswith(("tar", "compressed"))
+    (tmp_path / name).write_bytes(start if whole else start + b'\nsome lines\n{"text": "x"}\n')
     documents, skipped = read(tmp_path / name.split("/")[0])
     assert not documents and skipped.places == [f"{tmp_path / name}:1: {kind}"]
 
@@ -129,11 +134,13 @@ def test_rows_of_parquet_are_documents(tmp_path):
     assert [document.name for document in documents[:2]] == ["a.parquet:1", "a.parquet:4"]
     assert skipped.places == [f"{path}:2: no text under 'body' (data.text_field)", f"{path}:3: empty document"]
     documents, skipped = read(path)
-    assert not documents and skipped.places == [f"{path}:1: no column 'text'"]
+    assert not documents and skipped.places == [f"{path}:1: no column 'text' among id, body"]
 
 
-def test_a_row_of_parquet_that_is_not_utf8_is_skipped(tmp_path):
-    broken = pyarrow.array([b"good", b"\xff", b"last"]).view(pyarrow.string())
+@pytest.mark.parametrize("kind", [pyarrow.string(), pyarrow.binary()], ids=str)
+def test_a_row_of_parquet_that_is_not_utf8_is_skipped(tmp_path, kind):
+    """Also if the column is not marked as text, as some writers leave it."""
+    broken = pyarrow.array([b"good", b"\xff", b"last"]).view(kind)
     documents, skipped = read(parquet(tmp_path / "a.parquet", text=broken))
     assert [document.text for document in documents] == ["good", "last"]
     assert skipped.places == [f"{tmp_path}/a.parquet:2: not UTF-8"]
