@@ -52,7 +52,6 @@ SWITCHES = (  # a key, the value that turns something off, and the keys that the
     ("mesh.stage", 1, _keys("train", "pipeline_microbatches pipeline_rounds")),
     ("mesh.expert", 1, ("router.capacity_factor",)),
     ("model.num_nextn_predict_layers", 0, _keys("loss", "mtp_weight mtp_weight_final mtp_switch")),
-    *(("model.topk_method", name, ("model.n_group", "model.topk_group")) for name in checks.WITHOUT_GROUPS),
     ("model.hc_manifold", False, ("model.hc_sinkhorn_iters",)),
     ("model.hc_mult", 0, _keys("model", "hc_sinkhorn_iters hc_eps hc_manifold")),
     ("model.recurrent.kind", "none", _keys("model.recurrent", "hidden_size layers bidirectional")),
@@ -125,9 +124,12 @@ def _of_decoder(experiment) -> dict[str, str]:
         found |= dict.fromkeys(ROPE, "model.rope_scaling.factor is 1")
     if not any(map(checks.has_experts, model.feed_forward_kinds)):
         found |= dict.fromkeys(OF_EXPERTS, "the model has no routed experts")
-    elif model.topk_method != "noaux_tc":
-        biases = _keys("router", "bias_update_rate bias_update_until recentre_bias")
-        found |= dict.fromkeys(biases, f"routers have no bias, as model.topk_method is {model.topk_method}")
+    elif {*model.feed_forward_kinds} <= {"dense", "moe", "hash_moe"}:  # a router of one's own may use all of them
+        if model.topk_method != "noaux_tc":
+            biases = _keys("router", "bias_update_rate bias_update_until recentre_bias")
+            found |= dict.fromkeys(biases, f"routers have no bias, as model.topk_method is {model.topk_method}")
+        if model.topk_method in checks.WITHOUT_GROUPS:
+            found |= dict.fromkeys(_keys("model", "n_group topk_group"), f"model.topk_method is {model.topk_method}")
     if model.mlp_layer_types:
         by_number = _keys("model", "first_k_dense_replace num_hash_layers")
         found |= dict.fromkeys(by_number, "model.mlp_layer_types names the feed-forward of every layer")

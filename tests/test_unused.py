@@ -23,6 +23,7 @@ from deepseek_jax.config import (
 )
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.data.sets.registry import SOURCES, open_set
+from deepseek_jax.models import checks
 from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.schedules import learning_rate
@@ -199,8 +200,11 @@ def test_a_set_decides_which_settings_of_hybrid_networks_are_used(dataset, used,
 def test_nothing_is_said_of_a_part_of_ones_own(monkeypatch):
     monkeypatch.setattr(schema, "OPTIMIZERS", ("own",))
     monkeypatch.setattr(schema, "SCHEDULES", ("own",))
+    monkeypatch.setitem(checks.OF_FEED_FORWARD, "own", checks.EXPERTS)
+    model = dataclasses.replace(tiny.ROUTED, mlp_layer_types=("own",), topk_method="greedy")
     own = OptimizerConfig(name="own", schedule=ScheduleConfig(name="own"))
-    assert not [key for key in unused.idle_keys(Experiment(optimizer=own)) if key.startswith("optimizer.")]
+    idle = unused.idle_keys(Experiment(model=model, optimizer=own))
+    assert not [key for key in idle if key.startswith(("optimizer.", "model.n_group", "router.bias"))]
 
 
 def test_biases_of_a_checkpoint_are_recentred_even_at_a_rate_of_0():
