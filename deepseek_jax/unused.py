@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from deepseek_jax.config import AnyExperiment
 from deepseek_jax.models import checks
 from deepseek_jax.models.hybrid_config import NEEDED
-from deepseek_jax.tasks.config import OF_BOXES
+from deepseek_jax.tasks.config import OF_BOXES, OF_CLASSES
 
 # The keys that each choice of a section uses.  Nothing is said of choices that are not listed.
 OF_SCHEDULE = {
@@ -144,12 +144,14 @@ def _of_hybrid(experiment) -> dict[str, str]:
     dataset, objective, text = experiment.dataset, experiment.objective.name, experiment.augment.text
     found = dict.fromkeys(_keys("eval", "samples sample_tokens"), "only language models generate texts")
     if kind := _input(dataset):
-        sizes = {"height", "width", "vocab_size", "embed_dim", "length"}.difference(NEEDED[kind])
+        sizes = {"channels", "height", "width", "vocab_size", "embed_dim", "length"}.difference(NEEDED[kind])
         unused = _keys("model", " ".join(sizes))
         unused += () if kind == "image" else ("model.sequence", *FILES)
         unused += () if kind == "text" else _keys("dataset", "vocab_size length")
         unused += () if kind == "series" else _keys("dataset.series", "window horizon season")
         found |= dict.fromkeys(unused, f"{dataset.name} is of kind {kind}")
+    if kind == "text" and objective in OF_CLASSES:
+        found["dataset.standardise"] = "neither texts nor classes are numbers"
     if dataset.name in INPUTS:
         unused = FILES if dataset.name == "scenes" else (*FILES, *_keys("dataset.scenes", "count canvas most"))
         found |= dict.fromkeys(unused, f"dataset.name is {dataset.name}")

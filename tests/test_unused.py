@@ -185,8 +185,8 @@ def test_the_input_of_every_set_is_known():
 @pytest.mark.parametrize(
     "dataset, used, idle",
     [
-        (DatasetConfig("services"), {"model.embed_dim", "dataset.length"}, {"model.sequence", "dataset.images.height"}),
-        (DatasetConfig("a.csv", columns=ColumnsConfig(text="a")), {"model.embed_dim"}, {"dataset.series.window"}),
+        (DatasetConfig("services"), {"model.embed_dim", "dataset.length"}, {"model.sequence", "dataset.standardise"}),
+        (DatasetConfig("a.csv", columns=ColumnsConfig(text="a")), {"model.embed_dim"}, {"model.channels"}),
         (DatasetConfig("a.csv", columns=ColumnsConfig(image="a")), {"model.sequence", *unused.FILES}, {"model.length"}),
         (DatasetConfig("tfds:a"), {"model.embed_dim", "model.sequence", *unused.FILES}, set()),
         (DatasetConfig("scenes"), {"model.sequence", "dataset.scenes.most"}, {"model.embed_dim"}),
