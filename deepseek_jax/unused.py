@@ -148,7 +148,8 @@ def _of_hybrid(experiment) -> dict[str, str]:
         unused = _keys("model", " ".join(sizes))
         unused += () if kind == "image" else ("model.sequence", *FILES)
         unused += () if kind == "text" else _keys("dataset", "vocab_size length")
-        unused += () if kind == "series" else _keys("dataset.series", "window horizon season")
+        # Series are split by time, not by chance.
+        unused += ("dataset.seed",) if kind == "series" else _keys("dataset.series", "window horizon season")
         found |= dict.fromkeys(unused, f"{dataset.name} is of kind {kind}")
     if kind == "text" and objective in OF_CLASSES:
         found["dataset.standardise"] = "neither texts nor classes are numbers"

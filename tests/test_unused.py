@@ -189,7 +189,8 @@ def test_the_input_of_every_set_is_known():
         (DatasetConfig("a.csv", columns=ColumnsConfig(text="a")), {"model.embed_dim"}, {"model.channels"}),
         (DatasetConfig("a.csv", columns=ColumnsConfig(image="a")), {"model.sequence", *unused.FILES}, {"model.length"}),
         (DatasetConfig("tfds:a"), {"model.embed_dim", "model.sequence", *unused.FILES}, set()),
-        (DatasetConfig("scenes"), {"model.sequence", "dataset.scenes.most"}, {"model.embed_dim"}),
+        (DatasetConfig("co2"), {"model.length", "dataset.series.season"}, {"dataset.seed", "model.height"}),
+        (DatasetConfig("scenes"), {"dataset.seed", "model.sequence", "dataset.scenes.most"}, {"model.embed_dim"}),
     ],
 )
 def test_a_set_decides_which_settings_of_hybrid_networks_are_used(dataset, used, idle):

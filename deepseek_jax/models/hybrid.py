@@ -37,7 +37,7 @@ class Hybrid(nnx.Module):
             else:
                 self.convolution = FeatureExtractor(config.convolution, rank, features, raw=raw, rngs=rngs)
             features, raw = config.convolution.channels, False
-        if config.input == "image" and config.sequence == "rows":
+        if config.input == "image" and config.sequence == "rows" and config.head != "boxes":  # boxes are those of cells
             features *= config.map_size[1]
         if config.recurrent.kind != "none":
             self.recurrent = Recurrent(config.recurrent, features, raw=raw, rngs=rngs)

@@ -92,8 +92,13 @@ def test_a_table_alone_is_linear_regression():
     np.testing.assert_allclose(run(config, x)[0], x @ params["head"]["kernel"] + params["head"]["bias"], rtol=1e-6)
 
 
-def test_a_box_head_predicts_for_every_cell_of_the_map():
-    config = dataclasses.replace(IMAGE, head="boxes", sequence="cells", outputs=5, height=10, width=8)
+@pytest.mark.parametrize(
+    "parts",
+    [{"sequence": "cells"}, {"sequence": "rows", "recurrent": NO_RECURRENCE, "attention": NO_ATTENTION}],
+    ids=lambda parts: parts["sequence"],
+)
+def test_a_box_head_predicts_for_every_cell_of_the_map(parts):
+    config = dataclasses.replace(IMAGE, head="boxes", outputs=5, height=10, width=8, **parts)
     outputs, _ = run(config, inputs_of(config))
     assert config.map_size == (5, 4)
     assert {name: each.shape[1:] for name, each in outputs.items()} == {
