@@ -120,6 +120,8 @@ def _of_decoder(experiment) -> dict[str, str]:
         found |= dict.fromkeys(_keys("loss", "indexer_weight indexer_warmup"), "the model has no indexer")
     if {*kinds} <= {"gqa", "mla", "dsa", "window"}:
         found["model.compress_rope_theta"] = "the model has no compressing attention"
+    if {*kinds} <= checks.OF_V4:
+        found["model.rope_interleave"] = f"the model's attention is {' and '.join(kinds)}"
     if model.rope_scaling.factor == 1:
         found |= dict.fromkeys(ROPE, "model.rope_scaling.factor is 1")
     if not any(map(checks.has_experts, model.feed_forward_kinds)):

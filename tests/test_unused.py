@@ -116,11 +116,12 @@ def corpus(tmp_path_factory):
     return tmp_path_factory.mktemp("corpus")
 
 
-@pytest.mark.parametrize("model", ["mla", "gqa", "experts without biases", "unconstrained streams"])
+@pytest.mark.parametrize("model", ["mla", "gqa", "window", "experts without biases", "unconstrained streams"])
 def test_the_program_of_a_decoder_does_not_depend_on_them(corpus, model):
     models = {
         "mla": tiny.MOE,
         "gqa": dataclasses.replace(tiny.DENSE, layer_types=("gqa",), num_key_value_heads=1, head_dim=8),
+        "window": dataclasses.replace(tiny.DENSE, layer_types=("window",), head_dim=16, o_groups=1, o_lora_rank=8),
         "experts without biases": dataclasses.replace(tiny.ROUTED, topk_method="greedy", n_group=1, topk_group=1),
         "unconstrained streams": dataclasses.replace(tiny.DENSE, hc_mult=2, hc_manifold=False),
     }
