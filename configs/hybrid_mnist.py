@@ -2,7 +2,7 @@
 
     deepseek-jax train --config configs/hybrid_mnist.py --workdir runs/mnist
 
-Test accuracy, seeds 0, 1, 2: 0.982, 0.981, 0.983, mean 0.982; logistic regression 0.881.  1.4 CPU minutes per run.
+Test accuracy, seeds 0, 1, 2: 0.984, 0.980, 0.983, mean 0.982; logistic regression 0.881.  1.2 CPU minutes per run.
 """
 
 from deepseek_jax.config import default_config
