@@ -37,12 +37,9 @@ example:
 
 
 def run(args):
-    from deepseek_jax.experiment_file import resolve
-
     if not args.threshold:
         raise UserError("--threshold is 0, for which no expert is needed; give a share above 0, such as 0.35.")
-    experiment = resolve(args.config, args.overrides)
-    runtime.warn_of_unused(experiment, args.overrides)
+    experiment = runtime.experiment_of(args.config, args.overrides)
     instead = "give a config of a language model with experts"
     require_family("language_model", experiment.family, args.config, instead)
     from deepseek_jax.train.expert_use import expert_use

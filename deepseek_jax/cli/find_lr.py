@@ -36,14 +36,11 @@ example:
 
 
 def run(args):
-    from deepseek_jax.experiment_file import resolve
-
     if args.low >= args.high:
         raise UserError(f"--low is {args.low} and --high {args.high}; the rate has to grow.")
     if args.picture is not None:
         files.check_file(Path(args.picture))
-    experiment = resolve(args.config, args.overrides)
-    runtime.warn_of_unused(experiment, args.overrides)
+    experiment = runtime.experiment_of(args.config, args.overrides)
     from deepseek_jax.train.lr_range import range_test
 
     console = runtime.console()

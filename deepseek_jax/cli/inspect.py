@@ -44,10 +44,7 @@ def run(args):
 
 def _model(args):
     if args.model is None:
-        from deepseek_jax.experiment_file import resolve
-
-        experiment = resolve(args.config, args.overrides)
-        runtime.warn_of_unused(experiment, args.overrides)
+        experiment = runtime.experiment_of(args.config, args.overrides)
         require_family("language_model", experiment.family, args.config, "inspect shows language models only")
         return experiment.model
     if args.overrides:

@@ -26,12 +26,10 @@ def add_options(parser: argparse.ArgumentParser):
 
 def read(args: argparse.Namespace) -> "tuple[AnyExperiment, Topology]":
     """(the experiment, with the mesh that --mesh asks for; the cluster)."""
-    from deepseek_jax.experiment_file import resolve
     from deepseek_jax.parallel import topology
 
     overrides = args.overrides | {f"mesh.{axis}": size for axis, size in _axes(args.mesh).items()}
-    experiment = resolve(args.config, overrides)
-    runtime.warn_of_unused(experiment, args.overrides)
+    experiment = runtime.experiment_of(args.config, overrides)
     return experiment, topology.parse(args.topology)
 
 

@@ -48,6 +48,15 @@ def warn(sentence: str):
     print(f"deepseek-jax: {sentence}", file=sys.stderr)
 
 
+def experiment_of(config, overrides):
+    """The experiment of a config file with `overrides`; warns of those that have no effect."""
+    from deepseek_jax.experiment_file import resolve
+
+    experiment = resolve(config, overrides)
+    warn_of_unused(experiment, overrides)
+    return experiment
+
+
 def warn_of_unused(experiment, overrides):
     """Warns of each override that has no effect on the experiment."""
     from deepseek_jax import unused

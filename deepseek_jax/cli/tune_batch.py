@@ -28,10 +28,7 @@ examples:
 
 
 def run(args):
-    from deepseek_jax.experiment_file import resolve
-
-    experiment = resolve(args.config, args.overrides)
-    runtime.warn_of_unused(experiment, args.overrides)
+    experiment = runtime.experiment_of(args.config, args.overrides)
     from deepseek_jax.train.batch_sizes import trials
 
     console, found = runtime.console(), []
