@@ -30,7 +30,7 @@ class DataConfig:
     # Path of a tokenizer.json, beside which a tokenizer_config.json may name its bos and eos; empty: a BPE of
     # model.vocab_size entries trained on the source.
     tokenizer: str = ""
-    text_field: str = "text"  # key of the text in JSONL records
+    text_field: str = "text"  # key of the text in records of JSONL, or column of Parquet; a.b: key b of what is under a
     # Chat template (CHAT_TEMPLATES) by which JSONL records are read as conversations, under the key "messages": only
     # what the assistant says is trained and scored.  Empty: records are text.
     chat: str = ""

@@ -12,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 from deepseek_jax import record
 from deepseek_jax.data import chat
+from deepseek_jax.data.dotted import value_at
 from deepseek_jax.data.opening import opened, other_contents, plain_name
 from deepseek_jax.data.parquet import is_parquet, parquet_values
 from deepseek_jax.data.plain_text import is_utf8
@@ -140,7 +141,15 @@ def _jsonl_values(path: pathlib.Path, field: str, skipped: Skipped) -> Iterator[
             except (ValueError, RecursionError):  # ValueError also for a number with thousands of digits
                 skipped.add(path, number, "broken JSON")
             else:
-                yield number, record.get(field) if isinstance(record, dict) else None
+                yield number, _under(record, field)
+
+
+def _under(record: object, field: str) -> object:
+    """What a record has under a key or a dotted path, see value_at; None if it has nothing there."""
+    try:
+        return value_at(record, field) if isinstance(record, dict) else None
+    except KeyError:
+        return None
 
 
 def _without_bom(line: bytes, number: int) -> bytes:

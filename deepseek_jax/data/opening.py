@@ -70,10 +70,13 @@ class _Counted(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def opened(path: pathlib.Path, count: Callable[[int], None]) -> Iterator[io.BufferedReader]:
+def opened(
+    path: pathlib.Path, count: Callable[[int], None], otherwise: str = "remove it from the source"
+) -> Iterator[io.BufferedReader]:
     """Opens a file to read what it holds unpacked; `count` is given the numbers of bytes read from disk.
 
-    UserError if it cannot be read or unpacked, even if that fails only in the middle.
+    UserError if it cannot be read or unpacked, even if that fails only in the middle; it says what can be done
+    `otherwise`.
     """
     try:
         with path.open("rb", buffering=0) as file:
@@ -82,9 +85,8 @@ def opened(path: pathlib.Path, count: Callable[[int], None]) -> Iterator[io.Buff
             yield io.BufferedReader(unpack(stored), BUFFER) if unpack else stored
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            mend = "make it readable, or remove it from the source"
-            raise UserError(f"cannot read {path}: {error.strerror}; {mend}.") from None
-        mend = "fetch it again, or remove it from the source"
+            raise UserError(f"cannot read {path}: {error.strerror}; make it readable, or {otherwise}.") from None
+        mend = f"fetch it again, or {otherwise}"
         raise UserError(f"{path} is cut off or damaged: it cannot be unpacked to its end; {mend}.") from None
 
 

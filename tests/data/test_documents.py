@@ -137,6 +137,34 @@ def test_rows_of_parquet_are_documents(tmp_path):
     assert not documents and skipped.places == [f"{path}:1: no column 'text' among id, body"]
 
 
+ANSWERS = [{"text": "first", "a.b": 1}, None, {"text": None, "a.b": None}, {"text": "last", "a.b": 4}]
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_a_text_below_another_key_is_named_by_a_dotted_path(tmp_path, suffix):
+    rows = {"answers": ANSWERS, "text.plain": ["a", "b", "c", "d"], "text": [{"plain": "no"}] * 4}
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "parquet":
+        parquet(path, **rows)
+    else:
+        path.write_text("".join(json.dumps(dict(zip(rows, row))) + "\n" for row in zip(*rows.values())))
+    documents, skipped = read(path, "answers.text")
+    assert [document.text for document in documents] == ["first", "last"]
+    assert skipped.places == [f"{path}:{line}: no text under 'answers.text' (data.text_field)" for line in (2, 3)]
+    assert [document.text for document in read(path, "text.plain")[0]] == ["a", "b", "c", "d"]  # a key comes first
+    documents, skipped = read(path, "answers.words")
+    listed = "answers, answers.text, answers.a.b, text.plain, text, text.plain"
+    why = f"no column 'answers.words' among {listed}" if suffix == "parquet" else "no text under 'answers.words'"
+    assert not documents and skipped.places[0].startswith(f"{path}:1: {why}")
+
+
+def test_lists_of_texts_are_no_documents(tmp_path):
+    path = parquet(tmp_path / "a.parquet", answers=[{"text": ["a", "b"]}], turns=[[{"text": "a"}, {"text": "b"}]])
+    for field in ("answers.text", "turns.text"):
+        documents, skipped = read(path, field)
+        assert not documents and skipped.places == [f"{path}:1: no text under {field!r} (data.text_field)"]
+
+
 @pytest.mark.parametrize("kind", [pyarrow.string(), pyarrow.binary()], ids=str)
 def test_a_row_of_parquet_that_is_not_utf8_is_skipped(tmp_path, kind):
     """Also if the column is not marked as text, as some writers leave it."""
