@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pydoc_data import topics
 
+import pyarrow
+import pyarrow.parquet
+
 from deepseek_jax.config import Experiment, SupervisedExperiment
 from deepseek_jax.fields import flatten
 
@@ -38,6 +41,15 @@ def write_csv(path: Path, header: str, rows: Iterable[str]) -> str:
 def write_jsonl(path: Path, rows: Iterable[Mapping]) -> str:
     """Writes a line for each row and returns the file's name."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def write_parquet(path: Path, rows: Mapping | pyarrow.Table, features: Mapping | None = None) -> str:
+    """Writes columns and returns the file's name; `features` as Hugging Face's datasets keeps them beside its own."""
+    table = rows if isinstance(rows, pyarrow.Table) else pyarrow.table(dict(rows))
+    if features:
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pyarrow.parquet.write_table(table, path, row_group_size=100)
     return str(path)
 
 

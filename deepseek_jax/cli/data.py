@@ -14,8 +14,9 @@ examples:
   deepseek-jax data {verb} --source my_texts/ --config.model.vocab_size=4096"""
 
 SHOW = """\
-NAME is a labelled set that comes with this package, tfds:NAME, or the path of your own .csv or .jsonl file.  Keys
-dataset.* and augment.* can be set as in a config; augmentations set by augment.* are shown.
+NAME is a labelled set that comes with this package, tfds:NAME, or the path of your own: a .csv, .jsonl or .parquet file
+or a directory of .parquet files.  Keys dataset.* and augment.* can be set as in a config; augmentations set by
+augment.* are shown.
 
 examples:
   deepseek-jax data show scenes --augment

@@ -9,8 +9,8 @@ from deepseek_jax.data.documents import source_files
 from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.check import check_corpus, check_set
 from deepseek_jax.data.quality.finding import Finding
+from deepseek_jax.data.sets.formats import CSV, format_of
 from deepseek_jax.data.sets.registry import SOURCES, open_set
-from deepseek_jax.data.sets.rows import READERS
 from deepseek_jax.errors import UserError
 from deepseek_jax.reporting import Report
 
@@ -39,15 +39,15 @@ def _names_any(name: str) -> bool:
 
 
 def names_corpus(name: str, overrides: Mapping[str, str]) -> bool:
-    """Whether `name` is a corpus.  A .jsonl file can be either: a labelled set if overrides set keys of dataset.*.
+    """Whether `name` is a corpus.  A .jsonl or .parquet can be either: a labelled set if overrides set dataset.*.
 
     Names that this package knows take precedence over files of that name in the working directory.
     """
     if name in SHIPPED or name in SOURCES:
         return name in SHIPPED
     path = pathlib.Path(name).expanduser()
-    suffix, of_set = path.suffix.lower(), any(key.startswith("dataset.") for key in overrides)
-    tabular = suffix == ".csv" or (suffix in READERS and of_set)
+    kind, of_set = format_of(path), any(key.startswith("dataset.") for key in overrides)
+    tabular = kind == CSV or (kind and of_set)
     return path.exists() and not tabular and not _holds_pictures(path)
 
 

@@ -16,14 +16,15 @@ def add_to(verbs):
         "predict classes, numbers, boxes or a forecast for new inputs, with a trained hybrid network",
         """\
 Inputs are scaled and tokenized as in training.  Which files are read depends on what the network was trained on:
-  images   image files
-  text     text files with one text per line (- reads standard input), or .csv or .jsonl files with the text column of
-           the training data
-  tables   .csv or .jsonl files with the columns of the training data
-  series   .csv or .jsonl files with the column of the training data; the forecast follows the last row
+  images   image files, or tables with the image column of the training data
+  text     text files with one text per line (- reads standard input), or tables with the text column of the training
+           data
+  tables   tables with the columns of the training data
+  series   tables with the column of the training data; the forecast follows the last row
+Tables are .csv, .jsonl or .parquet files.  All but .parquet may be compressed by gzip, Zstandard or xz.
 
-Predictions are printed as JSON, one per line, each with the "file" and, except for images, the "line" that it belongs
-to.  Blank lines are skipped.
+Predictions are printed as JSON, one per line, each with the "file" and, except for image files, the "line" (of .parquet
+the row) that it belongs to.  Blank lines are skipped.
 
 examples:
   deepseek-jax predict --workdir runs/mnist seven.png
@@ -32,7 +33,11 @@ examples:
     )
     options.add_run(parser)
     parser.add_argument(
-        "inputs", type=named, nargs="+", metavar="FILE", help="image files, text files, or .csv or .jsonl files"
+        "inputs",
+        type=named,
+        nargs="+",
+        metavar="FILE",
+        help="image files, text files, or .csv, .jsonl or .parquet files",
     )
 
 

@@ -1,5 +1,6 @@
 """Reads new inputs for a trained hybrid network from files, by the columns that it was trained on."""
 
+import contextlib
 import io
 import sys
 from collections.abc import Callable, Sequence
@@ -7,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
+from deepseek_jax.data.opening import opened
 from deepseek_jax.data.plain_text import numbered_lines
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig, ImagesConfig
 from deepseek_jax.data.sets.faults import Faults
-from deepseek_jax.data.sets.images import decode
-from deepseek_jax.data.sets.own_series import values_of
+from deepseek_jax.data.sets.files import picture_in
+from deepseek_jax.data.sets.formats import CSV, FORMATS, JSONL, PARQUET, format_of
+from deepseek_jax.data.sets.images import decode, resized
+from deepseek_jax.data.sets.own_series import values_in_parquet, values_of
+from deepseek_jax.data.sets.parquet_rows import parquet_rows
 from deepseek_jax.data.sets.rows import number, rows_of, text
 from deepseek_jax.errors import UserError
 from deepseek_jax.train.dataset_record import DatasetRecord
-
-TABLES = (".csv", ".jsonl")
 
 
 def read(paths: Sequence[str], known: DatasetRecord, columns: ColumnsConfig) -> tuple[list[dict], Sequence]:
@@ -28,20 +31,35 @@ def read(paths: Sequence[str], known: DatasetRecord, columns: ColumnsConfig) -> 
 
 
 def _images(paths: Sequence[str], known: DatasetRecord, columns: ColumnsConfig):
-    for path in paths:
-        if _suffix(path) in TABLES:
-            raise UserError(f"{path} is a table, but this network takes pictures; give the picture files themselves.")
+    """Picture files, and those in the image column of each table."""
     sizes = {name: getattr(known.model, name) for name in ("height", "width", "channels")}
     config = DatasetConfig(images=ImagesConfig(**sizes))
-    images = np.stack([decode(_bytes(path), path, config) for path in paths])
-    return [{"file": path} for path in paths], images
+
+    def picture(*place):
+        found, _ = picture_in(*place, columns.image, config)
+        return None if found is None else resized(found, config)
+
+    places, images = [], []
+    for path in paths:
+        if not format_of(path):
+            places.append({"file": path})
+            images.append(decode(_bytes(path), path, config))
+        elif columns.image:
+            found = _records(path, [columns.image], picture)
+            places += [{"file": path, "line": line} for line in found]
+            images += found.values()
+        else:
+            raise UserError(f"{path} is a table, but this network takes pictures; give the picture files themselves.")
+    if not images:
+        raise UserError("there is no picture to predict for.")
+    return places, np.stack(images)
 
 
 def _texts(paths: Sequence[str], known: DatasetRecord, columns: ColumnsConfig):
     """The text column of each table, the lines of any other file."""
 
     def by_line(path):
-        return _column(path, columns) if _suffix(path) in TABLES else numbered_lines(_text(path))
+        return _column(path, columns) if format_of(path) else numbered_lines(_text(path))
 
     places, texts = _in_order(paths, by_line)
     if not texts:
@@ -53,7 +71,7 @@ def _column(path: str, columns: ColumnsConfig) -> dict[int, str]:
     if not columns.text:
         raise UserError(
             f"{path} is a table, but dataset.columns.text of the training names no column of texts; give files with a "
-            "text per line, whose names do not end in .csv or .jsonl."
+            f"text per line, whose names do not end in {' or '.join(FORMATS)}."
         )
     return _records(path, [columns.text], lambda *place: text(*place, columns.text))
 
@@ -74,7 +92,10 @@ def _series(paths: Sequence[str], known: DatasetRecord, columns: ColumnsConfig):
     places, windows = [], []
     for path in paths:
         faults = Faults(path)
-        values = values_of(*_lines(path), column, faults)
+        if format_of(path) == PARQUET:
+            values = values_in_parquet(Path(path), column, faults)
+        else:
+            values = values_of(*_lines(path), column, faults)
         faults.check()
         if len(values) < length:
             raise UserError(f"{path} has {len(values)} values of {column}; this network forecasts from {length}.")
@@ -87,9 +108,12 @@ READERS = {"image": _images, "text": _texts, "table": _tables, "series": _series
 
 
 def _records(path: str, needed: Sequence[str], value_of: Callable) -> dict:
-    """{line: value_of(faults, line, row)} for the records of a .csv or .jsonl; UserError lists all faults."""
+    """{line: value_of(faults, line, row)} for the records of a table; UserError lists all faults."""
     faults = Faults(path)
-    rows = rows_of(*_lines(path), list(needed), faults)
+    if format_of(path) == PARQUET:
+        rows = parquet_rows(Path(path), needed, faults, whole=False)
+    else:
+        rows = rows_of(*_lines(path), list(needed), faults)
     found = {line: value_of(faults, line, row) for line, row in rows}
     faults.check()
     return found
@@ -97,7 +121,7 @@ def _records(path: str, needed: Sequence[str], value_of: Callable) -> dict:
 
 def _lines(path: str) -> tuple[io.StringIO, str]:
     """The arguments of `rows_of` for a file: its lines, and the suffix that says how to read them."""
-    return io.StringIO(_text(path), newline=""), ".jsonl" if _suffix(path) == ".jsonl" else ".csv"
+    return io.StringIO(_text(path), newline=""), JSONL if format_of(path) == JSONL else CSV
 
 
 def _in_order(paths: Sequence[str], by_line: Callable[[str], dict]) -> tuple[list[dict], list]:
@@ -106,12 +130,8 @@ def _in_order(paths: Sequence[str], by_line: Callable[[str], dict]) -> tuple[lis
     return [{"file": path, "line": line} for path, line, _ in found], [each for *_, each in found]
 
 
-def _suffix(path: str) -> str:
-    return Path(path).suffix.lower()
-
-
 def _text(path: str) -> str:
-    data = sys.stdin.buffer.read() if path == "-" else _bytes(path)
+    data = sys.stdin.buffer.read() if path == "-" else _unpacked(path)
     if b"\0" in data:
         raise UserError(f"{path} is not text in UTF-8, as it holds zero bytes; give texts or a table, saved as UTF-8.")
     try:
@@ -121,9 +141,23 @@ def _text(path: str) -> str:
         raise UserError(f"{path} is not UTF-8 in line {line}; save it in that encoding.") from None
 
 
+def _unpacked(path: str) -> bytes:
+    """What a file holds, which may be compressed."""
+    with _reading(path):
+        Path(path).open("rb").close()
+    with opened(Path(path), lambda size: None, "leave it out") as file:
+        return file.read()
+
+
 def _bytes(path: str) -> bytes:
-    try:
+    with _reading(path):
         return Path(path).read_bytes()
+
+
+@contextlib.contextmanager
+def _reading(path: str):
+    try:
+        yield
     except IsADirectoryError:
         raise UserError(f"{path} is a directory; give the files in it, such as {Path(path) / '*'}.") from None
     except OSError as error:

@@ -148,7 +148,7 @@ def test_unwritable_outputs_are_refused_before_anything_is_read(run_command, tmp
         (["digits", "--config.dataset.val=1"], "leave nothing to train on"),
         (
             ["photos"],
-            "photos is a directory; name a .csv or .jsonl with a line for each record, of pictures the file's",
+            "photos is a directory without Parquet files; name a .csv, .jsonl or .parquet with a line for each",
         ),
         (
             ["few.CSV"],

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import gzip
 import io
 import json
 import shutil
@@ -19,7 +20,7 @@ from deepseek_jax.train.loop import train
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.start import first_state
 from tests.train.digits import experiment
-from tests.user_files import people, write_csv, write_jsonl
+from tests.user_files import people, write_csv, write_jsonl, write_parquet
 
 QUIET = Console(file=io.StringIO())
 
@@ -98,6 +99,30 @@ def test_predictions_for_a_table_name_file_and_line(table, tmp_path, run_command
     assert [list(each) for each in found] == [["file", "line", "class", "probability"]] * 3
 
 
+def test_predictions_for_parquet_and_compressed_tables_are_those_of_a_csv(table, tmp_path, run_command):
+    rows = {"age": [2, 4, 6], "size": [1, 3, 5]}
+    write_parquet(tmp_path / "new.parquet", rows)
+    write_csv(tmp_path / "new.csv", "age,size", ["2,1", "4,3", "6,5"])
+    (tmp_path / "new.csv.gz").write_bytes(gzip.compress((tmp_path / "new.csv").read_bytes()))
+    answers = {}
+    for name, first in (("new.csv", 2), ("new.csv.gz", 2), ("new.parquet", 1)):
+        status, out, err = run_command("predict", "--workdir", f"{table}/run", f"{tmp_path}/{name}")
+        found = [json.loads(line) for line in out.splitlines()]
+        assert status == 0, err
+        assert [(each.pop("file"), each.pop("line")) for each in found] == [
+            (f"{tmp_path}/{name}", first + number) for number in range(3)
+        ]
+        answers[name] = found
+    assert answers["new.csv"] == answers["new.csv.gz"] == answers["new.parquet"]
+    write_parquet(tmp_path / "new.parquet", {"age": [2, 4, None], "size": [1, 3, 5]})
+    status, _, err = run_command("predict", "--workdir", f"{table}/run", f"{tmp_path}/new.parquet")
+    expected = f"deepseek-jax: {tmp_path}/new.parquet row 3: age is None; it must be a number.\n"
+    assert (status, err) == (2, expected)
+    (tmp_path / "new.parquet").write_bytes(b"age,size\n1,2\n")
+    status, _, err = run_command("predict", "--workdir", f"{table}/run", f"{tmp_path}/new.parquet")
+    assert status == 2 and err.startswith(f"deepseek-jax: {tmp_path}/new.parquet is damaged or not Parquet; ")
+
+
 @pytest.mark.parametrize("entry", ["", "nan", "-inf", "1e39", "x"])
 def test_a_table_entry_that_is_not_a_finite_number_is_refused_with_its_line(table, tmp_path, run_command, entry):
     (tmp_path / "new.csv").write_text(f"age,size\n1,2\n\n{entry},3\n")
@@ -164,14 +189,15 @@ def test_predictions_for_texts_in_a_table_use_the_text_column_not_whole_lines(ma
     rows = [{"number": str(number), "body": text} for number, text in enumerate(texts)]
     write_rows(tmp_path / "new.csv", rows)
     write_jsonl(tmp_path / "new.JSONL", rows)
+    write_parquet(tmp_path / "new.parquet", {"body": texts})
     (tmp_path / "new.txt").write_text("\n".join(texts) + "\n")
     found = {}
-    for name in ("new.csv", "new.JSONL", "new.txt"):
+    for name in ("new.csv", "new.JSONL", "new.parquet", "new.txt"):
         status, out, _ = run_command("predict", "--workdir", f"{folder}/run", f"{tmp_path}/{name}")
         answers = [json.loads(line) for line in out.splitlines()]
         assert status == 0 and [answer["line"] for answer in answers] == ([2, 3, 4] if name == "new.csv" else [1, 2, 3])
         found[name] = [(answer["class"], answer["probability"]) for answer in answers]
-    assert found["new.csv"] == found["new.JSONL"] == found["new.txt"]
+    assert found["new.csv"] == found["new.JSONL"] == found["new.parquet"] == found["new.txt"]
     status, out, _ = run_command("predict", "--workdir", f"{folder}/run", f"{folder}/mail.csv")
     assert status == 0 and len(out.splitlines()) == 60
 

@@ -1,5 +1,6 @@
 """A user's own labelled sets through the command line: training, scoring, and predictions for new inputs."""
 
+import io
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 
 from deepseek_jax.config import LogConfig, OptimizerConfig, SupervisedExperiment, TrainConfig
 from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
-from tests.user_files import write_config, write_csv, write_jsonl
+from tests.user_files import write_config, write_csv, write_jsonl, write_parquet
 
 SMALL = SupervisedExperiment(
     model=HybridConfig(
@@ -73,6 +74,42 @@ def test_boxes_are_learned_scored_and_predicted(tmp_path, trained, run_command):
     assert "<td>white</td>" in (tmp_path / "t.jsonl.html").read_text()
 
 
+def test_pictures_in_a_directory_of_parquet_are_learned_scored_and_predicted(tmp_path, trained, run_command):
+    """As Hugging Face's datasets writes them: files named after splits, and names of classes in their metadata."""
+    rng = np.random.default_rng(0)
+    features = {"image": {"_type": "Image"}, "label": {"names": ["dark", "light"], "_type": "ClassLabel"}}
+    (tmp_path / "set").mkdir()
+
+    def write(name: str, count: int) -> str:
+        rows = {"image": [], "label": [number % 2 for number in range(count)]}
+        for label in rows["label"]:
+            file = io.BytesIO()
+            Image.fromarray(rng.integers(0, 100, (8, 8), np.uint8) + np.uint8(150 * label)).save(file, "png")
+            rows["image"].append({"bytes": file.getvalue(), "path": "a.png"})
+        return write_parquet(tmp_path / name, rows, features)
+
+    for split, count in (("train", 40), ("validation", 10), ("test", 10)):
+        write(f"set/{split}-00000-of-00001.parquet", count)
+    columns = "dataset.columns.image=image", "dataset.columns.label=label"
+    run, scores = trained("set", *columns, "model.readout=mean", "train.steps=40", "eval.every=20")
+    assert scores["final/accuracy"] == 1
+    status, out, _ = run_command("eval", "--workdir", run)
+    assert status == 0 and "test split of set" in out
+    write("new.parquet", 4)
+    Image.new("L", (8, 8), 200).save(tmp_path / "light.png")
+    status, out, _ = run_command("predict", "--workdir", run, "new.parquet", "light.png")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert status == 0 and [each["class"] for each in found] == ["dark", "light", "dark", "light", "light"]
+    assert [each.get("line") for each in found] == [1, 2, 3, 4, None]
+    words = [f"--config.{key}" for key in columns]
+    assert run_command("data", "check", "set", *words)[0] == 0
+    assert run_command("data", "show", "set", *words)[0] == 0
+    assert "<td>light</td>" in (tmp_path / "set.html").read_text()
+    (tmp_path / "new.parquet").write_bytes(b"")
+    status, _, err = run_command("predict", "--workdir", run, "new.parquet")
+    assert status == 2 and err.startswith("deepseek-jax: new.parquet is damaged or not Parquet")
+
+
 def test_a_series_is_learned_scored_and_forecast(tmp_path, trained, run_command):
     values = [1000 + 10 * np.sin(2 * np.pi * step / 12) for step in range(240)]
 
@@ -91,6 +128,9 @@ def test_a_series_is_learned_scored_and_forecast(tmp_path, trained, run_command)
     found = json.loads(out)
     assert status == 0 and (found["file"], found["line"]) == ("new.csv", 237)
     np.testing.assert_allclose(found["numbers"], values[236:], atol=2)
+    write_parquet(tmp_path / "new.parquet", {"level": values[:236]})
+    status, out, _ = run_command("predict", "--workdir", run, "new.parquet")
+    assert status == 0 and json.loads(out) == found | {"file": "new.parquet", "line": 236}
     write("new.csv", values[:23])
     status, _, err = run_command("predict", "--workdir", run, "new.csv")
     assert (status, err) == (2, "deepseek-jax: new.csv has 23 values of level; this network forecasts from 24.\n")

@@ -10,11 +10,15 @@ BALANCES = ("none", "weights", "sampling", "oversampling")
 
 @dataclasses.dataclass(frozen=True)
 class ColumnsConfig:
-    """The columns of a user's .csv or .jsonl.  Set one of text, image and features as the input, and one of label and
-    targets as the target; with boxes, label is that of each box.  A series is both input and target."""
+    """The columns of a user's .csv, .jsonl or .parquet.  Set one of text, image and features as the input, and one of
+    label and targets as the target; with boxes, label is that of each box.  A series is both input and target.
+
+    What is nested in .jsonl and .parquet is named by a dotted path, as in objects.bbox."""
 
     text: str = ""
-    image: str = ""  # paths of image files, relative to the table's directory
+    # Paths of image files, relative to the table's directory; in a .parquet also what such files hold, alone or in a
+    # struct as {bytes, path}.
+    image: str = ""
     features: tuple[str, ...] = ()  # numbers
     series: str = ""  # numbers, the values of one time series, one row per step
     boxes: str = ""  # a list of [left, top, right, bottom] per picture, in pixels of its file; label is a list too
@@ -76,7 +80,8 @@ class ScenesConfig:
 @dataclasses.dataclass(frozen=True)
 class DatasetConfig:
     """`name`: digits, mnist5k, fashion, services, scenes, diabetes, co2, temperatures, tfds:NAME for a set of
-    pictures or texts that tensorflow-datasets has prepared, or the path of a .csv or .jsonl."""
+    pictures or texts that tensorflow-datasets has prepared, or the path of a .csv, .jsonl or .parquet, or of a
+    directory of .parquet files."""
 
     name: str = "digits"
     directory: str = ""  # where prepared data lives; empty: $DEEPSEEK_JAX_DATA or ~/.cache/deepseek_jax

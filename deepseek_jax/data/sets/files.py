@@ -1,24 +1,28 @@
-"""A user's own set: a .csv with a header, or a .jsonl; the config names its columns.
+"""A user's own set: a .csv with a header, a .jsonl, or a .parquet or a directory of them; the config names its columns.
 
 A set is read completely or refused: no record is silently left out, and all faults are reported together, by line.
 """
 
 import array
 import csv
+import dataclasses
 import json
 import pathlib
 from collections.abc import Iterable
 
 import numpy as np
 
+from deepseek_jax.data.dotted import value_at
 from deepseek_jax.data.sets import own_boxes, own_series
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.data.sets.dataset import SPLITS, Records
 from deepseek_jax.data.sets.faults import Faults
-from deepseek_jax.data.sets.images import colours_dropped, decode_full_size, resized, stack
+from deepseek_jax.data.sets.formats import CSV, PARQUET, Row, format_of, splits_named
+from deepseek_jax.data.sets.images import LOOKED_AT, colours_dropped, decode_full_size, resized, stack
 from deepseek_jax.data.sets.labels import numbered_labels
 from deepseek_jax.data.sets.own_boxes import Size
-from deepseek_jax.data.sets.rows import Row, named, number, opened, rows_of, text
+from deepseek_jax.data.sets.parquet_rows import as_csv, class_names_in, columns_in
+from deepseek_jax.data.sets.rows import check_readable, named, number, opened, table_rows, text
 from deepseek_jax.data.sets.source import Source
 from deepseek_jax.data.sets.splitting import digest
 from deepseek_jax.errors import UserError
@@ -26,38 +30,64 @@ from deepseek_jax.errors import UserError
 _ENCODER = json.JSONEncoder(sort_keys=True)
 
 
+@dataclasses.dataclass
+class _Collected:
+    """What is kept of the rows; a list has an entry for each of them, numbers one for each of its columns.
+
+    rows: the columns of targets and splits that are no numbers, by line.
+    origins: digests of whole rows or pictures' files, so that the choice of columns does not change a record's split.
+    sizes: of the pictures as stored.  first: the files of the first pictures.
+    """
+
+    rows: dict[int, Row] = dataclasses.field(default_factory=dict)
+    texts: list[str] = dataclasses.field(default_factory=list)
+    pictures: list[np.ndarray | None] = dataclasses.field(default_factory=list)
+    sizes: list[Size] = dataclasses.field(default_factory=list)
+    first: list[bytes] = dataclasses.field(default_factory=list)
+    features: array.array = dataclasses.field(default_factory=lambda: array.array("f"))
+    targets: array.array = dataclasses.field(default_factory=lambda: array.array("f"))
+    origins: list[bytes] = dataclasses.field(default_factory=list)
+
+
 def read(path: pathlib.Path, config: DatasetConfig) -> Source:
-    """Reads the set of one file; ids are line numbers.  UserError for values that are missing or not as configured."""
+    """Reads the set of one file, or a directory of Parquet; ids are the numbers of its lines, or of its rows.
+
+    UserError for values that are missing or not as configured.
+    """
     if config.columns.series:
         return own_series.read(path, config)
     columns, faults = config.columns, Faults(path)
-    with opened(path) as lines:
-        input_kind, kind = _kinds(columns, path)
-        found = rows_of(lines, path.suffix.lower(), _needed(columns), faults)
-        rows, inputs, targets, origins = _collect_needed(found, input_kind, columns, faults)
-    sizes: list[Size] = []
-    if input_kind == "image":
-        pictures = [_picture(faults, line, row, config) for line, row in rows.items()]
-        inputs, sizes, origins = map(list, zip(*pictures, strict=True)) if pictures else ([], [], [])
-    records: Records = {"ids": np.array(list(rows), np.int64), "inputs": inputs}
+    check_readable(path)
+    input_kind, kind = _kinds(columns, path)
+    by_file = {} if columns.split else splits_named(path)
+    stored = class_names_in(path, columns.label) if columns.label and format_of(path) == PARQUET else ()
+    found = table_rows(path, _needed(columns), faults, whole=input_kind != "image")
+    kept = _collect(found, input_kind, config, faults)
+    rows = kept.rows
+    records: Records = {"ids": np.array(list(rows), np.int64)}
     class_names: tuple[str, ...] = ()
     if kind == "boxes":
-        class_names, boxes = own_boxes.read(faults, rows, sizes, columns)
+        class_names, boxes = own_boxes.read(faults, rows, kept.sizes, columns, stored)
         records |= boxes
     elif kind == "classes":
         labels = [(line, row[columns.label]) for line, row in rows.items()]
-        class_names, records["labels"] = numbered_labels(faults, labels, columns.label, columns.classes)
+        class_names, records["labels"] = numbered_labels(faults, labels, columns.label, columns.classes, stored)
     else:
-        records["targets"] = targets
+        records["targets"] = _matrix(kept.targets, len(rows))
     given = _splits(faults, rows, columns.split) if columns.split else None
+    if by_file:
+        given = np.array([by_file[faults.file(line)] for line in rows])
     faults.check()
     if not rows:
         raise UserError(f"{path} holds no record.")
     notes: tuple[str, ...] = ()
     if input_kind == "image":
-        files = (path.parent / str(row[columns.image]) for row in rows.values())
-        notes = colours_dropped((file.read_bytes() for file in files), config)
-        records["inputs"] = stack(records["inputs"], [f"line {line}" for line in rows], config)
+        notes = colours_dropped(kept.first, config)
+        records["inputs"] = stack(kept.pictures, [faults.place(line) for line in rows], config)
+    elif input_kind == "text":
+        records["inputs"] = np.array(kept.texts, object)
+    else:
+        records["inputs"] = _matrix(kept.features, len(rows))
     return Source(
         name=path.name,
         kind=kind,
@@ -67,7 +97,7 @@ def read(path: pathlib.Path, config: DatasetConfig) -> Source:
         names=columns.features,
         target_names=columns.targets,
         given=given,
-        origins=origins,
+        origins=kept.origins,
         notes=notes,
     )
 
@@ -78,8 +108,10 @@ def _kinds(columns: ColumnsConfig, path: pathlib.Path) -> tuple[str, str]:
             "dataset.columns.boxes needs the columns of the pictures' files and of the boxes' classes, as in "
             f"dataset.columns.image=NAME and dataset.columns.label=NAME{_there(path)}."
         )
-    if columns.boxes and path.suffix.lower() == ".csv":
-        raise UserError(f"dataset.columns.boxes: a .csv such as {path} holds no lists; give boxes in a .jsonl.")
+    if columns.boxes and format_of(path) == CSV:
+        raise UserError(
+            f"dataset.columns.boxes: a .csv such as {path} holds no lists; give boxes in a .jsonl or .parquet."
+        )
     inputs = {"text": columns.text, "image": columns.image, "table": columns.features}
     given = [kind for kind, named in inputs.items() if named]
     if len(given) != 1:
@@ -107,11 +139,14 @@ def _kinds(columns: ColumnsConfig, path: pathlib.Path) -> tuple[str, str]:
 
 
 def _there(path: pathlib.Path) -> str:
-    """The columns of a .csv, for the end of an error message; "" if they cannot be read."""
+    """The columns of a .csv or .parquet, for the end of an error message; "" if they cannot be read."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            header = next(csv.reader(lines), []) if path.suffix.lower() == ".csv" else []
-    except (OSError, UnicodeDecodeError, csv.Error):
+        if format_of(path) == PARQUET:
+            header = columns_in(path)
+        else:
+            with opened(path) as lines:
+                header = next(csv.reader(lines), []) if format_of(path) == CSV else []
+    except (UserError, csv.Error):
         return ""
     return f"; the columns of {path} are {named(header)}" if header else ""
 
@@ -121,27 +156,22 @@ def _needed(columns: ColumnsConfig) -> list[str]:
     return [name for name in (*single, *columns.features, *columns.targets) if name]
 
 
-def _collect_needed(
-    found: Iterable[tuple[int, Row]], kind: str, columns: ColumnsConfig, faults: Faults
-) -> tuple[dict[int, Row], np.ndarray | None, np.ndarray, list[bytes]]:
-    """Keeps only what is needed of each record read: (line -> row of the single columns, inputs, targets, digests).
-
-    Inputs are texts or float32 [N C]; pictures are read later, from their rows.  Digests are of whole rows, so that
-    the choice of columns does not change a record's split.
-    """
-    single = [name for name in (columns.image, columns.boxes, columns.label, columns.split) if name]
-    rows, texts, origins = {}, [], []
-    features, targets = array.array("f"), array.array("f")
+def _collect(found: Iterable[tuple[int, Row]], kind: str, config: DatasetConfig, faults: Faults) -> _Collected:
+    """Keeps only what is needed of each row while it is read."""
+    columns, kept = config.columns, _Collected()
+    single = [name for name in (columns.boxes, columns.label, columns.split) if name]
+    as_written = as_csv if format_of(faults.path) == PARQUET else lambda row: row
     for line, row in found:
-        if kind != "image":
-            origins.append(digest(_ENCODER.encode(row).encode()))
+        if kind == "image":
+            _add_picture(kept, line, row, config, faults)
+        else:
+            kept.origins.append(digest(_ENCODER.encode(as_written(row)).encode()))
         if kind == "text":
-            texts.append(text(faults, line, row, columns.text))
-        features.extend([number(faults, line, row, name) for name in columns.features])
-        targets.extend([number(faults, line, row, name) for name in columns.targets])
-        rows[line] = {name: row[name] for name in single}
-    inputs = {"text": np.array(texts, object), "table": _matrix(features, len(rows))}.get(kind)
-    return rows, inputs, _matrix(targets, len(rows)), origins
+            kept.texts.append(text(faults, line, row, columns.text))
+        kept.features.extend([number(faults, line, row, name) for name in columns.features])
+        kept.targets.extend([number(faults, line, row, name) for name in columns.targets])
+        kept.rows[line] = {name: value_at(row, name) for name in single}
+    return kept
 
 
 def _matrix(numbers: array.array, count: int) -> np.ndarray:
@@ -149,23 +179,42 @@ def _matrix(numbers: array.array, count: int) -> np.ndarray:
     return np.frombuffer(numbers, np.float32).reshape(count, -1) if count else np.zeros((0, 0), np.float32)
 
 
-def _picture(faults: Faults, line: int, row: Row, config: DatasetConfig) -> tuple[np.ndarray | None, Size, bytes]:
-    """(the picture in the configured size, its size in the file, a digest of the file); (None, None, b"") if faulty."""
-    name = text(faults, line, row, config.columns.image)
-    if not name:
-        return None, None, b""
-    file = pathlib.Path(faults.path).parent / name
+def _add_picture(kept: _Collected, line: int, row: Row, config: DatasetConfig, faults: Faults):
+    """Adds a row's picture in the configured size, its size as stored, and a digest of its file."""
+    picture, data = picture_in(faults, line, row, config.columns.image, config)
+    kept.pictures.append(None if picture is None else resized(picture, config))
+    kept.sizes.append(None if picture is None else picture.shape[:2])
+    kept.origins.append(digest(data))
+    if len(kept.first) < LOOKED_AT:
+        kept.first.append(data)
+
+
+def picture_in(
+    faults: Faults, line: int, row: Row, column: str, config: DatasetConfig
+) -> tuple[np.ndarray | None, bytes]:
+    """(a row's picture in full size, its file); (None, b"") and a fault if there is none that can be read.
+
+    A table has the names of files, or, if it is Parquet, what they hold, alone or as {"bytes": ..., "path": ...}.
+    """
+    value = value_at(row, column)
+    if isinstance(value, dict):  # a picture of Hugging Face's datasets
+        value = value.get("bytes") or value.get("path", value)
     try:
-        data = file.read_bytes()
-        picture = decode_full_size(data, str(file), config)
-        return resized(picture, config), picture.shape[:2], digest(data)
+        if isinstance(value, bytes):
+            return decode_full_size(value, column, config), value
+        name = text(faults, line, {column: value}, column)
+        if name:
+            folder = pathlib.Path(faults.path)
+            file = (folder if folder.is_dir() else folder.parent) / name
+            data = file.read_bytes()
+            return decode_full_size(data, str(file), config), data
     except OSError as error:
         faults.add(line, f"cannot read {file}: {error.strerror}")
     except UserError as error:
         faults.add(line, str(error).rstrip("."))
     except ValueError:
-        faults.add(line, f"{config.columns.image} is {name!r}, which is not a valid file name")
-    return None, None, b""
+        faults.add(line, f"{column} is {name!r}, which is not a valid file name")
+    return None, b""
 
 
 def _splits(faults: Faults, rows: dict[int, Row], column: str) -> np.ndarray:

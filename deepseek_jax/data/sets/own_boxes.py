@@ -1,4 +1,4 @@
-"""Boxes in a user's own pictures: each row of a .jsonl has a list of boxes and a list of their classes.
+"""Boxes in a user's own pictures: each row of a .jsonl or .parquet has a list of boxes and a list of their classes.
 
 N pictures  M most boxes in a picture
 """
@@ -8,20 +8,22 @@ import numpy as np
 from deepseek_jax.data.sets.config import ColumnsConfig
 from deepseek_jax.data.sets.dataset import Records
 from deepseek_jax.data.sets.faults import Faults
+from deepseek_jax.data.sets.formats import Row
 from deepseek_jax.data.sets.labels import numbered_labels
-from deepseek_jax.data.sets.rows import LARGEST, Row
+from deepseek_jax.data.sets.rows import LARGEST, shown
 
 Size = tuple[int, int] | None  # height and width of the upright picture in its file; None if it could not be read
 Pair = tuple[list[float], object]  # y0 x0 y1 x1 as shares of the picture's size, and the label
 
 
 def read(
-    faults: Faults, rows: dict[int, Row], sizes: list[Size], columns: ColumnsConfig
+    faults: Faults, rows: dict[int, Row], sizes: list[Size], columns: ColumnsConfig, stored: tuple[str, ...] = ()
 ) -> tuple[tuple[str, ...], Records]:
-    """Class names, and boxes [N M 4] and box_labels [N M] as in dataset.py."""
+    """Class names, and boxes [N M 4] and box_labels [N M] as in dataset.py; stored: see numbered_labels."""
     found = [_of_row(faults, line, row, size, columns) for (line, row), size in zip(rows.items(), sizes, strict=True)]
     labels = [(line, label) for line, pairs in zip(rows, found, strict=True) for _, label in pairs]
-    names, numbers = numbered_labels(faults, labels, f"an entry of {columns.label}", columns.classes, of="box")
+    what = f"an entry of {columns.label}"
+    names, numbers = numbered_labels(faults, labels, what, columns.classes, stored, of="box")
     counts = np.array([len(pairs) for pairs in found], np.int32)
     there_NM = np.arange(counts.max(initial=0)) < counts[:, None]
     boxes, box_labels = np.zeros((*there_NM.shape, 4), np.float32), np.full(there_NM.shape, -1, np.int32)
@@ -35,7 +37,7 @@ def _of_row(faults: Faults, line: int, row: Row, size: Size, columns: ColumnsCon
     boxes, labels = row[columns.boxes], row[columns.label]
     for column, values in ((columns.boxes, boxes), (columns.label, labels)):
         if not isinstance(values, list):
-            faults.add(line, f"{column} is {values!r}; it must be a list with an entry for each box")
+            faults.add(line, f"{column} is {shown(values)}; it must be a list with an entry for each box")
             return []
     if len(boxes) != len(labels):
         faults.add(
@@ -59,7 +61,7 @@ def _shares(faults: Faults, line: int, column: str, box: object, size: Size) -> 
             what = f"the picture ends at right {width} and bottom {height}, and begins at 0"
         else:
             return shares.tolist()
-    faults.add(line, f"{column} has {box!r}; {what}")
+    faults.add(line, f"{column} has {shown(box)}; {what}")
     return [0.0] * 4
 
 

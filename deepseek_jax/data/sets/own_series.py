@@ -1,4 +1,4 @@
-"""A user's own time series: a .csv or .jsonl whose rows hold its values in order of time."""
+"""A user's own time series: a table whose rows hold its values in order of time."""
 
 import dataclasses
 import pathlib
@@ -8,7 +8,9 @@ import numpy as np
 
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.data.sets.faults import Faults
-from deepseek_jax.data.sets.rows import empty_rows, number, opened, rows_of
+from deepseek_jax.data.sets.formats import CSV, PARQUET, Row, format_of, splits_named
+from deepseek_jax.data.sets.parquet_rows import parquet_rows
+from deepseek_jax.data.sets.rows import check_readable, empty_rows, number, opened, rows_of
 from deepseek_jax.data.sets.series import windows
 from deepseek_jax.data.sets.source import Source
 from deepseek_jax.errors import UserError
@@ -17,9 +19,15 @@ from deepseek_jax.errors import UserError
 def read(path: pathlib.Path, config: DatasetConfig) -> Source:
     """The windows of one file's series; ids are the indices of their first values, from 0."""
     faults, column = Faults(path), config.columns.series
-    with opened(path) as lines:
-        _check_alone(config.columns)
-        values = values_of(lines, path.suffix.lower(), column, faults)
+    check_readable(path)
+    _check_alone(config.columns)
+    if splits_named(path):
+        raise UserError(f"dataset.name: a series is split by time, but the files in {path} are named after splits.")
+    if format_of(path) == PARQUET:
+        values = values_in_parquet(path, column, faults)
+    else:
+        with opened(path) as lines:
+            values = values_of(lines, format_of(path), column, faults)
     faults.check()
     source = windows(path.name, np.array(list(values.values())), config, season=1)
     return dataclasses.replace(source, names=(column,))
@@ -28,11 +36,20 @@ def read(path: pathlib.Path, config: DatasetConfig) -> Source:
 def values_of(lines: Iterable[str], suffix: str, column: str, faults: Faults) -> dict[int, float]:
     """Line -> value.  An empty line inside a .csv is a fault, as it may be a row whose value is missing."""
     lines = list(lines)
-    values = {line: number(faults, line, row, column) for line, row in rows_of(lines, suffix, [column], faults)}
-    for line in empty_rows(lines) if suffix == ".csv" else ():
+    values = _numbers(rows_of(lines, suffix, [column], faults), column, faults)
+    for line in empty_rows(lines) if suffix == CSV else ():
         if line < max(values, default=0):
             faults.add(line, f"the line is empty; a series has a value of {column} in each")
     return values
+
+
+def values_in_parquet(path: pathlib.Path, column: str, faults: Faults) -> dict[int, float]:
+    """Number of the row -> value."""
+    return _numbers(parquet_rows(path, [column], faults, whole=False), column, faults)
+
+
+def _numbers(rows: Iterable[tuple[int, Row]], column: str, faults: Faults) -> dict[int, float]:
+    return {line: number(faults, line, row, column) for line, row in rows}
 
 
 def _check_alone(columns: ColumnsConfig):

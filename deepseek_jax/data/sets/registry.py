@@ -9,6 +9,7 @@ import numpy as np
 from deepseek_jax.data.sets import files, images, prepared, rows, scenes, series, services, splitting, tables
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.data.sets.dataset import SPLITS, Dataset, Records
+from deepseek_jax.data.sets.formats import NAMED, format_of
 from deepseek_jax.data.sets.scaling import Scaling, moments
 from deepseek_jax.data.sets.source import Source
 from deepseek_jax.data.sets.vocabulary import encode, train_tokenizer
@@ -61,15 +62,16 @@ def _read(config: DatasetConfig) -> Source:
         _check_no_columns(config)
         return SOURCES.get(config.name, prepared.read)(config)
     path = pathlib.Path(config.name).expanduser()
-    if path.suffix.lower() in rows.READERS:
+    if format_of(path):
         return files.read(path, config)
     if path.is_dir():
         raise UserError(
-            f"dataset.name: {config.name} is a directory; name a .csv or .jsonl with a line for each record, of "
-            "pictures the file's name and its label, as in dataset.columns.image=file and dataset.columns.label=kind."
+            f"dataset.name: {config.name} is a directory without Parquet files; name {NAMED} with a line for each "
+            "record, of pictures the file's name and its label, as in dataset.columns.image=file and "
+            "dataset.columns.label=kind."
         )
     raise UserError(
-        f"dataset.name: {config.name!r} is neither a set ({', '.join(SOURCES)}, tfds:NAME) nor a .csv or .jsonl file."
+        f"dataset.name: {config.name!r} is neither a set ({', '.join(SOURCES)}, tfds:NAME) nor {NAMED} file."
     )
 
 
@@ -77,7 +79,7 @@ def _check_no_columns(config: DatasetConfig):
     given = [field.name for field in dataclasses.fields(config.columns) if getattr(config.columns, field.name)]
     if given:
         raise UserError(
-            f"dataset.columns.{given[0]} is for a .csv or .jsonl, but dataset.name is {config.name}; name your file."
+            f"dataset.columns.{given[0]} is for {NAMED}, but dataset.name is {config.name}; name your file."
         )
 
 

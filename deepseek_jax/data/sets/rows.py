@@ -1,7 +1,8 @@
-"""Reads the rows of a user's .csv or .jsonl with their line numbers, and texts and numbers from a row."""
+"""Reads the rows of a user's tables with their line numbers, and texts and numbers from a row."""
 
 import contextlib
 import csv
+import io
 import itertools
 import json
 import pathlib
@@ -10,14 +11,19 @@ from typing import TextIO
 
 import numpy as np
 
+from deepseek_jax.data import opening
+from deepseek_jax.data.dotted import value_at
 from deepseek_jax.data.plain_text import is_utf8
 from deepseek_jax.data.sets.faults import Faults
+from deepseek_jax.data.sets.formats import CSV, JSONL, OTHERWISE, PARQUET, Row, format_of
+from deepseek_jax.data.sets.parquet_rows import parquet_rows
 from deepseek_jax.errors import UserError
 
 csv.field_size_limit(2**31 - 1)  # the most on every platform; the default refuses texts of more than 131,072 characters
 
-Row = dict[str, object]  # column -> text (csv) or any value (jsonl)
 SURROGATE = "contains a lone surrogate (half of a character), which is not text; correct the record or remove it"
+NOT_UTF8 = "is not UTF-8; correct the record or remove it"
+SHOWN = 100  # characters, or entries of a list, of a value in an error message
 LARGEST = float(np.finfo(np.float32).max)  # magnitude of a number, as networks use float32
 
 
@@ -34,13 +40,35 @@ def reading(key: str, path: pathlib.Path | str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def opened(path: pathlib.Path) -> Iterator[TextIO]:
-    """Opens the file named by dataset.name, for `rows_of`; UserError if it cannot be read."""
-    newline = "" if path.suffix.lower() == ".csv" else None
+    """Opens a .csv or .jsonl, which may be compressed, for `rows_of`; UserError if it cannot be read."""
+    check_readable(path)
+    newline = "" if format_of(path) == CSV else None
     try:
-        with reading("dataset.name", path), path.open(encoding="utf-8-sig", newline=newline) as lines:
-            yield lines
+        with opening.opened(path, lambda size: None, OTHERWISE) as file:
+            if other := opening.other_contents(file):
+                raise UserError(f"{path} is not UTF-8: {other}.")
+            yield io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8; save it in that encoding.") from None
+
+
+def check_readable(path: pathlib.Path):
+    """UserError if the table that dataset.name names does not exist or cannot be read."""
+    with reading("dataset.name", path):
+        if not (path.is_dir() and format_of(path) == PARQUET):
+            path.open("rb").close()
+
+
+def table_rows(path: pathlib.Path, needed: list[str], faults: Faults, whole: bool) -> Iterator[tuple[int, Row]]:
+    """Yields (line number, row) of a table of any format, as `rows_of` does; of Parquet the numbers of the rows.
+
+    whole: whether rows must have more columns than those `needed`.
+    """
+    if format_of(path) == PARQUET:
+        yield from parquet_rows(path, needed, faults, whole)
+    else:
+        with opened(path) as lines:
+            yield from rows_of(lines, format_of(path), needed, faults)
 
 
 def rows_of(lines: Iterable[str], suffix: str, needed: list[str], faults: Faults) -> Iterator[tuple[int, Row]]:
@@ -103,41 +131,64 @@ def _jsonl_rows(lines: Iterable[str], needed: list[str], faults: Faults) -> Iter
         except (ValueError, RecursionError):
             faults.add(number, "broken JSON")
             continue
-        missing = [name for name in needed if not isinstance(row, dict) or name not in row]
+        missing = [name for name in needed if not _has(row, name)]
         if missing:
             faults.add(number, f"no key {missing[0]!r}")
         else:
             yield number, row
 
 
+def _has(row: object, name: str) -> bool:
+    try:
+        value_at(row, name)
+    except KeyError:
+        return False
+    return isinstance(row, dict)
+
+
 READERS: dict[str, Callable[[Iterable[str], list[str], Faults], Iterator[tuple[int, Row]]]] = {
-    ".csv": _csv_rows,
-    ".jsonl": _jsonl_rows,
+    CSV: _csv_rows,
+    JSONL: _jsonl_rows,
 }
+
+
+def shown(value: object) -> str:
+    """A value for an error message: cut if it is long, and of a record in the record only the keys."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: ..." for key in value) + "}"
+    cut = isinstance(value, str | list) and len(value) > SHOWN
+    written = repr(value[:SHOWN] if cut else value)
+    return f"{written[:SHOWN]}..." if cut or len(written) > 2 * SHOWN else written
 
 
 def text(faults: Faults, line: int, row: Row, column: str) -> str:
     """The text in a column; "" and a fault if it is not text or is blank."""
-    value = row[column]
+    given = value_at(row, column)
+    value = decoded(given)
     if not isinstance(value, str) or not value.strip():
-        faults.add(line, f"{column} is {value!r}; it must be text")
+        faults.add(line, f"{column} is {shown(value)}; it must be text")
     elif not is_utf8(value):
-        faults.add(line, f"{column} {SURROGATE}")
+        faults.add(line, f"{column} {NOT_UTF8 if isinstance(given, bytes) else SURROGATE}")
     else:
         return value
     return ""
 
 
+def decoded(value: object) -> object:
+    """Bytes as text, as some writers of Parquet do not mark texts; what is not UTF-8 in them fails `is_utf8`."""
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value
+
+
 def number(faults: Faults, line: int, row: Row, column: str) -> float:
     """The number in a column; 0 and a fault if it is not a finite number in the range of float32."""
-    value = row[column]
+    value = value_at(row, column)
     try:
         # float() would also accept JSON's true, the string "40" in a .jsonl, and "1_2" as 12.
-        if isinstance(value, bool) or (isinstance(value, str) and (faults.typed or "_" in value)):
+        if isinstance(value, bool | bytes) or (isinstance(value, str) and (faults.typed or "_" in value)):
             raise ValueError
         found = float(value)
     except (TypeError, ValueError, OverflowError):
-        faults.add(line, f"{column} is {value!r}; it must be a number")
+        faults.add(line, f"{column} is {shown(decoded(value))}; it must be a number")
         return 0.0
     if abs(found) <= LARGEST:
         return found

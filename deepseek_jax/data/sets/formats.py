@@ -1,0 +1,61 @@
+"""The formats of a user's tables, by the names of files; and directories of Parquet, as data sets are published."""
+
+import pathlib
+import re
+
+from deepseek_jax.data.documents import is_hidden
+from deepseek_jax.data.opening import plain_name
+from deepseek_jax.data.parquet import is_parquet
+from deepseek_jax.errors import UserError
+
+CSV, JSONL, PARQUET = FORMATS = (".csv", ".jsonl", ".parquet")
+NAMED = "a .csv, .jsonl or .parquet"  # for messages
+OTHERWISE = "name another"  # what can be done about a file that cannot be read
+SPLIT_OF = {  # a word in the names of files -> the split of their records
+    **{"train": "train", "training": "train", "test": "test", "testing": "test"},
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "val"),
+}
+
+Row = dict[str, object]  # column -> text (.csv) or any value
+
+
+def format_of(path: str | pathlib.Path) -> str | None:
+    """One of FORMATS, by the name of a table without that of its compression; None if it is not named as one.
+
+    A directory that has Parquet files in it is PARQUET.
+    """
+    path = pathlib.Path(path)
+    if shards(path) if path.is_dir() else is_parquet(path):
+        return PARQUET
+    suffix = pathlib.Path(plain_name(path)).suffix
+    return suffix if suffix in (CSV, JSONL) else None
+
+
+def shards(path: pathlib.Path) -> list[pathlib.Path]:
+    """The Parquet files of a table: the file itself, or those in a directory, sorted, without hidden ones."""
+    if not path.is_dir():
+        return [path]
+    below = (file for file in path.rglob("*") if is_parquet(file) and not is_hidden(file, path))
+    return sorted(file for file in below if file.is_file())
+
+
+def splits_named(path: pathlib.Path) -> dict[str, str]:
+    """The split of each of the shards in a directory by its name there, if all have one: test-00000-of-00001.parquet.
+
+    {} if none has, or for a file.  UserError if only some have, or if one has several.
+    """
+    found = {}
+    for file in shards(path) if path.is_dir() else ():
+        name = str(file.relative_to(path))
+        words = re.split("[^a-z]+", name.lower())
+        found[name] = sorted({SPLIT_OF[word] for word in words if word in SPLIT_OF})
+    if not any(found.values()):
+        return {}
+    for name, named in found.items():
+        if len(named) != 1:
+            what = f"several splits ({', '.join(named)})" if named else "no split, and other files there do"
+            raise UserError(
+                f"dataset.name: in {path}, the name of {name} has {what}; name each file after "
+                "one of train, val and test, or move it elsewhere."
+            )
+    return {name: split for name, (split,) in found.items()}
