@@ -158,6 +158,8 @@ def _of_hybrid(experiment) -> dict[str, str]:
     if dataset.name in INPUTS:
         unused = FILES if dataset.name == "scenes" else (*FILES, *_keys("dataset.scenes", "count canvas most"))
         found |= dict.fromkeys(unused, f"dataset.name is {dataset.name}")
+    if dataset.name not in INPUTS and not dataset.columns.boxes:  # sets that ship refuse all columns
+        found["dataset.columns.xywh"] = "dataset.columns.boxes is empty"
     only_others = "model.readout" if objective in OF_BOXES else "augment.image.keep_box"
     found[only_others] = f"objective.name is {objective}"
     if not (text.synonyms or text.insert):

@@ -188,6 +188,8 @@ def test_the_input_of_every_set_is_known():
     [
         (DatasetConfig("services"), {"model.embed_dim", "dataset.length"}, {"model.sequence", "dataset.standardise"}),
         (DatasetConfig("a.csv", columns=ColumnsConfig(text="a")), {"model.embed_dim"}, {"model.channels"}),
+        (DatasetConfig("a.csv", columns=ColumnsConfig(text="a")), {"dataset.columns.label"}, {"dataset.columns.xywh"}),
+        (DatasetConfig("a.csv", columns=ColumnsConfig(image="a", boxes="b")), {"dataset.columns.xywh"}, set()),
         (DatasetConfig("a.csv", columns=ColumnsConfig(image="a")), {"model.sequence", *unused.FILES}, {"model.length"}),
         (DatasetConfig("tfds:a"), {"model.embed_dim", "model.sequence", *unused.FILES}, set()),
         (DatasetConfig("co2"), {"model.length", "dataset.series.season"}, {"dataset.seed", "model.height"}),

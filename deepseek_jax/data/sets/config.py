@@ -22,6 +22,7 @@ class ColumnsConfig:
     features: tuple[str, ...] = ()  # numbers
     series: str = ""  # numbers, the values of one time series, one row per step
     boxes: str = ""  # a list of [left, top, right, bottom] per picture, in pixels of its file; label is a list too
+    xywh: bool = False  # boxes are [left, top, width, height] instead, as in COCO
     label: str = ""
     classes: tuple[str, ...] = ()  # all classes; empty: the labels that occur
     targets: tuple[str, ...] = ()  # numbers

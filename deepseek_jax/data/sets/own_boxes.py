@@ -13,6 +13,7 @@ from deepseek_jax.data.sets.labels import numbered_labels
 from deepseek_jax.data.sets.rows import LARGEST, shown
 
 Size = tuple[int, int] | None  # height and width of the upright picture in its file; None if it could not be read
+SLACK = 0.01  # pixels by which left + width may exceed the picture, as COCO's sides are rounded to hundredths
 Pair = tuple[list[float], object]  # y0 x0 y1 x1 as shares of the picture's size, and the label
 
 
@@ -44,25 +45,39 @@ def _of_row(faults: Faults, line: int, row: Row, size: Size, columns: ColumnsCon
             line, f"{columns.boxes} has {len(boxes)} entries, {columns.label} has {len(labels)}; each box needs a label"
         )
         return []
-    return [(_shares(faults, line, columns.boxes, box, size), label) for box, label in zip(boxes, labels, strict=True)]
+    shares = [_shares(faults, line, columns, box, size) for box in boxes]
+    return list(zip(shares, labels, strict=True))
 
 
-def _shares(faults: Faults, line: int, column: str, box: object, size: Size) -> list[float]:
+def _shares(faults: Faults, line: int, columns: ColumnsConfig, box: object, size: Size) -> list[float]:
     """A box as shares y0 x0 y1 x1; zeros and a fault if it is not a valid box inside the picture."""
+    sides = "width and height" if columns.xywh else "right and bottom"
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
-        what = "a box must be four numbers: left, top, right and bottom"
+        what = f"a box must be four numbers: left, top, {sides}"
     else:
-        left, top, right, bottom = box
         height, width = size or (1, 1)  # without a size there is a fault already
+        left, top, right, bottom = _corners(box, height, width) if columns.xywh else box
         shares = np.float32([top / height, left / width, bottom / height, right / width])
         if not (shares[:2] < shares[2:]).all():
-            what = "right must be more than left, and bottom more than top"
+            what = (
+                "width and height must be more than 0"
+                if columns.xywh
+                else "right must be more than left, and bottom more than top (dataset.columns.xywh: width and height)"
+            )
         elif size and not (left >= 0 and top >= 0 and right <= width and bottom <= height):
             what = f"the picture ends at right {width} and bottom {height}, and begins at 0"
         else:
             return shares.tolist()
-    faults.add(line, f"{column} has {shown(box)}; {what}")
+    faults.add(line, f"{columns.boxes} has {shown(box)}; {what}")
     return [0.0] * 4
+
+
+def _corners(box: list[float], height: int, width: int) -> list[float]:
+    """left, top, right and bottom of left, top, width and height."""
+    left, top, right, bottom = box[0], box[1], box[0] + box[2], box[1] + box[3]
+    right = width if width < right <= width + SLACK else right
+    bottom = height if height < bottom <= height + SLACK else bottom
+    return [left, top, right, bottom]
 
 
 def _is_number(side: object) -> bool:

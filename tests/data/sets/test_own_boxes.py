@@ -127,6 +127,37 @@ def test_faulty_boxes_are_refused_with_file_and_line(tmp_path, boxes, labels, sa
         open_set(settings)
 
 
+def test_boxes_of_widths_and_heights_are_those_of_corners(tmp_path):
+    """COCO's are rounded to hundredths, so that their sums may exceed the picture a little."""
+    corners = open_set(write(tmp_path, drawn(30)))
+    with_sizes = [
+        row | {"sized": [[left, top, right - left, bottom - top] for left, top, right, bottom in row["boxes"]]}
+        for row in drawn(30)
+    ]
+    columns = dataclasses.replace(COLUMNS, boxes="sized", xywh=True)
+    settings = write(tmp_path, with_sizes, columns=columns)
+    assert open_set(settings).fingerprint == corners.fingerprint
+    with_sizes[2]["sized"][1] = [0, 30, 20.01, 10.01]
+    assert open_set(write(tmp_path, with_sizes, columns=columns)).fingerprint == corners.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [
+        ([1, 2, 3], "a box must be four numbers: left, top, width and height"),
+        ([3, 2, 0, 4], "width and height must be more than 0"),
+        ([3, 2, 4, -1], "width and height must be more than 0"),
+        ([10, 2, 10.02, 4], "the picture ends at right 20 and bottom 40"),
+        ([-1, 2, 10, 4], "the picture ends at right 20 and bottom 40, and begins at 0"),
+    ],
+)
+def test_faulty_boxes_of_widths_and_heights_are_refused(tmp_path, box, said):
+    settings = write(tmp_path, drawn(3), columns=dataclasses.replace(COLUMNS, xywh=True))
+    (tmp_path / "t.jsonl").write_text(json.dumps({"file": "0.png", "boxes": [box], "labels": ["cat"]}) + "\n")
+    with pytest.raises(UserError, match=f"t.jsonl line 1: boxes has .*{said}"):
+        open_set(settings)
+
+
 def test_all_faults_of_boxes_are_reported_at_once(tmp_path):
     settings = write(tmp_path, drawn(3))
     rows = [{"file": "no.png", "boxes": [[1, 2, 99, 4]], "labels": ["cat"]}, {"file": "0.png", "labels": []}]
