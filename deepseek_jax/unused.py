@@ -47,6 +47,7 @@ SWITCHES = (  # a key, the value that turns something off, and the keys that the
     ("quantize.weights", "none", _keys("quantize", "paths trained")),
     ("arithmetic.kind", "plain", _keys("arithmetic", "paths ranges")),
     ("arithmetic.kind", "fp8", ("arithmetic.ranges",)),
+    ("train.ramp_start", 0, _keys("train", "ramp_stages ramp_fraction")),
     ("eval.samples", 0, ("eval.sample_tokens",)),
     ("router.bias_update_rate", 0, ("router.bias_update_until",)),
     ("mesh.stage", 1, _keys("train", "pipeline_microbatches pipeline_rounds")),

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from deepseek_jax.config import AnyExperiment, SupervisedExperiment, TrainConfig
+from deepseek_jax.config import AnyExperiment, SupervisedExperiment
 from deepseek_jax.convert import efficientnet
 from deepseek_jax.data.tokenizer import TOKENIZER
 from deepseek_jax.errors import UserError
@@ -26,22 +26,14 @@ from deepseek_jax.views.pruned import pruned_matrices
 
 
 def check(experiment: AnyExperiment):
-    """UserError for settings of a new run that would have no effect.  Old runs with such settings can still be read."""
-    start, train, default = experiment.start, experiment.train, TrainConfig()
-    for name in ("fresh", "best"):
-        if getattr(start, name) and not start.checkpoint:
-            raise UserError(
-                f"start.{name} applies to start.checkpoint, which is empty; name one, or leave start.{name} out."
-            )
-    for name in ("ramp_fraction", "ramp_stages"):
-        if getattr(train, name) != getattr(default, name) and not train.ramp_start:
-            raise UserError(
-                f"train.{name} is {getattr(train, name)} and train.ramp_start 0, so that the batch does not grow; set "
-                f"train.ramp_start, or leave train.{name} out."
-            )
+    """UserError if a new run could not begin from what it asks for, or not learn.  Old runs can still be read."""
+    start, zeros = experiment.start, experiment.prune.method == "zeros"
+    for key, asked in {"start.best": start.best, "start.fresh": start.fresh, "prune.method=zeros": zeros}.items():
+        if asked and not start.checkpoint:
+            raise UserError(f"{key} applies to start.checkpoint, which is empty; name one, or leave {key} out.")
     if experiment.tune.lora.rank and not experiment.tune.lora.alpha:
         raise UserError("tune.lora.alpha is 0, which multiplies what adapters add; set it to another number.")
-    if experiment.prune.method == "zeros" and experiment.tune.lora.rank and not experiment.tune.train:
+    if zeros and experiment.tune.lora.rank and not experiment.tune.train:
         raise UserError(
             "prune.method is zeros, but tune.lora trains only adapters, which are added to zeros too; leave one of "
             "them out."
@@ -55,6 +47,7 @@ def first_state(setup: Setup, say: Callable[[str], None]) -> State:
     first parameter that is missing, of another shape or left over, and the settings that differ.
     """
     start, model = setup.experiment.start, None
+    check(setup.experiment)
     setup.task.check_new()
     if start.checkpoint:
         found = _read(setup)
@@ -69,8 +62,6 @@ def first_state(setup: Setup, say: Callable[[str], None]) -> State:
         _check_tokenizer(setup)
         if different := ", ".join(filter(None, (_different(setup, found), *_of_other_data(setup)))):
             say(f"beginning from {start.checkpoint}, where {different}")
-    elif setup.experiment.prune.method == "zeros":
-        raise UserError("prune.method is zeros, but there is no start.checkpoint whose zeros could stay; name one.")
     return make_state(setup.program, setup.optimizer, setup.abstract, model)
 
 

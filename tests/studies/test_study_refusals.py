@@ -38,7 +38,7 @@ def test_a_variant_that_cannot_be_trained_as_configured_refuses_its_study(
         ('"mesh.fsdp": 7, "train.batch_size": 7', "the mesh .* needs a multiple of 7 devices, and there is 1"),
         ('"model.vocab_size": 200', "model.vocab_size is 200; a byte-level vocabulary needs at least 262"),
         ('"data.tokenizer": "nowhere.json"', "data.tokenizer: there is no file "),
-        ('"train.ramp_stages": 7', "train.ramp_stages is 7 and train.ramp_start 0"),
+        ('"start.best": True', "start.best applies to start.checkpoint, which is empty"),
     ],
 )
 def test_a_variant_that_cannot_be_trained_here_refuses_its_study(make, trainer, root, monkeypatch, changes, why):

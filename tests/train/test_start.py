@@ -195,14 +195,10 @@ def test_restore_model_gives_the_ema_of_a_run_that_has_it(base):
     [
         ({"start.fresh": "^head"}, "start.fresh applies to start.checkpoint, which is empty; name one"),
         ({"start.best": "true"}, "start.best applies to start.checkpoint, which is empty; name one"),
-        (
-            {"train.ramp_fraction": "0.3"},
-            "train.ramp_fraction is 0.3 and train.ramp_start 0, so that the batch does not",
-        ),
-        ({"train.ramp_stages": "3"}, "train.ramp_stages is 3 and train.ramp_start 0"),
+        ({"prune.method": "zeros"}, "prune.method=zeros applies to start.checkpoint, which is empty; name one"),
     ],
 )
-def test_settings_without_effect_are_refused_before_data_is_prepared(tmp_path, settings, message):
+def test_what_needs_a_checkpoint_is_refused_without_one_before_data_is_prepared(tmp_path, settings, message):
     """Only for a new run: an old run with such settings in its config.json can still be read and resumed."""
     experiment = experiment_file.resolve(str(ROOT / "configs" / "v3_tiny.py"), settings)
     with pytest.raises(UserError, match=re.escape(message)):
