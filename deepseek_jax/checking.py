@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+from collections.abc import Collection
 
 from deepseek_jax.errors import UserError
 
@@ -10,7 +11,7 @@ MOST = 2**31 - 1  # largest whole number: jax counts in 32 bits
 MOST_NEW_TOKENS = 10**9  # with their prompt they must stay below MOST
 
 
-def choice(key: str, value: str, allowed: tuple[str, ...]):
+def choice(key: str, value: str, allowed: Collection[str]):
     """Raises UserError unless `value` of the setting `key` is one of `allowed`."""
     if value not in allowed:
         raise UserError(f"{key} is {value!r}; choose one of {', '.join(allowed)}.")

@@ -54,11 +54,30 @@ class DataConfig:
                 raise UserError(f"data.fim_rate is {self.fim_rate}; conversations are not rearranged, set it to 0.")
 
 
-SCHEDULES = (
-    *("constant", "cosine", "step", "multi_step", "v3", "wsd"),
-    *("exponential", "polynomial", "one_cycle", "warm_restarts", "plateau", "range"),
-)
-OPTIMIZERS = ("adam", "adamw", "muon", "sgd", "rmsprop", "adagrad", "lion")
+# Each schedule, and which of the settings that not all of them use it uses.
+SCHEDULES = {
+    "constant": (),
+    "cosine": ("final_ratio",),
+    "step": ("decay_ratio", "step_every"),
+    "multi_step": ("decay_ratio", "milestones"),
+    "v3": ("final_ratio",),
+    "wsd": ("final_ratio", "decay_fraction"),
+    "exponential": ("decay_ratio", "step_every"),
+    "polynomial": ("final_ratio", "power"),
+    "one_cycle": ("final_ratio", "rise_fraction"),
+    "warm_restarts": ("final_ratio", "step_every", "cycle_growth"),
+    "plateau": ("decay_ratio", "step_every", "patience"),
+    "range": ("final_ratio",),
+}
+OPTIMIZERS = {  # likewise
+    "adam": ("b1", "b2", "eps"),
+    "adamw": ("b1", "b2", "eps"),
+    "muon": ("b1", "b2", "eps"),
+    "sgd": ("b1",),
+    "rmsprop": ("b1", "b2", "eps"),
+    "adagrad": ("eps",),
+    "lion": ("b1", "b2"),
+}
 WITH_NESTEROV = ("adam", "adamw", "muon", "sgd", "rmsprop")  # those that support optimizer.nesterov
 
 

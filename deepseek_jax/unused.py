@@ -1,38 +1,13 @@
 """Settings that change nothing because of another setting: an ablation of them would compare equal runs."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
-from deepseek_jax.config import AnyExperiment
+from deepseek_jax.config import OPTIMIZERS, SCHEDULES, AnyExperiment
 from deepseek_jax.models import checks
 from deepseek_jax.models.hybrid_config import NEEDED
-from deepseek_jax.tasks.config import OF_BOXES, OF_CLASSES
+from deepseek_jax.tasks.config import OBJECTIVES, OF_BOXES, OF_CLASSES
 
-# The keys that each choice of a section uses.  Nothing is said of choices that are not listed.
-OF_SCHEDULE = {
-    "constant": "",
-    "cosine": "final_ratio",
-    "step": "decay_ratio step_every",
-    "multi_step": "decay_ratio milestones",
-    "v3": "final_ratio",
-    "wsd": "final_ratio decay_fraction",
-    "exponential": "decay_ratio step_every",
-    "polynomial": "final_ratio power",
-    "one_cycle": "final_ratio rise_fraction",
-    "warm_restarts": "final_ratio step_every cycle_growth",
-    "plateau": "decay_ratio step_every patience",
-    "range": "final_ratio",
-}
-OF_OPTIMIZER = dict.fromkeys(("adam", "adamw", "muon", "rmsprop"), "b1 b2 eps") | {
-    "sgd": "b1",
-    "adagrad": "eps",
-    "lion": "b1 b2",
-}
-OF_OBJECTIVE = dict.fromkeys(("cross_entropy", "mse", "mae"), "") | {
-    "focal": "focal_gamma",
-    "huber": "huber_delta",
-    "boxes": "size_weight offset_weight",
-}
-CHOICES = {"optimizer": OF_OPTIMIZER, "optimizer.schedule": OF_SCHEDULE, "objective": OF_OBJECTIVE}
+CHOICES = {"optimizer": OPTIMIZERS, "optimizer.schedule": SCHEDULES, "objective": OBJECTIVES}
 
 
 def _keys(section: str, names: str) -> tuple[str, ...]:
@@ -55,6 +30,7 @@ SWITCHES = (  # a key, the value that turns something off, and the keys that the
     ("model.num_nextn_predict_layers", 0, _keys("loss", "mtp_weight mtp_weight_final mtp_switch")),
     ("model.hc_manifold", False, ("model.hc_sinkhorn_iters",)),
     ("model.hc_mult", 0, _keys("model", "hc_sinkhorn_iters hc_eps hc_manifold")),
+    ("dataset.name", "fashion", ("dataset.test",)),  # has a test split of its own
     ("model.recurrent.kind", "none", _keys("model.recurrent", "hidden_size layers bidirectional")),
     ("model.attention.num_heads", 0, _keys("model.attention", "key_dim residual norm")),
     ("model.convolution.pool", "none", ("model.convolution.pool_size",)),
@@ -62,25 +38,33 @@ SWITCHES = (  # a key, the value that turns something off, and the keys that the
     ("model.convolution.kind", "efficientnet_lite0", BLOCKS),
     ("model.convolution.filters", (), (*BLOCKS, *_keys("model.convolution", "kind stages enlarge"))),
 )
-ROPE = _keys("model.rope_scaling", "original_max_position_embeddings beta_fast beta_slow mscale mscale_all_dim")
-ROUTING = "num_experts_per_tok n_shared_experts scoring_func topk_method norm_topk_prob routed_scaling_factor"
-OF_EXPERTS = (
-    *_keys("model", f"n_routed_experts {ROUTING} n_group topk_group masked_top_experts"),
+MAGNITUDES = _keys("model.rope_scaling", "mscale mscale_all_dim")
+YARN = (*_keys("model.rope_scaling", "original_max_position_embeddings beta_fast beta_slow"), *MAGNITUDES)
+NOT_OF_ATTENTION = (  # kinds of attention, and the keys that none of them uses, beside the sizes in checks.OF_ATTENTION
+    ({"gqa", "mla", "dsa", "window"}, ("model.compress_rope_theta",)),
+    ({"csa", "hca"}, ("model.rope_theta",)),
+    (checks.OF_V4, ("model.rope_interleave", *MAGNITUDES)),
+    ({"window"}, ("model.rope_scaling.factor", *YARN)),
+)
+BIASES = _keys("router", "bias_update_rate bias_update_until recentre_bias")
+GROUPS = _keys("model", "n_group topk_group")
+BY_SCORES = (  # the choice of experts
+    *_keys("model", "topk_method masked_top_experts"),
+    *GROUPS,
     *_keys("loss", "sequence_balance batch_balance"),
-    *_keys("router", "bias_update_rate bias_update_until recentre_bias capacity_factor"),
+    *BIASES,
+)
+OF_EXPERTS = (
+    *BY_SCORES,
+    *_keys("model", "n_routed_experts num_experts_per_tok n_shared_experts scoring_func norm_topk_prob"),
+    *("model.routed_scaling_factor", "router.capacity_factor"),
 )
 FILES = _keys("dataset.images", "height width channels")
-INPUTS = dict.fromkeys(("digits", "mnist5k", "fashion", "scenes"), "image") | {
-    "services": "text",
-    "diabetes": "table",
-    "co2": "series",
-    "temperatures": "series",
-}
 
 
-def sentences(experiment: AnyExperiment, keys: Iterable[str]) -> list[str]:
+def sentences(experiment: AnyExperiment, keys: Collection[str]) -> list[str]:
     """One sentence for each of `keys`, those that a user has set, that has no effect on `experiment`."""
-    idle = idle_keys(experiment)
+    idle = idle_keys(experiment) if keys else {}  # it imports rooms that not every command needs
     return [f"{key} has no effect: {idle[key]}." for key in keys if key in idle]
 
 
@@ -89,13 +73,13 @@ def idle_keys(experiment: AnyExperiment) -> dict[str, str]:
     found = {}
     for section, uses in CHOICES.items():
         if (chosen := _value(experiment, f"{section}.name")) in uses:
-            unused = set(" ".join(uses.values()).split()).difference(uses[chosen].split())
+            unused = set().union(*uses.values()).difference(uses[chosen])
             found |= dict.fromkeys(_keys(section, " ".join(unused)), f"{section}.name is {chosen}")
+    if pattern := experiment.prune.pattern:
+        found |= dict.fromkeys(_keys("prune", "sparsity scope every"), f"prune.pattern is {pattern}")
     for switch, off, keys in SWITCHES:
         if _value(experiment, switch) == off:
             found |= dict.fromkeys(keys, f"{switch} is {off or repr(off)}")
-    if experiment.prune.pattern:
-        found = dict.fromkeys(_keys("prune", "sparsity scope"), f"prune.pattern is {experiment.prune.pattern}") | found
     return found | (_of_decoder if experiment.family == "language_model" else _of_hybrid)(experiment)
 
 
@@ -107,6 +91,9 @@ def _value(experiment, key: str):
 
 
 def _of_decoder(experiment) -> dict[str, str]:
+    from deepseek_jax.data.corpora import CORPORA
+    from deepseek_jax.data.prepare import parse_weights
+
     model, data = experiment.model, experiment.data
     kinds, found = sorted(set(model.attention_kinds)), {}
     for sizes, what, chosen in (
@@ -119,34 +106,39 @@ def _of_decoder(experiment) -> dict[str, str]:
         found |= dict.fromkeys(_keys("model", " ".join(unused)), f"the model's {what} is {' and '.join(chosen)}")
     if "model.index_topk" in found:
         found |= dict.fromkeys(_keys("loss", "indexer_weight indexer_warmup"), "the model has no indexer")
-    if {*kinds} <= {"gqa", "mla", "dsa", "window"}:
-        found["model.compress_rope_theta"] = "the model has no compressing attention"
-    if {*kinds} <= checks.OF_V4:
-        found["model.rope_interleave"] = f"the model's attention is {' and '.join(kinds)}"
+    for some, keys in NOT_OF_ATTENTION:
+        if {*kinds} <= some:
+            found |= dict.fromkeys(keys, f"the model's attention is {' and '.join(kinds)}")
     if model.rope_scaling.factor == 1:
-        found |= dict.fromkeys(ROPE, "model.rope_scaling.factor is 1")
-    if not any(map(checks.has_experts, model.feed_forward_kinds)):
+        found |= dict.fromkeys(YARN, "model.rope_scaling.factor is 1")
+    experts = {*filter(checks.has_experts, model.feed_forward_kinds)}
+    if not experts:
         found |= dict.fromkeys(OF_EXPERTS, "the model has no routed experts")
-    elif {*model.feed_forward_kinds} <= {"dense", "moe", "hash_moe"}:  # a router of one's own may use all of them
+    elif experts == {"hash_moe"}:
+        found |= dict.fromkeys(BY_SCORES, "the model's feed-forward is hash_moe")
+    elif experts <= {"moe", "hash_moe"}:  # a router of one's own may use all of them
         if model.topk_method != "noaux_tc":
-            biases = _keys("router", "bias_update_rate bias_update_until recentre_bias")
-            found |= dict.fromkeys(biases, f"routers have no bias, as model.topk_method is {model.topk_method}")
+            found |= dict.fromkeys(BIASES, f"routers have no bias, as model.topk_method is {model.topk_method}")
         if model.topk_method in checks.WITHOUT_GROUPS:
-            found |= dict.fromkeys(_keys("model", "n_group topk_group"), f"model.topk_method is {model.topk_method}")
+            found |= dict.fromkeys(GROUPS, f"model.topk_method is {model.topk_method}")
     if model.mlp_layer_types:
         by_number = _keys("model", "first_k_dense_replace num_hash_layers")
         found |= dict.fromkeys(by_number, "model.mlp_layer_types names the feed-forward of every layer")
     if data.source != "mix":
         found["data.weights"] = f"data.source is {data.source}"
+    if parse_weights(data).keys() <= CORPORA.keys():
+        found["data.text_field"] = "no file or directory of texts is named"
     if data.chat:
         found["data.text_field"] = f"data.chat is {data.chat}"
     return found
 
 
 def _of_hybrid(experiment) -> dict[str, str]:
+    from deepseek_jax.data.sets.registry import SOURCES, input_of
+
     dataset, objective, text = experiment.dataset, experiment.objective.name, experiment.augment.text
     found = dict.fromkeys(_keys("eval", "samples sample_tokens"), "only language models generate texts")
-    if kind := _input(dataset):
+    if kind := input_of(dataset):
         sizes = {"channels", "height", "width", "vocab_size", "embed_dim", "length"}.difference(NEEDED[kind])
         unused = _keys("model", " ".join(sizes))
         unused += () if kind == "image" else ("model.sequence", *FILES)
@@ -156,20 +148,13 @@ def _of_hybrid(experiment) -> dict[str, str]:
         found |= dict.fromkeys(unused, f"{dataset.name} is of kind {kind}")
     if kind == "text" and objective in OF_CLASSES:
         found["dataset.standardise"] = "neither texts nor classes are numbers"
-    if dataset.name in INPUTS:
+    if dataset.name in SOURCES:
         unused = FILES if dataset.name == "scenes" else (*FILES, *_keys("dataset.scenes", "count canvas most"))
         found |= dict.fromkeys(unused, f"dataset.name is {dataset.name}")
-    if dataset.name not in INPUTS and not dataset.columns.boxes:  # sets that ship refuse all columns
+    elif not dataset.columns.boxes:  # sets that ship refuse all columns
         found["dataset.columns.xywh"] = "dataset.columns.boxes is empty"
     only_others = "model.readout" if objective in OF_BOXES else "augment.image.keep_box"
     found[only_others] = f"objective.name is {objective}"
     if not (text.synonyms or text.insert):
         found["augment.text.thesaurus"] = "augment.text.synonyms and augment.text.insert are 0"
     return found
-
-
-def _input(dataset) -> str | None:
-    """What a set's records are, which decides model.input; None if it has to be read to know."""
-    columns = dataset.columns
-    named = {"series": columns.series, "text": columns.text, "image": columns.image, "table": columns.features}
-    return INPUTS.get(dataset.name) or next((kind for kind, column in named.items() if column), None)

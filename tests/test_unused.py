@@ -2,11 +2,11 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
-from deepseek_jax import config as schema
 from deepseek_jax import fields, unused
 from deepseek_jax.config import (
     FAMILIES,
@@ -22,15 +22,18 @@ from deepseek_jax.config import (
     TrainConfig,
 )
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
-from deepseek_jax.data.sets.registry import SOURCES, open_set
+from deepseek_jax.data.sets.registry import input_of, open_set
 from deepseek_jax.models import checks
+from deepseek_jax.models.config import RopeScaling
 from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.schedules import learning_rate
 from deepseek_jax.train.setup import prepare
+from deepseek_jax.views.pruned import pruned_view
 from tests.train import tiny
 
 OTHERS = {  # valid values of settings that are not numbers
+    "model.topk_method": "greedy",
     "prune.scope": "global",
     "prune.pattern": "2:4",
     "optimizer.schedule.milestones": (0.3, 0.7),
@@ -62,9 +65,9 @@ def test_schedules_depend_on_the_rest(name):
         return [float(rate(step)) for step in range(0, 100, 3)]
 
     plain = ScheduleConfig(name=name, step_every=11)
-    for key in set(" ".join(unused.OF_SCHEDULE.values()).split()):
+    for key in set().union(*SCHEDULES.values()):
         value = other(f"optimizer.schedule.{key}", getattr(plain, key))
-        used = key in unused.OF_SCHEDULE[name].split()
+        used = key in SCHEDULES[name]
         assert (rates(dataclasses.replace(plain, **{key: value})) != rates(plain)) == used, key
 
 
@@ -84,11 +87,8 @@ def test_optimizers_depend_on_the_rest(name):
 
     plain = OptimizerConfig(name=name, weight_decay=0.0, eps=1e-4)
     for key in ("b1", "b2", "eps"):
-        changed, used = (
-            dataclasses.replace(plain, **{key: getattr(plain, key) * 0.5}),
-            unused.OF_OPTIMIZER[name].split(),
-        )
-        assert (after_three_steps(changed) != after_three_steps(plain)) == (key in used), key
+        changed = dataclasses.replace(plain, **{key: getattr(plain, key) * 0.5})
+        assert (after_three_steps(changed) != after_three_steps(plain)) == (key in OPTIMIZERS[name]), key
 
 
 def with_other_values(experiment, keys):
@@ -116,16 +116,22 @@ def corpus(tmp_path_factory):
     return tmp_path_factory.mktemp("corpus")
 
 
-@pytest.mark.parametrize("model", ["mla", "gqa", "window", "experts without biases", "unconstrained streams"])
+V4 = dataclasses.replace(tiny.ROUTED, head_dim=16, o_groups=1, o_lora_rank=8, index_head_dim=8, n_group=1)
+YARN = RopeScaling(factor=4.0)
+MODELS = {
+    "mla": tiny.MOE,
+    "gqa": dataclasses.replace(tiny.DENSE, layer_types=("gqa",), num_key_value_heads=1, head_dim=8),
+    "window attention with YaRN": dataclasses.replace(V4, layer_types=("window",), rope_scaling=YARN),
+    "compressing attention with YaRN": dataclasses.replace(V4, layer_types=("csa",), rope_scaling=YARN),
+    "experts without biases": dataclasses.replace(tiny.ROUTED, topk_method="greedy", n_group=1, topk_group=1),
+    "hash routing": dataclasses.replace(tiny.ROUTED, num_hash_layers=1),
+    "unconstrained streams": dataclasses.replace(tiny.DENSE, hc_mult=2, hc_manifold=False),
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_the_program_of_a_decoder_does_not_depend_on_them(corpus, model):
-    models = {
-        "mla": tiny.MOE,
-        "gqa": dataclasses.replace(tiny.DENSE, layer_types=("gqa",), num_key_value_heads=1, head_dim=8),
-        "window": dataclasses.replace(tiny.DENSE, layer_types=("window",), head_dim=16, o_groups=1, o_lora_rank=8),
-        "experts without biases": dataclasses.replace(tiny.ROUTED, topk_method="greedy", n_group=1, topk_group=1),
-        "unconstrained streams": dataclasses.replace(tiny.DENSE, hc_mult=2, hc_manifold=False),
-    }
-    experiment = tiny.experiment(corpus, models[model])
+    experiment = tiny.experiment(corpus, MODELS[model])
     keys = unused.idle_keys(experiment).keys() & fields.leaf_types("language_model").keys()
     keys -= {"loss.sequence_balance", "loss.batch_balance"}  # without experts: weights of a loss of 0
     assert len(keys) > 40
@@ -155,6 +161,9 @@ def test_the_program_of_a_hybrid_network_does_not_depend_on_them(model):
         (Experiment(prune=PruneConfig("magnitude", pattern="2:4")), "prune.sparsity", "prune.pattern is 2:4"),
         (Experiment(), "model.csa_rate", "the model's attention is mla"),
         (Experiment(), "loss.indexer_weight", "the model has no indexer"),
+        (Experiment(model=MODELS["hash routing"]), "model.n_group", "the model's feed-forward is hash_moe"),
+        (Experiment(), "train.ramp_fraction", "train.ramp_start is 0"),
+        (Experiment(), "data.text_field", "no file or directory of texts is named"),
         (Experiment(model=tiny.DENSE), "router.bias_update_rate", "the model has no routed experts"),
         (Experiment(data=DataConfig(source="prose")), "data.weights", "data.source is prose"),
         (SupervisedExperiment(), "objective.huber_delta", "objective.name is cross_entropy"),
@@ -173,14 +182,14 @@ def test_every_key_exists():
     known = {key for family in FAMILIES for key in fields.leaf_types(family)}
     listed = {key for _, _, keys in unused.SWITCHES for key in keys} | {switch for switch, _, _ in unused.SWITCHES}
     for section, uses in unused.CHOICES.items():
-        listed |= {f"{section}.{key}" for key in " ".join(uses.values()).split()}
-    assert listed | {*unused.OF_EXPERTS, *unused.ROPE, *unused.FILES} <= known
+        listed |= {f"{section}.{key}" for key in set().union(*uses.values())}
+    listed |= {key for _, keys in unused.NOT_OF_ATTENTION for key in keys}
+    assert listed | {*unused.OF_EXPERTS, *unused.FILES} <= known
 
 
-def test_the_input_of_every_set_is_known():
-    assert unused.INPUTS.keys() == SOURCES.keys()
-    for name in ("digits", "diabetes", "co2"):  # the others take longer to read
-        assert open_set(DatasetConfig(name=name)).input == unused.INPUTS[name]
+@pytest.mark.parametrize("name", ["digits", "diabetes", "co2"])  # the others take longer to read
+def test_sets_are_of_the_kind_that_is_said_of_them(name):
+    assert open_set(DatasetConfig(name=name)).input == input_of(DatasetConfig(name=name))
 
 
 @pytest.mark.parametrize(
@@ -193,6 +202,7 @@ def test_the_input_of_every_set_is_known():
         (DatasetConfig("a.csv", columns=ColumnsConfig(image="a")), {"model.sequence", *unused.FILES}, {"model.length"}),
         (DatasetConfig("tfds:a"), {"model.embed_dim", "model.sequence", *unused.FILES}, set()),
         (DatasetConfig("co2"), {"model.length", "dataset.series.season"}, {"dataset.seed", "model.height"}),
+        (DatasetConfig("fashion"), {"dataset.val", "dataset.seed"}, {"dataset.test"}),
         (DatasetConfig("scenes"), {"dataset.seed", "model.sequence", "dataset.scenes.most"}, {"model.embed_dim"}),
     ],
 )
@@ -202,13 +212,35 @@ def test_a_set_decides_which_settings_of_hybrid_networks_are_used(dataset, used,
 
 
 def test_nothing_is_said_of_a_part_of_ones_own(monkeypatch):
-    monkeypatch.setattr(schema, "OPTIMIZERS", ("own",))
-    monkeypatch.setattr(schema, "SCHEDULES", ("own",))
+    monkeypatch.setitem(OPTIMIZERS, "own", ("b1", "b2", "eps"))
+    monkeypatch.setitem(SCHEDULES, "own", tuple(set().union(*SCHEDULES.values())))
     monkeypatch.setitem(checks.OF_FEED_FORWARD, "own", checks.EXPERTS)
     model = dataclasses.replace(tiny.ROUTED, mlp_layer_types=("own",), topk_method="greedy")
     own = OptimizerConfig(name="own", schedule=ScheduleConfig(name="own"))
     idle = unused.idle_keys(Experiment(model=model, optimizer=own))
     assert not [key for key in idle if key.startswith(("optimizer.", "model.n_group", "router.bias"))]
+
+
+def test_texts_are_found_by_their_field_only_in_files():
+    for data in (DataConfig("a.jsonl"), DataConfig(weights="prose=1,a.jsonl=1")):
+        assert "data.text_field" not in unused.idle_keys(Experiment(data=data))
+    for data in (DataConfig("code"), DataConfig(weights="prose=1,code=1")):
+        assert "data.text_field" in unused.idle_keys(Experiment(data=data))
+
+
+def test_later_updates_of_the_masks_of_a_pattern_change_nothing():
+    """Therefore prune.every has no effect: what is pruned has the score 0."""
+    weights = jax.random.normal(jax.random.key(0), (9, 16, 4))  # after each step
+
+    def masks_after(every):
+        config = PruneConfig("magnitude", pattern="2:4", begin=0.2, end=0.8, every=every)
+        view = pruned_view(config, len(weights))
+        buffers = view.split({"kernel": weights[0]}, {})[1]
+        for step, weight in enumerate(weights):
+            buffers = view.update({"kernel": weight}, buffers, step)
+        return buffers["masks"]["kernel"]
+
+    assert (masks_after(1) == masks_after(5)).all() and 0 < masks_after(1).mean() < 1
 
 
 def test_biases_of_a_checkpoint_are_recentred_even_at_a_rate_of_0():

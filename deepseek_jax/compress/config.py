@@ -25,7 +25,8 @@ class PruneConfig:
 
     method: str = "none"  # none, zeros, magnitude
     sparsity: float = 0.5  # share of the weights that are zero at the end
-    # "2:4": of every 4 consecutive inputs 2 stay, in training all from `begin` on; `sparsity`, `scope` are then ignored
+    # "2:4": of every 4 consecutive inputs 2 stay, in training all from `begin` on; `sparsity`, `scope` and `every` are
+    # then ignored.
     pattern: str = ""
     scope: str = "layer"
     paths: str = ""  # regular expression: prune matrices whose path matches; empty: all but embedding and head

@@ -107,9 +107,9 @@ def check_different(loaded: Loaded):
     for variant in loaded.study.variants:
         try:
             experiment = resolve(loaded.study.base, dict(variant.changes))
+            learnt = identity(experiment, without=unused.idle_keys(experiment))
         except UserError:  # reported when its runs are planned
             continue
-        learnt = identity(experiment, without=unused.idle_keys(experiment))
         first = found.setdefault((learnt, variant.edit and source_name(variant.edit)), variant.name)
         if first != variant.name:
             why = "".join(f" ({sentence[:-1]})" for sentence in unused.sentences(experiment, variant.changes)[:1])

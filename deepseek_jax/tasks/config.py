@@ -2,9 +2,14 @@
 
 import dataclasses
 
+from deepseek_jax.checking import choice
 from deepseek_jax.errors import UserError
 
-OF_CLASSES, OF_NUMBERS, OF_BOXES = ("cross_entropy", "focal"), ("mse", "mae", "huber"), ("boxes",)
+# The objectives for each kind of answer, and which of the settings that not all of them use each uses.
+OF_CLASSES = {"cross_entropy": (), "focal": ("focal_gamma",)}
+OF_NUMBERS = {"mse": (), "mae": (), "huber": ("huber_delta",)}
+OF_BOXES = {"boxes": ("size_weight", "offset_weight")}
+OBJECTIVES = OF_CLASSES | OF_NUMBERS | OF_BOXES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +26,7 @@ class ObjectiveConfig:
     l2: float = 0.0
 
     def __post_init__(self):
-        names = OF_CLASSES + OF_NUMBERS + OF_BOXES
-        if self.name not in names:
-            raise UserError(f"objective.name is {self.name!r}; choose one of {', '.join(names)}.")
+        choice("objective.name", self.name, OBJECTIVES)
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"objective.label_smoothing is {self.label_smoothing}; it must be from 0 to below 1.")
         if self.label_smoothing and self.name not in OF_CLASSES:

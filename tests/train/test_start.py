@@ -204,3 +204,10 @@ def test_what_needs_a_checkpoint_is_refused_without_one_before_data_is_prepared(
     with pytest.raises(UserError, match=re.escape(message)):
         train(experiment, tmp_path / "run", QUIET)
     assert not (tmp_path / "run").exists()
+
+
+def test_without_a_run_directory_it_is_refused_too(base):
+    """By find-lr and esft."""
+    experiment = dataclasses.replace(base[1], start=StartConfig(best=True))
+    with pytest.raises(UserError, match="start.best applies to start.checkpoint, which is empty"):
+        first_state(prepare(experiment, QUIET), pytest.fail)

@@ -33,6 +33,12 @@ class ColumnsConfig:
             if self.classes.count(name) > 1:
                 raise UserError(f"dataset.columns.classes has {name!r} twice; name each class once.")
 
+    @property
+    def inputs(self) -> list[str]:
+        """The kinds of input of which a column is named; a set has one."""
+        named = {"series": self.series, "text": self.text, "image": self.image, "table": self.features}
+        return [kind for kind, column in named.items() if column]
+
 
 @dataclasses.dataclass(frozen=True)
 class ImagesConfig:

@@ -112,9 +112,7 @@ def _kinds(columns: ColumnsConfig, path: pathlib.Path) -> tuple[str, str]:
         raise UserError(
             f"dataset.columns.boxes: a .csv such as {path} holds no lists; give boxes in a .jsonl or .parquet."
         )
-    inputs = {"text": columns.text, "image": columns.image, "table": columns.features}
-    given = [kind for kind, named in inputs.items() if named]
-    if len(given) != 1:
+    if len(columns.inputs) != 1:
         raise UserError(
             f"dataset.columns: name the input's column in one of text, image, features and series, as in "
             f"dataset.columns.text=NAME{_there(path)}."
@@ -135,7 +133,7 @@ def _kinds(columns: ColumnsConfig, path: pathlib.Path) -> tuple[str, str]:
                 f"dataset.columns: {name} is a target, and as a feature it would give itself away; take it out "
                 "of dataset.columns.features."
             )
-    return given[0], "boxes" if columns.boxes else "classes" if columns.label else "numbers"
+    return columns.inputs[0], "boxes" if columns.boxes else "classes" if columns.label else "numbers"
 
 
 def _there(path: pathlib.Path) -> str:

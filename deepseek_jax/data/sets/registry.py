@@ -15,16 +15,21 @@ from deepseek_jax.data.sets.source import Source
 from deepseek_jax.data.sets.vocabulary import encode, train_tokenizer
 from deepseek_jax.errors import UserError
 
-SOURCES: dict[str, Callable[[DatasetConfig], Source]] = {
-    "digits": images.digits,
-    "mnist5k": images.mnist5k,
-    "fashion": images.fashion,
-    "services": services.services,
-    "scenes": scenes.scenes,
-    "diabetes": tables.diabetes,
-    "co2": series.co2,
-    "temperatures": series.temperatures,
+SOURCES: dict[str, tuple[str, Callable[[DatasetConfig], Source]]] = {  # what the records of each set are; its reader
+    "digits": ("image", images.digits),
+    "mnist5k": ("image", images.mnist5k),
+    "fashion": ("image", images.fashion),
+    "services": ("text", services.services),
+    "scenes": ("image", scenes.scenes),
+    "diabetes": ("table", tables.diabetes),
+    "co2": ("series", series.co2),
+    "temperatures": ("series", series.temperatures),
 }
+
+
+def input_of(config: DatasetConfig) -> str | None:
+    """What the records of a set are, without reading it: image, text, table or series; None if that takes reading."""
+    return SOURCES[config.name][0] if config.name in SOURCES else next(iter(config.columns.inputs), None)
 
 
 def open_set(config: DatasetConfig) -> Dataset:
@@ -60,7 +65,8 @@ def open_set(config: DatasetConfig) -> Dataset:
 def _read(config: DatasetConfig) -> Source:
     if config.name in SOURCES or config.name.startswith("tfds:"):
         _check_no_columns(config)
-        return SOURCES.get(config.name, prepared.read)(config)
+        read = SOURCES[config.name][1] if config.name in SOURCES else prepared.read
+        return read(config)
     path = pathlib.Path(config.name).expanduser()
     if format_of(path):
         return files.read(path, config)

@@ -25,7 +25,7 @@ def opened(monkeypatch, tmp_path):
     """opened(source, **settings of DatasetConfig) opens a Source as a set."""
 
     def open_it(source: Source, **settings) -> Dataset:
-        monkeypatch.setitem(registry.SOURCES, source.name, lambda config: source)
+        monkeypatch.setitem(registry.SOURCES, source.name, (source.input, lambda config: source))
         return registry.open_set(DatasetConfig(name=source.name, directory=str(tmp_path), **settings))
 
     return open_it
