@@ -73,13 +73,15 @@ def run_save(args):
 
 def _moved_beside(experiment) -> list[str]:
     """Descriptions of what training changed besides the adapters, for which peft's format has no place."""
+    from deepseek_jax.unused import idle_keys
+
     model, found = experiment.model, []
     if experiment.tune.train:
         found.append(f"the parameters that tune.train={experiment.tune.train!r} trained in full")
     if experiment.family == "supervised":
         if model.convolution.has_batch_norms:
             found.append("the running averages of the batch norms, which training updated")
-    elif experiment.router.bias_update_rate and model.topk_method == "noaux_tc" and model.num_moe_layers:
+    elif experiment.router.bias_update_rate and "router.bias_update_rate" not in idle_keys(experiment):
         found.append("the routers' biases, which training updated; router.bias_update_rate=0 keeps them fixed")
     return found
 

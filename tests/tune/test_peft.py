@@ -11,13 +11,15 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from deepseek_jax import api
+from deepseek_jax.cli import adapters
 from deepseek_jax.convert import huggingface
 from deepseek_jax.errors import UserError
+from deepseek_jax.experiment_file import resolve
 from deepseek_jax.models import tree
 from deepseek_jax.tune import peft
 from deepseek_jax.tune.config import LoraConfig
 from deepseek_jax.views import lora
-from tests.paths import GOLDENS
+from tests.paths import GOLDENS, ROOT
 
 slow = pytest.mark.slow
 
@@ -120,3 +122,12 @@ def test_a_transposed_adapter_is_refused(tmp_path):
     message = rf"has lora_A.weight of \({inputs}, {rank}\); this model needs \({rank}, {inputs}\)"
     with pytest.raises(UserError, match=message):
         peft.load(directory, huggingface.read_config(GOLDENS / "v1"))
+
+
+def test_routers_biases_are_named_only_where_training_updated_them():
+    # Routers that choose by token have no bias; the router of an MTP module always has.
+    hashed = {"mlp_layer_types": "hash_moe", "layer_types": "csa", "num_nextn_predict_layers": "0"}
+    hashed = {f"model.{name}": value for name, value in hashed.items()}
+    for overrides, there in (({}, True), ({"router.bias_update_rate": "0.0"}, False), (hashed, False)):
+        said = adapters._moved_beside(resolve(str(ROOT / "configs/v4_tiny.py"), overrides))
+        assert any("biases" in line for line in said) == there, overrides
