@@ -17,9 +17,9 @@ def add_to(verbs):
         run,
         "convert a checkpoint to another format, dtype or naming of its tensors",
         """\
-IN is a directory of safetensors files as published on Hugging Face, quantised or not; a run directory of
-`deepseek-jax train` (its newest checkpoint is converted); a directory that --to orbax wrote; or a .gguf file of a Llama
-model.  OUT is created.
+IN is a directory of safetensors or pytorch_model.bin files as published on Hugging Face, quantised or not; a run
+directory of `deepseek-jax train` (its newest checkpoint is converted); a directory that --to orbax wrote; or a .gguf
+file of a Llama model.  OUT is created.
 
 Released files are converted to safetensors one tensor at a time, so they may be larger than memory.  Writing or reading
 an Orbax directory takes up to three times the memory of the model's arrays.  Quantised matrices become bfloat16 unless

@@ -19,8 +19,8 @@ Language models are scored in bits per byte of text, so that models with differe
 compared.  The text is what the run held out, or with --source the held-out part of a corpus, or all of a file or
 directory.  A hybrid network is scored on the test split of its data set, next to a simple baseline for such data.
 
-A released model (config.json, safetensors files, tokenizer.json) needs --source.  Its text is cut into rows of 512
-tokens by default; longer rows give the model more context, so that bits per byte fall.
+A released model (config.json, safetensors or pytorch_model.bin files, tokenizer.json) needs --source.  Its text is cut
+into rows of 512 tokens by default; longer rows give the model more context, so that bits per byte fall.
 
 examples:
   deepseek-jax eval --workdir runs/v3_tiny

@@ -22,8 +22,9 @@ several; a model that was trained on conversations gets each prompt as a user's 
 prediction (MTP) modules can draft tokens with them: --speculative yields the same texts (in bfloat16, another token may
 be chosen where two score almost equally), and reports how many drafts were accepted.
 
-For a released model, the directory contains config.json, safetensors files and tokenizer.json.  It is computed in the
-dtype in which it is stored; `deepseek-jax convert --dtype` writes it in another.  A chat model needs --chat.
+For a released model, the directory contains config.json, safetensors or pytorch_model.bin files, and tokenizer.json.
+It is computed in the dtype in which it is stored; `deepseek-jax convert --dtype` writes it in another.  A chat model
+needs --chat.
 
 examples:
   deepseek-jax generate --workdir runs/v3_tiny --prompt "In the beginning" --prompt "def main("

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepseek_jax.convert import torch_pickle
+from deepseek_jax.convert import torch_file
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.efficientnet import STAGES
 
@@ -22,7 +22,7 @@ def load(path: Path) -> tuple[dict, dict]:
 
     UserError if the file holds another network.
     """
-    arrays = torch_pickle.load(path)
+    arrays = {name: entry.read() for name, entry in torch_file.entries(path)}
     blocks = [(stage, repeat) for stage in STAGES for repeat in range(stage.repeats)]
     try:
         params, buffers = {"stem": {}, "blocks": {}}, {"stem": {}, "blocks": {}}

@@ -8,7 +8,8 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator
 
-from deepseek_jax.convert.safetensors_file import Entry, Output
+from deepseek_jax.convert.entry import Entry
+from deepseek_jax.convert.safetensors_file import Output
 
 PARTS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 FUSED = re.compile(r"(.*\.experts)\.(gate_up_proj|down_proj)")
@@ -20,7 +21,7 @@ def apart(entries: Iterable[tuple[str, Entry]]) -> Iterator[tuple[str, Entry]]:
     for name, entry in entries:
         match = FUSED.fullmatch(name)
         parts = PARTS[match[2]] if match else ()
-        if match is None or len(entry.shape) != 3 or entry.shape[1] % len(parts):
+        if match is None or entry.strides or len(entry.shape) != 3 or entry.shape[1] % len(parts):
             yield name, entry
             continue
         prefix, (experts, rows, columns) = match[1], entry.shape

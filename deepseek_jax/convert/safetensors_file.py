@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from deepseek_jax.convert.copying import contiguous
+from deepseek_jax.convert.entry import Entry, first_bytes
 from deepseek_jax.convert.tally import Tally
 from deepseek_jax.errors import UserError
 
@@ -30,25 +31,6 @@ SAFETENSORS_DTYPES = {
     "U8": np.dtype(np.uint8),
 }
 SAFETENSORS_NAMES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
-LFS = b"version https://git-lfs"  # the first bytes of a Git LFS pointer
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """Where a tensor is stored: `start` is its offset in bytes from the beginning of the file."""
-
-    file: Path
-    start: int
-    dtype: np.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def read(self) -> np.ndarray:
-        data = np.fromfile(self.file, np.uint8, self.nbytes, offset=self.start)
-        return data.view(self.dtype).reshape(self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,13 +80,8 @@ def entries(file: Path) -> Iterator[tuple[str, Entry]]:
 
 def _header(file) -> tuple[dict[str, dict], int]:
     """(the header, the offset at which the data begins)."""
-    if not file.is_file():
-        raise UserError(f"{file} is missing; copy it there.")
+    start = 8 + int.from_bytes(first_bytes(file)[:8], "little")
     with file.open("rb") as stream:
-        begin = stream.read(len(LFS))
-        if begin == LFS:
-            raise UserError(f"{file} is what git keeps in place of a large file; fetch the file itself: git lfs pull.")
-        start = 8 + int.from_bytes(begin[:8], "little")
         stream.seek(8)
         header = _parsed(stream.read(start - 8)) if start <= file.stat().st_size else None
     if header is None:

@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 
 from deepseek_jax import record
-from deepseek_jax.convert import fused
+from deepseek_jax.convert import fused, safetensors_file, torch_file
+from deepseek_jax.convert.entry import Entry
 from deepseek_jax.convert.quantised import dequantise, is_packed
-from deepseek_jax.convert.safetensors_file import SAFETENSORS_DTYPES, Entry, entries
+from deepseek_jax.convert.safetensors_file import SAFETENSORS_DTYPES
 from deepseek_jax.errors import UserError
 from deepseek_jax.files import read_json
 
 QUANTISED = (SAFETENSORS_DTYPES["F8_E4M3"], SAFETENSORS_DTYPES["I8"], SAFETENSORS_DTYPES["U8"])
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+TORCH_SINGLE, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"  # read where there are no safetensors
 
 
 class Tensors:
@@ -57,29 +59,30 @@ class Tensors:
         """All files' entries; UserError if two files hold the same tensor, as one would be dropped silently."""
         file_of = {}
         for file in self._files():
-            for name, entry in entries(file):
+            of_torch = file.suffix == ".bin"
+            for name, entry in (torch_file if of_torch else safetensors_file).entries(file):
                 if file_of.setdefault(name, file) != file:
                     raise UserError(f"{file_of[name]} and {file} both hold {name}; leave it in one of them.")
                 yield name, entry
 
-    def _files(self):
-        index = self.directory / INDEX
-        if index.exists():
-            files = read_json(index).get("weight_map")
-            if not (isinstance(files, dict) and all(isinstance(file, str) for file in files.values())):
-                raise UserError(f"{index} has no weight_map, which says the file of each tensor; copy it again.")
-            return [self.directory / file for file in sorted(set(files.values()))]
-        if (self.directory / SINGLE).exists():
-            return [self.directory / SINGLE]
+    def _files(self) -> list[Path]:
+        for index, single in (INDEX, SINGLE), (TORCH_INDEX, TORCH_SINGLE):
+            if (self.directory / index).exists():
+                return _files_of(self.directory / index)
+            if (self.directory / single).exists():
+                return [self.directory / single]
         given = self.directory
         if record.kind(given) == "orbax":
             raise UserError(f"{given} holds Orbax's arrays; give what `deepseek-jax convert {given} OUT` makes.")
-        if any(given.glob("pytorch_model*.bin")):
-            raise UserError(
-                f"{given} holds torch's .bin files, which are not read; load them once by transformers and write them "
-                "by its save_pretrained, as safetensors."
-            )
-        raise UserError(f"{given} holds neither {SINGLE} nor {INDEX}; give the directory of a checkpoint.")
+        names = f"{SINGLE}, {INDEX}, {TORCH_SINGLE} and {TORCH_INDEX}"
+        raise UserError(f"{given} holds none of {names}; give the directory of a checkpoint.")
+
+
+def _files_of(index: Path) -> list[Path]:
+    files = read_json(index).get("weight_map")
+    if not (isinstance(files, dict) and all(isinstance(file, str) for file in files.values())):
+        raise UserError(f"{index} has no weight_map, which says the file of each tensor; copy it again.")
+    return [index.parent / file for file in sorted(set(files.values()))]
 
 
 def _scales(entries) -> Iterator[tuple[str, str]]:

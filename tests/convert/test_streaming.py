@@ -10,7 +10,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from deepseek_jax.convert import huggingface, shards
-from deepseek_jax.convert.safetensors_file import Entry, Output, entries, write
+from deepseek_jax.convert.entry import Entry
+from deepseek_jax.convert.safetensors_file import Output, entries, write
 from deepseek_jax.convert.tally import Tally
 from deepseek_jax.convert.tensors import INDEX, Tensors
 from deepseek_jax.reporting import no_report
