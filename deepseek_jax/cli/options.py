@@ -20,7 +20,7 @@ def add_verb(
 ) -> argparse.ArgumentParser:
     """Adds a verb's parser: `summary` is its line in the list of verbs, `more` ends its own --help."""
     parser = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=more)
-    parser.set_defaults(run=run, takes_overrides=takes_overrides, compile_cache=True)
+    parser.set_defaults(run=run, takes_overrides=takes_overrides, compile_cache=True, keep_memory=True)
     return parser
 
 

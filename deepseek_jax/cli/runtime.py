@@ -9,7 +9,7 @@ from deepseek_jax import disk_cache, full_disk, host_memory
 from deepseek_jax.errors import LOG
 
 
-def prepare(compile_cache: bool = True):
+def prepare(compile_cache: bool = True, keep_memory: bool = True):
     """Call before jax is imported: keeps compiled programs between runs, memory between steps, and libraries quiet.
 
     Environment variables that are already set stay as they are; only `compile_cache` False disables the cache anyway.
@@ -21,7 +21,8 @@ def prepare(compile_cache: bool = True):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
     if host_devices := re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", "")):
         os.environ.setdefault("PJRT_NPROC", threads_of(int(host_devices[1])))
-    host_memory.keep()
+    if keep_memory:
+        host_memory.keep()
     full_disk.say_once()
     if not LOG.handlers:
         LOG.addHandler(_Said())

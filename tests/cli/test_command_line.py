@@ -231,11 +231,14 @@ def test_warnings_look_like_other_messages_and_are_printed_once(capsys, caplog):
     assert not caplog.records  # not repeated by the root logger, which has handlers once absl is imported
 
 
-@pytest.mark.parametrize(("verb", "cache"), [(["compile", *POD], False), (["study", "diff", "x", "y"], True)])
-def test_only_compile_does_without_the_compile_cache(run_command, monkeypatch, verb, cache):
+@pytest.mark.parametrize(
+    ("verb", "cache", "memory"),
+    [(["compile", *POD], False, True), (["study", "diff", "x", "y"], True, True), (["convert", "x", "y"], True, False)],
+)
+def test_only_compile_keeps_no_programs_and_only_convert_no_memory(run_command, monkeypatch, verb, cache, memory):
     asked = []
-    monkeypatch.setattr(runtime, "prepare", asked.append)
-    assert run_command(*verb)[0] == 2 and asked == [cache]
+    monkeypatch.setattr(runtime, "prepare", lambda *given: asked.append(given))
+    assert run_command(*verb)[0] == 2 and asked == [(cache, memory)]
 
 
 def test_the_console_leaves_brackets_and_long_lines_as_they_are(capsys):

@@ -10,10 +10,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from safetensors.numpy import load_file
 
 from deepseek_jax.config import MeshConfig
-from deepseek_jax.convert import huggingface
-from deepseek_jax.convert.safetensors_file import Entry, entries
+from deepseek_jax.convert import huggingface, orbax_directory
+from deepseek_jax.convert.entry import Entry
+from deepseek_jax.convert.safetensors_file import entries
+from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.train import any_checkpoint
+
+ORBAX_BYTES = 256 << 20
 
 
 def read_and_saved(directory: str):
@@ -76,6 +80,16 @@ def growth(small: str, large: str, out: str) -> int:
     huggingface.rewrite(Path(small), Path(out) / "small")  # what is loaded once, whatever the size
     before = _peak()
     huggingface.rewrite(Path(large), Path(out) / "large", dtype="bfloat16")
+    return _peak() - before
+
+
+def growth_by_orbax(out: str) -> int:
+    """The bytes by which writing an array of ORBAX_BYTES raises the peak of memory."""
+    orbax_directory.CHUNK_BYTES = 4 << 20
+    noise, config = np.random.default_rng(0).integers(256, size=ORBAX_BYTES, dtype=np.uint8), ModelConfig()
+    orbax_directory.save(Path(out) / "small", config, {"a": noise[: 8 << 20]}, {})
+    before = _peak()
+    orbax_directory.save(Path(out) / "large", config, {"a": noise.reshape(1 << 10, -1)}, {})
     return _peak() - before
 
 

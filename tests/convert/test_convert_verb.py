@@ -20,12 +20,13 @@ from deepseek_jax.convert.reading import abstract_trees
 from deepseek_jax.data.tokenizer import SMALLEST, Tokenizer, train_bpe
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.tree import by_path
+from tests.convert import placed
 from tests.paths import GOLDENS
 
 V3 = GOLDENS / "v3"
 
 
-def test_orbax_and_back_is_the_identity(run_command, tmp_path):
+def test_orbax_and_back_is_the_identity(run_command, tmp_path, caplog):
     """Safetensors to Orbax and back is the identity; the tokenizer is copied along."""
     source = shutil.copytree(V3, tmp_path / "source")
     (source / "tokenizer.json").write_text("{}")
@@ -36,6 +37,20 @@ def test_orbax_and_back_is_the_identity(run_command, tmp_path):
     for name in original:
         assert written[name].tobytes() == original[name].tobytes(), name
     assert (tmp_path / "back/tokenizer.json").read_text() == "{}"
+    assert "OCDBT" not in caplog.text  # a warning that Orbax makes of its own settings
+
+
+def test_writing_with_orbax_takes_a_part_of_the_memory_of_the_arrays(on_devices, tmp_path):
+    """Orbax's own settings copy them, and keep the bytes of the files too."""
+    assert on_devices(1, placed.growth_by_orbax, str(tmp_path)) < placed.ORBAX_BYTES / 2
+
+
+def test_what_older_versions_wrote_with_orbax_is_read(tmp_path):
+    config = huggingface.read_config(V3)
+    trees = huggingface.load(V3, config)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / orbax_directory.ARRAYS, dict(zip(("params", "buffers"), trees, strict=True)))
+    jax.tree.map(np.testing.assert_array_equal, orbax_directory.load(tmp_path, config), trees)
 
 
 def test_files_and_token_ids_for_other_programs_are_carried_along(run_command, tmp_path):
@@ -98,13 +113,13 @@ def test_orbax_output_can_be_loaded(run_command, tmp_path):
 def test_ctrl_c_waits_until_orbax_has_written(tmp_path, monkeypatch):
     """After it the output is deleted, so nothing may still be writing to it."""
     config, out = huggingface.read_config(V3), tmp_path / "out"
-    save = ocp.StandardCheckpointer.save
+    save = ocp.Checkpointer.save
 
-    def interrupted(self, *arguments):
-        save(self, *arguments)
+    def interrupted(self, *arguments, **named):
+        save(self, *arguments, **named)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(ocp.StandardCheckpointer, "save", interrupted)
+    monkeypatch.setattr(ocp.Checkpointer, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
         orbax_directory.save(out, config, *huggingface.load(V3, config))
     assert record.kind(out) == "orbax"
