@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 LEVEL = "xla_backend_optimization_level"
@@ -14,12 +15,7 @@ LEAST_MEMORY = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 def under(mesh: Mesh, function: Callable) -> Callable:
-    """`function`, traced with `mesh` as the current mesh, which models look up (parallel/rules.py).
-
-    If the mesh has one device it is `function` itself: the program is then the same as without a mesh.
-    """
-    if mesh.size == 1:
-        return function
+    """`function`, traced with `mesh` as the current mesh, which models look up (parallel/current.py)."""
 
     @functools.wraps(function)
     def traced(*args):
@@ -53,19 +49,28 @@ def jit(static_argnums: int | tuple[int, ...], least_memory: bool = False) -> Ca
 
     def decorate(function):
         @functools.cache
-        def on(platform):
+        def on(platform, device):
             options = _options(platform)
             if least_memory and platform == "cpu":
                 options = LEAST_MEMORY | (options or {})
-            return jax.jit(function, static_argnums=static_argnums, compiler_options=options)
+            traced = under(Mesh(np.array([device]), ("alone",)), function) if device else function
+            return jax.jit(traced, static_argnums=static_argnums, compiler_options=options)
 
         @functools.wraps(function)
         def call(*args):
-            return on("" if _inside_another(args) else jax.default_backend())(*args)
+            if _inside_another(args):
+                return on("", None)(*args)
+            return on(jax.default_backend(), _only_device(args))(*args)
 
         return call
 
     return decorate
+
+
+def _only_device(args) -> jax.Device | None:
+    """The device that holds all of the arrays; None if there are several."""
+    held = set().union(*(leaf.devices() for leaf in jax.tree.leaves(args) if isinstance(leaf, jax.Array)))
+    return held.pop() if len(held) == 1 else None
 
 
 def _inside_another(args) -> bool:

@@ -12,12 +12,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from deepseek_jax.parallel.current import platform
+from deepseek_jax.parallel.current import on_host_devices
 
 
 def after(x: jax.Array, *earlier: jax.Array) -> jax.Array:
     """x unchanged, but on host devices dependent on all of `earlier`, whose shapes must broadcast to that of x."""
-    if platform() == "cpu":
+    if on_host_devices():
         for each in earlier:
             x = jnp.where(each < -jnp.inf, jnp.zeros_like(x), x)  # never true, but XLA does not know that
     return x

@@ -14,7 +14,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import order
-from deepseek_jax.parallel.current import current_mesh, platform
+from deepseek_jax.parallel.current import current_mesh, on_host_devices
 
 # Axes by which a parameter is sharded only in storage: it is gathered along them wherever it is used.  STORED is the
 # model dimension; RANK, a compressed width, takes its place in matrices without a model dimension, FEATURES in the
@@ -190,7 +190,7 @@ def shard_map(f: Callable, in_axes: tuple, out_axes, **options) -> Callable:
     # Includes axes of one device: XLA handles a shard_map over all axes best.
     names = frozenset(mesh.axis_names) - frozenset(mesh.manual_axes)
     run = jax.shard_map(f, in_specs=in_axes, out_specs=out_axes, axis_names=names, **options)
-    if platform() != "cpu":
+    if not on_host_devices():
         return run
     same = functools.partial(jax.shard_map, axis_names=names, check_vma=False)
     return lambda *arrays: order.available_together(

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 from deepseek_jax.models import gpu
 from deepseek_jax.models.attention import kernels
 from deepseek_jax.parallel.context import first_index, parts, swap_second_half, swapped_index, whole_sequence
+from deepseek_jax.parallel.current import by_platform
 
 SMALLEST_BLOCK, MOST_BLOCKS = 128, 8  # of queries processed at a time; more blocks save work but cost compile time
 
@@ -87,8 +88,8 @@ def _attend_from(first, q_BSHK, segment_ids_BS, k_BTGK, v_BTGV, of_keys_BT, scal
     ways = {"tpu": kernels.on_tpu, "default": causal_attend_blockwise}
     if gpu.kernels_available(q_BSHK.dtype):
         ways["cuda"] = kernels.on_gpu
-    by_platform = {platform: functools.partial(way, **settings) for platform, way in ways.items()}
-    return jax.lax.platform_dependent(*arguments, **by_platform)
+    ways = {platform: functools.partial(way, **settings) for platform, way in ways.items()}
+    return by_platform(*arguments, **ways)
 
 
 def causal_attend_blockwise(

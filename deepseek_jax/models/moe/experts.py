@@ -18,7 +18,7 @@ from deepseek_jax.models.moe.blocks import GROUP, ExpertOptions, block_for, bloc
 from deepseek_jax.models.moe.grouped import grouped_matmul
 from deepseek_jax.models.moe.router import Routing
 from deepseek_jax.models.tree import used, weight
-from deepseek_jax.parallel.current import current_mesh
+from deepseek_jax.parallel.current import by_platform, current_mesh
 from deepseek_jax.parallel.dispatch import allot, collect, copy_to_slots, plan, sufficient_capacity
 from deepseek_jax.parallel.expert import exchange
 from deepseek_jax.parallel.rules import RULES, mapped_axes
@@ -87,7 +87,7 @@ def fastest(
     if CHOSEN_COST * experts_TK.size <= down.shape[0]:
         return chosen_experts(*arguments, how)
     few = experts_TK.size <= MOST_FOR_FEW
-    return jax.lax.platform_dependent(
+    return by_platform(
         *arguments,
         cpu=functools.partial(with_fixed_capacity if few else in_blocks, how=how),
         default=functools.partial(every_expert if few else ragged, how=how),

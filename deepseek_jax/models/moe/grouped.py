@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from deepseek_jax.models import gpu
 from deepseek_jax.models.arithmetic import PLAIN, Arithmetic
+from deepseek_jax.parallel.current import by_platform
 
 ROWS, MOST_FEATURES = 512, 1024  # of a tile on TPUs; larger ones overflow the vector memory
 # Of a TPU.  Widths are padded to multiples of it, as the backward pass tiles the matrices transposed.
@@ -34,7 +35,7 @@ def grouped_matmul(
     platforms = {} if x_ZD.dtype == jnp.float16 else {"tpu": on_tpu}
     if tokamax := gpu.library(x_ZD.dtype):
         platforms["cuda"] = tokamax.ragged_dot
-    return jax.lax.platform_dependent(x_ZD, kernel_EDF, counts_E, **platforms, default=jax.lax.ragged_dot)
+    return by_platform(x_ZD, kernel_EDF, counts_E, **platforms, default=jax.lax.ragged_dot)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
