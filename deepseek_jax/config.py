@@ -323,14 +323,19 @@ class StoppingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StartConfig:
-    """The model that a run begins from; ignored if the run resumes from a checkpoint of its own."""
+    """What a run begins from; ignored if the run resumes from a checkpoint of its own."""
 
     checkpoint: str = ""  # a run directory, what `convert --to orbax` wrote, a released directory, a .pth; empty: none
     best: bool = False  # of a run directory: the checkpoint of the best evaluation instead of the newest
+    step: int = 0  # of a run directory: the checkpoint of this step; 0: the newest
+    # Of a run directory: everything that the run would resume from, not only its model.  Steps are counted on from
+    # there, so that train.steps includes those of the other run.
+    full_state: bool = False
     # Regular expression: parameters whose path matches are initialised anew instead of read, as in "^head$|embedding".
     fresh: str = ""
 
     def __post_init__(self):
+        at_least("start", self, 0, "step")
         pattern("start.fresh", self.fresh)
 
 

@@ -52,9 +52,13 @@ class TrainBatches(Iterator[Batch]):
         """The state for `restore`: JSON-able, the same in every process."""
         return {"position": self._position, "fingerprint": self._fingerprint}
 
+    def reads_same(self, state: dict) -> bool:
+        """Whether the iterator that returned `state` read the same data in the same order."""
+        return state["fingerprint"] == self._fingerprint
+
     def restore(self, state: dict):
         """Continues where the iterator that returned `state` was; UserError if that one read other data."""
-        if state["fingerprint"] != self._fingerprint:
+        if not self.reads_same(state):
             raise UserError(
                 "the checkpoint was trained on other data (corpus, tokenizer, packing, mix, seed or microbatch size); "
                 "restore the data settings, or start in another workdir."

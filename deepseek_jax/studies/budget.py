@@ -103,6 +103,7 @@ def measure_speed(experiment: AnyExperiment, speed: Path):
         experiment,
         optimizer=dataclasses.replace(experiment.optimizer, schedule=schedule),
         train=dataclasses.replace(experiment.train, steps=TRIAL_STEPS, ramp_start=0),
+        start=dataclasses.replace(experiment.start, full_state=False),  # which may be beyond those steps
         log=dataclasses.replace(experiment.log, every=5, tensorboard=False),
         eval=dataclasses.replace(experiment.eval, batches=1, final_batches=1, samples=0),
     )

@@ -18,6 +18,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as preserva
 from deepseek_jax import record
 from deepseek_jax.config import CheckpointConfig
 from deepseek_jax.errors import LOG, UserError
+from deepseek_jax.models import tree
 from deepseek_jax.parallel import processes
 from deepseek_jax.train import integrity
 from deepseek_jax.train.state import State
@@ -217,23 +218,51 @@ def _place(directory: Path, step: int) -> Path:
     return aside if aside.exists() and not there.exists() else there
 
 
+def _directory(workdir: Path) -> Path:
+    return (Path(workdir) / DIRECTORY).absolute()
+
+
 def has_checkpoints(workdir: Path) -> bool:
     """Whether the run directory has a checkpoint, intact or not."""
     return bool(_steps(Path(workdir) / DIRECTORY))
 
 
 def read(workdir: Path, abstract: dict, step: int | None = None) -> tuple[int, dict]:
-    """(step, the part of the state that `abstract` describes) of a run's newest intact checkpoint, or that of `step`.
+    """(step, the part of the state that `abstract` describes) of the checkpoint that `find` finds."""
+    step = find(workdir, step)
+    return step, read_state(workdir, step, abstract)
 
-    Changes nothing on disk, so the run may still be training.  UserError if there is no such checkpoint.
+
+def find(workdir: Path, step: int | None = None) -> int:
+    """The step of a run's newest intact checkpoint, or `step` if its checkpoint is intact; UserError if there is none.
+
+    Like the functions below, which are given that step, it changes nothing on disk: the run may still be training.
     """
-    directory = (Path(workdir) / DIRECTORY).absolute()
+    directory = _directory(workdir)
     if step is not None:
         _check(directory, step)
     elif (step := newest_intact(directory)) is None:
         raise UserError(f"{workdir} has no checkpoint yet; train it first.")
+    return step
+
+
+def read_state(workdir: Path, step: int, abstract: dict) -> dict:
+    """The part of a checkpoint's state that `abstract` describes."""
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        return step, checkpointer.restore(_place(directory, step) / "state", args=_into(abstract, partial=True))
+        return checkpointer.restore(_place(_directory(workdir), step) / "state", args=_into(abstract, partial=True))
+
+
+def read_shapes(workdir: Path, step: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of all arrays in a checkpoint's state, by path."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        found = checkpointer.metadata(_place(_directory(workdir), step) / "state").item_metadata.tree
+    return {path: leaf.shape for path, leaf in tree.by_path(found).items()}
+
+
+def read_position(workdir: Path, step: int) -> RunPosition:
+    """How far the run had come at a checkpoint."""
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+        return RunPosition(**checkpointer.restore(_place(_directory(workdir), step) / "progress"))
 
 
 def _check(directory: Path, step: int):
@@ -250,9 +279,5 @@ def best_step(workdir: Path) -> int | None:
 
     Verifies only the progress file that it reads, not the checkpoint of the best step.
     """
-    directory = (Path(workdir) / DIRECTORY).absolute()
-    newest = newest_intact(directory, below="progress/")
-    if newest is None:
-        return None
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-        return RunPosition(**checkpointer.restore(_place(directory, newest) / "progress")).best_step or None
+    newest = newest_intact(_directory(workdir), below="progress/")
+    return None if newest is None else read_position(workdir, newest).best_step or None

@@ -17,7 +17,17 @@ from deepseek_jax.data.batches import TrainBatches
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 from deepseek_jax.source_names import source_name
-from deepseek_jax.train import bars, early_stopping, preemption, program_cache, report, schedules, start, summary
+from deepseek_jax.train import (
+    bars,
+    branch,
+    early_stopping,
+    preemption,
+    program_cache,
+    report,
+    schedules,
+    start,
+    summary,
+)
 from deepseek_jax.train.checkpoint import Checkpoints, RunPosition, has_checkpoints
 from deepseek_jax.train.goodput import Goodput
 from deepseek_jax.train.metrics import by_layer
@@ -88,14 +98,15 @@ def train(
     alone = record.held(workdir) if leads else contextlib.nullcontext()
     # Signals are caught to the end: the last checkpoint is still being written when the steps are over.
     with alone, preemption.watch() as stopping:
-        state, began = _begin(setup, workdir, changed_by, console)
+        state, done, began = _begin(setup, batches, workdir, changed_by, console)
         try:
             with Checkpoints(workdir, experiment.checkpoint, say=console.print) as checkpoints:
-                done = RunPosition()
                 if state is None:
                     state, done = checkpoints.restore(setup.abstract)
                     batches.restore(done.data)  # refuses other data, even for a finished run: its samples come from it
                     console.print(f"resuming from step {done.step}")
+                elif done.step:  # of another run, whose directory need not stay
+                    checkpoints.save(state, done, done.best_score)
                 goodput = Goodput(began, done.useful_seconds)
                 step, score = programs(setup)
                 run = Run(setup, step, score, batches, checkpoints, workdir, console, goodput, profile, until, stopping)
@@ -115,21 +126,26 @@ def train(
     return summary.final_scores(workdir, shown)
 
 
-def _begin(setup: Setup, workdir: Path, changed_by: str | None, console: Console) -> tuple[State | None, float]:
-    """Claims the directory; returns (the initial state, or None if there are checkpoints, when the run first began).
+def _begin(
+    setup: Setup, batches: TrainBatches, workdir: Path, changed_by: str | None, console: Console
+) -> tuple[State | None, RunPosition, float]:
+    """Claims the directory; returns (the initial state, or None if there are checkpoints; the position that goes with
+    it; when the run first began, in seconds since 1970).
 
-    The time is in seconds since 1970.  A run that cannot be started or resumed claims and changes nothing.
+    A run that cannot be started or resumed claims and changes nothing.
     """
-    leads, state = processes.is_leader(), None
+    leads, state, done = processes.is_leader(), None, RunPosition()
     if processes.broadcast_from_leader(has_checkpoints(workdir)):
         setup.task.check_data_files(workdir)
+    elif setup.experiment.start.full_state:
+        state, done = branch.begin(setup, batches, console.print)
     else:
         state = start.first_state(setup, console.print)
     began = record.claim(workdir, setup.experiment, changed_by, write=leads)
     if leads:
         setup.task.save_data_files(workdir)
     processes.check_shared(workdir / record.CONFIG_FILE)
-    return state, began
+    return state, done, began
 
 
 def _take_steps(run: Run, state: State, done: RunPosition) -> tuple[State, RunPosition]:

@@ -28,9 +28,17 @@ from deepseek_jax.views.pruned import pruned_matrices
 def check(experiment: AnyExperiment):
     """UserError if a new run could not begin from what it asks for, or not learn.  Old runs can still be read."""
     start, zeros = experiment.start, experiment.prune.method == "zeros"
-    for key, asked in {"start.best": start.best, "start.fresh": start.fresh, "prune.method=zeros": zeros}.items():
-        if asked and not start.checkpoint:
+    asked = {f"start.{name}": getattr(start, name) for name in ("best", "step", "full_state", "fresh")}
+    for key, given in (asked | {"prune.method=zeros": zeros}).items():
+        if given and not start.checkpoint:
             raise UserError(f"{key} applies to start.checkpoint, which is empty; name one, or leave {key} out.")
+    if start.best and start.step:
+        raise UserError("start.best and start.step both name a checkpoint; leave one of them out.")
+    if start.full_state and start.fresh:
+        raise UserError(
+            "start.full_state takes over all parameters and their moments, and start.fresh would replace some; leave "
+            "one of them out."
+        )
     if experiment.tune.lora.rank and not experiment.tune.lora.alpha:
         raise UserError("tune.lora.alpha is 0, which multiplies what adapters add; set it to another number.")
     if zeros and experiment.tune.lora.rank and not experiment.tune.train:
@@ -43,6 +51,8 @@ def check(experiment: AnyExperiment):
 def first_state(setup: Setup, say: Callable[[str], None]) -> State:
     """The state before the first step, as the experiment's `start` asks; `say` is given a note on what differs.
 
+    Of a checkpoint it takes the model only: for start.full_state see train/branch.py.
+
     Raises UserError if the network could not learn, or if the checkpoint does not fit the model: the message names the
     first parameter that is missing, of another shape or left over, and the settings that differ.
     """
@@ -51,18 +61,23 @@ def first_state(setup: Setup, say: Callable[[str], None]) -> State:
     setup.task.check_new()
     if start.checkpoint:
         found = _read(setup)
-        if found.experiment.family != setup.experiment.family:
-            raise UserError(
-                f"start.checkpoint is {start.checkpoint}, a model of the family {found.experiment.family}; "
-                f"this experiment is of the family {setup.experiment.family}."
-            )
+        check_family(setup, found.experiment)
         model = _fitted(setup, found)
         if setup.experiment.prune.method == "zeros":
             _check_zeros(setup, model[0])
-        _check_tokenizer(setup)
-        if different := ", ".join(filter(None, (_different(setup, found), *_of_other_data(setup)))):
+        check_tokenizer(setup)
+        if different := ", ".join(filter(None, (_different(setup, found), *of_other_data(setup)))):
             say(f"beginning from {start.checkpoint}, where {different}")
     return make_state(setup.program, setup.optimizer, setup.abstract, model)
+
+
+def check_family(setup: Setup, found: AnyExperiment):
+    """UserError if the checkpoint's experiment, `found`, is of another family than this one."""
+    if found.family != setup.experiment.family:
+        raise UserError(
+            f"start.checkpoint is {setup.experiment.start.checkpoint}, a model of the family {found.family}; this "
+            f"experiment is of the family {setup.experiment.family}."
+        )
 
 
 def _read(setup: Setup) -> Trained:
@@ -70,10 +85,10 @@ def _read(setup: Setup) -> Trained:
     sized by its arrays alone, so that its config is None.
     """
     start, path = setup.experiment.start, Path(setup.experiment.start.checkpoint)
-    if path.suffix == ".pth" and not start.best:
+    if path.suffix == ".pth" and not (start.best or start.step):
         arrays = jax.device_put(efficientnet.load(path), rules.replicated(setup.mesh))
         return Trained(path, SupervisedExperiment(), 0, None, *arrays)
-    return any_checkpoint.read(path, mesh_of=lambda _: setup.mesh, best=start.best)
+    return any_checkpoint.read(path, start.step or None, mesh_of=lambda _: setup.mesh, best=start.best)
 
 
 def _fitted(setup: Setup, found: Trained) -> tuple[dict, dict]:
@@ -142,14 +157,20 @@ def _name(path: str) -> str:
 
 
 def _check(setup: Setup, found: Trained, path: str, here, there):
-    if here is not None and there is not None and here.shape == there.shape:
-        return
-    sizes = ["has none" if leaf is None else f"has {leaf.shape}" for leaf in (there, here)]
-    directory, name = setup.experiment.start.checkpoint, _name(path)
+    shapes = [None if leaf is None else leaf.shape for leaf in (here, there)]
     because = _different(setup, found) or "the names of layers differ"
+    otherwise = f"set start.fresh to a pattern that matches {_name(path)}"
+    check_shape(setup, _name(path), *shapes, because, otherwise)
+
+
+def check_shape(setup: Setup, name: str, here: tuple | None, there: tuple | None, because: str, otherwise: str):
+    """UserError if the shape of an array here is not that in the checkpoint, where None stands for its absence."""
+    if here is not None and here == there:
+        return
+    sizes = ["has none" if shape is None else f"has {shape}" for shape in (there, here)]
     raise UserError(
-        f"{name} does not fit: {directory} {sizes[0]} and this model {sizes[1]}; there {because}.  Make them equal, or "
-        f"set start.fresh to a pattern that matches {name}."
+        f"{name} does not fit: {setup.experiment.start.checkpoint} {sizes[0]} and this model {sizes[1]}; there "
+        f"{because}.  Make them equal, or {otherwise}."
     )
 
 
@@ -158,10 +179,15 @@ def _different(setup: Setup, found: Trained) -> str:
     if found.config is None:
         return ""
     here, there = (flatten(dataclasses.asdict(config), "model.") for config in (setup.task.model, found.config))
+    return differences(here, there)
+
+
+def differences(here: dict, there: dict) -> str:
+    """The settings whose values differ, as in `_different`."""
     return ", ".join(f"{key} is {there[key]} and here {here[key]}" for key in here if here[key] != there[key])
 
 
-def _check_tokenizer(setup: Setup):
+def check_tokenizer(setup: Setup):
     """UserError if the checkpoint's embedding is used with a tokenizer other than its own."""
     start, ours = setup.experiment.start, setup.task.tokenizer
     if ours is None or (start.fresh and re.search(start.fresh, "embedding")):
@@ -176,7 +202,7 @@ def _check_tokenizer(setup: Setup):
         raise UserError(f"{start.checkpoint} was trained with another tokenizer; {otherwise}")
 
 
-def _of_other_data(setup: Setup) -> Iterator[str]:
+def of_other_data(setup: Setup) -> Iterator[str]:
     """Yields how a hybrid network's earlier data differs from this run's: in names and in scaling.
 
     UserError if it has the same names in another order: weights would meet other columns than they have learned from.

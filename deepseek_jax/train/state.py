@@ -36,9 +36,13 @@ def initial_state(program: Program, params, buffers, optimizer: optax.GradientTr
         "opt_state": optimizer.init(params),
     }
     if ema:
-        averaged = {"params": params, "buffers": program.own_buffers(buffers)}
-        state["ema"] = jax.tree.map(jnp.copy, averaged)  # copies, as the step donates every array
+        state["ema"] = initial_averages(program, params, buffers)
     return state
+
+
+def initial_averages(program: Program, params, buffers) -> dict:
+    """The moving averages before the first step to which they apply.  Copies, as the step donates every array."""
+    return jax.tree.map(jnp.copy, {"params": params, "buffers": program.own_buffers(buffers)})
 
 
 def scored_model(state: State) -> tuple[dict, dict]:

@@ -3,6 +3,7 @@
 The run has every kind of state that is carried between steps: MTP, moving averages, a batch-size ramp, early stopping.
 """
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -23,8 +24,8 @@ def directory(tmp_path_factory):
     return tmp_path_factory.mktemp("resume")
 
 
-def start(directory: Path, workdir: Path) -> Group:
-    return Group(directory, "-m", "tests.resume.carrying_all", str(directory), str(workdir))
+def start(directory: Path, workdir: Path, *run: Path) -> Group:
+    return Group(directory, "-m", "tests.resume.carrying_all", str(directory), str(workdir), *map(str, run))
 
 
 def measured(workdir: Path) -> list[dict]:
@@ -70,6 +71,10 @@ def test_resume_is_bit_exact_after_two_sigkills_ctrl_c_and_sigterm(directory, un
     assert f"resuming from step {saved}" in to_end(start(directory, workdir))
     assert measured(workdir) == measured(unbroken)
     assert [row["step"] for row in rows(workdir) if "loss/next" in row] == list(range(1, STOPPED + 1))
+    assert_same_model(workdir, unbroken)
+
+
+def assert_same_model(workdir: Path, unbroken: Path):
     left, right = restore_model(workdir), restore_model(unbroken)
     assert left.step == right.step == STOPPED
     for part in ("params", "buffers"):
@@ -77,6 +82,20 @@ def test_resume_is_bit_exact_after_two_sigkills_ctrl_c_and_sigterm(directory, un
         half = len(flat) // 2
         for one, other in zip(flat[:half], flat[half:], strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_a_branch_is_bit_exact_also_if_it_is_killed_when_the_other_run_is_gone(directory, unbroken):
+    """From the best checkpoint on, up to the evaluation at which patience runs out and that checkpoint is restored."""
+    other = shutil.copytree(unbroken, directory / "other")
+    workdir, best = directory / "branch", checkpoint.best_step(unbroken)
+    with start(directory, workdir, other) as run:
+        run.wait_until((workdir / "checkpoints" / str(best)).is_dir, pause=0.001)
+        run.send(0, signal.SIGKILL)
+    assert f"branching from step {best} of {other}\n" in run.output()  # where nothing differs
+    shutil.rmtree(other)
+    assert "resuming from step" in to_end(start(directory, workdir, other))
+    assert measured(workdir) == [row for row in measured(unbroken) if row["step"] > best]
+    assert_same_model(workdir, unbroken)
 
 
 def test_training_a_finished_run_again_shows_its_scores_and_changes_nothing(directory, unbroken):

@@ -6,7 +6,7 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from deepseek_jax.config import DataConfig, Experiment, TrainConfig
+from deepseek_jax.config import DataConfig, Experiment, StartConfig, TrainConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.flops import attention_a_token
 from deepseek_jax.studies import budget
@@ -88,3 +88,12 @@ def test_speed_is_measured_without_the_batch_ramp(tmp_path, monkeypatch):
     budget.measure_speed(dataclasses.replace(PLAIN, train=RAMP), tmp_path / "speed.json")
     assert [schedules.batch_size(trial.train, 0) for trial in tried] == [8]
     assert json.loads((tmp_path / "speed.json").read_text()) == {"per_second": 7.0}
+
+
+def test_speed_is_measured_from_the_first_step_of_a_variant_that_branches_later(tmp_path, monkeypatch):
+    """The trial has fewer steps than the run that the variant branches from."""
+    tried = []
+    monkeypatch.setattr(loop, "train", lambda trial, *_: tried.append(trial) or {"tokens_per_second": 7.0})
+    start = StartConfig(checkpoint="runs/stable", step=4000, full_state=True)
+    budget.measure_speed(dataclasses.replace(PLAIN, start=start), tmp_path / "speed.json")
+    assert [trial.start for trial in tried] == [dataclasses.replace(start, full_state=False)]
