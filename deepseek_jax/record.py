@@ -83,7 +83,10 @@ def claim(
         if changed:
             differences = ", ".join(f"{key} is {there[key]} there and {here[key]} here" for key in changed[:3])
             more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
-            raise UserError(f"{workdir} holds another experiment: {differences}{more}; give another --workdir.")
+            raise UserError(
+                f"{workdir} holds another experiment: {differences}{more}; give another --workdir (to go on from this "
+                f"run there: start.checkpoint={workdir} start.full_state=true)."
+            )
         if entries.get("change") != change:
             raise UserError(
                 f"{workdir} holds a run with change={entries.get('change')}, and here it is {change}; call train from "

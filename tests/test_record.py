@@ -45,8 +45,8 @@ def test_a_run_directory_refuses_another_experiment(tmp_path):
     record.claim(tmp_path, EXPERIMENT)
     with pytest.raises(UserError) as error:
         record.claim(tmp_path, Experiment(train=TrainConfig(steps=8)))
-    expected = f"{tmp_path} holds another experiment: train.steps is 7 there and 8 here; give another --workdir."
-    assert str(error.value) == expected
+    expected = f"{tmp_path} holds another experiment: train.steps is 7 there and 8 here; give another --workdir (to go"
+    assert str(error.value).startswith(expected) and "start.full_state=true" in str(error.value)
     assert record.read(tmp_path) == EXPERIMENT
 
 

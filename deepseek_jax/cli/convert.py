@@ -18,8 +18,8 @@ def add_to(verbs):
         "convert a checkpoint to another format, dtype or naming of its tensors",
         """\
 IN is a directory of safetensors or pytorch_model.bin files as published on Hugging Face, quantised or not; a run
-directory of `deepseek-jax train` (its newest checkpoint is converted); a directory that --to orbax wrote; or a .gguf
-file of a Llama model.  OUT is created.
+directory of `deepseek-jax train`, of which the newest checkpoint is converted, or that of --checkpoint; a directory
+that --to orbax wrote; or a .gguf file of a Llama model.  OUT is created.
 
 Released files are converted to safetensors one tensor at a time, so they may be larger than memory.  Writing or reading
 an Orbax directory takes up to twice the memory of the model's arrays.  Quantised matrices become bfloat16 unless
@@ -36,6 +36,7 @@ examples:
     parser.set_defaults(keep_memory=False)  # there are no steps, and arrays are as large as the model
     parser.add_argument("source", type=named, metavar="IN", help="the checkpoint to read")
     parser.add_argument("target", type=named, metavar="OUT", help="the directory to write")
+    options.add_checkpoint(parser, "give it as IN")
     parser.add_argument(
         "--to", choices=("safetensors", "orbax"), default="safetensors", help="format of OUT; default: safetensors"
     )
@@ -60,8 +61,12 @@ def run(args):
 
 
 def _check(args, source):
+    from deepseek_jax import record
+
     if not (source.is_dir() or (source.is_file() and source.suffix == ".gguf")):
         raise UserError(f"{source} is not a directory; give that of a checkpoint, or a .gguf file.")
+    if args.checkpoint is not None and record.kind(source) != "run":
+        raise UserError(f"{source} is not a run directory, whose checkpoints have steps; leave --checkpoint out.")
     if source.is_file() and args.to == "orbax":
         raise UserError(f"{source} can only be converted to safetensors; convert these to orbax afterwards.")
     if args.to == "orbax" and args.spelling:
@@ -78,7 +83,7 @@ def _convert(args, source, target, report):
     spelling = args.spelling or "huggingface"
     if record.kind(source) in ("run", "orbax"):
         require_family("language_model", record.family(source), source, "convert writes language models")
-        found = any_checkpoint.read(source, dtype=None)
+        found = any_checkpoint.read(source, args.checkpoint, dtype=None)
         model = found.config, found.params, found.buffers
     elif args.to == "safetensors":
         return huggingface.rewrite(source, target, dtype=args.dtype, spelling=spelling, report=report)

@@ -37,14 +37,14 @@ def add_config(parser: argparse.ArgumentParser):
 def add_run(parser: argparse.ArgumentParser, what: str = "run directory written by `train`"):
     """Adds the options that name a trained model; `what` is the help of --workdir."""
     parser.add_argument("--workdir", type=named, required=True, metavar="DIR", help=what)
-    _add_checkpoint(parser, "give --workdir it")
+    add_checkpoint(parser, "give --workdir it")
 
 
 def add_source(parser: argparse.ArgumentParser):
     """Adds the arguments for the model that a verb reads, and the directory that it writes."""
     parser.add_argument("source", type=named, metavar="IN", help="a run directory or a checkpoint")
     parser.add_argument("target", type=named, metavar="OUT", help="the directory to create")
-    _add_checkpoint(parser, "give it as IN")
+    add_checkpoint(parser, "give it as IN")
 
 
 def read_source(args: argparse.Namespace, console):
@@ -55,8 +55,8 @@ def read_source(args: argparse.Namespace, console):
         return any_checkpoint.read(args.source, args.checkpoint)
 
 
-def _add_checkpoint(parser: argparse.ArgumentParser, instead: str):
-    """`instead`: the advice in the error for a directory, which is meant as the model."""
+def add_checkpoint(parser: argparse.ArgumentParser, instead: str):
+    """Adds the option for a step; `instead`: the advice in the error for a directory, which is meant as the model."""
 
     def step(text: str) -> int:
         if Path(text).is_dir() and not text.isdecimal():

@@ -24,7 +24,9 @@ with JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID set in each; 
 
 examples:
   deepseek-jax train --config configs/v3_tiny.py --workdir runs/v3_tiny
-  deepseek-jax train --config configs/v3_tiny.py --workdir runs/mine --config.data.source=my_texts/""",
+  deepseek-jax train --config configs/v3_tiny.py --workdir runs/mine --config.data.source=my_texts/
+  deepseek-jax train --config configs/v3_tiny.py --workdir runs/longer --config.train.steps=800 \\
+    --config.start.checkpoint=runs/v3_tiny --config.start.full_state=true""",
         takes_overrides=True,
     )
     options.add_config(parser)

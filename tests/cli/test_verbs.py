@@ -11,6 +11,7 @@ from deepseek_jax.__main__ import main
 from deepseek_jax.config import CheckpointConfig, DataConfig, Experiment, TrainConfig
 from deepseek_jax.train.setup import Setup
 from tests.paths import GOLDENS
+from tests.progress import rows
 from tests.train import tiny
 from tests.user_files import TOPICS, write_config, write_texts
 
@@ -43,6 +44,15 @@ def train(run_command, folder):
         return run_command("train", "--config", f"{folder}/mine.py", "--workdir", f"{folder}/{workdir}", *overrides)
 
     return run
+
+
+def test_train_goes_on_from_a_checkpoint_of_another_run(train, folder):
+    start = f"--config.start.checkpoint={folder}/run", "--config.start.full_state=true", "--config.start.step=1"
+    status, out, _ = train(*start, "--config.train.steps=3", workdir="longer")
+    assert status == 0 and "branching from step 1 of" in out
+    assert [row["step"] for row in rows(folder / "longer") if "loss/next" in row] == [3]
+    status, _, err = train(*start, "--config.optimizer.name=sgd", workdir="other")
+    assert status == 2 and "there optimizer.name is adamw and here sgd" in err and not (folder / "other").exists()
 
 
 def test_train_writes_a_run_directory(folder):
@@ -213,6 +223,16 @@ def test_a_bfloat16_checkpoint_is_computed_in_bfloat16(run_command, folder, rele
     trained = any_checkpoint.read(f"{folder}/rough", dtype=None)
     assert trained.params["embedding"].dtype.name == trained.experiment.train.dtype == "bfloat16"
     assert run_command("generate", "--workdir", f"{folder}/rough", "--prompt", "A", "--max-new-tokens", "2")[0] == 0
+
+
+def test_an_earlier_checkpoint_of_a_run_is_converted(run_command, folder, released):
+    from deepseek_jax.train import any_checkpoint
+
+    assert run_command("convert", f"{folder}/run", f"{folder}/first", "--checkpoint", "1")[0] == 0
+    first, newest = (any_checkpoint.read(path).params["head"] for path in (folder / "first", released))
+    assert (first == any_checkpoint.read(folder / "run", 1).params["head"]).all() and (first != newest).any()
+    status, _, err = run_command("convert", f"{folder}/run", f"{folder}/none", "--checkpoint", "7")
+    assert status == 2 and "run has no checkpoint of step 7; it has 1, 2." in err
 
 
 def test_eval_of_a_released_checkpoint_equals_that_of_its_run(run_command, folder, released):

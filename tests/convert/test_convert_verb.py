@@ -150,6 +150,7 @@ def test_a_quantised_checkpoint_becomes_bfloat16(run_command, tmp_path):
         ([str(V3), "."], "is not empty"),
         ([str(V3), "something"], "something is a file; give a directory that does not exist yet."),
         ([str(V3), "out", "--to", "orbax", "--spelling", "deepseek"], "cannot be used with --to orbax"),
+        ([str(V3), "out", "--checkpoint", "7"], "is not a run directory, whose checkpoints have steps"),
     ],
 )
 def test_impossible_conversions_are_refused(run_command, tmp_path, monkeypatch, words, message):

@@ -162,6 +162,7 @@ def test_the_best_score_is_kept_where_the_checkpoint_is_the_best_one(base):
     [
         ("optimizer", {"name": "lion"}, "/nu/.* has no.*optimizer.name is adamw and here lion.*leave start.full_state"),
         ("optimizer", {"name": "sgd"}, "has none and this model has .*; there optimizer.name is adamw and here sgd"),
+        ("optimizer", {"schedule": ScheduleConfig("plateau")}, "optimizer.schedule.name is cosine and here plateau"),
         ("model", {"intermediate_size": 48}, r"\(1, 48, 32\); there model.intermediate_size is 64 and here 48"),
         ("model", {"num_hidden_layers": 2}, "does not fit: .* there model.num_hidden_layers is 1 and here 2"),
         ("tune", {"train": "^head$"}, "does not fit: .* there tune.train is  and here"),
