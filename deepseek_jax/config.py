@@ -355,6 +355,7 @@ class Experiment:
     """A language model."""
 
     family: str = "language_model"
+    plugins: tuple[str, ...] = ()  # modules with parts of your own, as in parts.gated (plugins.py, parts.py)
     model: ModelConfig = ModelConfig()
     start: StartConfig = StartConfig()
     tune: TuneConfig = TuneConfig()
@@ -381,6 +382,7 @@ class SupervisedExperiment:
     """The hybrid network on a labelled set."""
 
     family: str = "supervised"
+    plugins: tuple[str, ...] = ()  # modules with parts of your own, as in parts.gated (plugins.py, parts.py)
     model: HybridConfig = HybridConfig()
     start: StartConfig = StartConfig()
     tune: TuneConfig = TuneConfig()

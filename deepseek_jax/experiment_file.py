@@ -4,7 +4,6 @@ import contextlib
 import importlib.machinery
 import importlib.util
 import re
-import sys
 import traceback
 import types
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from ml_collections import ConfigDict
 from deepseek_jax import fields
 from deepseek_jax.config import FAMILIES, AnyExperiment, SupervisedExperiment, default_config
 from deepseek_jax.errors import UserError
+from deepseek_jax.plugins import importable
 
 
 def resolve(path: str | None, overrides: Mapping[str, object]) -> AnyExperiment:
@@ -41,6 +41,7 @@ def load(path: str) -> ConfigDict:
         raise UserError(f"there is no config file {path}.")
     if Path(path).suffix != ".py":
         raise UserError(f"{path} is not a Python file; a config is a .py file with a get_config() function.")
+    # So configs/a.py can say `from configs import b` wherever the command is run.
     with explained(path), importable(Path(path).resolve().parent.parent):
         module = execute(f"config file {path}", path)
         if not hasattr(module, "get_config"):
@@ -68,12 +69,12 @@ def override(config: ConfigDict, overrides: Mapping[str, object], origin: str):
                 raise UserError(f"{key} is a section of {origin}; set one of its keys, such as {inside[0]}.")
             raise UserError(f"{origin} has no key {key}{fields.nearest(key, family)}")
         section, _, name = key.rpartition(".")
-        if not section:
+        if key == "family":
             raise UserError(
                 f"{key} is {family} in {origin}, which decides what can be set; give a config of another family."
             )
         node = config
-        for part in section.split("."):
+        for part in filter(None, section.split(".")):
             node = node[part]
         if isinstance(value, str):
             node[name] = fields.parse(key, value, family)
@@ -94,17 +95,6 @@ class _FromSource(importlib.machinery.SourceFileLoader):
 
     def get_code(self, fullname: str) -> types.CodeType:
         return self.source_to_code(self.get_data(self.path), self.path)
-
-
-@contextlib.contextmanager
-def importable(*folders: Path):
-    """Lets configs/a.py say `from configs import b` wherever the command is run; `folders` are those with configs/."""
-    sys.path[:0] = map(str, folders)
-    try:
-        yield
-    finally:
-        for folder in folders:
-            sys.path.remove(str(folder))
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import math
 import typing
 from collections.abc import Iterator, Mapping
 
+from deepseek_jax import plugins
 from deepseek_jax.config import FAMILIES, AnyExperiment
 from deepseek_jax.errors import UserError
 
@@ -106,7 +107,7 @@ def wrong_type(name: str, value: str, kind: str) -> str:
 
 
 def build(values: Mapping, origin: str) -> AnyExperiment:
-    """The checked experiment of nested `values`; absent keys take their defaults.
+    """The checked experiment of nested `values`; absent keys take their defaults.  Imports its plugins first.
 
     Raises UserError naming `origin` (a file) for an unknown key, and naming the key for a value that does not fit.
     """
@@ -115,6 +116,7 @@ def build(values: Mapping, origin: str) -> AnyExperiment:
     for key in flatten(values):
         if key not in leaf_types(family):
             raise UserError(f"{origin} sets an unknown key, {key}{nearest(key, family)}")
+    plugins.load(convert("plugins", values.get("plugins", ()), leaf_types(family)["plugins"]), origin)
     return build_section(FAMILIES[family], values, "")
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from deepseek_jax import fields, files
+from deepseek_jax import fields, files, plugins
 from deepseek_jax.config import AnyExperiment, Experiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.files import read_json, write_json
@@ -173,17 +173,21 @@ def describe(experiment: AnyExperiment) -> dict:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "git": _checkout(),
-        "code": code_hash(),
+        "code": code_hash(experiment.plugins),
     }
 
 
 @functools.cache
-def code_hash() -> str:
-    """16 hex digits of a hash of this package's source at the first call, whether it is committed or not."""
+def code_hash(modules: tuple[str, ...] = ()) -> str:
+    """16 hex digits of a hash of this package's source at the first call, whether it is committed or not.
+
+    `modules`: plugins, whose source counts too.
+    """
     package, seen = Path(__file__).resolve().parent, hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
+    files_ = [(path.relative_to(package).as_posix(), path) for path in sorted(package.rglob("*.py"))]
+    for name, path in [*files_, *((path.name, path) for path in plugins.sources(modules))]:
         content = path.read_bytes()
-        seen.update(f"{path.relative_to(package).as_posix()} {len(content)}\n".encode() + content)
+        seen.update(f"{name} {len(content)}\n".encode() + content)
     return seen.hexdigest()[:16]
 
 

@@ -147,6 +147,11 @@ def test_settings_and_studies_in_documents_run(monkeypatch):
     exec(sets, {})
 
 
+def test_the_module_in_docs_architecture_is_the_one_that_it_names():
+    (block,) = blocks("docs/architecture.md")
+    assert (ROOT / "experiments/parts/gated.py").read_text().endswith(f'"""\n\n{block}')
+
+
 def test_the_code_in_docs_runs_runs(monkeypatch, tmp_path, capsys):
     """On a tiny experiment: what a run wrote is read, a loss and a loop of one's own train."""
     read, own, loop = blocks("docs/runs.md")

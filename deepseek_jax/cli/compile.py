@@ -38,10 +38,11 @@ examples:
 def run(args):
     if args.out is not None:
         files.check_directory(Path(args.out))
-    experiment, topology = pods.read(args)
     from deepseek_jax.pods import devices
 
+    topology = pods.topology(args)
     devices.prepare(topology)
+    experiment = pods.experiment(args)  # not before: plugins import jax
     from deepseek_jax.parallel.mesh import make_mesh
     from deepseek_jax.pods import report
     from deepseek_jax.pods.compiling import compile_for

@@ -27,7 +27,7 @@ examples:
 
 
 def run(args):
-    experiment, topology = pods.read(args)
+    experiment, topology = pods.experiment(args), pods.topology(args)
     from deepseek_jax.parallel.plan import abstract_mesh, grouped, problems
     from deepseek_jax.pods import memory, text
     from deepseek_jax.train.abstract import describe

@@ -24,13 +24,17 @@ def add_options(parser: argparse.ArgumentParser):
     )
 
 
-def read(args: argparse.Namespace) -> "tuple[AnyExperiment, Topology]":
-    """(the experiment, with the mesh that --mesh asks for; the cluster)."""
+def topology(args: argparse.Namespace) -> "Topology":
+    """The cluster."""
     from deepseek_jax.parallel import topology
 
+    return topology.parse(args.topology)
+
+
+def experiment(args: argparse.Namespace) -> "AnyExperiment":
+    """The experiment, with the mesh that --mesh asks for."""
     overrides = args.overrides | {f"mesh.{axis}": size for axis, size in _axes(args.mesh).items()}
-    experiment = runtime.experiment_of(args.config, overrides)
-    return experiment, topology.parse(args.topology)
+    return runtime.experiment_of(args.config, overrides)
 
 
 def _axes(text: str | None) -> dict[str, str]:

@@ -15,6 +15,8 @@ OF_ATTENTION = {  # every kind of attention, and the sizes it needs
     "hca": (*WINDOWED, "hca_rate"),
 }
 OF_V4 = {"window", "csa", "hca"}
+LIKE: dict[str, str] = {}  # kinds of attention from plugins -> the one of the above that has their limits (parts.py)
+ADDED_BY: dict[str, str] = {}  # parts from plugins -> the module that defines them
 EXPERTS = ("moe_intermediate_size",)
 OF_FEED_FORWARD = {"dense": ("intermediate_size",), "moe": EXPERTS, "hash_moe": EXPERTS}  # likewise
 NOT_NEGATIVE = (
@@ -45,11 +47,16 @@ def check(config):
         for kind in sorted(set(kinds)):
             _positive(config, sizes[kind], f"{kind} {what}")
     _check_rope(config)
-    _check_attention(config, set(config.attention_kinds))
+    _check_attention(config, set(map(like, config.attention_kinds)))
     if any(map(has_experts, config.feed_forward_kinds)):
         _check_experts(config)
     if config.hc_mult:
         _positive(config, ("hc_sinkhorn_iters",), "a model with hyper-connections")
+
+
+def like(attention: str) -> str:
+    """The kind of attention whose limits and rotary embeddings this kind has: itself, unless a plugin added it."""
+    return LIKE.get(attention, attention)
 
 
 def has_experts(feed_forward: str) -> bool:
@@ -70,7 +77,10 @@ def _check_schedule(config):
         given = getattr(config, name)
         for kind in given:
             if kind not in known:
-                raise UserError(f"model.{name} has {kind!r}; each must be one of {', '.join(known)}.")
+                raise UserError(
+                    f"model.{name} has {kind!r}; each must be one of {', '.join(known)}, or be added by a module that "
+                    "`plugins` names."
+                )
     if len(config.layer_types) not in (1, depth, depth + further):
         raise UserError(
             f"model.layer_types names {len(config.layer_types)} layers; give one kind for all, or "

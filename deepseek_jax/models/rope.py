@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from deepseek_jax.models import checks
 from deepseek_jax.models.config import ModelConfig, RopeScaling
 
 
@@ -38,6 +39,7 @@ def tables(
     They are scaled by YaRN's magnitudes (see RopeScaling), except in V4's attentions, of which only the compressing
     ones, csa and hca, extend their context.
     """
+    kind = checks.like(kind)
     dim = config.head_dim if kind == "gqa" else config.qk_rope_head_dim
     compressing = kind in ("csa", "hca")
     theta = config.compress_rope_theta if compressing else config.rope_theta

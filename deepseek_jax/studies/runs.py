@@ -205,8 +205,8 @@ def stale(loaded: Loaded, runs: list[Run], root: Path) -> list[Path]:
 
 
 def of_other_code(runs: list[Run]) -> list[Run]:
-    """The finished runs that another version of this package trained, perhaps differently."""
-    return [run for run in runs if run.trained and run.code not in (None, record.code_hash())]
+    """The finished runs that another version of this package, or of their plugins, trained, perhaps differently."""
+    return [run for run in runs if run.trained and run.code not in (None, record.code_hash(run.experiment.plugins))]
 
 
 def held(run: Run, root: Path, *, wait: bool = False) -> contextlib.AbstractContextManager[bool]:

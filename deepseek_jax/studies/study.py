@@ -138,7 +138,8 @@ def slugs(names: Sequence[str]) -> dict[str, str]:
 
 def load(path: str | Path) -> Loaded:
     """The study in a Python file's variable `study`; UserError, with file and line, if it cannot be loaded."""
-    from deepseek_jax.experiment_file import execute, explained, importable
+    from deepseek_jax.experiment_file import execute, explained
+    from deepseek_jax.plugins import importable
 
     path = Path(path)
     if not path.is_file() or path.suffix != ".py":

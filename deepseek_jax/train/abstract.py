@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import optax
 
+from deepseek_jax import plugins
 from deepseek_jax.checking import require_family
 from deepseek_jax.config import AnyExperiment, Experiment
 from deepseek_jax.train import groups
@@ -36,6 +37,8 @@ def describe(experiment: AnyExperiment) -> Abstract:
     """The abstract training step of a language model; UserError for other families."""
     require_family("language_model", experiment.family, "the config", "plan and compile know language models only")
     program = as_trained(language_model_program(experiment, np.ones(1)), experiment)
+    for change in plugins.changes(experiment.plugins):
+        program = change(program)
     optimizer = make_optimizer(experiment.optimizer, experiment.train.steps, program.axes)
     ema = experiment.train.ema_decay > 0
     state = jax.eval_shape(lambda: initial_state(program, *program.make_parameters(), optimizer, ema))

@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 from rich.console import Console
 
-from deepseek_jax import disk_cache, host_memory
+from deepseek_jax import disk_cache, host_memory, plugins
 from deepseek_jax.config import AnyExperiment
 from deepseek_jax.data.batches import Batch, TrainBatches
 from deepseek_jax.errors import UserError
@@ -103,7 +103,8 @@ def check(experiment: AnyExperiment) -> Mesh:
 def prepare(experiment: AnyExperiment, console: Console, change: Callable[[Program], Program] | None = None) -> Setup:
     """Checks the experiment against the devices, prepares the data if it is missing, and traces the model.
 
-    `change` returns the program to train instead of the experiment's own.  Prints notes on how the data was read.
+    `change` returns the program to train instead of the experiment's own, which its plugins may have changed already.
+    Prints notes on how the data was read.
     UserError for settings that cannot work.  Keeps memory between steps and compiled programs between processes: the
     command line has seen to that before, a script has not.
     """
@@ -116,9 +117,9 @@ def prepare(experiment: AnyExperiment, console: Console, change: Callable[[Progr
     with bars.stages(console) as report:
         task = TASKS[experiment.family](experiment, report)
         processes.barrier()
-    if change:
-        changed = change(task.program)
-        task.program = dataclasses.replace(changed, made_of=(*changed.made_of, change))
+    for each in (*plugins.changes(experiment.plugins), *([change] if change else [])):
+        changed = each(task.program)
+        task.program = dataclasses.replace(changed, made_of=(*changed.made_of, each))
     for note in task.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     optimizer, abstract = _placed(experiment, task.program, mesh)

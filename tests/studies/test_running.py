@@ -147,7 +147,7 @@ def test_runs_trained_by_other_code_are_reported(make, trainer, root, run_comman
     loaded = make()
     words = "study", "run", str(loaded.path), "--root", str(root), "--here"
     assert "different version of the code" not in run_command(*words)[1] and len(trainer.trained) == 6
-    monkeypatch.setattr(record, "code_hash", lambda: "another")
+    monkeypatch.setattr(record, "code_hash", lambda plugins: "another")
     assert "rate: 6 of its runs were trained by a different version of the code; to" in run_command(*words)[1]
     more = make(text=STUDY.replace("seeds=3", "seeds=4"))
     assert "rate: 6 of its runs were trained by a different version of" in run_command(*words)[1]
