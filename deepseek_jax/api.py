@@ -9,6 +9,7 @@ import json
 import operator
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -200,7 +201,7 @@ def generate(
     prompts: Sequence[Sequence[int]] | Int[Array, "B S"],
     max_new_tokens: int = 16,
     *,
-    eos: int | None = None,
+    eos: int | Literal["tokenizer"] | None = "tokenizer",
     temperature: float = 0.0,
     top_k: int = 0,
     top_p: float = 1.0,
@@ -212,7 +213,8 @@ def generate(
     Above 0 they are sampled, with `seed`, from the `top_k` likeliest (0: from all), and of these from the fewest that
     together have probability `top_p` (1: from all).
 
-    Prompts may differ in length.  After the first `eos` of a row, the rest of it is `eos`.  `speculative` drafts with
+    Prompts may differ in length.  After the first `eos` of a row, the rest of it is `eos`: unless given, that of the
+    model's tokenizer, if it has one; None: no token ends a text.  `speculative` drafts with
     the model's MTP modules: the same tokens in fewer steps, though in bfloat16 near-ties may be decided differently.
     The number of accepted drafts is logged at level INFO, texts past max_position_embeddings at level WARNING.
 
@@ -221,6 +223,7 @@ def generate(
     prompts = model._checked_prompts(prompts)
     max_new_tokens = _whole(max_new_tokens, "max_new_tokens", 0, MOST_NEW_TOKENS)
     top_k, seed = _whole(top_k, "top_k", 0, MOST), _whole(seed, "seed", 0, MOST)
+    eos = _eos_of(model) if isinstance(eos, str) and eos == "tokenizer" else eos
     eos = NO_EOS if eos is None else _whole(eos, "eos", 0, model.config.vocab_size - 1)
     if not max_new_tokens:
         return np.zeros((len(prompts), 0), np.int32)
@@ -274,6 +277,13 @@ def loss_and_grads(model: Model, input_ids: Int[Array, "B S"]) -> tuple[float, d
     with model.exact_products():
         loss, grads = _loss_and_grads(model.graphdef, model.params, model.buffers, input_ids)
     return float(loss), huggingface.export(model.config, grads, fuse=True)
+
+
+def _eos_of(model: Model) -> int | None:
+    try:
+        return model.tokenizer and model.tokenizer.eos
+    except UserError as error:
+        raise UserError(f"{error}  Or give `eos`: a token, or None if none is to end a text.") from error
 
 
 def _speculated(*given, **more) -> Int[np.ndarray, "B N"]:

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import shutil
 import sys
+import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -72,6 +73,8 @@ def test_the_tokenizer_of_a_directory_is_read_at_its_first_use(tmp_path, model):
     damaged = deepseek_jax.from_pretrained(directory)
     with pytest.raises(UserError, match="is not a tokenizer.json"):
         damaged.tokenizer  # noqa: B018
+    with pytest.raises(UserError, match="is not a tokenizer.json.*  Or give `eos`: a token, or None"):
+        deepseek_jax.generate(damaged, [[1]])
     train_bpe(["in the beginning"] * 9, 262, directory / "tokenizer.json")
     larger = deepseek_jax.from_pretrained(directory)
     with pytest.raises(UserError, match="has 262 entries and the model 256"):
@@ -208,6 +211,15 @@ def test_models_can_be_read_and_used_in_other_threads(expected):
         model = thread.submit(deepseek_jax.from_pretrained, V3).result()
         tokens = thread.submit(deepseek_jax.generate, model, prompts).result()
     np.testing.assert_array_equal(tokens, expected["gen_tokens"])
+
+
+def test_texts_end_at_the_eos_of_the_models_tokenizer_unless_told_otherwise(model, expected, monkeypatch):
+    prompts, free = expected["input_ids"][:, : int(expected["gen_prompt_len"])], expected["gen_tokens"]
+    tokenizer = types.SimpleNamespace(eos=int(free[0, 3]))
+    monkeypatch.setattr(type(model), "tokenizer", tokenizer)
+    ended = deepseek_jax.generate(model, prompts)
+    np.testing.assert_array_equal(ended[0], [*free[0, :4], *[tokenizer.eos] * 12])
+    np.testing.assert_array_equal(deepseek_jax.generate(model, prompts, eos=None), free)
 
 
 def test_nothing_but_eos_follows_eos(model, expected):
