@@ -25,7 +25,7 @@ def measure_config(name: str) -> dict[int, dict[str, float]]:
     from deepseek_jax.experiment_file import resolve
     from deepseek_jax.models.decoder import initialise
 
-    config = resolve(str(Path(__file__).parents[1] / f"configs/{name}.py"), {}).model.without_mtp()
+    config = resolve(str(Path(__file__).parents[1] / f"configs/{name}.py")).model.without_mtp()
     graphdef, *arrays = initialise(config, jax.random.key(0))
     decode = jax.jit(functools.partial(_decode, graphdef), static_argnums=2)
     return {places: _milliseconds(functools.partial(decode, *arrays, places), places) for places in LENGTHS}

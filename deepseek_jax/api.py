@@ -171,7 +171,7 @@ def from_config(config: ModelConfig | str | Path, seed: int = 0, dtype: DTypeLik
     `from_pretrained`.
     """
     if not isinstance(config, ModelConfig):
-        experiment = resolve(str(config), {})
+        experiment = resolve(str(config))
         require_family("language_model", experiment.family, config, "from_config makes language models")
         config = experiment.model
     dtype, seed = _name_of(dtype), _whole(seed, "seed", 0, MOST)

@@ -17,7 +17,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.plugins import importable
 
 
-def resolve(path: str | None, overrides: Mapping[str, object]) -> AnyExperiment:
+def resolve(path: str | None, overrides: Mapping[str, object] = {}) -> AnyExperiment:
     """The experiment of the config file `path` (None: the defaults) with `overrides` on top: dotted key to value.
 
     Overrides are applied after `get_config()` has run, so values that the file computes from an overridden key do not

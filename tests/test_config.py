@@ -39,7 +39,7 @@ def config_file(tmp_path):
 def for_pods(pytestconfig):
     """The experiments of the configs whose mesh has several devices."""
     paths = (pytestconfig.rootpath / "configs").glob("[!_]*.py")
-    found = {path.stem: experiment_file.resolve(str(path), {}) for path in paths}
+    found = {path.stem: experiment_file.resolve(str(path)) for path in paths}
     return {name: each for name, each in found.items() if abs(math.prod(dataclasses.astuple(each.mesh))) > 1}
 
 
@@ -205,7 +205,7 @@ def test_bfloat16_moments_ignore_decay_rates_that_the_optimizer_does_not_use(nam
 )
 def test_wrong_config_files_are_refused(config_file, body, message):
     with pytest.raises(UserError) as error:
-        experiment_file.resolve(config_file(body), {})
+        experiment_file.resolve(config_file(body))
     assert message in str(error.value)
 
 
@@ -234,7 +234,7 @@ def test_a_config_imports_its_siblings_from_any_working_directory(tmp_path, monk
         "    return config\n"
     )
     monkeypatch.chdir("/")
-    assert experiment_file.resolve(str(folder / "mine.py"), {}).train.steps == 7
+    assert experiment_file.resolve(str(folder / "mine.py")).train.steps == 7
 
 
 def test_a_config_file_is_never_read_from_a_stale_cache(config_file, tmp_path):
@@ -254,4 +254,4 @@ def test_an_override_reaches_settings_tied_to_the_key_by_reference(config_file):
 def test_every_config_of_the_repository_resolves(in_repository, pytestconfig):
     for path in sorted(pytestconfig.rootpath.glob("configs/[!_]*.py")):
         if "def get_config" in path.read_text():
-            assert dataclasses.is_dataclass(experiment_file.resolve(str(path), {}))
+            assert dataclasses.is_dataclass(experiment_file.resolve(str(path)))

@@ -163,7 +163,7 @@ def test_the_code_in_docs_runs_runs(monkeypatch, tmp_path, capsys):
     exec(read, {})
     assert plotted == [([1], [2.5])]
     experiment = tiny.experiment(tmp_path, steps=6)
-    monkeypatch.setattr("deepseek_jax.resolve", lambda path, overrides: experiment, raising=False)
+    monkeypatch.setattr("deepseek_jax.resolve", lambda path, overrides={}: experiment, raising=False)
     (tmp_path / "own.py").write_text(own)  # a file: `change` is known by its source
     assert "final/loss" in runpy.run_path("own.py")["scores"]
     (tmp_path / "runs/penalised/config.json").read_text().index('"change": "penalised-')

@@ -39,7 +39,7 @@ def test_every_large_config_names_a_topology():
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*_tiny.py")), ids=lambda path: path.stem)
 def test_the_step_of_a_tiny_config_traces(path):
     """Without its corpus and what it starts from, which a user makes first."""
-    experiment = experiment_file.resolve(str(path), {})
+    experiment = experiment_file.resolve(str(path))
     mesh, train = setup.check(experiment), experiment.train
     program = as_trained(language_model_program(experiment, np.array([4.0])), experiment)
     optimizer = make_optimizer(experiment.optimizer, train.steps, program.axes)
@@ -58,7 +58,7 @@ def prepared(tmp_path_factory):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("hybrid_*.py")), ids=lambda path: path.stem)
 def test_the_step_of_a_hybrid_config_traces_on_its_first_batch(path, monkeypatch, prepared):
     monkeypatch.setenv("DEEPSEEK_JAX_DATA", str(prepared))
-    experiment = experiment_file.resolve(str(path), {})
+    experiment = experiment_file.resolve(str(path))
     made = setup.prepare(experiment, Console(quiet=True))
     batch = made.place([next(made.train_batches())])
     check(make_step(made.program, made.optimizer, experiment), made.abstract, batch)

@@ -54,7 +54,7 @@ def gather(loaded: Loaded, root: Path) -> dict:
 
 
 def _family(loaded: Loaded) -> str:
-    return resolve(loaded.study.base, {}).family
+    return resolve(loaded.study.base).family
 
 
 def _entry(run: Run, loaded: Loaded) -> dict | None:

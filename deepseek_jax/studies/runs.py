@@ -79,7 +79,7 @@ def plan(loaded: Loaded, root: Path) -> list[Run]:
     """All runs of a study, seed by seed, so that complete pairs come early."""
     study, found, shared = loaded.study, [], {}
     called = slugs(study.names)
-    resolve(study.base, {})  # an invalid base is not any variant's fault
+    resolve(study.base)  # an invalid base is not any variant's fault
     for seed in range(study.seeds):
         for variant in study.variants:
             try:

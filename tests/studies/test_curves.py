@@ -71,4 +71,4 @@ def test_a_mean_curve_covers_what_all_seeds_spent():
 )
 def test_training_losses_are_comparable_only_on_the_same_data_and_objective(base, changes, same):
     path = f"{ROOT}/configs/{base}.py"
-    assert curves.comparable(resolve(path, {}), resolve(path, changes)) is same
+    assert curves.comparable(resolve(path), resolve(path, changes)) is same
