@@ -1,6 +1,6 @@
 """The decoder opened up for inspection: the states between its sublayers, which can be edited, and the routing.
 
-B batch  S sequence  D model  V vocabulary  n streams
+B batch  S sequence  D model  V vocabulary  E experts  K experts per token  n streams
 """
 
 import dataclasses
@@ -13,9 +13,22 @@ from jaxtyping import Array, Float, Int
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.cached import unstacked
 from deepseek_jax.models.decoder import Decoder
-from deepseek_jax.models.moe.router import Routing
 
 Edit = Callable[[int, str, Array], Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ChosenExperts:
+    """Each token's experts in a layer, the weights of their outputs, and the scores of all experts.
+
+    `own`: numbers of each token that a router of one's own reports, by name.
+    """
+
+    experts: Int[Array, "B S K"]
+    weights: Float[Array, "B S K"]
+    scores: Float[Array, "B S E"]
+    own: dict[str, Float[Array, "B S"]]
 
 
 @jax.tree_util.register_dataclass
@@ -23,14 +36,13 @@ Edit = Callable[[int, str, Array], Array]
 class Trace:
     """The first layer's input, and for each layer the residual stream after its attention and after its feed-forward.
 
-    With hyper-connections these are [B S n D].  `routing` maps the index of each MoE layer to its Routing, with arrays
-    [B S ...].
+    With hyper-connections these are [B S n D].  `routing` has the chosen experts by the index of each MoE layer.
     """
 
     embedding: Float[Array, "B S D"]
     attention: list[Float[Array, "B S D"]]
     feed_forward: list[Float[Array, "B S D"]]
-    routing: dict[int, Routing]
+    routing: dict[int, ChosenExperts]
     logits: Float[Array, "B S V"]
 
 
@@ -53,7 +65,7 @@ def traced(
         x = change(layer, "feed_forward", x)
         past_feed_forward.append(x)
         if chosen is not None:
-            routing[layer] = chosen
+            routing[layer] = ChosenExperts(chosen.experts_TK, chosen.weights_TK, chosen.scores_TE, chosen.own)
     return Trace(entered, past_attention, past_feed_forward, routing, model.logits(model.norm(model.merge_streams(x))))
 
 

@@ -59,3 +59,13 @@ def test_values_captured_by_an_edit_may_be_traced(model):
 def test_an_edit_that_returns_another_shape_or_nothing_is_refused(model, given, named):
     with pytest.raises(UserError, match=f"edit returned {named}.* for layer 1, attention; its shape must be that of x"):
         deepseek_jax.trace(model, HERE, edit=at("attention", given))
+
+
+def test_the_experts_of_each_token_are_beside_their_weights_and_all_scores(model):
+    (chosen,) = deepseek_jax.trace(model, HERE).routing.values()
+    config = model.config
+    assert chosen.experts.shape == chosen.weights.shape == (*HERE.shape, config.num_experts_per_tok)
+    assert chosen.scores.shape == (*HERE.shape, config.n_routed_experts) and chosen.own == {}
+    gates = np.take_along_axis(np.asarray(chosen.scores), np.asarray(chosen.experts), axis=-1)
+    expected = config.routed_scaling_factor * gates / gates.sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(chosen.weights, expected, rtol=1e-5)

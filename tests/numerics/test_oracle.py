@@ -119,7 +119,7 @@ def test_hidden_states_and_routing_of_each_layer_are_those_of_the_reference(gold
             np.testing.assert_allclose(ours, expected, **CLOSE, err_msg=f"after layer {index}")
     assert len(found.routing) == golden.config.num_moe_layers
     for index, routing in found.routing.items():
-        experts, weights = _by_expert(routing.experts_TK, routing.weights_TK)
+        experts, weights = _by_expert(routing.experts, routing.weights)
         expected = (golden.expected[f"router_{index}_{name}"] for name in ("indices", "weights"))
         expected_experts, expected_weights = _by_expert(*expected)
         np.testing.assert_array_equal(experts, expected_experts, err_msg=f"layer {index}")
