@@ -73,9 +73,9 @@ def once(path: Path, make):
 
 def held_out_loss(experiment) -> float:
     """The held-out loss of the model that the experiment starts from, in nats per token."""
-    setup = prepare(experiment, QUIET)
-    state, batches = first_state(setup, print), setup.held_out_batches("final")
-    return setup.task.scores(setup.compiled_score(), state["params"], state["buffers"], batches)["loss"]
+    setup = prepare(experiment)
+    state = first_state(setup)
+    return setup.scores(state["params"], state["buffers"], "final")["loss"]
 
 
 def experts(base: dict, threshold: float) -> str:
@@ -85,7 +85,7 @@ def experts(base: dict, threshold: float) -> str:
 
 def trained(experiment) -> tuple[int, float]:
     """(how many parameters are trained, their number as a share of the model's)."""
-    program = prepare(experiment, QUIET).program
+    program = prepare(experiment).program
     own = program.model or program
 
     def size(tree):

@@ -75,9 +75,7 @@ def _language_model(args):
     console = runtime.console(quiet=not processes.is_leader())
     trained = any_checkpoint.read(args.workdir, args.checkpoint, mesh_of_scored, dtype=None)
     scoring = setup.prepare(_scoring_experiment(trained.experiment, args), console)
-    corpus, batches = scoring.task.corpus, scoring.held_out_batches("final")
-    score = processes.compiled_by_all(scoring.compiled_score())
-    scores = scoring.task.scores(score, trained.params, trained.buffers, batches)
+    corpus, scores = scoring.task.corpus, scoring.scores(trained.params, trained.buffers, "final")
     if not scores:
         raise UserError(f"no text of {scoring.experiment.data.source} is held out to score; set data.held_out above 0.")
     which = f"step {trained.step} of {args.workdir}" if trained.step else args.workdir

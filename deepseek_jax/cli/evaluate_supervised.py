@@ -19,9 +19,7 @@ def run(args):
     experiment = scoring_experiment(trained.experiment, args.batch_size or 0)
     scoring = setup.prepare(experiment, console)
     dataset_record.check(scoring.task.dataset, Path(args.workdir))
-    batches = scoring.held_out_batches("final")
-    score = processes.compiled_by_all(scoring.compiled_score())
-    scores = scoring.task.scores(score, trained.params, trained.buffers, batches)
+    scores = scoring.scores(trained.params, trained.buffers, "final")
     if not scores:
         share = experiment.dataset.test
         raise UserError(

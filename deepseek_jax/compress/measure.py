@@ -20,16 +20,14 @@ class Measure:
             beside = tokenizer.of_model(source.directory, source.config.vocab_size)  # the one it was trained with
             data = dataclasses.replace(experiment.data, tokenizer=str(beside.path))
             experiment = dataclasses.replace(experiment, data=data)
-        self.setup = setup.prepare(experiment, console or Console(quiet=True))
-        self._score = self.setup.compiled_score()
+        self.setup = setup.prepare(experiment, console)
 
     def scores(self, params: dict, buffers: dict, batches: int = 0, split: str = "final") -> dict[str, float]:
         """Loss and other scores, by name, on the first `batches` held-out batches (0: all) of `split` ("val", "final").
 
         Empty if nothing is held out.
         """
-        held_out = self.setup.held_out_batches(split, batches)
-        return self.setup.task.scores(self._score, params, buffers, held_out)
+        return self.setup.scores(params, buffers, split, batches)
 
     def training_batches(self, count: int) -> list[dict[str, jax.Array]]:
         """The run's first `count` microbatches, each a dict of arrays [1, M, ...] on the devices."""

@@ -93,12 +93,9 @@ def restore(run: Run) -> "Trained":
 
 def held_out_scores(trained: "Trained") -> dict[str, float]:
     """The final/* scores of an edited model, on the same held-out data as those after training."""
-    from rich.console import Console
-
     from deepseek_jax.train import setup, views
 
     # An edit returns the model's own weights, not what was trained in their place (adapters, say).
-    scoring = setup.prepare(views.without_views(trained.experiment), Console(quiet=True))
-    batches = scoring.held_out_batches("final", trained.experiment.eval.final_batches)
-    found = scoring.task.scores(scoring.compiled_score(), trained.params, trained.buffers, batches)
+    scoring = setup.prepare(views.without_views(trained.experiment))
+    found = scoring.scores(trained.params, trained.buffers, "final", trained.experiment.eval.final_batches)
     return finite({f"final/{name}": value for name, value in found.items()})

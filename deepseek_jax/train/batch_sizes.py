@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 import psutil
-from rich.console import Console
 
 from deepseek_jax.config import AnyExperiment
 from deepseek_jax.parallel.mesh import make_mesh
@@ -65,9 +64,8 @@ def _of_size(experiment: AnyExperiment, size: int) -> AnyExperiment:
 
 
 def _try(experiment: AnyExperiment, limit: float) -> Trial:
-    setup, size = prepare(experiment, Console(quiet=True)), experiment.train.batch_size
-    batches = setup.train_batches()
-    batch = setup.place([next(batches)])
+    setup, size = prepare(experiment), experiment.train.batch_size
+    batch = next(setup.inputs())
     compiled = setup.compiled_step().lower(setup.abstract, batch).compile()
     memory = compiled.memory_analysis()
     needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes

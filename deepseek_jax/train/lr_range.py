@@ -12,7 +12,6 @@ from rich.console import Console
 from deepseek_jax.config import AnyExperiment, ScheduleConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.figures import BLUE, ORANGE, STYLE, png, tidy
-from deepseek_jax.train import schedules
 from deepseek_jax.train.setup import Setup, prepare
 from deepseek_jax.train.start import first_state
 
@@ -79,12 +78,9 @@ def range_test(experiment: AnyExperiment, low: float, high: float, steps: int, c
 
 def _steps(setup: Setup, say: Callable[[str], None]) -> Iterator[dict]:
     """Yields the measurements of each step."""
-    train = setup.experiment.train
-    run = setup.compiled_step()
-    state, batches = first_state(setup, say), setup.train_batches()
-    count = schedules.microbatches(train)
-    for _ in range(train.steps):
-        state, measured = run(state, setup.place([next(batches) for _ in range(count)]))
+    run, state = setup.compiled_step(), first_state(setup, say)
+    for batch in setup.inputs():
+        state, measured = run(state, batch)
         yield measured
 
 

@@ -58,6 +58,12 @@ class Setup:
         """The step's input arrays [K, M, ...] from its microbatches, each this process's share."""
         return self.share.place_step(batches)
 
+    def inputs(self) -> Iterator[dict[str, jax.Array | np.ndarray]]:
+        """The input of each step of a run, from the first on, as `place` returns it."""
+        train, batches = self.experiment.train, self.train_batches()
+        for step in range(train.steps):
+            yield self.place([next(batches) for _ in range(microbatches(train, step))])
+
     def held_out_batches(self, split: str, limit: int = 0) -> Iterator[dict[str, jax.Array]]:
         """The first `limit` batches (0: all) of "val" or "final", as arrays [B, ...] on the devices.
 
@@ -69,6 +75,14 @@ class Setup:
         size = asked or microbatch_size(train)
         share = Share(self.mesh, size)
         return map(share.place, self.task.held_out_batches(split, limit * pieces, size, share.rows))
+
+    @functools.cached_property
+    def _score(self) -> Callable:
+        return processes.compiled_by_all(self.compiled_score())
+
+    def scores(self, params: dict, buffers: dict, split: str, limit: int = 0) -> dict[str, float]:
+        """Loss and other scores, by name, on the first `limit` batches (0: all) of "val" or "final"; {} without any."""
+        return self.task.scores(self._score, params, buffers, self.held_out_batches(split, limit))
 
     def check_memory(self):
         """UserError if the state and a step are certain to exceed this machine's memory.
@@ -100,17 +114,21 @@ def check(experiment: AnyExperiment) -> Mesh:
     return mesh
 
 
-def prepare(experiment: AnyExperiment, console: Console, change: Callable[[Program], Program] | None = None) -> Setup:
+def prepare(
+    experiment: AnyExperiment,
+    console: Console | None = None,
+    change: Callable[[Program], Program] | None = None,
+) -> Setup:
     """Checks the experiment against the devices, prepares the data if it is missing, and traces the model.
 
     `change` returns the program to train instead of the experiment's own, which its plugins may have changed already.
-    Prints notes on how the data was read.
+    Prints notes on how the data was read to `console`, if there is one.
     UserError for settings that cannot work.  Keeps memory between steps and compiled programs between processes: the
     command line has seen to that before, a script has not.
     """
     host_memory.keep()
     disk_cache.keep_programs()
-    mesh = check(experiment)
+    mesh, console = check(experiment), console or Console(quiet=True)
     learning_rate(experiment.optimizer, experiment.train.steps)  # refuses impossible schedules before data is prepared
     if experiment.family == "language_model" and mesh.size > 1:  # fail before a corpus takes minutes
         _placed(experiment, as_trained(language_model_program(experiment, np.ones(1)), experiment), mesh)

@@ -48,7 +48,7 @@ def check(experiment: AnyExperiment):
         )
 
 
-def first_state(setup: Setup, say: Callable[[str], None]) -> State:
+def first_state(setup: Setup, say: Callable[[str], None] = print) -> State:
     """The state before the first step, as the experiment's `start` asks; `say` is given a note on what differs.
 
     Of a checkpoint it takes the model only: for start.full_state see train/branch.py.

@@ -5,8 +5,6 @@ import functools
 import statistics
 from collections.abc import Callable
 
-from rich.console import Console
-
 from deepseek_jax.config import AnyExperiment
 from deepseek_jax.studies import budget, curves
 from deepseek_jax.train import setup
@@ -44,7 +42,7 @@ def step_memory(trained: Trained) -> dict[str, float]:
 
 @functools.cache  # a worker that measures several seeds of a variant compiles the step once
 def _temporaries(experiment: AnyExperiment) -> int:
-    ready = setup.prepare(experiment, Console(quiet=True))
+    ready = setup.prepare(experiment)
     batch = ready.place([next(ready.train_batches())] * microbatches(experiment.train))
     return ready.compiled_step().lower(ready.abstract, batch).compile().memory_analysis().temp_size_in_bytes
 
