@@ -10,7 +10,7 @@ from deepseek_jax.models.attention.costs import COSTS, AttentionCost
 from deepseek_jax.models.attention.kinds import KINDS
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.feed_forward import FEED_FORWARDS
-from deepseek_jax.models.moe.router import ROUTERS
+from deepseek_jax.models.moe.router import ROUTERS, Router
 
 
 def add_attention(
@@ -48,8 +48,10 @@ def add_feed_forward(name: str, module: type[nnx.Module], *, sizes: Sequence[str
     FEED_FORWARDS[name], checks.OF_FEED_FORWARD[name] = module, tuple(sizes)
 
 
-def add_router(name: str, module: type[nnx.Module]):
+def add_router(name: str, module: type[Router]):
     """Makes `name` a mixture of experts for model.mlp_layer_types, whose experts the router `module` chooses."""
+    if not issubclass(module, Router):
+        raise UserError(f"the router {name} is a {module.__name__}, which is no subclass of Router (moe/router.py).")
     _check(name, module, ROUTERS, checks.OF_FEED_FORWARD, checks.EXPERTS)
     ROUTERS[name], checks.OF_FEED_FORWARD[name] = module, checks.EXPERTS
 

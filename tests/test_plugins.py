@@ -157,7 +157,8 @@ def test_a_module_can_add_a_term_to_the_loss(here):
         ("x = 1\n1 / 0", "broken.py line 2: ZeroDivisionError: division by zero."),
         ("def", "broken.py line 1: invalid syntax."),
         (
-            "from deepseek_jax import parts\nparts.add_router('moe', object)",
+            "from deepseek_jax.models.moe.router import Router\nfrom deepseek_jax import parts\n"
+            "parts.add_router('moe', Router)",
             "the plugin broken: moe is the name of another part; give yours a name of its own.",
         ),
     ],
@@ -248,6 +249,8 @@ def test_parts_are_added_once_and_with_all_that_they_need():
         parts.add_attention("mine", Mine, sizes=["head_dim"])
     with pytest.raises(UserError, match="^mine has the sizes 'head_size'; give a list of fields of ModelConfig"):
         parts.add_feed_forward("mine", Mine, sizes=["head_size"])
+    with pytest.raises(UserError, match="^the router mine is a Mine, which is no subclass of Router"):
+        parts.add_router("mine", Mine)
     assert "mine" not in kinds.KINDS and "mine" not in checks.OF_FEED_FORWARD
     for _ in range(2):  # the second time as if its module was reloaded
         parts.add_attention("mine", Mine, like="gqa")

@@ -116,7 +116,7 @@ def language_model_program(
 
     mtp_at = schedules.mtp_weight(experiment.loss, train.steps)
     warmup_at = schedules.index_warmup(experiment.loss, train.steps)
-    draws = any(getattr(ROUTERS.get(kind), "draws", False) for kind in config.feed_forward_kinds)
+    draws = any(ROUTERS[kind].draws for kind in config.feed_forward_kinds if kind in ROUTERS)
     bias_rate_at = schedules.bias_update_rate(experiment.router, train.steps)
 
     def scheduled(update):

@@ -36,7 +36,7 @@ class MixtureOfExperts(nnx.Module):
         with jax.named_scope("moe"):
             routed = functools.partial(_routed, capacity_factor=context.capacity_factor)
             known = [context.tokens_BS]
-            if getattr(self.router, "draws", False) and context.keys_BS is not None:
+            if self.router.draws and context.keys_BS is not None:
                 known.append(context.keys_BS)
             y_BSD, routing = tokenwise(routed, (self.router, self.experts), x_BSD, *known)
             if hasattr(self, "shared"):
@@ -45,7 +45,7 @@ class MixtureOfExperts(nnx.Module):
 
     def report(self, routing: Routing, context: Context) -> RouterReport:
         found = report(routing, context.counted_BS)
-        if not getattr(self.router, "by_scores", True):  # a balance loss on scores could not change the choice
+        if not self.router.by_scores:
             none = {name: jnp.zeros_like(getattr(found, name)) for name in ("balance", "share_E")}
             found = dataclasses.replace(found, **none)
         return found

@@ -34,7 +34,18 @@ class Routing:
     own: dict[str, Float[Array, "T"]] = dataclasses.field(default_factory=dict)
 
 
-class TopKRouter(nnx.Module):
+class Router(nnx.Module):
+    """What routers have in common.  Each is called with x_TD and tokens_T, the token ids, and returns a Routing.
+
+    draws      in training it is given a third argument, a random key for each token
+    by_scores  the scores decide which experts are chosen; else it has no balance loss, which could not change them
+    """
+
+    draws = False
+    by_scores = True
+
+
+class TopKRouter(Router):
     """Chooses the experts with the highest scores, within the best groups if there are groups.
 
     topk_method   greedy: the K best of all (MoE, V2-Lite); group_limited_greedy: ranks groups by their best expert (V2,
@@ -68,10 +79,10 @@ class TopKRouter(nnx.Module):
         return jax.lax.top_k(choice_TE, masked + config.num_experts_per_tok)[1][:, masked:]
 
 
-class HashRouter(nnx.Module):
+class HashRouter(Router):
     """Looks the experts up in a table by token id (arXiv:2106.04426); scores determine only the weights (V4)."""
 
-    by_scores = False  # has no balance loss
+    by_scores = False
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.config = config
