@@ -11,7 +11,17 @@ import pytest
 
 from deepseek_jax import fields, parts, record
 from deepseek_jax.__main__ import main
-from deepseek_jax.config import CheckpointConfig, DataConfig, EvalConfig, Experiment, LogConfig, TrainConfig
+from deepseek_jax.config import (
+    CheckpointConfig,
+    DataConfig,
+    EvalConfig,
+    Experiment,
+    LogConfig,
+    SupervisedExperiment,
+    TrainConfig,
+)
+from deepseek_jax.data.corpora import CORPORA
+from deepseek_jax.data.sets.registry import SOURCES
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import checks, feed_forward
 from deepseek_jax.models.attention import costs, kinds
@@ -26,7 +36,7 @@ from tests.user_files import TOPICS, write_config, write_texts
 
 TABLES = (
     *(kinds.KINDS, costs.COSTS, feed_forward.FEED_FORWARDS, router.ROUTERS),
-    *(checks.OF_ATTENTION, checks.OF_FEED_FORWARD, checks.LIKE, checks.ADDED_BY),
+    *(checks.OF_ATTENTION, checks.OF_FEED_FORWARD, checks.LIKE, checks.ADDED_BY, CORPORA, SOURCES),
 )
 TRAIN = "train", "--config", "configs/base.py", "--workdir"
 MODEL = dataclasses.replace(
@@ -148,6 +158,49 @@ def test_a_module_can_add_a_term_to_the_loss(here):
     parts_of_loss = row["loss/next"] + 1e-4 * row["loss/balance"] + row["loss/router_z"]
     assert row["loss/total"] == pytest.approx(parts_of_loss, rel=1e-5)
     assert 0 < row["router/own/z"]["0"] < 10  # square of log 8, for near-zero logits: 4.3
+
+
+DATA = """
+import numpy as np
+from deepseek_jax.data.corpora import CORPORA, TextCorpus
+from deepseek_jax.data.documents import Document
+from deepseek_jax.data.sets.registry import SOURCES
+from deepseek_jax.data.sets.source import Source, numbered
+
+
+class Counting(TextCorpus, skip_registration=True):  # tests import it again and again
+    @staticmethod
+    def provenance():
+        return {}
+
+    def documents(self, skipped):
+        for start in range(200):
+            yield Document(str(start), str(start), " ".join(map(str, range(start, start + 40))))
+
+
+def sums(config):
+    inputs = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    records = {"ids": numbered(60), "inputs": inputs, "targets": inputs.sum(axis=1, keepdims=True)}
+    return Source("sums", "numbers", "table", records, names=("a", "b", "c"), target_names=("sum",))
+
+
+CORPORA["counting"] = Counting
+SOURCES["sums"] = "table", sums
+"""
+
+
+def test_a_module_can_add_a_corpus_and_a_labelled_set(here, command):
+    (here / "mine" / "data.py").write_text(DATA)
+    own = "--config.plugins=mine.data", "--config.train.steps=2"
+    assert command(*TRAIN, "counted", *own, "--config.data.source=counting")[0] == 0
+    status, out, err = command("eval", "--workdir", "counted")
+    assert status == 0 and "step 2 of counted on counting in rows of 32 tokens" in out, err
+    log = LogConfig(tensorboard=False)
+    write_config(here / "configs" / "table.py", SupervisedExperiment(log=log, train=TrainConfig(batch_size=8)))
+    words = "--config", "configs/table.py", "--workdir", "summed", "--config.dataset.name=sums"
+    assert command("train", *words, *own, "--config.objective.name=mse")[0] == 0
+    status, out, err = command("eval", "--workdir", "summed")
+    assert status == 0 and "step 2 of summed on the test split of sums" in out, err
 
 
 @pytest.mark.parametrize(
