@@ -31,7 +31,6 @@ _MODULES = {  # by public name: where it is defined
     "save_pretrained": "api",
     "trace": "api",
 }
-_SPELT = {"run_experiment": "train"}  # there; here that is the name of a subpackage
 
 __all__ = list(_MODULES)
 
@@ -39,7 +38,7 @@ __all__ = list(_MODULES)
 def __getattr__(name):
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), _SPELT.get(name, name))
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
 
 
 def __dir__():

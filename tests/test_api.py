@@ -61,7 +61,7 @@ def test_the_harness_says_what_to_install(monkeypatch):
 
 def test_every_public_name_is_found_and_none_hides_a_subpackage():
     found = {name: getattr(deepseek_jax, name) for name in deepseek_jax.__all__}
-    assert found["run_experiment"] is loop.train and found["Tokenizer"] is Tokenizer
+    assert found["run_experiment"] is loop.run_experiment and found["Tokenizer"] is Tokenizer
     assert set(found) <= set(dir(deepseek_jax))
     assert not [name for name in found if (Path(deepseek_jax.__file__).parent / name).exists()]
 

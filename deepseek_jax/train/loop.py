@@ -63,6 +63,20 @@ class Run:
     stopping: Callable[[], str]
 
 
+def run_experiment(
+    experiment: AnyExperiment,
+    workdir: str | Path,
+    console: Console | None = None,
+    change: Callable[[Program], Program] | None = None,
+) -> dict[str, float]:
+    """Trains in `workdir` as `deepseek-jax train` does, resuming what is there; returns the final scores.
+
+    `console`: a rich one to print to instead of standard output.  `change` returns the program to train instead of the
+    experiment's own (docs/runs.md).  UserError for what the user can fix.
+    """
+    return train(experiment, workdir, console, change=change)
+
+
 def train(
     experiment: AnyExperiment,
     workdir: str | Path,
