@@ -48,8 +48,11 @@ GATED_AND_Z = "--config.plugins=mine.gated,mine.z_loss", GATED, "--config.model.
 
 @contextlib.contextmanager
 def as_in_a_new_process():
-    """A context after which this process knows nothing of the parts and modules that were added inside of it."""
-    before, modules = [dict(table) for table in TABLES], set(sys.modules)
+    """A context that knows no parts added before (by other tests), and forgets those that are added inside of it."""
+    before, modules, added = [dict(table) for table in TABLES], set(sys.modules), set(checks.ADDED_BY)
+    for table in TABLES:
+        for name in added & table.keys():
+            del table[name]
     try:
         yield
     finally:
