@@ -99,9 +99,12 @@ def _tensor(n: int, of: Sizes) -> float:
 
 
 def _expert(n: int, of: Sizes) -> float:
-    """Tokens go to their experts and back, forward and backward; all-reduce of the replicated weights' gradients."""
+    """Tokens go to their experts and back, forward and backward; all-reduce of the replicated weights' gradients.
+
+    A token has experts on at most as many devices as there are.
+    """
     layers = sum(kind != "dense" for kind in of.model.feed_forward_kinds)
-    copies = of.tokens / n * of.model.num_experts_per_tok * of.model.hidden_size * FLOAT
+    copies = of.tokens / n * min(of.model.num_experts_per_tok, n) * of.model.hidden_size * FLOAT
     return 4 * layers * (n - 1) / n * copies + 2 * (n - 1) / n * of.whole
 
 

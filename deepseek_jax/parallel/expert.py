@@ -1,9 +1,15 @@
 """Expert parallelism: tokens are sent to the devices that hold their experts, and the experts' outputs are sent back.
 
-Every device routes its own tokens.  It sorts their assignments by the device that holds the expert, sends each device
-as many rows as there is room for, runs its own experts on what it receives, and sends the results back (GShard,
-arXiv:2006.16668; DeepSeek-V3, section 3.2).  Each direction is one all-to-all of arrays of fixed size; on TPUs only
-their filled rows are sent.
+Every device routes its own tokens.  There are two ways to their experts.
+
+If nothing may be dropped, all tokens may choose experts of the same device, so arrays of fixed size have room for all
+tokens on every device.  Then every device gets all tokens by an all-gather, and a reduce-scatter adds up what the
+devices' experts make of them.
+
+If the rows that a device may send to each other one are limited, it sorts its tokens' assignments by the device that
+holds the expert, sends each device as many rows as there is room for, runs its own experts on what it receives, and
+sends the results back (GShard, arXiv:2006.16668; DeepSeek-V3, section 3.2).  Each direction is one all-to-all of arrays
+of fixed size; on TPUs only their filled rows are sent.
 
 B batch  S sequence  T tokens  K experts per token  A = T K assignments  D model  P devices that share the experts
 C capacity: rows that a device may send to each other one  Z = P C rows
@@ -53,17 +59,40 @@ def exchange(
     """
     arguments = varying_as(x_TD, (x_TD, experts_TK, weights_TK, kernels))  # as each device has its own tokens
     x_TD, experts_TK, weights_TK, kernels = varying(arguments, mapped_axes(RULES["expert_mlp"]))
-    if mapped_axes(RULES["experts"]):
-        y_TD, dropped_T = _over_devices(compute, x_TD, experts_TK, weights_TK, kernels, capacity_factor)
-    else:
+    if not mapped_axes(RULES["experts"]):
         y_TD, dropped_T = compute(x_TD, experts_TK, weights_TK, *kernels), None
+    else:
+        devices, local = current_mesh().shape[only_axis("experts")], kernels[0].shape[0]
+        capacity, bounded = rows_a_device(*experts_TK.shape, local, devices, capacity_factor)
+        if bounded:
+            y_TD, dropped_T = _by_sending(compute, x_TD, experts_TK, weights_TK, kernels, devices, capacity)
+        else:
+            y_TD = _by_gathering(compute, x_TD, experts_TK, weights_TK, kernels)
+            dropped_T = jnp.zeros_like(experts_TK[:, 0]) if capacity_factor else None
     return total(y_TD, RULES["expert_mlp"]), dropped_T  # sums the parts of each expert's width
 
 
-def _over_devices(compute, x_TD, experts_TK, weights_TK, kernels, capacity_factor):
-    devices, local = current_mesh().shape[only_axis("experts")], kernels[0].shape[0]
-    capacity, bounded = rows_a_device(*experts_TK.shape, local, devices, capacity_factor)
-    slots = slots_by_device(experts_TK // local, devices, capacity, bounded)
+def _by_gathering(compute, x_TD, experts_TK, weights_TK, kernels):
+    """`compute` of all devices' tokens with this device's experts; the sum over devices, for this device's tokens."""
+    axis, local = only_axis("experts"), kernels[0].shape[0]
+    with jax.named_scope("dispatch"):
+        tokens = x_TD, experts_TK, weights_TK
+        x_TD, experts_TK, weights_TK = (jax.lax.all_gather(each, axis, tiled=True) for each in tokens)
+    experts_TK = experts_TK - local * jax.lax.axis_index(axis)
+    here_TK = (experts_TK >= 0) & (experts_TK < local)
+    experts_TK, weights_TK = jnp.where(here_TK, experts_TK, local), jnp.where(here_TK, weights_TK, 0)
+    if local < experts_TK.shape[1]:  # of a token's experts, at most `local` are here: they are moved to the front
+        marks = jax.lax.sort((experts_TK, weights_TK), num_keys=1)
+        experts_TK, weights_TK = (each_TK[:, :local] for each_TK in marks)
+    y_TD = compute(x_TD, experts_TK, weights_TK, *kernels)
+    with jax.named_scope("combine"):
+        return jax.lax.psum_scatter(y_TD, axis, tiled=True)
+
+
+def _by_sending(compute, x_TD, experts_TK, weights_TK, kernels, devices, capacity):
+    """`compute` of the rows sent to this device's experts; (the sum of what comes back, the drops of each token)."""
+    local = kernels[0].shape[0]
+    slots = slots_by_device(experts_TK // local, devices, capacity)
     expert_Z = jnp.take((experts_TK % local).reshape(-1), slots.assignment_of_slot, mode="fill", fill_value=local)
     rows_ZD = copy_to_slots(x_TD, slots.token_of_slot, slots.slot_of_assignment)
     with jax.named_scope("dispatch"):
@@ -74,9 +103,8 @@ def _over_devices(compute, x_TD, experts_TK, weights_TK, kernels, capacity_facto
     mixed_ZD = compute(received_ZD, expert_Z1, weight_Z1, *kernels)
     with jax.named_scope("combine"):
         mixed_ZD = swap(mixed_ZD, received_P, sent_P)
-    dropped_TK = bounded & (slots.slot_of_assignment == slots.assignment_of_slot.size - 1)
-    y_TD = collect(mixed_ZD, slots.token_of_slot, slots.slot_of_assignment)
-    return y_TD, dropped_TK.sum(axis=1) if capacity_factor else None
+    dropped_TK = slots.slot_of_assignment == devices * capacity - 1
+    return collect(mixed_ZD, slots.token_of_slot, slots.slot_of_assignment), dropped_TK.sum(axis=1)
 
 
 @jax.custom_vjp
@@ -113,7 +141,7 @@ MANY = 128  # rows; from here on losing one does not matter, and adding one woul
 
 
 def rows_a_device(tokens: int, per_token: int, experts: int, devices: int, capacity_factor: float) -> tuple[int, bool]:
-    """Returns (C, the rows that a device may send to each other one; whether C may be too few).
+    """Returns (C, the assignments of a device that each other one has room for; whether C may be too few).
 
     Each device has `tokens` tokens, which choose `per_token` experts each, and holds `experts` of all experts.
 
@@ -128,12 +156,11 @@ def rows_a_device(tokens: int, per_token: int, experts: int, devices: int, capac
     return (rows, True) if rows < most else (most, False)
 
 
-def slots_by_device(device_TK: Int[Array, "T K"], devices: int, capacity: int, bounded: bool) -> Slots:
+def slots_by_device(device_TK: Int[Array, "T K"], devices: int, capacity: int) -> Slots:
     """Gives every assignment a slot among the `capacity` consecutive slots of its target device.
 
-    If `bounded` (capacity may be too few), the last slot of each device stays empty, and assignments that are dropped
-    get the last slot of all.
+    The last slot of each device stays empty, and assignments that are dropped get the last slot of all.
     """
-    slots = allot(device_TK, devices, capacity, capacity - bounded)
+    slots = allot(device_TK, devices, capacity, capacity - 1)
     last = devices * capacity - 1
     return dataclasses.replace(slots, slot_of_assignment=jnp.minimum(slots.slot_of_assignment, last))

@@ -160,6 +160,7 @@ def _width(config: ModelConfig, kind: LayerKind, split: int, room: float) -> int
     """Numbers per token in one layer's intermediates, without attention scores (which are never materialised whole).
 
     Rows routed to experts are counted as sent, received, sorted and on the way back, each times `room` (see `_room`).
+    Without a capacity factor those sent and received are fewer (parallel/expert.py).
     """
     D, streams = config.hidden_size, config.hc_mult or 1
     cost = attention_cost(config, kind.attention)

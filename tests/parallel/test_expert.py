@@ -33,13 +33,7 @@ def test_large_numbers_of_rows_are_whole_tiles():
     assert rows_a_device(4096, 8, 16, 16, 1.5) == (3072, True)
 
 
-def test_assignments_are_grouped_in_order_by_device():
-    slots = slots_by_device(jnp.array([[1, 0], [1, 1]]), devices=2, capacity=4, bounded=False)
-    np.testing.assert_array_equal(slots.assignment_of_slot, [1, 4, 4, 4, 0, 2, 3, 4])
-    np.testing.assert_array_equal(slots.slot_of_assignment, [[4, 0], [5, 6]])
-
-
 def test_dropped_assignments_point_at_an_empty_slot():
-    slots = slots_by_device(jnp.array([[1, 0], [1, 1]]), devices=2, capacity=3, bounded=True)
+    slots = slots_by_device(jnp.array([[1, 0], [1, 1]]), devices=2, capacity=3)
     np.testing.assert_array_equal(slots.assignment_of_slot, [1, 4, 4, 0, 2, 4])
     np.testing.assert_array_equal(slots.slot_of_assignment, [[3, 0], [4, 5]])

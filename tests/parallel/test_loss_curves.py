@@ -102,10 +102,14 @@ def check(found: dict, mesh: str, norms: float = 1e-5):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "mesh, kinds",
-    [("data=8", {"all-reduce"}), ("tensor=8", {"all-reduce"}), ("expert=8", {"all-reduce", "all-to-all"})],
+    [
+        ("data=8", {"all-reduce"}),
+        ("tensor=8", {"all-reduce"}),
+        ("expert=8", {"all-reduce", "all-gather", "reduce-scatter"}),
+    ],
 )
 def test_an_axis_uses_only_the_expected_collectives(curves, mesh, kinds):
-    """Replicas sum gradients, tensor shards sum partial products, tokens are sent to their experts: nothing else."""
+    """Replicas sum gradients, tensor shards sum partial products, tokens go to all experts: nothing else."""
     assert set(curves("v3", REST["v3"])[mesh]["collectives"]) == kinds
 
 
