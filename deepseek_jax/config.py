@@ -10,7 +10,7 @@ from deepseek_jax.data.augment.config import AugmentConfig
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
-from deepseek_jax.models.hybrid_config import HybridConfig
+from deepseek_jax.models.hybrid.config import HybridConfig
 from deepseek_jax.tasks.config import ObjectiveConfig
 from deepseek_jax.tune.config import TuneConfig
 

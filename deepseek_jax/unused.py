@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from deepseek_jax.config import OPTIMIZERS, SCHEDULES, AnyExperiment
 from deepseek_jax.models import checks
-from deepseek_jax.models.hybrid_config import NEEDED
+from deepseek_jax.models.hybrid.config import NEEDED
 from deepseek_jax.tasks.config import OBJECTIVES, OF_BOXES, OF_CLASSES
 
 CHOICES = {"optimizer": OPTIMIZERS, "optimizer.schedule": SCHEDULES, "objective": OBJECTIVES}

@@ -25,7 +25,7 @@ from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.data.sets.registry import input_of, open_set
 from deepseek_jax.models import checks
 from deepseek_jax.models.config import RopeScaling
-from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.models.hybrid.config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.schedules import learning_rate
 from deepseek_jax.train.setup import prepare

@@ -11,8 +11,8 @@ from benchmarks.rivals.serve import Stopwatch
 from deepseek_jax.compiling import compiler_options
 from deepseek_jax.config import MeshConfig
 from deepseek_jax.models import tree
-from deepseek_jax.models.hybrid import Hybrid
-from deepseek_jax.models.hybrid_config import HybridConfig
+from deepseek_jax.models.hybrid.config import HybridConfig
+from deepseek_jax.models.hybrid.network import Hybrid
 from deepseek_jax.parallel.mesh import make_mesh
 
 CONFIGS = {sequence: HybridConfig(sequence=sequence) for sequence in ("rows", "cells")}

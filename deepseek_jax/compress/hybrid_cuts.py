@@ -6,8 +6,8 @@ import numpy as np
 
 from deepseek_jax.compress.cuts import Cut, Part, kept, plain
 from deepseek_jax.errors import UserError
-from deepseek_jax.models.hybrid_config import HybridConfig
-from deepseek_jax.models.recurrent import DIRECTIONS
+from deepseek_jax.models.hybrid.config import HybridConfig
+from deepseek_jax.models.hybrid.recurrent import DIRECTIONS
 
 ONE_MATRIX = ("classes", "numbers")  # heads that read all their input by the matrix head/kernel
 

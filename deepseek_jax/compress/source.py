@@ -15,7 +15,7 @@ from deepseek_jax import record
 from deepseek_jax.config import CheckpointConfig, StartConfig
 from deepseek_jax.data import tokenizer
 from deepseek_jax.models.config import ModelConfig
-from deepseek_jax.models.hybrid_config import HybridConfig
+from deepseek_jax.models.hybrid.config import HybridConfig
 from deepseek_jax.train import checkpoint, dataset_record, views
 from deepseek_jax.train.checkpoint import Checkpoints, RunPosition
 from deepseek_jax.train.restore import Trained

@@ -11,7 +11,7 @@ from deepseek_jax.compress.removal import Moments, Removed
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
 from deepseek_jax.models.decoder import Decoder
-from deepseek_jax.models.hybrid import Hybrid
+from deepseek_jax.models.hybrid.network import Hybrid
 from deepseek_jax.train.restore import Trained
 
 FINDERS = {  # (config, arrays by path, share to remove) -> (the smaller config, the cuts that lead to it)

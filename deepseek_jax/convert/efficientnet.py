@@ -6,7 +6,7 @@ import numpy as np
 
 from deepseek_jax.convert import torch_file
 from deepseek_jax.errors import UserError
-from deepseek_jax.models.efficientnet import STAGES
+from deepseek_jax.models.hybrid.efficientnet import STAGES
 
 CONVOLUTIONS = {
     "expand": ("_expand_conv", "_bn0"),

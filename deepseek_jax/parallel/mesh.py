@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh
 from deepseek_jax.config import MeshConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
-from deepseek_jax.models.hybrid_config import HybridConfig
+from deepseek_jax.models.hybrid.config import HybridConfig
 from deepseek_jax.parallel.rules import RULES, axis_size, only_axis
 
 MeshOf = Callable[[ModelConfig | HybridConfig], Mesh]  # chooses the mesh on which to place a model

@@ -15,7 +15,7 @@ from deepseek_jax.data.sets.dataset import as_unit
 from deepseek_jax.data.sets.vocabulary import encode
 from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer
 from deepseek_jax.models import tree
-from deepseek_jax.models.hybrid_config import HEADS
+from deepseek_jax.models.hybrid.config import HEADS
 from deepseek_jax.tasks.detection import FOUND
 from deepseek_jax.train import dataset_record
 from deepseek_jax.train.restore import restore_model

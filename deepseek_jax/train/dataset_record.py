@@ -10,7 +10,7 @@ from deepseek_jax.data.sets.scaling import Scaling
 from deepseek_jax.errors import UserError
 from deepseek_jax.fields import build_section
 from deepseek_jax.files import read_json, write_json
-from deepseek_jax.models.hybrid_config import HybridConfig
+from deepseek_jax.models.hybrid.config import HybridConfig
 
 DATASET_FILE = "dataset.json"
 NAMED = {"names": "features", "class_names": "classes", "target_names": "targets"}  # -> keys of dataset.columns

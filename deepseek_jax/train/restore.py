@@ -14,8 +14,8 @@ from deepseek_jax.models import tree
 from deepseek_jax.models.arithmetic import give
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import Decoder
-from deepseek_jax.models.hybrid import Hybrid
-from deepseek_jax.models.hybrid_config import HybridConfig
+from deepseek_jax.models.hybrid.config import HybridConfig
+from deepseek_jax.models.hybrid.network import Hybrid
 from deepseek_jax.parallel import rules
 from deepseek_jax.parallel.mesh import MeshOf, mesh_of_used
 from deepseek_jax.parallel.rules import abstract_on

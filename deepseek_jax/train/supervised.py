@@ -17,7 +17,7 @@ from deepseek_jax.data.sets import batches
 from deepseek_jax.data.sets.dataset import Dataset
 from deepseek_jax.data.sets.registry import open_set
 from deepseek_jax.errors import UserError
-from deepseek_jax.models.hybrid_config import HEADS, HybridConfig
+from deepseek_jax.models.hybrid.config import HEADS, HybridConfig
 from deepseek_jax.parallel import processes
 from deepseek_jax.reporting import Report
 from deepseek_jax.tasks import scores

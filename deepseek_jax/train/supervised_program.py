@@ -12,9 +12,9 @@ from flax import nnx
 from deepseek_jax.config import SupervisedExperiment
 from deepseek_jax.models import tree
 from deepseek_jax.models.arithmetic import Arithmetic, give
-from deepseek_jax.models.feature_norms import updated_buffers
-from deepseek_jax.models.hybrid import Hybrid
-from deepseek_jax.models.hybrid_config import HybridConfig
+from deepseek_jax.models.hybrid.config import HybridConfig
+from deepseek_jax.models.hybrid.feature_norms import updated_buffers
+from deepseek_jax.models.hybrid.network import Hybrid
 from deepseek_jax.tasks import detection
 from deepseek_jax.tasks.objectives import OBJECTIVES, penalty
 from deepseek_jax.tasks.scores import MOST_PEAKS

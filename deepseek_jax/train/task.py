@@ -9,7 +9,7 @@ import numpy as np
 from deepseek_jax.data.batches import Batch, TrainBatches
 from deepseek_jax.data.tokenizer import Tokenizer
 from deepseek_jax.models.config import ModelConfig
-from deepseek_jax.models.hybrid_config import HybridConfig
+from deepseek_jax.models.hybrid.config import HybridConfig
 from deepseek_jax.reporting import Report
 from deepseek_jax.train.program import Program
 from deepseek_jax.train.shown import Shown

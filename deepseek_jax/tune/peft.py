@@ -28,8 +28,8 @@ from deepseek_jax.fields import convert
 from deepseek_jax.files import read_json, write_json
 from deepseek_jax.models import tree
 from deepseek_jax.models.config import ModelConfig
-from deepseek_jax.models.hybrid import Hybrid
-from deepseek_jax.models.hybrid_config import HybridConfig
+from deepseek_jax.models.hybrid.config import HybridConfig
+from deepseek_jax.models.hybrid.network import Hybrid
 from deepseek_jax.tune.config import LoraConfig
 from deepseek_jax.views.lora import Adapter, geometry
 from deepseek_jax.views.matrices import CONTROL, matrix_of

@@ -11,8 +11,8 @@ from deepseek_jax.config import Experiment, SupervisedExperiment
 from deepseek_jax.models import tree
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import Decoder
-from deepseek_jax.models.hybrid import Hybrid
-from deepseek_jax.models.hybrid_config import HybridConfig
+from deepseek_jax.models.hybrid.config import HybridConfig
+from deepseek_jax.models.hybrid.network import Hybrid
 from deepseek_jax.train.restore import Trained
 
 

@@ -18,7 +18,7 @@ from deepseek_jax.compress.config import PruneConfig
 from deepseek_jax.compress.measure import Measure
 from deepseek_jax.config import LogConfig, SupervisedExperiment, TrainConfig
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
-from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.models.hybrid.config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 from deepseek_jax.models.tree import flatten, merge
 from deepseek_jax.tasks.config import ObjectiveConfig
 from deepseek_jax.train import any_checkpoint

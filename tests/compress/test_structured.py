@@ -10,10 +10,11 @@ import pytest
 from deepseek_jax.compress import cuts, decoder_cuts, experts, structured
 from deepseek_jax.compress.config import PruneConfig
 from deepseek_jax.errors import UserError
-from deepseek_jax.models import checks, hybrid_config, tree
+from deepseek_jax.models import checks, tree
 from deepseek_jax.models.attention.kinds import KINDS
-from deepseek_jax.models.hybrid import Hybrid
-from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.models.hybrid import config as hybrid_config
+from deepseek_jax.models.hybrid.config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.models.hybrid.network import Hybrid
 from deepseek_jax.models.tree import flatten
 from deepseek_jax.train.restore import Trained
 from deepseek_jax.views.matrices import LINEAR, matrices

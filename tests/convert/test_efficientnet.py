@@ -17,8 +17,8 @@ from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
 from deepseek_jax.models.arithmetic import give
-from deepseek_jax.models.efficientnet import EfficientNetLite
-from deepseek_jax.models.hybrid_config import ConvolutionConfig, HybridConfig
+from deepseek_jax.models.hybrid.config import ConvolutionConfig, HybridConfig
+from deepseek_jax.models.hybrid.efficientnet import EfficientNetLite
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.start import first_state
 from deepseek_jax.views.arithmetic import watching

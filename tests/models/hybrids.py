@@ -1,6 +1,6 @@
 """Small hybrid networks: one for a time series, one for texts and one for pictures."""
 
-from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.models.hybrid.config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 
 STAGES = {"recurrent": RecurrentConfig("lstm", 6), "attention": AttentionConfig(2, 4)}
 SERIES = HybridConfig(input="series", channels=3, length=12, convolution=ConvolutionConfig((8,)), outputs=2, **STAGES)

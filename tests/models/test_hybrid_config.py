@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from deepseek_jax.errors import UserError
-from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.models.hybrid.config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 
 
 def table(filters: int, norm: str) -> HybridConfig:

@@ -11,10 +11,10 @@ from flax import nnx
 
 from deepseek_jax.compiling import LEVEL
 from deepseek_jax.models import tree
-from deepseek_jax.models.feature_norms import updated_buffers
-from deepseek_jax.models.hybrid import Hybrid
-from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
-from deepseek_jax.models.regularisation import drop_path, dropout
+from deepseek_jax.models.hybrid.config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.models.hybrid.feature_norms import updated_buffers
+from deepseek_jax.models.hybrid.network import Hybrid
+from deepseek_jax.models.hybrid.regularisation import drop_path, dropout
 from tests import xla_flags
 from tests.models.hybrids import IMAGE, SERIES, TEXT
 

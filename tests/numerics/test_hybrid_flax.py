@@ -10,10 +10,10 @@ import pytest
 from flax import nnx
 
 from deepseek_jax.models import tree
-from deepseek_jax.models.convolution import Convolution
-from deepseek_jax.models.hybrid_config import AttentionConfig
-from deepseek_jax.models.recurrent import GRU, LSTM, run
-from deepseek_jax.models.self_attention import SelfAttention
+from deepseek_jax.models.hybrid.config import AttentionConfig
+from deepseek_jax.models.hybrid.convolution import Convolution
+from deepseek_jax.models.hybrid.recurrent import GRU, LSTM, run
+from deepseek_jax.models.hybrid.self_attention import SelfAttention
 
 B, S, I, H = 3, 6, 5, 8
 

@@ -7,13 +7,13 @@ import pytest
 from flax import nnx
 
 from deepseek_jax.models import tree
-from deepseek_jax.models.convolution import Convolution
-from deepseek_jax.models.feature_norms import BatchNorm, updated_buffers
-from deepseek_jax.models.hybrid import Hybrid
-from deepseek_jax.models.hybrid_config import AttentionConfig, HybridConfig, RecurrentConfig
-from deepseek_jax.models.pooling import pool, real_steps
-from deepseek_jax.models.recurrent import Recurrent
-from deepseek_jax.models.self_attention import SelfAttention
+from deepseek_jax.models.hybrid.config import AttentionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.models.hybrid.convolution import Convolution
+from deepseek_jax.models.hybrid.feature_norms import BatchNorm, updated_buffers
+from deepseek_jax.models.hybrid.network import Hybrid
+from deepseek_jax.models.hybrid.pooling import pool, real_steps
+from deepseek_jax.models.hybrid.recurrent import Recurrent
+from deepseek_jax.models.hybrid.self_attention import SelfAttention
 from tests.paths import GOLDENS
 
 EXPECTED = np.load(GOLDENS / "hybrid/expected.npz")

@@ -8,9 +8,9 @@ from rich.console import Console
 
 from deepseek_jax.config import MeshConfig
 from deepseek_jax.models import tree
-from deepseek_jax.models.feature_norms import updated_buffers
-from deepseek_jax.models.hybrid import Hybrid
-from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.models.hybrid.config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.models.hybrid.feature_norms import updated_buffers
+from deepseek_jax.models.hybrid.network import Hybrid
 from deepseek_jax.parallel import rules
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.train.setup import prepare

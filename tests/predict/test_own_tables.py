@@ -15,7 +15,7 @@ from deepseek_jax.config import CheckpointConfig, EvalConfig, StartConfig, Super
 from deepseek_jax.data.augment.config import AugmentConfig
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.errors import UserError
-from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.models.hybrid.config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.start import first_state

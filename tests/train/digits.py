@@ -12,7 +12,7 @@ from deepseek_jax.config import (
 )
 from deepseek_jax.data.augment.config import AugmentConfig, ImageAugmentConfig
 from deepseek_jax.data.sets.config import DatasetConfig
-from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.models.hybrid.config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 
 MODEL = HybridConfig(
     convolution=ConvolutionConfig(filters=(16,), norm="batch"),

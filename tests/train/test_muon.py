@@ -11,9 +11,9 @@ from rich.console import Console
 
 from deepseek_jax.config import Experiment, OptimizerConfig, ScheduleConfig
 from deepseek_jax.models import tree
-from deepseek_jax.models.convolution import Convolution
 from deepseek_jax.models.decoder import Decoder
-from deepseek_jax.models.recurrent import LSTM
+from deepseek_jax.models.hybrid.convolution import Convolution
+from deepseek_jax.models.hybrid.recurrent import LSTM
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.muon import MatrixDims, dims_of, matrix_dims, orthogonal_update, orthogonalise

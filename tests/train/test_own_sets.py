@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from deepseek_jax.config import LogConfig, OptimizerConfig, SupervisedExperiment, TrainConfig
-from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.models.hybrid.config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 from tests.user_files import write_config, write_csv, write_jsonl, write_parquet
 
 SMALL = SupervisedExperiment(

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from deepseek_jax.config import EvalConfig, Experiment, MeshConfig, TrainConfig
-from deepseek_jax.models.hybrid_config import HybridConfig
+from deepseek_jax.models.hybrid.config import HybridConfig
 from deepseek_jax.parallel.mesh import inference_config
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.scoring import scoring_experiment

@@ -12,7 +12,7 @@ from deepseek_jax.config import OptimizerConfig, SupervisedExperiment, TrainConf
 from deepseek_jax.data.augment.config import AugmentConfig
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.errors import UserError
-from deepseek_jax.models.hybrid_config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.models.hybrid.config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 from deepseek_jax.tasks.config import ObjectiveConfig
 from deepseek_jax.train import batch_sizes, lr_range
 from deepseek_jax.train.batch_sizes import trials

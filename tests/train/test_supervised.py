@@ -18,7 +18,7 @@ from deepseek_jax.config import (
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.data.sets.scaling import Scaling
 from deepseek_jax.errors import UserError
-from deepseek_jax.models.hybrid_config import AttentionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.models.hybrid.config import AttentionConfig, HybridConfig, RecurrentConfig
 from deepseek_jax.predict.predict import load_predictor
 from deepseek_jax.tasks.config import ObjectiveConfig
 from deepseek_jax.tasks.objectives import penalty

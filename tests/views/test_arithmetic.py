@@ -10,7 +10,7 @@ from flax import nnx
 from deepseek_jax.compress.config import ArithmeticConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.arithmetic import PLAIN, give, multiply, of
-from deepseek_jax.models.convolution import Convolution
+from deepseek_jax.models.hybrid.convolution import Convolution
 from deepseek_jax.models.layers import linear
 from deepseek_jax.models.moe.blocks import ExpertOptions
 from deepseek_jax.models.moe.experts import every_expert, in_blocks, ragged, with_fixed_capacity

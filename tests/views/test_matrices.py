@@ -10,7 +10,7 @@ from flax import nnx
 from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
 from deepseek_jax.models.decoder import initialise
-from deepseek_jax.models.hybrid import Hybrid
+from deepseek_jax.models.hybrid.network import Hybrid
 from deepseek_jax.models.tree import flatten
 from deepseek_jax.views.matrices import CONTROL, LINEAR, TABLE, chosen, matrix_of
 from tests.models.hybrids import IMAGE, SERIES, TEXT

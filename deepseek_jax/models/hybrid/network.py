@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from deepseek_jax.models.convolution import FeatureExtractor
-from deepseek_jax.models.efficientnet import EfficientNetLite
-from deepseek_jax.models.heads import make_head
-from deepseek_jax.models.hybrid_config import HybridConfig
-from deepseek_jax.models.pooling import all_steps, both_ends, last_step, real_steps
-from deepseek_jax.models.recurrent import Recurrent
-from deepseek_jax.models.regularisation import dropout, split_key
-from deepseek_jax.models.self_attention import SelfAttention
+from deepseek_jax.models.hybrid.config import HybridConfig
+from deepseek_jax.models.hybrid.convolution import FeatureExtractor
+from deepseek_jax.models.hybrid.efficientnet import EfficientNetLite
+from deepseek_jax.models.hybrid.heads import make_head
+from deepseek_jax.models.hybrid.pooling import all_steps, both_ends, last_step, real_steps
+from deepseek_jax.models.hybrid.recurrent import Recurrent
+from deepseek_jax.models.hybrid.regularisation import dropout, split_key
+from deepseek_jax.models.hybrid.self_attention import SelfAttention
 from deepseek_jax.models.tree import weight
 
 

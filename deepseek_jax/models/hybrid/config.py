@@ -5,16 +5,16 @@ import math
 
 from deepseek_jax.checking import at_least, choice, fraction
 from deepseek_jax.errors import UserError
-from deepseek_jax.models import efficientnet
-from deepseek_jax.models.feature_norms import channels_together
+from deepseek_jax.models.hybrid import efficientnet
+from deepseek_jax.models.hybrid.feature_norms import channels_together
 
 
 @dataclasses.dataclass(frozen=True)
 class ConvolutionConfig:
     """A sequence of blocks: convolutions, each with norm and activation, then a pooling layer.
 
-    `kind` efficientnet_lite0 is a different extractor, for images only (models/efficientnet.py).  It uses only `stages`
-    and `enlarge`, and is left out if `filters` is ().
+    `kind` efficientnet_lite0 is a different extractor, for images only (models/hybrid/efficientnet.py).  It uses only
+    `stages` and `enlarge`, and is left out if `filters` is ().
     """
 
     filters: tuple[int, ...] = (32,)  # channels of each block; () leaves the convolution out

@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from deepseek_jax.models.convolution import Convolution
+from deepseek_jax.models.hybrid.convolution import Convolution
 from deepseek_jax.models.layers import linear
 from deepseek_jax.models.tree import constant, weight
 

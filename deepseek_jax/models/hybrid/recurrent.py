@@ -15,9 +15,9 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from deepseek_jax.models import arithmetic
 from deepseek_jax.models.arithmetic import multiply
-from deepseek_jax.models.hybrid_config import RecurrentConfig
+from deepseek_jax.models.hybrid.config import RecurrentConfig
+from deepseek_jax.models.hybrid.regularisation import dropout, split_key
 from deepseek_jax.models.layers import linear
-from deepseek_jax.models.regularisation import dropout, split_key
 from deepseek_jax.models.tree import constant, in_order, weight, zeros
 
 State = tuple[Float[Array, "B H"], ...]  # float32; the first is a step's output h

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from deepseek_jax.models.convolve import convolve
-from deepseek_jax.models.feature_norms import make_norm
-from deepseek_jax.models.hybrid_config import ConvolutionConfig
-from deepseek_jax.models.pooling import pool
-from deepseek_jax.models.regularisation import drop_path, split_key
+from deepseek_jax.models.hybrid.config import ConvolutionConfig
+from deepseek_jax.models.hybrid.convolve import convolve
+from deepseek_jax.models.hybrid.feature_norms import make_norm
+from deepseek_jax.models.hybrid.pooling import pool
+from deepseek_jax.models.hybrid.regularisation import drop_path, split_key
 from deepseek_jax.models.tree import in_order, weight, zeros
 
 ACTIVATIONS = {

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from deepseek_jax.models.convolve import convolve
-from deepseek_jax.models.feature_norms import BatchNorm
+from deepseek_jax.models.hybrid.convolve import convolve
+from deepseek_jax.models.hybrid.feature_norms import BatchNorm
 from deepseek_jax.models.tree import in_order, weight
 
 EPS = 1e-3

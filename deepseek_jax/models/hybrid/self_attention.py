@@ -8,9 +8,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from deepseek_jax.models.attention.core import softmax_average
-from deepseek_jax.models.hybrid_config import AttentionConfig
+from deepseek_jax.models.hybrid.config import AttentionConfig
+from deepseek_jax.models.hybrid.regularisation import drop_path
 from deepseek_jax.models.layers import LayerNorm, linear
-from deepseek_jax.models.regularisation import drop_path
 from deepseek_jax.models.tree import weight, zeros
 
 EPS = 1e-5
