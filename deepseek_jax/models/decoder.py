@@ -178,7 +178,7 @@ class Decoder(nnx.Module):
         if depth == 1:  # as in small V4 models: a scan of one layer takes longer to trace, differentiate and compile
             x, reports = layer(x, jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), (stacks, numbers)))
             return x, jax.tree.map(lambda leaf: leaf[None], reports)
-        return jax.lax.scan(layer, x, (stacks, numbers), unroll=depth <= pipeline.MOST_UNROLLED)
+        return jax.lax.scan(layer, x, (stacks, numbers), unroll=pipeline.unrolls(depth))
 
     def _layer(self, blocks, x, context, index=None):
         """Runs one layer of each stack in turn; returns (the next x, their reports).

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from deepseek_jax.errors import UserError
-from deepseek_jax.parallel.current import current_mesh
+from deepseek_jax.parallel.current import current_mesh, platform
 from deepseek_jax.parallel.logical import axes_of, is_variable
 from deepseek_jax.parallel.rules import (
     PIPELINED,
@@ -37,13 +37,12 @@ from deepseek_jax.parallel.rules import (
     constrain,
     only_axis,
     shard_map,
+    unmapped_axes,
     unmapped_spec,
     varying,
 )
 
 STAGE = only_axis("stages")
-# Scans of at most so many layers are unrolled.  A scan compiles a single layer, but copies what each layer saves for
-# the backward pass.
 MOST_UNROLLED = 4
 
 
@@ -75,6 +74,18 @@ def stages() -> int:
     """The number of pipeline stages of the current mesh; 1 without a mesh."""
     mesh = current_mesh()
     return mesh.shape[STAGE] if mesh else 1
+
+
+def unrolls(layers: int) -> bool:
+    """Whether a scan of so many layers is unrolled.
+
+    A scan compiles a single layer, but copies what each layer saves for the backward pass.  Where the surrounding code
+    is mapped over some axes but not over all, layers are not unrolled except on CPUs: libtpu 0.0.42 aborts at a
+    `shard_map` in a function that is called several times, as unrolled layers are.
+    """
+    mesh = current_mesh()
+    partly = mesh is not None and bool(mesh.manual_axes) and bool(unmapped_axes())
+    return layers <= MOST_UNROLLED and (not partly or platform() == "cpu")
 
 
 def run(layer: Callable, stacks, x, context, microbatches: int = 0, rounds: int = 1):
@@ -143,8 +154,9 @@ def check_layers(mesh: Mesh | AbstractMesh, rounds: int, depth: int):
 
 
 def _sharing(mesh: Mesh | AbstractMesh) -> int:
-    """P: the number of devices that the sequences of one microbatch are sharded over."""
-    return axis_size(mesh, RULES["microbatch"])
+    """P: the number of devices that share the sequences of a microbatch, or of the part of it that the caller has."""
+    mapped = mesh.manual_axes if isinstance(mesh, AbstractMesh) else ()
+    return axis_size(mesh, tuple(axis for axis in RULES["microbatch"] if axis not in mapped))
 
 
 def _own_layers(stacks, schedule: Schedule):
@@ -200,7 +212,7 @@ def _in_turns(layer, schedule: Schedule, stacks, x_1MB, context):
             does_something = number < schedule.layers
             return (y if schedule.filled == schedule.layers else jnp.where(does_something, y, x)), report
 
-        return jax.lax.scan(run_layer, x, jnp.arange(L), unroll=L <= MOST_UNROLLED)
+        return jax.lax.scan(run_layer, x, jnp.arange(L), unroll=unrolls(L))
 
     def turn(carried, number):
         arrived, x_MB = carried

@@ -51,6 +51,14 @@ RULES = {name: (over,) if isinstance(over, str) else over or () for name, over i
 RULES_OF_PIPELINED = RULES | {name: RULES[name] + RULES["stages"] for name in (STORED, RANK)}
 TOKENS = RULES["batch"] + RULES["sequence"]  # the mesh axes that split tokens
 TOKENS_OF_LAYER = RULES["microbatch"] + RULES["sequence"]  # those that split tokens in every layer, pipelined or not
+# Those that split nothing but the batch: along them every device has the same parameters.
+REPLICAS = tuple(
+    axis
+    for axis in RULES["microbatch"]
+    if all(name in ("batch", "microbatch") for name, over in RULES.items() if axis in over)
+)
+# Whether the surrounding code is mapped over REPLICAS by `sum_of_replicas`.  Part of jit's cache key.
+_OF_ONE_REPLICA = jax.make_user_context(default_value=False)
 
 
 def only_axis(logical: str) -> str:
@@ -172,11 +180,34 @@ def unmapped_axes() -> frozenset[str]:
 def mapped_axes(axes: str | tuple[str, ...]) -> tuple[str, ...]:
     """Those of the given mesh axes with several devices over which the surrounding code is mapped by `jax.shard_map`.
 
-    Collectives are possible and needed only along these.
+    Collectives are possible and needed only along these.  In `sum_of_replicas` REPLICAS are not among them.
     """
     mesh = current_mesh()
+    if mesh is None:
+        return ()
     names = (axes,) if isinstance(axes, str) else axes
-    return tuple(name for name in names if name in mesh.manual_axes and mesh.shape[name] > 1) if mesh else ()
+    mapped = set(mesh.manual_axes).difference(REPLICAS if _OF_ONE_REPLICA.value else ())
+    return tuple(name for name in names if name in mapped and mesh.shape[name] > 1)
+
+
+def sum_of_replicas(f: Callable, batch):
+    """The sums over REPLICAS of all arrays in f(batch), each replica having its part of the batch [K, M, ...].
+
+    They are summed after f, once: f computes as if there were no other replica, even in a `shard_map` inside it.
+    """
+    mesh = current_mesh()
+    if mesh is None or not (names := several(mesh, REPLICAS)):
+        return f(batch)
+
+    def of_replica(batch):
+        with _OF_ONE_REPLICA(True):
+            found = f(batch)
+        return jax.tree.map(lambda x: jax.lax.psum(x, names), found)
+
+    # With the axes of one device: kernels on TPUs need all axes to be mapped, those that are left by `shard_map`.
+    alone = frozenset(name for name, size in mesh.shape.items() if size == 1)
+    options = {"axis_names": alone | set(names), "check_vma": False}
+    return jax.shard_map(of_replica, in_specs=PartitionSpec(None, names), out_specs=PartitionSpec(), **options)(batch)
 
 
 def shard_map(f: Callable, in_axes: tuple, out_axes, **options) -> Callable:

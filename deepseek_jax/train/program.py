@@ -55,6 +55,8 @@ class Program:
         takes, and back; both are the same unless views (train/views.py) wrap the program.
     own_buffers(buffers) -> the model's own ones, nested as they are among those that views keep.
     model: the program of the model itself if views wrap it; else None.
+    adds_up: whether losses and aux of parts of a microbatch add up to the microbatch's: nothing in them depends on
+        several sequences, counts once a microbatch, or is drawn at random.
     draws: whether `loss` draws random numbers from the run's seed, which is then compiled into it.
     made_of: a hashable key of all else that these functions close over; with the experiment and graphdef it identifies
         a program (train/program_cache.py).
@@ -73,6 +75,7 @@ class Program:
     from_model: Callable = _as_they_are
     own_buffers: Callable = _all
     model: "Program | None" = None
+    adds_up: bool = False
     draws: bool = False
     made_of: tuple = ()
 
@@ -149,6 +152,7 @@ def language_model_program(
         loss=loss,
         update_buffers=update_buffers,
         score=score,
+        adds_up=not (draws or experiment.loss.batch_balance),
         draws=draws,
         made_of=tuple(bytes_a_target.tolist()),
     )

@@ -137,7 +137,8 @@ def prepare(
         processes.barrier()
     for each in (*plugins.changes(experiment.plugins), *([change] if change else [])):
         changed = each(task.program)
-        task.program = dataclasses.replace(changed, made_of=(*changed.made_of, each))
+        # Its loss may have terms that are no sums over sequences: they must count as often on every mesh.
+        task.program = dataclasses.replace(changed, made_of=(*changed.made_of, each), adds_up=False)
     for note in task.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     optimizer, abstract = _placed(experiment, task.program, mesh)

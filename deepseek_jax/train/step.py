@@ -35,7 +35,7 @@ def make_step(
     def step(state: State, batch: dict) -> tuple[State, dict]:
         updates_made = state["step"] - state["skipped"]  # same count as in the optimizer's schedule
         loss_and_gradient = gradient_function(program, state, batch, updates_made)
-        (loss, aux), gradient = _accumulate(loss_and_gradient, state["params"], batch)
+        (loss, aux), gradient = _accumulate(loss_and_gradient, state["params"], batch, program.adds_up)
         gradient_norm = optax.tree.norm(gradient)
 
         def advance(trained):
@@ -101,18 +101,26 @@ def _averages(averages: dict, now: dict, decay: float, updates_made) -> dict:
     return jax.tree.map(move, averages, now)
 
 
-def _accumulate(loss_and_gradient: Callable, params, batch: dict):
-    """Sum of ((loss, aux), gradient) over the microbatches, one at a time; a single one needs no loop."""
-    first, count = jax.tree.map(lambda leaf: leaf[0], batch), len(jax.tree.leaves(batch)[0])
+def _accumulate(loss_and_gradient: Callable, params, batch: dict, by_replica: bool):
+    """Sum of ((loss, aux), gradient) over the microbatches, one at a time; a single one needs no loop.
+
+    `by_replica`: replicas of the parameters sum their own gradients over the microbatches and add up only those sums.
+    """
+    count = len(jax.tree.leaves(batch)[0])
     if count == 1:
-        return loss_and_gradient(params, first, 0)
-    shapes = jax.eval_shape(loss_and_gradient, params, first, 0)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return loss_and_gradient(params, jax.tree.map(lambda leaf: leaf[0], batch), 0)
 
-    def add(total, microbatch):
-        return jax.tree.map(jnp.add, total, loss_and_gradient(params, *microbatch)), None
+    def of_all(batch):
+        first = jax.tree.map(lambda leaf: leaf[0], batch)
+        shapes = jax.eval_shape(loss_and_gradient, params, first, 0)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-    return jax.lax.scan(add, zeros, (batch, jnp.arange(count)))[0]
+        def add(total, microbatch):
+            return jax.tree.map(jnp.add, total, loss_and_gradient(params, *microbatch)), None
+
+        return jax.lax.scan(add, zeros, (batch, jnp.arange(count)))[0]
+
+    return rules.sum_of_replicas(of_all, batch) if by_replica else of_all(batch)
 
 
 def compile_score(program: Program, mesh: Mesh) -> jax.stages.Wrapped:

@@ -5,6 +5,7 @@
     python -m tests.parallel.curves v3+noisy data=8              with routers that draw noise
     python -m tests.parallel.curves v4+bfloat16+blocks data=8    activations in bfloat16, queries in small blocks
     python -m tests.parallel.curves v3+longer fsdp=8             rows of 40 tokens, a number that no weight has
+    python -m tests.parallel.curves v3+halves data=2,fsdp=4      each step's batch in two microbatches
 
 B batch  S sequence  E experts
 """
@@ -23,6 +24,8 @@ from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.moe.router import ROUTERS
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.rules import batch_sharding
+from deepseek_jax.pods import collectives as pods
+from deepseek_jax.pods import hlo
 from deepseek_jax.train.metrics import by_layer
 from deepseek_jax.train.optimizer import make_optimizer
 from deepseek_jax.train.program import language_model_program
@@ -110,19 +113,25 @@ def packed(step: int, batch: int = BATCH, length: int = LENGTH) -> dict[str, np.
     return rows
 
 
-def curve(experiment: Experiment, mesh: dict[str, int], steps: int = STEPS, length: int = LENGTH) -> dict[str, list]:
-    """Trains and returns loss, grad_norm and load of each step, and the step's collectives.
+def curve(
+    experiment: Experiment, mesh: dict[str, int], steps: int = STEPS, length: int = LENGTH, microbatches: int = 1
+) -> dict[str, list]:
+    """Trains and returns loss, grad_norm and load of each step, the step's collectives, and how often those across the
 
-    The loads of all layers are concatenated.
+    axis data run.  The loads of all layers are concatenated.
     """
     state, step, mesh = start(experiment, mesh)
     batches = [
-        jax.device_put({name: rows[None] for name, rows in rows.items()}, batch_sharding(mesh, leading=1))
+        jax.device_put(
+            {name: rows.reshape(microbatches, -1, length) for name, rows in rows.items()},
+            batch_sharding(mesh, leading=1),
+        )
         for rows in (packed(number, experiment.train.batch_size, length) for number in range(steps))
     ]
     step = step.lower(state, batches[0]).compile()
     assert not (mixed := unordered(step.as_text())), f"what may meet what on host devices: {mixed}"
     found = {"loss": [], "grad_norm": [], "load": [], "collectives": collectives(step.as_text())}
+    found["across data"] = across_data(step.as_text(), mesh)
     for batch in batches:
         state, measured = step(state, batch)
         found["loss"].append(float(measured["loss/total"]))
@@ -155,6 +164,16 @@ def collectives(hlo: str) -> dict[str, list[str]]:
     return found
 
 
+def across_data(text: str, mesh: jax.sharding.Mesh) -> list[int]:
+    """How often a step runs each collective between devices that differ in their place along the axis data."""
+    apart = mesh.size // mesh.shape["stage"] // mesh.shape["data"]  # of the axes only stage comes before data
+    places = [
+        ({device // apart % mesh.shape["data"] for device in each.group}, each.times)
+        for each in pods.collectives(hlo.parse(text), mesh.size)
+    ]
+    return [times for place, times in places if len(place) > 1]
+
+
 def read(mesh: str) -> dict[str, int]:
     """Parses a mesh such as "fsdp=2,expert=4" into sizes by axis; "one" is {}."""
     pairs = (each.split("=") for each in mesh.split(",")) if mesh != "one" else ()
@@ -177,8 +196,8 @@ def on_meshes(model: str, *meshes: str) -> dict:
         ROUTERS["moe"] = NoisyRouter
     dtype = "bfloat16" if "bfloat16" in options else "float32"
     given = experiment(MODELS[name], "muon" if "muon" in options else "adamw", dtype)
-    length = LONGER if "longer" in options else LENGTH
-    return {mesh: curve(given, read(mesh), length=length) for mesh in meshes}
+    rows = {"length": LONGER if "longer" in options else LENGTH, "microbatches": 2 if "halves" in options else 1}
+    return {mesh: curve(given, read(mesh), **rows) for mesh in meshes}
 
 
 if __name__ == "__main__":

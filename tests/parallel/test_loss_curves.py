@@ -74,6 +74,19 @@ def test_router_noise_does_not_depend_on_the_mesh(curves, mesh):
     check(curves("v3+noisy", DRAWN), mesh, norms=5e-5)  # the norm is off by 1.2e-5 in one step, losses and loads agree
 
 
+@pytest.mark.parametrize("model, mesh", [("v3", "data=2,fsdp=2,tensor=2")])
+def test_replicas_add_up_gradients_once_a_step_not_once_a_microbatch(curves, model, mesh):
+    found = curves(f"{model}+halves", [mesh])
+    check(found, mesh)
+    assert set(found[mesh]["across data"]) == {1}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model, mesh", [("v4", "data=2,context=2,expert=2"), ("v32", "data=4,tensor=2")])
+def test_more_meshes_with_several_microbatches(curves, model, mesh):
+    test_replicas_add_up_gradients_once_a_step_not_once_a_microbatch(curves, model, mesh)
+
+
 @pytest.mark.slow
 def test_scanned_layers_beside_an_mtp_module(curves):
     """Only four steps are compared: in the sixth, even data=8 differs by 2e-5, as rounding flips a choice of experts.
