@@ -36,7 +36,8 @@ def make_optimizer(
     `axes`: the logical axes of the parameters (Program.axes), by which muon recognises matrices; others ignore them.
 
     Weight decay is decoupled from the gradient (arXiv:1711.05101) and scaled by the learning rate, as in PyTorch.
-    `update` takes the step's loss as `value`, on which the schedule "plateau" is based.
+    `update` takes the step's loss as `value`, on which the schedule "plateau" is based, and the gradient's norm, if it
+    is known, as `norm`.
     """
     of_clipped = (
         with_state_dtype(config.moment_dtype, _direction(config, axes)),
@@ -48,7 +49,7 @@ def make_optimizer(
     if config.layer_decay != 1 or config.unfreeze:  # by_depth clips: the norm leaves out frozen layers
         inner = optax.with_extra_args_support(optax.chain(*of_clipped))
         return by_depth(inner, config.clip_norm, config.layer_decay, config.unfreeze * steps)
-    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    clip = _clipped(config.clip_norm) if config.clip_norm else optax.identity()
     return optax.with_extra_args_support(optax.chain(clip, *of_clipped))
 
 
@@ -60,6 +61,20 @@ def plateau_factor(opt_state) -> jax.Array | float:
 
     found = [node.scale for node in jax.tree.leaves(opt_state, is_leaf=is_plateau) if is_plateau(node)]
     return found[0] if found else 1.0
+
+
+def _clipped(most: float) -> optax.GradientTransformationExtraArgs:
+    """optax.clip_by_global_norm, but it computes the norm only if `update` is not given it."""
+
+    def update(updates, state, params=None, *, norm=None, **more):
+        norm = optax.tree.norm(updates) if norm is None else norm
+
+        def clip(x):
+            return jnp.where(norm < most, x, (x / norm.astype(x.dtype)) * most)
+
+        return jax.tree.map(clip, updates), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
 def _direction(config: OptimizerConfig, axes: dict | None) -> optax.GradientTransformation:

@@ -39,7 +39,8 @@ def make_step(
         gradient_norm = optax.tree.norm(gradient)
 
         def advance(trained):
-            updates, opt_state = optimizer.update(gradient, trained["opt_state"], trained["params"], value=loss)
+            known = {"value": loss, "norm": gradient_norm}
+            updates, opt_state = optimizer.update(gradient, trained["opt_state"], trained["params"], **known)
             params = optax.apply_updates(trained["params"], updates)
             new = {
                 "params": params,

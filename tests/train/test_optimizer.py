@@ -47,6 +47,19 @@ def test_weight_decay_in_v4_is_decided_by_the_last_part_of_a_path():
     assert mask["mtp/0/project_embedding"] and mask["mtp/0/project_hidden"]
 
 
+def test_clipping_takes_a_norm_that_is_known():
+    params, gradient = {"kernel": jnp.zeros(2)}, {"kernel": jnp.array([3.0, 4.0])}
+    settings = {"name": "sgd", "b1": 0.0, "weight_decay": 0.0, "peak_lr": 1.0, "clip_norm": 1.0, "schedule": CONSTANT}
+    optimizer = make_optimizer(OptimizerConfig(**settings), steps=10)
+    state = optimizer.init(params)
+    for norm, expected in ({}, [-0.6, -0.8]), ({"norm": 10.0}, [-0.3, -0.4]), ({"norm": 0.5}, [-3.0, -4.0]):
+        norm = {name: jnp.float32(value) for name, value in norm.items()}
+        updates, after = optimizer.update(gradient, state, params, value=0.0, **norm)
+        np.testing.assert_allclose(updates["kernel"], expected, rtol=1e-6)
+        assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert state[0] == optax.EmptyState(), "as optax.clip_by_global_norm had, whose checkpoints are read"
+
+
 def test_stacked_norm_scales_are_spared_though_they_are_matrices():
     params = {"attention_norm": {"scale": jnp.ones((3, 8))}, "attention": {"out": jnp.ones((3, 8))}}
     after = one_update(params, jax.tree.map(jnp.zeros_like, params), peak_lr=0.5, weight_decay=0.1)
