@@ -9,8 +9,8 @@ column "step" has the time of 62.9M tokens at the hardware's peak rates, first i
 communication overlap entirely, then if nothing overlaps.
 
     devices      GiB of memory   arguments   temporaries   step              utilisation   compiled in
-    1,024 v5p    49.9 of 95      6.9         43.0          47 s to 107 s     75% to 33%    2 min
-    512 v5p      70.7 of 95      13.8        56.9          93 s to 199 s     75% to 35%    4 min beside other work
+    1,024 v5p    48.9 of 95      6.9         42.0          47 s to 106 s     75% to 33%    2 min
+    512 v5p      70.6 of 95      13.8        56.8          93 s to 198 s     75% to 35%    4 min beside other work
     1,024 H100   68.8 of 74.5    6.9         61.9          188 s to 294 s    9% to 6%      7 min beside other work
 
 H100s (--topology h100:128x8) send over the network between hosts what TPUs send over their torus: this mesh does not

@@ -132,8 +132,8 @@ class Decoder(nnx.Module):
         Passing x through orders its gradient's collectives: see `lookup`.
         """
         with jax.named_scope("embed"):
-            embedded_BSD, x = lookup(self.embedding[...], tokens_BS, x)
-            return x, embedded_BSD.astype(self.dtype)
+            embedded_BSD, x = lookup(self.embedding[...], tokens_BS, self.dtype, x)
+            return x, embedded_BSD
 
     def embed_streams(self, tokens_BS: Int[Array, "B S"]) -> Array:
         """The first layer's input: the embedding [B S D], or with hyper-connections n copies of it [B S n D]."""

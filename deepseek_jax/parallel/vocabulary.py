@@ -67,9 +67,16 @@ def local_targets(targets: Int[Array, "..."], size: int) -> tuple[Int[Array, "..
 
 
 def lookup(
-    table_VD: Float[Array, "V D"], tokens_BS: Int[Array, "B S"], beside: Float[Array, "B S ..."] | None = None
+    table_VD: Float[Array, "V D"],
+    tokens_BS: Int[Array, "B S"],
+    dtype: str,
+    beside: Float[Array, "B S ..."] | None = None,
 ) -> tuple[Float[Array, "B S D"], Float[Array, "B S ..."] | None]:
-    """Returns (the tokens' rows of the table, which may be sharded in both dimensions; `beside` unchanged).
+    """Returns (the tokens' rows of the table in `dtype`, `beside` unchanged).
+
+    Devices that each store some columns of the table send each other these columns of the rows, in `dtype`: gathering
+    the table would send all of its rows, however few the tokens, and as many numbers of its gradient.  If the
+    vocabulary is sharded, too, rows are sums over its parts, of which all but one are zero.
 
     The gradient of `beside` becomes available no sooner than the table's (parallel/order.py).  So of several lookups in
     one table, pass to each later one what its result will be combined with.
@@ -79,12 +86,20 @@ def lookup(
     """
 
     def of_device(table_VD, tokens_BS, beside):
-        table_VD = gathered(table_VD, ("vocab", STORED))
-        here_BS, inside_BS = local_targets(tokens_BS, table_VD.shape[0])
-        if inside_BS is None:
-            return jnp.take(table_VD, here_BS, axis=0), beside
-        rows_BSD = jnp.take(table_VD, here_BS, axis=0, mode="clip")
-        return over_vocabulary(jnp.where(inside_BS[..., None], rows_BSD, 0)), beside
+        stored = mapped_axes(RULES[STORED])
+        if stored:  # n devices
+            tokens_nBS = jax.lax.all_gather(tokens_BS, stored)
+            columns_nBSd = rows(table_VD, tokens_nBS)
+            rows_1BSD = jax.lax.all_to_all(columns_nBSd, stored, split_axis=0, concat_axis=3, tiled=True)
+            return rows_1BSD[0], beside
+        return rows(table_VD, tokens_BS), beside
+
+    def rows(table_Vd, tokens):
+        here, inside = local_targets(tokens, table_Vd.shape[0])
+        if inside is None:
+            return jnp.take(table_Vd, here, axis=0).astype(dtype)
+        found = jnp.take(table_Vd, here, axis=0, mode="clip")
+        return over_vocabulary(jnp.where(inside[..., None], found, 0).astype(dtype))
 
     tokens, table = unmapped_spec(BY_TOKEN), unmapped_spec(("vocab", STORED))
     return shard_map(of_device, (table, tokens, tokens), (tokens, tokens))(table_VD, tokens_BS, beside)

@@ -132,6 +132,7 @@ def test_fsdp_gathers_weights_and_never_activations(curves):
     gathered = curves("v3+longer", ["fsdp=8"])["fsdp=8"]["collectives"]["all-gather"]
     assert {"f32[32,20]", "f32[8,32,16]"} <= set(gathered), "kv_down, and the gate and up kernels of eight experts"
     assert [shape for shape in gathered if shape.startswith(("f32[8,40,", "f32[320,"))] == []
+    assert "f32[128,32]" not in gathered, "of the embedding only the tokens' rows are sent"
 
 
 @pytest.mark.slow
