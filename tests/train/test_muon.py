@@ -15,6 +15,7 @@ from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.hybrid.convolution import Convolution
 from deepseek_jax.models.hybrid.recurrent import LSTM
 from deepseek_jax.parallel.mesh import make_mesh
+from deepseek_jax.train import muon
 from deepseek_jax.train.loop import train
 from deepseek_jax.train.muon import MatrixDims, dims_of, matrix_dims, orthogonal_update, orthogonalise
 from deepseek_jax.train.optimizer import make_optimizer
@@ -22,6 +23,7 @@ from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.state import abstract_state
 from deepseek_jax.train.views import as_trained
 from deepseek_jax.tune.config import LoraConfig, TuneConfig
+from tests.parallel import orthogonalised
 from tests.parallel.curves import V4
 from tests.train import tiny
 
@@ -74,6 +76,23 @@ def test_grouped_outputs_are_one_matrix_per_group():
     update = orthogonal_update(jnp.asarray(momentum), matrix_dims("out_down", ("heads", None, "rank")))
     expected = [newton_schulz(group) * 0.18 * 5**0.5 for group in momentum]
     np.testing.assert_allclose(update, expected, atol=1e-3)
+
+
+def test_large_stacks_are_orthogonalised_in_parts(monkeypatch):
+    """Seven matrices by two or three at a time: the last part overlaps with the one before."""
+    momentum = jnp.asarray(np.random.default_rng(4).normal(size=(7, 4, 6)), jnp.float32)
+    whole = orthogonal_update(momentum, MatrixDims(1, 1))
+    for at_once in (2, 3):
+        monkeypatch.setattr(muon, "AT_ONCE", at_once * 4 * 6)
+        np.testing.assert_allclose(orthogonal_update(momentum, MatrixDims(1, 1)), whole, atol=1e-6)
+
+
+def test_devices_exchange_sharded_matrices_and_get_the_updates_of_one_device(on_devices):
+    """Only all-to-alls: a product of sharded matrices would need an all-reduce in each of the ten steps."""
+    meshes = {"fsdp": 4}, {"fsdp": 2, "tensor": 2}, {"expert": 2, "fsdp": 2}, {"stage": 2, "fsdp": 2}, {"data": 4}
+    for mesh, found in zip(meshes, on_devices(4, orthogonalised.on_meshes, *meshes), strict=True):
+        assert max(found["errors"].values()) < 1e-5, (mesh, found["errors"])
+        assert set(found["collectives"]) == ({"all-to-all"} if mesh != {"data": 4} else set()), mesh
 
 
 def names_with_adam(module) -> set[str]:
