@@ -223,7 +223,7 @@ class TrainConfig:
     ramp_fraction: float = 0.0  # share of the steps over which the batch grows
     seed: int = 0  # of the parameters, the order of the data and the samples
     dtype: str = "float32"  # activations: float32, bfloat16; parameters and optimizer stay float32
-    remat: str = "none"  # activations that the backward pass recomputes: none, dots (all but matrix products), full
+    remat: str = "none"  # what the backward pass recomputes: none, dots (all but most matrix products), full
     ema_decay: float = 0.0  # of a moving average of parameters and batch-norm statistics; 0: none
     on_nonfinite: str = "stop"  # at NaN or infinity: stop ends the run, skip drops the step and counts it
 

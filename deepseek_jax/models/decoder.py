@@ -19,12 +19,11 @@ from deepseek_jax.models.lazy import materialised, of_layer
 from deepseek_jax.models.mhc import StreamHead
 from deepseek_jax.models.moe.balance import RouterReport
 from deepseek_jax.models.mtp import make_mtp
+from deepseek_jax.models.remat import POLICIES
 from deepseek_jax.models.schedule import groups, layer_kinds, pipelined
 from deepseek_jax.models.tree import Parts, in_order, split, stack, weight
 from deepseek_jax.parallel import pipeline
 from deepseek_jax.parallel.vocabulary import lookup
-
-REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 
 
 @jax.tree_util.register_dataclass
@@ -46,8 +45,8 @@ class Output:
 class Decoder(nnx.Module):
     """A DeepSeek decoder.
 
-    `dtype`: of the activations.  `remat`: what the backward pass recomputes, "none", "dots" (all but matrix products)
-    or "full".  `capacity_factor`: see Context.  `pipeline_microbatches`, `pipeline_rounds`: see parallel/pipeline.py.
+    `dtype`: of the activations.  `remat`: what the backward pass recomputes, "none", "dots" or "full"; see remat.py.
+    `capacity_factor`: see Context.  `pipeline_microbatches`, `pipeline_rounds`: see parallel/pipeline.py.
     """
 
     def __init__(
@@ -194,7 +193,7 @@ class Decoder(nnx.Module):
 
         # Residuals saved for the backward pass must not include the weights sliced from a stack: those are copies.
         remat = "dots" if index is not None and self.remat == "none" else self.remat
-        run = run if remat == "none" else jax.checkpoint(run, policy=REMAT_POLICIES[remat])
+        run = run if remat == "none" else jax.checkpoint(run, policy=POLICIES[remat])
         reports = []
         for number, block in enumerate(blocks):
             x, report = run(block, x, context.for_layer(number))

@@ -28,13 +28,13 @@ BYTES = {"float32": 4, "bfloat16": 2}
 
 ACTIVATIONS = """\
 activations, an estimate for one microbatch on one device, is the sum of: what the backward pass keeps of every layer
-(remat full: its input; dots: also the results of its matrix products; none: all its intermediates), twice the
-intermediates of the widest layer while it is recomputed, the largest layer's gathered weights and their gradient, one
-chunk of logits, and the gathered head with its gradient.  Weights that adapters, masks or rounding change exist a
-second time in changed form: one layer's at a time, or with remat none those of all layers.  A pipeline keeps
-activations for every turn, idle ones too, and holds a stage's own layers and their gradients beside what is stored,
-changed ones twice.  For V3 on v5p:8x8x16 this estimate is three quarters of what the compiler needs;
-`deepseek-jax compile` gives the exact size."""
+(remat full: its input; dots: also the results of its matrix products, but no attention scores and no outputs of
+experts; none: all its intermediates), twice the intermediates of the widest layer while it is recomputed, the largest
+layer's gathered weights and their gradient, one chunk of logits, and the gathered head with its gradient.  Weights that
+adapters, masks or rounding change exist a second time in changed form: one layer's at a time, or with remat none those
+of all layers.  A pipeline keeps activations for every turn, idle ones too, and holds a stage's own layers and their
+gradients beside what is stored, changed ones twice.  For V3 on v5p:8x8x16 this estimate is three quarters of what the
+compiler needs; `deepseek-jax compile` gives the exact size."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +100,11 @@ def _activations(abstract: Abstract, mesh: AbstractMesh) -> int:
     tokens = -(-sequences // shared) * -(-length // axis_size(mesh, RULES["sequence"]))
     size, split = BYTES[train.dtype], mesh.shape["tensor"]
     room = _room(config, tokens, mesh.shape["expert"], abstract.experiment.router.capacity_factor)
-    widths = [_width(config, kind, split, room) for kind in layer_kinds(config)]
+    kinds = layer_kinds(config)
+    widths = [_width(config, kind, split, room) for kind in kinds]
+    products = [_products(config, kind, split, room) for kind in kinds]
     streams = (config.hc_mult or 1) * config.hidden_size
-    kept = [{"full": 0, "dots": width // 2, "none": width}[train.remat] + streams for width in widths]
+    kept = [streams + more for more in {"full": [0] * len(kinds), "dots": products, "none": widths}[train.remat]]
     if mesh.shape["stage"] == 1:
         numbers, copies = tokens * sum(kept), 0
     else:
@@ -171,6 +173,16 @@ def _width(config: ModelConfig, kind: LayerKind, split: int, room: float) -> int
     else:
         feed_forward = 3 * config.intermediate_size // split
     return attention + feed_forward + 4 * D + (4 * streams * D if config.hc_mult else 0)
+
+
+def _products(config: ModelConfig, kind: LayerKind, split: int, room: float) -> int:
+    """Those of `_width` that are kept with remat dots (models/remat.py): attention's, and gate and up of experts."""
+    cost = attention_cost(config, kind.attention)
+    if has_experts(kind.feed_forward):
+        width = (round(room * config.num_experts_per_tok) + config.n_shared_experts) * config.moe_intermediate_size
+    else:
+        width = config.intermediate_size
+    return cost.ranks + (cost.heads + 2 * width) // split + 2 * config.hidden_size
 
 
 def _gathered(tensors: list[Placement], mesh: AbstractMesh, size: int) -> int:

@@ -10,6 +10,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jaxtyping import Array, Float, Int
 
 from deepseek_jax.models import gpu
+from deepseek_jax.models.remat import KEPT
 
 SHORTEST = 512  # keys; with fewer, the scores are small enough to materialise
 NOWHERE = -1  # segment id of keys that no query may see
@@ -86,6 +87,7 @@ def on_tpu(
         ),
         head_shards=1,
         q_seq_shards=1,
+        residual_checkpoint_name=KEPT,
         interpret=interpret,
     )
 

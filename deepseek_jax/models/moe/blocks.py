@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from deepseek_jax.models.arithmetic import PLAIN, Arithmetic
 from deepseek_jax.models.layers import silu_product
+from deepseek_jax.models.remat import kept
 from deepseek_jax.parallel.dispatch import Plan, collect
 from deepseek_jax.parallel.rules import varying_as
 
@@ -105,6 +106,7 @@ def _forward(x_TD, weight_Z, gate_up_EDF, down_EID, layout, how):
 
     start = _zeros(x_TD, ((slots, 2 * width), dtype), ((slots, x_TD.shape[1]), dtype))
     hidden_ZF, out_ZD = jax.lax.fori_loop(0, _turns(layout), group, start)
+    hidden_ZF = kept(hidden_ZF)
     y_TD = collect(out_ZD, layout.token_of_slot, layout.slot_of_assignment)
     return y_TD, (x_TD, weight_Z, gate_up_EDF, down_EID, layout, hidden_ZF)
 

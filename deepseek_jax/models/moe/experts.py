@@ -17,6 +17,7 @@ from deepseek_jax.models.layers import silu_product
 from deepseek_jax.models.moe.blocks import GROUP, ExpertOptions, block_for, blocked_feed_forward
 from deepseek_jax.models.moe.grouped import grouped_matmul
 from deepseek_jax.models.moe.router import Routing
+from deepseek_jax.models.remat import kept
 from deepseek_jax.models.tree import used, weight
 from deepseek_jax.parallel.current import by_platform, current_mesh
 from deepseek_jax.parallel.dispatch import allot, collect, copy_to_slots, plan, sufficient_capacity
@@ -148,20 +149,20 @@ def with_fixed_capacity(x_TD, experts_TK, weights_TK, gate, up, down, how: Exper
 
 def in_blocks(x_TD, experts_TK, weights_TK, gate, up, down, how: ExpertOptions) -> Float[Array, "T D"]:
     """Sorts assignments by expert into blocks of one expert each (blocks.py): for CPUs."""
-    layout = plan(experts_TK, down.shape[0], block_for(experts_TK.size, down.shape[0]), GROUP)
+    layout = kept(plan(experts_TK, down.shape[0], block_for(experts_TK.size, down.shape[0]), GROUP))
     gate_up = jnp.concatenate([gate, up], axis=-1)
     return blocked_feed_forward(x_TD, layout.weight_of_slot(weights_TK), gate_up, down, layout, how)
 
 
 def ragged(x_TD, experts_TK, weights_TK, gate, up, down, how: ExpertOptions) -> Float[Array, "T D"]:
     """Sorts assignments by expert and runs `grouped_matmul` on groups of any length: for accelerators."""
-    layout = plan(experts_TK, down.shape[0], block=1)
+    layout = kept(plan(experts_TK, down.shape[0], block=1))
     by_token = layout.token_of_slot, layout.slot_of_assignment
     # grouped_matmul's results for rows of no expert are undefined: they must not reach sums or gradients.
     of_expert_Z1 = (jnp.arange(layout.assignment_of_slot.size) < layout.counts.sum())[:, None]
     x_ZD = jnp.where(of_expert_Z1, copy_to_slots(x_TD, *by_token), 0)
     gate, up, down = (kernel.astype(x_TD.dtype) for kernel in (gate, up, down))
-    gate_ZI, up_ZI = (grouped_matmul(x_ZD, kernel, layout.counts, how.gate_up) for kernel in (gate, up))
+    gate_ZI, up_ZI = (kept(grouped_matmul(x_ZD, kernel, layout.counts, how.gate_up)) for kernel in (gate, up))
     active_ZI, weight_Z1 = silu_product(gate_ZI, up_ZI, how.limit), layout.weight_of_slot(weights_TK)[:, None]
     if how.down is arithmetic.PLAIN:
         out_ZD = jnp.where(of_expert_Z1, grouped_matmul(active_ZI, down, layout.counts, how.down), 0)

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.models.remat import kept
 from deepseek_jax.models.tree import Buffer, used, weight
 
 # For each method that uses scores, how many of a group's best scores are summed into the group's score; 0: no groups.
@@ -66,7 +67,7 @@ class TopKRouter(Router):
         if config.topk_method == "round_robin":
             experts_TK = round_robin(*scores_TE.shape, config.num_experts_per_tok)
         else:
-            experts_TK = self._best(scores_TE)
+            experts_TK = kept(self._best(scores_TE))
         return Routing(experts_TK, weights(scores_TE, experts_TK, config), scores_TE)
 
     def _best(self, scores_TE):
