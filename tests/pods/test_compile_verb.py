@@ -34,7 +34,8 @@ def test_without_the_compiler_the_extra_is_named(platform, command, extra, run_c
 def test_a_step_for_eight_accelerators(platform, command, moves_tokens, run_python, tmp_path):
     if not is_installed(platform):
         pytest.skip(f"{compilers.COMPILERS[platform][0]} is not installed")
-    result = run_python("-m", "deepseek_jax", *command, "--out", str(tmp_path))
+    sending = "--config.router.capacity_factor=1.5"  # without a limit tokens would be gathered
+    result = run_python("-m", "deepseek_jax", *command, sending, "--out", str(tmp_path))
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["fits"] and moves_tokens in report["collectives"] and report["unknown_loops"] == 0
