@@ -92,7 +92,7 @@ def _series(paths: Sequence[str], known: DatasetRecord, columns: ColumnsConfig):
     places, windows = [], []
     for path in paths:
         faults = Faults(path)
-        if format_of(path) == PARQUET:
+        if faults.format == PARQUET:
             values = values_in_parquet(Path(path), column, faults)
         else:
             values = values_of(*_lines(path), column, faults)
@@ -110,7 +110,7 @@ READERS = {"image": _images, "text": _texts, "table": _tables, "series": _series
 def _records(path: str, needed: Sequence[str], value_of: Callable) -> dict:
     """{line: value_of(faults, line, row)} for the records of a table; UserError lists all faults."""
     faults = Faults(path)
-    if format_of(path) == PARQUET:
+    if faults.format == PARQUET:
         rows = parquet_rows(Path(path), needed, faults, whole=False)
     else:
         rows = rows_of(*_lines(path), list(needed), faults)

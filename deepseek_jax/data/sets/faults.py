@@ -12,14 +12,15 @@ SHOWN = 10
 class Faults:
     """The faults of one table with their lines, or rows of Parquet; `check` raises them together.
 
+    format: format_of the table, found once, as that goes through all of a directory.
     typed: whether the table distinguishes numbers from text, as a .jsonl does; in a .csv everything is text.
     """
 
     def __init__(self, path: str | pathlib.Path):
         self.path = path
-        kind = format_of(path)
-        self.typed = kind not in (CSV, None)
-        self._unit = "row" if kind == PARQUET else "line"
+        self.format = format_of(path)
+        self.typed = self.format not in (CSV, None)
+        self._unit = "row" if self.format == PARQUET else "line"
         self._starts: list[tuple[int, str]] = []  # the rows before each file of a directory, and its name
         self._found: list[tuple[int, str]] = []
 

@@ -60,7 +60,7 @@ def read(path: pathlib.Path, config: DatasetConfig) -> Source:
     check_readable(path)
     input_kind, kind = _kinds(columns, path)
     by_file = {} if columns.split else splits_named(path)
-    stored = class_names_in(path, columns.label) if columns.label and format_of(path) == PARQUET else ()
+    stored = class_names_in(path, columns.label) if columns.label and faults.format == PARQUET else ()
     found = table_rows(path, _needed(columns), faults, whole=input_kind != "image")
     kept = _collect(found, input_kind, config, faults)
     rows = kept.rows
@@ -158,7 +158,7 @@ def _collect(found: Iterable[tuple[int, Row]], kind: str, config: DatasetConfig,
     """Keeps only what is needed of each row while it is read."""
     columns, kept = config.columns, _Collected()
     single = [name for name in (columns.boxes, columns.label, columns.split) if name]
-    as_written = as_csv if format_of(faults.path) == PARQUET else lambda row: row
+    as_written = as_csv if faults.format == PARQUET else lambda row: row
     for line, row in found:
         if kind == "image":
             _add_picture(kept, line, row, config, faults)

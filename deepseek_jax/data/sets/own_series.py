@@ -8,7 +8,7 @@ import numpy as np
 
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.data.sets.faults import Faults
-from deepseek_jax.data.sets.formats import CSV, PARQUET, Row, format_of, splits_named
+from deepseek_jax.data.sets.formats import CSV, PARQUET, Row, splits_named
 from deepseek_jax.data.sets.parquet_rows import parquet_rows
 from deepseek_jax.data.sets.rows import check_readable, empty_rows, number, opened, rows_of
 from deepseek_jax.data.sets.series import windows
@@ -23,11 +23,11 @@ def read(path: pathlib.Path, config: DatasetConfig) -> Source:
     _check_alone(config.columns)
     if splits_named(path):
         raise UserError(f"dataset.name: a series is split by time, but the files in {path} are named after splits.")
-    if format_of(path) == PARQUET:
+    if faults.format == PARQUET:
         values = values_in_parquet(path, column, faults)
     else:
         with opened(path) as lines:
-            values = values_of(lines, format_of(path), column, faults)
+            values = values_of(lines, faults.format, column, faults)
     faults.check()
     source = windows(path.name, np.array(list(values.values())), config, season=1)
     return dataclasses.replace(source, names=(column,))

@@ -64,11 +64,11 @@ def table_rows(path: pathlib.Path, needed: list[str], faults: Faults, whole: boo
 
     whole: whether rows must have more columns than those `needed`.
     """
-    if format_of(path) == PARQUET:
+    if faults.format == PARQUET:
         yield from parquet_rows(path, needed, faults, whole)
     else:
         with opened(path) as lines:
-            yield from rows_of(lines, format_of(path), needed, faults)
+            yield from rows_of(lines, faults.format, needed, faults)
 
 
 def rows_of(lines: Iterable[str], suffix: str, needed: list[str], faults: Faults) -> Iterator[tuple[int, Row]]:

@@ -373,7 +373,7 @@ def test_invalid_boxes_are_refused(uneven, opened, box):
 
 def test_the_format_of_a_file_is_determined_once_not_per_number(tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(faults, "format_of", told.append)
+    monkeypatch.setattr(faults, "format_of", lambda path: told.append(path) or ".csv")
     open_set(DatasetConfig(name=write_rows(tmp_path / "t.csv"), columns=TABLE))
     assert len(told) == 1
 
