@@ -41,6 +41,7 @@ def _options(platform: str) -> dict | None:
 def jit(static_argnums: int | tuple[int, ...], least_memory: bool = False) -> Callable:
     """A decorator like `jax.jit`, with compiler options for the platform in use when the function is called.
 
+    If all arrays are on one device, it is traced for that one, so that only its platform's kernels are.
     `least_memory`: on CPUs, compute one part after another, for programs with many large independent parts.
 
     Looking up the platform at import would start jax before XLA_FLAGS and jax.distributed are set.  Inside another jit
@@ -58,21 +59,22 @@ def jit(static_argnums: int | tuple[int, ...], least_memory: bool = False) -> Ca
 
         @functools.wraps(function)
         def call(*args):
-            if _inside_another(args):
+            leaves = jax.tree.leaves(args)
+            if _inside_another(leaves):
                 return on("", None)(*args)
-            return on(jax.default_backend(), _only_device(args))(*args)
+            return on(jax.default_backend(), _only_device(leaves))(*args)
 
         return call
 
     return decorate
 
 
-def _only_device(args) -> jax.Device | None:
+def _only_device(leaves) -> jax.Device | None:
     """The device that holds all of the arrays; None if there are several."""
-    held = set().union(*(leaf.devices() for leaf in jax.tree.leaves(args) if isinstance(leaf, jax.Array)))
+    held = set().union(*(leaf.devices() for leaf in leaves if isinstance(leaf, jax.Array)))
     return held.pop() if len(held) == 1 else None
 
 
-def _inside_another(args) -> bool:
+def _inside_another(leaves) -> bool:
     """Whether a transform traces the call: jax.jit makes even a constant a tracer, jax.grad only its arguments."""
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in (*jax.tree.leaves(args), jnp.zeros(())))
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in (*leaves, jnp.zeros(())))
