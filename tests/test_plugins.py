@@ -28,6 +28,8 @@ from deepseek_jax.models.attention import costs, kinds
 from deepseek_jax.models.attention.gqa import GroupedQueryAttention
 from deepseek_jax.models.moe import router
 from deepseek_jax.models.rope import tables
+from deepseek_jax.train.abstract import describe
+from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.sinks import read_rows
 from tests.paths import ROOT
 from tests.processes import Group, to_end
@@ -161,6 +163,13 @@ def test_a_module_can_add_a_term_to_the_loss(here):
     parts_of_loss = row["loss/next"] + 1e-4 * row["loss/balance"] + row["loss/router_z"]
     assert row["loss/total"] == pytest.approx(parts_of_loss, rel=1e-5)
     assert 0 < row["router/own/z"]["0"] < 10  # square of log 8, for near-zero logits: 4.3
+
+
+def test_plan_and_compile_change_the_program_as_training_does(here):
+    experiment = record.read("run")
+    planned, trained = describe(experiment).program, prepare(experiment).task.program
+    assert planned.made_of[-1] is trained.made_of[-1] is sys.modules["mine.z_loss"].change_program
+    assert not planned.adds_up and not trained.adds_up  # what a loss adds may not be a sum over sequences
 
 
 DATA = """

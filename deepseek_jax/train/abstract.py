@@ -14,7 +14,7 @@ from deepseek_jax.checking import require_family
 from deepseek_jax.config import AnyExperiment, Experiment
 from deepseek_jax.train import groups
 from deepseek_jax.train.optimizer import make_optimizer
-from deepseek_jax.train.program import Program, language_model_program
+from deepseek_jax.train.program import Program, changed, language_model_program
 from deepseek_jax.train.schedules import microbatch_size, microbatches
 from deepseek_jax.train.state import State, initial_state
 from deepseek_jax.train.views import as_trained
@@ -37,8 +37,7 @@ def describe(experiment: AnyExperiment) -> Abstract:
     """The abstract training step of a language model; UserError for other families."""
     require_family("language_model", experiment.family, "the config", "plan and compile know language models only")
     program = as_trained(language_model_program(experiment, np.ones(1)), experiment)
-    for change in plugins.changes(experiment.plugins):
-        program = change(program)
+    program = changed(program, plugins.changes(experiment.plugins))
     optimizer = make_optimizer(experiment.optimizer, experiment.train.steps, program.axes)
     ema = experiment.train.ema_decay > 0
     state = jax.eval_shape(lambda: initial_state(program, *program.make_parameters(), optimizer, ema))

@@ -4,7 +4,7 @@ B batch  S sequence  N domains
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -88,6 +88,15 @@ def replicated_axes(axes: dict) -> dict:
 def microbatch_key(key: jax.Array, scheduled: dict) -> jax.Array:
     """The random key of an update's microbatch: a resumed run draws what an uninterrupted one would have drawn."""
     return jax.random.fold_in(jax.random.fold_in(key, scheduled["update"]), scheduled["microbatch"])
+
+
+def changed(program: Program, changes: Iterable[Callable[[Program], Program]]) -> Program:
+    """The program after functions of a user's own have changed it, one after the other."""
+    for change in changes:
+        program = change(program)
+        # Its loss may have terms that are no sums over sequences: they must count as often on every mesh.
+        program = dataclasses.replace(program, made_of=(*program.made_of, change), adds_up=False)
+    return program
 
 
 def language_model_program(

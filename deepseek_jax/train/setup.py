@@ -20,7 +20,7 @@ from deepseek_jax.parallel.shares import Share
 from deepseek_jax.train import bars, groups
 from deepseek_jax.train.language_model import LanguageModelTask
 from deepseek_jax.train.optimizer import make_optimizer
-from deepseek_jax.train.program import Program, language_model_program
+from deepseek_jax.train.program import Program, changed, language_model_program
 from deepseek_jax.train.refusals import refusals
 from deepseek_jax.train.schedules import learning_rate, microbatch_size, microbatches
 from deepseek_jax.train.state import State, abstract_state, check_memory
@@ -135,10 +135,7 @@ def prepare(
     with bars.stages(console) as report:
         task = TASKS[experiment.family](experiment, report)
         processes.barrier()
-    for each in (*plugins.changes(experiment.plugins), *([change] if change else [])):
-        changed = each(task.program)
-        # Its loss may have terms that are no sums over sequences: they must count as often on every mesh.
-        task.program = dataclasses.replace(changed, made_of=(*changed.made_of, each), adds_up=False)
+    task.program = changed(task.program, [*plugins.changes(experiment.plugins), *([change] if change else [])])
     for note in task.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)
     optimizer, abstract = _placed(experiment, task.program, mesh)
