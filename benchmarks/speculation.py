@@ -20,7 +20,7 @@ def measure(workdir: Path, rounds: int) -> dict[str, dict]:
 
     from deepseek_jax.data.pipeline import open_corpus
     from deepseek_jax.infer import generate, speculative
-    from deepseek_jax.train.restore import restore_model
+    from deepseek_jax.train.checkpoints.restore import restore_model
 
     trained = restore_model(workdir)
     corpus = open_corpus(trained.experiment.data, trained.experiment.model.vocab_size)

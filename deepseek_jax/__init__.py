@@ -25,7 +25,7 @@ _MODULES = {  # by public name: where it is defined
     "loss_and_grads": "api",
     "merge": "models.tree",
     "preset": "models.presets",
-    "read_rows": "train.sinks",
+    "read_rows": "train.reporting.sinks",
     "resolve": "experiment_file",
     "run_experiment": "train.loop",
     "save_pretrained": "api",

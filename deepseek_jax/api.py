@@ -293,7 +293,7 @@ def _speculated(*given, **more) -> Int[np.ndarray, "B N"]:
 
 
 def _of_this_package(directory: Path, dtype: str) -> tuple[ModelConfig, dict, dict]:
-    from deepseek_jax.train import any_checkpoint  # takes half a second, only needed here
+    from deepseek_jax.train.checkpoints import any_checkpoint  # takes half a second, only needed here
 
     require_family("language_model", record.family(directory), directory, "from_pretrained reads language models")
     found = any_checkpoint.read(directory, dtype=None)

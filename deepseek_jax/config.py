@@ -83,7 +83,7 @@ WITH_NESTEROV = ("adam", "adamw", "muon", "sgd", "rmsprop")  # those that suppor
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
-    """Learning rate over a run.  Fractions are of `train.steps`; the shapes are in train/schedules.py."""
+    """Learning rate over a run.  Fractions are of `train.steps`; the shapes are in train/optim/schedules.py."""
 
     name: str = "cosine"  # one of SCHEDULES
     warmup_steps: int = 0
@@ -123,7 +123,7 @@ class ScheduleConfig:
 class OptimizerConfig:
     """The Optax chain: clipping by global norm, update direction, decoupled weight decay, schedule, groups."""
 
-    name: str = "adamw"  # one of OPTIMIZERS; muon takes the matrices and leaves the rest to adamw (train/muon.py)
+    name: str = "adamw"  # one of OPTIMIZERS; muon takes the matrices and leaves the rest to adamw (train/optim/muon.py)
     peak_lr: float = 2.2e-4
     b1: float = 0.9  # momentum for sgd and rmsprop
     b2: float = 0.95

@@ -22,7 +22,7 @@ from deepseek_jax.infer.generate import new_tokens
 from deepseek_jax.infer.likelihood import likelihoods
 from deepseek_jax.infer.prompts import before_eos, power_of_two
 from deepseek_jax.infer.sampling import Sampling
-from deepseek_jax.train import any_checkpoint
+from deepseek_jax.train.checkpoints import any_checkpoint
 
 try:
     from lm_eval.api.model import TemplateLM

@@ -81,7 +81,7 @@ class Maker:
 
     def __init__(self, model: str, run: Path, workdir: Path, only: str):
         from deepseek_jax.compress.measure import Measure
-        from deepseek_jax.train import any_checkpoint
+        from deepseek_jax.train.checkpoints import any_checkpoint
 
         self.model, self.workdir, self.only, self.given = model, workdir, only, any_checkpoint.read(run)
         self.measure, self.moments = Measure(self.given), None
@@ -100,7 +100,7 @@ class Maker:
     def row(self, name: str, make):
         """Makes this model by `make(directory)`, scores it and writes its row, unless the row exists."""
         from deepseek_jax.compress import source
-        from deepseek_jax.train import any_checkpoint
+        from deepseek_jax.train.checkpoints import any_checkpoint
 
         directory = self.directory(name)
         row = directory.with_suffix(".json")
@@ -127,7 +127,7 @@ class Maker:
     def small(self, directory: Path) -> Path:
         """The directory, or for a training run one beside it with the same model, without the optimizer."""
         from deepseek_jax.compress import source
-        from deepseek_jax.train import any_checkpoint
+        from deepseek_jax.train.checkpoints import any_checkpoint
 
         if not (directory / "metrics.jsonl").exists():
             return directory
@@ -173,7 +173,7 @@ class Maker:
 
     def time_all(self):
         """Adds seconds per scored batch to the rows of the dense model and of those that compute something else."""
-        from deepseek_jax.train import any_checkpoint
+        from deepseek_jax.train.checkpoints import any_checkpoint
 
         for row in sorted(self.workdir.glob("*.json")):
             found = json.loads(row.read_text())

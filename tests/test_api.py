@@ -25,7 +25,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.moe.experts import MOST_FOR_FEW
 from deepseek_jax.train import loop
-from deepseek_jax.train.restore import Trained
+from deepseek_jax.train.checkpoints.restore import Trained
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.state import make_state
 from tests.paths import GOLDENS, ROOT
@@ -432,7 +432,7 @@ def test_reading_a_run_whose_numbers_overflow_the_dtype_is_refused(tmp_path, mon
     _, params, buffers = initialise(experiment.model, jax.random.key(0))
     params |= {"head": params["head"].at[0, 0].set(1e6)}
     trained = Trained(tmp_path, experiment, 0, experiment.model, params, buffers)
-    monkeypatch.setattr("deepseek_jax.train.any_checkpoint.restore_model", lambda *_: trained)
+    monkeypatch.setattr("deepseek_jax.train.checkpoints.any_checkpoint.restore_model", lambda *_: trained)
     assert deepseek_jax.from_pretrained(tmp_path, "bfloat16").params["head"].dtype == jnp.bfloat16
     with pytest.raises(UserError, match="^head holds numbers beyond 65,504, the largest of float16"):
         deepseek_jax.from_pretrained(tmp_path, "float16")

@@ -18,7 +18,7 @@ from deepseek_jax.data.tokenizer import train_bpe
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.models.presets import preset
-from deepseek_jax.train.sinks import read_rows
+from deepseek_jax.train.reporting.sinks import read_rows
 from tests.paths import GOLDENS, ROOT
 from tests.train import tiny
 

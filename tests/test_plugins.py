@@ -29,8 +29,8 @@ from deepseek_jax.models.attention.gqa import GroupedQueryAttention
 from deepseek_jax.models.moe import router
 from deepseek_jax.models.rope import tables
 from deepseek_jax.train.abstract import describe
+from deepseek_jax.train.reporting.sinks import read_rows
 from deepseek_jax.train.setup import prepare
-from deepseek_jax.train.sinks import read_rows
 from tests.paths import ROOT
 from tests.processes import Group, to_end
 from tests.train import tiny

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from deepseek_jax import experiment_file
 from deepseek_jax.train import setup
-from deepseek_jax.train.optimizer import make_optimizer
+from deepseek_jax.train.optim.optimizer import make_optimizer
 from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.state import abstract_state
 from deepseek_jax.train.step import make_step

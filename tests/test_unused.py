@@ -26,8 +26,8 @@ from deepseek_jax.data.sets.registry import input_of, open_set
 from deepseek_jax.models import checks
 from deepseek_jax.models.config import RopeScaling
 from deepseek_jax.models.hybrid.config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
-from deepseek_jax.train.optimizer import make_optimizer
-from deepseek_jax.train.schedules import learning_rate
+from deepseek_jax.train.optim.optimizer import make_optimizer
+from deepseek_jax.train.optim.schedules import learning_rate
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.views.pruned import pruned_view
 from tests.train import tiny

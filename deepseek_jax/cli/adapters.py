@@ -51,7 +51,7 @@ def run_save(args):
     if not lora.rank:
         raise UserError(f"{args.workdir} has no adapters; train with tune.lora.rank above 0.")
     with made_whole(args.target) as directory:
-        from deepseek_jax.train.restore import restore_adapters
+        from deepseek_jax.train.checkpoints.restore import restore_adapters
         from deepseek_jax.tune import peft
 
         experiment, adapters = restore_adapters(args.workdir)
@@ -96,7 +96,7 @@ def run_merge(args):
     with made_whole(args.target) as directory:
         from deepseek_jax.compress import source
         from deepseek_jax.convert import beside, huggingface
-        from deepseek_jax.train import any_checkpoint
+        from deepseek_jax.train.checkpoints import any_checkpoint
         from deepseek_jax.tune import peft
         from deepseek_jax.views import lora
 

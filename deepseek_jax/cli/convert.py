@@ -53,7 +53,7 @@ def run(args):
     _check(args, source)
     with made_whole(target) as directory:
         from deepseek_jax.convert import beside
-        from deepseek_jax.train import bars
+        from deepseek_jax.train.reporting import bars
 
         with bars.stages(runtime.console()) as report:
             _convert(args, source, directory, report)
@@ -76,7 +76,7 @@ def _check(args, source):
 def _convert(args, source, target, report):
     from deepseek_jax import record
     from deepseek_jax.convert import gguf_file, huggingface, orbax_directory
-    from deepseek_jax.train import any_checkpoint
+    from deepseek_jax.train.checkpoints import any_checkpoint
 
     if source.is_file():
         return gguf_file.rewrite(source, target, dtype=args.dtype or "float32", report=report)

@@ -98,7 +98,7 @@ def _show(args, rows: bool):
     require_family("language_model", experiment.family, args.config, instead)
     from deepseek_jax.data import inspect
     from deepseek_jax.data.pipeline import open_corpus
-    from deepseek_jax.train.bars import stages
+    from deepseek_jax.train.reporting.bars import stages
 
     console = runtime.console()
     with stages(console) as report:
@@ -133,7 +133,7 @@ def run_check(args):
         files.check_file(path)
     from deepseek_jax.cli import data_check
     from deepseek_jax.data.quality import filter_list, report
-    from deepseek_jax.train.bars import stages
+    from deepseek_jax.train.reporting.bars import stages
 
     if args.exclude and data_check.names_corpus(args.name, args.overrides):
         raise UserError("--exclude is for labelled sets; documents of a corpus cannot be excluded by a list.")

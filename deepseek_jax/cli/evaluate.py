@@ -70,7 +70,9 @@ def _language_model(args):
     from deepseek_jax.infer.prompts import beyond
     from deepseek_jax.parallel import processes
     from deepseek_jax.parallel.mesh import mesh_of_scored
-    from deepseek_jax.train import any_checkpoint, bars, setup
+    from deepseek_jax.train import setup
+    from deepseek_jax.train.checkpoints import any_checkpoint
+    from deepseek_jax.train.reporting import bars
 
     console = runtime.console(quiet=not processes.is_leader())
     trained = any_checkpoint.read(args.workdir, args.checkpoint, mesh_of_scored, dtype=None)

@@ -8,8 +8,10 @@ from deepseek_jax.cli import runtime
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 from deepseek_jax.parallel.mesh import mesh_of_scored
-from deepseek_jax.train import bars, dataset_record, setup
-from deepseek_jax.train.restore import restore_model
+from deepseek_jax.train import setup
+from deepseek_jax.train.checkpoints import dataset_record
+from deepseek_jax.train.checkpoints.restore import restore_model
+from deepseek_jax.train.reporting import bars
 from deepseek_jax.train.scoring import scoring_experiment
 
 

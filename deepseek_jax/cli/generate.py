@@ -106,7 +106,7 @@ def run(args):
     from deepseek_jax.infer import generate, speculative
     from deepseek_jax.infer.prompts import before_eos, beyond
     from deepseek_jax.infer.sampling import Sampling
-    from deepseek_jax.train import any_checkpoint
+    from deepseek_jax.train.checkpoints import any_checkpoint
 
     trained = any_checkpoint.read(args.workdir, args.checkpoint, dtype=None)
     tokenizer = of_model(args.workdir, trained.experiment.model.vocab_size)

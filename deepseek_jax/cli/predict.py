@@ -44,7 +44,7 @@ examples:
 def run(args):
     from deepseek_jax import record
     from deepseek_jax.predict import inputs
-    from deepseek_jax.train import dataset_record
+    from deepseek_jax.train.checkpoints import dataset_record
 
     found = record.family(args.workdir)  # checked before jax is imported, which takes seconds
     require_family("supervised", found, args.workdir, "use `generate` for it")

@@ -80,7 +80,7 @@ def run(args):
     console = runtime.console()
     with made_whole(args.target) as directory:
         from deepseek_jax.compress import pruning, source
-        from deepseek_jax.train import any_checkpoint
+        from deepseek_jax.train.checkpoints import any_checkpoint
 
         scope = args.scope or ("output" if args.method == "wanda" else "layer")
         given = options.read_source(args, console)

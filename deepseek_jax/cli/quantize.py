@@ -65,7 +65,7 @@ def run(args):
     with made_whole(target) as directory:
         from deepseek_jax.compress import quantizing, source
         from deepseek_jax.compress.measure import Measure
-        from deepseek_jax.train import bars
+        from deepseek_jax.train.reporting import bars
 
         given = options.read_source(args, console)
         measure = Measure(given, console) if args.activations else None

@@ -18,10 +18,10 @@ from jaxtyping import Array, Float
 from deepseek_jax.compress.measure import Measure
 from deepseek_jax.models.arithmetic import Arithmetic
 from deepseek_jax.models.tree import flatten
+from deepseek_jax.train.checkpoints.restore import Trained
 from deepseek_jax.train.evaluate import bytes_a_target
 from deepseek_jax.train.program import Program, language_model_program
-from deepseek_jax.train.restore import Trained
-from deepseek_jax.train.supervised_program import supervised_program
+from deepseek_jax.train.supervised.program import supervised_program
 from deepseek_jax.views.arithmetic import watching
 from deepseek_jax.views.matrices import is_product, matrices
 

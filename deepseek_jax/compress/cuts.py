@@ -14,7 +14,7 @@ import numpy as np
 from deepseek_jax.compress.removal import Moments, Removed
 from deepseek_jax.compress.source import with_model
 from deepseek_jax.models.tree import flatten, unflatten
-from deepseek_jax.train.restore import Trained
+from deepseek_jax.train.checkpoints.restore import Trained
 from deepseek_jax.views.matrices import matrix_of
 
 

@@ -18,7 +18,7 @@ from deepseek_jax.compress.removal import Moments, Removed
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.checks import WITHOUT_GROUPS
 from deepseek_jax.models.config import ModelConfig
-from deepseek_jax.train.restore import Trained
+from deepseek_jax.train.checkpoints.restore import Trained
 
 KERNELS = "gate", "up", "down"
 

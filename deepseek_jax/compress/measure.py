@@ -7,7 +7,7 @@ from rich.console import Console
 
 from deepseek_jax.data import tokenizer
 from deepseek_jax.train import setup
-from deepseek_jax.train.restore import Trained
+from deepseek_jax.train.checkpoints.restore import Trained
 from deepseek_jax.train.scoring import scoring_experiment
 
 

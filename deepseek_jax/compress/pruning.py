@@ -11,7 +11,7 @@ from deepseek_jax.compress.config import METHOD_NAMES, UNITS, PruneConfig, remov
 from deepseek_jax.compress.measure import Measure
 from deepseek_jax.compress.removal import Method, Removed
 from deepseek_jax.errors import UserError
-from deepseek_jax.train.restore import Trained
+from deepseek_jax.train.checkpoints.restore import Trained
 
 METHODS = {
     "magnitude": Method(weights.remove),

@@ -13,8 +13,8 @@ from deepseek_jax.compress.config import ArithmeticConfig, QuantizeConfig
 from deepseek_jax.compress.measure import Measure
 from deepseek_jax.convert import beside
 from deepseek_jax.reporting import Report, no_report
-from deepseek_jax.train import any_checkpoint
-from deepseek_jax.train.restore import Trained
+from deepseek_jax.train.checkpoints import any_checkpoint
+from deepseek_jax.train.checkpoints.restore import Trained
 
 
 def quantize(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from jaxtyping import Array, Float
 
 from deepseek_jax.compress.config import PruneConfig
-from deepseek_jax.train.restore import Trained
+from deepseek_jax.train.checkpoints.restore import Trained
 
 Moments = dict[str, Float[Array, "N I"]]  # sums of squares of each matrix's inputs (compress/calibrate.py)
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from deepseek_jax.figures import BLUE, INK, ORANGE, STYLE, png, tidy
 from deepseek_jax.files import write_text
 from deepseek_jax.html_page import image, table
-from deepseek_jax.train.report import GOOD, page
+from deepseek_jax.train.reporting.report import GOOD, page
 
 PRUNING_FILE = "pruning.html"
 

@@ -16,9 +16,10 @@ from deepseek_jax.config import CheckpointConfig, StartConfig
 from deepseek_jax.data import tokenizer
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.hybrid.config import HybridConfig
-from deepseek_jax.train import checkpoint, dataset_record, views
-from deepseek_jax.train.checkpoint import Checkpoints, RunPosition
-from deepseek_jax.train.restore import Trained
+from deepseek_jax.train import views
+from deepseek_jax.train.checkpoints import checkpoint, dataset_record
+from deepseek_jax.train.checkpoints.checkpoint import Checkpoints, RunPosition
+from deepseek_jax.train.checkpoints.restore import Trained
 from deepseek_jax.uninterrupted import uninterrupted
 
 MODEL_FILES = (tokenizer.TOKENIZER, tokenizer.NAMES, dataset_record.DATASET_FILE)  # of a run: they go with its model

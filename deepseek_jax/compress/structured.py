@@ -12,7 +12,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
 from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.hybrid.network import Hybrid
-from deepseek_jax.train.restore import Trained
+from deepseek_jax.train.checkpoints.restore import Trained
 
 FINDERS = {  # (config, arrays by path, share to remove) -> (the smaller config, the cuts that lead to it)
     "language_model": {

@@ -14,7 +14,7 @@ from deepseek_jax.compress.config import PruneConfig
 from deepseek_jax.compress.removal import Moments, Removed
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.tree import flatten, unflatten
-from deepseek_jax.train.restore import Trained
+from deepseek_jax.train.checkpoints.restore import Trained
 from deepseek_jax.views import masks
 from deepseek_jax.views.matrices import Matrix, is_product
 from deepseek_jax.views.pruned import masked, pruned_matrices

@@ -22,7 +22,7 @@ from deepseek_jax.parallel.pipeline import Schedule
 from deepseek_jax.parallel.plan import Placement, everywhere, placements
 from deepseek_jax.parallel.rules import PIPELINED, RULES, axis_size
 from deepseek_jax.train.abstract import Abstract
-from deepseek_jax.train.moments import map_moments
+from deepseek_jax.train.optim.moments import map_moments
 
 BYTES = {"float32": 4, "bfloat16": 2}
 

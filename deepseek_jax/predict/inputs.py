@@ -19,7 +19,7 @@ from deepseek_jax.data.sets.own_series import values_in_parquet, values_of
 from deepseek_jax.data.sets.parquet_rows import parquet_rows
 from deepseek_jax.data.sets.rows import number, rows_of, text
 from deepseek_jax.errors import UserError
-from deepseek_jax.train.dataset_record import DatasetRecord
+from deepseek_jax.train.checkpoints.dataset_record import DatasetRecord
 
 
 def read(paths: Sequence[str], known: DatasetRecord, columns: ColumnsConfig) -> tuple[list[dict], Sequence]:

@@ -17,9 +17,9 @@ from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer
 from deepseek_jax.models import tree
 from deepseek_jax.models.hybrid.config import HEADS
 from deepseek_jax.tasks.detection import FOUND
-from deepseek_jax.train import dataset_record
-from deepseek_jax.train.restore import restore_model
-from deepseek_jax.train.supervised_program import answer
+from deepseek_jax.train.checkpoints import dataset_record
+from deepseek_jax.train.checkpoints.restore import restore_model
+from deepseek_jax.train.supervised.program import answer
 
 MOST = 256  # inputs per batch: memory grows with it
 

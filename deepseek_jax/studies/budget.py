@@ -13,7 +13,7 @@ from deepseek_jax.config import AnyExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.files import read_json, write_json
 from deepseek_jax.studies import reasons
-from deepseek_jax.train import schedules
+from deepseek_jax.train.optim import schedules
 
 TRIAL_STEPS = 30  # of the trial that measures a variant's speed if seconds are held equal
 

@@ -18,7 +18,7 @@ from deepseek_jax.studies.runs import Run
 from deepseek_jax.studies.study import Study, Variant
 
 if TYPE_CHECKING:  # takes a second, and most calls find everything measured
-    from deepseek_jax.train.restore import Trained
+    from deepseek_jax.train.checkpoints.restore import Trained
 
 FOLDER = "measured"  # in a run directory
 
@@ -76,7 +76,7 @@ def _files(run: Run, study: Study) -> list[Path]:
 
 def restore(run: Run) -> "Trained":
     """The trained model of a run, with its variant's edit applied."""
-    from deepseek_jax.train.restore import restore_model, sizes
+    from deepseek_jax.train.checkpoints.restore import restore_model, sizes
 
     trained = restore_model(run.directory)
     if not run.variant.edit:

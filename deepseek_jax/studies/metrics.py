@@ -18,7 +18,7 @@ from deepseek_jax.studies.runs import Run
 from deepseek_jax.studies.study import Loaded, Study
 from deepseek_jax.studies.sweep import Sweep
 from deepseek_jax.tasks import scores
-from deepseek_jax.train.shown import SHOWN
+from deepseek_jax.train.reporting.shown import SHOWN
 
 # Scores of which higher is better.
 HIGHER = {*scores.HIGHER, "load_entropy", "indexer_recall", *(shown.speed for shown in SHOWN.values())}

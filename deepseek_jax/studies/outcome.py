@@ -9,8 +9,8 @@ import numpy as np
 
 from deepseek_jax.config import AnyExperiment
 from deepseek_jax.studies import budget
-from deepseek_jax.train.shown import SHOWN
-from deepseek_jax.train.sinks import METRICS_FILE, read_rows
+from deepseek_jax.train.reporting.shown import SHOWN
+from deepseek_jax.train.reporting.sinks import METRICS_FILE, read_rows
 
 LATE = 0.2  # last share of the rows, over which noisy metrics are averaged
 BALANCE = ("max_violation", "dead_experts", "load_entropy")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from deepseek_jax.figures import INK, STYLE, add_legend, png, tidy
 from deepseek_jax.studies import curves
 from deepseek_jax.studies.results import values
-from deepseek_jax.train.shown import SHOWN
+from deepseek_jax.train.reporting.shown import SHOWN
 
 COLOURS = ("#2563a8", "#d9730d", "#3c8c5a", "#a23b72", "#6b5b95", "#8c8c3c", "#5b8ca8", "#b04a4a", "#444444", "#7fb069")
 

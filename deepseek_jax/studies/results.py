@@ -16,7 +16,7 @@ from deepseek_jax.studies.claims import UNFINISHED, Judged, judge, not_measured,
 from deepseek_jax.studies.measuring import all_scores, failures, sources
 from deepseek_jax.studies.runs import Run
 from deepseek_jax.studies.study import Loaded
-from deepseek_jax.train.shown import SHOWN
+from deepseek_jax.train.reporting.shown import SHOWN
 
 RESULTS_FILE = "results.json"
 FROM_FILE = "from_file"  # key that marks results that were read from RESULTS_FILE; not written to it

@@ -26,7 +26,7 @@ from deepseek_jax.studies.outcome import summarise
 from deepseek_jax.studies.runs import TRAINED, Run
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.studies.sweep import Sweep
-from deepseek_jax.train.sinks import METRICS_FILE
+from deepseek_jax.train.reporting.sinks import METRICS_FILE
 
 PARENT = "DEEPSEEK_JAX_STUDY_PARENT"  # in a worker's environment: the id of its parent process, with which it ends
 Say = Callable[[str], None]
@@ -112,8 +112,9 @@ def _check(studies: Sequence[Loaded], root: Path):
 
 def _check_here(planned: Sequence[Run], loaded: Loaded):
     """UserError for a variant of a study, not a sweep, that cannot be trained on the devices of this machine."""
-    from deepseek_jax.train import setup, sinks, start
-    from deepseek_jax.train.checkpoint import has_checkpoints
+    from deepseek_jax.train import setup, start
+    from deepseek_jax.train.checkpoints.checkpoint import has_checkpoints
+    from deepseek_jax.train.reporting import sinks
 
     study = loaded.study
     if isinstance(study, Sweep):  # its candidates may fail one by one
@@ -197,7 +198,7 @@ def _train(run: Run, until: int | None) -> bool:
     from rich.console import Console
 
     from deepseek_jax.train import preemption, program_cache
-    from deepseek_jax.train.checkpoint import DIRECTORY, newest_intact
+    from deepseek_jax.train.checkpoints.checkpoint import DIRECTORY, newest_intact
     from deepseek_jax.train.loop import train
 
     spent, began = run.directory / "seconds.txt", time.monotonic()

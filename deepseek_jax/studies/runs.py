@@ -23,7 +23,7 @@ from deepseek_jax.source_names import source_name
 from deepseek_jax.studies import budget, reasons
 from deepseek_jax.studies.study import Loaded, Study, Variant, slug, slugs
 from deepseek_jax.studies.sweep import Sweep
-from deepseek_jax.train import schedules
+from deepseek_jax.train.optim import schedules
 
 TRAINED = "trained.json"  # in a run directory: the summary of a finished training
 # Prefixes of settings that change where a run computes and what it shows, but neither what it learns nor its scores.

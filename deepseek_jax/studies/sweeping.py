@@ -8,7 +8,7 @@ from pathlib import Path
 from deepseek_jax.studies import runs as runs_
 from deepseek_jax.studies.runs import Run
 from deepseek_jax.studies.study import Loaded
-from deepseek_jax.train.sinks import METRICS_FILE, read_rows
+from deepseek_jax.train.reporting.sinks import METRICS_FILE, read_rows
 
 
 @dataclasses.dataclass(frozen=True)

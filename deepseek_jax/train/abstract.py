@@ -12,10 +12,10 @@ import optax
 from deepseek_jax import plugins
 from deepseek_jax.checking import require_family
 from deepseek_jax.config import AnyExperiment, Experiment
-from deepseek_jax.train import groups
-from deepseek_jax.train.optimizer import make_optimizer
+from deepseek_jax.train.optim import groups
+from deepseek_jax.train.optim.optimizer import make_optimizer
+from deepseek_jax.train.optim.schedules import microbatch_size, microbatches
 from deepseek_jax.train.program import Program, changed, language_model_program
-from deepseek_jax.train.schedules import microbatch_size, microbatches
 from deepseek_jax.train.state import State, initial_state
 from deepseek_jax.train.views import as_trained
 

@@ -11,9 +11,10 @@ from deepseek_jax.data.batches import TrainBatches
 from deepseek_jax.errors import UserError
 from deepseek_jax.fields import flatten
 from deepseek_jax.models import tree
-from deepseek_jax.train import checkpoint, start
-from deepseek_jax.train.checkpoint import RunPosition
-from deepseek_jax.train.restore import sizes
+from deepseek_jax.train import start
+from deepseek_jax.train.checkpoints import checkpoint
+from deepseek_jax.train.checkpoints.checkpoint import RunPosition
+from deepseek_jax.train.checkpoints.restore import sizes
 from deepseek_jax.train.setup import Setup
 from deepseek_jax.train.state import State, initial_averages, shardings_of
 

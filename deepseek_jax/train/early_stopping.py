@@ -6,7 +6,7 @@ import math
 from deepseek_jax.config import StoppingConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.tasks.scores import HIGHER, LOWER
-from deepseek_jax.train.checkpoint import RunPosition
+from deepseek_jax.train.checkpoints.checkpoint import RunPosition
 
 
 def check(config: StoppingConfig, measured: tuple[str, ...]):

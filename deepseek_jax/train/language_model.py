@@ -20,8 +20,8 @@ from deepseek_jax.train.abstract import FIELDS
 from deepseek_jax.train.evaluate import bytes_a_target, evaluate, names
 from deepseek_jax.train.metrics import language_model_row
 from deepseek_jax.train.program import language_model_program
+from deepseek_jax.train.reporting.shown import SHOWN
 from deepseek_jax.train.samples import write_samples
-from deepseek_jax.train.shown import SHOWN
 from deepseek_jax.train.state import State
 from deepseek_jax.train.views import as_trained
 

@@ -17,26 +17,18 @@ from deepseek_jax.data.batches import TrainBatches
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 from deepseek_jax.source_names import source_name
-from deepseek_jax.train import (
-    bars,
-    branch,
-    early_stopping,
-    preemption,
-    program_cache,
-    report,
-    schedules,
-    start,
-    summary,
-)
-from deepseek_jax.train.checkpoint import Checkpoints, RunPosition, has_checkpoints
+from deepseek_jax.train import branch, early_stopping, preemption, program_cache, start
+from deepseek_jax.train.checkpoints.checkpoint import Checkpoints, RunPosition, has_checkpoints
 from deepseek_jax.train.goodput import Goodput
 from deepseek_jax.train.metrics import by_layer
 from deepseek_jax.train.nonfinite import bad_parameter, find_origin
+from deepseek_jax.train.optim import schedules
 from deepseek_jax.train.profile import Profile
 from deepseek_jax.train.program import Program
 from deepseek_jax.train.recorder import NotFinite, Recorder, Started
+from deepseek_jax.train.reporting import bars, report, summary
+from deepseek_jax.train.reporting.sinks import Sinks, check_sinks
 from deepseek_jax.train.setup import Setup, prepare
-from deepseek_jax.train.sinks import Sinks, check_sinks
 from deepseek_jax.train.state import State, scored_model
 from deepseek_jax.train.step import gradient_function
 from deepseek_jax.views.pruned import updates_to_prune

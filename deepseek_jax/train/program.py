@@ -21,7 +21,7 @@ from deepseek_jax.models.lazy import materialised
 from deepseek_jax.models.moe.balance import update_biases
 from deepseek_jax.models.moe.router import ROUTERS
 from deepseek_jax.tasks import language_model
-from deepseek_jax.train import schedules
+from deepseek_jax.train.optim import schedules
 from deepseek_jax.views.arithmetic import chooser
 
 

@@ -7,7 +7,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.models.schedule import pipelined_depth
 from deepseek_jax.parallel import pipeline
 from deepseek_jax.parallel.mesh import check_batch, check_sequence
-from deepseek_jax.train.schedules import microbatch_size
+from deepseek_jax.train.optim.schedules import microbatch_size
 
 
 def refusals(experiment: AnyExperiment, mesh: Mesh | AbstractMesh) -> list[str]:

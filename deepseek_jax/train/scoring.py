@@ -6,7 +6,7 @@ import jax
 
 from deepseek_jax.config import AnyExperiment
 from deepseek_jax.parallel.mesh import inference_config
-from deepseek_jax.train.schedules import microbatch_size
+from deepseek_jax.train.optim.schedules import microbatch_size
 from deepseek_jax.train.views import without_views
 
 

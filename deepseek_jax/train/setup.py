@@ -17,15 +17,16 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.shares import Share
-from deepseek_jax.train import bars, groups
 from deepseek_jax.train.language_model import LanguageModelTask
-from deepseek_jax.train.optimizer import make_optimizer
+from deepseek_jax.train.optim import groups
+from deepseek_jax.train.optim.optimizer import make_optimizer
+from deepseek_jax.train.optim.schedules import learning_rate, microbatch_size, microbatches
 from deepseek_jax.train.program import Program, changed, language_model_program
 from deepseek_jax.train.refusals import refusals
-from deepseek_jax.train.schedules import learning_rate, microbatch_size, microbatches
+from deepseek_jax.train.reporting import bars
 from deepseek_jax.train.state import State, abstract_state, check_memory
 from deepseek_jax.train.step import compile_score, compile_step, make_step
-from deepseek_jax.train.supervised import SupervisedTask
+from deepseek_jax.train.supervised.task import SupervisedTask
 from deepseek_jax.train.task import Task
 from deepseek_jax.train.views import as_trained
 

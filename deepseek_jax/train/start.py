@@ -17,9 +17,9 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.fields import flatten
 from deepseek_jax.models import tree
 from deepseek_jax.parallel import rules
-from deepseek_jax.train import any_checkpoint, dataset_record
+from deepseek_jax.train.checkpoints import any_checkpoint, dataset_record
+from deepseek_jax.train.checkpoints.restore import Trained
 from deepseek_jax.train.program import Program
-from deepseek_jax.train.restore import Trained
 from deepseek_jax.train.setup import Setup
 from deepseek_jax.train.state import State, make_state
 from deepseek_jax.views.pruned import pruned_matrices

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from deepseek_jax.compiling import compiler_options
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import rules
-from deepseek_jax.train.moments import map_moments
+from deepseek_jax.train.optim.moments import map_moments
 from deepseek_jax.train.program import Program
 
 State = dict[str, object]

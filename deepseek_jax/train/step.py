@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 from deepseek_jax.compiling import compiler_options, under
 from deepseek_jax.config import AnyExperiment
 from deepseek_jax.parallel import rules
-from deepseek_jax.train import schedules
-from deepseek_jax.train.optimizer import plateau_factor
+from deepseek_jax.train.optim import schedules
+from deepseek_jax.train.optim.optimizer import plateau_factor
 from deepseek_jax.train.program import Program
 from deepseek_jax.train.state import State, shardings_of
 

@@ -12,12 +12,12 @@ from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.hybrid.config import HybridConfig
 from deepseek_jax.reporting import Report
 from deepseek_jax.train.program import Program
-from deepseek_jax.train.shown import Shown
+from deepseek_jax.train.reporting.shown import Shown
 from deepseek_jax.train.state import State
 
 
 class Task(Protocol):
-    """One for each family: train/language_model.py, train/supervised.py.  `shown` names its metrics.
+    """One for each family: train/language_model.py, train/supervised/task.py.  `shown` names its metrics.
 
     `model`: the network's config; `sized_by`: the settings that decide a batch's size; `tokenizer`: of its texts, None
     if it reads none; `notes`: what the user should know about how its data was read, a sentence each.

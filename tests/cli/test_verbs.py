@@ -217,7 +217,7 @@ def test_generate_continues_with_a_released_checkpoint(run_command, folder, rele
 
 
 def test_a_bfloat16_checkpoint_is_computed_in_bfloat16(run_command, folder, released):
-    from deepseek_jax.train import any_checkpoint
+    from deepseek_jax.train.checkpoints import any_checkpoint
 
     assert run_command("convert", str(released), f"{folder}/rough", "--dtype", "bfloat16")[0] == 0
     trained = any_checkpoint.read(f"{folder}/rough", dtype=None)
@@ -226,7 +226,7 @@ def test_a_bfloat16_checkpoint_is_computed_in_bfloat16(run_command, folder, rele
 
 
 def test_an_earlier_checkpoint_of_a_run_is_converted(run_command, folder, released):
-    from deepseek_jax.train import any_checkpoint
+    from deepseek_jax.train.checkpoints import any_checkpoint
 
     assert run_command("convert", f"{folder}/run", f"{folder}/first", "--checkpoint", "1")[0] == 0
     first, newest = (any_checkpoint.read(path).params["head"] for path in (folder / "first", released))

@@ -13,7 +13,7 @@ from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.hybrid.config import HybridConfig
 from deepseek_jax.models.hybrid.network import Hybrid
-from deepseek_jax.train.restore import Trained
+from deepseek_jax.train.checkpoints.restore import Trained
 
 
 def source_of(model: ModelConfig | HybridConfig) -> Trained:

@@ -21,10 +21,10 @@ from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.models.hybrid.config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 from deepseek_jax.models.tree import flatten, merge
 from deepseek_jax.tasks.config import ObjectiveConfig
-from deepseek_jax.train import any_checkpoint
-from deepseek_jax.train.checkpoint import Checkpoints, newest_intact
+from deepseek_jax.train.checkpoints import any_checkpoint
+from deepseek_jax.train.checkpoints.checkpoint import Checkpoints, newest_intact
+from deepseek_jax.train.checkpoints.restore import restore_model
 from deepseek_jax.train.loop import train
-from deepseek_jax.train.restore import restore_model
 from tests.paths import GOLDENS
 from tests.train import tiny
 

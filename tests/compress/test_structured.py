@@ -16,7 +16,7 @@ from deepseek_jax.models.hybrid import config as hybrid_config
 from deepseek_jax.models.hybrid.config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
 from deepseek_jax.models.hybrid.network import Hybrid
 from deepseek_jax.models.tree import flatten
-from deepseek_jax.train.restore import Trained
+from deepseek_jax.train.checkpoints.restore import Trained
 from deepseek_jax.views.matrices import LINEAR, matrices
 from tests.compress.sources import module, source_of
 from tests.models.hybrids import IMAGE, TEXT

@@ -15,7 +15,7 @@ from deepseek_jax.convert.entry import Entry
 from deepseek_jax.convert.safetensors_file import entries
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.parallel.mesh import make_mesh
-from deepseek_jax.train import any_checkpoint
+from deepseek_jax.train.checkpoints import any_checkpoint
 
 ORBAX_BYTES = 256 << 20
 

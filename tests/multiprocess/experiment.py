@@ -11,7 +11,7 @@ from pathlib import Path
 
 from deepseek_jax.config import default_config
 from deepseek_jax.parallel.shares import Share
-from deepseek_jax.train import integrity
+from deepseek_jax.train.checkpoints import integrity
 from tests.train import tiny
 
 

@@ -17,7 +17,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.shares import Share
-from deepseek_jax.train import any_checkpoint, checkpoint, integrity
+from deepseek_jax.train.checkpoints import any_checkpoint, checkpoint, integrity
 
 
 def shares():

@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 
-from deepseek_jax.train import checkpoint
+from deepseek_jax.train.checkpoints import checkpoint
 from tests.multiprocess.group import curve, load_entropies, start_training, train_to_end
 from tests.progress import last_step
 

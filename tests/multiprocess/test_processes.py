@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from deepseek_jax.train import checkpoint
+from deepseek_jax.train.checkpoints import checkpoint
 from tests import call
 from tests.multiprocess import programs
 from tests.multiprocess.group import curve, load_entropies, start_training, train_to_end

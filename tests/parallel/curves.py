@@ -27,7 +27,7 @@ from deepseek_jax.parallel.rules import batch_sharding
 from deepseek_jax.pods import collectives as pods
 from deepseek_jax.pods import hlo
 from deepseek_jax.train.metrics import by_layer
-from deepseek_jax.train.optimizer import make_optimizer
+from deepseek_jax.train.optim.optimizer import make_optimizer
 from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.state import abstract_state, make_state
 from deepseek_jax.train.step import compile_step, make_step

@@ -7,7 +7,7 @@ from deepseek_jax.compiling import under
 from deepseek_jax.config import MeshConfig
 from deepseek_jax.parallel import rules
 from deepseek_jax.parallel.mesh import make_mesh
-from deepseek_jax.train import muon
+from deepseek_jax.train.optim import muon
 from tests.parallel.curves import collectives
 
 # Stacks of experts and of layers, more and fewer matrices than devices, heads on either side, one matrix per group of

@@ -13,7 +13,7 @@ from deepseek_jax.config import CheckpointConfig, Experiment, MeshConfig
 from deepseek_jax.parallel import pipeline
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.rules import batch_sharding
-from deepseek_jax.train.checkpoint import Checkpoints, RunPosition
+from deepseek_jax.train.checkpoints.checkpoint import Checkpoints, RunPosition
 from tests.parallel import curves
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 
 from deepseek_jax.config import MeshConfig
-from deepseek_jax.train import optimizer
+from deepseek_jax.train.optim import optimizer
 from tests.train import toy
 
 MESH = MeshConfig(data=2, fsdp=4)

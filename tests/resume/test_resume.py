@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepseek_jax.train import checkpoint
-from deepseek_jax.train.restore import restore_model
+from deepseek_jax.train.checkpoints import checkpoint
+from deepseek_jax.train.checkpoints.restore import restore_model
 from tests.processes import Group, to_end
 from tests.progress import last_step, rows
 

@@ -25,7 +25,8 @@ def undrawn(request, monkeypatch):
 @pytest.fixture
 def trainer(monkeypatch):
     from deepseek_jax.studies import outcome
-    from deepseek_jax.train import checkpoint, loop
+    from deepseek_jax.train import loop
+    from deepseek_jax.train.checkpoints import checkpoint
 
     trainer = Trainer()
     monkeypatch.setattr(loop, "train", trainer)

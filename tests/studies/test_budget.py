@@ -10,8 +10,9 @@ from deepseek_jax.config import DataConfig, Experiment, StartConfig, TrainConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.flops import attention_a_token
 from deepseek_jax.studies import budget
-from deepseek_jax.train import loop, schedules
+from deepseek_jax.train import loop
 from deepseek_jax.train.flops import training_flops
+from deepseek_jax.train.optim import schedules
 from tests.train import tiny
 
 PLAIN = Experiment(data=DataConfig(sequence_length=64), train=TrainConfig(batch_size=4))

@@ -28,7 +28,7 @@ from deepseek_jax.studies.measures import (
 from deepseek_jax.studies.measures.residual import composite
 from deepseek_jax.studies.measures.routing import _loads, divergence
 from deepseek_jax.train import setup
-from deepseek_jax.train.restore import Trained
+from deepseek_jax.train.checkpoints.restore import Trained
 from tests.train import tiny
 from tests.user_files import write_jsonl
 

@@ -11,9 +11,9 @@ from deepseek_jax.models.decoder import initialise
 from deepseek_jax.studies import measuring
 from deepseek_jax.studies.measuring import held_out_scores
 from deepseek_jax.studies.study import Variant
-from deepseek_jax.train import restore
+from deepseek_jax.train.checkpoints import restore
+from deepseek_jax.train.checkpoints.restore import Trained
 from deepseek_jax.train.program import language_model_program
-from deepseek_jax.train.restore import Trained
 from tests.train import tiny
 
 

@@ -11,7 +11,8 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.models.counts import census
 from deepseek_jax.studies import running
 from deepseek_jax.studies.outcome import summarise
-from deepseek_jax.train import checkpoint, loop, preemption
+from deepseek_jax.train import loop, preemption
+from deepseek_jax.train.checkpoints import checkpoint
 from tests.train import tiny
 from tests.user_files import write_jsonl
 

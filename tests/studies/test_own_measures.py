@@ -8,7 +8,7 @@ from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies import measuring, report, results, running
 from deepseek_jax.studies.claims import CANNOT_TELL, UNFINISHED
-from deepseek_jax.train import restore
+from deepseek_jax.train.checkpoints import restore
 from tests.studies.fake import STUDY, quiet
 
 FURTHER = """claim="high < low", further=[Claim("gaps", 1, "low < high")], measures=[{0}],"""

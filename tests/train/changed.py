@@ -8,7 +8,7 @@ from rich.console import Console
 
 from deepseek_jax.config import EvalConfig, MeshConfig
 from deepseek_jax.train.loop import train
-from deepseek_jax.train.sinks import read_rows
+from deepseek_jax.train.reporting.sinks import read_rows
 from tests.train import tiny
 
 QUIET = Console(quiet=True)

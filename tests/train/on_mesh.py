@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from deepseek_jax.config import MeshConfig, StartConfig
-from deepseek_jax.train.restore import restore_model
+from deepseek_jax.train.checkpoints.restore import restore_model
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.start import first_state
 from tests.train import tiny

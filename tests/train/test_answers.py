@@ -9,7 +9,7 @@ from PIL import Image
 
 from deepseek_jax.data.sets import pictures
 from deepseek_jax.figures import INK, ORANGE
-from deepseek_jax.train import answers
+from deepseek_jax.train.supervised import answers
 
 PRICES = ("$10_$20", "under $10", "$5%^$6")  # two would be invalid as mathtext formulas
 PNG = b"\x89PNG"

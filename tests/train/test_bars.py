@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from deepseek_jax.train import bars
+from deepseek_jax.train.reporting import bars
 
 
 @pytest.fixture

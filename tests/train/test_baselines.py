@@ -9,7 +9,7 @@ from PIL import Image
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.data.sets.registry import open_set
 from deepseek_jax.data.sets.scaling import Scaling
-from deepseek_jax.train import baselines
+from deepseek_jax.train.supervised import baselines
 from tests.user_files import write_csv
 
 

@@ -12,9 +12,11 @@ from deepseek_jax import record
 from deepseek_jax.compress import source
 from deepseek_jax.config import CheckpointConfig, EvalConfig, ScheduleConfig, StartConfig
 from deepseek_jax.errors import UserError
-from deepseek_jax.train import any_checkpoint, branch, checkpoint, schedules
-from deepseek_jax.train.checkpoint import Checkpoints
+from deepseek_jax.train import branch
+from deepseek_jax.train.checkpoints import any_checkpoint, checkpoint
+from deepseek_jax.train.checkpoints.checkpoint import Checkpoints
 from deepseek_jax.train.loop import train
+from deepseek_jax.train.optim import schedules
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.start import check
 from tests.progress import rows

@@ -6,8 +6,8 @@ import pytest
 
 from deepseek_jax import record
 from deepseek_jax.errors import UserError
+from deepseek_jax.train.checkpoints.restore import restore_model
 from deepseek_jax.train.loop import train
-from deepseek_jax.train.restore import restore_model
 from tests.train import changed
 from tests.train.changed import QUIET, brief, pulls, with_a_parameter
 

@@ -13,8 +13,8 @@ import pytest
 
 from deepseek_jax.config import CheckpointConfig
 from deepseek_jax.errors import UserError
-from deepseek_jax.train import checkpoint, integrity
-from deepseek_jax.train.checkpoint import Checkpoints, RunPosition
+from deepseek_jax.train.checkpoints import checkpoint, integrity
+from deepseek_jax.train.checkpoints.checkpoint import Checkpoints, RunPosition
 
 OPTIMIZER = optax.adam(1e-3)
 

@@ -12,11 +12,13 @@ from deepseek_jax.compress.config import PruneConfig
 from deepseek_jax.config import Experiment, OptimizerConfig, ScheduleConfig, StoppingConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.tasks.scores import NAMES
-from deepseek_jax.train import early_stopping, integrity, plots, restore
-from deepseek_jax.train.checkpoint import Checkpoints, RunPosition
+from deepseek_jax.train import early_stopping
+from deepseek_jax.train.checkpoints import integrity, restore
+from deepseek_jax.train.checkpoints.checkpoint import Checkpoints, RunPosition
 from deepseek_jax.train.early_stopping import check, judge
 from deepseek_jax.train.loop import train
-from deepseek_jax.train.shown import SHOWN
+from deepseek_jax.train.reporting import plots
+from deepseek_jax.train.reporting.shown import SHOWN
 from tests.train import tiny
 
 

@@ -15,9 +15,10 @@ from deepseek_jax.config import EvalConfig, Experiment
 from deepseek_jax.data import compressors
 from deepseek_jax.data.pipeline import Corpus, open_corpus
 from deepseek_jax.parallel import processes
-from deepseek_jax.train import samples, summary
+from deepseek_jax.train import samples
 from deepseek_jax.train.language_model import LanguageModelTask
-from deepseek_jax.train.shown import SHOWN
+from deepseek_jax.train.reporting import summary
+from deepseek_jax.train.reporting.shown import SHOWN
 from tests.train import tiny
 from tests.user_files import write_texts
 

@@ -20,10 +20,11 @@ from deepseek_jax import record
 from deepseek_jax.config import CheckpointConfig, EvalConfig, StartConfig, StoppingConfig
 from deepseek_jax.data.tokenizer import SPECIAL, Tokenizer
 from deepseek_jax.errors import UserError
-from deepseek_jax.train import checkpoint, integrity, loop, metrics, preemption
+from deepseek_jax.train import loop, metrics, preemption
+from deepseek_jax.train.checkpoints import checkpoint, integrity
+from deepseek_jax.train.checkpoints.restore import restore_model
 from deepseek_jax.train.language_model import LanguageModelTask
 from deepseek_jax.train.loop import train
-from deepseek_jax.train.restore import restore_model
 from deepseek_jax.train.setup import Setup, prepare
 from tests.paths import ROOT
 from tests.train import tiny

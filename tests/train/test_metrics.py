@@ -16,7 +16,7 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.train import metrics
 from deepseek_jax.train.flops import training_flops
 from deepseek_jax.train.loop import train
-from deepseek_jax.train.sinks import Sinks, flat, read_rows
+from deepseek_jax.train.reporting.sinks import Sinks, flat, read_rows
 from tests.train import tiny
 
 LOAD = {

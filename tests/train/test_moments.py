@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from deepseek_jax.config import OptimizerConfig
-from deepseek_jax.train.moments import map_moments, with_state_dtype
-from deepseek_jax.train.optimizer import make_optimizer
+from deepseek_jax.train.optim.moments import map_moments, with_state_dtype
+from deepseek_jax.train.optim.optimizer import make_optimizer
 
 
 def test_moments_are_bfloat16_and_updates_float32():

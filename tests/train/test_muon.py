@@ -15,10 +15,10 @@ from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.hybrid.convolution import Convolution
 from deepseek_jax.models.hybrid.recurrent import LSTM
 from deepseek_jax.parallel.mesh import make_mesh
-from deepseek_jax.train import muon
 from deepseek_jax.train.loop import train
-from deepseek_jax.train.muon import MatrixDims, dims_of, matrix_dims, orthogonal_update, orthogonalise
-from deepseek_jax.train.optimizer import make_optimizer
+from deepseek_jax.train.optim import muon
+from deepseek_jax.train.optim.muon import MatrixDims, dims_of, matrix_dims, orthogonal_update, orthogonalise
+from deepseek_jax.train.optim.optimizer import make_optimizer
 from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.state import abstract_state
 from deepseek_jax.train.views import as_trained

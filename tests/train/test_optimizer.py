@@ -13,8 +13,8 @@ from deepseek_jax.errors import UserError
 from deepseek_jax.models import tree
 from deepseek_jax.models.decoder import initialise
 from deepseek_jax.models.presets import preset
-from deepseek_jax.train import groups
-from deepseek_jax.train.optimizer import decay_mask, make_optimizer, plateau_factor
+from deepseek_jax.train.optim import groups
+from deepseek_jax.train.optim.optimizer import decay_mask, make_optimizer, plateau_factor
 from tests.train import tiny
 
 CONSTANT = ScheduleConfig(name="constant")

@@ -8,7 +8,7 @@ from jax import export
 from deepseek_jax import experiment_file
 from deepseek_jax.config import MeshConfig
 from deepseek_jax.parallel.mesh import make_mesh
-from deepseek_jax.train.optimizer import make_optimizer
+from deepseek_jax.train.optim.optimizer import make_optimizer
 from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.state import abstract_state
 from deepseek_jax.train.step import make_step

@@ -24,7 +24,7 @@ from deepseek_jax.models.flops import attention_a_token
 from deepseek_jax.models.moe.balance import RouterReport
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.tasks import language_model
-from deepseek_jax.train.optimizer import make_optimizer
+from deepseek_jax.train.optim.optimizer import make_optimizer
 from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.state import abstract_state, make_state
 from deepseek_jax.train.step import compile_step, gradient_function, make_step

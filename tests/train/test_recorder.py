@@ -8,7 +8,7 @@ import pytest
 
 from deepseek_jax.train import metrics
 from deepseek_jax.train.recorder import Recorder, Started
-from deepseek_jax.train.shown import SHOWN
+from deepseek_jax.train.reporting.shown import SHOWN
 from tests.train import tiny
 
 

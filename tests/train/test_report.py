@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from deepseek_jax.train import plots, report, sampled_indices, shown
-from deepseek_jax.train.summary import final_scores
-from deepseek_jax.train.verdict import verdict
+from deepseek_jax.train.reporting import plots, report, sampled_indices, shown
+from deepseek_jax.train.reporting.summary import final_scores
+from deepseek_jax.train.reporting.verdict import verdict
 from tests.user_files import write_jsonl
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from deepseek_jax.config import SCHEDULES, LossConfig, OptimizerConfig, RouterConfig, ScheduleConfig, TrainConfig
 from deepseek_jax.errors import UserError
-from deepseek_jax.train import schedules
+from deepseek_jax.train.optim import schedules
 
 PEAK = 2.2e-4
 TOTAL = 14800  # steps: one for each billion of V3's 14.8T tokens

@@ -17,7 +17,7 @@ from tests.train import tiny
 
 SPREAD = """
 import sys, jax
-from deepseek_jax.train.restore import restore_model
+from deepseek_jax.train.checkpoints.restore import restore_model
 params = restore_model(sys.argv[1]).params
 whole = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
 print(sum(part.data.nbytes for leaf in jax.tree.leaves(params) for part in leaf.addressable_shards) / whole)

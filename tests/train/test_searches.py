@@ -17,7 +17,7 @@ from deepseek_jax.tasks.config import ObjectiveConfig
 from deepseek_jax.train import batch_sizes, lr_range
 from deepseek_jax.train.batch_sizes import trials
 from deepseek_jax.train.lr_range import range_test, steepest
-from deepseek_jax.train.supervised import SupervisedTask
+from deepseek_jax.train.supervised.task import SupervisedTask
 from tests.train.digits import experiment
 from tests.user_files import write_config
 

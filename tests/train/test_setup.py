@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from deepseek_jax.train import schedules
+from deepseek_jax.train.optim import schedules
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.start import first_state
 from tests.train import tiny

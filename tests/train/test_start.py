@@ -16,9 +16,9 @@ from deepseek_jax.compress.config import PruneConfig
 from deepseek_jax.config import CheckpointConfig, EvalConfig, Experiment, StartConfig
 from deepseek_jax.convert import huggingface, orbax_directory
 from deepseek_jax.errors import UserError
-from deepseek_jax.train import any_checkpoint, checkpoint
+from deepseek_jax.train.checkpoints import any_checkpoint, checkpoint
+from deepseek_jax.train.checkpoints.restore import restore_model
 from deepseek_jax.train.loop import train
-from deepseek_jax.train.restore import restore_model
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.start import check, first_state
 from deepseek_jax.tune.config import LoraConfig, TuneConfig

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deepseek_jax.config import ScheduleConfig
-from deepseek_jax.train.schedules import learning_rate
+from deepseek_jax.train.optim.schedules import learning_rate
 from deepseek_jax.train.state import scored_model
 from tests.train import toy
 

@@ -23,12 +23,13 @@ from deepseek_jax.predict.predict import load_predictor
 from deepseek_jax.tasks.config import ObjectiveConfig
 from deepseek_jax.tasks.objectives import penalty
 from deepseek_jax.tasks.scores import NAMES, of_boxes, of_numbers
-from deepseek_jax.train import checkpoint, loop
+from deepseek_jax.train import loop
+from deepseek_jax.train.checkpoints import checkpoint
 from deepseek_jax.train.loop import train
-from deepseek_jax.train.optimizer import decays
+from deepseek_jax.train.optim.optimizer import decays
 from deepseek_jax.train.setup import prepare
-from deepseek_jax.train.supervised import SupervisedTask, scores_of
-from deepseek_jax.train.supervised_program import supervised_program
+from deepseek_jax.train.supervised.program import supervised_program
+from deepseek_jax.train.supervised.task import SupervisedTask, scores_of
 from tests.train.digits import MODEL, experiment
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from deepseek_jax.train.optimizer import make_optimizer
+from deepseek_jax.train.optim.optimizer import make_optimizer
 from deepseek_jax.train.state import initial_state, scored_model
 from deepseek_jax.train.step import make_step
 from deepseek_jax.train.views import viewed

@@ -8,7 +8,7 @@ import numpy as np
 
 from deepseek_jax.config import Experiment, OptimizerConfig, ScheduleConfig, TrainConfig
 from deepseek_jax.parallel.mesh import make_mesh
-from deepseek_jax.train.optimizer import make_optimizer
+from deepseek_jax.train.optim.optimizer import make_optimizer
 from deepseek_jax.train.program import Program
 from deepseek_jax.train.state import abstract_state, make_state
 from deepseek_jax.train.step import compile_step, make_step

@@ -20,8 +20,8 @@ from deepseek_jax.config import (
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.models import tree
 from deepseek_jax.models.hybrid.config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.train.checkpoints.restore import restore_model
 from deepseek_jax.train.loop import train
-from deepseek_jax.train.restore import restore_model
 from deepseek_jax.tune.config import LoraConfig, TuneConfig
 from tests.paths import GOLDENS
 

@@ -10,9 +10,9 @@ from rich.console import Console
 from deepseek_jax.config import CheckpointConfig, EvalConfig, StartConfig
 from deepseek_jax.convert import huggingface
 from deepseek_jax.models import tree
+from deepseek_jax.train.checkpoints.restore import restore_adapters, restore_model
 from deepseek_jax.train.expert_use import expert_use
 from deepseek_jax.train.loop import train
-from deepseek_jax.train.restore import restore_adapters, restore_model
 from deepseek_jax.train.setup import prepare
 from deepseek_jax.train.state import make_state
 from deepseek_jax.tune import peft

@@ -11,7 +11,7 @@ from deepseek_jax.config import Experiment, OptimizerConfig, ScheduleConfig, Sup
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.depth import distances
 from deepseek_jax.models.tree import flatten, unflatten
-from deepseek_jax.train.optimizer import make_optimizer
+from deepseek_jax.train.optim.optimizer import make_optimizer
 from deepseek_jax.tune import esft
 from deepseek_jax.tune.config import LoraConfig, TuneConfig, experts_of
 from deepseek_jax.views.frozen import frozen_view, trained_rows

@@ -11,7 +11,7 @@ from deepseek_jax.compress.config import PruneConfig
 from deepseek_jax.config import CheckpointConfig
 from deepseek_jax.models.lazy import materialised
 from deepseek_jax.models.tree import flatten, unflatten
-from deepseek_jax.train.checkpoint import Checkpoints, RunPosition
+from deepseek_jax.train.checkpoints.checkpoint import Checkpoints, RunPosition
 from deepseek_jax.train.state import shardings_of
 from deepseek_jax.views.pruned import pruned_view, sparsity_at
 from tests.views import training

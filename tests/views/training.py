@@ -10,7 +10,7 @@ from deepseek_jax.config import Experiment, MeshConfig
 from deepseek_jax.models.tree import flatten
 from deepseek_jax.parallel.mesh import make_mesh
 from deepseek_jax.parallel.rules import batch_sharding
-from deepseek_jax.train.optimizer import make_optimizer
+from deepseek_jax.train.optim.optimizer import make_optimizer
 from deepseek_jax.train.program import language_model_program
 from deepseek_jax.train.state import abstract_state, make_state
 from deepseek_jax.train.step import compile_step, make_step

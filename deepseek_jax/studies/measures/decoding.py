@@ -5,7 +5,7 @@ import time
 from deepseek_jax.infer import generate, speculative
 from deepseek_jax.models.counts import cache_size
 from deepseek_jax.studies.measures import text
-from deepseek_jax.train.restore import Trained
+from deepseek_jax.train.checkpoints.restore import Trained
 
 PROMPTS, PROMPT, NEW = 4, 32, 64  # number of prompts, tokens of each, new tokens after each
 REPEATS = 3

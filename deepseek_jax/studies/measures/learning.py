@@ -8,10 +8,10 @@ from collections.abc import Callable
 from deepseek_jax.config import AnyExperiment
 from deepseek_jax.studies import budget, curves
 from deepseek_jax.train import setup
-from deepseek_jax.train.restore import Trained
-from deepseek_jax.train.schedules import microbatches
-from deepseek_jax.train.shown import SHOWN
-from deepseek_jax.train.sinks import METRICS_FILE, read_rows
+from deepseek_jax.train.checkpoints.restore import Trained
+from deepseek_jax.train.optim.schedules import microbatches
+from deepseek_jax.train.reporting.shown import SHOWN
+from deepseek_jax.train.reporting.sinks import METRICS_FILE, read_rows
 
 
 def tokens_to(loss: float) -> Callable[[Trained], dict[str, float]]:

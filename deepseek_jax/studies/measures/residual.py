@@ -14,7 +14,7 @@ from deepseek_jax.models.block import Block
 from deepseek_jax.models.decoder import Decoder
 from deepseek_jax.models.tree import merge
 from deepseek_jax.studies.measures import text
-from deepseek_jax.train.restore import Trained
+from deepseek_jax.train.checkpoints.restore import Trained
 
 
 def composite_gain(trained: Trained) -> dict[str, float]:

@@ -15,8 +15,8 @@ from deepseek_jax.config import Experiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.tree import merge
 from deepseek_jax.studies.measures import text
+from deepseek_jax.train.checkpoints.restore import Trained
 from deepseek_jax.train.metrics import by_layer
-from deepseek_jax.train.restore import Trained
 
 BATCHES = 4
 

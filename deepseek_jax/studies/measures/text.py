@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from deepseek_jax.data.pipeline import Corpus, open_corpus
-from deepseek_jax.train.restore import Trained
+from deepseek_jax.train.checkpoints.restore import Trained
 
 
 def corpus(trained: Trained) -> Corpus:

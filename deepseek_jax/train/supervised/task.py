@@ -22,12 +22,13 @@ from deepseek_jax.parallel import processes
 from deepseek_jax.reporting import Report
 from deepseek_jax.tasks import scores
 from deepseek_jax.tasks.config import OF_BOXES, OF_CLASSES, OF_NUMBERS
-from deepseek_jax.train import answers, baselines, dataset_record
-from deepseek_jax.train.report import PICTURES
-from deepseek_jax.train.schedules import microbatch_size
-from deepseek_jax.train.shown import SHOWN
+from deepseek_jax.train.checkpoints import dataset_record
+from deepseek_jax.train.optim.schedules import microbatch_size
+from deepseek_jax.train.reporting.report import PICTURES
+from deepseek_jax.train.reporting.shown import SHOWN
 from deepseek_jax.train.state import State, scored_model
-from deepseek_jax.train.supervised_program import supervised_program
+from deepseek_jax.train.supervised import answers, baselines
+from deepseek_jax.train.supervised.program import supervised_program
 from deepseek_jax.train.views import as_trained
 
 SPLIT_OF = {"val": "val", "final": "test"}  # the loop's name -> the set's

@@ -7,10 +7,10 @@ from pathlib import Path
 from deepseek_jax import record
 from deepseek_jax.files import read_json, write_text
 from deepseek_jax.html_page import document, heading, image, table
-from deepseek_jax.train.shown import SHOWN, Shown
-from deepseek_jax.train.sinks import METRICS_FILE, read_rows
-from deepseek_jax.train.summary import scores_in
-from deepseek_jax.train.verdict import verdict
+from deepseek_jax.train.reporting.shown import SHOWN, Shown
+from deepseek_jax.train.reporting.sinks import METRICS_FILE, read_rows
+from deepseek_jax.train.reporting.summary import scores_in
+from deepseek_jax.train.reporting.verdict import verdict
 
 PICTURES = "pictures"  # below a run directory: plots of a network's predictions
 
@@ -58,7 +58,7 @@ def _origin(config: dict) -> str:
 def _sections(rows: list[dict], workdir: Path, shown: Shown):
     if not any(shown.loss in row for row in rows):
         return
-    from deepseek_jax.train import plots  # matplotlib takes a second to import, and only the report needs it
+    from deepseek_jax.train.reporting import plots  # matplotlib takes a second to import, and only the report needs it
 
     yield image(plots.curves(rows, shown), f"loss, learning rate, gradient norm, {shown.unit} a second")
     experts = plots.balance(rows)

@@ -19,7 +19,8 @@ from deepseek_jax.models.hybrid.network import Hybrid
 from deepseek_jax.parallel import rules
 from deepseek_jax.parallel.mesh import MeshOf, mesh_of_used
 from deepseek_jax.parallel.rules import abstract_on
-from deepseek_jax.train import checkpoint, dataset_record, views
+from deepseek_jax.train import views
+from deepseek_jax.train.checkpoints import checkpoint, dataset_record
 from deepseek_jax.train.program import replicated_axes
 from deepseek_jax.train.state import scored_model
 from deepseek_jax.views import lora

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from deepseek_jax.figures import BLUE, GREEN, INK, ORANGE, STYLE, png, tidy
-from deepseek_jax.train.sampled_indices import sampled_indices
-from deepseek_jax.train.shown import Shown
+from deepseek_jax.train.reporting.sampled_indices import sampled_indices
+from deepseek_jax.train.reporting.shown import Shown
 
 
 def curves(rows: list[dict], shown: Shown) -> bytes:

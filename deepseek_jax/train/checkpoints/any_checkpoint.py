@@ -8,8 +8,8 @@ from deepseek_jax.convert import huggingface, orbax_directory
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.parallel.mesh import MeshOf, mesh_of_used
-from deepseek_jax.train import checkpoint
-from deepseek_jax.train.restore import Trained, restore_model, shardings
+from deepseek_jax.train.checkpoints import checkpoint
+from deepseek_jax.train.checkpoints.restore import Trained, restore_model, shardings
 
 MOST_TOKENS = 512  # longest sequence of the text on which a released model is calibrated and scored
 

@@ -38,7 +38,7 @@ def learning_rate(optimizer: OptimizerConfig, steps: int) -> optax.Schedule:
         "one_cycle": _one_cycle,
         "warm_restarts": _warm_restarts,
         "range": _range,
-        "plateau": _constant,  # train/optimizer.py lowers it according to the training loss
+        "plateau": _constant,  # train/optim/optimizer.py lowers it according to the training loss
     }
     pieces, ends = shapes[schedule.name](schedule, peak, steps)
     ends = [schedule.warmup_steps, *ends]

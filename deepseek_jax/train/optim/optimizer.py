@@ -7,11 +7,11 @@ from optax import contrib
 
 from deepseek_jax.config import OptimizerConfig
 from deepseek_jax.models.tree import is_vector
-from deepseek_jax.train import schedules
-from deepseek_jax.train.by_depth import by_depth
-from deepseek_jax.train.groups import factors
-from deepseek_jax.train.moments import with_state_dtype
-from deepseek_jax.train.muon import scale_by_muon
+from deepseek_jax.train.optim import schedules
+from deepseek_jax.train.optim.by_depth import by_depth
+from deepseek_jax.train.optim.groups import factors
+from deepseek_jax.train.optim.moments import with_state_dtype
+from deepseek_jax.train.optim.muon import scale_by_muon
 
 
 def decays(path: tuple) -> bool:

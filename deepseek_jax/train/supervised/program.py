@@ -18,7 +18,7 @@ from deepseek_jax.models.hybrid.network import Hybrid
 from deepseek_jax.tasks import detection
 from deepseek_jax.tasks.objectives import OBJECTIVES, penalty
 from deepseek_jax.tasks.scores import MOST_PEAKS
-from deepseek_jax.train.optimizer import decays
+from deepseek_jax.train.optim.optimizer import decays
 from deepseek_jax.train.program import Program, microbatch_key, replicated_axes
 from deepseek_jax.views.arithmetic import chooser
 

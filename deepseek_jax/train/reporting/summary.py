@@ -10,8 +10,8 @@ from rich.table import Table
 from deepseek_jax.config import EvalConfig
 from deepseek_jax.parallel import processes
 from deepseek_jax.tasks.scores import HIGHER, LOWER
-from deepseek_jax.train.shown import Shown
-from deepseek_jax.train.sinks import METRICS_FILE, has_scores, read_rows
+from deepseek_jax.train.reporting.shown import Shown
+from deepseek_jax.train.reporting.sinks import METRICS_FILE, has_scores, read_rows
 
 GOODPUT, FINAL, SETTINGS = "goodput", "final/", "eval"  # keys of rows; FINAL is a prefix of keys
 

@@ -20,7 +20,7 @@ from deepseek_jax.config import CheckpointConfig
 from deepseek_jax.errors import LOG, UserError
 from deepseek_jax.models import tree
 from deepseek_jax.parallel import processes
-from deepseek_jax.train import integrity
+from deepseek_jax.train.checkpoints import integrity
 from deepseek_jax.train.state import State
 
 DIRECTORY = record.CHECKPOINTS  # below a run directory

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from deepseek_jax.train.sampled_indices import sampled_indices
-from deepseek_jax.train.shown import Shown
+from deepseek_jax.train.reporting.sampled_indices import sampled_indices
+from deepseek_jax.train.reporting.shown import Shown
 
 # Thresholds beyond which a person should look.  They come from watching runs, not from a paper.
 LOSS_RISE = 1.1  # loss at the end of the run over that of its best stretch

@@ -1,0 +1,1 @@
+"""Training of the hybrid network on labelled sets: task, program, and its baselines and pictures of answers."""
