@@ -38,7 +38,7 @@ def state_of_other_shapes() -> list[int]:
     one_device, spread = toy.experiment(), dataclasses.replace(toy.experiment(), mesh=MESH)
     shardings = []
     for direction in directions:
-        optimizer._direction = lambda config, axes, direction=direction: direction
+        optimizer.DIRECTIONS["sgd"] = lambda config, steps, axes, direction=direction: direction
         (one, one_step), (many, many_step) = toy.start(one_device, devices=jax.devices()[:1]), toy.start(spread)
         for seed in range(2):
             one, many = one_step(one, toy.batch(2, 8, seed))[0], many_step(many, toy.batch(2, 8, seed))[0]

@@ -40,7 +40,7 @@ def make_optimizer(
     is known, as `norm`.
     """
     of_clipped = (
-        with_state_dtype(config.moment_dtype, _direction(config, axes)),
+        with_state_dtype(config.moment_dtype, DIRECTIONS[config.name](config, steps, axes)),
         _decayed(config),
         optax.scale_by_learning_rate(schedules.learning_rate(config, steps)),
         _scaled(config),
@@ -77,22 +77,41 @@ def _clipped(most: float) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
-def _direction(config: OptimizerConfig, axes: dict | None) -> optax.GradientTransformation:
-    b1, b2, eps = config.b1, config.b2, config.eps
-    match config.name:
-        case "adam" | "adamw":
-            return optax.scale_by_adam(b1=b1, b2=b2, eps=eps, nesterov=config.nesterov)
-        case "muon":
-            return scale_by_muon(axes, optax.scale_by_adam(b1=b1, b2=b2, eps=eps, nesterov=config.nesterov))
-        case "sgd":
-            return optax.trace(decay=b1, nesterov=config.nesterov)
-        case "rmsprop":
-            return optax.chain(optax.scale_by_rms(decay=b2, eps=eps), optax.trace(decay=b1, nesterov=config.nesterov))
-        case "adagrad":
-            return optax.scale_by_rss(eps=eps)
-        case "lion":
-            return optax.scale_by_lion(b1=b1, b2=b2)
-    raise KeyError(config.name)
+def _adam(config: OptimizerConfig, steps: int, axes: dict | None) -> optax.GradientTransformation:
+    return optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps, nesterov=config.nesterov)
+
+
+def _muon(config: OptimizerConfig, steps: int, axes: dict | None) -> optax.GradientTransformation:
+    return scale_by_muon(axes, _adam(config, steps, axes))
+
+
+def _sgd(config: OptimizerConfig, steps: int, axes: dict | None) -> optax.GradientTransformation:
+    return optax.trace(decay=config.b1, nesterov=config.nesterov)
+
+
+def _rmsprop(config: OptimizerConfig, steps: int, axes: dict | None) -> optax.GradientTransformation:
+    return optax.chain(optax.scale_by_rms(decay=config.b2, eps=config.eps), _sgd(config, steps, axes))
+
+
+def _adagrad(config: OptimizerConfig, steps: int, axes: dict | None) -> optax.GradientTransformation:
+    return optax.scale_by_rss(eps=config.eps)
+
+
+def _lion(config: OptimizerConfig, steps: int, axes: dict | None) -> optax.GradientTransformation:
+    return optax.scale_by_lion(b1=config.b1, b2=config.b2)
+
+
+# The optimizers by name, as functions with the arguments of `make_optimizer`.  Each returns the transformation from
+# gradients, clipped, to the direction to which weight decay is added and which is then multiplied by the learning rate.
+DIRECTIONS = {
+    "adam": _adam,
+    "adamw": _adam,
+    "muon": _muon,
+    "sgd": _sgd,
+    "rmsprop": _rmsprop,
+    "adagrad": _adagrad,
+    "lion": _lion,
+}
 
 
 def _decayed(config: OptimizerConfig) -> optax.GradientTransformation:

@@ -26,21 +26,7 @@ def learning_rate(optimizer: OptimizerConfig, steps: int) -> optax.Schedule:
     UserError if the phases of the shape do not fit into `steps`.
     """
     schedule, peak = optimizer.schedule, optimizer.peak_lr
-    shapes = {
-        "constant": _constant,
-        "cosine": _cosine,
-        "step": _step,
-        "multi_step": _multi_step,
-        "v3": _v3,
-        "wsd": _wsd,
-        "exponential": _exponential,
-        "polynomial": _polynomial,
-        "one_cycle": _one_cycle,
-        "warm_restarts": _warm_restarts,
-        "range": _range,
-        "plateau": _constant,  # train/optim/optimizer.py lowers it according to the training loss
-    }
-    pieces, ends = shapes[schedule.name](schedule, peak, steps)
+    pieces, ends = SHAPES[schedule.name](schedule, peak, steps)
     ends = [schedule.warmup_steps, *ends]
     if sorted(ends) != ends or ends[-1] >= steps:
         shaped_by = SHAPED_BY.get(schedule.name, "")
@@ -133,6 +119,22 @@ def _range(schedule: ScheduleConfig, peak: float, steps: int):
     """Up by an equal factor per step, from `final_ratio` of the peak to the peak in the last one (arXiv:1506.01186)."""
     length = max(steps - 1 - schedule.warmup_steps, 1)
     return [optax.exponential_decay(peak * schedule.final_ratio, length, 1 / schedule.final_ratio)], []
+
+
+SHAPES = {
+    "constant": _constant,
+    "cosine": _cosine,
+    "step": _step,
+    "multi_step": _multi_step,
+    "v3": _v3,
+    "wsd": _wsd,
+    "exponential": _exponential,
+    "polynomial": _polynomial,
+    "one_cycle": _one_cycle,
+    "warm_restarts": _warm_restarts,
+    "range": _range,
+    "plateau": _constant,  # train/optim/optimizer.py lowers it according to the training loss
+}
 
 
 def mtp_weight(loss: LossConfig, steps: int) -> optax.Schedule:
