@@ -11,10 +11,10 @@ MOST = 2**31 - 1  # largest whole number: jax counts in 32 bits
 MOST_NEW_TOKENS = 10**9  # with their prompt they must stay below MOST
 
 
-def choice(key: str, value: str, allowed: Collection[str]):
-    """Raises UserError unless `value` of the setting `key` is one of `allowed`."""
+def choice(key: str, value: str, allowed: Collection[str], more: str = ""):
+    """Raises UserError unless `value` of the setting `key` is one of `allowed`; `more` ends its list of them."""
     if value not in allowed:
-        raise UserError(f"{key} is {value!r}; choose one of {', '.join(allowed)}.")
+        raise UserError(f"{key} is {value!r}; choose one of {', '.join(allowed)}{more}.")
 
 
 def require_family(wanted: str, family: str, where, instead: str):

@@ -4,13 +4,16 @@ import dataclasses
 
 import ml_collections
 
+from deepseek_jax import part_settings, plugins
 from deepseek_jax.checking import at_least, choice, fraction, parameter_group, pattern
 from deepseek_jax.compress.config import ArithmeticConfig, PruneConfig, QuantizeConfig
 from deepseek_jax.data.augment.config import AugmentConfig
 from deepseek_jax.data.sets.config import DatasetConfig
 from deepseek_jax.errors import UserError
+from deepseek_jax.models import checks
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.hybrid.config import HybridConfig
+from deepseek_jax.part_settings import Parts
 from deepseek_jax.tasks.config import ObjectiveConfig
 from deepseek_jax.tune.config import TuneConfig
 
@@ -39,10 +42,13 @@ class DataConfig:
     held_out: float = 0.02  # share of the text kept for evaluation: whole documents, books, services, packages
     workers: int = 0  # reader processes; 0 reads in a thread
     prefetch: int = 4  # microbatches read ahead; 0: none, each is read when asked for
+    parts: Parts = Parts()  # settings of corpora that plugins add, from the experiment's section of this name
 
     def __post_init__(self):
         if not self.source.strip():  # an empty path would be the current directory
             raise UserError("data.source is empty; name a corpus, a file or a directory, or leave it out.")
+        weighed = (part.rpartition("=")[0].strip() for part in self.weights.split(","))
+        object.__setattr__(self, "parts", part_settings.of((self.source, *weighed), self.parts))
         at_least("data", self, 2, "sequence_length")
         at_least("data", self, 0, "workers", "prefetch")
         fraction("data", self, "fim_rate", "held_out")
@@ -70,15 +76,18 @@ SCHEDULES = {
     "range": ("final_ratio",),
 }
 OPTIMIZERS = {  # likewise
-    "adam": ("b1", "b2", "eps"),
-    "adamw": ("b1", "b2", "eps"),
-    "muon": ("b1", "b2", "eps"),
-    "sgd": ("b1",),
-    "rmsprop": ("b1", "b2", "eps"),
+    "adam": ("b1", "b2", "eps", "nesterov"),
+    "adamw": ("b1", "b2", "eps", "nesterov"),
+    "muon": ("b1", "b2", "eps", "nesterov"),
+    "sgd": ("b1", "nesterov"),
+    "rmsprop": ("b1", "b2", "eps", "nesterov"),
     "adagrad": ("eps",),
     "lion": ("b1", "b2"),
 }
-WITH_NESTEROV = ("adam", "adamw", "muon", "sgd", "rmsprop")  # those that support optimizer.nesterov
+
+
+NAMED = checks.OF_ATTENTION, checks.OF_FEED_FORWARD, OPTIMIZERS, SCHEDULES  # the parts that plugins can add to
+OR_OWN = ", or one that a module of `plugins` adds"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +109,10 @@ class ScheduleConfig:
     power: float = 1.0  # of polynomial; 1 is linear
     cycle_growth: float = 1.0  # factor of each restart's length over the one before
     patience: int = 3  # checks without a better training loss before plateau lowers the rate
+    parts: Parts = Parts()  # settings of a schedule that a plugin adds, from the experiment's section of this name
 
     def __post_init__(self):
-        choice("optimizer.schedule.name", self.name, SCHEDULES)
+        choice("optimizer.schedule.name", self.name, SCHEDULES, OR_OWN)
         at_least("optimizer.schedule", self, 0, "warmup_steps", "power")
         at_least("optimizer.schedule", self, 1, "step_every", "cycle_growth", "patience")
         fraction("optimizer.schedule", self, "final_ratio", "decay_ratio", "decay_fraction", "rise_fraction")
@@ -112,6 +122,7 @@ class ScheduleConfig:
             raise UserError(f"optimizer.schedule.{needed} is 0, a factor of {self.name}; it must be above 0.")
         if self.name == "plateau" and self.decay_ratio == 1:
             raise UserError("optimizer.schedule.decay_ratio is 1, which lowers nothing on a plateau; set it below 1.")
+        object.__setattr__(self, "parts", part_settings.of([self.name], self.parts))
         if self.name == "one_cycle" and self.warmup_steps:
             raise UserError(
                 "optimizer.schedule.name is one_cycle, which has a rise of its own; set "
@@ -136,16 +147,17 @@ class OptimizerConfig:
     layer_decay: float = 1.0  # factor of the learning rate for each layer further from the output
     unfreeze: float = 0.0  # share of the run over which layers are unfrozen, from the output down; 0: all at once
     schedule: ScheduleConfig = ScheduleConfig()
+    parts: Parts = Parts()  # likewise, of the optimizer and the schedule
 
     def __post_init__(self):
-        choice("optimizer.name", self.name, OPTIMIZERS)
+        choice("optimizer.name", self.name, OPTIMIZERS, OR_OWN)
         choice("optimizer.moment_dtype", self.moment_dtype, ("float32", "bfloat16"))
         at_least("optimizer", self, 0, "peak_lr", "weight_decay", "clip_norm", "eps")
         fraction("optimizer", self, "b1", "b2", "layer_decay", "unfreeze")
         for name in ("b1", "b2"):
             if getattr(self, name) == 1:
                 raise UserError(f"optimizer.{name} is 1, a moment that never moves; set it below 1.")
-        if self.nesterov and self.name not in WITH_NESTEROV:
+        if self.nesterov and "nesterov" not in OPTIMIZERS[self.name]:
             raise UserError(f"optimizer.nesterov is set, but {self.name} does not use it; leave it out.")
         if self.name == "adam" and self.weight_decay:
             raise UserError(
@@ -156,16 +168,18 @@ class OptimizerConfig:
             parameter_group(group)
         if self.moment_dtype == "bfloat16":
             self._check_rounding()
+        object.__setattr__(self, "parts", part_settings.of((self.name, self.schedule.name), self.parts))
+        part_settings.hand_over(self, "schedule")
 
     def _check_rounding(self):
         """UserError if moments change by less per step than bfloat16 can represent, 0.4%, and so would never move."""
-        if self.name == "adagrad":
+        kept = [name for name in ("b1", "b2") if name in OPTIMIZERS[self.name]]
+        if not kept:
             raise UserError(
-                "optimizer.moment_dtype is bfloat16, in which the state of adagrad would stand still, as it changes by "
-                "too little per step; set optimizer.moment_dtype=float32."
+                f"optimizer.moment_dtype is bfloat16, in which the state of {self.name} would stand still, as it may "
+                "change by too little per step; set optimizer.moment_dtype=float32."
             )
-        kept = {"sgd": ("b1",), "lion": ("b2",)}.get(self.name, ("b1", "b2"))  # lion stores nothing with b1
-        for name in kept:
+        for name in ["b2"] if self.name == "lion" else kept:  # lion stores nothing with b1
             if getattr(self, name) > 0.99:
                 raise UserError(
                     f"optimizer.moment_dtype is bfloat16, in which moments of optimizer.{name}={getattr(self, name)} "
@@ -356,6 +370,7 @@ class Experiment:
 
     family: str = "language_model"
     plugins: tuple[str, ...] = ()  # modules with parts of your own, as in parts.gated (plugins.py, parts.py)
+    parts: Parts = Parts()  # settings of the parts of these modules, by name: --config.parts.moe_z.weight=1e-2
     model: ModelConfig = ModelConfig()
     start: StartConfig = StartConfig()
     tune: TuneConfig = TuneConfig()
@@ -374,6 +389,7 @@ class Experiment:
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self):
+        part_settings.hand_over(self, "model", "data", "optimizer")
         _check_together(self)
 
 
@@ -383,6 +399,7 @@ class SupervisedExperiment:
 
     family: str = "supervised"
     plugins: tuple[str, ...] = ()  # modules with parts of your own, as in parts.gated (plugins.py, parts.py)
+    parts: Parts = Parts()  # settings of the parts of these modules, by name: --config.parts.moe_z.weight=1e-2
     model: HybridConfig = HybridConfig()
     start: StartConfig = StartConfig()
     tune: TuneConfig = TuneConfig()
@@ -401,6 +418,7 @@ class SupervisedExperiment:
     mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self):
+        part_settings.hand_over(self, "dataset", "optimizer")
         _check_together(self)
         for name in ("remat", "pipeline_microbatches", "pipeline_rounds"):
             given, default = getattr(self.train, name), getattr(TrainConfig(), name)
@@ -421,3 +439,34 @@ def default_config(family: str = "language_model") -> ml_collections.ConfigDict:
     numbers).
     """
     return ml_collections.ConfigDict(dataclasses.asdict(FAMILIES[family]())).lock()
+
+
+def add_plugins(config: ml_collections.ConfigDict, *modules: str):
+    """Adds modules to config.plugins, and the settings of their parts to the config, as config.parts.NAME.
+
+    UserError if a module cannot be imported.
+    """
+    config.plugins = (*config.plugins, *(module for module in modules if module not in config.plugins))
+    give_settings(config, "a config")
+
+
+def give_settings(config: ml_collections.ConfigDict, origin: str):
+    """Makes config.parts the settings of the parts of config.plugins: those it has, else their defaults."""
+    plugins.load(config.plugins, origin)
+    settings = dataclasses.asdict(part_settings.section(part_settings.added_by(config.plugins))())
+    known = config.get("parts", {})
+    with config.unlocked():
+        config.parts = ml_collections.ConfigDict(settings).lock()
+    for name in settings.keys() & known.keys():
+        config.parts[name].update(known[name])
+
+
+def plain(experiment: AnyExperiment) -> dict:
+    """The experiment as nested dicts, as config.json has it.  Without settings of parts there is no section `parts`."""
+    values = dataclasses.asdict(experiment)
+    for key in ("model", "data", "dataset", "optimizer"):
+        values.get(key, {}).pop("parts", None)  # copies
+    del values["optimizer"]["schedule"]["parts"]
+    if not values["parts"]:
+        del values["parts"]
+    return values

@@ -12,7 +12,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from deepseek_jax import fields
-from deepseek_jax.config import FAMILIES, AnyExperiment, SupervisedExperiment, default_config
+from deepseek_jax.config import AnyExperiment, SupervisedExperiment, default_config, give_settings
 from deepseek_jax.errors import UserError
 from deepseek_jax.plugins import importable
 
@@ -61,13 +61,15 @@ def load(path: str) -> ConfigDict:
 def override(config: ConfigDict, overrides: Mapping[str, object], origin: str):
     """Sets dotted keys of `config` in place, parsing values given as text; errors name `origin`."""
     family = config.family
-    known_keys = fields.leaf_types(family)
+    config.plugins = _value("plugins", overrides.get("plugins", config.plugins), tuple[str, ...])
+    give_settings(config, origin)  # first, as it decides which keys there are
+    known_keys = fields.leaf_types(family, config.plugins)
     for key, value in overrides.items():
         if key not in known_keys:
             inside = [known for known in known_keys if known.startswith(key + ".")]
             if inside:
                 raise UserError(f"{key} is a section of {origin}; set one of its keys, such as {inside[0]}.")
-            raise UserError(f"{origin} has no key {key}{fields.nearest(key, family)}")
+            raise UserError(f"{origin} has no key {key}{fields.nearest(key, known_keys)}")
         section, _, name = key.rpartition(".")
         if key == "family":
             raise UserError(
@@ -76,10 +78,11 @@ def override(config: ConfigDict, overrides: Mapping[str, object], origin: str):
         node = config
         for part in filter(None, section.split(".")):
             node = node[part]
-        if isinstance(value, str):
-            node[name] = fields.parse(key, value, family)
-        else:
-            node[name] = fields.convert(key, value, known_keys[key])
+        node[name] = _value(key, value, known_keys[key])
+
+
+def _value(key: str, value: object, kind: type) -> object:
+    return fields.parse(key, value, kind) if isinstance(value, str) else fields.convert(key, value, kind)
 
 
 def execute(name: str, path: str | Path) -> types.ModuleType:
@@ -108,9 +111,9 @@ def explained(path: str):
         raise UserError(f"{error.filename} line {error.lineno}: {error.msg}.") from error
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        inside = [frame.lineno for frame in frames if Path(frame.filename).resolve() == Path(path).resolve()]
-        place = f"{path} line {inside[-1]}" if inside else path
-        raise UserError(f"{place}: {_sentence(error)}") from error
+        inside = [frame for frame in frames if Path(frame.filename).resolve() == Path(path).resolve()]
+        place, line = (f"{path} line {inside[-1].lineno}", inside[-1].line) if inside else (path, "")
+        raise UserError(f"{place}: {_sentence(error, line)}") from error
 
 
 OTHER_TYPE = re.compile(
@@ -120,14 +123,16 @@ OTHER_TYPE = re.compile(
 )
 
 
-def _sentence(error: Exception) -> str:
+def _sentence(error: Exception, line: str) -> str:
     """An error of ml_collections about a key or a value, in the words used for overrides on the command line.
 
-    For an unknown key ml_collections lists all fields; this names the nearest one instead.
+    For an unknown key ml_collections lists all fields; this names the nearest one instead.  `line`: where it came up.
     """
+    if isinstance(error, AttributeError) and (own := re.search(r"\bparts\.\w+(\.\w+)?", line)):
+        return f"there is no key {own[0]}{fields.nearest(own[0])}"
     unknown = re.search(r'Key "(.+?)" does not exist', str(error))
     if unknown:
-        return f"there is no key {unknown[1]}{fields.nearest(unknown[1], *FAMILIES)}"
+        return f"there is no key {unknown[1]}{fields.nearest(unknown[1])}"
     if other := OTHER_TYPE.fullmatch(str(error)):
         name, value, given, expected = other.groups()
         return fields.wrong_type(name, repr(value) if given == "str" else " ".join(value.split()), expected)

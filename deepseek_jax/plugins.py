@@ -1,6 +1,7 @@
 """Modules of a user that an experiment names: they add parts to the package's tables when they are imported.
 
-config.json of a run names them too, so every verb that reads the run imports them before it checks the settings.
+config.json of a run names them too, so every verb that reads the run imports them before it checks the settings, among
+which are those of the parts (part_settings.py).
 """
 
 import contextlib

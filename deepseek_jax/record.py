@@ -1,7 +1,6 @@
 """config.json of a run directory: the resolved experiment, its hash, and the software it ran on."""
 
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from deepseek_jax import fields, files, plugins
-from deepseek_jax.config import AnyExperiment, Experiment
+from deepseek_jax.config import AnyExperiment, Experiment, plain
 from deepseek_jax.errors import UserError
 from deepseek_jax.files import read_json, write_json
 
@@ -38,7 +37,7 @@ JUDGING = ("eval.every", "eval.batch_size", "eval.batches")  # not free if evalu
 
 def experiment_hash(experiment: AnyExperiment) -> str:
     """16 hex digits that are equal if and only if all settings are, on every machine and Python version."""
-    text = json.dumps(dataclasses.asdict(experiment), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(plain(experiment), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -71,10 +70,10 @@ def claim(
         other = read(workdir)
         if other.family != experiment.family:
             raise UserError(f"{workdir} holds a run of the family {other.family}; give another --workdir.")
-        there = fields.flatten(dataclasses.asdict(other))
         entries = read_json(path)
         began = entries.get("began", began)
-        here = fields.flatten(dataclasses.asdict(experiment))
+        here = fields.flatten(plain(experiment))
+        there = dict.fromkeys(here, "absent") | fields.flatten(plain(other))
         judging = JUDGING if experiment.stopping.patience else ()
         bound = [key for key in here if key in judging or not key.startswith(FREE)]
         if experiment.train.on_nonfinite == "skip":
@@ -168,7 +167,7 @@ def family(directory: str | os.PathLike) -> str:
 def describe(experiment: AnyExperiment) -> dict:
     """The content of config.json, as a JSON-able dict."""
     return {
-        "experiment": dataclasses.asdict(experiment),
+        "experiment": plain(experiment),
         "hash": experiment_hash(experiment),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},

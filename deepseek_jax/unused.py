@@ -1,10 +1,13 @@
 """Settings that change nothing because of another setting: an ablation of them would compare equal runs."""
 
+import dataclasses
 from collections.abc import Collection
 
-from deepseek_jax.config import OPTIMIZERS, SCHEDULES, AnyExperiment
+from deepseek_jax.config import NAMED, OPTIMIZERS, SCHEDULES, AnyExperiment
+from deepseek_jax.fields import flatten
 from deepseek_jax.models import checks
 from deepseek_jax.models.hybrid.config import NEEDED
+from deepseek_jax.part_settings import Parts
 from deepseek_jax.tasks.config import OBJECTIVES, OF_BOXES, OF_CLASSES
 
 CHOICES = {"optimizer": OPTIMIZERS, "optimizer.schedule": SCHEDULES, "objective": OBJECTIVES}
@@ -77,6 +80,11 @@ def idle_keys(experiment: AnyExperiment) -> dict[str, str]:
             found |= dict.fromkeys(_keys(section, " ".join(unused)), f"{section}.name is {chosen}")
     if pattern := experiment.prune.pattern:
         found |= dict.fromkeys(_keys("prune", "sparsity scope every"), f"prune.pattern is {pattern}")
+    used = vars(experiment.optimizer.parts) | vars(getattr(experiment.model, "parts", Parts()))
+    for name, settings in vars(experiment.parts).items():
+        if name not in used and any(name in known for known in NAMED):
+            keys = flatten(dataclasses.asdict(settings), f"parts.{name}.")
+            found |= dict.fromkeys(keys, f"the experiment does not use {name}")
     for switch, off, keys in SWITCHES:
         if _value(experiment, switch) == off:
             found |= dict.fromkeys(keys, f"{switch} is {off or repr(off)}")

@@ -64,7 +64,7 @@ def test_every_default_has_its_fields_type_and_can_be_parsed_from_text():
     for key, kind in fields.leaf_types("language_model").items():
         assert fields.convert(key, defaults[key], kind) == defaults[key]
         text = ",".join(map(str, defaults[key])) if typing.get_origin(kind) is tuple else str(defaults[key])
-        assert fields.parse(key, text, "language_model") == defaults[key]
+        assert fields.parse(key, text, kind) == defaults[key]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_every_default_has_its_fields_type_and_can_be_parsed_from_text():
     ],
 )
 def test_overrides_are_parsed_as_the_type_of_their_field(key, text, value):
-    parsed = fields.parse(key, text, "language_model")
+    parsed = fields.parse(key, text, fields.leaf_types("language_model")[key])
     assert parsed == value and type(parsed) is type(value)
 
 
@@ -110,7 +110,8 @@ def test_overrides_are_parsed_as_the_type_of_their_field(key, text, value):
         (
             "optimizer.name",
             "lyon",
-            "optimizer.name is 'lyon'; choose one of adam, adamw, muon, sgd, rmsprop, adagrad, lion.",
+            "optimizer.name is 'lyon'; choose one of adam, adamw, muon, sgd, rmsprop, adagrad, lion, or one that a "
+            "module of `plugins` adds.",
         ),
         (
             "optimizer.groups",

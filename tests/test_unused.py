@@ -212,7 +212,7 @@ def test_a_set_decides_which_settings_of_hybrid_networks_are_used(dataset, used,
 
 
 def test_nothing_is_said_of_a_part_of_ones_own(monkeypatch):
-    monkeypatch.setitem(OPTIMIZERS, "own", ("b1", "b2", "eps"))
+    monkeypatch.setitem(OPTIMIZERS, "own", ("b1", "b2", "eps", "nesterov"))
     monkeypatch.setitem(SCHEDULES, "own", tuple(set().union(*SCHEDULES.values())))
     monkeypatch.setitem(checks.OF_FEED_FORWARD, "own", checks.EXPERTS)
     model = dataclasses.replace(tiny.ROUTED, mlp_layer_types=("own",), topk_method="greedy")

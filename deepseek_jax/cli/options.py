@@ -12,7 +12,8 @@ RUN_OR_RELEASE = "run directory written by `train`, a released checkpoint, or th
 OVERRIDES_HELP = """\
 Any key of the config can be overridden by its dotted name:
   --config.optimizer.peak_lr=3e-4  --config.train.steps 200  --config.optimizer.schedule.milestones=0.5,0.8
-All keys and their defaults are in deepseek_jax/config.py and the files that it imports sections from."""
+All keys and their defaults are in deepseek_jax/config.py and the files that it imports sections from; those of parts
+that plugins add are --config.parts.NAME.KEY (docs/architecture.md)."""
 
 
 def add_verb(

@@ -8,12 +8,13 @@ from deepseek_jax import plugins
 from deepseek_jax.convert import rope_json, v4_json
 from deepseek_jax.convert.generations import GENERATIONS, SCHEDULE, generation_of
 from deepseek_jax.errors import UserError
-from deepseek_jax.fields import build_section, convert
+from deepseek_jax.fields import build_parts, build_section, convert
 from deepseek_jax.models import checks
 from deepseek_jax.models.config import ModelConfig
+from deepseek_jax.part_settings import SETTINGS
 
 MIXED = "deepseek_jax"  # model_type of models that fit no released one: the file then has all fields of ModelConfig
-PLUGINS = "plugins"  # key of such a file: the modules of parts that the package does not have
+PLUGINS, PARTS = "plugins", "parts"  # keys of such a file: the modules of parts that the package lacks, their settings
 
 # Keys of which this package supports only one value; another one is refused.
 FIXED = {"hidden_act": "silu", "moe_layer_freq": 1}
@@ -86,7 +87,10 @@ def to_json(config: ModelConfig, spelling: str = "huggingface") -> dict[str, Any
     """A config.json that `from_json` reads.  `spelling`, "huggingface" or "deepseek", only matters for V4."""
     generation = generation_of(config)
     if generation is None:
-        return {"model_type": MIXED} | _plugins(config) | dataclasses.asdict(config)
+        modules, fields = checks.added_by(config), dataclasses.asdict(config)
+        if not fields[PARTS]:
+            del fields[PARTS]
+        return {"model_type": MIXED} | ({PLUGINS: modules} if modules else {}) | fields
     values = {key: getattr(config, key) for key in generation.keys}
     values |= {key: None for key in NULL_MEANS if values.get(key) == 0}
     values |= {key: value for key, value in generation.implied.items() if key in WRITTEN}
@@ -185,13 +189,6 @@ def _value(values, key, model_type):
     return meanings.get(key)
 
 
-def _plugins(config):
-    """The modules that define the model's parts; without those of a script, which cannot be imported."""
-    kinds = {*config.attention_kinds, *config.feed_forward_kinds} & checks.ADDED_BY.keys()
-    modules = {checks.ADDED_BY[kind] for kind in kinds} - {"__main__"}
-    return {PLUGINS: sorted(modules)} if modules else {}
-
-
 def _from_fields(values):
     known = ModelConfig.__dataclass_fields__
     plugins.load(convert(f"config.json's {PLUGINS}", values.get(PLUGINS, ()), tuple[str, ...]), "config.json")
@@ -200,7 +197,8 @@ def _from_fields(values):
             f"config.json has {unknown[0]} {values[unknown[0]]!r}, which is not a field of ModelConfig; remove it, or "
             "add that field."
         )
-    return _built({key: value for key, value in values.items() if key in known})
+    fields = {key: value for key, value in values.items() if key in known}
+    return _built(fields | {PARTS: build_parts(values.get(PARTS, {}), SETTINGS, "config.json")})
 
 
 def _built(fields):

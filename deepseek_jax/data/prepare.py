@@ -120,7 +120,8 @@ def _path(source: str) -> pathlib.Path:
 def prepare_text(data: DataConfig, source: str, root: pathlib.Path, report: Report) -> pathlib.Path:
     """Prepares a source as a tensorflow-datasets dataset with splits train and held_out; returns the cache entry."""
     if source in CORPORA:
-        name, corpus, settings = source, CORPORA[source], {}
+        name, corpus = source, CORPORA[source]
+        settings = dataclasses.asdict(data.parts).get(source, {})
         if corpus.conversations and not data.chat:
             raise UserError(
                 f"data.source: {source} are conversations; set data.chat, for example to {CHAT_TEMPLATES[0]}."

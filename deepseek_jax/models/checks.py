@@ -59,6 +59,12 @@ def like(attention: str) -> str:
     return LIKE.get(attention, attention)
 
 
+def added_by(config) -> list[str]:
+    """The modules that define the model's parts from plugins; without a script, which cannot be imported."""
+    kinds = {*config.attention_kinds, *config.feed_forward_kinds} & ADDED_BY.keys()
+    return sorted({ADDED_BY[kind] for kind in kinds} - {"__main__"})
+
+
 def has_experts(feed_forward: str) -> bool:
     """Whether a kind of feed-forward has routed experts; if so it needs their size."""
     return set(EXPERTS) <= set(OF_FEED_FORWARD[feed_forward])

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from deepseek_jax import part_settings
 from deepseek_jax.models import checks
 
 
@@ -109,8 +110,13 @@ class ModelConfig:
     # Multi-token prediction modules after the main stack.
     num_nextn_predict_layers: int = 1
 
+    # Settings of those kinds above that plugins add, from the experiment's section of this name; else their defaults.
+    parts: part_settings.Parts = part_settings.Parts()
+
     def __post_init__(self):
         checks.check(self)
+        kinds = *self.attention_kinds, *self.feed_forward_kinds
+        object.__setattr__(self, "parts", part_settings.of(kinds, self.parts))
 
     @property
     def attention_kinds(self) -> tuple[str, ...]:

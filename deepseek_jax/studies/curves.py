@@ -52,7 +52,7 @@ def comparable(experiment: AnyExperiment, other: AnyExperiment) -> bool:
 
 
 def _of_loss(experiment: AnyExperiment) -> dict:
-    flat = fields.flatten(dataclasses.asdict(experiment))
+    flat = fields.flatten(dataclasses.asdict(experiment))  # with copies of `parts`: in data, those of the data
     return {
         key: value for key, value in flat.items() if key.startswith(LOSS_SETTINGS) and not key.startswith(NOT_LEARNED)
     }

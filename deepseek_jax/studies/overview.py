@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from deepseek_jax import fields, record
+from deepseek_jax.config import plain
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies import results, sweep_report
 from deepseek_jax.studies.study import Loaded, load
@@ -66,6 +67,6 @@ def files(folder: Path = FOLDER) -> list[Path]:
 
 def diff(left: Path, right: Path) -> list[tuple[str, object, object]]:
     """(key, left value, right value) of every setting in which two run directories differ; None for an absent one."""
-    first, second = (fields.flatten(dataclasses.asdict(record.read(path))) for path in (left, right))
+    first, second = (fields.flatten(plain(record.read(path))) for path in (left, right))
     keys = [*first, *(key for key in second if key not in first)]
     return [(key, first.get(key), second.get(key)) for key in keys if first.get(key) != second.get(key)]

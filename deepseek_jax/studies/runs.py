@@ -15,7 +15,7 @@ from pathlib import Path
 
 from deepseek_jax import fields, files, record, unused
 from deepseek_jax.choices import STUDIES_ROOT
-from deepseek_jax.config import FAMILIES, AnyExperiment
+from deepseek_jax.config import FAMILIES, AnyExperiment, plain
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.files import read_json
@@ -178,7 +178,8 @@ def identity(experiment: AnyExperiment, without: Collection[str] = ()) -> str:
 
     Only settings that differ from their defaults count, so adding a setting, off by default, changes no run's identity.
     """
-    settings, defaults = _settings(experiment), _settings(FAMILIES[experiment.family]())
+    by_default = FAMILIES[experiment.family](parts=type(experiment.parts)())
+    settings, defaults = _settings(experiment), _settings(by_default)
     own = {
         key: value
         for key, value in settings.items()
@@ -188,7 +189,7 @@ def identity(experiment: AnyExperiment, without: Collection[str] = ()) -> str:
 
 
 def _settings(experiment: AnyExperiment) -> dict:
-    flat = fields.flatten(dataclasses.asdict(experiment))
+    flat = fields.flatten(plain(experiment))
     return {key: value for key, value in flat.items() if not key.startswith(NOT_IN_IDENTITY)}
 
 

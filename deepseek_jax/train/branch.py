@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 
 from deepseek_jax import record
+from deepseek_jax.config import plain
 from deepseek_jax.data.batches import TrainBatches
 from deepseek_jax.errors import UserError
 from deepseek_jax.fields import flatten
@@ -20,7 +21,8 @@ from deepseek_jax.train.state import State, initial_averages, shardings_of
 
 # Settings on which it depends whether scores of the two runs can be compared.
 JUDGED_BY = ("stopping.metric", "stopping.highest", "eval.batch_size", "eval.batches")
-SHAPING = ("model.", "tune.", "prune.", "quantize.")  # prefixes of settings on which the model's arrays depend
+# Prefixes of settings on which the model's arrays depend.
+SHAPING = ("model.", "parts.", "tune.", "prune.", "quantize.")
 
 
 def begin(setup: Setup, batches: TrainBatches, say: Callable[[str], None]) -> tuple[State, RunPosition]:
@@ -48,8 +50,8 @@ def begin(setup: Setup, batches: TrainBatches, say: Callable[[str], None]) -> tu
             "raise it, or name an earlier checkpoint by start.step."
         )
 
-    here = flatten(dataclasses.asdict(dataclasses.replace(setup.experiment, model=setup.task.model)))
-    there = flatten(dataclasses.asdict(dataclasses.replace(other, model=sizes(other, directory))))
+    here = flatten(plain(dataclasses.replace(setup.experiment, model=setup.task.model)))
+    there = flatten(plain(dataclasses.replace(other, model=sizes(other, directory))))
     state = _read(setup, step, here, there)
     learned = {key: value for key, value in here.items() if not key.startswith((*record.FREE, "start."))}
     where = ", ".join(filter(None, (start.differences(learned, there), *start.of_other_data(setup))))

@@ -20,6 +20,7 @@ from deepseek_jax.models.flops import attention_a_token
 from deepseek_jax.models.lazy import materialised
 from deepseek_jax.models.moe.balance import update_biases
 from deepseek_jax.models.moe.router import ROUTERS
+from deepseek_jax.part_settings import Parts
 from deepseek_jax.tasks import language_model
 from deepseek_jax.train.optim import schedules
 from deepseek_jax.views.arithmetic import chooser
@@ -58,6 +59,7 @@ class Program:
     adds_up: whether losses and aux of parts of a microbatch add up to the microbatch's: nothing in them depends on
         several sequences, counts once a microbatch, or is drawn at random.
     draws: whether `loss` draws random numbers from the run's seed, which is then compiled into it.
+    parts: the settings of the parts from plugins, for a function that changes the program (Experiment.parts).
     made_of: a hashable key of all else that these functions close over; with the experiment and graphdef it identifies
         a program (train/program_cache.py).
     """
@@ -77,6 +79,7 @@ class Program:
     model: "Program | None" = None
     adds_up: bool = False
     draws: bool = False
+    parts: Parts = Parts()
     made_of: tuple = ()
 
 
@@ -163,6 +166,7 @@ def language_model_program(
         score=score,
         adds_up=not (draws or experiment.loss.batch_balance),
         draws=draws,
+        parts=experiment.parts,
         made_of=tuple(bytes_a_target.tolist()),
     )
 

@@ -184,6 +184,7 @@ def _different(setup: Setup, found: Trained) -> str:
 
 def differences(here: dict, there: dict) -> str:
     """The settings whose values differ, as in `_different`."""
+    there = dict.fromkeys(here, "absent") | there
     return ", ".join(f"{key} is {there[key]} and here {here[key]}" for key in here if here[key] != there[key])
 
 

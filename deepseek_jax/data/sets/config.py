@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from deepseek_jax import part_settings
 from deepseek_jax.checking import at_least, choice, fraction
 from deepseek_jax.errors import UserError
 
@@ -106,8 +107,10 @@ class DatasetConfig:
     images: ImagesConfig = ImagesConfig()
     series: SeriesConfig = SeriesConfig()
     scenes: ScenesConfig = ScenesConfig()
+    parts: part_settings.Parts = part_settings.Parts()  # settings of a set that a plugin adds, from that section
 
     def __post_init__(self):
+        object.__setattr__(self, "parts", part_settings.of([self.name], self.parts))
         fraction("dataset", self, "val", "test")
         if self.val + self.test >= 1:
             raise UserError(f"dataset.val ({self.val}) and dataset.test ({self.test}) leave nothing to train on.")

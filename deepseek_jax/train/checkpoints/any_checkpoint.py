@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from deepseek_jax import record
+from deepseek_jax import part_settings, record
 from deepseek_jax.config import DataConfig, Experiment, TrainConfig
 from deepseek_jax.convert import huggingface, orbax_directory
 from deepseek_jax.errors import UserError
+from deepseek_jax.models import checks
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.parallel.mesh import MeshOf, mesh_of_used
 from deepseek_jax.train.checkpoints import checkpoint
@@ -49,4 +50,6 @@ def read(
 def _experiment(config: ModelConfig, dtype: str = "float32") -> Experiment:
     """Stands in for a released model's unknown experiment: its sizes, and data defaults that suit any text."""
     data = DataConfig(sequence_length=min(MOST_TOKENS, config.max_position_embeddings), fim_rate=0.0)
-    return Experiment(model=config, data=data, train=TrainConfig(dtype=dtype))
+    modules = tuple(checks.added_by(config))
+    parts = part_settings.of(part_settings.added_by(modules), config.parts)
+    return Experiment(plugins=modules, parts=parts, model=config, data=data, train=TrainConfig(dtype=dtype))

@@ -29,7 +29,7 @@ def learning_rate(optimizer: OptimizerConfig, steps: int) -> optax.Schedule:
     pieces, ends = SHAPES[schedule.name](schedule, peak, steps)
     ends = [schedule.warmup_steps, *ends]
     if sorted(ends) != ends or ends[-1] >= steps:
-        shaped_by = SHAPED_BY.get(schedule.name, "")
+        shaped_by = SHAPED_BY.get(schedule.name, "".join(f"parts.{name}, " for name in vars(schedule.parts)))
         raise UserError(
             f"optimizer.schedule.name={schedule.name} has phases that end at steps {', '.join(map(str, ends))} of "
             f"{steps}; they must rise and end before train.steps: change {shaped_by}warmup_steps or train.steps."

@@ -1,7 +1,6 @@
 """Where metrics are written: metrics.jsonl, TensorBoard, Weights & Biases.  Each takes rows, dicts with a "step"."""
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import math
@@ -10,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from deepseek_jax import fields
-from deepseek_jax.config import AnyExperiment, LogConfig
+from deepseek_jax.config import AnyExperiment, LogConfig, plain
 from deepseek_jax.errors import UserError
 from deepseek_jax.files import write_text
 from deepseek_jax.parallel import processes
@@ -151,7 +150,7 @@ class WeightsAndBiases:
         wandb, project = _wandb(), experiment.log.wandb_project
         identity = hashlib.sha256(str(workdir.resolve()).encode()).hexdigest()[:16]  # names alone recur: seed0, seed1
         about = {"project": project, "name": workdir.name, "id": identity, "dir": str(workdir), "resume": "allow"}
-        settings = fields.flatten(dataclasses.asdict(experiment))
+        settings = fields.flatten(plain(experiment))
         with _said(wandb):
             # A resumed run may have changed some of its settings.
             self._run = wandb.init(**about, config=settings, allow_val_change=True)

@@ -71,6 +71,7 @@ def supervised_program(
         loss=loss,
         update_buffers=lambda params, buffers, aux, update: updated_buffers(buffers, aux["statistics"], NORM_MOMENTUM),
         score=score,
+        parts=experiment.parts,
         made_of=(objective_of,),
     )
 
