@@ -46,7 +46,9 @@ def expected():
 
 
 def test_importing_the_package_does_not_import_jax(run_python):
+    """Nor does training import what only draws pictures or a few runs need: it would start half a second later."""
     code = "import sys, deepseek_jax as d; assert 'jax' not in sys.modules; d.generate; assert 'jax' in sys.modules"
+    code += "; import deepseek_jax.train.loop; assert not {'matplotlib', 'scipy'} & set(sys.modules)"
     result = run_python("-c", code)
     assert result.returncode == 0, result.stderr
 

@@ -4,7 +4,6 @@ B pictures  H height  W width  K classes
 """
 
 import numpy as np
-from scipy.special import betaincinv
 
 from deepseek_jax.data.augment.config import ImageAugmentConfig
 from deepseek_jax.data.augment.draws import Draws
@@ -43,7 +42,11 @@ def _weighed_labels(batch: dict) -> np.ndarray:
 
 def _beta(a: float, uniform_B: np.ndarray) -> np.ndarray:
     """Shares of the other picture, by inverting the CDF of Beta(a, a); zeros for a = 0, which is off."""
-    return betaincinv(a, a, uniform_B) if a else np.zeros_like(uniform_B)
+    if not a:
+        return np.zeros_like(uniform_B)
+    from scipy.special import betaincinv  # takes half a second to import
+
+    return betaincinv(a, a, uniform_B)
 
 
 def _rectangles(share_B: np.ndarray, draws: Draws, height: int, width: int) -> np.ndarray:

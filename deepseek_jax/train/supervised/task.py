@@ -27,7 +27,7 @@ from deepseek_jax.train.optim.schedules import microbatch_size
 from deepseek_jax.train.reporting.report import PICTURES
 from deepseek_jax.train.reporting.shown import SHOWN
 from deepseek_jax.train.state import State, scored_model
-from deepseek_jax.train.supervised import answers, baselines
+from deepseek_jax.train.supervised import baselines
 from deepseek_jax.train.supervised.program import supervised_program
 from deepseek_jax.train.views import as_trained
 
@@ -106,6 +106,8 @@ class SupervisedTask:
         """Draws the predictions on the test split into pictures/ of the run directory; returns no texts."""
         found = collect(score, *scored_model(state), held_out)
         if found and processes.is_leader():
+            from deepseek_jax.train.supervised import answers  # matplotlib takes a second to import
+
             answers.draw(found, self.dataset, workdir / PICTURES)
         return []
 
