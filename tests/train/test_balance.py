@@ -20,7 +20,7 @@ def test_the_bias_update_moves_loads_towards_balance(tmp_path):
     corpus = open_corpus(experiment.data, experiment.model.vocab_size)
     batch = next(corpus.train_batches(32, seed=0))
     program = language_model_program(experiment, np.ones(len(corpus.domains)))
-    params, buffers = program.make_parameters()
+    params, buffers = jax.jit(program.make_parameters)()
     totals = program.totals(batch)
 
     @jax.jit
@@ -72,7 +72,8 @@ def test_the_loss_has_a_batch_wise_part(tmp_path):
     for weight in (0.0, 0.5):
         loss = dataclasses.replace(experiment.loss, batch_balance=weight)
         program = language_model_program(dataclasses.replace(experiment, loss=loss), np.ones(1))
-        found.append(program.loss(*program.make_parameters(), batch, program.totals(batch), scheduled))
+        measure = jax.jit(lambda *model, program=program: program.loss(*model, batch, program.totals(batch), scheduled))
+        found.append(measure(*jax.jit(program.make_parameters)()))
     (without, _), (value, aux) = found
     assert 1 <= aux["loss/batch_balance"] < 4
     np.testing.assert_allclose(value - without, 0.5 * aux["loss/batch_balance"], rtol=1e-4)

@@ -95,6 +95,11 @@ def getting_worse(directory):
     )
 
 
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("stopping")
+
+
 @pytest.fixture
 def checked(monkeypatch):
     """A list that collects the steps of the checkpoints that are checked for damage."""
@@ -108,9 +113,9 @@ def checked(monkeypatch):
     return found
 
 
-def test_a_run_that_gets_worse_stops_and_restores_its_best_parameters(tmp_path, checked):
-    experiment, console = getting_worse(tmp_path), Console(file=(tmp_path / "log").open("w"))
-    scores = train(experiment, tmp_path / "run", console)
+def test_a_run_that_gets_worse_stops_and_restores_its_best_parameters(directory, tmp_path, train_alike, checked):
+    experiment, console = getting_worse(directory), Console(file=(tmp_path / "log").open("w"))
+    scores = train_alike(experiment, tmp_path / "run", console)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     held_out = {row["step"]: row["val/loss"] for row in rows if "val/loss" in row}
     best = min(held_out, key=held_out.get)
@@ -122,13 +127,15 @@ def test_a_run_that_gets_worse_stops_and_restores_its_best_parameters(tmp_path, 
     plots._loss(axes, rows, SHOWN["language_model"])
     (mark,) = (line for line in axes.lines if line.get_label() == f"step {best} is kept")
     assert set(mark.get_xdata()) == {best}
-    again = train(experiment, tmp_path / "run", console)  # nothing is left to do
+    again = train_alike(experiment, tmp_path / "run", console)  # nothing is left to do
     assert again["final/loss"] == scores["final/loss"]
     kept = restore.restore_model(tmp_path / "run", best), restore.restore_model(tmp_path / "run")
     np.testing.assert_array_equal(*(model.params["norm"]["scale"] for model in kept))
 
 
-def test_where_the_best_checkpoint_is_damaged_the_last_parameters_stay(tmp_path, monkeypatch, checked):
+def test_where_the_best_checkpoint_is_damaged_the_last_parameters_stay(
+    directory, tmp_path, train_alike, monkeypatch, checked
+):
     is_intact = Checkpoints.is_intact
 
     def is_intact_after_harm(checkpoints, step):
@@ -139,7 +146,7 @@ def test_where_the_best_checkpoint_is_damaged_the_last_parameters_stay(tmp_path,
 
     monkeypatch.setattr(Checkpoints, "is_intact", is_intact_after_harm)
     console = Console(file=(tmp_path / "log").open("w+"), width=200)
-    scores = train(getting_worse(tmp_path), tmp_path / "run", console)
+    scores = train_alike(getting_worse(directory), tmp_path / "run", console)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     held_out = {row["step"]: row["val/loss"] for row in rows if "val/loss" in row}
     best, last = min(held_out, key=held_out.get), max(held_out)
@@ -153,10 +160,10 @@ def test_where_the_best_checkpoint_is_damaged_the_last_parameters_stay(tmp_path,
     assert restore.restore_model(tmp_path / "run").step == last
 
 
-def test_a_model_that_is_still_being_pruned_is_not_the_best(tmp_path, monkeypatch):
+def test_a_model_that_is_still_being_pruned_is_not_the_best(directory, tmp_path, monkeypatch):
     """With `highest` set, a falling loss makes the first evaluation the best, but it precedes the end of pruning."""
     monkeypatch.setattr(early_stopping, "check", lambda *_: None)
-    given = getting_worse(tmp_path)
+    given = getting_worse(directory)
     experiment = dataclasses.replace(
         given,
         optimizer=dataclasses.replace(given.optimizer, peak_lr=0.1),

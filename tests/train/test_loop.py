@@ -170,13 +170,16 @@ def test_the_microbatch_size_does_not_change_the_held_out_batches(directory):
 
 
 @pytest.mark.parametrize("step", [4, 8])
-def test_sigterm_during_an_evaluation_saves_at_once_and_resuming_repeats_the_evaluation(directory, monkeypatch, step):
+def test_sigterm_during_an_evaluation_saves_at_once_and_resuming_repeats_the_evaluation(
+    directory, train_alike, monkeypatch, step
+):
     """Both in mid-run and at the end, rows and parameters become those of a run that was never stopped."""
     config = tiny.experiment(directory, tiny.ROUTED, steps=8)
     config = dataclasses.replace(
         config, eval=EvalConfig(every=4, batches=4, samples=0), stopping=StoppingConfig(patience=3, min_delta=100.0)
     )
-    train(config, directory / "unbroken", quiet())
+    if not (directory / "unbroken").exists():  # else it is that of the other `step`
+        train_alike(config, directory / "unbroken", quiet())
     workdir, seen = directory / f"broken{step}", []
 
     def until_stopped(stopping, batches):
@@ -189,17 +192,17 @@ def test_sigterm_during_an_evaluation_saves_at_once_and_resuming_repeats_the_eva
     with monkeypatch.context() as patched:
         ask = preemption.until_stopped
         patched.setattr(preemption, "until_stopped", until_stopped)
-        train(config, workdir, stopped := quiet())
+        train_alike(config, workdir, stopped := quiet())
     assert f"stopped by SIGTERM after step {step}" in stopped.file.getvalue()
     assert [row["step"] for row in rows_of(workdir) if "val/loss" in row] == [4, 8][: step // 4 - 1]
     made_up_for = next(row for row in rows_of(directory / "unbroken") if row["step"] == step and "val/loss" in row)
     with (workdir / "metrics.jsonl").open("a") as file:  # as if a resumed run had written it, then been killed
         file.write(json.dumps(made_up_for) + "\n")
-    scores = train(config, workdir, quiet())
+    scores = train_alike(config, workdir, quiet())
     assert "final/loss" in scores and not list((workdir / "checkpoints").glob("*aside*"))
     assert timeless(workdir) == timeless(directory / "unbroken")
     again = quiet()
-    train(config, workdir, again)
+    train_alike(config, workdir, again)
     assert timeless(workdir) == timeless(directory / "unbroken"), "what was made up for is not made again"
     left, right = (restore_model(each) for each in (workdir, directory / "unbroken"))
     assert left.step == right.step == 8
@@ -215,15 +218,15 @@ def timeless(workdir):
     return [{key: value for key, value in row.items() if not key.endswith(clocks)} for row in rows_of(workdir)]
 
 
-def test_expert_shares_belong_to_the_step_of_their_row(directory):
+def test_expert_shares_belong_to_the_step_of_their_row(directory, train_alike):
     """`router/share` at a step is the same whether that step is logged or not and whether the run resumed before it."""
     config = tiny.experiment(directory, tiny.ROUTED, steps=6)
     config = dataclasses.replace(config, eval=EvalConfig(every=2, batches=1, samples=0))
     shares = {}
     for name, every, until in (("all", 1, None), ("some", 5, None), ("resumed", 5, 3)):
         run = dataclasses.replace(config, log=dataclasses.replace(config.log, every=every))
-        train(run, directory / f"shares_{name}", quiet(), until=until)
-        train(run, directory / f"shares_{name}", quiet())
+        train_alike(run, directory / f"shares_{name}", quiet(), until=until)
+        train_alike(run, directory / f"shares_{name}", quiet())
         rows = rows_of(directory / f"shares_{name}")
         assert not [key for row in rows for key in row if not is_documented(key)]
         found = {row["step"]: row["router/share"] for row in rows if "router/share" in row}
@@ -274,30 +277,32 @@ def test_a_run_without_held_out_text_writes_no_row_of_scores(directory):
         assert not [row for row in rows if json.loads(row).keys() == {"step"}]
 
 
-def test_a_run_whose_texts_have_changed_is_refused_and_keeps_its_tokenizer(tmp_path):
+def test_a_run_whose_texts_have_changed_is_refused_and_keeps_its_tokenizer(tmp_path, train_alike):
     """Whether paused or finished: the model is useless without the tokenizer whose token ids it was trained on."""
     experiment, workdir = tiny.experiment(tmp_path, steps=6), tmp_path / "run"
     texts = tmp_path / "topics.jsonl"
     as_trained, others = texts.read_text(), "".join(json.dumps({"text": "zq " * n}) + "\n" for n in range(200, 300))
-    train(experiment, workdir, quiet(), until=2)
+    train_alike(experiment, workdir, quiet(), until=2)
     before = {name: (workdir / name).read_bytes() for name in ("tokenizer.json", "config.json")}
     for state in ("paused", "finished"):
         texts.write_text(as_trained + others)
         with pytest.raises(UserError, match="another tokenizer than its data yields now"):
-            train(experiment, workdir, quiet())
+            train_alike(experiment, workdir, quiet())
         assert before == {name: (workdir / name).read_bytes() for name in before}
         texts.write_text(as_trained)
         if state == "paused":
-            train(experiment, workdir, quiet())
+            train_alike(experiment, workdir, quiet())
     given = dataclasses.replace(experiment.data, tokenizer=str(workdir / "tokenizer.json"))
     given = dataclasses.replace(experiment, data=given)
-    train(given, tmp_path / "given", quiet())
+    train_alike(given, tmp_path / "given", quiet())
     texts.write_text(as_trained + others)
     with pytest.raises(UserError, match="trained on other data"):
-        train(given, tmp_path / "given", quiet())
+        train_alike(given, tmp_path / "given", quiet())
 
 
-def test_sigterm_while_the_last_checkpoint_is_written_or_the_run_is_scored_loses_neither(directory, monkeypatch):
+def test_sigterm_while_the_last_checkpoint_is_written_or_the_run_is_scored_loses_neither(
+    directory, train_alike, monkeypatch
+):
     """A scheduler sends SIGTERM at its time limit, whatever the run is doing, and may send a second one soon after."""
     config = dataclasses.replace(tiny.experiment(directory, steps=6), checkpoint=CheckpointConfig())
     workdir = directory / "ended"
@@ -310,7 +315,7 @@ def test_sigterm_while_the_last_checkpoint_is_written_or_the_run_is_scored_loses
 
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint.Checkpoints, "__exit__", closed)
-        assert "final/loss" not in train(config, workdir, stopped := quiet())
+        assert "final/loss" not in train_alike(config, workdir, stopped := quiet())
     assert "stopped by SIGTERM before the final scores were done" in stopped.file.getvalue()
     assert preemption.heard() == preemption.TERMINATED
     assert checkpoint.newest_intact(workdir / "checkpoints") == 6 and (workdir / "report.html").exists()
@@ -324,11 +329,11 @@ def test_sigterm_while_the_last_checkpoint_is_written_or_the_run_is_scored_loses
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             score = LanguageModelTask.scores
             patched.setattr(LanguageModelTask, "scores", scores)
-            train(config, workdir, quiet())
+            train_alike(config, workdir, quiet())
     finally:
         signal.signal(signal.SIGINT, before)
     assert not [key for row in rows_of(workdir) for key in row if key.startswith("final/")]
-    assert "final/loss" in train(config, workdir, quiet())
+    assert "final/loss" in train_alike(config, workdir, quiet())
 
 
 def test_a_run_directory_in_which_another_process_trains_is_refused(directory):
@@ -344,13 +349,13 @@ def test_a_run_directory_in_which_another_process_trains_is_refused(directory):
         pass
 
 
-def test_a_finished_run_is_scored_again_with_other_settings(directory):
+def test_a_finished_run_is_scored_again_with_other_settings(directory, train_alike):
     """The new scores' row names these settings and replaces the old one, baselines included."""
     config, workdir = tiny.experiment(directory, steps=6), directory / "rescored"
     for batches in (0, 1):
         few = dataclasses.replace(config, eval=EvalConfig(batches=1, final_batches=batches, samples=0))
         for _ in range(2):
-            scores = train(few, workdir, quiet())
+            scores = train_alike(few, workdir, quiet())
             assert ("final/gzip -9" in scores) == (batches == 0)
             (row,) = (row for row in rows_of(workdir) if "final/loss" in row)
             assert row["eval"] == {"final_batches": batches, "batch_size": 0}

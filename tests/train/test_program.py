@@ -242,7 +242,8 @@ def test_hash_routed_layers_have_no_balance_loss(batch):
     given = Experiment(model=model, loss=LossConfig(batch_balance=0.05), train=TrainConfig(steps=10))
     program = language_model_program(given, BYTES)
     scheduled = {"mtp": 0.0, "index_warmup": None}
-    _, aux = program.loss(*program.make_parameters(), batch, program.totals(batch), scheduled)
+    model = jax.jit(program.make_parameters)()
+    _, aux = jax.jit(lambda model: program.loss(*model, batch, program.totals(batch), scheduled))(model)
     assert aux["loss/balance"] == aux["loss/batch_balance"] == 0
 
 
@@ -250,10 +251,11 @@ def test_microbatches_share_the_batch_wise_loss(batch):
     """Each of four equal microbatches contributes a quarter."""
     given = Experiment(model=tiny.ROUTED, loss=LossConfig(batch_balance=0.05), train=TrainConfig(steps=10))
     program = language_model_program(given, BYTES)
-    model, scheduled = program.make_parameters(), {"mtp": 0.0, "index_warmup": None}
+    model, scheduled = jax.jit(program.make_parameters)(), {"mtp": 0.0, "index_warmup": None}
     row = {name: array[:1] for name, array in batch.items()}
     four = {name: np.stack(4 * [array]) for name, array in row.items()}
-    alone, share = (program.loss(*model, row, program.totals(of), scheduled)[1] for of in (row, four))
+    measure = jax.jit(lambda totals: program.loss(*model, row, totals, scheduled)[1])
+    alone, share = (measure(program.totals(of)) for of in (row, four))
     np.testing.assert_allclose(4 * share["loss/batch_balance"], alone["loss/batch_balance"], rtol=1e-6)
 
 

@@ -85,7 +85,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(run, tmp_path, quiet, monkeypatc
     assert measured[0] == measured[1]
 
 
-def test_a_failure_after_the_last_step_loses_no_step(tmp_path, quiet, monkeypatch):
+def test_a_failure_after_the_last_step_loses_no_step(tmp_path, quiet, monkeypatch, train_alike):
     few = experiment(train=TrainConfig(steps=3, batch_size=64), checkpoint=CheckpointConfig())
 
     def fail(*_):
@@ -93,11 +93,11 @@ def test_a_failure_after_the_last_step_loses_no_step(tmp_path, quiet, monkeypatc
 
     with monkeypatch.context() as patched, pytest.raises(RuntimeError, match="baselines"):
         patched.setattr(SupervisedTask, "baselines", fail)
-        train(few, tmp_path, quiet)
+        train_alike(few, tmp_path, quiet)
     monkeypatch.setattr(loop, "_take_steps", fail)  # must not be called: all steps were taken
-    scores = train(few, tmp_path, quiet)
+    scores = train_alike(few, tmp_path, quiet)
     assert scores["final/loss"] > 0 and "final/logistic regression, accuracy" in scores
-    assert train(few, tmp_path, quiet) == scores
+    assert train_alike(few, tmp_path, quiet) == scores
 
 
 def test_without_a_test_split_a_run_ends_unscored(tmp_path, quiet):
