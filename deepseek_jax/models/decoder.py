@@ -21,7 +21,7 @@ from deepseek_jax.models.moe.balance import RouterReport
 from deepseek_jax.models.mtp import make_mtp
 from deepseek_jax.models.remat import POLICIES
 from deepseek_jax.models.schedule import groups, layer_kinds, pipelined
-from deepseek_jax.models.tree import Parts, in_order, split, stack, weight
+from deepseek_jax.models.tree import Parts, in_order, new_rngs, split, stack, weight
 from deepseek_jax.parallel import pipeline
 from deepseek_jax.parallel.vocabulary import lookup
 
@@ -70,7 +70,7 @@ class Decoder(nnx.Module):
             for each in stacks:
 
                 def make(key, kind=each.kind):
-                    return Block(config, kind, rngs=nnx.Rngs(params=key))
+                    return Block(config, kind, rngs=new_rngs(key))
 
                 self.layers[each.name] = stack(make, rngs.params(), len(each.layers), axis)
         if config.hc_mult:
@@ -226,4 +226,4 @@ def same_document(segment_ids_BS: Int[Array, "B S"], ahead: int) -> Bool[Array, 
 
 def initialise(config: ModelConfig, key: Array, **options) -> Parts:
     """(structure, parameters, buffers) of a new Decoder(config, **options); parameters are float32 for any `dtype`."""
-    return split(Decoder(config, rngs=nnx.Rngs(params=key), **options))
+    return split(Decoder(config, rngs=new_rngs(key), **options))

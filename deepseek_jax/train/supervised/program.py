@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from deepseek_jax.config import SupervisedExperiment
 from deepseek_jax.models import tree
@@ -38,7 +37,7 @@ def supervised_program(
     objective_of = OBJECTIVES[objective.name]
 
     def make():
-        return Hybrid(model, rngs=nnx.Rngs(params=experiment.train.seed), dtype=experiment.train.dtype)
+        return Hybrid(model, rngs=tree.new_rngs(experiment.train.seed), dtype=experiment.train.dtype)
 
     abstract = jax.eval_shape(make)
     graphdef, _, _ = tree.split(give(abstract, choose or chooser(experiment.arithmetic)))
