@@ -5,7 +5,8 @@
 Compiled for 128 TPU v5p: 64.8 of 95 GiB per chip (19.1 arguments, 45.7 temporaries), in 2 minutes on two busy cores
 with JAX_OPTIMIZATION_LEVEL=O1.  For 64 chips `plan` estimates 93 GiB; its estimate for 128 is 10 GiB too low.  A step
 of 37.7M tokens takes 133 s if everything else overlaps with matrix products, 313 s if nothing overlaps: a utilisation
-of 75% to 32%, at the hardware's peak rates.
+of 75% to 32%, at the hardware's peak rates.  Some 2.4 GiB of the temporaries are most likely gaps that the placement of
+arrays leaves (docs/pods.md).
 
 The paper's batch grows from 2,304 sequences over the first 225B tokens: --config.train.ramp_start=2304
 --config.train.ramp_fraction=0.051 --config.train.steps=219800.
