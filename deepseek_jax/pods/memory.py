@@ -2,11 +2,12 @@
 
 State kept between steps and gradients are exact; activations are estimated, as the compiler decides their peak.
 
-D model  F width of a feed-forward  H heads  K experts a token  n streams  V vocabulary
+D model  F width of a feed-forward  H heads  n streams  V vocabulary
 """
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import jax
 from flax.traverse_util import flatten_dict
@@ -99,10 +100,10 @@ def _activations(abstract: Abstract, mesh: AbstractMesh) -> int:
     shared = axis_size(mesh, RULES["batch"])
     tokens = -(-sequences // shared) * -(-length // axis_size(mesh, RULES["sequence"]))
     size, split = BYTES[train.dtype], mesh.shape["tensor"]
-    room = _room(config, tokens, mesh.shape["expert"], abstract.experiment.router.capacity_factor)
+    routed = _routed(config, tokens, mesh.shape["expert"], abstract.experiment.router.capacity_factor)
     kinds = layer_kinds(config)
-    widths = [_width(config, kind, split, room) for kind in kinds]
-    products = [_products(config, kind, split, room) for kind in kinds]
+    widths = [_width(config, kind, split, routed) for kind in kinds]
+    products = [_products(config, kind, split, routed.rows) for kind in kinds]
     streams = (config.hc_mult or 1) * config.hidden_size
     kept = [streams + more for more in {"full": [0] * len(kinds), "dots": products, "none": widths}[train.remat]]
     if mesh.shape["stage"] == 1:
@@ -117,13 +118,20 @@ def _activations(abstract: Abstract, mesh: AbstractMesh) -> int:
     return size * numbers + copies + working + _gathered(tensors, mesh, size) + logits + head + of_views
 
 
-def _room(config: ModelConfig, tokens: int, devices: int, capacity_factor: float) -> float:
-    """Rows in a device's buffer for routed tokens, divided by the rows that a perfectly balanced load would fill."""
-    if devices == 1 or not config.n_routed_experts:
-        return 1.0
+class Routed(NamedTuple):
+    """What a device holds in one layer for routed tokens, for each token of its own (parallel/expert.py)."""
+
+    rows: float  # that its experts compute with
+    moved: float  # inputs and outputs on their way between devices
+
+
+def _routed(config: ModelConfig, tokens: int, devices: int, capacity_factor: float) -> Routed:
     chosen = config.num_experts_per_tok
-    rows, _ = rows_a_device(tokens, chosen, config.n_routed_experts // devices, devices, capacity_factor)
-    return devices * rows / (tokens * chosen)
+    if devices == 1 or not config.n_routed_experts:
+        return Routed(chosen, 4 * chosen)
+    capacity, bounded = rows_a_device(tokens, chosen, config.n_routed_experts // devices, devices, capacity_factor)
+    rows = devices * capacity / tokens
+    return Routed(rows, 4 * rows if bounded else 2 * devices)  # all-to-alls of rows, or all devices' tokens gathered
 
 
 def _model(abstract: Abstract, mesh: AbstractMesh) -> tuple[list[Placement], list[Placement]]:
@@ -158,28 +166,25 @@ def _pipeline(abstract, mesh, tensors, tokens, kept) -> tuple[int, int]:
     return numbers, 2 * stored * schedule.filled // depth
 
 
-def _width(config: ModelConfig, kind: LayerKind, split: int, room: float) -> int:
-    """Numbers per token in one layer's intermediates, without attention scores (which are never materialised whole).
-
-    Rows routed to experts are counted as sent, received, sorted and on the way back, each times `room` (see `_room`).
-    Without a capacity factor those sent and received are fewer (parallel/expert.py).
-    """
+def _width(config: ModelConfig, kind: LayerKind, split: int, routed: Routed) -> int:
+    """Numbers per token in one layer's intermediates, without attention scores (which are never materialised whole)."""
     D, streams = config.hidden_size, config.hc_mult or 1
     cost = attention_cost(config, kind.attention)
     attention = cost.ranks + cost.heads // split
     if has_experts(kind.feed_forward):
-        K, F = config.num_experts_per_tok, config.moe_intermediate_size
-        feed_forward = round(room * K) * (6 * D + 3 * F // split) + config.n_shared_experts * 3 * F // split
+        F = config.moe_intermediate_size
+        of_routed = routed.rows * (2 * D + 3 * F // split) + routed.moved * D
+        feed_forward = round(of_routed) + config.n_shared_experts * 3 * F // split
     else:
         feed_forward = 3 * config.intermediate_size // split
     return attention + feed_forward + 4 * D + (4 * streams * D if config.hc_mult else 0)
 
 
-def _products(config: ModelConfig, kind: LayerKind, split: int, room: float) -> int:
+def _products(config: ModelConfig, kind: LayerKind, split: int, rows: float) -> int:
     """Those of `_width` that are kept with remat dots (models/remat.py): attention's, and gate and up of experts."""
     cost = attention_cost(config, kind.attention)
     if has_experts(kind.feed_forward):
-        width = (round(room * config.num_experts_per_tok) + config.n_shared_experts) * config.moe_intermediate_size
+        width = (round(rows) + config.n_shared_experts) * config.moe_intermediate_size
     else:
         width = config.intermediate_size
     return cost.ranks + (cost.heads + 2 * width) // split + 2 * config.hidden_size
