@@ -10,7 +10,8 @@ from experiments import Study, Variant
 
 study = Study(
     base="configs/study_tiny.py",
-    budget=163_840,
+    budget=819_200,
+    seeds=5,
     metric="final/loss",
     margin=0.02,
     variants=[

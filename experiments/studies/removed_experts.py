@@ -13,7 +13,8 @@ GSHARD |= {"model.moe_intermediate_size": 120}
 
 study = Study(
     base="configs/study_tiny.py",
-    budget=163_840,
+    budget=819_200,
+    seeds=5,
     metric="final/loss",
     margin=0.01,
     variants=[
