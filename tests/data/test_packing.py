@@ -171,3 +171,10 @@ def test_each_epoch_rearranges_other_documents():
     epochs = (Epoch(np.full(40, 3), 32, 0.5, (number,)) for number in range(2))
     one, other = (np.flatnonzero(epoch.cuts[:, 0] >= 0).tolist() for epoch in epochs)
     assert len(one) == len(other) == 20 and one != other
+
+
+def test_the_number_of_rearranged_documents_is_rounded():
+    from deepseek_jax.data.packing import Epoch
+
+    cuts = Epoch(np.full(9, 3), 32, 0.1, (0,)).cuts  # 0.9 of a document
+    assert (cuts[:, 0] >= 0).sum() == 1

@@ -88,6 +88,8 @@ def test_boxes_are_clipped_at_the_edge_and_dropped_below_keep_box():
     left = Moves(np.eye(2)[None], np.array([[0.0, -40.0]]))  # 0.4 of the width, which leaves a fifth of the first box
     kept, kept_labels = move_boxes(boxes, labels, left, 100, 100, keep=0.15)
     assert np.allclose(kept[0], [[0, 0, 0.5, 0.1], [0.5, 0.1, 1, 0.6]]) and kept_labels.tolist() == [[1, 2]]
+    still = Moves(np.eye(2)[None], np.zeros((1, 2)))
+    assert move_boxes(boxes, labels, still, 100, 100, keep=1.0)[1].tolist() == [[1, 2]]
     kept, kept_labels = move_boxes(boxes, labels, left, 100, 100, keep=0.25)
     assert np.allclose(kept[0], [[0, 0, 0, 0], [0.5, 0.1, 1, 0.6]]) and kept_labels.tolist() == [[-1, 2]]
 

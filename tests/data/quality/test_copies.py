@@ -91,8 +91,24 @@ def test_copies_of_texts_are_found(change):
     assert sorted(leaks(records, found).doubtful) == list(range(30, 60))
 
 
+def test_a_leak_names_the_equal_copy_rather_than_a_near_one():
+    texts = texts_of(24)
+    near, equal = edited(texts[0], np.random.default_rng(1)), texts[0]
+    records = records_of([*texts, near, equal], ["train"] * 24 + ["test"] * 2)
+    assert leaks(records, find_copies(records)).doubtful == {0: "equal to 25 of test"}
+
+
 def test_texts_of_punctuation_alone_are_compared_by_it():
-    assert list(near_texts.near_pairs(np.array(["+-+-+-+-", "*/*/*/*/", "+-+-+-+-+"], object))) == [(0, 2)]
+    texts = np.array(["+-+-+-+-", "*/*/*/*/", "+-+-+-+-+", "+-+-+-+-"], object)
+    assert list(near_texts.near_pairs(texts)) == [(0, 2), (0, 3)]  # a pair for each text that has earlier copies
+
+
+@pytest.mark.parametrize("more, near", [(20, True), (21, False)])
+def test_texts_are_near_copies_from_four_fifths_of_their_shingles_on(more, near):
+    letters = "".join(np.random.default_rng(0).choice([*"abcdefghijklmnopqrstuvwxyz0123456789"], 84 + more))
+    one, other = letters[:84], letters
+    assert len(near_texts.shingles(one)) == 80 and len(near_texts.shingles(other)) == 80 + more
+    assert list(near_texts.near_pairs(np.array([one, other], object))) == [(0, 1)] * near
 
 
 def test_similarity_of_texts_is_jaccards_over_shingles():
@@ -106,6 +122,16 @@ def test_rows_of_few_columns_are_near_only_when_copied():
     rows = np.random.default_rng(0).normal(size=(300, 2))
     assert not list(near_pairs(rows)) and not list(near_pairs(rows[:1]))
     assert list(near_pairs(np.concatenate([rows, rows[7:8] + 1e-7])))[0] == (7, 300)
+
+
+def test_rows_are_near_only_by_the_distances_around_both():
+    """Row 0 has its neighbours at 1, and row 1 on the other side at 1.22: their distance of 0.45 is less than 0.4 of
+    the latter alone."""
+    rows = np.zeros((12, 16))
+    rows[1, :10], rows[2:, :10] = -0.45 / np.sqrt(10), np.eye(10)
+    assert not list(near_pairs(rows))
+    rows[1] *= 0.39 / 0.45
+    assert (0, 1) in near_pairs(rows)
 
 
 def test_texts_that_are_equal_in_the_tokens_a_model_sees_are_found(tmp_path):

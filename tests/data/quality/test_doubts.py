@@ -53,6 +53,18 @@ def test_doubts_of_a_model_that_learns_nothing_exclude_no_record():
     assert doubts(learned, vectors(learned)).certain
 
 
+def test_held_out_labels_influence_no_doubt():
+    inputs = np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32)
+    splits, labels = np.repeat(["train", "test"], [300, 100]), (inputs[:, 0] > 0).astype(int)
+    labels[1:5] ^= 1
+    records = AllRecords("half", "table", np.arange(400), splits, inputs, labels, ("a", "b"))
+    finding = doubts(records, vectors(records))
+    assert set(range(1, 5)) <= set(finding.doubtful) <= set(range(300))
+    assert " of 300 training records" in finding.sentence
+    wrong = dataclasses.replace(records, groups=np.where(splits == "test", 1 - labels, labels))
+    assert doubts(wrong, vectors(wrong)) == finding
+
+
 def test_classes_too_small_to_learn_are_not_judged(seen):
     records, vectors_ND = seen
     rare = np.flatnonzero(records.train & (records.groups == 3))
@@ -94,9 +106,10 @@ def test_blank_pictures_are_broken(planted):
 
 
 def test_texts_without_letters_or_badly_decoded_are_broken():
-    texts = ["a good text"] * 20 + [" -- ", "caf\ufffd"]
-    records = AllRecords("t", "text", np.arange(22), np.array(["train"] * 22), np.array(texts, object), None, ())
-    assert broken(records).doubtful == {20: "no letter or digit", 21: "characters lost in decoding"}
+    texts = ["a good text"] * 20 + [" -- ", "caf\ufffd", "____"]
+    records = AllRecords("t", "text", np.arange(23), np.array(["train"] * 23), np.array(texts, object), None, ())
+    nothing = "no letter or digit"
+    assert broken(records).doubtful == {20: nothing, 21: "characters lost in decoding", 22: nothing}
 
 
 def test_coverage_by_class(seen):

@@ -68,6 +68,15 @@ def test_set_batches_resume_at_any_position_across_epochs(digits, augment):
         assert all(map(same, take(second, 2), whole[position : position + 2]))
 
 
+def test_partners_in_mixing_are_augmented_too(opened, uneven):
+    """All pictures are equal and mirrored, so that their mixtures are equal as well."""
+    uneven.records["inputs"][:] = np.linspace(0, 1, 4)[:, None]
+    mirrored = AugmentConfig(image=ImageAugmentConfig(flip=1.0, mixup=1.0))
+    inputs = next(train_batches(opened(uneven), 16, seed=0, augment=mirrored))["inputs"]
+    np.testing.assert_allclose(inputs, np.broadcast_to(inputs[:1], inputs.shape), atol=1e-5)
+    assert inputs[0, 0, 0] > inputs[0, 0, 3]
+
+
 def test_runs_of_versions_with_another_default_thesaurus_can_be_resumed(digits):
     then = repr(AugmentConfig()).replace("thesaurus='moby'", "thesaurus='auto'")
     state = {"position": 2, "fingerprint": cache.digest(digits.fingerprint, then, "none", 3, 16)}

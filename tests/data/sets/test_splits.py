@@ -51,6 +51,10 @@ def test_equal_records_of_different_origins_are_in_one_split():
     keys = [KEYS[1 if number == 0 else number] for number in range(200)]
     joined = by_content(keys, STRATA, val=0.1, test=0.2, seed=0, origins=KEYS)
     assert joined[0] == joined[1] and (joined != alone).sum() <= 3  # these two, and one that takes their place
+    pairs = [KEYS[number // 2] for number in range(200)]
+    forwards = by_content(pairs, STRATA, val=0.1, test=0.2, seed=0, origins=KEYS)
+    backwards = by_content(pairs[::-1], STRATA[::-1], val=0.1, test=0.2, seed=0, origins=KEYS[::-1])
+    assert (forwards == backwards[::-1]).all()
 
 
 def categories(number: int) -> str:
@@ -103,9 +107,12 @@ def test_the_only_record_of_a_class_goes_to_training():
     assert sorted(by_content(KEYS[:2], np.zeros(2), val=0.45, test=0.45, seed=0)) == ["test", "train"]
 
 
-@pytest.mark.parametrize(("classes", "size", "counts"), [(300, 2, [420, 60, 120]), (150, 4, [390, 60, 150])])
+@pytest.mark.parametrize(
+    ("classes", "size", "counts"), [(300, 2, [420, 60, 120]), (150, 4, [390, 60, 150]), (100, 6, [400, 100, 100])]
+)
 def test_many_small_classes_fill_every_split(classes, size, counts):
-    """Rounding each class's share by itself would give validation, or both splits, no record."""
+    """Rounding each class's share by itself would give validation, or both splits, no record; for six records it gives
+    each split one, which is near enough."""
     keys = [b"%d" % number for number in range(classes * size)]
     strata = np.arange(len(keys)) % classes
     split_of = by_content(keys, strata, val=0.1, test=0.2, seed=0)
@@ -120,6 +127,14 @@ def test_classes_of_one_record_do_not_change_the_shares_of_others():
     split_of = by_content([b"%d" % number for number in range(1000)], strata, val=0.1, test=0.2, seed=0)
     assert {name: int((split_of[936:] == name).sum()) for name in ("val", "test")} == {"val": 6, "test": 13}
     assert (split_of[:900] == "train").all()
+
+
+def test_a_large_class_does_not_make_up_for_small_ones():
+    """Of twenty pairs, one record each goes to the test split, which leaves validation none of them."""
+    strata = np.repeat(np.arange(21), [2] * 20 + [20])
+    for seed in range(8):  # the seed also decides the order of the classes
+        split_of = by_content(KEYS[:60], strata, val=0.1, test=0.45, seed=seed)
+        assert (split_of[40:] == "val").sum() <= 2
 
 
 def test_an_empty_split_is_noted(tmp_path):
