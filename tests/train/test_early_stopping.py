@@ -57,6 +57,10 @@ def test_a_nan_score_is_never_the_best():
     assert course(StoppingConfig(patience=9), [float("nan"), 2.0, float("nan")])[-1] == (2, 1, False)
 
 
+def test_an_infinite_score_gives_way_to_the_first_finite_one():
+    assert course(StoppingConfig("val/own", highest=True), [float("inf"), 0.5, 0.4])[-1] == (2, 1, False)
+
+
 def test_a_metric_that_is_not_measured_is_named():
     with pytest.raises(UserError, match="stopping.metric is 'val/f1'.*val/loss"):
         check(StoppingConfig("val/f1"), ("val/loss",))

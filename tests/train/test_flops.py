@@ -6,7 +6,7 @@ import pytest
 
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.counts import multiplied
-from deepseek_jax.models.flops import attention_a_token
+from deepseek_jax.models.flops import attention_a_token, flops_a_token
 from deepseek_jax.train.flops import peak_flops, training_flops
 
 V3 = ModelConfig(num_nextn_predict_layers=0)
@@ -45,6 +45,10 @@ def test_flops_of_a_tiny_model_by_hand():
     assert multiplied(config) == 2 * attention + dense + moe + head + further
     assert attention_a_token(config, 7) == 3 * 7 * 2 * (6 + 3)  # the value head is narrower than the key head
     assert training_flops(config, tokens=5, attention=810) == 6 * (5 * multiplied(config) + 810)
+    main = 2 * attention + dense + moe + head
+    tied = dataclasses.replace(config, tie_word_embeddings=True)
+    assert multiplied(tied) == multiplied(config), "the embedding is the head, for each depth"
+    assert flops_a_token(config, 7) == 2 * (main + 2 * 7 * 2 * (6 + 3)), "without the MTP module"
 
 
 def test_a_query_projection_without_low_rank_is_one_product():

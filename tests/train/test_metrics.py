@@ -81,6 +81,14 @@ def test_a_lap_gives_means_per_step():
     assert clock.lap()["step_seconds"] == 0.25
 
 
+def test_steps_of_different_sizes_are_added_up():
+    """As where a batch-size ramp reaches its next stage between two rows."""
+    clock = started(10.0)
+    for ended, units in ((10.5, 100), (11.0, 100), (12.0, 300)):
+        clock.step(taken(ended)._replace(units=units))
+    assert clock.lap()["tokens_per_second"] == pytest.approx(500 / 2)
+
+
 def test_a_pause_is_left_out_of_a_lap_and_what_was_before_it_is_not():
     clock = started(0.0)
     for ended in (1.0, 2.0, 3.0):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from deepseek_jax.config import LogConfig, OptimizerConfig, SupervisedExperiment, TrainConfig
 from deepseek_jax.models.hybrid.config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.tasks.detection import FOUND
 from tests.user_files import write_config, write_csv, write_jsonl, write_parquet
 
 SMALL = SupervisedExperiment(
@@ -68,6 +69,7 @@ def test_boxes_are_learned_scored_and_predicted(tmp_path, trained, run_command):
     for each in found:  # coordinates are fractions of the picture, whatever its size
         y0, x0, y1, x1 = each["boxes"][0]["box"]
         assert top < 8 * (y0 + y1) < bottom and left < 16 * (x0 + x1) < right
+        assert min(box["score"] for box in each["boxes"]) >= FOUND, "boxes that are hardly believed are left out"
     words = [f"--config.{key}" for key in columns]
     assert run_command("data", "check", "t.jsonl", *words)[0] == 0
     assert run_command("data", "show", "t.jsonl", "--augment", *words)[0] == 0

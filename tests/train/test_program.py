@@ -139,7 +139,7 @@ def test_router_and_indexer_reports_are_averaged_over_the_tokens_each_layer_coun
     def report(dropped, entropy):
         dropped, entropy = jnp.asarray(dropped), jnp.asarray(entropy)
         zero = jnp.zeros((*dropped.shape, 4))
-        return RouterReport(zero, zero, zero, dropped * 0, entropy, dropped)
+        return RouterReport(zero + 5, zero, zero, dropped * 0, entropy, dropped)
 
     segments = jnp.asarray([[1, 1, 1, 1, 2, 2, 2, 2, 0]])
     batch = {"tokens": segments, "positions": segments, "segment_ids": segments}
@@ -167,6 +167,8 @@ def test_router_and_indexer_reports_are_averaged_over_the_tokens_each_layer_coun
     np.testing.assert_allclose(found, [8 / 6, 2 / 4], rtol=1e-6)
     learned = parts["loss/indexer"], parts["indexer/recall"]
     np.testing.assert_allclose(learned, np.mean([[2, 1], [0.5, 0.25], [2 / 4, 1 / 4]], axis=0), rtol=1e-6)
+    *_, routed = language_model.next_token_nll(AlreadyRun(), batch, chunk_tokens=16)
+    assert routed == {"dropped": 8 + 4, "assigned": 2 * 4 * 5}, "a score is of the layers alone"
 
 
 @pytest.mark.parametrize("recentre", [False, True])

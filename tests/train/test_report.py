@@ -82,6 +82,16 @@ def test_an_expert_that_is_idle_for_a_moment_is_not_dead():
     assert verdict(rows, 40, SHOWN)[0]
 
 
+def test_the_lowest_of_several_scores_is_the_best():
+    rows = [*run(), *({"step": step, "val/bits_per_byte": score} for step, score in ((20, 1.7), (30, 1.5), (40, 1.6)))]
+    assert verdict(rows, 40, SHOWN)[1] == ["finished, best held-out bits per byte 1.5000 at step 30"]
+
+
+def test_an_expert_with_up_to_four_times_the_mean_load_is_tolerated():
+    for violation, healthy in ((2.9, True), (3.1, False)):
+        assert verdict(run(**{"router/max_violation": {"1": violation}}), 40, SHOWN)[0] is healthy
+
+
 def test_a_run_that_hardly_waits_for_data_is_healthy():
     for seconds, healthy in ((0.004, True), (0.006, False)):  # of 0.1 per step
         rows = [row(step, 5 - step / 10, data_wait_seconds=seconds) for step in range(1, 41)]

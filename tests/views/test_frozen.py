@@ -235,6 +235,9 @@ def test_frozen_layers_do_not_count_in_the_clipped_norm(params):
     optimizer = make_optimizer(config, steps=10)
     updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), optimizer.init(params), params, value=0.0)
     np.testing.assert_allclose(optax.tree.norm(updates), 1.0, rtol=1e-6)
+    small = jax.tree.map(lambda leaf: jnp.full_like(leaf, 1e-4), params)
+    updates, _ = optimizer.update(small, optimizer.init(params), params, value=0.0)
+    np.testing.assert_allclose(updates["head"], -1e-4, rtol=1e-6, err_msg="a smaller norm is left as it is")
 
 
 def test_layer_decay_and_unfreeze_are_refused_with_single_experts():
