@@ -70,6 +70,14 @@ def test_microbatches_need_a_second_gradient(run_command):
     assert gib(parts, "gradients") == pytest.approx(2 * gib(whole, "gradients"), rel=1e-3)
 
 
+def test_a_chunks_logits_and_their_gradient_take_four_bytes_each(run_command):
+    few, many = (
+        gib(run_command(*TINY, f"--config.loss.chunk_tokens={count}")[1], r"activations \(estimate\)")
+        for count in (64, 128)
+    )
+    assert many - few == pytest.approx(2 * 4 * 64 * 4096 / 2**30, abs=2e-5)
+
+
 def test_a_pipeline_shards_all_layers_and_more_microbatches_need_less_activation_memory(run_command):
     words = *TINY, "--mesh", "data=1,stage=2,fsdp=4", "--config.train.batch_size=64", "--config.train.remat=dots"
     few, many = (run_command(*words, f"--config.train.pipeline_microbatches={count}")[1] for count in (2, 16))

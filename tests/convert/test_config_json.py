@@ -406,6 +406,13 @@ def test_yarn_without_mscales_scales_only_the_rotated_dimensions():
     scaling = config_json.from_json(values("v3/config.json") | {"rope_parameters": YARN}).rope_scaling
     assert scaling == RopeScaling(factor=4.0, original_max_position_embeddings=64, mscale=1.0, mscale_all_dim=0.0)
     assert scaling.magnitude(scaling.mscale_all_dim) == 1.0
+    alone = config_json.from_json(values("v3/config.json") | {"rope_parameters": YARN | {"mscale": 0.7}})
+    assert alone.rope_scaling == scaling, "without the other, a given mscale is ignored"
+
+
+def test_weights_of_a_file_without_initializer_range_begin_as_in_hugging_face():
+    given = {key: value for key, value in LLAMA_7B.items() if key != "initializer_range"}
+    assert config_json.from_json(given).initializer_range == 0.02
 
 
 def test_the_default_model_config_is_v3():
