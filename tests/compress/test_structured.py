@@ -155,6 +155,9 @@ def test_units_are_matched_before_experts_are_averaged():
     other = [own[0][:, order], own[1][:, order], own[2][order]]
     for one, matched in zip(own, experts._matched(own, other)):
         np.testing.assert_array_equal(one, matched)
+    for kept in range(3):  # each kernel alone tells the units apart
+        mine, theirs = ([each * (part == kept) for part, each in enumerate(side)] for side in (own, other))
+        np.testing.assert_array_equal(mine[kept], experts._matched(mine, theirs)[kept])
 
 
 @pytest.mark.parametrize(

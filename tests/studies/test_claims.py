@@ -72,6 +72,8 @@ def test_a_percent_margin_is_a_share_of_the_right_side():
     assert verdict("new <= old", old + 6 + TIGHT, old, margin="5%") == [DOES_NOT]
     assert verdict("new <= old", old + 60 + TIGHT, old, margin="50%") == [DOES_NOT]  # though within 50% of the left
     assert verdict("new <= old", -old + 4 + TIGHT, -old, margin="5%") == [HOLDS]  # negative, as log likelihoods are
+    unpaired = [*old, 1000.0]  # a seed that the left side lacks
+    assert verdict("new <= old", old + 6 + TIGHT, unpaired, margin="5%") == [DOES_NOT]
 
 
 def test_a_claim_may_compare_with_a_number():

@@ -38,6 +38,9 @@ def test_speed_up_is_by_when_the_lower_curve_reaches_the_others_end():
     assert speed_up(high, low, 10.0, 10.0) == pytest.approx(3 / 2)
     assert speed_up(low, high, 10.0, 10.0) == pytest.approx(2 / 3)
     assert speed_up(high, low, 10.0, 5.0) == pytest.approx(3 / 4)  # at half the throughput
+    half = (high[0] / 2, *high[1:])  # spends only 50 tokens, as under a budget of seconds
+    assert speed_up(low, half, 10.0, 10.0) == pytest.approx(4 / 3)
+    assert speed_up(half, low, 10.0, 10.0) == pytest.approx(3 / 4)
 
 
 @pytest.mark.parametrize("end", [np.nan, np.inf])

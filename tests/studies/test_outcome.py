@@ -42,6 +42,15 @@ def test_scores_are_the_last_ones_and_noisy_metrics_means_of_the_last_fifth(tmp_
     assert found["curve"][0] == [256, 4.9] and found["curve"][-1] == [2560, 4.0]
 
 
+def test_scores_are_those_of_the_parameters_that_early_stopping_kept(tmp_path):
+    experiment = Experiment(model=tiny.DENSE, train=TrainConfig(steps=10))
+    rows = [{"step": 10, "loss/next": 4.0, "memory_bytes": 1, "stopping/kept_step": 5}]
+    write_jsonl(
+        tmp_path / "metrics.jsonl", [{"step": s, "val/loss": v} for s, v in ((3, 4.2), (5, 4.0), (10, 4.5))] + rows
+    )
+    assert summarise(tmp_path, experiment, seconds=1.0)["scores"]["val/loss"] == 4.0
+
+
 def test_a_run_stopped_by_a_signal_before_scoring_has_not_failed(tmp_path, monkeypatch):
     """Its steps are all saved.  Without a signal, missing scores mean that nothing is held out, which is an error."""
     signals = [signal.SIGTERM]

@@ -29,6 +29,15 @@ def some(config: LoraConfig, seed: int = 0) -> tuple[dict, dict]:
     return weights, adapters
 
 
+@pytest.mark.parametrize("path, shape", [("layers/0-1/attention/q", (2, 64, 4, 4)), ("head", (16, 64))])
+def test_new_adapters_begin_as_in_peft(path, shape):
+    """Kaiming's uniform distribution with a = sqrt(5): up to 1 / sqrt(inputs).  The other factor is zero."""
+    adapter = lora.new_adapter(LoraConfig(rank=8), path, jnp.zeros(shape), seed=0)
+    bound = shape[-3 if len(shape) > 2 else 0] ** -0.5
+    assert 0.97 * bound < jnp.abs(adapter["a"]).max() <= bound and abs(adapter["a"].mean()) < 0.1 * bound
+    assert not adapter["b"].any()
+
+
 def test_merging_adds_each_layers_and_experts_own_product():
     config = LoraConfig(rank=1, alpha=3.0)
     weights, adapters = some(config)
