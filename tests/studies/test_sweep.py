@@ -11,7 +11,7 @@ import pytest
 
 from deepseek_jax.config import TrainConfig
 from deepseek_jax.errors import UserError
-from deepseek_jax.studies import metrics, overview, report, running, runs, sweep_picture
+from deepseek_jax.studies import metrics, overview, report, running, runs, sweep_picture, sweep_report
 from deepseek_jax.studies.study import Loaded
 from deepseek_jax.studies.sweep import Halving, LogUniform, Sweep
 from deepseek_jax.studies.sweeping import rungs, score_at, step_at
@@ -123,6 +123,15 @@ def test_a_rung_is_the_nearest_step():
         return types.SimpleNamespace(experiment=types.SimpleNamespace(train=TrainConfig(steps=steps)))
 
     assert [step_at(of(100), 0.29), step_at(of(10), 0.25), step_at(of(2), 0.1)] == [29, 2, 1]
+
+
+def test_candidates_that_came_further_are_listed_first():
+    """Whatever their scores: with `across`, a choice may be stopped for its score at another value."""
+    study = types.SimpleNamespace(metric="val/loss", names=["failed", "stopped", "ended"])
+    rungs = [{"share": 0.5, "scores": {"stopped": 1.0, "ended": 2.0, "failed": None}}]
+    results = {"rungs": [*rungs, {"share": 1.0, "scores": {"ended": 1.5}}]}
+    table = sweep_report._table(types.SimpleNamespace(study=study), results)
+    assert table.rows == [["ended", "2.0000", "1.5000"], ["stopped", "1.0000", ""], ["failed", "failed", ""]]
 
 
 def test_a_candidate_with_a_nan_score_is_not_chosen(make, trainer, tmp_path, monkeypatch):

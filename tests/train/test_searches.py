@@ -66,6 +66,17 @@ def test_range_test_of_a_real_network_stops_where_it_diverges():
     assert points[-1] == (found.rates[-1], found.losses[-1])
 
 
+def test_the_range_ends_at_one_and_a_half_times_the_best_loss(monkeypatch):
+    """The running mean falls to 2.84 in the fifth step, and rises to 4.37 in the sixth."""
+    monkeypatch.setattr(lr_range, "prepare", lambda *_: types.SimpleNamespace(task=SupervisedTask))
+    losses = 5.0, 4.0, 2.0, 2.0, 2.0, 10.0, 10.0, 10.0
+    rows = [{"loss/fit": loss, "learning_rate": 2.0**n, "skipped": 0} for n, loss in enumerate(losses)]
+    monkeypatch.setattr(lr_range, "_steps", lambda *_: rows)
+    found = range_test(experiment(), 1.0, 128.0, 8, Console(quiet=True))
+    assert found.rates.tolist() == [1, 2, 4, 8, 16, 32]
+    assert found.losses[-2:] == pytest.approx([2.84, 4.37], abs=0.005)
+
+
 def test_the_range_ends_at_a_gradient_that_is_not_finite(monkeypatch):
     """Such a step is dropped, so its rate would appear twice."""
     monkeypatch.setattr(lr_range, "prepare", lambda *_: types.SimpleNamespace(task=SupervisedTask))

@@ -166,6 +166,8 @@ def test_distances_count_layers_from_the_output():
     np.testing.assert_array_equal(
         distances({"layers/1-3/attention/q": 2, "head": None})["layers/1-3/attention/q"], [2, 1]
     )
+    beside = {"layers/1-3/attention/q": 2, "layers/1-3/attention/out": None, "head": None}
+    np.testing.assert_array_equal(distances(beside)["layers/1-3/attention/q"], [2, 1])
     hybrid = [
         "convolution/stem/kernel",
         "convolution/blocks/0/a",

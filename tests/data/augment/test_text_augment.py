@@ -88,6 +88,7 @@ def test_clauses_are_reordered_in_both_directions(one, other):
     [
         "The bucket is empty.",
         "Indicates if the bucket is empty.",  # an indirect question, not a condition
+        "The flag indicates if the bucket is empty.",
         "If red, green, or blue is given, it is used.",  # it is ambiguous which comma ends the clause
         "Specify the date when the job starts.",  # the clause belongs to the noun
         "It runs if asked and stops if told to.",

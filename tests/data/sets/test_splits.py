@@ -208,6 +208,7 @@ def test_moments_of_numbers_far_from_zero_and_of_constants():
     (mean,), (deviation,) = moments(seconds)
     np.testing.assert_allclose([mean, deviation], [1.7e9 + 49.5, np.arange(100).std()], rtol=1e-12)
     assert moments(np.full((100, 1), 19.6)) == ((19.6,), (1.0,))  # the sum divided by 100 is not exactly 19.6
+    assert moments(np.full((4, 1), 51, np.uint8), unit=255.0) == ((0.2,), (1.0,))  # a picture's constant channel
     assert moments(np.array([[0.0], [1e-200]]))[1] == (1.0,)  # whose square underflows to 0
 
 
