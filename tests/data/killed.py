@@ -6,6 +6,7 @@ import sys
 
 from deepseek_jax.config import DataConfig
 from deepseek_jax.data.pipeline import open_corpus
+from deepseek_jax.fields import build_section
 
 
 def prepare(data: dict, vocab_size: int, kill_at: str):
@@ -15,6 +16,6 @@ def prepare(data: dict, vocab_size: int, kill_at: str):
         if stage.startswith(kill_at):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    corpus = open_corpus(DataConfig(**data), vocab_size, report)
+    corpus = open_corpus(build_section(DataConfig, data, "data."), vocab_size, report)
     next(corpus.train_batches(4, seed=0))
     assert "tensorflow" not in sys.modules
