@@ -13,13 +13,16 @@ import pytest
 from tensorflow_datasets.core.utils import gcs_utils
 
 from deepseek_jax.config import DataConfig
+from deepseek_jax.data import prepare
 from deepseek_jax.data.compressors import bits_per_byte, total_bits_per_byte
 from deepseek_jax.data.inspect import describe, render
 from deepseek_jax.data.pipeline import open_corpus
 from deepseek_jax.data.prepare import parse_weights, prepare_text
 from deepseek_jax.errors import UserError
+from deepseek_jax.reporting import no_report
 from tests import call
 from tests.data import killed
+from tests.user_files import TOPICS
 
 VOCAB = 600
 
@@ -35,13 +38,13 @@ def entries(data: DataConfig) -> set[str]:
 def test_preparing_killed_at_any_stage_leaves_nothing_half_made(data, corpus, tmp_path, run_python):
     data = dataclasses.replace(data, directory=str(tmp_path))
 
-    def prepare(kill_at: str) -> int:
+    def prepared(kill_at: str) -> int:
         return run_python(*call.words(killed.prepare, dataclasses.asdict(data), VOCAB, kill_at)).returncode
 
     for complete, stage in enumerate(STAGES):
-        assert prepare(stage) == -signal.SIGKILL
+        assert prepared(stage) == -signal.SIGKILL
         assert len(entries(data)) == complete
-    assert prepare("no such stage") == 0
+    assert prepared("no such stage") == 0
     assert not list(tmp_path.glob("*/*.partial"))
     digests = [part.index["digest"] for part in open_corpus(data, VOCAB).parts]
     assert digests == [part.index["digest"] for part in corpus.parts]
@@ -60,6 +63,18 @@ def test_a_prepared_corpus_is_not_prepared_again(data, corpus):
         raise AssertionError(stage)
 
     assert open_corpus(data, VOCAB, report).held_out_bytes == corpus.held_out_bytes
+
+
+def test_a_tokenizer_is_trained_on_each_source_by_its_weight(data, corpus, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(prepare, "SAMPLE_BYTES", 20_000)
+    monkeypatch.setattr(prepare, "train_bpe", lambda texts, size, path: seen.extend(texts) or path.touch())
+    weights = parse_weights(data)
+    texts = dict(zip(weights, (part.text for part in corpus.parts), strict=True))
+    prepare.prepare_tokenizer(VOCAB, weights, texts, tmp_path, no_report)
+    for topics, share in (TOPICS[::2], 15_000), (TOPICS[1::2], 5_000):
+        sizes = [len(document.encode()) for document in seen if document in topics]
+        assert sum(sizes) >= share > sum(sizes[:-1])
 
 
 def test_a_changed_file_is_prepared_again(tmp_path):
