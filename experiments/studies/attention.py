@@ -15,6 +15,7 @@ def grouped(heads: int, width: int) -> dict:
 study = Study(
     base="configs/study_tiny.py",
     budget=163_840,
+    seeds=5,
     metric="final/loss",
     margin=0.02,
     variants=[
