@@ -87,6 +87,7 @@ OPTIMIZERS = {  # likewise
 
 
 NAMED = checks.OF_ATTENTION, checks.OF_FEED_FORWARD, OPTIMIZERS, SCHEDULES  # the parts that plugins can add to
+PARTS = "parts"  # the section with the settings of such parts
 OR_OWN = ", or one that a module of `plugins` adds"
 
 
@@ -464,9 +465,13 @@ def give_settings(config: ml_collections.ConfigDict, origin: str):
 def plain(experiment: AnyExperiment) -> dict:
     """The experiment as nested dicts, as config.json has it.  Without settings of parts there is no section `parts`."""
     values = dataclasses.asdict(experiment)
-    for key in ("model", "data", "dataset", "optimizer"):
-        values.get(key, {}).pop("parts", None)  # copies
-    del values["optimizer"]["schedule"]["parts"]
-    if not values["parts"]:
-        del values["parts"]
-    return values
+    return {
+        key: value if key == PARTS else _without_parts(value) for key, value in values.items() if key != PARTS or value
+    }
+
+
+def _without_parts(value):
+    """A section without the copies of settings of parts that it and its own sections were handed."""
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_parts(inner) for key, inner in value.items() if key != PARTS}

@@ -87,7 +87,7 @@ def to_json(config: ModelConfig, spelling: str = "huggingface") -> dict[str, Any
     """A config.json that `from_json` reads.  `spelling`, "huggingface" or "deepseek", only matters for V4."""
     generation = generation_of(config)
     if generation is None:
-        modules, fields = checks.added_by(config), dataclasses.asdict(config)
+        modules, fields = checks.plugins_of(config), dataclasses.asdict(config)
         if not fields[PARTS]:
             del fields[PARTS]
         return {"model_type": MIXED} | ({PLUGINS: modules} if modules else {}) | fields

@@ -59,7 +59,7 @@ def like(attention: str) -> str:
     return LIKE.get(attention, attention)
 
 
-def added_by(config) -> list[str]:
+def plugins_of(config) -> list[str]:
     """The modules that define the model's parts from plugins; without a script, which cannot be imported."""
     kinds = {*config.attention_kinds, *config.feed_forward_kinds} & ADDED_BY.keys()
     return sorted({ADDED_BY[kind] for kind in kinds} - {"__main__"})

@@ -50,6 +50,6 @@ def read(
 def _experiment(config: ModelConfig, dtype: str = "float32") -> Experiment:
     """Stands in for a released model's unknown experiment: its sizes, and data defaults that suit any text."""
     data = DataConfig(sequence_length=min(MOST_TOKENS, config.max_position_embeddings), fim_rate=0.0)
-    modules = tuple(checks.added_by(config))
+    modules = tuple(checks.plugins_of(config))
     parts = part_settings.of(part_settings.added_by(modules), config.parts)
     return Experiment(plugins=modules, parts=parts, model=config, data=data, train=TrainConfig(dtype=dtype))
