@@ -15,7 +15,7 @@ from deepseek_jax.compress.config import ArithmeticConfig
 from deepseek_jax.convert.quantised import FP8_BLOCK
 from deepseek_jax.models.arithmetic import PLAIN, Arithmetic
 from deepseek_jax.views.matrices import is_product, matrix_of
-from deepseek_jax.views.rounding import FP8_MOST, Format, rounded, to_e4m3
+from deepseek_jax.views.rounding import FP8_MOST, INTEGERS, Format, rounded, scale, to_e4m3
 
 # Matrix products kept in high precision.  Embeddings, norms etc. are no products in this sense: docs/compression.md.
 HIGH_PRECISION = re.compile(r"^head/|indexer/weights$")
@@ -52,9 +52,8 @@ def in_tiles(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
     size = x.shape[-1]
     tiles = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -size % FP8_BLOCK)])
     tiles = tiles.reshape(*x.shape[:-1], -1, FP8_BLOCK)
-    largest = jnp.abs(tiles).max(axis=-1, keepdims=True)
-    scale = jnp.where(largest > 0, largest, 1) / FP8_MOST
-    back = (to_e4m3(tiles / scale).astype(jnp.float32) * scale).reshape(*x.shape[:-1], -1)[..., :size]
+    scales = scale(jnp.abs(tiles).max(axis=-1, keepdims=True), FP8_MOST)
+    back = (to_e4m3(tiles / scales).astype(jnp.float32) * scales).reshape(*x.shape[:-1], -1)[..., :size]
     return jnp.moveaxis(back, -1, axis)
 
 
@@ -74,8 +73,7 @@ class Int8(Arithmetic):
 
     def rows(self, x: Float[Array, "... R I"]) -> Float[Array, "... R I"]:
         x32 = x.astype(jnp.float32)
-        largest = self.range or self._largest(x32)
-        step = jnp.where(largest > 0, largest, 1) / 127
+        step = scale(self.range or self._largest(x32), INTEGERS["int8"])
         return (jnp.clip(jnp.round(x32 / step), -127, 127) * step).astype(x.dtype)
 
     def inputs(self, x: Float[Array, "... R I"]) -> Float[Array, "... R I"]:

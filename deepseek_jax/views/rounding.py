@@ -20,6 +20,7 @@ from deepseek_jax.views.matrices import Matrix
 INTEGERS = {"int8": 127.0, "int4": 7.0}  # largest magnitudes; symmetric, so -128 and -8 are not used
 FP8_MOST, FP4_MOST = 448.0, 6.0  # the largest numbers of e4m3 and e2m1
 MANTISSA = 23  # bits of float32 below the exponent
+LEAST = 2.0**-100  # smaller magnitudes than this are rounded as if the largest were this
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65)  # shares of the largest weight at which int4 may saturate
 
 
@@ -112,6 +113,14 @@ def rounded(weight_NIO: Float[Array, "N I O"], form: Format) -> Float[Array, "N 
     return unpacked(*packed(weight_NIO, form), form)
 
 
+def scale(largest: Float[Array, "..."] | float, most: float) -> Float[Array, "..."]:
+    """By what numbers up to the magnitude `largest` are divided to reach at most `most`.
+
+    Never 0, nor so small that it is a denormal number, which XLA's CPU takes for 0: zeros over it would be NaN.
+    """
+    return jnp.maximum(largest, LEAST) / most
+
+
 def _over_groups(scales_NGO, inputs: int, form: Format):
     return jnp.repeat(scales_NGO, form.inputs_a_scale(inputs), axis=1)[:, :inputs]
 
@@ -124,8 +133,7 @@ def _grouped(weight_NIO, size: int):
 
 def _integer_scales(weight_NIO, form):
     grouped, most = _grouped(weight_NIO, form.inputs_a_scale(weight_NIO.shape[1])), INTEGERS[form.kind]
-    largest = jnp.abs(grouped).max(axis=2, keepdims=True)
-    scales = jnp.where(largest > 0, largest, 1) / most
+    scales = scale(jnp.abs(grouped).max(axis=2, keepdims=True), most)
     return (_best_clip(grouped, scales, most) if form.kind == "int4" else scales)[:, :, 0]
 
 
@@ -145,8 +153,7 @@ def fp8_scales(weight_NIO: Float[Array, "N I O"]) -> Float[Array, "N G B"]:
     """The largest magnitude of each block of 128 x 128, divided by 448 (V3, section 3.3.2)."""
     N, I, O = weight_NIO.shape
     padded = jnp.pad(jnp.abs(weight_NIO), ((0, 0), (0, -I % FP8_BLOCK), (0, -O % FP8_BLOCK)))
-    largest = padded.reshape(N, -(-I // FP8_BLOCK), FP8_BLOCK, -1, FP8_BLOCK).max(axis=(2, 4))
-    return jnp.where(largest > 0, largest, 1) / FP8_MOST
+    return scale(padded.reshape(N, -(-I // FP8_BLOCK), FP8_BLOCK, -1, FP8_BLOCK).max(axis=(2, 4)), FP8_MOST)
 
 
 def _over_blocks(scales_NGB, shape):
@@ -156,8 +163,7 @@ def _over_blocks(scales_NGB, shape):
 
 def fp4_scales(weight_NIO: Float[Array, "N I O"]) -> Float[Array, "N G O"]:
     """The smallest powers of two by which groups of 32 inputs, divided, do not exceed 6 (V4's experts)."""
-    largest = jnp.abs(_grouped(weight_NIO, FP4_BLOCK)).max(axis=2)
-    return power_at_least(jnp.maximum(largest, 2.0**-100) / FP4_MOST)
+    return power_at_least(scale(jnp.abs(_grouped(weight_NIO, FP4_BLOCK)).max(axis=2), FP4_MOST))
 
 
 def power_at_least(x: Float[Array, "..."]) -> Float[Array, "..."]:

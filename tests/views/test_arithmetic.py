@@ -39,6 +39,11 @@ def test_fp8_activations_have_one_scale_per_tile():
     np.testing.assert_allclose(in_tiles(x.swapaxes(1, 2), -2), tiles_of_128(x).swapaxes(1, 2), rtol=3e-7)
 
 
+@pytest.mark.parametrize("rounded", [Fp8().gradients, Fp8().rows, Int8().rows])
+def test_tiny_numbers_beside_zeros_become_zeros(rounded):
+    np.testing.assert_array_equal(rounded(jnp.zeros((2, 128)).at[0, 5].set(1e-37)), 0)
+
+
 def test_forward_and_both_backward_products_have_rounded_operands():
     x, w, dy, how = normal(0, 300, 160), normal(1, 160, 140), normal(2, 300, 140), Fp8()
     y, pull = jax.vjp(lambda x, w: multiply(x, w, how), x, w)

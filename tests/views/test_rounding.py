@@ -8,7 +8,7 @@ import pytest
 
 from deepseek_jax.convert.quantised import dequantise
 from deepseek_jax.views.matrices import Matrix, matrix_of
-from deepseek_jax.views.rounding import Format, pack, power_at_least, rounded, unpack
+from deepseek_jax.views.rounding import Format, pack, packed, power_at_least, rounded, unpack
 
 FORMATS = [Format("int8"), Format("int8", 64), Format("int4"), Format("int4", 32), Format("fp8"), Format("fp4")]
 IDS = [f"{form.kind}-{form.group}" for form in FORMATS]
@@ -69,6 +69,15 @@ def test_zeros_stay_zeros(weight):
     for form in FORMATS:
         assert (rounded(holes, form)[holes == 0] == 0).all()
         np.testing.assert_array_equal(rounded(jnp.zeros((1, 64, 4)), form), 0)
+
+
+@pytest.mark.parametrize("largest", [1e-36, 1e-37, 2e-38])
+def test_numbers_too_small_for_a_scale_become_zeros(largest):
+    """XLA's CPU takes denormal numbers for 0, and the largest number over 448 or 127 would be one."""
+    weight = jnp.zeros((1, 64, 4)).at[0, 3, :].set(largest)
+    for form in FORMATS:
+        np.testing.assert_array_equal(rounded(weight, form), 0)
+        assert (packed(weight, form)[0] == packed(jnp.zeros_like(weight), form)[0]).all()
 
 
 def test_fp8_is_what_the_reader_of_releases_computes(weight):
