@@ -13,6 +13,7 @@ crosses a bound, the study cannot tell.  b may be a number.  A clause without a 
 import dataclasses
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 
 from deepseek_jax.errors import UserError
@@ -147,7 +148,8 @@ def _judge(
         return Judged(clause, CANNOT_TELL, f"{len(seeds)} paired seeds; an interval needs at least 2")
     found = difference([left[seed] for seed in seeds], [right[seed] for seed in seeds])
     margin = claim.margin_beside(sum(right[seed] for seed in seeds) / len(seeds))
-    low, high = (bound * margin for bound in RELATIONS[clause.relation])
+    # A share of 0 is 0, which times an infinite bound is NaN; and a variant is not below one that it equals.
+    low, high = (bound * max(margin, sys.float_info.min) for bound in RELATIONS[clause.relation])
     if low <= found.low and found.high <= high:
         verdict = HOLDS
     elif found.high < low or found.low > high:

@@ -62,6 +62,14 @@ def test_a_difference_equal_to_the_margin_is_within_it():
     assert verdict("new >= old; no different from old; > old", [2, 2], [3, 3], margin=1) == [HOLDS, HOLDS, DOES_NOT]
 
 
+def test_a_share_of_zero_as_the_margin_leaves_all_relations_their_meaning():
+    """Such as 5% of no dead experts."""
+    relations = "new <= old; >= old; no different from old; < old; > old"
+    assert verdict(relations, [0, 0], [0, 0], "5%") == [HOLDS, HOLDS, HOLDS, DOES_NOT, DOES_NOT]
+    assert verdict(relations, [3, 3], [0, 0], "5%") == [DOES_NOT, HOLDS, DOES_NOT, DOES_NOT, HOLDS]
+    assert verdict("new <= old; < old", [-3, -3], [0, 0], "5%") == [HOLDS, HOLDS]
+
+
 def test_with_a_wide_interval_no_verdict_is_possible():
     assert verdict("new < old; new no different from old", [1.0, 2.0, 3.5], [2.0, 1.0, 3.0]) == [CANNOT_TELL] * 2
 
