@@ -33,8 +33,8 @@ class Halving:
     keep: float = 0.5
 
     def __post_init__(self):
-        rising = bool(self.rungs) and list(self.rungs) == sorted(set(self.rungs)) and 0 < min(self.rungs) < 1
-        if not (rising and 0 < self.keep < 1):
+        rising = bool(self.rungs) and list(self.rungs) == sorted(set(self.rungs))
+        if not (rising and 0 < self.rungs[0] and self.rungs[-1] < 1 and 0 < self.keep < 1):
             raise UserError(f"halving has rungs={self.rungs}, keep={self.keep}; write rising shares between 0 and 1.")
 
     def survivors(self, scores: Mapping[str, float]) -> list[str]:

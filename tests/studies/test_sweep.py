@@ -70,7 +70,17 @@ def test_halving_keeps_the_best_share():
     assert halving.survivors({"a": float("nan"), "b": 1.0}) == ["b"]
 
 
-@pytest.mark.parametrize("settings", [{"rungs": (0.5, 0.25)}, {"rungs": (1.0,)}, {"rungs": ()}, {"keep": 1.0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rungs": (0.5, 0.25)},
+        {"rungs": (1.0,)},
+        {"rungs": (0.5, 1.0)},
+        {"rungs": (0.0, 0.5)},
+        {"rungs": ()},
+        {"keep": 1.0},
+    ],
+)
 def test_invalid_halving_is_refused(settings):
     with pytest.raises(UserError, match="rising shares"):
         Halving(**settings)
