@@ -24,8 +24,11 @@ PARTIAL = ".deepseek-jax.partial"  # of the folder in which a directory is made
 def write_bytes(path: Path, content: bytes):
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)  # it is there if the disk is full
 
 
 def write_text(path: Path, text: str):

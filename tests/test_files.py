@@ -25,7 +25,7 @@ def test_the_old_file_stays_where_writing_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError))
     with pytest.raises(OSError):
         files.write_json(path, {"a": 2})
-    assert path.read_text() == '{\n  "a": 1\n}\n'
+    assert path.read_text() == '{\n  "a": 1\n}\n' and [*tmp_path.iterdir()] == [path]
 
 
 def test_a_missing_file_and_a_directory_are_refused_by_name(tmp_path):
