@@ -31,4 +31,5 @@ class Goodput:
 
     @property
     def share(self) -> float:
-        return self.useful_seconds / max(time.time() - self._began, 1e-9)
+        useful = self.useful_seconds
+        return useful / max(time.time() - self._began, useful, 1e-9)  # the clock may have been set back since then

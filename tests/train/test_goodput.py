@@ -45,3 +45,9 @@ def test_after_a_restart_lost_steps_and_queueing_are_not_useful_time(clock):
     second.start()
     clock(20)
     assert second.share == pytest.approx(70 / 200)
+
+
+def test_a_clock_that_was_set_back_makes_no_share_above_one(clock):
+    run = Goodput(began=5000.0, useful_seconds=20.0)
+    assert run.share == 1
+    assert Goodput(began=5000.0, useful_seconds=0.0).share == 0

@@ -76,6 +76,19 @@ def test_the_verdict_names_what_is_wrong(changes, complaint):
     assert any(sentence.startswith(complaint) or complaint in sentence for sentence in sentences)
 
 
+def test_a_run_of_nothing_but_nan_is_judged_without_a_warning(recwarn):
+    nan = float("nan")
+    rows = [row(1, nan, **{"loss/total": nan, "grad_norm": nan, "skipped": 1})]
+    _, sentences = verdict(rows, 40, SHOWN)
+    assert sentences[1] == "the loss or gradient of step 1 is not finite"
+    assert not recwarn.list
+
+
+def test_the_loss_rose_also_if_the_last_step_is_not_finite():
+    rows = [*(row(step, 3.0 if step > 32 else 1.0) for step in range(1, 40)), row(40, float("nan"))]
+    assert "the loss rose to 3.000 from 1.000 at its best" in verdict(rows, 40, SHOWN)[1]
+
+
 def test_an_expert_that_is_idle_for_a_moment_is_not_dead():
     rows = run()
     rows[-1]["router/dead_experts"] = {"1": 3}

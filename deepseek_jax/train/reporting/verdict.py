@@ -41,13 +41,16 @@ def _finite(trained: list[dict]):
 
 
 def _trends(trained: list[dict], name: str):
+    trained = [row for row in trained if math.isfinite(row[name]) and math.isfinite(row["grad_norm"])]
+    if not trained:
+        return
     stretch = max(len(trained) // 10, 1)
     loss = np.array([row[name] for row in trained])
     medians = [np.median(loss[i : i + stretch]) for i in sampled_indices(len(loss) - stretch + 1)]
-    if medians[-1] > LOSS_RISE * np.nanmin(medians):
-        yield f"the loss rose to {medians[-1]:.3f} from {np.nanmin(medians):.3f} at its best"
+    if medians[-1] > LOSS_RISE * min(medians):
+        yield f"the loss rose to {medians[-1]:.3f} from {min(medians):.3f} at its best"
     norm = np.array([row["grad_norm"] for row in trained])
-    if np.median(norm[-stretch:]) > GRADIENT_RISE * np.nanmedian(norm):
+    if np.median(norm[-stretch:]) > GRADIENT_RISE * np.median(norm):
         yield "the gradient norm is growing"
 
 
