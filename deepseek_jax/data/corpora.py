@@ -209,7 +209,7 @@ class Code(TextCorpus):
 class UserText(TextCorpus):
     """A user's own texts, see documents.read_source; with `chats`, the conversations in .jsonl and .parquet files."""
 
-    VERSION = tfds.core.Version("1.1.0")  # 1.0.0 did not read compressed files and Parquet
+    VERSION = tfds.core.Version("1.2.0")  # 1.1.0 took UTF-16 without a mark for text
 
     def __init__(self, *, path: str, text_field: str, chats: bool = False, **kwargs):
         self.path, self.text_field, self.chats = pathlib.Path(path), text_field, chats

@@ -5,10 +5,12 @@ read as records and every other file is one document.  Any but .parquet may be c
 """
 
 import codecs
+import io
 import json
+import os
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from deepseek_jax import record
 from deepseek_jax.data import chat
@@ -19,6 +21,7 @@ from deepseek_jax.data.plain_text import is_utf8
 from deepseek_jax.data.skipped import Skipped
 from deepseek_jax.errors import UserError
 
+LOOKED_AT = 1024  # first bytes of a file in which a zero says that it is no text
 SECTION_BYTES = 8192  # a .txt is divided into documents of about this size, at blank lines
 
 
@@ -72,15 +75,43 @@ def source_files(path: pathlib.Path) -> list[pathlib.Path]:
         raise UserError(
             f"{path} is a run directory, not a source of text; keep texts and runs in separate directories."
         )
-    below = sorted(path.rglob("*"))
+    below = files_below(path)
     runs = {file.parent for file in below if file.name == record.CONFIG_FILE and record.kind(file.parent) == "run"}
-    shown = (file for file in below if not is_hidden(file, path))
-    return [file for file in shown if file.is_file() and runs.isdisjoint(file.parents)]
+    files = [file for file in below if runs.isdisjoint(file.parents)]
+    for file in files:
+        try:
+            file.stat()
+        except OSError as error:
+            raise UserError(
+                f"cannot read {file}: {error.strerror}; make it readable, or remove it from the source."
+            ) from None
+    return files
 
 
-def is_hidden(path: pathlib.Path, below: pathlib.Path) -> bool:
-    """Whether any component of `path` relative to the directory `below` begins with a dot."""
-    return any(part[0] == "." for part in path.relative_to(below).parts)
+def files_below(directory: pathlib.Path) -> list[pathlib.Path]:
+    """The files in a directory and in those below it, sorted, without hidden ones; links to nothing are among them.
+
+    Links to directories are followed, but each directory is read once: a link may lead to one that contains it.
+    UserError if one cannot be read: Path.rglob would leave out what is in it.
+    """
+
+    def refuse(error: OSError):
+        raise UserError(
+            f"cannot read {error.filename}: {error.strerror}; make it readable, or move it out of {directory}."
+        ) from None
+
+    found, seen = [], set()
+    for folder, inner, names in os.walk(directory, onerror=refuse, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in seen:
+            inner.clear()
+            continue
+        seen.add(place)
+        inner[:] = sorted(name for name in inner if name[0] != ".")
+        files = (os.path.join(folder, name) for name in names if name[0] != ".")
+        # Links to nothing are kept, to be refused; pipes, sockets and devices are not.
+        found += [pathlib.Path(file) for file in files if os.path.isfile(file) or not os.path.exists(file)]
+    return sorted(found)
 
 
 def read_file(path: pathlib.Path, name: str, group: str, skipped: Skipped) -> Iterator[Document]:
@@ -100,9 +131,11 @@ def read_file(path: pathlib.Path, name: str, group: str, skipped: Skipped) -> It
         skipped.add(path, 1, "empty document")
 
 
-def _holds_something_else(file: BinaryIO, path: pathlib.Path, skipped: Skipped) -> bool:
-    """Whether the file holds no UTF-8, by its first bytes; if so, adds it to `skipped`."""
+def _holds_something_else(file: io.BufferedReader, path: pathlib.Path, skipped: Skipped) -> bool:
+    """Whether the file holds no text in UTF-8, by its first bytes; if so, adds it to `skipped`."""
     reason = other_contents(file)
+    if not reason and b"\0" in file.peek(LOOKED_AT)[:LOOKED_AT]:  # valid UTF-8, but what UTF-16 and token ids have
+        reason = "binary or UTF-16, save texts as UTF-8"
     if reason:
         skipped.add(path, 1, reason)
     return bool(reason)

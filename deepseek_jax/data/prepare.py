@@ -12,7 +12,6 @@ import tensorflow_datasets as tfds
 from deepseek_jax.config import CHAT_TEMPLATES, DataConfig
 from deepseek_jax.data import cache
 from deepseek_jax.data.corpora import CORPORA, UserText
-from deepseek_jax.data.documents import is_hidden
 from deepseek_jax.data.records import batched_texts, open_dataset
 from deepseek_jax.data.skipped import skipped_sentence
 from deepseek_jax.data.tokenizer import TOKENIZER, Tokenizer, check_fits, check_trainable, train_bpe
@@ -153,7 +152,7 @@ def prepare_text(data: DataConfig, source: str, root: pathlib.Path, report: Repo
 def _check_apart(root: pathlib.Path, source: pathlib.Path):
     """UserError if the cache is inside the source directory and not hidden: it would be read as text next time."""
     place, texts = root.resolve(), source.resolve()
-    if place.is_relative_to(texts) and not is_hidden(place, texts):
+    if place.is_relative_to(texts) and not any(part[0] == "." for part in place.relative_to(texts).parts):
         raise UserError(
             f"prepared data would be written to {root}, among the texts of {source}; give another data.directory, "
             "or set DEEPSEEK_JAX_DATA."

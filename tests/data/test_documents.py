@@ -2,10 +2,13 @@
 
 import bz2
 import codecs
+import errno
 import gzip
 import json
 import lzma
+import os
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -75,8 +78,11 @@ def test_a_file_of_another_encoding_is_skipped_whole(tmp_path, name, encoding):
         (gzip.compress(gzip.compress(b"x", mtime=0), mtime=0), "compressed twice, unpack it once"),
         (b"a.py".ljust(257, b"\0") + b"ustar", "tar, unpack it"),
         (gzip.compress(b"a.py".ljust(257, b"\0") + b"ustar\n", mtime=0), "tar, unpack it"),
+        ("letters".encode("utf-16-le"), "binary or UTF-16, save texts as UTF-8"),
+        ("letters".encode("utf-16-be"), "binary or UTF-16, save texts as UTF-8"),
+        (np.arange(300, dtype=np.uint16).tobytes(), "binary or UTF-16, save texts as UTF-8"),
     ],
-    ids=["zip", "bz2", "lz4", "parquet", "gz.gz", "tar", "tar.gz"],
+    ids=["zip", "bz2", "lz4", "parquet", "gz.gz", "tar", "tar.gz", "utf-16-le", "utf-16-be", "token ids"],
 )
 def test_an_archive_or_binary_file_is_skipped_whole(tmp_path, name, start, kind):
     """Even if some of its lines are valid UTF-8."""
@@ -199,6 +205,41 @@ def test_a_number_of_thousands_of_digits_is_broken_json(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(f'{{"text": "x", "number": {"1" * 5000}}}\n')
     assert read(path)[1].places == [f"{path}:1: broken JSON"]
+
+
+def test_links_to_directories_are_followed_and_each_is_read_once(tmp_path):
+    texts, elsewhere = tmp_path / "texts", tmp_path / "elsewhere"
+    for directory in (texts, elsewhere):
+        directory.mkdir()
+        (directory / "a.txt").write_text(directory.name)
+    (texts / "linked").symlink_to(elsewhere)
+    (texts / "once").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(texts)
+    (elsewhere / ".hidden").symlink_to(tmp_path)
+    documents, skipped = read(texts)
+    assert [document.name for document in documents] == ["a.txt", "linked/a.txt"]
+    assert [document.text for document in documents] == ["texts", "elsewhere"] and not skipped.places
+
+
+def test_a_link_to_nothing_and_a_closed_directory_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / ".lock").symlink_to(tmp_path / "nothing")
+    assert len(read(tmp_path)[0]) == 1
+    (tmp_path / "b.txt").symlink_to(tmp_path / "nothing")
+    with pytest.raises(UserError, match=f"cannot read {tmp_path}/b.txt: No such file"):
+        read(tmp_path)
+    (tmp_path / "b.txt").unlink()
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refusing(path):  # the file system lets root open everything
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(UserError, match=f"cannot read {tmp_path}/closed: Permission denied"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "below/a.md"])

@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from deepseek_jax.data.documents import is_hidden
+from deepseek_jax.data.documents import files_below
 from deepseek_jax.data.opening import plain_name
 from deepseek_jax.data.parquet import is_parquet
 from deepseek_jax.errors import UserError
@@ -35,8 +35,7 @@ def shards(path: pathlib.Path) -> list[pathlib.Path]:
     """The Parquet files of a table: the file itself, or those in a directory, sorted, without hidden ones."""
     if not path.is_dir():
         return [path]
-    below = (file for file in path.rglob("*") if is_parquet(file) and not is_hidden(file, path))
-    return sorted(file for file in below if file.is_file())
+    return [file for file in files_below(path) if is_parquet(file)]
 
 
 def splits_named(path: pathlib.Path) -> dict[str, str]:

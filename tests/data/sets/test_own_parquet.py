@@ -367,6 +367,17 @@ class TestADirectory:
         with pytest.raises(UserError, match=f"^{folder}/part-2.parquet has no column 'kind'; its columns are age.$"):
             open_set(DatasetConfig(name=str(folder), columns=TABLE))
 
+    def test_linked_directories_are_read_and_links_to_nothing_refused(self, folder, tmp_path):
+        (tmp_path / "elsewhere").mkdir()
+        for path, start in (folder / "part-0.parquet", 0), (tmp_path / "elsewhere" / "part-1.parquet", 10):
+            write_parquet(path, self.part(start, 10))
+        (folder / "linked").symlink_to(tmp_path / "elsewhere")
+        found = open_set(DatasetConfig(name=str(folder), columns=TABLE))
+        assert sum(len(records["ids"]) for records in found.splits.values()) == 20
+        (folder / "lost.parquet").symlink_to(tmp_path / "nothing")
+        with pytest.raises(UserError, match=f"cannot read {folder}/lost.parquet: No such file"):
+            open_set(DatasetConfig(name=str(folder), columns=TABLE))
+
     @pytest.mark.parametrize("name", ["{}-00000-of-00001.parquet", "{}/0000.parquet", "small_{}.PARQUET"])
     def test_files_named_after_splits_keep_them(self, folder, name):
         for number, split in enumerate(("train", "test", "validation")):
