@@ -24,7 +24,7 @@ CHAT_TEMPLATES = ("v3", "v3.2", "v4")
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """The text to train on.  `source` is a corpus (prose, literature, code, mix, or operations, which are
-    conversations) or a path: .txt, .jsonl, .parquet or a directory.
+    conversations) or a path: .txt, .jsonl, .csv, .parquet or a directory.
     """
 
     source: str = "mix"
@@ -33,7 +33,7 @@ class DataConfig:
     # Path of a tokenizer.json, beside which a tokenizer_config.json may name its bos and eos; empty: a BPE of
     # model.vocab_size entries trained on the source.
     tokenizer: str = ""
-    text_field: str = "text"  # key of the text in records of JSONL, or column of Parquet; a.b: key b of what is under a
+    text_field: str = "text"  # key of the text in JSONL, or column of CSV and Parquet; a.b: key b of what is under a
     # Chat template (CHAT_TEMPLATES) by which JSONL records are read as conversations, under the key "messages": only
     # what the assistant says is trained and scored.  Empty: records are text.
     chat: str = ""

@@ -33,7 +33,7 @@ examples:
         "--source",
         type=named,
         metavar="NAME",
-        help="other text: a corpus, a file (.txt, .jsonl, .parquet) or a directory",
+        help="other text: a corpus, a file (.txt, .jsonl, .csv, .parquet) or a directory",
     )
     parser.add_argument(
         "--sequence-length", type=number(int, 2), metavar="N", help="tokens per row; default: as in training, or 512"

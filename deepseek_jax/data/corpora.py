@@ -22,6 +22,7 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 
 from deepseek_jax.data.documents import (
+    MESSAGES,
     Document,
     holds_records,
     read_chats,
@@ -209,7 +210,7 @@ class Code(TextCorpus):
 class UserText(TextCorpus):
     """A user's own texts, see documents.read_source; with `chats`, the conversations in .jsonl and .parquet files."""
 
-    VERSION = tfds.core.Version("1.2.0")  # 1.1.0 took UTF-16 without a mark for text
+    VERSION = tfds.core.Version("1.2.0")  # 1.1.0 read .csv and .json as plain text
 
     def __init__(self, *, path: str, text_field: str, chats: bool = False, **kwargs):
         self.path, self.text_field, self.chats = pathlib.Path(path), text_field, chats
@@ -222,7 +223,7 @@ class UserText(TextCorpus):
 
     def source_bytes(self):
         files = source_files(self.path)
-        return sum(file.stat().st_size for file in files if holds_records(file) or not self.chats)
+        return sum(file.stat().st_size for file in files if not self.chats or holds_records(file, MESSAGES))
 
     def documents(self, skipped):
         if self.chats:

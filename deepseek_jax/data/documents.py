@@ -1,10 +1,11 @@
 """Documents, and reading them from the user's own files.
 
-A source is a .txt file, a .jsonl or .parquet file with the text under one key, or a directory, in which those two are
-read as records and every other file is one document.  Any but .parquet may be compressed (data/opening.py).
+A source is a .txt file, a .jsonl, .csv or .parquet file with the text under one key, or a directory, in which those
+three are read as records and every other file is one document.  Any but .parquet may be compressed (data/opening.py).
 """
 
 import codecs
+import functools
 import io
 import json
 import os
@@ -14,13 +15,16 @@ from typing import NamedTuple
 
 from deepseek_jax import record
 from deepseek_jax.data import chat
-from deepseek_jax.data.dotted import value_at
+from deepseek_jax.data.csv_rows import csv_rows
+from deepseek_jax.data.dotted import has, value_at
 from deepseek_jax.data.opening import opened, other_contents, plain_name
 from deepseek_jax.data.parquet import is_parquet, parquet_values
 from deepseek_jax.data.plain_text import is_utf8
 from deepseek_jax.data.skipped import Skipped
 from deepseek_jax.errors import UserError
 
+MESSAGES = "messages"  # key of a conversation
+LONGEST = 1 << 24  # bytes of a first line that are looked at: a .json of gigabytes may be a single line
 LOOKED_AT = 1024  # first bytes of a file in which a zero says that it is no text
 SECTION_BYTES = 8192  # a .txt is divided into documents of about this size, at blank lines
 
@@ -35,7 +39,7 @@ def read_source(path: pathlib.Path, text_field: str, skipped: Skipped) -> Iterat
     """Yields the documents in the file or directory `path`, in sorted order; each is a group of its own."""
     for file in source_files(path):
         name = _name_in(path, file)
-        if holds_records(file):
+        if holds_records(file, text_field):
             yield from read_records(file, name, text_field, skipped, _text_of)
         elif file == path:
             yield from read_sections(file, name, skipped)
@@ -44,23 +48,36 @@ def read_source(path: pathlib.Path, text_field: str, skipped: Skipped) -> Iterat
 
 
 def read_chats(path: pathlib.Path, skipped: Skipped) -> Iterator[Document]:
-    """Yields the conversations in all records at `path`, each under "messages", as JSON texts."""
+    """Yields the conversations in all records at `path`, each under MESSAGES, as JSON texts."""
     for file in source_files(path):
-        if holds_records(file):
-            yield from read_records(file, _name_in(path, file), "messages", skipped, _chat_of)
+        if holds_records(file, MESSAGES):
+            yield from read_records(file, _name_in(path, file), MESSAGES, skipped, _chat_of)
+        else:
+            skipped.add(file, 1, "neither .jsonl nor .parquet")
 
 
 def _name_in(path: pathlib.Path, file: pathlib.Path) -> str:
     return file.name if file == path else file.relative_to(path).as_posix()
 
 
-def holds_records(path: pathlib.Path) -> bool:
-    """Whether a file has a document in each line or row, by its name."""
-    return is_jsonl(plain_name(path)) or is_parquet(path)
+def holds_records(path: pathlib.Path, field: str) -> bool:
+    """Whether a file has a document in each line or row, by its name.
+
+    Of a .json, which may also be a single value, by its first line: whether that is a record with the key `field`.
+    """
+    if is_parquet(path):
+        return True
+    suffix = pathlib.Path(plain_name(path)).suffix
+    return _begins_with_record(path, field) if suffix == ".json" else suffix in READERS
 
 
-def is_jsonl(path: str | pathlib.Path) -> bool:
-    return pathlib.Path(path).suffix.lower() == ".jsonl"
+def _begins_with_record(path: pathlib.Path, field: str) -> bool:
+    with opened(path, lambda size: None) as file:
+        line = file.readline(LONGEST)
+    try:
+        return has(json.loads(line), field)
+    except (ValueError, RecursionError):
+        return False
 
 
 def source_files(path: pathlib.Path) -> list[pathlib.Path]:
@@ -148,7 +165,7 @@ def read_records(
 
     `text_of` raises ValueError with the reason to skip a record.
     """
-    values = parquet_values if is_parquet(path) else _jsonl_values
+    values = parquet_values if is_parquet(path) else READERS[pathlib.Path(plain_name(path)).suffix]
     for number, value in values(path, field, skipped):
         try:
             text = text_of(value, field)
@@ -174,15 +191,24 @@ def _jsonl_values(path: pathlib.Path, field: str, skipped: Skipped) -> Iterator[
             except (ValueError, RecursionError):  # ValueError also for a number with thousands of digits
                 skipped.add(path, number, "broken JSON")
             else:
-                yield number, _under(record, field)
+                yield number, value_at(record, field) if has(record, field) else None
 
 
-def _under(record: object, field: str) -> object:
-    """What a record has under a key or a dotted path, see value_at; None if it has nothing there."""
-    try:
-        return value_at(record, field) if isinstance(record, dict) else None
-    except KeyError:
-        return None
+def _csv_values(path: pathlib.Path, field: str, skipped: Skipped) -> Iterator[tuple[int, str]]:
+    """Yields (number of the row's last line, what it has in the column `field`); without it the file is skipped."""
+    with opened(path, skipped.count) as file:
+        if _holds_something_else(file, path, skipped):
+            return
+        # What is not UTF-8 is kept until the text that has it is skipped.
+        lines = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
+        try:
+            for number, row in csv_rows(lines, [field], path, functools.partial(skipped.add, path)):
+                yield number, row[field]
+        except UserError:
+            skipped.add(path, 1, f"no single column {field!r}")
+
+
+READERS = {".jsonl": _jsonl_values, ".ndjson": _jsonl_values, ".json": _jsonl_values, ".csv": _csv_values}
 
 
 def _without_bom(line: bytes, number: int) -> bytes:

@@ -21,6 +21,15 @@ def value_at(record: object, path: str) -> object:
     return value_at(record[key], below)
 
 
+def has(record: object, path: str) -> bool:
+    """Whether `value_at` finds something under `path`, if only null, in a record; False for anything but a dict."""
+    try:
+        value_at(record, path)
+    except KeyError:
+        return False
+    return isinstance(record, dict)
+
+
 def top_key(keys, path: str) -> str:
     """That of the outermost `keys` under which `value_at` finds `path`; "" if there is none."""
     first = path.partition(".")[0]

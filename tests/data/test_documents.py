@@ -257,6 +257,47 @@ def test_the_text_field_is_configurable(tmp_path):
     assert [document.text for document in read(path, "body")[0]] == ["x"]
 
 
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_rows_of_csv_are_documents(tmp_path, compress):
+    path = tmp_path / ("a.csv" if compress is bytes else "A.CSV.gz")
+    data = b'\xef\xbb\xbflabel,text\r\n1,"two\nlines, ""quoted"""\r\n2\r\n3,\r\n4,caf\xe9\r\n5,last\r\n6,"open\r\n'
+    path.write_bytes(compress(data))
+    documents, skipped = read(path)
+    assert [document.text for document in documents] == ['two\nlines, "quoted"', "last"]
+    assert [document.name for document in documents] == [f"{path.name}:3", f"{path.name}:7"]
+    assert [place.removeprefix(str(path)) for place in skipped.places] == [
+        ":4: the row does not have as many fields as the header",
+        ":5: empty document",
+        ":6: not UTF-8",
+        ":8: unexpected end of data; what follows is not read",
+    ]
+    assert read(path, "body")[1].places == [f"{path}:1: no single column 'body'"]
+    path.write_bytes(compress("text\na\n".encode("utf-16-le")))
+    assert read(path)[1].places == [f"{path}:1: binary or UTF-16, save texts as UTF-8"]
+
+
+@pytest.mark.parametrize("name", ["a.ndjson", "a.json", "a.json.gz"])
+def test_json_lines_by_other_names_are_documents(tmp_path, name):
+    """C4, say, is published as .json.gz."""
+    compress = gzip.compress if name.endswith(".gz") else bytes
+    (tmp_path / name).write_bytes(compress(b'\xef\xbb\xbf{"text": "one"}\n{"text": "two"}\n'))
+    for source in (tmp_path, tmp_path / name):
+        assert [document.text for document in read(source)[0]] == ["one", "two"]
+
+
+@pytest.mark.parametrize("content", ['{"name": "x"}\n', '{\n "text": "x"\n}\n', '[{"text": "x"}]\n', '"text"\n'])
+def test_another_json_is_one_document(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    assert [document.text for document in read(tmp_path)[0]] == [content]
+
+
+def test_files_without_conversations_are_reported(tmp_path):
+    (tmp_path / "README.md").write_text("about")
+    skipped = Skipped()
+    assert not list(read_chats(tmp_path, skipped))
+    assert skipped.places == [f"{tmp_path}/README.md:1: neither .jsonl nor .parquet"]
+
+
 def test_long_text_is_cut_at_blank_lines_and_loses_only_bad_lines(tmp_path):
     path = tmp_path / "a.txt"
     paragraphs = [f"paragraph {i} " + "word " * 30 + "\nits second line\n" for i in range(400)]

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from deepseek_jax.data.csv_rows import named
 from deepseek_jax.data.dotted import value_at
 from deepseek_jax.data.sets import own_boxes, own_series
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
@@ -22,7 +23,7 @@ from deepseek_jax.data.sets.images import LOOKED_AT, colours_dropped, decode_ful
 from deepseek_jax.data.sets.labels import numbered_labels
 from deepseek_jax.data.sets.own_boxes import Size
 from deepseek_jax.data.sets.parquet_rows import as_csv, class_names_in, columns_in
-from deepseek_jax.data.sets.rows import check_readable, named, number, opened, table_rows, text
+from deepseek_jax.data.sets.rows import check_readable, number, opened, table_rows, text
 from deepseek_jax.data.sets.source import Source
 from deepseek_jax.data.sets.splitting import digest
 from deepseek_jax.errors import UserError

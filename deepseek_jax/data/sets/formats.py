@@ -27,8 +27,7 @@ def format_of(path: str | pathlib.Path) -> str | None:
     path = pathlib.Path(path)
     if shards(path) if path.is_dir() else is_parquet(path):
         return PARQUET
-    suffix = pathlib.Path(plain_name(path)).suffix
-    return suffix if suffix in (CSV, JSONL) else None
+    return {".csv": CSV, ".jsonl": JSONL, ".ndjson": JSONL}.get(pathlib.Path(plain_name(path)).suffix)
 
 
 def shards(path: pathlib.Path) -> list[pathlib.Path]:

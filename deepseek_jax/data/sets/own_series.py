@@ -6,11 +6,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from deepseek_jax.data.csv_rows import empty_rows
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.data.sets.faults import Faults
 from deepseek_jax.data.sets.formats import CSV, PARQUET, Row, splits_named
 from deepseek_jax.data.sets.parquet_rows import parquet_rows
-from deepseek_jax.data.sets.rows import check_readable, empty_rows, number, opened, rows_of
+from deepseek_jax.data.sets.rows import check_readable, number, opened, rows_of
 from deepseek_jax.data.sets.series import windows
 from deepseek_jax.data.sets.source import Source
 from deepseek_jax.errors import UserError

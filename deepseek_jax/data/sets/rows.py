@@ -1,25 +1,22 @@
 """Reads the rows of a user's tables with their line numbers, and texts and numbers from a row."""
 
 import contextlib
-import csv
 import io
-import itertools
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
 
 import numpy as np
 
 from deepseek_jax.data import opening
-from deepseek_jax.data.dotted import value_at
+from deepseek_jax.data.csv_rows import csv_rows
+from deepseek_jax.data.dotted import has, value_at
 from deepseek_jax.data.plain_text import is_utf8
 from deepseek_jax.data.sets.faults import Faults
 from deepseek_jax.data.sets.formats import CSV, JSONL, OTHERWISE, PARQUET, Row, format_of
 from deepseek_jax.data.sets.parquet_rows import parquet_rows
 from deepseek_jax.errors import UserError
-
-csv.field_size_limit(2**31 - 1)  # the most on every platform; the default refuses texts of more than 131,072 characters
 
 SURROGATE = "contains a lone surrogate (half of a character), which is not text; correct the record or remove it"
 NOT_UTF8 = "is not UTF-8; correct the record or remove it"
@@ -80,48 +77,6 @@ def rows_of(lines: Iterable[str], suffix: str, needed: list[str], faults: Faults
     return READERS[suffix](lines, needed, faults)
 
 
-def _csv_rows(lines: Iterable[str], needed: list[str], faults: Faults) -> Iterator[tuple[int, Row]]:
-    lines = iter(lines)
-    first = next(lines, "")
-    spaced = _has_spaces(first, needed)
-    reader = csv.reader(itertools.chain([first], lines), strict=True, skipinitialspace=spaced)
-    line = 1
-    try:
-        header = [name.strip() if spaced else name for name in next(reader, ())]
-        for name in needed:
-            if name not in header:
-                raise UserError(f"{faults.path} has no column {name!r}; its columns are {named(header) or 'none'}.")
-            if header.count(name) > 1:
-                raise UserError(f"{faults.path} has several columns {name!r}; give each a name of its own.")
-        for fields in reader:
-            if not fields:  # an empty line
-                continue
-            line = reader.line_num
-            if len(fields) == len(header):
-                yield line, dict(zip(header, fields))
-            else:
-                faults.add(line, "the row does not have as many fields as the header")
-    except csv.Error as error:  # the start of the next record is then unknown
-        faults.add(line, f"{error}; what follows is not read")
-
-
-def _has_spaces(first: str, needed: list[str]) -> bool:
-    """Whether more of the needed columns are found in a .csv's first line if spaces around names are ignored."""
-    as_is, spaced = (set(next(csv.reader([first], skipinitialspace=skip), ())) for skip in (False, True))
-    return len(as_is & {*needed}) < len({name.strip() for name in spaced} & {*needed})
-
-
-def named(header: Sequence[str]) -> str:
-    """The columns of a .csv, for an error message."""
-    return ", ".join(name.strip() for name in header)
-
-
-def empty_rows(lines: Iterable[str]) -> list[int]:
-    """The empty lines of a .csv, which `rows_of` skips; those inside a quoted text do not count."""
-    reader = csv.reader(lines)
-    return [reader.line_num for row in reader if not row]
-
-
 def _jsonl_rows(lines: Iterable[str], needed: list[str], faults: Faults) -> Iterator[tuple[int, Row]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -131,19 +86,15 @@ def _jsonl_rows(lines: Iterable[str], needed: list[str], faults: Faults) -> Iter
         except (ValueError, RecursionError):
             faults.add(number, "broken JSON")
             continue
-        missing = [name for name in needed if not _has(row, name)]
+        missing = [name for name in needed if not has(row, name)]
         if missing:
             faults.add(number, f"no key {missing[0]!r}")
         else:
             yield number, row
 
 
-def _has(row: object, name: str) -> bool:
-    try:
-        value_at(row, name)
-    except KeyError:
-        return False
-    return isinstance(row, dict)
+def _csv_rows(lines: Iterable[str], needed: list[str], faults: Faults) -> Iterator[tuple[int, Row]]:
+    return csv_rows(lines, needed, faults.path, faults.add)
 
 
 READERS: dict[str, Callable[[Iterable[str], list[str], Faults], Iterator[tuple[int, Row]]]] = {

@@ -30,9 +30,9 @@ def test_two_columns_of_the_same_name_are_refused(tmp_path):
         open_set(DatasetConfig(name=name, columns=ColumnsConfig(features=("age",), label="kind")))
 
 
-def test_an_open_quote_in_the_first_row_is_after_the_header(tmp_path):
+def test_a_broken_quote_is_named_by_the_line_in_which_its_row_begins(tmp_path):
     name = write_rows(tmp_path / "t.csv", ['1,2,"a" b'])
-    with pytest.raises(UserError, match="t.csv line 1: ',' expected after '\"'; what follows is not read"):
+    with pytest.raises(UserError, match="t.csv line 2: ',' expected after '\"'; what follows is not read"):
         open_set(DatasetConfig(name=name, columns=TABLE))
 
 

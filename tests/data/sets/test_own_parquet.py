@@ -88,7 +88,7 @@ def test_a_parquet_gives_the_records_and_splits_of_a_csv(tmp_path, columns):
 
 
 @pytest.mark.parametrize("suffix", ["gz", "zst", "xz"])
-@pytest.mark.parametrize("name", ["t.csv", "T.JSONL"])
+@pytest.mark.parametrize("name", ["t.csv", "T.JSONL", "t.ndjson"])
 def test_a_compressed_table_is_read_as_what_it_holds(tmp_path, name, suffix):
     rows = [dict(zip(("age", "size", "kind"), row.split(","))) for row in people(30)]
     if name == "t.csv":
