@@ -56,7 +56,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, config: CheckpointConfig, say: Callable[[str], None]):
         """`say` receives a message about each checkpoint that is skipped as damaged."""
-        self._directory, self._say = (Path(workdir) / DIRECTORY).absolute(), say
+        self._directory, self._say = _directory(workdir), say
         self._pending = False  # whether the outcome of the last save is still unknown
         self._failed, self._thread = False, threading.get_ident()
         if processes.is_leader():
@@ -112,12 +112,12 @@ class Checkpoints:
         for later in self._manager.all_steps():
             if later > step:  # damaged, but Orbax would keep it as one of the newest
                 self._manager.delete(later)
-        found = self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
-        progress = RunPosition(**found["progress"])
+        workdir = self._directory.parent
+        progress = read_position(workdir, step)
         if progress.model_only:
             raise UserError(
-                f"{self._directory.parent} holds a model without the optimizer state that resuming needs; start a new "
-                f"run from it, with start.checkpoint={self._directory.parent} and a --workdir of its own."
+                f"{workdir} holds a model without the optimizer state that resuming needs; start a new run from it, "
+                f"with start.checkpoint={workdir} and a --workdir of its own."
             )
         return self.restore_step(step, abstract), progress
 
@@ -224,7 +224,7 @@ def _directory(workdir: Path) -> Path:
 
 def has_checkpoints(workdir: Path) -> bool:
     """Whether the run directory has a checkpoint, intact or not."""
-    return bool(_steps(Path(workdir) / DIRECTORY))
+    return bool(_steps(_directory(workdir)))
 
 
 def read(workdir: Path, abstract: dict, step: int | None = None) -> tuple[int, dict]:
@@ -271,7 +271,7 @@ def _check(directory: Path, step: int):
         known = ", ".join(map(str, there)) or "none"
         raise UserError(f"{directory.parent} has no checkpoint of step {step}; it has {known}.")
     if damage := integrity.damage(_place(directory, step)):
-        raise UserError(f"checkpoint {step} of {directory.parent} is damaged: {damage}.")
+        raise UserError(f"checkpoint {step} of {directory.parent} is damaged: {damage}; name another step.")
 
 
 def best_step(workdir: Path) -> int | None:
