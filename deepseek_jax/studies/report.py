@@ -28,7 +28,7 @@ from deepseek_jax.studies.results import (
     verdicts,
 )
 from deepseek_jax.studies.runs import commands
-from deepseek_jax.studies.study import EQUAL, Loaded, Study
+from deepseek_jax.studies.study import Loaded, Study
 from deepseek_jax.studies.sweep import Sweep
 
 FEW = 6  # pairs: the differences of fewer have all the same sign by chance with a probability of 1/16 or more
@@ -88,9 +88,9 @@ def _sentence(loaded: Loaded, judged: list[Judged]) -> str:
 
 def _setting(loaded: Loaded, results: Mapping) -> list[Block]:
     study = loaded.study
-    what = "same number of steps" if study.equal == "steps" else f"same {study.equal}" if study.equal in EQUAL else ""
+    what = "number of steps" if study.equal == "steps" else study.equal
     text = (
-        f"Base: `{study.base}`. Each run may spend the {what}: {study.budget:,.0f}. {study.seeds} paired seeds. "
+        f"Base: `{study.base}`. Each run may spend the same {what}: {study.budget:,.0f}. {study.seeds} paired seeds. "
         f"Metric: `{study.metric}`; a difference counts from {study.margin} on."
     )
     if where := devices(results):

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deepseek_jax.choices import STUDIES_ROOT
-from deepseek_jax.config import FAMILIES
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.files import read_json
@@ -43,7 +42,7 @@ def gather(loaded: Loaded, root: Path) -> dict:
         "study": loaded.name,
         "root": str(root),
         "base": loaded.study.base,
-        "family": FAMILIES[_family(loaded)]().family,
+        "family": resolve(loaded.study.base).family,
         "runs": finished,
         "failed": failed,
         "unmeasured": unmeasured,
@@ -51,10 +50,6 @@ def gather(loaded: Loaded, root: Path) -> dict:
         "stale": len(runs_.stale(loaded, planned, root)),
         "stated": stated.read(loaded, root),
     }
-
-
-def _family(loaded: Loaded) -> str:
-    return resolve(loaded.study.base).family
 
 
 def _entry(run: Run, loaded: Loaded) -> dict | None:

@@ -8,7 +8,7 @@ from deepseek_jax.figures import INK, PLAIN, STYLE, add_legend, png, tidy
 from deepseek_jax.studies.pictures import colour
 
 
-def across(table: Mapping[str, Mapping[str, float]], sweep) -> bytes | None:
+def across(table: Mapping[str, Mapping[str, float]], sweep) -> bytes:
     """Scores over the choices of the other keys, on a logarithmic axis if all of these are positive numbers.
 
     `table`: as Sweep.by_value.

@@ -56,7 +56,7 @@ def _finite(scores: Mapping[str, float]) -> dict[str, float | None]:
 
 def choice(loaded: Loaded, results: Mapping) -> str:
     """One line: the best candidate or, with `across`, the choice with the least regret."""
-    last = {name: score for name, score in results["rungs"][-1]["scores"].items() if score is not None}
+    last = _last_scores(results)
     if not results["complete"] or not last:
         return UNFINISHED
     if loaded.study.across:
@@ -67,6 +67,11 @@ def choice(loaded: Loaded, results: Mapping) -> str:
         return f"{label} holds across {loaded.study.across}: at worst {regrets[label]:.4f} above the best there"
     best = min(last, key=last.get)
     return f"{best}: {loaded.study.metric} {last[best]:.4f}"
+
+
+def _last_scores(results: Mapping) -> dict[str, float]:
+    """Those of the last rung, without failed candidates."""
+    return {name: score for name, score in results["rungs"][-1]["scores"].items() if score is not None}
 
 
 def build(loaded: Loaded, results: Mapping) -> list[Block]:
@@ -90,14 +95,11 @@ def build(loaded: Loaded, results: Mapping) -> list[Block]:
     blocks.append(_table(loaded, results))
     if results["failed"]:
         blocks.append(Table(["failed", "reason"], sorted(results["failed"].items())))
-    if sweep.across:
+    if sweep.across and (last := _last_scores(results)):
         from deepseek_jax.studies import sweep_picture
 
-        last = {name: score for name, score in results["rungs"][-1]["scores"].items() if score is not None}
-        picture = sweep_picture.across(sweep.by_value(last), sweep) if last else None
-        blocks += (
-            [Picture("across.png", f"{sweep.metric} for each value of {sweep.across}", picture)] if picture else []
-        )
+        png = sweep_picture.across(sweep.by_value(last), sweep)
+        blocks.append(Picture("across.png", f"{sweep.metric} for each value of {sweep.across}", png))
     blocks += [Heading("Cost and command"), Paragraph(f"{results['runs']} runs, {results['minutes']} minutes in all.")]
     blocks.append(Code(commands(loaded, results.get("root", STUDIES_ROOT))))
     return blocks + ([Paragraph(f"Larger: {sweep.larger}")] if sweep.larger else [])
