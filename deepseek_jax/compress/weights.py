@@ -67,8 +67,7 @@ def under(given: Trained, found: dict[str, Array], settings: PruneConfig) -> Rem
 
 def on_early(pruned: Trained, early: Trained) -> Trained:
     """The weights of an earlier step with the zeros of a pruned model: "rewinding" (arXiv:1912.05671)."""
-    flat, before = flatten(pruned.params), flatten(early.params)
-    chosen = pruned_matrices(pruned.experiment.prune, flat)
-    zeros = unflatten({path: flat[path] != 0 for path in chosen})
-    params = masked(unflatten(before), zeros)
+    flat = flatten(pruned.params)
+    zeros = {path: flat[path] != 0 for path in pruned_matrices(pruned.experiment.prune, flat)}
+    params = masked(early.params, unflatten(zeros))
     return dataclasses.replace(pruned, params=params, buffers=early.buffers, step=early.step)
