@@ -17,6 +17,8 @@ def add_to(verbs):
         f"""\
 The rate grows from --low to --high by the same factor every step.  The suggestion is the rate at which the loss falls
 fastest; look at the curve before you trust it: some of its points are printed, and --picture draws it.
+A config that begins from a checkpoint (start.checkpoint) is tested on that model; the optimizer begins anew, also with
+start.full_state.
 
 {options.OVERRIDES_HELP}
 

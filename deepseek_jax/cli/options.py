@@ -49,7 +49,7 @@ def add_source(parser: argparse.ArgumentParser):
 
 
 def read_source(args: argparse.Namespace, console):
-    """Reads the model named by `add_source`'s arguments, a train.restore.Trained."""
+    """Reads the model named by `add_source`'s arguments, a Trained (train/checkpoints/restore.py)."""
     from deepseek_jax.train.checkpoints import any_checkpoint
 
     with console.status("reading the model"):

@@ -39,7 +39,9 @@ def steps(experiment: AnyExperiment, equal: str, budget: float, speed: Path | No
         allowed *= _units_a_second(speed)
     count = int(budget) if equal == "steps" else _most_steps(experiment, allowed)
     if not count:
-        raise UserError(f"a budget of {budget:g} {equal} is less than one step of train.batch_size sequences.")
+        raise UserError(
+            f"a budget of {budget:g} {equal} is less than one step of train.batch_size sequences; raise it."
+        )
     return count
 
 

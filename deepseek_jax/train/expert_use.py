@@ -41,7 +41,7 @@ def expert_use(experiment: Experiment, batches: int, console: Console) -> dict[s
         total = found if total is None else jax.tree.map(np.add, total, found)
     layers = {name: by_layer(of) for name, of in total.items()}
     if not layers["token"]:
-        raise UserError("the model has no routed experts to choose from.")
+        raise UserError("the model has no routed experts to choose from; name a config of one that has.")
     return {
         name: {int(layer): use_E / use_E.sum() for layer, use_E in of.items() if layer.isdigit()}
         for name, of in layers.items()
