@@ -154,7 +154,16 @@ def _in_our_terms(values, generation):
         values = v4_json.read(values)
     else:
         values = {key: value for key, value in values.items() if key != "layer_types"}  # implied
-    return _counted(values, generation)
+    return _counted(_within_depth(values), generation)
+
+
+def _within_depth(values):
+    """`values` in which no more leading layers are of a kind than there are layers.
+
+    A small model that transformers made often keeps V3's 3 dense layers, or V4's 3 hash_moe ones, beside 2 layers.
+    """
+    depth, counts = values.get("num_hidden_layers"), ("first_k_dense_replace", "num_hash_layers")
+    return values | {key: min(values[key], depth) for key in counts if depth and values.get(key) is not None}
 
 
 def _counted(values, generation):

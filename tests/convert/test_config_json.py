@@ -279,6 +279,24 @@ def test_a_list_of_feed_forwards_that_says_the_same_is_read():
     assert config_json.from_json(listed) == config_json.from_json(given)
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "kind"),
+    [
+        ("v2/config_hub_style.json", "first_k_dense_replace", "dense"),
+        ("v3/config.json", "first_k_dense_replace", "dense"),
+        ("v32/config_hub_style.json", "first_k_dense_replace", "dense"),
+        ("v4/official/config.json", "num_hash_layers", "hash_moe"),
+    ],
+)
+def test_leading_layers_beyond_the_depth_are_all_layers(name, key, kind):
+    """As in transformers and in DeepSeek's code, which compare each layer's index with that number."""
+    given = values(name)
+    depth = given["num_hidden_layers"]
+    config = config_json.from_json(given | {key: depth + 1})
+    assert config == config_json.from_json(given | {key: depth})
+    assert config.feed_forward_kinds[:depth] == (kind,) * depth
+
+
 def test_keys_of_v4_that_say_the_same_twice_are_read():
     original, both = values("v4/config.json"), values("v4/official/config.json")
     both |= {key: original[key] for key in ("layer_types", "compress_rates", "partial_rotary_factor")}
