@@ -11,6 +11,8 @@ from deepseek_jax.models.config import ModelConfig, RopeScaling
 # Keys beside V4's scaling that are no fields of ours, as written; its rotations are never magnified.
 OF_V4 = {"attention_factor": 1.0, "partial_rotary_factor": None}
 
+MAGNIFIED = ("deepseek_v2", "deepseek_v3", "deepseek_v32")  # DeepSeek's own code has YaRN's magnitudes only in these
+
 
 def read(values: dict[str, Any]) -> dict[str, Any]:
     """The rotary fields of ModelConfig, from the contents of a config.json.
@@ -36,6 +38,8 @@ def _fields(rope, values):
     if not of_v4 and share not in (None, 1.0):
         raise UserError(f"config.json has partial_rotary_factor {share!r}; but for V4, only 1.0 can be read.")
     theta, scaling = _scaling(rope, theta)
+    if scaling and values.get("model_type") in MAGNIFIED:
+        _check_lone_mscale(rope)
     original = values.get("original_max_position_embeddings")  # transformers prefers it
     if scaling and original not in (None, scaling["original_max_position_embeddings"]):
         raise UserError(
@@ -43,6 +47,15 @@ def _fields(rope, values):
             f"{scaling['original_max_position_embeddings']}; programs differ in which they take, so leave one."
         )
     return {"rope_theta": theta, "rope_scaling": scaling}
+
+
+def _check_lone_mscale(rope):
+    mscale = rope.get("mscale")
+    if not rope.get("mscale_all_dim") and mscale not in (None, 1.0):
+        raise UserError(
+            f"config.json gives mscale {mscale!r} without mscale_all_dim, for which transformers takes 1.0 and "
+            f"DeepSeek's code {mscale!r}; give 1.0 or both."
+        )
 
 
 def _of_main_and_compress(rope, theta, values):

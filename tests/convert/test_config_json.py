@@ -424,8 +424,24 @@ def test_yarn_without_mscales_scales_only_the_rotated_dimensions():
     scaling = config_json.from_json(values("v3/config.json") | {"rope_parameters": YARN}).rope_scaling
     assert scaling == RopeScaling(factor=4.0, original_max_position_embeddings=64, mscale=1.0, mscale_all_dim=0.0)
     assert scaling.magnitude(scaling.mscale_all_dim) == 1.0
-    alone = config_json.from_json(values("v3/config.json") | {"rope_parameters": YARN | {"mscale": 0.7}})
-    assert alone.rope_scaling == scaling, "without the other, a given mscale is ignored"
+    for same in ({"mscale": 1.0}, {"mscale": None}, {"mscale": 1.0, "mscale_all_dim": 0.0}):
+        given = values("v3/config.json") | {"rope_parameters": YARN | same}
+        assert config_json.from_json(given).rope_scaling == scaling
+
+
+@pytest.mark.parametrize("others", [{}, {"mscale_all_dim": 0}, {"mscale_all_dim": None}])
+def test_an_mscale_alone_is_refused(others):
+    """transformers ignores it; DeepSeek's code (modeling_deepseek.py of the releases) scales the rotations by it."""
+    given = values("v3/config.json") | {"rope_parameters": YARN | {"mscale": 0.7} | others}
+    with pytest.raises(UserError, match="mscale 0.7 without mscale_all_dim, for which transformers takes 1.0"):
+        config_json.from_json(given)
+
+
+def test_an_mscale_of_v4_is_ignored():
+    """As in transformers and DeepSeek's code: its rotations are never magnified."""
+    given = values("v4/official/config.json")
+    scaled = given | {"rope_scaling": given["rope_scaling"] | {"mscale": 0.7}}
+    assert config_json.from_json(scaled).rope_scaling == config_json.from_json(given).rope_scaling
 
 
 def test_weights_of_a_file_without_initializer_range_begin_as_in_hugging_face():
