@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from deepseek_jax import compiling, record
-from deepseek_jax.checking import MOST, MOST_NEW_TOKENS, require_family
+from deepseek_jax.checking import MOST, MOST_NEW_TOKENS, choice, require_family
 from deepseek_jax.choices import DTYPES, SPELLINGS
 from deepseek_jax.convert import beside, huggingface
 from deepseek_jax.convert.casting import cast, dtypes
@@ -186,8 +186,7 @@ def save_pretrained(model: Model, directory: str | Path, spelling: str = "huggin
     The tokenizer's files are copied from the directory that the model was loaded from, if they are still there.
     `spelling` "deepseek" gives V4's tensors and config.json the names under which DeepSeek ships them.
     """
-    if spelling not in SPELLINGS:
-        raise UserError(f"spelling is {spelling!r}; choose one of {', '.join(SPELLINGS)}.")
+    choice("spelling", spelling, SPELLINGS)
     if Path(directory).is_file():
         raise UserError(f"{directory} is a file; give a directory.")
     arrays = model.params, model.buffers

@@ -161,5 +161,5 @@ def run_diff(args):
     from deepseek_jax.studies import overview
 
     for key, *sides in overview.diff(args.left, args.right):
-        left, right = ("empty" if side in ("", ()) else side for side in sides)
+        left, right = ({None: "absent", "": "empty", (): "empty"}.get(side, side) for side in sides)
         print(f"{key}: {left} in the first, {right} in the second")

@@ -1,5 +1,6 @@
 """Validates a ModelConfig; each error is a UserError that says in one sentence what to change."""
 
+from deepseek_jax.checking import at_least, choice
 from deepseek_jax.errors import UserError
 
 POSITIVE = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
@@ -33,12 +34,10 @@ WITHOUT_GROUPS = ("greedy", "round_robin")
 def check(config):
     """Raises UserError for the first invalid setting found."""
     _positive(config, POSITIVE, "it")
-    for name in NOT_NEGATIVE:
-        if getattr(config, name) < 0:
-            raise UserError(f"model.{name} is {getattr(config, name)}; it must be at least 0.")
     for name in COUNTED:
         if getattr(config, name) > MOST:
             raise UserError(f"model.{name} is {getattr(config, name):,}; it must be at most {MOST:,}.")
+    at_least("model", config, 0, *NOT_NEGATIVE)
     _check_schedule(config)
     for sizes, what, kinds in (
         (OF_ATTENTION, "attention", config.attention_kinds),
@@ -161,10 +160,8 @@ def _check_experts(config):
     experts, groups, kept = config.n_routed_experts, config.n_group, config.topk_group
     if config.topk_method in WITHOUT_GROUPS:
         groups, kept = 1, 1
-    if config.scoring_func not in SCORING:
-        raise UserError(f"model.scoring_func is {config.scoring_func!r}; choose one of {', '.join(SCORING)}.")
-    if config.topk_method not in TOPK:
-        raise UserError(f"model.topk_method is {config.topk_method!r}; choose one of {', '.join(TOPK)}.")
+    choice("model.scoring_func", config.scoring_func, SCORING)
+    choice("model.topk_method", config.topk_method, TOPK)
     if groups < 1 or experts % groups:
         raise UserError(f"model.n_routed_experts ({experts}) must be a multiple of n_group ({groups}).")
     if not 1 <= kept <= groups:

@@ -74,8 +74,8 @@ class Sweep:
 
     def __post_init__(self):
         choice("equal", self.equal, EQUAL)
-        if self.across and self.across not in self.search:
-            raise UserError(f"across is {self.across!r}; choose one of {', '.join(self.search)}.")
+        if self.across:
+            choice("across", self.across, self.search)
         if self.across and self.samples:
             raise UserError(
                 f"across needs each choice at every value of {self.across}, which random candidates are not; leave "

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from deepseek_jax.checking import choice
+from deepseek_jax.checking import at_least, choice
 from deepseek_jax.errors import UserError
 
 # The objectives for each kind of answer, and which of the settings that not all of them use each uses.
@@ -34,8 +34,6 @@ class ObjectiveConfig:
                 f"objective.label_smoothing is {self.label_smoothing}, but {self.name} is not a loss of classes; set "
                 f"it to 0, or objective.name to {' or '.join(OF_CLASSES)}."
             )
-        for name in ("focal_gamma", "size_weight", "offset_weight", "l1", "l2"):
-            if getattr(self, name) < 0:
-                raise UserError(f"objective.{name} is {getattr(self, name)}; it must be at least 0.")
+        at_least("objective", self, 0, "focal_gamma", "size_weight", "offset_weight", "l1", "l2")
         if self.huber_delta <= 0:
             raise UserError(f"objective.huber_delta is {self.huber_delta}; it must be above 0.")

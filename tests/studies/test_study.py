@@ -4,7 +4,8 @@ import types
 
 import pytest
 
-from deepseek_jax.config import Experiment
+from deepseek_jax import record
+from deepseek_jax.config import Experiment, SupervisedExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.studies import metrics, overview, report, running
 from deepseek_jax.studies.study import Variant, load, slugs
@@ -76,6 +77,15 @@ def test_diff_says_which_setting_is_empty(make, trainer, root, run_command):
     _, out, _ = run_command("study", "diff", str(plain), str(tuned))
     assert "tune.freeze: empty in the first, embedding in the second" in out
     assert "optimizer.groups: empty in the first, ('head lr=2',) in the second" in out
+
+
+def test_diff_says_which_setting_is_absent(tmp_path, run_command):
+    one, other = tmp_path / "one", tmp_path / "other"
+    record.claim(one, Experiment())
+    record.claim(other, SupervisedExperiment())
+    _, out, _ = run_command("study", "diff", str(one), str(other))
+    assert "data.source: mix in the first, absent in the second\n" in out
+    assert "dataset.name: absent in the first, digits in the second\n" in out
 
 
 def test_brackets_in_a_question_are_not_taken_for_markup(make, root, run_command):
