@@ -1,6 +1,7 @@
 """The schema of an experiment: every setting with its type and default; those of some sections are imported."""
 
 import dataclasses
+import math
 
 import ml_collections
 
@@ -47,8 +48,7 @@ class DataConfig:
     def __post_init__(self):
         if not self.source.strip():  # an empty path would be the current directory
             raise UserError("data.source is empty; name a corpus, a file or a directory, or leave it out.")
-        weighed = (part.rpartition("=")[0].strip() for part in self.weights.split(","))
-        object.__setattr__(self, "parts", part_settings.of((self.source, *weighed), self.parts))
+        object.__setattr__(self, "parts", part_settings.of(self.shares, self.parts))
         at_least("data", self, 2, "sequence_length")
         at_least("data", self, 0, "workers", "prefetch")
         fraction("data", self, "fim_rate", "held_out")
@@ -58,6 +58,22 @@ class DataConfig:
                 raise UserError("data.chat needs data.tokenizer, that of the model that is to learn to answer.")
             if self.fim_rate:
                 raise UserError(f"data.fim_rate is {self.fim_rate}; conversations are not rearranged, set it to 0.")
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """source -> its share of the tokens; they sum to 1.  UserError if `weights` is malformed."""
+        if self.source != "mix":
+            return {self.source: 1.0}
+        try:
+            pairs = [part.rsplit("=", 1) for part in self.weights.split(",")]
+            weights = {name.strip(): float(weight) for name, weight in pairs}
+        except ValueError:
+            raise UserError(f"data.weights is {self.weights!r}; write it as prose=0.5,code=0.5.") from None
+        total = sum(weights.values())
+        positive = min(weights.values()) > 0 and total < math.inf
+        if len(weights) < len(pairs) or not all(weights) or not positive:
+            raise UserError(f"data.weights is {self.weights!r}; name each source once, with a share above 0.")
+        return {name: weight / total for name, weight in weights.items()}
 
 
 # Each schedule, and which of the settings that not all of them use it uses.

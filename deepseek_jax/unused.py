@@ -100,7 +100,6 @@ def _value(experiment, key: str):
 
 def _of_decoder(experiment) -> dict[str, str]:
     from deepseek_jax.data.corpora import CORPORA
-    from deepseek_jax.data.prepare import parse_weights
 
     model, data = experiment.model, experiment.data
     kinds, found = sorted(set(model.attention_kinds)), {}
@@ -134,7 +133,7 @@ def _of_decoder(experiment) -> dict[str, str]:
         found |= dict.fromkeys(by_number, "model.mlp_layer_types names the feed-forward of every layer")
     if data.source != "mix":
         found["data.weights"] = f"data.source is {data.source}"
-    if parse_weights(data).keys() <= CORPORA.keys():
+    if data.shares.keys() <= CORPORA.keys():
         found["data.text_field"] = "no file or directory of texts is named"
     if data.chat:
         found["data.text_field"] = f"data.chat is {data.chat}"

@@ -60,26 +60,12 @@ class Domain:
         return TokenStore(self.tokens, split)
 
 
-def parse_weights(data: DataConfig) -> dict[str, float]:
-    """source -> share; the shares sum to 1."""
-    if data.source != "mix":
-        return {data.source: 1.0}
-    try:
-        pairs = [part.rsplit("=", 1) for part in data.weights.split(",")]
-        weights = {name.strip(): float(weight) for name, weight in pairs}
-    except ValueError:
-        raise UserError(f"data.weights is {data.weights!r}; write it as prose=0.5,code=0.5.") from None
-    if len(weights) < len(pairs) or not all(weights) or not all(0 < weight < np.inf for weight in weights.values()):
-        raise UserError(f"data.weights is {data.weights!r}; name each source once, with a share above 0.")
-    return {name: weight / sum(weights.values()) for name, weight in weights.items()}
-
-
 def prepare_domains(data: DataConfig, vocab_size: int, report: Report) -> tuple[Tokenizer, list[Domain]]:
     """Prepares what is missing: the text of every source, one tokenizer for all, and the tokens of each source."""
     if data.held_out == 1 and not data.tokenizer:
         raise UserError("data.held_out is 1, which leaves no text to train a tokenizer on; give data.tokenizer.")
     given = given_tokenizer(data, vocab_size)  # errors come before any text is read
-    weights, root = parse_weights(data), cache.root(data)
+    weights, root = data.shares, cache.root(data)
     names = dict(zip(weights, domain_names(weights), strict=True))
     reports = {source: _prefixed(report, name) for source, name in names.items()}
     texts = {source: prepare_text(data, source, root, reports[source]) for source in weights}

@@ -103,7 +103,7 @@ class TokenStore:
     def __init__(self, entry: pathlib.Path, split: str):
         self.lengths = np.load(entry / f"{split}_lengths.npy")
         self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        self._blocks = open_dataset(entry).as_data_source(split) if len(self.lengths) else ()
+        self._blocks = open_dataset(entry).as_data_source(split) if self.lengths.any() else ()
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Collection, Sequence
 
 from deepseek_jax.config import AnyExperiment
-from deepseek_jax.data.prepare import domain_names, parse_weights
+from deepseek_jax.data.prepare import domain_names
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.studies.claims import parse
@@ -101,7 +101,7 @@ def names_of(experiment: AnyExperiment) -> set[str]:
     found = {"memory_bytes", shown.speed, *(name for name in shown.labels if name.startswith("final/"))}
     if experiment.family == "language_model":
         found |= {"indexer_recall", *BALANCE}
-        domains = domain_names(parse_weights(experiment.data))
+        domains = domain_names(experiment.data.shares)
         held_out = [*scores.OF_TEXT, "bytes", "dropped"]
         held_out += [f"bits_per_byte/{domain}" for domain in domains if len(domains) > 1]
     else:

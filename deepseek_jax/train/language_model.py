@@ -12,7 +12,6 @@ from deepseek_jax.data import compressors
 from deepseek_jax.data.batches import Batch, TrainBatches
 from deepseek_jax.data.corpora import CORPORA
 from deepseek_jax.data.pipeline import open_corpus
-from deepseek_jax.data.prepare import parse_weights
 from deepseek_jax.errors import UserError
 from deepseek_jax.parallel import processes
 from deepseek_jax.reporting import Report
@@ -37,9 +36,7 @@ class LanguageModelTask:
         self.experiment = experiment
         self.corpus = open_corpus(experiment.data, experiment.model.vocab_size, report)
         # Not reported for the package's own corpora: their few empty files are known.
-        given = [
-            part for source, part in zip(parse_weights(experiment.data), self.corpus.parts) if source not in CORPORA
-        ]
+        given = [part for source, part in zip(experiment.data.shares, self.corpus.parts) if source not in CORPORA]
         self.notes = [part.skipped_sentence for part in given if part.skipped_sentence]
         self.model, self.tokenizer = experiment.model, self.corpus.tokenizer
         self.program = as_trained(language_model_program(experiment, bytes_a_target(self.corpus)), experiment)

@@ -149,6 +149,15 @@ def test_token_ids_beyond_16_bits_are_kept(corpus, tmp_path):
     assert TokenStore(tmp_path / "large", "train").read(0, 0, 3).tolist() == [65_535, 65_536, 69_999]
 
 
+def test_documents_without_a_token_are_bos_and_eos(corpus, tmp_path):
+    """A tokenizer that leaves out what it does not know may leave nothing of a text."""
+    tokenizer = types.SimpleNamespace(vocab_size=300, encode_batch=lambda texts: [[] for _ in texts])
+    write_tokens(tmp_path, corpus.parts[0].dataset, tokenizer, no_report)
+    store, settings = TokenStore(tmp_path, "train"), {"sequence_length": 4, "fim_rate": 0.0, "domain": 0, "seed": 0}
+    rows = PackedRows(store, corpus.tokenizer, **settings)
+    assert len(store) > 1 and stream(rows) == [rows.bos, rows.eos] * len(store)
+
+
 def test_the_digest_depends_on_document_boundaries(corpus, tmp_path):
     assert written(tmp_path / "one", corpus, [1, 2], [3]) != written(tmp_path / "other", corpus, [1], [2, 3])
 

@@ -17,7 +17,7 @@ from deepseek_jax.data import prepare
 from deepseek_jax.data.compressors import bits_per_byte, total_bits_per_byte
 from deepseek_jax.data.inspect import describe, render
 from deepseek_jax.data.pipeline import open_corpus
-from deepseek_jax.data.prepare import parse_weights, prepare_text
+from deepseek_jax.data.prepare import prepare_text
 from deepseek_jax.errors import UserError
 from deepseek_jax.reporting import no_report
 from tests import call
@@ -69,7 +69,7 @@ def test_a_tokenizer_is_trained_on_each_source_by_its_weight(data, corpus, tmp_p
     seen = []
     monkeypatch.setattr(prepare, "SAMPLE_BYTES", 20_000)
     monkeypatch.setattr(prepare, "train_bpe", lambda texts, size, path: seen.extend(texts) or path.touch())
-    weights = parse_weights(data)
+    weights = data.shares
     texts = dict(zip(weights, (part.text for part in corpus.parts), strict=True))
     prepare.prepare_tokenizer(VOCAB, weights, texts, tmp_path, no_report)
     for topics, share in (TOPICS[::2], 15_000), (TOPICS[1::2], 5_000):
@@ -189,11 +189,12 @@ def test_a_data_directory_among_its_own_texts_is_refused(tmp_path):
 
 
 def test_domain_weights_are_parsed_and_normalised():
-    assert parse_weights(DataConfig(source="code")) == {"code": 1.0}
-    assert parse_weights(DataConfig(weights="prose=3, a=b.txt=1")) == {"prose": 0.75, "a=b.txt": 0.25}
-    for weights in ("prose", "prose=x", "prose=1,prose=2", "prose=0", "prose=-1,code=2", "prose=nan", "", "code=1,=1"):
+    assert DataConfig(source="code", weights="unused").shares == {"code": 1.0}
+    assert DataConfig(weights="prose=3, a=b.txt=1").shares == {"prose": 0.75, "a=b.txt": 0.25}
+    several = "prose=1,prose=2", "prose=-1,code=2", "code=1,=1", "prose=1e308,code=1e308"
+    for weights in ("prose", "prose=x", "prose=0", "prose=nan", "prose=inf", "", *several):
         with pytest.raises(UserError, match="data.weights"):
-            parse_weights(DataConfig(weights=weights))
+            DataConfig(weights=weights)
 
 
 def test_description_shows_sizes_and_a_packed_row(corpus):

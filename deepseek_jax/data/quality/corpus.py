@@ -8,7 +8,7 @@ import numpy as np
 
 from deepseek_jax.config import DataConfig
 from deepseek_jax.data import cache
-from deepseek_jax.data.prepare import SKIPPED, domain_names, parse_weights, prepare_text
+from deepseek_jax.data.prepare import SKIPPED, domain_names, prepare_text
 from deepseek_jax.data.quality.all_records import AllRecords
 from deepseek_jax.data.quality.finding import Finding
 from deepseek_jax.data.records import batched, open_dataset
@@ -24,7 +24,7 @@ def all_documents(data: DataConfig, report: Report) -> tuple[AllRecords, Finding
 
     Text that is not prepared is prepared first.  Of more than MOST_BYTES, a sample is used.
     """
-    sources = list(parse_weights(data))
+    sources = list(data.shares)
     names = domain_names(sources)
     entries = [prepare_text(data, source, cache.root(data), report) for source in sources]
     skipped = {name: read_json(entry / SKIPPED) for name, entry in zip(names, entries, strict=True)}
