@@ -91,7 +91,7 @@ def decode_full_size(data: bytes, place: str, config: DatasetConfig) -> np.ndarr
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             image = _on_white(image).convert("L" if channels == 1 else "RGB")
             return np.asarray(image, np.uint8).reshape(image.height, image.width, channels)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as error:
         # If no format matches, Pillow's message names only the object in memory.
         reason = "the format is unknown" if isinstance(error, UnidentifiedImageError) else str(error).rstrip(".")
         raise UserError(f"{place} does not decode as an image: {reason}.") from None

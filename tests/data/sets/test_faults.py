@@ -258,7 +258,10 @@ def test_dropping_colours_is_noted(pictures, tmp_path):
 
 def test_a_picture_that_does_not_decode_is_refused(pictures, tmp_path):
     whole = (tmp_path / "7.png").read_bytes()
-    for data, reason in ((b"no picture", "the format is unknown"), (whole[:48], "truncated")):
+    header = np.zeros(31, "<u4")  # of a DDS file: its size, the picture's, and of the pixels' format its size and kind
+    header[[0, 2, 3, 18, 19]] = 124, 6, 5, 32, 2
+    unknown = b"DDS " + header.tobytes(), "Unknown pixel format flags 2"
+    for data, reason in ((b"no picture", "the format is unknown"), (whole[:48], "truncated"), unknown):
         (tmp_path / "7.png").write_bytes(data)
         with pytest.raises(UserError, match=f"t.csv line 9: .*7.png does not decode as an image: .*{reason}"):
             open_set(pictures)
