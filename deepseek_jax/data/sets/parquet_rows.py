@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import urllib.parse
 from collections.abc import Iterator, Sequence
 
 from deepseek_jax.data.dotted import top_key
@@ -23,18 +24,33 @@ def parquet_rows(path: pathlib.Path, needed: Sequence[str], faults: Faults, whol
     for file in shards(path):
         faults.begin(file, row)
         with opened_parquet(file, lambda size: None, OTHERWISE) as stored:
-            names = stored.schema_arrow.names
-            _check_columns(file, stored.schema_arrow, needed)
-            wanted = None if whole else [top_key(names, name) for name in needed]
-            for batch in stored.iter_batches(ROWS, columns=wanted):
+            names, outside = stored.schema_arrow.names, _partition(path, file)
+            _check_columns(file, stored.schema_arrow, needed, outside)
+            wanted = None if whole else [top for name in needed if (top := top_key(names, name))]
+            for batch in stored.iter_batches(ROWS, columns=wanted or None):
                 columns = [_values(values, f"{file}: {name}") for name, values in zip(batch.schema.names, batch)]
                 for values in zip(*columns):
                     row += 1
-                    yield row, dict(zip(batch.schema.names, values))
+                    yield row, outside | dict(zip(batch.schema.names, values))
 
 
-def _check_columns(file: pathlib.Path, schema, needed: Sequence[str]):
-    names, paths = schema.names, column_paths(schema)
+def _partition(path: pathlib.Path, file: pathlib.Path) -> Row:
+    """The columns that the names of a file's directories give, inside that of the set: kind=cat/year=2024/a.parquet.
+
+    So Hive and Spark write them (https://spark.apache.org/docs/latest/sql-data-sources-parquet.html).
+    """
+    pairs = (part.partition("=") for part in file.relative_to(path).parts[:-1] if "=" in part)
+    return {name: _partition_value(urllib.parse.unquote(value)) for name, _, value in pairs}
+
+
+def _partition_value(text: str) -> str | int | None:
+    if text == "__HIVE_DEFAULT_PARTITION__":
+        return None
+    return int(text) if text.isdecimal() and str(int(text)) == text else text
+
+
+def _check_columns(file: pathlib.Path, schema, needed: Sequence[str], outside: Row):
+    names, paths = schema.names, [*column_paths(schema), *outside]
     for name in needed:
         if name not in paths:
             raise UserError(f"{file} has no column {name!r}; its columns are {', '.join(paths) or 'none'}.")
@@ -83,8 +99,9 @@ def as_csv(row: Row) -> dict[str, str]:
 
 def columns_in(path: pathlib.Path) -> list[str]:
     """The columns of a file, or of the first in a directory, as dotted paths."""
-    with opened_parquet(shards(path)[0], lambda size: None, OTHERWISE) as stored:
-        return column_paths(stored.schema_arrow)
+    file = shards(path)[0]
+    with opened_parquet(file, lambda size: None, OTHERWISE) as stored:
+        return [*column_paths(stored.schema_arrow), *_partition(path, file)]
 
 
 def class_names_in(path: pathlib.Path, column: str) -> tuple[str, ...]:

@@ -397,6 +397,32 @@ class TestADirectory:
                 open_set(DatasetConfig(name=str(folder), columns=TABLE))
             (folder / f"{other}.parquet").unlink()
 
+    def test_names_of_folders_give_columns(self, folder, tmp_path):
+        rows = []
+        for number, kind in enumerate(("a%2Fb", "cat", "a%2Fb", "cat")):
+            part = folder / f"kind={kind}" / f"age={number}"
+            part.mkdir(parents=True)
+            sizes = [10 * number + n for n in range(10)]
+            write_parquet(part / "0.parquet", {"size": sizes})
+            rows += [f"{number},{size},{kind.replace('%2F', '/')}" for size in sizes]
+        found = open_set(DatasetConfig(name=str(folder), columns=TABLE, test=0.25))
+        assert found.class_names == ("a/b", "cat")
+        name = write_csv(tmp_path / "t.csv", "age,size,kind", rows)
+        of_csv = open_set(DatasetConfig(name=name, columns=TABLE, test=0.25))
+        for split, records in found.splits.items():
+            together = [sorted(zip(of["inputs"].tolist(), of["labels"])) for of in (records, of_csv.splits[split])]
+            assert together[0] == together[1]
+        (folder / "kind=__HIVE_DEFAULT_PARTITION__" / "age=05").mkdir(parents=True)
+        write_parquet(folder / "kind=__HIVE_DEFAULT_PARTITION__" / "age=05" / "0.parquet", {"size": [1]})
+        with pytest.raises(UserError) as error:
+            open_set(DatasetConfig(name=str(folder), columns=TABLE))
+        assert [line.partition(": ")[2] for line in str(error.value).splitlines()[1:]] == [
+            "age is '05'; it must be a number.",
+            "kind is empty; every record needs a label.",
+        ]
+        with pytest.raises(UserError, match="0.parquet has no column 'weight'; its columns are size, kind, age.$"):
+            open_set(DatasetConfig(name=str(folder), columns=ColumnsConfig(features=("weight",), label="kind")))
+
     def test_files_that_name_other_classes_are_refused(self, folder):
         write_parquet(folder / "a.parquet", self.part(0, 20), KINDS)
         write_parquet(folder / "b.parquet", self.part(20, 20), {"kind": KINDS["kind"] | {"names": ["blue", "dull"]}})
