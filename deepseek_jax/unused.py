@@ -152,6 +152,8 @@ def _of_hybrid(experiment) -> dict[str, str]:
         unused += () if kind == "text" else _keys("dataset", "vocab_size length")
         # Series are split by time, not by chance.
         unused += ("dataset.seed",) if kind == "series" else _keys("dataset.series", "window horizon season")
+        # A table is a sequence of one step, which pools and readouts leave as it is.
+        unused += ("model.readout", *_keys("model.convolution", "pool pool_size")) if kind == "table" else ()
         found |= dict.fromkeys(unused, f"{dataset.name} is of kind {kind}")
     if kind == "text" and objective in OF_CLASSES:
         found["dataset.standardise"] = "neither texts nor classes are numbers"
@@ -162,6 +164,9 @@ def _of_hybrid(experiment) -> dict[str, str]:
         found["dataset.columns.xywh"] = "dataset.columns.boxes is empty"
     only_others = "model.readout" if objective in OF_BOXES else "augment.image.keep_box"
     found[only_others] = f"objective.name is {objective}"
+    in_sequence = experiment.model.recurrent.kind != "none" or experiment.model.attention.num_heads
+    if objective in OF_BOXES and not in_sequence:
+        found["model.sequence"] = "the model has neither recurrence nor attention, and boxes are found in its map"
     if not (text.synonyms or text.insert):
         found["augment.text.thesaurus"] = "augment.text.synonyms and augment.text.insert are 0"
     return found

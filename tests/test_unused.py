@@ -21,14 +21,16 @@ from deepseek_jax.config import (
     SupervisedExperiment,
     TrainConfig,
 )
-from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
+from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig, ScenesConfig
 from deepseek_jax.data.sets.registry import input_of, open_set
 from deepseek_jax.models import checks
 from deepseek_jax.models.config import RopeScaling
 from deepseek_jax.models.hybrid.config import AttentionConfig, ConvolutionConfig, HybridConfig, RecurrentConfig
+from deepseek_jax.tasks.config import ObjectiveConfig
 from deepseek_jax.train.optim.optimizer import make_optimizer
 from deepseek_jax.train.optim.schedules import learning_rate
 from deepseek_jax.train.setup import prepare
+from deepseek_jax.train.state import make_state
 from deepseek_jax.views.pruned import pruned_view
 from tests.train import tiny
 
@@ -42,6 +44,7 @@ OTHERS = {  # valid values of settings that are not numbers
     "data.text_field": "body",
     "augment.text.thesaurus": "wordnet",
     "model.sequence": "cells",
+    "model.readout": "mean",
     "model.convolution.norm": "batch",
     "model.convolution.activation": "tanh",
     "model.convolution.pool": "average",
@@ -154,6 +157,33 @@ def test_the_program_of_a_hybrid_network_does_not_depend_on_them(model):
     assert step_of(with_other_values(experiment, keys)) == step_of(experiment)
 
 
+def test_pools_and_readouts_of_a_table_change_no_number():
+    """A table is a sequence of one step.  The program does depend on them, so its results are compared."""
+    table = SupervisedExperiment(
+        dataset=DatasetConfig("diabetes"), objective=ObjectiveConfig("mse"), train=TrainConfig(steps=9)
+    )
+    keys = ["model.readout", "model.convolution.pool", "model.convolution.pool_size"]
+
+    def first_step(experiment):
+        setup = prepare(experiment, Console(quiet=True))
+        state = make_state(setup.program, setup.optimizer, setup.abstract)
+        measured = setup.compiled_step()(state, next(setup.inputs()))[1]
+        return [float(measured[name]) for name in ("loss/total", "grad_norm", "param_norm")]
+
+    assert {*keys} <= unused.idle_keys(table).keys()
+    assert first_step(with_other_values(table, keys)) == first_step(table)
+
+
+def test_boxes_found_in_the_map_do_not_depend_on_its_order_as_a_sequence():
+    model = HybridConfig(recurrent=RecurrentConfig(kind="none"), attention=AttentionConfig(num_heads=0))
+    scenes = DatasetConfig("scenes", scenes=ScenesConfig(count=30, canvas=40))
+    boxes = SupervisedExperiment(
+        model=model, dataset=scenes, objective=ObjectiveConfig("boxes"), train=TrainConfig(steps=9)
+    )
+    assert "model.sequence" in unused.idle_keys(boxes)
+    assert step_of(with_other_values(boxes, ["model.sequence"])) == step_of(boxes)
+
+
 @pytest.mark.parametrize(
     "experiment, key, why",
     [
@@ -204,6 +234,8 @@ def test_sets_are_of_the_kind_that_is_said_of_them(name):
         (DatasetConfig("co2"), {"model.length", "dataset.series.season"}, {"dataset.seed", "model.height"}),
         (DatasetConfig("fashion"), {"dataset.val", "dataset.seed"}, {"dataset.test"}),
         (DatasetConfig("scenes"), {"dataset.seed", "model.sequence", "dataset.scenes.most"}, {"model.embed_dim"}),
+        (DatasetConfig("diabetes"), {"model.convolution.norm"}, {"model.readout", "model.convolution.pool_size"}),
+        (DatasetConfig("digits"), {"model.readout", "model.convolution.pool"}, set()),
     ],
 )
 def test_a_set_decides_which_settings_of_hybrid_networks_are_used(dataset, used, idle):
