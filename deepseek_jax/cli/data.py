@@ -15,7 +15,7 @@ examples:
 
 SHOW = """\
 NAME is a labelled set that comes with this package, tfds:NAME, or the path of your own: a .csv, .jsonl or .parquet file
-or a directory of .parquet files.  Keys dataset.* and augment.* can be set as in a config; augmentations set by
+or a directory of such files.  Keys dataset.* and augment.* can be set as in a config; augmentations set by
 augment.* are shown.
 
 examples:

@@ -39,7 +39,8 @@ def _names_any(name: str) -> bool:
 
 
 def names_corpus(name: str, overrides: Mapping[str, str]) -> bool:
-    """Whether `name` is a corpus.  A .jsonl or .parquet can be either: a labelled set if overrides set dataset.*.
+    """Whether `name` is a corpus.  A .jsonl or .parquet can be either, and so can a directory: a labelled set if
+    overrides set dataset.*.
 
     Names that this package knows take precedence over files of that name in the working directory.
     """
@@ -47,7 +48,7 @@ def names_corpus(name: str, overrides: Mapping[str, str]) -> bool:
         return name in SHIPPED
     path = pathlib.Path(name).expanduser()
     kind, of_set = format_of(path), any(key.startswith("dataset.") for key in overrides)
-    tabular = kind == CSV or (kind and of_set)
+    tabular = kind and (of_set or (kind == CSV and path.is_file()))
     return path.exists() and not tabular and not _holds_pictures(path)
 
 

@@ -91,6 +91,9 @@ def test_a_built_in_set_takes_precedence_over_a_directory_of_its_name(tmp_path, 
     (tmp_path / "digits").mkdir()
     (tmp_path / "digits" / "a.txt").touch()
     assert not names_corpus("digits", {}) and names_corpus("./digits", {}) and names_corpus("code", {})
+    (tmp_path / "digits" / "a.csv").touch()
+    assert names_corpus("./digits", {}) and not names_corpus("./digits/a.csv", {})
+    assert not names_corpus("./digits", {"dataset.columns.text": "body"})
 
 
 def test_a_text_corpus_is_checked_for_copies_and_broken_records(run_command, tmp_path, monkeypatch):

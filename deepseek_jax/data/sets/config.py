@@ -89,7 +89,7 @@ class ScenesConfig:
 class DatasetConfig:
     """`name`: digits, mnist5k, fashion, services, scenes, diabetes, co2, temperatures, tfds:NAME for a set of
     pictures or texts that tensorflow-datasets has prepared, or the path of a .csv, .jsonl or .parquet, or of a
-    directory of .parquet files."""
+    directory of such files."""
 
     name: str = "digits"
     directory: str = ""  # where prepared data lives; empty: $DEEPSEEK_JAX_DATA or ~/.cache/deepseek_jax

@@ -13,19 +13,21 @@ class Faults:
     """The faults of one table with their lines, or rows of Parquet; `check` raises them together.
 
     format: format_of the table, found once, as that goes through all of a directory.
+    current: the file that is read now, the table itself or one of a directory.
     typed: whether the table distinguishes numbers from text, as a .jsonl does; in a .csv everything is text.
     """
 
     def __init__(self, path: str | pathlib.Path):
-        self.path = path
+        self.path = self.current = path
         self.format = format_of(path)
         self.typed = self.format not in (CSV, None)
         self._unit = "row" if self.format == PARQUET else "line"
-        self._starts: list[tuple[int, str]] = []  # the rows before each file of a directory, and its name
+        self._starts: list[tuple[int, str]] = []  # what is before each file of a directory, and its name
         self._found: list[tuple[int, str]] = []
 
     def begin(self, file: pathlib.Path, before: int):
-        """Says that a file of a directory begins after so many rows."""
+        """Says that a file of a directory begins after so many rows or lines."""
+        self.current = file
         if file != pathlib.Path(self.path):
             self._starts.append((before, str(file.relative_to(self.path))))
 

@@ -1,4 +1,4 @@
-"""A user's own set: a .csv with a header, a .jsonl, or a .parquet or a directory of them; the config names its columns.
+"""A user's own set: a .csv with a header, a .jsonl or a .parquet, or a directory of such; the config names its columns.
 
 A set is read completely or refused: no record is silently left out, and all faults are reported together, by line.
 """
@@ -18,7 +18,7 @@ from deepseek_jax.data.sets import own_boxes, own_series
 from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.data.sets.dataset import SPLITS, Records
 from deepseek_jax.data.sets.faults import Faults
-from deepseek_jax.data.sets.formats import CSV, PARQUET, Row, format_of, splits_named
+from deepseek_jax.data.sets.formats import CSV, PARQUET, Row, format_of, shards, splits_named
 from deepseek_jax.data.sets.images import LOOKED_AT, colours_dropped, decode_full_size, resized, stack
 from deepseek_jax.data.sets.labels import numbered_labels
 from deepseek_jax.data.sets.own_boxes import Size
@@ -51,7 +51,7 @@ class _Collected:
 
 
 def read(path: pathlib.Path, config: DatasetConfig) -> Source:
-    """Reads the set of one file, or a directory of Parquet; ids are the numbers of its lines, or of its rows.
+    """Reads the set of one file or of a directory; ids are the numbers of its lines, or of its rows of Parquet.
 
     UserError for values that are missing or not as configured.
     """
@@ -143,7 +143,7 @@ def _there(path: pathlib.Path) -> str:
         if format_of(path) == PARQUET:
             header = columns_in(path)
         else:
-            with opened(path) as lines:
+            with opened(shards(path)[0]) as lines:
                 header = next(csv.reader(lines), []) if format_of(path) == CSV else []
     except (UserError, csv.Error):
         return ""

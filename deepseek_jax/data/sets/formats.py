@@ -1,5 +1,6 @@
-"""The formats of a user's tables, by the names of files; and directories of Parquet, as data sets are published."""
+"""The formats of a user's tables, by the names of files; and directories of them, as data sets are published."""
 
+import collections
 import pathlib
 import re
 
@@ -22,19 +23,29 @@ Row = dict[str, object]  # column -> text (.csv) or any value
 def format_of(path: str | pathlib.Path) -> str | None:
     """One of FORMATS, by the name of a table without that of its compression; None if it is not named as one.
 
-    A directory that has Parquet files in it is PARQUET.
+    For a directory that of its files: PARQUET if it has any of these, else CSV or JSONL, unless it has both.
     """
     path = pathlib.Path(path)
-    if shards(path) if path.is_dir() else is_parquet(path):
-        return PARQUET
-    return {".csv": CSV, ".jsonl": JSONL, ".ndjson": JSONL}.get(pathlib.Path(plain_name(path)).suffix)
+    return _in_directory(path)[0] if path.is_dir() else _named(path)
 
 
 def shards(path: pathlib.Path) -> list[pathlib.Path]:
-    """The Parquet files of a table: the file itself, or those in a directory, sorted, without hidden ones."""
-    if not path.is_dir():
-        return [path]
-    return [file for file in files_below(path) if is_parquet(file)]
+    """The files of a table: the file itself, or those in a directory that have its format, sorted, no hidden ones."""
+    return _in_directory(path)[1] if path.is_dir() else [path]
+
+
+def _in_directory(path: pathlib.Path) -> tuple[str | None, list[pathlib.Path]]:
+    tables = collections.defaultdict(list)
+    for file in files_below(path):
+        tables[_named(file)].append(file)
+    tables.pop(None, None)
+    kind = PARQUET if PARQUET in tables else next(iter(tables)) if len(tables) == 1 else None
+    return kind, tables.get(kind, [])
+
+
+def _named(path: pathlib.Path) -> str | None:
+    kinds = {".csv": CSV, ".jsonl": JSONL, ".ndjson": JSONL}
+    return PARQUET if is_parquet(path) else kinds.get(pathlib.Path(plain_name(path)).suffix)
 
 
 def splits_named(path: pathlib.Path) -> dict[str, str]:

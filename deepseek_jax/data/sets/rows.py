@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,7 @@ from deepseek_jax.data.csv_rows import csv_rows
 from deepseek_jax.data.dotted import has, value_at
 from deepseek_jax.data.plain_text import is_utf8
 from deepseek_jax.data.sets.faults import Faults
-from deepseek_jax.data.sets.formats import CSV, JSONL, OTHERWISE, PARQUET, Row, format_of
+from deepseek_jax.data.sets.formats import CSV, JSONL, OTHERWISE, PARQUET, Row, format_of, shards
 from deepseek_jax.data.sets.parquet_rows import parquet_rows
 from deepseek_jax.errors import UserError
 
@@ -52,7 +53,7 @@ def opened(path: pathlib.Path) -> Iterator[TextIO]:
 def check_readable(path: pathlib.Path):
     """UserError if the table that dataset.name names does not exist or cannot be read."""
     with reading("dataset.name", path):
-        if not (path.is_dir() and format_of(path) == PARQUET):
+        if not (path.is_dir() and format_of(path)):
             path.open("rb").close()
 
 
@@ -63,44 +64,52 @@ def table_rows(path: pathlib.Path, needed: list[str], faults: Faults, whole: boo
     """
     if faults.format == PARQUET:
         yield from parquet_rows(path, needed, faults, whole)
-    else:
-        with opened(path) as lines:
-            yield from rows_of(lines, faults.format, needed, faults)
+        return
+    before = 0
+    for file in shards(path):
+        faults.begin(file, before)
+        count = itertools.count()
+        with opened(file) as lines:
+            counted = (line for line, _ in zip(lines, count))
+            yield from rows_of(counted, faults.format, needed, faults, before)
+        before += next(count)
 
 
-def rows_of(lines: Iterable[str], suffix: str, needed: list[str], faults: Faults) -> Iterator[tuple[int, Row]]:
+def rows_of(
+    lines: Iterable[str], suffix: str, needed: list[str], faults: Faults, before: int = 0
+) -> Iterator[tuple[int, Row]]:
     """Yields (line number, row); rows that are broken or lack one of the columns `needed` become faults.
 
     One at a time: keeping whole rows takes about twenty times the memory of the file.
-    `lines` must include their line ends; `suffix` is one of READERS.
+    `lines` must include their line ends; `suffix` is one of READERS; before: lines of the directory's earlier files.
     """
-    return READERS[suffix](lines, needed, faults)
+
+    def add(line: int, what: str):
+        faults.add(before + line, what)
+
+    for line, row in READERS[suffix](lines, needed, faults.current, add):
+        yield before + line, row
 
 
-def _jsonl_rows(lines: Iterable[str], needed: list[str], faults: Faults) -> Iterator[tuple[int, Row]]:
+def _jsonl_rows(
+    lines: Iterable[str], needed: list[str], path: pathlib.Path | str, add: Callable[[int, str], None]
+) -> Iterator[tuple[int, Row]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
-            faults.add(number, "broken JSON")
+            add(number, "broken JSON")
             continue
         missing = [name for name in needed if not has(row, name)]
         if missing:
-            faults.add(number, f"no key {missing[0]!r}")
+            add(number, f"no key {missing[0]!r}")
         else:
             yield number, row
 
 
-def _csv_rows(lines: Iterable[str], needed: list[str], faults: Faults) -> Iterator[tuple[int, Row]]:
-    return csv_rows(lines, needed, faults.path, faults.add)
-
-
-READERS: dict[str, Callable[[Iterable[str], list[str], Faults], Iterator[tuple[int, Row]]]] = {
-    CSV: _csv_rows,
-    JSONL: _jsonl_rows,
-}
+READERS: dict[str, Callable[..., Iterator[tuple[int, Row]]]] = {CSV: csv_rows, JSONL: _jsonl_rows}
 
 
 def shown(value: object) -> str:

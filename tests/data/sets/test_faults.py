@@ -202,9 +202,12 @@ def test_a_users_texts_are_read_with_their_own_splits(tmp_path):
     with pytest.raises(UserError, match="there is no file"):
         open_set(dataclasses.replace(settings, name=str(tmp_path / "other.jsonl")))
     (tmp_path / "folder.csv").mkdir()
-    for name, reason in (("folder.csv", "Is a directory"), ("t.jsonl/t.csv", "Not a directory")):
-        with pytest.raises(UserError, match=f"cannot read .*: {reason}; name a file"):
-            open_set(dataclasses.replace(settings, name=str(tmp_path / name)))
+    with pytest.raises(
+        UserError, match="folder.csv is a directory without Parquet files; name a .csv, .jsonl or .parq"
+    ):
+        open_set(dataclasses.replace(settings, name=str(tmp_path / "folder.csv")))
+    with pytest.raises(UserError, match="cannot read .*: Not a directory; name a file"):
+        open_set(dataclasses.replace(settings, name=str(tmp_path / "t.jsonl/t.csv")))
 
 
 def test_a_vocabulary_too_small_for_all_bytes_is_refused(tmp_path):

@@ -397,6 +397,56 @@ class TestADirectory:
                 open_set(DatasetConfig(name=str(folder), columns=TABLE))
             (folder / f"{other}.parquet").unlink()
 
+    @pytest.mark.parametrize("suffix", ["csv", "jsonl", "csv.gz"])
+    def test_csv_and_jsonl_are_read_in_order_as_one(self, folder, tmp_path, suffix):
+        def write(path, rows):
+            plain = path.with_name("plain")
+            if suffix == "jsonl":
+                write_jsonl(plain, rows)
+            else:
+                write_csv(plain, "age,size,kind", (",".join(map(str, row.values())) for row in rows))
+            path.write_bytes(gzip.compress(plain.read_bytes()) if suffix == "csv.gz" else plain.read_bytes())
+            plain.unlink()
+
+        rows = [{"age": n, "size": n % 7, "kind": n % 2} for n in range(30)]
+        whole, header = tmp_path / f"t.{suffix}", suffix != "jsonl"
+        write(whole, rows)
+        for number in range(3):
+            write(folder / f"part-{number}.{suffix}", rows[10 * number : 10 * number + 10])
+        one, several = (open_set(DatasetConfig(name=str(name), columns=TABLE)) for name in (whole, folder))
+        assert one.fingerprint == several.fingerprint and several.name == "set"
+        ids = np.concatenate([records["ids"] for records in several.splits.values()])
+        assert sorted(ids) == [n + 1 + header * (1 + n // 10) for n in range(30)]
+        series = {"columns": ColumnsConfig(series="age"), "series": SeriesConfig(window=3, horizon=2)}
+        one, several = (open_set(DatasetConfig(name=str(name), **series)) for name in (whole, folder))
+        assert one.fingerprint == several.fingerprint
+        write(folder / f"part-1.{suffix}", [row | {"size": "x"} for row in rows[10:11]])
+        with pytest.raises(UserError, match=f"^{folder} line {1 + header} of part-1.{suffix}: size is 'x'; it must be"):
+            open_set(DatasetConfig(name=str(folder), columns=TABLE))
+        write(folder / f"part-2.{suffix}", [{"age": 1}])
+        said = "the row does not have as many fields as the header" if header else "no key 'kind'"
+        with pytest.raises(UserError, match=f"has 2 faults:\n.*\n  line {1 + header} of part-2.{suffix}: {said}.$"):
+            open_set(DatasetConfig(name=str(folder), columns=TABLE))
+
+    def test_csv_and_jsonl_files_named_after_splits_keep_them(self, folder):
+        for number, split in enumerate(("train", "test")):
+            rows = (f"{n},{n % 7},{n % 2}" for n in range(20 * number, 20 * number + 20))
+            write_csv(folder / f"{split}.csv", "age,size,kind", rows)
+        found = open_set(DatasetConfig(name=str(folder), columns=TABLE, standardise=False))
+        assert sorted(found.splits["test"]["inputs"][:, 0]) == list(range(20, 40))
+        (folder / "more.jsonl").touch()
+        with pytest.raises(
+            UserError, match="set is a directory without Parquet files; name a .csv, .jsonl or .parquet"
+        ):
+            open_set(DatasetConfig(name=str(folder), columns=TABLE))
+
+    def test_an_empty_line_of_a_series_is_named_with_its_file(self, folder):
+        write_csv(folder / "a.csv", "load", map(str, range(30)))
+        write_csv(folder / "b.csv", "load", ["1", "", "2"])
+        series = {"columns": ColumnsConfig(series="load"), "series": SeriesConfig(window=3, horizon=2)}
+        with pytest.raises(UserError, match=f"^{folder} line 3 of b.csv: the line is empty"):
+            open_set(DatasetConfig(name=str(folder), **series))
+
     def test_names_of_folders_give_columns(self, folder, tmp_path):
         rows = []
         for number, kind in enumerate(("a%2Fb", "cat", "a%2Fb", "cat")):
