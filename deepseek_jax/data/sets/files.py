@@ -8,7 +8,7 @@ import csv
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from deepseek_jax.data.sets.source import Source
 from deepseek_jax.data.sets.splitting import digest
 from deepseek_jax.errors import UserError
 
+COARSE = 0.1  # error of rounding a column to float32, as a share of its deviation, from which it is refused
 _ENCODER = json.JSONEncoder(sort_keys=True)
 
 
@@ -45,8 +46,8 @@ class _Collected:
     pictures: list[np.ndarray | None] = dataclasses.field(default_factory=list)
     sizes: list[Size] = dataclasses.field(default_factory=list)
     first: list[bytes] = dataclasses.field(default_factory=list)
-    features: array.array = dataclasses.field(default_factory=lambda: array.array("f"))
-    targets: array.array = dataclasses.field(default_factory=lambda: array.array("f"))
+    features: array.array = dataclasses.field(default_factory=lambda: array.array("d"))
+    targets: array.array = dataclasses.field(default_factory=lambda: array.array("d"))
     origins: list[bytes] = dataclasses.field(default_factory=list)
 
 
@@ -73,8 +74,6 @@ def read(path: pathlib.Path, config: DatasetConfig) -> Source:
     elif kind == "classes":
         labels = [(line, row[columns.label]) for line, row in rows.items()]
         class_names, records["labels"] = numbered_labels(faults, labels, columns.label, columns.classes, stored)
-    else:
-        records["targets"] = _matrix(kept.targets, len(rows))
     given = _splits(faults, rows, columns.split) if columns.split else None
     if by_file:
         given = np.array([by_file[faults.file(line)] for line in rows])
@@ -82,13 +81,15 @@ def read(path: pathlib.Path, config: DatasetConfig) -> Source:
     if not rows:
         raise UserError(f"{path} holds no record.")
     notes: tuple[str, ...] = ()
+    if kind == "numbers":
+        records["targets"] = _matrix(kept.targets, columns.targets, path)
     if input_kind == "image":
         notes = colours_dropped(kept.first, config)
         records["inputs"] = stack(kept.pictures, [faults.place(line) for line in rows], config)
     elif input_kind == "text":
         records["inputs"] = np.array(kept.texts, object)
     else:
-        records["inputs"] = _matrix(kept.features, len(rows))
+        records["inputs"] = _matrix(kept.features, columns.features, path)
     return Source(
         name=path.name,
         kind=kind,
@@ -173,9 +174,17 @@ def _collect(found: Iterable[tuple[int, Row]], kind: str, config: DatasetConfig,
     return kept
 
 
-def _matrix(numbers: array.array, count: int) -> np.ndarray:
-    """float32 [count C]"""
-    return np.frombuffer(numbers, np.float32).reshape(count, -1) if count else np.zeros((0, 0), np.float32)
+def _matrix(numbers: array.array, names: Sequence[str], path: pathlib.Path) -> np.ndarray:
+    """float32 [N C], a column for each of `names`; UserError if that rounds off what tells the numbers of one apart."""
+    values = np.frombuffer(numbers, np.float64).reshape(-1, len(names))
+    kept = values.astype(np.float32)
+    rounded = (np.abs(values - kept).max(0) > COARSE * values.std(0)) & (values != values[0]).any(0)
+    if rounded.any():
+        raise UserError(
+            f"{path}: {names[int(rounded.argmax())]} has numbers that float32, in which they are kept, hardly tells "
+            "apart; give their differences from one of them instead."
+        )
+    return kept
 
 
 def _add_picture(kept: _Collected, line: int, row: Row, config: DatasetConfig, faults: Faults):

@@ -123,6 +123,18 @@ def test_all_faults_of_a_table_are_reported_at_once(tmp_path):
     )
 
 
+@pytest.mark.parametrize("columns", [TABLE, ColumnsConfig(features=("size",), targets=("age",))], ids=["x", "y"])
+def test_numbers_that_float32_hardly_tells_apart_are_refused(tmp_path, columns):
+    for step, refused in ((1, True), (100, False)):  # from 2^30 to 2^31, float32 has every 128th whole number
+        rows = [f"{1_700_000_000 + step * number},1700000001,{'ab'[number % 2]}" for number in range(30)]
+        name = write_csv(tmp_path / "t.csv", "age,size,kind", rows)  # a constant column loses nothing
+        if refused:
+            with pytest.raises(UserError, match="t.csv: age has numbers that float32, in which they are kept, hardly"):
+                open_set(DatasetConfig(name=name, columns=columns))
+        else:
+            open_set(DatasetConfig(name=name, columns=columns))
+
+
 def test_many_faults_are_counted(tmp_path):
     name = write_rows(tmp_path / "t.csv", [f"old,{number},a" for number in range(2000)] + ['1,"2,a'])
     with pytest.raises(UserError) as error:
