@@ -315,6 +315,9 @@ def _score_finally(run: Run, state: State, done: RunPosition):
 def _restore_best(run: Run, state: State, done: RunPosition, step: int) -> tuple[State, RunPosition]:
     """(the state of the best evaluation if early stopping is on, else `state`; the progress that goes with it)."""
     stopping = run.setup.experiment.stopping
+    if done.stopped and not done.best_step:
+        none = f"{stopping.metric} was no finite number in {done.waited} evaluations"
+        run.console.print(f"{none}: stopping with the last parameters")
     if not stopping.patience or done.best_step in (0, step):
         return state, done
     why = f"no better {stopping.metric} in {done.waited} evaluations; " if done.stopped else ""

@@ -12,7 +12,7 @@ from deepseek_jax.compress.config import PruneConfig
 from deepseek_jax.config import Experiment, OptimizerConfig, ScheduleConfig, StoppingConfig
 from deepseek_jax.errors import UserError
 from deepseek_jax.tasks.scores import NAMES
-from deepseek_jax.train import early_stopping
+from deepseek_jax.train import early_stopping, language_model
 from deepseek_jax.train.checkpoints import integrity, restore
 from deepseek_jax.train.checkpoints.checkpoint import Checkpoints, RunPosition
 from deepseek_jax.train.early_stopping import check, judge
@@ -162,6 +162,18 @@ def test_where_the_best_checkpoint_is_damaged_the_last_parameters_stay(
     assert scores["final/loss"] == held_out[last] > held_out[best]
     assert rows[-1]["stopping/kept_step"] == last == best + 4
     assert restore.restore_model(tmp_path / "run").step == last
+
+
+def test_a_run_that_stops_without_any_finite_score_says_so(directory, tmp_path, train_alike, monkeypatch):
+    """Such as the R2 of a single record."""
+    scores = language_model.evaluate
+    unknown = {"loss": float("nan")}
+    monkeypatch.setattr(language_model, "evaluate", lambda *given: scores(*given) | unknown)
+    console = Console(file=(tmp_path / "log").open("w+"), width=200)
+    train_alike(getting_worse(directory), tmp_path / "run", console)
+    console.file.seek(0)
+    assert "val/loss was no finite number in 2 evaluations: stopping with the last parameters" in console.file.read()
+    assert restore.restore_model(tmp_path / "run").step == 4
 
 
 def test_a_model_that_is_still_being_pruned_is_not_the_best(directory, tmp_path, monkeypatch):
