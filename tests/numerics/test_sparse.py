@@ -19,13 +19,14 @@ from deepseek_jax.models.attention.indexer import (
     DIVERGENCE,
     RECALL,
     IndexQueries,
+    better_half,
     kl_of_indexer,
     recall_of_indexer,
     scores_of_all,
     scores_of_picked,
 )
 from deepseek_jax.models.attention.mla import LatentAttention
-from deepseek_jax.models.attention.selection import by_blocks, pick_causally
+from deepseek_jax.models.attention.selection import by_blocks, mask_of, masks_of_best, pick, pick_causally
 from deepseek_jax.models.attention.sparse import SPARSE_FROM, SparseLatentAttention
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
@@ -274,4 +275,24 @@ def test_index_heads_are_weighted_by_the_released_scale():
 
 def test_recall_is_the_attention_share_of_the_better_half_of_picked_keys():
     attention_BSk = jnp.asarray([[[0.5, 0.2, 0.1, 0.05, 0.05], [0.4, 0.0, 0.0, 0.0, 0.0]]])
-    np.testing.assert_allclose(recall_of_indexer(attention_BSk, jnp.asarray([[1.0, 0.5]])), [[0.8, 0.8]], rtol=1e-6)
+    better_k, total_BS = np.arange(5) < better_half(5), jnp.asarray([[1.0, 0.5]])
+    np.testing.assert_allclose(recall_of_indexer(attention_BSk, better_k, total_BS), [[0.8, 0.8]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 4, 7, 20])
+def test_masks_of_the_best_keys_are_those_of_their_indices(count):
+    """With ties, with fewer visible keys than are picked, and with fewer keys than that."""
+    rng = np.random.default_rng(5)
+    scores = jnp.asarray(rng.integers(-2, 3, size=(2, 9, 12)), jnp.float32)
+    visible = jnp.asarray(rng.random((2, 9, 12)) < 0.5)
+    picked = pick(scores, visible, count)
+    best, better = masks_of_best(scores, visible, count)
+    np.testing.assert_array_equal(best, mask_of(picked, 12))
+    np.testing.assert_array_equal(better, mask_of(picked[..., : better_half(picked.shape[-1])], 12))
+
+
+def test_sparse_attention_by_mask_scatters_and_gathers_no_single_numbers():
+    """TPUs do that one by one."""
+    module, x = attention(), states(SHORT)
+    text = str(jax.make_jaxpr(module.by_mask)(*module.queries_and_keys(x, context(SHORT))))
+    assert "scatter" not in text and "gather" not in text

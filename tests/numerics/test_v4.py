@@ -70,4 +70,6 @@ def _picked(block, x, context):
         return h_BSD, offer_masked(queries, entries, block.attention.reach.topk, warmup=None)
 
     _, met = block.attention_residual(x, meet)
-    return jnp.where(jnp.take_along_axis(met.mask, met.best, axis=-1), met.best, -1)
+    scores = jnp.where(met.mask, met.index_scores, -jnp.inf)
+    scores, best = jax.lax.top_k(scores, min(block.attention.reach.topk, scores.shape[-1]))
+    return jnp.where(scores > -jnp.inf, best, -1)

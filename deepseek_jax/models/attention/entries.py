@@ -12,32 +12,32 @@ from jaxtyping import Array, Bool, Float, Int
 from deepseek_jax.models.attention.indexer import (
     DIVERGENCE,
     RECALL,
+    better_half,
     kl_of_indexer,
     recall_of_indexer,
     scores_of_all,
     scores_of_picked,
 )
 from deepseek_jax.models.attention.keys import Keys, Queries, visible
-from deepseek_jax.models.attention.selection import gather, mask_of, pick, visible_picked
+from deepseek_jax.models.attention.selection import gather, masks_of_best, pick, visible_picked
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Offered:
-    """The entries offered to each query and, if there is an indexer, its scores and picks among them."""
+    """The entries offered to each query and, if there is an indexer, its scores and the better half of its picks."""
 
     values: Float[Array, "B S F d"]  # S is 1 if all queries are offered the same entries
     mask: Bool[Array, "B S F"]  # those that the query attends to
     index_scores: Float[Array, "B S F"] | None = None
-    best: Int[Array, "B S K"] | None = None  # indices of the picks into F, best first; None: F are the picks
+    better: Bool[Array, "... F"] | None = None
 
     def learn(self, attention_BSF: Float[Array, "B S F"]) -> tuple[Array, Array] | tuple[None, None]:
         """The indexer's (divergence [B S], recall [B S]), given the attention on each entry summed over heads."""
         if self.index_scores is None:
             return None, None
-        best_BSK = attention_BSF if self.best is None else jnp.take_along_axis(attention_BSF, self.best, axis=-1)
         divergence_BS = kl_of_indexer(self.index_scores, attention_BSF, self.mask)
-        return divergence_BS, recall_of_indexer(best_BSK, attention_BSF.sum(axis=-1))
+        return divergence_BS, recall_of_indexer(attention_BSF, self.better, attention_BSF.sum(axis=-1))
 
 
 @jax.tree_util.register_dataclass
@@ -63,9 +63,9 @@ def offer_all(queries: Queries, entries: Keys) -> Offered:
 def offer_masked(queries: Queries, entries: Keys, topk: int, warmup: Bool[Array, ""] | None) -> Offered:
     """Offers all entries but masks all except the `topk` best; if `warmup` is given and true, masks no visible one."""
     scores_BSE, visible_BSE = scores_of_all(queries.index, entries.index), visible(queries, entries)
-    best_BSK = pick(scores_BSE, visible_BSE, topk)
-    kept_BSE = mask_of(best_BSK, scores_BSE.shape[-1]) | (False if warmup is None else warmup)
-    return Offered(entries.values[:, None], kept_BSE & visible_BSE, scores_BSE, best_BSK)
+    best_BSE, better_BSE = masks_of_best(scores_BSE, visible_BSE, topk)
+    kept_BSE = best_BSE | (False if warmup is None else warmup)
+    return Offered(entries.values[:, None], kept_BSE & visible_BSE, scores_BSE, better_BSE)
 
 
 def offer_gathered(queries: Queries, entries: Keys, topk: int) -> Offered:
@@ -78,4 +78,5 @@ def offer_picked(queries: Queries, entries: Keys, picked_BSK: Int[Array, "B S K"
     """Gathers the picked entries, best first, for each query and offers only those."""
     mask_BSK = visible_picked(queries, entries, picked_BSK)
     scores_BSK = scores_of_picked(queries.index, gather(entries.index, picked_BSK))
-    return Offered(gather(entries.values, picked_BSK), mask_BSK, scores_BSK)
+    better_K = jnp.arange(picked_BSK.shape[-1]) < better_half(picked_BSK.shape[-1])
+    return Offered(gather(entries.values, picked_BSK), mask_BSK, scores_BSK, better_K)

@@ -112,12 +112,18 @@ def kl_of_indexer(
     return (xlogy(share, share) - share * log_index).sum(axis=-1)
 
 
-def recall_of_indexer(attention_by_score: Float[Array, "B S k"], total: Float[Array, "B S"]) -> Float[Array, "B S"]:
-    """Share of the attention that falls on the best-scored half of the keys that the indexer picks; no gradient.
+def recall_of_indexer(
+    attention: Float[Array, "B S T"], better: Bool[Array, "... T"], total: Float[Array, "B S"]
+) -> Float[Array, "B S"]:
+    """Share of the attention that falls on the `better` half of the keys that the indexer picks; no gradient.
 
-    Only half, because sparse attention sees no keys but the picked ones: their share would always be 1.
-    `attention_by_score` is the attention on the picked keys, best score first; `total` that on all attended keys.
+    Only half, because sparse attention sees no keys but the picked ones: their share would always be 1.  `total` is the
+    attention on all attended keys.
     """
-    half = -(-attention_by_score.shape[-1] // 2)
-    recall = attention_by_score[..., :half].sum(axis=-1) / jnp.maximum(total, 1e-30)
+    recall = jnp.where(better, attention, 0.0).sum(axis=-1) / jnp.maximum(total, 1e-30)
     return jax.lax.stop_gradient(recall)
+
+
+def better_half(picks: int) -> int:
+    """How many of so many picked keys, the best-scored ones, are the better half."""
+    return -(-picks // 2)

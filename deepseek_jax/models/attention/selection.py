@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from deepseek_jax.models.attention.indexer import scores_of_all
+from deepseek_jax.models.attention.indexer import better_half, scores_of_all
 from deepseek_jax.models.attention.keys import Keys, Queries, sees, visible
 
 MOST_SPANS = 8  # spans of queries, each with its own number of keys; more save work but cost compile time
@@ -23,8 +23,32 @@ def visible_picked(queries: Queries, keys: Keys, picked_BSk: Int[Array, "B S k"]
 
 def pick(scores_BST: Float[Array, "B S T"], visible_BST: Bool[Array, "B S T"], count: int) -> Int[Array, "B S k"]:
     """Indices of the `count` best visible keys, best first; if fewer are visible, arbitrary others fill the rest."""
-    scores_BST = jnp.where(visible_BST, jax.lax.stop_gradient(scores_BST), -jnp.inf)
-    return jax.lax.top_k(scores_BST, min(count, scores_BST.shape[-1]))[1]
+    return jax.lax.top_k(_of_visible(scores_BST, visible_BST), min(count, scores_BST.shape[-1]))[1]
+
+
+def masks_of_best(
+    scores_BST: Float[Array, "B S T"], visible_BST: Bool[Array, "B S T"], count: int
+) -> tuple[Bool[Array, "B S T"], Bool[Array, "B S T"]]:
+    """Masks over all keys: of those that `pick` returns, and of the better half of these (indexer.better_half).
+
+    Every key is compared with the last of them: writing true at their indices is a scatter, and TPUs scatter numbers
+    one by one.
+    """
+    scores_BST = _of_visible(scores_BST, visible_BST)
+    # Without the barrier XLA sorts all scores, as it sees that only two of the results are used.
+    ranked_BSk = jax.lax.optimization_barrier(jax.lax.top_k(scores_BST, min(count, scores_BST.shape[-1])))
+
+    def down_to(rank):
+        least_BS1, index_BS1 = (each_BSk[..., :rank][..., -1:] for each_BSk in ranked_BSk)
+        before_BST = jnp.arange(scores_BST.shape[-1]) <= index_BS1  # of equal scores, top_k returns the first
+        return (scores_BST > least_BS1) | ((scores_BST == least_BS1) & before_BST)
+
+    picks = ranked_BSk[1].shape[-1]
+    return down_to(picks), down_to(better_half(picks))
+
+
+def _of_visible(scores_BST, visible_BST):
+    return jnp.where(visible_BST, jax.lax.stop_gradient(scores_BST), -jnp.inf)
 
 
 def pick_by_blocks(queries: Queries, keys: Keys, count: int, block: int) -> Int[Array, "B S k"]:
