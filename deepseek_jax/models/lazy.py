@@ -27,6 +27,11 @@ class LazyWeight:
     parts: tuple
     make: Callable = dataclasses.field(metadata={"static": True})
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the stacked weight, which is not computed for it."""
+        return jax.eval_shape(lambda parts: self.make(*materialised(parts)), self.parts).shape
+
 
 def lazy_weight(path: str, make: Callable, *parts) -> Array | LazyWeight:
     """make(*parts) for the weight at `path`: lazily (a LazyWeight) if that is in a stack of layers, else at once."""

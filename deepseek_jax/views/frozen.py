@@ -2,15 +2,21 @@
 
 Frozen arrays are buffers: they get no gradient, and the optimizer does not see them.  If only some rows of an array are
 trained, these rows are a parameter, and the whole initial array is a buffer.
+
+n layers of a stack  E experts  m trained experts of a layer, at most
 """
 
 import re
 from collections.abc import Iterable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.depth import ADAPTERS, before_layers, distances, stack_of
+from deepseek_jax.models.lazy import LazyWeight, lazy_weight
 from deepseek_jax.models.schedule import layers_of
 from deepseek_jax.models.tree import flatten, unflatten
 from deepseek_jax.parallel.rules import EXPERT_ROWS
@@ -38,7 +44,7 @@ def frozen_view(config: TuneConfig) -> View:
     def weights(params, buffers, update):
         trained, flat = flatten(params), flatten(buffers[FROZEN])
         for path, rows in trained_rows(config, trained | flat).items():
-            flat[path] = flat[path].at[rows].set(trained[path]) if rows else trained[path]
+            flat[path] = _with_rows(path, flat[path], rows, trained[path]) if rows else trained[path]
         return unflatten(flat), buffers["model"]
 
     def axes(params, buffers):
@@ -50,6 +56,28 @@ def frozen_view(config: TuneConfig) -> View:
         return unflatten(params), {"model": buffers, FROZEN: unflatten(kept)}
 
     return View(split, weights, axes)
+
+
+def _with_rows(path, kept, rows, trained) -> Array | LazyWeight:
+    """The array `kept` with its `rows` replaced by `trained`, for single experts layer by layer.
+
+    For all layers at once it would be a copy of all experts, and its gradient another, of which few rows are wanted.
+    """
+    if len(rows) == 1:
+        return kept.at[rows].set(trained)
+    layer_of_row, expert_of_row = rows
+    rows_of_layer = [np.flatnonzero(layer_of_row == layer) for layer in range(kept.shape[0])]
+    shape = len(rows_of_layer), max(map(len, rows_of_layer))
+    # Layers with fewer trained experts than others are filled up with row 0 for expert number E.
+    row_nm, expert_nm = np.zeros(shape, np.int32), np.full(shape, kept.shape[1], np.int32)
+    for layer, own in enumerate(rows_of_layer):
+        row_nm[layer, : len(own)], expert_nm[layer, : len(own)] = own, expert_of_row[own]
+    return lazy_weight(path, _with_experts, kept, trained[row_nm], jnp.asarray(expert_nm))
+
+
+@jax.vmap
+def _with_experts(kept_E, trained_m, expert_m):
+    return kept_E.at[expert_m].set(trained_m, mode="drop")  # number E is no expert
 
 
 def trained_rows(config: TuneConfig, paths: Iterable[str]) -> dict[str, Rows]:

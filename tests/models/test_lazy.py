@@ -26,6 +26,12 @@ SECTIONS = {
         "quantize": QuantizeConfig(weights="int4", group=8),
     },
     "rounded as they train": {"prune": PruneConfig(), "quantize": QuantizeConfig(weights="fp8", trained=True)},
+    "single experts": {"tune": TuneConfig(experts="2: 1; 4: 0 3"), "prune": PruneConfig()},
+    "single experts, rounded as they train": {
+        "tune": TuneConfig(experts="1: 0 2"),
+        "prune": PruneConfig(),
+        "quantize": QuantizeConfig(weights="fp8", trained=True),
+    },
 }
 
 
@@ -47,7 +53,12 @@ def given(program, batch):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param("lengths over masks over four bits", marks=pytest.mark.slow), "rounded as they train"]
+    "name",
+    [
+        pytest.param("lengths over masks over four bits", marks=pytest.mark.slow),
+        "rounded as they train",
+        "single experts, rounded as they train",
+    ],
 )
 def test_losses_and_gradients_equal_those_with_precomputed_weights(name):
     program, params, buffers, batch = setting(SECTIONS[name], SMALL)
@@ -63,10 +74,10 @@ def test_losses_and_gradients_equal_those_with_precomputed_weights(name):
     jax.tree.map(lambda *each: np.testing.assert_allclose(*each, rtol=1e-4, atol=1e-7), slopes, wanted)
 
 
-@pytest.mark.slow
-def test_adapted_experts_never_exist_for_all_layers_at_once():
+@pytest.mark.parametrize("name", [pytest.param("adapters", marks=pytest.mark.slow), "single experts"])
+def test_adapted_experts_never_exist_for_all_layers_at_once(name):
     """The frozen experts are an input; no operation has a result of the size of all layers' experts."""
-    program, params, buffers, batch = setting(SECTIONS["adapters"], curves.V3, remat="full")
+    program, params, buffers, batch = setting(SECTIONS[name], curves.V3, remat="full")
     experts = buffers["frozen"]["layers"]["1-6"]["feed_forward"]["experts"]
     sizes = {experts[name].shape for name in ("gate", "up", "down")}
 

@@ -10,6 +10,7 @@ from deepseek_jax.compress.config import QuantizeConfig
 from deepseek_jax.config import Experiment, OptimizerConfig, ScheduleConfig, SupervisedExperiment
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.depth import distances
+from deepseek_jax.models.lazy import materialised
 from deepseek_jax.models.tree import flatten, unflatten
 from deepseek_jax.train.optim.optimizer import make_optimizer
 from deepseek_jax.tune import esft
@@ -62,15 +63,15 @@ def test_with_adapters_nothing_else_is_trained_unless_named():
 def test_a_frozen_view_restores_the_model_and_only_trained_entries_get_gradients(params, settings):
     view = frozen_view(TuneConfig(**settings))
     kept, buffers = view.split(params, {"bias": 1})
-    whole, own = view.weights(kept, buffers, None)
+    whole, own = materialised(view.weights(kept, buffers, None))
     jax.tree.map(np.testing.assert_array_equal, whole, params)
     assert own == {"bias": 1}
 
     def loss(kept):
-        return sum((leaf**2).sum() for leaf in jax.tree.leaves(view.weights(kept, buffers, None)[0]))
+        return sum((leaf**2).sum() for leaf in jax.tree.leaves(materialised(view.weights(kept, buffers, None)[0])))
 
     moved = jax.tree.map(lambda leaf, slope: leaf - slope, kept, jax.grad(loss)(kept))  # leaf - 2 leaf = -leaf
-    after = flatten(view.weights(moved, buffers, None)[0])
+    after = flatten(materialised(view.weights(moved, buffers, None)[0]))
     rows = trained_rows(TuneConfig(**settings), SHAPES)
     for path, before in flatten(params).items():
         expected = np.array(before)
