@@ -166,6 +166,7 @@ def locate(tensors: Tensors, config: ModelConfig, abstract: tuple[dict, dict]) -
             if tensors.shape(name) != shape:
                 raise UserError(f"{directory} has {name} of {tensors.shape(name)}; its config.json asks for {shape}.")
     left = [name for name in tensors.names - known if not may_be_left(name, config, tensors.names)]
+    left = [name for name in left if 0 not in tensors.shape(name)]  # transformers' shared experts, where there are none
     if left:
         raise UserError(
             f"{directory} has {len(left)} tensors that this model does not know, such as {min(left)}; its config.json "

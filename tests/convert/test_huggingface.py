@@ -112,6 +112,24 @@ def test_a_checkpoint_of_another_model_is_refused(directory, change, message):
         huggingface.load(directory, huggingface.read_config(directory))
 
 
+def test_shared_experts_of_width_0_are_none(directory):
+    """transformers writes such empty matrices for n_shared_experts 0."""
+    tensors, path = load_file(directory / "model.safetensors"), directory / "config.json"
+    shared = [name for name in tensors if ".shared_experts." in name]
+    without = {name: tensor for name, tensor in tensors.items() if name not in shared}
+    for name in shared:
+        out, into = tensors[name].shape
+        shape = (out, 0) if "down_proj" in name else (0, into)
+        tensors[name] = np.zeros(shape, np.float32)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"n_shared_experts": 0}))
+    config = huggingface.read_config(directory)
+    loaded = []
+    for held in tensors, without:
+        save_file(held, directory / "model.safetensors")
+        loaded.append(huggingface.load(directory, config))
+    jax.tree.map(np.testing.assert_array_equal, *loaded)
+
+
 def test_experts_in_one_array_with_a_row_too_many_are_refused(directory):
     """Gates and ups are its halves: of an odd number of rows, all experts after the first were read a row off."""
     tensors = load_file(directory / "model.safetensors")
