@@ -133,7 +133,7 @@ def _scaling(rope, theta):
     known = {field.name for field in dataclasses.fields(RopeScaling)}
     given = {key: value for key, value in rope.items() if key not in ("rope_theta", "rope_type", "type")}
     if kinds != {"yarn"} or not given.keys() <= known:
-        what = ", ".join([*kinds, *given])
+        what = " with ".join([" and ".join(sorted(kinds)), *sorted(given.keys() - known)])
         raise UserError(f"config.json extends rotary embeddings by {what}; only yarn with {sorted(known)} can be read.")
     for key in ("factor", "original_max_position_embeddings"):  # without the second, programs assume different defaults
         if key not in given:

@@ -183,6 +183,19 @@ def test_unsupported_computations_are_refused(change):
         config_json.from_json(values("v3/config.json") | change)
 
 
+@pytest.mark.parametrize(
+    ("rope", "what"),
+    [
+        (YARN | {"attention_factor": 1.0}, "yarn with attention_factor"),
+        (YARN | {"rope_type": "linear"}, "linear"),
+        (YARN | {"type": "dynamic"}, "dynamic and yarn"),
+    ],
+)
+def test_what_cannot_be_read_of_a_rope_is_named(rope, what):
+    with pytest.raises(UserError, match=f"extends rotary embeddings by {what}; only yarn with"):
+        config_json.from_json(values("v3/config.json") | {"rope_parameters": rope})
+
+
 @pytest.mark.parametrize("name", ["v3", "v4", "v4/official"])
 @pytest.mark.parametrize("key", ["num_hidden_layers", "num_nextn_predict_layers", "n_routed_experts"])
 def test_absurdly_large_counts_are_refused(name, key):
