@@ -55,7 +55,8 @@ def add_to(verbs):
     run_.add_argument("--retry", action="store_true", help="try failed runs again")
     where = run_.add_mutually_exclusive_group()
     where.add_argument("--here", action="store_true", help="run in this process, without worker processes")
-    where.add_argument("--index", type=number(int, 0), metavar="I", help="only do run number I, in this process")
+    one = "only do run number I, in this process; of a sweep, whichever no other worker does: a rung needs all of them"
+    where.add_argument("--index", type=number(int, 0), metavar="I", help=one)
     where.add_argument("--slurm", action="store_true", help="print an sbatch script: a job array with a task per run")
     report = options.add_verb(actions, "report", run_report, "write the report of a study", REPORT)
     report.add_argument("files", nargs="+", metavar="FILE", type=Path, help="study files")
