@@ -30,7 +30,7 @@ def opened_parquet(path: pathlib.Path, count: Callable[[int], None], otherwise: 
     try:
         with opened(path, count, otherwise) as stored:
             yield pyarrow.parquet.ParquetFile(stored)
-    except pyarrow.ArrowException:
+    except (pyarrow.ArrowException, UnicodeDecodeError):  # the latter for names of columns
         raise UserError(f"{path} is damaged or not Parquet; fetch it again, rename it, or {otherwise}.") from None
 
 
@@ -45,6 +45,9 @@ def parquet_values(path: pathlib.Path, field: str, skipped: Skipped) -> Iterator
             skipped.add(path, 1, f"no column {field!r} among {', '.join(known[:NAMED])}")
             return
         column = top_key(file.schema_arrow.names, field)
+        if file.schema_arrow.names.count(column) > 1:
+            skipped.add(path, 1, f"several columns {column!r}")
+            return
         cells = (cell for batch in file.iter_batches(ROWS, columns=[column]) for cell in batch.column(column))
         for row, cell in enumerate(cells, 1):
             try:
@@ -52,6 +55,8 @@ def parquet_values(path: pathlib.Path, field: str, skipped: Skipped) -> Iterator
                 yield row, value.decode() if isinstance(value, bytes) else value  # some writers do not mark texts
             except UnicodeDecodeError:
                 skipped.add(path, row, "not UTF-8")
+            except (ValueError, OverflowError):  # a time that Python cannot express
+                yield row, None
 
 
 def column_paths(schema) -> list[str]:

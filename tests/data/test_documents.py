@@ -164,6 +164,18 @@ def test_a_text_below_another_key_is_named_by_a_dotted_path(tmp_path, suffix):
     assert not documents and skipped.places[0].startswith(f"{path}:1: {why}")
 
 
+def test_columns_of_parquet_that_are_no_texts_are_skipped(tmp_path):
+    path = tmp_path / "a.parquet"
+    twice = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
+    pyarrow.parquet.write_table(twice, path)
+    assert read(path)[1].places == [f"{path}:1: several columns 'text'"]
+    parquet(path, text=pyarrow.array([2**62], pyarrow.timestamp("ms")))
+    assert read(path)[1].places == [f"{path}:1: no text under 'text' (data.text_field)"]
+    path.write_bytes(path.read_bytes().replace(b"text", b"\xff" * 4))
+    with pytest.raises(UserError, match=f"{path} is damaged or not Parquet"):
+        read(path)
+
+
 def test_lists_of_texts_are_no_documents(tmp_path):
     path = parquet(tmp_path / "a.parquet", answers=[{"text": ["a", "b"]}], turns=[[{"text": "a"}, {"text": "b"}]])
     for field in ("answers.text", "turns.text"):
