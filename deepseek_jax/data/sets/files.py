@@ -19,7 +19,7 @@ from deepseek_jax.data.sets.config import ColumnsConfig, DatasetConfig
 from deepseek_jax.data.sets.dataset import SPLITS, Records
 from deepseek_jax.data.sets.faults import Faults
 from deepseek_jax.data.sets.formats import CSV, PARQUET, Row, format_of, shards, splits_named
-from deepseek_jax.data.sets.images import LOOKED_AT, colours_dropped, decode_full_size, resized, stack
+from deepseek_jax.data.sets.images import LOOKED_AT, decode_full_size, losses, resized, stack
 from deepseek_jax.data.sets.labels import numbered_labels
 from deepseek_jax.data.sets.own_boxes import Size
 from deepseek_jax.data.sets.parquet_rows import as_csv, class_names_in, columns_in
@@ -84,7 +84,7 @@ def read(path: pathlib.Path, config: DatasetConfig) -> Source:
     if kind == "numbers":
         records["targets"] = _matrix(kept.targets, columns.targets, path)
     if input_kind == "image":
-        notes = colours_dropped(kept.first, config)
+        notes = losses(kept.first, config)
         records["inputs"] = stack(kept.pictures, [faults.place(line) for line in rows], config)
     elif input_kind == "text":
         records["inputs"] = np.array(kept.texts, object)

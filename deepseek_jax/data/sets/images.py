@@ -3,11 +3,10 @@
 import dataclasses
 import gzip
 import io
-import itertools
 import math
 import pathlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,7 +17,8 @@ from deepseek_jax.errors import UserError
 
 DIGITS = tuple("0123456789")
 FASHION = pathlib.Path("/usr/share/datasets/fashion-mnist")
-LOOKED_AT = 32  # pictures of a set that are checked for colour
+LOOKED_AT = 32  # pictures of a set that are checked for what decoding drops
+DARK = 4096  # 12 bits: files of 16 bits whose values all are below keep fewer than 16 grey levels
 COLOURFUL = 16  # difference of a pixel's channels, of 255, above which it has a colour; JPEG's greys differ by a few
 FASHION_NAMES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
@@ -97,12 +97,33 @@ def decode_full_size(data: bytes, place: str, config: DatasetConfig) -> np.ndarr
         raise UserError(f"{place} does not decode as an image: {reason}.") from None
 
 
-def colours_dropped(files: Iterable[bytes], config: DatasetConfig) -> tuple[str, ...]:
-    """A note, if one of a set's first image files has colours and the config converts them to grey; else ()."""
+def losses(files: Sequence[bytes], config: DatasetConfig) -> tuple[str, ...]:
+    """Notes on what decoding drops from a set's first image files: colours, or most of the grey levels."""
+    return _colours_dropped(files, config) + _levels_dropped(files, config)
+
+
+def _levels_dropped(files: Sequence[bytes], config: DatasetConfig) -> tuple[str, ...]:
+    """A note, if files of 16 bits, of which the upper 8 are kept, use only the lower part of their range."""
+    from PIL import Image
+
+    most = 0
+    for data in files[:LOOKED_AT]:
+        with Image.open(io.BytesIO(data)) as image:
+            most = max(most, int(np.max(image))) if image.mode.startswith("I;16") else most
+    if not 0 < most < DARK:
+        return ()
+    return (
+        f"{config.name} has pictures of 16 bits with values up to {most:,}, of which 8 bits keep {most // 256 + 1} "
+        "levels; scale them to the range up to 65,535.",
+    )
+
+
+def _colours_dropped(files: Sequence[bytes], config: DatasetConfig) -> tuple[str, ...]:
+    """A note, if one of the files has colours and the config converts them to grey; else ()."""
     in_colour = dataclasses.replace(config, images=dataclasses.replace(config.images, channels=3))
     if config.images.channels == 3:
         return ()
-    for data in itertools.islice(files, LOOKED_AT):
+    for data in files[:LOOKED_AT]:
         if np.ptp(decode_full_size(data, config.name, in_colour), axis=-1).max() > COLOURFUL:
             return (
                 f"{config.name} has pictures in colour, which dataset.images.channels=1 turns to grey; 3 keeps them.",

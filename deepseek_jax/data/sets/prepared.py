@@ -3,7 +3,7 @@
 import numpy as np
 
 from deepseek_jax.data.sets.config import DatasetConfig
-from deepseek_jax.data.sets.images import colours_dropped, decode, stack
+from deepseek_jax.data.sets.images import decode, losses, stack
 from deepseek_jax.data.sets.source import Source, numbered
 from deepseek_jax.errors import UserError
 
@@ -56,7 +56,7 @@ def read(config: DatasetConfig) -> Source:
 def _pictures(files: list[bytes], places: list[str], config: DatasetConfig) -> tuple[np.ndarray, tuple[str, ...]]:
     """(uint8 [N H W C], notes for the user)."""
     images = [decode(data, f"{config.name} {place}", config) for data, place in zip(files, places, strict=True)]
-    return stack(images, places, config), colours_dropped(files, config)
+    return stack(images, places, config), losses(files, config)
 
 
 def _texts(values: list[bytes | str]) -> np.ndarray:

@@ -289,6 +289,20 @@ def test_a_picture_that_does_not_decode_is_refused(pictures, tmp_path):
         open_set(pictures)
 
 
+def test_dropping_grey_levels_is_noted(tmp_path):
+    for most, noted in ((4095, True), (4096, False)):
+        for number in range(6):
+            greys = np.full((6, 5), number, np.uint16)
+            greys[0, 0] = most
+            Image.fromarray(greys).save(tmp_path / f"{number}.png")
+        name = write_csv(tmp_path / "t.csv", "file,label", [f"{number}.png,{number % 2}" for number in range(6)])
+        notes = open_set(DatasetConfig(name, columns=ColumnsConfig(image="file", label="label"), val=0, test=0)).notes
+        assert [note.split(" has ")[1] for note in notes] == noted * [
+            "pictures of 16 bits with values up to 4,095, of which 8 bits keep 16 levels; scale them to the range up "
+            "to 65,535."
+        ]
+
+
 def test_a_16_bit_picture_is_scaled_to_8_bits(tmp_path):
     greys = np.arange(0, 256, 4, dtype=np.uint16).reshape(8, 8)
     Image.fromarray(greys * 257).save(tmp_path / "deep.png")
