@@ -20,14 +20,15 @@ NAMELESS = re.compile(r"(?:jvp|transpose|vmap|rematted_computation|checkpoint)\b
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """`scope`: path of named scopes, such as layers[2]/mla; `operation`: a JAX primitive; `source`: file:line."""
+    """`scope`: path of named scopes, such as layers[2]/mla; `operation`: a JAX primitive; `source`: file:line, or "" if
+    JAX does not know it."""
 
     scope: str
     operation: str
     source: str
 
     def __str__(self):
-        return f"{self.operation} in {self.scope or 'the loss'} ({self.source})"
+        return f"{self.operation} in {self.scope or 'the loss'}" + (f" ({self.source})" if self.source else "")
 
 
 def bad(array) -> bool:

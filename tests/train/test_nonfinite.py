@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from deepseek_jax.train.nonfinite import bad_parameter, find_origin
+from deepseek_jax.train.nonfinite import Origin, bad_parameter, find_origin
 
 LAYERS, WIDTH = 4, 3
 
@@ -74,3 +74,9 @@ def test_a_scan_that_runs_backward_is_searched_backward():
         return jax.lax.scan(lambda x, _: (x - 1, jnp.log(x)), start, jnp.zeros(4), reverse=True)
 
     assert find_origin(count_down, jnp.float32(1.5)).scope == "scan[1]"
+
+
+def test_an_origin_of_which_jax_knows_no_line_is_said_without_one():
+    """As of a product in the gradient of attention to picked keys."""
+    assert str(Origin("layers[1]/dsa", "mul", "")) == "mul in layers[1]/dsa"
+    assert str(Origin("", "mul", "loss.py:3")) == "mul in the loss (loss.py:3)"
