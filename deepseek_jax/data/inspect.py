@@ -8,6 +8,7 @@ from rich.text import Text
 from deepseek_jax.data.packing import Row
 from deepseek_jax.data.pipeline import Corpus
 from deepseek_jax.data.prepare import Domain
+from deepseek_jax.data.skipped import records_were
 from deepseek_jax.data.tokens import SPLITS
 
 PLACES = 10  # skipped records listed per domain
@@ -69,7 +70,7 @@ def render(description: dict) -> Group:
 
 def _skipped_lines(name: str, skipped: dict) -> list[Text]:
     reasons = ", ".join(f"{count} {reason}" for reason, count in skipped["reasons"].items())
-    lines = [Text(f"{name}: {skipped['count']} records skipped" + (f" ({reasons})" if reasons else ""))]
+    lines = [Text(f"{name}: {records_were(skipped['count'])} skipped" + (f" ({reasons})" if reasons else ""))]
     lines += [Text(f"  {place}") for place in skipped["places"][:PLACES]]
     if skipped["count"] > PLACES:
         lines.append(Text(f"  and {skipped['count'] - PLACES} more"))
