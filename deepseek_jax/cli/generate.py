@@ -64,6 +64,9 @@ examples:
         metavar="TEMPLATE",
         help="format each prompt as a user's message: v3, v3.2 or v4; default: the run's data.chat",
     )
+    parser.add_argument(
+        "--think", action="store_true", help="let the model reason before it answers, in the templates v3.2 and v4"
+    )
     parser.add_argument("--speculative", action="store_true", help="draft tokens with the MTP modules, to be faster")
 
 
@@ -109,10 +112,14 @@ def run(args):
     from deepseek_jax.train.checkpoints import any_checkpoint
 
     trained = any_checkpoint.read(args.workdir, args.checkpoint, dtype=None)
+    template = args.chat or trained.experiment.data.chat
+    if args.think and template in ("", "v3"):
+        why = f"the template {template} has none" if template else "the run's texts are no conversations"
+        raise UserError(f"--think asks for reasoning, but {why}; leave it out, or add --chat v3.2 or --chat v4.")
     tokenizer = of_model(args.workdir, trained.experiment.model.vocab_size)
-    if template := args.chat or trained.experiment.data.chat:
+    if template:
         asked = ([{"role": "user", "content": prompt}] for prompt in prompts)
-        tokens = [chat.prompt(messages, template, tokenizer) for messages in asked]
+        tokens = [chat.prompt(messages, template, tokenizer, args.think) for messages in asked]
     else:
         tokens = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts]
     sampling = Sampling(args.temperature, args.top_k or 0, 1.0 if args.top_p is None else args.top_p)

@@ -56,10 +56,15 @@ def render(messages: list[dict], template: str) -> list[Piece]:
             pieces += [Piece(USER, control=True), Piece(content)]
         else:
             # The reasoning of earlier turns is left out, as it is at inference.
-            thoughts = _thoughts(message) if number == last and template != "v3" else ""
+            thoughts = _thoughts(message) if number == last and reasons(messages, template) else ""
             pieces += [Piece(ASSISTANT, control=True), *_opening(template, thoughts), Piece(content, answer=True)]
             pieces += [Piece(SPECIAL["eos"], control=True, answer=True)] if number < last else []
     return pieces
+
+
+def reasons(messages: list[dict], template: str) -> bool:
+    """Whether the last message, the assistant's, begins with reasoning."""
+    return template != "v3" and bool(_thoughts(messages[-1]))
 
 
 def _thoughts(message: dict) -> str:
@@ -76,9 +81,13 @@ def _opening(template, thoughts) -> list[Piece]:
     return list(opening)
 
 
-def prompt(messages: list[dict], template: str, tokenizer: Tokenizer) -> list[int]:
-    """Token ids of a prompt, from bos up to where the assistant begins; `messages` must end with the user's."""
-    asked = render([*messages, {"role": "assistant", "content": ""}], template)
+def prompt(messages: list[dict], template: str, tokenizer: Tokenizer, think: bool = False) -> list[int]:
+    """Token ids of a prompt, from bos up to where the assistant begins; `messages` must end with the user's.
+
+    `think`: it begins with its reasoning, which the template v3 does not have.
+    """
+    opening = [Piece(THINK, control=True)] if think else _opening(template, "")
+    asked = [*render(messages, template), Piece(ASSISTANT, control=True), *opening]
     return [tokenizer.bos, *encode(asked, tokenizer)[0]]
 
 

@@ -37,7 +37,7 @@ def write_samples(experiment: Experiment, corpus: Corpus, program: Program, stat
         if not talks:
             return []
         prompts = [f"{talk[-2]['content']}\n" for talk in talks]
-        tokens = [chat.prompt(talk[:-1], template, tokenizer) for talk in talks]
+        tokens = [chat.prompt(talk[:-1], template, tokenizer, chat.reasons(talk, template)) for talk in talks]
     else:
         prompts = [head[:PROMPT].decode(errors="ignore") for head in heads]
         tokens = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts]

@@ -67,6 +67,15 @@ def test_control_tokens_are_found_by_name_and_never_forged(tokenizer):
     assert chat.prompt(forged[:1], "v3", tokenizer) == [tokenizer.bos, *ids[: -len(said)]]
 
 
+@pytest.mark.parametrize("think", [False, True])
+def test_a_prompt_ends_where_the_last_answer_begins(tokenizer, think):
+    thoughts = {"reasoning_content": "two twos"} if think else {"reasoning_content": ""}
+    ids, answers = chat.encode(chat.render([*TURNS[:-1], TURNS[-1] | thoughts], "v4"), tokenizer)
+    last = len(answers) - answers[::-1].index(0)
+    assert chat.prompt(TURNS[:-1], "v4", tokenizer, think) == [tokenizer.bos, *ids[:last]]
+    assert tokenizer.decode(ids[:last]).endswith(chat.THINK if think else chat.THOUGHT)
+
+
 @pytest.mark.parametrize(
     ("messages", "reason"),
     [
@@ -172,6 +181,12 @@ def test_a_run_trains_on_answers_and_generates_from_wrapped_prompts(corpus, toke
     wrapped = chat.prompt([{"role": "user", "content": "qq"}], "v3", tokenizer)
     said = api.generate(api.from_pretrained(tmp_path / "run"), [wrapped], 4, eos=tokenizer.eos)[0]
     assert status == 0 and answer == f"qq\n{tokenizer.decode(said)}\n"
+    status, _, said = run_command(*words, "--think")
+    assert status == 2 and "the template v3 has none" in said
+    status, thinking, _ = run_command(*words, "--think", "--chat", "v4")
+    wrapped = chat.prompt([{"role": "user", "content": "qq"}], "v4", tokenizer, think=True)
+    said = api.generate(api.from_pretrained(tmp_path / "run"), [wrapped], 4, eos=tokenizer.eos)[0]
+    assert status == 0 and thinking == f"qq\n{tokenizer.decode(said)}\n" != answer
 
 
 def _rows(batch):
