@@ -53,15 +53,18 @@ def new_tokens(
     lengths = cache_lengths(tokens_BS.shape[1], round_up(max_new_tokens))
     key = jax.random.key(seed)
     wanted, drawing = max_new_tokens, sampling.drawing()
-    new = _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, drawing, graphdef, lengths)
+    new = continuations(params, buffers, tokens_BS, padding_B, key, eos, wanted, drawing, graphdef, lengths)
     new_BN = np.asarray(new)[:, :max_new_tokens]
     refuse_past(new_BN, params["embedding"].shape[0])
     return new_BN
 
 
 @compiling.jit(static_argnums=(8, 9))
-def _new_tokens(params, buffers, tokens_BS, padding_B, key, eos, wanted, drawing, graphdef, lengths):
-    """New tokens [B, N], of which the first `wanted` are valid; caches grow to each of `lengths` in turn."""
+def continuations(params, buffers, tokens_BS, padding_B, key, eos, wanted, drawing, graphdef, lengths):
+    """New tokens [B, N], the first `wanted` of them valid, after prompts that end in the last column of `tokens_BS`.
+
+    Caches grow to each of `lengths` in turn.  It may be part of another compiled program.
+    """
     model = CachedDecoder(merge(graphdef, params, buffers))
     batch, length = tokens_BS.shape
     positions_BS = jnp.arange(length) - padding_B[:, None]

@@ -1,7 +1,8 @@
 """What a batch, a loss and a metric are when the model predicts text.
 
 A batch holds tokens, segment_ids (0 is padding, documents count from 1), positions and domain_ids, each int32 [B, S];
-for conversations also answers, 1 for the tokens to be predicted (in other text, all are).
+for conversations also answers, 1 for the tokens to be predicted (in other text, all are).  weights, float32 [B, S], if
+there are any, are factors of each target's term of the loss: those of a policy gradient may be negative.
 Every loss is a sum over tokens or sequences divided by a total of the whole batch, so that the shares of microbatches
 and devices add up to exactly the loss of the large batch.
 
@@ -111,10 +112,11 @@ def next_token_nll(model: Decoder, batch: dict, chunk_tokens: int) -> tuple[jax.
 
 def _predict(model, hidden, batch, depth, totals, config):
     """(loss, mean nll) of predicting `depth` tokens ahead, within documents."""
-    weights = targets(batch, depth) / totals[f"targets_{depth}"]
+    shares = targets(batch, depth) / totals[f"targets_{depth}"]
+    weights = shares * shift(batch["weights"], depth) if "weights" in batch else shares
     options = {"z_loss": config.z_loss, "chunk_tokens": config.chunk_tokens}
     value, nll = cross_entropy(hidden, model.head_weight(), shift(batch["tokens"], depth), weights, **options)
-    return value, (nll * weights).sum()
+    return value, (nll * shares).sum()
 
 
 def _batch_balance(reports: list, batch: dict, totals: dict) -> jax.Array:

@@ -345,9 +345,10 @@ def _explain(setup: Setup, state: State, step: Started, done: RunPosition) -> st
     else:
         # The number of the failed update.  Later steps were dropped too, so `state` is still the one it started from.
         update = step.number - int(step.measured["skipped"])
-        gradient = gradient_function(setup.program, state, step.batch, update)
-        count = len(next(iter(step.batch.values())))
-        microbatches = (({key: leaf[k] for key, leaf in step.batch.items()}, k) for k in range(count))
+        batch, _ = setup.program.rollouts(state, step.batch, update)
+        gradient = gradient_function(setup.program, state, batch, update)
+        count = len(next(iter(batch.values())))
+        microbatches = (({key: leaf[k] for key, leaf in batch.items()}, k) for k in range(count))
         origins = (find_origin(gradient, state["params"], *microbatch) for microbatch in microbatches)
         where = next((f"at {origin}" for origin in origins if origin), "where sums of finite numbers overflow")
     there = f"The last checkpoint is of step {done.step}" if done.step else "There is no checkpoint yet"

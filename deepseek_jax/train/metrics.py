@@ -17,6 +17,7 @@ from deepseek_jax.tasks.language_model import OWN
 from deepseek_jax.train.flops import peak_flops, training_flops
 
 SPAN = 0.1  # seconds over which the timings of a row are averaged, at least
+COPIED = ("attention/", "indexer/", "rollout/", "router/")  # prefixes of a language model's metrics
 STEP_SCALARS = ("grad_norm", "param_norm", "learning_rate")
 
 
@@ -35,9 +36,9 @@ def train_row(step: int, measured: dict, timing: dict) -> dict:
 def language_model_row(measured: dict, timing: dict, model: ModelConfig) -> dict:
     """A language model's part of a row: bits per byte, FLOP/s and utilisation, indexers, expert balance.
 
-    Scalars that the loss reported under attention/, indexer/ and router/ are copied, and values under OWN by layer.
+    Scalars that the step reported under COPIED are copied, and values under OWN by layer.
     """
-    told = {name: value for name, value in measured.items() if name.startswith(("attention/", "indexer/", "router/"))}
+    told = {name: value for name, value in measured.items() if name.startswith(COPIED)}
     row = {name: float(value) for name, value in told.items() if not isinstance(value, dict)}
     for name in (name for name in told if name.startswith(OWN)):
         row[name] = {layer: float(value) for layer, value in by_layer(told[name]).items()}

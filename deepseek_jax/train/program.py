@@ -38,6 +38,10 @@ def _all(buffers):
     return buffers
 
 
+def _as_read(state, batch, update):
+    return batch, {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
     """A task and its model as functions of plain dicts of arrays.
@@ -54,6 +58,8 @@ class Program:
     score(params, buffers, batch [B, ...]) -> a dict of arrays that the family's Task.scores understands.
     to_model(params, buffers), from_model(params, buffers) -> (params, buffers): from what is trained to what `graphdef`
         takes, and back; both are the same unless views (train/views.py) wrap the program.
+    rollouts(state, batch [K, M, S], update) -> (the batch to train on, scalars for metrics.jsonl under rollout/): the
+        batch as it was read, unless the model is to learn from answers of its own (experiments/parts/grpo.py).
     own_buffers(buffers) -> the model's own ones, nested as they are among those that views keep.
     model: the program of the model itself if views wrap it; else None.
     adds_up: whether losses and aux of parts of a microbatch add up to the microbatch's: nothing in them depends on
@@ -75,6 +81,7 @@ class Program:
     score: Callable
     to_model: Callable = _materialised
     from_model: Callable = _as_they_are
+    rollouts: Callable = _as_read
     own_buffers: Callable = _all
     model: "Program | None" = None
     adds_up: bool = False

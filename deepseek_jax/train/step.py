@@ -34,6 +34,7 @@ def make_step(
 
     def step(state: State, batch: dict) -> tuple[State, dict]:
         updates_made = state["step"] - state["skipped"]  # same count as in the optimizer's schedule
+        batch, of_rollouts = program.rollouts(state, batch, updates_made)
         loss_and_gradient = gradient_function(program, state, batch, updates_made)
         (loss, aux), gradient = _accumulate(loss_and_gradient, state["params"], batch, program.adds_up)
         gradient_norm = optax.tree.norm(gradient)
@@ -61,7 +62,8 @@ def make_step(
             "step": state["step"] + (finite if config.on_nonfinite == "stop" else 1),
             "skipped": state["skipped"] + ~finite,
         }
-        metrics = aux | {
+        metrics = aux | of_rollouts
+        metrics |= {
             "loss/total": loss,
             "grad_norm": gradient_norm,
             "param_norm": optax.tree.norm(state["params"]),
