@@ -383,6 +383,7 @@ def test_without_parts_that_have_settings_an_experiment_is_recorded_as_before():
     [
         (("parts.gated.bais=2",), "configs/base.py has no key parts.gated.bais; did you mean parts.gated.bias?"),
         (("parts.gatde.bias=2",), "configs/base.py has no key parts.gatde.bias; did you mean parts.gated.bias?"),
+        (("parts.gated.width=2",), "configs/base.py has no key parts.gated.width; choose one of parts.gated.bias."),
         (("parts.gated=2",), "parts.gated is a section of configs/base.py; set one of its keys, such as parts.gated."),
         (("parts.gated.bias=open",), "parts.gated.bias is 'open'; it must be a finite number."),
         (("parts.moe_z.weight=-1",), "parts.moe_z.weight is -1.0; it must be at least 0."),
