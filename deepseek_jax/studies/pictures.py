@@ -33,23 +33,24 @@ def losses(results: Mapping, names: list[str]) -> bytes | None:
     if not found:
         return None
     shown = SHOWN[results["family"]]
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
     base = found.get(names[0])
+    figure = Figure(figsize=(10 if base else 5, 3.6), layout="constrained")
+    left, *beside = figure.subplots(1, 2 if base else 1, squeeze=False)[0]
     for place, name in enumerate(names):
         if name not in found:
             continue
         spent, loss, deviation = found[name]
         left.plot(spent, loss, **line(place), linewidth=1.4, label=name)
         left.fill_between(spent, loss - deviation, loss + deviation, color=colour(place), alpha=0.15, linewidth=0)
-        if base is not None and place:
+        for right in beside if place else ():
             there = (spent >= base[0][0]) & (spent <= base[0][-1])
             right.plot(spent[there], (loss - np.interp(spent, *base[:2]))[there], **line(place), linewidth=1.4)
-    right.axhline(0, color=INK, linewidth=0.8)
     left.set_title(f"training {shown.loss_label}", loc="left", **STYLE)
-    right.set_title(f"minus that of {names[0]}", loc="left", **STYLE)
+    for right in beside:
+        right.axhline(0, color=INK, linewidth=0.8)
+        right.set_title(f"minus that of {names[0]}", loc="left", **STYLE)
     add_legend(left, fontsize=7, labelcolor=INK)
-    for axes in (left, right):
+    for axes in (left, *beside):
         axes.set_xlabel(f"{shown.unit} spent", **STYLE)
         tidy(axes)
     return png(figure)

@@ -22,6 +22,12 @@ def test_no_two_of_twelve_curves_are_drawn_alike(results):
     assert [(line.get_color(), line.get_linestyle()) for line in right.lines[:11]] == looks[1:]
 
 
+def test_without_a_curve_of_the_first_variant_there_are_no_differences_to_it(results):
+    results["runs"][0]["curve"] = results["runs"][0]["curve"][:2]
+    (left,) = pictures.losses(results, NAMES).axes
+    assert len(left.lines) == 11
+
+
 def test_loads_have_whole_experts_and_titles_within_their_panels(results):
     figure = pictures.loads(results, NAMES)
     figure.draw_without_rendering()
