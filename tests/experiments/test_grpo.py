@@ -169,7 +169,7 @@ def test_rewards_rise(directory, monkeypatch):
     rewards = [
         row["rollout/reward"] for row in read_rows(directory / "rising/metrics.jsonl") if "rollout/reward" in row
     ]
-    assert np.mean(rewards[:3]) < 0.7 and np.mean(rewards[-3:]) > 0.9
+    assert np.mean(rewards[:3]) < 0.65 and np.mean(rewards[-5:]) > 0.8
 
 
 @pytest.fixture(scope="module")
