@@ -2,7 +2,7 @@
 
 B batch  S sequence  D model
 
-x is [B S D], or [B S n D] where hyper-connections carry n streams.
+x is [B S D], or [B S nD] where hyper-connections carry n streams side by side.
 """
 
 import dataclasses

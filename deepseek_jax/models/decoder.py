@@ -135,12 +135,12 @@ class Decoder(nnx.Module):
             return x, embedded_BSD
 
     def embed_streams(self, tokens_BS: Int[Array, "B S"]) -> Array:
-        """The first layer's input: the embedding [B S D], or with hyper-connections n copies of it [B S n D]."""
+        """The first layer's input: the embedding [B S D], or with hyper-connections n copies of it [B S nD]."""
         x_BSD, n = self.embed(tokens_BS), self.config.hc_mult
-        return jnp.repeat(x_BSD[:, :, None], n, axis=2) if n else x_BSD
+        return jnp.concatenate([x_BSD] * n, axis=-1) if n else x_BSD
 
     def merge_streams(self, x) -> Float[Array, "B S D"]:
-        """The final norm's input, from the last layer's output: hyper-connected streams are merged into one state."""
+        """The final norm's input, from a layer's output or a state of a Trace: streams are merged into one state."""
         return self.stream_head(x) if self.config.hc_mult else x
 
     def context(

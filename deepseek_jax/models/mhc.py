@@ -2,7 +2,11 @@
 
 Without the constraint they are the original hyper-connections of arXiv:2409.19606, called free here.
 
-B batch  S sequence  n streams  D model
+B batch  S sequence  n streams  D model  N = n D, all streams of a token
+
+The decoder carries streams side by side, [B S N], and sums over them are written out: in an array [B S n D] a TPU pads
+n to the 8 rows of a tile, and products over so few streams leave most of its matrix unit idle.  Every function here
+also takes streams [B S n D], as `trace` shows them.
 """
 
 import math
@@ -10,7 +14,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -45,24 +48,28 @@ class HyperConnection(nnx.Module):
         self.bias = constant(jnp.concatenate(bias), (None,))
         self.scale = constant(jnp.full((3,), INITIAL_SCALE), (None,))
 
-    def __call__(self, x_BSnD: Float[Array, "B S n D"], f: Callable):
+    def __call__(self, x: Float[Array, "B S ..."], f: Callable):
         """Returns (the next streams, f's report); `f` maps the weighted sum of streams [B S D] to (y, report)."""
         with jax.named_scope("mhc_read"):
-            pre_BSn, post_BSn, comb_BSnn = self.maps(x_BSnD)
-            mixture_BSD = collapse(pre_BSn, x_BSnD)
+            pre_BSn, post_BSn, comb_BSnn = self.maps(x)
+            streams = single_streams(x, self.config.hc_mult)
+            mixture_BSD = weighted_sum(pre_BSn, streams).astype(x.dtype)
         y_BSD, report = f(mixture_BSD)
         with jax.named_scope("mhc_write"):
-            mixed_BSnD = _exact_einsum("BSij,BSiD->BSjD", comb_BSnn, x_BSnD)
-            written_BSnD = post_BSn[..., None] * y_BSD.astype(jnp.float32)[:, :, None]
-            return (written_BSnD + mixed_BSnD).astype(x_BSnD.dtype), report
+            y_BSD = y_BSD.astype(jnp.float32)
+            written = [
+                (post_BSn[..., j, None] * y_BSD + weighted_sum(comb_BSnn[..., j], streams)).astype(x.dtype)
+                for j in range(self.config.hc_mult)
+            ]
+            return jnp.concatenate(written, axis=-1).reshape(x.shape), report
 
-    def maps(self, x_BSnD: Float[Array, "B S n D"]) -> tuple[Array, Array, Array]:
+    def maps(self, x: Float[Array, "B S ..."]) -> tuple[Array, Array, Array]:
         """Returns pre [B S n], post [B S n] and comb [B S n n], the weight from stream i to j."""
         n, eps = self.config.hc_mult, self.config.hc_eps
-        logits = project(x_BSnD, self.kernel, self.config.rms_norm_eps)
-        scale = jnp.repeat(self.scale[...], np.array([n, n, n * n]))
-        logits = (logits if self.config.hc_manifold else jnp.tanh(logits)) * scale + self.bias[...]
-        pre, post, comb = jnp.split(logits, [n, 2 * n], axis=-1)
+        logits = project(x, self.kernel, self.config.rms_norm_eps)
+        logits = logits if self.config.hc_manifold else jnp.tanh(logits)
+        logits, bias = (jnp.split(each, [n, 2 * n], axis=-1) for each in (logits, self.bias[...]))
+        pre, post, comb = (part * self.scale[index] + bias[index] for index, part in enumerate(logits))
         comb_BSnn = comb.reshape(*comb.shape[:-1], n, n)
         if not self.config.hc_manifold:
             return pre, post, comb_BSnn
@@ -80,11 +87,11 @@ class StreamHead(nnx.Module):
         self.bias = constant(jnp.full((n,), equal_share(n)), (None,))
         self.scale = constant(jnp.full((1,), INITIAL_SCALE), (None,))
 
-    def __call__(self, x_BSnD: Float[Array, "B S n D"]) -> Float[Array, "B S D"]:
+    def __call__(self, x: Float[Array, "B S ..."]) -> Float[Array, "B S D"]:
         with jax.named_scope("stream_head"):
-            u_BSn = project(x_BSnD, self.kernel, self.config.rms_norm_eps)
+            u_BSn = project(x, self.kernel, self.config.rms_norm_eps)
             pre_BSn = jax.nn.sigmoid(u_BSn * self.scale[...] + self.bias[...]) + self.config.hc_eps
-            return collapse(pre_BSn, x_BSnD)
+            return weighted_sum(pre_BSn, single_streams(x, self.config.hc_mult)).astype(x.dtype)
 
 
 def sinkhorn(logits: Float[Array, "... n n"], iterations: int, eps: float) -> Float[Array, "... n n"]:
@@ -102,21 +109,30 @@ def sinkhorn(logits: Float[Array, "... n n"], iterations: int, eps: float) -> Fl
     return jax.lax.fori_loop(1, iterations, rows_then_columns, matrix)
 
 
-def project(x_BSnD: Float[Array, "B S n D"], kernel: nnx.Param, eps: float) -> Float[Array, "B S K"]:
-    """RMS-normalises all streams of a token as one vector [nD] and multiplies by the kernel [nD K], in float32.
+def project(x: Float[Array, "B S ..."], kernel: nnx.Param, eps: float) -> Float[Array, "B S K"]:
+    """RMS-normalises all streams of a token as one vector [N] and multiplies by the kernel [N K], in float32.
 
-    The norm's factor is applied after the product: equivalent, but on K numbers per token instead of nD.
+    The norm's factor is applied after the product: equivalent, but on K numbers per token instead of N.
     """
-    x = x_BSnD.astype(jnp.float32).reshape(*x_BSnD.shape[:2], -1)
-    return exact_linear(x, kernel) * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)
+    x_BSN = side_by_side(x).astype(jnp.float32)
+    return exact_linear(x_BSN, kernel) * jax.lax.rsqrt(jnp.mean(jnp.square(x_BSN), axis=-1, keepdims=True) + eps)
 
 
-def collapse(pre_BSn: Float[Array, "B S n"], x_BSnD: Float[Array, "B S n D"]) -> Float[Array, "B S D"]:
-    return _exact_einsum("BSn,BSnD->BSD", pre_BSn, x_BSnD).astype(x_BSnD.dtype)
+def side_by_side(x: Float[Array, "B S ..."]) -> Float[Array, "B S N"]:
+    return x.reshape(*x.shape[:2], -1)
 
 
-def _exact_einsum(what: str, share, x):
-    return jnp.einsum(what, share, x.astype(jnp.float32), precision="highest")
+def apart(x: Float[Array, "B S ..."], n: int) -> Float[Array, "B S n D"]:
+    return x.reshape(*x.shape[:2], n, -1)
+
+
+def single_streams(x: Float[Array, "B S ..."], n: int) -> list[Float[Array, "B S D"]]:
+    """n arrays, in float32; cast one by one, as XLA would store a float32 copy of x that `project` uses too."""
+    return [stream_BSD.astype(jnp.float32) for stream_BSD in jnp.split(side_by_side(x), n, axis=-1)]
+
+
+def weighted_sum(weights_BSn: Float[Array, "B S n"], streams: list[Float[Array, "B S D"]]) -> Float[Array, "B S D"]:
+    return sum(weights_BSn[..., i, None] * stream_BSD for i, stream_BSD in enumerate(streams))
 
 
 def equal_share(n: int) -> float:

@@ -15,7 +15,7 @@ from deepseek_jax.models.block import Block, LayerReport
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
 from deepseek_jax.models.layers import RMSNorm, linear
-from deepseek_jax.models.mhc import StreamHead
+from deepseek_jax.models.mhc import StreamHead, apart
 from deepseek_jax.models.schedule import LayerKind
 from deepseek_jax.models.tree import weight
 
@@ -54,7 +54,7 @@ class StreamPrediction(nnx.Module):
     """The same for hyper-connected streams (V4), taken directly from the last layer, before StreamHead and norm."""
 
     def __init__(self, config: ModelConfig, kind: LayerKind, *, rngs: nnx.Rngs):
-        D, scale = config.hidden_size, config.initializer_range
+        D, scale, self.streams = config.hidden_size, config.initializer_range, config.hc_mult
         self.embedding_norm = RMSNorm(D, config.rms_norm_eps)
         self.hidden_norm = RMSNorm(D, config.rms_norm_eps)
         self.project_embedding = weight(rngs.params(), (D, D), (None, "embed"), scale)
@@ -64,18 +64,19 @@ class StreamPrediction(nnx.Module):
         self.norm = RMSNorm(D, config.rms_norm_eps)
 
     def __call__(
-        self, x_BSnD: Float[Array, "B S n D"], embedded_BSD: Float[Array, "B S D"], context: Context
+        self, x: Float[Array, "B S ..."], embedded_BSD: Float[Array, "B S D"], context: Context
     ) -> tuple[Array, Array, LayerReport]:
         with jax.named_scope("mtp"):
-            x_BSnD, report = self.block(self.enter(x_BSnD, embedded_BSD), context)
-            return x_BSnD, self.leave(x_BSnD), report
+            x, report = self.block(self.enter(x, embedded_BSD), context)
+            return x, self.leave(x), report
 
-    def enter(self, x_BSnD: Float[Array, "B S n D"], embedded_BSD: Float[Array, "B S D"]) -> Float[Array, "B S n D"]:
+    def enter(self, x: Float[Array, "B S ..."], embedded_BSD: Float[Array, "B S D"]) -> Float[Array, "B S ..."]:
         embedded_BSD = linear(self.embedding_norm(embedded_BSD), self.project_embedding)
-        return embedded_BSD[:, :, None] + linear(self.hidden_norm(x_BSnD), self.project_hidden)
+        x_BSnD = linear(self.hidden_norm(apart(x, self.streams)), self.project_hidden)
+        return (embedded_BSD[:, :, None] + x_BSnD).reshape(x.shape)
 
-    def leave(self, x_BSnD: Float[Array, "B S n D"]) -> Float[Array, "B S D"]:
-        return self.norm(self.stream_head(x_BSnD))
+    def leave(self, x: Float[Array, "B S ..."]) -> Float[Array, "B S D"]:
+        return self.norm(self.stream_head(x))
 
 
 def make_mtp(config: ModelConfig, kind: LayerKind, *, rngs: nnx.Rngs) -> nnx.Module:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from deepseek_jax.errors import UserError
 from deepseek_jax.models.cached import unstacked
 from deepseek_jax.models.decoder import Decoder
+from deepseek_jax.models.mhc import apart
 
 Edit = Callable[[int, str, Array], Array]
 
@@ -54,16 +55,22 @@ def traced(
     edit: Edit | None,
 ) -> Trace:
     """Runs the model without its multi-token prediction and records a Trace; `edit`: see deepseek_jax.trace."""
-    change = _checked(edit) if edit else lambda layer, place, x: x
+    edit = _checked(edit) if edit else lambda layer, place, x: x
+
+    def change(layer, place, x):
+        """Returns (the next x, the same as it is shown)."""
+        shown = edit(layer, place, apart(x, model.config.hc_mult) if model.config.hc_mult else x)
+        return shown.reshape(x.shape), shown
+
     context = model.context(tokens_BS, positions_BS, segment_ids_BS)
-    x = entered = change(-1, "embedding", model.embed_streams(tokens_BS))
+    x, entered = change(-1, "embedding", model.embed_streams(tokens_BS))
     past_attention, past_feed_forward, routing = [], [], {}
     for layer, block in enumerate(unstacked(model)):
-        x = change(layer, "attention", block.through_attention(x, context)[0])
-        past_attention.append(x)
+        x, shown = change(layer, "attention", block.through_attention(x, context)[0])
+        past_attention.append(shown)
         x, chosen = block.through_feed_forward(x, context)
-        x = change(layer, "feed_forward", x)
-        past_feed_forward.append(x)
+        x, shown = change(layer, "feed_forward", x)
+        past_feed_forward.append(shown)
         if chosen is not None:
             routing[layer] = ChosenExperts(chosen.experts_TK, chosen.weights_TK, chosen.scores_TE, chosen.own)
     return Trace(entered, past_attention, past_feed_forward, routing, model.logits(model.norm(model.merge_streams(x))))

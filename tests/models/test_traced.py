@@ -35,6 +35,13 @@ def test_edit_is_called_for_each_place_in_order_and_returning_x_changes_nothing(
     np.testing.assert_allclose(found.logits, model(HERE).logits, rtol=1e-5, atol=1e-5)
 
 
+def test_states_are_shown_with_each_stream_apart(model):
+    shape = (*HERE.shape, *(model.config.hc_mult,) * bool(model.config.hc_mult), model.config.hidden_size)
+    shapes = []
+    found = deepseek_jax.trace(model, HERE, edit=lambda layer, where, x: shapes.append(x.shape) or x)
+    assert {*shapes, *(x.shape for x in (found.embedding, *found.attention, *found.feed_forward))} == {shape}
+
+
 def test_a_patched_state_flows_on_to_the_logits(model):
     other = deepseek_jax.trace(model, THERE)
     last, row = len(other.attention) - 1, np.s_[1]

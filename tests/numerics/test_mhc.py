@@ -72,6 +72,17 @@ def test_initial_hyper_connections_act_as_a_plain_residual_on_equal_streams(stre
     np.testing.assert_allclose(head(x_BSnD), x_BSnD[:, :, 0], atol=0.05)
 
 
+def test_streams_are_taken_side_by_side_and_apart_and_returned_as_they_came():
+    side_by_side = STREAMS.reshape(2, 5, n * D)
+    connection, head = (
+        learned(HyperConnection(CONFIG, rngs=nnx.Rngs(params=0))),
+        StreamHead(CONFIG, rngs=nnx.Rngs(params=0)),
+    )
+    found, _ = connection(side_by_side, sublayer)
+    np.testing.assert_array_equal(found, connection(STREAMS, sublayer)[0].reshape(2, 5, n * D))
+    np.testing.assert_array_equal(head(side_by_side), head(STREAMS))
+
+
 def test_the_head_reads_streams_without_mixing_them():
     module = learned(StreamHead(CONFIG, rngs=nnx.Rngs(params=0)))
     x = STREAMS.astype(np.float64)
