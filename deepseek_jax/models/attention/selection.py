@@ -35,8 +35,9 @@ def masks_of_best(
     one by one.
     """
     scores_BST = _of_visible(scores_BST, visible_BST)
-    # Without the barrier XLA sorts all scores, as it sees that only two of the results are used.
-    ranked_BSk = jax.lax.optimization_barrier(jax.lax.top_k(scores_BST, min(count, scores_BST.shape[-1])))
+    # Without barriers XLA sorts all scores, as it sees that only two of the results are used.  With one barrier around
+    # both arrays, XLA's CPU compiler can abort, at a top_k whose whole tuple is used.
+    ranked_BSk = jax.tree.map(jax.lax.optimization_barrier, jax.lax.top_k(scores_BST, min(count, scores_BST.shape[-1])))
 
     def down_to(rank):
         least_BS1, index_BS1 = (each_BSk[..., :rank][..., -1:] for each_BSk in ranked_BSk)
