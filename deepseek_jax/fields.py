@@ -64,21 +64,21 @@ def nearest(key: str, known_keys: Collection[str] | None = None) -> str:
     `known_keys`: None for those of all families and parts.
     """
     known_keys = _of_all() if known_keys is None else known_keys
-    own = []
-    if key.startswith("parts."):  # few of the others resemble it in meaning
-        known_keys = [known for known in known_keys if known.startswith("parts.")]
-        own = [known for known in known_keys if known.startswith(f"{key.rpartition('.')[0]}.")]
+    if of_part := key.startswith("parts."):  # other keys, and those of other parts, resemble it by chance only
+        names = {known.split(".")[1] for known in known_keys if known.startswith("parts.")}
+        part = difflib.get_close_matches(key.split(".")[1], names, n=1)
+        known_keys = [known for known in known_keys if known.split(".")[:2] == ["parts", *part]]
 
     def likeness(known: str) -> float:
         pairs = (key, known), (key.rpartition(".")[2], known.rpartition(".")[2])
         return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
-    best = max(own or known_keys, key=likeness, default=None)
+    best = max(known_keys, key=likeness, default=None)
     if best is not None and likeness(best) > 1.1:
         return f"; did you mean {best}?"
-    if own:
-        return f"; choose one of {', '.join(sorted(own))}."
-    if key.startswith("parts."):
+    if of_part and known_keys:
+        return f"; choose one of {', '.join(sorted(known_keys))}."
+    if of_part:
         return "; name the module that adds this part in `plugins` (in a config file: add_plugins(config, MODULE))."
     return "."
 

@@ -38,7 +38,7 @@ class Terms:
         at_least("parts.sums", self, 1, "digits", "count")
 
 
-class Sums(TextCorpus):
+class Sums(TextCorpus, skip_registration=True):
     """What is a + b?  Terms have one digit to `digits`, each number of digits as often as every other."""
 
     conversations = True

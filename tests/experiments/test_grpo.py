@@ -1,6 +1,7 @@
 """GRPO as a plugin: which questions it asks, what it rewards, its gradient beside the objective's, meshes, resuming."""
 
 import dataclasses
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,20 @@ from deepseek_jax.train.loop import train
 from deepseek_jax.train.reporting.sinks import read_rows
 from deepseek_jax.train.start import first_state
 from deepseek_jax.train.step import gradient_function
-from experiments.parts import grpo
 from tests.experiments import rewarded
 
 EOS, THOUGHT = 1, 9
-SMALL = grpo.GRPO(group_size=2, question_tokens=3, answer_tokens=4)
+
+
+@pytest.fixture(scope="module")
+def grpo():
+    """The plugin, which adds a part: not imported while tests are collected, or all of them would know that part."""
+    return importlib.import_module("experiments.parts.grpo")
+
+
+@pytest.fixture
+def small(grpo):
+    return grpo.GRPO(group_size=2, question_tokens=3, answer_tokens=4)
 
 
 def packed(*conversations, length=24):
@@ -34,13 +44,13 @@ def packed(*conversations, length=24):
     return row
 
 
-def asked_in(*rows, settings=SMALL):
-    return grpo.questions({name: jnp.stack([row[name] for row in rows]) for name in rows[0]}, settings)
+def stacked(*rows):
+    return {name: jnp.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def test_the_second_conversation_of_a_row_is_asked():
+def test_the_second_conversation_of_a_row_is_asked(grpo, small):
     first, second, third = ([5], [6, EOS]), ([7, 8], [4, 3, EOS]), ([2], [2, EOS])
-    asked = asked_in(packed(first, second, third))
+    asked = grpo.questions(stacked(packed(first, second, third)), small)
     assert asked.tokens_NP.tolist() == [[0, 7, 8]] * 2 and asked.padding_N.tolist() == [1, 1]
     assert asked.references_NA.tolist() == [[4, 3, EOS, EOS]] * 2
     assert asked.there_N.all() and asked.eos == EOS
@@ -55,11 +65,11 @@ def test_the_second_conversation_of_a_row_is_asked():
         pytest.param(([7, 7], [4]), 5, id="a question that the row cuts"),
     ],
 )
-def test_what_does_not_fit_is_left_out(second, length):
+def test_what_does_not_fit_is_left_out(grpo, small, second, length):
     whole = packed(([5], [6, EOS]), ([7], [4, EOS]), ([2], [2, EOS]), length=24)
     rows = whole, packed(([5], [6, EOS]), second, length=length)
     rows = [{name: np.pad(x, (0, 24 - len(x)), mode="edge") for name, x in row.items()} for row in rows]
-    asked = asked_in(*rows)
+    asked = grpo.questions(stacked(*rows), small)
     assert asked.there_N.tolist() == [True, True, False, False] and asked.eos == EOS
     batch = grpo.rows_of(asked, jnp.full((4, 4), 3), jnp.full(4, 4))
     assert not batch["segment_ids"][2:].any() and not batch["answers"][2:].any()
@@ -79,18 +89,18 @@ def test_what_does_not_fit_is_left_out(second, length):
         ([2, 2, 2, 2, THOUGHT, 4], False),  # without an end
     ],
 )
-def test_an_answer_is_right_by_what_follows_its_reasoning(answer, right):
+def test_an_answer_is_right_by_what_follows_its_reasoning(grpo, answer, right):
     reference = jnp.asarray([[7, THOUGHT, 4, EOS, EOS, EOS]])
     assert grpo.is_right(jnp.asarray([answer]), reference, EOS, THOUGHT).tolist() == [right]
 
 
-def test_without_reasoning_the_whole_answer_has_to_be_right():
+def test_without_reasoning_the_whole_answer_has_to_be_right(grpo):
     reference = jnp.asarray([[4, 5, EOS]] * 3)
     answers = jnp.asarray([[4, 5, EOS], [4, EOS, EOS], [5, 5, EOS]])
     assert grpo.is_right(answers, reference, EOS, -1).tolist() == [True, False, False]
 
 
-def test_advantages_are_distances_from_the_mean_of_a_group():
+def test_advantages_are_distances_from_the_mean_of_a_group(grpo):
     rewards = jnp.asarray([1.0, 0, 0, 0, 1, 1, 1, 1])
     found, undecided = grpo.advantages(rewards, group_size=4)
     np.testing.assert_allclose(found, [3**0.5, *[-(3**-0.5)] * 3, 0, 0, 0, 0], atol=1e-4)
@@ -102,7 +112,7 @@ def directory(tmp_path_factory):
     return tmp_path_factory.mktemp("grpo")
 
 
-def test_the_gradient_is_that_of_the_objective(directory, monkeypatch):
+def test_the_gradient_is_that_of_the_objective(grpo, directory, monkeypatch):
     """Of equation 3 of DeepSeekMath with its divergence, by automatic differentiation, in two microbatches."""
     monkeypatch.setattr(grpo, "is_right", rewarded.rewards_even_tokens)
     weight = 0.3
@@ -144,7 +154,7 @@ def test_the_gradient_is_that_of_the_objective(directory, monkeypatch):
         np.testing.assert_allclose(one, other, atol=1e-4 * scale)
 
 
-def test_a_run_that_is_stopped_draws_the_same_answers(directory, monkeypatch):
+def test_a_run_that_is_stopped_draws_the_same_answers(grpo, directory, monkeypatch):
     monkeypatch.setattr(grpo, "is_right", rewarded.rewards_even_tokens)
     found = rewarded.experiment(directory)
     train(found, directory / "whole", rewarded.QUIET)
@@ -162,7 +172,7 @@ def test_a_run_that_is_stopped_draws_the_same_answers(directory, monkeypatch):
     assert len({row["rollout/tokens"] for row in whole}) > 1
 
 
-def test_rewards_rise(directory, monkeypatch):
+def test_rewards_rise(grpo, directory, monkeypatch):
     monkeypatch.setattr(grpo, "is_right", rewarded.rewards_even_tokens)
     found = rewarded.experiment(directory, {"train.steps": 50, "optimizer.peak_lr": 1e-2, "checkpoint.every": 0})
     train(found, directory / "rising", rewarded.QUIET)
@@ -199,7 +209,7 @@ def test_a_mesh_that_splits_sequences_is_refused(directory, on_devices):
     assert "mesh.context" in on_devices(2, rewarded.refusal, str(directory), {"mesh.context": 2})
 
 
-def test_sizes_that_cannot_work_are_refused():
+def test_sizes_that_cannot_work_are_refused(small):
     for wrong in ({"group_size": 1}, {"question_tokens": 0}, {"answer_tokens": 0}, {"kl_weight": -1.0}):
         with pytest.raises(UserError, match=f"parts.grpo.{next(iter(wrong))}"):
-            dataclasses.replace(SMALL, **wrong)
+            dataclasses.replace(small, **wrong)
