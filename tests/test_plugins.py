@@ -15,8 +15,6 @@ import pytest
 from deepseek_jax import fields, part_settings, parts, plugins, record, unused
 from deepseek_jax.__main__ import main
 from deepseek_jax.config import (
-    OPTIMIZERS,
-    SCHEDULES,
     CheckpointConfig,
     DataConfig,
     EvalConfig,
@@ -28,32 +26,25 @@ from deepseek_jax.config import (
     TrainConfig,
     plain,
 )
-from deepseek_jax.data.corpora import CORPORA
-from deepseek_jax.data.sets.registry import SOURCES
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
-from deepseek_jax.models import checks, feed_forward
+from deepseek_jax.models import checks
 from deepseek_jax.models.attention import costs, kinds
 from deepseek_jax.models.attention.gqa import GroupedQueryAttention
-from deepseek_jax.models.moe import router
 from deepseek_jax.models.rope import tables
 from deepseek_jax.part_settings import SETTINGS
 from deepseek_jax.studies.runs import identity
 from deepseek_jax.train.abstract import describe
 from deepseek_jax.train.checkpoints import any_checkpoint
-from deepseek_jax.train.optim import optimizer, schedules
+from deepseek_jax.train.optim import optimizer
 from deepseek_jax.train.reporting.sinks import read_rows
 from deepseek_jax.train.setup import prepare
+from tests import added_parts
 from tests.paths import ROOT
 from tests.processes import Group, to_end
 from tests.train import tiny
 from tests.user_files import TOPICS, write_config, write_texts
 
-TABLES = (
-    *(kinds.KINDS, costs.COSTS, feed_forward.FEED_FORWARDS, router.ROUTERS),
-    *(checks.OF_ATTENTION, checks.OF_FEED_FORWARD, checks.LIKE, checks.ADDED_BY, CORPORA, SOURCES),
-    *(OPTIMIZERS, SCHEDULES, optimizer.DIRECTIONS, schedules.SHAPES, SETTINGS),
-)
 TRAIN = "train", "--config", "configs/base.py", "--workdir"
 MODEL = dataclasses.replace(
     tiny.ROUTED, vocab_size=512, max_position_embeddings=64, layer_types=("gqa",), num_key_value_heads=1, head_dim=16
@@ -63,22 +54,8 @@ GATED_AND_Z = "--config.plugins=mine.gated,mine.z_loss", GATED, "--config.model.
 SET = "--config.parts.gated.bias=1", "--config.parts.moe_z.weight=1e-2"
 
 
-@contextlib.contextmanager
 def as_in_a_new_process():
-    """A context that knows no parts added before (by other tests), and forgets those that are added inside of it."""
-    before, modules, added = [dict(table) for table in TABLES], set(sys.modules), set(checks.ADDED_BY)
-    for table in TABLES:
-        for name in added & table.keys():
-            del table[name]
-    try:
-        yield
-    finally:
-        for table, entries in zip(TABLES, before, strict=True):
-            table.clear()
-            table.update(entries)
-        for name in set(sys.modules) - modules:
-            if name.split(".")[0] in ("mine", "broken", "parts_of_mine"):
-                del sys.modules[name]
+    return added_parts.as_in_a_new_process(("mine", "broken", "parts_of_mine"))
 
 
 @pytest.fixture(autouse=True)
