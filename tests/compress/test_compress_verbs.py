@@ -141,6 +141,7 @@ def test_prune_rewinds_to_an_existing_checkpoint_only(folder, run_command):
     assert "has no checkpoint of step 1" in run_command("prune", f"{run}", f"{folder}/none", "--rewind", "1")[2]
 
 
+@pytest.mark.slow
 def test_rewinding_applies_the_masks_to_the_early_model_and_reports_its_loss(folder, tmp_path):
     given, told = any_checkpoint.read(folder / "run"), io.StringIO()
     params, buffers = (jax.tree.map(lambda leaf: 1.25 * leaf + 0.01, each) for each in (given.params, given.buffers))
@@ -314,6 +315,7 @@ def test_weight_penalties_do_not_enter_the_input_moments(tmp_path):
     assert largest_inputs(Measure(given), given, 1)
 
 
+@pytest.mark.slow
 def test_the_largest_input_is_bounded_closely(folder):
     """`largest_inputs` is an upper bound, but close: high-power norms in units of it are hardly below 1.
 

@@ -29,7 +29,7 @@ V4 = dataclasses.replace(MODELS["v4"], moe_intermediate_size=64)
     [
         pytest.param("fp8", V3, id="v3"),
         pytest.param("fp8", V4, id="v4", marks=pytest.mark.slow),
-        pytest.param("fp4", V4, id="v4-fp4"),
+        pytest.param("fp4", V4, id="v4-fp4", marks=pytest.mark.slow),
     ],
 )
 def test_from_pretrained_reads_the_rounded_weights(kind, model, tmp_path):

@@ -50,7 +50,7 @@ def stacked(*rows):
 
 def test_the_second_conversation_of_a_row_is_asked(grpo, small):
     first, second, third = ([5], [6, EOS]), ([7, 8], [4, 3, EOS]), ([2], [2, EOS])
-    asked = grpo.questions(stacked(packed(first, second, third)), small)
+    asked = jax.jit(grpo.questions, static_argnums=1)(stacked(packed(first, second, third)), small)
     assert asked.tokens_NP.tolist() == [[0, 7, 8]] * 2 and asked.padding_N.tolist() == [1, 1]
     assert asked.references_NA.tolist() == [[4, 3, EOS, EOS]] * 2
     assert asked.there_N.all() and asked.eos == EOS
@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_left_out(grpo, small, second, length):
     whole = packed(([5], [6, EOS]), ([7], [4, EOS]), ([2], [2, EOS]), length=24)
     rows = whole, packed(([5], [6, EOS]), second, length=length)
     rows = [{name: np.pad(x, (0, 24 - len(x)), mode="edge") for name, x in row.items()} for row in rows]
-    asked = grpo.questions(stacked(*rows), small)
+    asked = jax.jit(grpo.questions, static_argnums=1)(stacked(*rows), small)
     assert asked.there_N.tolist() == [True, True, False, False] and asked.eos == EOS
     batch = grpo.rows_of(asked, jnp.full((4, 4), 3), jnp.full(4, 4))
     assert not batch["segment_ids"][2:].any() and not batch["answers"][2:].any()
@@ -144,11 +144,13 @@ def test_the_gradient_is_that_of_the_objective(grpo, directory, monkeypatch):
         gain_NT = ratio_NT * advantage_N1 - weight * (jnp.exp(apart_NT) - apart_NT - 1)
         return ((gain_NT * said_NT).sum(axis=1) / said_NT.sum(axis=1)).mean()
 
-    expected = jax.grad(lambda params: -objective(params))(state["params"])
-    gradient = gradient_function(program, state, rows, 3)
-    parts = ({name: leaf[k] for name, leaf in rows.items()} for k in range(2))
-    halves = [gradient(state["params"], part, k)[1] for k, part in enumerate(parts)]
-    found = jax.tree.map(jnp.add, *halves)
+    def in_halves(params):
+        gradient = gradient_function(program, state, rows, 3)
+        parts = ({name: leaf[k] for name, leaf in rows.items()} for k in range(2))
+        return jax.tree.map(jnp.add, *(gradient(params, part, k)[1] for k, part in enumerate(parts)))
+
+    expected = jax.jit(jax.grad(lambda params: -objective(params)))(state["params"])
+    found = jax.jit(in_halves)(state["params"])
     scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-4 * scale)
@@ -187,7 +189,7 @@ def alone(directory, on_devices):
     return on_devices(1, rewarded.curve, str(directory), {})
 
 
-@pytest.mark.parametrize("mesh", ["data=2,fsdp=4", "expert=4,tensor=2"])
+@pytest.mark.parametrize("mesh", [pytest.param("data=2,fsdp=4", marks=pytest.mark.slow), "expert=4,tensor=2"])
 def test_every_mesh_draws_and_learns_as_one_device(directory, on_devices, alone, mesh):
     on_mesh = {f"mesh.{name}": int(size) for name, size in (axis.split("=") for axis in mesh.split(","))}
     together = on_devices(8, rewarded.curve, str(directory), on_mesh)

@@ -124,6 +124,7 @@ def test_drafts_that_are_always_right_save_two_rounds_of_three():
     assert acceptance.rounds == 3 * 13  # 1 token from the prefill, 3 from each round
 
 
+@pytest.mark.slow
 def test_ring_buffers_have_room_for_the_drafts_of_many_modules():
     """Sliding-window caches are ring buffers: rejected drafts must not overwrite entries that are still needed."""
     attention = {"layer_types": ("hca", "window"), "sliding_window": 6, "hca_rate": 4, "o_groups": 1, "o_lora_rank": 8}

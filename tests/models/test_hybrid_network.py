@@ -191,6 +191,7 @@ def test_an_lstms_forget_gate_bias_starts_at_one():
     assert bias_GH.tolist() == [[0.0] * 6, [1.0] * 6, [0.0] * 6, [0.0] * 6]
 
 
+@pytest.mark.slow
 def test_no_gradient_is_lost_in_a_max_pool_however_xla_rounds():
     """XLA may recompute a pool's input for the gradient and round differently; a maximum found by equality is lost."""
     config = HybridConfig(

@@ -57,7 +57,7 @@ def given(program, batch):
     [
         pytest.param("lengths over masks over four bits", marks=pytest.mark.slow),
         "rounded as they train",
-        "single experts, rounded as they train",
+        pytest.param("single experts, rounded as they train", marks=pytest.mark.slow),
     ],
 )
 def test_losses_and_gradients_equal_those_with_precomputed_weights(name):

@@ -27,7 +27,7 @@ class Gated:
     [
         (GroupedQueryAttention, "gqa", 4),
         (LatentAttention, "mla", 4),
-        (SparseLatentAttention, "dsa", 4),
+        pytest.param(SparseLatentAttention, "dsa", 4, marks=pytest.mark.slow),
         (SparseLatentAttention, "dsa", 64),
     ],
 )

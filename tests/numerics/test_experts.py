@@ -168,6 +168,7 @@ def test_dense_feed_forward_with_biases_and_clamp(limit):
     np.testing.assert_allclose(merge(graphdef, p, {})(x), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_under_plainly_vmap_and_second_derivatives_of_a_model_work():
     """As docs/models.md says: per-row gradients under vmap, and second derivatives, of a whole model.
 

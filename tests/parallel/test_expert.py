@@ -19,6 +19,7 @@ def test_experts_on_eight_devices_compute_what_one_does(on_devices):
     on_devices(8, experts.on_eight_devices)
 
 
+@pytest.mark.slow
 def test_int8_scales_are_of_whole_rows_when_rows_are_sharded(on_devices):
     assert max(on_devices(4, experts.int8_errors)) < 1e-3
 

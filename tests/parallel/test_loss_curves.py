@@ -22,7 +22,7 @@ MIXED = [
     "fsdp=2,context=2,tensor=2",
     "data=2,context=2,expert=2",
 ]
-QUICK = {"v3": ["fsdp=2,expert=2,tensor=2"], "v4": ["fsdp=2,expert=2,tensor=2"], "v32": []}
+QUICK = {"v3": [], "v4": ["fsdp=2,expert=2,tensor=2"], "v32": []}  # beside V3 with microbatches, below
 REST = {
     "v3": [mesh for mesh in ALONE + MIXED if mesh not in QUICK["v3"]],
     "v4": [mesh for mesh in ALONE + MIXED if mesh not in QUICK["v4"]],
@@ -54,6 +54,7 @@ def test_a_mesh_has_the_curve_of_one_device(curves, model, mesh):
     check(curves(model, QUICK[model]), mesh)
 
 
+@pytest.mark.slow
 def test_an_edited_table_of_rules_has_the_curve_of_one_device(on_devices):
     """Parameters stored over two mesh axes, a vocabulary and experts' widths that are not sharded."""
     edits = 'STORED: "fsdp"->STORED: ("data", "fsdp")', '"vocab": "tensor"->"vocab": None'

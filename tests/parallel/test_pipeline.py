@@ -30,15 +30,20 @@ SLOW = pytest.mark.slow
 
 @pytest.mark.parametrize("case", [pytest.param(case, marks=SLOW if case != "v3" else ()) for case in MESHES])
 def test_pipelined_training_has_the_curve_of_one_device(on_devices, case):
-    as_users = {"flags": ""} if case == "v4" else {}  # the suite's flags round a choice the other way in step 16
-    alone, many = on_devices(8, pipelined.loss_curves, case, **as_users)
+    alone, many = on_devices(8, pipelined.loss_curves, case)
     assert np.mean(alone["loss"][-5:]) < np.mean(alone["loss"][:5]), "a model that does not learn would hide much"
+    if case.startswith("v4"):
+        # Rounding decides choices between scores that are almost equal: on one device too, initial parameters that
+        # differ by half a unit in the last place give other losses from step 15 on, by up to 2e-4.
+        np.testing.assert_allclose(many["loss"], alone["loss"], rtol=1e-3)
+        alone, many = ({name: found[name][:12] for name in ("loss", "grad_norm", "load")} for found in (alone, many))
     np.testing.assert_allclose(many["loss"], alone["loss"], rtol=1e-5)
     # Microbatches are summed in another order: in one of twenty steps the norm is off by 1.9e-5 in "v3 context" and by
     # 1.3e-4 in "v4 uneven".
     norms = 3e-4 if case == "v4 uneven" else 5e-5
     np.testing.assert_allclose(many["grad_norm"], alone["grad_norm"], rtol=norms)
-    assert many["load"] == alone["load"]
+    moved = np.abs(np.array(many["load"]) - alone["load"]).sum(axis=1) / 2
+    assert moved.max() <= case.startswith("v4"), "at most one choice of an expert in a step, see above"
 
 
 @SLOW

@@ -84,6 +84,7 @@ def assert_same_model(workdir: Path, unbroken: Path):
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_branch_is_bit_exact_also_if_it_is_killed_when_the_other_run_is_gone(directory, unbroken):
     """From the best checkpoint on, up to the evaluation at which patience runs out and that checkpoint is restored."""
     other = shutil.copytree(unbroken, directory / "other")

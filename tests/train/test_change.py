@@ -19,6 +19,7 @@ def run(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_a_parameter_of_ones_own_is_trained_on_two_devices_as_on_one(run, on_devices):
     one = pulls(run / "run")
     assert len(one) == 3 and one[-1] < one[0]

@@ -176,6 +176,7 @@ def test_a_run_that_stops_without_any_finite_score_says_so(directory, tmp_path, 
     assert restore.restore_model(tmp_path / "run").step == 4
 
 
+@pytest.mark.slow
 def test_a_model_that_is_still_being_pruned_is_not_the_best(directory, tmp_path, monkeypatch):
     """With `highest` set, a falling loss makes the first evaluation the best, but it precedes the end of pruning."""
     monkeypatch.setattr(early_stopping, "check", lambda *_: None)

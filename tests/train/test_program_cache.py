@@ -5,6 +5,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 from rich.console import Console
 
 from deepseek_jax.config import EvalConfig
@@ -41,6 +42,7 @@ def first_step(experiment) -> dict:
     return jax.device_get(program_cache.cached(setup)[0](state, setup.place(microbatches))[1])
 
 
+@pytest.mark.slow
 def test_a_cached_program_draws_noise_from_the_current_runs_seed(tmp_path, monkeypatch):
     monkeypatch.setitem(router.ROUTERS, "moe", NoisyRouter)
     monkeypatch.setattr(program_cache, "_cache", collections.OrderedDict())

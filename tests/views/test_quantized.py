@@ -112,6 +112,7 @@ def test_groups_and_paths_that_fit_no_matrix_are_refused(model):
         quantized_view(QuantizeConfig("int8", paths="nothing")).split(*model)
 
 
+@pytest.mark.slow
 def test_adapters_are_trained_over_four_bits(model):
     """QLoRA: only the adapters are trained; the weights that they modify are stored in 4 bits."""
     tune, config = TuneConfig(lora=LoraConfig(rank=2)), QuantizeConfig("int4", 16)
