@@ -46,6 +46,7 @@ def train(run_command, folder):
     return run
 
 
+@pytest.mark.slow
 def test_train_goes_on_from_a_checkpoint_of_another_run(train, folder):
     start = f"--config.start.checkpoint={folder}/run", "--config.start.full_state=true", "--config.start.step=1"
     status, out, _ = train(*start, "--config.train.steps=3", workdir="longer")

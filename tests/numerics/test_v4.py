@@ -17,6 +17,7 @@ MODELS = ["v4", pytest.param("v4_r128", marks=pytest.mark.slow)]
 pytestmark = pytest.mark.parametrize("golden", MODELS, indirect=True)
 
 
+@pytest.mark.slow
 def test_padding_on_either_side_changes_nothing(golden):
     """Prompts padded on the left, on the right and on both sides, against the logits without padding."""
     given, expected = golden.expected["input_ids"], golden.expected["logits"]

@@ -71,6 +71,7 @@ def test_an_unchanged_config_gives_the_losses_of_the_run_that_was_not_interrupte
     assert_equal(kept((0, 0, tmp_path / "run"), 6, base[1]), kept(base, 6))
 
 
+@pytest.mark.slow
 def test_a_hybrid_network_goes_on_bit_for_bit(tmp_path):
     """With batch norms, dropout and augmentation, whose randomness follows the step."""
     experiment = digits.experiment(eval=EvalConfig(every=4), checkpoint=CheckpointConfig(every=4, keep=9))

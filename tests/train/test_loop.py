@@ -218,6 +218,7 @@ def timeless(workdir):
     return [{key: value for key, value in row.items() if not key.endswith(clocks)} for row in rows_of(workdir)]
 
 
+@pytest.mark.slow
 def test_expert_shares_belong_to_the_step_of_their_row(directory, train_alike):
     """`router/share` at a step is the same whether that step is logged or not and whether the run resumed before it."""
     config = tiny.experiment(directory, tiny.ROUTED, steps=6)
