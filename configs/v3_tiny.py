@@ -2,8 +2,9 @@
 
     deepseek-jax train --config configs/v3_tiny.py --workdir runs/v3_tiny
 
-Two cores: six and a half minutes, including the corpus, at 3,044 tokens/s.  Held-out bits per byte: 1.7314 (gzip -9:
-1.931, xz -9: 1.624 on Python 3.11, whose standard library is part of the corpus).
+Two slow cores: eight and a half minutes, including the corpus, at 2,103 tokens/s (faster ones: six and a half, at
+3,044).  Held-out bits per byte: 1.7286 (gzip -9: 1.931, xz -9: 1.624 on Python 3.11, whose standard library is part of
+the corpus).
 """
 
 from deepseek_jax.config import default_config
