@@ -21,7 +21,7 @@ TABLES = (
 
 @contextlib.contextmanager
 def forgotten_after(packages: tuple[str, ...]):
-    """Afterwards the tables and the loaded modules of `packages` are what they were before."""
+    """Afterwards the tables are as before, and so are the loaded modules whose names begin with one of `packages`."""
     before, modules = [dict(table) for table in TABLES], set(sys.modules)
     try:
         yield

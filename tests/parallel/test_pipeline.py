@@ -42,8 +42,8 @@ def test_pipelined_training_has_the_curve_of_one_device(on_devices, case):
     # 1.3e-4 in "v4 uneven".
     norms = 3e-4 if case == "v4 uneven" else 5e-5
     np.testing.assert_allclose(many["grad_norm"], alone["grad_norm"], rtol=norms)
-    moved = np.abs(np.array(many["load"]) - alone["load"]).sum(axis=1) / 2
-    assert moved.max() <= case.startswith("v4"), "at most one choice of an expert in a step, see above"
+    moved = np.abs(np.array(many["load"]) - alone["load"]).sum(axis=1) / 2  # choices of experts that differ in a step
+    assert moved.max() <= (1 if case.startswith("v4") else 0)
 
 
 @SLOW
