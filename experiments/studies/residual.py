@@ -11,7 +11,7 @@ FREE, DEEP = {"model.hc_mult": 4, "model.hc_manifold": False}, {"model.num_hidde
 
 study = Study(
     base="configs/study_tiny.py",
-    budget=81_920,
+    budget=819_200,
     metric="final/loss",
     margin=0.02,
     variants=[
