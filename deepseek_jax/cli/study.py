@@ -75,7 +75,7 @@ def add_to(verbs):
 
 def run(args):
     from deepseek_jax.studies import running, runs, slurm
-    from deepseek_jax.studies.study import load
+    from deepseek_jax.studies.study import Study, load
 
     if args.jobs > 1 and (args.here or args.slurm or args.index is not None):
         raise UserError(
@@ -94,6 +94,10 @@ def run(args):
             running.forget_failures(study, args.root, args.index)
 
     say = functools.partial(print, flush=True)
+    if not running.is_worker():
+        for study in loaded:
+            if isinstance(study.study, Study) and study.study.seeds == 1:
+                say(f"{study.name}: with seeds=1 no claim can be judged; an interval needs at least 2")
     if args.here or args.index is not None:
         running.work(loaded, args.root, say, args.index)
     else:

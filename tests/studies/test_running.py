@@ -195,6 +195,14 @@ def test_one_run_of_a_slurm_array_is_trained_by_index(make, trainer, root, run_c
     assert status == 2 and "has runs 0 to 5" in err
 
 
+def test_a_study_of_one_seed_says_before_training_that_it_judges_nothing(make, trainer, root, run_command):
+    loaded = make(text=STUDY.replace("seeds=3", "seeds=1"))
+    status, out, _ = run_command("study", "run", str(loaded.path), "--root", str(root), "--here")
+    first, *rest = out.splitlines()
+    assert status == 0 and first == "rate: with seeds=1 no claim can be judged; an interval needs at least 2"
+    assert len(rest) == 2
+
+
 def test_retrying_one_run_keeps_the_failures_of_the_others(make, trainer, root, run_command):
     """They would not be tried again in this process, and their reasons would be lost."""
     loaded = make('Variant("diverges", {"optimizer.peak_lr": 2.0}),')
