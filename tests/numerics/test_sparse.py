@@ -85,22 +85,42 @@ def by_gathering(attention, x, context, block):
     return attention.by_gathering(queries, keys, block=block)
 
 
-def test_masking_and_gathering_agree_in_value_and_gradients():
-    """In one block and in several, with packed documents.  The loss weights every output differently."""
+def by_kernels(attention, x, context, block):
+    queries, keys = attention.queries_and_keys(x, context)
+    return attention.mask_by_kernels(queries, keys, context.index_warmup, block, interpret=True)
+
+
+def value_and_gradients(form, block, x, around):
+    """Of a loss that weights every output differently, and of the indexer's."""
     graphdef, params = nnx.split(attention())
-    x, around = states(LONG), context(LONG, packed=True)
 
-    def value_and_gradients(form, block):
-        def loss(params, x):
-            found = form(nnx.merge(graphdef, params), x, around, block)
-            return (found.mixed * jnp.cos(jnp.arange(5.0))).sum() + found.divergence.sum(), found
+    def loss(params, x):
+        found = form(nnx.merge(graphdef, params), x, around, block)
+        return (found.mixed * jnp.cos(jnp.arange(5.0))).sum() + found.divergence.sum(), found
 
-        return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, x)
+    return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(params, x)
 
-    plain = value_and_gradients(by_mask, LONG)
+
+def agree(found, expected):
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5)
+
+
+def test_masking_and_gathering_agree_in_value_and_gradients():
+    """In one block and in several, with packed documents."""
+    inputs = states(LONG), context(LONG, packed=True)
+    plain = value_and_gradients(by_mask, LONG, *inputs)
     for form, block in ((by_mask, 16), (by_gathering, LONG), (by_gathering, 16)):
-        for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(value_and_gradients(form, block)), strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-5)
+        agree(value_and_gradients(form, block, *inputs), plain)
+
+
+@pytest.mark.parametrize("warmup", [None, True])
+def test_the_kernels_of_a_tpu_mask_as_well(warmup):
+    """With packed documents, and padding, whose output is 0."""
+    inputs = states(128), context(128, packed=True, warmup=warmup if warmup is None else jnp.asarray(warmup))
+    found = value_and_gradients(by_kernels, 48, *inputs)
+    agree(found, value_and_gradients(by_mask, 128, *inputs))
+    assert not found[0][1].mixed[1, -2:].any()
 
 
 def test_each_query_picks_the_best_visible_keys():

@@ -27,7 +27,7 @@ from deepseek_jax.models.attention.selection import gather, masks_of_best, pick,
 class Offered:
     """The entries offered to each query and, if there is an indexer, its scores and the better half of its picks."""
 
-    values: Float[Array, "B S F d"]  # S is 1 if all queries are offered the same entries
+    values: Float[Array, "B S F d"] | None  # S is 1 if all queries are offered the same entries
     mask: Bool[Array, "B S F"]  # those that the query attends to
     index_scores: Float[Array, "B S F"] | None = None
     better: Bool[Array, "... F"] | None = None
@@ -65,7 +65,8 @@ def offer_masked(queries: Queries, entries: Keys, topk: int, warmup: Bool[Array,
     scores_BSE, visible_BSE = scores_of_all(queries.index, entries.index), visible(queries, entries)
     best_BSE, better_BSE = masks_of_best(scores_BSE, visible_BSE, topk)
     kept_BSE = best_BSE | (False if warmup is None else warmup)
-    return Offered(entries.values[:, None], kept_BSE & visible_BSE, scores_BSE, better_BSE)
+    values_B1Ed = None if entries.values is None else entries.values[:, None]
+    return Offered(values_B1Ed, kept_BSE & visible_BSE, scores_BSE, better_BSE)
 
 
 def offer_gathered(queries: Queries, entries: Keys, topk: int) -> Offered:

@@ -21,6 +21,25 @@ def serve(queries: int, keys: int) -> bool:
     return keys >= SHORTEST and queries % splash.NUM_LANES == 0 and keys % splash.NUM_LANES == 0
 
 
+def block_size(length: int) -> int:
+    """How many queries or keys, of this many, a kernel on a TPU processes at a time."""
+    return max(size for size in (128, 256, 512) if length % size == 0)
+
+
+def block_sizes(queries: int, keys: int) -> splash.BlockSizes:
+    """Of splash attention, for so many queries and keys, forward and backward."""
+    of_queries, of_keys = block_size(queries), block_size(keys)
+    return splash.BlockSizes(
+        block_q=of_queries,
+        block_kv=of_keys,
+        block_q_dkv=of_queries,
+        block_kv_dkv=of_keys,
+        block_kv_dkv_compute=of_keys,
+        block_q_dq=of_queries,
+        block_kv_dq=of_keys,
+    )
+
+
 def on_gpu(
     q_BSHK: Float[Array, "B S H K"],
     k_BTGK: Float[Array, "B T G K"],
@@ -73,18 +92,9 @@ def on_tpu(
         after = total - length - first
         k_BTGK, v_BTGV, of_keys_BT = (jnp.roll(x, after, axis=1) for x in (k_BTGK, v_BTGV, of_keys_BT))
         of_keys_BT = jnp.where(jnp.arange(total) < after, NOWHERE, of_keys_BT)
-    of_queries, of_keys = (max(size for size in (128, 256, 512) if each % size == 0) for each in (length, total))
     kernel = splash.make_splash_mha(
         masks.MultiHeadMask([masks.CausalMask((length, total), offset=total - length)] * heads),
-        block_sizes=splash.BlockSizes(
-            block_q=of_queries,
-            block_kv=of_keys,
-            block_q_dkv=of_queries,
-            block_kv_dkv=of_keys,
-            block_kv_dkv_compute=of_keys,
-            block_q_dq=of_queries,
-            block_kv_dq=of_keys,
-        ),
+        block_sizes=block_sizes(length, total),
         head_shards=1,
         q_seq_shards=1,
         residual_checkpoint_name=KEPT,

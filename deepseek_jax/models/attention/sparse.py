@@ -13,10 +13,12 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from deepseek_jax.models.attention import kernels
 from deepseek_jax.models.attention.core import softmax_average
 from deepseek_jax.models.attention.entries import Attended, offer_masked, offer_picked
 from deepseek_jax.models.attention.indexer import Indexer
 from deepseek_jax.models.attention.keys import Keys, Queries, visible
+from deepseek_jax.models.attention.masked import attend_masked
 from deepseek_jax.models.attention.mla import LatentAttention
 from deepseek_jax.models.attention.selection import by_blocks, mask_of, pick_by_blocks, pick_causally
 from deepseek_jax.models.cache import write
@@ -24,6 +26,7 @@ from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
 from deepseek_jax.models.tree import used
 from deepseek_jax.parallel.context import whole_sequence
+from deepseek_jax.parallel.current import by_platform
 from deepseek_jax.parallel.local import BY_HEAD, BY_TOKEN, on_each_device, over_heads, stored_axes
 
 BLOCK = 64  # queries per block when picked entries are gathered
@@ -113,22 +116,49 @@ class SparseLatentAttention(LatentAttention):
         return jax.lax.cond(warmup, by_mask, self.by_gathering, queries, keys)
 
     def by_mask(self, queries: Queries, keys: Keys, warmup=None, block: int = MASKED_BLOCK) -> Attended:
-        """Attends with expanded keys and values, masking all but the picked keys, `block` queries at a time.
+        """Attends with expanded keys and values, masking all but the picked keys.
 
         If `warmup` is given and true, attends to all visible keys.
         """
+        ways = {"default": functools.partial(self._mask_by_blocks, block=block)}
+        if kernels.serve(queries.positions.shape[1], keys.positions.shape[1]):
+            ways["tpu"] = functools.partial(self.mask_by_kernels, block=block)
         with jax.named_scope("dsa_by_mask"):
-            k_BTHd, v_BTHV = self._expand(keys.values)
-            k_BHTd, v_BHTV = k_BTHd.swapaxes(1, 2), v_BTHV.swapaxes(1, 2)
+            return by_platform(queries, keys, warmup, **ways)
 
-            def attend(queries, shared):
-                keys, k_BHTd, v_BHTV = shared
-                met = offer_masked(queries, keys, self.config.index_topk, warmup)
-                q_BHSd = queries.values.swapaxes(1, 2) * self.config.softmax_scale
-                mixed_BHSV, weights_BHST = softmax_average(q_BHSd, k_BHTd, v_BHTV, met.mask[:, None])
-                return Attended(mixed_BHSV.swapaxes(1, 2), *met.learn(_over_heads(weights_BHST, axis=1)))
+    def _mask_by_blocks(self, queries, keys, warmup, block) -> Attended:
+        """`by_mask` of `block` queries at a time, whose scores for all heads are materialised."""
+        k_BTHd, v_BTHV = self._expand(keys.values)
+        k_BHTd, v_BHTV = k_BTHd.swapaxes(1, 2), v_BTHV.swapaxes(1, 2)
 
-            return by_blocks(attend, block, queries, (keys, k_BHTd, v_BHTV))
+        def attend(queries, shared):
+            keys, k_BHTd, v_BHTV = shared
+            met = offer_masked(queries, keys, self.config.index_topk, warmup)
+            q_BHSd = queries.values.swapaxes(1, 2) * self.config.softmax_scale
+            mixed_BHSV, weights_BHST = softmax_average(q_BHSd, k_BHTd, v_BHTV, met.mask[:, None])
+            return Attended(mixed_BHSV.swapaxes(1, 2), *met.learn(_over_heads(weights_BHST, axis=1)))
+
+        return by_blocks(attend, block, queries, (keys, k_BHTd, v_BHTV))
+
+    def mask_by_kernels(
+        self, queries: Queries, keys: Keys, warmup, block: int = MASKED_BLOCK, interpret: bool = False
+    ) -> Attended:
+        """`by_mask` by a TPU's kernels, which materialise a mask and single numbers for a query and a key, [B S T]."""
+
+        def offer(queries, keys):
+            return offer_masked(queries, keys, self.config.index_topk, warmup)
+
+        def learn(offered_and_attention, _):
+            offered, attention_BST = offered_and_attention
+            return offered.learn(attention_BST)
+
+        picking = (dataclasses.replace(each, values=None) for each in (queries, keys))
+        offered = by_blocks(offer, block, *picking)
+        mixed_BSHV, attention_BST = attend_masked(
+            queries.values, *self._expand(keys.values), offered.mask, self.config.softmax_scale, interpret
+        )
+        learned = by_blocks(learn, block, (offered, over_heads(attention_BST)), ())
+        return Attended(mixed_BSHV, *learned)
 
     def by_gathering(self, queries: Queries, keys: Keys, pick_keys=pick_causally, block: int = BLOCK) -> Attended:
         """Attends to the gathered entries that `pick_keys` (of selection.py) picks, without expanding them."""
