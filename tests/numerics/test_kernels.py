@@ -11,7 +11,8 @@ from jax import export
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from deepseek_jax.models import gpu
-from deepseek_jax.models.attention import core, kernels
+from deepseek_jax.models.attention import core, indexer, kernels
+from deepseek_jax.models.attention.index_kernels import index_scores
 from deepseek_jax.models.moe import grouped
 
 SCALE = 0.2
@@ -75,6 +76,19 @@ def test_splash_attention_for_queries_at_a_traced_offset():
         return core.causal_attend_blockwise(*qkv, segment_ids, segment_ids, scale=SCALE)
 
     agree(splash(*inputs), whole(*inputs)[:, 128:256])
+
+
+def test_the_indexers_kernels_score_as_one_head_at_a_time_does():
+    rng = np.random.default_rng(0)
+    shapes = (2, 256, 3, 16), (2, 256, 3), (2, 256, 16)
+    queries, weights, keys = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
+
+    def plain(queries, weights, keys):
+        return indexer.scores_of_all(indexer.IndexQueries(queries, weights), keys)
+
+    kernel = functools.partial(index_scores, interpret=True)
+    inputs = queries, weights, keys
+    agree(value_and_gradients(kernel, *inputs), value_and_gradients(plain, *inputs))
 
 
 @pytest.mark.parametrize("counts", [[100, 0, 120, 30], [0, 0, 0, 0], [300, 0, 0, 0]])

@@ -14,10 +14,13 @@ from flax import nnx
 from jax.scipy.special import xlogy
 from jaxtyping import Array, Bool, Float
 
+from deepseek_jax.models.attention import kernels
+from deepseek_jax.models.attention.index_kernels import index_scores
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.layers import LayerNorm, exact_linear, linear
 from deepseek_jax.models.rope import rotate
 from deepseek_jax.models.tree import weight
+from deepseek_jax.parallel.current import by_platform
 
 KEY_NORM_EPS = 1e-6  # independent of rms_norm_eps (as in DeepSeek's code)
 FEW_QUERIES = 4  # queries per row, as when decoding, up to which all heads are computed in one product
@@ -72,6 +75,13 @@ def scores_of_all(queries: IndexQueries, key_BTi: Float[Array, "B T i"]) -> Floa
     """
     if queries.weight_BSh.shape[1] <= FEW_QUERIES:
         return _scores_of_few(queries, key_BTi)
+    ways = {"default": _scores_by_head}
+    if kernels.serve(queries.weight_BSh.shape[1], key_BTi.shape[1]):
+        ways["tpu"] = index_scores
+    return by_platform(queries.query_BShi, queries.weight_BSh, key_BTi, **ways)
+
+
+def _scores_by_head(query_BShi, weight_BSh, key_BTi) -> Float[Array, "B S T"]:
     key_BiT = key_BTi.astype(jnp.float32).swapaxes(1, 2)
 
     @jax.checkpoint
@@ -79,8 +89,8 @@ def scores_of_all(queries: IndexQueries, key_BTi: Float[Array, "B T i"]) -> Floa
         query_BSi, weight_BS = head
         return scores_BST + weight_BS[..., None] * jax.nn.relu(query_BSi @ key_BiT), None
 
-    heads = jnp.moveaxis(queries.query_BShi.astype(jnp.float32), 2, 0), jnp.moveaxis(queries.weight_BSh, 2, 0)
-    start_BST = jnp.zeros((*queries.weight_BSh.shape[:2], key_BTi.shape[1]), jnp.float32)
+    heads = jnp.moveaxis(query_BShi.astype(jnp.float32), 2, 0), jnp.moveaxis(weight_BSh, 2, 0)
+    start_BST = jnp.zeros((*weight_BSh.shape[:2], key_BTi.shape[1]), jnp.float32)
     return jax.lax.scan(add_head, start_BST, heads)[0]
 
 

@@ -14,6 +14,7 @@ from deepseek_jax.models.remat import KEPT
 
 SHORTEST = 512  # keys; with fewer, the scores are small enough to materialise
 NOWHERE = -1  # segment id of keys that no query may see
+BY_WIDTH = (((1,), (1,)), ((), ()))  # for jax.lax.dot_general: contracts the last dimensions of two matrices
 
 
 def serve(queries: int, keys: int) -> bool:

@@ -14,10 +14,8 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
 from jaxtyping import Array, Bool, Float
 
-from deepseek_jax.models.attention.kernels import block_size, block_sizes
+from deepseek_jax.models.attention.kernels import BY_WIDTH, block_size, block_sizes
 from deepseek_jax.models.remat import kept
-
-BY_WIDTH = (((1,), (1,)), ((), ()))  # contracts the last dimensions of two matrices
 
 
 def attend_masked(
@@ -104,5 +102,6 @@ def _sum_over_heads(q_BHSK, k_BHTK, total_BHS, mask_BST, interpret) -> Float[Arr
     )
     order = pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"))
     shape = jax.ShapeDtypeStruct(mask_BST.shape, jnp.float32)
-    call = pl.pallas_call(kernel, out_shape=shape, grid_spec=grid, compiler_params=order, interpret=interpret)
+    options = {"compiler_params": order, "interpret": interpret, "name": "attention_over_heads"}
+    call = pl.pallas_call(kernel, out_shape=shape, grid_spec=grid, **options)
     return call(some_Bij, q_BHSK, k_BHTK, total_BHS[:, :, None], mask_BST)
