@@ -10,7 +10,6 @@ study = Study(
     base="configs/hybrid_small.py",
     equal="steps",
     budget=400,
-    seeds=6,
     metric="final/accuracy",
     margin=0.005,
     variants=[
