@@ -4,6 +4,7 @@ B batch  S sequence  D model
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -124,16 +125,28 @@ def test_blocks_of_queries_and_gathered_picks_change_nothing(attention, monkeypa
     """Long rows are attended in blocks of queries, and few picks among many entries are gathered instead of masked."""
     x, (positions, segments) = states(1, 60), packed([-2, 41, 17])
     inputs = x, context(positions[None], segments[None])
-
-    def gradients(attention, x, context):
-        return jax.value_and_grad(both_losses, argnums=(0, 1))(attention, x, context)
-
-    whole = jax.jit(gradients)(attention, *inputs)
+    whole = gradients(attention, *inputs)
     monkeypatch.setattr(window, "QUERIES_A_TURN", 16)
     monkeypatch.setattr(window, "GATHER_FROM", 1)
-    jax.clear_caches()
-    in_turns = jax.jit(gradients)(attention, *inputs)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), whole, in_turns)
+    agree(gradients(attention, *inputs), whole)
+
+
+def test_the_kernels_of_a_tpu_change_nothing(attention, monkeypatch):
+    """With packed documents and padding.  128 tokens and their entries do not fill whole blocks of keys."""
+    x, (positions, segments) = states(1, 128), packed([-2, 70, 40, 15, -1])
+    inputs = x, context(positions[None], segments[None])
+    in_turns = gradients(attention, *inputs)
+    monkeypatch.setattr(window, "_attend_in_turns", functools.partial(window.attend_by_kernels, interpret=True))
+    agree(gradients(attention, *inputs), in_turns)
+
+
+def gradients(attention, x, context):
+    jax.clear_caches()  # as attention's constants may have changed
+    return jax.jit(jax.value_and_grad(both_losses, argnums=(0, 1)))(attention, x, context)
+
+
+def agree(found, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
 
 
 def both_losses(attention, x, context):

@@ -1,8 +1,9 @@
-"""Attention under any mask by TPU kernels, and its sum over heads, which V3.2's indexer learns to predict.
+"""Attention under any mask by TPU kernels, and its sum over heads, which an indexer learns to predict.
 
-Neither writes the scores of single heads to the device's main memory.
+Neither writes the scores of single heads to the device's main memory.  The mask itself, a byte for each query and key,
+is there, in three forms.
 
-B batch  S queries  T keys  H heads  K key width  V value width
+B batch  S queries  T keys  H heads (*H: absent if all heads share keys)  K key width  V value width
 """
 
 import functools
@@ -17,62 +18,97 @@ from jaxtyping import Array, Bool, Float
 from deepseek_jax.models.attention.kernels import BY_WIDTH, block_size, block_sizes
 from deepseek_jax.models.remat import kept
 
+BLOCK = 512  # keys of a block
+
 
 def attend_masked(
     q_BSHK: Float[Array, "B S H K"],
-    k_BTHK: Float[Array, "B T H K"],
-    v_BTHV: Float[Array, "B T H V"],
+    k_BTHK: Float[Array, "B T *H K"],
+    v_BTHV: Float[Array, "B T *H V"],
     mask_BST: Bool[Array, "B S T"],
     scale: float,
+    sinks_H: Float[Array, " H"] | None = None,
     interpret: bool = False,
-) -> tuple[Float[Array, "B S H V"], Float[Array, "B S T"]]:
-    """Returns (softmax(scale * q k^T) v over the keys where the mask is true, the sum of the softmax over heads).
+) -> tuple[Float[Array, "B S H V"], Float[Array, "B H S"]]:
+    """Returns (softmax(scale * q k^T) v over the keys where the mask is true, log of the sum of its exponentials).
 
-    The sum is in float32 and has no gradient.  A query without keys gives zeros.  `interpret` runs the kernels on any
-    platform, slowly.
+    The latter has no gradient.  `sinks_H`: a score of each head's that takes its share of the softmax and adds nothing.
+    A query without keys gives zeros.  `interpret` runs the kernels on any platform, slowly.
     """
-    q_BHSK, k_BHTK, v_BHTV = (x.swapaxes(1, 2) for x in (q_BSHK * scale, k_BTHK, v_BTHV))
+    (k_BTHK, v_BTHV), filled_BST = (_filled(x, axis=1) for x in (k_BTHK, v_BTHV)), _filled(mask_BST, axis=2)
     some_BS = mask_BST.any(axis=2)
     # The kernels divide by a sum over keys, so a query without any gets all of them; what it finds is dropped.
-    filled_BST = mask_BST | ~some_BS[..., None]
-    rows = functools.partial(_attend, interpret=interpret)
-    out_BHSV, total_BHS = kept(jax.vmap(rows)(q_BHSK, k_BHTK, v_BHTV, filled_BST))
-    out_BSHV = jnp.where(some_BS[..., None, None], out_BHSV.swapaxes(1, 2), 0)
-    fixed = jax.lax.stop_gradient((q_BHSK, k_BHTK, total_BHS))
-    return out_BSHV, _sum_over_heads(*fixed, mask_BST, interpret)
+    filled_BST = filled_BST | ~some_BS[..., None]
+    q_BHSK, k_BHTK, v_BHTV = (_heads_first(x) for x in (q_BSHK * scale, k_BTHK, v_BTHV))
+    row = functools.partial(_attend, interpret)
+    out_BHSV, total_BHS = kept(jax.vmap(row, (0, 0, 0, 0, None))(q_BHSK, k_BHTK, v_BHTV, filled_BST, sinks_H))
+    return jnp.where(some_BS[..., None, None], out_BHSV.swapaxes(1, 2), 0), jax.lax.stop_gradient(total_BHS)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _attend(q_HSK, k_HTK, v_HTV, mask_ST, interpret):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(interpret, q_HSK, k_HTK, v_HTV, mask_ST, sinks_H):
     """(attention's output [H S V], log of the sum of exponentials [H S]); only the former has a gradient."""
-    out_HSV, (total_HS,) = _splash(mask_ST, interpret, save_residuals=True)(q_HSK, k_HTK, v_HTV)
+    kernel = _splash(k_HTK, mask_ST, interpret, save_residuals=True)
+    out_HSV, (total_HS,) = kernel(q_HSK, k_HTK, v_HTV, sinks=sinks_H)
     return out_HSV, total_HS
 
 
-def _attend_forward(q_HSK, k_HTK, v_HTV, mask_ST, interpret):
-    return _attend(q_HSK, k_HTK, v_HTV, mask_ST, interpret), (q_HSK, k_HTK, v_HTV, mask_ST)
+def _attend_forward(interpret, q_HSK, k_HTK, v_HTV, mask_ST, sinks_H):
+    arguments = q_HSK, k_HTK, v_HTV, mask_ST, sinks_H
+    return _attend(interpret, *arguments), arguments
 
 
 def _attend_backward(interpret, saved, cotangents):
     """Splash gives either the sums or gradients, so these begin with a second forward pass."""
-    *qkv, mask_ST = saved
-    return *jax.vjp(_splash(mask_ST, interpret), *qkv)[1](cotangents[0]), None
+    *qkv, mask_ST, sinks_H = saved
+    kernel = _splash(qkv[1], mask_ST, interpret)
+    *dqkv, dsinks_H = jax.vjp(lambda *qkv_sinks: kernel(*qkv_sinks[:3], sinks=qkv_sinks[3]), *qkv, sinks_H)[1](
+        cotangents[0]
+    )
+    return *dqkv, None, dsinks_H
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _splash(mask_ST, interpret, **options):
+def _filled(x, axis):
+    """x with zeros (False) up to a multiple of a block's keys; unchanged if whole lanes of keys are already there."""
+    if x.shape[axis] % splash.NUM_LANES == 0:
+        return x
+    return jnp.pad(x, [(0, -x.shape[axis] % BLOCK if each == axis else 0) for each in range(x.ndim)])
+
+
+def _heads_first(x):
+    """[B H T ...]; arrays without heads, which all share, stay as they are."""
+    return x.swapaxes(1, 2) if x.ndim == 4 else x
+
+
+def _splash(keys, mask_ST, interpret, **options):
+    """Splash attention for keys [H T K], or [T K] that all heads share."""
+    make = splash.make_splash_mha if keys.ndim == 3 else splash.make_splash_mqa
     settings = {"block_sizes": block_sizes(*mask_ST.shape), "head_shards": 1, "q_seq_shards": 1}
-    kernel = splash.make_splash_mha(mask_ST[None], **settings, interpret=interpret, **options)
+    kernel = make(mask_ST[None], **settings, interpret=interpret, **options)
     # It turns this flag, too, into an array, and then branches on it.
     kernel.fwd_mask_info = kernel.fwd_mask_info._replace(is_dynamic_mask=True)
     return kernel
 
 
-def _sum_over_heads(q_BHSK, k_BHTK, total_BHS, mask_BST, interpret) -> Float[Array, "B S T"]:
-    """The sum over heads of exp(q k^T - total) where the mask is true, 0 elsewhere; blocks without any are skipped."""
-    (B, H, S, K), T = q_BHSK.shape, k_BHTK.shape[2]
+def sum_over_heads(
+    q_BSHK: Float[Array, "B S H K"],
+    k_BTHK: Float[Array, "B T *H K"],
+    total_BHS: Float[Array, "B H S"],
+    mask_BST: Bool[Array, "B S T"],
+    scale: float,
+    interpret: bool = False,
+) -> Float[Array, "B S T"]:
+    """The float32 sum over heads of the softmax whose log of the sum of exponentials is `total`, without a gradient.
+
+    0 where the mask is false; blocks in which it is nowhere true are skipped.
+    """
+    fixed = jax.lax.stop_gradient((q_BSHK * scale, _filled(k_BTHK, axis=1)))
+    (q_BHSK, k_BHTK), keys = map(_heads_first, fixed), mask_BST.shape[2]
+    mask_BST = _filled(mask_BST, axis=2)
+    (B, H, S, K), T = q_BHSK.shape, mask_BST.shape[2]
     s, t = block_size(S), block_size(T)
     some_Bij = mask_BST.reshape(B, S // s, s, T // t, t).any(axis=(2, 4)).astype(jnp.int32)
 
@@ -89,12 +125,15 @@ def _sum_over_heads(q_BHSK, k_BHTK, total_BHS, mask_BST, interpret) -> Float[Arr
             sum_st[...] += jnp.where(mask_st[...], jnp.exp(scores_st - total_1s[0][:, None]), 0)
 
     # In a skipped block the head stays 0, so that nothing is copied for the others.
+    k_spec = pl.BlockSpec((None, t, K), lambda b, i, j, h, some: (b, j, 0))
+    if k_BHTK.ndim == 4:
+        k_spec = pl.BlockSpec((None, None, t, K), lambda b, i, j, h, some: (b, h * some[b, i, j], j, 0))
     grid = pltpu.PrefetchScalarGridSpec(
         num_scalar_prefetch=1,
         grid=(B, S // s, T // t, H),
         in_specs=[
             pl.BlockSpec((None, None, s, K), lambda b, i, j, h, some: (b, h * some[b, i, j], i, 0)),
-            pl.BlockSpec((None, None, t, K), lambda b, i, j, h, some: (b, h * some[b, i, j], j, 0)),
+            k_spec,
             pl.BlockSpec((None, None, 1, s), lambda b, i, j, h, some: (b, h * some[b, i, j], 0, i)),
             pl.BlockSpec((None, s, t), lambda b, i, j, h, some: (b, i, j)),
         ],
@@ -104,4 +143,4 @@ def _sum_over_heads(q_BHSK, k_BHTK, total_BHS, mask_BST, interpret) -> Float[Arr
     shape = jax.ShapeDtypeStruct(mask_BST.shape, jnp.float32)
     options = {"compiler_params": order, "interpret": interpret, "name": "attention_over_heads"}
     call = pl.pallas_call(kernel, out_shape=shape, grid_spec=grid, **options)
-    return call(some_Bij, q_BHSK, k_BHTK, total_BHS[:, :, None], mask_BST)
+    return call(some_Bij, q_BHSK, k_BHTK, total_BHS[:, :, None], mask_BST)[..., :keys]

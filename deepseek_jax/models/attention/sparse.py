@@ -18,7 +18,7 @@ from deepseek_jax.models.attention.core import softmax_average
 from deepseek_jax.models.attention.entries import Attended, offer_masked, offer_picked
 from deepseek_jax.models.attention.indexer import Indexer
 from deepseek_jax.models.attention.keys import Keys, Queries, visible
-from deepseek_jax.models.attention.masked import attend_masked
+from deepseek_jax.models.attention.masked import attend_masked, sum_over_heads
 from deepseek_jax.models.attention.mla import LatentAttention
 from deepseek_jax.models.attention.selection import by_blocks, mask_of, pick_by_blocks, pick_causally
 from deepseek_jax.models.cache import write
@@ -154,9 +154,9 @@ class SparseLatentAttention(LatentAttention):
 
         picking = (dataclasses.replace(each, values=None) for each in (queries, keys))
         offered = by_blocks(offer, block, *picking)
-        mixed_BSHV, attention_BST = attend_masked(
-            queries.values, *self._expand(keys.values), offered.mask, self.config.softmax_scale, interpret
-        )
+        (k_BTHd, v_BTHV), scale = self._expand(keys.values), self.config.softmax_scale
+        mixed_BSHV, total_BHS = attend_masked(queries.values, k_BTHd, v_BTHV, offered.mask, scale, interpret=interpret)
+        attention_BST = sum_over_heads(queries.values, k_BTHd, total_BHS, offered.mask, scale, interpret)
         learned = by_blocks(learn, block, (offered, over_heads(attention_BST)), ())
         return Attended(mixed_BSHV, *learned)
 

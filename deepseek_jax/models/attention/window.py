@@ -7,18 +7,23 @@ F entries offered (entries.Offered)  H heads  d head width
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from deepseek_jax.models.attention import kernels
 from deepseek_jax.models.attention.entries import Attended, Offered, offer_all, offer_gathered, offer_masked
 from deepseek_jax.models.attention.keys import Keys, Queries, visible
+from deepseek_jax.models.attention.masked import attend_masked, sum_over_heads
 from deepseek_jax.models.attention.selection import by_blocks
 from deepseek_jax.parallel.context import parts, tokens_before
+from deepseek_jax.parallel.current import by_platform
 from deepseek_jax.parallel.local import over_heads
 
 QUERIES_A_TURN = 512
+MOST_KEYS = 16_384  # and entries up to which a TPU's kernels are used: their masks grow with the square
 GATHER_FROM = 8  # entries per pick from which picks are gathered (3.6 times as fast at 32) instead of masking the rest
 
 
@@ -40,8 +45,18 @@ def attend_in_turns(
 ) -> Attended:
     """Tokens [B S] attend to each other and to entries [B E]; returns arrays [B S ...].
 
-    Queries are processed in blocks of one window, each with the keys of its own block and the one before.
+    Queries are processed in blocks of one window, each with the keys of its own block and the one before, or by a TPU's
+    kernels.
     """
+    arguments, settings = (queries, tokens, entries, sinks_H, warmup), {"reach": reach}
+    ways = {"default": functools.partial(_attend_in_turns, **settings)}
+    length, keys = queries.positions.shape[1], tokens.positions.shape[1] * parts() + entries.positions.shape[1]
+    if kernels.serve(length, length) and keys <= MOST_KEYS and not _gathers(entries, reach):
+        ways["tpu"] = functools.partial(attend_by_kernels, **settings)
+    return by_platform(*arguments, **ways)
+
+
+def _attend_in_turns(queries, tokens, entries, sinks_H, warmup, reach) -> Attended:
     length = tokens.values.shape[1]
     block = min(reach.window, length * parts())
     before_first = tokens_before(tokens, block)
@@ -57,6 +72,34 @@ def attend_in_turns(
 
     found = by_blocks(attend_in_turn, -(-QUERIES_A_TURN // block), (queries, keys), (entries, sinks_H))
     return jax.tree.map(lambda x: x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length], found)
+
+
+def attend_by_kernels(queries, tokens, entries, sinks_H, warmup, reach, interpret: bool = False) -> Attended:
+    """`attend_in_turns` by kernels, which materialise masks and single numbers for a query and a key, [B S T+E]."""
+    scale, block = queries.values.shape[-1] ** -0.5, min(reach.window, tokens.values.shape[1] * parts())
+    if parts() > 1:
+        before_first = tokens_before(tokens, block)
+        tokens = jax.tree.map(lambda *each: jnp.concatenate(each, axis=1), before_first, tokens)
+
+    def offer(queries, entries):
+        return offer_masked(queries, entries, reach.topk, warmup)
+
+    if entries.index is None:
+        offered = Offered(None, visible(queries, entries))
+    else:
+        picking = (dataclasses.replace(each, values=None) for each in (queries, entries))
+        offered = by_blocks(offer, QUERIES_A_TURN, *picking)
+    mask_BST = jnp.concatenate([_within(queries, tokens, reach.window), offered.mask], axis=-1)
+    values_BTd = jnp.concatenate([tokens.values, entries.values], axis=1)
+    mixed_BSHd, total_BHS = attend_masked(
+        queries.values, values_BTd, values_BTd, mask_BST, scale, sinks_H, interpret=interpret
+    )
+    if entries.index is None:
+        return Attended(mixed_BSHd, None, None)
+    far = queries.values, entries.values, total_BHS, offered.mask, scale
+    attention_BSE = over_heads(sum_over_heads(*far, interpret))
+    learned = by_blocks(lambda both, _: both[0].learn(both[1]), QUERIES_A_TURN, (offered, attention_BSE), ())
+    return Attended(mixed_BSHd, *learned)
 
 
 def attend(
@@ -81,9 +124,13 @@ def attend(
 
     if entries.index is None:
         return _mix(queries, tokens, offer_all(flat, entries), sinks_H, reach.window)
-    if entries.values.shape[1] < GATHER_FROM * reach.topk:
+    if not _gathers(entries, reach):
         return masked()
     return gathered() if warmup is None else jax.lax.cond(warmup, masked, gathered)
+
+
+def _gathers(entries: Keys, reach: Reach) -> bool:
+    return entries.index is not None and entries.positions.shape[1] >= GATHER_FROM * reach.topk
 
 
 def attention_map(
@@ -112,10 +159,14 @@ def _weigh(queries: Queries, tokens: Keys, met: Offered, sinks_H, window: int) -
     q_BNWHd, T = queries.values * d**-0.5, tokens.values.shape[2]
     near = jnp.einsum("BNWHd,BNTd->BNWHT", q_BNWHd, tokens.values, preferred_element_type=jnp.float32)
     far = jnp.matmul(q_BNWHd.reshape(B, N * W, H, d), met.values.swapaxes(2, 3), preferred_element_type=jnp.float32)
-    within = visible(queries, tokens) & (tokens.positions[..., None, :] > queries.positions[..., None] - window)
+    within = _within(queries, tokens, window)
     mask = jnp.concatenate([within.reshape(B, N * W, T), met.mask], axis=-1)
     scores = jnp.concatenate([near.reshape(B, N * W, H, T), far], axis=-1)
     return sink_softmax(scores, mask, sinks_H)
+
+
+def _within(queries: Queries, tokens: Keys, window: int) -> Bool[Array, "B ... S T"]:
+    return visible(queries, tokens) & (tokens.positions[..., None, :] > queries.positions[..., None] - window)
 
 
 def sink_softmax(
