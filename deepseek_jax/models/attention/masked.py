@@ -62,9 +62,11 @@ def _attend_backward(interpret, saved, cotangents):
     """Splash gives either the sums or gradients, so these begin with a second forward pass."""
     *qkv, mask_ST, sinks_H = saved
     kernel = _splash(qkv[1], mask_ST, interpret)
-    *dqkv, dsinks_H = jax.vjp(lambda *qkv_sinks: kernel(*qkv_sinks[:3], sinks=qkv_sinks[3]), *qkv, sinks_H)[1](
-        cotangents[0]
-    )
+
+    def attend(q_HSK, k_HTK, v_HTV, sinks_H):
+        return kernel(q_HSK, k_HTK, v_HTV, sinks=sinks_H)
+
+    *dqkv, dsinks_H = jax.vjp(attend, *qkv, sinks_H)[1](cotangents[0])
     return *dqkv, None, dsinks_H
 
 
@@ -112,18 +114,6 @@ def sum_over_heads(
     s, t = block_size(S), block_size(T)
     some_Bij = mask_BST.reshape(B, S // s, s, T // t, t).any(axis=(2, 4)).astype(jnp.int32)
 
-    def kernel(some_Bij, q_sK, k_tK, total_1s, mask_st, sum_st):
-        b, i, j, h = map(pl.program_id, range(4))
-
-        @pl.when(h == 0)
-        def _begin():
-            sum_st[...] = jnp.zeros_like(sum_st)
-
-        @pl.when(some_Bij[b, i, j] > 0)
-        def _add():
-            scores_st = jax.lax.dot_general(q_sK[...], k_tK[...], BY_WIDTH, preferred_element_type=jnp.float32)
-            sum_st[...] += jnp.where(mask_st[...], jnp.exp(scores_st - total_1s[0][:, None]), 0)
-
     # In a skipped block the head stays 0, so that nothing is copied for the others.
     k_spec = pl.BlockSpec((None, t, K), lambda b, i, j, h, some: (b, j, 0))
     if k_BHTK.ndim == 4:
@@ -142,5 +132,19 @@ def sum_over_heads(
     order = pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "parallel", "arbitrary"))
     shape = jax.ShapeDtypeStruct(mask_BST.shape, jnp.float32)
     options = {"compiler_params": order, "interpret": interpret, "name": "attention_over_heads"}
-    call = pl.pallas_call(kernel, out_shape=shape, grid_spec=grid, **options)
+    call = pl.pallas_call(_add_head, out_shape=shape, grid_spec=grid, **options)
     return call(some_Bij, q_BHSK, k_BHTK, total_BHS[:, :, None], mask_BST)[..., :keys]
+
+
+def _add_head(some_Bij, q_sK, k_tK, total_1s, mask_st, sum_st):
+    """The kernel of `sum_over_heads`: adds a head's part to a tile, if the mask is anywhere true in it."""
+    b, i, j, h = map(pl.program_id, range(4))
+
+    @pl.when(h == 0)
+    def _begin():
+        sum_st[...] = jnp.zeros_like(sum_st)
+
+    @pl.when(some_Bij[b, i, j] > 0)
+    def _add():
+        scores_st = jax.lax.dot_general(q_sK[...], k_tK[...], BY_WIDTH, preferred_element_type=jnp.float32)
+        sum_st[...] += jnp.where(mask_st[...], jnp.exp(scores_st - total_1s[0][:, None]), 0)
