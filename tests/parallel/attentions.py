@@ -5,11 +5,14 @@
 B batch  S sequence  D model
 """
 
+import contextlib
 import dataclasses
+import functools
 import json
 import math
 import re
 import sys
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +22,9 @@ from flax import nnx
 from deepseek_jax.compiling import under
 from deepseek_jax.config import MeshConfig
 from deepseek_jax.models import rope
+from deepseek_jax.models.attention import window
 from deepseek_jax.models.attention.kinds import make_attention
+from deepseek_jax.models.attention.sparse import SparseLatentAttention
 from deepseek_jax.models.config import ModelConfig
 from deepseek_jax.models.context import Context
 from deepseek_jax.models.tree import logical_axes, merge, split
@@ -68,6 +73,15 @@ CASES = {
     "hca": Case("hca"),
     "csa masked": Case("csa", dataclasses.replace(BASE, index_topk=4)),
     "csa gathered": Case("csa", dataclasses.replace(BASE, index_topk=2)),
+}
+
+
+KERNELS = {
+    "dsa": Case("dsa", dataclasses.replace(BASE, index_topk=64)),
+    "dsa warming up": Case("dsa", dataclasses.replace(BASE, index_topk=64), warmup=True),
+    "window": Case("window"),
+    "hca": Case("hca"),
+    "csa": Case("csa", dataclasses.replace(BASE, index_topk=16)),
 }
 
 
@@ -148,10 +162,42 @@ def on_meshes(*meshes: str) -> dict:
         for mesh in meshes:
             compiled, arguments = program(read(mesh), case)
             many = jax.device_get(compiled(*arguments()))
-            errors = jax.tree.map(lambda a, b: float(np.abs(a - b).max() / np.abs(a).max()), one, many)
-            worst = {jax.tree_util.keystr(path): error for path, error in jax.tree_util.tree_leaves_with_path(errors)}
-            found[mesh][name] = {"errors": worst, "travelling": travelling(compiled)}
+            found[mesh][name] = {"errors": errors(one, many), "travelling": travelling(compiled)}
     return found
+
+
+def errors(one, many) -> dict[str, float]:
+    """Each array's largest difference, relative to its largest absolute value."""
+    worst = jax.tree.map(lambda a, b: float(np.abs(a - b).max() / np.abs(a).max()), one, many)
+    return {jax.tree_util.keystr(path): error for path, error in jax.tree_util.tree_leaves_with_path(worst)}
+
+
+def by_kernels(mesh: str) -> dict[str, dict[str, float]]:
+    """For each case of KERNELS, the errors of a TPU's kernels on a mesh, relative to plain attention on one device."""
+    sizes = {"batch": 2, "length": 256}  # 128 tokens, of which a kernel's blocks are multiples, on each of 2 devices
+    found = {}
+    for name, case in KERNELS.items():
+        compiled, arguments = program({}, case, **sizes)
+        one = jax.device_get(compiled(*arguments()))
+        with use_kernels():
+            compiled, arguments = program(read(mesh), case, **sizes)
+        found[name] = errors(one, jax.device_get(compiled(*arguments())))
+    return found
+
+
+@contextlib.contextmanager
+def use_kernels():
+    """Attention by a TPU's kernels, interpreted, in place of that by blocks."""
+
+    def mask(self, queries, keys, warmup, block):
+        return self.mask_by_kernels(queries, keys, warmup, block, interpret=True)
+
+    turns = functools.partial(window.attend_by_kernels, interpret=True)
+    with (
+        mock.patch.object(SparseLatentAttention, "_mask_by_blocks", mask),
+        mock.patch.object(window, "_attend_in_turns", turns),
+    ):
+        yield
 
 
 if __name__ == "__main__":

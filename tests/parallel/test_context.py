@@ -38,6 +38,13 @@ def test_attention_on_more_meshes(findings, case, mesh):
     check(findings(REST)[mesh][case]["errors"])
 
 
+@pytest.mark.slow
+def test_the_kernels_of_a_tpu_on_a_mesh(on_devices):
+    """Interpreted.  Windows and documents cross device boundaries, and each device has half of the heads."""
+    for errors in on_devices(8, attentions.by_kernels, "data=2,context=2,tensor=2").values():
+        check(errors)
+
+
 def check(errors: dict[str, float]):
     """Compares the value, outputs and all gradients; documents and windows of the rows cross device boundaries."""
     wrong = {name: error for name, error in errors.items() if not error < 1e-5}
