@@ -19,7 +19,7 @@ from deepseek_jax.models.attention.indexer import (
     scores_of_picked,
 )
 from deepseek_jax.models.attention.keys import Keys, Queries, visible
-from deepseek_jax.models.attention.selection import gather, masks_of_best, pick, visible_picked
+from deepseek_jax.models.attention.selection import by_blocks, gather, masks_of_best, pick, visible_picked
 
 
 @jax.tree_util.register_dataclass
@@ -67,6 +67,26 @@ def offer_masked(queries: Queries, entries: Keys, topk: int, warmup: Bool[Array,
     kept_BSE = best_BSE | (False if warmup is None else warmup)
     values_B1Ed = None if entries.values is None else entries.values[:, None]
     return Offered(values_B1Ed, kept_BSE & visible_BSE, scores_BSE, better_BSE)
+
+
+def offer_masks(queries: Queries, entries: Keys, topk: int, warmup: Bool[Array, ""] | None, block: int) -> Offered:
+    """`offer_masked` of `block` queries at a time, without values: for kernels, which take all queries at once."""
+
+    def offer(queries, entries):
+        return offer_masked(queries, entries, topk, warmup)
+
+    without_values = (dataclasses.replace(each, values=None) for each in (queries, entries))
+    return by_blocks(offer, block, *without_values)
+
+
+def learn_by_blocks(offered: Offered, attention_BSF: Float[Array, "B S F"], block: int) -> tuple[Array, Array]:
+    """`Offered.learn` of `block` queries at a time."""
+
+    def learn(offered_and_attention, _):
+        offered, attention_BSF = offered_and_attention
+        return offered.learn(attention_BSF)
+
+    return by_blocks(learn, block, (offered, attention_BSF), ())
 
 
 def offer_gathered(queries: Queries, entries: Keys, topk: int) -> Offered:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from deepseek_jax.models.attention import kernels
 from deepseek_jax.models.attention.core import softmax_average
-from deepseek_jax.models.attention.entries import Attended, offer_masked, offer_picked
+from deepseek_jax.models.attention.entries import Attended, learn_by_blocks, offer_masked, offer_masks, offer_picked
 from deepseek_jax.models.attention.indexer import Indexer
 from deepseek_jax.models.attention.keys import Keys, Queries, visible
 from deepseek_jax.models.attention.masked import attend_masked, sum_over_heads
@@ -144,21 +144,11 @@ class SparseLatentAttention(LatentAttention):
         self, queries: Queries, keys: Keys, warmup, block: int = MASKED_BLOCK, interpret: bool = False
     ) -> Attended:
         """`by_mask` by a TPU's kernels, which materialise a mask and single numbers for a query and a key, [B S T]."""
-
-        def offer(queries, keys):
-            return offer_masked(queries, keys, self.config.index_topk, warmup)
-
-        def learn(offered_and_attention, _):
-            offered, attention_BST = offered_and_attention
-            return offered.learn(attention_BST)
-
-        picking = (dataclasses.replace(each, values=None) for each in (queries, keys))
-        offered = by_blocks(offer, block, *picking)
+        offered = offer_masks(queries, keys, self.config.index_topk, warmup, block)
         (k_BTHd, v_BTHV), scale = self._expand(keys.values), self.config.softmax_scale
         mixed_BSHV, total_BHS = attend_masked(queries.values, k_BTHd, v_BTHV, offered.mask, scale, interpret=interpret)
         attention_BST = sum_over_heads(queries.values, k_BTHd, total_BHS, offered.mask, scale, interpret)
-        learned = by_blocks(learn, block, (offered, over_heads(attention_BST)), ())
-        return Attended(mixed_BSHV, *learned)
+        return Attended(mixed_BSHV, *learn_by_blocks(offered, over_heads(attention_BST), block))
 
     def by_gathering(self, queries: Queries, keys: Keys, pick_keys=pick_causally, block: int = BLOCK) -> Attended:
         """Attends to the gathered entries that `pick_keys` (of selection.py) picks, without expanding them."""

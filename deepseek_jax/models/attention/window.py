@@ -14,7 +14,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from deepseek_jax.models.attention import kernels
-from deepseek_jax.models.attention.entries import Attended, Offered, offer_all, offer_gathered, offer_masked
+from deepseek_jax.models.attention.entries import (
+    Attended,
+    Offered,
+    learn_by_blocks,
+    offer_all,
+    offer_gathered,
+    offer_masked,
+    offer_masks,
+)
 from deepseek_jax.models.attention.keys import Keys, Queries, visible
 from deepseek_jax.models.attention.masked import attend_masked, sum_over_heads
 from deepseek_jax.models.attention.selection import by_blocks
@@ -76,19 +84,14 @@ def _attend_in_turns(queries, tokens, entries, sinks_H, warmup, reach) -> Attend
 
 def attend_by_kernels(queries, tokens, entries, sinks_H, warmup, reach, interpret: bool = False) -> Attended:
     """`attend_in_turns` by kernels, which materialise masks and single numbers for a query and a key, [B S T+E]."""
-    scale, block = queries.values.shape[-1] ** -0.5, min(reach.window, tokens.values.shape[1] * parts())
+    scale = queries.values.shape[-1] ** -0.5
     if parts() > 1:
-        before_first = tokens_before(tokens, block)
+        before_first = tokens_before(tokens, min(reach.window, tokens.values.shape[1] * parts()))
         tokens = jax.tree.map(lambda *each: jnp.concatenate(each, axis=1), before_first, tokens)
-
-    def offer(queries, entries):
-        return offer_masked(queries, entries, reach.topk, warmup)
-
     if entries.index is None:
         offered = Offered(None, visible(queries, entries))
     else:
-        picking = (dataclasses.replace(each, values=None) for each in (queries, entries))
-        offered = by_blocks(offer, QUERIES_A_TURN, *picking)
+        offered = offer_masks(queries, entries, reach.topk, warmup, QUERIES_A_TURN)
     mask_BST = jnp.concatenate([_within(queries, tokens, reach.window), offered.mask], axis=-1)
     values_BTd = jnp.concatenate([tokens.values, entries.values], axis=1)
     mixed_BSHd, total_BHS = attend_masked(
@@ -98,8 +101,7 @@ def attend_by_kernels(queries, tokens, entries, sinks_H, warmup, reach, interpre
         return Attended(mixed_BSHd, None, None)
     far = queries.values, entries.values, total_BHS, offered.mask, scale
     attention_BSE = over_heads(sum_over_heads(*far, interpret))
-    learned = by_blocks(lambda both, _: both[0].learn(both[1]), QUERIES_A_TURN, (offered, attention_BSE), ())
-    return Attended(mixed_BSHd, *learned)
+    return Attended(mixed_BSHd, *learn_by_blocks(offered, attention_BSE, QUERIES_A_TURN))
 
 
 def attend(
