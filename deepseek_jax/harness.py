@@ -16,6 +16,8 @@ import numpy as np
 from deepseek_jax import checking, disk_cache, record
 from deepseek_jax.api import Model
 from deepseek_jax.choices import DTYPES
+from deepseek_jax.config import CHAT_TEMPLATES
+from deepseek_jax.data import chat as chats
 from deepseek_jax.data.tokenizer import SPECIAL, TokenizerFile
 from deepseek_jax.errors import UserError
 from deepseek_jax.infer.generate import new_tokens
@@ -33,6 +35,7 @@ try:
 except ImportError as error:
     raise UserError(f"cannot import lm-evaluation-harness ({error}); pip install 'lm_eval>=0.4.13'.") from error
 
+ARGUMENTS = "pretrained", "checkpoint", "dtype", "max_length", "batch_size", "add_bos_token", "seed", "chat", "think"
 FIRST_TOKENS = 32  # generated before stop strings are looked for; then as many again, twice as many, ...
 
 
@@ -46,7 +49,9 @@ class HarnessModel(TemplateLM):
     `add_bos_token`: begin every text with bos, as in training; as in `hf`, loglikelihood_rolling then scores that bos
     too.  `seed`: of sampling.  `device` and `max_batch_size`, which the harness passes to all models, have no effect.
 
-    The names of special tokens in a text are ordinary text.  There are no chat templates.
+    `chat`: v3, v3.2 or v4, the template of conversations, which the harness asks for with --apply_chat_template; by
+    default the run's `data.chat`.  `think`: let the model reason first, which is not part of the answer that is scored.
+    In conversations the names of control tokens are these tokens, as in `hf`; in other texts they are ordinary text.
     """
 
     def __init__(
@@ -58,19 +63,32 @@ class HarnessModel(TemplateLM):
         batch_size: int = 8,
         add_bos_token: bool = True,
         seed: int = 0,
+        chat: str | None = None,
+        think: bool = False,
         device: str | None = None,
         max_batch_size: int | None = None,
+        **unknown,
     ):
         super().__init__()
+        if unknown:
+            raise UserError(f"this model takes no {next(iter(unknown))}; it takes {', '.join(ARGUMENTS)}.")
         if not str(batch_size).isdecimal() or not int(batch_size):
             raise UserError(f"batch_size is {batch_size}; give the number of texts that are scored at once.")
         self.batch_size, self.add_bos_token = int(batch_size), add_bos_token
-        self.model = pretrained if isinstance(pretrained, Model) else _read(Path(str(pretrained)), checkpoint, dtype)
+        if isinstance(pretrained, Model):
+            self.model, trained_as = pretrained, ""
+        else:
+            self.model, trained_as = _read(Path(str(pretrained)), checkpoint, dtype)
         self.tokenizer = self.model.tokenizer
         if self.tokenizer is None:
             raise UserError("the model has no tokenizer.json beside it, which is needed for text; copy it there.")
         self.max_length = max_length or self.model.config.max_position_embeddings
         self._seeds = itertools.count(seed)
+        if chat is not None:
+            checking.choice("chat", chat, CHAT_TEMPLATES)
+        self.chat, self.think = chat or trained_as, bool(think)
+        if self.think and self.chat in ("", "v3"):
+            raise UserError("think needs a template with reasoning; add chat=v3.2 or chat=v4.")
 
     @property
     def eot_token_id(self) -> int:
@@ -81,7 +99,27 @@ class HarnessModel(TemplateLM):
         """What stands before a text without context."""
         return self.tokenizer.bos
 
+    @property
+    def tokenizer_name(self) -> str:
+        """Under this the harness keeps conversations as text (--cache_requests), which depend on the template alone."""
+        return f"{self.chat}-think" if self.think else self.chat
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        """The name of the template, which the harness writes down."""
+        return self.chat
+
+    def apply_chat_template(self, chat_history: list[dict], add_generation_prompt: bool = True) -> str:
+        """The conversation as text up to the answer, or to its given beginning without `add_generation_prompt`."""
+        if not self.chat:
+            raise UserError("--apply_chat_template needs the model's template; add chat=v3, v3.2 or v4 to model_args.")
+        roles = [message["role"] for message in chat_history]
+        if not chats.in_turns(roles + ["assistant"] * add_generation_prompt):
+            raise UserError(f"a conversation has the roles {', '.join(roles)}; user and assistant must take turns.")
+        return chats.spell(chat_history, self.chat, self.think)
+
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_) -> list[int]:
+        if self.chat and string.startswith(SPECIAL["bos"]):
+            return chats.encode_spelled(string, self.tokenizer)
         begins = self.add_bos_token if add_special_tokens is None else add_special_tokens
         return [self.tokenizer.bos] * begins + self.tokenizer.encode(string)
 
@@ -156,10 +194,14 @@ class HarnessModel(TemplateLM):
             more_BN = new_tokens(self._parts, rows, min(max(FIRST_TOKENS, made), most - made), **how)
             new_BN = np.concatenate([new_BN, more_BN], axis=1)
             texts = [self._decoded(new) for new in before_eos(new_BN[:wanted], eos)]
-            stopped = [any(stop in text for stop in until) for text in texts]
+            stopped = [any(stop in self._answer(text) for stop in until) for text in texts]
             if np.all(stopped | (new_BN[:wanted] == eos).any(axis=1)):
                 break
-        return [postprocess_generated_text(text, until, think_end_token=None) for text in texts]
+        return [postprocess_generated_text(self._answer(text), until, think_end_token=None) for text in texts]
+
+    def _answer(self, text: str) -> str:
+        """What comes after the reasoning, if there is to be any; "" if that has not ended."""
+        return text.partition(chats.THOUGHT)[2].lstrip() if self.think else text
 
     def _decoded(self, tokens: list[int]) -> str:
         unseen = {getattr(self.tokenizer, name) for name in SPECIAL}
@@ -182,7 +224,8 @@ def _settings(given: dict) -> tuple[int, list[str], Sampling]:
     return most, until, Sampling(**chosen)
 
 
-def _read(directory: Path, step: int | None, dtype: str | None) -> Model:
+def _read(directory: Path, step: int | None, dtype: str | None) -> tuple[Model, str]:
+    """(the model, the template of the conversations that it was trained on, if any)"""
     checking.require_family("language_model", record.family(directory), directory, "the harness scores language models")
     if dtype is not None:
         checking.choice("dtype", dtype, DTYPES)
@@ -190,7 +233,8 @@ def _read(directory: Path, step: int | None, dtype: str | None) -> Model:
             raise UserError(f"dtype is set, but {directory} is a run, scored as it was trained; leave dtype out.")
     found = any_checkpoint.read(directory, step, dtype=dtype)
     tokenizer = TokenizerFile.of(directory, found.config.vocab_size)
-    return Model(found.config, found.graphdef, found.params, found.buffers, tokenizer_file=tokenizer)
+    model = Model(found.config, found.graphdef, found.params, found.buffers, tokenizer_file=tokenizer)
+    return model, found.experiment.data.chat
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from deepseek_jax import api
+from deepseek_jax.data import chat as chats
 from deepseek_jax.errors import UserError
 from deepseek_jax.train import loop
 from tests.paths import GOLDENS
@@ -103,30 +104,70 @@ def test_what_cannot_be_scored_is_refused(directory, model):
         HarnessModel(directory, batch_size="auto")
     with pytest.raises(UserError, match="dtype is 'auto'"):
         HarnessModel(directory, dtype="auto")
+    with pytest.raises(UserError, match="this model takes no lenght; it takes pretrained, checkpoint,"):
+        HarnessModel(directory, lenght=256)
     with pytest.raises(UserError, match="has no tokenizer.json beside it"):
         HarnessModel(GOLDENS / "v3")
 
 
-def test_whole_tasks_run(directory, tmp_path, monkeypatch):
+@pytest.mark.parametrize("chat, names", [(None, list(TASKS)), ("v3.2", ["choice", "generation"])])
+def test_whole_tasks_run(directory, tmp_path, monkeypatch, chat, names):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     docs = [{"text": text, "label": 0} for text in ("subject to", "the terms", "and conditions of this License")]
     (tmp_path / "docs.jsonl").write_text("".join(json.dumps(doc) + "\n" for doc in docs))
-    data = f"dataset_path: json\ndataset_kwargs: {{data_files: {tmp_path / 'docs.jsonl'}}}\ntest_split: train\n"
+    data = f"dataset_path: json\ndataset_kwargs: {{data_files: {tmp_path / 'docs.jsonl'}}}\n"
+    data += "test_split: train\nfewshot_split: train\n"
     for name, lines in TASKS.items():
         text = "" if name == "rolling" else "{{text}}"
         (tmp_path / f"{name}.yaml").write_text(f"task: own_{name}\n{data}doc_to_text: '{text}'\n{lines}\n")
     found = lm_eval.simple_evaluate(
         model="deepseek_jax",
-        model_args={"pretrained": str(directory)},
+        model_args={"pretrained": str(directory), "chat": chat},
         batch_size=4,
         device="cuda:0",  # what the command line passes by default
-        tasks=[f"own_{name}" for name in TASKS],
+        tasks=[f"own_{name}" for name in names],
+        apply_chat_template=bool(chat),
+        fewshot_as_multiturn=bool(chat),
+        num_fewshot=1 if chat else None,
         task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
         bootstrap_iters=0,
     )["results"]
     assert 0 <= found["own_choice"]["acc,none"] <= 1
-    assert 0 < found["own_rolling"]["bits_per_byte,none"] < 20
     assert found["own_generation"]["exact_match,none"] == 0
+    assert chat or 0 < found["own_rolling"]["bits_per_byte,none"] < 20
+
+
+@pytest.mark.parametrize("chat, think", [("v3", False), ("v4", False), ("v4", True)])
+def test_conversations_become_the_prompts_that_generate_makes(directory, chat, think):
+    model = HarnessModel(directory, chat=chat, think=think)
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "The terms?"}]
+    tokens = chats.prompt(asked, chat, model.tokenizer, think)
+    assert model.tok_encode(model.apply_chat_template(asked)) == tokens
+    context, continuation = model._encode_pair(model.apply_chat_template(asked), "of this License")
+    assert (context, continuation) == (tokens, model.tokenizer.encode("of this License"))
+    assert model.tok_encode("The terms?")[0] == model.tokenizer.bos, "texts that are no conversations stay as they were"
+
+
+@pytest.mark.parametrize(
+    "said, answer", [("so a\n\nor b</think>\n\nIt is b.\n\nOr not.", "It is b."), ("endless\n\nthoughts", "")]
+)
+def test_reasoning_is_no_part_of_an_answer(directory, monkeypatch, said, answer):
+    model = HarnessModel(directory, chat="v4", think=True)
+    monkeypatch.setattr(HarnessModel, "_decoded", lambda self, tokens: said)
+    prompt = model.apply_chat_template([{"role": "user", "content": "a or b?"}])
+    assert model.generate_until(requests([prompt, {"until": ["\n\n"], "max_gen_toks": 64}])) == [answer]
+
+
+def test_conversations_that_cannot_be_made_are_refused(directory, model):
+    asked = {"role": "user", "content": "The terms?"}
+    with pytest.raises(UserError, match="--apply_chat_template needs the model's template; add chat=v3, v3.2 or v4"):
+        model.apply_chat_template([asked])
+    with pytest.raises(UserError, match="has the roles user, user; user and assistant must take turns"):
+        HarnessModel(directory, chat="v3").apply_chat_template([asked, asked])
+    with pytest.raises(UserError, match="chat is 'v9'"):
+        HarnessModel(directory, chat="v9")
+    with pytest.raises(UserError, match="think needs a template with reasoning; add chat=v3.2 or chat=v4"):
+        HarnessModel(directory, chat="v3", think=True)
 
 
 def test_the_command_line_ends_with_one_sentence(run_python, tmp_path):

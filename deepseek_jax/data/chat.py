@@ -7,6 +7,7 @@ the tokenizer lacks one, its name is spelled in ordinary tokens.
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from deepseek_jax.data.tokenizer import SPECIAL, Tokenizer
 
 USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
 THINK, THOUGHT = "<think>", "</think>"
+CONTROL = (SPECIAL["bos"], SPECIAL["eos"], USER, ASSISTANT, THINK, THOUGHT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +32,7 @@ def checked(messages) -> list[dict]:
     """Returns the conversation if it is valid; else ValueError with the reason."""
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise ValueError("not a list of messages")
-    roles = [message.get("role") for message in messages]
-    turns = roles[1:] if roles[:1] == ["system"] else roles
-    if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
+    if not in_turns([message.get("role") for message in messages]):
         raise ValueError("not user and assistant in turns")
     texts = [text for message in messages for text in (message.get("content"), _thoughts(message))]
     if not all(isinstance(text, str) for text in texts) or not messages[-1]["content"].strip():
@@ -40,6 +40,12 @@ def checked(messages) -> list[dict]:
     if not all(map(is_utf8, texts)):
         raise ValueError("not UTF-8")
     return messages
+
+
+def in_turns(roles: list[str]) -> bool:
+    """Whether these are the roles of a conversation that ends with the assistant."""
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    return bool(turns) and turns == ["user", "assistant"] * (len(turns) // 2)
 
 
 def render(messages: list[dict], template: str) -> list[Piece]:
@@ -86,9 +92,29 @@ def prompt(messages: list[dict], template: str, tokenizer: Tokenizer, think: boo
 
     `think`: it begins with its reasoning, which the template v3 does not have.
     """
+    return [tokenizer.bos, *encode(_asked(messages, template, think), tokenizer)[0]]
+
+
+def spell(messages: list[dict], template: str, think: bool = False) -> str:
+    """As `prompt`, but as text, in which bos and control tokens stand by name.
+
+    If the assistant's message is the last, the text ends with it and is to be continued.
+    """
+    begun = messages[-1]["role"] == "assistant"
+    pieces = render(messages, template) if begun else _asked(messages, template, think)
+    return SPECIAL["bos"] + "".join(piece.text for piece in pieces)
+
+
+def encode_spelled(text: str, tokenizer: Tokenizer) -> list[int]:
+    """Token ids of a text as `spell` makes it.  Every name of a control token means that token, a user's too."""
+    parts = re.split(f"({'|'.join(map(re.escape, CONTROL))})", text)
+    return encode([Piece(part, control=part in CONTROL) for part in parts if part], tokenizer)[0]
+
+
+def _asked(messages: list[dict], template: str, think: bool) -> list[Piece]:
+    """The pieces of a prompt, without bos."""
     opening = [Piece(THINK, control=True)] if think else _opening(template, "")
-    asked = [*render(messages, template), Piece(ASSISTANT, control=True), *opening]
-    return [tokenizer.bos, *encode(asked, tokenizer)[0]]
+    return [*render(messages, template), Piece(ASSISTANT, control=True), *opening]
 
 
 def encode(pieces: list[Piece], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:

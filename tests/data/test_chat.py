@@ -74,6 +74,14 @@ def test_a_prompt_ends_where_the_last_answer_begins(tokenizer, think):
     last = len(answers) - answers[::-1].index(0)
     assert chat.prompt(TURNS[:-1], "v4", tokenizer, think) == [tokenizer.bos, *ids[:last]]
     assert tokenizer.decode(ids[:last]).endswith(chat.THINK if think else chat.THOUGHT)
+    assert chat.encode_spelled(chat.spell(TURNS[:-1], "v4", think), tokenizer) == [tokenizer.bos, *ids[:last]]
+
+
+def test_a_spelled_conversation_may_end_in_the_beginning_of_an_answer(tokenizer):
+    begun = [TURNS[1], {"role": "assistant", "content": "It is"}]
+    assert chat.spell(begun, "v3.2") == "<｜begin▁of▁sentence｜><｜User｜>1+1?<｜Assistant｜></think>It is"
+    expected = [tokenizer.bos, *chat.encode(chat.render(begun, "v3.2"), tokenizer)[0]]
+    assert chat.encode_spelled(chat.spell(begun, "v3.2"), tokenizer) == expected
 
 
 @pytest.mark.parametrize(
