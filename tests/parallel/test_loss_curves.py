@@ -72,7 +72,7 @@ def test_a_table_with_two_mesh_axes_where_only_one_works_is_refused(run_python):
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", DRAWN)
 def test_router_noise_does_not_depend_on_the_mesh(curves, mesh):
-    check(curves("v3+noisy", DRAWN), mesh, norms=5e-5)  # the norm is off by 1.2e-5 in one step, losses and loads agree
+    check(curves("v3+noisy", DRAWN), mesh)
 
 
 @pytest.mark.parametrize("model, mesh", [("v3", "data=2,fsdp=2,tensor=2")])
