@@ -100,6 +100,7 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused(train, folder):
     assert status == 2 and "set model.vocab_size to at least 512" in err
 
 
+@pytest.mark.slow
 def test_fail_when_stopped_tells_a_stopped_run_from_a_finished_one(train, monkeypatch):
     place = Setup.place
 

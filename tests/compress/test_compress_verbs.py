@@ -61,6 +61,7 @@ def test_prune_writes_a_run_with_zeros_and_a_page(folder, run_command):
     assert run_command(*command)[2].endswith("half is not empty; give a directory that does not exist yet.\n")
 
 
+@pytest.mark.slow
 def test_wanda_scores_weights_by_the_norm_of_their_inputs(folder, run_command):
     assert run_command("prune", f"{folder}/run", f"{folder}/wanda", "--method", "wanda", "--pattern", "2:4")[0] == 0
     given = any_checkpoint.read(folder / "run")
@@ -182,6 +183,7 @@ def test_quantize_keeps_integers_and_eval_reads_them(folder, run_command):
     assert jax.tree.leaves(trained.params)[0].dtype == np.float32
 
 
+@pytest.mark.slow
 def test_quantize_skips_the_measurement_without_data(folder, run_command, tmp_path, monkeypatch):
     """A released model has no data; --batches 0 skips the measurement for a run whose data is not at hand."""
 

@@ -95,6 +95,7 @@ class ScaledRouter(router.TopKRouter):
         self.scale, self.temperature = ones(config.n_routed_experts), zeros((), ())
 
 
+@pytest.mark.slow
 def test_custom_arrays_are_saved_under_their_own_names(tmp_path, monkeypatch):
     """In a model of no released generation, including the arrays of each MTP module."""
     monkeypatch.setitem(router.ROUTERS, "moe", ScaledRouter)

@@ -35,6 +35,7 @@ def entries(data: DataConfig) -> set[str]:
     return {entry.name for entry in found if entry.suffix not in (".lock", ".partial")}
 
 
+@pytest.mark.slow
 def test_preparing_killed_at_any_stage_leaves_nothing_half_made(data, corpus, tmp_path, run_python):
     data = dataclasses.replace(data, directory=str(tmp_path))
 

@@ -156,6 +156,7 @@ def test_the_gradient_is_that_of_the_objective(grpo, directory, monkeypatch):
         np.testing.assert_allclose(one, other, atol=1e-4 * scale)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_draws_the_same_answers(grpo, directory, monkeypatch):
     monkeypatch.setattr(grpo, "is_right", rewarded.rewards_even_tokens)
     found = rewarded.experiment(directory)
@@ -189,7 +190,8 @@ def alone(directory, on_devices):
     return on_devices(1, rewarded.curve, str(directory), {})
 
 
-@pytest.mark.parametrize("mesh", [pytest.param("data=2,fsdp=4", marks=pytest.mark.slow), "expert=4,tensor=2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", ["data=2,fsdp=4", "expert=4,tensor=2"])
 def test_every_mesh_draws_and_learns_as_one_device(directory, on_devices, alone, mesh):
     on_mesh = {f"mesh.{name}": int(size) for name, size in (axis.split("=") for axis in mesh.split(","))}
     together = on_devices(8, rewarded.curve, str(directory), on_mesh)

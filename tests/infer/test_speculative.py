@@ -58,6 +58,7 @@ def test_nan_scores_are_refused(model):
         speculative.new_tokens((graphdef, damaged, buffers), [[5], [4]], 1)
 
 
+@pytest.mark.slow
 def test_growing_caches_lose_no_token(model, monkeypatch):
     """Rows that accept fewer drafts lag behind and must not be cut off; most prompts here have no padding."""
     drawn = {"sampling": Sampling(0.3), "seed": 8}

@@ -25,7 +25,7 @@ class Gated:
 @pytest.mark.parametrize(
     ("of", "kind", "topk"),
     [
-        (GroupedQueryAttention, "gqa", 4),
+        pytest.param(GroupedQueryAttention, "gqa", 4, marks=pytest.mark.slow),
         (LatentAttention, "mla", 4),
         pytest.param(SparseLatentAttention, "dsa", 4, marks=pytest.mark.slow),
         (SparseLatentAttention, "dsa", 64),

@@ -32,6 +32,7 @@ def alone(directory):
     return directory / "alone"
 
 
+@pytest.mark.slow
 def test_a_run_killed_terminated_and_resumed_by_one_process_has_the_unbroken_curve(directory, alone):
     workdir = directory / "broken"
     with start_training(directory, "broken", STEPS, count=2, variables=SLOWLY) as group:

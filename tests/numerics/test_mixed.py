@@ -72,6 +72,7 @@ def test_every_combination_has_gradients_and_decodes_as_it_scores(turn, streams)
     _has_gradients_and_decodes_as_it_scores(config(kinds, streams), turn)
 
 
+@pytest.mark.slow
 def test_a_combination_has_gradients_and_decodes_as_it_scores():
     """Two attentions of different generations in one model; the test above has all."""
     _has_gradients_and_decodes_as_it_scores(config(("dense", "moe"), 2, ("dsa", "gqa")), 0)

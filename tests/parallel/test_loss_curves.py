@@ -22,10 +22,9 @@ MIXED = [
     "fsdp=2,context=2,tensor=2",
     "data=2,context=2,expert=2",
 ]
-QUICK = {"v3": [], "v4": ["fsdp=2,expert=2,tensor=2"], "v32": []}  # beside V3 with microbatches, below
-REST = {
-    "v3": [mesh for mesh in ALONE + MIXED if mesh not in QUICK["v3"]],
-    "v4": [mesh for mesh in ALONE + MIXED if mesh not in QUICK["v4"]],
+MESHES = {  # `make test` has V3 with microbatches, below
+    "v3": ALONE + MIXED,
+    "v4": ALONE + MIXED,
     "v32": ["data=2,fsdp=2,tensor=2", "fsdp=2,expert=4", "data=2,context=4"],
 }
 
@@ -43,15 +42,6 @@ def curves(on_devices):
         return known[key]
 
     return run
-
-
-def cases(meshes: dict[str, list[str]]) -> list[tuple[str, str]]:
-    return [(model, mesh) for model, names in meshes.items() for mesh in names]
-
-
-@pytest.mark.parametrize("model, mesh", cases(QUICK))
-def test_a_mesh_has_the_curve_of_one_device(curves, model, mesh):
-    check(curves(model, QUICK[model]), mesh)
 
 
 @pytest.mark.slow
@@ -100,9 +90,9 @@ def test_scanned_layers_beside_an_mtp_module(curves):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model, mesh", cases(REST))
-def test_more_meshes_have_the_curve_of_one_device(curves, model, mesh):
-    check(curves(model, REST[model]), mesh)
+@pytest.mark.parametrize("model, mesh", [(model, mesh) for model, meshes in MESHES.items() for mesh in meshes])
+def test_a_mesh_has_the_curve_of_one_device(curves, model, mesh):
+    check(curves(model, MESHES[model]), mesh)
 
 
 def check(found: dict, mesh: str, norms: float = 1e-5):
@@ -124,7 +114,7 @@ def check(found: dict, mesh: str, norms: float = 1e-5):
 )
 def test_an_axis_uses_only_the_expected_collectives(curves, mesh, kinds):
     """Replicas sum gradients, tensor shards sum partial products, tokens go to all experts: nothing else."""
-    assert set(curves("v3", REST["v3"])[mesh]["collectives"]) == kinds
+    assert set(curves("v3", MESHES["v3"])[mesh]["collectives"]) == kinds
 
 
 @pytest.mark.slow
@@ -139,7 +129,7 @@ def test_fsdp_gathers_weights_and_never_activations(curves):
 @pytest.mark.slow
 def test_context_gathers_latents_and_swaps_queries(curves):
     """Latents of 16 + 4 numbers per token are gathered; queries and outputs of half of a device's 4 tokens swapped."""
-    found = curves("v3", REST["v3"])["context=8"]["collectives"]
+    found = curves("v3", MESHES["v3"])["context=8"]["collectives"]
     assert floats(found["all-gather"]) == {"f32[8,32,20]"}
     assert floats(found["reduce-scatter"]) == {"f32[8,4,20]"}, "its gradient"
     assert floats(found["collective-permute"]) == {"f32[8,2,8,8]", "f32[8,2,8,4]"}

@@ -28,7 +28,8 @@ def test_the_pipeline_takes_the_scheduled_turns_and_empty_ones_change_nothing(on
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, marks=SLOW if case != "v3" else ()) for case in MESHES])
+@SLOW
+@pytest.mark.parametrize("case", MESHES)
 def test_pipelined_training_has_the_curve_of_one_device(on_devices, case):
     alone, many = on_devices(8, pipelined.loss_curves, case)
     assert np.mean(alone["loss"][-5:]) < np.mean(alone["loss"][:5]), "a model that does not learn would hide much"

@@ -169,7 +169,7 @@ def test_the_microbatch_size_does_not_change_the_held_out_batches(directory):
     np.testing.assert_array_equal(found[0], found[2])
 
 
-@pytest.mark.parametrize("step", [4, 8])
+@pytest.mark.parametrize("step", [pytest.param(4, marks=pytest.mark.slow), 8])
 def test_sigterm_during_an_evaluation_saves_at_once_and_resuming_repeats_the_evaluation(
     directory, train_alike, monkeypatch, step
 ):

@@ -76,6 +76,7 @@ def test_boxes_are_learned_scored_and_predicted(tmp_path, trained, run_command):
     assert "<td>white</td>" in (tmp_path / "t.jsonl.html").read_text()
 
 
+@pytest.mark.slow
 def test_pictures_in_a_directory_of_parquet_are_learned_scored_and_predicted(tmp_path, trained, run_command):
     """As Hugging Face's datasets writes them: files named after splits, and names of classes in their metadata."""
     rng = np.random.default_rng(0)
@@ -112,6 +113,7 @@ def test_pictures_in_a_directory_of_parquet_are_learned_scored_and_predicted(tmp
     assert status == 2 and err.startswith("deepseek-jax: new.parquet is damaged or not Parquet")
 
 
+@pytest.mark.slow
 def test_a_series_is_learned_scored_and_forecast(tmp_path, trained, run_command):
     values = [1000 + 10 * np.sin(2 * np.pi * step / 12) for step in range(240)]
 

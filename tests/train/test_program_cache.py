@@ -78,6 +78,7 @@ def test_the_programs_of_ten_variants_are_all_kept(tmp_path, monkeypatch):
     assert all(one is other for one, other in zip(first, again, strict=True))
 
 
+@pytest.mark.slow
 def test_a_run_uses_code_that_was_changed_since_the_run_before(tmp_path, monkeypatch):
     """As in a notebook, where a function is replaced and the experiment's settings do not show it."""
     experiment = tiny.experiment(tmp_path, tiny.ROUTED, steps=8)
