@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from deepseek_jax.figures import INK, STYLE, add_legend, png, tidy
 from deepseek_jax.studies import curves
@@ -52,6 +53,7 @@ def losses(results: Mapping, names: list[str]) -> bytes | None:
     add_legend(left, fontsize=7, labelcolor=INK)
     for axes in (left, *beside):
         axes.set_xlabel(f"{shown.unit} spent", **STYLE)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 200k
         tidy(axes)
     return png(figure)
 

@@ -6,20 +6,20 @@ from pathlib import Path
 from deepseek_jax.errors import UserError
 from deepseek_jax.files import read_json, write_json, write_text
 
-KEYS = ("failed", "reason")  # the only key of such a file; the second that of a run's in older versions
+KEY = "failed"  # the only key of such a file
 
 
 def write(path: Path, reason: str, error: Exception | None = None):
     """Writes the file `path` and, if an error is given, its traceback beside it in a .txt."""
-    write_json(path, {KEYS[0]: reason})
+    write_json(path, {KEY: reason})
     if error:
         write_text(path.with_suffix(".txt"), "".join(traceback.format_exception(error)))
 
 
 def read(path: Path) -> str | None:
     """The reason in the file; None if it has none, but numbers, or does not exist."""
-    content = read_json(path) if path.exists() else {}
-    return next((text for key in KEYS if isinstance(text := content.get(key), str)), None)
+    reason = read_json(path).get(KEY) if path.exists() else None
+    return reason if isinstance(reason, str) else None
 
 
 def summary(error: Exception) -> str:

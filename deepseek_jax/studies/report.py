@@ -9,7 +9,6 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
-from deepseek_jax.choices import STUDIES_ROOT
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.files import write_bytes, write_text
 from deepseek_jax.studies import curves, stated, sweep_report
@@ -73,7 +72,7 @@ def build(loaded: Loaded, results: Mapping) -> list[Block]:
     verdict = main_verdict(loaded, results)
     blocks += [
         Paragraph(f"**{verdict[0].upper()}{verdict[1:]}.** {_sentence(loaded, judged[0])}"),
-        *([Paragraph(changes)] if (changes := stated.changes(loaded.study, results.get("stated"))) else []),
+        *([Paragraph(changes)] if (changes := stated.changes(loaded.study, results["stated"])) else []),
         *_setting(loaded, results),
     ]
     blocks += [Heading("Results"), _table(loaded, results), *_few_pairs(loaded, results), *_failures(results)]
@@ -95,7 +94,7 @@ def _setting(loaded: Loaded, results: Mapping) -> list[Block]:
     )
     if where := devices(results):
         text += f" Measured on {' and '.join(where)}{', so speeds do not compare' * (len(where) > 1)}."
-    versions = len({run.get("code") for run in results["runs"]})
+    versions = len({run["code"] for run in results["runs"]})
     if versions > 1:
         text += f" The runs were trained by {versions} versions of the code."
     changed = [[variant.name, _changes(variant)] for variant in study.variants]
@@ -189,7 +188,7 @@ def _p(value: float) -> str:
 def _failures(results: Mapping) -> list[Block]:
     blocks = []
     for kind in ("failed", "unmeasured"):
-        if rows := [[each["variant"], str(each["seed"]), each["reason"]] for each in results.get(kind, ())]:
+        if rows := [[each["variant"], str(each["seed"]), each["reason"]] for each in results[kind]]:
             blocks.append(Table([kind, "seed", "reason"], rows))
     if results["missing"]:
         blocks.append(Paragraph(f"{results['missing']} runs are still missing."))
@@ -244,5 +243,5 @@ def _cost(loaded: Loaded, results: Mapping) -> list[Block]:
     text = f"{len(seconds)} trainings, {sum(seconds.values()) / 60:.1f} minutes in all"
     text += f" on {' and '.join(devices(results))}." if seconds else "."
     blocks = [Heading("Cost and command"), Paragraph(text)]
-    blocks.append(Code(commands(loaded, results.get("root", STUDIES_ROOT))))
+    blocks.append(Code(commands(loaded, results["root"])))
     return blocks + ([Paragraph(f"Larger: {loaded.study.larger}")] if loaded.study.larger else [])

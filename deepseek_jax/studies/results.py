@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from deepseek_jax.choices import STUDIES_ROOT
 from deepseek_jax.errors import UserError
 from deepseek_jax.experiment_file import resolve
 from deepseek_jax.files import read_json
@@ -75,13 +74,13 @@ def _made_here(loaded: Loaded, planned: list[Run], root: Path) -> bool:
 def _committed(loaded: Loaded, planned: list[Run], impossible: list[dict]) -> dict:
     """The committed results of the runs that the study has now; `impossible`: the runs that cannot be configured.
 
-    A field that an entry lacks counts as equal: entries of older versions have no sources, and failures no identity.
+    Runs of equal seconds have no identity here before a trial, so their variant, seed and sources must do.
     """
     content = read_json(loaded.results / RESULTS_FILE)
-    known = [_of(run, loaded) for run in planned if run.experiment]
+    known = [_of(run, loaded) for run in planned if not run.problem]
 
     def current(entry: dict) -> bool:
-        return any(all(entry.get(key, value) == value for key, value in own.items()) for own in known)
+        return any(all(value in (None, entry[key]) for key, value in own.items()) for own in known)
 
     kept, failed = (list(filter(current, content[kind])) for kind in ("runs", "failed"))
     failed += impossible
@@ -91,9 +90,8 @@ def _committed(loaded: Loaded, planned: list[Run], impossible: list[dict]) -> di
 
 
 def devices(results: Mapping) -> list[str]:
-    """The devices that the runs were trained on; an older results.json has only one, that of where it was made."""
-    unknown = results.get("device", "a device that was not written down")
-    return sorted({run.get("device", unknown) for run in results["runs"]})
+    """The devices that the runs were trained on."""
+    return sorted({run["device"] for run in results["runs"]})
 
 
 def values(results: Mapping, metric: str) -> dict[str, dict[int, float]]:
@@ -129,7 +127,7 @@ def main_verdict(loaded: Loaded, results: Mapping) -> str:
     found = overall(verdicts(loaded, results)[0])
     if found == UNFINISHED:
         found += f" ({progress(results)})"
-    changed = stated.main_changed(loaded.study, results.get("stated"))
+    changed = stated.main_changed(loaded.study, results["stated"])
     return found + ", by a claim that was changed after its first run" * changed
 
 
@@ -154,7 +152,7 @@ def need_some(results: Mapping, loaded: Loaded):
     """Raises UserError if there is nothing to report: no run has ended, or none can begin."""
     if results["runs"]:
         return
-    root = Path(results.get("root", STUDIES_ROOT))
+    root = Path(results["root"])
     runs_.check_configured(loaded, root)
     if not results["failed"]:
         raise UserError(f"{loaded.path} has no finished run; `{runs_.command('run', loaded, root)}` makes them.")

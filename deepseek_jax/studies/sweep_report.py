@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from deepseek_jax.choices import STUDIES_ROOT
 from deepseek_jax.errors import UserError
 from deepseek_jax.files import read_json
 from deepseek_jax.studies.claims import UNFINISHED
@@ -43,8 +42,7 @@ def gather(loaded: Loaded, root: Path) -> dict:
 def _committed(loaded: Loaded, identities: list[str], root: Path) -> dict:
     path = loaded.results / RESULTS_FILE
     content = read_json(path) if path.exists() else {}
-    metric = loaded.study.metric
-    if content.get("identities") != identities or content.get("metric", metric) != metric:  # older files lack it
+    if content.get("identities") != identities or content["metric"] != loaded.study.metric:
         where = loaded.shown_path
         raise UserError(f"{where} has no run that reached its first rung; `{command('run', loaded, root)}` makes them.")
     return content | {FROM_FILE: True}
@@ -101,7 +99,7 @@ def build(loaded: Loaded, results: Mapping) -> list[Block]:
         png = sweep_picture.across(sweep.by_value(last), sweep)
         blocks.append(Picture("across.png", f"{sweep.metric} for each value of {sweep.across}", png))
     blocks += [Heading("Cost and command"), Paragraph(f"{results['runs']} runs, {results['minutes']} minutes in all.")]
-    blocks.append(Code(commands(loaded, results.get("root", STUDIES_ROOT))))
+    blocks.append(Code(commands(loaded, results["root"])))
     return blocks + ([Paragraph(f"Larger: {sweep.larger}")] if sweep.larger else [])
 
 

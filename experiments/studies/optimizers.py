@@ -9,7 +9,7 @@ from experiments import Claim, Study, Variant
 
 study = Study(
     base="configs/study_tiny.py",
-    budget=163_840,
+    budget=819_200,
     metric="final/loss",
     margin=0.02,
     variants=[
@@ -20,7 +20,7 @@ study = Study(
         Variant("SGD, rate 1", {"optimizer.name": "sgd", "optimizer.peak_lr": 1.0}),
     ],
     claim="Muon < AdamW; AdamW < SGD, rate 1",
-    further=[Claim("tokens_to_5.5", "5%", "Muon < AdamW"), Claim("seconds_to_5.5", "5%", "Muon < AdamW")],
-    measures=[tokens_to(5.5)],
+    further=[Claim("tokens_to_4.5", "5%", "Muon < AdamW"), Claim("seconds_to_4.5", "5%", "Muon < AdamW")],
+    measures=[tokens_to(4.5)],
     larger="24 layers of hidden 2,048, 20B tokens, each optimizer at the rate that a sweep such as lr_width.py finds.",
 )

@@ -8,7 +8,7 @@ from experiments import Study, Variant
 
 study = Study(
     base="configs/study_tiny.py",
-    budget=163_840,
+    budget=819_200,
     metric="final/loss",
     margin=0.02,
     variants=[

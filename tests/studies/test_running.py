@@ -9,7 +9,7 @@ from deepseek_jax import record
 from deepseek_jax.choices import STUDIES_ROOT
 from deepseek_jax.config import Experiment, SupervisedExperiment
 from deepseek_jax.data.sets.config import DatasetConfig
-from deepseek_jax.studies import report, results, running, runs, slurm
+from deepseek_jax.studies import overview, report, results, running, runs, slurm
 from deepseek_jax.studies.study import load
 from tests.studies.fake import CANDIDATES, STUDY, Killed, files_of, quiet, write_speed
 
@@ -59,8 +59,6 @@ def test_failing_variants_are_reported_and_the_others_are_trained(make, trainer,
     assert not running.to_do(loaded, root)
     (kept,) = root.glob("rate/failed/large-1-*.json")
     assert 'raise MemoryError("RESOURCE_EXHAUSTED: 1 TiB")' in kept.with_suffix(".txt").read_text()
-    kept.write_text('{"reason": "it was too large"}')  # as older versions wrote it
-    assert [run.failure for run in running.failed(loaded, root) if run.failed == kept] == ["it was too large"]
     running.forget_failures(loaded, root)
     assert {run.variant.name for run in running.to_do(loaded, root)} == {"diverges", "large"}
 
@@ -87,6 +85,9 @@ def test_unmeasured_speeds_are_measured_and_no_failure(make, trainer, root, monk
     monkeypatch.setattr(runs.budget, "measure_speed", lambda experiment, speed: write_speed(speed))
     running.work([loaded], root, quiet)
     assert len(trainer.trained) == 6 and not running.to_do(loaded, root) and not running.failed(loaded, root)
+    report.write(loaded, root)
+    (elsewhere,) = overview.lines([loaded.path], root / "no_speeds_here")
+    assert (elsewhere.runs, elsewhere.verdict) == ("6 of 6, from results.json", "holds")
 
 
 def test_a_variant_whose_speed_trial_fails_is_reported_and_not_tried_again(make, trainer, root, monkeypatch):
