@@ -87,7 +87,7 @@ class HarnessModel(TemplateLM):
         if chat is not None:
             checking.choice("chat", chat, CHAT_TEMPLATES)
         self.chat, self.think = chat or trained_as, bool(think)
-        if self.think and self.chat in ("", "v3"):
+        if self.think and not chats.has_reasoning(self.chat):
             raise UserError("think needs a template with reasoning; add chat=v3.2 or chat=v4.")
 
     @property
@@ -193,11 +193,11 @@ class HarnessModel(TemplateLM):
             how["padded_to"] = power_of_two(max(map(len, rows)))
             more_BN = new_tokens(self._parts, rows, min(max(FIRST_TOKENS, made), most - made), **how)
             new_BN = np.concatenate([new_BN, more_BN], axis=1)
-            texts = [self._decoded(new) for new in before_eos(new_BN[:wanted], eos)]
-            stopped = [any(stop in self._answer(text) for stop in until) for text in texts]
+            texts = [self._answer(self._decoded(new)) for new in before_eos(new_BN[:wanted], eos)]
+            stopped = [any(stop in text for stop in until) for text in texts]
             if np.all(stopped | (new_BN[:wanted] == eos).any(axis=1)):
                 break
-        return [postprocess_generated_text(self._answer(text), until, think_end_token=None) for text in texts]
+        return [postprocess_generated_text(text, until, think_end_token=None) for text in texts]
 
     def _answer(self, text: str) -> str:
         """What comes after the reasoning, if there is to be any; "" if that has not ended."""

@@ -113,7 +113,7 @@ def run(args):
 
     trained = any_checkpoint.read(args.workdir, args.checkpoint, dtype=None)
     template = args.chat or trained.experiment.data.chat
-    if args.think and template in ("", "v3"):
+    if args.think and not chat.has_reasoning(template):
         why = f"the template {template} has none" if template else "the run's texts are no conversations"
         raise UserError(f"--think asks for reasoning, but {why}; leave it out, or add --chat v3.2 or --chat v4.")
     tokenizer = of_model(args.workdir, trained.experiment.model.vocab_size)

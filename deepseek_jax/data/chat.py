@@ -70,7 +70,12 @@ def render(messages: list[dict], template: str) -> list[Piece]:
 
 def reasons(messages: list[dict], template: str) -> bool:
     """Whether the last message, the assistant's, begins with reasoning."""
-    return template != "v3" and bool(_thoughts(messages[-1]))
+    return has_reasoning(template) and bool(_thoughts(messages[-1]))
+
+
+def has_reasoning(template: str) -> bool:
+    """Whether an answer may begin with reasoning in this template; "", no conversations, has none."""
+    return template not in ("", "v3")
 
 
 def _thoughts(message: dict) -> str:
@@ -79,7 +84,7 @@ def _thoughts(message: dict) -> str:
 
 
 def _opening(template, thoughts) -> list[Piece]:
-    if template == "v3":
+    if not has_reasoning(template):
         return []
     if not thoughts:
         return [Piece(THOUGHT, control=True)]

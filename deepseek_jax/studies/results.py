@@ -80,7 +80,7 @@ def _committed(loaded: Loaded, planned: list[Run], impossible: list[dict]) -> di
     known = [_of(run, loaded) for run in planned if not run.problem]
 
     def current(entry: dict) -> bool:
-        return any(all(value in (None, entry[key]) for key, value in own.items()) for own in known)
+        return any(all(value in (None, entry.get(key)) for key, value in own.items()) for own in known)
 
     kept, failed = (list(filter(current, content[kind])) for kind in ("runs", "failed"))
     failed += impossible

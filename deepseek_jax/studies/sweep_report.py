@@ -42,7 +42,7 @@ def gather(loaded: Loaded, root: Path) -> dict:
 def _committed(loaded: Loaded, identities: list[str], root: Path) -> dict:
     path = loaded.results / RESULTS_FILE
     content = read_json(path) if path.exists() else {}
-    if content.get("identities") != identities or content["metric"] != loaded.study.metric:
+    if content.get("identities") != identities or content.get("metric") != loaded.study.metric:
         where = loaded.shown_path
         raise UserError(f"{where} has no run that reached its first rung; `{command('run', loaded, root)}` makes them.")
     return content | {FROM_FILE: True}

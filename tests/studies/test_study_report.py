@@ -105,6 +105,8 @@ def test_committed_results_of_an_older_version_are_not_mixed_in(make, trainer, r
     changed = make(text=STUDY.replace("0.2}", "0.3}"))
     found = results.gather(changed, tmp_path / "no_runs_here")
     assert {run["variant"] for run in found["runs"]} == {"low"} and found["missing"] == found["stale"] == 3
+    committed.write_text(committed.read_text().replace('"sources": ', '"once": '))
+    assert overview.lines([loaded.path], tmp_path / "no_runs_here")[0].verdict == overview.NOT_RUN
 
 
 def test_new_failures_are_not_hidden_by_committed_results(make, trainer, root, tmp_path, monkeypatch, run_command):
