@@ -9,7 +9,8 @@ from experiments import Study, Variant
 
 study = Study(
     base="configs/study_tiny.py",
-    budget=163_840,
+    budget=819_200,
+    seeds=4,
     metric="final/loss",
     margin="0.25%",
     variants=[
