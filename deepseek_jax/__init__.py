@@ -19,6 +19,7 @@ _MODULES = {  # by public name: where it is defined
     "Model": "api",
     "ModelConfig": "models.config",
     "Tokenizer": "data.tokenizer",
+    "UserError": "errors",
     "from_config": "api",
     "from_pretrained": "api",
     "generate": "api",
@@ -42,4 +43,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__} - {"importlib"})

@@ -189,6 +189,8 @@ def save_pretrained(model: Model, directory: str | Path, spelling: str = "huggin
     choice("spelling", spelling, SPELLINGS)
     if Path(directory).is_file():
         raise UserError(f"{directory} is a file; give a directory.")
+    if record.kind(directory) == "run":
+        raise UserError(f"{directory} is a run directory, whose config.json would be lost; give another directory.")
     arrays = model.params, model.buffers
     huggingface.save(Path(directory), model.config, *arrays, spelling=spelling, values=model.special_tokens)
     if model.tokenizer_file:

@@ -55,7 +55,7 @@ class DataConfig:
         if self.chat:
             choice("data.chat", self.chat, CHAT_TEMPLATES)
             if not self.tokenizer:
-                raise UserError("data.chat needs data.tokenizer, that of the model that is to learn to answer.")
+                raise UserError("data.chat needs data.tokenizer: the tokenizer.json of the model that is to answer.")
             if self.fim_rate:
                 raise UserError(f"data.fim_rate is {self.fim_rate}; conversations are not rearranged, set it to 0.")
 

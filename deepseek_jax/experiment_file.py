@@ -38,6 +38,8 @@ def of_set(name: str, overrides: Mapping[str, object]) -> SupervisedExperiment:
 def load(path: str) -> ConfigDict:
     """What `get_config()` of the Python file at `path` returns; UserError with file and line if that fails."""
     if not Path(path).is_file():
+        if Path(path).is_dir():
+            raise UserError(f"{path} is a directory; a config is a .py file with a get_config() function.")
         raise UserError(f"there is no config file {path}.")
     if Path(path).suffix != ".py":
         raise UserError(f"{path} is not a Python file; a config is a .py file with a get_config() function.")

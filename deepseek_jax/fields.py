@@ -50,6 +50,11 @@ def _leaves(section: type, prefix: str) -> Iterator[tuple[str, type]]:
             yield prefix + name, kind
 
 
+def shown(value: object) -> object:
+    """The value of a setting for a sentence or table, where nothing must not look like a gap."""
+    return "empty" if value in ("", (), []) else value
+
+
 def flatten(values: Mapping, prefix: str = "") -> dict[str, object]:
     """{"train": {"steps": 3}} as {"train.steps": 3}."""
     flat = {}
@@ -191,7 +196,7 @@ def checked(experiment: AnyExperiment) -> AnyExperiment:
     """`experiment`, validated like one from a file: a program may have put values of any type into it."""
     if not isinstance(experiment, tuple(FAMILIES.values())):
         raise UserError(
-            f"this is a {type(experiment).__name__}, not an experiment; experiment_file.resolve makes one of a config "
+            f"this is a {type(experiment).__name__}, not an experiment; deepseek_jax.resolve makes one of a config "
             "file and overrides, fields.build one of nested dicts."
         )
     found = build(plain(experiment), "an experiment")

@@ -22,7 +22,7 @@ def load(names: Sequence[str], origin: str):
     UserError, naming `origin`, if there is no such module; with file and line if it cannot be imported.
     """
     for name in names:
-        if not all(part.isidentifier() for part in name.split(".")):
+        if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
             raise UserError(
                 f"plugins has {name!r} in {origin}; name a module as `import` does: parts.gated for the file "
                 "parts/gated.py."

@@ -16,10 +16,11 @@ from typing import Literal
 
 from deepseek_jax import fields, files, plugins
 from deepseek_jax.config import AnyExperiment, Experiment, plain
-from deepseek_jax.errors import UserError
+from deepseek_jax.errors import LOG, UserError
 from deepseek_jax.files import read_json, write_json
 
 CONFIG_FILE, CHECKPOINTS, LOCK = "config.json", "checkpoints", ".lock"
+PLUGINS_HASH = "plugins"  # in config.json: a hash of their source, None without any
 ARRAYS = "model"  # beside config.json in the output of `convert --to orbax`
 PACKAGES = ("deepseek-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tokenizers", "numpy")
 
@@ -80,7 +81,9 @@ def claim(
             bound.remove(DROPPING)
         changed = [key for key in bound if here[key] != there[key]]
         if changed:
-            differences = ", ".join(f"{key} is {there[key]} there and {here[key]} here" for key in changed[:3])
+            differences = ", ".join(
+                f"{key} is {fields.shown(there[key])} there and {fields.shown(here[key])} here" for key in changed[:3]
+            )
             more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
             raise UserError(
                 f"{workdir} holds another experiment: {differences}{more}; give another --workdir (to go on from this "
@@ -173,6 +176,7 @@ def describe(experiment: AnyExperiment) -> dict:
         "packages": {name: _version(name) for name in PACKAGES},
         "git": _checkout(),
         "code": code_hash(experiment.plugins),
+        PLUGINS_HASH: _hash_of(_named_sources(experiment.plugins)) if experiment.plugins else None,
     }
 
 
@@ -182,12 +186,31 @@ def code_hash(modules: tuple[str, ...] = ()) -> str:
 
     `modules`: plugins, whose source counts too.
     """
-    package, seen = Path(__file__).resolve().parent, hashlib.sha256()
-    files_ = [(path.relative_to(package).as_posix(), path) for path in sorted(package.rglob("*.py"))]
-    for name, path in [*files_, *((path.name, path) for path in plugins.sources(modules))]:
+    package = Path(__file__).resolve().parent
+    own = [(path.relative_to(package).as_posix(), path) for path in sorted(package.rglob("*.py"))]
+    return _hash_of([*own, *_named_sources(modules)])
+
+
+def _named_sources(modules: tuple[str, ...]) -> list[tuple[str, Path]]:
+    return [(path.name, path) for path in plugins.sources(modules)]
+
+
+def _hash_of(named: list[tuple[str, Path]]) -> str:
+    seen = hashlib.sha256()
+    for name, path in named:
         content = path.read_bytes()
         seen.update(f"{name} {len(content)}\n".encode() + content)
     return seen.hexdigest()[:16]
+
+
+def warn_of_changed_plugins(workdir: str | os.PathLike, experiment: AnyExperiment):
+    """Logs a warning if the source of the run's plugins is not what it was when the run was last begun or resumed."""
+    known = read_json(Path(workdir) / CONFIG_FILE).get(PLUGINS_HASH)
+    if known not in (None, _hash_of(_named_sources(experiment.plugins))):
+        LOG.warning(
+            f"{', '.join(experiment.plugins)} changed after {workdir} was trained; what is computed now may differ "
+            "from what it has learned."
+        )
 
 
 def _version(package: str) -> str | None:

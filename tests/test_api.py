@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 import deepseek_jax
 from deepseek_jax import api, compiling, record
-from deepseek_jax.config import SupervisedExperiment
+from deepseek_jax.config import Experiment, SupervisedExperiment
 from deepseek_jax.convert import huggingface, orbax_directory
 from deepseek_jax.convert.casting import cast
 from deepseek_jax.data.tokenizer import Tokenizer, train_bpe
@@ -252,6 +252,14 @@ def test_a_saved_model_is_read_back_identically(model, tmp_path):
     assert again.config == model.config
     assert again.special_tokens == {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
     jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+
+
+def test_a_model_is_not_saved_over_a_run(model, tmp_path):
+    record.claim(tmp_path, Experiment())
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(UserError, match="is a run directory, whose config.json would be lost"):
+        deepseek_jax.save_pretrained(model, tmp_path)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("config.json", before)]
 
 
 def test_v4_is_saved_under_either_set_of_names(tmp_path):

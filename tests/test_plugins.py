@@ -298,7 +298,7 @@ def test_a_kind_whose_module_is_not_named_is_refused_with_a_hint(here, command):
 
 def test_a_run_is_not_resumed_without_its_modules(here, command):
     status, _, err = command(*TRAIN, "run")
-    there = "plugins is ('mine.gated', 'mine.z_loss') there and () here"
+    there = "plugins is ('mine.gated', 'mine.z_loss') there and empty here"
     assert status == 2 and f"holds another experiment: {there}" in err
 
 
@@ -313,6 +313,21 @@ def test_the_source_of_the_modules_is_part_of_the_codes_hash(tmp_path, monkeypat
             record.code_hash.cache_clear()
             seen.add(record.describe(experiment)["code"])
     assert len(seen) == 2 and record.code_hash() not in seen
+
+
+def test_a_run_tells_of_modules_that_changed_since(here, command):
+    module = here / "mine" / "gated.py"
+    shutil.copytree(here / "run", here / "changed")
+    given = module.read_text()
+    module.write_text(f"{given}\n# another version\n")
+    try:
+        status, _, err = command("generate", "--workdir", "changed", "--prompt", "The", "--max-new-tokens", "2")
+        assert status == 0 and "mine.gated, mine.z_loss changed after changed was trained" in err
+        status, _, err = command(*TRAIN, "changed", *GATED_AND_Z, *SET)
+        assert status == 0 and "changed after" in err
+        assert command(*TRAIN, "changed", *GATED_AND_Z, *SET)[2] == "", "as the run now is of this version"
+    finally:
+        module.write_text(given)
 
 
 def test_parts_are_added_once_and_with_all_that_they_need():

@@ -163,8 +163,9 @@ def run_list(args):
 
 
 def run_diff(args):
+    from deepseek_jax import fields
     from deepseek_jax.studies import overview
 
     for key, *sides in overview.diff(args.left, args.right):
-        left, right = ({None: "absent", "": "empty", (): "empty"}.get(side, side) for side in sides)
+        left, right = ("absent" if side is None else fields.shown(side) for side in sides)
         print(f"{key}: {left} in the first, {right} in the second")

@@ -47,6 +47,8 @@ class Tokenizer:
 
     def __init__(self, path: str | pathlib.Path):
         self.path = pathlib.Path(path)
+        if self.path.is_dir():
+            raise UserError(f"data.tokenizer: {path} is a directory; give the {TOKENIZER} in it.")
         try:
             description = read_json(path)
         except UserError as error:
@@ -98,8 +100,14 @@ class Tokenizer:
         """Copies the file, and the names of `named_beside`, to a directory, where it then means the same."""
         write_bytes(directory / TOKENIZER, self.path.read_bytes())  # they may be the same file
         if self.named_beside:
-            named = {f"{token}_token": self._backend.id_to_token(number) for token, number in self.named_beside.items()}
-            write_json(directory / NAMES, named)
+            write_json(directory / NAMES, self._names(self.named_beside))
+
+    def save_names(self, directory: pathlib.Path):
+        """Writes the names of bos, eos and pad as transformers looks for them."""
+        write_json(directory / NAMES, self._names({"bos": self.bos, "eos": self.eos, "pad": self.pad}))
+
+    def _names(self, ids: dict[str, int]) -> dict[str, str]:
+        return {f"{token}_token": self._backend.id_to_token(number) for token, number in ids.items()}
 
     def differs_from_that_in(self, directory: str | pathlib.Path) -> bool:
         """Whether `directory` has a tokenizer.json with different content."""

@@ -93,6 +93,8 @@ def train(
     record.claim(workdir, experiment, changed_by, write=False)  # refuse early: preparing the corpus may take hours
     if not has_checkpoints(workdir):
         start.check(experiment)
+    elif leads:
+        record.warn_of_changed_plugins(workdir, experiment)
     check_sinks(experiment.log)
     console = console or Console(quiet=not leads, markup=False)  # file names may contain brackets
     logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every file it writes

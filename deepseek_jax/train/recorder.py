@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 
 from deepseek_jax.config import AnyExperiment
+from deepseek_jax.errors import LOG
 from deepseek_jax.train.goodput import Goodput
 from deepseek_jax.train.metrics import Clock, FinishedStep, train_row
 from deepseek_jax.train.task import Task
@@ -123,6 +124,8 @@ class Recorder:
         timing, shown = self._clock.lap(), self._task.shown
         row = train_row(step.number, measured, timing) | self._task.row(measured, timing)
         row["goodput"] = self._goodput.share
+        if step.number == 1 and measured.get("targets") == 0:
+            LOG.warning("step 1 had nothing to learn from: no row of its batch has an answer, or a question that fits.")
         self.last_row |= row  # if the row has no timing, the bar keeps the last one
         self._write(row)
         speed = f"{self.last_row[shown.speed]:,.0f} {shown.unit}/s" if shown.speed in self.last_row else ""

@@ -14,7 +14,7 @@ from deepseek_jax.config import AnyExperiment, SupervisedExperiment
 from deepseek_jax.convert import efficientnet
 from deepseek_jax.data.tokenizer import TOKENIZER
 from deepseek_jax.errors import UserError
-from deepseek_jax.fields import flatten
+from deepseek_jax.fields import flatten, shown
 from deepseek_jax.models import tree
 from deepseek_jax.parallel import rules
 from deepseek_jax.train.checkpoints import any_checkpoint, dataset_record
@@ -185,7 +185,8 @@ def _different(setup: Setup, found: Trained) -> str:
 def differences(here: dict, there: dict) -> str:
     """The settings whose values differ, as in `_different`."""
     there = dict.fromkeys(here, "absent") | there
-    return ", ".join(f"{key} is {there[key]} and here {here[key]}" for key in here if here[key] != there[key])
+    differ = (key for key in here if here[key] != there[key])
+    return ", ".join(f"{key} is {shown(there[key])} and here {shown(here[key])}" for key in differ)
 
 
 def check_tokenizer(setup: Setup):

@@ -83,6 +83,10 @@ def test_token_ids_of_a_run_are_taken_from_its_tokenizer(tmp_path):
     tokenizer = Tokenizer(tmp_path / "out" / "tokenizer.json")
     expected = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.pad}
     assert written == expected
+    names = json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())
+    assert {name: tokenizer.token(spelling) for name, spelling in names.items()} == {
+        name.removesuffix("_id"): number for name, number in expected.items()
+    }, "which transformers takes from there"
 
 
 def test_a_model_of_no_released_generation_keeps_its_token_ids(run_command, tmp_path):

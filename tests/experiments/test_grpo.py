@@ -209,6 +209,12 @@ def test_settings_that_cannot_work_are_refused(directory, changes, why):
     assert why in rewarded.refusal(str(directory), changes)
 
 
+def test_a_run_whose_questions_are_all_too_long_says_so(directory, caplog):
+    found = rewarded.experiment(directory, {"parts.grpo.question_tokens": 1})
+    train(found, directory / "long", rewarded.QUIET)
+    assert [each.getMessage()[:35] for each in caplog.records] == ["step 1 had nothing to learn from: n"]
+
+
 def test_a_mesh_that_splits_sequences_is_refused(directory, on_devices):
     assert "mesh.context" in on_devices(2, rewarded.refusal, str(directory), {"mesh.context": 2})
 

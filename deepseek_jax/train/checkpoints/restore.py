@@ -77,6 +77,7 @@ def restore_adapters(workdir: str | Path) -> tuple[AnyExperiment, dict[str, dict
 def _restore(workdir, step, mesh_of) -> Trained:
     """The parameters and buffers that the run trained and kept, still split by its views (train/views.py)."""
     workdir, experiment = Path(workdir), record.read(workdir)
+    record.warn_of_changed_plugins(workdir, experiment)
     config = sizes(experiment, workdir)
     shapes, axes = _arrays(experiment, config)
     kept = jax.eval_shape(lambda *model: views.split(experiment, *model), *shapes)

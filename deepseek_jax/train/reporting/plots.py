@@ -89,7 +89,8 @@ def balance(rows: list[dict]) -> bytes | None:
     left.set_xlabel("step", **STYLE)
     if right:
         relative = np.array([shares[layer] for layer in layers])
-        relative = np.maximum(relative / relative.mean(axis=1, keepdims=True), 1 / 16)
+        mean = np.maximum(relative.mean(axis=1, keepdims=True), np.finfo(float).tiny)  # 0 if a step had no token
+        relative = np.maximum(relative / mean, 1 / 16)
         _heat(figure, right, relative, LogNorm(1 / 4, 4), "RdBu_r", "load / mean in the last evaluated step", layers)
         right.xaxis.set_major_locator(MaxNLocator(integer=True))
         right.set_xlabel("expert", **STYLE)
