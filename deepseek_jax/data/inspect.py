@@ -51,19 +51,21 @@ def pieces(corpus: Corpus, row: Row) -> list[dict]:
 
 def render(description: dict) -> Group:
     """The result of `describe` as tables and text for a terminal."""
+    small = all(sizes[split]["bytes"] < 1e6 for sizes in description["domains"].values() for split in SPLITS)
+    unit, factor = ("kB", 1e3) if small else ("MB", 1e6)
     table = Table(title=f"Corpus, {description['vocabulary']} entries in the vocabulary")
-    for heading in ("domain", "share", "split", "documents", "MB", "tokens", "bytes/token"):
+    for heading in ("domain", "share", "split", "documents", unit, "tokens", "bytes/token"):
         table.add_column(heading, justify="left" if heading in ("domain", "split") else "right")
     notes = []
     for name, sizes in description["domains"].items():
         for split in SPLITS:
             size = sizes[split]
-            counts = f"{size['documents']:,}", f"{size['bytes'] / 1e6:.2f}", f"{size['tokens']:,}"
+            counts = f"{size['documents']:,}", f"{size['bytes'] / factor:.2f}", f"{size['tokens']:,}"
             ratio = f"{size['bytes_per_token']:.2f}"
             table.add_row(name, f"{sizes['weight']:.2f}", split.replace("_", "-"), *counts, ratio)
         if "answers" in size:
             said = " and ".join(f"{sizes[split]['answers']:,} {split.replace('_', '-')}" for split in SPLITS)
-            notes.append(Text(f"{name}: MB and bytes/token are of what the assistant says, {said} tokens"))
+            notes.append(Text(f"{name}: {unit} and bytes/token are of what the assistant says, {said} tokens"))
         notes += _skipped_lines(name, sizes["skipped"])
     return Group(table, *notes, *_row_lines(description["rows"]))
 
