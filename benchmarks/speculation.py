@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.contest import alternate, summary, table
 from benchmarks.sizes import DECODE_BATCHES, NEW, PROMPT
+from deepseek_jax.cli import runtime
 
 
 def measure(workdir: Path, rounds: int) -> dict[str, dict]:
@@ -65,7 +66,6 @@ def main():
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="rounds of each (default: 9)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write everything measured")
     args = parser.parse_args()
-    from deepseek_jax.cli import runtime
 
     runtime.prepare()  # as the command line does, before anything imports jax
     results = measure(args.workdir, args.rounds)
@@ -76,4 +76,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    runtime.script(main)

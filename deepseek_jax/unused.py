@@ -165,6 +165,8 @@ def _of_hybrid(experiment) -> dict[str, str]:
     only_others = "model.readout" if objective in OF_BOXES else "augment.image.keep_box"
     found[only_others] = f"objective.name is {objective}"
     in_sequence = experiment.model.recurrent.kind != "none" or experiment.model.attention.num_heads
+    if not (in_sequence or experiment.model.convolution.filters):
+        found["model.dropout"] = "the model has neither convolution, recurrence nor attention"
     if objective in OF_BOXES and not in_sequence:
         found["model.sequence"] = "the model has neither recurrence nor attention, and boxes are found in its map"
     if not (text.synonyms or text.insert):

@@ -235,4 +235,4 @@ def table(model: str, workdir: Path) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    runtime.script(main)

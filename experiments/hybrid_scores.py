@@ -61,4 +61,4 @@ def row(name: str, config: str, changes: dict[str, str], score: str, workdir: Pa
 
 
 if __name__ == "__main__":
-    main()
+    runtime.script(main)

@@ -96,4 +96,4 @@ def trained(experiment) -> tuple[int, float]:
 
 
 if __name__ == "__main__":
-    main()
+    runtime.script(main)

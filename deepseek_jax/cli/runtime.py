@@ -6,7 +6,7 @@ import re
 import sys
 
 from deepseek_jax import disk_cache, full_disk, host_memory
-from deepseek_jax.errors import LOG
+from deepseek_jax.errors import LOG, UserError
 
 
 def prepare(compile_cache: bool = True, keep_memory: bool = True):
@@ -47,6 +47,15 @@ def table(title: str, *columns: str):
 def warn(sentence: str):
     """Prints a warning to standard error."""
     print(f"deepseek-jax: {sentence}", file=sys.stderr)
+
+
+def script(main):
+    """Runs a script's `main()`; a UserError becomes one sentence and exit status 2."""
+    try:
+        main()
+    except UserError as error:
+        warn(str(error))
+        sys.exit(2)
 
 
 def experiment_of(config, overrides):

@@ -25,9 +25,10 @@ from deepseek_jax.train.supervised.program import supervised_program
 from deepseek_jax.views.arithmetic import watching
 from deepseek_jax.views.matrices import is_product, matrices
 
-# A high p-norm approximates the maximum.  The 28-norm is taken in units of the 4-norm, so that neither overflows for
-# inputs up to 1e9 and 1e5 equal rows.  Over R rows it is at least the maximum, and at most R^(1/28) times that.
-NORMS = 4, 28
+# A high p-norm approximates the maximum: over R rows it is at least that, and at most R^(1/p) times.  Each is taken in
+# units of the one before, so that none overflows for inputs up to 1e9, nor vanishes: the largest input is at least
+# R^(-1/28) of the 28-norm, whose 112th power is R^-4.
+NORMS = 4, 28, 112
 
 
 def input_sums(
@@ -49,7 +50,7 @@ def input_sums(
 
 
 def largest_inputs(measure: Measure, given: Trained, batches: int) -> dict[str, float]:
-    """By path, the largest |input| over all layers of the stack, or a few percent more; only paths that have inputs."""
+    """By path, the largest |input| over all layers of the stack, or up to 5% more; only paths that have inputs."""
     found: dict[str, float] = {}
     for power in NORMS:
         sums = input_sums(measure, given, batches, power, found)
@@ -63,9 +64,10 @@ def largest_inputs(measure: Measure, given: Trained, batches: int) -> dict[str, 
 def _watching_program(measure: Measure, choose: Callable[[str, int], Arithmetic]) -> Program:
     task = measure.setup.task
     if task.experiment.family == "supervised":
-        # The gradient of a weight penalty would be added to the sums.
+        # The gradient of a weight penalty would be added to the sums, and dropout would scale the inputs.
         plain = dataclasses.replace(task.experiment.objective, l1=0.0, l2=0.0)
-        return supervised_program(dataclasses.replace(task.experiment, objective=plain), task.model, choose)
+        still = dataclasses.replace(task.model, dropout=0.0, drop_path=0.0)
+        return supervised_program(dataclasses.replace(task.experiment, objective=plain), still, choose)
     return language_model_program(task.experiment, bytes_a_target(task.corpus), choose)
 
 

@@ -32,7 +32,9 @@ def steps(experiment: AnyExperiment, equal: str, budget: float, speed: Path | No
     flops: of the model's forward and backward pass (train/flops.py).  seconds: at the speed that a short trial measures
     once and stores in the file `speed`, so that a resumed study has the same number of steps.
     """
-    allowed = budget  # in tokens or records
+    if equal == "records" and experiment.family == "language_model":
+        raise UserError("equal='records' is for labelled sets; a language model's budget is in tokens.")
+    allowed = budget  # in tokens, of a labelled set records
     if equal == "flops":
         allowed /= _flops_a_token(experiment)
     elif equal == "seconds":

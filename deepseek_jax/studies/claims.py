@@ -122,9 +122,10 @@ def _known(name: str, names: Sequence[str]) -> str:
 
 def _number(text: str) -> float | None:
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return None
+    return number if math.isfinite(number) else None
 
 
 def judge(

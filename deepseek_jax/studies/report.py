@@ -87,7 +87,8 @@ def _sentence(loaded: Loaded, judged: list[Judged]) -> str:
 
 def _setting(loaded: Loaded, results: Mapping) -> list[Block]:
     study = loaded.study
-    what = "number of steps" if study.equal == "steps" else study.equal
+    units = "records" if results["family"] == "supervised" else "tokens"
+    what = {"steps": "number of steps", "tokens": units}.get(study.equal, study.equal)
     text = (
         f"Base: `{study.base}`. Each run may spend the same {what}: {study.budget:,.0f}. {study.seeds} paired seeds. "
         f"Metric: `{study.metric}`; a difference counts from {study.margin} on."

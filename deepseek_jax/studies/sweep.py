@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -19,6 +19,10 @@ class LogUniform:
 
     low: float
     high: float
+
+    def __post_init__(self):
+        if not 0 < self.low < self.high:
+            raise UserError(f"LogUniform({self.low}, {self.high}): the first must be above 0 and below the second.")
 
     def draw(self, rng: np.random.Generator) -> float:
         return float(f"{math.exp(rng.uniform(math.log(self.low), math.log(self.high))):.3g}")
@@ -81,6 +85,12 @@ class Sweep:
                 f"across needs each choice at every value of {self.across}, which random candidates are not; leave "
                 "samples out and write a grid."
             )
+        if not self.search:
+            raise UserError("search is empty; give a key and its values.")
+        for key, values in self.search.items():
+            listed = isinstance(values, Collection) and not isinstance(values, str) and len(values) > 0
+            if not (listed or isinstance(values, LogUniform)):
+                raise UserError(f"the search over {key} is {values!r}; list its values, or give LogUniform(low, high).")
         drawn = [key for key, values in self.search.items() if isinstance(values, LogUniform)]
         if drawn and not self.samples:
             raise UserError(f"the search over {drawn[0]} is random: say how many samples to draw.")

@@ -55,8 +55,10 @@ def _finite(scores: Mapping[str, float]) -> dict[str, float | None]:
 def choice(loaded: Loaded, results: Mapping) -> str:
     """One line: the best candidate or, with `across`, the choice with the least regret."""
     last = _last_scores(results)
-    if not results["complete"] or not last:
+    if not results["complete"]:
         return UNFINISHED
+    if not last:
+        return "every candidate failed"
     if loaded.study.across:
         regrets = loaded.study.regrets(last)
         label = min(regrets, key=regrets.get)

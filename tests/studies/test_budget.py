@@ -76,6 +76,11 @@ def test_a_budget_of_less_than_a_step_is_refused(tmp_path, equal):
         budget.steps(PLAIN, equal, 10, speed)
 
 
+def test_records_are_no_budget_of_a_language_model():
+    with pytest.raises(UserError, match="^equal='records' is for labelled sets"):
+        budget.steps(PLAIN, "records", 10_000, None)
+
+
 def test_a_stopped_speed_trial_counts_as_interrupted_not_failed(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "train", lambda *_: {})
     with pytest.raises(KeyboardInterrupt):

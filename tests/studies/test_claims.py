@@ -135,6 +135,7 @@ def test_names_may_have_commas_and_a_clause_inherits_its_left_side():
         ("newer < old", "names 'newer'; the variants are new, old"),
         ("< old", "begins with its relation"),
         ("new < olden", "names 'olden'"),
+        ("new < inf", "names 'inf'"),
         ("new < old; <= new", "claim '<= new' compares new with itself; name another variant"),
     ],
 )

@@ -60,6 +60,14 @@ def test_impossible_searches_are_refused():
         Sweep(base="x.py", budget=1, search={"a": [1, 2], "b": LogUniform(1, 2)}, samples=4, across="a")
     with pytest.raises(UserError, match="each must be above 0"):
         Sweep(base="x.py", budget=0, search={"a": [1]})
+    for values in ((), {}, 1e-3, "adamw"):
+        with pytest.raises(UserError, match="^the search over a is .*; list its values, or give LogUniform"):
+            Sweep(base="x.py", budget=1, search={"a": values})
+    with pytest.raises(UserError, match="^search is empty"):
+        Sweep(base="x.py", budget=1, search={})
+    for low, high in ((0, 1), (2, 1), (1, 1)):
+        with pytest.raises(UserError, match="the first must be above 0 and below the second"):
+            LogUniform(low, high)
     assert Sweep(base="x.py", budget=1, search={"w": {8: {"a": 1}}}).variants[0].changes == {"a": 1}
 
 

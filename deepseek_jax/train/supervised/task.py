@@ -71,7 +71,13 @@ class SupervisedTask:
                 "model.readout is last, and without recurrence and attention the last of "
                 f"{self.model.steps} steps knows nothing of the others; set model.readout to mean or max."
             )
-        batch_norms = self.model.convolution.has_batch_norms
+        convolution = self.model.convolution
+        if convolution.filters and convolution.kind == "efficientnet_lite0" and self.dataset.scaling.input_mean:
+            raise UserError(
+                "model.convolution.kind is efficientnet_lite0, which scales pixels itself; set dataset.standardise to "
+                "false."
+            )
+        batch_norms = convolution.has_batch_norms
         if self.model.input == "table" and batch_norms and microbatch_size(self.experiment.train) == 1:
             raise UserError(
                 "model.convolution.norm is batch, which of a single record of a table leaves 0; raise "
