@@ -103,7 +103,7 @@ def _scoring_experiment(experiment, args):
     length = args.sequence_length or experiment.data.sequence_length
     data = dataclasses.replace(experiment.data, tokenizer=str(beside.path), sequence_length=length)
     if args.source is not None:
-        own = args.source not in (*CORPORA, "mix") and Path(args.source).exists()
+        own = args.source not in (*CORPORA, "mix") and Path(args.source).expanduser().exists()
         whole = 1.0 if own else data.held_out
         data = dataclasses.replace(data, source=args.source, held_out=whole)
     return scoring_experiment(dataclasses.replace(experiment, data=data), args.batch_size or 0)

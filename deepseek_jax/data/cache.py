@@ -33,11 +33,21 @@ def build(entry: pathlib.Path, make: Callable[[pathlib.Path], None]) -> pathlib.
     if entry.exists():
         return entry
     with _opened(entry.parent / f"{entry.name}.lock") as lock:
-        files.lock(lock, wait=True)
+        _wait(lock, entry.parent)
         if not entry.exists():
             with files.made_whole(entry) as directory:
                 make(directory)
     return entry
+
+
+def _wait(lock: IO, place: pathlib.Path):
+    try:
+        files.lock(lock, wait=True)
+    except OSError:
+        raise UserError(
+            f"{place} is on a file system without locks, which preparing data needs; give another data.directory "
+            "(dataset.directory), or set DEEPSEEK_JAX_DATA."
+        ) from None
 
 
 def _opened(lock: pathlib.Path) -> IO:

@@ -24,6 +24,7 @@ from deepseek_jax.data.skipped import Skipped
 from deepseek_jax.errors import UserError
 
 MESSAGES = "messages"  # key of a conversation
+RENDERED = "role", "content", "reasoning_content"  # keys of a message that templates use; others may be of any type
 LONGEST = 1 << 24  # bytes of a first line that are looked at: a .json of gigabytes may be a single line
 LOOKED_AT = 1024  # first bytes of a file in which a zero says that it is no text
 SECTION_BYTES = 8192  # a .txt is divided into documents of about this size, at blank lines
@@ -217,7 +218,8 @@ def _without_bom(line: bytes, number: int) -> bytes:
 
 
 def _chat_of(messages: object, field: str) -> str:
-    return json.dumps(chat.checked(messages), ensure_ascii=False)
+    said = [{key: message[key] for key in RENDERED if key in message} for message in chat.checked(messages)]
+    return json.dumps(said, ensure_ascii=False)
 
 
 def _text_of(text: object, text_field: str) -> str:

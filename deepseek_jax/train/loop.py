@@ -305,10 +305,10 @@ def _score_finally(run: Run, state: State, done: RunPosition):
     if not experiment.eval.final_batches:  # baselines are scored on all held-out data
         with bars.stages(run.console) as report_baselines:
             found |= {f"final/{name}": value for name, value in task.baselines(report_baselines).items()}
-    if experiment.stopping.patience and done.best_step:
-        found["stopping/kept_step"] = done.best_step  # the step whose parameters were scored
     if not found:  # nothing is held out
         return
+    if experiment.stopping.patience and done.best_step:
+        found["stopping/kept_step"] = done.best_step  # the step whose parameters were scored
     found[summary.SETTINGS] = summary.scored_with(experiment.eval)
     with Sinks(run.workdir, experiment, resumed_at=done.step, again=summary.FINAL) as sinks:
         sinks.write({"step": done.step} | found)

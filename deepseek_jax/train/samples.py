@@ -27,10 +27,10 @@ def write_samples(experiment: Experiment, corpus: Corpus, program: Program, stat
     """
     config, tokenizer = experiment.eval, corpus.tokenizer
     template, count = experiment.data.chat, len(corpus.domains)
-    documents = math.ceil(config.samples / count) if template else PROMPT  # of a byte or more: a separator ends each
+    documents = math.ceil(config.samples / count) if template else 1
     read = [corpus.held_out_text(domain, documents) for domain in corpus.domains[: config.samples]]
     heads = [read[place % count] for place in range(config.samples)]
-    if not heads:
+    if not any(heads):
         return []
     if template:
         talks = [json.loads(text) for text in questions(heads, count) if text]
@@ -39,7 +39,8 @@ def write_samples(experiment: Experiment, corpus: Corpus, program: Program, stat
         prompts = [f"{talk[-2]['content']}\n" for talk in talks]
         tokens = [chat.prompt(talk[:-1], template, tokenizer, chat.reasons(talk, template)) for talk in talks]
     else:
-        prompts = [head[:PROMPT].decode(errors="ignore") for head in heads]
+        firsts = (head.partition(SEPARATOR)[0] for head in heads if head)
+        prompts = [first[:PROMPT].decode(errors="ignore") for first in firsts]
         tokens = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in prompts]
     model = program.graphdef, *program.to_model(*scored_model(state))
     seed = experiment.train.seed

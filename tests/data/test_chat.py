@@ -1,6 +1,7 @@
 """Conversations: chat templates, the mask of answers from packing to the loss, and refusals."""
 
 import dataclasses
+import datetime
 import io
 import json
 import math
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from deepseek_jax import api
 from deepseek_jax.config import DataConfig, EvalConfig, OptimizerConfig
-from deepseek_jax.data import chat, compressors
+from deepseek_jax.data import chat, compressors, documents
 from deepseek_jax.data.inspect import describe, render
 from deepseek_jax.data.pipeline import SEPARATOR, open_corpus
 from deepseek_jax.data.tokenizer import Tokenizer, train_bpe
@@ -98,6 +99,13 @@ def test_a_spelled_conversation_may_end_in_the_beginning_of_an_answer(tokenizer)
 def test_malformed_conversations_are_refused(messages, reason):
     with pytest.raises(ValueError, match=reason):
         chat.checked(messages)
+
+
+def test_other_keys_of_a_message_may_be_of_any_type():
+    turns = [{"role": "user", "content": "a", "at": datetime.datetime(2026, 1, 1)}]
+    turns += [{"role": "assistant", "content": "b", "name": "\ud800"}]
+    kept = json.loads(documents._chat_of(turns, "messages"))
+    assert kept == [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
 
 
 def test_null_reasoning_content_counts_as_none():

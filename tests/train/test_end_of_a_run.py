@@ -53,7 +53,8 @@ def test_sample_prompts_are_held_out_openings_and_little_text_is_read_for_them(c
     read, original = [], corpus.held_out_text
     monkeypatch.setattr(corpus, "held_out_text", lambda *asked: read.append(original(*asked)) or read[-1])
     texts = task_of(corpus, 5).results({"params": {}, "buffers": {}}, tmp_path, None, [])
-    prompts = [text[: samples.PROMPT].decode(errors="ignore") for text in whole]
+    firsts = [text.partition(samples.SEPARATOR)[0] for text in whole]
+    prompts = [first[: samples.PROMPT].decode(errors="ignore") for first in firsts]
     assert texts == [prompts[0], prompts[1], prompts[0], prompts[1], prompts[0]]
     assert len(read) == 2 and all(len(part) < len(text) for part, text in zip(read, whole, strict=True))
 
