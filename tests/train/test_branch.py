@@ -168,7 +168,7 @@ def test_the_best_score_is_kept_where_the_checkpoint_is_the_best_one(base):
         ("optimizer", {"schedule": ScheduleConfig("plateau")}, "optimizer.schedule.name is cosine and here plateau"),
         ("model", {"intermediate_size": 48}, r"\(1, 48, 32\); there model.intermediate_size is 64 and here 48"),
         ("model", {"num_hidden_layers": 2}, "does not fit: .* there model.num_hidden_layers is 1 and here 2"),
-        ("tune", {"train": "^head$"}, "does not fit: .* there tune.train is  and here"),
+        ("tune", {"train": "^head$"}, "does not fit: .* there tune.train is empty and here"),
         ("train", {"steps": 4}, "train.steps is 4, which includes the 4 steps that .*/base took"),
     ],
 )
