@@ -87,7 +87,7 @@ def _sentence(loaded: Loaded, judged: list[Judged]) -> str:
 
 def _setting(loaded: Loaded, results: Mapping) -> list[Block]:
     study = loaded.study
-    units = "records" if results["family"] == "supervised" else "tokens"
+    units = "records" if results.get("family") == "supervised" else "tokens"
     what = {"steps": "number of steps", "tokens": units}.get(study.equal, study.equal)
     text = (
         f"Base: `{study.base}`. Each run may spend the same {what}: {study.budget:,.0f}. {study.seeds} paired seeds. "
